@@ -1,0 +1,143 @@
+"""The errors of tokmill, grouped by what the user does next, and the exit code of each.
+
+    TokmillError                 1   (base; also: anything unforeseen)
+    |- UsageError                2   fix the command
+    |- InputError                1   fix the data
+    |  |- DamagedInputError          truncated or corrupt compression, unreadable file
+    |  |- BadRecordError             a record is not what its format says (or pass --on-error skip)
+    |  `- BadTextError               a document is not UTF-8 (or pass --encoding-errors)
+    |- EngineError               1   report it; the output is not complete
+    |  |- AuditError                 the engine and the reference disagree
+    |  `- WorkerDiedError            the worker was killed again and again
+    |- StorageError              1   fix the disk, then run again: it resumes
+    |- DamageError              10   the output is damaged: repair or rebuild
+    |- LockedError              11   wait for the other run
+    |- ChangedError             12   restore input or configuration, or start over
+    |- MemoryBudgetError        13   raise or shrink; resumable
+    |- DiskFullError            14   free disk, then run again: it resumes
+    |- TooManySkippedError      15   look at the records that were skipped
+    `- Interrupted             130   run again: it resumes
+
+Every error has four parts: what happened, where, what is allowed, and what to do next.
+"""
+
+from __future__ import annotations
+
+
+class TokmillError(Exception):
+    """An error that tokmill understands.
+
+    what: one sentence. where: file, position, option. allowed: what would have been right. next_step: what to do or type next.
+    """
+
+    exit_code = 1
+
+    def __init__(
+        self, what: str, *, where: str | None = None, allowed: str | None = None, next_step: str | None = None
+    ) -> None:
+        super().__init__(what)
+        self.what = what
+        self.where = where
+        self.allowed = allowed
+        self.next_step = next_step
+
+    def __str__(self) -> str:
+        parts = [self.what]
+        parts += [f"{label}: {text}" for label, text in self.details()]
+        return "\n".join(parts)
+
+    def details(self) -> list[tuple[str, str]]:
+        """The parts behind the first sentence that are known, labelled."""
+        named = (("where", self.where), ("allowed", self.allowed), ("next", self.next_step))
+        return [(label, text) for label, text in named if text]
+
+
+class UsageError(TokmillError):
+    """The command or the call cannot be carried out as given."""
+
+    exit_code = 2
+
+
+class InputError(TokmillError):
+    """The corpus is at fault."""
+
+
+class DamagedInputError(InputError):
+    """An input is truncated, corrupt, or cannot be read."""
+
+
+class BadRecordError(InputError):
+    """A record is not what its format says."""
+
+
+class BadTextError(InputError):
+    """A document is not valid UTF-8."""
+
+
+class EngineError(TokmillError):
+    """The tokenizer engine failed."""
+
+
+class AuditError(EngineError):
+    """The engine's ids differ from the reference tokenizer's."""
+
+
+class WorkerDiedError(EngineError):
+    """The process that tokenizes died, and resuming did not help."""
+
+
+class StorageError(TokmillError):
+    """The output could not be written (other than a full disk)."""
+
+
+class DamageError(TokmillError):
+    """What is in the output directory is not what was written."""
+
+    exit_code = 10
+
+
+class LockedError(TokmillError):
+    """Another run is writing to the output directory."""
+
+    exit_code = 11
+
+
+class ChangedError(TokmillError):
+    """Input, configuration or tokenizer differ from those of the run to be resumed."""
+
+    exit_code = 12
+
+
+class MemoryBudgetError(TokmillError):
+    """It does not fit into the memory budget, or the machine runs low. Resumable."""
+
+    exit_code = 13
+
+
+class DiskFullError(TokmillError):
+    """The disk is, or will be, full. Resumable."""
+
+    exit_code = 14
+
+
+class TooManySkippedError(TokmillError):
+    """More records were skipped than --max-skipped allows."""
+
+    exit_code = 15
+
+
+class Interrupted(TokmillError):  # noqa: N818  it is the user's wish, not a fault
+    """SIGINT or SIGTERM; the work so far is committed."""
+
+    exit_code = 130
+
+
+def error_classes() -> dict[str, type[TokmillError]]:
+    """Every class of the tree by its name, the base included."""
+    found: dict[str, type[TokmillError]] = {}
+    pending: list[type[TokmillError]] = [TokmillError]
+    while pending:
+        cls = pending.pop()
+        found[cls.__name__] = cls
+        pending.extend(cls.__subclasses__())
+    return found

@@ -1,0 +1,294 @@
+"""The records that travel between the parts of tokmill: what was found, where we are, what was made, what happened.
+
+Everything here is frozen. Records that are stored or cross a process boundary are `msgspec.Struct`s (JSON); records that hold
+text or token arrays live in one process only and are plain slotted dataclasses. This module imports no other part of tokmill.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+IdType = Literal["uint16", "uint32"]
+EotPlacement = Literal["before", "after", "none"]
+Utf8Policy = Literal["strict", "replace", "ignore"]
+OnError = Literal["stop", "skip"]
+InputFormat = Literal["text", "jsonl"]
+Compression = Literal["none", "gzip", "zstd"]
+
+STDIN = "-"
+"""The path of standard input."""
+
+DIVIDE_ABOVE_BYTES = 64 << 20
+"""A document of more bytes than this is divided into blocks, each on its own side of the validation split."""
+
+BLOCK_BYTES = 1 << 20
+"""A block of a divided document ends at the first safe cut at or after this many bytes."""
+
+
+def path_to_text(path: str) -> str:
+    """The text form of a path that JSON can hold: bytes that are not UTF-8 (and a literal `%`) become `%XX`."""
+    return "".join(f"%{ord(c) - 0xDC00:02X}" if "\udc80" <= c <= "\udcff" else "%25" if c == "%" else c for c in path)
+
+
+def text_to_path(text: str) -> str:
+    """The inverse of `path_to_text`: a path for `open`, with bytes that are not UTF-8 as surrogates."""
+    head, *rest = text.split("%")
+    return os.fsdecode(os.fsencode(head) + b"".join(bytes([int(r[:2], 16)]) + os.fsencode(r[2:]) for r in rest))
+
+
+class Input(msgspec.Struct, frozen=True, kw_only=True):
+    """One file of the corpus, as found when the run was planned."""
+
+    path: str
+    """Absolute path in the form of `path_to_text`, or `-`."""
+    format: InputFormat
+    compression: Compression
+    size_bytes: int | None = None
+    """Size on disk, compressed; None for standard input."""
+    mtime_ns: int | None = None
+
+
+class Tokenizer(msgspec.Struct, frozen=True, kw_only=True):
+    """Which tokenizer, exactly: enough to load it in another process and to tell it from every other."""
+
+    name: str
+    """As asked for, for messages: `gpt2`, or the path of a file."""
+    kind: Literal["tiktoken"]
+    encoding: str
+    """Name of the published encoding (`r50k_base`, `cl100k_base`, ...): decides pretokenizer pattern and safe cuts."""
+    path: str
+    """File with the ranks, in the form of `path_to_text`."""
+    sha256: str
+    """Of that file, hex."""
+    n_ids: int
+    """Largest id that can be written, plus one (EOT and other added tokens included)."""
+    eot_id: int
+
+
+class Cursor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Where reading goes on. `Cursor()` is the start of the corpus."""
+
+    input_index: int = 0
+    offset: int = 0
+    """Bytes of this input, decompressed, that lie before."""
+    record: int = 0
+    """Documents (text) or lines (JSON lines) of this input that lie before; the first is 0."""
+    document_offset: int | None = None
+    """Inside a divided document: where the document begins. None between documents."""
+    begins: bool = True
+    """Inside a divided document: whether the next block begins a new document of its side."""
+    digest: str | None = None
+    """Standard input only: xxh3_128 (hex) of the `offset` bytes that lie before."""
+
+
+class Location(msgspec.Struct, frozen=True, kw_only=True):
+    """A place in the corpus, for messages and records of skipped documents."""
+
+    path: str
+    """In the form of `path_to_text`."""
+    record: int | None = None
+    """Number of the document (text) or line (JSON lines), from 1."""
+    offset: int | None = None
+    """Byte of the decompressed input, from 0."""
+    unit: Literal["document", "line"] = "document"
+
+    def __str__(self) -> str:
+        parts = [self.path if self.path != STDIN else "standard input"]
+        if self.record is not None:
+            parts.append(f"{self.unit} {self.record:,}")
+        if self.offset is not None:
+            parts.append(f"byte {self.offset:,}")
+        return ", ".join(parts)
+
+
+class Skip(msgspec.Struct, frozen=True, kw_only=True):
+    """One record that was passed over, and why."""
+
+    path: str
+    record: int | None
+    offset: int | None
+    reason: str
+    """A stable word: `empty`, `invalid_json`, `missing_text`, `null_text`, `not_a_string`, `lone_surrogate`, `invalid_utf8`."""
+
+
+class Counts(msgspec.Struct, frozen=True, kw_only=True):
+    """Sums over a part of the corpus; `documents == documents_train + documents_val + sum(skipped) - parts_added`."""
+
+    documents: int = 0
+    """Documents met, skipped ones included."""
+    documents_train: int = 0
+    documents_val: int = 0
+    parts_added: int = 0
+    """Documents written beyond the first for documents that were divided between train and validation."""
+    tokens_train: int = 0
+    tokens_val: int = 0
+    bytes_in: int = 0
+    """Decompressed bytes of the inputs, separators and JSON syntax included."""
+    bytes_text: int = 0
+    """Bytes of the documents that were encoded."""
+    skipped: dict[str, int] = {}
+    """Documents by reason."""
+    invalid_utf8_documents: int = 0
+    """Documents changed by `--encoding-errors replace` or `ignore`."""
+    invalid_utf8_bytes: int = 0
+    """Their bytes that were not UTF-8."""
+    audited_documents: int = 0
+    audited_bytes: int = 0
+
+    def __add__(self, other: Counts) -> Counts:
+        skipped = dict(self.skipped)
+        for reason, n in other.skipped.items():
+            skipped[reason] = skipped.get(reason, 0) + n
+        sums = {f: getattr(self, f) + getattr(other, f) for f in self.__struct_fields__ if f != "skipped"}
+        return Counts(skipped=skipped, **sums)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Documents that are encoded together, in the order of the corpus. Whole documents, except that the first may go on from
+    the batch before (`head_open`) and the last may go on in the next (`tail_open`)."""
+
+    index: int
+    """0, 1, 2, ... in the order of the corpus."""
+    documents: list[bytes]
+    raw: memoryview | None
+    """The documents with what stood between them, to check UTF-8 in one go; None: they are valid UTF-8 already, policy applied."""
+    is_val: bool | None
+    """The side of a document that was cut (the batch holds one piece of it); None: each document's hash decides."""
+    head_open: bool = False
+    tail_open: bool = False
+    after: Cursor | None
+    """Where reading goes on behind this batch; None: inside a document, no place to commit."""
+    locate: Callable[[int], Location]
+    """Location of the document with that index in `documents`."""
+    counts: Counts
+    """What the reader counted: `bytes_in`, skips of its own (and their `documents`), `parts_added`; not the documents carried."""
+    skips: Sequence[Skip] = ()
+    position_bytes: int
+    """Bytes on disk (compressed) read from all inputs so far: the measure of progress."""
+
+    @property
+    def cost_bytes(self) -> int:
+        """Memory held until written, about: text, list of documents, uint32 ids at one per byte of text, narrowed ids."""
+        n_text = sum(map(len, self.documents))
+        return 8 * n_text + 128 * len(self.documents)
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """A run of tokens for one side.
+
+    ids: uint16 or uint32, shape (n_tokens,), C-contiguous, EOT ids included, not changed after being handed on.
+    ends: int64, shape (n_documents_that_end_here,): for each, the index in `ids` just past its last token (its EOT included).
+    """
+
+    is_val: bool
+    ids: NDArray[np.uint16] | NDArray[np.uint32]
+    ends: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodedBatch:
+    """What became of one batch."""
+
+    index: int
+    runs: list[Tokens]
+    counts: Counts
+    """The reader's counts plus documents, tokens, skips and audit of the encoder."""
+    skips: Sequence[Skip]
+    after: Cursor | None
+    position_bytes: int
+
+
+# ---- events: what a run tells about itself ------------------------------------------------------------------------------
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Base of all events. Times are seconds since the run began, from a monotonic clock."""
+
+
+class Started(Event, frozen=True, kw_only=True):
+    """The worker holds the output and is about to read."""
+
+    total_bytes: int | None
+    """Bytes on disk of all inputs; None when one of them is standard input."""
+    resumed_bytes: int
+    """Decompressed input bytes that an earlier run committed."""
+    position_bytes: int
+    """Bytes on disk that lie before the cursor, about."""
+    n_threads: int
+    batch_bytes: int
+    budget_bytes: int
+
+
+class Progress(Event, frozen=True, kw_only=True):
+    """Where the run is; a few times a second."""
+
+    elapsed_s: float
+    position_bytes: int
+    counts: Counts
+    rss_bytes: int
+    """Resident memory of the worker now."""
+
+
+class Committed(Event, frozen=True, kw_only=True):
+    """A segment is on disk: a run that is killed from now on resumes behind it."""
+
+    elapsed_s: float
+    segment: int
+    counts: Counts
+
+
+class Renewed(Event, frozen=True, kw_only=True):
+    """An encoder thread dropped its engine's caches."""
+
+    elapsed_s: float
+    rss_before_bytes: int
+    rss_after_bytes: int
+
+
+class Notice(Event, frozen=True, kw_only=True):
+    """Something a person should know; not an error."""
+
+    text: str
+
+
+class Restarted(Event, frozen=True, kw_only=True):
+    """The worker died and was started again from the journal."""
+
+    cause: str
+    attempt: int
+    batch_bytes: int
+
+
+class Finished(Event, frozen=True, kw_only=True):
+    """The output is complete."""
+
+    elapsed_s: float
+    counts: Counts
+    peak_rss_bytes: int
+    """Largest resident memory of the worker."""
+    resumed: bool
+
+
+class Failed(Event, frozen=True, kw_only=True):
+    """The run ended with an error; the fields are those of `TokmillError`."""
+
+    error: str
+    """Name of the class in `errors`."""
+    what: str
+    where: str | None
+    allowed: str | None
+    next_step: str | None
+
+
+AnyEvent = Started | Progress | Committed | Renewed | Notice | Restarted | Finished | Failed
