@@ -12,7 +12,7 @@ import xxhash
 
 from tokmill.config import Content
 from tokmill.errors import DamageError, UsageError
-from tokmill.types import Counts, Cursor
+from tokmill.types import Counts, Cursor, FileEntry
 
 MANIFEST_NAME = "manifest.json"
 FORMAT_VERSION = 1
@@ -39,16 +39,6 @@ class Segment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Sums from the start of the corpus to the end of this segment."""
     writer: dict[str, int] = {}
     """State of the writer behind the segment."""
-
-
-class FileEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """A complete file of the output."""
-
-    size_bytes: int
-    side: str | None = None
-    """`train`, `val`, or None for a file that holds no tokens."""
-    tokens: int = 0
-    documents: int = 0
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tokmill.config import Job
-    from tokmill.types import AnyEvent, Batch, Cursor, Finished, Tokens
+    from tokmill.types import AnyEvent, Batch, Cursor, FileEntry, Finished, Tokens
 
 
 class ByteStream(Protocol):
@@ -97,8 +97,8 @@ class Writer(Protocol):
     def state(self) -> dict[str, int]:
         """What it needs to go on from here besides its files' lengths; stored in the journal."""
 
-    def finish(self) -> None:
-        """Append what can be known only at the end."""
+    def finish(self) -> dict[str, FileEntry]:
+        """Append what can be known only at the end; describe the files, by name."""
 
 
 class Observer(Protocol):

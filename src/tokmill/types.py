@@ -152,6 +152,16 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
         return Counts(skipped=skipped, **sums)
 
 
+class FileEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """A complete file of the output."""
+
+    size_bytes: int
+    side: str | None = None
+    """`train`, `val`, or None for a file that holds no tokens."""
+    tokens: int = 0
+    documents: int = 0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
     """Documents that are encoded together, in the order of the corpus. Whole documents, except that the first may go on from

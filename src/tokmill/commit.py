@@ -1,0 +1,335 @@
+"""The output directory of a run: journal, append, commit, publish, recovery. The only module that publishes.
+
+While a run is under way everything lives in `.tokmill/` inside the output directory: `journal` (a header, then a line a segment),
+`NAME.part` for every file to come, `lock`. A commit makes the parts durable first and then appends one line to the journal, so the
+journal never speaks of bytes that could be lost. Publishing writes the manifest beside the parts, renames every part to its final
+name, and renames the manifest last; whoever finds a written manifest in `.tokmill/` only has to do the renames again.
+
+The hard one: a failed fsync is never tried again. The kernel may have dropped the pages and marked them clean, so a second call
+would lie. The run stops, and the next one truncates to the last line of the journal and writes those bytes from the source anew.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import xxhash
+
+from tokmill import durable
+from tokmill.changes import changed_error
+from tokmill.durable import DirectoryLock, storage_errors
+from tokmill.errors import DamageError, StorageError, UsageError
+from tokmill.journal import Header, Journal
+from tokmill.manifest import MANIFEST_NAME, FileSpan, Manifest, Segment, decode_manifest, encode_manifest, load_manifest
+from tokmill.types import Counts, Cursor
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from typing_extensions import Buffer
+
+    from tokmill.config import Content
+
+STATE_NAME = ".tokmill"
+
+
+class PartFile:
+    """A file of the output that grows. Implements `protocols.OutputFile`."""
+
+    def __init__(self, path: Path, length: int) -> None:
+        self.path = path
+        self.length = length
+        self._hash = xxhash.xxh3_128()
+        self._committed = length
+        with storage_errors(path):
+            self._fd = durable.create(path, append=True)
+            os.ftruncate(self._fd, length)
+
+    def append(self, data: Buffer) -> None:
+        """Append all of a C-contiguous buffer."""
+        view = memoryview(data).cast("B")
+        self._hash.update(view)
+        self.length += len(view)
+        with storage_errors(self.path):
+            durable.write_all(self._fd, view)
+
+    def cut_span(self) -> FileSpan | None:
+        """What was appended since the last call, or None."""
+        if self.length == self._committed:
+            return None
+        span = FileSpan(end=self.length, digest=self._hash.hexdigest())
+        self._hash = xxhash.xxh3_128()
+        self._committed = self.length
+        return span
+
+    def sync(self, expected: int) -> None:
+        """Make at least the first `expected` bytes durable. Raises StorageError when the file is shorter than that."""
+        with storage_errors(self.path):
+            durable.sync_file(self._fd)
+            size = os.fstat(self._fd).st_size
+        if size < expected:
+            raise StorageError(
+                f"the disk took {expected:,} bytes but the file has only {size:,}",
+                where=str(self.path),
+                next_step="check the disk, then run the same command again: it resumes from the last commit",
+            )
+
+    def close(self) -> None:
+        """Close the descriptor; the part stays."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+class Output:
+    """One run's hold on an output directory. Implements `protocols.OutputFiles`. Close it."""
+
+    def __init__(self, directory: Path, lock: DirectoryLock, journal: Journal) -> None:
+        self.directory = directory
+        self._lock = lock
+        self._journal = journal
+        self._files: dict[str, PartFile] = {}
+        self._committer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="commit")
+        self._pending: Future[None] | None = None
+
+    @property
+    def segments(self) -> list[Segment]:
+        """All segments committed so far, those of earlier runs included."""
+        return self._journal.segments
+
+    @property
+    def cursor(self) -> Cursor:
+        """Where reading goes on."""
+        return self.segments[-1].after if self.segments else Cursor()
+
+    @property
+    def counts(self) -> Counts:
+        """Sums up to the cursor."""
+        return self.segments[-1].counts if self.segments else Counts()
+
+    @property
+    def elapsed_before_s(self) -> float:
+        """Time that earlier runs put into the committed segments."""
+        return self._journal.elapsed_s
+
+    def file(self, name: str) -> PartFile:
+        """The file that will be published as `name`, as long as it was at the last commit."""
+        if name not in self._files:
+            self._files[name] = PartFile(self._part(name), _lengths(self.segments).get(name, 0))
+        return self._files[name]
+
+    def commit(self, after: Cursor, counts: Counts, writer: dict[str, int], elapsed_s: float) -> None:
+        """Commit what was appended, in the background; waits for the commit before. Raises its StorageError or DiskFullError."""
+        self.settle()
+        touched = {name: file for name, file in self._files.items() if file.length != file._committed}
+        spans = {name: span for name, file in touched.items() if (span := file.cut_span())}
+        segment = Segment(after=after, files=spans, counts=counts, writer=writer)
+        self._pending = self._committer.submit(self._commit, segment, list(touched.values()), elapsed_s)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether no commit is under way."""
+        return self._pending is None or self._pending.done()
+
+    def settle(self) -> None:
+        """Wait for the commit under way and raise its error."""
+        if self._pending is not None:
+            pending, self._pending = self._pending, None
+            pending.result()
+
+    def _commit(self, segment: Segment, files: list[PartFile], elapsed_s: float) -> None:
+        for file, span in zip(files, segment.files.values(), strict=True):
+            file.sync(span.end)
+        with storage_errors(self._journal.path):
+            self._journal.append(segment, elapsed_s)
+
+    def publish(self, manifest: Manifest) -> None:
+        """Give every file its name, the manifest last; then drop the journal."""
+        self.settle()
+        for file in self._files.values():
+            file.sync(file.length)
+            file.close()
+        part = self._part(MANIFEST_NAME)
+        with storage_errors(part):
+            durable.write_file(part, encode_manifest(manifest))
+        _publish_files(self.directory, manifest)
+        self._drop_state()
+
+    def _drop_state(self) -> None:
+        self._journal.close()
+        _remove_state(self.directory, self._lock)
+
+    def close(self) -> None:
+        """Let go of the directory; what was committed stays."""
+        self._committer.shutdown(wait=True)
+        for file in self._files.values():
+            file.close()
+        self._journal.close()
+        _let_go(self.directory, self._lock)
+
+    def _part(self, name: str) -> Path:
+        return _state(self.directory) / f"{name}.part"
+
+
+def open_output(directory: Path, content: Content, version: str, *, fresh: bool) -> Output | Manifest:
+    """Take hold of an output directory: a new one, one to resume, or (returned as its manifest) one that is complete.
+
+    Raises LockedError, ChangedError, DamageError, StorageError, DiskFullError; UsageError for files that tokmill did not make.
+    """
+    state = _state(directory)
+    if state.is_symlink():
+        raise DamageError("the state of the run is a symbolic link", where=str(state), next_step="remove it, or choose another --out")
+    with storage_errors(directory):
+        durable.make_directory(state)
+    lock = DirectoryLock(state / "lock")
+    try:
+        return _open_locked(directory, content, version, lock, fresh=fresh)
+    except BaseException:
+        _let_go(directory, lock)
+        raise
+
+
+def _open_locked(directory: Path, content: Content, version: str, lock: DirectoryLock, *, fresh: bool) -> Output | Manifest:
+    journal_path = _state(directory) / "journal"
+    if fresh:
+        with storage_errors(directory):
+            _discard_parts(directory)
+    complete = None if fresh else _finish_publishing(directory, content) or _complete(directory, content)
+    if complete:
+        _remove_state(directory, lock)
+        return complete
+    with storage_errors(journal_path):
+        journal = Journal.open(journal_path, Header.of(content, version))
+    try:
+        if journal.header.fingerprint != content.fingerprint():
+            raise changed_error(journal.header.content, content, directory)
+        _check_parts(directory, journal.segments)
+        if not fresh and not journal.segments:
+            _refuse_strangers(directory)
+    except BaseException:
+        journal.close()
+        raise
+    return Output(directory, lock, journal)
+
+
+def _complete(directory: Path, content: Content) -> Manifest | None:
+    """The manifest of a complete directory with this content; None where there is none. Raises ChangedError for another content."""
+    if not (directory / MANIFEST_NAME).exists() or (_state(directory) / "journal").exists():
+        return None
+    manifest = load_manifest(directory)
+    if manifest.fingerprint != content.fingerprint():
+        raise changed_error(manifest.content, content, directory)
+    return manifest
+
+
+def _finish_publishing(directory: Path, content: Content) -> Manifest | None:
+    """Do again the renames of a run that was killed while publishing; its manifest, or None if none was."""
+    part = _state(directory) / f"{MANIFEST_NAME}.part"
+    try:
+        manifest = decode_manifest(part.read_bytes(), str(part))
+    except FileNotFoundError:
+        return None
+    except DamageError:
+        # Killed while the manifest itself was written: the journal has everything it was made of.
+        part.unlink()
+        return None
+    if manifest.fingerprint != content.fingerprint():
+        raise changed_error(manifest.content, content, directory)
+    _publish_files(directory, manifest)
+    return manifest
+
+
+def _publish_files(directory: Path, manifest: Manifest) -> None:
+    """Rename the parts of `manifest` into place, its own file last. Can be done again after a crash at any point."""
+    state = _state(directory)
+    with storage_errors(directory):
+        _retire_older(directory, keep=set(manifest.files))
+        for name in manifest.files:
+            part = state / f"{name}.part"
+            if part.exists():
+                durable.replace(part, directory / name)
+            elif not (directory / name).exists():
+                raise DamageError(
+                    "a file of the finished run is gone", where=str(part), next_step="run the same command with --fresh to start over"
+                )
+        durable.sync_directory(directory)
+        durable.replace(state / f"{MANIFEST_NAME}.part", directory / MANIFEST_NAME)
+        durable.sync_directory(directory)
+        durable.sync_directory(directory.parent)
+
+
+def _retire_older(directory: Path, keep: set[str]) -> None:
+    """Take away an earlier complete output, its manifest first, so that no manifest ever stands beside files of another run."""
+    path = directory / MANIFEST_NAME
+    if not path.exists():
+        return
+    try:
+        older = set(load_manifest(directory).files)
+    except (DamageError, UsageError):
+        older = set()
+    path.unlink()
+    durable.sync_directory(directory)
+    for name in older - keep:
+        (directory / name).unlink(missing_ok=True)
+
+
+def _check_parts(directory: Path, segments: list[Segment]) -> None:
+    """Raises DamageError when a part lacks bytes that the journal says were made durable."""
+    for name, length in _lengths(segments).items():
+        part = _state(directory) / f"{name}.part"
+        size = part.lstat().st_size if part.exists() and not part.is_symlink() else -1
+        if size < length:
+            raise DamageError(
+                "a file of the run to be resumed is missing" if size < 0 else "a file of the run to be resumed was cut short",
+                where=str(part),
+                allowed=f"at least {length:,} bytes, as committed; it has {max(size, 0):,}",
+                next_step="run the same command with --fresh to start over",
+            )
+
+
+def _refuse_strangers(directory: Path) -> None:
+    for name in ("train.bin", "val.bin"):
+        if (directory / name).exists() and not (directory / MANIFEST_NAME).exists():
+            raise UsageError(
+                "the output directory holds a file that no tokmill manifest vouches for",
+                where=str(directory / name),
+                allowed="a new or empty directory, or one that tokmill made",
+                next_step="choose another --out, move the file away, or pass --fresh to overwrite it",
+            )
+
+
+def _lengths(segments: list[Segment]) -> dict[str, int]:
+    """Committed length of every file, in bytes."""
+    return {name: span.end for segment in segments for name, span in segment.files.items()}
+
+
+def _discard_parts(directory: Path) -> None:
+    """Remove the journal, then the parts: after a crash in between they are strays that the next run truncates."""
+    state = _state(directory)
+    (state / "journal").unlink(missing_ok=True)
+    for part in state.glob("*.part"):
+        part.unlink()
+
+
+def _remove_state(directory: Path, lock: DirectoryLock) -> None:
+    with storage_errors(directory):
+        _discard_parts(directory)
+        _let_go(directory, lock)
+
+
+def _let_go(directory: Path, lock: DirectoryLock) -> None:
+    """Give the lock back, and the state directory where nothing is left in it."""
+    lock.release(remove=True)
+    try:
+        _state(directory).rmdir()
+    except OSError as error:
+        # Not empty: a run to be resumed, or another that began the moment the lock was free.
+        if error.errno not in (errno.ENOTEMPTY, errno.ENOENT):
+            raise
+
+
+def _state(directory: Path) -> Path:
+    return directory / STATE_NAME

@@ -1,0 +1,132 @@
+"""The few system calls that make bytes durable and visible, and the lock of an output directory. Nothing else fsyncs or renames.
+
+Every OSError leaves here as StorageError or DiskFullError, with the path and the next step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+from typing import TYPE_CHECKING
+
+from tokmill.errors import DiskFullError, LockedError, StorageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_RESUMES = "run the same command again: it resumes from the last commit"
+
+
+@contextlib.contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Raise what the system says of `path` as an error of tokmill."""
+    try:
+        yield
+    except OSError as error:
+        where = str(path) if error.filename is None else os.fsdecode(error.filename)
+        if error.errno in _FULL:
+            raise DiskFullError(f"the disk is full: {error.strerror}", where=where, next_step=f"free disk space, then {_RESUMES}") from error
+        raise StorageError(f"cannot write the output: {error.strerror}", where=where, next_step=f"mend the cause, then {_RESUMES}") from error
+
+
+def create(path: Path, *, append: bool = False) -> int:
+    """Open for writing, made if need be, never through a symbolic link. Returns the descriptor."""
+    mode = os.O_APPEND if append else os.O_TRUNC
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | mode, 0o666)
+
+
+def write_all(fd: int, data: bytes | memoryview) -> None:
+    """Write all of `data`, however little the system takes at a time."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def sync_file(fd: int) -> None:
+    """Returns when the file's bytes are on the disk."""
+    os.fsync(fd)
+
+
+def sync_directory(path: Path) -> None:
+    """Returns when the names in a directory are on the disk."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a whole file, its bytes and its name durable."""
+    fd = create(path)
+    try:
+        write_all(fd, data)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    sync_directory(path.parent)
+
+
+def make_directory(path: Path) -> None:
+    """Make a directory and its parents, their names durable."""
+    missing = [p for p in (path, *path.parents) if not p.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for made in missing:
+        sync_directory(made.parent)
+
+
+def replace(source: Path, target: Path) -> None:
+    """Give a durable file its final name. The caller syncs the directory."""
+    os.replace(source, target)
+
+
+class DirectoryLock:
+    """An exclusive lock that dies with its process; the file in which it lies is removed with it."""
+
+    def __init__(self, path: Path) -> None:
+        """Take the lock. Raises LockedError when another process holds it."""
+        self.path = path
+        self._fd = -1
+        while self._fd < 0:
+            with storage_errors(path):
+                self._fd = self._try_lock()
+
+    def _try_lock(self) -> int:
+        """The locked descriptor, or -1 when the holder removed the file in between."""
+        fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not self._is_named(fd):
+                os.close(fd)
+                return -1
+        except BlockingIOError:
+            holder = os.read(fd, 32).decode("ascii", "replace").strip()
+            os.close(fd)
+            raise LockedError(
+                "another run is writing to this output directory" + (f" (process {holder})" if holder else ""),
+                where=str(self.path.parent.parent),
+                allowed="one run at a time",
+                next_step="wait for it to end, or choose another --out",
+            ) from None
+        os.ftruncate(fd, 0)
+        os.write(fd, b"%d\n" % os.getpid())
+        return fd
+
+    def _is_named(self, fd: int) -> bool:
+        try:
+            named = os.stat(self.path, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return os.path.samestat(named, os.fstat(fd))
+
+    def release(self, *, remove: bool = False) -> None:
+        """Let go; with `remove` the file goes first, while it is still ours."""
+        if self._fd >= 0:
+            if remove:
+                self.path.unlink(missing_ok=True)
+            os.close(self._fd)
+            self._fd = -1
