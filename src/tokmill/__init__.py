@@ -1,1 +1,3 @@
-"""tokmill: text corpora of any size to token files for training, exactly right, fast, in bounded memory, safe against crashes."""
+"""tokmill: text corpora of any size to token files for training, exact, fast, in bounded memory, safe against crashes."""
+
+__version__ = "0.1.0"

@@ -94,6 +94,7 @@ class Output:
         self._files: dict[str, PartFile] = {}
         self._committer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="commit")
         self._pending: Future[None] | None = None
+        self._failure: BaseException | None = None
 
     @property
     def segments(self) -> list[Segment]:
@@ -115,6 +116,11 @@ class Output:
         """Time that earlier runs put into the committed segments."""
         return self._journal.elapsed_s
 
+    @property
+    def names(self) -> set[str]:
+        """Names of all files so far."""
+        return {*self._files, *_lengths(self.segments)}
+
     def file(self, name: str) -> PartFile:
         """The file that will be published as `name`, as long as it was at the last commit."""
         if name not in self._files:
@@ -135,10 +141,12 @@ class Output:
         return self._pending is None or self._pending.done()
 
     def settle(self) -> None:
-        """Wait for the commit under way and raise its error."""
+        """Wait for the commit under way and raise its error; after an error, raise it for ever."""
         if self._pending is not None:
-            pending, self._pending = self._pending, None
-            pending.result()
+            self._failure = self._pending.exception()
+            self._pending = None
+        if self._failure is not None:
+            raise self._failure
 
     def _commit(self, segment: Segment, files: list[PartFile], elapsed_s: float) -> None:
         for file, span in zip(files, segment.files.values(), strict=True):

@@ -181,7 +181,7 @@ class Batch:
     locate: Callable[[int], Location]
     """Location of the document with that index in `documents`."""
     counts: Counts
-    """What the reader counted: `bytes_in`, skips of its own (and their `documents`), `parts_added`; not the documents carried."""
+    """What the reader counted: `bytes_in`, `documents` that end here or are skipped, its own skips, `parts_added`."""
     skips: Sequence[Skip] = ()
     position_bytes: int
     """Bytes on disk (compressed) read from all inputs so far: the measure of progress."""
@@ -288,6 +288,10 @@ class Finished(Event, frozen=True, kw_only=True):
     peak_rss_bytes: int
     """Largest resident memory of the worker."""
     resumed: bool
+    already_complete: bool = False
+    """Nothing was to be done: the output was complete."""
+    files: dict[str, FileEntry] = {}
+    """By name."""
 
 
 class Failed(Event, frozen=True, kw_only=True):

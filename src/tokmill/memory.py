@@ -1,0 +1,175 @@
+"""Memory: how the budget is divided (pure functions), what is used (a probe), and when caches are given back.
+
+The engine's caches grow with the number of distinct words and have no bound of their own, so they get what the budget leaves over,
+and an encoder thread whose turn it is drops its engine when the worker has used that up.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from tokmill.config import MIB
+from tokmill.errors import MemoryBudgetError
+from tokmill.types import DIVIDE_ABOVE_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tokmill.protocols import Encoder
+    from tokmill.types import Batch
+
+_PARENT_BYTES = 48 * MIB
+"""Python, typer, rich, msgspec, psutil (34 MiB measured), and room."""
+_WORKER_BYTES = 104 * MIB
+"""Python, numpy, awkward, pyarrow and the engine's library, without caches (86 MiB measured), and room."""
+_REFERENCE_BYTES = 40 * MIB
+"""A tiktoken encoding of 50,000 ranks (o200k takes 60 MiB more, out of the caches' share)."""
+_CACHE_FLOOR_BYTES = 32 * MIB
+"""For each thread; with less, renewals cost more than they give."""
+_COST_PER_TEXT_BYTE = 9
+"""`Batch.cost_bytes` of a batch of documents of 128 bytes, per byte of text."""
+_PIECE_COST = 16
+"""Peak bytes that the engine and its arrays take for each byte of one uncut piece."""
+_BATCH_SIZES = (2 * MIB, MIB, MIB // 2, MIB // 4)
+
+
+class Division(msgspec.Struct, frozen=True, kw_only=True):
+    """How a budget is divided, term by term; the terms add up to at most the budget."""
+
+    budget_bytes: int
+    n_threads: int
+    parent_bytes: int
+    worker_bytes: int
+    reference_bytes: int
+    reader_bytes: int
+    """A document that is held until its side is known, and the chunk being read."""
+    in_flight_bytes: int
+    """Batches between reader and writer."""
+    caches_bytes: int
+    """All encoder threads together: what is left."""
+    batch_bytes: int
+
+    @property
+    def max_piece_bytes(self) -> int:
+        """Largest text encoded in one piece: its arrays must fit where the batches and caches are."""
+        return (self.in_flight_bytes + self.caches_bytes) // _PIECE_COST
+
+    @property
+    def renew_above_bytes(self) -> int:
+        """Resident memory of the worker at which caches are given back."""
+        return self.budget_bytes - self.parent_bytes - self.in_flight_bytes - self.reader_bytes // 2
+
+
+def divide(budget_bytes: int, n_threads: int) -> Division:
+    """Divide a budget among the terms. Raises MemoryBudgetError, which names the smallest budget that works, if it is too small."""
+    for batch_bytes in _BATCH_SIZES:
+        division = _with_batches(budget_bytes, n_threads, batch_bytes)
+        if division.caches_bytes >= n_threads * _CACHE_FLOOR_BYTES:
+            return division
+    smallest = budget_bytes - division.caches_bytes + n_threads * _CACHE_FLOOR_BYTES
+    raise MemoryBudgetError(
+        f"a budget of {budget_bytes / MIB:,.0f} MiB is too small for {n_threads} threads",
+        where="--memory",
+        allowed=f"at least {-(-smallest // MIB)} MiB for {n_threads} threads",
+        next_step=f"--memory {-(-smallest // MIB)}MiB" + (", or fewer --threads" if n_threads > 1 else ""),
+    )
+
+
+def _with_batches(budget_bytes: int, n_threads: int, batch_bytes: int) -> Division:
+    in_flight = (2 * n_threads + 1) * batch_bytes * _COST_PER_TEXT_BYTE
+    reader = DIVIDE_ABOVE_BYTES + DIVIDE_ABOVE_BYTES // 8 + 4 * batch_bytes
+    fixed = _PARENT_BYTES + _WORKER_BYTES + _REFERENCE_BYTES
+    return Division(
+        budget_bytes=budget_bytes,
+        n_threads=n_threads,
+        parent_bytes=_PARENT_BYTES,
+        worker_bytes=_WORKER_BYTES,
+        reference_bytes=_REFERENCE_BYTES,
+        reader_bytes=reader,
+        in_flight_bytes=in_flight,
+        caches_bytes=budget_bytes - fixed - reader - in_flight,
+        batch_bytes=batch_bytes,
+    )
+
+
+def default_budget(n_threads: int, machine_bytes: int) -> int:
+    """1 GiB, or 256 MiB a thread where that is more, never over a quarter of the machine."""
+    return min(max(1024 * MIB, 256 * MIB * n_threads), machine_bytes // 4)
+
+
+def machine_bytes() -> int:
+    """Memory of the machine, in bytes."""
+    import psutil
+
+    return int(psutil.virtual_memory().total)
+
+
+def rss_bytes() -> int:
+    """Resident memory of this process now."""
+    return _status_bytes("VmRSS:")
+
+
+def peak_rss_bytes() -> int:
+    """Largest resident memory of this process so far."""
+    return _status_bytes("VmHWM:")
+
+
+def _status_bytes(key: str) -> int:
+    try:
+        with open("/proc/self/status", encoding="ascii", errors="replace") as status:
+            for line in status:
+                if line.startswith(key):
+                    return int(line.split()[1]) * 1024
+    except FileNotFoundError:
+        pass
+    import psutil
+
+    return int(psutil.Process().memory_info().rss)
+
+
+def trim() -> None:
+    """Ask the C library to give freed memory back to the system; does nothing where it cannot."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except AttributeError:
+        # Only glibc has malloc_trim; others return freed memory on their own.
+        return
+
+
+class Renewal:
+    """Decides which encoder thread gives its caches back, and when. Shared by the encoder threads."""
+
+    _MIN_BYTES = 8 * MIB
+    """Text between two renewals of one thread: below, renewing would not be what helps."""
+
+    def __init__(self, above_bytes: int, on_renewed: Callable[[int, int], None]) -> None:
+        """above_bytes: resident memory of this process; on_renewed(before, after) is called in the encoder thread."""
+        self._above = above_bytes
+        self._on_renewed = on_renewed
+        self._since: dict[int, int] = {}
+        self._lock = threading.Lock()
+        self._next_look = 0.0
+
+    def after_batch(self, encoder: Encoder, batch: Batch) -> None:
+        """Called by an encoder thread behind each batch; renews its encoder when memory is short and its caches are the oldest."""
+        with self._lock:
+            me = id(encoder)
+            self._since[me] = self._since.get(me, 0) + sum(map(len, batch.documents))
+            if self._since[me] < self._MIN_BYTES or self._since[me] < max(self._since.values()):
+                return
+            now = time.monotonic()
+            if now < self._next_look:
+                return
+            self._next_look = now + 0.01
+            before = rss_bytes()
+            if before <= self._above:
+                return
+            self._since[me] = 0
+            encoder.renew()
+            trim()
+        self._on_renewed(before, rss_bytes())

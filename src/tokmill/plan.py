@@ -1,0 +1,148 @@
+"""From what a person typed to a job: inputs found, tokenizer identified, dtype chosen, memory divided, every value checked."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, cast, get_args
+
+from tokmill.config import Content, Job, Resources, parse_separator, parse_size
+from tokmill.encode import ENGINES
+from tokmill.encode.vocabulary import resolve_tokenizer
+from tokmill.errors import UsageError
+from tokmill.memory import default_budget, divide, machine_bytes
+from tokmill.read.inputs import find_inputs
+from tokmill.types import EotPlacement, IdType, OnError, Tokenizer, Utf8Policy, path_to_text
+from tokmill.write import WRITERS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_UINT16_IDS = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedJob:
+    """A job that is ready to run."""
+
+    job: Job
+    notices: list[str]
+    """What a person should know before it runs."""
+
+
+def make_job(
+    inputs: Sequence[str],
+    *,
+    out: str,
+    tokenizer: str = "gpt2",
+    separator: str = "<|endoftext|>",
+    text_key: str = "text",
+    glob: str | None = None,
+    input_format: str | None = None,
+    eot: str = "after",
+    val_fraction: float = 0.0005,
+    seed: int = 0,
+    dtype: str = "auto",
+    format: str = "raw",  # noqa: A002  the name of the option
+    keep_empty: bool = False,
+    memory: str | int | None = None,
+    threads: int | None = None,
+    on_error: str = "stop",
+    max_skipped: int | None = None,
+    encoding_errors: str = "strict",
+    engine: str = "gigatoken",
+    fresh: bool = False,
+) -> PlannedJob:
+    """Plan a run of `tokmill tokenize` with these options. Raises UsageError, InputError, MemoryBudgetError."""
+    _check_choices(eot=eot, dtype=dtype, format=format, on_error=on_error, encoding_errors=encoding_errors, engine=engine)
+    _check_range("--val-fraction", val_fraction, 0 <= val_fraction < 1, "0 <= fraction < 1")
+    _check_range("--seed", seed, 0 <= seed < 1 << 64, "0 to 2**64 - 1")
+    _check_range("--max-skipped", max_skipped, max_skipped is None or max_skipped >= 0, "0 or more")
+    described = resolve_tokenizer(tokenizer)
+    found = find_inputs(inputs, glob=glob, input_format=input_format)
+    content = Content(
+        inputs=tuple(found.inputs),
+        tokenizer=described,
+        separator=parse_separator(separator),
+        text_key=text_key,
+        eot=cast("EotPlacement", eot),
+        val_fraction=float(val_fraction),
+        seed=seed,
+        dtype=_choose_dtype(dtype, described),
+        format=format,
+        keep_empty=keep_empty,
+        encoding_errors=cast("Utf8Policy", encoding_errors),
+        on_error=cast("OnError", on_error),
+    )
+    resources = _divide_resources(memory, threads, engine, max_skipped)
+    job = Job(out=path_to_text(os.path.abspath(_checked_out(out))), content=content, resources=resources, fresh=fresh)
+    return PlannedJob(job, found.notices())
+
+
+def _check_choices(**chosen: str) -> None:
+    allowed = {
+        "eot": get_args(EotPlacement),
+        "dtype": ("auto", *get_args(IdType)),
+        "format": tuple(WRITERS),
+        "on_error": get_args(OnError),
+        "encoding_errors": get_args(Utf8Policy),
+        "engine": tuple(ENGINES),
+    }
+    for name, value in chosen.items():
+        option = "--" + name.replace("_", "-")
+        if value not in allowed[name]:
+            raise UsageError(
+                f"{value!r} is not a value of {option}",
+                where=option,
+                allowed=", ".join(allowed[name]),
+                next_step=f"{option} {allowed[name][0]}",
+            )
+
+
+def _check_range(option: str, value: object, ok: object, allowed: str) -> None:
+    if not ok:
+        raise UsageError(f"{value} is out of range", where=option, allowed=allowed, next_step="tokmill tokenize --help")
+
+
+def _choose_dtype(dtype: str, tokenizer: Tokenizer) -> IdType:
+    fits = tokenizer.n_ids <= _UINT16_IDS
+    if dtype == "uint16" and not fits:
+        raise UsageError(
+            f"ids of {tokenizer.name} go up to {tokenizer.n_ids - 1:,} and do not fit into uint16",
+            where="--dtype",
+            allowed=f"uint16 holds ids up to {_UINT16_IDS - 1:,}",
+            next_step="--dtype uint32, or leave --dtype out",
+        )
+    if dtype == "auto":
+        return "uint16" if fits else "uint32"
+    return cast("IdType", dtype)
+
+
+def _divide_resources(memory: str | int | None, threads: int | None, engine: str, max_skipped: int | None) -> Resources:
+    _check_range("--threads", threads, threads is None or threads >= 1, "1 or more")
+    n_threads = threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else threads or os.cpu_count() or 1
+    if memory is None:
+        budget = default_budget(n_threads, machine_bytes())
+    else:
+        budget = memory if isinstance(memory, int) else parse_size(memory, "--memory")
+    division = divide(budget, n_threads)
+    return Resources(
+        budget_bytes=budget,
+        n_threads=n_threads,
+        batch_bytes=division.batch_bytes,
+        in_flight_bytes=division.in_flight_bytes,
+        max_piece_bytes=division.max_piece_bytes,
+        renew_above_bytes=division.renew_above_bytes,
+        engine=engine,
+        max_skipped=max_skipped,
+    )
+
+
+def _checked_out(out: str) -> str:
+    if not out:
+        raise UsageError("no output directory", where="--out", allowed="a directory", next_step="--out data")
+    path = Path(out)
+    if path.exists() and not path.is_dir():
+        raise UsageError("the output is a file", where=str(path), allowed="a directory, new or old", next_step="--out data")
+    return out

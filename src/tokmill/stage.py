@@ -1,0 +1,234 @@
+"""What happens to one batch in an encoder thread: check the text, choose the sides, encode, audit, narrow, put the EOT ids in.
+
+Ids are narrowed with their range checked, and the check is arithmetic rather than `assert`: a wrong id is an error under
+`python -O` too. The EOT ids are put in while narrowing, one pass for the whole batch, so no Python runs for each document.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xxhash
+
+from tokmill.audit import Auditor, audit_documents
+from tokmill.errors import BadTextError, EngineError
+from tokmill.read.utf8 import clean, first_invalid
+from tokmill.types import Batch, Counts, EncodedBatch, Skip, Tokens
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from tokmill.config import Content
+    from tokmill.protocols import Encoder
+
+_FEW_DOCUMENTS = 256
+"""Up to here a loop of copies is faster than a mask over all ids (2 MB batches: 0.1 ms against 0.9 ms)."""
+
+
+@dataclass(slots=True)
+class _Texts:
+    """The documents of a batch that are to be encoded."""
+
+    documents: list[bytes]
+    origin: Sequence[int]
+    """Index of each in the batch."""
+    skips: list[Skip] = field(default_factory=list)
+    n_empty: int = 0
+    invalid_documents: int = 0
+    invalid_bytes: int = 0
+
+
+class EncodeStage:
+    """Turns batches into tokens. One for each encoder thread; the auditor may be shared."""
+
+    def __init__(self, content: Content, encoder: Encoder, auditor: Auditor) -> None:
+        self.encoder = encoder
+        self._content = content
+        self._auditor = auditor
+        self._val_below = np.uint64(math.ceil(content.val_fraction * 2**64))
+        self._dtype = np.dtype(content.dtype)
+        self._max_id = min(content.tokenizer.n_ids - 1, int(np.iinfo(self._dtype).max))
+
+    def run(self, batch: Batch) -> EncodedBatch:
+        """Encode one batch. Raises BadTextError, EngineError, AuditError."""
+        texts = self._keep(self._check(batch), batch)
+        documents = texts.documents
+        seed = self._content.seed
+        hashes = np.array([xxhash.xxh3_64_intdigest(d, seed) for d in documents], np.uint64)
+        is_val = hashes < self._val_below if batch.is_val is None else np.full(len(documents), batch.is_val)
+        ids, offsets = _encode(self.encoder, documents)
+        self._check_ids(ids, batch)
+        chosen = self._auditor.choose(hashes, offsets, first=batch.index == 0)
+        runs = self._assemble(ids, offsets, is_val, batch)
+        audited = (0, 0)
+        if chosen:
+            audited = audit_documents(
+                self._auditor, documents, (ids, offsets), chosen, self.encoder, lambda i: batch.locate(texts.origin[i])
+            )
+        return EncodedBatch(
+            index=batch.index,
+            runs=runs,
+            counts=batch.counts + _count(texts, runs, audited),
+            skips=[*batch.skips, *texts.skips],
+            after=batch.after,
+            position_bytes=batch.position_bytes,
+        )
+
+    def _check(self, batch: Batch) -> _Texts:
+        """Apply the UTF-8 policy to documents that the reader left unchecked."""
+        texts = _Texts(batch.documents, range(len(batch.documents)))
+        if batch.raw is None or first_invalid(batch.raw) is None:
+            return texts
+        documents, origin = [], []
+        for i, document in enumerate(batch.documents):
+            checked = self._check_one(document, i, batch, texts)
+            if checked is not None:
+                documents.append(checked)
+                origin.append(i)
+        texts.documents, texts.origin = documents, origin
+        return texts
+
+    def _check_one(self, document: bytes, i: int, batch: Batch, texts: _Texts) -> bytes | None:
+        at = first_invalid(document)
+        if at is None:
+            return document
+        content = self._content
+        if content.encoding_errors != "strict":
+            document, n_invalid = clean(document, content.encoding_errors)
+            texts.invalid_documents += 1
+            texts.invalid_bytes += n_invalid
+            return document
+        where = batch.locate(i)
+        if content.on_error == "skip":
+            offset = None if where.offset is None else where.offset + at
+            texts.skips.append(Skip(path=where.path, record=where.record, offset=offset, reason="invalid_utf8"))
+            return None
+        raise BadTextError(
+            f"not valid UTF-8: byte 0x{document[at]:02x} at byte {at:,} of the document",
+            where=str(where),
+            allowed="UTF-8 text",
+            next_step="mend the file, or pass --encoding-errors replace (or ignore), or --on-error skip to leave the document out",
+        )
+
+    def _keep(self, texts: _Texts, batch: Batch) -> _Texts:
+        """Leave out empty documents, unless they are to be kept or are a piece of a document that was cut."""
+        if self._content.keep_empty or batch.is_val is not None or all(texts.documents):
+            return texts
+        kept = [i for i, document in enumerate(texts.documents) if document]
+        texts.n_empty = len(texts.documents) - len(kept)
+        texts.origin = [texts.origin[i] for i in kept]
+        texts.documents = [texts.documents[i] for i in kept]
+        return texts
+
+    def _check_ids(self, ids: NDArray[np.uint32], batch: Batch) -> None:
+        """Raises EngineError for an id that does not fit, or the EOT id where only text was encoded."""
+        largest = int(ids.max()) if len(ids) else 0
+        eot_id = self._content.tokenizer.eot_id
+        if largest <= self._max_id and (largest < eot_id or not np.any(ids == eot_id)):
+            return
+        raise EngineError(
+            f"the engine returned id {largest:,} for text",
+            where=str(batch.locate(0)),
+            allowed=f"ids up to {self._max_id:,} ({self._dtype}), and never the end-of-text id {eot_id}",
+            next_step="run again with --dtype auto; if it stays, with --engine tiktoken, and report it",
+        )
+
+    def _assemble(
+        self, ids: NDArray[np.uint32], offsets: NDArray[np.int64], is_val: NDArray[np.bool_], batch: Batch
+    ) -> list[Tokens]:
+        """Narrow, put EOT ids in, and part the sides."""
+        n = len(offsets) - 1
+        if not n:
+            return []
+        has_eot = np.full(n, self._content.eot != "none")
+        if batch.tail_open and self._content.eot == "after":
+            has_eot[-1] = False
+        if batch.head_open and self._content.eot == "before":
+            has_eot[0] = False
+        bounds = np.zeros(n + 1, np.int64)
+        np.cumsum(np.diff(offsets) + has_eot, out=bounds[1:])
+        out = _narrow(ids, offsets, bounds, has_eot, self._content.tokenizer.eot_id, self._dtype, self._content.eot)
+        ends = bounds[1:n] if batch.tail_open else bounds[1:]
+        if not is_val.any() or is_val.all():
+            return [Tokens(bool(is_val[0]), out, ends)]
+        return _part(out, bounds, ends, is_val)
+
+
+def _encode(encoder: Encoder, documents: list[bytes]) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+    """`encoder.encode`, with documents that may be empty."""
+    if all(documents) and documents:
+        return encoder.encode(documents)
+    full = [document for document in documents if document]
+    ids, some = encoder.encode(full) if full else (np.zeros(0, np.uint32), np.zeros(1, np.int64))
+    lengths = np.zeros(len(documents), np.int64)
+    lengths[[i for i, document in enumerate(documents) if document]] = np.diff(some)
+    offsets = np.zeros(len(documents) + 1, np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    return ids, offsets
+
+
+def _narrow(
+    ids: NDArray[np.uint32],
+    offsets: NDArray[np.int64],
+    bounds: NDArray[np.int64],
+    has_eot: NDArray[np.bool_],
+    eot_id: int,
+    dtype: np.dtype[Any],
+    placement: str,
+) -> NDArray[Any]:
+    """A new array of `dtype` with the EOT ids in place; document i has out[bounds[i]:bounds[i + 1]]."""
+    if not has_eot.any():
+        return ids.astype(dtype)
+    out = np.empty(int(bounds[-1]), dtype)
+    eot_at = (bounds[1:] - 1 if placement == "after" else bounds[:-1])[has_eot]
+    if len(has_eot) <= _FEW_DOCUMENTS:
+        starts = bounds[:-1] + has_eot if placement == "before" else bounds[:-1]
+        for i, start in enumerate(starts.tolist()):
+            text = ids[offsets[i] : offsets[i + 1]]
+            out[start : start + len(text)] = text
+    else:
+        is_text = np.ones(len(out), np.bool_)
+        is_text[eot_at] = False
+        out[is_text] = ids
+    out[eot_at] = eot_id
+    return out
+
+
+def _part(
+    out: NDArray[Any], bounds: NDArray[np.int64], ends: NDArray[np.int64], is_val: NDArray[np.bool_]
+) -> list[Tokens]:
+    """The documents of both sides, each side's behind one another in order."""
+    edges = [0, *(np.flatnonzero(is_val[1:] != is_val[:-1]) + 1).tolist(), len(is_val)]
+    lengths = np.diff(bounds)
+    parted = []
+    for side in (False, True):
+        stretches = [(a, b) for a, b in zip(edges, edges[1:], strict=False) if is_val[a] == side]
+        ids = np.concatenate([out[bounds[a] : bounds[b]] for a, b in stretches])
+        side_ends = np.cumsum(lengths[is_val == side])
+        if len(ends) < len(is_val) and is_val[-1] == side:
+            side_ends = side_ends[:-1]
+        parted.append(Tokens(side, ids, side_ends))
+    return parted
+
+
+def _count(texts: _Texts, runs: list[Tokens], audited: tuple[int, int]) -> Counts:
+    reasons = {"empty": texts.n_empty, "invalid_utf8": len(texts.skips)}
+    documents = [sum(len(run.ends) for run in runs if run.is_val == side) for side in (False, True)]
+    tokens = [sum(len(run.ids) for run in runs if run.is_val == side) for side in (False, True)]
+    return Counts(
+        documents_train=documents[0],
+        documents_val=documents[1],
+        tokens_train=tokens[0],
+        tokens_val=tokens[1],
+        bytes_text=sum(map(len, texts.documents)),
+        skipped={reason: n for reason, n in reasons.items() if n},
+        invalid_utf8_documents=texts.invalid_documents,
+        invalid_utf8_bytes=texts.invalid_bytes,
+        audited_documents=audited[0],
+        audited_bytes=audited[1],
+    )

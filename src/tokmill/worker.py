@@ -1,0 +1,307 @@
+"""The process that tokenizes: `python -m tokmill.worker JOB_FD EVENT_FD`.
+
+It reads its job as one line of JSON from JOB_FD and writes events as JSON lines to EVENT_FD. JOB_FD stays open as a lifeline: the
+line `stop` asks for a checkpoint and an orderly end, and its end (the parent is dead) ends the worker at once, so that no orphan goes on
+writing. It touches neither standard output nor, unless the engine itself does, standard error.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from tokmill import __version__
+from tokmill.audit import Auditor
+from tokmill.commit import Output, open_output
+from tokmill.config import MIB
+from tokmill.encode import cutter_for, load_encoder
+from tokmill.errors import Interrupted, MemoryBudgetError, TokmillError, TooManySkippedError
+from tokmill.manifest import FORMAT_VERSION, Manifest
+from tokmill.memory import Renewal, peak_rss_bytes, rss_bytes
+from tokmill.pipeline import Flow, Pipeline
+from tokmill.read.corpus import CorpusReader
+from tokmill.stage import EncodeStage
+from tokmill.types import (
+    AnyEvent,
+    Committed,
+    Cursor,
+    EncodedBatch,
+    Failed,
+    FileEntry,
+    Finished,
+    Progress,
+    Renewed,
+    Started,
+    text_to_path,
+)
+from tokmill.write import make_writer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tokmill.config import Job
+
+SEGMENT_BYTES = 64 * MIB
+"""Input of one segment, about: a commit costs an fsync (20 to 100 ms on a disk), 64 MiB takes about as long to tokenize."""
+SEGMENT_S = 3.0
+"""A slow input commits at least this often."""
+SKIPPED_NAME = "skipped.jsonl"
+
+
+class _Recorder:
+    """Takes encoded batches in order: writes, counts, commits."""
+
+    def __init__(self, job: Job, output: Output, emit: Callable[[AnyEvent], None], started_s: float) -> None:
+        self._job = job
+        self._output = output
+        self._emit = emit
+        self._started_s = started_s
+        content = job.content
+        state = output.segments[-1].writer if output.segments else {}
+        self._writer = make_writer(content.format, output, state, 2 if content.dtype == "uint16" else 4)
+        self.counts = output.counts
+        self.position_bytes = 0
+        self._after: Cursor | None = None
+        self._committed_bytes = self.counts.bytes_in
+        self._committed_s = started_s
+
+    @property
+    def elapsed_s(self) -> float:
+        """Of this run."""
+        return time.monotonic() - self._started_s
+
+    def add(self, encoded: EncodedBatch) -> None:
+        """Write one batch; commit when a segment is full."""
+        # Until this batch is written whole, the files hold more than any cursor says.
+        self._after = None
+        for run in encoded.runs:
+            self._writer.append(run)
+        for skip in encoded.skips:
+            self._output.file(SKIPPED_NAME).append(msgspec.json.encode(skip) + b"\n")
+        self.counts += encoded.counts
+        self.position_bytes = encoded.position_bytes
+        self._after = encoded.after
+        self._check_skipped()
+        if self._after is not None and self._is_due():
+            self.commit()
+
+    def _is_due(self) -> bool:
+        if not self._output.is_settled:
+            return False
+        full = self.counts.bytes_in - self._committed_bytes >= SEGMENT_BYTES
+        return full or time.monotonic() - self._committed_s >= SEGMENT_S
+
+    def commit(self) -> None:
+        """Commit up to the last batch, if a run can go on behind it."""
+        if self._after is None:
+            return
+        elapsed_s = self._output.elapsed_before_s + self.elapsed_s
+        self._output.commit(self._after, self.counts, self._writer.state(), elapsed_s)
+        self._committed_bytes, self._committed_s = self.counts.bytes_in, time.monotonic()
+        self._after = None
+        self._emit(Committed(elapsed_s=self.elapsed_s, segment=len(self._output.segments), counts=self.counts))
+
+    def finish(self) -> dict[str, FileEntry]:
+        """Let the writer end its files, commit, and describe all files."""
+        entries = self._writer.finish()
+        if SKIPPED_NAME in self._output.names:
+            entries[SKIPPED_NAME] = FileEntry(size_bytes=self._output.file(SKIPPED_NAME).length)
+        self._after = self._after or Cursor(input_index=len(self._job.content.inputs))
+        self.commit()
+        self._output.settle()
+        return entries
+
+    def _check_skipped(self) -> None:
+        n_bad = sum(n for reason, n in self.counts.skipped.items() if reason != "empty")
+        most = self._job.resources.max_skipped
+        if most is not None and n_bad > most:
+            raise TooManySkippedError(
+                f"{n_bad:,} records were skipped",
+                where=str(self._output.directory),
+                allowed=f"--max-skipped {most}",
+                next_step="look at what is wrong with them, raise --max-skipped and run again (it resumes), or start over with --fresh",
+            )
+
+
+class Worker:
+    """Carries out one job in this process."""
+
+    def __init__(self, job: Job, emit: Callable[[AnyEvent], None]) -> None:
+        self._job = job
+        self._emit = emit
+        self._flow = Flow(job.resources.in_flight_bytes)
+        self._started_s = time.monotonic()
+
+    def stop(self) -> None:
+        """Ask for a checkpoint and an orderly end; from any thread."""
+        self._flow.stop()
+
+    def run(self) -> None:
+        """Tokenize, publish, and emit Finished. Raises TokmillError."""
+        directory = Path(text_to_path(self._job.out))
+        output = open_output(directory, self._job.content, __version__, fresh=self._job.fresh)
+        if isinstance(output, Manifest):
+            self._emit(_already_complete(output))
+            return
+        try:
+            self._run(output)
+        finally:
+            output.close()
+
+    def _run(self, output: Output) -> None:
+        resumed = bool(output.segments)
+        recorder = _Recorder(self._job, output, self._emit, self._started_s)
+        self._emit(self._started(output))
+        results = self._pipeline(recorder).results(output.cursor)
+        reached = output.cursor
+        try:
+            for encoded in results:
+                recorder.add(encoded)
+                reached = encoded.after or reached
+        except Exception:
+            # What was written before the bad batch is kept, whatever went wrong behind it.
+            recorder.commit()
+            output.settle()
+            raise
+        finally:
+            results.close()
+        if reached.input_index < len(self._job.content.inputs):
+            recorder.commit()
+            output.settle()
+            raise _interrupted(directory=output.directory)
+        manifest = self._manifest(output, recorder)
+        output.publish(manifest)
+        self._emit(_finished(manifest, recorder.elapsed_s, resumed=resumed))
+
+    def _pipeline(self, recorder: _Recorder) -> Pipeline:
+        content, resources = self._job.content, self._job.resources
+        cutter = cutter_for(content.tokenizer.encoding)
+        fraction = resources.audit_fraction if resources.engine != "tiktoken" else 0.0
+        auditor = Auditor(lambda: load_encoder(content.tokenizer, "tiktoken"), cutter, fraction)
+        return Pipeline(
+            CorpusReader(content, resources, cutter),
+            lambda: EncodeStage(content, load_encoder(content.tokenizer, resources.engine), auditor),
+            n_threads=resources.n_threads,
+            flow=self._flow,
+            renewal=Renewal(resources.renew_above_bytes, self._on_renewed),
+            on_tick=lambda: self._on_tick(recorder),
+        )
+
+    def _on_tick(self, recorder: _Recorder) -> None:
+        self._emit(
+            Progress(
+                elapsed_s=recorder.elapsed_s,
+                position_bytes=recorder.position_bytes,
+                counts=recorder.counts,
+                rss_bytes=rss_bytes(),
+            )
+        )
+
+    def _on_renewed(self, before: int, after: int) -> None:
+        self._emit(Renewed(elapsed_s=time.monotonic() - self._started_s, rss_before_bytes=before, rss_after_bytes=after))
+
+    def _started(self, output: Output) -> Started:
+        inputs, resources = self._job.content.inputs, self._job.resources
+        sizes = [i.size_bytes for i in inputs]
+        return Started(
+            total_bytes=sum(s for s in sizes if s is not None) if None not in sizes else None,
+            resumed_bytes=output.counts.bytes_in,
+            position_bytes=sum(i.size_bytes or 0 for i in inputs[: output.cursor.input_index]),
+            n_threads=resources.n_threads,
+            batch_bytes=resources.batch_bytes,
+            budget_bytes=resources.budget_bytes,
+        )
+
+    def _manifest(self, output: Output, recorder: _Recorder) -> Manifest:
+        entries = recorder.finish()
+        return Manifest(
+            format_version=FORMAT_VERSION,
+            tokmill_version=__version__,
+            fingerprint=self._job.content.fingerprint(),
+            content=self._job.content,
+            files=entries,
+            segments=output.segments,
+            counts=recorder.counts,
+            elapsed_s=round(output.elapsed_before_s, 3),
+            peak_rss_bytes=peak_rss_bytes(),
+        )
+
+
+def _already_complete(manifest: Manifest) -> Finished:
+    finished = _finished(manifest, manifest.elapsed_s, resumed=False)
+    return msgspec.structs.replace(finished, already_complete=True, peak_rss_bytes=manifest.peak_rss_bytes)
+
+
+def _finished(manifest: Manifest, elapsed_s: float, *, resumed: bool) -> Finished:
+    return Finished(
+        elapsed_s=elapsed_s, counts=manifest.counts, peak_rss_bytes=peak_rss_bytes(), resumed=resumed, files=manifest.files
+    )
+
+
+def _interrupted(directory: Path) -> Interrupted:
+    return Interrupted(
+        "interrupted; everything so far is committed", where=str(directory), next_step="run the same command again: it resumes"
+    )
+
+
+def failed_event(error: Exception) -> Failed:
+    """The event that carries an error to the parent."""
+    if isinstance(error, MemoryError):
+        error = MemoryBudgetError("the worker ran out of memory", next_step="raise --memory and run again: it resumes")
+    if not isinstance(error, TokmillError):
+        traceback.print_exception(error)
+        error = TokmillError(
+            f"unforeseen {type(error).__name__}: {error}", next_step="run again: it resumes; if it happens again, report it"
+        )
+    return Failed(
+        error=type(error).__name__, what=error.what, where=error.where, allowed=error.allowed, next_step=error.next_step
+    )
+
+
+def main(job_fd: int, event_fd: int) -> None:
+    """Entry point of the process."""
+    # Ctrl-C reaches every process of the terminal; the parent decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    lifeline = os.fdopen(job_fd, "rb")
+    events = os.fdopen(event_fd, "wb", buffering=0)
+    writing = threading.Lock()
+
+    def emit(event: AnyEvent) -> None:
+        with writing:
+            events.write(msgspec.json.encode(event) + b"\n")
+
+    worker = Worker(msgspec.json.decode(lifeline.readline(), type=_job_type()), emit)
+    signal.signal(signal.SIGTERM, lambda _signum, _frame: worker.stop())
+    threading.Thread(target=_watch, args=(lifeline, worker), name="lifeline", daemon=True).start()
+    try:
+        worker.run()
+    except Exception as error:  # noqa: BLE001  the parent is told of whatever it is
+        emit(failed_event(error))
+    sys.stderr.flush()
+    # Threads may still wait for standard input or hold the engine; everything durable is done.
+    os._exit(0)
+
+
+def _job_type() -> type[Job]:
+    from tokmill.config import Job
+
+    return Job
+
+
+def _watch(lifeline: object, worker: Worker) -> None:
+    for line in lifeline:  # type: ignore[attr-defined]
+        if line.strip() == b"stop":
+            worker.stop()
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]))
