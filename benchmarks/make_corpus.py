@@ -3,9 +3,9 @@
 The hard thing: text that repeats itself flatters any tokenizer with a cache of words, so copying a small text many times
 measures the cache. Here the text is a chain over the seed: some words of a seed passage, then the passage goes on behind
 another occurrence of the last word (word pairs are those of the seed, longer phrases are new). On top of this come words
-that the seed does not have, as many as the growth of the seed's own vocabulary foretells (Heaps' law, V = K * n**b), and no fewer than --new-per-1000:
-books alone are poorer in new words than the web. Lengths of documents are log-normal. Prints the curve of distinct words beside the seed's, so that the likeness can be
-judged. Deterministic by --seed.
+that the seed does not have, as many as the growth of the seed's own vocabulary foretells (Heaps' law, V = K * n**b), and no
+fewer than --new-per-1000: books alone are poorer in new words than the web. Lengths of documents are log-normal. Prints the
+curve of distinct words beside the seed's, so that the likeness can be judged. Deterministic by --seed.
 """
 
 from __future__ import annotations

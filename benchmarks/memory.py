@@ -129,9 +129,8 @@ def main() -> None:
     peak_mib = outcome.peak_rss_bytes / MIB
     print(" · ".join(f"{name} {value}" for name, value in machine.description().items()))
     print(outcome.stdout, end="")
-    print(
-        f"exit code {outcome.exit_code}, {outcome.elapsed_s:.2f} s, {outcome.cpu_s:.2f} s of processor, {len(outcome.samples)} samples"
-    )
+    times = f"{outcome.elapsed_s:.2f} s, {outcome.cpu_s:.2f} s of processor"
+    print(f"exit code {outcome.exit_code}, {times}, {len(outcome.samples)} samples")
     print(f"peak RSS {peak_mib:.1f} MiB, peak PSS {(outcome.peak_pss_bytes or 0) / MIB:.1f} MiB")
     if args.csv:
         args.csv.write_text(csv(outcome.samples))

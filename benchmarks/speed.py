@@ -2,8 +2,8 @@
 
 tokmill          `python -m tokmill tokenize FILE --out DIR --json`: separators, EOT ids, validation, journal, fsync
 encode_files     gigatoken's `encode_files(parallel=True)` and one `astype(uint16).tofile`: ids alone, no EOT, no fsync
-streaming        tiktoken `encode_ordinary` of a million characters at a time, one thread, on the first --slice-mb of the file only:
-                 its rate is compared per MB of its own slice
+streaming        tiktoken `encode_ordinary` of a million characters at a time, one thread, on the first --slice-mb of the file
+                 only: its rate is compared per MB of its own slice
 
 Times are those of whole processes, interpreter start included, from spawn to exit. The file is read once before (warm page
 cache); the last output is removed and the disk synced before each run. In timed rounds RSS is sampled every 20 ms; PSS
@@ -90,7 +90,8 @@ def run_once(contender: Contender, work: Path, *, pss: bool) -> watch.Outcome:
     os.sync()
     outcome = watch.run(contender.command(out), pss=pss, env=watch.checkout_env())
     if outcome.exit_code:
-        raise SystemExit(f"{contender.name} failed with exit code {outcome.exit_code}: {' '.join(contender.command(out))}")
+        command = shlex.join(contender.command(out))
+        raise SystemExit(f"{contender.name} failed with exit code {outcome.exit_code}: {command}")
     shutil.rmtree(out) if out.is_dir() else out.unlink()
     return outcome
 
