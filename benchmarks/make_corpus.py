@@ -62,9 +62,13 @@ class SeedText:
         self.n_bytes = len(text)
         starts, hashes = self._pieces(text)
         self.starts = np.append(starts, len(text)).astype(np.int32)
-        self.places = np.argsort(hashes).astype(np.int32)
-        hashes = hashes[self.places]
-        begins = np.concatenate([[True], hashes[1:] != hashes[:-1]])
+        # The index in the low bits: one plain sort gives the order too, 14 times as fast as argsort (34 M pieces). The 38 bits
+        # of hash that are left may take two rare words for one, which the chain can bear.
+        low = np.uint64((1 << len(hashes).bit_length()) - 1)
+        keys = np.sort((hashes & ~low) | np.arange(len(hashes), dtype=np.uint64))
+        self.places = (keys & low).astype(np.int32)
+        keys &= ~low
+        begins = np.concatenate([[True], keys[1:] != keys[:-1]])
         self.ids = np.empty(len(hashes), dtype=np.int32)
         self.ids[self.places] = np.cumsum(begins, dtype=np.int32) - 1
         self.first_place = np.append(np.flatnonzero(begins), len(hashes)).astype(np.int32)
@@ -80,6 +84,12 @@ class SeedText:
             hashes.append(block_hashes)
             offset += len(block)
         return np.concatenate(starts), np.concatenate(hashes)
+
+    def growth(self, n_points: int) -> list[tuple[int, int, int]]:
+        """(bytes, pieces, distinct pieces) at equal steps of pieces, from (0, 0, 0) to the whole."""
+        met_first = np.sort(self.places[self.first_place[:-1]])
+        steps = np.linspace(0, len(self.ids), n_points + 1).astype(int)
+        return [(int(self.starts[n]), int(n), int(np.searchsorted(met_first, n))) for n in steps]
 
     def expected_distinct(self, n_pieces: float) -> float:
         """Distinct seed pieces among n drawn with replacement by their frequency."""
@@ -226,9 +236,10 @@ def main() -> None:
     args = options()
     start_s = time.perf_counter()
     text = seed_texts.load(args.seed_text or seed_texts.library_sources(), args.text_key, int(args.seed_limit_mb * 1e6))
-    seed_points = pieces.growth((text[i : i + (1 << 20)] for i in range(0, len(text), 1 << 20)), max(1 << 20, len(text) // 12))
+    learnt = SeedText(text)
+    seed_points = learnt.growth(12)
     law = Heaps.fit(seed_points)
-    chain = Chain(SeedText(text), law, args.new_per_1000 / 1000, np.random.default_rng(args.seed))
+    chain = Chain(learnt, law, args.new_per_1000 / 1000, np.random.default_rng(args.seed))
     print(curve_table(f"seed text, {len(text) / 1e6:.0f} MB", seed_points))
     print(f"law: distinct = {law.k:.2f} * pieces ** {law.b:.3f}; {time.perf_counter() - start_s:.1f} s to learn", flush=True)
     start_s = time.perf_counter()

@@ -41,8 +41,8 @@ def _text_of(path: Path, key: str) -> bytes:
 
 
 def library_sources() -> list[Path]:
-    """The Python files of the interpreter's library, sorted."""
-    return sorted(Path(sysconfig.get_path("stdlib")).rglob("*.py"))
+    """The Python files of the interpreter's library, sorted; what was installed beside it is left out."""
+    return [path for path in sorted(Path(sysconfig.get_path("stdlib")).rglob("*.py")) if "site-packages" not in path.parts]
 
 
 def load(paths: Iterable[Path], key: str, limit_bytes: int) -> bytes:

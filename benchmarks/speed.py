@@ -120,10 +120,8 @@ def table(found: list[Contender]) -> str:
         rss = max(outcome.peak_rss_bytes for outcome in one.rounds)
         pss = (one.untimed.peak_pss_bytes if one.untimed else None) or 0
         ratio = found[0].mb_per_s / one.mb_per_s
-        lines.append(
-            f"| {one.name} | {one.n_bytes / 1e6:.0f} | {rounds} | {one.median_s:.2f} | {one.mb_per_s:.0f} | {ratio:.2f} | {cpu_s:.1f} "
-            f"| {rss / 1e6:.0f} | {pss / 1e6:.0f} |"
-        )
+        times = f"{rounds} | {one.median_s:.2f} | {one.mb_per_s:.0f} | {ratio:.2f} | {cpu_s:.1f}"
+        lines.append(f"| {one.name} | {one.n_bytes / 1e6:.0f} | {times} | {rss / 1e6:.0f} | {pss / 1e6:.0f} |")
     return "\n".join(lines)
 
 
