@@ -1,3 +1,52 @@
-"""tokmill: text corpora of any size to token files for training, exact, fast, in bounded memory, safe against crashes."""
+"""tokmill: text corpora of any size to token files for training, exactly right, fast, in bounded memory, safe against crashes.
+
+    import tokmill
+
+    tokmill.tokenize("corpus.txt", "data")
+    with tokmill.open("data") as data:
+        data.train  # np.memmap of uint16, shape (n_tokens,)
+
+Everything is imported when it is first used, so that importing tokmill costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from tokmill.api import Summary, tokenize
+    from tokmill.dataset import Dataset
+    from tokmill.dataset import open_dataset as open  # noqa: A004  the word for it: tokmill.open
+    from tokmill.errors import TokmillError
+    from tokmill.inspection import Inspection, inspect
+    from tokmill.verification import Report, verify
+
+__all__ = ["Dataset", "Inspection", "Report", "Summary", "TokmillError", "inspect", "open", "tokenize", "verify"]
+
+_FROM = {
+    "Dataset": "dataset:Dataset",
+    "Inspection": "inspection:Inspection",
+    "Report": "verification:Report",
+    "Summary": "api:Summary",
+    "TokmillError": "errors:TokmillError",
+    "inspect": "inspection:inspect",
+    "open": "dataset:open_dataset",
+    "tokenize": "api:tokenize",
+    "verify": "verification:verify",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _FROM:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, _, attribute = _FROM[name].partition(":")
+    value = getattr(import_module(f"{__name__}.{module}"), attribute)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

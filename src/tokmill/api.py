@@ -1,0 +1,176 @@
+"""`tokenize` for Python: plan a job, run it, say what came of it. Silent: whoever wants to see something passes observers."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from tokmill.memory import peak_rss_bytes
+from tokmill.plan import make_job
+from tokmill.runner import LocalRunner
+from tokmill.types import AnyEvent, FileEntry, Notice, Restarted, Started
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Sequence
+
+    from tokmill.config import Job
+    from tokmill.protocols import Observer
+    from tokmill.types import Finished
+
+
+class Summary(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run did; the object that `--json` prints."""
+
+    documents: int
+    """Met in the corpus, skipped ones included."""
+    documents_train: int
+    documents_val: int
+    tokens_train: int
+    """End-of-text ids included."""
+    tokens_val: int
+    bytes_in: int
+    """Decompressed bytes of the inputs, those of an earlier run that was resumed included."""
+    bytes_text: int
+    """Bytes of the documents that were encoded."""
+    elapsed_s: float
+    """Of this call."""
+    bytes_per_s: float
+    """Input that this call read, by its time."""
+    tokens_per_s: float
+    peak_rss_bytes: int
+    """Of all processes: this one's peak and the worker's, added up."""
+    budget_bytes: int
+    """What --memory allowed."""
+    resumed: bool
+    """Whether it went on from an earlier run."""
+    already_complete: bool
+    """Whether there was nothing left to do."""
+    restarts: int
+    """How often the worker died and was started again."""
+    skipped: dict[str, int]
+    """Documents by reason."""
+    invalid_utf8_documents: int
+    """Documents changed by --encoding-errors replace or ignore."""
+    audited_documents: int
+    """Encoded again by the reference tokenizer and found the same."""
+    tokenizer: str
+    dtype: str
+    out: str
+    """Output directory, absolute."""
+    files: dict[str, FileEntry]
+    """Complete files in `out`, by name."""
+
+
+def tokenize(
+    inputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    out: str | os.PathLike[str],
+    *,
+    tokenizer: str = "gpt2",
+    separator: str = "<|endoftext|>",
+    text_key: str = "text",
+    glob: str | None = None,
+    input_format: str | None = None,
+    eot: str = "after",
+    val_fraction: float = 0.0005,
+    seed: int = 0,
+    dtype: str = "auto",
+    format: str = "raw",  # noqa: A002  the name of the option
+    keep_empty: bool = False,
+    memory: str | int | None = None,
+    threads: int | None = None,
+    on_error: str = "stop",
+    max_skipped: int | None = None,
+    encoding_errors: str = "strict",
+    engine: str = "gigatoken",
+    fresh: bool = False,
+    observers: Sequence[Observer] = (),
+) -> Summary:
+    """Turn text into `out`/train.bin and `out`/val.bin, as `tokmill tokenize` does; call it again after a crash to resume.
+
+    inputs: files, directories, glob patterns, `-`. separator: as typed on the command line (`none`, `\\n` as an escape).
+    memory: bytes, or text such as `1GiB`. observers: told of every event, in this thread. Raises TokmillError.
+    """
+    planned = make_job(
+        [str(i) for i in _listed(inputs)],
+        out=str(out),
+        tokenizer=tokenizer,
+        separator=separator,
+        text_key=text_key,
+        glob=glob,
+        input_format=input_format,
+        eot=eot,
+        val_fraction=val_fraction,
+        seed=seed,
+        dtype=dtype,
+        format=format,
+        keep_empty=keep_empty,
+        memory=memory,
+        threads=threads,
+        on_error=on_error,
+        max_skipped=max_skipped,
+        encoding_errors=encoding_errors,
+        engine=engine,
+        fresh=fresh,
+    )
+    for notice in planned.notices:
+        for observer in observers:
+            observer.on_event(Notice(text=notice))
+    meter = _Meter()
+    finished = LocalRunner().run(planned.job, [meter, *observers])
+    return _summarize(planned.job, finished, meter)
+
+
+class _Meter:
+    """Notes what the summary needs besides the last event. Implements `protocols.Observer`."""
+
+    def __init__(self) -> None:
+        self.started_s = time.monotonic()
+        self.resumed_bytes: int | None = None
+        self.restarts = 0
+
+    def on_event(self, event: AnyEvent) -> None:
+        if isinstance(event, Started) and self.resumed_bytes is None:
+            self.resumed_bytes = event.resumed_bytes
+        elif isinstance(event, Restarted):
+            self.restarts += 1
+
+
+def _listed(
+    inputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+) -> Sequence[str | os.PathLike[str]]:
+    return inputs if isinstance(inputs, (list, tuple)) else [inputs]  # type: ignore[list-item]
+
+
+def _summarize(job: Job, finished: Finished, meter: _Meter) -> Summary:
+    counts = finished.counts
+    elapsed_s = time.monotonic() - meter.started_s
+    # A run that is complete already starts nothing and reads nothing.
+    n_read = counts.bytes_in - meter.resumed_bytes if meter.resumed_bytes is not None else 0
+    share = n_read / counts.bytes_in if counts.bytes_in else 0.0
+    return Summary(
+        documents=counts.documents,
+        documents_train=counts.documents_train,
+        documents_val=counts.documents_val,
+        tokens_train=counts.tokens_train,
+        tokens_val=counts.tokens_val,
+        bytes_in=counts.bytes_in,
+        bytes_text=counts.bytes_text,
+        elapsed_s=round(elapsed_s, 3),
+        bytes_per_s=round(n_read / elapsed_s, 1),
+        tokens_per_s=round((counts.tokens_train + counts.tokens_val) * share / elapsed_s, 1),
+        peak_rss_bytes=finished.peak_rss_bytes + peak_rss_bytes(),
+        budget_bytes=job.resources.budget_bytes,
+        resumed=bool(meter.resumed_bytes),
+        already_complete=finished.already_complete,
+        restarts=meter.restarts,
+        skipped=dict(counts.skipped),
+        invalid_utf8_documents=counts.invalid_utf8_documents,
+        audited_documents=counts.audited_documents,
+        tokenizer=job.content.tokenizer.name,
+        dtype=job.content.dtype,
+        out=job.out,
+        files=dict(finished.files),
+    )

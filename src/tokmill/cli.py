@@ -1,0 +1,370 @@
+"""The command line: parse, call, render, exit code.
+
+Results go to standard output, all else to standard error. What a command needs is imported inside it, so that `--help` is
+there at once. Values are checked where Python callers are checked too (`plan.py`), so both get the same errors.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tokmill import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tokmill.errors import TokmillError
+    from tokmill.types import IdType
+
+_INTERRUPTED = 130
+
+app = typer.Typer(
+    name="tokmill",
+    help="Text corpora of any size to token files for training: exact, fast, in bounded memory, safe against crashes.",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+
+_Json = Annotated[bool, typer.Option("--json", envvar="TOKMILL_JSON", help="One JSON object on standard output.")]
+_Quiet = Annotated[bool, typer.Option("--quiet", "-q", envvar="TOKMILL_QUIET", help="No progress, no summary.")]
+_Verbose = Annotated[bool, typer.Option("--verbose", "-v", envvar="TOKMILL_VERBOSE", help="More messages, tracebacks.")]
+_Glob = Annotated[
+    str | None,
+    typer.Option("--glob", envvar="TOKMILL_GLOB", metavar="PATTERN", help="Of a directory, take the files that match this."),
+]
+_InputFormat = Annotated[
+    str | None,
+    typer.Option(
+        "--input-format",
+        envvar="TOKMILL_INPUT_FORMAT",
+        metavar="text|jsonl[.gz|.zst]",
+        help="Instead of going by suffix.",
+    ),
+]
+
+
+def _print_version(value: bool) -> None:  # noqa: FBT001  typer calls it with the flag
+    if value:
+        print(f"tokmill {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Parent of the commands."""
+
+
+@app.command(short_help="Turn text into train.bin and val.bin; run again to resume.")
+def tokenize(  # noqa: PLR0913  one parameter an option
+    inputs: Annotated[
+        list[str], typer.Argument(metavar="INPUT", help="Files, directories, quoted glob patterns, or - for standard input.")
+    ],
+    out: Annotated[str, typer.Option("--out", "-o", envvar="TOKMILL_OUT", metavar="DIR", help="Output directory.")],
+    tokenizer: Annotated[
+        str,
+        typer.Option(
+            "--tokenizer", envvar="TOKMILL_TOKENIZER", metavar="NAME|FILE", help="gpt2 (built in), or a .tiktoken file."
+        ),
+    ] = "gpt2",
+    separator: Annotated[
+        str,
+        typer.Option(
+            "--separator",
+            envvar="TOKMILL_SEPARATOR",
+            metavar="TEXT",
+            help=r"Stands between documents of a text file; escapes such as \n\n; none: a file is one document.",
+        ),
+    ] = "<|endoftext|>",
+    text_key: Annotated[
+        str, typer.Option("--text-key", envvar="TOKMILL_TEXT_KEY", metavar="KEY", help="Of JSON lines, the key of the text.")
+    ] = "text",
+    glob: _Glob = None,
+    input_format: _InputFormat = None,
+    eot: Annotated[
+        str, typer.Option("--eot", envvar="TOKMILL_EOT", metavar="after|before|none", help="Where the end-of-text id goes.")
+    ] = "after",
+    val_fraction: Annotated[
+        float,
+        typer.Option(
+            "--val-fraction", envvar="TOKMILL_VAL_FRACTION", metavar="FRACTION", help="Of the documents, for val.bin."
+        ),
+    ] = 0.0005,
+    seed: Annotated[int, typer.Option("--seed", envvar="TOKMILL_SEED", metavar="N", help="Of the choice for val.bin.")] = 0,
+    dtype: Annotated[
+        str, typer.Option("--dtype", envvar="TOKMILL_DTYPE", metavar="auto|uint16|uint32", help="Of the ids.")
+    ] = "auto",
+    keep_empty: Annotated[
+        bool, typer.Option("--keep-empty", envvar="TOKMILL_KEEP_EMPTY", help="Write the end-of-text id of empty documents too.")
+    ] = False,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            "--memory",
+            envvar="TOKMILL_MEMORY",
+            metavar="SIZE",
+            help="Of all processes together, at most.  [default: 1GiB, more with many threads, at most a quarter of the machine]",
+        ),
+    ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option("--threads", envvar="TOKMILL_THREADS", metavar="N", help="Encoder threads.  [default: one a core]"),
+    ] = None,
+    on_error: Annotated[
+        str, typer.Option("--on-error", envvar="TOKMILL_ON_ERROR", metavar="stop|skip", help="What a bad record does.")
+    ] = "stop",
+    max_skipped: Annotated[
+        int | None,
+        typer.Option(
+            "--max-skipped", envvar="TOKMILL_MAX_SKIPPED", metavar="N", help="Stop when more bad records were skipped."
+        ),
+    ] = None,
+    encoding_errors: Annotated[
+        str,
+        typer.Option(
+            "--encoding-errors",
+            envvar="TOKMILL_ENCODING_ERRORS",
+            metavar="strict|replace|ignore",
+            help="What bytes that are not UTF-8 do.",
+        ),
+    ] = "strict",
+    engine: Annotated[
+        str, typer.Option("--engine", envvar="TOKMILL_ENGINE", metavar="gigatoken|tiktoken", help="The ids are the same.")
+    ] = "gigatoken",
+    fresh: Annotated[
+        bool,
+        typer.Option("--fresh", envvar="TOKMILL_FRESH", help="Start over: discard what an earlier run left in the directory."),
+    ] = False,
+    json: _Json = False,
+    quiet: _Quiet = False,
+    verbose: _Verbose = False,
+) -> None:
+    """Turn text into DIR/train.bin and DIR/val.bin. The same command again resumes an interrupted run."""
+    from tokmill import api, render
+    from tokmill.progress import make_progress
+
+    # A termination asks for what Ctrl-C asks for: a checkpoint, then the end.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with make_progress(verb="tokenizing", quiet=quiet, verbose=verbose) as progress:
+        summary = api.tokenize(
+            inputs,
+            out,
+            tokenizer=tokenizer,
+            separator=separator,
+            text_key=text_key,
+            glob=glob,
+            input_format=input_format,
+            eot=eot,
+            val_fraction=val_fraction,
+            seed=seed,
+            dtype=dtype,
+            keep_empty=keep_empty,
+            memory=memory,
+            threads=threads,
+            on_error=on_error,
+            max_skipped=max_skipped,
+            encoding_errors=encoding_errors,
+            engine=engine,
+            fresh=fresh,
+            observers=[progress],
+        )
+    _print_result(render.json_line(summary) if json else "" if quiet else render.summary_lines(summary))
+
+
+@app.command(short_help="Check every byte of an output; with --source, compare it with the corpus.")
+def verify(
+    directory: Annotated[str, typer.Argument(metavar="DIR", help="Output directory.")],
+    source: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--source", metavar="INPUT...", help="The corpus, in the order it was given: decode everything and compare."
+        ),
+    ] = None,
+    more: Annotated[list[str] | None, typer.Argument(metavar="INPUT", hidden=True)] = None,
+    glob: _Glob = None,
+    input_format: _InputFormat = None,
+    json: _Json = False,
+    quiet: _Quiet = False,
+    verbose: _Verbose = False,
+) -> None:
+    """Check sizes, digests, id range and document counts of DIR. Exit code 10 when anything is damaged."""
+    from tokmill import render, verification
+    from tokmill.progress import make_progress
+
+    sources = _all_sources(source or [], more or [])
+    with make_progress(verb="verifying", quiet=quiet, verbose=verbose) as progress:
+        report = verification.verify(
+            directory, sources=sources or None, glob=glob, input_format=input_format, observers=[progress]
+        )
+    if json:
+        _print_result(render.json_line(report))
+    elif report.ok and not quiet:
+        _print_result(render.report_lines(report))
+    if not report.ok:
+        error = _damage(report)
+        _print_error(error)
+        raise typer.Exit(error.exit_code)
+
+
+@app.command(short_help="Counts, sizes, and a decoded preview of documents.")
+def inspect(
+    path: Annotated[str, typer.Argument(metavar="FILE|DIR", help="Output directory, or a bare file of ids.")],
+    document: Annotated[
+        list[int] | None,
+        typer.Option("--document", metavar="N", help="Show this document, from 0; may be repeated.  [default: 0]"),
+    ] = None,
+    side: Annotated[str, typer.Option("--side", envvar="TOKMILL_SIDE", metavar="train|val", help="Of which side.")] = "train",
+    tokens: Annotated[
+        int, typer.Option("--tokens", envvar="TOKMILL_TOKENS", metavar="N", help="Of each document, at most.")
+    ] = 100,
+    dtype: Annotated[
+        str | None, typer.Option("--dtype", envvar="TOKMILL_DTYPE", metavar="uint16|uint32", help="Of a bare file.")
+    ] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option("--tokenizer", envvar="TOKMILL_TOKENIZER", metavar="NAME|FILE", help="Of a bare file.")
+    ] = None,
+    eot_id: Annotated[
+        int | None, typer.Option("--eot-id", envvar="TOKMILL_EOT_ID", metavar="N", help="Of a bare file.")
+    ] = None,
+    json: _Json = False,
+    verbose: _Verbose = False,
+) -> None:
+    """Show what is in an output directory or a file of ids."""
+    from typing import cast
+
+    from tokmill import inspection, render
+
+    # The options of a bare file may come from the environment, meant for tokenize: a directory's manifest knows better.
+    given = (
+        (dtype, tokenizer, eot_id)
+        if not os.path.isdir(path) or _typed("--dtype", "--tokenizer", "--eot-id")
+        else (None, None, None)
+    )
+    found = inspection.inspect(
+        path,
+        dtype=cast("IdType | None", given[0]),
+        tokenizer=given[1],
+        eot_id=given[2],
+        documents=document or (0,),
+        side=side,
+        n_tokens=tokens,
+    )
+    _print_result(render.json_line(found) if json else render.inspection_lines(found))
+
+
+_arguments: Sequence[str] = ()
+"""Of this call of `run`."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Carry out one command line. Returns the exit code; never raises but for faults of Python itself."""
+    global _arguments  # noqa: PLW0603  typer hands its commands values only, not what was typed
+    _arguments = arguments
+    from tokmill.errors import Interrupted, TokmillError, UsageError
+
+    command = "tokmill " + arguments[0] if arguments and not arguments[0].startswith("-") else "tokmill"
+    try:
+        code = app(list(arguments) or ["--help"], prog_name="tokmill", standalone_mode=False)
+        if code == _INTERRUPTED:
+            raise KeyboardInterrupt
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except TokmillError as error:
+        return _fail(error)
+    except typer.TyperException as error:
+        return _fail(
+            UsageError(error.format_message().rstrip("."), where=command, allowed="see the help", next_step=f"{command} --help")
+        )
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail(Interrupted("interrupted", next_step="run the same command again: tokenize resumes from its last commit"))
+    except BrokenPipeError:
+        # Whoever read our output has gone; nothing is left to say, and Python must not say it while closing.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:  # noqa: BLE001  the last resort of a program: one line instead of a traceback
+        return _fail_unforeseen(error)
+
+
+def main() -> None:
+    """Entry point of the command."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def _fail(error: TokmillError) -> int:
+    from tokmill import render
+
+    try:
+        _print_error(error)
+        if _has_flag("--json", "TOKMILL_JSON"):
+            _print_result(render.json_line(render.error_object(error)))
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return error.exit_code
+
+
+def _fail_unforeseen(error: Exception) -> int:
+    from tokmill.errors import TokmillError
+
+    is_verbose = _has_flag("--verbose", "TOKMILL_VERBOSE", short="v")
+    if is_verbose:
+        traceback.print_exception(error, file=sys.stderr)
+    message = f"unforeseen {type(error).__name__}: {error}"
+    return _fail(
+        TokmillError(message, next_step="report it" if is_verbose else "run again with -v for the traceback, and report it")
+    )
+
+
+def _print_result(text: str) -> None:
+    if text:
+        print(text, flush=True)
+
+
+def _print_error(error: TokmillError) -> None:
+    from tokmill import render
+
+    print(render.error_lines(error), file=sys.stderr, flush=True)
+
+
+def _all_sources(source: list[str], more: list[str]) -> list[str]:
+    """`--source a b c`: b and c arrive as arguments of their own; their place among several --source cannot be known."""
+    from tokmill.errors import UsageError
+
+    if more and len(source) != 1:
+        raise UsageError(
+            "inputs without --source" if not source else "the order of the sources is not clear",
+            where=f"{more[0]}",
+            allowed="one DIR, then --source INPUT...",
+            next_step="tokmill verify DIR --source " + " ".join([*source, *more]),
+        )
+    return source + more
+
+
+def _damage(report: object) -> TokmillError:
+    from tokmill.errors import DamageError
+
+    try:
+        report.raise_for_damage()  # type: ignore[attr-defined]
+    except DamageError as error:
+        return error
+    raise AssertionError("called for a sound report")
+
+
+def _typed(*options: str) -> bool:
+    return any(argument.split("=")[0] in options for argument in _arguments)
+
+
+def _has_flag(option: str, variable: str, *, short: str = "") -> bool:
+    if option in _arguments or os.environ.get(variable, "").lower() in {"1", "true", "t", "yes", "y", "on"}:
+        return True
+    return bool(short) and any(a.startswith("-") and not a.startswith("--") and short in a for a in _arguments)

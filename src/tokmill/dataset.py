@@ -1,0 +1,341 @@
+"""What training code opens: the token files of a complete output directory, or one bare file of ids, as read-only memory maps.
+
+Documents have no index on disk: they lie between end-of-text ids. They are found by scanning blocks of bounded size, and one
+number a block is kept, so that the second access to a document reads one block. Loading everything into an array (what most
+scripts do) was refused: a map costs no memory and is shared by all processes that read it.
+"""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING, Self, TypeAlias
+
+import numpy as np
+
+from tokmill.encode import load_encoder
+from tokmill.encode.vocabulary import resolve_tokenizer
+from tokmill.errors import ChangedError, DamageError, UsageError
+from tokmill.manifest import MANIFEST_NAME, Manifest, load_manifest
+from tokmill.types import EotPlacement, IdType, Tokenizer, text_to_path
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from tokmill.protocols import Encoder
+
+Ids: TypeAlias = "NDArray[np.uint16] | NDArray[np.uint32]"
+"""uint16 or uint32, shape (n_tokens,)."""
+SIDES = ("train", "val")
+DTYPES = ("uint16", "uint32")
+
+BLOCK_TOKENS = 1 << 20
+"""Ids that are scanned at a time."""
+
+_REBUILD = "tokmill verify DIR says what else is damaged; tokmill tokenize ... --fresh makes it again"
+
+
+class Dataset:
+    """Tokens of the two sides, and their documents.
+
+    train, val: uint16 or uint32, shape (n_tokens,), read-only; arrays cut from them are views of the file, not copies.
+    """
+
+    def __init__(
+        self,
+        files: dict[str, Path],
+        dtype: IdType,
+        *,
+        eot_id: int | None,
+        eot: EotPlacement,
+        tokenizer: Tokenizer | None,
+        manifest: Manifest | None,
+    ) -> None:
+        self.manifest = manifest
+        """None for a bare file."""
+        self.dtype = np.dtype(dtype).newbyteorder("<")
+        self.eot_id = eot_id
+        self.eot: EotPlacement = eot
+        self.tokenizer = tokenizer
+        self._files = files
+        self._sides = {side: _map(files.get(side), self.dtype) for side in SIDES}
+        self._documents_before: dict[str, list[int]] = {side: [0] for side in SIDES}
+        self._encoder: Encoder | None = None
+
+    @property
+    def train(self) -> Ids:
+        """All ids of the training side. ids: shape (n_tokens,), read-only."""
+        return self.side("train")
+
+    @property
+    def val(self) -> Ids:
+        """All ids of the validation side. ids: shape (n_tokens,), read-only; a bare file has none."""
+        return self.side("val")
+
+    def side(self, side: str) -> Ids:
+        """All ids of a side, `train` or `val`. Raises UsageError for another word."""
+        if side not in self._sides:
+            raise UsageError(
+                f"there is no side {side!r}, or the dataset is closed",
+                allowed="train or val, before close()",
+                next_step='use side="train"',
+            )
+        return self._sides[side]
+
+    def n_documents(self, side: str) -> int:
+        """Documents of a side: from the manifest, or by one scan of a bare file."""
+        self.side(side)
+        if self.manifest is not None:
+            return sum(entry.documents for entry in self.manifest.files.values() if entry.side == side)
+        self._check_marks()
+        return self._count_documents(side)
+
+    def documents(self, side: str, start: int = 0) -> Iterator[Ids]:
+        """The documents of a side from number `start` (from 0) on: views of the file, without their end-of-text id."""
+        self.side(side)
+        self._check_marks()
+        if start < 0:
+            raise UsageError(
+                "a document's number is negative", where=f"start={start}", allowed="0 or more", next_step="use start=0"
+            )
+        return self._iterate(side, start)
+
+    def document(self, side: str, index: int) -> Ids:
+        """Document number `index` (from 0) of a side: a view of the file. Raises UsageError when there are fewer."""
+        found = next(self.documents(side, index), None)
+        if found is None:
+            raise UsageError(
+                f"there is no document {index:,}",
+                where=f"side {side}",
+                allowed=f"0 to {self.n_documents(side) - 1:,}"
+                if self.n_documents(side)
+                else "none: this side has no documents",
+                next_step="ask for one of those, or for the other side",
+            )
+        return found
+
+    def decode_bytes(self, ids: Ids | Sequence[int]) -> bytes:
+        """The text of ids, end-of-text ids left out, as it was in the corpus. Raises EngineError for unknown ids."""
+        array = np.asarray(ids, dtype=np.uint32)
+        if self.eot_id is not None:
+            array = array[array != self.eot_id]
+        return self._load_encoder().decode(np.ascontiguousarray(array))
+
+    def decode(self, ids: Ids | Sequence[int]) -> str:
+        """As `decode_bytes`, as text; a character that was cut at either end becomes U+FFFD."""
+        return self.decode_bytes(ids).decode("utf-8", "replace")
+
+    def close(self) -> None:
+        """Let go of the files; they are unmapped when the last array cut from them is gone."""
+        self._sides = {}
+        self._encoder = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __getstate__(self) -> dict[str, object]:
+        # A map would be pickled as a copy of the whole file: workers of a data loader map it again instead.
+        return self.__dict__ | {"_sides": None, "_encoder": None}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__.update(state)
+        self._sides = {side: _map(self._files.get(side), self.dtype) for side in SIDES}
+
+    def __repr__(self) -> str:
+        sides = ", ".join(f"{side}: {len(ids):,} tokens" for side, ids in self._sides.items())
+        return f"<tokmill.Dataset {sides or 'closed'}, {self.dtype.name}>"
+
+    def _check_marks(self) -> None:
+        if self.eot == "none" or self.eot_id is None:
+            raise UsageError(
+                "where documents end is not known",
+                where="written with --eot none" if self.eot == "none" else "a bare file, opened without eot_id",
+                allowed="files with an end-of-text id between documents",
+                next_step="use .train and .val, or give eot_id=50256 (GPT-2's)",
+            )
+
+    def _load_encoder(self) -> Encoder:
+        if self.tokenizer is None:
+            raise UsageError(
+                "which tokenizer made these ids is not known",
+                allowed="a directory made by tokmill, or a tokenizer",
+                next_step='tokmill.open(path, dtype=..., tokenizer="gpt2")',
+            )
+        if self._encoder is None:
+            self._encoder = load_encoder(find_tokenizer(self.tokenizer), "gigatoken")
+        return self._encoder
+
+    def _marks(self, ids: Ids, block: int) -> NDArray[np.intp]:
+        """Places of end-of-text ids in block number `block`. Returns int64, shape (n,), counted from the start of the side."""
+        begin = block * BLOCK_TOKENS
+        return np.flatnonzero(ids[begin : begin + BLOCK_TOKENS] == self.eot_id) + begin
+
+    def _seek(self, side: str, mark: int) -> tuple[int, int]:
+        """The block in which mark number `mark` lies, and how many marks lie before that block; as far as the last block."""
+        ids, before = self._sides[side], self._documents_before[side]
+        n_blocks = -(-len(ids) // BLOCK_TOKENS)
+        while before[-1] <= mark and len(before) <= n_blocks:
+            before.append(before[-1] + len(self._marks(ids, len(before) - 1)))
+        block = max(int(np.searchsorted(before, mark, side="right")) - 1, 0)
+        return block, mark - before[block]
+
+    def _marks_from(self, side: str, first: int) -> Iterator[int]:
+        """Places of the end-of-text ids of a side, from number `first` (from 0) on."""
+        ids = self._sides[side]
+        block, n_skip = self._seek(side, first)
+        for number in range(block, -(-len(ids) // BLOCK_TOKENS)):
+            yield from self._marks(ids, number)[n_skip:].tolist()
+            n_skip = 0
+
+    def _iterate(self, side: str, start: int) -> Iterator[Ids]:
+        ids = self._sides[side]
+        is_after = self.eot == "after"
+        marks = self._marks_from(side, max(start - is_after, 0))
+        begin = 0 if is_after and start == 0 else next(marks, len(ids)) + 1
+        for mark in marks:
+            yield ids[begin:mark]
+            begin = mark + 1
+        # A last document without its end-of-text id, as in a bare file that was cut; with `before`, the usual case.
+        if begin < len(ids) or (not is_after and begin == len(ids)):
+            yield ids[begin:]
+
+    def _count_documents(self, side: str) -> int:
+        ids = self._sides[side]
+        block, beyond = self._seek(side, len(ids))
+        n_marks = self._documents_before[side][block] + len(self._marks(ids, block)[:beyond])
+        is_cut = self.eot == "after" and len(ids) and ids[-1] != self.eot_id
+        return n_marks + int(is_cut)
+
+
+def open_dataset(
+    path: str | Path, *, dtype: IdType | None = None, eot_id: int | None = None, tokenizer: str | None = None
+) -> Dataset:
+    """Open a complete output directory, or a bare file of ids (nanoGPT's `train.bin`), which becomes the train side.
+
+    dtype, eot_id, tokenizer: for a bare file; unknown ones are taken from the manifest beside it, or from `tokenizer`.
+    Raises UsageError for an incomplete directory or a missing dtype, DamageError for files of another length than they should have.
+    """
+    path = Path(path)
+    if path.is_dir():
+        _refuse_options(dtype, eot_id, tokenizer)
+        return _open_directory(path, load_manifest(path))
+    return _open_bare(path, dtype, eot_id, tokenizer)
+
+
+def find_tokenizer(tokenizer: Tokenizer) -> Tokenizer:
+    """The tokenizer of a manifest, which may have been written on another machine: its file there, or the same one here.
+
+    Raises ChangedError when the one that has its name here has other ranks.
+    """
+    if Path(text_to_path(tokenizer.path)).is_file():
+        return tokenizer
+    here = resolve_tokenizer(tokenizer.name)
+    if here.sha256 != tokenizer.sha256:
+        raise ChangedError(
+            f"the tokenizer {tokenizer.name!r} here is not the one that made the ids",
+            where=text_to_path(here.path),
+            allowed=f"a file with SHA-256 {tokenizer.sha256}; it has {here.sha256}",
+            next_step=f"put the original file at {text_to_path(tokenizer.path)}",
+        )
+    return here
+
+
+def _open_directory(directory: Path, manifest: Manifest) -> Dataset:
+    content = manifest.content
+    if content.format != "raw":
+        raise UsageError(
+            f"this version does not read the format {content.format!r}",
+            where=str(directory),
+            allowed="raw",
+            next_step="pip install --upgrade tokmill",
+        )
+    files: dict[str, Path] = {}
+    for name, entry in manifest.files.items():
+        if entry.side in SIDES:
+            files[entry.side] = directory / name
+            _check_size(directory / name, entry.size_bytes)
+    tokenizer = content.tokenizer
+    return Dataset(files, content.dtype, eot_id=tokenizer.eot_id, eot=content.eot, tokenizer=tokenizer, manifest=manifest)
+
+
+def _open_bare(path: Path, dtype: IdType | None, eot_id: int | None, tokenizer_name: str | None) -> Dataset:
+    _check_size(path, None)
+    content = None
+    if (path.parent / MANIFEST_NAME).is_file():
+        manifest = load_manifest(path.parent)
+        content = manifest.content if path.name in manifest.files else None
+    tokenizer = resolve_tokenizer(tokenizer_name) if tokenizer_name else content.tokenizer if content else None
+    dtype = dtype or (content.dtype if content else None)
+    if dtype is None or dtype not in DTYPES:
+        raise UsageError(
+            "a bare file does not say how wide its ids are" if dtype is None else f"{dtype!r} is no type of ids",
+            where=str(path),
+            allowed="uint16 (GPT-2) or uint32",
+            next_step='--dtype uint16, or tokmill.open(path, dtype="uint16")',
+        )
+    item_bytes = np.dtype(dtype).itemsize
+    if path.stat().st_size % item_bytes:
+        raise DamageError(
+            f"the file is not a whole number of {dtype} ids",
+            where=str(path),
+            allowed=f"a multiple of {item_bytes} bytes; it has {path.stat().st_size:,}",
+            next_step="give the other dtype, or make the file again",
+        )
+    if eot_id is None and tokenizer is not None:
+        eot_id = tokenizer.eot_id
+    eot = content.eot if content else _guess_eot(path, dtype, eot_id)
+    return Dataset({"train": path}, dtype, eot_id=eot_id, eot=eot, tokenizer=tokenizer, manifest=None)
+
+
+def _guess_eot(path: Path, dtype: IdType, eot_id: int | None) -> EotPlacement:
+    """Where a bare file has its end-of-text ids: `before` when it begins with one and does not end with one."""
+    ids = _map(path, np.dtype(dtype).newbyteorder("<"))
+    return "before" if len(ids) and ids[0] == eot_id and ids[-1] != eot_id else "after"
+
+
+def _refuse_options(*options: object) -> None:
+    if any(option is not None for option in options):
+        raise UsageError(
+            "dtype, eot_id and tokenizer are for bare files: a directory's manifest has them",
+            allowed="the directory alone",
+            next_step="leave them out",
+        )
+
+
+def _check_size(path: Path, size_bytes: int | None) -> None:
+    """Raises UsageError or DamageError unless `path` is a regular file, of `size_bytes` bytes where that is known."""
+    try:
+        found = path.stat()
+    except OSError as error:
+        if size_bytes is None:
+            raise UsageError(
+                f"cannot open it: {error.strerror}",
+                where=str(path),
+                allowed="a directory made by tokmill, or a file of ids",
+                next_step="check the path",
+            ) from None
+        raise DamageError(
+            f"a file of the output cannot be opened: {error.strerror}", where=str(path), next_step=_REBUILD
+        ) from None
+    if not stat.S_ISREG(found.st_mode):
+        raise UsageError("it is not a regular file", where=str(path), allowed="a file of ids", next_step="check the path")
+    if size_bytes is not None and found.st_size != size_bytes:
+        raise DamageError(
+            "a file of the output is not as long as it was written",
+            where=str(path),
+            allowed=f"{size_bytes:,} bytes, as in the manifest; it has {found.st_size:,}",
+            next_step=_REBUILD,
+        )
+
+
+def _map(path: Path | None, dtype: np.dtype[np.uint16] | np.dtype[np.uint32]) -> Ids:
+    if path is None or path.stat().st_size == 0:
+        empty = np.empty(0, dtype)
+        empty.flags.writeable = False
+        return empty
+    return np.memmap(path, dtype=dtype, mode="r")

@@ -1,0 +1,154 @@
+"""What is in an output directory or a bare file of ids: counts, sizes, and a decoded preview of documents."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from tokmill.dataset import SIDES, Dataset, open_dataset
+from tokmill.errors import UsageError
+from tokmill.printable import printable_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tokmill.types import IdType
+
+MAX_PREVIEW_TOKENS = 100_000
+
+
+class SideSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """One side of the output."""
+
+    side: str
+    tokens: int
+    documents: int | None
+    """None where the end of documents is not marked or not known."""
+    size_bytes: int
+
+
+class Preview(msgspec.Struct, frozen=True, kw_only=True):
+    """The beginning of one document, decoded."""
+
+    side: str
+    document: int
+    """From 0."""
+    n_tokens: int
+    """Of the whole document."""
+    shown_tokens: int
+    ids: list[int]
+    """The ids that are shown."""
+    text: str
+    """Controls and bytes that are not UTF-8 as escapes: safe on a terminal."""
+
+
+class Inspection(msgspec.Struct, frozen=True, kw_only=True):
+    """What `inspect` found."""
+
+    path: str
+    kind: str
+    """`directory` (complete, with a manifest) or `file` (bare ids)."""
+    dtype: str
+    eot: str
+    eot_id: int | None
+    tokenizer: str | None
+    tokenizer_sha256: str | None
+    tokmill_version: str | None
+    sides: list[SideSummary]
+    bytes_text: int | None
+    """Of the documents that were encoded; known from a manifest only."""
+    bytes_per_token: float | None
+    """Of text, end-of-text ids not counted as text but as tokens."""
+    skipped: dict[str, int]
+    n_inputs: int | None
+    previews: list[Preview]
+
+
+def inspect(
+    path: str | Path,
+    *,
+    dtype: IdType | None = None,
+    tokenizer: str | None = None,
+    eot_id: int | None = None,
+    documents: Sequence[int] = (0,),
+    side: str = "train",
+    n_tokens: int = 100,
+) -> Inspection:
+    """Describe an output directory or a bare file of ids.
+
+    dtype, tokenizer, eot_id: for a bare file. documents: numbers (from 0) of those to preview on `side`;
+    n_tokens: of each, at most.
+    Raises UsageError, DamageError.
+    """
+    _check_options(side, n_tokens)
+    path = Path(path)
+    with open_dataset(path, dtype=dtype, eot_id=eot_id, tokenizer=tokenizer) as dataset:
+        manifest = dataset.manifest
+        counts = manifest.counts if manifest else None
+        n_all = len(dataset.train) + len(dataset.val)
+        return Inspection(
+            path=str(path),
+            kind="directory" if manifest else "file",
+            dtype=dataset.dtype.name,
+            eot=dataset.eot,
+            eot_id=dataset.eot_id,
+            tokenizer=dataset.tokenizer.name if dataset.tokenizer else None,
+            tokenizer_sha256=dataset.tokenizer.sha256 if dataset.tokenizer else None,
+            tokmill_version=manifest.tokmill_version if manifest else None,
+            sides=[_summarize(dataset, name) for name in SIDES if manifest or name == "train"],
+            bytes_text=counts.bytes_text if counts else None,
+            bytes_per_token=counts.bytes_text / n_all if counts and n_all else None,
+            skipped=dict(counts.skipped) if counts else {},
+            n_inputs=len(manifest.content.inputs) if manifest else None,
+            previews=_previews(dataset, side, documents, n_tokens),
+        )
+
+
+def _check_options(side: str, n_tokens: int) -> None:
+    if side not in SIDES:
+        raise UsageError(f"there is no side {side!r}", where="--side", allowed="train or val", next_step="--side train")
+    if not 0 <= n_tokens <= MAX_PREVIEW_TOKENS:
+        raise UsageError(
+            f"a preview of {n_tokens:,} tokens",
+            where="--tokens",
+            allowed=f"0 to {MAX_PREVIEW_TOKENS:,}",
+            next_step="--tokens 100",
+        )
+
+
+def _has_documents(dataset: Dataset) -> bool:
+    return dataset.eot != "none" and dataset.eot_id is not None
+
+
+def _summarize(dataset: Dataset, side: str) -> SideSummary:
+    ids = dataset.side(side)
+    is_known = dataset.manifest is not None or _has_documents(dataset)
+    return SideSummary(
+        side=side, tokens=len(ids), documents=dataset.n_documents(side) if is_known else None, size_bytes=ids.nbytes
+    )
+
+
+def _previews(dataset: Dataset, side: str, documents: Sequence[int], n_tokens: int) -> list[Preview]:
+    """Previews of the documents asked for; of the default one only where there is one."""
+    if dataset.tokenizer is None:
+        return []
+    if not _has_documents(dataset):
+        return [_preview(dataset, side, 0, n_tokens)] if len(dataset.side(side)) else []
+    if tuple(documents) == (0,) and not len(dataset.side(side)):
+        return []
+    return [_preview(dataset, side, number, n_tokens) for number in documents]
+
+
+def _preview(dataset: Dataset, side: str, number: int, n_tokens: int) -> Preview:
+    ids = dataset.document(side, number) if _has_documents(dataset) else dataset.side(side)
+    shown = ids[:n_tokens]
+    return Preview(
+        side=side,
+        document=number,
+        n_tokens=len(ids),
+        shown_tokens=len(shown),
+        ids=shown.tolist(),
+        text=printable_bytes(dataset.decode_bytes(shown)),
+    )

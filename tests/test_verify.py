@@ -1,0 +1,256 @@
+"""`verify` finds every kind of damage, says where, and has no complaint about what is sound."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+import pytest
+from helpers import EOT, rewrite_manifest, write_corpus, write_output
+
+import tokmill
+from tokmill import compare
+from tokmill.errors import DamageError, UsageError
+from tokmill.manifest import load_manifest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tokmill.types import EotPlacement
+
+TEXTS = [f"Document {i}. {'Some words, then more. ' * (i % 11)}Ünïcödé 漢字 <|endoftext\n" for i in range(60)]
+TEXTS[7] = TEXTS[8] = ""
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    return write_corpus(tmp_path / "corpus.txt", TEXTS)
+
+
+@pytest.fixture
+def out(tmp_path: Path, corpus: Path) -> Path:
+    write_output(tmp_path / "out", corpus)
+    return tmp_path / "out"
+
+
+def flip(path: Path, at: int, bit: int = 0) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1 << bit
+    path.write_bytes(data)
+
+
+def put_id(path: Path, index: int, value: int) -> None:
+    ids = np.fromfile(path, np.uint16)
+    ids[index] = value
+    ids.tofile(path)
+
+
+def reseal(directory: Path) -> None:
+    """Give every segment the digest of what is there now, so that only the other checks can speak."""
+    import xxhash
+
+    manifest = load_manifest(directory)
+    begins: dict[str, int] = {}
+    segments = []
+    for segment in manifest.segments:
+        files = {}
+        for name, span in segment.files.items():
+            data = (directory / name).read_bytes()[begins.get(name, 0) : span.end]
+            files[name] = msgspec.structs.replace(span, digest=xxhash.xxh3_128_hexdigest(data))
+            begins[name] = span.end
+        segments.append(msgspec.structs.replace(segment, files=files))
+    rewrite_manifest(directory, manifest, segments=segments)
+
+
+@pytest.mark.parametrize("eot", ["after", "before", "none"])
+@pytest.mark.parametrize("keep_empty", [False, True])
+def test_what_is_sound_is_sound_with_and_without_sources(
+    tmp_path: Path, corpus: Path, eot: EotPlacement, keep_empty: bool
+) -> None:
+    write_output(tmp_path / "o", corpus, eot=eot, keep_empty=keep_empty)
+    report = tokmill.verify(tmp_path / "o", sources=str(corpus))
+    assert report.problems == []
+    assert report.ok
+    assert report.sources_compared
+    assert report.compared_documents == len(TEXTS) - 2 * (not keep_empty)
+    assert report.bytes_checked == sum((tmp_path / "o" / name).stat().st_size for name in ("train.bin", "val.bin"))
+    report.raise_for_damage()
+
+
+def test_one_flipped_bit_anywhere_is_found_and_its_segment_named(out: Path) -> None:
+    path = out / "train.bin"
+    spans = [s.files["train.bin"].end for s in load_manifest(out).segments if "train.bin" in s.files]
+    for at in range(0, path.stat().st_size, 61):
+        flip(path, at, at % 8)
+        problem = tokmill.verify(out).problems[0]
+        assert (problem.file, problem.end_byte) == ("train.bin", next(end for end in spans if end > at))
+        assert problem.begin_byte is not None
+        assert problem.begin_byte <= at
+        flip(path, at, at % 8)
+    assert tokmill.verify(out).ok
+
+
+def cut(out: Path) -> None:
+    with (out / "val.bin").open("r+b") as file:
+        file.truncate(11)
+
+
+def lengthen(out: Path) -> None:
+    with (out / "val.bin").open("ab") as file:
+        file.write(b"\0\0")
+
+
+def link(out: Path) -> None:
+    (out / "val.bin").rename(out.parent / "elsewhere")
+    (out / "val.bin").symlink_to(out.parent / "elsewhere")
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (cut, "val.bin, bytes 11 to .*the file is cut"),
+        (lengthen, "val.bin.*2 bytes too many"),
+        (lambda out: (out / "val.bin").unlink(), "val.bin: the file is missing"),
+        (lambda out: (out / "extra.bin").write_bytes(b""), "extra.bin: the manifest does not list"),
+        (link, "val.bin: .*link"),
+    ],
+)
+def test_missing_cut_longer_foreign_and_linked_files_are_damage(
+    out: Path, damage: Callable[[Path], object], words: str
+) -> None:
+    damage(out)
+    report = tokmill.verify(out)
+    assert not report.ok
+    with pytest.raises(DamageError, match=words) as caught:
+        report.raise_for_damage()
+    assert caught.value.exit_code == 10
+
+
+def test_hidden_files_and_the_report_are_no_damage(out: Path) -> None:
+    (out / ".DS_Store").write_bytes(b"x")
+    (out / "report.html").write_bytes(b"x")
+    assert tokmill.verify(out).ok
+
+
+def test_an_id_that_the_tokenizer_does_not_have_is_found_with_its_place(out: Path) -> None:
+    put_id(out / "train.bin", 5, 60000)
+    reseal(out)
+    (problem,) = tokmill.verify(out).problems
+    assert (problem.begin_byte, problem.end_byte) == (10, 12)
+    assert "60,000" in problem.what
+
+
+def test_a_forged_document_boundary_is_found_without_sources(out: Path) -> None:
+    put_id(out / "train.bin", 5, EOT)
+    reseal(out)
+    (problem,) = tokmill.verify(out).problems
+    assert "end-of-text ids, but" in problem.what
+
+
+def test_an_edited_manifest_is_damage(out: Path) -> None:
+    path = out / "manifest.json"
+    path.write_bytes(path.read_bytes().replace(b'"seed": 0', b'"seed": 1'))
+    with pytest.raises(DamageError, match="checksum"):
+        tokmill.verify(out)
+
+
+def test_sums_of_a_resealed_manifest_are_held_against_the_files(out: Path) -> None:
+    manifest = load_manifest(out)
+    counts = msgspec.structs.replace(manifest.counts, tokens_train=manifest.counts.tokens_train + 1)
+    rewrite_manifest(out, manifest, counts=counts)
+    assert "tokens in the files of train" in str(tokmill.verify(out).problems[0])
+    rewrite_manifest(out, manifest, segments=manifest.segments[:-1])
+    assert any("segments" in problem.what for problem in tokmill.verify(out).problems)
+
+
+def test_a_directory_without_manifest_is_no_output(tmp_path: Path) -> None:
+    with pytest.raises(UsageError):
+        tokmill.verify(tmp_path)
+
+
+def test_the_list_of_problems_is_bounded_and_the_rest_is_counted(out: Path) -> None:
+    for i in range(150):
+        (out / f"x{i}").write_bytes(b"")
+    report = tokmill.verify(out)
+    assert (len(report.problems), report.n_problems) == (100, 150)
+    with pytest.raises(DamageError, match="and 50 more"):
+        report.raise_for_damage()
+
+
+def other_text(texts: list[str]) -> None:
+    texts[30] = texts[30].replace("words", "sword", 1)
+
+
+def swap(texts: list[str]) -> None:
+    texts[20], texts[21] = texts[21], texts[20]
+
+
+def move_boundary(texts: list[str]) -> None:
+    texts[40], texts[41] = texts[40][:-1], texts[40][-1] + texts[41]
+
+
+def one_more(texts: list[str]) -> None:
+    texts.append("one document more")
+
+
+def one_less(texts: list[str]) -> None:
+    texts.pop()
+
+
+@pytest.mark.parametrize("eot", ["after", "before", "none"])
+@pytest.mark.parametrize("change", [other_text, swap, one_more, one_less])
+def test_any_other_corpus_is_found_out(
+    tmp_path: Path, out: Path, change: Callable[[list[str]], None], eot: EotPlacement
+) -> None:
+    write_output(out, tmp_path / "corpus.txt", eot=eot, val_fraction=0.0)
+    texts = list(TEXTS)
+    change(texts)
+    report = tokmill.verify(out, sources=str(write_corpus(tmp_path / "other.txt", texts)))
+    assert report.n_problems == 1
+    assert report.problems[0].file == "train.bin"
+
+
+@pytest.mark.parametrize("eot", ["after", "before"])
+def test_a_boundary_that_moved_is_found_out(tmp_path: Path, out: Path, eot: EotPlacement) -> None:
+    write_output(out, tmp_path / "corpus.txt", eot=eot, val_fraction=0.0)
+    texts = list(TEXTS)
+    move_boundary(texts)
+    report = tokmill.verify(out, sources=str(write_corpus(tmp_path / "other.txt", texts)))
+    assert "end-of-text id is elsewhere" in report.problems[0].what
+
+
+def test_a_difference_is_named_by_document_byte_and_source(tmp_path: Path, out: Path) -> None:
+    write_output(out, tmp_path / "corpus.txt", val_fraction=0.0)
+    texts = list(TEXTS)
+    other_text(texts)
+    (problem,) = tokmill.verify(out, sources=str(write_corpus(tmp_path / "other.txt", texts))).problems
+    at = texts[30].encode().index(b"sword")
+    # Two documents before it are empty and were not written.
+    assert f"document 29, byte {at:,} of its text" in problem.what
+    assert "other.txt, document 31" in problem.what
+    ids = np.fromfile(out / "train.bin", np.uint16)
+    assert problem.begin_byte is not None
+    before = ids[: problem.begin_byte // 2]
+    assert np.count_nonzero(before == EOT) == 28
+    with tokmill.open(out) as data:
+        start = int(np.flatnonzero(before == EOT)[-1]) + 1
+        assert len(data.decode_bytes(before[start:])) <= at < len(data.decode_bytes(ids[start : problem.begin_byte // 2 + 1]))
+
+
+def test_blocks_of_any_size_compare_the_same(tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_output(tmp_path / "o", corpus, keep_empty=True, eot="before")
+    for block in (1, 2, 3, 7, 64):
+        monkeypatch.setattr(compare, "_BLOCK_TOKENS", block)
+        report = tokmill.verify(tmp_path / "o", sources=str(corpus))
+        assert report.problems == []
+        assert report.compared_documents == len(TEXTS)
+
+
+def test_a_document_on_the_wrong_side_is_found_out(tmp_path: Path, corpus: Path) -> None:
+    manifest = write_output(tmp_path / "o", corpus, val_fraction=0.0)
+    content = msgspec.structs.replace(manifest.content, val_fraction=0.3)
+    rewrite_manifest(tmp_path / "o", manifest, content=content, fingerprint=content.fingerprint())
+    assert tokmill.verify(tmp_path / "o").ok
+    assert not tokmill.verify(tmp_path / "o", sources=str(corpus)).ok
