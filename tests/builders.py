@@ -33,6 +33,7 @@ def some_resources(**changes: object) -> Resources:
     """Resources of a small run."""
     fields: dict[str, object] = dict(
         budget_bytes=1024 * MIB,
+        worker_bytes=976 * MIB,
         n_threads=2,
         batch_bytes=MIB,
         in_flight_bytes=64 * MIB,

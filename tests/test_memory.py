@@ -7,7 +7,7 @@ from builders import ByteEncoder, a_batch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokmill import memory
+from tokmill import memory, probe
 from tokmill.config import MIB
 from tokmill.errors import MemoryBudgetError
 from tokmill.memory import Renewal, default_budget, divide
@@ -36,13 +36,14 @@ def test_the_terms_add_up_to_the_budget_or_the_error_names_a_budget_that_works(b
 def test_the_default_is_a_gibibyte_or_a_quarter_a_thread_and_never_over_a_quarter_of_the_machine(
     n_threads: int, machine_gib: float, expected_mib: int
 ) -> None:
-    assert default_budget(n_threads, int(machine_gib * 1024 * MIB)) == expected_mib * MIB
+    assert default_budget(n_threads, int(machine_gib * 1024 * MIB), None) == expected_mib * MIB
+    assert default_budget(n_threads, 1 << 40, 512 * MIB) == 384 * MIB
 
 
 def test_one_encoder_at_a_time_renews_the_one_with_the_oldest_caches_first(monkeypatch: pytest.MonkeyPatch) -> None:
     rss = [200]
-    monkeypatch.setattr(memory, "rss_bytes", lambda: rss[0])
-    monkeypatch.setattr(memory, "trim", lambda: None)
+    monkeypatch.setattr(probe, "rss_bytes", lambda: rss[0])
+    monkeypatch.setattr(probe, "trim", lambda: None)
     monkeypatch.setattr(memory.time, "monotonic", iter(range(1000)).__next__)
     renewed = []
     renewal = Renewal(100, lambda before, _after: renewed.append(before))
@@ -64,9 +65,9 @@ def test_one_encoder_at_a_time_renews_the_one_with_the_oldest_caches_first(monke
 
 
 def test_the_probe_sees_memory_come_and_go() -> None:
-    before = memory.rss_bytes()
+    before = probe.rss_bytes()
     block = bytearray(64 * MIB)
-    assert memory.rss_bytes() - before > 60 * MIB
+    assert probe.rss_bytes() - before > 60 * MIB
     del block
-    assert memory.rss_bytes() - before < 32 * MIB
-    assert memory.peak_rss_bytes() >= memory.rss_bytes()
+    assert probe.rss_bytes() - before < 32 * MIB
+    assert probe.peak_rss_bytes() >= probe.rss_bytes()

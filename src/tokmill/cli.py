@@ -154,8 +154,6 @@ def tokenize(  # noqa: PLR0913  one parameter an option
     from tokmill import api, render
     from tokmill.progress import make_progress
 
-    # A termination asks for what Ctrl-C asks for: a checkpoint, then the end.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with make_progress(verb="tokenizing", quiet=quiet, verbose=verbose) as progress:
         summary = api.tokenize(
             inputs,
@@ -253,7 +251,7 @@ def inspect(
     )
     found = inspection.inspect(
         path,
-        dtype=cast("IdType | None", given[0]),
+        dtype=cast("IdType | None", None if given[0] == "auto" else given[0]),
         tokenizer=given[1],
         eot_id=given[2],
         documents=document or (0,),
@@ -298,6 +296,8 @@ def run(arguments: Sequence[str]) -> int:
 
 def main() -> None:
     """Entry point of the command."""
+    # A termination asks for what Ctrl-C asks for: a checkpoint, then the end.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(run(sys.argv[1:]))
 
 

@@ -49,6 +49,8 @@ class Resources(msgspec.Struct, frozen=True, kw_only=True):
 
     budget_bytes: int
     """Resident memory of all processes of the run."""
+    worker_bytes: int
+    """Resident memory of the worker: the budget without the parent's share."""
     n_threads: int
     batch_bytes: int
     """Text of one batch, about."""

@@ -6,13 +6,13 @@ and an encoder thread whose turn it is drops its engine when the worker has used
 
 from __future__ import annotations
 
-import ctypes
 import threading
 import time
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from tokmill import probe
 from tokmill.config import MIB
 from tokmill.errors import MemoryBudgetError
 from tokmill.types import DIVIDE_ABOVE_BYTES
@@ -35,6 +35,8 @@ _COST_PER_TEXT_BYTE = 9
 """`Batch.cost_bytes` of a batch of documents of 128 bytes, per byte of text."""
 _PIECE_COST = 16
 """Peak bytes that the engine and its arrays take for each byte of one uncut piece."""
+_LOOK_S = 0.01
+"""Between two looks at resident memory, which take 40 microseconds."""
 _BATCH_SIZES = (2 * MIB, MIB, MIB // 2, MIB // 4)
 
 
@@ -97,48 +99,10 @@ def _with_batches(budget_bytes: int, n_threads: int, batch_bytes: int) -> Divisi
     )
 
 
-def default_budget(n_threads: int, machine_bytes: int) -> int:
-    """1 GiB, or 256 MiB a thread where that is more, never over a quarter of the machine."""
-    return min(max(1024 * MIB, 256 * MIB * n_threads), machine_bytes // 4)
-
-
-def machine_bytes() -> int:
-    """Memory of the machine, in bytes."""
-    import psutil
-
-    return int(psutil.virtual_memory().total)
-
-
-def rss_bytes() -> int:
-    """Resident memory of this process now."""
-    return _status_bytes("VmRSS:")
-
-
-def peak_rss_bytes() -> int:
-    """Largest resident memory of this process so far."""
-    return _status_bytes("VmHWM:")
-
-
-def _status_bytes(key: str) -> int:
-    try:
-        with open("/proc/self/status", encoding="ascii", errors="replace") as status:
-            for line in status:
-                if line.startswith(key):
-                    return int(line.split()[1]) * 1024
-    except FileNotFoundError:
-        pass
-    import psutil
-
-    return int(psutil.Process().memory_info().rss)
-
-
-def trim() -> None:
-    """Ask the C library to give freed memory back to the system; does nothing where it cannot."""
-    try:
-        ctypes.CDLL(None).malloc_trim(0)
-    except AttributeError:
-        # Only glibc has malloc_trim; others return freed memory on their own.
-        return
+def default_budget(n_threads: int, machine_bytes: int, cgroup_bytes: int | None) -> int:
+    """1 GiB, or 256 MiB a thread where that is more; never over a quarter of the machine or three quarters of the cgroup's limit."""
+    wanted = max(1024 * MIB, 256 * MIB * n_threads)
+    return min(wanted, machine_bytes // 4, cgroup_bytes * 3 // 4 if cgroup_bytes else wanted)
 
 
 class Renewal:
@@ -152,24 +116,33 @@ class Renewal:
         self._above = above_bytes
         self._on_renewed = on_renewed
         self._since: dict[int, int] = {}
+        self._asked: set[int] = set()
         self._lock = threading.Lock()
         self._next_look = 0.0
+
+    def ask(self) -> None:
+        """Let every encoder thread renew at its next batch, unless it did so just now."""
+        with self._lock:
+            self._asked = {me for me, n_bytes in self._since.items() if n_bytes >= self._MIN_BYTES}
 
     def after_batch(self, encoder: Encoder, batch: Batch) -> None:
         """Called by an encoder thread behind each batch; renews its encoder when memory is short and its caches are the oldest."""
         with self._lock:
             me = id(encoder)
             self._since[me] = self._since.get(me, 0) + sum(map(len, batch.documents))
-            if self._since[me] < self._MIN_BYTES or self._since[me] < max(self._since.values()):
+            before = probe.rss_bytes() if me in self._asked or self._is_its_turn(me) else 0
+            if before <= self._above and me not in self._asked:
                 return
-            now = time.monotonic()
-            if now < self._next_look:
-                return
-            self._next_look = now + 0.01
-            before = rss_bytes()
-            if before <= self._above:
-                return
+            self._asked.discard(me)
             self._since[me] = 0
             encoder.renew()
-            trim()
-        self._on_renewed(before, rss_bytes())
+            probe.trim()
+        self._on_renewed(before, probe.rss_bytes())
+
+    def _is_its_turn(self, me: int) -> bool:
+        """Whether to look at memory: the caches are the oldest, and the last look is a moment ago."""
+        now = time.monotonic()
+        if self._since[me] < max(self._MIN_BYTES, *self._since.values()) or now < self._next_look:
+            return False
+        self._next_look = now + _LOOK_S
+        return True

@@ -36,15 +36,30 @@ class Flow:
         self._limit = limit_bytes
         self._used = 0
         self._stopped = False
+        self._paused = False
         self._changed = threading.Condition()
 
     def acquire(self, n_bytes: int) -> bool:
         """Wait until `n_bytes` fit, or nothing else is on its way; False when the run is to stop."""
         with self._changed:
-            self._changed.wait_for(lambda: self._stopped or self._used == 0 or self._used + n_bytes <= self._limit)
+            self._changed.wait_for(lambda: self._stopped or (not self._paused and self._fits(n_bytes)))
             if not self._stopped:
                 self._used += n_bytes
             return not self._stopped
+
+    def _fits(self, n_bytes: int) -> bool:
+        return self._used == 0 or self._used + n_bytes <= self._limit
+
+    def shrink(self) -> None:
+        """Halve the limit."""
+        with self._changed:
+            self._limit //= 2
+
+    def pause(self, *, paused: bool) -> None:
+        """Let nothing more through, or go on."""
+        with self._changed:
+            self._paused = paused
+            self._changed.notify_all()
 
     def release(self, n_bytes: int) -> None:
         """Give bytes back."""

@@ -11,7 +11,8 @@ from tokmill.config import Content, Job, Resources, parse_separator, parse_size
 from tokmill.encode import ENGINES
 from tokmill.encode.vocabulary import resolve_tokenizer
 from tokmill.errors import UsageError
-from tokmill.memory import default_budget, divide, machine_bytes
+from tokmill.memory import default_budget, divide
+from tokmill.probe import cgroup_limit_bytes, machine_bytes
 from tokmill.read.inputs import find_inputs
 from tokmill.types import EotPlacement, IdType, OnError, Tokenizer, Utf8Policy, path_to_text
 from tokmill.write import WRITERS
@@ -123,12 +124,13 @@ def _divide_resources(memory: str | int | None, threads: int | None, engine: str
     _check_range("--threads", threads, threads is None or threads >= 1, "1 or more")
     n_threads = threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else threads or os.cpu_count() or 1
     if memory is None:
-        budget = default_budget(n_threads, machine_bytes())
+        budget = default_budget(n_threads, machine_bytes(), cgroup_limit_bytes())
     else:
         budget = memory if isinstance(memory, int) else parse_size(memory, "--memory")
     division = divide(budget, n_threads)
     return Resources(
         budget_bytes=budget,
+        worker_bytes=budget - division.parent_bytes,
         n_threads=n_threads,
         batch_bytes=division.batch_bytes,
         in_flight_bytes=division.in_flight_bytes,

@@ -25,7 +25,9 @@ from tokmill.config import MIB
 from tokmill.encode import cutter_for, load_encoder
 from tokmill.errors import Interrupted, MemoryBudgetError, TokmillError, TooManySkippedError
 from tokmill.manifest import FORMAT_VERSION, Manifest
-from tokmill.memory import Renewal, peak_rss_bytes, rss_bytes
+from tokmill.guard import Guard, Limits, reserve_bytes
+from tokmill.memory import Renewal
+from tokmill.probe import cgroup_limit_bytes, machine_bytes, mark_for_oom_killer, peak_rss_bytes, rss_bytes
 from tokmill.pipeline import Flow, Pipeline
 from tokmill.read.corpus import CorpusReader
 from tokmill.stage import EncodeStage
@@ -37,6 +39,7 @@ from tokmill.types import (
     Failed,
     FileEntry,
     Finished,
+    Notice,
     Progress,
     Renewed,
     Started,
@@ -138,10 +141,33 @@ class Worker:
         self._job = job
         self._emit = emit
         self._flow = Flow(job.resources.in_flight_bytes)
+        self._renewal = Renewal(job.resources.renew_above_bytes, self._on_renewed)
+        self._leaving: str | None = None
         self._started_s = time.monotonic()
 
     def stop(self) -> None:
         """Ask for a checkpoint and an orderly end; from any thread."""
+        self._flow.stop()
+
+    # What the guard may do: `guard.Actions`.
+
+    def renew(self) -> None:
+        """Let the encoder threads give back their caches."""
+        self._renewal.ask()
+
+    def shrink(self) -> None:
+        """Halve what is on its way."""
+        self._flow.shrink()
+        self._emit(Notice(text="memory is short: fewer batches on their way"))
+
+    def pause(self, *, paused: bool) -> None:
+        """Stop reading, or go on."""
+        self._flow.pause(paused=paused)
+        self._emit(Notice(text="memory is short: reading is paused" if paused else "reading goes on"))
+
+    def leave(self, why: str) -> None:
+        """Checkpoint and end, for lack of memory."""
+        self._leaving = why
         self._flow.stop()
 
     def run(self) -> None:
@@ -162,6 +188,8 @@ class Worker:
         self._emit(self._started(output))
         results = self._pipeline(recorder).results(output.cursor)
         reached = output.cursor
+        guard = Guard(_limits(self._job), self)
+        guard.start()
         try:
             for encoded in results:
                 recorder.add(encoded)
@@ -172,11 +200,12 @@ class Worker:
             output.settle()
             raise
         finally:
+            guard.stop()
             results.close()
         if reached.input_index < len(self._job.content.inputs):
             recorder.commit()
             output.settle()
-            raise _interrupted(directory=output.directory)
+            raise _low_memory(self._leaving, output.directory) if self._leaving else _interrupted(output.directory)
         manifest = self._manifest(output, recorder)
         output.publish(manifest)
         self._emit(_finished(manifest, recorder.elapsed_s, resumed=resumed))
@@ -191,7 +220,7 @@ class Worker:
             lambda: EncodeStage(content, load_encoder(content.tokenizer, resources.engine), auditor),
             n_threads=resources.n_threads,
             flow=self._flow,
-            renewal=Renewal(resources.renew_above_bytes, self._on_renewed),
+            renewal=self._renewal,
             on_tick=lambda: self._on_tick(recorder),
         )
 
@@ -246,6 +275,22 @@ def _finished(manifest: Manifest, elapsed_s: float, *, resumed: bool) -> Finishe
     )
 
 
+def _limits(job: Job) -> Limits:
+    resources = job.resources
+    return Limits(
+        worker_bytes=resources.worker_bytes, reserve_bytes=reserve_bytes(min(machine_bytes(), cgroup_limit_bytes() or 1 << 60))
+    )
+
+
+def _low_memory(why: str, directory: Path) -> MemoryBudgetError:
+    return MemoryBudgetError(
+        f"memory ran low: {why}; everything so far is committed",
+        where=str(directory),
+        allowed="the budget (--memory), and a reserve that the machine keeps",
+        next_step="end other programs, or change --memory, and run the same command again: it resumes",
+    )
+
+
 def _interrupted(directory: Path) -> Interrupted:
     return Interrupted(
         "interrupted; everything so far is committed", where=str(directory), next_step="run the same command again: it resumes"
@@ -270,6 +315,7 @@ def main(job_fd: int, event_fd: int) -> None:
     """Entry point of the process."""
     # Ctrl-C reaches every process of the terminal; the parent decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    mark_for_oom_killer()
     lifeline = os.fdopen(job_fd, "rb")
     events = os.fdopen(event_fd, "wb", buffering=0)
     writing = threading.Lock()

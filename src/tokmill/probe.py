@@ -1,0 +1,117 @@
+"""What the system says about memory: of this process, of the machine, of its cgroups (v1 and v2). All in bytes; None where it is silent."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+from pathlib import Path
+
+_UNLIMITED = 1 << 60
+"""cgroup v1 writes "no limit" as a number near 2**63."""
+
+
+def machine_bytes() -> int:
+    """Memory of the machine, in bytes."""
+    import psutil
+
+    return int(psutil.virtual_memory().total)
+
+
+def rss_bytes() -> int:
+    """Resident memory of this process now."""
+    return _status_bytes("VmRSS:")
+
+
+def peak_rss_bytes() -> int:
+    """Largest resident memory of this process so far."""
+    return _status_bytes("VmHWM:")
+
+
+def _status_bytes(key: str) -> int:
+    try:
+        with open("/proc/self/status", encoding="ascii", errors="replace") as status:
+            for line in status:
+                if line.startswith(key):
+                    return int(line.split()[1]) * 1024
+    except FileNotFoundError:
+        pass
+    import psutil
+
+    return int(psutil.Process().memory_info().rss)
+
+
+def trim() -> None:
+    """Ask the C library to give freed memory back to the system; does nothing where it cannot."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except AttributeError:
+        # Only glibc has malloc_trim; others return freed memory on their own.
+        return
+
+
+def available_bytes() -> int | None:
+    """Memory of the machine that can be had without swapping."""
+    for line in _text("/proc/meminfo").splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return None
+
+
+def cgroup_limit_bytes() -> int | None:
+    """The smallest memory limit of this process's cgroup and those above it; None without one."""
+    limits = [limit for limit, _ in _cgroup_limits()]
+    return min(limits, default=None)
+
+
+def cgroup_left_bytes() -> int | None:
+    """The least that is left below any of those limits."""
+    return min((limit - used for limit, used in _cgroup_limits()), default=None)
+
+
+def mark_for_oom_killer() -> None:
+    """Make this process the kernel's first choice when memory runs out: it alone can be resumed."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
+
+
+def _cgroup_limits() -> list[tuple[int, int]]:
+    """(limit, used without reclaimable file pages) of every level that has a limit."""
+    found = []
+    for line in _text("/proc/self/cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            levels = _levels(Path("/sys/fs/cgroup"), path)
+            found += [_level(d, "memory.max", "memory.current", "inactive_file") for d in levels]
+        elif "memory" in controllers.split(","):
+            levels = _levels(Path("/sys/fs/cgroup/memory"), path)
+            found += [_level(d, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file") for d in levels]
+    return [level for level in found if level is not None]
+
+
+def _levels(root: Path, path: str) -> list[Path]:
+    directory = root / path.lstrip("/")
+    return [p for p in (directory, *directory.parents) if p == root or root in p.parents]
+
+
+def _level(directory: Path, limit_name: str, used_name: str, reclaimable_name: str) -> tuple[int, int] | None:
+    limit = _text(directory / limit_name).strip()
+    used = _text(directory / used_name).strip()
+    if not limit.isdigit() or not used.isdigit() or int(limit) > _UNLIMITED:
+        return None
+    stat = dict(line.split(None, 1) for line in _text(directory / "memory.stat").splitlines())
+    return int(limit), int(used) - int(stat.get(reclaimable_name, 0))
+
+
+def stalled_percent() -> float | None:
+    """PSI: share of the last 10 s in which every task waited for memory; None where the kernel does not say."""
+    for line in _text("/proc/pressure/memory").splitlines():
+        if line.startswith("full avg10="):
+            return float(line.split()[1].partition("=")[2])
+    return None
+
+
+def _text(path: str | Path) -> str:
+    try:
+        return Path(path).read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return ""
