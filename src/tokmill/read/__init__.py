@@ -1,0 +1,1 @@
+"""From files to batches: bytes from anywhere, then one file a format."""

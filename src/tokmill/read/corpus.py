@@ -1,0 +1,170 @@
+"""The corpus as batches: opens one input after the other, lets its format read it, packs small files together, numbers the batches.
+
+The hard one is a corpus of very many very small files: a batch for each would drown the pipeline, so neighbours are packed until a
+batch is full. Cursors stay those of the last file packed, so packing cannot be seen in the output.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import replace
+from itertools import accumulate
+from typing import TYPE_CHECKING
+
+from tokmill.errors import TokmillError
+from tokmill.read.jsonl import read_jsonl
+from tokmill.read.position import Position, Settings
+from tokmill.read.stream import open_stream
+from tokmill.read.text import read_text
+from tokmill.types import BLOCK_BYTES, DIVIDE_ABOVE_BYTES, Batch, Counts, Cursor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterator
+
+    from tokmill.config import Content, Resources
+    from tokmill.protocols import Cutter
+    from tokmill.types import Location
+
+_FORMATS = {"text": read_text, "jsonl": read_jsonl}
+_MOST_PACKED = 1024
+"""Inputs in one batch; each keeps about 1 kB of bookkeeping until the batch is written."""
+
+
+class CorpusReader:
+    """Reads all inputs of a job. See protocols.Reader."""
+
+    def __init__(
+        self,
+        content: Content,
+        resources: Resources,
+        cutter: Cutter | None,
+        *,
+        divide_above_bytes: int = DIVIDE_ABOVE_BYTES,
+        block_bytes: int = BLOCK_BYTES,
+    ) -> None:
+        """The last two decide the bytes of the output and are not for users; tests make them small."""
+        # U+FFFD for a bad byte makes a text up to three times as long; in a window it must stay below what is divided.
+        batch_bytes = max(1, min(resources.batch_bytes, divide_above_bytes // 3))
+        self._inputs = content.inputs
+        self._settings = Settings(
+            content=content,
+            cutter=cutter,
+            batch_bytes=batch_bytes,
+            max_documents=max(1024, batch_bytes // 32),
+            max_piece_bytes=resources.max_piece_bytes,
+            divide_above_bytes=divide_above_bytes,
+            block_bytes=block_bytes,
+        )
+
+    def batches(self, start: Cursor) -> Iterator[Batch]:
+        """See protocols.Reader."""
+        for index, batch in enumerate(self._packed(start)):
+            yield replace(batch, index=index)
+
+    def _packed(self, start: Cursor) -> Iterator[Batch]:
+        pack = _Pack(self._settings)
+        try:
+            for batch in self._unpacked(start):
+                if not pack.takes(batch):
+                    yield from pack.flush()
+                if pack.takes(batch):
+                    pack.add(batch)
+                else:
+                    yield batch
+        except TokmillError:
+            # Whatever is wrong with what went before must be found before this error is.
+            yield from pack.flush()
+            raise
+        yield from pack.flush()
+
+    def _unpacked(self, start: Cursor) -> Iterator[Batch]:
+        n_before = sum(source.size_bytes or 0 for source in self._inputs[: start.input_index])
+        for i in range(start.input_index, len(self._inputs)):
+            n_before = yield from self._input(i, start if i == start.input_index else Cursor(input_index=i), n_before)
+
+    def _input(self, i: int, start: Cursor, n_before: int) -> Generator[Batch, None, int]:
+        """Batches of one input; the bytes on disk that lie before the next."""
+        source = self._inputs[i]
+        stream = open_stream(source)
+        try:
+            position = Position(source, i, start)
+            position.seek(stream, start)
+            for batch in _FORMATS[source.format](stream, position, self._settings, start):
+                yield replace(batch, position_bytes=n_before + batch.position_bytes)
+            return n_before + stream.raw_position()
+        finally:
+            stream.close()
+
+
+class _Pack:
+    """Small batches that become one."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._batches: list[Batch] = []
+        self._n_bytes = 0
+        self._n_documents = 0
+
+    def takes(self, batch: Batch) -> bool:
+        """Whether the batch may be packed, and there is room for it."""
+        if batch.is_val is not None or batch.head_open or batch.tail_open or batch.after is None:
+            return False
+        n_bytes = self._n_bytes + batch.counts.bytes_in
+        n_documents = self._n_documents + len(batch.documents)
+        return (
+            batch.counts.bytes_in <= self._settings.batch_bytes // 2
+            and n_bytes <= self._settings.batch_bytes
+            and n_documents <= self._settings.max_documents
+            and len(self._batches) < _MOST_PACKED
+        )
+
+    def add(self, batch: Batch) -> None:
+        self._batches.append(batch)
+        self._n_bytes += batch.counts.bytes_in
+        self._n_documents += len(batch.documents)
+
+    def flush(self) -> Iterator[Batch]:
+        """The packed batches as one, if there are any."""
+        batches, self._batches = self._batches, []
+        self._n_bytes = self._n_documents = 0
+        if len(batches) > 1:
+            yield _merge(batches)
+        else:
+            yield from batches
+
+
+def _merge(batches: list[Batch]) -> Batch:
+    raws = [batch.raw for batch in batches if batch.raw is not None]
+    return replace(
+        batches[-1],
+        documents=[document for batch in batches for document in batch.documents],
+        # A newline between them: two halves of a character must not meet.
+        raw=memoryview(b"\n".join(raws)) if raws else None,
+        locate=_locator([batch.locate for batch in batches], [len(batch.documents) for batch in batches]),
+        counts=_sum([batch.counts for batch in batches]),
+        skips=[skip for batch in batches for skip in batch.skips],
+    )
+
+
+def _sum(counts: list[Counts]) -> Counts:
+    """The sum; the plain ones, of which there may be a thousand, in one go."""
+    total = Counts(documents=sum(c.documents for c in counts if _is_plain(c)), bytes_in=sum(c.bytes_in for c in counts if _is_plain(c)))
+    for c in counts:
+        if not _is_plain(c):
+            total += c
+    return total
+
+
+def _is_plain(counts: Counts) -> bool:
+    """Whether it counts nothing but documents and bytes."""
+    return not counts.skipped and not counts.invalid_utf8_documents
+
+
+def _locator(locates: list[Callable[[int], Location]], lengths: list[int]) -> Callable[[int], Location]:
+    ends = list(accumulate(lengths))
+
+    def locate(i: int) -> Location:
+        k = bisect_right(ends, i)
+        return locates[k](i - (ends[k] - lengths[k]))
+
+    return locate

@@ -1,0 +1,255 @@
+"""Finds the inputs: files, directories, glob patterns, pipes and standard input become records, in an order that never varies.
+
+Directories are read with `os.scandir` and sorted once, by the bytes of the path: no locale, no order of the file system. What a
+person named always counts; what a directory merely contains counts when its suffix is known (or `--glob` matches it), and what is
+passed over is counted, so that the run can say so.
+"""
+
+from __future__ import annotations
+
+import errno
+import glob as globbing
+import os
+import re
+import stat
+from dataclasses import dataclass
+from fnmatch import translate
+from typing import TYPE_CHECKING, cast
+
+from tokmill.errors import DamagedInputError, UsageError
+from tokmill.types import STDIN, Compression, Input, InputFormat, path_to_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+_STDIN_NAMES = {STDIN, "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"}
+_COMPRESSIONS: dict[str, Compression] = {".gz": "gzip", ".zst": "zstd"}
+_JSONL_SUFFIXES = (".jsonl", ".ndjson", ".json")
+_KNOWN_SUFFIXES = (".txt", ".text", ".md", *_JSONL_SUFFIXES)
+_FOREIGN_SUFFIXES = (".parquet", ".arrow", ".zip", ".tar", ".tgz", ".bz2", ".xz", ".7z", ".lz4", ".npy", ".bin", ".pdf")
+"""Named alone, these would be read as text; nobody means that."""
+_FORMATS = tuple(f + c for f in ("text", "jsonl") for c in ("", *_COMPRESSIONS))
+
+
+@dataclass(frozen=True, slots=True)
+class FoundInputs:
+    """What was found."""
+
+    inputs: tuple[Input, ...]
+    n_passed_over: int = 0
+    """Files in directories that were left out because of their suffix, their name or their kind; hidden ones are not counted."""
+
+    def notices(self) -> list[str]:
+        """What a person should know before the run."""
+        if not self.n_passed_over:
+            return []
+        suffixes = " ".join(_KNOWN_SUFFIXES)
+        return [f"{self.n_passed_over:,} files in directories were passed over (without --glob: {suffixes}, also .gz and .zst)"]
+
+
+def find_inputs(names: Sequence[str], *, glob: str | None, input_format: str | None) -> FoundInputs:
+    """The inputs that a person named, in the order given. Raises UsageError, DamagedInputError."""
+    if input_format is not None and input_format not in _FORMATS:
+        raise UsageError(
+            f"{input_format!r} is not an input format",
+            where="--input-format",
+            allowed=", ".join(_FORMATS),
+            next_step="--input-format jsonl, or leave it out: the suffix decides",
+        )
+    if not names:
+        raise UsageError("no input was given", where="INPUT", allowed="files, directories, patterns or -", next_step="tokmill tokenize corpus.txt --out data")
+    if sum(name in _STDIN_NAMES for name in names) > 1:
+        raise UsageError("standard input was given twice", where="INPUT", allowed="- once", next_step="give each input once")
+    found = _Finder(glob, input_format)
+    for name in names:
+        found.add(name)
+    return FoundInputs(tuple(found.inputs), found.n_passed_over)
+
+
+class _Finder:
+    """Collects inputs."""
+
+    def __init__(self, glob: str | None, input_format: str | None) -> None:
+        self.inputs: list[Input] = []
+        self.n_passed_over = 0
+        self._wanted = _matcher(glob)
+        self._glob = glob
+        self._input_format = input_format
+
+    def add(self, name: str) -> None:
+        """Add what one name stands for."""
+        if name in _STDIN_NAMES:
+            file_format, compression = _describe("", self._input_format)
+            self.inputs.append(Input(path=STDIN, format=file_format, compression=compression))
+            return
+        status = _stat(name)
+        if status is not None:
+            self._add_existing(name, status)
+        elif globbing.has_magic(name):
+            self._add_matches(name)
+        else:
+            raise _nothing(name, "there is no such file or directory", "check the path; quote a pattern only when tokmill is to expand it")
+
+    def _add_existing(self, name: str, status: os.stat_result) -> None:
+        if stat.S_ISDIR(status.st_mode):
+            self._add_directory(name)
+        elif stat.S_ISREG(status.st_mode):
+            self._check_suffix(name)
+            self._add_file(name, status.st_size, status.st_mtime_ns)
+        elif stat.S_ISFIFO(status.st_mode):
+            self._add_file(name, None, None)
+        else:
+            raise UsageError(
+                "a device or socket cannot be read as text",
+                where=path_to_text(name),
+                allowed="a file, a directory, a pipe, or - for standard input",
+                next_step="pipe what is to be read into: tokmill tokenize - ...",
+            )
+
+    def _add_matches(self, pattern: str) -> None:
+        matches = sorted(globbing.glob(pattern, recursive=True), key=os.fsencode)
+        n_before = len(self.inputs)
+        for path in matches:
+            status = _stat(path)
+            if status is None:
+                raise _dangling(path)
+            # `**` has listed what is in its directories already; another pattern means a directory as the shell would.
+            if not (stat.S_ISDIR(status.st_mode) and "**" in pattern):
+                self._add_existing(path, status)
+        if len(self.inputs) == n_before:
+            raise _nothing(pattern, "no file matches the pattern", "check the pattern; ** matches directories of any depth")
+
+    def _add_directory(self, top: str) -> None:
+        chosen: list[tuple[bytes, str, os.stat_result]] = []
+        n_before = self.n_passed_over
+        for entry, relative in _walk(top):
+            if not self._wanted(entry.name, relative):
+                self.n_passed_over += 1
+                continue
+            status = _stat(entry.path)
+            if status is None:
+                raise _dangling(entry.path)
+            if stat.S_ISREG(status.st_mode):
+                chosen.append((os.fsencode(relative), entry.path, status))
+            else:
+                self.n_passed_over += 1
+        if not chosen:
+            n_passed = self.n_passed_over - n_before
+            raise _nothing(
+                top,
+                f"the directory holds no input ({n_passed:,} files were passed over)",
+                "pass --glob PATTERN to choose files of other names" if self._glob is None else "check --glob",
+            )
+        chosen.sort(key=lambda item: item[0])
+        for _, path, status in chosen:
+            self._add_file(path, status.st_size, status.st_mtime_ns)
+
+    def _add_file(self, path: str, size_bytes: int | None, mtime_ns: int | None) -> None:
+        file_format, compression = _describe(path, self._input_format)
+        self.inputs.append(
+            Input(
+                path=path_to_text(os.path.abspath(path)),
+                format=file_format,
+                compression=compression,
+                size_bytes=size_bytes,
+                mtime_ns=mtime_ns,
+            )
+        )
+
+    def _check_suffix(self, path: str) -> None:
+        bare, _ = _without_compression(path)
+        if self._input_format is None and bare.endswith(_FOREIGN_SUFFIXES):
+            raise UsageError(
+                "this kind of file is not text",
+                where=path_to_text(path),
+                allowed="text or JSON lines, also with .gz or .zst",
+                next_step="unpack or convert it; if it is text after all, pass --input-format text",
+            )
+
+
+def _without_compression(path: str) -> tuple[str, Compression]:
+    """The path in lower case without a suffix of compression, and the compression."""
+    lower = path.lower()
+    for suffix, compression in _COMPRESSIONS.items():
+        if lower.endswith(suffix):
+            return lower.removesuffix(suffix), compression
+    return lower, "none"
+
+
+def _describe(path: str, input_format: str | None) -> tuple[InputFormat, Compression]:
+    """Format and compression, by suffix unless they were given."""
+    bare, compression = _without_compression(path)
+    file_format = "jsonl" if bare.endswith(_JSONL_SUFFIXES) else "text"
+    if input_format is not None:
+        file_format, dot, suffix = input_format.partition(".")
+        compression = _COMPRESSIONS[dot + suffix] if dot else compression
+    return cast("InputFormat", file_format), compression
+
+
+def _matcher(glob: str | None) -> Callable[[str, str], bool]:
+    """Whether a file of a directory is wanted, by its name and its path relative to the directory that was given."""
+    if glob is None:
+        return lambda name, _relative: _without_compression(name)[0].endswith(_KNOWN_SUFFIXES)
+    matches = re.compile(translate(glob)).match
+    if "/" in glob:
+        return lambda _name, relative: matches(relative) is not None
+    return lambda name, _relative: matches(name) is not None
+
+
+def _walk(top: str) -> Iterator[tuple[os.DirEntry[str], str]]:
+    """Every file below `top` that is not hidden, with its relative path; in no order. Directories that contain themselves once."""
+    pending: list[tuple[str, str, frozenset[tuple[int, int]]]] = [(top, "", frozenset())]
+    while pending:
+        directory, prefix, above = pending.pop()
+        try:
+            status = os.stat(directory)
+            entries = list(os.scandir(directory))
+        except OSError as error:
+            raise _unreadable(directory, error) from error
+        identity = (status.st_dev, status.st_ino)
+        if identity in above:
+            continue
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if _is_directory(entry):
+                pending.append((entry.path, f"{prefix}{entry.name}/", above | {identity}))
+            else:
+                yield entry, prefix + entry.name
+
+
+def _is_directory(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        # A link to itself; whether that matters is for the one to say who wants the file.
+        return False
+
+
+def _stat(path: str) -> os.stat_result | None:
+    """None if there is nothing. Raises DamagedInputError for what cannot be looked at."""
+    try:
+        return os.stat(path)
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return None
+        raise _unreadable(path, error) from error
+
+
+def _nothing(name: str, what: str, next_step: str) -> UsageError:
+    return UsageError(what, where=path_to_text(name), allowed="files, directories, patterns or -", next_step=next_step)
+
+
+def _dangling(path: str) -> UsageError:
+    return _nothing(path, "a symbolic link leads nowhere", "mend or remove the link")
+
+
+def _unreadable(path: str, error: OSError) -> DamagedInputError:
+    return DamagedInputError(
+        f"cannot be read: {error.strerror or error}",
+        where=path_to_text(path),
+        allowed="files and directories that this user may read",
+        next_step="mend the permissions, or leave it out",
+    )
