@@ -1,7 +1,7 @@
-"""The corpus as batches: opens one input after the other, lets its format read it, packs small files together, numbers the batches.
+"""The corpus as batches: opens one input after the other, lets its format read it, packs small files, numbers the batches.
 
-The hard one is a corpus of very many very small files: a batch for each would drown the pipeline, so neighbours are packed until a
-batch is full. Cursors stay those of the last file packed, so packing cannot be seen in the output.
+The hard one is a corpus of very many very small files: a batch for each would drown the pipeline, so neighbours are packed
+until a batch is full. Cursors stay those of the last file packed, so packing cannot be seen in the output.
 """
 
 from __future__ import annotations
@@ -148,7 +148,8 @@ def _merge(batches: list[Batch]) -> Batch:
 
 def _sum(counts: list[Counts]) -> Counts:
     """The sum; the plain ones, of which there may be a thousand, in one go."""
-    total = Counts(documents=sum(c.documents for c in counts if _is_plain(c)), bytes_in=sum(c.bytes_in for c in counts if _is_plain(c)))
+    plain = [c for c in counts if _is_plain(c)]
+    total = Counts(documents=sum(c.documents for c in plain), bytes_in=sum(c.bytes_in for c in plain))
     for c in counts:
         if not _is_plain(c):
             total += c

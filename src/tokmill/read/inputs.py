@@ -1,8 +1,8 @@
 """Finds the inputs: files, directories, glob patterns, pipes and standard input become records, in an order that never varies.
 
-Directories are read with `os.scandir` and sorted once, by the bytes of the path: no locale, no order of the file system. What a
-person named always counts; what a directory merely contains counts when its suffix is known (or `--glob` matches it), and what is
-passed over is counted, so that the run can say so.
+Directories are read with `os.scandir` and sorted once, by the bytes of the path: no locale, no order of the file system.
+What a person named always counts; what a directory merely contains counts when its suffix is known (or `--glob` matches it),
+and what is passed over is counted, so that the run can say so.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class FoundInputs:
 
     inputs: tuple[Input, ...]
     n_passed_over: int = 0
-    """Files in directories that were left out because of their suffix, their name or their kind; hidden ones are not counted."""
+    """Files in directories that were left out because of their suffix, name or kind; hidden ones are not counted."""
 
     def notices(self) -> list[str]:
         """What a person should know before the run."""
@@ -57,7 +57,12 @@ def find_inputs(names: Sequence[str], *, glob: str | None, input_format: str | N
             next_step="--input-format jsonl, or leave it out: the suffix decides",
         )
     if not names:
-        raise UsageError("no input was given", where="INPUT", allowed="files, directories, patterns or -", next_step="tokmill tokenize corpus.txt --out data")
+        raise UsageError(
+            "no input was given",
+            where="INPUT",
+            allowed="files, directories, patterns or -",
+            next_step="tokmill tokenize corpus.txt --out data",
+        )
     if sum(name in _STDIN_NAMES for name in names) > 1:
         raise UsageError("standard input was given twice", where="INPUT", allowed="- once", next_step="give each input once")
     found = _Finder(glob, input_format)
@@ -88,7 +93,7 @@ class _Finder:
         elif globbing.has_magic(name):
             self._add_matches(name)
         else:
-            raise _nothing(name, "there is no such file or directory", "check the path; quote a pattern only when tokmill is to expand it")
+            raise _nothing(name, "there is no such file or directory", "check the path")
 
     def _add_existing(self, name: str, status: os.stat_result) -> None:
         if stat.S_ISDIR(status.st_mode):
@@ -197,7 +202,7 @@ def _matcher(glob: str | None) -> Callable[[str, str], bool]:
 
 
 def _walk(top: str) -> Iterator[tuple[os.DirEntry[str], str]]:
-    """Every file below `top` that is not hidden, with its relative path; in no order. Directories that contain themselves once."""
+    """Every file below `top` that is not hidden, with its relative path; in no order. Loops of links are cut."""
     pending: list[tuple[str, str, frozenset[tuple[int, int]]]] = [(top, "", frozenset())]
     while pending:
         directory, prefix, above = pending.pop()

@@ -1,9 +1,10 @@
 """JSON lines: one object a line, its text under one key. Lines of white space are no records.
 
-A window of lines is decoded in one go by msgspec, which builds only the one string; when that fails, line after line is looked at, and
-what msgspec refuses is asked of the standard library, which says why. The hard one is that both ways must agree on every line, or
-the result would depend on where a window ends: a line counts by itself, never by its neighbours. Decoding the whole window as a
-stream of values is refused, since it takes two objects on a line, or one object on two lines, without complaint.
+A window of lines is decoded in one go by msgspec, which builds only the one string; when that fails, line after line is
+looked at, and what msgspec refuses is asked of the standard library, which says why. The hard one is that both ways must
+agree on every line, or the result would depend on where a window ends: a line counts by itself, never by its neighbours.
+Decoding the whole window as a stream of values is refused, since it takes two objects on a line, or one object on two lines,
+without complaint.
 """
 
 from __future__ import annotations
@@ -207,16 +208,15 @@ class _LinesReader:
             )
 
     def _refuse_foreign(self) -> None:
-        """Raises BadRecordError for a file whose first bytes say that it is no UTF-8 text, where that would stop the run anyway."""
+        """Raises BadRecordError for a file that begins like something else, where that would stop the run anyway."""
         content = self._settings.content
         if content.encoding_errors != "strict" or content.on_error != "stop":
             return
         found = foreign(self._window.head())
         if found is not None:
             what, next_step = found
-            raise self._bad_record(
-                _BadLineError("invalid_utf8", f"this is not JSON lines: it begins like {what}", next_step), self._position.location()
-            )
+            bad = _BadLineError("invalid_utf8", f"this is not JSON lines: it begins like {what}", next_step)
+            raise self._bad_record(bad, self._position.location())
 
     def _bad_record(self, bad: _BadLineError, where: Location) -> BadRecordError:
         key = self._settings.content.text_key
@@ -286,7 +286,8 @@ class LineParser:
         except ValueError as error:
             at = len(line.decode()[: error.pos].encode()) if isinstance(error, json.JSONDecodeError) else 0
             what = f"the line is not JSON: {error.msg if isinstance(error, json.JSONDecodeError) else error}"
-            raise _BadLineError("invalid_json", what, "mend the line (a file that is one JSON value: jq -c '.[]' FILE)", at) from None
+            next_step = "mend the line (a file that is one JSON array: jq -c '.[]' FILE)"
+            raise _BadLineError("invalid_json", what, next_step, at) from None
         return self._text_of(value)
 
     def _text_of(self, value: object) -> bytes:

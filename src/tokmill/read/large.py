@@ -1,12 +1,13 @@
 """Documents larger than a batch, cut where no token can reach across, without ever holding more than they need.
 
-Up to `divide_above_bytes` a document is held until its end, because its side of the validation split is decided by the hash of all
-of it. A longer one is divided into blocks, each on its own side; blocks of one side that follow one another stay one document. The
-hard one is that nothing here may depend on how the bytes arrived: a block ends at the first safe cut at or after a fixed number of
-raw bytes from its beginning, and bytes that may still turn out to be a separator are never looked at.
+Up to `divide_above_bytes` a document is held until its end, because its side of the validation split is decided by the hash
+of all of it. A longer one is divided into blocks, each on its own side; blocks of one side that follow one another stay one
+document. The hard one is that nothing here may depend on how the bytes arrived: a block ends at the first safe cut at or
+after a fixed number of raw bytes from its beginning, and bytes that may still turn out to be a separator are never looked
+at.
 
-The policy for bytes that are not UTF-8 is applied to each piece. That equals applying it to the whole: every safe cut has a complete
-character on both sides, and a decoder has nothing pending behind a complete character; `tests/read/test_large.py` compares them.
+The policy for bytes that are not UTF-8 is applied to each piece. That equals applying it to the whole: every safe cut has a
+complete character on both sides, and a decoder has nothing pending behind one; `tests/read/test_large.py` compares them.
 """
 
 from __future__ import annotations
@@ -95,15 +96,11 @@ def whole(document: LongText, settings: Settings, where: Location, *, is_valid: 
         offset += n
         text, n_invalid = (raw, 0) if is_valid else clean(raw, content.encoding_errors)
         last = not document.buffer
-        yield Piece(
-            text=text, raw=raw, is_val=is_val, head_open=head_open, tail_open=not last, n_invalid=n_invalid, last=last
-        )
+        yield Piece(text=text, raw=raw, is_val=is_val, head_open=head_open, tail_open=not last, n_invalid=n_invalid, last=last)
         head_open = True
 
 
-def divided(
-    document: LongText, settings: Settings, where: Location, document_offset: int, *, begins: bool
-) -> Iterator[Piece]:
+def divided(document: LongText, settings: Settings, where: Location, document_offset: int, *, begins: bool) -> Iterator[Piece]:
     """The pieces of a document that is divided, from `where` on. begins: whether the first block begins a document of its side.
 
     Raises BadTextError, MemoryBudgetError.
@@ -220,10 +217,7 @@ def piece_batch(piece: Piece, *, after: Cursor | None, counts: Counts, where: Lo
 
 def _side(text: bytes | bytearray, content: Content, *, is_valid: bool) -> bool:
     """The side of a document by the hash of its text, policy applied."""
-    if is_valid:
-        value = xxhash.xxh3_64_intdigest(text, content.seed)
-    else:
-        value = _clean_hash(text, content)
+    value = xxhash.xxh3_64_intdigest(text, content.seed) if is_valid else _clean_hash(text, content)
     return value < math.ceil(content.val_fraction * 2**64)
 
 

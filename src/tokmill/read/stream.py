@@ -1,9 +1,9 @@
 """Bytes from anywhere: a file or standard input, plain, gzip or zstd, read once from front to back with bounded memory.
 
-The hard one is the end. A decompressor that meets the end of its input is content to have delivered less, so truncation is only
-seen by asking whether the last frame was complete; and a file that another program still writes to, or has replaced, is only seen
-by comparing size and modification time when it is opened and again at its end. File objects over decompressors are refused: they
-are half as fast, and some take a truncated file for a complete one.
+The hard one is the end. A decompressor that meets the end of its input is content to have delivered less, so truncation is
+only seen by asking whether the last frame was complete; and a file that another program still writes to, or has replaced, is
+only seen by comparing size and modification time when it is opened and again at its end. File objects over decompressors are
+refused: they are half as fast, and some take a truncated file for a complete one.
 """
 
 from __future__ import annotations
@@ -116,6 +116,7 @@ class _Codec(Protocol):
     def new_frame(self) -> _Frame: ...
     def behind_frame(self, data: bytes) -> bytes:
         """What is left of the bytes behind a frame when allowed padding is taken off."""
+
     def explain(self, error: Exception) -> tuple[str, str]:
         """What happened, and what to do next."""
 
@@ -268,7 +269,7 @@ def _open(source: Input) -> int:
 
 
 def _inherited(path: str, number: str) -> str:
-    """Where the pipe of a process substitution is found: descriptors belong to the process that was typed, perhaps our parent."""
+    """Where the pipe of a process substitution is: descriptors belong to the process that was typed, perhaps our parent."""
     for candidate in (path, f"/proc/{os.getppid()}/fd/{number}"):
         try:
             if stat.S_ISFIFO(os.stat(candidate).st_mode):

@@ -1,7 +1,8 @@
 """Text files: a document is exactly the bytes between two separators, or an end of the file. Nothing is stripped.
 
-A window of text becomes a batch by one `bytes.split`; whether it is UTF-8 is checked where it is encoded, in parallel. The hard one
-is a document larger than the window: it is handed on in pieces, and a run can be resumed in its middle (see `large`).
+A window of text becomes a batch by one `bytes.split`; whether it is UTF-8 is checked where it is encoded, in parallel. The
+hard one is a document larger than the window: it is handed on in pieces, and a run can be resumed in its middle (see
+`large`).
 """
 
 from __future__ import annotations
@@ -150,7 +151,7 @@ class _TextReader:
         )
 
     def _refuse_foreign(self) -> None:
-        """Raises BadTextError for a file whose first bytes say that it is no UTF-8 text, where that would stop the run anyway."""
+        """Raises BadTextError for a file that begins like something else, where that would stop the run anyway."""
         content = self._settings.content
         if content.encoding_errors != "strict" or content.on_error != "stop":
             return

@@ -1,8 +1,8 @@
 """A window that moves over a stream and cuts it at a separator, exactly as `bytes.split` would cut the whole stream.
 
-What lies behind the last separator is kept and put before the next read, so a separator that two reads share is found, and found
-leftmost. Two ways out: `split` hands over all that is whole in one read, with no Python for each document; when the window is
-full and holds no separator, `open_large` gives access to the one long document by a buffer that grows and shrinks.
+What lies behind the last separator is kept and put before the next read, so a separator that two reads share is found, and
+found leftmost. Two ways out: `split` hands over all that is whole in one read, with no Python for each document; when the
+window is full and holds no separator, `open_large` gives access to the one long document by a buffer that grows and shrinks.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Window:
     """Splits one stream."""
 
     def __init__(self, stream: ByteStream, separator: bytes | None, window_bytes: int, max_records: int) -> None:
-        """separator None: the stream is one record."""
+        """Separator None: the stream is one record."""
         self._stream = stream
         self._separator = separator
         self._window_bytes = window_bytes
