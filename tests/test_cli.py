@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import EOT, gpt2, write_corpus
 
 import tokmill
+from helpers import EOT, gpt2, write_corpus
 from tokmill import cli
 from tokmill.errors import error_classes
 
@@ -79,7 +79,7 @@ def test_tokenize_writes_the_tokens_and_json_is_one_object_on_standard_output(tm
     assert (found["documents"], found["tokens_train"], found["tokens_val"]) == (len(TEXTS), len(expected), 0)
     assert found["bytes_in"] == corpus.stat().st_size
     assert found["out"] == str(tmp_path / "out")
-    names = "elapsed_s bytes_per_s tokens_per_s peak_rss_bytes resumed skipped audited_documents".split()
+    names = ["elapsed_s", "bytes_per_s", "tokens_per_s", "peak_rss_bytes", "resumed", "skipped", "audited_documents"]
     assert all(name in found for name in names)
     assert 30 << 20 < found["peak_rss_bytes"] < 1 << 30
 

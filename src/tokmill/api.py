@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from tokmill.memory import peak_rss_bytes
 from tokmill.plan import make_job
+from tokmill.probe import peak_rss_bytes
 from tokmill.runner import LocalRunner
 from tokmill.types import AnyEvent, FileEntry, Notice, Restarted, Started
 
@@ -90,7 +90,7 @@ def tokenize(
 ) -> Summary:
     """Turn text into `out`/train.bin and `out`/val.bin, as `tokmill tokenize` does; call it again after a crash to resume.
 
-    inputs: files, directories, glob patterns, `-`. separator: as typed on the command line (`none`, `\\n` as an escape).
+    inputs: files, directories, glob patterns, `-`. separator: as typed on the command line (`none`, or text with its escapes).
     memory: bytes, or text such as `1GiB`. observers: told of every event, in this thread. Raises TokmillError.
     """
     planned = make_job(

@@ -4,6 +4,8 @@ Results go to standard output, all else to standard error. What a command needs 
 there at once. Values are checked where Python callers are checked too (`plan.py`), so both get the same errors.
 """
 
+# ruff: noqa: FBT002  a flag of typer is a parameter whose default is False
+
 from __future__ import annotations
 
 import os
@@ -67,7 +69,7 @@ def _root(
 
 
 @app.command(short_help="Turn text into train.bin and val.bin; run again to resume.")
-def tokenize(  # noqa: PLR0913  one parameter an option
+def tokenize(
     inputs: Annotated[
         list[str], typer.Argument(metavar="INPUT", help="Files, directories, quoted glob patterns, or - for standard input.")
     ],
@@ -114,7 +116,7 @@ def tokenize(  # noqa: PLR0913  one parameter an option
             "--memory",
             envvar="TOKMILL_MEMORY",
             metavar="SIZE",
-            help="Of all processes together, at most.  [default: 1GiB, more with many threads, at most a quarter of the machine]",
+            help="Of all processes together, at most.  [default: 1GiB, more with many threads, at most a quarter of all]",
         ),
     ] = None,
     threads: Annotated[
@@ -236,7 +238,7 @@ def inspect(
         int | None, typer.Option("--eot-id", envvar="TOKMILL_EOT_ID", metavar="N", help="Of a bare file.")
     ] = None,
     json: _Json = False,
-    verbose: _Verbose = False,
+    verbose: _Verbose = False,  # noqa: ARG001  read by `run`, which shows tracebacks
 ) -> None:
     """Show what is in an output directory or a file of ids."""
     from typing import cast

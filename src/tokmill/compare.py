@@ -52,6 +52,7 @@ _BLOCK_TOKENS = 1 << 16
 
 _RESOURCES = Resources(
     budget_bytes=1024 * MIB,
+    worker_bytes=1024 * MIB,
     n_threads=1,
     batch_bytes=2 * MIB,
     in_flight_bytes=64 * MIB,
@@ -306,13 +307,13 @@ def _valid(document: bytes, i: int, batch: Batch, content: Content) -> bytes | N
 
 def _first_difference(written: WrittenSide, expected: bytes) -> int | None:
     """Take the text that is expected; the place of the first byte that is another, or None."""
-    view, done = memoryview(expected), 0
-    while done < len(view):
-        part = written.take(len(view) - done)
-        wanted = view[done : done + len(part)]
+    wanted, done = np.frombuffer(expected, np.uint8), 0
+    while done < len(wanted):
+        part = np.frombuffer(written.take(len(wanted) - done), np.uint8)
         if not len(part):
             return done
-        if part != wanted:
-            return done + int(np.flatnonzero(np.frombuffer(part, np.uint8) != np.frombuffer(wanted, np.uint8))[0])
+        differs = part != wanted[done : done + len(part)]
+        if differs.any():
+            return done + int(differs.argmax())
         done += len(part)
     return None

@@ -218,7 +218,7 @@ def open_dataset(
     """Open a complete output directory, or a bare file of ids (nanoGPT's `train.bin`), which becomes the train side.
 
     dtype, eot_id, tokenizer: for a bare file; unknown ones are taken from the manifest beside it, or from `tokenizer`.
-    Raises UsageError for an incomplete directory or a missing dtype, DamageError for files of another length than they should have.
+    Raises UsageError for an incomplete directory or a missing dtype, DamageError for files of the wrong length.
     """
     path = Path(path)
     if path.is_dir():

@@ -1,7 +1,7 @@
-"""Text that is safe to show on a terminal: whatever a corpus, a file name or a message holds, nothing in it is acted upon.
+r"""Text that is safe to show on a terminal: whatever a corpus, a file name or a message holds, nothing in it is acted upon.
 
 A document may carry escape sequences that clear the screen, set the title, or (bidirectional controls) show text in another
-order than it is stored. They are shown as `\\x1b` and the like instead.
+order than it is stored. They are shown as `\x1b` and the like instead.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def printable_line(text: str) -> str:
 
 
 def printable_bytes(data: bytes) -> str:
-    """Bytes of a document as safe text; bytes that are not UTF-8 as `\\xNN`."""
+    r"""Bytes of a document as safe text; bytes that are not UTF-8 as `\xNN`."""
     return printable(data.decode("utf-8", "backslashreplace"))
 
 

@@ -116,7 +116,7 @@ def _per_token(n_bytes: int, n_tokens: int) -> str:
 
 
 def _seconds(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds < 60 else format_duration(seconds)  # noqa: PLR2004  a minute
+    return f"{seconds:.1f} s" if seconds < 60 else format_duration(seconds)
 
 
 def _quoted(path: str) -> str:

@@ -1,9 +1,8 @@
-"""Is a complete output directory what was written? And, with the sources at hand, is it what the corpus says?
+"""Checks that a complete output directory is what was written and, with the sources at hand, what the corpus says.
 
-Every file is read once, in blocks: the digest of every segment's bytes, the range of every id and the number of end-of-text
-ids come from the same pass. All problems are collected, with file and byte range, instead of stopping at the first: someone
-who repairs wants to know what is left. Trusting the manifest's own numbers was refused; its sums are held against each other
-and against the files.
+Every file is read once, in blocks: the digest of every segment's bytes, the range of every id and the number of end-of-text ids
+come from the same pass. All problems are collected, with file and byte range, instead of stopping at the first: someone who
+repairs wants to know what is left. Trusting the manifest's own numbers was refused; its sums are held against each other and the files.
 """
 
 from __future__ import annotations
@@ -155,8 +154,8 @@ def verify(
     """Check every byte of a complete output directory; with `sources`, also decode all of it and compare it with the corpus.
 
     sources: inputs as given to `tokenize`, in the same order; glob, input_format: likewise. Problems are in the report, not
-    raised (`raise_for_damage`). Raises UsageError for a directory without manifest, DamageError for a manifest that cannot be trusted,
-    InputError for sources that cannot be read.
+    raised (`raise_for_damage`). Raises UsageError for a directory without manifest, DamageError for a manifest that cannot be
+    trusted, InputError for sources that cannot be read.
     """
     directory = Path(directory)
     manifest = load_manifest(directory)
