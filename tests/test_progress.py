@@ -91,6 +91,7 @@ def test_a_terminal_gets_a_bar_at_most_five_times_a_second_and_it_is_taken_away(
     observer.on_event(Finished(elapsed_s=1, counts=Counts(), peak_rss_bytes=1, resumed=False))
     shown = stream.getvalue()
     assert 3 <= shown.count("MB/s") <= 6
+    assert re.search(r"\d+ % · [\d.]+ MB/100.0 MB · 100 MB/s", shown)
     assert "[bold]a notice[/bold]" in shown
     assert shown.rstrip().endswith(("\x1b[2K", "\x1b[?25h"))
 

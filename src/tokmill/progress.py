@@ -124,7 +124,7 @@ class Lines:
     def update(self, text: str, done: int, total: int | None) -> None:
         """A line, with the share in percent where it is known."""
         if text:
-            self.message(f"{100 * min(done / total, 1):.0f} % · {text}" if total else text)
+            self.message(f"{_share(done, total)}{text}")
 
     def message(self, text: str) -> None:
         """A line."""
@@ -141,16 +141,15 @@ class Bar:
 
     def __init__(self, stream: TextIO) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, ProgressColumn, TaskProgressColumn, TextColumn
+        from rich.progress import BarColumn, TextColumn
         from rich.progress import Progress as RichProgress
         from rich.table import Column
 
         self._console = Console(file=stream, highlight=False, markup=False, emoji=False, soft_wrap=True)
+        # One column of text, so that a narrow terminal cuts what stands last and nothing else.
         text = TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis"))
-        bar: list[ProgressColumn] = [BarColumn(bar_width=20), TaskProgressColumn()]
-        make = RichProgress
-        self._with_bar = make(*bar, text, console=self._console, auto_refresh=False, transient=True)
-        self._without = make(text, console=self._console, auto_refresh=False, transient=True)
+        self._with_bar = RichProgress(BarColumn(bar_width=10), text, console=self._console, auto_refresh=False, transient=True)
+        self._without = RichProgress(text, console=self._console, auto_refresh=False, transient=True)
         self._live: RichProgress | None = None
 
     def update(self, text: str, done: int, total: int | None) -> None:
@@ -160,6 +159,8 @@ class Bar:
             self._live.start()
         if not self._live.tasks:
             self._live.add_task("", total=total)
+        text = text.replace(" of ", "/").replace("Mtokens", "Mtok")
+        text = f"{_share(done, total)}{text}"
         self._live.update(self._live.tasks[0].id, description=text, completed=done, total=total, refresh=True)
 
     def message(self, text: str) -> None:
@@ -221,6 +222,10 @@ def format_duration(seconds: float) -> str:
     minutes, s = divmod(round(seconds), 60)
     hours, m = divmod(minutes, 60)
     return f"{hours}:{m:02d}:{s:02d}" if hours else f"{m}:{s:02d}"
+
+
+def _share(done: int, total: int | None) -> str:
+    return f"{100 * min(done / total, 1):.0f} % · " if total else ""
 
 
 def _tokens(counts: Counts) -> int:

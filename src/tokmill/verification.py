@@ -2,7 +2,8 @@
 
 Every file is read once, in blocks: the digest of every segment's bytes, the range of every id and the number of end-of-text ids
 come from the same pass. All problems are collected, with file and byte range, instead of stopping at the first: someone who
-repairs wants to know what is left. Trusting the manifest's own numbers was refused; its sums are held against each other and the files.
+repairs wants to know what is left. Trusting the manifest's own numbers was refused: its sums are held against each other and
+against the files.
 """
 
 from __future__ import annotations
