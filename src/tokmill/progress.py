@@ -148,7 +148,13 @@ class Bar:
         self._console = Console(file=stream, highlight=False, markup=False, emoji=False, soft_wrap=True)
         # One column of text, so that a narrow terminal cuts what stands last and nothing else.
         text = TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis"))
-        self._with_bar = RichProgress(BarColumn(bar_width=10), text, console=self._console, auto_refresh=False, transient=True)
+        self._with_bar = RichProgress(
+            BarColumn(bar_width=10, table_column=Column(min_width=10)),
+            text,
+            console=self._console,
+            auto_refresh=False,
+            transient=True,
+        )
         self._without = RichProgress(text, console=self._console, auto_refresh=False, transient=True)
         self._live: RichProgress | None = None
 
