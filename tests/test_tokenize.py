@@ -172,7 +172,9 @@ def test_several_inputs_in_the_order_given_and_a_directory_sorted(tmp_path: Path
 
 
 def test_standard_input_and_its_resume(corpus: tuple[Path, list[bytes]], tmp_path: Path) -> None:
-    path, documents = corpus
+    documents = corpus[1] * 5
+    path = tmp_path / "long.txt"
+    path.write_bytes(SEP.encode().join(documents))
     out = tmp_path / "out"
     half = path.stat().st_size // 2
     arguments = [sys.executable, "-m", "tokmill", "tokenize", "-", "--out", str(out), "-q"]

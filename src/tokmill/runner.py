@@ -75,6 +75,8 @@ class _Child:
         self._event_read, event_write = os.pipe()
         self._stderr: IO[bytes] = tempfile.TemporaryFile()
         self._interrupts = 0
+        self.last_words = ""
+        """The end of what it wrote to standard error, once it has ended."""
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "tokmill.worker", str(job_read), str(event_write)],
@@ -125,6 +127,10 @@ class _Child:
         except (subprocess.TimeoutExpired, KeyboardInterrupt):
             self._process.kill()
             self._process.wait()
+        size = self._stderr.seek(0, os.SEEK_END)
+        self._stderr.seek(max(0, size - 2000))
+        self.last_words = self._stderr.read().decode("utf-8", "replace").strip()
+        self._stderr.close()
 
     def cause(self) -> str:
         """How the process ended, for a message."""
@@ -132,12 +138,6 @@ class _Child:
         if code < 0:
             return f"killed by {signal.Signals(-code).name}"
         return f"exit code {code}"
-
-    def last_words(self) -> str:
-        """The end of what it wrote to standard error."""
-        size = self._stderr.seek(0, os.SEEK_END)
-        self._stderr.seek(max(0, size - 2000))
-        return self._stderr.read().decode("utf-8", "replace").strip()
 
 
 def _tell(observers: Sequence[Observer], event: AnyEvent) -> None:
@@ -160,7 +160,7 @@ def _smaller(job: Job, *, keep_fresh: bool) -> Job:
 
 
 def _died(child: _Child, job: Job, deaths: int) -> WorkerDiedError:
-    words = child.last_words()
+    words = child.last_words
     return WorkerDiedError(
         f"the worker process died {deaths} times without getting any further ({child.cause()})"
         + (f"; its last words: {words}" if words else ""),
