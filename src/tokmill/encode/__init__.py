@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 from tokmill.encode.cuts import cutter_for
-from tokmill.encode.vocabulary import resolve_tokenizer
+from tokmill.encode.vocabulary import pattern_of, ranks_path, resolve_tokenizer
+from tokmill.errors import UsageError
 
 if TYPE_CHECKING:
     from tokmill.protocols import Encoder
@@ -15,10 +17,28 @@ if TYPE_CHECKING:
 __all__ = ["ENGINES", "cutter_for", "load_encoder", "resolve_tokenizer"]
 
 ENGINES = {"gigatoken": "tokmill.encode.gigatoken:GigatokenEncoder", "tiktoken": "tokmill.encode.reference:ReferenceEncoder"}
+"""Where each engine is; its key is also the name of the package that it needs."""
 
 
 def load_encoder(tokenizer: Tokenizer, engine: str) -> Encoder:
-    """The tokenizer in an engine, a key of `ENGINES`. Raises UsageError, ChangedError."""
+    """The tokenizer in an engine, a key of `ENGINES`; one for each thread.
+
+    Raises UsageError for an engine that is unknown, not installed, or cannot hold this tokenizer; ChangedError when the
+    tokenizer's file is not the one that was resolved.
+    """
+    if engine not in ENGINES:
+        raise UsageError(
+            f"there is no engine {engine!r}", where="--engine", allowed=", ".join(ENGINES), next_step="leave --engine out"
+        )
     module, _, cls = ENGINES[engine].partition(":")
-    encoder: Encoder = getattr(import_module(module), cls)(tokenizer)
+    try:
+        load = getattr(import_module(module), cls)
+    except ImportError as error:
+        raise UsageError(
+            f"the engine {engine} cannot be imported: {error}",
+            where="--engine",
+            allowed="an engine whose package is installed",
+            next_step=f"pip install {engine}, or run again with --engine {' or '.join(e for e in ENGINES if e != engine)}",
+        ) from error
+    encoder: Encoder = load(tokenizer.encoding, pattern_of(tokenizer), partial(ranks_path, tokenizer))
     return encoder

@@ -1,48 +1,62 @@
-"""tiktoken behind the Encoder contract: what the fast engine is held against, and the engine to fall back on."""
+"""tiktoken behind the Encoder contract: what the fast engine is held against, and the engine to fall back on.
+
+The encoding is built from the file of ranks with the published pattern and no special tokens, so nothing is fetched, and no
+text can become a special token. It has no caches that grow. Its pattern matcher gives up inside white space of about a million
+characters that a word follows; that is an EngineError here, and gigatoken has no such limit.
+"""
 
 from __future__ import annotations
 
+import base64
 from typing import TYPE_CHECKING
 
 import numpy as np
 import tiktoken
 
-from tokmill.encode.vocabulary import ENCODINGS, load_ranks
 from tokmill.errors import EngineError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
-    from tokmill.types import Tokenizer
-
 
 class ReferenceEncoder:
-    """Implements `protocols.Encoder` with `encode_ordinary`'s tokens. It has no caches that grow."""
+    """Implements `protocols.Encoder` with the tokens of `encode_ordinary`."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._encoding = tiktoken.Encoding(
-            tokenizer.encoding,
-            pat_str=ENCODINGS[tokenizer.encoding].pattern,
-            mergeable_ranks=load_ranks(tokenizer),
-            special_tokens={},
-        )
+    def __init__(self, encoding: str, pattern: str, ranks: Callable[[], str]) -> None:
+        """ranks: checks the file of ranks and returns its path. Raises what `ranks` raises."""
+        self._encoding = tiktoken.Encoding(encoding, pat_str=pattern, mergeable_ranks=_load(ranks()), special_tokens={})
 
     def encode(self, documents: Sequence[bytes]) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
-        """Encode valid UTF-8 documents."""
-        # Without special tokens to look for, this is encode_ordinary without the list of Python ints.
-        parts = [self._encoding.encode_to_numpy(document.decode(), disallowed_special=()) for document in documents]
+        """See the contract. Raises EngineError."""
+        try:
+            # With no special tokens to look for, this is encode_ordinary without its list of Python ints.
+            parts = [self._encoding.encode_to_numpy(document.decode(), disallowed_special=()) for document in documents]
+        except ValueError as error:
+            raise EngineError(
+                f"tiktoken failed: {error}", next_step="run again with --engine gigatoken, which has no such limit"
+            ) from error
         offsets = np.zeros(len(parts) + 1, np.int64)
         np.cumsum([len(part) for part in parts], out=offsets[1:])
-        return np.concatenate(parts).astype(np.uint32, copy=False), offsets
+        return np.concatenate([np.zeros(0, np.uint32), *parts]), offsets
 
     def decode(self, ids: NDArray[np.uint32]) -> bytes:
-        """The bytes of ordinary ids."""
+        """See the contract. Raises EngineError."""
         try:
             return self._encoding.decode_bytes(ids.tolist())
-        except KeyError as error:
-            raise EngineError(f"no token has the id {error}", next_step="check that the file and the tokenizer belong together") from None
+        except (KeyError, OverflowError) as error:
+            raise EngineError(
+                f"an id is not in the vocabulary: {error}",
+                allowed=f"ordinary ids of {self._encoding.name}",
+                next_step="check that the tokens and the tokenizer belong together",
+            ) from error
 
     def renew(self) -> None:
         """Nothing to give back."""
+
+
+def _load(path: str) -> dict[bytes, int]:
+    """Token bytes and their ranks; each line is base64, a space, and the rank."""
+    with open(path, "rb") as file:
+        return {base64.b64decode(token): int(rank) for token, rank in (line.split() for line in file)}

@@ -1,42 +1,50 @@
-"""Which tokenizer a name means, and the files behind it. A `.tiktoken` file is known by the SHA-256 of its content, never by its name:
-the file holds ranks alone, and with another encoding's pattern it would give wrong tokens that look right."""
+"""Which tokenizer a name means, and the file behind it.
+
+The one hard thing: a `.tiktoken` file holds ranks alone, and with another encoding's pattern it gives wrong tokens that look
+right. So a file is known by the SHA-256 of its content against the published encodings, never by its name, and one that is not
+among them is refused. No network and no cache directory is used: GPT-2's file is part of the package.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
 from importlib.resources import files
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from tokmill.errors import ChangedError, UsageError
 from tokmill.types import Tokenizer, path_to_text, text_to_path
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
-class Encoding(msgspec.Struct, frozen=True):
-    """A published encoding. Source of hashes, patterns and ids: tiktoken's `openai_public.py`."""
+
+class Encoding(msgspec.Struct, frozen=True, kw_only=True):
+    """A published encoding of tiktoken's."""
 
     name: str
+    """Encodings that share file and pattern (p50k_edit, o200k_harmony) go by the name of the first: text gives the same ids."""
     sha256: str
-    """Of its file of ranks."""
+    """Of its file of ranks, hex."""
     pattern: str
+    """Divides text into the pieces inside which bytes are merged; syntax of the Rust crate fancy-regex."""
+    n_ranks: int
+    """Largest rank, plus one."""
     eot_id: int
-    n_ids: int
-    """Largest rank or the EOT id, plus one."""
-    engine_pattern: str | None
-    """What gigatoken calls the pattern; None where its loader refuses the ranks."""
 
 
-_GPT2 = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
+_GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
 _CL100K = (
-    r"""'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$|\s*[\r\n]|\s+(?!\S)|\s"""
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+"
+    r"| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$|\s*[\r\n]|\s+(?!\S)|\s"
 )
-_CONTRACTION = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
 _UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
 _O200K = "|".join(
     [
-        rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+{_CONTRACTION}",
-        rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*{_CONTRACTION}",
+        r"[^\r\n\p{L}\p{N}]?" + _UPPER + "*" + _LOWER + "+(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
+        r"[^\r\n\p{L}\p{N}]?" + _UPPER + "+" + _LOWER + "*(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
         r"\p{N}{1,3}",
         r" ?[^\s\p{L}\p{N}]+[\r\n/]*",
         r"\s*[\r\n]+",
@@ -45,82 +53,136 @@ _O200K = "|".join(
     ]
 )
 
-ENCODINGS = {
-    e.name: e
-    for e in (
-        Encoding("r50k_base", "306cd27f03c1a714eca7108e03d66b7dc042abe8c258b44c199a7ed9838dd930", _GPT2, 50256, 50257, "gpt2"),
-        # gigatoken refuses ranks with a gap, and this file leaves 50256 out.
-        Encoding("p50k_base", "94b5ca7dff4d00767bc256fdd1b27e5b17361d7b8a5f968547f9f23eb70d2069", _GPT2, 50256, 50281, None),
-        Encoding("cl100k_base", "223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7", _CL100K, 100257, 100258, "cl100k"),
-        Encoding("o200k_base", "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d", _O200K, 199999, 200000, "o200k"),
-    )
-}
-_BUILT_IN = {"gpt2": "r50k_base", "r50k_base": "r50k_base"}
+# Hashes, patterns and ids: tiktoken 0.14, tiktoken_ext/openai_public.py.
+_PUBLISHED = (
+    Encoding(
+        name="r50k_base",
+        sha256="306cd27f03c1a714eca7108e03d66b7dc042abe8c258b44c199a7ed9838dd930",
+        pattern=_GPT2,
+        n_ranks=50256,
+        eot_id=50256,
+    ),
+    Encoding(
+        name="p50k_base",
+        sha256="94b5ca7dff4d00767bc256fdd1b27e5b17361d7b8a5f968547f9f23eb70d2069",
+        pattern=_GPT2,
+        n_ranks=50281,
+        eot_id=50256,
+    ),
+    Encoding(
+        name="cl100k_base",
+        sha256="223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7",
+        pattern=_CL100K,
+        n_ranks=100256,
+        eot_id=100257,
+    ),
+    Encoding(
+        name="o200k_base",
+        sha256="446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d",
+        pattern=_O200K,
+        n_ranks=199998,
+        eot_id=199999,
+    ),
+)
+ENCODINGS = {encoding.name: encoding for encoding in _PUBLISHED}
+_BY_SHA256 = {encoding.sha256: encoding for encoding in _PUBLISHED}
+_BUILT_IN = {"gpt2": "r50k_base.tiktoken", "r50k_base": "r50k_base.tiktoken"}
 
 
 def resolve_tokenizer(name: str) -> Tokenizer:
-    """The tokenizer that a person named: `gpt2`, or the path of a published encoding's `.tiktoken` file. Raises UsageError."""
-    if name in _BUILT_IN:
-        return _describe(name, str(files("tokmill") / "assets" / f"{_BUILT_IN[name]}.tiktoken"))
-    if name.endswith(".tiktoken"):
-        return _describe(name, os.path.abspath(name))
+    """The tokenizer that a person named: `gpt2`, or the path of a published encoding's file. Raises UsageError."""
+    for is_meant, resolve in _KINDS:
+        if is_meant(name):
+            return resolve(name)
+    hint = f"--tokenizer {name}.tiktoken, the path of its file" if name in ENCODINGS else "--tokenizer gpt2"
     raise UsageError(
         f"there is no tokenizer {name!r}",
         where="--tokenizer",
-        allowed=f"{', '.join(_BUILT_IN)}, or the path of a .tiktoken file",
-        next_step="--tokenizer gpt2, or --tokenizer ./cl100k_base.tiktoken",
+        allowed=f"{', '.join(_BUILT_IN)}, or the path of a .tiktoken file ({', '.join(ENCODINGS)})",
+        next_step=hint,
     )
 
 
-def load_ranks(tokenizer: Tokenizer) -> dict[bytes, int]:
-    """Token bytes and their ranks. Raises ChangedError when the file is not the one that was resolved."""
-    import base64
+def pattern_of(tokenizer: Tokenizer) -> str:
+    """The pattern that divides text into pieces. Raises UsageError for an encoding that this version does not know."""
+    if tokenizer.encoding not in ENCODINGS:
+        raise UsageError(
+            f"there is no encoding {tokenizer.encoding!r}",
+            where=f"tokenizer {tokenizer.name}",
+            allowed=", ".join(ENCODINGS),
+            next_step="pip install --upgrade tokmill",
+        )
+    return ENCODINGS[tokenizer.encoding].pattern
 
-    data = _read(text_to_path(tokenizer.path))
-    check_file(tokenizer, data)
-    return {base64.b64decode(token): int(rank) for token, rank in (line.split() for line in data.splitlines() if line)}
 
-
-def check_file(tokenizer: Tokenizer, data: bytes | None = None) -> None:
-    """Raises ChangedError when the tokenizer's file is not the one that was resolved."""
-    if hashlib.sha256(_read(text_to_path(tokenizer.path)) if data is None else data).hexdigest() != tokenizer.sha256:
+def ranks_path(tokenizer: Tokenizer) -> str:
+    """The path of the ranks, for `open`. Raises ChangedError when the file is not the one that was resolved."""
+    path = text_to_path(tokenizer.path)
+    try:
+        found = _sha256(path)
+    except OSError as error:
+        found = error.strerror or str(error)
+    if found != tokenizer.sha256:
         raise ChangedError(
-            "the tokenizer's file changed since the run was planned",
+            f"the tokenizer's file is not what it was when the run was planned: {found}",
             where=tokenizer.path,
-            allowed=f"the file with sha256 {tokenizer.sha256}",
+            allowed=f"the file with SHA-256 {tokenizer.sha256}",
             next_step="put the file back, then run the same command again",
         )
+    return path
 
 
-def _describe(name: str, path: str) -> Tokenizer:
-    sha256 = hashlib.sha256(_read(path)).hexdigest()
-    encoding = next((e for e in ENCODINGS.values() if e.sha256 == sha256), None)
-    if encoding is None:
+def _built_in(name: str) -> Tokenizer:
+    return _tiktoken(name, str(files("tokmill") / "assets" / _BUILT_IN[name]))
+
+
+def _tiktoken_file(name: str) -> Tokenizer:
+    return _tiktoken(name, os.path.abspath(name))
+
+
+def _tiktoken(name: str, path: str) -> Tokenizer:
+    """The published encoding whose ranks are in the file at `path`."""
+    try:
+        sha256 = _sha256(path)
+    except OSError as error:
         raise UsageError(
-            "the file is not that of a published encoding: its sha256 is " + sha256,
-            where=path,
-            allowed=", ".join(f"{e.name} ({e.sha256[:12]}...)" for e in ENCODINGS.values()),
-            next_step="fetch the file again (it may be damaged), or use --tokenizer gpt2",
+            f"cannot read the tokenizer's file: {error.strerror}",
+            where=path_to_text(path),
+            allowed="a readable .tiktoken file",
+            next_step="check the path, or use --tokenizer gpt2",
+        ) from None
+    if sha256 not in _BY_SHA256:
+        raise UsageError(
+            f"the file is not that of a published encoding, or it is damaged: its SHA-256 is {sha256}",
+            where=path_to_text(path),
+            allowed=", ".join(f"{e.name} ({e.sha256[:12]}...)" for e in _PUBLISHED),
+            next_step="fetch the file again, or use --tokenizer gpt2",
         )
+    encoding = _BY_SHA256[sha256]
     return Tokenizer(
-        name=name,
+        name=path_to_text(name),
         kind="tiktoken",
         encoding=encoding.name,
         path=path_to_text(path),
         sha256=sha256,
-        n_ids=encoding.n_ids,
+        # Special tokens other than EOT are never written.
+        n_ids=max(encoding.n_ranks, encoding.eot_id + 1),
         eot_id=encoding.eot_id,
     )
 
 
-def _read(path: str) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            return file.read()
-    except OSError as error:
-        raise UsageError(
-            f"cannot read the tokenizer's file: {error.strerror}",
-            where=path,
-            allowed="a readable .tiktoken file",
-            next_step="check the path, or use --tokenizer gpt2",
-        ) from None
+def _sha256(path: str) -> str:
+    """In blocks, because the path may be that of a corpus by mistake. Raises OSError."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _is_file(name: str) -> bool:
+    return name.endswith(".tiktoken") or os.path.isfile(name)
+
+
+_KINDS: tuple[tuple[Callable[[str], bool], Callable[[str], Tokenizer]], ...] = (
+    (_BUILT_IN.__contains__, _built_in),
+    (_is_file, _tiktoken_file),
+)
+"""The first whose question a name answers with yes. A further kind of tokenizer is a row here and a file beside this one."""
