@@ -1,0 +1,161 @@
+"""Text files: documents are exactly those of `bytes.split`, however the bytes arrive."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+from builders import a_content
+from hypothesis import example, given
+from hypothesis import strategies as st
+from reading import SpaceCutter, a_reader, read_all, write
+
+from tokmill.errors import BadTextError
+from tokmill.read.utf8 import first_invalid
+from tokmill.types import Cursor, Input
+
+SEPARATORS = ("<|endoftext|>", "\n\n", "aa", "aba", "a", " a", "é")
+
+
+def contents(separator: str) -> st.SearchStrategy[bytes]:
+    """Mixtures of text, separators, and pieces of separators."""
+    data = separator.encode()
+    bits = st.sampled_from(
+        [data, data[:1], data[1:], data[: len(data) // 2], b"a", b"ab ", b"c d", b" ", b"\n", "é€".encode(), b"word word"]
+    )
+    return st.lists(bits, max_size=40).map(b"".join)
+
+
+@st.composite
+def corpora(draw: st.DrawFn) -> tuple[str, list[bytes]]:
+    separator = draw(st.sampled_from(SEPARATORS))
+    return separator, draw(st.lists(contents(separator), min_size=1, max_size=4))
+
+
+@given(corpora(), st.integers(1, 70), st.booleans())
+@example(("aa", [b"aaa", b"aaaa"]), 1, False)
+def test_documents_are_those_of_bytes_split(corpus: tuple[str, list[bytes]], batch_bytes: int, cuts: bool) -> None:
+    separator, files = corpus
+    with tempfile.TemporaryDirectory() as directory:
+        inputs = write(Path(directory), {f"{i}.txt": data for i, data in enumerate(files)})
+        sizes = {"batch_bytes": batch_bytes, "divide_above_bytes": 1 << 20}
+        reading = read_all(
+            inputs,
+            SpaceCutter() if cuts else None,
+            separator=separator,
+            sizes=sizes,
+            encoding_errors="ignore",
+            val_fraction=0.5,
+        )
+    expected = [document for data in files for document in data.split(separator.encode())]
+    assert reading.texts == [d.decode("utf-8", "ignore").encode() for d in expected]
+    assert reading.counts.documents == len(expected)
+    assert reading.counts.bytes_in == sum(map(len, files))
+
+
+@given(contents("<|endoftext|>"), st.integers(1, 7), st.integers(1, 60))
+def test_a_pipe_that_delivers_a_few_bytes_at_a_time_changes_nothing(data: bytes, n_bytes: int, batch_bytes: int) -> None:
+    source = Input(path="/a/pipe", format="text", compression="none")
+
+    class Drops:
+        """A stream that never gives what was asked for."""
+
+        offset = 0
+
+        def read(self, n: int) -> bytes:
+            part = data[self.offset : self.offset + min(n, n_bytes)]
+            self.offset += len(part)
+            return part
+
+        def skip(self, n: int) -> None:
+            self.offset += n
+
+        def raw_position(self) -> int:
+            return self.offset
+
+        def close(self) -> None: ...
+
+    from tokmill.read.position import Position, Settings
+    from tokmill.read.text import read_text
+
+    settings = Settings(a_content(inputs=(source,)), None, batch_bytes, 1024, 1 << 20)
+    documents = [d for b in read_text(Drops(), Position(source, 0, Cursor()), settings, Cursor()) for d in b.documents]
+    assert documents == data.split(b"<|endoftext|>")
+
+
+def test_no_separator_makes_a_file_one_document(tmp_path: Path) -> None:
+    files = {"a.txt": b"one\n\ntwo", "b.txt": b"", "c.txt": b"x" * 5000}
+    for batch_bytes in (64, 4096, 1 << 20):
+        assert read_all(write(tmp_path, files), separator=None, sizes={"batch_bytes": batch_bytes}).texts == list(
+            files.values()
+        )
+
+
+def test_many_documents_are_dealt_out_in_bounded_batches(tmp_path: Path) -> None:
+    inputs = write(tmp_path, {"a.txt": b"\n" * 5000 + b"end"})
+    content = a_content(inputs=inputs, separator="\n")
+    batches = list(a_reader(content, batch_bytes=4096).batches(Cursor()))
+    assert max(len(b.documents) for b in batches) <= 1024
+    assert [d for b in batches for d in b.documents] == [b""] * 5000 + [b"end"]
+    read_all(inputs, separator="\n", sizes={"batch_bytes": 4096})
+
+
+def test_small_files_are_packed_and_every_document_is_located(tmp_path: Path) -> None:
+    files = {f"{i:03}.txt": f"doc {i}<|endoftext|>ö{i}".encode() for i in range(300)}
+    inputs = write(tmp_path, files)
+    batches = list(a_reader(a_content(inputs=inputs), batch_bytes=2000).batches(Cursor()))
+    assert len(batches) < 20
+    for batch in batches:
+        assert batch.raw is not None
+        assert first_invalid(batch.raw) is None
+        for i, document in enumerate(batch.documents):
+            where = batch.locate(i)
+            assert where.offset is not None
+            assert Path(where.path).read_bytes()[where.offset :].startswith(document)
+            assert where.record == (1 if document.startswith(b"doc") else 2)
+    read_all(inputs, sizes={"batch_bytes": 2000})
+
+
+def test_halves_of_a_character_in_two_packed_files_do_not_vouch_for_one_another(tmp_path: Path) -> None:
+    inputs = write(tmp_path, {"a.txt": "é".encode()[:1], "b.txt": "é".encode()[1:]})
+    (batch,) = a_reader(a_content(inputs=inputs)).batches(Cursor())
+    assert batch.raw is not None
+    assert first_invalid(batch.raw) is not None
+
+
+@pytest.mark.parametrize(
+    ("head", "named"),
+    [(b"\x1f\x8b\x08", "gzip"), (b"\x28\xb5\x2f\xfd", "zstd"), (b"\xff\xfea\x00", "UTF-16"), (b"\xfe\xff\x00a", "UTF-16")],
+)
+def test_a_file_that_is_something_else_is_named(tmp_path: Path, head: bytes, named: str) -> None:
+    inputs = write(tmp_path, {"a.txt": head + b"rest"})
+    with pytest.raises(BadTextError, match=named) as caught:
+        read_all(inputs)
+    assert "a.txt" in str(caught.value.where)
+    assert caught.value.next_step
+
+
+def test_the_end_of_standard_input_is_compared_when_a_run_goes_on(tmp_path: Path) -> None:
+    from tokmill.errors import ChangedError
+
+    def read(data: bytes, start: Cursor) -> list[object]:
+        reading_end, writing_end = os.pipe()
+        os.write(writing_end, data)
+        os.close(writing_end)
+        inputs = (Input(path=f"/dev/fd/{reading_end}", format="text", compression="none"),)
+        try:
+            return list(a_reader(a_content(inputs=inputs, separator="\n"), batch_bytes=16).batches(start))
+        finally:
+            os.close(reading_end)
+
+    data = "".join(f"line {i}\n" for i in range(40)).encode()
+    batches = read(data, Cursor())
+    for i, batch in enumerate(batches):
+        rest = read(data, batch.after) if i < len(batches) - 1 else []  # type: ignore[attr-defined]
+        assert [d for b in rest for d in b.documents] == [d for b in batches[i + 1 :] for d in b.documents]  # type: ignore[attr-defined]
+    with pytest.raises(ChangedError, match="not those"):
+        read(data.replace(b"line 0", b"Line 0"), batches[3].after)  # type: ignore[attr-defined]
+    with pytest.raises(ChangedError, match="ended after"):
+        read(data[:20], batches[3].after)  # type: ignore[attr-defined]
