@@ -4,8 +4,6 @@ Results go to standard output, all else to standard error. What a command needs 
 there at once. Values are checked where Python callers are checked too (`plan.py`), so both get the same errors.
 """
 
-# ruff: noqa: FBT002  a flag of typer is a parameter whose default is False
-
 from __future__ import annotations
 
 import os
@@ -53,6 +51,76 @@ _InputFormat = Annotated[
 ]
 
 
+_Inputs = Annotated[
+    list[str], typer.Argument(metavar="INPUT", help="Files, directories, quoted glob patterns, or - for standard input.")
+]
+_Out = Annotated[str, typer.Option("--out", "-o", envvar="TOKMILL_OUT", metavar="DIR", help="Output directory.")]
+_Tokenizer = Annotated[
+    str,
+    typer.Option("--tokenizer", envvar="TOKMILL_TOKENIZER", metavar="NAME|FILE", help="gpt2 (built in), or a .tiktoken file."),
+]
+_Separator = Annotated[
+    str,
+    typer.Option(
+        "--separator",
+        envvar="TOKMILL_SEPARATOR",
+        metavar="TEXT",
+        help=r"Stands between documents of a text file; escapes such as \n\n; none: a file is one document.",
+    ),
+]
+_TextKey = Annotated[
+    str, typer.Option("--text-key", envvar="TOKMILL_TEXT_KEY", metavar="KEY", help="Of JSON lines, the key of the text.")
+]
+_Eot = Annotated[
+    str, typer.Option("--eot", envvar="TOKMILL_EOT", metavar="after|before|none", help="Where the end-of-text id goes.")
+]
+_ValFraction = Annotated[
+    float,
+    typer.Option("--val-fraction", envvar="TOKMILL_VAL_FRACTION", metavar="FRACTION", help="Of the documents, for val.bin."),
+]
+_Seed = Annotated[int, typer.Option("--seed", envvar="TOKMILL_SEED", metavar="N", help="Of the choice for val.bin.")]
+_Dtype = Annotated[str, typer.Option("--dtype", envvar="TOKMILL_DTYPE", metavar="auto|uint16|uint32", help="Of the ids.")]
+_KeepEmpty = Annotated[
+    bool, typer.Option("--keep-empty", envvar="TOKMILL_KEEP_EMPTY", help="Write the end-of-text id of empty documents too.")
+]
+_Memory = Annotated[
+    str | None,
+    typer.Option(
+        "--memory",
+        envvar="TOKMILL_MEMORY",
+        metavar="SIZE",
+        help="Of all processes together, at most.  [default: 1GiB, more with many threads, at most a quarter of all]",
+    ),
+]
+_Threads = Annotated[
+    int | None,
+    typer.Option("--threads", envvar="TOKMILL_THREADS", metavar="N", help="Encoder threads.  [default: one a core]"),
+]
+_OnError = Annotated[
+    str, typer.Option("--on-error", envvar="TOKMILL_ON_ERROR", metavar="stop|skip", help="What a bad record does.")
+]
+_MaxSkipped = Annotated[
+    int | None,
+    typer.Option("--max-skipped", envvar="TOKMILL_MAX_SKIPPED", metavar="N", help="Stop when more bad records were skipped."),
+]
+_EncodingErrors = Annotated[
+    str,
+    typer.Option(
+        "--encoding-errors",
+        envvar="TOKMILL_ENCODING_ERRORS",
+        metavar="strict|replace|ignore",
+        help="What bytes that are not UTF-8 do.",
+    ),
+]
+_Engine = Annotated[
+    str, typer.Option("--engine", envvar="TOKMILL_ENGINE", metavar="gigatoken|tiktoken", help="The ids are the same.")
+]
+_Fresh = Annotated[
+    bool,
+    typer.Option("--fresh", envvar="TOKMILL_FRESH", help="Start over: discard what an earlier run left in the directory."),
+]
+
+
 def _print_version(value: bool) -> None:  # noqa: FBT001  typer calls it with the flag
     if value:
         print(f"tokmill {__version__}")
@@ -70,84 +138,25 @@ def _root(
 
 @app.command(short_help="Turn text into train.bin and val.bin; run again to resume.")
 def tokenize(
-    inputs: Annotated[
-        list[str], typer.Argument(metavar="INPUT", help="Files, directories, quoted glob patterns, or - for standard input.")
-    ],
-    out: Annotated[str, typer.Option("--out", "-o", envvar="TOKMILL_OUT", metavar="DIR", help="Output directory.")],
-    tokenizer: Annotated[
-        str,
-        typer.Option(
-            "--tokenizer", envvar="TOKMILL_TOKENIZER", metavar="NAME|FILE", help="gpt2 (built in), or a .tiktoken file."
-        ),
-    ] = "gpt2",
-    separator: Annotated[
-        str,
-        typer.Option(
-            "--separator",
-            envvar="TOKMILL_SEPARATOR",
-            metavar="TEXT",
-            help=r"Stands between documents of a text file; escapes such as \n\n; none: a file is one document.",
-        ),
-    ] = "<|endoftext|>",
-    text_key: Annotated[
-        str, typer.Option("--text-key", envvar="TOKMILL_TEXT_KEY", metavar="KEY", help="Of JSON lines, the key of the text.")
-    ] = "text",
+    inputs: _Inputs,
+    out: _Out,
+    tokenizer: _Tokenizer = "gpt2",
+    separator: _Separator = "<|endoftext|>",
+    text_key: _TextKey = "text",
     glob: _Glob = None,
     input_format: _InputFormat = None,
-    eot: Annotated[
-        str, typer.Option("--eot", envvar="TOKMILL_EOT", metavar="after|before|none", help="Where the end-of-text id goes.")
-    ] = "after",
-    val_fraction: Annotated[
-        float,
-        typer.Option(
-            "--val-fraction", envvar="TOKMILL_VAL_FRACTION", metavar="FRACTION", help="Of the documents, for val.bin."
-        ),
-    ] = 0.0005,
-    seed: Annotated[int, typer.Option("--seed", envvar="TOKMILL_SEED", metavar="N", help="Of the choice for val.bin.")] = 0,
-    dtype: Annotated[
-        str, typer.Option("--dtype", envvar="TOKMILL_DTYPE", metavar="auto|uint16|uint32", help="Of the ids.")
-    ] = "auto",
-    keep_empty: Annotated[
-        bool, typer.Option("--keep-empty", envvar="TOKMILL_KEEP_EMPTY", help="Write the end-of-text id of empty documents too.")
-    ] = False,
-    memory: Annotated[
-        str | None,
-        typer.Option(
-            "--memory",
-            envvar="TOKMILL_MEMORY",
-            metavar="SIZE",
-            help="Of all processes together, at most.  [default: 1GiB, more with many threads, at most a quarter of all]",
-        ),
-    ] = None,
-    threads: Annotated[
-        int | None,
-        typer.Option("--threads", envvar="TOKMILL_THREADS", metavar="N", help="Encoder threads.  [default: one a core]"),
-    ] = None,
-    on_error: Annotated[
-        str, typer.Option("--on-error", envvar="TOKMILL_ON_ERROR", metavar="stop|skip", help="What a bad record does.")
-    ] = "stop",
-    max_skipped: Annotated[
-        int | None,
-        typer.Option(
-            "--max-skipped", envvar="TOKMILL_MAX_SKIPPED", metavar="N", help="Stop when more bad records were skipped."
-        ),
-    ] = None,
-    encoding_errors: Annotated[
-        str,
-        typer.Option(
-            "--encoding-errors",
-            envvar="TOKMILL_ENCODING_ERRORS",
-            metavar="strict|replace|ignore",
-            help="What bytes that are not UTF-8 do.",
-        ),
-    ] = "strict",
-    engine: Annotated[
-        str, typer.Option("--engine", envvar="TOKMILL_ENGINE", metavar="gigatoken|tiktoken", help="The ids are the same.")
-    ] = "gigatoken",
-    fresh: Annotated[
-        bool,
-        typer.Option("--fresh", envvar="TOKMILL_FRESH", help="Start over: discard what an earlier run left in the directory."),
-    ] = False,
+    eot: _Eot = "after",
+    val_fraction: _ValFraction = 0.0005,
+    seed: _Seed = 0,
+    dtype: _Dtype = "auto",
+    keep_empty: _KeepEmpty = False,
+    memory: _Memory = None,
+    threads: _Threads = None,
+    on_error: _OnError = "stop",
+    max_skipped: _MaxSkipped = None,
+    encoding_errors: _EncodingErrors = "strict",
+    engine: _Engine = "gigatoken",
+    fresh: _Fresh = False,
     json: _Json = False,
     quiet: _Quiet = False,
     verbose: _Verbose = False,
