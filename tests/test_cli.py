@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import EOT, gpt2, write_corpus
 
 import tokmill
-from helpers import EOT, gpt2, write_corpus
 from tokmill import cli
 from tokmill.errors import error_classes
 

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from helpers import EOT, gpt2, write_corpus, write_output
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tokmill
-from helpers import EOT, gpt2, write_corpus, write_output
 from tokmill import dataset as dataset_module
 from tokmill.errors import DamageError, UsageError
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from helpers import EOT, write_corpus, write_output
 
 import tokmill
-from helpers import EOT, write_corpus, write_output
 from tokmill.errors import UsageError
 from tokmill.printable import printable, printable_bytes, printable_line
 from tokmill.render import inspection_lines, json_line

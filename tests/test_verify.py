@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 import pytest
+from helpers import EOT, rewrite_manifest, write_corpus, write_output
 
 import tokmill
-from helpers import EOT, rewrite_manifest, write_corpus, write_output
 from tokmill import compare
 from tokmill.errors import DamageError, UsageError
 from tokmill.manifest import load_manifest

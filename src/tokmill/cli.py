@@ -4,6 +4,8 @@ Results go to standard output, all else to standard error. What a command needs 
 there at once. Values are checked where Python callers are checked too (`plan.py`), so both get the same errors.
 """
 
+# ruff: noqa: FBT002  a flag of typer is a parameter whose default is False
+
 from __future__ import annotations
 
 import os
