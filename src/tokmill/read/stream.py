@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from tokmill.protocols import ByteStream
     from tokmill.types import Input
 
-_COMPRESSED_CHUNK_BYTES = 128 << 10
-"""Compressed bytes read at a time; what lies behind a frame is copied once, so small frames ask for small chunks."""
 _SKIP_BYTES = 1 << 20
 _WINDOW_LOG_MAX = 27
 """A zstd frame may ask for a window of 128 MiB, the most that the zstd command accepts without --long."""
@@ -112,6 +110,8 @@ class _Codec(Protocol):
 
     name: str
     error: type[Exception] | tuple[type[Exception], ...]
+    chunk_bytes: int
+    """Compressed bytes read at a time; what lies behind a frame is copied once, so small frames ask for small chunks."""
 
     def new_frame(self) -> _Frame: ...
     def behind_frame(self, data: bytes) -> bytes:
@@ -137,7 +137,7 @@ class CompressedStream:
         while frame := self._frame or self._next_frame():
             data = self._pending
             if not data and frame.needs_input:
-                data = self._plain.read(_COMPRESSED_CHUNK_BYTES)
+                data = self._plain.read(self._codec.chunk_bytes)
                 if not data:
                     raise self._damaged("the compressed data ends in the middle", "get a complete copy of the file")
             self._pending = b""
@@ -169,7 +169,7 @@ class CompressedStream:
         """Begin the frame that follows; None at the true end."""
         rest = self._codec.behind_frame(self._pending)
         while not rest:
-            data = self._plain.read(_COMPRESSED_CHUNK_BYTES)
+            data = self._plain.read(self._codec.chunk_bytes)
             if not data:
                 return None
             rest = self._codec.behind_frame(data)
@@ -191,6 +191,7 @@ class _Gzip:
     """gzip by ISA-L: 600 MB/s where zlib does 270."""
 
     name = "gzip"
+    chunk_bytes = 128 << 10
 
     def __init__(self) -> None:
         from isal import igzip_lib
@@ -216,6 +217,7 @@ class _Zstd:
     """zstd by the standard library's module (Python 3.14) or its backport."""
 
     name = "zstd"
+    chunk_bytes = 512 << 10
 
     def __init__(self) -> None:
         if sys.version_info >= (3, 14):
