@@ -1,0 +1,79 @@
+# One vocabulary for people and CI. Needs make, Python 3.11 or newer and a package index; makes the rest itself.
+#
+#   make setup   the environment, in .venv (again only when pyproject.toml changes)
+#   make check   lint, format, types
+#   make test    the test suite          make slow   the tests that take longer
+#   make demo    the Python library's sources as token files, in ./demo
+#   make bench   a corpus of 0.3 GB and how fast it goes
+#   make clean   away with all that
+
+VENV ?= .venv
+PYTHON ?= $(firstword $(foreach p,python3 python3.14 python3.13 python3.12 python3.11,$(shell \
+	$(p) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(p))))
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PYTEST_ARGS ?=
+
+DEMO_TEXT := build/python-library
+BENCH := benchmarks/data
+BENCH_GB ?= 0.3
+
+.DEFAULT_GOAL := help
+.PHONY: help setup check test slow bench demo clean
+
+help:
+	@sed -n '3,8s/^# *//p' Makefile
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml
+	@if [ -z "$(PYTHON)" ]; then echo "no Python 3.11 or newer was found; name one: make PYTHON=/path/to/python3" >&2; exit 1; fi
+	@rm -f $@
+	@echo "setting up $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+check: $(STAMP)
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+
+test: $(STAMP)
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+slow: $(STAMP)
+	@$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+
+# Links to the library's modules and packages, without what was installed beside them.
+$(DEMO_TEXT): $(STAMP)
+	@rm -rf $@ && mkdir -p $@
+	@library=$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("stdlib"))'); \
+	for path in "$$library"/*; do \
+		case $$path in */site-packages|*/dist-packages|*/__pycache__) continue;; esac; \
+		if [ -d "$$path" ] || [ -f "$$path" ]; then ln -s "$$path" $@/; fi; \
+	done
+
+# A few of the library's own tests are deliberately not UTF-8, hence --encoding-errors.
+demo: $(DEMO_TEXT)
+	@set -ex; PATH="$(abspath $(BIN)):$$PATH"; \
+	tokmill tokenize $(DEMO_TEXT) --glob '*.py' --separator none --encoding-errors replace --val-fraction 0.01 --out demo --fresh; \
+	tokmill verify demo; \
+	tokmill inspect demo
+	@echo
+	@ls -l demo
+	@echo
+	@echo "Those are $(CURDIR)/demo. For a corpus of your own:"
+	@echo "    $(BIN)/tokmill tokenize corpus.txt --out data"
+
+$(BENCH)/corpus.txt: $(STAMP) $(DEMO_TEXT)
+	@mkdir -p $(BENCH)
+	@find -L $(DEMO_TEXT) -name '*.py' -size -400k -exec cat {} + | iconv -c -f utf-8 -t utf-8 > $(BENCH)/seed.txt
+	@$(BIN)/python benchmarks/make_corpus.py $@ --gb $(BENCH_GB) --seed-text $(BENCH)/seed.txt --no-curve
+
+bench: $(BENCH)/corpus.txt
+	@$(BIN)/python benchmarks/speed.py $< --rounds 3
+
+clean:
+	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist demo $(BENCH)
+	find src tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} +

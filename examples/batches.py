@@ -1,0 +1,30 @@
+"""Draw training batches from what `tokmill tokenize` wrote, as nanoGPT does: `python examples/batches.py data`."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+from numpy.typing import NDArray
+
+import tokmill
+
+
+def batch(
+    ids: NDArray[np.uint16], n_rows: int, n_context: int, rng: np.random.Generator
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Random windows and, for each place, the id that comes next. Returns two arrays, int64, shape (n_rows, n_context)."""
+    starts = rng.integers(0, len(ids) - n_context, n_rows)
+    windows = np.stack([ids[i : i + n_context + 1] for i in starts]).astype(np.int64)
+    return windows[:, :-1], windows[:, 1:]
+
+
+def main() -> None:
+    with tokmill.open(sys.argv[1]) as data:
+        x, y = batch(data.train, n_rows=4, n_context=64, rng=np.random.default_rng(0))
+        print("x", x.shape, "y", y.shape)
+        print(data.decode(x[0].tolist()))
+
+
+if __name__ == "__main__":
+    main()
