@@ -1,4 +1,4 @@
-"""The truth that runs are held against: a plain loop over documents with tiktoken alone, and nothing of tokmill's but the rank file."""
+"""The truth that runs are held against: a plain loop with tiktoken alone, and nothing of tokmill's but the rank file."""
 
 from __future__ import annotations
 

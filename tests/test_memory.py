@@ -7,7 +7,7 @@ from builders import ByteEncoder, a_batch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokmill import memory, probe
+from tokmill import probe
 from tokmill.config import MIB
 from tokmill.errors import MemoryBudgetError
 from tokmill.memory import Renewal, default_budget, divide
@@ -44,7 +44,7 @@ def test_one_encoder_at_a_time_renews_the_one_with_the_oldest_caches_first(monke
     rss = [200]
     monkeypatch.setattr(probe, "rss_bytes", lambda: rss[0])
     monkeypatch.setattr(probe, "trim", lambda: None)
-    monkeypatch.setattr(memory.time, "monotonic", iter(range(1000)).__next__)
+    monkeypatch.setattr("tokmill.memory.time.monotonic", iter(range(1000)).__next__)
     renewed = []
     renewal = Renewal(100, lambda before, _after: renewed.append(before))
     old, young = ByteEncoder(), ByteEncoder()

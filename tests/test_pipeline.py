@@ -84,25 +84,25 @@ def test_a_batch_larger_than_the_flow_passes_alone() -> None:
 
 def test_the_first_error_in_the_order_of_the_corpus_is_raised_whatever_thread_met_it_first() -> None:
     for _ in range(5):
-        taken = []
+        taken: list[int] = []
+        results = pipeline(Batches(40), fail_at=(9, 10, 11)).results(Cursor())
         with pytest.raises(BadTextError, match="batch 9"):
-            for result in pipeline(Batches(40), fail_at=(9, 10, 11)).results(Cursor()):
-                taken.append(result.index)
+            taken.extend(result.index for result in results)
         assert taken == list(range(9))
 
 
 def test_an_error_of_the_reader_is_raised_behind_what_it_read() -> None:
-    taken = []
+    taken: list[int] = []
+    results = pipeline(Batches(7, InputError("torn"))).results(Cursor())
     with pytest.raises(InputError, match="torn"):
-        for result in pipeline(Batches(7, InputError("torn"))).results(Cursor()):
-            taken.append(result.index)
+        taken.extend(result.index for result in results)
     assert taken == list(range(7))
 
 
 def test_stopping_writes_what_is_on_its_way_and_ends() -> None:
     flow = Flow(1 << 20)
     reader = Batches(10_000)
-    taken = []
+    taken: list[int] = []
     for result in pipeline(reader, flow).results(Cursor()):
         taken.append(result.index)
         if len(taken) == 20:

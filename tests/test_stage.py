@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import xxhash
@@ -91,7 +93,7 @@ class HighEncoder(ByteEncoder):
         super().__init__()
         self._bad_id = bad_id
 
-    def encode(self, documents: list[bytes]) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[override]
+    def encode(self, documents: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
         ids, offsets = super().encode(documents)
         ids[-1] = self._bad_id
         return ids, offsets
@@ -145,7 +147,7 @@ def test_skipped_text_is_counted_and_recorded() -> None:
 class WrongEncoder(ByteEncoder):
     """Differs from the reference in one byte value."""
 
-    def encode(self, documents: list[bytes]) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[override]
+    def encode(self, documents: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
         ids, offsets = super().encode(documents)
         ids[ids == ord("q")] = 7
         return ids, offsets
@@ -167,10 +169,10 @@ def test_the_first_document_of_a_run_is_always_audited() -> None:
 
 def test_the_sample_is_about_the_fraction_of_the_bytes_for_short_and_long_documents() -> None:
     class EveryByte:
-        def last(self, text: bytes, limit: int) -> int:
+        def last(self, text: bytes | bytearray, limit: int) -> int:
             return min(limit, len(text) - 1)
 
-        def first(self, text: bytes, start: int) -> int:
+        def first(self, text: bytes | bytearray, start: int) -> int:
             return start
 
     rng = np.random.default_rng(1)

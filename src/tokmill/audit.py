@@ -100,9 +100,7 @@ def audit_documents(
     return sum(n > 0 for n in compared), sum(compared)
 
 
-def _mismatch(
-    expected: NDArray[np.uint32], actual: NDArray[np.uint32], skipped: int, location: Location, begin: int
-) -> AuditError:
+def _mismatch(expected: NDArray[np.uint32], actual: NDArray[np.uint32], skipped: int, location: Location, begin: int) -> AuditError:
     n = min(len(expected), len(actual))
     different = np.flatnonzero(expected[:n] != actual[:n])
     at = int(different[0]) if len(different) else n

@@ -56,9 +56,14 @@ class PartFile:
         with storage_errors(self.path):
             durable.write_all(self._fd, view)
 
+    @property
+    def is_ahead(self) -> bool:
+        """Whether something was appended since the last commit."""
+        return self.length != self._committed
+
     def cut_span(self) -> FileSpan | None:
         """What was appended since the last call, or None."""
-        if self.length == self._committed:
+        if not self.is_ahead:
             return None
         span = FileSpan(end=self.length, digest=self._hash.hexdigest())
         self._hash = xxhash.xxh3_128()
@@ -130,7 +135,7 @@ class Output:
     def commit(self, after: Cursor, counts: Counts, writer: dict[str, int], elapsed_s: float) -> None:
         """Commit what was appended, in the background; waits for the commit before. Raises its StorageError or DiskFullError."""
         self.settle()
-        touched = {name: file for name, file in self._files.items() if file.length != file._committed}
+        touched = {name: file for name, file in self._files.items() if file.is_ahead}
         spans = {name: span for name, file in touched.items() if (span := file.cut_span())}
         segment = Segment(after=after, files=spans, counts=counts, writer=writer)
         self._pending = self._committer.submit(self._commit, segment, list(touched.values()), elapsed_s)
@@ -189,7 +194,9 @@ def open_output(directory: Path, content: Content, version: str, *, fresh: bool)
     """
     state = _state(directory)
     if state.is_symlink():
-        raise DamageError("the state of the run is a symbolic link", where=str(state), next_step="remove it, or choose another --out")
+        raise DamageError(
+            "the state of the run is a symbolic link", where=str(state), next_step="remove it, or choose another --out"
+        )
     with storage_errors(directory):
         durable.make_directory(state)
     lock = DirectoryLock(state / "lock")
@@ -261,7 +268,9 @@ def _publish_files(directory: Path, manifest: Manifest) -> None:
                 durable.replace(part, directory / name)
             elif not (directory / name).exists():
                 raise DamageError(
-                    "a file of the finished run is gone", where=str(part), next_step="run the same command with --fresh to start over"
+                    "a file of the finished run is gone",
+                    where=str(part),
+                    next_step="run the same command with --fresh to start over",
                 )
         durable.sync_directory(directory)
         durable.replace(state / f"{MANIFEST_NAME}.part", directory / MANIFEST_NAME)

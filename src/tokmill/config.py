@@ -1,4 +1,4 @@
-"""Validated settings of a run, divided by one question: can the setting change a byte of the output?
+"""Validated settings of a run, divided by one question: whether the setting can change a byte of the output.
 
 `Content` holds those that can: it is stored in journal and manifest, its fingerprint pins a resumed run, and a difference is
 refused by name. `Resources` holds those that cannot. Both are plain data, so a job can be carried out in another process.
@@ -83,7 +83,10 @@ def parse_size(text: str, option: str) -> int:
     unit = match and _UNITS.get(match[2].lower())
     if not match or not unit:
         raise UsageError(
-            f"{text!r} is not a size", where=option, allowed="a number with K, M, G, T or KiB, MiB, GiB, TiB", next_step=f"{option} 1GiB"
+            f"{text!r} is not a size",
+            where=option,
+            allowed="a number with K, M, G, T or KiB, MiB, GiB, TiB",
+            next_step=f"{option} 1GiB",
         )
     return int(float(match[1]) * unit)
 

@@ -29,8 +29,12 @@ def storage_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         where = str(path) if error.filename is None else os.fsdecode(error.filename)
         if error.errno in _FULL:
-            raise DiskFullError(f"the disk is full: {error.strerror}", where=where, next_step=f"free disk space, then {_RESUMES}") from error
-        raise StorageError(f"cannot write the output: {error.strerror}", where=where, next_step=f"mend the cause, then {_RESUMES}") from error
+            raise DiskFullError(
+                f"the disk is full: {error.strerror}", where=where, next_step=f"free disk space, then {_RESUMES}"
+            ) from error
+        raise StorageError(
+            f"cannot write the output: {error.strerror}", where=where, next_step=f"mend the cause, then {_RESUMES}"
+        ) from error
 
 
 def create(path: Path, *, append: bool = False) -> int:

@@ -32,9 +32,7 @@ class TokmillError(Exception):
 
     exit_code = 1
 
-    def __init__(
-        self, what: str, *, where: str | None = None, allowed: str | None = None, next_step: str | None = None
-    ) -> None:
+    def __init__(self, what: str, *, where: str | None = None, allowed: str | None = None, next_step: str | None = None) -> None:
         super().__init__(what)
         self.what = what
         self.where = where

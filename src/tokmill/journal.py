@@ -33,9 +33,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     @classmethod
     def of(cls, content: Content, version: str) -> Header:
         """The header of a new run."""
-        return cls(
-            format_version=FORMAT_VERSION, tokmill_version=version, fingerprint=content.fingerprint(), content=content
-        )
+        return cls(format_version=FORMAT_VERSION, tokmill_version=version, fingerprint=content.fingerprint(), content=content)
 
 
 class _Line(msgspec.Struct, frozen=True, kw_only=True):

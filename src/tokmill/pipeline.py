@@ -1,8 +1,8 @@
 """Reader, encoder and writer threads side by side; the output order is the input order.
 
 One reader thread numbers the batches, any number of encoder threads take the next one, and the writer (the caller's thread) takes
-their results in order. What is on the way is bounded in bytes by one counter, `Flow`: the reader pays for a batch before it hands it
-on, the writer gives the bytes back. The batch that the writer waits for has always been paid for, so it cannot deadlock.
+their results in order. What is on the way is bounded in bytes by one counter, `Flow`: the reader pays for a batch before it hands
+it on, the writer gives the bytes back. The batch that the writer waits for has always been paid for, so it cannot deadlock.
 
 An error in any thread becomes the result of its batch. The writer meets it in order, after everything before it was written and
 committed: which error is reported, and what is resumed from, does not depend on threads.
@@ -15,15 +15,13 @@ import time
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
-from tokmill.types import EncodedBatch
-
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
     from tokmill.memory import Renewal
     from tokmill.protocols import Reader
     from tokmill.stage import EncodeStage
-    from tokmill.types import Batch, Cursor
+    from tokmill.types import Batch, Cursor, EncodedBatch
 
 _JOIN_S = 2.0
 """Longest wait for a thread at the end; a batch takes some milliseconds."""
@@ -123,7 +121,7 @@ class Pipeline:
         self._done = _InOrder()
         self._abandoned = False
 
-    def results(self, start: Cursor, tick_s: float = 0.2) -> Iterator[EncodedBatch]:
+    def results(self, start: Cursor, tick_s: float = 0.2) -> Generator[EncodedBatch, None, None]:
         """Encoded batches in the order of the corpus. Raises the first error, in that order."""
         threads = [threading.Thread(target=self._read, args=(start,), name="reader", daemon=True)]
         threads += [threading.Thread(target=self._encode, name=f"encoder-{i}", daemon=True) for i in range(self._n_threads)]

@@ -1,4 +1,4 @@
-"""What the system says about memory: of this process, of the machine, of its cgroups (v1 and v2). All in bytes; None where it is silent."""
+"""What the system says about memory: of this process, the machine, its cgroups (v1 and v2). In bytes; None where it is silent."""
 
 from __future__ import annotations
 

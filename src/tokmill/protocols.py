@@ -1,4 +1,4 @@
-"""The contracts between the parts of tokmill, all on one page. Implementations live in `read/`, `encode/`, `write/`, `commit.py`."""
+"""The contracts between the parts of tokmill, all on one page. Implemented in `read/`, `encode/`, `write/`, `commit.py`."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Buffer
-
     import numpy as np
     from numpy.typing import NDArray
+    from typing_extensions import Buffer
 
     from tokmill.config import Job
     from tokmill.types import AnyEvent, Batch, Cursor, FileEntry, Finished, Tokens
@@ -40,12 +39,13 @@ class Reader(Protocol):
     """Turns the corpus into batches. One thread iterates; closing the iterator closes what it opened."""
 
     def batches(self, start: Cursor) -> Iterator[Batch]:
-        """Batches from `start` on, in the order of the corpus, numbered from 0. Raises InputError, ChangedError, MemoryBudgetError."""
+        """Batches from `start` on, in the corpus's order, numbered from 0. Raises InputError, ChangedError, MemoryBudgetError."""
 
 
 class Cutter(Protocol):
     """Finds safe cuts: places where the tokens of a text are the tokens of its left part followed by those of its right part,
-    whatever stands further left and right. The text may be the beginning of a longer one; a cut is never at 0 or at the end."""
+    whatever stands further left and right. The text may be the beginning of a longer one; a cut is never at 0 or at the end.
+    """
 
     def last(self, text: bytes | bytearray, limit: int) -> int:
         """The largest safe cut that is at most `limit`, or 0 if there is none."""

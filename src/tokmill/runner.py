@@ -73,7 +73,7 @@ class _Child:
     def __init__(self, job: Job) -> None:
         job_read, self._job_write = os.pipe()
         self._event_read, event_write = os.pipe()
-        self._stderr: IO[bytes] = tempfile.TemporaryFile()
+        self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  closed in end()
         self._interrupts = 0
         self.last_words = ""
         """The end of what it wrote to standard error, once it has ended."""
@@ -153,9 +153,7 @@ def _error(event: Failed) -> TokmillError:
 def _smaller(job: Job, *, keep_fresh: bool) -> Job:
     resources = job.resources
     batch_bytes = max(_SMALLEST_BATCH_BYTES, resources.batch_bytes // 2)
-    smaller = msgspec.structs.replace(
-        resources, batch_bytes=batch_bytes, in_flight_bytes=resources.in_flight_bytes // 2
-    )
+    smaller = msgspec.structs.replace(resources, batch_bytes=batch_bytes, in_flight_bytes=resources.in_flight_bytes // 2)
     return msgspec.structs.replace(job, resources=smaller, fresh=job.fresh and keep_fresh)
 
 

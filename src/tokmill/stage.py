@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -199,15 +200,13 @@ def _narrow(
     return out
 
 
-def _part(
-    out: NDArray[Any], bounds: NDArray[np.int64], ends: NDArray[np.int64], is_val: NDArray[np.bool_]
-) -> list[Tokens]:
+def _part(out: NDArray[Any], bounds: NDArray[np.int64], ends: NDArray[np.int64], is_val: NDArray[np.bool_]) -> list[Tokens]:
     """The documents of both sides, each side's behind one another in order."""
     edges = [0, *(np.flatnonzero(is_val[1:] != is_val[:-1]) + 1).tolist(), len(is_val)]
     lengths = np.diff(bounds)
     parted = []
     for side in (False, True):
-        stretches = [(a, b) for a, b in zip(edges, edges[1:], strict=False) if is_val[a] == side]
+        stretches = [(a, b) for a, b in pairwise(edges) if is_val[a] == side]
         ids = np.concatenate([out[bounds[a] : bounds[b]] for a, b in stretches])
         side_ends = np.cumsum(lengths[is_val == side])
         if len(ends) < len(is_val) and is_val[-1] == side:

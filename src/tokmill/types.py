@@ -165,7 +165,8 @@ class FileEntry(msgspec.Struct, frozen=True, kw_only=True):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
     """Documents that are encoded together, in the order of the corpus. Whole documents, except that the first may go on from
-    the batch before (`head_open`) and the last may go on in the next (`tail_open`)."""
+    the batch before (`head_open`) and the last may go on in the next (`tail_open`).
+    """
 
     index: int
     """0, 1, 2, ... in the order of the corpus."""

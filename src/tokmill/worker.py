@@ -1,8 +1,8 @@
 """The process that tokenizes: `python -m tokmill.worker JOB_FD EVENT_FD`.
 
 It reads its job as one line of JSON from JOB_FD and writes events as JSON lines to EVENT_FD. JOB_FD stays open as a lifeline: the
-line `stop` asks for a checkpoint and an orderly end, and its end (the parent is dead) ends the worker at once, so that no orphan goes on
-writing. It touches neither standard output nor, unless the engine itself does, standard error.
+line `stop` asks for a checkpoint and an orderly end, and its end (the parent is dead) ends the worker at once, so that no orphan
+goes on writing. It touches neither standard output nor, unless the engine itself does, standard error.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from tokmill.commit import Output, open_output
 from tokmill.config import MIB
 from tokmill.encode import cutter_for, load_encoder
 from tokmill.errors import Interrupted, MemoryBudgetError, TokmillError, TooManySkippedError
-from tokmill.manifest import FORMAT_VERSION, Manifest
 from tokmill.guard import Guard, Limits, reserve_bytes
+from tokmill.manifest import FORMAT_VERSION, Manifest
 from tokmill.memory import Renewal
-from tokmill.probe import cgroup_limit_bytes, machine_bytes, mark_for_oom_killer, peak_rss_bytes, rss_bytes
 from tokmill.pipeline import Flow, Pipeline
+from tokmill.probe import cgroup_limit_bytes, machine_bytes, mark_for_oom_killer, peak_rss_bytes, rss_bytes
 from tokmill.read.corpus import CorpusReader
 from tokmill.stage import EncodeStage
 from tokmill.types import (
@@ -130,7 +130,7 @@ class _Recorder:
                 f"{n_bad:,} records were skipped",
                 where=str(self._output.directory),
                 allowed=f"--max-skipped {most}",
-                next_step="look at what is wrong with them, raise --max-skipped and run again (it resumes), or start over with --fresh",
+                next_step=f"look at {SKIPPED_NAME}; raise --max-skipped and run again (it resumes), or start over with --fresh",
             )
 
 
@@ -306,9 +306,7 @@ def failed_event(error: Exception) -> Failed:
         error = TokmillError(
             f"unforeseen {type(error).__name__}: {error}", next_step="run again: it resumes; if it happens again, report it"
         )
-    return Failed(
-        error=type(error).__name__, what=error.what, where=error.where, allowed=error.allowed, next_step=error.next_step
-    )
+    return Failed(error=type(error).__name__, what=error.what, where=error.where, allowed=error.allowed, next_step=error.next_step)
 
 
 def main(job_fd: int, event_fd: int) -> None:

@@ -28,7 +28,7 @@ class RawWriter:
 
     def append(self, tokens: Tokens) -> None:
         """Append the ids to their side's file."""
-        self._files[tokens.is_val].append(tokens.ids)
+        self._files[tokens.is_val].append(tokens.ids.data)
         self._documents[tokens.is_val] += len(tokens.ends)
 
     def state(self) -> dict[str, int]:
