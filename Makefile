@@ -56,10 +56,10 @@ $(DEMO_TEXT): $(STAMP)
 
 # A few of the library's own tests are deliberately not UTF-8, hence --encoding-errors.
 demo: $(DEMO_TEXT)
-	@set -ex; PATH="$(abspath $(BIN)):$$PATH"; \
-	tokmill tokenize $(DEMO_TEXT) --glob '*.py' --separator none --encoding-errors replace --val-fraction 0.01 --out demo --fresh; \
-	tokmill verify demo; \
-	tokmill inspect demo
+	$(BIN)/tokmill tokenize $(DEMO_TEXT) --glob '*.py' --separator none --encoding-errors replace \
+		--val-fraction 0.01 --out demo --fresh
+	$(BIN)/tokmill verify demo
+	$(BIN)/tokmill inspect demo
 	@echo
 	@ls -l demo
 	@echo

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 import tokmill
 
+Ids = NDArray[np.uint16] | NDArray[np.uint32]
 
-def batch(
-    ids: NDArray[np.uint16], n_rows: int, n_context: int, rng: np.random.Generator
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+
+def batch(ids: Ids, n_rows: int, n_context: int, rng: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Random windows and, for each place, the id that comes next. Returns two arrays, int64, shape (n_rows, n_context)."""
     starts = rng.integers(0, len(ids) - n_context, n_rows)
     windows = np.stack([ids[i : i + n_context + 1] for i in starts]).astype(np.int64)
