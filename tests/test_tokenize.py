@@ -206,6 +206,14 @@ def test_several_inputs_in_the_order_given_and_a_directory_sorted(tmp_path: Path
     assert written(tmp_path / "out") == plain_tokens(documents, val_fraction=0)
 
 
+def test_an_output_directory_inside_the_input_directory_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("text")
+    out = tmp_path / "out"
+    run_in_process([tmp_path], out, val_fraction=0.0)
+    run_in_process([tmp_path], out, val_fraction=0.0)
+    assert written(out) == plain_tokens([b"text"], val_fraction=0)
+
+
 def test_standard_input_and_its_resume(corpus: tuple[Path, list[bytes]], tmp_path: Path) -> None:
     documents = corpus[1] * 5
     path = tmp_path / "long.txt"

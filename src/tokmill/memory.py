@@ -90,7 +90,8 @@ def divide(budget_bytes: int, n_threads: int) -> Division:
 
 def _with_batches(budget_bytes: int, n_threads: int, batch_bytes: int) -> Division:
     in_flight = (2 * n_threads + 1) * batch_bytes * _COST_PER_TEXT_BYTE
-    reader = DIVIDE_ABOVE_BYTES + DIVIDE_ABOVE_BYTES // 8 + 4 * batch_bytes
+    # A bytearray that loses its front is copied: for a moment it is held one and a half times.
+    reader = DIVIDE_ABOVE_BYTES * 3 // 2 + 4 * batch_bytes
     fixed = _PARENT_BYTES + _WORKER_BYTES + _REFERENCE_BYTES
     return Division(
         budget_bytes=budget_bytes,

@@ -14,7 +14,7 @@ from tokmill.errors import UsageError
 from tokmill.memory import default_budget, divide
 from tokmill.probe import cgroup_limit_bytes, machine_bytes
 from tokmill.read.inputs import find_inputs
-from tokmill.types import EotPlacement, IdType, OnError, Tokenizer, Utf8Policy, path_to_text
+from tokmill.types import EotPlacement, IdType, Input, OnError, Tokenizer, Utf8Policy, path_to_text
 from tokmill.write import WRITERS
 
 if TYPE_CHECKING:
@@ -62,8 +62,9 @@ def make_job(
     _check_range("--max-skipped", max_skipped, max_skipped is None or max_skipped >= 0, "0 or more")
     described = resolve_tokenizer(tokenizer)
     found = find_inputs(inputs, glob=glob, input_format=input_format)
+    out = os.path.abspath(_checked_out(out))
     content = Content(
-        inputs=tuple(found.inputs),
+        inputs=_outside(found.inputs, out),
         tokenizer=described,
         separator=parse_separator(separator),
         text_key=text_key,
@@ -77,8 +78,19 @@ def make_job(
         on_error=cast("OnError", on_error),
     )
     resources = _divide_resources(memory, threads, engine, max_skipped)
-    job = Job(out=path_to_text(os.path.abspath(_checked_out(out))), content=content, resources=resources, fresh=fresh)
+    job = Job(out=path_to_text(out), content=content, resources=resources, fresh=fresh)
     return PlannedJob(job, found.notices())
+
+
+def _outside(inputs: tuple[Input, ...], out: str) -> tuple[Input, ...]:
+    """The inputs that do not lie in the output directory, which may itself lie in an input directory."""
+    inside = path_to_text(os.path.join(out, ""))
+    kept = tuple(i for i in inputs if not i.path.startswith(inside))
+    if not kept:
+        raise UsageError(
+            "all inputs lie in the output directory", where=out, allowed="an output directory of its own", next_step="--out another"
+        )
+    return kept
 
 
 def _check_choices(**chosen: str) -> None:

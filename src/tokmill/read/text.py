@@ -88,9 +88,7 @@ class _TextReader:
         pieces = divided(document, self._settings, self._position.location(), document_offset, begins=begins)
         return (yield from self._pieces(document, pieces, document_offset))
 
-    def _pieces(
-        self, document: LargeRecord, pieces: Iterator[Piece], document_offset: int | None
-    ) -> Generator[Batch, None, bool]:
+    def _pieces(self, document: LargeRecord, pieces: Iterator[Piece], document_offset: int | None) -> Generator[Batch, None, bool]:
         """Pieces as batches. document_offset: where a divided document begins, None if it is not divided."""
         position, n_invalid = self._position, 0
         for piece in pieces:
