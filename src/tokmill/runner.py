@@ -153,7 +153,12 @@ def _error(event: Failed) -> TokmillError:
 def _smaller(job: Job, *, keep_fresh: bool) -> Job:
     resources = job.resources
     batch_bytes = max(_SMALLEST_BATCH_BYTES, resources.batch_bytes // 2)
-    smaller = msgspec.structs.replace(resources, batch_bytes=batch_bytes, in_flight_bytes=resources.in_flight_bytes // 2)
+    smaller = msgspec.structs.replace(
+        resources,
+        batch_bytes=batch_bytes,
+        in_flight_bytes=resources.in_flight_bytes // 2,
+        renew_above_bytes=resources.renew_above_bytes * 3 // 4,
+    )
     return msgspec.structs.replace(job, resources=smaller, fresh=job.fresh and keep_fresh)
 
 

@@ -8,6 +8,7 @@ goes on writing. It touches neither standard output nor, unless the engine itsel
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import sys
 import threading
@@ -54,8 +55,12 @@ if TYPE_CHECKING:
 
 SEGMENT_BYTES = 64 * MIB
 """Input of one segment, about: a commit costs an fsync (20 to 100 ms on a disk), 64 MiB takes about as long to tokenize."""
-SEGMENT_S = 3.0
+SEGMENT_S = 1.0
 """A slow input commits at least this often."""
+_STACK_BYTES = 2 * MIB
+"""Of a thread; the usual 8 MiB are never used, but count against the limit on data."""
+_UNTOUCHED_BYTES = 96 * MIB
+"""Data that the system counts but that is never resident: stacks, arenas (100 MiB more than resident measured at most)."""
 SKIPPED_NAME = "skipped.jsonl"
 
 
@@ -313,6 +318,7 @@ def main(job_fd: int, event_fd: int) -> None:
     """Entry point of the process."""
     # Ctrl-C reaches every process of the terminal; the parent decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.stack_size(_STACK_BYTES)
     mark_for_oom_killer()
     lifeline = os.fdopen(job_fd, "rb")
     events = os.fdopen(event_fd, "wb", buffering=0)
@@ -322,7 +328,9 @@ def main(job_fd: int, event_fd: int) -> None:
         with writing:
             events.write(msgspec.json.encode(event) + b"\n")
 
-    worker = Worker(msgspec.json.decode(lifeline.readline(), type=_job_type()), emit)
+    job = msgspec.json.decode(lifeline.readline(), type=_job_type())
+    _limit_data(job.resources.worker_bytes + _UNTOUCHED_BYTES)
+    worker = Worker(job, emit)
     signal.signal(signal.SIGTERM, lambda _signum, _frame: worker.stop())
     threading.Thread(target=_watch, args=(lifeline, worker), name="lifeline", daemon=True).start()
     try:
@@ -332,6 +340,13 @@ def main(job_fd: int, event_fd: int) -> None:
     sys.stderr.flush()
     # Threads may still wait for standard input or hold the engine; everything durable is done.
     os._exit(0)
+
+
+def _limit_data(n_bytes: int) -> None:
+    """Let an allocation beyond the budget fail here, in a process that can be resumed, before the machine runs out of memory."""
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    most = n_bytes if hard == resource.RLIM_INFINITY else min(n_bytes, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
 
 
 def _job_type() -> type[Job]:
