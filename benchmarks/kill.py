@@ -152,9 +152,7 @@ def play(case: Case, command: list[str], out: Path, kill_after: list[float], vic
 def check(case: Case, out: Path, expected: dict[str, str]) -> None:
     """Compare the output of a finished case."""
     found = digests(out)
-    case.faults += [
-        f"{name} differs" for name in sorted(expected.keys() | found.keys()) if expected.get(name) != found.get(name)
-    ]
+    case.faults += [f"{name} differs" for name in sorted(expected.keys() | found.keys()) if expected.get(name) != found.get(name)]
     if not (out / "manifest.json").exists():
         case.faults.append("no manifest")
     if left := list((out / STATE).glob("*.part")) + list((out / STATE).glob("journal")):

@@ -16,14 +16,14 @@ import random
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
-
 import pieces
 import seed_texts
 from novel_words import NovelWords
+from numpy.typing import NDArray
 
 LANES, STEPS = 8192, 32
 MEAN_RUN_PIECES = 6
@@ -170,9 +170,7 @@ class Chain:
         begin = self.seed.n_bytes + len(seed_texts.SEPARATOR) + np.cumsum(length) - length
         return begin, length
 
-    def _with_separators(
-        self, begin: NDArray[np.int64], length: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def _with_separators(self, begin: NDArray[np.int64], length: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         ends = np.cumsum(length)
         places, at = [], self.until_separator
         while at < ends[-1]:
@@ -201,7 +199,7 @@ def corpus(chain: Chain, n_bytes: int) -> Iterator[bytes]:
 def curve_table(name: str, points: list[tuple[int, int, int]]) -> str:
     """A markdown table of a growth curve."""
     lines = [f"{name}:", "| MB | pieces, M | distinct, k | new per 1000 pieces here |", "|---:|---:|---:|---:|"]
-    for before, here in zip(points, points[1:], strict=False):
+    for before, here in pairwise(points):
         rate = 1000 * (here[2] - before[2]) / max(1, here[1] - before[1])
         lines.append(f"| {here[0] / 1e6:.0f} | {here[1] / 1e6:.1f} | {here[2] / 1e3:.0f} | {rate:.1f} |")
     return "\n".join(lines)

@@ -49,9 +49,7 @@ class NovelWords:
         word = self._word() if self._rng.random() < 0.5 else self._compound()
         at = 1 + int(self._rng.random() * (len(word) - 1))
         letter = chr(97 + int(self._rng.random() * 26))
-        return (word[:at] + letter + word[at:], word[: at - 1] + letter + word[at:], word[:at] + word[at + 1 :] + letter)[
-            at % 3
-        ]
+        return (word[:at] + letter + word[at:], word[: at - 1] + letter + word[at:], word[:at] + word[at + 1 :] + letter)[at % 3]
 
     def _number(self) -> str:
         value = int(10 ** (2 + 6 * self._rng.random()))
@@ -68,9 +66,7 @@ class NovelWords:
 
     def _address(self) -> str:
         top = self._rng.choice(_TOP)
-        return (
-            f"https://www.{self._compound().lower()}.{top}/{self._word().lower()}/{self._number()}-{self._compound().lower()}"
-        )
+        return f"https://www.{self._compound().lower()}.{top}/{self._word().lower()}/{self._number()}-{self._compound().lower()}"
 
     def _script(self) -> str:
         letters = self._rng.choice(_SCRIPTS)

@@ -150,9 +150,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--slice-mb", type=float, default=50, help="for streaming tiktoken; 0 leaves it out")
     parser.add_argument("--peers-only", action="store_true", help="leave tokmill out")
-    parser.add_argument(
-        "--tokmill-options", default="", metavar="'--threads 2 ...'", help="further options of tokmill tokenize"
-    )
+    parser.add_argument("--tokmill-options", default="", metavar="'--threads 2 ...'", help="further options of tokmill tokenize")
     parser.add_argument("--ranks", type=Path, help="r50k_base.tiktoken, when it is not in the package")
     parser.add_argument("--work", type=Path, help="directory for outputs (default: a temporary one)")
     parser.add_argument("--json-out", type=Path)

@@ -6,7 +6,7 @@ Independent of what is tested: sides, ids and digests are worked out here, a doc
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -70,15 +70,13 @@ def write_output(
             whole = [*[EOT] * (eot == "before"), *tokens, *[EOT] * (eot == "after")]
             ids[side].append(whole)
             spans.setdefault(f"{side}.bin", []).append(np.array(whole, dtype).tobytes())
-            added = {f"documents_{side}": 1, f"tokens_{side}": len(whole)}
+            added: dict[str, Any] = {f"documents_{side}": 1, f"tokens_{side}": len(whole)}
             counts += Counts(documents=1, bytes_text=len(document.encode()), **added)
         written = {name: b"".join(parts) for name, parts in spans.items()}
         for name, data in written.items():
             files[name].write(data)
             lengths[name] += len(data)
-        ends = {
-            name: FileSpan(end=lengths[name], digest=xxhash.xxh3_128_hexdigest(data)) for name, data in written.items() if data
-        }
+        ends = {name: FileSpan(end=lengths[name], digest=xxhash.xxh3_128_hexdigest(data)) for name, data in written.items() if data}
         segments.append(Segment(after=Cursor(input_index=0, record=begin + documents_per_segment), files=ends, counts=counts))
     for file in files.values():
         file.close()

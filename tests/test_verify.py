@@ -66,9 +66,7 @@ def reseal(directory: Path) -> None:
 
 @pytest.mark.parametrize("eot", ["after", "before", "none"])
 @pytest.mark.parametrize("keep_empty", [False, True])
-def test_what_is_sound_is_sound_with_and_without_sources(
-    tmp_path: Path, corpus: Path, eot: EotPlacement, keep_empty: bool
-) -> None:
+def test_what_is_sound_is_sound_with_and_without_sources(tmp_path: Path, corpus: Path, eot: EotPlacement, keep_empty: bool) -> None:
     write_output(tmp_path / "o", corpus, eot=eot, keep_empty=keep_empty)
     report = tokmill.verify(tmp_path / "o", sources=str(corpus))
     assert report.problems == []
@@ -117,9 +115,7 @@ def link(out: Path) -> None:
         (link, "val.bin: .*link"),
     ],
 )
-def test_missing_cut_longer_foreign_and_linked_files_are_damage(
-    out: Path, damage: Callable[[Path], object], words: str
-) -> None:
+def test_missing_cut_longer_foreign_and_linked_files_are_damage(out: Path, damage: Callable[[Path], object], words: str) -> None:
     damage(out)
     report = tokmill.verify(out)
     assert not report.ok
@@ -201,9 +197,7 @@ def one_less(texts: list[str]) -> None:
 
 @pytest.mark.parametrize("eot", ["after", "before", "none"])
 @pytest.mark.parametrize("change", [other_text, swap, one_more, one_less])
-def test_any_other_corpus_is_found_out(
-    tmp_path: Path, out: Path, change: Callable[[list[str]], None], eot: EotPlacement
-) -> None:
+def test_any_other_corpus_is_found_out(tmp_path: Path, out: Path, change: Callable[[list[str]], None], eot: EotPlacement) -> None:
     write_output(out, tmp_path / "corpus.txt", eot=eot, val_fraction=0.0)
     texts = list(TEXTS)
     change(texts)

@@ -109,9 +109,7 @@ class Dataset:
             raise UsageError(
                 f"there is no document {index:,}",
                 where=f"side {side}",
-                allowed=f"0 to {self.n_documents(side) - 1:,}"
-                if self.n_documents(side)
-                else "none: this side has no documents",
+                allowed=f"0 to {self.n_documents(side) - 1:,}" if self.n_documents(side) else "none: this side has no documents",
                 next_step="ask for one of those, or for the other side",
             )
         return found
@@ -319,9 +317,7 @@ def _check_size(path: Path, size_bytes: int | None) -> None:
                 allowed="a directory made by tokmill, or a file of ids",
                 next_step="check the path",
             ) from None
-        raise DamageError(
-            f"a file of the output cannot be opened: {error.strerror}", where=str(path), next_step=_REBUILD
-        ) from None
+        raise DamageError(f"a file of the output cannot be opened: {error.strerror}", where=str(path), next_step=_REBUILD) from None
     if not stat.S_ISREG(found.st_mode):
         raise UsageError("it is not a regular file", where=str(path), allowed="a file of ids", next_step="check the path")
     if size_bytes is not None and found.st_size != size_bytes:

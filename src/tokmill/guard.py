@@ -1,9 +1,9 @@
 """The guard: watches memory while a run goes on, and gives way step by step before the machine has to.
 
 Four things are watched: the worker's own resident memory, the machine's available memory, the cgroup's (v1 and v2), and, where the
-kernel has it, memory pressure (PSI). What follows from them is a pure function, `judge`; what is done about it goes
-through `Actions`. Reading is paused before anything is given up, because the batches on their way free memory by being written; only when that
-does not help for some seconds does the run checkpoint and leave with exit code 13, so that it can be resumed.
+kernel has it, memory pressure (PSI). What follows from them is a pure function, `judge`; what is done about it goes through
+`Actions`. Reading is paused before anything is given up, because the batches on their way free memory by being written; only when
+that does not help for some seconds does the run checkpoint and leave with exit code 13, so that it can be resumed.
 """
 
 from __future__ import annotations

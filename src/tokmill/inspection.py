@@ -125,9 +125,7 @@ def _has_documents(dataset: Dataset) -> bool:
 def _summarize(dataset: Dataset, side: str) -> SideSummary:
     ids = dataset.side(side)
     is_known = dataset.manifest is not None or _has_documents(dataset)
-    return SideSummary(
-        side=side, tokens=len(ids), documents=dataset.n_documents(side) if is_known else None, size_bytes=ids.nbytes
-    )
+    return SideSummary(side=side, tokens=len(ids), documents=dataset.n_documents(side) if is_known else None, size_bytes=ids.nbytes)
 
 
 def _previews(dataset: Dataset, side: str, documents: Sequence[int], n_tokens: int) -> list[Preview]:

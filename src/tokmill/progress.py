@@ -35,9 +35,7 @@ class Display(Protocol):
 class ProgressObserver:
     """Puts events into words. Implements `protocols.Observer`; close it, or use it as a context."""
 
-    def __init__(
-        self, display: Display, *, verb: str, verbose: bool = False, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, display: Display, *, verb: str, verbose: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
         self._display = display
         self._verb = verb
         self._verbose = verbose

@@ -172,9 +172,7 @@ def verify(
         documents, n_bytes = compare_with_sources(directory, manifest, names, glob, input_format, findings)
     elif sources is not None:
         findings.notice("the files are damaged: not compared with the sources")
-    return _report(
-        directory, manifest, findings, is_compared=documents >= 0 and sources is not None, compared=(documents, n_bytes)
-    )
+    return _report(directory, manifest, findings, is_compared=documents >= 0 and sources is not None, compared=(documents, n_bytes))
 
 
 def _report(directory: Path, manifest: Manifest, findings: Findings, *, is_compared: bool, compared: tuple[int, int]) -> Report:
@@ -251,9 +249,7 @@ def _check_file(path: Path, entry: FileEntry, manifest: Manifest, findings: Find
 
 def _check_size(name: str, entry: FileEntry, size_bytes: int, findings: Findings) -> None:
     if size_bytes < entry.size_bytes:
-        findings.add(
-            name, f"the file is cut: it has {size_bytes:,} of {entry.size_bytes:,} bytes", size_bytes, entry.size_bytes
-        )
+        findings.add(name, f"the file is cut: it has {size_bytes:,} of {entry.size_bytes:,} bytes", size_bytes, entry.size_bytes)
     if size_bytes > entry.size_bytes:
         findings.add(name, f"the file has {size_bytes - entry.size_bytes:,} bytes too many", entry.size_bytes, size_bytes)
 
@@ -351,9 +347,7 @@ class _Scan:
                 return
             done += n
             if span.end < self._span_begin or self._hash.hexdigest() != span.digest:
-                self._findings.add(
-                    self._name, f"the bytes of segment {number:,} are not those written", self._span_begin, span.end
-                )
+                self._findings.add(self._name, f"the bytes of segment {number:,} are not those written", self._span_begin, span.end)
             self._span_begin = span.end
             self._hash = xxhash.xxh3_128()
             self._next_span += 1

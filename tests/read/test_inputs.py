@@ -58,9 +58,7 @@ def test_a_directory_gives_its_known_files_sorted_by_bytes(tree: Path) -> None:
     assert "3 files" in found.notices()[0]
 
 
-@pytest.mark.parametrize(
-    ("glob", "expected"), [("*.py", ["p.py"]), ("a/*", ["a/deep/x.jsonl.gz", "a/z.md"]), ("*.TXT", ["B.TXT"])]
-)
+@pytest.mark.parametrize(("glob", "expected"), [("*.py", ["p.py"]), ("a/*", ["a/deep/x.jsonl.gz", "a/z.md"]), ("*.TXT", ["B.TXT"])])
 def test_glob_chooses_by_name_or_by_relative_path(tree: Path, glob: str, expected: list[str]) -> None:
     assert paths(find(tree, glob=glob), tree) == expected
 

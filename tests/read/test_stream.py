@@ -23,7 +23,7 @@ else:
 
 TEXT = "Twenty words of text, and é and 字 too. ".encode() * 40
 PARTS = [TEXT[:700], b"", TEXT[700:]]
-CHECKED = {zstd.CompressionParameter.checksum_flag: 1}
+CHECKED: dict[int, int] = {zstd.CompressionParameter.checksum_flag: 1}
 SKIPPABLE = b"\x50\x2a\x4d\x18\x04\x00\x00\x00abcd"
 PACKED = {
     "a.txt.gz": b"".join(gzip.compress(part) for part in PARTS),
@@ -127,7 +127,7 @@ def test_a_bomb_stays_bounded(tmp_path: Path) -> None:
 
 
 def test_a_window_beyond_the_bound_is_refused(tmp_path: Path) -> None:
-    options = {zstd.CompressionParameter.window_log: 28, zstd.CompressionParameter.content_size_flag: 0}
+    options: dict[int, int] = {zstd.CompressionParameter.window_log: 28, zstd.CompressionParameter.content_size_flag: 0}
     compressor = zstd.ZstdCompressor(options=options)
     data = compressor.compress(TEXT) + compressor.flush()
     with pytest.raises(DamagedInputError, match="window of more than 128 MiB"):

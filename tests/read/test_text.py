@@ -88,9 +88,7 @@ def test_a_pipe_that_delivers_a_few_bytes_at_a_time_changes_nothing(data: bytes,
 def test_no_separator_makes_a_file_one_document(tmp_path: Path) -> None:
     files = {"a.txt": b"one\n\ntwo", "b.txt": b"", "c.txt": b"x" * 5000}
     for batch_bytes in (64, 4096, 1 << 20):
-        assert read_all(write(tmp_path, files), separator=None, sizes={"batch_bytes": batch_bytes}).texts == list(
-            files.values()
-        )
+        assert read_all(write(tmp_path, files), separator=None, sizes={"batch_bytes": batch_bytes}).texts == list(files.values())
 
 
 def test_many_documents_are_dealt_out_in_bounded_batches(tmp_path: Path) -> None:
