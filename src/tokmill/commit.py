@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import xxhash
 
-from tokmill import durable
+from tokmill import durable, pagecache
 from tokmill.changes import changed_error
 from tokmill.durable import DirectoryLock, storage_errors
 from tokmill.errors import DamageError, StorageError, UsageError
@@ -75,6 +75,7 @@ class PartFile:
         with storage_errors(self.path):
             durable.sync_file(self._fd)
             size = os.fstat(self._fd).st_size
+        pagecache.drop(self._fd, 0, expected)
         if size < expected:
             raise StorageError(
                 f"the disk took {expected:,} bytes but the file has only {size:,}",

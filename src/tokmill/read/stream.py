@@ -15,6 +15,7 @@ import sys
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tokmill.errors import ChangedError, DamagedInputError
+from tokmill.pagecache import ReadOnce
 from tokmill.types import STDIN, text_to_path
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class PlainStream:
         self.offset = 0
         self._source = source
         self._fd = _open(source)
+        self._once = ReadOnce(self._fd, source.size_bytes or 0)
         try:
             self._check_unchanged()
             if (source.size_bytes or 0) > _SKIP_BYTES and hasattr(os, "posix_fadvise"):
@@ -47,6 +49,7 @@ class PlainStream:
 
     def read(self, n_bytes: int) -> bytes:
         """See ByteStream."""
+        self._once.before(self.offset)
         try:
             data = os.read(self._fd, n_bytes)
         except OSError as error:
@@ -73,6 +76,7 @@ class PlainStream:
     def close(self) -> None:
         """See ByteStream."""
         if self._fd >= 0 and self._source.path != STDIN:
+            self._once.finish()
             os.close(self._fd)
         self._fd = -1
 
