@@ -12,9 +12,11 @@ from tokmill.encode import cutter_for
 from tokmill.encode.vocabulary import ENCODINGS
 
 NASTY = (
-    " ", "  ", "\n", "\n\n", "\r\n", "\t", "\u00a0", "\u3000", "\u0085", "\u2028", "a", "b", "Z", "é", "ß", "Ω", "ж", "あ", "ア", "字", "한", "。",
-    "，", "、", "'", "’", "'s", "'t", "'LL", "'re", "\u0301", "\u0e31", "\u093e", "1", "22", "٣", "½", "²", ".", "?", "/", "\\", "-", "_", "🤖", "\u200d",
-    "\U0001f3fd", "ª", "ʰ", "ǅ", "Ⅷ", "×", "÷", "\x00", "\x7f", "\ufeff", "i", "s", "T",
+    " ", "  ", "\n", "\n\n", "\r\n", "\t", "\u00a0", "\u3000", "\u0085", "\u2028", "a", "b", "Z",
+    "é", "ß", "Ω", "ж", "あ", "ア", "字", "한", "。", "，", "、", "'", "’", "'s", "'t", "'LL", "'re",
+    "\u0301", "\u0e31", "\u093e", "1", "22", "٣", "½", "²", ".", "?", "/", "\\", "-", "_", "🤖",
+    "\u200d", "\U0001f3fd", "ª", "ʰ", "ǅ", "Ⅷ", "×", "÷", "\x00", "\x7f", "\ufeff", "i", "s",
+    "T",
 )  # fmt: skip
 texts = st.lists(st.one_of(st.sampled_from(NASTY), st.characters(codec="utf-8")), min_size=2, max_size=24).map("".join)
 CUTTER = cutter_for("r50k_base")
@@ -75,20 +77,41 @@ def test_last_is_the_largest_cut_up_to_the_limit(text: str, limit: int) -> None:
 def test_last_looks_far_back() -> None:
     assert CUTTER is not None
     data = b"one two" + b"!" * 1_000_000 + b" x"
-    assert CUTTER.last(data, len(data)) == 3
+    assert CUTTER.last(data, len(data)) == 7
 
 
 @pytest.mark.parametrize(
     "text",
-    ["He said so. Then he left.\nAnd she", "彼は言った。そして、去った。", "他说，好。她走了。", "사과 배 감", "Это было так. Потом", "η άλλη μέρα"],
+    [
+        "He said so. Then he left.\nAnd she",
+        "彼は言った。そして、去った。",
+        "他说，好。她走了。",
+        "사과 배 감",
+        "Это было так. Потом",
+        "η άλλη μέρα",
+    ],
 )
 def test_ordinary_text_of_many_scripts_has_cuts(text: str) -> None:
     assert cuts(text.encode())
 
 
-@pytest.mark.parametrize("text", ["aaaa", "12 34 56", "a  b", "? b", "a\n\nb", "a \nb", "\nb", "a'b", "a\r\nb", "e\u0301 b", "a 1", "字。字"[1:]])
+@pytest.mark.parametrize(
+    "text", ["aaaa", "1234", "a'b", "? b", "\nb", " b", "e\u0301 b", "。字", "!\n\nb", "字々", "a\u0301", "ก\u0e31"]
+)
 def test_places_that_are_not_proven_are_not_cut(text: str) -> None:
     assert cuts(text.encode()) == []
+
+
+@pytest.mark.parametrize(("text", "places"), [("a  b", [1]), ("12,34\n5", [2, 5]), ("a1b", [1]), ("don't.", [5]), ("字、b", [3])])
+def test_a_letter_or_digit_ends_before_what_cannot_follow_it(text: str, places: list[int]) -> None:
+    assert cuts(text.encode()) == places
+
+
+@given(texts, st.binary(min_size=1, max_size=3))
+def test_a_character_that_is_not_whole_yet_is_no_place(text: str, tail: bytes) -> None:
+    for at in cuts((text + "字").encode() + tail):
+        known = ((text + "字").encode() + tail)[at : at + 3]
+        assert known[0] < 0x80 or known.decode()
 
 
 def test_every_character_that_counts_as_a_letter_is_a_letter_for_the_patterns() -> None:

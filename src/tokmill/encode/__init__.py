@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tokmill.encode.cuts import cutter_for
 from tokmill.encode.vocabulary import pattern_of, ranks_path, resolve_tokenizer
@@ -18,6 +18,8 @@ __all__ = ["ENGINES", "cutter_for", "load_encoder", "resolve_tokenizer"]
 
 ENGINES = {"gigatoken": "tokmill.encode.gigatoken:GigatokenEncoder", "tiktoken": "tokmill.encode.reference:ReferenceEncoder"}
 """Where each engine is; its key is also the name of the package that it needs."""
+_GUARDS = {"gigatoken": "tokmill.encode.newer:ReferenceForNewer"}
+"""What stands before an engine whose tables of Unicode are not the reference's."""
 
 
 def load_encoder(tokenizer: Tokenizer, engine: str) -> Encoder:
@@ -30,9 +32,8 @@ def load_encoder(tokenizer: Tokenizer, engine: str) -> Encoder:
         raise UsageError(
             f"there is no engine {engine!r}", where="--engine", allowed=", ".join(ENGINES), next_step="leave --engine out"
         )
-    module, _, cls = ENGINES[engine].partition(":")
     try:
-        load = getattr(import_module(module), cls)
+        load = _imported(ENGINES[engine])
     except ImportError as error:
         raise UsageError(
             f"the engine {engine} cannot be imported: {error}",
@@ -41,4 +42,12 @@ def load_encoder(tokenizer: Tokenizer, engine: str) -> Encoder:
             next_step=f"pip install {engine}, or run again with --engine {' or '.join(e for e in ENGINES if e != engine)}",
         ) from error
     encoder: Encoder = load(tokenizer.encoding, pattern_of(tokenizer), partial(ranks_path, tokenizer))
+    if engine in _GUARDS:
+        encoder = _imported(_GUARDS[engine])(encoder, partial(load_encoder, tokenizer, "tiktoken"))
     return encoder
+
+
+def _imported(name: str) -> Any:
+    """What `module:attribute` names. Raises ImportError."""
+    module, _, attribute = name.partition(":")
+    return getattr(import_module(module), attribute)

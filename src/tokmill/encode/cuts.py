@@ -5,7 +5,8 @@ piece whatever stands on either side. In the patterns of r50k_base (which p50k_b
 
 - a piece with a letter goes on behind it only with letters, marks (o200k) or an apostrophe (contractions): so it ends between a
   letter and any other character;
-- a piece with a digit goes on behind it only with digits: so it ends between a digit and anything else.
+- a piece with a digit goes on behind it only with digits: so it ends between a digit and any other character (only what may
+  follow a letter, too, is used: one search then finds both).
 
 The matcher looks at nothing before a piece, so the right part is divided as it was; it looks ahead only behind white space
 (`\s+(?!\S)`, `\s++$`), and the left part ends in a letter or a digit, so that is divided as it was, too.
@@ -23,7 +24,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 # First and last code point, both included. The tests check each character's category.
 LETTERS = (
@@ -43,7 +44,7 @@ PUNCTUATION = (
 """Neither letter, mark nor digit; ASCII is apart."""
 
 _REACH = 3
-"""Bytes of the longest character in these ranges: as many on either side of a cut decide whether it is one."""
+"""Bytes of the longest character in these ranges: as many behind a cut decide whether it is one."""
 _FIRST_WINDOW = 256
 """Bytes that `last` looks at first; prose has a cut every five or six."""
 _PROVEN = frozenset({"r50k_base", "p50k_base", "cl100k_base", "o200k_base"})
@@ -54,25 +55,23 @@ class PatternCuts:
 
     def last(self, text: bytes | bytearray, limit: int) -> int:
         """The largest safe cut that is at most `limit`, or 0; looks backwards in growing windows."""
-        begin, end, window = limit, limit, _FIRST_WINDOW
-        while begin > 0:
+        end, window = limit, _FIRST_WINDOW
+        while end > 0:
             begin = max(0, end - window)
             cut = 0
             for match in _places().finditer(text, begin, end + _REACH):
-                if match.end() > limit:
+                if match.start() > end:
                     break
-                cut = match.end()
+                cut = match.start()
             if cut:
                 return cut
-            end, window = begin + _REACH, window * 8
+            end, window = begin - 1, window * 8
         return 0
 
     def first(self, text: bytes | bytearray, start: int) -> int:
         """The smallest safe cut that is at least `start`, or 0 if there is none yet."""
-        for match in _places().finditer(text, max(0, start - _REACH)):
-            if match.end() >= start:
-                return match.end()
-        return 0
+        match = _places().search(text, max(0, start))
+        return match.start() if match else 0
 
 
 def cutter_for(encoding: str) -> PatternCuts | None:
@@ -82,16 +81,31 @@ def cutter_for(encoding: str) -> PatternCuts | None:
 
 @cache
 def _places() -> re.Pattern[bytes]:
-    """Matches the character before each cut. UTF-8 has no character inside another, so bytes can be searched."""
-    other = _utf8(PUNCTUATION)
-    letter = rb"(?:%b)(?=[\x00-&(-@\[-`{-\x7f]|%b)" % (_utf8(LETTERS), other)
-    digit = rb"[0-9](?=[\x00-/:-\x7f]|%b)" % other
-    return re.compile(letter + b"|" + digit)
+    """Matches the first byte behind each cut.
+
+    UTF-8 has no character inside another, so bytes can be searched. The byte behind the cut comes first, because one set of
+    bytes at the start of a pattern is searched for 30 times faster than a choice of letters (64 MB of one letter: 0.4 s, not 12).
+    """
+    starts = sorted({chr(a).encode()[0] for a, _ in PUNCTUATION})
+    behind = rb"[\x00-&(-@\[-`{-\x7f" + b"".join(rb"\x%02x" % start for start in starts) + b"]"
+    ascii_before = rb"(?<=[A-Za-z]%b)|(?<=[0-9][^0-9])" % behind
+    by_length = [_utf8(r for r in LETTERS if len(chr(r[0]).encode()) == n) for n in (2, 3)]
+    before = b"|".join(b"(?<=(?:%b)%b)" % (letters, behind) for letters in by_length)
+    before = rb"%b|(?<=[\x80-\xbf]%b)(?:%b)" % (ascii_before, behind, before)
+    # The rest of a punctuation mark: look at all of it from its first byte on.
+    whole = rb"(?<=[\x00-\x7f])|" + b"|".join(rb"(?<=\x%02x)(?:%b)" % (start, _tails(start)) for start in starts)
+    return re.compile(behind + b"(?:%b)(?:%b)" % (before, whole))
 
 
-def _utf8(ranges: tuple[tuple[int, int], ...]) -> bytes:
-    """A pattern for the UTF-8 bytes of one character in the ranges; both ends of a range have the same number of bytes."""
+def _utf8(ranges: Iterable[tuple[int, int]]) -> bytes:
+    """A pattern for the bytes of one character in the ranges; both ends of a range have the same number of bytes."""
     return b"|".join(part for a, b in ranges for part in _between(chr(a).encode(), chr(b).encode()))
+
+
+def _tails(start: int) -> bytes:
+    """A pattern for what follows `start` in the punctuation that begins with this byte."""
+    ends = [(chr(a).encode(), chr(b).encode()) for a, b in PUNCTUATION]
+    return b"|".join(part for low, high in ends if low[0] == start for part in _between(low[1:], high[1:]))
 
 
 def _between(low: bytes, high: bytes) -> Iterator[bytes]:

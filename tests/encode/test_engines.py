@@ -1,0 +1,177 @@
+"""Both engines give the tokens of tiktoken's encode_ordinary, for every pattern and every character."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import random
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from contracts import EncoderContract
+from hypothesis import given
+from hypothesis import strategies as st
+from plain import gpt2
+
+from tokmill.encode import ENGINES, load_encoder, resolve_tokenizer
+from tokmill.encode.gigatoken import GigatokenEncoder
+from tokmill.encode.newer import NEWER, ReferenceForNewer
+from tokmill.encode.reference import ReferenceEncoder
+from tokmill.encode.vocabulary import ENCODINGS
+from tokmill.errors import EngineError, UsageError
+from tokmill.protocols import Encoder
+
+FRAGMENTS = (
+    " ", "  ", "\n", "\r\n", "\n\n", "\t", "\u00a0", "\u3000", "\u0085", "a", "Z", "ß", "ſ", "ж",
+    "あ", "字", "한", "。", "'", "’", "'s", "'LL", "'ſ", "'re", "\u0301", "\u093e", "1", "234", "٣",
+    "½", "Ⅷ", ".", "?", "/", "//\n", "<|endoftext|>", "🤖", "\u200d", "ǅ", "ª", "ʰ", "\x00",
+    "\x1f", "\ufeff", "CamelCase", " the", "\u088f", "\ua7ce", "\U000323b0",
+)  # fmt: skip
+texts = st.lists(
+    st.lists(st.one_of(st.sampled_from(FRAGMENTS), st.characters(codec="utf-8")), min_size=1, max_size=16).map("".join), min_size=1
+)
+
+
+class TestGigatoken(EncoderContract):
+    def make(self) -> Encoder:
+        return load_encoder(resolve_tokenizer("gpt2"), "gigatoken")
+
+
+class TestTiktoken(EncoderContract):
+    def make(self) -> Encoder:
+        return load_encoder(resolve_tokenizer("gpt2"), "tiktoken")
+
+
+@pytest.fixture(scope="module", params=sorted(ENGINES))
+def encoder(request: pytest.FixtureRequest) -> Encoder:
+    return load_encoder(resolve_tokenizer("gpt2"), request.param)
+
+
+@pytest.fixture(scope="module")
+def small_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every byte, and every pair of 80 bytes: wherever two pieces meet, the ids show it."""
+    paired = sorted({*b" \n\r\t'.?/sStTlLrReEvVmMdDaAzZ0123456789!<|>", *"éßжあ字한。\u0301\u00a0\U0001f916".encode()})
+    tokens = [*(bytes([i]) for i in range(256)), *(bytes(pair) for pair in itertools.product(paired, paired))]
+    path = tmp_path_factory.mktemp("ranks") / "small.tiktoken"
+    path.write_bytes(b"".join(b"%b %d\n" % (base64.b64encode(token), rank) for rank, token in enumerate(tokens)))
+    return path
+
+
+def both(encoding: str, path: Path) -> tuple[Encoder, Encoder]:
+    """The reference, and gigatoken as it is used; with ranks of their own, so that no published file is needed."""
+    pattern = ENCODINGS[encoding].pattern
+    reference = ReferenceEncoder(encoding, pattern, lambda: str(path))
+    return reference, ReferenceForNewer(GigatokenEncoder(encoding, pattern, lambda: str(path)), lambda: reference)
+
+
+def assert_same(reference: Encoder, engine: Encoder, documents: list[bytes]) -> None:
+    expected, actual = reference.encode(documents), engine.encode(documents)
+    if np.array_equal(expected[0], actual[0]) and np.array_equal(expected[1], actual[1]):
+        return
+    for document in documents:
+        assert engine.encode([document])[0].tolist() == reference.encode([document])[0].tolist(), document
+    pytest.fail("the documents differ only when they are encoded together")
+
+
+@given(texts)
+def test_ids_are_those_of_encode_ordinary(encoder: Encoder, texts: list[str]) -> None:
+    ids, offsets = encoder.encode([text.encode() for text in texts])
+    for i, text in enumerate(texts):
+        assert ids[offsets[i] : offsets[i + 1]].tolist() == gpt2().encode_ordinary(text)
+
+
+@pytest.mark.parametrize("encoding", ["r50k_base", "cl100k_base", "o200k_base"])
+def test_gigatoken_agrees_with_the_reference_on_random_text(encoding: str, small_ranks: Path) -> None:
+    draw = random.Random(encoding)
+    pools = [*FRAGMENTS, *map(chr, range(0x20, 0x7F))]
+    planes = [chr(c) for c in draw.sample([c for c in range(0x110000) if not 0xD800 <= c < 0xE000], 20_000)]
+    documents = [
+        "".join(draw.choice(planes if draw.random() < 0.2 else pools) for _ in range(draw.randint(1, 24))).encode()
+        for _ in range(20_000)
+    ]
+    assert_same(*both(encoding, small_ranks), documents)
+
+
+def in_context(character: str) -> bytes:
+    """Shows whether it is a letter (of which case), mark, digit, white space or none of them."""
+    c = character
+    return f"a{c}a 1{c}1 {c}'s A{c}a a{c}A .{c}. {c}\n\n{c} {c}{c}'ll  {c}{c}  {c}\n".encode()
+
+
+@pytest.mark.parametrize("encoding", ["r50k_base", "cl100k_base", "o200k_base"])
+def test_characters_newer_than_the_reference_are_encoded_by_the_reference(encoding: str, small_ranks: Path) -> None:
+    documents = [in_context(chr(c)) for a, b in NEWER for c in range(a, b + 1)]
+    assert_same(*both(encoding, small_ranks), documents)
+
+
+def test_gigatoken_alone_would_split_newer_characters_otherwise(small_ranks: Path) -> None:
+    pattern = ENCODINGS["o200k_base"].pattern
+    alone = GigatokenEncoder("o200k_base", pattern, lambda: str(small_ranks))
+    reference = ReferenceEncoder("o200k_base", pattern, lambda: str(small_ranks))
+    same = [
+        np.array_equal(alone.encode([text])[0], reference.encode([text])[0])
+        for text in (in_context(chr(c)) for ends in NEWER for c in ends)
+    ]
+    assert not any(same), "a range of NEWER is not needed any more"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("encoding", ["r50k_base", "cl100k_base", "o200k_base"])
+def test_every_character_of_unicode_is_encoded_as_by_the_reference(encoding: str, small_ranks: Path) -> None:
+    engines = both(encoding, small_ranks)
+    for begin in range(0, 0x110000, 0x4000):
+        characters = [chr(c) for c in range(begin, begin + 0x4000) if not 0xD800 <= c < 0xE000]
+        if characters:
+            assert_same(*engines, [in_context(c) for c in characters])
+
+
+def test_documents_with_and_without_newer_characters_keep_their_places() -> None:
+    encoder = load_encoder(resolve_tokenizer("gpt2"), "gigatoken")
+    texts = ["plain", "\U000323b0's first", "é", "in the \ua7ce's middle", "\U000323b0", "last"]
+    ids, offsets = encoder.encode([text.encode() for text in texts])
+    assert [ids[a:b].tolist() for a, b in itertools.pairwise(offsets)] == [gpt2().encode_ordinary(t) for t in texts]
+
+
+def test_an_engine_that_does_not_exist_is_named() -> None:
+    with pytest.raises(UsageError, match="no engine 'magic'") as caught:
+        load_encoder(resolve_tokenizer("gpt2"), "magic")
+    assert caught.value.allowed == "gigatoken, tiktoken"
+
+
+def test_an_engine_that_is_not_installed_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "gigatoken", None)
+    monkeypatch.delitem(sys.modules, "tokmill.encode.gigatoken", raising=False)
+    with pytest.raises(UsageError) as caught:
+        load_encoder(resolve_tokenizer("gpt2"), "gigatoken")
+    assert "pip install gigatoken" in (caught.value.next_step or "")
+    assert "--engine tiktoken" in (caught.value.next_step or "")
+
+
+def test_an_encoding_that_gigatoken_cannot_load_points_to_the_other_engine(small_ranks: Path) -> None:
+    with pytest.raises(UsageError, match="p50k_base") as caught:
+        GigatokenEncoder("p50k_base", "", lambda: str(small_ranks))
+    assert "--engine tiktoken" in (caught.value.next_step or "")
+
+
+def test_ranks_that_gigatoken_refuses_are_an_engine_error(tmp_path: Path) -> None:
+    path = tmp_path / "gap.tiktoken"
+    path.write_bytes(b"YQ== 0\nYg== 7\n")
+    with pytest.raises(EngineError, match="gigatoken failed"):
+        GigatokenEncoder("r50k_base", "", lambda: str(path))
+
+
+def test_what_an_engine_cannot_take_is_an_engine_error(small_ranks: Path) -> None:
+    with pytest.raises(EngineError, match="gigatoken failed"):
+        GigatokenEncoder("r50k_base", "", lambda: str(small_ranks)).encode([b"a", 1])  # type: ignore[list-item]
+    with pytest.raises(EngineError, match="tiktoken failed"):
+        load_encoder(resolve_tokenizer("gpt2"), "tiktoken").encode([b"\xff"])
+
+
+def test_white_space_too_long_for_the_reference_is_an_engine_error_and_no_crash() -> None:
+    text = b" " * 2_000_000 + b"a"
+    with pytest.raises(EngineError, match="Max stack size"):
+        load_encoder(resolve_tokenizer("gpt2"), "tiktoken").encode([text])
+    ids, _ = load_encoder(resolve_tokenizer("gpt2"), "gigatoken").encode([text])
+    assert len(ids) == 2_000_000
