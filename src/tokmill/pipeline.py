@@ -189,4 +189,11 @@ class Pipeline:
                 self._renewal.after_batch(stage.encoder, batch)
             except Exception as error:  # noqa: BLE001  a thread's error is raised where the results are taken
                 result = error
-            self._done.put(batch.index, result, batch.cost_bytes)
+            cost = _held_bytes(result)
+            self._flow.release(batch.cost_bytes - cost)
+            self._done.put(batch.index, result, cost)
+
+
+def _held_bytes(result: EncodedBatch | Exception) -> int:
+    """What a result holds until it is written; a fraction of what its batch might have cost."""
+    return 0 if isinstance(result, Exception) else sum(run.ids.nbytes + run.ends.nbytes for run in result.runs)
