@@ -13,7 +13,6 @@ import signal
 import sys
 import threading
 import time
-import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,12 +23,13 @@ from tokmill.audit import Auditor
 from tokmill.commit import Output, open_output
 from tokmill.config import MIB
 from tokmill.encode import cutter_for, load_encoder
-from tokmill.errors import Interrupted, MemoryBudgetError, TokmillError, TooManySkippedError
+from tokmill.entry import Line, failed_event
+from tokmill.errors import Interrupted, MemoryBudgetError, TooManySkippedError
 from tokmill.guard import Guard, Limits, reserve_bytes
 from tokmill.manifest import FORMAT_VERSION, Manifest
 from tokmill.memory import Renewal
 from tokmill.pipeline import Flow, Pipeline
-from tokmill.probe import cgroup_limit_bytes, machine_bytes, mark_for_oom_killer, peak_rss_bytes, rss_bytes
+from tokmill.probe import cgroup_limit_bytes, machine_bytes, peak_rss_bytes, rss_bytes
 from tokmill.read.corpus import CorpusReader
 from tokmill.stage import EncodeStage
 from tokmill.types import (
@@ -37,7 +37,6 @@ from tokmill.types import (
     Committed,
     Cursor,
     EncodedBatch,
-    Failed,
     FileEntry,
     Finished,
     Notice,
@@ -302,41 +301,19 @@ def _interrupted(directory: Path) -> Interrupted:
     )
 
 
-def failed_event(error: Exception) -> Failed:
-    """The event that carries an error to the parent."""
-    if isinstance(error, MemoryError):
-        error = MemoryBudgetError("the worker ran out of memory", next_step="raise --memory and run again: it resumes")
-    if not isinstance(error, TokmillError):
-        traceback.print_exception(error)
-        error = TokmillError(
-            f"unforeseen {type(error).__name__}: {error}", next_step="run again: it resumes; if it happens again, report it"
-        )
-    return Failed(error=type(error).__name__, what=error.what, where=error.where, allowed=error.allowed, next_step=error.next_step)
-
-
 def main(job_fd: int, event_fd: int) -> None:
     """Entry point of the process."""
-    # Ctrl-C reaches every process of the terminal; the parent decides what it means.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.stack_size(_STACK_BYTES)
-    mark_for_oom_killer()
-    lifeline = os.fdopen(job_fd, "rb")
-    events = os.fdopen(event_fd, "wb", buffering=0)
-    writing = threading.Lock()
-
-    def emit(event: AnyEvent) -> None:
-        with writing:
-            events.write(msgspec.json.encode(event) + b"\n")
-
-    job = msgspec.json.decode(lifeline.readline(), type=_job_type())
+    line = Line(job_fd, event_fd)
+    job = msgspec.json.decode(line.question(), type=_job_type())
     _limit_data(job.resources.worker_bytes + _UNTOUCHED_BYTES)
-    worker = Worker(job, emit)
+    worker = Worker(job, line.emit)
     signal.signal(signal.SIGTERM, lambda _signum, _frame: worker.stop())
-    threading.Thread(target=_watch, args=(lifeline, worker), name="lifeline", daemon=True).start()
+    line.watch(worker.stop)
     try:
         worker.run()
     except Exception as error:  # noqa: BLE001  the parent is told of whatever it is
-        emit(failed_event(error))
+        line.emit(failed_event(error))
     sys.stderr.flush()
     # Threads may still wait for standard input or hold the engine; everything durable is done.
     os._exit(0)
@@ -353,13 +330,6 @@ def _job_type() -> type[Job]:
     from tokmill.config import Job
 
     return Job
-
-
-def _watch(lifeline: object, worker: Worker) -> None:
-    for line in lifeline:  # type: ignore[attr-defined]
-        if line.strip() == b"stop":
-            worker.stop()
-    os._exit(1)
 
 
 if __name__ == "__main__":

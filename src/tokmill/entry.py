@@ -1,0 +1,63 @@
+"""The child's end of the line: reads its question, answers in lines of JSON, and dies with its parent (see `child.py`)."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import traceback
+from typing import IO, TYPE_CHECKING
+
+import msgspec
+
+from tokmill.errors import MemoryBudgetError, TokmillError
+from tokmill.probe import mark_for_oom_killer
+from tokmill.types import Failed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Line:
+    """The two pipes to the parent."""
+
+    def __init__(self, job_fd: int, event_fd: int) -> None:
+        # Ctrl-C reaches every process of the terminal; the parent decides what it means.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        mark_for_oom_killer()
+        self._lifeline: IO[bytes] = os.fdopen(job_fd, "rb")
+        self._events = os.fdopen(event_fd, "wb", buffering=0)
+        self._writing = threading.Lock()
+
+    def question(self) -> bytes:
+        """What the parent asks."""
+        return self._lifeline.readline()
+
+    def emit(self, answer: msgspec.Struct) -> None:
+        """Send one line; from any thread."""
+        data = memoryview(msgspec.json.encode(answer) + b"\n")
+        with self._writing:
+            while data:
+                data = data[self._events.write(data) or 0 :]
+
+    def watch(self, on_stop: Callable[[], None]) -> None:
+        """From now on: `on_stop` when the parent asks for the end, in a thread of its own; the end at once when it is dead."""
+        threading.Thread(target=self._watch, args=(on_stop,), name="lifeline", daemon=True).start()
+
+    def _watch(self, on_stop: Callable[[], None]) -> None:
+        for line in self._lifeline:
+            if line.strip() == b"stop":
+                on_stop()
+        os._exit(1)
+
+
+def failed_event(error: Exception) -> Failed:
+    """The event that carries an error to the parent."""
+    if isinstance(error, MemoryError):
+        error = MemoryBudgetError("the worker ran out of memory", next_step="raise --memory and run again: it resumes")
+    if not isinstance(error, TokmillError):
+        traceback.print_exception(error)
+        error = TokmillError(
+            f"unforeseen {type(error).__name__}: {error}", next_step="run again: it resumes; if it happens again, report it"
+        )
+    return Failed(error=type(error).__name__, what=error.what, where=error.where, allowed=error.allowed, next_step=error.next_step)
