@@ -31,7 +31,9 @@ def changed_error(before: Content, now: Content, directory: Path) -> ChangedErro
 
 
 def _settings(before: Content, now: Content) -> list[str]:
-    names = [f for f in before.__struct_fields__ if f != "inputs" and getattr(before, f) != getattr(now, f)]
+    names = [f for f in before.__struct_fields__ if f not in ("inputs", "tokenizer") and getattr(before, f) != getattr(now, f)]
+    if before.tokenizer.sha256 != now.tokenizer.sha256:
+        names.append("tokenizer")
     return [_setting(name, getattr(before, name), getattr(now, name)) for name in names]
 
 

@@ -40,8 +40,9 @@ class Content(msgspec.Struct, frozen=True, kw_only=True):
     on_error: OnError = "stop"
 
     def fingerprint(self) -> str:
-        """xxh3_128 of the canonical JSON, hex."""
-        return xxhash.xxh3_128_hexdigest(msgspec.json.encode(self, order="deterministic"))
+        """xxh3_128 of the canonical JSON, hex. A tokenizer is its content, not the place where its file lies."""
+        placeless = msgspec.structs.replace(self, tokenizer=msgspec.structs.replace(self.tokenizer, name="", path=""))
+        return xxhash.xxh3_128_hexdigest(msgspec.json.encode(placeless, order="deterministic"))
 
 
 class Resources(msgspec.Struct, frozen=True, kw_only=True):

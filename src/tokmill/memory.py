@@ -15,7 +15,7 @@ import msgspec
 from tokmill import probe
 from tokmill.config import MIB
 from tokmill.errors import MemoryBudgetError
-from tokmill.types import DIVIDE_ABOVE_BYTES
+from tokmill.types import DIVIDE_ABOVE_BYTES, UNCUT_COST
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,8 +33,8 @@ _CACHE_FLOOR_BYTES = 72 * MIB
 """For each thread: what the cache takes at most for the text between two renewals (4 MiB of unique words: 73 MB measured)."""
 _COST_PER_TEXT_BYTE = 9
 """`Batch.cost_bytes` of a batch of documents of 128 bytes, per byte of text."""
-_PIECE_COST = 16
-"""Peak bytes that the engine and its arrays take for each byte of one uncut piece."""
+_PIECE_COST = UNCUT_COST + 2
+"""Of each byte of one uncut piece: the engine's and the text itself, twice."""
 _GROWTH = 2.45
 """A cache that is full doubles its table inside one batch: from 361 MiB to 875 while both are held (measured on text of unique
 words; other sizes are below). It must be given back before, for what it grows by cannot be taken back in time."""

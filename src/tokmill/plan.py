@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast, get_args
 
 from tokmill.config import Content, Job, Resources, parse_separator, parse_size
 from tokmill.encode import ENGINES
-from tokmill.encode.vocabulary import resolve_tokenizer
+from tokmill.encode.vocabulary import engine_of, resolve_tokenizer
 from tokmill.errors import UsageError
 from tokmill.memory import default_budget, divide
 from tokmill.probe import cgroup_limit_bytes, machine_bytes
@@ -77,9 +77,13 @@ def make_job(
         encoding_errors=cast("Utf8Policy", encoding_errors),
         on_error=cast("OnError", on_error),
     )
-    resources = _divide_resources(memory, threads, engine, max_skipped)
+    notices = found.notices()
+    used = engine_of(described, engine)
+    if used != engine:
+        notices.append(f"{engine} cannot load {described.encoding}; {used} is used instead: the same ids, some 30 times slower")
+    resources = _divide_resources(memory, threads, used, max_skipped)
     job = Job(out=path_to_text(out), content=content, resources=resources, fresh=fresh)
-    return PlannedJob(job, found.notices())
+    return PlannedJob(job, notices)
 
 
 def _outside(inputs: tuple[Input, ...], out: str) -> tuple[Input, ...]:

@@ -30,6 +30,12 @@ STDIN = "-"
 DIVIDE_ABOVE_BYTES = 64 << 20
 """A document of more bytes than this is divided into blocks, each on its own side of the validation split."""
 
+UNCUT_ABOVE_BYTES = 4 << 20
+"""A batch of more text than this is a piece in which no safe cut was found."""
+
+UNCUT_COST = 25
+"""Bytes of memory that the engine takes for each byte of such a piece (21 to 25 measured: 50 MB of one letter, digit or space)."""
+
 BLOCK_BYTES = 1 << 20
 """A block of a divided document ends at the first safe cut at or after this many bytes."""
 
@@ -191,7 +197,7 @@ class Batch:
     def cost_bytes(self) -> int:
         """Memory held until written, about: text, list of documents, uint32 ids at one per byte of text, narrowed ids."""
         n_text = sum(map(len, self.documents))
-        return 8 * n_text + 128 * len(self.documents)
+        return (8 if n_text <= UNCUT_ABOVE_BYTES else UNCUT_COST) * n_text + 128 * len(self.documents)
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,10 @@ NEWER = (
 """First and last code point, both included."""
 
 
+_FEW_DOCUMENTS = 2000
+"""Up to here each is searched, beyond they are joined first; 2 MB of long ASCII documents take 0.1 ms instead of 0.3."""
+
+
 class ReferenceForNewer:
     """Implements `protocols.Encoder`: the reference where a document holds a newer character, else the engine."""
 
@@ -61,11 +65,12 @@ class ReferenceForNewer:
 
 def _hold_newer(documents: Sequence[bytes]) -> NDArray[np.bool_] | None:
     """Which documents hold a newer character, bool, shape (n_documents,); None: none does. May name one that does not."""
-    joined = b"".join(documents)  # one document is not copied; a search in each would cost more than to encode short ones
+    if len(documents) <= _FEW_DOCUMENTS and not any(_may_hold_newer(document) for document in documents):
+        return None
+    joined = b"".join(documents)
     if joined.isascii():
         return None
     text = np.frombuffer(joined, np.uint8)
-    # memchr first: prose in most scripts has none of these bytes
     hits = [_find(text, lead, table) for lead, table in _tables().items() if lead in joined]
     if not any(map(len, hits)):
         return None
@@ -73,6 +78,16 @@ def _hold_newer(documents: Sequence[bytes]) -> NDArray[np.bool_] | None:
     is_newer = np.zeros(len(documents), np.bool_)
     is_newer[np.searchsorted(ends, np.concatenate(hits), side="right")] = True
     return is_newer
+
+
+def _may_hold_newer(document: bytes) -> bool:
+    """Whether a newer character's first byte is there: prose in most scripts has none of them, and a byte is soon searched for."""
+    return not document.isascii() and any(lead in document for lead in _leads())
+
+
+@cache
+def _leads() -> tuple[bytes, ...]:
+    return tuple(bytes([lead]) for lead in _tables())
 
 
 def _find(text: NDArray[np.uint8], lead: int, table: NDArray[np.bool_]) -> NDArray[np.int64]:

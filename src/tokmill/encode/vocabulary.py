@@ -33,6 +33,8 @@ class Encoding(msgspec.Struct, frozen=True, kw_only=True):
     n_ranks: int
     """Largest rank, plus one."""
     eot_id: int
+    engine: str = "gigatoken"
+    """The fastest engine that loads it. Not gigatoken where the ranks leave a gap: its loader wants them dense."""
 
 
 _GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
@@ -68,6 +70,7 @@ _PUBLISHED = (
         pattern=_GPT2,
         n_ranks=50281,
         eot_id=50256,
+        engine="tiktoken",
     ),
     Encoding(
         name="cl100k_base",
@@ -101,6 +104,11 @@ def resolve_tokenizer(name: str) -> Tokenizer:
         allowed=f"{', '.join(_BUILT_IN)}, or the path of a .tiktoken file ({', '.join(ENCODINGS)})",
         next_step=hint,
     )
+
+
+def engine_of(tokenizer: Tokenizer, wanted: str) -> str:
+    """The engine wanted, or the one that can load the tokenizer."""
+    return wanted if wanted == "tiktoken" else ENCODINGS[tokenizer.encoding].engine
 
 
 def pattern_of(tokenizer: Tokenizer) -> str:
