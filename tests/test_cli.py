@@ -281,6 +281,7 @@ def test_an_interrupted_run_is_exit_code_130_and_resumes_to_the_same_bytes(tmp_p
         time.sleep(0.05)
     time.sleep(0.5)
     process.send_signal(which)
+    time.sleep(0.5)
     shown, _ = process.communicate(timeout=30)
     assert process.returncode == 130
     assert json.loads(shown)["exit_code"] == 130

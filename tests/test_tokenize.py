@@ -239,6 +239,35 @@ def test_standard_input_and_its_resume(corpus: tuple[Path, list[bytes]], tmp_pat
     assert written(out) == plain_tokens(documents)
 
 
+def test_an_interrupt_that_also_ends_the_program_before_the_pipe_is_not_the_end_of_the_corpus(tmp_path: Path) -> None:
+    text = SEP.encode().join(some_documents(1500, 4000, 12))
+    for delay_s in (0.5, 0.8, 1.1):
+        out = tmp_path / f"out{delay_s}"
+        with subprocess.Popen(
+            [sys.executable, "-m", "tokmill", "tokenize", "-", "--out", str(out), "-q"],
+            stdin=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=clean_environment(),
+            start_new_session=True,
+        ) as process:
+            assert process.stdin is not None
+            process.stdin.write(text[: len(text) // 3])
+            process.stdin.flush()
+            time.sleep(delay_s)
+            os.killpg(process.pid, signal.SIGINT)
+            process.stdin.close()
+            assert process.wait(30) == 130
+        assert not (out / "manifest.json").exists()
+        again = subprocess.run(
+            [sys.executable, "-m", "tokmill", "tokenize", "-", "--out", str(out), "-q"],
+            input=text,
+            env=clean_environment(),
+            check=False,
+        )
+        assert again.returncode == 0
+        assert written(out) == plain_tokens(text.split(SEP.encode()))
+
+
 def test_killed_at_random_moments_and_run_again_the_bytes_are_the_same(tmp_path: Path) -> None:
     documents = some_documents(3000, 8000, 9)
     path = tmp_path / "corpus.txt"
@@ -327,22 +356,43 @@ def test_two_runs_on_one_output_directory(corpus: tuple[Path, list[bytes]], tmp_
     assert written(out) == plain_tokens(corpus[1])
 
 
-def test_the_worker_that_aborts_is_resumed(corpus: tuple[Path, list[bytes]], tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    arguments = [sys.executable, "-m", "tokmill", "tokenize", "-", "--out", str(out), "-q"]
-    with subprocess.Popen(arguments, stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=clean_environment()) as process:
+def killed_worker(arguments: Sequence[object], out: Path, stdin: int | None = None) -> subprocess.CompletedProcess[bytes]:
+    """A run whose worker is aborted as soon as it holds the output."""
+    whole = [sys.executable, "-m", "tokmill", "tokenize", *map(str, arguments), "--out", str(out), "-q", "--json"]
+    with subprocess.Popen(whole, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=clean_environment()) as process:
         deadline = time.monotonic() + 20
         while not (out / ".tokmill" / "journal").exists() and time.monotonic() < deadline:
-            time.sleep(0.02)
+            time.sleep(0.002)
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         assert len(children) == 1
         os.kill(int(children[0]), signal.SIGABRT)
-        time.sleep(0.3)
-        assert process.stdin is not None
-        process.stdin.write(corpus[0].read_bytes())
-        process.stdin.close()
-        assert process.wait(60) == 0
-    assert written(out) == plain_tokens(corpus[1])
+        shown, said = process.communicate(timeout=60)
+    return subprocess.CompletedProcess(whole, process.returncode, shown, said)
+
+
+def test_the_worker_that_aborts_is_resumed_even_from_a_redirected_file(tmp_path: Path) -> None:
+    documents = some_documents(200, 4000, 21) * 20
+    path = tmp_path / "corpus.txt"
+    path.write_bytes(SEP.encode().join(documents))
+    expected = plain_tokens(documents)
+    done = killed_worker([path], tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["restarts"] == 1
+    assert written(tmp_path / "out") == expected
+    with path.open("rb") as file:
+        done = killed_worker(["-"], tmp_path / "redirected", file.fileno())
+    assert done.returncode == 0, done.stderr
+    assert written(tmp_path / "redirected") == expected
+
+
+def test_what_a_dead_worker_read_from_a_pipe_is_never_left_out(corpus: tuple[Path, list[bytes]], tmp_path: Path) -> None:
+    with subprocess.Popen(["cat", str(corpus[0]), "-"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as cat:
+        assert cat.stdout is not None
+        done = killed_worker(["-"], tmp_path / "out", cat.stdout.fileno())
+        cat.kill()
+    assert done.returncode == 1
+    assert b"died" in done.stderr
+    assert not (tmp_path / "out" / "train.bin").exists()
 
 
 def test_the_audit_stops_a_run_whose_engine_is_wrong(

@@ -6,13 +6,14 @@ batches, and resumes from the journal, as long as each attempt commits something
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from tokmill.child import Child, error_of
-from tokmill.errors import WorkerDiedError
-from tokmill.types import AnyEvent, Committed, Failed, Finished, Restarted, Started
+from tokmill.errors import Interrupted, WorkerDiedError
+from tokmill.types import STDIN, AnyEvent, Committed, Failed, Finished, Restarted, Started
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,12 +49,29 @@ class LocalRunner:
                         raise error_of(event)
             finally:
                 child.end()
+            if child.interrupts:
+                raise _interrupted(job)
             deaths = 1 if committed else deaths + 1
-            if deaths >= _ATTEMPTS:
+            if deaths >= _ATTEMPTS or not _can_read_again(job):
                 raise _died(child, job, deaths)
             attempt += 1
             job = _smaller(job, keep_fresh=not started)
             _tell(observers, Restarted(cause=child.cause(), attempt=attempt, batch_bytes=job.resources.batch_bytes))
+
+
+def _can_read_again(job: Job) -> bool:
+    """Whether what a dead worker had read can be had once more: a pipe's bytes are gone with it."""
+    if all(i.path != STDIN for i in job.content.inputs):
+        return True
+    try:
+        os.lseek(0, 0, os.SEEK_SET)
+    except OSError:
+        return False
+    return True
+
+
+def _interrupted(job: Job) -> Interrupted:
+    return Interrupted("interrupted", where=job.out, next_step="run the same command again: it resumes")
 
 
 def _tell(observers: Sequence[Observer], event: AnyEvent) -> None:
@@ -76,7 +94,7 @@ def _smaller(job: Job, *, keep_fresh: bool) -> Job:
 def _died(child: Child, job: Job, deaths: int) -> WorkerDiedError:
     words = child.last_words
     return WorkerDiedError(
-        f"the worker process died {deaths} times without getting any further ({child.cause()})"
+        f"the worker process died ({child.cause()}), {deaths} times without getting any further"
         + (f"; its last words: {words}" if words else ""),
         where=job.out,
         next_step="run the same command again with more --memory or fewer --threads: it resumes",

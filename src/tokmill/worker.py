@@ -33,6 +33,7 @@ from tokmill.probe import cgroup_limit_bytes, machine_bytes, peak_rss_bytes, rss
 from tokmill.read.corpus import CorpusReader
 from tokmill.stage import EncodeStage
 from tokmill.types import (
+    STDIN,
     AnyEvent,
     Committed,
     Cursor,
@@ -77,6 +78,7 @@ class _Recorder:
         self.counts = output.counts
         self.position_bytes = 0
         self._after: Cursor | None = None
+        self._is_finished = False
         self._committed_bytes = self.counts.bytes_in
         self._committed_s = started_s
 
@@ -100,15 +102,20 @@ class _Recorder:
         if self._after is not None and self._is_due():
             self.commit()
 
+    @property
+    def ends_standard_input(self) -> bool:
+        """Whether the last batch ends standard input; that its end was the corpus's is known only when nobody stopped the run."""
+        return self._after is not None and any(i.path == STDIN for i in self._job.content.inputs[: self._after.input_index])
+
     def _is_due(self) -> bool:
-        if not self._output.is_settled:
+        if not self._output.is_settled or self.ends_standard_input:
             return False
         full = self.counts.bytes_in - self._committed_bytes >= SEGMENT_BYTES
         return full or time.monotonic() - self._committed_s >= SEGMENT_S
 
     def commit(self) -> None:
         """Commit up to the last batch, if a run can go on behind it."""
-        if self._after is None:
+        if self._after is None or (self.ends_standard_input and not self._is_finished):
             return
         elapsed_s = self._output.elapsed_before_s + self.elapsed_s
         self._output.commit(self._after, self.counts, self._writer.state(), elapsed_s)
@@ -118,6 +125,7 @@ class _Recorder:
 
     def finish(self) -> dict[str, FileEntry]:
         """Let the writer end its files, commit, and describe all files."""
+        self._is_finished = True
         entries = self._writer.finish()
         if SKIPPED_NAME in self._output.names:
             entries[SKIPPED_NAME] = FileEntry(size_bytes=self._output.file(SKIPPED_NAME).length)
@@ -147,10 +155,12 @@ class Worker:
         self._flow = Flow(job.resources.in_flight_bytes)
         self._renewal = Renewal(job.resources.renew_above_bytes, self._on_renewed)
         self._leaving: str | None = None
+        self._stopped = False
         self._started_s = time.monotonic()
 
     def stop(self) -> None:
         """Ask for a checkpoint and an orderly end; from any thread."""
+        self._stopped = True
         self._flow.stop()
 
     # What the guard may do: `guard.Actions`.
@@ -206,7 +216,7 @@ class Worker:
         finally:
             guard.stop()
             results.close()
-        if reached.input_index < len(self._job.content.inputs):
+        if reached.input_index < len(self._job.content.inputs) or (self._stopped and recorder.ends_standard_input):
             recorder.commit()
             output.settle()
             raise _low_memory(self._leaving, output.directory) if self._leaving else _interrupted(output.directory)
@@ -308,7 +318,9 @@ def main(job_fd: int, event_fd: int) -> None:
     job = msgspec.json.decode(line.question(), type=_job_type())
     _limit_data(job.resources.worker_bytes + _UNTOUCHED_BYTES)
     worker = Worker(job, line.emit)
-    signal.signal(signal.SIGTERM, lambda _signum, _frame: worker.stop())
+    # Ctrl-C ends the program that feeds standard input, too: seen here, its end is not taken for the end of the corpus.
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, lambda _signum, _frame: worker.stop())
     line.watch(worker.stop)
     try:
         worker.run()
