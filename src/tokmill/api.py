@@ -1,4 +1,4 @@
-"""`tokenize` for Python: plan a job, run it, say what came of it. Silent: whoever wants to see something passes observers."""
+"""`plan` and `tokenize` for Python: plan a job, run it, say what came of it. Silent: to see something, pass observers."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from tokmill.forecast import NOWHERE, Plan, check_disk, foresee
 from tokmill.plan import make_job
 from tokmill.probe import peak_rss_bytes
 from tokmill.runner import LocalRunner
@@ -86,12 +87,14 @@ def tokenize(
     encoding_errors: str = "strict",
     engine: str = "gigatoken",
     fresh: bool = False,
+    force: bool = False,
     observers: Sequence[Observer] = (),
 ) -> Summary:
     """Turn text into `out`/train.bin and `out`/val.bin, as `tokmill tokenize` does; call it again after a crash to resume.
 
     inputs: files, directories, glob patterns, `-`. separator: as typed on the command line (`none`, or text with its escapes).
-    memory: bytes, or text such as `1GiB`. observers: told of every event, in this thread. Raises TokmillError.
+    memory: bytes, or text such as `1GiB`. force: begin even though the output will not fit on the disk. observers: told of every
+    event, in this thread. Raises TokmillError.
     """
     planned = make_job(
         [str(i) for i in _listed(inputs)],
@@ -119,8 +122,59 @@ def tokenize(
         for observer in observers:
             observer.on_event(Notice(text=notice))
     meter = _Meter()
+    if not force:
+        check_disk(planned.job)
     finished = LocalRunner().run(planned.job, [meter, *observers])
     return _summarize(planned.job, finished, meter)
+
+
+def plan(
+    inputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    out: str | os.PathLike[str] | None = None,
+    *,
+    tokenizer: str = "gpt2",
+    separator: str = "<|endoftext|>",
+    text_key: str = "text",
+    glob: str | None = None,
+    input_format: str | None = None,
+    eot: str = "after",
+    val_fraction: float = 0.0005,
+    dtype: str = "auto",
+    keep_empty: bool = False,
+    memory: str | int | None = None,
+    threads: int | None = None,
+    on_error: str = "stop",
+    encoding_errors: str = "strict",
+    engine: str = "gigatoken",
+    fresh: bool = False,
+) -> Plan:
+    """What `tokenize` with these options will read, write and take, estimated from a sample; nothing is written.
+
+    out: None when the disk is not to be looked at; `raise_for_disk` of the result says whether it is large enough. Raises
+    TokmillError: MemoryBudgetError when the budget is too small.
+    """
+    began_s = time.monotonic()
+    planned = make_job(
+        [str(i) for i in _listed(inputs)],
+        out=str(out) if out is not None else NOWHERE,
+        tokenizer=tokenizer,
+        separator=separator,
+        text_key=text_key,
+        glob=glob,
+        input_format=input_format,
+        eot=eot,
+        val_fraction=val_fraction,
+        dtype=dtype,
+        keep_empty=keep_empty,
+        memory=memory,
+        threads=threads,
+        on_error=on_error,
+        encoding_errors=encoding_errors,
+        engine=engine,
+        fresh=fresh,
+    )
+    made = foresee(planned)
+    return msgspec.structs.replace(made, elapsed_s=round(time.monotonic() - began_s, 3))
 
 
 class _Meter:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tokmill import __version__
+from tokmill import __version__, options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,93 +35,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 
-_Json = Annotated[bool, typer.Option("--json", envvar="TOKMILL_JSON", help="One JSON object on standard output.")]
-_Quiet = Annotated[bool, typer.Option("--quiet", "-q", envvar="TOKMILL_QUIET", help="No progress, no summary.")]
-_Verbose = Annotated[bool, typer.Option("--verbose", "-v", envvar="TOKMILL_VERBOSE", help="More messages, tracebacks.")]
-_Glob = Annotated[
-    str | None,
-    typer.Option("--glob", envvar="TOKMILL_GLOB", metavar="PATTERN", help="Of a directory, take the files that match this."),
-]
-_InputFormat = Annotated[
-    str | None,
-    typer.Option(
-        "--input-format",
-        envvar="TOKMILL_INPUT_FORMAT",
-        metavar="text|jsonl[.gz|.zst]",
-        help="Instead of going by suffix.",
-    ),
-]
-
-
-_Inputs = Annotated[
-    list[str], typer.Argument(metavar="INPUT", help="Files, directories, quoted glob patterns, or - for standard input.")
-]
-_Out = Annotated[str, typer.Option("--out", "-o", envvar="TOKMILL_OUT", metavar="DIR", help="Output directory.")]
-_Tokenizer = Annotated[
-    str,
-    typer.Option("--tokenizer", envvar="TOKMILL_TOKENIZER", metavar="NAME|FILE", help="gpt2 (built in), or a .tiktoken file."),
-]
-_Separator = Annotated[
-    str,
-    typer.Option(
-        "--separator",
-        envvar="TOKMILL_SEPARATOR",
-        metavar="TEXT",
-        help=r"Stands between documents of a text file; escapes such as \n\n; none: a file is one document.",
-    ),
-]
-_TextKey = Annotated[
-    str, typer.Option("--text-key", envvar="TOKMILL_TEXT_KEY", metavar="KEY", help="Of JSON lines, the key of the text.")
-]
-_Eot = Annotated[
-    str, typer.Option("--eot", envvar="TOKMILL_EOT", metavar="after|before|none", help="Where the end-of-text id goes.")
-]
-_ValFraction = Annotated[
-    float,
-    typer.Option("--val-fraction", envvar="TOKMILL_VAL_FRACTION", metavar="FRACTION", help="Of the documents, for val.bin."),
-]
-_Seed = Annotated[int, typer.Option("--seed", envvar="TOKMILL_SEED", metavar="N", help="Of the choice for val.bin.")]
-_Dtype = Annotated[str, typer.Option("--dtype", envvar="TOKMILL_DTYPE", metavar="auto|uint16|uint32", help="Of the ids.")]
-_KeepEmpty = Annotated[
-    bool, typer.Option("--keep-empty", envvar="TOKMILL_KEEP_EMPTY", help="Write the end-of-text id of empty documents too.")
-]
-_Memory = Annotated[
-    str | None,
-    typer.Option(
-        "--memory",
-        envvar="TOKMILL_MEMORY",
-        metavar="SIZE",
-        help="Of all processes together, at most.  [default: 1GiB, more with many threads, at most a quarter of all]",
-    ),
-]
-_Threads = Annotated[
-    int | None,
-    typer.Option("--threads", envvar="TOKMILL_THREADS", metavar="N", help="Encoder threads.  [default: one a core]"),
-]
-_OnError = Annotated[
-    str, typer.Option("--on-error", envvar="TOKMILL_ON_ERROR", metavar="stop|skip", help="What a bad record does.")
-]
-_MaxSkipped = Annotated[
-    int | None,
-    typer.Option("--max-skipped", envvar="TOKMILL_MAX_SKIPPED", metavar="N", help="Stop when more bad records were skipped."),
-]
-_EncodingErrors = Annotated[
-    str,
-    typer.Option(
-        "--encoding-errors",
-        envvar="TOKMILL_ENCODING_ERRORS",
-        metavar="strict|replace|ignore",
-        help="What bytes that are not UTF-8 do.",
-    ),
-]
-_Engine = Annotated[
-    str, typer.Option("--engine", envvar="TOKMILL_ENGINE", metavar="gigatoken|tiktoken", help="The ids are the same.")
-]
-_Fresh = Annotated[
-    bool,
-    typer.Option("--fresh", envvar="TOKMILL_FRESH", help="Start over: discard what an earlier run left in the directory."),
-]
-
 
 def _print_version(value: bool) -> None:  # noqa: FBT001  typer calls it with the flag
     if value:
@@ -138,30 +51,86 @@ def _root(
     """Parent of the commands."""
 
 
+@app.command(short_help="What will come out: tokens, disk, memory, time; writes nothing.")
+def plan(
+    inputs: options.Inputs,
+    out: options.PlannedOut = None,
+    tokenizer: options.Tokenizer = "gpt2",
+    separator: options.Separator = "<|endoftext|>",
+    text_key: options.TextKey = "text",
+    glob: options.Glob = None,
+    input_format: options.InputFormat = None,
+    eot: options.Eot = "after",
+    val_fraction: options.ValFraction = 0.0005,
+    dtype: options.Dtype = "auto",
+    keep_empty: options.KeepEmpty = False,
+    memory: options.Memory = None,
+    threads: options.Threads = None,
+    on_error: options.OnError = "stop",
+    encoding_errors: options.EncodingErrors = "strict",
+    engine: options.Engine = "gigatoken",
+    fresh: options.Fresh = False,
+    force: options.Force = False,
+    json: options.Json = False,
+    verbose: options.Verbose = False,  # noqa: ARG001  read by `run`, which shows tracebacks
+) -> None:
+    """Estimate what tokenize with these options will do. Exit code 13: the budget is too small; 14: the disk is."""
+    from tokmill import api, render
+    from tokmill.errors import DiskFullError
+
+    made = api.plan(
+        inputs,
+        out,
+        tokenizer=tokenizer,
+        separator=separator,
+        text_key=text_key,
+        glob=glob,
+        input_format=input_format,
+        eot=eot,
+        val_fraction=val_fraction,
+        dtype=dtype,
+        keep_empty=keep_empty,
+        memory=memory,
+        threads=threads,
+        on_error=on_error,
+        encoding_errors=encoding_errors,
+        engine=engine,
+        fresh=fresh,
+    )
+    _print_result(render.json_line(made) if json else render.plan_lines(made))
+    try:
+        made.raise_for_disk()
+    except DiskFullError as error:
+        if not force:
+            _print_error(error)
+            raise typer.Exit(error.exit_code) from None
+
+
 @app.command(short_help="Turn text into train.bin and val.bin; run again to resume.")
 def tokenize(
-    inputs: _Inputs,
-    out: _Out,
-    tokenizer: _Tokenizer = "gpt2",
-    separator: _Separator = "<|endoftext|>",
-    text_key: _TextKey = "text",
-    glob: _Glob = None,
-    input_format: _InputFormat = None,
-    eot: _Eot = "after",
-    val_fraction: _ValFraction = 0.0005,
-    seed: _Seed = 0,
-    dtype: _Dtype = "auto",
-    keep_empty: _KeepEmpty = False,
-    memory: _Memory = None,
-    threads: _Threads = None,
-    on_error: _OnError = "stop",
-    max_skipped: _MaxSkipped = None,
-    encoding_errors: _EncodingErrors = "strict",
-    engine: _Engine = "gigatoken",
-    fresh: _Fresh = False,
-    json: _Json = False,
-    quiet: _Quiet = False,
-    verbose: _Verbose = False,
+    inputs: options.Inputs,
+    out: options.Out,
+    tokenizer: options.Tokenizer = "gpt2",
+    separator: options.Separator = "<|endoftext|>",
+    text_key: options.TextKey = "text",
+    glob: options.Glob = None,
+    input_format: options.InputFormat = None,
+    eot: options.Eot = "after",
+    val_fraction: options.ValFraction = 0.0005,
+    seed: options.Seed = 0,
+    dtype: options.Dtype = "auto",
+    keep_empty: options.KeepEmpty = False,
+    memory: options.Memory = None,
+    threads: options.Threads = None,
+    on_error: options.OnError = "stop",
+    max_skipped: options.MaxSkipped = None,
+    encoding_errors: options.EncodingErrors = "strict",
+    engine: options.Engine = "gigatoken",
+    fresh: options.Fresh = False,
+    force: options.Force = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
 ) -> None:
     """Turn text into DIR/train.bin and DIR/val.bin. The same command again resumes an interrupted run."""
     from tokmill import api, render
@@ -188,6 +157,7 @@ def tokenize(
             encoding_errors=encoding_errors,
             engine=engine,
             fresh=fresh,
+            force=force,
             observers=[progress],
         )
     _print_result(render.json_line(summary) if json else "" if quiet else render.summary_lines(summary))
@@ -198,16 +168,14 @@ def verify(
     directory: Annotated[str, typer.Argument(metavar="DIR", help="Output directory.")],
     source: Annotated[
         list[str] | None,
-        typer.Option(
-            "--source", metavar="INPUT...", help="The corpus, in the order it was given: decode everything and compare."
-        ),
+        typer.Option("--source", metavar="INPUT...", help="The corpus, in the order it was given: decode everything and compare."),
     ] = None,
     more: Annotated[list[str] | None, typer.Argument(metavar="INPUT", hidden=True)] = None,
-    glob: _Glob = None,
-    input_format: _InputFormat = None,
-    json: _Json = False,
-    quiet: _Quiet = False,
-    verbose: _Verbose = False,
+    glob: options.Glob = None,
+    input_format: options.InputFormat = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
 ) -> None:
     """Check sizes, digests, id range and document counts of DIR. Exit code 10 when anything is damaged."""
     from tokmill import render, verification
@@ -215,9 +183,7 @@ def verify(
 
     sources = _all_sources(source or [], more or [])
     with make_progress(verb="verifying", quiet=quiet, verbose=verbose) as progress:
-        report = verification.verify(
-            directory, sources=sources or None, glob=glob, input_format=input_format, observers=[progress]
-        )
+        report = verification.verify(directory, sources=sources or None, glob=glob, input_format=input_format, observers=[progress])
     if json:
         _print_result(render.json_line(report))
     elif report.ok and not quiet:
@@ -236,20 +202,16 @@ def inspect(
         typer.Option("--document", metavar="N", help="Show this document, from 0; may be repeated.  [default: 0]"),
     ] = None,
     side: Annotated[str, typer.Option("--side", envvar="TOKMILL_SIDE", metavar="train|val", help="Of which side.")] = "train",
-    tokens: Annotated[
-        int, typer.Option("--tokens", envvar="TOKMILL_TOKENS", metavar="N", help="Of each document, at most.")
-    ] = 100,
+    tokens: Annotated[int, typer.Option("--tokens", envvar="TOKMILL_TOKENS", metavar="N", help="Of each document, at most.")] = 100,
     dtype: Annotated[
         str | None, typer.Option("--dtype", envvar="TOKMILL_DTYPE", metavar="uint16|uint32", help="Of a bare file.")
     ] = None,
     tokenizer: Annotated[
         str | None, typer.Option("--tokenizer", envvar="TOKMILL_TOKENIZER", metavar="NAME|FILE", help="Of a bare file.")
     ] = None,
-    eot_id: Annotated[
-        int | None, typer.Option("--eot-id", envvar="TOKMILL_EOT_ID", metavar="N", help="Of a bare file.")
-    ] = None,
-    json: _Json = False,
-    verbose: _Verbose = False,  # noqa: ARG001  read by `run`, which shows tracebacks
+    eot_id: Annotated[int | None, typer.Option("--eot-id", envvar="TOKMILL_EOT_ID", metavar="N", help="Of a bare file.")] = None,
+    json: options.Json = False,
+    verbose: options.Verbose = False,  # noqa: ARG001  read by `run`, which shows tracebacks
 ) -> None:
     """Show what is in an output directory or a file of ids."""
     from typing import cast

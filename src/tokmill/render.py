@@ -10,10 +10,15 @@ import msgspec
 
 from tokmill.printable import printable, printable_line
 from tokmill.progress import format_bytes, format_duration, format_memory
+from tokmill.types import STDIN
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tokmill.api import Summary
     from tokmill.errors import TokmillError
+    from tokmill.estimate import Estimate
+    from tokmill.forecast import InputPlan, Plan
     from tokmill.inspection import Inspection, Preview
     from tokmill.verification import Report
 
@@ -63,6 +68,119 @@ def summary_lines(summary: Summary) -> str:
     return "\n".join([f"tokmill: {head}", *_aligned(rows)])
 
 
+_MOST_INPUTS = 12
+"""Lines of inputs that a person wants to see."""
+
+
+def plan_lines(plan: Plan) -> str:
+    """What a run will be."""
+    lines = ["tokmill: plan", "  inputs", *_indented(_input_rows(plan))]
+    lines += _aligned([*_text_rows(plan), *_disk_rows(plan), *_time_rows(plan)])
+    lines += ["  memory", *_indented(_memory_rows(plan))]
+    lines += [f"  note: {printable_line(notice)}" for notice in plan.notices]
+    return "\n".join(lines)
+
+
+def _input_rows(plan: Plan) -> list[tuple[str, str]]:
+    shown = plan.inputs if len(plan.inputs) <= _MOST_INPUTS + 1 else plan.inputs[:_MOST_INPUTS]
+    rows = [(printable_line(each.path if each.path != STDIN else "standard input"), _input_text(each)) for each in shown]
+    if len(shown) < len(plan.inputs):
+        rows.append((f"... {len(plan.inputs) - len(shown):,} more", ""))
+    if len(plan.inputs) > 1:
+        sizes = [each.size_bytes or 0 for each in plan.inputs]
+        on_disk = sum(each.disk_bytes or 0 for each in plan.inputs)
+        rows.append((f"{len(plan.inputs):,} inputs", f"{format_bytes(sum(sizes))}, {format_bytes(on_disk)} on disk"))
+    return rows
+
+
+def _input_text(each: InputPlan) -> str:
+    if each.size_bytes is None:
+        return f"{each.format}, size not known"
+    kind = each.format if each.compression == "none" else f"{each.format}, {each.compression}"
+    text = f"{format_bytes(each.size_bytes)}, {format_bytes(each.disk_bytes or 0)} on disk, {kind}"
+    if each.compression != "none" and each.decompressed_bytes is not None:
+        text += f", {'about ' if each.decompressed_is_estimate else ''}{format_bytes(each.decompressed_bytes)} decompressed"
+    return text
+
+
+def _text_rows(plan: Plan) -> list[tuple[str, str]]:
+    if plan.totals is None:
+        return [("tokens", f"not known: standard input and pipes cannot be looked at twice; ids are {plan.dtype}")]
+    found = plan.totals
+    rows = [
+        ("text in", _estimate(found.bytes_in, format_bytes)),
+        ("documents", _estimate(found.documents)),
+        ("tokens", _estimate(found.tokens)),
+    ]
+    if plan.bytes_per_token:
+        rows.append(("density", f"{plan.bytes_per_token:.2f} bytes per token"))
+    how = (
+        "all of it was encoded"
+        if plan.is_exact
+        else f"from {found.n_windows:,} windows, {format_bytes(found.sampled_bytes)} of text"
+    )
+    return [*rows, ("sample", how)]
+
+
+def _disk_rows(plan: Plan) -> list[tuple[str, str]]:
+    if plan.output_bytes is None:
+        return []
+    rows = [("output", f"{_estimate(plan.output_bytes, format_bytes)}, {plan.dtype}")]
+    if plan.disk is None:
+        return [*rows, ("disk", "not looked at (pass --out DIR)")]
+    disk = plan.disk
+    verdict = "complete already, nothing will be written" if plan.is_complete else "it fits" if disk.fits else "IT DOES NOT FIT"
+    written = f", {format_bytes(disk.written_bytes)} of it written already" if disk.written_bytes else ""
+    needed = f"{format_bytes(disk.needed_bytes)} needed ({format_bytes(disk.bookkeeping_bytes)} for journal and manifest{written})"
+    return [*rows, ("disk", f"{needed}, {format_bytes(disk.free_bytes)} free: {verdict}"), ("on", printable_line(disk.path))]
+
+
+def _time_rows(plan: Plan) -> list[tuple[str, str]]:
+    rows = []
+    if plan.time is not None:
+        time = plan.time
+        rate = (
+            f", engine {time.engine_bytes_per_s / 1e6:,.0f} MB/s a thread, measured on the sample"
+            if time.engine_bytes_per_s
+            else ""
+        )
+        between = f"{_seconds(time.low_s)} to {_seconds(time.high_s)}"
+        rows.append(("time", f"about {_seconds(time.expected_s)} ({between}), {time.n_threads} threads{rate}"))
+    if plan.list_of_ints_bytes is not None:
+        rows.append(("as a list", f"{format_bytes(plan.list_of_ints_bytes)}: what these ids would take as Python ints in a list"))
+    return rows
+
+
+def _memory_rows(plan: Plan) -> list[tuple[str, str]]:
+    memory = plan.memory
+    terms = [
+        ("this process", memory.parent_bytes),
+        ("worker at rest", memory.worker_bytes),
+        ("reference tokenizer", memory.reference_bytes),
+        ("reader", memory.reader_bytes),
+        ("batches on their way", memory.in_flight_bytes),
+        ("engine's caches, at most", memory.caches_bytes),
+        ("peak", memory.peak_bytes),
+        ("budget (--memory)", memory.budget_bytes),
+    ]
+    rows = [(label, f"{n_bytes / (1 << 20):>7,.0f} MiB") for label, n_bytes in terms]
+    if memory.available_bytes is not None:
+        rows.append(("available now", f"{memory.available_bytes / (1 << 20):>7,.0f} MiB"))
+    return rows
+
+
+def _estimate(estimate: Estimate, text: Callable[[float], str] = lambda n: f"{n:,.0f}") -> str:
+    """A number with its interval, or alone when it was counted."""
+    if estimate.low == estimate.high:
+        return text(estimate.value)
+    percent = f" (± {50 * (estimate.high - estimate.low) / estimate.value:.1f} %)" if estimate.value else ""
+    return f"about {text(estimate.value)}{percent}"
+
+
+def _indented(rows: list[tuple[str, str]]) -> list[str]:
+    return [f"  {line}" for line in _aligned(rows)]
+
+
 def report_lines(report: Report) -> str:
     """What verify found, when all is well; damage is rendered as the error that it is."""
     compared = f"{report.compared_documents:,} documents, {format_bytes(report.compared_bytes)}: the same"
@@ -94,11 +212,7 @@ def inspection_lines(found: Inspection) -> str:
         n_tokens = sum(side.tokens for side in found.sides)
         rows.append(("text", f"{format_bytes(found.bytes_text)}{_per_token(found.bytes_text, n_tokens)}"))
         rows.append(("skipped", ", ".join(f"{n:,} {reason}" for reason, n in sorted(found.skipped.items())) or "none"))
-    made = (
-        f"made by tokmill {found.tokmill_version} from {found.n_inputs:,} inputs"
-        if found.kind == "directory"
-        else "a bare file"
-    )
+    made = f"made by tokmill {found.tokmill_version} from {found.n_inputs:,} inputs" if found.kind == "directory" else "a bare file"
     lines = [f"{printable_line(found.path)}: {made}", *_aligned(rows)]
     for preview in found.previews:
         lines += ["", *_preview_lines(preview)]

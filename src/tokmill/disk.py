@@ -1,0 +1,137 @@
+"""Whether an output will fit on its disk: what it needs, what is free, asked before anything is written."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from tokmill.commit import STATE_NAME
+from tokmill.errors import DiskFullError, TokmillError
+from tokmill.manifest import load_manifest
+from tokmill.printable import printable_line
+from tokmill.types import text_to_path
+
+if TYPE_CHECKING:
+    from tokmill.config import Content, Job
+
+_RESERVE_BYTES = 16 << 20
+"""Left for others, or a hundredth of a smaller disk: a disk that is full to the last byte is nobody's friend."""
+_SEGMENT_BYTES = 32 << 20
+"""Input of a segment, about: 64 MiB, or what is done in a second."""
+_SEGMENT_COST = 1600
+"""Bytes that a segment takes in journal (600) and manifest (1,000)."""
+_FILES = 7
+"""Inodes: two parts, journal, lock, manifest, record of what was skipped, and their directory."""
+_COMPRESSION = 30
+"""More than this is not what text compresses to."""
+_REPLACED = 3
+"""U+FFFD for a byte that is not UTF-8 is three bytes long."""
+
+
+class DiskNeed(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run needs of a file system, and what is there."""
+
+    path: str
+    """Directory of the file system that was asked: the output, or what exists of its path."""
+    output_bytes: int
+    """The files of ids."""
+    bookkeeping_bytes: int
+    """Journal and manifest, which are there at the same time; parts are renamed, so they take nothing twice."""
+    reserve_bytes: int
+    """To be left free."""
+    written_bytes: int
+    """What an earlier run wrote there already; it goes on from it, or discards it."""
+    free_bytes: int
+    """For this user."""
+    needed_files: int
+    free_files: int | None
+    """Inodes; None where the file system has no limit."""
+
+    needed_bytes: int
+    """To be free before the run."""
+    fits: bool
+    """Whether the run will not fill the disk."""
+
+    def check(self) -> None:
+        """Raises DiskFullError when it will not fit."""
+        if self.fits:
+            return
+        if self.needed_bytes > self.free_bytes:
+            what = (
+                f"the output will not fit on the disk: about {_mb(self.needed_bytes)} are needed, {_mb(self.free_bytes)} are free"
+            )
+        else:
+            what = f"the output needs {self.needed_files} new files and directories; the disk takes {self.free_files} more"
+        raise DiskFullError(
+            what,
+            where=printable_line(self.path),
+            allowed=f"ids {_mb(self.output_bytes)}, journal and manifest {_mb(self.bookkeeping_bytes)}, "
+            f"{_mb(self.reserve_bytes)} left free, {_mb(self.written_bytes)} of it written already",
+            next_step="free disk space, choose another --out, or pass --force to try all the same",
+        )
+
+
+def disk_need(job: Job, n_tokens: int, bytes_in: int) -> DiskNeed:
+    """What a run of so many tokens, from so many decompressed bytes, needs where its output goes."""
+    out = Path(text_to_path(job.out))
+    existing = next(p for p in (out, *out.parents) if p.is_dir())
+    status = os.statvfs(existing)
+    state = out / STATE_NAME
+    parts = [p.stat() for p in state.glob("*.part")] if state.is_dir() else []
+    output = n_tokens * item_bytes(job.content)
+    bookkeeping = _bookkeeping(job.content, bytes_in)
+    reserve = min(_RESERVE_BYTES, status.f_blocks * status.f_frsize // 100)
+    written = sum(part.st_blocks * 512 for part in parts)
+    needed = max(0, output + bookkeeping - written) + reserve
+    free = status.f_bavail * status.f_frsize
+    needed_files = 0 if parts else _FILES + len(out.parents) - len(existing.parents)
+    free_files = status.f_favail if status.f_files else None
+    return DiskNeed(
+        path=str(existing),
+        output_bytes=output,
+        bookkeeping_bytes=bookkeeping,
+        reserve_bytes=reserve,
+        written_bytes=written,
+        free_bytes=free,
+        needed_files=needed_files,
+        free_files=free_files,
+        needed_bytes=needed,
+        fits=needed <= free and (free_files is None or needed_files <= free_files),
+    )
+
+
+def most_tokens(content: Content) -> tuple[int, int] | None:
+    """No more tokens than this, and the bytes they come from: an id stands for a byte at least. None: an input has no size."""
+    n_bytes = 0
+    for source in content.inputs:
+        if source.size_bytes is None:
+            return None
+        n_bytes += source.size_bytes * (1 if source.compression == "none" else _COMPRESSION)
+    # A document's end-of-text id has its separator or its line's brackets, but for the last of a file.
+    return n_bytes * (_REPLACED if content.encoding_errors == "replace" else 1) + len(content.inputs), n_bytes
+
+
+def is_complete(job: Job) -> bool:
+    """Whether the output is there already, so that nothing will be written."""
+    try:
+        return not job.fresh and load_manifest(Path(text_to_path(job.out))).fingerprint == job.content.fingerprint()
+    except (TokmillError, OSError):
+        # Whatever is wrong there, the run itself says it better.
+        return False
+
+
+def item_bytes(content: Content) -> int:
+    """Bytes of one id."""
+    return 2 if content.dtype == "uint16" else 4
+
+
+def _bookkeeping(content: Content, bytes_in: int) -> int:
+    n_content = len(msgspec.json.encode(content))
+    return 3 * n_content + (bytes_in // _SEGMENT_BYTES + 2) * _SEGMENT_COST
+
+
+def _mb(n_bytes: int) -> str:
+    return f"{n_bytes / 1e6:,.2f} MB"

@@ -1,0 +1,94 @@
+"""The options of the command line, one by one: name, variable of the environment, and what `--help` says."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", envvar="TOKMILL_JSON", help="One JSON object on standard output.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", envvar="TOKMILL_QUIET", help="No progress, no summary.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", envvar="TOKMILL_VERBOSE", help="More messages, tracebacks.")]
+Glob = Annotated[
+    str | None,
+    typer.Option("--glob", envvar="TOKMILL_GLOB", metavar="PATTERN", help="Of a directory, take the files that match this."),
+]
+InputFormat = Annotated[
+    str | None,
+    typer.Option(
+        "--input-format",
+        envvar="TOKMILL_INPUT_FORMAT",
+        metavar="text|jsonl[.gz|.zst]",
+        help="Instead of going by suffix.",
+    ),
+]
+Inputs = Annotated[
+    list[str], typer.Argument(metavar="INPUT", help="Files, directories, quoted glob patterns, or - for standard input.")
+]
+Out = Annotated[str, typer.Option("--out", "-o", envvar="TOKMILL_OUT", metavar="DIR", help="Output directory.")]
+PlannedOut = Annotated[
+    str | None, typer.Option("--out", "-o", envvar="TOKMILL_OUT", metavar="DIR", help="To see whether the output fits there.")
+]
+Tokenizer = Annotated[
+    str,
+    typer.Option("--tokenizer", envvar="TOKMILL_TOKENIZER", metavar="NAME|FILE", help="gpt2 (built in), or a .tiktoken file."),
+]
+Separator = Annotated[
+    str,
+    typer.Option(
+        "--separator",
+        envvar="TOKMILL_SEPARATOR",
+        metavar="TEXT",
+        help=r"Stands between documents of a text file; escapes such as \n\n; none: a file is one document.",
+    ),
+]
+TextKey = Annotated[
+    str, typer.Option("--text-key", envvar="TOKMILL_TEXT_KEY", metavar="KEY", help="Of JSON lines, the key of the text.")
+]
+Eot = Annotated[
+    str, typer.Option("--eot", envvar="TOKMILL_EOT", metavar="after|before|none", help="Where the end-of-text id goes.")
+]
+ValFraction = Annotated[
+    float,
+    typer.Option("--val-fraction", envvar="TOKMILL_VAL_FRACTION", metavar="FRACTION", help="Of the documents, for val.bin."),
+]
+Seed = Annotated[int, typer.Option("--seed", envvar="TOKMILL_SEED", metavar="N", help="Of the choice for val.bin.")]
+Dtype = Annotated[str, typer.Option("--dtype", envvar="TOKMILL_DTYPE", metavar="auto|uint16|uint32", help="Of the ids.")]
+KeepEmpty = Annotated[
+    bool, typer.Option("--keep-empty", envvar="TOKMILL_KEEP_EMPTY", help="Write the end-of-text id of empty documents too.")
+]
+Memory = Annotated[
+    str | None,
+    typer.Option(
+        "--memory",
+        envvar="TOKMILL_MEMORY",
+        metavar="SIZE",
+        help="Of all processes together, at most.  [default: 1GiB, more with many threads, at most a quarter of all]",
+    ),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option("--threads", envvar="TOKMILL_THREADS", metavar="N", help="Encoder threads.  [default: one a core]"),
+]
+OnError = Annotated[str, typer.Option("--on-error", envvar="TOKMILL_ON_ERROR", metavar="stop|skip", help="What a bad record does.")]
+MaxSkipped = Annotated[
+    int | None,
+    typer.Option("--max-skipped", envvar="TOKMILL_MAX_SKIPPED", metavar="N", help="Stop when more bad records were skipped."),
+]
+EncodingErrors = Annotated[
+    str,
+    typer.Option(
+        "--encoding-errors",
+        envvar="TOKMILL_ENCODING_ERRORS",
+        metavar="strict|replace|ignore",
+        help="What bytes that are not UTF-8 do.",
+    ),
+]
+Engine = Annotated[
+    str, typer.Option("--engine", envvar="TOKMILL_ENGINE", metavar="gigatoken|tiktoken", help="The ids are the same.")
+]
+Fresh = Annotated[
+    bool,
+    typer.Option("--fresh", envvar="TOKMILL_FRESH", help="Start over: discard what an earlier run left in the directory."),
+]
+Force = Annotated[bool, typer.Option("--force", envvar="TOKMILL_FORCE", help="Go on though the output will not fit on the disk.")]
