@@ -25,11 +25,7 @@ TEXTS = [f"Document {i}. {'Some words, then more. ' * (i % 9)}Ünïcödé\n" for
 def tokmill_command(
     *arguments: str | Path, stdin: bytes = b"", environment: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[bytes]:
-    env = (
-        {k: v for k, v in os.environ.items() if not k.startswith("TOKMILL_")}
-        | {"PYTHONPATH": str(SOURCE)}
-        | (environment or {})
-    )
+    env = {k: v for k, v in os.environ.items() if not k.startswith("TOKMILL_")} | {"PYTHONPATH": str(SOURCE)} | (environment or {})
     return subprocess.run(
         [sys.executable, "-m", "tokmill", *map(str, arguments)],
         input=stdin,
@@ -248,12 +244,8 @@ def test_standard_input_is_an_input(tmp_path: Path) -> None:
 
 
 def test_a_reader_that_goes_away_is_no_traceback(out: Path) -> None:
-    command = (
-        f"{sys.executable} -m tokmill inspect {out} --tokens 1000 --document 0 --document 1 | true; exit ${{PIPESTATUS[0]}}"
-    )
-    done = subprocess.run(
-        ["bash", "-c", command], capture_output=True, env=os.environ | {"PYTHONPATH": str(SOURCE)}, check=False
-    )
+    command = f"{sys.executable} -m tokmill inspect {out} --tokens 1000 --document 0 --document 1 | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, env=os.environ | {"PYTHONPATH": str(SOURCE)}, check=False)
     assert done.stderr == b""
     assert done.returncode in (0, 1)
 

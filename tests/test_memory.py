@@ -12,7 +12,7 @@ from tokmill.config import MIB
 from tokmill.errors import MemoryBudgetError
 from tokmill.memory import Renewal, default_budget, divide
 
-TERMS = ("parent_bytes", "worker_bytes", "reference_bytes", "reader_bytes", "in_flight_bytes", "caches_bytes")
+TERMS = ("parent_bytes", "inputs_bytes", "worker_bytes", "reference_bytes", "reader_bytes", "in_flight_bytes", "caches_bytes")
 
 
 @given(st.integers(1, 1 << 40), st.integers(1, 256))

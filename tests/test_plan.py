@@ -96,7 +96,7 @@ def test_a_plan_is_what_the_run_then_does(tmp_path: Path, corpus: Path) -> None:
 def test_the_terms_of_memory_are_those_of_the_division_and_add_up_to_the_budget(corpus: Path) -> None:
     memory = api.plan(corpus, memory="700MiB", threads=2).memory
     division = divide(700 << 20, 2)
-    terms = ("parent_bytes", "worker_bytes", "reference_bytes", "reader_bytes", "in_flight_bytes", "caches_bytes")
+    terms = ("parent_bytes", "worker_bytes", "reference_bytes", "inputs_bytes", "reader_bytes", "in_flight_bytes", "caches_bytes")
     assert [getattr(memory, term) for term in terms] == [getattr(division, term) for term in terms]
     assert memory.peak_bytes == sum(getattr(memory, term) for term in terms) <= memory.budget_bytes == 700 << 20
 
@@ -112,7 +112,7 @@ def test_over_budget_is_exit_code_13_and_force_does_not_help(tmp_path: Path, cor
 def test_a_disk_that_is_too_small_is_exit_code_14_of_plan_behind_the_table(
     tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    limit_disk(monkeypatch, free_bytes=1_000_000)
+    limit_disk(monkeypatch, free_bytes=10_000)
     assert cli.run(["plan", str(corpus), "--out", str(tmp_path / "o")]) == 14
     shown = capsys.readouterr()
     assert "IT DOES NOT FIT" in shown.out
@@ -126,7 +126,7 @@ def test_a_disk_that_is_too_small_is_exit_code_14_of_plan_behind_the_table(
 def test_tokenize_asks_before_it_writes_and_force_overrides(
     tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    limit_disk(monkeypatch, free_bytes=1_000_000)
+    limit_disk(monkeypatch, free_bytes=10_000)
     assert cli.run(["tokenize", str(corpus), "--out", str(tmp_path / "deep" / "o"), "-q"]) == 14
     assert "will not fit on the disk" in capsys.readouterr().err
     assert not (tmp_path / "deep").exists()
@@ -149,7 +149,9 @@ def test_where_space_is_ample_nothing_is_sampled(tmp_path: Path, corpus: Path, m
 
     monkeypatch.setattr(forecast, "ask", no_sample)
     forecast.check_disk(make_job([str(corpus)], out=str(tmp_path / "o")).job)
-    limit_disk(monkeypatch, free_bytes=1_000_000 + 2 * corpus.stat().st_size)
+    job = make_job([str(corpus)], out=str(tmp_path / "o")).job
+    limit_disk(monkeypatch, free_bytes=disk.disk_need(job, *(disk.most_tokens(job.content) or (0, 0))).needed_bytes)
+    forecast.check_disk(job)
     with pytest.raises(AssertionError, match="a sample was taken"):
         forecast.check_disk(make_job([str(corpus)], out=str(tmp_path / "o"), dtype="uint32").job)
 

@@ -27,6 +27,7 @@ from tokmill.manifest import MANIFEST_NAME, FileSpan, Manifest, Segment, decode_
 from tokmill.types import Counts, Cursor
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from typing_extensions import Buffer
@@ -98,6 +99,8 @@ class Output:
         self._lock = lock
         self._journal = journal
         self._files: dict[str, PartFile] = {}
+        self._named = set(_lengths(journal.segments))
+        self._elapsed_before_s = journal.elapsed_s
         self._committer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="commit")
         self._pending: Future[None] | None = None
         self._failure: BaseException | None = None
@@ -120,7 +123,7 @@ class Output:
     @property
     def elapsed_before_s(self) -> float:
         """Time that earlier runs put into the committed segments."""
-        return self._journal.elapsed_s
+        return self._elapsed_before_s
 
     @property
     def names(self) -> set[str]:
@@ -133,13 +136,18 @@ class Output:
             self._files[name] = PartFile(self._part(name), _lengths(self.segments).get(name, 0))
         return self._files[name]
 
-    def commit(self, after: Cursor, counts: Counts, writer: dict[str, int], elapsed_s: float) -> None:
-        """Commit what was appended, in the background; waits for the commit before. Raises its StorageError or DiskFullError."""
+    def commit(
+        self, after: Cursor, counts: Counts, writer: dict[str, int], elapsed_s: float, on_done: Callable[[int], None] | None = None
+    ) -> None:
+        """Commit what was appended, in the background; waits for the commit before. Raises its StorageError or DiskFullError.
+
+        on_done is called in the background with the number of segments when they are on the disk.
+        """
         self.settle()
         touched = {name: file for name, file in self._files.items() if file.is_ahead}
         spans = {name: span for name, file in touched.items() if (span := file.cut_span())}
         segment = Segment(after=after, files=spans, counts=counts, writer=writer)
-        self._pending = self._committer.submit(self._commit, segment, list(touched.values()), elapsed_s)
+        self._pending = self._committer.submit(self._commit, segment, list(touched.values()), elapsed_s, on_done)
 
     @property
     def is_settled(self) -> bool:
@@ -154,11 +162,18 @@ class Output:
         if self._failure is not None:
             raise self._failure
 
-    def _commit(self, segment: Segment, files: list[PartFile], elapsed_s: float) -> None:
+    def _commit(self, segment: Segment, files: list[PartFile], elapsed_s: float, on_done: Callable[[int], None] | None) -> None:
+        if any(name not in self._named for name in segment.files):
+            # The journal must not speak of a file whose name the disk does not have yet.
+            with storage_errors(self.directory):
+                durable.sync_directory(_state(self.directory))
+            self._named.update(segment.files)
         for file, span in zip(files, segment.files.values(), strict=True):
             file.sync(span.end)
         with storage_errors(self._journal.path):
             self._journal.append(segment, elapsed_s)
+        if on_done:
+            on_done(len(self.segments))
 
     def publish(self, manifest: Manifest) -> None:
         """Give every file its name, the manifest last; then drop the journal."""
@@ -198,8 +213,6 @@ def open_output(directory: Path, content: Content, version: str, *, fresh: bool)
         raise DamageError(
             "the state of the run is a symbolic link", where=str(state), next_step="remove it, or choose another --out"
         )
-    with storage_errors(directory):
-        durable.make_directory(state)
     lock = DirectoryLock(state / "lock")
     try:
         return _open_locked(directory, content, version, lock, fresh=fresh)
@@ -220,6 +233,12 @@ def _open_locked(directory: Path, content: Content, version: str, lock: Director
     with storage_errors(journal_path):
         journal = Journal.open(journal_path, Header.of(content, version))
     try:
+        if journal.header.fingerprint != content.fingerprint() and not journal.segments:
+            # Nothing was committed yet, so nothing is lost by beginning differently.
+            journal.close()
+            with storage_errors(directory):
+                _discard_parts(directory)
+                journal = Journal.open(journal_path, Header.of(content, version))
         if journal.header.fingerprint != content.fingerprint():
             raise changed_error(journal.header.content, content, directory)
         _check_parts(directory, journal.segments)
@@ -233,12 +252,27 @@ def _open_locked(directory: Path, content: Content, version: str, lock: Director
 
 def _complete(directory: Path, content: Content) -> Manifest | None:
     """The manifest of a complete directory with this content; None where there is none. Raises ChangedError for another content."""
-    if not (directory / MANIFEST_NAME).exists() or (_state(directory) / "journal").exists():
+    state = _state(directory)
+    if not (directory / MANIFEST_NAME).exists() or ((state / "journal").exists() and any(state.glob("*.part"))):
         return None
     manifest = load_manifest(directory)
     if manifest.fingerprint != content.fingerprint():
         raise changed_error(manifest.content, content, directory)
+    for name, entry in manifest.files.items():
+        _check_size(directory / name, entry.size_bytes, "a file of the complete output")
     return manifest
+
+
+def _check_size(path: Path, size_bytes: int, what: str) -> None:
+    """Raises DamageError for a file that is not there or has another size."""
+    size = path.lstat().st_size if path.exists() else -1
+    if size != size_bytes:
+        raise DamageError(
+            f"{what} is missing" if size < 0 else f"{what} has {size:,} bytes",
+            where=str(path),
+            allowed=f"{size_bytes:,} bytes, as its manifest says",
+            next_step="run the same command with --fresh to start over",
+        )
 
 
 def _finish_publishing(directory: Path, content: Content) -> Manifest | None:
@@ -263,16 +297,11 @@ def _publish_files(directory: Path, manifest: Manifest) -> None:
     state = _state(directory)
     with storage_errors(directory):
         _retire_older(directory, keep=set(manifest.files))
-        for name in manifest.files:
+        for name, entry in manifest.files.items():
             part = state / f"{name}.part"
+            _check_size(part if part.exists() else directory / name, entry.size_bytes, "a file of the finished run")
             if part.exists():
                 durable.replace(part, directory / name)
-            elif not (directory / name).exists():
-                raise DamageError(
-                    "a file of the finished run is gone",
-                    where=str(part),
-                    next_step="run the same command with --fresh to start over",
-                )
         durable.sync_directory(directory)
         durable.replace(state / f"{MANIFEST_NAME}.part", directory / MANIFEST_NAME)
         durable.sync_directory(directory)
@@ -280,7 +309,7 @@ def _publish_files(directory: Path, manifest: Manifest) -> None:
 
 
 def _retire_older(directory: Path, keep: set[str]) -> None:
-    """Take away an earlier complete output, its manifest first, so that no manifest ever stands beside files of another run."""
+    """Take away an earlier complete output, its manifest before the new files come, so that it never stands beside them."""
     path = directory / MANIFEST_NAME
     if not path.exists():
         return
@@ -288,10 +317,10 @@ def _retire_older(directory: Path, keep: set[str]) -> None:
         older = set(load_manifest(directory).files)
     except (DamageError, UsageError):
         older = set()
-    path.unlink()
-    durable.sync_directory(directory)
     for name in older - keep:
         (directory / name).unlink(missing_ok=True)
+    path.unlink()
+    durable.sync_directory(directory)
 
 
 def _check_parts(directory: Path, segments: list[Segment]) -> None:
@@ -325,8 +354,11 @@ def _lengths(segments: list[Segment]) -> dict[str, int]:
 
 
 def _discard_parts(directory: Path) -> None:
-    """Remove the journal, then the parts: after a crash in between they are strays that the next run truncates."""
+    """Remove the written manifest, which alone says that parts are complete, then the journal, then the parts."""
     state = _state(directory)
+    if (state / f"{MANIFEST_NAME}.part").exists():
+        (state / f"{MANIFEST_NAME}.part").unlink()
+        durable.sync_directory(state)
     (state / "journal").unlink(missing_ok=True)
     for part in state.glob("*.part"):
         part.unlink()

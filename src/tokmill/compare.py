@@ -18,7 +18,7 @@ import xxhash
 
 from tokmill.config import MIB, Resources
 from tokmill.dataset import SIDES, find_tokenizer
-from tokmill.encode import cutter_for, load_encoder
+from tokmill.encode import cutter_for, load_fastest
 from tokmill.errors import BadTextError, EngineError
 from tokmill.read.corpus import CorpusReader
 from tokmill.read.inputs import find_inputs
@@ -255,10 +255,10 @@ def compare_with_sources(
 
     Raises UsageError and InputError for sources that are not there or cannot be read.
     """
-    found = find_inputs(names, glob=glob, input_format=input_format)
+    found = find_inputs(names, glob=glob, input_format=input_format, outside=str(directory))
     tokenizer = find_tokenizer(manifest.content.tokenizer)
     content = msgspec.structs.replace(manifest.content, inputs=tuple(found.inputs), tokenizer=tokenizer)
-    vocabulary = Vocabulary(load_encoder(tokenizer, "gigatoken"), tokenizer.n_ids, tokenizer.eot_id)
+    vocabulary = Vocabulary(load_fastest(tokenizer), tokenizer.n_ids, tokenizer.eot_id)
     files = {side: name for side in SIDES for name, entry in manifest.files.items() if entry.side == side}
     sides = [WrittenSide(directory / files[side], content.dtype, vocabulary) for side in SIDES]
     comparison = _Comparison(content, files, sides, findings)

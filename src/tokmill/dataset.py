@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Self, TypeAlias
 
 import numpy as np
 
-from tokmill.encode import load_encoder
+from tokmill.encode import load_fastest
 from tokmill.encode.vocabulary import resolve_tokenizer
 from tokmill.errors import ChangedError, DamageError, UsageError
 from tokmill.manifest import MANIFEST_NAME, Manifest, load_manifest
@@ -165,7 +165,7 @@ class Dataset:
                 next_step='tokmill.open(path, dtype=..., tokenizer="gpt2")',
             )
         if self._encoder is None:
-            self._encoder = load_encoder(find_tokenizer(self.tokenizer), "gigatoken")
+            self._encoder = load_fastest(find_tokenizer(self.tokenizer))
         return self._encoder
 
     def _marks(self, ids: Ids, block: int) -> NDArray[np.intp]:

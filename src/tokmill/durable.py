@@ -30,10 +30,16 @@ def storage_errors(path: Path) -> Iterator[None]:
         where = str(path) if error.filename is None else os.fsdecode(error.filename)
         if error.errno in _FULL:
             raise DiskFullError(
-                f"the disk is full: {error.strerror}", where=where, next_step=f"free disk space, then {_RESUMES}"
+                f"the disk is full: {error.strerror}",
+                where=where,
+                allowed="a disk, a quota and a limit on files that have room for the output",
+                next_step=f"free disk space, then {_RESUMES}",
             ) from error
         raise StorageError(
-            f"cannot write the output: {error.strerror}", where=where, next_step=f"mend the cause, then {_RESUMES}"
+            f"cannot write the output: {error.strerror}",
+            where=where,
+            allowed="a directory on a sound disk where this user may make and write files",
+            next_step=f"mend the cause, then {_RESUMES}",
         ) from error
 
 
@@ -88,6 +94,10 @@ def replace(source: Path, target: Path) -> None:
     os.replace(source, target)
 
 
+_ATTEMPTS = 100
+"""Locks that may come and go under our hands before something else must be wrong."""
+
+
 class DirectoryLock:
     """An exclusive lock that dies with its process; the file in which it lies is removed with it."""
 
@@ -95,9 +105,17 @@ class DirectoryLock:
         """Take the lock. Raises LockedError when another process holds it."""
         self.path = path
         self._fd = -1
-        while self._fd < 0:
+        for attempts_left in reversed(range(_ATTEMPTS)):
             with storage_errors(path):
-                self._fd = self._try_lock()
+                try:
+                    make_directory(path.parent)
+                    self._fd = self._try_lock()
+                except (FileNotFoundError, FileExistsError):
+                    # The holder before us takes its directory away at this very moment.
+                    if not attempts_left:
+                        raise
+            if self._fd >= 0:
+                return
 
     def _try_lock(self) -> int:
         """The locked descriptor, or -1 when the holder removed the file in between."""

@@ -60,6 +60,8 @@ class MemoryPlan(msgspec.Struct, frozen=True, kw_only=True):
     """The process that tokenizes, before it has read anything."""
     reference_bytes: int
     """The reference tokenizer, for the sample that is encoded again."""
+    inputs_bytes: int
+    """The list of inputs, in both processes."""
     reader_bytes: int
     in_flight_bytes: int
     """Batches between reader and writer."""
@@ -174,7 +176,7 @@ def ask(job: Job, sample_bytes: int, *, decode_s: float, encode_s: float) -> Ans
 
 def _sample_bytes(job: Job) -> int:
     """As much as the engine's caches can take within the budget."""
-    division = divide(job.resources.budget_bytes, job.resources.n_threads)
+    division = divide(job.resources.budget_bytes, job.resources.n_threads, len(job.content.inputs))
     return max(2 * MIB, min(_SAMPLE_BYTES, division.caches_bytes // _CACHE_COST))
 
 
@@ -204,12 +206,13 @@ def _disk_bytes(source: Input) -> int | None:
 
 
 def _memory(job: Job) -> MemoryPlan:
-    division = divide(job.resources.budget_bytes, job.resources.n_threads)
+    division = divide(job.resources.budget_bytes, job.resources.n_threads, len(job.content.inputs))
     return MemoryPlan(
         budget_bytes=division.budget_bytes,
         parent_bytes=division.parent_bytes,
         worker_bytes=division.worker_bytes,
         reference_bytes=division.reference_bytes,
+        inputs_bytes=division.inputs_bytes,
         reader_bytes=division.reader_bytes,
         in_flight_bytes=division.in_flight_bytes,
         caches_bytes=division.caches_bytes,
@@ -217,6 +220,7 @@ def _memory(job: Job) -> MemoryPlan:
         peak_bytes=division.parent_bytes
         + division.worker_bytes
         + division.reference_bytes
+        + division.inputs_bytes
         + division.reader_bytes
         + division.in_flight_bytes
         + division.caches_bytes,

@@ -29,6 +29,8 @@ _WORKER_BYTES = 104 * MIB
 """Python, numpy, awkward, pyarrow and the engine's library, without caches (86 MiB measured), and room."""
 _REFERENCE_BYTES = 40 * MIB
 """A tiktoken encoding of 50,000 ranks (o200k takes 60 MiB more, out of the caches' share)."""
+_INPUT_BYTES = 2400
+"""For each input: 1,350 in the parent (records, their JSON), 900 in the worker (250,000 small files)."""
 _CACHE_FLOOR_BYTES = 72 * MIB
 """For each thread: what the cache takes at most for the text between two renewals (4 MiB of unique words: 73 MB measured)."""
 _COST_PER_TEXT_BYTE = 9
@@ -53,6 +55,8 @@ class Division(msgspec.Struct, frozen=True, kw_only=True):
     parent_bytes: int
     worker_bytes: int
     reference_bytes: int
+    inputs_bytes: int
+    """The list of inputs, in both processes."""
     reader_bytes: int
     """A document that is held until its side is known, and the chunk being read."""
     in_flight_bytes: int
@@ -63,20 +67,23 @@ class Division(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def max_piece_bytes(self) -> int:
-        """Largest text encoded in one piece: its arrays must fit where the batches and caches are."""
-        return (self.in_flight_bytes + self.caches_bytes) // _PIECE_COST
+        """Largest text encoded in one piece: it must fit beside caches that are as full as they may be."""
+        return (self.in_flight_bytes + int(self.caches_bytes * (1 - 1 / _GROWTH))) // _PIECE_COST
 
     @property
     def renew_above_bytes(self) -> int:
         """Resident memory of the worker at which caches are given back, early enough for all of them to grow once more."""
-        fixed = self.worker_bytes + self.reference_bytes + self.in_flight_bytes // 2
+        fixed = self.worker_bytes + self.reference_bytes + self.inputs_bytes // 2 + self.in_flight_bytes // 2
         return fixed + int(self.caches_bytes / _GROWTH)
 
 
-def divide(budget_bytes: int, n_threads: int) -> Division:
-    """Divide a budget among the terms. Raises MemoryBudgetError, which names the smallest budget that works, if it is too small."""
+def divide(budget_bytes: int, n_threads: int, n_inputs: int = 1) -> Division:
+    """Divide a budget among the terms.
+
+    Raises MemoryBudgetError, which names the smallest budget that works, if it is too small.
+    """
     for batch_bytes in _BATCH_SIZES:
-        division = _with_batches(budget_bytes, n_threads, batch_bytes)
+        division = _with_batches(budget_bytes, n_threads, batch_bytes, n_inputs)
         if division.caches_bytes >= n_threads * _CACHE_FLOOR_BYTES:
             return division
     smallest = budget_bytes - division.caches_bytes + n_threads * _CACHE_FLOOR_BYTES
@@ -88,17 +95,19 @@ def divide(budget_bytes: int, n_threads: int) -> Division:
     )
 
 
-def _with_batches(budget_bytes: int, n_threads: int, batch_bytes: int) -> Division:
+def _with_batches(budget_bytes: int, n_threads: int, batch_bytes: int, n_inputs: int) -> Division:
     in_flight = (2 * n_threads + 1) * batch_bytes * _COST_PER_TEXT_BYTE
     # A bytearray that loses its front is copied: for a moment it is held one and a half times.
     reader = DIVIDE_ABOVE_BYTES * 3 // 2 + 4 * batch_bytes
-    fixed = _PARENT_BYTES + _WORKER_BYTES + _REFERENCE_BYTES
+    inputs = n_inputs * _INPUT_BYTES
+    fixed = _PARENT_BYTES + _WORKER_BYTES + _REFERENCE_BYTES + inputs
     return Division(
         budget_bytes=budget_bytes,
         n_threads=n_threads,
         parent_bytes=_PARENT_BYTES,
         worker_bytes=_WORKER_BYTES,
         reference_bytes=_REFERENCE_BYTES,
+        inputs_bytes=inputs,
         reader_bytes=reader,
         in_flight_bytes=in_flight,
         caches_bytes=budget_bytes - fixed - reader - in_flight,

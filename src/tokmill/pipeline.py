@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tokmill.types import Batch, Cursor, EncodedBatch
 
 _JOIN_S = 2.0
-"""Longest wait for a thread at the end; a batch takes some milliseconds."""
+"""Longest wait for the threads at the end; a batch takes some milliseconds."""
 
 
 class Flow:
@@ -132,9 +132,12 @@ class Pipeline:
         finally:
             self._abandoned = True
             self._flow.stop()
+            for _ in range(self._n_threads):
+                self._todo.put(None)
+            deadline = time.monotonic() + _JOIN_S
             for thread in threads:
                 # A reader that waits for standard input cannot be woken; it ends with the process.
-                thread.join(timeout=_JOIN_S)
+                thread.join(timeout=max(0.0, deadline - time.monotonic()))
 
     def _collect(self, tick_s: float) -> Iterator[EncodedBatch]:
         index = 0

@@ -14,7 +14,7 @@ from tokmill.errors import UsageError
 from tokmill.memory import default_budget, divide
 from tokmill.probe import cgroup_limit_bytes, machine_bytes
 from tokmill.read.inputs import find_inputs
-from tokmill.types import EotPlacement, IdType, Input, OnError, Tokenizer, Utf8Policy, path_to_text
+from tokmill.types import EotPlacement, IdType, OnError, Tokenizer, Utf8Policy, path_to_text
 from tokmill.write import WRITERS
 
 if TYPE_CHECKING:
@@ -61,10 +61,10 @@ def make_job(
     _check_range("--seed", seed, 0 <= seed < 1 << 64, "0 to 2**64 - 1")
     _check_range("--max-skipped", max_skipped, max_skipped is None or max_skipped >= 0, "0 or more")
     described = resolve_tokenizer(tokenizer)
-    found = find_inputs(inputs, glob=glob, input_format=input_format)
     out = os.path.abspath(_checked_out(out))
+    found = find_inputs(inputs, glob=glob, input_format=input_format, outside=out)
     content = Content(
-        inputs=_outside(found.inputs, out),
+        inputs=found.inputs,
         tokenizer=described,
         separator=parse_separator(separator),
         text_key=text_key,
@@ -81,20 +81,9 @@ def make_job(
     used = engine_of(described, engine)
     if used != engine:
         notices.append(f"{engine} cannot load {described.encoding}; {used} is used instead: the same ids, some 30 times slower")
-    resources = _divide_resources(memory, threads, used, max_skipped)
+    resources = _divide_resources(memory, threads, used, max_skipped, len(found.inputs))
     job = Job(out=path_to_text(out), content=content, resources=resources, fresh=fresh)
     return PlannedJob(job, notices)
-
-
-def _outside(inputs: tuple[Input, ...], out: str) -> tuple[Input, ...]:
-    """The inputs that do not lie in the output directory, which may itself lie in an input directory."""
-    inside = path_to_text(os.path.join(out, ""))
-    kept = tuple(i for i in inputs if not i.path.startswith(inside))
-    if not kept:
-        raise UsageError(
-            "all inputs lie in the output directory", where=out, allowed="an output directory of its own", next_step="--out another"
-        )
-    return kept
 
 
 def _check_choices(**chosen: str) -> None:
@@ -136,17 +125,19 @@ def _choose_dtype(dtype: str, tokenizer: Tokenizer) -> IdType:
     return cast("IdType", dtype)
 
 
-def _divide_resources(memory: str | int | None, threads: int | None, engine: str, max_skipped: int | None) -> Resources:
+def _divide_resources(
+    memory: str | int | None, threads: int | None, engine: str, max_skipped: int | None, n_inputs: int
+) -> Resources:
     _check_range("--threads", threads, threads is None or threads >= 1, "1 or more")
     n_threads = threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else threads or os.cpu_count() or 1
     if memory is None:
         budget = default_budget(n_threads, machine_bytes(), cgroup_limit_bytes())
     else:
         budget = memory if isinstance(memory, int) else parse_size(memory, "--memory")
-    division = divide(budget, n_threads)
+    division = divide(budget, n_threads, n_inputs)
     return Resources(
         budget_bytes=budget,
-        worker_bytes=budget - division.parent_bytes,
+        worker_bytes=budget - division.parent_bytes - division.inputs_bytes // 2,
         n_threads=n_threads,
         batch_bytes=division.batch_bytes,
         in_flight_bytes=division.in_flight_bytes,

@@ -157,6 +157,7 @@ def _memory_rows(plan: Plan) -> list[tuple[str, str]]:
         ("this process", memory.parent_bytes),
         ("worker at rest", memory.worker_bytes),
         ("reference tokenizer", memory.reference_bytes),
+        ("list of inputs", memory.inputs_bytes),
         ("reader", memory.reader_bytes),
         ("batches on their way", memory.in_flight_bytes),
         ("engine's caches, at most", memory.caches_bytes),

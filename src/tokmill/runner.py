@@ -32,6 +32,8 @@ class LocalRunner:
     def run(self, job: Job, observers: Sequence[Observer]) -> Finished:
         """Run the job to its end. Raises TokmillError; KeyboardInterrupt becomes a checkpoint and then Interrupted."""
         decoder = msgspec.json.Decoder(AnyEvent)
+        stdin_begin = _stdin_position()
+        committed_bytes = -1
         deaths = 0
         attempt = 1
         while True:
@@ -41,7 +43,8 @@ class LocalRunner:
                 for line in child.lines():
                     event = decoder.decode(line)
                     started |= isinstance(event, Started)
-                    committed |= isinstance(event, Committed)
+                    if isinstance(event, Committed) and event.counts.bytes_in > committed_bytes:
+                        committed, committed_bytes = True, event.counts.bytes_in
                     _tell(observers, event)
                     if isinstance(event, Finished):
                         return event
@@ -52,26 +55,34 @@ class LocalRunner:
             if child.interrupts:
                 raise _interrupted(job)
             deaths = 1 if committed else deaths + 1
-            if deaths >= _ATTEMPTS or not _can_read_again(job):
+            if deaths >= _ATTEMPTS or not _can_read_again(job, stdin_begin):
                 raise _died(child, job, deaths)
             attempt += 1
             job = _smaller(job, keep_fresh=not started)
             _tell(observers, Restarted(cause=child.cause(), attempt=attempt, batch_bytes=job.resources.batch_bytes))
 
 
-def _can_read_again(job: Job) -> bool:
+def _can_read_again(job: Job, stdin_begin: int | None) -> bool:
     """Whether what a dead worker had read can be had once more: a pipe's bytes are gone with it."""
-    if all(i.path != STDIN for i in job.content.inputs):
+    pipes = [i for i in job.content.inputs if i.size_bytes is None]
+    if not pipes:
         return True
-    try:
-        os.lseek(0, 0, os.SEEK_SET)
-    except OSError:
+    if stdin_begin is None or any(i.path != STDIN for i in pipes):
         return False
+    os.lseek(0, stdin_begin, os.SEEK_SET)
     return True
 
 
+def _stdin_position() -> int | None:
+    """Where standard input stands, which need not be its beginning; None for what cannot be read twice."""
+    try:
+        return os.lseek(0, 0, os.SEEK_CUR)
+    except OSError:
+        return None
+
+
 def _interrupted(job: Job) -> Interrupted:
-    return Interrupted("interrupted", where=job.out, next_step="run the same command again: it resumes")
+    return Interrupted("interrupted", where=job.out, next_step="run the command again, without --fresh: it resumes")
 
 
 def _tell(observers: Sequence[Observer], event: AnyEvent) -> None:

@@ -74,10 +74,18 @@ class EncodeStage:
             index=batch.index,
             runs=runs,
             counts=batch.counts + _count(texts, runs, audited),
-            skips=[*batch.skips, *texts.skips],
+            skips=self._in_order(batch.skips, texts.skips),
             after=batch.after,
             position_bytes=batch.position_bytes,
         )
+
+    def _in_order(self, read: Sequence[Skip], checked: list[Skip]) -> Sequence[Skip]:
+        """The reader's skips and the stage's, in the order of the corpus, however files were packed into batches."""
+        if not read or not checked:
+            return [*read, *checked]
+        wanted = {skip.path for skip in (*read, *checked)}
+        rank = {source.path: i for i, source in enumerate(self._content.inputs) if source.path in wanted}
+        return sorted((*read, *checked), key=lambda skip: (rank[skip.path], skip.record or 0))
 
     def _check(self, batch: Batch) -> _Texts:
         """Apply the UTF-8 policy to documents that the reader left unchecked."""

@@ -24,21 +24,19 @@ from tokmill.commit import Output, open_output
 from tokmill.config import MIB
 from tokmill.encode import cutter_for, load_encoder
 from tokmill.entry import Line, failed_event
-from tokmill.errors import Interrupted, MemoryBudgetError, TooManySkippedError
+from tokmill.errors import Interrupted, MemoryBudgetError, TokmillError
 from tokmill.guard import Guard, Limits, reserve_bytes
 from tokmill.manifest import FORMAT_VERSION, Manifest
 from tokmill.memory import Renewal
 from tokmill.pipeline import Flow, Pipeline
 from tokmill.probe import cgroup_limit_bytes, machine_bytes, peak_rss_bytes, rss_bytes
 from tokmill.read.corpus import CorpusReader
+from tokmill.recorder import Recorder
 from tokmill.stage import EncodeStage
 from tokmill.types import (
     STDIN,
     AnyEvent,
-    Committed,
     Cursor,
-    EncodedBatch,
-    FileEntry,
     Finished,
     Notice,
     Progress,
@@ -46,104 +44,16 @@ from tokmill.types import (
     Started,
     text_to_path,
 )
-from tokmill.write import make_writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tokmill.config import Job
 
-SEGMENT_BYTES = 64 * MIB
-"""Input of one segment, about: a commit costs an fsync (20 to 100 ms on a disk), 64 MiB takes about as long to tokenize."""
-SEGMENT_S = 1.0
-"""A slow input commits at least this often."""
 _STACK_BYTES = 2 * MIB
 """Of a thread; the usual 8 MiB are never used, but count against the limit on data."""
 _UNTOUCHED_BYTES = 96 * MIB
 """Data that the system counts but that is never resident: stacks, arenas (100 MiB more than resident measured at most)."""
-SKIPPED_NAME = "skipped.jsonl"
-
-
-class _Recorder:
-    """Takes encoded batches in order: writes, counts, commits."""
-
-    def __init__(self, job: Job, output: Output, emit: Callable[[AnyEvent], None], started_s: float) -> None:
-        self._job = job
-        self._output = output
-        self._emit = emit
-        self._started_s = started_s
-        content = job.content
-        state = output.segments[-1].writer if output.segments else {}
-        self._writer = make_writer(content.format, output, state, 2 if content.dtype == "uint16" else 4)
-        self.counts = output.counts
-        self.position_bytes = 0
-        self._after: Cursor | None = None
-        self._is_finished = False
-        self._committed_bytes = self.counts.bytes_in
-        self._committed_s = started_s
-
-    @property
-    def elapsed_s(self) -> float:
-        """Of this run."""
-        return time.monotonic() - self._started_s
-
-    def add(self, encoded: EncodedBatch) -> None:
-        """Write one batch; commit when a segment is full."""
-        # Until this batch is written whole, the files hold more than any cursor says.
-        self._after = None
-        for run in encoded.runs:
-            self._writer.append(run)
-        for skip in encoded.skips:
-            self._output.file(SKIPPED_NAME).append(msgspec.json.encode(skip) + b"\n")
-        self.counts += encoded.counts
-        self.position_bytes = encoded.position_bytes
-        self._after = encoded.after
-        self._check_skipped()
-        if self._after is not None and self._is_due():
-            self.commit()
-
-    @property
-    def ends_standard_input(self) -> bool:
-        """Whether the last batch ends standard input; that its end was the corpus's is known only when nobody stopped the run."""
-        return self._after is not None and any(i.path == STDIN for i in self._job.content.inputs[: self._after.input_index])
-
-    def _is_due(self) -> bool:
-        if not self._output.is_settled or self.ends_standard_input:
-            return False
-        full = self.counts.bytes_in - self._committed_bytes >= SEGMENT_BYTES
-        return full or time.monotonic() - self._committed_s >= SEGMENT_S
-
-    def commit(self) -> None:
-        """Commit up to the last batch, if a run can go on behind it."""
-        if self._after is None or (self.ends_standard_input and not self._is_finished):
-            return
-        elapsed_s = self._output.elapsed_before_s + self.elapsed_s
-        self._output.commit(self._after, self.counts, self._writer.state(), elapsed_s)
-        self._committed_bytes, self._committed_s = self.counts.bytes_in, time.monotonic()
-        self._after = None
-        self._emit(Committed(elapsed_s=self.elapsed_s, segment=len(self._output.segments), counts=self.counts))
-
-    def finish(self) -> dict[str, FileEntry]:
-        """Let the writer end its files, commit, and describe all files."""
-        self._is_finished = True
-        entries = self._writer.finish()
-        if SKIPPED_NAME in self._output.names:
-            entries[SKIPPED_NAME] = FileEntry(size_bytes=self._output.file(SKIPPED_NAME).length)
-        self._after = self._after or Cursor(input_index=len(self._job.content.inputs))
-        self.commit()
-        self._output.settle()
-        return entries
-
-    def _check_skipped(self) -> None:
-        n_bad = sum(n for reason, n in self.counts.skipped.items() if reason != "empty")
-        most = self._job.resources.max_skipped
-        if most is not None and n_bad > most:
-            raise TooManySkippedError(
-                f"{n_bad:,} records were skipped",
-                where=str(self._output.directory),
-                allowed=f"--max-skipped {most}",
-                next_step=f"look at {SKIPPED_NAME}; raise --max-skipped and run again (it resumes), or start over with --fresh",
-            )
 
 
 class Worker:
@@ -198,33 +108,45 @@ class Worker:
 
     def _run(self, output: Output) -> None:
         resumed = bool(output.segments)
-        recorder = _Recorder(self._job, output, self._emit, self._started_s)
+        recorder = Recorder(self._job, output, self._emit, self._position(output.cursor))
         self._emit(self._started(output))
         results = self._pipeline(recorder).results(output.cursor)
-        reached = output.cursor
         guard = Guard(_limits(self._job), self)
         guard.start()
         try:
             for encoded in results:
                 recorder.add(encoded)
-                reached = encoded.after or reached
+            recorder.wait_for_stdin_end()
+            if self._is_to_end(recorder):
+                raise self._ended(output.directory)
         except Exception:
-            # What was written before the bad batch is kept, whatever went wrong behind it.
+            # What was written before is kept, whatever went wrong behind it.
             recorder.commit()
             output.settle()
             raise
         finally:
             guard.stop()
             results.close()
-        if reached.input_index < len(self._job.content.inputs) or (self._stopped and recorder.ends_standard_input):
-            recorder.commit()
-            output.settle()
-            raise _low_memory(self._leaving, output.directory) if self._leaving else _interrupted(output.directory)
         manifest = self._manifest(output, recorder)
         output.publish(manifest)
         self._emit(_finished(manifest, recorder.elapsed_s, resumed=resumed))
 
-    def _pipeline(self, recorder: _Recorder) -> Pipeline:
+    def _is_to_end(self, recorder: Recorder) -> bool:
+        """Whether the run ends here: before the corpus does, or by a signal that may have ended standard input, too."""
+        inputs = self._job.content.inputs
+        return recorder.reached.input_index < len(inputs) or (self._stopped and any(i.path == STDIN for i in inputs))
+
+    def _ended(self, directory: Path) -> TokmillError:
+        return _low_memory(self._leaving, directory) if self._leaving else _interrupted(directory)
+
+    def _position(self, cursor: Cursor) -> int:
+        """Bytes on disk before the cursor; of a compressed input that was begun, none."""
+        inputs = self._job.content.inputs
+        before = sum(i.size_bytes or 0 for i in inputs[: cursor.input_index])
+        is_plain = cursor.input_index < len(inputs) and inputs[cursor.input_index].compression == "none"
+        return before + (cursor.offset if is_plain else 0)
+
+    def _pipeline(self, recorder: Recorder) -> Pipeline:
         content, resources = self._job.content, self._job.resources
         cutter = cutter_for(content.tokenizer.encoding)
         fraction = resources.audit_fraction if resources.engine != "tiktoken" else 0.0
@@ -238,7 +160,7 @@ class Worker:
             on_tick=lambda: self._on_tick(recorder),
         )
 
-    def _on_tick(self, recorder: _Recorder) -> None:
+    def _on_tick(self, recorder: Recorder) -> None:
         self._emit(
             Progress(
                 elapsed_s=recorder.elapsed_s,
@@ -257,13 +179,13 @@ class Worker:
         return Started(
             total_bytes=sum(s for s in sizes if s is not None) if None not in sizes else None,
             resumed_bytes=output.counts.bytes_in,
-            position_bytes=sum(i.size_bytes or 0 for i in inputs[: output.cursor.input_index]),
+            position_bytes=self._position(output.cursor),
             n_threads=resources.n_threads,
             batch_bytes=resources.batch_bytes,
             budget_bytes=resources.budget_bytes,
         )
 
-    def _manifest(self, output: Output, recorder: _Recorder) -> Manifest:
+    def _manifest(self, output: Output, recorder: Recorder) -> Manifest:
         entries = recorder.finish()
         return Manifest(
             format_version=FORMAT_VERSION,
@@ -273,7 +195,7 @@ class Worker:
             files=entries,
             segments=output.segments,
             counts=recorder.counts,
-            elapsed_s=round(output.elapsed_before_s, 3),
+            elapsed_s=round(output.elapsed_before_s + recorder.elapsed_s, 3),
             peak_rss_bytes=peak_rss_bytes(),
         )
 
@@ -301,13 +223,15 @@ def _low_memory(why: str, directory: Path) -> MemoryBudgetError:
         f"memory ran low: {why}; everything so far is committed",
         where=str(directory),
         allowed="the budget (--memory), and a reserve that the machine keeps",
-        next_step="end other programs, or change --memory, and run the same command again: it resumes",
+        next_step="end other programs, or change --memory, and run the command again, without --fresh: it resumes",
     )
 
 
 def _interrupted(directory: Path) -> Interrupted:
     return Interrupted(
-        "interrupted; everything so far is committed", where=str(directory), next_step="run the same command again: it resumes"
+        "interrupted; everything so far is committed",
+        where=str(directory),
+        next_step="run the command again, without --fresh: it resumes",
     )
 
 

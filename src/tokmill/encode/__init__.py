@@ -7,14 +7,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from tokmill.encode.cuts import cutter_for
-from tokmill.encode.vocabulary import pattern_of, ranks_path, resolve_tokenizer
+from tokmill.encode.vocabulary import engine_of, pattern_of, ranks_path, resolve_tokenizer
 from tokmill.errors import UsageError
 
 if TYPE_CHECKING:
     from tokmill.protocols import Encoder
     from tokmill.types import Tokenizer
 
-__all__ = ["ENGINES", "cutter_for", "load_encoder", "resolve_tokenizer"]
+__all__ = ["ENGINES", "cutter_for", "load_encoder", "load_fastest", "resolve_tokenizer"]
 
 ENGINES = {"gigatoken": "tokmill.encode.gigatoken:GigatokenEncoder", "tiktoken": "tokmill.encode.reference:ReferenceEncoder"}
 """Where each engine is; its key is also the name of the package that it needs."""
@@ -45,6 +45,11 @@ def load_encoder(tokenizer: Tokenizer, engine: str) -> Encoder:
     if engine in _GUARDS:
         encoder = _imported(_GUARDS[engine])(encoder, partial(load_encoder, tokenizer, "tiktoken"))
     return encoder
+
+
+def load_fastest(tokenizer: Tokenizer) -> Encoder:
+    """The tokenizer in the fastest engine that can load it. Raises as `load_encoder`."""
+    return load_encoder(tokenizer, engine_of(tokenizer, "gigatoken"))
 
 
 def _imported(name: str) -> Any:

@@ -6,6 +6,7 @@ until a batch is full. Cursors stay those of the last file packed, so packing ca
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_right
 from dataclasses import replace
 from itertools import accumulate
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from tokmill.types import Location
 
 _FORMATS = {"text": read_text, "jsonl": read_jsonl}
+_PATIENCE_S = 0.5
 _MOST_PACKED = 1024
 """Inputs in one batch; each keeps about 1 kB of bookkeeping until the batch is written."""
 
@@ -67,10 +69,12 @@ class CorpusReader:
             for batch in self._unpacked(start):
                 if not pack.takes(batch):
                     yield from pack.flush()
-                if pack.takes(batch):
-                    pack.add(batch)
-                else:
+                if not pack.takes(batch):
                     yield batch
+                    continue
+                pack.add(batch)
+                if pack.is_old:
+                    yield from pack.flush()
         except TokmillError:
             # Whatever is wrong with what went before must be found before this error is.
             yield from pack.flush()
@@ -104,6 +108,7 @@ class _Pack:
         self._batches: list[Batch] = []
         self._n_bytes = 0
         self._n_documents = 0
+        self._began_s = 0.0
 
     def takes(self, batch: Batch) -> bool:
         """Whether the batch may be packed, and there is room for it."""
@@ -118,7 +123,14 @@ class _Pack:
             and len(self._batches) < _MOST_PACKED
         )
 
+    @property
+    def is_old(self) -> bool:
+        """Whether the first batch has waited long enough: a slow pipe is to be committed while it flows."""
+        return time.monotonic() - self._began_s > _PATIENCE_S
+
     def add(self, batch: Batch) -> None:
+        if not self._batches:
+            self._began_s = time.monotonic()
         self._batches.append(batch)
         self._n_bytes += batch.counts.bytes_in
         self._n_documents += len(batch.documents)

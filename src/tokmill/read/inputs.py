@@ -47,8 +47,11 @@ class FoundInputs:
         return [f"{self.n_passed_over:,} files in directories were passed over (without --glob: {suffixes}, also .gz and .zst)"]
 
 
-def find_inputs(names: Sequence[str], *, glob: str | None, input_format: str | None) -> FoundInputs:
-    """The inputs that a person named, in the order given. Raises UsageError, DamagedInputError."""
+def find_inputs(names: Sequence[str], *, glob: str | None, input_format: str | None, outside: str | None = None) -> FoundInputs:
+    """The inputs that a person named, in the order given. Raises UsageError, DamagedInputError.
+
+    outside: a directory, the output's, into which a walk through directories does not go; files named one by one may lie there.
+    """
     if input_format is not None and input_format not in _FORMATS:
         raise UsageError(
             f"{input_format!r} is not an input format",
@@ -65,7 +68,7 @@ def find_inputs(names: Sequence[str], *, glob: str | None, input_format: str | N
         )
     if sum(name in _STDIN_NAMES for name in names) > 1:
         raise UsageError("standard input was given twice", where="INPUT", allowed="- once", next_step="give each input once")
-    found = _Finder(glob, input_format)
+    found = _Finder(glob, input_format, outside)
     for name in names:
         found.add(name)
     return FoundInputs(tuple(found.inputs), found.n_passed_over)
@@ -74,12 +77,13 @@ def find_inputs(names: Sequence[str], *, glob: str | None, input_format: str | N
 class _Finder:
     """Collects inputs."""
 
-    def __init__(self, glob: str | None, input_format: str | None) -> None:
+    def __init__(self, glob: str | None, input_format: str | None, outside: str | None) -> None:
         self.inputs: list[Input] = []
         self.n_passed_over = 0
         self._wanted = _matcher(glob)
         self._glob = glob
         self._input_format = input_format
+        self._outside = _identity(outside) if outside else None
 
     def add(self, name: str) -> None:
         """Add what one name stands for."""
@@ -127,7 +131,7 @@ class _Finder:
     def _add_directory(self, top: str) -> None:
         chosen: list[tuple[bytes, str, os.stat_result]] = []
         n_before = self.n_passed_over
-        for entry, relative in _walk(top):
+        for entry, relative in _walk(top, self._outside):
             if not self._wanted(entry.name, relative):
                 self.n_passed_over += 1
                 continue
@@ -201,8 +205,17 @@ def _matcher(glob: str | None) -> Callable[[str, str], bool]:
     return lambda name, _relative: matches(name) is not None
 
 
-def _walk(top: str) -> Iterator[tuple[os.DirEntry[str], str]]:
-    """Every file below `top` that is not hidden, with its relative path; in no order. Loops of links are cut."""
+def _identity(directory: str) -> tuple[int, int] | None:
+    """Device and inode of a directory; None if it is not there."""
+    status = _stat(directory)
+    return (status.st_dev, status.st_ino) if status else None
+
+
+def _walk(top: str, outside: tuple[int, int] | None) -> Iterator[tuple[os.DirEntry[str], str]]:
+    """Every file below `top` that is not hidden or below the directory `outside`, with its relative path; in no order.
+
+    Loops of links are cut.
+    """
     pending: list[tuple[str, str, frozenset[tuple[int, int]]]] = [(top, "", frozenset())]
     while pending:
         directory, prefix, above = pending.pop()
@@ -212,7 +225,7 @@ def _walk(top: str) -> Iterator[tuple[os.DirEntry[str], str]]:
         except OSError as error:
             raise _unreadable(directory, error) from error
         identity = (status.st_dev, status.st_ino)
-        if identity in above:
+        if identity in above or identity == outside:
             continue
         for entry in entries:
             if entry.name.startswith("."):

@@ -7,11 +7,16 @@ window is full and holds no separator, `open_large` gives access to the one long
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tokmill.protocols import ByteStream
+
+
+_PATIENCE_S = 0.5
+"""A window that takes longer to fill is handed on as it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +85,15 @@ class Window:
 
     def _fill(self) -> None:
         parts = [self._tail]
+        began_s = time.monotonic()
         n_missing = self._window_bytes - len(self._tail)
         while n_missing > 0 and not self._ended:
             parts.append(self._stream.read(n_missing))
             n_missing -= len(parts[-1])
             self._ended = not parts[-1]
+            if time.monotonic() - began_s > _PATIENCE_S and self._separator and self._separator in parts[-1]:
+                # A slow pipe: what it has brought is handed on, so that it can be committed.
+                break
         self._tail = b"".join(parts)
 
 
