@@ -169,6 +169,12 @@ def test_a_small_corpus_is_counted_to_the_last_token(tmp_path: Path) -> None:
     assert totals(without.groups).tokens.value == truth - n_eot
 
 
+@pytest.mark.parametrize(("keep_empty", "n_tokens"), [(False, 2), (True, 3)])
+def test_empty_files_are_documents(tmp_path: Path, keep_empty: bool, n_tokens: int) -> None:
+    _, found = ask(write(tmp_path / "a.txt", ""), write(tmp_path / "b.txt", "one"), sample_bytes=1 << 20, keep_empty=keep_empty)
+    assert (found.documents.value, found.tokens.value) == (2, n_tokens)
+
+
 def test_large_ids_are_those_that_python_keeps_no_int_for(tmp_path: Path) -> None:
     text = "Hello, hello! " * 50
     _, found = ask(write(tmp_path / "a.txt", text), sample_bytes=1 << 20)

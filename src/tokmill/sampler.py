@@ -75,6 +75,10 @@ class Sampler:
                 share = sum(source.size_bytes or 0 for source in files) / n_bytes
                 found.append(self._plain(files, input_format, int(self._question.sample_bytes * share)))
         found += self._compressed(compressed)
+        # A text file without a byte is an empty document all the same.
+        n_empty = sum(source.format == "text" and not source.size_bytes for source in plain)
+        n_eot = n_empty * self._content.keep_empty
+        found.append((Group(windows=[], seen_bytes=0, is_whole=True, extra_documents=n_empty, extra_tokens=n_eot), []))
         excerpts = [excerpt for _, group in found for excerpt in group]
         for excerpt in excerpts:
             excerpt.texts = [self._valid(text) for text in excerpt.texts]
