@@ -96,7 +96,7 @@ def test_a_plan_is_what_the_run_then_does(tmp_path: Path, corpus: Path) -> None:
 def test_the_terms_of_memory_are_those_of_the_division_and_add_up_to_the_budget(corpus: Path) -> None:
     memory = api.plan(corpus, memory="700MiB", threads=2).memory
     division = divide(700 << 20, 2)
-    terms = ("parent_bytes", "worker_bytes", "reference_bytes", "reader_bytes", "in_flight_bytes", "caches_bytes")
+    terms = ("parent_bytes", "worker_bytes", "reference_bytes", "inputs_bytes", "reader_bytes", "in_flight_bytes", "caches_bytes")
     assert [getattr(memory, term) for term in terms] == [getattr(division, term) for term in terms]
     assert memory.peak_bytes == sum(getattr(memory, term) for term in terms) <= memory.budget_bytes == 700 << 20
 
