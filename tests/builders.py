@@ -64,7 +64,7 @@ class ByteEncoder:
     def __init__(self) -> None:
         self.n_renewed = 0
 
-    def encode(self, documents: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
+    def encode(self, documents: Sequence[bytes], raw: memoryview | None = None) -> tuple[np.ndarray, np.ndarray]:
         ids = np.frombuffer(b"".join(documents), np.uint8).astype(np.uint32)
         return ids, np.cumsum([0, *map(len, documents)]).astype(np.int64)
 

@@ -93,8 +93,8 @@ class HighEncoder(ByteEncoder):
         super().__init__()
         self._bad_id = bad_id
 
-    def encode(self, documents: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
-        ids, offsets = super().encode(documents)
+    def encode(self, documents: Sequence[bytes], raw: memoryview | None = None) -> tuple[np.ndarray, np.ndarray]:
+        ids, offsets = super().encode(documents, raw)
         ids[-1] = self._bad_id
         return ids, offsets
 
@@ -147,8 +147,8 @@ def test_skipped_text_is_counted_and_recorded() -> None:
 class WrongEncoder(ByteEncoder):
     """Differs from the reference in one byte value."""
 
-    def encode(self, documents: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
-        ids, offsets = super().encode(documents)
+    def encode(self, documents: Sequence[bytes], raw: memoryview | None = None) -> tuple[np.ndarray, np.ndarray]:
+        ids, offsets = super().encode(documents, raw)
         ids[ids == ord("q")] = 7
         return ids, offsets
 

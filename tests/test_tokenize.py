@@ -399,8 +399,8 @@ def test_the_audit_stops_a_run_whose_engine_is_wrong(
     corpus: tuple[Path, list[bytes]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Wrong:
-        def encode(self, documents: Sequence[bytes]) -> object:
-            ids, offsets = real.encode(documents)
+        def encode(self, documents: Sequence[bytes], raw: memoryview | None = None) -> object:
+            ids, offsets = real.encode(documents, raw)
             ids = ids.copy()
             ids[0] ^= 1
             return ids, offsets

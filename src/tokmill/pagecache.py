@@ -68,4 +68,4 @@ def _resident_share(fd: int, begin: int, end: int) -> float:
             del first
     except (OSError, ValueError, AttributeError):
         return 1.0
-    return 1.0 if failed else sum(page & 1 for page in pages) / n_pages
+    return 1.0 if failed else bytes(pages).count(1) / n_pages

@@ -57,8 +57,8 @@ class Cutter(Protocol):
 class Encoder(Protocol):
     """A tokenizer in one thread. It never makes a special token of text."""
 
-    def encode(self, documents: Sequence[bytes]) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
-        """Encode valid UTF-8 documents, none of them empty.
+    def encode(self, documents: Sequence[bytes], raw: memoryview | None = None) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+        """Encode valid UTF-8 documents, none of them empty. raw: of bytes that hold all of them, to look at them in one go.
 
         Returns ids, uint32, shape (n_tokens,), owned by the caller until the next call; and offsets, int64,
         shape (n_documents + 1,): document i has ids[offsets[i]:offsets[i + 1]]. Raises EngineError.

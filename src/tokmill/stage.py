@@ -40,6 +40,8 @@ class _Texts:
     """Index of each in the batch."""
     skips: list[Skip] = field(default_factory=list)
     n_empty: int = 0
+    is_changed: bool = False
+    """The policy changed or left out some, so they are not what the batch's raw bytes say."""
     invalid_documents: int = 0
     invalid_bytes: int = 0
 
@@ -61,7 +63,7 @@ class EncodeStage:
         seed = self._content.seed
         hashes = np.array([xxhash.xxh3_64_intdigest(d, seed) for d in documents], np.uint64)
         is_val = hashes < self._val_below if batch.is_val is None else np.full(len(documents), batch.is_val)
-        ids, offsets = _encode(self.encoder, documents)
+        ids, offsets = _encode(self.encoder, documents, None if texts.is_changed else batch.raw)
         self._check_ids(ids, batch)
         chosen = self._auditor.choose(hashes, offsets, first=batch.index == 0)
         runs = self._assemble(ids, offsets, is_val, batch)
@@ -98,7 +100,7 @@ class EncodeStage:
             if checked is not None:
                 documents.append(checked)
                 origin.append(i)
-        texts.documents, texts.origin = documents, origin
+        texts.documents, texts.origin, texts.is_changed = documents, origin, True
         return texts
 
     def _check_one(self, document: bytes, i: int, batch: Batch, texts: _Texts) -> bytes | None:
@@ -167,10 +169,10 @@ class EncodeStage:
         return _part(out, bounds, ends, is_val)
 
 
-def _encode(encoder: Encoder, documents: list[bytes]) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+def _encode(encoder: Encoder, documents: list[bytes], raw: memoryview | None) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
     """`encoder.encode`, with documents that may be empty."""
     if all(documents) and documents:
-        return encoder.encode(documents)
+        return encoder.encode(documents, raw)
     full = [document for document in documents if document]
     ids, some = encoder.encode(full) if full else (np.zeros(0, np.uint32), np.zeros(1, np.int64))
     lengths = np.zeros(len(documents), np.int64)

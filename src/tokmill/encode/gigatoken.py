@@ -41,7 +41,11 @@ class GigatokenEncoder:
         self._engine: Engine | None = None
         self.renew()
 
-    def encode(self, documents: Sequence[bytes]) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+    def encode(
+        self,
+        documents: Sequence[bytes],
+        raw: memoryview | None = None,  # noqa: ARG002  the contract's
+    ) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
         """See the contract. The arrays are memory of the engine's result, which no later call touches. Raises EngineError."""
         if not documents:
             return np.zeros(0, np.uint32), np.zeros(1, np.int64)

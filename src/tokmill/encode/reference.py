@@ -28,7 +28,11 @@ class ReferenceEncoder:
         """ranks: checks the file of ranks and returns its path. Raises what `ranks` raises."""
         self._encoding = tiktoken.Encoding(encoding, pat_str=pattern, mergeable_ranks=_load(ranks()), special_tokens={})
 
-    def encode(self, documents: Sequence[bytes]) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+    def encode(
+        self,
+        documents: Sequence[bytes],
+        raw: memoryview | None = None,  # noqa: ARG002  the contract's
+    ) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
         """See the contract. Raises EngineError."""
         try:
             # With no special tokens to look for, this is encode_ordinary without its list of Python ints.
