@@ -3,6 +3,8 @@
 #   make setup   the environment, in .venv (again only when pyproject.toml changes)
 #   make check   lint, format, types
 #   make test    the test suite          make slow   the tests that take longer
+#   make faults  every system call fails once: half an hour; root and strace
+#   make power   20 power cuts; make freeze: a machine short of memory; root and User-Mode Linux
 #   make demo    the Python library's sources as token files, in ./demo
 #   make bench   a corpus of 0.3 GB and how fast it goes
 #   make clean   away with all that
@@ -19,10 +21,10 @@ BENCH := benchmarks/data
 BENCH_GB ?= 0.3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test slow bench demo clean
+.PHONY: help setup check test slow faults power freeze bench demo clean
 
 help:
-	@sed -n '3,8s/^# *//p' Makefile
+	@sed -n '3,10s/^# *//p' Makefile
 
 setup: $(STAMP)
 
@@ -43,7 +45,13 @@ test: $(STAMP)
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 slow: $(STAMP)
-	@$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -m slow --ignore tests/faults $(PYTEST_ARGS)
+
+faults: $(STAMP)
+	@$(BIN)/python -m pytest -o faulthandler_timeout=0 -m 'slow or root' tests/faults $(PYTEST_ARGS)
+
+power freeze: $(STAMP)
+	@$(BIN)/python -m pytest -o faulthandler_timeout=0 -m $@ tests/faults $(PYTEST_ARGS)
 
 # Links to the library's modules and packages, without what was installed beside them.
 $(DEMO_TEXT): $(STAMP)

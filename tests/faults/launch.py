@@ -1,0 +1,35 @@
+"""The real command with small batches and segments, so that a small corpus has many: `python launch.py SIZE tokenize ...`.
+
+Between the plan and the run three numbers are replaced; the worker is the real one, for these numbers are part of its job.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+
+from tokmill import api, cli
+from tokmill.plan import PlannedJob, make_job
+
+
+def main(segment_bytes: int) -> None:
+    def make_small_job(*inputs: Any, **options: Any) -> PlannedJob:
+        planned = make_job(*inputs, **options)
+        small = msgspec.structs.replace(
+            planned.job.resources,
+            batch_bytes=segment_bytes,
+            in_flight_bytes=40 * segment_bytes,
+            segment_bytes=segment_bytes,
+        )
+        return replace(planned, job=msgspec.structs.replace(planned.job, resources=small))
+
+    vars(api)["make_job"] = make_small_job
+    cli.main()
+
+
+if __name__ == "__main__":
+    size = int(sys.argv.pop(1))
+    main(size)

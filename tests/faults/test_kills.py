@@ -1,0 +1,172 @@
+"""Killed and interrupted, parent or worker or both, at any moment: no orphan, and the same command again gives the same bytes."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+from faults.harness import Scene, is_complete, run, write_corpus
+from plain import clean_environment
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
+    corpus = tmp_path_factory.mktemp("corpus") / "corpus.txt"
+    return Scene(corpus, write_corpus(corpus, n_documents=3000, size=2000))
+
+
+@contextmanager
+def started(command: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
+    """A run in a session of its own, gone at the end."""
+    with subprocess.Popen(command, stderr=subprocess.PIPE, env=clean_environment(), start_new_session=True) as process:
+        try:
+            yield process
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def workers_of(process: subprocess.Popen[bytes]) -> list[int]:
+    try:
+        return [int(n) for n in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+    except FileNotFoundError:
+        return []
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; one that is dead and not yet waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def n_committed(out: Path) -> int:
+    """Segments in the journal."""
+    try:
+        return max(0, (out / ".tokmill" / "journal").read_bytes().count(b"\n") - 1)
+    except FileNotFoundError:
+        return 0
+
+
+def wait_for_commit(process: subprocess.Popen[bytes], out: Path, more_than: int = 0) -> None:
+    deadline = time.monotonic() + 30
+    while n_committed(out) <= more_than and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.002)
+    assert n_committed(out) > more_than, process.stderr.read() if process.poll() is not None and process.stderr else "no commit"
+
+
+def kill_now(process: subprocess.Popen[bytes], victim: str) -> None:
+    targets = {"parent": [process.pid], "worker": workers_of(process), "both": [process.pid, *workers_of(process)]}[victim]
+    for pid in targets:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def kill_at_random(scene: Scene, out: Path, n_kills: int) -> int:
+    """Starts and kills runs; the next one resumes. Returns how many were killed in the middle."""
+    rng = random.Random(5)
+    n_met = 0
+    for _ in range(n_kills):
+        with started(scene.command(out)) as process:
+            with suppress(subprocess.TimeoutExpired):
+                # Half of the moments lie in the start, half behind the first commit of this run.
+                process.wait(rng.uniform(0.05, 1.0))
+            if rng.random() < 0.5 and process.poll() is None:
+                wait_for_any(process, out)
+                time.sleep(rng.uniform(0, 0.3))
+            n_met += process.poll() is None
+            kill_now(process, victim := rng.choice(("parent", "worker", "both")))
+            if victim == "worker":
+                assert process.wait(60) == 0, process.stderr.read() if process.stderr else ""
+            assert process.wait(60) in (0, -signal.SIGKILL)
+        if (out / "manifest.json").exists():
+            assert is_complete(out, scene.expected)
+            scene.prepare(out)
+    return n_met
+
+
+def wait_for_any(process: subprocess.Popen[bytes], out: Path) -> None:
+    before = n_committed(out)
+    while process.poll() is None and n_committed(out) == before:
+        time.sleep(0.002)
+
+
+def finish(scene: Scene, out: Path) -> None:
+    """The same command once more; a killed run's worker may need a moment to see that its parent is gone."""
+    deadline = time.monotonic() + 10
+    while (outcome := run(scene.command(out))).code == 11 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert outcome.code == 0, outcome.said
+    assert is_complete(out, scene.expected)
+
+
+def test_killed_at_some_random_moments(scene: Scene, tmp_path: Path) -> None:
+    assert kill_at_random(scene, tmp_path / "out", 8) >= 5
+    finish(scene, tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_killed_at_200_random_moments(scene: Scene, tmp_path: Path) -> None:
+    assert kill_at_random(scene, tmp_path / "out", 200) >= 100
+    finish(scene, tmp_path / "out")
+
+
+def test_a_killed_parent_leaves_no_orphan(scene: Scene, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with started(scene.command(out)) as process:
+        wait_for_commit(process, out)
+        workers = workers_of(process)
+        assert len(workers) == 1
+        os.kill(process.pid, signal.SIGKILL)
+        deadline = time.monotonic() + 5
+        while is_alive(workers[0]) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert not is_alive(workers[0])
+    finish(scene, out)
+
+
+@pytest.mark.parametrize(
+    ("signum", "to_group"),
+    [
+        (signal.SIGINT, True),
+        (signal.SIGTERM, False),
+        pytest.param(signal.SIGINT, False, marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, True, marks=pytest.mark.slow),
+    ],
+)
+def test_an_interrupted_run_commits_says_so_and_resumes(
+    signum: signal.Signals, to_group: bool, scene: Scene, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    with started(scene.command(out)) as process:
+        wait_for_commit(process, out)
+        (os.killpg if to_group else os.kill)(process.pid, signum)
+        _, said = process.communicate(timeout=30)
+    assert process.returncode == 130, said
+    assert said.count(b"tokmill:") == 1
+    assert b"interrupted" in said
+    assert b"next:" in said
+    assert n_committed(out) > 0
+    assert {p.name for p in out.iterdir()} == {".tokmill"}
+    finish(scene, out)
+
+
+@pytest.mark.slow
+def test_a_run_that_is_told_to_stop_while_it_starts_stops(scene: Scene, tmp_path: Path) -> None:
+    for moment_s in (0.3, 0.45, 0.6, 0.75):
+        out = tmp_path / f"out{moment_s}"
+        with started(scene.command(out)) as process:
+            time.sleep(moment_s)
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=30)
+        assert process.returncode in (130, -signal.SIGINT), said
+        assert b"Traceback" not in said
+        finish(scene, out)
