@@ -282,8 +282,9 @@ def _fail(error: TokmillError) -> int:
     try:
         _print_error(error)
         if _has_flag("--json", "TOKMILL_JSON"):
-            _print_result(render.json_line(render.error_object(error)))
-    except BrokenPipeError:
+            print(render.json_line(render.error_object(error)), flush=True)
+    except OSError:
+        # Nobody listens; the exit code still speaks.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return error.exit_code
 
@@ -301,8 +302,22 @@ def _fail_unforeseen(error: Exception) -> int:
 
 
 def _print_result(text: str) -> None:
-    if text:
+    """Raises StorageError or DiskFullError when standard output does not take it."""
+    from pathlib import Path
+
+    from tokmill.durable import storage_errors
+
+    if not text:
+        return
+    try:
         print(text, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError:
+        # What Python still holds of it, it would try to write while closing.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        with storage_errors(Path("standard output")):
+            raise
 
 
 def _print_error(error: TokmillError) -> None:

@@ -11,7 +11,7 @@ would lie. The run stops, and the next one truncates to the last line of the jou
 
 from __future__ import annotations
 
-import errno
+import contextlib
 import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -373,12 +373,10 @@ def _remove_state(directory: Path, lock: DirectoryLock) -> None:
 def _let_go(directory: Path, lock: DirectoryLock) -> None:
     """Give the lock back, and the state directory where nothing is left in it."""
     lock.release(remove=True)
-    try:
+    # Not empty: a run to be resumed, or another that began the moment the lock was free. And a disk that cannot be written
+    # has been the error already, which this one must not hide.
+    with contextlib.suppress(OSError):
         _state(directory).rmdir()
-    except OSError as error:
-        # Not empty: a run to be resumed, or another that began the moment the lock was free.
-        if error.errno not in (errno.ENOTEMPTY, errno.ENOENT):
-            raise
 
 
 def _state(directory: Path) -> Path:

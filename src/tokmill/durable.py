@@ -149,6 +149,8 @@ class DirectoryLock:
         """Let go; with `remove` the file goes first, while it is still ours."""
         if self._fd >= 0:
             if remove:
-                self.path.unlink(missing_ok=True)
+                # A disk that turned read-only keeps the file; it is the descriptor that is the lock.
+                with contextlib.suppress(OSError):
+                    self.path.unlink()
             os.close(self._fd)
             self._fd = -1

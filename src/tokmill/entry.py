@@ -60,4 +60,10 @@ def failed_event(error: Exception) -> Failed:
         error = TokmillError(
             f"unforeseen {type(error).__name__}: {error}", next_step="run again: it resumes; if it happens again, report it"
         )
-    return Failed(error=type(error).__name__, what=error.what, where=error.where, allowed=error.allowed, next_step=error.next_step)
+    what, where, allowed, next_step = map(_sendable, (error.what, error.where, error.allowed, error.next_step))
+    return Failed(error=type(error).__name__, what=what or "", where=where, allowed=allowed, next_step=next_step)
+
+
+def _sendable(text: str | None) -> str | None:
+    r"""Text that JSON can hold: a path's bytes that are not UTF-8 become `\xHH`."""
+    return None if text is None else text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

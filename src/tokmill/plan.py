@@ -14,7 +14,7 @@ from tokmill.errors import UsageError
 from tokmill.memory import default_budget, divide
 from tokmill.probe import cgroup_limit_bytes, machine_bytes
 from tokmill.read.inputs import find_inputs
-from tokmill.types import EotPlacement, IdType, OnError, Tokenizer, Utf8Policy, path_to_text
+from tokmill.types import STDIN, EotPlacement, IdType, OnError, Tokenizer, Utf8Policy, path_to_text
 from tokmill.write import WRITERS
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ def make_job(
     _check_range("--seed", seed, 0 <= seed < 1 << 64, "0 to 2**64 - 1")
     _check_range("--max-skipped", max_skipped, max_skipped is None or max_skipped >= 0, "0 or more")
     described = resolve_tokenizer(tokenizer)
+    _check_working_directory([*inputs, out])
     out = os.path.abspath(_checked_out(out))
     found = find_inputs(inputs, glob=glob, input_format=input_format, outside=out)
     content = Content(
@@ -109,6 +110,21 @@ def _check_choices(**chosen: str) -> None:
 def _check_range(option: str, value: object, ok: object, allowed: str) -> None:
     if not ok:
         raise UsageError(f"{value} is out of range", where=option, allowed=allowed, next_step="tokmill tokenize --help")
+
+
+def _check_working_directory(paths: Sequence[str]) -> None:
+    """Raises UsageError when a path begins in a working directory that was removed."""
+    relative = [path for path in paths if path != STDIN and not os.path.isabs(path)]
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        if relative:
+            raise UsageError(
+                "the working directory was removed",
+                where=path_to_text(relative[0]),
+                allowed="absolute paths, or a working directory that is there",
+                next_step="cd to a directory that is there, and run the command again",
+            ) from None
 
 
 def _choose_dtype(dtype: str, tokenizer: Tokenizer) -> IdType:
