@@ -253,9 +253,10 @@ def _open_locked(directory: Path, content: Content, version: str, lock: Director
 def _complete(directory: Path, content: Content) -> Manifest | None:
     """The manifest of a complete directory with this content; None where there is none. Raises ChangedError for another content."""
     state = _state(directory)
-    if not (directory / MANIFEST_NAME).exists() or ((state / "journal").exists() and any(state.glob("*.part"))):
+    if not (directory / MANIFEST_NAME).exists() or ((state / "journal").exists() and part_files(directory)):
         return None
-    manifest = load_manifest(directory)
+    with storage_errors(directory):
+        manifest = load_manifest(directory)
     if manifest.fingerprint != content.fingerprint():
         raise changed_error(manifest.content, content, directory)
     for name, entry in manifest.files.items():
@@ -278,13 +279,16 @@ def _check_size(path: Path, size_bytes: int, what: str) -> None:
 def _finish_publishing(directory: Path, content: Content) -> Manifest | None:
     """Do again the renames of a run that was killed while publishing; its manifest, or None if none was."""
     part = _state(directory) / f"{MANIFEST_NAME}.part"
+    with storage_errors(part):
+        if not part.exists():
+            return None
+        data = part.read_bytes()
     try:
-        manifest = decode_manifest(part.read_bytes(), str(part))
-    except FileNotFoundError:
-        return None
+        manifest = decode_manifest(data, str(part))
     except DamageError:
         # Killed while the manifest itself was written: the journal has everything it was made of.
-        part.unlink()
+        with storage_errors(part):
+            part.unlink()
         return None
     if manifest.fingerprint != content.fingerprint():
         raise changed_error(manifest.content, content, directory)
@@ -360,7 +364,7 @@ def _discard_parts(directory: Path) -> None:
         (state / f"{MANIFEST_NAME}.part").unlink()
         durable.sync_directory(state)
     (state / "journal").unlink(missing_ok=True)
-    for part in state.glob("*.part"):
+    for part in part_files(directory):
         part.unlink()
 
 
@@ -377,6 +381,14 @@ def _let_go(directory: Path, lock: DirectoryLock) -> None:
     # has been the error already, which this one must not hide.
     with contextlib.suppress(OSError):
         _state(directory).rmdir()
+
+
+def part_files(directory: Path) -> list[Path]:
+    """The parts of a run that is not complete. Raises StorageError."""
+    state = _state(directory)
+    with storage_errors(state):
+        names = durable.uninterrupted(lambda: os.listdir(state)) if state.is_dir() else []
+    return [state / name for name in names if name.endswith(".part")]
 
 
 def _state(directory: Path) -> Path:

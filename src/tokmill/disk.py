@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from tokmill.commit import STATE_NAME
+from tokmill.commit import part_files
 from tokmill.errors import DiskFullError, TokmillError
 from tokmill.manifest import load_manifest
 from tokmill.printable import printable_line
@@ -79,8 +79,7 @@ def disk_need(job: Job, n_tokens: int, bytes_in: int) -> DiskNeed:
     out = Path(text_to_path(job.out))
     existing = next(p for p in (out, *out.parents) if p.is_dir())
     status = os.statvfs(existing)
-    state = out / STATE_NAME
-    parts = [p.stat() for p in state.glob("*.part")] if state.is_dir() else []
+    parts = [p.stat() for p in part_files(out)]
     output = n_tokens * item_bytes(job.content)
     bookkeeping = _bookkeeping(job.content, bytes_in)
     reserve = min(_RESERVE_BYTES, status.f_blocks * status.f_frsize // 100, output // 4)

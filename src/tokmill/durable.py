@@ -9,13 +9,15 @@ import contextlib
 import errno
 import fcntl
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from tokmill.errors import DiskFullError, LockedError, StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
+
+T = TypeVar("T")
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _RESUMES = "run the same command again: it resumes from the last commit"
@@ -41,6 +43,15 @@ def storage_errors(path: Path) -> Iterator[None]:
             allowed="a directory on a sound disk where this user may make and write files",
             next_step=f"mend the cause, then {_RESUMES}",
         ) from error
+
+
+def uninterrupted(call: Callable[[], T]) -> T:
+    """What `call` returns; called again while signals interrupt it. Python does so itself for open, read, write and fsync."""
+    while True:
+        try:
+            return call()
+        except InterruptedError:
+            continue
 
 
 def create(path: Path, *, append: bool = False) -> int:
@@ -84,14 +95,14 @@ def write_file(path: Path, data: bytes) -> None:
 def make_directory(path: Path) -> None:
     """Make a directory and its parents, their names durable."""
     missing = [p for p in (path, *path.parents) if not p.exists()]
-    path.mkdir(parents=True, exist_ok=True)
+    uninterrupted(lambda: path.mkdir(parents=True, exist_ok=True))
     for made in missing:
         sync_directory(made.parent)
 
 
 def replace(source: Path, target: Path) -> None:
     """Give a durable file its final name. The caller syncs the directory."""
-    os.replace(source, target)
+    uninterrupted(lambda: os.replace(source, target))
 
 
 _ATTEMPTS = 100
