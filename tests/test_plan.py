@@ -222,7 +222,7 @@ def test_an_engine_that_fails_and_a_process_that_dies_are_errors(
     damaged.write_bytes(b"\x1f\x8b\x08\x00nonsense")
     assert cli.run(["plan", str(damaged)]) == 1
     assert str(damaged) in capsys.readouterr().err
-    monkeypatch.setattr(forecast, "Child", lambda _module, question: Child("tokmill.no_such_module", question))
+    monkeypatch.setattr(forecast, "Child", lambda _module: Child("tokmill.no_such_module"))
     assert cli.run(["plan", str(corpus)]) == 1
     assert "the process that looks at samples died" in capsys.readouterr().err
 

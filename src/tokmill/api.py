@@ -96,35 +96,36 @@ def tokenize(
     memory: bytes, or text such as `1GiB`. force: begin even though the output will not fit on the disk. observers: told of every
     event, in this thread. Raises TokmillError.
     """
-    planned = make_job(
-        [str(i) for i in _listed(inputs)],
-        out=str(out),
-        tokenizer=tokenizer,
-        separator=separator,
-        text_key=text_key,
-        glob=glob,
-        input_format=input_format,
-        eot=eot,
-        val_fraction=val_fraction,
-        seed=seed,
-        dtype=dtype,
-        format=format,
-        keep_empty=keep_empty,
-        memory=memory,
-        threads=threads,
-        on_error=on_error,
-        max_skipped=max_skipped,
-        encoding_errors=encoding_errors,
-        engine=engine,
-        fresh=fresh,
-    )
-    for notice in planned.notices:
-        for observer in observers:
-            observer.on_event(Notice(text=notice))
-    meter = _Meter()
-    if not force:
-        check_disk(planned.job)
-    finished = LocalRunner().run(planned.job, [meter, *observers])
+    with LocalRunner() as runner:
+        planned = make_job(
+            [str(i) for i in _listed(inputs)],
+            out=str(out),
+            tokenizer=tokenizer,
+            separator=separator,
+            text_key=text_key,
+            glob=glob,
+            input_format=input_format,
+            eot=eot,
+            val_fraction=val_fraction,
+            seed=seed,
+            dtype=dtype,
+            format=format,
+            keep_empty=keep_empty,
+            memory=memory,
+            threads=threads,
+            on_error=on_error,
+            max_skipped=max_skipped,
+            encoding_errors=encoding_errors,
+            engine=engine,
+            fresh=fresh,
+        )
+        for notice in planned.notices:
+            for observer in observers:
+                observer.on_event(Notice(text=notice))
+        meter = _Meter()
+        if not force:
+            check_disk(planned.job)
+        finished = runner.run(planned.job, [meter, *observers])
     return _summarize(planned.job, finished, meter)
 
 

@@ -195,14 +195,14 @@ class _Comparison:
                 place = side.id_at(offset) * self._item_bytes
                 self._findings.add(file, "the output goes on where the sources have ended", place)
 
-    def _sides_of(self, batch: Batch, documents: list[bytes]) -> list[bool]:
+    def _sides_of(self, batch: Batch, documents: Sequence[bytes]) -> list[bool]:
         if batch.is_val is not None:
             return [batch.is_val] * len(documents)
         seed, below = self._content.seed, self._val_below
         return [xxhash.xxh3_64_intdigest(document, seed) < below for document in documents]
 
     def _expect(
-        self, batch: Batch, documents: list[bytes], origin: Sequence[int], chosen: list[int], *, holds_last: bool
+        self, batch: Batch, documents: Sequence[bytes], origin: Sequence[int], chosen: list[int], *, holds_last: bool
     ) -> _Expected:
         texts = [documents[i] for i in chosen]
         ends = np.cumsum([len(text) for text in texts], dtype=np.int64)
@@ -275,7 +275,7 @@ def compare_with_sources(
     return comparison.documents, comparison.n_bytes
 
 
-def apply_policy(batch: Batch, content: Content) -> tuple[Sequence[int], list[bytes]]:
+def apply_policy(batch: Batch, content: Content) -> tuple[Sequence[int], Sequence[bytes]]:
     """The documents of a batch that were to be written, and the index of each in the batch. Raises BadTextError."""
     documents, origin = batch.documents, range(len(batch.documents))
     kept = list(zip(origin, documents, strict=True))

@@ -30,8 +30,11 @@ class Line:
         self._writing = threading.Lock()
 
     def question(self) -> bytes:
-        """What the parent asks."""
-        return self._lifeline.readline()
+        """What the parent asks. Does not return when the parent has nothing to ask."""
+        question = self._lifeline.readline()
+        if not question.endswith(b"\n"):
+            os._exit(0)
+        return question
 
     def emit(self, answer: msgspec.Struct) -> None:
         """Send one line; from any thread."""

@@ -156,8 +156,9 @@ def ask(job: Job, sample_bytes: int, *, decode_s: float, encode_s: float) -> Ans
     question = Question(
         content=job.content, engine=job.resources.engine, sample_bytes=sample_bytes, decode_s=decode_s, encode_s=encode_s
     )
-    child = Child("tokmill.sampler", msgspec.json.encode(question))
+    child = Child("tokmill.sampler")
     try:
+        child.ask(msgspec.json.encode(question))
         answer = next(child.lines(), None)
     finally:
         child.end()

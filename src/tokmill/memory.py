@@ -15,7 +15,7 @@ import msgspec
 from tokmill import probe
 from tokmill.config import MIB
 from tokmill.errors import MemoryBudgetError
-from tokmill.types import DIVIDE_ABOVE_BYTES, UNCUT_COST
+from tokmill.types import DIVIDE_ABOVE_BYTES, UNCUT_COST, text_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -146,7 +146,7 @@ class Renewal:
         """Called by an encoder thread behind each batch; renews its encoder when memory is short and its caches are the oldest."""
         with self._lock:
             me = id(encoder)
-            self._since[me] = self._since.get(me, 0) + sum(map(len, batch.documents))
+            self._since[me] = self._since.get(me, 0) + text_bytes(batch.documents)
             before = self._rss_after_trim() if me in self._asked or self._is_its_turn(me) else 0
             if before <= self._above and me not in self._asked:
                 return

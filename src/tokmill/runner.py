@@ -7,7 +7,7 @@ batches, and resumes from the journal, as long as each attempt commits something
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import msgspec
 
@@ -21,13 +21,32 @@ if TYPE_CHECKING:
     from tokmill.config import Job
     from tokmill.protocols import Observer
 
+_MODULE = "tokmill.worker"
 _ATTEMPTS = 3
 """Deaths in a row without a commit in between after which the run gives up."""
 _SMALLEST_BATCH_BYTES = 64 << 10
 
 
 class LocalRunner:
-    """Implements `protocols.Runner` on this machine."""
+    """Implements `protocols.Runner` on this machine. As a context, it starts the first child at once, so that what the child
+    has to import (0.2 s) is imported while the job is planned.
+    """
+
+    def __init__(self) -> None:
+        self._ready: Child | None = None
+
+    def __enter__(self) -> Self:
+        self._ready = Child(_MODULE)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        ready, self._ready = self._ready, None
+        if ready is not None:
+            ready.end()
+
+    def _child(self) -> Child:
+        ready, self._ready = self._ready, None
+        return ready or Child(_MODULE)
 
     def run(self, job: Job, observers: Sequence[Observer]) -> Finished:
         """Run the job to its end. Raises TokmillError; KeyboardInterrupt becomes a checkpoint and then Interrupted."""
@@ -37,9 +56,10 @@ class LocalRunner:
         deaths = 0
         attempt = 1
         while True:
-            child = Child("tokmill.worker", msgspec.json.encode(job))
+            child = self._child()
             committed = started = False
             try:
+                child.ask(msgspec.json.encode(job))
                 for line in child.lines():
                     event = decoder.decode(line)
                     started |= isinstance(event, Started)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from tokmill.encode import cutter_for, load_encoder
+from tokmill.encode import cutter_for, hand_over_plainly, load_encoder
 from tokmill.entry import Line, failed_event
 from tokmill.errors import DamagedInputError
 from tokmill.estimate import Answer, Group, Question, Window
@@ -333,6 +333,7 @@ def _rate(timings: Sequence[tuple[int, float]]) -> float | None:
 
 def main(job_fd: int, event_fd: int) -> None:
     """Entry point of the process."""
+    hand_over_plainly()
     line = Line(job_fd, event_fd)
     question = msgspec.json.decode(line.question(), type=Question)
     line.watch(lambda: os._exit(1))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import pairwise, repeat
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +17,7 @@ import xxhash
 from tokmill.audit import Auditor, audit_documents
 from tokmill.errors import BadTextError, EngineError
 from tokmill.read.utf8 import clean, first_invalid
-from tokmill.types import Batch, Counts, EncodedBatch, Skip, Tokens
+from tokmill.types import Batch, Counts, EncodedBatch, Skip, Slices, Tokens, text_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,8 +35,8 @@ _FEW_DOCUMENTS = 1000
 class _Texts:
     """The documents of a batch that are to be encoded."""
 
-    documents: list[bytes]
-    origin: Sequence[int]
+    documents: Sequence[bytes]
+    origin: Sequence[int] | NDArray[np.intp]
     """Index of each in the batch."""
     skips: list[Skip] = field(default_factory=list)
     n_empty: int = 0
@@ -61,7 +61,7 @@ class EncodeStage:
         texts = self._keep(self._check(batch), batch)
         documents = texts.documents
         seed = self._content.seed
-        hashes = np.array([xxhash.xxh3_64_intdigest(d, seed) for d in documents], np.uint64)
+        hashes = np.fromiter(map(xxhash.xxh3_64_intdigest, documents, repeat(seed)), np.uint64, len(documents))
         is_val = hashes < self._val_below if batch.is_val is None else np.full(len(documents), batch.is_val)
         ids, offsets = _encode(self.encoder, documents, None if texts.is_changed else batch.raw)
         self._check_ids(ids, batch)
@@ -70,7 +70,7 @@ class EncodeStage:
         audited = (0, 0)
         if chosen:
             audited = audit_documents(
-                self._auditor, documents, (ids, offsets), chosen, self.encoder, lambda i: batch.locate(texts.origin[i])
+                self._auditor, documents, (ids, offsets), chosen, self.encoder, lambda i: batch.locate(int(texts.origin[i]))
             )
         return EncodedBatch(
             index=batch.index,
@@ -127,12 +127,13 @@ class EncodeStage:
 
     def _keep(self, texts: _Texts, batch: Batch) -> _Texts:
         """Leave out empty documents, unless they are to be kept or are a piece of a document that was cut."""
-        if self._content.keep_empty or batch.is_val is not None or all(texts.documents):
+        if self._content.keep_empty or batch.is_val is not None:
             return texts
-        kept = [i for i, document in enumerate(texts.documents) if document]
-        texts.n_empty = len(texts.documents) - len(kept)
-        texts.origin = [texts.origin[i] for i in kept]
-        texts.documents = [texts.documents[i] for i in kept]
+        n_before = len(texts.documents)
+        texts.documents, kept = _without_empty(texts.documents)
+        texts.n_empty = n_before - len(kept)
+        if texts.n_empty:
+            texts.origin = [texts.origin[i] for i in kept]
         return texts
 
     def _check_ids(self, ids: NDArray[np.uint32], batch: Batch) -> None:
@@ -169,14 +170,24 @@ class EncodeStage:
         return _part(out, bounds, ends, is_val)
 
 
-def _encode(encoder: Encoder, documents: list[bytes], raw: memoryview | None) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+def _without_empty(documents: Sequence[bytes]) -> tuple[Sequence[bytes], Sequence[int] | NDArray[np.intp]]:
+    """The documents that are not empty, and the index of each."""
+    if isinstance(documents, Slices):
+        return documents.without_empty()
+    if all(documents):
+        return documents, range(len(documents))
+    kept = [i for i, document in enumerate(documents) if document]
+    return [documents[i] for i in kept], kept
+
+
+def _encode(encoder: Encoder, documents: Sequence[bytes], raw: memoryview | None) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
     """`encoder.encode`, with documents that may be empty."""
-    if all(documents) and documents:
-        return encoder.encode(documents, raw)
-    full = [document for document in documents if document]
-    ids, some = encoder.encode(full) if full else (np.zeros(0, np.uint32), np.zeros(1, np.int64))
+    full, kept = _without_empty(documents)
+    if len(full) == len(documents) and full:
+        return encoder.encode(full, raw)
+    ids, some = encoder.encode(full, raw) if len(full) else (np.zeros(0, np.uint32), np.zeros(1, np.int64))
     lengths = np.zeros(len(documents), np.int64)
-    lengths[[i for i, document in enumerate(documents) if document]] = np.diff(some)
+    lengths[kept] = np.diff(some)
     offsets = np.zeros(len(documents) + 1, np.int64)
     np.cumsum(lengths, out=offsets[1:])
     return ids, offsets
@@ -227,7 +238,7 @@ def _count(texts: _Texts, runs: list[Tokens], audited: tuple[int, int]) -> Count
         documents_val=documents[1],
         tokens_train=tokens[0],
         tokens_val=tokens[1],
-        bytes_text=sum(map(len, texts.documents)),
+        bytes_text=text_bytes(texts.documents),
         skipped={reason: n for reason, n in reasons.items() if n},
         invalid_utf8_documents=texts.invalid_documents,
         invalid_utf8_bytes=texts.invalid_bytes,

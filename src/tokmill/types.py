@@ -7,9 +7,9 @@ text or token arrays live in one process only and are plain slotted dataclasses.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, overload
 
 import msgspec
 
@@ -168,6 +168,55 @@ class FileEntry(msgspec.Struct, frozen=True, kw_only=True):
     documents: int = 0
 
 
+class Slices(Sequence[bytes]):
+    """Documents that lie one behind the other in one buffer, separated; `bytes` are made of those that are asked for.
+
+    So that a batch of a text file is three objects, not one for each document.
+    """
+
+    __slots__ = ("data", "ends", "separator", "starts")
+
+    def __init__(self, data: bytes, starts: NDArray[np.int64], ends: NDArray[np.int64], separator: bytes) -> None:
+        """starts, ends: int64, shape (n_documents,): document i is data[starts[i]:ends[i]].
+
+        separator: splitting `data` at it, leftmost first, gives these documents, and besides them none but empty ones.
+        """
+        self.data = data
+        self.starts = starts
+        self.ends = ends
+        self.separator = separator
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return map(self.data.__getitem__, map(slice, self.starts.tolist(), self.ends.tolist()))
+
+    @overload
+    def __getitem__(self, index: int) -> bytes: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[bytes]: ...
+    def __getitem__(self, index: int | slice) -> bytes | list[bytes]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(len(self))[index]]
+        return self.data[self.starts[index] : self.ends[index]]
+
+    @property
+    def n_bytes(self) -> int:
+        """Of all documents."""
+        return int((self.ends - self.starts).sum())
+
+    def without_empty(self) -> tuple[Slices, NDArray[np.intp]]:
+        """The documents that are not empty, and the index of each."""
+        kept = (self.ends > self.starts).nonzero()[0]
+        return Slices(self.data, self.starts[kept], self.ends[kept], self.separator), kept
+
+
+def text_bytes(documents: Sequence[bytes]) -> int:
+    """Bytes of all documents."""
+    return documents.n_bytes if isinstance(documents, Slices) else sum(map(len, documents))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
     """Documents that are encoded together, in the order of the corpus. Whole documents, except that the first may go on from
@@ -176,7 +225,7 @@ class Batch:
 
     index: int
     """0, 1, 2, ... in the order of the corpus."""
-    documents: list[bytes]
+    documents: Sequence[bytes]
     raw: memoryview | None
     """The documents with what stood between them, to check UTF-8 in one go; None: they are valid UTF-8 already, policy applied."""
     is_val: bool | None
@@ -196,7 +245,7 @@ class Batch:
     @property
     def cost_bytes(self) -> int:
         """Memory held until written, about: text, list of documents, uint32 ids at one per byte of text, narrowed ids."""
-        n_text = sum(map(len, self.documents))
+        n_text = text_bytes(self.documents)
         return (8 if n_text <= UNCUT_ABOVE_BYTES else UNCUT_COST) * n_text + 128 * len(self.documents)
 
 

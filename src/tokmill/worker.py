@@ -22,7 +22,7 @@ from tokmill import __version__
 from tokmill.audit import Auditor
 from tokmill.commit import Output, open_output
 from tokmill.config import MIB
-from tokmill.encode import cutter_for, load_encoder
+from tokmill.encode import cutter_for, hand_over_plainly, load_encoder
 from tokmill.entry import Line, failed_event
 from tokmill.errors import Interrupted, MemoryBudgetError, TokmillError
 from tokmill.guard import Guard, Limits, reserve_bytes
@@ -238,6 +238,7 @@ def _interrupted(directory: Path) -> Interrupted:
 def main(job_fd: int, event_fd: int) -> None:
     """Entry point of the process."""
     threading.stack_size(_STACK_BYTES)
+    hand_over_plainly()
     line = Line(job_fd, event_fd)
     job = msgspec.json.decode(line.question(), type=_job_type())
     _limit_data(job.resources.worker_bytes + _UNTOUCHED_BYTES)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import itertools
 import random
+import subprocess
 import sys
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from tokmill.encode.reference import ReferenceEncoder
 from tokmill.encode.vocabulary import ENCODINGS
 from tokmill.errors import EngineError, UsageError
 from tokmill.protocols import Encoder
+from tokmill.types import Slices
 
 FRAGMENTS = (
     " ", "  ", "\n", "\r\n", "\n\n", "\t", "\u00a0", "\u3000", "\u0085", "a", "Z", "ß", "ſ", "ж",
@@ -73,6 +75,36 @@ def assert_same(reference: Encoder, engine: Encoder, documents: list[bytes]) -> 
     for document in documents:
         assert engine.encode([document])[0].tolist() == reference.encode([document])[0].tolist(), document
     pytest.fail("the documents differ only when they are encoded together")
+
+
+@given(
+    st.lists(st.sampled_from([b"", b"a", b" the", b"x<|", b"|>y", b"1234", "\u00e9 \u4f60".encode()]), max_size=9), st.booleans()
+)
+def test_documents_of_one_buffer_are_those_of_a_list(
+    encoder: Encoder, documents: list[bytes], with_empty_ones_left_out: bool
+) -> None:
+    separator = b"<|x|>"
+    lengths = np.array([len(d) for d in documents], np.int64)
+    starts = np.cumsum(lengths + len(separator)) - lengths - len(separator)
+    slices, kept = Slices(separator.join(documents), starts, starts + lengths, separator).without_empty()
+    full = [d for d in documents if d]
+    assert list(slices) == full
+    assert [documents[i] for i in kept] == full
+    assert slices.n_bytes == sum(map(len, full))
+    expected, actual = encoder.encode(full), encoder.encode(slices)
+    assert expected[0].tolist() == actual[0].tolist()
+    assert expected[1].tolist() == actual[1].tolist()
+
+
+def test_the_engines_arrays_are_the_same_without_awkward() -> None:
+    code = (
+        "import sys; from tokmill.encode import hand_over_plainly, load_encoder, resolve_tokenizer; hand_over_plainly()\n"
+        "ids, offsets = load_encoder(resolve_tokenizer('gpt2'), 'gigatoken').encode([b'Hello world', b'x', b'\\xc3\\xa9' * 9])\n"
+        "print(ids.tolist(), offsets.tolist(), ids.dtype, offsets.dtype, 'awkward.contents' in sys.modules)"
+    )
+    plainly = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    ids, offsets = load_encoder(resolve_tokenizer("gpt2"), "gigatoken").encode([b"Hello world", b"x", b"\xc3\xa9" * 9])
+    assert plainly.strip() == f"{ids.tolist()} {offsets.tolist()} uint32 int64 False"
 
 
 @given(texts)

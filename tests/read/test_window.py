@@ -1,22 +1,94 @@
-"""Splitting as `bytes.split` does, whatever the text and the separator."""
+"""Splitting as `bytes.split` does, whatever the text, the separator and the reads."""
 
 from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokmill.read.window import _Splitter
+from tokmill.read.window import Window, _Finder, _overlaps_itself
+from tokmill.types import Slices
+
+texts = st.lists(
+    st.sampled_from([b"a", b"b", b"ab", b"aab", b"<|", b"|>", b"<|x|>", b"\n", b"z" * 300, b"y" * 40_000]), max_size=40
+).map(b"".join)
+separators = st.sampled_from([b"ab", b"aa", b"aab", b"<|x|>", b"\n\n", b"a", b"abab", b"y" * 3 + b"z"])
 
 
-@given(
-    st.lists(st.sampled_from([b"a", b"b", b"ab", b"aab", b"<|", b"|>", b"<|x|>", b"\n", b"z" * 300]), max_size=60).map(b"".join),
-    st.sampled_from([b"ab", b"aa", b"aab", b"<|x|>", b"\n\n", b"a", b"abab"]),
-    st.integers(1, 100),
-    st.binary(max_size=40),
-)
-def test_it_splits_as_bytes_split_does_even_when_the_rare_byte_becomes_common(
-    data: bytes, separator: bytes, most: int, first: bytes
+class Reads:
+    """A stream that gives its bytes in pieces of its own choice."""
+
+    def __init__(self, data: bytes, sizes: list[int]) -> None:
+        self.data, self.sizes, self.offset = data, sizes, 0
+
+    def read(self, n_bytes: int) -> bytes:
+        n = min(n_bytes, self.sizes[self.offset % len(self.sizes)])
+        taken = self.data[self.offset : self.offset + n]
+        self.offset += len(taken)
+        return taken
+
+    def skip(self, n_bytes: int) -> None:
+        raise NotImplementedError
+
+    def raw_position(self) -> int:
+        return self.offset
+
+    def close(self) -> None:
+        raise NotImplementedError
+
+
+def all_records(window: Window) -> tuple[list[bytes], bytes]:
+    """Every record of a stream, and the bytes that were said to be consumed, one behind the other."""
+    records, raw = [], b""
+    while True:
+        split = window.split()
+        if split is None:
+            large = window.open_large()
+            while not large.complete:
+                large.grow()
+            records.append(large.take(len(large.buffer)))
+            raw += records[-1]
+            if not window.close_large(large):
+                return records, raw
+            raw += window._separator or b""
+            continue
+        if isinstance(split.records, Slices):
+            assert [len(r) for r in split.records] == (split.records.ends - split.records.starts).tolist()
+            separated = [r for r in split.records.data.split(split.records.separator) if r]
+            assert [r for r in split.records if r] == separated, "the engine parts the buffer alike"
+            assert split.records.data == bytes(split.raw)
+        records += split.records
+        raw += split.raw
+        if split.at_end:
+            return records, raw
+
+
+sizes_of_reads = st.lists(st.integers(1, 3000), min_size=1, max_size=9)
+
+
+@given(texts, separators, st.integers(1, 5000), st.integers(1, 30), sizes_of_reads, st.booleans())
+def test_records_are_those_of_bytes_split_however_the_bytes_arrive(
+    data: bytes, separator: bytes, window_bytes: int, most: int, sizes: list[int], lazily: bool
 ) -> None:
-    splitter = _Splitter(separator)
-    assert splitter.split(first, most) == first.split(separator, most)
-    assert splitter.split(data, most) == data.split(separator, most)
+    window = Window(Reads(data, sizes), separator, window_bytes, most, lazily=lazily)
+    records, raw = all_records(window)
+    assert records == data.split(separator)
+    assert raw == data
+
+
+@given(texts, separators, st.binary(max_size=40))
+def test_places_are_found_even_when_the_rare_byte_becomes_common(data: bytes, separator: bytes, first: bytes) -> None:
+    if _overlaps_itself(separator):
+        return
+    finder = _Finder(separator)
+    finder.find(first)
+    places = finder.find(data).tolist()
+    assert places == [i for i in range(len(data)) if data.startswith(separator, i)]
+
+
+def test_a_separator_that_overlaps_itself_is_known() -> None:
+    assert [s for s in (b"aa", b"aba", b"\n\n", b"<|endoftext|>", b"ab", b"a", b"<|x|><|x") if _overlaps_itself(s)] == [
+        b"aa",
+        b"aba",
+        b"\n\n",
+        b"<|x|><|x",
+    ]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from tokmill.encode.cuts import cutter_for
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
     from tokmill.protocols import Encoder
     from tokmill.types import Tokenizer
 
-__all__ = ["ENGINES", "cutter_for", "load_encoder", "load_fastest", "resolve_tokenizer"]
+__all__ = ["ENGINES", "cutter_for", "hand_over_plainly", "load_encoder", "load_fastest", "resolve_tokenizer"]
 
 ENGINES = {"gigatoken": "tokmill.encode.gigatoken:GigatokenEncoder", "tiktoken": "tokmill.encode.reference:ReferenceEncoder"}
 """Where each engine is; its key is also the name of the package that it needs."""
@@ -45,6 +47,17 @@ def load_encoder(tokenizer: Tokenizer, engine: str) -> Encoder:
     if engine in _GUARDS:
         encoder = _imported(_GUARDS[engine])(encoder, partial(load_encoder, tokenizer, "tiktoken"))
     return encoder
+
+
+def hand_over_plainly() -> None:
+    """In this process, let gigatoken hand over its arrays as they are. For processes that run nothing but tokmill."""
+    if "awkward" in sys.modules:
+        return
+    stand_in = ModuleType("awkward")
+    # All that gigatoken 0.10.0 uses of it: what an argument is compared with, and what makes the result.
+    stand_in.Array = type("Array", (), {})  # type: ignore[attr-defined]
+    stand_in.unflatten = lambda ids, lengths: (ids, lengths)  # type: ignore[attr-defined]
+    sys.modules["awkward"] = stand_in
 
 
 def load_fastest(tokenizer: Tokenizer) -> Encoder:

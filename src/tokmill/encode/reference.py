@@ -7,7 +7,7 @@ characters that a word follows; that is an EngineError here, and gigatoken has n
 
 from __future__ import annotations
 
-import base64
+from binascii import a2b_base64
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -63,4 +63,5 @@ class ReferenceEncoder:
 def _load(path: str) -> dict[bytes, int]:
     """Token bytes and their ranks; each line is base64, a space, and the rank."""
     with open(path, "rb") as file:
-        return {base64.b64decode(token): int(rank) for token, rank in (line.split() for line in file)}
+        words = file.read().split()
+    return dict(zip(map(a2b_base64, words[::2]), map(int, words[1::2]), strict=True))

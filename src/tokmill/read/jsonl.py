@@ -96,7 +96,7 @@ class _LinesReader:
             if split is None:
                 goes_on = yield from self._long_line()
                 continue
-            lines = split.records
+            lines = list(split.records)
             records = self._fast(lines) if first_invalid(split.raw) is None else None
             if records is None:
                 records = self._one_by_one(lines)

@@ -1,8 +1,8 @@
 """Text files: a document is exactly the bytes between two separators, or an end of the file. Nothing is stripped.
 
-A window of text becomes a batch by one `bytes.split`; whether it is UTF-8 is checked where it is encoded, in parallel. The
-hard one is a document larger than the window: it is handed on in pieces, and a run can be resumed in its middle (see
-`large`).
+A window of text becomes a batch as it is, with the places of its documents beside it; whether it is UTF-8 is checked where it is
+encoded, in parallel. The hard one is a document larger than the window: it is handed on in pieces, and a run can be resumed in
+its middle (see `large`).
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from tokmill.errors import BadTextError
 from tokmill.read.large import divided, hold, piece_batch, whole
 from tokmill.read.utf8 import first_invalid, foreign
 from tokmill.read.window import Window
-from tokmill.types import Batch, Counts, Skip
+from tokmill.types import Batch, Counts, Skip, Slices
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator
+    from collections.abc import Callable, Generator, Iterator, Sequence
 
     from tokmill.protocols import ByteStream
     from tokmill.read.large import Piece
@@ -42,7 +42,7 @@ class _TextReader:
         self._settings = settings
         separator = settings.content.separator
         self._separator = None if separator is None else separator.encode()
-        self._window = Window(stream, self._separator, settings.batch_bytes, settings.max_documents)
+        self._window = Window(stream, self._separator, settings.batch_bytes, settings.max_documents, lazily=True)
 
     def batches(self, start: Cursor) -> Iterator[Batch]:
         goes_on = True
@@ -159,10 +159,12 @@ class _TextReader:
             raise _not_utf8(f"this is not UTF-8 text: it begins like {what}", self._position.location(), next_step)
 
 
-def _locator(position: Position, documents: list[bytes], separator_bytes: int) -> Callable[[int], Location]:
+def _locator(position: Position, documents: Sequence[bytes], separator_bytes: int) -> Callable[[int], Location]:
     first, offset, location = position.record, position.offset, position.location
 
     def locate(i: int) -> Location:
+        if isinstance(documents, Slices):
+            return location(offset + int(documents.starts[i]), first + i)
         before = sum(map(len, documents[:i])) + i * separator_bytes
         return location(offset + before, first + i)
 
