@@ -154,6 +154,8 @@ class _Finder:
         self.separator = separator
         self._order: list[int] = []
         """Places within the separator, the byte that is rarest in the text first."""
+        self._mask = np.zeros(0, np.bool_)
+        """Used again by each search: a new array of 2 MB would be faulted in anew."""
 
     def find(self, data: bytes) -> NDArray[np.int64]:
         """Where the separator begins: int64, shape (n_separators,), ascending."""
@@ -182,7 +184,10 @@ class _Finder:
     def _find_dense(self, data: bytes) -> NDArray[np.int64]:
         text, separator = np.frombuffer(data, np.uint8), self.separator
         first, *others = self._order
-        places = np.flatnonzero(text[first : len(text) - (len(separator) - 1 - first)] == separator[first])
+        text_of_first = text[first : len(text) - (len(separator) - 1 - first)]
+        if len(self._mask) < len(text):
+            self._mask = np.zeros(len(text), np.bool_)
+        places = np.flatnonzero(np.equal(text_of_first, separator[first], out=self._mask[: len(text_of_first)]))
         for i in others:
             places = places[text[places + i] == separator[i]]
         return places.astype(np.int64, copy=False)
