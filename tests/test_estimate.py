@@ -16,7 +16,7 @@ from plain import gpt2
 from tokmill import sampler, sampling
 from tokmill.encode import cutter_for, load_encoder, resolve_tokenizer
 from tokmill.estimate import Answer, Group, Question, Totals, Window, student, totals
-from tokmill.plan import make_job
+from tokmill.planning import make_job
 from tokmill.protocols import Encoder
 from tokmill.sampler import Sampler
 from tokmill.sampling import Cut, Excerpt, View, cut_of

@@ -18,7 +18,7 @@ from tokmill import api, cli, disk, forecast
 from tokmill.child import Child
 from tokmill.errors import DiskFullError, MemoryBudgetError
 from tokmill.memory import divide
-from tokmill.plan import make_job
+from tokmill.planning import make_job
 
 TEXTS = [f"Document {i}. {'Some words, then more. ' * (i % 9)}Ünïcödé\n" for i in range(200)]
 N_TOKENS = sum(len(gpt2().encode_ordinary(text)) + 1 for text in TEXTS)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from tokmill.forecast import NOWHERE, Plan, check_disk, foresee
-from tokmill.plan import make_job
+from tokmill.planning import make_job
 from tokmill.probe import peak_rss_bytes
 from tokmill.runner import LocalRunner
 from tokmill.types import AnyEvent, FileEntry, Notice, Restarted, Started

@@ -1,7 +1,7 @@
 """The command line: parse, call, render, exit code.
 
 Results go to standard output, all else to standard error. What a command needs is imported inside it, so that `--help` is
-there at once. Values are checked where Python callers are checked too (`plan.py`), so both get the same errors.
+there at once. Values are checked where Python callers are checked too (`planning.py`), so both get the same errors.
 """
 
 # ruff: noqa: FBT002  a flag of typer is a parameter whose default is False
