@@ -36,6 +36,7 @@ def gpt2() -> tiktoken.Encoding:
 
 def write_corpus(path: Path, documents: Sequence[str]) -> Path:
     """A text file of documents."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(SEPARATOR.join(documents).encode())
     return path
 

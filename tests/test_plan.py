@@ -84,7 +84,7 @@ def test_the_table_has_a_line_for_everything(tmp_path: Path, corpus: Path) -> No
 
 
 def test_a_plan_is_what_the_run_then_does(tmp_path: Path, corpus: Path) -> None:
-    planned = api.plan(corpus, tmp_path / "o")
+    planned = tokmill.plan(corpus, tmp_path / "o")
     summary = tokmill.tokenize(corpus, tmp_path / "o")
     assert planned.totals is not None
     assert planned.totals.tokens.value == summary.tokens_train + summary.tokens_val
