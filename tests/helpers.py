@@ -5,6 +5,7 @@ Independent of what is tested: sides, ids and digests are worked out here, a doc
 
 from __future__ import annotations
 
+import functools
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ SEPARATOR = "<|endoftext|>"
 _GPT2_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
 
 
+@functools.cache
 def gpt2() -> tiktoken.Encoding:
     """GPT-2's encoding without special tokens, from the ranks that tokmill ships."""
     ranks = load_tiktoken_bpe(text_to_path(resolve_tokenizer("gpt2").path))
@@ -36,6 +38,7 @@ def gpt2() -> tiktoken.Encoding:
 
 def write_corpus(path: Path, documents: Sequence[str]) -> Path:
     """A text file of documents."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(SEPARATOR.join(documents).encode())
     return path
 

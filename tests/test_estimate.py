@@ -16,7 +16,7 @@ from plain import gpt2
 from tokmill import sampler, sampling
 from tokmill.encode import cutter_for, load_encoder, resolve_tokenizer
 from tokmill.estimate import Answer, Group, Question, Totals, Window, student, totals
-from tokmill.plan import make_job
+from tokmill.planning import make_job
 from tokmill.protocols import Encoder
 from tokmill.sampler import Sampler
 from tokmill.sampling import Cut, Excerpt, View, cut_of
@@ -232,7 +232,7 @@ def test_nothing_is_said_of_pipes_and_bad_lines_are_told(tmp_path: Path) -> None
     path = write(tmp_path / "a.jsonl", '{"text": "one"}\n{"body": "two"}\n')
     answer, _ = ask(path, Path("-"), sample_bytes=1 << 20)
     assert answer.n_unknown == 1
-    assert "1 lines" in answer.notices[0]
+    assert "1 line " in answer.notices[0]
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:

@@ -70,6 +70,19 @@ def test_a_bare_file_is_described_with_what_the_options_say(out: Path, tmp_path:
     assert "3 documents" in inspection_lines(found)
 
 
+def test_documents_that_cannot_be_told_apart_are_not_called_document_0(tmp_path: Path, out: Path) -> None:
+    write_output(out, tmp_path / "corpus.txt", val_fraction=0.0, eot="none")
+    found = tokmill.inspect(out, n_tokens=2)
+    (preview,) = found.previews
+    assert (preview.document, preview.text, preview.n_tokens) == (None, "First document", found.sides[0].tokens)
+    assert "train, all documents, which cannot be told apart (--eot none)" in inspection_lines(found)
+    assert "3 documents" in inspection_lines(found)
+    for path in (out, out / "train.bin"):
+        with pytest.raises(UsageError, match="documents cannot be told apart") as caught:
+            tokmill.inspect(path, documents=[0])
+        assert "--eot after" in str(caught.value.next_step)
+
+
 def test_an_empty_side_has_no_preview_but_a_document_asked_for_must_exist(out: Path) -> None:
     assert tokmill.inspect(out, side="val").previews == []
     with pytest.raises(UsageError, match="no documents"):

@@ -18,7 +18,7 @@ from tokmill import api, cli, disk, forecast
 from tokmill.child import Child
 from tokmill.errors import DiskFullError, MemoryBudgetError
 from tokmill.memory import divide
-from tokmill.plan import make_job
+from tokmill.planning import make_job
 
 TEXTS = [f"Document {i}. {'Some words, then more. ' * (i % 9)}Ünïcödé\n" for i in range(200)]
 N_TOKENS = sum(len(gpt2().encode_ordinary(text)) + 1 for text in TEXTS)
@@ -84,7 +84,7 @@ def test_the_table_has_a_line_for_everything(tmp_path: Path, corpus: Path) -> No
 
 
 def test_a_plan_is_what_the_run_then_does(tmp_path: Path, corpus: Path) -> None:
-    planned = api.plan(corpus, tmp_path / "o")
+    planned = tokmill.plan(corpus, tmp_path / "o")
     summary = tokmill.tokenize(corpus, tmp_path / "o")
     assert planned.totals is not None
     assert planned.totals.tokens.value == summary.tokens_train + summary.tokens_val

@@ -100,6 +100,17 @@ def test_every_public_name_is_there() -> None:
     assert {name for name in tokmill.__all__ if getattr(tokmill, name, None) is None} == set()
 
 
+def test_what_is_public_is_not_hidden_by_a_module_of_its_name() -> None:
+    program = """
+import importlib, pkgutil, tokmill
+for found in pkgutil.walk_packages(tokmill.__path__, "tokmill."):
+    if not found.name.endswith("__main__"):
+        importlib.import_module(found.name)
+print([name for name in tokmill.__all__ if not callable(getattr(tokmill, name))])
+"""
+    assert output("-c", program) == "[]\n"
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_readme_shows_every_command(command: str) -> None:
     assert f"tokmill {command} " in (ROOT / "README.md").read_text()

@@ -22,7 +22,7 @@ import tokmill
 from tokmill import encode
 from tokmill.config import Resources
 from tokmill.errors import AuditError, BadTextError, ChangedError, DamagedInputError, LockedError, TooManySkippedError
-from tokmill.plan import make_job
+from tokmill.planning import make_job
 from tokmill.types import AnyEvent
 from tokmill.worker import Worker
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -11,7 +12,7 @@ from helpers import EOT, rewrite_manifest, write_corpus, write_output
 
 import tokmill
 from tokmill import compare
-from tokmill.errors import DamageError, UsageError
+from tokmill.errors import ChangedError, DamageError, UsageError
 from tokmill.manifest import load_manifest
 
 if TYPE_CHECKING:
@@ -175,6 +176,19 @@ def test_the_list_of_problems_is_bounded_and_the_rest_is_counted(out: Path) -> N
         report.raise_for_damage()
 
 
+def same_source(out: Path, path: Path, texts: list[str]) -> Path:
+    """A corpus that says something else, of which the manifest says that it is the one that was tokenized."""
+    write_corpus(path, texts)
+    manifest = load_manifest(out)
+    status = path.stat()
+    source = msgspec.structs.replace(
+        manifest.content.inputs[0], path=str(path), size_bytes=status.st_size, mtime_ns=status.st_mtime_ns
+    )
+    content = msgspec.structs.replace(manifest.content, inputs=(source,))
+    rewrite_manifest(out, manifest, content=content, fingerprint=content.fingerprint())
+    return path
+
+
 def other_text(texts: list[str]) -> None:
     texts[30] = texts[30].replace("words", "sword", 1)
 
@@ -201,9 +215,75 @@ def test_any_other_corpus_is_found_out(tmp_path: Path, out: Path, change: Callab
     write_output(out, tmp_path / "corpus.txt", eot=eot, val_fraction=0.0)
     texts = list(TEXTS)
     change(texts)
-    report = tokmill.verify(out, sources=str(write_corpus(tmp_path / "other.txt", texts)))
+    report = tokmill.verify(out, sources=str(same_source(out, tmp_path / "other.txt", texts)))
     assert report.n_problems == 1
     assert report.problems[0].file == "train.bin"
+    with pytest.raises(DamageError, match="path, size and time of the sources are those of the run"):
+        report.raise_for_damage()
+
+
+def other_file(corpus: Path) -> list[Path]:
+    return [write_corpus(corpus.with_name("other.txt"), TEXTS[:30])]
+
+
+def modified(corpus: Path) -> list[Path]:
+    write_corpus(corpus, [*TEXTS[:-1], TEXTS[-1][::-1]])
+    os.utime(corpus, ns=(1, 1))
+    return [corpus]
+
+
+def one_too_many(corpus: Path) -> list[Path]:
+    return [corpus, write_corpus(corpus.with_name("more.txt"), ["more"])]
+
+
+def not_text(corpus: Path) -> list[Path]:
+    corpus.with_name("latin.txt").write_bytes("é".encode("latin-1"))
+    return [corpus.with_name("latin.txt")]
+
+
+@pytest.mark.parametrize(
+    ("sources", "words"),
+    [
+        (other_file, r"corpus.txt \(9,521 bytes\) was tokenized and is not given\n.*other.txt .* is given and was not tokenized"),
+        (modified, "corpus.txt was modified"),
+        (one_too_many, "more.txt .4 bytes. is given and was not tokenized"),
+        (not_text, "latin.txt .1 byte. is given and was not tokenized"),
+    ],
+)
+def test_other_sources_are_named_and_are_no_damage(
+    out: Path, corpus: Path, sources: Callable[[Path], list[Path]], words: str
+) -> None:
+    with pytest.raises(ChangedError, match=words) as caught:
+        tokmill.verify(out, sources=[str(path) for path in sources(corpus)])
+    assert "the output itself is as it was written" in caught.value.what
+    assert caught.value.next_step == f"tokmill verify {out} --source {corpus}"
+
+
+def test_another_order_and_a_forgotten_pattern_are_named(tmp_path: Path) -> None:
+    names = [write_corpus(tmp_path / "in" / f"{i}.txt", [f"text {i}"]) for i in range(4)]
+    more = [write_corpus(tmp_path / "in" / f"{i}.log", [f"log {i}"]) for i in range(4)]
+    tokmill.tokenize(str(tmp_path / "in"), str(tmp_path / "o"), glob="*")
+    assert tokmill.verify(tmp_path / "o", sources=str(tmp_path / "in"), glob="*").sources_compared
+    with pytest.raises(ChangedError, match=r"0.log \(5 bytes\) was tokenized and is not given") as caught:
+        tokmill.verify(tmp_path / "o", sources=str(tmp_path / "in"))
+    assert "--glob" in str(caught.value.next_step)
+    with pytest.raises(ChangedError, match="their order or number is not"):
+        tokmill.verify(tmp_path / "o", sources=[str(path) for path in names + more])
+
+
+def test_a_forgotten_input_format_is_named_with_what_to_type(tmp_path: Path) -> None:
+    lines = tmp_path / "lines"
+    lines.write_text('{"text": "one"}\n{"text": "two"}\n')
+    tokmill.tokenize(str(lines), str(tmp_path / "o"), input_format="jsonl")
+    with pytest.raises(ChangedError, match="was read as jsonl/none, is now text/none") as caught:
+        tokmill.verify(tmp_path / "o", sources=str(lines))
+    assert str(caught.value.next_step).endswith(" --input-format jsonl")
+
+
+def test_a_copy_of_the_corpus_elsewhere_is_as_good(tmp_path: Path, out: Path) -> None:
+    copy = write_corpus(tmp_path / "copy" / "c.txt", TEXTS)
+    os.utime(copy, (1, 1))
+    assert tokmill.verify(out, sources=str(copy)).ok
 
 
 @pytest.mark.parametrize("eot", ["after", "before"])
@@ -211,7 +291,7 @@ def test_a_boundary_that_moved_is_found_out(tmp_path: Path, out: Path, eot: EotP
     write_output(out, tmp_path / "corpus.txt", eot=eot, val_fraction=0.0)
     texts = list(TEXTS)
     move_boundary(texts)
-    report = tokmill.verify(out, sources=str(write_corpus(tmp_path / "other.txt", texts)))
+    report = tokmill.verify(out, sources=str(same_source(out, tmp_path / "other.txt", texts)))
     assert "end-of-text id is elsewhere" in report.problems[0].what
 
 
@@ -219,7 +299,7 @@ def test_a_difference_is_named_by_document_byte_and_source(tmp_path: Path, out: 
     write_output(out, tmp_path / "corpus.txt", val_fraction=0.0)
     texts = list(TEXTS)
     other_text(texts)
-    (problem,) = tokmill.verify(out, sources=str(write_corpus(tmp_path / "other.txt", texts))).problems
+    (problem,) = tokmill.verify(out, sources=str(same_source(out, tmp_path / "other.txt", texts))).problems
     at = texts[30].encode().index(b"sword")
     # Two documents before it are empty and were not written.
     assert f"document 29, byte {at:,} of its text" in problem.what

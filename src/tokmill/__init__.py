@@ -17,23 +17,26 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from tokmill.api import Summary, tokenize
+    from tokmill.api import Summary, plan, tokenize
     from tokmill.dataset import Dataset
     from tokmill.dataset import open_dataset as open  # noqa: A004  the word for it: tokmill.open
     from tokmill.errors import TokmillError
+    from tokmill.forecast import Plan
     from tokmill.inspection import Inspection, inspect
     from tokmill.verification import Report, verify
 
-__all__ = ["Dataset", "Inspection", "Report", "Summary", "TokmillError", "inspect", "open", "tokenize", "verify"]
+__all__ = ["Dataset", "Inspection", "Plan", "Report", "Summary", "TokmillError", "inspect", "open", "plan", "tokenize", "verify"]
 
 _FROM = {
     "Dataset": "dataset:Dataset",
     "Inspection": "inspection:Inspection",
+    "Plan": "forecast:Plan",
     "Report": "verification:Report",
     "Summary": "api:Summary",
     "TokmillError": "errors:TokmillError",
     "inspect": "inspection:inspect",
     "open": "dataset:open_dataset",
+    "plan": "api:plan",
     "tokenize": "api:tokenize",
     "verify": "verification:verify",
 }

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from tokmill.forecast import NOWHERE, Plan, check_disk, foresee
-from tokmill.plan import make_job
+from tokmill.planning import make_job
 from tokmill.probe import peak_rss_bytes
 from tokmill.runner import LocalRunner
 from tokmill.types import AnyEvent, FileEntry, Notice, Restarted, Started
+from tokmill.words import counted
 
 if TYPE_CHECKING:
     import os
@@ -19,7 +20,12 @@ if TYPE_CHECKING:
 
     from tokmill.config import Job
     from tokmill.protocols import Observer
-    from tokmill.types import Finished
+    from tokmill.types import Counts, Finished
+
+
+_MOST_VAL = 0.5
+_ENOUGH_DOCUMENTS = 5
+"""Expected for validation, so that none at all is less likely than one in a hundred."""
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,6 +69,8 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     """Output directory, absolute."""
     files: dict[str, FileEntry]
     """Complete files in `out`, by name."""
+    notices: list[str]
+    """What a person should know of the result: a side that is empty, and what to type against it."""
 
 
 def tokenize(
@@ -119,14 +127,14 @@ def tokenize(
             engine=engine,
             fresh=fresh,
         )
-        for notice in planned.notices:
-            for observer in observers:
-                observer.on_event(Notice(text=notice))
+        _tell(observers, planned.notices)
         meter = _Meter()
         if not force:
             check_disk(planned.job)
         finished = runner.run(planned.job, [meter, *observers])
-    return _summarize(planned.job, finished, meter)
+    summary = _summarize(planned.job, finished, meter)
+    _tell(observers, summary.notices)
+    return summary
 
 
 def plan(
@@ -199,6 +207,29 @@ def _listed(
     return inputs if isinstance(inputs, (list, tuple)) else [inputs]  # type: ignore[list-item]
 
 
+def _tell(observers: Sequence[Observer], notices: Sequence[str]) -> None:
+    for notice in notices:
+        for observer in observers:
+            observer.on_event(Notice(text=notice))
+
+
+def _empty_side(counts: Counts, val_fraction: float) -> list[str]:
+    """What to say when one side has all the text though both were asked for."""
+    n = counts.documents_train + counts.documents_val
+    if not val_fraction or not n or bool(counts.tokens_train) == bool(counts.tokens_val):
+        return []
+    name, side = ("val.bin", "validation") if counts.tokens_train else ("train.bin", "training")
+    what = f"{name} is empty (np.memmap refuses such a file, tokmill.open does not): of {counted(n, 'document')} none is for {side}"
+    if n == 1:
+        what += ", for a document of less than 64 MiB is not divided; say with --separator where documents end"
+    elif side == "training" or val_fraction >= _MOST_VAL:
+        what += "; choose with another --seed, and --fresh"
+    else:
+        fraction = min(_MOST_VAL, max(_ENOUGH_DOCUMENTS / n, 2 * val_fraction))
+        what += f"; for some, run again with --fresh --val-fraction {fraction:.2g}"
+    return [f"{what}. With --val-fraction 0 all are for training"]
+
+
 def _summarize(job: Job, finished: Finished, meter: _Meter) -> Summary:
     counts = finished.counts
     elapsed_s = time.monotonic() - meter.started_s
@@ -228,4 +259,5 @@ def _summarize(job: Job, finished: Finished, meter: _Meter) -> Summary:
         dtype=job.content.dtype,
         out=job.out,
         files=dict(finished.files),
+        notices=_empty_side(counts, job.content.val_fraction),
     )

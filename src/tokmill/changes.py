@@ -1,10 +1,13 @@
-"""Names what differs between the run that is to be resumed and the command that was given."""
+"""Names what differs between a run and what is given now: to resume it, or to compare its output with."""
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING
 
 from tokmill.errors import ChangedError
+from tokmill.types import STDIN, text_to_path
+from tokmill.words import counted
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -13,21 +16,72 @@ if TYPE_CHECKING:
     from tokmill.types import Input
 
 _OPTIONS = {"encoding_errors": "--encoding-errors", "text_key": "--text-key", "val_fraction": "--val-fraction"}
+_SUFFIXES = {"none": "", "gzip": ".gz", "zstd": ".zst"}
 _MOST = 5
+"""Differences or inputs that are named."""
 
 
 def changed_error(before: Content, now: Content, directory: Path) -> ChangedError:
     """The error that refuses to go on, naming each setting and input that differs."""
     differences = [*_settings(before, now), *_inputs(before.inputs, now.inputs)]
-    shown = differences[:_MOST]
-    if len(differences) > _MOST:
-        shown.append(f"and {len(differences) - _MOST} more")
     return ChangedError(
-        "the run in this directory was begun differently: " + "; ".join(shown),
+        "the run in this directory was begun differently: " + "; ".join(_shortened(differences)),
         where=str(directory),
         allowed="the same inputs, unchanged, and the same settings",
         next_step="restore what changed, choose another --out, or start over with --fresh",
     )
+
+
+def source_error(before: tuple[Input, ...], now: tuple[Input, ...], directory: Path, difference: str) -> ChangedError | None:
+    """The error for sources that are not those that were tokenized; None when path, size and time say that they are.
+
+    difference: the place where the output and the sources first say different things.
+    """
+    found = _sources(before, now)
+    if not found:
+        return None
+    in_order = f" ({len(before):,} inputs, in this order)" if len(before) > 1 else ""
+    return ChangedError(
+        "these sources are not those that were tokenized; the output itself is as it was written",
+        where="\n".join([str(directory), *_shortened(found), difference]),
+        allowed="\n".join([f"what was tokenized{in_order}:", *_shortened([_named(i) for i in before])]),
+        next_step=_compare_again(before, now, directory),
+    )
+
+
+def _shortened(lines: list[str]) -> list[str]:
+    return lines if len(lines) <= _MOST else [*lines[:_MOST], f"and {len(lines) - _MOST:,} more"]
+
+
+def _sources(before: tuple[Input, ...], now: tuple[Input, ...]) -> list[str]:
+    old, new = ({i.path: i for i in inputs} for inputs in (before, now))
+    found = [f"{_named(old[path])} was tokenized and is not given" for path in old if path not in new]
+    found += [f"{_named(new[path])} is given and was not tokenized" for path in new if path not in old]
+    found += [_input(old[path], new[path]) for path in old if path in new and old[path] != new[path]]
+    if not found and before != now:
+        found.append("the inputs are the same, their order or number is not")
+    if not found:
+        found += [f"{_named(i)} cannot be told from another by size and time" for i in now if i.size_bytes is None]
+    return found
+
+
+def _named(source: Input) -> str:
+    name = "standard input" if source.path == STDIN else source.path
+    return name if source.size_bytes is None else f"{name} ({counted(source.size_bytes, 'byte')})"
+
+
+def _compare_again(before: tuple[Input, ...], now: tuple[Input, ...], directory: Path) -> str:
+    """What to type for a comparison with the inputs of the run."""
+    kinds = {f"{i.format}{_SUFFIXES[i.compression]}" for i in before}
+    option = f" --input-format {kinds.pop()}" if len(kinds) == 1 and any(i.format != j.format for i in before for j in now) else ""
+    if len(before) > _MOST:
+        return (
+            f"give --source what tokenize was given, in that order, with the same --glob and --input-format{option and ':'}{option}"
+        )
+    if any(i.path == STDIN for i in before):
+        return f"pipe in what was tokenized: ... | tokmill verify {shlex.quote(str(directory))} --source -{option}"
+    names = " ".join(shlex.quote(text_to_path(i.path)) for i in before)
+    return f"tokmill verify {shlex.quote(str(directory))} --source {names}{option}"
 
 
 def _settings(before: Content, now: Content) -> list[str]:

@@ -1,7 +1,7 @@
 """The command line: parse, call, render, exit code.
 
 Results go to standard output, all else to standard error. What a command needs is imported inside it, so that `--help` is
-there at once. Values are checked where Python callers are checked too (`plan.py`), so both get the same errors.
+there at once. Values are checked where Python callers are checked too (`planning.py`), so both get the same errors.
 """
 
 # ruff: noqa: FBT002  a flag of typer is a parameter whose default is False
@@ -132,7 +132,10 @@ def tokenize(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Turn text into DIR/train.bin and DIR/val.bin. The same command again resumes an interrupted run."""
+    """Turn text into DIR/train.bin and DIR/val.bin. The same command again resumes an interrupted run.
+
+    Of a text file every byte counts, a byte order mark too; JSON lines lose theirs.
+    """
     from tokmill import api, render
     from tokmill.progress import make_progress
 
@@ -199,7 +202,7 @@ def inspect(
     path: Annotated[str, typer.Argument(metavar="FILE|DIR", help="Output directory, or a bare file of ids.")],
     document: Annotated[
         list[int] | None,
-        typer.Option("--document", metavar="N", help="Show this document, from 0; may be repeated.  [default: 0]"),
+        typer.Option("--document", metavar="N", help="Show this document, from 0; may be repeated.  [default: the first]"),
     ] = None,
     side: Annotated[str, typer.Option("--side", envvar="TOKMILL_SIDE", metavar="train|val", help="Of which side.")] = "train",
     tokens: Annotated[int, typer.Option("--tokens", envvar="TOKMILL_TOKENS", metavar="N", help="Of each document, at most.")] = 100,
@@ -229,7 +232,7 @@ def inspect(
         dtype=cast("IdType | None", None if given[0] == "auto" else given[0]),
         tokenizer=given[1],
         eot_id=given[2],
-        documents=document or (0,),
+        documents=document or None,
         side=side,
         n_tokens=tokens,
     )
@@ -244,9 +247,8 @@ def run(arguments: Sequence[str]) -> int:
     """Carry out one command line. Returns the exit code; never raises but for faults of Python itself."""
     global _arguments  # noqa: PLW0603  typer hands its commands values only, not what was typed
     _arguments = arguments
-    from tokmill.errors import Interrupted, TokmillError, UsageError
+    from tokmill.errors import Interrupted, TokmillError
 
-    command = "tokmill " + arguments[0] if arguments and not arguments[0].startswith("-") else "tokmill"
     try:
         code = app(list(arguments) or ["--help"], prog_name="tokmill", standalone_mode=False)
         if code == _INTERRUPTED:
@@ -256,9 +258,7 @@ def run(arguments: Sequence[str]) -> int:
     except TokmillError as error:
         return _fail(error)
     except typer.TyperException as error:
-        return _fail(
-            UsageError(error.format_message().rstrip("."), where=command, allowed="see the help", next_step=f"{command} --help")
-        )
+        return _fail(_usage_error(error.format_message().rstrip("."), arguments))
     except (KeyboardInterrupt, typer.Abort):
         return _fail(Interrupted("interrupted", next_step="run the same command again: tokenize resumes from its last commit"))
     except BrokenPipeError:
@@ -267,6 +267,28 @@ def run(arguments: Sequence[str]) -> int:
         return 1
     except Exception as error:  # noqa: BLE001  the last resort of a program: one line instead of a traceback
         return _fail_unforeseen(error)
+
+
+def _usage_error(what: str, arguments: Sequence[str]) -> TokmillError:
+    """The error for a command line that cannot be parsed. what: the parser's words."""
+    import difflib
+    import shlex
+
+    from tokmill.errors import UsageError
+
+    if not arguments or arguments[0].startswith("-"):
+        return UsageError(what, where="tokmill", allowed="see the help", next_step="tokmill --help")
+    typed, *rest = arguments
+    names = [c.name or c.callback.__name__ for c in app.registered_commands if c.callback]
+    if typed in names:
+        return UsageError(what, where=f"tokmill {typed}", allowed="see the help", next_step=f"tokmill {typed} --help")
+    nearest = difflib.get_close_matches(typed, names, 1)
+    return UsageError(
+        f"there is no command {typed!r}",
+        where=f"tokmill {typed}",
+        allowed=", ".join(names),
+        next_step=shlex.join(["tokmill", *nearest, *(rest if nearest else ["--help"])]),
+    )
 
 
 def main() -> None:

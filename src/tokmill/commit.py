@@ -25,6 +25,7 @@ from tokmill.errors import DamageError, StorageError, UsageError
 from tokmill.journal import Header, Journal
 from tokmill.manifest import MANIFEST_NAME, FileSpan, Manifest, Segment, decode_manifest, encode_manifest, load_manifest
 from tokmill.types import Counts, Cursor
+from tokmill.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -269,9 +270,9 @@ def _check_size(path: Path, size_bytes: int, what: str) -> None:
     size = path.lstat().st_size if path.exists() else -1
     if size != size_bytes:
         raise DamageError(
-            f"{what} is missing" if size < 0 else f"{what} has {size:,} bytes",
+            f"{what} is missing" if size < 0 else f"{what} has {counted(size, 'byte')}",
             where=str(path),
-            allowed=f"{size_bytes:,} bytes, as its manifest says",
+            allowed=f"{counted(size_bytes, 'byte')}, as its manifest says",
             next_step="run the same command with --fresh to start over",
         )
 
@@ -336,7 +337,7 @@ def _check_parts(directory: Path, segments: list[Segment]) -> None:
             raise DamageError(
                 "a file of the run to be resumed is missing" if size < 0 else "a file of the run to be resumed was cut short",
                 where=str(part),
-                allowed=f"at least {length:,} bytes, as committed; it has {max(size, 0):,}",
+                allowed=f"at least {counted(length, 'byte')}, as committed; it has {max(size, 0):,}",
                 next_step="run the same command with --fresh to start over",
             )
 

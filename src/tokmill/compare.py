@@ -16,10 +16,11 @@ import msgspec
 import numpy as np
 import xxhash
 
+from tokmill.changes import source_error
 from tokmill.config import MIB, Resources
 from tokmill.dataset import SIDES, find_tokenizer
 from tokmill.encode import cutter_for, load_fastest
-from tokmill.errors import BadTextError, EngineError
+from tokmill.errors import BadRecordError, BadTextError, EngineError
 from tokmill.read.corpus import CorpusReader
 from tokmill.read.inputs import find_inputs
 from tokmill.read.utf8 import clean, first_invalid
@@ -165,20 +166,21 @@ class _Expected:
 class _Comparison:
     """Walks through the corpus with both sides of the output."""
 
-    def __init__(self, content: Content, files: dict[str, str], sides: list[WrittenSide], findings: Findings) -> None:
+    def __init__(self, content: Content, files: dict[str, str], sides: list[WrittenSide]) -> None:
         self.documents = 0
         self.n_bytes = 0
+        self.differences: list[tuple[str, str, int, int | None]] = []
+        """File, what, begin and end in bytes, as `Findings.add` takes them; one, or one a side where the sources end too early."""
         self._content = content
         self._files = list(files.values())
         self._sides = sides
-        self._findings = findings
         self._val_below = math.ceil(content.val_fraction * 2**64)
         self._item_bytes = np.dtype(content.dtype).itemsize
         self._offsets = [0, 0]
         self._numbers = [0, 0]
 
     def compare(self, batch: Batch) -> bool:
-        """Whether the output goes on as this batch says; a difference becomes a problem."""
+        """Whether the output goes on as this batch says."""
         origin, documents = apply_policy(batch, self._content)
         is_val = self._sides_of(batch, documents)
         for side in (False, True):
@@ -193,7 +195,7 @@ class _Comparison:
         for side, file, offset in zip(self._sides, self._files, self._offsets, strict=True):
             if not side.is_exhausted():
                 place = side.id_at(offset) * self._item_bytes
-                self._findings.add(file, "the output goes on where the sources have ended", place)
+                self.differences.append((file, "the output goes on where the sources have ended", place, None))
 
     def _sides_of(self, batch: Batch, documents: Sequence[bytes]) -> list[bool]:
         if batch.is_val is not None:
@@ -240,12 +242,8 @@ class _Comparison:
         where = batch.locate(expected.origin[i])
         at = self._sides[side].id_at(self._offsets[side] + place) * self._item_bytes
         number = self._numbers[side] + i + 1
-        self._findings.add(
-            self._files[side],
-            f"document {number:,}, byte {place - begin:,} of its text: {what} from the source ({where})",
-            at,
-            at + self._item_bytes,
-        )
+        text = f"document {number:,}, byte {place - begin:,} of its text: {what} from the source ({where})"
+        self.differences.append((self._files[side], text, at, at + self._item_bytes))
 
 
 def compare_with_sources(
@@ -253,7 +251,8 @@ def compare_with_sources(
 ) -> tuple[int, int]:
     """Compare a directory whose files are sound with its corpus. Returns documents and bytes of text found the same.
 
-    Raises UsageError and InputError for sources that are not there or cannot be read.
+    Raises UsageError and InputError for sources that are not there or cannot be read, ChangedError for sources that say something
+    else and are not those that were tokenized.
     """
     found = find_inputs(names, glob=glob, input_format=input_format, outside=str(directory))
     tokenizer = find_tokenizer(manifest.content.tokenizer)
@@ -261,17 +260,27 @@ def compare_with_sources(
     vocabulary = Vocabulary(load_fastest(tokenizer), tokenizer.n_ids, tokenizer.eot_id)
     files = {side: name for side in SIDES for name, entry in manifest.files.items() if entry.side == side}
     sides = [WrittenSide(directory / files[side], content.dtype, vocabulary) for side in SIDES]
-    comparison = _Comparison(content, files, sides, findings)
+    comparison = _Comparison(content, files, sides)
     reader = CorpusReader(content, _RESOURCES, cutter_for(tokenizer.encoding))
     sizes = [i.size_bytes for i in content.inputs]
     findings.notice("the files are as written; comparing with the sources")
     findings.begin(sum(size for size in sizes if size is not None) if None not in sizes else None)
-    for batch in reader.batches(Cursor()):
-        if not comparison.compare(batch):
-            break
-        findings.tell(batch.position_bytes, Counts(bytes_in=comparison.n_bytes, documents=comparison.documents))
-    else:
-        comparison.finish()
+    try:
+        for batch in reader.batches(Cursor()):
+            if not comparison.compare(batch):
+                break
+            findings.tell(batch.position_bytes, Counts(bytes_in=comparison.n_bytes, documents=comparison.documents))
+        else:
+            comparison.finish()
+    except (BadRecordError, BadTextError) as error:
+        # They were read once without it.
+        other = source_error(manifest.content.inputs, content.inputs, directory, f"{error.where}: {error.what}")
+        raise other or error from None
+    for file, what, begin, end in comparison.differences:
+        other = source_error(manifest.content.inputs, content.inputs, directory, f"{file}, byte {begin:,}: {what}")
+        if other is not None:
+            raise other
+        findings.add(file, f"{what}; path, size and time of the sources are those of the run", begin, end)
     return comparison.documents, comparison.n_bytes
 
 

@@ -16,6 +16,9 @@ from tokmill.types import EotPlacement, IdType, Input, OnError, Tokenizer, Utf8P
 
 MIB = 1 << 20
 
+TEXT_KEY = "text"
+"""Of JSON lines, the key of the text when nobody names another."""
+
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30, "ti": 1 << 40}
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "0": "\0", "\\": "\\", "f": "\f", "v": "\v"}
 
@@ -27,7 +30,7 @@ class Content(msgspec.Struct, frozen=True, kw_only=True):
     tokenizer: Tokenizer
     separator: str | None = "<|endoftext|>"
     """Stands between documents of a text file; None: a file is one document."""
-    text_key: str = "text"
+    text_key: str = TEXT_KEY
     eot: EotPlacement = "after"
     val_fraction: float = 0.0005
     """Of the documents, 0 <= fraction < 1."""
@@ -65,6 +68,8 @@ class Resources(msgspec.Struct, frozen=True, kw_only=True):
     audit_fraction: float = 0.001
     """Of the text that is encoded again by the reference, about."""
     max_skipped: int | None = None
+    refuse_json_lines: bool = False
+    """Nobody said what a pipe holds: one whose text begins with a JSON object is refused."""
     segment_bytes: int = 64 * MIB
     """Input of one segment, about: a commit costs an fsync (20 to 100 ms on a disk), 64 MiB takes about as long to tokenize."""
 

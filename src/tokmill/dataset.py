@@ -18,6 +18,7 @@ from tokmill.encode.vocabulary import resolve_tokenizer
 from tokmill.errors import ChangedError, DamageError, UsageError
 from tokmill.manifest import MANIFEST_NAME, Manifest, load_manifest
 from tokmill.types import EotPlacement, IdType, Tokenizer, text_to_path
+from tokmill.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -145,17 +146,22 @@ class Dataset:
         self._sides = {side: _map(self._files.get(side), self.dtype) for side in SIDES}
 
     def __repr__(self) -> str:
-        sides = ", ".join(f"{side}: {len(ids):,} tokens" for side, ids in self._sides.items())
+        sides = ", ".join(f"{side}: {counted(len(ids), 'token')}" for side, ids in self._sides.items())
         return f"<tokmill.Dataset {sides or 'closed'}, {self.dtype.name}>"
 
     def _check_marks(self) -> None:
-        if self.eot == "none" or self.eot_id is None:
-            raise UsageError(
-                "where documents end is not known",
-                where="written with --eot none" if self.eot == "none" else "a bare file, opened without eot_id",
-                allowed="files with an end-of-text id between documents",
-                next_step="use .train and .val, or give eot_id=50256 (GPT-2's)",
-            )
+        if self.eot != "none" and self.eot_id is not None:
+            return
+        is_bare = self.eot != "none"
+        raise UsageError(
+            "documents cannot be told apart: where one ends is not "
+            + ("known" if is_bare else "marked in an output that was written with --eot none"),
+            where=", ".join(str(path) for path in self._files.values()),
+            allowed="files with an end-of-text id at each document, and the id",
+            next_step="give it: --eot-id 50256 (GPT-2's), in Python eot_id=50256"
+            if is_bare
+            else "see the beginning without --document, in Python .train and .val; or tokenize again with --eot after",
+        )
 
     def _load_encoder(self) -> Encoder:
         if self.tokenizer is None:
@@ -324,7 +330,7 @@ def _check_size(path: Path, size_bytes: int | None) -> None:
         raise DamageError(
             "a file of the output is not as long as it was written",
             where=str(path),
-            allowed=f"{size_bytes:,} bytes, as in the manifest; it has {found.st_size:,}",
+            allowed=f"{counted(size_bytes, 'byte')}, as in the manifest; it has {found.st_size:,}",
             next_step=_REBUILD,
         )
 

@@ -13,6 +13,7 @@ from tokmill.errors import DiskFullError, TokmillError
 from tokmill.manifest import load_manifest
 from tokmill.printable import printable_line
 from tokmill.types import text_to_path
+from tokmill.words import counted
 
 if TYPE_CHECKING:
     from tokmill.config import Content, Job
@@ -64,7 +65,8 @@ class DiskNeed(msgspec.Struct, frozen=True, kw_only=True):
                 f"the output will not fit on the disk: about {_mb(self.needed_bytes)} are needed, {_mb(self.free_bytes)} are free"
             )
         else:
-            what = f"the output needs {self.needed_files} new files and directories; the disk takes {self.free_files} more"
+            needed = counted(self.needed_files, "new file or directory", "new files and directories")
+            what = f"the output needs {needed}; the disk takes {self.free_files} more"
         raise DiskFullError(
             what,
             where=printable_line(self.path),

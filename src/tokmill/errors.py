@@ -101,7 +101,7 @@ class LockedError(TokmillError):
 
 
 class ChangedError(TokmillError):
-    """Input, configuration or tokenizer differ from those of the run to be resumed."""
+    """Input, configuration or tokenizer differ from those of the run that is to be resumed, or whose output is to be compared."""
 
     exit_code = 12
 

@@ -17,7 +17,7 @@ from tokmill.probe import available_bytes
 from tokmill.types import Compression, Failed, InputFormat, text_to_path
 
 if TYPE_CHECKING:
-    from tokmill.plan import PlannedJob
+    from tokmill.planning import PlannedJob
     from tokmill.types import Input
 
 NOWHERE = "/dev/null/nowhere"

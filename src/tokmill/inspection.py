@@ -10,6 +10,7 @@ import msgspec
 from tokmill.dataset import SIDES, Dataset, open_dataset
 from tokmill.errors import UsageError
 from tokmill.printable import printable_bytes
+from tokmill.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,10 +34,10 @@ class Preview(msgspec.Struct, frozen=True, kw_only=True):
     """The beginning of one document, decoded."""
 
     side: str
-    document: int
-    """From 0."""
+    document: int | None
+    """From 0. None: documents cannot be told apart, and this is the beginning of the side."""
     n_tokens: int
-    """Of the whole document."""
+    """Of the whole document, or of the whole side."""
     shown_tokens: int
     ids: list[int]
     """The ids that are shown."""
@@ -72,15 +73,15 @@ def inspect(
     dtype: IdType | None = None,
     tokenizer: str | None = None,
     eot_id: int | None = None,
-    documents: Sequence[int] = (0,),
+    documents: Sequence[int] | None = None,
     side: str = "train",
     n_tokens: int = 100,
 ) -> Inspection:
     """Describe an output directory or a bare file of ids.
 
-    dtype, tokenizer, eot_id: for a bare file. documents: numbers (from 0) of those to preview on `side`;
-    n_tokens: of each, at most.
-    Raises UsageError, DamageError.
+    dtype, tokenizer, eot_id: for a bare file. documents: numbers (from 0) of those to preview on `side`, None: the first, or where
+    documents cannot be told apart the beginning of the side; n_tokens: of each, at most.
+    Raises UsageError (also for a document of an output with no end-of-text ids), DamageError.
     """
     _check_options(side, n_tokens)
     path = Path(path)
@@ -111,7 +112,7 @@ def _check_options(side: str, n_tokens: int) -> None:
         raise UsageError(f"there is no side {side!r}", where="--side", allowed="train or val", next_step="--side train")
     if not 0 <= n_tokens <= MAX_PREVIEW_TOKENS:
         raise UsageError(
-            f"a preview of {n_tokens:,} tokens",
+            f"a preview of {counted(n_tokens, 'token')}",
             where="--tokens",
             allowed=f"0 to {MAX_PREVIEW_TOKENS:,}",
             next_step="--tokens 100",
@@ -128,19 +129,19 @@ def _summarize(dataset: Dataset, side: str) -> SideSummary:
     return SideSummary(side=side, tokens=len(ids), documents=dataset.n_documents(side) if is_known else None, size_bytes=ids.nbytes)
 
 
-def _previews(dataset: Dataset, side: str, documents: Sequence[int], n_tokens: int) -> list[Preview]:
-    """Previews of the documents asked for; of the default one only where there is one."""
+def _previews(dataset: Dataset, side: str, documents: Sequence[int] | None, n_tokens: int) -> list[Preview]:
+    """Previews of the documents asked for; when none was, of the first or of the beginning, where there is one."""
     if dataset.tokenizer is None:
         return []
-    if not _has_documents(dataset):
-        return [_preview(dataset, side, 0, n_tokens)] if len(dataset.side(side)) else []
-    if tuple(documents) == (0,) and not len(dataset.side(side)):
+    if documents is not None:
+        return [_preview(dataset, side, number, n_tokens) for number in documents]
+    if not len(dataset.side(side)):
         return []
-    return [_preview(dataset, side, number, n_tokens) for number in documents]
+    return [_preview(dataset, side, 0 if _has_documents(dataset) else None, n_tokens)]
 
 
-def _preview(dataset: Dataset, side: str, number: int, n_tokens: int) -> Preview:
-    ids = dataset.document(side, number) if _has_documents(dataset) else dataset.side(side)
+def _preview(dataset: Dataset, side: str, number: int | None, n_tokens: int) -> Preview:
+    ids = dataset.side(side) if number is None else dataset.document(side, number)
     shown = ids[:n_tokens]
     return Preview(
         side=side,

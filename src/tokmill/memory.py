@@ -16,6 +16,7 @@ from tokmill import probe
 from tokmill.config import MIB
 from tokmill.errors import MemoryBudgetError
 from tokmill.types import DIVIDE_ABOVE_BYTES, UNCUT_COST, text_bytes
+from tokmill.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -88,9 +89,9 @@ def divide(budget_bytes: int, n_threads: int, n_inputs: int = 1) -> Division:
             return division
     smallest = budget_bytes - division.caches_bytes + n_threads * _CACHE_FLOOR_BYTES
     raise MemoryBudgetError(
-        f"a budget of {budget_bytes / MIB:,.0f} MiB is too small for {n_threads} threads",
+        f"a budget of {budget_bytes / MIB:,.0f} MiB is too small for {counted(n_threads, 'thread')}",
         where="--memory",
-        allowed=f"at least {-(-smallest // MIB)} MiB for {n_threads} threads",
+        allowed=f"at least {-(-smallest // MIB)} MiB for {counted(n_threads, 'thread')}",
         next_step=f"--memory {-(-smallest // MIB)}MiB" + (", or fewer --threads" if n_threads > 1 else ""),
     )
 

@@ -19,7 +19,7 @@ InputFormat = Annotated[
         "--input-format",
         envvar="TOKMILL_INPUT_FORMAT",
         metavar="text|jsonl[.gz|.zst]",
-        help="Instead of going by suffix.",
+        help="Instead of going by suffix; without a known one, and on standard input: text.",
     ),
 ]
 Inputs = Annotated[

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol, Self, TextIO
 
 from tokmill.printable import printable_line
 from tokmill.types import AnyEvent, Counts, Failed, Finished, Notice, Progress, Renewed, Restarted, Started
+from tokmill.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,7 +77,7 @@ class ProgressObserver:
         self._started, self._base = event, None
         what = "standard input" if event.total_bytes is None else format_bytes(event.total_bytes)
         budget = f", at most {format_memory(event.budget_bytes)} of memory" if event.budget_bytes else ""
-        threads = f", {event.n_threads} thread{'s' if event.n_threads != 1 else ''}" if event.budget_bytes else ""
+        threads = f", {counted(event.n_threads, 'thread')}" if event.budget_bytes else ""
         resumed = f"; going on behind {format_bytes(event.resumed_bytes)} of an earlier run" if event.resumed_bytes else ""
         self._display.message(f"{self._verb} {what}{threads}{budget}{resumed}")
         self._display.update("", event.position_bytes, event.total_bytes)

@@ -13,6 +13,7 @@ import msgspec
 
 from tokmill.errors import TooManySkippedError
 from tokmill.types import STDIN, Committed, Cursor, FileEntry
+from tokmill.words import counted
 from tokmill.write import make_writer
 
 if TYPE_CHECKING:
@@ -126,8 +127,8 @@ class Recorder:
         most = self._job.resources.max_skipped
         if most is not None and n_bad > most:
             raise TooManySkippedError(
-                f"{n_bad:,} records were skipped",
-                where=str(self._output.directory),
+                f"skipped: {counted(n_bad, 'bad record')}",
+                where=str(self._output.file(SKIPPED_NAME).path),
                 allowed=f"--max-skipped {most}",
-                next_step="see what is wrong with them; raise --max-skipped and run again (it resumes), or start over with --fresh",
+                next_step="see there what is wrong; raise --max-skipped and run again (it resumes), or start over with --fresh",
             )

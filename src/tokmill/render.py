@@ -11,9 +11,10 @@ import msgspec
 from tokmill.printable import printable, printable_line
 from tokmill.progress import format_bytes, format_duration, format_memory
 from tokmill.types import STDIN
+from tokmill.words import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from tokmill.api import Summary
     from tokmill.errors import TokmillError
@@ -50,7 +51,8 @@ def summary_lines(summary: Summary) -> str:
     rows = [
         ("documents", f"{summary.documents:,}  (train {summary.documents_train:,}, validation {summary.documents_val:,})"),
         ("tokens", f"{n_tokens:,}  (train {summary.tokens_train:,}, validation {summary.tokens_val:,}), {summary.dtype}"),
-        ("text in", f"{format_bytes(summary.bytes_in)}{_per_token(summary.bytes_text, n_tokens)}"),
+        ("read", format_bytes(summary.bytes_in)),
+        ("text", f"{format_bytes(summary.bytes_text)}{_per_token(summary.bytes_text, n_tokens)}"),
     ]
     if not summary.already_complete:
         speed = f"{summary.bytes_per_s / 1e6:,.0f} MB/s, {summary.tokens_per_s / 1e6:,.1f} Mtokens/s"
@@ -61,11 +63,11 @@ def summary_lines(summary: Summary) -> str:
         rows.append(("restarts", f"{summary.restarts} (the worker was lost and went on from the last commit)"))
     rows += [("skipped", ", ".join(f"{n:,} {reason}" for reason, n in sorted(summary.skipped.items())) or "none")]
     if summary.invalid_utf8_documents:
-        rows.append(("not UTF-8", f"{summary.invalid_utf8_documents:,} documents, mended as --encoding-errors says"))
-    rows.append(("audited", f"{summary.audited_documents:,} documents, the same as the reference tokenizer's"))
+        rows.append(("not UTF-8", f"{counted(summary.invalid_utf8_documents, 'document')}, mended as --encoding-errors says"))
+    rows.append(("audited", f"{counted(summary.audited_documents, 'document')}, the same as the reference tokenizer's"))
     rows += [("files", ", ".join(f"{name} ({format_bytes(e.size_bytes)})" for name, e in sorted(summary.files.items())))]
     rows += [("in", printable_line(summary.out)), ("next", f"tokmill verify {_quoted(summary.out)}")]
-    return "\n".join([f"tokmill: {head}", *_aligned(rows)])
+    return "\n".join([f"tokmill: {head}", *_aligned(rows), *_notes(summary.notices)])
 
 
 _MOST_INPUTS = 12
@@ -77,8 +79,11 @@ def plan_lines(plan: Plan) -> str:
     lines = ["tokmill: plan", "  inputs", *_indented(_input_rows(plan))]
     lines += _aligned([*_text_rows(plan), *_disk_rows(plan), *_time_rows(plan)])
     lines += ["  memory", *_indented(_memory_rows(plan))]
-    lines += [f"  note: {printable_line(notice)}" for notice in plan.notices]
-    return "\n".join(lines)
+    return "\n".join([*lines, *_notes(plan.notices)])
+
+
+def _notes(notices: Sequence[str]) -> list[str]:
+    return [f"  note: {printable_line(notice)}" for notice in notices]
 
 
 def _input_rows(plan: Plan) -> list[tuple[str, str]]:
@@ -89,7 +94,7 @@ def _input_rows(plan: Plan) -> list[tuple[str, str]]:
     if len(plan.inputs) > 1:
         sizes = [each.size_bytes or 0 for each in plan.inputs]
         on_disk = sum(each.disk_bytes or 0 for each in plan.inputs)
-        rows.append((f"{len(plan.inputs):,} inputs", f"{format_bytes(sum(sizes))}, {format_bytes(on_disk)} on disk"))
+        rows.append((counted(len(plan.inputs), "input"), f"{format_bytes(sum(sizes))}, {format_bytes(on_disk)} on disk"))
     return rows
 
 
@@ -107,17 +112,17 @@ def _text_rows(plan: Plan) -> list[tuple[str, str]]:
     if plan.totals is None:
         return [("tokens", f"not known: standard input and pipes cannot be looked at twice; ids are {plan.dtype}")]
     found = plan.totals
+    density = f", {plan.bytes_per_token:.2f} bytes per token" if plan.bytes_per_token else ""
     rows = [
-        ("text in", _estimate(found.bytes_in, format_bytes)),
+        ("to read", _estimate(found.bytes_in, format_bytes)),
+        ("text", f"{_estimate(found.bytes_text, format_bytes)}{density}"),
         ("documents", _estimate(found.documents)),
         ("tokens", _estimate(found.tokens)),
     ]
-    if plan.bytes_per_token:
-        rows.append(("density", f"{plan.bytes_per_token:.2f} bytes per token"))
     how = (
         "all of it was encoded"
         if plan.is_exact
-        else f"from {found.n_windows:,} windows, {format_bytes(found.sampled_bytes)} of text"
+        else f"from {counted(found.n_windows, 'window')}, {format_bytes(found.sampled_bytes)} of text"
     )
     return [*rows, ("sample", how)]
 
@@ -145,7 +150,7 @@ def _time_rows(plan: Plan) -> list[tuple[str, str]]:
             else ""
         )
         between = f"{_seconds(time.low_s)} to {_seconds(time.high_s)}"
-        rows.append(("time", f"about {_seconds(time.expected_s)} ({between}), {time.n_threads} threads{rate}"))
+        rows.append(("time", f"about {_seconds(time.expected_s)} ({between}), {counted(time.n_threads, 'thread')}{rate}"))
     if plan.list_of_ints_bytes is not None:
         rows.append(("as a list", f"{format_bytes(plan.list_of_ints_bytes)}: what these ids would take as Python ints in a list"))
     return rows
@@ -184,9 +189,12 @@ def _indented(rows: list[tuple[str, str]]) -> list[str]:
 
 def report_lines(report: Report) -> str:
     """What verify found, when all is well; damage is rendered as the error that it is."""
-    compared = f"{report.compared_documents:,} documents, {format_bytes(report.compared_bytes)}: the same"
+    compared = f"{counted(report.compared_documents, 'document')}, {format_bytes(report.compared_bytes)}: the same"
     rows = [
-        ("files", f"{report.n_files:,}, {format_bytes(report.bytes_checked)} in {report.n_segments:,} segments: as written"),
+        (
+            "files",
+            f"{report.n_files:,}, {format_bytes(report.bytes_checked)} in {counted(report.n_segments, 'segment')}: as written",
+        ),
         ("tokens", f"train {report.tokens_train:,}, validation {report.tokens_val:,}: all in range"),
         ("documents", f"train {report.documents_train:,}, validation {report.documents_val:,}"),
         ("sources", compared if report.sources_compared else "not compared (pass --source INPUT...)"),
@@ -207,13 +215,17 @@ def inspection_lines(found: Inspection) -> str:
     if found.eot_id is None:
         rows[-1] = ("end of text", "not known (pass --eot-id to find documents)")
     for side in found.sides:
-        documents = f", {side.documents:,} documents" if side.documents is not None else ""
-        rows.append((side.side, f"{side.tokens:,} tokens{documents}, {format_bytes(side.size_bytes)}"))
+        documents = f", {counted(side.documents, 'document')}" if side.documents is not None else ""
+        rows.append((side.side, f"{counted(side.tokens, 'token')}{documents}, {format_bytes(side.size_bytes)}"))
     if found.bytes_text is not None:
         n_tokens = sum(side.tokens for side in found.sides)
         rows.append(("text", f"{format_bytes(found.bytes_text)}{_per_token(found.bytes_text, n_tokens)}"))
         rows.append(("skipped", ", ".join(f"{n:,} {reason}" for reason, n in sorted(found.skipped.items())) or "none"))
-    made = f"made by tokmill {found.tokmill_version} from {found.n_inputs:,} inputs" if found.kind == "directory" else "a bare file"
+    made = (
+        f"made by tokmill {found.tokmill_version} from {counted(found.n_inputs or 0, 'input')}"
+        if found.kind == "directory"
+        else "a bare file"
+    )
     lines = [f"{printable_line(found.path)}: {made}", *_aligned(rows)]
     for preview in found.previews:
         lines += ["", *_preview_lines(preview)]
@@ -222,7 +234,12 @@ def inspection_lines(found: Inspection) -> str:
 
 def _preview_lines(preview: Preview) -> list[str]:
     more = "" if preview.shown_tokens == preview.n_tokens else f", the first {preview.shown_tokens:,}"
-    head = f"{preview.side}, document {preview.document:,}: {preview.n_tokens:,} tokens{more}"
+    what = (
+        f"document {preview.document:,}"
+        if preview.document is not None
+        else "all documents, which cannot be told apart (--eot none)"
+    )
+    head = f"{preview.side}, {what}: {counted(preview.n_tokens, 'token')}{more}"
     return [head, *(f"  | {line}" for line in preview.text.split("\n"))]
 
 

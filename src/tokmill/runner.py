@@ -14,6 +14,7 @@ import msgspec
 from tokmill.child import Child, error_of
 from tokmill.errors import Interrupted, WorkerDiedError
 from tokmill.types import STDIN, AnyEvent, Committed, Failed, Finished, Restarted, Started
+from tokmill.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -125,7 +126,7 @@ def _smaller(job: Job, *, keep_fresh: bool) -> Job:
 def _died(child: Child, job: Job, deaths: int) -> WorkerDiedError:
     words = child.last_words
     return WorkerDiedError(
-        f"the worker process died ({child.cause()}), {deaths} times without getting any further"
+        f"the worker process died ({child.cause()}), {counted(deaths, 'time')} without getting any further"
         + (f"; its last words: {words}" if words else ""),
         where=job.out,
         next_step="run the same command again with more --memory or fewer --threads: it resumes",

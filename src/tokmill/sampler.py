@@ -26,6 +26,7 @@ from tokmill.read.stream import open_stream
 from tokmill.read.utf8 import clean
 from tokmill.sampling import PLACE_BYTES, Cut, Decoded, Excerpt, View, cut_of, reach_of, sample_stream
 from tokmill.types import text_to_path
+from tokmill.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -200,9 +201,9 @@ class Sampler:
     def _note_unseen(self, inputs: Sequence[tuple[int, Input]], decoded: dict[int, Decoded]) -> None:
         n_part = sum(not one.is_complete for one in decoded.values())
         if n_part:
-            self._notices.append(f"of {n_part:,} compressed files only the beginning was read: the rest may be different")
+            self._notices.append(f"of {counted(n_part, 'compressed file')} only the beginning was read: the rest may be different")
         if len(decoded) < len(inputs):
-            self._notices.append(f"{len(decoded):,} of {len(inputs):,} compressed files were read")
+            self._notices.append(f"{len(decoded):,} of {counted(len(inputs), 'compressed file')} were read")
 
     # ---- encoding ----
 
@@ -217,7 +218,7 @@ class Sampler:
         until_s = time.monotonic() + self._question.encode_s
         for excerpt in order:
             if time.monotonic() > until_s and len(windows) >= _FEWEST:
-                self._notices.append(f"the engine is slow here: {len(windows):,} of {len(order):,} windows were encoded")
+                self._notices.append(f"the engine is slow here: {len(windows):,} of {counted(len(order), 'window')} were encoded")
                 break
             windows[id(excerpt)] = self._window(excerpt, encoder, timings)
         if timings and sum(n for n, _ in timings) < _SMALL_BYTES * len(timings):
@@ -268,10 +269,13 @@ class Sampler:
         return msgspec.structs.replace(group, windows=encoded, extra_tokens=extra, is_whole=is_whole)
 
     def _note_bad(self, n_windows: int) -> None:
+        windows = counted(n_windows, "window")
         if self._n_bad:
-            self._notices.append(f"{self._n_bad:,} lines in {n_windows:,} windows are no records with the text key")
+            self._notices.append(f"{counted(self._n_bad, 'line')} in {windows} without a text under the text key")
         if self._n_invalid:
-            self._notices.append(f"{self._n_invalid:,} pieces of text in {n_windows:,} windows are not UTF-8")
+            self._notices.append(
+                f"{counted(self._n_invalid, 'piece of text', 'pieces of text')} in {windows} that UTF-8 does not allow"
+            )
 
 
 def _rest(size: int, seen: Decoded | None, factor: float) -> int:

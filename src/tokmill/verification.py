@@ -22,6 +22,7 @@ from tokmill.compare import compare_with_sources
 from tokmill.errors import DamageError, StorageError
 from tokmill.manifest import MANIFEST_NAME, Manifest, load_manifest
 from tokmill.types import Counts, Notice, Progress, Started
+from tokmill.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -86,7 +87,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         shown = [str(problem) for problem in self.problems]
         more = [f"and {self.n_problems - len(shown):,} more"] if self.n_problems > len(shown) else []
         raise DamageError(
-            f"the output is damaged: {self.n_problems:,} problem{'s' if self.n_problems != 1 else ''}",
+            f"the output is damaged: {counted(self.n_problems, 'problem')}",
             where="\n".join([self.directory, *shown, *more]),
             allowed="every byte as the manifest says",
             next_step=f"restore it from a copy, or make it again: tokmill tokenize ... --out {self.directory} --fresh",
@@ -156,7 +157,7 @@ def verify(
 
     sources: inputs as given to `tokenize`, in the same order; glob, input_format: likewise. Problems are in the report, not
     raised (`raise_for_damage`). Raises UsageError for a directory without manifest, DamageError for a manifest that cannot be
-    trusted, InputError for sources that cannot be read.
+    trusted, InputError for sources that cannot be read, ChangedError for sources that are not those that were tokenized.
     """
     directory = Path(directory)
     manifest = load_manifest(directory)
@@ -203,13 +204,15 @@ def check_manifest(manifest: Manifest, findings: Findings) -> None:
         findings.add(MANIFEST_NAME, "the fingerprint is not that of the configuration")
     skipped = sum(counts.skipped.values())
     if counts.documents != counts.documents_train + counts.documents_val + skipped - counts.parts_added:
-        findings.add(MANIFEST_NAME, f"{counts.documents:,} documents in are not those written plus {skipped:,} skipped")
+        findings.add(
+            MANIFEST_NAME, f"{counted(counts.documents, 'document')} in, but not the sum of those written and {skipped:,} skipped"
+        )
     for side in ("train", "val"):
         entries = [entry for entry in manifest.files.values() if entry.side == side]
         for unit in ("tokens", "documents"):
             n_files, n_counted = sum(getattr(entry, unit) for entry in entries), getattr(counts, f"{unit}_{side}")
             if n_files != n_counted:
-                findings.add(MANIFEST_NAME, f"{n_files:,} {unit} in the files of {side}, but {n_counted:,} counted")
+                findings.add(MANIFEST_NAME, f"{counted(n_files, unit[:-1])} in the files of {side}, but {n_counted:,} counted")
     lengths = {name: span.end for segment in manifest.segments for name, span in segment.files.items()}
     for name in set(lengths) - set(manifest.files):
         findings.add(MANIFEST_NAME, f"segments speak of {name}, which is not listed")
@@ -249,9 +252,11 @@ def _check_file(path: Path, entry: FileEntry, manifest: Manifest, findings: Find
 
 def _check_size(name: str, entry: FileEntry, size_bytes: int, findings: Findings) -> None:
     if size_bytes < entry.size_bytes:
-        findings.add(name, f"the file is cut: it has {size_bytes:,} of {entry.size_bytes:,} bytes", size_bytes, entry.size_bytes)
+        findings.add(
+            name, f"the file is cut: it has {size_bytes:,} of {counted(entry.size_bytes, 'byte')}", size_bytes, entry.size_bytes
+        )
     if size_bytes > entry.size_bytes:
-        findings.add(name, f"the file has {size_bytes - entry.size_bytes:,} bytes too many", entry.size_bytes, size_bytes)
+        findings.add(name, f"the file has {counted(size_bytes - entry.size_bytes, 'byte')} too many", entry.size_bytes, size_bytes)
 
 
 def _blocks(file: object, n_bytes: int, path: Path) -> Iterator[memoryview]:
@@ -318,20 +323,23 @@ class _Scan:
         if entry.side is None:
             return
         if entry.tokens * item_bytes != entry.size_bytes:
-            add(self._name, f"{entry.tokens:,} tokens of {item_bytes} bytes are not {entry.size_bytes:,} bytes")
+            add(
+                self._name,
+                f"{counted(entry.tokens, 'token')} of {item_bytes} bytes in a file of {counted(entry.size_bytes, 'byte')}",
+            )
         if self._first_wrong is not None:
             place, value = self._first_wrong
             end = place + item_bytes
             add(
                 self._name,
-                f"id {value:,} is not below {self._n_ids:,} ({self._n_wrong_ids:,} such ids in the file)",
+                f"id {value:,} is not below {self._n_ids:,} ({counted(self._n_wrong_ids, 'such id')} in the file)",
                 place,
                 end,
             )
         if self._eot == "none":
             return
         if self._n_eot != entry.documents:
-            add(self._name, f"{self._n_eot:,} end-of-text ids, but {entry.documents:,} documents")
+            add(self._name, f"{counted(self._n_eot, 'end-of-text id')}, but {counted(entry.documents, 'document')}")
         edge = self._last_id if self._eot == "after" else self._first_id
         if entry.tokens and edge != self._eot_id:
             which = "last" if self._eot == "after" else "first"

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from tokmill import api, cli
-from tokmill.plan import PlannedJob, make_job
+from tokmill.planning import PlannedJob, make_job
 
 
 def main(segment_bytes: int) -> None:

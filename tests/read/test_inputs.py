@@ -56,6 +56,9 @@ def test_a_directory_gives_its_known_files_sorted_by_bytes(tree: Path) -> None:
     ]
     assert found.n_passed_over == 3
     assert "3 files" in found.notices()[0]
+    (tree / "p.py").unlink()
+    (tree / "x.tar.gz").unlink()
+    assert "1 file " in find(tree).notices()[0]
 
 
 @pytest.mark.parametrize(("glob", "expected"), [("*.py", ["p.py"]), ("a/*", ["a/deep/x.jsonl.gz", "a/z.md"]), ("*.TXT", ["B.TXT"])])

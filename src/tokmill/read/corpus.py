@@ -13,6 +13,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from tokmill.errors import TokmillError
+from tokmill.read.guess import check_pipe
 from tokmill.read.jsonl import read_jsonl
 from tokmill.read.position import Position, Settings
 from tokmill.read.stream import open_stream
@@ -48,6 +49,7 @@ class CorpusReader:
         # U+FFFD for a bad byte makes a text up to three times as long; in a window it must stay below what is divided.
         batch_bytes = max(1, min(resources.batch_bytes, divide_above_bytes // 3))
         self._inputs = content.inputs
+        self._checks_pipes = resources.refuse_json_lines
         self._settings = Settings(
             content=content,
             cutter=cutter,
@@ -93,6 +95,8 @@ class CorpusReader:
         try:
             position = Position(source, i, start)
             position.seek(stream, start)
+            if self._checks_pipes and source.size_bytes is None and not start.offset:
+                stream = check_pipe(stream, source, self._settings.content.text_key)
             for batch in _FORMATS[source.format](stream, position, self._settings, start):
                 yield replace(batch, position_bytes=n_before + batch.position_bytes)
             return n_before + stream.raw_position()

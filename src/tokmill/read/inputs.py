@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, cast
 
 from tokmill.errors import DamagedInputError, UsageError
 from tokmill.types import STDIN, Compression, Input, InputFormat, path_to_text
+from tokmill.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -44,7 +45,9 @@ class FoundInputs:
         if not self.n_passed_over:
             return []
         suffixes = " ".join(_KNOWN_SUFFIXES)
-        return [f"{self.n_passed_over:,} files in directories were passed over (without --glob: {suffixes}, also .gz and .zst)"]
+        return [
+            f"passed over in directories: {counted(self.n_passed_over, 'file')} (without --glob: {suffixes}, also .gz and .zst)"
+        ]
 
 
 def find_inputs(names: Sequence[str], *, glob: str | None, input_format: str | None, outside: str | None = None) -> FoundInputs:
@@ -143,15 +146,23 @@ class _Finder:
             else:
                 self.n_passed_over += 1
         if not chosen:
-            n_passed = self.n_passed_over - n_before
-            raise _nothing(
-                top,
-                f"the directory holds no input ({n_passed:,} files were passed over)",
-                "pass --glob PATTERN to choose files of other names" if self._glob is None else "check --glob",
-            )
+            raise self._no_input(top, self.n_passed_over - n_before)
         chosen.sort(key=lambda item: item[0])
         for _, path, status in chosen:
             self._add_file(path, status.st_size, status.st_mtime_ns)
+
+    def _no_input(self, top: str, n_passed: int) -> UsageError:
+        if self._outside is not None and _identity(top) == self._outside:
+            return _nothing(
+                top,
+                "this directory is the output's, where no input is looked for",
+                "choose another --out, or name the input files one by one or by a pattern",
+            )
+        return _nothing(
+            top,
+            f"the directory holds no input (passed over: {counted(n_passed, 'file')})",
+            "pass --glob PATTERN to choose files of other names" if self._glob is None else "check --glob",
+        )
 
     def _add_file(self, path: str, size_bytes: int | None, mtime_ns: int | None) -> None:
         file_format, compression = _describe(path, self._input_format)
@@ -174,6 +185,11 @@ class _Finder:
                 allowed="text or JSON lines, also with .gz or .zst",
                 next_step="unpack or convert it; if it is text after all, pass --input-format text",
             )
+
+
+def is_guess(source: Input) -> bool:
+    """Whether an input's name does not say what it holds: it is taken for text for want of anything better."""
+    return not _without_compression(source.path)[0].endswith(_KNOWN_SUFFIXES)
 
 
 def _without_compression(path: str) -> tuple[str, Compression]:

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast, get_args
 
+import msgspec
+
 from tokmill.config import Content, Job, Resources, parse_separator, parse_size
 from tokmill.encode import ENGINES
 from tokmill.encode.vocabulary import engine_of, resolve_tokenizer
 from tokmill.errors import UsageError
 from tokmill.memory import default_budget, divide
 from tokmill.probe import cgroup_limit_bytes, machine_bytes
+from tokmill.read.guess import check_files
 from tokmill.read.inputs import find_inputs
 from tokmill.types import STDIN, EotPlacement, IdType, OnError, Tokenizer, Utf8Policy, path_to_text
 from tokmill.write import WRITERS
@@ -79,10 +82,13 @@ def make_job(
         on_error=cast("OnError", on_error),
     )
     notices = found.notices()
+    if input_format is None:
+        notices += check_files(found.inputs, text_key)
     used = engine_of(described, engine)
     if used != engine:
         notices.append(f"{engine} cannot load {described.encoding}; {used} is used instead: the same ids, some 30 times slower")
     resources = _divide_resources(memory, threads, used, max_skipped, len(found.inputs))
+    resources = msgspec.structs.replace(resources, refuse_json_lines=input_format is None)
     job = Job(out=path_to_text(out), content=content, resources=resources, fresh=fresh)
     return PlannedJob(job, notices)
 

@@ -1,0 +1,139 @@
+"""What a person who begins is told: a next step that works, numbers that agree, a side that is empty, an example that copes."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from helpers import gpt2, write_corpus
+from plain import clean_environment
+
+import tokmill
+from tokmill import cli
+
+TEXTS = [f"Document {i}. {'Some words, then more. ' * (i % 9)}Ünïcödé\n" for i in range(200)]
+
+
+def command(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)], capture_output=True, text=True, env=clean_environment(), timeout=120, check=False
+    )
+
+
+def tokmill_command(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return command("-m", "tokmill", *arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "next_step"),
+    [
+        (["tokenise", "a b.txt", "--out", "o"], "tokmill tokenize 'a b.txt' --out o"),
+        (["verfy", "o"], "tokmill verify o"),
+        (["inspects"], "tokmill inspect"),
+        (["x"], "tokmill --help"),
+        (["tokenize", "--oot"], "tokmill tokenize --help"),
+        (["--oot"], "tokmill --help"),
+    ],
+)
+def test_the_next_step_of_a_mistyped_command_is_one_that_works(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], next_step: str
+) -> None:
+    assert cli.run(arguments) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == f"  next:    {next_step}"
+
+
+def test_an_input_directory_that_is_the_output_is_called_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    corpus = write_corpus(tmp_path / "corpus.txt", TEXTS)
+    assert cli.run(["tokenize", str(corpus.parent), "--out", str(corpus.parent)]) == 2
+    assert "this directory is the output's" in capsys.readouterr().err
+    assert tokmill_command("tokenize", corpus, "--out", corpus.parent).returncode == 0
+
+
+def test_too_many_bad_records_are_in_the_file_that_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "good"}\nbad\n{"text": null}\n')
+    done = tokmill_command("tokenize", path, "--out", tmp_path / "o", "--on-error", "skip", "--max-skipped", "1", "--json")
+    assert done.returncode == 15
+    named = Path(json.loads(done.stdout)["error"]["where"])
+    assert named == tmp_path / "o" / ".tokmill" / "skipped.jsonl.part"
+    assert [json.loads(line)["reason"] for line in named.read_text().splitlines()] == ["invalid_json", "null_text"]
+
+
+@pytest.mark.parametrize(
+    ("texts", "options", "words"),
+    [
+        (["few", *TEXTS[:11]], [], "val.bin is empty .* of 12 documents none is for validation; for some, .*--val-fraction 0.42"),
+        (["one"], [], "val.bin is empty .* of 1 document none is for validation, .* --separator .*With --val-fraction 0"),
+        (["one"], ["--val-fraction", "0.999"], "train.bin is empty .* of 1 document none is for training"),
+        (TEXTS[1:3], ["--val-fraction", "0.001", "--eot", "none"], "val.bin is empty .* --val-fraction 0.5"),
+    ],
+)
+def test_an_empty_side_is_a_notice_with_what_to_type(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], texts: list[str], options: list[str], words: str
+) -> None:
+    path = write_corpus(tmp_path / "few.txt", texts)
+    assert cli.run(["tokenize", str(path), "--out", str(tmp_path / "o"), *options]) == 0
+    shown = capsys.readouterr()
+    assert re.search(f"^tokmill: {words}", shown.err, re.MULTILINE)
+    assert re.search(f"^  note: {words}", shown.out, re.MULTILINE)
+    assert cli.run(["tokenize", str(path), "--out", str(tmp_path / "o"), *options, "--json", "-q"]) == 0
+    (notice,) = json.loads(capsys.readouterr().out)["notices"]
+    assert re.match(words, notice)
+    with tokmill.open(tmp_path / "o") as data:
+        assert sorted([len(data.train) > 0, len(data.val) > 0]) == [False, True]
+        assert data.n_documents("train") + data.n_documents("val") == len(texts)
+    assert tokmill.verify(tmp_path / "o", sources=str(path)).ok
+
+
+def test_no_validation_side_that_was_asked_for_is_no_notice(tmp_path: Path) -> None:
+    path = write_corpus(tmp_path / "few.txt", TEXTS[:3])
+    assert tokmill.tokenize(path, tmp_path / "o", val_fraction=0).notices == []
+    assert tokmill.tokenize(path, tmp_path / "p", val_fraction=0.5).notices == []
+    assert tokmill.tokenize(write_corpus(tmp_path / "none.txt", [""]), tmp_path / "q").notices == []
+
+
+def test_numbers_agree_with_their_nouns(tmp_path: Path) -> None:
+    path = write_corpus(tmp_path / "a.txt", ["one"])
+    (tmp_path / "b.dat").write_bytes(b"x")
+    shown = [
+        tokmill_command(*arguments)
+        for arguments in (
+            ("tokenize", tmp_path, "--out", tmp_path / "o", "--threads", "1", "--val-fraction", "0", "--eot", "none"),
+            ("plan", path, "--threads", "1"),
+            ("verify", tmp_path / "o", "--source", path),
+            ("inspect", tmp_path / "o"),
+        )
+    ]
+    text = "".join(done.stdout + done.stderr for done in shown)
+    assert [done.returncode for done in shown] == [0, 0, 0, 0], text
+    assert re.findall(r"(?<![\w.,])1 \w+s\b", text) == []
+    assert {"1 file ", "1 thread", "1 document", "1 segment", "1 input", "1 token"} - {
+        words for words in ("1 file ", "1 thread", "1 document", "1 segment", "1 input", "1 token") if words in text
+    } == set()
+
+
+def test_bytes_per_token_stand_beside_the_size_that_they_are_of(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps({"id": i, "more": "than the text", "text": text}) + "\n" for i, text in enumerate(TEXTS)))
+    n_text, n_tokens = sum(len(text.encode()) for text in TEXTS), sum(len(gpt2().encode_ordinary(text)) + 1 for text in TEXTS)
+    expected = f"text +{n_text / 1000:.1f} kB, {n_text / n_tokens:.2f} bytes per token"
+    for arguments in (("tokenize", path, "--out", tmp_path / "o"), ("plan", path), ("inspect", tmp_path / "o")):
+        assert re.search(expected, tokmill_command(*arguments).stdout), arguments
+
+
+def test_the_example_says_what_it_needs_and_copes_with_little_text(tmp_path: Path) -> None:
+    example = Path(__file__).parents[1] / "examples" / "batches.py"
+    for arguments, words in (((), "usage: "), ((tmp_path / "nothing",), "cannot open it")):
+        done = command(example, *arguments)
+        assert done.returncode == 1
+        assert words in done.stderr
+        assert "Traceback" not in done.stderr
+    tokmill.tokenize(write_corpus(tmp_path / "c.txt", TEXTS[:30]), tmp_path / "o")
+    done = command(example, tmp_path / "o")
+    assert done.returncode == 0, done.stderr
+    assert "train: x (4, 64), y (4, 64)" in done.stdout
+    assert "val: 0 tokens are too few" in done.stdout
