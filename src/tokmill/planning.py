@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast, get_args
 
 import msgspec
 
-from tokmill.config import Content, Job, Resources, parse_separator, parse_size
+from tokmill.config import MIB, Content, Job, Resources, parse_separator, parse_size
 from tokmill.encode import ENGINES
 from tokmill.encode.vocabulary import engine_of, resolve_tokenizer
 from tokmill.errors import UsageError
@@ -87,7 +87,10 @@ def make_job(
     used = engine_of(described, engine)
     if used != engine:
         notices.append(f"{engine} cannot load {described.encoding}; {used} is used instead: the same ids, some 30 times slower")
-    resources = _divide_resources(memory, threads, used, max_skipped, len(found.inputs))
+    n_threads = _choose_threads(threads)
+    budget, more = _choose_budget(memory, n_threads, cgroup_limit_bytes())
+    notices += more
+    resources = _divide_resources(budget, n_threads, used, max_skipped, len(found.inputs))
     resources = msgspec.structs.replace(resources, refuse_json_lines=input_format is None)
     job = Job(out=path_to_text(out), content=content, resources=resources, fresh=fresh)
     return PlannedJob(job, notices)
@@ -147,15 +150,28 @@ def _choose_dtype(dtype: str, tokenizer: Tokenizer) -> IdType:
     return cast("IdType", dtype)
 
 
-def _divide_resources(
-    memory: str | int | None, threads: int | None, engine: str, max_skipped: int | None, n_inputs: int
-) -> Resources:
+def _choose_threads(threads: int | None) -> int:
     _check_range("--threads", threads, threads is None or threads >= 1, "1 or more")
-    n_threads = threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else threads or os.cpu_count() or 1
+    return threads or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
+def _choose_budget(memory: str | int | None, n_threads: int, cgroup_bytes: int | None) -> tuple[int, list[str]]:
+    """The budget in bytes, and what a person should know of it. cgroup_bytes: the limit of the control group, or None."""
     if memory is None:
-        budget = default_budget(n_threads, machine_bytes(), cgroup_limit_bytes())
+        budget = default_budget(n_threads, machine_bytes(), cgroup_bytes)
+        is_lowered = budget < default_budget(n_threads, machine_bytes(), None)
     else:
-        budget = memory if isinstance(memory, int) else parse_size(memory, "--memory")
+        wanted = memory if isinstance(memory, int) else parse_size(memory, "--memory")
+        # A tenth for what else runs in the group, and for pages of files that are being written.
+        budget = min(wanted, cgroup_bytes * 9 // 10) if cgroup_bytes else wanted
+        is_lowered = budget < wanted
+    if not is_lowered or cgroup_bytes is None:
+        return budget, []
+    limit = f"the control group (container, Slurm job) allows {cgroup_bytes // MIB:,} MiB of memory"
+    return budget, [f"{limit}: the budget is {budget // MIB:,} MiB"]
+
+
+def _divide_resources(budget: int, n_threads: int, engine: str, max_skipped: int | None, n_inputs: int) -> Resources:
     division = divide(budget, n_threads, n_inputs)
     return Resources(
         budget_bytes=budget,
