@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tokmill import __version__, options
+from tokmill.errors import Interrupted, TokmillError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tokmill.errors import TokmillError
     from tokmill.types import IdType
 
 _INTERRUPTED = 130
@@ -247,8 +247,6 @@ def run(arguments: Sequence[str]) -> int:
     """Carry out one command line. Returns the exit code; never raises but for faults of Python itself."""
     global _arguments  # noqa: PLW0603  typer hands its commands values only, not what was typed
     _arguments = arguments
-    from tokmill.errors import Interrupted, TokmillError
-
     try:
         code = app(list(arguments) or ["--help"], prog_name="tokmill", standalone_mode=False)
         if code == _INTERRUPTED:

@@ -245,7 +245,7 @@ class Batch:
     @property
     def cost_bytes(self) -> int:
         """Memory held until written, about: text, list of documents, uint32 ids at one per byte of text, narrowed ids."""
-        n_text = text_bytes(self.documents)
+        n_text = max(text_bytes(self.documents), len(self.raw) if self.raw is not None else 0)
         return (8 if n_text <= UNCUT_ABOVE_BYTES else UNCUT_COST) * n_text + 128 * len(self.documents)
 
 
