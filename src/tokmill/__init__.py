@@ -22,9 +22,10 @@ if TYPE_CHECKING:
     from tokmill.dataset import open_dataset as open  # noqa: A004  the word for it: tokmill.open
     from tokmill.errors import TokmillError
     from tokmill.inspection import Inspection, inspect
+    from tokmill.mending import repair
     from tokmill.verification import Report, verify
 
-__all__ = ["Dataset", "Inspection", "Report", "Summary", "TokmillError", "inspect", "open", "tokenize", "verify"]
+__all__ = ["Dataset", "Inspection", "Report", "Summary", "TokmillError", "inspect", "open", "repair", "tokenize", "verify"]
 
 _FROM = {
     "Dataset": "dataset:Dataset",
@@ -34,6 +35,7 @@ _FROM = {
     "TokmillError": "errors:TokmillError",
     "inspect": "inspection:inspect",
     "open": "dataset:open_dataset",
+    "repair": "mending:repair",
     "tokenize": "api:tokenize",
     "verify": "verification:verify",
 }

@@ -78,6 +78,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     resources: Resources
     fresh: bool = False
     """Discard what an earlier run left in the directory."""
+    mends: bool = False
+    """Not a run: make the damaged ranges of the complete output there again."""
 
 
 def parse_size(text: str, option: str) -> int:

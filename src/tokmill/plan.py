@@ -82,7 +82,7 @@ def make_job(
     used = engine_of(described, engine)
     if used != engine:
         notices.append(f"{engine} cannot load {described.encoding}; {used} is used instead: the same ids, some 30 times slower")
-    resources = _divide_resources(memory, threads, used, max_skipped, len(found.inputs))
+    resources = divide_resources(memory, threads, used, max_skipped, len(found.inputs))
     job = Job(out=path_to_text(out), content=content, resources=resources, fresh=fresh)
     return PlannedJob(job, notices)
 
@@ -141,9 +141,10 @@ def _choose_dtype(dtype: str, tokenizer: Tokenizer) -> IdType:
     return cast("IdType", dtype)
 
 
-def _divide_resources(
+def divide_resources(
     memory: str | int | None, threads: int | None, engine: str, max_skipped: int | None, n_inputs: int
 ) -> Resources:
+    """The budget and the threads that a person wants, or the usual ones, divided. Raises UsageError, MemoryBudgetError."""
     _check_range("--threads", threads, threads is None or threads >= 1, "1 or more")
     n_threads = threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else threads or os.cpu_count() or 1
     if memory is None:

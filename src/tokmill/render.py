@@ -70,6 +70,8 @@ def summary_lines(summary: Summary) -> str:
 
 _MOST_INPUTS = 12
 """Lines of inputs that a person wants to see."""
+_MOST_REPAIRED = 12
+"""Likewise of ranges."""
 
 
 def plan_lines(plan: Plan) -> str:
@@ -190,11 +192,21 @@ def report_lines(report: Report) -> str:
         ("tokens", f"train {report.tokens_train:,}, validation {report.tokens_val:,}: all in range"),
         ("documents", f"train {report.documents_train:,}, validation {report.documents_val:,}"),
         ("sources", compared if report.sources_compared else "not compared (pass --source INPUT...)"),
+        *_repaired_rows(report),
         ("time", _seconds(report.elapsed_s)),
         ("in", printable_line(report.directory)),
         ("next", f"tokmill inspect {_quoted(report.directory)}"),
     ]
     return "\n".join(["tokmill: sound", *_aligned(rows)])
+
+
+def _repaired_rows(report: Report) -> list[tuple[str, str]]:
+    if report.repaired is None:
+        return []
+    shown = [str(each) for each in report.repaired[:_MOST_REPAIRED]]
+    if len(shown) < len(report.repaired):
+        shown.append(f"and {len(report.repaired) - len(shown):,} more")
+    return [("repaired", text) for text in shown or ["nothing, for nothing was damaged"]]
 
 
 def inspection_lines(found: Inspection) -> str:

@@ -78,18 +78,24 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     compared_bytes: int
     """Text that was decoded and found the same."""
     elapsed_s: float
+    repaired: list[Problem] | None = None
+    """What was damaged before and was made again; None: that was not asked for."""
 
     def raise_for_damage(self) -> None:
         """Raises DamageError when anything is wrong."""
         if self.ok:
             return
+        again = f"tokmill tokenize ... --out {self.directory} --fresh"
+        next_step = f"tokmill verify {self.directory} --repair, restore it from a copy, or make it again: {again}"
+        if self.repaired is not None:
+            next_step = f"what could be made again is; move away what the manifest does not list, or make all of it again: {again}"
         shown = [str(problem) for problem in self.problems]
         more = [f"and {self.n_problems - len(shown):,} more"] if self.n_problems > len(shown) else []
         raise DamageError(
             f"the output is damaged: {self.n_problems:,} problem{'s' if self.n_problems != 1 else ''}",
             where="\n".join([self.directory, *shown, *more]),
             allowed="every byte as the manifest says",
-            next_step=f"restore it from a copy, or make it again: tokmill tokenize ... --out {self.directory} --fresh",
+            next_step=next_step,
         )
 
 
