@@ -59,8 +59,10 @@ def discard_parts(directory: Path) -> None:
 def remove_state(directory: Path, lock: DirectoryLock) -> None:
     """Discard what is there, give the lock back, and remove the directory. Raises StorageError."""
     with storage_errors(directory):
-        discard_parts(directory)
-        let_go(directory, lock)
+        try:
+            discard_parts(directory)
+        finally:
+            let_go(directory, lock)
 
 
 def let_go(directory: Path, lock: DirectoryLock) -> None:
