@@ -65,6 +65,8 @@ class Resources(msgspec.Struct, frozen=True, kw_only=True):
     audit_fraction: float = 0.001
     """Of the text that is encoded again by the reference, about."""
     max_skipped: int | None = None
+    nice: bool = False
+    """Give way to every other program that wants the processor or the disk."""
     segment_bytes: int = 64 * MIB
     """Input of one segment, about: a commit costs an fsync (20 to 100 ms on a disk), 64 MiB takes about as long to tokenize."""
 

@@ -49,6 +49,7 @@ def make_job(
     keep_empty: bool = False,
     memory: str | int | None = None,
     threads: int | None = None,
+    nice: bool = False,
     on_error: str = "stop",
     max_skipped: int | None = None,
     encoding_errors: str = "strict",
@@ -82,7 +83,7 @@ def make_job(
     used = engine_of(described, engine)
     if used != engine:
         notices.append(f"{engine} cannot load {described.encoding}; {used} is used instead: the same ids, some 30 times slower")
-    resources = divide_resources(memory, threads, used, max_skipped, len(found.inputs))
+    resources = divide_resources(memory, threads, used, max_skipped, len(found.inputs), nice=nice)
     job = Job(out=path_to_text(out), content=content, resources=resources, fresh=fresh)
     return PlannedJob(job, notices)
 
@@ -142,7 +143,7 @@ def _choose_dtype(dtype: str, tokenizer: Tokenizer) -> IdType:
 
 
 def divide_resources(
-    memory: str | int | None, threads: int | None, engine: str, max_skipped: int | None, n_inputs: int
+    memory: str | int | None, threads: int | None, engine: str, max_skipped: int | None, n_inputs: int, *, nice: bool = False
 ) -> Resources:
     """The budget and the threads that a person wants, or the usual ones, divided. Raises UsageError, MemoryBudgetError."""
     _check_range("--threads", threads, threads is None or threads >= 1, "1 or more")
@@ -162,6 +163,7 @@ def divide_resources(
         renew_above_bytes=division.renew_above_bytes,
         engine=engine,
         max_skipped=max_skipped,
+        nice=nice,
     )
 
 
