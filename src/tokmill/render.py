@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tokmill.estimate import Estimate
     from tokmill.forecast import InputPlan, Plan
     from tokmill.inspection import Inspection, Preview
-    from tokmill.verification import Report
+    from tokmill.verification import Problem, Report
 
 
 def json_line(value: object) -> str:
@@ -187,12 +187,13 @@ def _indented(rows: list[tuple[str, str]]) -> list[str]:
 def report_lines(report: Report) -> str:
     """What verify found, when all is well; damage is rendered as the error that it is."""
     compared = f"{report.compared_documents:,} documents, {format_bytes(report.compared_bytes)}: the same"
+    if not report.sources_compared:
+        compared = "not compared (pass --source INPUT...)"
     rows = [
         ("files", f"{report.n_files:,}, {format_bytes(report.bytes_checked)} in {report.n_segments:,} segments: as written"),
         ("tokens", f"train {report.tokens_train:,}, validation {report.tokens_val:,}: all in range"),
         ("documents", f"train {report.documents_train:,}, validation {report.documents_val:,}"),
-        ("sources", compared if report.sources_compared else "not compared (pass --source INPUT...)"),
-        *_repaired_rows(report),
+        *(_repaired_rows(report.repaired) if report.repaired is not None else [("sources", compared)]),
         ("time", _seconds(report.elapsed_s)),
         ("in", printable_line(report.directory)),
         ("next", f"tokmill inspect {_quoted(report.directory)}"),
@@ -200,12 +201,10 @@ def report_lines(report: Report) -> str:
     return "\n".join(["tokmill: sound", *_aligned(rows)])
 
 
-def _repaired_rows(report: Report) -> list[tuple[str, str]]:
-    if report.repaired is None:
-        return []
-    shown = [str(each) for each in report.repaired[:_MOST_REPAIRED]]
-    if len(shown) < len(report.repaired):
-        shown.append(f"and {len(report.repaired) - len(shown):,} more")
+def _repaired_rows(repaired: list[Problem]) -> list[tuple[str, str]]:
+    shown = [printable_line(str(each)) for each in repaired[:_MOST_REPAIRED]]
+    if len(shown) < len(repaired):
+        shown.append(f"and {len(repaired) - len(shown):,} more")
     return [("repaired", text) for text in shown or ["nothing, for nothing was damaged"]]
 
 
