@@ -227,7 +227,8 @@ def open_repair(directory: Path) -> Repair:
     Raises LockedError, StorageError; UsageError for a directory without manifest or with a run that is to be resumed; DamageError
     for a manifest that cannot be trusted.
     """
-    load_manifest(directory)
+    with storage_errors(directory):
+        load_manifest(directory)
     lock = hold(directory)
     try:
         if is_begun(directory):
@@ -237,8 +238,8 @@ def open_repair(directory: Path) -> Repair:
                 allowed="a complete output that nobody is making again",
                 next_step="run that tokmill tokenize command again",
             )
-        manifest = load_manifest(directory)
         with storage_errors(directory):
+            manifest = load_manifest(directory)
             discard_parts(directory)
         return Repair(directory, lock, manifest)
     except BaseException:

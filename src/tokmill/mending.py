@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from tokmill.config import Job
+from tokmill.durable import storage_errors
 from tokmill.encode.vocabulary import engine_of
 from tokmill.errors import ChangedError
 from tokmill.manifest import load_manifest
@@ -64,7 +65,8 @@ def repair_job(
     directory: Path, sources: Sequence[str] | None, *, glob: str | None, memory: str | int | None, threads: int | None
 ) -> Job:
     """The job of a worker that mends. Raises UsageError, InputError, ChangedError, DamageError, MemoryBudgetError."""
-    manifest = load_manifest(directory)
+    with storage_errors(directory):
+        manifest = load_manifest(directory)
     inputs = manifest.content.inputs if sources is None else _moved(manifest, directory, sources, glob)
     resources = divide_resources(memory, threads, engine_of(manifest.content.tokenizer, "gigatoken"), None, len(inputs))
     content = msgspec.structs.replace(manifest.content, inputs=inputs)

@@ -19,6 +19,7 @@ import numpy as np
 import xxhash
 
 from tokmill.compare import compare_with_sources
+from tokmill.durable import uninterrupted
 from tokmill.errors import DamageError, StorageError
 from tokmill.manifest import MANIFEST_NAME, Manifest, load_manifest
 from tokmill.types import Counts, Notice, Progress, Started
@@ -165,7 +166,10 @@ def verify(
     trusted, InputError for sources that cannot be read.
     """
     directory = Path(directory)
-    manifest = load_manifest(directory)
+    try:
+        manifest = load_manifest(directory)
+    except OSError as error:
+        raise _unreadable(directory / MANIFEST_NAME, error) from error
     findings = Findings(observers)
     findings.begin(sum(entry.size_bytes for entry in manifest.files.values()))
     check_manifest(manifest, findings)
@@ -223,9 +227,13 @@ def check_manifest(manifest: Manifest, findings: Findings) -> None:
 
 def _check_names(directory: Path, manifest: Manifest, findings: Findings) -> None:
     """Files that nobody vouches for are damage: a trainer that opens `*.bin` would read them."""
-    for entry in sorted(os.scandir(directory), key=lambda entry: entry.name):
-        if entry.name not in manifest.files and entry.name not in _KNOWN and not entry.name.startswith("."):
-            findings.add(entry.name, "the manifest does not list this file")
+    try:
+        names = uninterrupted(lambda: os.listdir(directory))
+    except OSError as error:
+        raise _unreadable(directory, error) from error
+    for name in sorted(names):
+        if name not in manifest.files and name not in _KNOWN and not name.startswith("."):
+            findings.add(name, "the manifest does not list this file")
 
 
 def _check_file(path: Path, entry: FileEntry, manifest: Manifest, findings: Findings) -> None:
@@ -270,9 +278,7 @@ def _blocks(file: object, n_bytes: int, path: Path) -> Iterator[memoryview]:
             try:
                 n = file.readinto(buffer[got:want])  # type: ignore[attr-defined]
             except OSError as error:
-                raise StorageError(
-                    f"cannot read it: {error.strerror}", where=str(path), next_step="check the disk, then verify again"
-                ) from error
+                raise _unreadable(path, error) from error
             if not n:
                 break
             got += n
@@ -280,6 +286,10 @@ def _blocks(file: object, n_bytes: int, path: Path) -> Iterator[memoryview]:
             return
         yield buffer[:got]
         left -= got
+
+
+def _unreadable(path: Path, error: OSError) -> StorageError:
+    return StorageError(f"cannot read it: {error.strerror}", where=str(path), next_step="check the disk, then verify again")
 
 
 class _Scan:
