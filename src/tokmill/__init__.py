@@ -23,9 +23,23 @@ if TYPE_CHECKING:
     from tokmill.errors import TokmillError
     from tokmill.forecast import Plan
     from tokmill.inspection import Inspection, inspect
+    from tokmill.mending import repair
     from tokmill.verification import Report, verify
 
-__all__ = ["Dataset", "Inspection", "Plan", "Report", "Summary", "TokmillError", "inspect", "open", "plan", "tokenize", "verify"]
+__all__ = [
+    "Dataset",
+    "Inspection",
+    "Plan",
+    "Report",
+    "Summary",
+    "TokmillError",
+    "inspect",
+    "open",
+    "plan",
+    "repair",
+    "tokenize",
+    "verify",
+]
 
 _FROM = {
     "Dataset": "dataset:Dataset",
@@ -37,6 +51,7 @@ _FROM = {
     "inspect": "inspection:inspect",
     "open": "dataset:open_dataset",
     "plan": "api:plan",
+    "repair": "mending:repair",
     "tokenize": "api:tokenize",
     "verify": "verification:verify",
 }

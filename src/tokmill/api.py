@@ -90,6 +90,7 @@ def tokenize(
     keep_empty: bool = False,
     memory: str | int | None = None,
     threads: int | None = None,
+    nice: bool = False,
     on_error: str = "stop",
     max_skipped: int | None = None,
     encoding_errors: str = "strict",
@@ -101,8 +102,8 @@ def tokenize(
     """Turn text into `out`/train.bin and `out`/val.bin, as `tokmill tokenize` does; call it again after a crash to resume.
 
     inputs: files, directories, glob patterns, `-`. separator: as typed on the command line (`none`, or text with its escapes).
-    memory: bytes, or text such as `1GiB`. force: begin even though the output will not fit on the disk. observers: told of every
-    event, in this thread. Raises TokmillError.
+    memory: bytes, or text such as `1GiB`. nice: the worker takes what others leave of processor and disk. force: begin even though
+    the output will not fit on the disk. observers: told of every event, in this thread. Raises TokmillError.
     """
     meter = _Meter()
     with LocalRunner() as runner:
@@ -122,6 +123,7 @@ def tokenize(
             keep_empty=keep_empty,
             memory=memory,
             threads=threads,
+            nice=nice,
             on_error=on_error,
             max_skipped=max_skipped,
             encoding_errors=encoding_errors,

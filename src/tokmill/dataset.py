@@ -35,7 +35,7 @@ DTYPES = ("uint16", "uint32")
 BLOCK_TOKENS = 1 << 20
 """Ids that are scanned at a time."""
 
-_REBUILD = "tokmill verify DIR says what else is damaged; tokmill tokenize ... --fresh makes it again"
+_REBUILD = "tokmill verify DIR --repair makes it whole from the corpus; tokmill tokenize ... --fresh makes it again"
 
 
 class Dataset:

@@ -70,6 +70,10 @@ Threads = Annotated[
     int | None,
     typer.Option("--threads", envvar="TOKMILL_THREADS", metavar="N", help="Encoder threads.  [default: one a core]"),
 ]
+Nice = Annotated[
+    bool,
+    typer.Option("--nice", envvar="TOKMILL_NICE", help="Give way to other programs: only what they leave of processor and disk."),
+]
 OnError = Annotated[str, typer.Option("--on-error", envvar="TOKMILL_ON_ERROR", metavar="stop|skip", help="What a bad record does.")]
 MaxSkipped = Annotated[
     int | None,

@@ -52,6 +52,7 @@ def make_job(
     keep_empty: bool = False,
     memory: str | int | None = None,
     threads: int | None = None,
+    nice: bool = False,
     on_error: str = "stop",
     max_skipped: int | None = None,
     encoding_errors: str = "strict",
@@ -87,11 +88,9 @@ def make_job(
     used = engine_of(described, engine)
     if used != engine:
         notices.append(f"{engine} cannot load {described.encoding}; {used} is used instead: the same ids, some 30 times slower")
-    n_threads = _choose_threads(threads)
-    budget, more = _choose_budget(memory, n_threads, cgroup_limit_bytes())
-    notices += more
-    resources = _divide_resources(budget, n_threads, used, max_skipped, len(found.inputs))
+    resources, more = divide_resources(memory, threads, used, max_skipped, len(found.inputs), nice=nice)
     resources = msgspec.structs.replace(resources, refuse_json_lines=input_format is None)
+    notices += more
     job = Job(out=path_to_text(out), content=content, resources=resources, fresh=fresh)
     return PlannedJob(job, notices)
 
@@ -150,6 +149,31 @@ def _choose_dtype(dtype: str, tokenizer: Tokenizer) -> IdType:
     return cast("IdType", dtype)
 
 
+def divide_resources(
+    memory: str | int | None, threads: int | None, engine: str, max_skipped: int | None, n_inputs: int, *, nice: bool = False
+) -> tuple[Resources, list[str]]:
+    """The budget and the threads that a person wants, or the usual ones, divided; and what a person should know of it.
+
+    Raises UsageError, MemoryBudgetError.
+    """
+    n_threads = _choose_threads(threads)
+    budget, notices = _choose_budget(memory, n_threads, cgroup_limit_bytes())
+    division = divide(budget, n_threads, n_inputs)
+    resources = Resources(
+        budget_bytes=budget,
+        worker_bytes=budget - division.parent_bytes - division.inputs_bytes // 2,
+        n_threads=n_threads,
+        batch_bytes=division.batch_bytes,
+        in_flight_bytes=division.in_flight_bytes,
+        max_piece_bytes=division.max_piece_bytes,
+        renew_above_bytes=division.renew_above_bytes,
+        engine=engine,
+        max_skipped=max_skipped,
+        nice=nice,
+    )
+    return resources, notices
+
+
 def _choose_threads(threads: int | None) -> int:
     _check_range("--threads", threads, threads is None or threads >= 1, "1 or more")
     return threads or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
@@ -169,21 +193,6 @@ def _choose_budget(memory: str | int | None, n_threads: int, cgroup_bytes: int |
         return budget, []
     limit = f"the control group (container, Slurm job) allows {cgroup_bytes // MIB:,} MiB of memory"
     return budget, [f"{limit}: the budget is {budget // MIB:,} MiB"]
-
-
-def _divide_resources(budget: int, n_threads: int, engine: str, max_skipped: int | None, n_inputs: int) -> Resources:
-    division = divide(budget, n_threads, n_inputs)
-    return Resources(
-        budget_bytes=budget,
-        worker_bytes=budget - division.parent_bytes - division.inputs_bytes // 2,
-        n_threads=n_threads,
-        batch_bytes=division.batch_bytes,
-        in_flight_bytes=division.in_flight_bytes,
-        max_piece_bytes=division.max_piece_bytes,
-        renew_above_bytes=division.renew_above_bytes,
-        engine=engine,
-        max_skipped=max_skipped,
-    )
 
 
 def _checked_out(out: str) -> str:

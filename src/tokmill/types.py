@@ -328,6 +328,16 @@ class Notice(Event, frozen=True, kw_only=True):
     text: str
 
 
+class Repaired(Event, frozen=True, kw_only=True):
+    """A range of a damaged file was made again and stands in its place."""
+
+    file: str
+    """Name within the output directory."""
+    begin_byte: int
+    end_byte: int
+    """The same as `begin_byte` where nothing was missing but the file was too long."""
+
+
 class Restarted(Event, frozen=True, kw_only=True):
     """The worker died and was started again from the journal."""
 
@@ -361,4 +371,4 @@ class Failed(Event, frozen=True, kw_only=True):
     next_step: str | None
 
 
-AnyEvent = Started | Progress | Committed | Renewed | Notice | Restarted | Finished | Failed
+AnyEvent = Started | Progress | Committed | Renewed | Notice | Repaired | Restarted | Finished | Failed
