@@ -83,6 +83,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     resources: Resources
     fresh: bool = False
     """Discard what an earlier run left in the directory."""
+    urls: dict[str, str] = {}
+    """By the path of an input, its URL with user, password or signature, where it has any; told to processes, stored nowhere."""
 
 
 def parse_size(text: str, option: str) -> int:

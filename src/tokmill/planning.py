@@ -17,7 +17,8 @@ from tokmill.memory import default_budget, divide
 from tokmill.probe import cgroup_limit_bytes, machine_bytes
 from tokmill.read.guess import check_files
 from tokmill.read.inputs import find_inputs
-from tokmill.types import STDIN, EotPlacement, IdType, OnError, Tokenizer, Utf8Policy, path_to_text
+from tokmill.read.urls import typed_urls
+from tokmill.types import STDIN, EotPlacement, IdType, OnError, Tokenizer, Utf8Policy, is_url, path_to_text
 from tokmill.write import WRITERS
 
 if TYPE_CHECKING:
@@ -87,9 +88,10 @@ def make_job(
     used = engine_of(described, engine)
     if used != engine:
         notices.append(f"{engine} cannot load {described.encoding}; {used} is used instead: the same ids, some 30 times slower")
-    resources = _divide_resources(memory, threads, used, max_skipped, len(found.inputs))
+    is_remote = any(source.is_remote for source in found.inputs)
+    resources = _divide_resources(memory, threads, used, max_skipped, len(found.inputs), is_remote=is_remote)
     resources = msgspec.structs.replace(resources, refuse_json_lines=input_format is None)
-    job = Job(out=path_to_text(out), content=content, resources=resources, fresh=fresh)
+    job = Job(out=path_to_text(out), content=content, resources=resources, fresh=fresh, urls=typed_urls(found.inputs))
     return PlannedJob(job, notices)
 
 
@@ -120,7 +122,7 @@ def _check_range(option: str, value: object, ok: object, allowed: str) -> None:
 
 def _check_working_directory(paths: Sequence[str]) -> None:
     """Raises UsageError when a path begins in a working directory that was removed."""
-    relative = [path for path in paths if path != STDIN and not os.path.isabs(path)]
+    relative = [path for path in paths if path != STDIN and not os.path.isabs(path) and not is_url(path)]
     try:
         os.getcwd()
     except FileNotFoundError:
@@ -148,7 +150,7 @@ def _choose_dtype(dtype: str, tokenizer: Tokenizer) -> IdType:
 
 
 def _divide_resources(
-    memory: str | int | None, threads: int | None, engine: str, max_skipped: int | None, n_inputs: int
+    memory: str | int | None, threads: int | None, engine: str, max_skipped: int | None, n_inputs: int, *, is_remote: bool
 ) -> Resources:
     _check_range("--threads", threads, threads is None or threads >= 1, "1 or more")
     n_threads = threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else threads or os.cpu_count() or 1
@@ -156,7 +158,7 @@ def _divide_resources(
         budget = default_budget(n_threads, machine_bytes(), cgroup_limit_bytes())
     else:
         budget = memory if isinstance(memory, int) else parse_size(memory, "--memory")
-    division = divide(budget, n_threads, n_inputs)
+    division = divide(budget, n_threads, n_inputs, is_remote=is_remote)
     return Resources(
         budget_bytes=budget,
         worker_bytes=budget - division.parent_bytes - division.inputs_bytes // 2,
