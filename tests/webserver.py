@@ -67,7 +67,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.answer(data, etag)
 
     def answer(self, data: bytes, etag: str | None, *, cut_after: int | None = None) -> None:
-        """Send the file or the range of it; cut_after: reset the connection behind so many bytes of the body."""
+        """Send the file or the range of it; cut_after: end the connection behind so many bytes, behind none by a reset."""
         match = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", "")) if self.site.ranges else None
         begin, end = (int(match[1]), min(int(match[2]) + 1, len(data))) if match else (0, len(data))
         if match and begin >= len(data):
@@ -81,7 +81,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.body(memoryview(data)[begin : min(end, begin + cut_after) if cut_after is not None else end])
         if cut_after is not None and cut_after < end - begin:
-            self.reset()
+            self.close_connection = True
+            if not cut_after:
+                self.reset()
 
     def body(self, data: memoryview) -> None:
         rate = self.site.bytes_per_s

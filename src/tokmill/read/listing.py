@@ -49,8 +49,11 @@ def find_remote(url: str, wanted: Callable[[str, str], bool], *, has_glob: bool)
 
 def _matching(store: Store, pattern: str, wanted: Callable[[str, str], bool]) -> tuple[list[Found], int]:
     name, n_passed = named(pattern), 0
+    if any("**" in part and part != "**" for part in pattern.split("/")):
+        raise _nothing(name, "** stands with something else between two slashes", "write **/*.txt instead of **.txt")
     objects, directories = patiently(lambda: store.matching(pattern), PLANNING, lambda: name)
-    chosen = list(objects)
+    # As in a shell, hidden names match when the pattern spells their dot.
+    chosen = [found for found in objects if "/." in pattern or "/." not in found.url]
     # `**` has listed what lies below already; another pattern means a directory as the shell would.
     for directory in () if "**" in pattern else directories:
         below, n = _below(store, directory, wanted)

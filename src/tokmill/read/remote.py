@@ -142,7 +142,9 @@ class _Ahead:
     def take(self) -> memoryview:
         """The next block. Raises what went wrong with it."""
         with self._changed:
-            self._changed.wait_for(lambda: self._n_taken in self._blocks)
+            self._changed.wait_for(lambda: self._closed or self._n_taken in self._blocks)
+            if self._closed:
+                raise _Closed
             block = self._blocks.pop(self._n_taken)
             self._n_taken += 1
             self._changed.notify_all()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokmill.errors import UsageError
 from tokmill.read.stores import Found, Hiccup, changed, check_version, denied, filesystem, gone, refused
-from tokmill.read.urls import has_credentials, named
+from tokmill.read.urls import named
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -83,7 +83,7 @@ class HttpStore:
         name = named(arguments[0]) if isinstance(arguments[0], str) else arguments[0].name
         try:
             return await function(*arguments)
-        except aiohttp.InvalidURL:
+        except (aiohttp.InvalidURL, ValueError):
             raise _bad_url(name) from None
         except (aiohttp.ClientSSLError, ssl.SSLError) as error:
             raise refused(name, f"no safe connection ({type(error).__name__})") from None
@@ -227,5 +227,4 @@ def _reason(error: BaseException) -> str:
 
 
 def _bad_url(name: str) -> UsageError:
-    hidden = ", without what stands before the @" if has_credentials(name) else ""
-    return UsageError("this is not a URL", where=f"{name}{hidden}", allowed="https://host/path", next_step="check the URL")
+    return UsageError("this is not a URL", where=name, allowed="https://host/path", next_step="check the URL")

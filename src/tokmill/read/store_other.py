@@ -28,7 +28,7 @@ class OtherStore:
     """See `stores.Store`."""
 
     def __init__(self, scheme: str) -> None:
-        self._scheme = "gs" if scheme == "gcs" else scheme
+        self._scheme = scheme
         self._fs = filesystem(self._scheme)
 
     def look(self, url: str) -> Found | None:

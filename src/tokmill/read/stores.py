@@ -22,12 +22,10 @@ if TYPE_CHECKING:
 
 _KINDS = {
     "s3": ("tokmill.read.store_s3:S3Store", "s3fs", "s3"),
-    "s3a": ("tokmill.read.store_s3:S3Store", "s3fs", "s3"),
     "http": ("tokmill.read.store_http:HttpStore", "aiohttp", "http"),
     "https": ("tokmill.read.store_http:HttpStore", "aiohttp", "http"),
     "hf": ("tokmill.read.store_other:OtherStore", "huggingface_hub", "hf"),
     "gs": ("tokmill.read.store_other:OtherStore", "gcsfs", "gcs"),
-    "gcs": ("tokmill.read.store_other:OtherStore", "gcsfs", "gcs"),
 }
 """By scheme: the class, the package that must be there, and the extra that brings it."""
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 import xxhash
 
@@ -67,7 +67,10 @@ def has_credentials(url: str) -> bool:
 
 def path_of(name: str) -> str:
     """The part of a URL that has the suffix of a file."""
-    return urlsplit(name).path if scheme_of(name) in {"http", "https"} else name
+    if scheme_of(name) not in {"http", "https"}:
+        return name
+    _, slash, path = re.split(r"[?#]", name, maxsplit=1)[0].partition("://")[2].partition("/")
+    return slash + path
 
 
 def remember(url: str) -> str:
