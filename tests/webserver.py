@@ -26,7 +26,12 @@ class Site:
     ranges: bool = True
     conditions: bool = True
     """Whether If-Match is honoured."""
+    headers: dict[str, str] = field(default_factory=dict)
+    """Sent with every file."""
+    hidden: set[str] = field(default_factory=set)
+    """Headers that are not sent."""
     password: str | None = None
+    """What `Authorization` must be."""
     fault: Answer | None = None
     bytes_per_s: float | None = None
     log: list[tuple[str, str | None]] = field(default_factory=list)
@@ -77,7 +82,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if match:
             self.send_header("Content-Range", f"bytes {begin}-{end - 1}/{len(data)}")
         self.send_header("Content-Length", str(end - begin))
-        self.send_header("ETag" if etag else "Last-Modified", etag or "Tue, 01 Jul 2025 00:00:00 GMT")
+        version = "ETag" if etag else "Last-Modified"
+        if version not in self.site.hidden:
+            self.send_header(version, etag or "Tue, 01 Jul 2025 00:00:00 GMT")
+        for name, value in self.site.headers.items():
+            self.send_header(name, value)
         self.end_headers()
         self.body(memoryview(data)[begin : min(end, begin + cut_after) if cut_after is not None else end])
         if cut_after is not None and cut_after < end - begin:
@@ -95,19 +104,22 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 if rate is not None:
                     time.sleep(step / rate)
 
-    def status(self, code: int, content_range: str | None = None) -> None:
+    def status(self, code: int, content_range: str | None = None) -> bool:
+        """Answer without a body; true, as a fault that has answered returns."""
         self.send_response(code)
         if content_range:
             self.send_header("Content-Range", content_range)
         self.send_header("Content-Length", "0")
         self.end_headers()
+        return True
 
-    def reset(self) -> None:
+    def reset(self) -> bool:
         """End the connection as a machine that crashes does."""
         self.wfile.flush()
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.close_connection = True
         self.connection.close()
+        return True
 
     def finish(self) -> None:
         with contextlib.suppress(OSError, ValueError):
