@@ -1,4 +1,4 @@
-"""Finds the inputs: files, directories, glob patterns, pipes and standard input become records, in an order that never varies.
+"""Finds the inputs: files, directories, patterns, URLs, pipes and standard input become records, in an order that never varies.
 
 Directories are read with `os.scandir` and sorted once, by the bytes of the path: no locale, no order of the file system.
 What a person named always counts; what a directory merely contains counts when its suffix is known (or `--glob` matches it),
@@ -71,7 +71,7 @@ def find_inputs(names: Sequence[str], *, glob: str | None, input_format: str | N
         raise UsageError(
             "no input was given",
             where="INPUT",
-            allowed="files, directories, patterns or -",
+            allowed="files, directories, patterns, URLs or -",
             next_step="tokmill tokenize corpus.txt --out data",
         )
     if sum(name in _STDIN_NAMES for name in names) > 1:

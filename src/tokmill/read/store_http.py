@@ -34,7 +34,11 @@ class HttpStore:
     """See `stores.Store`."""
 
     def __init__(self, _scheme: str) -> None:
-        self._fs = filesystem("http", asynchronous=False)
+        import fsspec
+
+        configured = fsspec.config.conf.get("http", {}).get("client_kwargs", {})
+        # Proxies and .netrc of the environment count, as they do for curl.
+        self._fs = filesystem("http", client_kwargs={"trust_env": True, **configured})
         self._streams: dict[str, _Stream] = {}
         self._lock = threading.Lock()
 

@@ -1,4 +1,5 @@
-"""Bytes from anywhere: a file or standard input, plain, gzip or zstd, read once from front to back with bounded memory.
+"""Bytes from anywhere: a file, standard input or (through `remote`) a store, plain, gzip or zstd, read once from front to back with
+bounded memory.
 
 The hard one is the end. A decompressor that meets the end of its input is content to have delivered less, so truncation is
 only seen by asking whether the last frame was complete; and a file that another program still writes to, or has replaced, is
