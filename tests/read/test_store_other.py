@@ -10,8 +10,11 @@ import fsspec
 import pytest
 
 from tokmill.errors import ChangedError, DamagedInputError
+from tokmill.read import stores
+from tokmill.read.remote import Patience, RemoteStream
 from tokmill.read.store_other import OtherStore
 from tokmill.read.stores import Hiccup, Landing, Pin
+from tokmill.types import Input
 
 
 @pytest.fixture
@@ -50,6 +53,36 @@ def test_a_range_is_fetched_and_a_change_found(files: Any) -> None:
     files.rm("/d/a.txt")
     with pytest.raises(ChangedError, match="gone"):
         store.fetch(pin, Landing(0, 10))
+    with pytest.raises(ChangedError, match="gone"):
+        store.check(pin)
+
+
+def test_a_stream_compares_before_its_first_byte_and_behind_its_last(files: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(stores._KINDS, "memory", ("tokmill.read.store_other:OtherStore", "fsspec", "none"))
+    whole = b"/d/a.txt" * 100
+
+    def fresh() -> RemoteStream:
+        files.pipe_file("/d/a.txt", whole)
+        found = OtherStore("memory").look("memory://d/a.txt")
+        assert found is not None
+        source = Input(path=found.url, format="text", compression="none", size_bytes=800, version="sha256 1")
+        return RemoteStream(source, Patience(attempts=2, first_s=0.01))
+
+    stream = fresh()
+    stream.skip(5)
+    assert stream.read(1000) == whole[5:]
+    assert stream.read(1000) == b""
+    for skip in (0, 5):
+        stream = fresh()
+        stream.skip(skip)
+        files.pipe_file("/d/a.txt", whole + b"more")
+        with pytest.raises(ChangedError):
+            stream.read(10)
+    stream = fresh()
+    assert stream.read(1000) == whole
+    files.pipe_file("/d/a.txt", whole + b"more")
+    with pytest.raises(ChangedError):
+        stream.read(10)
 
 
 class Answer:

@@ -94,9 +94,13 @@ class Fetcher:
         self.store: Store = store_for(self.pin.url)
         self.closed = threading.Event()
         self._patience = patience
+        self._is_checked = False
 
     def fetch(self, begin: int, end: int) -> memoryview:
         """Bytes begin to end of the object, all of them. Raises DamagedInputError, ChangedError."""
+        if not self._is_checked:
+            self._is_checked = True
+            self.check()
         landing = Landing(begin, end - begin)
         while landing.at < landing.end:
             n_before = landing.n_bytes

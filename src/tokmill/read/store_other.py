@@ -30,6 +30,8 @@ class OtherStore:
     def __init__(self, scheme: str) -> None:
         self._scheme = scheme
         self._fs = filesystem(self._scheme)
+        # What is not asynchronous reads through a file object, which would fetch some MB behind each range, too.
+        self._exactly = {} if self._fs.async_impl else {"cache_type": "none"}
 
     def look(self, url: str) -> Found | None:
         """See Store."""
@@ -48,9 +50,8 @@ class OtherStore:
 
     def fetch(self, pin: Pin, landing: Landing) -> None:
         """See Store."""
-        if landing.at == 0:
-            self.check(pin)
-        data = self._translated(pin.name, lambda: self._fs.cat_file(pin.url, start=landing.at, end=landing.end))
+        begin, end = landing.at, landing.end
+        data = self._translated(pin.name, lambda: self._fs.cat_file(pin.url, start=begin, end=end, **self._exactly))
         if not data:
             raise Hiccup("the answer ended early")
         landing.add(data)
