@@ -101,7 +101,7 @@ def tokenize(
 ) -> Summary:
     """Turn text into `out`/train.bin and `out`/val.bin, as `tokmill tokenize` does; call it again after a crash to resume.
 
-    inputs: files, directories, glob patterns, `-`. separator: as typed on the command line (`none`, or text with its escapes).
+    inputs: files, directories, patterns, URLs, `-`. separator: as typed on the command line (`none`, or text with its escapes).
     memory: bytes, or text such as `1GiB`. nice: the worker takes what others leave of processor and disk. force: begin even though
     the output will not fit on the disk. observers: told of every event, in this thread. Raises TokmillError.
     """

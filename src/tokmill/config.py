@@ -87,6 +87,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """Discard what an earlier run left in the directory."""
     mends: bool = False
     """Not a run: make the damaged ranges of the complete output there again."""
+    urls: dict[str, str] = {}
+    """By the path of an input, its URL with user, password or signature, where it has any; told to processes, stored nowhere."""
 
 
 def parse_size(text: str, option: str) -> int:

@@ -20,6 +20,7 @@ from tokmill.errors import ChangedError
 from tokmill.manifest import load_manifest
 from tokmill.planning import divide_resources
 from tokmill.read.inputs import find_inputs
+from tokmill.read.urls import typed_urls
 from tokmill.runner import LocalRunner
 from tokmill.types import AnyEvent, Input, Notice, Repaired, path_to_text
 
@@ -68,9 +69,10 @@ def repair_job(
     with storage_errors(directory):
         manifest = load_manifest(directory)
     inputs = manifest.content.inputs if sources is None else _moved(manifest, directory, sources, glob)
-    resources, _ = divide_resources(memory, threads, engine_of(manifest.content.tokenizer, "gigatoken"), None, len(inputs))
+    resources, _ = divide_resources(memory, threads, engine_of(manifest.content.tokenizer, "gigatoken"), None, inputs)
     content = msgspec.structs.replace(manifest.content, inputs=inputs)
-    return Job(out=path_to_text(os.path.abspath(directory)), content=content, resources=resources, mends=True)
+    out = path_to_text(os.path.abspath(directory))
+    return Job(out=out, content=content, resources=resources, mends=True, urls=typed_urls(inputs))
 
 
 def _moved(manifest: Manifest, directory: Path, sources: Sequence[str], glob: str | None) -> tuple[Input, ...]:

@@ -23,7 +23,10 @@ InputFormat = Annotated[
     ),
 ]
 Inputs = Annotated[
-    list[str], typer.Argument(metavar="INPUT", help="Files, directories, quoted glob patterns, or - for standard input.")
+    list[str],
+    typer.Argument(
+        metavar="INPUT", help="Files, directories, quoted glob patterns, URLs (s3, https, hf, gs), or - for standard input."
+    ),
 ]
 Out = Annotated[str, typer.Option("--out", "-o", envvar="TOKMILL_OUT", metavar="DIR", help="Output directory.")]
 PlannedOut = Annotated[

@@ -17,11 +17,14 @@ from tokmill.memory import default_budget, divide
 from tokmill.probe import cgroup_limit_bytes, machine_bytes
 from tokmill.read.guess import check_files
 from tokmill.read.inputs import find_inputs
-from tokmill.types import STDIN, EotPlacement, IdType, OnError, Tokenizer, Utf8Policy, path_to_text
+from tokmill.read.urls import typed_urls
+from tokmill.types import STDIN, EotPlacement, IdType, OnError, Tokenizer, Utf8Policy, is_url, path_to_text
 from tokmill.write import WRITERS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from tokmill.types import Input
 
 _UINT16_IDS = 1 << 16
 
@@ -88,10 +91,10 @@ def make_job(
     used = engine_of(described, engine)
     if used != engine:
         notices.append(f"{engine} cannot load {described.encoding}; {used} is used instead: the same ids, some 30 times slower")
-    resources, more = divide_resources(memory, threads, used, max_skipped, len(found.inputs), nice=nice)
+    resources, more = divide_resources(memory, threads, used, max_skipped, found.inputs, nice=nice)
     resources = msgspec.structs.replace(resources, refuse_json_lines=input_format is None)
     notices += more
-    job = Job(out=path_to_text(out), content=content, resources=resources, fresh=fresh)
+    job = Job(out=path_to_text(out), content=content, resources=resources, fresh=fresh, urls=typed_urls(found.inputs))
     return PlannedJob(job, notices)
 
 
@@ -122,7 +125,7 @@ def _check_range(option: str, value: object, ok: object, allowed: str) -> None:
 
 def _check_working_directory(paths: Sequence[str]) -> None:
     """Raises UsageError when a path begins in a working directory that was removed."""
-    relative = [path for path in paths if path != STDIN and not os.path.isabs(path)]
+    relative = [path for path in paths if path != STDIN and not os.path.isabs(path) and not is_url(path)]
     try:
         os.getcwd()
     except FileNotFoundError:
@@ -150,7 +153,13 @@ def _choose_dtype(dtype: str, tokenizer: Tokenizer) -> IdType:
 
 
 def divide_resources(
-    memory: str | int | None, threads: int | None, engine: str, max_skipped: int | None, n_inputs: int, *, nice: bool = False
+    memory: str | int | None,
+    threads: int | None,
+    engine: str,
+    max_skipped: int | None,
+    inputs: Sequence[Input],
+    *,
+    nice: bool = False,
 ) -> tuple[Resources, list[str]]:
     """The budget and the threads that a person wants, or the usual ones, divided; and what a person should know of it.
 
@@ -158,7 +167,7 @@ def divide_resources(
     """
     n_threads = _choose_threads(threads)
     budget, notices = _choose_budget(memory, n_threads, cgroup_limit_bytes())
-    division = divide(budget, n_threads, n_inputs)
+    division = divide(budget, n_threads, len(inputs), is_remote=any(source.is_remote for source in inputs))
     resources = Resources(
         budget_bytes=budget,
         worker_bytes=budget - division.parent_bytes - division.inputs_bytes // 2,

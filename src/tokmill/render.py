@@ -104,7 +104,8 @@ def _input_text(each: InputPlan) -> str:
     if each.size_bytes is None:
         return f"{each.format}, size not known"
     kind = each.format if each.compression == "none" else f"{each.format}, {each.compression}"
-    text = f"{format_bytes(each.size_bytes)}, {format_bytes(each.disk_bytes or 0)} on disk, {kind}"
+    on_disk = "" if each.disk_bytes is None else f"{format_bytes(each.disk_bytes)} on disk, "
+    text = f"{format_bytes(each.size_bytes)}, {on_disk}{kind}"
     if each.compression != "none" and each.decompressed_bytes is not None:
         text += f", {'about ' if each.decompressed_is_estimate else ''}{format_bytes(each.decompressed_bytes)} decompressed"
     return text

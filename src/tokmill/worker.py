@@ -35,6 +35,7 @@ from tokmill.mender import GapReader, Mender, check_sources
 from tokmill.pipeline import Flow, Pipeline
 from tokmill.probe import cgroup_limit_bytes, give_way, machine_bytes, peak_rss_bytes, rss_bytes
 from tokmill.read.corpus import CorpusReader
+from tokmill.read.urls import restore
 from tokmill.recorder import Recorder
 from tokmill.stage import EncodeStage
 from tokmill.types import (
@@ -315,6 +316,7 @@ def main(job_fd: int, event_fd: int) -> None:
     job = msgspec.json.decode(line.question(), type=_job_type())
     if job.resources.nice:
         give_way()
+    restore(job.urls)
     _limit_data(job.resources.worker_bytes + _UNTOUCHED_BYTES)
     worker = Worker(job, line.emit)
     # Ctrl-C ends the program that feeds standard input, too: seen here, its end is not taken for the end of the corpus.
