@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from dividing import divide
 from helpers import write_corpus, write_output
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tokmill
@@ -93,6 +93,7 @@ def test_ranks_divide_every_epoch_exactly_and_nothing_is_lost_but_the_tail(
     assert len({json.dumps(batches.state()) for batches in ranks}) == 1
 
 
+@settings(max_examples=40)
 @given(
     steps=st.lists(st.tuples(st.integers(1, 4), st.integers(1, 3), st.integers(0, 5)), max_size=8),
     order=st.sampled_from(ANY_ORDER),
@@ -117,12 +118,13 @@ def test_left_and_taken_up_with_other_ranks_and_batches_the_windows_are_those_of
     assert found == [next(plain)[0][0, 0] for _ in found]
 
 
-@given(stops=st.lists(st.integers(0, 40), max_size=6), batch=st.integers(1, 7), epochs=st.sampled_from([None, 1, 5]))
+@settings(max_examples=40)
+@given(stops=st.lists(st.integers(0, 20), max_size=4), batch=st.integers(1, 7), epochs=st.sampled_from([None, 1, 5]))
 def test_any_interruption_gives_the_same_batches(counted: tokmill.Dataset, stops: list[int], batch: int, epochs: Any) -> None:
     def fresh() -> Batches:
         return counted.batches(batch=batch, block=30, epochs=epochs, seed=9, rank=1, world_size=2)
 
-    expected = starts_of(fresh(), 200)
+    expected = starts_of(fresh(), 90)
     found: list[list[int]] = []
     batches = fresh()
     for stop in stops:
@@ -130,10 +132,21 @@ def test_any_interruption_gives_the_same_batches(counted: tokmill.Dataset, stops
         state = batches.state()
         batches = fresh()
         batches.restore(state)
-    assert (found + starts_of(batches, 200))[: len(expected)] == expected
+    assert (found + starts_of(batches, 90))[: len(expected)] == expected
 
 
-@given(n=st.integers(0, 400), batch=st.integers(1, 5), epochs=st.sampled_from([None, 2]))
+def test_batches_that_were_used_restore_like_new_ones(counted: tokmill.Dataset) -> None:
+    other = counted.batches(batch=5, block=7)
+    starts_of(other, 1)
+    used, new = counted.batches(batch=2, block=7), counted.batches(batch=2, block=7)
+    starts_of(used, 4)
+    for batches in (used, new):
+        batches.restore(other.state())
+    assert starts_of(used, 5) == starts_of(new, 5)
+
+
+@settings(max_examples=40)
+@given(n=st.integers(0, 150), batch=st.integers(1, 5), epochs=st.sampled_from([None, 2]))
 def test_skipping_is_taking_without_reading(counted: tokmill.Dataset, n: int, batch: int, epochs: Any) -> None:
     taking, skipping = (counted.batches(batch=batch, block=9, epochs=epochs, world_size=3, rank=2) for _ in range(2))
     for _ in zip(range(n), taking, strict=False):
@@ -307,14 +320,16 @@ def test_a_fork_while_another_thread_takes_a_batch_does_not_hang(counted: tokmil
     thread = threading.Thread(target=hold)
     thread.start()
     held.wait()
-    child = os.fork()
-    if not child:
-        threading.Timer(20, os._exit, [1]).start()
-        next(batches)
-        os._exit(0)
-    assert os.waitpid(child, 0)[1] == 0
-    release.set()
-    thread.join()
+    try:
+        child = os.fork()
+        if not child:
+            threading.Timer(20, os._exit, [1]).start()
+            next(batches)
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+    finally:
+        release.set()
+        thread.join()
 
 
 def test_pickled_batches_carry_paths_and_numbers_not_ids(counted: tokmill.Dataset) -> None:
