@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tokmill import __version__, options
-from tokmill.errors import Interrupted, TokmillError
+from tokmill.errors import Interrupted, TokmillError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -190,7 +190,7 @@ def verify(
 ) -> None:
     """Check sizes, digests, id range and document counts of DIR. Exit code 10 when anything is damaged.
 
-    --memory and --threads are for --repair, which reads parts of the corpus again.
+    --memory and --threads are for --repair, which reads parts of the corpus again, as what the manifest says it is.
     """
     from tokmill import render
     from tokmill.progress import make_progress
@@ -290,8 +290,6 @@ def _usage_error(what: str, arguments: Sequence[str]) -> TokmillError:
     import difflib
     import shlex
 
-    from tokmill.errors import UsageError
-
     if not arguments or arguments[0].startswith("-"):
         return UsageError(what, where="tokmill", allowed="see the help", next_step="tokmill --help")
     typed, *rest = arguments
@@ -366,8 +364,6 @@ def _print_error(error: TokmillError) -> None:
 
 def _all_sources(source: list[str], more: list[str]) -> list[str]:
     """`--source a b c`: b and c arrive as arguments of their own; their place among several --source cannot be known."""
-    from tokmill.errors import UsageError
-
     if more and len(source) != 1:
         raise UsageError(
             "inputs without --source" if not source else "the order of the sources is not clear",

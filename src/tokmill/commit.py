@@ -22,7 +22,16 @@ from tokmill.changes import changed_error
 from tokmill.durable import storage_errors
 from tokmill.errors import DamageError, StorageError, UsageError
 from tokmill.journal import Header, Journal
-from tokmill.manifest import MANIFEST_NAME, FileSpan, Manifest, Segment, decode_manifest, encode_manifest, load_manifest
+from tokmill.manifest import (
+    MANIFEST_NAME,
+    FileSpan,
+    Manifest,
+    Segment,
+    decode_manifest,
+    encode_manifest,
+    load_manifest,
+    read_state,
+)
 from tokmill.state import discard_parts, hold, is_begun, let_go, part_of, remove_state, state_of
 from tokmill.types import Counts, Cursor
 from tokmill.words import counted
@@ -273,7 +282,7 @@ def _finish_publishing(directory: Path, content: Content) -> Manifest | None:
     with storage_errors(part):
         if not part.exists():
             return None
-        data = part.read_bytes()
+        data = read_state(part)
     try:
         manifest = decode_manifest(data, str(part))
     except DamageError:

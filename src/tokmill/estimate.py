@@ -70,6 +70,8 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
     """Documents that end with their file, which no window counts."""
     extra_tokens: int = 0
     """The end-of-text ids of those."""
+    extra_error: int = 0
+    """Half the width of the 95 % interval of that, where only some ends were looked at."""
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -116,10 +118,7 @@ def totals(groups: Sequence[Group]) -> Totals:
         "large_ids": lambda w: w.large_ids,
     }
     extras = {"documents": "extra_documents", "tokens": "extra_tokens"}
-    found = {
-        name: _sum([_of_group(group, of, getattr(group, extras[name]) if name in extras else 0) for group in groups])
-        for name, of in fields.items()
-    }
+    found = {name: _sum([_with_extra(group, of, name, extras) for group in groups]) for name, of in fields.items()}
     sizes = [(g.seen_bytes + g.unseen_bytes, _unseen_error(g) * g.unseen_bytes) for g in groups]
     return Totals(
         bytes_in=_sum([(float(size), half) for size, half in sizes]),
@@ -134,6 +133,11 @@ def _sum(parts: Sequence[tuple[float, float]]) -> Estimate:
     value = sum(v for v, _ in parts)
     half = math.sqrt(sum(h * h for _, h in parts))
     return Estimate(value=round(value), low=max(0, math.floor(value - half)), high=math.ceil(value + half))
+
+
+def _with_extra(group: Group, of: Callable[[Window], int], name: str, extras: dict[str, str]) -> tuple[float, float]:
+    value, half = _of_group(group, of, getattr(group, extras[name]) if name in extras else 0)
+    return value, math.hypot(half, group.extra_error) if name == "tokens" else half
 
 
 def _of_group(group: Group, of: Callable[[Window], int], extra: int) -> tuple[float, float]:

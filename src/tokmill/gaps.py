@@ -19,7 +19,7 @@ import xxhash
 
 from tokmill import durable, pagecache
 from tokmill.durable import storage_errors
-from tokmill.errors import ChangedError, DamageError, StorageError, UsageError
+from tokmill.errors import ChangedError, DamageError, DiskFullError, StorageError, UsageError
 from tokmill.manifest import MANIFEST_NAME, Manifest, load_manifest
 from tokmill.state import discard_parts, hold, is_begun, let_go, part_of, remove_state
 from tokmill.types import Cursor
@@ -180,6 +180,20 @@ class Repair:
                 self.files[name] = NewFile(self.directory / name, part_of(self.directory, name), self._spans[name], found)
                 damaged |= found
         self.gaps = _gaps(self.manifest, sorted(damaged))
+        self._check_disk()
+
+    def _check_disk(self) -> None:
+        """Raises DiskFullError when the files made anew will not fit beside the damaged ones."""
+        needed = sum(self.manifest.files[name].size_bytes for name in self.files)
+        status = os.statvfs(self.directory)
+        free = status.f_bavail * status.f_frsize
+        if needed > free:
+            raise DiskFullError(
+                f"the repair will not fit on the disk: {needed:,} bytes are needed, {free:,} are free",
+                where=str(self.directory),
+                allowed="room for a second copy of each damaged file until it takes the place of the first",
+                next_step="free disk space, then run the same command again; nothing was replaced",
+            )
 
     def open_gap(self, gap: Gap) -> None:
         """From now on what is appended to the files belongs to this gap."""

@@ -6,6 +6,7 @@ engine does to it, nothing is lost.
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import statistics
@@ -41,7 +42,7 @@ _MOST = 2000
 _MOST_STREAMS = 64
 """Compressed files that are looked at."""
 _MOST_ENDS = 64
-"""Files whose ends are looked at, to see whether they end with a separator."""
+"""Files whose ends are looked at, where not all of them are, to see whether they end with a separator."""
 _MOST_REQUESTS = 48
 """Of ranges of remote objects, for windows; of ends, a third of that. Each is waited for."""
 _CHUNK_BYTES = 256 << 10
@@ -114,10 +115,13 @@ class Sampler:
 
     def _plain(self, files: Sequence[Input], input_format: str, n_bytes: int) -> tuple[Group, list[Excerpt]]:
         total = sum(source.size_bytes or 0 for source in files)
-        n_documents, n_eot = self._ends(files) if input_format == "text" else (0, 0)
         is_whole = total <= n_bytes and not (_are_remote(files) and len(files) > _MOST_REQUESTS)
+        n_open, error = self._ends(files, all_of_them=is_whole) if input_format == "text" else (0, 0)
         excerpts = self._all(files, input_format) if is_whole else self._drawn(files, input_format, n_bytes, total)
-        group = Group(windows=[], seen_bytes=total, is_whole=is_whole, extra_documents=n_documents, extra_tokens=n_eot)
+        n_documents = len(files) if input_format == "text" else 0
+        group = Group(
+            windows=[], seen_bytes=total, is_whole=is_whole, extra_documents=n_documents, extra_tokens=n_open, extra_error=error
+        )
         return group, excerpts
 
     def _all(self, files: Sequence[Input], input_format: str) -> list[Excerpt]:
@@ -144,16 +148,16 @@ class Sampler:
             found.append(_window(files[i], offset - offset % PLACE_BYTES, cut, reach))
         return found
 
-    def _ends(self, files: Sequence[Input]) -> tuple[int, int]:
-        """Documents that end with their file, and how many of them are not empty, by a look at some of the ends."""
-        most = _MOST_REQUESTS // 3 if _are_remote(files) else _MOST_ENDS
-        looked = files[:: -(-len(files) // most)]
+    def _ends(self, files: Sequence[Input], *, all_of_them: bool) -> tuple[int, int]:
+        """How many files end in a document that is not empty, by a look at some of the ends, and how far off that may be."""
+        most = len(files) if all_of_them else _MOST_REQUESTS // 3 if _are_remote(files) else _MOST_ENDS
+        looked = files if most >= len(files) else random.Random(0).sample(files, most)  # noqa: S311  no secret
         separator = (self._content.separator or "").encode()
         n_open = 0
         for source in looked:
             size = source.size_bytes or 0
             n_open += self._is_open(_read(source, max(0, size - len(separator)), size), separator)
-        return len(files), round(len(files) * n_open / len(looked))
+        return _of_all(n_open, len(looked), len(files))
 
     def _is_open(self, tail: bytes, separator: bytes) -> bool:
         return self._content.keep_empty or not separator or not tail.endswith(separator)
@@ -203,6 +207,7 @@ class Sampler:
         separator = (self._content.separator or "").encode()
         n_open = sum(self._is_open(one.tail, separator) for one in decoded.values() if one.n_bytes)
         is_text = input_format == "text"
+        n_open, error = _of_all(n_open, len(decoded), n_files)
         excerpts = [excerpt for one in decoded.values() for excerpt in one.excerpts]
         whole = not unseen and all(one.is_whole for one in decoded.values()) and not any(e.n_parts for e in excerpts)
         group = Group(
@@ -211,7 +216,8 @@ class Sampler:
             unseen_bytes=unseen,
             is_whole=whole,
             extra_documents=n_files * is_text,
-            extra_tokens=round(n_files * n_open / len(decoded)) * is_text,
+            extra_tokens=n_open * is_text,
+            extra_error=error * is_text,
         )
         return group, excerpts
 
@@ -294,6 +300,16 @@ class Sampler:
             self._notices.append(
                 f"{counted(self._n_invalid, 'piece of text', 'pieces of text')} in {windows} that UTF-8 does not allow"
             )
+
+
+def _of_all(n_found: int, n_looked: int, n_all: int) -> tuple[int, int]:
+    """How many of all have what was found in some, and half the width of the 95 % interval of that."""
+    if n_looked >= n_all:
+        return n_found, 0
+    # With one more of each kind (Wilson), so that all alike is not taken for certain.
+    share = (n_found + 2) / (n_looked + 4)
+    half = 1.96 * math.sqrt(share * (1 - share) / (n_looked + 4) * (1 - n_looked / n_all))
+    return round(n_all * n_found / n_looked), math.ceil(n_all * half)
 
 
 def _are_remote(files: Sequence[Input]) -> bool:
