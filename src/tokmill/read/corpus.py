@@ -94,7 +94,6 @@ class CorpusReader:
         stream = open_stream(source)
         try:
             position = Position(source, i, start)
-            position.seek(stream, start)
             if self._checks_pipes and source.size_bytes is None and not start.offset:
                 stream = check_pipe(stream, source, self._settings.content.text_key)
             for batch in _FORMATS[source.format](stream, position, self._settings, start):

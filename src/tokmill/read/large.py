@@ -21,14 +21,14 @@ import xxhash
 
 from tokmill.errors import BadTextError, MemoryBudgetError
 from tokmill.read.utf8 import clean, first_invalid
-from tokmill.types import Batch
+from tokmill.types import Batch, Counts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tokmill.config import Content
     from tokmill.read.position import Settings
-    from tokmill.types import Counts, Cursor, Location
+    from tokmill.types import Cursor, Location
 
 
 class LongText(Protocol):
@@ -213,6 +213,50 @@ def piece_batch(piece: Piece, *, after: Cursor | None, counts: Counts, where: Lo
         counts=counts,
         position_bytes=position_bytes,
     )
+
+
+@dataclass(slots=True)
+class _Held:
+    """A document that is in memory."""
+
+    buffer: bytearray
+    complete: bool = True
+
+    @property
+    def n_known(self) -> int:
+        return len(self.buffer)
+
+    def grow(self) -> None:
+        """There is nothing more."""
+
+    def take(self, n_bytes: int) -> bytes:
+        taken = bytes(memoryview(self.buffer)[:n_bytes])
+        del self.buffer[:n_bytes]
+        return taken
+
+
+def held_document(
+    text: bytes, settings: Settings, where: Location, *, counts: Counts, after: Cursor, position_bytes: int
+) -> Iterator[Batch]:
+    """The batches of a document that is in memory, valid UTF-8 and larger than a batch; the last carries counts and cursor.
+
+    Raises MemoryBudgetError.
+    """
+    document = _Held(bytearray(text))
+    del text
+    inside = type(where)(path=where.path, record=where.record, offset=0, unit=where.unit)
+    if hold(document, settings, where):
+        pieces = whole(document, settings, inside, is_valid=True)
+    else:
+        pieces = divided(document, settings, inside, 0, begins=True)
+    for piece in pieces:
+        yield piece_batch(
+            piece,
+            after=after if piece.last else None,
+            counts=(counts if piece.last else Counts()) + Counts(parts_added=int(piece.adds_part)),
+            where=where,
+            position_bytes=position_bytes,
+        )
 
 
 def _side(text: bytes | bytearray, content: Content, *, is_valid: bool) -> bool:
