@@ -116,6 +116,30 @@ def _with_batches(budget_bytes: int, n_threads: int, batch_bytes: int, n_inputs:
     )
 
 
+def piece_too_long(what: str, where: str, most: int, budget_bytes: int, n_bytes: int | None) -> MemoryBudgetError:
+    """The error for a text that has to be taken in one piece and does not fit. most: bytes that do; n_bytes: its own, if known."""
+    is_known = n_bytes is not None and n_bytes > most and budget_bytes
+    # Each byte more takes _PIECE_COST bytes of what is in flight and of the share of the caches that a piece may use.
+    more = int((n_bytes - most) * _PIECE_COST / (1 - 1 / _GROWTH)) if n_bytes and is_known else 0
+    needed = -(-(budget_bytes + more) // (16 * MIB)) * 16
+    return MemoryBudgetError(
+        f"{what} is longer than the {most:,} bytes that the memory budget allows in one piece",
+        where=where,
+        allowed=f"at most {most:,} bytes in one piece with this --memory" + (f"; this has {n_bytes:,}" if is_known else ""),
+        next_step=f"--memory {needed}MiB" if is_known else "raise --memory, or divide it",
+    )
+
+
+def memory_too_small(what: str, where: str, budget_bytes: int) -> MemoryBudgetError:
+    """The error for an allocation that the system refused within the budget."""
+    return MemoryBudgetError(
+        what,
+        where=where,
+        allowed=f"what fits beside everything else into {budget_bytes // MIB} MiB",
+        next_step=f"--memory {2 * budget_bytes // MIB}MiB, or write the file again with smaller parts",
+    )
+
+
 def default_budget(n_threads: int, machine_bytes: int, cgroup_bytes: int | None) -> int:
     """1 GiB, or 256 MiB a thread where that is more; never over a quarter of the machine or 3/4 of the cgroup's limit."""
     wanted = max(1024 * MIB, 256 * MIB * n_threads)

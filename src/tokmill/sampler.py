@@ -25,6 +25,7 @@ from tokmill.estimate import Answer, Group, Question, Window
 from tokmill.read.stream import open_stream
 from tokmill.read.utf8 import clean
 from tokmill.sampling import PLACE_BYTES, Cut, Decoded, Excerpt, View, cut_of, reach_of, sample_stream
+from tokmill.survey import GRIDDED, is_gridded, survey_parquet, survey_rows
 from tokmill.types import text_to_path
 from tokmill.words import counted
 
@@ -66,8 +67,8 @@ class Sampler:
     def answer(self) -> Answer:
         """Raises TokmillError: an input cannot be read, or the engine fails."""
         inputs = [(i, source) for i, source in enumerate(self._content.inputs) if source.size_bytes is not None]
-        plain = [source for _, source in inputs if source.compression == "none"]
-        compressed = [(i, source) for i, source in inputs if source.compression != "none"]
+        plain = [source for _, source in inputs if is_gridded(source)]
+        compressed = [(i, source) for i, source in inputs if not is_gridded(source)]
         n_bytes = sum(source.size_bytes or 0 for _, source in inputs) or 1
         found: list[tuple[Group, list[Excerpt]]] = []
         for input_format in ("text", "jsonl"):
@@ -162,6 +163,9 @@ class Sampler:
         return [self._decoded_group(inputs, of_format, name) for name, of_format in by_format.items()]
 
     def _decode(self, source: Input, until_s: float, most: int) -> Decoded:
+        if source.format not in GRIDDED:
+            survey = survey_parquet if source.format == "parquet" else survey_rows
+            return survey(source, self._content, until_s=until_s, most=most)
         stream = open_stream(source)
         try:
             cut = cut_of(self._content, source.format, self._cutter)
@@ -195,15 +199,16 @@ class Sampler:
             is_whole=whole,
             extra_documents=n_files * is_text,
             extra_tokens=round(n_files * n_open / len(decoded)) * is_text,
+            is_stored=input_format == "parquet",
         )
         return group, excerpts
 
     def _note_unseen(self, inputs: Sequence[tuple[int, Input]], decoded: dict[int, Decoded]) -> None:
         n_part = sum(not one.is_complete for one in decoded.values())
         if n_part:
-            self._notices.append(f"of {counted(n_part, 'compressed file')} only the beginning was read: the rest may be different")
+            self._notices.append(f"of {counted(n_part, 'packed file')} only a part was read: the rest may be different")
         if len(decoded) < len(inputs):
-            self._notices.append(f"{len(decoded):,} of {counted(len(inputs), 'compressed file')} were read")
+            self._notices.append(f"{len(decoded):,} of {counted(len(inputs), 'packed file')} were read")
 
     # ---- encoding ----
 

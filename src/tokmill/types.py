@@ -27,6 +27,9 @@ Compression = Literal["none", "gzip", "zstd", "xz", "bzip2", "lz4"]
 WITH_FOOTER: frozenset[InputFormat] = frozenset(("parquet", "arrow"))
 """Formats whose files are read from places that their end names: not from a pipe, and not compressed from outside."""
 
+OTHER_FILE = "other_file"
+"""Why a member of an archive was passed over that is no text: counted, but nothing that anybody would call a bad record."""
+
 STDIN = "-"
 """The path of standard input."""
 
@@ -132,7 +135,7 @@ class Skip(msgspec.Struct, frozen=True, kw_only=True):
     offset: int | None
     reason: str
     """A stable word: `empty`, `invalid_json`, `missing_text`, `null_text`, `not_a_string`, `lone_surrogate`, `invalid_utf8`,
-    `invalid_csv`."""
+    `invalid_csv`, `other_file`."""
 
 
 class Counts(msgspec.Struct, frozen=True, kw_only=True):

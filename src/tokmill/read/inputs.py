@@ -54,10 +54,9 @@ class FoundInputs:
         if not self.n_passed_over:
             return []
         suffixes = " ".join(_KNOWN_SUFFIXES)
-        return [
-            f"passed over in directories: {counted(self.n_passed_over, 'file')} (without --glob: {suffixes}, "
-            f"also with {' '.join(_COMPRESSIONS)})"
-        ]
+        also = " ".join(_COMPRESSIONS)
+        n_files = counted(self.n_passed_over, "file")
+        return [f"passed over in directories: {n_files} (without --glob: {suffixes}, most also with {also})"]
 
 
 def find_inputs(names: Sequence[str], *, glob: str | None, input_format: str | None, outside: str | None = None) -> FoundInputs:

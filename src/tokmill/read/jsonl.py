@@ -13,7 +13,7 @@ from array import array
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from tokmill.errors import MemoryBudgetError
+from tokmill.memory import piece_too_long
 from tokmill.read.large import held_document
 from tokmill.read.record import NOT_PLAIN, NotARecordError, RecordParser
 from tokmill.read.utf8 import first_invalid, foreign
@@ -148,7 +148,7 @@ class _LinesReader:
         while not held.complete and held.n_known <= most:
             held.grow()
         if len(held.buffer) > most:
-            raise _line_too_long(where, most)
+            raise piece_too_long("a line", str(where), most, settings.budget_bytes, len(held.buffer) if held.complete else None)
         line = held.take(len(held.buffer))
         records = self._one_by_one([line])
         after_line = line + b"\n" if held.has_separator else line
@@ -158,8 +158,9 @@ class _LinesReader:
         counts, after = records.counts(len(after_line)), position.cursor() if goes_on else position.end()
         del after_line
         if records.documents and len(records.documents[0]) > settings.batch_bytes:
-            text = records.documents.pop()
-            yield from held_document(text, settings, where, counts=counts, after=after, position_bytes=self._stream.raw_position())
+            n_read = self._stream.raw_position()
+            # Not by a name here, which would hold the text a second time.
+            yield from held_document(records.documents.pop(), settings, where, counts=counts, after=after, position_bytes=n_read)
         else:
             yield Batch(
                 index=0,
@@ -197,12 +198,3 @@ def _locator(position: Position, lines: array[int] | range, lengths: array[int])
         return location(offset + sum(lengths[:line]) + line, first + line)
 
     return locate
-
-
-def _line_too_long(where: Location, most: int) -> MemoryBudgetError:
-    return MemoryBudgetError(
-        f"a line is longer than the {most:,} bytes that the memory budget allows",
-        where=str(where),
-        allowed=f"lines of at most {most:,} bytes with this --memory",
-        next_step="raise --memory, or split the record",
-    )

@@ -39,6 +39,8 @@ class Settings:
     max_piece_bytes: int
     divide_above_bytes: int = DIVIDE_ABOVE_BYTES
     block_bytes: int = BLOCK_BYTES
+    budget_bytes: int = 0
+    """--memory, for messages."""
 
 
 class Position:

@@ -60,7 +60,7 @@ class RecordParser:
         else:
             record = msgspec.defstruct("Record", [("text", str)], rename={"text": key}, frozen=True, gc=False)
             self._decode: Callable[[bytes], Any] = msgspec.json.Decoder(record).decode
-            self._text_of = lambda line: self._decode(line).text  # type: ignore[no-any-return]
+            self._text_of = lambda line: self._decode(line).text
             self.texts = self._flat_texts
 
     def _flat_texts(self, lines: Sequence[bytes]) -> list[bytes]:

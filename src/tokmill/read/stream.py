@@ -37,7 +37,7 @@ class PlainStream:
         self._fd = _open(source)
         self._once = ReadOnce(self._fd, source.size_bytes or 0)
         try:
-            self._check_unchanged()
+            self.check_unchanged()
             if (source.size_bytes or 0) > _SKIP_BYTES and hasattr(os, "posix_fadvise"):
                 os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
         except BaseException:
@@ -66,6 +66,22 @@ class PlainStream:
             raise _ends_early(self._source, size)
         self.offset = os.lseek(self._fd, n_bytes, os.SEEK_CUR)
 
+    def read_at(self, offset: int, n_bytes: int) -> bytes:
+        """`n_bytes` bytes from anywhere in a file; fewer only at its end. Raises DamagedInputError, ChangedError."""
+        parts: list[bytes] = []
+        while n_bytes:
+            try:
+                data = os.pread(self._fd, n_bytes, offset)
+            except OSError as error:
+                raise _unreadable(self._source, error, offset) from error
+            if not data:
+                self.check_unchanged()
+                break
+            parts.append(data)
+            offset += len(data)
+            n_bytes -= len(data)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
     def raw_position(self) -> int:
         """See ByteStream."""
         return self.offset
@@ -78,12 +94,13 @@ class PlainStream:
         self._fd = -1
 
     def _check_end(self) -> None:
-        self._check_unchanged()
+        self.check_unchanged()
         size = self._source.size_bytes
         if size is not None and self.offset != size:
             raise _changed(self._source, f"{self.offset:,} bytes were read of {size:,}")
 
-    def _check_unchanged(self) -> None:
+    def check_unchanged(self) -> None:
+        """Raises ChangedError when the file is not the one that was found when the run was planned."""
         source = self._source
         if source.size_bytes is None:
             return
