@@ -1,8 +1,8 @@
 """Samples of tables and archives: what can only be read from its front, or by its own index, is read by its reader.
 
 CSV, tar and Arrow are read from the beginning, as far as the time reaches, and every n-th batch is kept. Of Parquet, row groups are
-drawn from all of the file; what they stand for is measured in bytes of the stored column, which the file's index counts exactly, so
-that a column that is stored more tightly than it is read does not mislead. What was not read is said to be unseen: the interval then
+drawn from all of the file; what they stand for is measured in bytes of the stored column, which the file's index counts exactly,
+so that a column that is stored more tightly than it is read does not mislead. What was not read is said to be unseen: the interval then
 comes from how much the parts that were read differ.
 """
 
@@ -18,7 +18,7 @@ from tokmill.config import MIB, Resources
 from tokmill.encode import cutter_for
 from tokmill.read.corpus import CorpusReader
 from tokmill.sampling import PLACE_BYTES, Decoded, Excerpt
-from tokmill.types import Cursor
+from tokmill.types import OTHER_FILE, Cursor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,7 +45,7 @@ def is_gridded(source: Input) -> bool:
 
 
 class _Kept:
-    """Every n-th batch of those that came by, at most so many."""
+    """Every n-th stretch of those that came by, at most so many."""
 
     def __init__(self, content: Content, most: int) -> None:
         self.stride = 1
@@ -54,10 +54,10 @@ class _Kept:
         self._kept: list[Excerpt] = []
         self._n_met = 0
 
-    def add(self, batch: Batch, raw_bytes: int) -> None:
-        """raw_bytes: what the batch stands for."""
+    def add(self, stretch: list[Batch], raw_bytes: int) -> None:
+        """raw_bytes: what the stretch stands for."""
         if self._n_met % self.stride == 0:
-            self._kept.append(self._excerpt(batch, raw_bytes))
+            self._kept.append(self._excerpt(stretch, raw_bytes))
             if len(self._kept) > self._most:
                 self._kept = self._kept[::2]
                 self.stride *= 2
@@ -68,17 +68,15 @@ class _Kept:
             excerpt.chance = 1 / self.stride
         return self._kept
 
-    def _excerpt(self, batch: Batch, raw_bytes: int) -> Excerpt:
-        texts = [text for text in batch.documents if text]
-        n_bad = sum(n for reason, n in batch.counts.skipped.items() if reason != "other_file")
-        n_ends = len(batch.documents) - (len(batch.documents) > 0 and batch.tail_open)
-        return Excerpt(
-            raw_bytes=raw_bytes,
-            texts=texts,
-            documents=batch.counts.documents,
-            n_eot=n_ends if self._content.keep_empty else max(0, len(texts) - batch.tail_open),
-            n_bad=n_bad,
-        )
+    def _excerpt(self, stretch: list[Batch], raw_bytes: int) -> Excerpt:
+        found = Excerpt(raw_bytes=raw_bytes)
+        for batch in stretch:
+            texts = [text for text in batch.documents if text]
+            found.texts += texts
+            found.documents += batch.counts.documents
+            found.n_eot += len(batch.documents if self._content.keep_empty else texts) - batch.tail_open
+            found.n_bad += sum(n for reason, n in batch.counts.skipped.items() if reason != OTHER_FILE)
+        return found
 
 
 def survey_rows(source: Input, content: Content, *, until_s: float, most: int) -> Decoded:
@@ -86,11 +84,12 @@ def survey_rows(source: Input, content: Content, *, until_s: float, most: int) -
     kept = _Kept(content, most)
     n_bytes = n_raw = 0
     is_complete = True
-    for batch in _batches(source, content, Cursor()):
-        kept.add(batch, batch.counts.bytes_in)
-        n_bytes += batch.counts.bytes_in
-        n_raw = batch.position_bytes
-        if time.monotonic() > until_s and batch.after != Cursor(input_index=1):
+    for stretch in _stretches(source, content, Cursor()):
+        n_read = sum(batch.counts.bytes_in for batch in stretch)
+        kept.add(stretch, n_read)
+        n_bytes += n_read
+        n_raw = stretch[-1].position_bytes
+        if time.monotonic() > until_s and stretch[-1].after != Cursor(input_index=1):
             is_complete = False
             break
     return Decoded(kept.excerpts(), n_bytes, n_raw, is_complete, is_complete and kept.stride == 1, b"")
@@ -109,9 +108,10 @@ def survey_parquet(source: Input, content: Content, *, until_s: float, most: int
     for i in order:
         group, kept = groups[i], _Kept(content, max(1, most // min(len(order), 16)))
         n_rows = 0
-        for batch in _batches(source, content, Cursor(record=group.first)):
-            n_rows += batch.counts.documents
-            kept.add(batch, group.stored_bytes * batch.counts.documents // max(1, group.n_rows))
+        for stretch in _stretches(source, content, Cursor(record=group.first)):
+            n_read = sum(batch.counts.documents for batch in stretch)
+            n_rows += n_read
+            kept.add(stretch, group.stored_bytes * n_read // max(1, group.n_rows))
             if n_rows >= group.n_rows or time.monotonic() > until_s:
                 break
         found[i] = kept.excerpts()
@@ -126,7 +126,12 @@ def survey_parquet(source: Input, content: Content, *, until_s: float, most: int
     return Decoded(excerpts, seen, n_raw, is_complete, is_complete and stride == 1, b"")
 
 
-def _batches(source: Input, content: Content, start: Cursor) -> Iterator[Batch]:
-    """Batches of one input from a place on. Raises TokmillError, where the run will, too."""
+def _stretches(source: Input, content: Content, start: Cursor) -> Iterator[list[Batch]]:
+    """Batches of one input from a place on, those of one document together. Raises TokmillError, where the run will, too."""
     alone = msgspec.structs.replace(content, inputs=(source,), on_error="skip")
-    return CorpusReader(alone, _RESOURCES, cutter_for(content.tokenizer.encoding)).batches(start)
+    stretch: list[Batch] = []
+    for batch in CorpusReader(alone, _RESOURCES, cutter_for(content.tokenizer.encoding)).batches(start):
+        stretch.append(batch)
+        if batch.after is not None:
+            yield stretch
+            stretch = []

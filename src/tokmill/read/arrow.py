@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 _FILE_MAGIC = b"ARROW1"
 _FEATHER_1_MAGIC = b"FEA1"
+_END = b"\xff\xff\xff\xff\0\0\0\0"
+"""Of a stream (the Arrow columnar format, "IPC streaming format"); every writer since 2019 writes it."""
 
 
 def read_arrow(file: SeekableFile, position: Position, settings: Settings, start: Cursor) -> Iterator[Batch]:
@@ -94,6 +96,10 @@ class _ArrowReader:
             for batch in opened:
                 first += len(batch)
                 yield len(batch), self._column(batch) if first > n_before else None
+        # pyarrow takes a stream that was cut between two record batches for one that ends there.
+        self._file.seek(-len(_END), 2)
+        if self._file.read(len(_END)) != _END:
+            raise ValueError("it does not end with the mark of a stream's end")
 
     def _column(self, batch: pa.RecordBatch) -> pa.Array:
         # A damaged file may name places that are not there.

@@ -1,4 +1,4 @@
-"""What the end of a Parquet file says: its columns and row groups. For the reader, and for the plan, which reads only some of them."""
+"""What the end of a Parquet file says: its columns and row groups. For the reader, and for the plan, which reads some of them."""
 
 from __future__ import annotations
 

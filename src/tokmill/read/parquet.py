@@ -98,7 +98,8 @@ class RowGroup:
         self._most = most_rows
         self._skip = n_skipped
         self._key = settings.content.text_key
-        self._target_bytes = settings.batch_bytes // 2
+        # Enough of a batch to be one by itself, and not so much that two are made of it.
+        self._target_bytes = settings.batch_bytes * 3 // 4
         self._opened = opened
         self._batches: Iterator[Any] = opened.iter_batches(
             batch_size=self.n_rows, row_groups=[group], columns=[self._key], use_threads=False
