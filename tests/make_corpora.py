@@ -135,7 +135,7 @@ def files() -> dict[str, bytes]:
         "deep_nesting/a.jsonl": json.dumps({"x": 1}).encode()[:-1] + b', "y": ' + b"[" * 5000 + b"]" * 5000 + b"}\n",
         "open_quote/a.csv": b'id,text\n1,one\n2,"two\n3,three\n',
         "wrong_fields/a.csv": b"id,text\n1,one\n2,two,too\n",
-        "bom_csv/a.csv": b"\xef\xbb\xbftext,id\r\none,1\r\n\"two\r\n\",2\r\n\r\n",
+        "bom_csv/a.csv": b'\xef\xbb\xbftext,id\r\none,1\r\n"two\r\n",2\r\n\r\n',
         "nul_csv/a.tsv": b"text\tid\na\0b\t1\n",
         "empty_table/a.csv": b"",
         "empty_table/b.csv": b"id,text\n",

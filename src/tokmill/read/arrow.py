@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from tokmill.errors import DamagedInputError, TokmillError
 from tokmill.memory import piece_too_long
-from tokmill.read.columns import ARROW_ERRORS, ColumnReader, check_column, file_error, text_column, whole_file
+from tokmill.read.columns import ARROW_ERRORS, ColumnReader, as_bytes, check_column, file_error, text_column, whole_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -102,9 +102,10 @@ class _ArrowReader:
             raise ValueError("it does not end with the mark of a stream's end")
 
     def _column(self, batch: pa.RecordBatch) -> pa.Array:
-        # A damaged file may name places that are not there.
-        column = text_column(batch, self._settings.content.text_key)
-        column.validate()
+        batch.validate()
+        column = as_bytes(text_column(batch, self._settings.content.text_key))
+        # A damaged file names places that are not there; looked at unchecked, they end the process.
+        column.validate(full=True)
         return column
 
     def _checked(self, schema: pa.Schema) -> int:
@@ -120,12 +121,13 @@ class _ArrowReader:
         if n_bytes > most:
             where = self._position.location()
             at = type(where)(path=where.path, record=where.record, unit=where.unit)
-            raise piece_too_long("a record batch of this Arrow file", str(at), most, 0, None)
+            self._file.failed = piece_too_long("a record batch of this Arrow file", str(at), most, 0, None)
+            raise self._file.failed
 
     def _error(self, error: Exception) -> TokmillError:
         where = self._position.location()
         at = type(where)(path=where.path, record=where.record, unit=where.unit)
-        return file_error(error, "Arrow", at, self._settings.budget_bytes)
+        return self._file.failed or file_error(error, "Arrow", at, self._settings.budget_bytes)
 
 
 class _Bounded:

@@ -124,6 +124,15 @@ def text_column(batch: pa.RecordBatch | pa.Table, key: str) -> pa.Array:
     return pc.struct_field(column, below) if below else column
 
 
+def as_bytes(array: pa.Array) -> pa.Array:
+    """An array of texts as one of bytes, without a copy: whether they are UTF-8 is another question."""
+    kind = array.type
+    if pa.types.is_dictionary(kind):
+        return pa.DictionaryArray.from_arrays(array.indices, as_bytes(array.dictionary), safe=False)
+    views = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary(), pa.string_view(): pa.binary_view()}
+    return array.view(views[kind]) if kind in views else array
+
+
 def check_column(schema: pa.Schema, key: str, where: Location) -> None:
     """Raises BadRecordError unless the key names one column of texts."""
     kind = _type_of(schema, key)

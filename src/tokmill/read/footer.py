@@ -40,7 +40,7 @@ def open_parquet(file: SeekableFile, key: str, where: Location, budget_bytes: in
     except TokmillError:
         raise
     except ARROW_ERRORS as error:
-        raise file_error(error, "Parquet", where, budget_bytes) from error
+        raise file.failed or file_error(error, "Parquet", where, budget_bytes) from error
     check_column(schema, key, where)
     return opened
 

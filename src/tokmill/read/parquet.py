@@ -85,7 +85,7 @@ class _ParquetReader:
     def _error(self, error: Exception) -> TokmillError:
         where = self._position.location()
         at = type(where)(path=where.path, record=where.record, unit=where.unit)
-        return file_error(error, "Parquet", at, self._settings.budget_bytes)
+        return self._file.failed or file_error(error, "Parquet", at, self._settings.budget_bytes)
 
 
 class RowGroup:

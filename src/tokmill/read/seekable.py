@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING
 
+from tokmill.errors import TokmillError
 from tokmill.read.stream import PlainStream
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ class SeekableFile(io.RawIOBase):
         self._plain = PlainStream(source)
         self._at = 0
         self._furthest = 0
+        self.failed: TokmillError | None = None
+        """What a read raised: libraries make errors of their own of it."""
 
     def readable(self) -> bool:
         return True
@@ -45,7 +48,11 @@ class SeekableFile(io.RawIOBase):
         """Up to `size` bytes; fewer only at the end of the file."""
         rest = max(0, self._size - self._at)
         n = rest if size is None or size < 0 else min(size, rest)
-        data = self._plain.read_at(self._at, n)
+        try:
+            data = self._plain.read_at(self._at, n)
+        except TokmillError as error:
+            self.failed = error
+            raise
         self._at += len(data)
         self._furthest = max(self._furthest, self._at)
         return data
