@@ -28,7 +28,7 @@ else:
 CORPORA = Path(__file__).parent / "corpora"
 TEXTS = ["one", "two", "three " * 20, "four"]
 TEXT = "<|endoftext|>".join(TEXTS).encode()
-CHECKED = {zstd.CompressionParameter.checksum_flag: 1}
+CHECKED = {int(zstd.CompressionParameter.checksum_flag): 1}
 PACKERS: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
     "gzip": (".gz", lambda data: gzip.compress(data, mtime=0)),
     "zstd": (".zst", lambda data: zstd.compress(data, options=CHECKED)),

@@ -1,9 +1,9 @@
 """Samples of tables and archives: what can only be read from its front, or by its own index, is read by its reader.
 
 CSV, tar and Arrow are read from the beginning, as far as the time reaches, and every n-th batch is kept. Of Parquet, row groups are
-drawn from all of the file; what they stand for is measured in bytes of the stored column, which the file's index counts exactly,
-so that a column that is stored more tightly than it is read does not mislead. What was not read is said to be unseen: the interval then
-comes from how much the parts that were read differ.
+drawn from all of the file; what they stand for is measured in bytes of the stored column, which the file's index counts exactly: a
+column that is stored more tightly than it is read does not mislead. What was not read is said to be unseen: the interval then comes
+from how much the parts that were read differ.
 """
 
 from __future__ import annotations
