@@ -19,8 +19,8 @@ InputFormat = Annotated[
         "--input-format",
         envvar="TOKMILL_INPUT_FORMAT",
         metavar="FORMAT",
-        help="text, jsonl, csv, tsv, tar (also with .gz .zst .xz .bz2 .lz4), parquet or arrow, instead of going by suffix; without a "
-        "known one, and on standard input: text.",
+        help="text, jsonl, csv, tsv, tar (also with .gz .zst .xz .bz2 .lz4), parquet or arrow, instead of going by suffix; without "
+        "a known one, and on standard input: text.",
     ),
 ]
 Inputs = Annotated[
