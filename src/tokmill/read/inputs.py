@@ -1,4 +1,4 @@
-"""Finds the inputs: files, directories, glob patterns, pipes and standard input become records, in an order that never varies.
+"""Finds the inputs: files, directories, patterns, URLs, pipes and standard input become records, in an order that never varies.
 
 Directories are read with `os.scandir` and sorted once, by the bytes of the path: no locale, no order of the file system.
 What a person named always counts; what a directory merely contains counts when its suffix is known (or `--glob` matches it),
@@ -17,11 +17,14 @@ from fnmatch import translate
 from typing import TYPE_CHECKING, cast
 
 from tokmill.errors import DamagedInputError, UsageError
-from tokmill.types import STDIN, WITH_FOOTER, Compression, Input, InputFormat, path_to_text
+from tokmill.read.urls import path_of, remember
+from tokmill.types import STDIN, WITH_FOOTER, Compression, Input, InputFormat, is_url, path_to_text
 from tokmill.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+
+    from tokmill.read.stores import Found
 
 _STDIN_NAMES = {STDIN, "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"}
 _COMPRESSIONS: dict[str, Compression] = {".gz": "gzip", ".zst": "zstd", ".xz": "xz", ".bz2": "bzip2", ".lz4": "lz4"}
@@ -51,12 +54,13 @@ class FoundInputs:
 
     def notices(self) -> list[str]:
         """What a person should know before the run."""
+        notices = _unpinned(self.inputs)
         if not self.n_passed_over:
-            return []
+            return notices
         suffixes = " ".join(_KNOWN_SUFFIXES)
         also = " ".join(_COMPRESSIONS)
         n_files = counted(self.n_passed_over, "file")
-        return [f"passed over in directories: {n_files} (without --glob: {suffixes}, most also with {also})"]
+        return [f"passed over in directories: {n_files} (without --glob: {suffixes}, most also with {also})", *notices]
 
 
 def find_inputs(names: Sequence[str], *, glob: str | None, input_format: str | None, outside: str | None = None) -> FoundInputs:
@@ -75,7 +79,7 @@ def find_inputs(names: Sequence[str], *, glob: str | None, input_format: str | N
         raise UsageError(
             "no input was given",
             where="INPUT",
-            allowed="files, directories, patterns or -",
+            allowed="files, directories, patterns, URLs or -",
             next_step="tokmill tokenize corpus.txt --out data",
         )
     if sum(name in _STDIN_NAMES for name in names) > 1:
@@ -96,6 +100,7 @@ class _Finder:
         self._glob = glob
         self._input_format = input_format
         self._outside = _identity(outside) if outside else None
+        self._urls: dict[str, str] = {}
 
     def add(self, name: str) -> None:
         """Add what one name stands for."""
@@ -107,10 +112,36 @@ class _Finder:
         status = _stat(name)
         if status is not None:
             self._add_existing(name, status)
+        elif is_url(name):
+            self._add_remote(name)
         elif globbing.has_magic(name):
             self._add_matches(name)
         else:
             raise _nothing(name, "there is no such file or directory", "check the path")
+
+    def _add_remote(self, url: str) -> None:
+        from tokmill.read.listing import find_remote
+
+        objects, n_passed = find_remote(url, self._wanted, has_glob=self._glob is not None)
+        self.n_passed_over += n_passed
+        if [found.url for found in objects] == [url]:
+            self._check_suffix(remember(url))
+        for found in objects:
+            self._add_object(found)
+
+    def _add_object(self, found: Found) -> None:
+        name = remember(found.url)
+        if self._urls.setdefault(name, found.url) != found.url:
+            raise UsageError(
+                "two different URLs are the same but for user, password or signature",
+                where=name,
+                allowed="each object with one URL",
+                next_step="give the one that is right",
+            )
+        file_format, compression = _describe(name, self._input_format)
+        _check_seekable(file_format, compression, name, has_size=True)
+        size, version = found.size_bytes, found.version
+        self.inputs.append(Input(path=name, format=file_format, compression=compression, size_bytes=size, version=version))
 
     def _add_existing(self, name: str, status: os.stat_result) -> None:
         if stat.S_ISDIR(status.st_mode):
@@ -192,10 +223,17 @@ class _Finder:
         if self._input_format is None and bare.endswith(_FOREIGN_SUFFIXES):
             raise UsageError(
                 "this kind of file is not text",
-                where=path_to_text(path),
+                where=_shown(path),
                 allowed=f"{' '.join(_KNOWN_SUFFIXES)}, most also with {' '.join(_COMPRESSIONS)}",
                 next_step="unpack or convert it; if it is text after all, pass --input-format text",
             )
+
+
+def _unpinned(inputs: Sequence[Input]) -> list[str]:
+    """What to say of remote objects that could change without being noticed."""
+    found = [source.path for source in inputs if source.version is None]
+    others = f" (and {counted(len(found) - 1, 'other')})" if len(found) > 1 else ""
+    return [f"the server gives {found[0]}{others} neither ETag nor time: only its size shows a change"] if found else []
 
 
 def is_guess(source: Input) -> bool:
@@ -205,7 +243,7 @@ def is_guess(source: Input) -> bool:
 
 def _without_compression(path: str) -> tuple[str, Compression]:
     """The path in lower case without a suffix of compression, and the compression."""
-    lower = path.lower()
+    lower = (path_of(path) if is_url(path) else path).lower()
     for short, full in _SHORT.items():
         if lower.endswith(short):
             lower = lower.removesuffix(short) + full
@@ -232,10 +270,15 @@ def _check_seekable(file_format: InputFormat, compression: Compression, path: st
     what = f"compressed from outside ({compression})" if compression != "none" else "a pipe"
     raise UsageError(
         f"{file_format} cannot be read from what is {what}: its end says where everything is",
-        where="standard input" if path == STDIN else path_to_text(path),
+        where="standard input" if path == STDIN else _shown(path),
         allowed=f"a {file_format} file as it is; it compresses its columns itself",
         next_step="decompress it first, or name the file instead of piping it",
     )
+
+
+def _shown(path: str) -> str:
+    """A path or URL as messages have it."""
+    return path if is_url(path) else path_to_text(path)
 
 
 def _matcher(glob: str | None) -> Callable[[str, str], bool]:

@@ -1,12 +1,19 @@
-"""Inputs that are read from wherever their end says, for the libraries that read Parquet and Arrow.
+"""Inputs as binary files with `seek`, for formats that are not read from front to back: local files, and remote objects.
 
 One place opens them, `open_seekable`. What it returns is a file as Python knows files, that has the size it was planned with and is
-compared with that again at its end; a failed read is an error of tokmill's with the place, through whatever library asked for it.
+compared with that again at its end; a failed read is an error of tokmill's, through whatever library asked for it.
+
+A remote one is read in blocks, of which a few are kept; who reads on behind a block is read ahead for. The hard one is that nothing
+bounds what such a reader asks for at once: a request of many blocks goes past the cache, in one piece.
 """
 
 from __future__ import annotations
 
 import io
+import threading
+from abc import abstractmethod
+from collections import OrderedDict
+from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 from tokmill.errors import TokmillError
@@ -17,39 +24,49 @@ if TYPE_CHECKING:
 
     from tokmill.types import Input
 
+SEEKABLE_BLOCK_BYTES = 4 << 20
+BLOCKS_KEPT = 8
+"""32 MiB, less than a stream holds: one or the other is open, never both."""
+_AHEAD = 2
+
 
 class SeekableFile(io.RawIOBase):
-    """A file on this machine. Raises DamagedInputError, ChangedError."""
+    """An input's stored bytes. What is read from where is for the two kinds to say."""
 
-    def __init__(self, source: Input) -> None:
+    def __init__(self, size_bytes: int) -> None:
         super().__init__()
-        self._size = source.size_bytes or 0
-        self._plain = PlainStream(source)
+        self._size = size_bytes
         self._at = 0
         self._furthest = 0
         self.failed: TokmillError | None = None
         """What a read raised: libraries make errors of their own of it."""
 
     def readable(self) -> bool:
+        """True."""
         return True
 
     def seekable(self) -> bool:
+        """True."""
         return True
 
     def tell(self) -> int:
+        """Position."""
         return self._at
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """See io.IOBase."""
-        self._at = offset + (0, self._at, self._size)[whence]
-        return self._at
+        """As of every file."""
+        at = offset + (0, self._at, self._size)[whence]
+        if at < 0:
+            raise ValueError("a position before the beginning")
+        self._at = at
+        return at
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Up to `size` bytes; fewer only at the end of the file."""
+        """Up to `size` bytes; fewer only at the end of the file. Raises DamagedInputError, ChangedError."""
         rest = max(0, self._size - self._at)
         n = rest if size is None or size < 0 else min(size, rest)
         try:
-            data = self._plain.read_at(self._at, n)
+            data = self._bytes(self._at, n)
         except TokmillError as error:
             self.failed = error
             raise
@@ -68,8 +85,32 @@ class SeekableFile(io.RawIOBase):
         """Bytes from the file's beginning to the furthest place that was read, about: how far a run is."""
         return self._furthest
 
+    @abstractmethod
     def check_unchanged(self) -> None:
         """To be called behind the last read. Raises ChangedError."""
+
+    @abstractmethod
+    def _bytes(self, begin: int, n_bytes: int) -> bytes:
+        """Bytes that lie within the size; fewer are the end of a file. Raises DamagedInputError, ChangedError."""
+
+
+def open_seekable(source: Input) -> SeekableFile:
+    """An input that has a size, as a file of its stored bytes (not decompressed) that can seek; the caller closes it.
+
+    Raises DamagedInputError, ChangedError (also while it is read: the object was replaced), UsageError (a package is missing).
+    """
+    return RemoteFile(source) if source.is_remote else LocalFile(source)
+
+
+class LocalFile(SeekableFile):
+    """A file on this machine."""
+
+    def __init__(self, source: Input) -> None:
+        super().__init__(source.size_bytes or 0)
+        self._plain = PlainStream(source)
+
+    def check_unchanged(self) -> None:
+        """See SeekableFile."""
         self._plain.check_unchanged()
 
     def close(self) -> None:
@@ -78,7 +119,69 @@ class SeekableFile(io.RawIOBase):
             self._plain.close()
         super().close()
 
+    def _bytes(self, begin: int, n_bytes: int) -> bytes:
+        return self._plain.read_at(begin, n_bytes)
 
-def open_seekable(source: Input) -> SeekableFile:
-    """An input that is not compressed, and has a size. Raises DamagedInputError, ChangedError."""
-    return SeekableFile(source)
+
+class RemoteFile(SeekableFile):
+    """A remote object as a file."""
+
+    def __init__(self, source: Input) -> None:
+        from tokmill.read.remote import Fetcher
+
+        self._fetcher = Fetcher(source)
+        super().__init__(self._fetcher.pin.size_bytes)
+        self._blocks: OrderedDict[int, Future[memoryview]] = OrderedDict()
+        self._last = -2
+
+    def check_unchanged(self) -> None:
+        """See SeekableFile."""
+        self._fetcher.check()
+
+    def close(self) -> None:
+        """Give back what is held."""
+        if not self.closed:
+            self._blocks.clear()
+            self._fetcher.close()
+        super().close()
+
+    def _bytes(self, begin: int, n_bytes: int) -> bytes:
+        if n_bytes > SEEKABLE_BLOCK_BYTES * BLOCKS_KEPT // 2:
+            return bytes(self._fetcher.fetch(begin, begin + n_bytes))
+        parts, end = [], begin + n_bytes
+        while begin < end:
+            index, within = divmod(begin, SEEKABLE_BLOCK_BYTES)
+            parts.append(self._block(index)[within : within + end - begin])
+            begin += len(parts[-1])
+        return b"".join(parts)
+
+    def _block(self, index: int) -> memoryview:
+        first = index not in self._blocks
+        block = self._begun(index)
+        is_streamed = self._fetcher.store.is_streamed(self._fetcher.pin)
+        if not is_streamed and (index == self._last + 1 or (index == self._last and not first)):
+            for ahead in range(index + 1, index + 1 + _AHEAD):
+                if ahead * SEEKABLE_BLOCK_BYTES < self._size:
+                    self._begun(ahead)
+        self._last = index
+        return block.result()
+
+    def _begun(self, index: int) -> Future[memoryview]:
+        """A block, being fetched or there; the one that was not used for longest is dropped for it."""
+        block = self._blocks.get(index)
+        if block is None:
+            block = Future()
+            begin = index * SEEKABLE_BLOCK_BYTES
+            arguments = (block, begin, min(begin + SEEKABLE_BLOCK_BYTES, self._size))
+            threading.Thread(target=self._fetch, args=arguments, name="fetch", daemon=True).start()
+            self._blocks[index] = block
+            while len(self._blocks) > BLOCKS_KEPT:
+                self._blocks.popitem(last=False)
+        self._blocks.move_to_end(index)
+        return block
+
+    def _fetch(self, block: Future[memoryview], begin: int, end: int) -> None:
+        try:
+            block.set_result(self._fetcher.fetch(begin, end))
+        except Exception as error:  # noqa: BLE001  raised where the block is used
+            block.set_exception(error)

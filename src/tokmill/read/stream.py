@@ -1,4 +1,5 @@
-"""Bytes from anywhere: a file or standard input, plain or compressed, read once from front to back with bounded memory.
+"""Bytes from anywhere: a file, standard input or (through `remote`) a store, plain or compressed, read once from front to back with
+bounded memory.
 
 The hard one is the end. A decompressor that meets the end of its input is content to have delivered less, so truncation is
 only seen by asking whether the last frame was complete; and a file that another program still writes to, or has replaced, is
@@ -114,7 +115,7 @@ class PlainStream:
 class CompressedStream:
     """All frames of a compressed file, one behind the other. Whatever is not a complete frame is an error."""
 
-    def __init__(self, plain: PlainStream, source: Input, codec: Codec) -> None:
+    def __init__(self, plain: ByteStream, source: Input, codec: Codec) -> None:
         self.offset = 0
         self._plain = plain
         self._source = source
@@ -179,10 +180,16 @@ class CompressedStream:
 
 def open_stream(source: Input) -> ByteStream:
     """The decompressed bytes of an input, from the beginning. Raises DamagedInputError, ChangedError."""
-    plain = PlainStream(source)
+    plain = _open_remote(source) if source.is_remote else PlainStream(source)
     if source.compression == "none":
         return plain
     return CompressedStream(plain, source, new_codec(source.compression))
+
+
+def _open_remote(source: Input) -> ByteStream:
+    from tokmill.read.remote import RemoteStream
+
+    return RemoteStream(source)
 
 
 def _open(source: Input) -> int:
