@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from tokmill.errors import TooManySkippedError
-from tokmill.types import OTHER_FILE, STDIN, Committed, Cursor, FileEntry
+from tokmill.read.rows import OTHER_FILE
+from tokmill.types import STDIN, Committed, Cursor, FileEntry
 from tokmill.words import counted
 from tokmill.write import make_writer
 

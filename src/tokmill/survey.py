@@ -17,8 +17,9 @@ import msgspec
 from tokmill.config import MIB, Resources
 from tokmill.encode import cutter_for
 from tokmill.read.corpus import CorpusReader
+from tokmill.read.rows import OTHER_FILE
 from tokmill.sampling import PLACE_BYTES, Decoded, Excerpt
-from tokmill.types import OTHER_FILE, Cursor
+from tokmill.types import Cursor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

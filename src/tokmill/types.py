@@ -28,9 +28,6 @@ Compression = Literal["none", "gzip", "zstd", "xz", "bzip2", "lz4"]
 WITH_FOOTER: frozenset[InputFormat] = frozenset(("parquet", "arrow"))
 """Formats whose files are read from places that their end names: not from a pipe, and not compressed from outside."""
 
-OTHER_FILE = "other_file"
-"""Why a member of an archive was passed over that is no text: counted, but nothing that anybody would call a bad record."""
-
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 STDIN = "-"
@@ -47,13 +44,6 @@ UNCUT_COST = 25
 
 BLOCK_BYTES = 1 << 20
 """A block of a divided document ends at the first safe cut at or after this many bytes."""
-
-
-REMOTE_BLOCK_BYTES = 8 << 20
-"""Of a remote object, what is asked for at once: at 30 ms for an answer, a few such requests side by side fill 1 GB/s."""
-
-REMOTE_BLOCKS_HELD = 5
-"""Of one object, at most: one that is read, and those that are fetched ahead of it."""
 
 
 def path_to_text(path: str) -> str:
