@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tokmill.types import Input
 
 _OPTIONS = {"encoding_errors": "--encoding-errors", "text_key": "--text-key", "val_fraction": "--val-fraction"}
-_SUFFIXES = {"none": "", "gzip": ".gz", "zstd": ".zst"}
+_SUFFIXES = {"none": "", "gzip": ".gz", "zstd": ".zst", "xz": ".xz", "bzip2": ".bz2", "lz4": ".lz4"}
 _MOST = 5
 """Differences or inputs that are named."""
 

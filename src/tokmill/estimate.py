@@ -72,6 +72,8 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
     """The end-of-text ids of those."""
     extra_error: int = 0
     """Half the width of the 95 % interval of that, where only some ends were looked at."""
+    is_stored: bool = False
+    """The bytes are those of a column as it is stored (Parquet); what will be read of it is its text."""
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -119,13 +121,19 @@ def totals(groups: Sequence[Group]) -> Totals:
     }
     extras = {"documents": "extra_documents", "tokens": "extra_tokens"}
     found = {name: _sum([_with_extra(group, of, name, extras) for group in groups]) for name, of in fields.items()}
-    sizes = [(g.seen_bytes + g.unseen_bytes, _unseen_error(g) * g.unseen_bytes) for g in groups]
     return Totals(
-        bytes_in=_sum([(float(size), half) for size, half in sizes]),
+        bytes_in=_sum([_bytes_in(group) for group in groups]),
         sampled_bytes=sum(w.raw_bytes for g in groups for w in g.windows),
         n_windows=sum(len(g.windows) for g in groups),
         **found,
     )
+
+
+def _bytes_in(group: Group) -> tuple[float, float]:
+    """What will be read of a group, and half the width of its interval."""
+    if group.is_stored:
+        return _of_group(group, lambda w: w.text_bytes, 0)
+    return float(group.seen_bytes + group.unseen_bytes), _unseen_error(group) * group.unseen_bytes
 
 
 def _sum(parts: Sequence[tuple[float, float]]) -> Estimate:

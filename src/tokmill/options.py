@@ -18,8 +18,9 @@ InputFormat = Annotated[
     typer.Option(
         "--input-format",
         envvar="TOKMILL_INPUT_FORMAT",
-        metavar="text|jsonl[.gz|.zst]",
-        help="Instead of going by suffix; without a known one, and on standard input: text.",
+        metavar="FORMAT",
+        help="text, jsonl, csv, tsv, tar (also with .gz .zst .xz .bz2 .lz4), parquet or arrow, instead of going by suffix; without "
+        "a known one, and on standard input: text.",
     ),
 ]
 Inputs = Annotated[
@@ -46,7 +47,13 @@ Separator = Annotated[
     ),
 ]
 TextKey = Annotated[
-    str, typer.Option("--text-key", envvar="TOKMILL_TEXT_KEY", metavar="KEY", help="Of JSON lines, the key of the text.")
+    str,
+    typer.Option(
+        "--text-key",
+        envvar="TOKMILL_TEXT_KEY",
+        metavar="KEY",
+        help="Of JSON lines and tables, the key or column of the text; a.b: inside a.",
+    ),
 ]
 Eot = Annotated[
     str, typer.Option("--eot", envvar="TOKMILL_EOT", metavar="after|before|none", help="Where the end-of-text id goes.")

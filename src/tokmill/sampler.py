@@ -27,6 +27,7 @@ from tokmill.read.stream import open_stream
 from tokmill.read.urls import restore
 from tokmill.read.utf8 import clean
 from tokmill.sampling import PLACE_BYTES, Cut, Decoded, Excerpt, View, cut_of, reach_of, sample_stream
+from tokmill.survey import GRIDDED, is_gridded, survey_parquet, survey_rows
 from tokmill.types import text_to_path
 from tokmill.words import counted
 
@@ -71,7 +72,7 @@ class Sampler:
     def answer(self) -> Answer:
         """Raises TokmillError: an input cannot be read, or the engine fails."""
         inputs = [(i, source) for i, source in enumerate(self._content.inputs) if source.size_bytes is not None]
-        streams = {i for i, source in inputs if source.compression != "none" or not self._has_places(source)}
+        streams = {i for i, source in inputs if not is_gridded(source) or not self._has_places(source)}
         plain = [source for i, source in inputs if i not in streams]
         compressed = [(i, source) for i, source in inputs if i in streams]
         n_bytes = sum(source.size_bytes or 0 for _, source in inputs) or 1
@@ -183,6 +184,9 @@ class Sampler:
         return [self._decoded_group(inputs, of_format, name) for name, of_format in by_format.items()]
 
     def _decode(self, source: Input, until_s: float, most: int) -> Decoded:
+        if source.format not in GRIDDED:
+            survey = survey_parquet if source.format == "parquet" else survey_rows
+            return survey(source, self._content, until_s=until_s, most=most)
         stream = open_stream(source)
         try:
             cut = cut_of(self._content, source.format, self._cutter)
@@ -218,14 +222,16 @@ class Sampler:
             extra_documents=n_files * is_text,
             extra_tokens=n_open * is_text,
             extra_error=error * is_text,
+            is_stored=input_format == "parquet",
         )
         return group, excerpts
 
     def _note_unseen(self, inputs: Sequence[tuple[int, Input]], decoded: dict[int, Decoded]) -> None:
         n_part = sum(not one.is_complete for one in decoded.values())
-        kind = "compressed file" if all(source.compression != "none" for _, source in inputs) else "file"
+        kind = "packed file" if not any(is_gridded(source) for _, source in inputs) else "file"
         if n_part:
-            self._notices.append(f"of {counted(n_part, kind)} only the beginning was read: the rest may be different")
+            part = "a part" if any(source.format == "parquet" for _, source in inputs) else "the beginning"
+            self._notices.append(f"of {counted(n_part, kind)} only {part} was read: the rest may be different")
         if len(decoded) < len(inputs):
             self._notices.append(f"{len(decoded):,} of {counted(len(inputs), kind)} were read")
 

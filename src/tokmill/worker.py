@@ -49,6 +49,7 @@ from tokmill.types import (
     Renewed,
     Repaired,
     Started,
+    is_packed,
     text_to_path,
 )
 
@@ -205,7 +206,7 @@ class Worker:
         """Bytes on disk before the cursor; of a compressed input that was begun, none."""
         inputs = self._job.content.inputs
         before = sum(i.size_bytes or 0 for i in inputs[: cursor.input_index])
-        is_plain = cursor.input_index < len(inputs) and inputs[cursor.input_index].compression == "none"
+        is_plain = cursor.input_index < len(inputs) and not is_packed(inputs[cursor.input_index])
         return before + (cursor.offset if is_plain else 0)
 
     def _reader(self) -> CorpusReader:
