@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Self, TypeAlias
 
 import numpy as np
 
-from tokmill.encode import load_fastest
+from tokmill.encode import load_decoder
 from tokmill.encode.vocabulary import resolve_tokenizer
 from tokmill.errors import ChangedError, DamageError, UsageError
 from tokmill.manifest import MANIFEST_NAME, Manifest, load_manifest
@@ -171,7 +171,7 @@ class Dataset:
                 next_step='tokmill.open(path, dtype=..., tokenizer="gpt2")',
             )
         if self._encoder is None:
-            self._encoder = load_fastest(find_tokenizer(self.tokenizer))
+            self._encoder = load_decoder(find_tokenizer(self.tokenizer))
         return self._encoder
 
     def _marks(self, ids: Ids, block: int) -> NDArray[np.intp]:
@@ -234,11 +234,11 @@ def open_dataset(
 def find_tokenizer(tokenizer: Tokenizer) -> Tokenizer:
     """The tokenizer of a manifest, which may have been written on another machine: its file there, or the same one here.
 
-    Raises ChangedError when the one that has its name here has other ranks.
+    Raises ChangedError when the one that has its name here has another content.
     """
     if Path(text_to_path(tokenizer.path)).is_file():
         return tokenizer
-    here = resolve_tokenizer(tokenizer.name)
+    here = resolve_tokenizer(tokenizer.name, str(tokenizer.eot_id))
     if here.sha256 != tokenizer.sha256:
         raise ChangedError(
             f"the tokenizer {tokenizer.name!r} here is not the one that made the ids",

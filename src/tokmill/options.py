@@ -31,7 +31,21 @@ PlannedOut = Annotated[
 ]
 Tokenizer = Annotated[
     str,
-    typer.Option("--tokenizer", envvar="TOKMILL_TOKENIZER", metavar="NAME|FILE", help="gpt2 (built in), or a .tiktoken file."),
+    typer.Option(
+        "--tokenizer",
+        envvar="TOKMILL_TOKENIZER",
+        metavar="NAME|FILE",
+        help="gpt2 (built in), cl100k_base and the like, a .tiktoken file, a tokenizer.json, or a Hugging Face owner/name@revision.",
+    ),
+]
+EotToken = Annotated[
+    str | None,
+    typer.Option(
+        "--eot-token",
+        envvar="TOKMILL_EOT_TOKEN",
+        metavar="TEXT|ID",
+        help="The special token that ends documents.  [default: the tokenizer's, where it is clear]",
+    ),
 ]
 Separator = Annotated[
     str,
@@ -85,7 +99,7 @@ EncodingErrors = Annotated[
     ),
 ]
 Engine = Annotated[
-    str, typer.Option("--engine", envvar="TOKMILL_ENGINE", metavar="gigatoken|tiktoken", help="The ids are the same.")
+    str, typer.Option("--engine", envvar="TOKMILL_ENGINE", metavar="gigatoken|tiktoken|tokenizers", help="The ids are the same.")
 ]
 Fresh = Annotated[
     bool,

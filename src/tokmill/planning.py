@@ -11,7 +11,7 @@ import msgspec
 
 from tokmill.config import Content, Job, Resources, parse_separator, parse_size
 from tokmill.encode import ENGINES
-from tokmill.encode.vocabulary import engine_of, resolve_tokenizer
+from tokmill.encode.vocabulary import engine_of, engine_notice, resolve_tokenizer
 from tokmill.errors import UsageError
 from tokmill.memory import default_budget, divide
 from tokmill.probe import cgroup_limit_bytes, machine_bytes
@@ -40,6 +40,7 @@ def make_job(
     *,
     out: str,
     tokenizer: str = "gpt2",
+    eot_token: str | None = None,
     separator: str = "<|endoftext|>",
     text_key: str = "text",
     glob: str | None = None,
@@ -63,7 +64,7 @@ def make_job(
     _check_range("--val-fraction", val_fraction, 0 <= val_fraction < 1, "0 <= fraction < 1")
     _check_range("--seed", seed, 0 <= seed < 1 << 64, "0 to 2**64 - 1")
     _check_range("--max-skipped", max_skipped, max_skipped is None or max_skipped >= 0, "0 or more")
-    described = resolve_tokenizer(tokenizer)
+    described = resolve_tokenizer(tokenizer, eot_token)
     _check_working_directory([*inputs, out])
     out = os.path.abspath(_checked_out(out))
     found = find_inputs(inputs, glob=glob, input_format=input_format, outside=out)
@@ -86,7 +87,7 @@ def make_job(
         notices += check_files(found.inputs, text_key)
     used = engine_of(described, engine)
     if used != engine:
-        notices.append(f"{engine} cannot load {described.encoding}; {used} is used instead: the same ids, some 30 times slower")
+        notices.append(engine_notice(described))
     resources = _divide_resources(memory, threads, used, max_skipped, len(found.inputs))
     resources = msgspec.structs.replace(resources, refuse_json_lines=input_format is None)
     job = Job(out=path_to_text(out), content=content, resources=resources, fresh=fresh)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from tokmill.encode import cutter_for, hand_over_plainly, load_encoder
+from tokmill.encode import cutter_of, hand_over_plainly, load_encoder
 from tokmill.entry import Line, failed_event
 from tokmill.errors import DamagedInputError
 from tokmill.estimate import Answer, Group, Question, Window
@@ -57,7 +57,7 @@ class Sampler:
     def __init__(self, question: Question) -> None:
         self._question = question
         self._content = question.content
-        self._cutter = cutter_for(question.content.tokenizer.encoding)
+        self._cutter = cutter_of(question.content.tokenizer)
         self._n_invalid = 0
         self._n_bad = 0
         self._notices: list[str] = []

@@ -22,7 +22,7 @@ from tokmill import __version__
 from tokmill.audit import Auditor
 from tokmill.commit import Output, open_output
 from tokmill.config import MIB
-from tokmill.encode import cutter_for, hand_over_plainly, load_encoder
+from tokmill.encode import cutter_of, hand_over_plainly, load_encoder, reference_of
 from tokmill.entry import Line, failed_event
 from tokmill.errors import Interrupted, MemoryBudgetError, TokmillError
 from tokmill.guard import Guard, Limits, reserve_bytes
@@ -148,9 +148,9 @@ class Worker:
 
     def _pipeline(self, recorder: Recorder) -> Pipeline:
         content, resources = self._job.content, self._job.resources
-        cutter = cutter_for(content.tokenizer.encoding)
-        fraction = resources.audit_fraction if resources.engine != "tiktoken" else 0.0
-        auditor = Auditor(lambda: load_encoder(content.tokenizer, "tiktoken"), cutter, fraction)
+        cutter, reference = cutter_of(content.tokenizer), reference_of(content.tokenizer)
+        fraction = resources.audit_fraction if resources.engine != reference else 0.0
+        auditor = Auditor(lambda: load_encoder(content.tokenizer, reference), cutter, fraction)
         return Pipeline(
             CorpusReader(content, resources, cutter),
             lambda: EncodeStage(content, load_encoder(content.tokenizer, resources.engine), auditor),
