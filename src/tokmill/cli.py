@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tokmill import __version__, options
+from tokmill.commands_vocab import vocab_commands
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -284,6 +285,7 @@ def _usage_error(what: str, arguments: Sequence[str]) -> TokmillError:
         return UsageError(what, where="tokmill", allowed="see the help", next_step="tokmill --help")
     typed, *rest = arguments
     names = [c.name or c.callback.__name__ for c in app.registered_commands if c.callback]
+    names += [group.name for group in app.registered_groups if group.name]
     if typed in names:
         return UsageError(what, where=f"tokmill {typed}", allowed="see the help", next_step=f"tokmill {typed} --help")
     nearest = difflib.get_close_matches(typed, names, 1)
@@ -344,6 +346,9 @@ def _print_result(text: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         with storage_errors(Path("standard output")):
             raise
+
+
+app.add_typer(vocab_commands(_print_result), name="vocab")
 
 
 def _print_error(error: TokmillError) -> None:

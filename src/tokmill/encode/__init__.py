@@ -17,11 +17,14 @@ from tokmill.encode.vocabulary import engine_of, pattern_of, ranks_path, referen
 from tokmill.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tokmill.protocols import Cutter, Encoder
     from tokmill.types import Tokenizer
 
 __all__ = [
     "ENGINES",
+    "cutter_for",
     "cutter_of",
     "engine_of",
     "hand_over_plainly",
@@ -96,7 +99,7 @@ def load_decoder(tokenizer: Tokenizer) -> Encoder:
 
 
 def hand_over_plainly() -> None:
-    """In this process, let gigatoken hand over its arrays as they are, and Hugging Face tokenizers keep to the threads that call it.
+    """Let gigatoken hand over its arrays as they are, and Hugging Face tokenizers keep to the threads that call it.
 
     For processes that run nothing but tokmill.
     """
@@ -122,14 +125,12 @@ def _loaded(tokenizer: Tokenizer, engine: str) -> Encoder:
     if tokenizer.kind == "tiktoken":
         encoder: Encoder = _imported(ENGINES[engine])(tokenizer.encoding, pattern_of(tokenizer), partial(ranks_path, tokenizer))
         return encoder
-    load = _imported(_FOR_JSON[engine])
+    load: Callable[..., Encoder] = _imported(_FOR_JSON[engine])
     if engine == "gigatoken":
-        encoder = load(lambda: load_tokenizer_json(tokenizer).for_engine())
-        return encoder
+        return load(lambda: load_tokenizer_json(tokenizer).for_engine())
     file = load_tokenizer_json(tokenizer)
     cutter = cutter_for(tokenizer.encoding)
-    encoder = load(file.for_reference, _cutter_beside(file, cutter) if cutter else None)
-    return encoder
+    return load(file.for_reference, _cutter_beside(file, cutter) if cutter else None)
 
 
 def _unsuited(tokenizer: Tokenizer, engine: str) -> UsageError:

@@ -65,7 +65,9 @@ def _asked(what: str, special: Mapping[str, int], path: str, example: str | None
     return UsageError(
         f"which token ends a document is not clear: {what}",
         where=path_to_text(path),
-        allowed=f"a special token, by its text or id: {shown}{more}" if special else "a tokenizer with a special token: it has none",
+        allowed=f"a special token, by its text or id: {shown}{more}"
+        if special
+        else "a tokenizer with a special token: it has none",
         next_step=f"--eot-token '{example}'" if example else "use a tokenizer that has an end-of-text token",
     )
 

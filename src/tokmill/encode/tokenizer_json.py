@@ -51,7 +51,9 @@ class TokenizerFile:
             self.added = msgspec.json.decode(self._parts.get("added_tokens") or b"[]", type=list[AddedToken])
             self.type = self._of_model("type") or "BPE"
         except (msgspec.MsgspecError, KeyError, UnicodeError) as error:
-            raise self._refused(f"the file is no tokenizer.json: {error}", "the tokenizer.json of a Hugging Face tokenizer") from None
+            raise self._refused(
+                f"the file is no tokenizer.json: {error}", "the tokenizer.json of a Hugging Face tokenizer"
+            ) from None
         if self.type not in _TYPES:
             raise self._refused(f"its model is {self.type}, whose ids text could forge", f"a model of {', '.join(_TYPES)}")
 
