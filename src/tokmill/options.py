@@ -35,7 +35,7 @@ Tokenizer = Annotated[
         "--tokenizer",
         envvar="TOKMILL_TOKENIZER",
         metavar="NAME|FILE",
-        help="gpt2 (built in), cl100k_base and the like, a .tiktoken file, a tokenizer.json, or a Hugging Face owner/name@revision.",
+        help="gpt2 (built in), cl100k_base and the like, a .tiktoken file, a tokenizer.json, a Hugging Face owner/name@revision.",
     ),
 ]
 EotToken = Annotated[

@@ -131,7 +131,7 @@ def _download(encoding: Encoding, url: str) -> bytes:
         raise UsageError("the place is no URL", where=url, allowed="http:// or https://", next_step="leave --base-url out")
     try:
         with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as response:  # noqa: S310  http and https only, just checked
-            data = response.read(_MOST_BYTES)
+            data: bytes = response.read(_MOST_BYTES)
             length = response.headers.get("Content-Length")
     except (OSError, http.client.HTTPException, ValueError) as error:
         reason = f"HTTP status {error.code}" if isinstance(error, urllib.error.HTTPError) else str(error) or type(error).__name__

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from tokmill.encode.cuts import AddedTokenCuts, cutter_for
 from tokmill.encode.families import family_of
-from tokmill.encode.newer import newer_for
 from tokmill.encode.tokenizer_json import TokenizerFile, load_tokenizer_json
 from tokmill.encode.vocabulary import engine_of, pattern_of, ranks_path, reference_of, resolve_tokenizer
 from tokmill.errors import UsageError
@@ -61,8 +60,8 @@ def load_encoder(tokenizer: Tokenizer, engine: str) -> Encoder:
     try:
         encoder = _loaded(tokenizer, engine)
         if engine in _GUARDS and _depends_on_unicode(tokenizer):
-            newer = newer_for(tokenizer.encoding)
-            encoder = _imported(_GUARDS[engine])(encoder, partial(load_encoder, tokenizer, reference_of(tokenizer)), newer)
+            load_reference = partial(load_encoder, tokenizer, reference_of(tokenizer))
+            encoder = _imported(_GUARDS[engine])(encoder, load_reference, tokenizer.encoding)
     except ImportError as error:
         others = [e for e in ("gigatoken", reference_of(tokenizer)) if e != engine]
         raise UsageError(

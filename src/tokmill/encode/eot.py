@@ -24,7 +24,7 @@ from tokmill.types import path_to_text
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-NAMES = ("<|endoftext|>", "<|end_of_text|>", "<｜end▁of▁sentence｜>", "</s>", "<eos>")
+NAMES = ("<|endoftext|>", "<|end_of_text|>", "<\uff5cend\u2581of\u2581sentence\uff5c>", "</s>", "<eos>")
 """Special tokens that end documents in the corpora of the models that have them."""
 CONFIG_NAME = "tokenizer_config.json"
 _MOST = 12
@@ -40,7 +40,7 @@ def find_eot(special: Mapping[str, int], path: str, wanted: str | None) -> int:
         return _wanted(special, path, wanted)
     named = [name for name in NAMES if name in special]
     eos = _eos_token(os.path.join(os.path.dirname(path), CONFIG_NAME))
-    if eos in special:
+    if eos is not None and eos in special:
         others = [name for name in named if name != eos]
         if not others:
             return special[eos]

@@ -70,7 +70,7 @@ _SPLITS = {
     (rf"{_ENGLISH}|{_WORD}|\p{{N}}{{1,3}}|{_PUNCTUATION}|{_SPACE}",): "llama3",
     (rf"{_ENGLISH}|{_WORD}|\p{{N}}|{_PUNCTUATION}|{_SPACE}",): "qwen2",
     (_O200K,): "o200k",
-    (r"\p{N}{1,3}", "[一-龥぀-ゟ゠-ヿ]+", _DEEPSEEK_WORDS): "deepseek_v3",
+    (r"\p{N}{1,3}", "[一-龥\u3040-ゟ\u30a0-ヿ]+", _DEEPSEEK_WORDS): "deepseek_v3",
 }
 """Patterns of a Split each, in their order, before ByteLevel. As published with the models that the families are called after."""
 

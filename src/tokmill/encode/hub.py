@@ -53,7 +53,7 @@ def fetch(name: str, file_name: str, also: str) -> tuple[str, str]:
             f"{file_name} of the repository cannot be had: {' '.join(str(error).split())}",
             where=name,
             allowed="owner/name or owner/name@revision, within reach or in the cache of huggingface_hub",
-            next_step="check the name, the revision and the network (HF_TOKEN for a private one), or give the path of its tokenizer.json",
+            next_step="check name, revision and network (HF_TOKEN for a private one), or give the path of its tokenizer.json",
         ) from error
     return path, f"{match['repo']}@{commit}"
 

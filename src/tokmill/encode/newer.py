@@ -102,8 +102,9 @@ _BYTES_PER_HIT = 2048
 class ReferenceForNewer:
     """Implements `protocols.Encoder`: the reference where a document holds a newer character, else the engine."""
 
-    def __init__(self, engine: Encoder, load_reference: Callable[[], Encoder], newer: Ranges = NEWER) -> None:
-        self._newer = newer
+    def __init__(self, engine: Encoder, load_reference: Callable[[], Encoder], encoding: str) -> None:
+        """encoding: a published one, or a family of tokenizer.json."""
+        self._newer = newer_for(encoding)
         self._engine = engine
         self._load_reference = load_reference
         self._reference: Encoder | None = None
@@ -136,7 +137,7 @@ def _which_hold_newer(documents: Sequence[bytes], newer: Ranges) -> NDArray[np.b
     return np.array([_holds_newer(document, newer) for document in documents], np.bool_)
 
 
-def _holds_newer(data: object, newer: Ranges = NEWER) -> bool:
+def _holds_newer(data: object, newer: Ranges) -> bool:
     """Whether a newer character is in the text. May say yes to one that differs in its fourth byte. data: bytes."""
     assert isinstance(data, bytes)
     if data.isascii():

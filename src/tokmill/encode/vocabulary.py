@@ -140,8 +140,8 @@ def engine_notice(tokenizer: Tokenizer) -> str:
     if tokenizer.kind == "tiktoken":
         return f"gigatoken cannot load {tokenizer.encoding}; tiktoken is used instead: the same ids, some 30 times slower"
     return (
-        f"gigatoken is not proven to give the ids of {tokenizer.name}; Hugging Face tokenizers is used instead: exact, some 100 times "
-        "slower, and no document is cut"
+        f"gigatoken is not proven to give the ids of {tokenizer.name}; Hugging Face tokenizers is used instead: exact, "
+        "some 100 times slower, and no document is cut"
     )
 
 
@@ -200,7 +200,7 @@ def _published(name: str, eot_token: str | None) -> Tokenizer:
             f"the file of {encoding} is not on this machine" + ("" if encoding == name else f" ({name} has that encoding)"),
             where=", ".join(map(path_to_text, places(encoding))) or "TIKTOKEN_CACHE_DIR is empty",
             allowed=f"the published file, SHA-256 {ENCODINGS[encoding].sha256}, in a cache of tiktoken's, or its path",
-            next_step=f"tokmill vocab fetch {encoding} --to DIR, where there is a network; then --tokenizer DIR/{encoding}.tiktoken",
+            next_step=f"tokmill vocab fetch {encoding} --to DIR, with a network; then --tokenizer DIR/{encoding}.tiktoken",
         )
     return _tiktoken(name, path, eot_token)
 
