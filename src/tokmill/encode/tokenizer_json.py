@@ -19,7 +19,7 @@ from tokmill.errors import ChangedError, UsageError
 from tokmill.types import Tokenizer, path_to_text, text_to_path
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 FILE_NAME = "tokenizer.json"
 _TYPES = ("BPE", "Unigram", "WordPiece")
@@ -100,11 +100,11 @@ class TokenizerFile:
 
     def for_reference(self) -> bytes:
         """The file for Hugging Face tokenizers, which is to be told to leave special tokens alone."""
-        return self._encoded(self._kept())
+        return self._encoded(self._kept(), self._renames())
 
     def for_engine(self) -> bytes:
-        """The file for gigatoken, which takes every added token from text."""
-        return self._encoded(self.plain)
+        """The file for gigatoken, which takes every added token from text, and an entry of any name for the bytes it spells."""
+        return self._encoded(self.plain, dict.fromkeys(self._renames()))
 
     def _is_matched_alike(self, token: AddedToken) -> bool:
         """Whether the fast engine finds an added token where the reference does."""
@@ -153,14 +153,15 @@ class TokenizerFile:
         # A byte-level word has no space: that is Ġ.
         return {token: " " + token for token in special} if self._of_model("ignore_merges") else {}
 
-    def _encoded(self, added: list[AddedToken]) -> bytes:
+    def _encoded(self, added: list[AddedToken], renames: Mapping[str, str | None]) -> bytes:
+        """renames: entries of the vocabulary and their new names; None: without the entry."""
         model: dict[str, Any] = dict(self._model)
-        renames = self._renames()
         if renames and self.type == "Unigram":
             pieces = msgspec.json.decode(self._model["vocab"], type=list[tuple[str, msgspec.Raw]])
             model["vocab"] = [(renames.get(piece, piece), score) for piece, score in pieces]
         elif renames:
-            model["vocab"] = {renames.get(token, token): i for token, i in self.tokens.items()}
+            named = ((renames.get(token, token), i) for token, i in self.tokens.items())
+            model["vocab"] = {token: i for token, i in named if token is not None}
         changed = {"model": model, "added_tokens": added, "truncation": None, "padding": None, "post_processor": None}
         return msgspec.json.encode({**self._parts, **changed})
 
