@@ -134,7 +134,10 @@ def _download(encoding: Encoding, url: str) -> bytes:
             data: bytes = response.read(_MOST_BYTES)
             length = response.headers.get("Content-Length")
     except (OSError, http.client.HTTPException, ValueError) as error:
-        reason = f"HTTP status {error.code}" if isinstance(error, urllib.error.HTTPError) else str(error) or type(error).__name__
+        reason = str(error) or type(error).__name__
+        if isinstance(error, urllib.error.HTTPError):
+            reason = f"HTTP status {error.code}"
+            error.close()
         raise InputError(
             f"the file of {encoding.name} cannot be fetched: {reason}",
             where=url,
