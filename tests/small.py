@@ -14,6 +14,8 @@ from typing import Any
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 EOT = "<|endoftext|>"
+VOCABULARY = 0
+"""Tokens of each tokenizer that is trained from now on; 0: a few hundred, enough to show where pieces end."""
 ENGLISH = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 LLAMA3 = ENGLISH + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 QWEN2 = ENGLISH + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -51,7 +53,7 @@ def a_bpe(pre_tokenizer: Any, normalizer: Any = None, *, ignore_merges: bool = F
     made.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     # Special tokens beside the vocabulary, as Llama 3 and Qwen have them.
-    made.train_from_iterator(TEXTS * 3, trainers.BpeTrainer(vocab_size=700, initial_alphabet=alphabet, show_progress=False))
+    made.train_from_iterator(TEXTS * 3, trainers.BpeTrainer(vocab_size=VOCABULARY or 700, initial_alphabet=alphabet, show_progress=False))
     made.add_special_tokens([EOT, "<|im_start|>"])
     return made
 
@@ -67,7 +69,7 @@ def a_sentencepiece(normalizer: Any, pre_tokenizer: Any) -> Tokenizer:
     trained.normalizer = normalizers.Replace(" ", "▁")
     trained.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
     first = ["<unk>", "<s>", "</s>"]
-    size = 900
+    size = VOCABULARY or 900
     trained.train_from_iterator(
         TEXTS[:2] * 3,
         trainers.BpeTrainer(
@@ -90,7 +92,7 @@ def a_unigram() -> Tokenizer:
     made.decoder = decoders.Metaspace()
     special = ["<unk>", "<s>", "</s>"]
     made.train_from_iterator(
-        TEXTS * 3, trainers.UnigramTrainer(vocab_size=300, special_tokens=special, unk_token="<unk>", show_progress=False)
+        TEXTS * 3, trainers.UnigramTrainer(vocab_size=VOCABULARY or 300, special_tokens=special, unk_token="<unk>", show_progress=False)
     )
     return made
 
@@ -102,7 +104,7 @@ def a_wordpiece() -> Tokenizer:
     made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     made.decoder = decoders.WordPiece()
     special = ["[UNK]", "[SEP]", "</s>"]
-    made.train_from_iterator(TEXTS * 3, trainers.WordPieceTrainer(vocab_size=400, special_tokens=special, show_progress=False))
+    made.train_from_iterator(TEXTS * 3, trainers.WordPieceTrainer(vocab_size=VOCABULARY or 400, special_tokens=special, show_progress=False))
     return made
 
 

@@ -135,17 +135,17 @@ def test_ids_beyond_65535_are_uint32(tmp_path: Path) -> None:
 
 
 def test_a_notice_says_that_the_reference_is_used_and_how_much_slower(tmp_path: Path) -> None:
-    class Ear:
-        heard: list[str] = []
+    heard: list[str] = []
 
+    class Ear:
         def on_event(self, event: AnyEvent) -> None:
-            self.heard += [event.text] if isinstance(event, Notice) else []
+            heard.extend([event.text] if isinstance(event, Notice) else [])
 
     run("unigram", corpus(tmp_path), tmp_path / "out", observers=[Ear()])
-    assert any("Hugging Face tokenizers is used instead: exact, some 100 times slower" in text for text in Ear.heard)
-    Ear.heard.clear()
+    assert any("Hugging Face tokenizers is used instead: exact, some 100 times slower" in text for text in heard)
+    heard.clear()
     run("llama3", corpus(tmp_path), tmp_path / "other", observers=[Ear()])
-    assert not any("instead" in text for text in Ear.heard)
+    assert not any("instead" in text for text in heard)
 
 
 @pytest.mark.parametrize("engine", ["gigatoken", "tokenizers"])
