@@ -68,8 +68,8 @@ def main() -> None:
     options = parser.parse_args()
     with options.corpus.open("rb") as file:
         text = file.read(int(options.mb * MB)).decode(errors="ignore")
-    small.TEXTS[:] = [*small.TEXTS, *(text[i : i + 2000] for i in range(0, min(len(text), MB), 2000))]
-    small.VOCABULARY = 8000
+    small.TEXTS[:] = [*small.TEXTS, *(text[i : i + 2000] for i in range(0, min(len(text), 200_000), 2000))]
+    small.VOCABULARY = 4000
     documents = [text[i : i + 4000].replace("</s>", "").encode() for i in range(0, len(text), 4000)]
     print(f"{sum(map(len, documents)) / MB:.1f} MB in {len(documents):,} documents, one thread, {os.cpu_count()} cores")
     print(f"{'family':32} {'engine':12} {'ids equal':>12} {'tokens':>10} {'MB/s':>8}")

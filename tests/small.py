@@ -53,7 +53,9 @@ def a_bpe(pre_tokenizer: Any, normalizer: Any = None, *, ignore_merges: bool = F
     made.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     # Special tokens beside the vocabulary, as Llama 3 and Qwen have them.
-    made.train_from_iterator(TEXTS * 3, trainers.BpeTrainer(vocab_size=VOCABULARY or 700, initial_alphabet=alphabet, show_progress=False))
+    made.train_from_iterator(
+        TEXTS * 3, trainers.BpeTrainer(vocab_size=VOCABULARY or 700, initial_alphabet=alphabet, show_progress=False)
+    )
     made.add_special_tokens([EOT, "<|im_start|>"])
     return made
 
@@ -92,7 +94,8 @@ def a_unigram() -> Tokenizer:
     made.decoder = decoders.Metaspace()
     special = ["<unk>", "<s>", "</s>"]
     made.train_from_iterator(
-        TEXTS * 3, trainers.UnigramTrainer(vocab_size=VOCABULARY or 300, special_tokens=special, unk_token="<unk>", show_progress=False)
+        TEXTS * 3,
+        trainers.UnigramTrainer(vocab_size=VOCABULARY or 300, special_tokens=special, unk_token="<unk>", show_progress=False),
     )
     return made
 
@@ -104,7 +107,9 @@ def a_wordpiece() -> Tokenizer:
     made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     made.decoder = decoders.WordPiece()
     special = ["[UNK]", "[SEP]", "</s>"]
-    made.train_from_iterator(TEXTS * 3, trainers.WordPieceTrainer(vocab_size=VOCABULARY or 400, special_tokens=special, show_progress=False))
+    made.train_from_iterator(
+        TEXTS * 3, trainers.WordPieceTrainer(vocab_size=VOCABULARY or 400, special_tokens=special, show_progress=False)
+    )
     return made
 
 
