@@ -273,7 +273,7 @@ def _open_bare(path: Path, dtype: IdType | None, eot_id: int | None, tokenizer_n
     if (path.parent / MANIFEST_NAME).is_file():
         manifest = load_manifest(path.parent)
         content = manifest.content if path.name in manifest.files else None
-    tokenizer = resolve_tokenizer(tokenizer_name) if tokenizer_name else content.tokenizer if content else None
+    tokenizer = _named(tokenizer_name, eot_id) if tokenizer_name else content.tokenizer if content else None
     dtype = dtype or (content.dtype if content else None)
     if dtype is None or dtype not in DTYPES:
         raise UsageError(
@@ -294,6 +294,16 @@ def _open_bare(path: Path, dtype: IdType | None, eot_id: int | None, tokenizer_n
         eot_id = tokenizer.eot_id
     eot = content.eot if content else _guess_eot(path, dtype, eot_id)
     return Dataset({"train": path}, dtype, eot_id=eot_id, eot=eot, tokenizer=tokenizer, manifest=None)
+
+
+def _named(name: str, eot_id: int | None) -> Tokenizer:
+    """The tokenizer that was named for a bare file; where its end-of-text id is not clear, with the one that was given."""
+    try:
+        return resolve_tokenizer(name)
+    except UsageError:
+        if eot_id is None:
+            raise
+        return resolve_tokenizer(name, str(eot_id))
 
 
 def _guess_eot(path: Path, dtype: IdType, eot_id: int | None) -> EotPlacement:

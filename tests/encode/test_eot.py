@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from small import EOT, path_of, rewritten
 
@@ -102,3 +103,7 @@ def test_the_error_of_a_chat_models_files_names_what_to_type(tmp_path: Path) -> 
         resolve_tokenizer(str(path))
     assert caught.value.next_step == f"--eot-token '{EOT}'"
     assert resolve_tokenizer(str(path), EOT).eot_id == 515
+    np.array([72, 515, 73, 515], np.uint16).tofile(tmp_path / "bare.bin")
+    with tokmill.open(tmp_path / "bare.bin", dtype="uint16", tokenizer=str(path), eot_id=515) as data:
+        assert data.n_documents("train") == 2
+        assert len(data.decode(data.train)) == 2
