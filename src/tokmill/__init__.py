@@ -5,6 +5,7 @@
     tokmill.tokenize("corpus.txt", "data")
     with tokmill.open("data") as data:
         data.train  # np.memmap of uint16, shape (n_tokens,)
+        x, y = next(data.batches(batch=12, block=1024))  # int64, shape (12, 1024)
 
 Everything is imported when it is first used, so that importing tokmill costs nothing.
 """
@@ -23,9 +24,23 @@ if TYPE_CHECKING:
     from tokmill.errors import TokmillError
     from tokmill.forecast import Plan
     from tokmill.inspection import Inspection, inspect
+    from tokmill.mending import repair
     from tokmill.verification import Report, verify
 
-__all__ = ["Dataset", "Inspection", "Plan", "Report", "Summary", "TokmillError", "inspect", "open", "plan", "tokenize", "verify"]
+__all__ = [
+    "Dataset",
+    "Inspection",
+    "Plan",
+    "Report",
+    "Summary",
+    "TokmillError",
+    "inspect",
+    "open",
+    "plan",
+    "repair",
+    "tokenize",
+    "verify",
+]
 
 _FROM = {
     "Dataset": "dataset:Dataset",
@@ -37,6 +52,7 @@ _FROM = {
     "inspect": "inspection:inspect",
     "open": "dataset:open_dataset",
     "plan": "api:plan",
+    "repair": "mending:repair",
     "tokenize": "api:tokenize",
     "verify": "verification:verify",
 }

@@ -11,14 +11,14 @@ from tokmill.forecast import NOWHERE, Plan, check_disk, foresee
 from tokmill.planning import make_job
 from tokmill.probe import peak_rss_bytes
 from tokmill.runner import LocalRunner
-from tokmill.types import AnyEvent, FileEntry, Notice, Restarted, Started
+from tokmill.types import BLOCK_BYTES, DIVIDE_ABOVE_BYTES, AnyEvent, FileEntry, Notice, Restarted, Started
 from tokmill.words import counted
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Sequence
 
-    from tokmill.config import Job
+    from tokmill.config import Content, Job
     from tokmill.protocols import Observer
     from tokmill.types import Counts, Finished
 
@@ -91,6 +91,7 @@ def tokenize(
     keep_empty: bool = False,
     memory: str | int | None = None,
     threads: int | None = None,
+    nice: bool = False,
     on_error: str = "stop",
     max_skipped: int | None = None,
     encoding_errors: str = "strict",
@@ -101,10 +102,11 @@ def tokenize(
 ) -> Summary:
     """Turn text into `out`/train.bin and `out`/val.bin, as `tokmill tokenize` does; call it again after a crash to resume.
 
-    inputs: files, directories, glob patterns, `-`. separator: as typed on the command line (`none`, or text with its escapes).
-    memory: bytes, or text such as `1GiB`. force: begin even though the output will not fit on the disk. observers: told of every
-    event, in this thread. Raises TokmillError.
+    inputs: files, directories, patterns, URLs, `-`. separator: as typed on the command line (`none`, or text with its escapes).
+    memory: bytes, or text such as `1GiB`. nice: the worker takes what others leave of processor and disk. force: begin even though
+    the output will not fit on the disk. observers: told of every event, in this thread. Raises TokmillError.
     """
+    meter = _Meter()
     with LocalRunner() as runner:
         planned = make_job(
             [str(i) for i in _listed(inputs)],
@@ -123,6 +125,7 @@ def tokenize(
             keep_empty=keep_empty,
             memory=memory,
             threads=threads,
+            nice=nice,
             on_error=on_error,
             max_skipped=max_skipped,
             encoding_errors=encoding_errors,
@@ -130,7 +133,6 @@ def tokenize(
             fresh=fresh,
         )
         _tell(observers, planned.notices)
-        meter = _Meter()
         if not force:
             check_disk(planned.job)
         finished = runner.run(planned.job, [meter, *observers])
@@ -217,19 +219,21 @@ def _tell(observers: Sequence[Observer], notices: Sequence[str]) -> None:
             observer.on_event(Notice(text=notice))
 
 
-def _empty_side(counts: Counts, val_fraction: float) -> list[str]:
+def _empty_side(counts: Counts, content: Content) -> list[str]:
     """What to say when one side has all the text though both were asked for."""
+    val_fraction = content.val_fraction
     n = counts.documents_train + counts.documents_val
     if not val_fraction or not n or bool(counts.tokens_train) == bool(counts.tokens_val):
         return []
     name, side = ("val.bin", "validation") if counts.tokens_train else ("train.bin", "training")
     what = f"{name} is empty (np.memmap refuses such a file, tokmill.open does not): of {counted(n, 'document')} none is for {side}"
-    if n == 1:
+    if n == 1 and counts.bytes_text <= DIVIDE_ABOVE_BYTES and content.inputs[0].format == "text":
         what += ", for a document of less than 64 MiB is not divided; say with --separator where documents end"
     elif side == "training" or val_fraction >= _MOST_VAL:
         what += "; choose with another --seed, and --fresh"
     else:
-        fraction = min(_MOST_VAL, max(_ENOUGH_DOCUMENTS / n, 2 * val_fraction))
+        n_blocks = max(n, counts.bytes_text // BLOCK_BYTES if counts.bytes_text > DIVIDE_ABOVE_BYTES * n else n)
+        fraction = min(_MOST_VAL, max(_ENOUGH_DOCUMENTS / n_blocks, 2 * val_fraction))
         what += f"; for some, run again with --fresh --val-fraction {fraction:.2g}"
     return [f"{what}. With --val-fraction 0 all are for training"]
 
@@ -263,5 +267,5 @@ def _summarize(job: Job, finished: Finished, meter: _Meter) -> Summary:
         dtype=job.content.dtype,
         out=job.out,
         files=dict(finished.files),
-        notices=_empty_side(counts, job.content.val_fraction),
+        notices=_empty_side(counts, job.content),
     )

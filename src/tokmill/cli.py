@@ -18,11 +18,11 @@ import typer
 
 from tokmill import __version__, options
 from tokmill.commands_vocab import vocab_commands
+from tokmill.errors import Interrupted, TokmillError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tokmill.errors import TokmillError
     from tokmill.types import IdType
 
 _INTERRUPTED = 130
@@ -126,6 +126,7 @@ def tokenize(
     keep_empty: options.KeepEmpty = False,
     memory: options.Memory = None,
     threads: options.Threads = None,
+    nice: options.Nice = False,
     on_error: options.OnError = "stop",
     max_skipped: options.MaxSkipped = None,
     encoding_errors: options.EncodingErrors = "strict",
@@ -160,6 +161,7 @@ def tokenize(
             keep_empty=keep_empty,
             memory=memory,
             threads=threads,
+            nice=nice,
             on_error=on_error,
             max_skipped=max_skipped,
             encoding_errors=encoding_errors,
@@ -178,20 +180,36 @@ def verify(
         list[str] | None,
         typer.Option("--source", metavar="INPUT...", help="The corpus, in the order it was given: decode everything and compare."),
     ] = None,
+    repair: Annotated[
+        bool,
+        typer.Option("--repair", help="Make what is damaged again from the corpus; --source then says where it is now."),
+    ] = False,
     more: Annotated[list[str] | None, typer.Argument(metavar="INPUT", hidden=True)] = None,
     glob: options.Glob = None,
     input_format: options.InputFormat = None,
+    memory: options.Memory = None,
+    threads: options.Threads = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Check sizes, digests, id range and document counts of DIR. Exit code 10 when anything is damaged."""
-    from tokmill import render, verification
+    """Check sizes, digests, id range and document counts of DIR. Exit code 10 when anything is damaged.
+
+    --memory and --threads are for --repair, which reads parts of the corpus again.
+    """
+    from tokmill import render
     from tokmill.progress import make_progress
 
-    sources = _all_sources(source or [], more or [])
-    with make_progress(verb="verifying", quiet=quiet, verbose=verbose) as progress:
-        report = verification.verify(directory, sources=sources or None, glob=glob, input_format=input_format, observers=[progress])
+    sources = options.all_sources(source or [], more or []) or None
+    with make_progress(verb="reading" if repair else "verifying", quiet=quiet, verbose=verbose) as progress:
+        if repair:
+            from tokmill import mending
+
+            report = mending.repair(directory, sources=sources, glob=glob, memory=memory, threads=threads, observers=[progress])
+        else:
+            from tokmill import verification
+
+            report = verification.verify(directory, sources=sources, glob=glob, input_format=input_format, observers=[progress])
     if json:
         _print_result(render.json_line(report))
     elif report.ok and not quiet:
@@ -252,8 +270,6 @@ def run(arguments: Sequence[str]) -> int:
     """Carry out one command line. Returns the exit code; never raises but for faults of Python itself."""
     global _arguments  # noqa: PLW0603  typer hands its commands values only, not what was typed
     _arguments = arguments
-    from tokmill.errors import Interrupted, TokmillError
-
     try:
         code = app(list(arguments) or ["--help"], prog_name="tokmill", standalone_mode=False)
         if code == _INTERRUPTED:
@@ -355,20 +371,6 @@ def _print_error(error: TokmillError) -> None:
     from tokmill import render
 
     print(render.error_lines(error), file=sys.stderr, flush=True)
-
-
-def _all_sources(source: list[str], more: list[str]) -> list[str]:
-    """`--source a b c`: b and c arrive as arguments of their own; their place among several --source cannot be known."""
-    from tokmill.errors import UsageError
-
-    if more and len(source) != 1:
-        raise UsageError(
-            "inputs without --source" if not source else "the order of the sources is not clear",
-            where=f"{more[0]}",
-            allowed="one DIR, then --source INPUT...",
-            next_step="tokmill verify DIR --source " + " ".join([*source, *more]),
-        )
-    return source + more
 
 
 def _damage(report: object) -> TokmillError:

@@ -11,7 +11,6 @@ would lie. The run stops, and the next one truncates to the last line of the jou
 
 from __future__ import annotations
 
-import contextlib
 import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -20,10 +19,11 @@ import xxhash
 
 from tokmill import durable, pagecache
 from tokmill.changes import changed_error
-from tokmill.durable import DirectoryLock, storage_errors
+from tokmill.durable import storage_errors
 from tokmill.errors import DamageError, StorageError, UsageError
 from tokmill.journal import Header, Journal
 from tokmill.manifest import MANIFEST_NAME, FileSpan, Manifest, Segment, decode_manifest, encode_manifest, load_manifest
+from tokmill.state import discard_parts, hold, is_begun, let_go, part_of, remove_state, state_of
 from tokmill.types import Counts, Cursor
 from tokmill.words import counted
 
@@ -34,8 +34,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from tokmill.config import Content
-
-STATE_NAME = ".tokmill"
+    from tokmill.durable import DirectoryLock
 
 
 class PartFile:
@@ -134,7 +133,7 @@ class Output:
     def file(self, name: str) -> PartFile:
         """The file that will be published as `name`, as long as it was at the last commit."""
         if name not in self._files:
-            self._files[name] = PartFile(self._part(name), _lengths(self.segments).get(name, 0))
+            self._files[name] = PartFile(part_of(self.directory, name), _lengths(self.segments).get(name, 0))
         return self._files[name]
 
     def commit(
@@ -167,7 +166,7 @@ class Output:
         if any(name not in self._named for name in segment.files):
             # The journal must not speak of a file whose name the disk does not have yet.
             with storage_errors(self.directory):
-                durable.sync_directory(_state(self.directory))
+                durable.sync_directory(state_of(self.directory))
             self._named.update(segment.files)
         for file, span in zip(files, segment.files.values(), strict=True):
             file.sync(span.end)
@@ -182,7 +181,7 @@ class Output:
         for file in self._files.values():
             file.sync(file.length)
             file.close()
-        part = self._part(MANIFEST_NAME)
+        part = part_of(self.directory, MANIFEST_NAME)
         with storage_errors(part):
             durable.write_file(part, encode_manifest(manifest))
         _publish_files(self.directory, manifest)
@@ -190,7 +189,7 @@ class Output:
 
     def _drop_state(self) -> None:
         self._journal.close()
-        _remove_state(self.directory, self._lock)
+        remove_state(self.directory, self._lock)
 
     def close(self) -> None:
         """Let go of the directory; what was committed stays."""
@@ -198,10 +197,7 @@ class Output:
         for file in self._files.values():
             file.close()
         self._journal.close()
-        _let_go(self.directory, self._lock)
-
-    def _part(self, name: str) -> Path:
-        return _state(self.directory) / f"{name}.part"
+        let_go(self.directory, self._lock)
 
 
 def open_output(directory: Path, content: Content, version: str, *, fresh: bool) -> Output | Manifest:
@@ -209,27 +205,22 @@ def open_output(directory: Path, content: Content, version: str, *, fresh: bool)
 
     Raises LockedError, ChangedError, DamageError, StorageError, DiskFullError; UsageError for files that tokmill did not make.
     """
-    state = _state(directory)
-    if state.is_symlink():
-        raise DamageError(
-            "the state of the run is a symbolic link", where=str(state), next_step="remove it, or choose another --out"
-        )
-    lock = DirectoryLock(state / "lock")
+    lock = hold(directory)
     try:
         return _open_locked(directory, content, version, lock, fresh=fresh)
     except BaseException:
-        _let_go(directory, lock)
+        let_go(directory, lock)
         raise
 
 
 def _open_locked(directory: Path, content: Content, version: str, lock: DirectoryLock, *, fresh: bool) -> Output | Manifest:
-    journal_path = _state(directory) / "journal"
+    journal_path = state_of(directory) / "journal"
     if fresh:
         with storage_errors(directory):
-            _discard_parts(directory)
+            discard_parts(directory)
     complete = None if fresh else _finish_publishing(directory, content) or _complete(directory, content)
     if complete:
-        _remove_state(directory, lock)
+        remove_state(directory, lock)
         return complete
     with storage_errors(journal_path):
         journal = Journal.open(journal_path, Header.of(content, version))
@@ -238,7 +229,7 @@ def _open_locked(directory: Path, content: Content, version: str, lock: Director
             # Nothing was committed yet, so nothing is lost by beginning differently.
             journal.close()
             with storage_errors(directory):
-                _discard_parts(directory)
+                discard_parts(directory)
                 journal = Journal.open(journal_path, Header.of(content, version))
         if journal.header.fingerprint != content.fingerprint():
             raise changed_error(journal.header.content, content, directory)
@@ -253,8 +244,7 @@ def _open_locked(directory: Path, content: Content, version: str, lock: Director
 
 def _complete(directory: Path, content: Content) -> Manifest | None:
     """The manifest of a complete directory with this content; None where there is none. Raises ChangedError for another content."""
-    state = _state(directory)
-    if not (directory / MANIFEST_NAME).exists() or ((state / "journal").exists() and part_files(directory)):
+    if not (directory / MANIFEST_NAME).exists() or is_begun(directory):
         return None
     with storage_errors(directory):
         manifest = load_manifest(directory)
@@ -279,7 +269,7 @@ def _check_size(path: Path, size_bytes: int, what: str) -> None:
 
 def _finish_publishing(directory: Path, content: Content) -> Manifest | None:
     """Do again the renames of a run that was killed while publishing; its manifest, or None if none was."""
-    part = _state(directory) / f"{MANIFEST_NAME}.part"
+    part = part_of(directory, MANIFEST_NAME)
     with storage_errors(part):
         if not part.exists():
             return None
@@ -299,16 +289,15 @@ def _finish_publishing(directory: Path, content: Content) -> Manifest | None:
 
 def _publish_files(directory: Path, manifest: Manifest) -> None:
     """Rename the parts of `manifest` into place, its own file last. Can be done again after a crash at any point."""
-    state = _state(directory)
     with storage_errors(directory):
         _retire_older(directory, keep=set(manifest.files))
         for name, entry in manifest.files.items():
-            part = state / f"{name}.part"
+            part = part_of(directory, name)
             _check_size(part if part.exists() else directory / name, entry.size_bytes, "a file of the finished run")
             if part.exists():
                 durable.replace(part, directory / name)
         durable.sync_directory(directory)
-        durable.replace(state / f"{MANIFEST_NAME}.part", directory / MANIFEST_NAME)
+        durable.replace(part_of(directory, MANIFEST_NAME), directory / MANIFEST_NAME)
         durable.sync_directory(directory)
         durable.sync_directory(directory.parent)
 
@@ -331,7 +320,7 @@ def _retire_older(directory: Path, keep: set[str]) -> None:
 def _check_parts(directory: Path, segments: list[Segment]) -> None:
     """Raises DamageError when a part lacks bytes that the journal says were made durable."""
     for name, length in _lengths(segments).items():
-        part = _state(directory) / f"{name}.part"
+        part = part_of(directory, name)
         size = part.lstat().st_size if part.exists() and not part.is_symlink() else -1
         if size < length:
             raise DamageError(
@@ -356,41 +345,3 @@ def _refuse_strangers(directory: Path) -> None:
 def _lengths(segments: list[Segment]) -> dict[str, int]:
     """Committed length of every file, in bytes."""
     return {name: span.end for segment in segments for name, span in segment.files.items()}
-
-
-def _discard_parts(directory: Path) -> None:
-    """Remove the written manifest, which alone says that parts are complete, then the journal, then the parts."""
-    state = _state(directory)
-    if (state / f"{MANIFEST_NAME}.part").exists():
-        (state / f"{MANIFEST_NAME}.part").unlink()
-        durable.sync_directory(state)
-    (state / "journal").unlink(missing_ok=True)
-    for part in part_files(directory):
-        part.unlink()
-
-
-def _remove_state(directory: Path, lock: DirectoryLock) -> None:
-    with storage_errors(directory):
-        _discard_parts(directory)
-        _let_go(directory, lock)
-
-
-def _let_go(directory: Path, lock: DirectoryLock) -> None:
-    """Give the lock back, and the state directory where nothing is left in it."""
-    lock.release(remove=True)
-    # Not empty: a run to be resumed, or another that began the moment the lock was free. And a disk that cannot be written
-    # has been the error already, which this one must not hide.
-    with contextlib.suppress(OSError):
-        _state(directory).rmdir()
-
-
-def part_files(directory: Path) -> list[Path]:
-    """The parts of a run that is not complete. Raises StorageError."""
-    state = _state(directory)
-    with storage_errors(state):
-        names = durable.uninterrupted(lambda: os.listdir(state)) if state.is_dir() else []
-    return [state / name for name in names if name.endswith(".part")]
-
-
-def _state(directory: Path) -> Path:
-    return directory / STATE_NAME

@@ -23,7 +23,10 @@ InputFormat = Annotated[
     ),
 ]
 Inputs = Annotated[
-    list[str], typer.Argument(metavar="INPUT", help="Files, directories, quoted glob patterns, or - for standard input.")
+    list[str],
+    typer.Argument(
+        metavar="INPUT", help="Files, directories, quoted glob patterns, URLs (s3, https, hf, gs), or - for standard input."
+    ),
 ]
 Out = Annotated[str, typer.Option("--out", "-o", envvar="TOKMILL_OUT", metavar="DIR", help="Output directory.")]
 PlannedOut = Annotated[
@@ -84,6 +87,10 @@ Threads = Annotated[
     int | None,
     typer.Option("--threads", envvar="TOKMILL_THREADS", metavar="N", help="Encoder threads.  [default: one a core]"),
 ]
+Nice = Annotated[
+    bool,
+    typer.Option("--nice", envvar="TOKMILL_NICE", help="Give way to other programs: only what they leave of processor and disk."),
+]
 OnError = Annotated[str, typer.Option("--on-error", envvar="TOKMILL_ON_ERROR", metavar="stop|skip", help="What a bad record does.")]
 MaxSkipped = Annotated[
     int | None,
@@ -106,3 +113,17 @@ Fresh = Annotated[
     typer.Option("--fresh", envvar="TOKMILL_FRESH", help="Start over: discard what an earlier run left in the directory."),
 ]
 Force = Annotated[bool, typer.Option("--force", envvar="TOKMILL_FORCE", help="Go on though the output will not fit on the disk.")]
+
+
+def all_sources(source: list[str], more: list[str]) -> list[str]:
+    """`--source a b c`: b and c arrive as arguments of their own; their place among several --source cannot be known."""
+    from tokmill.errors import UsageError
+
+    if more and len(source) != 1:
+        raise UsageError(
+            "inputs without --source" if not source else "the order of the sources is not clear",
+            where=f"{more[0]}",
+            allowed="one DIR, then --source INPUT...",
+            next_step="tokmill verify DIR --source " + " ".join([*source, *more]),
+        )
+    return source + more

@@ -7,6 +7,7 @@ text or token arrays live in one process only and are plain slotted dataclasses.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, overload
@@ -24,6 +25,8 @@ OnError = Literal["stop", "skip"]
 InputFormat = Literal["text", "jsonl"]
 Compression = Literal["none", "gzip", "zstd"]
 
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+
 STDIN = "-"
 """The path of standard input."""
 
@@ -40,6 +43,13 @@ BLOCK_BYTES = 1 << 20
 """A block of a divided document ends at the first safe cut at or after this many bytes."""
 
 
+REMOTE_BLOCK_BYTES = 8 << 20
+"""Of a remote object, what is asked for at once: at 30 ms for an answer, a few such requests side by side fill 1 GB/s."""
+
+REMOTE_BLOCKS_HELD = 5
+"""Of one object, at most: one that is read, and those that are fetched ahead of it."""
+
+
 def path_to_text(path: str) -> str:
     """The text form of a path that JSON can hold: bytes that are not UTF-8 (and a literal `%`) become `%XX`."""
     return "".join(f"%{ord(c) - 0xDC00:02X}" if "\udc80" <= c <= "\udcff" else "%25" if c == "%" else c for c in path)
@@ -51,16 +61,29 @@ def text_to_path(text: str) -> str:
     return os.fsdecode(os.fsencode(head) + b"".join(bytes([int(r[:2], 16)]) + os.fsencode(r[2:]) for r in rest))
 
 
+def is_url(path: str) -> bool:
+    """Whether this names something elsewhere: `s3://bucket/key`."""
+    return _URL.match(path) is not None
+
+
 class Input(msgspec.Struct, frozen=True, kw_only=True):
     """One file of the corpus, as found when the run was planned."""
 
     path: str
-    """Absolute path in the form of `path_to_text`, or `-`."""
+    """Absolute path in the form of `path_to_text`, a URL without what is secret in it (`read/urls.py`), or `-`."""
     format: InputFormat
     compression: Compression
     size_bytes: int | None = None
     """Size on disk, compressed; None for standard input."""
     mtime_ns: int | None = None
+    version: str | msgspec.UnsetType | None = msgspec.UNSET
+    """Of a remote object: what tells its content from another, as the store says (`etag "..."`); None: the store says nothing.
+    Unset, and then not encoded, for what is not remote."""
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether it is behind a URL."""
+        return is_url(self.path)
 
 
 class Tokenizer(msgspec.Struct, frozen=True, kw_only=True):
@@ -247,7 +270,7 @@ class Batch:
     @property
     def cost_bytes(self) -> int:
         """Memory held until written, about: text, list of documents, uint32 ids at one per byte of text, narrowed ids."""
-        n_text = text_bytes(self.documents)
+        n_text = max(text_bytes(self.documents), len(self.raw) if self.raw is not None else 0)
         return (8 if n_text <= UNCUT_ABOVE_BYTES else UNCUT_COST) * n_text + 128 * len(self.documents)
 
 
@@ -330,6 +353,16 @@ class Notice(Event, frozen=True, kw_only=True):
     text: str
 
 
+class Repaired(Event, frozen=True, kw_only=True):
+    """A range of a damaged file was made again and stands in its place."""
+
+    file: str
+    """Name within the output directory."""
+    begin_byte: int
+    end_byte: int
+    """The same as `begin_byte` where nothing was missing but the file was too long."""
+
+
 class Restarted(Event, frozen=True, kw_only=True):
     """The worker died and was started again from the journal."""
 
@@ -363,4 +396,4 @@ class Failed(Event, frozen=True, kw_only=True):
     next_step: str | None
 
 
-AnyEvent = Started | Progress | Committed | Renewed | Notice | Restarted | Finished | Failed
+AnyEvent = Started | Progress | Committed | Renewed | Notice | Repaired | Restarted | Finished | Failed

@@ -19,6 +19,7 @@ import numpy as np
 import xxhash
 
 from tokmill.compare import compare_with_sources
+from tokmill.durable import uninterrupted
 from tokmill.errors import DamageError, StorageError
 from tokmill.manifest import MANIFEST_NAME, Manifest, load_manifest
 from tokmill.types import Counts, Notice, Progress, Started
@@ -79,18 +80,24 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     compared_bytes: int
     """Text that was decoded and found the same."""
     elapsed_s: float
+    repaired: list[Problem] | None = None
+    """What was damaged before and was made again; None: that was not asked for."""
 
     def raise_for_damage(self) -> None:
         """Raises DamageError when anything is wrong."""
         if self.ok:
             return
+        again = f"tokmill tokenize ... --out {self.directory} --fresh"
+        next_step = f"tokmill verify {self.directory} --repair, restore it from a copy, or make it again: {again}"
+        if self.repaired is not None:
+            next_step = f"what could be made again is; move away what the manifest does not list, or make all of it again: {again}"
         shown = [str(problem) for problem in self.problems]
         more = [f"and {self.n_problems - len(shown):,} more"] if self.n_problems > len(shown) else []
         raise DamageError(
             f"the output is damaged: {counted(self.n_problems, 'problem')}",
             where="\n".join([self.directory, *shown, *more]),
             allowed="every byte as the manifest says",
-            next_step=f"restore it from a copy, or make it again: tokmill tokenize ... --out {self.directory} --fresh",
+            next_step=next_step,
         )
 
 
@@ -160,7 +167,10 @@ def verify(
     trusted, InputError for sources that cannot be read, ChangedError for sources that are not those that were tokenized.
     """
     directory = Path(directory)
-    manifest = load_manifest(directory)
+    try:
+        manifest = load_manifest(directory)
+    except OSError as error:
+        raise _unreadable(directory / MANIFEST_NAME, error) from error
     findings = Findings(observers)
     findings.begin(sum(entry.size_bytes for entry in manifest.files.values()))
     check_manifest(manifest, findings)
@@ -220,9 +230,13 @@ def check_manifest(manifest: Manifest, findings: Findings) -> None:
 
 def _check_names(directory: Path, manifest: Manifest, findings: Findings) -> None:
     """Files that nobody vouches for are damage: a trainer that opens `*.bin` would read them."""
-    for entry in sorted(os.scandir(directory), key=lambda entry: entry.name):
-        if entry.name not in manifest.files and entry.name not in _KNOWN and not entry.name.startswith("."):
-            findings.add(entry.name, "the manifest does not list this file")
+    try:
+        names = uninterrupted(lambda: os.listdir(directory))
+    except OSError as error:
+        raise _unreadable(directory, error) from error
+    for name in sorted(names):
+        if name not in manifest.files and name not in _KNOWN and not name.startswith("."):
+            findings.add(name, "the manifest does not list this file")
 
 
 def _check_file(path: Path, entry: FileEntry, manifest: Manifest, findings: Findings) -> None:
@@ -269,9 +283,7 @@ def _blocks(file: object, n_bytes: int, path: Path) -> Iterator[memoryview]:
             try:
                 n = file.readinto(buffer[got:want])  # type: ignore[attr-defined]
             except OSError as error:
-                raise StorageError(
-                    f"cannot read it: {error.strerror}", where=str(path), next_step="check the disk, then verify again"
-                ) from error
+                raise _unreadable(path, error) from error
             if not n:
                 break
             got += n
@@ -279,6 +291,10 @@ def _blocks(file: object, n_bytes: int, path: Path) -> Iterator[memoryview]:
             return
         yield buffer[:got]
         left -= got
+
+
+def _unreadable(path: Path, error: OSError) -> StorageError:
+    return StorageError(f"cannot read it: {error.strerror}", where=str(path), next_step="check the disk, then verify again")
 
 
 class _Scan:
