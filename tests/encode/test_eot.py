@@ -106,4 +106,4 @@ def test_the_error_of_a_chat_models_files_names_what_to_type(tmp_path: Path) -> 
     np.array([72, 515, 73, 515], np.uint16).tofile(tmp_path / "bare.bin")
     with tokmill.open(tmp_path / "bare.bin", dtype="uint16", tokenizer=str(path), eot_id=515) as data:
         assert data.n_documents("train") == 2
-        assert len(data.decode(data.train)) == 2
+        assert len(data.decode(data.train[:])) == 2
