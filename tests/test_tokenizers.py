@@ -20,7 +20,9 @@ from tokmill.errors import ChangedError, MemoryBudgetError, UsageError
 from tokmill.manifest import load_manifest
 from tokmill.types import AnyEvent, Notice
 
-everyone = pytest.mark.parametrize("name", MAKERS)
+OFTEN = ("llama3", "qwen2+nfc", "sentencepiece", "unigram")
+"""One of each way: plain, with a normalizer and added tokens, without cuts, and of no family."""
+everyone = pytest.mark.parametrize("name", [n if n in OFTEN else pytest.param(n, marks=pytest.mark.slow) for n in MAKERS])
 
 
 def documents() -> list[str]:
@@ -98,6 +100,28 @@ def test_verify_finds_ids_that_are_not_those_of_the_source(name: str, tmp_path: 
             assert "the ids differ from those of the source" in problems[0].what
         ids.tofile(path)
         reseal(tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["qwen2+nfc", "sentencepiece", "unigram"])
+def test_a_damaged_output_is_repaired_with_its_tokenizer(name: str, tmp_path: Path) -> None:
+    run(name, corpus(tmp_path), tmp_path / "out", val_fraction=0.3)
+    path = tmp_path / "out" / "train.bin"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:100] + bytes([whole[100] ^ 1]) + whole[101:])
+    assert not tokmill.verify(tmp_path / "out").ok
+    report = tokmill.repair(tmp_path / "out")
+    assert (report.ok, [problem.file for problem in report.repaired or []]) == (True, ["train.bin"])
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("name", ["qwen2+nfc", "sentencepiece", "unigram"])
+def test_documents_of_a_text_file_have_the_ids_of_the_reference(name: str, tmp_path: Path) -> None:
+    (tmp_path / "corpus.txt").write_text("<|endoftext|>".join([*documents(), "", "last"]))
+    run(name, tmp_path / "corpus.txt", tmp_path / "out")
+    eot = load_manifest(tmp_path / "out").content.tokenizer.eot_id
+    expected = [i for text in [*documents(), "last"] for i in [*true_ids(name, text), eot]]
+    assert np.fromfile(tmp_path / "out" / "train.bin", np.uint16).tolist() == expected
+    assert tokmill.verify(tmp_path / "out", sources=str(tmp_path / "corpus.txt")).ok
 
 
 def test_verify_finds_sources_that_end_too_early_or_go_on(tmp_path: Path) -> None:

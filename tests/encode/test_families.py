@@ -27,7 +27,7 @@ from tokmill.encode.families import FAMILIES, OTHER
 from tokmill.encode.newer import NEWER, NEWER_FOR_NFC, NEWER_SYMBOLS, ReferenceForNewer
 from tokmill.errors import EngineError, UsageError
 from tokmill.protocols import Encoder
-from tokmill.types import Tokenizer
+from tokmill.types import Slices, Tokenizer
 
 FRAGMENTS = (
     " ", "  ", "\n", "\r\n", "\n\n", "\t", "\u00a0", "\u3000", "\u0085", "a", "Z", "ß", "ſ", "ж",
@@ -109,6 +109,19 @@ def test_a_corpus_has_the_ids_of_the_reference(name: str) -> None:
     ids, offsets = fastest(name).encode([document.encode() for document in documents])
     for i, document in enumerate(documents):
         assert ids[offsets[i] : offsets[i + 1]].tolist() == true_ids(name, document)
+
+
+@everyone
+def test_documents_of_one_buffer_are_those_of_a_list(name: str) -> None:
+    separator = b"<|endoftext|>"
+    documents = [text.encode() for text in (*TEXTS, "x<|", "", "|>y", "a\u0301", "\u0301", " ", " the", "the ", "\U000323b0", "")]
+    lengths = np.array([len(document) for document in documents], np.int64)
+    starts = np.cumsum(lengths + len(separator)) - lengths - len(separator)
+    slices, _ = Slices(separator.join(documents), starts, starts + lengths, separator).without_empty()
+    for encoder in (fastest(name), reference(name)):
+        expected, actual = encoder.encode([document for document in documents if document]), encoder.encode(slices)
+        assert expected[0].tolist() == actual[0].tolist()
+        assert expected[1].tolist() == actual[1].tolist()
 
 
 @pytest.mark.parametrize("name", [name for name in PROVEN if name not in ("sentencepiece", "metaspace")])
