@@ -233,7 +233,7 @@ class Worker:
         content, resources = self._job.content, self._job.resources
         reference = reference_of(content.tokenizer)
         fraction = resources.audit_fraction if resources.engine != reference else 0.0
-        auditor = Auditor(lambda: load_encoder(content.tokenizer, reference), self._cutter, fraction)
+        auditor = Auditor(lambda: load_encoder(content.tokenizer, reference), self._cutter, fraction, reference)
         return Pipeline(
             reader,
             lambda: EncodeStage(content, load_encoder(content.tokenizer, resources.engine), auditor),

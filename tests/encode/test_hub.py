@@ -49,7 +49,7 @@ def resolved(url: str, home: Path, name: str, *more: str, **environment: str) ->
     return done.stdout.splitlines()
 
 
-@pytest.mark.parametrize("revision", ["main", "v1.0", COMMIT])
+@pytest.mark.parametrize("revision", ["main", pytest.param("v1.0", marks=pytest.mark.slow), COMMIT])
 def test_the_commit_that_a_revision_means_is_stored(tmp_path: Path, revision: str) -> None:
     name = "some/thing" if revision == "main" else f"some/thing@{revision}"
     with serving(answers(revision=revision)) as url:
