@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tokmill import __version__, options
+from tokmill.commands_vocab import vocab_commands
 from tokmill.errors import Interrupted, TokmillError, UsageError
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ def plan(
     inputs: options.Inputs,
     out: options.PlannedOut = None,
     tokenizer: options.Tokenizer = "gpt2",
+    eot_token: options.EotToken = None,
     separator: options.Separator = "<|endoftext|>",
     text_key: options.TextKey = "text",
     glob: options.Glob = None,
@@ -82,6 +84,7 @@ def plan(
         inputs,
         out,
         tokenizer=tokenizer,
+        eot_token=eot_token,
         separator=separator,
         text_key=text_key,
         glob=glob,
@@ -111,6 +114,7 @@ def tokenize(
     inputs: options.Inputs,
     out: options.Out,
     tokenizer: options.Tokenizer = "gpt2",
+    eot_token: options.EotToken = None,
     separator: options.Separator = "<|endoftext|>",
     text_key: options.TextKey = "text",
     glob: options.Glob = None,
@@ -145,6 +149,7 @@ def tokenize(
             inputs,
             out,
             tokenizer=tokenizer,
+            eot_token=eot_token,
             separator=separator,
             text_key=text_key,
             glob=glob,
@@ -195,7 +200,7 @@ def verify(
     from tokmill import render
     from tokmill.progress import make_progress
 
-    sources = _all_sources(source or [], more or []) or None
+    sources = options.all_sources(source or [], more or []) or None
     with make_progress(verb="reading" if repair else "verifying", quiet=quiet, verbose=verbose) as progress:
         if repair:
             from tokmill import mending
@@ -294,6 +299,7 @@ def _usage_error(what: str, arguments: Sequence[str]) -> TokmillError:
         return UsageError(what, where="tokmill", allowed="see the help", next_step="tokmill --help")
     typed, *rest = arguments
     names = [c.name or c.callback.__name__ for c in app.registered_commands if c.callback]
+    names += [group.name for group in app.registered_groups if group.name]
     if typed in names:
         return UsageError(what, where=f"tokmill {typed}", allowed="see the help", next_step=f"tokmill {typed} --help")
     nearest = difflib.get_close_matches(typed, names, 1)
@@ -356,22 +362,13 @@ def _print_result(text: str) -> None:
             raise
 
 
+app.add_typer(vocab_commands(_print_result), name="vocab")
+
+
 def _print_error(error: TokmillError) -> None:
     from tokmill import render
 
     print(render.error_lines(error), file=sys.stderr, flush=True)
-
-
-def _all_sources(source: list[str], more: list[str]) -> list[str]:
-    """`--source a b c`: b and c arrive as arguments of their own; their place among several --source cannot be known."""
-    if more and len(source) != 1:
-        raise UsageError(
-            "inputs without --source" if not source else "the order of the sources is not clear",
-            where=f"{more[0]}",
-            allowed="one DIR, then --source INPUT...",
-            next_step="tokmill verify DIR --source " + " ".join([*source, *more]),
-        )
-    return source + more
 
 
 def _damage(report: object) -> TokmillError:

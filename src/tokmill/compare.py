@@ -19,11 +19,12 @@ import xxhash
 from tokmill.changes import source_error
 from tokmill.config import MIB, Resources
 from tokmill.dataset import SIDES, find_tokenizer
-from tokmill.encode import cutter_for, load_fastest
+from tokmill.encode import cutter_of, is_lossless, load_fastest
 from tokmill.errors import BadRecordError, BadTextError, EngineError
 from tokmill.read.corpus import CorpusReader
 from tokmill.read.inputs import find_inputs
 from tokmill.read.utf8 import clean, first_invalid
+from tokmill.reencode import ReencodedComparison
 from tokmill.types import Counts, Cursor
 
 if TYPE_CHECKING:
@@ -257,11 +258,9 @@ def compare_with_sources(
     found = find_inputs(names, glob=glob, input_format=input_format, outside=str(directory))
     tokenizer = find_tokenizer(manifest.content.tokenizer)
     content = msgspec.structs.replace(manifest.content, inputs=tuple(found.inputs), tokenizer=tokenizer)
-    vocabulary = Vocabulary(load_fastest(tokenizer), tokenizer.n_ids, tokenizer.eot_id)
     files = {side: name for side in SIDES for name, entry in manifest.files.items() if entry.side == side}
-    sides = [WrittenSide(directory / files[side], content.dtype, vocabulary) for side in SIDES]
-    comparison = _Comparison(content, files, sides)
-    reader = CorpusReader(content, _RESOURCES, cutter_for(tokenizer.encoding))
+    comparison = _comparison(content, directory, files)
+    reader = CorpusReader(content, _RESOURCES, cutter_of(tokenizer))
     sizes = [i.size_bytes for i in content.inputs]
     findings.notice("the files are as written; comparing with the sources")
     findings.begin(sum(size for size in sizes if size is not None) if None not in sizes else None)
@@ -282,6 +281,15 @@ def compare_with_sources(
             raise other
         findings.add(file, f"{what}; path, size and time of the sources are those of the run", begin, end)
     return comparison.documents, comparison.n_bytes
+
+
+def _comparison(content: Content, directory: Path, files: dict[str, str]) -> _Comparison | ReencodedComparison:
+    """By decoding, or by encoding again where that does not give the text back."""
+    tokenizer = content.tokenizer
+    if not is_lossless(tokenizer):
+        return ReencodedComparison(content, directory, files)
+    vocabulary = Vocabulary(load_fastest(tokenizer), tokenizer.n_ids, tokenizer.eot_id)
+    return _Comparison(content, files, [WrittenSide(directory / files[side], content.dtype, vocabulary) for side in SIDES])
 
 
 def apply_policy(batch: Batch, content: Content) -> tuple[Sequence[int], Sequence[bytes]]:

@@ -163,6 +163,16 @@ def _of_group(group: Group, of: Callable[[Window], int], extra: int) -> tuple[fl
     return total + extra, max(error, _FLOOR * total) + _unseen_error(group) * ratio * group.unseen_bytes
 
 
+def of_all(n_found: int, n_looked: int, n_all: int) -> tuple[int, int]:
+    """How many of all have what was found in some, and half the width of the 95 % interval of that."""
+    if n_looked >= n_all:
+        return n_found, 0
+    # With one more of each kind (Wilson), so that all alike is not taken for certain.
+    share = (n_found + 2) / (n_looked + 4)
+    half = 1.96 * math.sqrt(share * (1 - share) / (n_looked + 4) * (1 - n_looked / n_all))
+    return round(n_all * n_found / n_looked), math.ceil(n_all * half)
+
+
 def _ratio_error(windows: Sequence[Window], of: Callable[[Window], int], ratio: float, n_bytes: int) -> float:
     """Half the width of the 95 % interval of a ratio, per byte."""
     n = len(windows)

@@ -6,7 +6,6 @@ engine does to it, nothing is lost.
 
 from __future__ import annotations
 
-import math
 import os
 import random
 import statistics
@@ -19,10 +18,10 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from tokmill.encode import cutter_for, hand_over_plainly, load_encoder
+from tokmill.encode import cutter_of, hand_over_plainly, load_encoder
 from tokmill.entry import Line, failed_event
 from tokmill.errors import DamagedInputError
-from tokmill.estimate import Answer, Group, Question, Window
+from tokmill.estimate import Answer, Group, Question, Window, of_all
 from tokmill.read.stream import open_stream
 from tokmill.read.urls import restore
 from tokmill.read.utf8 import clean
@@ -62,7 +61,7 @@ class Sampler:
     def __init__(self, question: Question) -> None:
         self._question = question
         self._content = question.content
-        self._cutter = cutter_for(question.content.tokenizer.encoding)
+        self._cutter = cutter_of(question.content.tokenizer)
         self._n_invalid = 0
         self._n_bad = 0
         self._notices: list[str] = []
@@ -158,7 +157,7 @@ class Sampler:
         for source in looked:
             size = source.size_bytes or 0
             n_open += self._is_open(_read(source, max(0, size - len(separator)), size), separator)
-        return _of_all(n_open, len(looked), len(files))
+        return of_all(n_open, len(looked), len(files))
 
     def _is_open(self, tail: bytes, separator: bytes) -> bool:
         return self._content.keep_empty or not separator or not tail.endswith(separator)
@@ -211,7 +210,7 @@ class Sampler:
         separator = (self._content.separator or "").encode()
         n_open = sum(self._is_open(one.tail, separator) for one in decoded.values() if one.n_bytes)
         is_text = input_format == "text"
-        n_open, error = _of_all(n_open, len(decoded), n_files)
+        n_open, error = of_all(n_open, len(decoded), n_files)
         excerpts = [excerpt for one in decoded.values() for excerpt in one.excerpts]
         whole = not unseen and all(one.is_whole for one in decoded.values()) and not any(e.n_parts for e in excerpts)
         group = Group(
@@ -306,16 +305,6 @@ class Sampler:
             self._notices.append(
                 f"{counted(self._n_invalid, 'piece of text', 'pieces of text')} in {windows} that UTF-8 does not allow"
             )
-
-
-def _of_all(n_found: int, n_looked: int, n_all: int) -> tuple[int, int]:
-    """How many of all have what was found in some, and half the width of the 95 % interval of that."""
-    if n_looked >= n_all:
-        return n_found, 0
-    # With one more of each kind (Wilson), so that all alike is not taken for certain.
-    share = (n_found + 2) / (n_looked + 4)
-    half = 1.96 * math.sqrt(share * (1 - share) / (n_looked + 4) * (1 - n_looked / n_all))
-    return round(n_all * n_found / n_looked), math.ceil(n_all * half)
 
 
 def _are_remote(files: Sequence[Input]) -> bool:

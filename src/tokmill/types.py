@@ -91,12 +91,14 @@ class Tokenizer(msgspec.Struct, frozen=True, kw_only=True):
     """Which tokenizer, exactly: enough to load it in another process and to tell it from every other."""
 
     name: str
-    """As asked for, for messages: `gpt2`, or the path of a file."""
-    kind: Literal["tiktoken"]
+    """As asked for, for messages: `gpt2`, the path of a file; of a repository, `owner/name@commit`."""
+    kind: Literal["tiktoken", "huggingface"]
+    """The reference that its ids are held against."""
     encoding: str
-    """Name of the published encoding (`r50k_base`, `cl100k_base`, ...): decides pretokenizer pattern and safe cuts."""
+    """Name of the published encoding (`r50k_base`, `cl100k_base`, ...), or family of the tokenizer.json (`llama3`, `qwen2+nfc`,
+    `other`): decides engine and safe cuts."""
     path: str
-    """File with the ranks, in the form of `path_to_text`."""
+    """File with the ranks, or tokenizer.json, in the form of `path_to_text`."""
     sha256: str
     """Of that file, hex."""
     n_ids: int
@@ -194,10 +196,7 @@ class FileEntry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Slices(Sequence[bytes]):
-    """Documents that lie one behind the other in one buffer, separated; `bytes` are made of those that are asked for.
-
-    So that a batch of a text file is three objects, not one for each document.
-    """
+    """Documents that lie one behind the other in one buffer, separated; `bytes` are made only of those that are asked for."""
 
     __slots__ = ("data", "ends", "separator", "starts")
 
