@@ -93,9 +93,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         if self.repaired is not None:
             next_step = f"what could be made again is; move away what the manifest does not list, or make all of it again: {again}"
         elif self.problems and all(problem.what == _FOREIGN for problem in self.problems):
-            next_step = (
-                "move away what the manifest does not list: a trainer that takes every file would read it"
-            )
+            next_step = "move away what the manifest does not list: a trainer that takes every file would read it"
         shown = [str(problem) for problem in self.problems]
         more = [f"and {self.n_problems - len(shown):,} more"] if self.n_problems > len(shown) else []
         raise DamageError(
