@@ -236,7 +236,7 @@ def test_user_password_and_signature_are_nowhere_to_be_seen(site: Site, tmp_path
     assert f'"http://127.0.0.1:{site.port}/a.txt?id=7"'.encode() in b"".join(kept)
 
 
-@pytest.mark.parametrize("ranges", [True, False])
+@pytest.mark.parametrize("ranges", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_plan_looks_at_a_part_of_a_remote_object(site: Site, ranges: bool) -> None:
     some = json_lines(DOCUMENTS)
     text = some * (60_000_000 // len(some))

@@ -22,7 +22,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from plain import clean_environment
 from test_resume import Died, dying_at
-from test_tokenize import SEP, command, run_in_process, some_documents, some_text
+from test_tokenize import SEP, UNWATCHED, command, run_in_process, some_documents, some_text
 
 import tokmill
 from tokmill.commit import Output, open_output
@@ -86,7 +86,7 @@ def flip(path: Path, at: int, bit: int = 0) -> None:
 def mend(out: Path, resources: Mapping[str, object] | None = None, sources: list[str] | None = None) -> list[Repaired]:
     """A repair in this process, with resources that no person can ask for."""
     job = repair_job(out, sources, glob=None, memory=None, threads=None)
-    changed = {f: getattr(job.resources, f) for f in job.resources.__struct_fields__} | dict(resources or SMALL)
+    changed = {f: getattr(job.resources, f) for f in job.resources.__struct_fields__} | UNWATCHED | dict(resources or SMALL)
     events: list[AnyEvent] = []
     fields = {f: getattr(job, f) for f in job.__struct_fields__} | {"resources": type(job.resources)(**changed)}
     Worker(type(job)(**fields), events.append).run()

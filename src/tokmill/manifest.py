@@ -84,7 +84,7 @@ def load_manifest(directory: Path) -> Manifest:
             "no complete tokmill output here",
             where=str(directory),
             allowed=f"a directory with {MANIFEST_NAME}",
-            next_step="give the directory that was --out; a run that was interrupted goes on when its command is typed again",
+            next_step="give the directory that was --out, or run the tokmill tokenize command again: an interrupted run resumes",
         ) from None
     return decode_manifest(data, str(path))
 
