@@ -23,18 +23,36 @@ if TYPE_CHECKING:
     from tokmill.errors import TokmillError
     from tokmill.forecast import Plan
     from tokmill.inspection import Inspection, inspect
+    from tokmill.merging import merge
+    from tokmill.replay import Outcome
     from tokmill.verification import Report, verify
 
-__all__ = ["Dataset", "Inspection", "Plan", "Report", "Summary", "TokmillError", "inspect", "open", "plan", "tokenize", "verify"]
+__all__ = [
+    "Dataset",
+    "Inspection",
+    "Outcome",
+    "Plan",
+    "Report",
+    "Summary",
+    "TokmillError",
+    "inspect",
+    "merge",
+    "open",
+    "plan",
+    "tokenize",
+    "verify",
+]
 
 _FROM = {
     "Dataset": "dataset:Dataset",
     "Inspection": "inspection:Inspection",
+    "Outcome": "replay:Outcome",
     "Plan": "forecast:Plan",
     "Report": "verification:Report",
     "Summary": "api:Summary",
     "TokmillError": "errors:TokmillError",
     "inspect": "inspection:inspect",
+    "merge": "merging:merge",
     "open": "dataset:open_dataset",
     "plan": "api:plan",
     "tokenize": "api:tokenize",

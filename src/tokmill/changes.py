@@ -94,6 +94,8 @@ def _settings(before: Content, now: Content) -> list[str]:
 def _setting(name: str, before: object, now: object) -> str:
     if name == "tokenizer":
         before, now = (f"{t.name} (sha256 {t.sha256[:12]})" for t in (before, now))  # type: ignore[attr-defined]
+    if name == "origin":
+        return "one of the two is put together from runs with other settings, or from a bare file, the other is not"
     option = _OPTIONS.get(name, "--" + name.replace("_", "-"))
     return f"{option} was {before}, is {now}"
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tokmill import __version__, options
+from tokmill import __version__, commands, options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -380,3 +380,6 @@ def _has_flag(option: str, variable: str, *, short: str = "") -> bool:
     if option in _arguments or os.environ.get(variable, "").lower() in {"1", "true", "t", "yes", "y", "on"}:
         return True
     return bool(short) and any(a.startswith("-") and not a.startswith("--") and short in a for a in _arguments)
+
+
+commands.register(app, _print_result)

@@ -16,14 +16,13 @@ import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-import xxhash
-
-from tokmill import durable, pagecache
+from tokmill import durable
 from tokmill.changes import changed_error
 from tokmill.durable import DirectoryLock, storage_errors
-from tokmill.errors import DamageError, StorageError, UsageError
+from tokmill.errors import DamageError, UsageError
 from tokmill.journal import Header, Journal
-from tokmill.manifest import MANIFEST_NAME, FileSpan, Manifest, Segment, decode_manifest, encode_manifest, load_manifest
+from tokmill.manifest import MANIFEST_NAME, Manifest, Segment, decode_manifest, encode_manifest, load_manifest
+from tokmill.part import PartFile
 from tokmill.types import Counts, Cursor
 from tokmill.words import counted
 
@@ -31,65 +30,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from typing_extensions import Buffer
-
     from tokmill.config import Content
 
 STATE_NAME = ".tokmill"
-
-
-class PartFile:
-    """A file of the output that grows. Implements `protocols.OutputFile`."""
-
-    def __init__(self, path: Path, length: int) -> None:
-        self.path = path
-        self.length = length
-        self._hash = xxhash.xxh3_128()
-        self._committed = length
-        with storage_errors(path):
-            self._fd = durable.create(path, append=True)
-            os.ftruncate(self._fd, length)
-
-    def append(self, data: Buffer) -> None:
-        """Append all of a C-contiguous buffer."""
-        view = memoryview(data).cast("B")
-        self._hash.update(view)
-        self.length += len(view)
-        with storage_errors(self.path):
-            durable.write_all(self._fd, view)
-
-    @property
-    def is_ahead(self) -> bool:
-        """Whether something was appended since the last commit."""
-        return self.length != self._committed
-
-    def cut_span(self) -> FileSpan | None:
-        """What was appended since the last call, or None."""
-        if not self.is_ahead:
-            return None
-        span = FileSpan(end=self.length, digest=self._hash.hexdigest())
-        self._hash = xxhash.xxh3_128()
-        self._committed = self.length
-        return span
-
-    def sync(self, expected: int) -> None:
-        """Make at least the first `expected` bytes durable. Raises StorageError when the file is shorter than that."""
-        with storage_errors(self.path):
-            durable.sync_file(self._fd)
-            size = os.fstat(self._fd).st_size
-        pagecache.drop(self._fd, 0, expected)
-        if size < expected:
-            raise StorageError(
-                f"the disk took {expected:,} bytes but the file has only {size:,}",
-                where=str(self.path),
-                next_step="check the disk, then run the same command again: it resumes from the last commit",
-            )
-
-    def close(self) -> None:
-        """Close the descriptor; the part stays."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
 
 
 class Output:
@@ -204,10 +147,11 @@ class Output:
         return _state(self.directory) / f"{name}.part"
 
 
-def open_output(directory: Path, content: Content, version: str, *, fresh: bool) -> Output | Manifest:
+def open_output(directory: Path, content: Content, version: str, *, fresh: bool, replacing: str | None = None) -> Output | Manifest:
     """Take hold of an output directory: a new one, one to resume, or (returned as its manifest) one that is complete.
 
-    Raises LockedError, ChangedError, DamageError, StorageError, DiskFullError; UsageError for files that tokmill did not make.
+    replacing: fingerprint of a complete output that stands there until this one takes its place. Raises LockedError, ChangedError,
+    DamageError, StorageError, DiskFullError; UsageError for files that tokmill did not make.
     """
     state = _state(directory)
     if state.is_symlink():
@@ -216,18 +160,20 @@ def open_output(directory: Path, content: Content, version: str, *, fresh: bool)
         )
     lock = DirectoryLock(state / "lock")
     try:
-        return _open_locked(directory, content, version, lock, fresh=fresh)
+        return _open_locked(directory, content, version, lock, fresh=fresh, replacing=replacing)
     except BaseException:
         _let_go(directory, lock)
         raise
 
 
-def _open_locked(directory: Path, content: Content, version: str, lock: DirectoryLock, *, fresh: bool) -> Output | Manifest:
+def _open_locked(
+    directory: Path, content: Content, version: str, lock: DirectoryLock, *, fresh: bool, replacing: str | None
+) -> Output | Manifest:
     journal_path = _state(directory) / "journal"
     if fresh:
         with storage_errors(directory):
             _discard_parts(directory)
-    complete = None if fresh else _finish_publishing(directory, content) or _complete(directory, content)
+    complete = None if fresh else _finish_publishing(directory, content) or _complete(directory, content, replacing)
     if complete:
         _remove_state(directory, lock)
         return complete
@@ -251,13 +197,18 @@ def _open_locked(directory: Path, content: Content, version: str, lock: Director
     return Output(directory, lock, journal)
 
 
-def _complete(directory: Path, content: Content) -> Manifest | None:
-    """The manifest of a complete directory with this content; None where there is none. Raises ChangedError for another content."""
+def _complete(directory: Path, content: Content, replacing: str | None) -> Manifest | None:
+    """The manifest of a complete directory with this content; None where there is none, or one that is to be replaced.
+
+    Raises ChangedError for another content.
+    """
     state = _state(directory)
     if not (directory / MANIFEST_NAME).exists() or ((state / "journal").exists() and part_files(directory)):
         return None
     with storage_errors(directory):
         manifest = load_manifest(directory)
+    if manifest.fingerprint == replacing:
+        return None
     if manifest.fingerprint != content.fingerprint():
         raise changed_error(manifest.content, content, directory)
     for name, entry in manifest.files.items():
@@ -301,7 +252,7 @@ def _publish_files(directory: Path, manifest: Manifest) -> None:
     """Rename the parts of `manifest` into place, its own file last. Can be done again after a crash at any point."""
     state = _state(directory)
     with storage_errors(directory):
-        _retire_older(directory, keep=set(manifest.files))
+        _retire_older(directory, manifest)
         for name, entry in manifest.files.items():
             part = state / f"{name}.part"
             _check_size(part if part.exists() else directory / name, entry.size_bytes, "a file of the finished run")
@@ -313,16 +264,22 @@ def _publish_files(directory: Path, manifest: Manifest) -> None:
         durable.sync_directory(directory.parent)
 
 
-def _retire_older(directory: Path, keep: set[str]) -> None:
-    """Take away an earlier complete output, its manifest before the new files come, so that it never stands beside them."""
+def _retire_older(directory: Path, manifest: Manifest) -> None:
+    """Take away an earlier complete output, its manifest before the new files come, so that it never stands beside them.
+
+    One that the new output only adds to stays: its files are the beginnings of the new ones, and readers go by its manifest until
+    the new one takes its name.
+    """
     path = directory / MANIFEST_NAME
     if not path.exists():
         return
     try:
-        older = set(load_manifest(directory).files)
+        older = load_manifest(directory)
     except (DamageError, UsageError):
-        older = set()
-    for name in older - keep:
+        older = None
+    if older and any(p.how == "append" and p.fingerprint == older.fingerprint for p in manifest.made_from or ()):
+        return
+    for name in set(older.files if older else ()) - set(manifest.files):
         (directory / name).unlink(missing_ok=True)
     path.unlink()
     durable.sync_directory(directory)

@@ -41,6 +41,9 @@ class Content(msgspec.Struct, frozen=True, kw_only=True):
     keep_empty: bool = False
     encoding_errors: Utf8Policy = "strict"
     on_error: OnError = "stop"
+    origin: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
+    """Of an output that no run of tokenize could make, what settings and inputs do not say: the fingerprints of merged runs whose
+    settings differ, or how a bare file was to be read."""
 
     def fingerprint(self) -> str:
         """xxh3_128 of the canonical JSON, hex. A tokenizer is its content, not the place where its file lies."""

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NOT_COPIED = {errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EBADF, errno.EPERM, errno.EIO, errno.ENOTSUP}
+"""What `copy_file_range` says where it does not work: other file systems, old kernels, sandboxes."""
 _RESUMES = "run the same command again: it resumes from the last commit"
 
 
@@ -65,6 +67,24 @@ def write_all(fd: int, data: bytes | memoryview) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]
+
+
+def open_again(path: Path) -> int:
+    """Open a file that is there for writing at any place, never through a symbolic link. Returns the descriptor."""
+    return os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+
+
+def copy_range(source_fd: int, source_offset: int, target_fd: int, target_offset: int, data: memoryview) -> None:
+    """Copy len(data) bytes between two files inside the kernel; where that cannot be done, write `data`, which is what they are."""
+    done = 0
+    while done < len(data):
+        try:
+            n = os.copy_file_range(source_fd, target_fd, len(data) - done, source_offset + done, target_offset + done)
+        except OSError as error:
+            if error.errno not in _NOT_COPIED:
+                raise
+            n = 0
+        done += n or os.pwrite(target_fd, data[done:], target_offset + done)
 
 
 def sync_file(fd: int) -> None:

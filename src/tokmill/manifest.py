@@ -6,6 +6,7 @@ Both are read back as untrusted: names are single components, lengths grow, coun
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 import msgspec
 import xxhash
@@ -17,6 +18,9 @@ from tokmill.types import Counts, Cursor, FileEntry
 MANIFEST_NAME = "manifest.json"
 FORMAT_VERSION = 1
 """Of manifest and journal. A newer one is refused, an older one read."""
+
+
+How: TypeAlias = Literal["merge", "convert", "reshard", "append"]
 
 
 class FileSpan(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,6 +45,26 @@ class Segment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """State of the writer behind the segment."""
 
 
+class Provenance(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What an output was made from without tokenizing it again: another complete output, or a bare file of ids."""
+
+    how: How
+    path: str
+    """Of the directory or file, absolute, in the form of `path_to_text`."""
+    format: str
+    fingerprint: str = ""
+    """Of its content; empty for a bare file."""
+    tokmill_version: str = ""
+    n_inputs: int
+    """So many of `content.inputs`, in their order, are its own."""
+    tokens_train: int = 0
+    tokens_val: int = 0
+    documents_train: int = 0
+    documents_val: int = 0
+    made_from: tuple[Provenance, ...] = ()
+    """What it was made from itself."""
+
+
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """A complete output directory."""
 
@@ -57,6 +81,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     elapsed_s: float
     """Sum over the run and those it resumed."""
     peak_rss_bytes: int
+    made_from: tuple[Provenance, ...] | msgspec.UnsetType = msgspec.UNSET
+    """In the order of the inputs; left out of an output that was tokenized in one run."""
     checksum: str = ""
     """xxh3_128, hex, of the manifest's canonical JSON with this field empty."""
 
