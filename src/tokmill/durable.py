@@ -67,6 +67,17 @@ def write_all(fd: int, data: bytes | memoryview) -> None:
         view = view[os.write(fd, view) :]
 
 
+def write_at(path: Path, data: bytes, offset: int) -> None:
+    """Write `data` over what is at `offset` of a file, which is synced by whoever syncs the rest of it."""
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        while data:
+            n = os.pwrite(fd, data, offset)
+            data, offset = data[n:], offset + n
+    finally:
+        os.close(fd)
+
+
 def sync_file(fd: int) -> None:
     """Returns when the file's bytes are on the disk."""
     os.fsync(fd)
