@@ -12,10 +12,11 @@ import pytest
 from builders import a_content, a_tokenizer
 
 from tokmill import durable
-from tokmill.commit import STATE_NAME, Output, open_output
+from tokmill.commit import Output, open_output
 from tokmill.config import Content
 from tokmill.errors import ChangedError, DamageError, DiskFullError, LockedError, StorageError, TokmillError, UsageError
 from tokmill.manifest import FORMAT_VERSION, MANIFEST_NAME, FileSpan, Manifest, Segment, load_manifest
+from tokmill.state import STATE_NAME
 from tokmill.types import Counts, Cursor, FileEntry, Input
 
 

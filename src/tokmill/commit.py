@@ -16,23 +16,28 @@ import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+import msgspec
+import xxhash
+
 from tokmill import durable
 from tokmill.changes import changed_error
-from tokmill.durable import DirectoryLock, storage_errors
+from tokmill.durable import storage_errors
 from tokmill.errors import DamageError, UsageError
 from tokmill.journal import Header, Journal
 from tokmill.manifest import MANIFEST_NAME, Manifest, Segment, decode_manifest, encode_manifest, load_manifest
 from tokmill.part import PartFile
-from tokmill.types import Counts, Cursor
+from tokmill.state import discard_parts, hold, is_begun, let_go, part_of, remove_state, state_of
+from tokmill.types import Counts, Cursor, FileEntry, Head
 from tokmill.words import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from tokmill.config import Content
+    from tokmill.durable import DirectoryLock
 
-STATE_NAME = ".tokmill"
+SIDES = ("train", "val")
 
 
 class Output:
@@ -43,7 +48,10 @@ class Output:
         self._lock = lock
         self._journal = journal
         self._files: dict[str, PartFile] = {}
-        self._named = set(_lengths(journal.segments))
+        self._lengths = _lengths(journal.segments)
+        self._named = set(self._lengths)
+        self._completed = {name: entry for segment in journal.segments for name, entry in segment.completed.items()}
+        self._just_completed: list[str] = []
         self._elapsed_before_s = journal.elapsed_s
         self._committer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="commit")
         self._pending: Future[None] | None = None
@@ -72,13 +80,33 @@ class Output:
     @property
     def names(self) -> set[str]:
         """Names of all files so far."""
-        return {*self._files, *_lengths(self.segments)}
+        return {*self._files, *self._lengths}
 
-    def file(self, name: str) -> PartFile:
+    @property
+    def is_ahead(self) -> bool:
+        """Whether something was appended since the last commit."""
+        return any(file.is_ahead for file in self._files.values())
+
+    def file(self, name: str, head_bytes: int = 0) -> PartFile:
         """The file that will be published as `name`, as long as it was at the last commit."""
         if name not in self._files:
-            self._files[name] = PartFile(self._part(name), _lengths(self.segments).get(name, 0))
+            self._files[name] = PartFile(part_of(self.directory, name), self._lengths.get(name, 0), head_bytes)
         return self._files[name]
+
+    def complete(self, name: str, *, side: str | None = None, tokens: int = 0, documents: int = 0, head: bytes = b"") -> None:
+        """Nothing more is appended to the file. head: of as many bytes as were kept free for it."""
+        file = self._files[name]
+        if len(head) != file.head_bytes:
+            raise AssertionError(f"{name}: a head of {len(head)} bytes where {file.head_bytes} were kept free")
+        filled = Head(size_bytes=len(head), digest=xxhash.xxh3_128_hexdigest(head)) if head else msgspec.UNSET
+        if head:
+            file.fill_head(head)
+        self._completed[name] = FileEntry(size_bytes=file.length, side=side, tokens=tokens, documents=documents, head=filled)
+        self._just_completed.append(name)
+
+    def completed(self) -> Mapping[str, FileEntry]:
+        """All files that are complete, those of earlier runs included."""
+        return self._completed
 
     def commit(
         self, after: Cursor, counts: Counts, writer: dict[str, int], elapsed_s: float, on_done: Callable[[int], None] | None = None
@@ -88,10 +116,15 @@ class Output:
         on_done is called in the background with the number of segments when they are on the disk.
         """
         self.settle()
-        touched = {name: file for name, file in self._files.items() if file.is_ahead}
-        spans = {name: span for name, file in touched.items() if (span := file.cut_span())}
-        segment = Segment(after=after, files=spans, counts=counts, writer=writer)
-        self._pending = self._committer.submit(self._commit, segment, list(touched.values()), elapsed_s, on_done)
+        finished = self._just_completed
+        touched = [(file, file.length) for name, file in self._files.items() if file.is_ahead or name in finished]
+        spans = {name: span for name, file in self._files.items() if (span := file.cut_span())}
+        self._lengths.update((name, span.end) for name, span in spans.items())
+        entries = {name: self._completed[name] for name in finished}
+        segment = Segment(after=after, files=spans, counts=counts, writer=writer, completed=entries)
+        done = [self._files.pop(name) for name in finished]
+        self._just_completed = []
+        self._pending = self._committer.submit(self._commit, segment, touched, done, elapsed_s, on_done)
 
     @property
     def is_settled(self) -> bool:
@@ -106,14 +139,27 @@ class Output:
         if self._failure is not None:
             raise self._failure
 
-    def _commit(self, segment: Segment, files: list[PartFile], elapsed_s: float, on_done: Callable[[int], None] | None) -> None:
-        if any(name not in self._named for name in segment.files):
+    def _commit(
+        self,
+        segment: Segment,
+        touched: list[tuple[PartFile, int]],
+        done: list[PartFile],
+        elapsed_s: float,
+        on_done: Callable[[int], None] | None,
+    ) -> None:
+        named = {*segment.files, *segment.completed}
+        if not named <= self._named:
             # The journal must not speak of a file whose name the disk does not have yet.
             with storage_errors(self.directory):
-                durable.sync_directory(_state(self.directory))
-            self._named.update(segment.files)
-        for file, span in zip(files, segment.files.values(), strict=True):
-            file.sync(span.end)
+                durable.sync_directory(state_of(self.directory))
+            self._named.update(named)
+        try:
+            for file, length in touched:
+                file.sync(length)
+        finally:
+            # There may be thousands of them.
+            for file in done:
+                file.close()
         with storage_errors(self._journal.path):
             self._journal.append(segment, elapsed_s)
         if on_done:
@@ -125,7 +171,7 @@ class Output:
         for file in self._files.values():
             file.sync(file.length)
             file.close()
-        part = self._part(MANIFEST_NAME)
+        part = part_of(self.directory, MANIFEST_NAME)
         with storage_errors(part):
             durable.write_file(part, encode_manifest(manifest))
         _publish_files(self.directory, manifest)
@@ -133,7 +179,7 @@ class Output:
 
     def _drop_state(self) -> None:
         self._journal.close()
-        _remove_state(self.directory, self._lock)
+        remove_state(self.directory, self._lock)
 
     def close(self) -> None:
         """Let go of the directory; what was committed stays."""
@@ -141,41 +187,35 @@ class Output:
         for file in self._files.values():
             file.close()
         self._journal.close()
-        _let_go(self.directory, self._lock)
-
-    def _part(self, name: str) -> Path:
-        return _state(self.directory) / f"{name}.part"
+        let_go(self.directory, self._lock)
 
 
-def open_output(directory: Path, content: Content, version: str, *, fresh: bool, replacing: str | None = None) -> Output | Manifest:
+def open_output(
+    directory: Path, content: Content, version: str, *, fresh: bool, replacing: str | None = None
+) -> Output | Manifest:
     """Take hold of an output directory: a new one, one to resume, or (returned as its manifest) one that is complete.
 
     replacing: fingerprint of a complete output that stands there until this one takes its place. Raises LockedError, ChangedError,
     DamageError, StorageError, DiskFullError; UsageError for files that tokmill did not make.
     """
-    state = _state(directory)
-    if state.is_symlink():
-        raise DamageError(
-            "the state of the run is a symbolic link", where=str(state), next_step="remove it, or choose another --out"
-        )
-    lock = DirectoryLock(state / "lock")
+    lock = hold(directory)
     try:
         return _open_locked(directory, content, version, lock, fresh=fresh, replacing=replacing)
     except BaseException:
-        _let_go(directory, lock)
+        let_go(directory, lock)
         raise
 
 
 def _open_locked(
     directory: Path, content: Content, version: str, lock: DirectoryLock, *, fresh: bool, replacing: str | None
 ) -> Output | Manifest:
-    journal_path = _state(directory) / "journal"
+    journal_path = state_of(directory) / "journal"
     if fresh:
         with storage_errors(directory):
-            _discard_parts(directory)
+            discard_parts(directory)
     complete = None if fresh else _finish_publishing(directory, content) or _complete(directory, content, replacing)
     if complete:
-        _remove_state(directory, lock)
+        remove_state(directory, lock)
         return complete
     with storage_errors(journal_path):
         journal = Journal.open(journal_path, Header.of(content, version))
@@ -184,7 +224,7 @@ def _open_locked(
             # Nothing was committed yet, so nothing is lost by beginning differently.
             journal.close()
             with storage_errors(directory):
-                _discard_parts(directory)
+                discard_parts(directory)
                 journal = Journal.open(journal_path, Header.of(content, version))
         if journal.header.fingerprint != content.fingerprint():
             raise changed_error(journal.header.content, content, directory)
@@ -202,8 +242,7 @@ def _complete(directory: Path, content: Content, replacing: str | None) -> Manif
 
     Raises ChangedError for another content.
     """
-    state = _state(directory)
-    if not (directory / MANIFEST_NAME).exists() or ((state / "journal").exists() and part_files(directory)):
+    if not (directory / MANIFEST_NAME).exists() or is_begun(directory):
         return None
     with storage_errors(directory):
         manifest = load_manifest(directory)
@@ -230,7 +269,7 @@ def _check_size(path: Path, size_bytes: int, what: str) -> None:
 
 def _finish_publishing(directory: Path, content: Content) -> Manifest | None:
     """Do again the renames of a run that was killed while publishing; its manifest, or None if none was."""
-    part = _state(directory) / f"{MANIFEST_NAME}.part"
+    part = part_of(directory, MANIFEST_NAME)
     with storage_errors(part):
         if not part.exists():
             return None
@@ -250,16 +289,18 @@ def _finish_publishing(directory: Path, content: Content) -> Manifest | None:
 
 def _publish_files(directory: Path, manifest: Manifest) -> None:
     """Rename the parts of `manifest` into place, its own file last. Can be done again after a crash at any point."""
-    state = _state(directory)
     with storage_errors(directory):
         _retire_older(directory, manifest)
+        for sub in sorted({os.path.dirname(name) for name in manifest.files} - {""}):
+            durable.make_directory(directory / sub)
         for name, entry in manifest.files.items():
-            part = state / f"{name}.part"
+            part = part_of(directory, name)
             _check_size(part if part.exists() else directory / name, entry.size_bytes, "a file of the finished run")
             if part.exists():
                 durable.replace(part, directory / name)
-        durable.sync_directory(directory)
-        durable.replace(state / f"{MANIFEST_NAME}.part", directory / MANIFEST_NAME)
+        for sub in {os.path.dirname(name) for name in manifest.files} | {""}:
+            durable.sync_directory(directory / sub)
+        durable.replace(part_of(directory, MANIFEST_NAME), directory / MANIFEST_NAME)
         durable.sync_directory(directory)
         durable.sync_directory(directory.parent)
 
@@ -279,16 +320,22 @@ def _retire_older(directory: Path, manifest: Manifest) -> None:
         older = None
     if older and any(p.how == "append" and p.fingerprint == older.fingerprint for p in manifest.made_from or ()):
         return
-    for name in set(older.files if older else ()) - set(manifest.files):
+    gone = set(older.files if older else ()) - set(manifest.files)
+    for name in gone:
         (directory / name).unlink(missing_ok=True)
+    for sub in {os.path.dirname(name) for name in gone} - {""}:
+        # Not empty: somebody's, or still needed.
+        with contextlib.suppress(OSError):
+            (directory / sub).rmdir()
     path.unlink()
     durable.sync_directory(directory)
 
 
 def _check_parts(directory: Path, segments: list[Segment]) -> None:
     """Raises DamageError when a part lacks bytes that the journal says were made durable."""
-    for name, length in _lengths(segments).items():
-        part = _state(directory) / f"{name}.part"
+    wanted = {name: entry.size_bytes for segment in segments for name, entry in segment.completed.items()}
+    for name, length in (wanted | _lengths(segments)).items():
+        part = part_of(directory, name)
         size = part.lstat().st_size if part.exists() and not part.is_symlink() else -1
         if size < length:
             raise DamageError(
@@ -300,8 +347,11 @@ def _check_parts(directory: Path, segments: list[Segment]) -> None:
 
 
 def _refuse_strangers(directory: Path) -> None:
-    for name in ("train.bin", "val.bin"):
-        if (directory / name).exists() and not (directory / MANIFEST_NAME).exists():
+    """Raises UsageError for files that publishing may overwrite and that nobody vouches for."""
+    if (directory / MANIFEST_NAME).exists():
+        return
+    for name in sorted(durable.uninterrupted(lambda: os.listdir(directory))):
+        if name in SIDES or name.startswith(tuple(f"{side}{mark}" for side in SIDES for mark in "._")):
             raise UsageError(
                 "the output directory holds a file that no tokmill manifest vouches for",
                 where=str(directory / name),
@@ -313,41 +363,3 @@ def _refuse_strangers(directory: Path) -> None:
 def _lengths(segments: list[Segment]) -> dict[str, int]:
     """Committed length of every file, in bytes."""
     return {name: span.end for segment in segments for name, span in segment.files.items()}
-
-
-def _discard_parts(directory: Path) -> None:
-    """Remove the written manifest, which alone says that parts are complete, then the journal, then the parts."""
-    state = _state(directory)
-    if (state / f"{MANIFEST_NAME}.part").exists():
-        (state / f"{MANIFEST_NAME}.part").unlink()
-        durable.sync_directory(state)
-    (state / "journal").unlink(missing_ok=True)
-    for part in part_files(directory):
-        part.unlink()
-
-
-def _remove_state(directory: Path, lock: DirectoryLock) -> None:
-    with storage_errors(directory):
-        _discard_parts(directory)
-        _let_go(directory, lock)
-
-
-def _let_go(directory: Path, lock: DirectoryLock) -> None:
-    """Give the lock back, and the state directory where nothing is left in it."""
-    lock.release(remove=True)
-    # Not empty: a run to be resumed, or another that began the moment the lock was free. And a disk that cannot be written
-    # has been the error already, which this one must not hide.
-    with contextlib.suppress(OSError):
-        _state(directory).rmdir()
-
-
-def part_files(directory: Path) -> list[Path]:
-    """The parts of a run that is not complete. Raises StorageError."""
-    state = _state(directory)
-    with storage_errors(state):
-        names = durable.uninterrupted(lambda: os.listdir(state)) if state.is_dir() else []
-    return [state / name for name in names if name.endswith(".part")]
-
-
-def _state(directory: Path) -> Path:
-    return directory / STATE_NAME

@@ -12,7 +12,7 @@ import msgspec
 import xxhash
 
 from tokmill.errors import UsageError
-from tokmill.types import EotPlacement, IdType, Input, OnError, Tokenizer, Utf8Policy
+from tokmill.types import EotPlacement, IdType, Input, OnError, Shards, Tokenizer, Utf8Policy
 
 MIB = 1 << 20
 
@@ -38,6 +38,8 @@ class Content(msgspec.Struct, frozen=True, kw_only=True):
     """Of the hash that decides the side, 0 <= seed < 2**64."""
     dtype: IdType = "uint16"
     format: str = "raw"
+    shards: Shards | msgspec.UnsetType = msgspec.UNSET
+    """Unset: a side is one file."""
     keep_empty: bool = False
     encoding_errors: Utf8Policy = "strict"
     on_error: OnError = "stop"

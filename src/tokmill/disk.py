@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from tokmill.commit import part_files
 from tokmill.errors import DiskFullError, TokmillError
 from tokmill.manifest import load_manifest
 from tokmill.printable import printable_line
+from tokmill.state import part_files
 from tokmill.types import text_to_path
 from tokmill.words import counted
 

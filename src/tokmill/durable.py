@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_NOT_COPIED = {errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EBADF, errno.EPERM, errno.EIO, errno.ENOTSUP}
-"""What `copy_file_range` says where it does not work: other file systems, old kernels, sandboxes."""
+_NOT_COPIED = {errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EBADF, errno.EPERM, errno.EIO}
+"""What `copy_file_range` says where it does not work: other file systems, old kernels, sandboxes; or when it cannot read."""
 _RESUMES = "run the same command again: it resumes from the last commit"
 
 
@@ -67,6 +67,17 @@ def write_all(fd: int, data: bytes | memoryview) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]
+
+
+def write_at(path: Path, data: bytes, offset: int) -> None:
+    """Write `data` over what is at `offset` of a file, which is synced by whoever syncs the rest of it."""
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        while data:
+            n = os.pwrite(fd, data, offset)
+            data, offset = data[n:], offset + n
+    finally:
+        os.close(fd)
 
 
 def open_again(path: Path) -> int:

@@ -6,7 +6,7 @@ Both are read back as untrusted: names are single components, lengths grow, coun
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import msgspec
 import xxhash
@@ -14,6 +14,9 @@ import xxhash
 from tokmill.config import Content
 from tokmill.errors import DamageError, UsageError
 from tokmill.types import Counts, Cursor, FileEntry
+
+if TYPE_CHECKING:
+    from collections.abc import Container
 
 MANIFEST_NAME = "manifest.json"
 FORMAT_VERSION = 1
@@ -43,6 +46,8 @@ class Segment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Sums from the start of the corpus to the end of this segment."""
     writer: dict[str, int] = {}
     """State of the writer behind the segment."""
+    completed: dict[str, FileEntry] = {}
+    """Files to which no later segment adds; in the journal alone, the manifest has all of them together."""
 
 
 class Provenance(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -93,6 +98,16 @@ def encode_manifest(manifest: Manifest) -> bytes:
     return msgspec.json.format(msgspec.json.encode(sealed), indent=1) + b"\n"
 
 
+def published(segments: list[Segment], files: Container[str]) -> list[Segment]:
+    """The segments as a manifest has them: of published files alone."""
+    return [
+        msgspec.structs.replace(s, files={name: span for name, span in s.files.items() if name in files}, completed={})
+        if s.completed or any(name not in files for name in s.files)
+        else s
+        for s in segments
+    ]
+
+
 def load_manifest(directory: Path) -> Manifest:
     """Read and check `directory`/manifest.json. Raises UsageError if there is none, DamageError if it is not what was written."""
     path = directory / MANIFEST_NAME
@@ -132,9 +147,13 @@ def decode_manifest(data: bytes, where: str) -> Manifest:
 
 
 def check_names(names: object, where: str) -> None:
-    """Raises DamageError for a file name that is not one plain component. names: iterable of str."""
+    """Raises DamageError for a file name that is not one plain component, `train/` or `val/` before it at most.
+
+    names: iterable of str.
+    """
     for name in names:  # type: ignore[attr-defined]
-        if not name or name.startswith(".") or "/" in name or "\\" in name or "\0" in name:
+        plain = name.removeprefix("train/").removeprefix("val/") if name.count("/") == 1 else name
+        if not plain or plain.startswith(".") or "/" in plain or "\\" in plain or "\0" in plain:
             raise _damaged(f"the file name {name!r} leads out of the directory or is hidden", where)
 
 

@@ -1,8 +1,4 @@
-"""One file of an output while it grows: appended to, hashed, made durable; `commit.py` gives it its name.
-
-What is copied from another file goes from file to file inside the kernel (on file systems that can, as a reference to the same
-blocks); it is read all the same, for its digest.
-"""
+"""A file of the output that grows: appended, hashed as it grows, cut into the spans of segments, made durable."""
 
 from __future__ import annotations
 
@@ -25,15 +21,17 @@ if TYPE_CHECKING:
 class PartFile:
     """A file of the output that grows. Implements `protocols.OutputFile`."""
 
-    def __init__(self, path: Path, length: int) -> None:
+    def __init__(self, path: Path, length: int, head_bytes: int = 0) -> None:
+        """length: what was committed, the head included."""
         self.path = path
-        self.length = length
+        self.length = max(length, head_bytes)
+        self.head_bytes = head_bytes
         self._hash = xxhash.xxh3_128()
-        self._committed = length
+        self._committed = self.length
+        self._readable = self._copied_to = -1
         with storage_errors(path):
             self._fd = durable.create(path, append=True)
-            os.ftruncate(self._fd, length)
-        self._copy_fd = -1
+            os.ftruncate(self._fd, self.length)
 
     def append(self, data: Buffer) -> None:
         """Append all of a C-contiguous buffer."""
@@ -44,14 +42,26 @@ class PartFile:
             durable.write_all(self._fd, view)
 
     def append_from(self, fd: int, offset: int, data: memoryview) -> None:
-        """Append `data`, which was just read from the file `fd` at `offset`, by copying it from there."""
+        """Append `data`, which was just read from the file `fd` at `offset`, by copying it from there inside the kernel."""
         self._hash.update(data)
         with storage_errors(self.path):
-            if self._copy_fd < 0:
+            if self._copied_to < 0:
                 # A descriptor that appends cannot be copied to (EBADF).
-                self._copy_fd = durable.open_again(self.path)
-            durable.copy_range(fd, offset, self._copy_fd, self.length, data)
+                self._copied_to = durable.open_again(self.path)
+            durable.copy_range(fd, offset, self._copied_to, self.length, data)
         self.length += len(data)
+
+    def read(self, begin: int, n_bytes: int) -> bytes:
+        """Bytes that were appended before, fewer only at the end."""
+        with storage_errors(self.path):
+            if self._readable < 0:
+                self._readable = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            return os.pread(self._readable, n_bytes, begin)
+
+    def fill_head(self, head: bytes) -> None:
+        """Write what was kept free for it."""
+        with storage_errors(self.path):
+            durable.write_at(self.path, head, 0)
 
     @property
     def is_ahead(self) -> bool:
@@ -82,7 +92,7 @@ class PartFile:
 
     def close(self) -> None:
         """Close the descriptor; the part stays."""
-        for fd in (self._fd, self._copy_fd):
+        for fd in (self._fd, self._readable, self._copied_to):
             if fd >= 0:
                 os.close(fd)
-        self._fd = self._copy_fd = -1
+        self._fd = self._readable = self._copied_to = -1

@@ -158,6 +158,14 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
         return Counts(skipped=skipped, **sums)
 
 
+class Head(msgspec.Struct, frozen=True, kw_only=True):
+    """The beginning of a file that was filled in when the rest was complete; no segment speaks of it."""
+
+    size_bytes: int
+    digest: str
+    """xxh3_128, hex."""
+
+
 class FileEntry(msgspec.Struct, frozen=True, kw_only=True):
     """A complete file of the output."""
 
@@ -166,6 +174,47 @@ class FileEntry(msgspec.Struct, frozen=True, kw_only=True):
     """`train`, `val`, or None for a file that holds no tokens."""
     tokens: int = 0
     documents: int = 0
+    """Whose end-of-text id is in the file, or with `--eot none` their end."""
+    head: Head | msgspec.UnsetType = msgspec.UNSET
+    """Unset: the file has none."""
+
+    @property
+    def head_bytes(self) -> int:
+        """Where the ids, or whatever the file holds, begin."""
+        return self.head.size_bytes if isinstance(self.head, Head) else 0
+
+
+class Shards(msgspec.Struct, frozen=True, kw_only=True):
+    """How a side is divided into files."""
+
+    tokens: int
+    """Of every shard but the last; with `whole_documents`, at least."""
+    whole_documents: bool = False
+    """A shard ends only where a document ends: at the first end behind `tokens` tokens."""
+    drop_tail: bool = False
+    """The last shard is left out when it has too few tokens."""
+
+    def __str__(self) -> str:
+        whole = ", whole documents" if self.whole_documents else ""
+        return f"{self.tokens}{whole}{', the tail dropped' if self.drop_tail else ''}"
+
+
+class Layout(msgspec.Struct, frozen=True, kw_only=True):
+    """What a writer is told of the files it makes."""
+
+    format: str
+    dtype: IdType
+    eot: EotPlacement
+    eot_id: int
+    tokenizer: str
+    """Its name, for formats that note it."""
+    shards: Shards | None = None
+    """None: a side is one file."""
+
+    @property
+    def item_bytes(self) -> int:
+        """Of one id."""
+        return 2 if self.dtype == "uint16" else 4
 
 
 class Slices(Sequence[bytes]):
@@ -260,6 +309,19 @@ class Tokens:
     is_val: bool
     ids: NDArray[np.uint16] | NDArray[np.uint32]
     ends: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Tokens of a run that go to one shard.
+
+    ids, ends: as in `Tokens`. n_before: tokens of the shard before them; n_open: of these, those behind the last end of a document.
+    """
+
+    ids: NDArray[np.uint16] | NDArray[np.uint32]
+    ends: NDArray[np.int64]
+    n_before: int
+    n_open: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,7 +26,7 @@ from tokmill.encode import cutter_for, hand_over_plainly, load_encoder
 from tokmill.entry import Line, failed_event
 from tokmill.errors import Interrupted, MemoryBudgetError, TokmillError
 from tokmill.guard import Guard, Limits, reserve_bytes
-from tokmill.manifest import FORMAT_VERSION, Manifest
+from tokmill.manifest import FORMAT_VERSION, Manifest, published
 from tokmill.memory import Renewal
 from tokmill.pipeline import Flow, Pipeline
 from tokmill.probe import cgroup_limit_bytes, machine_bytes, peak_rss_bytes, rss_bytes
@@ -193,7 +193,7 @@ class Worker:
             fingerprint=self._job.content.fingerprint(),
             content=self._job.content,
             files=entries,
-            segments=output.segments,
+            segments=published(output.segments, entries),
             counts=recorder.counts,
             elapsed_s=round(output.elapsed_before_s + recorder.elapsed_s, 3),
             peak_rss_bytes=peak_rss_bytes(),
