@@ -190,9 +190,7 @@ class Output:
         let_go(self.directory, self._lock)
 
 
-def open_output(
-    directory: Path, content: Content, version: str, *, fresh: bool, replacing: str | None = None
-) -> Output | Manifest:
+def open_output(directory: Path, content: Content, version: str, *, fresh: bool, replacing: str | None = None) -> Output | Manifest:
     """Take hold of an output directory: a new one, one to resume, or (returned as its manifest) one that is complete.
 
     replacing: fingerprint of a complete output that stands there until this one takes its place. Raises LockedError, ChangedError,

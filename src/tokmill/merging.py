@@ -16,6 +16,7 @@ import msgspec
 from tokmill.errors import UsageError
 from tokmill.flat import FlatCarrier, is_flat
 from tokmill.replay import Outcome, carry_all
+from tokmill.rewrite import WriterCarrier
 from tokmill.sources import Source
 from tokmill.types import STDIN
 from tokmill.words import counted
@@ -69,7 +70,20 @@ def carrier_maker(sources: Sequence[Source], content: Content) -> Callable[[Outp
     """How the sources of one format get into an output of that format."""
     if all(map(is_flat, sources)):
         return FlatCarrier
-    raise NotImplementedError(content.format)
+    for source in sources:
+        check_marks(source)
+    return lambda output: WriterCarrier(output, content)
+
+
+def check_marks(source: Source) -> None:
+    """Raises UsageError for an output whose documents cannot be told apart."""
+    if source.content.eot == "none":
+        raise UsageError(
+            "documents cannot be told apart in an output that was written with --eot none",
+            where=str(source.directory),
+            allowed="an end-of-text id before or after each document; outputs of the raw format can be merged without",
+            next_step="tokenize again, directly into the format that is wanted",
+        )
 
 
 def check_apart(sources: Sequence[Path], out: Path) -> None:
@@ -114,7 +128,7 @@ def merged_content(sources: Sequence[Source]) -> Content:
     """The settings of one run over all inputs; where settings differ, those of the first, and the fingerprints of all."""
     first = sources[0].content
     inputs = tuple(each for source in sources for each in source.content.inputs)
-    merged = msgspec.structs.replace(first, inputs=inputs)
+    merged = msgspec.structs.replace(first, inputs=inputs, shards=msgspec.UNSET)
     if _differing(sources) or any(source.content.origin for source in sources):
         return msgspec.structs.replace(merged, origin=tuple(source.manifest.fingerprint for source in sources))
     return merged
@@ -123,7 +137,7 @@ def merged_content(sources: Sequence[Source]) -> Content:
 def _differing(sources: Sequence[Source]) -> list[str]:
     """Names of settings in which the sources are not alike, besides their inputs."""
     first = sources[0].content
-    names = [name for name in first.__struct_fields__ if name not in ("inputs", "tokenizer", "origin")]
+    names = [name for name in first.__struct_fields__ if name not in ("inputs", "tokenizer", "origin", "shards")]
     return [name for name in names if any(getattr(s.content, name) != getattr(first, name) for s in sources)]
 
 

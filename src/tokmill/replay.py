@@ -15,7 +15,7 @@ import msgspec
 from tokmill import __version__
 from tokmill.commit import Output, open_output
 from tokmill.errors import ChangedError
-from tokmill.manifest import FORMAT_VERSION, Manifest, Provenance
+from tokmill.manifest import FORMAT_VERSION, Manifest, Provenance, published
 from tokmill.probe import peak_rss_bytes, rss_bytes
 from tokmill.types import AnyEvent, Committed, Counts, Cursor, FileEntry, Finished, Notice, Progress, Started, path_to_text
 
@@ -149,7 +149,6 @@ class Replay:
                 self._carry(source, step if i == first else 0, self._sources[:i])
             self._n_inputs += source.n_inputs
             self._counts += source.manifest.counts
-        self._output.settle()
 
     def _carry(self, source: Source, first: int, before: Sequence[Source]) -> None:
         try:
@@ -162,16 +161,24 @@ class Replay:
                 is_last = number == len(source.steps) - 1
                 if is_last:
                     self._carrier.end(source)
-                if self._uncommitted_bytes >= COMMIT_BYTES or (is_last and source is self._sources[-1]):
-                    self._commit(source, number)
+                if self._uncommitted_bytes >= COMMIT_BYTES:
+                    self._commit(shifted(source.steps[number].after, self._n_inputs), self._counts + source.steps[number].counts)
                 self._teller.progress(self._position_bytes)
         finally:
             source.close()
 
-    def _commit(self, source: Source, number: int) -> None:
-        step = source.steps[number]
-        after = shifted(step.after, self._n_inputs)
-        counts, elapsed_s = self._counts + step.counts, self._teller.elapsed_s
+    def finish(self, *, complete: bool) -> dict[str, FileEntry]:
+        """Commit the rest, behind which the output is complete, or another run goes on. Returns the files, by name, if complete."""
+        entries = self._carrier.finish() if complete else {}
+        after = Cursor(input_index=self._n_inputs)
+        self._output.settle()
+        if after != self._output.cursor or self._output.is_ahead:
+            self._commit(after, self._counts)
+        self._output.settle()
+        return entries
+
+    def _commit(self, after: Cursor, counts: Counts) -> None:
+        elapsed_s = self._teller.elapsed_s
         self._uncommitted_bytes = 0
         self._output.commit(
             after,
@@ -226,10 +233,9 @@ def carry_all(
         return work.outcome(output, already_complete=True)
     try:
         resumed = bool(output.segments)
-        carrier = make_carrier(output)
-        replay = Replay(sources, carrier, output, teller)
+        replay = Replay(sources, make_carrier(output), output, teller)
         replay.run()
-        manifest = work.manifest(output, carrier.finish())
+        manifest = work.manifest(output, replay.finish(complete=True))
         output.publish(manifest)
     finally:
         output.close()
@@ -255,7 +261,7 @@ class _Work:
             fingerprint=self.content.fingerprint(),
             content=self.content,
             files=entries,
-            segments=output.segments,
+            segments=published(output.segments, entries),
             counts=output.counts,
             elapsed_s=round(output.elapsed_before_s + self.teller.elapsed_s, 3),
             peak_rss_bytes=peak_rss_bytes(),

@@ -14,8 +14,8 @@ import xxhash
 
 from tokmill import pagecache
 from tokmill.errors import DamageError
-from tokmill.manifest import Manifest, load_manifest
-from tokmill.types import Counts, Cursor, path_to_text
+from tokmill.manifest import FileSpan, Manifest, load_manifest
+from tokmill.types import Counts, Cursor, Head, path_to_text
 from tokmill.words import counted
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tokmill.config import Content
-    from tokmill.manifest import FileSpan
 
 SIDES = ("train", "val")
 BLOCK_BYTES = 4 << 20
@@ -47,12 +46,13 @@ class Step:
 class CheckedFile:
     """A file that is read front to back; every span of it that passes is held against its digest. Close it."""
 
-    def __init__(self, path: Path, size_bytes: int, spans: Sequence[FileSpan] | None) -> None:
+    def __init__(self, path: Path, size_bytes: int, spans: Sequence[FileSpan] | None, head: Head | None) -> None:
         """spans: None for a bare file, without digests. Raises DamageError when the file is not there or not so long."""
         self.path = path
         self.fd = -1
         self._size = size_bytes
-        self._spans = spans or ()
+        first = [FileSpan(end=head.size_bytes, digest=head.digest)] if head else []
+        self._spans = [*first, *(spans or ())]
         ends = [0, *(span.end for span in self._spans)]
         if spans is not None and (ends != sorted(ends) or ends[-1] != size_bytes):
             raise self._damage("its segments do not add up to the file", 0, size_bytes)
@@ -67,13 +67,7 @@ class CheckedFile:
         self._cache = pagecache.ReadOnce(self.fd, size_bytes)
         self._hash = xxhash.xxh3_128()
         self._position = self._next = 0
-
-    def start(self, offset: int) -> None:
-        """Go on reading at `offset`, with the digest of the span in which it lies."""
-        self._next = sum(span.end <= offset for span in self._spans)
-        self._position = self._spans[self._next - 1].end if self._next else 0
-        self._hash = xxhash.xxh3_128()
-        self._pass_to(offset)
+        self._is_begun = False
 
     def blocks(self, begin: int, end: int) -> Iterator[tuple[int, memoryview]]:
         """The bytes from `begin` to `end`, each block with its offset and valid until the next. Raises DamageError."""
@@ -86,13 +80,14 @@ class CheckedFile:
 
     def read_into(self, offset: int, view: memoryview) -> None:
         """Fill `view` from `offset` on; what lies between the last read and this is read, too. Raises DamageError."""
-        if offset != self._position:
-            self._pass_to(offset)
+        if offset < self._position or not self._is_begun:
+            self._start(offset)
+        self._pass_to(offset)
         self._fill(view)
 
     def finish(self) -> None:
         """Read what is left, for its digests. Raises DamageError."""
-        if self._spans:
+        if self._spans and self._is_begun:
             self._pass_to(self._spans[-1].end)
 
     def close(self) -> None:
@@ -103,9 +98,14 @@ class CheckedFile:
             os.close(self.fd)
             self.fd = -1
 
+    def _start(self, offset: int) -> None:
+        """Go on reading where the span begins in which `offset` lies."""
+        self._is_begun = True
+        self._next = sum(span.end <= offset for span in self._spans)
+        self._position = self._spans[self._next - 1].end if self._next else 0
+        self._hash = xxhash.xxh3_128()
+
     def _pass_to(self, offset: int) -> None:
-        if offset < self._position:
-            self.start(offset)
         while self._position < offset:
             self._fill(memoryview(bytearray(min(offset - self._position, BLOCK_BYTES))))
 
@@ -148,19 +148,22 @@ class CheckedFile:
 
 
 class Source:
-    """A complete output directory. Open it to read it; close it."""
+    """A complete output directory, or something that is described like one. Its files are opened when they are read; close it."""
 
-    def __init__(self, directory: Path, manifest: Manifest) -> None:
+    def __init__(self, directory: Path, manifest: Manifest, steps: Sequence[Step], *, is_bare: bool = False) -> None:
         self.directory = directory
         self.manifest = manifest
         self.content: Content = manifest.content
-        self.steps = _steps(manifest)
+        self.steps = steps
+        self.is_bare = is_bare
+        """Whether it is files of which no digests are known, with a manifest made up for them."""
         self._files: dict[str, CheckedFile] = {}
 
     @classmethod
     def load(cls, directory: Path) -> Self:
         """Raises UsageError where no complete output is, DamageError for a manifest that cannot be trusted."""
-        return cls(directory, load_manifest(directory))
+        manifest = load_manifest(directory)
+        return cls(directory, manifest, _steps(manifest))
 
     @property
     def size_bytes(self) -> int:
@@ -172,11 +175,23 @@ class Source:
         """Inputs of its corpus."""
         return len(self.content.inputs)
 
+    @property
+    def item_bytes(self) -> int:
+        """Of one id."""
+        return 2 if self.content.dtype == "uint16" else 4
+
     def file(self, name: str) -> CheckedFile:
-        """One of its files, opened when it is first asked for. Raises DamageError."""
+        """One of its files, opened when it is first asked for; it is the only one of its side that is open. Raises DamageError."""
         if name not in self._files:
+            entry = self.manifest.files[name]
+            for other in [n for n in self._files if self.manifest.files[n].side == entry.side]:
+                # There may be thousands of them.
+                file = self._files.pop(other)
+                file.finish()
+                file.close()
             spans = [segment.files[name] for segment in self.manifest.segments if name in segment.files]
-            self._files[name] = CheckedFile(self.directory / name, self.manifest.files[name].size_bytes, spans)
+            head = entry.head if isinstance(entry.head, Head) else None
+            self._files[name] = CheckedFile(self.directory / name, entry.size_bytes, None if self.is_bare else spans, head)
         return self._files[name]
 
     def finish(self) -> None:

@@ -56,7 +56,8 @@ class Input(msgspec.Struct, frozen=True, kw_only=True):
 
     path: str
     """Absolute path in the form of `path_to_text`, or `-`."""
-    format: InputFormat
+    format: InputFormat | Literal["ids"]
+    """`ids`: a bare file that was converted, not tokenized."""
     compression: Compression
     size_bytes: int | None = None
     """Size on disk, compressed; None for standard input."""
