@@ -24,6 +24,7 @@ from tokmill.changes import changed_error
 from tokmill.durable import storage_errors
 from tokmill.errors import DamageError, UsageError
 from tokmill.journal import Header, Journal
+from tokmill.layout import SIDES
 from tokmill.manifest import MANIFEST_NAME, Manifest, Segment, decode_manifest, encode_manifest, load_manifest
 from tokmill.part import PartFile
 from tokmill.state import discard_parts, hold, is_begun, let_go, part_of, remove_state, state_of
@@ -36,8 +37,6 @@ if TYPE_CHECKING:
 
     from tokmill.config import Content
     from tokmill.durable import DirectoryLock
-
-SIDES = ("train", "val")
 
 
 class Output:

@@ -12,7 +12,8 @@ import msgspec
 import xxhash
 
 from tokmill.errors import UsageError
-from tokmill.types import EotPlacement, IdType, Input, OnError, Shards, Tokenizer, Utf8Policy
+from tokmill.layout import Shards
+from tokmill.types import EotPlacement, IdType, Input, OnError, Tokenizer, Utf8Policy
 
 MIB = 1 << 20
 

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from tokmill.config import Job
-    from tokmill.types import AnyEvent, Batch, Cursor, FileEntry, Finished, Piece, Tokens
+    from tokmill.layout import Piece
+    from tokmill.types import AnyEvent, Batch, Cursor, FileEntry, Finished, Tokens
 
 
 class ByteStream(Protocol):

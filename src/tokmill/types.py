@@ -185,39 +185,6 @@ class FileEntry(msgspec.Struct, frozen=True, kw_only=True):
         return self.head.size_bytes if isinstance(self.head, Head) else 0
 
 
-class Shards(msgspec.Struct, frozen=True, kw_only=True):
-    """How a side is divided into files."""
-
-    tokens: int
-    """Of every shard but the last; with `whole_documents`, at least."""
-    whole_documents: bool = False
-    """A shard ends only where a document ends: at the first end behind `tokens` tokens."""
-    drop_tail: bool = False
-    """The last shard is left out when it has too few tokens."""
-
-    def __str__(self) -> str:
-        whole = ", whole documents" if self.whole_documents else ""
-        return f"{self.tokens}{whole}{', the tail dropped' if self.drop_tail else ''}"
-
-
-class Layout(msgspec.Struct, frozen=True, kw_only=True):
-    """What a writer is told of the files it makes."""
-
-    format: str
-    dtype: IdType
-    eot: EotPlacement
-    eot_id: int
-    tokenizer: str
-    """Its name, for formats that note it."""
-    shards: Shards | None = None
-    """None: a side is one file."""
-
-    @property
-    def item_bytes(self) -> int:
-        """Of one id."""
-        return 2 if self.dtype == "uint16" else 4
-
-
 class Slices(Sequence[bytes]):
     """Documents that lie one behind the other in one buffer, separated; `bytes` are made of those that are asked for.
 
@@ -310,19 +277,6 @@ class Tokens:
     is_val: bool
     ids: NDArray[np.uint16] | NDArray[np.uint32]
     ends: NDArray[np.int64]
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """Tokens of a run that go to one shard.
-
-    ids, ends: as in `Tokens`. n_before: tokens of the shard before them; n_open: of these, those behind the last end of a document.
-    """
-
-    ids: NDArray[np.uint16] | NDArray[np.uint32]
-    ends: NDArray[np.int64]
-    n_before: int
-    n_open: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

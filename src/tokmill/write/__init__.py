@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from tokmill.types import Layout, Shards
+from tokmill.layout import Layout, Shards
 from tokmill.write.shards import ShardedWriter
 
 if TYPE_CHECKING:

@@ -10,17 +10,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tokmill.types import Piece
+from tokmill.layout import SIDES, Piece
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
+    from tokmill.layout import Layout
     from tokmill.protocols import Format, Shard
-    from tokmill.types import Layout, Tokens
-
-SIDES = ("train", "val")
+    from tokmill.types import Tokens
 
 
 class ShardedWriter:
