@@ -18,6 +18,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from tokmill.api import Summary, plan, tokenize
+    from tokmill.conversion import convert, reshard
     from tokmill.dataset import Dataset
     from tokmill.dataset import open_dataset as open  # noqa: A004  the word for it: tokmill.open
     from tokmill.errors import TokmillError
@@ -35,10 +36,12 @@ __all__ = [
     "Report",
     "Summary",
     "TokmillError",
+    "convert",
     "inspect",
     "merge",
     "open",
     "plan",
+    "reshard",
     "tokenize",
     "verify",
 ]
@@ -51,10 +54,12 @@ _FROM = {
     "Report": "verification:Report",
     "Summary": "api:Summary",
     "TokmillError": "errors:TokmillError",
+    "convert": "conversion:convert",
     "inspect": "inspection:inspect",
     "merge": "merging:merge",
     "open": "dataset:open_dataset",
     "plan": "api:plan",
+    "reshard": "conversion:reshard",
     "tokenize": "api:tokenize",
     "verify": "verification:verify",
 }

@@ -69,6 +69,8 @@ def load_bare(
 
 
 def _check_stated(paths: Sequence[Path], from_format: str | None, dtype: str | None, eot: str | None) -> None:
+    if len(set(paths)) < len(paths):
+        raise UsageError("a file was given twice", where=str(paths), allowed="each file once", next_step="leave one out")
     choices = (
         ("--from-format", from_format, tuple(HEADERS)),
         ("--dtype", dtype, get_args(IdType)),

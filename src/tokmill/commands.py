@@ -17,6 +17,16 @@ if TYPE_CHECKING:
 
 Directories = Annotated[list[str], typer.Argument(metavar="DIR", help="Complete outputs of tokmill, in the order wanted.")]
 
+ShardTokens = Annotated[
+    int | None,
+    typer.Option(
+        "--shard-tokens", envvar="TOKMILL_SHARD_TOKENS", metavar="N", help="Of each shard but the last.  [default: one file a side]"
+    ),
+]
+ShardDocuments = Annotated[
+    bool, typer.Option("--shard-documents", envvar="TOKMILL_SHARD_DOCUMENTS", help="End shards only where documents end.")
+]
+
 
 def register(app: typer.Typer, show: Callable[[str], None]) -> None:
     """Add the commands to the command line. show: prints a result on standard output."""
@@ -39,6 +49,78 @@ def register(app: typer.Typer, show: Callable[[str], None]) -> None:
 
         with make_progress(verb="merging", quiet=quiet, verbose=verbose) as progress:
             outcome = merging.merge(directories, out, fresh=fresh, observers=[progress])
+        show(_rendered(outcome, json=json, quiet=quiet))
+
+    @app.command(short_help="A complete output, or bare files of ids, in another trainer's format.")
+    def convert(
+        sources: Annotated[
+            list[str], typer.Argument(metavar="DIR|FILE", help="A complete output, or bare files of ids, in order.")
+        ],
+        out: options.Out,
+        format: Annotated[str, typer.Option("--format", envvar="TOKMILL_FORMAT", metavar="NAME", help="Of the output.")],  # noqa: A002
+        shard_tokens: ShardTokens = None,
+        shard_documents: ShardDocuments = False,
+        to_eot: Annotated[
+            str | None, typer.Option("--to-eot", metavar="before|after", help="Move the end-of-text ids there.")
+        ] = None,
+        to_dtype: Annotated[str | None, typer.Option("--to-dtype", metavar="uint16|uint32", help="Of the output's ids.")] = None,
+        from_format: Annotated[
+            str | None, typer.Option("--from-format", metavar="NAME", help="Of bare files: raw, llmc, megatron, datatrove, olmo.")
+        ] = None,
+        dtype: Annotated[str | None, typer.Option("--dtype", metavar="uint16|uint32", help="Of bare files.")] = None,
+        eot: Annotated[str | None, typer.Option("--eot", metavar="after|before|none", help="Of bare files.")] = None,
+        eot_id: Annotated[int | None, typer.Option("--eot-id", metavar="N", help="Of bare files.")] = None,
+        tokenizer: Annotated[str | None, typer.Option("--tokenizer", metavar="NAME|FILE", help="Of bare files.")] = None,
+        fresh: options.Fresh = False,
+        json: options.Json = False,
+        quiet: options.Quiet = False,
+        verbose: options.Verbose = False,
+    ) -> None:
+        """Write DIR in another format, without tokenizing again: the bytes are those of tokenizing directly into it.
+
+        Of a bare file nothing is known but what is stated: --from-format, --dtype, --eot, and --eot-id or --tokenizer.
+        """
+        from tokmill import conversion
+        from tokmill.progress import make_progress
+
+        with make_progress(verb="converting", quiet=quiet, verbose=verbose) as progress:
+            outcome = conversion.convert(
+                sources,
+                out,
+                format=format,
+                shard_tokens=shard_tokens,
+                shard_documents=shard_documents,
+                to_eot=to_eot,
+                to_dtype=to_dtype,
+                from_format=from_format,
+                dtype=dtype,
+                eot=eot,
+                eot_id=eot_id,
+                tokenizer=tokenizer,
+                fresh=fresh,
+                observers=[progress],
+            )
+        show(_rendered(outcome, json=json, quiet=quiet))
+
+    @app.command(short_help="A complete output with shards of another size.")
+    def reshard(
+        directory: Annotated[str, typer.Argument(metavar="DIR", help="Complete output of tokmill.")],
+        out: options.Out,
+        shard_tokens: ShardTokens = None,
+        shard_documents: ShardDocuments = False,
+        fresh: options.Fresh = False,
+        json: options.Json = False,
+        quiet: options.Quiet = False,
+        verbose: options.Verbose = False,
+    ) -> None:
+        """Write DIR with shards of another size; without --shard-tokens, one file a side."""
+        from tokmill import conversion
+        from tokmill.progress import make_progress
+
+        with make_progress(verb="resharding", quiet=quiet, verbose=verbose) as progress:
+            outcome = conversion.reshard(
+                directory, out, shard_tokens=shard_tokens, shard_documents=shard_documents, fresh=fresh, observers=[progress]
+            )
         show(_rendered(outcome, json=json, quiet=quiet))
 
 

@@ -14,11 +14,12 @@ import msgspec
 
 from tokmill.bare import load_bare
 from tokmill.errors import UsageError
+from tokmill.layout import Shards
 from tokmill.merging import check_apart, check_marks
 from tokmill.replay import Outcome, carry_all
 from tokmill.rewrite import WriterCarrier
 from tokmill.sources import Source
-from tokmill.types import EotPlacement, IdType, Shards
+from tokmill.types import EotPlacement, IdType
 from tokmill.write import WRITERS
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def convert(
     where end-of-text ids go and how wide ids are in the output, as in the source by default. Raises TokmillError.
     """
     listed = [sources] if isinstance(sources, (str, os.PathLike)) else list(sources)
-    stated = {"from_format": from_format, "dtype": dtype, "eot": eot, "eot_id": eot_id, "tokenizer": tokenizer}
+    stated: dict[str, object] = {"from_format": from_format, "dtype": dtype, "eot": eot, "eot_id": eot_id, "tokenizer": tokenizer}
     _check_choice("--format", format, tuple(WRITERS))
     _check_choice("--to-eot", to_eot, ("before", "after"))
     _check_choice("--to-dtype", to_dtype, get_args(IdType))
