@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from tokmill.appending import carry_over, extend
 from tokmill.forecast import NOWHERE, Plan, check_disk, foresee
 from tokmill.planning import make_job
 from tokmill.probe import peak_rss_bytes
@@ -96,13 +97,15 @@ def tokenize(
     engine: str = "gigatoken",
     fresh: bool = False,
     force: bool = False,
+    append: bool = False,
     observers: Sequence[Observer] = (),
 ) -> Summary:
     """Turn text into `out`/train.bin and `out`/val.bin, as `tokmill tokenize` does; call it again after a crash to resume.
 
     inputs: files, directories, glob patterns, `-`. separator: as typed on the command line (`none`, or text with its escapes).
     memory: bytes, or text such as `1GiB`. force: begin even though the output will not fit on the disk. observers: told of every
-    event, in this thread. Raises TokmillError.
+    event, in this thread. append: add the inputs to the complete output in `out`; with fresh, what an earlier append left there
+    unfinished is discarded. Raises TokmillError.
     """
     with LocalRunner() as runner:
         planned = make_job(
@@ -127,12 +130,16 @@ def tokenize(
             engine=engine,
             fresh=fresh,
         )
+        asked = planned.job
+        if append:
+            planned = extend(planned)
         _tell(observers, planned.notices)
         meter = _Meter()
         if not force:
-            check_disk(planned.job)
-        finished = runner.run(planned.job, [meter, *observers])
-    summary = _summarize(planned.job, finished, meter)
+            check_disk(asked)
+        job = carry_over(planned.job, observers) if planned.job.made_from else planned.job
+        finished = runner.run(job, [meter, *observers])
+    summary = _summarize(job, finished, meter)
     _tell(observers, summary.notices)
     return summary
 

@@ -32,6 +32,16 @@ def changed_error(before: Content, now: Content, directory: Path) -> ChangedErro
     )
 
 
+def changed_input_error(before: Input, now: Input, directory: Path) -> ChangedError:
+    """The error for an input that is to be appended to an output in which it stands as it was before."""
+    return ChangedError(
+        f"an input is in the output already and has changed since: {_input(before, now)}",
+        where=str(directory),
+        allowed="inputs that are not in the output yet, or unchanged (they are left out)",
+        next_step="restore it, leave it out, or make a new output of all inputs with another --out",
+    )
+
+
 def source_error(before: tuple[Input, ...], now: tuple[Input, ...], directory: Path, difference: str) -> ChangedError | None:
     """The error for sources that are not those that were tokenized; None when path, size and time say that they are.
 

@@ -128,6 +128,7 @@ def tokenize(
     engine: options.Engine = "gigatoken",
     fresh: options.Fresh = False,
     force: options.Force = False,
+    append: options.Append = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
@@ -161,6 +162,7 @@ def tokenize(
             engine=engine,
             fresh=fresh,
             force=force,
+            append=append,
             observers=[progress],
         )
     _print_result(render.json_line(summary) if json else "" if quiet else render.summary_lines(summary))

@@ -305,8 +305,8 @@ def _publish_files(directory: Path, manifest: Manifest) -> None:
 def _retire_older(directory: Path, manifest: Manifest) -> None:
     """Take away an earlier complete output, its manifest before the new files come, so that it never stands beside them.
 
-    One that the new output only adds to stays: its files are the beginnings of the new ones, and readers go by its manifest until
-    the new one takes its name.
+    One of plain ids that the new output only adds to stays: its files are the beginnings of the new ones, and readers go by its
+    manifest until the new one takes its name.
     """
     path = directory / MANIFEST_NAME
     if not path.exists():
@@ -315,7 +315,7 @@ def _retire_older(directory: Path, manifest: Manifest) -> None:
         older = load_manifest(directory)
     except (DamageError, UsageError):
         older = None
-    if older and any(p.how == "append" and p.fingerprint == older.fingerprint for p in manifest.made_from or ()):
+    if older and is_beginning(older, manifest):
         return
     gone = set(older.files if older else ()) - set(manifest.files)
     for name in gone:
@@ -326,6 +326,22 @@ def _retire_older(directory: Path, manifest: Manifest) -> None:
             (directory / sub).rmdir()
     path.unlink()
     durable.sync_directory(directory)
+
+
+def is_beginning(older: Manifest, manifest: Manifest) -> bool:
+    """Whether every file of `older` is the beginning of one in the output of `manifest`, to which it was appended."""
+    made_from = manifest.made_from or ()
+    return manifest.content.format == "raw" and any(p.how == "append" and p.fingerprint == older.fingerprint for p in made_from)
+
+
+def pending_manifest(directory: Path) -> Manifest | None:
+    """The manifest of a run that was killed while publishing, or is publishing now. Raises StorageError."""
+    part = part_of(directory, MANIFEST_NAME)
+    with storage_errors(part):
+        try:
+            return decode_manifest(part.read_bytes(), str(part))
+        except (FileNotFoundError, DamageError):
+            return None
 
 
 def _check_parts(directory: Path, segments: list[Segment]) -> None:

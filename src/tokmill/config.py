@@ -13,7 +13,7 @@ import xxhash
 
 from tokmill.errors import UsageError
 from tokmill.layout import Shards
-from tokmill.types import EotPlacement, IdType, Input, OnError, Tokenizer, Utf8Policy
+from tokmill.types import EotPlacement, IdType, Input, OnError, Provenance, Tokenizer, Utf8Policy
 
 MIB = 1 << 20
 
@@ -89,6 +89,13 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     resources: Resources
     fresh: bool = False
     """Discard what an earlier run left in the directory."""
+    made_from: tuple[Provenance, ...] = ()
+    """Of a run that appends: the complete output in the directory, and those it was made from itself."""
+
+    @property
+    def replacing(self) -> str | None:
+        """Fingerprint of the output that stands in the directory until this one takes its place."""
+        return self.made_from[-1].fingerprint if self.made_from else None
 
 
 def parse_size(text: str, option: str) -> int:

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tokmill.config import Content
-    from tokmill.manifest import How
     from tokmill.protocols import Observer
+    from tokmill.types import How
 
 
 def convert(

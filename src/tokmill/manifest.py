@@ -6,14 +6,14 @@ Both are read back as untrusted: names are single components, lengths grow, coun
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING
 
 import msgspec
 import xxhash
 
 from tokmill.config import Content
 from tokmill.errors import DamageError, UsageError
-from tokmill.types import Counts, Cursor, FileEntry
+from tokmill.types import Counts, Cursor, FileEntry, Provenance
 
 if TYPE_CHECKING:
     from collections.abc import Container
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 MANIFEST_NAME = "manifest.json"
 FORMAT_VERSION = 1
 """Of manifest and journal. A newer one is refused, an older one read."""
-
-
-How: TypeAlias = Literal["merge", "convert", "reshard", "append"]
 
 
 class FileSpan(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,26 +45,6 @@ class Segment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """State of the writer behind the segment."""
     completed: dict[str, FileEntry] = {}
     """Files to which no later segment adds; in the journal alone, the manifest has all of them together."""
-
-
-class Provenance(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What an output was made from without tokenizing it again: another complete output, or a bare file of ids."""
-
-    how: How
-    path: str
-    """Of the directory or file, absolute, in the form of `path_to_text`."""
-    format: str
-    fingerprint: str = ""
-    """Of its content; empty for a bare file."""
-    tokmill_version: str = ""
-    n_inputs: int
-    """So many of `content.inputs`, in their order, are its own."""
-    tokens_train: int = 0
-    tokens_val: int = 0
-    documents_train: int = 0
-    documents_val: int = 0
-    made_from: tuple[Provenance, ...] = ()
-    """What it was made from itself."""
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):

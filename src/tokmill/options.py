@@ -92,3 +92,4 @@ Fresh = Annotated[
     typer.Option("--fresh", envvar="TOKMILL_FRESH", help="Start over: discard what an earlier run left in the directory."),
 ]
 Force = Annotated[bool, typer.Option("--force", envvar="TOKMILL_FORCE", help="Go on though the output will not fit on the disk.")]
+Append = Annotated[bool, typer.Option("--append", envvar="TOKMILL_APPEND", help="Add the inputs to the complete output in DIR.")]

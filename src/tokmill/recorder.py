@@ -44,7 +44,7 @@ class Recorder:
         # A state of tokmill 0.1 has no sums of tokens.
         sums = {"train_tokens": output.counts.tokens_train, "val_tokens": output.counts.tokens_val}
         self._writer = make_writer(output, sums | state, layout_of(content))
-        self._stdin_index = next((i for i, source in enumerate(content.inputs) if source.path == STDIN), None)
+        self._stdin_index = max((i for i, source in enumerate(content.inputs) if source.path == STDIN), default=None)
         self._stdin_ended_s: float | None = None
         self.counts = output.counts
         self.position_bytes = position_bytes

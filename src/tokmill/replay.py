@@ -15,18 +15,30 @@ import msgspec
 from tokmill import __version__
 from tokmill.commit import Output, open_output
 from tokmill.errors import ChangedError
-from tokmill.manifest import FORMAT_VERSION, Manifest, Provenance, published
+from tokmill.manifest import FORMAT_VERSION, Manifest, published
 from tokmill.probe import peak_rss_bytes, rss_bytes
-from tokmill.types import AnyEvent, Committed, Counts, Cursor, FileEntry, Finished, Notice, Progress, Started, path_to_text
+from tokmill.types import (
+    AnyEvent,
+    Committed,
+    Counts,
+    Cursor,
+    FileEntry,
+    Finished,
+    Notice,
+    Progress,
+    Provenance,
+    Started,
+    path_to_text,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from tokmill.config import Content
-    from tokmill.manifest import How
     from tokmill.protocols import Observer
     from tokmill.sources import Source
+    from tokmill.types import How
 
 COMMIT_BYTES = 64 << 20
 """Output of one segment, at least: a commit costs an fsync (20 to 100 ms on a disk), copying so much takes about as long."""

@@ -97,7 +97,8 @@ class Worker:
     def run(self) -> None:
         """Tokenize, publish, and emit Finished. Raises TokmillError."""
         directory = Path(text_to_path(self._job.out))
-        output = open_output(directory, self._job.content, __version__, fresh=self._job.fresh)
+        job = self._job
+        output = open_output(directory, job.content, __version__, fresh=job.fresh, replacing=job.replacing)
         if isinstance(output, Manifest):
             self._emit(_already_complete(output))
             return
@@ -197,6 +198,7 @@ class Worker:
             counts=recorder.counts,
             elapsed_s=round(output.elapsed_before_s + recorder.elapsed_s, 3),
             peak_rss_bytes=peak_rss_bytes(),
+            made_from=self._job.made_from or msgspec.UNSET,
         )
 
 
