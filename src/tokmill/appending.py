@@ -1,8 +1,8 @@
 """`tokenize --append`: more inputs into a complete output, as if all had been tokenized in one run.
 
 The new output grows beside the old one, in the state directory: first the old one's ids (in the kernel where they are plain,
-through a writer otherwise), then, by an ordinary run that resumes there, the new inputs. Growing the old files in place was refused: who
-reads them without asking a manifest would see ids that are not committed, and a crash would leave them.
+through a writer otherwise), then, by an ordinary run that resumes there, the new inputs. Growing the old files in place was
+refused: who reads them without asking a manifest would see ids that are not committed, and a crash would leave them.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from tokmill.changes import source_error
 from tokmill.config import MIB, Resources
 from tokmill.dataset import SIDES, find_tokenizer
 from tokmill.encode import cutter_for, load_fastest
-from tokmill.errors import BadRecordError, BadTextError, EngineError
+from tokmill.errors import BadRecordError, BadTextError, EngineError, UsageError
 from tokmill.read.corpus import CorpusReader
 from tokmill.read.inputs import find_inputs
 from tokmill.read.utf8 import clean, first_invalid
@@ -254,6 +254,13 @@ def compare_with_sources(
     Raises UsageError and InputError for sources that are not there or cannot be read, ChangedError for sources that say something
     else and are not those that were tokenized.
     """
+    if manifest.content.origin:
+        raise UsageError(
+            "this output cannot be compared: it is put together from runs with different settings, or from bare files",
+            where=str(directory),
+            allowed="an output of one run, or of runs with the same settings",
+            next_step="verify what it was made from with its sources; made_from in its manifest says what that is",
+        )
     found = find_inputs(names, glob=glob, input_format=input_format, outside=str(directory))
     tokenizer = find_tokenizer(manifest.content.tokenizer)
     content = msgspec.structs.replace(manifest.content, inputs=tuple(found.inputs), tokenizer=tokenizer)
