@@ -1,23 +1,13 @@
-"""Draw training batches from what `tokmill tokenize` wrote, as nanoGPT does: `python examples/batches.py data`."""
+"""Draw training batches from what `tokmill tokenize` wrote: `python examples/batches.py data`."""
 
 from __future__ import annotations
 
+import json
 import sys
-
-import numpy as np
-from numpy.typing import NDArray
 
 import tokmill
 
-Ids = NDArray[np.uint16] | NDArray[np.uint32]
 N_CONTEXT = 64
-
-
-def batch(ids: Ids, n_rows: int, n_context: int, rng: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Random windows and, for each place, the id that comes next. Returns two arrays, int64, shape (n_rows, n_context)."""
-    starts = rng.integers(0, len(ids) - n_context, n_rows)
-    windows = np.stack([ids[i : i + n_context + 1] for i in starts]).astype(np.int64)
-    return windows[:, :-1], windows[:, 1:]
 
 
 def main() -> None:
@@ -25,14 +15,23 @@ def main() -> None:
         sys.exit("usage: python examples/batches.py DIR, where DIR was --out of tokmill tokenize")
     with tokmill.open(sys.argv[1]) as data:
         for side in ("train", "val"):
-            ids = data.side(side)
-            if len(ids) <= N_CONTEXT:
+            n_tokens = len(data.side(side))
+            if n_tokens <= N_CONTEXT:
                 # A small corpus may have no validation side at all.
-                print(f"{side}: {len(ids)} tokens are too few for a window of {N_CONTEXT + 1}")
+                print(f"{side}: {n_tokens} tokens are too few for a window of {N_CONTEXT + 1}")
                 continue
-            x, y = batch(ids, n_rows=4, n_context=N_CONTEXT, rng=np.random.default_rng(0))
-            print(f"{side}: x {x.shape}, y {y.shape}")
+            # x and y: int64, shape (4, N_CONTEXT), y one id further on; torch.from_numpy takes them as they are.
+            batches = data.batches(side, batch=4, block=N_CONTEXT, seed=0)
+            x, y = next(batches)
+            print(f"{side}: x {x.shape}, y {y.shape}, {batches.n_windows} windows an epoch")
             print(data.decode(x[0].tolist()))
+
+            # The state goes into the checkpoint; whoever restores it gets the batch that would have come next.
+            checkpoint = json.dumps(batches.state())
+            expected, _ = next(batches)
+            again = data.batches(side, batch=4, block=N_CONTEXT, seed=0)
+            again.restore(json.loads(checkpoint))
+            print("the same after restoring:", (next(again)[0] == expected).all())
 
 
 if __name__ == "__main__":

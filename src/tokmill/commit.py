@@ -24,9 +24,9 @@ from tokmill.changes import changed_error
 from tokmill.durable import storage_errors
 from tokmill.errors import DamageError, UsageError
 from tokmill.journal import Header, Journal
-from tokmill.layout import SIDES
 from tokmill.manifest import MANIFEST_NAME, Manifest, Segment, decode_manifest, encode_manifest, load_manifest
 from tokmill.part import PartFile
+from tokmill.sharding import SIDES
 from tokmill.state import discard_parts, hold, is_begun, let_go, part_of, remove_state, state_of
 from tokmill.types import Counts, Cursor, FileEntry, Head
 from tokmill.words import counted

@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tokmill.config import Content
-    from tokmill.dataset import Ids
     from tokmill.manifest import Manifest
     from tokmill.protocols import Encoder
+    from tokmill.shards import Ids
     from tokmill.types import Batch
 
     class Findings(Protocol):

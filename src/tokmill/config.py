@@ -12,7 +12,7 @@ import msgspec
 import xxhash
 
 from tokmill.errors import UsageError
-from tokmill.layout import Shards
+from tokmill.sharding import Shards
 from tokmill.types import EotPlacement, IdType, Input, OnError, Provenance, Tokenizer, Utf8Policy
 
 MIB = 1 << 20

@@ -14,7 +14,7 @@ import msgspec
 
 from tokmill.bare import load_bare
 from tokmill.errors import UsageError
-from tokmill.layout import Shards
+from tokmill.sharding import Shards
 from tokmill.merging import check_apart, check_marks
 from tokmill.replay import Outcome, carry_all
 from tokmill.rewrite import WriterCarrier

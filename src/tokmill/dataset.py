@@ -1,5 +1,7 @@
 """What training code opens: the token files of a complete output directory, or one bare file of ids, as read-only memory maps.
 
+Several files of a side are one array. Random windows and epochs over them: `batches.py`.
+
 Documents have no index on disk: they lie between end-of-text ids. They are found by scanning blocks of bounded size, and one
 number a block is kept, so that the second access to a document reads one block. Loading everything into an array (what most
 scripts do) was refused: a map costs no memory and is shared by all processes that read it.
@@ -7,16 +9,19 @@ scripts do) was refused: a map costs no memory and is shared by all processes th
 
 from __future__ import annotations
 
-import stat
 from pathlib import Path
-from typing import TYPE_CHECKING, Self, TypeAlias
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
+import xxhash
 
+from tokmill.batches import Batches, make_batches
 from tokmill.encode import load_fastest
 from tokmill.encode.vocabulary import resolve_tokenizer
-from tokmill.errors import ChangedError, DamageError, UsageError
+from tokmill.errors import ChangedError, UsageError
+from tokmill.layout import TokenFile, bare_file, check_size, files_of, read_llmc_head
 from tokmill.manifest import MANIFEST_NAME, Manifest, load_manifest
+from tokmill.shards import Ids, TokenArray, map_files, windows
 from tokmill.types import EotPlacement, IdType, Tokenizer, text_to_path
 from tokmill.words import counted
 
@@ -25,28 +30,30 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from tokmill.order import OrderName
     from tokmill.protocols import Encoder
 
-Ids: TypeAlias = "NDArray[np.uint16] | NDArray[np.uint32]"
-"""uint16 or uint32, shape (n_tokens,)."""
 SIDES = ("train", "val")
 DTYPES = ("uint16", "uint32")
 
 BLOCK_TOKENS = 1 << 20
 """Ids that are scanned at a time."""
 
-_REBUILD = "tokmill verify DIR says what else is damaged; tokmill tokenize ... --fresh makes it again"
+SAMPLES = 64
+SAMPLE_TOKENS = 2048
+"""A fingerprint reads 64 evenly spaced places, first and last ids included: 64 pages of a disk, whatever the size of the data."""
 
 
 class Dataset:
     """Tokens of the two sides, and their documents.
 
-    train, val: uint16 or uint32, shape (n_tokens,), read-only; arrays cut from them are views of the file, not copies.
+    train, val: uint16 or uint32, shape (n_tokens,), read-only; arrays cut from them are views of the file, not copies. Where a side
+    is several files, a slice that crosses from one into the next is a copy of its ids.
     """
 
     def __init__(
         self,
-        files: dict[str, Path],
+        files: dict[str, tuple[TokenFile, ...]],
         dtype: IdType,
         *,
         eot_id: int | None,
@@ -61,21 +68,22 @@ class Dataset:
         self.eot: EotPlacement = eot
         self.tokenizer = tokenizer
         self._files = files
-        self._sides = {side: _map(files.get(side), self.dtype) for side in SIDES}
+        self._sides = self._map_sides()
+        self._fingerprints: dict[str, str] = {}
         self._documents_before: dict[str, list[int]] = {side: [0] for side in SIDES}
         self._encoder: Encoder | None = None
 
     @property
-    def train(self) -> Ids:
+    def train(self) -> TokenArray:
         """All ids of the training side. ids: shape (n_tokens,), read-only."""
         return self.side("train")
 
     @property
-    def val(self) -> Ids:
+    def val(self) -> TokenArray:
         """All ids of the validation side. ids: shape (n_tokens,), read-only; a bare file has none."""
         return self.side("val")
 
-    def side(self, side: str) -> Ids:
+    def side(self, side: str) -> TokenArray:
         """All ids of a side, `train` or `val`. Raises UsageError for another word."""
         if side not in self._sides:
             raise UsageError(
@@ -115,6 +123,43 @@ class Dataset:
             )
         return found
 
+    def batches(
+        self,
+        side: str = "train",
+        *,
+        batch: int,
+        block: int,
+        order: OrderName = "shuffled",
+        epochs: int | None = None,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> Batches:
+        """Batches for training: an iterator over pairs (x, y), int64, shape (batch, block), where y is x moved on by one id.
+
+        order: `shuffled`, every window of `block` ids once an epoch (the last ids, fewer than `block`, in none), each epoch in
+        another order; `sequential`, the same windows as they lie; `random`, any start, as nanoGPT draws them.
+        epochs: how many, None: endless, every batch full, also across the end of an epoch.
+        seed: 0 <= seed < 2**64. rank, world_size: this process among those that divide the windows between them.
+        Raises UsageError for what is out of range, and when the side is shorter than block + 1 ids.
+        """
+        return make_batches(
+            self, side, batch=batch, block=block, order=order, epochs=epochs, seed=seed, rank=rank, world_size=world_size
+        )
+
+    def fingerprint(self, side: str) -> str:
+        """What tells the ids of a side from others: xxh3_128, hex, of their number and 64 evenly spaced samples.
+
+        It is the same in every format, dtype and division into files. A change that keeps the number and misses every sample goes
+        unseen; tokmill verify finds it.
+        """
+        ids = self.side(side)
+        if side not in self._fingerprints:
+            n_ids = min(SAMPLE_TOKENS, len(ids))
+            sampled = windows(ids, np.linspace(0, len(ids) - n_ids, SAMPLES).astype(np.int64), n_ids)
+            self._fingerprints[side] = xxhash.xxh3_128_hexdigest(f"{len(ids)} ".encode() + sampled.astype("<u4").tobytes())
+        return self._fingerprints[side]
+
     def decode_bytes(self, ids: Ids | Sequence[int]) -> bytes:
         """The text of ids, end-of-text ids left out, as it was in the corpus. Raises EngineError for unknown ids."""
         array = np.asarray(ids, dtype=np.uint32)
@@ -143,11 +188,14 @@ class Dataset:
 
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
-        self._sides = {side: _map(self._files.get(side), self.dtype) for side in SIDES}
+        self._sides = self._map_sides()
 
     def __repr__(self) -> str:
         sides = ", ".join(f"{side}: {counted(len(ids), 'token')}" for side, ids in self._sides.items())
         return f"<tokmill.Dataset {sides or 'closed'}, {self.dtype.name}>"
+
+    def _map_sides(self) -> dict[str, TokenArray]:
+        return {side: map_files(self._files.get(side, ()), self.dtype) for side in SIDES}
 
     def _check_marks(self) -> None:
         if self.eot != "none" and self.eot_id is not None:
@@ -156,7 +204,7 @@ class Dataset:
         raise UsageError(
             "documents cannot be told apart: where one ends is not "
             + ("known" if is_bare else "marked in an output that was written with --eot none"),
-            where=", ".join(str(path) for path in self._files.values()),
+            where=", ".join(str(file.path) for files in self._files.values() for file in files[:1]),
             allowed="files with an end-of-text id at each document, and the id",
             next_step="give it: --eot-id 50256 (GPT-2's), in Python eot_id=50256"
             if is_bare
@@ -174,7 +222,7 @@ class Dataset:
             self._encoder = load_fastest(find_tokenizer(self.tokenizer))
         return self._encoder
 
-    def _marks(self, ids: Ids, block: int) -> NDArray[np.intp]:
+    def _marks(self, ids: TokenArray, block: int) -> NDArray[np.intp]:
         """Places of end-of-text ids in block number `block`. Returns int64, shape (n,), counted from the start of the side."""
         begin = block * BLOCK_TOKENS
         return np.flatnonzero(ids[begin : begin + BLOCK_TOKENS] == self.eot_id) + begin
@@ -221,6 +269,7 @@ def open_dataset(
 ) -> Dataset:
     """Open a complete output directory, or a bare file of ids (nanoGPT's `train.bin`), which becomes the train side.
 
+    Formats whose ids lie one behind the other: raw, llmc, megatron, datatrove, olmo; llm.c's header is recognized in a bare file.
     dtype, eot_id, tokenizer: for a bare file; unknown ones are taken from the manifest beside it, or from `tokenizer`.
     Raises UsageError for an incomplete directory or a missing dtype, DamageError for files of the wrong length.
     """
@@ -250,31 +299,20 @@ def find_tokenizer(tokenizer: Tokenizer) -> Tokenizer:
 
 
 def _open_directory(directory: Path, manifest: Manifest) -> Dataset:
-    content = manifest.content
-    if content.format != "raw":
-        raise UsageError(
-            f"this version does not read the format {content.format!r}",
-            where=str(directory),
-            allowed="raw",
-            next_step="pip install --upgrade tokmill",
-        )
-    files: dict[str, Path] = {}
-    for name, entry in manifest.files.items():
-        if entry.side in SIDES:
-            files[entry.side] = directory / name
-            _check_size(directory / name, entry.size_bytes)
+    content, files = manifest.content, files_of(directory, manifest)
     tokenizer = content.tokenizer
     return Dataset(files, content.dtype, eot_id=tokenizer.eot_id, eot=content.eot, tokenizer=tokenizer, manifest=manifest)
 
 
 def _open_bare(path: Path, dtype: IdType | None, eot_id: int | None, tokenizer_name: str | None) -> Dataset:
-    _check_size(path, None)
+    check_size(path, None)
     content = None
     if (path.parent / MANIFEST_NAME).is_file():
         manifest = load_manifest(path.parent)
         content = manifest.content if path.name in manifest.files else None
     tokenizer = resolve_tokenizer(tokenizer_name) if tokenizer_name else content.tokenizer if content else None
-    dtype = dtype or (content.dtype if content else None)
+    head = read_llmc_head(path)
+    dtype = dtype or (content.dtype if content else head[0] if head else None)
     if dtype is None or dtype not in DTYPES:
         raise UsageError(
             "a bare file does not say how wide its ids are" if dtype is None else f"{dtype!r} is no type of ids",
@@ -282,23 +320,15 @@ def _open_bare(path: Path, dtype: IdType | None, eot_id: int | None, tokenizer_n
             allowed="uint16 (GPT-2) or uint32",
             next_step='--dtype uint16, or tokmill.open(path, dtype="uint16")',
         )
-    item_bytes = np.dtype(dtype).itemsize
-    if path.stat().st_size % item_bytes:
-        raise DamageError(
-            f"the file is not a whole number of {dtype} ids",
-            where=str(path),
-            allowed=f"a multiple of {item_bytes} bytes; it has {path.stat().st_size:,}",
-            next_step="give the other dtype, or make the file again",
-        )
     if eot_id is None and tokenizer is not None:
         eot_id = tokenizer.eot_id
-    eot = content.eot if content else _guess_eot(path, dtype, eot_id)
-    return Dataset({"train": path}, dtype, eot_id=eot_id, eot=eot, tokenizer=tokenizer, manifest=None)
+    dataset = Dataset({"train": (bare_file(path, dtype),)}, dtype, eot_id=eot_id, eot="after", tokenizer=tokenizer, manifest=None)
+    dataset.eot = content.eot if content else _guess_eot(dataset.train, eot_id)
+    return dataset
 
 
-def _guess_eot(path: Path, dtype: IdType, eot_id: int | None) -> EotPlacement:
+def _guess_eot(ids: TokenArray, eot_id: int | None) -> EotPlacement:
     """Where a bare file has its end-of-text ids: `before` when it begins with one and does not end with one."""
-    ids = _map(path, np.dtype(dtype).newbyteorder("<"))
     return "before" if len(ids) and ids[0] == eot_id and ids[-1] != eot_id else "after"
 
 
@@ -309,35 +339,3 @@ def _refuse_options(*options: object) -> None:
             allowed="the directory alone",
             next_step="leave them out",
         )
-
-
-def _check_size(path: Path, size_bytes: int | None) -> None:
-    """Raises UsageError or DamageError unless `path` is a regular file, of `size_bytes` bytes where that is known."""
-    try:
-        found = path.stat()
-    except OSError as error:
-        if size_bytes is None:
-            raise UsageError(
-                f"cannot open it: {error.strerror}",
-                where=str(path),
-                allowed="a directory made by tokmill, or a file of ids",
-                next_step="check the path",
-            ) from None
-        raise DamageError(f"a file of the output cannot be opened: {error.strerror}", where=str(path), next_step=_REBUILD) from None
-    if not stat.S_ISREG(found.st_mode):
-        raise UsageError("it is not a regular file", where=str(path), allowed="a file of ids", next_step="check the path")
-    if size_bytes is not None and found.st_size != size_bytes:
-        raise DamageError(
-            "a file of the output is not as long as it was written",
-            where=str(path),
-            allowed=f"{counted(size_bytes, 'byte')}, as in the manifest; it has {found.st_size:,}",
-            next_step=_REBUILD,
-        )
-
-
-def _map(path: Path | None, dtype: np.dtype[np.uint16] | np.dtype[np.uint32]) -> Ids:
-    if path is None or path.stat().st_size == 0:
-        empty = np.empty(0, dtype)
-        empty.flags.writeable = False
-        return empty
-    return np.memmap(path, dtype=dtype, mode="r")

@@ -1,62 +1,153 @@
-"""What a writer is told: the format and the shards it is to make, and the pieces of runs that go into one of them."""
+"""Where the ids lie in the files of each format whose ids lie one behind the other: a table.
+
+litdata and mds are not in it: their files have an index among the ids, and readers of their own.
+"""
 
 from __future__ import annotations
 
+import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import msgspec
+import numpy as np
 
-from tokmill.types import EotPlacement, IdType
+from tokmill.errors import DamageError, UsageError
+from tokmill.words import counted
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    from pathlib import Path
 
-SIDES = ("train", "val")
+    from tokmill.manifest import Manifest
+    from tokmill.types import IdType
 
-
-class Shards(msgspec.Struct, frozen=True, kw_only=True):
-    """How a side is divided into files."""
-
-    tokens: int
-    """Of every shard but the last; with `whole_documents`, at least."""
-    whole_documents: bool = False
-    """A shard ends only where a document ends: at the first end behind `tokens` tokens."""
-    drop_tail: bool = False
-    """The last shard is left out when it has too few tokens."""
-
-    def __str__(self) -> str:
-        whole = ", whole documents" if self.whole_documents else ""
-        return f"{self.tokens}{whole}{', the tail dropped' if self.drop_tail else ''}"
+LLMC_HEADER_BYTES = 1024
+LLMC_HEADS: dict[tuple[int, int], IdType] = {(20240520, 1): "uint16", (20240801, 7): "uint32"}
+"""First two of the 256 int32 of llm.c's header, magic and version, and the type of the ids behind it; the third is their number."""
 
 
-class Layout(msgspec.Struct, frozen=True, kw_only=True):
-    """What a writer is told of the files it makes."""
-
-    format: str
-    dtype: IdType
-    eot: EotPlacement
-    eot_id: int
-    tokenizer: str
-    """Its name, for formats that note it."""
-    shards: Shards | None = None
-    """None: a side is one file."""
-
-    @property
-    def item_bytes(self) -> int:
-        """Of one id."""
-        return 2 if self.dtype == "uint16" else 4
+_REBUILD = "tokmill verify DIR says what else is damaged; tokmill tokenize ... --fresh makes it again"
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
-    """Tokens of a run that go to one shard.
+class Layout:
+    """Ids are little-endian, in the dtype of the manifest (int32 is uint32: no id is negative)."""
 
-    ids, ends: as in `Tokens`. n_before: tokens of the shard before them; n_open: of these, those behind the last end of a document.
+    suffix: str
+    """Of the files that hold ids, as opposed to those that hold an index."""
+    header_bytes: int = 0
+    """Before the first id."""
+
+
+LAYOUTS = {
+    "raw": Layout(".bin"),
+    "llmc": Layout(".bin", LLMC_HEADER_BYTES),
+    "megatron": Layout(".bin"),
+    "datatrove": Layout(".ds"),
+    "olmo": Layout(".npy"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenFile:
+    """One file of ids."""
+
+    path: Path
+    header_bytes: int
+    n_tokens: int
+
+
+def read_llmc_head(path: Path) -> tuple[IdType, int] | None:
+    """Type and number of the ids that an llm.c header announces; None when the file does not begin with one."""
+    with path.open("rb") as file:
+        head = file.read(LLMC_HEADER_BYTES)
+    if len(head) < LLMC_HEADER_BYTES:
+        return None
+    magic, version, n_tokens = np.frombuffer(head, "<i4", 3).tolist()
+    dtype = LLMC_HEADS.get((magic, version))
+    return (dtype, n_tokens) if dtype else None
+
+
+def files_of(directory: Path, manifest: Manifest) -> dict[str, tuple[TokenFile, ...]]:
+    """The files that hold the ids of each side, in the order of the manifest.
+
+    Raises UsageError for a format that is not in the table, DamageError for files of the wrong length or with another header.
     """
+    content = manifest.content
+    layout = LAYOUTS.get(content.format)
+    if layout is None:
+        raise UsageError(
+            f"the ids of the format {content.format!r} do not lie one behind the other, or it is newer than this tokmill",
+            where=str(directory),
+            allowed=", ".join(LAYOUTS),
+            next_step="read it with its trainer's own loader",
+        )
+    files: dict[str, tuple[TokenFile, ...]] = {}
+    for name, entry in manifest.files.items():
+        if entry.side is not None and name.endswith(layout.suffix):
+            check_size(directory / name, entry.size_bytes)
+            file = _measure(directory / name, layout.header_bytes, content.dtype, _REBUILD)
+            _check_number(file, content.dtype, entry.tokens, _REBUILD)
+            files[entry.side] = (*files.get(entry.side, ()), file)
+    return files
 
-    ids: NDArray[np.uint16] | NDArray[np.uint32]
-    ends: NDArray[np.int64]
-    n_before: int
-    n_open: int
+
+def bare_file(path: Path, dtype: IdType) -> TokenFile:
+    """A file that no manifest describes, with or without a header of llm.c. Raises DamageError unless its length fits."""
+    next_step = "give the other dtype, or make the file again"
+    head = read_llmc_head(path)
+    file = _measure(path, LLMC_HEADER_BYTES if head else 0, dtype, next_step)
+    _check_number(file, dtype, head[1] if head else file.n_tokens, next_step)
+    return file
+
+
+def check_size(path: Path, size_bytes: int | None) -> None:
+    """Raises UsageError or DamageError unless `path` is a regular file, of `size_bytes` bytes where that is known."""
+    try:
+        found = path.stat()
+    except OSError as error:
+        if size_bytes is None:
+            raise UsageError(
+                f"cannot open it: {error.strerror}",
+                where=str(path),
+                allowed="a directory made by tokmill, or a file of ids",
+                next_step="check the path",
+            ) from None
+        raise DamageError(f"a file of the output cannot be opened: {error.strerror}", where=str(path), next_step=_REBUILD) from None
+    if not stat.S_ISREG(found.st_mode):
+        raise UsageError("it is not a regular file", where=str(path), allowed="a file of ids", next_step="check the path")
+    if size_bytes is not None and found.st_size != size_bytes:
+        raise DamageError(
+            "a file of the output is not as long as it was written",
+            where=str(path),
+            allowed=f"{counted(size_bytes, 'byte')}, as in the manifest; it has {found.st_size:,}",
+            next_step=_REBUILD,
+        )
+
+
+def _measure(path: Path, header_bytes: int, dtype: IdType, next_step: str) -> TokenFile:
+    """A file and the number of ids that its length makes room for. Raises DamageError when that is no whole number."""
+    size_bytes, item_bytes = path.stat().st_size, np.dtype(dtype).itemsize
+    n_tokens, remainder = divmod(size_bytes - header_bytes, item_bytes)
+    if remainder or n_tokens < 0:
+        raise DamageError(
+            f"the file is not a whole number of {dtype} ids",
+            where=str(path),
+            allowed=f"{f'{header_bytes:,} and ' if header_bytes else ''}a multiple of {item_bytes} bytes; it has {size_bytes:,}",
+            next_step=next_step,
+        )
+    return TokenFile(path=path, header_bytes=header_bytes, n_tokens=n_tokens)
+
+
+def _check_number(file: TokenFile, dtype: IdType, announced: int, next_step: str) -> None:
+    """Raises DamageError unless header, manifest and length say the same. announced: ids, by the manifest."""
+    head = read_llmc_head(file.path) if file.header_bytes else (dtype, file.n_tokens)
+    if head == (dtype, announced) and announced == file.n_tokens:
+        return
+    in_header = f"{head[1]:,} of {head[0]}" if head else "nothing, it is not llm.c's"
+    raise DamageError(
+        "the file does not hold the ids that it should",
+        where=str(file.path),
+        allowed=f"{announced:,} ids of {dtype}; its length makes room for {file.n_tokens:,}"
+        + (f", its header says {in_header}" if file.header_bytes else ""),
+        next_step=next_step,
+    )

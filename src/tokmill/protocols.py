@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from tokmill.config import Job
-    from tokmill.layout import Piece
+    from tokmill.sharding import Piece
     from tokmill.types import AnyEvent, Batch, Cursor, FileEntry, Finished, Tokens
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from tokmill.layout import Layout, Shards
+from tokmill.sharding import Layout, Shards
 from tokmill.write.shards import ShardedWriter
 
 if TYPE_CHECKING:
@@ -14,7 +14,15 @@ if TYPE_CHECKING:
     from tokmill.config import Content
     from tokmill.protocols import Format, OutputFiles, Writer
 
-WRITERS = {"raw": "tokmill.write.raw:RawFormat"}
+WRITERS = {
+    "raw": "tokmill.write.raw:RawFormat",
+    "llmc": "tokmill.write.llmc:LlmcFormat",
+    "megatron": "tokmill.write.megatron:MegatronFormat",
+    "datatrove": "tokmill.write.datatrove:DatatroveFormat",
+    "olmo": "tokmill.write.olmo:OlmoFormat",
+    "litdata": "tokmill.write.litdata:LitdataFormat",
+    "mds": "tokmill.write.mds:MdsFormat",
+}
 
 
 def make_writer(files: OutputFiles, state: Mapping[str, int], layout: Layout) -> Writer:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tokmill.layout import Layout, Piece
     from tokmill.protocols import OutputFiles
+    from tokmill.sharding import Layout, Piece
 
 
 class RawShard:

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tokmill.layout import SIDES, Piece
+from tokmill.sharding import SIDES, Piece
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
-    from tokmill.layout import Layout
     from tokmill.protocols import Format, Shard
+    from tokmill.sharding import Layout
     from tokmill.types import Tokens
 
 

@@ -1,0 +1,103 @@
+"""Which window stands at which place of the stream that training reads. Worked out for each place, so that nothing is stored.
+
+An epoch in shuffled order is a bijection of 0..n-1 chosen by seed and epoch: a Feistel network on a rectangle of n cells or a few
+more, walked again while it lands beyond n. A list of shuffled indices was refused: it takes 8 bytes a window, in every
+process, and has to be made again to go on in the middle.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+OrderName: TypeAlias = Literal["shuffled", "random", "sequential"]
+ORDERS: tuple[OrderName, ...] = ("shuffled", "random", "sequential")
+
+_ROUNDS = 6
+"""Three for each half. With four, the first windows of neighbouring epochs were still alike for n below 10."""
+_STEP = np.uint64(0x9E3779B97F4A7C15)
+_FIRST = np.uint64(0xBF58476D1CE4E5B9)
+_SECOND = np.uint64(0x94D049BB133111EB)
+"""Constants of SplitMix64 (Steele, Lea and Flood, 2014)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """An endless sequence of windows over n_tokens ids; a window is `block` ids and the one behind them.
+
+    shuffled: each of the n_windows windows that lie end to end, once an epoch, every epoch in another order.
+    sequential: the same windows as they lie in the file. random: any start, drawn anew each time.
+    """
+
+    kind: OrderName
+    n_tokens: int
+    """More than `block`."""
+    block: int
+    """1 or more."""
+    seed: int
+    """0 <= seed < 2**64."""
+
+    @property
+    def n_windows(self) -> int:
+        """Windows of an epoch. What is left over, fewer than `block` ids at the end, is in none of them."""
+        return (self.n_tokens - 1) // self.block
+
+    def starts(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where the windows at these places of the sequence begin.
+
+        places: int64, not negative, any shape. Returns int64 of that shape, 0 <= start <= n_tokens - block - 1.
+        """
+        if self.kind == "random":
+            drawn = mix(places.astype(np.uint64) * _STEP + _key(self.seed, 1))
+            return (drawn % np.uint64(self.n_tokens - self.block)).astype(np.int64)
+        epochs, windows = np.divmod(places, self.n_windows)
+        if self.kind == "shuffled":
+            keys = mix(epochs.astype(np.uint64) * _STEP + _key(self.seed, 0))
+            windows = shuffle(windows.astype(np.uint64), self.n_windows, keys).astype(np.int64)
+        return windows * np.int64(self.block)
+
+
+def mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """A fixed bijection of 64-bit numbers in which every bit depends on every bit: the finalizer of SplitMix64."""
+    values = (values ^ (values >> np.uint64(30))) * _FIRST
+    values = (values ^ (values >> np.uint64(27))) * _SECOND
+    return values ^ (values >> np.uint64(31))
+
+
+def shuffle(indices: NDArray[np.uint64], n: int, keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """What becomes of indices below n under the bijection that each one's key chooses.
+
+    indices, keys: uint64, of one shape. Returns uint64, of that shape, below n. Equal keys, different indices: different results.
+    """
+    n_rows = math.isqrt(n - 1) + 1
+    n_columns = -(-n // n_rows)
+    cells = _permute_cells(indices, n_rows, n_columns, keys)
+    # Cells at or beyond n are few, less than n_rows. Going on from one leads back below n: the walk is on a cycle that began there.
+    while (beyond := cells >= np.uint64(n)).any():
+        cells[beyond] = _permute_cells(cells[beyond], n_rows, n_columns, keys[beyond])
+    return cells
+
+
+def _permute_cells(cells: NDArray[np.uint64], n_rows: int, n_columns: int, keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """A bijection of the cells of a rectangle: each round turns every row, or every column, by its own hash."""
+    rows, columns = np.divmod(cells, np.uint64(n_columns))
+    sizes = np.uint64(n_rows), np.uint64(n_columns)
+    for number in range(_ROUNDS):
+        keys = mix(keys + _STEP)
+        # The hash is reduced before it is added: a sum that wrapped around 2**64 would not be a bijection.
+        if number % 2:
+            columns = (columns + mix(rows + keys) % sizes[1]) % sizes[1]
+        else:
+            rows = (rows + mix(columns + keys) % sizes[0]) % sizes[0]
+    return rows * sizes[1] + columns
+
+
+def _key(seed: int, purpose: int) -> NDArray[np.uint64]:
+    """A number that belongs to seed and purpose. Returns uint64, shape (1,)."""
+    return mix(mix(np.array([seed], np.uint64)) + np.array([purpose + 1], np.uint64) * _STEP)
