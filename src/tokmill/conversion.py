@@ -14,10 +14,10 @@ import msgspec
 
 from tokmill.bare import load_bare
 from tokmill.errors import UsageError
-from tokmill.sharding import Shards
 from tokmill.merging import check_apart, check_marks
 from tokmill.replay import Outcome, carry_all
 from tokmill.rewrite import WriterCarrier
+from tokmill.sharding import Shards
 from tokmill.sources import Source
 from tokmill.types import EotPlacement, IdType
 from tokmill.write import WRITERS

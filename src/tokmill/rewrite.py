@@ -92,18 +92,12 @@ class WriterCarrier:
 
 
 def stream_of(source: Source, side: str) -> IdStream:
-    """The ids of a side, in the order of the files. Raises UsageError for a source that cannot be read so."""
-    extents = []
-    for name, entry in source.manifest.files.items():
-        if entry.side == side:
-            if entry.size_bytes != entry.head_bytes + entry.tokens * source.item_bytes:
-                raise UsageError(
-                    f"the ids of the format {source.content.format!r} do not lie one behind the other",
-                    where=str(source.directory / name),
-                    allowed="raw, llmc, megatron, datatrove or olmo",
-                    next_step="convert the output that this one was made from, or tokenize again",
-                )
-            extents.append(Extent(name, entry.head_bytes, entry.tokens))
+    """The ids of a side, in the order of the files: in every format they lie one behind the other, after the head of a file.
+
+    Raises UsageError for a source that does not have all of its ids.
+    """
+    entries = [(name, entry) for name, entry in source.manifest.files.items() if entry.side == side]
+    extents = [Extent(name, entry.head_bytes, entry.tokens) for name, entry in entries]
     stream = IdStream(extents, source.content.dtype, source.file)
     expected = getattr(source.manifest.counts, f"tokens_{side}")
     if stream.n_tokens != expected:

@@ -51,6 +51,7 @@ class CheckedFile:
         self.path = path
         self.fd = -1
         self._size = size_bytes
+        self._has_head = head is not None
         first = [FileSpan(end=head.size_bytes, digest=head.digest)] if head else []
         self._spans = [*first, *(spans or ())]
         ends = [0, *(span.end for span in self._spans)]
@@ -99,9 +100,11 @@ class CheckedFile:
             self.fd = -1
 
     def _start(self, offset: int) -> None:
-        """Go on reading where the span begins in which `offset` lies."""
+        """Go on reading where the span begins in which `offset` lies; a head is read with what follows it."""
         self._is_begun = True
         self._next = sum(span.end <= offset for span in self._spans)
+        if self._next == 1 and self._has_head:
+            self._next = 0
         self._position = self._spans[self._next - 1].end if self._next else 0
         self._hash = xxhash.xxh3_128()
 
@@ -190,7 +193,7 @@ class Source:
                 file.finish()
                 file.close()
             spans = [segment.files[name] for segment in self.manifest.segments if name in segment.files]
-            head = entry.head if isinstance(entry.head, Head) else None
+            head = entry.head if isinstance(entry.head, Head) and not self.is_bare else None
             self._files[name] = CheckedFile(self.directory / name, entry.size_bytes, None if self.is_bare else spans, head)
         return self._files[name]
 

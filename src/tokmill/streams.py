@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from tokmill.dataset import Ids
+    from tokmill.shards import Ids
     from tokmill.sources import CheckedFile
     from tokmill.types import EotPlacement, IdType
 
