@@ -54,7 +54,7 @@ def append_in_process(inputs: Sequence[Path], out: Path, *, fresh: bool = False,
 
 
 def small(job: Job) -> Job:
-    return msgspec.structs.replace(job, resources=msgspec.structs.replace(job.resources, **SMALL))  # type: ignore[arg-type]
+    return msgspec.structs.replace(job, resources=msgspec.structs.replace(job.resources, **SMALL))
 
 
 def truth(n_parts: int) -> tuple[bytes, bytes]:
@@ -186,19 +186,44 @@ def test_died_before_any_call_the_old_output_is_there_or_the_new_and_the_next_ap
 def assert_old_or_new(out: Path, old: Path, new: Path) -> None:
     """What tokmill reads is all of the one or all of the other; what numpy maps is a file of the one or of the other."""
     with tokmill.open(out) as data:
-        assert (data.train.tobytes(), data.val.tobytes()) in (written(old), written(new))
+        assert (np.asarray(data.train).tobytes(), np.asarray(data.val).tobytes()) in (written(old), written(new))
     for name in ("train.bin", "val.bin"):
         assert np.memmap(out / name, np.uint16, mode="r").tobytes() in ((old / name).read_bytes(), (new / name).read_bytes())
+
+
+@pytest.mark.parametrize("n_renamed", [0, 1, 2, 3])
+def test_killed_between_any_two_renames_readers_see_the_old_output_until_its_manifest_is_replaced(
+    corpora: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_renamed: int
+) -> None:
+    begin(tmp_path / "out", corpora[:1])
+    real, calls = durable.replace, itertools.count()
+
+    def dying(source: Path, target: Path) -> None:
+        if next(calls) == n_renamed:
+            raise Died
+        real(source, target)
+
+    with monkeypatch.context() as patch, contextlib.suppress(Died):
+        patch.setattr(durable, "replace", dying)
+        append_in_process(corpora[1:], tmp_path / "out")
+    with tokmill.open(tmp_path / "out") as data:
+        assert np.asarray(data.train).tobytes() == truth(3 if n_renamed == 3 else 1)[0]
+        assert np.asarray(data.val).tobytes() == truth(3 if n_renamed == 3 else 1)[1]
+    assert (tmp_path / "out" / "train.bin").read_bytes() == truth(1 if n_renamed == 0 else 3)[0]
+    assert tokmill.verify(tmp_path / "out").ok
+    append_in_process(corpora[1:], tmp_path / "out")
+    assert written(tmp_path / "out") == truth(3)
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["manifest.json", "train.bin", "val.bin"]
 
 
 def test_whoever_has_mapped_the_old_files_keeps_them(corpora: list[Path], tmp_path: Path) -> None:
     begin(tmp_path / "out", corpora[:1])
     held, mapped = tokmill.open(tmp_path / "out"), np.memmap(tmp_path / "out" / "train.bin", np.uint16, mode="r")
     append_in_process(corpora[1:], tmp_path / "out")
-    assert (held.train.tobytes(), held.val.tobytes()) == truth(1)
+    assert (np.asarray(held.train).tobytes(), np.asarray(held.val).tobytes()) == truth(1)
     assert mapped.tobytes() == truth(1)[0]
     with tokmill.open(tmp_path / "out") as data:
-        assert data.train.tobytes() == truth(3)[0]
+        assert np.asarray(data.train).tobytes() == truth(3)[0]
 
 
 def test_what_is_longer_without_an_append_is_damage(corpora: list[Path], tmp_path: Path) -> None:
