@@ -12,6 +12,7 @@ from tokmill.forecast import NOWHERE, Plan, check_disk, foresee
 from tokmill.planning import make_job
 from tokmill.probe import peak_rss_bytes
 from tokmill.runner import LocalRunner
+from tokmill.trainers import tail_notices
 from tokmill.types import AnyEvent, FileEntry, Notice, Restarted, Started
 from tokmill.words import counted
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Sequence
 
-    from tokmill.config import Job
+    from tokmill.config import Content, Job
     from tokmill.protocols import Observer
     from tokmill.types import Counts, Finished
 
@@ -83,11 +84,14 @@ def tokenize(
     text_key: str = "text",
     glob: str | None = None,
     input_format: str | None = None,
-    eot: str = "after",
+    eot: str = "auto",
     val_fraction: float = 0.0005,
     seed: int = 0,
     dtype: str = "auto",
     format: str = "raw",  # noqa: A002  the name of the option
+    shard_tokens: str | int | None = None,
+    shard_documents: bool = False,
+    drop_tail: bool = False,
     keep_empty: bool = False,
     memory: str | int | None = None,
     threads: int | None = None,
@@ -100,10 +104,14 @@ def tokenize(
     append: bool = False,
     observers: Sequence[Observer] = (),
 ) -> Summary:
-    """Turn text into `out`/train.bin and `out`/val.bin, as `tokmill tokenize` does; call it again after a crash to resume.
+    """Turn text into `out`/train.bin and `out`/val.bin, or the files of another format, as `tokmill tokenize` does.
+
+    Call it again after a crash to resume.
 
     inputs: files, directories, glob patterns, `-`. separator: as typed on the command line (`none`, or text with its escapes).
-    memory: bytes, or text such as `1GiB`. force: begin even though the output will not fit on the disk. observers: told of every
+    eot: `auto` is what the format's trainer expects. shard_tokens: tokens of a file, a number or text such as `100M`;
+    shard_documents: files end only where documents end; drop_tail: without what fills no file. memory: bytes, or text such as
+    `1GiB`. force: begin even though the output will not fit on the disk. observers: told of every
     event, in this thread. append: add the inputs to the complete output in `out`; with fresh, what an earlier append left there
     unfinished is discarded. Raises TokmillError.
     """
@@ -121,6 +129,9 @@ def tokenize(
             seed=seed,
             dtype=dtype,
             format=format,
+            shard_tokens=shard_tokens,
+            shard_documents=shard_documents,
+            drop_tail=drop_tail,
             keep_empty=keep_empty,
             memory=memory,
             threads=threads,
@@ -153,9 +164,10 @@ def plan(
     text_key: str = "text",
     glob: str | None = None,
     input_format: str | None = None,
-    eot: str = "after",
+    eot: str = "auto",
     val_fraction: float = 0.0005,
     dtype: str = "auto",
+    format: str = "raw",  # noqa: A002  the name of the option
     keep_empty: bool = False,
     memory: str | int | None = None,
     threads: int | None = None,
@@ -181,6 +193,7 @@ def plan(
         eot=eot,
         val_fraction=val_fraction,
         dtype=dtype,
+        format=format,
         keep_empty=keep_empty,
         memory=memory,
         threads=threads,
@@ -220,13 +233,16 @@ def _tell(observers: Sequence[Observer], notices: Sequence[str]) -> None:
             observer.on_event(Notice(text=notice))
 
 
-def _empty_side(counts: Counts, val_fraction: float) -> list[str]:
+def _empty_side(counts: Counts, content: Content) -> list[str]:
     """What to say when one side has all the text though both were asked for."""
-    n = counts.documents_train + counts.documents_val
+    n, val_fraction = counts.documents_train + counts.documents_val, content.val_fraction
     if not val_fraction or not n or bool(counts.tokens_train) == bool(counts.tokens_val):
         return []
     name, side = ("val.bin", "validation") if counts.tokens_train else ("train.bin", "training")
-    what = f"{name} is empty (np.memmap refuses such a file, tokmill.open does not): of {counted(n, 'document')} none is for {side}"
+    what = f"{name} is empty (np.memmap refuses such a file, tokmill.open does not)"
+    if content.format != "raw" or content.shards:
+        what = f"there is no file for {side}"
+    what += f": of {counted(n, 'document')} none is for {side}"
     if n == 1:
         what += ", for a document of less than 64 MiB is not divided; say with --separator where documents end"
     elif side == "training" or val_fraction >= _MOST_VAL:
@@ -266,5 +282,5 @@ def _summarize(job: Job, finished: Finished, meter: _Meter) -> Summary:
         dtype=job.content.dtype,
         out=job.out,
         files=dict(finished.files),
-        notices=_empty_side(counts, job.content.val_fraction),
+        notices=[*_empty_side(counts, job.content), *tail_notices(job.content, finished.files)],
     )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from tokmill.errors import ChangedError
 from tokmill.types import STDIN, text_to_path
 from tokmill.words import counted
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
     from tokmill.config import Content
     from tokmill.types import Input
 
-_OPTIONS = {"encoding_errors": "--encoding-errors", "text_key": "--text-key", "val_fraction": "--val-fraction"}
+_OPTIONS = {"shards": "--shard-tokens"}
 _SUFFIXES = {"none": "", "gzip": ".gz", "zstd": ".zst"}
 _MOST = 5
 """Differences or inputs that are named."""
@@ -107,7 +109,11 @@ def _setting(name: str, before: object, now: object) -> str:
     if name == "origin":
         return "one of the two is put together from runs with other settings, or from a bare file, the other is not"
     option = _OPTIONS.get(name, "--" + name.replace("_", "-"))
-    return f"{option} was {before}, is {now}"
+    return f"{option} was {_value(before)}, is {_value(now)}"
+
+
+def _value(value: object) -> object:
+    return "not given" if value is msgspec.UNSET else value
 
 
 def _inputs(before: tuple[Input, ...], now: tuple[Input, ...]) -> list[str]:

@@ -9,7 +9,9 @@ belong to.
 from __future__ import annotations
 
 import math
+from bisect import bisect
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -21,9 +23,11 @@ from tokmill.config import MIB, Resources
 from tokmill.dataset import SIDES, find_tokenizer
 from tokmill.encode import cutter_for, load_fastest
 from tokmill.errors import BadRecordError, BadTextError, EngineError, UsageError
+from tokmill.layout import files_of
 from tokmill.read.corpus import CorpusReader
 from tokmill.read.inputs import find_inputs
 from tokmill.read.utf8 import clean, first_invalid
+from tokmill.sharding import Shards
 from tokmill.types import Counts, Cursor
 
 if TYPE_CHECKING:
@@ -34,6 +38,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tokmill.config import Content
+    from tokmill.layout import TokenFile
     from tokmill.manifest import Manifest
     from tokmill.protocols import Encoder
     from tokmill.shards import Ids
@@ -87,11 +92,12 @@ class Vocabulary:
 class WrittenSide:
     """The text and the marks of one side of the output, front to back. Read, not mapped: a map counts as memory."""
 
-    def __init__(self, path: Path, dtype: str, vocabulary: Vocabulary) -> None:
-        self._path = path
+    def __init__(self, files: Sequence[TokenFile], dtype: str, vocabulary: Vocabulary) -> None:
+        self._files = files
+        self._begins = list(accumulate((file.n_tokens for file in files), initial=0))
         self._dtype = np.dtype(dtype).newbyteorder("<")
         self._vocabulary = vocabulary
-        self._n_ids = path.stat().st_size // self._dtype.itemsize
+        self._n_ids = self._begins[-1]
         self._next_id = 0
         self._text = memoryview(b"")
         self._text_end = 0
@@ -120,16 +126,30 @@ class WrittenSide:
 
     def id_at(self, offset: int) -> int:
         """The index of the id that holds byte `offset` of the text; the number of ids when it lies behind all text."""
-        before = 0
-        for begin in range(0, self._n_ids, _BLOCK_TOKENS):
+        begin = before = 0
+        while begin < self._n_ids:
             ends = np.cumsum(self._vocabulary.lengths[self._ids(begin)]) + before
             if offset < ends[-1]:
                 return begin + int(np.searchsorted(ends, offset, side="right"))
-            before = int(ends[-1])
+            begin, before = begin + len(ends), int(ends[-1])
         return self._n_ids
 
+    def place(self, index: int) -> tuple[str, int]:
+        """The file in which an id is, by its place in the output, and the byte at which it begins; past the last, its end."""
+        number = max(min(bisect(self._begins, index), len(self._files)) - 1, 0)
+        file = self._files[number]
+        name = file.path.name if file.path.parent.name not in SIDES else f"{file.path.parent.name}/{file.path.name}"
+        return name, file.header_bytes + (index - self._begins[number]) * self._dtype.itemsize
+
     def _ids(self, begin: int) -> Ids:
-        ids: Ids = np.fromfile(self._path, self._dtype, _BLOCK_TOKENS, offset=begin * self._dtype.itemsize)
+        """Some of the ids from there on, of one file; none only at the end."""
+        number = bisect(self._begins, begin) - 1
+        if number == len(self._files):
+            return np.zeros(0, self._dtype)
+        file = self._files[number]
+        at = begin - self._begins[number]
+        n, offset = min(_BLOCK_TOKENS, file.n_tokens - at), file.header_bytes + at * self._dtype.itemsize
+        ids: Ids = np.fromfile(file.path, self._dtype, n, offset=offset)
         return ids
 
     def _read_block(self) -> bool:
@@ -166,13 +186,12 @@ class _Expected:
 class _Comparison:
     """Walks through the corpus with both sides of the output."""
 
-    def __init__(self, content: Content, files: dict[str, str], sides: list[WrittenSide]) -> None:
+    def __init__(self, content: Content, sides: list[WrittenSide]) -> None:
         self.documents = 0
         self.n_bytes = 0
         self.differences: list[tuple[str, str, int, int | None]] = []
         """File, what, begin and end in bytes, as `Findings.add` takes them; one, or one a side where the sources end too early."""
         self._content = content
-        self._files = list(files.values())
         self._sides = sides
         self._val_below = math.ceil(content.val_fraction * 2**64)
         self._item_bytes = np.dtype(content.dtype).itemsize
@@ -192,9 +211,9 @@ class _Comparison:
 
     def finish(self) -> None:
         """The corpus has ended: so must both sides."""
-        for side, file, offset in zip(self._sides, self._files, self._offsets, strict=True):
+        for side, offset in zip(self._sides, self._offsets, strict=True):
             if not side.is_exhausted():
-                place = side.id_at(offset) * self._item_bytes
+                file, place = side.place(side.id_at(offset))
                 self.differences.append((file, "the output goes on where the sources have ended", place, None))
 
     def _sides_of(self, batch: Batch, documents: Sequence[bytes]) -> list[bool]:
@@ -240,10 +259,10 @@ class _Comparison:
         i = min(int(np.searchsorted(expected.ends, place, side="right")), len(expected.ends) - 1)
         begin = int(expected.ends[i - 1]) if i else 0
         where = batch.locate(expected.origin[i])
-        at = self._sides[side].id_at(self._offsets[side] + place) * self._item_bytes
+        file, at = self._sides[side].place(self._sides[side].id_at(self._offsets[side] + place))
         number = self._numbers[side] + i + 1
         text = f"document {number:,}, byte {place - begin:,} of its text: {what} from the source ({where})"
-        self.differences.append((self._files[side], text, at, at + self._item_bytes))
+        self.differences.append((file, text, at, at + self._item_bytes))
 
 
 def compare_with_sources(
@@ -261,13 +280,20 @@ def compare_with_sources(
             allowed="an output of one run, or of runs with the same settings",
             next_step="verify what it was made from with its sources; made_from in its manifest says what that is",
         )
+    if isinstance(manifest.content.shards, Shards) and manifest.content.shards.drop_tail:
+        raise UsageError(
+            "this output lacks the end of the corpus: it was made with --drop-tail",
+            where=str(directory),
+            allowed="verify without --source",
+            next_step=f"tokmill verify {directory}",
+        )
     found = find_inputs(names, glob=glob, input_format=input_format, outside=str(directory))
     tokenizer = find_tokenizer(manifest.content.tokenizer)
     content = msgspec.structs.replace(manifest.content, inputs=tuple(found.inputs), tokenizer=tokenizer)
     vocabulary = Vocabulary(load_fastest(tokenizer), tokenizer.n_ids, tokenizer.eot_id)
-    files = {side: name for side in SIDES for name, entry in manifest.files.items() if entry.side == side}
-    sides = [WrittenSide(directory / files[side], content.dtype, vocabulary) for side in SIDES]
-    comparison = _Comparison(content, files, sides)
+    files = files_of(directory, manifest)
+    sides = [WrittenSide(files.get(side, ()), content.dtype, vocabulary) for side in SIDES]
+    comparison = _Comparison(content, sides)
     reader = CorpusReader(content, _RESOURCES, cutter_for(tokenizer.encoding))
     sizes = [i.size_bytes for i in content.inputs]
     findings.notice("the files are as written; comparing with the sources")

@@ -27,9 +27,18 @@ WRITERS = {
 
 def make_writer(files: OutputFiles, state: Mapping[str, int], layout: Layout) -> Writer:
     """A writer of `layout.format`, a key of `WRITERS`. state: `Writer.state` at the last commit, empty at the beginning."""
+    return ShardedWriter(_make_format(files, layout), state, layout)
+
+
+def most_tokens(layout: Layout) -> int:
+    """The largest shard that the format can hold."""
+    return _make_format(None, layout).most_tokens
+
+
+def _make_format(files: OutputFiles | None, layout: Layout) -> Format:
     module, _, cls = WRITERS[layout.format].partition(":")
     made: Format = getattr(import_module(module), cls)(files, layout)
-    return ShardedWriter(made, state, layout)
+    return made
 
 
 def layout_of(content: Content) -> Layout:

@@ -1,7 +1,7 @@
 """The format of datatrove and nanotron: ids in `.ds`, the ends of documents in `.ds.index`, three lines in `.ds.metadata`.
 
-`.ds.index` holds a u64 for each document: the number of tokens up to its end. The lines of `.ds.metadata` are tokenizer and bytes of
-an id, number of tokens, and that number for people.
+`.ds.index` holds a u64 for each document: the number of tokens up to its end. The lines of `.ds.metadata` are tokenizer and
+bytes of an id, number of tokens, and that number for people.
 """
 
 from __future__ import annotations

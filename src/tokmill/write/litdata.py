@@ -1,8 +1,8 @@
 """The format of LitData for its `TokensLoader`: chunks of ids, and an `index.json` that lists them.
 
-A chunk is u32 number of items, u32 offsets of them and of the end, and the items. The loader takes the ids of all items of a chunk as
-one row and never asks where one ends: a chunk of one item has a header whose size is known at the beginning. Documents are told apart
-by their end-of-text ids.
+A chunk is u32 number of items, u32 offsets of them and of the end, and the items. The loader takes the ids of all items of a
+chunk as one row and never asks where one ends: a chunk of one item has a header whose size is known at the beginning. Documents
+are told apart by their end-of-text ids.
 """
 
 from __future__ import annotations
@@ -61,13 +61,13 @@ class LitdataFormat:
         name = f"{side}/index.json"
         if not n_shards or name in self._files.completed():
             return
+        entries = {path: entry for path, entry in self._files.completed().items() if entry.side == side}
         chunks = [
             {"chunk_bytes": entry.size_bytes, "chunk_size": 1, "dim": entry.tokens, "filename": os.path.basename(path)}
-            for path, entry in self._files.completed().items()
-            if entry.side == side
+            for path, entry in entries.items()
         ]
         config = {
-            "chunk_bytes": max(int(c["chunk_bytes"]) for c in chunks),
+            "chunk_bytes": max(entry.size_bytes for entry in entries.values()),
             "chunk_size": None,
             "compression": None,
             "data_format": [f"no_header_numpy:{_CODES[self._item_bytes]}"],

@@ -1,9 +1,9 @@
 """The format of OLMo and dolma: ids in `part-0-00000.npy`, the documents' places in `part-0-00000.csv.gz`.
 
 In spite of its name the first is no NumPy file: it has no header. The second has a row a document, without titles:
-`start,end,id,src,loc`, in tokens, the end-of-text id included; id counts the shard's documents from 0, loc from 1, src is empty. The
-loader finds documents by their end-of-text ids, so each must end with one; the rows are made the same way, from the ids that were
-written, when the shard is complete. Neither lengths nor rows are kept until then.
+`start,end,id,src,loc`, in tokens, the end-of-text id included; id counts the shard's documents from 0, loc from 1, src is empty.
+The loader finds documents by their end-of-text ids, so each must end with one; the rows are made the same way, from the ids that
+were written, when the shard is complete. Neither lengths nor rows are kept until then.
 """
 
 from __future__ import annotations
