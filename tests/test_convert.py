@@ -18,11 +18,9 @@ from test_tokenize import SEP, some_documents
 import tokmill
 from tokmill import conversion, replay, streams
 from tokmill.cli import run
-from tokmill.config import Content
 from tokmill.errors import DamageError, UsageError
 from tokmill.manifest import load_manifest
 from tokmill.planning import make_job
-from tokmill.sharding import Shards
 from tokmill.types import AnyEvent
 from tokmill.worker import Worker
 from tokmill.write import WRITERS
@@ -31,15 +29,12 @@ DOCUMENTS = [*some_documents(40, 60, 7), b"", *some_documents(3, 900, 8), b"x"]
 FORMATS = sorted(WRITERS)
 
 
-def make_direct(out: Path, corpus: Path, shards: Shards | None = None, **changes: Any) -> None:
+def make_direct(out: Path, corpus: Path, **options: Any) -> None:
     """A run of tokenize into any format and shards, in small batches and segments."""
-    job = make_job([str(corpus)], out=str(out), val_fraction=0.2).job
-    content: Content = msgspec.structs.replace(job.content, **changes)
-    if shards:
-        content = msgspec.structs.replace(content, shards=shards)
-    resources = msgspec.structs.replace(job.resources, batch_bytes=500, segment_bytes=1500, n_threads=1, refuse_json_lines=False)
+    job = make_job([str(corpus)], out=str(out), val_fraction=0.2, **options).job
+    resources = msgspec.structs.replace(job.resources, batch_bytes=500, segment_bytes=1500, n_threads=1)
     events: list[AnyEvent] = []
-    Worker(msgspec.structs.replace(job, content=content, resources=resources), events.append).run()
+    Worker(msgspec.structs.replace(job, resources=resources), events.append).run()
 
 
 def files_in(out: Path) -> dict[str, bytes]:
@@ -47,8 +42,8 @@ def files_in(out: Path) -> dict[str, bytes]:
     return {str(p.relative_to(out)): p.read_bytes() for p in out.rglob("*") if p.is_file() and p.name != "manifest.json"}
 
 
-def shard_of(format_name: str) -> Shards:
-    return Shards(tokens=2048 if format_name == "mds" else 700)
+def shard_of(format_name: str) -> int:
+    return 2048 if format_name == "mds" else 700
 
 
 @pytest.fixture(autouse=True)
@@ -67,29 +62,35 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return base
 
 
-@pytest.mark.parametrize("eot", ["after", "before"])
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize(("name", "eot"), [(n, e) for n in FORMATS for e in ("after", "before") if (n, e) != ("olmo", "before")])
 def test_converting_gives_the_bytes_of_tokenizing_directly_and_back_again(base: Path, tmp_path: Path, name: str, eot: str) -> None:
-    shards = shard_of(name)
-    make_direct(tmp_path / "direct", base / "corpus.txt", shards, format=name, eot=eot)
-    other = {"after": "before", "before": "after"}[eot]
-    for source, to_eot in ((base / eot, None), (base / other, eot)):
+    make_direct(tmp_path / "direct", base / "corpus.txt", format=name, eot=eot, shard_tokens=shard_of(name))
+    for source in (base / "after", base / "before"):
         out = tmp_path / f"from_{source.name}"
-        tokmill.convert(source, out, format=name, shard_tokens=shards.tokens, to_eot=to_eot)
+        tokmill.convert(source, out, format=name, shard_tokens=shard_of(name), to_eot=eot)
         assert files_in(out) == files_in(tmp_path / "direct")
         made, direct = load_manifest(out), load_manifest(tmp_path / "direct")
         assert (made.fingerprint, made.files) == (direct.fingerprint, direct.files)
         assert made.counts == load_manifest(source).counts
-    tokmill.convert(tmp_path / "direct", tmp_path / "back", format="raw")
+        assert tokmill.verify(out, sources=str(base / "corpus.txt")).ok
+    tokmill.convert(tmp_path / "direct", tmp_path / "back", format="raw", to_eot=eot)
     assert written(tmp_path / "back") == written(base / eot)
 
 
 @pytest.mark.parametrize("name", FORMATS)
+def test_with_no_option_the_output_is_what_tokenize_makes_with_no_option(base: Path, tmp_path: Path, name: str) -> None:
+    make_direct(tmp_path / "direct", base / "corpus.txt", format=name)
+    for source in (base / "after", base / "before"):
+        tokmill.convert(source, tmp_path / source.name, format=name)
+        assert files_in(tmp_path / source.name) == files_in(tmp_path / "direct")
+
+
+@pytest.mark.parametrize("name", FORMATS)
 def test_one_format_to_any_other(base: Path, tmp_path: Path, name: str) -> None:
-    tokmill.convert(base / "after", tmp_path / name, format=name, shard_tokens=shard_of(name).tokens)
+    tokmill.convert(base / "after", tmp_path / name, format=name, shard_tokens=shard_of(name))
     for target in FORMATS:
-        tokmill.convert(tmp_path / name, tmp_path / f"{name}-{target}", format=target, shard_tokens=shard_of(target).tokens)
-        tokmill.convert(base / "after", tmp_path / f"raw-{target}", format=target, shard_tokens=shard_of(target).tokens, fresh=True)
+        tokmill.convert(tmp_path / name, tmp_path / f"{name}-{target}", format=target, shard_tokens=shard_of(target))
+        tokmill.convert(base / "after", tmp_path / f"raw-{target}", format=target, shard_tokens=shard_of(target), fresh=True)
         assert files_in(tmp_path / f"{name}-{target}") == files_in(tmp_path / f"raw-{target}")
 
 
@@ -103,10 +104,10 @@ def test_any_size_of_shards_and_back_is_the_same(
     parts = {side: sorted((out / "shards").glob(f"{side}_*.bin")) for side in ("train", "val")}
     joined = tuple(b"".join(p.read_bytes() for p in parts[side]) for side in ("train", "val"))
     assert joined == written(base / "after")
-    for side in parts:
-        sizes = [p.stat().st_size // 2 for p in parts[side]]
+    for paths in parts.values():
+        sizes = [p.stat().st_size // 2 for p in paths]
         assert all(n >= tokens if whole else n == tokens for n in sizes[:-1])
-        assert not whole or all(np.fromfile(p, np.uint16)[-1] == EOT for p in parts[side])
+        assert not whole or all(np.fromfile(p, np.uint16)[-1] == EOT for p in paths)
     tokmill.reshard(out / "shards", out / "one", shard_tokens=None)
     assert written(out / "one") == written(base / "after")
 
@@ -159,7 +160,7 @@ def test_wider_ids_and_back(base: Path, tmp_path: Path) -> None:
 def test_an_id_that_does_not_fit_is_refused_and_never_wrapped(tmp_path: Path) -> None:
     np.array([5, 70_000, 9], np.uint32).tofile(tmp_path / "wide.bin")
     stated: dict[str, Any] = {"from_format": "raw", "dtype": "uint32", "eot": "after", "eot_id": 9}
-    with pytest.raises(UsageError, match="id 70,000 does not fit into uint16"):
+    with pytest.raises(UsageError, match="go up to 70,000 and do not fit into uint16"):
         tokmill.convert(tmp_path / "wide.bin", tmp_path / "out", format="raw", to_dtype="uint16", **stated)
 
 
@@ -190,7 +191,7 @@ def test_a_bare_file_of_another_tool_is_converted_as_stated(base: Path, tmp_path
     bare = tmp_path / "fineweb_train_000001.bin"
     bare.write_bytes((base / eot / "train.bin").read_bytes())
     arguments = ["convert", bare, "--from-format", "raw", "--dtype", "uint16", "--eot", eot, "--eot-id", EOT]
-    assert run([str(a) for a in [*arguments, "--format", "megatron", "--out", tmp_path / "out", "-q"]]) == 0
+    assert run([str(a) for a in [*arguments, "--to-eot", eot, "--format", "megatron", "--out", tmp_path / "out", "-q"]]) == 0
     make_direct(tmp_path / "direct", base / "corpus.txt", format="megatron", eot=eot)
     for suffix in ("bin", "idx"):
         assert (tmp_path / "out" / f"train.{suffix}").read_bytes() == (tmp_path / "direct" / f"train.{suffix}").read_bytes()

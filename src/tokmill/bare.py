@@ -63,8 +63,10 @@ def load_bare(
         elapsed_s=0.0,
         peak_rss_bytes=0,
     )
-    steps = _scan(manifest)
-    manifest = msgspec.structs.replace(manifest, counts=steps[-1].counts)
+    steps, largest = _scan(manifest)
+    if tokenizer is None:
+        content = msgspec.structs.replace(content, tokenizer=msgspec.structs.replace(described, n_ids=largest + 1))
+    manifest = msgspec.structs.replace(manifest, content=content, counts=steps[-1].counts)
     return Source(paths[0] if len(paths) == 1 else paths[0].parent, manifest, steps, is_bare=True)
 
 
@@ -147,8 +149,8 @@ def _unlike(path: Path, what: str, allowed: str) -> UsageError:
     )
 
 
-def _scan(manifest: Manifest) -> list[Step]:
-    """Read everything once: documents up to each step, ids in range, documents whole. Raises UsageError."""
+def _scan(manifest: Manifest) -> tuple[list[Step], int]:
+    """Read everything once: documents up to each step, and the largest id. Raises UsageError for what is not as stated."""
     content, described = manifest.content, manifest.content.tokenizer
     opened: dict[str, CheckedFile] = {}
 
@@ -171,23 +173,22 @@ def _scan(manifest: Manifest) -> list[Step]:
             file.close()
 
 
-def _count(placed: Placed, described: Tokenizer, n_inputs: int) -> list[Step]:
+def _count(placed: Placed, described: Tokenizer, n_inputs: int) -> tuple[list[Step], int]:
     steps: list[Step] = []
-    documents = 0
+    documents, largest = 0, described.eot_id
     for begin in range(0, max(placed.n_tokens, 1), _STEP_TOKENS):
         end = min(begin + _STEP_TOKENS, placed.n_tokens)
         for ids, ends in placed.blocks(begin, end):
             documents += len(ends)
-            largest = int(ids.max())
-            if largest >= described.n_ids:
-                raise UsageError(
-                    f"id {largest:,} is not below {described.n_ids:,}",
-                    where=f"tokens {begin:,} to {end:,}",
-                    allowed=f"ids of {described.name}",
-                    next_step="check --dtype, --from-format and --tokenizer",
-                )
-        counts = Counts(documents=documents, documents_train=documents, tokens_train=end, bytes_in=end * 2)
-        is_last = end == placed.n_tokens
-        after = Cursor(input_index=n_inputs) if is_last else Cursor(offset=end)
+            largest = max(largest, int(ids.max()))
+        if largest >= described.n_ids:
+            raise UsageError(
+                f"id {largest:,} is not below {described.n_ids:,}",
+                where=f"tokens {begin:,} to {end:,}",
+                allowed=f"ids of {described.name}",
+                next_step="check --dtype, --from-format, --eot-id and --tokenizer",
+            )
+        counts = Counts(documents=documents, documents_train=documents, tokens_train=end)
+        after = Cursor(input_index=n_inputs) if end == placed.n_tokens else Cursor(offset=end)
         steps.append(Step(after, counts, {}, {}))
-    return steps
+    return steps, largest

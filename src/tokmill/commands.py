@@ -17,16 +17,6 @@ if TYPE_CHECKING:
 
 Directories = Annotated[list[str], typer.Argument(metavar="DIR", help="Complete outputs of tokmill, in the order wanted.")]
 
-ShardTokens = Annotated[
-    int | None,
-    typer.Option(
-        "--shard-tokens", envvar="TOKMILL_SHARD_TOKENS", metavar="N", help="Of each shard but the last.  [default: one file a side]"
-    ),
-]
-ShardDocuments = Annotated[
-    bool, typer.Option("--shard-documents", envvar="TOKMILL_SHARD_DOCUMENTS", help="End shards only where documents end.")
-]
-
 
 def register(app: typer.Typer, show: Callable[[str], None]) -> None:
     """Add the commands to the command line. show: prints a result on standard output."""
@@ -57,11 +47,17 @@ def register(app: typer.Typer, show: Callable[[str], None]) -> None:
             list[str], typer.Argument(metavar="DIR|FILE", help="A complete output, or bare files of ids, in order.")
         ],
         out: options.Out,
-        format: Annotated[str, typer.Option("--format", envvar="TOKMILL_FORMAT", metavar="NAME", help="Of the output.")],  # noqa: A002
-        shard_tokens: ShardTokens = None,
-        shard_documents: ShardDocuments = False,
+        format: Annotated[  # noqa: A002  the name of the option
+            str,
+            typer.Option(
+                "--format", envvar="TOKMILL_FORMAT", metavar="raw|llmc|megatron|datatrove|olmo|litdata|mds", help="Of the output."
+            ),
+        ],
+        shard_tokens: options.ShardTokens = None,
+        shard_documents: options.ShardDocuments = False,
         to_eot: Annotated[
-            str | None, typer.Option("--to-eot", metavar="before|after", help="Move the end-of-text ids there.")
+            str | None,
+            typer.Option("--to-eot", metavar="before|after", help="Of the output.  [default: the trainer's]"),
         ] = None,
         to_dtype: Annotated[str | None, typer.Option("--to-dtype", metavar="uint16|uint32", help="Of the output's ids.")] = None,
         from_format: Annotated[
@@ -106,14 +102,14 @@ def register(app: typer.Typer, show: Callable[[str], None]) -> None:
     def reshard(
         directory: Annotated[str, typer.Argument(metavar="DIR", help="Complete output of tokmill.")],
         out: options.Out,
-        shard_tokens: ShardTokens = None,
-        shard_documents: ShardDocuments = False,
+        shard_tokens: options.ShardTokens = None,
+        shard_documents: options.ShardDocuments = False,
         fresh: options.Fresh = False,
         json: options.Json = False,
         quiet: options.Quiet = False,
         verbose: options.Verbose = False,
     ) -> None:
-        """Write DIR with shards of another size; without --shard-tokens, one file a side."""
+        """Write DIR with shards of another size; without --shard-tokens, of the format's own."""
         from tokmill import conversion
         from tokmill.progress import make_progress
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, cast, get_args
+from typing import TYPE_CHECKING, get_args
 
 import msgspec
 
@@ -17,15 +17,14 @@ from tokmill.errors import UsageError
 from tokmill.merging import check_apart, check_marks
 from tokmill.replay import Outcome, carry_all
 from tokmill.rewrite import WriterCarrier
-from tokmill.sharding import Shards
 from tokmill.sources import Source
-from tokmill.types import EotPlacement, IdType
+from tokmill.trainers import Choice, choose_output
+from tokmill.types import IdType
 from tokmill.write import WRITERS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tokmill.config import Content
     from tokmill.protocols import Observer
     from tokmill.types import How
 
@@ -35,7 +34,7 @@ def convert(
     out: str | os.PathLike[str],
     *,
     format: str,  # noqa: A002  the name of the option
-    shard_tokens: int | None = None,
+    shard_tokens: str | int | None = None,
     shard_documents: bool = False,
     to_eot: str | None = None,
     to_dtype: str | None = None,
@@ -50,7 +49,7 @@ def convert(
     """Write a complete output, or bare files of ids, in another format into `out`, as `tokmill convert` does; again to resume.
 
     sources: one directory, or files in order. from_format, dtype, eot, eot_id, tokenizer: what is in bare files. to_eot, to_dtype:
-    where end-of-text ids go and how wide ids are in the output, as in the source by default. Raises TokmillError.
+    where end-of-text ids go and how wide ids are in the output; None: as its trainer expects, like tokenize. Raises TokmillError.
     """
     listed = [sources] if isinstance(sources, (str, os.PathLike)) else list(sources)
     stated: dict[str, object] = {"from_format": from_format, "dtype": dtype, "eot": eot, "eot_id": eot_id, "tokenizer": tokenizer}
@@ -59,32 +58,42 @@ def convert(
     _check_choice("--to-dtype", to_dtype, get_args(IdType))
     target = Path(os.path.abspath(out))
     source = _load([os.path.abspath(name) for name in listed], target, stated)
-    changes: dict[str, object] = {"format": format, "shards": _shards(shard_tokens, shard_documents)}
-    if to_eot:
-        check_marks(source)
-        changes["eot"] = cast("EotPlacement", to_eot)
-    if to_dtype:
-        changes["dtype"] = cast("IdType", to_dtype)
-    return _rewrite(source, msgspec.structs.replace(source.content, **changes), target, "convert", fresh, observers)
+    choice = choose_output(
+        format,
+        source.content.tokenizer,
+        eot=to_eot or ("none" if source.content.eot == "none" else "auto"),
+        dtype=to_dtype or "auto",
+        shard_tokens=shard_tokens,
+        shard_documents=shard_documents,
+    )
+    return _rewrite(source, format, choice, target, "convert", fresh=fresh, observers=observers)
 
 
 def reshard(
     directory: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
-    shard_tokens: int | None,
+    shard_tokens: str | int | None,
     shard_documents: bool = False,
     fresh: bool = False,
     observers: Sequence[Observer] = (),
 ) -> Outcome:
     """Write a complete output with shards of another size into `out`, as `tokmill reshard` does; again to resume.
 
-    shard_tokens: of each shard; None: one file a side. Raises TokmillError.
+    shard_tokens: of each shard, a number or text such as `100M`; None: what the format has by default. Raises TokmillError.
     """
     target = Path(os.path.abspath(out))
     source = _load([os.path.abspath(directory)], target, {})
-    content = msgspec.structs.replace(source.content, shards=_shards(shard_tokens, shard_documents))
-    return _rewrite(source, content, target, "reshard", fresh, observers)
+    content = source.content
+    choice = choose_output(
+        content.format,
+        content.tokenizer,
+        eot=content.eot,
+        dtype=content.dtype,
+        shard_tokens=shard_tokens,
+        shard_documents=shard_documents,
+    )
+    return _rewrite(source, content.format, choice, target, "reshard", fresh=fresh, observers=observers)
 
 
 def _load(names: list[str], out: Path, stated: dict[str, object]) -> Source:
@@ -107,24 +116,25 @@ def _load(names: list[str], out: Path, stated: dict[str, object]) -> Source:
     return load_bare(paths, **stated)  # type: ignore[arg-type]
 
 
-def _rewrite(source: Source, content: Content, out: Path, how: How, fresh: bool, observers: Sequence[Observer]) -> Outcome:  # noqa: FBT001  positional here alone
-    return carry_all(
-        [source], content, out, how, lambda output: WriterCarrier(output, content), fresh=fresh, observers=observers, notices=[]
+def _rewrite(
+    source: Source, format_name: str, choice: Choice, out: Path, how: How, *, fresh: bool, observers: Sequence[Observer]
+) -> Outcome:
+    if source.content.eot != choice.eot:
+        check_marks(source)
+    content = msgspec.structs.replace(
+        source.content, format=format_name, eot=choice.eot, dtype=choice.dtype, shards=choice.shards or msgspec.UNSET
     )
-
-
-def _shards(tokens: int | None, whole_documents: bool) -> Shards | msgspec.UnsetType:  # noqa: FBT001  as the option
-    if tokens is None:
-        if whole_documents:
-            raise UsageError(
-                "--shard-documents without a size", where="--shard-documents", allowed="with --shard-tokens", next_step="add it"
-            )
-        return msgspec.UNSET
-    if tokens < 1:
-        raise UsageError(
-            f"{tokens} is out of range", where="--shard-tokens", allowed="1 or more", next_step="--shard-tokens 100000000"
-        )
-    return Shards(tokens=tokens, whole_documents=whole_documents)
+    notices = [text.replace("--eot", "--to-eot").replace("--dtype", "--to-dtype") for text in choice.notices]
+    return carry_all(
+        [source],
+        content,
+        out,
+        how,
+        lambda output: WriterCarrier(output, content),
+        fresh=fresh,
+        observers=observers,
+        notices=notices,
+    )
 
 
 def _check_choice(option: str, value: str | None, allowed: Sequence[str]) -> None:

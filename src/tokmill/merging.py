@@ -18,6 +18,7 @@ from tokmill.flat import FlatCarrier, is_flat
 from tokmill.replay import Outcome, carry_all
 from tokmill.rewrite import WriterCarrier
 from tokmill.sources import Source
+from tokmill.trainers import choose_output
 from tokmill.types import STDIN
 from tokmill.words import counted
 
@@ -125,10 +126,14 @@ def check_agreement(sources: Sequence[Source]) -> None:
 
 
 def merged_content(sources: Sequence[Source]) -> Content:
-    """The settings of one run over all inputs; where settings differ, those of the first, and the fingerprints of all."""
+    """The settings of one run over all inputs, in the shards that the format has by default: one file a side where it can.
+
+    Where settings differ they are those of the first, and the fingerprints of all.
+    """
     first = sources[0].content
     inputs = tuple(each for source in sources for each in source.content.inputs)
-    merged = msgspec.structs.replace(first, inputs=inputs, shards=msgspec.UNSET)
+    shards = choose_output(first.format, first.tokenizer, eot=first.eot, dtype=first.dtype).shards
+    merged = msgspec.structs.replace(first, inputs=inputs, shards=shards or msgspec.UNSET)
     if _differing(sources) or any(source.content.origin for source in sources):
         return msgspec.structs.replace(merged, origin=tuple(source.manifest.fingerprint for source in sources))
     return merged

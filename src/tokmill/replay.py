@@ -17,6 +17,7 @@ from tokmill.commit import Output, open_output
 from tokmill.errors import ChangedError
 from tokmill.manifest import FORMAT_VERSION, Manifest, published
 from tokmill.probe import peak_rss_bytes, rss_bytes
+from tokmill.trainers import tail_notices
 from tokmill.types import (
     AnyEvent,
     Committed,
@@ -311,7 +312,7 @@ class _Work:
             resumed=resumed,
             already_complete=already_complete,
             files=dict(manifest.files),
-            notices=list(self.notices),
+            notices=[*self.notices, *tail_notices(self.content, manifest.files)],
         )
 
 
