@@ -20,6 +20,7 @@ from tokmill.types import Counts, Cursor, Tokens
 from tokmill.write import layout_of, make_writer
 
 EOT = 50256
+GPT2 = Layout(format="raw", dtype="uint16", eot="after", eot_id=EOT, tokenizer="gpt2")
 Sides = dict[str, tuple[list[int], list[list[int]] | None]]
 Documents = list[tuple[bool, list[int]]]
 
@@ -146,3 +147,18 @@ def files_in(directory: Path) -> dict[str, bytes]:
         for path in sorted(directory.rglob("*"))
         if path.is_file() and path.name != "manifest.json"
     }
+
+
+def read_llmc(paths: list[Path], magic: int, version: int, dtype: str) -> list[int]:
+    """What llm.c's dataloader and modded-nanogpt's `_load_data_shard` check, and the ids."""
+    ids: list[int] = []
+    for path in paths:
+        header = np.fromfile(path, "<i4", 256)
+        assert header[0] == magic
+        assert header[1] == version
+        n_tokens = int(header[2])
+        assert n_tokens > 0
+        assert path.stat().st_size == 256 * 4 + n_tokens * np.dtype(dtype).itemsize
+        assert not header[3:].any()
+        ids += np.fromfile(path, dtype, offset=1024).tolist()
+    return ids

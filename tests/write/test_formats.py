@@ -12,11 +12,9 @@ from pathlib import Path
 
 import numpy as np
 from contracts import WriterContract
-from writing import EOT, Sides
+from writing import EOT, GPT2, Sides, read_llmc
 
 from tokmill.sharding import Layout, Shards
-
-GPT2 = Layout(format="raw", dtype="uint16", eot="after", eot_id=EOT, tokenizer="gpt2")
 
 
 def split_after(ids: list[int]) -> list[list[int]]:
@@ -42,21 +40,6 @@ class TestRawWithoutMarks(WriterContract):
 
     def read(self, directory: Path) -> Sides:
         return {side: (np.fromfile(directory / f"{side}.bin", "<u4").tolist(), None) for side in ("train", "val")}
-
-
-def read_llmc(paths: list[Path], magic: int, version: int, dtype: str) -> list[int]:
-    """What llm.c's dataloader and modded-nanogpt's `_load_data_shard` check, and the ids."""
-    ids: list[int] = []
-    for path in paths:
-        header = np.fromfile(path, "<i4", 256)
-        assert header[0] == magic
-        assert header[1] == version
-        n_tokens = int(header[2])
-        assert n_tokens > 0
-        assert path.stat().st_size == 256 * 4 + n_tokens * np.dtype(dtype).itemsize
-        assert not header[3:].any()
-        ids += np.fromfile(path, dtype, offset=1024).tolist()
-    return ids
 
 
 class TestLlmc(WriterContract):
