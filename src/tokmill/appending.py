@@ -19,7 +19,6 @@ from tokmill.errors import UsageError
 from tokmill.flat import FlatCarrier, is_flat
 from tokmill.manifest import MANIFEST_NAME, Manifest, load_manifest
 from tokmill.planning import PlannedJob
-from tokmill.progress import format_bytes
 from tokmill.replay import Replay, Teller, provenance
 from tokmill.rewrite import WriterCarrier
 from tokmill.sources import Source
@@ -82,7 +81,7 @@ def carry_over(job: Job, observers: Sequence[Observer]) -> Job:
         if not output.segments or output.cursor.input_index < source.n_inputs:
             is_copied = is_flat(source) and not content.shards
             carrier = FlatCarrier(output) if is_copied else WriterCarrier(output, content)
-            size = format_bytes(source.size_bytes)
+            size = counted(source.size_bytes, "byte")
             Teller(observers).notice(
                 f"the new output begins with the {size} that are complete; they stay until it is complete, too"
             )

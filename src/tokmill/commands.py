@@ -20,7 +20,12 @@ Directories = Annotated[list[str], typer.Argument(metavar="DIR", help="Complete 
 
 def register(app: typer.Typer, show: Callable[[str], None]) -> None:
     """Add the commands to the command line. show: prints a result on standard output."""
+    _register_merge(app, show)
+    _register_convert(app, show)
+    _register_reshard(app, show)
 
+
+def _register_merge(app: typer.Typer, show: Callable[[str], None]) -> None:
     @app.command(short_help="Several complete outputs into one, without tokenizing again.")
     def merge(
         directories: Directories,
@@ -41,6 +46,8 @@ def register(app: typer.Typer, show: Callable[[str], None]) -> None:
             outcome = merging.merge(directories, out, fresh=fresh, observers=[progress])
         show(_rendered(outcome, json=json, quiet=quiet))
 
+
+def _register_convert(app: typer.Typer, show: Callable[[str], None]) -> None:
     @app.command(short_help="A complete output, or bare files of ids, in another trainer's format.")
     def convert(
         sources: Annotated[
@@ -98,6 +105,8 @@ def register(app: typer.Typer, show: Callable[[str], None]) -> None:
             )
         show(_rendered(outcome, json=json, quiet=quiet))
 
+
+def _register_reshard(app: typer.Typer, show: Callable[[str], None]) -> None:
     @app.command(short_help="A complete output with shards of another size.")
     def reshard(
         directory: Annotated[str, typer.Argument(metavar="DIR", help="Complete output of tokmill.")],

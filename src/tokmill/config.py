@@ -12,8 +12,9 @@ import msgspec
 import xxhash
 
 from tokmill.errors import UsageError
+from tokmill.provenance import Provenance
 from tokmill.sharding import Shards
-from tokmill.types import EotPlacement, IdType, Input, OnError, Provenance, Tokenizer, Utf8Policy
+from tokmill.types import EotPlacement, IdType, Input, OnError, Tokenizer, Utf8Policy
 
 MIB = 1 << 20
 

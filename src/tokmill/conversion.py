@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tokmill.protocols import Observer
-    from tokmill.types import How
+    from tokmill.provenance import How
 
 
 def convert(

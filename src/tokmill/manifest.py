@@ -13,7 +13,8 @@ import xxhash
 
 from tokmill.config import Content
 from tokmill.errors import DamageError, UsageError
-from tokmill.types import Counts, Cursor, FileEntry, Provenance
+from tokmill.provenance import Provenance
+from tokmill.types import Counts, Cursor, FileEntry
 
 if TYPE_CHECKING:
     from collections.abc import Container

@@ -17,6 +17,7 @@ from tokmill.commit import Output, open_output
 from tokmill.errors import ChangedError
 from tokmill.manifest import FORMAT_VERSION, Manifest, published
 from tokmill.probe import peak_rss_bytes, rss_bytes
+from tokmill.provenance import Provenance
 from tokmill.trainers import tail_notices
 from tokmill.types import (
     AnyEvent,
@@ -27,7 +28,6 @@ from tokmill.types import (
     Finished,
     Notice,
     Progress,
-    Provenance,
     Started,
     path_to_text,
 )
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 
     from tokmill.config import Content
     from tokmill.protocols import Observer
+    from tokmill.provenance import How
     from tokmill.sources import Source
-    from tokmill.types import How
 
 COMMIT_BYTES = 64 << 20
 """Output of one segment, at least: a commit costs an fsync (20 to 100 ms on a disk), copying so much takes about as long."""
