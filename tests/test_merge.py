@@ -6,11 +6,6 @@ import contextlib
 import itertools
 import json
 import os
-import random
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +14,7 @@ import pytest
 from helpers import rewrite_manifest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from plain import clean_environment, plain_tokens, written
+from plain import plain_tokens, written
 from test_resume import Died, dying_at
 from test_tokenize import SEP, run_in_process, some_documents
 
@@ -255,31 +250,3 @@ def test_a_kernel_that_copies_little_at_a_time_is_asked_again(tmp_path: Path, mo
     with (tmp_path / "a").open("rb") as source, (tmp_path / "b").open("r+b") as target:
         durable.copy_range(source.fileno(), 10, target.fileno(), 2, memoryview(bytes(range(10, 110))))
     assert (tmp_path / "b").read_bytes() == b"xy" + bytes(range(10, 110))
-
-
-def large_runs(base: Path, n_runs: int, n_tokens: int) -> list[Path]:
-    """Complete outputs of so many tokens each: a small real run whose ids and segments are repeated."""
-    make_run(base / "seed", some_documents(200, 2000, 1), {"batch_bytes": 1 << 20, "segment_bytes": 1 << 30})
-    tokmill.merge(
-        [base / "seed"] * max(1, n_tokens // sum(p.stat().st_size // 2 for p in (base / "seed").glob("*.bin"))), base / "large"
-    )
-    return [base / "large"] * n_runs
-
-
-@pytest.mark.slow
-def test_killed_at_random_moments_and_run_again_the_merged_bytes_are_the_same(tmp_path: Path) -> None:
-    runs = large_runs(tmp_path, 3, 60_000_000)
-    command = [sys.executable, "-m", "tokmill", "merge", *map(str, runs), "-q", "--out"]
-    began = time.monotonic()
-    subprocess.run([*command, str(tmp_path / "whole")], check=True, env=clean_environment())
-    whole_s = time.monotonic() - began
-    rng, n_killed = random.Random(5), 0
-    for _ in range(30):
-        with subprocess.Popen([*command, str(tmp_path / "m")], env=clean_environment()) as process:
-            time.sleep(rng.uniform(0.3, 1.0) * whole_s)
-            process.send_signal(signal.SIGKILL)
-            n_killed += process.wait() == -signal.SIGKILL
-    subprocess.run([*command, str(tmp_path / "m")], check=True, env=clean_environment())
-    assert n_killed > 3
-    assert written(tmp_path / "m") == written(tmp_path / "whole")
-    assert tokmill.verify(tmp_path / "m").ok
