@@ -46,7 +46,6 @@ def figures(*arguments: object) -> dict[str, float]:
 )
 def test_ten_times_the_ids_take_the_same_memory(base: Path, tmp_path: Path, arguments: list[str]) -> None:
     small, large = (figures(*arguments, base / size, "--out", tmp_path / "out") for size in ("100", "1000"))
-    print(f"{arguments}: {large['bytes_per_s'] / 1e6:.0f} MB/s, {large['peak_rss_bytes'] / MIB:.0f} MiB at the peak")
     assert large["bytes_out"] > 9e8
     assert large["peak_rss_bytes"] < small["peak_rss_bytes"] + 16 * MIB
     assert large["peak_rss_bytes"] < 128 * MIB
