@@ -81,7 +81,7 @@ def test_with_one_segment_a_commit_cursors_counts_and_digests_are_those_of_the_r
     tokmill.merge(runs, tmp_path / "merged")
     merged, sources = load_manifest(tmp_path / "merged"), [load_manifest(path) for path in runs]
     segments = [segment for source in sources for segment in source.segments]
-    assert len(merged.segments) == len(segments) > 4
+    assert len(merged.segments) == len(segments) >= 3
     digests = [span.digest for s in segments for _, span in sorted(s.files.items())]
     assert [span.digest for s in merged.segments for _, span in sorted(s.files.items())] == digests
     assert merged.segments[-1].after.input_index == 3
