@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from tokmill.protocols import OutputFiles
     from tokmill.sharding import Layout, Piece
 
-_UNITS = ((10**12, "T"), (10**9, "G"), (10**6, "M"), (10**3, "K"))
-
 
 class DatatroveShard:
     """Three files. Implements `protocols.Shard`."""
@@ -63,7 +61,7 @@ class DatatroveFormat:
 
 
 def _for_people(tokens: int) -> str:
-    for size, unit in _UNITS:
-        if tokens >= size:
-            return f"{tokens / size:.2f} {unit}T"
-    return f"{tokens} T"
+    """Three digits and a unit, as datatrove has them: `829 kT`."""
+    exponent = len(str(tokens)) - 1
+    unit = ("", "k", "M", "G", "T", "P")[exponent // 3]
+    return f"{tokens / 10 ** (exponent // 3 * 3):.{2 - exponent % 3}f} {unit}T"
