@@ -62,9 +62,9 @@ $(INTEROP)/.installed: Makefile pyproject.toml
 	@$(PYTHON) -m venv $(INTEROP)
 	@$(INTEROP)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 litdata==0.2.76 transformers
 	@$(INTEROP)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
-		megatron-core==0.16.1 datatrove==0.10.1 mosaicml-streaming==0.13.0 ai2-olmo-core==3.0.0
+		megatron-core==0.16.1 datatrove==0.10.1 mosaicml-streaming==0.13.0 ai2-olmo-core==3.0.0 cached-path==1.8.10
 	@$(INTEROP)/bin/python -m pip install --quiet --disable-pip-version-check --editable . pytest hypothesis \
-		bettermap cached-path dataclass-extensions humanize importlib_resources loguru multiprocess safetensors
+		bettermap dataclass-extensions humanize importlib_resources loguru multiprocess safetensors brotli python-snappy zstd catalogue
 	@touch $@
 
 interop: $(INTEROP)/.installed

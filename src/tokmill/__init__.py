@@ -5,6 +5,7 @@
     tokmill.tokenize("corpus.txt", "data")
     with tokmill.open("data") as data:
         data.train  # np.memmap of uint16, shape (n_tokens,)
+        x, y = next(data.batches(batch=12, block=1024))  # int64, shape (12, 1024)
 
 Everything is imported when it is first used, so that importing tokmill costs nothing.
 """

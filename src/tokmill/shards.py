@@ -12,7 +12,7 @@ import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -58,6 +58,10 @@ class ShardedIds(NDArrayOperatorsMixin):
 
     def __len__(self) -> int:
         return self.size
+
+    def __iter__(self) -> Iterator[np.unsignedinteger[Any]]:
+        for part in self._parts:
+            yield from part
 
     @overload
     def __getitem__(self, index: int | np.integer[Any]) -> np.unsignedinteger[Any]: ...

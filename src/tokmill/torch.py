@@ -53,7 +53,7 @@ class TorchBatches(IterableDataset):  # type: ignore[misc]  # torch is not there
         place, n_workers = (info.id, info.num_workers) if info else (0, 1)
         if info:
             self._workers_read.fill_(1)
-            self._check_worker(place, n_workers)
+        self._check_worker(place, n_workers)
         if "worker" not in self._begin:
             batches.skip(place)
         for x, y in batches:

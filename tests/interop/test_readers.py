@@ -48,7 +48,7 @@ def package(request: pytest.FixtureRequest) -> Callable[[str, str], Any]:
     def load(distribution: str, module: str) -> Any:
         try:
             return importlib.import_module(module)
-        except ImportError as error:
+        except (ImportError, RuntimeError) as error:
             pytest.skip(f"NOT READ by {distribution}: {error}")
 
     return load
