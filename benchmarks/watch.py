@@ -31,6 +31,8 @@ class Sample:
     rss_bytes: int
     pss_bytes: int | None
     n_processes: int
+    fed_bytes: int = 0
+    """What the feeder had written to the command's standard input."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +95,21 @@ def _pss_bytes(pid: int) -> int:
     return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
 
 
+def _written_bytes(pid: int) -> int:
+    """What a process has handed to `write`."""
+    try:
+        lines = Path(f"/proc/{pid}/io").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("wchar:")), 0)
+
+
 def sample(start_s: float, *, pss: bool, without: frozenset[int] = frozenset()) -> Sample:
-    """The memory of the family now."""
+    """The memory of the family now. without: feeders of the command, which do not count."""
     pids = family(without=without)
     pss_bytes = sum(map(_pss_bytes, pids)) if pss else None
-    return Sample(time.perf_counter() - start_s, sum(map(_rss_bytes, pids)), pss_bytes, len(pids))
+    fed_bytes = sum(map(_written_bytes, without))
+    return Sample(time.perf_counter() - start_s, sum(map(_rss_bytes, pids)), pss_bytes, len(pids), fed_bytes)
 
 
 def kill_family(without: frozenset[int] = frozenset()) -> int:

@@ -282,3 +282,14 @@ def test_an_interrupted_run_is_exit_code_130_and_resumes_to_the_same_bytes(tmp_p
     assert again.returncode == 0, again.stderr
     for name in ("train.bin", "val.bin"):
         assert (tmp_path / "o" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+@pytest.mark.parametrize("name", ["tokenize.py", "random.py", "queue.py", "inspect.py", "numpy.py"])
+def test_no_file_of_the_working_directory_is_run(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("open('was-run', 'w').close()\nraise SystemExit('boo')\n")
+    write_corpus(tmp_path / "corpus.txt", ["hi", "you"])
+    command = Path(sys.executable).with_name("tokmill")
+    arguments = ["tokenize", "corpus.txt", "--out", "out", "-q"]
+    done = subprocess.run([command, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "was-run").exists()

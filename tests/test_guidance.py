@@ -89,6 +89,14 @@ def test_an_empty_side_is_a_notice_with_what_to_type(
     assert tokmill.verify(tmp_path / "o", sources=str(path)).ok
 
 
+def test_a_single_line_of_json_is_not_told_of_separators(tmp_path: Path) -> None:
+    path = tmp_path / "one.jsonl"
+    path.write_text('{"text": "hi there"}\n')
+    (notice,) = tokmill.tokenize(path, tmp_path / "o").notices
+    assert "--separator" not in notice
+    assert "--val-fraction" in notice
+
+
 def test_no_validation_side_that_was_asked_for_is_no_notice(tmp_path: Path) -> None:
     path = write_corpus(tmp_path / "few.txt", TEXTS[:3])
     assert tokmill.tokenize(path, tmp_path / "o", val_fraction=0).notices == []

@@ -16,7 +16,7 @@ from plain import clean_environment
 import tokmill
 
 ROOT = Path(__file__).parents[1]
-HEAVY = {"gigatoken", "pyarrow", "numpy", "ray", "tiktoken", "awkward"}
+HEAVY = {"gigatoken", "pyarrow", "numpy", "ray", "tiktoken", "awkward", "fsspec", "aiohttp", "s3fs"}
 COMMANDS = ("plan", "tokenize", "verify", "inspect", "merge", "convert", "reshard")
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "ARCHITECTURE.md", "CHANGELOG.md", "docs/training.md")
 # In two parts, so that this file does not hold what it looks for.

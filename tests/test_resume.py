@@ -149,7 +149,8 @@ def test_nothing_is_left_out_when_the_worker_dies_on_a_named_pipe(tmp_path: Path
     assert not (tmp_path / "out" / "train.bin").exists()
 
 
-def test_a_slow_pipe_is_committed_while_it_flows(tmp_path: Path) -> None:
+@pytest.mark.parametrize("writes", [(b"some text<|endoftext|>",), (b"some text<|endof", b"text|>")])
+def test_a_slow_pipe_is_committed_while_it_flows(tmp_path: Path, writes: tuple[bytes, ...]) -> None:
     out = tmp_path / "out"
     with subprocess.Popen(
         [sys.executable, "-m", "tokmill", "tokenize", "-", "--out", str(out), "-q"],
@@ -160,8 +161,10 @@ def test_a_slow_pipe_is_committed_while_it_flows(tmp_path: Path) -> None:
         assert process.stdin is not None
         deadline = time.monotonic() + 20
         while time.monotonic() < deadline:
-            process.stdin.write(b"some text" + SEP.encode())
-            process.stdin.flush()
+            for data in writes:
+                process.stdin.write(data)
+                process.stdin.flush()
+                time.sleep(0.3 * (len(writes) - 1))
             part = out / ".tokmill" / "train.bin.part"
             if part.exists() and part.stat().st_size > 0:
                 break

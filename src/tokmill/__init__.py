@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tokmill.errors import TokmillError
     from tokmill.forecast import Plan
     from tokmill.inspection import Inspection, inspect
+    from tokmill.mending import repair
     from tokmill.merging import merge
     from tokmill.replay import Outcome
     from tokmill.verification import Report, verify
@@ -42,6 +43,7 @@ __all__ = [
     "merge",
     "open",
     "plan",
+    "repair",
     "reshard",
     "tokenize",
     "verify",
@@ -60,6 +62,7 @@ _FROM = {
     "merge": "merging:merge",
     "open": "dataset:open_dataset",
     "plan": "api:plan",
+    "repair": "mending:repair",
     "reshard": "conversion:reshard",
     "tokenize": "api:tokenize",
     "verify": "verification:verify",

@@ -13,7 +13,7 @@ from tokmill.planning import make_job
 from tokmill.probe import peak_rss_bytes
 from tokmill.runner import LocalRunner
 from tokmill.trainers import tail_notices
-from tokmill.types import AnyEvent, FileEntry, Notice, Restarted, Started
+from tokmill.types import BLOCK_BYTES, DIVIDE_ABOVE_BYTES, AnyEvent, FileEntry, Notice, Restarted, Started
 from tokmill.words import counted
 
 if TYPE_CHECKING:
@@ -95,6 +95,7 @@ def tokenize(
     keep_empty: bool = False,
     memory: str | int | None = None,
     threads: int | None = None,
+    nice: bool = False,
     on_error: str = "stop",
     max_skipped: int | None = None,
     encoding_errors: str = "strict",
@@ -108,13 +109,14 @@ def tokenize(
 
     Call it again after a crash to resume.
 
-    inputs: files, directories, glob patterns, `-`. separator: as typed on the command line (`none`, or text with its escapes).
+    inputs: files, directories, patterns, URLs, `-`. separator: as typed on the command line (`none`, or text with its escapes).
     eot: `auto` is what the format's trainer expects. shard_tokens: tokens of a file, a number or text such as `100M`;
     shard_documents: files end only where documents end; drop_tail: without what fills no file. memory: bytes, or text such as
-    `1GiB`. force: begin even though the output will not fit on the disk. observers: told of every
-    event, in this thread. append: add the inputs to the complete output in `out`; with fresh, what an earlier append left there
-    unfinished is discarded. Raises TokmillError.
+    `1GiB`. nice: the worker takes what others leave of processor and disk. force: begin even though the output will not fit on
+    the disk. observers: told of every event, in this thread. append: add the inputs to the complete output in `out`; with fresh,
+    what an earlier append left there unfinished is discarded. Raises TokmillError.
     """
+    meter = _Meter()
     with LocalRunner() as runner:
         planned = make_job(
             [str(i) for i in _listed(inputs)],
@@ -135,6 +137,7 @@ def tokenize(
             keep_empty=keep_empty,
             memory=memory,
             threads=threads,
+            nice=nice,
             on_error=on_error,
             max_skipped=max_skipped,
             encoding_errors=encoding_errors,
@@ -145,7 +148,6 @@ def tokenize(
         if append:
             planned = extend(planned)
         _tell(observers, planned.notices)
-        meter = _Meter()
         if not force:
             check_disk(asked)
         job = carry_over(planned.job, observers) if planned.job.made_from else planned.job
@@ -243,12 +245,13 @@ def _empty_side(counts: Counts, content: Content) -> list[str]:
     if content.format != "raw" or content.shards:
         what = f"there is no file for {side}"
     what += f": of {counted(n, 'document')} none is for {side}"
-    if n == 1:
+    if n == 1 and counts.bytes_text <= DIVIDE_ABOVE_BYTES and content.inputs[0].format == "text":
         what += ", for a document of less than 64 MiB is not divided; say with --separator where documents end"
     elif side == "training" or val_fraction >= _MOST_VAL:
         what += "; choose with another --seed, and --fresh"
     else:
-        fraction = min(_MOST_VAL, max(_ENOUGH_DOCUMENTS / n, 2 * val_fraction))
+        n_blocks = max(n, counts.bytes_text // BLOCK_BYTES if counts.bytes_text > DIVIDE_ABOVE_BYTES * n else n)
+        fraction = min(_MOST_VAL, max(_ENOUGH_DOCUMENTS / n_blocks, 2 * val_fraction))
         what += f"; for some, run again with --fresh --val-fraction {fraction:.2g}"
     return [f"{what}. With --val-fraction 0 all are for training"]
 

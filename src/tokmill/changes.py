@@ -73,7 +73,8 @@ def _sources(before: tuple[Input, ...], now: tuple[Input, ...]) -> list[str]:
     if not found and before != now:
         found.append("the inputs are the same, their order or number is not")
     if not found:
-        found += [f"{_named(i)} cannot be told from another by size and time" for i in now if i.size_bytes is None]
+        unknown = [i for i in now if i.size_bytes is None or i.version is None]
+        found += [f"{_named(i)} cannot be told from another by size and time" for i in unknown]
     return found
 
 
@@ -92,7 +93,7 @@ def _compare_again(before: tuple[Input, ...], now: tuple[Input, ...], directory:
         )
     if any(i.path == STDIN for i in before):
         return f"pipe in what was tokenized: ... | tokmill verify {shlex.quote(str(directory))} --source -{option}"
-    names = " ".join(shlex.quote(text_to_path(i.path)) for i in before)
+    names = " ".join(shlex.quote(i.path if i.is_remote else text_to_path(i.path)) for i in before)
     return f"tokmill verify {shlex.quote(str(directory))} --source {names}{option}"
 
 
@@ -131,4 +132,6 @@ def _input(before: Input, now: Input) -> str:
         return f"input {now.path} had {before.size_bytes:,} bytes, has {now.size_bytes:,}"
     if before.mtime_ns != now.mtime_ns:
         return f"input {now.path} was modified (same size, another modification time)"
+    if before.version != now.version:
+        return f"input {now.path} was replaced (same size; it was {before.version}, is {now.version})"
     return f"input {now.path} was read as {before.format}/{before.compression}, is now {now.format}/{now.compression}"

@@ -47,11 +47,11 @@ class Child:
         self._is_asked = False
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", module, str(job_read), str(event_write)],
+                [sys.executable, "-P", "-m", module, str(job_read), str(event_write)],
                 pass_fds=(job_read, event_write),
                 stderr=self._stderr,
                 stdout=subprocess.DEVNULL,
-                env={**_ENVIRONMENT, **os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+                env={**_ENVIRONMENT, **os.environ, "PYTHONPATH": os.pathsep.join(_module_path())},
             )
         finally:
             os.close(job_read)
@@ -111,6 +111,16 @@ class Child:
         if code < 0:
             return f"killed by {signal.Signals(-code).name}"
         return f"exit code {code}"
+
+
+def _module_path() -> list[str]:
+    """Where the child finds its modules: where this process does, but not among the files of the directory it was started in or
+    of the script: a corpus may well have a `tokenize.py`.
+    """
+    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    first = [] if sys.flags.safe_path else sys.path[:1]
+    found = [path for path in sys.path if path and path not in first]
+    return found if package in found else [*found, package]
 
 
 def error_of(event: Failed) -> TokmillError:

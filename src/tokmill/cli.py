@@ -16,13 +16,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tokmill import __version__, commands, options
+from tokmill import __version__, checking, commands, options
+from tokmill.errors import Interrupted, TokmillError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from tokmill.errors import TokmillError
-    from tokmill.types import IdType
 
 _INTERRUPTED = 130
 
@@ -128,6 +126,7 @@ def tokenize(
     keep_empty: options.KeepEmpty = False,
     memory: options.Memory = None,
     threads: options.Threads = None,
+    nice: options.Nice = False,
     on_error: options.OnError = "stop",
     max_skipped: options.MaxSkipped = None,
     encoding_errors: options.EncodingErrors = "strict",
@@ -166,6 +165,7 @@ def tokenize(
             keep_empty=keep_empty,
             memory=memory,
             threads=threads,
+            nice=nice,
             on_error=on_error,
             max_skipped=max_skipped,
             encoding_errors=encoding_errors,
@@ -178,79 +178,6 @@ def tokenize(
     _print_result(render.json_line(summary) if json else "" if quiet else render.summary_lines(summary))
 
 
-@app.command(short_help="Check every byte of an output; with --source, compare it with the corpus.")
-def verify(
-    directory: Annotated[str, typer.Argument(metavar="DIR", help="Output directory.")],
-    source: Annotated[
-        list[str] | None,
-        typer.Option("--source", metavar="INPUT...", help="The corpus, in the order it was given: decode everything and compare."),
-    ] = None,
-    more: Annotated[list[str] | None, typer.Argument(metavar="INPUT", hidden=True)] = None,
-    glob: options.Glob = None,
-    input_format: options.InputFormat = None,
-    json: options.Json = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
-) -> None:
-    """Check sizes, digests, id range and document counts of DIR. Exit code 10 when anything is damaged."""
-    from tokmill import render, verification
-    from tokmill.progress import make_progress
-
-    sources = _all_sources(source or [], more or [])
-    with make_progress(verb="verifying", quiet=quiet, verbose=verbose) as progress:
-        report = verification.verify(directory, sources=sources or None, glob=glob, input_format=input_format, observers=[progress])
-    if json:
-        _print_result(render.json_line(report))
-    elif report.ok and not quiet:
-        _print_result(render.report_lines(report))
-    if not report.ok:
-        error = _damage(report)
-        _print_error(error)
-        raise typer.Exit(error.exit_code)
-
-
-@app.command(short_help="Counts, sizes, and a decoded preview of documents.")
-def inspect(
-    path: Annotated[str, typer.Argument(metavar="FILE|DIR", help="Output directory, or a bare file of ids.")],
-    document: Annotated[
-        list[int] | None,
-        typer.Option("--document", metavar="N", help="Show this document, from 0; may be repeated.  [default: the first]"),
-    ] = None,
-    side: Annotated[str, typer.Option("--side", envvar="TOKMILL_SIDE", metavar="train|val", help="Of which side.")] = "train",
-    tokens: Annotated[int, typer.Option("--tokens", envvar="TOKMILL_TOKENS", metavar="N", help="Of each document, at most.")] = 100,
-    dtype: Annotated[
-        str | None, typer.Option("--dtype", envvar="TOKMILL_DTYPE", metavar="uint16|uint32", help="Of a bare file.")
-    ] = None,
-    tokenizer: Annotated[
-        str | None, typer.Option("--tokenizer", envvar="TOKMILL_TOKENIZER", metavar="NAME|FILE", help="Of a bare file.")
-    ] = None,
-    eot_id: Annotated[int | None, typer.Option("--eot-id", envvar="TOKMILL_EOT_ID", metavar="N", help="Of a bare file.")] = None,
-    json: options.Json = False,
-    verbose: options.Verbose = False,  # noqa: ARG001  read by `run`, which shows tracebacks
-) -> None:
-    """Show what is in an output directory or a file of ids."""
-    from typing import cast
-
-    from tokmill import inspection, render
-
-    # The options of a bare file may come from the environment, meant for tokenize: a directory's manifest knows better.
-    given = (
-        (dtype, tokenizer, eot_id)
-        if not os.path.isdir(path) or _typed("--dtype", "--tokenizer", "--eot-id")
-        else (None, None, None)
-    )
-    found = inspection.inspect(
-        path,
-        dtype=cast("IdType | None", None if given[0] == "auto" else given[0]),
-        tokenizer=given[1],
-        eot_id=given[2],
-        documents=document or None,
-        side=side,
-        n_tokens=tokens,
-    )
-    _print_result(render.json_line(found) if json else render.inspection_lines(found))
-
-
 _arguments: Sequence[str] = ()
 """Of this call of `run`."""
 
@@ -259,8 +186,6 @@ def run(arguments: Sequence[str]) -> int:
     """Carry out one command line. Returns the exit code; never raises but for faults of Python itself."""
     global _arguments  # noqa: PLW0603  typer hands its commands values only, not what was typed
     _arguments = arguments
-    from tokmill.errors import Interrupted, TokmillError
-
     try:
         code = app(list(arguments) or ["--help"], prog_name="tokmill", standalone_mode=False)
         if code == _INTERRUPTED:
@@ -360,30 +285,6 @@ def _print_error(error: TokmillError) -> None:
     print(render.error_lines(error), file=sys.stderr, flush=True)
 
 
-def _all_sources(source: list[str], more: list[str]) -> list[str]:
-    """`--source a b c`: b and c arrive as arguments of their own; their place among several --source cannot be known."""
-    from tokmill.errors import UsageError
-
-    if more and len(source) != 1:
-        raise UsageError(
-            "inputs without --source" if not source else "the order of the sources is not clear",
-            where=f"{more[0]}",
-            allowed="one DIR, then --source INPUT...",
-            next_step="tokmill verify DIR --source " + " ".join([*source, *more]),
-        )
-    return source + more
-
-
-def _damage(report: object) -> TokmillError:
-    from tokmill.errors import DamageError
-
-    try:
-        report.raise_for_damage()  # type: ignore[attr-defined]
-    except DamageError as error:
-        return error
-    raise AssertionError("called for a sound report")
-
-
 def _typed(*options: str) -> bool:
     return any(argument.split("=")[0] in options for argument in _arguments)
 
@@ -394,4 +295,5 @@ def _has_flag(option: str, variable: str, *, short: str = "") -> bool:
     return bool(short) and any(a.startswith("-") and not a.startswith("--") and short in a for a in _arguments)
 
 
+checking.register(app, _print_result, _print_error, _typed)
 commands.register(app, _print_result)

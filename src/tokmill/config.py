@@ -77,6 +77,8 @@ class Resources(msgspec.Struct, frozen=True, kw_only=True):
     max_skipped: int | None = None
     refuse_json_lines: bool = False
     """Nobody said what a pipe holds: one whose text begins with a JSON object is refused."""
+    nice: bool = False
+    """Give way to every other program that wants the processor or the disk."""
     segment_bytes: int = 64 * MIB
     """Input of one segment, about: a commit costs an fsync (20 to 100 ms on a disk), 64 MiB takes about as long to tokenize."""
 
@@ -92,6 +94,10 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """Discard what an earlier run left in the directory."""
     made_from: tuple[Provenance, ...] = ()
     """Of a run that appends: the complete output in the directory, and those it was made from itself."""
+    mends: bool = False
+    """Not a run: make the damaged ranges of the complete output there again."""
+    urls: dict[str, str] = {}
+    """By the path of an input, its URL with user, password or signature, where it has any; told to processes, stored nowhere."""
 
     @property
     def replacing(self) -> str | None:

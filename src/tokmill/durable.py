@@ -189,10 +189,13 @@ class DirectoryLock:
 
     def release(self, *, remove: bool = False) -> None:
         """Let go; with `remove` the file goes first, while it is still ours."""
-        if self._fd >= 0:
+        if self._fd < 0:
+            return
+        try:
             if remove:
                 # A disk that turned read-only keeps the file; it is the descriptor that is the lock.
                 with contextlib.suppress(OSError):
                     self.path.unlink()
+        finally:
             os.close(self._fd)
             self._fd = -1

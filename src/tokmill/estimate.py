@@ -36,6 +36,8 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     """Time for decompressing, about."""
     encode_s: float
     """Time for encoding, about; what is not reached is left out, evenly."""
+    urls: dict[str, str] = {}
+    """See `config.Job`."""
 
 
 class Window(msgspec.Struct, frozen=True, array_like=True):

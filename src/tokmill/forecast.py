@@ -12,7 +12,7 @@ from tokmill.config import MIB, Job
 from tokmill.disk import DiskNeed, disk_need, is_complete, item_bytes, most_tokens
 from tokmill.errors import Interrupted, WorkerDiedError
 from tokmill.estimate import Answer, Estimate, Question, Totals, totals
-from tokmill.memory import divide
+from tokmill.memory import Division, divide
 from tokmill.probe import available_bytes
 from tokmill.types import Compression, Failed, text_to_path
 
@@ -45,7 +45,7 @@ class InputPlan(msgspec.Struct, frozen=True, kw_only=True):
     size_bytes: int | None
     """Apparent size; None for standard input and pipes."""
     disk_bytes: int | None
-    """Taken on disk; less than the size for a file with holes."""
+    """Taken on disk; less than the size for a file with holes; None for what is not on a disk of this machine."""
     decompressed_bytes: int | None
     decompressed_is_estimate: bool
 
@@ -154,7 +154,12 @@ def check_disk(job: Job) -> None:
 def ask(job: Job, sample_bytes: int, *, decode_s: float, encode_s: float) -> Answer:
     """What the sampling process says. Raises TokmillError."""
     question = Question(
-        content=job.content, engine=job.resources.engine, sample_bytes=sample_bytes, decode_s=decode_s, encode_s=encode_s
+        content=job.content,
+        engine=job.resources.engine,
+        sample_bytes=sample_bytes,
+        decode_s=decode_s,
+        encode_s=encode_s,
+        urls=job.urls,
     )
     child = Child("tokmill.sampler")
     try:
@@ -177,7 +182,7 @@ def ask(job: Job, sample_bytes: int, *, decode_s: float, encode_s: float) -> Ans
 
 def _sample_bytes(job: Job) -> int:
     """As much as the engine's caches can take within the budget."""
-    division = divide(job.resources.budget_bytes, job.resources.n_threads, len(job.content.inputs))
+    division = _division(job)
     return max(2 * MIB, min(_SAMPLE_BYTES, division.caches_bytes // _CACHE_COST))
 
 
@@ -198,7 +203,7 @@ def _inputs(inputs: tuple[Input, ...], answer: Answer) -> list[InputPlan]:
 
 
 def _disk_bytes(source: Input) -> int | None:
-    if source.size_bytes is None:
+    if source.size_bytes is None or source.is_remote:
         return None
     try:
         return os.stat(text_to_path(source.path)).st_blocks * 512
@@ -206,8 +211,14 @@ def _disk_bytes(source: Input) -> int | None:
         return None
 
 
+def _division(job: Job) -> Division:
+    inputs = job.content.inputs
+    is_remote = any(source.is_remote for source in inputs)
+    return divide(job.resources.budget_bytes, job.resources.n_threads, len(inputs), is_remote=is_remote)
+
+
 def _memory(job: Job) -> MemoryPlan:
-    division = divide(job.resources.budget_bytes, job.resources.n_threads, len(job.content.inputs))
+    division = _division(job)
     return MemoryPlan(
         budget_bytes=division.budget_bytes,
         parent_bytes=division.parent_bytes,

@@ -22,7 +22,7 @@ LLMC_HEADS: dict[tuple[int, int], IdType] = {(20240520, 1): "uint16", (20240801,
 """First two of the 256 int32 of llm.c's header, magic and version, and the type of the ids behind it; the third is their number."""
 
 
-_REBUILD = "tokmill verify DIR says what else is damaged; tokmill tokenize ... --fresh makes it again"
+_REBUILD = "tokmill verify DIR --repair makes it whole from the corpus; tokmill tokenize ... --fresh makes it again"
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,8 @@ import msgspec
 from tokmill import probe
 from tokmill.config import MIB
 from tokmill.errors import MemoryBudgetError
-from tokmill.types import DIVIDE_ABOVE_BYTES, UNCUT_COST, text_bytes
+from tokmill.slices import text_bytes
+from tokmill.types import DIVIDE_ABOVE_BYTES, REMOTE_BLOCK_BYTES, REMOTE_BLOCKS_HELD, UNCUT_COST
 from tokmill.words import counted
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ _WORKER_BYTES = 104 * MIB
 """Python, numpy, awkward, pyarrow and the engine's library, without caches (86 MiB measured), and room."""
 _REFERENCE_BYTES = 40 * MIB
 """A tiktoken encoding of 50,000 ranks (o200k takes 60 MiB more, out of the caches' share)."""
+_STORE_BYTES = 56 * MIB
+"""For each process: what reading from a store takes of Python (s3fs 47 MiB, aiohttp 20, measured while it reads), and room."""
 _INPUT_BYTES = 2400
 """For each input: 1,350 in the parent (records, their JSON), 900 in the worker (250,000 small files)."""
 _CACHE_FLOOR_BYTES = 72 * MIB
@@ -59,7 +62,7 @@ class Division(msgspec.Struct, frozen=True, kw_only=True):
     inputs_bytes: int
     """The list of inputs, in both processes."""
     reader_bytes: int
-    """A document that is held until its side is known, and the chunk being read."""
+    """A document that is held until its side is known, the chunk being read, and blocks of a remote object read ahead."""
     in_flight_bytes: int
     """Batches between reader and writer."""
     caches_bytes: int
@@ -78,13 +81,13 @@ class Division(msgspec.Struct, frozen=True, kw_only=True):
         return fixed + int(self.caches_bytes / _GROWTH)
 
 
-def divide(budget_bytes: int, n_threads: int, n_inputs: int = 1) -> Division:
-    """Divide a budget among the terms.
+def divide(budget_bytes: int, n_threads: int, n_inputs: int = 1, *, is_remote: bool = False) -> Division:
+    """Divide a budget among the terms. is_remote: whether inputs are behind URLs.
 
     Raises MemoryBudgetError, which names the smallest budget that works, if it is too small.
     """
     for batch_bytes in _BATCH_SIZES:
-        division = _with_batches(budget_bytes, n_threads, batch_bytes, n_inputs)
+        division = _with_batches(budget_bytes, n_threads, batch_bytes, n_inputs, is_remote=is_remote)
         if division.caches_bytes >= n_threads * _CACHE_FLOOR_BYTES:
             return division
     smallest = budget_bytes - division.caches_bytes + n_threads * _CACHE_FLOOR_BYTES
@@ -96,17 +99,19 @@ def divide(budget_bytes: int, n_threads: int, n_inputs: int = 1) -> Division:
     )
 
 
-def _with_batches(budget_bytes: int, n_threads: int, batch_bytes: int, n_inputs: int) -> Division:
+def _with_batches(budget_bytes: int, n_threads: int, batch_bytes: int, n_inputs: int, *, is_remote: bool) -> Division:
     in_flight = (2 * n_threads + 1) * batch_bytes * _COST_PER_TEXT_BYTE
     # A bytearray that loses its front is copied: for a moment it is held one and a half times.
     reader = DIVIDE_ABOVE_BYTES * 3 // 2 + 4 * batch_bytes
+    reader += REMOTE_BLOCKS_HELD * REMOTE_BLOCK_BYTES * is_remote
     inputs = n_inputs * _INPUT_BYTES
-    fixed = _PARENT_BYTES + _WORKER_BYTES + _REFERENCE_BYTES + inputs
+    parent, worker = (own + _STORE_BYTES * is_remote for own in (_PARENT_BYTES, _WORKER_BYTES))
+    fixed = parent + worker + _REFERENCE_BYTES + inputs
     return Division(
         budget_bytes=budget_bytes,
         n_threads=n_threads,
-        parent_bytes=_PARENT_BYTES,
-        worker_bytes=_WORKER_BYTES,
+        parent_bytes=parent,
+        worker_bytes=worker,
         reference_bytes=_REFERENCE_BYTES,
         inputs_bytes=inputs,
         reader_bytes=reader,

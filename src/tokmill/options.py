@@ -23,7 +23,10 @@ InputFormat = Annotated[
     ),
 ]
 Inputs = Annotated[
-    list[str], typer.Argument(metavar="INPUT", help="Files, directories, quoted glob patterns, or - for standard input.")
+    list[str],
+    typer.Argument(
+        metavar="INPUT", help="Files, directories, quoted glob patterns, URLs (s3, https, hf, gs), or - for standard input."
+    ),
 ]
 Out = Annotated[str, typer.Option("--out", "-o", envvar="TOKMILL_OUT", metavar="DIR", help="Output directory.")]
 PlannedOut = Annotated[
@@ -104,6 +107,10 @@ Memory = Annotated[
 Threads = Annotated[
     int | None,
     typer.Option("--threads", envvar="TOKMILL_THREADS", metavar="N", help="Encoder threads.  [default: one a core]"),
+]
+Nice = Annotated[
+    bool,
+    typer.Option("--nice", envvar="TOKMILL_NICE", help="Give way to other programs: only what they leave of processor and disk."),
 ]
 OnError = Annotated[str, typer.Option("--on-error", envvar="TOKMILL_ON_ERROR", metavar="stop|skip", help="What a bad record does.")]
 MaxSkipped = Annotated[

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast, get_args
 
 import msgspec
 
-from tokmill.config import Content, Job, Resources, parse_separator, parse_size
+from tokmill.config import MIB, Content, Job, Resources, parse_separator, parse_size
 from tokmill.encode import ENGINES
 from tokmill.encode.vocabulary import engine_of, resolve_tokenizer
 from tokmill.errors import UsageError
@@ -17,13 +17,15 @@ from tokmill.memory import default_budget, divide
 from tokmill.probe import cgroup_limit_bytes, machine_bytes
 from tokmill.read.guess import check_files
 from tokmill.read.inputs import find_inputs
+from tokmill.read.urls import typed_urls
 from tokmill.trainers import choose_output
-from tokmill.types import STDIN, EotPlacement, IdType, OnError, Utf8Policy, path_to_text
+from tokmill.types import STDIN, EotPlacement, IdType, OnError, Utf8Policy, is_url, path_to_text
 from tokmill.write import WRITERS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from tokmill.types import Input
 
 @dataclass(frozen=True, slots=True)
 class PlannedJob:
@@ -54,6 +56,7 @@ def make_job(
     keep_empty: bool = False,
     memory: str | int | None = None,
     threads: int | None = None,
+    nice: bool = False,
     on_error: str = "stop",
     max_skipped: int | None = None,
     encoding_errors: str = "strict",
@@ -99,9 +102,10 @@ def make_job(
     used = engine_of(described, engine)
     if used != engine:
         notices.append(f"{engine} cannot load {described.encoding}; {used} is used instead: the same ids, some 30 times slower")
-    resources = _divide_resources(memory, threads, used, max_skipped, len(found.inputs))
+    resources, more = divide_resources(memory, threads, used, max_skipped, found.inputs, nice=nice)
     resources = msgspec.structs.replace(resources, refuse_json_lines=input_format is None)
-    job = Job(out=path_to_text(out), content=content, resources=resources, fresh=fresh)
+    notices += more
+    job = Job(out=path_to_text(out), content=content, resources=resources, fresh=fresh, urls=typed_urls(found.inputs))
     return PlannedJob(job, notices)
 
 
@@ -132,7 +136,7 @@ def _check_range(option: str, value: object, ok: object, allowed: str) -> None:
 
 def _check_working_directory(paths: Sequence[str]) -> None:
     """Raises UsageError when a path begins in a working directory that was removed."""
-    relative = [path for path in paths if path != STDIN and not os.path.isabs(path)]
+    relative = [path for path in paths if path != STDIN and not os.path.isabs(path) and not is_url(path)]
     try:
         os.getcwd()
     except FileNotFoundError:
@@ -145,17 +149,23 @@ def _check_working_directory(paths: Sequence[str]) -> None:
             ) from None
 
 
-def _divide_resources(
-    memory: str | int | None, threads: int | None, engine: str, max_skipped: int | None, n_inputs: int
-) -> Resources:
-    _check_range("--threads", threads, threads is None or threads >= 1, "1 or more")
-    n_threads = threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else threads or os.cpu_count() or 1
-    if memory is None:
-        budget = default_budget(n_threads, machine_bytes(), cgroup_limit_bytes())
-    else:
-        budget = memory if isinstance(memory, int) else parse_size(memory, "--memory")
-    division = divide(budget, n_threads, n_inputs)
-    return Resources(
+def divide_resources(
+    memory: str | int | None,
+    threads: int | None,
+    engine: str,
+    max_skipped: int | None,
+    inputs: Sequence[Input],
+    *,
+    nice: bool = False,
+) -> tuple[Resources, list[str]]:
+    """The budget and the threads that a person wants, or the usual ones, divided; and what a person should know of it.
+
+    Raises UsageError, MemoryBudgetError.
+    """
+    n_threads = _choose_threads(threads)
+    budget, notices = _choose_budget(memory, n_threads, cgroup_limit_bytes())
+    division = divide(budget, n_threads, len(inputs), is_remote=any(source.is_remote for source in inputs))
+    resources = Resources(
         budget_bytes=budget,
         worker_bytes=budget - division.parent_bytes - division.inputs_bytes // 2,
         n_threads=n_threads,
@@ -165,7 +175,30 @@ def _divide_resources(
         renew_above_bytes=division.renew_above_bytes,
         engine=engine,
         max_skipped=max_skipped,
+        nice=nice,
     )
+    return resources, notices
+
+
+def _choose_threads(threads: int | None) -> int:
+    _check_range("--threads", threads, threads is None or threads >= 1, "1 or more")
+    return threads or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
+def _choose_budget(memory: str | int | None, n_threads: int, cgroup_bytes: int | None) -> tuple[int, list[str]]:
+    """The budget in bytes, and what a person should know of it. cgroup_bytes: the limit of the control group, or None."""
+    if memory is None:
+        budget = default_budget(n_threads, machine_bytes(), cgroup_bytes)
+        is_lowered = budget < default_budget(n_threads, machine_bytes(), None)
+    else:
+        wanted = memory if isinstance(memory, int) else parse_size(memory, "--memory")
+        # A tenth for what else runs in the group, and for pages of files that are being written.
+        budget = min(wanted, cgroup_bytes * 9 // 10) if cgroup_bytes else wanted
+        is_lowered = budget < wanted
+    if not is_lowered or cgroup_bytes is None:
+        return budget, []
+    limit = f"the control group (container, Slurm job) allows {cgroup_bytes // MIB:,} MiB of memory"
+    return budget, [f"{limit}: the budget is {budget // MIB:,} MiB"]
 
 
 def _checked_out(out: str) -> str:

@@ -1,9 +1,13 @@
-"""What the system says about memory: of this process, the machine, its cgroups (v1 and v2). In bytes; None where it is silent."""
+"""What the system says about memory: of this process, the machine, its cgroups (v1 and v2). In bytes; None where it is silent.
+
+Also the two things to ask of it for a process that is to be no burden: to be killed first, to be served last.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 from pathlib import Path
 
 _UNLIMITED = 1 << 60
@@ -72,6 +76,17 @@ def mark_for_oom_killer() -> None:
     """Make this process the kernel's first choice when memory runs out: it alone can be resumed."""
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
+
+
+def give_way() -> None:
+    """Take only what other programs leave of processor and disk, in threads that begin from now on, too; as far as allowed."""
+    import psutil
+
+    os.setpriority(os.PRIO_PROCESS, 0, 19)
+    with contextlib.suppress(OSError, AttributeError, psutil.Error):
+        psutil.Process().ionice(psutil.IOPRIO_CLASS_IDLE)
+    with contextlib.suppress(OSError, AttributeError):
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
 def _cgroup_limits() -> list[tuple[int, int]]:

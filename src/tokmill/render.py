@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tokmill.forecast import InputPlan, Plan
     from tokmill.inspection import Inspection, Preview
     from tokmill.replay import Outcome
-    from tokmill.verification import Report
+    from tokmill.verification import Problem, Report
 
 
 def json_line(value: object) -> str:
@@ -73,6 +73,8 @@ def summary_lines(summary: Summary) -> str:
 
 _MOST_INPUTS = 12
 """Lines of inputs that a person wants to see."""
+_MOST_REPAIRED = 12
+"""Likewise of ranges."""
 
 
 def plan_lines(plan: Plan) -> str:
@@ -103,7 +105,8 @@ def _input_text(each: InputPlan) -> str:
     if each.size_bytes is None:
         return f"{each.format}, size not known"
     kind = each.format if each.compression == "none" else f"{each.format}, {each.compression}"
-    text = f"{format_bytes(each.size_bytes)}, {format_bytes(each.disk_bytes or 0)} on disk, {kind}"
+    on_disk = "" if each.disk_bytes is None else f"{format_bytes(each.disk_bytes)} on disk, "
+    text = f"{format_bytes(each.size_bytes)}, {on_disk}{kind}"
     if each.compression != "none" and each.decompressed_bytes is not None:
         text += f", {'about ' if each.decompressed_is_estimate else ''}{format_bytes(each.decompressed_bytes)} decompressed"
     return text
@@ -191,6 +194,8 @@ def _indented(rows: list[tuple[str, str]]) -> list[str]:
 def report_lines(report: Report) -> str:
     """What verify found, when all is well; damage is rendered as the error that it is."""
     compared = f"{counted(report.compared_documents, 'document')}, {format_bytes(report.compared_bytes)}: the same"
+    if not report.sources_compared:
+        compared = "not compared (pass --source INPUT...)"
     rows = [
         (
             "files",
@@ -198,7 +203,7 @@ def report_lines(report: Report) -> str:
         ),
         ("tokens", f"train {report.tokens_train:,}, validation {report.tokens_val:,}: all in range"),
         ("documents", f"train {report.documents_train:,}, validation {report.documents_val:,}"),
-        ("sources", compared if report.sources_compared else "not compared (pass --source INPUT...)"),
+        *(_repaired_rows(report.repaired) if report.repaired is not None else [("sources", compared)]),
         ("time", _seconds(report.elapsed_s)),
         ("in", printable_line(report.directory)),
         ("next", f"tokmill inspect {_quoted(report.directory)}"),
@@ -223,6 +228,13 @@ def outcome_lines(outcome: Outcome) -> str:
     rows += [("in", printable_line(outcome.out)), ("next", f"tokmill verify {_quoted(outcome.out)}")]
     head = "complete already, nothing to do" if outcome.already_complete else "done"
     return "\n".join([f"tokmill: {head}", *_aligned(rows), *_notes(outcome.notices)])
+
+
+def _repaired_rows(repaired: list[Problem]) -> list[tuple[str, str]]:
+    shown = [printable_line(str(each)) for each in repaired[:_MOST_REPAIRED]]
+    if len(shown) < len(repaired):
+        shown.append(f"and {len(repaired) - len(shown):,} more")
+    return [("repaired", text) for text in shown or ["nothing, for nothing was damaged"]]
 
 
 def inspection_lines(found: Inspection) -> str:

@@ -77,7 +77,7 @@ class LocalRunner:
                 raise _interrupted(job)
             deaths = 1 if committed else deaths + 1
             if deaths >= _ATTEMPTS or not _can_read_again(job, stdin_begin):
-                raise _died(child, job, deaths)
+                raise _died(child, job, deaths, started=started)
             attempt += 1
             job = _smaller(job, keep_fresh=not started)
             _tell(observers, Restarted(cause=child.cause(), attempt=attempt, batch_bytes=job.resources.batch_bytes))
@@ -123,11 +123,12 @@ def _smaller(job: Job, *, keep_fresh: bool) -> Job:
     return msgspec.structs.replace(job, resources=smaller, fresh=job.fresh and keep_fresh)
 
 
-def _died(child: Child, job: Job, deaths: int) -> WorkerDiedError:
+def _died(child: Child, job: Job, deaths: int, *, started: bool) -> WorkerDiedError:
     words = child.last_words
+    mend = "with more --memory or fewer --threads" if started else "when what its last words speak of is mended"
     return WorkerDiedError(
         f"the worker process died ({child.cause()}), {counted(deaths, 'time')} without getting any further"
         + (f"; its last words: {words}" if words else ""),
         where=job.out,
-        next_step="run the same command again with more --memory or fewer --threads: it resumes",
+        next_step=f"run the same command again {mend}: it resumes",
     )

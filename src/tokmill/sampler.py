@@ -23,6 +23,7 @@ from tokmill.entry import Line, failed_event
 from tokmill.errors import DamagedInputError
 from tokmill.estimate import Answer, Group, Question, Window
 from tokmill.read.stream import open_stream
+from tokmill.read.urls import restore
 from tokmill.read.utf8 import clean
 from tokmill.sampling import PLACE_BYTES, Cut, Decoded, Excerpt, View, cut_of, reach_of, sample_stream
 from tokmill.types import text_to_path
@@ -41,6 +42,8 @@ _MOST_STREAMS = 64
 """Compressed files that are looked at."""
 _MOST_ENDS = 64
 """Files whose ends are looked at, to see whether they end with a separator."""
+_MOST_REQUESTS = 48
+"""Of ranges of remote objects, for windows; of ends, a third of that. Each is waited for."""
 _CHUNK_BYTES = 256 << 10
 """Text that is encoded between two looks at the clock."""
 _TIMED_BYTES = 1 << 20
@@ -62,12 +65,14 @@ class Sampler:
         self._n_bad = 0
         self._notices: list[str] = []
         self._decompressed: list[tuple[int, int, bool]] = []
+        self._with_ranges: dict[str, bool] = {}
 
     def answer(self) -> Answer:
         """Raises TokmillError: an input cannot be read, or the engine fails."""
         inputs = [(i, source) for i, source in enumerate(self._content.inputs) if source.size_bytes is not None]
-        plain = [source for _, source in inputs if source.compression == "none"]
-        compressed = [(i, source) for i, source in inputs if source.compression != "none"]
+        streams = {i for i, source in inputs if source.compression != "none" or not self._has_places(source)}
+        plain = [source for i, source in inputs if i not in streams]
+        compressed = [(i, source) for i, source in inputs if i in streams]
         n_bytes = sum(source.size_bytes or 0 for _, source in inputs) or 1
         found: list[tuple[Group, list[Excerpt]]] = []
         for input_format in ("text", "jsonl"):
@@ -94,12 +99,23 @@ class Sampler:
             notices=self._notices,
         )
 
+    def _has_places(self, source: Input) -> bool:
+        """Whether windows in the middle can be looked at; one object of a server speaks for all of it."""
+        if not source.is_remote:
+            return True
+        from tokmill.read.remote import serves_ranges
+
+        host = source.path.split("/", 3)[2]
+        if host not in self._with_ranges:
+            self._with_ranges[host] = serves_ranges(source)
+        return self._with_ranges[host]
+
     # ---- files as they are ----
 
     def _plain(self, files: Sequence[Input], input_format: str, n_bytes: int) -> tuple[Group, list[Excerpt]]:
         total = sum(source.size_bytes or 0 for source in files)
         n_documents, n_eot = self._ends(files) if input_format == "text" else (0, 0)
-        is_whole = total <= n_bytes
+        is_whole = total <= n_bytes and not (_are_remote(files) and len(files) > _MOST_REQUESTS)
         excerpts = self._all(files, input_format) if is_whole else self._drawn(files, input_format, n_bytes, total)
         group = Group(windows=[], seen_bytes=total, is_whole=is_whole, extra_documents=n_documents, extra_tokens=n_eot)
         return group, excerpts
@@ -116,7 +132,7 @@ class Sampler:
         """Windows drawn at random, one from each of equal stretches, with a chance proportional to their length."""
         ends = list(accumulate(source.size_bytes or 0 for source in files))
         n_places = sum(-(-(source.size_bytes or 0) // PLACE_BYTES) for source in files)
-        n = max(_FEWEST, min(_MOST, n_bytes * n_places // total))
+        n = max(_FEWEST, min(_MOST_REQUESTS if _are_remote(files) else _MOST, n_bytes * n_places // total))
         # The seed is fixed: the same corpus gives the same answer.
         rng = random.Random(0)  # noqa: S311  a sample, no secret
         cut, reach = cut_of(self._content, input_format, self._cutter), reach_of(input_format)
@@ -130,7 +146,8 @@ class Sampler:
 
     def _ends(self, files: Sequence[Input]) -> tuple[int, int]:
         """Documents that end with their file, and how many of them are not empty, by a look at some of the ends."""
-        looked = files[:: -(-len(files) // _MOST_ENDS)]
+        most = _MOST_REQUESTS // 3 if _are_remote(files) else _MOST_ENDS
+        looked = files[:: -(-len(files) // most)]
         separator = (self._content.separator or "").encode()
         n_open = 0
         for source in looked:
@@ -200,10 +217,11 @@ class Sampler:
 
     def _note_unseen(self, inputs: Sequence[tuple[int, Input]], decoded: dict[int, Decoded]) -> None:
         n_part = sum(not one.is_complete for one in decoded.values())
+        kind = "compressed file" if all(source.compression != "none" for _, source in inputs) else "file"
         if n_part:
-            self._notices.append(f"of {counted(n_part, 'compressed file')} only the beginning was read: the rest may be different")
+            self._notices.append(f"of {counted(n_part, kind)} only the beginning was read: the rest may be different")
         if len(decoded) < len(inputs):
-            self._notices.append(f"{len(decoded):,} of {counted(len(inputs), 'compressed file')} were read")
+            self._notices.append(f"{len(decoded):,} of {counted(len(inputs), kind)} were read")
 
     # ---- encoding ----
 
@@ -278,6 +296,10 @@ class Sampler:
             )
 
 
+def _are_remote(files: Sequence[Input]) -> bool:
+    return any(source.is_remote for source in files)
+
+
 def _rest(size: int, seen: Decoded | None, factor: float) -> int:
     """Decompressed bytes, about, of what was not read of a file. factor: decompressed by compressed, of all that was read."""
     if seen is None:
@@ -295,7 +317,11 @@ def _window(source: Input, place: int, cut: Cut, reach: int) -> Excerpt:
 
 
 def _read(source: Input, begin: int, end: int) -> bytes:
-    """Bytes of a file. Raises DamagedInputError."""
+    """Bytes of a file. Raises DamagedInputError, ChangedError."""
+    if source.is_remote:
+        from tokmill.read.remote import read_range
+
+        return read_range(source, begin, end) if begin < end else b""
     parts = []
     try:
         fd = os.open(text_to_path(source.path), os.O_RDONLY | os.O_CLOEXEC)
@@ -340,6 +366,7 @@ def main(job_fd: int, event_fd: int) -> None:
     hand_over_plainly()
     line = Line(job_fd, event_fd)
     question = msgspec.json.decode(line.question(), type=Question)
+    restore(question.urls)
     line.watch(lambda: os._exit(1))
     try:
         line.emit(Sampler(question).answer())

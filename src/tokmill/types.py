@@ -1,17 +1,20 @@
 """The records that travel between the parts of tokmill: what was found, where we are, what was made, what happened.
 
 Everything here is frozen. Records that are stored or cross a process boundary are `msgspec.Struct`s (JSON); records that hold
-text or token arrays live in one process only and are plain slotted dataclasses. This module imports no other part of tokmill.
+text or token arrays live in one process only and are plain slotted dataclasses. Of tokmill this module imports `slices` alone.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, overload
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
+
+from tokmill.slices import text_bytes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,6 +26,8 @@ Utf8Policy = Literal["strict", "replace", "ignore"]
 OnError = Literal["stop", "skip"]
 InputFormat = Literal["text", "jsonl"]
 Compression = Literal["none", "gzip", "zstd"]
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 STDIN = "-"
 """The path of standard input."""
@@ -40,6 +45,13 @@ BLOCK_BYTES = 1 << 20
 """A block of a divided document ends at the first safe cut at or after this many bytes."""
 
 
+REMOTE_BLOCK_BYTES = 8 << 20
+"""Of a remote object, what is asked for at once: at 30 ms for an answer, a few such requests side by side fill 1 GB/s."""
+
+REMOTE_BLOCKS_HELD = 5
+"""Of one object, at most: one that is read, and those that are fetched ahead of it."""
+
+
 def path_to_text(path: str) -> str:
     """The text form of a path that JSON can hold: bytes that are not UTF-8 (and a literal `%`) become `%XX`."""
     return "".join(f"%{ord(c) - 0xDC00:02X}" if "\udc80" <= c <= "\udcff" else "%25" if c == "%" else c for c in path)
@@ -51,17 +63,30 @@ def text_to_path(text: str) -> str:
     return os.fsdecode(os.fsencode(head) + b"".join(bytes([int(r[:2], 16)]) + os.fsencode(r[2:]) for r in rest))
 
 
+def is_url(path: str) -> bool:
+    """Whether this names something elsewhere: `s3://bucket/key`."""
+    return _URL.match(path) is not None
+
+
 class Input(msgspec.Struct, frozen=True, kw_only=True):
     """One file of the corpus, as found when the run was planned."""
 
     path: str
-    """Absolute path in the form of `path_to_text`, or `-`."""
+    """Absolute path in the form of `path_to_text`, a URL without what is secret in it (`read/urls.py`), or `-`."""
     format: InputFormat | Literal["ids"]
     """`ids`: a bare file that was converted, not tokenized."""
     compression: Compression
     size_bytes: int | None = None
     """Size on disk, compressed; None for standard input."""
     mtime_ns: int | None = None
+    version: str | msgspec.UnsetType | None = msgspec.UNSET
+    """Of a remote object: what tells its content from another, as the store says (`etag "..."`); None: the store says nothing.
+    Unset, and then not encoded, for what is not remote."""
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether it is behind a URL."""
+        return is_url(self.path)
 
 
 class Tokenizer(msgspec.Struct, frozen=True, kw_only=True):
@@ -185,55 +210,6 @@ class FileEntry(msgspec.Struct, frozen=True, kw_only=True):
         return self.head.size_bytes if isinstance(self.head, Head) else 0
 
 
-class Slices(Sequence[bytes]):
-    """Documents that lie one behind the other in one buffer, separated; `bytes` are made of those that are asked for.
-
-    So that a batch of a text file is three objects, not one for each document.
-    """
-
-    __slots__ = ("data", "ends", "separator", "starts")
-
-    def __init__(self, data: bytes, starts: NDArray[np.int64], ends: NDArray[np.int64], separator: bytes) -> None:
-        """starts, ends: int64, shape (n_documents,): document i is data[starts[i]:ends[i]].
-
-        separator: splitting `data` at it, leftmost first, gives these documents, and besides them none but empty ones.
-        """
-        self.data = data
-        self.starts = starts
-        self.ends = ends
-        self.separator = separator
-
-    def __len__(self) -> int:
-        return len(self.starts)
-
-    def __iter__(self) -> Iterator[bytes]:
-        return map(self.data.__getitem__, map(slice, self.starts.tolist(), self.ends.tolist()))
-
-    @overload
-    def __getitem__(self, index: int) -> bytes: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[bytes]: ...
-    def __getitem__(self, index: int | slice) -> bytes | list[bytes]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(len(self))[index]]
-        return self.data[self.starts[index] : self.ends[index]]
-
-    @property
-    def n_bytes(self) -> int:
-        """Of all documents."""
-        return int((self.ends - self.starts).sum())
-
-    def without_empty(self) -> tuple[Slices, NDArray[np.intp]]:
-        """The documents that are not empty, and the index of each."""
-        kept = (self.ends > self.starts).nonzero()[0]
-        return Slices(self.data, self.starts[kept], self.ends[kept], self.separator), kept
-
-
-def text_bytes(documents: Sequence[bytes]) -> int:
-    """Bytes of all documents."""
-    return documents.n_bytes if isinstance(documents, Slices) else sum(map(len, documents))
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
     """Documents that are encoded together, in the order of the corpus. Whole documents, except that the first may go on from
@@ -262,7 +238,7 @@ class Batch:
     @property
     def cost_bytes(self) -> int:
         """Memory held until written, about: text, list of documents, uint32 ids at one per byte of text, narrowed ids."""
-        n_text = text_bytes(self.documents)
+        n_text = max(text_bytes(self.documents), len(self.raw) if self.raw is not None else 0)
         return (8 if n_text <= UNCUT_ABOVE_BYTES else UNCUT_COST) * n_text + 128 * len(self.documents)
 
 
@@ -345,6 +321,16 @@ class Notice(Event, frozen=True, kw_only=True):
     text: str
 
 
+class Repaired(Event, frozen=True, kw_only=True):
+    """A range of a damaged file was made again and stands in its place."""
+
+    file: str
+    """Name within the output directory."""
+    begin_byte: int
+    end_byte: int
+    """The same as `begin_byte` where nothing was missing but the file was too long."""
+
+
 class Restarted(Event, frozen=True, kw_only=True):
     """The worker died and was started again from the journal."""
 
@@ -378,4 +364,4 @@ class Failed(Event, frozen=True, kw_only=True):
     next_step: str | None
 
 
-AnyEvent = Started | Progress | Committed | Renewed | Notice | Restarted | Finished | Failed
+AnyEvent = Started | Progress | Committed | Renewed | Notice | Repaired | Restarted | Finished | Failed

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from tokmill.compare import compare_with_sources
+from tokmill.durable import uninterrupted
 from tokmill.errors import DamageError, StorageError
 from tokmill.growth import appended_sizes
 from tokmill.manifest import MANIFEST_NAME, Manifest, load_manifest
@@ -79,18 +80,24 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     compared_bytes: int
     """Text that was decoded and found the same."""
     elapsed_s: float
+    repaired: list[Problem] | None = None
+    """What was damaged before and was made again; None: that was not asked for."""
 
     def raise_for_damage(self) -> None:
         """Raises DamageError when anything is wrong."""
         if self.ok:
             return
+        again = f"tokmill tokenize ... --out {self.directory} --fresh"
+        next_step = f"tokmill verify {self.directory} --repair, restore it from a copy, or make it again: {again}"
+        if self.repaired is not None:
+            next_step = f"what could be made again is; move away what the manifest does not list, or make all of it again: {again}"
         shown = [str(problem) for problem in self.problems]
         more = [f"and {self.n_problems - len(shown):,} more"] if self.n_problems > len(shown) else []
         raise DamageError(
             f"the output is damaged: {counted(self.n_problems, 'problem')}",
             where="\n".join([self.directory, *shown, *more]),
             allowed="every byte as the manifest says",
-            next_step=f"restore it from a copy, or make it again: tokmill tokenize ... --out {self.directory} --fresh",
+            next_step=next_step,
         )
 
 
@@ -160,7 +167,10 @@ def verify(
     trusted, InputError for sources that cannot be read, ChangedError for sources that are not those that were tokenized.
     """
     directory = Path(directory)
-    manifest = load_manifest(directory)
+    try:
+        manifest = load_manifest(directory)
+    except OSError as error:
+        raise _unreadable(directory / MANIFEST_NAME, error) from error
     findings = Findings(observers)
     findings.begin(sum(entry.size_bytes for entry in manifest.files.values()))
     check_manifest(manifest, findings)
@@ -231,10 +241,17 @@ def _check_names(directory: Path, manifest: Manifest, findings: Findings) -> Non
     for sub in ("", *sorted(subs)):
         if sub and not (directory / sub).is_dir():
             continue
-        for entry in sorted(os.scandir(directory / sub), key=lambda entry: entry.name):
-            name = os.path.join(sub, entry.name)
-            if name not in manifest.files and name not in _KNOWN | subs and not entry.name.startswith("."):
+        for entry in _names(directory / sub):
+            name = os.path.join(sub, entry)
+            if name not in manifest.files and name not in _KNOWN | subs and not entry.startswith("."):
                 findings.add(name, "the manifest does not list this file")
+
+
+def _names(directory: Path) -> list[str]:
+    try:
+        return sorted(uninterrupted(lambda: os.listdir(directory)))
+    except OSError as error:
+        raise _unreadable(directory, error) from error
 
 
 def _check_file(directory: Path, name: str, entry: FileEntry, manifest: Manifest, findings: Findings) -> None:
@@ -288,9 +305,7 @@ def _blocks(file: object, n_bytes: int, path: Path) -> Iterator[memoryview]:
             try:
                 n = file.readinto(buffer[got:want])  # type: ignore[attr-defined]
             except OSError as error:
-                raise StorageError(
-                    f"cannot read it: {error.strerror}", where=str(path), next_step="check the disk, then verify again"
-                ) from error
+                raise _unreadable(path, error) from error
             if not n:
                 break
             got += n
@@ -298,3 +313,7 @@ def _blocks(file: object, n_bytes: int, path: Path) -> Iterator[memoryview]:
             return
         yield buffer[:got]
         left -= got
+
+
+def _unreadable(path: Path, error: OSError) -> StorageError:
+    return StorageError(f"cannot read it: {error.strerror}", where=str(path), next_step="check the disk, then verify again")

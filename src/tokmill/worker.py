@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,38 +23,52 @@ from tokmill import __version__
 from tokmill.audit import Auditor
 from tokmill.commit import Output, open_output
 from tokmill.config import MIB
+from tokmill.dataset import find_tokenizer
 from tokmill.encode import cutter_for, hand_over_plainly, load_encoder
 from tokmill.entry import Line, failed_event
 from tokmill.errors import Interrupted, MemoryBudgetError, TokmillError
+from tokmill.gaps import open_repair
 from tokmill.guard import Guard, Limits, reserve_bytes
 from tokmill.manifest import FORMAT_VERSION, Manifest, published
 from tokmill.memory import Renewal
+from tokmill.mender import GapReader, Mender, check_sources
 from tokmill.pipeline import Flow, Pipeline
-from tokmill.probe import cgroup_limit_bytes, machine_bytes, peak_rss_bytes, rss_bytes
+from tokmill.probe import cgroup_limit_bytes, give_way, machine_bytes, peak_rss_bytes, rss_bytes
 from tokmill.read.corpus import CorpusReader
+from tokmill.read.urls import restore
 from tokmill.recorder import Recorder
 from tokmill.stage import EncodeStage
 from tokmill.types import (
     STDIN,
     AnyEvent,
+    Counts,
     Cursor,
     Finished,
     Notice,
     Progress,
     Renewed,
+    Repaired,
     Started,
     text_to_path,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator, Iterator
 
     from tokmill.config import Job
+    from tokmill.gaps import Repair
+    from tokmill.protocols import Reader
+    from tokmill.types import EncodedBatch
 
 _STACK_BYTES = 2 * MIB
 """Of a thread; the usual 8 MiB are never used, but count against the limit on data."""
 _UNTOUCHED_BYTES = 96 * MIB
 """Data that the system counts but that is never resident: stacks, arenas (100 MiB more than resident measured at most)."""
+
+_TICK_S = 0.2
+_COMMITTED = ("everything so far is committed", "run the command again, without --fresh: it resumes")
+_NOTHING_REPLACED = ("nothing was replaced", "run the command again")
+"""What becomes of the work when a run ends early, and what to do then."""
 
 
 class Worker:
@@ -95,9 +110,12 @@ class Worker:
         self._flow.stop()
 
     def run(self) -> None:
-        """Tokenize, publish, and emit Finished. Raises TokmillError."""
+        """Tokenize, or mend; publish, and emit Finished. Raises TokmillError."""
         directory = Path(text_to_path(self._job.out))
         job = self._job
+        if job.mends:
+            self._mend(directory)
+            return
         output = open_output(directory, job.content, __version__, fresh=job.fresh, replacing=job.replacing)
         if isinstance(output, Manifest):
             self._emit(_already_complete(output))
@@ -111,23 +129,18 @@ class Worker:
         resumed = bool(output.segments)
         recorder = Recorder(self._job, output, self._emit, self._position(output.cursor))
         self._emit(self._started(output))
-        results = self._pipeline(recorder).results(output.cursor)
-        guard = Guard(_limits(self._job), self)
-        guard.start()
-        try:
-            for encoded in results:
-                recorder.add(encoded)
-            recorder.wait_for_stdin_end()
-            if self._is_to_end(recorder):
-                raise self._ended(output.directory)
-        except Exception:
-            # What was written before is kept, whatever went wrong behind it.
-            recorder.commit()
-            output.settle()
-            raise
-        finally:
-            guard.stop()
-            results.close()
+        with self._encoded(self._reader(), output.cursor, recorder) as results:
+            try:
+                for encoded in results:
+                    recorder.add(encoded)
+                recorder.wait_for_stdin_end()
+                if self._is_to_end(recorder):
+                    raise self._ended(output.directory, _COMMITTED)
+            except Exception:
+                # What was written before is kept, whatever went wrong behind it.
+                recorder.commit()
+                output.settle()
+                raise
         manifest = self._manifest(output, recorder)
         output.publish(manifest)
         self._emit(_finished(manifest, recorder.elapsed_s, resumed=resumed))
@@ -137,8 +150,57 @@ class Worker:
         inputs = self._job.content.inputs
         return recorder.reached.input_index < len(inputs) or (self._stopped and any(i.path == STDIN for i in inputs))
 
-    def _ended(self, directory: Path) -> TokmillError:
-        return _low_memory(self._leaving, directory) if self._leaving else _interrupted(directory)
+    def _mend(self, directory: Path) -> None:
+        repair = open_repair(directory)
+        try:
+            self._look(repair)
+            mender = Mender(self._job, repair)
+            if repair.gaps:
+                self._fill(repair, mender)
+            repair.publish()
+        finally:
+            repair.close()
+        for name, file in repair.files.items():
+            for begin, end in file.mended or [(file.length, file.length)]:
+                self._emit(Repaired(file=name, begin_byte=begin, end_byte=end))
+        self._emit(Finished(elapsed_s=self._elapsed_s, counts=mender.counts, peak_rss_bytes=peak_rss_bytes(), resumed=False))
+
+    def _look(self, repair: Repair) -> None:
+        """Find the gaps. Raises Interrupted."""
+        total = sum(entry.size_bytes for entry in repair.manifest.files.values())
+        position, next_tick = 0, time.monotonic()
+
+        def on_bytes(n_bytes: int) -> None:
+            nonlocal position, next_tick
+            position += n_bytes
+            if self._stopped:
+                raise self._ended(repair.directory, _NOTHING_REPLACED)
+            if time.monotonic() >= next_tick:
+                next_tick += _TICK_S
+                self._tell(self._elapsed_s, position, Counts())
+
+        self._emit(Notice(text="looking for damage"))
+        self._emit(Started(total_bytes=total, resumed_bytes=0, position_bytes=0, n_threads=1, batch_bytes=0, budget_bytes=0))
+        repair.look(on_bytes)
+
+    def _fill(self, repair: Repair, mender: Mender) -> None:
+        """Make the gaps' bytes again. Raises what tokenizing them raises."""
+        content = self._job.content
+        check_sources(repair.gaps, content.inputs)
+        # The output may have been made on another machine, where the tokenizer's file was elsewhere.
+        content = msgspec.structs.replace(content, tokenizer=find_tokenizer(content.tokenizer))
+        self._job = msgspec.structs.replace(self._job, content=content)
+        self._emit(Notice(text=f"damage in {', '.join(repair.files)}: that part of the corpus is read again"))
+        self._emit(mender.started())
+        with self._encoded(GapReader(self._reader(), repair.gaps), repair.gaps[0].begin, mender) as results:
+            for encoded in results:
+                mender.add(encoded)
+        if self._stopped or self._leaving:
+            raise self._ended(repair.directory, _NOTHING_REPLACED)
+        mender.finish()
+
+    def _ended(self, directory: Path, so_far: tuple[str, str]) -> TokmillError:
+        return _low_memory(self._leaving, directory, so_far) if self._leaving else _interrupted(directory, so_far)
 
     def _position(self, cursor: Cursor) -> int:
         """Bytes on disk before the cursor; of a compressed input that was begun, none."""
@@ -147,32 +209,45 @@ class Worker:
         is_plain = cursor.input_index < len(inputs) and inputs[cursor.input_index].compression == "none"
         return before + (cursor.offset if is_plain else 0)
 
-    def _pipeline(self, recorder: Recorder) -> Pipeline:
+    def _reader(self) -> CorpusReader:
+        content = self._job.content
+        return CorpusReader(content, self._job.resources, cutter_for(content.tokenizer.encoding))
+
+    @contextmanager
+    def _encoded(self, reader: Reader, start: Cursor, done: Recorder | Mender) -> Iterator[Generator[EncodedBatch, None, None]]:
+        """Encoded batches from `start` on, under the guard's eye. done: says how far they were taken."""
+        results = self._pipeline(reader, done).results(start, _TICK_S)
+        guard = Guard(_limits(self._job), self)
+        guard.start()
+        try:
+            yield results
+        finally:
+            guard.stop()
+            results.close()
+
+    def _pipeline(self, reader: Reader, done: Recorder | Mender) -> Pipeline:
         content, resources = self._job.content, self._job.resources
         cutter = cutter_for(content.tokenizer.encoding)
         fraction = resources.audit_fraction if resources.engine != "tiktoken" else 0.0
         auditor = Auditor(lambda: load_encoder(content.tokenizer, "tiktoken"), cutter, fraction)
         return Pipeline(
-            CorpusReader(content, resources, cutter),
+            reader,
             lambda: EncodeStage(content, load_encoder(content.tokenizer, resources.engine), auditor),
             n_threads=resources.n_threads,
             flow=self._flow,
             renewal=self._renewal,
-            on_tick=lambda: self._on_tick(recorder),
+            on_tick=lambda: self._tell(done.elapsed_s, done.position_bytes, done.counts),
         )
 
-    def _on_tick(self, recorder: Recorder) -> None:
-        self._emit(
-            Progress(
-                elapsed_s=recorder.elapsed_s,
-                position_bytes=recorder.position_bytes,
-                counts=recorder.counts,
-                rss_bytes=rss_bytes(),
-            )
-        )
+    def _tell(self, elapsed_s: float, position_bytes: int, counts: Counts) -> None:
+        self._emit(Progress(elapsed_s=elapsed_s, position_bytes=position_bytes, counts=counts, rss_bytes=rss_bytes()))
+
+    @property
+    def _elapsed_s(self) -> float:
+        return time.monotonic() - self._started_s
 
     def _on_renewed(self, before: int, after: int) -> None:
-        self._emit(Renewed(elapsed_s=time.monotonic() - self._started_s, rss_before_bytes=before, rss_after_bytes=after))
+        self._emit(Renewed(elapsed_s=self._elapsed_s, rss_before_bytes=before, rss_after_bytes=after))
 
     def _started(self, output: Output) -> Started:
         inputs, resources = self._job.content.inputs, self._job.resources
@@ -220,21 +295,19 @@ def _limits(job: Job) -> Limits:
     )
 
 
-def _low_memory(why: str, directory: Path) -> MemoryBudgetError:
+def _low_memory(why: str, directory: Path, so_far: tuple[str, str]) -> MemoryBudgetError:
+    state, next_step = so_far
     return MemoryBudgetError(
-        f"memory ran low: {why}; everything so far is committed",
+        f"memory ran low: {why}; {state}",
         where=str(directory),
         allowed="the budget (--memory), and a reserve that the machine keeps",
-        next_step="end other programs, or change --memory, and run the command again, without --fresh: it resumes",
+        next_step=f"end other programs, or change --memory; then {next_step}",
     )
 
 
-def _interrupted(directory: Path) -> Interrupted:
-    return Interrupted(
-        "interrupted; everything so far is committed",
-        where=str(directory),
-        next_step="run the command again, without --fresh: it resumes",
-    )
+def _interrupted(directory: Path, so_far: tuple[str, str]) -> Interrupted:
+    state, next_step = so_far
+    return Interrupted(f"interrupted; {state}", where=str(directory), next_step=next_step)
 
 
 def main(job_fd: int, event_fd: int) -> None:
@@ -243,6 +316,9 @@ def main(job_fd: int, event_fd: int) -> None:
     hand_over_plainly()
     line = Line(job_fd, event_fd)
     job = msgspec.json.decode(line.question(), type=_job_type())
+    if job.resources.nice:
+        give_way()
+    restore(job.urls)
     _limit_data(job.resources.worker_bytes + _UNTOUCHED_BYTES)
     worker = Worker(job, line.emit)
     # Ctrl-C ends the program that feeds standard input, too: seen here, its end is not taken for the end of the corpus.

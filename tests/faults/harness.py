@@ -160,7 +160,8 @@ def _wrong_end(fault: Fault, outcome: Outcome, scene: Scene) -> list[str]:
         return [] if outcome.code == 0 else [f"EINTR: exit code {outcome.code}: {outcome.said}"]
     if outcome.code == 0:
         return [] if not outcome.said else [f"exit code 0 and {outcome.said!r}"]
-    is_input = f"{scene.corpus}" in outcome.hits[0]
+    # A corpus that cannot be looked at while the run is planned is no error yet; what fails behind it may be the output.
+    is_input = all(f"{scene.corpus}" in hit for hit in outcome.hits)
     wanted = 14 if fault.error in _FULL and not is_input else 1
     return [
         *([] if outcome.code == wanted else [f"exit code {outcome.code}, not {wanted}: {outcome.said}"]),

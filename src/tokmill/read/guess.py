@@ -32,6 +32,8 @@ LOOK_BYTES = 256 << 10
 _FIRST_BYTES = 4 << 10
 _MOST_FILES = 256
 """Files that are looked at, evenly: opening a hundred thousand would be a run of its own."""
+_MOST_REMOTE = 16
+"""Remote objects that are looked at; each is a request that is waited for."""
 _BOM = b"\xef\xbb\xbf"
 _BEGINNING = re.compile(rb'\{\s*"')
 
@@ -159,7 +161,8 @@ def _first_line(source: Input) -> tuple[bytes, bool]:
 
 def _some(sources: Sequence[Input]) -> Sequence[Input]:
     """At most `_MOST_FILES` of them, evenly."""
-    return sources[:: -(-len(sources) // _MOST_FILES) or 1]
+    most = _MOST_REMOTE if any(source.is_remote for source in sources) else _MOST_FILES
+    return sources[:: -(-len(sources) // most) or 1]
 
 
 def _refused(source: Input) -> UsageError:

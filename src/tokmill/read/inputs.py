@@ -1,4 +1,4 @@
-"""Finds the inputs: files, directories, glob patterns, pipes and standard input become records, in an order that never varies.
+"""Finds the inputs: files, directories, patterns, URLs, pipes and standard input become records, in an order that never varies.
 
 Directories are read with `os.scandir` and sorted once, by the bytes of the path: no locale, no order of the file system.
 What a person named always counts; what a directory merely contains counts when its suffix is known (or `--glob` matches it),
@@ -17,11 +17,14 @@ from fnmatch import translate
 from typing import TYPE_CHECKING, cast
 
 from tokmill.errors import DamagedInputError, UsageError
-from tokmill.types import STDIN, Compression, Input, InputFormat, path_to_text
+from tokmill.read.urls import path_of, remember
+from tokmill.types import STDIN, Compression, Input, InputFormat, is_url, path_to_text
 from tokmill.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+
+    from tokmill.read.stores import Found
 
 _STDIN_NAMES = {STDIN, "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"}
 _COMPRESSIONS: dict[str, Compression] = {".gz": "gzip", ".zst": "zstd"}
@@ -42,11 +45,13 @@ class FoundInputs:
 
     def notices(self) -> list[str]:
         """What a person should know before the run."""
+        notices = _unpinned(self.inputs)
         if not self.n_passed_over:
-            return []
+            return notices
         suffixes = " ".join(_KNOWN_SUFFIXES)
         return [
-            f"passed over in directories: {counted(self.n_passed_over, 'file')} (without --glob: {suffixes}, also .gz and .zst)"
+            f"passed over in directories: {counted(self.n_passed_over, 'file')} (without --glob: {suffixes}, also .gz and .zst)",
+            *notices,
         ]
 
 
@@ -66,7 +71,7 @@ def find_inputs(names: Sequence[str], *, glob: str | None, input_format: str | N
         raise UsageError(
             "no input was given",
             where="INPUT",
-            allowed="files, directories, patterns or -",
+            allowed="files, directories, patterns, URLs or -",
             next_step="tokmill tokenize corpus.txt --out data",
         )
     if sum(name in _STDIN_NAMES for name in names) > 1:
@@ -87,6 +92,7 @@ class _Finder:
         self._glob = glob
         self._input_format = input_format
         self._outside = _identity(outside) if outside else None
+        self._urls: dict[str, str] = {}
 
     def add(self, name: str) -> None:
         """Add what one name stands for."""
@@ -97,10 +103,35 @@ class _Finder:
         status = _stat(name)
         if status is not None:
             self._add_existing(name, status)
+        elif is_url(name):
+            self._add_remote(name)
         elif globbing.has_magic(name):
             self._add_matches(name)
         else:
             raise _nothing(name, "there is no such file or directory", "check the path")
+
+    def _add_remote(self, url: str) -> None:
+        from tokmill.read.listing import find_remote
+
+        objects, n_passed = find_remote(url, self._wanted, has_glob=self._glob is not None)
+        self.n_passed_over += n_passed
+        if [found.url for found in objects] == [url]:
+            self._check_suffix(remember(url))
+        for found in objects:
+            self._add_object(found)
+
+    def _add_object(self, found: Found) -> None:
+        name = remember(found.url)
+        if self._urls.setdefault(name, found.url) != found.url:
+            raise UsageError(
+                "two different URLs are the same but for user, password or signature",
+                where=name,
+                allowed="each object with one URL",
+                next_step="give the one that is right",
+            )
+        file_format, compression = _describe(name, self._input_format)
+        size, version = found.size_bytes, found.version
+        self.inputs.append(Input(path=name, format=file_format, compression=compression, size_bytes=size, version=version))
 
     def _add_existing(self, name: str, status: os.stat_result) -> None:
         if stat.S_ISDIR(status.st_mode):
@@ -187,6 +218,13 @@ class _Finder:
             )
 
 
+def _unpinned(inputs: Sequence[Input]) -> list[str]:
+    """What to say of remote objects that could change without being noticed."""
+    found = [source.path for source in inputs if source.version is None]
+    others = f" (and {counted(len(found) - 1, 'other')})" if len(found) > 1 else ""
+    return [f"the server gives {found[0]}{others} neither ETag nor time: only its size shows a change"] if found else []
+
+
 def is_guess(source: Input) -> bool:
     """Whether an input's name does not say what it holds: it is taken for text for want of anything better."""
     return not _without_compression(source.path)[0].endswith(_KNOWN_SUFFIXES)
@@ -194,7 +232,7 @@ def is_guess(source: Input) -> bool:
 
 def _without_compression(path: str) -> tuple[str, Compression]:
     """The path in lower case without a suffix of compression, and the compression."""
-    lower = path.lower()
+    lower = (path_of(path) if is_url(path) else path).lower()
     for suffix, compression in _COMPRESSIONS.items():
         if lower.endswith(suffix):
             return lower.removesuffix(suffix), compression

@@ -1,4 +1,5 @@
-"""Bytes from anywhere: a file or standard input, plain, gzip or zstd, read once from front to back with bounded memory.
+"""Bytes from anywhere: a file, standard input or (through `remote`) a store, plain, gzip or zstd, read once from front to back with
+bounded memory.
 
 The hard one is the end. A decompressor that meets the end of its input is content to have delivered less, so truncation is
 only seen by asking whether the last frame was complete; and a file that another program still writes to, or has replaced, is
@@ -128,7 +129,7 @@ class _Codec(Protocol):
 class CompressedStream:
     """All frames of a compressed file, one behind the other. Whatever is not a complete frame is an error."""
 
-    def __init__(self, plain: PlainStream, source: Input, codec: _Codec) -> None:
+    def __init__(self, plain: ByteStream, source: Input, codec: _Codec) -> None:
         self.offset = 0
         self._plain = plain
         self._source = source
@@ -255,10 +256,16 @@ _CODECS: dict[str, Callable[[], _Codec]] = {"gzip": _Gzip, "zstd": _Zstd}
 
 def open_stream(source: Input) -> ByteStream:
     """The decompressed bytes of an input, from the beginning. Raises DamagedInputError, ChangedError."""
-    plain = PlainStream(source)
+    plain = _open_remote(source) if source.is_remote else PlainStream(source)
     if source.compression == "none":
         return plain
     return CompressedStream(plain, source, _CODECS[source.compression]())
+
+
+def _open_remote(source: Input) -> ByteStream:
+    from tokmill.read.remote import RemoteStream
+
+    return RemoteStream(source)
 
 
 def _open(source: Input) -> int:

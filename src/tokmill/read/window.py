@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tokmill.types import Slices
+from tokmill.slices import Slices
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from tokmill.protocols import ByteStream
 
 
+_LONGEST_BYTES = 16
+"""Separator that is looked for byte by byte; for longer ones `bytes.split` is faster."""
 _PATIENCE_S = 0.5
 """A window that takes longer to fill is handed on as it is."""
 
@@ -47,7 +49,8 @@ class Window:
         """Separator None: the stream is one record. lazily: records are `Slices` where that can be; else a list."""
         self._stream = stream
         self._separator = separator
-        self._finder = _Finder(separator) if separator and lazily and not _overlaps_itself(separator) else None
+        is_fit = separator is not None and len(separator) <= _LONGEST_BYTES and not _overlaps_itself(separator)
+        self._finder = _Finder(separator) if separator and lazily and is_fit else None
         self._window_bytes = window_bytes
         self._max_records = max_records
         self._tail = b""
@@ -127,7 +130,7 @@ class Window:
             parts.append(data)
             n_missing -= len(data)
             self._ended = not data
-            if time.monotonic() - began_s > _PATIENCE_S and self._separator and self._separator in data:
+            if time.monotonic() - began_s > _PATIENCE_S and self._separator and self._separator in b"".join(parts):
                 # A slow pipe: what it has brought is handed on, so that it can be committed.
                 break
         self._rest = b""
@@ -190,6 +193,8 @@ class _Finder:
         places = np.flatnonzero(np.equal(text_of_first, separator[first], out=self._mask[: len(text_of_first)]))
         for i in others:
             places = places[text[places + i] == separator[i]]
+            if not len(places):
+                break
         return places.astype(np.int64, copy=False)
 
 

@@ -1,0 +1,110 @@
+"""Makes a damaged output whole again: what is damaged is made from the corpus once more, and nothing else is.
+
+The manifest says which part of the corpus every range of every file came from, and what its digest was; so the manifest itself
+cannot be mended, and the corpus must be what it was. The work is done in a worker process, which alone writes (see `gaps`).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from tokmill.config import Job
+from tokmill.durable import storage_errors
+from tokmill.encode.vocabulary import engine_of
+from tokmill.errors import ChangedError
+from tokmill.manifest import load_manifest
+from tokmill.planning import divide_resources
+from tokmill.read.inputs import find_inputs
+from tokmill.read.urls import typed_urls
+from tokmill.runner import LocalRunner
+from tokmill.types import AnyEvent, Input, Notice, Repaired, path_to_text
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tokmill.manifest import Manifest
+    from tokmill.protocols import Observer
+    from tokmill.verification import Report
+
+
+def repair(
+    directory: str | os.PathLike[str],
+    *,
+    sources: str | Sequence[str] | None = None,
+    glob: str | None = None,
+    memory: str | int | None = None,
+    threads: int | None = None,
+    observers: Sequence[Observer] = (),
+) -> Report:
+    """Make the damaged ranges of a complete output again from its corpus, then verify all of it, as `verify --repair` does.
+
+    sources: the inputs as given to `tokenize`, in the same order, where they are not where they were; glob: likewise. What was
+    mended and what is still wrong are in the report. Raises TokmillError: ChangedError when the corpus is not what it was (then
+    nothing is replaced), LockedError when a run is going on, DamageError for a manifest that cannot be trusted.
+    """
+    began_s = time.monotonic()
+    names = [sources] if isinstance(sources, str) else sources
+    job = repair_job(Path(directory), names, glob=glob, memory=memory, threads=threads)
+    found = _Collector()
+    LocalRunner().run(job, [found, *observers])
+    # Not before: this process is to stay small while the worker lives.
+    from tokmill.verification import Problem, verify
+
+    for observer in observers:
+        observer.on_event(Notice(text="checking all of it"))
+    report = verify(Path(directory), observers=observers)
+    repaired = [Problem(file=e.file, what=_what(e), begin_byte=e.begin_byte, end_byte=e.end_byte) for e in found.repaired]
+    return msgspec.structs.replace(report, repaired=repaired, elapsed_s=time.monotonic() - began_s)
+
+
+def repair_job(
+    directory: Path, sources: Sequence[str] | None, *, glob: str | None, memory: str | int | None, threads: int | None
+) -> Job:
+    """The job of a worker that mends. Raises UsageError, InputError, ChangedError, DamageError, MemoryBudgetError."""
+    with storage_errors(directory):
+        manifest = load_manifest(directory)
+    inputs = manifest.content.inputs if sources is None else _moved(manifest, directory, sources, glob)
+    resources, _ = divide_resources(memory, threads, engine_of(manifest.content.tokenizer, "gigatoken"), None, inputs)
+    content = msgspec.structs.replace(manifest.content, inputs=inputs)
+    out = path_to_text(os.path.abspath(directory))
+    return Job(out=out, content=content, resources=resources, mends=True, urls=typed_urls(inputs))
+
+
+def _moved(manifest: Manifest, directory: Path, sources: Sequence[str], glob: str | None) -> tuple[Input, ...]:
+    """The inputs of then at their places of now. Raises ChangedError when they are others."""
+    then, now = manifest.content.inputs, find_inputs(sources, glob=glob, input_format="text", outside=str(directory)).inputs
+    what = f"{len(now):,} inputs were found; the output was made from {len(then):,}" if len(now) != len(then) else ""
+    for old, new in zip(then, now, strict=False):
+        if not what and old.size_bytes not in (None, new.size_bytes):
+            what = f"{new.path} has {new.size_bytes or 0:,} bytes; {old.path}, in its place, had {old.size_bytes:,}"
+    if what:
+        raise ChangedError(
+            f"these are not the sources: {what}",
+            where="--source",
+            allowed="all inputs that the output was made from, in the same order, unchanged",
+            next_step="give --source (and --glob) as the inputs were given to tokmill tokenize",
+        )
+    return tuple(
+        msgspec.structs.replace(old, path=new.path, size_bytes=new.size_bytes, mtime_ns=new.mtime_ns)
+        for old, new in zip(then, now, strict=True)
+    )
+
+
+class _Collector:
+    """Keeps what the report needs. Implements `protocols.Observer`."""
+
+    def __init__(self) -> None:
+        self.repaired: list[Repaired] = []
+
+    def on_event(self, event: AnyEvent) -> None:
+        if isinstance(event, Repaired):
+            self.repaired.append(event)
+
+
+def _what(event: Repaired) -> str:
+    return "made again from the corpus" if event.end_byte > event.begin_byte else "made again: only its length was wrong"

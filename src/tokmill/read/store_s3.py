@@ -1,0 +1,183 @@
+"""Buckets that speak S3, through s3fs: credentials, region and endpoint are found as boto finds them (AWS_ENDPOINT_URL, ...).
+
+Each request names the version that was pinned (If-Match), so a store refuses to mix two. The file object and the retries of s3fs
+are refused: the first knows nothing of versions, and two who retry wait the product of both.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tokmill.errors import UsageError
+from tokmill.read.stores import Found, Hiccup, changed, check_version, denied, filesystem, gone, refused
+from tokmill.read.urls import has_credentials, named
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from tokmill.errors import TokmillError
+    from tokmill.read.stores import Landing, Pin
+
+_CHUNK_BYTES = 1 << 20
+_TRANSIENT = {
+    "RequestTimeout",
+    "RequestTimeTooSkewed",
+    "SlowDown",
+    "Throttling",
+    "ThrottlingException",
+    "TooManyRequests",
+    "InternalError",
+    "ServiceUnavailable",
+    "OperationAborted",
+    "IncompleteBody",
+}
+_DENIED = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "AccessDenied", "Forbidden"}
+_CREDENTIALS = (
+    "check the credentials (AWS_ACCESS_KEY_ID, AWS_PROFILE, ...), or FSSPEC_S3_ANON=true for a public bucket; "
+    "the same command resumes"
+)
+
+
+class S3Store:
+    """See `stores.Store`."""
+
+    def __init__(self, _scheme: str) -> None:
+        import fsspec
+
+        configured = fsspec.config.conf.get("s3", {}).get("config_kwargs", {})
+        self._fs = filesystem("s3", config_kwargs={**configured, "retries": {"total_max_attempts": 1}})
+        self._fs.retries = 1
+
+    def look(self, url: str) -> Found | None:
+        """See Store."""
+        bucket, key = self._split(url)
+        if not key:
+            return None
+        head = self._sync(named(url), self._fs._call_s3, "head_object", Bucket=bucket, Key=key, is_gone=lambda: None)  # noqa: SLF001
+        return Found(url, head["ContentLength"], _version(head.get("ETag"))) if head else None
+
+    def below(self, url: str) -> Sequence[Found]:
+        """See Store."""
+        bucket, key = self._split(url)
+        path = f"{bucket}/{key}".rstrip("/")
+        found = self._sync(named(url), self._fs._find, path, detail=True, is_gone=dict)  # noqa: SLF001
+        return _objects(info for name, info in found.items() if name.startswith(f"{path}/"))
+
+    def matching(self, pattern: str) -> tuple[Sequence[Found], Sequence[str]]:
+        """See Store."""
+        bucket, key = self._split(pattern)
+        found = self._sync(named(pattern), self._fs._glob, f"{bucket}/{key}", detail=True, is_gone=dict)  # noqa: SLF001
+        return _objects(found.values()), [f"s3://{i['name']}/" for i in found.values() if i["type"] == "directory"]
+
+    def fetch(self, pin: Pin, landing: Landing) -> None:
+        """See Store."""
+        self._sync(pin.name, self._fetch, pin, landing)
+
+    def is_streamed(self, pin: Pin) -> bool:  # noqa: ARG002  the contract
+        """See Store; ranges are always served."""
+        return False
+
+    def check(self, pin: Pin) -> None:
+        """Nothing: each answer says which version it is."""
+
+    def release(self, pin: Pin) -> None:
+        """Nothing is held."""
+
+    async def _fetch(self, pin: Pin, landing: Landing) -> None:
+        bucket, key = self._split(pin.url)
+        kind, _, etag = (pin.version or "").partition(" ")
+        condition = {"IfMatch": etag} if kind == "etag" else {}
+        answer = await self._fs._call_s3(  # noqa: SLF001
+            "get_object", Bucket=bucket, Key=key, Range=f"bytes={landing.at}-{landing.end - 1}", **condition
+        )
+        body = answer["Body"]
+        try:
+            size = answer.get("ContentRange", "").rpartition("/")[2]
+            check_version(pin, _version(answer.get("ETag")), int(size) if size.isdecimal() else answer["ContentLength"])
+            if answer["ResponseMetadata"]["HTTPStatusCode"] != 206 and landing.at:
+                raise refused(pin.name, "the store does not serve ranges")
+            while landing.at < landing.end:
+                chunk = await body.read(min(_CHUNK_BYTES, landing.end - landing.at))
+                if not chunk:
+                    raise Hiccup("the answer ended early")
+                landing.add(chunk)
+        finally:
+            body.close()
+
+    def _split(self, url: str) -> tuple[str, str]:
+        if has_credentials(url):
+            raise UsageError(
+                "user and password in an s3:// URL are not read",
+                where=named(url),
+                allowed="s3://bucket/key",
+                next_step="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
+            )
+        bucket, _, key = url.partition("://")[2].partition("/")
+        if not bucket:
+            raise UsageError("no bucket is named", where=named(url), allowed="s3://bucket/key", next_step="check the URL")
+        return bucket, key
+
+    def _sync(self, name: str, function: Any, *arguments: Any, is_gone: Any = None, **options: Any) -> Any:
+        """Call a coroutine in fsspec's thread; is_gone: gives the answer for what is not there, else that is a change."""
+        from fsspec.asyn import sync
+
+        async def translated() -> Any:
+            from aiohttp import ClientError as HttpError
+            from botocore.exceptions import BotoCoreError, ClientError
+
+            try:
+                return await function(*arguments, **options)
+            except FileNotFoundError:
+                if is_gone is None:
+                    raise gone(name) from None
+                return is_gone()
+            except TimeoutError:
+                raise Hiccup("no answer in time") from None
+            except (OSError, ClientError, BotoCoreError, HttpError) as error:
+                raise _meaning(error, name) from None
+
+        return sync(self._fs.loop, translated)
+
+
+def _meaning(error: Exception, name: str) -> Hiccup | TokmillError:
+    """What an error of the library is to us."""
+    from botocore import exceptions as boto
+
+    cause = error if isinstance(error, boto.ClientError) else error.__cause__
+    if isinstance(cause, boto.ClientError):
+        return _answered(cause, name)
+    if isinstance(error, (boto.NoCredentialsError, boto.PartialCredentialsError, boto.ProfileNotFound, boto.TokenRetrievalError)):
+        return denied(name, f"no credentials ({type(error).__name__})", _CREDENTIALS)
+    if isinstance(error, (boto.ParamValidationError, boto.InvalidEndpointConfigurationError)):
+        return UsageError(
+            "the bucket or key is not a possible one", where=name, allowed="s3://bucket/key", next_step="check the URL"
+        )
+    if isinstance(error, boto.SSLError):
+        return refused(name, "no safe connection (SSLError)")
+    return Hiccup(f"connection failed: {type(error).__name__}")
+
+
+def _answered(error: Any, name: str) -> Hiccup | TokmillError:
+    """What an answer with an error in it means."""
+    code = str(error.response.get("Error", {}).get("Code", ""))
+    status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    what = f"HTTP {status}" + (f" {code}" if code and code != str(status) else "")
+    if status in {412, 416}:
+        return changed(name, "it is no longer the object of that version and size")
+    if code in _TRANSIENT or status == 429 or (status >= 500 and status != 501):
+        return Hiccup(what)
+    if code in _DENIED or status in {401, 403}:
+        return denied(name, what, _CREDENTIALS)
+    return refused(name, what)
+
+
+def _version(etag: str | None) -> str | None:
+    return f"etag {etag}" if etag else None
+
+
+def _objects(infos: Iterable[Any]) -> list[Found]:
+    return [
+        Found(f"s3://{i['name']}", i["size"], _version(i.get("ETag")))
+        for i in infos
+        if i["type"] == "file" and not i["name"].endswith("/")
+    ]
