@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tokmill import options
+from tokmill import options  # noqa: TC001  typer reads the annotations
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,7 +38,9 @@ def _register_verify(app: typer.Typer, show: Callable[[str], None], complain: Ca
         directory: Annotated[str, typer.Argument(metavar="DIR", help="Output directory.")],
         source: Annotated[
             list[str] | None,
-            typer.Option("--source", metavar="INPUT...", help="The corpus, in the order it was given: decode everything and compare."),
+            typer.Option(
+                "--source", metavar="INPUT...", help="The corpus, in the order it was given: decode everything and compare."
+            ),
         ] = None,
         repair: Annotated[
             bool,
@@ -89,14 +91,18 @@ def _register_inspect(app: typer.Typer, show: Callable[[str], None], is_typed: C
             typer.Option("--document", metavar="N", help="Show this document, from 0; may be repeated.  [default: the first]"),
         ] = None,
         side: Annotated[str, typer.Option("--side", envvar="TOKMILL_SIDE", metavar="train|val", help="Of which side.")] = "train",
-        tokens: Annotated[int, typer.Option("--tokens", envvar="TOKMILL_TOKENS", metavar="N", help="Of each document, at most.")] = 100,
+        tokens: Annotated[
+            int, typer.Option("--tokens", envvar="TOKMILL_TOKENS", metavar="N", help="Of each document, at most.")
+        ] = 100,
         dtype: Annotated[
             str | None, typer.Option("--dtype", envvar="TOKMILL_DTYPE", metavar="uint16|uint32", help="Of a bare file.")
         ] = None,
         tokenizer: Annotated[
             str | None, typer.Option("--tokenizer", envvar="TOKMILL_TOKENIZER", metavar="NAME|FILE", help="Of a bare file.")
         ] = None,
-        eot_id: Annotated[int | None, typer.Option("--eot-id", envvar="TOKMILL_EOT_ID", metavar="N", help="Of a bare file.")] = None,
+        eot_id: Annotated[
+            int | None, typer.Option("--eot-id", envvar="TOKMILL_EOT_ID", metavar="N", help="Of a bare file.")
+        ] = None,
         json: options.Json = False,
         verbose: options.Verbose = False,  # noqa: ARG001  read by `run`, which shows tracebacks
     ) -> None:

@@ -11,6 +11,7 @@ would lie. The run stops, and the next one truncates to the last line of the jou
 
 from __future__ import annotations
 
+import contextlib
 import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from tokmill.types import Input
 
+
 @dataclass(frozen=True, slots=True)
 class PlannedJob:
     """A job that is ready to run."""

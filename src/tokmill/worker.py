@@ -186,7 +186,7 @@ class Worker:
     def _fill(self, repair: Repair, mender: Mender) -> None:
         """Make the gaps' bytes again. Raises what tokenizing them raises."""
         content = self._job.content
-        check_sources(repair.gaps, content.inputs)
+        check_sources(repair.gaps, content)
         # The output may have been made on another machine, where the tokenizer's file was elsewhere.
         content = msgspec.structs.replace(content, tokenizer=find_tokenizer(content.tokenizer))
         self._job = msgspec.structs.replace(self._job, content=content)
