@@ -35,6 +35,8 @@ def being_appended(directory: Path, manifest: Manifest) -> Manifest | dict[str, 
     now = load_manifest(directory)
     if now.checksum != manifest.checksum:
         return now
+    if not sizes:
+        return None
     files: dict[str, tuple[TokenFile, ...]] = {}
     for name, entry in manifest.files.items():
         path = directory / name
