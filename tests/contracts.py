@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import itertools
+import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from reading import SpaceCutter, read_all
 from writing import Sides, a_layout, cut_runs, documents_of, written, written_cut
 
 from tokmill.errors import EngineError
 from tokmill.protocols import Encoder
 from tokmill.sharding import Layout, Shards
-from tokmill.types import Tokens
+from tokmill.types import Input, Tokens
 from tokmill.verification import verify
 
 documents = st.lists(st.text(st.characters(codec="utf-8"), min_size=1, max_size=40).map(str.encode), max_size=8)
@@ -179,3 +182,53 @@ def flips_found(directory: Path, name: str, data: bytes) -> Sequence[int]:
             missed.append(at)
     (directory / name).write_bytes(data)
     return missed
+
+
+class ReaderContract(ABC):
+    """Of `protocols.Reader`, for one format: the documents are a plain parser's, for every size of batch and from every cursor."""
+
+    rows: ClassVar[list[str]] = [
+        *("", "one", " two\r\n\r\nthree, \"four\"\t'five'", "\0", "é€🤖", "a" * 3000, "word " * 700, "\n", "\ufeffsix"),
+        *(f"document {i}" for i in range(16)),
+    ]
+    """Documents that every format can hold."""
+
+    @abstractmethod
+    def write(self, directory: Path, rows: list[str]) -> tuple[Input, ...]:
+        """A corpus with these documents in this order, and what makes it up."""
+
+    @abstractmethod
+    def plain(self, inputs: tuple[Input, ...]) -> list[bytes]:
+        """The documents, by another parser."""
+
+    @pytest.mark.parametrize("batch_bytes", [1, 64, 1000, 1 << 20])
+    @pytest.mark.parametrize("cutter", [None, SpaceCutter()], ids=["whole", "cut"])
+    def test_the_documents_are_a_plain_parsers_from_every_cursor(
+        self, tmp_path: Path, batch_bytes: int, cutter: SpaceCutter | None
+    ) -> None:
+        inputs = self.write(tmp_path, self.rows)
+        reading = read_all(inputs, cutter, sizes={"batch_bytes": batch_bytes})
+        assert reading.texts == [row.encode() for row in self.rows]
+        assert reading.texts == self.plain(inputs)
+        assert reading.counts.documents == len(self.rows)
+
+    def test_nothing_at_all_is_no_document(self, tmp_path: Path) -> None:
+        assert read_all(self.write(tmp_path, [])).texts == self.plain(self.write(tmp_path, []))
+
+    @settings(inherited, max_examples=40)
+    @given(
+        st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\x1e"), max_size=30), max_size=12), st.integers(1, 200)
+    )
+    def test_any_text_comes_out_as_it_went_in(self, rows: list[str], batch_bytes: int) -> None:
+        with tempfile.TemporaryDirectory() as directory:
+            inputs = self.write(Path(directory), rows)
+            assert read_all(inputs, sizes={"batch_bytes": batch_bytes}).texts == self.plain(inputs)
+
+    def test_a_long_document_is_divided_alike_for_every_batch(self, tmp_path: Path) -> None:
+        rows = ["short", "word " * 4000, "after"]
+        inputs = self.write(tmp_path, rows)
+        sizes = {"divide_above_bytes": 9000, "block_bytes": 1000}
+        readings = [read_all(inputs, SpaceCutter(), val_fraction=0.5, sizes=sizes | {"batch_bytes": n}) for n in (300, 1000, 2500)]
+        assert readings[0] == readings[1] == readings[2]
+        assert readings[0].counts.parts_added > 0
+        assert sum(map(len, readings[0].texts)) == sum(map(len, rows))

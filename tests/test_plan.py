@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -253,3 +254,41 @@ def test_ids_of_an_end_are_counted(corpus: Path) -> None:
     assert without is not None
     assert with_eot.tokens.value - without.tokens.value == len(TEXTS)
     assert EOT > 256
+
+
+@pytest.mark.parametrize("ends", ["alternating", "at random"])
+def test_what_is_called_exact_is_exact_however_the_files_end(tmp_path: Path, ends: str) -> None:
+    rng = random.Random(5)
+    for i in range(300):
+        is_ended = i % 2 == 1 if ends == "alternating" else rng.random() < 0.5
+        (tmp_path / f"{i:04d}.txt").write_text("hello" + "<|endoftext|>" * is_ended)
+    found = json.loads(command("plan", tmp_path, "--json").stdout)
+    assert found["is_exact"] is True
+    assert found["totals"]["tokens"] == {"value": 600, "low": 600, "high": 600}
+
+
+def test_a_sample_of_ends_widens_the_interval(tmp_path: Path) -> None:
+    rng = random.Random(5)
+    n_ended = 0
+    for i in range(400):
+        is_ended = rng.random() < 0.5
+        n_ended += is_ended
+        (tmp_path / f"{i:04d}.txt").write_text("hello" + " again and again" * 4000 + "<|endoftext|>" * is_ended)
+    found = json.loads(command("plan", tmp_path, "--json").stdout)
+    truth = 400 * (len(gpt2().encode_ordinary("hello" + " again and again" * 4000)) + 1)
+    assert found["is_exact"] is False
+    assert found["totals"]["tokens"]["low"] <= truth <= found["totals"]["tokens"]["high"]
+    assert found["totals"]["tokens"]["low"] < found["totals"]["tokens"]["value"]
+
+
+def test_no_file_is_written_to_plan(tmp_path: Path, corpus: Path) -> None:
+    nowhere = tmp_path / "nowhere"
+    done = subprocess.run(
+        [sys.executable, "-m", "tokmill", "plan", str(corpus)],
+        capture_output=True,
+        text=True,
+        env=clean_environment(TMPDIR=str(nowhere), TMP=str(nowhere), TEMP=str(nowhere)),
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr

@@ -17,7 +17,7 @@ import tokmill
 
 ROOT = Path(__file__).parents[1]
 HEAVY = {"gigatoken", "pyarrow", "numpy", "ray", "tiktoken", "awkward", "fsspec", "aiohttp", "s3fs"}
-COMMANDS = ("plan", "tokenize", "verify", "inspect", "merge", "convert", "reshard")
+COMMANDS = ("plan", "tokenize", "verify", "inspect", "merge", "convert", "reshard", "vocab")
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "ARCHITECTURE.md", "CHANGELOG.md", "docs/training.md")
 # In two parts, so that this file does not hold what it looks for.
 FORBIDDEN = re.compile(
@@ -136,7 +136,10 @@ def test_the_readme_promises_no_command_that_does_not_exist() -> None:
 
 
 def test_the_readme_names_no_option_that_does_not_exist() -> None:
-    helped = " ".join(output("-m", "tokmill", *arguments) for arguments in (["--help"], *([c, "--help"] for c in COMMANDS)))
+    helped = " ".join(
+        output("-m", "tokmill", *arguments)
+        for arguments in (["--help"], ["vocab", "fetch", "--help"], *([c, "--help"] for c in COMMANDS))
+    )
     shown = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", (ROOT / "README.md").read_text()))
     assert {option for option in shown if not re.search(rf"{option}(?![\w-])", helped)} == set()
 

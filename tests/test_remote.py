@@ -5,16 +5,20 @@ from __future__ import annotations
 import base64
 import contextlib
 import gzip
+import io
 import json
 import os
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from bucket import Bucket, s3_server
 from plain import clean_environment, plain_tokens, written
@@ -22,10 +26,10 @@ from test_tokenize import SEP, command, run_in_process, some_documents
 from webserver import Handler, Site, serving
 
 import tokmill
-from tokmill.errors import ChangedError, DamagedInputError
+from tokmill.errors import ChangedError, DamagedInputError, UsageError
 from tokmill.memory import divide
 from tokmill.read import remote, stores
-from tokmill.read.stream import _CODECS
+from tokmill.read.compression import new_codec
 from tokmill.types import Input
 
 SMALL = {"batch_bytes": 4000, "segment_bytes": 20_000, "n_threads": 1}
@@ -57,7 +61,7 @@ def json_lines(documents: list[bytes]) -> bytes:
 
 
 def zstd(data: bytes) -> bytes:
-    return bytes(_CODECS["zstd"]()._lib.compress(data))  # type: ignore[attr-defined]
+    return bytes(new_codec("zstd")._lib.compress(data))  # type: ignore[attr-defined]
 
 
 def begins(site: Site) -> list[int]:
@@ -100,6 +104,30 @@ def test_a_bucket_gives_the_bytes_that_local_files_give(bucket: Bucket, tmp_path
     report = tokmill.verify(tmp_path / "s3", sources="s3://bucket/corpus/")
     assert report.ok
     assert report.sources_compared
+
+
+def test_tables_and_archives_in_a_bucket_give_the_bytes_that_local_files_give(bucket: Bucket, tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    table = pa.table({"n": range(len(DOCUMENTS)), "text": [document.decode() for document in DOCUMENTS]})
+    pq.write_table(table, corpus / "a.parquet", row_group_size=40)
+    with pa.ipc.new_file(corpus / "b.arrow", table.schema) as sink:
+        sink.write_table(table, max_chunksize=40)
+    with tarfile.open(corpus / "c.txz", "w:xz") as archive:
+        for i, document in enumerate(DOCUMENTS):
+            member = tarfile.TarInfo(f"{i}.txt")
+            member.size = len(document)
+            archive.addfile(member, io.BytesIO(document))
+    for path in corpus.iterdir():
+        bucket.put(f"tables/{path.name}", path.read_bytes())
+    planned = tokmill.plan("s3://bucket/tables/")
+    assert [found.format for found in planned.inputs] == ["parquet", "arrow", "tar"]
+    run_in_process(["s3://bucket/tables/"], tmp_path / "s3", SMALL)
+    run_in_process([corpus], tmp_path / "local", SMALL)
+    assert written(tmp_path / "s3") == written(tmp_path / "local") == plain_tokens(DOCUMENTS * 3)
+    bucket.put("tables/a.parquet.gz", gzip.compress((corpus / "a.parquet").read_bytes()))
+    with pytest.raises(UsageError, match="compressed from outside"):
+        tokmill.plan("s3://bucket/tables/")
 
 
 def test_an_object_that_was_replaced_is_refused_by_name(bucket: Bucket, tmp_path: Path) -> None:

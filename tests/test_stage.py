@@ -154,11 +154,12 @@ class WrongEncoder(ByteEncoder):
 
 
 def test_the_audit_stops_a_wrong_engine_and_names_the_document() -> None:
-    stage = EncodeStage(a_content(), WrongEncoder(), Auditor(ByteEncoder, None, 1.0))
+    stage = EncodeStage(a_content(), WrongEncoder(), Auditor(ByteEncoder, None, 1.0, "tokenizers"))
     with pytest.raises(AuditError) as caught:
         stage.run(a_batch([b"fine", b"a queue"]))
     assert "document 2" in str(caught.value.where)
     assert "[97, 32, 7, 117, 101]" in caught.value.what
+    assert "--engine tokenizers --fresh" in (caught.value.next_step or "")
 
 
 def test_the_first_document_of_a_run_is_always_audited() -> None:

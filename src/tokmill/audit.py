@@ -31,11 +31,14 @@ _BYTES_PER_TOKEN = 4
 class Auditor:
     """Compares samples. Shared by the encoder threads."""
 
-    def __init__(self, load_reference: Callable[[], Encoder], cutter: Cutter | None, fraction: float) -> None:
-        """fraction: of the bytes that are to be encoded again, 0 turns the audit off."""
+    def __init__(
+        self, load_reference: Callable[[], Encoder], cutter: Cutter | None, fraction: float, engine: str = "tiktoken"
+    ) -> None:
+        """fraction: of the bytes that are to be encoded again, 0 turns the audit off. engine: the reference's name."""
         self._load_reference = load_reference
         self._cutter = cutter
         self._fraction = fraction
+        self._engine = engine
         self._reference: Encoder | None = None
         self._lock = threading.Lock()
 
@@ -64,7 +67,7 @@ class Auditor:
         skipped = len(encoder.encode([document[:begin]])[0]) if begin else 0
         actual = ids[skipped : skipped + len(expected)]
         if not np.array_equal(actual, expected) or (end == len(document) and skipped + len(expected) != len(ids)):
-            raise _mismatch(expected, actual, skipped, location, begin)
+            raise _mismatch(expected, actual, skipped, location, begin, self._engine)
         return len(text)
 
     def _encode(self, text: bytes) -> NDArray[np.uint32]:
@@ -100,7 +103,9 @@ def audit_documents(
     return sum(n > 0 for n in compared), sum(compared)
 
 
-def _mismatch(expected: NDArray[np.uint32], actual: NDArray[np.uint32], skipped: int, location: Location, begin: int) -> AuditError:
+def _mismatch(
+    expected: NDArray[np.uint32], actual: NDArray[np.uint32], skipped: int, location: Location, begin: int, engine: str
+) -> AuditError:
     n = min(len(expected), len(actual))
     different = np.flatnonzero(expected[:n] != actual[:n])
     at = int(different[0]) if len(different) else n
@@ -111,5 +116,5 @@ def _mismatch(expected: NDArray[np.uint32], actual: NDArray[np.uint32], skipped:
         f"the reference {expected[shown].tolist()}",
         where=str(location),
         allowed="the same ids from both",
-        next_step="run again with --engine tiktoken --fresh (slow, exact), and report the document that is named here",
+        next_step=f"run again with --engine {engine} --fresh (slow, exact), and report the document that is named here",
     )

@@ -91,7 +91,7 @@ def _check_stated(paths: Sequence[Path], from_format: str | None, dtype: str | N
 def _describe(name: str | None, eot_id: int | None, dtype: IdType, eot: str | None) -> Tokenizer:
     """The tokenizer that was stated; without one, all that the width of the ids says."""
     if name is not None:
-        described = resolve_tokenizer(name)
+        described = _named(name, eot_id)
         return described if eot_id is None else msgspec.structs.replace(described, eot_id=eot_id)
     if eot_id is None and eot != "none":
         raise UsageError(
@@ -102,6 +102,16 @@ def _describe(name: str | None, eot_id: int | None, dtype: IdType, eot: str | No
         )
     n_ids = int(np.iinfo(dtype).max) + 1
     return Tokenizer(name="not known", kind="tiktoken", encoding="not known", path="", sha256="", n_ids=n_ids, eot_id=eot_id or 0)
+
+
+def _named(name: str, eot_id: int | None) -> Tokenizer:
+    """Where the tokenizer's end-of-text id is not clear, with the one that was stated."""
+    try:
+        return resolve_tokenizer(name)
+    except UsageError:
+        if eot_id is None:
+            raise
+        return resolve_tokenizer(name, str(eot_id))
 
 
 def _input(path: Path) -> Input:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tokmill.types import Input
 
 _OPTIONS = {"shards": "--shard-tokens"}
-_SUFFIXES = {"none": "", "gzip": ".gz", "zstd": ".zst"}
+_SUFFIXES = {"none": "", "gzip": ".gz", "zstd": ".zst", "xz": ".xz", "bzip2": ".bz2", "lz4": ".lz4"}
 _MOST = 5
 """Differences or inputs that are named."""
 
@@ -99,9 +99,15 @@ def _compare_again(before: tuple[Input, ...], now: tuple[Input, ...], directory:
 
 def _settings(before: Content, now: Content) -> list[str]:
     names = [f for f in before.__struct_fields__ if f not in ("inputs", "tokenizer") and getattr(before, f) != getattr(now, f)]
-    if before.tokenizer.sha256 != now.tokenizer.sha256:
+    if before.tokenizer.sha256 != now.tokenizer.sha256 or before.tokenizer.encoding != now.tokenizer.encoding:
         names.append("tokenizer")
+    elif before.tokenizer.eot_id != now.tokenizer.eot_id:
+        return [*(_setting(n, getattr(before, n), getattr(now, n)) for n in names), _eot_token(before, now)]
     return [_setting(name, getattr(before, name), getattr(now, name)) for name in names]
+
+
+def _eot_token(before: Content, now: Content) -> str:
+    return f"--eot-token was {before.tokenizer.eot_id}, is {now.tokenizer.eot_id}"
 
 
 def _setting(name: str, before: object, now: object) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tokmill import options  # noqa: TC001  typer reads the annotations
+from tokmill import options
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,12 +57,12 @@ def _register_verify(app: typer.Typer, show: Callable[[str], None], complain: Ca
     ) -> None:
         """Check sizes, digests, id range and document counts of DIR. Exit code 10 when anything is damaged.
 
-        --memory and --threads are for --repair, which reads parts of the corpus again.
+        --memory and --threads are for --repair, which reads parts of the corpus again, as what the manifest says it is.
         """
         from tokmill import render
         from tokmill.progress import make_progress
 
-        sources = _all_sources(source or [], more or []) or None
+        sources = options.all_sources(source or [], more or []) or None
         with make_progress(verb="reading" if repair else "verifying", quiet=quiet, verbose=verbose) as progress:
             if repair:
                 from tokmill import mending
@@ -127,20 +127,6 @@ def _register_inspect(app: typer.Typer, show: Callable[[str], None], is_typed: C
             n_tokens=tokens,
         )
         show(render.json_line(found) if json else render.inspection_lines(found))
-
-
-def _all_sources(source: list[str], more: list[str]) -> list[str]:
-    """`--source a b c`: b and c arrive as arguments of their own; their place among several --source cannot be known."""
-    from tokmill.errors import UsageError
-
-    if more and len(source) != 1:
-        raise UsageError(
-            "inputs without --source" if not source else "the order of the sources is not clear",
-            where=f"{more[0]}",
-            allowed="one DIR, then --source INPUT...",
-            next_step="tokmill verify DIR --source " + " ".join([*source, *more]),
-        )
-    return source + more
 
 
 def _damage(report: object) -> TokmillError:

@@ -6,6 +6,7 @@ The pipe that carried the question stays open as a lifeline: the line `stop` ask
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -32,6 +33,10 @@ _ENVIRONMENT = {
 }
 
 
+_PATIENCE_S = 60.0
+"""A child that was asked to end tells of its last commit within some seconds; one that is silent for so long is stuck."""
+
+
 class Child:
     """One process. `end` it."""
 
@@ -39,7 +44,7 @@ class Child:
         """Start it: it imports what it needs, and waits for a question."""
         job_read, self._job_write = os.pipe()
         self._event_read, event_write = os.pipe()
-        self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  closed in end()
+        self._stderr: IO[bytes] = _scratch()
         self.interrupts = 0
         """How often a person asked for the end; the first time is passed on to the child."""
         self.last_words = ""
@@ -72,6 +77,9 @@ class Child:
     def _read(self) -> bytes:
         while True:
             try:
+                if self.interrupts and not select.select([self._event_read], [], [], _PATIENCE_S)[0]:
+                    # It was asked to end and says nothing any more: what is committed stays.
+                    self._process.kill()
                 return os.read(self._event_read, 1 << 16)
             except KeyboardInterrupt:
                 self.interrupts += 1
@@ -111,6 +119,13 @@ class Child:
         if code < 0:
             return f"killed by {signal.Signals(-code).name}"
         return f"exit code {code}"
+
+
+def _scratch() -> IO[bytes]:
+    """A file for what the child writes to standard error; in memory, since a disk may be read-only."""
+    if hasattr(os, "memfd_create"):
+        return open(os.memfd_create("tokmill-stderr"), "w+b")
+    return tempfile.TemporaryFile()
 
 
 def _module_path() -> list[str]:

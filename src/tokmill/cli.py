@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tokmill import __version__, checking, commands, options
-from tokmill.errors import Interrupted, TokmillError
+from tokmill.commands_vocab import vocab_commands
+from tokmill.errors import Interrupted, TokmillError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,6 +55,7 @@ def plan(
     inputs: options.Inputs,
     out: options.PlannedOut = None,
     tokenizer: options.Tokenizer = "gpt2",
+    eot_token: options.EotToken = None,
     separator: options.Separator = "<|endoftext|>",
     text_key: options.TextKey = "text",
     glob: options.Glob = None,
@@ -81,6 +83,7 @@ def plan(
         inputs,
         out,
         tokenizer=tokenizer,
+        eot_token=eot_token,
         separator=separator,
         text_key=text_key,
         glob=glob,
@@ -111,6 +114,7 @@ def tokenize(
     inputs: options.Inputs,
     out: options.Out,
     tokenizer: options.Tokenizer = "gpt2",
+    eot_token: options.EotToken = None,
     separator: options.Separator = "<|endoftext|>",
     text_key: options.TextKey = "text",
     glob: options.Glob = None,
@@ -150,6 +154,7 @@ def tokenize(
             inputs,
             out,
             tokenizer=tokenizer,
+            eot_token=eot_token,
             separator=separator,
             text_key=text_key,
             glob=glob,
@@ -211,12 +216,11 @@ def _usage_error(what: str, arguments: Sequence[str]) -> TokmillError:
     import difflib
     import shlex
 
-    from tokmill.errors import UsageError
-
     if not arguments or arguments[0].startswith("-"):
         return UsageError(what, where="tokmill", allowed="see the help", next_step="tokmill --help")
     typed, *rest = arguments
     names = [c.name or c.callback.__name__ for c in app.registered_commands if c.callback]
+    names += [group.name for group in app.registered_groups if group.name]
     if typed in names:
         return UsageError(what, where=f"tokmill {typed}", allowed="see the help", next_step=f"tokmill {typed} --help")
     nearest = difflib.get_close_matches(typed, names, 1)
@@ -277,6 +281,9 @@ def _print_result(text: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         with storage_errors(Path("standard output")):
             raise
+
+
+app.add_typer(vocab_commands(_print_result), name="vocab")
 
 
 def _print_error(error: TokmillError) -> None:

@@ -24,7 +24,15 @@ from tokmill.changes import changed_error
 from tokmill.durable import storage_errors
 from tokmill.errors import DamageError, UsageError
 from tokmill.journal import Header, Journal
-from tokmill.manifest import MANIFEST_NAME, Manifest, Segment, decode_manifest, encode_manifest, load_manifest
+from tokmill.manifest import (
+    MANIFEST_NAME,
+    Manifest,
+    Segment,
+    decode_manifest,
+    encode_manifest,
+    load_manifest,
+    read_state,
+)
 from tokmill.part import PartFile
 from tokmill.sharding import SIDES
 from tokmill.state import discard_parts, hold, is_begun, let_go, part_of, remove_state, state_of
@@ -270,7 +278,7 @@ def _finish_publishing(directory: Path, content: Content) -> Manifest | None:
     with storage_errors(part):
         if not part.exists():
             return None
-        data = part.read_bytes()
+        data = read_state(part)
     try:
         manifest = decode_manifest(data, str(part))
     except DamageError:
@@ -339,7 +347,7 @@ def pending_manifest(directory: Path) -> Manifest | None:
     part = part_of(directory, MANIFEST_NAME)
     with storage_errors(part):
         try:
-            return decode_manifest(part.read_bytes(), str(part))
+            return decode_manifest(read_state(part), str(part))
         except (FileNotFoundError, DamageError):
             return None
 

@@ -9,9 +9,7 @@ belong to.
 from __future__ import annotations
 
 import math
-from bisect import bisect
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -21,14 +19,16 @@ import xxhash
 from tokmill.changes import source_error
 from tokmill.config import MIB, Resources
 from tokmill.dataset import SIDES, find_tokenizer
-from tokmill.encode import cutter_for, load_fastest
+from tokmill.encode import cutter_of, is_lossless, load_fastest
 from tokmill.errors import BadRecordError, BadTextError, EngineError, UsageError
 from tokmill.layout import files_of
 from tokmill.read.corpus import CorpusReader
 from tokmill.read.inputs import find_inputs
 from tokmill.read.utf8 import clean, first_invalid
+from tokmill.reencode import ReencodedComparison
 from tokmill.sharding import Shards
 from tokmill.types import Counts, Cursor
+from tokmill.written import WrittenIds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tokmill.config import Content
-    from tokmill.layout import TokenFile
     from tokmill.manifest import Manifest
     from tokmill.protocols import Encoder
     from tokmill.shards import Ids
@@ -92,12 +91,9 @@ class Vocabulary:
 class WrittenSide:
     """The text and the marks of one side of the output, front to back. Read, not mapped: a map counts as memory."""
 
-    def __init__(self, files: Sequence[TokenFile], dtype: str, vocabulary: Vocabulary) -> None:
-        self._files = files
-        self._begins = list(accumulate((file.n_tokens for file in files), initial=0))
-        self._dtype = np.dtype(dtype).newbyteorder("<")
+    def __init__(self, ids: WrittenIds, vocabulary: Vocabulary) -> None:
+        self._written = ids
         self._vocabulary = vocabulary
-        self._n_ids = self._begins[-1]
         self._next_id = 0
         self._text = memoryview(b"")
         self._text_end = 0
@@ -122,39 +118,25 @@ class WrittenSide:
 
     def is_exhausted(self) -> bool:
         """Whether all text and all marks were taken."""
-        return self._next_id == self._n_ids and not len(self._text) and not len(self._marks)
+        return self._next_id == len(self._written) and not len(self._text) and not len(self._marks)
 
     def id_at(self, offset: int) -> int:
         """The index of the id that holds byte `offset` of the text; the number of ids when it lies behind all text."""
         begin = before = 0
-        while begin < self._n_ids:
-            ends = np.cumsum(self._vocabulary.lengths[self._ids(begin)]) + before
+        while begin < len(self._written):
+            ends = np.cumsum(self._vocabulary.lengths[self._written.read(begin, _BLOCK_TOKENS)]) + before
             if offset < ends[-1]:
                 return begin + int(np.searchsorted(ends, offset, side="right"))
             begin, before = begin + len(ends), int(ends[-1])
-        return self._n_ids
+        return len(self._written)
 
     def place(self, index: int) -> tuple[str, int]:
-        """The file in which an id is, by its place in the output, and the byte at which it begins; past the last, its end."""
-        number = max(min(bisect(self._begins, index), len(self._files)) - 1, 0)
-        file = self._files[number]
-        name = file.path.name if file.path.parent.name not in SIDES else f"{file.path.parent.name}/{file.path.name}"
-        return name, file.header_bytes + (index - self._begins[number]) * self._dtype.itemsize
-
-    def _ids(self, begin: int) -> Ids:
-        """Some of the ids from there on, of one file; none only at the end."""
-        number = bisect(self._begins, begin) - 1
-        if number == len(self._files):
-            return np.zeros(0, self._dtype)
-        file = self._files[number]
-        at = begin - self._begins[number]
-        n, offset = min(_BLOCK_TOKENS, file.n_tokens - at), file.header_bytes + at * self._dtype.itemsize
-        ids: Ids = np.fromfile(file.path, self._dtype, n, offset=offset)
-        return ids
+        """As `WrittenIds.place`."""
+        return self._written.place(index)
 
     def _read_block(self) -> bool:
         """Read on behind what is there; `_text` is empty or short (it ends where a document ends)."""
-        ids = self._ids(self._next_id)
+        ids = self._written.read(self._next_id, _BLOCK_TOKENS)
         if not len(ids):
             return False
         self._next_id += len(ids)
@@ -290,11 +272,9 @@ def compare_with_sources(
     found = find_inputs(names, glob=glob, input_format=input_format, outside=str(directory))
     tokenizer = find_tokenizer(manifest.content.tokenizer)
     content = msgspec.structs.replace(manifest.content, inputs=tuple(found.inputs), tokenizer=tokenizer)
-    vocabulary = Vocabulary(load_fastest(tokenizer), tokenizer.n_ids, tokenizer.eot_id)
     files = files_of(directory, manifest)
-    sides = [WrittenSide(files.get(side, ()), content.dtype, vocabulary) for side in SIDES]
-    comparison = _Comparison(content, sides)
-    reader = CorpusReader(content, _RESOURCES, cutter_for(tokenizer.encoding))
+    comparison = _comparison(content, [WrittenIds(files.get(side, ()), content.dtype) for side in SIDES])
+    reader = CorpusReader(content, _RESOURCES, cutter_of(tokenizer))
     sizes = [i.size_bytes for i in content.inputs]
     findings.notice("the files are as written; comparing with the sources")
     findings.begin(sum(size for size in sizes if size is not None) if None not in sizes else None)
@@ -315,6 +295,15 @@ def compare_with_sources(
             raise other
         findings.add(file, f"{what}; path, size and time of the sources are those of the run", begin, end)
     return comparison.documents, comparison.n_bytes
+
+
+def _comparison(content: Content, sides: list[WrittenIds]) -> _Comparison | ReencodedComparison:
+    """By decoding, or by encoding again where that does not give the text back."""
+    tokenizer = content.tokenizer
+    if not is_lossless(tokenizer):
+        return ReencodedComparison(content, sides)
+    vocabulary = Vocabulary(load_fastest(tokenizer), tokenizer.n_ids, tokenizer.eot_id)
+    return _Comparison(content, [WrittenSide(ids, vocabulary) for ids in sides])
 
 
 def apply_policy(batch: Batch, content: Content) -> tuple[Sequence[int], Sequence[bytes]]:

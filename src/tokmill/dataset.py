@@ -16,7 +16,7 @@ import numpy as np
 import xxhash
 
 from tokmill.batches import Batches, make_batches
-from tokmill.encode import load_fastest
+from tokmill.encode import load_decoder
 from tokmill.encode.vocabulary import resolve_tokenizer
 from tokmill.errors import ChangedError, DamageError, UsageError
 from tokmill.growth import being_appended
@@ -220,7 +220,7 @@ class Dataset:
                 next_step='tokmill.open(path, dtype=..., tokenizer="gpt2")',
             )
         if self._encoder is None:
-            self._encoder = load_fastest(find_tokenizer(self.tokenizer))
+            self._encoder = load_decoder(find_tokenizer(self.tokenizer))
         return self._encoder
 
     def _marks(self, ids: TokenArray, block: int) -> NDArray[np.intp]:
@@ -284,11 +284,11 @@ def open_dataset(
 def find_tokenizer(tokenizer: Tokenizer) -> Tokenizer:
     """The tokenizer of a manifest, which may have been written on another machine: its file there, or the same one here.
 
-    Raises ChangedError when the one that has its name here has other ranks.
+    Raises ChangedError when the one that has its name here has another content.
     """
     if Path(text_to_path(tokenizer.path)).is_file():
         return tokenizer
-    here = resolve_tokenizer(tokenizer.name)
+    here = resolve_tokenizer(tokenizer.name, str(tokenizer.eot_id))
     if here.sha256 != tokenizer.sha256:
         raise ChangedError(
             f"the tokenizer {tokenizer.name!r} here is not the one that made the ids",
@@ -320,7 +320,7 @@ def _open_bare(path: Path, dtype: IdType | None, eot_id: int | None, tokenizer_n
     if (path.parent / MANIFEST_NAME).is_file():
         manifest = load_manifest(path.parent)
         content = manifest.content if path.name in manifest.files else None
-    tokenizer = resolve_tokenizer(tokenizer_name) if tokenizer_name else content.tokenizer if content else None
+    tokenizer = _named(tokenizer_name, eot_id) if tokenizer_name else content.tokenizer if content else None
     head = read_llmc_head(path)
     dtype = dtype or (content.dtype if content else head[0] if head else None)
     if dtype is None or dtype not in DTYPES:
@@ -335,6 +335,16 @@ def _open_bare(path: Path, dtype: IdType | None, eot_id: int | None, tokenizer_n
     dataset = Dataset({"train": (bare_file(path, dtype),)}, dtype, eot_id=eot_id, eot="after", tokenizer=tokenizer, manifest=None)
     dataset.eot = content.eot if content else _guess_eot(dataset.train, eot_id)
     return dataset
+
+
+def _named(name: str, eot_id: int | None) -> Tokenizer:
+    """The tokenizer that was named for a bare file; where its end-of-text id is not clear, with the one that was given."""
+    try:
+        return resolve_tokenizer(name)
+    except UsageError:
+        if eot_id is None:
+            raise
+        return resolve_tokenizer(name, str(eot_id))
 
 
 def _guess_eot(ids: TokenArray, eot_id: int | None) -> EotPlacement:

@@ -13,7 +13,7 @@ from tokmill.manifest import load_manifest
 from tokmill.printable import printable_line
 from tokmill.sharding import Shards
 from tokmill.state import part_files
-from tokmill.types import text_to_path
+from tokmill.types import is_packed, text_to_path
 from tokmill.words import counted
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def most_tokens(content: Content) -> tuple[int, int] | None:
     for source in content.inputs:
         if source.size_bytes is None:
             return None
-        n_bytes += source.size_bytes * (1 if source.compression == "none" else _COMPRESSION)
+        n_bytes += source.size_bytes * (_COMPRESSION if is_packed(source) else 1)
     # A document's end-of-text id has its separator or its line's brackets, but for the last of a file.
     return n_bytes * (_REPLACED if content.encoding_errors == "replace" else 1) + len(content.inputs), n_bytes
 

@@ -31,7 +31,7 @@ def storage_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        where = str(path) if error.filename is None else os.fsdecode(error.filename)
+        where = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else str(path)
         if error.errno in _FULL:
             raise DiskFullError(
                 f"the disk is full: {error.strerror}",

@@ -70,6 +70,10 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
     """Documents that end with their file, which no window counts."""
     extra_tokens: int = 0
     """The end-of-text ids of those."""
+    extra_error: int = 0
+    """Half the width of the 95 % interval of that, where only some ends were looked at."""
+    is_stored: bool = False
+    """The bytes are those of a column as it is stored (Parquet); what will be read of it is its text."""
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -116,17 +120,20 @@ def totals(groups: Sequence[Group]) -> Totals:
         "large_ids": lambda w: w.large_ids,
     }
     extras = {"documents": "extra_documents", "tokens": "extra_tokens"}
-    found = {
-        name: _sum([_of_group(group, of, getattr(group, extras[name]) if name in extras else 0) for group in groups])
-        for name, of in fields.items()
-    }
-    sizes = [(g.seen_bytes + g.unseen_bytes, _unseen_error(g) * g.unseen_bytes) for g in groups]
+    found = {name: _sum([_with_extra(group, of, name, extras) for group in groups]) for name, of in fields.items()}
     return Totals(
-        bytes_in=_sum([(float(size), half) for size, half in sizes]),
+        bytes_in=_sum([_bytes_in(group) for group in groups]),
         sampled_bytes=sum(w.raw_bytes for g in groups for w in g.windows),
         n_windows=sum(len(g.windows) for g in groups),
         **found,
     )
+
+
+def _bytes_in(group: Group) -> tuple[float, float]:
+    """What will be read of a group, and half the width of its interval."""
+    if group.is_stored:
+        return _of_group(group, lambda w: w.text_bytes, 0)
+    return float(group.seen_bytes + group.unseen_bytes), _unseen_error(group) * group.unseen_bytes
 
 
 def _sum(parts: Sequence[tuple[float, float]]) -> Estimate:
@@ -134,6 +141,11 @@ def _sum(parts: Sequence[tuple[float, float]]) -> Estimate:
     value = sum(v for v, _ in parts)
     half = math.sqrt(sum(h * h for _, h in parts))
     return Estimate(value=round(value), low=max(0, math.floor(value - half)), high=math.ceil(value + half))
+
+
+def _with_extra(group: Group, of: Callable[[Window], int], name: str, extras: dict[str, str]) -> tuple[float, float]:
+    value, half = _of_group(group, of, getattr(group, extras[name]) if name in extras else 0)
+    return value, math.hypot(half, group.extra_error) if name == "tokens" else half
 
 
 def _of_group(group: Group, of: Callable[[Window], int], extra: int) -> tuple[float, float]:
@@ -149,6 +161,16 @@ def _of_group(group: Group, of: Callable[[Window], int], extra: int) -> tuple[fl
     total = ratio * n_bytes
     error = _ratio_error(windows, of, ratio, n_bytes) * n_bytes
     return total + extra, max(error, _FLOOR * total) + _unseen_error(group) * ratio * group.unseen_bytes
+
+
+def of_all(n_found: int, n_looked: int, n_all: int) -> tuple[int, int]:
+    """How many of all have what was found in some, and half the width of the 95 % interval of that."""
+    if n_looked >= n_all:
+        return n_found, 0
+    # With one more of each kind (Wilson), so that all alike is not taken for certain.
+    share = (n_found + 2) / (n_looked + 4)
+    half = 1.96 * math.sqrt(share * (1 - share) / (n_looked + 4) * (1 - n_looked / n_all))
+    return round(n_all * n_found / n_looked), math.ceil(n_all * half)
 
 
 def _ratio_error(windows: Sequence[Window], of: Callable[[Window], int], ratio: float, n_bytes: int) -> float:

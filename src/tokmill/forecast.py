@@ -125,7 +125,7 @@ def foresee(planned: PlannedJob, elapsed_s: float = 0.0) -> Plan:
     return Plan(
         inputs=_inputs(content.inputs, answer),
         totals=found,
-        is_exact=found is not None and all(group.is_whole for group in answer.groups),
+        is_exact=found is not None and all(group.is_whole and not group.extra_error for group in answer.groups),
         bytes_per_token=found.bytes_text.value / found.tokens.value if found and found.tokens.value else None,
         tokenizer=content.tokenizer.name,
         dtype=content.dtype,

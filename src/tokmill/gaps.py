@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from tokmill import durable
 from tokmill.durable import storage_errors
-from tokmill.errors import DamageError, UsageError
+from tokmill.errors import DamageError, DiskFullError, UsageError
 from tokmill.manifest import MANIFEST_NAME, Manifest, load_manifest
 from tokmill.remade import Gap, NewFile, Span, Unneeded, find_damage, other_corpus
 from tokmill.state import discard_parts, hold, is_begun, let_go, part_of, remove_state
@@ -56,6 +56,20 @@ class Repair:
                 self.files[name] = NewFile(path, part_of(self.directory, name), spans, found, head)
                 damaged |= {span.segment for span in found}
         self.gaps = _gaps(self.manifest, sorted(damaged))
+        self._check_disk()
+
+    def _check_disk(self) -> None:
+        """Raises DiskFullError when the files made anew will not fit beside the damaged ones."""
+        needed = sum(self.manifest.files[name].size_bytes for name in self.files)
+        status = os.statvfs(self.directory)
+        free = status.f_bavail * status.f_frsize
+        if needed > free:
+            raise DiskFullError(
+                f"the repair will not fit on the disk: {needed:,} bytes are needed, {free:,} are free",
+                where=str(self.directory),
+                allowed="room for a second copy of each damaged file until it takes the place of the first",
+                next_step="free disk space, then run the same command again; nothing was replaced",
+            )
 
     def open_gap(self, gap: Gap) -> None:
         """From now on what is appended to the files belongs to this gap."""

@@ -16,7 +16,7 @@ import xxhash
 from tokmill import durable
 from tokmill.config import Content
 from tokmill.errors import DamageError, UsageError
-from tokmill.manifest import FORMAT_VERSION, Segment, check_names
+from tokmill.manifest import FORMAT_VERSION, Segment, check_names, read_state
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -85,11 +85,9 @@ class Journal:
 
 def _read(path: Path) -> bytes:
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        return read_state(path)
     except FileNotFoundError:
         return b""
-    with open(fd, "rb") as file:
-        return file.read()
 
 
 def _unchain(data: bytes, where: str) -> tuple[list[bytes], int, int]:
@@ -128,14 +126,14 @@ def _decode_header(payload: bytes, where: str) -> Header:
                 next_step="pip install --upgrade tokmill, or start over with --fresh",
             )
         return msgspec.json.decode(payload, type=Header)
-    except (msgspec.MsgspecError, ValueError) as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise _damaged(f"the journal's header is not readable: {error}", where) from None
 
 
 def _decode_line(payload: bytes, where: str) -> _Line:
     try:
         line = msgspec.json.decode(payload, type=_Line)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise _damaged(f"the journal is not readable: {error}", where) from None
     check_names(line.segment.files, where)
     return line

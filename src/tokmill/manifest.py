@@ -5,8 +5,11 @@ Both are read back as untrusted: names are single components, lengths grow, coun
 
 from __future__ import annotations
 
+import errno
+import os
+import stat
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import xxhash
@@ -14,12 +17,15 @@ import xxhash
 from tokmill.config import Content
 from tokmill.errors import DamageError, UsageError
 from tokmill.provenance import Provenance
-from tokmill.types import Counts, Cursor, FileEntry
+from tokmill.types import Counts, Cursor, FileEntry, text_to_path
 
 if TYPE_CHECKING:
     from collections.abc import Container
 
 MANIFEST_NAME = "manifest.json"
+_MOST_BYTES = 1 << 30
+"""Of a manifest or a journal: 64 MiB of corpus take about a thousand bytes, so this is some 60 TB."""
+_MOST_IDS = 1 << 24
 FORMAT_VERSION = 1
 """Of manifest and journal. A newer one is refused, an older one read."""
 
@@ -90,23 +96,20 @@ def load_manifest(directory: Path) -> Manifest:
     """Read and check `directory`/manifest.json. Raises UsageError if there is none, DamageError if it is not what was written."""
     path = directory / MANIFEST_NAME
     try:
-        data = path.read_bytes()
+        data = read_state(path)
     except FileNotFoundError:
         raise UsageError(
             "no complete tokmill output here",
             where=str(directory),
             allowed=f"a directory with {MANIFEST_NAME}",
-            next_step="give the directory that was --out, or run the tokmill tokenize command again: it resumes",
+            next_step="give the directory that was --out; a run that was interrupted goes on when its command is typed again",
         ) from None
     return decode_manifest(data, str(path))
 
 
 def decode_manifest(data: bytes, where: str) -> Manifest:
     """The manifest in `data`. Raises DamageError, or UsageError for one of a newer tokmill."""
-    try:
-        version = msgspec.json.decode(data, type=_VersionOnly).format_version
-    except msgspec.MsgspecError as error:
-        raise _damaged(f"the manifest is not readable: {error}", where) from None
+    version = _decoded(data, _VersionOnly, where).format_version
     if version > FORMAT_VERSION:
         raise UsageError(
             f"the manifest has version {version}, newer than this tokmill",
@@ -114,14 +117,76 @@ def decode_manifest(data: bytes, where: str) -> Manifest:
             allowed=f"version {FORMAT_VERSION} or older",
             next_step="pip install --upgrade tokmill",
         )
-    try:
-        manifest = msgspec.json.decode(data, type=Manifest)
-    except msgspec.MsgspecError as error:
-        raise _damaged(f"the manifest is not readable: {error}", where) from None
-    if manifest.checksum != _checksum(manifest):
+    manifest: Manifest = _decoded(data, Manifest, where)
+    # The checksum is of what the manifest means; what it says must be that and nothing else, to the last bit.
+    said = _decoded(data, Any, where)
+    if _file_of(said) != data or not _says(said, msgspec.to_builtins(manifest)) or manifest.checksum != _checksum(manifest):
         raise _damaged("the manifest was changed after it was written: its checksum differs", where)
     check_names(manifest.files, where)
+    _check_values(manifest, where)
     return manifest
+
+
+def read_state(path: Path) -> bytes:
+    """A file that tokmill wrote about its own state, read as untrusted: a regular file of bearable size, through no link.
+
+    Raises DamageError, OSError.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise _damaged(f"{path.name} is a symbolic link", str(path)) from None
+        raise
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode) or status.st_size > _MOST_BYTES:
+        os.close(fd)
+        what = (
+            f"has {status.st_size:,} bytes; tokmill writes no such file"
+            if stat.S_ISREG(status.st_mode)
+            else "is not a regular file"
+        )
+        raise _damaged(f"{path.name} {what}", str(path))
+    with open(fd, "rb") as file:
+        return file.read()
+
+
+def _decoded(data: bytes, kind: Any, where: str) -> Any:
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise _damaged(f"the manifest is not readable: {error}", where) from None
+
+
+def _file_of(said: object) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(said), indent=1) + b"\n"
+
+
+def _says(said: object, meant: object) -> bool:
+    """Whether JSON says nothing but what was understood; it may leave out what an older tokmill did not know."""
+    if isinstance(said, dict) and isinstance(meant, dict):
+        return said.keys() <= meant.keys() and all(_says(value, meant[key]) for key, value in said.items())
+    if isinstance(said, list) and isinstance(meant, (list, tuple)):
+        return len(said) == len(meant) and all(map(_says, said, meant))
+    return said == meant
+
+
+def _check_values(manifest: Manifest, where: str) -> None:
+    """Raises DamageError for numbers and names that no run can have written."""
+    content = manifest.content
+    n_inputs = len(content.inputs)
+    # Of ids whose tokenizer nobody named, the width alone is known.
+    if not 0 < content.tokenizer.n_ids <= (_MOST_IDS if content.tokenizer.sha256 else 1 << 32):
+        raise _damaged(f"a tokenizer of {content.tokenizer.n_ids:,} ids", where)
+    if any(not 0 <= segment.after.input_index <= n_inputs for segment in manifest.segments):
+        raise _damaged("a segment ends behind the last input", where)
+    if content.separator == "":
+        raise _damaged("the separator is empty", where)
+    for source in content.inputs:
+        try:
+            text_to_path(source.path)
+        except ValueError:
+            raise _damaged("the path of an input is not readable", where) from None
 
 
 def check_names(names: object, where: str) -> None:
@@ -131,7 +196,8 @@ def check_names(names: object, where: str) -> None:
     """
     for name in names:  # type: ignore[attr-defined]
         plain = name.removeprefix("train/").removeprefix("val/") if name.count("/") == 1 else name
-        if not plain or plain.startswith(".") or "/" in plain or "\\" in plain or "\0" in plain:
+        hidden = not plain or plain.startswith(".") or name == MANIFEST_NAME
+        if hidden or "/" in plain or "\\" in plain or not plain.isprintable():
             raise _damaged(f"the file name {name!r} leads out of the directory or is hidden", where)
 
 

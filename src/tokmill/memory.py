@@ -16,7 +16,7 @@ from tokmill import probe
 from tokmill.config import MIB
 from tokmill.errors import MemoryBudgetError
 from tokmill.slices import text_bytes
-from tokmill.types import DIVIDE_ABOVE_BYTES, REMOTE_BLOCK_BYTES, REMOTE_BLOCKS_HELD, UNCUT_COST
+from tokmill.types import DIVIDE_ABOVE_BYTES, UNCUT_COST
 from tokmill.words import counted
 
 if TYPE_CHECKING:
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from tokmill.protocols import Encoder
     from tokmill.types import Batch
 
+REMOTE_BLOCK_BYTES = 8 << 20
+"""Of a remote object, what is asked for at once: at 30 ms for an answer, a few such requests side by side fill 1 GB/s."""
+REMOTE_BLOCKS_HELD = 5
+"""Of one object, at most: one that is read, and those that are fetched ahead of it."""
 _PARENT_BYTES = 40 * MIB
 """Python, typer, rich, msgspec, psutil (34 MiB measured), and room."""
 _WORKER_BYTES = 104 * MIB
@@ -118,6 +122,30 @@ def _with_batches(budget_bytes: int, n_threads: int, batch_bytes: int, n_inputs:
         in_flight_bytes=in_flight,
         caches_bytes=budget_bytes - fixed - reader - in_flight,
         batch_bytes=batch_bytes,
+    )
+
+
+def piece_too_long(what: str, where: str, most: int, budget_bytes: int, n_bytes: int | None) -> MemoryBudgetError:
+    """The error for a text that has to be taken in one piece and does not fit. most: bytes that do; n_bytes: its own, if known."""
+    is_known = n_bytes is not None and n_bytes > most and budget_bytes
+    # Each byte more takes _PIECE_COST bytes of what is in flight and of the share of the caches that a piece may use.
+    more = int((n_bytes - most) * _PIECE_COST / (1 - 1 / _GROWTH)) if n_bytes and is_known else 0
+    needed = -(-(budget_bytes + more) // (16 * MIB)) * 16
+    return MemoryBudgetError(
+        f"{what} is longer than the {most:,} bytes that the memory budget allows in one piece",
+        where=where,
+        allowed=f"at most {most:,} bytes in one piece with this --memory" + (f"; this has {n_bytes:,}" if is_known else ""),
+        next_step=f"--memory {needed}MiB" if is_known else "raise --memory, or divide it",
+    )
+
+
+def memory_too_small(what: str, where: str, budget_bytes: int) -> MemoryBudgetError:
+    """The error for an allocation that the system refused within the budget."""
+    return MemoryBudgetError(
+        what,
+        where=where,
+        allowed=f"what fits beside everything else into {budget_bytes // MIB} MiB",
+        next_step=f"--memory {2 * budget_bytes // MIB}MiB, or write the file again with smaller parts",
     )
 
 

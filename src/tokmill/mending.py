@@ -7,6 +7,7 @@ cannot be mended, and the corpus must be what it was. The work is done in a work
 from __future__ import annotations
 
 import os
+import re
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ import msgspec
 from tokmill.config import Job
 from tokmill.durable import storage_errors
 from tokmill.encode.vocabulary import engine_of
-from tokmill.errors import ChangedError
+from tokmill.errors import ChangedError, TokmillError
 from tokmill.manifest import load_manifest
 from tokmill.planning import divide_resources
 from tokmill.read.inputs import find_inputs
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from tokmill.manifest import Manifest
     from tokmill.protocols import Observer
     from tokmill.verification import Report
+
+_BEGINS_AGAIN = "nothing was replaced, and it begins again"
 
 
 def repair(
@@ -51,7 +54,12 @@ def repair(
     names = [sources] if isinstance(sources, str) else sources
     job = repair_job(Path(directory), names, glob=glob, memory=memory, threads=threads)
     found = _Collector()
-    LocalRunner().run(job, [found, *observers])
+    try:
+        LocalRunner().run(job, [found, *observers])
+    except TokmillError as error:
+        if error.next_step:
+            error.next_step = re.sub(r"\(?it resumes(?: from the last commit)?\)?", _BEGINS_AGAIN, error.next_step)
+        raise
     # Not before: this process is to stay small while the worker lives.
     from tokmill.verification import Problem, verify
 

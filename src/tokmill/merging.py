@@ -111,7 +111,7 @@ def check_agreement(sources: Sequence[Source]) -> None:
             if getattr(source.content, name) != getattr(first.content, name)
         ]
         ours, theirs = first.content.tokenizer, source.content.tokenizer
-        if ours.sha256 != theirs.sha256:
+        if (ours.sha256, ours.encoding) != (theirs.sha256, theirs.encoding):
             found.insert(0, f"the tokenizer is {theirs.name} (sha256 {theirs.sha256[:12]}), not {ours.name} ({ours.sha256[:12]})")
         if ours.eot_id != theirs.eot_id:
             found.append(f"the end-of-text id is {theirs.eot_id}, not {ours.eot_id}")

@@ -18,8 +18,9 @@ InputFormat = Annotated[
     typer.Option(
         "--input-format",
         envvar="TOKMILL_INPUT_FORMAT",
-        metavar="text|jsonl[.gz|.zst]",
-        help="Instead of going by suffix; without a known one, and on standard input: text.",
+        metavar="FORMAT",
+        help="text, jsonl, csv, tsv, tar (also with .gz .zst .xz .bz2 .lz4), parquet or arrow, instead of going by suffix; without "
+        "a known one, and on standard input: text.",
     ),
 ]
 Inputs = Annotated[
@@ -34,7 +35,21 @@ PlannedOut = Annotated[
 ]
 Tokenizer = Annotated[
     str,
-    typer.Option("--tokenizer", envvar="TOKMILL_TOKENIZER", metavar="NAME|FILE", help="gpt2 (built in), or a .tiktoken file."),
+    typer.Option(
+        "--tokenizer",
+        envvar="TOKMILL_TOKENIZER",
+        metavar="NAME|FILE",
+        help="gpt2 (built in), cl100k_base and the like, a .tiktoken file, a tokenizer.json, a Hugging Face owner/name@revision.",
+    ),
+]
+EotToken = Annotated[
+    str | None,
+    typer.Option(
+        "--eot-token",
+        envvar="TOKMILL_EOT_TOKEN",
+        metavar="TEXT|ID",
+        help="The special token that ends documents.  [default: the tokenizer's, where it is clear]",
+    ),
 ]
 Separator = Annotated[
     str,
@@ -46,7 +61,13 @@ Separator = Annotated[
     ),
 ]
 TextKey = Annotated[
-    str, typer.Option("--text-key", envvar="TOKMILL_TEXT_KEY", metavar="KEY", help="Of JSON lines, the key of the text.")
+    str,
+    typer.Option(
+        "--text-key",
+        envvar="TOKMILL_TEXT_KEY",
+        metavar="KEY",
+        help="Of JSON lines and tables, the key or column of the text; a.b: inside a.",
+    ),
 ]
 Eot = Annotated[
     str,
@@ -127,7 +148,7 @@ EncodingErrors = Annotated[
     ),
 ]
 Engine = Annotated[
-    str, typer.Option("--engine", envvar="TOKMILL_ENGINE", metavar="gigatoken|tiktoken", help="The ids are the same.")
+    str, typer.Option("--engine", envvar="TOKMILL_ENGINE", metavar="gigatoken|tiktoken|tokenizers", help="The ids are the same.")
 ]
 Fresh = Annotated[
     bool,
@@ -135,3 +156,17 @@ Fresh = Annotated[
 ]
 Force = Annotated[bool, typer.Option("--force", envvar="TOKMILL_FORCE", help="Go on though the output will not fit on the disk.")]
 Append = Annotated[bool, typer.Option("--append", envvar="TOKMILL_APPEND", help="Add the inputs to the complete output in DIR.")]
+
+
+def all_sources(source: list[str], more: list[str]) -> list[str]:
+    """`--source a b c`: b and c arrive as arguments of their own; their place among several --source cannot be known."""
+    from tokmill.errors import UsageError
+
+    if more and len(source) != 1:
+        raise UsageError(
+            "inputs without --source" if not source else "the order of the sources is not clear",
+            where=f"{more[0]}",
+            allowed="one DIR, then --source INPUT...",
+            next_step="tokmill verify DIR --source " + " ".join([*source, *more]),
+        )
+    return source + more

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from tokmill.errors import TooManySkippedError
+from tokmill.read.rows import OTHER_FILE
 from tokmill.types import STDIN, Committed, Cursor
 from tokmill.words import counted
 from tokmill.write import layout_of, make_writer
@@ -126,7 +127,7 @@ class Recorder:
         return dict(self._output.completed())
 
     def _check_skipped(self) -> None:
-        n_bad = sum(n for reason, n in self.counts.skipped.items() if reason != "empty")
+        n_bad = sum(n for reason, n in self.counts.skipped.items() if reason not in ("empty", OTHER_FILE))
         most = self._job.resources.max_skipped
         if most is not None and n_bad > most:
             raise TooManySkippedError(

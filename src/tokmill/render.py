@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tokmill.inspection import Inspection, Preview
     from tokmill.replay import Outcome
     from tokmill.verification import Problem, Report
+    from tokmill.vocabularies import Fetched, Vocabulary
 
 
 def json_line(value: object) -> str:
@@ -290,3 +291,16 @@ def _quoted(path: str) -> str:
 def _aligned(rows: list[tuple[str, str]]) -> list[str]:
     width = max(len(label) for label, _ in rows)
     return [f"  {label:<{width}}  {text}" for label, text in rows]
+
+
+def vocabulary_line(found: Vocabulary) -> str:
+    """One published encoding, what it is for, and where it is."""
+    where = printable_line(found.path) if found.path else f"not here: tokmill vocab fetch {found.name} --to DIR"
+    return f"{found.name:<12} {found.n_ids:>7,} ids, end of text {found.eot_id:>7,}  {found.models}\n    {where}"
+
+
+def fetched_line(fetched: Fetched) -> str:
+    """Where the file is now, and how to use it."""
+    how = "was there already" if fetched.was_there else format_bytes(fetched.size_bytes)
+    path = printable_line(fetched.path)
+    return f"{fetched.name}: {path} ({how}, SHA-256 as published)\n    --tokenizer {shlex.quote(path)}"

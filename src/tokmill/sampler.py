@@ -18,14 +18,15 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from tokmill.encode import cutter_for, hand_over_plainly, load_encoder
+from tokmill.encode import cutter_of, hand_over_plainly, load_encoder
 from tokmill.entry import Line, failed_event
 from tokmill.errors import DamagedInputError
-from tokmill.estimate import Answer, Group, Question, Window
+from tokmill.estimate import Answer, Group, Question, Window, of_all
 from tokmill.read.stream import open_stream
 from tokmill.read.urls import restore
 from tokmill.read.utf8 import clean
 from tokmill.sampling import PLACE_BYTES, Cut, Decoded, Excerpt, View, cut_of, reach_of, sample_stream
+from tokmill.survey import GRIDDED, is_gridded, survey_parquet, survey_rows
 from tokmill.types import text_to_path
 from tokmill.words import counted
 
@@ -41,7 +42,7 @@ _MOST = 2000
 _MOST_STREAMS = 64
 """Compressed files that are looked at."""
 _MOST_ENDS = 64
-"""Files whose ends are looked at, to see whether they end with a separator."""
+"""Files whose ends are looked at, where not all of them are, to see whether they end with a separator."""
 _MOST_REQUESTS = 48
 """Of ranges of remote objects, for windows; of ends, a third of that. Each is waited for."""
 _CHUNK_BYTES = 256 << 10
@@ -60,7 +61,7 @@ class Sampler:
     def __init__(self, question: Question) -> None:
         self._question = question
         self._content = question.content
-        self._cutter = cutter_for(question.content.tokenizer.encoding)
+        self._cutter = cutter_of(question.content.tokenizer)
         self._n_invalid = 0
         self._n_bad = 0
         self._notices: list[str] = []
@@ -70,7 +71,7 @@ class Sampler:
     def answer(self) -> Answer:
         """Raises TokmillError: an input cannot be read, or the engine fails."""
         inputs = [(i, source) for i, source in enumerate(self._content.inputs) if source.size_bytes is not None]
-        streams = {i for i, source in inputs if source.compression != "none" or not self._has_places(source)}
+        streams = {i for i, source in inputs if not is_gridded(source) or not self._has_places(source)}
         plain = [source for i, source in inputs if i not in streams]
         compressed = [(i, source) for i, source in inputs if i in streams]
         n_bytes = sum(source.size_bytes or 0 for _, source in inputs) or 1
@@ -114,10 +115,13 @@ class Sampler:
 
     def _plain(self, files: Sequence[Input], input_format: str, n_bytes: int) -> tuple[Group, list[Excerpt]]:
         total = sum(source.size_bytes or 0 for source in files)
-        n_documents, n_eot = self._ends(files) if input_format == "text" else (0, 0)
         is_whole = total <= n_bytes and not (_are_remote(files) and len(files) > _MOST_REQUESTS)
+        n_open, error = self._ends(files, all_of_them=is_whole) if input_format == "text" else (0, 0)
         excerpts = self._all(files, input_format) if is_whole else self._drawn(files, input_format, n_bytes, total)
-        group = Group(windows=[], seen_bytes=total, is_whole=is_whole, extra_documents=n_documents, extra_tokens=n_eot)
+        n_documents = len(files) if input_format == "text" else 0
+        group = Group(
+            windows=[], seen_bytes=total, is_whole=is_whole, extra_documents=n_documents, extra_tokens=n_open, extra_error=error
+        )
         return group, excerpts
 
     def _all(self, files: Sequence[Input], input_format: str) -> list[Excerpt]:
@@ -144,16 +148,16 @@ class Sampler:
             found.append(_window(files[i], offset - offset % PLACE_BYTES, cut, reach))
         return found
 
-    def _ends(self, files: Sequence[Input]) -> tuple[int, int]:
-        """Documents that end with their file, and how many of them are not empty, by a look at some of the ends."""
-        most = _MOST_REQUESTS // 3 if _are_remote(files) else _MOST_ENDS
-        looked = files[:: -(-len(files) // most)]
+    def _ends(self, files: Sequence[Input], *, all_of_them: bool) -> tuple[int, int]:
+        """How many files end in a document that is not empty, by a look at some of the ends, and how far off that may be."""
+        most = len(files) if all_of_them else _MOST_REQUESTS // 3 if _are_remote(files) else _MOST_ENDS
+        looked = files if most >= len(files) else random.Random(0).sample(files, most)  # noqa: S311  no secret
         separator = (self._content.separator or "").encode()
         n_open = 0
         for source in looked:
             size = source.size_bytes or 0
             n_open += self._is_open(_read(source, max(0, size - len(separator)), size), separator)
-        return len(files), round(len(files) * n_open / len(looked))
+        return of_all(n_open, len(looked), len(files))
 
     def _is_open(self, tail: bytes, separator: bytes) -> bool:
         return self._content.keep_empty or not separator or not tail.endswith(separator)
@@ -179,6 +183,9 @@ class Sampler:
         return [self._decoded_group(inputs, of_format, name) for name, of_format in by_format.items()]
 
     def _decode(self, source: Input, until_s: float, most: int) -> Decoded:
+        if source.format not in GRIDDED:
+            survey = survey_parquet if source.format == "parquet" else survey_rows
+            return survey(source, self._content, until_s=until_s, most=most)
         stream = open_stream(source)
         try:
             cut = cut_of(self._content, source.format, self._cutter)
@@ -203,6 +210,7 @@ class Sampler:
         separator = (self._content.separator or "").encode()
         n_open = sum(self._is_open(one.tail, separator) for one in decoded.values() if one.n_bytes)
         is_text = input_format == "text"
+        n_open, error = of_all(n_open, len(decoded), n_files)
         excerpts = [excerpt for one in decoded.values() for excerpt in one.excerpts]
         whole = not unseen and all(one.is_whole for one in decoded.values()) and not any(e.n_parts for e in excerpts)
         group = Group(
@@ -211,15 +219,18 @@ class Sampler:
             unseen_bytes=unseen,
             is_whole=whole,
             extra_documents=n_files * is_text,
-            extra_tokens=round(n_files * n_open / len(decoded)) * is_text,
+            extra_tokens=n_open * is_text,
+            extra_error=error * is_text,
+            is_stored=input_format == "parquet",
         )
         return group, excerpts
 
     def _note_unseen(self, inputs: Sequence[tuple[int, Input]], decoded: dict[int, Decoded]) -> None:
         n_part = sum(not one.is_complete for one in decoded.values())
-        kind = "compressed file" if all(source.compression != "none" for _, source in inputs) else "file"
+        kind = "packed file" if not any(is_gridded(source) for _, source in inputs) else "file"
         if n_part:
-            self._notices.append(f"of {counted(n_part, kind)} only the beginning was read: the rest may be different")
+            part = "a part" if any(source.format == "parquet" for _, source in inputs) else "the beginning"
+            self._notices.append(f"of {counted(n_part, kind)} only {part} was read: the rest may be different")
         if len(decoded) < len(inputs):
             self._notices.append(f"{len(decoded):,} of {counted(len(inputs), kind)} were read")
 

@@ -11,10 +11,7 @@ if TYPE_CHECKING:
 
 
 class Slices(Sequence[bytes]):
-    """Documents that lie one behind the other in one buffer, separated; `bytes` are made of those that are asked for.
-
-    So that a batch of a text file is three objects, not one for each document.
-    """
+    """Documents that lie one behind the other in one buffer, separated; `bytes` are made only of those that are asked for."""
 
     __slots__ = ("data", "ends", "separator", "starts")
 

@@ -24,8 +24,12 @@ IdType = Literal["uint16", "uint32"]
 EotPlacement = Literal["before", "after", "none"]
 Utf8Policy = Literal["strict", "replace", "ignore"]
 OnError = Literal["stop", "skip"]
-InputFormat = Literal["text", "jsonl"]
-Compression = Literal["none", "gzip", "zstd"]
+InputFormat = Literal["text", "jsonl", "csv", "tsv", "parquet", "arrow", "tar"]
+SourceFormat = InputFormat | Literal["ids"]
+Compression = Literal["none", "gzip", "zstd", "xz", "bzip2", "lz4"]
+
+WITH_FOOTER: frozenset[InputFormat] = frozenset(("parquet", "arrow"))
+"""Formats whose files are read from places that their end names: not from a pipe, and not compressed from outside."""
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
@@ -43,13 +47,6 @@ UNCUT_COST = 25
 
 BLOCK_BYTES = 1 << 20
 """A block of a divided document ends at the first safe cut at or after this many bytes."""
-
-
-REMOTE_BLOCK_BYTES = 8 << 20
-"""Of a remote object, what is asked for at once: at 30 ms for an answer, a few such requests side by side fill 1 GB/s."""
-
-REMOTE_BLOCKS_HELD = 5
-"""Of one object, at most: one that is read, and those that are fetched ahead of it."""
 
 
 def path_to_text(path: str) -> str:
@@ -73,7 +70,7 @@ class Input(msgspec.Struct, frozen=True, kw_only=True):
 
     path: str
     """Absolute path in the form of `path_to_text`, a URL without what is secret in it (`read/urls.py`), or `-`."""
-    format: InputFormat | Literal["ids"]
+    format: SourceFormat
     """`ids`: a bare file that was converted, not tokenized."""
     compression: Compression
     size_bytes: int | None = None
@@ -89,16 +86,23 @@ class Input(msgspec.Struct, frozen=True, kw_only=True):
         return is_url(self.path)
 
 
+def is_packed(source: Input) -> bool:
+    """Whether its bytes on disk are not those of its text, more or less."""
+    return source.compression != "none" or source.format in WITH_FOOTER
+
+
 class Tokenizer(msgspec.Struct, frozen=True, kw_only=True):
     """Which tokenizer, exactly: enough to load it in another process and to tell it from every other."""
 
     name: str
-    """As asked for, for messages: `gpt2`, or the path of a file."""
-    kind: Literal["tiktoken"]
+    """As asked for, for messages: `gpt2`, the path of a file; of a repository, `owner/name@commit`."""
+    kind: Literal["tiktoken", "huggingface"]
+    """The reference that its ids are held against."""
     encoding: str
-    """Name of the published encoding (`r50k_base`, `cl100k_base`, ...): decides pretokenizer pattern and safe cuts."""
+    """Name of the published encoding (`r50k_base`, `cl100k_base`, ...), or family of the tokenizer.json (`llama3`, `qwen2+nfc`,
+    `other`): decides engine and safe cuts."""
     path: str
-    """File with the ranks, in the form of `path_to_text`."""
+    """File with the ranks, or tokenizer.json, in the form of `path_to_text`."""
     sha256: str
     """Of that file, hex."""
     n_ids: int
@@ -111,9 +115,9 @@ class Cursor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     input_index: int = 0
     offset: int = 0
-    """Bytes of this input, decompressed, that lie before."""
+    """Bytes of this input, decompressed, that lie before; of Parquet and Arrow, 0: there the record says where."""
     record: int = 0
-    """Documents (text) or lines (JSON lines) of this input that lie before; the first is 0."""
+    """Documents (text), lines (JSON lines), rows (tables) or members (tar) of this input that lie before; the first is 0."""
     document_offset: int | None = None
     """Inside a divided document: where the document begins. None between documents."""
     begins: bool = True
@@ -128,10 +132,10 @@ class Location(msgspec.Struct, frozen=True, kw_only=True):
     path: str
     """In the form of `path_to_text`."""
     record: int | None = None
-    """Number of the document (text) or line (JSON lines), from 1."""
+    """Number of the document (text), line (JSON lines), row (tables) or member (tar), from 1."""
     offset: int | None = None
-    """Byte of the decompressed input, from 0."""
-    unit: Literal["document", "line"] = "document"
+    """Byte of the decompressed input, from 0; None in Parquet and Arrow."""
+    unit: Literal["document", "line", "row", "member"] = "document"
 
     def __str__(self) -> str:
         parts = [self.path if self.path != STDIN else "standard input"]
@@ -149,7 +153,8 @@ class Skip(msgspec.Struct, frozen=True, kw_only=True):
     record: int | None
     offset: int | None
     reason: str
-    """A stable word: `empty`, `invalid_json`, `missing_text`, `null_text`, `not_a_string`, `lone_surrogate`, `invalid_utf8`."""
+    """A stable word: `empty`, `invalid_json`, `missing_text`, `null_text`, `not_a_string`, `lone_surrogate`, `invalid_utf8`,
+    `invalid_csv`, `other_file`."""
 
 
 class Counts(msgspec.Struct, frozen=True, kw_only=True):
@@ -164,7 +169,7 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
     tokens_train: int = 0
     tokens_val: int = 0
     bytes_in: int = 0
-    """Decompressed bytes of the inputs, separators and JSON syntax included."""
+    """Decompressed bytes of the inputs, separators and JSON syntax included; of Parquet and Arrow, of the texts alone."""
     bytes_text: int = 0
     """Bytes of the documents that were encoded."""
     skipped: dict[str, int] = {}

@@ -37,6 +37,7 @@ MAX_PROBLEMS = 100
 
 _BLOCK_BYTES = 4 << 20
 _KNOWN = {MANIFEST_NAME, "report.html"}
+_FOREIGN = "the manifest does not list this file"
 _TELL_EVERY_S = 0.2
 
 
@@ -91,6 +92,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         next_step = f"tokmill verify {self.directory} --repair, restore it from a copy, or make it again: {again}"
         if self.repaired is not None:
             next_step = f"what could be made again is; move away what the manifest does not list, or make all of it again: {again}"
+        elif self.problems and all(problem.what == _FOREIGN for problem in self.problems):
+            next_step = "move away what the manifest does not list: a trainer that takes every file would read it"
         shown = [str(problem) for problem in self.problems]
         more = [f"and {self.n_problems - len(shown):,} more"] if self.n_problems > len(shown) else []
         raise DamageError(

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,7 @@ from tokmill.audit import Auditor
 from tokmill.commit import Output, open_output
 from tokmill.config import MIB
 from tokmill.dataset import find_tokenizer
-from tokmill.encode import cutter_for, hand_over_plainly, load_encoder
+from tokmill.encode import cutter_of, hand_over_plainly, load_encoder, reference_of
 from tokmill.entry import Line, failed_event
 from tokmill.errors import Interrupted, MemoryBudgetError, TokmillError
 from tokmill.gaps import open_repair
@@ -49,6 +50,7 @@ from tokmill.types import (
     Renewed,
     Repaired,
     Started,
+    is_packed,
     text_to_path,
 )
 
@@ -57,7 +59,7 @@ if TYPE_CHECKING:
 
     from tokmill.config import Job
     from tokmill.gaps import Repair
-    from tokmill.protocols import Reader
+    from tokmill.protocols import Cutter, Reader
     from tokmill.types import EncodedBatch
 
 _STACK_BYTES = 2 * MIB
@@ -206,12 +208,16 @@ class Worker:
         """Bytes on disk before the cursor; of a compressed input that was begun, none."""
         inputs = self._job.content.inputs
         before = sum(i.size_bytes or 0 for i in inputs[: cursor.input_index])
-        is_plain = cursor.input_index < len(inputs) and inputs[cursor.input_index].compression == "none"
+        is_plain = cursor.input_index < len(inputs) and not is_packed(inputs[cursor.input_index])
         return before + (cursor.offset if is_plain else 0)
+
+    @cached_property
+    def _cutter(self) -> Cutter | None:
+        return cutter_of(self._job.content.tokenizer)
 
     def _reader(self) -> CorpusReader:
         content = self._job.content
-        return CorpusReader(content, self._job.resources, cutter_for(content.tokenizer.encoding))
+        return CorpusReader(content, self._job.resources, self._cutter)
 
     @contextmanager
     def _encoded(self, reader: Reader, start: Cursor, done: Recorder | Mender) -> Iterator[Generator[EncodedBatch, None, None]]:
@@ -227,9 +233,9 @@ class Worker:
 
     def _pipeline(self, reader: Reader, done: Recorder | Mender) -> Pipeline:
         content, resources = self._job.content, self._job.resources
-        cutter = cutter_for(content.tokenizer.encoding)
-        fraction = resources.audit_fraction if resources.engine != "tiktoken" else 0.0
-        auditor = Auditor(lambda: load_encoder(content.tokenizer, "tiktoken"), cutter, fraction)
+        reference = reference_of(content.tokenizer)
+        fraction = resources.audit_fraction if resources.engine != reference else 0.0
+        auditor = Auditor(lambda: load_encoder(content.tokenizer, reference), self._cutter, fraction, reference)
         return Pipeline(
             reader,
             lambda: EncodeStage(content, load_encoder(content.tokenizer, resources.engine), auditor),

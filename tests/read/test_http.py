@@ -13,12 +13,13 @@ import pytest
 from webserver import Handler, Site, serving
 
 from tokmill.errors import ChangedError, DamagedInputError, TokmillError, UsageError
+from tokmill.memory import REMOTE_BLOCKS_HELD
 from tokmill.read import remote, store_http
 from tokmill.read.guess import check_files
 from tokmill.read.inputs import find_inputs
 from tokmill.read.remote import Patience, RemoteStream
 from tokmill.read.stream import open_stream
-from tokmill.types import REMOTE_BLOCKS_HELD, Input
+from tokmill.types import Input
 
 FIRST, BLOCK = 4 << 10, 64 << 10
 DATA = random.Random(0).randbytes(FIRST + 6 * BLOCK + 77)

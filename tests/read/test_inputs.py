@@ -36,7 +36,7 @@ def tree(tmp_path: Path) -> Path:
         ".hidden.txt",
         ".git/x.txt",
         "j.JSON.zst",
-        "x.tar.gz",
+        "x.tar.gz.part",
     ]
     for name in names:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -57,7 +57,7 @@ def test_a_directory_gives_its_known_files_sorted_by_bytes(tree: Path) -> None:
     assert found.n_passed_over == 3
     assert "3 files" in found.notices()[0]
     (tree / "p.py").unlink()
-    (tree / "x.tar.gz").unlink()
+    (tree / "x.tar.gz.part").unlink()
     assert "1 file " in find(tree).notices()[0]
 
 
@@ -123,9 +123,9 @@ def test_standard_input(tmp_path: Path) -> None:
         (["empty"], {}),
         (["dangling.txt"], {}),
         (["/dev/null"], {}),
-        (["x.parquet"], {}),
-        (["x.tar.gz"], {}),
-        (["a.txt"], {"input_format": "csv"}),
+        (["x.zip"], {}),
+        (["x.npy.gz"], {}),
+        (["a.txt"], {"input_format": "xml"}),
         ([""], {}),
         (["a\0b"], {}),
         (["a" * 5000], {}),
@@ -139,7 +139,7 @@ def test_what_cannot_be_an_input_is_refused_in_four_parts(
     monkeypatch.chdir(tmp_path)
     for directory in ("empty", "links", "full"):
         Path(directory).mkdir()
-    for name in ("x.parquet", "x.tar.gz", "a.txt", "full/a.txt"):
+    for name in ("x.zip", "x.npy.gz", "a.txt", "full/a.txt"):
         Path(name).write_bytes(b"x")
     Path("dangling.txt").symlink_to("nowhere")
     Path("links/dangling.txt").symlink_to("nowhere")
@@ -147,3 +147,33 @@ def test_what_cannot_be_an_input_is_refused_in_four_parts(
         find(*names, **options)
     error: TokmillError = caught.value
     assert all((error.what, error.where is not None, error.allowed, error.next_step))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("a.csv", ("csv", "none")),
+        ("a.TSV.xz", ("tsv", "xz")),
+        ("a.parquet", ("parquet", "none")),
+        ("a.feather", ("arrow", "none")),
+        ("a.arrows", ("arrow", "none")),
+        ("a.tar", ("tar", "none")),
+        ("a.tgz", ("tar", "gzip")),
+        ("a.tar.zst", ("tar", "zstd")),
+        ("a.tbz2", ("tar", "bzip2")),
+        ("a.txt.lz4", ("text", "lz4")),
+        ("a.json.bz2", ("jsonl", "bzip2")),
+    ],
+)
+def test_the_suffix_says_format_and_compression(tmp_path: Path, name: str, expected: tuple[str, str]) -> None:
+    (tmp_path / name).write_bytes(b"x")
+    for named in (tmp_path / name, tmp_path):
+        (source,) = find(named).inputs
+        assert (source.format, source.compression) == expected
+
+
+@pytest.mark.parametrize("input_format", ["csv", "tsv.lz4", "tar.zst", "parquet", "arrow", "text.bz2", "jsonl.xz"])
+def test_every_format_can_be_named(tmp_path: Path, input_format: str) -> None:
+    (tmp_path / "a").write_bytes(b"x")
+    (source,) = find_inputs([str(tmp_path / "a")], glob=None, input_format=input_format).inputs
+    assert source.format == input_format.partition(".")[0]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
+import lzma
 import os
+import resource
 import sys
 from pathlib import Path
 
+import lz4.frame
 import pytest
 from reading import read_all, write
 
@@ -189,3 +193,29 @@ def test_a_named_pipe_is_read_once(tmp_path: Path) -> None:
     (source,) = find_inputs([str(path)], glob=None, input_format=None).inputs
     assert source.size_bytes is None
     assert contents(source) == TEXT
+
+
+PACKERS = {".gz": gzip.compress, ".zst": zstd.compress, ".xz": lzma.compress, ".bz2": bz2.compress, ".lz4": lz4.frame.compress}
+
+
+@pytest.mark.parametrize("suffix", [".xz", ".bz2", ".lz4"])
+def test_the_other_compressions_are_read_frame_by_frame_and_cut_nowhere(tmp_path: Path, suffix: str) -> None:
+    parts = [PACKERS[suffix](part) for part in (PARTS[0], b"", PARTS[1])]
+    data, ends = b"".join(parts), {len(parts[0]), len(parts[0]) + len(parts[1])}
+    for n_bytes in (1, 7, 1 << 20):
+        assert contents(packed(tmp_path, "a.txt" + suffix, data), n_bytes) == PARTS[0] + PARTS[1]
+    for n in set(range(len(data))) - ends:
+        with pytest.raises(DamagedInputError, match="ends in the middle"):
+            contents(packed(tmp_path, "a.txt" + suffix, data[:n]))
+
+
+@pytest.mark.parametrize("suffix", PACKERS)
+def test_a_bomb_of_any_kind_is_given_out_in_bounded_parts(tmp_path: Path, suffix: str) -> None:
+    stream = open_stream(packed(tmp_path, "a.txt" + suffix, PACKERS[suffix](bytes(40 << 20))))
+    before, n_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, 0
+    while data := stream.read(1 << 16):
+        assert len(data) <= 1 << 16
+        n_bytes += len(data)
+    stream.close()
+    assert n_bytes == 40 << 20
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 24 << 10

@@ -23,6 +23,8 @@ import re
 from functools import cache
 from typing import TYPE_CHECKING
 
+from tokmill.encode.families import family_of
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
@@ -74,9 +76,42 @@ class PatternCuts:
         return match.start() if match else 0
 
 
+class AddedTokenCuts:
+    """The places above, without those inside what may be one of the tokens that are taken from text as a whole.
+
+    Implements `protocols.Cutter`. Such a token can only begin left of a cut and end right of it where the left part ends with a
+    beginning of the token, so one look to the left decides, however the text goes on.
+    """
+
+    def __init__(self, contents: Iterable[str]) -> None:
+        """contents: the texts of those tokens."""
+        tokens = [content.encode() for content in contents]
+        self._inner = PatternCuts()
+        self._beginnings = {token[:n] for token in tokens for n in range(1, len(token))}
+        self._lengths = sorted({len(beginning) for beginning in self._beginnings})
+
+    def last(self, text: bytes | bytearray, limit: int) -> int:
+        """See the contract."""
+        at = self._inner.last(text, limit)
+        while at and self._is_inside(text, at):
+            at = self._inner.last(text, at - 1)
+        return at
+
+    def first(self, text: bytes | bytearray, start: int) -> int:
+        """See the contract."""
+        at = self._inner.first(text, start)
+        while at and self._is_inside(text, at):
+            at = self._inner.first(text, at + 1)
+        return at
+
+    def _is_inside(self, text: bytes | bytearray, at: int) -> bool:
+        return any(n <= at and bytes(text[at - n : at]) in self._beginnings for n in self._lengths)
+
+
 def cutter_for(encoding: str) -> PatternCuts | None:
-    """The cutter of a published encoding; None where no cuts are proven, so that documents stay whole."""
-    return PatternCuts() if encoding in _PROVEN else None
+    """The cutter of a published encoding or a family; None where no cuts are proven, so that documents stay whole."""
+    family = family_of(encoding)
+    return PatternCuts() if encoding in _PROVEN or (family is not None and family.has_cuts) else None
 
 
 @cache

@@ -2,7 +2,8 @@
 
 The one hard thing: a `.tiktoken` file holds ranks alone, and with another encoding's pattern it gives wrong tokens that look
 right. So a file is known by the SHA-256 of its content against the published encodings, never by its name, and one that is not
-among them is refused. No network and no cache directory is used: GPT-2's file is part of the package.
+among them is refused. A tokenizer.json says all that decides its ids, and is identified by its content too. GPT-2's file is part
+of the package; only the name of a repository may lead to the network.
 """
 
 from __future__ import annotations
@@ -10,10 +11,16 @@ from __future__ import annotations
 import hashlib
 import os
 from importlib.resources import files
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from tokmill.encode import hub
+from tokmill.encode.eot import CONFIG_NAME, find_eot
+from tokmill.encode.families import OTHER
+from tokmill.encode.tiktoken_cache import cached_path, encoding_of, places
+from tokmill.encode.tokenizer_json import FILE_NAME, read_tokenizer_json
 from tokmill.errors import ChangedError, UsageError
 from tokmill.types import Tokenizer, path_to_text, text_to_path
 
@@ -92,23 +99,56 @@ _BY_SHA256 = {encoding.sha256: encoding for encoding in _PUBLISHED}
 _BUILT_IN = {"gpt2": "r50k_base.tiktoken", "r50k_base": "r50k_base.tiktoken"}
 
 
-def resolve_tokenizer(name: str) -> Tokenizer:
-    """The tokenizer that a person named: `gpt2`, or the path of a published encoding's file. Raises UsageError."""
+def resolve_tokenizer(name: str, eot_token: str | None = None) -> Tokenizer:
+    """The tokenizer that a person named; `_KINDS` lists what a name may be. Raises UsageError.
+
+    eot_token: the special token that ends documents, by its text or id; None: it is found, by the rule in `eot.py`.
+    """
     for is_meant, resolve in _KINDS:
         if is_meant(name):
-            return resolve(name)
-    hint = f"--tokenizer {name}.tiktoken, the path of its file" if name in ENCODINGS else "--tokenizer gpt2"
+            return resolve(name, eot_token)
     raise UsageError(
         f"there is no tokenizer {name!r}",
         where="--tokenizer",
-        allowed=f"{', '.join(_BUILT_IN)}, or the path of a .tiktoken file ({', '.join(ENCODINGS)})",
-        next_step=hint,
+        allowed=f"{', '.join(_BUILT_IN)}; {', '.join(ENCODINGS)}; the path of a .tiktoken file, of a {FILE_NAME} or its directory; "
+        "a Hugging Face repository as owner/name@revision",
+        next_step="--tokenizer gpt2, or see tokmill vocab list",
     )
 
 
+def reference_of(tokenizer: Tokenizer) -> str:
+    """The engine whose ids are promised."""
+    return "tokenizers" if tokenizer.kind == "huggingface" else "tiktoken"
+
+
 def engine_of(tokenizer: Tokenizer, wanted: str) -> str:
-    """The engine wanted, or the one that can load the tokenizer."""
-    return wanted if wanted == "tiktoken" else ENCODINGS[tokenizer.encoding].engine
+    """The engine wanted, or the one that can load the tokenizer. Raises UsageError for the reference of another kind."""
+    reference = reference_of(tokenizer)
+    if wanted not in ("gigatoken", reference):
+        raise UsageError(
+            f"{wanted} cannot load {tokenizer.name}",
+            where="--engine",
+            allowed=f"gigatoken, {reference}",
+            next_step=f"leave --engine out, or --engine {reference}",
+        )
+    is_loaded = tokenizer.encoding != OTHER if reference == "tokenizers" else pattern_engine(tokenizer) == "gigatoken"
+    return "gigatoken" if wanted == "gigatoken" and is_loaded else reference
+
+
+def engine_notice(tokenizer: Tokenizer) -> str:
+    """What to say when gigatoken was wanted and the reference is used."""
+    if tokenizer.kind == "tiktoken":
+        return f"gigatoken cannot load {tokenizer.encoding}; tiktoken is used instead: the same ids, some 30 times slower"
+    return (
+        f"gigatoken is not proven to give the ids of {tokenizer.name}; Hugging Face tokenizers is used instead: exact, "
+        "some 100 times slower, and no document is cut"
+    )
+
+
+def pattern_engine(tokenizer: Tokenizer) -> str:
+    """The fastest engine for a published encoding. Raises UsageError for one that this version does not know."""
+    pattern_of(tokenizer)
+    return ENCODINGS[tokenizer.encoding].engine
 
 
 def pattern_of(tokenizer: Tokenizer) -> str:
@@ -140,15 +180,65 @@ def ranks_path(tokenizer: Tokenizer) -> str:
     return path
 
 
-def _built_in(name: str) -> Tokenizer:
-    return _tiktoken(name, str(files("tokmill") / "assets" / _BUILT_IN[name]))
+def _built_in(name: str, eot_token: str | None) -> Tokenizer:
+    return _tiktoken(name, str(files("tokmill") / "assets" / _BUILT_IN[name]), eot_token)
 
 
-def _tiktoken_file(name: str) -> Tokenizer:
-    return _tiktoken(name, os.path.abspath(name))
+def _tiktoken_file(name: str, eot_token: str | None) -> Tokenizer:
+    return _tiktoken(name, os.path.abspath(name), eot_token)
 
 
-def _tiktoken(name: str, path: str) -> Tokenizer:
+def _published(name: str, eot_token: str | None) -> Tokenizer:
+    """An encoding of tiktoken's, or a model that has one, from tiktoken's caches."""
+    encoding = encoding_of(name, ENCODINGS)
+    assert encoding is not None
+    if encoding in _BUILT_IN:
+        return _tiktoken(name, str(files("tokmill") / "assets" / _BUILT_IN[encoding]), eot_token)
+    path = cached_path(encoding, ENCODINGS[encoding].sha256)
+    if path is None:
+        raise UsageError(
+            f"the file of {encoding} is not on this machine" + ("" if encoding == name else f" ({name} has that encoding)"),
+            where=", ".join(map(path_to_text, places(encoding))) or "TIKTOKEN_CACHE_DIR is empty",
+            allowed=f"the published file, SHA-256 {ENCODINGS[encoding].sha256}, in a cache of tiktoken's, or its path",
+            next_step=f"tokmill vocab fetch {encoding} --to DIR, with a network; then --tokenizer DIR/{encoding}.tiktoken",
+        )
+    return _tiktoken(name, path, eot_token)
+
+
+def _json_file(name: str, eot_token: str | None) -> Tokenizer:
+    path = os.path.join(name, FILE_NAME) if os.path.isdir(name) else name
+    return _huggingface(path_to_text(name), os.path.abspath(path), eot_token)
+
+
+def _repo(name: str, eot_token: str | None) -> Tokenizer:
+    path, pinned = hub.fetch(name, FILE_NAME, CONFIG_NAME)
+    return _huggingface(pinned, path, eot_token)
+
+
+def _huggingface(name: str, path: str, eot_token: str | None) -> Tokenizer:
+    """name: in the form of `path_to_text`. Raises UsageError."""
+    file, sha256 = read_tokenizer_json(path)
+    if find_spec("tokenizers") is None:
+        raise UsageError(
+            "a tokenizer.json is held against Hugging Face tokenizers, which is not installed",
+            where=name,
+            allowed="an installation with the extra hf",
+            next_step="pip install 'tokmill[hf]', then run again",
+        )
+    file.check()
+    eot_id = find_eot(file.special, path, eot_token)
+    return Tokenizer(
+        name=name,
+        kind="huggingface",
+        encoding=file.family(),
+        path=path_to_text(path),
+        sha256=sha256,
+        n_ids=1 + max(eot_id, *file.tokens.values(), *(token.id for token in file.plain)),
+        eot_id=eot_id,
+    )
+
+
+def _tiktoken(name: str, path: str, eot_token: str | None) -> Tokenizer:
     """The published encoding whose ranks are in the file at `path`."""
     try:
         sha256 = _sha256(path)
@@ -167,6 +257,13 @@ def _tiktoken(name: str, path: str) -> Tokenizer:
             next_step="fetch the file again, or use --tokenizer gpt2",
         )
     encoding = _BY_SHA256[sha256]
+    if eot_token not in (None, "<|endoftext|>", str(encoding.eot_id)):
+        raise UsageError(
+            f"documents of {encoding.name} end with <|endoftext|>, not with {eot_token!r}",
+            where="--eot-token",
+            allowed=f"<|endoftext|> or {encoding.eot_id}",
+            next_step="leave --eot-token out",
+        )
     return Tokenizer(
         name=path_to_text(name),
         kind="tiktoken",
@@ -185,12 +282,27 @@ def _sha256(path: str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _is_file(name: str) -> bool:
-    return name.endswith(".tiktoken") or os.path.isfile(name)
+def _is_json(name: str) -> bool:
+    """Whether it is a directory or a file that begins as JSON does, or is called so."""
+    if os.path.isdir(name) or not os.path.isfile(name):
+        return os.path.isdir(name) or name.endswith(".json")
+    try:
+        with open(name, "rb") as file:
+            return name.endswith(".json") or file.read(64).lstrip()[:1] == b"{"
+    except OSError:
+        return False
 
 
-_KINDS: tuple[tuple[Callable[[str], bool], Callable[[str], Tokenizer]], ...] = (
+def _is_published(name: str) -> bool:
+    return encoding_of(name, ENCODINGS) is not None
+
+
+_KINDS: tuple[tuple[Callable[[str], bool], Callable[[str, str | None], Tokenizer]], ...] = (
     (_BUILT_IN.__contains__, _built_in),
-    (_is_file, _tiktoken_file),
+    (lambda name: name.endswith(".tiktoken"), _tiktoken_file),
+    (_is_json, _json_file),
+    (os.path.isfile, _tiktoken_file),
+    (_is_published, _published),
+    (hub.is_repo, _repo),
 )
 """The first whose question a name answers with yes. A further kind of tokenizer is a row here and a file beside this one."""

@@ -9,16 +9,16 @@ from __future__ import annotations
 import time
 from bisect import bisect_right
 from dataclasses import replace
+from importlib import import_module
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tokmill.errors import TokmillError
 from tokmill.read.guess import check_pipe
-from tokmill.read.jsonl import read_jsonl
 from tokmill.read.position import Position, Settings
+from tokmill.read.seekable import open_seekable
 from tokmill.read.stream import open_stream
-from tokmill.read.text import read_text
-from tokmill.types import BLOCK_BYTES, DIVIDE_ABOVE_BYTES, Batch, Counts, Cursor
+from tokmill.types import BLOCK_BYTES, DIVIDE_ABOVE_BYTES, WITH_FOOTER, Batch, Counts, Cursor, SourceFormat
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
@@ -27,7 +27,16 @@ if TYPE_CHECKING:
     from tokmill.protocols import Cutter
     from tokmill.types import Location
 
-_FORMATS = {"text": read_text, "jsonl": read_jsonl}
+READERS: dict[SourceFormat, str] = {
+    "text": "tokmill.read.text:read_text",
+    "jsonl": "tokmill.read.jsonl:read_jsonl",
+    "csv": "tokmill.read.delimited:read_csv",
+    "tsv": "tokmill.read.delimited:read_tsv",
+    "parquet": "tokmill.read.parquet:read_parquet",
+    "arrow": "tokmill.read.arrow:read_arrow",
+    "tar": "tokmill.read.tar:read_tar",
+}
+"""By format, the function that reads one input; imported when there is one."""
 _PATIENCE_S = 0.5
 _MOST_PACKED = 1024
 """Inputs in one batch; each keeps about 1 kB of bookkeeping until the batch is written."""
@@ -58,6 +67,7 @@ class CorpusReader:
             max_piece_bytes=resources.max_piece_bytes,
             divide_above_bytes=divide_above_bytes,
             block_bytes=block_bytes,
+            budget_bytes=resources.budget_bytes,
         )
 
     def batches(self, start: Cursor) -> Iterator[Batch]:
@@ -91,17 +101,24 @@ class CorpusReader:
     def _input(self, i: int, start: Cursor, n_before: int) -> Generator[Batch, None, int]:
         """Batches of one input; the bytes on disk that lie before the next."""
         source = self._inputs[i]
-        stream = open_stream(source)
+        read = _reader_of(source.format)
+        # What the reader of the format reads from.
+        stream: Any = open_seekable(source) if source.format in WITH_FOOTER else open_stream(source)
         try:
             position = Position(source, i, start)
-            position.seek(stream, start)
             if self._checks_pipes and source.size_bytes is None and not start.offset:
                 stream = check_pipe(stream, source, self._settings.content.text_key)
-            for batch in _FORMATS[source.format](stream, position, self._settings, start):
+            for batch in read(stream, position, self._settings, start):
                 yield replace(batch, position_bytes=n_before + batch.position_bytes)
-            return n_before + stream.raw_position()
+            return n_before + int(stream.raw_position())
         finally:
             stream.close()
+
+
+def _reader_of(input_format: SourceFormat) -> Callable[..., Iterator[Batch]]:
+    module, _, function = READERS[input_format].partition(":")
+    found: Callable[..., Iterator[Batch]] = getattr(import_module(module), function)
+    return found
 
 
 class _Pack:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, cast
 
 from tokmill.errors import DamagedInputError, UsageError
 from tokmill.read.urls import path_of, remember
-from tokmill.types import STDIN, Compression, Input, InputFormat, is_url, path_to_text
+from tokmill.types import STDIN, WITH_FOOTER, Compression, Input, InputFormat, is_url, path_to_text
 from tokmill.words import counted
 
 if TYPE_CHECKING:
@@ -27,12 +27,21 @@ if TYPE_CHECKING:
     from tokmill.read.stores import Found
 
 _STDIN_NAMES = {STDIN, "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"}
-_COMPRESSIONS: dict[str, Compression] = {".gz": "gzip", ".zst": "zstd"}
-_JSONL_SUFFIXES = (".jsonl", ".ndjson", ".json")
-_KNOWN_SUFFIXES = (".txt", ".text", ".md", *_JSONL_SUFFIXES)
-_FOREIGN_SUFFIXES = (".parquet", ".arrow", ".zip", ".tar", ".tgz", ".bz2", ".xz", ".7z", ".lz4", ".npy", ".bin", ".pdf")
+_COMPRESSIONS: dict[str, Compression] = {".gz": "gzip", ".zst": "zstd", ".xz": "xz", ".bz2": "bzip2", ".lz4": "lz4"}
+_SHORT = {".tgz": ".tar.gz", ".tzst": ".tar.zst", ".txz": ".tar.xz", ".tbz2": ".tar.bz2"}
+_SUFFIXES: dict[InputFormat, tuple[str, ...]] = {
+    "text": (".txt", ".text", ".md"),
+    "jsonl": (".jsonl", ".ndjson", ".json"),
+    "csv": (".csv",),
+    "tsv": (".tsv",),
+    "parquet": (".parquet",),
+    "arrow": (".arrow", ".arrows", ".feather"),
+    "tar": (".tar",),
+}
+_KNOWN_SUFFIXES = tuple(suffix for suffixes in _SUFFIXES.values() for suffix in suffixes)
+_FOREIGN_SUFFIXES = (".zip", ".7z", ".npy", ".bin", ".pdf", ".rar", ".lzma", ".orc", ".avro", ".xlsx")
 """Named alone, these would be read as text; nobody means that."""
-_FORMATS = tuple(f + c for f in ("text", "jsonl") for c in ("", *_COMPRESSIONS))
+_FORMATS = tuple(f + c for f in _SUFFIXES for c in ("", *_COMPRESSIONS) if not (c and f in WITH_FOOTER))
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +58,9 @@ class FoundInputs:
         if not self.n_passed_over:
             return notices
         suffixes = " ".join(_KNOWN_SUFFIXES)
-        return [
-            f"passed over in directories: {counted(self.n_passed_over, 'file')} (without --glob: {suffixes}, also .gz and .zst)",
-            *notices,
-        ]
+        also = " ".join(_COMPRESSIONS)
+        n_files = counted(self.n_passed_over, "file")
+        return [f"passed over in directories: {n_files} (without --glob: {suffixes}, most also with {also})", *notices]
 
 
 def find_inputs(names: Sequence[str], *, glob: str | None, input_format: str | None, outside: str | None = None) -> FoundInputs:
@@ -98,6 +106,7 @@ class _Finder:
         """Add what one name stands for."""
         if name in _STDIN_NAMES:
             file_format, compression = _describe("", self._input_format)
+            _check_seekable(file_format, compression, name, has_size=False)
             self.inputs.append(Input(path=STDIN, format=file_format, compression=compression))
             return
         status = _stat(name)
@@ -130,6 +139,7 @@ class _Finder:
                 next_step="give the one that is right",
             )
         file_format, compression = _describe(name, self._input_format)
+        _check_seekable(file_format, compression, name, has_size=True)
         size, version = found.size_bytes, found.version
         self.inputs.append(Input(path=name, format=file_format, compression=compression, size_bytes=size, version=version))
 
@@ -197,6 +207,7 @@ class _Finder:
 
     def _add_file(self, path: str, size_bytes: int | None, mtime_ns: int | None) -> None:
         file_format, compression = _describe(path, self._input_format)
+        _check_seekable(file_format, compression, path, has_size=size_bytes is not None)
         self.inputs.append(
             Input(
                 path=path_to_text(os.path.abspath(path)),
@@ -212,8 +223,8 @@ class _Finder:
         if self._input_format is None and bare.endswith(_FOREIGN_SUFFIXES):
             raise UsageError(
                 "this kind of file is not text",
-                where=path_to_text(path),
-                allowed="text or JSON lines, also with .gz or .zst",
+                where=_shown(path),
+                allowed=f"{' '.join(_KNOWN_SUFFIXES)}, most also with {' '.join(_COMPRESSIONS)}",
                 next_step="unpack or convert it; if it is text after all, pass --input-format text",
             )
 
@@ -233,6 +244,9 @@ def is_guess(source: Input) -> bool:
 def _without_compression(path: str) -> tuple[str, Compression]:
     """The path in lower case without a suffix of compression, and the compression."""
     lower = (path_of(path) if is_url(path) else path).lower()
+    for short, full in _SHORT.items():
+        if lower.endswith(short):
+            lower = lower.removesuffix(short) + full
     for suffix, compression in _COMPRESSIONS.items():
         if lower.endswith(suffix):
             return lower.removesuffix(suffix), compression
@@ -242,11 +256,29 @@ def _without_compression(path: str) -> tuple[str, Compression]:
 def _describe(path: str, input_format: str | None) -> tuple[InputFormat, Compression]:
     """Format and compression, by suffix unless they were given."""
     bare, compression = _without_compression(path)
-    file_format = "jsonl" if bare.endswith(_JSONL_SUFFIXES) else "text"
+    file_format: str = next((name for name, suffixes in _SUFFIXES.items() if bare.endswith(suffixes)), "text")
     if input_format is not None:
         file_format, dot, suffix = input_format.partition(".")
         compression = _COMPRESSIONS[dot + suffix] if dot else compression
     return cast("InputFormat", file_format), compression
+
+
+def _check_seekable(file_format: InputFormat, compression: Compression, path: str, *, has_size: bool) -> None:
+    """Raises UsageError for a file that is to be read from its end, and cannot be."""
+    if file_format not in WITH_FOOTER or (has_size and compression == "none"):
+        return
+    what = f"compressed from outside ({compression})" if compression != "none" else "a pipe"
+    raise UsageError(
+        f"{file_format} cannot be read from what is {what}: its end says where everything is",
+        where="standard input" if path == STDIN else _shown(path),
+        allowed=f"a {file_format} file as it is; it compresses its columns itself",
+        next_step="decompress it first, or name the file instead of piping it",
+    )
+
+
+def _shown(path: str) -> str:
+    """A path or URL as messages have it."""
+    return path if is_url(path) else path_to_text(path)
 
 
 def _matcher(glob: str | None) -> Callable[[str, str], bool]:

@@ -19,16 +19,18 @@ from typing import TYPE_CHECKING, Protocol
 
 import xxhash
 
-from tokmill.errors import BadTextError, MemoryBudgetError
+from tokmill.errors import BadTextError
+from tokmill.memory import piece_too_long
 from tokmill.read.utf8 import clean, first_invalid
-from tokmill.types import Batch
+from tokmill.types import Batch, Counts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tokmill.config import Content
+    from tokmill.errors import MemoryBudgetError
     from tokmill.read.position import Settings
-    from tokmill.types import Counts, Cursor, Location
+    from tokmill.types import Cursor, Location
 
 
 class LongText(Protocol):
@@ -80,7 +82,8 @@ def hold(document: LongText, settings: Settings, where: Location) -> bool:
     if document.complete and len(document.buffer) <= limit:
         return True
     if settings.cutter is None:
-        raise _too_long(where, settings, "for this tokenizer no document can be cut, and this one")
+        n_bytes = len(document.buffer) if document.complete else None
+        raise _too_long(where, settings, "for this tokenizer no document can be cut, and this one", n_bytes)
     return False
 
 
@@ -193,7 +196,7 @@ def _piece_bytes(text: bytearray, settings: Settings, where: Location, offset: i
     if n > settings.batch_bytes and cutter is not None:
         n = cutter.last(text, settings.batch_bytes) or cutter.first(text, settings.batch_bytes) or n
     if n > max(settings.max_piece_bytes, settings.batch_bytes):
-        raise _too_long(_moved(where, offset), settings, "the text from here on has no place where it can be cut, and it")
+        raise _too_long(_moved(where, offset), settings, "the text from here on has no place where it can be cut, and it", n)
     return n
 
 
@@ -213,6 +216,50 @@ def piece_batch(piece: Piece, *, after: Cursor | None, counts: Counts, where: Lo
         counts=counts,
         position_bytes=position_bytes,
     )
+
+
+@dataclass(slots=True)
+class _Held:
+    """A document that is in memory."""
+
+    buffer: bytearray
+    complete: bool = True
+
+    @property
+    def n_known(self) -> int:
+        return len(self.buffer)
+
+    def grow(self) -> None:
+        """There is nothing more."""
+
+    def take(self, n_bytes: int) -> bytes:
+        taken = bytes(memoryview(self.buffer)[:n_bytes])
+        del self.buffer[:n_bytes]
+        return taken
+
+
+def held_document(
+    text: bytes, settings: Settings, where: Location, *, counts: Counts, after: Cursor, position_bytes: int
+) -> Iterator[Batch]:
+    """The batches of a document that is in memory, valid UTF-8 and larger than a batch; the last carries counts and cursor.
+
+    Raises MemoryBudgetError.
+    """
+    document = _Held(bytearray(text))
+    del text
+    inside = type(where)(path=where.path, record=where.record, offset=0, unit=where.unit)
+    if hold(document, settings, where):
+        pieces = whole(document, settings, inside, is_valid=True)
+    else:
+        pieces = divided(document, settings, inside, 0, begins=True)
+    for piece in pieces:
+        yield piece_batch(
+            piece,
+            after=after if piece.last else None,
+            counts=(counts if piece.last else Counts()) + Counts(parts_added=int(piece.adds_part)),
+            where=where,
+            position_bytes=position_bytes,
+        )
 
 
 def _side(text: bytes | bytearray, content: Content, *, is_valid: bool) -> bool:
@@ -236,14 +283,9 @@ def _moved(where: Location, offset: int) -> Location:
     return type(where)(path=where.path, record=where.record, offset=offset, unit=where.unit)
 
 
-def _too_long(where: Location, settings: Settings, what: str) -> MemoryBudgetError:
+def _too_long(where: Location, settings: Settings, what: str, n_bytes: int | None = None) -> MemoryBudgetError:
     most = max(settings.max_piece_bytes, settings.batch_bytes)
-    return MemoryBudgetError(
-        f"{what} is longer than the {most:,} bytes that the memory budget allows in one piece",
-        where=str(where),
-        allowed=f"documents of at most {most:,} bytes between two places where they can be cut, with this --memory",
-        next_step="raise --memory, or choose a --separator that occurs in the text",
-    )
+    return piece_too_long(what, str(where), most, settings.budget_bytes, n_bytes)
 
 
 def _not_utf8(where: Location, offset: int, byte: int) -> BadTextError:

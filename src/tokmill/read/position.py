@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import xxhash
 
@@ -13,9 +13,18 @@ from tokmill.types import BLOCK_BYTES, DIVIDE_ABOVE_BYTES, Cursor, Location
 if TYPE_CHECKING:
     from tokmill.config import Content
     from tokmill.protocols import ByteStream, Cutter
-    from tokmill.types import Input
+    from tokmill.types import Input, SourceFormat
 
 _HASH_BYTES = 1 << 20
+_UNITS: dict[SourceFormat, Literal["document", "line", "row", "member"]] = {
+    "text": "document",
+    "jsonl": "line",
+    "csv": "row",
+    "tsv": "row",
+    "parquet": "row",
+    "arrow": "row",
+    "tar": "member",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +39,8 @@ class Settings:
     max_piece_bytes: int
     divide_above_bytes: int = DIVIDE_ABOVE_BYTES
     block_bytes: int = BLOCK_BYTES
+    budget_bytes: int = 0
+    """--memory, for messages."""
 
 
 class Position:
@@ -73,7 +84,7 @@ class Position:
             path=self.source.path,
             record=(self.record if record is None else record) + 1,
             offset=self.offset if offset is None else offset,
-            unit="line" if self.source.format == "jsonl" else "document",
+            unit=_UNITS[self.source.format],
         )
 
     def seek(self, stream: ByteStream, start: Cursor) -> None:

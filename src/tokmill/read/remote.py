@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from tokmill.errors import DamagedInputError
+from tokmill.memory import REMOTE_BLOCK_BYTES, REMOTE_BLOCKS_HELD
 from tokmill.read.stores import Hiccup, Landing, changed, pin_of, store_for
 from tokmill.read.urls import scheme_of
-from tokmill.types import REMOTE_BLOCK_BYTES, REMOTE_BLOCKS_HELD
 
 if TYPE_CHECKING:
     from collections.abc import Callable

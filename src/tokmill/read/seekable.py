@@ -1,5 +1,8 @@
 """Inputs as binary files with `seek`, for formats that are not read from front to back: local files, and remote objects.
 
+One place opens them, `open_seekable`. What it returns is a file as Python knows files, that has the size it was planned with and is
+compared with that again at its end; a failed read is an error of tokmill's, through whatever library asked for it.
+
 A remote one is read in blocks, of which a few are kept; who reads on behind a block is read ahead for. The hard one is that nothing
 bounds what such a reader asks for at once: a request of many blocks goes past the cache, in one piece.
 """
@@ -7,15 +10,14 @@ bounds what such a reader asks for at once: a request of many blocks goes past t
 from __future__ import annotations
 
 import io
-import os
 import threading
+from abc import abstractmethod
 from collections import OrderedDict
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import TYPE_CHECKING
 
-from tokmill.errors import ChangedError, DamagedInputError
-from tokmill.read.remote import Fetcher
-from tokmill.types import text_to_path
+from tokmill.errors import TokmillError
+from tokmill.read.stream import PlainStream
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -28,36 +30,16 @@ BLOCKS_KEPT = 8
 _AHEAD = 2
 
 
-def open_seekable(source: Input) -> BinaryIO:
-    """An input's stored bytes (not decompressed) as a file that can seek; the caller closes it.
+class SeekableFile(io.RawIOBase):
+    """An input's stored bytes. What is read from where is for the two kinds to say."""
 
-    Raises DamagedInputError, ChangedError (also while it is read: the object was replaced), UsageError (a package is missing).
-    """
-    if source.is_remote:
-        return cast("BinaryIO", RemoteFile(source))
-    try:
-        file = open(text_to_path(source.path), "rb")  # noqa: SIM115  the caller closes it
-    except FileNotFoundError:
-        raise _changed(source, "it is gone") from None
-    except OSError as error:
-        raise _unreadable(source, error) from error
-    status = os.fstat(file.fileno())
-    if (status.st_size, status.st_mtime_ns) != (source.size_bytes, source.mtime_ns or status.st_mtime_ns):
-        file.close()
-        raise _changed(source, "it has another size or modification time")
-    return file
-
-
-class RemoteFile(io.RawIOBase):
-    """A remote object as a file."""
-
-    def __init__(self, source: Input) -> None:
+    def __init__(self, size_bytes: int) -> None:
         super().__init__()
-        self._fetcher = Fetcher(source)
-        self._size = self._fetcher.pin.size_bytes
-        self._position = 0
-        self._blocks: OrderedDict[int, Future[memoryview]] = OrderedDict()
-        self._last = -2
+        self._size = size_bytes
+        self._at = 0
+        self._furthest = 0
+        self.failed: TokmillError | None = None
+        """What a read raised: libraries make errors of their own of it."""
 
     def readable(self) -> bool:
         """True."""
@@ -69,33 +51,92 @@ class RemoteFile(io.RawIOBase):
 
     def tell(self) -> int:
         """Position."""
-        return self._position
+        return self._at
 
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         """As of every file."""
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
-        if base + offset < 0:
+        at = offset + (0, self._at, self._size)[whence]
+        if at < 0:
             raise ValueError("a position before the beginning")
-        self._position = base + offset
-        return self._position
+        self._at = at
+        return at
 
-    def readinto(self, buffer: Buffer) -> int:
-        """Fill the buffer as far as the object goes. Raises DamagedInputError, ChangedError."""
-        view = memoryview(buffer).cast("B")
-        n_bytes = max(0, min(len(view), self._size - self._position))
-        if n_bytes > SEEKABLE_BLOCK_BYTES * BLOCKS_KEPT // 2:
-            view[:n_bytes] = self._fetcher.fetch(self._position, self._position + n_bytes)
-            self._position += n_bytes
-            return n_bytes
-        end, at = self._position + n_bytes, 0
-        while self._position < end:
-            index, within = divmod(self._position, SEEKABLE_BLOCK_BYTES)
-            block = self._block(index)
-            n = min(end - self._position, len(block) - within)
-            view[at : at + n] = block[within : within + n]
-            at += n
-            self._position += n
-        return n_bytes
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Up to `size` bytes; fewer only at the end of the file. Raises DamagedInputError, ChangedError."""
+        rest = max(0, self._size - self._at)
+        n = rest if size is None or size < 0 else min(size, rest)
+        try:
+            data = self._bytes(self._at, n)
+        except TokmillError as error:
+            self.failed = error
+            raise
+        self._at += len(data)
+        self._furthest = max(self._furthest, self._at)
+        return data
+
+    def readinto(self, buffer: Buffer, /) -> int:
+        """See io.RawIOBase."""
+        with memoryview(buffer) as view:
+            data = self.read(view.nbytes)
+            view.cast("B")[: len(data)] = data
+        return len(data)
+
+    def raw_position(self) -> int:
+        """Bytes from the file's beginning to the furthest place that was read, about: how far a run is."""
+        return self._furthest
+
+    @abstractmethod
+    def check_unchanged(self) -> None:
+        """To be called behind the last read. Raises ChangedError."""
+
+    @abstractmethod
+    def _bytes(self, begin: int, n_bytes: int) -> bytes:
+        """Bytes that lie within the size; fewer are the end of a file. Raises DamagedInputError, ChangedError."""
+
+
+def open_seekable(source: Input) -> SeekableFile:
+    """An input that has a size, as a file of its stored bytes (not decompressed) that can seek; the caller closes it.
+
+    Raises DamagedInputError, ChangedError (also while it is read: the object was replaced), UsageError (a package is missing).
+    """
+    return RemoteFile(source) if source.is_remote else LocalFile(source)
+
+
+class LocalFile(SeekableFile):
+    """A file on this machine."""
+
+    def __init__(self, source: Input) -> None:
+        super().__init__(source.size_bytes or 0)
+        self._plain = PlainStream(source)
+
+    def check_unchanged(self) -> None:
+        """See SeekableFile."""
+        self._plain.check_unchanged()
+
+    def close(self) -> None:
+        """See io.IOBase."""
+        if not self.closed:
+            self._plain.close()
+        super().close()
+
+    def _bytes(self, begin: int, n_bytes: int) -> bytes:
+        return self._plain.read_at(begin, n_bytes)
+
+
+class RemoteFile(SeekableFile):
+    """A remote object as a file."""
+
+    def __init__(self, source: Input) -> None:
+        from tokmill.read.remote import Fetcher
+
+        self._fetcher = Fetcher(source)
+        super().__init__(self._fetcher.pin.size_bytes)
+        self._blocks: OrderedDict[int, Future[memoryview]] = OrderedDict()
+        self._last = -2
+
+    def check_unchanged(self) -> None:
+        """See SeekableFile."""
+        self._fetcher.check()
 
     def close(self) -> None:
         """Give back what is held."""
@@ -103,6 +144,16 @@ class RemoteFile(io.RawIOBase):
             self._blocks.clear()
             self._fetcher.close()
         super().close()
+
+    def _bytes(self, begin: int, n_bytes: int) -> bytes:
+        if n_bytes > SEEKABLE_BLOCK_BYTES * BLOCKS_KEPT // 2:
+            return bytes(self._fetcher.fetch(begin, begin + n_bytes))
+        parts, end = [], begin + n_bytes
+        while begin < end:
+            index, within = divmod(begin, SEEKABLE_BLOCK_BYTES)
+            parts.append(self._block(index)[within : within + end - begin])
+            begin += len(parts[-1])
+        return b"".join(parts)
 
     def _block(self, index: int) -> memoryview:
         first = index not in self._blocks
@@ -134,21 +185,3 @@ class RemoteFile(io.RawIOBase):
             block.set_result(self._fetcher.fetch(begin, end))
         except Exception as error:  # noqa: BLE001  raised where the block is used
             block.set_exception(error)
-
-
-def _changed(source: Input, how: str) -> ChangedError:
-    return ChangedError(
-        f"the input changed since the run was planned: {how}",
-        where=source.path,
-        allowed="inputs that stay as they are during a run",
-        next_step="restore the file and run the same command again, or start over with --fresh",
-    )
-
-
-def _unreadable(source: Input, error: OSError) -> DamagedInputError:
-    return DamagedInputError(
-        f"cannot be read: {error.strerror or error}",
-        where=source.path,
-        allowed="a file that can be read from beginning to end",
-        next_step="mend the permissions or the disk and run the same command again: it resumes",
-    )

@@ -1,4 +1,4 @@
-"""Bytes from anywhere: a file, standard input or (through `remote`) a store, plain, gzip or zstd, read once from front to back with
+"""Bytes from anywhere: a file, standard input or (through `remote`) a store, plain or compressed, read once from front to back with
 bounded memory.
 
 The hard one is the end. A decompressor that meets the end of its input is content to have delivered less, so truncation is
@@ -12,22 +12,19 @@ from __future__ import annotations
 import os
 import re
 import stat
-import sys
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 from tokmill.errors import ChangedError, DamagedInputError
 from tokmill.pagecache import ReadOnce
+from tokmill.read.compression import new_codec
 from tokmill.types import STDIN, text_to_path
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from tokmill.protocols import ByteStream
+    from tokmill.read.compression import Codec, Frame
     from tokmill.types import Input
 
 _SKIP_BYTES = 1 << 20
-_WINDOW_LOG_MAX = 27
-"""A zstd frame may ask for a window of 128 MiB, the most that the zstd command accepts without --long."""
 _DESCRIPTOR = re.compile(r"/(?:dev|proc/self)/fd/(\d+)")
 
 
@@ -41,7 +38,7 @@ class PlainStream:
         self._fd = _open(source)
         self._once = ReadOnce(self._fd, source.size_bytes or 0)
         try:
-            self._check_unchanged()
+            self.check_unchanged()
             if (source.size_bytes or 0) > _SKIP_BYTES and hasattr(os, "posix_fadvise"):
                 os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
         except BaseException:
@@ -70,6 +67,22 @@ class PlainStream:
             raise _ends_early(self._source, size)
         self.offset = os.lseek(self._fd, n_bytes, os.SEEK_CUR)
 
+    def read_at(self, offset: int, n_bytes: int) -> bytes:
+        """`n_bytes` bytes from anywhere in a file; fewer only at its end. Raises DamagedInputError, ChangedError."""
+        parts: list[bytes] = []
+        while n_bytes:
+            try:
+                data = os.pread(self._fd, n_bytes, offset)
+            except OSError as error:
+                raise _unreadable(self._source, error, offset) from error
+            if not data:
+                self.check_unchanged()
+                break
+            parts.append(data)
+            offset += len(data)
+            n_bytes -= len(data)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
     def raw_position(self) -> int:
         """See ByteStream."""
         return self.offset
@@ -82,12 +95,13 @@ class PlainStream:
         self._fd = -1
 
     def _check_end(self) -> None:
-        self._check_unchanged()
+        self.check_unchanged()
         size = self._source.size_bytes
         if size is not None and self.offset != size:
             raise _changed(self._source, f"{self.offset:,} bytes were read of {size:,}")
 
-    def _check_unchanged(self) -> None:
+    def check_unchanged(self) -> None:
+        """Raises ChangedError when the file is not the one that was found when the run was planned."""
         source = self._source
         if source.size_bytes is None:
             return
@@ -98,43 +112,15 @@ class PlainStream:
             raise _changed(source, "it has the same size and another modification time")
 
 
-class _Frame(Protocol):
-    """One frame (zstd) or member (gzip)."""
-
-    @property
-    def eof(self) -> bool: ...
-    @property
-    def needs_input(self) -> bool: ...
-    @property
-    def unused_data(self) -> bytes: ...
-    def decompress(self, data: bytes, max_length: int = -1) -> bytes: ...
-
-
-class _Codec(Protocol):
-    """What a compression format adds to the loop over frames."""
-
-    name: str
-    error: type[Exception] | tuple[type[Exception], ...]
-    chunk_bytes: int
-    """Compressed bytes read at a time; what lies behind a frame is copied once, so small frames ask for small chunks."""
-
-    def new_frame(self) -> _Frame: ...
-    def behind_frame(self, data: bytes) -> bytes:
-        """What is left of the bytes behind a frame when allowed padding is taken off."""
-
-    def explain(self, error: Exception) -> tuple[str, str]:
-        """What happened, and what to do next."""
-
-
 class CompressedStream:
     """All frames of a compressed file, one behind the other. Whatever is not a complete frame is an error."""
 
-    def __init__(self, plain: ByteStream, source: Input, codec: _Codec) -> None:
+    def __init__(self, plain: ByteStream, source: Input, codec: Codec) -> None:
         self.offset = 0
         self._plain = plain
         self._source = source
         self._codec = codec
-        self._frame: _Frame | None = codec.new_frame()
+        self._frame: Frame | None = codec.new_frame()
         self._pending = b""
 
     def read(self, n_bytes: int) -> bytes:
@@ -170,7 +156,7 @@ class CompressedStream:
         """See ByteStream."""
         self._plain.close()
 
-    def _next_frame(self) -> _Frame | None:
+    def _next_frame(self) -> Frame | None:
         """Begin the frame that follows; None at the true end."""
         rest = self._codec.behind_frame(self._pending)
         while not rest:
@@ -192,74 +178,12 @@ class CompressedStream:
         )
 
 
-class _Gzip:
-    """gzip by ISA-L: 600 MB/s where zlib does 270."""
-
-    name = "gzip"
-    chunk_bytes = 128 << 10
-
-    def __init__(self) -> None:
-        from isal import igzip_lib
-
-        self._lib: Any = igzip_lib
-        self.error: type[Exception] | tuple[type[Exception], ...] = (self._lib.error, EOFError, ValueError)
-
-    def new_frame(self) -> _Frame:
-        return self._lib.IgzipDecompressor(flag=self._lib.DECOMP_GZIP)  # type: ignore[no-any-return]
-
-    def behind_frame(self, data: bytes) -> bytes:
-        # Tapes and block devices pad with zeros; gzip(1) takes them too.
-        return data.lstrip(b"\0")
-
-    def explain(self, error: Exception) -> tuple[str, str]:
-        return (
-            f"the compressed data is damaged or is followed by something else: {error}",
-            "test it with gzip -t; if it is not gzip, rename it",
-        )
-
-
-class _Zstd:
-    """zstd by the standard library's module (Python 3.14) or its backport."""
-
-    name = "zstd"
-    chunk_bytes = 512 << 10
-
-    def __init__(self) -> None:
-        if sys.version_info >= (3, 14):
-            from compression import zstd
-        else:
-            from backports import zstd
-        self._lib: Any = zstd
-        self.error: type[Exception] | tuple[type[Exception], ...] = (self._lib.ZstdError, EOFError)
-
-    def new_frame(self) -> _Frame:
-        options = {self._lib.DecompressionParameter.window_log_max: _WINDOW_LOG_MAX}
-        return self._lib.ZstdDecompressor(options=options)  # type: ignore[no-any-return]
-
-    def behind_frame(self, data: bytes) -> bytes:
-        return data
-
-    def explain(self, error: Exception) -> tuple[str, str]:
-        if "memory" in str(error):
-            return (
-                f"the data was compressed with a window of more than {1 << _WINDOW_LOG_MAX - 20} MiB",
-                "compress it again: zstd -d --long=31 -c FILE | zstd -o NEW_FILE",
-            )
-        return (
-            f"the compressed data is damaged or is followed by something else: {error}",
-            "test it with zstd -t; if it is not zstd, rename it",
-        )
-
-
-_CODECS: dict[str, Callable[[], _Codec]] = {"gzip": _Gzip, "zstd": _Zstd}
-
-
 def open_stream(source: Input) -> ByteStream:
     """The decompressed bytes of an input, from the beginning. Raises DamagedInputError, ChangedError."""
     plain = _open_remote(source) if source.is_remote else PlainStream(source)
     if source.compression == "none":
         return plain
-    return CompressedStream(plain, source, _CODECS[source.compression]())
+    return CompressedStream(plain, source, new_codec(source.compression))
 
 
 def _open_remote(source: Input) -> ByteStream:

@@ -27,10 +27,11 @@ if TYPE_CHECKING:
 
 
 def read_text(stream: ByteStream, position: Position, settings: Settings, start: Cursor) -> Iterator[Batch]:
-    """Batches of one file, from `start` on, where stream and position already are. `index` is not set.
+    """Batches of one file, from `start` on. `index` is not set.
 
     Raises DamagedInputError, BadTextError, MemoryBudgetError, ChangedError.
     """
+    position.seek(stream, start)
     return _TextReader(stream, position, settings).batches(start)
 
 

@@ -1,0 +1,85 @@
+"""Which id ends a document: found where a tokenizer says it beyond doubt, asked for otherwise, never guessed.
+
+The rule, for a tokenizer.json:
+
+1. `--eot-token` names a special token, by its text or its id.
+2. Otherwise it is the `eos_token` of the tokenizer_config.json beside the file, if that is a special token and no other special
+   token has one of the names in `NAMES`. In the files of chat models `eos_token` ends a turn (`<|im_end|>`, `<|eot_id|>`), not a
+   document; both are there then, and the person is asked.
+3. Without such a file, or where it names none: the one special token with a name in `NAMES`, if there is exactly one.
+
+Only a special token will do: of any other, text could make the id, and with it a document that nobody wrote.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from tokmill.errors import UsageError
+from tokmill.types import path_to_text
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+NAMES = ("<|endoftext|>", "<|end_of_text|>", "<\uff5cend\u2581of\u2581sentence\uff5c>", "</s>", "<eos>")
+"""Special tokens that end documents in the corpora of the models that have them."""
+CONFIG_NAME = "tokenizer_config.json"
+_MOST = 12
+"""Special tokens that an error names."""
+
+
+def find_eot(special: Mapping[str, int], path: str, wanted: str | None) -> int:
+    """The id that ends documents, by the rule above.
+
+    special: the special tokens and their ids; path: of the tokenizer.json; wanted: what `--eot-token` says. Raises UsageError.
+    """
+    if wanted is not None:
+        return _wanted(special, path, wanted)
+    named = [name for name in NAMES if name in special]
+    eos = _eos_token(os.path.join(os.path.dirname(path), CONFIG_NAME))
+    if eos is not None and eos in special:
+        others = [name for name in named if name != eos]
+        if not others:
+            return special[eos]
+        raise _asked(f"the tokenizer ends with {eos!r}, and has {', '.join(map(repr, others))} too", special, path, others[0])
+    if len(named) == 1:
+        return special[named[0]]
+    what = f"it has {' and '.join(map(repr, named))}" if named else "no special token of a known name ends a text"
+    raise _asked(what, special, path, next(iter([*named, *special]), None))
+
+
+def _wanted(special: Mapping[str, int], path: str, wanted: str) -> int:
+    if wanted in special:
+        return special[wanted]
+    if wanted.isdecimal() and int(wanted) in special.values():
+        return int(wanted)
+    raise _asked(f"{wanted!r} is no special token of this tokenizer", special, path, next(iter(special), None))
+
+
+def _asked(what: str, special: Mapping[str, int], path: str, example: str | None) -> UsageError:
+    shown = ", ".join(f"{token} ({i})" for token, i in list(special.items())[:_MOST])
+    more = f", and {len(special) - _MOST:,} more" if len(special) > _MOST else ""
+    return UsageError(
+        f"which token ends a document is not clear: {what}",
+        where=path_to_text(path),
+        allowed=f"a special token, by its text or id: {shown}{more}"
+        if special
+        else "a tokenizer with a special token: it has none",
+        next_step=f"--eot-token '{example}'" if example else "use a tokenizer that has an end-of-text token",
+    )
+
+
+def _eos_token(path: str) -> str | None:
+    """What tokenizer_config.json calls the end; None when there is none or it does not say."""
+    try:
+        with open(path, "rb") as file:
+            config = msgspec.json.decode(file.read(), type=dict[str, msgspec.Raw])
+        eos: Any = msgspec.json.decode(config.get("eos_token") or b"null")
+    except (OSError, msgspec.MsgspecError, UnicodeError):
+        return None
+    if isinstance(eos, dict):
+        eos = eos.get("content")
+    return eos if isinstance(eos, str) else None

@@ -1,0 +1,217 @@
+"""A tokenizer.json: what it says, and the form in which engines load it.
+
+The hard thing is that text must never become a special token, and that there are two ways to one: the added tokens, which the
+reference is told to leave alone (`encode_special_tokens`) and the fast engine is not given; and the vocabulary itself, in which
+a special token is an entry like any other to Unigram, WordPiece and BPE with `ignore_merges`. There its entry is renamed to what
+no text can match, so that no id moves. A file in which merges make a special token of text is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from tokmill.encode.families import OTHER, classify, is_byte_token
+from tokmill.errors import ChangedError, UsageError
+from tokmill.types import Tokenizer, path_to_text, text_to_path
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+FILE_NAME = "tokenizer.json"
+_TYPES = ("BPE", "Unigram", "WordPiece")
+_LONGEST_WORD = 100
+"""Characters of a word beyond which WordPiece does not look into its vocabulary, where the file names no other number."""
+
+
+class AddedToken(msgspec.Struct, frozen=True, kw_only=True):
+    """A token that stands beside the vocabulary, or is marked in it."""
+
+    id: int
+    content: str
+    special: bool = False
+    single_word: bool = False
+    lstrip: bool = False
+    rstrip: bool = False
+    normalized: bool = True
+
+
+class TokenizerFile:
+    """The parsed content of a tokenizer.json."""
+
+    def __init__(self, data: bytes, where: str) -> None:
+        """where: names the file in errors. Raises UsageError for what is no tokenizer.json."""
+        self._where = where
+        try:
+            self._parts = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
+            self._model = msgspec.json.decode(self._parts["model"], type=dict[str, msgspec.Raw])
+            self.added = msgspec.json.decode(self._parts.get("added_tokens") or b"[]", type=list[AddedToken])
+            self.type = self._of_model("type") or "BPE"
+        except (msgspec.MsgspecError, KeyError, UnicodeError) as error:
+            raise self._refused(
+                f"the file is no tokenizer.json: {error}", "the tokenizer.json of a Hugging Face tokenizer"
+            ) from None
+        if self.type not in _TYPES:
+            raise self._refused(f"its model is {self.type}, whose ids text could forge", f"a model of {', '.join(_TYPES)}")
+
+    @cached_property
+    def tokens(self) -> dict[str, int]:
+        """The vocabulary of the model: tokens and their ids. Raises UsageError."""
+        try:
+            if self.type == "Unigram":
+                pieces = msgspec.json.decode(self._model["vocab"], type=list[tuple[str, float]])
+                return {piece: i for i, (piece, _) in enumerate(pieces)}
+            return msgspec.json.decode(self._model["vocab"], type=dict[str, int])
+        except (msgspec.MsgspecError, KeyError) as error:
+            raise self._refused(f"its vocabulary cannot be read: {error}", "a vocabulary of tokens and ids") from None
+
+    @property
+    def special(self) -> dict[str, int]:
+        """The special tokens and their ids."""
+        return {token.content: token.id for token in self.added if token.special}
+
+    @property
+    def plain(self) -> list[AddedToken]:
+        """The added tokens that are not special: text that holds one becomes its id, as the reference has it."""
+        return [token for token in self.added if not token.special]
+
+    def family(self) -> str:
+        """Of the tokenizer, added tokens included; `OTHER` is encoded by the reference."""
+        if self.type != "BPE":
+            return OTHER
+        settings = {key: self._of_model(key) for key in self._model if key not in ("vocab", "merges")}
+        settings |= {key: self._part(key) for key in ("normalizer", "pre_tokenizer")}
+        found = classify(settings, self.tokens)
+        return found if all(map(self._is_matched_alike, self.plain)) else OTHER
+
+    def check(self) -> None:
+        """Raises UsageError where text could become a special token, or where ids are not those that the reference gives."""
+        if self.type == "BPE":
+            forged = next((made for made in self._merged() if made in self.special), None)
+            if forged is not None:
+                raise self._refused(f"its merges make the special token {forged!r} of text", "special tokens that no text becomes")
+        if self.type == "BPE" and self._renames() and b'"ByteLevel"' not in bytes(self._parts.get("pre_tokenizer") or b""):
+            raise self._refused("text could become a special token (ignore_merges)", "special tokens outside the vocabulary")
+        self._check_added(self.added)
+        self._check_added(self._kept())
+
+    def for_reference(self) -> bytes:
+        """The file for Hugging Face tokenizers, which is to be told to leave special tokens alone."""
+        return self._encoded(self._kept(), self._renames())
+
+    def for_engine(self) -> bytes:
+        """The file for gigatoken, which takes every added token from text, and an entry of any name for the bytes it spells."""
+        return self._encoded(self.plain, dict.fromkeys(self._renames()))
+
+    def _is_matched_alike(self, token: AddedToken) -> bool:
+        """Whether the fast engine finds an added token where the reference does."""
+        if token.single_word or token.lstrip or token.rstrip or any(_overlap(token.content, special) for special in self.special):
+            return False
+        normalizer = self._part("normalizer")
+        if normalizer is None or normalizer.get("normalizers") == []:
+            return True
+        # The engine looks again when it has normalized. Of ASCII, NFC makes only K, ; and ` of other characters.
+        return not token.normalized and token.content.isascii() and not set(token.content) & set("K;` ")
+
+    def _merged(self) -> Iterator[str]:
+        """What each merge makes."""
+        try:
+            merges = msgspec.json.decode(self._model["merges"], type=list[str | list[str]])
+        except (msgspec.MsgspecError, KeyError) as error:
+            raise self._refused(f"its merges cannot be read: {error}", "a list of merges") from None
+        return ("".join(merge.split(" ")) if isinstance(merge, str) else "".join(merge) for merge in merges)
+
+    def _check_added(self, added: list[AddedToken]) -> None:
+        """The reference counts the ids of added tokens itself, whatever the file says."""
+        largest, tokens = -1, self.tokens
+        for token in added:
+            expected = tokens.get(token.content, max(largest + 1, len(tokens)))
+            if expected != token.id:
+                raise self._refused(
+                    f"the added token {token.content!r} has id {token.id}, and the reference gives it {expected}",
+                    "added tokens that are in the vocabulary, or count on from its end",
+                )
+            largest = max(largest, expected)
+
+    def _kept(self) -> list[AddedToken]:
+        """Added tokens without those whose entry in the vocabulary is renamed."""
+        renamed = self._renames()
+        return [token for token in self.added if token.content not in renamed]
+
+    def _renames(self) -> dict[str, str]:
+        """Special tokens of the vocabulary that text could match there, and names that it cannot."""
+        special = {token for token in self.tokens.keys() & self.special if not is_byte_token(token)}
+        if self.type == "Unigram":
+            # The search for pieces never finds an empty one.
+            return dict.fromkeys(special, "")
+        if self.type == "WordPiece":
+            longest = self._of_model("max_input_chars_per_word") or _LONGEST_WORD
+            return {token: token + "\0" * longest for token in special if token != self._of_model("unk_token")}
+        # A byte-level word has no space: that is Ġ.
+        return {token: " " + token for token in special} if self._of_model("ignore_merges") else {}
+
+    def _encoded(self, added: list[AddedToken], renames: Mapping[str, str | None]) -> bytes:
+        """renames: entries of the vocabulary and their new names; None: without the entry."""
+        model: dict[str, Any] = dict(self._model)
+        if renames and self.type == "Unigram":
+            pieces = msgspec.json.decode(self._model["vocab"], type=list[tuple[str, msgspec.Raw]])
+            model["vocab"] = [(renames.get(piece, piece), score) for piece, score in pieces]
+        elif renames:
+            named = ((renames.get(token, token), i) for token, i in self.tokens.items())
+            model["vocab"] = {token: i for token, i in named if token is not None}
+        changed = {"model": model, "added_tokens": added, "truncation": None, "padding": None, "post_processor": None}
+        return msgspec.json.encode({**self._parts, **changed})
+
+    def _part(self, key: str) -> Any:
+        return msgspec.json.decode(self._parts[key]) if key in self._parts else None
+
+    def _of_model(self, key: str) -> Any:
+        return msgspec.json.decode(self._model[key]) if key in self._model else None
+
+    def _refused(self, what: str, allowed: str) -> UsageError:
+        return UsageError(
+            what, where=self._where, allowed=allowed, next_step="use another tokenizer, or --tokenizer gpt2, which is built in"
+        )
+
+
+def read_tokenizer_json(path: str) -> tuple[TokenizerFile, str]:
+    """The file at `path` and the SHA-256, hex, of its content. Raises UsageError."""
+    where = path_to_text(path)
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+    except OSError as error:
+        raise UsageError(
+            f"cannot read the tokenizer's file: {error.strerror}",
+            where=where,
+            allowed=f"a readable {FILE_NAME}",
+            next_step="check the path, or use --tokenizer gpt2",
+        ) from None
+    return TokenizerFile(data, where), hashlib.sha256(data).hexdigest()
+
+
+def load_tokenizer_json(tokenizer: Tokenizer) -> TokenizerFile:
+    """The file of a tokenizer that was resolved. Raises ChangedError when it is not what it was."""
+    try:
+        file, found = read_tokenizer_json(text_to_path(tokenizer.path))
+    except UsageError as error:
+        file, found = None, error.what
+    if file is None or found != tokenizer.sha256:
+        raise ChangedError(
+            f"the tokenizer's file is not what it was when the run was planned: {found}",
+            where=tokenizer.path,
+            allowed=f"the file with SHA-256 {tokenizer.sha256}",
+            next_step="put the file back, then run the same command again",
+        )
+    return file
+
+
+def _overlap(a: str, b: str) -> bool:
+    """Whether a text can hold both with a character in common."""
+    if a in b or b in a:
+        return True
+    n = min(len(a), len(b))
+    return any(a.endswith(b[:i]) or b.endswith(a[:i]) for i in range(1, n))

@@ -1,0 +1,138 @@
+"""Samples of tables and archives: what can only be read from its front, or by its own index, is read by its reader.
+
+CSV, tar and Arrow are read from the beginning, as far as the time reaches, and every n-th batch is kept. Of Parquet, row groups are
+drawn from all of the file; what they stand for is measured in bytes of the stored column, which the file's index counts exactly: a
+column that is stored more tightly than it is read does not mislead. What was not read is said to be unseen: the interval then comes
+from how much the parts that were read differ.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from tokmill.config import MIB, Resources
+from tokmill.encode import cutter_for
+from tokmill.read.corpus import CorpusReader
+from tokmill.read.rows import OTHER_FILE
+from tokmill.sampling import PLACE_BYTES, Decoded, Excerpt
+from tokmill.types import Cursor
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tokmill.config import Content
+    from tokmill.types import Batch, Input, InputFormat
+
+GRIDDED: frozenset[InputFormat] = frozenset(("text", "jsonl"))
+"""Formats of which a window can be taken anywhere."""
+_RESOURCES = Resources(
+    budget_bytes=256 * MIB,
+    worker_bytes=256 * MIB,
+    n_threads=1,
+    batch_bytes=PLACE_BYTES,
+    in_flight_bytes=MIB,
+    max_piece_bytes=64 * MIB,
+    renew_above_bytes=256 * MIB,
+)
+
+
+def is_gridded(source: Input) -> bool:
+    """Whether windows of an input can be taken anywhere."""
+    return source.compression == "none" and source.format in GRIDDED
+
+
+class _Kept:
+    """Every n-th stretch of those that came by, at most so many."""
+
+    def __init__(self, content: Content, most: int) -> None:
+        self.stride = 1
+        self._content = content
+        self._most = most
+        self._kept: list[Excerpt] = []
+        self._n_met = 0
+
+    def add(self, stretch: list[Batch], raw_bytes: int) -> None:
+        """raw_bytes: what the stretch stands for."""
+        if self._n_met % self.stride == 0:
+            self._kept.append(self._excerpt(stretch, raw_bytes))
+            if len(self._kept) > self._most:
+                self._kept = self._kept[::2]
+                self.stride *= 2
+        self._n_met += 1
+
+    def excerpts(self) -> list[Excerpt]:
+        for excerpt in self._kept:
+            excerpt.chance = 1 / self.stride
+        return self._kept
+
+    def _excerpt(self, stretch: list[Batch], raw_bytes: int) -> Excerpt:
+        found = Excerpt(raw_bytes=raw_bytes)
+        for batch in stretch:
+            texts = [text for text in batch.documents if text]
+            found.texts += texts
+            found.documents += batch.counts.documents
+            found.n_eot += len(batch.documents if self._content.keep_empty else texts) - batch.tail_open
+            found.n_bad += sum(n for reason, n in batch.counts.skipped.items() if reason != OTHER_FILE)
+        return found
+
+
+def survey_rows(source: Input, content: Content, *, until_s: float, most: int) -> Decoded:
+    """A sample of an input that is read from its beginning; until_s: of the monotonic clock. Raises TokmillError."""
+    kept = _Kept(content, most)
+    n_bytes = n_raw = 0
+    is_complete = True
+    for stretch in _stretches(source, content, Cursor()):
+        n_read = sum(batch.counts.bytes_in for batch in stretch)
+        kept.add(stretch, n_read)
+        n_bytes += n_read
+        n_raw = stretch[-1].position_bytes
+        if time.monotonic() > until_s and stretch[-1].after != Cursor(input_index=1):
+            is_complete = False
+            break
+    return Decoded(kept.excerpts(), n_bytes, n_raw, is_complete, is_complete and kept.stride == 1, b"")
+
+
+def survey_parquet(source: Input, content: Content, *, until_s: float, most: int) -> Decoded:
+    """A sample of a Parquet file: row groups from all over, each read whole if there is time. Raises TokmillError."""
+    from tokmill.read.footer import stored_groups
+
+    groups = stored_groups(source, content.text_key)
+    total = sum(group.stored_bytes for group in groups)
+    order = list(range(len(groups)))
+    random.Random(0).shuffle(order)  # noqa: S311  a sample, no secret
+    found: dict[int, list[Excerpt]] = {}
+    seen, stride, n_done = 0, 1, 0
+    for i in order:
+        group, kept = groups[i], _Kept(content, max(1, most // min(len(order), 16)))
+        n_rows = 0
+        for stretch in _stretches(source, content, Cursor(record=group.first)):
+            n_read = sum(batch.counts.documents for batch in stretch)
+            n_rows += n_read
+            kept.add(stretch, group.stored_bytes * n_read // max(1, group.n_rows))
+            if n_rows >= group.n_rows or time.monotonic() > until_s:
+                break
+        found[i] = kept.excerpts()
+        stride = max(stride, kept.stride)
+        seen += group.stored_bytes * min(n_rows, group.n_rows) // max(1, group.n_rows)
+        n_done += n_rows >= group.n_rows
+        if time.monotonic() > until_s:
+            break
+    is_complete = n_done == len(groups)
+    excerpts = [excerpt for i in sorted(found) for excerpt in found[i]]
+    n_raw = int((source.size_bytes or 0) * seen / max(1, total))
+    return Decoded(excerpts, seen, n_raw, is_complete, is_complete and stride == 1, b"")
+
+
+def _stretches(source: Input, content: Content, start: Cursor) -> Iterator[list[Batch]]:
+    """Batches of one input from a place on, those of one document together. Raises TokmillError, where the run will, too."""
+    alone = msgspec.structs.replace(content, inputs=(source,), on_error="skip")
+    stretch: list[Batch] = []
+    for batch in CorpusReader(alone, _RESOURCES, cutter_for(content.tokenizer.encoding)).batches(start):
+        stretch.append(batch)
+        if batch.after is not None:
+            yield stretch
+            stretch = []
