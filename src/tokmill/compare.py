@@ -273,7 +273,7 @@ def compare_with_sources(
     tokenizer = find_tokenizer(manifest.content.tokenizer)
     content = msgspec.structs.replace(manifest.content, inputs=tuple(found.inputs), tokenizer=tokenizer)
     files = files_of(directory, manifest)
-    comparison = _comparison(content, [WrittenIds(files.get(side, ()), content.dtype) for side in SIDES])
+    comparison = _comparison(content, [WrittenIds(side, files.get(side, ()), content.dtype) for side in SIDES])
     reader = CorpusReader(content, _RESOURCES, cutter_of(tokenizer))
     sizes = [i.size_bytes for i in content.inputs]
     findings.notice("the files are as written; comparing with the sources")

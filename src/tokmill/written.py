@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 class WrittenIds:
     """Several files as one sequence. Read, not mapped: a map counts as memory."""
 
-    def __init__(self, files: Sequence[TokenFile], dtype: str) -> None:
+    def __init__(self, side: str, files: Sequence[TokenFile], dtype: str) -> None:
+        """side: `train` or `val`, which is named where it has no file."""
+        self._side = side
         self._files = files
         self._begins = list(accumulate((file.n_tokens for file in files), initial=0))
         self._dtype = np.dtype(dtype).newbyteorder("<")
@@ -46,6 +48,8 @@ class WrittenIds:
 
     def place(self, index: int) -> tuple[str, int]:
         """The file in which an id is, by its place in the output, and the byte at which it begins; past the last, its end."""
+        if not self._files:
+            return self._side, 0
         number = max(min(bisect(self._begins, index), len(self._files)) - 1, 0)
         file = self._files[number]
         name = file.path.name if file.path.parent.name not in SIDES else f"{file.path.parent.name}/{file.path.name}"
