@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from tokmill.appending import carry_over, extend
 from tokmill.forecast import NOWHERE, Plan, check_disk, foresee
 from tokmill.planning import make_job
 from tokmill.probe import peak_rss_bytes
@@ -148,11 +147,14 @@ def tokenize(
         )
         asked = planned.job
         if append:
+            # Here, so that a run without it loads no numpy.
+            from tokmill.appending import carry_over, extend
+
             planned = extend(planned)
         _tell(observers, planned.notices)
         if not force:
             check_disk(asked)
-        job = carry_over(planned.job, observers) if planned.job.made_from else planned.job
+        job = carry_over(planned.job, observers) if append and planned.job.made_from else planned.job
         finished = runner.run(job, [meter, *observers])
     summary = _summarize(job, finished, meter)
     _tell(observers, summary.notices)

@@ -6,7 +6,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from tokmill.sharding import Layout, Shards
-from tokmill.write.shards import ShardedWriter
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,6 +26,9 @@ WRITERS = {
 
 def make_writer(files: OutputFiles, state: Mapping[str, int], layout: Layout) -> Writer:
     """A writer of `layout.format`, a key of `WRITERS`. state: `Writer.state` at the last commit, empty at the beginning."""
+    # Here, so that planning loads no numpy.
+    from tokmill.write.shards import ShardedWriter
+
     return ShardedWriter(_make_format(files, layout), state, layout)
 
 
