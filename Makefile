@@ -5,6 +5,7 @@
 #   make test    the test suite          make slow   the tests that take longer
 #   make faults  every system call fails once: half an hour; root and strace
 #   make power   20 power cuts; make freeze: a machine short of memory; root and User-Mode Linux
+#   make interop every format read by its trainer's own package; gigabytes of them
 #   make demo    the Python library's sources as token files, in ./demo
 #   make bench   a corpus of 0.3 GB and how fast it goes
 #   make clean   away with all that
@@ -21,10 +22,10 @@ BENCH := benchmarks/data
 BENCH_GB ?= 0.3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test slow faults power freeze bench demo clean
+.PHONY: help setup check test slow faults power freeze interop bench demo clean
 
 help:
-	@sed -n '3,10s/^# *//p' Makefile
+	@sed -n '3,11s/^# *//p' Makefile
 
 setup: $(STAMP)
 
@@ -52,6 +53,22 @@ faults: $(STAMP)
 
 power freeze: $(STAMP)
 	@$(BIN)/python -m pytest -o faulthandler_timeout=0 -m $@ tests/faults $(PYTEST_ARGS)
+
+# The trainers' packages contradict one another in their requirements of numpy and others: most come without theirs.
+INTEROP := .venv-interop
+$(INTEROP)/.installed: Makefile pyproject.toml
+	@rm -f $@
+	@echo "setting up $(INTEROP)"
+	@$(PYTHON) -m venv $(INTEROP)
+	@$(INTEROP)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 litdata==0.2.76 transformers
+	@$(INTEROP)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		megatron-core==0.16.1 datatrove==0.10.1 mosaicml-streaming==0.13.0 ai2-olmo-core==3.0.0 cached-path==1.8.10
+	@$(INTEROP)/bin/python -m pip install --quiet --disable-pip-version-check --editable . pytest hypothesis \
+		bettermap dataclass-extensions humanize importlib_resources loguru multiprocess safetensors brotli python-snappy zstd catalogue
+	@touch $@
+
+interop: $(INTEROP)/.installed
+	@$(INTEROP)/bin/python -m pytest -s -m torch tests/interop $(PYTEST_ARGS)
 
 # Links to the library's modules and packages, without what was installed beside them.
 $(DEMO_TEXT): $(STAMP)

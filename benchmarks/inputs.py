@@ -34,7 +34,8 @@ from tokmill.encode import cutter_for, hand_over_plainly, load_encoder
 from tokmill.encode.vocabulary import resolve_tokenizer
 from tokmill.read.corpus import CorpusReader
 from tokmill.read.inputs import find_inputs
-from tokmill.types import Cursor, Slices, text_bytes
+from tokmill.slices import Slices, text_bytes
+from tokmill.types import Cursor
 
 if sys.version_info >= (3, 14):
     from compression import zstd

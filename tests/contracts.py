@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import tempfile
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -13,10 +14,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from reading import SpaceCutter, read_all
+from writing import Sides, a_layout, cut_runs, documents_of, written, written_cut
 
 from tokmill.errors import EngineError
 from tokmill.protocols import Encoder
-from tokmill.types import Input
+from tokmill.sharding import Layout, Shards
+from tokmill.types import Input, Tokens
+from tokmill.verification import verify
 
 documents = st.lists(st.text(st.characters(codec="utf-8"), min_size=1, max_size=40).map(str.encode), max_size=8)
 inherited = settings(suppress_health_check=[HealthCheck.differing_executors])
@@ -97,6 +101,87 @@ class EncoderContract(ABC):
 
     def test_no_ids_are_no_bytes(self) -> None:
         assert self.encoder().decode(np.zeros(0, np.uint32)) == b""
+
+
+class WriterContract(ABC):
+    """Of `protocols.Writer`, in one format: what it writes depends on the tokens alone, and can be read without tokmill."""
+
+    layout: Layout
+
+    @abstractmethod
+    def read(self, directory: Path) -> Sides:
+        """Both sides, by plain numpy, struct, gzip and json: ids, and documents where the format marks them."""
+
+    def sharded(self) -> list[Layout]:
+        """The layout, and with shards so small that all boundaries are met."""
+        unit = 2048 if self.layout.format == "mds" else 1
+        sizes = [Shards(tokens=n * unit) for n in (1, 3, 7)]
+        if self.layout.format in ("megatron", "datatrove", "olmo"):
+            sizes = [Shards(tokens=size.tokens, whole_documents=True) for size in sizes]
+        elif unit == 1:
+            sizes.append(Shards(tokens=5, whole_documents=True))
+        return [self.layout, *(a_layout(self.layout, shards=size) for size in sizes)]
+
+    def runs(self, layout: Layout) -> list[Tokens]:
+        return cut_runs(documents_of(layout), layout, every=5)
+
+    def test_plain_readers_find_every_token_and_every_document(self, tmp_path: Path) -> None:
+        documents = documents_of(self.layout)
+        written(tmp_path, self.layout, self.runs(self.layout))
+        found = self.read(tmp_path)
+        for side in ("train", "val"):
+            ids, split = found[side]
+            wanted = [ids for is_val, ids in documents if is_val == (side == "val")]
+            assert ids == list(itertools.chain.from_iterable(wanted))
+            assert split is None or split == wanted
+
+    def test_runs_may_be_cut_anywhere(self, tmp_path: Path) -> None:
+        for n, layout in enumerate(self.sharded()):
+            documents = documents_of(layout)
+            ways = [cut_runs(documents, layout, every=every) for every in (1, 2, 9, 10**6)]
+            made = [written(tmp_path / f"{n}-{i}", layout, runs) for i, runs in enumerate(ways)]
+            assert made[1:] == made[:-1], layout.shards
+
+    def test_a_run_that_is_cut_at_any_commit_goes_on_with_the_same_bytes(self, tmp_path: Path) -> None:
+        for n, layout in enumerate(self.sharded()):
+            runs = self.runs(layout)
+            whole = written(tmp_path / f"{n}", layout, runs)
+            assert written_cut(tmp_path / f"{n}-all", layout, runs, range(len(runs) + 1)) == whole, layout.shards
+            for at in range(0, len(runs) + 1, 1 + len(runs) // 8):
+                assert written_cut(tmp_path / f"{n}-{at}", layout, runs, [at]) == whole, (layout.shards, at)
+
+    def test_a_run_that_dies_before_it_publishes_does_not_end_its_files_twice(self, tmp_path: Path) -> None:
+        for n, layout in enumerate(self.sharded()):
+            whole = written(tmp_path / f"{n}", layout, self.runs(layout))
+            assert written(tmp_path / f"{n}-twice", layout, self.runs(layout), n_deaths=2) == whole, layout.shards
+
+    def test_verify_finds_nothing_wrong(self, tmp_path: Path) -> None:
+        for n, layout in enumerate(self.sharded()):
+            written(tmp_path / f"{n}", layout, self.runs(layout))
+            assert verify(tmp_path / f"{n}").problems == [], layout.shards
+
+    def test_verify_finds_every_flipped_bit(self, tmp_path: Path) -> None:
+        layout = self.sharded()[-1]
+        for name, data in written(tmp_path, layout, self.runs(layout)[:12]).items():
+            assert flips_found(tmp_path, name, data) == [], name
+
+    def test_a_side_without_a_document_is_no_damage(self, tmp_path: Path) -> None:
+        for n, layout in enumerate(self.sharded()):
+            runs = [run for run in self.runs(layout) if not run.is_val]
+            for some, name in ((runs, "one"), ([], "none")):
+                written(tmp_path / f"{n}-{name}", layout, some)
+                assert verify(tmp_path / f"{n}-{name}").problems == []
+
+
+def flips_found(directory: Path, name: str, data: bytes) -> Sequence[int]:
+    """Bytes of a file, forty of them, in which one bit could be another and nobody would know."""
+    missed = []
+    for at in range(0, len(data), 1 + len(data) // 40):
+        (directory / name).write_bytes(data[:at] + bytes([data[at] ^ (1 << at % 8)]) + data[at + 1 :])
+        if verify(directory).ok:
+            missed.append(at)
+    (directory / name).write_bytes(data)
+    return missed
 
 
 class ReaderContract(ABC):

@@ -134,10 +134,10 @@ def test_the_ids_of_every_format_are_found_where_they_lie(tmp_path: Path, format
         assert data.train.dtype == np.dtype(dtype)
 
 
-def test_a_format_whose_ids_do_not_lie_in_a_row_is_refused_by_name(tmp_path: Path) -> None:
+def test_an_unknown_format_is_refused_by_name(tmp_path: Path) -> None:
     write_output(tmp_path / "out", write_corpus(tmp_path / "c.txt", TEXTS))
-    divide(tmp_path / "out", [], format="litdata")
-    with pytest.raises(UsageError, match=r"'litdata'(?s:.)*raw, llmc(?s:.)*loader"):
+    divide(tmp_path / "out", [], format="arrays")
+    with pytest.raises(UsageError, match=r"'arrays'(?s:.)*raw, llmc(?s:.)*upgrade"):
         tokmill.open(tmp_path / "out")
 
 

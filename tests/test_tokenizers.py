@@ -17,7 +17,8 @@ import tokmill
 from tokmill import cli
 from tokmill.encode import cutter_of, is_lossless, resolve_tokenizer
 from tokmill.errors import ChangedError, MemoryBudgetError, UsageError
-from tokmill.manifest import load_manifest
+from tokmill.layout import files_of
+from tokmill.manifest import encode_manifest, load_manifest
 from tokmill.types import AnyEvent, Notice
 
 OFTEN = ("llama3", "qwen2+nfc", "sentencepiece", "unigram")
@@ -100,6 +101,38 @@ def test_verify_finds_ids_that_are_not_those_of_the_source(name: str, tmp_path: 
             assert "the ids differ from those of the source" in problems[0].what
         ids.tofile(path)
         reseal(tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["gpt2", "unigram"])
+@pytest.mark.parametrize("format_", ["llmc", "datatrove", "olmo", "litdata"])
+def test_shards_of_every_format_are_compared_with_the_source(name: str, format_: str, tmp_path: Path) -> None:
+    from test_verify import reseal
+
+    run(name, corpus(tmp_path), tmp_path / "out", val_fraction=0.3, format=format_, shard_tokens=500)
+    report = tokmill.verify(tmp_path / "out", sources=str(tmp_path / "corpus.jsonl"))
+    assert (report.problems, report.compared_documents) == ([], 150)
+    manifest = load_manifest(tmp_path / "out")
+    shards = list(files_of(tmp_path / "out", manifest)["train"])
+    assert len(shards) > 2
+    path, at = shards[1].path, shards[1].header_bytes + 20
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+    reseal(tmp_path / "out")
+    (problem,) = tokmill.verify(tmp_path / "out", sources=str(tmp_path / "corpus.jsonl")).problems
+    assert (problem.file, problem.begin_byte) == (str(path.relative_to(tmp_path / "out")), at)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "unigram"])
+def test_a_side_without_a_file_is_compared_too(name: str, tmp_path: Path) -> None:
+    """The manifest is changed so that all documents belong where there are none."""
+    run(name, corpus(tmp_path), tmp_path / "out", format="llmc")
+    path = tmp_path / "out" / "manifest.json"
+    manifest = load_manifest(tmp_path / "out")
+    content = msgspec.structs.replace(manifest.content, val_fraction=0.999999)
+    path.write_bytes(encode_manifest(msgspec.structs.replace(manifest, content=content, fingerprint=content.fingerprint())))
+    (problem,) = tokmill.verify(tmp_path / "out", sources=str(tmp_path / "corpus.jsonl")).problems
+    assert (problem.file, problem.begin_byte) == ("val", 0)
 
 
 @pytest.mark.parametrize("name", ["qwen2+nfc", "sentencepiece", "unigram"])

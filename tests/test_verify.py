@@ -53,12 +53,12 @@ def reseal(directory: Path) -> None:
     import xxhash
 
     manifest = load_manifest(directory)
-    begins: dict[str, int] = {}
+    begins = {name: entry.head_bytes for name, entry in manifest.files.items()}
     segments = []
     for segment in manifest.segments:
         files = {}
         for name, span in segment.files.items():
-            data = (directory / name).read_bytes()[begins.get(name, 0) : span.end]
+            data = (directory / name).read_bytes()[begins[name] : span.end]
             files[name] = msgspec.structs.replace(span, digest=xxhash.xxh3_128_hexdigest(data))
             begins[name] = span.end
         segments.append(msgspec.structs.replace(segment, files=files))

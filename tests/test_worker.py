@@ -26,7 +26,7 @@ def at_work(out: Path, *options: str, **environment: str) -> Iterator[psutil.Pro
         process.stdin.write(_TEXT)
         process.stdin.flush()
         deadline = time.monotonic() + 90
-        while not (out / ".tokmill" / "train.bin.part").exists() and time.monotonic() < deadline:
+        while not (out / ".tokmill" / "journal").exists() and time.monotonic() < deadline:
             time.sleep(0.01)
         (worker,) = psutil.Process(process.pid).children()
         # Itself, its lifeline, the guard, the reader, an encoder.

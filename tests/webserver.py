@@ -96,11 +96,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def body(self, data: memoryview) -> None:
         rate = self.site.bytes_per_s
-        step = len(data) or 1 if rate is None else max(1, int(rate / 50))
+        step = 1 << 16 if rate is None else max(1, int(rate / 50))
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             for at in range(0, len(data), step):
-                self.wfile.write(data[at : at + step])
+                # Counted first: the client may look at the count as soon as it has the bytes.
                 self.site.sent_bytes += len(data[at : at + step])
+                self.wfile.write(data[at : at + step])
                 if rate is not None:
                     time.sleep(step / rate)
 

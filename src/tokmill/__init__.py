@@ -19,25 +19,32 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from tokmill.api import Summary, plan, tokenize
+    from tokmill.conversion import convert, reshard
     from tokmill.dataset import Dataset
     from tokmill.dataset import open_dataset as open  # noqa: A004  the word for it: tokmill.open
     from tokmill.errors import TokmillError
     from tokmill.forecast import Plan
     from tokmill.inspection import Inspection, inspect
     from tokmill.mending import repair
+    from tokmill.merging import merge
+    from tokmill.replay import Outcome
     from tokmill.verification import Report, verify
 
 __all__ = [
     "Dataset",
     "Inspection",
+    "Outcome",
     "Plan",
     "Report",
     "Summary",
     "TokmillError",
+    "convert",
     "inspect",
+    "merge",
     "open",
     "plan",
     "repair",
+    "reshard",
     "tokenize",
     "verify",
 ]
@@ -45,14 +52,18 @@ __all__ = [
 _FROM = {
     "Dataset": "dataset:Dataset",
     "Inspection": "inspection:Inspection",
+    "Outcome": "replay:Outcome",
     "Plan": "forecast:Plan",
     "Report": "verification:Report",
     "Summary": "api:Summary",
     "TokmillError": "errors:TokmillError",
+    "convert": "conversion:convert",
     "inspect": "inspection:inspect",
+    "merge": "merging:merge",
     "open": "dataset:open_dataset",
     "plan": "api:plan",
     "repair": "mending:repair",
+    "reshard": "conversion:reshard",
     "tokenize": "api:tokenize",
     "verify": "verification:verify",
 }

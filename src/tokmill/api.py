@@ -11,6 +11,7 @@ from tokmill.forecast import NOWHERE, Plan, check_disk, foresee
 from tokmill.planning import make_job
 from tokmill.probe import peak_rss_bytes
 from tokmill.runner import LocalRunner
+from tokmill.trainers import tail_notices
 from tokmill.types import BLOCK_BYTES, DIVIDE_ABOVE_BYTES, AnyEvent, FileEntry, Notice, Restarted, Started
 from tokmill.words import counted
 
@@ -83,11 +84,14 @@ def tokenize(
     text_key: str = "text",
     glob: str | None = None,
     input_format: str | None = None,
-    eot: str = "after",
+    eot: str = "auto",
     val_fraction: float = 0.0005,
     seed: int = 0,
     dtype: str = "auto",
     format: str = "raw",  # noqa: A002  the name of the option
+    shard_tokens: str | int | None = None,
+    shard_documents: bool = False,
+    drop_tail: bool = False,
     keep_empty: bool = False,
     memory: str | int | None = None,
     threads: int | None = None,
@@ -98,13 +102,19 @@ def tokenize(
     engine: str = "gigatoken",
     fresh: bool = False,
     force: bool = False,
+    append: bool = False,
     observers: Sequence[Observer] = (),
 ) -> Summary:
-    """Turn text into `out`/train.bin and `out`/val.bin, as `tokmill tokenize` does; call it again after a crash to resume.
+    """Turn text into `out`/train.bin and `out`/val.bin, or the files of another format, as `tokmill tokenize` does.
+
+    Call it again after a crash to resume.
 
     inputs: files, directories, patterns, URLs, `-`. separator: as typed on the command line (`none`, or text with its escapes).
-    memory: bytes, or text such as `1GiB`. nice: the worker takes what others leave of processor and disk. force: begin even though
-    the output will not fit on the disk. observers: told of every event, in this thread. Raises TokmillError.
+    eot: `auto` is what the format's trainer expects. shard_tokens: tokens of a file, a number or text such as `100M`;
+    shard_documents: files end only where documents end; drop_tail: without what fills no file. memory: bytes, or text such as
+    `1GiB`. nice: the worker takes what others leave of processor and disk. force: begin even though the output will not fit on
+    the disk. observers: told of every event, in this thread. append: add the inputs to the complete output in `out`; with fresh,
+    what an earlier append left there unfinished is discarded. Raises TokmillError.
     """
     meter = _Meter()
     with LocalRunner() as runner:
@@ -122,6 +132,9 @@ def tokenize(
             seed=seed,
             dtype=dtype,
             format=format,
+            shard_tokens=shard_tokens,
+            shard_documents=shard_documents,
+            drop_tail=drop_tail,
             keep_empty=keep_empty,
             memory=memory,
             threads=threads,
@@ -132,11 +145,18 @@ def tokenize(
             engine=engine,
             fresh=fresh,
         )
+        asked = planned.job
+        if append:
+            # Here, so that a run without it loads no numpy.
+            from tokmill.appending import carry_over, extend
+
+            planned = extend(planned)
         _tell(observers, planned.notices)
         if not force:
-            check_disk(planned.job)
-        finished = runner.run(planned.job, [meter, *observers])
-    summary = _summarize(planned.job, finished, meter)
+            check_disk(asked)
+        job = carry_over(planned.job, observers) if append and planned.job.made_from else planned.job
+        finished = runner.run(job, [meter, *observers])
+    summary = _summarize(job, finished, meter)
     _tell(observers, summary.notices)
     return summary
 
@@ -151,9 +171,10 @@ def plan(
     text_key: str = "text",
     glob: str | None = None,
     input_format: str | None = None,
-    eot: str = "after",
+    eot: str = "auto",
     val_fraction: float = 0.0005,
     dtype: str = "auto",
+    format: str = "raw",  # noqa: A002  the name of the option
     keep_empty: bool = False,
     memory: str | int | None = None,
     threads: int | None = None,
@@ -180,6 +201,7 @@ def plan(
         eot=eot,
         val_fraction=val_fraction,
         dtype=dtype,
+        format=format,
         keep_empty=keep_empty,
         memory=memory,
         threads=threads,
@@ -221,12 +243,14 @@ def _tell(observers: Sequence[Observer], notices: Sequence[str]) -> None:
 
 def _empty_side(counts: Counts, content: Content) -> list[str]:
     """What to say when one side has all the text though both were asked for."""
-    val_fraction = content.val_fraction
-    n = counts.documents_train + counts.documents_val
+    n, val_fraction = counts.documents_train + counts.documents_val, content.val_fraction
     if not val_fraction or not n or bool(counts.tokens_train) == bool(counts.tokens_val):
         return []
     name, side = ("val.bin", "validation") if counts.tokens_train else ("train.bin", "training")
-    what = f"{name} is empty (np.memmap refuses such a file, tokmill.open does not): of {counted(n, 'document')} none is for {side}"
+    what = f"{name} is empty (np.memmap refuses such a file, tokmill.open does not)"
+    if content.format != "raw" or content.shards:
+        what = f"there is no file for {side}"
+    what += f": of {counted(n, 'document')} none is for {side}"
     if n == 1 and counts.bytes_text <= DIVIDE_ABOVE_BYTES and content.inputs[0].format == "text":
         what += ", for a document of less than 64 MiB is not divided; say with --separator where documents end"
     elif side == "training" or val_fraction >= _MOST_VAL:
@@ -267,5 +291,5 @@ def _summarize(job: Job, finished: Finished, meter: _Meter) -> Summary:
         dtype=job.content.dtype,
         out=job.out,
         files=dict(finished.files),
-        notices=_empty_side(counts, job.content),
+        notices=[*_empty_side(counts, job.content), *tail_notices(job.content, finished.files)],
     )

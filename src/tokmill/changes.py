@@ -5,6 +5,8 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from tokmill.errors import ChangedError
 from tokmill.types import STDIN, text_to_path
 from tokmill.words import counted
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
     from tokmill.config import Content
     from tokmill.types import Input
 
-_OPTIONS = {"encoding_errors": "--encoding-errors", "text_key": "--text-key", "val_fraction": "--val-fraction"}
+_OPTIONS = {"shards": "--shard-tokens"}
 _SUFFIXES = {"none": "", "gzip": ".gz", "zstd": ".zst", "xz": ".xz", "bzip2": ".bz2", "lz4": ".lz4"}
 _MOST = 5
 """Differences or inputs that are named."""
@@ -29,6 +31,16 @@ def changed_error(before: Content, now: Content, directory: Path) -> ChangedErro
         where=str(directory),
         allowed="the same inputs, unchanged, and the same settings",
         next_step="restore what changed, choose another --out, or start over with --fresh",
+    )
+
+
+def changed_input_error(before: Input, now: Input, directory: Path) -> ChangedError:
+    """The error for an input that is to be appended to an output in which it stands as it was before."""
+    return ChangedError(
+        f"an input is in the output already and has changed since: {_input(before, now)}",
+        where=str(directory),
+        allowed="inputs that are not in the output yet, or unchanged (they are left out)",
+        next_step="restore it, leave it out, or make a new output of all inputs with another --out",
     )
 
 
@@ -101,8 +113,14 @@ def _eot_token(before: Content, now: Content) -> str:
 def _setting(name: str, before: object, now: object) -> str:
     if name == "tokenizer":
         before, now = (f"{t.name} (sha256 {t.sha256[:12]})" for t in (before, now))  # type: ignore[attr-defined]
+    if name == "origin":
+        return "one of the two is put together from runs with other settings, or from a bare file, the other is not"
     option = _OPTIONS.get(name, "--" + name.replace("_", "-"))
-    return f"{option} was {before}, is {now}"
+    return f"{option} was {_value(before)}, is {_value(now)}"
+
+
+def _value(value: object) -> object:
+    return "not given" if value is msgspec.UNSET else value
 
 
 def _inputs(before: tuple[Input, ...], now: tuple[Input, ...]) -> list[str]:

@@ -16,14 +16,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tokmill import __version__, options
+from tokmill import __version__, checking, commands, options
 from tokmill.commands_vocab import vocab_commands
 from tokmill.errors import Interrupted, TokmillError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from tokmill.types import IdType
 
 _INTERRUPTED = 130
 
@@ -62,9 +60,10 @@ def plan(
     text_key: options.TextKey = "text",
     glob: options.Glob = None,
     input_format: options.InputFormat = None,
-    eot: options.Eot = "after",
+    eot: options.Eot = "auto",
     val_fraction: options.ValFraction = 0.0005,
     dtype: options.Dtype = "auto",
+    format: options.Format = "raw",  # noqa: A002  the name of the option
     keep_empty: options.KeepEmpty = False,
     memory: options.Memory = None,
     threads: options.Threads = None,
@@ -92,6 +91,7 @@ def plan(
         eot=eot,
         val_fraction=val_fraction,
         dtype=dtype,
+        format=format,
         keep_empty=keep_empty,
         memory=memory,
         threads=threads,
@@ -119,10 +119,14 @@ def tokenize(
     text_key: options.TextKey = "text",
     glob: options.Glob = None,
     input_format: options.InputFormat = None,
-    eot: options.Eot = "after",
+    eot: options.Eot = "auto",
     val_fraction: options.ValFraction = 0.0005,
     seed: options.Seed = 0,
     dtype: options.Dtype = "auto",
+    format: options.Format = "raw",  # noqa: A002  the name of the option
+    shard_tokens: options.ShardTokens = None,
+    shard_documents: options.ShardDocuments = False,
+    drop_tail: options.DropTail = False,
     keep_empty: options.KeepEmpty = False,
     memory: options.Memory = None,
     threads: options.Threads = None,
@@ -133,6 +137,7 @@ def tokenize(
     engine: options.Engine = "gigatoken",
     fresh: options.Fresh = False,
     force: options.Force = False,
+    append: options.Append = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
@@ -158,6 +163,10 @@ def tokenize(
             val_fraction=val_fraction,
             seed=seed,
             dtype=dtype,
+            format=format,
+            shard_tokens=shard_tokens,
+            shard_documents=shard_documents,
+            drop_tail=drop_tail,
             keep_empty=keep_empty,
             memory=memory,
             threads=threads,
@@ -168,98 +177,10 @@ def tokenize(
             engine=engine,
             fresh=fresh,
             force=force,
+            append=append,
             observers=[progress],
         )
     _print_result(render.json_line(summary) if json else "" if quiet else render.summary_lines(summary))
-
-
-@app.command(short_help="Check every byte of an output; with --source, compare it with the corpus.")
-def verify(
-    directory: Annotated[str, typer.Argument(metavar="DIR", help="Output directory.")],
-    source: Annotated[
-        list[str] | None,
-        typer.Option("--source", metavar="INPUT...", help="The corpus, in the order it was given: decode everything and compare."),
-    ] = None,
-    repair: Annotated[
-        bool,
-        typer.Option("--repair", help="Make what is damaged again from the corpus; --source then says where it is now."),
-    ] = False,
-    more: Annotated[list[str] | None, typer.Argument(metavar="INPUT", hidden=True)] = None,
-    glob: options.Glob = None,
-    input_format: options.InputFormat = None,
-    memory: options.Memory = None,
-    threads: options.Threads = None,
-    json: options.Json = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
-) -> None:
-    """Check sizes, digests, id range and document counts of DIR. Exit code 10 when anything is damaged.
-
-    --memory and --threads are for --repair, which reads parts of the corpus again, as what the manifest says it is.
-    """
-    from tokmill import render
-    from tokmill.progress import make_progress
-
-    sources = options.all_sources(source or [], more or []) or None
-    with make_progress(verb="reading" if repair else "verifying", quiet=quiet, verbose=verbose) as progress:
-        if repair:
-            from tokmill import mending
-
-            report = mending.repair(directory, sources=sources, glob=glob, memory=memory, threads=threads, observers=[progress])
-        else:
-            from tokmill import verification
-
-            report = verification.verify(directory, sources=sources, glob=glob, input_format=input_format, observers=[progress])
-    if json:
-        _print_result(render.json_line(report))
-    elif report.ok and not quiet:
-        _print_result(render.report_lines(report))
-    if not report.ok:
-        error = _damage(report)
-        _print_error(error)
-        raise typer.Exit(error.exit_code)
-
-
-@app.command(short_help="Counts, sizes, and a decoded preview of documents.")
-def inspect(
-    path: Annotated[str, typer.Argument(metavar="FILE|DIR", help="Output directory, or a bare file of ids.")],
-    document: Annotated[
-        list[int] | None,
-        typer.Option("--document", metavar="N", help="Show this document, from 0; may be repeated.  [default: the first]"),
-    ] = None,
-    side: Annotated[str, typer.Option("--side", envvar="TOKMILL_SIDE", metavar="train|val", help="Of which side.")] = "train",
-    tokens: Annotated[int, typer.Option("--tokens", envvar="TOKMILL_TOKENS", metavar="N", help="Of each document, at most.")] = 100,
-    dtype: Annotated[
-        str | None, typer.Option("--dtype", envvar="TOKMILL_DTYPE", metavar="uint16|uint32", help="Of a bare file.")
-    ] = None,
-    tokenizer: Annotated[
-        str | None, typer.Option("--tokenizer", envvar="TOKMILL_TOKENIZER", metavar="NAME|FILE", help="Of a bare file.")
-    ] = None,
-    eot_id: Annotated[int | None, typer.Option("--eot-id", envvar="TOKMILL_EOT_ID", metavar="N", help="Of a bare file.")] = None,
-    json: options.Json = False,
-    verbose: options.Verbose = False,  # noqa: ARG001  read by `run`, which shows tracebacks
-) -> None:
-    """Show what is in an output directory or a file of ids."""
-    from typing import cast
-
-    from tokmill import inspection, render
-
-    # The options of a bare file may come from the environment, meant for tokenize: a directory's manifest knows better.
-    given = (
-        (dtype, tokenizer, eot_id)
-        if not os.path.isdir(path) or _typed("--dtype", "--tokenizer", "--eot-id")
-        else (None, None, None)
-    )
-    found = inspection.inspect(
-        path,
-        dtype=cast("IdType | None", None if given[0] == "auto" else given[0]),
-        tokenizer=given[1],
-        eot_id=given[2],
-        documents=document or None,
-        side=side,
-        n_tokens=tokens,
-    )
-    _print_result(render.json_line(found) if json else render.inspection_lines(found))
 
 
 _arguments: Sequence[str] = ()
@@ -371,16 +292,6 @@ def _print_error(error: TokmillError) -> None:
     print(render.error_lines(error), file=sys.stderr, flush=True)
 
 
-def _damage(report: object) -> TokmillError:
-    from tokmill.errors import DamageError
-
-    try:
-        report.raise_for_damage()  # type: ignore[attr-defined]
-    except DamageError as error:
-        return error
-    raise AssertionError("called for a sound report")
-
-
 def _typed(*options: str) -> bool:
     return any(argument.split("=")[0] in options for argument in _arguments)
 
@@ -389,3 +300,7 @@ def _has_flag(option: str, variable: str, *, short: str = "") -> bool:
     if option in _arguments or os.environ.get(variable, "").lower() in {"1", "true", "t", "yes", "y", "on"}:
         return True
     return bool(short) and any(a.startswith("-") and not a.startswith("--") and short in a for a in _arguments)
+
+
+checking.register(app, _print_result, _print_error, _typed)
+commands.register(app, _print_result)

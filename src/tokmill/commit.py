@@ -11,20 +11,21 @@ would lie. The run stops, and the next one truncates to the last line of the jou
 
 from __future__ import annotations
 
+import contextlib
 import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+import msgspec
 import xxhash
 
-from tokmill import durable, pagecache
+from tokmill import durable
 from tokmill.changes import changed_error
 from tokmill.durable import storage_errors
-from tokmill.errors import DamageError, StorageError, UsageError
+from tokmill.errors import DamageError, UsageError
 from tokmill.journal import Header, Journal
 from tokmill.manifest import (
     MANIFEST_NAME,
-    FileSpan,
     Manifest,
     Segment,
     decode_manifest,
@@ -32,72 +33,18 @@ from tokmill.manifest import (
     load_manifest,
     read_state,
 )
+from tokmill.part import PartFile
+from tokmill.sharding import SIDES
 from tokmill.state import discard_parts, hold, is_begun, let_go, part_of, remove_state, state_of
-from tokmill.types import Counts, Cursor
+from tokmill.types import Counts, Cursor, FileEntry, Head
 from tokmill.words import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
-
-    from typing_extensions import Buffer
 
     from tokmill.config import Content
     from tokmill.durable import DirectoryLock
-
-
-class PartFile:
-    """A file of the output that grows. Implements `protocols.OutputFile`."""
-
-    def __init__(self, path: Path, length: int) -> None:
-        self.path = path
-        self.length = length
-        self._hash = xxhash.xxh3_128()
-        self._committed = length
-        with storage_errors(path):
-            self._fd = durable.create(path, append=True)
-            os.ftruncate(self._fd, length)
-
-    def append(self, data: Buffer) -> None:
-        """Append all of a C-contiguous buffer."""
-        view = memoryview(data).cast("B")
-        self._hash.update(view)
-        self.length += len(view)
-        with storage_errors(self.path):
-            durable.write_all(self._fd, view)
-
-    @property
-    def is_ahead(self) -> bool:
-        """Whether something was appended since the last commit."""
-        return self.length != self._committed
-
-    def cut_span(self) -> FileSpan | None:
-        """What was appended since the last call, or None."""
-        if not self.is_ahead:
-            return None
-        span = FileSpan(end=self.length, digest=self._hash.hexdigest())
-        self._hash = xxhash.xxh3_128()
-        self._committed = self.length
-        return span
-
-    def sync(self, expected: int) -> None:
-        """Make at least the first `expected` bytes durable. Raises StorageError when the file is shorter than that."""
-        with storage_errors(self.path):
-            durable.sync_file(self._fd)
-            size = os.fstat(self._fd).st_size
-        pagecache.drop(self._fd, 0, expected)
-        if size < expected:
-            raise StorageError(
-                f"the disk took {expected:,} bytes but the file has only {size:,}",
-                where=str(self.path),
-                next_step="check the disk, then run the same command again: it resumes from the last commit",
-            )
-
-    def close(self) -> None:
-        """Close the descriptor; the part stays."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
 
 
 class Output:
@@ -108,7 +55,10 @@ class Output:
         self._lock = lock
         self._journal = journal
         self._files: dict[str, PartFile] = {}
-        self._named = set(_lengths(journal.segments))
+        self._lengths = _lengths(journal.segments)
+        self._named = set(self._lengths)
+        self._completed = {name: entry for segment in journal.segments for name, entry in segment.completed.items()}
+        self._just_completed: list[str] = []
         self._elapsed_before_s = journal.elapsed_s
         self._committer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="commit")
         self._pending: Future[None] | None = None
@@ -137,13 +87,33 @@ class Output:
     @property
     def names(self) -> set[str]:
         """Names of all files so far."""
-        return {*self._files, *_lengths(self.segments)}
+        return {*self._files, *self._lengths}
 
-    def file(self, name: str) -> PartFile:
+    @property
+    def is_ahead(self) -> bool:
+        """Whether something was appended since the last commit."""
+        return any(file.is_ahead for file in self._files.values())
+
+    def file(self, name: str, head_bytes: int = 0) -> PartFile:
         """The file that will be published as `name`, as long as it was at the last commit."""
         if name not in self._files:
-            self._files[name] = PartFile(part_of(self.directory, name), _lengths(self.segments).get(name, 0))
+            self._files[name] = PartFile(part_of(self.directory, name), self._lengths.get(name, 0), head_bytes)
         return self._files[name]
+
+    def complete(self, name: str, *, side: str | None = None, tokens: int = 0, documents: int = 0, head: bytes = b"") -> None:
+        """Nothing more is appended to the file. head: of as many bytes as were kept free for it."""
+        file = self._files[name]
+        if len(head) != file.head_bytes:
+            raise AssertionError(f"{name}: a head of {len(head)} bytes where {file.head_bytes} were kept free")
+        filled = Head(size_bytes=len(head), digest=xxhash.xxh3_128_hexdigest(head)) if head else msgspec.UNSET
+        if head:
+            file.fill_head(head)
+        self._completed[name] = FileEntry(size_bytes=file.length, side=side, tokens=tokens, documents=documents, head=filled)
+        self._just_completed.append(name)
+
+    def completed(self) -> Mapping[str, FileEntry]:
+        """All files that are complete, those of earlier runs included."""
+        return self._completed
 
     def commit(
         self, after: Cursor, counts: Counts, writer: dict[str, int], elapsed_s: float, on_done: Callable[[int], None] | None = None
@@ -153,10 +123,15 @@ class Output:
         on_done is called in the background with the number of segments when they are on the disk.
         """
         self.settle()
-        touched = {name: file for name, file in self._files.items() if file.is_ahead}
-        spans = {name: span for name, file in touched.items() if (span := file.cut_span())}
-        segment = Segment(after=after, files=spans, counts=counts, writer=writer)
-        self._pending = self._committer.submit(self._commit, segment, list(touched.values()), elapsed_s, on_done)
+        finished = self._just_completed
+        touched = [(file, file.length) for name, file in self._files.items() if file.is_ahead or name in finished]
+        spans = {name: span for name, file in self._files.items() if (span := file.cut_span())}
+        self._lengths.update((name, span.end) for name, span in spans.items())
+        entries = {name: self._completed[name] for name in finished}
+        segment = Segment(after=after, files=spans, counts=counts, writer=writer, completed=entries)
+        done = [self._files.pop(name) for name in finished]
+        self._just_completed = []
+        self._pending = self._committer.submit(self._commit, segment, touched, done, elapsed_s, on_done)
 
     @property
     def is_settled(self) -> bool:
@@ -171,14 +146,27 @@ class Output:
         if self._failure is not None:
             raise self._failure
 
-    def _commit(self, segment: Segment, files: list[PartFile], elapsed_s: float, on_done: Callable[[int], None] | None) -> None:
-        if any(name not in self._named for name in segment.files):
+    def _commit(
+        self,
+        segment: Segment,
+        touched: list[tuple[PartFile, int]],
+        done: list[PartFile],
+        elapsed_s: float,
+        on_done: Callable[[int], None] | None,
+    ) -> None:
+        named = {*segment.files, *segment.completed}
+        if not named <= self._named:
             # The journal must not speak of a file whose name the disk does not have yet.
             with storage_errors(self.directory):
                 durable.sync_directory(state_of(self.directory))
-            self._named.update(segment.files)
-        for file, span in zip(files, segment.files.values(), strict=True):
-            file.sync(span.end)
+            self._named.update(named)
+        try:
+            for file, length in touched:
+                file.sync(length)
+        finally:
+            # There may be thousands of them.
+            for file in done:
+                file.close()
         with storage_errors(self._journal.path):
             self._journal.append(segment, elapsed_s)
         if on_done:
@@ -209,25 +197,28 @@ class Output:
         let_go(self.directory, self._lock)
 
 
-def open_output(directory: Path, content: Content, version: str, *, fresh: bool) -> Output | Manifest:
+def open_output(directory: Path, content: Content, version: str, *, fresh: bool, replacing: str | None = None) -> Output | Manifest:
     """Take hold of an output directory: a new one, one to resume, or (returned as its manifest) one that is complete.
 
-    Raises LockedError, ChangedError, DamageError, StorageError, DiskFullError; UsageError for files that tokmill did not make.
+    replacing: fingerprint of a complete output that stands there until this one takes its place. Raises LockedError, ChangedError,
+    DamageError, StorageError, DiskFullError; UsageError for files that tokmill did not make.
     """
     lock = hold(directory)
     try:
-        return _open_locked(directory, content, version, lock, fresh=fresh)
+        return _open_locked(directory, content, version, lock, fresh=fresh, replacing=replacing)
     except BaseException:
         let_go(directory, lock)
         raise
 
 
-def _open_locked(directory: Path, content: Content, version: str, lock: DirectoryLock, *, fresh: bool) -> Output | Manifest:
+def _open_locked(
+    directory: Path, content: Content, version: str, lock: DirectoryLock, *, fresh: bool, replacing: str | None
+) -> Output | Manifest:
     journal_path = state_of(directory) / "journal"
     if fresh:
         with storage_errors(directory):
             discard_parts(directory)
-    complete = None if fresh else _finish_publishing(directory, content) or _complete(directory, content)
+    complete = None if fresh else _finish_publishing(directory, content) or _complete(directory, content, replacing)
     if complete:
         remove_state(directory, lock)
         return complete
@@ -251,12 +242,17 @@ def _open_locked(directory: Path, content: Content, version: str, lock: Director
     return Output(directory, lock, journal)
 
 
-def _complete(directory: Path, content: Content) -> Manifest | None:
-    """The manifest of a complete directory with this content; None where there is none. Raises ChangedError for another content."""
+def _complete(directory: Path, content: Content, replacing: str | None) -> Manifest | None:
+    """The manifest of a complete directory with this content; None where there is none, or one that is to be replaced.
+
+    Raises ChangedError for another content.
+    """
     if not (directory / MANIFEST_NAME).exists() or is_begun(directory):
         return None
     with storage_errors(directory):
         manifest = load_manifest(directory)
+    if manifest.fingerprint == replacing:
+        return None
     if manifest.fingerprint != content.fingerprint():
         raise changed_error(manifest.content, content, directory)
     for name, entry in manifest.files.items():
@@ -299,36 +295,67 @@ def _finish_publishing(directory: Path, content: Content) -> Manifest | None:
 def _publish_files(directory: Path, manifest: Manifest) -> None:
     """Rename the parts of `manifest` into place, its own file last. Can be done again after a crash at any point."""
     with storage_errors(directory):
-        _retire_older(directory, keep=set(manifest.files))
+        _retire_older(directory, manifest)
+        for sub in sorted({os.path.dirname(name) for name in manifest.files} - {""}):
+            durable.make_directory(directory / sub)
         for name, entry in manifest.files.items():
             part = part_of(directory, name)
             _check_size(part if part.exists() else directory / name, entry.size_bytes, "a file of the finished run")
             if part.exists():
                 durable.replace(part, directory / name)
-        durable.sync_directory(directory)
+        for sub in {os.path.dirname(name) for name in manifest.files} | {""}:
+            durable.sync_directory(directory / sub)
         durable.replace(part_of(directory, MANIFEST_NAME), directory / MANIFEST_NAME)
         durable.sync_directory(directory)
         durable.sync_directory(directory.parent)
 
 
-def _retire_older(directory: Path, keep: set[str]) -> None:
-    """Take away an earlier complete output, its manifest before the new files come, so that it never stands beside them."""
+def _retire_older(directory: Path, manifest: Manifest) -> None:
+    """Take away an earlier complete output, its manifest before the new files come, so that it never stands beside them.
+
+    One of plain ids that the new output only adds to stays: its files are the beginnings of the new ones, and readers go by its
+    manifest until the new one takes its name.
+    """
     path = directory / MANIFEST_NAME
     if not path.exists():
         return
     try:
-        older = set(load_manifest(directory).files)
+        older = load_manifest(directory)
     except (DamageError, UsageError):
-        older = set()
-    for name in older - keep:
+        older = None
+    if older and is_beginning(older, manifest):
+        return
+    gone = set(older.files if older else ()) - set(manifest.files)
+    for name in gone:
         (directory / name).unlink(missing_ok=True)
+    for sub in {os.path.dirname(name) for name in gone} - {""}:
+        # Not empty: somebody's, or still needed.
+        with contextlib.suppress(OSError):
+            (directory / sub).rmdir()
     path.unlink()
     durable.sync_directory(directory)
 
 
+def is_beginning(older: Manifest, manifest: Manifest) -> bool:
+    """Whether every file of `older` is the beginning of one in the output of `manifest`, to which it was appended."""
+    made_from = manifest.made_from or ()
+    return manifest.content.format == "raw" and any(p.how == "append" and p.fingerprint == older.fingerprint for p in made_from)
+
+
+def pending_manifest(directory: Path) -> Manifest | None:
+    """The manifest of a run that was killed while publishing, or is publishing now. Raises StorageError."""
+    part = part_of(directory, MANIFEST_NAME)
+    with storage_errors(part):
+        try:
+            return decode_manifest(read_state(part), str(part))
+        except (FileNotFoundError, DamageError):
+            return None
+
+
 def _check_parts(directory: Path, segments: list[Segment]) -> None:
     """Raises DamageError when a part lacks bytes that the journal says were made durable."""
-    for name, length in _lengths(segments).items():
+    wanted = {name: entry.size_bytes for segment in segments for name, entry in segment.completed.items()}
+    for name, length in (wanted | _lengths(segments)).items():
         part = part_of(directory, name)
         size = part.lstat().st_size if part.exists() and not part.is_symlink() else -1
         if size < length:
@@ -341,8 +368,11 @@ def _check_parts(directory: Path, segments: list[Segment]) -> None:
 
 
 def _refuse_strangers(directory: Path) -> None:
-    for name in ("train.bin", "val.bin"):
-        if (directory / name).exists() and not (directory / MANIFEST_NAME).exists():
+    """Raises UsageError for files that publishing may overwrite and that nobody vouches for."""
+    if (directory / MANIFEST_NAME).exists():
+        return
+    for name in sorted(durable.uninterrupted(lambda: os.listdir(directory))):
+        if name in SIDES or name.startswith(tuple(f"{side}{mark}" for side in SIDES for mark in "._")):
             raise UsageError(
                 "the output directory holds a file that no tokmill manifest vouches for",
                 where=str(directory / name),

@@ -20,12 +20,15 @@ from tokmill.changes import source_error
 from tokmill.config import MIB, Resources
 from tokmill.dataset import SIDES, find_tokenizer
 from tokmill.encode import cutter_of, is_lossless, load_fastest
-from tokmill.errors import BadRecordError, BadTextError, EngineError
+from tokmill.errors import BadRecordError, BadTextError, EngineError, UsageError
+from tokmill.layout import files_of
 from tokmill.read.corpus import CorpusReader
 from tokmill.read.inputs import find_inputs
 from tokmill.read.utf8 import clean, first_invalid
 from tokmill.reencode import ReencodedComparison
+from tokmill.sharding import Shards
 from tokmill.types import Counts, Cursor
+from tokmill.written import WrittenIds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -88,11 +91,9 @@ class Vocabulary:
 class WrittenSide:
     """The text and the marks of one side of the output, front to back. Read, not mapped: a map counts as memory."""
 
-    def __init__(self, path: Path, dtype: str, vocabulary: Vocabulary) -> None:
-        self._path = path
-        self._dtype = np.dtype(dtype).newbyteorder("<")
+    def __init__(self, ids: WrittenIds, vocabulary: Vocabulary) -> None:
+        self._written = ids
         self._vocabulary = vocabulary
-        self._n_ids = path.stat().st_size // self._dtype.itemsize
         self._next_id = 0
         self._text = memoryview(b"")
         self._text_end = 0
@@ -117,25 +118,25 @@ class WrittenSide:
 
     def is_exhausted(self) -> bool:
         """Whether all text and all marks were taken."""
-        return self._next_id == self._n_ids and not len(self._text) and not len(self._marks)
+        return self._next_id == len(self._written) and not len(self._text) and not len(self._marks)
 
     def id_at(self, offset: int) -> int:
         """The index of the id that holds byte `offset` of the text; the number of ids when it lies behind all text."""
-        before = 0
-        for begin in range(0, self._n_ids, _BLOCK_TOKENS):
-            ends = np.cumsum(self._vocabulary.lengths[self._ids(begin)]) + before
+        begin = before = 0
+        while begin < len(self._written):
+            ends = np.cumsum(self._vocabulary.lengths[self._written.read(begin, _BLOCK_TOKENS)]) + before
             if offset < ends[-1]:
                 return begin + int(np.searchsorted(ends, offset, side="right"))
-            before = int(ends[-1])
-        return self._n_ids
+            begin, before = begin + len(ends), int(ends[-1])
+        return len(self._written)
 
-    def _ids(self, begin: int) -> Ids:
-        ids: Ids = np.fromfile(self._path, self._dtype, _BLOCK_TOKENS, offset=begin * self._dtype.itemsize)
-        return ids
+    def place(self, index: int) -> tuple[str, int]:
+        """As `WrittenIds.place`."""
+        return self._written.place(index)
 
     def _read_block(self) -> bool:
         """Read on behind what is there; `_text` is empty or short (it ends where a document ends)."""
-        ids = self._ids(self._next_id)
+        ids = self._written.read(self._next_id, _BLOCK_TOKENS)
         if not len(ids):
             return False
         self._next_id += len(ids)
@@ -167,13 +168,12 @@ class _Expected:
 class _Comparison:
     """Walks through the corpus with both sides of the output."""
 
-    def __init__(self, content: Content, files: dict[str, str], sides: list[WrittenSide]) -> None:
+    def __init__(self, content: Content, sides: list[WrittenSide]) -> None:
         self.documents = 0
         self.n_bytes = 0
         self.differences: list[tuple[str, str, int, int | None]] = []
         """File, what, begin and end in bytes, as `Findings.add` takes them; one, or one a side where the sources end too early."""
         self._content = content
-        self._files = list(files.values())
         self._sides = sides
         self._val_below = math.ceil(content.val_fraction * 2**64)
         self._item_bytes = np.dtype(content.dtype).itemsize
@@ -193,9 +193,9 @@ class _Comparison:
 
     def finish(self) -> None:
         """The corpus has ended: so must both sides."""
-        for side, file, offset in zip(self._sides, self._files, self._offsets, strict=True):
+        for side, offset in zip(self._sides, self._offsets, strict=True):
             if not side.is_exhausted():
-                place = side.id_at(offset) * self._item_bytes
+                file, place = side.place(side.id_at(offset))
                 self.differences.append((file, "the output goes on where the sources have ended", place, None))
 
     def _sides_of(self, batch: Batch, documents: Sequence[bytes]) -> list[bool]:
@@ -241,10 +241,10 @@ class _Comparison:
         i = min(int(np.searchsorted(expected.ends, place, side="right")), len(expected.ends) - 1)
         begin = int(expected.ends[i - 1]) if i else 0
         where = batch.locate(expected.origin[i])
-        at = self._sides[side].id_at(self._offsets[side] + place) * self._item_bytes
+        file, at = self._sides[side].place(self._sides[side].id_at(self._offsets[side] + place))
         number = self._numbers[side] + i + 1
         text = f"document {number:,}, byte {place - begin:,} of its text: {what} from the source ({where})"
-        self.differences.append((self._files[side], text, at, at + self._item_bytes))
+        self.differences.append((file, text, at, at + self._item_bytes))
 
 
 def compare_with_sources(
@@ -255,11 +255,25 @@ def compare_with_sources(
     Raises UsageError and InputError for sources that are not there or cannot be read, ChangedError for sources that say something
     else and are not those that were tokenized.
     """
+    if manifest.content.origin:
+        raise UsageError(
+            "this output cannot be compared: it is put together from runs with different settings, or from bare files",
+            where=str(directory),
+            allowed="an output of one run, or of runs with the same settings",
+            next_step="verify what it was made from with its sources; made_from in its manifest says what that is",
+        )
+    if isinstance(manifest.content.shards, Shards) and manifest.content.shards.drop_tail:
+        raise UsageError(
+            "this output lacks the end of the corpus: it was made with --drop-tail",
+            where=str(directory),
+            allowed="verify without --source",
+            next_step=f"tokmill verify {directory}",
+        )
     found = find_inputs(names, glob=glob, input_format=input_format, outside=str(directory))
     tokenizer = find_tokenizer(manifest.content.tokenizer)
     content = msgspec.structs.replace(manifest.content, inputs=tuple(found.inputs), tokenizer=tokenizer)
-    files = {side: name for side in SIDES for name, entry in manifest.files.items() if entry.side == side}
-    comparison = _comparison(content, directory, files)
+    files = files_of(directory, manifest)
+    comparison = _comparison(content, [WrittenIds(side, files.get(side, ()), content.dtype) for side in SIDES])
     reader = CorpusReader(content, _RESOURCES, cutter_of(tokenizer))
     sizes = [i.size_bytes for i in content.inputs]
     findings.notice("the files are as written; comparing with the sources")
@@ -283,13 +297,13 @@ def compare_with_sources(
     return comparison.documents, comparison.n_bytes
 
 
-def _comparison(content: Content, directory: Path, files: dict[str, str]) -> _Comparison | ReencodedComparison:
+def _comparison(content: Content, sides: list[WrittenIds]) -> _Comparison | ReencodedComparison:
     """By decoding, or by encoding again where that does not give the text back."""
     tokenizer = content.tokenizer
     if not is_lossless(tokenizer):
-        return ReencodedComparison(content, directory, files)
+        return ReencodedComparison(content, sides)
     vocabulary = Vocabulary(load_fastest(tokenizer), tokenizer.n_ids, tokenizer.eot_id)
-    return _Comparison(content, files, [WrittenSide(directory / files[side], content.dtype, vocabulary) for side in SIDES])
+    return _Comparison(content, [WrittenSide(ids, vocabulary) for ids in sides])
 
 
 def apply_policy(batch: Batch, content: Content) -> tuple[Sequence[int], Sequence[bytes]]:

@@ -12,6 +12,8 @@ import msgspec
 import xxhash
 
 from tokmill.errors import UsageError
+from tokmill.provenance import Provenance
+from tokmill.sharding import Shards
 from tokmill.types import EotPlacement, IdType, Input, OnError, Tokenizer, Utf8Policy
 
 MIB = 1 << 20
@@ -38,9 +40,14 @@ class Content(msgspec.Struct, frozen=True, kw_only=True):
     """Of the hash that decides the side, 0 <= seed < 2**64."""
     dtype: IdType = "uint16"
     format: str = "raw"
+    shards: Shards | msgspec.UnsetType = msgspec.UNSET
+    """Unset: a side is one file."""
     keep_empty: bool = False
     encoding_errors: Utf8Policy = "strict"
     on_error: OnError = "stop"
+    origin: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
+    """Of an output that no run of tokenize could make, what settings and inputs do not say: the fingerprints of merged runs whose
+    settings differ, or how a bare file was to be read."""
 
     def fingerprint(self) -> str:
         """xxh3_128 of the canonical JSON, hex. A tokenizer is its content, not the place where its file lies."""
@@ -85,10 +92,17 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     resources: Resources
     fresh: bool = False
     """Discard what an earlier run left in the directory."""
+    made_from: tuple[Provenance, ...] = ()
+    """Of a run that appends: the complete output in the directory, and those it was made from itself."""
     mends: bool = False
     """Not a run: make the damaged ranges of the complete output there again."""
     urls: dict[str, str] = {}
     """By the path of an input, its URL with user, password or signature, where it has any; told to processes, stored nowhere."""
+
+    @property
+    def replacing(self) -> str | None:
+        """Fingerprint of the output that stands in the directory until this one takes its place."""
+        return self.made_from[-1].fingerprint if self.made_from else None
 
 
 def parse_size(text: str, option: str) -> int:

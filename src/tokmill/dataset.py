@@ -18,7 +18,8 @@ import xxhash
 from tokmill.batches import Batches, make_batches
 from tokmill.encode import load_decoder
 from tokmill.encode.vocabulary import resolve_tokenizer
-from tokmill.errors import ChangedError, UsageError
+from tokmill.errors import ChangedError, DamageError, UsageError
+from tokmill.growth import being_appended
 from tokmill.layout import TokenFile, bare_file, check_size, files_of, read_llmc_head
 from tokmill.manifest import MANIFEST_NAME, Manifest, load_manifest
 from tokmill.shards import Ids, TokenArray, map_files, windows
@@ -299,7 +300,16 @@ def find_tokenizer(tokenizer: Tokenizer) -> Tokenizer:
 
 
 def _open_directory(directory: Path, manifest: Manifest) -> Dataset:
-    content, files = manifest.content, files_of(directory, manifest)
+    try:
+        files = files_of(directory, manifest)
+    except DamageError:
+        appended = being_appended(directory, manifest)
+        if appended is None:
+            raise
+        if isinstance(appended, Manifest):
+            return _open_directory(directory, appended)
+        files = appended
+    content = manifest.content
     tokenizer = content.tokenizer
     return Dataset(files, content.dtype, eot_id=tokenizer.eot_id, eot=content.eot, tokenizer=tokenizer, manifest=manifest)
 

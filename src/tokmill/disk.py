@@ -11,6 +11,7 @@ import msgspec
 from tokmill.errors import DiskFullError, TokmillError
 from tokmill.manifest import load_manifest
 from tokmill.printable import printable_line
+from tokmill.sharding import Shards
 from tokmill.state import part_files
 from tokmill.types import is_packed, text_to_path
 from tokmill.words import counted
@@ -88,7 +89,8 @@ def disk_need(job: Job, n_tokens: int, bytes_in: int) -> DiskNeed:
     written = sum(part.st_blocks * 512 for part in parts)
     needed = max(0, output + bookkeeping - written) + reserve
     free = status.f_bavail * status.f_frsize
-    needed_files = 0 if parts else _FILES + len(out.parents) - len(existing.parents)
+    shards = n_tokens // job.content.shards.tokens if isinstance(job.content.shards, Shards) else 0
+    needed_files = 0 if parts else _FILES + shards + len(out.parents) - len(existing.parents)
     free_files = status.f_favail if status.f_files else None
     return DiskNeed(
         path=str(existing),

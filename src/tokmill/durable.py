@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NOT_COPIED = {errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EBADF, errno.EPERM, errno.EIO}
+"""What `copy_file_range` says where it does not work: other file systems, old kernels, sandboxes; or when it cannot read."""
 _RESUMES = "run the same command again: it resumes from the last commit"
 
 
@@ -65,6 +67,35 @@ def write_all(fd: int, data: bytes | memoryview) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]
+
+
+def write_at(path: Path, data: bytes, offset: int) -> None:
+    """Write `data` over what is at `offset` of a file, which is synced by whoever syncs the rest of it."""
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        while data:
+            n = os.pwrite(fd, data, offset)
+            data, offset = data[n:], offset + n
+    finally:
+        os.close(fd)
+
+
+def open_again(path: Path) -> int:
+    """Open a file that is there for writing at any place, never through a symbolic link. Returns the descriptor."""
+    return os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+
+
+def copy_range(source_fd: int, source_offset: int, target_fd: int, target_offset: int, data: memoryview) -> None:
+    """Copy len(data) bytes between two files inside the kernel; where that cannot be done, write `data`, which is what they are."""
+    done = 0
+    while done < len(data):
+        try:
+            n = os.copy_file_range(source_fd, target_fd, len(data) - done, source_offset + done, target_offset + done)
+        except OSError as error:
+            if error.errno not in _NOT_COPIED:
+                raise
+            n = 0
+        done += n or os.pwrite(target_fd, data[done:], target_offset + done)
 
 
 def sync_file(fd: int) -> None:

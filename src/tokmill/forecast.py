@@ -14,7 +14,7 @@ from tokmill.errors import Interrupted, WorkerDiedError
 from tokmill.estimate import Answer, Estimate, Question, Totals, totals
 from tokmill.memory import Division, divide
 from tokmill.probe import available_bytes
-from tokmill.types import Compression, Failed, InputFormat, text_to_path
+from tokmill.types import Compression, Failed, text_to_path
 
 if TYPE_CHECKING:
     from tokmill.planning import PlannedJob
@@ -40,7 +40,7 @@ class InputPlan(msgspec.Struct, frozen=True, kw_only=True):
     """One input."""
 
     path: str
-    format: InputFormat
+    format: str
     compression: Compression
     size_bytes: int | None
     """Apparent size; None for standard input and pipes."""

@@ -8,154 +8,25 @@ renamed, one by one; the manifest stays as it is. A crash leaves every file as d
 
 from __future__ import annotations
 
-import errno
 import os
-import stat
-from dataclasses import dataclass
-from itertools import pairwise
+from bisect import bisect_right
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
 
-import xxhash
-
-from tokmill import durable, pagecache
+from tokmill import durable
 from tokmill.durable import storage_errors
-from tokmill.errors import ChangedError, DamageError, DiskFullError, StorageError, UsageError
+from tokmill.errors import DamageError, DiskFullError, UsageError
 from tokmill.manifest import MANIFEST_NAME, Manifest, load_manifest
+from tokmill.remade import Gap, NewFile, Span, Unneeded, find_damage, other_corpus
 from tokmill.state import discard_parts, hold, is_begun, let_go, part_of, remove_state
-from tokmill.types import Cursor
+from tokmill.types import Counts, Cursor, Head
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from typing_extensions import Buffer
-
     from tokmill.durable import DirectoryLock
-
-_BLOCK_BYTES = 4 << 20
-_CANNOT_COPY = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM}
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """What one segment added to one file: bytes begin to end."""
-
-    segment: int
-    """From 0."""
-    begin: int
-    end: int
-    digest: str
-    """xxh3_128, hex."""
-
-
-@dataclass(frozen=True, slots=True)
-class Gap:
-    """Consecutive segments, in each of which a file is damaged."""
-
-    first: int
-    last: int
-    """From 0, inclusive."""
-    begin: Cursor
-    end: Cursor
-    bytes_in: int
-    """Decompressed bytes of the corpus between the two."""
-    writer: dict[str, int]
-    """State of the writer before it."""
-
-
-class NewFile:
-    """A damaged file while it is made anew, from front to back. Implements `protocols.OutputFile`. Close it."""
-
-    def __init__(self, path: Path, part: Path, spans: list[Span], damaged: set[int]) -> None:
-        """damaged: segments whose bytes are not in the old file."""
-        self.path = path
-        self.length = 0
-        self.mended: list[tuple[int, int]] = []
-        """Damaged ranges that were made again; neighbours are one."""
-        self._part = part
-        self._spans = spans
-        self._damaged = damaged
-        self._done = 0
-        self._until = 0
-        self._hash = xxhash.xxh3_128()
-        with storage_errors(part):
-            self._fd = durable.create(part)
-
-    def open_gap(self, gap: Gap) -> None:
-        """Copy what lies before a gap; what is appended from now on is its bytes."""
-        self._copy(gap.first)
-        self._until = gap.last + 1
-
-    def append(self, data: Buffer) -> None:
-        """Append what belongs to the gap; bytes behind it are passed over. Raises ChangedError for other bytes than before."""
-        view = memoryview(data).cast("B")
-        while view and self._is_open:
-            span = self._spans[self._done]
-            part = view[: span.end - self.length]
-            self._hash.update(part)
-            with storage_errors(self._part):
-                durable.write_all(self._fd, part)
-            self.length += len(part)
-            view = view[len(part) :]
-            if self.length == span.end:
-                self._close_span(span)
-
-    def close_gap(self) -> None:
-        """The gap's part of the corpus was read. Raises ChangedError when there was too little of it."""
-        if self._is_open:
-            raise _other_bytes(self.path, self._spans[self._done])
-
-    def finish(self) -> None:
-        """Copy the rest, make all of it durable, and read it back from the disk. Raises StorageError."""
-        if self._spans:
-            self._copy(self._spans[-1].segment + 1)
-        with storage_errors(self._part):
-            durable.sync_file(self._fd)
-        pagecache.drop(self._fd, 0, self.length)
-        if find_damage(self._part, self._spans, self.length, lambda _n: None) is not None:
-            raise StorageError(
-                "the disk does not give back what was written to it",
-                where=str(self._part),
-                allowed="a sound disk",
-                next_step="check the disk, then type the same command again; nothing was replaced",
-            )
-
-    def close(self) -> None:
-        """Close the descriptor; can be called again."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-
-    @property
-    def _is_open(self) -> bool:
-        return self._done < len(self._spans) and self._spans[self._done].segment < self._until
-
-    def _close_span(self, span: Span) -> None:
-        if self._hash.hexdigest() != span.digest:
-            raise _other_bytes(self.path, span)
-        self._hash = xxhash.xxh3_128()
-        self._done += 1
-        if span.segment not in self._damaged:
-            return
-        if self.mended and self.mended[-1][1] == span.begin:
-            self.mended[-1] = (self.mended[-1][0], span.end)
-        else:
-            self.mended.append((span.begin, span.end))
-
-    def _copy(self, before: int) -> None:
-        """Copy the bytes of the segments before that one."""
-        n = self._done
-        while n < len(self._spans) and self._spans[n].segment < before:
-            n += 1
-        end = self._spans[n - 1].end if n else 0
-        if end > self.length:
-            with storage_errors(self.path):
-                source = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-                try:
-                    _copy_range(source, self._fd, self.length, end)
-                finally:
-                    os.close(source)
-        self.length, self._done = end, n
+    from tokmill.types import FileEntry
 
 
 class Repair:
@@ -169,16 +40,21 @@ class Repair:
         self.files: dict[str, NewFile] = {}
         """Damaged files by name, likewise."""
         self._lock = lock
-        self._spans = {name: _spans(manifest, name) for name in manifest.files}
+        self._spans = _all_spans(manifest)
+        self._completed_in = _completions(manifest, self._spans)
+        self._unneeded: dict[str, Unneeded] = {}
+        self._completed: dict[str, FileEntry] = {}
+        self._gap: Gap | None = None
 
     def look(self, on_bytes: Callable[[int], None]) -> None:
         """Read every file and find the gaps. on_bytes: told how many bytes were read since the last time."""
         damaged: set[int] = set()
         for name, entry in self.manifest.files.items():
-            found = find_damage(self.directory / name, self._spans[name], entry.size_bytes, on_bytes)
+            path, spans, head = self.directory / name, self._spans[name], self._head(name)
+            found = find_damage(path, [head, *spans] if head else spans, entry.size_bytes, on_bytes)
             if found is not None:
-                self.files[name] = NewFile(self.directory / name, part_of(self.directory, name), self._spans[name], found)
-                damaged |= found
+                self.files[name] = NewFile(path, part_of(self.directory, name), spans, found, head)
+                damaged |= {span.segment for span in found}
         self.gaps = _gaps(self.manifest, sorted(damaged))
         self._check_disk()
 
@@ -197,12 +73,34 @@ class Repair:
 
     def open_gap(self, gap: Gap) -> None:
         """From now on what is appended to the files belongs to this gap."""
+        self._gap = gap
+        self._unneeded = {}
+        self._completed = {name: entry for name, entry in self.manifest.files.items() if self._completed_in[name] < gap.first}
         for file in self.files.values():
             file.open_gap(gap)
 
-    def file(self, name: str) -> NewFile | Unneeded:
+    def file(self, name: str, head_bytes: int = 0) -> NewFile | Unneeded:
         """The file made anew; for one that is sound, something that forgets."""
-        return self.files.get(name) or Unneeded()
+        if name in self.files:
+            return self.files[name]
+        if name not in self._unneeded:
+            first = self._gap.first if self._gap else 0
+            ends = [span.end for span in self._spans.get(name, ()) if span.segment < first]
+            self._unneeded[name] = Unneeded(self.directory / name, ends[-1] if ends else head_bytes)
+        return self._unneeded[name]
+
+    def complete(self, name: str, *, side: str | None = None, tokens: int = 0, documents: int = 0, head: bytes = b"") -> None:
+        """All of the file was appended. Raises ChangedError for one that was not there before, or had other numbers."""
+        entry = self.manifest.files.get(name)
+        if entry is None or (entry.side, entry.tokens, entry.documents) != (side, tokens, documents):
+            raise other_corpus(f"the documents of {name}", self.directory)
+        if name in self.files:
+            self.files[name].complete(head)
+        self._completed[name] = entry
+
+    def completed(self) -> Mapping[str, FileEntry]:
+        """All files that are complete where the open gap is, in the order in which they became so."""
+        return self._completed
 
     def close_gap(self) -> None:
         """All of the gap was appended. Raises ChangedError when that is not so."""
@@ -213,26 +111,25 @@ class Repair:
         """Put the files made anew in the place of the damaged ones. Raises StorageError, DiskFullError."""
         for file in self.files.values():
             file.finish()
+        subs = {os.path.dirname(name) for name in self.files}
         with storage_errors(self.directory):
+            for sub in sorted(subs):
+                durable.make_directory(self.directory / sub)
             for name, file in self.files.items():
                 file.close()
                 durable.replace(part_of(self.directory, name), self.directory / name)
-            durable.sync_directory(self.directory)
+            for sub in sorted(subs):
+                durable.sync_directory(self.directory / sub)
+
+    def _head(self, name: str) -> Span | None:
+        head = self.manifest.files[name].head
+        return Span(self._completed_in[name], 0, head.size_bytes, head.digest) if isinstance(head, Head) else None
 
     def close(self) -> None:
         """Let go of the directory; what was not published is discarded."""
         for file in self.files.values():
             file.close()
         remove_state(self.directory, self._lock)
-
-
-class Unneeded:
-    """Forgets what is appended: the file is sound. Implements `protocols.OutputFile`."""
-
-    length = 0
-
-    def append(self, data: Buffer) -> None:
-        """Nothing."""
 
 
 def open_repair(directory: Path) -> Repair:
@@ -261,54 +158,40 @@ def open_repair(directory: Path) -> Repair:
         raise
 
 
-def find_damage(path: Path, spans: list[Span], size_bytes: int, on_bytes: Callable[[int], None]) -> set[int] | None:
-    """Segments whose bytes are not in the file as they were written; None when the file is wholly sound.
+def _all_spans(manifest: Manifest) -> dict[str, list[Span]]:
+    """The spans of each file, in order. Raises DamageError when they do not add up to it."""
+    found: dict[str, list[Span]] = {name: [] for name in manifest.files}
+    for number, segment in enumerate(manifest.segments):
+        for name, span in segment.files.items():
+            spans = found.get(name, [])
+            begin = spans[-1].end if spans else manifest.files[name].head_bytes if name in found else 0
+            spans.append(Span(number, begin, span.end, span.digest))
+    for name, entry in manifest.files.items():
+        spans = found[name]
+        end = spans[-1].end if spans else entry.head_bytes
+        if any(span.end < span.begin for span in spans) or end != entry.size_bytes:
+            raise DamageError(
+                f"the manifest cannot be repaired: its segments do not add up to {name}",
+                where=MANIFEST_NAME,
+                next_step="make the output again: tokmill tokenize ... --fresh",
+            )
+    return found
 
-    What the disk refuses to give is damaged too; a file that is not there, or is no file, is damaged in every segment.
+
+def _completions(manifest: Manifest, spans: dict[str, list[Span]]) -> dict[str, int]:
+    """The segment (from 0) in which each file was complete.
+
+    A file of tokens is when the side's next token comes, which is for another; the last one, and what is empty, when the corpus
+    ends. The others have nothing appended later.
     """
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError:
-        return {span.segment for span in spans}
-    try:
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode):
-            return {span.segment for span in spans}
-        once = pagecache.ReadOnce(fd, status.st_size)
-        damaged = {span.segment for span in spans if not _is_sound(fd, span, once, on_bytes)}
-        once.finish()
-        return damaged if damaged or status.st_size != size_bytes else None
-    finally:
-        os.close(fd)
-
-
-def _is_sound(fd: int, span: Span, once: pagecache.ReadOnce, on_bytes: Callable[[int], None]) -> bool:
-    state, at = xxhash.xxh3_128(), span.begin
-    while at < span.end:
-        once.before(at)
-        try:
-            block = os.pread(fd, min(_BLOCK_BYTES, span.end - at), at)
-        except OSError:
-            return False
-        if not block:
-            return False
-        state.update(block)
-        at += len(block)
-        on_bytes(len(block))
-    return state.hexdigest() == span.digest
-
-
-def _spans(manifest: Manifest, name: str) -> list[Span]:
-    """The spans of a file, in order. Raises DamageError when they do not add up to it."""
-    ends = [(number, segment.files[name]) for number, segment in enumerate(manifest.segments) if name in segment.files]
-    edges = [0, *(span.end for _, span in ends)]
-    if any(end < begin for begin, end in pairwise(edges)) or edges[-1] != manifest.files[name].size_bytes:
-        raise DamageError(
-            f"the manifest cannot be repaired: its segments do not add up to {name}",
-            where=MANIFEST_NAME,
-            next_step="make the output again: tokmill tokenize ... --fresh",
-        )
-    return [Span(number, begin, span.end, span.digest) for begin, (number, span) in zip(edges, ends, strict=False)]
+    last = len(manifest.segments) - 1
+    found = {name: each[-1].segment if each else last for name, each in spans.items()}
+    for side in ("train", "val"):
+        names = [name for name, entry in manifest.files.items() if entry.side == side]
+        sums = [getattr(segment.counts, f"tokens_{side}") for segment in manifest.segments]
+        ends = accumulate(manifest.files[name].tokens for name in names)
+        found |= {name: min(bisect_right(sums, end), last) for name, end in zip(names, ends, strict=True)}
+    return found
 
 
 def _gaps(manifest: Manifest, damaged: list[int]) -> list[Gap]:
@@ -320,40 +203,16 @@ def _gaps(manifest: Manifest, damaged: list[int]) -> list[Gap]:
 
 def _gap(manifest: Manifest, first: int, last: int) -> Gap:
     before, behind = manifest.segments[first - 1] if first else None, manifest.segments[last]
+    old, new = before.counts if before else Counts(), behind.counts
+    sums = {"train_tokens": old.tokens_train, "val_tokens": old.tokens_val}
     return Gap(
         first=first,
         last=last,
         begin=before.after if before else Cursor(),
         end=behind.after,
-        bytes_in=behind.counts.bytes_in - (before.counts.bytes_in if before else 0),
-        writer=before.writer if before else {},
-    )
-
-
-def _copy_range(source: int, target: int, begin: int, end: int) -> None:
-    """Append bytes begin to end of one file to another. Raises OSError."""
-    copy = getattr(os, "copy_file_range", None)
-    while begin < end:
-        n = 0
-        try:
-            n = copy(source, target, end - begin, begin) if copy else 0
-        except OSError as error:
-            if error.errno not in _CANNOT_COPY:
-                raise
-            copy = None
-        if not n:
-            block = os.pread(source, min(_BLOCK_BYTES, end - begin), begin)
-            if not block:
-                raise OSError(errno.EIO, "the file became shorter while it was copied")
-            durable.write_all(target, block)
-            n = len(block)
-        begin += n
-
-
-def _other_bytes(path: Path, span: Span) -> ChangedError:
-    return ChangedError(
-        f"the corpus no longer gives the bytes of segment {span.segment + 1:,}, bytes {span.begin:,} to {span.end:,}",
-        where=str(path),
-        allowed="the corpus from which the output was made; nothing was replaced",
-        next_step="give the original corpus with --source INPUT..., or make the output again: tokmill tokenize ... --fresh",
+        bytes_in=new.bytes_in - old.bytes_in,
+        writer=sums | (before.writer if before else {}),
+        tokens=(new.tokens_train - old.tokens_train, new.tokens_val - old.tokens_val),
+        documents=(new.documents_train - old.documents_train, new.documents_val - old.documents_val),
+        is_last=last == len(manifest.segments) - 1,
     )

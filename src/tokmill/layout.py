@@ -1,7 +1,4 @@
-"""Where the ids lie in the files of each format whose ids lie one behind the other: a table.
-
-litdata and mds are not in it: their files have an index among the ids, and readers of their own.
-"""
+"""Where the ids lie in the files of each format: a table, and what the manifest says of each file."""
 
 from __future__ import annotations
 
@@ -44,7 +41,13 @@ LAYOUTS = {
     "megatron": Layout(".bin"),
     "datatrove": Layout(".ds"),
     "olmo": Layout(".npy"),
+    "litdata": Layout(".bin"),
+    "mds": Layout(".mds"),
 }
+
+
+_OWN_HEADS = ("litdata", "mds")
+"""How long their headers are, and that mds fills up the last sample, only the manifest says."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,17 +79,20 @@ def files_of(directory: Path, manifest: Manifest) -> dict[str, tuple[TokenFile, 
     layout = LAYOUTS.get(content.format)
     if layout is None:
         raise UsageError(
-            f"the ids of the format {content.format!r} do not lie one behind the other, or it is newer than this tokmill",
+            f"this version does not read the format {content.format!r}",
             where=str(directory),
             allowed=", ".join(LAYOUTS),
-            next_step="read it with its trainer's own loader",
+            next_step="pip install --upgrade tokmill",
         )
     files: dict[str, tuple[TokenFile, ...]] = {}
     for name, entry in manifest.files.items():
         if entry.side is not None and name.endswith(layout.suffix):
             check_size(directory / name, entry.size_bytes)
-            file = _measure(directory / name, layout.header_bytes, content.dtype, _REBUILD)
-            _check_number(file, content.dtype, entry.tokens, _REBUILD)
+            if content.format in _OWN_HEADS:
+                file = TokenFile(path=directory / name, header_bytes=entry.head_bytes, n_tokens=entry.tokens)
+            else:
+                file = _measure(directory / name, layout.header_bytes, content.dtype, _REBUILD)
+                _check_number(file, content.dtype, entry.tokens, _REBUILD)
             files[entry.side] = (*files.get(entry.side, ()), file)
     return files
 

@@ -9,14 +9,18 @@ import errno
 import os
 import stat
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import xxhash
 
 from tokmill.config import Content
 from tokmill.errors import DamageError, UsageError
+from tokmill.provenance import Provenance
 from tokmill.types import Counts, Cursor, FileEntry, text_to_path
+
+if TYPE_CHECKING:
+    from collections.abc import Container
 
 MANIFEST_NAME = "manifest.json"
 _MOST_BYTES = 1 << 30
@@ -46,6 +50,8 @@ class Segment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Sums from the start of the corpus to the end of this segment."""
     writer: dict[str, int] = {}
     """State of the writer behind the segment."""
+    completed: dict[str, FileEntry] = {}
+    """Files to which no later segment adds; in the journal alone, the manifest has all of them together."""
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,6 +70,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     elapsed_s: float
     """Sum over the run and those it resumed."""
     peak_rss_bytes: int
+    made_from: tuple[Provenance, ...] | msgspec.UnsetType = msgspec.UNSET
+    """In the order of the inputs; left out of an output that was tokenized in one run."""
     checksum: str = ""
     """xxh3_128, hex, of the manifest's canonical JSON with this field empty."""
 
@@ -72,6 +80,16 @@ def encode_manifest(manifest: Manifest) -> bytes:
     """The file's bytes: indented JSON with its checksum filled in, a newline at the end."""
     sealed = msgspec.structs.replace(manifest, checksum=_checksum(manifest))
     return msgspec.json.format(msgspec.json.encode(sealed), indent=1) + b"\n"
+
+
+def published(segments: list[Segment], files: Container[str]) -> list[Segment]:
+    """The segments as a manifest has them: of published files alone."""
+    return [
+        msgspec.structs.replace(s, files={name: span for name, span in s.files.items() if name in files}, completed={})
+        if s.completed or any(name not in files for name in s.files)
+        else s
+        for s in segments
+    ]
 
 
 def load_manifest(directory: Path) -> Manifest:
@@ -157,7 +175,8 @@ def _check_values(manifest: Manifest, where: str) -> None:
     """Raises DamageError for numbers and names that no run can have written."""
     content = manifest.content
     n_inputs = len(content.inputs)
-    if not 0 < content.tokenizer.n_ids <= _MOST_IDS:
+    # Of ids whose tokenizer nobody named, the width alone is known.
+    if not 0 < content.tokenizer.n_ids <= (_MOST_IDS if content.tokenizer.sha256 else 1 << 32):
         raise _damaged(f"a tokenizer of {content.tokenizer.n_ids:,} ids", where)
     if any(not 0 <= segment.after.input_index <= n_inputs for segment in manifest.segments):
         raise _damaged("a segment ends behind the last input", where)
@@ -171,9 +190,14 @@ def _check_values(manifest: Manifest, where: str) -> None:
 
 
 def check_names(names: object, where: str) -> None:
-    """Raises DamageError for a file name that is not one plain component. names: iterable of str."""
+    """Raises DamageError for a file name that is not one plain component, `train/` or `val/` before it at most.
+
+    names: iterable of str.
+    """
     for name in names:  # type: ignore[attr-defined]
-        if not name or name == MANIFEST_NAME or name.startswith(".") or "/" in name or "\\" in name or not name.isprintable():
+        plain = name.removeprefix("train/").removeprefix("val/") if name.count("/") == 1 else name
+        hidden = not plain or plain.startswith(".") or name == MANIFEST_NAME
+        if hidden or "/" in plain or "\\" in plain or not plain.isprintable():
             raise _damaged(f"the file name {name!r} leads out of the directory or is hidden", where)
 
 

@@ -15,7 +15,8 @@ import msgspec
 from tokmill import probe
 from tokmill.config import MIB
 from tokmill.errors import MemoryBudgetError
-from tokmill.types import DIVIDE_ABOVE_BYTES, UNCUT_COST, text_bytes
+from tokmill.slices import text_bytes
+from tokmill.types import DIVIDE_ABOVE_BYTES, UNCUT_COST
 from tokmill.words import counted
 
 if TYPE_CHECKING:

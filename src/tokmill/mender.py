@@ -1,7 +1,7 @@
 """Reads the parts of the corpus that a damaged output lacks, and gives what they become to the files that are made anew.
 
 A gap begins at a cursor where the run that made the output committed, and so does what lies behind it: what lies between becomes
-the bytes that it became then, whatever the size of batches. The last batch may reach beyond; the files pass over what is too much.
+the bytes that it became then, whatever the size of batches. The last batch may reach beyond; what is too much is cut off.
 """
 
 from __future__ import annotations
@@ -12,18 +12,21 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import msgspec
+import numpy as np
 
-from tokmill.errors import ChangedError, DamageError
+from tokmill.errors import ChangedError, DamageError, UsageError
 from tokmill.recorder import SKIPPED_NAME
-from tokmill.types import STDIN, Counts, Cursor, Started, text_to_path
-from tokmill.write import make_writer
+from tokmill.remade import other_corpus
+from tokmill.types import STDIN, Counts, Cursor, Started, Tokens, text_to_path
+from tokmill.write import layout_of, make_writer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from tokmill.config import Job
-    from tokmill.gaps import Gap, Repair
+    from tokmill.config import Content, Job
+    from tokmill.gaps import Repair
     from tokmill.protocols import Reader, Writer
+    from tokmill.remade import Gap
     from tokmill.types import Batch, EncodedBatch, Input
 
 
@@ -57,6 +60,8 @@ class Mender:
         self._gaps = iter(repair.gaps)
         self._gap: Gap | None = None
         self._writer: Writer | None = None
+        self._tokens = [0, 0]
+        self._documents = [0, 0]
         self._started_s = time.monotonic()
         # What was skipped is recorded under the path of then, wherever the corpus is now.
         self._paths = {now.path: then.path for now, then in zip(job.content.inputs, repair.manifest.content.inputs, strict=True)}
@@ -89,7 +94,7 @@ class Mender:
         if self._gap is None or self._writer is None:
             return
         for run in encoded.runs:
-            self._writer.append(run)
+            self._writer.append(self._cut(run))
         for skip in encoded.skips:
             as_then = msgspec.structs.replace(skip, path=self._paths[skip.path])
             self._repair.file(SKIPPED_NAME).append(msgspec.json.encode(as_then) + b"\n")
@@ -102,18 +107,48 @@ class Mender:
         while self._gap is not None:
             self._open_next()
 
+    def _cut(self, run: Tokens) -> Tokens:
+        """What of a run belongs to the gap; the rest is sound, and the writer must not begin files with it."""
+        side = int(run.is_val)
+        n = min(len(run.ids), self._tokens[side])
+        ends = run.ends[: min(int(np.searchsorted(run.ends, n, side="right")), self._documents[side])]
+        self._tokens[side] -= n
+        self._documents[side] -= len(ends)
+        return Tokens(run.is_val, run.ids[:n], ends)
+
     def _open_next(self) -> None:
-        self._repair.close_gap()
+        if self._gap is not None and self._writer is not None:
+            self._close(self._gap, self._writer)
         self._gap = next(self._gaps, None)
         if self._gap is not None:
             self._repair.open_gap(self._gap)
-            item_bytes = 2 if self._content.dtype == "uint16" else 4
-            self._writer = make_writer(self._content.format, self._repair, self._gap.writer, item_bytes)
+            self._tokens, self._documents = list(self._gap.tokens), list(self._gap.documents)
+            self._writer = make_writer(self._repair, self._gap.writer, layout_of(self._content))
+
+    def _close(self, gap: Gap, writer: Writer) -> None:
+        """Raises ChangedError when the corpus gave less than before."""
+        is_short = any(self._tokens) or any(self._documents)
+        if gap.is_last and not is_short:
+            writer.finish()
+        self._repair.close_gap()
+        if is_short:
+            raise other_corpus(f"the documents of segment {gap.last + 1:,}", self._repair.directory)
 
 
-def check_sources(gaps: Sequence[Gap], inputs: Sequence[Input]) -> None:
-    """Raises ChangedError when an input that is to be read again is not as it was, DamageError when it cannot be read again."""
+def check_sources(gaps: Sequence[Gap], content: Content) -> None:
+    """Raises ChangedError when an input that is to be read again is not as it was, DamageError when it cannot be read again.
+
+    UsageError for an output that no run with one set of options can make again.
+    """
+    inputs = content.inputs
     needed = {i for gap in gaps for i in range(gap.begin.input_index, gap.end.input_index + bool(gap.end.offset))}
+    if needed and (content.origin or any(inputs[i].format == "ids" for i in needed)):
+        raise UsageError(
+            "what is damaged cannot be made again: this output was put together from runs with other settings, or from bare files",
+            where=f"format {content.format}",
+            allowed="an output of tokmill tokenize, or made of such with the same settings",
+            next_step="make it again from what it was made from (made_from in its manifest): the same command with --fresh",
+        )
     for i in sorted(needed):
         source = inputs[i]
         if source.size_bytes is None:
@@ -134,7 +169,9 @@ def check_sources(gaps: Sequence[Gap], inputs: Sequence[Input]) -> None:
 
 
 def _difference(source: Input) -> str:
-    """In what a file is not as it was; empty when it is."""
+    """In what a file is not as it was; empty when it is. What is remote its store is asked when it is read."""
+    if source.is_remote:
+        return ""
     try:
         now = os.stat(text_to_path(source.path))
     except OSError as error:

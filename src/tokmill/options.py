@@ -70,7 +70,13 @@ TextKey = Annotated[
     ),
 ]
 Eot = Annotated[
-    str, typer.Option("--eot", envvar="TOKMILL_EOT", metavar="after|before|none", help="Where the end-of-text id goes.")
+    str,
+    typer.Option(
+        "--eot",
+        envvar="TOKMILL_EOT",
+        metavar="auto|after|before|none",
+        help="Where the end-of-text id goes; auto: where the format's trainer expects it, after but for llmc.",
+    ),
 ]
 ValFraction = Annotated[
     float,
@@ -78,6 +84,35 @@ ValFraction = Annotated[
 ]
 Seed = Annotated[int, typer.Option("--seed", envvar="TOKMILL_SEED", metavar="N", help="Of the choice for val.bin.")]
 Dtype = Annotated[str, typer.Option("--dtype", envvar="TOKMILL_DTYPE", metavar="auto|uint16|uint32", help="Of the ids.")]
+Format = Annotated[
+    str,
+    typer.Option(
+        "--format",
+        envvar="TOKMILL_FORMAT",
+        metavar="raw|llmc|megatron|datatrove|olmo|litdata|mds",
+        help="Whose trainer reads it.",
+    ),
+]
+ShardTokens = Annotated[
+    str | None,
+    typer.Option(
+        "--shard-tokens",
+        envvar="TOKMILL_SHARD_TOKENS",
+        metavar="N",
+        help="Several files a side, of so many tokens (100M) each but the last.  [default: llmc 100M, litdata and mds 33554432]",
+    ),
+]
+ShardDocuments = Annotated[
+    bool,
+    typer.Option(
+        "--shard-documents",
+        envvar="TOKMILL_SHARD_DOCUMENTS",
+        help="Cut no document: a shard ends at the first end of one behind N tokens (always so: megatron, datatrove, olmo).",
+    ),
+]
+DropTail = Annotated[
+    bool, typer.Option("--drop-tail", envvar="TOKMILL_DROP_TAIL", help="Leave out the last shard when it has less than N tokens.")
+]
 KeepEmpty = Annotated[
     bool, typer.Option("--keep-empty", envvar="TOKMILL_KEEP_EMPTY", help="Write the end-of-text id of empty documents too.")
 ]
@@ -120,6 +155,7 @@ Fresh = Annotated[
     typer.Option("--fresh", envvar="TOKMILL_FRESH", help="Start over: discard what an earlier run left in the directory."),
 ]
 Force = Annotated[bool, typer.Option("--force", envvar="TOKMILL_FORCE", help="Go on though the output will not fit on the disk.")]
+Append = Annotated[bool, typer.Option("--append", envvar="TOKMILL_APPEND", help="Add the inputs to the complete output in DIR.")]
 
 
 def all_sources(source: list[str], more: list[str]) -> list[str]:

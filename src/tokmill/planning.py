@@ -18,7 +18,8 @@ from tokmill.probe import cgroup_limit_bytes, machine_bytes
 from tokmill.read.guess import check_files
 from tokmill.read.inputs import find_inputs
 from tokmill.read.urls import typed_urls
-from tokmill.types import STDIN, EotPlacement, IdType, OnError, Tokenizer, Utf8Policy, is_url, path_to_text
+from tokmill.trainers import choose_output
+from tokmill.types import STDIN, EotPlacement, IdType, OnError, Utf8Policy, is_url, path_to_text
 from tokmill.write import WRITERS
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
     from tokmill.types import Input
 
-_UINT16_IDS = 1 << 16
 _PIECE_SHARE = 7
 """Hugging Face tokenizers takes seven times the memory of gigatoken for one piece (170 bytes for each byte measured)."""
 
@@ -50,11 +50,14 @@ def make_job(
     text_key: str = "text",
     glob: str | None = None,
     input_format: str | None = None,
-    eot: str = "after",
+    eot: str = "auto",
     val_fraction: float = 0.0005,
     seed: int = 0,
     dtype: str = "auto",
     format: str = "raw",  # noqa: A002  the name of the option
+    shard_tokens: str | int | None = None,
+    shard_documents: bool = False,
+    drop_tail: bool = False,
     keep_empty: bool = False,
     memory: str | int | None = None,
     threads: int | None = None,
@@ -71,6 +74,15 @@ def make_job(
     _check_range("--seed", seed, 0 <= seed < 1 << 64, "0 to 2**64 - 1")
     _check_range("--max-skipped", max_skipped, max_skipped is None or max_skipped >= 0, "0 or more")
     described = resolve_tokenizer(tokenizer, eot_token)
+    choice = choose_output(
+        format,
+        described,
+        eot=eot,
+        dtype=dtype,
+        shard_tokens=shard_tokens,
+        shard_documents=shard_documents,
+        drop_tail=drop_tail,
+    )
     _check_working_directory([*inputs, out])
     out = os.path.abspath(_checked_out(out))
     found = find_inputs(inputs, glob=glob, input_format=input_format, outside=out)
@@ -79,16 +91,17 @@ def make_job(
         tokenizer=described,
         separator=parse_separator(separator),
         text_key=text_key,
-        eot=cast("EotPlacement", eot),
+        eot=choice.eot,
         val_fraction=float(val_fraction),
         seed=seed,
-        dtype=_choose_dtype(dtype, described),
+        dtype=choice.dtype,
         format=format,
+        shards=choice.shards or msgspec.UNSET,
         keep_empty=keep_empty,
         encoding_errors=cast("Utf8Policy", encoding_errors),
         on_error=cast("OnError", on_error),
     )
-    notices = found.notices()
+    notices = [*found.notices(), *choice.notices]
     if input_format is None:
         notices += check_files(found.inputs, text_key)
     used = engine_of(described, engine)
@@ -103,7 +116,7 @@ def make_job(
 
 def _check_choices(**chosen: str) -> None:
     allowed = {
-        "eot": get_args(EotPlacement),
+        "eot": ("auto", *get_args(EotPlacement)),
         "dtype": ("auto", *get_args(IdType)),
         "format": tuple(WRITERS),
         "on_error": get_args(OnError),
@@ -139,20 +152,6 @@ def _check_working_directory(paths: Sequence[str]) -> None:
                 allowed="absolute paths, or a working directory that is there",
                 next_step="cd to a directory that is there, and run the command again",
             ) from None
-
-
-def _choose_dtype(dtype: str, tokenizer: Tokenizer) -> IdType:
-    fits = tokenizer.n_ids <= _UINT16_IDS
-    if dtype == "uint16" and not fits:
-        raise UsageError(
-            f"ids of {tokenizer.name} go up to {tokenizer.n_ids - 1:,} and do not fit into uint16",
-            where="--dtype",
-            allowed=f"uint16 holds ids up to {_UINT16_IDS - 1:,}",
-            next_step="--dtype uint32, or leave --dtype out",
-        )
-    if dtype == "auto":
-        return "uint16" if fits else "uint32"
-    return cast("IdType", dtype)
 
 
 def divide_resources(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from tokmill.config import Job
+    from tokmill.sharding import Piece
     from tokmill.types import AnyEvent, Batch, Cursor, FileEntry, Finished, Tokens
 
 
@@ -75,30 +76,68 @@ class OutputFile(Protocol):
     """A file of the output while it is being written: append only, published under its name by `commit.py` alone."""
 
     length: int
-    """Bytes appended so far."""
+    """Bytes so far, the head included."""
 
     def append(self, data: Buffer) -> None:
         """Append a C-contiguous buffer, all of it. Raises StorageError, DiskFullError."""
+
+    def read(self, begin: int, n_bytes: int) -> bytes:
+        """Bytes that were appended before, fewer only at the end of the file. Raises StorageError."""
 
 
 class OutputFiles(Protocol):
     """Hands a writer its files; owned and published by `commit.py`."""
 
-    def file(self, name: str) -> OutputFile:
-        """The file that will be published as `name` (relative, one component); as long as it was at the last commit."""
+    def file(self, name: str, head_bytes: int = 0) -> OutputFile:
+        """The file that will be published as `name` (plain, or `train/` or `val/` and plain); as long as at the last commit.
+
+        head_bytes: kept free at its beginning, for what is known only when it is complete.
+        """
+
+    def complete(self, name: str, *, side: str | None = None, tokens: int = 0, documents: int = 0, head: bytes = b"") -> None:
+        """Nothing more is appended; a file that is never completed is not published. head: fills what was kept free for it."""
+
+    def completed(self) -> Mapping[str, FileEntry]:
+        """All files that are complete, by name, in the order in which they became so."""
 
 
 class Writer(Protocol):
-    """A trainer's format. Knows nothing of other formats, of threads, or of publishing."""
+    """What turns runs of tokens into files. Knows nothing of threads or of publishing.
+
+    What it writes depends on the tokens alone, not on how they are divided into runs or where it was made anew from its state.
+    """
 
     def append(self, tokens: Tokens) -> None:
         """Append a run of tokens to its side."""
 
     def state(self) -> dict[str, int]:
-        """What it needs to go on from here besides its files' lengths; stored in the journal."""
+        """What it needs to go on from here; stored in the journal. It never asks a file for its length."""
 
-    def finish(self) -> dict[str, FileEntry]:
-        """Append what can be known only at the end; describe the files, by name."""
+    def finish(self) -> None:
+        """Append what can be known only at the end, and complete the files. Can be called again by one made from the state."""
+
+
+class Shard(Protocol):
+    """One shard of one side. It keeps no state of its own: what it needs comes with the pieces, or is in its files."""
+
+    def append(self, piece: Piece) -> None:
+        """Append tokens."""
+
+    def finish(self, tokens: int, documents: int, n_open: int) -> None:
+        """Complete its files. tokens, documents: its sums; n_open: tokens behind the last end of a document."""
+
+
+class Format(Protocol):
+    """A trainer's format: one file in `write/`, which knows no other. `write/shards.py` makes a `Writer` of it."""
+
+    most_tokens: int
+    """Of a shard: what offsets of the format, and of those who read it, can bear. Documents are cut there if need be."""
+
+    def shard(self, side: str, number: int) -> Shard:
+        """Shard `number` (from 0) of a side, new or to be gone on with."""
+
+    def finish(self, side: str, n_shards: int) -> None:
+        """All shards of a side are complete: what describes them together."""
 
 
 class Observer(Protocol):

@@ -13,16 +13,16 @@ import msgspec
 
 from tokmill.errors import TooManySkippedError
 from tokmill.read.rows import OTHER_FILE
-from tokmill.types import STDIN, Committed, Cursor, FileEntry
+from tokmill.types import STDIN, Committed, Cursor
 from tokmill.words import counted
-from tokmill.write import make_writer
+from tokmill.write import layout_of, make_writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tokmill.commit import Output
     from tokmill.config import Job
-    from tokmill.types import AnyEvent, EncodedBatch
+    from tokmill.types import AnyEvent, EncodedBatch, FileEntry
 
 SEGMENT_S = 1.0
 """A slow input commits at least this often."""
@@ -42,8 +42,10 @@ class Recorder:
         self._started_s = time.monotonic()
         content = job.content
         state = output.segments[-1].writer if output.segments else {}
-        self._writer = make_writer(content.format, output, state, 2 if content.dtype == "uint16" else 4)
-        self._stdin_index = next((i for i, source in enumerate(content.inputs) if source.path == STDIN), None)
+        # A state of tokmill 0.1 has no sums of tokens.
+        sums = {"train_tokens": output.counts.tokens_train, "val_tokens": output.counts.tokens_val}
+        self._writer = make_writer(output, sums | state, layout_of(content))
+        self._stdin_index = max((i for i, source in enumerate(content.inputs) if source.path == STDIN), default=None)
         self._stdin_ended_s: float | None = None
         self.counts = output.counts
         self.position_bytes = position_bytes
@@ -100,7 +102,7 @@ class Recorder:
     def commit(self) -> None:
         """Begin to commit up to the last batch, if a run can go on behind it and there is something new."""
         after, self._after = self._after, None
-        if after is None or self.is_withheld or after == self._output.cursor:
+        if after is None or self.is_withheld or (after == self._output.cursor and not self._output.is_ahead):
             return
         counts, elapsed_s = self.counts, self.elapsed_s
         self._committed_bytes, self._committed_s = counts.bytes_in, time.monotonic()
@@ -114,14 +116,15 @@ class Recorder:
 
     def finish(self) -> dict[str, FileEntry]:
         """Let the writer end its files, commit, and describe all files by name. Raises StorageError, DiskFullError."""
-        entries = self._writer.finish()
-        if SKIPPED_NAME in self._output.names:
-            entries[SKIPPED_NAME] = FileEntry(size_bytes=self._output.file(SKIPPED_NAME).length)
+        self._writer.finish()
+        if SKIPPED_NAME in self._output.names - set(self._output.completed()):
+            self._output.file(SKIPPED_NAME)
+            self._output.complete(SKIPPED_NAME)
         self._output.settle()
         self._after = self._after or Cursor(input_index=len(self._job.content.inputs))
         self.commit()
         self._output.settle()
-        return entries
+        return dict(self._output.completed())
 
     def _check_skipped(self) -> None:
         n_bad = sum(n for reason, n in self.counts.skipped.items() if reason not in ("empty", OTHER_FILE))

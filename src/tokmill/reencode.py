@@ -11,22 +11,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tokmill.audit import Auditor
-from tokmill.dataset import SIDES
 from tokmill.encode import load_fastest
 from tokmill.stage import EncodeStage
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Sequence
 
     from tokmill.config import Content
     from tokmill.types import Batch, Tokens
+    from tokmill.written import WrittenIds
 
 
 class ReencodedComparison:
     """Walks through the corpus with both sides of the output."""
 
-    def __init__(self, content: Content, directory: Path, files: dict[str, str]) -> None:
-        """files: names by side. Raises as `encode.load_fastest`."""
+    def __init__(self, content: Content, sides: Sequence[WrittenIds]) -> None:
+        """Raises as `encode.load_fastest`."""
         self.documents = 0
         self.n_bytes = 0
         self.differences: list[tuple[str, str, int, int | None]] = []
@@ -34,9 +34,7 @@ class ReencodedComparison:
         encoder = load_fastest(content.tokenizer)
         # Nothing is audited, so no reference is loaded.
         self._stage = EncodeStage(content, encoder, Auditor(lambda: encoder, None, 0.0))
-        self._dtype = np.dtype(content.dtype).newbyteorder("<")
-        self._names = [files[side] for side in SIDES]
-        self._paths = [directory / name for name in self._names]
+        self._sides = sides
         self._done = [0, 0]
         self._numbers = [0, 0]
 
@@ -54,21 +52,24 @@ class ReencodedComparison:
 
     def finish(self) -> None:
         """The corpus has ended: so must both sides."""
-        for name, path, done in zip(self._names, self._paths, self._done, strict=True):
-            place = done * self._dtype.itemsize
-            if path.stat().st_size > place:
+        for side, done in zip(self._sides, self._done, strict=True):
+            if len(side) > done:
+                name, place = side.place(done)
                 self.differences.append((name, "the output goes on where the sources have ended", place, None))
 
     def _compare_run(self, run: Tokens, batch: Batch) -> bool:
-        item_bytes, begin = self._dtype.itemsize, self._done[run.is_val]
-        written = np.fromfile(self._paths[run.is_val], self._dtype, len(run.ids), offset=begin * item_bytes)
-        if np.array_equal(written, run.ids):
+        side, begin, at = self._sides[run.is_val], self._done[run.is_val], 0
+        while at < len(run.ids):
+            written = side.read(begin + at, len(run.ids) - at)
+            wrong = np.flatnonzero(written != run.ids[at : at + len(written)])
+            if len(wrong) or not len(written):
+                at += int(wrong[0]) if len(wrong) else 0
+                break
+            at += len(written)
+        else:
             return True
-        n = len(written)
-        wrong = np.flatnonzero(written != run.ids[:n])
-        at = int(wrong[0]) if len(wrong) else n
         number = self._numbers[run.is_val] + int(np.searchsorted(run.ends, at, side="right")) + 1
         what = f"document {number:,}: the ids differ from those of the source (in what follows {batch.locate(0)})"
-        place = (begin + at) * item_bytes
-        self.differences.append((self._names[run.is_val], what, place, place + item_bytes))
+        name, place = side.place(begin + at)
+        self.differences.append((name, what, place, place + side.item_bytes))
         return False

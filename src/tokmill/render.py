@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tokmill.estimate import Estimate
     from tokmill.forecast import InputPlan, Plan
     from tokmill.inspection import Inspection, Preview
+    from tokmill.replay import Outcome
     from tokmill.verification import Problem, Report
     from tokmill.vocabularies import Fetched, Vocabulary
 
@@ -209,6 +210,25 @@ def report_lines(report: Report) -> str:
         ("next", f"tokmill inspect {_quoted(report.directory)}"),
     ]
     return "\n".join(["tokmill: sound", *_aligned(rows)])
+
+
+def outcome_lines(outcome: Outcome) -> str:
+    """The end of a merge, a conversion or a reshard."""
+    n_tokens = outcome.tokens_train + outcome.tokens_val
+    rows = [
+        ("from", counted(len(outcome.sources), "output")),
+        ("tokens", f"{n_tokens:,}  (train {outcome.tokens_train:,}, validation {outcome.tokens_val:,}), {outcome.dtype}"),
+        ("documents", f"train {outcome.documents_train:,}, validation {outcome.documents_val:,}"),
+        ("format", outcome.format),
+    ]
+    if not outcome.already_complete:
+        went_on = ", gone on from an earlier run" if outcome.resumed else ""
+        rows.append(("time", f"{_seconds(outcome.elapsed_s)}, {outcome.bytes_per_s / 1e6:,.0f} MB/s{went_on}"))
+        rows.append(("memory", f"{format_memory(outcome.peak_rss_bytes)} at the peak"))
+    rows.append(("files", f"{len(outcome.files):,}, {format_bytes(outcome.bytes_out)}"))
+    rows += [("in", printable_line(outcome.out)), ("next", f"tokmill verify {_quoted(outcome.out)}")]
+    head = "complete already, nothing to do" if outcome.already_complete else "done"
+    return "\n".join([f"tokmill: {head}", *_aligned(rows), *_notes(outcome.notices)])
 
 
 def _repaired_rows(repaired: list[Problem]) -> list[tuple[str, str]]:

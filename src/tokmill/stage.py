@@ -17,7 +17,8 @@ import xxhash
 from tokmill.audit import Auditor, audit_documents
 from tokmill.errors import BadTextError, EngineError
 from tokmill.read.utf8 import clean, first_invalid
-from tokmill.types import Batch, Counts, EncodedBatch, Skip, Slices, Tokens, text_bytes
+from tokmill.slices import Slices, text_bytes
+from tokmill.types import Batch, Counts, EncodedBatch, Skip, Tokens
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -26,8 +26,8 @@ def state_of(directory: Path) -> Path:
 
 
 def part_of(directory: Path, name: str) -> Path:
-    """Where the file `name` of an output is made before it has its name."""
-    return state_of(directory) / f"{name}.part"
+    """Where the file `name` of an output is made before it has its name; of one in a subdirectory too."""
+    return state_of(directory) / f"{name.replace('/', '%')}.part"
 
 
 def hold(directory: Path) -> DirectoryLock:

@@ -1,18 +1,20 @@
 """The records that travel between the parts of tokmill: what was found, where we are, what was made, what happened.
 
 Everything here is frozen. Records that are stored or cross a process boundary are `msgspec.Struct`s (JSON); records that hold
-text or token arrays live in one process only and are plain slotted dataclasses. This module imports no other part of tokmill.
+text or token arrays live in one process only and are plain slotted dataclasses. Of tokmill this module imports `slices` alone.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, overload
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
+
+from tokmill.slices import text_bytes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,6 +25,7 @@ EotPlacement = Literal["before", "after", "none"]
 Utf8Policy = Literal["strict", "replace", "ignore"]
 OnError = Literal["stop", "skip"]
 InputFormat = Literal["text", "jsonl", "csv", "tsv", "parquet", "arrow", "tar"]
+SourceFormat = InputFormat | Literal["ids"]
 Compression = Literal["none", "gzip", "zstd", "xz", "bzip2", "lz4"]
 
 WITH_FOOTER: frozenset[InputFormat] = frozenset(("parquet", "arrow"))
@@ -67,7 +70,8 @@ class Input(msgspec.Struct, frozen=True, kw_only=True):
 
     path: str
     """Absolute path in the form of `path_to_text`, a URL without what is secret in it (`read/urls.py`), or `-`."""
-    format: InputFormat
+    format: SourceFormat
+    """`ids`: a bare file that was converted, not tokenized."""
     compression: Compression
     size_bytes: int | None = None
     """Size on disk, compressed; None for standard input."""
@@ -185,6 +189,14 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
         return Counts(skipped=skipped, **sums)
 
 
+class Head(msgspec.Struct, frozen=True, kw_only=True):
+    """The beginning of a file that was filled in when the rest was complete; no segment speaks of it."""
+
+    size_bytes: int
+    digest: str
+    """xxh3_128, hex."""
+
+
 class FileEntry(msgspec.Struct, frozen=True, kw_only=True):
     """A complete file of the output."""
 
@@ -193,52 +205,14 @@ class FileEntry(msgspec.Struct, frozen=True, kw_only=True):
     """`train`, `val`, or None for a file that holds no tokens."""
     tokens: int = 0
     documents: int = 0
-
-
-class Slices(Sequence[bytes]):
-    """Documents that lie one behind the other in one buffer, separated; `bytes` are made only of those that are asked for."""
-
-    __slots__ = ("data", "ends", "separator", "starts")
-
-    def __init__(self, data: bytes, starts: NDArray[np.int64], ends: NDArray[np.int64], separator: bytes) -> None:
-        """starts, ends: int64, shape (n_documents,): document i is data[starts[i]:ends[i]].
-
-        separator: splitting `data` at it, leftmost first, gives these documents, and besides them none but empty ones.
-        """
-        self.data = data
-        self.starts = starts
-        self.ends = ends
-        self.separator = separator
-
-    def __len__(self) -> int:
-        return len(self.starts)
-
-    def __iter__(self) -> Iterator[bytes]:
-        return map(self.data.__getitem__, map(slice, self.starts.tolist(), self.ends.tolist()))
-
-    @overload
-    def __getitem__(self, index: int) -> bytes: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[bytes]: ...
-    def __getitem__(self, index: int | slice) -> bytes | list[bytes]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(len(self))[index]]
-        return self.data[self.starts[index] : self.ends[index]]
+    """Whose end-of-text id is in the file, or with `--eot none` their end."""
+    head: Head | msgspec.UnsetType = msgspec.UNSET
+    """Unset: the file has none."""
 
     @property
-    def n_bytes(self) -> int:
-        """Of all documents."""
-        return int((self.ends - self.starts).sum())
-
-    def without_empty(self) -> tuple[Slices, NDArray[np.intp]]:
-        """The documents that are not empty, and the index of each."""
-        kept = (self.ends > self.starts).nonzero()[0]
-        return Slices(self.data, self.starts[kept], self.ends[kept], self.separator), kept
-
-
-def text_bytes(documents: Sequence[bytes]) -> int:
-    """Bytes of all documents."""
-    return documents.n_bytes if isinstance(documents, Slices) else sum(map(len, documents))
+    def head_bytes(self) -> int:
+        """Where the ids, or whatever the file holds, begin."""
+        return self.head.size_bytes if isinstance(self.head, Head) else 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

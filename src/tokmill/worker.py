@@ -30,7 +30,7 @@ from tokmill.entry import Line, failed_event
 from tokmill.errors import Interrupted, MemoryBudgetError, TokmillError
 from tokmill.gaps import open_repair
 from tokmill.guard import Guard, Limits, reserve_bytes
-from tokmill.manifest import FORMAT_VERSION, Manifest
+from tokmill.manifest import FORMAT_VERSION, Manifest, published
 from tokmill.memory import Renewal
 from tokmill.mender import GapReader, Mender, check_sources
 from tokmill.pipeline import Flow, Pipeline
@@ -114,10 +114,11 @@ class Worker:
     def run(self) -> None:
         """Tokenize, or mend; publish, and emit Finished. Raises TokmillError."""
         directory = Path(text_to_path(self._job.out))
-        if self._job.mends:
+        job = self._job
+        if job.mends:
             self._mend(directory)
             return
-        output = open_output(directory, self._job.content, __version__, fresh=self._job.fresh)
+        output = open_output(directory, job.content, __version__, fresh=job.fresh, replacing=job.replacing)
         if isinstance(output, Manifest):
             self._emit(_already_complete(output))
             return
@@ -187,7 +188,7 @@ class Worker:
     def _fill(self, repair: Repair, mender: Mender) -> None:
         """Make the gaps' bytes again. Raises what tokenizing them raises."""
         content = self._job.content
-        check_sources(repair.gaps, content.inputs)
+        check_sources(repair.gaps, content)
         # The output may have been made on another machine, where the tokenizer's file was elsewhere.
         content = msgspec.structs.replace(content, tokenizer=find_tokenizer(content.tokenizer))
         self._job = msgspec.structs.replace(self._job, content=content)
@@ -274,10 +275,11 @@ class Worker:
             fingerprint=self._job.content.fingerprint(),
             content=self._job.content,
             files=entries,
-            segments=output.segments,
+            segments=published(output.segments, entries),
             counts=recorder.counts,
             elapsed_s=round(output.elapsed_before_s + recorder.elapsed_s, 3),
             peak_rss_bytes=peak_rss_bytes(),
+            made_from=self._job.made_from or msgspec.UNSET,
         )
 
 

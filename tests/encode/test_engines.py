@@ -23,7 +23,7 @@ from tokmill.encode.reference import ReferenceEncoder
 from tokmill.encode.vocabulary import ENCODINGS
 from tokmill.errors import EngineError, UsageError
 from tokmill.protocols import Encoder
-from tokmill.types import Slices
+from tokmill.slices import Slices
 
 FRAGMENTS = (
     " ", "  ", "\n", "\r\n", "\n\n", "\t", "\u00a0", "\u3000", "\u0085", "a", "Z", "ß", "ſ", "ж",

@@ -27,7 +27,8 @@ from tokmill.encode.families import FAMILIES, OTHER
 from tokmill.encode.newer import NEWER, NEWER_FOR_NFC, NEWER_SYMBOLS, ReferenceForNewer
 from tokmill.errors import EngineError, UsageError
 from tokmill.protocols import Encoder
-from tokmill.types import Slices, Tokenizer
+from tokmill.slices import Slices
+from tokmill.types import Tokenizer
 
 FRAGMENTS = (
     " ", "  ", "\n", "\r\n", "\n\n", "\t", "\u00a0", "\u3000", "\u0085", "a", "Z", "ß", "ſ", "ж",

@@ -18,7 +18,8 @@ from reading import a_reader, read_all, write
 
 from tokmill.errors import BadRecordError, DamagedInputError, InputError, MemoryBudgetError, TokmillError, UsageError
 from tokmill.read.inputs import find_inputs
-from tokmill.types import Cursor, Input, Slices
+from tokmill.slices import Slices
+from tokmill.types import Cursor, Input
 
 TEXTS = ["one", "two", "", "one", "é" * 500, "six"]
 KINDS = {

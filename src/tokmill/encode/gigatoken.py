@@ -19,7 +19,7 @@ from gigatoken import BytesSource
 from gigatoken import Tokenizer as Engine
 
 from tokmill.errors import EngineError, UsageError
-from tokmill.types import Slices
+from tokmill.slices import Slices
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

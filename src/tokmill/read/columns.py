@@ -16,7 +16,8 @@ from tokmill.errors import DamagedInputError
 from tokmill.memory import memory_too_small
 from tokmill.read.record import NotARecordError
 from tokmill.read.rows import Rows
-from tokmill.types import Batch, Counts, Slices
+from tokmill.slices import Slices
+from tokmill.types import Batch, Counts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

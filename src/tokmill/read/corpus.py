@@ -18,7 +18,7 @@ from tokmill.read.guess import check_pipe
 from tokmill.read.position import Position, Settings
 from tokmill.read.seekable import open_seekable
 from tokmill.read.stream import open_stream
-from tokmill.types import BLOCK_BYTES, DIVIDE_ABOVE_BYTES, WITH_FOOTER, Batch, Counts, Cursor, InputFormat
+from tokmill.types import BLOCK_BYTES, DIVIDE_ABOVE_BYTES, WITH_FOOTER, Batch, Counts, Cursor, SourceFormat
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tokmill.protocols import Cutter
     from tokmill.types import Location
 
-READERS: dict[InputFormat, str] = {
+READERS: dict[SourceFormat, str] = {
     "text": "tokmill.read.text:read_text",
     "jsonl": "tokmill.read.jsonl:read_jsonl",
     "csv": "tokmill.read.delimited:read_csv",
@@ -115,7 +115,7 @@ class CorpusReader:
             stream.close()
 
 
-def _reader_of(input_format: InputFormat) -> Callable[..., Iterator[Batch]]:
+def _reader_of(input_format: SourceFormat) -> Callable[..., Iterator[Batch]]:
     module, _, function = READERS[input_format].partition(":")
     found: Callable[..., Iterator[Batch]] = getattr(import_module(module), function)
     return found

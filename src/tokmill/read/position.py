@@ -13,10 +13,10 @@ from tokmill.types import BLOCK_BYTES, DIVIDE_ABOVE_BYTES, Cursor, Location
 if TYPE_CHECKING:
     from tokmill.config import Content
     from tokmill.protocols import ByteStream, Cutter
-    from tokmill.types import Input, InputFormat
+    from tokmill.types import Input, SourceFormat
 
 _HASH_BYTES = 1 << 20
-_UNITS: dict[InputFormat, Literal["document", "line", "row", "member"]] = {
+_UNITS: dict[SourceFormat, Literal["document", "line", "row", "member"]] = {
     "text": "document",
     "jsonl": "line",
     "csv": "row",

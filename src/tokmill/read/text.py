@@ -13,7 +13,8 @@ from tokmill.errors import BadTextError
 from tokmill.read.large import divided, hold, piece_batch, whole
 from tokmill.read.utf8 import first_invalid, foreign
 from tokmill.read.window import Window
-from tokmill.types import Batch, Counts, Skip, Slices
+from tokmill.slices import Slices
+from tokmill.types import Batch, Counts, Skip
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tokmill.types import Slices
+from tokmill.slices import Slices
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

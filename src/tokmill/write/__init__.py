@@ -5,16 +5,51 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from tokmill.sharding import Layout, Shards
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from tokmill.protocols import OutputFiles, Writer
+    from tokmill.config import Content
+    from tokmill.protocols import Format, OutputFiles, Writer
 
-WRITERS = {"raw": "tokmill.write.raw:RawWriter"}
+WRITERS = {
+    "raw": "tokmill.write.raw:RawFormat",
+    "llmc": "tokmill.write.llmc:LlmcFormat",
+    "megatron": "tokmill.write.megatron:MegatronFormat",
+    "datatrove": "tokmill.write.datatrove:DatatroveFormat",
+    "olmo": "tokmill.write.olmo:OlmoFormat",
+    "litdata": "tokmill.write.litdata:LitdataFormat",
+    "mds": "tokmill.write.mds:MdsFormat",
+}
 
 
-def make_writer(name: str, files: OutputFiles, state: Mapping[str, int], item_bytes: int) -> Writer:
-    """The writer of a format. name: a key of `WRITERS`; state: `Writer.state` at the last commit; item_bytes: 2 or 4."""
-    module, _, cls = WRITERS[name].partition(":")
-    writer: Writer = getattr(import_module(module), cls)(files, state, item_bytes)
-    return writer
+def make_writer(files: OutputFiles, state: Mapping[str, int], layout: Layout) -> Writer:
+    """A writer of `layout.format`, a key of `WRITERS`. state: `Writer.state` at the last commit, empty at the beginning."""
+    # Here, so that planning loads no numpy.
+    from tokmill.write.shards import ShardedWriter
+
+    return ShardedWriter(_make_format(files, layout), state, layout)
+
+
+def most_tokens(layout: Layout) -> int:
+    """The largest shard that the format can hold."""
+    return _make_format(None, layout).most_tokens
+
+
+def _make_format(files: OutputFiles | None, layout: Layout) -> Format:
+    module, _, cls = WRITERS[layout.format].partition(":")
+    made: Format = getattr(import_module(module), cls)(files, layout)
+    return made
+
+
+def layout_of(content: Content) -> Layout:
+    """What the settings of a run say to a writer."""
+    return Layout(
+        format=content.format,
+        dtype=content.dtype,
+        eot=content.eot,
+        eot_id=content.tokenizer.eot_id,
+        tokenizer=content.tokenizer.name,
+        shards=content.shards if isinstance(content.shards, Shards) else None,
+    )

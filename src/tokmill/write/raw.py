@@ -1,43 +1,50 @@
 """The raw format of nanoGPT: token ids one behind the other, no header, little-endian.
 
 `np.memmap("train.bin", dtype=np.uint16, mode="r")` reads it. Every run of ids goes straight from the encoder's array to the file.
+Both files are always there, an empty one too; of shards, those that hold something.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tokmill.types import FileEntry
-
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from tokmill.protocols import OutputFiles
-    from tokmill.types import Tokens
-
-_SIDES = ("train", "val")
+    from tokmill.sharding import Layout, Piece
 
 
-class RawWriter:
-    """Writes `train.bin` and `val.bin`. Implements `protocols.Writer`."""
+class RawShard:
+    """One file of ids. Implements `protocols.Shard`."""
 
-    def __init__(self, files: OutputFiles, state: Mapping[str, int], item_bytes: int) -> None:
-        self._files = [files.file(f"{side}.bin") for side in _SIDES]
-        self._documents = [state.get(f"{side}_documents", 0) for side in _SIDES]
-        self._item_bytes = item_bytes
+    def __init__(self, files: OutputFiles, name: str, side: str) -> None:
+        self._files = files
+        self._name = name
+        self._side = side
+        self._file = files.file(name)
 
-    def append(self, tokens: Tokens) -> None:
-        """Append the ids to their side's file."""
-        self._files[tokens.is_val].append(tokens.ids.data)
-        self._documents[tokens.is_val] += len(tokens.ends)
+    def append(self, piece: Piece) -> None:
+        """Append the ids."""
+        self._file.append(piece.ids.data)
 
-    def state(self) -> dict[str, int]:
-        """The number of documents in each file; its length says the rest."""
-        return {f"{side}_documents": n for side, n in zip(_SIDES, self._documents, strict=True)}
+    def finish(self, tokens: int, documents: int, n_open: int) -> None:  # noqa: ARG002  the contract's
+        """Nothing to add."""
+        self._files.complete(self._name, side=self._side, tokens=tokens, documents=documents)
 
-    def finish(self) -> dict[str, FileEntry]:
-        """Nothing to add: describes the two files."""
-        return {
-            f"{side}.bin": FileEntry(size_bytes=file.length, side=side, tokens=file.length // self._item_bytes, documents=n)
-            for side, file, n in zip(_SIDES, self._files, self._documents, strict=True)
-        }
+
+class RawFormat:
+    """`train.bin` and `val.bin`, or shards `train_000000.bin`. Implements `protocols.Format`."""
+
+    most_tokens = 1 << 62
+
+    def __init__(self, files: OutputFiles, layout: Layout) -> None:
+        self._files = files
+        self._is_sharded = layout.shards is not None
+
+    def shard(self, side: str, number: int) -> RawShard:
+        """Shard `number` of a side."""
+        return RawShard(self._files, f"{side}_{number:06}.bin" if self._is_sharded else f"{side}.bin", side)
+
+    def finish(self, side: str, n_shards: int) -> None:
+        """A side without a token is an empty file."""
+        if not n_shards and not self._is_sharded:
+            self.shard(side, 0).finish(0, 0, 0)

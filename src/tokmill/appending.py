@@ -1,0 +1,132 @@
+"""`tokenize --append`: more inputs into a complete output, as if all had been tokenized in one run.
+
+The new output grows beside the old one, in the state directory: first the old one's ids (in the kernel where they are plain,
+through a writer otherwise), then, by an ordinary run that resumes there, the new inputs. Growing the old files in place was
+refused: who reads them without asking a manifest would see ids that are not committed, and a crash would leave them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from tokmill import __version__
+from tokmill.changes import changed_error, changed_input_error
+from tokmill.commit import Output, open_output, pending_manifest
+from tokmill.errors import UsageError
+from tokmill.flat import FlatCarrier, is_flat
+from tokmill.manifest import MANIFEST_NAME, Manifest, load_manifest
+from tokmill.planning import PlannedJob
+from tokmill.replay import Replay, Teller, provenance
+from tokmill.rewrite import WriterCarrier
+from tokmill.sources import Source
+from tokmill.types import text_to_path
+from tokmill.words import counted
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tokmill.config import Job
+    from tokmill.protocols import Observer
+    from tokmill.types import Input
+
+_MOST = 5
+"""Inputs that are named."""
+
+
+def extend(planned: PlannedJob) -> PlannedJob:
+    """The job that appends the inputs of `planned` to what is complete in its directory.
+
+    Inputs that are in it already are left out, with a notice; when none is left, the job is the one that was carried out. Raises
+    UsageError where nothing is complete, ChangedError for other settings, another tokenizer, or an input that has changed since.
+    """
+    job = planned.job
+    directory = Path(text_to_path(job.out))
+    source = Source.load(_published(directory))
+    old = source.manifest
+    if old.content.origin:
+        raise UsageError(
+            "nothing can be appended to an output that is put together from runs with other settings, or from bare files",
+            where=str(directory),
+            allowed="an output of tokmill tokenize, or merged from such with the same settings",
+            next_step="tokenize the new inputs into a directory of their own, then: tokmill merge",
+        )
+    settings = msgspec.structs.replace(job.content, inputs=old.content.inputs)
+    if settings.fingerprint() != old.fingerprint:
+        raise changed_error(old.content, settings, directory)
+    new, notices = _new_inputs(old.content.inputs, job.content.inputs, directory)
+    if not new:
+        return PlannedJob(msgspec.structs.replace(job, content=old.content, fresh=False), [*planned.notices, *notices])
+    content = msgspec.structs.replace(settings, inputs=(*old.content.inputs, *new))
+    before = msgspec.structs.replace(provenance(source, "append"), made_from=())
+    job = msgspec.structs.replace(job, content=content, made_from=(*(old.made_from or ()), before))
+    return PlannedJob(job, [*planned.notices, *notices])
+
+
+def carry_over(job: Job, observers: Sequence[Observer]) -> Job:
+    """Bring the old output into the state directory of the new one, as far as it is not there yet. Returns the job that goes on.
+
+    Raises DamageError when a byte of the old output is not as it was written, and what `open_output` raises.
+    """
+    directory = Path(text_to_path(job.out))
+    content = job.content
+    output = open_output(directory, content, __version__, fresh=job.fresh, replacing=job.replacing)
+    job = msgspec.structs.replace(job, fresh=False)
+    if isinstance(output, Manifest):
+        return job
+    try:
+        source = Source.load(directory)
+        if not output.segments or output.cursor.input_index < source.n_inputs:
+            is_copied = is_flat(source) and not content.shards
+            carrier = FlatCarrier(output) if is_copied else WriterCarrier(output, content)
+            size = counted(source.size_bytes, "byte")
+            Teller(observers).notice(
+                f"the new output begins with the {size} that are complete; they stay until it is complete, too"
+            )
+            replay = Replay([source], carrier, output, Teller(()))
+            replay.run()
+            replay.finish(complete=False)
+    finally:
+        output.close()
+    return job
+
+
+def _published(directory: Path) -> Path:
+    """The directory, the renames of a run that was killed while publishing done. Raises UsageError for an incomplete one."""
+    pending = pending_manifest(directory)
+    if pending is not None:
+        output = open_output(directory, pending.content, __version__, fresh=False)
+        if isinstance(output, Output):
+            output.close()
+    if not (directory / MANIFEST_NAME).exists():
+        raise UsageError(
+            "there is no complete output to append to",
+            where=str(directory),
+            allowed=f"a directory with {MANIFEST_NAME}",
+            next_step="leave --append out: the run is begun, or resumed, and more can be appended when it is complete",
+        )
+    load_manifest(directory)
+    return directory
+
+
+def _new_inputs(old: Sequence[Input], given: Sequence[Input], directory: Path) -> tuple[tuple[Input, ...], list[str]]:
+    """Those that are not in the output, and what to say of the others. Raises ChangedError for one that was another then.
+
+    What has no size (standard input, pipes) is always new.
+    """
+    known = {each.path: each for each in old if each.size_bytes is not None}
+    new = []
+    for each in given:
+        before = known.get(each.path) if each.size_bytes is not None else None
+        if before is None:
+            new.append(each)
+        elif before != each:
+            raise changed_input_error(before, each, directory)
+    n_known = len(given) - len(new)
+    if not n_known:
+        return tuple(new), []
+    named = [each.path for each in given if each.path in known and each.size_bytes is not None]
+    shown = ", ".join(named[:_MOST]) + (f" and {len(named) - _MOST:,} more" if len(named) > _MOST else "")
+    return tuple(new), [f"in the output already, left out: {counted(n_known, 'input')}: {shown}"]

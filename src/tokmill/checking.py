@@ -1,0 +1,139 @@
+"""The commands that look at what was made: verify, inspect. Registered by `cli.py`, which prints."""
+
+# ruff: noqa: FBT002  a flag of typer is a parameter whose default is False
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tokmill import options
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tokmill.errors import TokmillError
+    from tokmill.types import IdType
+
+
+def register(
+    app: typer.Typer,
+    show: Callable[[str], None],
+    complain: Callable[[TokmillError], None],
+    is_typed: Callable[..., bool],
+) -> None:
+    """Add the commands to the command line.
+
+    show: prints a result on standard output; complain: an error on standard error. is_typed: whether one of these options was.
+    """
+    _register_verify(app, show, complain)
+    _register_inspect(app, show, is_typed)
+
+
+def _register_verify(app: typer.Typer, show: Callable[[str], None], complain: Callable[[TokmillError], None]) -> None:
+    @app.command(short_help="Check every byte of an output; with --source, compare it with the corpus.")
+    def verify(
+        directory: Annotated[str, typer.Argument(metavar="DIR", help="Output directory.")],
+        source: Annotated[
+            list[str] | None,
+            typer.Option(
+                "--source", metavar="INPUT...", help="The corpus, in the order it was given: decode everything and compare."
+            ),
+        ] = None,
+        repair: Annotated[
+            bool,
+            typer.Option("--repair", help="Make what is damaged again from the corpus; --source then says where it is now."),
+        ] = False,
+        more: Annotated[list[str] | None, typer.Argument(metavar="INPUT", hidden=True)] = None,
+        glob: options.Glob = None,
+        input_format: options.InputFormat = None,
+        memory: options.Memory = None,
+        threads: options.Threads = None,
+        json: options.Json = False,
+        quiet: options.Quiet = False,
+        verbose: options.Verbose = False,
+    ) -> None:
+        """Check sizes, digests, id range and document counts of DIR. Exit code 10 when anything is damaged.
+
+        --memory and --threads are for --repair, which reads parts of the corpus again, as what the manifest says it is.
+        """
+        from tokmill import render
+        from tokmill.progress import make_progress
+
+        sources = options.all_sources(source or [], more or []) or None
+        with make_progress(verb="reading" if repair else "verifying", quiet=quiet, verbose=verbose) as progress:
+            if repair:
+                from tokmill import mending
+
+                report = mending.repair(directory, sources=sources, glob=glob, memory=memory, threads=threads, observers=[progress])
+            else:
+                from tokmill import verification
+
+                report = verification.verify(directory, sources=sources, glob=glob, input_format=input_format, observers=[progress])
+        if json:
+            show(render.json_line(report))
+        elif report.ok and not quiet:
+            show(render.report_lines(report))
+        if not report.ok:
+            error = _damage(report)
+            complain(error)
+            raise typer.Exit(error.exit_code)
+
+
+def _register_inspect(app: typer.Typer, show: Callable[[str], None], is_typed: Callable[..., bool]) -> None:
+    @app.command(short_help="Counts, sizes, and a decoded preview of documents.")
+    def inspect(
+        path: Annotated[str, typer.Argument(metavar="FILE|DIR", help="Output directory, or a bare file of ids.")],
+        document: Annotated[
+            list[int] | None,
+            typer.Option("--document", metavar="N", help="Show this document, from 0; may be repeated.  [default: the first]"),
+        ] = None,
+        side: Annotated[str, typer.Option("--side", envvar="TOKMILL_SIDE", metavar="train|val", help="Of which side.")] = "train",
+        tokens: Annotated[
+            int, typer.Option("--tokens", envvar="TOKMILL_TOKENS", metavar="N", help="Of each document, at most.")
+        ] = 100,
+        dtype: Annotated[
+            str | None, typer.Option("--dtype", envvar="TOKMILL_DTYPE", metavar="uint16|uint32", help="Of a bare file.")
+        ] = None,
+        tokenizer: Annotated[
+            str | None, typer.Option("--tokenizer", envvar="TOKMILL_TOKENIZER", metavar="NAME|FILE", help="Of a bare file.")
+        ] = None,
+        eot_id: Annotated[
+            int | None, typer.Option("--eot-id", envvar="TOKMILL_EOT_ID", metavar="N", help="Of a bare file.")
+        ] = None,
+        json: options.Json = False,
+        verbose: options.Verbose = False,  # noqa: ARG001  read by `run`, which shows tracebacks
+    ) -> None:
+        """Show what is in an output directory or a file of ids."""
+        from typing import cast
+
+        from tokmill import inspection, render
+
+        # The options of a bare file may come from the environment, meant for tokenize: a directory's manifest knows better.
+        given = (
+            (dtype, tokenizer, eot_id)
+            if not os.path.isdir(path) or is_typed("--dtype", "--tokenizer", "--eot-id")
+            else (None, None, None)
+        )
+        found = inspection.inspect(
+            path,
+            dtype=cast("IdType | None", None if given[0] == "auto" else given[0]),
+            tokenizer=given[1],
+            eot_id=given[2],
+            documents=document or None,
+            side=side,
+            n_tokens=tokens,
+        )
+        show(render.json_line(found) if json else render.inspection_lines(found))
+
+
+def _damage(report: object) -> TokmillError:
+    from tokmill.errors import DamageError
+
+    try:
+        report.raise_for_damage()  # type: ignore[attr-defined]
+    except DamageError as error:
+        return error
+    raise AssertionError("called for a sound report")

@@ -1,0 +1,135 @@
+"""The commands that make an output of other outputs: merge, convert, reshard. Registered by `cli.py`, which prints and renders."""
+
+# ruff: noqa: FBT002  a flag of typer is a parameter whose default is False
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tokmill import options  # noqa: TC001  typer reads the annotations
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tokmill.replay import Outcome
+
+Directories = Annotated[list[str], typer.Argument(metavar="DIR", help="Complete outputs of tokmill, in the order wanted.")]
+
+
+def register(app: typer.Typer, show: Callable[[str], None]) -> None:
+    """Add the commands to the command line. show: prints a result on standard output."""
+    _register_merge(app, show)
+    _register_convert(app, show)
+    _register_reshard(app, show)
+
+
+def _register_merge(app: typer.Typer, show: Callable[[str], None]) -> None:
+    @app.command(short_help="Several complete outputs into one, without tokenizing again.")
+    def merge(
+        directories: Directories,
+        out: options.Out,
+        fresh: options.Fresh = False,
+        json: options.Json = False,
+        quiet: options.Quiet = False,
+        verbose: options.Verbose = False,
+    ) -> None:
+        """Put the outputs DIR... one behind the other, as if all had been tokenized in one run. The same command again resumes.
+
+        They must agree in tokenizer, dtype, end-of-text id and its placement, and format. Every byte is checked while it is copied.
+        """
+        from tokmill import merging
+        from tokmill.progress import make_progress
+
+        with make_progress(verb="merging", quiet=quiet, verbose=verbose) as progress:
+            outcome = merging.merge(directories, out, fresh=fresh, observers=[progress])
+        show(_rendered(outcome, json=json, quiet=quiet))
+
+
+def _register_convert(app: typer.Typer, show: Callable[[str], None]) -> None:
+    @app.command(short_help="A complete output, or bare files of ids, in another trainer's format.")
+    def convert(
+        sources: Annotated[
+            list[str], typer.Argument(metavar="DIR|FILE", help="A complete output, or bare files of ids, in order.")
+        ],
+        out: options.Out,
+        format: Annotated[  # noqa: A002  the name of the option
+            str,
+            typer.Option(
+                "--format", envvar="TOKMILL_FORMAT", metavar="raw|llmc|megatron|datatrove|olmo|litdata|mds", help="Of the output."
+            ),
+        ],
+        shard_tokens: options.ShardTokens = None,
+        shard_documents: options.ShardDocuments = False,
+        to_eot: Annotated[
+            str | None,
+            typer.Option("--to-eot", metavar="before|after", help="Of the output.  [default: the trainer's]"),
+        ] = None,
+        to_dtype: Annotated[str | None, typer.Option("--to-dtype", metavar="uint16|uint32", help="Of the output's ids.")] = None,
+        from_format: Annotated[
+            str | None, typer.Option("--from-format", metavar="NAME", help="Of bare files: raw, llmc, megatron, datatrove, olmo.")
+        ] = None,
+        dtype: Annotated[str | None, typer.Option("--dtype", metavar="uint16|uint32", help="Of bare files.")] = None,
+        eot: Annotated[str | None, typer.Option("--eot", metavar="after|before|none", help="Of bare files.")] = None,
+        eot_id: Annotated[int | None, typer.Option("--eot-id", metavar="N", help="Of bare files.")] = None,
+        tokenizer: Annotated[str | None, typer.Option("--tokenizer", metavar="NAME|FILE", help="Of bare files.")] = None,
+        fresh: options.Fresh = False,
+        json: options.Json = False,
+        quiet: options.Quiet = False,
+        verbose: options.Verbose = False,
+    ) -> None:
+        """Write DIR in another format, without tokenizing again: the bytes are those of tokenizing directly into it.
+
+        Of a bare file nothing is known but what is stated: --from-format, --dtype, --eot, and --eot-id or --tokenizer.
+        """
+        from tokmill import conversion
+        from tokmill.progress import make_progress
+
+        with make_progress(verb="converting", quiet=quiet, verbose=verbose) as progress:
+            outcome = conversion.convert(
+                sources,
+                out,
+                format=format,
+                shard_tokens=shard_tokens,
+                shard_documents=shard_documents,
+                to_eot=to_eot,
+                to_dtype=to_dtype,
+                from_format=from_format,
+                dtype=dtype,
+                eot=eot,
+                eot_id=eot_id,
+                tokenizer=tokenizer,
+                fresh=fresh,
+                observers=[progress],
+            )
+        show(_rendered(outcome, json=json, quiet=quiet))
+
+
+def _register_reshard(app: typer.Typer, show: Callable[[str], None]) -> None:
+    @app.command(short_help="A complete output with shards of another size.")
+    def reshard(
+        directory: Annotated[str, typer.Argument(metavar="DIR", help="Complete output of tokmill.")],
+        out: options.Out,
+        shard_tokens: options.ShardTokens = None,
+        shard_documents: options.ShardDocuments = False,
+        fresh: options.Fresh = False,
+        json: options.Json = False,
+        quiet: options.Quiet = False,
+        verbose: options.Verbose = False,
+    ) -> None:
+        """Write DIR with shards of another size; without --shard-tokens, of the format's own."""
+        from tokmill import conversion
+        from tokmill.progress import make_progress
+
+        with make_progress(verb="resharding", quiet=quiet, verbose=verbose) as progress:
+            outcome = conversion.reshard(
+                directory, out, shard_tokens=shard_tokens, shard_documents=shard_documents, fresh=fresh, observers=[progress]
+            )
+        show(_rendered(outcome, json=json, quiet=quiet))
+
+
+def _rendered(outcome: Outcome, *, json: bool, quiet: bool) -> str:
+    from tokmill import render
+
+    return render.json_line(outcome) if json else "" if quiet else render.outcome_lines(outcome)
