@@ -176,7 +176,7 @@ def _check_values(manifest: Manifest, where: str) -> None:
     content = manifest.content
     n_inputs = len(content.inputs)
     # Of ids whose tokenizer nobody named, the width alone is known.
-    if not 0 < content.tokenizer.n_ids <= (_MOST_IDS if content.tokenizer.sha256 else 1 << 32):
+    if not 0 < content.tokenizer.n_ids <= (_MOST_IDS if content.tokenizer.is_known else 1 << 32):
         raise _damaged(f"a tokenizer of {content.tokenizer.n_ids:,} ids", where)
     if any(not 0 <= segment.after.input_index <= n_inputs for segment in manifest.segments):
         raise _damaged("a segment ends behind the last input", where)

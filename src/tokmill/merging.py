@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from tokmill.config import Content
     from tokmill.protocols import Observer
     from tokmill.replay import Carrier
+    from tokmill.types import Tokenizer
 
 _MUST_AGREE = ("format", "dtype", "eot")
 _MOST = 5
@@ -112,7 +113,7 @@ def check_agreement(sources: Sequence[Source]) -> None:
         ]
         ours, theirs = first.content.tokenizer, source.content.tokenizer
         if (ours.sha256, ours.encoding) != (theirs.sha256, theirs.encoding):
-            found.insert(0, f"the tokenizer is {theirs.name} (sha256 {theirs.sha256[:12]}), not {ours.name} ({ours.sha256[:12]})")
+            found.insert(0, f"the tokenizer is {_identified(theirs)}, not {_identified(ours)}")
         if ours.eot_id != theirs.eot_id:
             found.append(f"the end-of-text id is {theirs.eot_id}, not {ours.eot_id}")
         if found:
@@ -121,8 +122,13 @@ def check_agreement(sources: Sequence[Source]) -> None:
                 where=f"{source.directory}, held against {first.directory}",
                 allowed="one tokenizer, dtype, end-of-text id, its placement, and format",
                 next_step="leave it out, or make it like the others: tokmill convert for format, dtype and end-of-text ids, "
-                "tokmill tokenize for another tokenizer",
+                "tokmill tokenize for another tokenizer"
+                + ("" if ours.is_known and theirs.is_known else "; tokmill convert --tokenizer NAME where it is not known"),
             )
+
+
+def _identified(tokenizer: Tokenizer) -> str:
+    return f"{tokenizer.name} (sha256 {tokenizer.sha256[:12]})" if tokenizer.is_known else tokenizer.name
 
 
 def merged_content(sources: Sequence[Source]) -> Content:
@@ -133,7 +139,10 @@ def merged_content(sources: Sequence[Source]) -> Content:
     first = sources[0].content
     inputs = tuple(each for source in sources for each in source.content.inputs)
     shards = choose_output(first.format, first.tokenizer, eot=first.eot, dtype=first.dtype).shards
-    merged = msgspec.structs.replace(first, inputs=inputs, shards=shards or msgspec.UNSET)
+    # Of a tokenizer that nobody named, the number of ids is that of those met.
+    n_ids = max(source.content.tokenizer.n_ids for source in sources)
+    tokenizer = msgspec.structs.replace(first.tokenizer, n_ids=n_ids)
+    merged = msgspec.structs.replace(first, inputs=inputs, tokenizer=tokenizer, shards=shards or msgspec.UNSET)
     if _differing(sources) or any(source.content.origin for source in sources):
         return msgspec.structs.replace(merged, origin=tuple(source.manifest.fingerprint for source in sources))
     return merged

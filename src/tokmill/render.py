@@ -253,6 +253,7 @@ def inspection_lines(found: Inspection) -> str:
     if found.bytes_text is not None:
         n_tokens = sum(side.tokens for side in found.sides)
         rows.append(("text", f"{format_bytes(found.bytes_text)}{_per_token(found.bytes_text, n_tokens)}"))
+    if found.kind == "directory":
         rows.append(("skipped", ", ".join(f"{n:,} {reason}" for reason, n in sorted(found.skipped.items())) or "none"))
     made = (
         f"made by tokmill {found.tokmill_version} from {counted(found.n_inputs or 0, 'input')}"
