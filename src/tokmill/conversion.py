@@ -6,8 +6,6 @@ known but what is stated: they are read once beforehand, to find their documents
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 import msgspec
@@ -15,6 +13,7 @@ import msgspec
 from tokmill.bare import load_bare
 from tokmill.errors import UsageError
 from tokmill.merging import check_apart, check_marks
+from tokmill.operands import is_directory, named_directory, named_paths, output_path
 from tokmill.replay import Outcome, carry_all
 from tokmill.rewrite import WriterCarrier
 from tokmill.sources import Source
@@ -23,7 +22,9 @@ from tokmill.types import IdType
 from tokmill.write import WRITERS
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Sequence
+    from pathlib import Path
 
     from tokmill.protocols import Observer
     from tokmill.provenance import How
@@ -51,13 +52,12 @@ def convert(
     sources: one directory, or files in order. from_format, dtype, eot, eot_id, tokenizer: what is in bare files. to_eot, to_dtype:
     where end-of-text ids go and how wide ids are in the output; None: as its trainer expects, like tokenize. Raises TokmillError.
     """
-    listed = [sources] if isinstance(sources, (str, os.PathLike)) else list(sources)
     stated: dict[str, object] = {"from_format": from_format, "dtype": dtype, "eot": eot, "eot_id": eot_id, "tokenizer": tokenizer}
     _check_choice("--format", format, tuple(WRITERS))
     _check_choice("--to-eot", to_eot, ("before", "after"))
     _check_choice("--to-dtype", to_dtype, get_args(IdType))
-    target = Path(os.path.abspath(out))
-    source = _load([os.path.abspath(name) for name in listed], target, stated)
+    target = output_path(out)
+    source = _load(named_paths(sources), target, stated)
     choice = choose_output(
         format,
         source.content.tokenizer,
@@ -82,8 +82,10 @@ def reshard(
 
     shard_tokens: of each shard, a number or text such as `100M`; None: what the format has by default. Raises TokmillError.
     """
-    target = Path(os.path.abspath(out))
-    source = _load([os.path.abspath(directory)], target, {})
+    target = output_path(out)
+    named = named_directory(directory, "reshard")
+    check_apart([named], target)
+    source = _loaded(named)
     content = source.content
     choice = choose_output(
         content.format,
@@ -96,24 +98,20 @@ def reshard(
     return _rewrite(source, content.format, choice, target, "reshard", fresh=fresh, observers=observers)
 
 
-def _load(names: list[str], out: Path, stated: dict[str, object]) -> Source:
+def _load(paths: list[Path], out: Path, stated: dict[str, object]) -> Source:
     """The directory that was named, or the files. Raises UsageError."""
-    paths = [Path(name) for name in names]
     check_apart(paths, out)
     given = [f"--{name.replace('_', '-')}" for name, value in stated.items() if value is not None]
-    if len(paths) == 1 and paths[0].is_dir():
-        if given:
-            raise UsageError(
-                f"{', '.join(given)}: for bare files only; a directory's manifest knows",
-                where=str(paths[0]),
-                allowed="--to-eot and --to-dtype change them",
-                next_step="leave it out",
-            )
-        source = Source.load(paths[0])
-        if source.content.eot == "none":
-            check_marks(source)
-        return source
+    if is_directory(paths, given):
+        return _loaded(paths[0])
     return load_bare(paths, **stated)  # type: ignore[arg-type]
+
+
+def _loaded(directory: Path) -> Source:
+    source = Source.load(directory)
+    if source.content.eot == "none":
+        check_marks(source)
+    return source
 
 
 def _rewrite(

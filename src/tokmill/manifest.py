@@ -99,10 +99,17 @@ def load_manifest(directory: Path) -> Manifest:
         data = read_state(path)
     except FileNotFoundError:
         raise UsageError(
-            "no complete tokmill output here",
+            "no complete tokmill output here" + ("" if directory.is_dir() else ": there is no such directory"),
             where=str(directory),
             allowed=f"a directory with {MANIFEST_NAME}",
             next_step="give the directory that was --out, or run the tokmill tokenize command again: an interrupted run resumes",
+        ) from None
+    except NotADirectoryError:
+        raise UsageError(
+            "this is a file, not a directory that tokmill made",
+            where=str(directory),
+            allowed=f"a directory with {MANIFEST_NAME}",
+            next_step="give the directory that was --out; of a bare file: tokmill inspect, tokmill convert",
         ) from None
     return decode_manifest(data, str(path))
 

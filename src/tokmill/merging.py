@@ -15,6 +15,7 @@ import msgspec
 
 from tokmill.errors import UsageError
 from tokmill.flat import FlatCarrier, is_flat
+from tokmill.operands import named_paths, output_path
 from tokmill.replay import Outcome, carry_all
 from tokmill.rewrite import WriterCarrier
 from tokmill.sources import Source
@@ -48,11 +49,11 @@ def merge(
     fresh: discard what stands in `out`. Raises TokmillError: UsageError for outputs that do not agree, DamageError for one that is
     not as it was written.
     """
-    listed = [directories] if isinstance(directories, (str, os.PathLike)) else list(directories)
+    listed = named_paths(directories)
     if not listed:
         raise UsageError("no output was given", where="DIR", allowed="one or more", next_step="tokmill merge a b --out ab")
-    target = Path(os.path.abspath(out))
-    sources = [Source.load(Path(os.path.abspath(name))) for name in listed]
+    target = output_path(out)
+    sources = [Source.load(path) for path in listed]
     check_apart([source.directory for source in sources], target)
     check_agreement(sources)
     content = merged_content(sources)
