@@ -74,6 +74,9 @@ def _register_convert(app: typer.Typer, show: Callable[[str], None]) -> None:
         eot: Annotated[str | None, typer.Option("--eot", metavar="after|before|none", help="Of bare files.")] = None,
         eot_id: Annotated[int | None, typer.Option("--eot-id", metavar="N", help="Of bare files.")] = None,
         tokenizer: Annotated[str | None, typer.Option("--tokenizer", metavar="NAME|FILE", help="Of bare files.")] = None,
+        val: Annotated[
+            list[str] | None, typer.Option("--val", metavar="FILE", help="A bare file for the validation side; may be repeated.")
+        ] = None,
         fresh: options.Fresh = False,
         json: options.Json = False,
         quiet: options.Quiet = False,
@@ -81,7 +84,8 @@ def _register_convert(app: typer.Typer, show: Callable[[str], None]) -> None:
     ) -> None:
         """Write DIR in another format, without tokenizing again: the bytes are those of tokenizing directly into it.
 
-        Of a bare file nothing is known but what is stated: --from-format, --dtype, --eot, and --eot-id or --tokenizer.
+        Of a bare file nothing is known but what is stated: --from-format, --dtype, --eot, and --eot-id or --tokenizer. It becomes
+        the training side, that of --val the validation side.
         """
         from tokmill import conversion
         from tokmill.progress import make_progress
@@ -100,6 +104,7 @@ def _register_convert(app: typer.Typer, show: Callable[[str], None]) -> None:
                 eot=eot,
                 eot_id=eot_id,
                 tokenizer=tokenizer,
+                val=val or (),
                 fresh=fresh,
                 observers=[progress],
             )

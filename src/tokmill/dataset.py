@@ -10,7 +10,7 @@ scripts do) was refused: a map costs no memory and is shared by all processes th
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, cast
 
 import numpy as np
 import xxhash
@@ -20,7 +20,7 @@ from tokmill.encode import load_decoder
 from tokmill.encode.vocabulary import resolve_tokenizer
 from tokmill.errors import ChangedError, DamageError, UsageError
 from tokmill.growth import being_appended
-from tokmill.layout import TokenFile, bare_file, check_size, files_of, read_llmc_head
+from tokmill.layout import TokenFile, bare_file, check_size, files_of, read_llmc_head, read_npy_head, refuse_index
 from tokmill.manifest import MANIFEST_NAME, Manifest, load_manifest
 from tokmill.shards import Ids, TokenArray, map_files, windows
 from tokmill.types import EotPlacement, IdType, Tokenizer, text_to_path
@@ -275,7 +275,8 @@ def open_dataset(
 ) -> Dataset:
     """Open a complete output directory, or a bare file of ids (nanoGPT's `train.bin`), which becomes the train side.
 
-    Formats whose ids lie one behind the other: raw, llmc, megatron, datatrove, olmo; llm.c's header is recognized in a bare file.
+    Formats whose ids lie one behind the other: raw, llmc, megatron, datatrove, olmo; in a bare file, the headers of llm.c and of
+    numpy.save are recognized.
     dtype, eot_id, tokenizer: for a bare file; unknown ones are taken from the manifest beside it, or from `tokenizer`. That may be
     given for a directory, too, when it was converted from bare files and nobody said it then.
     Raises UsageError for an incomplete directory or a missing dtype, DamageError for files of the wrong length.
@@ -344,8 +345,10 @@ def _open_bare(path: Path, dtype: IdType | None, eot_id: int | None, tokenizer_n
         content = manifest.content if path.name in manifest.files else None
     recorded = content.tokenizer if content else None
     tokenizer = _named(tokenizer_name, eot_id) if tokenizer_name else recorded if recorded and recorded.is_known else None
-    head = read_llmc_head(path)
-    dtype = dtype or (content.dtype if content else head[0] if head else None)
+    refuse_index(path)
+    head, npy = read_llmc_head(path), None if content else read_npy_head(path)
+    said = {"uint16": "uint16", "uint32": "uint32", "int32": "uint32"}.get(npy.dtype) if npy else head[0] if head else None
+    dtype = dtype or (content.dtype if content else cast("IdType | None", said))
     if dtype is None or dtype not in DTYPES:
         raise UsageError(
             "a bare file does not say how wide its ids are" if dtype is None else f"{dtype!r} is no type of ids",

@@ -82,10 +82,14 @@ def check_marks(source: Source) -> None:
     """Raises UsageError for an output whose documents cannot be told apart."""
     if source.content.eot == "none":
         raise UsageError(
-            "documents cannot be told apart in an output that was written with --eot none",
+            "documents cannot be told apart in "
+            + ("bare files stated to have no end-of-text ids" if source.is_bare else "an output that was written with --eot none"),
             where=str(source.directory),
-            allowed="an end-of-text id before or after each document; outputs of the raw format can be merged without",
-            next_step="tokenize again, directly into the format that is wanted",
+            allowed="an end-of-text id before or after each document; without, "
+            + ("--format raw, llmc, litdata, mds" if source.is_bare else "outputs of the raw format can be merged"),
+            next_step="choose another --format, and leave --to-eot out"
+            if source.is_bare
+            else "tokenize again, directly into the format that is wanted",
         )
 
 
