@@ -21,7 +21,7 @@ from tokmill.manifest import FORMAT_VERSION, Manifest
 from tokmill.sources import SIDES, CheckedFile, Source, Step
 from tokmill.streams import Extent, IdStream, Placed, check_edge
 from tokmill.types import Counts, Cursor, EotPlacement, FileEntry, Head, IdType, Input, Tokenizer, path_to_text
-from tokmill.words import counted
+from tokmill.words import counted, nearest
 
 if TYPE_CHECKING:
     import os
@@ -105,7 +105,7 @@ def _check_stated(
                 f"{value!r} is not a value of {option}",
                 where=option,
                 allowed=", ".join(allowed),
-                next_step=f"{option} {allowed[0]}",
+                next_step=f"{option} {nearest(value, allowed)}",
             )
     missing = [option for option, value, _ in choices if value is None]
     if eot_id is None and tokenizer is None and eot != "none":

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _INTERRUPTED = 130
+_RESUMING = ("tokenize", "merge", "convert", "reshard")
 
 app = typer.Typer(
     name="tokmill",
@@ -202,13 +203,19 @@ def run(arguments: Sequence[str]) -> int:
     except typer.TyperException as error:
         return _fail(_usage_error(error.format_message().rstrip("."), arguments))
     except (KeyboardInterrupt, typer.Abort):
-        return _fail(Interrupted("interrupted", next_step="run the same command again: tokenize resumes from its last commit"))
+        return _fail(Interrupted("interrupted", next_step=_after_interrupt(arguments)))
     except BrokenPipeError:
         # Whoever read our output has gone; nothing is left to say, and Python must not say it while closing.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:  # noqa: BLE001  the last resort of a program: one line instead of a traceback
         return _fail_unforeseen(error)
+
+
+def _after_interrupt(arguments: Sequence[str]) -> str:
+    command = next((each for each in arguments if not each.startswith("-")), "")
+    resumes = f": {command} resumes from its last commit" if command in _RESUMING else ""
+    return f"run the same command again{resumes}"
 
 
 def _usage_error(what: str, arguments: Sequence[str]) -> TokmillError:
@@ -303,4 +310,4 @@ def _has_flag(option: str, variable: str, *, short: str = "") -> bool:
 
 
 checking.register(app, _print_result, _print_error, _typed)
-commands.register(app, _print_result)
+commands.register(app, _print_result, _typed)

@@ -19,6 +19,7 @@ from tokmill.rewrite import WriterCarrier
 from tokmill.sources import Source
 from tokmill.trainers import TRAINERS, Choice, choose_output
 from tokmill.types import IdType
+from tokmill.words import nearest
 from tokmill.write import WRITERS
 
 if TYPE_CHECKING:
@@ -168,5 +169,5 @@ def _check_choice(option: str, value: str | None, allowed: Sequence[str]) -> Non
             f"{value!r} is not a value of {option}",
             where=option,
             allowed=", ".join(allowed),
-            next_step=f"{option} {allowed[0]}",
+            next_step=f"{option} {nearest(value, allowed)}",
         )

@@ -86,11 +86,16 @@ class Dataset:
 
     def side(self, side: str) -> TokenArray:
         """All ids of a side, `train` or `val`. Raises UsageError for another word."""
+        if side not in SIDES:
+            raise UsageError(
+                f"there is no side {side!r}", where=self._first_files(), allowed="train or val", next_step='use side="train"'
+            )
         if side not in self._sides:
             raise UsageError(
-                f"there is no side {side!r}, or the dataset is closed",
-                allowed="train or val, before close()",
-                next_step='use side="train"',
+                "the dataset is closed",
+                where=self._first_files(),
+                allowed="reading before close(), or inside the with block",
+                next_step="open it again: tokmill.open(path)",
             )
         return self._sides[side]
 
