@@ -169,9 +169,16 @@ def ask(job: Job, sample_bytes: int, *, decode_s: float, encode_s: float) -> Ans
         child.end()
     if answer is None:
         if child.interrupts:
-            raise Interrupted("interrupted; nothing was written", next_step="run the same command again")
+            raise Interrupted(
+                "interrupted; nothing was written",
+                where="the process that looks at samples",
+                allowed="an end at any time",
+                next_step="run the same command again",
+            )
         raise WorkerDiedError(
             f"the process that looks at samples died ({child.cause()}): {child.last_words or 'without a word'}",
+            where="the process that looks at samples",
+            allowed="a sample of the corpus in the memory that there is",
             next_step="free memory and run again; if it happens again, report it",
         )
     decoded: Answer | Failed = msgspec.json.decode(answer, type=Answer | Failed)

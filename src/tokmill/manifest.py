@@ -211,4 +211,4 @@ def _checksum(manifest: Manifest) -> str:
 
 
 def _damaged(what: str, where: str) -> DamageError:
-    return DamageError(what, where=where, next_step="tokenize again with --fresh")
+    return DamageError(what, where=where, allowed="a manifest as tokmill wrote it", next_step="tokenize again with --fresh")

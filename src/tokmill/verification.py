@@ -319,4 +319,9 @@ def _blocks(file: object, n_bytes: int, path: Path) -> Iterator[memoryview]:
 
 
 def _unreadable(path: Path, error: OSError) -> StorageError:
-    return StorageError(f"cannot read it: {error.strerror}", where=str(path), next_step="check the disk, then verify again")
+    return StorageError(
+        f"cannot read it: {error.strerror}",
+        where=str(path),
+        allowed="files that can be read",
+        next_step="check the disk, then verify again",
+    )
