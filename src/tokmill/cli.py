@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tokmill import __version__, checking, commands, configured, options, settings, usage
+from tokmill import __version__, checking, commands, commands_help, configured, options, settings, usage
 from tokmill.commands_vocab import vocab_commands
 from tokmill.errors import Interrupted, TokmillError
 
@@ -192,6 +192,10 @@ def run(arguments: Sequence[str]) -> int:
     global _arguments  # noqa: PLW0603  typer hands its commands values only, not what was typed
     _arguments = arguments
     found = settings.NONE
+    if os.environ.get("_TOKMILL_COMPLETE"):
+        from typer.completion import completion_init  # type: ignore[attr-defined]
+
+        completion_init()
     try:
         # Help, and the command that says what is wrong, are there whatever the files say.
         found = found if {"--help", "-h"} & {*arguments} or arguments[:1] == ["doctor"] else configured.load(app)
@@ -305,4 +309,5 @@ def _has_flag(option: str, variable: str, *, short: str = "") -> bool:
 
 checking.register(app, _print_result, _print_error, _typed)
 commands.register(app, _print_result)
+commands_help.register(app, _print_result)
 configured.equip(app)
