@@ -256,7 +256,10 @@ def test_other_sources_are_named_and_are_no_damage(
     with pytest.raises(ChangedError, match=words) as caught:
         tokmill.verify(out, sources=[str(path) for path in sources(corpus)])
     assert "the output itself is as it was written" in caught.value.what
-    assert caught.value.next_step == f"tokmill verify {out} --source {corpus}"
+    again = f"tokmill verify {out} --source {corpus}"
+    # The command that failed is no help when it is the file that has changed.
+    put_back = f"put back what was tokenized, with its size and time, then: {again}; or make the output again with --fresh"
+    assert caught.value.next_step == (put_back if sources is modified else again)
 
 
 def test_another_order_and_a_forgotten_pattern_are_named(tmp_path: Path) -> None:

@@ -62,17 +62,24 @@ def plan(
     input_format: options.InputFormat = None,
     eot: options.Eot = "auto",
     val_fraction: options.ValFraction = 0.0005,
+    seed: options.Seed = 0,
     dtype: options.Dtype = "auto",
     format: options.Format = "raw",  # noqa: A002  the name of the option
+    shard_tokens: options.ShardTokens = None,
+    shard_documents: options.ShardDocuments = False,
+    drop_tail: options.DropTail = False,
     keep_empty: options.KeepEmpty = False,
     memory: options.Memory = None,
     threads: options.Threads = None,
+    nice: options.Nice = False,
     on_error: options.OnError = "stop",
+    max_skipped: options.MaxSkipped = None,
     encoding_errors: options.EncodingErrors = "strict",
     engine: options.Engine = "gigatoken",
     fresh: options.Fresh = False,
     force: options.Force = False,
     json: options.Json = False,
+    quiet: options.Quiet = False,
     verbose: options.Verbose = False,  # noqa: ARG001  read by `run`, which shows tracebacks
 ) -> None:
     """Estimate what tokenize with these options will do. Exit code 13: the budget is too small; 14: the disk is."""
@@ -90,17 +97,23 @@ def plan(
         input_format=input_format,
         eot=eot,
         val_fraction=val_fraction,
+        seed=seed,
         dtype=dtype,
         format=format,
+        shard_tokens=shard_tokens,
+        shard_documents=shard_documents,
+        drop_tail=drop_tail,
         keep_empty=keep_empty,
         memory=memory,
         threads=threads,
+        nice=nice,
         on_error=on_error,
+        max_skipped=max_skipped,
         encoding_errors=encoding_errors,
         engine=engine,
         fresh=fresh,
     )
-    _print_result(render.json_line(made) if json else render.plan_lines(made))
+    _print_result(render.json_line(made) if json else "" if quiet else render.plan_lines(made))
     try:
         made.raise_for_disk()
     except DiskFullError as error:

@@ -72,7 +72,8 @@ def read_settings(knobs: list[Knob], directory: str = ".") -> Settings:
             table = table.get(key, {}) if isinstance(table, dict) else {}
         # What is for one command wins over what is for all: tables come behind plain keys.
         for path, key, value in sorted(_entries(table, ()), key=lambda entry: len(entry[0])):
-            line = _line_of(text, (*prefix, *path), key)
+            line, head = (_line_of(text, (*prefix, *path), each) for each in (key, ""))
+            _check_table(knobs, path, f"{name}:{head}")
             for knob in _meant(knobs, path, key, f"{name}:{line}"):
                 _put(defaults, knob, _checked(knob, value, f"{name}:{line}"))
                 places[f"{' '.join(knob.command)}.{knob.parameter}"] = f"{name}:{line}"
@@ -120,11 +121,14 @@ def _entries(table: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...
             yield path, key, value
 
 
-def _meant(knobs: list[Knob], path: tuple[str, ...], key: str, place: str) -> list[Knob]:
+def _check_table(knobs: list[Knob], path: tuple[str, ...], place: str) -> None:
     commands = {knob.command for knob in knobs}
     known = {command[: len(path)] for command in commands}
     if path and path not in known:
-        _refuse(".".join(path), [".".join(c) for c in sorted(commands | known)], place, "table")
+        _refuse(".".join(path), [".".join(command) for command in sorted(commands | known)], place, "table")
+
+
+def _meant(knobs: list[Knob], path: tuple[str, ...], key: str, place: str) -> list[Knob]:
     plain = key.replace("_", "-")
     found = [k for k in knobs if k.key == plain and (k.command[: len(path)] == path if path else k.is_shared)]
     if not found:
