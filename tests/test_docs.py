@@ -24,6 +24,11 @@ import small
 from helpers import write_corpus
 from plain import clean_environment
 
+import tokmill
+from tokmill import cli, configured
+from tokmill.errors import error_classes
+from tokmill.manifest import Manifest
+
 if sys.version_info >= (3, 14):
     from compression import zstd
 else:
@@ -119,7 +124,10 @@ def make_programs(place: Path) -> None:
         (place / name).chmod(0o755)
 
 
-@pytest.mark.parametrize("page", PAGES)
+LONG = {"docs/howto/llama.md", "docs/howto/moving.md", "docs/howto/parquet.md"}
+
+
+@pytest.mark.parametrize("page", [pytest.param(page, marks=[pytest.mark.slow] * (page in LONG)) for page in PAGES])
 def test_every_block_of_a_page_runs(page: str, tmp_path: Path) -> None:
     work = tmp_path / "work"
     work.mkdir()
@@ -136,10 +144,8 @@ def test_every_block_of_a_page_runs(page: str, tmp_path: Path) -> None:
 
 
 def test_a_block_that_shows_tokmill_is_run_or_says_why_not() -> None:
-    unmarked = [
-        f"{page}:{b.line}" for page in PAGES for b in blocks(page) if "tokmill " in b.text and not b.reason and b.kind not in RUN
-    ]
-    assert unmarked == []
+    shown = [(f"{page}:{block.line}", block) for page in PAGES for block in blocks(page) if "tokmill " in block.text]
+    assert [place for place, block in shown if not block.reason and block.kind not in RUN] == []
 
 
 def test_what_is_not_run_is_little() -> None:
@@ -149,14 +155,46 @@ def test_what_is_not_run_is_little() -> None:
     assert len(found) - len(left_out) > 35
 
 
-def test_the_pages_speak_of_every_command_and_of_no_option_that_does_not_exist() -> None:
-    from tokmill import cli, configured
+def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
+    pytest.importorskip("sphinx", reason="the extra docs is not installed: make docs")
+    site = tmp_path / "site"
+    command = [
+        sys.executable,
+        "-m",
+        "sphinx",
+        "-q",
+        "-W",
+        "-b",
+        "html",
+        "-d",
+        str(tmp_path / "trees"),
+        str(ROOT / "docs"),
+        str(site),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, env=clean_environment(), check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    for page in ("index", "tutorial", "reference/commands", "explanation/memory"):
+        assert (site / f"{page}.html").is_file()
 
+
+def test_the_reference_has_every_command_option_exit_code_and_public_name(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, str(ROOT / "docs" / "generate.py"), str(tmp_path)], env=clean_environment(), check=True)
+    commands, codes, python, manifest = (
+        (tmp_path / f"{name}.md").read_text() for name in ("commands", "exit-codes", "python", "manifest")
+    )
+    for knob in configured.knobs(cli.app):
+        section = commands[commands.index(f"## tokmill {' '.join(knob.command)}\n") :].split("\n## ")[0]
+        assert f"--{knob.key}" in section, knob
+    assert {name for name, cls in error_classes().items() if f"| {cls.exit_code} | `{name}` |" not in codes} == set()
+    assert {name for name in tokmill.__all__ if f"## tokmill.{name}" not in python} == set()
+    assert {name for name in Manifest.__struct_fields__ if f"| `{name}` |" not in manifest} == set()
+
+
+def test_the_pages_speak_of_every_command_and_of_no_option_that_does_not_exist() -> None:
     knobs = configured.knobs(cli.app)
     text = "\n".join((ROOT / page).read_text() for page in PAGES)
     assert {" ".join(knob.command) for knob in knobs if f"tokmill {' '.join(knob.command)}" not in text} == set()
-    lines = [
-        line for page in PAGES for block in blocks(page) for line in block.text.splitlines() if line.lstrip().startswith("tokmill ")
-    ]
+    typed = "\n".join(block.text for page in PAGES for block in blocks(page))
+    lines = re.findall(r"^ *tokmill .*", typed, re.MULTILINE)
     options = {option for line in lines for option in re.findall(r"(?<= )--[a-z][a-z-]+", line)}
     assert options - {f"--{knob.key}" for knob in knobs} - {"--show-config"} == set()

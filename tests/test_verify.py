@@ -12,7 +12,7 @@ from helpers import EOT, rewrite_manifest, write_corpus, write_output
 
 import tokmill
 from tokmill import compare
-from tokmill.errors import ChangedError, DamageError, UsageError
+from tokmill.errors import ChangedError, DamageError, MemoryBudgetError, UsageError
 from tokmill.manifest import load_manifest
 
 if TYPE_CHECKING:
@@ -331,3 +331,9 @@ def test_a_document_on_the_wrong_side_is_found_out(tmp_path: Path, corpus: Path)
     rewrite_manifest(tmp_path / "o", manifest, content=content, fingerprint=content.fingerprint())
     assert tokmill.verify(tmp_path / "o").ok
     assert not tokmill.verify(tmp_path / "o", sources=str(corpus)).ok
+
+
+def test_sources_are_read_within_the_memory_given(out: Path, corpus: Path) -> None:
+    assert tokmill.verify(out, sources=str(corpus), memory="512MiB").ok
+    with pytest.raises(MemoryBudgetError):
+        tokmill.verify(out, sources=str(corpus), memory="1MiB")
