@@ -41,13 +41,18 @@ def write_all(directory: Path) -> None:
 def commands() -> str:
     """Every command with each of its options."""
     root = typer.main.get_command(cli.app)
-    lines = ["# Commands", "", "Every option may also stand in a file or in the environment: [Settings](settings.md).", ""]
+    lines = [
+        "# Commands",
+        "",
+        "The word in capitals is the variable of the environment; files may have all of them: [Settings](settings.md).",
+        "",
+    ]
     for path, command in leaves(root, ()):
         context = command.make_context(path[-1], [], resilient_parsing=True)
         pieces = [piece for piece in command.collect_usage_pieces(context) if piece]
         lines += [f"## tokmill {' '.join(path)}", "", "```text", f"tokmill {' '.join([*path, *pieces])}", "```", ""]
         lines += [textwrap.dedent(line) for line in escaped(command.help or "").split("\n")] + [""]
-        lines += ["| argument or option | what | default | variable |", "|---|---|---|---|"]
+        lines += ["| argument or option | what |", "|---|---|"]
         lines += [row(parameter) for parameter in command.params if not getattr(parameter, "hidden", False)] + [""]
     return "\n".join(lines)
 
@@ -73,8 +78,9 @@ def row(parameter: Any) -> str:
     said = re.sub(r"\s*\[default: .*\]", "", parameter.help or "")
     default = re.search(r"\[default: (.*)\]", parameter.help or "")
     shown = default[1] if default else "" if parameter.default is None or parameter.default is False else f"`{parameter.default}`"
-    needed = "**required**" if parameter.required else shown
-    return cells(names, escaped(said), needed, f"`{parameter.envvar}`" if parameter.envvar else "")
+    needed = "**Required.**" if parameter.required else ""
+    default_words = f"Default: {shown}." if shown else needed
+    return cells(names, " ".join(filter(None, (escaped(said), default_words, f"`{parameter.envvar}`" if parameter.envvar else ""))))
 
 
 def settings_page() -> str:
