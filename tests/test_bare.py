@@ -52,12 +52,12 @@ def test_a_tokenizer_that_nobody_named_is_none_and_inspect_needs_none(unnamed: P
     assert "not known (pass --tokenizer for a preview)" in lines
     assert "per token" not in lines
     with pytest.raises(UsageError, match="which tokenizer made these ids is not known") as caught:
-        tokmill.inspect(unnamed, documents=[0])
+        tokmill.inspect(unnamed, documents=[1])
     assert "--tokenizer gpt2" in whole(caught.value)
 
 
 def test_it_may_be_named_when_the_output_is_opened(unnamed: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run(["inspect", str(unnamed), "--tokenizer", "gpt2", "--document", "2"]) == 0
+    assert cli.run(["inspect", str(unnamed), "--tokenizer", "gpt2", "--document", "3"]) == 0
     assert TEXTS[2] in capsys.readouterr().out
     with tokmill.open(unnamed, tokenizer="gpt2") as data:
         assert [data.decode(ids) for ids in data.documents("train")] == TEXTS
