@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -126,3 +127,12 @@ def test_a_wrong_side_and_a_closed_dataset_are_two_messages(out: Path, use: Call
         use(data)
     assert caught.value.what == what
     assert caught.value.where
+
+
+@pytest.mark.parametrize(("shard_tokens", "words"), [(200, r"files +\d+, [\d.,]+ kB$"), (10**6, r"files +manifest|files +train_0")])
+def test_the_files_of_an_output_are_named_only_where_they_are_few(
+    out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], shard_tokens: int, words: str
+) -> None:
+    arguments = ["tokenize", str(tmp_path / "corpus.txt"), "--out", str(tmp_path / "t"), "--shard-tokens", str(shard_tokens)]
+    assert cli.run(arguments) == 0
+    assert re.search(words, capsys.readouterr().out, re.MULTILINE)

@@ -14,7 +14,7 @@ from tokmill.types import STDIN
 from tokmill.words import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from tokmill.api import Summary
     from tokmill.errors import TokmillError
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tokmill.forecast import InputPlan, Plan
     from tokmill.inspection import Inspection, Preview
     from tokmill.replay import Outcome
+    from tokmill.types import FileEntry
     from tokmill.verification import Problem, Report
     from tokmill.vocabularies import Fetched, Vocabulary
 
@@ -67,11 +68,20 @@ def summary_lines(summary: Summary) -> str:
     if summary.invalid_utf8_documents:
         rows.append(("not UTF-8", f"{counted(summary.invalid_utf8_documents, 'document')}, mended as --encoding-errors says"))
     rows.append(("audited", f"{counted(summary.audited_documents, 'document')}, the same as the reference tokenizer's"))
-    rows += [("files", ", ".join(f"{name} ({format_bytes(e.size_bytes)})" for name, e in sorted(summary.files.items())))]
+    rows += [("files", _file_names(summary.files))]
     rows += [("in", printable_line(summary.out)), ("next", f"tokmill verify {_quoted(summary.out)}")]
     return "\n".join([f"tokmill: {head}", *_aligned(rows), *_notes(summary.notices)])
 
 
+def _file_names(files: Mapping[str, FileEntry]) -> str:
+    """Names and sizes where they are few, else how many there are, and how large together."""
+    if len(files) <= _MOST_FILES:
+        return ", ".join(f"{name} ({format_bytes(entry.size_bytes)})" for name, entry in sorted(files.items()))
+    return f"{len(files):,}, {format_bytes(sum(entry.size_bytes for entry in files.values()))}"
+
+
+_MOST_FILES = 6
+"""Of an output, that are named."""
 _MOST_INPUTS = 12
 """Lines of inputs that a person wants to see."""
 _MOST_REPAIRED = 12
