@@ -136,3 +136,11 @@ def test_the_files_of_an_output_are_named_only_where_they_are_few(
     arguments = ["tokenize", str(tmp_path / "corpus.txt"), "--out", str(tmp_path / "t"), "--shard-tokens", str(shard_tokens)]
     assert cli.run(arguments) == 0
     assert re.search(words, capsys.readouterr().out, re.MULTILINE)
+
+
+def test_a_small_output_is_not_said_to_be_made_at_no_speed(out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["convert", str(out), "--format", "llmc", "--out", str(tmp_path / "c")]) == 0
+    assert cli.run(["tokenize", str(tmp_path / "corpus.txt"), "--out", str(tmp_path / "t")]) == 0
+    said = capsys.readouterr().out
+    assert len(re.findall(r"[1-9][\de.-]* MB/s", said)) == 2
+    assert " 0 MB/s" not in said

@@ -58,7 +58,7 @@ def summary_lines(summary: Summary) -> str:
         ("text", f"{format_bytes(summary.bytes_text)}{_per_token(summary.bytes_text, n_tokens)}"),
     ]
     if not summary.already_complete:
-        speed = f"{summary.bytes_per_s / 1e6:,.0f} MB/s, {summary.tokens_per_s / 1e6:,.1f} Mtokens/s"
+        speed = f"{_rate(summary.bytes_per_s)}, {summary.tokens_per_s / 1e6:,.1f} Mtokens/s"
         went_on = ", gone on from an earlier run" if summary.resumed else ""
         memory = f"{format_memory(summary.peak_rss_bytes)} at the peak, of {format_memory(summary.budget_bytes)}"
         rows += [("time", f"{_seconds(summary.elapsed_s)}, {speed}{went_on}"), ("memory", memory)]
@@ -233,7 +233,7 @@ def outcome_lines(outcome: Outcome) -> str:
     ]
     if not outcome.already_complete:
         went_on = ", gone on from an earlier run" if outcome.resumed else ""
-        rows.append(("time", f"{_seconds(outcome.elapsed_s)}, {outcome.bytes_per_s / 1e6:,.0f} MB/s{went_on}"))
+        rows.append(("time", f"{_seconds(outcome.elapsed_s)}, {_rate(outcome.bytes_per_s)}{went_on}"))
         rows.append(("memory", f"{format_memory(outcome.peak_rss_bytes)} at the peak"))
     rows.append(("files", f"{len(outcome.files):,}, {format_bytes(outcome.bytes_out)}"))
     rows += [("in", printable_line(outcome.out)), ("next", f"tokmill verify {_quoted(outcome.out)}")]
@@ -289,6 +289,12 @@ def _preview_lines(preview: Preview) -> list[str]:
 
 def _per_token(n_bytes: int, n_tokens: int) -> str:
     return f", {n_bytes / n_tokens:.2f} bytes per token" if n_tokens else ""
+
+
+def _rate(bytes_per_s: float) -> str:
+    """Megabytes a second, with as many places as a small number needs."""
+    n = bytes_per_s / 1e6
+    return f"{n:,.0f} MB/s" if n >= 10 else f"{n:.2g} MB/s"
 
 
 def _seconds(seconds: float) -> str:
