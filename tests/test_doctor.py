@@ -77,6 +77,15 @@ def test_versions_are_numbers(version: str, wanted: str, right: bool) -> None:
     assert doctor.fits(version, wanted) is right
 
 
+def test_a_variable_that_no_option_has_is_noted(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("TOKMILL_VAL_FRACTON", "0.1")
+    monkeypatch.setenv("TOKMILL_SEED", "1")
+    assert cli.run(["doctor"]) == 0
+    shown = capsys.readouterr().out
+    assert "TOKMILL_VAL_FRACTON  note: no option has this variable  (export TOKMILL_VAL_FRACTION=..." in shown
+    assert "TOKMILL_SEED  note" not in shown
+
+
 def test_notes_alone_are_no_fault() -> None:
     Diagnosis((Check("a", "b", "c", "note", "d"),)).raise_for_faults()
 
