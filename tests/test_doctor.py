@@ -109,6 +109,15 @@ def complete(line: str) -> list[str]:
     return done.stdout.split()
 
 
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_zsh_and_fish_are_answered_as_their_scripts_ask(shell: str) -> None:
+    asked = {"_TYPER_COMPLETE_ARGS": "tokmill tokenize x --format meg", "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
+    environment = clean_environment(_TOKMILL_COMPLETE=f"complete_{shell}", **asked)
+    done = subprocess.run([sys.executable, "-m", "tokmill"], capture_output=True, text=True, env=environment, check=True)
+    assert "megatron" in done.stdout
+    assert "olmo" not in done.stdout
+
+
 def test_commands_options_and_values_are_completed() -> None:
     assert "tokenize" in complete("tokmill tok")
     assert {"--val-fraction", "--verbose"} <= {*complete("tokmill tokenize x --v")}
