@@ -99,7 +99,7 @@ def drift_figure(account: Account) -> str:
     chart = Chart("drift", x="% of the way", y="bytes per token")
     chart.line(x, y)
     low, high = min(y), max(y)
-    room = max(high - low, 0.1 * high, 0.1)
+    room = max((high - low) / 3, 0.05 * high, 0.05)
     chart.y_between(max(0.0, low - room), high + room)
     rows = [(f"{a:.1f}", f"{b:.2f}") for a, b in zip(x, y, strict=True)]
     return figure(

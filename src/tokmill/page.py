@@ -30,7 +30,7 @@ a { color: var(--one); }
 code, pre, .mono { font: .875em/1.5 ui-monospace, monospace; }
 pre { background: var(--card); border: 1px solid var(--grid); border-radius: .5rem; padding: .75rem; overflow-x: auto; }
 .soft { color: var(--soft); }
-.facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(12rem, 1fr)); gap: .75rem; margin: 1.25rem 0 0; }
+.facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(14rem, 1fr)); gap: .75rem; margin: 1.25rem 0 0; }
 .facts div { background: var(--card); border: 1px solid var(--grid); border-radius: .5rem; padding: .6rem .75rem; }
 .facts dt { color: var(--soft); font-size: .8125rem; }
 .facts dd { margin: 0; font-size: 1.2rem; font-weight: 600; overflow-wrap: anywhere; }
@@ -50,7 +50,8 @@ figcaption { font-size: .875rem; color: var(--soft); }
 table { border-collapse: collapse; width: 100%; font-size: .875rem; }
 caption { text-align: left; color: var(--soft); padding: .5rem .75rem; }
 th, td { text-align: left; vertical-align: top; padding: .35rem .75rem; border-top: 1px solid var(--grid);
-  overflow-wrap: anywhere; }
+  overflow-wrap: break-word; }
+td:first-child:not(.number) { min-width: 9rem; overflow-wrap: anywhere; }
 th { font-weight: 600; background: var(--card); white-space: nowrap; }
 tbody th { background: none; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }

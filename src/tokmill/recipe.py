@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from tokmill.config import Content
     from tokmill.provenance import Provenance
 
+_COLUMNS = 88
 _MOST = 20
 """Inputs that a command names."""
 _SIMPLE = {"\n": "\\n", "\t": "\\t", "\r": "\\r", "\0": "\\0", "\\": "\\\\", "\f": "\\f", "\v": "\\v"}
@@ -93,12 +94,17 @@ def _first(paths: Sequence[str]) -> list[str]:
 
 
 def _line(*parts: str) -> str:
-    """One command, broken into lines that a shell takes as one."""
-    lines, line = [], ""
+    """One command, broken into lines that a shell takes as one; a value stays beside its option."""
+    units: list[str] = []
     for part in map(shlex.quote, parts):
-        if line and len(line) + len(part) > 88:
-            lines.append(line)
-            line = f"    {part}"
+        if units and units[-1].startswith("--") and " " not in units[-1] and not part.startswith("--"):
+            units[-1] += f" {part}"
         else:
-            line = f"{line} {part}".lstrip() if not lines or line.strip() else part
-    return " \\\n".join([*lines, line])
+            units.append(part)
+    lines = [units[0]]
+    for unit in units[1:]:
+        if len(lines[-1]) + len(unit) > _COLUMNS:
+            lines.append(f"    {unit}")
+        else:
+            lines[-1] += f" {unit}"
+    return " \\\n".join(lines)

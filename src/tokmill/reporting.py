@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from tokmill.types import Counts
 
 REPORT_NAME = "report.html"
+SPACE = "\u2423"
+"""Stands for a space, which could not be seen at the beginning of a token."""
 MOST_INPUTS = 200
 """Inputs that have a row of their own."""
 
@@ -56,7 +58,7 @@ def report(
     began_s = time.monotonic()
     source = Path(os.path.abspath(directory))
     target = Path(os.path.realpath(source / REPORT_NAME if out is None else out))
-    _check_target(target)
+    _check_target(target, is_default=out is None)
     account = take_account(source, observers)
     data = make_page(account).encode("utf-8", "backslashreplace")
     _write(target, data)
@@ -256,13 +258,17 @@ def _frequent(account: Account) -> str:
     most = account.frequent[0].n
     rows = []
     for token in account.frequent:
-        shown = '<span class="soft">end of text</span>' if token.is_special else text(token.text) if token.text is not None else "-"
+        shown = (
+            '<span class="soft">end of text</span>'
+            if token.is_special
+            else text(token.text.replace(" ", SPACE))
+            if token.text is not None
+            else "-"
+        )
         cell = f'<td class="mono" dir="ltr">{shown}</td>'
         rows.append([f"{token.id:,}", cell, f"{token.n:,}", f"{100 * token.n / total:.2f} %", bar(token.n / most)])
     distinct = f"{account.n_distinct_ids:,} of {account.content.tokenizer.n_ids:,} ids occur" if account.n_distinct_ids else ""
-    caption = (
-        f"{distinct}. Bytes that are not text by themselves, and characters that cannot be seen, are shown as \\x.. and \\u...."
-    )
+    caption = f"{distinct}. Bytes that are not text by themselves, and characters that cannot be seen, stand as \\x.. and \\u...."
     return section("Most frequent tokens", table(caption, ("id", "token", "times", "share", ""), rows, numbers=(0, 2, 3)))
 
 
@@ -276,9 +282,9 @@ def _how(account: Account) -> str:
     )
 
 
-def _check_target(path: Path) -> None:
+def _check_target(path: Path, *, is_default: bool) -> None:
     """Raises UsageError for a place where no file can be."""
-    if path.is_dir() or not path.parent.is_dir():
+    if path.is_dir() or not (path.parent.is_dir() or is_default):
         what = "the file of the report is a directory" if path.is_dir() else "the directory of the report is not there"
         raise UsageError(
             what,
