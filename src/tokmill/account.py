@@ -199,8 +199,8 @@ def _decoder(account: Account) -> Encoder | None:
     try:
         return load_decoder(find_tokenizer(tokenizer))
     except (TokmillError, ImportError, OSError) as error:
-        first = str(error).splitlines()[0]
-        account.missing.append(f"The text of frequent tokens, and bytes per token of documents: {first}.")
+        said = f"{error.what} ({error.where or tokenizer.name})" if isinstance(error, TokmillError) else str(error)
+        account.missing.append(f"The text of frequent tokens, and bytes per token of documents: {said}.")
         return None
 
 
