@@ -138,6 +138,7 @@ def tokenize(
     fresh: options.Fresh = False,
     force: options.Force = False,
     append: options.Append = False,
+    events: options.Events = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
@@ -147,9 +148,9 @@ def tokenize(
     Of a text file every byte counts, a byte order mark too; JSON lines lose theirs.
     """
     from tokmill import api, render
-    from tokmill.progress import make_progress
+    from tokmill.eventlog import observing
 
-    with make_progress(verb="tokenizing", quiet=quiet, verbose=verbose) as progress:
+    with observing(verb="tokenizing", quiet=quiet, verbose=verbose, events=events) as observers:
         summary = api.tokenize(
             inputs,
             out,
@@ -178,7 +179,7 @@ def tokenize(
             fresh=fresh,
             force=force,
             append=append,
-            observers=[progress],
+            observers=observers,
         )
     _print_result(render.json_line(summary) if json else "" if quiet else render.summary_lines(summary))
 

@@ -31,6 +31,7 @@ def _register_merge(app: typer.Typer, show: Callable[[str], None]) -> None:
         directories: Directories,
         out: options.Out,
         fresh: options.Fresh = False,
+        events: options.Events = None,
         json: options.Json = False,
         quiet: options.Quiet = False,
         verbose: options.Verbose = False,
@@ -40,10 +41,10 @@ def _register_merge(app: typer.Typer, show: Callable[[str], None]) -> None:
         They must agree in tokenizer, dtype, end-of-text id and its placement, and format. Every byte is checked while it is copied.
         """
         from tokmill import merging
-        from tokmill.progress import make_progress
+        from tokmill.eventlog import observing
 
-        with make_progress(verb="merging", quiet=quiet, verbose=verbose) as progress:
-            outcome = merging.merge(directories, out, fresh=fresh, observers=[progress])
+        with observing(verb="merging", quiet=quiet, verbose=verbose, events=events) as observers:
+            outcome = merging.merge(directories, out, fresh=fresh, observers=observers)
         show(_rendered(outcome, json=json, quiet=quiet))
 
 
@@ -75,6 +76,7 @@ def _register_convert(app: typer.Typer, show: Callable[[str], None]) -> None:
         eot_id: Annotated[int | None, typer.Option("--eot-id", metavar="N", help="Of bare files.")] = None,
         tokenizer: Annotated[str | None, typer.Option("--tokenizer", metavar="NAME|FILE", help="Of bare files.")] = None,
         fresh: options.Fresh = False,
+        events: options.Events = None,
         json: options.Json = False,
         quiet: options.Quiet = False,
         verbose: options.Verbose = False,
@@ -84,9 +86,9 @@ def _register_convert(app: typer.Typer, show: Callable[[str], None]) -> None:
         Of a bare file nothing is known but what is stated: --from-format, --dtype, --eot, and --eot-id or --tokenizer.
         """
         from tokmill import conversion
-        from tokmill.progress import make_progress
+        from tokmill.eventlog import observing
 
-        with make_progress(verb="converting", quiet=quiet, verbose=verbose) as progress:
+        with observing(verb="converting", quiet=quiet, verbose=verbose, events=events) as observers:
             outcome = conversion.convert(
                 sources,
                 out,
@@ -101,7 +103,7 @@ def _register_convert(app: typer.Typer, show: Callable[[str], None]) -> None:
                 eot_id=eot_id,
                 tokenizer=tokenizer,
                 fresh=fresh,
-                observers=[progress],
+                observers=observers,
             )
         show(_rendered(outcome, json=json, quiet=quiet))
 
@@ -114,17 +116,18 @@ def _register_reshard(app: typer.Typer, show: Callable[[str], None]) -> None:
         shard_tokens: options.ShardTokens = None,
         shard_documents: options.ShardDocuments = False,
         fresh: options.Fresh = False,
+        events: options.Events = None,
         json: options.Json = False,
         quiet: options.Quiet = False,
         verbose: options.Verbose = False,
     ) -> None:
         """Write DIR with shards of another size; without --shard-tokens, of the format's own."""
         from tokmill import conversion
-        from tokmill.progress import make_progress
+        from tokmill.eventlog import observing
 
-        with make_progress(verb="resharding", quiet=quiet, verbose=verbose) as progress:
+        with observing(verb="resharding", quiet=quiet, verbose=verbose, events=events) as observers:
             outcome = conversion.reshard(
-                directory, out, shard_tokens=shard_tokens, shard_documents=shard_documents, fresh=fresh, observers=[progress]
+                directory, out, shard_tokens=shard_tokens, shard_documents=shard_documents, fresh=fresh, observers=observers
             )
         show(_rendered(outcome, json=json, quiet=quiet))
 
