@@ -186,6 +186,8 @@ def tokenize(
 
 _arguments: Sequence[str] = ()
 """Of this call of `run`."""
+_signalled = False
+"""Whether somebody asked for the end."""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -203,7 +205,7 @@ def run(arguments: Sequence[str]) -> int:
     except typer.TyperException as error:
         return _fail(_usage_error(error.format_message().rstrip("."), arguments))
     except (KeyboardInterrupt, typer.Abort):
-        return _fail(Interrupted("interrupted", next_step="run the same command again: tokenize resumes from its last commit"))
+        return _fail(_interrupted())
     except BrokenPipeError:
         # Whoever read our output has gone; nothing is left to say, and Python must not say it while closing.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -236,8 +238,28 @@ def _usage_error(what: str, arguments: Sequence[str]) -> TokmillError:
 def main() -> None:
     """Entry point of the command."""
     # A termination asks for what Ctrl-C asks for: a checkpoint, then the end.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    sys.exit(run(sys.argv[1:]))
+    signal.signal(signal.SIGTERM, _on_signal)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _on_signal)
+    try:
+        code = run(sys.argv[1:])
+    except KeyboardInterrupt:
+        # Once more, while the first was being told of.
+        code = _INTERRUPTED
+    if code == _INTERRUPTED:
+        # Nothing is left to be asked for, while Python takes itself apart.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.exit(code)
+
+
+def _on_signal(_signum: int, _frame: object) -> None:
+    global _signalled  # noqa: PLW0603  a signal has no other way to tell
+    _signalled = True
+    raise KeyboardInterrupt
+
+
+def _interrupted() -> TokmillError:
+    return Interrupted("interrupted", next_step="run the same command again: tokenize resumes from its last commit")
 
 
 def _fail(error: TokmillError) -> int:
@@ -256,6 +278,9 @@ def _fail(error: TokmillError) -> int:
 def _fail_unforeseen(error: Exception) -> int:
     from tokmill.errors import TokmillError
 
+    if _signalled:
+        # What came of it in the middle of a module that was being loaded (numpy says that it is broken).
+        return _fail(_interrupted())
     is_verbose = _has_flag("--verbose", "TOKMILL_VERBOSE", short="v")
     if is_verbose:
         traceback.print_exception(error, file=sys.stderr)

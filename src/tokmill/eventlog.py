@@ -1,7 +1,8 @@
 """The events of a run as JSON lines in a file, for programs that watch it: `--events FILE`.
 
 A line is one event of `types.py`, with its name under `type` and the time of day under `at`. Lines are appended and handed to the
-system one by one. Where the file takes no more (a full disk, a pipe whose reader is gone), the run goes on without, and says so once.
+system one by one. Where the file takes no more (a full disk, a pipe whose reader is gone), the run goes on without, and says so
+once.
 """
 
 from __future__ import annotations
