@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_WIDTH_IN, _HEIGHT_IN = 5.0, 2.6
+_WIDTH_IN, _HEIGHT_IN = 4.2, 2.4
+"""In units of which a phone shows one a pixel, about, so that ten points can be read there."""
 _COLOURS = {"#010101": "ink", "#020202": "soft", "#030303": "grid", "#040404": "one", "#050505": "two", "#060606": "warn"}
 """What is drawn, and the style of the page that it becomes: no other colour is in a chart."""
 INK, SOFT, GRID, ONE, TWO, WARN = _COLOURS

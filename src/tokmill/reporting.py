@@ -209,7 +209,7 @@ def _inputs(account: Account) -> str:
         f"{counted(len(inputs), 'input')}, {format_bytes(total)} on disk{shown}. Bytes per token: of the commits that lie wholly "
         "within an input (-: none does)."
     )
-    heads = ("input", "kind", "on disk", "bytes per token", "skipped")
+    heads = ("input", "kind", "on disk", "bytes per token", "bad records")
     return section("Inputs", table(caption, heads, rows, numbers=(2, 3, 4)))
 
 
