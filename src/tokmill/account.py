@@ -147,21 +147,22 @@ def _read_skips(account: Account) -> None:
     left = spans[-1] if spans else 0
     if not left:
         return
+    known = {each.path for each in account.content.inputs}
     try:
         with path.open("rb") as file:
             while left > 0 and (line := file.readline(min(left, _MOST_LINE_BYTES))):
                 left -= len(line)
-                _note_skip(account, line)
+                _note_skip(account, line, known)
     except OSError as error:
         account.missing.append(f"The list of skipped records: {SKIPPED_NAME} cannot be read ({error.strerror}).")
 
 
-def _note_skip(account: Account, line: bytes) -> None:
+def _note_skip(account: Account, line: bytes, known: set[str]) -> None:
     try:
         skip = json.loads(line)
     except (ValueError, RecursionError):
         return
-    if isinstance(skip, dict):
+    if isinstance(skip, dict) and str(skip.get("path")) in known:
         account.skipped_by_input[str(skip.get("path"))] += 1
         if len(account.skips) < MOST_SKIPS:
             account.skips.append(skip)

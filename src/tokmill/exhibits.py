@@ -22,9 +22,11 @@ if TYPE_CHECKING:
     from tokmill.history import Leg
     from tokmill.tally import SideTally
 
-_MOST_POINTS = 60
+_MOST_POINTS = 45
 _SHORTEST_S = 0.4
 """A rate of less time than this jumps."""
+_FEW = 20
+"""A histogram of fewer documents says nothing."""
 _MIB = 1 << 20
 _UNITS = ((2 * 3600.0, 3600.0, "hours"), (120.0, 60.0, "minutes"), (0.0, 1.0, "seconds"))
 _SIDES = (("train", ONE), ("val", TWO))
@@ -112,7 +114,7 @@ def drift_figure(account: Account) -> str:
 
 
 def _speed(leg: Leg, total_s: float) -> _Curve:
-    """Rates over stretches of a sixtieth of the time, each at its middle."""
+    """Rates over stretches of a forty-fifth of the time, each at its middle."""
     stretch_s = max(total_s / _MOST_POINTS, _SHORTEST_S)
     chosen = [0]
     for i in range(1, len(leg.elapsed_s)):
@@ -209,7 +211,8 @@ _NAMES = {"train": "train", "val": "validation"}
 
 
 def _draw_shares(chart: Chart, sides: Sequence[tuple[str, str, NDArray[np.int64]]], edges: Sequence[float]) -> None:
-    """The first side as bars, the other as an outline over it."""
+    """Both as outlines; a side of a few documents would only hide the other one."""
+    sides = [side for side in sides if side[2].sum() >= _FEW or side is sides[0]]
     for name, colour, values in sides:
         shares = (100 * values / max(int(values.sum()), 1)).tolist()
         chart.bars(edges, shares, colour=colour, label=_NAMES[name] if len(sides) > 1 else None)

@@ -13,7 +13,7 @@ import msgspec
 from tokmill import durable
 from tokmill.account import MOST_SKIPS, Account, take_account
 from tokmill.durable import storage_errors
-from tokmill.errors import UsageError
+from tokmill.errors import DiskFullError, StorageError, UsageError
 from tokmill.exhibits import document_figures, drift_figure, history_figures, size_words
 from tokmill.page import bar, block, facts, notice, page, section, table, text
 from tokmill.progress import format_bytes, format_duration, format_memory
@@ -148,7 +148,7 @@ def _rate(account: Account) -> str:
     if not account.elapsed_s or not account.counts.bytes_in or _is_copied(account):
         return ""
     legs = account.history.n_legs if account.history else 1
-    return f"{account.counts.bytes_in / account.elapsed_s / 1e6:,.0f} MB/s" + (f", in {legs} legs" if legs > 1 else "")
+    return f"{account.counts.bytes_in / account.elapsed_s / 1e6:,.0f} MB/s" + (f", in {legs} runs" if legs > 1 else "")
 
 
 def _is_copied(account: Account) -> bool:
@@ -296,12 +296,24 @@ def _check_target(path: Path, *, is_default: bool) -> None:
 
 def _write(path: Path, data: bytes) -> None:
     """A file is replaced whole; what is no file (a pipe, /dev/stdout) is written to. Raises StorageError, DiskFullError."""
-    with storage_errors(path):
-        if not path.exists() or stat.S_ISREG(path.stat().st_mode):
-            durable.write_aside(path, data)
-            return
-        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            durable.write_all(fd, data)
-        finally:
-            os.close(fd)
+    try:
+        with storage_errors(path):
+            _put(path, data)
+    except (StorageError, DiskFullError) as error:
+        raise type(error)(
+            f"the report could not be written: {error.__cause__.strerror if isinstance(error.__cause__, OSError) else error.what}",
+            where=str(path),
+            allowed=f"{counted(len(data), 'byte')} where this user may write",
+            next_step=f"choose another place: tokmill report DIR --out {REPORT_NAME}",
+        ) from error
+
+
+def _put(path: Path, data: bytes) -> None:
+    if not path.exists() or stat.S_ISREG(path.stat().st_mode):
+        durable.write_aside(path, data)
+        return
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        durable.write_all(fd, data)
+    finally:
+        os.close(fd)
