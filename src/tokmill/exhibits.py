@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tokmill.history import Leg
     from tokmill.tally import SideTally
 
-_MOST_POINTS = 45
+_MOST_POINTS = 30
 _SHORTEST_S = 0.4
 """A rate of less time than this jumps."""
 _FEW = 20
@@ -114,7 +114,7 @@ def drift_figure(account: Account) -> str:
 
 
 def _speed(leg: Leg, total_s: float) -> _Curve:
-    """Rates over stretches of a forty-fifth of the time, each at its middle."""
+    """Rates over stretches of a thirtieth of the time, each at its middle."""
     stretch_s = max(total_s / _MOST_POINTS, _SHORTEST_S)
     chosen = [0]
     for i in range(1, len(leg.elapsed_s)):

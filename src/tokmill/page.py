@@ -35,7 +35,7 @@ pre { background: var(--card); border: 1px solid var(--grid); border-radius: .5r
 .facts dt { color: var(--soft); font-size: .8125rem; }
 .facts dd { margin: 0; font-size: 1.2rem; font-weight: 600; overflow-wrap: anywhere; }
 .facts .note { display: block; font-size: .8125rem; font-weight: 400; color: var(--soft); }
-.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); gap: 1rem; }
+.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 24rem), 1fr)); gap: 1rem; }
 figure { margin: 0; background: var(--card); border: 1px solid var(--grid); border-radius: .5rem; padding: .75rem; min-width: 0; }
 figure svg { display: block; width: 100%; height: auto; font-family: system-ui, sans-serif; }
 figure svg * { stroke-linejoin: round; }
