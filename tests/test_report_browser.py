@@ -42,6 +42,16 @@ def show(chromium: browser.Browser, url: str, width: int, scheme: str = "light")
     chromium.open(url)
 
 
+def test_what_a_page_asks_for_and_says_would_be_heard(chromium: browser.Browser, tmp_path: Path) -> None:
+    (tmp_path / "bad.html").write_text("<img src='http://127.0.0.1:9/x'><script>console.error('run'); throw 1</script>")
+    show(chromium, (tmp_path / "bad.html").as_uri(), 1280)
+    asked = [event["request"]["url"] for event in chromium.named("Network.requestWillBeSent")]
+    assert "http://127.0.0.1:9/x" in asked
+    assert chromium.named("Log.entryAdded")
+    assert chromium.named("Runtime.consoleAPICalled")
+    assert chromium.named("Runtime.exceptionThrown")
+
+
 def test_it_asks_for_nothing_but_itself_and_the_console_is_empty(chromium: browser.Browser, url: str) -> None:
     show(chromium, url, 1280)
     asked = [event["request"]["url"] for event in chromium.named("Network.requestWillBeSent")]
@@ -55,6 +65,16 @@ def test_text_of_the_corpus_stays_text(chromium: browser.Browser, url: str) -> N
     assert chromium.value("document.scripts.length + document.images.length") == 0
     assert "<script>alert(3)<&quot; onload=alert(4) x.jsonl" in chromium.value("document.body.innerText")
     assert chromium.value("document.querySelectorAll('figure svg[role=img]').length") == 5
+
+
+def test_a_chart_that_stands_alone_is_no_larger_than_others(chromium: browser.Browser, tmp_path: Path) -> None:
+    lines = "<|endoftext|>".join(["A document of some words. " * 9] * 600)
+    (tmp_path / "c.txt").write_text(lines)
+    tokmill.tokenize(tmp_path / "c.txt", tmp_path / "o", threads=1, eot="none")
+    show(chromium, Path(tokmill.report(tmp_path / "o").path).as_uri(), 1280)
+    widths = chromium.value("[...document.querySelectorAll('figure')].map(f => Math.round(f.getBoundingClientRect().width))")
+    assert len(widths) == 3
+    assert len(set(widths)) == 1
 
 
 @pytest.mark.parametrize("width", [320, 390, 820, 1280])
