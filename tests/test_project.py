@@ -17,7 +17,7 @@ import tokmill
 
 ROOT = Path(__file__).parents[1]
 HEAVY = {"matplotlib", "gigatoken", "pyarrow", "numpy", "ray", "tiktoken", "awkward", "fsspec", "aiohttp", "s3fs"}
-COMMANDS = ("plan", "tokenize", "verify", "inspect", "merge", "convert", "reshard", "report", "vocab")
+COMMANDS = ("plan", "tokenize", "verify", "inspect", "merge", "convert", "reshard", "report", "vocab", "doctor", "completion")
 DOCUMENTS = (
     "README.md",
     "CONTRIBUTING.md",

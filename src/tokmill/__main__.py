@@ -6,6 +6,11 @@ import os
 import signal
 
 _INTERRUPTED = 130
+_MESSAGE = b"""tokmill: error: interrupted
+  where:   tokmill
+  allowed: an end at any time
+  next:    run the same command again
+"""
 
 
 def main() -> None:
@@ -23,7 +28,7 @@ def main() -> None:
 
 
 def _leave(_signum: int, _frame: object) -> None:
-    os.write(2, b"tokmill: error: interrupted\n  next:    run the same command again\n")
+    os.write(2, _MESSAGE)
     os._exit(_INTERRUPTED)
 
 

@@ -18,7 +18,7 @@ from collections import deque
 from typing import TYPE_CHECKING, NamedTuple, Protocol, Self, TextIO
 
 from tokmill.printable import printable_line
-from tokmill.types import AnyEvent, Counts, Failed, Finished, Notice, Progress, Renewed, Restarted, Started
+from tokmill.types import AnyEvent, Counts, Detail, Failed, Finished, Notice, Progress, Renewed, Restarted, Started
 from tokmill.words import counted
 
 if TYPE_CHECKING:
@@ -76,6 +76,9 @@ class ProgressObserver:
             self._on_started(event)
         elif isinstance(event, Notice):
             self._display.message(printable_line(event.text))
+        elif isinstance(event, Detail):
+            if self._verbose:
+                self._display.message(printable_line(event.text))
         elif isinstance(event, Restarted):
             self._display.message(
                 f"the worker was lost ({printable_line(event.cause)}): going on from the last commit, attempt {event.attempt}"

@@ -176,6 +176,7 @@ def _blocks(files: Sequence[TokenFile], dtype: np.dtype[np.unsignedinteger]) -> 
                     raise DamageError(
                         f"the file ends {counted(left, 'id')} too soon",
                         where=str(file.path),
+                        allowed=f"{counted(file.n_tokens, 'id')}, as the manifest says",
                         next_step=f"tokmill verify {file.path.parent} says what else is damaged",
                     )
                 left -= len(ids)
