@@ -201,12 +201,14 @@ _arguments: Sequence[str] = ()
 """Of this call of `run`."""
 _signalled = False
 """Whether somebody asked for the end."""
+_defaults: dict[str, object] = {}
+"""What files say of the command of this call, by parameter."""
 
 
 def run(arguments: Sequence[str]) -> int:
     """Carry out one command line. Returns the exit code; never raises but for faults of Python itself."""
-    global _arguments  # noqa: PLW0603  typer hands its commands values only, not what was typed
-    _arguments = arguments
+    global _arguments, _defaults  # noqa: PLW0603  typer hands its commands values only, not what was typed
+    _arguments, _defaults = arguments, {}
     found = settings.NONE
     if os.environ.get("_TOKMILL_COMPLETE"):
         from typer.completion import completion_init  # type: ignore[attr-defined]
@@ -215,6 +217,7 @@ def run(arguments: Sequence[str]) -> int:
     try:
         # Help, and the command that says what is wrong, are there whatever the files say.
         found = found if {"--help", "-h"} & {*arguments} or arguments[:1] == ["doctor"] else configured.load(app)
+        _defaults = found.defaults.get(arguments[0], {}) if arguments else {}
         code = app(
             list(arguments) or ["--help"],
             prog_name="tokmill",
@@ -340,6 +343,8 @@ def _typed(*options: str) -> bool:
 
 def _has_flag(option: str, variable: str, *, short: str = "") -> bool:
     if option in _arguments or os.environ.get(variable, "").lower() in {"1", "true", "t", "yes", "y", "on"}:
+        return True
+    if _defaults.get(option.removeprefix("--")) and not os.environ.get(variable):
         return True
     return bool(short) and any(a.startswith("-") and not a.startswith("--") and short in a for a in _arguments)
 

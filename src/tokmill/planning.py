@@ -122,7 +122,10 @@ _MOST_DETAILS = 5
 def details(job: Job) -> list[str]:
     """What was decided, a line each: inputs, tokenizer, output, and how the machine is used."""
     content, resources = job.content, job.resources
-    shown = [f"input: {each.path}, {each.format}, {each.compression} compression" for each in content.inputs[:_MOST_DETAILS]]
+    shown = [
+        f"input: {each.path}, {each.format}{'' if each.compression == 'none' else ', ' + each.compression}"
+        for each in content.inputs[:_MOST_DETAILS]
+    ]
     if len(content.inputs) > _MOST_DETAILS:
         shown.append(f"input: and {len(content.inputs) - _MOST_DETAILS:,} more")
     tokenizer = content.tokenizer
