@@ -69,6 +69,7 @@ def _register_merge(app: typer.Typer, show: Callable[[str], None]) -> None:
         directories: Directories,
         out: options.Out,
         fresh: options.Fresh = False,
+        events: options.Events = None,
         json: options.Json = False,
         quiet: options.Quiet = False,
         verbose: options.Verbose = False,
@@ -78,10 +79,10 @@ def _register_merge(app: typer.Typer, show: Callable[[str], None]) -> None:
         They must agree in tokenizer, dtype, end-of-text id and its placement, and format. Every byte is checked while it is copied.
         """
         from tokmill import merging
-        from tokmill.progress import make_progress
+        from tokmill.eventlog import observing
 
-        with make_progress(verb="merging", quiet=quiet, verbose=verbose) as progress:
-            outcome = merging.merge(directories, out, fresh=fresh, observers=[progress])
+        with observing(verb="merging", quiet=quiet, verbose=verbose, events=events) as observers:
+            outcome = merging.merge(directories, out, fresh=fresh, observers=observers)
         show(_rendered(outcome, json=json, quiet=quiet))
 
 
@@ -102,6 +103,7 @@ def _register_convert(app: typer.Typer, show: Callable[[str], None], is_typed: C
         tokenizer: BareTokenizer = None,
         val: Val = None,
         fresh: options.Fresh = False,
+        events: options.Events = None,
         json: options.Json = False,
         quiet: options.Quiet = False,
         verbose: options.Verbose = False,
@@ -112,7 +114,7 @@ def _register_convert(app: typer.Typer, show: Callable[[str], None], is_typed: C
         the training side, that of --val the validation side.
         """
         from tokmill import conversion
-        from tokmill.progress import make_progress
+        from tokmill.eventlog import observing
 
         # What is said of bare files may come from the environment, meant for tokenize: a directory's manifest knows better.
         stated = {
@@ -125,7 +127,7 @@ def _register_convert(app: typer.Typer, show: Callable[[str], None], is_typed: C
         }
         if any(map(os.path.isdir, sources)):
             stated = {name: value for name, value in stated.items() if is_typed(f"--{name.replace('_', '-')}")}
-        with make_progress(verb="converting", quiet=quiet, verbose=verbose) as progress:
+        with observing(verb="converting", quiet=quiet, verbose=verbose, events=events) as observers:
             outcome = conversion.convert(
                 sources,
                 out,
@@ -135,7 +137,7 @@ def _register_convert(app: typer.Typer, show: Callable[[str], None], is_typed: C
                 to_eot=to_eot,
                 to_dtype=to_dtype,
                 fresh=fresh,
-                observers=[progress],
+                observers=observers,
                 **stated,  # type: ignore[arg-type]
             )
         show(_rendered(outcome, json=json, quiet=quiet))
@@ -149,17 +151,18 @@ def _register_reshard(app: typer.Typer, show: Callable[[str], None]) -> None:
         shard_tokens: options.ShardTokens = None,
         shard_documents: options.ShardDocuments = False,
         fresh: options.Fresh = False,
+        events: options.Events = None,
         json: options.Json = False,
         quiet: options.Quiet = False,
         verbose: options.Verbose = False,
     ) -> None:
         """Write DIR with shards of another size; without --shard-tokens, of the format's own."""
         from tokmill import conversion
-        from tokmill.progress import make_progress
+        from tokmill.eventlog import observing
 
-        with make_progress(verb="resharding", quiet=quiet, verbose=verbose) as progress:
+        with observing(verb="resharding", quiet=quiet, verbose=verbose, events=events) as observers:
             outcome = conversion.reshard(
-                directory, out, shard_tokens=shard_tokens, shard_documents=shard_documents, fresh=fresh, observers=[progress]
+                directory, out, shard_tokens=shard_tokens, shard_documents=shard_documents, fresh=fresh, observers=observers
             )
         show(_rendered(outcome, json=json, quiet=quiet))
 

@@ -16,6 +16,7 @@ import xxhash
 
 from tokmill.config import Content
 from tokmill.errors import DamageError, UsageError
+from tokmill.history import History, is_sane
 from tokmill.provenance import Provenance
 from tokmill.types import Counts, Cursor, FileEntry, text_to_path
 
@@ -74,6 +75,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     peak_rss_bytes: int
     made_from: tuple[Provenance, ...] | msgspec.UnsetType = msgspec.UNSET
     """In the order of the inputs; left out of an output that was tokenized in one run."""
+    history: History | msgspec.UnsetType = msgspec.UNSET
+    """How it went; outputs of tokmill 0.1 have none."""
     checksum: str = ""
     """xxh3_128, hex, of the manifest's canonical JSON with this field empty."""
 
@@ -191,6 +194,8 @@ def _check_values(manifest: Manifest, where: str) -> None:
         raise _damaged("a segment ends behind the last input", where)
     if content.separator == "":
         raise _damaged("the separator is empty", where)
+    if isinstance(manifest.history, History) and not is_sane(manifest.history):
+        raise _damaged("a history that no run has had", where)
     for source in content.inputs:
         try:
             text_to_path(source.path)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tokmill.forecast import InputPlan, Plan
     from tokmill.inspection import Inspection, Preview
     from tokmill.replay import Outcome
+    from tokmill.reporting import ReportPage
     from tokmill.types import FileEntry
     from tokmill.verification import Problem, Report
     from tokmill.vocabularies import Fetched, Vocabulary
@@ -239,6 +240,14 @@ def outcome_lines(outcome: Outcome) -> str:
     rows += [("in", printable_line(outcome.out)), ("next", f"tokmill verify {_quoted(outcome.out)}")]
     head = "complete already, nothing to do" if outcome.already_complete else "done"
     return "\n".join([f"tokmill: {head}", *_aligned(rows), *_notes(outcome.notices)])
+
+
+def page_lines(made: ReportPage) -> str:
+    """Where the report is, and what it lacks."""
+    state = "" if made.is_complete else ", of an output that is not complete"
+    size, seconds = format_bytes(made.size_bytes), _seconds(made.elapsed_s)
+    head = f"tokmill: {printable_line(made.path)} ({size}, {seconds}{state})"
+    return "\n".join([head, *_notes([f"not in it: {sentence}" for sentence in made.missing])])
 
 
 def _repaired_rows(repaired: list[Problem]) -> list[tuple[str, str]]:
