@@ -24,6 +24,7 @@ from tokmill.encode import (
     resolve_tokenizer,
 )
 from tokmill.encode.families import FAMILIES, OTHER
+from tokmill.encode.huggingface import HuggingFaceEncoder
 from tokmill.encode.newer import NEWER, NEWER_FOR_NFC, NEWER_SYMBOLS, ReferenceForNewer
 from tokmill.errors import EngineError, UsageError
 from tokmill.protocols import Encoder
@@ -335,3 +336,29 @@ def test_a_special_token_that_is_an_entry_of_the_vocabulary_is_not_made_of_text(
         ids = ids_of(load_encoder(tokenizer, engine), "endoftext endoftext\nendoftext")
         assert n not in ids
         assert ids == true_ids(name, "endoftext endoftext\nendoftext")
+
+
+def test_a_panic_of_the_reference_is_an_engine_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A real one: an added token of which the normalizer leaves nothing is found inside characters. Such tokenizers are refused."""
+    spec = json.loads(path_of("sentencepiece").read_text())
+    strip = {"type": "Strip", "strip_left": True, "strip_right": True}
+    nothing = {"id": len(spec["model"]["vocab"]), "content": "\n\n", "normalized": True, "special": False}
+    flags = {"single_word": False, "lstrip": False, "rstrip": False}
+    data = json.dumps(spec | {"normalizer": strip, "added_tokens": [*spec["added_tokens"], nothing | flags]}).encode()
+    with pytest.raises(UsageError, match="leaves nothing of the added token") as caught:
+        HuggingFaceEncoder(lambda: data, None)
+    assert all((caught.value.what, caught.value.where, caught.value.allowed, caught.value.next_step))
+    monkeypatch.setattr(HuggingFaceEncoder, "_check_added", lambda _: None)
+    encoder = HuggingFaceEncoder(lambda: data, None)
+    with pytest.raises(EngineError, match="Hugging Face tokenizers failed"):
+        encoder.encode(["the\u0301 \u0301".encode()])
+
+
+def test_an_added_token_that_the_normalizer_shortens_is_encoded(tmp_path: Path) -> None:
+    spec = json.loads(path_of("unigram").read_text())
+    n = len(spec["model"]["vocab"])
+    added = [*spec["added_tokens"], {"id": n, "content": "q\ufb01e\u0301", "normalized": True, "special": False}]
+    flags = {"single_word": False, "lstrip": False, "rstrip": False}
+    path = rewritten("unigram", tmp_path, added_tokens=[flags | token for token in added])
+    tokenizer = resolve_tokenizer(str(path))
+    assert n in ids_of(load_encoder(tokenizer, "tokenizers"), "a q\ufb01\u00e9 b")
