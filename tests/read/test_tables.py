@@ -229,3 +229,16 @@ def test_members_of_every_kind_of_archive_are_found(tmp_path: Path, tar_format: 
     reading = read_all(write(tmp_path, {"a.tar": made.getvalue()}))
     assert reading.texts == [b"abc"] * 4
     assert reading.counts.skipped == {"other_file": 4}
+
+
+def test_hidden_members_of_an_archive_are_passed_over(tmp_path: Path) -> None:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        for name in ("./a.txt", "._a.txt", ".hidden.txt", "d/.git/x.txt", "../b.txt", "c/._d.json", "e/.long.txt"):
+            data = name.encode() * (100 if "long" in name else 1)
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    reading = read_all(write(tmp_path, {"a.tar": packed.getvalue()}), sizes={"batch_bytes": 100})
+    assert reading.texts == [b"./a.txt", b"../b.txt"]
+    assert reading.counts.skipped == {"other_file": 5}

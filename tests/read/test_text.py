@@ -8,6 +8,7 @@ import lzma
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import lz4.frame
 import pytest
@@ -142,7 +143,7 @@ FOREIGN = {
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.csv"])
 @pytest.mark.parametrize("named", FOREIGN)
 def test_a_file_that_is_something_else_is_named_whatever_the_policy(
-    tmp_path: Path, named: str, name: str, policy: dict[str, str]
+    tmp_path: Path, named: str, name: str, policy: dict[str, Any]
 ) -> None:
     inputs = write(tmp_path, {name: FOREIGN[named]})
     with pytest.raises(InputError, match=f"it begins like {named}|byte order mark {named}") as caught:
