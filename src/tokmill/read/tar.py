@@ -1,9 +1,9 @@
 """Archives of texts (tar, as WebDataset makes them), read front to back without unpacking: each member is a document.
 
 Members named .txt, .text or .md are texts as they are, members named .json are JSON objects with a text key; the others (images,
-directories, links, hidden ones) are passed over and counted. Headers are parsed by Python's tarfile, one at a time: its own loop over members
-is refused, since it takes an archive that was cut, or whose headers are damaged from some place on, for one that ends there.
-Nothing of a header is believed but its name, kind and size, and no path of an archive is ever opened.
+directories, links, hidden ones) are passed over and counted. Headers are parsed by Python's tarfile, one at a time: its own loop
+over members is refused, since it takes an archive that was cut, or whose headers are damaged from some place on, for one that ends
+there. Nothing of a header is believed but its name, kind and size, and no path of an archive is ever opened.
 """
 
 from __future__ import annotations
