@@ -69,6 +69,7 @@ class GigatokenEncoder:
         if ids.dtype != np.uint32 or len(offsets) != len(documents) + 1 or offsets[0] or offsets[-1] != len(ids):
             raise EngineError(
                 f"gigatoken returned {len(offsets) - 1:,} documents of {len(ids):,} {ids.dtype} ids",
+                where="a batch of the engine",
                 allowed=f"{len(documents):,} documents of uint32 ids",
                 next_step="pip install gigatoken==0.10.0, then run again: it resumes",
             )
@@ -80,6 +81,7 @@ class GigatokenEncoder:
         if len(ids) and int(ids.max()) >= engine.vocab_size:
             raise EngineError(
                 f"no token has the id {int(ids.max()):,}",
+                where="ids to decode",
                 allowed=f"ids below {engine.vocab_size:,}",
                 next_step="check that the tokens and the tokenizer belong together",
             )
@@ -136,5 +138,6 @@ def _mapped(error: BaseException) -> BaseException:
         error,
         "gigatoken",
         (ValueError, TypeError, RuntimeError, OSError),
+        "text that the engine encodes; it is to take any",
         "run again with another --engine and --fresh (the same ids, slower), and report the document",
     )

@@ -76,6 +76,7 @@ class HuggingFaceEncoder:
         if not is_known:
             raise EngineError(
                 f"no token has the id {largest:,}",
+                where="ids to decode",
                 allowed=f"ids of a vocabulary of {self._tokenizer.get_vocab_size():,}",
                 next_step="check that the tokens and the tokenizer belong together",
             )
@@ -129,4 +130,5 @@ def _parts(document: bytes, cutter: Cutter | None) -> Iterator[bytes]:
 
 def _failed(error: BaseException) -> BaseException:
     """See `panics.mapped`; the library raises Exception itself."""
-    return mapped(error, "Hugging Face tokenizers", (Exception,), "report the tokenizer and the document")
+    allowed = "text and ids that the tokenizer takes; it is to take any"
+    return mapped(error, "Hugging Face tokenizers", (Exception,), allowed, "report the tokenizer and the document")

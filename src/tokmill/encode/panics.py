@@ -9,8 +9,10 @@ from __future__ import annotations
 from tokmill.errors import EngineError
 
 
-def mapped(error: BaseException, engine: str, raised: tuple[type[BaseException], ...], next_step: str) -> BaseException:
+def mapped(
+    error: BaseException, engine: str, raised: tuple[type[BaseException], ...], allowed: str, next_step: str
+) -> BaseException:
     """An EngineError for what an engine raises, panics included; anything else as it is. raised: what counts as the engine's."""
     if not isinstance(error, raised) and type(error).__name__ != "PanicException":
         return error
-    return EngineError(f"{engine} failed: {error}", next_step=next_step)
+    return EngineError(f"{engine} failed: {error}", where="a batch of the engine", allowed=allowed, next_step=next_step)
