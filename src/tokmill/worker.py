@@ -141,7 +141,7 @@ class Worker:
                 recorder.wait_for_stdin_end()
                 if self._is_to_end(recorder):
                     raise self._ended(output.directory, _COMMITTED)
-            except Exception:
+            except BaseException:
                 # What was written before is kept, whatever went wrong behind it.
                 recorder.commit()
                 output.settle()
@@ -344,7 +344,7 @@ def main(job_fd: int, event_fd: int) -> None:
     line.watch(worker.stop)
     try:
         worker.run()
-    except Exception as error:  # noqa: BLE001  the parent is told of whatever it is
+    except BaseException as error:  # noqa: BLE001  the parent is told of whatever it is, panics of engines too
         line.emit(failed_event(error))
     sys.stderr.flush()
     # Threads may still wait for standard input or hold the engine; everything durable is done.
