@@ -104,7 +104,7 @@ def test_an_empty_side_is_a_notice_with_what_to_type(
     path = write_corpus(tmp_path / "few.txt", texts)
     assert cli.run(["tokenize", str(path), "--out", str(tmp_path / "o"), *options]) == 0
     shown = capsys.readouterr()
-    assert re.search(f"^tokmill: {words}", shown.err, re.MULTILINE)
+    assert len(re.findall(words, shown.err + shown.out)) == 1
     assert re.search(f"^  note: {words}", shown.out, re.MULTILINE)
     assert cli.run(["tokenize", str(path), "--out", str(tmp_path / "o"), *options, "--json", "-q"]) == 0
     (notice,) = json.loads(capsys.readouterr().out)["notices"]
@@ -127,7 +127,32 @@ def test_no_validation_side_that_was_asked_for_is_no_notice(tmp_path: Path) -> N
     path = write_corpus(tmp_path / "few.txt", TEXTS[:3])
     assert tokmill.tokenize(path, tmp_path / "o", val_fraction=0).notices == []
     assert tokmill.tokenize(path, tmp_path / "p", val_fraction=0.5).notices == []
-    assert tokmill.tokenize(write_corpus(tmp_path / "none.txt", [""]), tmp_path / "q").notices == []
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        (
+            "a.jsonl",
+            '{"body": "x", "id": 1}\n{"body": "y", "id": 2}\n',
+            r"nothing was written: every record was skipped \(2 missing_text\): is --text-key text right\? .* keys body, id\. .*--fresh",
+        ),
+        ("a.jsonl", "no json\n", r"nothing was written: every record was skipped \(1 invalid_json\); skipped.jsonl"),
+        ("a.csv", "text,id\n", "nothing was written: the inputs hold no document"),
+        ("a.txt", "", "nothing was written: .*1 document, and no text in any"),
+    ],
+)
+def test_an_output_without_text_is_a_notice_that_says_why(tmp_path: Path, name: str, text: str, words: str) -> None:
+    (tmp_path / name).write_text(text)
+    (notice,) = tokmill.tokenize(tmp_path / name, tmp_path / "o", on_error="skip").notices
+    assert re.match(words, notice), notice
+
+
+def test_the_documents_of_the_summary_add_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "good"}\nbad\n{"text": ""}\n{"text": ""}\n')
+    assert cli.run(["tokenize", str(path), "--out", str(tmp_path / "o"), "--on-error", "skip", "--val-fraction", "0"]) == 0
+    assert "documents  4  (train 1, validation 0, empty 2, skipped 1)" in capsys.readouterr().out
 
 
 def test_numbers_agree_with_their_nouns(tmp_path: Path) -> None:

@@ -7,26 +7,21 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from tokmill.emptiness import emptiness_notices
 from tokmill.forecast import NOWHERE, Plan, check_disk, foresee
 from tokmill.planning import details, make_job
 from tokmill.probe import peak_rss_bytes
 from tokmill.runner import LocalRunner
 from tokmill.trainers import tail_notices
-from tokmill.types import BLOCK_BYTES, DIVIDE_ABOVE_BYTES, AnyEvent, Detail, FileEntry, Notice, Restarted, Started
-from tokmill.words import counted
+from tokmill.types import AnyEvent, Detail, FileEntry, Notice, Restarted, Started
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Sequence
 
-    from tokmill.config import Content, Job
+    from tokmill.config import Job
     from tokmill.protocols import Observer
-    from tokmill.types import Counts, Finished
-
-
-_MOST_VAL = 0.5
-_ENOUGH_DOCUMENTS = 5
-"""Expected for validation, so that none at all is less likely than one in a hundred."""
+    from tokmill.types import Finished
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
@@ -256,27 +251,6 @@ def _tell(observers: Sequence[Observer], notices: Sequence[str]) -> None:
             observer.on_event(Notice(text=notice))
 
 
-def _empty_side(counts: Counts, content: Content) -> list[str]:
-    """What to say when one side has all the text though both were asked for."""
-    n, val_fraction = counts.documents_train + counts.documents_val, content.val_fraction
-    if not val_fraction or not n or bool(counts.tokens_train) == bool(counts.tokens_val):
-        return []
-    name, side = ("val.bin", "validation") if counts.tokens_train else ("train.bin", "training")
-    what = f"{name} is empty (np.memmap refuses such a file, tokmill.open does not)"
-    if content.format != "raw" or content.shards:
-        what = f"there is no file for {side}"
-    what += f": of {counted(n, 'document')} none is for {side}"
-    if n == 1 and counts.bytes_text <= DIVIDE_ABOVE_BYTES and content.inputs[0].format == "text":
-        what += ", for a document of less than 64 MiB is not divided; say with --separator where documents end"
-    elif side == "training" or val_fraction >= _MOST_VAL:
-        what += "; choose with another --seed, and --fresh"
-    else:
-        n_blocks = max(n, counts.bytes_text // BLOCK_BYTES if counts.bytes_text > DIVIDE_ABOVE_BYTES * n else n)
-        fraction = min(_MOST_VAL, max(_ENOUGH_DOCUMENTS / n_blocks, 2 * val_fraction))
-        what += f"; for some, run again with --fresh --val-fraction {fraction:.2g}"
-    return [f"{what}. With --val-fraction 0 all are for training"]
-
-
 def _summarize(job: Job, finished: Finished, meter: _Meter) -> Summary:
     counts = finished.counts
     elapsed_s = time.monotonic() - meter.started_s
@@ -306,5 +280,5 @@ def _summarize(job: Job, finished: Finished, meter: _Meter) -> Summary:
         dtype=job.content.dtype,
         out=job.out,
         files=dict(finished.files),
-        notices=[*_empty_side(counts, job.content), *tail_notices(job.content, finished.files)],
+        notices=[*emptiness_notices(counts, job.content), *tail_notices(job.content, finished.files)],
     )

@@ -65,6 +65,7 @@ class ProgressObserver:
         self._clock = clock
         self._started = Started(total_bytes=None, resumed_bytes=0, position_bytes=0, n_threads=1, batch_bytes=0, budget_bytes=0)
         self._base: Progress | None = None
+        self._has_finished = False
         self._pace = Pace()
         self._began_s = self._shown_s = clock()
 
@@ -75,7 +76,9 @@ class ProgressObserver:
         elif isinstance(event, Started):
             self._on_started(event)
         elif isinstance(event, Notice):
-            self._display.message(printable_line(event.text))
+            # What is said of a result stands in the summary too, which comes next.
+            if not self._has_finished:
+                self._display.message(printable_line(event.text))
         elif isinstance(event, Detail):
             if self._verbose:
                 self._display.message(printable_line(event.text))
@@ -87,6 +90,7 @@ class ProgressObserver:
             before, after = event.rss_before_bytes / _MIB, event.rss_after_bytes / _MIB
             self._display.message(f"gave back caches: {before:,.0f} MiB to {after:,.0f} MiB")
         elif isinstance(event, Finished | Failed):
+            self._has_finished = isinstance(event, Finished)
             self.close()
 
     def close(self) -> None:
@@ -100,7 +104,7 @@ class ProgressObserver:
         self.close()
 
     def _on_started(self, event: Started) -> None:
-        self._started, self._base, self._pace = event, None, Pace()
+        self._started, self._base, self._pace, self._has_finished = event, None, Pace(), False
         what = "standard input" if event.total_bytes is None else format_bytes(event.total_bytes)
         budget = f", at most {format_memory(event.budget_bytes)} of memory" if event.budget_bytes else ""
         threads = f", {counted(event.n_threads, 'thread')}" if event.budget_bytes else ""

@@ -53,7 +53,7 @@ def summary_lines(summary: Summary) -> str:
     n_tokens = summary.tokens_train + summary.tokens_val
     head = "complete already, nothing to do" if summary.already_complete else "done"
     rows = [
-        ("documents", f"{summary.documents:,}  (train {summary.documents_train:,}, validation {summary.documents_val:,})"),
+        ("documents", f"{summary.documents:,}  ({_parts(summary)})"),
         ("tokens", f"{n_tokens:,}  (train {summary.tokens_train:,}, validation {summary.tokens_val:,}), {summary.dtype}"),
         ("read", format_bytes(summary.bytes_in)),
         ("text", f"{format_bytes(summary.bytes_text)}{_per_token(summary.bytes_text, n_tokens)}"),
@@ -72,6 +72,16 @@ def summary_lines(summary: Summary) -> str:
     rows += [("files", _file_names(summary.files))]
     rows += [("in", printable_line(summary.out)), ("next", f"tokmill verify {_quoted(summary.out)}")]
     return "\n".join([f"tokmill: {head}", *_aligned(rows), *_notes(summary.notices)])
+
+
+def _parts(summary: Summary) -> str:
+    """Where the documents went: parts that add up to all, but for documents that were divided between the sides."""
+    n_empty = summary.skipped.get("empty", 0)
+    n_skipped = sum(summary.skipped.values()) - n_empty
+    n_divided = summary.documents_train + summary.documents_val + n_empty + n_skipped - summary.documents
+    parts = [f"train {summary.documents_train:,}", f"validation {summary.documents_val:,}"]
+    parts += [f"{name} {n:,}" for name, n in (("empty", n_empty), ("skipped", n_skipped)) if n]
+    return ", ".join(parts) + (f"; {n_divided:,} more by dividing" if n_divided else "")
 
 
 def _file_names(files: Mapping[str, FileEntry]) -> str:

@@ -120,6 +120,11 @@ def check_files(inputs: Sequence[Input], text_key: str) -> list[str]:
     return notices
 
 
+def keys_of(source: Input) -> list[str]:
+    """The keys of the JSON object that is the first line of a file; none where it cannot be seen."""
+    return sorted(_keys(_first_line(source)[0]) or ()) if source.size_bytes else []
+
+
 def is_json_lines(line: bytes, is_whole: bool, text_key: str) -> bool:  # noqa: FBT001  as `first_line` returns it
     """Whether a first line is that of JSON lines: it is a JSON object; or begins like one and is too long to be looked at whole,
     or somebody has named a key of his own.
