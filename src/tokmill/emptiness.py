@@ -46,7 +46,9 @@ def _key_question(content: Content, reasons: dict[str, int]) -> str:
     if not _MISSED & set(reasons):
         return "; skipped.jsonl in the output says where"
     keys = next((keys for source in content.inputs if source.format == "jsonl" if (keys := keys_of(source))), [])
-    there = f" The first line has the keys {', '.join(keys[:_MOST_KEYS])}{', ...' if len(keys) > _MOST_KEYS else ''}." if keys else ""
+    there = (
+        f" The first line has the keys {', '.join(keys[:_MOST_KEYS])}{', ...' if len(keys) > _MOST_KEYS else ''}." if keys else ""
+    )
     return f": is --text-key {content.text_key} right?{there} Run again with --fresh and the right key"
 
 

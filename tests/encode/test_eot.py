@@ -48,6 +48,7 @@ def test_without_a_configuration_it_is_the_one_token_of_a_known_name(tmp_path: P
         ({"<|im_end|>": 1, "<pad>": 2}, None),
         ({"<|im_end|>": 1, "<pad>": 2}, "<eos>"),
         ({"<|im_end|>": 1}, 7),
+        ({EOT: 1}, "<eos>"),  # which the tokenizer does not have
         ({}, None),
     ],
 )
@@ -69,6 +70,35 @@ def test_what_is_asked_for_is_taken(tmp_path: Path, wanted: str) -> None:
 def test_a_token_that_text_could_make_is_refused(tmp_path: Path, wanted: str) -> None:
     with pytest.raises(UsageError, match="is no special token"):
         find_eot({EOT: 1, "<|im_end|>": 2}, beside(tmp_path, EOT), wanted)
+
+
+def test_a_token_that_is_not_there_is_said_not_to_be_there(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"^--eot-token '\[FOO\]' is no special token of this tokenizer"):
+        find_eot({EOT: 1}, beside(tmp_path, EOT), "[FOO]")
+
+
+@pytest.mark.parametrize(
+    ("special", "example"),
+    [
+        (["[UNK]", "[PAD]", "[CLS]", "[SEP]", "[MASK]"], "[SEP]"),
+        (["<s>", "</s>", EOT], EOT),
+        (["<|im_start|>", "<|im_end|>"], "<|im_end|>"),
+        (["[CLS]", "[MASK]", "<|x|>"], "<|x|>"),
+    ],
+)
+def test_the_token_that_is_offered_first_is_the_likeliest_end(tmp_path: Path, special: list[str], example: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        find_eot({token: i for i, token in enumerate(special)}, beside(tmp_path, None), "[FOO]", {"[UNK]"})
+    assert caught.value.next_step == f"--eot-token '{example}'"
+    assert "[UNK]" not in (caught.value.allowed or "")
+
+
+@pytest.mark.parametrize(("maker", "unknown"), [("wordpiece", "[UNK]"), ("unigram", "<unk>")])
+def test_the_token_for_what_is_unknown_is_not_offered(maker: str, unknown: str) -> None:
+    with pytest.raises(UsageError, match="is no special token") as caught:
+        resolve_tokenizer(str(path_of(maker)), "[FOO]")
+    assert unknown not in (caught.value.allowed or "") + (caught.value.next_step or "")
+    assert caught.value.next_step in ("--eot-token '[SEP]'", "--eot-token '</s>'")
 
 
 @pytest.mark.parametrize("broken", [b"", b"[]", b"{", b'{"eos_token": "\xff"}', None])

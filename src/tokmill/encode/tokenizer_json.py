@@ -80,6 +80,13 @@ class TokenizerFile:
         """The added tokens that are not special: text that holds one becomes its id, as the reference has it."""
         return [token for token in self.added if not token.special]
 
+    @property
+    def unfit(self) -> set[str]:
+        """The special tokens that text can become, which therefore cannot end documents."""
+        unknown = self._unknown()
+        made = {token for token in self.special if is_byte_token(token)} if self._of_model("byte_fallback") else set()
+        return made | ({unknown} & self.special.keys() if unknown is not None and not self._knows_all() else set())
+
     def family(self) -> str:
         """Of the tokenizer, added tokens included; `OTHER` is encoded by the reference."""
         if self.type != "BPE":
@@ -108,13 +115,11 @@ class TokenizerFile:
     def check_eot(self, eot_id: int) -> None:
         """Raises UsageError where text could become the token that ends documents."""
         eot = next(token for token, i in self.special.items() if i == eot_id)
-        if eot == self._unknown() and not self._knows_all():
-            how = "stands for what is not in the vocabulary"
-        elif is_byte_token(eot) and self._of_model("byte_fallback"):
-            how = "stands for a byte"
-        else:
+        unfit = self.unfit
+        if eot not in unfit:
             return
-        others = [token for token in self.special if token not in (eot, self._unknown()) and not is_byte_token(token)]
+        how = "stands for a byte" if is_byte_token(eot) else "stands for what is not in the vocabulary"
+        others = [token for token in self.special if token not in unfit]
         error = self._refused(f"{eot!r} cannot end documents: it {how}, so text becomes it", "a special token that no text becomes")
         if others:
             error.next_step = f"--eot-token '{others[0]}'" + (f", or another of {', '.join(others[:8])}" if others[1:] else "")

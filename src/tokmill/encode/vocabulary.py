@@ -226,7 +226,7 @@ def _huggingface(name: str, path: str, eot_token: str | None) -> Tokenizer:
             next_step="pip install 'tokmill[hf]', then run again",
         )
     file.check()
-    eot_id = find_eot(file.special, path, eot_token)
+    eot_id = find_eot(file.special, path, eot_token, file.unfit)
     file.check_eot(eot_id)
     return Tokenizer(
         name=name,
