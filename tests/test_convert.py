@@ -198,6 +198,21 @@ def test_a_bare_file_of_another_tool_is_converted_as_stated(base: Path, tmp_path
     assert load_manifest(tmp_path / "out").counts.documents_train == load_manifest(base / eot).counts.documents_train
 
 
+def test_an_output_in_the_directory_of_a_bare_source_is_refused_before_anything_is_gone(base: Path, tmp_path: Path) -> None:
+    make_direct(tmp_path / "src", base / "corpus.txt")
+    (tmp_path / "links").mkdir()
+    link = tmp_path / "links" / "train.bin"
+    link.symlink_to(tmp_path / "src" / "train.bin")
+    before = files_in(tmp_path / "src")
+    stated: dict[str, Any] = {"from_format": "raw", "dtype": "uint16", "eot": "after", "eot_id": EOT, "fresh": True}
+    for source in (tmp_path / "src" / "train.bin", link):
+        for out, words in ((tmp_path / "src", "directory of a source"), (tmp_path / "src" / "sub", "lies in a source")):
+            with pytest.raises(UsageError, match=words):
+                tokmill.convert(source, out, format="llmc", **stated)
+    assert files_in(tmp_path / "src") == before
+    assert tokmill.verify(tmp_path / "src").ok
+
+
 def test_bare_shards_with_headers_are_one_corpus_in_the_order_given(base: Path, tmp_path: Path) -> None:
     tokmill.convert(base / "after", tmp_path / "s", format="llmc", shard_tokens=500, to_eot="before")
     shards = sorted((tmp_path / "s").glob("train_*.bin"))

@@ -159,6 +159,15 @@ def test_the_output_is_none_of_the_sources(runs: list[Path], tmp_path: Path) -> 
         tokmill.merge([*runs, tmp_path], tmp_path / "m")
 
 
+def test_an_output_inside_a_source_or_around_one_is_refused_and_leaves_it_as_it_is(runs: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="lies in a source"):
+        tokmill.merge(runs, runs[1] / "deep" / "er")
+    with pytest.raises(UsageError, match="a source lies in the output"):
+        tokmill.merge(runs, tmp_path, fresh=True)
+    assert not (runs[1] / "deep").exists()
+    assert all(tokmill.verify(path).ok for path in runs)
+
+
 @pytest.mark.parametrize("at", [0, 61, -1])
 def test_a_flipped_bit_in_a_source_is_damage_that_names_it(
     runs: list[Path], tmp_path: Path, at: int, capsys: pytest.CaptureFixture[str]

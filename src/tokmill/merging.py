@@ -15,6 +15,7 @@ import msgspec
 
 from tokmill.errors import UsageError
 from tokmill.flat import FlatCarrier, is_flat
+from tokmill.manifest import MANIFEST_NAME
 from tokmill.replay import Outcome, carry_all
 from tokmill.rewrite import WriterCarrier
 from tokmill.sources import Source
@@ -88,17 +89,34 @@ def check_marks(source: Source) -> None:
 
 
 def check_apart(sources: Sequence[Path], out: Path) -> None:
-    """Raises UsageError when the output is one of the sources, or what is not a directory."""
+    """Raises UsageError when the output is a source's directory or lies in one, holds one, or is what is not a directory."""
     if out.exists() and not out.is_dir():
         raise UsageError("the output is a file", where=str(out), allowed="a directory, new or old", next_step="--out merged")
     for source in sources:
-        if out.exists() and source.exists() and os.path.samefile(out, source):
+        # A link in another directory may lead to the file that an output here would replace.
+        around = {source} if source.is_dir() else {source.parent, source.resolve().parent}
+        for directory in around:
+            is_held, is_in = _is_within(directory, out), _is_within(out, directory)
+            if is_held and is_in:
+                what = "the output is one of the sources" if source.is_dir() else "the output is the directory of a source"
+            elif is_held:
+                what = "a source lies in the output"
+            elif is_in and (source.is_dir() or (directory / MANIFEST_NAME).exists()):
+                what = "the output lies in a source, which would then hold files that its manifest does not list"
+            else:
+                continue
             raise UsageError(
-                "the output is one of the sources",
-                where=str(out),
-                allowed="another directory",
-                next_step=f"choose another --out, such as {out}-new",
+                what,
+                where=f"{out}, and the source {source}",
+                allowed="another directory, beside the sources",
+                next_step=f"choose another --out, such as {directory}-new",
             )
+
+
+def _is_within(path: Path, directory: Path) -> bool:
+    """Whether a path is a directory that is there, or leads through it."""
+    real = path.resolve()
+    return directory.is_dir() and any(p.exists() and os.path.samefile(p, directory) for p in (real, *real.parents))
 
 
 def check_agreement(sources: Sequence[Source]) -> None:
