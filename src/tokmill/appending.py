@@ -14,9 +14,10 @@ import msgspec
 
 from tokmill import __version__
 from tokmill.changes import changed_error, changed_input_error
-from tokmill.commit import Output, open_output, pending_manifest
+from tokmill.commit import Output, discard_append, open_output
 from tokmill.errors import UsageError
 from tokmill.flat import FlatCarrier, is_flat
+from tokmill.kept import is_append_to, pending_manifest
 from tokmill.manifest import MANIFEST_NAME, Manifest, load_manifest
 from tokmill.planning import PlannedJob
 from tokmill.replay import Replay, Teller, provenance
@@ -44,7 +45,8 @@ def extend(planned: PlannedJob) -> PlannedJob:
     """
     job = planned.job
     directory = Path(text_to_path(job.out))
-    source = Source.load(_published(directory))
+    finished = _settle(directory, fresh=job.fresh)
+    source = Source.load(directory)
     old = source.manifest
     if old.content.origin:
         raise UsageError(
@@ -57,7 +59,7 @@ def extend(planned: PlannedJob) -> PlannedJob:
     if settings.fingerprint() != old.fingerprint:
         raise changed_error(old.content, settings, directory)
     new, notices = _new_inputs(old.content.inputs, job.content.inputs, directory)
-    if not new:
+    if not new or (finished and old.content.inputs[-len(new) :] == new):
         return PlannedJob(msgspec.structs.replace(job, content=old.content, fresh=False), [*planned.notices, *notices])
     content = msgspec.structs.replace(settings, inputs=(*old.content.inputs, *new))
     before = msgspec.structs.replace(provenance(source, "append"), made_from=())
@@ -93,10 +95,16 @@ def carry_over(job: Job, observers: Sequence[Observer]) -> Job:
     return job
 
 
-def _published(directory: Path) -> Path:
-    """The directory, the renames of a run that was killed while publishing done. Raises UsageError for an incomplete one."""
+def _settle(directory: Path, *, fresh: bool) -> bool:
+    """Do the renames of a run that was killed while publishing; an append is discarded instead, where that was asked for.
+
+    Returns whether it did them: what is complete is that run's output. Raises UsageError for an incomplete directory.
+    """
     pending = pending_manifest(directory)
-    if pending is not None:
+    if pending and fresh and (directory / MANIFEST_NAME).exists() and is_append_to(load_manifest(directory), pending):
+        discard_append(directory)
+        pending = None
+    if pending:
         output = open_output(directory, pending.content, __version__, fresh=False)
         if isinstance(output, Output):
             output.close()
@@ -107,8 +115,7 @@ def _published(directory: Path) -> Path:
             allowed=f"a directory with {MANIFEST_NAME}",
             next_step="leave --append out: the run is begun, or resumed, and more can be appended when it is complete",
         )
-    load_manifest(directory)
-    return directory
+    return pending is not None
 
 
 def _new_inputs(old: Sequence[Input], given: Sequence[Input], directory: Path) -> tuple[tuple[Input, ...], list[str]]:
