@@ -141,6 +141,25 @@ def test_an_output_of_several_settings_is_not_appended_to(corpora: list[Path], t
         append_in_process(corpora[2:], tmp_path / "m", seed=1)
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"format": "megatron", "eot": "none"}, "cannot be told apart"),
+        ({"shard_tokens": 900, "eot": "none"}, "cannot be told apart"),
+        ({"shard_tokens": 300, "drop_tail": True}, "its last shard was dropped"),
+    ],
+)
+def test_what_cannot_be_carried_over_is_refused_before_anything_is_written(
+    corpora: list[Path], tmp_path: Path, options: dict[str, Any], words: str
+) -> None:
+    begin(tmp_path / "out", corpora[:1], **options)
+    before = files_in(tmp_path / "out")
+    planned = make_job([str(corpora[1])], out=str(tmp_path / "out"), val_fraction=0.2, **options)
+    with pytest.raises(UsageError, match=words):
+        appending.extend(planned)
+    assert files_in(tmp_path / "out") == before
+
+
 def test_merged_runs_can_be_appended_to(corpora: list[Path], tmp_path: Path) -> None:
     for i in range(2):
         begin(tmp_path / f"r{i}", corpora[i : i + 1])

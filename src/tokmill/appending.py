@@ -21,8 +21,8 @@ from tokmill.kept import is_append_to, pending_manifest
 from tokmill.manifest import MANIFEST_NAME, Manifest, load_manifest
 from tokmill.planning import PlannedJob
 from tokmill.replay import Replay, Teller, provenance
-from tokmill.rewrite import WriterCarrier
-from tokmill.sources import Source
+from tokmill.rewrite import WriterCarrier, stream_of
+from tokmill.sources import SIDES, Source
 from tokmill.types import text_to_path
 from tokmill.words import counted
 
@@ -61,6 +61,7 @@ def extend(planned: PlannedJob) -> PlannedJob:
     new, notices = _new_inputs(old.content.inputs, job.content.inputs, directory)
     if not new or (finished and old.content.inputs[-len(new) :] == new):
         return PlannedJob(msgspec.structs.replace(job, content=old.content, fresh=False), [*planned.notices, *notices])
+    _check_carriable(source)
     content = msgspec.structs.replace(settings, inputs=(*old.content.inputs, *new))
     before = msgspec.structs.replace(provenance(source, "append"), made_from=())
     job = msgspec.structs.replace(job, content=content, made_from=(*(old.made_from or ()), before))
@@ -81,8 +82,7 @@ def carry_over(job: Job, observers: Sequence[Observer]) -> Job:
     try:
         source = Source.load(directory)
         if not output.segments or output.cursor.input_index < source.n_inputs:
-            is_copied = is_flat(source) and not content.shards
-            carrier = FlatCarrier(output) if is_copied else WriterCarrier(output, content)
+            carrier = FlatCarrier(output) if _is_copied(source) else WriterCarrier(output, content)
             size = counted(source.size_bytes, "byte")
             Teller(observers).notice(
                 f"the new output begins with the {size} that are complete; they stay until it is complete, too"
@@ -93,6 +93,23 @@ def carry_over(job: Job, observers: Sequence[Observer]) -> Job:
     finally:
         output.close()
     return job
+
+
+def _is_copied(source: Source) -> bool:
+    return is_flat(source) and not source.content.shards
+
+
+def _check_carriable(source: Source) -> None:
+    """Raises UsageError for an old output that cannot be brought into the new one."""
+    for side in SIDES:
+        stream_of(source, side)
+    if not _is_copied(source) and source.content.eot == "none":
+        raise UsageError(
+            "nothing can be appended here: with --eot none the documents in it cannot be told apart",
+            where=str(source.directory),
+            allowed="an output with end-of-text ids, or with --eot none one of the raw format without --shard-tokens",
+            next_step="tokenize the old and the new inputs together into another --out",
+        )
 
 
 def _settle(directory: Path, *, fresh: bool) -> bool:
