@@ -11,7 +11,7 @@ from tokmill.forecast import NOWHERE, Plan, check_disk, foresee
 from tokmill.planning import make_job
 from tokmill.probe import peak_rss_bytes
 from tokmill.runner import LocalRunner
-from tokmill.trainers import tail_notices
+from tokmill.trainers import dropped_notices, dropped_tokens, tail_notices
 from tokmill.types import BLOCK_BYTES, DIVIDE_ABOVE_BYTES, AnyEvent, FileEntry, Notice, Restarted, Started
 from tokmill.words import counted
 
@@ -39,6 +39,9 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     tokens_train: int
     """End-of-text ids included."""
     tokens_val: int
+    dropped_tokens_train: int
+    """Of those, left out by --drop-tail: in no file."""
+    dropped_tokens_val: int
     bytes_in: int
     """Decompressed bytes of the inputs, those of an earlier run that was resumed included."""
     bytes_text: int
@@ -268,12 +271,15 @@ def _summarize(job: Job, finished: Finished, meter: _Meter) -> Summary:
     # A run that is complete already starts nothing and reads nothing.
     n_read = counts.bytes_in - meter.resumed_bytes if meter.resumed_bytes is not None else 0
     share = n_read / counts.bytes_in if counts.bytes_in else 0.0
+    dropped = dropped_tokens(job.content, finished.files, counts)
     return Summary(
         documents=counts.documents,
         documents_train=counts.documents_train,
         documents_val=counts.documents_val,
         tokens_train=counts.tokens_train,
         tokens_val=counts.tokens_val,
+        dropped_tokens_train=dropped["train"],
+        dropped_tokens_val=dropped["val"],
         bytes_in=counts.bytes_in,
         bytes_text=counts.bytes_text,
         elapsed_s=round(elapsed_s, 3),
@@ -291,5 +297,9 @@ def _summarize(job: Job, finished: Finished, meter: _Meter) -> Summary:
         dtype=job.content.dtype,
         out=job.out,
         files=dict(finished.files),
-        notices=[*_empty_side(counts, job.content), *tail_notices(job.content, finished.files)],
+        notices=[
+            *_empty_side(counts, job.content),
+            *dropped_notices(job.content, finished.files, counts),
+            *tail_notices(job.content, finished.files),
+        ],
     )

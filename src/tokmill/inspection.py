@@ -88,7 +88,8 @@ def inspect(
     with open_dataset(path, dtype=dtype, eot_id=eot_id, tokenizer=tokenizer) as dataset:
         manifest = dataset.manifest
         counts = manifest.counts if manifest else None
-        n_all = len(dataset.train) + len(dataset.val)
+        # Those of shards that were left out, too: the text is that of all.
+        n_all = counts.tokens_train + counts.tokens_val if counts else 0
         return Inspection(
             path=str(path),
             kind="directory" if manifest else "file",

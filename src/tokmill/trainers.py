@@ -20,7 +20,7 @@ from tokmill.write import most_tokens
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from tokmill.types import FileEntry, Tokenizer
+    from tokmill.types import Counts, FileEntry, Tokenizer
 
 _UINT16_IDS = 1 << 16
 _BATCH_TOKENS = 1 << 19
@@ -149,6 +149,30 @@ def _choose_shards(layout: Layout, tokens: str | int | None, *, whole: bool, dro
             next_step="leave --shard-documents out, or choose another --format",
         )
     return Shards(tokens=n, whole_documents=whole or trainer.keeps_whole, drop_tail=drop_tail)
+
+
+def dropped_tokens(content: Content, files: Mapping[str, FileEntry], counts: Counts) -> dict[str, int]:
+    """How many tokens of each side are in no file, because its last shard was left out."""
+    if not isinstance(content.shards, Shards) or not content.shards.drop_tail:
+        return dict.fromkeys(SIDES, 0)
+    kept = {side: sum(entry.tokens for entry in files.values() if entry.side == side) for side in SIDES}
+    return {side: getattr(counts, f"tokens_{side}") - kept[side] for side in SIDES}
+
+
+def dropped_notices(content: Content, files: Mapping[str, FileEntry], counts: Counts) -> list[str]:
+    """What to say of the shards that were left out."""
+    names = {"train": "training", "val": "validation"}
+    dropped = dropped_tokens(content, files, counts)
+    return [
+        f"--drop-tail left out {counted(n, 'token')} of {names[side]}"
+        + (
+            f": all of them, so there is no file for {names[side]}; choose a smaller --shard-tokens, with --fresh"
+            if n == getattr(counts, f"tokens_{side}")
+            else f"; its files hold {getattr(counts, f'tokens_{side}') - n:,}"
+        )
+        for side, n in dropped.items()
+        if n
+    ]
 
 
 def tail_notices(content: Content, files: Mapping[str, FileEntry]) -> list[str]:

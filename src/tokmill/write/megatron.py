@@ -70,7 +70,10 @@ class MegatronShard:
     def _append_lengths(self, lengths: NDArray[np.int64]) -> None:
         if int(lengths.max()) > _MOST_LENGTH:
             # A document too long for an int32 is several.
-            parts = [[_MOST_LENGTH] * ((n - 1) // _MOST_LENGTH) + [(n - 1) % _MOST_LENGTH + 1] for n in lengths.tolist()]
+            parts = [
+                [_MOST_LENGTH] * (max(n - 1, 0) // _MOST_LENGTH) + [(n - 1) % _MOST_LENGTH + 1 if n else 0]
+                for n in lengths.tolist()
+            ]
             lengths = np.concatenate(parts)
         self._idx.append(lengths.astype("<i4").data)
 
