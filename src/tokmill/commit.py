@@ -48,6 +48,10 @@ if TYPE_CHECKING:
     from tokmill.durable import DirectoryLock
 
 
+_MOST_OPEN = 64
+"""Complete files that wait for a commit with their descriptors open: so many again may be under commit, of 256 on some systems."""
+
+
 class Output:
     """One run's hold on an output directory. Implements `protocols.OutputFiles`. Close it."""
 
@@ -111,6 +115,9 @@ class Output:
             file.fill_head(head)
         self._completed[name] = FileEntry(size_bytes=file.length, side=side, tokens=tokens, documents=documents, head=filled)
         self._just_completed.append(name)
+        if len(self._just_completed) > _MOST_OPEN:
+            # A batch may fill thousands of shards, and no commit comes before its end.
+            file.end()
 
     def completed(self) -> Mapping[str, FileEntry]:
         """All files that are complete, those of earlier runs included."""
