@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import resource
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +19,12 @@ from test_resume import Died, dying_at
 from test_tokenize import SEP, UNWATCHED, some_documents
 
 import tokmill
-from tokmill import conversion, replay, streams
+from tokmill import conversion, durable, replay, streams, verification
 from tokmill.cli import run
 from tokmill.errors import DamageError, UsageError
-from tokmill.manifest import load_manifest
+from tokmill.manifest import Manifest, load_manifest
 from tokmill.planning import make_job
+from tokmill.scan import Outline
 from tokmill.types import AnyEvent
 from tokmill.worker import Worker
 from tokmill.write import WRITERS
@@ -110,6 +114,59 @@ def test_any_size_of_shards_and_back_is_the_same(
         assert not whole or all(np.fromfile(p, np.uint16)[-1] == EOT for p in paths)
     tokmill.reshard(out / "shards", out / "one", shard_tokens=None)
     assert written(out / "one") == written(base / "after")
+
+
+def test_thousands_of_shards_need_few_open_files_and_are_durable_before_the_journal_names_them(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replay, "COMMIT_BYTES", 1 << 30)
+    synced: set[int] = set()
+    real = durable.sync_file
+
+    def noting(fd: int) -> None:
+        synced.add(os.fstat(fd).st_ino)
+        real(fd)
+
+    monkeypatch.setattr(durable, "sync_file", noting)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 100, hard))
+    try:
+        tokmill.reshard(base / "after", tmp_path / "small", shard_tokens=8)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    shards = list((tmp_path / "small").glob("*.bin"))
+    assert len(shards) > 200
+    assert {shard.stat().st_ino for shard in shards} <= synced
+    outlines: list[object] = []
+    buffers: set[int] = set()
+    real_blocks = verification._blocks
+
+    def outline(manifest: Manifest) -> Outline:
+        outlines.append(manifest)
+        return Outline(manifest)
+
+    def blocks(file: object, n_bytes: int, path: Path, buffer: memoryview) -> Iterator[memoryview]:
+        buffers.add(id(buffer))
+        return real_blocks(file, n_bytes, path, buffer)
+
+    monkeypatch.setattr(verification, "Outline", outline)
+    monkeypatch.setattr(verification, "_blocks", blocks)
+    assert tokmill.verify(tmp_path / "small").ok
+    # Neither the manifest nor a buffer's megabytes once a file.
+    assert (len(outlines), len(buffers)) == (1, 1)
+    tokmill.reshard(tmp_path / "small", tmp_path / "one", shard_tokens=None)
+    assert written(tmp_path / "one") == written(base / "after")
+
+
+def test_ids_that_would_be_negative_in_megatron_are_refused(tmp_path: Path) -> None:
+    np.array([5, 1 << 31, 9], np.uint32).tofile(tmp_path / "wide.bin")
+    np.array([5, (1 << 31) - 1, 9], np.uint32).tofile(tmp_path / "fits.bin")
+    stated: dict[str, Any] = {"from_format": "raw", "dtype": "uint32", "eot": "after", "eot_id": 9, "format": "megatron"}
+    with pytest.raises(UsageError, match="read as negative"):
+        tokmill.convert(tmp_path / "wide.bin", tmp_path / "out", **stated)
+    assert not (tmp_path / "out").exists()
+    tokmill.convert(tmp_path / "fits.bin", tmp_path / "out", **stated)
+    assert tokmill.verify(tmp_path / "out").ok
 
 
 def test_merged_shards_are_one_file_a_side(base: Path, tmp_path: Path) -> None:

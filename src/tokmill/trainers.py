@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tokmill.types import Counts, FileEntry, Tokenizer
 
 _UINT16_IDS = 1 << 16
+_INT32_IDS = 1 << 31
 _BATCH_TOKENS = 1 << 19
 """Of GPT-2's usual batch over all processes; llm.c ends when a shard has fewer tokens than one batch."""
 
@@ -110,6 +111,13 @@ def _choose_dtype(name: str, dtype: str, tokenizer: Tokenizer, notices: list[str
             where="--dtype",
             allowed=f"uint16 holds ids up to {_UINT16_IDS - 1:,}",
             next_step="--dtype uint32, or leave --dtype out",
+        )
+    if name == "megatron" and tokenizer.n_ids > _INT32_IDS:
+        raise UsageError(
+            f"ids go up to {tokenizer.n_ids - 1:,}; the format megatron has no type for them: they would be read as negative",
+            where="--format megatron",
+            allowed=f"int32 holds ids up to {_INT32_IDS - 1:,}",
+            next_step="choose another --format",
         )
     usual: IdType = "uint16" if tokenizer.n_ids <= TRAINERS[name].uint16_ids else "uint32"
     if dtype == "auto":
