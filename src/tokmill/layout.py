@@ -88,7 +88,7 @@ def files_of(directory: Path, manifest: Manifest) -> dict[str, tuple[TokenFile, 
             allowed=", ".join(LAYOUTS),
             next_step="pip install --upgrade tokmill",
         )
-    files: dict[str, tuple[TokenFile, ...]] = {}
+    files: dict[str, list[TokenFile]] = {}
     for name, entry in manifest.files.items():
         if entry.side is not None and name.endswith(layout.suffix):
             path = located(directory, manifest, name)
@@ -99,8 +99,8 @@ def files_of(directory: Path, manifest: Manifest) -> dict[str, tuple[TokenFile, 
                 file = _measure(path, layout.header_bytes, content.dtype, _REBUILD)
                 _check_number(file, content.dtype, entry.tokens, _REBUILD)
                 file = replace(file, name=name)
-            files[entry.side] = (*files.get(entry.side, ()), file)
-    return files
+            files.setdefault(entry.side, []).append(file)
+    return {side: tuple(each) for side, each in files.items()}
 
 
 def files_again(

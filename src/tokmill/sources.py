@@ -173,6 +173,10 @@ class Source:
         self.is_bare = is_bare
         """Whether it is files of which no digests are known, with a manifest made up for them."""
         self._files: dict[str, CheckedFile] = {}
+        self._spans: dict[str, list[FileSpan]] = {}
+        for segment in manifest.segments:
+            for name, span in segment.files.items():
+                self._spans.setdefault(name, []).append(span)
 
     @classmethod
     def load(cls, directory: Path) -> Self:
@@ -204,7 +208,7 @@ class Source:
                 file = self._files.pop(other)
                 file.finish()
                 file.close()
-            spans = [segment.files[name] for segment in self.manifest.segments if name in segment.files]
+            spans = self._spans.get(name, [])
             head = entry.head if isinstance(entry.head, Head) and not self.is_bare else None
             self._files[name] = self._open(name, entry.size_bytes, spans, head)
         return self._files[name]

@@ -21,7 +21,7 @@ from tokmill.durable import uninterrupted
 from tokmill.errors import DamageError, StorageError
 from tokmill.kept import is_current, open_file, pending_append
 from tokmill.manifest import MANIFEST_NAME, Manifest, load_manifest
-from tokmill.scan import Scan
+from tokmill.scan import Outline, Scan
 from tokmill.sharding import Shards
 from tokmill.types import Counts, Notice, Progress, Started
 from tokmill.words import counted
@@ -178,8 +178,9 @@ def verify(
     findings.begin(sum(entry.size_bytes for entry in manifest.files.values()))
     check_manifest(manifest, findings)
     _check_names(directory, manifest, findings)
-    for name, entry in manifest.files.items():
-        _check_file(directory, name, entry, manifest, findings)
+    outline, buffer = Outline(manifest), memoryview(bytearray(_BLOCK_BYTES))
+    for name in manifest.files:
+        _check_file(directory, name, outline, findings, buffer)
     if pending_append(directory, manifest):
         findings.notice("an append is being published, or was interrupted then: this is the output before it, not compared")
         sources = None
@@ -264,9 +265,10 @@ def _names(directory: Path) -> list[str]:
         raise _unreadable(directory, error) from error
 
 
-def _check_file(directory: Path, name: str, entry: FileEntry, manifest: Manifest, findings: Findings) -> None:
-    """Size, digests, ids and documents of one file."""
-    path = directory / name
+def _check_file(directory: Path, name: str, outline: Outline, findings: Findings, buffer: memoryview) -> None:
+    """Size, digests, ids and documents of one file. buffer: what is read goes there."""
+    path, manifest = directory / name, outline.manifest
+    entry = manifest.files[name]
     try:
         fd = open_file(directory, manifest, name)
     except FileNotFoundError:
@@ -281,13 +283,13 @@ def _check_file(directory: Path, name: str, entry: FileEntry, manifest: Manifest
             findings.add(name, "it is not a regular file")
             return
         _check_size(name, entry, found.st_size, findings)
-        scan = Scan(name, entry, manifest, findings)
+        scan = Scan(name, outline, findings)
         n_bytes = min(found.st_size, entry.size_bytes)
-        head = b"".join(_blocks(file, min(entry.head_bytes, n_bytes), path))
+        head = b"".join(_blocks(file, min(entry.head_bytes, n_bytes), path, buffer))
         if len(head) == entry.head_bytes:
             scan.update_head(head)
         findings.bytes_checked += len(head)
-        for block in _blocks(file, n_bytes - len(head), path):
+        for block in _blocks(file, n_bytes - len(head), path, buffer):
             scan.update(block)
             findings.bytes_checked += len(block)
             findings.tell(findings.bytes_checked, Counts())
@@ -304,9 +306,8 @@ def _check_size(name: str, entry: FileEntry, size_bytes: int, findings: Findings
         findings.add(name, f"the file has {counted(size_bytes - entry.size_bytes, 'byte')} too many", entry.size_bytes, size_bytes)
 
 
-def _blocks(file: object, n_bytes: int, path: Path) -> Iterator[memoryview]:
+def _blocks(file: object, n_bytes: int, path: Path, buffer: memoryview) -> Iterator[memoryview]:
     """The first `n_bytes` bytes of a file, in blocks that are valid until the next."""
-    buffer = memoryview(bytearray(_BLOCK_BYTES))
     left = n_bytes
     while left:
         want, got = min(left, _BLOCK_BYTES), 0
