@@ -136,7 +136,7 @@ def test_where_nothing_is_complete_nothing_is_appended(corpora: list[Path], tmp_
 def test_an_output_of_several_settings_is_not_appended_to(corpora: list[Path], tmp_path: Path) -> None:
     begin(tmp_path / "a", corpora[:1], seed=1)
     begin(tmp_path / "b", corpora[1:2], seed=2)
-    tokmill.merge([tmp_path / "a", tmp_path / "b"], tmp_path / "m")
+    tokmill.merge([tmp_path / "a", tmp_path / "b"], tmp_path / "m", allow_other_split=True)
     with pytest.raises(UsageError, match="put together"):
         append_in_process(corpora[2:], tmp_path / "m", seed=1)
 

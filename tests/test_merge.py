@@ -207,9 +207,14 @@ def test_the_same_input_in_two_sources_is_a_notice(runs: list[Path], tmp_path: P
     assert [type(event) for event in events if isinstance(event, Notice | Started | Finished)] == [Notice, Started, Finished]
 
 
-def test_different_settings_are_a_notice_and_the_manifest_is_no_single_run(tmp_path: Path) -> None:
+def test_another_split_is_refused_unless_asked_for_and_the_manifest_is_then_no_single_run(tmp_path: Path) -> None:
     corpora = [make_run(tmp_path / "a", [b"text"], seed=1), make_run(tmp_path / "b", [b"more"], seed=2)]
-    outcome = tokmill.merge([tmp_path / "a", tmp_path / "b"], tmp_path / "m")
+    with pytest.raises(UsageError, match="--seed was 2, not 1") as caught:
+        tokmill.merge([tmp_path / "a", tmp_path / "b"], tmp_path / "m")
+    assert "--allow-other-split" in str(caught.value.next_step)
+    assert not (tmp_path / "m").exists()
+    assert run(["merge", str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(tmp_path / "n"), "--allow-other-split"]) == 0
+    outcome = tokmill.merge([tmp_path / "a", tmp_path / "b"], tmp_path / "m", allow_other_split=True)
     assert "--seed" in outcome.notices[0]
     assert tokmill.verify(tmp_path / "m").ok
     with pytest.raises(UsageError, match="different settings"):

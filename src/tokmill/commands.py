@@ -17,6 +17,15 @@ if TYPE_CHECKING:
 
 Directories = Annotated[list[str], typer.Argument(metavar="DIR", help="Complete outputs of tokmill, in the order wanted.")]
 
+AllowOtherSplit = Annotated[
+    bool,
+    typer.Option(
+        "--allow-other-split",
+        envvar="TOKMILL_ALLOW_OTHER_SPLIT",
+        help="Also merge runs of another --seed or --val-fraction: a document may then stand on both sides.",
+    ),
+]
+
 
 def register(app: typer.Typer, show: Callable[[str], None]) -> None:
     """Add the commands to the command line. show: prints a result on standard output."""
@@ -30,6 +39,7 @@ def _register_merge(app: typer.Typer, show: Callable[[str], None]) -> None:
     def merge(
         directories: Directories,
         out: options.Out,
+        allow_other_split: AllowOtherSplit = False,
         fresh: options.Fresh = False,
         json: options.Json = False,
         quiet: options.Quiet = False,
@@ -43,7 +53,7 @@ def _register_merge(app: typer.Typer, show: Callable[[str], None]) -> None:
         from tokmill.progress import make_progress
 
         with make_progress(verb="merging", quiet=quiet, verbose=verbose) as progress:
-            outcome = merging.merge(directories, out, fresh=fresh, observers=[progress])
+            outcome = merging.merge(directories, out, allow_other_split=allow_other_split, fresh=fresh, observers=[progress])
         show(_rendered(outcome, json=json, quiet=quiet))
 
 

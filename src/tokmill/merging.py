@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from tokmill.replay import Carrier
 
 _MUST_AGREE = ("format", "dtype", "eot")
+_SPLIT = ("val_fraction", "seed")
 _MOST = 5
 """Inputs or settings that are named."""
 
@@ -40,13 +41,14 @@ def merge(
     directories: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     out: str | os.PathLike[str],
     *,
+    allow_other_split: bool = False,
     fresh: bool = False,
     observers: Sequence[Observer] = (),
 ) -> Outcome:
     """Put complete outputs one behind the other into `out`, in the order given, as `tokmill merge` does; again to resume.
 
-    fresh: discard what stands in `out`. Raises TokmillError: UsageError for outputs that do not agree, DamageError for one that is
-    not as it was written.
+    allow_other_split: also of runs that chose their validation documents differently. fresh: discard what stands in `out`. Raises
+    TokmillError: UsageError for outputs that do not agree, DamageError for one that is not as it was written.
     """
     listed = [directories] if isinstance(directories, (str, os.PathLike)) else list(directories)
     if not listed:
@@ -55,6 +57,8 @@ def merge(
     sources = [Source.load(Path(os.path.abspath(name))) for name in listed]
     check_apart([source.directory for source in sources], target)
     check_agreement(sources)
+    if not allow_other_split:
+        _check_split(sources)
     content = merged_content(sources)
     return carry_all(
         sources,
@@ -143,6 +147,25 @@ def check_agreement(sources: Sequence[Source]) -> None:
             )
 
 
+def _check_split(sources: Sequence[Source]) -> None:
+    """Raises UsageError when the sources chose their validation documents differently: one may stand on both sides."""
+    first = sources[0]
+    for source in sources[1:]:
+        found = [
+            f"--{name.replace('_', '-')} was {getattr(source.content, name)}, not {getattr(first.content, name)}"
+            for name in _SPLIT
+            if getattr(source.content, name) != getattr(first.content, name)
+        ]
+        if found:
+            raise UsageError(
+                "documents for validation were chosen differently, so one that is in both may stand on both sides: "
+                + "; ".join(found),
+                where=f"{source.directory}, held against {first.directory}",
+                allowed="one --seed and one --val-fraction, by which a text is always on the same side",
+                next_step="tokenize one of them again with the settings of the other, or pass --allow-other-split",
+            )
+
+
 def merged_content(sources: Sequence[Source]) -> Content:
     """The settings of one run over all inputs, in the shards that the format has by default: one file a side where it can.
 
@@ -173,7 +196,7 @@ def _notices(sources: Sequence[Source], content: Content) -> list[str]:
         found.append(f"more than once in the output, for it is in more than one of the sources: {shown}")
     if names := _differing(sources):
         options = ", ".join("--" + name.replace("_", "-") for name in names)
-        split = "; a document may then stand on both sides" if {"val_fraction", "seed"} & set(names) else ""
+        split = "; a document may then stand on both sides" if set(_SPLIT) & set(names) else ""
         found.append(f"made with different settings ({options}){split}; verify --source cannot compare the merged output")
     if len(sources) == 1:
         found.append(f"one source only: a copy, {counted(len(content.inputs), 'input')}")
