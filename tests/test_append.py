@@ -22,9 +22,10 @@ from test_resume import Died, dying_at
 from test_tokenize import SEP, UNWATCHED, run_in_process, some_documents
 
 import tokmill
-from tokmill import appending, durable
+from tokmill import api, appending, durable
 from tokmill.cli import run
 from tokmill.config import Job
+from tokmill.disk import disk_need
 from tokmill.errors import ChangedError, DamageError, UsageError
 from tokmill.manifest import load_manifest
 from tokmill.planning import make_job
@@ -158,6 +159,31 @@ def test_what_cannot_be_carried_over_is_refused_before_anything_is_written(
     with pytest.raises(UsageError, match=words):
         appending.extend(planned)
     assert files_in(tmp_path / "out") == before
+
+
+def test_the_disk_must_have_room_for_the_copy_of_the_old_output_too(
+    corpora: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin(tmp_path / "out", corpora[:1])
+    size = sum(len(data) for data in written(tmp_path / "out"))
+    asked: list[int] = []
+    monkeypatch.setattr(api, "check_disk", lambda _job, carried_bytes: asked.append(carried_bytes))
+    for _ in range(2):
+        tokmill.tokenize(corpora[1], tmp_path / "out", val_fraction=0.2, append=True)
+    assert asked == [size]
+    job = make_job([str(corpora[1])], out=str(tmp_path / "other"), val_fraction=0.2).job
+    assert disk_need(job, 1000, 1000, size).output_bytes == disk_need(job, 1000, 1000).output_bytes + size
+
+
+def test_leftovers_that_fresh_removes_count_as_free(corpora: list[Path], tmp_path: Path) -> None:
+    state = tmp_path / "out" / ".tokmill"
+    state.mkdir(parents=True)
+    (state / "train.bin.part").write_bytes(bytes(1 << 20))
+    job = make_job([str(corpora[0])], out=str(tmp_path / "out")).job
+    fresh = disk_need(msgspec.structs.replace(job, fresh=True), 1000, 1000)
+    assert disk_need(job, 1000, 1000).written_bytes >= 1 << 20
+    assert fresh.written_bytes == 0
+    assert fresh.needed_bytes > fresh.output_bytes
 
 
 def test_merged_runs_can_be_appended_to(corpora: list[Path], tmp_path: Path) -> None:

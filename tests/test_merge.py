@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from test_tokenize import SEP, run_in_process, some_documents
 import tokmill
 from tokmill import durable, replay
 from tokmill.cli import run
-from tokmill.errors import ChangedError, DamageError, UsageError
+from tokmill.errors import ChangedError, DamageError, DiskFullError, UsageError
 from tokmill.manifest import load_manifest
 from tokmill.types import AnyEvent, Finished, Notice, Started
 
@@ -148,6 +149,34 @@ def test_another_tokenizer_is_refused_by_name(runs: list[Path], tmp_path: Path, 
     with pytest.raises(UsageError, match=named) as caught:
         tokmill.merge(runs, tmp_path / "m")
     assert str(runs[1]) in str(caught.value.where)
+
+
+def test_what_will_not_fit_on_the_disk_is_refused_before_anything_is_written_and_force_overrides(
+    runs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = sum(len(data) for run_dir in runs for data in written(run_dir))
+    real = os.statvfs
+
+    def small(path: object) -> os.statvfs_result:
+        found = list(real(path))  # type: ignore[arg-type]
+        found[1:5] = [1, size * 2, size - 1, size - 1]
+        return os.statvfs_result(found)
+
+    monkeypatch.setattr(os, "statvfs", small)
+    out = tmp_path / "m"
+    makers: list[Callable[[], object]] = [
+        lambda: tokmill.merge(runs, out),
+        lambda: tokmill.convert(tmp_path / "all", out, format="megatron"),
+        lambda: tokmill.reshard(tmp_path / "all", out, shard_tokens=900),
+    ]
+    tokmill.merge(runs, tmp_path / "all", force=True)
+    for make in makers:
+        with pytest.raises(DiskFullError, match="will not fit") as caught:
+            make()
+        assert caught.value.exit_code == 14
+        assert not out.exists()
+    assert not tokmill.merge(runs, out, force=True).already_complete
+    assert tokmill.merge(runs, out).already_complete
 
 
 def test_the_output_is_none_of_the_sources(runs: list[Path], tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from tokmill.disk import is_complete
 from tokmill.forecast import NOWHERE, Plan, check_disk, foresee
 from tokmill.planning import details, make_job
 from tokmill.probe import peak_rss_bytes
@@ -148,18 +149,19 @@ def tokenize(
             engine=engine,
             fresh=fresh,
         )
-        asked = planned.job
+        asked, carried_bytes = planned.job, 0
         if append:
             # Here, so that a run without it loads no numpy.
-            from tokmill.appending import carry_over, extend
+            from tokmill.appending import carried, carry_over, extend
 
             planned = extend(planned)
+            carried_bytes = carried(planned.job)
         for detail in details(asked):
             for observer in observers:
                 observer.on_event(Detail(text=detail))
         _tell(observers, planned.notices)
-        if not force:
-            check_disk(asked)
+        if not force and not (append and is_complete(planned.job)):
+            check_disk(asked, carried_bytes)
         job = carry_over(planned.job, observers) if append and planned.job.made_from else planned.job
         finished = runner.run(job, [meter, *observers])
     summary = _summarize(job, finished, meter)

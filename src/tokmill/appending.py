@@ -68,6 +68,11 @@ def extend(planned: PlannedJob) -> PlannedJob:
     return PlannedJob(job, [*planned.notices, *notices])
 
 
+def carried(job: Job) -> int:
+    """Bytes of the old output that `carry_over` copies."""
+    return Source.load(Path(text_to_path(job.out))).size_bytes
+
+
 def carry_over(job: Job, observers: Sequence[Observer]) -> Job:
     """Bring the old output into the state directory of the new one, as far as it is not there yet. Returns the job that goes on.
 

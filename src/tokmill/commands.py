@@ -41,6 +41,7 @@ def _register_merge(app: typer.Typer, show: Callable[[str], None]) -> None:
         out: options.Out,
         allow_other_split: AllowOtherSplit = False,
         fresh: options.Fresh = False,
+        force: options.Force = False,
         json: options.Json = False,
         quiet: options.Quiet = False,
         verbose: options.Verbose = False,
@@ -53,7 +54,9 @@ def _register_merge(app: typer.Typer, show: Callable[[str], None]) -> None:
         from tokmill.progress import make_progress
 
         with make_progress(verb="merging", quiet=quiet, verbose=verbose) as progress:
-            outcome = merging.merge(directories, out, allow_other_split=allow_other_split, fresh=fresh, observers=[progress])
+            outcome = merging.merge(
+                directories, out, allow_other_split=allow_other_split, fresh=fresh, force=force, observers=[progress]
+            )
         show(_rendered(outcome, json=json, quiet=quiet))
 
 
@@ -85,6 +88,7 @@ def _register_convert(app: typer.Typer, show: Callable[[str], None]) -> None:
         eot_id: Annotated[int | None, typer.Option("--eot-id", metavar="N", help="Of bare files.")] = None,
         tokenizer: Annotated[str | None, typer.Option("--tokenizer", metavar="NAME|FILE", help="Of bare files.")] = None,
         fresh: options.Fresh = False,
+        force: options.Force = False,
         json: options.Json = False,
         quiet: options.Quiet = False,
         verbose: options.Verbose = False,
@@ -111,6 +115,7 @@ def _register_convert(app: typer.Typer, show: Callable[[str], None]) -> None:
                 eot_id=eot_id,
                 tokenizer=tokenizer,
                 fresh=fresh,
+                force=force,
                 observers=[progress],
             )
         show(_rendered(outcome, json=json, quiet=quiet))
@@ -124,6 +129,7 @@ def _register_reshard(app: typer.Typer, show: Callable[[str], None]) -> None:
         shard_tokens: options.ShardTokens = None,
         shard_documents: options.ShardDocuments = False,
         fresh: options.Fresh = False,
+        force: options.Force = False,
         json: options.Json = False,
         quiet: options.Quiet = False,
         verbose: options.Verbose = False,
@@ -134,7 +140,13 @@ def _register_reshard(app: typer.Typer, show: Callable[[str], None]) -> None:
 
         with make_progress(verb="resharding", quiet=quiet, verbose=verbose) as progress:
             outcome = conversion.reshard(
-                directory, out, shard_tokens=shard_tokens, shard_documents=shard_documents, fresh=fresh, observers=[progress]
+                directory,
+                out,
+                shard_tokens=shard_tokens,
+                shard_documents=shard_documents,
+                fresh=fresh,
+                force=force,
+                observers=[progress],
             )
         show(_rendered(outcome, json=json, quiet=quiet))
 

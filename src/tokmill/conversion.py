@@ -44,6 +44,7 @@ def convert(
     eot_id: int | None = None,
     tokenizer: str | None = None,
     fresh: bool = False,
+    force: bool = False,
     observers: Sequence[Observer] = (),
 ) -> Outcome:
     """Write a complete output, or bare files of ids, in another format into `out`, as `tokmill convert` does; again to resume.
@@ -66,7 +67,7 @@ def convert(
         shard_tokens=shard_tokens,
         shard_documents=shard_documents,
     )
-    return _rewrite(source, format, choice, target, "convert", fresh=fresh, observers=observers)
+    return _rewrite(source, format, choice, target, "convert", fresh=fresh, force=force, observers=observers)
 
 
 def reshard(
@@ -76,6 +77,7 @@ def reshard(
     shard_tokens: str | int | None,
     shard_documents: bool = False,
     fresh: bool = False,
+    force: bool = False,
     observers: Sequence[Observer] = (),
 ) -> Outcome:
     """Write a complete output with shards of another size into `out`, as `tokmill reshard` does; again to resume.
@@ -93,7 +95,7 @@ def reshard(
         shard_tokens=shard_tokens,
         shard_documents=shard_documents,
     )
-    return _rewrite(source, content.format, choice, target, "reshard", fresh=fresh, observers=observers)
+    return _rewrite(source, content.format, choice, target, "reshard", fresh=fresh, force=force, observers=observers)
 
 
 def _load(names: list[str], out: Path, stated: dict[str, object]) -> Source:
@@ -117,7 +119,15 @@ def _load(names: list[str], out: Path, stated: dict[str, object]) -> Source:
 
 
 def _rewrite(
-    source: Source, format_name: str, choice: Choice, out: Path, how: How, *, fresh: bool, observers: Sequence[Observer]
+    source: Source,
+    format_name: str,
+    choice: Choice,
+    out: Path,
+    how: How,
+    *,
+    fresh: bool,
+    force: bool,
+    observers: Sequence[Observer],
 ) -> Outcome:
     if source.content.eot != choice.eot:
         check_marks(source)
@@ -132,6 +142,7 @@ def _rewrite(
         how,
         lambda output: WriterCarrier(output, content),
         fresh=fresh,
+        force=force,
         observers=observers,
         notices=notices,
     )

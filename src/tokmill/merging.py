@@ -43,12 +43,14 @@ def merge(
     *,
     allow_other_split: bool = False,
     fresh: bool = False,
+    force: bool = False,
     observers: Sequence[Observer] = (),
 ) -> Outcome:
     """Put complete outputs one behind the other into `out`, in the order given, as `tokmill merge` does; again to resume.
 
-    allow_other_split: also of runs that chose their validation documents differently. fresh: discard what stands in `out`. Raises
-    TokmillError: UsageError for outputs that do not agree, DamageError for one that is not as it was written.
+    allow_other_split: also of runs that chose their validation documents differently. fresh: discard what stands in `out`. force:
+    go on though it will not fit on the disk. Raises TokmillError: UsageError for outputs that do not agree, DamageError for
+    one that is not as it was written.
     """
     listed = [directories] if isinstance(directories, (str, os.PathLike)) else list(directories)
     if not listed:
@@ -67,6 +69,7 @@ def merge(
         "merge",
         carrier_maker(sources, content),
         fresh=fresh,
+        force=force,
         observers=observers,
         notices=_notices(sources, content),
     )
