@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _INTERRUPTED = 130
+_RESUMING = ("tokenize", "merge", "convert", "reshard")
 
 app = typer.Typer(
     name="tokmill",
@@ -236,7 +237,7 @@ def run(arguments: Sequence[str]) -> int:
                 "interrupted",
                 where="tokmill",
                 allowed="an end at any time",
-                next_step="run the same command again: tokenize resumes from its last commit",
+                next_step=_after_interrupt(arguments),
             )
         )
     except BrokenPipeError:
@@ -245,6 +246,12 @@ def run(arguments: Sequence[str]) -> int:
         return 1
     except Exception as error:  # noqa: BLE001  the last resort of a program: one line instead of a traceback
         return _fail_unforeseen(error)
+
+
+def _after_interrupt(arguments: Sequence[str]) -> str:
+    command = next((each for each in arguments if not each.startswith("-")), "")
+    resumes = f": {command} resumes from its last commit" if command in _RESUMING else ""
+    return f"run the same command again{resumes}"
 
 
 def main() -> None:
@@ -326,6 +333,6 @@ def _has_flag(option: str, variable: str, *, short: str = "") -> bool:
 
 
 checking.register(app, _print_result, _print_error, _typed)
-commands.register(app, _print_result)
+commands.register(app, _print_result, _typed)
 commands_help.register(app, _print_result)
 configured.equip(app)
