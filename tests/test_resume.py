@@ -38,7 +38,7 @@ def dying_at(n: int, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
 
         return call
 
-    for name in ("replace", "sync_file", "sync_directory", "write_all", "write_file", "create"):
+    for name in ("replace", "link", "sync_file", "sync_directory", "write_all", "write_file", "create"):
         monkeypatch.setattr(durable, name, dying(getattr(durable, name)))
     monkeypatch.setattr(Path, "unlink", dying(Path.unlink))
     monkeypatch.setattr(Path, "rmdir", dying(Path.rmdir))
