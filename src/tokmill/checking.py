@@ -57,7 +57,7 @@ def _register_verify(app: typer.Typer, show: Callable[[str], None], complain: Ca
     ) -> None:
         """Check sizes, digests, id range and document counts of DIR. Exit code 10 when anything is damaged.
 
-        --memory and --threads are for --repair, which reads parts of the corpus again, as what the manifest says it is.
+        --memory is for what reads the corpus again, --source and --repair; --threads is for --repair alone.
         """
         from tokmill import render
         from tokmill.progress import make_progress
@@ -71,7 +71,9 @@ def _register_verify(app: typer.Typer, show: Callable[[str], None], complain: Ca
             else:
                 from tokmill import verification
 
-                report = verification.verify(directory, sources=sources, glob=glob, input_format=input_format, observers=[progress])
+                report = verification.verify(
+                    directory, sources=sources, glob=glob, input_format=input_format, memory=memory, observers=[progress]
+                )
         if json:
             show(render.json_line(report))
         elif report.ok and not quiet:
@@ -88,7 +90,9 @@ def _register_inspect(app: typer.Typer, show: Callable[[str], None], is_typed: C
         path: Annotated[str, typer.Argument(metavar="FILE|DIR", help="Output directory, or a bare file of ids.")],
         document: Annotated[
             list[int] | None,
-            typer.Option("--document", metavar="N", help="Show this document, from 0; may be repeated.  [default: the first]"),
+            typer.Option(
+                "--document", metavar="N", help="Show this document, counted from 1; may be repeated.  [default: the first]"
+            ),
         ] = None,
         side: Annotated[str, typer.Option("--side", envvar="TOKMILL_SIDE", metavar="train|val", help="Of which side.")] = "train",
         tokens: Annotated[
@@ -98,7 +102,10 @@ def _register_inspect(app: typer.Typer, show: Callable[[str], None], is_typed: C
             str | None, typer.Option("--dtype", envvar="TOKMILL_DTYPE", metavar="uint16|uint32", help="Of a bare file.")
         ] = None,
         tokenizer: Annotated[
-            str | None, typer.Option("--tokenizer", envvar="TOKMILL_TOKENIZER", metavar="NAME|FILE", help="Of a bare file.")
+            str | None,
+            typer.Option(
+                "--tokenizer", envvar="TOKMILL_TOKENIZER", metavar="NAME|FILE", help="Of a bare file, or of one converted without."
+            ),
         ] = None,
         eot_id: Annotated[
             int | None, typer.Option("--eot-id", envvar="TOKMILL_EOT_ID", metavar="N", help="Of a bare file.")
@@ -112,16 +119,15 @@ def _register_inspect(app: typer.Typer, show: Callable[[str], None], is_typed: C
         from tokmill import inspection, render
 
         # The options of a bare file may come from the environment, meant for tokenize: a directory's manifest knows better.
-        given = (
-            (dtype, tokenizer, eot_id)
-            if not os.path.isdir(path) or is_typed("--dtype", "--tokenizer", "--eot-id")
-            else (None, None, None)
-        )
+        is_bare = not os.path.isdir(path)
+        dtype = dtype if is_bare or is_typed("--dtype") else None
+        tokenizer = tokenizer if is_bare or is_typed("--tokenizer") else None
+        eot_id = eot_id if is_bare or is_typed("--eot-id") else None
         found = inspection.inspect(
             path,
-            dtype=cast("IdType | None", None if given[0] == "auto" else given[0]),
-            tokenizer=given[1],
-            eot_id=given[2],
+            dtype=cast("IdType | None", None if dtype == "auto" else dtype),
+            tokenizer=tokenizer,
+            eot_id=eot_id,
             documents=document or None,
             side=side,
             n_tokens=tokens,

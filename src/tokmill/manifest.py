@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Container
 
 MANIFEST_NAME = "manifest.json"
+BESIDE = {"report.html"}
+"""What may lie beside the files of an output without being one of them; likewise whatever is hidden."""
 _MOST_BYTES = 1 << 30
 """Of a manifest or a journal: 64 MiB of corpus take about a thousand bytes, so this is some 60 TB."""
 _MOST_IDS = 1 << 24
@@ -99,10 +101,17 @@ def load_manifest(directory: Path) -> Manifest:
         data = read_state(path)
     except FileNotFoundError:
         raise UsageError(
-            "no complete tokmill output here",
+            "no complete tokmill output here" + ("" if directory.is_dir() else ": there is no such directory"),
             where=str(directory),
             allowed=f"a directory with {MANIFEST_NAME}",
             next_step="give the directory that was --out, or run the tokmill tokenize command again: an interrupted run resumes",
+        ) from None
+    except NotADirectoryError:
+        raise UsageError(
+            "this is a file, not a directory that tokmill made",
+            where=str(directory),
+            allowed=f"a directory with {MANIFEST_NAME}",
+            next_step="give the directory that was --out; of a bare file: tokmill inspect, tokmill convert",
         ) from None
     return decode_manifest(data, str(path))
 
@@ -176,7 +185,7 @@ def _check_values(manifest: Manifest, where: str) -> None:
     content = manifest.content
     n_inputs = len(content.inputs)
     # Of ids whose tokenizer nobody named, the width alone is known.
-    if not 0 < content.tokenizer.n_ids <= (_MOST_IDS if content.tokenizer.sha256 else 1 << 32):
+    if not 0 < content.tokenizer.n_ids <= (_MOST_IDS if content.tokenizer.is_known else 1 << 32):
         raise _damaged(f"a tokenizer of {content.tokenizer.n_ids:,} ids", where)
     if any(not 0 <= segment.after.input_index <= n_inputs for segment in manifest.segments):
         raise _damaged("a segment ends behind the last input", where)
@@ -211,4 +220,4 @@ def _checksum(manifest: Manifest) -> str:
 
 
 def _damaged(what: str, where: str) -> DamageError:
-    return DamageError(what, where=where, next_step="tokenize again with --fresh")
+    return DamageError(what, where=where, allowed="a manifest as tokmill wrote it", next_step="tokenize again with --fresh")

@@ -312,7 +312,7 @@ class _Work:
             resumed=resumed,
             already_complete=already_complete,
             files=dict(manifest.files),
-            notices=[*self.notices, *tail_notices(self.content, manifest.files)],
+            notices=[*self.notices, *tail_notices(self.content, manifest.files, self.how)],
         )
 
 

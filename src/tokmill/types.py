@@ -109,6 +109,11 @@ class Tokenizer(msgspec.Struct, frozen=True, kw_only=True):
     """Largest id that can be written, plus one (EOT and other added tokens included)."""
     eot_id: int
 
+    @property
+    def is_known(self) -> bool:
+        """False where nobody said it (of bare files): then only the end-of-text id is known, and how large ids are."""
+        return bool(self.sha256)
+
 
 class Cursor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Where reading goes on. `Cursor()` is the start of the corpus."""
@@ -369,4 +374,10 @@ class Failed(Event, frozen=True, kw_only=True):
     next_step: str | None
 
 
-AnyEvent = Started | Progress | Committed | Renewed | Notice | Repaired | Restarted | Finished | Failed
+class Detail(Event, frozen=True, kw_only=True):
+    """What the run decided by itself, for those who want to know (`-v`)."""
+
+    text: str
+
+
+AnyEvent = Detail | Started | Progress | Committed | Renewed | Notice | Repaired | Restarted | Finished | Failed
