@@ -70,7 +70,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     files: dict[str, FileEntry]
     """Complete files in `out`, by name."""
     notices: list[str]
-    """What a person should know of the result: a side that is empty, and what to type against it."""
+    """What a person should know of the result: an empty side, text that is perhaps JSON lines; and what to type against it."""
 
 
 def tokenize(
@@ -144,7 +144,7 @@ def tokenize(
             engine=engine,
             fresh=fresh,
         )
-        asked, carried_bytes = planned.job, 0
+        asked, doubts, carried_bytes = planned.job, planned.doubts, 0
         if append:
             # Here, so that a run without it loads no numpy.
             from tokmill.appending import carried, carry_over, extend
@@ -161,7 +161,7 @@ def tokenize(
         finished = runner.run(job, [meter, *observers])
     summary = _summarize(job, finished, meter)
     _tell(observers, summary.notices)
-    return summary
+    return msgspec.structs.replace(summary, notices=[*doubts, *summary.notices])
 
 
 def plan(

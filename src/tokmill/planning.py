@@ -39,6 +39,8 @@ class PlannedJob:
     job: Job
     notices: list[str]
     """What a person should know before it runs."""
+    doubts: tuple[str, ...] = ()
+    """Those of them that the summary repeats: of inputs that are perhaps not what they are read as."""
 
 
 def make_job(
@@ -103,8 +105,8 @@ def make_job(
         on_error=cast("OnError", on_error),
     )
     notices = [*found.notices(), *choice.notices]
-    if input_format is None:
-        notices += check_files(found.inputs, text_key)
+    doubts = check_files(found.inputs, text_key) if input_format is None else []
+    notices += doubts
     used = engine_of(described, engine)
     if used != engine:
         notices.append(engine_notice(described))
@@ -112,7 +114,7 @@ def make_job(
     resources = msgspec.structs.replace(resources, refuse_json_lines=input_format is None)
     notices += more
     job = Job(out=path_to_text(out), content=content, resources=resources, fresh=fresh, urls=typed_urls(found.inputs))
-    return PlannedJob(job, notices)
+    return PlannedJob(job, notices, tuple(doubts))
 
 
 _MOST_DETAILS = 5

@@ -272,3 +272,10 @@ def test_memory_that_does_not_suffice_for_a_row_is_an_error_that_names_it(
         read_all(inputs)
     assert str(caught.value.where).endswith(f"{name}, row 1")
     assert caught.value.next_step
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.arrow", "a.feather"])
+def test_a_text_that_is_called_a_table_is_told_how_to_be_read_as_text(tmp_path: Path, name: str) -> None:
+    with pytest.raises(DamagedInputError) as caught:
+        read_all(write(tmp_path, {name: b"This is text, of some length, and of several words.\n" * 9}))
+    assert "--input-format text" in (caught.value.next_step or "")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import io
 import lzma
 import os
+import tarfile
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -128,6 +130,13 @@ def test_halves_of_a_character_in_two_packed_files_do_not_vouch_for_one_another(
     assert first_invalid(batch.raw) is not None
 
 
+def _a_tar() -> bytes:
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w") as archive:
+        archive.addfile(tarfile.TarInfo("a.txt"))
+    return made.getvalue()
+
+
 FOREIGN = {
     "gzip": gzip.compress(b"text"),
     "zstd": b"\x28\xb5\x2f\xfdrest",
@@ -136,6 +145,25 @@ FOREIGN = {
     "lz4": lz4.frame.compress(b"text"),
     "UTF-16": "text".encode("utf-16"),
     "FE FF": b"\xfe\xff\x00a",
+    "Parquet": b"PAR1\x15\x04\x15\x10",
+    "Arrow": b"ARROW1\x00\x00\xff\xff\xff\xff",
+    "an Arrow stream": b"\xff\xff\xff\xff\x78\x00\x00\x00",
+    "a zip": b"PK\x03\x04rest",
+    "a 7z": b"7z\xbc\xaf\x27\x1c",
+    "a tar": _a_tar(),
+}
+ADVICE = {
+    "gzip": "jsonl.gz, csv.gz",
+    "zstd": "--input-format text.zst",
+    "xz": "--input-format text.xz",
+    "bzip2": "--input-format text.bz2",
+    "lz4": "--input-format text.lz4",
+    "Parquet": "--input-format parquet",
+    "Arrow": "--input-format arrow",
+    "an Arrow stream": "--input-format arrow",
+    "a zip": "unzip FILE",
+    "a 7z": "7z x FILE",
+    "a tar": "--input-format tar",
 }
 
 
@@ -149,8 +177,12 @@ def test_a_file_that_is_something_else_is_named_whatever_the_policy(
     with pytest.raises(InputError, match=f"it begins like {named}|byte order mark {named}") as caught:
         read_all(inputs, **policy)
     assert name in str(caught.value.where)
-    suffix = {"gzip": ".gz", "zstd": ".zst", "xz": ".xz", "bzip2": ".bz2", "lz4": ".lz4"}.get(named)
-    assert (f"--input-format text{suffix}" if suffix else "iconv -f UTF-16") in str(caught.value.next_step)
+    assert ADVICE.get(named, "iconv -f UTF-16") in str(caught.value.next_step)
+
+
+@pytest.mark.parametrize("text", ["PAR1 is a gene.", "ARROW1", "PK", "x" * 257 + "ustar"])
+def test_a_text_that_begins_with_letters_of_other_kinds_of_files_is_text(tmp_path: Path, text: str) -> None:
+    assert read_all(write(tmp_path, {"a.txt": text.encode()})).documents == [(False, text.encode())]
 
 
 def test_the_end_of_standard_input_is_compared_when_a_run_goes_on(tmp_path: Path) -> None:

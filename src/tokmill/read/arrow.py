@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tokmill.types import Batch, Cursor
 
 _FILE_MAGIC = b"ARROW1"
+_STREAM_MAGIC = b"\xff\xff\xff\xff"
 _FEATHER_1_MAGIC = b"FEA1"
 _END = b"\xff\xff\xff\xff\0\0\0\0"
 """Of a stream (the Arrow columnar format, "IPC streaming format"); every writer since 2019 writes it."""
@@ -81,7 +82,13 @@ class _ArrowReader:
                 allowed="Feather version 2, Arrow IPC files and streams",
                 next_step='write it again: pyarrow.feather.write_feather(pyarrow.feather.read_table("FILE"), "NEW_FILE")',
             )
+        # A stream begins with a mark, of Arrow before 0.15 with the length of its schema.
+        if not head.startswith((_FILE_MAGIC, _STREAM_MAGIC)) and int.from_bytes(head[:4], "little") > self._n_bytes():
+            raise self._error(ValueError("it does not begin as one"))
         return self._of_file(n_before) if head.startswith(_FILE_MAGIC) else self._of_stream(n_before)
+
+    def _n_bytes(self) -> int:
+        return self._position.source.size_bytes or 0
 
     def _of_file(self, n_before: int) -> Iterator[tuple[int, pa.Array | None]]:
         schema = pa.ipc.open_file(_Bounded(self._file, self)).schema

@@ -162,7 +162,7 @@ def file_error(error: Exception, what: str, where: Location, budget_bytes: int) 
         f"the {what} file is damaged: {message or type(error).__name__}",
         where=str(where),
         allowed=f"a complete {what} file",
-        next_step="get a complete copy of the file",
+        next_step="get a complete copy of the file; if it is not of this format, say which: --input-format text",
     )
 
 

@@ -22,11 +22,31 @@ _COMPRESSED = (
     *((b"BZh%d1AY&SY" % level, "bzip2", ".bz2") for level in range(1, 10)),
     (b"\x04\x22\x4d\x18", "lz4", ".lz4"),
 )
+_BINARY = (
+    # With the byte behind it: a text may begin with PAR1.
+    (b"PAR1\x15", "Parquet data", ".parquet", "parquet"),
+    (b"ARROW1\x00\x00", "Arrow data", ".arrow", "arrow"),
+    (b"\xff\xff\xff\xff", "an Arrow stream", ".arrows", "arrow"),
+)
+_TAR = (257, b"ustar")
+"""Where a tar archive says that it is one."""
+HEAD_BYTES = 512
+"""As much as `foreign` looks at."""
 _FOREIGN = (
     *(
-        (magic, f"{name} data", f"give the file a name that ends in {suffix}, or pass --input-format text{suffix} or jsonl{suffix}")
+        (
+            magic,
+            f"{name} data",
+            f"let the name end in {suffix}, or pass --input-format text{suffix}, jsonl{suffix}, csv{suffix} or tar{suffix}",
+        )
         for magic, name, suffix in _COMPRESSED
     ),
+    *(
+        (magic, what, f"give the file a name that ends in {suffix}, or pass --input-format {name}")
+        for magic, what, suffix, name in _BINARY
+    ),
+    (b"PK\x03\x04", "a zip archive", "unpack it first: unzip FILE -d DIR"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive", "unpack it first: 7z x FILE -oDIR"),
     (b"\xff\xfe", "UTF-16 text (byte order mark FF FE)", "convert it first: iconv -f UTF-16 -t UTF-8 FILE"),
     (b"\xfe\xff", "UTF-16 text (byte order mark FE FF)", "convert it first: iconv -f UTF-16 -t UTF-8 FILE"),
 )
@@ -80,4 +100,7 @@ def clean(document: bytes, policy: Utf8Policy) -> tuple[bytes, int]:
 
 def foreign(head: bytes) -> tuple[str, str] | None:
     """What the first bytes of a file that should be UTF-8 betray it to be, and what to do about it."""
+    at, word = _TAR
+    if head[at : at + len(word)] == word and b"\0" in head[:at]:
+        return "a tar archive", "give the file a name that ends in .tar, or pass --input-format tar"
     return next(((what, next_step) for magic, what, next_step in _FOREIGN if head.startswith(magic)), None)

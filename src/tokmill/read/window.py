@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tokmill.read.utf8 import HEAD_BYTES
 from tokmill.slices import Slices
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ class Window:
         """The first bytes that are to come, without consuming them."""
         self._fill()
         self._holds_more = True
-        return self._tail[:16]
+        return self._tail[:HEAD_BYTES]
 
     def open_large(self) -> LargeRecord:
         """The next record, piece by piece. When it is complete, `close_large` goes on behind it."""
