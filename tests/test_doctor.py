@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -11,8 +12,9 @@ from pathlib import Path
 import pytest
 from plain import clean_environment
 
-from tokmill import cli, doctor
+from tokmill import cli, doctor, extras
 from tokmill.doctor import Diagnosis
+from tokmill.extras import install_hint
 from tokmill.machine import Check
 
 GROUPS = {"tokmill", "packages", "machine", "memory", "disk", "engine", "vocabularies", "extras", "settings"}
@@ -42,7 +44,7 @@ def test_a_package_that_is_missing_is_a_row_and_exit_code_1(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = [("numpy", ">=2.4", ""), ("no-such-package", ">=1", ""), ("no-such-extra", ">=1", "s3")]
-    monkeypatch.setattr(doctor, "_requirements", lambda: rows)
+    monkeypatch.setattr(doctor, "requirements", lambda: rows)
     assert cli.run(["doctor"]) == 1
     shown = capsys.readouterr()
     assert "IT WOULD NOT WORK HERE" in shown.out
@@ -149,3 +151,16 @@ def test_each_shell_has_a_script_that_it_can_read(shell: str, capsys: pytest.Cap
 def test_another_shell_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["completion", "tcsh"]) == 2
     assert "next:    tokmill completion bash" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("extra", "command"),
+    [("s3", r"pip install 's3fs>=[\d.]+'"), ("hf", r"pip install 'huggingface[-_]hub>=\d+' 'tokenizers[\d.,<>=]+'")],
+)
+def test_what_an_extra_needs_is_installed_by_the_names_of_its_packages(extra: str, command: str) -> None:
+    assert re.fullmatch(command, install_hint(extra))
+
+
+def test_without_metadata_of_an_installation_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extras, "requirements", list)
+    assert install_hint("s3") == "pip install 'tokmill[s3]'"

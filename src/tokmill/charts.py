@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from tokmill.errors import UsageError
+from tokmill.extras import install_hint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -156,7 +157,7 @@ def _styled() -> Iterator[None]:
             "the charts of a report need matplotlib",
             where="tokmill report",
             allowed="tokmill with its extra 'report'",
-            next_step="pip install 'tokmill[report]'",
+            next_step=install_hint("report"),
         ) from None
     with mpl.rc_context():
         mpl.rcdefaults()

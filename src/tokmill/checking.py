@@ -150,7 +150,7 @@ def _register_report(app: typer.Typer, show: Callable[[str], None]) -> None:
     ) -> None:
         """Write a page about DIR: counts, speed and memory, lengths of documents, frequent tokens, inputs, what was skipped.
 
-        It reads the ids once, in little memory, and needs pip install 'tokmill[report]'.
+        It reads the ids once, in little memory, and needs matplotlib (the extra `report`).
         """
         from tokmill import render, reporting
         from tokmill.progress import make_progress

@@ -17,6 +17,7 @@ from typing import Any
 
 from tokmill import __version__, machine, settings
 from tokmill.errors import TokmillError, UsageError
+from tokmill.extras import install_hint, requirements
 from tokmill.machine import Check
 
 _OLDEST_PYTHON = (3, 11)
@@ -29,7 +30,6 @@ _FOR = {
 }
 """What an extra is for; those for developers are not looked at."""
 _DEVELOPERS = {"dev", "docs"}
-_REQUIREMENT = re.compile(r"([\w.-]+)(?:\[[^\]]*\])?\s*([^;]*?)\s*(?:;\s*(.*))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +85,13 @@ def _program() -> list[Check]:
 
 def packages() -> list[Check]:
     """What tokmill cannot do without, and whether its version is right."""
-    return [_package(*each) for each in _requirements() if not each[2]]
+    return [_package(*each) for each in requirements() if not each[2]]
 
 
 def extras() -> list[Check]:
     """What it can do without, and what for."""
     wanted: dict[str, list[tuple[str, str]]] = {}
-    for name, versions, extra in _requirements():
+    for name, versions, extra in requirements():
         if extra and extra not in _DEVELOPERS:
             wanted.setdefault(extra, []).append((name, versions))
     checks = []
@@ -100,30 +100,13 @@ def extras() -> list[Check]:
         bad = [row for row in rows if row.status == "bad"]
         use = _FOR.get(extra, "")
         told = ", ".join(f"{row.name} {row.value}" for row in (bad or rows))
-        hint = f"pip install 'tokmill[{extra}]'" + (f", for {use}" if use else "")
+        hint = install_hint(extra) + (f", for {use}" if use else "")
         checks.append(Check("extras", extra, told, "note" if bad else "ok", hint if bad else None))
     return checks
 
 
-def _requirements() -> list[tuple[str, str, str]]:
-    """(name, versions, extra or nothing) of every requirement that is for this Python."""
-    try:
-        lines = metadata.requires("tokmill") or []
-    except metadata.PackageNotFoundError:
-        # On the path without having been installed: what is missing is seen when the engine is tried.
-        return []
-    found = []
-    for line in lines:
-        name, versions, marker = _REQUIREMENT.fullmatch(line.strip()).groups()  # type: ignore[union-attr]
-        extra = re.search(r"extra == ['\"]([\w-]+)['\"]", marker or "")
-        below = re.search(r"python_version < ['\"](\d+)\.(\d+)['\"]", marker or "")
-        if not below or sys.version_info[:2] < (int(below[1]), int(below[2])):
-            found.append((name, versions, extra[1] if extra else ""))
-    return found
-
-
 def _package(name: str, versions: str, extra: str) -> Check:
-    hint = f"pip install 'tokmill[{extra}]'" if extra else f"pip install '{name}{versions}'"
+    hint = install_hint(extra) if extra else f"pip install '{name}{versions}'"
     try:
         found = metadata.version(name)
     except metadata.PackageNotFoundError:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tokmill.errors import UsageError
+from tokmill.extras import install_hint
 from tokmill.words import counted
 
 try:
@@ -18,8 +19,8 @@ except ImportError as error:
     raise UsageError(
         f"tokmill.torch needs PyTorch: {error}",
         where="import tokmill.torch",
-        allowed="tokmill[torch]; data.batches() alone needs numpy only",
-        next_step="pip install 'tokmill[torch]', or torch from where your GPU's build is",
+        allowed="tokmill with PyTorch; data.batches() alone needs numpy only",
+        next_step=f"{install_hint('torch')}, or torch from where your GPU's build is",
     ) from error
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ import pytest
 from bucket import Bucket, Start, failing, s3_server
 
 from tokmill.errors import ChangedError, DamagedInputError, TokmillError, UsageError
+from tokmill.extras import install_hint
 from tokmill.read import remote, stores
 from tokmill.read.inputs import FoundInputs, find_inputs
 from tokmill.read.remote import Patience, RemoteStream
@@ -266,4 +267,5 @@ def test_a_package_that_is_missing_is_named_with_its_extra(
     with pytest.raises(UsageError, match=f"needs the package {package}") as caught:
         find(f"{scheme}://bucket/a.txt")
     stores._store.cache_clear()
-    assert caught.value.next_step == f"pip install 'tokmill[{extra}]'"
+    assert caught.value.next_step == install_hint(extra)
+    assert f"pip install '{package}>=" in install_hint(extra) or extra == "hf"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tokmill.errors import UsageError
+from tokmill.extras import install_hint
 
 _REPO = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?", re.ASCII)
 
@@ -36,7 +37,7 @@ def fetch(name: str, file_name: str, also: str) -> tuple[str, str]:
             "a tokenizer of a Hugging Face repository needs huggingface_hub, which is not installed",
             where=name,
             allowed="an installation with the extra hf",
-            next_step="pip install 'tokmill[hf]', or give the path of its tokenizer.json",
+            next_step=f"{install_hint('hf')}, or give the path of its tokenizer.json",
         ) from None
     try:
         path = _download(huggingface_hub, match["repo"], match["revision"] or "main", file_name)

@@ -22,6 +22,7 @@ from tokmill.encode.families import OTHER
 from tokmill.encode.tiktoken_cache import cached_path, encoding_of, places
 from tokmill.encode.tokenizer_json import FILE_NAME, read_tokenizer_json
 from tokmill.errors import ChangedError, UsageError
+from tokmill.extras import install_hint
 from tokmill.types import Tokenizer, path_to_text, text_to_path
 
 if TYPE_CHECKING:
@@ -223,7 +224,7 @@ def _huggingface(name: str, path: str, eot_token: str | None) -> Tokenizer:
             "a tokenizer.json is held against Hugging Face tokenizers, which is not installed",
             where=name,
             allowed="an installation with the extra hf",
-            next_step="pip install 'tokmill[hf]', then run again",
+            next_step=f"{install_hint('hf')}, then run again",
         )
     file.check()
     eot_id = find_eot(file.special, path, eot_token, file.unfit)

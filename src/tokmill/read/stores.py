@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from tokmill.errors import ChangedError, DamagedInputError, UsageError
+from tokmill.extras import install_hint
 from tokmill.read.urls import scheme_of, typed
 
 if TYPE_CHECKING:
@@ -144,7 +145,7 @@ def _store(scheme: str) -> Store:
             f"{scheme}:// needs the package {package}, which is not installed",
             where=f"{scheme}://",
             allowed=f"{scheme}:// with the extra [{extra}]",
-            next_step=f"pip install 'tokmill[{extra}]'",
+            next_step=install_hint(extra),
         ) from None
     module, _, name = target.partition(":")
     return cast("Store", getattr(importlib.import_module(module), name)(scheme))
