@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 import subprocess
@@ -14,6 +15,7 @@ from plain import clean_environment
 
 import tokmill
 from tokmill import cli
+from tokmill.errors import InputError
 
 TEXTS = [f"Document {i}. {'Some words, then more. ' * (i % 9)}Ünïcödé\n" for i in range(200)]
 
@@ -202,3 +204,18 @@ def test_text_that_is_perhaps_json_lines_is_a_notice_of_the_summary_too(tmp_path
     (tmp_path / "a.txt").write_text('{"text": "one"}\n{"text": "two"}\n')
     notices = tokmill.tokenize(tmp_path / "a.txt", tmp_path / "o", val_fraction=0).notices
     assert [notice.partition(" will be read as text")[0] for notice in notices] == [str(tmp_path / "a.txt")]
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.txt.gz", "a.jsonl.gz"])
+def test_a_byte_that_is_not_utf8_has_one_number_in_the_error_and_in_the_record_of_what_was_skipped(
+    tmp_path: Path, name: str
+) -> None:
+    data = b'{"text": "one"}\n{"text": "t\xffo"}\n' if "jsonl" in name else b"one<|endoftext|>t\xffo"
+    (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    with pytest.raises(InputError) as caught:
+        tokmill.tokenize(tmp_path / name, tmp_path / "stopped")
+    assert ("; or the compressed file is damaged: gzip -t FILE tests it" in (caught.value.next_step or "")) == name.endswith(".gz")
+    tokmill.tokenize(tmp_path / name, tmp_path / "o", on_error="skip")
+    (skip,) = (tmp_path / "o" / "skipped.jsonl").read_text().splitlines()
+    assert json.loads(skip)["offset"] == data.index(b"\xff")
+    assert str(caught.value.where).endswith(f", byte {json.loads(skip)['offset']}")

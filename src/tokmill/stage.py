@@ -17,7 +17,7 @@ import xxhash
 from tokmill.audit import Auditor, audit_documents
 from tokmill.encode import reference_of
 from tokmill.errors import BadTextError, EngineError
-from tokmill.read.utf8 import clean, first_invalid
+from tokmill.read.utf8 import clean, damage_hint, first_invalid
 from tokmill.slices import Slices, text_bytes
 from tokmill.types import Batch, Counts, EncodedBatch, Skip, Tokens
 
@@ -116,15 +116,16 @@ class EncodeStage:
             texts.invalid_bytes += n_invalid
             return document
         where = batch.locate(i)
+        offset = None if where.offset is None else where.offset + at
         if content.on_error == "skip":
-            offset = None if where.offset is None else where.offset + at
             texts.skips.append(Skip(path=where.path, record=where.record, offset=offset, reason="invalid_utf8"))
             return None
         raise BadTextError(
             f"not valid UTF-8: byte 0x{document[at]:02x} at byte {at:,} of the document",
-            where=str(where),
+            where=str(type(where)(path=where.path, record=where.record, offset=offset, unit=where.unit)),
             allowed="UTF-8 text",
-            next_step="mend the file, or pass --encoding-errors replace (or ignore), or --on-error skip to leave the document out",
+            next_step="mend the file, or pass --encoding-errors replace (or ignore), or --on-error skip to leave the document out"
+            + next((damage_hint(source.compression) for source in content.inputs if source.path == where.path), ""),
         )
 
     def _keep(self, texts: _Texts, batch: Batch) -> _Texts:

@@ -138,7 +138,7 @@ def test_every_hostile_corpus_is_read_or_refused_here() -> None:
 def test_text_that_is_not_utf8_is_for_the_encoder_threads_to_refuse(tmp_path: Path) -> None:
     with pytest.raises(BadTextError, match="byte 0xff at byte 1 of the document") as caught:
         tokmill.tokenize(str(CORPORA / "invalid_utf8" / "a.txt"), tmp_path / "out")
-    assert str(caught.value.where).endswith("a.txt, document 2, byte 16")
+    assert str(caught.value.where).endswith("a.txt, document 2, byte 17")
 
 
 def test_a_separator_that_overlaps_itself_is_found_leftmost() -> None:

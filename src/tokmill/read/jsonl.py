@@ -17,7 +17,7 @@ from tokmill.memory import piece_too_long
 from tokmill.read.large import held_document
 from tokmill.read.line_window import LineWindow
 from tokmill.read.record import NOT_PLAIN, NotARecordError, RecordParser
-from tokmill.read.utf8 import first_invalid, foreign
+from tokmill.read.utf8 import damage_hint, first_invalid, foreign
 from tokmill.types import Batch, Counts, Skip
 
 if TYPE_CHECKING:
@@ -187,7 +187,11 @@ class _LinesReader:
             raise self._bad_record(bad, self._position.location())
 
     def _bad_record(self, bad: NotARecordError, where: Location) -> BadRecordError:
-        return bad.error(where, f'one JSON object a line, with a string under the key "{self._settings.content.text_key}"', "lines")
+        allowed = f'one JSON object a line, with a string under the key "{self._settings.content.text_key}"'
+        error = bad.error(where, allowed, "lines")
+        if bad.reason == "invalid_utf8":
+            error.next_step = f"{error.next_step}{damage_hint(self._position.source.compression)}"
+        return error
 
 
 def _locator(position: Position, lines: array[int] | range, lengths: array[int]) -> Callable[[int], Location]:

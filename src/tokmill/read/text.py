@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from tokmill.errors import BadTextError
 from tokmill.read.large import divided, hold, piece_batch, whole
-from tokmill.read.utf8 import first_invalid, foreign
+from tokmill.read.utf8 import damage_hint, first_invalid, foreign
 from tokmill.read.window import Window
 from tokmill.slices import Slices
 from tokmill.types import Batch, Counts, Skip
@@ -129,8 +129,9 @@ class _TextReader:
         if self._settings.content.on_error != "skip":
             raise _not_utf8(
                 f"not valid UTF-8: byte 0x{document.buffer[at]:02x} at byte {at:,} of the document",
-                where,
-                "mend the file, or pass --encoding-errors replace (or ignore), or --on-error skip to leave the document out",
+                type(where)(path=where.path, record=where.record, offset=position.offset + at, unit=where.unit),
+                "mend the file, or pass --encoding-errors replace (or ignore), or --on-error skip to leave the document out"
+                + damage_hint(position.source.compression),
             )
         skip = Skip(path=where.path, record=where.record, offset=position.offset + at, reason="invalid_utf8")
         n_bytes = len(document.buffer)

@@ -10,7 +10,7 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tokmill.types import Utf8Policy
+    from tokmill.types import Compression, Utf8Policy
 
 _PROBE_BYTES = 1 << 20
 """Where an invalid byte is looked for, this much text is decoded at a time."""
@@ -96,6 +96,11 @@ def clean(document: bytes, policy: Utf8Policy) -> tuple[bytes, int]:
     if policy == "ignore" or not n_invalid:
         return kept, n_invalid
     return document.decode("utf-8", "replace").encode(), n_invalid
+
+
+def damage_hint(compression: Compression) -> str:
+    """What to add to a next step: text that is not UTF-8 may be that of a compressed file that was damaged."""
+    return "" if compression == "none" else f"; or the compressed file is damaged: {compression} -t FILE tests it"
 
 
 def foreign(head: bytes) -> tuple[str, str] | None:
