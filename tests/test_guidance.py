@@ -16,6 +16,7 @@ from plain import clean_environment
 import tokmill
 from tokmill import cli
 from tokmill.errors import InputError
+from tokmill.read.record import NotARecordError, RecordParser
 
 TEXTS = [f"Document {i}. {'Some words, then more. ' * (i % 9)}Ünïcödé\n" for i in range(200)]
 
@@ -219,3 +220,42 @@ def test_a_byte_that_is_not_utf8_has_one_number_in_the_error_and_in_the_record_o
     (skip,) = (tmp_path / "o" / "skipped.jsonl").read_text().splitlines()
     assert json.loads(skip)["offset"] == data.index(b"\xff")
     assert str(caught.value.where).endswith(f", byte {json.loads(skip)['offset']}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["http:/127.0.0.1:9/a.txt"], r"next: +a URL has two slashes: http://127\.0\.0\.1:9/a\.txt"),
+        (["htp://127.0.0.1:9/a.txt"], r"next: +if http:// was meant"),
+        (["http://127.0.0.1:9/a.txt"], r"next: +check the URL, .* run the same command again$"),
+        (["DIR"], r"next: +pass --glob PATTERN .* than \.txt "),
+        (["a.txt", "--tokenizer", "wat"], r"allowed: gpt2, r50k_base, p50k_base, cl100k_base, o200k_base;"),
+    ],
+)
+def test_what_was_mistyped_is_answered_with_what_was_meant(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
+) -> None:
+    (tmp_path / "notes.doc").write_text("x")
+    arguments = [str(tmp_path) if each == "DIR" else each for each in arguments]
+    assert cli.run(["tokenize", *arguments, "--out", str(tmp_path / "o")]) != 0
+    assert re.search(words, capsys.readouterr().err, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "words"),
+    [
+        ('{"meta": {"body": "x", "n": 1}}', "meta.txt", 'there is no key "meta.txt" inside "meta"; keys there: "body", "n"'),
+        ('{"meta": "x"}', "meta.txt", 'there is no key "meta.txt"; keys there: "meta"'),
+        ('{\n "text": "x"\n}', "text", "jq -c . FILE"),
+    ],
+)
+def test_json_that_does_not_fit_is_told_what_would(text: str, key: str, words: str) -> None:
+    with pytest.raises(NotARecordError) as caught:
+        RecordParser(key).parse(text.split("\n", maxsplit=1)[0].encode(), "strict", at_start=True)
+    assert words in caught.value.what + caught.value.next_step
+
+
+def test_an_audit_of_nothing_is_not_called_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.txt").write_text("")
+    assert cli.run(["tokenize", str(tmp_path / "a.txt"), "--out", str(tmp_path / "o")]) == 0
+    assert re.search("^  audited +none$", capsys.readouterr().out, re.MULTILINE)

@@ -68,7 +68,8 @@ def summary_lines(summary: Summary) -> str:
     rows += [("skipped", ", ".join(f"{n:,} {reason}" for reason, n in sorted(summary.skipped.items())) or "none")]
     if summary.invalid_utf8_documents:
         rows.append(("not UTF-8", f"{counted(summary.invalid_utf8_documents, 'document')}, mended as --encoding-errors says"))
-    rows.append(("audited", f"{counted(summary.audited_documents, 'document')}, the same as the reference tokenizer's"))
+    audited = f"{counted(summary.audited_documents, 'document')}, the same as the reference tokenizer's"
+    rows.append(("audited", audited if summary.audited_documents else "none"))
     rows += [("files", _file_names(summary.files))]
     rows += [("in", printable_line(summary.out)), ("next", f"tokmill verify {_quoted(summary.out)}")]
     return "\n".join([f"tokmill: {head}", *_aligned(rows), *_notes(summary.notices)])

@@ -111,7 +111,8 @@ def resolve_tokenizer(name: str, eot_token: str | None = None) -> Tokenizer:
     raise UsageError(
         f"there is no tokenizer {name!r}",
         where="--tokenizer",
-        allowed=f"{', '.join(_BUILT_IN)}; {', '.join(ENCODINGS)}; the path of a .tiktoken file, of a {FILE_NAME} or its directory; "
+        allowed=f"{', '.join(dict.fromkeys([*_BUILT_IN, *ENCODINGS]))}; "
+        f"the path of a .tiktoken file, of a {FILE_NAME} or its directory; "
         "a Hugging Face repository as owner/name@revision",
         next_step="--tokenizer gpt2, or see tokmill vocab list",
     )

@@ -17,7 +17,7 @@ from fnmatch import translate
 from typing import TYPE_CHECKING, cast
 
 from tokmill.errors import DamagedInputError, UsageError
-from tokmill.read.urls import path_of, remember
+from tokmill.read.urls import named, path_of, remember
 from tokmill.types import STDIN, WITH_FOOTER, Compression, Input, InputFormat, is_url, path_to_text
 from tokmill.words import counted
 
@@ -39,6 +39,8 @@ _SUFFIXES: dict[InputFormat, tuple[str, ...]] = {
     "tar": (".tar",),
 }
 _KNOWN_SUFFIXES = tuple(suffix for suffixes in _SUFFIXES.values() for suffix in suffixes)
+_ONE_SLASH = re.compile(r"(https?|s3|hf|gs):/([^/].*)", re.IGNORECASE | re.DOTALL)
+"""A URL that was mistyped."""
 _FOREIGN_SUFFIXES = (".zip", ".7z", ".npy", ".bin", ".pdf", ".rar", ".lzma", ".orc", ".avro", ".xlsx")
 """Named alone, these would be read as text; nobody means that."""
 _FORMATS = tuple(f + c for f in _SUFFIXES for c in ("", *_COMPRESSIONS) if not (c and f in WITH_FOOTER))
@@ -117,7 +119,12 @@ class _Finder:
         elif globbing.has_magic(name):
             self._add_matches(name)
         else:
-            raise _nothing(name, "there is no such file or directory", "check the path")
+            slash = _ONE_SLASH.fullmatch(name)
+            raise _nothing(
+                name,
+                "there is no such file or directory",
+                f"a URL has two slashes: {named(f'{slash[1]}://{slash[2]}')}" if slash else "check the path",
+            )
 
     def _add_remote(self, url: str) -> None:
         from tokmill.read.listing import find_remote
@@ -202,7 +209,9 @@ class _Finder:
         return _nothing(
             top,
             f"the directory holds no input (passed over: {counted(n_passed, 'file')})",
-            "pass --glob PATTERN to choose files of other names" if self._glob is None else "check --glob",
+            f"pass --glob PATTERN to choose files of other names than {' '.join(_KNOWN_SUFFIXES)}"
+            if self._glob is None
+            else "check --glob",
         )
 
     def _add_file(self, path: str, size_bytes: int | None, mtime_ns: int | None) -> None:

@@ -35,7 +35,11 @@ def find_remote(url: str, wanted: Callable[[str, str], bool], *, has_glob: bool)
         if found is not None:
             return [_sized(found)], 0
     if scheme_of(url) in {"http", "https"}:
-        raise _nothing(name, "there is no object here; a web server has no directories and patterns", "name each object")
+        raise _nothing(
+            name,
+            "there is no object here (HTTP 404)",
+            "check the spelling; a web server has no directories and patterns: name each object",
+        )
     if _MAGIC.search(url):
         return _matching(store, url, wanted)
     chosen, n_passed = _below(store, url, wanted)
@@ -43,7 +47,7 @@ def find_remote(url: str, wanted: Callable[[str, str], bool], *, has_glob: bool)
         next_step = "check --glob" if has_glob else "pass --glob PATTERN to choose objects of other names"
         raise _nothing(name, f"no input lies below this prefix (passed over: {counted(n_passed, 'object')})", next_step)
     if not chosen:
-        raise _nothing(name, "there is no such object or prefix", "check the URL")
+        raise _nothing(name, "there is no such object or prefix", "check the spelling of bucket (or repository) and path")
     return chosen, n_passed
 
 

@@ -99,7 +99,7 @@ class RecordParser:
         except ValueError as error:
             at = len(line.decode()[: error.pos].encode()) if isinstance(error, json.JSONDecodeError) else 0
             what = f"the line is not JSON: {error.msg if isinstance(error, json.JSONDecodeError) else error}"
-            next_step = "mend the line (a file that is one JSON array: jq -c '.[]' FILE)"
+            next_step = "mend the line (a file that is one JSON array: jq -c '.[]' FILE; objects of several lines: jq -c . FILE)"
             raise NotARecordError("invalid_json", what, next_step, at) from None
         return self._text_in(value)
 
@@ -153,9 +153,13 @@ def _nested(key: str) -> Callable[[bytes | memoryview], str]:
 def _below(value: dict[str, Any], key: str) -> object:
     """What stands under a key with dots, step by step. Raises NotARecordError when a step is missing."""
     found: Any = value
+    above: list[str] = []
     for name in key.split("."):
         if not isinstance(found, dict) or name not in found:
-            raise NotARecordError("missing_text", f'there is no key "{key}"; {_describe_keys(value)}', _other_key(value))
+            inside = f" inside {json.dumps('.'.join(above))[:40]}" if above and isinstance(found, dict) else ""
+            there = _describe_keys(found if inside else value)
+            raise NotARecordError("missing_text", f'there is no key "{key}"{inside}; {there}', _other_key(value))
+        above.append(name)
         found = found[name]
     return found
 

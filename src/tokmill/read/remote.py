@@ -81,7 +81,8 @@ def patiently(attempt: Callable[[], T], patience: Patience, where: Callable[[], 
         f"cannot be read: {last.what}, {patience.attempts} times in {time.monotonic() - began_s:.0f} s",
         where=where(),
         allowed="a store that answers",
-        next_step="check the connection and the store, and run the same command again: it resumes",
+        next_step="check the URL, the connection and the store, and run the same command again"
+        + ("" if patience is PLANNING else ": it resumes"),
     ) from None
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from tokmill.errors import ChangedError, DamagedInputError, UsageError
 from tokmill.extras import install_hint
 from tokmill.read.urls import scheme_of, typed
+from tokmill.words import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -130,7 +131,7 @@ def store_for(url: str) -> Store:
             f"URLs that begin with {scheme}:// cannot be read",
             where=f"{scheme}://",
             allowed=" ".join(f"{each}://" for each in _KINDS),
-            next_step="download it and give the file, or pipe it in: ... | tokmill tokenize - ...",
+            next_step=f"if {nearest(scheme, list(_KINDS))}:// was meant, write it so; else download it or pipe it in",
         )
     return _store(scheme)
 
