@@ -339,3 +339,19 @@ def test_texts_under_a_nested_key_are_counted(tmp_path: Path, suffix: str) -> No
     assert planned.is_exact
     assert planned.totals is not None
     assert (planned.totals.documents.value, planned.totals.tokens.value) == (len(TEXTS), N_TOKENS)
+
+
+def test_every_file_takes_its_time(tmp_path: Path) -> None:
+    for i in range(500):
+        (tmp_path / f"{i}.txt").write_text("x")
+    one, all_of_them = (tokmill.plan(path, val_fraction=0).time for path in (tmp_path / "0.txt", tmp_path))
+    assert one is not None
+    assert all_of_them is not None
+    assert all_of_them.expected_s > one.expected_s + 0.1
+
+
+def test_thousands_of_shards_are_a_notice_beforehand(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("some words " * 1000)
+    (notice,) = tokmill.plan(tmp_path, val_fraction=0, shard_tokens=2).notices
+    assert notice.startswith("shards of 2 tokens: about 1,375 files or more; ")
+    assert tokmill.plan(tmp_path, val_fraction=0, shard_tokens=100).notices == []

@@ -107,6 +107,7 @@ def make_job(
     notices = [*found.notices(), *choice.notices]
     doubts = check_files(found.inputs, text_key) if input_format is None else []
     notices += doubts
+    notices += _shard_notices(content)
     used = engine_of(described, engine)
     if used != engine:
         notices.append(engine_notice(described))
@@ -115,6 +116,21 @@ def make_job(
     notices += more
     job = Job(out=path_to_text(out), content=content, resources=resources, fresh=fresh, urls=typed_urls(found.inputs))
     return PlannedJob(job, notices, tuple(doubts))
+
+
+_BYTES_PER_TOKEN = 4
+"""Of English text, about."""
+_MANY_FILES = 1000
+
+
+def _shard_notices(content: Content) -> list[str]:
+    """What to say when the output will be thousands of files, as far as the sizes of the inputs tell."""
+    n_bytes = sum(source.size_bytes or 0 for source in content.inputs)
+    if not content.shards or (n := n_bytes // _BYTES_PER_TOKEN // content.shards.tokens) < _MANY_FILES:
+        return []
+    return [
+        f"shards of {counted(content.shards.tokens, 'token')}: about {n:,} files or more; a larger --shard-tokens makes them fewer"
+    ]
 
 
 _MOST_DETAILS = 5
