@@ -110,6 +110,12 @@ def tokmill(path: Path, work: Path, options: list[str]) -> tuple[Cost, int]:
     return Cost(outcome.elapsed_s, outcome.cpu_s), n_bytes
 
 
+def empty_file(work: Path) -> Path:
+    path = work / "empty.txt"
+    path.write_bytes(b"")
+    return path
+
+
 def median(costs: list[Cost]) -> Cost:
     return Cost(statistics.median(c.elapsed_s for c in costs), statistics.median(c.cpu_s for c in costs))
 
@@ -117,8 +123,7 @@ def median(costs: list[Cost]) -> Cost:
 def measure(path: Path, work: Path, rounds: int, options: list[str]) -> dict[str, Cost]:
     """Medians of interleaved rounds."""
     found: dict[str, list[Cost]] = {name: [] for name in ("tokmill", "start", *PARTS)}
-    empty = work / f"empty{''.join(path.suffixes[:1]) if path.suffix == '.txt' else '.txt'}"
-    empty.write_bytes(b"")
+    empty = empty_file(work)
     for _ in range(rounds):
         run, n_bytes = tokmill(path, work, options)
         found["tokmill"].append(run)
