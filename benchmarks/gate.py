@@ -1,6 +1,6 @@
 """Has something made tokmill slower? Ratios against reference work of the same minute, held against those that are recorded.
 
-For each kind of input: the processor time of a whole run (less that of a run of nothing), by the processor time of reading, encoding
+For each kind of input: the processor time of a whole run (less that of a run of nothing), by that of reading, encoding
 and writing alone (floor.py).
 Both slow down alike when the machine is busy or slow, and processor time does not count waiting, so the ratio is steadier than any
 time. The best of some rounds counts. --record writes the ratios to recorded.json, which belongs to the repository: a change that
