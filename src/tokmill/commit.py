@@ -25,6 +25,7 @@ from tokmill.durable import storage_errors
 from tokmill.errors import DamageError, UsageError
 from tokmill.journal import Header, Journal
 from tokmill.manifest import (
+    BESIDE,
     MANIFEST_NAME,
     Manifest,
     Segment,
@@ -378,6 +379,13 @@ def _refuse_strangers(directory: Path) -> None:
                 where=str(directory / name),
                 allowed="a new or empty directory, or one that tokmill made",
                 next_step="choose another --out, move the file away, or pass --fresh to overwrite it",
+            )
+        if not name.startswith(".") and name not in BESIDE:
+            raise UsageError(
+                "the output directory holds other files: verify would call them damage, and a trainer may read them",
+                where=str(directory / name),
+                allowed="a new or empty directory, or one that tokmill made",
+                next_step="choose another --out, or move the files away",
             )
 
 

@@ -35,7 +35,10 @@ def hold(directory: Path) -> DirectoryLock:
     state = state_of(directory)
     if state.is_symlink():
         raise DamageError(
-            "the state of the run is a symbolic link", where=str(state), next_step="remove it, or choose another --out"
+            "the state of the run is a symbolic link",
+            where=str(state),
+            allowed="a directory of its own",
+            next_step="remove it, or choose another --out",
         )
     return DirectoryLock(state / "lock")
 
