@@ -9,7 +9,8 @@
 #   make interop every format read by its trainer's own package; gigabytes of them
 #   make docs    the site, in build/docs: links that lead nowhere are errors
 #   make demo    the Python library's sources as token files, in ./demo
-#   make bench   a corpus of 0.3 GB and how fast it goes
+#   make bench   a corpus of 0.3 GB, how fast it goes, how near to the floor, and whether that became worse
+#   make peers   the same corpus by every peer that installs
 #   make clean   away with all that
 
 VENV ?= .venv
@@ -24,10 +25,10 @@ BENCH := benchmarks/data
 BENCH_GB ?= 0.3
 
 .DEFAULT_GOAL := help
-.PHONY: help docs setup check test slow browser faults power freeze interop bench demo clean
+.PHONY: help docs setup check test slow browser faults power freeze interop bench peers demo clean
 
 help:
-	@sed -n '3,13s/^# *//p' Makefile
+	@sed -n '3,14s/^# *//p' Makefile
 
 setup: $(STAMP)
 
@@ -44,8 +45,9 @@ check: $(STAMP)
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
 
+# A process a core; the tests of a file stay together, because they share what was made for them.
 test: $(STAMP)
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile $(PYTEST_ARGS)
 
 slow: $(STAMP)
 	@$(BIN)/python -m pytest -m slow --ignore tests/faults $(PYTEST_ARGS)
@@ -112,6 +114,12 @@ $(BENCH)/corpus.txt: $(STAMP) $(DEMO_TEXT)
 
 bench: $(BENCH)/corpus.txt
 	@$(BIN)/python benchmarks/speed.py $< --rounds 3
+	@$(BIN)/python benchmarks/floor.py $<
+	@$(BIN)/python benchmarks/gate.py $<
+
+peers: $(BENCH)/corpus.txt
+	@$(BIN)/python benchmarks/against_peers.py $< --svg $(BENCH)/peers.svg
+	@echo "a chart: $(BENCH)/peers.svg"
 
 clean:
 	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist demo $(BENCH)

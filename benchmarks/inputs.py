@@ -20,6 +20,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import gigatoken
@@ -32,10 +33,11 @@ from peers.gigatoken_encode_files import RANKS
 from tokmill.config import Content, Resources
 from tokmill.encode import cutter_for, hand_over_plainly, load_encoder
 from tokmill.encode.vocabulary import resolve_tokenizer
+from tokmill.protocols import Encoder
 from tokmill.read.corpus import CorpusReader
 from tokmill.read.inputs import find_inputs
 from tokmill.slices import Slices, text_bytes
-from tokmill.types import Cursor
+from tokmill.types import Batch, Cursor
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -70,28 +72,56 @@ def settings(path: Path) -> tuple[Content, Resources]:
     return Content(inputs=inputs, tokenizer=resolve_tokenizer("gpt2")), resources
 
 
-def decoding_s(path: Path) -> float:
+def reader(path: Path) -> Iterator[Batch]:
+    """The batches that the worker's reader would make."""
     content, resources = settings(path)
+    return CorpusReader(content, resources, cutter_for("r50k_base")).batches(Cursor())
+
+
+def full_documents(batch: Batch) -> Sequence[bytes]:
+    """What the worker hands to its engine: without documents that are empty."""
+    return batch.documents.without_empty()[0] if isinstance(batch.documents, Slices) else batch.documents
+
+
+def in_parts(path: Path, most_bytes: int) -> Iterator[list[Sequence[bytes]]]:
+    """The documents of batches that have text, as lists of at most about so many bytes, in memory."""
+    part: list[Sequence[bytes]] = []
+    n_bytes = 0
+    for documents in map(full_documents, reader(path)):
+        if size := text_bytes(documents):
+            part.append(documents)
+            n_bytes += size
+        if n_bytes >= most_bytes:
+            yield part
+            part, n_bytes = [], 0
+    yield part
+
+
+def encoders() -> list[Encoder]:
+    """One a core, as the worker makes them."""
+    hand_over_plainly()
+    tokenizer = resolve_tokenizer("gpt2")
+    return [load_encoder(tokenizer, "gigatoken") for _ in os.sched_getaffinity(0)]
+
+
+def encode_all(encoder: Encoder, batches: list[Sequence[bytes]]) -> None:
+    for documents in batches:
+        encoder.encode(documents)
+
+
+def decoding_s(path: Path) -> float:
+    batches = reader(path)
     began_s = time.perf_counter()
-    for _ in CorpusReader(content, resources, cutter_for("r50k_base")).batches(Cursor()):
+    for _ in batches:
         pass
     return time.perf_counter() - began_s
 
 
 def encoding_s(path: Path) -> float:
     """Of the text file's batches, which are in memory before the clock starts."""
-    content, resources = settings(path)
-    batches = [b.documents for b in CorpusReader(content, resources, cutter_for("r50k_base")).batches(Cursor())]
-    full = [documents.without_empty()[0] if isinstance(documents, Slices) else documents for documents in batches]
-    full = [documents for documents in full if text_bytes(documents)]
-    n = len(os.sched_getaffinity(0))
-    encoders = [load_encoder(content.tokenizer, "gigatoken") for _ in range(n)]
-
-    def encode(i: int) -> None:
-        for documents in full[i::n]:
-            encoders[i].encode(documents)
-
-    threads = [threading.Thread(target=encode, args=(i,)) for i in range(n)]
+    found = encoders()
+    full = [documents for part in in_parts(path, 1 << 62) for documents in part]
+    threads = [threading.Thread(target=encode_all, args=(one, full[i :: len(found)])) for i, one in enumerate(found)]
     began_s = time.perf_counter()
     for thread in threads:
         thread.start()
@@ -132,7 +162,6 @@ def main() -> None:
     args = parser.parse_args()
     measures = {"decoding": decoding_s, "encoding": encoding_s, "encode_files": encode_files_s}
     if args.measure:
-        hand_over_plainly() if args.measure == "encoding" else None
         print(json.dumps(measures[args.measure](args.corpus)))
         return
     for name, value in machine.description().items():

@@ -24,7 +24,8 @@ def main() -> None:
     args = parser.parse_args()
     start_s = time.perf_counter()
     tokenizer = gigatoken.Tokenizer.from_tiktoken(args.ranks, pretokenizer="gpt2", special_tokens={})
-    source = gigatoken.TextFileSource([str(args.file)], args.separator)
+    is_json = args.file.suffix == ".jsonl"
+    source = gigatoken.JsonlFileSource([str(args.file)]) if is_json else gigatoken.TextFileSource([str(args.file)], args.separator)
     ids = tokenizer.encode_files(source, parallel=True)
     np.asarray(ids.layout.content.data).astype(np.uint16).tofile(args.out)
     print(f"{time.perf_counter() - start_s:.3f}")

@@ -65,8 +65,8 @@ if TYPE_CHECKING:
 
 _STACK_BYTES = 2 * MIB
 """Of a thread; the usual 8 MiB are never used, but count against the limit on data."""
-_ROOM_BYTES = 64 * MIB
-"""Beyond what the budget leaves, that data may grow by before the next look: stacks, and tables whose pages are not touched yet."""
+_ROOM_BYTES = 12 * MIB
+"""Beyond what the budget leaves, that data may grow by before the next look: stacks of threads."""
 
 _TICK_S = 0.2
 _COMMITTED = ("everything so far is committed", "run the command again, without --fresh: it resumes")

@@ -1,6 +1,6 @@
 """Every family of tokenizers in every engine that loads it: are the ids the reference's, and how fast is it?
 
-    python benchmarks/tokenizers.py CORPUS [--mb 4]
+    python benchmarks/families.py CORPUS [--mb 4]
 
 Vocabularies are trained on the spot on the beginning of CORPUS (a text file), with the patterns and normalizers that the families
 publish; the published ones are larger, which changes the speed a little and the ids not at all in kind. cl100k_base and o200k_base
@@ -18,8 +18,6 @@ import time
 from pathlib import Path
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
-# Not this directory, where a file is called like the library.
-sys.path.pop(0)
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import numpy as np
