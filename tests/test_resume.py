@@ -182,3 +182,52 @@ def test_verify_with_the_sources_passes_over_the_output_inside_them(tmp_path: Pa
     assert command("tokenize", tmp_path, "--out", tmp_path / "out", "-q").returncode == 0
     done = command("verify", tmp_path / "out", "--source", tmp_path)
     assert done.returncode == 0, done.stderr
+
+
+BAD_LAST = [json.dumps({"text": text.decode()}).encode() for text in some_documents(30, 400, 5)]
+BAD_LAST += [b'{"text": "\xff"}', b'{"text": 1}']
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        ({"encoding_errors": "replace"}, {"encoding_errors": "replace", "on_error": "skip"}),
+        ({}, {"on_error": "skip"}),
+        ({}, {"encoding_errors": "replace", "on_error": "skip"}),
+    ],
+)
+def test_a_run_that_a_bad_record_stopped_goes_on_with_a_policy_that_leaves_it_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: dict[str, str], then: dict[str, str]
+) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"\n".join(BAD_LAST))
+    small = {"batch_bytes": 1000, "segment_bytes": 2000, "n_threads": 1}
+    run_in_process([path], tmp_path / "at once", small, **then)
+    for n in range(1, 60, 2):
+        out = tmp_path / f"out{n}"
+        with pytest.raises(BadRecordError):
+            run_in_process([path], out, small, **first)
+        committed = (out / ".tokmill" / "journal").read_bytes().count(b"\n")
+        assert committed > 1, "what was done so far is there"
+        with monkeypatch.context() as patch:
+            calls = dying_at(n, patch)
+            with contextlib.suppress(Died):
+                run_in_process([path], out, small, **then)
+        if calls() < n:
+            break
+        journal = out / ".tokmill" / "journal"
+        assert not journal.exists() or journal.read_bytes().count(b"\n") >= committed
+        run_in_process([path], out, small, **then)
+        assert written(out) == written(tmp_path / "at once")
+        assert {p.name for p in out.iterdir()} == {p.name for p in (tmp_path / "at once").iterdir()}
+
+
+def test_a_policy_that_would_have_changed_what_is_done_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"\n".join([b'{"text": "\xff"}', *BAD_LAST[:-2], b'{"text": 1}']))
+    small = {"batch_bytes": 1000, "segment_bytes": 2000, "n_threads": 1}
+    with pytest.raises(TooManySkippedError):
+        run_in_process([path], tmp_path / "out", small | {"max_skipped": 1}, on_error="skip")
+    for now in ({"on_error": "skip", "encoding_errors": "replace"}, {"on_error": "stop"}):
+        with pytest.raises(ChangedError):
+            run_in_process([path], tmp_path / "out", small, **now)

@@ -49,6 +49,16 @@ def changed_error(before: Content, now: Content, directory: Path) -> ChangedErro
     )
 
 
+def is_only_more_lenient(before: Content, now: Content) -> bool:
+    """Whether what is asked for now differs from before in that bad records or bytes no longer stop the run: what was done so far
+    met none, so that it is the same.
+    """
+    if before.on_error != "stop" or before.encoding_errors not in ("strict", now.encoding_errors):
+        return False
+    lenient = msgspec.structs.replace(before, on_error=now.on_error, encoding_errors=now.encoding_errors)
+    return lenient.fingerprint() == now.fingerprint()
+
+
 def _complete(directory: Path) -> Manifest | None:
     """The complete output that stands in the directory, if its manifest can be read."""
     try:

@@ -20,7 +20,7 @@ import msgspec
 import xxhash
 
 from tokmill import durable
-from tokmill.changes import changed_error
+from tokmill.changes import changed_error, is_only_more_lenient
 from tokmill.durable import storage_errors
 from tokmill.errors import DamageError, UsageError
 from tokmill.journal import Header, Journal
@@ -241,6 +241,9 @@ def _open_locked(
             with storage_errors(directory):
                 discard_parts(directory)
                 journal = Journal.open(journal_path, Header.of(content, version))
+        if journal.header.fingerprint != content.fingerprint() and is_only_more_lenient(journal.header.content, content):
+            with storage_errors(journal_path):
+                journal = journal.with_header(Header.of(content, version))
         if journal.header.fingerprint != content.fingerprint():
             raise changed_error(journal.header.content, content, directory)
         _check_parts(directory, journal.segments)

@@ -1,4 +1,5 @@
-"""The journal: a header that says what is being made, then one line a committed segment. Appended and fsynced, never rewritten.
+"""The journal: a header that says what is being made, then one line a committed segment. Appended and fsynced; rewritten, in one
+step, only where settings change that nothing committed depends on.
 
 A line is `CHECK JSON`, CHECK being the xxh3_64 of the JSON seeded with the check of the line before: a line that was cut short,
 changed, removed or moved does not fit the chain. What does not fit at the very end is an append that the power cut short, and is
@@ -65,6 +66,19 @@ class Journal:
         if n_good < len(data):
             os.truncate(path, n_good)
         return cls(path, _decode_header(payloads[0], str(path)), [_decode_line(p, str(path)) for p in payloads[1:]], chain)
+
+    def with_header(self, header: Header) -> Journal:
+        """The same segments under another header, in place of this journal, which is closed. Raises OSError, DamageError."""
+        payloads, _, _ = _unchain(_read(self.path), str(self.path))
+        chain, lines = 0, []
+        for payload in [msgspec.json.encode(header), *payloads[1:]]:
+            chain = _check(payload, chain)
+            lines.append(_line(chain, payload))
+        self.close()
+        durable.write_file(durable.aside(self.path), b"".join(lines))
+        durable.replace(durable.aside(self.path), self.path)
+        durable.sync_directory(self.path.parent)
+        return Journal.open(self.path, header)
 
     def append(self, segment: Segment, elapsed_s: float) -> None:
         """Append a line and make it durable. elapsed_s: over all runs. Raises OSError."""

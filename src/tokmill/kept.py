@@ -158,7 +158,8 @@ def discard_parts(directory: Path) -> None:
     (state_of(directory) / "journal").unlink(missing_ok=True)
     for part in part_files(directory):
         part.unlink()
-    for path in (history_of(directory), durable.aside(history_of(directory))):
+    history, journal = history_of(directory), state_of(directory) / "journal"
+    for path in (history, durable.aside(history), durable.aside(journal)):
         path.unlink(missing_ok=True)
     for kept in _kept_directories(directory):
         for name in durable.uninterrupted(lambda kept=kept: os.listdir(kept)):  # type: ignore[misc]
