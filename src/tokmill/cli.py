@@ -162,8 +162,11 @@ def tokenize(
 
     Of a text file every byte counts, a byte order mark too; JSON lines lose theirs.
     """
+    from msgspec.structs import replace
+
     from tokmill import api, render
     from tokmill.eventlog import observing
+    from tokmill.progress import not_yet_told
 
     with observing(verb="tokenizing", quiet=quiet, verbose=verbose, events=events) as observers:
         summary = api.tokenize(
@@ -196,7 +199,10 @@ def tokenize(
             append=append,
             observers=observers,
         )
-    _print_result(render.json_line(summary) if json else "" if quiet else render.summary_lines(summary))
+    if json or quiet:
+        _print_result(render.json_line(summary) if json else "")
+    else:
+        _print_result(render.summary_lines(replace(summary, notices=not_yet_told(summary.notices, observers))))
 
 
 _arguments: Sequence[str] = ()
