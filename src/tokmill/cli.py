@@ -164,7 +164,7 @@ def tokenize(
     from tokmill import api, render
     from tokmill.eventlog import observing
 
-    with observing(verb="tokenizing", quiet=quiet, verbose=verbose, events=events) as observers:
+    with observing(verb="tokenizing", quiet=quiet, verbose=verbose, events=events, outputs=[out], inputs=inputs) as observers:
         summary = api.tokenize(
             inputs,
             out,
