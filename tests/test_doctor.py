@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from plain import clean_environment
 
-from tokmill import cli, doctor, extras
+from tokmill import cli, doctor, extras, probe
 from tokmill.doctor import Diagnosis
 from tokmill.extras import install_hint
 from tokmill.machine import Check
@@ -38,6 +38,56 @@ def test_the_table_has_a_line_for_each(capsys: pytest.CaptureFixture[str]) -> No
     text = capsys.readouterr().out
     assert text.startswith("tokmill: it works here\n")
     assert all(word in text for word in ("cores", "open files", "control group", "file system", "self-test", "cl100k_base"))
+
+
+def test_where_nothing_can_be_written_the_first_line_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["doctor", "/proc"]) == 0
+    assert capsys.readouterr().out.startswith("tokmill: it works here, but no output can be made in /proc\n")
+
+
+@pytest.mark.parametrize(
+    ("before", "row", "step"),
+    [
+        ("mkdir gone; cd gone; rmdir ../gone", "place .* BAD: not possible: .*No such file", "cd to a directory"),
+        ("ulimit -n 9", "self-test .* BAD: not possible: .*Too many open files", "ulimit -n 1024"),
+    ],
+    ids=["directory", "files"],
+)
+def test_what_cannot_even_be_looked_at_is_a_row(before: str, row: str, step: str, tmp_path: Path) -> None:
+    command = ["bash", "-c", f"{before}; exec {sys.executable} -m tokmill doctor"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=clean_environment(), check=False)
+    assert done.returncode == 1, done.stderr
+    assert re.search(row, done.stdout)
+    assert f"next:    {step}" in done.stderr
+    assert "  extras\n" in done.stdout
+
+
+def test_a_full_standard_output_speaks_of_no_run_that_resumes() -> None:
+    with open("/dev/full", "wb") as full:
+        command = [sys.executable, "-m", "tokmill", "vocab", "list"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=clean_environment(), check=False)
+    assert done.returncode == 14
+    assert "resumes" not in done.stderr
+    assert "next:    send standard output elsewhere" in done.stderr
+
+
+def test_the_quota_of_its_own_control_group_or_of_one_above_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    group = tmp_path / "user" / "job"
+    group.mkdir(parents=True)
+    (tmp_path / "cpu" / "user" / "job").mkdir(parents=True)
+    monkeypatch.setattr(probe, "_CGROUPS", tmp_path)
+    read = probe._text
+    told = {"/proc/self/cgroup": "4:cpu,cpuacct:/user/job\n0::/user/job\n"}
+    monkeypatch.setattr(probe, "_text", lambda path: told.get(str(path)) or read(path))
+    (group / "cpu.max").write_text("max 100000\n")
+    assert probe.cgroup_cores() is None
+    (group.parent / "cpu.max").write_text("250000 100000\n")
+    assert probe.cgroup_cores() == 2.5
+    (tmp_path / "cpu" / "user" / "job" / "cpu.cfs_quota_us").write_text("150000\n")
+    (tmp_path / "cpu" / "user" / "job" / "cpu.cfs_period_us").write_text("100000\n")
+    assert probe.cgroup_cores() == 1.5
+    (group / "cpu.max").write_text("50000 100000\n")
+    assert probe.cgroup_cores() == 0.5
 
 
 def test_a_package_that_is_missing_is_a_row_and_exit_code_1(

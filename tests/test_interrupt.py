@@ -47,6 +47,14 @@ def test_while_an_extension_is_loaded_it_is_one_message(module: str, tmp_path: P
     assert_one_message(interrupted_at(module, ["inspect", str(tmp_path)]))
 
 
+def test_it_is_answered_before_anything_is_loaded_for_the_command() -> None:
+    program = "import os, signal, tokmill.__main__\nos.kill(os.getpid(), signal.SIGINT)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, env=clean_environment(), preexec_fn=heard
+    )
+    assert_one_message(done)
+
+
 def interrupted_at(module: str, arguments: list[str]) -> subprocess.CompletedProcess[str]:
     program = _INTERRUPTING.format(module=module, arguments=arguments)
     return subprocess.run(

@@ -7,9 +7,9 @@ from builders import ByteEncoder, a_batch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokmill import probe
+from tokmill import planning, probe
 from tokmill.config import MIB
-from tokmill.errors import MemoryBudgetError
+from tokmill.errors import MemoryBudgetError, UsageError
 from tokmill.memory import Renewal, default_budget, divide
 
 TERMS = ("parent_bytes", "inputs_bytes", "worker_bytes", "reference_bytes", "reader_bytes", "in_flight_bytes", "caches_bytes")
@@ -71,3 +71,10 @@ def test_the_probe_sees_memory_come_and_go() -> None:
     del block
     assert probe.rss_bytes() - before < 32 * MIB
     assert probe.peak_rss_bytes() >= probe.rss_bytes()
+
+
+def test_a_number_without_a_unit_is_asked_about() -> None:
+    with pytest.raises(UsageError, match="did you mean 512MiB") as caught:
+        planning._choose_budget("512", 2, None)
+    assert caught.value.next_step == "--memory 512MiB"
+    assert planning._choose_budget(str(1 << 30), 2, None)[0] == 1 << 30

@@ -12,6 +12,7 @@ from builders import a_tokenizer
 from plain import EOT, gpt2, plain_tokens
 
 import tokmill
+from tokmill.cli import run
 from tokmill.errors import ChangedError, InputError, UsageError
 from tokmill.manifest import load_manifest
 from tokmill.sharding import Shards
@@ -171,3 +172,14 @@ def test_ids_of_text_are_never_an_end_of_text_id(tmp_path: Path) -> None:
     tokmill.tokenize(path, tmp_path / "out", format="olmo", val_fraction=0, threads=1)
     ids = np.fromfile(tmp_path / "out" / "train" / "part-0-00000.npy", "<u2")
     assert np.count_nonzero(ids == EOT) == 1
+
+
+def test_inspect_counts_what_drop_tail_left_out_among_the_tokens_of_the_text(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.txt").write_text("some words of a text, " * 2000)
+    summary = tokmill.tokenize(tmp_path / "a.txt", tmp_path / "o", shard_tokens=7000, drop_tail=True, val_fraction=0)
+    assert summary.dropped_tokens_train
+    assert run(["inspect", str(tmp_path / "o")]) == 0
+    made = sum(entry.size_bytes // 2 for entry in summary.files.values()) + summary.dropped_tokens_train
+    assert f"{summary.bytes_text / made:.2f} bytes per token" in capsys.readouterr().out

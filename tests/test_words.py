@@ -48,6 +48,9 @@ def test_a_side_of_one_small_shard_is_told_of_too(out: Path, tmp_path: Path) -> 
     notices = tokmill.convert(out, tmp_path / "c", format="llmc").notices
     assert [notice.split()[0] for notice in notices] == ["train_000000.bin", "val_000000.bin"]
     assert all("it is all that this side has" in notice for notice in notices)
+    made = load_manifest(tmp_path / "c")
+    assert ["larger --val-fraction" in notice for notice in tail_notices(made.content, made.files)] == [False, True]
+    assert not any("--val-fraction" in notice for notice in notices)
 
 
 @pytest.mark.parametrize(

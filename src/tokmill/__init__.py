@@ -12,8 +12,8 @@ Everything is imported when it is first used, so that importing tokmill costs no
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING
+# As typing's, which nobody should wait for: until the command is loaded, Ctrl-C is Python's.
+TYPE_CHECKING = False
 
 __version__ = "0.1.0"
 
@@ -77,6 +77,8 @@ _FROM = {
 def __getattr__(name: str) -> object:
     if name not in _FROM:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
     module, _, attribute = _FROM[name].partition(":")
     value = getattr(import_module(f"{__name__}.{module}"), attribute)
     globals()[name] = value

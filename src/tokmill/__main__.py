@@ -13,23 +13,41 @@ _MESSAGE = b"""tokmill: error: interrupted
 """
 
 
+def _leave(_signum: int, _frame: object) -> None:
+    os.write(2, _MESSAGE)
+    os._exit(_INTERRUPTED)
+
+
+# Before anything else is loaded, also what else this module needs: half a module cannot be unloaded, and an exception in the middle
+# of one is a traceback of ours, or an error of somebody's C. Where Ctrl-C is ignored, as behind nohup, it stays so.
+_IS_OURS = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+if _IS_OURS:
+    signal.signal(signal.SIGINT, _leave)
+
+import sys  # noqa: E402
+
+
 def main() -> None:
     """Load the command line, and hand over to it."""
-    # Half a module cannot be unloaded, and an exception in the middle of one is a traceback of ours, or an error of somebody's C.
-    # Where Ctrl-C is ignored, as behind nohup, it stays so.
-    is_ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    if is_ours:
-        signal.signal(signal.SIGINT, _leave)
+    _open_what_is_closed()
     from tokmill import cli
 
-    if is_ours:
+    if _IS_OURS:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     cli.main()
 
 
-def _leave(_signum: int, _frame: object) -> None:
-    os.write(2, _MESSAGE)
-    os._exit(_INTERRUPTED)
+def _open_what_is_closed() -> None:
+    """Give each standard stream that was closed (`>&-`) to nobody, before a file or a pipe of ours takes its number."""
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            # The lowest free number is this one. A child must find it open too.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    sys.stdin = sys.stdin or os.fdopen(0, encoding="utf-8", closefd=False)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", encoding="utf-8", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", encoding="utf-8", closefd=False)
 
 
 if __name__ == "__main__":

@@ -145,6 +145,12 @@ class Chart:
         return head + drawn[drawn.index(">") + 1 :].rstrip()
 
 
+def check_drawing() -> None:
+    """Raises UsageError without matplotlib: before anything is read that nothing could be drawn of."""
+    with _styled():
+        return
+
+
 @contextmanager
 def _styled() -> Iterator[None]:
     """The style of these charts, and nothing that the person set for matplotlib. Raises UsageError without it."""

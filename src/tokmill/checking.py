@@ -95,7 +95,16 @@ def _register_inspect(app: typer.Typer, show: Callable[[str], None], is_typed: C
                 "--document", metavar="N", help="Show this document, counted from 1; may be repeated.  [default: the first]"
             ),
         ] = None,
-        side: Annotated[str, typer.Option("--side", envvar="TOKMILL_SIDE", metavar="train|val", help="Of which side.")] = "train",
+        side: Annotated[
+            str,
+            typer.Option(
+                "--side",
+                envvar="TOKMILL_SIDE",
+                metavar="train|val",
+                autocompletion=options.values_of("train|val"),
+                help="Of which side.",
+            ),
+        ] = "train",
         tokens: Annotated[
             int, typer.Option("--tokens", envvar="TOKMILL_TOKENS", metavar="N", help="Of each document, at most.")
         ] = 100,
@@ -155,9 +164,10 @@ def _register_report(app: typer.Typer, show: Callable[[str], None]) -> None:
 
         It reads the ids once, in little memory, and needs matplotlib (the extra `report`).
         """
-        from tokmill import render, reporting
+        from tokmill import charts, render, reporting
         from tokmill.progress import make_progress
 
+        charts.check_drawing()
         with make_progress(verb="reading", quiet=quiet, verbose=verbose) as progress:
             made = reporting.report(directory, out, force=force, observers=[progress])
         show(render.json_line(made) if json else "" if quiet else render.page_lines(made))

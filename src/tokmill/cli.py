@@ -8,6 +8,7 @@ there at once. Values are checked where Python callers are checked too (`plannin
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -161,8 +162,11 @@ def tokenize(
 
     Of a text file every byte counts, a byte order mark too; JSON lines lose theirs.
     """
+    from msgspec.structs import replace
+
     from tokmill import api, render
     from tokmill.eventlog import observing
+    from tokmill.progress import not_yet_told
 
     with observing(verb="tokenizing", quiet=quiet, verbose=verbose, events=events, outputs=[out], inputs=inputs) as observers:
         summary = api.tokenize(
@@ -195,7 +199,10 @@ def tokenize(
             append=append,
             observers=observers,
         )
-    _print_result(render.json_line(summary) if json else "" if quiet else render.summary_lines(summary))
+    if json or quiet:
+        _print_result(render.json_line(summary) if json else "")
+    else:
+        _print_result(render.summary_lines(replace(summary, notices=not_yet_told(summary.notices, observers))))
 
 
 _arguments: Sequence[str] = ()
@@ -311,9 +318,7 @@ def _fail_unforeseen(error: Exception) -> int:
 
 def _print_result(text: str) -> None:
     """Raises StorageError or DiskFullError when standard output does not take it."""
-    from pathlib import Path
-
-    from tokmill.durable import storage_errors
+    from tokmill.errors import DiskFullError, StorageError
 
     if not text:
         return
@@ -321,11 +326,16 @@ def _print_result(text: str) -> None:
         print(text, flush=True)
     except BrokenPipeError:
         raise
-    except OSError:
+    except OSError as error:
         # What Python still holds of it, it would try to write while closing.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        with storage_errors(Path("standard output")):
-            raise
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise (DiskFullError if is_full else StorageError)(
+            f"what was found or done cannot be printed: {error.strerror}",
+            where="standard output",
+            allowed="a terminal, a pipe, or a file on a disk that has room for it",
+            next_step="send standard output elsewhere, or free disk space, then run the same command again",
+        ) from error
 
 
 app.add_typer(vocab_commands(_print_result), name="vocab")

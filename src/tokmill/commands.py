@@ -12,7 +12,7 @@ import typer
 from tokmill import options  # noqa: TC001  typer reads the annotations
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from tokmill.replay import Outcome
 
@@ -96,7 +96,7 @@ def _register_merge(app: typer.Typer, show: Callable[[str], None]) -> None:
             outcome = merging.merge(
                 directories, out, allow_other_split=allow_other_split, fresh=fresh, force=force, observers=observers
             )
-        show(_rendered(outcome, json=json, quiet=quiet))
+        show(_rendered(outcome, observers, json=json, quiet=quiet))
 
 
 def _register_convert(app: typer.Typer, show: Callable[[str], None], is_typed: Callable[..., bool]) -> None:
@@ -157,7 +157,7 @@ def _register_convert(app: typer.Typer, show: Callable[[str], None], is_typed: C
                 observers=observers,
                 **stated,  # type: ignore[arg-type]
             )
-        show(_rendered(outcome, json=json, quiet=quiet))
+        show(_rendered(outcome, observers, json=json, quiet=quiet))
 
 
 def _register_reshard(app: typer.Typer, show: Callable[[str], None]) -> None:
@@ -188,10 +188,15 @@ def _register_reshard(app: typer.Typer, show: Callable[[str], None]) -> None:
                 force=force,
                 observers=observers,
             )
-        show(_rendered(outcome, json=json, quiet=quiet))
+        show(_rendered(outcome, observers, json=json, quiet=quiet))
 
 
-def _rendered(outcome: Outcome, *, json: bool, quiet: bool) -> str:
+def _rendered(outcome: Outcome, observers: Sequence[object], *, json: bool, quiet: bool) -> str:
+    from msgspec.structs import replace
+
     from tokmill import render
+    from tokmill.progress import not_yet_told
 
-    return render.json_line(outcome) if json else "" if quiet else render.outcome_lines(outcome)
+    if json or quiet:
+        return render.json_line(outcome) if json else ""
+    return render.outcome_lines(replace(outcome, notices=not_yet_told(outcome.notices, observers)))

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 def vocab_commands(print_result: Callable[[str], None]) -> typer.Typer:
     """The group of commands. print_result: writes to standard output."""
-    group = typer.Typer(help="The published encodings of tiktoken: which are here, and how to fetch one.")
+    group = typer.Typer(
+        help="The published encodings of tiktoken: which are here, and how to fetch one.",
+        short_help="tiktoken's encodings: which are here; fetch one.",
+    )
 
     @group.command("list", short_help="The published encodings, and where their files are.")
     def list_(json: options.Json = False) -> None:

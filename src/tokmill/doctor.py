@@ -6,11 +6,12 @@ Only the standard library is imported at the top: a package that is missing must
 from __future__ import annotations
 
 import difflib
+import errno
 import os
 import platform
 import re
 import sys
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from typing import Any
@@ -29,6 +30,7 @@ _FOR = {
     "torch": "tokmill.torch",
 }
 """What an extra is for; those for developers are not looked at."""
+_HERE_NO_MORE = "cd to a directory that is there, then: tokmill doctor"
 _DEVELOPERS = {"dev", "docs"}
 
 
@@ -42,6 +44,12 @@ class Diagnosis:
     def works(self) -> bool:
         """Whether tokmill would work here."""
         return all(check.status != "bad" for check in self.checks)
+
+    @property
+    def unwritable(self) -> str | None:
+        """The directory in which an output would be made, if none can be."""
+        disk = {check.name: check.value for check in self.checks if check.group == "disk"}
+        return disk.get("place") if "writing" in disk else None
 
     def to_object(self) -> dict[str, Any]:
         """What `--json` prints."""
@@ -66,9 +74,29 @@ def diagnose(directory: str = ".", config_error: UsageError | None = None, varia
     directory: where an output would be made. config_error: what the settings of files are refused for. variables: of the
     environment, those that options have.
     """
-    checks = [*_program(), *packages(), *machine.processor(), machine.open_files(), *machine.memory(), *machine.disk(directory)]
-    checks += [engine(), *vocabularies(), *extras(), _settings(config_error), *_strange(variables)]
-    return Diagnosis(tuple(checks))
+    looks: tuple[tuple[str, str, Callable[[], list[Check]]], ...] = (
+        ("tokmill", "program", _program),
+        ("packages", "list", packages),
+        ("machine", "processor", machine.processor),
+        ("machine", "open files", lambda: [machine.open_files()]),
+        ("memory", "machine", machine.memory),
+        ("disk", "place", lambda: machine.disk(directory)),
+        ("engine", "self-test", lambda: [engine()]),
+        ("vocabularies", "list", vocabularies),
+        ("extras", "list", extras),
+        ("settings", "files", lambda: [_settings(config_error), *_strange(variables)]),
+    )
+    return Diagnosis(tuple(check for look in looks for check in _looked_at(*look)))
+
+
+def _looked_at(group: str, name: str, look: Callable[[], list[Check]]) -> list[Check]:
+    """What is found; when looking fails, that."""
+    try:
+        return look()
+    except Exception as error:  # noqa: BLE001  whatever is wrong with this machine must be a row of the answer
+        few = isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
+        step = "ulimit -n 1024" if few else _HERE_NO_MORE if isinstance(error, FileNotFoundError) else None
+        return [Check(group, name, f"not possible: {error or type(error).__name__}", "bad", step)]
 
 
 def _program() -> list[Check]:

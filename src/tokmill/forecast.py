@@ -35,7 +35,7 @@ _EFFICIENCY = 0.75
 """Of the encoder threads, in a run: the rest of the time they wait for reader, writer and interpreter (0.6 to 0.9 measured)."""
 _UNCERTAIN = (0.6, 2.5)
 """What encoding took by what was expected, at best and at worst, on a machine that does other things too."""
-_SURE = 0.01
+_SURE = 0.1
 """Chance of an empty side that is not worth a word; see `api`, which speaks of it afterwards."""
 _ENOUGH = 5
 _MOST_VAL = 0.5
@@ -265,11 +265,13 @@ def _validation_notices(content: Content, found: Totals | None) -> list[str]:
     # Documents above the limit are divided in blocks, and these are what is chosen from.
     n_blocks = max(n, n_bytes // BLOCK_BYTES) if n_bytes > DIVIDE_ABOVE_BYTES * n else n
     expected = content.val_fraction * n_blocks
-    if (1 - content.val_fraction) ** n_blocks < _SURE:
+    none = (1 - content.val_fraction) ** n_blocks
+    if none < _SURE:
         return []
     better = min(_MOST_VAL, _ENOUGH / n_blocks)
     about = f"{expected:.1f}" if expected < 10 else f"{expected:,.0f}"
-    what = f"about {about} of {counted(n_blocks, 'document')} will be for validation: that side may well be empty"
+    empty = f"that side may well be empty (chance {100 * none:.0f} %)"
+    what = f"about {about} of {counted(n_blocks, 'document')} will be for validation: {empty}"
     if n_blocks == 1:
         return [f"{what}; say with --separator where documents end, or --val-fraction 0"]
     return [f"{what}; --val-fraction {better:.2g} makes it likely to have some, 0 leaves it out"]

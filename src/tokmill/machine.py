@@ -53,7 +53,7 @@ def processor() -> list[Check]:
     flags = re.search(r"^(?:flags|Features)\s*:\s*(.*)$", text, re.MULTILINE)
     found = sorted({*_FEATURES} & {*(flags[1].split() if flags else ())})
     n_cores, n_usable = os.cpu_count() or 1, _usable_cores()
-    quota = _quota_cores()
+    quota = probe.cgroup_cores()
     limited = f", {n_usable} for this process" if n_usable != n_cores else ""
     checks = [
         Check("machine", "processor", f"{platform.machine()}, {model[1].strip() if model else 'model not known'}"),
@@ -68,14 +68,6 @@ def processor() -> list[Check]:
 
 def _usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _quota_cores() -> float | None:
-    words = _read("/sys/fs/cgroup/cpu.max").split()
-    if len(words) == 2 and words[0].isdigit():
-        return int(words[0]) / int(words[1])
-    quota, period = _read("/sys/fs/cgroup/cpu/cpu.cfs_quota_us").strip(), _read("/sys/fs/cgroup/cpu/cpu.cfs_period_us").strip()
-    return int(quota) / int(period) if quota.isdigit() and period.isdigit() and int(period) else None
 
 
 def memory() -> list[Check]:
@@ -115,7 +107,8 @@ def open_files() -> Check:
 
 def disk(directory: str) -> list[Check]:
     """Of the place where an output would be made: kind, free space, how long it takes to make a small file durable."""
-    place = next(p for p in (Path(directory).absolute(), *Path(directory).absolute().parents) if p.is_dir())
+    wanted = Path(directory).absolute()
+    place = next(p for p in (wanted, *wanted.parents) if p.is_dir())
     kind = _filesystem(place)
     free = shutil.disk_usage(place).free
     checks = [Check("disk", "place", str(place)), _of_kind(kind), _of_space(free)]

@@ -24,7 +24,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", envvar="TOKMILL_QUIET", he
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", envvar="TOKMILL_VERBOSE", help="More messages, tracebacks.")]
 Events = Annotated[
     str | None,
-    typer.Option("--events", envvar="TOKMILL_EVENTS", metavar="FILE", help="Append what happens as JSON lines (docs/events.md)."),
+    typer.Option("--events", envvar="TOKMILL_EVENTS", metavar="FILE", help="Append what happens to FILE, as JSON lines."),
 ]
 Glob = Annotated[
     str | None,

@@ -241,6 +241,13 @@ def _choose_budget(memory: str | int | None, n_threads: int, cgroup_bytes: int |
         is_lowered = budget < default_budget(n_threads, machine_bytes(), None)
     else:
         wanted = memory if isinstance(memory, int) else parse_size(memory, "--memory")
+        if wanted < MIB and str(memory).strip().isdigit():
+            raise UsageError(
+                f"a budget of {wanted} bytes; did you mean {wanted}MiB?",
+                where=f"--memory {wanted}",
+                allowed="a number with K, M, G, T or KiB, MiB, GiB, TiB",
+                next_step=f"--memory {wanted}MiB",
+            )
         # A tenth for what else runs in the group, and for pages of files that are being written.
         budget = min(wanted, cgroup_bytes * 9 // 10) if cgroup_bytes else wanted
         is_lowered = budget < wanted

@@ -10,6 +10,7 @@ import ctypes
 import os
 from pathlib import Path
 
+_CGROUPS = Path("/sys/fs/cgroup")
 _UNLIMITED = 1 << 60
 """cgroup v1 writes "no limit" as a number near 2**63."""
 
@@ -77,6 +78,20 @@ def cgroup_left_bytes() -> int | None:
     return min((limit - used for limit, used in _cgroup_limits()), default=None)
 
 
+def cgroup_cores() -> float | None:
+    """The smallest quota of processor time of this process's cgroup and those above it, in cores; None without one."""
+    found = []
+    for line in _text("/proc/self/cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            found += [_text(d / "cpu.max").split() for d in _levels(_CGROUPS, path)]
+        elif "cpu" in controllers.split(","):
+            names = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+            found += [[_text(d / name).strip() for name in names] for d in _levels(_CGROUPS / "cpu", path)]
+    # Without a quota there is `max`, or -1.
+    return min((int(words[0]) / int(words[1]) for words in found if len(words) == 2 and all(map(str.isdigit, words))), default=None)
+
+
 def mark_for_oom_killer() -> None:
     """Make this process the kernel's first choice when memory runs out: it alone can be resumed."""
     with contextlib.suppress(OSError):
@@ -100,10 +115,10 @@ def _cgroup_limits() -> list[tuple[int, int]]:
     for line in _text("/proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers == "":
-            levels = _levels(Path("/sys/fs/cgroup"), path)
+            levels = _levels(_CGROUPS, path)
             found += [_level(d, "memory.max", "memory.current", "inactive_file") for d in levels]
         elif "memory" in controllers.split(","):
-            levels = _levels(Path("/sys/fs/cgroup/memory"), path)
+            levels = _levels(_CGROUPS / "memory", path)
             found += [_level(d, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file") for d in levels]
     return [level for level in found if level is not None]
 

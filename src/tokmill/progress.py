@@ -66,6 +66,8 @@ class ProgressObserver:
         self._started = Started(total_bytes=None, resumed_bytes=0, position_bytes=0, n_threads=1, batch_bytes=0, budget_bytes=0)
         self._base: Progress | None = None
         self._has_finished = False
+        self.told: set[str] = set()
+        """The notices that were shown."""
         self._pace = Pace()
         self._began_s = self._shown_s = clock()
 
@@ -78,6 +80,7 @@ class ProgressObserver:
         elif isinstance(event, Notice):
             # What is said of a result stands in the summary too, which comes next.
             if not self._has_finished:
+                self.told.add(event.text)
                 self._display.message(printable_line(event.text))
         elif isinstance(event, Detail):
             if self._verbose:
@@ -303,6 +306,14 @@ def make_progress(*, verb: str, quiet: bool, verbose: bool, stream: TextIO | Non
     stream = stream or sys.stderr
     display: Display = Nothing() if quiet else Bar(stream) if is_terminal(stream) else Lines(stream)
     return ProgressObserver(display, verb=verb, verbose=verbose)
+
+
+def not_yet_told(notices: Sequence[str], observers: Sequence[object]) -> list[str]:
+    """What a result has to say to a person who sees both streams: not again what was shown while it was made."""
+    told: set[str] = set()
+    if sys.stdout.isatty() and sys.stderr.isatty():
+        told = told.union(*(observer.told for observer in observers if isinstance(observer, ProgressObserver)))
+    return [notice for notice in notices if notice not in told]
 
 
 def is_terminal(stream: TextIO) -> bool:

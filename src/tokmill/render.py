@@ -281,8 +281,8 @@ def inspection_lines(found: Inspection) -> str:
         documents = f", {counted(side.documents, 'document')}" if side.documents is not None else ""
         rows.append((side.side, f"{counted(side.tokens, 'token')}{documents}, {format_bytes(side.size_bytes)}"))
     if found.bytes_text is not None:
-        n_tokens = sum(side.tokens for side in found.sides)
-        rows.append(("text", f"{format_bytes(found.bytes_text)}{_per_token(found.bytes_text, n_tokens)}"))
+        per_token = f", {found.bytes_per_token:.2f} bytes per token" if found.bytes_per_token else ""
+        rows.append(("text", f"{format_bytes(found.bytes_text)}{per_token}"))
     if found.kind == "directory":
         rows.append(("skipped", ", ".join(f"{n:,} {reason}" for reason, n in sorted(found.skipped.items())) or "none"))
     made = (

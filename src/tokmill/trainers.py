@@ -211,10 +211,15 @@ def tail_notices(content: Content, files: Mapping[str, FileEntry], made_by: str 
     if content.format != "llmc":
         return []
     sides = ([(name, entry.tokens) for name, entry in files.items() if entry.side == side] for side in SIDES)
+    larger = {name: ", a larger --val-fraction" for name, entry in files.items() if entry.side == "val" and made_by == "tokenize"}
     return [
         f"{shards[-1][0]} has only {counted(shards[-1][1], 'token')}: "
         "llm.c ends when a shard has less than a batch of all processes; "
-        + (_TAIL_ADVICE[made_by] if len(shards) > 1 else "it is all that this side has: a smaller batch, or more text")
+        + (
+            _TAIL_ADVICE[made_by]
+            if len(shards) > 1
+            else f"it is all that this side has: a smaller batch{larger.get(shards[-1][0], '')}, or more text"
+        )
         for shards in sides
         if shards and shards[-1][1] <= _BATCH_TOKENS
     ]

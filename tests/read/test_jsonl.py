@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import tempfile
 from pathlib import Path
@@ -144,3 +145,11 @@ def test_a_line_beyond_the_budget_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(MemoryBudgetError) as caught:
         read_all(inputs, sizes={"batch_bytes": 64, "max_piece_bytes": 500})
     assert "a.jsonl, line 2, byte 17" in str(caught.value.where)
+
+
+def test_what_no_policy_skips_is_not_said_to_be_skipped(tmp_path: Path) -> None:
+    inputs = write(tmp_path, {"a.jsonl": gzip.compress(b'{"text": "x"}\n')})
+    with pytest.raises(BadRecordError) as caught:
+        read_all(inputs, on_error="skip")
+    assert "--input-format" in str(caught.value.next_step)
+    assert "--on-error" not in str(caught.value.next_step)

@@ -64,7 +64,7 @@ Row = tuple[int, bytes, object]
 
 
 def followed(data: bytes, n_columns: int, most: int, steps: list[int], *, fast: bool, offset: int = len(HEADER)) -> list[Row]:
-    """Where each row began, how much of the data it took, and what it gave; up to a line too long for any run."""
+    """Where each row began, how much of the data it took, and what it gave; up to a row too long for any run."""
     stream: ByteStream = Dripping(data, steps, offset)  # type: ignore[assignment]
     texts = TableTexts(stream, ",", most, column=n_columns - 1, n_columns=n_columns)
     found: list[Row] = []
@@ -72,7 +72,7 @@ def followed(data: bytes, n_columns: int, most: int, steps: list[int], *, fast: 
         if not fast:
             texts._careful_to = len(data) + 1
         for text in itertools.chain(texts.regular() if fast else (), texts.careful()):
-            if isinstance(text, TooLongError) and text.is_line:
+            if isinstance(text, TooLongError):
                 return found
             begin, taken = texts.begin, bytes(texts.consume())
             found.append((begin, taken, (str(text), vars(text)) if isinstance(text, csv.Error) else text))
@@ -115,7 +115,7 @@ def test_what_was_followed_in_vain_is_found_as_if_it_were_followed_again(data: b
     found = []
     for kind in (TableLines, Forgetful):
         lines, rows = kind(Dripping(data, some), ",", most), []  # type: ignore[arg-type]
-        while (row := lines.next_row()) is not None and not (isinstance(row, TooLongError) and row.is_line):
+        while (row := lines.next_row()) is not None and not isinstance(row, TooLongError):
             rows.append((lines.begin, lines.end, row if isinstance(row, list) else str(row)))
             lines.consume()
         found.append(rows)
@@ -207,17 +207,17 @@ def test_a_quote_that_is_never_closed_costs_one_row_where_quoted_rows_follow(tmp
     assert [skip.record for skip in reading.skips] == [2]
 
 
-def test_more_than_the_limit_behind_a_quote_costs_one_row_too(tmp_path: Path) -> None:
-    inputs = write(tmp_path, {"a.csv": b'text\none\n"two\n' + b"line\n" * 5000 + b'"last"\n"'})
+@pytest.mark.parametrize("end", [b'the end"\nafter\n', b"never closed\n"])
+@pytest.mark.parametrize("on_error", ["stop", "skip"])
+def test_a_row_over_the_limit_is_not_taken_apart_into_rows_whatever_the_policy(tmp_path: Path, end: bytes, on_error: str) -> None:
+    inputs = write(tmp_path, {"a.csv": b'text\none\n"two\n' + b"line\n" * 5000 + end})
     sizes = {"batch_bytes": 4000, "max_piece_bytes": 2000}
-    reading = read_all(inputs, on_error="skip", sizes=sizes)
-    assert reading.texts == [b"one", *[b"line"] * 5000, b"last"]
-    assert [skip.record for skip in reading.skips] == [2, 5004]
-    with pytest.raises(MemoryBudgetError, match="a quote is never closed"):
-        read_all(inputs, sizes=sizes)
+    with pytest.raises(MemoryBudgetError, match="a quote is never closed") as caught:
+        read_all(inputs, on_error=on_error, sizes=sizes)
+    assert "mend the quote" in str(caught.value.next_step)
     long_line = write(tmp_path, {"b.csv": b"text\n" + b"x" * 5000 + b"\nafter\n"})
     with pytest.raises(MemoryBudgetError):
-        read_all(long_line, on_error="skip", sizes=sizes)
+        read_all(long_line, on_error=on_error, sizes=sizes)
 
 
 def test_quotes_that_are_never_closed_again_and_again_take_no_longer(tmp_path: Path) -> None:

@@ -146,10 +146,12 @@ class _TableReader:
         return error
 
     def _bad_row(self, fault: csv.Error, n_columns: int) -> NotARecordError:
-        """What is wrong with a row. Raises MemoryBudgetError for a long one, unless its first line can be left out."""
-        if isinstance(fault, TooLongError) and (fault.is_line or self._settings.content.on_error == "stop"):
+        """What is wrong with a row. Raises MemoryBudgetError for a long one: it may be sound, and then its lines are no rows."""
+        if isinstance(fault, TooLongError):
             where, budget = str(self._position.location()), self._settings.budget_bytes
-            raise piece_too_long("a row (perhaps a quote is never closed)", where, self._most, budget, None)
+            error = piece_too_long("a row (perhaps a quote is never closed)", where, self._most, budget, None)
+            error.next_step = "raise --memory, or mend the quote that is opened there"
+            raise error
         if isinstance(fault, WrongFieldsError):
             what = f"the row has {fault.n_fields} fields, the header {n_columns}"
             return NotARecordError("invalid_csv", what, "mend the row (a field with a delimiter or a newline is quoted)")

@@ -184,7 +184,9 @@ class _LinesReader:
         if found is not None:
             what, next_step = found
             bad = NotARecordError("invalid_utf8", f"this is not JSON lines: it begins like {what}", next_step)
-            raise self._bad_record(bad, self._position.location())
+            error = self._bad_record(bad, self._position.location())
+            error.next_step = next_step
+            raise error
 
     def _bad_record(self, bad: NotARecordError, where: Location) -> BadRecordError:
         allowed = f'one JSON object a line, with a string under the key "{self._settings.content.text_key}"'

@@ -40,11 +40,10 @@ _HIDDEN = "\ud800"
 
 
 class TooLongError(csv.Error):
-    """A row is longer than is allowed. is_line: so is its first line by itself."""
+    """A row is longer than is allowed."""
 
-    def __init__(self, *, is_line: bool) -> None:
+    def __init__(self) -> None:
         super().__init__("the row is too long; perhaps a quote is never closed")
-        self.is_line = is_line
 
 
 class TableLines:
@@ -117,7 +116,7 @@ class TableLines:
         if is_first:
             self._first_end = end
         if end - self.begin > self._most:
-            raise TooLongError(is_line=is_first)
+            raise TooLongError
         line = self._data[self.end - self._base : end - self._base]
         if not self.end:
             line = line.removeprefix(_BOM)
