@@ -77,11 +77,10 @@ def test_a_full_disk_is_said_once_and_the_run_goes_on(corpus: Path, tmp_path: Pa
 
 def test_a_reader_that_goes_away_is_said_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    reader = threading.Thread(target=lambda: open(tmp_path / "pipe", "rb").close())
-    reader.start()
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
     hearer = Hearer()
     with EventLog(str(tmp_path / "pipe"), hearer) as log:
-        reader.join()
+        os.close(reader)
         for i in range(3):
             log.on_event(progress(i))
     assert [re.sub(r".*\((.*)\).*", r"\1", e.text) for e in hearer.events if isinstance(e, Notice)] == ["Broken pipe"]
@@ -101,6 +100,66 @@ def test_a_file_that_cannot_be_opened_is_an_error_before_anything_is_written(cor
         EventLog(str(tmp_path / "no" / "e"), Hearer())
     assert run(["tokenize", str(corpus), "--out", str(tmp_path / "o"), "--events", str(tmp_path), "-q"]) == 2
     assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize("name", ["c.txt", "again.txt", "o/train.bin", "o/val_000001.bin", "o/manifest.json", "o/.tokmill/journal"])
+def test_events_are_not_written_into_an_input_or_an_output(name: str, corpus: Path, tmp_path: Path) -> None:
+    (tmp_path / "again.txt").symlink_to(corpus)
+    before = corpus.read_bytes()
+    given = ["tokenize", str(tmp_path / "c*.txt"), "--out", str(tmp_path / "o"), "-q"]
+    assert run([*given, "--events", str(tmp_path / name)]) == 2
+    assert corpus.read_bytes() == before
+    assert not (tmp_path / "o").exists()
+
+
+def test_events_are_not_written_into_what_merge_and_convert_read(corpus: Path, tmp_path: Path) -> None:
+    tokmill.tokenize(corpus, tmp_path / "o", threads=1, val_fraction=0)
+    empty = tmp_path / "o" / "val.bin"
+    assert empty.read_bytes() == b""
+    for command in (["merge"], ["convert", "--format", "llmc"], ["reshard", "--shard-tokens", "1M"]):
+        assert run([*command, str(tmp_path / "o"), "--out", str(tmp_path / "new"), "--events", str(empty), "-q"]) == 2
+    bare = ["--from-format", "raw", "--dtype", "uint16", "--eot", "after", "--eot-id", "50256", "--format", "llmc"]
+    copy = tmp_path / "copy"
+    copy.write_bytes((tmp_path / "o" / "train.bin").read_bytes())
+    assert run(["convert", str(copy), *bare, "--out", str(tmp_path / "new"), "--events", str(copy), "-q"]) == 2
+    assert copy.read_bytes() == (tmp_path / "o" / "train.bin").read_bytes()
+    assert empty.read_bytes() == b""
+
+
+@pytest.mark.parametrize("text", ["Notes of mine.\n", '{"type": "Nothing"}\n', "\n", "\xff\xfe"])
+def test_a_file_of_something_else_is_not_appended_to(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "notes"
+    path.write_text(text)
+    with pytest.raises(UsageError, match="something else than events"):
+        EventLog(str(path), Hearer())
+    assert path.read_text() == text
+
+
+def test_a_pipe_that_nobody_reads_is_an_error_and_not_a_wait(corpus: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UsageError, match="nobody reads this pipe"):
+        EventLog(str(tmp_path / "pipe"), Hearer())
+
+
+def test_a_slow_reader_makes_the_run_wait_and_loses_nothing(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    os.set_blocking(reader, True)
+    hearer, found = Hearer(), list[bytes]()
+
+    def read_late() -> None:
+        time.sleep(0.2)
+        with open(reader, "rb") as file:
+            found.append(file.read())
+
+    with EventLog(str(tmp_path / "pipe"), hearer) as log:
+        assert os.get_blocking(log._fd)
+        slow = threading.Thread(target=read_late)
+        slow.start()
+        for i in range(2000):
+            log.on_event(progress(i))
+    slow.join()
+    assert (found[0].count(b"\n"), hearer.events) == (2000, [])
 
 
 def test_the_documentation_names_every_event_and_every_field() -> None:

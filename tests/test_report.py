@@ -300,7 +300,7 @@ def test_a_file_that_was_cut_is_damage_and_no_report_is_made(tmp_path: Path) -> 
 
 def test_the_page_goes_where_it_is_asked_for_and_a_device_is_not_replaced(made: Path, page: str, tmp_path: Path) -> None:
     (tmp_path / "link.html").symlink_to(tmp_path / "real.html")
-    (tmp_path / "real.html").write_text("old")
+    (tmp_path / "real.html").write_text("<!doctype html>\n<title>tokmill: old</title>")
     tokmill.report(made, tmp_path / "link.html")
     assert (tmp_path / "link.html").is_symlink()
     assert (tmp_path / "real.html").read_text() == page
@@ -346,3 +346,57 @@ def test_the_page_is_as_large_for_ten_times_the_corpus(tmp_path: Path) -> None:
         tokmill.tokenize(corpus, tmp_path / f"o{n}", threads=1, val_fraction=0.1)
         sizes.append(tokmill.report(tmp_path / f"o{n}").size_bytes)
     assert sizes[1] < 1.3 * sizes[0] < 200_000
+
+
+def copied_output(tmp_path: Path) -> tuple[Path, Path]:
+    """A small complete output and its corpus."""
+    corpus = write_corpus(tmp_path / "c.txt", ["Some text. " * 9] * 30)
+    write_output(tmp_path / "o", corpus)
+    return tmp_path / "o", corpus
+
+
+@pytest.mark.parametrize(
+    "name", ["o/train.bin", "o/manifest.json", "o/skipped.jsonl", "o/.tokmill/x", "o2/manifest.json", "c.txt", "link", "o2/train/x"]
+)
+@pytest.mark.parametrize("force", [False, True])
+def test_a_report_replaces_no_file_of_an_output_or_of_the_corpus(name: str, force: bool, tmp_path: Path) -> None:
+    out, corpus = copied_output(tmp_path)
+    write_output(tmp_path / "o2", corpus)
+    (tmp_path / "o2" / "train").mkdir()
+    (out / ".tokmill").mkdir()
+    (tmp_path / "link").symlink_to(out / "train.bin")
+    target = tmp_path / name
+    before = target.read_bytes() if target.exists() else None
+    with pytest.raises(UsageError, match="the report would replace"):
+        tokmill.report(out, target, force=force)
+    assert (target.read_bytes() if target.exists() else None) == before
+
+
+def test_a_file_that_is_no_report_is_replaced_only_with_force(tmp_path: Path) -> None:
+    out, _ = copied_output(tmp_path)
+    notes = tmp_path / "notes.html"
+    notes.write_text("<!doctype html><title>Notes</title>")
+    assert run(["report", str(out), "--out", str(notes), "-q"]) == 2
+    assert notes.read_text() == "<!doctype html><title>Notes</title>"
+    assert run(["report", str(out), "--out", str(notes), "-q", "--force"]) == 0
+    assert run(["report", str(out), "--out", str(notes), "-q"]) == 0, "a report may be replaced by the next"
+
+
+def test_a_link_that_lies_where_the_report_goes_is_not_followed(tmp_path: Path) -> None:
+    out, _ = copied_output(tmp_path)
+    (tmp_path / "precious").write_text("mine")
+    (out / "report.html").symlink_to(tmp_path / "precious")
+    with pytest.raises(UsageError, match="a symbolic link"):
+        tokmill.report(out)
+    tokmill.report(out, force=True)
+    assert (tmp_path / "precious").read_text() == "mine"
+    assert not (out / "report.html").is_symlink()
+
+
+def test_the_page_goes_into_a_pipe(tmp_path: Path) -> None:
+    out, _ = copied_output(tmp_path)
+    arguments = [sys.executable, "-m", "tokmill", "report", str(out), "--out", "/dev/stdout", "-q"]
+    done = subprocess.run(arguments, env=clean_environment(), capture_output=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.startswith(b"<!doctype html>")
+    assert done.stdout.endswith(b"</html>\n")

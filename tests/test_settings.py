@@ -107,3 +107,19 @@ def test_show_config_does_nothing_but_show(elsewhere: Path, capsys: pytest.Captu
     assert cli.run(["tokenize", "corpus.txt", "--out", "made", "--show-config"]) == 0
     assert "--out" in capsys.readouterr().out
     assert not (elsewhere / "made").exists()
+
+
+def test_out_of_all_commands_is_not_the_file_of_a_report(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (elsewhere / "tokmill.toml").write_text('out = "data"\n')
+    assert effective(capsys, "tokenize")["--out"] == ("data", "tokmill.toml:1")
+    assert effective(capsys, "report")["--out"][0] is None
+
+
+def test_show_config_shows_no_password_and_no_signature(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (elsewhere / "tokmill.toml").write_text('tokenizer = "https://me:hunter2@example.org/t.json?X-Amz-Signature=abcdef"\n')
+    for more in ([], ["--json"]):
+        assert cli.run(["tokenize", "--show-config", *more]) == 0
+        shown = capsys.readouterr().out
+        assert "https://example.org/t.json" in shown
+        assert "hunter2" not in shown
+        assert "abcdef" not in shown

@@ -21,9 +21,8 @@ from tokmill.errors import TokmillError, UsageError
 from tokmill.history import History, until
 from tokmill.journal import read_journal
 from tokmill.layout import files_of
-from tokmill.manifest import MANIFEST_NAME, Manifest, load_manifest
+from tokmill.manifest import MANIFEST_NAME, SKIPPED_NAME, Manifest, load_manifest
 from tokmill.printable import printable_bytes
-from tokmill.recorder import SKIPPED_NAME
 from tokmill.replay import Teller
 from tokmill.sharding import SIDES
 from tokmill.state import part_of, state_of
@@ -85,7 +84,18 @@ class Account:
 
 def take_account(directory: Path, observers: Sequence[Observer] = ()) -> Account:
     """Look at an output directory, complete or not. Raises UsageError where neither is, DamageError for what cannot be trusted."""
-    account = _of_manifest(directory) if (directory / MANIFEST_NAME).exists() else _of_journal(directory)
+    account = begin_account(directory)
+    complete_account(account, observers)
+    return account
+
+
+def begin_account(directory: Path) -> Account:
+    """What manifest or journal say. Raises UsageError where neither is, DamageError for what cannot be trusted."""
+    return _of_manifest(directory) if (directory / MANIFEST_NAME).exists() else _of_journal(directory)
+
+
+def complete_account(account: Account, observers: Sequence[Observer] = ()) -> None:
+    """Add what skipped records, history and ids show. Raises DamageError."""
     if account.history is None:
         account.missing.append(
             f"Speed and memory over time: tokmill {account.tokmill_version} kept no history of this output."
@@ -100,7 +110,6 @@ def take_account(directory: Path, observers: Sequence[Observer] = ()) -> Account
             "Lengths of documents, frequent tokens and the comparison of the two sides: the output is not complete, so its ids "
             "were not read."
         )
-    return account
 
 
 def _of_manifest(directory: Path) -> Account:

@@ -153,6 +153,9 @@ def _register_report(app: typer.Typer, show: Callable[[str], None]) -> None:
             str | None,
             typer.Option("--out", "-o", envvar="TOKMILL_REPORT", metavar="FILE", help="The page.  [default: DIR/report.html]"),
         ] = None,
+        force: Annotated[
+            bool, typer.Option("--force", help="Replace a file that is no report; never one of an output or of the corpus.")
+        ] = False,
         json: options.Json = False,
         quiet: options.Quiet = False,
         verbose: options.Verbose = False,
@@ -166,7 +169,7 @@ def _register_report(app: typer.Typer, show: Callable[[str], None]) -> None:
 
         charts.check_drawing()
         with make_progress(verb="reading", quiet=quiet, verbose=verbose) as progress:
-            made = reporting.report(directory, out, observers=[progress])
+            made = reporting.report(directory, out, force=force, observers=[progress])
         show(render.json_line(made) if json else "" if quiet else render.page_lines(made))
 
 

@@ -168,7 +168,7 @@ def tokenize(
     from tokmill.eventlog import observing
     from tokmill.progress import not_yet_told
 
-    with observing(verb="tokenizing", quiet=quiet, verbose=verbose, events=events) as observers:
+    with observing(verb="tokenizing", quiet=quiet, verbose=verbose, events=events, outputs=[out], inputs=inputs) as observers:
         summary = api.tokenize(
             inputs,
             out,

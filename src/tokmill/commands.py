@@ -92,7 +92,7 @@ def _register_merge(app: typer.Typer, show: Callable[[str], None]) -> None:
         from tokmill import merging
         from tokmill.eventlog import observing
 
-        with observing(verb="merging", quiet=quiet, verbose=verbose, events=events) as observers:
+        with observing(verb="merging", quiet=quiet, verbose=verbose, events=events, outputs=[out, *directories]) as observers:
             outcome = merging.merge(
                 directories, out, allow_other_split=allow_other_split, fresh=fresh, force=force, observers=observers
             )
@@ -141,7 +141,9 @@ def _register_convert(app: typer.Typer, show: Callable[[str], None], is_typed: C
         }
         if any(map(os.path.isdir, sources)):
             stated = {name: value for name, value in stated.items() if is_typed(f"--{name.replace('_', '-')}")}
-        with observing(verb="converting", quiet=quiet, verbose=verbose, events=events) as observers:
+        with observing(
+            verb="converting", quiet=quiet, verbose=verbose, events=events, outputs=[out, *sources], inputs=[*sources, *(val or ())]
+        ) as observers:
             outcome = conversion.convert(
                 sources,
                 out,
@@ -176,7 +178,7 @@ def _register_reshard(app: typer.Typer, show: Callable[[str], None]) -> None:
         from tokmill import conversion
         from tokmill.eventlog import observing
 
-        with observing(verb="resharding", quiet=quiet, verbose=verbose, events=events) as observers:
+        with observing(verb="resharding", quiet=quiet, verbose=verbose, events=events, outputs=[out, directory]) as observers:
             outcome = conversion.reshard(
                 directory,
                 out,

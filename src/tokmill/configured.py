@@ -80,13 +80,13 @@ def _flag() -> Any:
 
 
 def _effective(ctx: Any) -> Iterator[tuple[str, Any, str]]:
-    """(option, value, where it comes from) of every option of the command."""
+    """(option, value, where it comes from) of every option of the command; URLs without what is secret in them."""
     places = ctx.find_root().obj.settings.places
     command = ctx.command_path.partition(" ")[2]
     for parameter in ctx.command.params:
         if parameter.name in _NO_SETTINGS or not parameter.opts[0].startswith("-"):
             continue
-        value = ctx.params.get(parameter.name)
+        value = _public(ctx.params.get(parameter.name))
         source = getattr(ctx.get_parameter_source(parameter.name), "name", "DEFAULT")
         origin = {
             "COMMANDLINE": "command line",
@@ -95,6 +95,16 @@ def _effective(ctx: Any) -> Iterator[tuple[str, Any, str]]:
         }.get(source, "default")
         long = next(name for name in parameter.opts if name.startswith("--"))
         yield long, value, origin if value is not None else _unset(parameter)
+
+
+def _public(value: Any) -> Any:
+    """The value; URLs without what is secret in them."""
+    from tokmill.read.urls import named
+    from tokmill.types import is_url
+
+    if isinstance(value, list | tuple):
+        return [_public(each) for each in value]
+    return named(value) if isinstance(value, str) and is_url(value) else value
 
 
 def _unset(parameter: Any) -> str:

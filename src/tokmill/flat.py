@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tokmill.recorder import SKIPPED_NAME
+from tokmill.manifest import SKIPPED_NAME
 from tokmill.sources import SIDES
 from tokmill.types import Counts
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Container
 
 MANIFEST_NAME = "manifest.json"
+SKIPPED_NAME = "skipped.jsonl"
 BESIDE = {"report.html"}
 """What may lie beside the files of an output without being one of them; likewise whatever is hidden."""
 _MOST_BYTES = 1 << 30

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from tokmill.errors import TooManySkippedError, UsageError
+from tokmill.manifest import SKIPPED_NAME
 from tokmill.read.rows import OTHER_FILE
 from tokmill.sharding import Shards
 from tokmill.types import STDIN, Committed, Cursor
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 SEGMENT_S = 1.0
 """A slow input commits at least this often."""
-SKIPPED_NAME = "skipped.jsonl"
 _GRACE_S = 0.15
 """Between a signal to this process and the one to its neighbours in the pipe, a few milliseconds pass."""
 

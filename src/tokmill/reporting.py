@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import os
-import stat
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from tokmill import durable
-from tokmill.account import MOST_SKIPS, Account, take_account
-from tokmill.durable import storage_errors
-from tokmill.errors import DiskFullError, StorageError, UsageError
+from tokmill.account import MOST_SKIPS, Account, begin_account, complete_account
 from tokmill.exhibits import document_figures, drift_figure, history_figures, size_words
 from tokmill.page import bar, block, facts, notice, page, section, table, text
+from tokmill.placing import REPORT_NAME, check_free, check_target, write_page
 from tokmill.progress import format_bytes, format_duration, format_memory
 from tokmill.recipe import commands, settings
-from tokmill.types import STDIN, Location
+from tokmill.types import STDIN, Location, is_url, text_to_path
 from tokmill.words import counted
 
 if TYPE_CHECKING:
@@ -27,7 +24,6 @@ if TYPE_CHECKING:
     from tokmill.protocols import Observer
     from tokmill.types import Counts
 
-REPORT_NAME = "report.html"
 SPACE = "\u2423"
 """Stands for a space, which could not be seen at the beginning of a token."""
 MOST_INPUTS = 200
@@ -48,20 +44,27 @@ class ReportPage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def report(
-    directory: str | os.PathLike[str], out: str | os.PathLike[str] | None = None, *, observers: Sequence[Observer] = ()
+    directory: str | os.PathLike[str],
+    out: str | os.PathLike[str] | None = None,
+    *,
+    force: bool = False,
+    observers: Sequence[Observer] = (),
 ) -> ReportPage:
     """Write a page about an output directory, complete or interrupted, as `tokmill report` does.
 
-    out: the file, `report.html` in the directory when None. Raises UsageError where no output is, or without the extra `report`;
-    DamageError, StorageError.
+    out: the file, `report.html` in the directory when None. force: another file that is there may be replaced, but none of an
+    output or of the corpus. Raises UsageError where no output is, or without the extra `report`; DamageError, StorageError.
     """
     began_s = time.monotonic()
     source = Path(os.path.abspath(directory))
-    target = Path(os.path.realpath(source / REPORT_NAME if out is None else out))
-    _check_target(target, is_default=out is None)
-    account = take_account(source, observers)
+    target = source / REPORT_NAME if out is None else Path(os.path.abspath(out))
+    check_target(target, is_default=out is None)
+    account = begin_account(source)
+    inputs = [text_to_path(each.path) for each in account.content.inputs if each.path != STDIN and not is_url(each.path)]
+    target = check_free(target, source, inputs, is_default=out is None, force=force)
+    complete_account(account, observers)
     data = make_page(account).encode("utf-8", "backslashreplace")
-    _write(target, data)
+    write_page(target, data)
     return ReportPage(
         path=str(target),
         size_bytes=len(data),
@@ -280,40 +283,3 @@ def _how(account: Account) -> str:
         f'<pre tabindex="0"><code>{block(lines)}</code></pre>',
         table("Everything that decides the bytes", ("setting", "value"), rows),
     )
-
-
-def _check_target(path: Path, *, is_default: bool) -> None:
-    """Raises UsageError for a place where no file can be."""
-    if path.is_dir() or not (path.parent.is_dir() or is_default):
-        what = "the file of the report is a directory" if path.is_dir() else "the directory of the report is not there"
-        raise UsageError(
-            what,
-            where=str(path if path.is_dir() else path.parent),
-            allowed="--out FILE, in a directory that exists",
-            next_step=f"tokmill report DIR --out {REPORT_NAME}",
-        )
-
-
-def _write(path: Path, data: bytes) -> None:
-    """A file is replaced whole; what is no file (a pipe, /dev/stdout) is written to. Raises StorageError, DiskFullError."""
-    try:
-        with storage_errors(path):
-            _put(path, data)
-    except (StorageError, DiskFullError) as error:
-        raise type(error)(
-            f"the report could not be written: {error.__cause__.strerror if isinstance(error.__cause__, OSError) else error.what}",
-            where=str(path),
-            allowed=f"{counted(len(data), 'byte')} where this user may write",
-            next_step=f"choose another place: tokmill report DIR --out {REPORT_NAME}",
-        ) from error
-
-
-def _put(path: Path, data: bytes) -> None:
-    if not path.exists() or stat.S_ISREG(path.stat().st_mode):
-        durable.write_aside(path, data)
-        return
-    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        durable.write_all(fd, data)
-    finally:
-        os.close(fd)

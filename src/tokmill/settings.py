@@ -40,8 +40,10 @@ class Knob:
 
     @property
     def is_shared(self) -> bool:
-        """Whether all commands that have the option share it: those that take it from the environment do."""
-        return self.variable is not None
+        """Whether all commands that have the option share it: those that take it from the variable of
+        its name do (`--out` of report is another than that of tokenize).
+        """
+        return self.variable == "TOKMILL_" + self.key.upper().replace("-", "_")
 
 
 @dataclass(frozen=True, slots=True)
