@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from tokmill.errors import UsageError
 from tokmill.forecast import NOWHERE, Plan, check_disk, foresee
 from tokmill.planning import make_job
 from tokmill.probe import peak_rss_bytes
 from tokmill.runner import LocalRunner
+from tokmill.staging import destination, is_sent, output_of, stage_of
 from tokmill.trainers import tail_notices
-from tokmill.types import BLOCK_BYTES, DIVIDE_ABOVE_BYTES, AnyEvent, FileEntry, Notice, Restarted, Started
+from tokmill.types import BLOCK_BYTES, DIVIDE_ABOVE_BYTES, AnyEvent, FileEntry, Notice, Restarted, Started, is_url
 from tokmill.words import counted
 
 if TYPE_CHECKING:
@@ -67,7 +69,11 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     tokenizer: str
     dtype: str
     out: str
-    """Output directory, absolute."""
+    """Output directory, absolute; or the URL of the prefix."""
+    uploaded_bytes: int
+    """Sent to the store, with what an earlier attempt had sent; 0 for a directory."""
+    upload_s: float
+    """Of `elapsed_s`, what that took."""
     files: dict[str, FileEntry]
     """Complete files in `out`, by name."""
     notices: list[str]
@@ -103,6 +109,7 @@ def tokenize(
     fresh: bool = False,
     force: bool = False,
     append: bool = False,
+    stage: str | os.PathLike[str] | None = None,
     observers: Sequence[Observer] = (),
 ) -> Summary:
     """Turn text into `out`/train.bin and `out`/val.bin, or the files of another format, as `tokmill tokenize` does.
@@ -115,12 +122,16 @@ def tokenize(
     `1GiB`. nice: the worker takes what others leave of processor and disk. force: begin even though the output will not fit on
     the disk. observers: told of every event, in this thread. append: add the inputs to the complete output in `out`; with fresh,
     what an earlier append left there unfinished is discarded. Raises TokmillError.
+
+    out may be `s3://bucket/prefix`: the output is made on this disk, in a directory inside `stage` (None: inside
+    ~/.cache/tokmill/stage), sent, and then taken away there.
     """
     meter = _Meter()
-    with LocalRunner() as runner:
+    with destination(str(out), None if stage is None else str(stage)) as place, LocalRunner() as runner:
         planned = make_job(
             [str(i) for i in _listed(inputs)],
-            out=str(out),
+            out=place.directory,
+            destination=place.url,
             tokenizer=tokenizer,
             eot_token=eot_token,
             separator=separator,
@@ -147,15 +158,21 @@ def tokenize(
         )
         asked = planned.job
         if append:
+            if place.url:
+                raise _no_append(place.url)
             # Here, so that a run without it loads no numpy.
             from tokmill.appending import carry_over, extend
 
             planned = extend(planned)
         _tell(observers, planned.notices)
-        if not force:
-            check_disk(asked)
-        job = carry_over(planned.job, observers) if append and planned.job.made_from else planned.job
-        finished = runner.run(job, [meter, *observers])
+        job = planned.job
+        finished = place.begin(job)
+        if finished is None:
+            if not force:
+                check_disk(asked)
+            if append and job.made_from:
+                job = carry_over(job, observers)
+            finished = place.publish(runner.run(job, [meter, *observers]), observers)
     summary = _summarize(job, finished, meter)
     _tell(observers, summary.notices)
     return summary
@@ -182,6 +199,7 @@ def plan(
     encoding_errors: str = "strict",
     engine: str = "gigatoken",
     fresh: bool = False,
+    stage: str | os.PathLike[str] | None = None,
 ) -> Plan:
     """What `tokenize` with these options will read, write and take, estimated from a sample; nothing is written.
 
@@ -189,6 +207,9 @@ def plan(
     TokmillError: MemoryBudgetError when the budget is too small.
     """
     began_s = time.monotonic()
+    url = str(out) if out is not None and is_url(str(out)) else ""
+    if url:
+        out = output_of(stage_of(url, None if stage is None else str(stage)))
     planned = make_job(
         [str(i) for i in _listed(inputs)],
         out=str(out) if out is not None else NOWHERE,
@@ -209,9 +230,21 @@ def plan(
         encoding_errors=encoding_errors,
         engine=engine,
         fresh=fresh,
+        destination=url,
     )
     made = foresee(planned)
+    if url and not fresh:
+        made = msgspec.structs.replace(made, is_complete=is_sent(planned.job, url))
     return msgspec.structs.replace(made, elapsed_s=round(time.monotonic() - began_s, 3))
+
+
+def _no_append(url: str) -> UsageError:
+    return UsageError(
+        "nothing is appended to an output in a store",
+        where=url,
+        allowed="--append with a directory",
+        next_step="copy the output to a directory, append there, and copy it back, manifest.json last; or choose another prefix",
+    )
 
 
 class _Meter:
@@ -289,7 +322,9 @@ def _summarize(job: Job, finished: Finished, meter: _Meter) -> Summary:
         audited_documents=counts.audited_documents,
         tokenizer=job.content.tokenizer.name,
         dtype=job.content.dtype,
-        out=job.out,
+        out=job.destination or job.out,
+        uploaded_bytes=finished.uploaded_bytes,
+        upload_s=finished.upload_s,
         files=dict(finished.files),
         notices=[*_empty_side(counts, job.content), *tail_notices(job.content, finished.files)],
     )

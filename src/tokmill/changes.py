@@ -23,7 +23,7 @@ _MOST = 5
 """Differences or inputs that are named."""
 
 
-def changed_error(before: Content, now: Content, directory: Path) -> ChangedError:
+def changed_error(before: Content, now: Content, directory: Path | str) -> ChangedError:
     """The error that refuses to go on, naming each setting and input that differs."""
     differences = [*_settings(before, now), *_inputs(before.inputs, now.inputs)]
     return ChangedError(

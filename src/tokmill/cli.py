@@ -72,6 +72,7 @@ def plan(
     engine: options.Engine = "gigatoken",
     fresh: options.Fresh = False,
     force: options.Force = False,
+    stage: options.Stage = None,
     json: options.Json = False,
     verbose: options.Verbose = False,  # noqa: ARG001  read by `run`, which shows tracebacks
 ) -> None:
@@ -99,6 +100,7 @@ def plan(
         encoding_errors=encoding_errors,
         engine=engine,
         fresh=fresh,
+        stage=stage,
     )
     _print_result(render.json_line(made) if json else render.plan_lines(made))
     try:
@@ -112,7 +114,7 @@ def plan(
 @app.command(short_help="Turn text into train.bin and val.bin; run again to resume.")
 def tokenize(
     inputs: options.Inputs,
-    out: options.Out,
+    out: options.OutOrUrl,
     tokenizer: options.Tokenizer = "gpt2",
     eot_token: options.EotToken = None,
     separator: options.Separator = "<|endoftext|>",
@@ -138,11 +140,14 @@ def tokenize(
     fresh: options.Fresh = False,
     force: options.Force = False,
     append: options.Append = False,
+    stage: options.Stage = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
     """Turn text into DIR/train.bin and DIR/val.bin. The same command again resumes an interrupted run.
+
+    With --out s3://bucket/prefix the output is made in --stage, whose disk needs room for all of it, and sent when it is complete.
 
     Of a text file every byte counts, a byte order mark too; JSON lines lose theirs.
     """
@@ -178,6 +183,7 @@ def tokenize(
             fresh=fresh,
             force=force,
             append=append,
+            stage=stage,
             observers=[progress],
         )
     _print_result(render.json_line(summary) if json else "" if quiet else render.summary_lines(summary))

@@ -99,6 +99,9 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     urls: dict[str, str] = {}
     """By the path of an input, its URL with user, password or signature, where it has any; told to processes, stored nowhere."""
 
+    destination: str = ""
+    """Of an output that is made in `out` and then sent to a store: its URL, without what is secret in it."""
+
     @property
     def replacing(self) -> str | None:
         """Fingerprint of the output that stands in the directory until this one takes its place."""

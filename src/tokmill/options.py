@@ -30,8 +30,20 @@ Inputs = Annotated[
     ),
 ]
 Out = Annotated[str, typer.Option("--out", "-o", envvar="TOKMILL_OUT", metavar="DIR", help="Output directory.")]
+OutOrUrl = Annotated[
+    str, typer.Option("--out", "-o", envvar="TOKMILL_OUT", metavar="DIR|URL", help="Output directory, or s3://bucket/prefix.")
+]
+Stage = Annotated[
+    str | None,
+    typer.Option(
+        "--stage",
+        envvar="TOKMILL_STAGE",
+        metavar="DIR",
+        help="With --out s3://..., where the output is made before it is sent.  [default: ~/.cache/tokmill/stage]",
+    ),
+]
 PlannedOut = Annotated[
-    str | None, typer.Option("--out", "-o", envvar="TOKMILL_OUT", metavar="DIR", help="To see whether the output fits there.")
+    str | None, typer.Option("--out", "-o", envvar="TOKMILL_OUT", metavar="DIR|URL", help="To see whether the output fits there.")
 ]
 Tokenizer = Annotated[
     str,

@@ -67,8 +67,12 @@ def make_job(
     encoding_errors: str = "strict",
     engine: str = "gigatoken",
     fresh: bool = False,
+    destination: str = "",
 ) -> PlannedJob:
-    """Plan a run of `tokmill tokenize` with these options. Raises UsageError, InputError, MemoryBudgetError."""
+    """Plan a run of `tokmill tokenize` with these options. destination: URL to which the output is sent from `out`.
+
+    Raises UsageError, InputError, MemoryBudgetError.
+    """
     _check_choices(eot=eot, dtype=dtype, format=format, on_error=on_error, encoding_errors=encoding_errors, engine=engine)
     _check_range("--val-fraction", val_fraction, 0 <= val_fraction < 1, "0 <= fraction < 1")
     _check_range("--seed", seed, 0 <= seed < 1 << 64, "0 to 2**64 - 1")
@@ -107,10 +111,17 @@ def make_job(
     used = engine_of(described, engine)
     if used != engine:
         notices.append(engine_notice(described))
-    resources, more = divide_resources(memory, threads, used, max_skipped, found.inputs, nice=nice)
+    resources, more = divide_resources(memory, threads, used, max_skipped, found.inputs, nice=nice, is_sent=bool(destination))
     resources = msgspec.structs.replace(resources, refuse_json_lines=input_format is None)
     notices += more
-    job = Job(out=path_to_text(out), content=content, resources=resources, fresh=fresh, urls=typed_urls(found.inputs))
+    job = Job(
+        out=path_to_text(out),
+        content=content,
+        resources=resources,
+        fresh=fresh,
+        urls=typed_urls(found.inputs),
+        destination=destination,
+    )
     return PlannedJob(job, notices)
 
 
@@ -162,6 +173,7 @@ def divide_resources(
     inputs: Sequence[Input],
     *,
     nice: bool = False,
+    is_sent: bool = False,
 ) -> tuple[Resources, list[str]]:
     """The budget and the threads that a person wants, or the usual ones, divided; and what a person should know of it.
 
@@ -169,7 +181,8 @@ def divide_resources(
     """
     n_threads = _choose_threads(threads)
     budget, notices = _choose_budget(memory, n_threads, cgroup_limit_bytes())
-    division = divide(budget, n_threads, len(inputs), is_remote=any(source.is_remote for source in inputs))
+    is_remote = any(source.is_remote for source in inputs)
+    division = divide(budget, n_threads, len(inputs), is_remote=is_remote, is_sent=is_sent)
     resources = Resources(
         budget_bytes=budget,
         worker_bytes=budget - division.parent_bytes - division.inputs_bytes // 2,
