@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tokmill import options
+from tokmill.types import is_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,7 +36,7 @@ def register(
 def _register_verify(app: typer.Typer, show: Callable[[str], None], complain: Callable[[TokmillError], None]) -> None:
     @app.command(short_help="Check every byte of an output; with --source, compare it with the corpus.")
     def verify(
-        directory: Annotated[str, typer.Argument(metavar="DIR", help="Output directory.")],
+        directory: Annotated[str, typer.Argument(metavar="DIR|URL", help="Output directory, or s3://bucket/prefix.")],
         source: Annotated[
             list[str] | None,
             typer.Option(
@@ -85,7 +86,9 @@ def _register_verify(app: typer.Typer, show: Callable[[str], None], complain: Ca
 def _register_inspect(app: typer.Typer, show: Callable[[str], None], is_typed: Callable[..., bool]) -> None:
     @app.command(short_help="Counts, sizes, and a decoded preview of documents.")
     def inspect(
-        path: Annotated[str, typer.Argument(metavar="FILE|DIR", help="Output directory, or a bare file of ids.")],
+        path: Annotated[
+            str, typer.Argument(metavar="FILE|DIR|URL", help="Output directory, s3://bucket/prefix, or a bare file of ids.")
+        ],
         document: Annotated[
             list[int] | None,
             typer.Option("--document", metavar="N", help="Show this document, from 0; may be repeated.  [default: the first]"),
@@ -114,7 +117,7 @@ def _register_inspect(app: typer.Typer, show: Callable[[str], None], is_typed: C
         # The options of a bare file may come from the environment, meant for tokenize: a directory's manifest knows better.
         given = (
             (dtype, tokenizer, eot_id)
-            if not os.path.isdir(path) or is_typed("--dtype", "--tokenizer", "--eot-id")
+            if not (os.path.isdir(path) or is_url(path)) or is_typed("--dtype", "--tokenizer", "--eot-id")
             else (None, None, None)
         )
         found = inspection.inspect(

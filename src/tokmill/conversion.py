@@ -14,6 +14,7 @@ import msgspec
 
 from tokmill.bare import load_bare
 from tokmill.errors import UsageError
+from tokmill.local import local_path
 from tokmill.merging import check_apart, check_marks
 from tokmill.replay import Outcome, carry_all
 from tokmill.rewrite import WriterCarrier
@@ -56,8 +57,8 @@ def convert(
     _check_choice("--format", format, tuple(WRITERS))
     _check_choice("--to-eot", to_eot, ("before", "after"))
     _check_choice("--to-dtype", to_dtype, get_args(IdType))
-    target = Path(os.path.abspath(out))
-    source = _load([os.path.abspath(name) for name in listed], target, stated)
+    target = Path(local_path(out))
+    source = _load([local_path(name) for name in listed], target, stated)
     choice = choose_output(
         format,
         source.content.tokenizer,
@@ -82,8 +83,8 @@ def reshard(
 
     shard_tokens: of each shard, a number or text such as `100M`; None: what the format has by default. Raises TokmillError.
     """
-    target = Path(os.path.abspath(out))
-    source = _load([os.path.abspath(directory)], target, {})
+    target = Path(local_path(out))
+    source = _load([local_path(directory)], target, {})
     content = source.content
     choice = choose_output(
         content.format,

@@ -22,8 +22,9 @@ from tokmill.errors import ChangedError, DamageError, UsageError
 from tokmill.growth import being_appended
 from tokmill.layout import TokenFile, bare_file, check_size, files_of, read_llmc_head
 from tokmill.manifest import MANIFEST_NAME, Manifest, load_manifest
+from tokmill.read.urls import named
 from tokmill.shards import Ids, TokenArray, map_files, windows
-from tokmill.types import EotPlacement, IdType, Tokenizer, text_to_path
+from tokmill.types import EotPlacement, IdType, Tokenizer, is_url, text_to_path
 from tokmill.words import counted
 
 if TYPE_CHECKING:
@@ -274,11 +275,24 @@ def open_dataset(
     dtype, eot_id, tokenizer: for a bare file; unknown ones are taken from the manifest beside it, or from `tokenizer`.
     Raises UsageError for an incomplete directory or a missing dtype, DamageError for files of the wrong length.
     """
-    path = Path(path)
+    path = _local(path)
     if path.is_dir():
-        _refuse_options(dtype, eot_id, tokenizer)
+        refuse_options(dtype, eot_id, tokenizer)
         return _open_directory(path, load_manifest(path))
     return _open_bare(path, dtype, eot_id, tokenizer)
+
+
+def _local(path: str | Path) -> Path:
+    """A path. Raises UsageError for a URL."""
+    if is_url(str(path)):
+        url = named(str(path))
+        raise UsageError(
+            "ids are read from files that this machine can map, not from a store",
+            where=url,
+            allowed="a directory; tokmill.verify and tokmill.inspect read a store's outputs",
+            next_step=f"copy it first, manifest.json last: aws s3 cp --recursive {url} DIR",
+        )
+    return Path(path)
 
 
 def find_tokenizer(tokenizer: Tokenizer) -> Tokenizer:
@@ -352,7 +366,8 @@ def _guess_eot(ids: TokenArray, eot_id: int | None) -> EotPlacement:
     return "before" if len(ids) and ids[0] == eot_id and ids[-1] != eot_id else "after"
 
 
-def _refuse_options(*options: object) -> None:
+def refuse_options(*options: object) -> None:
+    """Raises UsageError for what a manifest says better."""
     if any(option is not None for option in options):
         raise UsageError(
             "dtype, eot_id and tokenizer are for bare files: a directory's manifest has them",

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from tokmill.dataset import SIDES, Dataset, open_dataset
+from tokmill.dataset import SIDES, Dataset, open_dataset, refuse_options
 from tokmill.errors import UsageError
 from tokmill.printable import printable_bytes
+from tokmill.read.urls import named
+from tokmill.types import is_url
 from tokmill.words import counted
 
 if TYPE_CHECKING:
@@ -77,20 +79,19 @@ def inspect(
     side: str = "train",
     n_tokens: int = 100,
 ) -> Inspection:
-    """Describe an output directory or a bare file of ids.
+    """Describe an output directory, also one in a store by its URL, or a bare file of ids.
 
     dtype, tokenizer, eot_id: for a bare file. documents: numbers (from 0) of those to preview on `side`, None: the first, or where
     documents cannot be told apart the beginning of the side; n_tokens: of each, at most.
     Raises UsageError (also for a document of an output with no end-of-text ids), DamageError.
     """
     _check_options(side, n_tokens)
-    path = Path(path)
-    with open_dataset(path, dtype=dtype, eot_id=eot_id, tokenizer=tokenizer) as dataset:
+    with _opened(path, dtype=dtype, eot_id=eot_id, tokenizer=tokenizer) as dataset:
         manifest = dataset.manifest
         counts = manifest.counts if manifest else None
         n_all = len(dataset.train) + len(dataset.val)
         return Inspection(
-            path=str(path),
+            path=named(str(path)) if is_url(str(path)) else str(Path(path)),
             kind="directory" if manifest else "file",
             dtype=dataset.dtype.name,
             eot=dataset.eot,
@@ -105,6 +106,17 @@ def inspect(
             n_inputs=len(manifest.content.inputs) if manifest else None,
             previews=_previews(dataset, side, documents, n_tokens),
         )
+
+
+def _opened(path: str | Path, *, dtype: IdType | None, eot_id: int | None, tokenizer: str | None) -> Dataset:
+    """What is to be looked at, here or in a store, whose outputs say everything about themselves."""
+    if not is_url(str(path)):
+        return open_dataset(path, dtype=dtype, eot_id=eot_id, tokenizer=tokenizer)
+    from tokmill.far import FarDataset
+
+    refuse_options(dtype, eot_id, tokenizer)
+
+    return FarDataset(str(path))
 
 
 def _check_options(side: str, n_tokens: int) -> None:

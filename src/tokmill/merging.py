@@ -15,6 +15,7 @@ import msgspec
 
 from tokmill.errors import UsageError
 from tokmill.flat import FlatCarrier, is_flat
+from tokmill.local import local_path
 from tokmill.replay import Outcome, carry_all
 from tokmill.rewrite import WriterCarrier
 from tokmill.sources import Source
@@ -50,8 +51,8 @@ def merge(
     listed = [directories] if isinstance(directories, (str, os.PathLike)) else list(directories)
     if not listed:
         raise UsageError("no output was given", where="DIR", allowed="one or more", next_step="tokmill merge a b --out ab")
-    target = Path(os.path.abspath(out))
-    sources = [Source.load(Path(os.path.abspath(name))) for name in listed]
+    target = Path(local_path(out))
+    sources = [Source.load(Path(local_path(name))) for name in listed]
     check_apart([source.directory for source in sources], target)
     check_agreement(sources)
     content = merged_content(sources)
