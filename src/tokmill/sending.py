@@ -116,7 +116,10 @@ def _blocks(opened: object, n_bytes: int) -> Iterator[bytes]:
 
 def part_bytes_of(size_bytes: int) -> int:
     """Of each part of a file but the last: whole MiB."""
-    return max(PART_BYTES, -(-size_bytes // _MOST_PARTS // (1 << 20)) << 20)
+    if size_bytes <= PART_BYTES * _MOST_PARTS:
+        return PART_BYTES
+    mib = 1 << 20
+    return -(-size_bytes // (_MOST_PARTS * mib)) * mib
 
 
 class Sender:
