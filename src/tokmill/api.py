@@ -12,7 +12,7 @@ from tokmill.forecast import NOWHERE, Plan, check_disk, foresee
 from tokmill.planning import make_job
 from tokmill.probe import peak_rss_bytes
 from tokmill.runner import LocalRunner
-from tokmill.staging import destination, is_sent, output_of, stage_of
+from tokmill.staging import destination, is_complete_at, output_of, stage_of
 from tokmill.trainers import tail_notices
 from tokmill.types import BLOCK_BYTES, DIVIDE_ABOVE_BYTES, AnyEvent, FileEntry, Notice, Restarted, Started, is_url
 from tokmill.words import counted
@@ -110,6 +110,7 @@ def tokenize(
     force: bool = False,
     append: bool = False,
     stage: str | os.PathLike[str] | None = None,
+    stage_size: str | int | None = None,
     observers: Sequence[Observer] = (),
 ) -> Summary:
     """Turn text into `out`/train.bin and `out`/val.bin, or the files of another format, as `tokmill tokenize` does.
@@ -124,7 +125,8 @@ def tokenize(
     what an earlier append left there unfinished is discarded. Raises TokmillError.
 
     out may be `s3://bucket/prefix`: the output is made on this disk, in a directory inside `stage` (None: inside
-    ~/.cache/tokmill/stage), sent, and then taken away there.
+    ~/.cache/tokmill/stage), sent, and then taken away there. Of several files a side, each is sent when it is complete; at most
+    about stage_size of them (None: 4 GiB) wait here for that.
     """
     meter = _Meter()
     with destination(str(out), None if stage is None else str(stage)) as place, LocalRunner() as runner:
@@ -132,6 +134,7 @@ def tokenize(
             [str(i) for i in _listed(inputs)],
             out=place.directory,
             destination=place.url,
+            stage_size=stage_size,
             tokenizer=tokenizer,
             eot_token=eot_token,
             separator=separator,
@@ -172,7 +175,7 @@ def tokenize(
                 check_disk(asked)
             if append and job.made_from:
                 job = carry_over(job, observers)
-            finished = place.publish(runner.run(job, [meter, *observers]), observers)
+            finished = place.publish(runner.run(job, [meter, *observers, *place.observers]), observers)
     summary = _summarize(job, finished, meter)
     _tell(observers, summary.notices)
     return summary
@@ -200,6 +203,7 @@ def plan(
     engine: str = "gigatoken",
     fresh: bool = False,
     stage: str | os.PathLike[str] | None = None,
+    stage_size: str | int | None = None,
 ) -> Plan:
     """What `tokenize` with these options will read, write and take, estimated from a sample; nothing is written.
 
@@ -231,10 +235,11 @@ def plan(
         engine=engine,
         fresh=fresh,
         destination=url,
+        stage_size=stage_size,
     )
     made = foresee(planned)
     if url and not fresh:
-        made = msgspec.structs.replace(made, is_complete=is_sent(planned.job, url))
+        made = msgspec.structs.replace(made, is_complete=is_complete_at(planned.job, url))
     return msgspec.structs.replace(made, elapsed_s=round(time.monotonic() - began_s, 3))
 
 

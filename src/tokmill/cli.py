@@ -73,6 +73,7 @@ def plan(
     fresh: options.Fresh = False,
     force: options.Force = False,
     stage: options.Stage = None,
+    stage_size: options.StageSize = None,
     json: options.Json = False,
     verbose: options.Verbose = False,  # noqa: ARG001  read by `run`, which shows tracebacks
 ) -> None:
@@ -101,6 +102,7 @@ def plan(
         engine=engine,
         fresh=fresh,
         stage=stage,
+        stage_size=stage_size,
     )
     _print_result(render.json_line(made) if json else render.plan_lines(made))
     try:
@@ -141,13 +143,15 @@ def tokenize(
     force: options.Force = False,
     append: options.Append = False,
     stage: options.Stage = None,
+    stage_size: options.StageSize = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
     """Turn text into DIR/train.bin and DIR/val.bin. The same command again resumes an interrupted run.
 
-    With --out s3://bucket/prefix the output is made in --stage, whose disk needs room for all of it, and sent when it is complete.
+    With --out s3://bucket/prefix the output is made in --stage and sent: shards one by one, a side that is one file when it is
+    complete.
 
     Of a text file every byte counts, a byte order mark too; JSON lines lose theirs.
     """
@@ -184,6 +188,7 @@ def tokenize(
             force=force,
             append=append,
             stage=stage,
+            stage_size=stage_size,
             observers=[progress],
         )
     _print_result(render.json_line(summary) if json else "" if quiet else render.summary_lines(summary))

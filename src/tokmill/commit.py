@@ -35,7 +35,7 @@ from tokmill.manifest import (
 )
 from tokmill.part import PartFile
 from tokmill.sharding import SIDES
-from tokmill.state import discard_parts, hold, is_begun, let_go, part_of, remove_state, state_of
+from tokmill.state import discard_parts, discard_sent, hold, is_begun, is_sent, let_go, part_of, remove_state, state_of
 from tokmill.types import Counts, Cursor, FileEntry, Head
 from tokmill.words import counted
 
@@ -218,6 +218,7 @@ def _open_locked(
     if fresh:
         with storage_errors(directory):
             discard_parts(directory)
+            discard_sent(directory)
     complete = None if fresh else _finish_publishing(directory, content) or _complete(directory, content, replacing)
     if complete:
         remove_state(directory, lock)
@@ -256,7 +257,8 @@ def _complete(directory: Path, content: Content, replacing: str | None) -> Manif
     if manifest.fingerprint != content.fingerprint():
         raise changed_error(manifest.content, content, directory)
     for name, entry in manifest.files.items():
-        _check_size(directory / name, entry.size_bytes, "a file of the complete output")
+        if not is_sent(directory, name):
+            _check_size(directory / name, entry.size_bytes, "a file of the complete output")
     return manifest
 
 
@@ -299,15 +301,25 @@ def _publish_files(directory: Path, manifest: Manifest) -> None:
         for sub in sorted({os.path.dirname(name) for name in manifest.files} - {""}):
             durable.make_directory(directory / sub)
         for name, entry in manifest.files.items():
-            part = part_of(directory, name)
-            _check_size(part if part.exists() else directory / name, entry.size_bytes, "a file of the finished run")
-            if part.exists():
-                durable.replace(part, directory / name)
+            _give_name(directory, name, entry.size_bytes)
         for sub in {os.path.dirname(name) for name in manifest.files} | {""}:
             durable.sync_directory(directory / sub)
         durable.replace(part_of(directory, MANIFEST_NAME), directory / MANIFEST_NAME)
         durable.sync_directory(directory)
         durable.sync_directory(directory.parent)
+
+
+def _give_name(directory: Path, name: str, size_bytes: int) -> None:
+    """Rename a part, unless that was done, or the file was sent away."""
+    part = part_of(directory, name)
+    try:
+        _check_size(part if part.exists() else directory / name, size_bytes, "a file of the finished run")
+        if part.exists():
+            durable.replace(part, directory / name)
+    except (DamageError, FileNotFoundError):
+        # It may be sent, and then taken away, between two looks.
+        if not is_sent(directory, name):
+            raise
 
 
 def _retire_older(directory: Path, manifest: Manifest) -> None:
@@ -358,7 +370,7 @@ def _check_parts(directory: Path, segments: list[Segment]) -> None:
     for name, length in (wanted | _lengths(segments)).items():
         part = part_of(directory, name)
         size = part.lstat().st_size if part.exists() and not part.is_symlink() else -1
-        if size < length:
+        if size < length and not is_sent(directory, name):
             raise DamageError(
                 "a file of the run to be resumed is missing" if size < 0 else "a file of the run to be resumed was cut short",
                 where=str(part),

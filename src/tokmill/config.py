@@ -77,6 +77,8 @@ class Resources(msgspec.Struct, frozen=True, kw_only=True):
     max_skipped: int | None = None
     refuse_json_lines: bool = False
     """Nobody said what a pipe holds: one whose text begins with a JSON object is refused."""
+    stage_bytes: int = 0
+    """Of an output that is sent shard by shard while it is made: what may wait here for that; 0: it is not."""
     nice: bool = False
     """Give way to every other program that wants the processor or the disk."""
     segment_bytes: int = 64 * MIB

@@ -83,7 +83,7 @@ def disk_need(job: Job, n_tokens: int, bytes_in: int) -> DiskNeed:
     existing = next(p for p in (out, *out.parents) if p.is_dir())
     status = os.statvfs(existing)
     parts = [p.stat() for p in part_files(out)]
-    output = n_tokens * item_bytes(job.content)
+    output = _held_bytes(job, n_tokens * item_bytes(job.content))
     bookkeeping = _bookkeeping(job.content, bytes_in)
     reserve = min(_RESERVE_BYTES, status.f_blocks * status.f_frsize // 100, output // 4)
     written = sum(part.st_blocks * 512 for part in parts)
@@ -104,6 +104,15 @@ def disk_need(job: Job, n_tokens: int, bytes_in: int) -> DiskNeed:
         needed_bytes=needed,
         fits=needed <= free and (free_files is None or needed_files <= free_files),
     )
+
+
+def _held_bytes(job: Job, output_bytes: int) -> int:
+    """What of an output is here at once: all of it, or what waits to be sent and the shards that are open."""
+    shards, stage_bytes = job.content.shards, job.resources.stage_bytes
+    if not stage_bytes or not isinstance(shards, Shards):
+        return output_bytes
+    # A side's shard may grow past its limit while a commit is under way.
+    return min(output_bytes, stage_bytes + 4 * shards.tokens * item_bytes(job.content))
 
 
 def most_tokens(content: Content) -> tuple[int, int] | None:

@@ -15,7 +15,7 @@ import xxhash
 
 from tokmill import durable
 from tokmill.config import Content
-from tokmill.errors import DamageError, UsageError
+from tokmill.errors import DamageError, DiskFullError, StorageError, UsageError
 from tokmill.manifest import FORMAT_VERSION, Segment, check_names, read_state
 
 if TYPE_CHECKING:
@@ -81,6 +81,26 @@ class Journal:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def read_segments(path: Path, position: int) -> tuple[list[Segment], int]:
+    """The segments behind byte `position` of a journal that another process appends to, and where the next one will begin.
+
+    position: 0, or what was returned before. A journal that is gone has no more. Raises DamageError, StorageError.
+    """
+    try:
+        with durable.storage_errors(path), path.open("rb") as file:
+            file.seek(position)
+            data = file.read()
+    except (StorageError, DiskFullError):
+        if path.exists():
+            raise
+        return [], position
+    # What has no end yet is being written.
+    whole = data[: data.rfind(b"\n") + 1]
+    lines = whole.split(b"\n")[:-1]
+    header = 1 if position == 0 else 0
+    return [_decode_line(line[17:], str(path)).segment for line in lines[header:]], position + len(whole)
 
 
 def _read(path: Path) -> bytes:

@@ -37,6 +37,8 @@ _REFERENCE_BYTES = 40 * MIB
 """A tiktoken encoding of 50,000 ranks (o200k takes 60 MiB more, out of the caches' share)."""
 _STORE_BYTES = 56 * MIB
 """For each process: what reading from a store takes of Python (s3fs 47 MiB, aiohttp 20, measured while it reads), and room."""
+_SENT_BYTES = 72 * MIB
+"""Parts of files on their way to a store (`sending.py`), and blocks of files that are checked before."""
 _INPUT_BYTES = 2400
 """For each input: 1,350 in the parent (records, their JSON), 900 in the worker (250,000 small files)."""
 _CACHE_FLOOR_BYTES = 72 * MIB
@@ -112,8 +114,7 @@ def _with_batches(
     reader += REMOTE_BLOCKS_HELD * REMOTE_BLOCK_BYTES * is_remote
     inputs = n_inputs * _INPUT_BYTES
     parent, worker = (own + _STORE_BYTES * is_remote for own in (_PARENT_BYTES, _WORKER_BYTES))
-    # What is sent is held when the worker is gone, whose share is larger.
-    parent += _STORE_BYTES * (is_sent and not is_remote)
+    parent += (_SENT_BYTES + _STORE_BYTES * (not is_remote)) * is_sent
     fixed = parent + worker + _REFERENCE_BYTES + inputs
     return Division(
         budget_bytes=budget_bytes,

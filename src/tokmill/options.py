@@ -33,6 +33,15 @@ Out = Annotated[str, typer.Option("--out", "-o", envvar="TOKMILL_OUT", metavar="
 OutOrUrl = Annotated[
     str, typer.Option("--out", "-o", envvar="TOKMILL_OUT", metavar="DIR|URL", help="Output directory, or s3://bucket/prefix.")
 ]
+StageSize = Annotated[
+    str | None,
+    typer.Option(
+        "--stage-size",
+        envvar="TOKMILL_STAGE_SIZE",
+        metavar="SIZE",
+        help="Of shards that wait there to be sent, at most, about.  [default: 4GiB]",
+    ),
+]
 Stage = Annotated[
     str | None,
     typer.Option(

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     from tokmill.types import Input
 
+_STAGE_BYTES = 4 << 30
+"""Of shards that wait to be sent: some minutes of tokenizing, while a store is busy."""
 _PIECE_SHARE = 7
 """Hugging Face tokenizers takes seven times the memory of gigatoken for one piece (170 bytes for each byte measured)."""
 
@@ -68,8 +70,10 @@ def make_job(
     engine: str = "gigatoken",
     fresh: bool = False,
     destination: str = "",
+    stage_size: str | int | None = None,
 ) -> PlannedJob:
-    """Plan a run of `tokmill tokenize` with these options. destination: URL to which the output is sent from `out`.
+    """Plan a run of `tokmill tokenize` with these options. destination: URL to which the output is sent from `out`; stage_size:
+    what may wait there, of an output of several files a side.
 
     Raises UsageError, InputError, MemoryBudgetError.
     """
@@ -112,7 +116,8 @@ def make_job(
     if used != engine:
         notices.append(engine_notice(described))
     resources, more = divide_resources(memory, threads, used, max_skipped, found.inputs, nice=nice, is_sent=bool(destination))
-    resources = msgspec.structs.replace(resources, refuse_json_lines=input_format is None)
+    stage_bytes = _stage_bytes(stage_size) if destination and choice.shards else 0
+    resources = msgspec.structs.replace(resources, refuse_json_lines=input_format is None, stage_bytes=stage_bytes)
     notices += more
     job = Job(
         out=path_to_text(out),
@@ -123,6 +128,13 @@ def make_job(
         destination=destination,
     )
     return PlannedJob(job, notices)
+
+
+def _stage_bytes(stage_size: str | int | None) -> int:
+    n_bytes = _STAGE_BYTES if stage_size is None else stage_size if isinstance(stage_size, int) else None
+    n_bytes = parse_size(str(stage_size), "--stage-size") if n_bytes is None else n_bytes
+    _check_range("--stage-size", stage_size, n_bytes > 0, "more than nothing")
+    return n_bytes
 
 
 def _check_choices(**chosen: str) -> None:

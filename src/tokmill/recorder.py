@@ -79,6 +79,11 @@ class Recorder:
             if self._is_due():
                 self.commit()
 
+    @property
+    def can_commit(self) -> bool:
+        """Whether a run can go on behind what was added last."""
+        return self._after is not None and not self.is_withheld
+
     def _note_end_of_stdin(self, after: Cursor) -> None:
         if self._stdin_ended_s is None and self._stdin_index is not None and after.input_index > self._stdin_index:
             self._stdin_ended_s = time.monotonic()

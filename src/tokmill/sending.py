@@ -62,7 +62,8 @@ class Outgoing:
 
     name: str
     """Of the object, below the prefix."""
-    path: Path
+    paths: tuple[Path, ...]
+    """Where it is: a file that is about to get its name is at the first or, from one moment to the next, at the second."""
     entry: FileEntry
     spans: tuple[FileSpan, ...]
     """From behind the head to the end of the file."""
@@ -72,7 +73,7 @@ def outgoing(directory: Path, manifest: Manifest) -> list[Outgoing]:
     """The files of a complete output directory."""
     spans = spans_of(manifest.segments)
     return [
-        Outgoing(name=name, path=directory / name, entry=entry, spans=tuple(spans.get(name, ())))
+        Outgoing(name=name, paths=(directory / name,), entry=entry, spans=tuple(spans.get(name, ())))
         for name, entry in manifest.files.items()
     ]
 
@@ -93,7 +94,7 @@ def digest_of(file: Outgoing) -> str:
     ends = [(head.size_bytes, head.digest)] if isinstance(head, Head) else []
     ends += [(span.end, span.digest) for span in file.spans]
     position = begin = 0
-    with storage_errors(file.path), file.path.open("rb", buffering=0) as opened:
+    with storage_errors(file.paths[-1]), open(_open(file), "rb", buffering=0) as opened:
         for end, digest in ends:
             part = xxhash.xxh3_128()
             for block in _blocks(opened, end - position):
@@ -191,7 +192,7 @@ class Sender:
         """Send it, in one piece or in parts. Raises Taken, Vanished."""
         size = file.entry.size_bytes
         part_bytes = part_bytes_of(size)
-        fd = _open(file.path)
+        fd = _open(file)
         try:
             if size <= part_bytes:
                 data = _read(fd, file, 0, size)
@@ -300,15 +301,20 @@ def not_written(how: str, where: str) -> StorageError:
     )
 
 
-def _open(path: Path) -> int:
-    with storage_errors(path):
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+def _open(file: Outgoing) -> int:
+    *before, last = file.paths
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+    for path in before:
+        with storage_errors(path), contextlib.suppress(FileNotFoundError):
+            return os.open(path, flags)
+    with storage_errors(last):
+        return os.open(last, flags)
 
 
 def _read(fd: int, file: Outgoing, begin: int, n_bytes: int) -> bytes:
     """Bytes of a file, all of them. Raises DamageError, StorageError."""
     data = b""
-    with storage_errors(file.path):
+    with storage_errors(file.paths[-1]):
         while len(data) < n_bytes and (more := os.pread(fd, n_bytes - len(data), begin + len(data))):
             data += more
     if len(data) < n_bytes:
@@ -319,7 +325,7 @@ def _read(fd: int, file: Outgoing, begin: int, n_bytes: int) -> bytes:
 def _damaged(file: Outgoing, what: str) -> DamageError:
     return DamageError(
         f"a staged file is not what was written to it: {what}",
-        where=str(file.path),
+        where=str(file.paths[-1]),
         allowed=f"{counted(file.entry.size_bytes, 'byte')}, as the run that wrote them says",
         next_step="run the same command with --fresh to make it again",
     )

@@ -1,8 +1,8 @@
 """Where an output is made: in the directory that was named, or, for an object store, in one of our own from which it is sent.
 
 The staged directory is an output like any other, with its journal, so that a run is resumed exactly; it is found again by the URL.
-Only what is complete there is sent. So the disk must have room for the whole output. Sending shards while others are made was
-refused for now: what a writer may still ask for, and what a resumed run checks, is in the directory.
+Shards are sent as they become complete and are then taken away, so the disk need hold a few of them only; the run waits where the
+store is slower than it. A side that is one file is sent when it is complete: an object cannot be appended to.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import os
 import re
 import shutil
 import time
-from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -24,7 +23,7 @@ from tokmill.durable import storage_errors
 from tokmill.errors import DamageError, StorageError, TokmillError, UsageError
 from tokmill.manifest import MANIFEST_NAME, load_manifest
 from tokmill.read.urls import named
-from tokmill.state import hold, is_begun, let_go
+from tokmill.state import hold, is_begun, is_sent, let_go
 from tokmill.types import Counts, Finished, Notice, Progress, Started, is_url
 from tokmill.words import counted
 
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
     from tokmill.objects import Stored
     from tokmill.prefix import Claim, Prefix
     from tokmill.protocols import Observer
+    from tokmill.sending import Sender
     from tokmill.types import AnyEvent
 
 _TICK_S = 0.2
@@ -59,7 +59,7 @@ def _usual_stage() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tokmill" / "stage"
 
 
-def is_sent(job: Job, url: str) -> bool:
+def is_complete_at(job: Job, url: str) -> bool:
     """Whether the output of a job is complete at a prefix. Raises UsageError, StorageError."""
     from tokmill.prefix import Prefix
 
@@ -98,6 +98,11 @@ class Here:
     def __exit__(self, *_: object) -> None:
         """Nothing is held."""
 
+    @property
+    def observers(self) -> Sequence[Observer]:
+        """Nobody else."""
+        return ()
+
     def begin(self, job: Job) -> Finished | None:  # noqa: ARG002  the other place's
         """The run itself looks whether it is complete."""
         return None
@@ -114,6 +119,7 @@ class Staged:
         """Raises UsageError for a store that cannot be used, LockedError, StorageError."""
         from tokmill.ledger import Ledger
         from tokmill.prefix import Prefix
+        from tokmill.shipment import Shipment
 
         self._prefix: Prefix = Prefix(url)
         self.url = self._prefix.url
@@ -123,11 +129,17 @@ class Staged:
         self._lock = hold(self.root)
         self._ledger = Ledger(self.root / "upload.json", self.url)
         self._claim: Claim | None = None
+        self._sender: Sender | None = None
+        self._n_sent = _Sum()
+        self._run = ""
+        self._shipment = Shipment(self._output, self._ready_sender)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if self._sender is not None:
+            self._sender.__exit__(None, None, None)
         if error is not None and not self._is_begun() and not isinstance(error, StorageError):
             self._abandon()
         let_go(self.root, self._lock)
@@ -144,6 +156,7 @@ class Staged:
         from tokmill.prefix import Claim
 
         self._check_inputs(job)
+        self._run = job.content.fingerprint()
         content, fingerprint = job.content, job.content.fingerprint()
         before = self._ledger.notes.content
         is_mine = before is not None and before.fingerprint() == fingerprint
@@ -161,7 +174,15 @@ class Staged:
         if not job.fresh and not is_mine:
             self._prefix.refuse_strangers(fingerprint)
         self._ledger.change(content=content)
+        if not job.fresh:
+            self._check_sent()
+        self._shipment.while_made = bool(job.resources.stage_bytes)
         return None
+
+    @property
+    def observers(self) -> Sequence[Observer]:
+        """Who has to be told of the run's events."""
+        return [self._shipment]
 
     def publish(self, finished: Finished, observers: Sequence[Observer]) -> Finished:
         """Send what is staged, its manifest last, and let go of it. Raises StorageError, DamageError, LockedError, UsageError."""
@@ -170,10 +191,8 @@ class Staged:
         with storage_errors(self._output):
             manifest = load_manifest(self._output)
         n_bytes = sum(entry.size_bytes for entry in manifest.files.values())
-        _tell(observers, _sending(n_bytes))
         began_s = time.monotonic()
         self._prefix.check_claim(self._claim)
-        self._prefix.retire(self._ledger)
         sent = self._send(manifest, observers)
         found = self._prefix.commit(manifest, sent, self._claim)
         try:
@@ -190,20 +209,40 @@ class Staged:
         )
 
     def _send(self, manifest: Manifest, observers: Sequence[Observer]) -> dict[str, Stored]:
-        from tokmill.sending import Sender, outgoing
-
-        n_sent = _Sum()
         began_s = time.monotonic()
-        with Sender(self._prefix.store, manifest.fingerprint, self._ledger, on_bytes=n_sent.add) as sender:
-            pending = {file.name: sender.send(file) for file in outgoing(self._output, manifest)}
-            left: set[Future[Stored]] = set(pending.values())
-            while left:
-                done, left = wait(left, timeout=_TICK_S, return_when=FIRST_EXCEPTION)
-                for each in done:
-                    each.result()
-                elapsed_s = time.monotonic() - began_s
-                _tell(observers, Progress(elapsed_s=elapsed_s, position_bytes=n_sent.n, counts=Counts(), rss_bytes=0))
-        return {name: each.result() for name, each in pending.items()}
+        here = [entry.size_bytes for name, entry in manifest.files.items() if not is_sent(self._output, name)]
+        before = self._n_sent.n
+        _tell(observers, _sending(sum(here)))
+
+        def tick() -> None:
+            elapsed_s, n_bytes = time.monotonic() - began_s, min(self._n_sent.n - before, sum(here))
+            _tell(observers, Progress(elapsed_s=elapsed_s, position_bytes=n_bytes, counts=Counts(), rss_bytes=0))
+
+        # An output without files has nobody who did this.
+        self._ready_sender()
+        return self._shipment.finish(manifest, tick, _TICK_S)
+
+    def _ready_sender(self) -> Sender:
+        """Who sends. Made when the first file is to be sent: from then on what stood there before is gone."""
+        from tokmill.sending import Sender
+
+        if self._sender is None:
+            self._prefix.retire(self._ledger)
+            self._sender = Sender(self._prefix.store, self._run, self._ledger, on_bytes=self._n_sent.add)
+        return self._sender
+
+    def _check_sent(self) -> None:
+        """Raises DamageError when what was sent and taken away here is no longer there."""
+        sent = self._shipment.sent()
+        there = self._prefix.below() if sent else {}
+        for name, stored in sent.items():
+            if name not in there or there[name].version != stored.version:
+                raise DamageError(
+                    "an object that an earlier attempt had sent is " + ("another one now" if name in there else "gone"),
+                    where=f"{self.url}/{name}",
+                    allowed="objects that stay as they were sent",
+                    next_step="run the same command with --fresh to make all of it again",
+                )
 
     def _complete(self, job: Job) -> Finished:
         """What came of the run whose output is complete at the prefix. Raises ChangedError, DamageError."""

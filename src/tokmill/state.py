@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 STATE_NAME = ".tokmill"
+_SENT_NAME = ".tokmill.sent"
+"""Directory of a staged output with a file for each one that was sent to a store and is no longer here."""
 
 
 def state_of(directory: Path) -> Path:
@@ -42,7 +44,7 @@ def hold(directory: Path) -> DirectoryLock:
 
 def is_begun(directory: Path) -> bool:
     """Whether a run left something here that the next one goes on with. Raises StorageError."""
-    return (state_of(directory) / "journal").exists() and bool(part_files(directory))
+    return (state_of(directory) / "journal").exists() and (bool(part_files(directory)) or (directory / _SENT_NAME).is_dir())
 
 
 def discard_parts(directory: Path) -> None:
@@ -54,6 +56,31 @@ def discard_parts(directory: Path) -> None:
     (state_of(directory) / "journal").unlink(missing_ok=True)
     for part in part_files(directory):
         part.unlink()
+
+
+def sent_mark(directory: Path, name: str) -> Path:
+    """What says that the complete file `name` of a staged output was sent, with what the store says of it."""
+    return directory / _SENT_NAME / f"{name.replace('/', '%')}.json"
+
+
+def is_sent(directory: Path, name: str) -> bool:
+    """Whether a complete file of an output lies in a store, not here."""
+    return sent_mark(directory, name).exists()
+
+
+def discard_sent(directory: Path) -> None:
+    """Forget what was sent, before all of it is made again. Raises OSError."""
+    marks = directory / _SENT_NAME
+    for mark in marks.iterdir() if marks.is_dir() else ():
+        mark.unlink()
+    if marks.is_dir():
+        marks.rmdir()
+        durable.sync_directory(directory)
+
+
+def staged_bytes(directory: Path) -> int:
+    """What the files of a run that is not complete take here, but for those that were sent."""
+    return sum(part.stat().st_size for part in part_files(directory) if part.exists())
 
 
 def remove_state(directory: Path, lock: DirectoryLock) -> None:

@@ -38,6 +38,7 @@ from tokmill.probe import cgroup_limit_bytes, give_way, machine_bytes, peak_rss_
 from tokmill.read.corpus import CorpusReader
 from tokmill.read.urls import restore
 from tokmill.recorder import Recorder
+from tokmill.room import wait_for_room
 from tokmill.stage import EncodeStage
 from tokmill.types import (
     STDIN,
@@ -135,6 +136,7 @@ class Worker:
             try:
                 for encoded in results:
                     recorder.add(encoded)
+                    self._wait_for_room(output, recorder)
                 recorder.wait_for_stdin_end()
                 if self._is_to_end(recorder):
                     raise self._ended(output.directory, _COMMITTED)
@@ -146,6 +148,13 @@ class Worker:
         manifest = self._manifest(output, recorder)
         output.publish(manifest)
         self._emit(_finished(manifest, recorder.elapsed_s, resumed=resumed))
+
+    def _wait_for_room(self, output: Output, recorder: Recorder) -> None:
+        def on_tick() -> None:
+            self._tell(recorder.elapsed_s, recorder.position_bytes, recorder.counts)
+
+        limit_bytes = self._job.resources.stage_bytes
+        wait_for_room(output, recorder, limit_bytes, on_tick, lambda: self._stopped or self._leaving is not None)
 
     def _is_to_end(self, recorder: Recorder) -> bool:
         """Whether the run ends here: before the corpus does, or by a signal that may have ended standard input, too."""
