@@ -62,7 +62,7 @@ class Bucket:
         data: bytes = self._boto().get_object(Bucket=NAME, Key=key)["Body"].read()
         return data
 
-    def keys(self, prefix: str = "") -> list[str]:
+    def names(self, prefix: str = "") -> list[str]:
         return [found["Key"] for found in self._boto().list_objects_v2(Bucket=NAME, Prefix=prefix).get("Contents", [])]
 
     def begun(self) -> list[str]:
