@@ -77,12 +77,12 @@ def arguments(corpus: Path, stage: Path, *more: object) -> list[str]:
     return ["tokenize", str(corpus), "--out", URL, "--stage", str(stage), "--val-fraction", "0.1", *map(str, more)]
 
 
-def started(corpus: Path, stage: Path, *more: object) -> subprocess.Popen[str]:
+def started(corpus: Path, stage: Path, *more: object, part: int = PART) -> subprocess.Popen[str]:
     """A run of its own that sends small parts."""
     program = f"""
 import sys
 from tokmill import cli, sending
-sending.PART_BYTES = {PART}
+sending.PART_BYTES = {part}
 sys.argv[0] = "tokmill"
 cli.main()
 """
@@ -134,6 +134,8 @@ class Parts:
         self.gate.set()
 
     def __call__(self, request: dict[str, Any], start: Start) -> Iterable[bytes] | None:
+        if request["REQUEST_METHOD"] == "PUT" and "/train_" in request["PATH_INFO"]:
+            time.sleep(self.pause_s)
         if "partNumber=" in request["QUERY_STRING"]:
             self.gate.wait(60)
             time.sleep(self.pause_s)
@@ -430,7 +432,9 @@ def long_tokens(**options: Any) -> tuple[bytes, bytes]:
     return train * TIMES, val * TIMES
 
 
-TIMES = 40
+TIMES = 20
+WHOLE = 1 << 20
+"""A part as large as any shard here."""
 SHARDED = {"shard_tokens": 100_000, "stage_size": 400_000, "val_fraction": 0.0}
 
 
@@ -446,14 +450,17 @@ def staged_bytes(stage: Path) -> int:
     return found
 
 
-def test_shards_leave_the_disk_as_they_are_sent(bucket: Bucket, long: Path, tmp_path: Path) -> None:
+def test_shards_leave_the_disk_as_they_are_sent(
+    bucket: Bucket, long: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sending, "PART_BYTES", WHOLE)
     most = [0]
 
     class Watch:
         def on_event(self, event: object) -> None:
             most[0] = max(most[0], staged_bytes(tmp_path))
 
-    watch(bucket, Parts(pause_s=0.01))
+    watch(bucket, Parts(pause_s=0.1))
     make(long, tmp_path, observers=[Watch()], **SHARDED)
     watch(bucket, None)
     ids = long_tokens(val_fraction=0)[0]
@@ -466,10 +473,10 @@ def test_shards_leave_the_disk_as_they_are_sent(bucket: Bucket, long: Path, tmp_
 
 def interrupted(bucket: Bucket, corpus: Path, stage: Path) -> list[str]:
     """A run that was killed when it had sent some shards; their names."""
-    watch(bucket, Parts(pause_s=0.02))
+    watch(bucket, Parts(pause_s=0.3))
     options = ["--shard-tokens", 100_000, "--stage-size", 400_000, "--val-fraction", 0]
-    one = started(corpus, stage, *options)
-    wait_until(lambda: len(list(stage.rglob(".tokmill.sent/*.json"))) >= 5 or one.poll() is not None)
+    one = started(corpus, stage, *options, part=WHOLE)
+    wait_until(lambda: len(list(stage.rglob(".tokmill.sent/*.json"))) >= 3 or one.poll() is not None)
     assert one.poll() is None, ended(one)
     one.kill()
     ended(one)
@@ -548,7 +555,7 @@ def test_inspect_shows_what_it_shows_of_the_directory(bucket: Bucket, made: Path
 
 
 def test_a_directory_is_what_open_wants(bucket: Bucket) -> None:
-    with pytest.raises(UsageError, match=r"aws s3 cp --recursive s3://bucket/sets/one DIR"):
+    with pytest.raises(UsageError, match=r"aws s3 sync s3://bucket/sets/one DIR"):
         tokmill.open(URL)
 
 

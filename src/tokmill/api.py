@@ -11,6 +11,7 @@ from tokmill.errors import UsageError
 from tokmill.forecast import NOWHERE, Plan, check_disk, foresee
 from tokmill.planning import make_job
 from tokmill.probe import peak_rss_bytes
+from tokmill.read.urls import named
 from tokmill.runner import LocalRunner
 from tokmill.staging import destination, is_complete_at, output_of, stage_of
 from tokmill.trainers import tail_notices
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tokmill.config import Content, Job
+    from tokmill.planning import PlannedJob
     from tokmill.protocols import Observer
+    from tokmill.staging import Here, Staged
     from tokmill.types import Counts, Finished
 
 
@@ -129,6 +132,8 @@ def tokenize(
     about stage_size of them (None: 4 GiB) wait here for that.
     """
     meter = _Meter()
+    if append and is_url(str(out)):
+        raise _no_append(str(out))
     with destination(str(out), None if stage is None else str(stage)) as place, LocalRunner() as runner:
         planned = make_job(
             [str(i) for i in _listed(inputs)],
@@ -159,26 +164,37 @@ def tokenize(
             engine=engine,
             fresh=fresh,
         )
-        asked = planned.job
-        if append:
-            if place.url:
-                raise _no_append(place.url)
-            # Here, so that a run without it loads no numpy.
-            from tokmill.appending import carry_over, extend
-
-            planned = extend(planned)
-        _tell(observers, planned.notices)
-        job = planned.job
-        finished = place.begin(job)
-        if finished is None:
-            if not force:
-                check_disk(asked)
-            if append and job.made_from:
-                job = carry_over(job, observers)
-            finished = place.publish(runner.run(job, [meter, *observers, *place.observers]), observers)
+        job, finished = _carry_out(planned, place, runner, [meter, *observers], observers, append=append, force=force)
     summary = _summarize(job, finished, meter)
     _tell(observers, summary.notices)
     return summary
+
+
+def _carry_out(
+    planned: PlannedJob,
+    place: Here | Staged,
+    runner: LocalRunner,
+    watching: Sequence[Observer],
+    observers: Sequence[Observer],
+    *,
+    append: bool,
+    force: bool,
+) -> tuple[Job, Finished]:
+    """The job as it was run, and what came of it. watching: told of the run; observers: of what comes before and behind it."""
+    asked = planned.job
+    if append:
+        # Here, so that a run without it loads no numpy.
+        from tokmill.appending import carry_over, extend
+
+        planned = extend(planned)
+    _tell(observers, planned.notices)
+    finished = place.begin(asked)
+    if finished is not None:
+        return planned.job, finished
+    if not force:
+        check_disk(asked)
+    job = carry_over(planned.job, observers) if append and planned.job.made_from else planned.job
+    return job, place.publish(runner.run(job, [*watching, *place.observers]), observers)
 
 
 def plan(
@@ -246,7 +262,7 @@ def plan(
 def _no_append(url: str) -> UsageError:
     return UsageError(
         "nothing is appended to an output in a store",
-        where=url,
+        where=named(url),
         allowed="--append with a directory",
         next_step="copy the output to a directory, append there, and copy it back, manifest.json last; or choose another prefix",
     )

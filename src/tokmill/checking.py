@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tokmill import options
-from tokmill.types import is_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -113,6 +112,7 @@ def _register_inspect(app: typer.Typer, show: Callable[[str], None], is_typed: C
         from typing import cast
 
         from tokmill import inspection, render
+        from tokmill.types import is_url
 
         # The options of a bare file may come from the environment, meant for tokenize: a directory's manifest knows better.
         given = (

@@ -290,7 +290,7 @@ def _local(path: str | Path) -> Path:
             "ids are read from files that this machine can map, not from a store",
             where=url,
             allowed="a directory; tokmill.verify and tokmill.inspect read a store's outputs",
-            next_step=f"copy it first, manifest.json last: aws s3 cp --recursive {url} DIR",
+            next_step=f"copy it first, manifest.json last: aws s3 sync {url} DIR",
         )
     return Path(path)
 

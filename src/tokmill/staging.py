@@ -72,17 +72,11 @@ def is_complete_at(job: Job, url: str) -> bool:
 
 
 def destination(out: str, stage: str | None) -> Here | Staged:
-    """The place of an output: a directory, or a URL. Raises UsageError, LockedError, StorageError."""
-    if is_url(out):
-        return Staged(out, stage)
-    if stage is not None:
-        raise UsageError(
-            "--stage is for outputs that are sent to a store",
-            where="--stage",
-            allowed="with --out s3://bucket/prefix",
-            next_step="leave it out",
-        )
-    return Here(out)
+    """The place of an output: a directory, or a URL. stage: for a URL; it may come from the environment of every run.
+
+    Raises UsageError, LockedError, StorageError.
+    """
+    return Staged(out, stage) if is_url(out) else Here(out)
 
 
 class Here:

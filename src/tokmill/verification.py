@@ -225,7 +225,7 @@ def _only_local(url: str) -> UsageError:
         "an output in a store is not compared with its sources",
         where=url,
         allowed="the URL alone: every byte is held against the digest it was written with",
-        next_step=f"leave out --source, or copy it to a directory first: aws s3 cp --recursive {url} DIR",
+        next_step=f"leave out --source, or copy it to a directory first: aws s3 sync {url} DIR",
     )
 
 
