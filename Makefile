@@ -64,7 +64,8 @@ $(INTEROP)/.installed: Makefile pyproject.toml
 	@$(INTEROP)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
 		megatron-core==0.16.1 datatrove==0.10.1 mosaicml-streaming==0.13.0 ai2-olmo-core==3.0.0 cached-path==1.8.10
 	@$(INTEROP)/bin/python -m pip install --quiet --disable-pip-version-check --editable . pytest hypothesis \
-		bettermap dataclass-extensions humanize importlib_resources loguru multiprocess safetensors brotli python-snappy zstd catalogue
+		bettermap dataclass-extensions humanize importlib_resources loguru multiprocess safetensors brotli python-snappy zstd catalogue \
+		google-cloud-storage boto3
 	@touch $@
 
 interop: $(INTEROP)/.installed

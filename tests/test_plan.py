@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import random
@@ -10,6 +11,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from helpers import EOT, gpt2, write_corpus
 from plain import clean_environment
@@ -292,3 +295,26 @@ def test_no_file_is_written_to_plan(tmp_path: Path, corpus: Path) -> None:
         timeout=60,
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("n_rows", [100, 101, 199, 230])
+def test_rows_of_parquet_are_counted_once_whatever_the_size_of_the_last_row_group(tmp_path: Path, n_rows: int) -> None:
+    texts = [*(TEXTS[i % len(TEXTS)] for i in range(n_rows - 2)), "", None]
+    pq.write_table(pa.table({"text": texts}), tmp_path / "c.parquet", row_group_size=50)
+    planned = tokmill.plan(tmp_path / "c.parquet")
+    made = tokmill.tokenize(tmp_path / "c.parquet", tmp_path / "o", on_error="skip")
+    assert planned.is_exact
+    assert planned.totals is not None
+    assert planned.totals.documents.value == n_rows == made.documents
+    assert planned.totals.tokens.value == made.tokens_train + made.tokens_val
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz"])
+def test_texts_under_a_nested_key_are_counted(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"c{suffix}"
+    lines = "".join(json.dumps({"meta": {"body": text}}) + "\n" for text in TEXTS).encode()
+    path.write_bytes(gzip.compress(lines) if suffix.endswith("gz") else lines)
+    planned = tokmill.plan(path, text_key="meta.body")
+    assert planned.is_exact
+    assert planned.totals is not None
+    assert (planned.totals.documents.value, planned.totals.tokens.value) == (len(TEXTS), N_TOKENS)
