@@ -37,8 +37,8 @@ _REFERENCE_BYTES = 40 * MIB
 """A tiktoken encoding of 50,000 ranks (o200k takes 60 MiB more, out of the caches' share)."""
 _STORE_BYTES = 56 * MIB
 """For each process: what reading from a store takes of Python (s3fs 47 MiB, aiohttp 20, measured while it reads), and room."""
-_SENT_BYTES = 72 * MIB
-"""Parts of files on their way to a store (`sending.py`), and blocks of files that are checked before."""
+_SENT_BYTES = 112 * MIB
+"""Parts of files on their way to a store, twice (`sending.py`), and blocks of files that are checked before."""
 _INPUT_BYTES = 2400
 """For each input: 1,350 in the parent (records, their JSON), 900 in the worker (250,000 small files)."""
 _CACHE_FLOOR_BYTES = 72 * MIB
