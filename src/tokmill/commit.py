@@ -35,7 +35,7 @@ from tokmill.manifest import (
 )
 from tokmill.part import PartFile
 from tokmill.sharding import SIDES
-from tokmill.state import discard_parts, discard_sent, hold, is_begun, is_sent, let_go, part_of, remove_state, state_of
+from tokmill.state import discard_parts, discard_sent, hold, is_begun, is_sent, let_go, part_of, remove_state, size_of, state_of
 from tokmill.types import Counts, Cursor, FileEntry, Head
 from tokmill.words import counted
 
@@ -264,7 +264,7 @@ def _complete(directory: Path, content: Content, replacing: str | None) -> Manif
 
 def _check_size(path: Path, size_bytes: int, what: str) -> None:
     """Raises DamageError for a file that is not there or has another size."""
-    size = path.lstat().st_size if path.exists() else -1
+    size = size_of(path)
     if size != size_bytes:
         raise DamageError(
             f"{what} is missing" if size < 0 else f"{what} has {counted(size, 'byte')}",
@@ -369,7 +369,7 @@ def _check_parts(directory: Path, segments: list[Segment]) -> None:
     wanted = {name: entry.size_bytes for segment in segments for name, entry in segment.completed.items()}
     for name, length in (wanted | _lengths(segments)).items():
         part = part_of(directory, name)
-        size = part.lstat().st_size if part.exists() and not part.is_symlink() else -1
+        size = size_of(part)
         if size < length and not is_sent(directory, name):
             raise DamageError(
                 "a file of the run to be resumed is missing" if size < 0 else "a file of the run to be resumed was cut short",

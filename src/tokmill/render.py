@@ -10,7 +10,7 @@ import msgspec
 
 from tokmill.printable import printable, printable_line
 from tokmill.progress import format_bytes, format_duration, format_memory
-from tokmill.types import STDIN
+from tokmill.types import STDIN, is_url
 from tokmill.words import counted
 
 if TYPE_CHECKING:
@@ -61,6 +61,10 @@ def summary_lines(summary: Summary) -> str:
         went_on = ", gone on from an earlier run" if summary.resumed else ""
         memory = f"{format_memory(summary.peak_rss_bytes)} at the peak, of {format_memory(summary.budget_bytes)}"
         rows += [("time", f"{_seconds(summary.elapsed_s)}, {speed}{went_on}"), ("memory", memory)]
+    if summary.uploaded_bytes:
+        rows.append(
+            ("sent", f"{format_bytes(summary.uploaded_bytes)}, the run waited {_seconds(summary.upload_s)} for it at its end")
+        )
     if summary.restarts:
         rows.append(("restarts", f"{summary.restarts} (the worker was lost and went on from the last commit)"))
     rows += [("skipped", ", ".join(f"{n:,} {reason}" for reason, n in sorted(summary.skipped.items())) or "none")]
@@ -196,7 +200,7 @@ def report_lines(report: Report) -> str:
     """What verify found, when all is well; damage is rendered as the error that it is."""
     compared = f"{counted(report.compared_documents, 'document')}, {format_bytes(report.compared_bytes)}: the same"
     if not report.sources_compared:
-        compared = "not compared (pass --source INPUT...)"
+        compared = "not compared" if is_url(report.directory) else "not compared (pass --source INPUT...)"
     rows = [
         (
             "files",

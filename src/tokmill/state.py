@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from typing import TYPE_CHECKING
 
 from tokmill import durable
@@ -40,6 +41,15 @@ def hold(directory: Path) -> DirectoryLock:
             "the state of the run is a symbolic link", where=str(state), next_step="remove it, or choose another --out"
         )
     return DirectoryLock(state / "lock")
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a regular file; -1 where there is none, or a link. Raises OSError."""
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return -1
+    return found.st_size if stat.S_ISREG(found.st_mode) else -1
 
 
 def is_begun(directory: Path) -> bool:
@@ -80,7 +90,7 @@ def discard_sent(directory: Path) -> None:
 
 def staged_bytes(directory: Path) -> int:
     """What the files of a run that is not complete take here, but for those that were sent."""
-    return sum(part.stat().st_size for part in part_files(directory) if part.exists())
+    return sum(max(0, size_of(part)) for part in part_files(directory))
 
 
 def remove_state(directory: Path, lock: DirectoryLock) -> None:
