@@ -486,7 +486,7 @@ def test_shards_leave_the_disk_as_they_are_sent(
 
 def interrupted(bucket: Bucket, corpus: Path, stage: Path) -> list[str]:
     """A run that was killed when it had sent some shards; their names."""
-    watch(bucket, Parts(pause_s=0.3))
+    watch(bucket, Parts(pause_s=0.15))
     options = ["--shard-tokens", 100_000, "--stage-size", 400_000, "--val-fraction", 0]
     one = started(corpus, stage, *options, part=WHOLE)
     wait_until(lambda: len(list(stage.rglob(".tokmill.sent/*.json"))) >= 3 or one.poll() is not None)
