@@ -6,6 +6,7 @@
 #   make faults  every system call fails once: half an hour; root and strace
 #   make power   20 power cuts; make freeze: a machine short of memory; root and User-Mode Linux
 #   make interop every format read by its trainer's own package; gigabytes of them
+#   make docs    the site, in build/docs: links that lead nowhere are errors
 #   make demo    the Python library's sources as token files, in ./demo
 #   make bench   a corpus of 0.3 GB and how fast it goes
 #   make clean   away with all that
@@ -22,10 +23,10 @@ BENCH := benchmarks/data
 BENCH_GB ?= 0.3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test slow faults power freeze interop bench demo clean
+.PHONY: help docs setup check test slow faults power freeze interop bench demo clean
 
 help:
-	@sed -n '3,11s/^# *//p' Makefile
+	@sed -n '3,12s/^# *//p' Makefile
 
 setup: $(STAMP)
 
@@ -70,6 +71,14 @@ $(INTEROP)/.installed: Makefile pyproject.toml
 
 interop: $(INTEROP)/.installed
 	@$(INTEROP)/bin/python -m pytest -s -m torch tests/interop $(PYTEST_ARGS)
+
+$(VENV)/.docs: $(STAMP)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	@touch $@
+
+docs: $(VENV)/.docs
+	@$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -b html docs build/docs
+	@echo "build/docs/index.html"
 
 # Links to the library's modules and packages, without what was installed beside them.
 $(DEMO_TEXT): $(STAMP)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import inspect
 import json
 import os
 import random
@@ -138,6 +139,26 @@ def test_tokenize_asks_before_it_writes_and_force_overrides(
     assert (tmp_path / "o" / "manifest.json").exists()
     # What is complete needs no space.
     assert cli.run(["tokenize", str(corpus), "--out", str(tmp_path / "o"), "-q"]) == 0
+
+
+def test_a_side_that_may_be_empty_is_foretold(tmp_path: Path) -> None:
+    few = write_corpus(tmp_path / "few.txt", ["some", "few", "documents"])
+    assert "about 0.0 of 3 documents will be for validation" in tokmill.plan(few).notices[0]
+    assert tokmill.plan(few, val_fraction=0).notices == []
+    many = write_corpus(tmp_path / "many.txt", [f"document {i}" for i in range(200)])
+    assert tokmill.plan(many, val_fraction=0.1).notices == []
+
+
+def test_plan_has_the_options_of_tokenize() -> None:
+    """An option that decides what comes out, or what it takes, must not be refused by the command that foretells it."""
+    made, foretold, planned = (inspect.signature(f).parameters for f in (tokmill.tokenize, tokmill.plan, make_job))
+    assert {*made} - {*foretold} == {"observers", "append", "force"}
+    assert {name: made[name].default for name in made if name in planned and name != "out"} == {
+        name: planned[name].default for name in planned if name in made and name != "out"
+    }
+    assert {name: foretold[name].default for name in foretold if name != "out"} == {
+        name: made[name].default for name in foretold if name != "out"
+    }
 
 
 def test_a_disk_without_room_for_more_files_is_refused(tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,13 +9,13 @@ import msgspec
 
 from tokmill.errors import UsageError
 from tokmill.forecast import NOWHERE, Plan, check_disk, foresee
-from tokmill.planning import make_job
+from tokmill.planning import details, make_job
 from tokmill.probe import peak_rss_bytes
 from tokmill.read.urls import named
 from tokmill.runner import LocalRunner
 from tokmill.staging import destination, is_complete_at, output_of, stage_of
 from tokmill.trainers import tail_notices
-from tokmill.types import BLOCK_BYTES, DIVIDE_ABOVE_BYTES, AnyEvent, FileEntry, Notice, Restarted, Started, is_url
+from tokmill.types import BLOCK_BYTES, DIVIDE_ABOVE_BYTES, AnyEvent, Detail, FileEntry, Notice, Restarted, Started, is_url
 from tokmill.words import counted
 
 if TYPE_CHECKING:
@@ -187,6 +187,9 @@ def _carry_out(
         from tokmill.appending import carry_over, extend
 
         planned = extend(planned)
+    for detail in details(asked):
+        for observer in observers:
+            observer.on_event(Detail(text=detail))
     _tell(observers, planned.notices)
     finished = place.begin(asked)
     if finished is not None:
@@ -209,12 +212,18 @@ def plan(
     input_format: str | None = None,
     eot: str = "auto",
     val_fraction: float = 0.0005,
+    seed: int = 0,
     dtype: str = "auto",
     format: str = "raw",  # noqa: A002  the name of the option
+    shard_tokens: str | int | None = None,
+    shard_documents: bool = False,
+    drop_tail: bool = False,
     keep_empty: bool = False,
     memory: str | int | None = None,
     threads: int | None = None,
+    nice: bool = False,
     on_error: str = "stop",
+    max_skipped: int | None = None,
     encoding_errors: str = "strict",
     engine: str = "gigatoken",
     fresh: bool = False,
@@ -241,12 +250,18 @@ def plan(
         input_format=input_format,
         eot=eot,
         val_fraction=val_fraction,
+        seed=seed,
         dtype=dtype,
         format=format,
+        shard_tokens=shard_tokens,
+        shard_documents=shard_documents,
+        drop_tail=drop_tail,
         keep_empty=keep_empty,
         memory=memory,
         threads=threads,
+        nice=nice,
         on_error=on_error,
+        max_skipped=max_skipped,
         encoding_errors=encoding_errors,
         engine=engine,
         fresh=fresh,

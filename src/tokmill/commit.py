@@ -34,8 +34,20 @@ from tokmill.manifest import (
     read_state,
 )
 from tokmill.part import PartFile
-from tokmill.sharding import SIDES
-from tokmill.state import discard_parts, discard_sent, hold, is_begun, is_sent, let_go, part_of, remove_state, size_of, state_of
+from tokmill.state import (
+    check_size,
+    discard_parts,
+    discard_sent,
+    hold,
+    is_begun,
+    is_sent,
+    let_go,
+    part_of,
+    refuse_strangers,
+    remove_state,
+    size_of,
+    state_of,
+)
 from tokmill.types import Counts, Cursor, FileEntry, Head
 from tokmill.words import counted
 
@@ -236,7 +248,7 @@ def _open_locked(
             raise changed_error(journal.header.content, content, directory)
         _check_parts(directory, journal.segments)
         if not fresh and not journal.segments:
-            _refuse_strangers(directory)
+            refuse_strangers(directory)
     except BaseException:
         journal.close()
         raise
@@ -258,20 +270,8 @@ def _complete(directory: Path, content: Content, replacing: str | None) -> Manif
         raise changed_error(manifest.content, content, directory)
     for name, entry in manifest.files.items():
         if not is_sent(directory, name):
-            _check_size(directory / name, entry.size_bytes, "a file of the complete output")
+            check_size(directory / name, entry.size_bytes, "a file of the complete output")
     return manifest
-
-
-def _check_size(path: Path, size_bytes: int, what: str) -> None:
-    """Raises DamageError for a file that is not there or has another size."""
-    size = size_of(path)
-    if size != size_bytes:
-        raise DamageError(
-            f"{what} is missing" if size < 0 else f"{what} has {counted(size, 'byte')}",
-            where=str(path),
-            allowed=f"{counted(size_bytes, 'byte')}, as its manifest says",
-            next_step="run the same command with --fresh to start over",
-        )
 
 
 def _finish_publishing(directory: Path, content: Content) -> Manifest | None:
@@ -313,7 +313,7 @@ def _give_name(directory: Path, name: str, size_bytes: int) -> None:
     """Rename a part, unless that was done, or the file was sent away."""
     part = part_of(directory, name)
     try:
-        _check_size(part if part.exists() else directory / name, size_bytes, "a file of the finished run")
+        check_size(part if part.exists() else directory / name, size_bytes, "a file of the finished run")
         if part.exists():
             durable.replace(part, directory / name)
     except (DamageError, FileNotFoundError):
@@ -376,20 +376,6 @@ def _check_parts(directory: Path, segments: list[Segment]) -> None:
                 where=str(part),
                 allowed=f"at least {counted(length, 'byte')}, as committed; it has {max(size, 0):,}",
                 next_step="run the same command with --fresh to start over",
-            )
-
-
-def _refuse_strangers(directory: Path) -> None:
-    """Raises UsageError for files that publishing may overwrite and that nobody vouches for."""
-    if (directory / MANIFEST_NAME).exists():
-        return
-    for name in sorted(durable.uninterrupted(lambda: os.listdir(directory))):
-        if name in SIDES or name.startswith(tuple(f"{side}{mark}" for side in SIDES for mark in "._")):
-            raise UsageError(
-                "the output directory holds a file that no tokmill manifest vouches for",
-                where=str(directory / name),
-                allowed="a new or empty directory, or one that tokmill made",
-                next_step="choose another --out, move the file away, or pass --fresh to overwrite it",
             )
 
 

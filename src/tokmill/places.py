@@ -200,4 +200,9 @@ class _Object(Opened):
 
 
 def _unreadable(path: Path, error: OSError) -> StorageError:
-    return StorageError(f"cannot read it: {error.strerror}", where=str(path), next_step="check the disk, then verify again")
+    return StorageError(
+        f"cannot read it: {error.strerror}",
+        where=str(path),
+        allowed="files that can be read",
+        next_step="check the disk, then verify again",
+    )

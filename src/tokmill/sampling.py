@@ -236,3 +236,13 @@ def sample_stream(stream: ByteStream, cut: Cut, reach: int, *, until_s: float, m
         is_whole=ended and stride == 1,
         tail=bytes(buffer[-_TAIL_BYTES:]),
     )
+
+
+def fate(content: Content, *, text: bool = False) -> str:
+    """What tokenize will do with bad records. text: with text that is not UTF-8."""
+    if text and content.encoding_errors != "strict":
+        return f"--encoding-errors {content.encoding_errors} will mend it"
+    if content.on_error == "skip":
+        return "tokenize will skip such documents, and count them"
+    instead = "--encoding-errors replace mends it" if text else "--on-error skip leaves such records out"
+    return f"tokenize will stop at the first, and name it; {instead}"

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 
 from tokmill import durable
 from tokmill.durable import DirectoryLock, storage_errors
-from tokmill.errors import DamageError
-from tokmill.manifest import MANIFEST_NAME
+from tokmill.errors import DamageError, UsageError
+from tokmill.manifest import BESIDE, MANIFEST_NAME
+from tokmill.sharding import SIDES
+from tokmill.words import counted
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,7 +40,10 @@ def hold(directory: Path) -> DirectoryLock:
     state = state_of(directory)
     if state.is_symlink():
         raise DamageError(
-            "the state of the run is a symbolic link", where=str(state), next_step="remove it, or choose another --out"
+            "the state of the run is a symbolic link",
+            where=str(state),
+            allowed="a directory of its own",
+            next_step="remove it, or choose another --out",
         )
     return DirectoryLock(state / "lock")
 
@@ -50,6 +55,18 @@ def size_of(path: Path) -> int:
     except FileNotFoundError:
         return -1
     return found.st_size if stat.S_ISREG(found.st_mode) else -1
+
+
+def check_size(path: Path, size_bytes: int, what: str) -> None:
+    """Raises DamageError for a file that is not there or has another size."""
+    size = size_of(path)
+    if size != size_bytes:
+        raise DamageError(
+            f"{what} is missing" if size < 0 else f"{what} has {counted(size, 'byte')}",
+            where=str(path),
+            allowed=f"{counted(size_bytes, 'byte')}, as its manifest says",
+            next_step="run the same command with --fresh to start over",
+        )
 
 
 def is_begun(directory: Path) -> bool:
@@ -117,3 +134,24 @@ def part_files(directory: Path) -> list[Path]:
     with storage_errors(state):
         names = durable.uninterrupted(lambda: os.listdir(state)) if state.is_dir() else []
     return [state / name for name in names if name.endswith(".part")]
+
+
+def refuse_strangers(directory: Path) -> None:
+    """Raises UsageError for files that publishing may overwrite and that nobody vouches for."""
+    if (directory / MANIFEST_NAME).exists():
+        return
+    for name in sorted(durable.uninterrupted(lambda: os.listdir(directory))):
+        if name in SIDES or name.startswith(tuple(f"{side}{mark}" for side in SIDES for mark in "._")):
+            raise UsageError(
+                "the output directory holds a file that no tokmill manifest vouches for",
+                where=str(directory / name),
+                allowed="a new or empty directory, or one that tokmill made",
+                next_step="choose another --out, move the file away, or pass --fresh to overwrite it",
+            )
+        if not name.startswith(".") and name not in BESIDE:
+            raise UsageError(
+                "the output directory holds other files: verify would call them damage, and a trainer may read them",
+                where=str(directory / name),
+                allowed="a new or empty directory, or one that tokmill made",
+                next_step="choose another --out, or move the files away",
+            )

@@ -16,7 +16,7 @@ import msgspec
 
 from tokmill.compare import compare_with_sources
 from tokmill.errors import DamageError, UsageError
-from tokmill.manifest import MANIFEST_NAME, Manifest
+from tokmill.manifest import BESIDE, MANIFEST_NAME, Manifest
 from tokmill.places import LocalPlace, NotReadableError, place_of
 from tokmill.scan import Scan
 from tokmill.sharding import Shards
@@ -35,7 +35,7 @@ MAX_PROBLEMS = 100
 """Problems that are described; the rest are counted."""
 
 _BLOCK_BYTES = 4 << 20
-_KNOWN = {MANIFEST_NAME, "report.html"}
+_KNOWN = {MANIFEST_NAME, *BESIDE}
 _FOREIGN = "the manifest does not list this file"
 _TELL_EVERY_S = 0.2
 
@@ -163,12 +163,14 @@ def verify(
     sources: str | Sequence[str] | None = None,
     glob: str | None = None,
     input_format: str | None = None,
+    memory: str | int | None = None,
     observers: Sequence[Observer] = (),
 ) -> Report:
     """Check every byte of a complete output directory; with `sources`, also decode all of it and compare it with the corpus.
 
     directory: or the URL of a prefix of a store, whose objects are read through one by one; not with sources.
-    sources: inputs as given to `tokenize`, in the same order; glob, input_format: likewise. Problems are in the report, not
+    sources: inputs as given to `tokenize`, in the same order; glob, input_format: likewise. memory: for reading the sources, bytes
+    or text such as `512MiB`; 1 GiB when None. Problems are in the report, not
     raised (`raise_for_damage`). Raises UsageError for a directory without manifest, DamageError for a manifest that cannot be
     trusted, InputError for sources that cannot be read, ChangedError for sources that are not those that were tokenized.
     """
@@ -184,14 +186,14 @@ def verify(
         _check_file(place, name, entry, manifest, findings)
     if findings.n_problems and place.manifest().checksum != manifest.checksum:
         # An append was published meanwhile: what was read is partly its output.
-        return verify(directory, sources=sources, glob=glob, input_format=input_format, observers=observers)
+        return verify(directory, sources=sources, glob=glob, input_format=input_format, memory=memory, observers=observers)
     if place.appended_sizes(manifest):
         findings.notice("an append is being published, or was interrupted then: this is the output before it, not compared")
         sources = None
     documents = n_bytes = 0
     if isinstance(place, LocalPlace) and sources is not None and not findings.n_problems:
         names = [sources] if isinstance(sources, str) else list(sources)
-        documents, n_bytes = compare_with_sources(place.directory, manifest, names, glob, input_format, findings)
+        documents, n_bytes = compare_with_sources(place.directory, manifest, names, glob, input_format, findings, memory)
     elif sources is not None:
         findings.notice("the files are damaged: not compared with the sources")
     return _report(
