@@ -3,6 +3,7 @@
 #   make setup   the environment, in .venv (again only when pyproject.toml changes)
 #   make check   lint, format, types
 #   make test    the test suite          make slow   the tests that take longer
+#   make browser reports in a headless Chromium, which must be installed
 #   make faults  every system call fails once: half an hour; root and strace
 #   make power   20 power cuts; make freeze: a machine short of memory; root and User-Mode Linux
 #   make interop every format read by its trainer's own package; gigabytes of them
@@ -23,10 +24,10 @@ BENCH := benchmarks/data
 BENCH_GB ?= 0.3
 
 .DEFAULT_GOAL := help
-.PHONY: help docs setup check test slow faults power freeze interop bench demo clean
+.PHONY: help docs setup check test slow browser faults power freeze interop bench demo clean
 
 help:
-	@sed -n '3,12s/^# *//p' Makefile
+	@sed -n '3,13s/^# *//p' Makefile
 
 setup: $(STAMP)
 
@@ -48,6 +49,9 @@ test: $(STAMP)
 
 slow: $(STAMP)
 	@$(BIN)/python -m pytest -m slow --ignore tests/faults $(PYTEST_ARGS)
+
+browser: $(STAMP)
+	@$(BIN)/python -m pytest -m browser tests/test_report_browser.py $(PYTEST_ARGS)
 
 faults: $(STAMP)
 	@$(BIN)/python -m pytest -o faulthandler_timeout=0 -m 'slow or root' tests/faults $(PYTEST_ARGS)

@@ -583,11 +583,11 @@ def test_a_directory_is_what_open_wants(bucket: Bucket) -> None:
     ],
 )
 def test_other_commands_refuse_urls_and_make_no_directory_of_that_name(
-    call: Callable[[Path], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    call: Callable[[Path], object], made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError, match="directories of this machine"):
-        call(tmp_path / "out")
+        call(made)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -20,7 +20,7 @@ from tokmill.read.inputs import find_inputs
 from tokmill.read.urls import typed_urls
 from tokmill.trainers import choose_output
 from tokmill.types import STDIN, EotPlacement, IdType, OnError, Utf8Policy, is_url, path_to_text
-from tokmill.words import counted
+from tokmill.words import counted, nearest
 from tokmill.write import WRITERS
 
 if TYPE_CHECKING:
@@ -179,7 +179,7 @@ def _check_choices(**chosen: str) -> None:
                 f"{value!r} is not a value of {option}",
                 where=option,
                 allowed=", ".join(allowed[name]),
-                next_step=f"{option} {allowed[name][0]}",
+                next_step=f"{option} {nearest(value, allowed[name])}",
             )
 
 

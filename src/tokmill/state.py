@@ -1,6 +1,7 @@
 """The directory `.tokmill` inside an output: what is not complete yet, and the lock of whoever works on it.
 
-It holds `journal` (of a run that is to be resumed), `NAME.part` for every file to come, and `lock`. Trainers do not look there.
+It holds `journal` (of a run that is to be resumed), `NAME.part` for every file to come, `history` (how it went so far) and
+`lock`. Trainers do not look there.
 """
 
 from __future__ import annotations
@@ -33,6 +34,11 @@ def state_of(directory: Path) -> Path:
 def part_of(directory: Path, name: str) -> Path:
     """Where the file `name` of an output is made before it has its name; of one in a subdirectory too."""
     return state_of(directory) / f"{name.replace('/', '%')}.part"
+
+
+def history_of(directory: Path) -> Path:
+    """Where a run notes how it went so far."""
+    return state_of(directory) / "history"
 
 
 def hold(directory: Path) -> DirectoryLock:
@@ -83,6 +89,8 @@ def discard_parts(directory: Path) -> None:
     (state_of(directory) / "journal").unlink(missing_ok=True)
     for part in part_files(directory):
         part.unlink()
+    for path in (history_of(directory), durable.aside(history_of(directory))):
+        path.unlink(missing_ok=True)
 
 
 def sent_mark(directory: Path, name: str) -> Path:

@@ -147,6 +147,26 @@ def test_an_object_that_the_server_calls_encoded_is_read_as_it_is_stored(site: S
     assert read(find(url)) == packed
 
 
+@pytest.mark.parametrize("encoding", ["gzip", "br", "zstd"])
+def test_an_object_that_is_encoded_and_not_called_so_is_refused(site: Site, encoding: str) -> None:
+    url = site.put("/a.txt", gzip.compress(DATA))
+    site.headers["Content-Encoding"] = encoding
+    with pytest.raises(UsageError, match=f"compressed \\({encoding}\\)") as caught:
+        find(url)
+    assert all((caught.value.where, caught.value.allowed, caught.value.next_step))
+    del site.headers["Content-Encoding"]
+    source = find(url)
+    site.headers["Content-Encoding"] = encoding
+    with pytest.raises(UsageError, match="the server sends it compressed"):
+        read(source)
+
+
+@pytest.mark.parametrize("encoding", ["identity", "aws-chunked", ""])
+def test_an_encoding_that_changes_nothing_is_none(site: Site, encoding: str) -> None:
+    site.headers["Content-Encoding"] = encoding
+    assert read(find(site.put("/a.txt", DATA))) == DATA
+
+
 @pytest.mark.parametrize("ranges", [True, False])
 @pytest.mark.parametrize("n_bytes", [0, 1, 3000])
 def test_a_connection_that_is_cut_is_taken_up_at_the_missing_byte(site: Site, n_bytes: int, ranges: bool) -> None:
@@ -351,7 +371,7 @@ def test_a_slow_server_is_read_to_the_end(site: Site) -> None:
 def test_no_more_is_read_ahead_than_is_held(site: Site) -> None:
     data = DATA * 3
     stream = RemoteStream(find(site.put("/a.txt", data)), QUICK)
-    site.sent_bytes = 0
+    site.forget()
     stream.read(1)
     time.sleep(0.2)
     assert site.sent_bytes == FIRST, "nothing before the first block is used up"
@@ -366,7 +386,7 @@ def test_no_more_is_read_ahead_than_is_held(site: Site) -> None:
 
 def test_a_look_at_the_first_line_costs_one_small_request(site: Site) -> None:
     source = find(site.put("/a.txt", b"one line\n" + DATA))
-    site.sent_bytes = 0
+    site.forget()
     assert check_files([source], "text") == []
     assert site.sent_bytes == FIRST
 
