@@ -44,8 +44,9 @@ check: $(STAMP)
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
 
+# A process a core; the tests of a file stay together, because they share what was made for them.
 test: $(STAMP)
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile $(PYTEST_ARGS)
 
 slow: $(STAMP)
 	@$(BIN)/python -m pytest -m slow --ignore tests/faults $(PYTEST_ARGS)

@@ -65,3 +65,19 @@ def test_a_nice_worker_gives_way_with_all_of_its_threads(tmp_path: Path, options
 def test_a_worker_is_as_nice_as_it_was_started_and_no_nicer(tmp_path: Path) -> None:
     with at_work(tmp_path / "out") as worker:
         assert set(threads(worker)) == {(psutil.Process().nice(), os.sched_getscheduler(0))}
+
+
+def test_data_that_is_not_resident_does_not_count_against_the_budget() -> None:
+    program = """
+import mmap
+from tokmill import probe, worker
+untouched = mmap.mmap(-1, 400 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+worker._limit_growth(probe.rss_bytes() + (200 << 20))
+within = bytearray(150 << 20)
+try:
+    beyond = bytearray(200 << 20)
+except MemoryError:
+    print("refused")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == "refused\n"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from tokmill.disk import is_complete
 from tokmill.errors import UsageError
 from tokmill.forecast import NOWHERE, Plan, check_disk, foresee
 from tokmill.planning import details, make_job
@@ -14,7 +15,7 @@ from tokmill.probe import peak_rss_bytes
 from tokmill.read.urls import named
 from tokmill.runner import LocalRunner
 from tokmill.staging import destination, is_complete_at, output_of, stage_of
-from tokmill.trainers import tail_notices
+from tokmill.trainers import dropped_notices, dropped_tokens, tail_notices
 from tokmill.types import BLOCK_BYTES, DIVIDE_ABOVE_BYTES, AnyEvent, Detail, FileEntry, Notice, Restarted, Started, is_url
 from tokmill.words import counted
 
@@ -44,6 +45,9 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     tokens_train: int
     """End-of-text ids included."""
     tokens_val: int
+    dropped_tokens_train: int
+    """Of those, left out by --drop-tail: in no file."""
+    dropped_tokens_val: int
     bytes_in: int
     """Decompressed bytes of the inputs, those of an earlier run that was resumed included."""
     bytes_text: int
@@ -181,12 +185,13 @@ def _carry_out(
     force: bool,
 ) -> tuple[Job, Finished]:
     """The job as it was run, and what came of it. watching: told of the run; observers: of what comes before and behind it."""
-    asked = planned.job
+    asked, carried_bytes = planned.job, 0
     if append:
         # Here, so that a run without it loads no numpy.
-        from tokmill.appending import carry_over, extend
+        from tokmill.appending import carried, carry_over, extend
 
         planned = extend(planned)
+        carried_bytes = carried(planned.job)
     for detail in details(asked):
         for observer in observers:
             observer.on_event(Detail(text=detail))
@@ -194,8 +199,8 @@ def _carry_out(
     finished = place.begin(asked)
     if finished is not None:
         return planned.job, finished
-    if not force:
-        check_disk(asked)
+    if not force and not (append and is_complete(planned.job)):
+        check_disk(asked, carried_bytes)
     job = carry_over(planned.job, observers) if append and planned.job.made_from else planned.job
     return job, place.publish(runner.run(job, [*watching, *place.observers]), observers)
 
@@ -337,12 +342,15 @@ def _summarize(job: Job, finished: Finished, meter: _Meter) -> Summary:
     # A run that is complete already starts nothing and reads nothing.
     n_read = counts.bytes_in - meter.resumed_bytes if meter.resumed_bytes is not None else 0
     share = n_read / counts.bytes_in if counts.bytes_in else 0.0
+    dropped = dropped_tokens(job.content, finished.files, counts)
     return Summary(
         documents=counts.documents,
         documents_train=counts.documents_train,
         documents_val=counts.documents_val,
         tokens_train=counts.tokens_train,
         tokens_val=counts.tokens_val,
+        dropped_tokens_train=dropped["train"],
+        dropped_tokens_val=dropped["val"],
         bytes_in=counts.bytes_in,
         bytes_text=counts.bytes_text,
         elapsed_s=round(elapsed_s, 3),
@@ -362,5 +370,9 @@ def _summarize(job: Job, finished: Finished, meter: _Meter) -> Summary:
         uploaded_bytes=finished.uploaded_bytes,
         upload_s=finished.upload_s,
         files=dict(finished.files),
-        notices=[*_empty_side(counts, job.content), *tail_notices(job.content, finished.files)],
+        notices=[
+            *_empty_side(counts, job.content),
+            *dropped_notices(job.content, finished.files, counts),
+            *tail_notices(job.content, finished.files),
+        ],
     )

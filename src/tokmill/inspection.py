@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from tokmill.dataset import SIDES, Dataset, open_dataset, refuse_options
+from tokmill.dataset import SIDES, Dataset, open_dataset
 from tokmill.errors import UsageError
+from tokmill.layout import refuse_options
 from tokmill.printable import printable_bytes
 from tokmill.read.urls import named
 from tokmill.types import is_url
@@ -91,7 +92,8 @@ def inspect(
         manifest = dataset.manifest
         counts = manifest.counts if manifest else None
         n_text = counts.bytes_text if manifest and counts and all(i.format != "ids" for i in manifest.content.inputs) else None
-        n_all = len(dataset.train) + len(dataset.val)
+        # Those of shards that were left out, too: the text is that of all.
+        n_all = counts.tokens_train + counts.tokens_val if counts else 0
         return Inspection(
             path=named(str(path)) if is_url(str(path)) else str(Path(path)),
             kind="directory" if manifest else "file",

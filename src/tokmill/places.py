@@ -1,7 +1,8 @@
 """Where a complete output lies that is to be checked: a directory, or a prefix of an object store; read once, from front to back.
 
-A file of a directory is opened through no link and must be a regular one. An object is read ahead in blocks, a bounded number of
-them, and all of it is of the version that was listed; nothing is copied to this machine first.
+A file of a directory is opened through no link and must be a regular one; while an append takes its name, it has another. An
+object is read ahead in blocks, a bounded number of them, and all of it is of the version that was listed; nothing is copied to
+this machine first.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ from typing import TYPE_CHECKING, Self
 
 from tokmill.durable import uninterrupted
 from tokmill.errors import StorageError
-from tokmill.growth import appended_sizes
+from tokmill.kept import open_file, pending_append
 from tokmill.manifest import MANIFEST_NAME, Manifest, load_manifest
 from tokmill.types import is_url
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from tokmill.objects import Stored
     from tokmill.prefix import Prefix
@@ -68,12 +69,16 @@ class Place(ABC):
         """What lies in the output, or in a directory `sub` of it, sorted. Raises StorageError."""
 
     @abstractmethod
-    def open(self, name: str) -> Opened:
-        """A file of it. Raises NotReadableError."""
+    def open(self, manifest: Manifest, name: str) -> Opened:
+        """A file of the output of this manifest. Raises NotReadableError."""
 
     @abstractmethod
-    def appended_sizes(self, manifest: Manifest) -> Mapping[str, int]:
-        """Sizes that files may have already, because something is being appended."""
+    def pending_append(self, manifest: Manifest) -> Manifest | None:
+        """The manifest of an append to this output that is being published, or was interrupted then. Raises StorageError."""
+
+    def is_current(self, manifest: Manifest) -> bool:
+        """Whether this is still the manifest. Raises what `manifest` raises."""
+        return self.manifest().checksum == manifest.checksum
 
 
 def place_of(given: str | Path) -> Place:
@@ -105,22 +110,22 @@ class LocalPlace(Place):
         except OSError as error:
             raise _unreadable(directory, error) from error
 
-    def open(self, name: str) -> Opened:
+    def open(self, manifest: Manifest, name: str) -> Opened:
         """See Place."""
-        return _File(self.directory / name)
+        return _File(self.directory, manifest, name)
 
-    def appended_sizes(self, manifest: Manifest) -> Mapping[str, int]:
+    def pending_append(self, manifest: Manifest) -> Manifest | None:
         """See Place."""
-        return appended_sizes(self.directory, manifest)
+        return pending_append(self.directory, manifest)
 
 
 class _File(Opened):
     """A regular file."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, directory: Path, manifest: Manifest, name: str) -> None:
+        self._path = directory / name
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+            fd = open_file(directory, manifest, name)
         except FileNotFoundError:
             raise NotReadableError("the file is missing") from None
         except OSError as error:
@@ -167,15 +172,15 @@ class StoredPlace(Place):
         inside = [name.removeprefix(top) for name in self._objects if name.startswith(top)]
         return sorted(name for name in inside if name and "/" not in name)
 
-    def open(self, name: str) -> Opened:
+    def open(self, manifest: Manifest, name: str) -> Opened:  # noqa: ARG002  the other place's
         """See Place."""
         if name not in self._objects:
             raise NotReadableError("the object is missing")
         return _Object(self._prefix, self._objects[name])
 
-    def appended_sizes(self, manifest: Manifest) -> Mapping[str, int]:  # noqa: ARG002  the contract
+    def pending_append(self, manifest: Manifest) -> Manifest | None:  # noqa: ARG002  the contract
         """None: nothing is appended to an output in a store."""
-        return {}
+        return None
 
 
 class _Object(Opened):

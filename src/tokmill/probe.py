@@ -31,6 +31,11 @@ def peak_rss_bytes() -> int:
     return _status_bytes("VmHWM:")
 
 
+def data_bytes() -> int:
+    """What counts against the limit on data of this process now: private memory that can be written to, touched or not."""
+    return _status_bytes("VmData:")
+
+
 def _status_bytes(key: str) -> int:
     try:
         with open("/proc/self/status", encoding="ascii", errors="replace") as status:

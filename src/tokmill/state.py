@@ -1,7 +1,7 @@
 """The directory `.tokmill` inside an output: what is not complete yet, and the lock of whoever works on it.
 
-It holds `journal` (of a run that is to be resumed), `NAME.part` for every file to come, `history` (how it went so far) and
-`lock`. Trainers do not look there.
+It holds `journal` (of a run that is to be resumed), `NAME.part` for every file to come, `history` (how it went so far), `lock`, and
+while an append takes the names of an output's files, those files (`kept.py`). Trainers do not look there.
 """
 
 from __future__ import annotations
@@ -33,7 +33,12 @@ def state_of(directory: Path) -> Path:
 
 def part_of(directory: Path, name: str) -> Path:
     """Where the file `name` of an output is made before it has its name; of one in a subdirectory too."""
-    return state_of(directory) / f"{name.replace('/', '%')}.part"
+    return state_of(directory) / f"{flat_name(name)}.part"
+
+
+def flat_name(name: str) -> str:
+    """The name of a file of an output where there are no subdirectories."""
+    return name.replace("/", "%")
 
 
 def history_of(directory: Path) -> Path:
@@ -80,22 +85,9 @@ def is_begun(directory: Path) -> bool:
     return (state_of(directory) / "journal").exists() and (bool(part_files(directory)) or (directory / _SENT_NAME).is_dir())
 
 
-def discard_parts(directory: Path) -> None:
-    """Remove the written manifest, which alone says that parts are complete, then the journal, then the parts. Raises OSError."""
-    written = part_of(directory, MANIFEST_NAME)
-    if written.exists():
-        written.unlink()
-        durable.sync_directory(state_of(directory))
-    (state_of(directory) / "journal").unlink(missing_ok=True)
-    for part in part_files(directory):
-        part.unlink()
-    for path in (history_of(directory), durable.aside(history_of(directory))):
-        path.unlink(missing_ok=True)
-
-
 def sent_mark(directory: Path, name: str) -> Path:
     """What says that the complete file `name` of a staged output was sent, with what the store says of it."""
-    return directory / _SENT_NAME / f"{name.replace('/', '%')}.json"
+    return directory / _SENT_NAME / f"{flat_name(name)}.json"
 
 
 def is_sent(directory: Path, name: str) -> bool:
@@ -116,15 +108,6 @@ def discard_sent(directory: Path) -> None:
 def staged_bytes(directory: Path) -> int:
     """What the files of a run that is not complete take here, but for those that were sent."""
     return sum(max(0, size_of(part)) for part in part_files(directory))
-
-
-def remove_state(directory: Path, lock: DirectoryLock) -> None:
-    """Discard what is there, give the lock back, and remove the directory. Raises StorageError."""
-    with storage_errors(directory):
-        try:
-            discard_parts(directory)
-        finally:
-            let_go(directory, lock)
 
 
 def let_go(directory: Path, lock: DirectoryLock) -> None:

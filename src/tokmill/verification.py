@@ -18,7 +18,7 @@ from tokmill.compare import compare_with_sources
 from tokmill.errors import DamageError, UsageError
 from tokmill.manifest import BESIDE, MANIFEST_NAME, Manifest
 from tokmill.places import LocalPlace, NotReadableError, place_of
-from tokmill.scan import Scan
+from tokmill.scan import Outline, Scan
 from tokmill.sharding import Shards
 from tokmill.types import Counts, Notice, Progress, Started, is_url
 from tokmill.words import counted
@@ -182,12 +182,10 @@ def verify(
     findings.begin(sum(entry.size_bytes for entry in manifest.files.values()))
     check_manifest(manifest, findings)
     _check_names(place, manifest, findings)
-    for name, entry in manifest.files.items():
-        _check_file(place, name, entry, manifest, findings)
-    if findings.n_problems and place.manifest().checksum != manifest.checksum:
-        # An append was published meanwhile: what was read is partly its output.
-        return verify(directory, sources=sources, glob=glob, input_format=input_format, memory=memory, observers=observers)
-    if place.appended_sizes(manifest):
+    outline, buffer = Outline(manifest), memoryview(bytearray(_BLOCK_BYTES))
+    for name in manifest.files:
+        _check_file(place, name, outline, findings, buffer)
+    if place.pending_append(manifest):
         findings.notice("an append is being published, or was interrupted then: this is the output before it, not compared")
         sources = None
     documents = n_bytes = 0
@@ -196,6 +194,9 @@ def verify(
         documents, n_bytes = compare_with_sources(place.directory, manifest, names, glob, input_format, findings, memory)
     elif sources is not None:
         findings.notice("the files are damaged: not compared with the sources")
+    if findings.n_problems and (not place.is_current(manifest) or (sources and place.pending_append(manifest))):
+        # An append was published meanwhile, or is now: what was read is partly its output.
+        return verify(directory, sources=sources, glob=glob, input_format=input_format, memory=memory, observers=observers)
     return _report(
         place.name, manifest, findings, is_compared=documents >= 0 and sources is not None, compared=(documents, n_bytes)
     )
@@ -256,29 +257,37 @@ def check_manifest(manifest: Manifest, findings: Findings) -> None:
 def _check_names(place: Place, manifest: Manifest, findings: Findings) -> None:
     """Files that nobody vouches for are damage: a trainer that opens `*.bin` would read them."""
     subs = {os.path.dirname(name) for name in manifest.files} - {""}
+    found = []
     for sub in ("", *sorted(subs)):
         for entry in place.names(sub):
             name = os.path.join(sub, entry)
             if name not in manifest.files and name not in _KNOWN | subs and not entry.startswith("."):
-                findings.add(name, _FOREIGN)
+                found.append(name)
+    # In this order: where no append is seen, either there was none or its manifest is there now.
+    pending = place.pending_append(manifest) if found else None
+    expected = {part for name in pending.files for part in (name, os.path.dirname(name))} if pending else set()
+    for name in found:
+        if name not in expected:
+            findings.add(name, _FOREIGN)
 
 
-def _check_file(place: Place, name: str, entry: FileEntry, manifest: Manifest, findings: Findings) -> None:
-    """Size, digests, ids and documents of one file."""
+def _check_file(place: Place, name: str, outline: Outline, findings: Findings, buffer: memoryview) -> None:
+    """Size, digests, ids and documents of one file. buffer: what is read goes there."""
+    entry = outline.manifest.files[name]
     try:
-        opened = place.open(name)
+        opened = place.open(outline.manifest, name)
     except NotReadableError as error:
         findings.add(name, error.what)
         return
     with opened:
-        _check_size(place, name, manifest, opened.size_bytes, findings)
-        scan = Scan(name, entry, manifest, findings)
+        _check_size(name, entry, opened.size_bytes, findings)
+        scan = Scan(name, outline, findings)
         n_bytes = min(opened.size_bytes, entry.size_bytes)
-        head = b"".join(_blocks(opened, min(entry.head_bytes, n_bytes)))
+        head = b"".join(_blocks(opened, min(entry.head_bytes, n_bytes), buffer))
         if len(head) == entry.head_bytes:
             scan.update_head(head)
         findings.bytes_checked += len(head)
-        for block in _blocks(opened, n_bytes - len(head)):
+        for block in _blocks(opened, n_bytes - len(head), buffer):
             scan.update(block)
             findings.bytes_checked += len(block)
             findings.tell(findings.bytes_checked, Counts())
@@ -286,19 +295,17 @@ def _check_file(place: Place, name: str, entry: FileEntry, manifest: Manifest, f
             scan.finish()
 
 
-def _check_size(place: Place, name: str, manifest: Manifest, size_bytes: int, findings: Findings) -> None:
-    entry = manifest.files[name]
+def _check_size(name: str, entry: FileEntry, size_bytes: int, findings: Findings) -> None:
     if size_bytes < entry.size_bytes:
         findings.add(
             name, f"the file is cut: it has {size_bytes:,} of {counted(entry.size_bytes, 'byte')}", size_bytes, entry.size_bytes
         )
-    if size_bytes > entry.size_bytes and size_bytes != place.appended_sizes(manifest).get(name):
+    if size_bytes > entry.size_bytes:
         findings.add(name, f"the file has {counted(size_bytes - entry.size_bytes, 'byte')} too many", entry.size_bytes, size_bytes)
 
 
-def _blocks(opened: Opened, n_bytes: int) -> Iterator[memoryview]:
+def _blocks(opened: Opened, n_bytes: int, buffer: memoryview) -> Iterator[memoryview]:
     """The first `n_bytes` bytes of a file, in blocks that are valid until the next."""
-    buffer = memoryview(bytearray(_BLOCK_BYTES))
     left = n_bytes
     while left:
         want, got = min(left, _BLOCK_BYTES), 0

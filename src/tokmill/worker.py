@@ -30,12 +30,12 @@ from tokmill.encode import cutter_of, hand_over_plainly, load_encoder, reference
 from tokmill.entry import Line, failed_event
 from tokmill.errors import Interrupted, MemoryBudgetError, TokmillError
 from tokmill.gaps import open_repair
-from tokmill.guard import Guard, Limits, reserve_bytes
+from tokmill.guard import Guard, Limits, Reading, reserve_bytes, take_reading
 from tokmill.manifest import FORMAT_VERSION, Manifest, published
 from tokmill.memory import Renewal
 from tokmill.mender import GapReader, Mender, check_sources
 from tokmill.pipeline import Flow, Pipeline
-from tokmill.probe import cgroup_limit_bytes, give_way, machine_bytes, peak_rss_bytes, rss_bytes
+from tokmill.probe import cgroup_limit_bytes, data_bytes, give_way, machine_bytes, peak_rss_bytes, rss_bytes
 from tokmill.read.corpus import CorpusReader
 from tokmill.read.urls import restore
 from tokmill.recorder import Recorder
@@ -66,8 +66,8 @@ if TYPE_CHECKING:
 
 _STACK_BYTES = 2 * MIB
 """Of a thread; the usual 8 MiB are never used, but count against the limit on data."""
-_UNTOUCHED_BYTES = 96 * MIB
-"""Data that the system counts but that is never resident: stacks, arenas (100 MiB more than resident measured at most)."""
+_ROOM_BYTES = 12 * MIB
+"""Beyond what the budget leaves, that data may grow by before the next look: stacks of threads."""
 
 _TICK_S = 0.2
 _COMMITTED = ("everything so far is committed", "run the command again, without --fresh: it resumes")
@@ -78,9 +78,11 @@ _NOTHING_REPLACED = ("nothing was replaced", "run the command again")
 class Worker:
     """Carries out one job in this process."""
 
-    def __init__(self, job: Job, emit: Callable[[AnyEvent], None]) -> None:
+    def __init__(self, job: Job, emit: Callable[[AnyEvent], None], look: Callable[[], Reading] = take_reading) -> None:
+        """look: what the guard knows of memory."""
         self._job = job
         self._emit = emit
+        self._look_at_memory = look
         self._flow = Flow(job.resources.in_flight_bytes)
         self._renewal = Renewal(job.resources.renew_above_bytes, self._on_renewed)
         self._leaving: str | None = None
@@ -236,7 +238,7 @@ class Worker:
     def _encoded(self, reader: Reader, start: Cursor, done: Recorder | Mender) -> Iterator[Generator[EncodedBatch, None, None]]:
         """Encoded batches from `start` on, under the guard's eye. done: says how far they were taken."""
         results = self._pipeline(reader, done).results(start, _TICK_S)
-        guard = Guard(_limits(self._job), self)
+        guard = Guard(_limits(self._job), self, self._look_at_memory)
         guard.start()
         try:
             yield results
@@ -345,8 +347,8 @@ def main(job_fd: int, event_fd: int) -> None:
     if job.resources.nice:
         give_way()
     restore(job.urls)
-    _limit_data(job.resources.worker_bytes + _UNTOUCHED_BYTES)
-    worker = Worker(job, line.emit)
+    _limit_growth(job.resources.worker_bytes)
+    worker = Worker(job, line.emit, _watchful_look(job.resources.worker_bytes))
     # Ctrl-C ends the program that feeds standard input, too: seen here, its end is not taken for the end of the corpus.
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, lambda _signum, _frame: worker.stop())
@@ -360,11 +362,24 @@ def main(job_fd: int, event_fd: int) -> None:
     os._exit(0)
 
 
-def _limit_data(n_bytes: int) -> None:
-    """Let an allocation beyond the budget fail here, in a process that can be resumed, before the machine runs out of memory."""
+def _limit_growth(budget_bytes: int) -> None:
+    """Let an allocation beyond the budget fail here, in a process that can be resumed, before the machine runs out of memory.
+
+    The system limits data, touched or not, and memory that was given back to it may still count (up to 400 MiB measured): so the
+    limit is what counts now and what resident memory may still grow by, and is set anew with every look of the guard.
+    """
+    resident, data = rss_bytes(), data_bytes()
+    most = data + max(0, budget_bytes - resident) + _ROOM_BYTES
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    most = n_bytes if hard == resource.RLIM_INFINITY else min(n_bytes, hard)
-    resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
+    resource.setrlimit(resource.RLIMIT_DATA, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+
+
+def _watchful_look(budget_bytes: int) -> Callable[[], Reading]:
+    def look() -> Reading:
+        _limit_growth(budget_bytes)
+        return take_reading()
+
+    return look
 
 
 def _job_type() -> type[Job]:
