@@ -35,7 +35,7 @@ from tokmill.manifest import (
 )
 from tokmill.part import PartFile
 from tokmill.sharding import SIDES
-from tokmill.state import discard_parts, hold, is_begun, let_go, part_of, remove_state, state_of
+from tokmill.state import discard_parts, hold, is_begun, let_go, part_of, plan_of, remove_state, state_of
 from tokmill.types import Counts, Cursor, FileEntry, Head
 from tokmill.words import counted
 
@@ -215,6 +215,8 @@ def _open_locked(
     directory: Path, content: Content, version: str, lock: DirectoryLock, *, fresh: bool, replacing: str | None
 ) -> Output | Manifest:
     journal_path = state_of(directory) / "journal"
+    if plan_of(directory).exists():
+        raise _in_parts(directory)
     if fresh:
         with storage_errors(directory):
             discard_parts(directory)
@@ -235,7 +237,7 @@ def _open_locked(
             raise changed_error(journal.header.content, content, directory)
         _check_parts(directory, journal.segments)
         if not fresh and not journal.segments:
-            _refuse_strangers(directory)
+            refuse_strangers(directory)
     except BaseException:
         journal.close()
         raise
@@ -352,6 +354,15 @@ def pending_manifest(directory: Path) -> Manifest | None:
             return None
 
 
+def _in_parts(directory: Path) -> UsageError:
+    return UsageError(
+        "an output is being made in parts in this directory",
+        where=str(state_of(directory)),
+        allowed="the commands that make its parts, and tokmill finalize when all are there",
+        next_step=f"go on with those, choose another --out, or give it up: remove {state_of(directory)}",
+    )
+
+
 def _check_parts(directory: Path, segments: list[Segment]) -> None:
     """Raises DamageError when a part lacks bytes that the journal says were made durable."""
     wanted = {name: entry.size_bytes for segment in segments for name, entry in segment.completed.items()}
@@ -367,7 +378,7 @@ def _check_parts(directory: Path, segments: list[Segment]) -> None:
             )
 
 
-def _refuse_strangers(directory: Path) -> None:
+def refuse_strangers(directory: Path) -> None:
     """Raises UsageError for files that publishing may overwrite and that nobody vouches for."""
     if (directory / MANIFEST_NAME).exists():
         return

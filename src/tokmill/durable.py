@@ -22,6 +22,7 @@ T = TypeVar("T")
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NOT_COPIED = {errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EBADF, errno.EPERM, errno.EIO}
 """What `copy_file_range` says where it does not work: other file systems, old kernels, sandboxes; or when it cannot read."""
+_NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK, errno.EACCES}
 _RESUMES = "run the same command again: it resumes from the last commit"
 
 
@@ -134,6 +135,24 @@ def make_directory(path: Path) -> None:
 def replace(source: Path, target: Path) -> None:
     """Give a durable file its final name. The caller syncs the directory."""
     uninterrupted(lambda: os.replace(source, target))
+
+
+def publish_new(source: Path, target: Path) -> None:
+    """Give a durable file its final name, unless something has that name already; `source` is gone afterwards."""
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        pass
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        # A file system without hard links: two that come in the same instant are told apart when the parts are put together.
+        if not target.exists():
+            replace(source, target)
+            sync_directory(target.parent)
+            return
+    source.unlink()
+    sync_directory(target.parent)
 
 
 _ATTEMPTS = 100

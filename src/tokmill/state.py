@@ -30,6 +30,16 @@ def part_of(directory: Path, name: str) -> Path:
     return state_of(directory) / f"{name.replace('/', '%')}.part"
 
 
+def plan_of(directory: Path) -> Path:
+    """Where an output that is made in parts has its plan."""
+    return state_of(directory) / "plan"
+
+
+def parts_of(directory: Path) -> Path:
+    """Where it has the output directories of its parts."""
+    return state_of(directory) / "parts"
+
+
 def hold(directory: Path) -> DirectoryLock:
     """Take the lock of an output directory. Raises LockedError, StorageError; DamageError for a link instead of a directory."""
     state = state_of(directory)
