@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tokmill.dataset import Dataset
     from tokmill.dataset import open_dataset as open  # noqa: A004  the word for it: tokmill.open
     from tokmill.errors import TokmillError
+    from tokmill.finishing import finalize
     from tokmill.forecast import Plan
     from tokmill.inspection import Inspection, inspect
     from tokmill.mending import repair
@@ -39,6 +40,7 @@ __all__ = [
     "Summary",
     "TokmillError",
     "convert",
+    "finalize",
     "inspect",
     "merge",
     "open",
@@ -58,6 +60,7 @@ _FROM = {
     "Summary": "api:Summary",
     "TokmillError": "errors:TokmillError",
     "convert": "conversion:convert",
+    "finalize": "finishing:finalize",
     "inspect": "inspection:inspect",
     "merge": "merging:merge",
     "open": "dataset:open_dataset",

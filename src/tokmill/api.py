@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from tokmill.errors import UsageError
 from tokmill.forecast import NOWHERE, Plan, check_disk, foresee
 from tokmill.planning import make_job
 from tokmill.probe import peak_rss_bytes
 from tokmill.runner import LocalRunner
 from tokmill.trainers import tail_notices
-from tokmill.types import BLOCK_BYTES, DIVIDE_ABOVE_BYTES, AnyEvent, FileEntry, Notice, Restarted, Started
+from tokmill.types import BLOCK_BYTES, DIVIDE_ABOVE_BYTES, AnyEvent, FileEntry, Notice, Restarted, Started, text_to_path
 from tokmill.words import counted
 
 if TYPE_CHECKING:
@@ -103,6 +105,7 @@ def tokenize(
     fresh: bool = False,
     force: bool = False,
     append: bool = False,
+    split: str | None = None,
     observers: Sequence[Observer] = (),
 ) -> Summary:
     """Turn text into `out`/train.bin and `out`/val.bin, or the files of another format, as `tokmill tokenize` does.
@@ -114,7 +117,8 @@ def tokenize(
     shard_documents: files end only where documents end; drop_tail: without what fills no file. memory: bytes, or text such as
     `1GiB`. nice: the worker takes what others leave of processor and disk. force: begin even though the output will not fit on
     the disk. observers: told of every event, in this thread. append: add the inputs to the complete output in `out`; with fresh,
-    what an earlier append left there unfinished is discarded. Raises TokmillError.
+    what an earlier append left there unfinished is discarded. split: `3/8` makes the part number 3 (from 0) of 8 alone, which
+    `finalize` puts together with the others that were made with the same `out`; fresh begins that part again. Raises TokmillError.
     """
     meter = _Meter()
     with LocalRunner() as runner:
@@ -146,6 +150,14 @@ def tokenize(
             fresh=fresh,
         )
         asked = planned.job
+        if split is not None:
+            if append:
+                raise _not_together("--split", "--append")
+            from tokmill.split_runs import run_split
+
+            _tell(observers, planned.notices)
+            job, finished = run_split(asked, split, runner, [meter, *observers], force=force)
+            return _summarize(job, finished, meter, [_of_part(split, job)])
         if append:
             # Here, so that a run without it loads no numpy.
             from tokmill.appending import carry_over, extend
@@ -156,7 +168,8 @@ def tokenize(
             check_disk(asked)
         job = carry_over(planned.job, observers) if append and planned.job.made_from else planned.job
         finished = runner.run(job, [meter, *observers])
-    summary = _summarize(job, finished, meter)
+    notices = [*_empty_side(finished.counts, job.content), *tail_notices(job.content, finished.files)]
+    summary = _summarize(job, finished, meter, notices)
     _tell(observers, summary.notices)
     return summary
 
@@ -262,7 +275,17 @@ def _empty_side(counts: Counts, content: Content) -> list[str]:
     return [f"{what}. With --val-fraction 0 all are for training"]
 
 
-def _summarize(job: Job, finished: Finished, meter: _Meter) -> Summary:
+def _not_together(option: str, other: str) -> UsageError:
+    return UsageError(
+        f"{option} and {other} do not go together", where=option, allowed="one of them", next_step="tokmill tokenize --help"
+    )
+
+
+def _of_part(split: str, job: Job) -> str:
+    return f"this is part {split} alone; when all parts are there: tokmill finalize {shlex.quote(text_to_path(job.out))}"
+
+
+def _summarize(job: Job, finished: Finished, meter: _Meter, notices: list[str]) -> Summary:
     counts = finished.counts
     elapsed_s = time.monotonic() - meter.started_s
     # A run that is complete already starts nothing and reads nothing.
@@ -291,5 +314,5 @@ def _summarize(job: Job, finished: Finished, meter: _Meter) -> Summary:
         dtype=job.content.dtype,
         out=job.out,
         files=dict(finished.files),
-        notices=[*_empty_side(counts, job.content), *tail_notices(job.content, finished.files)],
+        notices=notices,
     )

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tokmill.config import Content
     from tokmill.types import Input
 
-_OPTIONS = {"shards": "--shard-tokens"}
+_OPTIONS = {"shards": "--shard-tokens", "splits": "N of --split I/N"}
 _SUFFIXES = {"none": "", "gzip": ".gz", "zstd": ".zst", "xz": ".xz", "bzip2": ".bz2", "lz4": ".lz4"}
 _MOST = 5
 """Differences or inputs that are named."""

@@ -138,6 +138,7 @@ def tokenize(
     fresh: options.Fresh = False,
     force: options.Force = False,
     append: options.Append = False,
+    split: options.Split = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
@@ -178,6 +179,7 @@ def tokenize(
             fresh=fresh,
             force=force,
             append=append,
+            split=split,
             observers=[progress],
         )
     _print_result(render.json_line(summary) if json else "" if quiet else render.summary_lines(summary))

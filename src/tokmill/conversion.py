@@ -122,7 +122,12 @@ def _rewrite(
     if source.content.eot != choice.eot:
         check_marks(source)
     content = msgspec.structs.replace(
-        source.content, format=format_name, eot=choice.eot, dtype=choice.dtype, shards=choice.shards or msgspec.UNSET
+        source.content,
+        format=format_name,
+        eot=choice.eot,
+        dtype=choice.dtype,
+        shards=choice.shards or msgspec.UNSET,
+        splits=msgspec.UNSET,
     )
     notices = [text.replace("--eot", "--to-eot").replace("--dtype", "--to-dtype") for text in choice.notices]
     return carry_all(

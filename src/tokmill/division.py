@@ -8,6 +8,7 @@ its manifest, so that a part is made, resumed and published exactly as a whole o
 from __future__ import annotations
 
 import os
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -23,7 +24,7 @@ from tokmill.splits import Split, shares
 from tokmill.state import is_begun, parts_of, plan_of, state_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from tokmill.config import Content
@@ -49,15 +50,23 @@ def divided(content: Content, count: int) -> Content:
             allowed="parts with all of their shards",
             next_step="leave it out; tokmill reshard makes shards of one size of the finished output",
         )
+    shares(content.inputs, content.separator, count)
     return msgspec.structs.replace(content, splits=count)
 
 
 def part_content(whole: Content, index: int) -> Content:
     """The settings of one part of an output that is made in parts, with the inputs it has a share in."""
-    count = n_parts(whole)
-    share = shares(whole.inputs, whole.separator, count)[index]
-    split = Split(index=index, count=count, plan=whole.fingerprint(), begin=share.begin, end=share.end)
-    return msgspec.structs.replace(whole, inputs=whole.inputs[share.first : share.behind], splits=msgspec.UNSET, split=split)
+    return next(islice(part_contents(whole), index, None))
+
+
+def part_contents(whole: Content) -> Iterator[Content]:
+    """Those of all parts, in order. Raises UsageError for inputs that cannot be divided."""
+    count, plan = n_parts(whole), whole.fingerprint()
+    for index, share in enumerate(shares(whole.inputs, whole.separator, count)):
+        split = Split(index=index, count=count, plan=plan, begin=share.begin, end=share.end)
+        yield msgspec.structs.replace(
+            whole, inputs=whole.inputs[share.first : share.behind], splits=msgspec.UNSET, split=split
+        )
 
 
 def n_parts(content: Content) -> int:

@@ -72,6 +72,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     peak_rss_bytes: int
     made_from: tuple[Provenance, ...] | msgspec.UnsetType = msgspec.UNSET
     """In the order of the inputs; left out of an output that was tokenized in one run."""
+    parts: tuple[int, ...] | msgspec.UnsetType = msgspec.UNSET
+    """Of an output that was made in parts: how many segments there are up to the end of each."""
     checksum: str = ""
     """xxh3_128, hex, of the manifest's canonical JSON with this field empty."""
 
@@ -180,6 +182,9 @@ def _check_values(manifest: Manifest, where: str) -> None:
         raise _damaged(f"a tokenizer of {content.tokenizer.n_ids:,} ids", where)
     if any(not 0 <= segment.after.input_index <= n_inputs for segment in manifest.segments):
         raise _damaged("a segment ends behind the last input", where)
+    parts = manifest.parts or ()
+    if list(parts) != sorted(parts) or (parts and (parts[0] < 0 or parts[-1] != len(manifest.segments))):
+        raise _damaged("the parts do not add up to the segments", where)
     if content.separator == "":
         raise _damaged("the separator is empty", where)
     for source in content.inputs:

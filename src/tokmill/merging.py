@@ -133,7 +133,7 @@ def merged_content(sources: Sequence[Source]) -> Content:
     first = sources[0].content
     inputs = tuple(each for source in sources for each in source.content.inputs)
     shards = choose_output(first.format, first.tokenizer, eot=first.eot, dtype=first.dtype).shards
-    merged = msgspec.structs.replace(first, inputs=inputs, shards=shards or msgspec.UNSET)
+    merged = msgspec.structs.replace(first, inputs=inputs, shards=shards or msgspec.UNSET, splits=msgspec.UNSET)
     if _differing(sources) or any(source.content.origin for source in sources):
         return msgspec.structs.replace(merged, origin=tuple(source.manifest.fingerprint for source in sources))
     return merged
@@ -142,7 +142,7 @@ def merged_content(sources: Sequence[Source]) -> Content:
 def _differing(sources: Sequence[Source]) -> list[str]:
     """Names of settings in which the sources are not alike, besides their inputs."""
     first = sources[0].content
-    names = [name for name in first.__struct_fields__ if name not in ("inputs", "tokenizer", "origin", "shards")]
+    names = [name for name in first.__struct_fields__ if name not in ("inputs", "tokenizer", "origin", "shards", "splits")]
     return [name for name in names if any(getattr(s.content, name) != getattr(first, name) for s in sources)]
 
 

@@ -6,6 +6,15 @@ from typing import Annotated
 
 import typer
 
+Split = Annotated[
+    str | None,
+    typer.Option(
+        "--split",
+        envvar="TOKMILL_SPLIT",
+        metavar="I/N",
+        help="Make part I (from 0) of N alone, here or elsewhere with the same --out; tokmill finalize puts them together.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", envvar="TOKMILL_JSON", help="One JSON object on standard output.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", envvar="TOKMILL_QUIET", help="No progress, no summary.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", envvar="TOKMILL_VERBOSE", help="More messages, tracebacks.")]

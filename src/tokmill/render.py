@@ -223,7 +223,8 @@ def outcome_lines(outcome: Outcome) -> str:
     ]
     if not outcome.already_complete:
         went_on = ", gone on from an earlier run" if outcome.resumed else ""
-        rows.append(("time", f"{_seconds(outcome.elapsed_s)}, {outcome.bytes_per_s / 1e6:,.0f} MB/s{went_on}"))
+        rate = f", {outcome.bytes_per_s / 1e6:,.0f} MB/s" if outcome.bytes_per_s else ""
+        rows.append(("time", f"{_seconds(outcome.elapsed_s)}{rate}{went_on}"))
         rows.append(("memory", f"{format_memory(outcome.peak_rss_bytes)} at the peak"))
     rows.append(("files", f"{len(outcome.files):,}, {format_bytes(outcome.bytes_out)}"))
     rows += [("in", printable_line(outcome.out)), ("next", f"tokmill verify {_quoted(outcome.out)}")]
