@@ -1,4 +1,4 @@
-"""The commands that make an output of other outputs: merge, convert, reshard, finalize. Registered by `cli.py`, which prints and renders."""
+"""The commands that make an output of others: merge, convert, reshard, finalize. Registered by `cli.py`, which prints."""
 
 # ruff: noqa: FBT002  a flag of typer is a parameter whose default is False
 

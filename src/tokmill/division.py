@@ -1,8 +1,9 @@
 """An output that is made in parts, by whoever takes one: what all must agree in, and where each part is made.
 
-`.tokmill/plan` says what is being made: settings, inputs with size and time, number of parts. Whoever comes first writes it; who comes
-with another one is refused. Each part is an output directory of its own, `.tokmill/parts/NNNNN/`, with its lock, its journal and
-its manifest, so that a part is made, resumed and published exactly as a whole output is. `finalize` puts them together.
+`.tokmill/plan` says what is being made: settings, inputs with size and time, number of parts. Whoever comes first writes it;
+who comes with another one is refused. Each part is an output directory of its own, `.tokmill/parts/NNNNN/`, with its lock, its
+journal and its manifest, so that a part is made, resumed and published exactly as a whole output is. `finalize` puts them
+together.
 """
 
 from __future__ import annotations
@@ -64,9 +65,7 @@ def part_contents(whole: Content) -> Iterator[Content]:
     count, plan = n_parts(whole), whole.fingerprint()
     for index, share in enumerate(shares(whole.inputs, whole.separator, count)):
         split = Split(index=index, count=count, plan=plan, begin=share.begin, end=share.end)
-        yield msgspec.structs.replace(
-            whole, inputs=whole.inputs[share.first : share.behind], splits=msgspec.UNSET, split=split
-        )
+        yield msgspec.structs.replace(whole, inputs=whole.inputs[share.first : share.behind], splits=msgspec.UNSET, split=split)
 
 
 def n_parts(content: Content) -> int:

@@ -1,9 +1,10 @@
 """`finalize`: the parts of an output, made one by one, become that output.
 
-Nothing is copied: a part's files have their final names already and are renamed into the output directory; the manifest, put together
-from those of the parts, comes last. All that is decided follows from the plan and the parts' manifests, which stay until the end, so a
-`finalize` that was killed anywhere is simply run again. Numbers of records, which a part can only count from its own beginning, become
-those of the whole, in cursors and in the list of what was skipped: whatever works on an output of one run works on this one.
+Nothing is copied: a part's files have their final names already and are renamed into the output directory; the manifest, put
+together from those of the parts, comes last. All that is decided follows from the plan and the parts' manifests, which stay
+until the end, so a `finalize` that was killed anywhere is simply run again. Numbers of records, which a part can only count
+from its own beginning, become those of the whole, in cursors and in the list of what was skipped: whatever works on an output
+of one run works on this one.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ _MOST = 5
 
 
 def finalize(directory: str | os.PathLike[str], *, observers: Sequence[Observer] = ()) -> Outcome:
-    """Put together the parts that `tokenize(..., split="I/N")` made in a directory, as `tokmill finalize` does; again after a crash.
+    """Put together the parts that `tokenize(..., split="I/N")` made in a directory, as `tokmill finalize` does; again to go on.
 
     Raises TokmillError: UsageError where parts are missing, naming them; LockedError while one of them, or all, are worked on.
     """
@@ -85,7 +86,7 @@ def missing_parts(directory: Path, content: Content) -> list[int]:
 
 
 def load_parts(directory: Path, content: Content) -> list[Manifest]:
-    """The manifests of all parts. Raises UsageError where some are missing, ChangedError or DamageError for one that does not fit."""
+    """The manifests of all parts. Raises UsageError where some are missing, ChangedError, DamageError."""
     missing = missing_parts(directory, content)
     if missing:
         raise _incomplete(directory, content, missing)
@@ -93,7 +94,9 @@ def load_parts(directory: Path, content: Content) -> list[Manifest]:
     for index, wanted in enumerate(part_contents(content)):
         where = part_directory(directory, index)
         if where.is_symlink():
-            raise DamageError("a part of the output is a symbolic link", where=str(where), next_step="put the directory in its place")
+            raise DamageError(
+                "a part of the output is a symbolic link", where=str(where), next_step="put the directory in its place"
+            )
         with storage_errors(where):
             manifest = load_manifest(where)
         if manifest.fingerprint != wanted.fingerprint():

@@ -1,8 +1,8 @@
 """Where a corpus is cut into parts that are tokenized alone: a pure function of the inputs' sizes and of the number of parts.
 
-Cuts are places that nobody looked at: bytes of files, evenly spread over all inputs laid one behind the other. A part owns the documents
-that begin between two of them; where those are, whoever reads the part finds out (`read/bounds.py`). Looking while planning was
-refused: a plan of 100 TB would take hours, and every task would have to be told of it.
+Cuts are places that nobody looked at: bytes of files, evenly spread over all inputs laid one behind the other. A part owns the
+documents that begin between two of them; where those are, whoever reads the part finds out (`read/bounds.py`). Looking while
+planning was refused: a plan of 100 TB would take hours, and every task would have to be told of it.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What a part has of the inputs: those from `first` to `behind` (exclusive), of the first from `begin`, of the last up to `end`."""
+    """What a part has of the inputs: `first` to `behind` (exclusive), of the first from `begin` on, of the last up to `end`."""
 
     first: int
     behind: int

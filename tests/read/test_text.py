@@ -16,6 +16,7 @@ from tokmill.errors import BadTextError
 from tokmill.read.utf8 import first_invalid
 from tokmill.types import Cursor, Input
 
+
 @st.composite
 def corpora(draw: st.DrawFn) -> tuple[str, list[bytes]]:
     separator = draw(st.sampled_from(SEPARATORS))

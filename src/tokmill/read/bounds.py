@@ -1,13 +1,13 @@
 """Where the documents of a part of an input begin and end, and the reading of nothing else.
 
-A part is cut at bytes that nobody looked at. It owns the documents that begin between two of them: from the first place at or behind
-its begin where a document begins, up to the first such place at or behind its end, which is where the next part begins. The reader
-of the format is given a stream that ends there, so it need not know.
+A part is cut at bytes that nobody looked at. It owns the documents that begin between two of them: from the first place at or
+behind its begin where a document begins, up to the first such place at or behind its end, which is where the next part begins.
+The reader of the format is given a stream that ends there, so it need not know.
 
-The hard one is a separator that overlaps itself, such as two newlines: in a row of three, which two are the separator depends on
-what was found before, all the way back to the beginning of the row. Separators are found from left to right, so the first of a chain
-of overlapping occurrences is always one, and a place that no occurrence reaches across is a place to begin from. It is looked for
-backwards, a block at a time, however long the row is.
+The hard one is a separator that overlaps itself, such as two newlines: in a row of three, which two are the separator depends
+on what was found before, all the way back to the beginning of the row. Separators are found from left to right, so the first of
+a chain of overlapping occurrences is always one, and a place that no occurrence reaches across is a place to begin from. It is
+looked for backwards, a block at a time, however long the row is.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Stretch:
     end: Cursor
     """Where the first document behind them begins: `offset` of text, `record` of tables; behind the input: to its end."""
     separator_bytes: int
-    """Of what stands between the last document and `end`, and belongs to it; 0 of lines, which have it, and at the end of the input."""
+    """Of the separator between the last document and `end`; 0 of lines, which have theirs, and at the end of the input."""
     begin_byte: int
     """Of the input as it is stored: reading begins about there."""
 
@@ -196,7 +196,7 @@ def _read(source: Input, begin: int, n_bytes: int) -> bytes:
 
 
 def _rows(source: Input, key: str, places: list[int | None]) -> list[int | None]:
-    """For each byte of a Parquet file, the rows that lie before the first row group that begins at or behind it; None: none does."""
+    """For each byte of a Parquet file, the rows before the first row group that begins at or behind it; None: none does."""
     from tokmill.read.footer import stored_groups
 
     groups = stored_groups(source, key)
@@ -213,17 +213,15 @@ class _Bounded:
         self._stream = stream
         self._end = end
         self._source = source
-
-    @property
-    def offset(self) -> int:
-        """See ByteStream."""
-        return self._stream.offset
+        self.offset = stream.offset
 
     def read(self, n_bytes: int) -> bytes:
         """See ByteStream."""
-        left = self._end - self._stream.offset
+        left = self._end - self.offset
         if left > 0:
-            return self._stream.read(min(n_bytes, left))
+            data = self._stream.read(min(n_bytes, left))
+            self.offset += len(data)
+            return data
         # Opening compares size and time, as reading to the end would have done.
         open_stream(self._source).close()
         return b""
@@ -231,6 +229,7 @@ class _Bounded:
     def skip(self, n_bytes: int) -> None:
         """See ByteStream."""
         self._stream.skip(n_bytes)
+        self.offset += n_bytes
 
     def raw_position(self) -> int:
         """See ByteStream."""

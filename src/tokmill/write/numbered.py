@@ -1,8 +1,8 @@
 """The names of files of one part among many: its number stands behind the side's name, for any format.
 
 `train.bin` becomes `train_00003.bin`, `val_000001.bin` becomes `val_00003_000001.bin`, `train/000000.ds` becomes
-`train/00003_000000.ds`: sorted by name, the files lie in the order of the corpus. A part is given these names while it is written, so
-that nothing but a rename is left to do when all are there.
+`train/00003_000000.ds`: sorted by name, the files lie in the order of the corpus. A part is given these names while it is
+written, so that nothing but a rename is left to do when all are there.
 """
 
 from __future__ import annotations
