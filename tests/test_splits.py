@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import itertools
 import json
@@ -155,7 +156,9 @@ def test_any_number_of_parts_is_one_run(
     (base / "a.txt").write_bytes(mark.join(documents))
     (base / "b.txt").write_bytes(mark.join(reversed(documents)))
     inputs = [base / "a.txt", base / "b.txt"]
-    make_parts(inputs, base / "out", count, {"batch_bytes": 50}, separator=separator, val_fraction=0.2, eot=eot, keep_empty=keep_empty)
+    make_parts(
+        inputs, base / "out", count, {"batch_bytes": 50}, separator=separator, val_fraction=0.2, eot=eot, keep_empty=keep_empty
+    )
     tokmill.finalize(base / "out")
     texts = [d for path in inputs for d in path.read_bytes().split(mark)]
     assert side_bytes(base / "out") == plain_tokens(texts, eot=eot, val_fraction=0.2, keep_empty=keep_empty)
@@ -212,19 +215,15 @@ def test_died_before_any_call_that_changes_the_disk_it_is_put_together_the_next_
         out = shutil.copytree(parts, tmp_path / f"out{n}")
         with monkeypatch.context() as patch:
             calls = dying_at(n, patch)
-            try:
+            with contextlib.suppress(Died):
                 tokmill.finalize(out)
-            except Died:
-                pass
             if calls() < n:
                 break
         if n % 2:
             with monkeypatch.context() as patch:
                 dying_at(n // 2 + 1, patch)
-                try:
+                with contextlib.suppress(Died):
                     tokmill.finalize(out)
-                except Died:
-                    pass
         tokmill.finalize(out)
         assert sorted(os.listdir(out)) == sorted(os.listdir(whole))
         assert all((out / p.name).read_bytes() == p.read_bytes() for p in whole.iterdir())
@@ -251,10 +250,8 @@ def test_a_part_that_died_anywhere_goes_on_and_is_the_same(
         job = plan_parts(corpus.inputs, tmp_path / f"out{n}", 7, **OPTIONS)
         with monkeypatch.context() as patch:
             calls = dying_at(n, patch)
-            try:
+            with contextlib.suppress(Died):
                 make_part(job, 3)
-            except Died:
-                pass
             if calls() < n:
                 break
         make_part(job, 3)
@@ -482,7 +479,8 @@ def test_parts_side_by_side_one_of_them_twice_and_one_killed_are_one_run(tmp_pat
     assert (twice.returncode, b"another run is writing" in said) in [(11, True), (0, False)]
     killed.send_signal(signal.SIGKILL)
     killed.communicate(timeout=60)
-    assert other.communicate(timeout=60) and other.returncode == 0
+    assert other.communicate(timeout=60)
+    assert other.returncode == 0
     for index in (2, 0):
         again = begin(index)
         _, said = again.communicate(timeout=60)

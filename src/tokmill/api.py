@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from tokmill.config import parse_size
 from tokmill.errors import UsageError
 from tokmill.forecast import NOWHERE, Plan, check_disk, foresee
 from tokmill.planning import make_job
@@ -106,6 +107,8 @@ def tokenize(
     force: bool = False,
     append: bool = False,
     split: str | None = None,
+    ray: str | None = None,
+    split_bytes: str | int = "1GiB",
     observers: Sequence[Observer] = (),
 ) -> Summary:
     """Turn text into `out`/train.bin and `out`/val.bin, or the files of another format, as `tokmill tokenize` does.
@@ -117,8 +120,8 @@ def tokenize(
     shard_documents: files end only where documents end; drop_tail: without what fills no file. memory: bytes, or text such as
     `1GiB`. nice: the worker takes what others leave of processor and disk. force: begin even though the output will not fit on
     the disk. observers: told of every event, in this thread. append: add the inputs to the complete output in `out`; with fresh,
-    what an earlier append left there unfinished is discarded. split: `3/8` makes the part number 3 (from 0) of 8 alone, which
-    `finalize` puts together with the others that were made with the same `out`; fresh begins that part again. Raises TokmillError.
+    what an earlier append left there unfinished is discarded. split: `3/8` makes part 3 (from 0) of 8 alone, for `finalize`. ray:
+    makes parts of about `split_bytes` of input on a cluster (an address, `auto`, `local`, `here`). Raises TokmillError.
     """
     meter = _Meter()
     with LocalRunner() as runner:
@@ -141,7 +144,7 @@ def tokenize(
             drop_tail=drop_tail,
             keep_empty=keep_empty,
             memory=memory,
-            threads=threads,
+            threads=threads or (1 if ray else None),
             nice=nice,
             on_error=on_error,
             max_skipped=max_skipped,
@@ -150,14 +153,10 @@ def tokenize(
             fresh=fresh,
         )
         asked = planned.job
-        if split is not None:
-            if append:
-                raise _not_together("--split", "--append")
-            from tokmill.split_runs import run_split
-
+        if split is not None or ray is not None:
+            _refuse_together({"--split": split, "--ray": ray, "--append": append or None})
             _tell(observers, planned.notices)
-            job, finished = run_split(asked, split, runner, [meter, *observers], force=force)
-            return _summarize(job, finished, meter, [_of_part(split, job)])
+            return _in_parts(asked, split, ray, split_bytes, runner, meter, observers, force=force)
         if append:
             # Here, so that a run without it loads no numpy.
             from tokmill.appending import carry_over, extend
@@ -275,10 +274,38 @@ def _empty_side(counts: Counts, content: Content) -> list[str]:
     return [f"{what}. With --val-fraction 0 all are for training"]
 
 
-def _not_together(option: str, other: str) -> UsageError:
-    return UsageError(
-        f"{option} and {other} do not go together", where=option, allowed="one of them", next_step="tokmill tokenize --help"
-    )
+def _in_parts(
+    asked: Job,
+    split: str | None,
+    ray: str | None,
+    split_bytes: str | int,
+    runner: LocalRunner,
+    meter: _Meter,
+    observers: Sequence[Observer],
+    *,
+    force: bool,
+) -> Summary:
+    """One part here, or all of them on a cluster."""
+    from tokmill.split_runs import run_all, run_split
+
+    if split is not None:
+        job, finished = run_split(asked, split, runner, [meter, *observers], force=force)
+        return _summarize(job, finished, meter, [_of_part(split, job)])
+    # Here, so that nobody else needs it.
+    from tokmill.ray_runner import RayRunner
+
+    n_bytes = split_bytes if isinstance(split_bytes, int) else parse_size(split_bytes, "--split-bytes")
+    with RayRunner(ray or "") as parts:
+        job, finished = run_all(asked, max(n_bytes, 1), parts, [meter, *observers], force=force)
+    return _summarize(job, finished, meter, _empty_side(finished.counts, job.content))
+
+
+def _refuse_together(options: dict[str, object]) -> None:
+    given = [name for name, value in options.items() if value is not None]
+    if len(given) > 1:
+        raise UsageError(
+            f"{' and '.join(given)} do not go together", where=given[0], allowed="one of them", next_step="tokmill tokenize --help"
+        )
 
 
 def _of_part(split: str, job: Job) -> str:

@@ -139,6 +139,8 @@ def tokenize(
     force: options.Force = False,
     append: options.Append = False,
     split: options.Split = None,
+    ray: options.Ray = None,
+    split_bytes: options.SplitBytes = "1GiB",
     json: options.Json = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
@@ -180,6 +182,8 @@ def tokenize(
             force=force,
             append=append,
             split=split,
+            ray=ray,
+            split_bytes=split_bytes,
             observers=[progress],
         )
     _print_result(render.json_line(summary) if json else "" if quiet else render.summary_lines(summary))
@@ -194,7 +198,7 @@ def run(arguments: Sequence[str]) -> int:
     global _arguments  # noqa: PLW0603  typer hands its commands values only, not what was typed
     _arguments = arguments
     try:
-        code = app(list(arguments) or ["--help"], prog_name="tokmill", standalone_mode=False)
+        code = app(options.with_address(arguments) or ["--help"], prog_name="tokmill", standalone_mode=False)
         if code == _INTERRUPTED:
             raise KeyboardInterrupt
         sys.stdout.flush()

@@ -76,7 +76,8 @@ def finalize_held(directory: Path, plan: Header, teller: Teller, lock: Directory
         teller.started(sum(entry.size_bytes for part in parts for entry in part.files.values()), 0)
         manifest = _Assembly(directory, plan.content).assemble(parts)
         _publish(directory, parts, manifest, teller)
-    _remove_parts(directory, lock)
+    remove_parts(directory)
+    remove_state(directory, lock)
     return manifest
 
 
@@ -291,8 +292,8 @@ def _move(directory: Path, index: int, name: str, size_bytes: int) -> None:
             durable.replace(source, target)
 
 
-def _remove_parts(directory: Path, lock: DirectoryLock) -> None:
-    """Take away what is left of the parts, then the plan, then the state. Raises StorageError."""
+def remove_parts(directory: Path) -> None:
+    """Take away what there is of the parts, and then the plan. Raises StorageError."""
     parts = parts_of(directory)
     with storage_errors(parts):
         if parts.is_dir() and not parts.is_symlink():
@@ -301,7 +302,6 @@ def _remove_parts(directory: Path, lock: DirectoryLock) -> None:
             scratch.unlink(missing_ok=True)
         plan_of(directory).unlink(missing_ok=True)
         durable.sync_directory(state_of(directory))
-    remove_state(directory, lock)
 
 
 def _outcome(directory: Path, manifest: Manifest, teller: Teller, *, already_complete: bool) -> Outcome:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import re
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 Split = Annotated[
     str | None,
@@ -15,6 +19,32 @@ Split = Annotated[
         help="Make part I (from 0) of N alone, here or elsewhere with the same --out; tokmill finalize puts them together.",
     ),
 ]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        envvar="TOKMILL_RAY",
+        metavar="[ADDRESS]",
+        help="In parts on a Ray cluster: HOST:PORT, auto, local (a new one here); without one, what is here. One thread a task, "
+        "or --threads.",
+    ),
+]
+SplitBytes = Annotated[
+    str,
+    typer.Option("--split-bytes", envvar="TOKMILL_SPLIT_BYTES", metavar="SIZE", help="Of the inputs, for one task of --ray."),
+]
+_ADDRESS = re.compile(r"auto|local|here|ray://.+|[\w.\-]+:\d+|\[[0-9a-fA-F:]+\]:\d+")
+
+
+def with_address(arguments: Sequence[str]) -> list[str]:
+    """What was typed, with the address that `--ray` alone stands for."""
+    filled = list(arguments)
+    for i, argument in enumerate(arguments):
+        if argument == "--ray" and not (i + 1 < len(arguments) and _ADDRESS.fullmatch(arguments[i + 1])):
+            filled[i] = "--ray=here"
+    return filled
+
+
 Json = Annotated[bool, typer.Option("--json", envvar="TOKMILL_JSON", help="One JSON object on standard output.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", envvar="TOKMILL_QUIET", help="No progress, no summary.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", envvar="TOKMILL_VERBOSE", help="More messages, tracebacks.")]
