@@ -5,6 +5,7 @@
 #   make test    the test suite          make slow   the tests that take longer
 #   make faults  every system call fails once: half an hour; root and strace
 #   make power   20 power cuts; make freeze: a machine short of memory; root and User-Mode Linux
+#   make ray     clusters of Ray on this machine, whose parts are killed; two minutes, in an environment of its own
 #   make interop every format read by its trainer's own package; gigabytes of them
 #   make demo    the Python library's sources as token files, in ./demo
 #   make bench   a corpus of 0.3 GB and how fast it goes
@@ -22,10 +23,10 @@ BENCH := benchmarks/data
 BENCH_GB ?= 0.3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test slow faults power freeze interop bench demo clean
+.PHONY: help setup check test slow faults power freeze ray interop bench demo clean
 
 help:
-	@sed -n '3,11s/^# *//p' Makefile
+	@sed -n '3,12s/^# *//p' Makefile
 
 setup: $(STAMP)
 
@@ -53,6 +54,17 @@ faults: $(STAMP)
 
 power freeze: $(STAMP)
 	@$(BIN)/python -m pytest -o faulthandler_timeout=0 -m $@ tests/faults $(PYTEST_ARGS)
+
+RAY := .venv-ray
+$(RAY)/.installed: pyproject.toml
+	@rm -f $@
+	@echo "setting up $(RAY)"
+	@$(PYTHON) -m venv $(RAY)
+	@$(RAY)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,ray]'
+	@touch $@
+
+ray: $(RAY)/.installed
+	@$(RAY)/bin/python -m pytest -o faulthandler_timeout=0 -m ray tests/cluster $(PYTEST_ARGS)
 
 # The trainers' packages contradict one another in their requirements of numpy and others: most come without theirs.
 INTEROP := .venv-interop

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -124,7 +125,7 @@ def tokenize(
     makes parts of about `split_bytes` of input on a cluster (an address, `auto`, `local`, `here`). Raises TokmillError.
     """
     meter = _Meter()
-    with LocalRunner() as runner:
+    with LocalRunner() if ray is None else nullcontext(LocalRunner()) as runner:
         planned = make_job(
             [str(i) for i in _listed(inputs)],
             out=str(out),

@@ -13,8 +13,11 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
+import sys
 import time
 from collections import Counter, deque
+from contextlib import ExitStack, redirect_stdout
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Self
 
@@ -56,6 +59,7 @@ _MOST_DEATHS = 5
 _PATIENCE_S = 120.0
 """For the lock of a part whose worker is dead, or soon will be."""
 _POLL_S = 0.5
+_KNOCK_S = 10.0
 _CHECKPOINT_S = 10.0
 """For the parts to commit what they have, when the run ends early."""
 _TELL_EVERY_S = 0.5
@@ -77,6 +81,7 @@ class RayRunner:
     def __init__(self, address: str) -> None:
         """address: of the cluster, `auto`, `local` for a new one of this machine, or `here`. Raises UsageError."""
         self._address = address
+        self._said = ExitStack()
 
     def __enter__(self) -> Self:
         handler = signal.getsignal(signal.SIGTERM)
@@ -86,10 +91,13 @@ class RayRunner:
             # Ray puts one of its own there, which would end this process without a checkpoint.
             if handler is not None:
                 signal.signal(signal.SIGTERM, handler)
+        # It tells of lost nodes on standard output, where the result is to be, and has no switch for that.
+        self._said.enter_context(redirect_stdout(sys.stderr))
         return self
 
     def __exit__(self, *_: object) -> None:
         ray.shutdown()
+        self._said.close()
 
     def make_parts(self, job: Job, indexes: Sequence[int], observers: Sequence[Observer]) -> None:
         """Make parts of a whole. Returns when they are complete. Raises TokmillError; the others then end with a checkpoint."""
@@ -132,6 +140,7 @@ class _Work:
             for reference in done:
                 self._collect(reference, self._running.pop(reference))
             self._look()
+        self._look()
 
     def cancel(self) -> None:
         """Let what is running end with a checkpoint."""
@@ -279,24 +288,39 @@ def _make_part(question: bytes, index: int, board: Any) -> bytes:
 
 
 def _connect(address: str) -> None:
+    _knock(address)
     if address != "local":
         try:
             ray.init(address="auto" if address == HERE else address, log_to_driver=False, logging_level="error")
             return
         except (ConnectionError, ValueError, RuntimeError, exceptions.RayError) as error:
             if address != HERE:
-                raise UsageError(
-                    f"no Ray cluster answers: {str(error).splitlines()[0]}",
-                    where=f"--ray {address}",
-                    allowed="the address of a cluster (HOST:6379), auto, or local for a new one of this machine alone",
-                    next_step="ray start --head there, or leave the address out",
-                ) from error
+                raise _silent(address, str(error).splitlines()[0]) from error
     ray.init(
         address="local",
         include_dashboard=False,
         object_store_memory=_STORE_BYTES,
         log_to_driver=False,
         logging_level="error",
+    )
+
+
+def _knock(address: str) -> None:
+    """Raises UsageError where nobody listens: Ray itself would go on trying for minutes."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit():
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_S).close()
+        except OSError as error:
+            raise _silent(address, error.strerror or str(error)) from error
+
+
+def _silent(address: str, why: str) -> UsageError:
+    return UsageError(
+        f"no Ray cluster answers: {why}",
+        where=f"--ray {address}",
+        allowed="the address of a cluster (HOST:6379), auto, or local for a new one of this machine alone",
+        next_step="ray start --head there, or leave the address out",
     )
 
 
