@@ -22,7 +22,7 @@ import tokmill  # noqa: E402  behind what it needs
 from tokmill.division import part_directory  # noqa: E402
 from tokmill.errors import LockedError, UsageError  # noqa: E402
 from tokmill.manifest import load_manifest  # noqa: E402
-from tokmill.types import AnyEvent, Progress, Restarted, Started  # noqa: E402
+from tokmill.types import AnyEvent, Progress, Started  # noqa: E402
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
 
@@ -241,7 +241,7 @@ def test_a_straggler_holds_up_no_other_part(nodes: Nodes, corpus: Path, one: tup
 
 def test_two_drivers_on_one_output_are_refused(nodes: Nodes, corpus: Path, one: tuple[bytes, bytes], tmp_path: Path) -> None:
     driver = Driver(corpus, tmp_path / "out", nodes.address)
-    driver.wait_for(lambda: (tmp_path / "out" / ".tokmill" / "plan").exists())
+    driver.wait_for((tmp_path / "out" / ".tokmill" / "plan").exists)
     second = Driver(corpus, tmp_path / "out", nodes.address)
     _, shown = second.result(code=LockedError.exit_code)
     assert "another run is writing" in shown
@@ -274,7 +274,7 @@ def test_without_an_address_it_runs_on_this_machine_and_tells_nobody(
     corpus: Path, one: tuple[bytes, bytes], tmp_path: Path
 ) -> None:
     made = Driver(corpus, tmp_path / "out", "local", "--split-bytes", "16MB")
-    made.wait_for(lambda: (tmp_path / "out" / ".tokmill" / "parts").exists())
+    made.wait_for((tmp_path / "out" / ".tokmill" / "parts").exists)
     commands = [" ".join(p.cmdline()) for p in psutil.Process(made.process.pid).children(recursive=True)]
     assert not any("dashboard/dashboard.py" in command for command in commands)
     made.result()
