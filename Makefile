@@ -7,6 +7,7 @@
 #   make power   20 power cuts; make freeze: a machine short of memory; root and User-Mode Linux
 #   make ray     clusters of Ray on this machine, whose parts are killed; two minutes, in an environment of its own
 #   make interop every format read by its trainer's own package; gigabytes of them
+#   make docs    the site, in build/docs: links that lead nowhere are errors
 #   make demo    the Python library's sources as token files, in ./demo
 #   make bench   a corpus of 0.3 GB and how fast it goes
 #   make clean   away with all that
@@ -23,10 +24,10 @@ BENCH := benchmarks/data
 BENCH_GB ?= 0.3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test slow faults power freeze ray interop bench demo clean
+.PHONY: help docs setup check test slow faults power freeze ray interop bench demo clean
 
 help:
-	@sed -n '3,12s/^# *//p' Makefile
+	@sed -n '3,13s/^# *//p' Makefile
 
 setup: $(STAMP)
 
@@ -76,11 +77,20 @@ $(INTEROP)/.installed: Makefile pyproject.toml
 	@$(INTEROP)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
 		megatron-core==0.16.1 datatrove==0.10.1 mosaicml-streaming==0.13.0 ai2-olmo-core==3.0.0 cached-path==1.8.10
 	@$(INTEROP)/bin/python -m pip install --quiet --disable-pip-version-check --editable . pytest hypothesis \
-		bettermap dataclass-extensions humanize importlib_resources loguru multiprocess safetensors brotli python-snappy zstd catalogue
+		bettermap dataclass-extensions humanize importlib_resources loguru multiprocess safetensors brotli python-snappy zstd catalogue \
+		google-cloud-storage boto3
 	@touch $@
 
 interop: $(INTEROP)/.installed
 	@$(INTEROP)/bin/python -m pytest -s -m torch tests/interop $(PYTEST_ARGS)
+
+$(VENV)/.docs: $(STAMP)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	@touch $@
+
+docs: $(VENV)/.docs
+	@$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -b html docs build/docs
+	@echo "build/docs/index.html"
 
 # Links to the library's modules and packages, without what was installed beside them.
 $(DEMO_TEXT): $(STAMP)

@@ -19,7 +19,7 @@ import pytest
 from plain import clean_environment, plain_tokens, written
 from test_convert import files_in
 from test_resume import Died, dying_at
-from test_tokenize import SEP, run_in_process, some_documents
+from test_tokenize import SEP, UNWATCHED, run_in_process, some_documents
 
 import tokmill
 from tokmill import appending, durable
@@ -54,7 +54,7 @@ def append_in_process(inputs: Sequence[Path], out: Path, *, fresh: bool = False,
 
 
 def small(job: Job) -> Job:
-    return msgspec.structs.replace(job, resources=msgspec.structs.replace(job.resources, **SMALL))
+    return msgspec.structs.replace(job, resources=msgspec.structs.replace(job.resources, **SMALL, **UNWATCHED))
 
 
 def truth(n_parts: int) -> tuple[bytes, bytes]:

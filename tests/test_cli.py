@@ -244,7 +244,7 @@ def test_standard_input_is_an_input(tmp_path: Path) -> None:
 
 
 def test_a_reader_that_goes_away_is_no_traceback(out: Path) -> None:
-    command = f"{sys.executable} -m tokmill inspect {out} --tokens 1000 --document 0 --document 1 | true; exit ${{PIPESTATUS[0]}}"
+    command = f"{sys.executable} -m tokmill inspect {out} --tokens 1000 --document 1 --document 2 | true; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, env=os.environ | {"PYTHONPATH": str(SOURCE)}, check=False)
     assert done.stderr == b""
     assert done.returncode in (0, 1)

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from plain import EOT, plain_tokens, written
 from test_resume import Died, dying_at
-from test_tokenize import SEP, some_documents
+from test_tokenize import SEP, UNWATCHED, some_documents
 
 import tokmill
 from tokmill import conversion, replay, streams
@@ -32,7 +32,7 @@ FORMATS = sorted(WRITERS)
 def make_direct(out: Path, corpus: Path, **options: Any) -> None:
     """A run of tokenize into any format and shards, in small batches and segments."""
     job = make_job([str(corpus)], out=str(out), val_fraction=0.2, **options).job
-    resources = msgspec.structs.replace(job.resources, batch_bytes=500, segment_bytes=1500, n_threads=1)
+    resources = msgspec.structs.replace(job.resources, batch_bytes=500, segment_bytes=1500, n_threads=1, **UNWATCHED)
     events: list[AnyEvent] = []
     Worker(msgspec.structs.replace(job, resources=resources), events.append).run()
 

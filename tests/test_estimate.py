@@ -232,7 +232,8 @@ def test_nothing_is_said_of_pipes_and_bad_lines_are_told(tmp_path: Path) -> None
     path = write(tmp_path / "a.jsonl", '{"text": "one"}\n{"body": "two"}\n')
     answer, _ = ask(path, Path("-"), sample_bytes=1 << 20)
     assert answer.n_unknown == 1
-    assert "1 line " in answer.notices[0]
+    assert "1 bad record " in answer.notices[0]
+    assert "tokenize will stop at the first" in answer.notices[0]
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:

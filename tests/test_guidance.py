@@ -35,7 +35,7 @@ def tokmill_command(*arguments: object) -> subprocess.CompletedProcess[str]:
         (["verfy", "o"], "tokmill verify o"),
         (["inspects"], "tokmill inspect"),
         (["x"], "tokmill --help"),
-        (["tokenize", "--oot"], "tokmill tokenize --help"),
+        (["tokenize", "--oot"], "tokmill tokenize --out"),
         (["--oot"], "tokmill --help"),
     ],
 )
@@ -50,7 +50,18 @@ def test_an_input_directory_that_is_the_output_is_called_so(tmp_path: Path, caps
     corpus = write_corpus(tmp_path / "corpus.txt", TEXTS)
     assert cli.run(["tokenize", str(corpus.parent), "--out", str(corpus.parent)]) == 2
     assert "this directory is the output's" in capsys.readouterr().err
-    assert tokmill_command("tokenize", corpus, "--out", corpus.parent).returncode == 0
+
+
+def test_a_directory_with_other_files_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "corpus.txt", TEXTS)
+    done = tokmill_command("tokenize", corpus, "--out", tmp_path)
+    assert done.returncode == 2
+    assert "holds other files" in done.stderr
+    assert not (tmp_path / "train.bin").exists()
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / ".hidden").touch()
+    assert tokmill_command("tokenize", corpus, "--out", tmp_path / "new", "-q").returncode == 0
+    assert tokmill_command("verify", tmp_path / "new", "-q").returncode == 0
 
 
 def test_too_many_bad_records_are_in_the_file_that_is_named(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import inspect
 import json
 import os
 import random
@@ -10,6 +12,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from helpers import EOT, gpt2, write_corpus
 from plain import clean_environment
@@ -135,6 +139,26 @@ def test_tokenize_asks_before_it_writes_and_force_overrides(
     assert (tmp_path / "o" / "manifest.json").exists()
     # What is complete needs no space.
     assert cli.run(["tokenize", str(corpus), "--out", str(tmp_path / "o"), "-q"]) == 0
+
+
+def test_a_side_that_may_be_empty_is_foretold(tmp_path: Path) -> None:
+    few = write_corpus(tmp_path / "few.txt", ["some", "few", "documents"])
+    assert "about 0.0 of 3 documents will be for validation" in tokmill.plan(few).notices[0]
+    assert tokmill.plan(few, val_fraction=0).notices == []
+    many = write_corpus(tmp_path / "many.txt", [f"document {i}" for i in range(200)])
+    assert tokmill.plan(many, val_fraction=0.1).notices == []
+
+
+def test_plan_has_the_options_of_tokenize() -> None:
+    """An option that decides what comes out, or what it takes, must not be refused by the command that foretells it."""
+    made, foretold, planned = (inspect.signature(f).parameters for f in (tokmill.tokenize, tokmill.plan, make_job))
+    assert {*made} - {*foretold} == {"observers", "append", "force"}
+    assert {name: made[name].default for name in made if name in planned and name != "out"} == {
+        name: planned[name].default for name in planned if name in made and name != "out"
+    }
+    assert {name: foretold[name].default for name in foretold if name != "out"} == {
+        name: made[name].default for name in foretold if name != "out"
+    }
 
 
 def test_a_disk_without_room_for_more_files_is_refused(tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -292,3 +316,26 @@ def test_no_file_is_written_to_plan(tmp_path: Path, corpus: Path) -> None:
         timeout=60,
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("n_rows", [100, 101, 199, 230])
+def test_rows_of_parquet_are_counted_once_whatever_the_size_of_the_last_row_group(tmp_path: Path, n_rows: int) -> None:
+    texts = [*(TEXTS[i % len(TEXTS)] for i in range(n_rows - 2)), "", None]
+    pq.write_table(pa.table({"text": texts}), tmp_path / "c.parquet", row_group_size=50)
+    planned = tokmill.plan(tmp_path / "c.parquet")
+    made = tokmill.tokenize(tmp_path / "c.parquet", tmp_path / "o", on_error="skip")
+    assert planned.is_exact
+    assert planned.totals is not None
+    assert planned.totals.documents.value == n_rows == made.documents
+    assert planned.totals.tokens.value == made.tokens_train + made.tokens_val
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz"])
+def test_texts_under_a_nested_key_are_counted(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"c{suffix}"
+    lines = "".join(json.dumps({"meta": {"body": text}}) + "\n" for text in TEXTS).encode()
+    path.write_bytes(gzip.compress(lines) if suffix.endswith("gz") else lines)
+    planned = tokmill.plan(path, text_key="meta.body")
+    assert planned.is_exact
+    assert planned.totals is not None
+    assert (planned.totals.documents.value, planned.totals.tokens.value) == (len(TEXTS), N_TOKENS)

@@ -17,7 +17,7 @@ import tokmill
 
 ROOT = Path(__file__).parents[1]
 HEAVY = {"gigatoken", "pyarrow", "numpy", "ray", "tiktoken", "awkward", "fsspec", "aiohttp", "s3fs"}
-COMMANDS = ("plan", "tokenize", "verify", "inspect", "merge", "convert", "reshard", "vocab")
+COMMANDS = ("plan", "tokenize", "verify", "inspect", "merge", "convert", "reshard", "vocab", "doctor", "completion")
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "ARCHITECTURE.md", "CHANGELOG.md", "docs/training.md")
 # In two parts, so that this file does not hold what it looks for.
 FORBIDDEN = re.compile(

@@ -12,7 +12,7 @@ from helpers import EOT, rewrite_manifest, write_corpus, write_output
 
 import tokmill
 from tokmill import compare
-from tokmill.errors import ChangedError, DamageError, UsageError
+from tokmill.errors import ChangedError, DamageError, MemoryBudgetError, UsageError
 from tokmill.manifest import load_manifest
 
 if TYPE_CHECKING:
@@ -256,7 +256,10 @@ def test_other_sources_are_named_and_are_no_damage(
     with pytest.raises(ChangedError, match=words) as caught:
         tokmill.verify(out, sources=[str(path) for path in sources(corpus)])
     assert "the output itself is as it was written" in caught.value.what
-    assert caught.value.next_step == f"tokmill verify {out} --source {corpus}"
+    again = f"tokmill verify {out} --source {corpus}"
+    # The command that failed is no help when it is the file that has changed.
+    put_back = f"put back what was tokenized, with its size and time, then: {again}; or make the output again with --fresh"
+    assert caught.value.next_step == (put_back if sources is modified else again)
 
 
 def test_another_order_and_a_forgotten_pattern_are_named(tmp_path: Path) -> None:
@@ -328,3 +331,9 @@ def test_a_document_on_the_wrong_side_is_found_out(tmp_path: Path, corpus: Path)
     rewrite_manifest(tmp_path / "o", manifest, content=content, fingerprint=content.fingerprint())
     assert tokmill.verify(tmp_path / "o").ok
     assert not tokmill.verify(tmp_path / "o", sources=str(corpus)).ok
+
+
+def test_sources_are_read_within_the_memory_given(out: Path, corpus: Path) -> None:
+    assert tokmill.verify(out, sources=str(corpus), memory="512MiB").ok
+    with pytest.raises(MemoryBudgetError):
+        tokmill.verify(out, sources=str(corpus), memory="1MiB")

@@ -12,11 +12,21 @@ import msgspec
 from tokmill.config import parse_size
 from tokmill.errors import UsageError
 from tokmill.forecast import NOWHERE, Plan, check_disk, foresee
-from tokmill.planning import make_job
+from tokmill.planning import details, make_job
 from tokmill.probe import peak_rss_bytes
 from tokmill.runner import LocalRunner
 from tokmill.trainers import tail_notices
-from tokmill.types import BLOCK_BYTES, DIVIDE_ABOVE_BYTES, AnyEvent, FileEntry, Notice, Restarted, Started, text_to_path
+from tokmill.types import (
+    BLOCK_BYTES,
+    DIVIDE_ABOVE_BYTES,
+    AnyEvent,
+    Detail,
+    FileEntry,
+    Notice,
+    Restarted,
+    Started,
+    text_to_path,
+)
 from tokmill.words import counted
 
 if TYPE_CHECKING:
@@ -156,14 +166,14 @@ def tokenize(
         asked = planned.job
         if split is not None or ray is not None:
             _refuse_together({"--split": split, "--ray": ray, "--append": append or None})
-            _tell(observers, planned.notices)
+            _introduce(asked, planned.notices, observers)
             return _in_parts(asked, split, ray, split_bytes, runner, meter, observers, force=force)
         if append:
             # Here, so that a run without it loads no numpy.
             from tokmill.appending import carry_over, extend
 
             planned = extend(planned)
-        _tell(observers, planned.notices)
+        _introduce(asked, planned.notices, observers)
         if not force:
             check_disk(asked)
         job = carry_over(planned.job, observers) if append and planned.job.made_from else planned.job
@@ -186,12 +196,18 @@ def plan(
     input_format: str | None = None,
     eot: str = "auto",
     val_fraction: float = 0.0005,
+    seed: int = 0,
     dtype: str = "auto",
     format: str = "raw",  # noqa: A002  the name of the option
+    shard_tokens: str | int | None = None,
+    shard_documents: bool = False,
+    drop_tail: bool = False,
     keep_empty: bool = False,
     memory: str | int | None = None,
     threads: int | None = None,
+    nice: bool = False,
     on_error: str = "stop",
+    max_skipped: int | None = None,
     encoding_errors: str = "strict",
     engine: str = "gigatoken",
     fresh: bool = False,
@@ -213,12 +229,18 @@ def plan(
         input_format=input_format,
         eot=eot,
         val_fraction=val_fraction,
+        seed=seed,
         dtype=dtype,
         format=format,
+        shard_tokens=shard_tokens,
+        shard_documents=shard_documents,
+        drop_tail=drop_tail,
         keep_empty=keep_empty,
         memory=memory,
         threads=threads,
+        nice=nice,
         on_error=on_error,
+        max_skipped=max_skipped,
         encoding_errors=encoding_errors,
         engine=engine,
         fresh=fresh,
@@ -246,6 +268,13 @@ def _listed(
     inputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
 ) -> Sequence[str | os.PathLike[str]]:
     return inputs if isinstance(inputs, (list, tuple)) else [inputs]  # type: ignore[list-item]
+
+
+def _introduce(job: Job, notices: Sequence[str], observers: Sequence[Observer]) -> None:
+    for detail in details(job):
+        for observer in observers:
+            observer.on_event(Detail(text=detail))
+    _tell(observers, notices)
 
 
 def _tell(observers: Sequence[Observer], notices: Sequence[str]) -> None:

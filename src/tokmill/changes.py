@@ -93,8 +93,15 @@ def _compare_again(before: tuple[Input, ...], now: tuple[Input, ...], directory:
         )
     if any(i.path == STDIN for i in before):
         return f"pipe in what was tokenized: ... | tokmill verify {shlex.quote(str(directory))} --source -{option}"
+    again = [i.path for i in before] == [i.path for i in now] and not option
     names = " ".join(shlex.quote(i.path if i.is_remote else text_to_path(i.path)) for i in before)
-    return f"tokmill verify {shlex.quote(str(directory))} --source {names}{option}"
+    command = f"tokmill verify {shlex.quote(str(directory))} --source {names}{option}"
+    # Those are the places that were given: what is there now is another version.
+    return (
+        f"put back what was tokenized, with its size and time, then: {command}; or make the output again with --fresh"
+        if again
+        else command
+    )
 
 
 def _settings(before: Content, now: Content) -> list[str]:

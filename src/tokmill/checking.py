@@ -57,7 +57,7 @@ def _register_verify(app: typer.Typer, show: Callable[[str], None], complain: Ca
     ) -> None:
         """Check sizes, digests, id range and document counts of DIR. Exit code 10 when anything is damaged.
 
-        --memory and --threads are for --repair, which reads parts of the corpus again, as what the manifest says it is.
+        --memory is for what reads the corpus again, --source and --repair; --threads is for --repair alone.
         """
         from tokmill import render
         from tokmill.progress import make_progress
@@ -71,7 +71,9 @@ def _register_verify(app: typer.Typer, show: Callable[[str], None], complain: Ca
             else:
                 from tokmill import verification
 
-                report = verification.verify(directory, sources=sources, glob=glob, input_format=input_format, observers=[progress])
+                report = verification.verify(
+                    directory, sources=sources, glob=glob, input_format=input_format, memory=memory, observers=[progress]
+                )
         if json:
             show(render.json_line(report))
         elif report.ok and not quiet:
@@ -88,7 +90,9 @@ def _register_inspect(app: typer.Typer, show: Callable[[str], None], is_typed: C
         path: Annotated[str, typer.Argument(metavar="FILE|DIR", help="Output directory, or a bare file of ids.")],
         document: Annotated[
             list[int] | None,
-            typer.Option("--document", metavar="N", help="Show this document, from 0; may be repeated.  [default: the first]"),
+            typer.Option(
+                "--document", metavar="N", help="Show this document, counted from 1; may be repeated.  [default: the first]"
+            ),
         ] = None,
         side: Annotated[str, typer.Option("--side", envvar="TOKMILL_SIDE", metavar="train|val", help="Of which side.")] = "train",
         tokens: Annotated[

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tokmill import __version__, checking, commands, options
+from tokmill import __version__, checking, commands, commands_help, configured, options, settings, usage
 from tokmill.commands_vocab import vocab_commands
-from tokmill.errors import Interrupted, TokmillError, UsageError
+from tokmill.errors import Interrupted, TokmillError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,17 +62,24 @@ def plan(
     input_format: options.InputFormat = None,
     eot: options.Eot = "auto",
     val_fraction: options.ValFraction = 0.0005,
+    seed: options.Seed = 0,
     dtype: options.Dtype = "auto",
     format: options.Format = "raw",  # noqa: A002  the name of the option
+    shard_tokens: options.ShardTokens = None,
+    shard_documents: options.ShardDocuments = False,
+    drop_tail: options.DropTail = False,
     keep_empty: options.KeepEmpty = False,
     memory: options.Memory = None,
     threads: options.Threads = None,
+    nice: options.Nice = False,
     on_error: options.OnError = "stop",
+    max_skipped: options.MaxSkipped = None,
     encoding_errors: options.EncodingErrors = "strict",
     engine: options.Engine = "gigatoken",
     fresh: options.Fresh = False,
     force: options.Force = False,
     json: options.Json = False,
+    quiet: options.Quiet = False,
     verbose: options.Verbose = False,  # noqa: ARG001  read by `run`, which shows tracebacks
 ) -> None:
     """Estimate what tokenize with these options will do. Exit code 13: the budget is too small; 14: the disk is."""
@@ -90,17 +97,23 @@ def plan(
         input_format=input_format,
         eot=eot,
         val_fraction=val_fraction,
+        seed=seed,
         dtype=dtype,
         format=format,
+        shard_tokens=shard_tokens,
+        shard_documents=shard_documents,
+        drop_tail=drop_tail,
         keep_empty=keep_empty,
         memory=memory,
         threads=threads,
+        nice=nice,
         on_error=on_error,
+        max_skipped=max_skipped,
         encoding_errors=encoding_errors,
         engine=engine,
         fresh=fresh,
     )
-    _print_result(render.json_line(made) if json else render.plan_lines(made))
+    _print_result(render.json_line(made) if json else "" if quiet else render.plan_lines(made))
     try:
         made.raise_for_disk()
     except DiskFullError as error:
@@ -197,8 +210,21 @@ def run(arguments: Sequence[str]) -> int:
     """Carry out one command line. Returns the exit code; never raises but for faults of Python itself."""
     global _arguments  # noqa: PLW0603  typer hands its commands values only, not what was typed
     _arguments = arguments
+    found = settings.NONE
+    if os.environ.get("_TOKMILL_COMPLETE"):
+        from typer.completion import completion_init  # type: ignore[attr-defined]
+
+        completion_init()
     try:
-        code = app(options.with_address(arguments) or ["--help"], prog_name="tokmill", standalone_mode=False)
+        # Help, and the command that says what is wrong, are there whatever the files say.
+        found = found if {"--help", "-h"} & {*arguments} or arguments[:1] == ["doctor"] else configured.load(app)
+        code = app(
+            options.with_address(arguments) or ["--help"],
+            prog_name="tokmill",
+            standalone_mode=False,
+            default_map=found.defaults,
+            obj=configured.Session(found, _print_result),
+        )
         if code == _INTERRUPTED:
             raise KeyboardInterrupt
         sys.stdout.flush()
@@ -206,36 +232,22 @@ def run(arguments: Sequence[str]) -> int:
     except TokmillError as error:
         return _fail(error)
     except typer.TyperException as error:
-        return _fail(_usage_error(error.format_message().rstrip("."), arguments))
+        return _fail(usage.usage_error(error, arguments, typer.main.get_command(app), found.places))
     except (KeyboardInterrupt, typer.Abort):
-        return _fail(Interrupted("interrupted", next_step="run the same command again: tokenize resumes from its last commit"))
+        return _fail(
+            Interrupted(
+                "interrupted",
+                where="tokmill",
+                allowed="an end at any time",
+                next_step="run the same command again: tokenize resumes from its last commit",
+            )
+        )
     except BrokenPipeError:
         # Whoever read our output has gone; nothing is left to say, and Python must not say it while closing.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:  # noqa: BLE001  the last resort of a program: one line instead of a traceback
         return _fail_unforeseen(error)
-
-
-def _usage_error(what: str, arguments: Sequence[str]) -> TokmillError:
-    """The error for a command line that cannot be parsed. what: the parser's words."""
-    import difflib
-    import shlex
-
-    if not arguments or arguments[0].startswith("-"):
-        return UsageError(what, where="tokmill", allowed="see the help", next_step="tokmill --help")
-    typed, *rest = arguments
-    names = [c.name or c.callback.__name__ for c in app.registered_commands if c.callback]
-    names += [group.name for group in app.registered_groups if group.name]
-    if typed in names:
-        return UsageError(what, where=f"tokmill {typed}", allowed="see the help", next_step=f"tokmill {typed} --help")
-    nearest = difflib.get_close_matches(typed, names, 1)
-    return UsageError(
-        f"there is no command {typed!r}",
-        where=f"tokmill {typed}",
-        allowed=", ".join(names),
-        next_step=shlex.join(["tokmill", *nearest, *(rest if nearest else ["--help"])]),
-    )
 
 
 def main() -> None:
@@ -248,6 +260,7 @@ def main() -> None:
 def _fail(error: TokmillError) -> int:
     from tokmill import render
 
+    error = usage.with_whole_command(error, _arguments)
     try:
         _print_error(error)
         if _has_flag("--json", "TOKMILL_JSON"):
@@ -266,7 +279,12 @@ def _fail_unforeseen(error: Exception) -> int:
         traceback.print_exception(error, file=sys.stderr)
     message = f"unforeseen {type(error).__name__}: {error}"
     return _fail(
-        TokmillError(message, next_step="report it" if is_verbose else "run again with -v for the traceback, and report it")
+        TokmillError(
+            message,
+            where="tokmill",
+            allowed="no error of this kind: it is a fault of tokmill",
+            next_step="report it" if is_verbose else "run again with -v for the traceback, and report it",
+        )
     )
 
 
@@ -310,3 +328,5 @@ def _has_flag(option: str, variable: str, *, short: str = "") -> bool:
 
 checking.register(app, _print_result, _print_error, _typed)
 commands.register(app, _print_result)
+commands_help.register(app, _print_result)
+configured.equip(app)

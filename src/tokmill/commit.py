@@ -25,6 +25,7 @@ from tokmill.durable import storage_errors
 from tokmill.errors import DamageError, UsageError
 from tokmill.journal import Header, Journal
 from tokmill.manifest import (
+    BESIDE,
     MANIFEST_NAME,
     Manifest,
     Segment,
@@ -35,7 +36,7 @@ from tokmill.manifest import (
 )
 from tokmill.part import PartFile
 from tokmill.sharding import SIDES
-from tokmill.state import discard_parts, hold, is_begun, let_go, part_of, plan_of, remove_state, state_of
+from tokmill.state import discard_parts, hold, is_begun, let_go, part_of, refuse_parts, remove_state, state_of
 from tokmill.types import Counts, Cursor, FileEntry, Head
 from tokmill.words import counted
 
@@ -215,8 +216,7 @@ def _open_locked(
     directory: Path, content: Content, version: str, lock: DirectoryLock, *, fresh: bool, replacing: str | None
 ) -> Output | Manifest:
     journal_path = state_of(directory) / "journal"
-    if plan_of(directory).exists():
-        raise _in_parts(directory)
+    refuse_parts(directory)
     if fresh:
         with storage_errors(directory):
             discard_parts(directory)
@@ -354,15 +354,6 @@ def pending_manifest(directory: Path) -> Manifest | None:
             return None
 
 
-def _in_parts(directory: Path) -> UsageError:
-    return UsageError(
-        "an output is being made in parts in this directory",
-        where=str(state_of(directory)),
-        allowed="the commands that make its parts, and tokmill finalize when all are there",
-        next_step=f"go on with those, choose another --out, or give it up: remove {state_of(directory)}",
-    )
-
-
 def _check_parts(directory: Path, segments: list[Segment]) -> None:
     """Raises DamageError when a part lacks bytes that the journal says were made durable."""
     wanted = {name: entry.size_bytes for segment in segments for name, entry in segment.completed.items()}
@@ -389,6 +380,13 @@ def refuse_strangers(directory: Path) -> None:
                 where=str(directory / name),
                 allowed="a new or empty directory, or one that tokmill made",
                 next_step="choose another --out, move the file away, or pass --fresh to overwrite it",
+            )
+        if not name.startswith(".") and name not in BESIDE:
+            raise UsageError(
+                "the output directory holds other files: verify would call them damage, and a trainer may read them",
+                where=str(directory / name),
+                allowed="a new or empty directory, or one that tokmill made",
+                next_step="choose another --out, or move the files away",
             )
 
 

@@ -20,8 +20,10 @@ from tokmill.changes import source_error
 from tokmill.config import MIB, Resources
 from tokmill.dataset import SIDES, find_tokenizer
 from tokmill.encode import cutter_of, is_lossless, load_fastest
+from tokmill.encode.vocabulary import engine_of
 from tokmill.errors import BadRecordError, BadTextError, EngineError, UsageError
 from tokmill.layout import files_of
+from tokmill.planning import divide_resources
 from tokmill.read.corpus import CorpusReader
 from tokmill.read.inputs import find_inputs
 from tokmill.read.utf8 import clean, first_invalid
@@ -55,7 +57,7 @@ if TYPE_CHECKING:
 _BLOCK_TOKENS = 1 << 16
 """Ids decoded at a time: 0.3 MB of prose, 8 MB of the longest token there is."""
 
-_RESOURCES = Resources(
+USUAL = Resources(
     budget_bytes=1024 * MIB,
     worker_bytes=1024 * MIB,
     n_threads=1,
@@ -248,12 +250,18 @@ class _Comparison:
 
 
 def compare_with_sources(
-    directory: Path, manifest: Manifest, names: Sequence[str], glob: str | None, input_format: str | None, findings: Findings
+    directory: Path,
+    manifest: Manifest,
+    names: Sequence[str],
+    glob: str | None,
+    input_format: str | None,
+    findings: Findings,
+    memory: str | int | None = None,
 ) -> tuple[int, int]:
     """Compare a directory whose files are sound with its corpus. Returns documents and bytes of text found the same.
 
-    Raises UsageError and InputError for sources that are not there or cannot be read, ChangedError for sources that say something
-    else and are not those that were tokenized.
+    memory: of reading, as `--memory`; None: `USUAL`. Raises UsageError and InputError for sources that are not there or cannot be
+    read, ChangedError for sources that say something else and are not those that were tokenized.
     """
     if manifest.content.origin:
         raise UsageError(
@@ -273,8 +281,9 @@ def compare_with_sources(
     tokenizer = find_tokenizer(manifest.content.tokenizer)
     content = msgspec.structs.replace(manifest.content, inputs=tuple(found.inputs), tokenizer=tokenizer)
     files = files_of(directory, manifest)
+    resources = USUAL if memory is None else divide_resources(memory, 1, engine_of(tokenizer, "gigatoken"), None, content.inputs)[0]
     comparison = _comparison(content, [WrittenIds(side, files.get(side, ()), content.dtype) for side in SIDES])
-    reader = CorpusReader(content, _RESOURCES, cutter_of(tokenizer))
+    reader = CorpusReader(content, resources, cutter_of(tokenizer))
     sizes = [i.size_bytes for i in content.inputs]
     findings.notice("the files are as written; comparing with the sources")
     findings.begin(sum(size for size in sizes if size is not None) if None not in sizes else None)

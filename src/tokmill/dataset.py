@@ -89,6 +89,7 @@ class Dataset:
         if side not in self._sides:
             raise UsageError(
                 f"there is no side {side!r}, or the dataset is closed",
+                where=f"tokmill.open(...).side({side!r})",
                 allowed="train or val, before close()",
                 next_step='use side="train"',
             )
@@ -216,6 +217,7 @@ class Dataset:
         if self.tokenizer is None:
             raise UsageError(
                 "which tokenizer made these ids is not known",
+                where="tokenizer",
                 allowed="a directory made by tokmill, or a tokenizer",
                 next_step='tokmill.open(path, dtype=..., tokenizer="gpt2")',
             )
@@ -356,6 +358,7 @@ def _refuse_options(*options: object) -> None:
     if any(option is not None for option in options):
         raise UsageError(
             "dtype, eot_id and tokenizer are for bare files: a directory's manifest has them",
+            where="dtype, eot_id, tokenizer",
             allowed="the directory alone",
             next_step="leave them out",
         )

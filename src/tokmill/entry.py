@@ -57,11 +57,19 @@ class Line:
 def failed_event(error: Exception) -> Failed:
     """The event that carries an error to the parent."""
     if isinstance(error, MemoryError):
-        error = MemoryBudgetError("the worker ran out of memory", next_step="raise --memory and run again: it resumes")
+        error = MemoryBudgetError(
+            "the worker ran out of memory",
+            where="the process that tokenizes",
+            allowed="what --memory and the machine allow",
+            next_step="raise --memory and run again: it resumes",
+        )
     if not isinstance(error, TokmillError):
         traceback.print_exception(error)
         error = TokmillError(
-            f"unforeseen {type(error).__name__}: {error}", next_step="run again: it resumes; if it happens again, report it"
+            f"unforeseen {type(error).__name__}: {error}",
+            where="the process that works",
+            allowed="no error of this kind: it is a fault of tokmill, or of what it stands on",
+            next_step="run again: it resumes; if it happens again, report it",
         )
     what, where, allowed, next_step = map(_sendable, (error.what, error.where, error.allowed, error.next_step))
     return Failed(error=type(error).__name__, what=what or "", where=where, allowed=allowed, next_step=next_step)

@@ -14,9 +14,11 @@ from tokmill.errors import Interrupted, WorkerDiedError
 from tokmill.estimate import Answer, Estimate, Question, Totals, totals
 from tokmill.memory import Division, divide
 from tokmill.probe import available_bytes
-from tokmill.types import Compression, Failed, text_to_path
+from tokmill.types import BLOCK_BYTES, DIVIDE_ABOVE_BYTES, Compression, Failed, text_to_path
+from tokmill.words import counted
 
 if TYPE_CHECKING:
+    from tokmill.config import Content
     from tokmill.planning import PlannedJob
     from tokmill.types import Input
 
@@ -31,6 +33,10 @@ _EFFICIENCY = 0.75
 """Of the encoder threads, in a run: the rest of the time they wait for reader, writer and interpreter (0.6 to 0.9 measured)."""
 _UNCERTAIN = (0.6, 2.5)
 """What encoding took by what was expected, at best and at worst, on a machine that does other things too."""
+_SURE = 0.01
+"""Chance of an empty side that is not worth a word; see `api`, which speaks of it afterwards."""
+_ENOUGH = 5
+_MOST_VAL = 0.5
 _POINTER_BYTES = 8
 _INT_BYTES = 32
 """A Python int up to 2**30: 28 bytes, of which the allocator makes 32."""
@@ -136,7 +142,7 @@ def foresee(planned: PlannedJob, elapsed_s: float = 0.0) -> Plan:
         time=_time(job, found, answer.engine_bytes_per_s) if found else None,
         list_of_ints_bytes=_POINTER_BYTES * found.tokens.value + _INT_BYTES * found.large_ids.value if found else None,
         elapsed_s=elapsed_s,
-        notices=[*planned.notices, *answer.notices, *_memory_notices(job)],
+        notices=[*planned.notices, *answer.notices, *_validation_notices(content, found), *_memory_notices(job)],
     )
 
 
@@ -169,9 +175,16 @@ def ask(job: Job, sample_bytes: int, *, decode_s: float, encode_s: float) -> Ans
         child.end()
     if answer is None:
         if child.interrupts:
-            raise Interrupted("interrupted; nothing was written", next_step="run the same command again")
+            raise Interrupted(
+                "interrupted; nothing was written",
+                where="the process that looks at samples",
+                allowed="an end at any time",
+                next_step="run the same command again",
+            )
         raise WorkerDiedError(
             f"the process that looks at samples died ({child.cause()}): {child.last_words or 'without a word'}",
+            where="the process that looks at samples",
+            allowed="a sample of the corpus in the memory that there is",
             next_step="free memory and run again; if it happens again, report it",
         )
     decoded: Answer | Failed = msgspec.json.decode(answer, type=Answer | Failed)
@@ -237,6 +250,24 @@ def _memory(job: Job) -> MemoryPlan:
         + division.in_flight_bytes
         + division.caches_bytes,
     )
+
+
+def _validation_notices(content: Content, found: Totals | None) -> list[str]:
+    """What to say when validation may well have nothing though it was asked for, or training."""
+    if found is None or not content.val_fraction or not found.documents.value:
+        return []
+    n, n_bytes = found.documents.value, found.bytes_text.value
+    # Documents above the limit are divided in blocks, and these are what is chosen from.
+    n_blocks = max(n, n_bytes // BLOCK_BYTES) if n_bytes > DIVIDE_ABOVE_BYTES * n else n
+    expected = content.val_fraction * n_blocks
+    if (1 - content.val_fraction) ** n_blocks < _SURE:
+        return []
+    better = min(_MOST_VAL, _ENOUGH / n_blocks)
+    about = f"{expected:.1f}" if expected < 10 else f"{expected:,.0f}"
+    what = f"about {about} of {counted(n_blocks, 'document')} will be for validation: that side may well be empty"
+    if n_blocks == 1:
+        return [f"{what}; say with --separator where documents end, or --val-fraction 0"]
+    return [f"{what}; --val-fraction {better:.2g} makes it likely to have some, 0 leaves it out"]
 
 
 def _memory_notices(job: Job) -> list[str]:

@@ -173,6 +173,7 @@ def _all_spans(manifest: Manifest) -> dict[str, list[Span]]:
             raise DamageError(
                 f"the manifest cannot be repaired: its segments do not add up to {name}",
                 where=MANIFEST_NAME,
+                allowed="segments that are, end to end, the whole of every file",
                 next_step="make the output again: tokmill tokenize ... --fresh",
             )
     return found

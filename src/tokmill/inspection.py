@@ -35,7 +35,7 @@ class Preview(msgspec.Struct, frozen=True, kw_only=True):
 
     side: str
     document: int | None
-    """From 0. None: documents cannot be told apart, and this is the beginning of the side."""
+    """From 1. None: documents cannot be told apart, and this is the beginning of the side."""
     n_tokens: int
     """Of the whole document, or of the whole side."""
     shown_tokens: int
@@ -79,7 +79,7 @@ def inspect(
 ) -> Inspection:
     """Describe an output directory or a bare file of ids.
 
-    dtype, tokenizer, eot_id: for a bare file. documents: numbers (from 0) of those to preview on `side`, None: the first, or where
+    dtype, tokenizer, eot_id: for a bare file. documents: numbers (from 1) of those to preview on `side`, None: the first, or where
     documents cannot be told apart the beginning of the side; n_tokens: of each, at most.
     Raises UsageError (also for a document of an output with no end-of-text ids), DamageError.
     """
@@ -134,10 +134,23 @@ def _previews(dataset: Dataset, side: str, documents: Sequence[int] | None, n_to
     if dataset.tokenizer is None:
         return []
     if documents is not None:
-        return [_preview(dataset, side, number, n_tokens) for number in documents]
+        return [_preview(dataset, side, _index(dataset, side, number), n_tokens) for number in documents]
     if not len(dataset.side(side)):
         return []
     return [_preview(dataset, side, 0 if _has_documents(dataset) else None, n_tokens)]
+
+
+def _index(dataset: Dataset, side: str, number: int) -> int:
+    """Of a document's number, from 1, its place, from 0."""
+    n_documents = dataset.n_documents(side) if _has_documents(dataset) else None
+    if number < 1 or (n_documents is not None and number > n_documents):
+        raise UsageError(
+            f"there is no document {number:,}",
+            where=f"side {side}",
+            allowed=f"1 to {n_documents:,}" if n_documents else "1 or more" if n_documents is None else "none: this side is empty",
+            next_step="--document 1" if n_documents else f"--side {'val' if side == 'train' else 'train'}",
+        )
+    return number - 1
 
 
 def _preview(dataset: Dataset, side: str, number: int | None, n_tokens: int) -> Preview:
@@ -145,7 +158,7 @@ def _preview(dataset: Dataset, side: str, number: int | None, n_tokens: int) -> 
     shown = ids[:n_tokens]
     return Preview(
         side=side,
-        document=number,
+        document=None if number is None else number + 1,
         n_tokens=len(ids),
         shown_tokens=len(shown),
         ids=shown.tolist(),

@@ -152,4 +152,6 @@ def _decode_line(payload: bytes, where: str) -> _Line:
 
 
 def _damaged(what: str, where: str) -> DamageError:
-    return DamageError(what, where=where, next_step="run the same command with --fresh to start over")
+    return DamageError(
+        what, where=where, allowed="a journal as tokmill wrote it", next_step="run the same command with --fresh to start over"
+    )

@@ -118,7 +118,12 @@ def check_size(path: Path, size_bytes: int | None) -> None:
                 allowed="a directory made by tokmill, or a file of ids",
                 next_step="check the path",
             ) from None
-        raise DamageError(f"a file of the output cannot be opened: {error.strerror}", where=str(path), next_step=_REBUILD) from None
+        raise DamageError(
+            f"a file of the output cannot be opened: {error.strerror}",
+            where=str(path),
+            allowed="every file that the manifest names",
+            next_step=_REBUILD,
+        ) from None
     if not stat.S_ISREG(found.st_mode):
         raise UsageError("it is not a regular file", where=str(path), allowed="a file of ids", next_step="check the path")
     if size_bytes is not None and found.st_size != size_bytes:

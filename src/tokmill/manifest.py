@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Container
 
 MANIFEST_NAME = "manifest.json"
+BESIDE = {"report.html"}
+"""What may lie beside the files of an output without being one of them; likewise whatever is hidden."""
 _MOST_BYTES = 1 << 30
 """Of a manifest or a journal: 64 MiB of corpus take about a thousand bytes, so this is some 60 TB."""
 _MOST_IDS = 1 << 24
@@ -216,4 +218,4 @@ def _checksum(manifest: Manifest) -> str:
 
 
 def _damaged(what: str, where: str) -> DamageError:
-    return DamageError(what, where=where, next_step="tokenize again with --fresh")
+    return DamageError(what, where=where, allowed="a manifest as tokmill wrote it", next_step="tokenize again with --fresh")

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+
+
+def values_of(metavar: str) -> Callable[[str], list[str]]:
+    """For the completion of a shell: the values that `a|b|c` names."""
+
+    def matching(incomplete: str) -> list[str]:
+        return [value for value in metavar.split("|") if value.startswith(incomplete)]
+
+    return matching
+
 
 Split = Annotated[
     str | None,
@@ -58,6 +68,7 @@ InputFormat = Annotated[
         "--input-format",
         envvar="TOKMILL_INPUT_FORMAT",
         metavar="FORMAT",
+        autocompletion=values_of("text|jsonl|csv|tsv|tar|parquet|arrow"),
         help="text, jsonl, csv, tsv, tar (also with .gz .zst .xz .bz2 .lz4), parquet or arrow, instead of going by suffix; without "
         "a known one, and on standard input: text.",
     ),
@@ -114,6 +125,7 @@ Eot = Annotated[
         "--eot",
         envvar="TOKMILL_EOT",
         metavar="auto|after|before|none",
+        autocompletion=values_of("auto|after|before|none"),
         help="Where the end-of-text id goes; auto: where the format's trainer expects it, after but for llmc.",
     ),
 ]
@@ -122,13 +134,23 @@ ValFraction = Annotated[
     typer.Option("--val-fraction", envvar="TOKMILL_VAL_FRACTION", metavar="FRACTION", help="Of the documents, for val.bin."),
 ]
 Seed = Annotated[int, typer.Option("--seed", envvar="TOKMILL_SEED", metavar="N", help="Of the choice for val.bin.")]
-Dtype = Annotated[str, typer.Option("--dtype", envvar="TOKMILL_DTYPE", metavar="auto|uint16|uint32", help="Of the ids.")]
+Dtype = Annotated[
+    str,
+    typer.Option(
+        "--dtype",
+        envvar="TOKMILL_DTYPE",
+        metavar="auto|uint16|uint32",
+        autocompletion=values_of("auto|uint16|uint32"),
+        help="Of the ids.",
+    ),
+]
 Format = Annotated[
     str,
     typer.Option(
         "--format",
         envvar="TOKMILL_FORMAT",
         metavar="raw|llmc|megatron|datatrove|olmo|litdata|mds",
+        autocompletion=values_of("raw|llmc|megatron|datatrove|olmo|litdata|mds"),
         help="Whose trainer reads it.",
     ),
 ]
@@ -172,7 +194,16 @@ Nice = Annotated[
     bool,
     typer.Option("--nice", envvar="TOKMILL_NICE", help="Give way to other programs: only what they leave of processor and disk."),
 ]
-OnError = Annotated[str, typer.Option("--on-error", envvar="TOKMILL_ON_ERROR", metavar="stop|skip", help="What a bad record does.")]
+OnError = Annotated[
+    str,
+    typer.Option(
+        "--on-error",
+        envvar="TOKMILL_ON_ERROR",
+        metavar="stop|skip",
+        autocompletion=values_of("stop|skip"),
+        help="What a bad record does.",
+    ),
+]
 MaxSkipped = Annotated[
     int | None,
     typer.Option("--max-skipped", envvar="TOKMILL_MAX_SKIPPED", metavar="N", help="Stop when more bad records were skipped."),
@@ -183,11 +214,19 @@ EncodingErrors = Annotated[
         "--encoding-errors",
         envvar="TOKMILL_ENCODING_ERRORS",
         metavar="strict|replace|ignore",
+        autocompletion=values_of("strict|replace|ignore"),
         help="What bytes that are not UTF-8 do.",
     ),
 ]
 Engine = Annotated[
-    str, typer.Option("--engine", envvar="TOKMILL_ENGINE", metavar="gigatoken|tiktoken|tokenizers", help="The ids are the same.")
+    str,
+    typer.Option(
+        "--engine",
+        envvar="TOKMILL_ENGINE",
+        metavar="gigatoken|tiktoken|tokenizers",
+        autocompletion=values_of("gigatoken|tiktoken|tokenizers"),
+        help="The ids are the same.",
+    ),
 ]
 Fresh = Annotated[
     bool,

@@ -20,6 +20,7 @@ from tokmill.read.inputs import find_inputs
 from tokmill.read.urls import typed_urls
 from tokmill.trainers import choose_output
 from tokmill.types import STDIN, EotPlacement, IdType, OnError, Utf8Policy, is_url, path_to_text
+from tokmill.words import counted
 from tokmill.write import WRITERS
 
 if TYPE_CHECKING:
@@ -112,6 +113,28 @@ def make_job(
     notices += more
     job = Job(out=path_to_text(out), content=content, resources=resources, fresh=fresh, urls=typed_urls(found.inputs))
     return PlannedJob(job, notices)
+
+
+_MOST_DETAILS = 5
+"""Inputs that are named."""
+
+
+def details(job: Job) -> list[str]:
+    """What was decided, a line each: inputs, tokenizer, output, and how the machine is used."""
+    content, resources = job.content, job.resources
+    shown = [f"input: {each.path}, {each.format}, {each.compression} compression" for each in content.inputs[:_MOST_DETAILS]]
+    if len(content.inputs) > _MOST_DETAILS:
+        shown.append(f"input: and {len(content.inputs) - _MOST_DETAILS:,} more")
+    tokenizer = content.tokenizer
+    return [
+        *shown,
+        f"tokenizer: {tokenizer.name}, {tokenizer.n_ids:,} ids, end of text {tokenizer.eot_id}, sha256 {tokenizer.sha256[:12]}",
+        f"output: {content.format}, {content.dtype}, end of text {content.eot}, into {job.out}",
+        f"validation: {content.val_fraction:g} of the documents, chosen by their content and the seed {content.seed}",
+        f"machine: engine {resources.engine}, {counted(resources.n_threads, 'thread')}",
+        f"memory: {resources.budget_bytes // MIB:,} MiB for all processes",
+        f"batches: {resources.batch_bytes // 1024:,} KiB each, at most {resources.in_flight_bytes // MIB:,} MiB on their way",
+    ]
 
 
 def _check_choices(**chosen: str) -> None:

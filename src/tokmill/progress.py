@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING, Protocol, Self, TextIO
 
 from tokmill.printable import printable_line
-from tokmill.types import AnyEvent, Counts, Failed, Finished, Notice, Progress, Renewed, Restarted, Started
+from tokmill.types import AnyEvent, Counts, Detail, Failed, Finished, Notice, Progress, Renewed, Restarted, Started
 from tokmill.words import counted
 
 if TYPE_CHECKING:
@@ -53,6 +53,9 @@ class ProgressObserver:
             self._on_started(event)
         elif isinstance(event, Notice):
             self._display.message(printable_line(event.text))
+        elif isinstance(event, Detail):
+            if self._verbose:
+                self._display.message(printable_line(event.text))
         elif isinstance(event, Restarted):
             self._display.message(
                 f"the worker was lost ({printable_line(event.cause)}): going on from the last commit, attempt {event.attempt}"

@@ -75,6 +75,7 @@ class WriterCarrier:
                 raise DamageError(
                     f"a source is damaged: {counted(found, 'document')} by its end-of-text ids, {expected:,} by its manifest",
                     where=f"{source.directory}, side {side}",
+                    allowed="as many documents as the manifest counts",
                     next_step="tokmill verify says what else is damaged; make that output again, then run this again with --fresh",
                 )
 

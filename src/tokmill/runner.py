@@ -103,7 +103,9 @@ def _stdin_position() -> int | None:
 
 
 def _interrupted(job: Job) -> Interrupted:
-    return Interrupted("interrupted", where=job.out, next_step="run the command again, without --fresh: it resumes")
+    return Interrupted(
+        "interrupted", where=job.out, allowed="an end at any time", next_step="run the command again, without --fresh: it resumes"
+    )
 
 
 def _tell(observers: Sequence[Observer], event: AnyEvent) -> None:
@@ -130,5 +132,6 @@ def _died(child: Child, job: Job, deaths: int, *, started: bool) -> WorkerDiedEr
         f"the worker process died ({child.cause()}), {counted(deaths, 'time')} without getting any further"
         + (f"; its last words: {words}" if words else ""),
         where=job.out,
+        allowed="a worker that goes on: where it can, it is started again by itself",
         next_step=f"run the same command again {mend}: it resumes",
     )

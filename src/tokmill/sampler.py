@@ -25,7 +25,7 @@ from tokmill.estimate import Answer, Group, Question, Window, of_all
 from tokmill.read.stream import open_stream
 from tokmill.read.urls import restore
 from tokmill.read.utf8 import clean
-from tokmill.sampling import PLACE_BYTES, Cut, Decoded, Excerpt, View, cut_of, reach_of, sample_stream
+from tokmill.sampling import PLACE_BYTES, Cut, Decoded, Excerpt, View, cut_of, fate, reach_of, sample_stream
 from tokmill.survey import GRIDDED, is_gridded, survey_parquet, survey_rows
 from tokmill.types import text_to_path
 from tokmill.words import counted
@@ -300,11 +300,11 @@ class Sampler:
     def _note_bad(self, n_windows: int) -> None:
         windows = counted(n_windows, "window")
         if self._n_bad:
-            self._notices.append(f"{counted(self._n_bad, 'line')} in {windows} without a text under the text key")
+            what = f"{counted(self._n_bad, 'bad record')} in {windows}, without a text where it should be"
+            self._notices.append(f"{what}: {fate(self._content)}")
         if self._n_invalid:
-            self._notices.append(
-                f"{counted(self._n_invalid, 'piece of text', 'pieces of text')} in {windows} that UTF-8 does not allow"
-            )
+            what = f"{counted(self._n_invalid, 'piece of text', 'pieces of text')} in {windows} that UTF-8 does not allow"
+            self._notices.append(f"{what}: {fate(self._content, text=True)}")
 
 
 def _are_remote(files: Sequence[Input]) -> bool:

@@ -15,9 +15,9 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import msgspec
+from tokmill.read.record import NotARecordError, RecordParser
 
 if TYPE_CHECKING:
     from tokmill.config import Content
@@ -109,9 +109,8 @@ class LineCut:
     """Windows of JSON lines."""
 
     def __init__(self, content: Content, reach_bytes: int) -> None:
-        record = msgspec.defstruct("Record", [("text", str)], rename={"text": content.text_key}, frozen=True, gc=False)
-        self._decode: Callable[[bytes], Any] = msgspec.json.Decoder(record).decode
-        self._key = content.text_key
+        self._parser = RecordParser(content.text_key)
+        self._policy = content.encoding_errors
         self._keeps_empty = content.keep_empty
         self._reach = reach_bytes
 
@@ -125,7 +124,7 @@ class LineCut:
             if stop - at > self._reach or (newline < 0 and not view.at_end):
                 self._add_part(found, view.data[at : view.end])
                 break
-            self._add_line(found, view.data[at:stop])
+            self._add_line(found, view.data[at:stop], at_start=view.at_start and at == 0)
             found.raw_bytes += stop - at + (newline >= 0)
             at = stop + 1
         return found
@@ -148,13 +147,13 @@ class LineCut:
                 found.raw_bytes += newline >= 0
         return stop + 1
 
-    def _add_line(self, found: Excerpt, line: bytes) -> None:
+    def _add_line(self, found: Excerpt, line: bytes, *, at_start: bool) -> None:
         if not line or line.isspace():
             return
         found.documents += 1
         try:
-            text = self._decode(line).text.encode()
-        except (msgspec.MsgspecError, UnicodeError, RecursionError):
+            text, _ = self._parser.parse(line, self._policy, at_start=at_start)
+        except NotARecordError:
             found.n_bad += 1
             return
         if text:
@@ -237,3 +236,13 @@ def sample_stream(stream: ByteStream, cut: Cut, reach: int, *, until_s: float, m
         is_whole=ended and stride == 1,
         tail=bytes(buffer[-_TAIL_BYTES:]),
     )
+
+
+def fate(content: Content, *, text: bool = False) -> str:
+    """What tokenize will do with bad records. text: with text that is not UTF-8."""
+    if text and content.encoding_errors != "strict":
+        return f"--encoding-errors {content.encoding_errors} will mend it"
+    if content.on_error == "skip":
+        return "tokenize will skip such documents, and count them"
+    instead = "--encoding-errors replace mends it" if text else "--on-error skip leaves such records out"
+    return f"tokenize will stop at the first, and name it; {instead}"

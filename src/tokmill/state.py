@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from tokmill import durable
 from tokmill.durable import DirectoryLock, storage_errors
-from tokmill.errors import DamageError
+from tokmill.errors import DamageError, UsageError
 from tokmill.manifest import MANIFEST_NAME
 
 if TYPE_CHECKING:
@@ -40,12 +40,26 @@ def parts_of(directory: Path) -> Path:
     return state_of(directory) / "parts"
 
 
+def refuse_parts(directory: Path) -> None:
+    """Raises UsageError where an output is being made in parts."""
+    if plan_of(directory).exists():
+        raise UsageError(
+            "an output is being made in parts in this directory",
+            where=str(state_of(directory)),
+            allowed="the commands that make its parts, and tokmill finalize when all are there",
+            next_step=f"go on with those, choose another --out, or give it up: remove {state_of(directory)}",
+        )
+
+
 def hold(directory: Path) -> DirectoryLock:
     """Take the lock of an output directory. Raises LockedError, StorageError; DamageError for a link instead of a directory."""
     state = state_of(directory)
     if state.is_symlink():
         raise DamageError(
-            "the state of the run is a symbolic link", where=str(state), next_step="remove it, or choose another --out"
+            "the state of the run is a symbolic link",
+            where=str(state),
+            allowed="a directory of its own",
+            next_step="remove it, or choose another --out",
         )
     return DirectoryLock(state / "lock")
 

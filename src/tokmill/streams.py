@@ -136,7 +136,12 @@ def check_edge(stream: IdStream, eot_id: int, eot: EotPlacement, where: str, *, 
             allowed="whole documents, each with its end-of-text id",
             next_step="state what is in it (--eot, --eot-id), and give the files of a corpus together, in order",
         )
-    raise DamageError(what, where=where, next_step="tokmill verify says what else is damaged; make that output again")
+    raise DamageError(
+        what,
+        where=where,
+        allowed="whole documents, each with its end-of-text id",
+        next_step="tokmill verify says what else is damaged; make that output again",
+    )
 
 
 def narrowed(ids: Ids, dtype: IdType, where: str) -> Ids:

@@ -22,7 +22,7 @@ from tokmill.sampling import PLACE_BYTES, Decoded, Excerpt
 from tokmill.types import Cursor
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from tokmill.config import Content
     from tokmill.types import Batch, Input, InputFormat
@@ -55,10 +55,10 @@ class _Kept:
         self._kept: list[Excerpt] = []
         self._n_met = 0
 
-    def add(self, stretch: list[Batch], raw_bytes: int) -> None:
-        """raw_bytes: what the stretch stands for."""
+    def add(self, stretch: list[Batch], raw_bytes: int, end: int | None = None) -> None:
+        """raw_bytes: what the stretch stands for; end: the row at which it ends, where the batches go on behind it."""
         if self._n_met % self.stride == 0:
-            self._kept.append(self._excerpt(stretch, raw_bytes))
+            self._kept.append(self._excerpt(stretch, raw_bytes, end))
             if len(self._kept) > self._most:
                 self._kept = self._kept[::2]
                 self.stride *= 2
@@ -69,15 +69,29 @@ class _Kept:
             excerpt.chance = 1 / self.stride
         return self._kept
 
-    def _excerpt(self, stretch: list[Batch], raw_bytes: int) -> Excerpt:
+    def _excerpt(self, stretch: list[Batch], raw_bytes: int, end: int | None) -> Excerpt:
         found = Excerpt(raw_bytes=raw_bytes)
         for batch in stretch:
-            texts = [text for text in batch.documents if text]
+            inside = _documents_before(batch, end)
+            texts = [text for text in inside if text]
             found.texts += texts
-            found.documents += batch.counts.documents
-            found.n_eot += len(batch.documents if self._content.keep_empty else texts) - batch.tail_open
-            found.n_bad += sum(n for reason, n in batch.counts.skipped.items() if reason != OTHER_FILE)
+            found.n_eot += len(inside if self._content.keep_empty else texts) - batch.tail_open
+            if end is None:
+                found.documents += batch.counts.documents
+                found.n_bad += sum(n for reason, n in batch.counts.skipped.items() if reason != OTHER_FILE)
+            else:
+                # Empty rows are in the documents, not in the skips.
+                skips = [skip for skip in batch.skips if skip.record is not None and skip.record <= end]
+                found.documents += len(inside) - batch.tail_open + len(skips)
+                found.n_bad += len(skips)
         return found
+
+
+def _documents_before(batch: Batch, end: int | None) -> Sequence[bytes]:
+    """Of a batch's documents, those of rows before the one with index `end`."""
+    if end is None:
+        return batch.documents
+    return [text for i, text in enumerate(batch.documents) if (batch.locate(i).record or 0) <= end]
 
 
 def survey_rows(source: Input, content: Content, *, until_s: float, most: int) -> Decoded:
@@ -111,8 +125,11 @@ def survey_parquet(source: Input, content: Content, *, until_s: float, most: int
         n_rows = 0
         for stretch in _stretches(source, content, Cursor(record=group.first)):
             n_read = sum(batch.counts.documents for batch in stretch)
-            n_rows += n_read
-            kept.add(stretch, group.stored_bytes * n_read // max(1, group.n_rows))
+            n_here = min(n_read, group.n_rows - n_rows)
+            # Batches go on into the next row group.
+            end = group.first + group.n_rows if n_here < n_read else None
+            kept.add(stretch, group.stored_bytes * n_here // max(1, group.n_rows), end)
+            n_rows += n_here
             if n_rows >= group.n_rows or time.monotonic() > until_s:
                 break
         found[i] = kept.excerpts()

@@ -17,6 +17,7 @@ try:
 except ImportError as error:
     raise UsageError(
         f"tokmill.torch needs PyTorch: {error}",
+        where="import tokmill.torch",
         allowed="tokmill[torch]; data.batches() alone needs numpy only",
         next_step="pip install 'tokmill[torch]', or torch from where your GPU's build is",
     ) from error

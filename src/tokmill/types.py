@@ -369,4 +369,10 @@ class Failed(Event, frozen=True, kw_only=True):
     next_step: str | None
 
 
-AnyEvent = Started | Progress | Committed | Renewed | Notice | Repaired | Restarted | Finished | Failed
+class Detail(Event, frozen=True, kw_only=True):
+    """What the run decided by itself, for those who want to know (`-v`)."""
+
+    text: str
+
+
+AnyEvent = Detail | Started | Progress | Committed | Renewed | Notice | Repaired | Restarted | Finished | Failed

@@ -20,7 +20,7 @@ from tokmill.compare import compare_with_sources
 from tokmill.durable import uninterrupted
 from tokmill.errors import DamageError, StorageError
 from tokmill.growth import appended_sizes
-from tokmill.manifest import MANIFEST_NAME, Manifest, load_manifest
+from tokmill.manifest import BESIDE, MANIFEST_NAME, Manifest, load_manifest
 from tokmill.scan import Scan
 from tokmill.sharding import Shards
 from tokmill.types import Counts, Notice, Progress, Started
@@ -36,7 +36,7 @@ MAX_PROBLEMS = 100
 """Problems that are described; the rest are counted."""
 
 _BLOCK_BYTES = 4 << 20
-_KNOWN = {MANIFEST_NAME, "report.html"}
+_KNOWN = {MANIFEST_NAME, *BESIDE}
 _FOREIGN = "the manifest does not list this file"
 _TELL_EVERY_S = 0.2
 
@@ -161,11 +161,13 @@ def verify(
     sources: str | Sequence[str] | None = None,
     glob: str | None = None,
     input_format: str | None = None,
+    memory: str | int | None = None,
     observers: Sequence[Observer] = (),
 ) -> Report:
     """Check every byte of a complete output directory; with `sources`, also decode all of it and compare it with the corpus.
 
-    sources: inputs as given to `tokenize`, in the same order; glob, input_format: likewise. Problems are in the report, not
+    sources: inputs as given to `tokenize`, in the same order; glob, input_format: likewise. memory: for reading the sources, bytes
+    or text such as `512MiB`; 1 GiB when None. Problems are in the report, not
     raised (`raise_for_damage`). Raises UsageError for a directory without manifest, DamageError for a manifest that cannot be
     trusted, InputError for sources that cannot be read, ChangedError for sources that are not those that were tokenized.
     """
@@ -182,14 +184,14 @@ def verify(
         _check_file(directory, name, entry, manifest, findings)
     if findings.n_problems and load_manifest(directory).checksum != manifest.checksum:
         # An append was published meanwhile: what was read is partly its output.
-        return verify(directory, sources=sources, glob=glob, input_format=input_format, observers=observers)
+        return verify(directory, sources=sources, glob=glob, input_format=input_format, memory=memory, observers=observers)
     if appended_sizes(directory, manifest):
         findings.notice("an append is being published, or was interrupted then: this is the output before it, not compared")
         sources = None
     documents = n_bytes = 0
     if sources is not None and not findings.n_problems:
         names = [sources] if isinstance(sources, str) else list(sources)
-        documents, n_bytes = compare_with_sources(directory, manifest, names, glob, input_format, findings)
+        documents, n_bytes = compare_with_sources(directory, manifest, names, glob, input_format, findings, memory)
     elif sources is not None:
         findings.notice("the files are damaged: not compared with the sources")
     return _report(directory, manifest, findings, is_compared=documents >= 0 and sources is not None, compared=(documents, n_bytes))
@@ -319,4 +321,9 @@ def _blocks(file: object, n_bytes: int, path: Path) -> Iterator[memoryview]:
 
 
 def _unreadable(path: Path, error: OSError) -> StorageError:
-    return StorageError(f"cannot read it: {error.strerror}", where=str(path), next_step="check the disk, then verify again")
+    return StorageError(
+        f"cannot read it: {error.strerror}",
+        where=str(path),
+        allowed="files that can be read",
+        next_step="check the disk, then verify again",
+    )

@@ -322,7 +322,7 @@ def _low_memory(why: str, directory: Path, so_far: tuple[str, str]) -> MemoryBud
 
 def _interrupted(directory: Path, so_far: tuple[str, str]) -> Interrupted:
     state, next_step = so_far
-    return Interrupted(f"interrupted; {state}", where=str(directory), next_step=next_step)
+    return Interrupted(f"interrupted; {state}", where=str(directory), allowed="an end at any time", next_step=next_step)
 
 
 def main(job_fd: int, event_fd: int) -> None:

@@ -7,9 +7,11 @@ its name. Prints a table: format, package, version, tokens, documents, bytes.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import io
 import json
 import random
+import re
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -52,6 +54,35 @@ def package(request: pytest.FixtureRequest) -> Callable[[str, str], Any]:
             pytest.skip(f"NOT READ by {distribution}: {error}")
 
     return load
+
+
+def define_operators_of_images() -> None:
+    """torchvision's, by name alone. mosaicml-streaming imports it for datasets of images; with a torch of another build its own
+    library does not load, and then what it registers for these names is an error.
+    """
+    torch = importlib.import_module("torch")
+    found = importlib.util.find_spec("torchvision")
+    if found is None or found.origin is None or hasattr(torch.ops.torchvision, "nms"):
+        return
+    registered = (Path(found.origin).parent / "_meta_registrations.py").read_text()
+    names = re.findall(r'register_(?:fake|meta)\("(?:torchvision::)?(\w+)"\)', registered)
+    _LIBRARIES.append(torch.library.Library("torchvision", "DEF"))
+    for name in dict.fromkeys(names):
+        _LIBRARIES[-1].define(f"{name}(Tensor x) -> Tensor")
+
+
+_LIBRARIES: list[Any] = []
+"""Kept: with a library go its operators."""
+
+
+@pytest.fixture(scope="module")
+def streaming() -> Any:
+    """mosaicml-streaming."""
+    try:
+        define_operators_of_images()
+        return importlib.import_module("streaming")
+    except (ImportError, RuntimeError) as error:
+        pytest.skip(f"NOT READ by mosaicml-streaming: {error}")
 
 
 @pytest.fixture(scope="module")
@@ -179,9 +210,8 @@ def test_litdata(corpus: Path, truth: list[list[int]], tmp_path: Path, table: li
     row(table, f"litdata, {dtype}", "litdata", len(found), None, out)
 
 
-def test_mds(corpus: Path, truth: list[list[int]], tmp_path: Path, table: list[str], package: Any) -> None:
-    streaming = package("mosaicml-streaming", "streaming")
-    package("mosaicml-streaming", "streaming.base.util").clean_stale_shared_memory()
+def test_mds(corpus: Path, truth: list[list[int]], tmp_path: Path, table: list[str], streaming: Any) -> None:
+    importlib.import_module("streaming.base.util").clean_stale_shared_memory()
     out = write(corpus, tmp_path / "out", "mds", shard_tokens=3 * 2048)
     dataset = streaming.StreamingDataset(local=str(out), split="train", shuffle=False, batch_size=1)
     samples = [dataset[i]["tokens"].tolist() for i in range(len(dataset))]
@@ -191,8 +221,7 @@ def test_mds(corpus: Path, truth: list[list[int]], tmp_path: Path, table: list[s
     row(table, "mds", "mosaicml-streaming", len(wanted), None, out)
 
 
-def test_mds_full_shards_are_those_of_its_own_writer(corpus: Path, truth: list[list[int]], tmp_path: Path, package: Any) -> None:
-    streaming = package("mosaicml-streaming", "streaming")
+def test_mds_full_shards_are_those_of_its_own_writer(corpus: Path, truth: list[list[int]], tmp_path: Path, streaming: Any) -> None:
     out = write(corpus, tmp_path / "out", "mds", shard_tokens=2 * 2048)
     ids = np.array(flat(after(truth)), np.uint16)
     with streaming.MDSWriter(out=str(tmp_path / "theirs"), columns={"tokens": "ndarray:uint16:2048"}, size_limit=9000) as writer:

@@ -68,6 +68,7 @@ class GigatokenEncoder:
         if ids.dtype != np.uint32 or len(offsets) != len(documents) + 1 or offsets[0] or offsets[-1] != len(ids):
             raise EngineError(
                 f"gigatoken returned {len(offsets) - 1:,} documents of {len(ids):,} {ids.dtype} ids",
+                where="a batch of the engine",
                 allowed=f"{len(documents):,} documents of uint32 ids",
                 next_step="pip install gigatoken==0.10.0, then run again: it resumes",
             )
@@ -79,6 +80,7 @@ class GigatokenEncoder:
         if len(ids) and int(ids.max()) >= engine.vocab_size:
             raise EngineError(
                 f"no token has the id {int(ids.max()):,}",
+                where="ids to decode",
                 allowed=f"ids below {engine.vocab_size:,}",
                 next_step="check that the tokens and the tokenizer belong together",
             )
@@ -138,5 +140,7 @@ def _mapped(error: BaseException) -> BaseException:
         return error
     return EngineError(
         f"gigatoken failed: {error}",
+        where="a batch of the engine",
+        allowed="text that the engine encodes; it is to take any",
         next_step="run again with another --engine and --fresh (the same ids, slower), and report the document",
     )

@@ -67,6 +67,7 @@ class HuggingFaceEncoder:
             if self._tokenizer.id_to_token(largest) is None:
                 raise EngineError(
                     f"no token has the id {largest:,}",
+                    where="ids to decode",
                     allowed=f"ids of a vocabulary of {self._tokenizer.get_vocab_size():,}",
                     next_step="check that the tokens and the tokenizer belong together",
                 )
@@ -106,4 +107,9 @@ def _parts(document: bytes, cutter: Cutter | None) -> Iterator[bytes]:
 
 
 def _failed(error: BaseException) -> EngineError:
-    return EngineError(f"Hugging Face tokenizers failed: {error}", next_step="report the tokenizer and the document")
+    return EngineError(
+        f"Hugging Face tokenizers failed: {error}",
+        where="a batch of the engine",
+        allowed="text and ids that the tokenizer takes; it is to take any",
+        next_step="report the tokenizer and the document",
+    )

@@ -39,7 +39,10 @@ class ReferenceEncoder:
             parts = [self._encoding.encode_to_numpy(document.decode(), disallowed_special=()) for document in documents]
         except ValueError as error:
             raise EngineError(
-                f"tiktoken failed: {error}", next_step="run again with --engine gigatoken, which has no such limit"
+                f"tiktoken failed: {error}",
+                where="a batch of the engine",
+                allowed="what tiktoken can encode: a run of about a million letters is too long for it",
+                next_step="run again with --engine gigatoken, which has no such limit",
             ) from error
         offsets = np.zeros(len(parts) + 1, np.int64)
         np.cumsum([len(part) for part in parts], out=offsets[1:])
@@ -52,6 +55,7 @@ class ReferenceEncoder:
         except (KeyError, OverflowError) as error:
             raise EngineError(
                 f"an id is not in the vocabulary: {error}",
+                where="ids to decode",
                 allowed=f"ordinary ids of {self._encoding.name}",
                 next_step="check that the tokens and the tokenizer belong together",
             ) from error

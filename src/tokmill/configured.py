@@ -1,0 +1,154 @@
+"""What every command has: `--show-config`, and values from files, the environment and the command line, in that order.
+
+The parser finds the value of an option: the command line wins over the environment, that over the files (`settings.py`), these
+over the default. Here is only what is said of it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from tokmill import settings
+from tokmill.settings import Knob, Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+_SHOW = "--show-config"
+_NO_SETTINGS = {"help", "version", "show_config"}
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """What the commands of one call share; the parser hands it on as its `obj`."""
+
+    settings: Settings
+    show: Callable[[str], None]
+    """Prints a result on standard output."""
+
+
+class Configured(TyperCommand):
+    """A command with `--show-config`, which prints every option's value and where it comes from, and does nothing else."""
+
+    is_asked = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params.append(_flag())
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """See the parser: with `--show-config`, nothing that is required is asked for."""
+        if _SHOW in args[: args.index("--") if "--" in args else len(args)]:
+            self.is_asked = True
+            for parameter in self.params:
+                parameter.required = False
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        """See the parser."""
+        if not self.is_asked:
+            return super().invoke(ctx)
+        rows = list(_effective(ctx))
+        if ctx.params.get("json"):
+            from tokmill import render
+
+            found = {name: {"value": value, "from": origin} for name, value, origin in rows}
+            ctx.find_root().obj.show(render.json_line({"command": ctx.command_path, "options": found}))
+        else:
+            ctx.find_root().obj.show("\n".join(_lines(ctx.command_path, rows)))
+        return None
+
+
+def _flag() -> Any:
+    """The option itself, made by the framework out of a command that has no other."""
+    app = typer.Typer(add_completion=False)
+
+    @app.command()
+    def made(
+        *, show_config: bool = typer.Option(False, _SHOW, help="Print every value and where it comes from; do nothing.")
+    ) -> None:
+        """Lends its option."""
+
+    option = next(p for p in typer.main.get_command(app).params if p.name == "show_config")
+    option.expose_value = False
+    return option
+
+
+def _effective(ctx: Any) -> Iterator[tuple[str, Any, str]]:
+    """(option, value, where it comes from) of every option of the command."""
+    places = ctx.find_root().obj.settings.places
+    command = ctx.command_path.partition(" ")[2]
+    for parameter in ctx.command.params:
+        if parameter.name in _NO_SETTINGS or not parameter.opts[0].startswith("-"):
+            continue
+        value = ctx.params.get(parameter.name)
+        source = getattr(ctx.get_parameter_source(parameter.name), "name", "DEFAULT")
+        origin = {
+            "COMMANDLINE": "command line",
+            "ENVIRONMENT": f"environment, {parameter.envvar}",
+            "DEFAULT_MAP": places.get(f"{command}.{parameter.name}", "file"),
+        }.get(source, "default")
+        long = next(name for name in parameter.opts if name.startswith("--"))
+        yield long, value, origin if value is not None else _unset(parameter)
+
+
+def _unset(parameter: Any) -> str:
+    said = re.search(r"\[default: (.*)\]", parameter.help or "")
+    return f"default: {said[1]}" if said else "not set"
+
+
+def _lines(command: str, rows: list[tuple[str, Any, str]]) -> list[str]:
+    from tokmill.printable import printable_line
+
+    shown = [(name, "" if value is None else printable_line(_text(value)), origin) for name, value, origin in rows]
+    wide = max(len(name) for name, _, _ in shown)
+    middle = min(40, max(len(value) for _, value, _ in shown))
+    lines = [f"{command}: every option, its value, where that comes from"]
+    return [*lines, *(f"  {name:<{wide}}  {value:<{middle}}  {origin}".rstrip() for name, value, origin in shown)]
+
+
+def _text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def load(app: typer.Typer) -> Settings:
+    """The settings of the working directory's files for the commands of `app`. Raises UsageError."""
+    return settings.read_settings(knobs(app)) if settings.present() else settings.NONE
+
+
+def knobs(app: typer.Typer) -> list[Knob]:
+    """Every option of every command that a file may set."""
+    return list(_knobs_of(typer.main.get_command(app), ()))
+
+
+def _knobs_of(command: Any, path: tuple[str, ...]) -> Iterator[Knob]:
+    if isinstance(command, TyperGroup):
+        for name, inner in command.commands.items():
+            yield from _knobs_of(inner, (*path, name))
+        return
+    for parameter in command.params:
+        long = next((name for name in parameter.opts if name.startswith("--")), None)
+        if long is None or parameter.name in _NO_SETTINGS:
+            continue
+        yield Knob(
+            command=path,
+            key=long.removeprefix("--"),
+            parameter=parameter.name,
+            is_flag=bool(parameter.is_flag),
+            is_many=bool(parameter.multiple),
+            is_shared=bool(parameter.envvar),
+        )
+
+
+def equip(app: typer.Typer) -> None:
+    """Give every command that is registered so far what this module is about."""
+    for info in app.registered_commands:
+        info.cls = Configured
+    for group in app.registered_groups:
+        if group.typer_instance is not None:
+            equip(group.typer_instance)

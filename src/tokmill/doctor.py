@@ -1,0 +1,199 @@
+"""`tokmill doctor`: what is there and what is missing, and whether tokmill would work. Changes nothing, needs no network.
+
+Only the standard library is imported at the top: a package that is missing must be a row of the answer, not the end of it.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import sys
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from typing import Any
+
+from tokmill import __version__, machine, settings
+from tokmill.errors import TokmillError, UsageError
+from tokmill.machine import Check
+
+_OLDEST_PYTHON = (3, 11)
+_FOR = {
+    "s3": "s3:// inputs",
+    "http": "https:// inputs",
+    "hf": "tokenizer.json, Hugging Face repositories, hf:// inputs",
+    "gcs": "gs:// inputs",
+    "torch": "tokmill.torch",
+}
+"""What an extra is for; those for developers are not looked at."""
+_DEVELOPERS = {"dev", "docs"}
+_REQUIREMENT = re.compile(r"([\w.-]+)(?:\[[^\]]*\])?\s*([^;]*?)\s*(?:;\s*(.*))?")
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """All that was looked at."""
+
+    checks: tuple[Check, ...]
+
+    @property
+    def works(self) -> bool:
+        """Whether tokmill would work here."""
+        return all(check.status != "bad" for check in self.checks)
+
+    def to_object(self) -> dict[str, Any]:
+        """What `--json` prints."""
+        return {"works": self.works, "tokmill": __version__, "checks": [asdict(check) for check in self.checks]}
+
+    def raise_for_faults(self) -> None:
+        """Raises TokmillError when tokmill would not work."""
+        bad = [check for check in self.checks if check.status == "bad"]
+        if not bad:
+            return
+        raise TokmillError(
+            f"tokmill would not work here: {'; '.join(f'{check.name}: {check.value}' for check in bad)}",
+            where=", ".join(f"{check.group}, {check.name}" for check in bad),
+            allowed="what the table says of each of them",
+            next_step=bad[0].next_step or "mend it, then: tokmill doctor",
+        )
+
+
+def diagnose(directory: str = ".", config_error: UsageError | None = None) -> Diagnosis:
+    """Look at everything. directory: where an output would be made. config_error: what the settings of files are refused for."""
+    checks = [*_program(), *packages(), *machine.processor(), machine.open_files(), *machine.memory(), *machine.disk(directory)]
+    checks += [engine(), *vocabularies(), *extras(), _settings(config_error)]
+    return Diagnosis(tuple(checks))
+
+
+def _program() -> list[Check]:
+    found = f"{platform.python_implementation()} {platform.python_version()}, {sys.executable}"
+    old = sys.version_info[:2] < _OLDEST_PYTHON
+    system = f"{platform.system()} {platform.release()}"
+    foreign = sys.platform != "linux"
+    return [
+        Check("tokmill", "version", __version__),
+        Check("tokmill", "python", found, "bad" if old else "ok", "use Python 3.11 or newer" if old else None),
+        Check("tokmill", "system", system, "note" if foreign else "ok", "it is made for Linux" if foreign else None),
+    ]
+
+
+def packages() -> list[Check]:
+    """What tokmill cannot do without, and whether its version is right."""
+    return [_package(*each) for each in _requirements() if not each[2]]
+
+
+def extras() -> list[Check]:
+    """What it can do without, and what for."""
+    wanted: dict[str, list[tuple[str, str]]] = {}
+    for name, versions, extra in _requirements():
+        if extra and extra not in _DEVELOPERS:
+            wanted.setdefault(extra, []).append((name, versions))
+    checks = []
+    for extra, parts in sorted(wanted.items()):
+        rows = [_package(name, versions, extra) for name, versions in parts]
+        bad = [row for row in rows if row.status == "bad"]
+        use = _FOR.get(extra, "")
+        told = ", ".join(f"{row.name} {row.value}" for row in (bad or rows))
+        hint = f"pip install 'tokmill[{extra}]'" + (f", for {use}" if use else "")
+        checks.append(Check("extras", extra, told, "note" if bad else "ok", hint if bad else None))
+    return checks
+
+
+def _requirements() -> list[tuple[str, str, str]]:
+    """(name, versions, extra or nothing) of every requirement that is for this Python."""
+    try:
+        lines = metadata.requires("tokmill") or []
+    except metadata.PackageNotFoundError:
+        # On the path without having been installed: what is missing is seen when the engine is tried.
+        return []
+    found = []
+    for line in lines:
+        name, versions, marker = _REQUIREMENT.fullmatch(line.strip()).groups()  # type: ignore[union-attr]
+        extra = re.search(r"extra == ['\"]([\w-]+)['\"]", marker or "")
+        below = re.search(r"python_version < ['\"](\d+)\.(\d+)['\"]", marker or "")
+        if not below or sys.version_info[:2] < (int(below[1]), int(below[2])):
+            found.append((name, versions, extra[1] if extra else ""))
+    return found
+
+
+def _package(name: str, versions: str, extra: str) -> Check:
+    hint = f"pip install 'tokmill[{extra}]'" if extra else f"pip install '{name}{versions}'"
+    try:
+        found = metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return Check("packages", name, "not installed", "bad", hint)
+    if not fits(found, versions):
+        return Check("packages", name, f"{found}, but {versions} is needed", "bad", hint)
+    return Check("packages", name, found)
+
+
+def fits(version: str, wanted: str) -> bool:
+    """Whether a version is among those wanted, such as `>=0.14,<0.15`; what cannot be understood is taken to be right."""
+    have = _numbers(version)
+    for operator, text in re.findall(r"(>=|<=|==|<|>|!=)\s*([\w.]+)", wanted):
+        want = _numbers(text)
+        width = max(len(have), len(want))
+        left, right = ((*part, *[0] * (width - len(part))) for part in (have, want))
+        order = (left > right) - (left < right)
+        allowed = {">=": order >= 0, "<=": order <= 0, "==": order == 0, "<": order < 0, ">": order > 0, "!=": order != 0}
+        if not allowed[operator]:
+            return False
+    return True
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    found = re.match(r"\d+(?:\.\d+)*", version)
+    return tuple(int(part) for part in found[0].split(".")) if found else ()
+
+
+def engine() -> Check:
+    """The engine tried on a fixed text, in a process of its own, and held against the reference."""
+    hint = "pip install --force-reinstall tokmill, then: tokmill doctor"
+    try:
+        import msgspec
+
+        from tokmill.child import Child, error_of
+        from tokmill.selftest import TEXTS, Tried
+        from tokmill.types import Failed
+    except ImportError as error:
+        return Check("engine", "self-test", f"not possible: {error}", "bad", hint)
+    child = Child("tokmill.selftest")
+    try:
+        child.ask(b"{}")
+        answer = next(child.lines(), None)
+    finally:
+        child.end()
+    if answer is None:
+        words = (child.last_words.splitlines() or ["without a word"])[-1]
+        return Check("engine", "self-test", f"the process ended ({child.cause()}): {words}", "bad", hint)
+    found: Failed | Tried = msgspec.json.decode(answer, type=Failed | Tried)
+    if isinstance(found, Failed):
+        fault = error_of(found)
+        return Check("engine", "self-test", fault.what, "bad", fault.next_step)
+    if found.differs_in is not None:
+        return Check("engine", "self-test", f"text {found.differs_in} is not encoded as by the reference", "bad", hint)
+    return Check("engine", "self-test", f"{len(TEXTS)} texts, {found.n_tokens} tokens: the same as the reference's")
+
+
+def vocabularies() -> list[Check]:
+    """The caches, and which of the published encodings are in them."""
+    try:
+        from tokmill.encode.tiktoken_cache import places
+        from tokmill.vocabularies import list_vocabularies
+    except ImportError as error:
+        return [Check("vocabularies", "list", f"not possible: {error}", "note", "see packages")]
+    directory = os.path.dirname((places("cl100k_base") or [""])[0])
+    state = "is there" if os.path.isdir(directory) else "is not there"
+    checks = [Check("vocabularies", "cache", f"{directory} {state}")]
+    for each in list_vocabularies():
+        hint = None if each.path else f"tokmill vocab fetch {each.name} --to DIR"
+        checks.append(Check("vocabularies", each.name, each.path or "not here", "ok" if each.path else "note", hint))
+    return checks
+
+
+def _settings(error: UsageError | None) -> Check:
+    if error is not None:
+        # Every other command would refuse it.
+        return Check("settings", "files", f"{error.what} ({error.where})", "bad", error.next_step)
+    variables = sorted(name for name in os.environ if name.startswith("TOKMILL_"))
+    return Check("settings", "files", ", ".join([*settings.present(), *variables]) or "none")

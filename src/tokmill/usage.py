@@ -1,0 +1,210 @@
+"""A command line that cannot be parsed, as an error in four parts whose last is the command to type instead.
+
+The parser's own exceptions are known by what they carry (the option, the parameter, the context), not by their words alone: a
+class of the parser that is not public is imported nowhere. The nearest spelling is proposed where one is near.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import shlex
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tokmill.errors import TokmillError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+PROGRAM = "tokmill"
+_VALUES = {"int": "a whole number", "float": "a number", "bool": "true or false"}
+_FROM_ENVIRONMENT, _FROM_FILE = "ENVIRONMENT", "DEFAULT_MAP"
+
+
+@dataclass(frozen=True, slots=True)
+class _Context:
+    """What is needed of the parser's context, for errors that come without one."""
+
+    command: Any
+    command_path: str
+    help_option_names: Sequence[str]
+
+
+def usage_error(error: Exception, arguments: Sequence[str], root: Any, files: dict[str, str]) -> UsageError:
+    """The error for what the parser raised.
+
+    arguments: as typed, without the program. root: the parser's command of the program. files: where settings of files stand.
+    """
+    what = error.format_message().rstrip(".")  # type: ignore[attr-defined]
+    context = getattr(error, "ctx", None) or _context_of(root, arguments)
+    where = context.command_path
+    option, parameter = getattr(error, "option_name", None), getattr(error, "param", None)
+    if option is not None:
+        return _about_option(what, option, where, _options(context), arguments)
+    if parameter is not None:
+        return _about_parameter(what, parameter, context, arguments, files)
+    commands = _commands(context)
+    if commands:
+        return _about_command(where, commands, arguments)
+    surplus = re.fullmatch(r"Got unexpected extra argument(?:s|\(s\))? \((.*)\)", what)
+    if surplus:
+        words = surplus[1].split()
+        kept = [each for each in arguments if each not in words]
+        return UsageError(f"too many arguments: {surplus[1]}", where=where, allowed=_usage(context), next_step=_command(kept))
+    return UsageError(what, where=where, allowed=_usage(context), next_step=f"{where} --help")
+
+
+def _context_of(root: Any, arguments: Sequence[str]) -> _Context:
+    """The command that the words typed lead to."""
+    command, path = root, [PROGRAM]
+    for word in arguments:
+        inner = getattr(command, "commands", {}).get(word)
+        if inner is None:
+            break
+        command = inner
+        path.append(word)
+    return _Context(command, " ".join(path), ("-h", "--help"))
+
+
+def _about_option(what: str, option: str, where: str, known: dict[str, str], arguments: Sequence[str]) -> UsageError:
+    """An option that is not one, that lacks its value, or that takes none."""
+    if option in known:
+        if "not take a value" in what:
+            typed = next((each for each in arguments if each.startswith(option + "=")), option)
+            return UsageError(what, where=where, allowed=f"{option} alone", next_step=_command(arguments, {typed: [option]}))
+        value = known[option]
+        fixed = _command(arguments, {option: [option, value]})
+        return UsageError(f"{option} has no value", where=where, allowed=f"{option} {value}", next_step=fixed)
+    near = difflib.get_close_matches(option, known, 1, 0.6)
+    allowed = f"{near[0]}, or another of {where} --help" if near else ", ".join(sorted(o for o in known if o.startswith("--")))
+    typed = next((each for each in arguments if each.split("=")[0] == option), option)
+    replacement = [near[0] + typed[len(option) :]] if near else []
+    meant = f"; did you mean {near[0]}?" if near else ""
+    next_step = _command(arguments, {typed: replacement}) if near else f"{where} --help"
+    return UsageError(f"there is no option {option}{meant}", where=where, allowed=allowed, next_step=next_step)
+
+
+def _about_parameter(what: str, parameter: Any, context: Any, arguments: Sequence[str], files: dict[str, str]) -> UsageError:
+    """An argument or an option that is missing, or whose value is of another kind."""
+    name = _shown(parameter)
+    if what.startswith("Missing"):
+        lacking = f"{name} is missing" if name.startswith("-") else f"no {name} is given"
+        fixed = " ".join([_command(arguments), *_lacking(parameter, context, arguments)])
+        return UsageError(lacking, where=context.command_path, allowed=_usage(context), next_step=fixed)
+    where, value, fixed = _origin(parameter, context, arguments, files)
+    kind = next((words for key, words in _VALUES.items() if key in str(parameter.type_descriptor.annotation)), None)
+    what = f"the value {value}of {name} is not {kind}" if kind else what
+    return UsageError(what, where=where, allowed=f"{name} takes {kind or 'what the help says'}", next_step=fixed)
+
+
+def _lacking(first: Any, context: Any, arguments: Sequence[str]) -> list[str]:
+    """What is still to be typed: the parameter that was missed, and those behind it that would be next."""
+    at = context.command.params.index(first)
+    typed = {each.split("=")[0] for each in arguments}
+    words: list[str] = []
+    for each in context.command.params[at:]:
+        if each.required and not typed & {*each.opts} and not os.environ.get(each.envvar or ""):
+            words += [_shown(each), _example(each)] if each.opts[0].startswith("-") else [_shown(each)]
+    return words
+
+
+def _origin(parameter: Any, context: Any, arguments: Sequence[str], files: dict[str, str]) -> tuple[str, str, str]:
+    """Where a bad value stands, the value with a blank behind it or nothing, and what to type."""
+    source = getattr(context.get_parameter_source(parameter.name), "name", "")
+    name = _shown(parameter)
+    if source == _FROM_ENVIRONMENT:
+        variable = parameter.envvar
+        return f"the variable {variable}", f"{os.environ.get(variable, '')!r} ", f"unset {variable}"
+    if source == _FROM_FILE:
+        place = files.get(f"{context.command_path.partition(' ')[2]}.{parameter.name}", "a file of settings")
+        return place, "", f"mend {place}, and run the command again"
+    default = parameter.metavar if parameter.default is None else parameter.default
+    where = f"{context.command_path} {name}"
+    for at, each in enumerate(arguments):
+        if each in parameter.opts and at + 1 < len(arguments):
+            return where, f"{arguments[at + 1]!r} ", _command([*arguments[: at + 1], str(default), *arguments[at + 2 :]])
+        option, equals, value = each.partition("=")
+        if equals and option in parameter.opts:
+            return where, f"{value!r} ", _command(arguments, {each: [name, str(default)]})
+    return where, "", f"{context.command_path} --help"
+
+
+def _about_command(where: str, commands: list[str], arguments: Sequence[str]) -> UsageError:
+    """A command, or one of a group, that is not there."""
+    depth = len(where.split()) - 1
+    typed = next((each for each in arguments[depth:] if not each.startswith("-")), "")
+    if not typed:
+        return UsageError(
+            "no command is given", where=where, allowed=", ".join(commands), next_step=f"{where} {commands[0]} --help"
+        )
+    near = difflib.get_close_matches(typed, commands, 1)
+    meant = f"; did you mean {near[0]}?" if near else ""
+    fixed = _command(arguments, {typed: near}) if near else f"{where} --help"
+    return UsageError(
+        f"there is no command {typed!r}{meant}", where=f"{where} {typed}", allowed=", ".join(commands), next_step=fixed
+    )
+
+
+_ONE_OPTION = re.compile(r"(--[a-z][a-z-]*) (\S+)")
+
+
+def with_whole_command(error: TokmillError, arguments: Sequence[str]) -> TokmillError:
+    """The error, whose next step is the whole command where it was one option with its value."""
+    found = _ONE_OPTION.fullmatch(error.next_step or "")
+    if not found or not arguments:
+        return error
+    option, value = found.groups()
+    kept, skip = [], False
+    for each in arguments:
+        if skip or each.startswith(option + "=") or each == option:
+            skip = each == option
+            continue
+        kept.append(each)
+    error.next_step = f"{_command(kept)} {option} {value}"
+    return error
+
+
+def _command(arguments: Sequence[str], replaced: dict[str, list[str]] | None = None) -> str:
+    words = [word for each in arguments for word in (replaced or {}).get(each, [each])]
+    return shlex.join([PROGRAM, *words])
+
+
+def _options(context: Any) -> dict[str, str]:
+    """The options of a command and what their values are called; of one without value, nothing."""
+    return {
+        name: "" if getattr(parameter, "is_flag", False) else _example(parameter)
+        for parameter in context.command.params
+        for name in (*parameter.opts, *parameter.secondary_opts)
+        if name.startswith("-") and not getattr(parameter, "hidden", False)
+    } | dict.fromkeys(context.help_option_names, "")
+
+
+def _commands(context: Any) -> list[str]:
+    return [*getattr(context.command, "commands", {})]
+
+
+def _usage(context: Any) -> str:
+    """`tokmill merge DIR... --out DIR`: what a command cannot do without."""
+    words = [context.command_path]
+    for parameter in context.command.params:
+        if getattr(parameter, "hidden", False) or not parameter.required:
+            continue
+        metavar = parameter.metavar or parameter.name.upper()
+        words.append(
+            f"{_shown(parameter)} {metavar}" if parameter.opts[0].startswith("-") else metavar + "..." * (parameter.nargs == -1)
+        )
+    return " ".join(words)
+
+
+def _example(parameter: Any) -> str:
+    """A value that may be typed, or the word for it: `raw` of `raw|llmc`, `DIR`."""
+    metavar = str(parameter.metavar or "VALUE")
+    return metavar.partition("|")[0] if metavar.islower() else metavar
+
+
+def _shown(parameter: Any) -> str:
+    """The long name of an option; of an argument, what stands for it."""
+    long = [name for name in parameter.opts if name.startswith("--")]
+    return str(long[0] if long else parameter.metavar or parameter.name)

@@ -1,0 +1,200 @@
+"""Every command in the documentation is run: the blocks of a page one behind the other, in a directory with corpora.
+
+A block that cannot run here (a network, a cluster, a GPU) has the reason in the line above it, `<!-- not run: reason -->`, and is
+counted. One that is to fail has `<!-- exit code N -->` there.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import small
+from helpers import write_corpus
+from plain import clean_environment
+
+import tokmill
+from tokmill import cli, configured
+from tokmill.errors import error_classes
+from tokmill.manifest import Manifest
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted(
+    str(page.relative_to(ROOT))
+    for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+    if not {"reference", "_build"} & {*page.relative_to(ROOT).parts}
+)
+FENCE = re.compile(
+    r"^(?:<!-- (?:not run: (?P<reason>[^>]+?)|exit code (?P<code>\d+)) -->\n)?```(?P<kind>\w*)\n(?P<text>.*?)^```$",
+    re.MULTILINE | re.DOTALL,
+)
+RUN = {"sh", "console", "python"}
+MOST_LEFT_OUT = 24
+"""Blocks that are shown and not run; more need a reason to be here."""
+
+
+@dataclass(frozen=True)
+class Block:
+    kind: str
+    text: str
+    code: int
+    reason: str | None
+    line: int
+
+
+def blocks(page: str) -> list[Block]:
+    text = (ROOT / page).read_text()
+    return [
+        Block(
+            found["kind"],
+            found["text"],
+            int(found["code"] or 0),
+            found["reason"],
+            text[: found.start()].count("\n") + 1 + bool(found["reason"] or found["code"]),
+        )
+        for found in FENCE.finditer(text)
+    ]
+
+
+TEXTS = [f"Document {i}. {'Some words, and then some more of them. ' * (i % 13)}Ünïcödé.\n" for i in range(400)]
+
+
+def make_corpora(place: Path) -> None:
+    """What the pages speak of."""
+    for name, texts in (
+        ("corpus.txt", TEXTS),
+        ("more.txt", TEXTS[:5]),
+        ("new.txt", ["something new", "and newer"]),
+        ("monday.txt", TEXTS[:50]),
+        ("tuesday.txt", TEXTS[50:90]),
+        ("texts/a.txt", TEXTS[:9]),
+        ("texts/b.md", TEXTS[9:12]),
+        ("part-0/a.txt", TEXTS[:30]),
+        ("part-1/b.txt", TEXTS[30:60]),
+        ("src/one.py", ["print(1)\n"]),
+        ("src/deep/two.py", ["print(2)\n"]),
+    ):
+        write_corpus(place / name, texts)
+    lines = "".join(json.dumps({"text": text, "body": text[:40]}) + "\n" for text in TEXTS)
+    (place / "corpus.jsonl").write_text(lines)
+    (place / "broken.jsonl").write_text(lines[:2000].rpartition("\n")[0] + '\n{"text": 5}\nnot JSON\n{"text": "good"}\n')
+    (place / "more.jsonl.zst").write_bytes(zstd.compress(lines.encode()))
+    (place / "lines.gz").write_bytes(gzip.compress(lines.encode()))
+    (place / "dump.gz").write_bytes(gzip.compress("\n\n".join(TEXTS[:40]).encode()))
+    for directory, column, part in (
+        ("fineweb", "text", 0),
+        ("fineweb", "text", 1),
+        ("fineweb-new", "text", 2),
+        ("shards", "content", 0),
+    ):
+        (place / directory).mkdir(exist_ok=True)
+        pq.write_table(pa.table({column: TEXTS[part * 100 : part * 100 + 100]}), place / directory / f"000_{part:05d}.parquet")
+    with tarfile.open(place / "webdataset.tar.gz", "w:gz") as archive:
+        for i, text in enumerate(TEXTS[:5]):
+            member = tarfile.TarInfo(f"{i}.txt")
+            member.size = len(text.encode())
+            archive.addfile(member, io.BytesIO(text.encode()))
+    (place / "llama").mkdir()
+    made = small.path_of("llama3").read_text().replace("<|endoftext|>", "<|end_of_text|>")
+    (place / "llama" / "tokenizer.json").write_text(made)
+    (place / "examples").symlink_to(ROOT / "examples")
+
+
+def make_programs(place: Path) -> None:
+    """`python` and `tokmill` as the pages call them."""
+    place.mkdir()
+    for name, call in (("python", ""), ("tokmill", "-m tokmill")):
+        (place / name).write_text(f'#!/bin/sh\nexec {sys.executable} -P {call} "$@"\n')
+        (place / name).chmod(0o755)
+
+
+LONG = {"docs/howto/llama.md", "docs/howto/moving.md", "docs/howto/parquet.md"}
+
+
+@pytest.mark.parametrize("page", [pytest.param(page, marks=[pytest.mark.slow] * (page in LONG)) for page in PAGES])
+def test_every_block_of_a_page_runs(page: str, tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+    make_corpora(work)
+    make_programs(tmp_path / "bin")
+    environment = clean_environment(NO_COLOR="1")
+    environment["PATH"] = f"{tmp_path / 'bin'}{os.pathsep}{environment['PATH']}"
+    for block in blocks(page):
+        if block.reason or block.kind not in RUN:
+            continue
+        program = [sys.executable, "-c", block.text] if block.kind == "python" else ["bash", "-euo", "pipefail", "-c", block.text]
+        done = subprocess.run(program, cwd=work, env=environment, capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == block.code, f"{page}:{block.line}\n{block.text}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
+
+
+def test_a_block_that_shows_tokmill_is_run_or_says_why_not() -> None:
+    shown = [(f"{page}:{block.line}", block) for page in PAGES for block in blocks(page) if "tokmill " in block.text]
+    assert [place for place, block in shown if not block.reason and block.kind not in RUN] == []
+
+
+def test_what_is_not_run_is_little() -> None:
+    found = [block for page in PAGES for block in blocks(page) if block.kind in RUN]
+    left_out = [block for block in found if block.reason]
+    assert len(left_out) <= MOST_LEFT_OUT
+    assert len(found) - len(left_out) > 35
+
+
+def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
+    pytest.importorskip("sphinx", reason="the extra docs is not installed: make docs")
+    site = tmp_path / "site"
+    command = [
+        sys.executable,
+        "-m",
+        "sphinx",
+        "-q",
+        "-W",
+        "-b",
+        "html",
+        "-d",
+        str(tmp_path / "trees"),
+        str(ROOT / "docs"),
+        str(site),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, env=clean_environment(), check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    for page in ("index", "tutorial", "reference/commands", "explanation/memory"):
+        assert (site / f"{page}.html").is_file()
+
+
+def test_the_reference_has_every_command_option_exit_code_and_public_name(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, str(ROOT / "docs" / "generate.py"), str(tmp_path)], env=clean_environment(), check=True)
+    commands, codes, python, manifest = (
+        (tmp_path / f"{name}.md").read_text() for name in ("commands", "exit-codes", "python", "manifest")
+    )
+    for knob in configured.knobs(cli.app):
+        section = commands[commands.index(f"## tokmill {' '.join(knob.command)}\n") :].split("\n## ")[0]
+        assert f"--{knob.key}" in section, knob
+    assert {name for name, cls in error_classes().items() if f"| {cls.exit_code} | `{name}` |" not in codes} == set()
+    assert {name for name in tokmill.__all__ if f"## tokmill.{name}" not in python} == set()
+    assert {name for name in Manifest.__struct_fields__ if f"| `{name}` |" not in manifest} == set()
+
+
+def test_the_pages_speak_of_every_command_and_of_no_option_that_does_not_exist() -> None:
+    knobs = configured.knobs(cli.app)
+    text = "\n".join((ROOT / page).read_text() for page in PAGES)
+    assert {" ".join(knob.command) for knob in knobs if f"tokmill {' '.join(knob.command)}" not in text} == set()
+    typed = "\n".join(block.text for page in PAGES for block in blocks(page))
+    lines = re.findall(r"^ *tokmill .*", typed, re.MULTILINE)
+    options = {option for line in lines for option in re.findall(r"(?<= )--[a-z][a-z-]+", line)}
+    assert options - {f"--{knob.key}" for knob in knobs} - {"--show-config"} == set()
