@@ -35,6 +35,8 @@ from tokmill.words import counted
 
 # Before ray is imported, which reads it then.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# Of a cluster that is started here: its workers would have niceness 15, and get next to nothing beside whatever else runs (--nice).
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 try:
     import ray
