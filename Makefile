@@ -5,7 +5,7 @@
 #   make test    the test suite          make slow   the tests that take longer
 #   make faults  every system call fails once: half an hour; root and strace
 #   make power   20 power cuts; make freeze: a machine short of memory; root and User-Mode Linux
-#   make ray     clusters of Ray on this machine, whose parts are killed; two minutes, in an environment of its own
+#   make ray     clusters of Ray on this machine, whose nodes are killed; some minutes, in an environment of its own
 #   make interop every format read by its trainer's own package; gigabytes of them
 #   make docs    the site, in build/docs: links that lead nowhere are errors
 #   make demo    the Python library's sources as token files, in ./demo

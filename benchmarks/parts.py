@@ -22,7 +22,7 @@ from typing import Any
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 # Ray's workers give way to everything else by themselves, which on a shared machine is what would be measured.
-os.environ["RAY_worker_niceness"] = "0"
+os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112  so Ray spells it
 
 TOKMILL = [sys.executable, "-m", "tokmill"]
 

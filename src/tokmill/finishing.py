@@ -23,7 +23,7 @@ from tokmill.changes import changed_error
 from tokmill.division import load_plan, n_parts, part_contents, part_directory
 from tokmill.durable import storage_errors
 from tokmill.errors import DamageError, UsageError
-from tokmill.manifest import FORMAT_VERSION, MANIFEST_NAME, Manifest, encode_manifest, load_manifest
+from tokmill.manifest import FORMAT_VERSION, MANIFEST_NAME, MOST_BYTES, Manifest, encode_manifest, load_manifest
 from tokmill.part import PartFile
 from tokmill.probe import peak_rss_bytes
 from tokmill.recorder import SKIPPED_NAME
@@ -250,9 +250,16 @@ class _Skipped:
 
 def _publish(directory: Path, parts: Sequence[Manifest], manifest: Manifest, teller: Teller) -> None:
     """Rename all files into place, the manifest last. Raises StorageError, DamageError."""
-    written = part_of(directory, MANIFEST_NAME)
+    written, encoded = part_of(directory, MANIFEST_NAME), encode_manifest(manifest)
+    if len(encoded) > MOST_BYTES:
+        raise UsageError(
+            f"the manifest would have {len(encoded):,} bytes, more than any tokmill reads",
+            where=str(directory),
+            allowed=f"{MOST_BYTES:,} bytes: some 60 TB of corpus",
+            next_step="make several outputs of the corpus, each of a part of its files",
+        )
     with storage_errors(directory):
-        durable.write_file(written, encode_manifest(manifest))
+        durable.write_file(written, encoded)
         for sub in sorted({os.path.dirname(name) for name in manifest.files} - {""}):
             durable.make_directory(directory / sub)
     done = 0

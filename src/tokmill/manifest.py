@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 MANIFEST_NAME = "manifest.json"
 BESIDE = {"report.html"}
 """What may lie beside the files of an output without being one of them; likewise whatever is hidden."""
-_MOST_BYTES = 1 << 30
+MOST_BYTES = 1 << 30
 """Of a manifest or a journal: 64 MiB of corpus take about a thousand bytes, so this is some 60 TB."""
 _MOST_IDS = 1 << 24
 FORMAT_VERSION = 1
@@ -143,7 +143,7 @@ def read_state(path: Path) -> bytes:
             raise _damaged(f"{path.name} is a symbolic link", str(path)) from None
         raise
     status = os.fstat(fd)
-    if not stat.S_ISREG(status.st_mode) or status.st_size > _MOST_BYTES:
+    if not stat.S_ISREG(status.st_mode) or status.st_size > MOST_BYTES:
         os.close(fd)
         what = (
             f"has {status.st_size:,} bytes; tokmill writes no such file"
