@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import importlib.util
 import itertools
 import json
 import os
@@ -35,6 +36,7 @@ from tokmill.config import Job
 from tokmill.division import part_directory
 from tokmill.errors import ChangedError, DamageError, LockedError, UsageError
 from tokmill.manifest import load_manifest
+from tokmill.options import with_address
 from tokmill.planning import make_job
 from tokmill.state import hold, let_go
 from tokmill.types import AnyEvent, Finished
@@ -440,6 +442,24 @@ def test_what_cannot_be_in_parts_is_refused(
     assert run(["tokenize", str(corpus.inputs[0]), "--out", str(tmp_path / "out"), *split, *arguments]) == 2
     assert says in capfd.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is not None, reason="the extra ray is installed")
+def test_without_the_extra_ray_it_says_what_to_install(corpus: Corpus, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(["tokenize", str(corpus.inputs[0]), "--out", str(tmp_path / "out"), "--ray"]) == 2
+    assert "pip install 'tokmill[ray]'" in capfd.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_address_may_follow_the_option_ray_or_not() -> None:
+    for typed, meant in (
+        (["--ray", "10.0.0.1:6379", "a.txt"], ["--ray", "10.0.0.1:6379", "a.txt"]),
+        (["--ray", "a.txt"], ["--ray=here", "a.txt"]),
+        (["a.txt", "--ray"], ["a.txt", "--ray=here"]),
+        (["--ray", "--json"], ["--ray=here", "--json"]),
+        (["--ray=local", "x"], ["--ray=local", "x"]),
+    ):
+        assert with_address(typed) == meant
 
 
 def test_what_comes_through_a_pipe_cannot_be_in_parts(tmp_path: Path) -> None:
