@@ -387,6 +387,11 @@ def test_a_part_is_made_by_one_and_put_together_by_one(parts: Path, corpus: Corp
     tokmill.finalize(out)
 
 
+def test_a_part_alone_is_not_taken_for_an_output(parts: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="part 3/7 of an output"):
+        tokmill.merge([part_directory(parts, 3), part_directory(parts, 4)], tmp_path / "merged")
+
+
 def test_whoever_comes_late_finds_all_done(corpus: Corpus, parts: Path, tmp_path: Path) -> None:
     out = shutil.copytree(parts, tmp_path / "out")
     tokmill.finalize(out)

@@ -25,6 +25,7 @@ import msgspec
 
 from tokmill.child import error_of
 from tokmill.config import Job
+from tokmill.division import part_contents
 from tokmill.entry import failed_event
 from tokmill.errors import Interrupted, LockedError, TokmillError, UsageError, WorkerDiedError
 from tokmill.runner import LocalRunner
@@ -64,7 +65,7 @@ _POLL_S = 0.5
 _KNOCK_S = 10.0
 _CHECKPOINT_S = 10.0
 """For the parts to commit what they have, when the run ends early."""
-_TELL_EVERY_S = 0.5
+_TELL_EVERY_S = 1.0
 _DEATHS = (
     exceptions.WorkerCrashedError,
     exceptions.NodeDiedError,
@@ -123,6 +124,8 @@ class _Work:
         self._job = job
         self._observers = observers
         self._waiting = deque(indexes)
+        wanted = set(indexes)
+        self._contents = {index: content for index, content in enumerate(part_contents(job.content)) if index in wanted}
         self._running: dict[Any, int] = {}
         self._deaths: Counter[int] = Counter()
         resources = job.resources
@@ -152,7 +155,7 @@ class _Work:
             ray.wait(list(self._running), num_returns=len(self._running), timeout=_CHECKPOINT_S)
 
     def _submit(self, index: int) -> None:
-        job = part_job(self._job, index)
+        job = part_job(self._job, index, self._contents[index])
         paths = {source.path for source in job.content.inputs}
         job = msgspec.structs.replace(job, fresh=False, urls={path: url for path, url in job.urls.items() if path in paths})
         self._running[self._task.remote(msgspec.json.encode(job), index, self._board)] = index
@@ -205,6 +208,8 @@ class _View:
         self._sizes = _part_sizes(job)
         self._left = set(indexes)
         self._counts = Counts()
+        self._states: dict[int, tuple[int, bytes]] = {}
+        """Of parts that are being made: position and counts."""
 
     def started(self, job: Job) -> Started:
         """The event that says what is to be done, and what is done already."""
@@ -222,16 +227,17 @@ class _View:
     def finish(self, index: int, counts: Counts) -> None:
         """A part is complete."""
         self._left.discard(index)
+        self._states.pop(index, None)
         self._counts += counts
 
     def progress(self, states: dict[int, tuple[int, bytes]]) -> Progress:
-        """The event that says how far it is. states: of each part that told so, its position and counts."""
+        """The event that says how far it is. states: of each part that told so since the last time, its position and counts."""
+        self._states |= {index: state for index, state in states.items() if index in self._left}
         position = sum(size for index, size in enumerate(self._sizes) if index not in self._left)
         counts = self._counts
-        for index, (part_position, part_counts) in states.items():
-            if index in self._left:
-                position += min(part_position, self._sizes[index])
-                counts += msgspec.json.decode(part_counts, type=Counts)
+        for index, (part_position, part_counts) in self._states.items():
+            position += min(part_position, self._sizes[index])
+            counts += msgspec.json.decode(part_counts, type=Counts)
         elapsed_s = time.monotonic() - self._began_s
         return Progress(elapsed_s=elapsed_s, position_bytes=position, counts=counts, rss_bytes=0)
 
@@ -252,9 +258,9 @@ class Board:
         self._notes.append(text)
 
     def read(self) -> tuple[dict[int, tuple[int, bytes]], list[str]]:
-        """How far every part is that told so, and what was said since the last time."""
-        notes, self._notes = self._notes, []
-        return dict(self._states), notes
+        """What was told and said since the last time."""
+        (states, notes), (self._states, self._notes) = (self._states, self._notes), ({}, [])
+        return states, notes
 
 
 class _Reporter:

@@ -22,7 +22,7 @@ from tokmill.types import Counts, Finished, path_to_text, text_to_path
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tokmill.config import Job
+    from tokmill.config import Content, Job
     from tokmill.manifest import Manifest
     from tokmill.protocols import Observer, Runner
 
@@ -93,10 +93,10 @@ def begin(job: Job, *, force: bool) -> Finished | None:
     return None if complete is None else _finished(complete)
 
 
-def part_job(job: Job, index: int) -> Job:
-    """The job of one part. job: of the whole. Raises UsageError."""
+def part_job(job: Job, index: int, content: Content | None = None) -> Job:
+    """The job of one part. job: of the whole. content: the part's, where it is known already. Raises UsageError."""
     out = path_to_text(str(part_directory(_directory(job), index)))
-    return msgspec.structs.replace(job, out=out, content=part_content(job.content, index))
+    return msgspec.structs.replace(job, out=out, content=content or part_content(job.content, index))
 
 
 def run_part(job: Job, index: int, runner: Runner, observers: Sequence[Observer]) -> Finished:

@@ -63,6 +63,7 @@ class Nodes:
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_health_check_period_ms": "1000",
             "RAY_health_check_failure_threshold": "5",
+            "RAY_worker_niceness": "0",
         }
         head = {**NODE, "num_cpus": 0, "include_dashboard": False}
         self.cluster = Cluster(initialize_head=True, head_node_args=head)
