@@ -3,6 +3,7 @@
 #   make setup   the environment, in .venv (again only when pyproject.toml changes)
 #   make check   lint, format, types
 #   make test    the test suite          make slow   the tests that take longer
+#   make browser reports in a headless Chromium, which must be installed
 #   make faults  every system call fails once: half an hour; root and strace
 #   make power   20 power cuts; make freeze: a machine short of memory; root and User-Mode Linux
 #   make ray     clusters of Ray on this machine, whose nodes are killed; some minutes, in an environment of its own
@@ -24,10 +25,10 @@ BENCH := benchmarks/data
 BENCH_GB ?= 0.3
 
 .DEFAULT_GOAL := help
-.PHONY: help docs setup check test slow faults power freeze ray interop bench demo clean
+.PHONY: help docs setup check test slow browser faults power freeze ray interop bench demo clean
 
 help:
-	@sed -n '3,13s/^# *//p' Makefile
+	@sed -n '3,14s/^# *//p' Makefile
 
 setup: $(STAMP)
 
@@ -49,6 +50,9 @@ test: $(STAMP)
 
 slow: $(STAMP)
 	@$(BIN)/python -m pytest -m slow --ignore tests/faults $(PYTEST_ARGS)
+
+browser: $(STAMP)
+	@$(BIN)/python -m pytest -m browser tests/test_report_browser.py $(PYTEST_ARGS)
 
 faults: $(STAMP)
 	@$(BIN)/python -m pytest -o faulthandler_timeout=0 -m 'slow or root' tests/faults $(PYTEST_ARGS)

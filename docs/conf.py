@@ -22,7 +22,6 @@ html_title = f"tokmill {tokmill.__version__}"
 html_show_sphinx = False
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 4
-# What stands for another file of the project is a link on GitHub and in an editor; the site has no such file.
 exclude_patterns = ["_build"]
 nitpicky = True
 

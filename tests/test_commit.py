@@ -128,7 +128,10 @@ def test_fresh_keeps_the_old_output_until_the_new_one_is_complete(tmp_path: Path
         ({"tokenizer": a_tokenizer(sha256="f" * 64)}, "--tokenizer"),
         ({"inputs": (Input(path="/corpus.txt", format="text", compression="none", size_bytes=11, mtime_ns=1),)}, "had 10 bytes"),
         ({"inputs": (Input(path="/corpus.txt", format="text", compression="none", size_bytes=10, mtime_ns=2),)}, "was modified"),
-        ({"inputs": (Input(path="/b.txt", format="text", compression="none", size_bytes=10, mtime_ns=1),)}, "/b.txt is new"),
+        (
+            {"inputs": (Input(path="/b.txt", format="text", compression="none", size_bytes=10, mtime_ns=1),)},
+            "/b.txt is new|1 other input",
+        ),
     ],
 )
 def test_a_run_that_was_begun_differently_is_refused_by_name(tmp_path: Path, change: dict[str, object], named: str) -> None:

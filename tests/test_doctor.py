@@ -77,6 +77,15 @@ def test_versions_are_numbers(version: str, wanted: str, right: bool) -> None:
     assert doctor.fits(version, wanted) is right
 
 
+def test_a_variable_that_no_option_has_is_noted(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("TOKMILL_VAL_FRACTON", "0.1")
+    monkeypatch.setenv("TOKMILL_SEED", "1")
+    assert cli.run(["doctor"]) == 0
+    shown = capsys.readouterr().out
+    assert "TOKMILL_VAL_FRACTON  note: no option has this variable  (export TOKMILL_VAL_FRACTION=..." in shown
+    assert "TOKMILL_SEED  note" not in shown
+
+
 def test_notes_alone_are_no_fault() -> None:
     Diagnosis((Check("a", "b", "c", "note", "d"),)).raise_for_faults()
 
@@ -98,6 +107,15 @@ def complete(line: str) -> list[str]:
         [sys.executable, "-m", "tokmill"], capture_output=True, text=True, env=clean_environment(**environment), check=True
     )
     return done.stdout.split()
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_zsh_and_fish_are_answered_as_their_scripts_ask(shell: str) -> None:
+    asked = {"_TYPER_COMPLETE_ARGS": "tokmill tokenize x --format meg", "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
+    environment = clean_environment(_TOKMILL_COMPLETE=f"complete_{shell}", **asked)
+    done = subprocess.run([sys.executable, "-m", "tokmill"], capture_output=True, text=True, env=environment, check=True)
+    assert "megatron" in done.stdout
+    assert "olmo" not in done.stdout
 
 
 def test_commands_options_and_values_are_completed() -> None:

@@ -197,6 +197,21 @@ def _complaint(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().err
 
 
+def test_a_path_that_is_mistyped_is_proposed_with_the_whole_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(corpus(tmp_path).parent)
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "texts.txt").touch()
+    for typed, fixed in (
+        ("tokenize corpsu.txt --out o", "tokmill tokenize corpus.txt --out o"),
+        ("plan deep/text.txt", "tokmill plan deep/texts.txt"),
+        ("inspect nothing/at/all", "ls ."),
+    ):
+        assert cli.run(typed.split()) == 2
+        assert shown_parts(capsys.readouterr().err)["next"].strip() == fixed
+
+
 def test_a_bad_value_of_the_environment_is_named_by_its_variable(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -52,6 +52,21 @@ def test_an_input_directory_that_is_the_output_is_called_so(tmp_path: Path, caps
     assert "this directory is the output's" in capsys.readouterr().err
 
 
+def test_verbose_says_what_was_decided(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "corpus.txt", TEXTS)
+    plain = tokmill_command("tokenize", corpus, "--out", tmp_path / "plain").stderr
+    told = tokmill_command("tokenize", corpus, "--out", tmp_path / "told", "-v", "--threads", "1", "--memory", "512MiB").stderr
+    for words in (
+        f"input: {corpus}, text",
+        "tokenizer: gpt2, 50,257 ids",
+        "engine gigatoken, 1 thread",
+        "memory: 512 MiB",
+        "batches: ",
+    ):
+        assert words in told
+        assert words not in plain
+
+
 def test_a_directory_with_other_files_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     corpus = write_corpus(tmp_path / "corpus.txt", TEXTS)
     done = tokmill_command("tokenize", corpus, "--out", tmp_path)

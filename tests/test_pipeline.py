@@ -20,7 +20,7 @@ from tokmill.types import Batch, Cursor, EncodedBatch
 class Batches:
     """A reader of given batches that remembers how far it was read and whether it was closed."""
 
-    def __init__(self, n: int, error: Exception | None = None, size: int = 100) -> None:
+    def __init__(self, n: int, error: BaseException | None = None, size: int = 100) -> None:
         self.n, self.error, self.size = n, error, size
         self.n_read = 0
         self.closed = False
@@ -136,6 +136,31 @@ def test_closing_the_results_ends_the_threads() -> None:
     next(results)
     results.close()
     assert threading.active_count() <= before
+
+
+class Panic(BaseException):
+    """What an engine in Rust raises: no Exception."""
+
+
+def test_a_panic_in_an_encoder_thread_is_raised_behind_what_was_encoded() -> None:
+    class Panicking(SlowStage):
+        def run(self, batch: Batch) -> EncodedBatch:
+            if batch.index == 9:
+                raise Panic("at byte 4")
+            return super().run(batch)
+
+    pipe = Pipeline(
+        Batches(40), Panicking, n_threads=2, flow=Flow(1 << 20), renewal=Renewal(1 << 60, lambda _b, _a: None), on_tick=lambda: None
+    )
+    taken: list[int] = []
+    with pytest.raises(Panic, match="at byte 4"):
+        taken.extend(result.index for result in pipe.results(Cursor()))
+    assert taken == list(range(9))
+
+
+def test_a_panic_in_the_reader_does_not_pass_for_the_end_of_the_corpus() -> None:
+    with pytest.raises(Panic, match="in the reader"):
+        list(pipeline(Batches(7, Panic("in the reader"))).results(Cursor()))
 
 
 def test_an_unforeseen_error_in_a_thread_is_raised_not_swallowed() -> None:

@@ -7,13 +7,36 @@ import re
 
 import pytest
 
-from tokmill.progress import Bar, Lines, Nothing, ProgressObserver, format_bytes, format_duration, format_memory, make_progress
+from tokmill.progress import (
+    Bar,
+    Lines,
+    Nothing,
+    Part,
+    ProgressObserver,
+    format_bytes,
+    format_duration,
+    format_memory,
+    make_progress,
+)
 from tokmill.types import Counts, Finished, Notice, Progress, Renewed, Restarted, Started
 
 
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
+
+
+def on_screen(written: str) -> list[str]:
+    """The lines that stay of what was written: the cursor only ever goes to the beginning of its line and erases from there."""
+    rows = [""]
+    for token in re.findall(r"\x1b\[J|\x1b\[[0-9;]*m|\r|\n|[^\x1b\r\n]+", written):
+        if token == "\x1b[J":
+            rows[-1] = ""
+        elif token == "\n":
+            rows.append("")
+        elif token[0] not in "\x1b\r":
+            rows[-1] += token
+    return rows
 
 
 class Clock:
@@ -32,7 +55,7 @@ def progress(elapsed_s: float, position: int) -> Progress:
     return Progress(elapsed_s=elapsed_s, position_bytes=position, counts=counts, rss_bytes=512 << 20)
 
 
-def lines(*events: object, seconds: float = 31, verbose: bool = False) -> list[str]:
+def lines(*events: object, seconds: float = 301, verbose: bool = False) -> list[str]:
     stream, clock = io.StringIO(), Clock()
     observer = ProgressObserver(Lines(stream), verb="tokenizing", verbose=verbose, clock=clock)
     for event in events:
@@ -44,13 +67,44 @@ def lines(*events: object, seconds: float = 31, verbose: bool = False) -> list[s
 def test_a_line_says_share_rate_memory_of_budget_and_time_left() -> None:
     found = lines(started(), progress(0, 0), progress(1, 25_000_000))
     assert found[0] == "tokmill: tokenizing 100.0 MB, 2 threads, at most 1.0 GiB of memory"
-    assert found[-1] == ("tokmill: 25 % · 25.0 MB of 100.0 MB · 25 MB/s · 6.2 Mtokens/s · 0:03 left · 512 MiB of 1.0 GiB")
+    assert found[-1] == ("tokmill: 25 % · 25.0 MB of 100.0 MB · 25 MB/s · 6.2 Mtokens/s · about 0:03 left · 512 MiB of 1.0 GiB")
 
 
-def test_lines_are_thirty_seconds_apart() -> None:
-    events = [progress(i / 10, i * 1000) for i in range(650)]
+def test_the_first_line_comes_soon_and_the_others_thirty_seconds_apart() -> None:
+    events = [progress(i / 10, i * 1000) for i in range(680)]
     found = lines(started(), *events, seconds=0.1)
-    assert len(found) == 1 + 2
+    assert [line.split(" · ")[1].split(" of ")[0] for line in found[1:]] == ["49.0 kB", "349.0 kB", "649.0 kB"]
+
+
+def test_a_log_of_a_week_can_still_be_read() -> None:
+    events = [progress(i * 10.0, i * 1000) for i in range(7 * 24 * 360)]
+    assert len(lines(started(), *events, seconds=10)) < 2300
+
+
+def test_what_comes_before_the_first_bytes_does_not_slow_the_time_left() -> None:
+    found = lines(started(), *(progress(i / 5, 0) for i in range(50)), progress(10, 5_000_000), progress(11, 10_000_000))
+    assert "about 0:04 left" in found[-2], "5 MB in the 0.2 s since there was none"
+    assert "about 0:16 left" in lines(started(), progress(0, 0), progress(10, 0), progress(11, 6_000_000))[-1]
+
+
+def test_the_time_left_is_a_guess_at_first_and_then_follows_the_last_minute() -> None:
+    fast = [progress(float(i), i * 1_000_000) for i in range(60)]
+    slow = [progress(60.0 + i, 60_000_000 + i * 100_000) for i in range(1, 121)]
+    found = lines(started(), *fast, *slow)
+    assert "about 1:39 left" in found[2]
+    assert "· 1:20 left" in found[21]
+    assert "· 4:40 left" in found[-1], "28 MB at the last minute's 0.1 MB/s, not at the mean of 0.4"
+
+
+def test_a_run_that_stands_still_says_for_how_long_instead_of_a_time_left() -> None:
+    found = lines(started(), progress(0, 0), progress(1, 1_000_000), *(progress(float(i), 1_000_000) for i in range(2, 70)))
+    assert "nothing new for 1:08" in found[-1]
+    assert "left" not in found[-1]
+
+
+def test_a_share_of_a_hundred_is_all() -> None:
+    assert "99 %" in lines(started(), progress(0, 0), progress(1, 99_999_999))[-1]
+    assert "100 %" in lines(started(), progress(0, 0), progress(1, 100_000_000))[-1]
 
 
 def test_rates_of_a_resumed_run_count_only_what_it_did_itself() -> None:
@@ -92,8 +146,11 @@ def test_a_terminal_gets_a_bar_at_most_five_times_a_second_and_it_is_taken_away(
     shown = stream.getvalue()
     assert 3 <= shown.count("MB/s") <= 6
     assert re.search(r"\d+ % · [\d.]+ MB/100.0 MB · 100 MB/s", shown)
-    assert "[bold]a notice[/bold]" in shown
-    assert shown.rstrip().endswith(("\x1b[2K", "\x1b[?25h"))
+    assert "\x1b[Jtokmill: [bold]a notice[/bold]\n" in shown
+    assert shown.endswith("\r\x1b[J")
+    assert on_screen(shown) == [
+        "tokmill: tokenizing 100.0 MB, 2 threads, at most 1.0 GiB of memory", "tokmill: [bold]a notice[/bold]", "",
+    ]  # fmt: skip
 
 
 def test_a_bar_without_a_total_is_counters_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,11 +168,51 @@ def test_a_bar_without_a_total_is_counters_alone(monkeypatch: pytest.MonkeyPatch
 def test_no_colour_is_written_when_no_colour_is_wished(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setenv("NO_COLOR", "1")
-    stream = Terminal()
+    stream, coloured = Terminal(), Terminal()
     bar = Bar(stream)
-    bar.update("words", 1, 2)
+    monkeypatch.delenv("NO_COLOR")
+    Bar(coloured).update([Part("words", 1)], 1, 2)
+    bar.update([Part("words", 1)], 1, 2)
     bar.close()
-    assert not re.search(r"\x1b\[[0-9;]*3[0-9]", stream.getvalue())
+    assert "\x1b[3" in coloured.getvalue()
+    assert not re.search(r"\x1b\[[0-9;]*m", stream.getvalue())
+
+
+PARTS = [
+    Part("25.0 MB of 100.0 MB", 3), Part("25 MB/s", 2), Part("6.2 Mtokens/s", 6), Part("about 0:03 left", 1),
+    Part("512 MiB of 1.0 GiB", 5),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("columns", [1, 8, 20, 30, 40, 60, 80, 100, 200])
+def test_a_narrow_terminal_gets_the_more_important_words_on_one_line(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    stream = Terminal()
+    Bar(stream).update(PARTS, 25, 100)
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", stream.getvalue()).removeprefix("\r\x1b[J").removesuffix("\r")
+    assert len(shown) <= max(columns - 1, 2)
+    wanted = {
+        20: "  25 %", 30: "  25 % · about 0:03 left", 40: "  25 % · 25 MB/s · about 0:03 left",
+        60: "  25 % · 25.0 MB/100.0 MB · 25 MB/s · about 0:03 left",
+    }  # fmt: skip
+    assert shown == wanted.get(columns, shown)
+    if columns >= 100:
+        assert "━━━─────── 25 %" in shown
+        assert "512 MiB" in shown
+
+
+def test_a_stream_that_cannot_write_lines_gets_plain_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, encoding="ascii")
+    Bar(stream).update(PARTS, 25, 100)
+    assert raw.getvalue() == b"\r\x1b[J  ###------- 25 % | 25.0 MB/100.0 MB | 25 MB/s | about 0:03 left\r"
+
+
+def test_a_full_disk_or_a_lost_terminal_is_no_reason_to_end_a_run() -> None:
+    with open("/dev/full", "w") as stream:
+        Lines(stream).message("unheard")
+        Lines(stream).message("unheard")
 
 
 @pytest.mark.parametrize(

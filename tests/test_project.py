@@ -16,9 +16,17 @@ from plain import clean_environment
 import tokmill
 
 ROOT = Path(__file__).parents[1]
-HEAVY = {"gigatoken", "pyarrow", "numpy", "ray", "tiktoken", "awkward", "fsspec", "aiohttp", "s3fs"}
-COMMANDS = ("plan", "tokenize", "verify", "inspect", "merge", "convert", "reshard", "vocab", "doctor", "completion")
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "ARCHITECTURE.md", "CHANGELOG.md", "docs/training.md")
+HEAVY = {"matplotlib", "gigatoken", "pyarrow", "numpy", "ray", "tiktoken", "awkward", "fsspec", "aiohttp", "s3fs"}
+COMMANDS = ("plan", "tokenize", "verify", "inspect", "merge", "convert", "reshard", "report", "vocab", "doctor", "completion")
+DOCUMENTS = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "ARCHITECTURE.md",
+    "CHANGELOG.md",
+    "docs/training.md",
+    "docs/report.md",
+    "docs/events.md",
+)
 # In two parts, so that this file does not hold what it looks for.
 FORBIDDEN = re.compile(
     "|".join(("/work" + "/", "sha" + "red/", r"https?://(?:[\w.-]*\.)?(?:pypi|python" + r"hosted)\b", "index" + "-url"))

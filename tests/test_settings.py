@@ -96,6 +96,12 @@ def test_help_is_there_whatever_the_file_says(elsewhere: Path, capsys: pytest.Ca
     assert "--show-config" in capsys.readouterr().out
 
 
+def test_an_error_is_json_when_the_file_asks_for_it(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (elsewhere / "tokmill.toml").write_text("json = true\n")
+    assert cli.run(["tokenize", "nowhere.txt", "--out", "o"]) == 2
+    assert json.loads(capsys.readouterr().out)["exit_code"] == 2
+
+
 def test_show_config_does_nothing_but_show(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_corpus(elsewhere / "corpus.txt", ["one", "two"])
     assert cli.run(["tokenize", "corpus.txt", "--out", "made", "--show-config"]) == 0

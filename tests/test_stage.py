@@ -102,8 +102,18 @@ class HighEncoder(ByteEncoder):
 @pytest.mark.parametrize("bad_id", [50256, 50257, 65535, 65536, 2**32 - 1])
 def test_an_id_that_does_not_fit_or_forges_an_eot_is_an_error_never_a_wrap(bad_id: int) -> None:
     stage = EncodeStage(a_content(), HighEncoder(bad_id), Auditor(ByteEncoder, None, 0.0))
-    with pytest.raises(EngineError, match=f"{bad_id:,}"):
+    with pytest.raises(EngineError, match=f"{bad_id:,}") as caught:
         stage.run(a_batch([b"abc"]))
+    assert caught.value.next_step == "run again with --engine tiktoken --fresh (slow, exact); if it stays, report it"
+
+
+def test_the_advice_about_an_id_fits_the_kind_of_tokenizer() -> None:
+    content = a_content(tokenizer=a_tokenizer(kind="huggingface"))
+    stage = EncodeStage(content, HighEncoder(50256), Auditor(ByteEncoder, None, 0.0))
+    with pytest.raises(EngineError, match="50,256") as caught:
+        stage.run(a_batch([b"abc"]))
+    assert "--engine tokenizers --fresh" in str(caught.value.next_step)
+    assert "--eot-token" in str(caught.value.next_step)
 
 
 def test_ids_above_65535_are_kept_in_uint32() -> None:

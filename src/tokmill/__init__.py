@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from tokmill.mending import repair
     from tokmill.merging import merge
     from tokmill.replay import Outcome
+    from tokmill.reporting import ReportPage, report
     from tokmill.verification import Report, verify
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "Outcome",
     "Plan",
     "Report",
+    "ReportPage",
     "Summary",
     "TokmillError",
     "convert",
@@ -46,6 +48,7 @@ __all__ = [
     "open",
     "plan",
     "repair",
+    "report",
     "reshard",
     "tokenize",
     "verify",
@@ -57,6 +60,7 @@ _FROM = {
     "Outcome": "replay:Outcome",
     "Plan": "forecast:Plan",
     "Report": "verification:Report",
+    "ReportPage": "reporting:ReportPage",
     "Summary": "api:Summary",
     "TokmillError": "errors:TokmillError",
     "convert": "conversion:convert",
@@ -66,6 +70,7 @@ _FROM = {
     "open": "dataset:open_dataset",
     "plan": "api:plan",
     "repair": "mending:repair",
+    "report": "reporting:report",
     "reshard": "conversion:reshard",
     "tokenize": "api:tokenize",
     "verify": "verification:verify",

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from tokmill import __version__
-from tokmill.changes import changed_error, changed_input_error
+from tokmill.changes import changed_input_error, changed_settings_error
+from tokmill.chronicle import Chronicle
 from tokmill.commit import Output, open_output, pending_manifest
 from tokmill.errors import UsageError
 from tokmill.flat import FlatCarrier, is_flat
@@ -62,7 +63,7 @@ def extend(planned: PlannedJob) -> PlannedJob:
         )
     settings = msgspec.structs.replace(job.content, inputs=old.content.inputs)
     if settings.fingerprint() != old.fingerprint:
-        raise changed_error(old.content, settings, directory)
+        raise changed_settings_error(old.content, settings, directory)
     new, notices = _new_inputs(old.content.inputs, job.content.inputs, directory)
     if not new:
         return PlannedJob(msgspec.structs.replace(job, content=old.content, fresh=False), [*planned.notices, *notices])
@@ -92,9 +93,13 @@ def carry_over(job: Job, observers: Sequence[Observer]) -> Job:
             Teller(observers).notice(
                 f"the new output begins with the {size} that are complete; they stay until it is complete, too"
             )
-            replay = Replay([source], carrier, output, Teller(()))
-            replay.run()
-            replay.finish(complete=False)
+            chronicle = Chronicle(output)
+            replay = Replay([source], carrier, output, Teller([chronicle]))
+            try:
+                replay.run()
+                replay.finish(complete=False)
+            finally:
+                chronicle.save()
     finally:
         output.close()
     return job

@@ -7,30 +7,116 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from tokmill.errors import ChangedError
+from tokmill.config import typed_separator
+from tokmill.errors import ChangedError, TokmillError
+from tokmill.manifest import load_manifest
+from tokmill.sharding import Shards
 from tokmill.types import STDIN, text_to_path
 from tokmill.words import counted
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from tokmill.config import Content
+    from tokmill.manifest import Manifest
     from tokmill.types import Input
 
-_OPTIONS = {"shards": "--shard-tokens", "splits": "N of --split I/N"}
+_OPTIONS = {"shards": ("--shard-tokens", "--shard-documents", "--drop-tail"), "splits": ("N of --split I/N",)}
+"""Of settings that are not called as their option is."""
 _SUFFIXES = {"none": "", "gzip": ".gz", "zstd": ".zst", "xz": ".xz", "bzip2": ".bz2", "lz4": ".lz4"}
 _MOST = 5
 """Differences or inputs that are named."""
 
 
 def changed_error(before: Content, now: Content, directory: Path) -> ChangedError:
-    """The error that refuses to go on, naming each setting and input that differs."""
-    differences = [*_settings(before, now), *_inputs(before.inputs, now.inputs)]
+    """The error that refuses to go on, naming each setting and input that differs.
+
+    before: of the run that was begun, of the complete output in `directory`, or of an append to it that was interrupted.
+    """
+    complete = _complete(directory)
+    if complete is not None and _is_append(complete.content, before):
+        return _pending_error(complete.content, before, directory)
+    names = _differing(before, now)
+    differences = [*_settings(before, now, names), *_inputs(before.inputs, now.inputs)]
+    if complete is not None and complete.fingerprint == before.fingerprint():
+        return _complete_error(before, now, directory, differences, is_alike=not names)
     return ChangedError(
         "the run in this directory was begun differently: " + "; ".join(_shortened(differences)),
         where=str(directory),
         allowed="the same inputs, unchanged, and the same settings",
         next_step="restore what changed, choose another --out, or start over with --fresh",
+    )
+
+
+def _complete(directory: Path) -> Manifest | None:
+    """The complete output that stands in the directory, if its manifest can be read."""
+    try:
+        return load_manifest(directory)
+    except (TokmillError, OSError):
+        return None
+
+
+def _is_append(complete: Content, begun: Content) -> bool:
+    """Whether a run that was begun adds inputs to what is complete."""
+    n = len(complete.inputs)
+    return len(begun.inputs) > n and begun.inputs[:n] == complete.inputs and not _differing(complete, begun)
+
+
+def _pending_error(complete: Content, begun: Content, directory: Path) -> ChangedError:
+    """Something else was asked for while an append waits to be finished."""
+    new = [_display_name(i) for i in begun.inputs[len(complete.inputs) :]]
+    names = " ".join(shlex.quote(name) for name in new[:_MOST]) + (" ..." if len(new) > _MOST else "")
+    return ChangedError(
+        f"an append of {', '.join(_shortened(new))} to this output was interrupted",
+        where=str(directory),
+        allowed="to finish it, or to discard it; the output as it was before is complete",
+        next_step=f"finish it: the tokmill tokenize command that was interrupted, with {names} --append; "
+        "or discard it: your command with --append --fresh",
+    )
+
+
+def _complete_error(before: Content, now: Content, directory: Path, differences: list[str], *, is_alike: bool) -> ChangedError:
+    """What was asked for is another output than the complete one. is_alike: only inputs differ."""
+    old = {i.path for i in before.inputs}
+    new = [i for i in now.inputs if i.path not in old]
+    if is_alike and len(new) == len(now.inputs):
+        return ChangedError(
+            f"this is a complete output of {counted(len(before.inputs), 'other input')}",
+            where="\n".join([str(directory), "made of:", *_shortened([_named(i) for i in before.inputs])]),
+            allowed="the same inputs, or others with --append",
+            next_step="to add these: the same command with --append; or choose another --out, or start over with --fresh",
+        )
+    if is_alike and new:
+        what = (
+            f"this is a complete output, and {counted(len(new), 'input')} of these {'is' if len(new) == 1 else 'are'} not in it: "
+        )
+        return ChangedError(
+            what + ", ".join(_shortened([_named(i) for i in new])),
+            where=str(directory),
+            allowed="the same inputs, or more with --append",
+            next_step="to add what is new: the same command with --append; or choose another --out, or start over with --fresh",
+        )
+    return ChangedError(
+        "the complete output in this directory was made differently: " + "; ".join(_shortened(differences)),
+        where=str(directory),
+        allowed="the same inputs, unchanged, and the same settings",
+        next_step="restore what changed, choose another --out, or start over with --fresh",
+    )
+
+
+def changed_settings_error(before: Content, now: Content, directory: Path) -> ChangedError:
+    """The error for inputs that are to be appended with other settings than the output was made with."""
+    names = _differing(before, now)
+    options = " ".join(text for name in names if (text := _typed(name, before, now)))
+    without = [each for name in names for each in _OPTIONS.get(name, (_option(name),)) if not _typed(name, before, now)]
+    with_it = f" with {options}" if options else ""
+    without_it = f" without {' '.join(without)}" if without else ""
+    return ChangedError(
+        "the output was made with other settings: " + "; ".join(_settings(before, now, names)),
+        where=str(directory),
+        allowed="the settings that the output was made with",
+        next_step=f"the same command{with_it}{' and' if with_it and without_it else ''}{without_it}",
     )
 
 
@@ -79,8 +165,12 @@ def _sources(before: tuple[Input, ...], now: tuple[Input, ...]) -> list[str]:
 
 
 def _named(source: Input) -> str:
-    name = "standard input" if source.path == STDIN else source.path
+    name = _display_name(source)
     return name if source.size_bytes is None else f"{name} ({counted(source.size_bytes, 'byte')})"
+
+
+def _display_name(source: Input) -> str:
+    return "standard input" if source.path == STDIN else source.path
 
 
 def _compare_again(before: tuple[Input, ...], now: tuple[Input, ...], directory: Path) -> str:
@@ -104,30 +194,56 @@ def _compare_again(before: tuple[Input, ...], now: tuple[Input, ...], directory:
     )
 
 
-def _settings(before: Content, now: Content) -> list[str]:
+def _differing(before: Content, now: Content) -> list[str]:
+    """Settings in which the two are not alike: fields of `Content`, and `eot_token` where only that is another."""
     names = [f for f in before.__struct_fields__ if f not in ("inputs", "tokenizer") and getattr(before, f) != getattr(now, f)]
-    if before.tokenizer.sha256 != now.tokenizer.sha256 or before.tokenizer.encoding != now.tokenizer.encoding:
-        names.append("tokenizer")
-    elif before.tokenizer.eot_id != now.tokenizer.eot_id:
-        return [*(_setting(n, getattr(before, n), getattr(now, n)) for n in names), _eot_token(before, now)]
-    return [_setting(name, getattr(before, name), getattr(now, name)) for name in names]
+    ours, theirs = before.tokenizer, now.tokenizer
+    if (ours.sha256, ours.encoding) != (theirs.sha256, theirs.encoding):
+        return [*names, "tokenizer"]
+    return [*names, "eot_token"] if ours.eot_id != theirs.eot_id else names
 
 
-def _eot_token(before: Content, now: Content) -> str:
-    return f"--eot-token was {before.tokenizer.eot_id}, is {now.tokenizer.eot_id}"
+def _settings(before: Content, now: Content, names: Sequence[str]) -> list[str]:
+    return [_setting(name, before, now) for name in names]
 
 
-def _setting(name: str, before: object, now: object) -> str:
-    if name == "tokenizer":
-        before, now = (f"{t.name} (sha256 {t.sha256[:12]})" for t in (before, now))  # type: ignore[attr-defined]
+def _setting(name: str, before: Content, now: Content) -> str:
     if name == "origin":
         return "one of the two is put together from runs with other settings, or from a bare file, the other is not"
-    option = _OPTIONS.get(name, "--" + name.replace("_", "-"))
-    return f"{option} was {_value(before)}, is {_value(now)}"
+    option = _OPTIONS.get(name, (_option(name),))[0]
+    return f"{option} was {_value(name, before)}, is {_value(name, now)}"
 
 
-def _value(value: object) -> object:
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _value(name: str, content: Content) -> object:
+    """A setting as a person would type or read it."""
+    if name == "tokenizer":
+        return f"{content.tokenizer.name} (sha256 {content.tokenizer.sha256[:12]})"
+    if name == "eot_token":
+        return content.tokenizer.eot_id
+    value = getattr(content, name)
+    if name == "separator":
+        return typed_separator(value)
     return "not given" if value is msgspec.UNSET else value
+
+
+def _typed(name: str, wanted: Content, now: Content) -> str:
+    """What to type for a setting; empty where options are to be left out for it."""
+    value = _value(name, wanted)
+    if isinstance(value, bool):
+        return _option(name) if value else ""
+    if name == "shards":
+        if not isinstance(value, Shards):
+            return ""
+        before = now.shards if isinstance(now.shards, Shards) else None
+        whole = " --shard-documents" if value.whole_documents and not (before and before.whole_documents) else ""
+        return f"--shard-tokens {value.tokens}{whole}{' --drop-tail' if value.drop_tail else ''}"
+    if name == "tokenizer":
+        value = wanted.tokenizer.name
+    return "" if name == "origin" else f"{_option(name)} {shlex.quote(str(value))}"
 
 
 def _inputs(before: tuple[Input, ...], now: tuple[Input, ...]) -> list[str]:

@@ -1,4 +1,4 @@
-"""The commands that look at what was made: verify, inspect. Registered by `cli.py`, which prints."""
+"""The commands that look at what was made: verify, inspect, report. Registered by `cli.py`, which prints."""
 
 # ruff: noqa: FBT002  a flag of typer is a parameter whose default is False
 
@@ -30,6 +30,7 @@ def register(
     """
     _register_verify(app, show, complain)
     _register_inspect(app, show, is_typed)
+    _register_report(app, show)
 
 
 def _register_verify(app: typer.Typer, show: Callable[[str], None], complain: Callable[[TokmillError], None]) -> None:
@@ -102,7 +103,10 @@ def _register_inspect(app: typer.Typer, show: Callable[[str], None], is_typed: C
             str | None, typer.Option("--dtype", envvar="TOKMILL_DTYPE", metavar="uint16|uint32", help="Of a bare file.")
         ] = None,
         tokenizer: Annotated[
-            str | None, typer.Option("--tokenizer", envvar="TOKMILL_TOKENIZER", metavar="NAME|FILE", help="Of a bare file.")
+            str | None,
+            typer.Option(
+                "--tokenizer", envvar="TOKMILL_TOKENIZER", metavar="NAME|FILE", help="Of a bare file, or of one converted without."
+            ),
         ] = None,
         eot_id: Annotated[
             int | None, typer.Option("--eot-id", envvar="TOKMILL_EOT_ID", metavar="N", help="Of a bare file.")
@@ -116,21 +120,44 @@ def _register_inspect(app: typer.Typer, show: Callable[[str], None], is_typed: C
         from tokmill import inspection, render
 
         # The options of a bare file may come from the environment, meant for tokenize: a directory's manifest knows better.
-        given = (
-            (dtype, tokenizer, eot_id)
-            if not os.path.isdir(path) or is_typed("--dtype", "--tokenizer", "--eot-id")
-            else (None, None, None)
-        )
+        is_bare = not os.path.isdir(path)
+        dtype = dtype if is_bare or is_typed("--dtype") else None
+        tokenizer = tokenizer if is_bare or is_typed("--tokenizer") else None
+        eot_id = eot_id if is_bare or is_typed("--eot-id") else None
         found = inspection.inspect(
             path,
-            dtype=cast("IdType | None", None if given[0] == "auto" else given[0]),
-            tokenizer=given[1],
-            eot_id=given[2],
+            dtype=cast("IdType | None", None if dtype == "auto" else dtype),
+            tokenizer=tokenizer,
+            eot_id=eot_id,
             documents=document or None,
             side=side,
             n_tokens=tokens,
         )
         show(render.json_line(found) if json else render.inspection_lines(found))
+
+
+def _register_report(app: typer.Typer, show: Callable[[str], None]) -> None:
+    @app.command(short_help="A page about an output: one file of HTML that needs nothing else.")
+    def report(
+        directory: Annotated[str, typer.Argument(metavar="DIR", help="Output directory, complete or interrupted.")],
+        out: Annotated[
+            str | None,
+            typer.Option("--out", "-o", envvar="TOKMILL_REPORT", metavar="FILE", help="The page.  [default: DIR/report.html]"),
+        ] = None,
+        json: options.Json = False,
+        quiet: options.Quiet = False,
+        verbose: options.Verbose = False,
+    ) -> None:
+        """Write a page about DIR: counts, speed and memory, lengths of documents, frequent tokens, inputs, what was skipped.
+
+        It reads the ids once, in little memory, and needs pip install 'tokmill[report]'.
+        """
+        from tokmill import render, reporting
+        from tokmill.progress import make_progress
+
+        with make_progress(verb="reading", quiet=quiet, verbose=verbose) as progress:
+            made = reporting.report(directory, out, observers=[progress])
+        show(render.json_line(made) if json else "" if quiet else render.page_lines(made))
 
 
 def _damage(report: object) -> TokmillError:

@@ -16,7 +16,7 @@ from typing import IO, TYPE_CHECKING
 from tokmill.errors import TokmillError, error_classes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from tokmill.types import Failed
 
@@ -47,6 +47,8 @@ class Child:
         self._stderr: IO[bytes] = _scratch()
         self.interrupts = 0
         """How often a person asked for the end; the first time is passed on to the child."""
+        self.on_interrupt: Callable[[], None] = lambda: None
+        """Called the first time, when it was passed on."""
         self.last_words = ""
         """The end of what it wrote to standard error, once it has ended."""
         self._is_asked = False
@@ -86,6 +88,7 @@ class Child:
                 if self.interrupts > 1:
                     raise
                 self._send(b"stop")
+                self.on_interrupt()
 
     def _send(self, line: bytes) -> None:
         try:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _INTERRUPTED = 130
+_RESUMING = ("tokenize", "merge", "convert", "reshard")
 
 app = typer.Typer(
     name="tokmill",
@@ -154,6 +155,7 @@ def tokenize(
     split: options.Split = None,
     ray: options.Ray = None,
     split_bytes: options.SplitBytes = "1GiB",
+    events: options.Events = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
@@ -163,9 +165,9 @@ def tokenize(
     Of a text file every byte counts, a byte order mark too; JSON lines lose theirs.
     """
     from tokmill import api, render
-    from tokmill.progress import make_progress
+    from tokmill.eventlog import observing
 
-    with make_progress(verb="tokenizing", quiet=quiet, verbose=verbose) as progress:
+    with observing(verb="tokenizing", quiet=quiet, verbose=verbose, events=events) as observers:
         summary = api.tokenize(
             inputs,
             out,
@@ -197,19 +199,23 @@ def tokenize(
             split=split,
             ray=ray,
             split_bytes=split_bytes,
-            observers=[progress],
+            observers=observers,
         )
     _print_result(render.json_line(summary) if json else "" if quiet else render.summary_lines(summary))
 
 
 _arguments: Sequence[str] = ()
 """Of this call of `run`."""
+_signalled = False
+"""Whether somebody asked for the end."""
+_defaults: dict[str, object] = {}
+"""What files say of the command of this call, by parameter."""
 
 
 def run(arguments: Sequence[str]) -> int:
     """Carry out one command line. Returns the exit code; never raises but for faults of Python itself."""
-    global _arguments  # noqa: PLW0603  typer hands its commands values only, not what was typed
-    _arguments = arguments
+    global _arguments, _defaults  # noqa: PLW0603  typer hands its commands values only, not what was typed
+    _arguments, _defaults = arguments, {}
     found = settings.NONE
     if os.environ.get("_TOKMILL_COMPLETE"):
         from typer.completion import completion_init  # type: ignore[attr-defined]
@@ -218,6 +224,7 @@ def run(arguments: Sequence[str]) -> int:
     try:
         # Help, and the command that says what is wrong, are there whatever the files say.
         found = found if {"--help", "-h"} & {*arguments} or arguments[:1] == ["doctor"] else configured.load(app)
+        _defaults = found.defaults.get(arguments[0], {}) if arguments else {}
         code = app(
             options.with_address(arguments) or ["--help"],
             prog_name="tokmill",
@@ -234,14 +241,7 @@ def run(arguments: Sequence[str]) -> int:
     except typer.TyperException as error:
         return _fail(usage.usage_error(error, arguments, typer.main.get_command(app), found.places))
     except (KeyboardInterrupt, typer.Abort):
-        return _fail(
-            Interrupted(
-                "interrupted",
-                where="tokmill",
-                allowed="an end at any time",
-                next_step="run the same command again: tokenize resumes from its last commit",
-            )
-        )
+        return _fail(_interrupted(arguments))
     except BrokenPipeError:
         # Whoever read our output has gone; nothing is left to say, and Python must not say it while closing.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -253,8 +253,32 @@ def run(arguments: Sequence[str]) -> int:
 def main() -> None:
     """Entry point of the command."""
     # A termination asks for what Ctrl-C asks for: a checkpoint, then the end.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    sys.exit(run(sys.argv[1:]))
+    signal.signal(signal.SIGTERM, _on_signal)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _on_signal)
+    try:
+        code = run(sys.argv[1:])
+    except KeyboardInterrupt:
+        # Once more, while the first was being told of.
+        code = _INTERRUPTED
+    if code == _INTERRUPTED:
+        # Nothing is left to be asked for, while Python takes itself apart.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.exit(code)
+
+
+def _on_signal(_signum: int, _frame: object) -> None:
+    global _signalled  # noqa: PLW0603  a signal has no other way to tell
+    _signalled = True
+    raise KeyboardInterrupt
+
+
+def _interrupted(arguments: Sequence[str]) -> TokmillError:
+    command = next((each for each in arguments if not each.startswith("-")), "")
+    resumes = f": {command} resumes from its last commit" if command in _RESUMING else ""
+    return Interrupted(
+        "interrupted", where="tokmill", allowed="an end at any time", next_step=f"run the same command again{resumes}"
+    )
 
 
 def _fail(error: TokmillError) -> int:
@@ -274,6 +298,9 @@ def _fail(error: TokmillError) -> int:
 def _fail_unforeseen(error: Exception) -> int:
     from tokmill.errors import TokmillError
 
+    if _signalled:
+        # What came of it in the middle of a module that was being loaded (numpy says that it is broken).
+        return _fail(_interrupted(_arguments))
     is_verbose = _has_flag("--verbose", "TOKMILL_VERBOSE", short="v")
     if is_verbose:
         traceback.print_exception(error, file=sys.stderr)
@@ -323,10 +350,12 @@ def _typed(*options: str) -> bool:
 def _has_flag(option: str, variable: str, *, short: str = "") -> bool:
     if option in _arguments or os.environ.get(variable, "").lower() in {"1", "true", "t", "yes", "y", "on"}:
         return True
+    if _defaults.get(option.removeprefix("--")) and not os.environ.get(variable):
+        return True
     return bool(short) and any(a.startswith("-") and not a.startswith("--") and short in a for a in _arguments)
 
 
 checking.register(app, _print_result, _print_error, _typed)
-commands.register(app, _print_result)
+commands.register(app, _print_result, _typed)
 commands_help.register(app, _print_result)
 configured.equip(app)

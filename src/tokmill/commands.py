@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -16,12 +17,49 @@ if TYPE_CHECKING:
     from tokmill.replay import Outcome
 
 Directories = Annotated[list[str], typer.Argument(metavar="DIR", help="Complete outputs of tokmill, in the order wanted.")]
+Sources = Annotated[list[str], typer.Argument(metavar="DIR|FILE", help="A complete output, or bare files of ids, in order.")]
+OutputFormat = Annotated[
+    str,
+    typer.Option(
+        "--format", envvar="TOKMILL_FORMAT", metavar="raw|llmc|megatron|datatrove|olmo|litdata|mds", help="Of the output."
+    ),
+]
+ToEot = Annotated[
+    str | None,
+    typer.Option("--to-eot", envvar="TOKMILL_TO_EOT", metavar="before|after", help="Of the output.  [default: the trainer's]"),
+]
+ToDtype = Annotated[
+    str | None,
+    typer.Option("--to-dtype", envvar="TOKMILL_TO_DTYPE", metavar="uint16|uint32", help="Of the output's ids."),
+]
+FromFormat = Annotated[
+    str | None,
+    typer.Option(
+        "--from-format",
+        envvar="TOKMILL_FROM_FORMAT",
+        metavar="NAME",
+        help="Of bare files: raw, llmc, megatron, datatrove, olmo.",
+    ),
+]
+BareDtype = Annotated[str | None, typer.Option("--dtype", envvar="TOKMILL_DTYPE", metavar="uint16|uint32", help="Of bare files.")]
+BareEot = Annotated[str | None, typer.Option("--eot", envvar="TOKMILL_EOT", metavar="after|before|none", help="Of bare files.")]
+BareEotId = Annotated[int | None, typer.Option("--eot-id", envvar="TOKMILL_EOT_ID", metavar="N", help="Of bare files.")]
+BareTokenizer = Annotated[
+    str | None, typer.Option("--tokenizer", envvar="TOKMILL_TOKENIZER", metavar="NAME|FILE", help="Of bare files.")
+]
+Val = Annotated[
+    list[str] | None,
+    typer.Option("--val", envvar="TOKMILL_VAL", metavar="FILE", help="A bare file for the validation side; may be repeated."),
+]
 
 
-def register(app: typer.Typer, show: Callable[[str], None]) -> None:
-    """Add the commands to the command line. show: prints a result on standard output."""
+def register(app: typer.Typer, show: Callable[[str], None], is_typed: Callable[..., bool]) -> None:
+    """Add the commands to the command line.
+
+    show: prints a result on standard output. is_typed: whether one of these options was.
+    """
     _register_merge(app, show)
-    _register_convert(app, show)
+    _register_convert(app, show, is_typed)
     _register_reshard(app, show)
     _register_finalize(app, show)
 
@@ -32,6 +70,7 @@ def _register_merge(app: typer.Typer, show: Callable[[str], None]) -> None:
         directories: Directories,
         out: options.Out,
         fresh: options.Fresh = False,
+        events: options.Events = None,
         json: options.Json = False,
         quiet: options.Quiet = False,
         verbose: options.Verbose = False,
@@ -41,53 +80,55 @@ def _register_merge(app: typer.Typer, show: Callable[[str], None]) -> None:
         They must agree in tokenizer, dtype, end-of-text id and its placement, and format. Every byte is checked while it is copied.
         """
         from tokmill import merging
-        from tokmill.progress import make_progress
+        from tokmill.eventlog import observing
 
-        with make_progress(verb="merging", quiet=quiet, verbose=verbose) as progress:
-            outcome = merging.merge(directories, out, fresh=fresh, observers=[progress])
+        with observing(verb="merging", quiet=quiet, verbose=verbose, events=events) as observers:
+            outcome = merging.merge(directories, out, fresh=fresh, observers=observers)
         show(_rendered(outcome, json=json, quiet=quiet))
 
 
-def _register_convert(app: typer.Typer, show: Callable[[str], None]) -> None:
+def _register_convert(app: typer.Typer, show: Callable[[str], None], is_typed: Callable[..., bool]) -> None:
     @app.command(short_help="A complete output, or bare files of ids, in another trainer's format.")
     def convert(
-        sources: Annotated[
-            list[str], typer.Argument(metavar="DIR|FILE", help="A complete output, or bare files of ids, in order.")
-        ],
+        sources: Sources,
         out: options.Out,
-        format: Annotated[  # noqa: A002  the name of the option
-            str,
-            typer.Option(
-                "--format", envvar="TOKMILL_FORMAT", metavar="raw|llmc|megatron|datatrove|olmo|litdata|mds", help="Of the output."
-            ),
-        ],
+        format: OutputFormat,  # noqa: A002  the name of the option
         shard_tokens: options.ShardTokens = None,
         shard_documents: options.ShardDocuments = False,
-        to_eot: Annotated[
-            str | None,
-            typer.Option("--to-eot", metavar="before|after", help="Of the output.  [default: the trainer's]"),
-        ] = None,
-        to_dtype: Annotated[str | None, typer.Option("--to-dtype", metavar="uint16|uint32", help="Of the output's ids.")] = None,
-        from_format: Annotated[
-            str | None, typer.Option("--from-format", metavar="NAME", help="Of bare files: raw, llmc, megatron, datatrove, olmo.")
-        ] = None,
-        dtype: Annotated[str | None, typer.Option("--dtype", metavar="uint16|uint32", help="Of bare files.")] = None,
-        eot: Annotated[str | None, typer.Option("--eot", metavar="after|before|none", help="Of bare files.")] = None,
-        eot_id: Annotated[int | None, typer.Option("--eot-id", metavar="N", help="Of bare files.")] = None,
-        tokenizer: Annotated[str | None, typer.Option("--tokenizer", metavar="NAME|FILE", help="Of bare files.")] = None,
+        to_eot: ToEot = None,
+        to_dtype: ToDtype = None,
+        from_format: FromFormat = None,
+        dtype: BareDtype = None,
+        eot: BareEot = None,
+        eot_id: BareEotId = None,
+        tokenizer: BareTokenizer = None,
+        val: Val = None,
         fresh: options.Fresh = False,
+        events: options.Events = None,
         json: options.Json = False,
         quiet: options.Quiet = False,
         verbose: options.Verbose = False,
     ) -> None:
         """Write DIR in another format, without tokenizing again: the bytes are those of tokenizing directly into it.
 
-        Of a bare file nothing is known but what is stated: --from-format, --dtype, --eot, and --eot-id or --tokenizer.
+        Of a bare file nothing is known but what is stated: --from-format, --dtype, --eot, and --eot-id or --tokenizer. It becomes
+        the training side, that of --val the validation side.
         """
         from tokmill import conversion
-        from tokmill.progress import make_progress
+        from tokmill.eventlog import observing
 
-        with make_progress(verb="converting", quiet=quiet, verbose=verbose) as progress:
+        # What is said of bare files may come from the environment, meant for tokenize: a directory's manifest knows better.
+        stated = {
+            "from_format": from_format,
+            "dtype": None if dtype == "auto" else dtype,
+            "eot": None if eot == "auto" else eot,
+            "eot_id": eot_id,
+            "tokenizer": tokenizer,
+            "val": val or (),
+        }
+        if any(map(os.path.isdir, sources)):
+            stated = {name: value for name, value in stated.items() if is_typed(f"--{name.replace('_', '-')}")}
+        with observing(verb="converting", quiet=quiet, verbose=verbose, events=events) as observers:
             outcome = conversion.convert(
                 sources,
                 out,
@@ -96,13 +137,9 @@ def _register_convert(app: typer.Typer, show: Callable[[str], None]) -> None:
                 shard_documents=shard_documents,
                 to_eot=to_eot,
                 to_dtype=to_dtype,
-                from_format=from_format,
-                dtype=dtype,
-                eot=eot,
-                eot_id=eot_id,
-                tokenizer=tokenizer,
                 fresh=fresh,
-                observers=[progress],
+                observers=observers,
+                **stated,  # type: ignore[arg-type]
             )
         show(_rendered(outcome, json=json, quiet=quiet))
 
@@ -115,17 +152,18 @@ def _register_reshard(app: typer.Typer, show: Callable[[str], None]) -> None:
         shard_tokens: options.ShardTokens = None,
         shard_documents: options.ShardDocuments = False,
         fresh: options.Fresh = False,
+        events: options.Events = None,
         json: options.Json = False,
         quiet: options.Quiet = False,
         verbose: options.Verbose = False,
     ) -> None:
         """Write DIR with shards of another size; without --shard-tokens, of the format's own."""
         from tokmill import conversion
-        from tokmill.progress import make_progress
+        from tokmill.eventlog import observing
 
-        with make_progress(verb="resharding", quiet=quiet, verbose=verbose) as progress:
+        with observing(verb="resharding", quiet=quiet, verbose=verbose, events=events) as observers:
             outcome = conversion.reshard(
-                directory, out, shard_tokens=shard_tokens, shard_documents=shard_documents, fresh=fresh, observers=[progress]
+                directory, out, shard_tokens=shard_tokens, shard_documents=shard_documents, fresh=fresh, observers=observers
             )
         show(_rendered(outcome, json=json, quiet=quiet))
 

@@ -37,7 +37,7 @@ def _register_doctor(app: typer.Typer, show: Callable[[str], None]) -> None:
         """Look at everything that tokmill stands on. Exit code 1 only when it would not work. Needs no network, changes nothing."""
         from tokmill.doctor import diagnose
 
-        found = diagnose(directory, _refused(app))
+        found = diagnose(directory, _refused(app), {knob.variable for knob in configured.knobs(app) if knob.variable})
         show(json_module.dumps(found.to_object()) if json else _lines(found))
         found.raise_for_faults()
 

@@ -124,6 +124,14 @@ def parse_size(text: str, option: str) -> int:
     return int(float(match[1]) * unit)
 
 
+def typed_separator(separator: str | None) -> str:
+    """What a person would type for a separator: the opposite of `parse_separator`."""
+    if separator is None:
+        return "none"
+    letters = {char: f"\\{letter}" for letter, char in _ESCAPES.items()}
+    return "".join(letters.get(c, c if c.isprintable() or ord(c) > 0xFFFF else f"\\u{ord(c):04x}") for c in separator)
+
+
 def parse_separator(text: str) -> str | None:
     r"""The separator that a person typed: `none`, or text with the escapes \n \t \r \0 \f \v \\ \xHH \uHHHH. Raises UsageError."""
     if text == "none":

@@ -141,7 +141,7 @@ def _knobs_of(command: Any, path: tuple[str, ...]) -> Iterator[Knob]:
             parameter=parameter.name,
             is_flag=bool(parameter.is_flag),
             is_many=bool(parameter.multiple),
-            is_shared=bool(parameter.envvar),
+            variable=parameter.envvar or None,
         )
 
 

@@ -6,8 +6,6 @@ known but what is stated: they are read once beforehand, to find their documents
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 import msgspec
@@ -15,15 +13,19 @@ import msgspec
 from tokmill.bare import load_bare
 from tokmill.errors import UsageError
 from tokmill.merging import check_apart, check_marks
+from tokmill.operands import is_directory, named_directory, named_paths, output_path
 from tokmill.replay import Outcome, carry_all
 from tokmill.rewrite import WriterCarrier
 from tokmill.sources import Source
-from tokmill.trainers import Choice, choose_output
+from tokmill.trainers import TRAINERS, Choice, choose_output
 from tokmill.types import IdType
+from tokmill.words import nearest
 from tokmill.write import WRITERS
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Sequence
+    from pathlib import Path
 
     from tokmill.protocols import Observer
     from tokmill.provenance import How
@@ -43,30 +45,42 @@ def convert(
     eot: str | None = None,
     eot_id: int | None = None,
     tokenizer: str | None = None,
+    val: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
     fresh: bool = False,
     observers: Sequence[Observer] = (),
 ) -> Outcome:
     """Write a complete output, or bare files of ids, in another format into `out`, as `tokmill convert` does; again to resume.
 
-    sources: one directory, or files in order. from_format, dtype, eot, eot_id, tokenizer: what is in bare files. to_eot, to_dtype:
-    where end-of-text ids go and how wide ids are in the output; None: as its trainer expects, like tokenize. Raises TokmillError.
+    sources: one directory, or files in order. from_format, dtype, eot, eot_id, tokenizer: what is in bare files; val: those of them
+    that are the validation side. to_eot, to_dtype: where end-of-text ids go and how wide ids are in the output; None: as its
+    trainer expects, like tokenize. Raises TokmillError.
     """
-    listed = [sources] if isinstance(sources, (str, os.PathLike)) else list(sources)
     stated: dict[str, object] = {"from_format": from_format, "dtype": dtype, "eot": eot, "eot_id": eot_id, "tokenizer": tokenizer}
     _check_choice("--format", format, tuple(WRITERS))
     _check_choice("--to-eot", to_eot, ("before", "after"))
     _check_choice("--to-dtype", to_dtype, get_args(IdType))
-    target = Path(os.path.abspath(out))
-    source = _load([os.path.abspath(name) for name in listed], target, stated)
-    choice = choose_output(
-        format,
-        source.content.tokenizer,
-        eot=to_eot or ("none" if source.content.eot == "none" else "auto"),
-        dtype=to_dtype or "auto",
-        shard_tokens=shard_tokens,
-        shard_documents=shard_documents,
-    )
-    return _rewrite(source, format, choice, target, "convert", fresh=fresh, observers=observers)
+    target = output_path(out)
+    source = _load(named_paths(sources), named_paths(val), target, stated)
+    has_marks = source.content.eot != "none"
+    if not has_marks and (to_eot or TRAINERS[format].keeps_whole):
+        check_marks(source)
+    try:
+        choice = choose_output(
+            format,
+            source.content.tokenizer,
+            eot=to_eot or ("auto" if has_marks else "none"),
+            dtype=to_dtype or "auto",
+            shard_tokens=shard_tokens,
+            shard_documents=shard_documents,
+        )
+    except UsageError as error:
+        parts = (error.what, error.where, error.allowed, error.next_step)
+        what, where, allowed, next_step = (_of_output(part or "") for part in parts)
+        raise UsageError(what, where=where, allowed=allowed, next_step=next_step) from None
+    notices = [_of_output(text) for text in choice.notices if has_marks or not text.startswith("--eot ")]
+    if not has_marks and TRAINERS[format].other_eot:
+        notices.insert(0, f"the ids are without end-of-text ids; {TRAINERS[format].other_eot}")
+    return _rewrite(source, format, choice, target, "convert", fresh=fresh, observers=observers, notices=notices)
 
 
 def reshard(
@@ -82,8 +96,10 @@ def reshard(
 
     shard_tokens: of each shard, a number or text such as `100M`; None: what the format has by default. Raises TokmillError.
     """
-    target = Path(os.path.abspath(out))
-    source = _load([os.path.abspath(directory)], target, {})
+    target = output_path(out)
+    named = named_directory(directory, "reshard")
+    check_apart([named], target)
+    source = _loaded(named)
     content = source.content
     choice = choose_output(
         content.format,
@@ -93,31 +109,42 @@ def reshard(
         shard_tokens=shard_tokens,
         shard_documents=shard_documents,
     )
-    return _rewrite(source, content.format, choice, target, "reshard", fresh=fresh, observers=observers)
+    # What the choice would say of end-of-text ids and dtype was said when the source was made.
+    return _rewrite(source, content.format, choice, target, "reshard", fresh=fresh, observers=observers, notices=())
 
 
-def _load(names: list[str], out: Path, stated: dict[str, object]) -> Source:
-    """The directory that was named, or the files. Raises UsageError."""
-    paths = [Path(name) for name in names]
-    check_apart(paths, out)
+def _load(paths: list[Path], val: list[Path], out: Path, stated: dict[str, object]) -> Source:
+    """The directory that was named, or the files, and those for validation. Raises UsageError."""
+    check_apart([*paths, *val], out)
     given = [f"--{name.replace('_', '-')}" for name, value in stated.items() if value is not None]
-    if len(paths) == 1 and paths[0].is_dir():
-        if given:
-            raise UsageError(
-                f"{', '.join(given)}: for bare files only; a directory's manifest knows",
-                where=str(paths[0]),
-                allowed="--to-eot and --to-dtype change them",
-                next_step="leave it out",
-            )
-        source = Source.load(paths[0])
-        if source.content.eot == "none":
-            check_marks(source)
-        return source
-    return load_bare(paths, **stated)  # type: ignore[arg-type]
+    given += ["--val"] if val else []
+    if is_directory(paths, given):
+        return _loaded(paths[0])
+    return load_bare(paths, val=val, **stated)  # type: ignore[arg-type]
+
+
+def _loaded(directory: Path) -> Source:
+    source = Source.load(directory)
+    if source.content.eot == "none":
+        check_marks(source)
+    return source
+
+
+def _of_output(text: str) -> str:
+    """What is said of tokenize's options, said of those for the output of convert."""
+    return text.replace("--eot", "--to-eot").replace("--dtype", "--to-dtype")
 
 
 def _rewrite(
-    source: Source, format_name: str, choice: Choice, out: Path, how: How, *, fresh: bool, observers: Sequence[Observer]
+    source: Source,
+    format_name: str,
+    choice: Choice,
+    out: Path,
+    how: How,
+    *,
+    fresh: bool,
+    observers: Sequence[Observer],
+    notices: Sequence[str],
 ) -> Outcome:
     if source.content.eot != choice.eot:
         check_marks(source)
@@ -129,7 +156,6 @@ def _rewrite(
         shards=choice.shards or msgspec.UNSET,
         splits=msgspec.UNSET,
     )
-    notices = [text.replace("--eot", "--to-eot").replace("--dtype", "--to-dtype") for text in choice.notices]
     return carry_all(
         [source],
         content,
@@ -148,5 +174,5 @@ def _check_choice(option: str, value: str | None, allowed: Sequence[str]) -> Non
             f"{value!r} is not a value of {option}",
             where=option,
             allowed=", ".join(allowed),
-            next_step=f"{option} {allowed[0]}",
+            next_step=f"{option} {nearest(value, allowed)}",
         )

@@ -10,7 +10,7 @@ scripts do) was refused: a map costs no memory and is shared by all processes th
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, cast
 
 import numpy as np
 import xxhash
@@ -20,7 +20,7 @@ from tokmill.encode import load_decoder
 from tokmill.encode.vocabulary import resolve_tokenizer
 from tokmill.errors import ChangedError, DamageError, UsageError
 from tokmill.growth import being_appended
-from tokmill.layout import TokenFile, bare_file, check_size, files_of, read_llmc_head
+from tokmill.layout import TokenFile, bare_file, check_size, files_of, read_llmc_head, read_npy_head, refuse_index
 from tokmill.manifest import MANIFEST_NAME, Manifest, load_manifest
 from tokmill.shards import Ids, TokenArray, map_files, windows
 from tokmill.types import EotPlacement, IdType, Tokenizer, text_to_path
@@ -86,12 +86,16 @@ class Dataset:
 
     def side(self, side: str) -> TokenArray:
         """All ids of a side, `train` or `val`. Raises UsageError for another word."""
+        if side not in SIDES:
+            raise UsageError(
+                f"there is no side {side!r}", where=self._first_files(), allowed="train or val", next_step='use side="train"'
+            )
         if side not in self._sides:
             raise UsageError(
-                f"there is no side {side!r}, or the dataset is closed",
-                where=f"tokmill.open(...).side({side!r})",
-                allowed="train or val, before close()",
-                next_step='use side="train"',
+                "the dataset is closed",
+                where=self._first_files(),
+                allowed="reading before close(), or inside the with block",
+                next_step="open it again: tokmill.open(path)",
             )
         return self._sides[side]
 
@@ -199,6 +203,9 @@ class Dataset:
     def _map_sides(self) -> dict[str, TokenArray]:
         return {side: map_files(self._files.get(side, ()), self.dtype) for side in SIDES}
 
+    def _first_files(self) -> str:
+        return ", ".join(str(file.path) for files in self._files.values() for file in files[:1])
+
     def _check_marks(self) -> None:
         if self.eot != "none" and self.eot_id is not None:
             return
@@ -206,7 +213,7 @@ class Dataset:
         raise UsageError(
             "documents cannot be told apart: where one ends is not "
             + ("known" if is_bare else "marked in an output that was written with --eot none"),
-            where=", ".join(str(file.path) for files in self._files.values() for file in files[:1]),
+            where=self._first_files(),
             allowed="files with an end-of-text id at each document, and the id",
             next_step="give it: --eot-id 50256 (GPT-2's), in Python eot_id=50256"
             if is_bare
@@ -217,9 +224,10 @@ class Dataset:
         if self.tokenizer is None:
             raise UsageError(
                 "which tokenizer made these ids is not known",
-                where="tokenizer",
-                allowed="a directory made by tokmill, or a tokenizer",
-                next_step='tokmill.open(path, dtype=..., tokenizer="gpt2")',
+                where=self._first_files(),
+                allowed="an output of tokmill tokenize, or the tokenizer by name",
+                next_step='--tokenizer gpt2, in Python tokmill.open(path, tokenizer="gpt2"); for good: tokmill convert ... '
+                "--tokenizer gpt2",
             )
         if self._encoder is None:
             self._encoder = load_decoder(find_tokenizer(self.tokenizer))
@@ -272,14 +280,17 @@ def open_dataset(
 ) -> Dataset:
     """Open a complete output directory, or a bare file of ids (nanoGPT's `train.bin`), which becomes the train side.
 
-    Formats whose ids lie one behind the other: raw, llmc, megatron, datatrove, olmo; llm.c's header is recognized in a bare file.
-    dtype, eot_id, tokenizer: for a bare file; unknown ones are taken from the manifest beside it, or from `tokenizer`.
+    Formats whose ids lie one behind the other: raw, llmc, megatron, datatrove, olmo; in a bare file, the headers of llm.c and of
+    numpy.save are recognized.
+    dtype, eot_id, tokenizer: for a bare file; unknown ones are taken from the manifest beside it, or from `tokenizer`. That may be
+    given for a directory, too, when it was converted from bare files and nobody said it then.
     Raises UsageError for an incomplete directory or a missing dtype, DamageError for files of the wrong length.
     """
     path = Path(path)
     if path.is_dir():
-        _refuse_options(dtype, eot_id, tokenizer)
-        return _open_directory(path, load_manifest(path))
+        manifest = load_manifest(path)
+        _refuse_options(path, dtype, eot_id, tokenizer if manifest.content.tokenizer.is_known else None)
+        return _open_directory(path, manifest, tokenizer)
     return _open_bare(path, dtype, eot_id, tokenizer)
 
 
@@ -301,7 +312,7 @@ def find_tokenizer(tokenizer: Tokenizer) -> Tokenizer:
     return here
 
 
-def _open_directory(directory: Path, manifest: Manifest) -> Dataset:
+def _open_directory(directory: Path, manifest: Manifest, tokenizer_name: str | None = None) -> Dataset:
     try:
         files = files_of(directory, manifest)
     except DamageError:
@@ -309,11 +320,26 @@ def _open_directory(directory: Path, manifest: Manifest) -> Dataset:
         if appended is None:
             raise
         if isinstance(appended, Manifest):
-            return _open_directory(directory, appended)
+            return _open_directory(directory, appended, tokenizer_name)
         files = appended
     content = manifest.content
-    tokenizer = content.tokenizer
-    return Dataset(files, content.dtype, eot_id=tokenizer.eot_id, eot=content.eot, tokenizer=tokenizer, manifest=manifest)
+    tokenizer = _stated(content.tokenizer, tokenizer_name, directory)
+    return Dataset(files, content.dtype, eot_id=content.tokenizer.eot_id, eot=content.eot, tokenizer=tokenizer, manifest=manifest)
+
+
+def _stated(recorded: Tokenizer, name: str | None, where: Path) -> Tokenizer | None:
+    """The tokenizer of a manifest, or the one named now where nobody said it then. Raises UsageError for one too small."""
+    if recorded.is_known or name is None:
+        return recorded if recorded.is_known else None
+    named = _named(name, recorded.eot_id)
+    if named.n_ids < recorded.n_ids:
+        raise UsageError(
+            f"ids go up to {recorded.n_ids - 1:,}, those of {named.name} only up to {named.n_ids - 1:,}",
+            where=str(where),
+            allowed="the tokenizer that made them",
+            next_step="give another --tokenizer, or leave it out",
+        )
+    return named
 
 
 def _open_bare(path: Path, dtype: IdType | None, eot_id: int | None, tokenizer_name: str | None) -> Dataset:
@@ -322,9 +348,12 @@ def _open_bare(path: Path, dtype: IdType | None, eot_id: int | None, tokenizer_n
     if (path.parent / MANIFEST_NAME).is_file():
         manifest = load_manifest(path.parent)
         content = manifest.content if path.name in manifest.files else None
-    tokenizer = _named(tokenizer_name, eot_id) if tokenizer_name else content.tokenizer if content else None
-    head = read_llmc_head(path)
-    dtype = dtype or (content.dtype if content else head[0] if head else None)
+    recorded = content.tokenizer if content else None
+    tokenizer = _named(tokenizer_name, eot_id) if tokenizer_name else recorded if recorded and recorded.is_known else None
+    refuse_index(path)
+    head, npy = read_llmc_head(path), None if content else read_npy_head(path)
+    said = {"uint16": "uint16", "uint32": "uint32", "int32": "uint32"}.get(npy.dtype) if npy else head[0] if head else None
+    dtype = dtype or (content.dtype if content else cast("IdType | None", said))
     if dtype is None or dtype not in DTYPES:
         raise UsageError(
             "a bare file does not say how wide its ids are" if dtype is None else f"{dtype!r} is no type of ids",
@@ -332,8 +361,9 @@ def _open_bare(path: Path, dtype: IdType | None, eot_id: int | None, tokenizer_n
             allowed="uint16 (GPT-2) or uint32",
             next_step='--dtype uint16, or tokmill.open(path, dtype="uint16")',
         )
-    if eot_id is None and tokenizer is not None:
-        eot_id = tokenizer.eot_id
+    described = tokenizer or recorded
+    if eot_id is None and described is not None:
+        eot_id = described.eot_id
     dataset = Dataset({"train": (bare_file(path, dtype),)}, dtype, eot_id=eot_id, eot="after", tokenizer=tokenizer, manifest=None)
     dataset.eot = content.eot if content else _guess_eot(dataset.train, eot_id)
     return dataset
@@ -354,11 +384,11 @@ def _guess_eot(ids: TokenArray, eot_id: int | None) -> EotPlacement:
     return "before" if len(ids) and ids[0] == eot_id and ids[-1] != eot_id else "after"
 
 
-def _refuse_options(*options: object) -> None:
+def _refuse_options(directory: Path, *options: object) -> None:
     if any(option is not None for option in options):
         raise UsageError(
             "dtype, eot_id and tokenizer are for bare files: a directory's manifest has them",
-            where="dtype, eot_id, tokenizer",
+            where=str(directory),
             allowed="the directory alone",
             next_step="leave them out",
         )

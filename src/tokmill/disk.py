@@ -25,8 +25,10 @@ _SEGMENT_BYTES = 32 << 20
 """Input of a segment, about: 64 MiB, or what is done in a second."""
 _SEGMENT_COST = 1600
 """Bytes that a segment takes in journal (600) and manifest (1,000)."""
-_FILES = 7
-"""Inodes: two parts, journal, lock, manifest, record of what was skipped, and their directory."""
+_HISTORY_COST = 24 << 10
+"""Bytes that the history of a run takes, beside the journal and in the manifest: 200 samples."""
+_FILES = 8
+"""Inodes: two parts, journal, history, lock, manifest, record of what was skipped, and their directory."""
 _COMPRESSION = 30
 """More than this is not what text compresses to."""
 _REPLACED = 3
@@ -133,7 +135,7 @@ def item_bytes(content: Content) -> int:
 
 def _bookkeeping(content: Content, bytes_in: int) -> int:
     n_content = len(msgspec.json.encode(content))
-    return 3 * n_content + (bytes_in // _SEGMENT_BYTES + 2) * _SEGMENT_COST
+    return 3 * n_content + (bytes_in // _SEGMENT_BYTES + 2) * _SEGMENT_COST + _HISTORY_COST
 
 
 def _mb(n_bytes: int) -> str:

@@ -5,10 +5,12 @@ Only the standard library is imported at the top: a package that is missing must
 
 from __future__ import annotations
 
+import difflib
 import os
 import platform
 import re
 import sys
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from typing import Any
@@ -58,10 +60,14 @@ class Diagnosis:
         )
 
 
-def diagnose(directory: str = ".", config_error: UsageError | None = None) -> Diagnosis:
-    """Look at everything. directory: where an output would be made. config_error: what the settings of files are refused for."""
+def diagnose(directory: str = ".", config_error: UsageError | None = None, variables: Collection[str] = ()) -> Diagnosis:
+    """Look at everything.
+
+    directory: where an output would be made. config_error: what the settings of files are refused for. variables: of the
+    environment, those that options have.
+    """
     checks = [*_program(), *packages(), *machine.processor(), machine.open_files(), *machine.memory(), *machine.disk(directory)]
-    checks += [engine(), *vocabularies(), *extras(), _settings(config_error)]
+    checks += [engine(), *vocabularies(), *extras(), _settings(config_error), *_strange(variables)]
     return Diagnosis(tuple(checks))
 
 
@@ -197,3 +203,11 @@ def _settings(error: UsageError | None) -> Check:
         return Check("settings", "files", f"{error.what} ({error.where})", "bad", error.next_step)
     variables = sorted(name for name in os.environ if name.startswith("TOKMILL_"))
     return Check("settings", "files", ", ".join([*settings.present(), *variables]) or "none")
+
+
+def _strange(known: Collection[str]) -> list[Check]:
+    """Variables that look like settings and are none: nothing else would say so."""
+    found = [name for name in sorted(os.environ) if name.startswith("TOKMILL_") and known and name not in known]
+    near = {name: difflib.get_close_matches(name, known, 1) for name in found}
+    hints = {name: f"export {near[name][0]}=..., and unset {name}" if near[name] else f"unset {name}" for name in found}
+    return [Check("settings", name, "no option has this variable", "note", hints[name]) for name in found]

@@ -124,6 +124,21 @@ def write_file(path: Path, data: bytes) -> None:
     sync_directory(path.parent)
 
 
+def aside(path: Path) -> Path:
+    """Where the next version of a file is written before it takes the place of the one before."""
+    return path.with_name(f"{path.name}.new")
+
+
+def write_aside(path: Path, data: bytes) -> None:
+    """Replace a file that may be lost: whole, but not durable. Raises OSError."""
+    fd = create(aside(path))
+    try:
+        write_all(fd, data)
+    finally:
+        os.close(fd)
+    uninterrupted(lambda: os.replace(aside(path), path))
+
+
 def make_directory(path: Path) -> None:
     """Make a directory and its parents, their names durable."""
     missing = [p for p in (path, *path.parents) if not p.exists()]

@@ -54,7 +54,7 @@ class Line:
         os._exit(1)
 
 
-def failed_event(error: Exception) -> Failed:
+def failed_event(error: BaseException) -> Failed:
     """The event that carries an error to the parent."""
     if isinstance(error, MemoryError):
         error = MemoryBudgetError(

@@ -59,7 +59,7 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
     tokmill_version: str | None
     sides: list[SideSummary]
     bytes_text: int | None
-    """Of the documents that were encoded; known from a manifest only."""
+    """Of the documents that were encoded; None where no manifest says it, as of ids that came from another tool's files."""
     bytes_per_token: float | None
     """Of text, end-of-text ids not counted as text but as tokens."""
     skipped: dict[str, int]
@@ -79,15 +79,17 @@ def inspect(
 ) -> Inspection:
     """Describe an output directory or a bare file of ids.
 
-    dtype, tokenizer, eot_id: for a bare file. documents: numbers (from 1) of those to preview on `side`, None: the first, or where
-    documents cannot be told apart the beginning of the side; n_tokens: of each, at most.
-    Raises UsageError (also for a document of an output with no end-of-text ids), DamageError.
+    dtype, tokenizer, eot_id: for a bare file; tokenizer also for a directory whose manifest does not know it. documents: numbers
+    (from 1) of those to preview on `side`, None: the first, or where documents cannot be told apart the beginning of the side;
+    n_tokens: of each, at most.
+    Raises UsageError (also for a document of an output with no end-of-text ids or no known tokenizer), DamageError.
     """
     _check_options(side, n_tokens)
     path = Path(path)
     with open_dataset(path, dtype=dtype, eot_id=eot_id, tokenizer=tokenizer) as dataset:
         manifest = dataset.manifest
         counts = manifest.counts if manifest else None
+        n_text = counts.bytes_text if manifest and counts and all(i.format != "ids" for i in manifest.content.inputs) else None
         n_all = len(dataset.train) + len(dataset.val)
         return Inspection(
             path=str(path),
@@ -99,8 +101,8 @@ def inspect(
             tokenizer_sha256=dataset.tokenizer.sha256 if dataset.tokenizer else None,
             tokmill_version=manifest.tokmill_version if manifest else None,
             sides=[_summarize(dataset, name) for name in SIDES if manifest or name == "train"],
-            bytes_text=counts.bytes_text if counts else None,
-            bytes_per_token=counts.bytes_text / n_all if counts and n_all else None,
+            bytes_text=n_text,
+            bytes_per_token=n_text / n_all if n_text is not None and n_all else None,
             skipped=dict(counts.skipped) if counts else {},
             n_inputs=len(manifest.content.inputs) if manifest else None,
             previews=_previews(dataset, side, documents, n_tokens),
@@ -131,11 +133,9 @@ def _summarize(dataset: Dataset, side: str) -> SideSummary:
 
 def _previews(dataset: Dataset, side: str, documents: Sequence[int] | None, n_tokens: int) -> list[Preview]:
     """Previews of the documents asked for; when none was, of the first or of the beginning, where there is one."""
-    if dataset.tokenizer is None:
-        return []
     if documents is not None:
         return [_preview(dataset, side, _index(dataset, side, number), n_tokens) for number in documents]
-    if not len(dataset.side(side)):
+    if dataset.tokenizer is None or not len(dataset.side(side)):
         return []
     return [_preview(dataset, side, 0 if _has_documents(dataset) else None, n_tokens)]
 

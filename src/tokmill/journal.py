@@ -95,6 +95,18 @@ class Journal:
             self._fd = -1
 
 
+def read_journal(path: Path) -> tuple[Header, list[Segment], float] | None:
+    """Header, committed segments, and the time put into them; the file is left as it is. None where there is none.
+
+    Raises DamageError, OSError; UsageError for a newer tokmill's.
+    """
+    payloads, _, _ = _unchain(_read(path), str(path))
+    if not payloads:
+        return None
+    lines = [_decode_line(p, str(path)) for p in payloads[1:]]
+    return _decode_header(payloads[0], str(path)), [line.segment for line in lines], lines[-1].elapsed_s if lines else 0.0
+
+
 def _read(path: Path) -> bytes:
     try:
         return read_state(path)

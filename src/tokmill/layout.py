@@ -46,6 +46,10 @@ LAYOUTS = {
 }
 
 
+_NPY = b"\x93NUMPY"
+_MEGATRON_INDEX = b"MMIDIDX\0\0"
+_NO_IDS = (".ds.index", ".ds.metadata", ".csv.gz", "index.json", "manifest.json")
+
 _OWN_HEADS = ("litdata", "mds")
 """How long their headers are, and that mds fills up the last sample, only the manifest says."""
 
@@ -68,6 +72,56 @@ def read_llmc_head(path: Path) -> tuple[IdType, int] | None:
     magic, version, n_tokens = np.frombuffer(head, "<i4", 3).tolist()
     dtype = LLMC_HEADS.get((magic, version))
     return (dtype, n_tokens) if dtype else None
+
+
+@dataclass(frozen=True, slots=True)
+class NpyHead:
+    """What numpy.save writes before an array."""
+
+    dtype: str
+    """numpy's name: `uint16`, `int64`; big-endian `>u2`."""
+    n_ids: int
+    size_bytes: int
+
+
+def read_npy_head(path: Path) -> NpyHead | None:
+    """The header of numpy.save; None when the file does not begin with one. Raises UsageError for one that is no list of ids."""
+    with path.open("rb") as file:
+        if file.read(len(_NPY)) != _NPY:
+            return None
+        file.seek(0)
+        try:
+            read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+            shape, _, dtype = read[np.lib.format.read_magic(file)](file)
+        except (ValueError, KeyError) as error:
+            raise _no_ids(path, f"it begins like a file of numpy.save, but its header cannot be read: {error}") from None
+        if len(shape) != 1 or dtype.kind not in "iu":
+            raise _no_ids(path, f"it is a file of numpy.save, of shape {shape} and type {dtype}")
+        plain = dtype.name if dtype.itemsize == 1 or dtype.newbyteorder("<") == dtype else dtype.str
+        return NpyHead(plain, shape[0], file.tell())
+
+
+def _no_ids(path: Path, what: str) -> UsageError:
+    return UsageError(
+        what,
+        where=str(path),
+        allowed="one dimension of uint16 or uint32",
+        next_step="write the ids anew: ids.ravel().astype(np.uint16).tofile(path)",
+    )
+
+
+def refuse_index(path: Path) -> None:
+    """Raises UsageError for a file of a format that holds an index or the like instead of ids."""
+    with path.open("rb") as file:
+        is_index = file.read(len(_MEGATRON_INDEX)) == _MEGATRON_INDEX
+    if is_index or path.name.endswith(_NO_IDS):
+        ids = f"the file of ids beside it, {path.with_suffix('.bin').name}" if is_index else "the files of ids beside it"
+        raise UsageError(
+            "this file is the index, not the ids",
+            where=str(path),
+            allowed=f"the directory, or {ids}",
+            next_step=f"give {path.parent}, or {ids}",
+        )
 
 
 def files_of(directory: Path, manifest: Manifest) -> dict[str, tuple[TokenFile, ...]]:
@@ -98,12 +152,41 @@ def files_of(directory: Path, manifest: Manifest) -> dict[str, tuple[TokenFile, 
 
 
 def bare_file(path: Path, dtype: IdType) -> TokenFile:
-    """A file that no manifest describes, with or without a header of llm.c. Raises DamageError unless its length fits."""
+    """A file that no manifest describes, with or without a header of llm.c or numpy.save.
+
+    Raises UsageError for another dtype than a header says, DamageError unless its length fits.
+    """
     next_step = "give the other dtype, or make the file again"
+    npy = read_npy_head(path)
+    if npy is not None:
+        check_npy(npy, dtype, path)
+        return TokenFile(path=path, header_bytes=npy.size_bytes, n_tokens=npy.n_ids)
     head = read_llmc_head(path)
     file = _measure(path, LLMC_HEADER_BYTES if head else 0, dtype, next_step)
     _check_number(file, dtype, head[1] if head else file.n_tokens, next_step)
     return file
+
+
+def check_npy(head: NpyHead, dtype: IdType, path: Path) -> None:
+    """Raises UsageError unless a header of numpy.save says this type (int32 is uint32: no id is negative) and the file's length."""
+    usual = "uint32" if head.dtype == "int32" else head.dtype
+    if usual != dtype:
+        raise UsageError(
+            f"it is a file of numpy.save, whose header says {head.dtype}, not {dtype}",
+            where=str(path),
+            allowed="uint16, uint32 or int32, as the header says",
+            next_step=f"--dtype {usual}"
+            if usual in ("uint16", "uint32")
+            else f"write the ids anew: np.load({path.name!r}).astype(np.{dtype}).tofile(path)",
+        )
+    room, size_bytes = head.n_ids * np.dtype(dtype).itemsize + head.size_bytes, path.stat().st_size
+    if room != size_bytes:
+        raise DamageError(
+            f"its header says {counted(head.n_ids, 'id')}, its length is another",
+            where=str(path),
+            allowed=f"{counted(room, 'byte')}; it has {size_bytes:,}",
+            next_step="make the file again",
+        )
 
 
 def check_size(path: Path, size_bytes: int | None) -> None:

@@ -16,6 +16,7 @@ import xxhash
 
 from tokmill.config import Content
 from tokmill.errors import DamageError, UsageError
+from tokmill.history import History, is_sane
 from tokmill.provenance import Provenance
 from tokmill.types import Counts, Cursor, FileEntry, text_to_path
 
@@ -76,6 +77,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """In the order of the inputs; left out of an output that was tokenized in one run."""
     parts: tuple[int, ...] | msgspec.UnsetType = msgspec.UNSET
     """Of an output that was made in parts: how many segments there are up to the end of each."""
+    history: History | msgspec.UnsetType = msgspec.UNSET
+    """How it went; outputs of tokmill 0.1 have none."""
     checksum: str = ""
     """xxh3_128, hex, of the manifest's canonical JSON with this field empty."""
 
@@ -103,10 +106,17 @@ def load_manifest(directory: Path) -> Manifest:
         data = read_state(path)
     except FileNotFoundError:
         raise UsageError(
-            "no complete tokmill output here",
+            "no complete tokmill output here" + ("" if directory.is_dir() else ": there is no such directory"),
             where=str(directory),
             allowed=f"a directory with {MANIFEST_NAME}",
             next_step="give the directory that was --out, or run the tokmill tokenize command again: an interrupted run resumes",
+        ) from None
+    except NotADirectoryError:
+        raise UsageError(
+            "this is a file, not a directory that tokmill made",
+            where=str(directory),
+            allowed=f"a directory with {MANIFEST_NAME}",
+            next_step="give the directory that was --out; of a bare file: tokmill inspect, tokmill convert",
         ) from None
     return decode_manifest(data, str(path))
 
@@ -180,7 +190,7 @@ def _check_values(manifest: Manifest, where: str) -> None:
     content = manifest.content
     n_inputs = len(content.inputs)
     # Of ids whose tokenizer nobody named, the width alone is known.
-    if not 0 < content.tokenizer.n_ids <= (_MOST_IDS if content.tokenizer.sha256 else 1 << 32):
+    if not 0 < content.tokenizer.n_ids <= (_MOST_IDS if content.tokenizer.is_known else 1 << 32):
         raise _damaged(f"a tokenizer of {content.tokenizer.n_ids:,} ids", where)
     if any(not 0 <= segment.after.input_index <= n_inputs for segment in manifest.segments):
         raise _damaged("a segment ends behind the last input", where)
@@ -189,6 +199,8 @@ def _check_values(manifest: Manifest, where: str) -> None:
         raise _damaged("the parts do not add up to the segments", where)
     if content.separator == "":
         raise _damaged("the separator is empty", where)
+    if isinstance(manifest.history, History) and not is_sane(manifest.history):
+        raise _damaged("a history that no run has had", where)
     for source in content.inputs:
         try:
             text_to_path(source.path)

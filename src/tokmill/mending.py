@@ -77,7 +77,10 @@ def repair_job(
     with storage_errors(directory):
         manifest = load_manifest(directory)
     inputs = manifest.content.inputs if sources is None else _moved(manifest, directory, sources, glob)
-    resources, _ = divide_resources(memory, threads, engine_of(manifest.content.tokenizer, "gigatoken"), None, inputs)
+    tokenizer = manifest.content.tokenizer
+    # Without one there is no corpus either, which is said where something is damaged.
+    engine = engine_of(tokenizer, "gigatoken") if tokenizer.is_known else "gigatoken"
+    resources, _ = divide_resources(memory, threads, engine, None, inputs)
     content = msgspec.structs.replace(manifest.content, inputs=inputs)
     out = path_to_text(os.path.abspath(directory))
     return Job(out=out, content=content, resources=resources, mends=True, urls=typed_urls(inputs))

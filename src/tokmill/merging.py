@@ -15,6 +15,7 @@ import msgspec
 
 from tokmill.errors import UsageError
 from tokmill.flat import FlatCarrier, is_flat
+from tokmill.operands import named_paths, output_path
 from tokmill.replay import Outcome, carry_all
 from tokmill.rewrite import WriterCarrier
 from tokmill.sources import Source
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from tokmill.config import Content
     from tokmill.protocols import Observer
     from tokmill.replay import Carrier
+    from tokmill.types import Tokenizer
 
 _MUST_AGREE = ("format", "dtype", "eot")
 _MOST = 5
@@ -47,11 +49,11 @@ def merge(
     fresh: discard what stands in `out`. Raises TokmillError: UsageError for outputs that do not agree, DamageError for one that is
     not as it was written.
     """
-    listed = [directories] if isinstance(directories, (str, os.PathLike)) else list(directories)
+    listed = named_paths(directories)
     if not listed:
         raise UsageError("no output was given", where="DIR", allowed="one or more", next_step="tokmill merge a b --out ab")
-    target = Path(os.path.abspath(out))
-    sources = [Source.load(Path(os.path.abspath(name))) for name in listed]
+    target = output_path(out)
+    sources = [Source.load(path) for path in listed]
     check_apart([source.directory for source in sources], target)
     check_agreement(sources)
     content = merged_content(sources)
@@ -80,10 +82,14 @@ def check_marks(source: Source) -> None:
     """Raises UsageError for an output whose documents cannot be told apart."""
     if source.content.eot == "none":
         raise UsageError(
-            "documents cannot be told apart in an output that was written with --eot none",
+            "documents cannot be told apart in "
+            + ("bare files stated to have no end-of-text ids" if source.is_bare else "an output that was written with --eot none"),
             where=str(source.directory),
-            allowed="an end-of-text id before or after each document; outputs of the raw format can be merged without",
-            next_step="tokenize again, directly into the format that is wanted",
+            allowed="an end-of-text id before or after each document; without, "
+            + ("--format raw, llmc, litdata, mds" if source.is_bare else "outputs of the raw format can be merged"),
+            next_step="choose another --format, and leave --to-eot out"
+            if source.is_bare
+            else "tokenize again, directly into the format that is wanted",
         )
 
 
@@ -112,7 +118,7 @@ def check_agreement(sources: Sequence[Source]) -> None:
         ]
         ours, theirs = first.content.tokenizer, source.content.tokenizer
         if (ours.sha256, ours.encoding) != (theirs.sha256, theirs.encoding):
-            found.insert(0, f"the tokenizer is {theirs.name} (sha256 {theirs.sha256[:12]}), not {ours.name} ({ours.sha256[:12]})")
+            found.insert(0, f"the tokenizer is {_identified(theirs)}, not {_identified(ours)}")
         if ours.eot_id != theirs.eot_id:
             found.append(f"the end-of-text id is {theirs.eot_id}, not {ours.eot_id}")
         if found:
@@ -121,8 +127,13 @@ def check_agreement(sources: Sequence[Source]) -> None:
                 where=f"{source.directory}, held against {first.directory}",
                 allowed="one tokenizer, dtype, end-of-text id, its placement, and format",
                 next_step="leave it out, or make it like the others: tokmill convert for format, dtype and end-of-text ids, "
-                "tokmill tokenize for another tokenizer",
+                "tokmill tokenize for another tokenizer"
+                + ("" if ours.is_known and theirs.is_known else "; tokmill convert --tokenizer NAME where it is not known"),
             )
+
+
+def _identified(tokenizer: Tokenizer) -> str:
+    return f"{tokenizer.name} (sha256 {tokenizer.sha256[:12]})" if tokenizer.is_known else tokenizer.name
 
 
 def merged_content(sources: Sequence[Source]) -> Content:
@@ -133,7 +144,12 @@ def merged_content(sources: Sequence[Source]) -> Content:
     first = sources[0].content
     inputs = tuple(each for source in sources for each in source.content.inputs)
     shards = choose_output(first.format, first.tokenizer, eot=first.eot, dtype=first.dtype).shards
-    merged = msgspec.structs.replace(first, inputs=inputs, shards=shards or msgspec.UNSET, splits=msgspec.UNSET)
+    # Of a tokenizer that nobody named, the number of ids is that of those met.
+    n_ids = max(source.content.tokenizer.n_ids for source in sources)
+    tokenizer = msgspec.structs.replace(first.tokenizer, n_ids=n_ids)
+    merged = msgspec.structs.replace(
+        first, inputs=inputs, tokenizer=tokenizer, shards=shards or msgspec.UNSET, splits=msgspec.UNSET
+    )
     if _differing(sources) or any(source.content.origin for source in sources):
         return msgspec.structs.replace(merged, origin=tuple(source.manifest.fingerprint for source in sources))
     return merged

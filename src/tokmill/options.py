@@ -58,6 +58,10 @@ def with_address(arguments: Sequence[str]) -> list[str]:
 Json = Annotated[bool, typer.Option("--json", envvar="TOKMILL_JSON", help="One JSON object on standard output.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", envvar="TOKMILL_QUIET", help="No progress, no summary.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", envvar="TOKMILL_VERBOSE", help="More messages, tracebacks.")]
+Events = Annotated[
+    str | None,
+    typer.Option("--events", envvar="TOKMILL_EVENTS", metavar="FILE", help="Append what happens as JSON lines (docs/events.md)."),
+]
 Glob = Annotated[
     str | None,
     typer.Option("--glob", envvar="TOKMILL_GLOB", metavar="PATTERN", help="Of a directory, take the files that match this."),

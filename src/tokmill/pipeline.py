@@ -81,16 +81,16 @@ class _InOrder:
     """Results of batches, handed out in the order of the batches."""
 
     def __init__(self) -> None:
-        self._results: dict[int, tuple[EncodedBatch | Exception | None, int]] = {}
+        self._results: dict[int, tuple[EncodedBatch | BaseException | None, int]] = {}
         self._arrived = threading.Condition()
 
-    def put(self, index: int, result: EncodedBatch | Exception | None, cost: int = 0) -> None:
+    def put(self, index: int, result: EncodedBatch | BaseException | None, cost: int = 0) -> None:
         """None as a result: the corpus ends before this batch."""
         with self._arrived:
             self._results[index] = (result, cost)
             self._arrived.notify_all()
 
-    def get(self, index: int, timeout_s: float) -> tuple[EncodedBatch | Exception | None, int] | None:
+    def get(self, index: int, timeout_s: float) -> tuple[EncodedBatch | BaseException | None, int] | None:
         """The result of that batch; None if it does not arrive in time."""
         with self._arrived:
             self._arrived.wait_for(lambda: index in self._results, timeout_s)
@@ -154,7 +154,7 @@ class Pipeline:
             result, cost = arrived
             if result is None:
                 return
-            if isinstance(result, Exception):
+            if isinstance(result, BaseException):
                 raise result
             yield result
             self._flow.release(cost)
@@ -162,7 +162,7 @@ class Pipeline:
 
     def _read(self, start: Cursor) -> None:
         index = 0
-        end: Exception | None = None
+        end: BaseException | None = None
         batches = self._reader.batches(start)
         try:
             for batch in batches:
@@ -170,7 +170,7 @@ class Pipeline:
                     break
                 index = batch.index + 1
                 self._todo.put(batch)
-        except Exception as error:  # noqa: BLE001  a thread's error is raised where the results are taken
+        except BaseException as error:  # noqa: BLE001  a thread's error, panics too, is raised where the results are taken
             end = error
         finally:
             for _ in range(self._n_threads):
@@ -188,15 +188,15 @@ class Pipeline:
             try:
                 if stage is None:
                     stage = self._make_stage()
-                result: EncodedBatch | Exception = stage.run(batch)
+                result: EncodedBatch | BaseException = stage.run(batch)
                 self._renewal.after_batch(stage.encoder, batch)
-            except Exception as error:  # noqa: BLE001  a thread's error is raised where the results are taken
+            except BaseException as error:  # noqa: BLE001  a thread's error, panics too, is raised where the results are taken
                 result = error
             cost = _held_bytes(result)
             self._flow.release(batch.cost_bytes - cost)
             self._done.put(batch.index, result, cost)
 
 
-def _held_bytes(result: EncodedBatch | Exception) -> int:
+def _held_bytes(result: EncodedBatch | BaseException) -> int:
     """What a result holds until it is written; a fraction of what its batch might have cost."""
-    return 0 if isinstance(result, Exception) else sum(run.ids.nbytes + run.ends.nbytes for run in result.runs)
+    return 0 if isinstance(result, BaseException) else sum(run.ids.nbytes + run.ends.nbytes for run in result.runs)

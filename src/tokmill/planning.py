@@ -20,7 +20,7 @@ from tokmill.read.inputs import find_inputs
 from tokmill.read.urls import typed_urls
 from tokmill.trainers import choose_output
 from tokmill.types import STDIN, EotPlacement, IdType, OnError, Utf8Policy, is_url, path_to_text
-from tokmill.words import counted
+from tokmill.words import counted, nearest
 from tokmill.write import WRITERS
 
 if TYPE_CHECKING:
@@ -122,7 +122,10 @@ _MOST_DETAILS = 5
 def details(job: Job) -> list[str]:
     """What was decided, a line each: inputs, tokenizer, output, and how the machine is used."""
     content, resources = job.content, job.resources
-    shown = [f"input: {each.path}, {each.format}, {each.compression} compression" for each in content.inputs[:_MOST_DETAILS]]
+    shown = [
+        f"input: {each.path}, {each.format}{'' if each.compression == 'none' else ', ' + each.compression}"
+        for each in content.inputs[:_MOST_DETAILS]
+    ]
     if len(content.inputs) > _MOST_DETAILS:
         shown.append(f"input: and {len(content.inputs) - _MOST_DETAILS:,} more")
     tokenizer = content.tokenizer
@@ -153,7 +156,7 @@ def _check_choices(**chosen: str) -> None:
                 f"{value!r} is not a value of {option}",
                 where=option,
                 allowed=", ".join(allowed[name]),
-                next_step=f"{option} {allowed[name][0]}",
+                next_step=f"{option} {nearest(value, allowed[name])}",
             )
 
 

@@ -1,34 +1,56 @@
 """Shows a run to a person, on standard error: a bar on a terminal, a line now and then elsewhere, or nothing.
 
-Rates are those of this process since it began, not of the last second: a number that jumps cannot be read.
+Rates are those of this process since it began, not of the last second: a number that jumps cannot be read. The time left goes by
+the last minute, so that a disk that has become slow is not denied, and is said to be a guess while it rests on a few seconds.
+
+The bar is drawn here, in one line, with the cursor left at its beginning: where a terminal that is made narrower breaks the line,
+everything from the cursor on is erased, and nothing stale stays. What does not fit is left out part by part, the least important
+first. rich was refused for it: it goes up as many lines as it drew, not as many as there are now.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import time
-from typing import TYPE_CHECKING, Protocol, Self, TextIO
+from collections import deque
+from typing import TYPE_CHECKING, NamedTuple, Protocol, Self, TextIO
 
 from tokmill.printable import printable_line
 from tokmill.types import AnyEvent, Counts, Detail, Failed, Finished, Notice, Progress, Renewed, Restarted, Started
 from tokmill.words import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 BAR_EVERY_S = 0.2
-LINE_EVERY_S = 30.0
+LINES_EVERY_S = ((10 * 60.0, 30.0), (2 * 3600.0, 60.0), (float("inf"), 300.0))
+"""Up to so long after the beginning, a line every so often: a log of a week can still be read."""
+FIRST_LINE_S = 5.0
+_WINDOW_S = 60.0
+_SURE_S = 5.0
+"""The time left is a guess before so much was seen."""
+_STALLED_S = 10.0
 _GIB = 1 << 30
 _MIB = 1 << 20
+
+
+class Part(NamedTuple):
+    """A few words of a line."""
+
+    text: str
+    rank: int
+    """The largest is left out first where there is no room; 0 never is."""
 
 
 class Display(Protocol):
     """Where text goes. `update` may be left out at will, `message` may not."""
 
-    every_s: float
+    def every_s(self, shown_s: float) -> float:
+        """Seconds between two updates when the last was so many seconds after the beginning; of the first, from the beginning."""
 
-    def update(self, text: str, done: int, total: int | None) -> None: ...
+    def update(self, parts: Sequence[Part], done: int, total: int | None) -> None: ...
     def message(self, text: str) -> None: ...
     def close(self) -> None: ...
 
@@ -43,7 +65,8 @@ class ProgressObserver:
         self._clock = clock
         self._started = Started(total_bytes=None, resumed_bytes=0, position_bytes=0, n_threads=1, batch_bytes=0, budget_bytes=0)
         self._base: Progress | None = None
-        self._shown_s = clock()
+        self._pace = Pace()
+        self._began_s = self._shown_s = clock()
 
     def on_event(self, event: AnyEvent) -> None:
         """Show one event."""
@@ -77,117 +100,191 @@ class ProgressObserver:
         self.close()
 
     def _on_started(self, event: Started) -> None:
-        self._started, self._base = event, None
+        self._started, self._base, self._pace = event, None, Pace()
         what = "standard input" if event.total_bytes is None else format_bytes(event.total_bytes)
         budget = f", at most {format_memory(event.budget_bytes)} of memory" if event.budget_bytes else ""
         threads = f", {counted(event.n_threads, 'thread')}" if event.budget_bytes else ""
         resumed = f"; going on behind {format_bytes(event.resumed_bytes)} of an earlier run" if event.resumed_bytes else ""
         self._display.message(f"{self._verb} {what}{threads}{budget}{resumed}")
-        self._display.update("", event.position_bytes, event.total_bytes)
+        self._display.update((), event.position_bytes, event.total_bytes)
 
     def _on_progress(self, event: Progress) -> None:
-        self._base = self._base or event
+        if self._base is None or not self._pace.has_moved:
+            # Until something came out, nothing can be said of how fast it goes.
+            self._base = event if self._base is None or event.position_bytes <= self._base.position_bytes else self._base
+        self._pace.add(event.elapsed_s, event.position_bytes)
         now = self._clock()
-        if now - self._shown_s < self._display.every_s:
+        if now - self._shown_s < self._display.every_s(self._shown_s - self._began_s):
             return
         self._shown_s = now
         self._display.update(self._words(event), event.position_bytes, self._started.total_bytes)
 
-    def _words(self, event: Progress) -> str:
+    def _words(self, event: Progress) -> list[Part]:
         total = self._started.total_bytes
-        parts = [format_bytes(event.position_bytes) + (f" of {format_bytes(total)}" if total is not None else "")]
+        parts = [Part(format_bytes(event.position_bytes) + (f" of {format_bytes(total)}" if total is not None else ""), 3)]
         if self._base is not None and event.elapsed_s > self._base.elapsed_s:
             parts += self._rates(event, self._base)
         if self._started.budget_bytes and event.rss_bytes:
-            parts.append(f"{format_memory(event.rss_bytes)} of {format_memory(self._started.budget_bytes)}")
-        return " · ".join(parts)
+            parts.append(Part(f"{format_memory(event.rss_bytes)} of {format_memory(self._started.budget_bytes)}", 5))
+        return parts
 
-    def _rates(self, event: Progress, base: Progress) -> list[str]:
+    def _rates(self, event: Progress, base: Progress) -> list[Part]:
         elapsed_s = event.elapsed_s - base.elapsed_s
         position = event.position_bytes - base.position_bytes
         read = max(event.counts.bytes_in - base.counts.bytes_in, 0) or position
-        parts = [f"{read / elapsed_s / 1e6:,.0f} MB/s"]
+        parts = [Part(f"{read / elapsed_s / 1e6:,.0f} MB/s", 2)]
         if tokens := _tokens(event.counts) - _tokens(base.counts):
-            parts.append(f"{tokens / elapsed_s / 1e6:,.1f} Mtokens/s")
-        if self._started.total_bytes is not None and position > 0:
-            left_s = max(self._started.total_bytes - event.position_bytes, 0) * elapsed_s / position
-            parts.append(f"{format_duration(left_s)} left")
+            parts.append(Part(f"{tokens / elapsed_s / 1e6:,.1f} Mtokens/s", 6))
+        if (stalled_s := self._pace.stalled_s) >= _STALLED_S:
+            parts.append(Part(f"nothing new for {format_duration(stalled_s)}", 1))
+        elif self._started.total_bytes is not None and (left_s := self._pace.left_s(self._started.total_bytes)) is not None:
+            about = "" if self._pace.is_sure else "about "
+            parts.append(Part(f"{about}{format_duration(left_s)} left", 1))
         return parts
+
+
+class Pace:
+    """How fast the last minute was."""
+
+    def __init__(self) -> None:
+        self._points: deque[tuple[float, int]] = deque()
+        """Seconds and bytes, a second apart but for the last."""
+        self._moved_s = 0.0
+        self._first_s: float | None = None
+
+    def add(self, elapsed_s: float, position_bytes: int) -> None:
+        """So much is done."""
+        points = self._points
+        if not points or position_bytes > points[-1][1]:
+            self._moved_s = elapsed_s
+            if points and self._first_s is None:
+                self._first_s = points[-1][0]
+        if not self.has_moved:
+            # What was before the first bytes is no measure of speed.
+            points.clear()
+        if len(points) > 1 and elapsed_s - points[-2][0] < 1.0:
+            points.pop()
+        points.append((elapsed_s, position_bytes))
+        while points[0][0] < elapsed_s - _WINDOW_S:
+            points.popleft()
+
+    @property
+    def has_moved(self) -> bool:
+        """Whether anything came out."""
+        return self._first_s is not None
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether enough was seen."""
+        return self._first_s is not None and self._points[-1][0] - self._first_s >= _SURE_S
+
+    @property
+    def stalled_s(self) -> float:
+        """For how long nothing came out."""
+        return self._points[-1][0] - self._moved_s if self._points else 0.0
+
+    def left_s(self, total_bytes: int) -> float | None:
+        """Seconds to the end, at this pace; None: nothing came out."""
+        if len(self._points) < 2:
+            return None
+        (begin_s, begin), (end_s, end) = self._points[0], self._points[-1]
+        return max(total_bytes - end, 0) * (end_s - begin_s) / (end - begin) if end > begin else None
 
 
 class Lines:
     """A line now and then, for files and pipes. Implements `Display`."""
 
-    every_s = LINE_EVERY_S
-
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
-    def update(self, text: str, done: int, total: int | None) -> None:
+    def every_s(self, shown_s: float) -> float:
+        """Rarer and rarer; the first soon, so that a log says at once how long it will take."""
+        return next(every for until, every in LINES_EVERY_S if shown_s < until) if shown_s else FIRST_LINE_S
+
+    def update(self, parts: Sequence[Part], done: int, total: int | None) -> None:
         """A line, with the share in percent where it is known."""
-        if text:
-            self.message(f"{_share(done, total)}{text}")
+        if parts:
+            self.message(" · ".join([*_share(done, total), *(part.text for part in parts)]))
 
     def message(self, text: str) -> None:
         """A line."""
-        print(f"tokmill: {text}", file=self._stream, flush=True)
+        _say(self._stream, f"tokmill: {text}\n")
 
     def close(self) -> None:
         """Nothing to take away."""
 
 
+_CELLS = 10
+_ERASE = "\r\x1b[J"
+"""From the beginning of the line on, with all lines that it was broken into."""
+
+
 class Bar:
     """A bar on a terminal; counters alone where the total is not known. Implements `Display`."""
 
-    every_s = BAR_EVERY_S
-
     def __init__(self, stream: TextIO) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, TextColumn
-        from rich.progress import Progress as RichProgress
-        from rich.table import Column
+        self._stream = stream
+        self._shown = ""
+        self._is_coloured = not os.environ.get("NO_COLOR")
+        self._full, self._empty, self._between = ("━", "─", " · ") if _can_write(stream, "━─·") else ("#", "-", " | ")
 
-        self._console = Console(file=stream, highlight=False, markup=False, emoji=False, soft_wrap=True)
-        # One column of text, so that a narrow terminal cuts what stands last and nothing else.
-        text = TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis"))
-        self._with_bar = RichProgress(
-            BarColumn(bar_width=10, table_column=Column(min_width=10)),
-            text,
-            console=self._console,
-            auto_refresh=False,
-            transient=True,
-        )
-        self._without = RichProgress(text, console=self._console, auto_refresh=False, transient=True)
-        self._live: RichProgress | None = None
+    def every_s(self, _shown_s: float) -> float:
+        """Calm, but alive."""
+        return BAR_EVERY_S
 
-    def update(self, text: str, done: int, total: int | None) -> None:
+    def update(self, parts: Sequence[Part], done: int, total: int | None) -> None:
         """Draw it anew."""
-        if self._live is None:
-            self._live = self._with_bar if total else self._without
-            self._live.start()
-        if not self._live.tasks:
-            self._live.add_task("", total=total)
-        text = text.replace(" of ", "/").replace("Mtokens", "Mtok")
-        text = f"{_share(done, total)}{text}"
-        self._live.update(self._live.tasks[0].id, description=text, completed=done, total=total, refresh=True)
+        # The last column stays free: some terminals go on in the next line when it is written.
+        room = max(self._columns() - 3, 0)
+        texts = [Part(p.text.replace(" of ", "/").replace("Mtokens", "Mtok"), p.rank) for p in parts]
+        texts = [*(Part(share, 0) for share in _share(done, total)), *texts]
+        if total:
+            texts.insert(0, Part("", 4))
+        while len(texts) > 1 and self._length(texts) > room:
+            texts.remove(max(texts, key=lambda part: part.rank))
+        words = self._between.join(part.text for part in texts if part.text)[:room]
+        bar = f"{self._drawn(done / total)} " if total and any(not part.text for part in texts) else ""
+        self._shown = f"  {bar}{words}"
+        self._write(f"{_ERASE}{self._shown}\r")
 
     def message(self, text: str) -> None:
         """A line above the bar."""
-        self._console.print(f"tokmill: {text}")
+        self._write(f"{_ERASE if self._shown else ''}tokmill: {text}\n{self._shown}" + ("\r" if self._shown else ""))
 
     def close(self) -> None:
         """Take the bar away."""
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
+        if self._shown:
+            self._shown = ""
+            self._write(_ERASE)
+
+    def _length(self, texts: Sequence[Part]) -> int:
+        words = [part.text for part in texts if part.text]
+        return len(self._between.join(words)) + (_CELLS + 1 if len(words) < len(texts) else 0)
+
+    def _drawn(self, share: float) -> str:
+        n = min(int(_CELLS * share + 0.5), _CELLS)
+        if not self._is_coloured:
+            return self._full * n + self._empty * (_CELLS - n)
+        return f"\x1b[32m{self._full * n}\x1b[0;2m{self._empty * (_CELLS - n)}\x1b[0m"
+
+    def _columns(self) -> int:
+        try:
+            return os.get_terminal_size(self._stream.fileno()).columns or 80
+        except (OSError, ValueError):
+            return shutil.get_terminal_size().columns
+
+    def _write(self, text: str) -> None:
+        _say(self._stream, text)
 
 
 class Nothing:
     """Shows nothing. Implements `Display`."""
 
-    every_s = float("inf")
+    def every_s(self, _shown_s: float) -> float:
+        """Never."""
+        return float("inf")
 
-    def update(self, text: str, done: int, total: int | None) -> None:
+    def update(self, parts: Sequence[Part], done: int, total: int | None) -> None:
         """Nothing."""
 
     def message(self, text: str) -> None:
@@ -232,8 +329,27 @@ def format_duration(seconds: float) -> str:
     return f"{hours}:{m:02d}:{s:02d}" if hours else f"{m}:{s:02d}"
 
 
-def _share(done: int, total: int | None) -> str:
-    return f"{100 * min(done / total, 1):.0f} % · " if total else ""
+def _share(done: int, total: int | None) -> list[str]:
+    """The share in percent, where it is known; 100 when all is done and not before."""
+    return [f"{min(100 * done // total, 100)} %"] if total else []
+
+
+def _say(stream: TextIO, text: str) -> None:
+    try:
+        stream.write(text)
+        stream.flush()
+    except OSError:
+        # The terminal is gone, or the disk with the log is full: nobody listens, and the run goes on. What Python still holds of
+        # the text, it would try to write while closing.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _can_write(stream: TextIO, text: str) -> bool:
+    try:
+        text.encode(stream.encoding or "utf-8")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
 
 
 def _tokens(counts: Counts) -> int:

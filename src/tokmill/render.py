@@ -14,7 +14,7 @@ from tokmill.types import STDIN
 from tokmill.words import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from tokmill.api import Summary
     from tokmill.errors import TokmillError
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from tokmill.forecast import InputPlan, Plan
     from tokmill.inspection import Inspection, Preview
     from tokmill.replay import Outcome
+    from tokmill.reporting import ReportPage
+    from tokmill.types import FileEntry
     from tokmill.verification import Problem, Report
     from tokmill.vocabularies import Fetched, Vocabulary
 
@@ -57,7 +59,7 @@ def summary_lines(summary: Summary) -> str:
         ("text", f"{format_bytes(summary.bytes_text)}{_per_token(summary.bytes_text, n_tokens)}"),
     ]
     if not summary.already_complete:
-        speed = f"{summary.bytes_per_s / 1e6:,.0f} MB/s, {summary.tokens_per_s / 1e6:,.1f} Mtokens/s"
+        speed = f"{_rate(summary.bytes_per_s)}, {summary.tokens_per_s / 1e6:,.1f} Mtokens/s"
         went_on = ", gone on from an earlier run" if summary.resumed else ""
         memory = f"{format_memory(summary.peak_rss_bytes)} at the peak, of {format_memory(summary.budget_bytes)}"
         rows += [("time", f"{_seconds(summary.elapsed_s)}, {speed}{went_on}"), ("memory", memory)]
@@ -67,11 +69,20 @@ def summary_lines(summary: Summary) -> str:
     if summary.invalid_utf8_documents:
         rows.append(("not UTF-8", f"{counted(summary.invalid_utf8_documents, 'document')}, mended as --encoding-errors says"))
     rows.append(("audited", f"{counted(summary.audited_documents, 'document')}, the same as the reference tokenizer's"))
-    rows += [("files", ", ".join(f"{name} ({format_bytes(e.size_bytes)})" for name, e in sorted(summary.files.items())))]
+    rows += [("files", _file_names(summary.files))]
     rows += [("in", printable_line(summary.out)), ("next", f"tokmill verify {_quoted(summary.out)}")]
     return "\n".join([f"tokmill: {head}", *_aligned(rows), *_notes(summary.notices)])
 
 
+def _file_names(files: Mapping[str, FileEntry]) -> str:
+    """Names and sizes where they are few, else how many there are, and how large together."""
+    if len(files) <= _MOST_FILES:
+        return ", ".join(f"{name} ({format_bytes(entry.size_bytes)})" for name, entry in sorted(files.items()))
+    return f"{len(files):,}, {format_bytes(sum(entry.size_bytes for entry in files.values()))}"
+
+
+_MOST_FILES = 6
+"""Of an output, that are named."""
 _MOST_INPUTS = 12
 """Lines of inputs that a person wants to see."""
 _MOST_REPAIRED = 12
@@ -223,13 +234,21 @@ def outcome_lines(outcome: Outcome) -> str:
     ]
     if not outcome.already_complete:
         went_on = ", gone on from an earlier run" if outcome.resumed else ""
-        rate = f", {outcome.bytes_per_s / 1e6:,.0f} MB/s" if outcome.bytes_per_s else ""
+        rate = f", {_rate(outcome.bytes_per_s)}" if outcome.bytes_per_s else ""
         rows.append(("time", f"{_seconds(outcome.elapsed_s)}{rate}{went_on}"))
         rows.append(("memory", f"{format_memory(outcome.peak_rss_bytes)} at the peak"))
     rows.append(("files", f"{len(outcome.files):,}, {format_bytes(outcome.bytes_out)}"))
     rows += [("in", printable_line(outcome.out)), ("next", f"tokmill verify {_quoted(outcome.out)}")]
     head = "complete already, nothing to do" if outcome.already_complete else "done"
     return "\n".join([f"tokmill: {head}", *_aligned(rows), *_notes(outcome.notices)])
+
+
+def page_lines(made: ReportPage) -> str:
+    """Where the report is, and what it lacks."""
+    state = "" if made.is_complete else ", of an output that is not complete"
+    size, seconds = format_bytes(made.size_bytes), _seconds(made.elapsed_s)
+    head = f"tokmill: {printable_line(made.path)} ({size}, {seconds}{state})"
+    return "\n".join([head, *_notes([f"not in it: {sentence}" for sentence in made.missing])])
 
 
 def _repaired_rows(repaired: list[Problem]) -> list[tuple[str, str]]:
@@ -254,6 +273,7 @@ def inspection_lines(found: Inspection) -> str:
     if found.bytes_text is not None:
         n_tokens = sum(side.tokens for side in found.sides)
         rows.append(("text", f"{format_bytes(found.bytes_text)}{_per_token(found.bytes_text, n_tokens)}"))
+    if found.kind == "directory":
         rows.append(("skipped", ", ".join(f"{n:,} {reason}" for reason, n in sorted(found.skipped.items())) or "none"))
     made = (
         f"made by tokmill {found.tokmill_version} from {counted(found.n_inputs or 0, 'input')}"
@@ -279,6 +299,12 @@ def _preview_lines(preview: Preview) -> list[str]:
 
 def _per_token(n_bytes: int, n_tokens: int) -> str:
     return f", {n_bytes / n_tokens:.2f} bytes per token" if n_tokens else ""
+
+
+def _rate(bytes_per_s: float) -> str:
+    """Megabytes a second, with as many places as a small number needs."""
+    n = bytes_per_s / 1e6
+    return f"{n:,.0f} MB/s" if n >= 10 else f"{n:.2g} MB/s"
 
 
 def _seconds(seconds: float) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from tokmill import __version__
+from tokmill.chronicle import Chronicle
 from tokmill.commit import Output, open_output
 from tokmill.errors import ChangedError
 from tokmill.manifest import FORMAT_VERSION, Manifest, published
@@ -109,6 +110,11 @@ class Teller:
         for observer in self._observers:
             observer.on_event(event)
 
+    def also(self, chronicle: Chronicle) -> Chronicle:
+        """Tell this one, too."""
+        self._observers = [*self._observers, chronicle]
+        return chronicle
+
     def notice(self, text: str) -> None:
         """Say something to a person."""
         self.tell(Notice(text=text))
@@ -126,10 +132,10 @@ class Teller:
             )
         )
 
-    def progress(self, position_bytes: int) -> None:
+    def progress(self, position_bytes: int, *, is_last: bool = False) -> None:
         """So much is done."""
         now = time.monotonic()
-        if now - self._told_s >= _TELL_EVERY_S:
+        if is_last or now - self._told_s >= _TELL_EVERY_S:
             self._told_s = now
             elapsed_s = now - self._began_s
             self.tell(Progress(elapsed_s=elapsed_s, position_bytes=position_bytes, counts=Counts(), rss_bytes=rss_bytes()))
@@ -162,6 +168,7 @@ class Replay:
                 self._carry(source, step if i == first else 0, self._sources[:i])
             self._n_inputs += source.n_inputs
             self._counts += source.manifest.counts
+        self._teller.progress(self._position_bytes, is_last=True)
 
     def _carry(self, source: Source, first: int, before: Sequence[Source]) -> None:
         try:
@@ -246,9 +253,15 @@ def carry_all(
         return work.outcome(output, already_complete=True)
     try:
         resumed = bool(output.segments)
+        chronicle = teller.also(Chronicle(output))
         replay = Replay(sources, make_carrier(output), output, teller)
-        replay.run()
-        manifest = work.manifest(output, replay.finish(complete=True))
+        try:
+            replay.run()
+            entries = replay.finish(complete=True)
+        except BaseException:
+            chronicle.save()
+            raise
+        manifest = work.manifest(output, entries, chronicle)
         output.publish(manifest)
     finally:
         output.close()
@@ -266,7 +279,7 @@ class _Work:
     teller: Teller
     notices: Sequence[str]
 
-    def manifest(self, output: Output, entries: dict[str, FileEntry]) -> Manifest:
+    def manifest(self, output: Output, entries: dict[str, FileEntry], chronicle: Chronicle) -> Manifest:
         """The manifest of the complete output."""
         return Manifest(
             format_version=FORMAT_VERSION,
@@ -279,6 +292,7 @@ class _Work:
             elapsed_s=round(output.elapsed_before_s + self.teller.elapsed_s, 3),
             peak_rss_bytes=peak_rss_bytes(),
             made_from=tuple(provenance(source, self.how) for source in self.sources),
+            history=chronicle.history(),
         )
 
     def outcome(
@@ -312,7 +326,7 @@ class _Work:
             resumed=resumed,
             already_complete=already_complete,
             files=dict(manifest.files),
-            notices=[*self.notices, *tail_notices(self.content, manifest.files)],
+            notices=[*self.notices, *tail_notices(self.content, manifest.files, self.how)],
         )
 
 

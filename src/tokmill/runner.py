@@ -13,7 +13,7 @@ import msgspec
 
 from tokmill.child import Child, error_of
 from tokmill.errors import Interrupted, WorkerDiedError
-from tokmill.types import STDIN, AnyEvent, Committed, Failed, Finished, Restarted, Started
+from tokmill.types import STDIN, AnyEvent, Committed, Failed, Finished, Notice, Restarted, Started
 from tokmill.words import counted
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ _MODULE = "tokmill.worker"
 _ATTEMPTS = 3
 """Deaths in a row without a commit in between after which the run gives up."""
 _SMALLEST_BATCH_BYTES = 64 << 10
+_STOPPING = "stopping: what is done so far is committed first (Ctrl-C again ends at once)"
 
 
 class LocalRunner:
@@ -58,6 +59,7 @@ class LocalRunner:
         attempt = 1
         while True:
             child = self._child()
+            child.on_interrupt = lambda: _tell(observers, Notice(text=_STOPPING))
             committed = started = False
             try:
                 child.ask(msgspec.json.encode(job))

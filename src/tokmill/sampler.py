@@ -381,7 +381,7 @@ def main(job_fd: int, event_fd: int) -> None:
     line.watch(lambda: os._exit(1))
     try:
         line.emit(Sampler(question).answer())
-    except Exception as error:  # noqa: BLE001  the parent is told of whatever it is
+    except BaseException as error:  # noqa: BLE001  the parent is told of whatever it is, panics of engines too
         line.emit(failed_event(error))
     sys.stderr.flush()
     os._exit(0)

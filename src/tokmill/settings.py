@@ -35,8 +35,13 @@ class Knob:
     parameter: str
     is_flag: bool
     is_many: bool
-    is_shared: bool
-    """It has a variable of the environment, which all commands that have the option share."""
+    variable: str | None
+    """Of the environment."""
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether all commands that have the option share it: those that take it from the environment do."""
+        return self.variable is not None
 
 
 @dataclass(frozen=True, slots=True)

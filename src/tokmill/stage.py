@@ -15,6 +15,7 @@ import numpy as np
 import xxhash
 
 from tokmill.audit import Auditor, audit_documents
+from tokmill.encode import reference_of
 from tokmill.errors import BadTextError, EngineError
 from tokmill.read.utf8 import clean, first_invalid
 from tokmill.slices import Slices, text_bytes
@@ -143,11 +144,18 @@ class EncodeStage:
         eot_id = self._content.tokenizer.eot_id
         if largest <= self._max_id and (largest < eot_id or not np.any(ids == eot_id)):
             return
+        found = largest if largest > self._max_id else eot_id
+        tokenizer = self._content.tokenizer
+        other_eot = (
+            ", or name another token that ends documents: --eot-token"
+            if found == eot_id and tokenizer.kind == "huggingface"
+            else ""
+        )
         raise EngineError(
-            f"the engine returned id {largest:,} for text",
+            f"the engine returned id {found:,} for text",
             where=str(batch.locate(0)),
             allowed=f"ids up to {self._max_id:,} ({self._content.dtype}), and never the end-of-text id {eot_id}",
-            next_step="run again with --dtype auto; if it stays, with --engine tiktoken, and report it",
+            next_step=f"run again with --engine {reference_of(tokenizer)} --fresh (slow, exact){other_eot}; if it stays, report it",
         )
 
     def _assemble(

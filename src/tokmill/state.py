@@ -1,6 +1,7 @@
 """The directory `.tokmill` inside an output: what is not complete yet, and the lock of whoever works on it.
 
-It holds `journal` (of a run that is to be resumed), `NAME.part` for every file to come, and `lock`. Trainers do not look there.
+It holds `journal` (of a run that is to be resumed), `NAME.part` for every file to come, `history` (how it went so far) and
+`lock`. Trainers do not look there.
 """
 
 from __future__ import annotations
@@ -51,6 +52,11 @@ def refuse_parts(directory: Path) -> None:
         )
 
 
+def history_of(directory: Path) -> Path:
+    """Where a run notes how it went so far."""
+    return state_of(directory) / "history"
+
+
 def hold(directory: Path) -> DirectoryLock:
     """Take the lock of an output directory. Raises LockedError, StorageError; DamageError for a link instead of a directory."""
     state = state_of(directory)
@@ -78,6 +84,8 @@ def discard_parts(directory: Path) -> None:
     (state_of(directory) / "journal").unlink(missing_ok=True)
     for part in part_files(directory):
         part.unlink()
+    for path in (history_of(directory), durable.aside(history_of(directory))):
+        path.unlink(missing_ok=True)
 
 
 def remove_state(directory: Path, lock: DirectoryLock) -> None:

@@ -134,7 +134,7 @@ def check_edge(stream: IdStream, eot_id: int, eot: EotPlacement, where: str, *, 
             what,
             where=where,
             allowed="whole documents, each with its end-of-text id",
-            next_step="state what is in it (--eot, --eot-id), and give the files of a corpus together, in order",
+            next_step="state what is in it (--dtype, --eot, --eot-id), and give the files of a corpus together, in order",
         )
     raise DamageError(
         what,
@@ -155,6 +155,6 @@ def narrowed(ids: Ids, dtype: IdType, where: str) -> Ids:
             f"id {largest:,} does not fit into {dtype}",
             where=where,
             allowed=f"{counted(int(np.iinfo(wanted).max) + 1, 'id')}, from 0",
-            next_step="--dtype uint32",
+            next_step="--to-dtype uint32",
         )
     return ids.astype(wanted)

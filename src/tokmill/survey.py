@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from tokmill.config import MIB, Resources
-from tokmill.encode import cutter_for
+from tokmill.encode import cutter_of
 from tokmill.read.corpus import CorpusReader
 from tokmill.read.rows import OTHER_FILE
 from tokmill.sampling import PLACE_BYTES, Decoded, Excerpt
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from tokmill.config import Content
+    from tokmill.protocols import Cutter
     from tokmill.types import Batch, Input, InputFormat
 
 GRIDDED: frozenset[InputFormat] = frozenset(("text", "jsonl"))
@@ -99,7 +100,7 @@ def survey_rows(source: Input, content: Content, *, until_s: float, most: int) -
     kept = _Kept(content, most)
     n_bytes = n_raw = 0
     is_complete = True
-    for stretch in _stretches(source, content, Cursor()):
+    for stretch in _stretches(source, content, cutter_of(content.tokenizer), Cursor()):
         n_read = sum(batch.counts.bytes_in for batch in stretch)
         kept.add(stretch, n_read)
         n_bytes += n_read
@@ -116,6 +117,7 @@ def survey_parquet(source: Input, content: Content, *, until_s: float, most: int
 
     groups = stored_groups(source, content.text_key)
     total = sum(group.stored_bytes for group in groups)
+    cutter = cutter_of(content.tokenizer)
     order = list(range(len(groups)))
     random.Random(0).shuffle(order)  # noqa: S311  a sample, no secret
     found: dict[int, list[Excerpt]] = {}
@@ -123,7 +125,7 @@ def survey_parquet(source: Input, content: Content, *, until_s: float, most: int
     for i in order:
         group, kept = groups[i], _Kept(content, max(1, most // min(len(order), 16)))
         n_rows = 0
-        for stretch in _stretches(source, content, Cursor(record=group.first)):
+        for stretch in _stretches(source, content, cutter, Cursor(record=group.first)):
             n_read = sum(batch.counts.documents for batch in stretch)
             n_here = min(n_read, group.n_rows - n_rows)
             # Batches go on into the next row group.
@@ -144,11 +146,11 @@ def survey_parquet(source: Input, content: Content, *, until_s: float, most: int
     return Decoded(excerpts, seen, n_raw, is_complete, is_complete and stride == 1, b"")
 
 
-def _stretches(source: Input, content: Content, start: Cursor) -> Iterator[list[Batch]]:
+def _stretches(source: Input, content: Content, cutter: Cutter | None, start: Cursor) -> Iterator[list[Batch]]:
     """Batches of one input from a place on, those of one document together. Raises TokmillError, where the run will, too."""
     alone = msgspec.structs.replace(content, inputs=(source,), on_error="skip")
     stretch: list[Batch] = []
-    for batch in CorpusReader(alone, _RESOURCES, cutter_for(content.tokenizer.encoding)).batches(start):
+    for batch in CorpusReader(alone, _RESOURCES, cutter).batches(start):
         stretch.append(batch)
         if batch.after is not None:
             yield stretch

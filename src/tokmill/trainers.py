@@ -5,12 +5,13 @@ What it expects is the default. What it could not read is refused; what it would
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import TYPE_CHECKING, cast
 
 import msgspec
 
-from tokmill.config import Content, parse_size
 from tokmill.errors import UsageError
 from tokmill.sharding import SIDES, Layout, Shards
 from tokmill.types import EotPlacement, IdType
@@ -20,9 +21,17 @@ from tokmill.write import most_tokens
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from tokmill.config import Content
     from tokmill.types import FileEntry, Tokenizer
 
 _UINT16_IDS = 1 << 16
+_EXPONENTS = {"": 0, "k": 3, "m": 6, "g": 9, "t": 12}
+_TAIL_ADVICE = {
+    "tokenize": "--drop-tail leaves it out, another --shard-tokens makes it larger",
+    "convert": "another --shard-tokens makes it larger",
+    "reshard": "another --shard-tokens makes it larger",
+    "merge": "tokmill reshard with another --shard-tokens makes it larger",
+}
 _BATCH_TOKENS = 1 << 19
 """Of GPT-2's usual batch over all processes; llm.c ends when a shard has fewer tokens than one batch."""
 
@@ -103,6 +112,20 @@ def choose_output(
     return Choice(eot=placed, dtype=chosen, shards=shards, notices=notices)
 
 
+def parse_tokens(text: str | int) -> int:
+    """Tokens of a shard, as `100M`, `1e8`, `100_000_000` or `33554432`; K, M, G are powers of 1000. Raises UsageError."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)(?:([kmgt])|e(\d\d?))?", str(text).strip().replace("_", ""), re.IGNORECASE)
+    n = Fraction(match[1]) * 10 ** (_EXPONENTS[(match[2] or "").lower()] + int(match[3] or 0)) if match else Fraction(0)
+    if not n or n.denominator > 1:
+        raise UsageError(
+            f"{text!r} is not a number of tokens",
+            where="--shard-tokens",
+            allowed="a whole number above 0, also with K, M, G (thousands, millions, billions) or as 1e8",
+            next_step="--shard-tokens 100M",
+        )
+    return int(n)
+
+
 def _choose_dtype(name: str, dtype: str, tokenizer: Tokenizer, notices: list[str]) -> IdType:
     if dtype == "uint16" and tokenizer.n_ids > _UINT16_IDS:
         raise UsageError(
@@ -121,7 +144,7 @@ def _choose_dtype(name: str, dtype: str, tokenizer: Tokenizer, notices: list[str
 
 def _choose_shards(layout: Layout, tokens: str | int | None, *, whole: bool, drop_tail: bool) -> Shards | None:
     trainer, name = TRAINERS[layout.format], layout.format
-    n = trainer.shard_tokens if tokens is None else parse_size(str(tokens), "--shard-tokens")
+    n = trainer.shard_tokens if tokens is None else parse_tokens(tokens)
     if n is None:
         if whole or drop_tail:
             raise UsageError(
@@ -151,15 +174,15 @@ def _choose_shards(layout: Layout, tokens: str | int | None, *, whole: bool, dro
     return Shards(tokens=n, whole_documents=whole or trainer.keeps_whole, drop_tail=drop_tail)
 
 
-def tail_notices(content: Content, files: Mapping[str, FileEntry]) -> list[str]:
-    """What to say of last shards that a trainer may not take."""
+def tail_notices(content: Content, files: Mapping[str, FileEntry], made_by: str = "tokenize") -> list[str]:
+    """What to say of last shards that a trainer may not take. made_by: the command, whose options are named."""
     if content.format != "llmc":
         return []
     sides = ([(name, entry.tokens) for name, entry in files.items() if entry.side == side] for side in SIDES)
-    last = [shards[-1] for shards in sides if len(shards) > 1]
     return [
-        f"{name} has only {counted(tokens, 'token')}: llm.c ends when a shard has less than a batch of all processes; "
-        "--drop-tail leaves it out, another --shard-tokens makes it larger"
-        for name, tokens in last
-        if tokens <= _BATCH_TOKENS
+        f"{shards[-1][0]} has only {counted(shards[-1][1], 'token')}: "
+        "llm.c ends when a shard has less than a batch of all processes; "
+        + (_TAIL_ADVICE[made_by] if len(shards) > 1 else "it is all that this side has: a smaller batch, or more text")
+        for shards in sides
+        if shards and shards[-1][1] <= _BATCH_TOKENS
     ]

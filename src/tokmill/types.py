@@ -109,6 +109,11 @@ class Tokenizer(msgspec.Struct, frozen=True, kw_only=True):
     """Largest id that can be written, plus one (EOT and other added tokens included)."""
     eot_id: int
 
+    @property
+    def is_known(self) -> bool:
+        """False where nobody said it (of bare files): then only the end-of-text id is known, and how large ids are."""
+        return bool(self.sha256)
+
 
 class Cursor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Where reading goes on. `Cursor()` is the start of the corpus."""

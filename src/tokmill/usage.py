@@ -147,11 +147,15 @@ def _about_command(where: str, commands: list[str], arguments: Sequence[str]) ->
     )
 
 
+_CHECK_PATH = "check the path"
 _ONE_OPTION = re.compile(r"(--[a-z][a-z-]*) (\S+)")
 
 
 def with_whole_command(error: TokmillError, arguments: Sequence[str]) -> TokmillError:
-    """The error, whose next step is the whole command where it was one option with its value."""
+    """The error, whose next step is a whole command where it was one option with its value, or a path that is not there."""
+    if error.next_step == _CHECK_PATH and error.where and error.where in arguments:
+        error.next_step = _with_path_there(error.where, arguments)
+        return error
     found = _ONE_OPTION.fullmatch(error.next_step or "")
     if not found or not arguments:
         return error
@@ -164,6 +168,20 @@ def with_whole_command(error: TokmillError, arguments: Sequence[str]) -> Tokmill
         kept.append(each)
     error.next_step = f"{_command(kept)} {option} {value}"
     return error
+
+
+def _with_path_there(path: str, arguments: Sequence[str]) -> str:
+    """The command with the path that is there and nearest to the one typed; without one, the command that shows what is there."""
+    directory, name = os.path.split(path.rstrip("/"))
+    while directory and not os.path.isdir(directory):
+        directory, name = os.path.split(directory)
+    try:
+        near = difflib.get_close_matches(name, os.listdir(directory or "."), 1, 0.7)
+    except OSError:
+        near = []
+    if near and os.path.join(directory, name) == path.rstrip("/"):
+        return _command(arguments, {path: [os.path.join(directory, near[0])]})
+    return shlex.join(["ls", directory or "."])
 
 
 def _command(arguments: Sequence[str], replaced: dict[str, list[str]] | None = None) -> str:

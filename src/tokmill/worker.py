@@ -22,6 +22,7 @@ import msgspec
 
 from tokmill import __version__
 from tokmill.audit import Auditor
+from tokmill.chronicle import Chronicle
 from tokmill.commit import Output, open_output
 from tokmill.config import MIB
 from tokmill.dataset import find_tokenizer
@@ -84,6 +85,7 @@ class Worker:
         self._renewal = Renewal(job.resources.renew_above_bytes, self._on_renewed)
         self._leaving: str | None = None
         self._stopped = False
+        self._chronicle: Chronicle | None = None
         self._started_s = time.monotonic()
 
     def stop(self) -> None:
@@ -100,12 +102,12 @@ class Worker:
     def shrink(self) -> None:
         """Halve what is on its way."""
         self._flow.shrink()
-        self._emit(Notice(text="memory is short: fewer batches on their way"))
+        self._tell_all(Notice(text="memory is short: fewer batches on their way"))
 
     def pause(self, *, paused: bool) -> None:
         """Stop reading, or go on."""
         self._flow.pause(paused=paused)
-        self._emit(Notice(text="memory is short: reading is paused" if paused else "reading goes on"))
+        self._tell_all(Notice(text="memory is short: reading is paused" if paused else "reading goes on"))
 
     def leave(self, why: str) -> None:
         """Checkpoint and end, for lack of memory."""
@@ -130,8 +132,9 @@ class Worker:
 
     def _run(self, output: Output) -> None:
         resumed = bool(output.segments)
-        recorder = Recorder(self._job, output, self._emit, self._position(output.cursor))
-        self._emit(self._started(output))
+        chronicle = self._chronicle = Chronicle(output)
+        recorder = Recorder(self._job, output, self._tell_all, self._position(output.cursor))
+        self._tell_all(self._started(output))
         reader = self._reader()
         with self._encoded(reader, output.cursor, recorder) as results:
             try:
@@ -140,12 +143,13 @@ class Worker:
                 recorder.wait_for_stdin_end()
                 if self._is_to_end(recorder, reader):
                     raise self._ended(output.directory, _COMMITTED)
-            except Exception:
+            except BaseException:
                 # What was written before is kept, whatever went wrong behind it.
                 recorder.commit()
                 output.settle()
+                chronicle.save()
                 raise
-        manifest = self._manifest(output, recorder)
+        manifest = self._manifest(output, recorder, chronicle)
         output.publish(manifest)
         self._emit(_finished(manifest, recorder.elapsed_s, resumed=resumed))
 
@@ -255,14 +259,19 @@ class Worker:
         )
 
     def _tell(self, elapsed_s: float, position_bytes: int, counts: Counts) -> None:
-        self._emit(Progress(elapsed_s=elapsed_s, position_bytes=position_bytes, counts=counts, rss_bytes=rss_bytes()))
+        self._tell_all(Progress(elapsed_s=elapsed_s, position_bytes=position_bytes, counts=counts, rss_bytes=rss_bytes()))
 
     @property
     def _elapsed_s(self) -> float:
         return time.monotonic() - self._started_s
 
+    def _tell_all(self, event: AnyEvent) -> None:
+        self._emit(event)
+        if self._chronicle is not None:
+            self._chronicle.on_event(event)
+
     def _on_renewed(self, before: int, after: int) -> None:
-        self._emit(Renewed(elapsed_s=self._elapsed_s, rss_before_bytes=before, rss_after_bytes=after))
+        self._tell_all(Renewed(elapsed_s=self._elapsed_s, rss_before_bytes=before, rss_after_bytes=after))
 
     def _started(self, output: Output) -> Started:
         inputs, resources = self._job.content.inputs, self._job.resources
@@ -276,8 +285,9 @@ class Worker:
             budget_bytes=resources.budget_bytes,
         )
 
-    def _manifest(self, output: Output, recorder: Recorder) -> Manifest:
+    def _manifest(self, output: Output, recorder: Recorder, chronicle: Chronicle) -> Manifest:
         entries = recorder.finish()
+        self._tell(recorder.elapsed_s, recorder.position_bytes, recorder.counts)
         return Manifest(
             format_version=FORMAT_VERSION,
             tokmill_version=__version__,
@@ -289,6 +299,7 @@ class Worker:
             elapsed_s=round(output.elapsed_before_s + recorder.elapsed_s, 3),
             peak_rss_bytes=peak_rss_bytes(),
             made_from=self._job.made_from or msgspec.UNSET,
+            history=chronicle.history(),
         )
 
 
@@ -342,7 +353,7 @@ def main(job_fd: int, event_fd: int) -> None:
     line.watch(worker.stop)
     try:
         worker.run()
-    except Exception as error:  # noqa: BLE001  the parent is told of whatever it is
+    except BaseException as error:  # noqa: BLE001  the parent is told of whatever it is, panics of engines too
         line.emit(failed_event(error))
     sys.stderr.flush()
     # Threads may still wait for standard input or hold the engine; everything durable is done.

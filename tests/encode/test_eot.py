@@ -107,3 +107,10 @@ def test_the_error_of_a_chat_models_files_names_what_to_type(tmp_path: Path) -> 
     with tokmill.open(tmp_path / "bare.bin", dtype="uint16", tokenizer=str(path), eot_id=515) as data:
         assert data.n_documents("train") == 2
         assert len(data.decode(data.train[:])) == 2
+
+
+@pytest.mark.parametrize("wanted", ["9" * 5000, "\u0663", "x" * 5000])
+def test_what_is_no_token_and_no_id_is_refused_and_shown_in_short(wanted: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="is no special token") as caught:
+        find_eot({"<eos>": 3}, str(tmp_path / "tokenizer.json"), wanted)
+    assert len(caught.value.what) < 300

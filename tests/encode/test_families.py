@@ -24,6 +24,7 @@ from tokmill.encode import (
     resolve_tokenizer,
 )
 from tokmill.encode.families import FAMILIES, OTHER
+from tokmill.encode.huggingface import HuggingFaceEncoder
 from tokmill.encode.newer import NEWER, NEWER_FOR_NFC, NEWER_SYMBOLS, ReferenceForNewer
 from tokmill.errors import EngineError, UsageError
 from tokmill.protocols import Encoder
@@ -312,6 +313,57 @@ def test_what_cannot_be_promised_is_refused(tmp_path: Path, name: str, changes: 
     assert all((error.what, error.where, error.allowed, error.next_step))
 
 
+def without_bytes(directory: Path) -> Path:
+    """A BPE over characters: what it has not seen is unknown."""
+    return rewritten("sentencepiece", directory, model={"byte_fallback": False})
+
+
+@pytest.mark.parametrize("name", ["bpe", "unigram", "wordpiece"])
+def test_the_token_for_what_is_unknown_does_not_end_documents(tmp_path: Path, name: str) -> None:
+    path = without_bytes(tmp_path) if name == "bpe" else path_of(name)
+    with pytest.raises(UsageError, match="cannot end documents: it stands for what is not in the vocabulary") as caught:
+        resolve_tokenizer(str(path), "[UNK]" if name == "wordpiece" else "<unk>")
+    error = caught.value
+    assert all((error.what, error.where, error.allowed))
+    other = str(error.next_step).split("'")[1]
+    assert resolve_tokenizer(str(path), other).eot_id == json.loads(path.read_text())["added_tokens"][1]["id"]
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama3"])
+def test_a_token_for_the_unknown_ends_documents_where_nothing_is_unknown(tmp_path: Path, name: str) -> None:
+    tokenizer = resolve_tokenizer(str(rewritten(name, tmp_path, model={"unk_token": EOT})))
+    assert tokenizer.eot_id not in ids_of(load_encoder(tokenizer, "tokenizers"), "".join(TEXTS))
+
+
+def test_a_special_token_that_is_a_byte_does_not_end_documents(tmp_path: Path) -> None:
+    spec = json.loads(path_of("sentencepiece").read_text())
+    zero = spec["model"]["vocab"]["<0x00>"]
+    added = spec["added_tokens"][0] | {"id": zero, "content": "<0x00>"}
+    path = rewritten("sentencepiece", tmp_path, added_tokens=[*spec["added_tokens"], added])
+    with pytest.raises(UsageError, match="it stands for a byte") as caught:
+        resolve_tokenizer(str(path), "<0x00>")
+    assert caught.value.next_step == "--eot-token '<s>', or another of <s>, </s>"
+
+
+@pytest.mark.parametrize(("name", "token"), [("gpt2", "!"), ("gpt2", "\u0120"), ("sentencepiece", "e")])
+def test_a_special_token_of_one_symbol_is_refused(tmp_path: Path, name: str, token: str) -> None:
+    spec = json.loads(path_of(name).read_text())
+    added = spec["added_tokens"][0] | {"id": spec["model"]["vocab"][token], "content": token, "special": True}
+    with pytest.raises(UsageError, match="is what text with it becomes") as caught:
+        resolve_tokenizer(str(rewritten(name, tmp_path, added_tokens=[*spec["added_tokens"], added])))
+    assert all((caught.value.what, caught.value.where, caught.value.allowed, caught.value.next_step))
+
+
+def test_a_special_token_of_one_character_that_no_text_becomes_is_allowed(tmp_path: Path) -> None:
+    spec = json.loads(path_of("gpt2").read_text())
+    n = len(spec["model"]["vocab"])
+    model = {"vocab": spec["model"]["vocab"] | {"\u20ac": n}}
+    added = spec["added_tokens"][0] | {"id": n, "content": "\u20ac"}
+    tokenizer = resolve_tokenizer(str(rewritten("gpt2", tmp_path, model=model, added_tokens=[added])), "\u20ac")
+    for engine in ("gigatoken", "tokenizers"):
+        assert n not in ids_of(load_encoder(tokenizer, engine), "5 \u20ac")
+
+
 def test_merges_that_make_a_special_token_of_text_are_refused(tmp_path: Path) -> None:
     spec = json.loads(path_of("gpt2").read_text())
     n = len(spec["model"]["vocab"])
@@ -335,3 +387,37 @@ def test_a_special_token_that_is_an_entry_of_the_vocabulary_is_not_made_of_text(
         ids = ids_of(load_encoder(tokenizer, engine), "endoftext endoftext\nendoftext")
         assert n not in ids
         assert ids == true_ids(name, "endoftext endoftext\nendoftext")
+
+
+def test_a_panic_of_the_reference_is_an_engine_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A real one: an added token of which the normalizer leaves nothing is found inside characters. Such tokenizers are refused."""
+    spec = json.loads(path_of("sentencepiece").read_text())
+    strip = {"type": "Strip", "strip_left": True, "strip_right": True}
+    nothing = {"id": len(spec["model"]["vocab"]), "content": "\n\n", "normalized": True, "special": False}
+    flags = {"single_word": False, "lstrip": False, "rstrip": False}
+    data = json.dumps(spec | {"normalizer": strip, "added_tokens": [*spec["added_tokens"], nothing | flags]}).encode()
+    with pytest.raises(UsageError, match="leaves nothing of the added token") as caught:
+        HuggingFaceEncoder(lambda: data, None)
+    assert all((caught.value.what, caught.value.where, caught.value.allowed, caught.value.next_step))
+    monkeypatch.setattr(HuggingFaceEncoder, "_check_added", lambda _: None)
+    encoder = HuggingFaceEncoder(lambda: data, None)
+    with pytest.raises(EngineError, match="Hugging Face tokenizers failed"):
+        encoder.encode(["the\u0301 \u0301".encode()])
+
+
+def test_an_added_token_that_the_normalizer_shortens_is_encoded(tmp_path: Path) -> None:
+    spec = json.loads(path_of("unigram").read_text())
+    n = len(spec["model"]["vocab"])
+    added = [*spec["added_tokens"], {"id": n, "content": "q\ufb01e\u0301", "normalized": True, "special": False}]
+    flags = {"single_word": False, "lstrip": False, "rstrip": False}
+    path = rewritten("unigram", tmp_path, added_tokens=[flags | token for token in added])
+    tokenizer = resolve_tokenizer(str(path))
+    assert n in ids_of(load_encoder(tokenizer, "tokenizers"), "a q\ufb01\u00e9 b")
+
+
+@pytest.mark.parametrize("name", ["gpt2", "sentencepiece"])
+def test_merges_are_not_dropped_at_random(tmp_path: Path, name: str) -> None:
+    """`dropout` is for training: encoding with it gives other ids each time, and none that could be verified."""
+    tokenizer = resolve_tokenizer(str(rewritten(name, tmp_path, model={"dropout": 0.5})))
+    for engine in {engine_of(tokenizer, "gigatoken"), "tokenizers"}:
+        assert ids_of(load_encoder(tokenizer, engine), TEXTS[0]) == true_ids(name, TEXTS[0])

@@ -147,6 +147,26 @@ def test_an_object_that_the_server_calls_encoded_is_read_as_it_is_stored(site: S
     assert read(find(url)) == packed
 
 
+@pytest.mark.parametrize("encoding", ["gzip", "br", "zstd"])
+def test_an_object_that_is_encoded_and_not_called_so_is_refused(site: Site, encoding: str) -> None:
+    url = site.put("/a.txt", gzip.compress(DATA))
+    site.headers["Content-Encoding"] = encoding
+    with pytest.raises(UsageError, match=f"compressed \\({encoding}\\)") as caught:
+        find(url)
+    assert all((caught.value.where, caught.value.allowed, caught.value.next_step))
+    del site.headers["Content-Encoding"]
+    source = find(url)
+    site.headers["Content-Encoding"] = encoding
+    with pytest.raises(UsageError, match="the server sends it compressed"):
+        read(source)
+
+
+@pytest.mark.parametrize("encoding", ["identity", "aws-chunked", ""])
+def test_an_encoding_that_changes_nothing_is_none(site: Site, encoding: str) -> None:
+    site.headers["Content-Encoding"] = encoding
+    assert read(find(site.put("/a.txt", DATA))) == DATA
+
+
 @pytest.mark.parametrize("ranges", [True, False])
 @pytest.mark.parametrize("n_bytes", [0, 1, 3000])
 def test_a_connection_that_is_cut_is_taken_up_at_the_missing_byte(site: Site, n_bytes: int, ranges: bool) -> None:

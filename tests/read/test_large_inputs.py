@@ -43,6 +43,18 @@ def test_one_row_group_of_600_mb_stays_within_the_budget(tmp_path: Path) -> None
     assert summary["peak_rss_bytes"] < GIB
 
 
+def test_rows_that_do_not_fit_together_are_read_one_by_one(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    texts = [f"{i} {LINE * 400_000}" for i in range(8)]
+    options = {"row_group_size": 20, "write_batch_size": 1, "use_dictionary": False}
+    pq.write_table(pa.table({"text": texts}), path, **options)
+    done = tokenized(str(path), tmp_path / "out", "--memory", "360MiB", "--threads", "1")
+    assert done.returncode == 0, done.stderr.decode()
+    summary = json.loads(done.stdout)
+    assert (summary["documents"], summary["bytes_text"]) == (8, sum(map(len, texts)))
+    assert summary["peak_rss_bytes"] < 360 << 20
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("n_short", [0, 3000])
 def test_a_dictionary_that_becomes_a_gigabyte_stays_within_the_budget(tmp_path: Path, n_short: int) -> None:

@@ -229,3 +229,46 @@ def test_members_of_every_kind_of_archive_are_found(tmp_path: Path, tar_format: 
     reading = read_all(write(tmp_path, {"a.tar": made.getvalue()}))
     assert reading.texts == [b"abc"] * 4
     assert reading.counts.skipped == {"other_file": 4}
+
+
+def test_hidden_members_of_an_archive_are_passed_over(tmp_path: Path) -> None:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        for name in ("./a.txt", "._a.txt", ".hidden.txt", "d/.git/x.txt", "../b.txt", "c/._d.json", "e/.long.txt"):
+            data = name.encode() * (100 if "long" in name else 1)
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    reading = read_all(write(tmp_path, {"a.tar": packed.getvalue()}), sizes={"batch_bytes": 100})
+    assert reading.texts == [b"./a.txt", b"../b.txt"]
+    assert reading.counts.skipped == {"other_file": 5}
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.feather"])
+def test_rows_of_a_column_of_nulls_are_counted(tmp_path: Path, name: str) -> None:
+    inputs = stored(tmp_path / name, pa.table({"text": pa.nulls(3), "other": ["a", "b", "c"]}))
+    with pytest.raises(BadRecordError, match="null_text"):
+        read_all(inputs)
+    assert read_all(inputs, on_error="skip").counts.skipped == {"null_text": 3}
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.feather", "a.arrows"])
+def test_memory_that_does_not_suffice_for_a_row_is_an_error_that_names_it(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = pa.table({"text": ["one", "two", "three"]})
+    if name == "a.arrows":
+        with pa.ipc.new_stream(str(tmp_path / name), table.schema) as stream:
+            stream.write_table(table)
+        inputs = find_inputs([str(tmp_path / name)], glob=None, input_format=None).inputs
+    else:
+        inputs = stored(tmp_path / name, table)
+
+    def no_memory(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("tokmill.read.columns._joined", no_memory)
+    with pytest.raises(MemoryBudgetError, match="does not fit") as caught:
+        read_all(inputs)
+    assert str(caught.value.where).endswith(f"{name}, row 1")
+    assert caught.value.next_step

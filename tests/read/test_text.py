@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import lzma
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
+import lz4.frame
 import pytest
 from builders import a_content
 from hypothesis import example, given
 from hypothesis import strategies as st
 from reading import SEPARATORS, SpaceCutter, a_reader, contents, read_all, write
 
-from tokmill.errors import BadTextError
+from tokmill.errors import InputError
 from tokmill.read.utf8 import first_invalid
 from tokmill.types import Cursor, Input
 
@@ -112,16 +117,29 @@ def test_halves_of_a_character_in_two_packed_files_do_not_vouch_for_one_another(
     assert first_invalid(batch.raw) is not None
 
 
-@pytest.mark.parametrize(
-    ("head", "named"),
-    [(b"\x1f\x8b\x08", "gzip"), (b"\x28\xb5\x2f\xfd", "zstd"), (b"\xff\xfea\x00", "UTF-16"), (b"\xfe\xff\x00a", "UTF-16")],
-)
-def test_a_file_that_is_something_else_is_named(tmp_path: Path, head: bytes, named: str) -> None:
-    inputs = write(tmp_path, {"a.txt": head + b"rest"})
-    with pytest.raises(BadTextError, match=named) as caught:
-        read_all(inputs)
-    assert "a.txt" in str(caught.value.where)
-    assert caught.value.next_step
+FOREIGN = {
+    "gzip": gzip.compress(b"text"),
+    "zstd": b"\x28\xb5\x2f\xfdrest",
+    "xz": lzma.compress(b"text"),
+    "bzip2": bz2.compress(b"text"),
+    "lz4": lz4.frame.compress(b"text"),
+    "UTF-16": "text".encode("utf-16"),
+    "FE FF": b"\xfe\xff\x00a",
+}
+
+
+@pytest.mark.parametrize("policy", [{}, {"encoding_errors": "replace"}, {"encoding_errors": "ignore"}, {"on_error": "skip"}])
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.csv"])
+@pytest.mark.parametrize("named", FOREIGN)
+def test_a_file_that_is_something_else_is_named_whatever_the_policy(
+    tmp_path: Path, named: str, name: str, policy: dict[str, Any]
+) -> None:
+    inputs = write(tmp_path, {name: FOREIGN[named]})
+    with pytest.raises(InputError, match=f"it begins like {named}|byte order mark {named}") as caught:
+        read_all(inputs, **policy)
+    assert name in str(caught.value.where)
+    suffix = {"gzip": ".gz", "zstd": ".zst", "xz": ".xz", "bzip2": ".bz2", "lz4": ".lz4"}.get(named)
+    assert (f"--input-format text{suffix}" if suffix else "iconv -f UTF-16") in str(caught.value.next_step)
 
 
 def test_the_end_of_standard_input_is_compared_when_a_run_goes_on(tmp_path: Path) -> None:

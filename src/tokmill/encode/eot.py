@@ -29,6 +29,8 @@ NAMES = ("<|endoftext|>", "<|end_of_text|>", "<\uff5cend\u2581of\u2581sentence\u
 CONFIG_NAME = "tokenizer_config.json"
 _MOST = 12
 """Special tokens that an error names."""
+_MOST_SHOWN = 100
+"""Characters of what was typed that an error shows."""
 
 
 def find_eot(special: Mapping[str, int], path: str, wanted: str | None) -> int:
@@ -54,9 +56,10 @@ def find_eot(special: Mapping[str, int], path: str, wanted: str | None) -> int:
 def _wanted(special: Mapping[str, int], path: str, wanted: str) -> int:
     if wanted in special:
         return special[wanted]
-    if wanted.isdecimal() and int(wanted) in special.values():
-        return int(wanted)
-    raise _asked(f"{wanted!r} is no special token of this tokenizer", special, path, next(iter(special), None))
+    by_id = {str(i): i for i in special.values()}
+    if wanted in by_id:
+        return by_id[wanted]
+    raise _asked(f"{wanted[:_MOST_SHOWN]!r} is no special token of this tokenizer", special, path, next(iter(special), None))
 
 
 def _asked(what: str, special: Mapping[str, int], path: str, example: str | None) -> UsageError:

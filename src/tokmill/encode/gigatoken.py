@@ -18,6 +18,7 @@ import numpy as np
 from gigatoken import BytesSource
 from gigatoken import Tokenizer as Engine
 
+from tokmill.encode.panics import mapped
 from tokmill.errors import EngineError, UsageError
 from tokmill.slices import Slices
 
@@ -132,15 +133,11 @@ def _arrays(result: Any) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
 
 
 def _mapped(error: BaseException) -> BaseException:
-    """An EngineError for what the engine raises, panics included; anything else (an interrupt) as it is.
-
-    A Rust panic arrives as a BaseException of a class that cannot be imported, so it is known by its name.
-    """
-    if not isinstance(error, (ValueError, TypeError, RuntimeError, OSError)) and type(error).__name__ != "PanicException":
-        return error
-    return EngineError(
-        f"gigatoken failed: {error}",
-        where="a batch of the engine",
-        allowed="text that the engine encodes; it is to take any",
-        next_step="run again with another --engine and --fresh (the same ids, slower), and report the document",
+    """See `panics.mapped`."""
+    return mapped(
+        error,
+        "gigatoken",
+        (ValueError, TypeError, RuntimeError, OSError),
+        "text that the engine encodes; it is to take any",
+        "run again with another --engine and --fresh (the same ids, slower), and report the document",
     )

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import tokenizers
 
-from tokmill.errors import EngineError
+from tokmill.encode.panics import mapped
+from tokmill.errors import EngineError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -33,13 +34,17 @@ class HuggingFaceEncoder:
     """Implements `protocols.Encoder`."""
 
     def __init__(self, load: Callable[[], bytes], cutter: Cutter | None) -> None:
-        """load: checks the file and returns it in the form for the reference. Raises EngineError, and what `load` raises."""
+        """load: checks the file and returns it in the form for the reference.
+
+        Raises EngineError; UsageError for a tokenizer that the library cannot work with; and what `load` raises.
+        """
         data = load()
         try:
             self._tokenizer = tokenizers.Tokenizer.from_buffer(data)
-        except Exception as error:  # the library raises Exception itself
+        except BaseException as error:
             raise _failed(error) from error
         self._tokenizer.encode_special_tokens = True
+        self._check_added()
         self._cutter = cutter
 
     def encode(
@@ -53,7 +58,7 @@ class HuggingFaceEncoder:
         for group in _groups(documents, self._cutter):
             try:
                 found = self._tokenizer.encode_batch_fast([part.decode() for _, part in group], add_special_tokens=False)
-            except Exception as error:  # the library raises Exception itself
+            except BaseException as error:
                 raise _failed(error) from error
             for (document, _), encoding in zip(group, found, strict=True):
                 ids.append(np.array(encoding.ids, np.uint32))
@@ -64,19 +69,36 @@ class HuggingFaceEncoder:
         """See the contract; the text as the reference gives it back, which may be another than the one encoded."""
         largest = int(ids.max()) if len(ids) else 0
         try:
-            if self._tokenizer.id_to_token(largest) is None:
-                raise EngineError(
-                    f"no token has the id {largest:,}",
-                    where="ids to decode",
-                    allowed=f"ids of a vocabulary of {self._tokenizer.get_vocab_size():,}",
-                    next_step="check that the tokens and the tokenizer belong together",
-                )
-            return self._tokenizer.decode(ids.tolist(), skip_special_tokens=False).encode()
-        except OverflowError as error:
+            is_known = self._tokenizer.id_to_token(largest) is not None
+            text: str = self._tokenizer.decode(ids.tolist(), skip_special_tokens=False) if is_known else ""
+        except BaseException as error:
             raise _failed(error) from error
+        if not is_known:
+            raise EngineError(
+                f"no token has the id {largest:,}",
+                where="ids to decode",
+                allowed=f"ids of a vocabulary of {self._tokenizer.get_vocab_size():,}",
+                next_step="check that the tokens and the tokenizer belong together",
+            )
+        return text.encode()
 
     def renew(self) -> None:
         """Nothing to give back."""
+
+    def _check_added(self) -> None:
+        """The library looks for added tokens in normalized text: an empty one is found everywhere, which ends in panics.
+
+        With some texts it ends in memory without end (0.23: 21 GB for a word). Raises UsageError.
+        """
+        normalizer = self._tokenizer.normalizer
+        for token in self._tokenizer.get_added_tokens_decoder().values():
+            if normalizer is not None and token.normalized and not normalizer.normalize_str(token.content):
+                raise UsageError(
+                    f"its normalizer leaves nothing of the added token {token.content!r}, and the library fails at that",
+                    where="--tokenizer",
+                    allowed="added tokens that are not normalized, or of which something is left",
+                    next_step=f'set "normalized" to false for {token.content!r} in the tokenizer.json, or use another tokenizer',
+                )
 
 
 def _groups(documents: Sequence[bytes], cutter: Cutter | None) -> Iterator[list[tuple[int, bytes]]]:
@@ -106,10 +128,7 @@ def _parts(document: bytes, cutter: Cutter | None) -> Iterator[bytes]:
     yield from (document[a:b] for a, b in pairwise([*cuts, len(document)]))
 
 
-def _failed(error: BaseException) -> EngineError:
-    return EngineError(
-        f"Hugging Face tokenizers failed: {error}",
-        where="a batch of the engine",
-        allowed="text and ids that the tokenizer takes; it is to take any",
-        next_step="report the tokenizer and the document",
-    )
+def _failed(error: BaseException) -> BaseException:
+    """See `panics.mapped`; the library raises Exception itself."""
+    allowed = "text and ids that the tokenizer takes; it is to take any"
+    return mapped(error, "Hugging Face tokenizers", (Exception,), allowed, "report the tokenizer and the document")

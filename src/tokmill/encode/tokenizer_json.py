@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from tokmill.encode.families import OTHER, classify, is_byte_token
+from tokmill.encode.families import OTHER, byte_characters, classify, is_byte_token
 from tokmill.errors import ChangedError, UsageError
 from tokmill.types import Tokenizer, path_to_text, text_to_path
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 FILE_NAME = "tokenizer.json"
 _TYPES = ("BPE", "Unigram", "WordPiece")
+_SAMPLING = ("dropout", "alpha", "nbest_size")
+"""Settings of a model for training with subwords that are drawn: with them, text has other ids each time."""
 _LONGEST_WORD = 100
 """Characters of a word beyond which WordPiece does not look into its vocabulary, where the file names no other number."""
 
@@ -93,10 +95,30 @@ class TokenizerFile:
             forged = next((made for made in self._merged() if made in self.special), None)
             if forged is not None:
                 raise self._refused(f"its merges make the special token {forged!r} of text", "special tokens that no text becomes")
+            single = next(filter(self._is_symbol, self.special), None)
+            if single is not None:
+                raise self._refused(
+                    f"the special token {single!r} is what text with it becomes", "special tokens that no text becomes"
+                )
         if self.type == "BPE" and self._renames() and b'"ByteLevel"' not in bytes(self._parts.get("pre_tokenizer") or b""):
             raise self._refused("text could become a special token (ignore_merges)", "special tokens outside the vocabulary")
         self._check_added(self.added)
         self._check_added(self._kept())
+
+    def check_eot(self, eot_id: int) -> None:
+        """Raises UsageError where text could become the token that ends documents."""
+        eot = next(token for token, i in self.special.items() if i == eot_id)
+        if eot == self._unknown() and not self._knows_all():
+            how = "stands for what is not in the vocabulary"
+        elif is_byte_token(eot) and self._of_model("byte_fallback"):
+            how = "stands for a byte"
+        else:
+            return
+        others = [token for token in self.special if token not in (eot, self._unknown()) and not is_byte_token(token)]
+        error = self._refused(f"{eot!r} cannot end documents: it {how}, so text becomes it", "a special token that no text becomes")
+        if others:
+            error.next_step = f"--eot-token '{others[0]}'" + (f", or another of {', '.join(others[:8])}" if others[1:] else "")
+        raise error
 
     def for_reference(self) -> bytes:
         """The file for Hugging Face tokenizers, which is to be told to leave special tokens alone."""
@@ -123,6 +145,32 @@ class TokenizerFile:
         except (msgspec.MsgspecError, KeyError) as error:
             raise self._refused(f"its merges cannot be read: {error}", "a list of merges") from None
         return ("".join(merge.split(" ")) if isinstance(merge, str) else "".join(merge) for merge in merges)
+
+    def _is_symbol(self, token: str) -> bool:
+        """Whether a token of a BPE model is what merges begin with: a character that text can hold."""
+        prefix, suffix = (self._of_model(key) or "" for key in ("continuing_subword_prefix", "end_of_word_suffix"))
+        character = token.removeprefix(prefix).removesuffix(suffix)
+        if token not in self.tokens or len(character) != 1:
+            return False
+        return not self._is_byte_level() or character in byte_characters()
+
+    def _is_byte_level(self) -> bool:
+        return any(b'"ByteLevel"' in bytes(self._parts.get(key) or b"") for key in ("pre_tokenizer", "normalizer"))
+
+    def _unknown(self) -> str | None:
+        """The token for what is not in the vocabulary."""
+        if self.type != "Unigram":
+            token: str | None = self._of_model("unk_token")
+            return token
+        unknown = self._of_model("unk_id")
+        return next((token for token, i in self.tokens.items() if i == unknown), None)
+
+    def _knows_all(self) -> bool:
+        """Whether no text holds anything that is not in the vocabulary."""
+        if self.type == "BPE" and self._is_byte_level() and self.tokens.keys() >= set(byte_characters()):
+            return True
+        has_bytes = self.type != "WordPiece" and self._of_model("byte_fallback")
+        return bool(has_bytes) and all(f"<0x{byte:02X}>" in self.tokens for byte in range(256))
 
     def _check_added(self, added: list[AddedToken]) -> None:
         """The reference counts the ids of added tokens itself, whatever the file says."""
@@ -155,7 +203,7 @@ class TokenizerFile:
 
     def _encoded(self, added: list[AddedToken], renames: Mapping[str, str | None]) -> bytes:
         """renames: entries of the vocabulary and their new names; None: without the entry."""
-        model: dict[str, Any] = dict(self._model)
+        model: dict[str, Any] = {key: part for key, part in self._model.items() if key not in _SAMPLING}
         if renames and self.type == "Unigram":
             pieces = msgspec.json.decode(self._model["vocab"], type=list[tuple[str, msgspec.Raw]])
             model["vocab"] = [(renames.get(piece, piece), score) for piece, score in pieces]

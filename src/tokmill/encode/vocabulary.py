@@ -227,6 +227,7 @@ def _huggingface(name: str, path: str, eot_token: str | None) -> Tokenizer:
         )
     file.check()
     eot_id = find_eot(file.special, path, eot_token)
+    file.check_eot(eot_id)
     return Tokenizer(
         name=name,
         kind="huggingface",

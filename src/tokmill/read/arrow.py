@@ -58,10 +58,17 @@ class _ArrowReader:
                 break
             n_rows, array = found
             if array is not None:
-                yield from self._columns.batches(array.slice(self._position.record - first))
+                yield from self._batches(array.slice(self._position.record - first))
             first += n_rows
         self._file.check_unchanged()
         yield from self._columns.end()
+
+    def _batches(self, array: pa.Array) -> Iterator[Batch]:
+        """`ColumnReader.batches`, with the place where memory does not suffice."""
+        try:
+            yield from self._columns.batches(array)
+        except MemoryError as error:
+            raise self._error(error) from error
 
     def _arrays(self, n_before: int) -> Iterator[tuple[int, pa.Array | None]]:
         """Number of rows and column of each record batch; no column where the position lies behind it."""

@@ -193,7 +193,8 @@ class _Pack:
 
 
 def _merge(batches: list[Batch]) -> Batch:
-    raws = [batch.raw for batch in batches if batch.raw is not None]
+    # All of it or nothing: what is looked for in `raw` is looked for nowhere else.
+    raws = [b"\n".join(b.documents) if b.raw is None else b.raw for b in batches] if any(b.raw is not None for b in batches) else []
     return replace(
         batches[-1],
         documents=[document for batch in batches for document in batch.documents],

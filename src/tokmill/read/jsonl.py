@@ -176,10 +176,7 @@ class _LinesReader:
         return goes_on
 
     def _refuse_foreign(self) -> None:
-        """Raises BadRecordError for a file that begins like something else, where that would stop the run anyway."""
-        content = self._settings.content
-        if content.encoding_errors != "strict" or content.on_error != "stop":
-            return
+        """Raises BadRecordError for a file that begins like something else: a fault of all of it, which no policy skips."""
         found = foreign(self._window.head())
         if found is not None:
             what, next_step = found

@@ -65,23 +65,32 @@ class _ParquetReader:
         most = _MOST_ROWS
         while self._position.record < behind:
             rows = RowGroup(opened, group, self._position.record - first, most, self._settings)
-            while True:
-                try:
-                    column = rows.next()
-                except TokmillError:
-                    raise
-                except MemoryError as error:
-                    if most == 1:
-                        raise self._error(error) from error
-                    most = max(1, min(most, rows.n_rows) // 8)
-                    break
-                except ARROW_ERRORS as error:
-                    raise self._error(error) from error
-                if column is None:
-                    break
-                yield from self._columns.batches(column)
-            if column is None and self._position.record < behind:
+            while (column := self._next(rows, most)) is not None:
+                yield from self._batches(column)
+            if not rows.is_over:
+                most = max(1, min(most, rows.n_rows) // 8)
+            elif self._position.record < behind:
                 raise self._error(ValueError(f"row group {group} ends {behind - self._position.record:,} rows early"))
+
+    def _next(self, rows: RowGroup, most: int) -> pa.Array | None:
+        """The texts of the next rows; None at the end of the group, and where so many rows do not fit into memory."""
+        try:
+            return rows.next()
+        except TokmillError:
+            raise
+        except MemoryError as error:
+            if most == 1:
+                raise self._error(error) from error
+            return None
+        except ARROW_ERRORS as error:
+            raise self._error(error) from error
+
+    def _batches(self, column: pa.Array) -> Iterator[Batch]:
+        """`ColumnReader.batches`, with the place where memory does not suffice."""
+        try:
+            yield from self._columns.batches(column)
+        except MemoryError as error:
+            raise self._error(error) from error
 
     def _error(self, error: Exception) -> TokmillError:
         where = self._position.location()
@@ -96,6 +105,8 @@ class RowGroup:
         """n_skipped: rows that lie before. Raises what pyarrow raises, as does `next`."""
         self.n_rows = min(_FIRST_ROWS, most_rows)
         """Read next."""
+        self.is_over = False
+        """Whether the end of the group was met."""
         self._most = most_rows
         self._skip = n_skipped
         self._key = settings.content.text_key
@@ -117,6 +128,7 @@ class RowGroup:
                 column, self._skip = column.slice(self._skip), 0
                 return column
             self._skip -= n_read
+        self.is_over = True
         return None
 
     def _adapt(self, row_bytes: float) -> None:

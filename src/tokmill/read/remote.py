@@ -136,7 +136,7 @@ class _Ahead:
         self._end = end
         self._n_begun = 0
         self._n_taken = 0
-        self._blocks: dict[int, memoryview | Exception] = {}
+        self._blocks: dict[int, memoryview | BaseException] = {}
         self._closed = False
         self._changed = threading.Condition()
         n_threads = min(n_threads, -(-(end - begin) // REMOTE_BLOCK_BYTES))
@@ -152,7 +152,7 @@ class _Ahead:
             block = self._blocks.pop(self._n_taken)
             self._n_taken += 1
             self._changed.notify_all()
-        if isinstance(block, Exception):
+        if isinstance(block, BaseException):
             raise block
         return block
 
@@ -167,15 +167,15 @@ class _Ahead:
         while (index := self._next()) is not None:
             begin = self._begin + index * REMOTE_BLOCK_BYTES
             try:
-                block: memoryview | Exception = self._fetcher.fetch(begin, min(begin + REMOTE_BLOCK_BYTES, self._end))
-            except Exception as error:  # noqa: BLE001  a thread's error is raised where its block is taken
+                block: memoryview | BaseException = self._fetcher.fetch(begin, min(begin + REMOTE_BLOCK_BYTES, self._end))
+            except BaseException as error:  # noqa: BLE001  a thread's error is raised where its block is taken
                 block = error
             with self._changed:
                 if self._closed:
                     return
                 self._blocks[index] = block
                 self._changed.notify_all()
-            if isinstance(block, Exception):
+            if isinstance(block, BaseException):
                 return
 
     def _next(self) -> int | None:

@@ -183,5 +183,5 @@ class RemoteFile(SeekableFile):
     def _fetch(self, block: Future[memoryview], begin: int, end: int) -> None:
         try:
             block.set_result(self._fetcher.fetch(begin, end))
-        except Exception as error:  # noqa: BLE001  raised where the block is used
+        except BaseException as error:  # noqa: BLE001  raised where the block is used
             block.set_exception(error)

@@ -28,6 +28,8 @@ _SILENCE_S = 60
 _TRANSIENT = {408, 425, 429, 500, 502, 503, 504}
 _RANGE = re.compile(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)")
 _SKIP_BYTES = 1 << 20
+_SUFFIXES = {"gzip": (".gz", ".tgz"), "x-gzip": (".gz", ".tgz"), "zstd": (".zst", ".tzst"), "aws-chunked": ("",)}
+"""By the encoding that an answer names, endings of a name that say the same; of aws-chunked, which is about an upload, any."""
 
 
 class HttpStore:
@@ -219,6 +221,19 @@ def _check_status(answer: Any, name: str) -> None:
         raise denied(name, status, "check user, password or signature (signed URLs expire), and run again: it resumes")
     if answer.status not in {200, 206}:
         raise refused(name, status)
+    encoding = answer.headers.get("Content-Encoding", "").strip().lower()
+    if encoding not in {"", "identity"} and not name.partition("?")[0].lower().endswith(_SUFFIXES.get(encoding, ())):
+        raise _encoded(name, encoding)
+
+
+def _encoded(name: str, encoding: str) -> UsageError:
+    suffix = _SUFFIXES.get(encoding, ("",))[0]
+    return UsageError(
+        f"the server sends it compressed ({encoding}), though asked not to, and its name does not say so",
+        where=name,
+        allowed="an object as it is stored; one that is compressed, with a name that ends in .gz or .zst",
+        next_step=f"fetch it, as FILE{suffix}, and name that" if suffix else "fetch it with curl --compressed, and name the file",
+    )
 
 
 def _reason(error: BaseException) -> str:

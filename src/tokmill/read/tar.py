@@ -1,9 +1,9 @@
 """Archives of texts (tar, as WebDataset makes them), read front to back without unpacking: each member is a document.
 
 Members named .txt, .text or .md are texts as they are, members named .json are JSON objects with a text key; the others (images,
-directories, links) are passed over and counted. Headers are parsed by Python's tarfile, one at a time: its own loop over members
-is refused, since it takes an archive that was cut, or whose headers are damaged from some place on, for one that ends there.
-Nothing of a header is believed but its name, kind and size, and no path of an archive is ever opened.
+directories, links, hidden ones) are passed over and counted. Headers are parsed by Python's tarfile, one at a time: its own loop
+over members is refused, since it takes an archive that was cut, or whose headers are damaged from some place on, for one that ends
+there. Nothing of a header is believed but its name, kind and size, and no path of an archive is ever opened.
 """
 
 from __future__ import annotations
@@ -61,11 +61,12 @@ class _TarReader:
             member, header, n_data = found
             name = member.name.lower()
             is_text = name.endswith(_TEXT_SUFFIXES)
-            is_large = is_text and member.size > self._settings.batch_bytes
+            is_large = is_text and not _is_hidden(name) and member.size > self._settings.batch_bytes
             if is_large:
                 yield from self._rows.take(self._position.cursor())
             self._consume(header)
-            if not member.isreg() or member.sparse is not None or not (is_text or name.endswith(_JSON_SUFFIX)):
+            is_other = not member.isreg() or member.sparse is not None or not (is_text or name.endswith(_JSON_SUFFIX))
+            if is_other or _is_hidden(name):
                 self._pass_over(n_data)
             elif is_large:
                 yield from self._large(member)
@@ -254,6 +255,11 @@ class _Member:
 def _blocks(n_bytes: int) -> int:
     """Bytes of the blocks that hold so many."""
     return -(-n_bytes // _BLOCK) * _BLOCK
+
+
+def _is_hidden(name: str) -> bool:
+    """Whether the member, or a directory that it lies in, is hidden, as those that macOS adds beside each file (`._a.txt`) are."""
+    return any(part.startswith(".") and part not in (".", "..") for part in name.split("/"))
 
 
 def _shown(member: tarfile.TarInfo) -> str:

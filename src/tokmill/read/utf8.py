@@ -15,10 +15,18 @@ if TYPE_CHECKING:
 _PROBE_BYTES = 1 << 20
 """Where an invalid byte is looked for, this much text is decoded at a time."""
 
+_COMPRESSED = (
+    (b"\x1f\x8b", "gzip", ".gz"),
+    (b"\x28\xb5\x2f\xfd", "zstd", ".zst"),
+    (b"\xfd7zXZ\x00", "xz", ".xz"),
+    *((b"BZh%d1AY&SY" % level, "bzip2", ".bz2") for level in range(1, 10)),
+    (b"\x04\x22\x4d\x18", "lz4", ".lz4"),
+)
 _FOREIGN = (
-    (b"\x1f\x8b", "gzip data", "give the file a name that ends in .gz, or pass --input-format text.gz or jsonl.gz"),
-    (b"\x28\xb5\x2f\xfd", "zstd data", "give the file a name that ends in .zst, or pass --input-format text.zst or jsonl.zst"),
-    (b"\xfd7zXZ\x00", "xz data", "decompress it first: xz -dc FILE | tokmill tokenize - ..."),
+    *(
+        (magic, f"{name} data", f"give the file a name that ends in {suffix}, or pass --input-format text{suffix} or jsonl{suffix}")
+        for magic, name, suffix in _COMPRESSED
+    ),
     (b"\xff\xfe", "UTF-16 text (byte order mark FF FE)", "convert it first: iconv -f UTF-16 -t UTF-8 FILE"),
     (b"\xfe\xff", "UTF-16 text (byte order mark FE FF)", "convert it first: iconv -f UTF-16 -t UTF-8 FILE"),
 )

@@ -1,0 +1,141 @@
+"""How a run went: a few hundred samples of its progress, however long it takes, and what was said meanwhile.
+
+Samples are taken at an interval that doubles whenever there are too many of them, and every second one is then dropped: a run of
+a week costs what a run of a minute does. Keeping every event was refused: at five a second they outgrow the manifest.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import Literal
+
+import msgspec
+
+MOST_SAMPLES = 200
+"""Of the leg that is under way."""
+MOST_OLDER_SAMPLES = 40
+"""Of each leg before it."""
+MOST_LEGS = 12
+MOST_NOTICES = 20
+MOST_NOTICE_CHARACTERS = 500
+_FIRST_INTERVAL_S = 0.2
+
+
+Does = Literal["tokenize", "copy"]
+
+
+class Leg(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One process that worked on the output, from its start to its end or loss. The four lists are of one length."""
+
+    does: Does = "tokenize"
+    """`copy`: what was tokenized before was carried over (merge, convert, reshard, append)."""
+    begin_s: float
+    """Time that the legs before put into what they committed."""
+    n_threads: int = 1
+    budget_bytes: int = 0
+    """Of all processes; 0: there was none."""
+    elapsed_s: tuple[float, ...] = ()
+    """Since the leg began, growing."""
+    n_bytes: tuple[int, ...] = ()
+    """Input done so far, decompressed, by this leg and those before; of `copy`, bytes of the output."""
+    n_tokens: tuple[int, ...] = ()
+    """Likewise; all 0 of `copy`."""
+    rss_bytes: tuple[int, ...] = ()
+    """Resident memory of the process, the largest since the sample before."""
+    n_renewals: int = 0
+    """How often an encoder thread gave back its engine's caches."""
+
+
+class History(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """All legs of an output that are still known."""
+
+    legs: tuple[Leg, ...]
+    n_legs: int
+    """All there were."""
+    notices: tuple[tuple[float, str], ...] = ()
+    """Time since the first leg began, and what was said to whoever watched; the last few."""
+
+
+def until(history: History, committed_s: float) -> History:
+    """The part of a history that is in the output. committed_s: time put into what is committed."""
+    legs = [_cut(leg, committed_s - leg.begin_s) for leg in history.legs if leg.begin_s < committed_s]
+    notices = tuple(each for each in history.notices if each[0] <= committed_s)
+    return History(legs=tuple(legs), n_legs=history.n_legs - len(history.legs) + len(legs), notices=notices)
+
+
+def is_sane(history: History) -> bool:
+    """Whether a run can have written this."""
+    if not len(history.legs) <= min(history.n_legs, MOST_LEGS) or len(history.notices) > MOST_NOTICES:
+        return False
+    times = [leg.begin_s for leg in history.legs] + [at for at, _ in history.notices]
+    return all(map(_is_sane_leg, history.legs)) and all(math.isfinite(at) and at >= 0 for at in times)
+
+
+class Thinned:
+    """The samples of the leg that is under way."""
+
+    def __init__(self) -> None:
+        self._rows: list[tuple[float, int, int, int]] = []
+        self._interval_s = _FIRST_INTERVAL_S
+        self._last: tuple[float, int, int, int] | None = None
+        self._most_rss = 0
+
+    def add(self, elapsed_s: float, n_bytes: int, n_tokens: int, rss_bytes: int) -> None:
+        """One more sample; it may stand for the ones before it, and be dropped for a later one."""
+        self._most_rss = max(self._most_rss, rss_bytes)
+        row = (round(elapsed_s, 2), n_bytes, n_tokens, self._most_rss)
+        # A tick comes a little early at times.
+        if self._rows and elapsed_s < self._rows[-1][0] + 0.9 * self._interval_s:
+            self._last = row
+            return
+        self._rows.append(row)
+        self._last, self._most_rss = None, 0
+        if len(self._rows) >= MOST_SAMPLES:
+            self._rows = _every_second(self._rows)
+            self._interval_s *= 2
+
+    def rows(self) -> list[tuple[float, int, int, int]]:
+        """Elapsed seconds, bytes, tokens, resident bytes; the last one is the latest."""
+        return [*self._rows, self._last] if self._last else list(self._rows)
+
+
+def filled(leg: Leg, rows: list[tuple[float, int, int, int]]) -> Leg:
+    """The leg with these samples."""
+    elapsed_s, n_bytes, n_tokens, rss_bytes = zip(*rows, strict=True) if rows else ((), (), (), ())
+    return msgspec.structs.replace(leg, elapsed_s=elapsed_s, n_bytes=n_bytes, n_tokens=n_tokens, rss_bytes=rss_bytes)
+
+
+def older(leg: Leg) -> Leg:
+    """The leg when another follows it: with fewer samples."""
+    rows = _rows(leg)
+    while len(rows) > MOST_OLDER_SAMPLES:
+        rows = _every_second(rows)
+    return filled(leg, rows)
+
+
+def _rows(leg: Leg) -> list[tuple[float, int, int, int]]:
+    return list(zip(leg.elapsed_s, leg.n_bytes, leg.n_tokens, leg.rss_bytes, strict=False))
+
+
+def _cut(leg: Leg, elapsed_s: float) -> Leg:
+    # A commit is timed when it begins, a sample when it is taken.
+    return filled(leg, [row for row in _rows(leg) if row[0] <= elapsed_s + _FIRST_INTERVAL_S])
+
+
+def _every_second(rows: list[tuple[float, int, int, int]]) -> list[tuple[float, int, int, int]]:
+    """The first row, every second behind it, and the last; memory is the larger of the two."""
+    kept = rows[:1]
+    for i in range(1, len(rows), 2):
+        pair = rows[i : i + 2]
+        kept.append((*pair[-1][:3], max(row[3] for row in pair)))
+    return kept
+
+
+def _is_sane_leg(leg: Leg) -> bool:
+    columns = (leg.elapsed_s, leg.n_bytes, leg.n_tokens, leg.rss_bytes)
+    n = len(leg.elapsed_s)
+    growing = all(a <= b for column in columns[:3] for a, b in pairwise(column))
+    numbers = [*(leg.n_threads, leg.budget_bytes, leg.n_renewals), *(value for column in columns for value in column)]
+    sane = all(math.isfinite(value) and 0 <= value < 1 << 63 for value in numbers)
+    return sane and growing and n <= MOST_SAMPLES + 1 and all(len(column) == n for column in columns)

@@ -1,0 +1,110 @@
+"""The settings of an output in words, and the commands that make it again."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from typing import TYPE_CHECKING
+
+from tokmill.sharding import Shards
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tokmill.config import Content
+    from tokmill.provenance import Provenance
+
+_COLUMNS = 88
+_MOST = 20
+"""Inputs that a command names."""
+_SIMPLE = {"\n": "\\n", "\t": "\\t", "\r": "\\r", "\0": "\\0", "\\": "\\\\", "\f": "\\f", "\v": "\\v"}
+
+
+def settings(content: Content) -> list[tuple[str, str]]:
+    """Every setting that decides the bytes, by its name."""
+    tokenizer = content.tokenizer
+    return [
+        ("tokenizer", tokenizer.name),
+        ("its SHA-256", tokenizer.sha256 or "not known"),
+        (
+            "end-of-text id",
+            f"{tokenizer.eot_id} {content.eot} each document" if content.eot != "none" else "none between documents",
+        ),
+        ("ids", f"{content.dtype}, little-endian"),
+        ("format", content.format),
+        ("shards", str(content.shards) if isinstance(content.shards, Shards) else "one file a side"),
+        ("separator of text files", separator_text(content.separator)),
+        ("text key", content.text_key),
+        ("validation", f"{content.val_fraction:g} of the documents, seed {content.seed}"),
+        ("empty documents", "kept" if content.keep_empty else "left out"),
+        ("bad records", content.on_error),
+        ("bytes that are not UTF-8", content.encoding_errors),
+        ("fingerprint", content.fingerprint()),
+    ]
+
+
+def separator_text(separator: str | None) -> str:
+    """As it is typed: `none`, or text with its escapes."""
+    if separator is None:
+        return "none"
+    simple = "".join(_SIMPLE.get(c, c) for c in separator)
+    return re.sub(r"[^\S ]|[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e]", lambda m: f"\\u{ord(m[0]):04x}", simple)
+
+
+def commands(content: Content, made_from: Sequence[Provenance] | object, directory: str) -> str:
+    """What to type, one command a line; from files made otherwise, what they were made from."""
+    sources = [each for each in made_from if each.how != "append"] if isinstance(made_from, tuple) else []
+    out = ["--out", directory]
+    if sources and sources[0].how == "merge":
+        return _line("tokmill", "merge", *_first([each.path for each in sources]), *out)
+    if sources:
+        shards = ["--shard-tokens", str(content.shards.tokens)] if isinstance(content.shards, Shards) else []
+        what = ["reshard"] if sources[0].how == "reshard" else ["convert", "--format", content.format]
+        return _line("tokmill", *what, *_first([each.path for each in sources]), *shards, *out)
+    # Appended inputs stand behind the others, so one run over all gives the same bytes.
+    return _line("tokmill", "tokenize", *_first([each.path for each in content.inputs]), *_options(content), *out)
+
+
+def _options(content: Content) -> list[str]:
+    """Options that differ from what they are by default, and the dtype, which follows from the tokenizer unless it was given."""
+    tokenizer = content.tokenizer
+    wanted = [
+        ("--tokenizer", tokenizer.name, tokenizer.name != "gpt2"),
+        ("--eot-token", str(tokenizer.eot_id), tokenizer.kind == "huggingface"),
+        ("--separator", separator_text(content.separator), content.separator != "<|endoftext|>"),
+        ("--text-key", content.text_key, content.text_key != "text"),
+        ("--format", content.format, content.format != "raw"),
+        ("--eot", content.eot, True),
+        ("--dtype", content.dtype, True),
+        ("--val-fraction", f"{content.val_fraction:g}", True),
+        ("--seed", str(content.seed), content.seed != 0),
+        ("--encoding-errors", content.encoding_errors, content.encoding_errors != "strict"),
+        ("--on-error", content.on_error, content.on_error != "stop"),
+    ]
+    options = [part for option, value, is_given in wanted if is_given for part in (option, value)]
+    if isinstance(content.shards, Shards):
+        options += ["--shard-tokens", str(content.shards.tokens)]
+        options += ["--shard-documents"] * content.shards.whole_documents + ["--drop-tail"] * content.shards.drop_tail
+    return options + ["--keep-empty"] * content.keep_empty
+
+
+def _first(paths: Sequence[str]) -> list[str]:
+    more = [f"...{len(paths) - _MOST:,} more..."] if len(paths) > _MOST else []
+    return [*paths[:_MOST], *more]
+
+
+def _line(*parts: str) -> str:
+    """One command, broken into lines that a shell takes as one; a value stays beside its option."""
+    units: list[str] = []
+    for part in map(shlex.quote, parts):
+        if units and units[-1].startswith("--") and " " not in units[-1] and not part.startswith("--"):
+            units[-1] += f" {part}"
+        else:
+            units.append(part)
+    lines = [units[0]]
+    for unit in units[1:]:
+        if len(lines[-1]) + len(unit) > _COLUMNS:
+            lines.append(f"    {unit}")
+        else:
+            lines[-1] += f" {unit}"
+    return " \\\n".join(lines)

@@ -1,0 +1,112 @@
+"""`--events` appends what happens as JSON lines that decode to the events, and never stands in a run's way."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import threading
+import time
+from pathlib import Path
+
+import msgspec
+import pytest
+from helpers import write_corpus
+
+import tokmill
+from tokmill.cli import run
+from tokmill.errors import UsageError
+from tokmill.eventlog import EventLog
+from tokmill.types import AnyEvent, Counts, Finished, Notice, Progress, Started
+
+ROOT = Path(__file__).parents[1]
+
+
+class Hearer:
+    def __init__(self) -> None:
+        self.events: list[AnyEvent] = []
+
+    def on_event(self, event: AnyEvent) -> None:
+        self.events.append(event)
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    return write_corpus(tmp_path / "c.txt", ["Some text. " * 20] * 50)
+
+
+def progress(i: int) -> Progress:
+    return Progress(elapsed_s=float(i), position_bytes=i, counts=Counts(bytes_in=i), rss_bytes=1)
+
+
+def test_every_line_is_an_event_with_its_time_and_decodes_to_it(corpus: Path, tmp_path: Path) -> None:
+    hearer, before_s = Hearer(), time.time()
+    with EventLog(str(tmp_path / "e"), hearer) as log:
+        tokmill.tokenize(corpus, tmp_path / "o", threads=1, observers=[log, hearer])
+    lines = (tmp_path / "e").read_bytes().splitlines()
+    assert [msgspec.json.decode(line, type=AnyEvent) for line in lines] == hearer.events
+    assert any(isinstance(event, Started) for event in hearer.events)
+    times = [json.loads(line)["at"] for line in lines]
+    assert times == sorted(times)
+    assert before_s - 1 <= times[0] <= times[-1] <= time.time() + 1
+
+
+def test_a_line_is_there_before_the_next_event_and_later_runs_append(tmp_path: Path) -> None:
+    for n in (1, 2):
+        with EventLog(str(tmp_path / "e"), Hearer()) as log:
+            log.on_event(Notice(text="\x1b[2J\u202e"))
+            assert (tmp_path / "e").read_bytes().count(b"\n") == n
+
+
+@pytest.mark.parametrize("command", ["tokenize", "merge", "convert", "reshard"])
+def test_each_command_that_makes_an_output_writes_them(command: str, corpus: Path, tmp_path: Path) -> None:
+    tokmill.tokenize(corpus, tmp_path / "o", threads=1, val_fraction=0.2)
+    given = {"tokenize": [str(corpus)], "convert": [str(tmp_path / "o"), "--format", "llmc"]}.get(command, [str(tmp_path / "o")])
+    events = tmp_path / "events.jsonl"
+    assert run([command, *given, "--out", str(tmp_path / "new"), "--events", str(events), "--quiet"]) == 0
+    found = [name for line in events.read_text().splitlines() if (name := json.loads(line)["type"]) not in {"Notice", "Detail"}]
+    assert (found[0], found[-1]) == ("Started", "Finished")
+
+
+def test_a_full_disk_is_said_once_and_the_run_goes_on(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["tokenize", str(corpus), "--out", str(tmp_path / "o"), "--events", "/dev/full"]) == 0
+    said = capsys.readouterr().err
+    assert said.count("events are no longer written to /dev/full (No space left on device); the run goes on without them") == 1
+    tokmill.verify(tmp_path / "o").raise_for_damage()
+
+
+def test_a_reader_that_goes_away_is_said_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    reader = threading.Thread(target=lambda: open(tmp_path / "pipe", "rb").close())
+    reader.start()
+    hearer = Hearer()
+    with EventLog(str(tmp_path / "pipe"), hearer) as log:
+        reader.join()
+        for i in range(3):
+            log.on_event(progress(i))
+    assert [re.sub(r".*\((.*)\).*", r"\1", e.text) for e in hearer.events if isinstance(e, Notice)] == ["Broken pipe"]
+
+
+def test_an_open_descriptor_can_be_named(tmp_path: Path) -> None:
+    read, write = os.pipe()
+    with EventLog(f"/dev/fd/{write}", Hearer()) as log:
+        log.on_event(progress(1))
+    os.close(write)
+    assert msgspec.json.decode(os.read(read, 1000), type=AnyEvent) == progress(1)
+    os.close(read)
+
+
+def test_a_file_that_cannot_be_opened_is_an_error_before_anything_is_written(corpus: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--events"):
+        EventLog(str(tmp_path / "no" / "e"), Hearer())
+    assert run(["tokenize", str(corpus), "--out", str(tmp_path / "o"), "--events", str(tmp_path), "-q"]) == 2
+    assert not (tmp_path / "o").exists()
+
+
+def test_the_documentation_names_every_event_and_every_field() -> None:
+    said = (ROOT / "docs" / "events.md").read_text()
+    for kind in (*AnyEvent.__args__, Counts):
+        assert f"`{kind.__name__}`" in said, kind
+        missing = [name for name in kind.__struct_fields__ if f"`{name}`" not in said]
+        assert missing == [], kind
+    assert Finished in AnyEvent.__args__
