@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import resource
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +19,12 @@ from test_resume import Died, dying_at
 from test_tokenize import SEP, UNWATCHED, some_documents
 
 import tokmill
-from tokmill import conversion, replay, streams
+from tokmill import conversion, durable, replay, streams, verification
 from tokmill.cli import run
 from tokmill.errors import DamageError, UsageError
-from tokmill.manifest import load_manifest
+from tokmill.manifest import Manifest, load_manifest
 from tokmill.planning import make_job
+from tokmill.scan import Outline
 from tokmill.types import AnyEvent
 from tokmill.worker import Worker
 from tokmill.write import WRITERS
@@ -112,6 +116,59 @@ def test_any_size_of_shards_and_back_is_the_same(
     assert written(out / "one") == written(base / "after")
 
 
+def test_thousands_of_shards_need_few_open_files_and_are_durable_before_the_journal_names_them(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replay, "COMMIT_BYTES", 1 << 30)
+    synced: set[int] = set()
+    real = durable.sync_file
+
+    def noting(fd: int) -> None:
+        synced.add(os.fstat(fd).st_ino)
+        real(fd)
+
+    monkeypatch.setattr(durable, "sync_file", noting)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 100, hard))
+    try:
+        tokmill.reshard(base / "after", tmp_path / "small", shard_tokens=8)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    shards = list((tmp_path / "small").glob("*.bin"))
+    assert len(shards) > 200
+    assert {shard.stat().st_ino for shard in shards} <= synced
+    outlines: list[object] = []
+    buffers: set[int] = set()
+    real_blocks = verification._blocks
+
+    def outline(manifest: Manifest) -> Outline:
+        outlines.append(manifest)
+        return Outline(manifest)
+
+    def blocks(file: object, n_bytes: int, path: Path, buffer: memoryview) -> Iterator[memoryview]:
+        buffers.add(id(buffer))
+        return real_blocks(file, n_bytes, path, buffer)
+
+    monkeypatch.setattr(verification, "Outline", outline)
+    monkeypatch.setattr(verification, "_blocks", blocks)
+    assert tokmill.verify(tmp_path / "small").ok
+    # Neither the manifest nor a buffer's megabytes once a file.
+    assert (len(outlines), len(buffers)) == (1, 1)
+    tokmill.reshard(tmp_path / "small", tmp_path / "one", shard_tokens=None)
+    assert written(tmp_path / "one") == written(base / "after")
+
+
+def test_ids_that_would_be_negative_in_megatron_are_refused(tmp_path: Path) -> None:
+    np.array([5, 1 << 31, 9], np.uint32).tofile(tmp_path / "wide.bin")
+    np.array([5, (1 << 31) - 1, 9], np.uint32).tofile(tmp_path / "fits.bin")
+    stated: dict[str, Any] = {"from_format": "raw", "dtype": "uint32", "eot": "after", "eot_id": 9, "format": "megatron"}
+    with pytest.raises(UsageError, match="read as negative"):
+        tokmill.convert(tmp_path / "wide.bin", tmp_path / "out", **stated)
+    assert not (tmp_path / "out").exists()
+    tokmill.convert(tmp_path / "fits.bin", tmp_path / "out", **stated)
+    assert tokmill.verify(tmp_path / "out").ok
+
+
 def test_merged_shards_are_one_file_a_side(base: Path, tmp_path: Path) -> None:
     tokmill.reshard(base / "after", tmp_path / "s", shard_tokens=500)
     tokmill.merge([tmp_path / "s", base / "after"], tmp_path / "m")
@@ -196,6 +253,21 @@ def test_a_bare_file_of_another_tool_is_converted_as_stated(base: Path, tmp_path
     for suffix in ("bin", "idx"):
         assert (tmp_path / "out" / f"train.{suffix}").read_bytes() == (tmp_path / "direct" / f"train.{suffix}").read_bytes()
     assert load_manifest(tmp_path / "out").counts.documents_train == load_manifest(base / eot).counts.documents_train
+
+
+def test_an_output_in_the_directory_of_a_bare_source_is_refused_before_anything_is_gone(base: Path, tmp_path: Path) -> None:
+    make_direct(tmp_path / "src", base / "corpus.txt")
+    (tmp_path / "links").mkdir()
+    link = tmp_path / "links" / "train.bin"
+    link.symlink_to(tmp_path / "src" / "train.bin")
+    before = files_in(tmp_path / "src")
+    stated: dict[str, Any] = {"from_format": "raw", "dtype": "uint16", "eot": "after", "eot_id": EOT, "fresh": True}
+    for source in (tmp_path / "src" / "train.bin", link):
+        for out, words in ((tmp_path / "src", "directory of a source"), (tmp_path / "src" / "sub", "lies in a source")):
+            with pytest.raises(UsageError, match=words):
+                tokmill.convert(source, out, format="llmc", **stated)
+    assert files_in(tmp_path / "src") == before
+    assert tokmill.verify(tmp_path / "src").ok
 
 
 def test_bare_shards_with_headers_are_one_corpus_in_the_order_given(base: Path, tmp_path: Path) -> None:

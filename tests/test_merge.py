@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from test_tokenize import SEP, run_in_process, some_documents
 import tokmill
 from tokmill import durable, replay
 from tokmill.cli import run
-from tokmill.errors import ChangedError, DamageError, UsageError
+from tokmill.errors import ChangedError, DamageError, DiskFullError, UsageError
 from tokmill.manifest import load_manifest
 from tokmill.types import AnyEvent, Finished, Notice, Started
 
@@ -150,6 +151,34 @@ def test_another_tokenizer_is_refused_by_name(runs: list[Path], tmp_path: Path, 
     assert str(runs[1]) in str(caught.value.where)
 
 
+def test_what_will_not_fit_on_the_disk_is_refused_before_anything_is_written_and_force_overrides(
+    runs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = sum(len(data) for run_dir in runs for data in written(run_dir))
+    real = os.statvfs
+
+    def small(path: object) -> os.statvfs_result:
+        found = list(real(path))  # type: ignore[arg-type]
+        found[1:5] = [1, size * 2, size - 1, size - 1]
+        return os.statvfs_result(found)
+
+    monkeypatch.setattr(os, "statvfs", small)
+    out = tmp_path / "m"
+    makers: list[Callable[[], object]] = [
+        lambda: tokmill.merge(runs, out),
+        lambda: tokmill.convert(tmp_path / "all", out, format="megatron"),
+        lambda: tokmill.reshard(tmp_path / "all", out, shard_tokens=900),
+    ]
+    tokmill.merge(runs, tmp_path / "all", force=True)
+    for make in makers:
+        with pytest.raises(DiskFullError, match="will not fit") as caught:
+            make()
+        assert caught.value.exit_code == 14
+        assert not out.exists()
+    assert not tokmill.merge(runs, out, force=True).already_complete
+    assert tokmill.merge(runs, out).already_complete
+
+
 def test_the_output_is_none_of_the_sources(runs: list[Path], tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(runs[1])
     for out in (runs[1], tmp_path / "link", tmp_path / "r2" / ".." / "r1"):
@@ -157,6 +186,15 @@ def test_the_output_is_none_of_the_sources(runs: list[Path], tmp_path: Path) -> 
             tokmill.merge(runs, out, fresh=True)
     with pytest.raises(UsageError, match="no complete tokmill output"):
         tokmill.merge([*runs, tmp_path], tmp_path / "m")
+
+
+def test_an_output_inside_a_source_or_around_one_is_refused_and_leaves_it_as_it_is(runs: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="lies in a source"):
+        tokmill.merge(runs, runs[1] / "deep" / "er")
+    with pytest.raises(UsageError, match="a source lies in the output"):
+        tokmill.merge(runs, tmp_path, fresh=True)
+    assert not (runs[1] / "deep").exists()
+    assert all(tokmill.verify(path).ok for path in runs)
 
 
 @pytest.mark.parametrize("at", [0, 61, -1])
@@ -198,9 +236,14 @@ def test_the_same_input_in_two_sources_is_a_notice(runs: list[Path], tmp_path: P
     assert [type(event) for event in events if isinstance(event, Notice | Started | Finished)] == [Notice, Started, Finished]
 
 
-def test_different_settings_are_a_notice_and_the_manifest_is_no_single_run(tmp_path: Path) -> None:
+def test_another_split_is_refused_unless_asked_for_and_the_manifest_is_then_no_single_run(tmp_path: Path) -> None:
     corpora = [make_run(tmp_path / "a", [b"text"], seed=1), make_run(tmp_path / "b", [b"more"], seed=2)]
-    outcome = tokmill.merge([tmp_path / "a", tmp_path / "b"], tmp_path / "m")
+    with pytest.raises(UsageError, match="--seed was 2, not 1") as caught:
+        tokmill.merge([tmp_path / "a", tmp_path / "b"], tmp_path / "m")
+    assert "--allow-other-split" in str(caught.value.next_step)
+    assert not (tmp_path / "m").exists()
+    assert run(["merge", str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(tmp_path / "n"), "--allow-other-split"]) == 0
+    outcome = tokmill.merge([tmp_path / "a", tmp_path / "b"], tmp_path / "m", allow_other_split=True)
     assert "--seed" in outcome.notices[0]
     assert tokmill.verify(tmp_path / "m").ok
     with pytest.raises(UsageError, match="different settings"):

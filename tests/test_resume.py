@@ -38,7 +38,7 @@ def dying_at(n: int, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
 
         return call
 
-    for name in ("replace", "sync_file", "sync_directory", "write_all", "write_file", "create"):
+    for name in ("replace", "link", "sync_file", "sync_directory", "write_all", "write_file", "create"):
         monkeypatch.setattr(durable, name, dying(getattr(durable, name)))
     monkeypatch.setattr(Path, "unlink", dying(Path.unlink))
     monkeypatch.setattr(Path, "rmdir", dying(Path.rmdir))
@@ -118,10 +118,11 @@ def test_skips_are_recorded_in_the_order_of_the_corpus_for_any_batch_size(tmp_pa
 
 def test_files_named_one_by_one_are_read_even_from_the_output_directory(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    out.mkdir()
+    # In sight, they would be refused: a directory for an output has nothing else in it.
+    (out / ".inputs").mkdir(parents=True)
     (tmp_path / "a.txt").write_text("one")
-    (out / "more.txt").write_text("two")
-    run_in_process([tmp_path / "a.txt", out / "more.txt"], out, val_fraction=0.0)
+    (out / ".inputs" / "more.txt").write_text("two")
+    run_in_process([tmp_path / "a.txt", out / ".inputs" / "more.txt"], out, val_fraction=0.0)
     assert written(out) == plain_tokens([b"one", b"two"], val_fraction=0)
 
 

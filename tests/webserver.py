@@ -37,7 +37,14 @@ class Site:
     log: list[tuple[str, str | None]] = field(default_factory=list)
     """Path with its query, and the range that was asked for."""
     sent_bytes: int = 0
+    """In answer to what was asked since `forget`."""
+    n_forgotten: int = 0
     port: int = 0
+
+    def forget(self) -> None:
+        """Begin to count anew. What is being sent already (a client may leave before the body) does not count."""
+        self.n_forgotten += 1
+        self.sent_bytes = 0
 
     def url(self, path: str) -> str:
         return f"http://127.0.0.1:{self.port}{path}"
@@ -56,6 +63,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         site = self.site
+        self.asked_at = site.n_forgotten
         site.log.append((self.path, self.headers.get("Range")))
         if site.fault is not None and site.fault(self):
             return
@@ -100,7 +108,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             for at in range(0, len(data), step):
                 # Counted first: the client may look at the count as soon as it has the bytes.
-                self.site.sent_bytes += len(data[at : at + step])
+                if self.asked_at == self.site.n_forgotten:
+                    self.site.sent_bytes += len(data[at : at + step])
                 self.wfile.write(data[at : at + step])
                 if rate is not None:
                     time.sleep(step / rate)

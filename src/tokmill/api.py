@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from tokmill.config import parse_size
+from tokmill.disk import is_complete
 from tokmill.errors import UsageError
 from tokmill.forecast import NOWHERE, Plan, check_disk, foresee
 from tokmill.planning import details, make_job
 from tokmill.probe import peak_rss_bytes
 from tokmill.runner import LocalRunner
-from tokmill.trainers import tail_notices
+from tokmill.trainers import dropped_notices, dropped_tokens, tail_notices
 from tokmill.types import (
     BLOCK_BYTES,
     DIVIDE_ABOVE_BYTES,
@@ -53,6 +54,9 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     tokens_train: int
     """End-of-text ids included."""
     tokens_val: int
+    dropped_tokens_train: int
+    """Of those, left out by --drop-tail: in no file."""
+    dropped_tokens_val: int
     bytes_in: int
     """Decompressed bytes of the inputs, those of an earlier run that was resumed included."""
     bytes_text: int
@@ -163,23 +167,23 @@ def tokenize(
             engine=engine,
             fresh=fresh,
         )
-        asked = planned.job
+        asked, carried_bytes = planned.job, 0
         if split is not None or ray is not None:
             _refuse_together({"--split": split, "--ray": ray, "--append": append or None})
             _introduce(asked, planned.notices, observers)
             return _in_parts(asked, split, ray, split_bytes, runner, meter, observers, force=force)
         if append:
             # Here, so that a run without it loads no numpy.
-            from tokmill.appending import carry_over, extend
+            from tokmill.appending import carried, carry_over, extend
 
             planned = extend(planned)
+            carried_bytes = carried(planned.job)
         _introduce(asked, planned.notices, observers)
-        if not force:
-            check_disk(asked)
+        if not force and not (append and is_complete(planned.job)):
+            check_disk(asked, carried_bytes)
         job = carry_over(planned.job, observers) if append and planned.job.made_from else planned.job
         finished = runner.run(job, [meter, *observers])
-    notices = [*_empty_side(finished.counts, job.content), *tail_notices(job.content, finished.files)]
-    summary = _summarize(job, finished, meter, notices)
+    summary = _summarize(job, finished, meter, _notices(job, finished))
     _tell(observers, summary.notices)
     return summary
 
@@ -270,6 +274,14 @@ def _listed(
     return inputs if isinstance(inputs, (list, tuple)) else [inputs]  # type: ignore[list-item]
 
 
+def _notices(job: Job, finished: Finished) -> list[str]:
+    return [
+        *_empty_side(finished.counts, job.content),
+        *dropped_notices(job.content, finished.files, finished.counts),
+        *tail_notices(job.content, finished.files),
+    ]
+
+
 def _introduce(job: Job, notices: Sequence[str], observers: Sequence[Observer]) -> None:
     for detail in details(job):
         for observer in observers:
@@ -348,12 +360,15 @@ def _summarize(job: Job, finished: Finished, meter: _Meter, notices: list[str]) 
     # A run that is complete already starts nothing and reads nothing.
     n_read = counts.bytes_in - meter.resumed_bytes if meter.resumed_bytes is not None else 0
     share = n_read / counts.bytes_in if counts.bytes_in else 0.0
+    dropped = dropped_tokens(job.content, finished.files, counts)
     return Summary(
         documents=counts.documents,
         documents_train=counts.documents_train,
         documents_val=counts.documents_val,
         tokens_train=counts.tokens_train,
         tokens_val=counts.tokens_val,
+        dropped_tokens_train=dropped["train"],
+        dropped_tokens_val=dropped["val"],
         bytes_in=counts.bytes_in,
         bytes_text=counts.bytes_text,
         elapsed_s=round(elapsed_s, 3),

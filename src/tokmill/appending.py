@@ -15,14 +15,15 @@ import msgspec
 from tokmill import __version__
 from tokmill.changes import changed_input_error, changed_settings_error
 from tokmill.chronicle import Chronicle
-from tokmill.commit import Output, open_output, pending_manifest
+from tokmill.commit import Output, discard_append, open_output
 from tokmill.errors import UsageError
 from tokmill.flat import FlatCarrier, is_flat
+from tokmill.kept import is_append_to, pending_manifest
 from tokmill.manifest import MANIFEST_NAME, Manifest, load_manifest
 from tokmill.planning import PlannedJob
 from tokmill.replay import Replay, Teller, provenance
-from tokmill.rewrite import WriterCarrier
-from tokmill.sources import Source
+from tokmill.rewrite import WriterCarrier, stream_of
+from tokmill.sources import SIDES, Source
 from tokmill.types import text_to_path
 from tokmill.words import counted
 
@@ -45,7 +46,8 @@ def extend(planned: PlannedJob) -> PlannedJob:
     """
     job = planned.job
     directory = Path(text_to_path(job.out))
-    source = Source.load(_published(directory))
+    finished = _settle(directory, fresh=job.fresh)
+    source = Source.load(directory)
     old = source.manifest
     if old.content.origin:
         raise UsageError(
@@ -65,12 +67,18 @@ def extend(planned: PlannedJob) -> PlannedJob:
     if settings.fingerprint() != old.fingerprint:
         raise changed_settings_error(old.content, settings, directory)
     new, notices = _new_inputs(old.content.inputs, job.content.inputs, directory)
-    if not new:
+    if not new or (finished and old.content.inputs[-len(new) :] == new):
         return PlannedJob(msgspec.structs.replace(job, content=old.content, fresh=False), [*planned.notices, *notices])
+    _check_carriable(source)
     content = msgspec.structs.replace(settings, inputs=(*old.content.inputs, *new))
     before = msgspec.structs.replace(provenance(source, "append"), made_from=())
     job = msgspec.structs.replace(job, content=content, made_from=(*(old.made_from or ()), before))
     return PlannedJob(job, [*planned.notices, *notices])
+
+
+def carried(job: Job) -> int:
+    """Bytes of the old output that `carry_over` copies."""
+    return Source.load(Path(text_to_path(job.out))).size_bytes
 
 
 def carry_over(job: Job, observers: Sequence[Observer]) -> Job:
@@ -87,8 +95,7 @@ def carry_over(job: Job, observers: Sequence[Observer]) -> Job:
     try:
         source = Source.load(directory)
         if not output.segments or output.cursor.input_index < source.n_inputs:
-            is_copied = is_flat(source) and not content.shards
-            carrier = FlatCarrier(output) if is_copied else WriterCarrier(output, content)
+            carrier = FlatCarrier(output) if _is_copied(source) else WriterCarrier(output, content)
             size = counted(source.size_bytes, "byte")
             Teller(observers).notice(
                 f"the new output begins with the {size} that are complete; they stay until it is complete, too"
@@ -105,10 +112,33 @@ def carry_over(job: Job, observers: Sequence[Observer]) -> Job:
     return job
 
 
-def _published(directory: Path) -> Path:
-    """The directory, the renames of a run that was killed while publishing done. Raises UsageError for an incomplete one."""
+def _is_copied(source: Source) -> bool:
+    return is_flat(source) and not source.content.shards
+
+
+def _check_carriable(source: Source) -> None:
+    """Raises UsageError for an old output that cannot be brought into the new one."""
+    for side in SIDES:
+        stream_of(source, side)
+    if not _is_copied(source) and source.content.eot == "none":
+        raise UsageError(
+            "nothing can be appended here: with --eot none the documents in it cannot be told apart",
+            where=str(source.directory),
+            allowed="an output with end-of-text ids, or with --eot none one of the raw format without --shard-tokens",
+            next_step="tokenize the old and the new inputs together into another --out",
+        )
+
+
+def _settle(directory: Path, *, fresh: bool) -> bool:
+    """Do the renames of a run that was killed while publishing; an append is discarded instead, where that was asked for.
+
+    Returns whether it did them: what is complete is that run's output. Raises UsageError for an incomplete directory.
+    """
     pending = pending_manifest(directory)
-    if pending is not None:
+    if pending and fresh and (directory / MANIFEST_NAME).exists() and is_append_to(load_manifest(directory), pending):
+        discard_append(directory)
+        pending = None
+    if pending:
         output = open_output(directory, pending.content, __version__, fresh=False)
         if isinstance(output, Output):
             output.close()
@@ -119,8 +149,7 @@ def _published(directory: Path) -> Path:
             allowed=f"a directory with {MANIFEST_NAME}",
             next_step="leave --append out: the run is begun, or resumed, and more can be appended when it is complete",
         )
-    load_manifest(directory)
-    return directory
+    return pending is not None
 
 
 def _new_inputs(old: Sequence[Input], given: Sequence[Input], directory: Path) -> tuple[tuple[Input, ...], list[str]]:

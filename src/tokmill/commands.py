@@ -52,6 +52,15 @@ Val = Annotated[
     typer.Option("--val", envvar="TOKMILL_VAL", metavar="FILE", help="A bare file for the validation side; may be repeated."),
 ]
 
+AllowOtherSplit = Annotated[
+    bool,
+    typer.Option(
+        "--allow-other-split",
+        envvar="TOKMILL_ALLOW_OTHER_SPLIT",
+        help="Also merge runs of another --seed or --val-fraction: a document may then stand on both sides.",
+    ),
+]
+
 
 def register(app: typer.Typer, show: Callable[[str], None], is_typed: Callable[..., bool]) -> None:
     """Add the commands to the command line.
@@ -69,8 +78,10 @@ def _register_merge(app: typer.Typer, show: Callable[[str], None]) -> None:
     def merge(
         directories: Directories,
         out: options.Out,
+        allow_other_split: AllowOtherSplit = False,
         fresh: options.Fresh = False,
         events: options.Events = None,
+        force: options.Force = False,
         json: options.Json = False,
         quiet: options.Quiet = False,
         verbose: options.Verbose = False,
@@ -83,7 +94,9 @@ def _register_merge(app: typer.Typer, show: Callable[[str], None]) -> None:
         from tokmill.eventlog import observing
 
         with observing(verb="merging", quiet=quiet, verbose=verbose, events=events) as observers:
-            outcome = merging.merge(directories, out, fresh=fresh, observers=observers)
+            outcome = merging.merge(
+                directories, out, allow_other_split=allow_other_split, fresh=fresh, force=force, observers=observers
+            )
         show(_rendered(outcome, json=json, quiet=quiet))
 
 
@@ -105,6 +118,7 @@ def _register_convert(app: typer.Typer, show: Callable[[str], None], is_typed: C
         val: Val = None,
         fresh: options.Fresh = False,
         events: options.Events = None,
+        force: options.Force = False,
         json: options.Json = False,
         quiet: options.Quiet = False,
         verbose: options.Verbose = False,
@@ -138,6 +152,7 @@ def _register_convert(app: typer.Typer, show: Callable[[str], None], is_typed: C
                 to_eot=to_eot,
                 to_dtype=to_dtype,
                 fresh=fresh,
+                force=force,
                 observers=observers,
                 **stated,  # type: ignore[arg-type]
             )
@@ -153,6 +168,7 @@ def _register_reshard(app: typer.Typer, show: Callable[[str], None]) -> None:
         shard_documents: options.ShardDocuments = False,
         fresh: options.Fresh = False,
         events: options.Events = None,
+        force: options.Force = False,
         json: options.Json = False,
         quiet: options.Quiet = False,
         verbose: options.Verbose = False,
@@ -163,7 +179,13 @@ def _register_reshard(app: typer.Typer, show: Callable[[str], None]) -> None:
 
         with observing(verb="resharding", quiet=quiet, verbose=verbose, events=events) as observers:
             outcome = conversion.reshard(
-                directory, out, shard_tokens=shard_tokens, shard_documents=shard_documents, fresh=fresh, observers=observers
+                directory,
+                out,
+                shard_tokens=shard_tokens,
+                shard_documents=shard_documents,
+                fresh=fresh,
+                force=force,
+                observers=observers,
             )
         show(_rendered(outcome, json=json, quiet=quiet))
 

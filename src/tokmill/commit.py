@@ -3,7 +3,8 @@
 While a run is under way everything lives in `.tokmill/` inside the output directory: `journal` (a header, then a line a segment),
 `NAME.part` for every file to come, `lock`. A commit makes the parts durable first and then appends one line to the journal, so the
 journal never speaks of bytes that could be lost. Publishing writes the manifest beside the parts, renames every part to its final
-name, and renames the manifest last; whoever finds a written manifest in `.tokmill/` only has to do the renames again.
+name, and renames the manifest last; whoever finds a written manifest in `.tokmill/` only has to do the renames again. What
+an append replaces stays readable until then (`kept.py`).
 
 The hard one: a failed fsync is never tried again. The kernel may have dropped the pages and marked them clean, so a second call
 would lie. The run stops, and the next one truncates to the last line of the journal and writes those bytes from the source anew.
@@ -11,7 +12,6 @@ would lie. The run stops, and the next one truncates to the last line of the jou
 
 from __future__ import annotations
 
-import contextlib
 import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -24,6 +24,7 @@ from tokmill.changes import changed_error
 from tokmill.durable import storage_errors
 from tokmill.errors import DamageError, UsageError
 from tokmill.journal import Header, Journal
+from tokmill.kept import discard_parts, is_append_to, keep, remove_files, remove_state
 from tokmill.manifest import (
     BESIDE,
     MANIFEST_NAME,
@@ -36,7 +37,7 @@ from tokmill.manifest import (
 )
 from tokmill.part import PartFile
 from tokmill.sharding import SIDES
-from tokmill.state import discard_parts, hold, is_begun, let_go, part_of, refuse_parts, remove_state, state_of
+from tokmill.state import hold, is_begun, let_go, part_of, refuse_parts, state_of
 from tokmill.types import Counts, Cursor, FileEntry, Head
 from tokmill.words import counted
 
@@ -46,6 +47,10 @@ if TYPE_CHECKING:
 
     from tokmill.config import Content
     from tokmill.durable import DirectoryLock
+
+
+_MOST_OPEN = 64
+"""Complete files that wait for a commit with their descriptors open: so many again may be under commit, of 256 on some systems."""
 
 
 class Output:
@@ -111,6 +116,9 @@ class Output:
             file.fill_head(head)
         self._completed[name] = FileEntry(size_bytes=file.length, side=side, tokens=tokens, documents=documents, head=filled)
         self._just_completed.append(name)
+        if len(self._just_completed) > _MOST_OPEN:
+            # A batch may fill thousands of shards, and no commit comes before its end.
+            file.end()
 
     def completed(self) -> Mapping[str, FileEntry]:
         """All files that are complete, those of earlier runs included."""
@@ -227,8 +235,9 @@ def _open_locked(
     with storage_errors(journal_path):
         journal = Journal.open(journal_path, Header.of(content, version))
     try:
-        if journal.header.fingerprint != content.fingerprint() and not journal.segments:
-            # Nothing was committed yet, so nothing is lost by beginning differently.
+        begun = journal.header.fingerprint
+        if begun != content.fingerprint() and (not journal.segments or begun == replacing):
+            # Nothing was committed yet, or all of it is complete (and was not tidied up): nothing is lost by beginning differently.
             journal.close()
             with storage_errors(directory):
                 discard_parts(directory)
@@ -297,7 +306,7 @@ def _finish_publishing(directory: Path, content: Content) -> Manifest | None:
 def _publish_files(directory: Path, manifest: Manifest) -> None:
     """Rename the parts of `manifest` into place, its own file last. Can be done again after a crash at any point."""
     with storage_errors(directory):
-        _retire_older(directory, manifest)
+        _make_way(directory, manifest)
         for sub in sorted({os.path.dirname(name) for name in manifest.files} - {""}):
             durable.make_directory(directory / sub)
         for name, entry in manifest.files.items():
@@ -312,11 +321,11 @@ def _publish_files(directory: Path, manifest: Manifest) -> None:
         durable.sync_directory(directory.parent)
 
 
-def _retire_older(directory: Path, manifest: Manifest) -> None:
-    """Take away an earlier complete output, its manifest before the new files come, so that it never stands beside them.
+def _make_way(directory: Path, manifest: Manifest) -> None:
+    """See to it that an earlier complete output never stands half replaced under its manifest.
 
-    One of plain ids that the new output only adds to stays: its files are the beginnings of the new ones, and readers go by its
-    manifest until the new one takes its name.
+    What the new output was appended to keeps its files, under second names, and its manifest until the new one takes its place. Any
+    other is taken away, its manifest before the new files come.
     """
     path = directory / MANIFEST_NAME
     if not path.exists():
@@ -325,33 +334,18 @@ def _retire_older(directory: Path, manifest: Manifest) -> None:
         older = load_manifest(directory)
     except (DamageError, UsageError):
         older = None
-    if older and is_beginning(older, manifest):
-        return
-    gone = set(older.files if older else ()) - set(manifest.files)
-    for name in gone:
-        (directory / name).unlink(missing_ok=True)
-    for sub in {os.path.dirname(name) for name in gone} - {""}:
-        # Not empty: somebody's, or still needed.
-        with contextlib.suppress(OSError):
-            (directory / sub).rmdir()
-    path.unlink()
+    is_kept = older is not None and is_append_to(older, manifest)
+    if older and is_kept:
+        keep(directory, older)
+    remove_files(directory, set(older.files if older else ()) - set(manifest.files))
+    if not is_kept:
+        path.unlink()
     durable.sync_directory(directory)
 
 
-def is_beginning(older: Manifest, manifest: Manifest) -> bool:
-    """Whether every file of `older` is the beginning of one in the output of `manifest`, to which it was appended."""
-    made_from = manifest.made_from or ()
-    return manifest.content.format == "raw" and any(p.how == "append" and p.fingerprint == older.fingerprint for p in made_from)
-
-
-def pending_manifest(directory: Path) -> Manifest | None:
-    """The manifest of a run that was killed while publishing, or is publishing now. Raises StorageError."""
-    part = part_of(directory, MANIFEST_NAME)
-    with storage_errors(part):
-        try:
-            return decode_manifest(read_state(part), str(part))
-        except (FileNotFoundError, DamageError):
-            return None
+def discard_append(directory: Path) -> None:
+    """Discard what an append left, killed while publishing or before: the old output is whole. Raises LockedError, StorageError."""
+    remove_state(directory, hold(directory))
 
 
 def _check_parts(directory: Path, segments: list[Segment]) -> None:

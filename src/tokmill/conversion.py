@@ -47,6 +47,7 @@ def convert(
     tokenizer: str | None = None,
     val: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
     fresh: bool = False,
+    force: bool = False,
     observers: Sequence[Observer] = (),
 ) -> Outcome:
     """Write a complete output, or bare files of ids, in another format into `out`, as `tokmill convert` does; again to resume.
@@ -80,7 +81,7 @@ def convert(
     notices = [_of_output(text) for text in choice.notices if has_marks or not text.startswith("--eot ")]
     if not has_marks and TRAINERS[format].other_eot:
         notices.insert(0, f"the ids are without end-of-text ids; {TRAINERS[format].other_eot}")
-    return _rewrite(source, format, choice, target, "convert", fresh=fresh, observers=observers, notices=notices)
+    return _rewrite(source, format, choice, target, "convert", fresh=fresh, force=force, observers=observers, notices=notices)
 
 
 def reshard(
@@ -90,6 +91,7 @@ def reshard(
     shard_tokens: str | int | None,
     shard_documents: bool = False,
     fresh: bool = False,
+    force: bool = False,
     observers: Sequence[Observer] = (),
 ) -> Outcome:
     """Write a complete output with shards of another size into `out`, as `tokmill reshard` does; again to resume.
@@ -110,7 +112,7 @@ def reshard(
         shard_documents=shard_documents,
     )
     # What the choice would say of end-of-text ids and dtype was said when the source was made.
-    return _rewrite(source, content.format, choice, target, "reshard", fresh=fresh, observers=observers, notices=())
+    return _rewrite(source, content.format, choice, target, "reshard", fresh=fresh, force=force, observers=observers, notices=())
 
 
 def _load(paths: list[Path], val: list[Path], out: Path, stated: dict[str, object]) -> Source:
@@ -143,6 +145,7 @@ def _rewrite(
     how: How,
     *,
     fresh: bool,
+    force: bool,
     observers: Sequence[Observer],
     notices: Sequence[str],
 ) -> Outcome:
@@ -163,6 +166,7 @@ def _rewrite(
         how,
         lambda output: WriterCarrier(output, content),
         fresh=fresh,
+        force=force,
         observers=observers,
         notices=notices,
     )

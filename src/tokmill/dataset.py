@@ -18,9 +18,9 @@ import xxhash
 from tokmill.batches import Batches, make_batches
 from tokmill.encode import load_decoder
 from tokmill.encode.vocabulary import resolve_tokenizer
-from tokmill.errors import ChangedError, DamageError, UsageError
-from tokmill.growth import being_appended
-from tokmill.layout import TokenFile, bare_file, check_size, files_of, read_llmc_head, read_npy_head, refuse_index
+from tokmill.errors import ChangedError, UsageError
+from tokmill.kept import steadily
+from tokmill.layout import TokenFile, bare_file, check_size, files_again, files_of, read_llmc_head, read_npy_head, refuse_index
 from tokmill.manifest import MANIFEST_NAME, Manifest, load_manifest
 from tokmill.shards import Ids, TokenArray, map_files, windows
 from tokmill.types import EotPlacement, IdType, Tokenizer, text_to_path
@@ -61,7 +61,9 @@ class Dataset:
         eot: EotPlacement,
         tokenizer: Tokenizer | None,
         manifest: Manifest | None,
+        directory: Path | None = None,
     ) -> None:
+        """directory: of the manifest."""
         self.manifest = manifest
         """None for a bare file."""
         self.dtype = np.dtype(dtype).newbyteorder("<")
@@ -69,6 +71,7 @@ class Dataset:
         self.eot: EotPlacement = eot
         self.tokenizer = tokenizer
         self._files = files
+        self._directory = directory
         self._sides = self._map_sides()
         self._fingerprints: dict[str, str] = {}
         self._documents_before: dict[str, list[int]] = {side: [0] for side in SIDES}
@@ -194,11 +197,20 @@ class Dataset:
 
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
-        self._sides = self._map_sides()
+        if self._directory is None:
+            self._sides = self._map_sides()
+        else:
+            steadily(self._directory, self._map_again)
 
     def __repr__(self) -> str:
         sides = ", ".join(f"{side}: {counted(len(ids), 'token')}" for side, ids in self._sides.items())
         return f"<tokmill.Dataset {sides or 'closed'}, {self.dtype.name}>"
+
+    def _map_again(self, now: Manifest) -> None:
+        """The same ids, also where something was appended since. Raises ChangedError when they are no longer there."""
+        if self._directory is not None and self.manifest is not None:
+            self._files = files_again(self._directory, self.manifest, self._files, now)
+        self._sides = self._map_sides()
 
     def _map_sides(self) -> dict[str, TokenArray]:
         return {side: map_files(self._files.get(side, ()), self.dtype) for side in SIDES}
@@ -290,7 +302,7 @@ def open_dataset(
     if path.is_dir():
         manifest = load_manifest(path)
         _refuse_options(path, dtype, eot_id, tokenizer if manifest.content.tokenizer.is_known else None)
-        return _open_directory(path, manifest, tokenizer)
+        return steadily(path, lambda manifest: _open_directory(path, manifest, tokenizer))
     return _open_bare(path, dtype, eot_id, tokenizer)
 
 
@@ -313,18 +325,11 @@ def find_tokenizer(tokenizer: Tokenizer) -> Tokenizer:
 
 
 def _open_directory(directory: Path, manifest: Manifest, tokenizer_name: str | None = None) -> Dataset:
-    try:
-        files = files_of(directory, manifest)
-    except DamageError:
-        appended = being_appended(directory, manifest)
-        if appended is None:
-            raise
-        if isinstance(appended, Manifest):
-            return _open_directory(directory, appended, tokenizer_name)
-        files = appended
-    content = manifest.content
-    tokenizer = _stated(content.tokenizer, tokenizer_name, directory)
-    return Dataset(files, content.dtype, eot_id=content.tokenizer.eot_id, eot=content.eot, tokenizer=tokenizer, manifest=manifest)
+    files, content = files_of(directory, manifest), manifest.content
+    eot_id, tokenizer = content.tokenizer.eot_id, _stated(content.tokenizer, tokenizer_name, directory)
+    return Dataset(
+        files, content.dtype, eot_id=eot_id, eot=content.eot, tokenizer=tokenizer, manifest=manifest, directory=directory
+    )
 
 
 def _stated(recorded: Tokenizer, name: str | None, where: Path) -> Tokenizer | None:

@@ -18,6 +18,7 @@ from tokmill.words import counted
 
 if TYPE_CHECKING:
     from tokmill.config import Content, Job
+    from tokmill.types import Counts
 
 _RESERVE_BYTES = 16 << 20
 """Left for others, at most; less on a small disk (a hundredth) and for a small output (a quarter), which changes little there."""
@@ -29,6 +30,8 @@ _HISTORY_COST = 24 << 10
 """Bytes that the history of a run takes, beside the journal and in the manifest: 200 samples."""
 _FILES = 8
 """Inodes: two parts, journal, history, lock, manifest, record of what was skipped, and their directory."""
+_INDEX_BYTES = {"megatron": 20, "datatrove": 8}
+"""A document in the index."""
 _COMPRESSION = 30
 """More than this is not what text compresses to."""
 _REPLACED = 3
@@ -79,19 +82,35 @@ class DiskNeed(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-def disk_need(job: Job, n_tokens: int, bytes_in: int) -> DiskNeed:
-    """What a run of so many tokens, from so many decompressed bytes, needs where its output goes."""
+def disk_need(job: Job, n_tokens: int, bytes_in: int, carried_bytes: int = 0) -> DiskNeed:
+    """What a run of so many tokens, from so many decompressed bytes, needs where its output goes.
+
+    carried_bytes: of an old output that is copied into the new one first.
+    """
     out = Path(text_to_path(job.out))
+    return _need(out, job.content, n_tokens, n_tokens * item_bytes(job.content) + carried_bytes, bytes_in, fresh=job.fresh)
+
+
+def rewriting_need(out: Path, content: Content, counts: Counts, *, fresh: bool) -> DiskNeed:
+    """What an output of so many tokens and documents needs that is made of other outputs."""
+    n_tokens, n_documents = counts.tokens_train + counts.tokens_val, counts.documents_train + counts.documents_val
+    output = n_tokens * item_bytes(content) + n_documents * _INDEX_BYTES.get(content.format, 0)
+    return _need(out, content, n_tokens, output, counts.bytes_in, fresh=fresh)
+
+
+def _need(out: Path, content: Content, n_tokens: int, output: int, bytes_in: int, *, fresh: bool) -> DiskNeed:
     existing = next(p for p in (out, *out.parents) if p.is_dir())
     status = os.statvfs(existing)
     parts = [p.stat() for p in part_files(out)]
-    output = n_tokens * item_bytes(job.content)
-    bookkeeping = _bookkeeping(job.content, bytes_in)
+    bookkeeping = _bookkeeping(content, bytes_in)
     reserve = min(_RESERVE_BYTES, status.f_blocks * status.f_frsize // 100, output // 4)
     written = sum(part.st_blocks * 512 for part in parts)
-    needed = max(0, output + bookkeeping - written) + reserve
     free = status.f_bavail * status.f_frsize
-    shards = n_tokens // job.content.shards.tokens if isinstance(job.content.shards, Shards) else 0
+    if fresh:
+        # They are removed before anything is written.
+        free, written = free + written, 0
+    needed = max(0, output + bookkeeping - written) + reserve
+    shards = n_tokens // content.shards.tokens if isinstance(content.shards, Shards) else 0
     needed_files = 0 if parts else _FILES + shards + len(out.parents) - len(existing.parents)
     free_files = status.f_favail if status.f_files else None
     return DiskNeed(
@@ -121,8 +140,13 @@ def most_tokens(content: Content) -> tuple[int, int] | None:
 
 def is_complete(job: Job) -> bool:
     """Whether the output is there already, so that nothing will be written."""
+    return is_made(Path(text_to_path(job.out)), job.content, fresh=job.fresh)
+
+
+def is_made(out: Path, content: Content, *, fresh: bool) -> bool:
+    """Likewise, of any output."""
     try:
-        return not job.fresh and load_manifest(Path(text_to_path(job.out))).fingerprint == job.content.fingerprint()
+        return not fresh and load_manifest(out).fingerprint == content.fingerprint()
     except (TokmillError, OSError):
         # Whatever is wrong there, the run itself says it better.
         return False

@@ -16,10 +16,11 @@ import msgspec
 
 from tokmill import durable
 from tokmill.changes import changed_error
-from tokmill.commit import pending_manifest, refuse_strangers
+from tokmill.commit import refuse_strangers
 from tokmill.durable import storage_errors
 from tokmill.errors import UsageError
 from tokmill.journal import Header, encode_header, read_header
+from tokmill.kept import pending_manifest
 from tokmill.manifest import MANIFEST_NAME, load_manifest
 from tokmill.splits import Split, shares
 from tokmill.state import is_begun, parts_of, plan_of, state_of

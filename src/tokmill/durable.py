@@ -22,7 +22,9 @@ T = TypeVar("T")
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NOT_COPIED = {errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EBADF, errno.EPERM, errno.EIO}
 """What `copy_file_range` says where it does not work: other file systems, old kernels, sandboxes; or when it cannot read."""
-_NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK, errno.EACCES}
+_NOT_LINKED = {errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EMLINK, errno.EINVAL}
+"""What `link` says where files cannot have several names, or no more of them."""
+_COPY_BYTES = 4 << 20
 _RESUMES = "run the same command again: it resumes from the last commit"
 
 
@@ -159,7 +161,7 @@ def publish_new(source: Path, target: Path) -> None:
     except FileExistsError:
         pass
     except OSError as error:
-        if error.errno not in _NO_LINKS:
+        if error.errno not in _NOT_LINKED:
             raise
         # A file system without hard links: two that come in the same instant are told apart when the parts are put together.
         if not target.exists():
@@ -168,6 +170,35 @@ def publish_new(source: Path, target: Path) -> None:
             return
     source.unlink()
     sync_directory(target.parent)
+
+
+def link(source: Path, target: Path) -> None:
+    """Give a durable file a second name; a copy has it where files have one only. The caller syncs the directory."""
+    try:
+        uninterrupted(lambda: os.link(source, target, follow_symlinks=False))
+    except OSError as error:
+        if error.errno not in _NOT_LINKED:
+            raise
+        _copy(source, target)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a file; the target's name is that of all of it or of nothing."""
+    unnamed = target.with_name(f"{target.name}.new")
+    fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        copy = create(unnamed)
+        try:
+            offset = 0
+            while block := os.pread(fd, _COPY_BYTES, offset):
+                copy_range(fd, offset, copy, offset, memoryview(block))
+                offset += len(block)
+            os.fsync(copy)
+        finally:
+            os.close(copy)
+    finally:
+        os.close(fd)
+    replace(unnamed, target)
 
 
 _ATTEMPTS = 100

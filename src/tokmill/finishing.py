@@ -23,13 +23,14 @@ from tokmill.changes import changed_error
 from tokmill.division import load_plan, n_parts, part_contents, part_directory
 from tokmill.durable import storage_errors
 from tokmill.errors import DamageError, UsageError
+from tokmill.kept import remove_state
 from tokmill.manifest import FORMAT_VERSION, MANIFEST_NAME, MOST_BYTES, Manifest, encode_manifest, load_manifest
 from tokmill.part import PartFile
 from tokmill.probe import peak_rss_bytes
 from tokmill.recorder import SKIPPED_NAME
 from tokmill.replay import Outcome, Teller
 from tokmill.splits import Split, counts_records_from_part
-from tokmill.state import hold, let_go, part_of, parts_of, plan_of, remove_state, state_of
+from tokmill.state import hold, let_go, part_of, parts_of, plan_of, state_of
 from tokmill.types import Counts, Cursor, FileEntry, Skip
 from tokmill.words import counted
 

@@ -146,15 +146,18 @@ def foresee(planned: PlannedJob, elapsed_s: float = 0.0) -> Plan:
     )
 
 
-def check_disk(job: Job) -> None:
-    """Raises DiskFullError when an output will surely not fit. Takes a small sample, and none where space is ample."""
+def check_disk(job: Job, carried_bytes: int = 0) -> None:
+    """Raises DiskFullError when an output will surely not fit. Takes a small sample, and none where space is ample.
+
+    carried_bytes: as in `disk_need`.
+    """
     most = most_tokens(job.content)
-    if most is None or disk_need(job, *most).fits or is_complete(job):
+    if most is None or disk_need(job, *most, carried_bytes).fits or is_complete(job):
         return
     answer = ask(job, MIB, decode_s=0.15, encode_s=0.15)
     found = totals(answer.groups)
     # A small sample refuses only what its whole interval refuses.
-    disk_need(job, found.tokens.low, found.bytes_in.low).check()
+    disk_need(job, found.tokens.low, found.bytes_in.low, carried_bytes).check()
 
 
 def ask(job: Job, sample_bytes: int, *, decode_s: float, encode_s: float) -> Answer:

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING
 from tokmill import durable
 from tokmill.durable import storage_errors
 from tokmill.errors import DamageError, DiskFullError, UsageError
+from tokmill.kept import discard_parts, remove_state
 from tokmill.manifest import MANIFEST_NAME, Manifest, load_manifest
 from tokmill.remade import Gap, NewFile, Span, Unneeded, find_damage, other_corpus
-from tokmill.state import discard_parts, hold, is_begun, let_go, part_of, remove_state
+from tokmill.state import hold, is_begun, let_go, part_of
 from tokmill.types import Counts, Cursor, Head
 
 if TYPE_CHECKING:
@@ -144,10 +145,10 @@ def open_repair(directory: Path) -> Repair:
     try:
         if is_begun(directory):
             raise UsageError(
-                "a run that is to be resumed has begun to replace this output",
+                "a run that is to be resumed has begun to replace or extend this output",
                 where=str(directory),
-                allowed="a complete output that nobody is making again",
-                next_step="run that tokmill tokenize command again",
+                allowed="a complete output that nobody is making again or appending to",
+                next_step="run that tokmill command again, with --append if it had that (and --fresh, to discard an append)",
             )
         with storage_errors(directory):
             manifest = load_manifest(directory)

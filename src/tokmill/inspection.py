@@ -90,7 +90,8 @@ def inspect(
         manifest = dataset.manifest
         counts = manifest.counts if manifest else None
         n_text = counts.bytes_text if manifest and counts and all(i.format != "ids" for i in manifest.content.inputs) else None
-        n_all = len(dataset.train) + len(dataset.val)
+        # Those of shards that were left out, too: the text is that of all.
+        n_all = counts.tokens_train + counts.tokens_val if counts else 0
         return Inspection(
             path=str(path),
             kind="directory" if manifest else "file",

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tokmill.errors import DamageError, UsageError
+from tokmill.kept import located, replaced_error
 from tokmill.words import counted
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from tokmill.manifest import Manifest
@@ -61,6 +63,8 @@ class TokenFile:
     path: Path
     header_bytes: int
     n_tokens: int
+    name: str = ""
+    """In the manifest; of a bare file none."""
 
 
 def read_llmc_head(path: Path) -> tuple[IdType, int] | None:
@@ -138,17 +142,34 @@ def files_of(directory: Path, manifest: Manifest) -> dict[str, tuple[TokenFile, 
             allowed=", ".join(LAYOUTS),
             next_step="pip install --upgrade tokmill",
         )
-    files: dict[str, tuple[TokenFile, ...]] = {}
+    files: dict[str, list[TokenFile]] = {}
     for name, entry in manifest.files.items():
         if entry.side is not None and name.endswith(layout.suffix):
-            check_size(directory / name, entry.size_bytes)
+            path = located(directory, manifest, name)
+            check_size(path, entry.size_bytes)
             if content.format in _OWN_HEADS:
-                file = TokenFile(path=directory / name, header_bytes=entry.head_bytes, n_tokens=entry.tokens)
+                file = TokenFile(path=path, header_bytes=entry.head_bytes, n_tokens=entry.tokens, name=name)
             else:
-                file = _measure(directory / name, layout.header_bytes, content.dtype, _REBUILD)
+                file = _measure(path, layout.header_bytes, content.dtype, _REBUILD)
                 _check_number(file, content.dtype, entry.tokens, _REBUILD)
-            files[entry.side] = (*files.get(entry.side, ()), file)
-    return files
+                file = replace(file, name=name)
+            files.setdefault(entry.side, []).append(file)
+    return {side: tuple(each) for side, each in files.items()}
+
+
+def files_again(
+    directory: Path, then: Manifest, files: Mapping[str, Sequence[TokenFile]], now: Manifest
+) -> dict[str, tuple[TokenFile, ...]]:
+    """The files of an output that was opened before, then with another manifest perhaps: those, or what they begin now.
+
+    Raises ChangedError when the output is another one and its ids do not begin with the same ones at the same places.
+    """
+    if now.checksum == then.checksum:
+        return files_of(directory, now)
+    appended = any(p.how == "append" and p.fingerprint == then.fingerprint for p in now.made_from or ())
+    if not appended or then.content.format in _OWN_HEADS:
+        raise replaced_error(directory)
+    return {side: tuple(replace(file, path=directory / file.name) for file in files[side]) for side in files}
 
 
 def bare_file(path: Path, dtype: IdType) -> TokenFile:

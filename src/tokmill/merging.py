@@ -15,6 +15,7 @@ import msgspec
 
 from tokmill.errors import UsageError
 from tokmill.flat import FlatCarrier, is_flat
+from tokmill.manifest import MANIFEST_NAME
 from tokmill.operands import named_paths, output_path
 from tokmill.replay import Outcome, carry_all
 from tokmill.rewrite import WriterCarrier
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from tokmill.types import Tokenizer
 
 _MUST_AGREE = ("format", "dtype", "eot")
+_SPLIT = ("val_fraction", "seed")
 _MOST = 5
 """Inputs or settings that are named."""
 
@@ -41,13 +43,16 @@ def merge(
     directories: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     out: str | os.PathLike[str],
     *,
+    allow_other_split: bool = False,
     fresh: bool = False,
+    force: bool = False,
     observers: Sequence[Observer] = (),
 ) -> Outcome:
     """Put complete outputs one behind the other into `out`, in the order given, as `tokmill merge` does; again to resume.
 
-    fresh: discard what stands in `out`. Raises TokmillError: UsageError for outputs that do not agree, DamageError for one that is
-    not as it was written.
+    allow_other_split: also of runs that chose their validation documents differently. fresh: discard what stands in `out`. force:
+    go on though it will not fit on the disk. Raises TokmillError: UsageError for outputs that do not agree, DamageError for
+    one that is not as it was written.
     """
     listed = named_paths(directories)
     if not listed:
@@ -56,6 +61,8 @@ def merge(
     sources = [Source.load(path) for path in listed]
     check_apart([source.directory for source in sources], target)
     check_agreement(sources)
+    if not allow_other_split:
+        _check_split(sources)
     content = merged_content(sources)
     return carry_all(
         sources,
@@ -64,6 +71,7 @@ def merge(
         "merge",
         carrier_maker(sources, content),
         fresh=fresh,
+        force=force,
         observers=observers,
         notices=_notices(sources, content),
     )
@@ -94,17 +102,34 @@ def check_marks(source: Source) -> None:
 
 
 def check_apart(sources: Sequence[Path], out: Path) -> None:
-    """Raises UsageError when the output is one of the sources, or what is not a directory."""
+    """Raises UsageError when the output is a source's directory or lies in one, holds one, or is what is not a directory."""
     if out.exists() and not out.is_dir():
         raise UsageError("the output is a file", where=str(out), allowed="a directory, new or old", next_step="--out merged")
     for source in sources:
-        if out.exists() and source.exists() and os.path.samefile(out, source):
+        # A link in another directory may lead to the file that an output here would replace.
+        around = {source} if source.is_dir() else {source.parent, source.resolve().parent}
+        for directory in around:
+            is_held, is_in = _is_within(directory, out), _is_within(out, directory)
+            if is_held and is_in:
+                what = "the output is one of the sources" if source.is_dir() else "the output is the directory of a source"
+            elif is_held:
+                what = "a source lies in the output"
+            elif is_in and (source.is_dir() or (directory / MANIFEST_NAME).exists()):
+                what = "the output lies in a source, which would then hold files that its manifest does not list"
+            else:
+                continue
             raise UsageError(
-                "the output is one of the sources",
-                where=str(out),
-                allowed="another directory",
-                next_step=f"choose another --out, such as {out}-new",
+                what,
+                where=f"{out}, and the source {source}",
+                allowed="another directory, beside the sources",
+                next_step=f"choose another --out, such as {directory}-new",
             )
+
+
+def _is_within(path: Path, directory: Path) -> bool:
+    """Whether a path is a directory that is there, or leads through it."""
+    real = path.resolve()
+    return directory.is_dir() and any(p.exists() and os.path.samefile(p, directory) for p in (real, *real.parents))
 
 
 def check_agreement(sources: Sequence[Source]) -> None:
@@ -129,6 +154,25 @@ def check_agreement(sources: Sequence[Source]) -> None:
                 next_step="leave it out, or make it like the others: tokmill convert for format, dtype and end-of-text ids, "
                 "tokmill tokenize for another tokenizer"
                 + ("" if ours.is_known and theirs.is_known else "; tokmill convert --tokenizer NAME where it is not known"),
+            )
+
+
+def _check_split(sources: Sequence[Source]) -> None:
+    """Raises UsageError when the sources chose their validation documents differently: one may stand on both sides."""
+    first = sources[0]
+    for source in sources[1:]:
+        found = [
+            f"--{name.replace('_', '-')} was {getattr(source.content, name)}, not {getattr(first.content, name)}"
+            for name in _SPLIT
+            if getattr(source.content, name) != getattr(first.content, name)
+        ]
+        if found:
+            raise UsageError(
+                "documents for validation were chosen differently, so one that is in both may stand on both sides: "
+                + "; ".join(found),
+                where=f"{source.directory}, held against {first.directory}",
+                allowed="one --seed and one --val-fraction, by which a text is always on the same side",
+                next_step="tokenize one of them again with the settings of the other, or pass --allow-other-split",
             )
 
 
@@ -171,7 +215,7 @@ def _notices(sources: Sequence[Source], content: Content) -> list[str]:
         found.append(f"more than once in the output, for it is in more than one of the sources: {shown}")
     if names := _differing(sources):
         options = ", ".join("--" + name.replace("_", "-") for name in names)
-        split = "; a document may then stand on both sides" if {"val_fraction", "seed"} & set(names) else ""
+        split = "; a document may then stand on both sides" if set(_SPLIT) & set(names) else ""
         found.append(f"made with different settings ({options}){split}; verify --source cannot compare the merged output")
     if len(sources) == 1:
         found.append(f"one source only: a copy, {counted(len(content.inputs), 'input')}")

@@ -28,7 +28,7 @@ class PartFile:
         self.head_bytes = head_bytes
         self._hash = xxhash.xxh3_128()
         self._committed = self.length
-        self._readable = self._copied_to = -1
+        self._readable = self._copied_to = self._synced = -1
         with storage_errors(path):
             self._fd = durable.create(path, append=True)
             os.ftruncate(self._fd, self.length)
@@ -79,6 +79,8 @@ class PartFile:
 
     def sync(self, expected: int) -> None:
         """Make at least the first `expected` bytes durable. Raises StorageError when the file is shorter than that."""
+        if self._synced >= expected:
+            return
         with storage_errors(self.path):
             durable.sync_file(self._fd)
             size = os.fstat(self._fd).st_size
@@ -90,6 +92,12 @@ class PartFile:
                 allowed="a disk that keeps what it took",
                 next_step="check the disk, then run the same command again: it resumes from the last commit",
             )
+
+    def end(self) -> None:
+        """Nothing more is appended: make it durable and close it; its span can still be cut. Raises StorageError."""
+        self.sync(self.length)
+        self._synced = self.length
+        self.close()
 
     def close(self) -> None:
         """Close the descriptor; the part stays."""

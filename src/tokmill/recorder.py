@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from tokmill.errors import TooManySkippedError
+from tokmill.errors import TooManySkippedError, UsageError
 from tokmill.read.rows import OTHER_FILE
+from tokmill.sharding import Shards
 from tokmill.types import STDIN, Committed, Cursor
 from tokmill.words import counted
 from tokmill.write import layout_of, make_writer
@@ -117,6 +118,7 @@ class Recorder:
     def finish(self) -> dict[str, FileEntry]:
         """Let the writer end its files, commit, and describe all files by name. Raises StorageError, DiskFullError."""
         self._writer.finish()
+        self._check_left()
         if SKIPPED_NAME in self._output.names - set(self._output.completed()):
             self._output.file(SKIPPED_NAME)
             self._output.complete(SKIPPED_NAME)
@@ -127,6 +129,17 @@ class Recorder:
         self.commit()
         self._output.settle()
         return dict(self._output.completed())
+
+    def _check_left(self) -> None:
+        """Raises UsageError when the only shards, too small, were all dropped."""
+        shards, n_tokens = self._job.content.shards, self.counts.tokens_train + self.counts.tokens_val
+        if isinstance(shards, Shards) and n_tokens and not any(entry.tokens for entry in self._output.completed().values()):
+            raise UsageError(
+                f"nothing would be left: --drop-tail leaves out all {counted(n_tokens, 'token')}, for they fill no shard",
+                where=str(self._output.directory),
+                allowed=f"at least {counted(shards.tokens, 'token')} on one side",
+                next_step="leave --drop-tail out or choose a smaller --shard-tokens, with --fresh",
+            )
 
     def _check_skipped(self) -> None:
         n_bad = sum(n for reason, n in self.counts.skipped.items() if reason not in ("empty", OTHER_FILE))

@@ -15,6 +15,7 @@ import msgspec
 from tokmill import __version__
 from tokmill.chronicle import Chronicle
 from tokmill.commit import Output, open_output
+from tokmill.disk import is_made, rewriting_need
 from tokmill.errors import ChangedError
 from tokmill.manifest import FORMAT_VERSION, Manifest, published
 from tokmill.probe import peak_rss_bytes, rss_bytes
@@ -240,10 +241,16 @@ def carry_all(
     make_carrier: Callable[[Output], Carrier],
     *,
     fresh: bool,
+    force: bool,
     observers: Sequence[Observer],
     notices: Sequence[str],
 ) -> Outcome:
-    """Make a complete output of `content` in `out`. notices: what a person should know first. Raises TokmillError."""
+    """Make a complete output of `content` in `out`. notices: what a person should know first; force: also where it will not fit.
+
+    Raises TokmillError.
+    """
+    if not force and not is_made(out, content, fresh=fresh):
+        rewriting_need(out, content, sum((source.manifest.counts for source in sources), Counts()), fresh=fresh).check()
     teller = Teller(observers)
     for notice in notices:
         teller.notice(notice)

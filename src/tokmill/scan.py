@@ -14,7 +14,6 @@ from tokmill.words import counted
 
 if TYPE_CHECKING:
     from tokmill.manifest import FileSpan, Manifest
-    from tokmill.types import FileEntry
 
 
 class _Findings(Protocol):
@@ -23,12 +22,32 @@ class _Findings(Protocol):
     def add(self, file: str, what: str, begin_byte: int | None = None, end_byte: int | None = None) -> None: ...
 
 
+class Outline:
+    """What the manifest says of all files, looked up once: there may be thousands of them."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self.manifest = manifest
+        self.spans: dict[str, list[tuple[int, FileSpan]]] = {}
+        """By file, each with the number of its segment, from 1."""
+        for number, segment in enumerate(manifest.segments, 1):
+            for name, span in segment.files.items():
+                self.spans.setdefault(name, []).append((number, span))
+        shards = manifest.content.shards
+        is_cut = isinstance(shards, Shards) and shards.drop_tail and not shards.whole_documents
+        sides = {side: [name for name, entry in manifest.files.items() if entry.side == side] for side in ("train", "val", None)}
+        self.first = {names[0] for names in sides.values() if names}
+        """Files that begin where a document does, because their side does."""
+        self.last = {names[-1] for names in sides.values() if names and not is_cut}
+        """Likewise those that end where one does."""
+
+
 class Scan:
     """One pass over one file, block by block."""
 
-    def __init__(self, name: str, entry: FileEntry, manifest: Manifest, findings: _Findings) -> None:
+    def __init__(self, name: str, outline: Outline, findings: _Findings) -> None:
+        manifest, entry = outline.manifest, outline.manifest.files[name]
         self._content = content = manifest.content
-        self._is_first, self._is_last = _ends_of_side(name, entry, manifest)
+        self._is_first, self._is_last = name in outline.first, name in outline.last
         self._name = name
         self._entry = entry
         self._findings = findings
@@ -36,9 +55,7 @@ class Scan:
         self._n_ids = content.tokenizer.n_ids
         self._eot_id = content.tokenizer.eot_id
         self._eot = content.eot
-        self._spans: list[tuple[int, FileSpan]] = [
-            (number, segment.files[name]) for number, segment in enumerate(manifest.segments, 1) if name in segment.files
-        ]
+        self._spans = outline.spans.get(name, [])
         self._next_span = 0
         self._span_begin = self._position = entry.head_bytes
         self._hash = xxhash.xxh3_128()
@@ -127,11 +144,3 @@ class Scan:
         self._n_wrong_ids += len(wrong)
         if self._first_wrong is None:
             self._first_wrong = (self._position + int(wrong[0]) * self._dtype.itemsize, int(ids[wrong[0]]))
-
-
-def _ends_of_side(name: str, entry: FileEntry, manifest: Manifest) -> tuple[bool, bool]:
-    """Whether a document begins where the file does, and one ends where it does: first and last of its side."""
-    names = [other for other, found in manifest.files.items() if found.side == entry.side]
-    shards = manifest.content.shards
-    is_cut = isinstance(shards, Shards) and shards.drop_tail and not shards.whole_documents
-    return name == names[0], name == names[-1] and not is_cut

@@ -6,6 +6,7 @@ it. Maps were refused: their pages count as memory, and a disk that fails would 
 
 from __future__ import annotations
 
+import functools
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
@@ -14,12 +15,13 @@ import xxhash
 
 from tokmill import pagecache
 from tokmill.errors import DamageError, UsageError
+from tokmill.kept import is_current, open_file, replaced_error
 from tokmill.manifest import FileSpan, Manifest, load_manifest
 from tokmill.types import Counts, Cursor, Head, path_to_text
 from tokmill.words import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from tokmill.config import Content
@@ -46,8 +48,18 @@ class Step:
 class CheckedFile:
     """A file that is read front to back; every span of it that passes is held against its digest. Close it."""
 
-    def __init__(self, path: Path, size_bytes: int, spans: Sequence[FileSpan] | None, head: Head | None) -> None:
-        """spans: None for a bare file, without digests. Raises DamageError when the file is not there or not so long."""
+    def __init__(
+        self,
+        path: Path,
+        size_bytes: int,
+        spans: Sequence[FileSpan] | None,
+        head: Head | None,
+        open_it: Callable[[], int] | None = None,
+    ) -> None:
+        """spans: None for a bare file, without digests. open_it: returns the descriptor; None: what is at `path` is opened.
+
+        Raises DamageError when the file is not there or not so long.
+        """
         self.path = path
         self.fd = -1
         self._size = size_bytes
@@ -58,7 +70,7 @@ class CheckedFile:
         if spans is not None and (ends != sorted(ends) or ends[-1] != size_bytes):
             raise self._damage("its segments do not add up to the file", 0, size_bytes)
         try:
-            self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (0 if spans is None else os.O_NOFOLLOW))
+            self.fd = open_it() if open_it else os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
             found = os.fstat(self.fd).st_size
         except OSError as error:
             raise self._damage(f"it cannot be opened: {error.strerror}", 0, size_bytes) from None
@@ -161,6 +173,10 @@ class Source:
         self.is_bare = is_bare
         """Whether it is files of which no digests are known, with a manifest made up for them."""
         self._files: dict[str, CheckedFile] = {}
+        self._spans: dict[str, list[FileSpan]] = {}
+        for segment in manifest.segments:
+            for name, span in segment.files.items():
+                self._spans.setdefault(name, []).append(span)
 
     @classmethod
     def load(cls, directory: Path) -> Self:
@@ -199,10 +215,22 @@ class Source:
                 file = self._files.pop(other)
                 file.finish()
                 file.close()
-            spans = [segment.files[name] for segment in self.manifest.segments if name in segment.files]
+            spans = self._spans.get(name, [])
             head = entry.head if isinstance(entry.head, Head) and not self.is_bare else None
-            self._files[name] = CheckedFile(self.directory / name, entry.size_bytes, None if self.is_bare else spans, head)
+            self._files[name] = self._open(name, entry.size_bytes, spans, head)
         return self._files[name]
+
+    def _open(self, name: str, size_bytes: int, spans: Sequence[FileSpan], head: Head | None) -> CheckedFile:
+        """Raises ChangedError when something was appended to the output since its manifest was read."""
+        if self.is_bare:
+            return CheckedFile(self.directory / name, size_bytes, None, None)
+        try:
+            opening = functools.partial(open_file, self.directory, self.manifest, name)
+            return CheckedFile(self.directory / name, size_bytes, spans, head, opening)
+        except DamageError:
+            if is_current(self.directory, self.manifest):
+                raise
+            raise replaced_error(self.directory) from None
 
     def finish(self) -> None:
         """Check what was passed over of the files that were read. Raises DamageError."""

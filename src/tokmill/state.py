@@ -1,7 +1,7 @@
 """The directory `.tokmill` inside an output: what is not complete yet, and the lock of whoever works on it.
 
-It holds `journal` (of a run that is to be resumed), `NAME.part` for every file to come, `history` (how it went so far) and
-`lock`. Trainers do not look there.
+It holds `journal` (of a run that is to be resumed), `NAME.part` for every file to come, `history` (how it went so far), `lock`, and
+while an append takes the names of an output's files, those files (`kept.py`). Trainers do not look there.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from tokmill import durable
 from tokmill.durable import DirectoryLock, storage_errors
 from tokmill.errors import DamageError, UsageError
-from tokmill.manifest import MANIFEST_NAME
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,7 +27,12 @@ def state_of(directory: Path) -> Path:
 
 def part_of(directory: Path, name: str) -> Path:
     """Where the file `name` of an output is made before it has its name; of one in a subdirectory too."""
-    return state_of(directory) / f"{name.replace('/', '%')}.part"
+    return state_of(directory) / f"{flat_name(name)}.part"
+
+
+def flat_name(name: str) -> str:
+    """The name of a file of an output where there are no subdirectories."""
+    return name.replace("/", "%")
 
 
 def plan_of(directory: Path) -> Path:
@@ -73,28 +77,6 @@ def hold(directory: Path) -> DirectoryLock:
 def is_begun(directory: Path) -> bool:
     """Whether a run left something here that the next one goes on with. Raises StorageError."""
     return (state_of(directory) / "journal").exists() and bool(part_files(directory))
-
-
-def discard_parts(directory: Path) -> None:
-    """Remove the written manifest, which alone says that parts are complete, then the journal, then the parts. Raises OSError."""
-    written = part_of(directory, MANIFEST_NAME)
-    if written.exists():
-        written.unlink()
-        durable.sync_directory(state_of(directory))
-    (state_of(directory) / "journal").unlink(missing_ok=True)
-    for part in part_files(directory):
-        part.unlink()
-    for path in (history_of(directory), durable.aside(history_of(directory))):
-        path.unlink(missing_ok=True)
-
-
-def remove_state(directory: Path, lock: DirectoryLock) -> None:
-    """Discard what is there, give the lock back, and remove the directory. Raises StorageError."""
-    with storage_errors(directory):
-        try:
-            discard_parts(directory)
-        finally:
-            let_go(directory, lock)
 
 
 def let_go(directory: Path, lock: DirectoryLock) -> None:

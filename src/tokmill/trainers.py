@@ -22,9 +22,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from tokmill.config import Content
-    from tokmill.types import FileEntry, Tokenizer
+    from tokmill.types import Counts, FileEntry, Tokenizer
 
 _UINT16_IDS = 1 << 16
+_INT32_IDS = 1 << 31
 _EXPONENTS = {"": 0, "k": 3, "m": 6, "g": 9, "t": 12}
 _TAIL_ADVICE = {
     "tokenize": "--drop-tail leaves it out, another --shard-tokens makes it larger",
@@ -134,6 +135,13 @@ def _choose_dtype(name: str, dtype: str, tokenizer: Tokenizer, notices: list[str
             allowed=f"uint16 holds ids up to {_UINT16_IDS - 1:,}",
             next_step="--dtype uint32, or leave --dtype out",
         )
+    if name == "megatron" and tokenizer.n_ids > _INT32_IDS:
+        raise UsageError(
+            f"ids go up to {tokenizer.n_ids - 1:,}; the format megatron has no type for them: they would be read as negative",
+            where="--format megatron",
+            allowed=f"int32 holds ids up to {_INT32_IDS - 1:,}",
+            next_step="choose another --format",
+        )
     usual: IdType = "uint16" if tokenizer.n_ids <= TRAINERS[name].uint16_ids else "uint32"
     if dtype == "auto":
         return usual
@@ -172,6 +180,30 @@ def _choose_shards(layout: Layout, tokens: str | int | None, *, whole: bool, dro
             next_step="leave --shard-documents out, or choose another --format",
         )
     return Shards(tokens=n, whole_documents=whole or trainer.keeps_whole, drop_tail=drop_tail)
+
+
+def dropped_tokens(content: Content, files: Mapping[str, FileEntry], counts: Counts) -> dict[str, int]:
+    """How many tokens of each side are in no file, because its last shard was left out."""
+    if not isinstance(content.shards, Shards) or not content.shards.drop_tail:
+        return dict.fromkeys(SIDES, 0)
+    kept = {side: sum(entry.tokens for entry in files.values() if entry.side == side) for side in SIDES}
+    return {side: getattr(counts, f"tokens_{side}") - kept[side] for side in SIDES}
+
+
+def dropped_notices(content: Content, files: Mapping[str, FileEntry], counts: Counts) -> list[str]:
+    """What to say of the shards that were left out."""
+    names = {"train": "training", "val": "validation"}
+    dropped = dropped_tokens(content, files, counts)
+    return [
+        f"--drop-tail left out {counted(n, 'token')} of {names[side]}"
+        + (
+            f": all of them, so there is no file for {names[side]}; choose a smaller --shard-tokens, with --fresh"
+            if n == getattr(counts, f"tokens_{side}")
+            else f"; its files hold {getattr(counts, f'tokens_{side}') - n:,}"
+        )
+        for side, n in dropped.items()
+        if n
+    ]
 
 
 def tail_notices(content: Content, files: Mapping[str, FileEntry], made_by: str = "tokenize") -> list[str]:

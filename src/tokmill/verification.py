@@ -19,9 +19,9 @@ import msgspec
 from tokmill.compare import compare_with_sources
 from tokmill.durable import uninterrupted
 from tokmill.errors import DamageError, StorageError
-from tokmill.growth import appended_sizes
+from tokmill.kept import is_current, open_file, pending_append
 from tokmill.manifest import BESIDE, MANIFEST_NAME, Manifest, load_manifest
-from tokmill.scan import Scan
+from tokmill.scan import Outline, Scan
 from tokmill.sharding import Shards
 from tokmill.types import Counts, Notice, Progress, Started
 from tokmill.words import counted
@@ -180,12 +180,10 @@ def verify(
     findings.begin(sum(entry.size_bytes for entry in manifest.files.values()))
     check_manifest(manifest, findings)
     _check_names(directory, manifest, findings)
-    for name, entry in manifest.files.items():
-        _check_file(directory, name, entry, manifest, findings)
-    if findings.n_problems and load_manifest(directory).checksum != manifest.checksum:
-        # An append was published meanwhile: what was read is partly its output.
-        return verify(directory, sources=sources, glob=glob, input_format=input_format, memory=memory, observers=observers)
-    if appended_sizes(directory, manifest):
+    outline, buffer = Outline(manifest), memoryview(bytearray(_BLOCK_BYTES))
+    for name in manifest.files:
+        _check_file(directory, name, outline, findings, buffer)
+    if pending_append(directory, manifest):
         findings.notice("an append is being published, or was interrupted then: this is the output before it, not compared")
         sources = None
     documents = n_bytes = 0
@@ -194,6 +192,9 @@ def verify(
         documents, n_bytes = compare_with_sources(directory, manifest, names, glob, input_format, findings, memory)
     elif sources is not None:
         findings.notice("the files are damaged: not compared with the sources")
+    if findings.n_problems and (not is_current(directory, manifest) or (sources and pending_append(directory, manifest))):
+        # An append was published meanwhile, or is now: what was read is partly its output.
+        return verify(directory, sources=sources, glob=glob, input_format=input_format, memory=memory, observers=observers)
     return _report(directory, manifest, findings, is_compared=documents >= 0 and sources is not None, compared=(documents, n_bytes))
 
 
@@ -243,13 +244,20 @@ def check_manifest(manifest: Manifest, findings: Findings) -> None:
 def _check_names(directory: Path, manifest: Manifest, findings: Findings) -> None:
     """Files that nobody vouches for are damage: a trainer that opens `*.bin` would read them."""
     subs = {os.path.dirname(name) for name in manifest.files} - {""}
+    found = []
     for sub in ("", *sorted(subs)):
         if sub and not (directory / sub).is_dir():
             continue
         for entry in _names(directory / sub):
             name = os.path.join(sub, entry)
             if name not in manifest.files and name not in _KNOWN | subs and not entry.startswith("."):
-                findings.add(name, "the manifest does not list this file")
+                found.append(name)
+    # In this order: where no append is seen, either there was none or its manifest is there now.
+    pending = pending_append(directory, manifest) if found else None
+    expected = {part for name in pending.files for part in (name, os.path.dirname(name))} if pending else set()
+    for name in found:
+        if name not in expected:
+            findings.add(name, _FOREIGN)
 
 
 def _names(directory: Path) -> list[str]:
@@ -259,11 +267,12 @@ def _names(directory: Path) -> list[str]:
         raise _unreadable(directory, error) from error
 
 
-def _check_file(directory: Path, name: str, entry: FileEntry, manifest: Manifest, findings: Findings) -> None:
-    """Size, digests, ids and documents of one file."""
-    path = directory / name
+def _check_file(directory: Path, name: str, outline: Outline, findings: Findings, buffer: memoryview) -> None:
+    """Size, digests, ids and documents of one file. buffer: what is read goes there."""
+    path, manifest = directory / name, outline.manifest
+    entry = manifest.files[name]
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+        fd = open_file(directory, manifest, name)
     except FileNotFoundError:
         findings.add(name, "the file is missing")
         return
@@ -275,14 +284,14 @@ def _check_file(directory: Path, name: str, entry: FileEntry, manifest: Manifest
         if not stat.S_ISREG(found.st_mode):
             findings.add(name, "it is not a regular file")
             return
-        _check_size(directory, name, manifest, found.st_size, findings)
-        scan = Scan(name, entry, manifest, findings)
+        _check_size(name, entry, found.st_size, findings)
+        scan = Scan(name, outline, findings)
         n_bytes = min(found.st_size, entry.size_bytes)
-        head = b"".join(_blocks(file, min(entry.head_bytes, n_bytes), path))
+        head = b"".join(_blocks(file, min(entry.head_bytes, n_bytes), path, buffer))
         if len(head) == entry.head_bytes:
             scan.update_head(head)
         findings.bytes_checked += len(head)
-        for block in _blocks(file, n_bytes - len(head), path):
+        for block in _blocks(file, n_bytes - len(head), path, buffer):
             scan.update(block)
             findings.bytes_checked += len(block)
             findings.tell(findings.bytes_checked, Counts())
@@ -290,19 +299,17 @@ def _check_file(directory: Path, name: str, entry: FileEntry, manifest: Manifest
             scan.finish()
 
 
-def _check_size(directory: Path, name: str, manifest: Manifest, size_bytes: int, findings: Findings) -> None:
-    entry = manifest.files[name]
+def _check_size(name: str, entry: FileEntry, size_bytes: int, findings: Findings) -> None:
     if size_bytes < entry.size_bytes:
         findings.add(
             name, f"the file is cut: it has {size_bytes:,} of {counted(entry.size_bytes, 'byte')}", size_bytes, entry.size_bytes
         )
-    if size_bytes > entry.size_bytes and size_bytes != appended_sizes(directory, manifest).get(name):
+    if size_bytes > entry.size_bytes:
         findings.add(name, f"the file has {counted(size_bytes - entry.size_bytes, 'byte')} too many", entry.size_bytes, size_bytes)
 
 
-def _blocks(file: object, n_bytes: int, path: Path) -> Iterator[memoryview]:
+def _blocks(file: object, n_bytes: int, path: Path, buffer: memoryview) -> Iterator[memoryview]:
     """The first `n_bytes` bytes of a file, in blocks that are valid until the next."""
-    buffer = memoryview(bytearray(_BLOCK_BYTES))
     left = n_bytes
     while left:
         want, got = min(left, _BLOCK_BYTES), 0

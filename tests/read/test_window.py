@@ -5,6 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tokmill.read.line_window import LineWindow
 from tokmill.read.window import Window, _Finder, _overlaps_itself
 from tokmill.slices import Slices
 
@@ -92,3 +93,45 @@ def test_a_separator_that_overlaps_itself_is_known() -> None:
         b"\n\n",
         b"<|x|><|x",
     ]
+
+
+def lines_of(stream: Reads, window_bytes: int, max_records: int) -> tuple[list[list[bytes]], bytes]:
+    """The lines of each window, and the bytes that were said to be consumed."""
+    window, windows, raw = LineWindow(stream, window_bytes, max_records), [], b""
+    while True:
+        lines = window.lines()
+        if lines is None:
+            large = window.open_large()
+            while not large.complete:
+                large.grow()
+            windows.append([large.take(len(large.buffer))])
+            raw += windows[-1][0]
+            if not window.close_large(large):
+                return windows, raw
+            raw += b"\n"
+            continue
+        windows.append([bytes(line) for line in lines.records])
+        part = b"".join(lines.raw)
+        assert lines.n_bytes == len(part)
+        assert part.removesuffix(b"\n").split(b"\n") == windows[-1] or lines.at_end
+        raw += part
+        if lines.at_end:
+            return windows, raw
+
+
+@given(
+    st.lists(st.sampled_from([b"a", b"\n", b"\n\n", b"bc\n", b"\r\n", b"x" * 30 + b"\n", b"y" * 90]), max_size=60).map(b"".join),
+    st.lists(st.integers(1, 100), min_size=1, max_size=5),
+    st.integers(1, 120),
+    st.integers(1, 40),
+)
+def test_views_of_lines_are_the_lines(data: bytes, sizes: list[int], window_bytes: int, max_records: int) -> None:
+    windows, raw = lines_of(Reads(data, sizes), window_bytes, max_records)
+    assert [line for lines in windows for line in lines] == data.split(b"\n")
+    assert raw == data
+    # A stream that gives all that it is asked for: the windows are those of `Window`.
+    windows, raw = lines_of(Reads(data, [1000]), window_bytes, max_records)
+    plain, expected = Window(Reads(data, [1000]), b"\n", window_bytes, max_records), []
+    while (split := plain.split()) is not None and not split.at_end:
+        expected.append(list(split.records))
+    assert windows[: len(expected)] == expected

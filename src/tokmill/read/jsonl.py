@@ -15,16 +15,17 @@ from typing import TYPE_CHECKING
 
 from tokmill.memory import piece_too_long
 from tokmill.read.large import held_document
+from tokmill.read.line_window import LineWindow
 from tokmill.read.record import NOT_PLAIN, NotARecordError, RecordParser
 from tokmill.read.utf8 import first_invalid, foreign
-from tokmill.read.window import Window
 from tokmill.types import Batch, Counts, Skip
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator
+    from collections.abc import Callable, Generator, Iterator, Sequence
 
     from tokmill.errors import BadRecordError
     from tokmill.protocols import ByteStream
+    from tokmill.read.line_window import Lines
     from tokmill.read.position import Position, Settings
     from tokmill.types import Cursor, Location
 
@@ -69,7 +70,7 @@ class _LinesReader:
         self._stream = stream
         self._position = position
         self._settings = settings
-        self._window = Window(stream, b"\n", settings.batch_bytes, settings.max_documents)
+        self._window = LineWindow(stream, settings.batch_bytes, settings.max_documents)
         self._parse = RecordParser(settings.content.text_key)
 
     def batches(self) -> Iterator[Batch]:
@@ -77,18 +78,18 @@ class _LinesReader:
             self._refuse_foreign()
         goes_on = True
         while goes_on:
-            split = self._window.split()
-            if split is None:
+            lines = self._window.lines()
+            if lines is None:
                 goes_on = yield from self._long_line()
                 continue
-            lines = list(split.records)
-            records = self._fast(lines) if first_invalid(split.raw) is None else None
+            is_valid = all(first_invalid(part) is None for part in lines.raw)
+            records = self._fast(lines.records) if is_valid else None
             if records is None:
-                records = self._one_by_one(lines)
-            yield self._batch(records, lines, split.raw, at_end=split.at_end)
-            goes_on = not split.at_end
+                records = self._one_by_one(lines.records)
+            yield self._batch(records, lines)
+            goes_on = not lines.at_end
 
-    def _fast(self, lines: list[bytes]) -> _Records | None:
+    def _fast(self, lines: Sequence[bytes | memoryview]) -> _Records | None:
         """All lines in one go; None when one of them is no plain record."""
         # The file's last line is empty where it ends with a newline, as it should.
         filled = lines if lines[-1] else lines[:-1]
@@ -98,9 +99,9 @@ class _LinesReader:
             return None
         return _Records(texts, range(len(texts)))
 
-    def _one_by_one(self, lines: list[bytes]) -> _Records:
+    def _one_by_one(self, lines: Sequence[bytes | memoryview]) -> _Records:
         records, offset = _Records(lines=array("Q")), self._position.offset
-        for i, line in enumerate(lines):
+        for i, line in enumerate(map(bytes, lines)):
             if line and not line.isspace():
                 self._add(records, line, i, offset)
             offset += len(line) + 1
@@ -122,11 +123,13 @@ class _LinesReader:
         records.n_changed += n_invalid > 0
         records.n_invalid += n_invalid
 
-    def _batch(self, records: _Records, lines: list[bytes], raw: memoryview, *, at_end: bool) -> Batch:
-        position = self._position
-        locate = _locator(position, records.lines, array("Q", map(len, lines)))
+    def _batch(self, records: _Records, lines: Lines) -> Batch:
+        position, at_end = self._position, lines.at_end
+        locate = _locator(position, records.lines, array("Q", map(len, lines.records)))
         # The end of the file ends a line only if something stands before it.
-        position.advance(raw, len(lines) - (at_end and not lines[-1]))
+        position.advance(b"", len(lines.records) - (at_end and not lines.records[-1]))
+        for part in lines.raw:
+            position.advance(part, 0)
         return Batch(
             index=0,
             documents=records.documents,
@@ -134,7 +137,7 @@ class _LinesReader:
             is_val=None,
             after=position.end() if at_end else position.cursor(),
             locate=locate,
-            counts=records.counts(len(raw)),
+            counts=records.counts(lines.n_bytes),
             skips=records.skips,
             position_bytes=self._stream.raw_position(),
         )

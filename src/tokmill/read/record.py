@@ -55,19 +55,19 @@ class RecordParser:
     def __init__(self, key: str) -> None:
         self._key = key
         if "." in key.strip("."):
-            self._text_of: Callable[[bytes], str] = _nested(key)
+            self._text_of: Callable[[bytes | memoryview], str] = _nested(key)
             self.texts = self._nested_texts
         else:
             record = msgspec.defstruct("Record", [("text", str)], rename={"text": key}, frozen=True, gc=False)
-            self._decode: Callable[[bytes], Any] = msgspec.json.Decoder(record).decode
+            self._decode: Callable[[bytes | memoryview], Any] = msgspec.json.Decoder(record).decode
             self._text_of = lambda line: self._decode(line).text
             self.texts = self._flat_texts
 
-    def _flat_texts(self, lines: Sequence[bytes]) -> list[bytes]:
+    def _flat_texts(self, lines: Sequence[bytes | memoryview]) -> list[bytes]:
         """The texts of lines, all of which are plain records. Raises one of NOT_PLAIN when one is not."""
         return [record.text.encode() for record in map(self._decode, lines)]
 
-    def _nested_texts(self, lines: Sequence[bytes]) -> list[bytes]:
+    def _nested_texts(self, lines: Sequence[bytes | memoryview]) -> list[bytes]:
         return [text.encode() for text in map(self._text_of, lines)]
 
     def parse(self, line: bytes, policy: Utf8Policy, *, at_start: bool) -> tuple[bytes, int]:
@@ -127,7 +127,7 @@ class _Number(str):
     __slots__ = ()
 
 
-def _nested(key: str) -> Callable[[bytes], str]:
+def _nested(key: str) -> Callable[[bytes | memoryview], str]:
     """The text under a key with dots, of an object as most are; raises one of NOT_PLAIN for any other."""
     *above, last = key.split(".")
     inner: type[msgspec.Struct] = msgspec.defstruct("Inner", [("text", str)], rename={"text": last}, frozen=True, gc=False)
@@ -135,9 +135,9 @@ def _nested(key: str) -> Callable[[bytes], str]:
         inner = msgspec.defstruct("Outer", [("text", inner)], rename={"text": name}, frozen=True)
     fields = [("literal", str | msgspec.UnsetType, msgspec.UNSET), ("text", inner | msgspec.UnsetType, msgspec.UNSET)]
     record = msgspec.defstruct("Record", fields, rename={"literal": key, "text": above[0]}, frozen=True)
-    decode: Callable[[bytes], Any] = msgspec.json.Decoder(record).decode
+    decode: Callable[[bytes | memoryview], Any] = msgspec.json.Decoder(record).decode
 
-    def text_of(line: bytes) -> str:
+    def text_of(line: bytes | memoryview) -> str:
         found = decode(line)
         if found.literal is not msgspec.UNSET:
             return found.literal  # type: ignore[no-any-return]

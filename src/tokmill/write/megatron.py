@@ -70,7 +70,7 @@ class MegatronShard:
     def _append_lengths(self, lengths: NDArray[np.int64]) -> None:
         if int(lengths.max()) > _MOST_LENGTH:
             # A document too long for an int32 is several.
-            parts = [[_MOST_LENGTH] * ((n - 1) // _MOST_LENGTH) + [(n - 1) % _MOST_LENGTH + 1] for n in lengths.tolist()]
+            parts = [_parts(n) for n in lengths.tolist()]
             lengths = np.concatenate(parts)
         self._idx.append(lengths.astype("<i4").data)
 
@@ -78,6 +78,12 @@ class MegatronShard:
         """The lengths that were appended, in blocks."""
         for begin in range(0, n, _BLOCK):
             yield np.frombuffer(self._idx.read(HEAD.size + 4 * begin, 4 * min(_BLOCK, n - begin)), "<i4")
+
+
+def _parts(n: int) -> list[int]:
+    """The lengths of the documents that one of `n` tokens becomes; 0 is one of them."""
+    n_full, rest = divmod(n, _MOST_LENGTH)
+    return [_MOST_LENGTH] * n_full + ([rest] if rest or not n_full else [])
 
 
 class MegatronFormat:

@@ -1,0 +1,86 @@
+"""A window over JSON lines that copies none but the line that two reads share, where lines are long.
+
+A window of bytes is joined and split before anything looks at it: two copies, a quarter of what reading JSON lines takes. Here the
+lines are views of what was read. The records are those of `Window`, and so are the windows: whatever is not plain is left to it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tokmill.read.window import Window
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tokmill.protocols import ByteStream
+
+_LONG_BYTES = 1 << 10
+"""Up to here, on average, splitting takes less (30 MB in lines of 300 bytes: 61 ms against 82; of 1,000 bytes: 55 against 42)."""
+_FEW_LINES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """What lay between newlines."""
+
+    records: Sequence[bytes | memoryview]
+    raw: tuple[bytes | memoryview, ...]
+    """The bytes that were consumed, newlines included; parts end with a line."""
+    at_end: bool
+    """The last record ends with the stream and not with a newline."""
+
+    @property
+    def n_bytes(self) -> int:
+        """That were consumed."""
+        return sum(map(len, self.raw))
+
+
+class LineWindow(Window):
+    """Splits one stream at newlines."""
+
+    def __init__(self, stream: ByteStream, window_bytes: int, max_records: int) -> None:
+        super().__init__(stream, b"\n", window_bytes, max_records)
+        self._most_lines = min(max_records, max(_FEW_LINES, window_bytes // _LONG_BYTES))
+        self._has_few = True
+        """The window before had no more lines than that."""
+
+    def lines(self) -> Lines | None:
+        """As `split`."""
+        lines = self._views() if self._has_few and not self._holds_more and not self._ended else None
+        if lines is not None:
+            return lines
+        split = self.split()
+        if split is None:
+            return None
+        self._has_few = len(split.records) <= self._most_lines
+        return Lines(split.records, (split.raw,), split.at_end)
+
+    def _views(self) -> Lines | None:
+        """The lines of one read; None where it is for `split` to read on, or to count."""
+        n_missing = self._window_bytes - len(self._tail)
+        if n_missing <= 0:
+            return None
+        data = self._stream.read(n_missing)
+        first_end = data.find(b"\n") + 1
+        if len(data) < n_missing or not first_end:
+            self._give_back(data)
+            return None
+        first = self._tail + data[:first_end]
+        view = memoryview(data)
+        records: list[bytes | memoryview] = [memoryview(first)[:-1]]
+        begin = first_end
+        while (end := data.find(b"\n", begin)) >= 0:
+            records.append(view[begin:end])
+            begin = end + 1
+            if len(records) > self._most_lines:
+                self._has_few = False
+                self._give_back(data)
+                return None
+        self._tail = data[begin:]
+        return Lines(records, (first, view[first_end:begin]), at_end=False)
+
+    def _give_back(self, data: bytes) -> None:
+        self._tail += data
+        self._ended = not data

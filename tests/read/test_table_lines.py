@@ -1,0 +1,233 @@
+"""Tables as text: quotes that numpy counts and quotes that the csv module follows, broken ones, and odd ends of lines."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from builders import a_content
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from reading import Reading, a_reader, read_all, write
+
+from tokmill.errors import BadRecordError, MemoryBudgetError
+from tokmill.read.table_lines import TableLines, TableTexts, TooLongError
+from tokmill.types import Cursor
+
+if TYPE_CHECKING:
+    from tokmill.protocols import ByteStream
+    from tokmill.types import Input
+
+PIECES = [
+    b'"',
+    b'"',
+    b'""',
+    b",",
+    b"\t",
+    b"\n",
+    b"\r\n",
+    b"\r",
+    b"a",
+    b" b",
+    "é€🤖".encode(),
+    b"\xff",
+    b"\xe2\x82",
+    b"\0",
+    b"\xef\xbb\xbf",
+]
+FIELDS = st.sampled_from([b"", b"x", b'"y"', b'"two\nlines"', b'"a ""quote"""', b'""', "é€".encode(), b'",\r\n"', b"a\rb"])
+ROWS = st.tuples(FIELDS, FIELDS, st.sampled_from([b"\n", b"\r\n"])).map(lambda row: row[0] + b"," + row[1] + row[2])
+HEADER = b"header\n"
+HOSTILE = st.lists(st.one_of(st.sampled_from(PIECES), ROWS, ROWS), max_size=30).map(b"".join)
+
+
+class Dripping:
+    """A stream that gives a few bytes at a time. Implements `protocols.ByteStream` as far as tables need it."""
+
+    def __init__(self, data: bytes, steps: list[int], offset: int = 0) -> None:
+        self.offset = offset
+        self._data = data
+        self._steps = itertools.cycle(steps)
+
+    def read(self, n_bytes: int) -> bytes:
+        data = self._data[self.offset :][: min(n_bytes, next(self._steps))]
+        self.offset += len(data)
+        return data
+
+
+Row = tuple[int, bytes, object]
+
+
+def followed(data: bytes, n_columns: int, most: int, steps: list[int], *, fast: bool, offset: int = len(HEADER)) -> list[Row]:
+    """Where each row began, how much of the data it took, and what it gave; up to a line too long for any run."""
+    stream: ByteStream = Dripping(data, steps, offset)  # type: ignore[assignment]
+    texts = TableTexts(stream, ",", most, column=n_columns - 1, n_columns=n_columns)
+    found: list[Row] = []
+    while not texts.at_end:
+        if not fast:
+            texts._careful_to = len(data) + 1
+        for text in itertools.chain(texts.regular() if fast else (), texts.careful()):
+            if isinstance(text, TooLongError) and text.is_line:
+                return found
+            begin, taken = texts.begin, bytes(texts.consume())
+            found.append((begin, taken, (str(text), vars(text)) if isinstance(text, csv.Error) else text))
+    return found
+
+
+steps = st.lists(st.integers(1, 90), min_size=1, max_size=4)
+
+
+@settings(max_examples=500)
+@given(HOSTILE, st.integers(1, 3), st.sampled_from([1, 5, 20, 10**6]), steps, steps)
+@example(b'5" disk,"a"\n"x","y"\n', 2, 10**6, [7], [90])
+@example(b'a,"b"c\n"x","y"\n', 2, 10**6, [7], [90])
+@example(b'"a\n"\r"\nb\n', 1, 10**6, [1], [90])
+@example(b'foo","open\n' * 5, 2, 30, [1], [90])
+def test_numpy_and_the_csv_module_find_the_same_rows(
+    data: bytes, n_columns: int, most: int, some: list[int], others: list[int]
+) -> None:
+    data = HEADER + data
+    slow = followed(data, n_columns, most, some, fast=False)
+    assert followed(data, n_columns, most, others, fast=True) == slow
+    taken = b"".join(taken for _, taken, _ in slow)
+    assert data.startswith(HEADER + taken)
+    assert most < 10**6 or data == HEADER + taken
+    # From the beginning of each row, what follows is found again.
+    for i, (begin, _, _) in enumerate(slow):
+        assert followed(data, n_columns, most, others, fast=i % 2 == 0, offset=begin) == slow[i:]
+
+
+@given(HOSTILE, st.sampled_from([3, 20, 10**6]), steps)
+def test_what_was_followed_in_vain_is_found_as_if_it_were_followed_again(data: bytes, most: int, some: list[int]) -> None:
+    class Forgetful(TableLines):
+        @property
+        def _quoted_to(self) -> int:
+            return 0
+
+        @_quoted_to.setter
+        def _quoted_to(self, place: int) -> None: ...
+
+    found = []
+    for kind in (TableLines, Forgetful):
+        lines, rows = kind(Dripping(data, some), ",", most), []  # type: ignore[arg-type]
+        while (row := lines.next_row()) is not None and not (isinstance(row, TooLongError) and row.is_line):
+            rows.append((lines.begin, lines.end, row if isinstance(row, list) else str(row)))
+            lines.consume()
+        found.append(rows)
+    assert found[0] == found[1]
+
+
+@given(
+    st.lists(st.lists(st.text(st.characters(codec="utf-8"), max_size=8), min_size=2, max_size=2), max_size=20),
+    st.sampled_from(["\n", "\r\n"]),
+    st.booleans(),
+)
+def test_what_pythons_writer_wrote_is_read_character_by_character(rows: list[list[str]], end: str, quotes_all: bool) -> None:
+    made = io.StringIO(newline="")
+    writer = csv.writer(made, lineterminator=end, quoting=csv.QUOTE_ALL if quotes_all else csv.QUOTE_MINIMAL)
+    writer.writerows([["id", "text"], *rows])
+    with tempfile.TemporaryDirectory() as directory:
+        inputs = write(Path(directory), {"a.csv": made.getvalue().encode()})
+        assert read_all(inputs).texts == [text.encode() for _, text in rows]
+
+
+def test_a_bare_carriage_return_is_a_part_of_its_field(tmp_path: Path) -> None:
+    for quoted in (b"", b'5" disk\n'):
+        inputs = write(tmp_path, {"a.csv": b"text\n" + quoted + b'a\rb\n\r\n\rc\r\r\n"d\re"\nf\r'})
+        assert read_all(inputs).texts == [*([b'5" disk'] if quoted else []), b"a\rb", b"\rc\r", b"d\re", b"f"]
+
+
+@pytest.mark.parametrize("data", [b"text\rone\rtwo\r", b'"text"\rone\r', b"id,text\r1,one", b"text\r" + b"line\r" * 300_000])
+def test_a_carriage_return_in_the_header_is_named(tmp_path: Path, data: bytes) -> None:
+    with pytest.raises(BadRecordError, match="a carriage return stands in a field without quotes") as caught:
+        read_all(write(tmp_path, {"a.csv": data}))
+    assert caught.value.next_step == "give the lines of the file newlines as ends: tr '\\r' '\\n' < FILE"
+
+
+@pytest.mark.parametrize(
+    ("name", "header", "looks", "next_step"),
+    [
+        ("a.csv", b"id;text", "`;`", "delimiter=';'"),
+        ("a.csv", b'"id";"text"', "`;`", "delimiter=';'"),
+        ("a.tsv", b"id|text", "`|`", "delimiter='|'"),
+        ("a.csv", b"id\ttext", "a tab", "pass --input-format tsv"),
+        ("a.tsv", b"id,text,n", "a comma", "pass --input-format csv"),
+    ],
+)
+def test_a_header_of_one_column_that_looks_like_more_is_named(
+    tmp_path: Path, name: str, header: bytes, looks: str, next_step: str
+) -> None:
+    with pytest.raises(BadRecordError) as caught:
+        read_all(write(tmp_path, {name: header + b"\n1;one\n"}))
+    assert f"; the delimiter looks like {looks} (" in str(caught.value.what)
+    assert next_step in str(caught.value.next_step)
+
+
+def test_the_command_for_another_delimiter_does_what_is_said(tmp_path: Path) -> None:
+    import shlex
+    import subprocess
+
+    rows = b'id;text\n1;"a, b\r\nc; ""d"""\n2;e\n'
+    inputs = write(tmp_path, {"a.csv": rows})
+    with pytest.raises(BadRecordError) as caught:
+        read_all(inputs)
+    _, _, command = str(caught.value.next_step).partition(": ")
+    made = subprocess.run(shlex.split(command.partition(" < ")[0]), input=rows, capture_output=True, check=True).stdout
+    assert read_all(write(tmp_path, {"b.csv": made})).texts == [b'a, b\r\nc; "d"', b"e"]
+
+
+NUMBERS = [str(i).encode() for i in range(1000)]
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [(b'"unclosed\n', "never closed"), (b'"one" two\n', "expected after"), (b'"a ""b""\n', "never closed")],
+)
+def test_a_quote_that_is_never_closed_costs_one_row(tmp_path: Path, bad: bytes, reason: str) -> None:
+    inputs = write(tmp_path, {"a.csv": b"text\n" + b"\n".join(NUMBERS[:9]) + b"\n" + bad + b"\n".join(NUMBERS[9:])})
+    for batch_bytes in (1, 300, 1 << 20):
+        reading = read_all(inputs, on_error="skip", resume=batch_bytes > 1, sizes={"batch_bytes": batch_bytes})
+        assert reading.texts == NUMBERS
+        assert [(s.reason, s.record, s.offset) for s in reading.skips] == [("invalid_csv", 10, 23)]
+    with pytest.raises(BadRecordError, match=reason) as caught:
+        read_all(inputs)
+    assert str(caught.value.where).endswith("a.csv, row 10, byte 23")
+
+
+def test_a_quote_that_is_never_closed_costs_one_row_where_quoted_rows_follow(tmp_path: Path) -> None:
+    rows = [b'1,"one"', b'2,"two', b'3,"thr\nee"', b"4,four", b'5,"fi ""v"" e"']
+    inputs = write(tmp_path, {"a.csv": b"id,text\n" + b"\n".join(rows) + b"\n"})
+    reading = read_all(inputs, on_error="skip", sizes={"batch_bytes": 3})
+    assert reading.texts == [b"one", b"thr\nee", b"four", b'fi "v" e']
+    assert [skip.record for skip in reading.skips] == [2]
+
+
+def test_more_than_the_limit_behind_a_quote_costs_one_row_too(tmp_path: Path) -> None:
+    inputs = write(tmp_path, {"a.csv": b'text\none\n"two\n' + b"line\n" * 5000 + b'"last"\n"'})
+    sizes = {"batch_bytes": 4000, "max_piece_bytes": 2000}
+    reading = read_all(inputs, on_error="skip", sizes=sizes)
+    assert reading.texts == [b"one", *[b"line"] * 5000, b"last"]
+    assert [skip.record for skip in reading.skips] == [2, 5004]
+    with pytest.raises(MemoryBudgetError, match="a quote is never closed"):
+        read_all(inputs, sizes=sizes)
+    long_line = write(tmp_path, {"b.csv": b"text\n" + b"x" * 5000 + b"\nafter\n"})
+    with pytest.raises(MemoryBudgetError):
+        read_all(long_line, on_error="skip", sizes=sizes)
+
+
+def test_quotes_that_are_never_closed_again_and_again_take_no_longer(tmp_path: Path) -> None:
+    # Each line closes the quote of the one before and opens one; followed anew from each, this is 2 GB.
+    inputs = write(tmp_path, {"a.csv": b"id,text\n" + b'foo","open\n' * 20_000})
+    assert numbers_of(inputs) == (0, 20_000)
+
+
+def numbers_of(inputs: tuple[Input, ...]) -> tuple[int, int]:
+    content, reading = a_content(inputs=inputs, on_error="skip"), Reading()
+    for batch in a_reader(content).batches(Cursor()):
+        reading.add(batch, content)
+    return len(reading.texts), sum(reading.counts.skipped.values())
