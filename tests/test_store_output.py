@@ -603,6 +603,14 @@ def test_nothing_is_appended_to_a_prefix(bucket: Bucket, corpus: Path, tmp_path:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("options", [{"split": "0/2"}, {"ray": "here"}])
+def test_no_parts_are_made_at_a_prefix(options: dict[str, Any], bucket: Bucket, corpus: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="not made in parts"):
+        tokmill.tokenize(corpus, URL, stage=tmp_path, **options)
+    assert list(tmp_path.iterdir()) == []
+    assert bucket.names() == []
+
+
 def test_an_input_below_the_output_is_refused(bucket: Bucket, tmp_path: Path) -> None:
     bucket.put("sets/one/raw/a.txt", b"text")
     with pytest.raises(UsageError, match="below the prefix of the output"):

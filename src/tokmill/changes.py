@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tokmill.manifest import Manifest
     from tokmill.types import Input
 
-_OPTIONS = {"shards": ("--shard-tokens", "--shard-documents", "--drop-tail")}
+_OPTIONS = {"shards": ("--shard-tokens", "--shard-documents", "--drop-tail"), "splits": ("N of --split I/N",)}
 """Of settings that are not called as their option is."""
 _SUFFIXES = {"none": "", "gzip": ".gz", "zstd": ".zst", "xz": ".xz", "bzip2": ".bz2", "lz4": ".lz4"}
 _MOST = 5

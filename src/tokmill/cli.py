@@ -158,6 +158,9 @@ def tokenize(
     append: options.Append = False,
     stage: options.Stage = None,
     stage_size: options.StageSize = None,
+    split: options.Split = None,
+    ray: options.Ray = None,
+    split_bytes: options.SplitBytes = "1GiB",
     events: options.Events = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -204,6 +207,9 @@ def tokenize(
             append=append,
             stage=stage,
             stage_size=stage_size,
+            split=split,
+            ray=ray,
+            split_bytes=split_bytes,
             observers=observers,
         )
     _print_result(render.json_line(summary) if json else "" if quiet else render.summary_lines(summary))
@@ -231,7 +237,7 @@ def run(arguments: Sequence[str]) -> int:
         found = found if {"--help", "-h"} & {*arguments} or arguments[:1] == ["doctor"] else configured.load(app)
         _defaults = found.defaults.get(arguments[0], {}) if arguments else {}
         code = app(
-            list(arguments) or ["--help"],
+            options.with_address(arguments) or ["--help"],
             prog_name="tokmill",
             standalone_mode=False,
             default_map=found.defaults,

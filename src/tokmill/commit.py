@@ -43,6 +43,7 @@ from tokmill.state import (
     is_sent,
     let_go,
     part_of,
+    refuse_parts,
     refuse_strangers,
     size_of,
     state_of,
@@ -233,6 +234,7 @@ def _open_locked(
     directory: Path, content: Content, version: str, lock: DirectoryLock, *, fresh: bool, replacing: str | None
 ) -> Output | Manifest:
     journal_path = state_of(directory) / "journal"
+    refuse_parts(directory)
     if fresh:
         with storage_errors(directory):
             discard_parts(directory)

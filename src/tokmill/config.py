@@ -14,6 +14,7 @@ import xxhash
 from tokmill.errors import UsageError
 from tokmill.provenance import Provenance
 from tokmill.sharding import Shards
+from tokmill.splits import Split
 from tokmill.types import EotPlacement, IdType, Input, OnError, Tokenizer, Utf8Policy
 
 MIB = 1 << 20
@@ -45,6 +46,10 @@ class Content(msgspec.Struct, frozen=True, kw_only=True):
     keep_empty: bool = False
     encoding_errors: Utf8Policy = "strict"
     on_error: OnError = "stop"
+    splits: int | msgspec.UnsetType = msgspec.UNSET
+    """Parts in which the corpus is tokenized, each with files of its own; unset: one run."""
+    split: Split | msgspec.UnsetType = msgspec.UNSET
+    """Of one such part, whose `inputs` are those it has a share in."""
     origin: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
     """Of an output that no run of tokenize could make, what settings and inputs do not say: the fingerprints of merged runs whose
     settings differ, or how a bare file was to be read."""

@@ -36,6 +36,18 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
         return cls(format_version=FORMAT_VERSION, tokmill_version=version, fingerprint=content.fingerprint(), content=content)
 
 
+def encode_header(header: Header) -> bytes:
+    """A header as a file of its own: the beginning of a journal."""
+    payload = msgspec.json.encode(header)
+    return _line(_check(payload, 0), payload)
+
+
+def read_header(path: Path) -> Header | None:
+    """What a file says that begins like a journal; None where it is not there. Raises DamageError, UsageError, OSError."""
+    payloads, _, _ = _unchain(_read(path), str(path))
+    return _decode_header(payloads[0], str(path)) if payloads else None
+
+
 class _Line(msgspec.Struct, frozen=True, kw_only=True):
     segment: Segment
     elapsed_s: float

@@ -128,7 +128,9 @@ class Recorder:
             self._output.file(SKIPPED_NAME)
             self._output.complete(SKIPPED_NAME)
         self._output.settle()
-        self._after = self._after or Cursor(input_index=len(self._job.content.inputs))
+        # A part may end inside its last input.
+        end = self.reached if self._job.content.split else Cursor(input_index=len(self._job.content.inputs))
+        self._after = self._after or end
         self.commit()
         self._output.settle()
         return dict(self._output.completed())

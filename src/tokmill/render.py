@@ -16,13 +16,13 @@ from tokmill.words import counted
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from tokmill.api import Summary
     from tokmill.errors import TokmillError
     from tokmill.estimate import Estimate
     from tokmill.forecast import InputPlan, Plan
     from tokmill.inspection import Inspection, Preview
     from tokmill.replay import Outcome
     from tokmill.reporting import ReportPage
+    from tokmill.summary import Summary
     from tokmill.types import FileEntry
     from tokmill.verification import Problem, Report
     from tokmill.vocabularies import Fetched, Vocabulary
@@ -238,7 +238,8 @@ def outcome_lines(outcome: Outcome) -> str:
     ]
     if not outcome.already_complete:
         went_on = ", gone on from an earlier run" if outcome.resumed else ""
-        rows.append(("time", f"{_seconds(outcome.elapsed_s)}, {_rate(outcome.bytes_per_s)}{went_on}"))
+        rate = f", {_rate(outcome.bytes_per_s)}" if outcome.bytes_per_s else ""
+        rows.append(("time", f"{_seconds(outcome.elapsed_s)}{rate}{went_on}"))
         rows.append(("memory", f"{format_memory(outcome.peak_rss_bytes)} at the peak"))
     rows.append(("files", f"{len(outcome.files):,}, {format_bytes(outcome.bytes_out)}"))
     rows += [("in", printable_line(outcome.out)), ("next", f"tokmill verify {_quoted(outcome.out)}")]

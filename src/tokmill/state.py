@@ -41,6 +41,27 @@ def flat_name(name: str) -> str:
     return name.replace("/", "%")
 
 
+def plan_of(directory: Path) -> Path:
+    """Where an output that is made in parts has its plan."""
+    return state_of(directory) / "plan"
+
+
+def parts_of(directory: Path) -> Path:
+    """Where it has the output directories of its parts."""
+    return state_of(directory) / "parts"
+
+
+def refuse_parts(directory: Path) -> None:
+    """Raises UsageError where an output is being made in parts."""
+    if plan_of(directory).exists():
+        raise UsageError(
+            "an output is being made in parts in this directory",
+            where=str(state_of(directory)),
+            allowed="the commands that make its parts, and tokmill finalize when all are there",
+            next_step=f"go on with those, choose another --out, or give it up: remove {state_of(directory)}",
+        )
+
+
 def history_of(directory: Path) -> Path:
     """Where a run notes how it went so far."""
     return state_of(directory) / "history"
