@@ -579,6 +579,7 @@ def test_a_directory_is_what_open_wants(bucket: Bucket) -> None:
         lambda out: tokmill.merge(out, URL),
         lambda out: tokmill.reshard(URL, out, shard_tokens=None),
         lambda out: tokmill.repair(URL),
+        lambda out: tokmill.finalize(URL),
         lambda out: tokmill.convert(out, URL, format="llmc"),
     ],
 )

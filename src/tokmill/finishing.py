@@ -24,6 +24,7 @@ from tokmill.division import load_plan, n_parts, part_contents, part_directory
 from tokmill.durable import storage_errors
 from tokmill.errors import DamageError, UsageError
 from tokmill.kept import remove_state
+from tokmill.local import local_path
 from tokmill.manifest import FORMAT_VERSION, MANIFEST_NAME, MOST_BYTES, Manifest, encode_manifest, load_manifest
 from tokmill.part import PartFile
 from tokmill.probe import peak_rss_bytes
@@ -52,7 +53,7 @@ def finalize(directory: str | os.PathLike[str], *, observers: Sequence[Observer]
 
     Raises TokmillError: UsageError where parts are missing, naming them; LockedError while one of them, or all, are worked on.
     """
-    directory = Path(os.path.abspath(directory))
+    directory = Path(local_path(directory))
     teller = Teller(observers)
     plan = load_plan(directory)
     if plan is None:
