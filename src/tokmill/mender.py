@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 
 from tokmill.errors import ChangedError, DamageError, UsageError
-from tokmill.recorder import SKIPPED_NAME
+from tokmill.manifest import SKIPPED_NAME
 from tokmill.remade import other_corpus
 from tokmill.types import STDIN, Counts, Cursor, Started, Tokens, text_to_path
 from tokmill.write import layout_of, make_writer

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from tokmill.errors import DamageError, UsageError
 from tokmill.flat import copy_span
-from tokmill.recorder import SKIPPED_NAME
+from tokmill.manifest import SKIPPED_NAME
 from tokmill.sources import SIDES
 from tokmill.streams import Extent, IdStream, Placed, check_edge, narrowed
 from tokmill.types import Tokens
