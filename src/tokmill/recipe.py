@@ -35,7 +35,7 @@ def settings(content: Content) -> list[tuple[str, str]]:
         ("shards", str(content.shards) if isinstance(content.shards, Shards) else "one file a side"),
         ("separator of text files", separator_text(content.separator)),
         ("text key", content.text_key),
-        ("validation", f"{content.val_fraction:g} of the documents, seed {content.seed}"),
+        ("validation", f"{content.val_fraction!r} of the documents, seed {content.seed}"),
         ("empty documents", "kept" if content.keep_empty else "left out"),
         ("bad records", content.on_error),
         ("bytes that are not UTF-8", content.encoding_errors),
@@ -55,14 +55,38 @@ def commands(content: Content, made_from: Sequence[Provenance] | object, directo
     """What to type, one command a line; from files made otherwise, what they were made from."""
     sources = [each for each in made_from if each.how != "append"] if isinstance(made_from, tuple) else []
     out = ["--out", directory]
-    if sources and sources[0].how == "merge":
-        return _line("tokmill", "merge", *_first([each.path for each in sources]), *out)
-    if sources:
+    paths = [each.path for each in sources or content.inputs]
+    if not sources:
+        # Appended inputs stand behind the others, so one run over all gives the same bytes.
+        words = ["tokenize", *_first(paths), *_input_format(content), *_options(content)]
+    elif sources[0].how == "merge":
+        words = ["merge", *_first(paths)]
+    else:
+        kind = ["reshard"] if sources[0].how == "reshard" else ["convert", "--format", content.format]
+        given = [] if sources[0].how == "reshard" else ["--to-eot", content.eot, "--to-dtype", content.dtype]
         shards = ["--shard-tokens", str(content.shards.tokens)] if isinstance(content.shards, Shards) else []
-        what = ["reshard"] if sources[0].how == "reshard" else ["convert", "--format", content.format]
-        return _line("tokmill", *what, *_first([each.path for each in sources]), *shards, *out)
-    # Appended inputs stand behind the others, so one run over all gives the same bytes.
-    return _line("tokmill", "tokenize", *_first([each.path for each in content.inputs]), *_options(content), *out)
+        whole = ["--shard-documents"] if isinstance(content.shards, Shards) and content.shards.whole_documents else []
+        words = [*kind, *_first(paths), *given, *shards, *whole]
+    return "\n".join([_line("tokmill", *words, *out), *_remarks(content, paths)])
+
+
+def _remarks(content: Content, paths: Sequence[str]) -> list[str]:
+    """What the command cannot say, as comments of a shell."""
+    remarks = []
+    if len(paths) > _MOST:
+        remarks.append(f"# ... stands for {len(paths) - _MOST:,} more: the manifest has them all")
+    if any(source.format == "ids" for source in content.inputs):
+        remarks.append("# and what was stated of the bare files: --from-format, --dtype, --eot, --eot-id or --tokenizer, --val")
+    return remarks
+
+
+def _input_format(content: Content) -> list[str]:
+    """`--input-format`, where one was given: the names of inputs say something else than what they were read as."""
+    from tokmill.read.inputs import input_format_of
+
+    source = next(iter(content.inputs), None)
+    given = input_format_of(source) if source is not None else None
+    return ["--input-format", given] if given else []
 
 
 def _options(content: Content) -> list[str]:
@@ -76,7 +100,7 @@ def _options(content: Content) -> list[str]:
         ("--format", content.format, content.format != "raw"),
         ("--eot", content.eot, True),
         ("--dtype", content.dtype, True),
-        ("--val-fraction", f"{content.val_fraction:g}", True),
+        ("--val-fraction", repr(content.val_fraction), True),
         ("--seed", str(content.seed), content.seed != 0),
         ("--encoding-errors", content.encoding_errors, content.encoding_errors != "strict"),
         ("--on-error", content.on_error, content.on_error != "stop"),

@@ -272,6 +272,14 @@ def _describe(path: str, input_format: str | None) -> tuple[InputFormat, Compres
     return cast("InputFormat", file_format), compression
 
 
+def input_format_of(source: Input) -> str | None:
+    """What `--input-format` must have been, for an input that its name takes for something else."""
+    if (source.format, source.compression) == _describe(source.path, None):
+        return None
+    suffix = next((dot for dot, name in _COMPRESSIONS.items() if name == source.compression), "")
+    return f"{source.format}{suffix}"
+
+
 def _check_seekable(file_format: InputFormat, compression: Compression, path: str, *, has_size: bool) -> None:
     """Raises UsageError for a file that is to be read from its end, and cannot be."""
     if file_format not in WITH_FOOTER or (has_size and compression == "none"):
