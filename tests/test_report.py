@@ -10,6 +10,7 @@ import xml.etree.ElementTree as ET
 from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -215,6 +216,39 @@ def test_merged_and_appended_outputs_say_how_they_were_made(made: Path, tmp_path
     assert account.history is not None
     assert [leg.does for leg in account.history.legs] == ["copy", "tokenize"]
     assert "more.txt" in commands_of(tmp_path / "o")
+
+
+def test_of_an_append_no_speed_is_told_that_the_whole_output_did_not_have(made: Path, page: str, tmp_path: Path) -> None:
+    corpus, more = tmp_path / "a.txt", tmp_path / "more.txt"
+    corpus.write_text("some text " * 500)
+    more.write_text("more text " * 5)
+    tokmill.tokenize(corpus, tmp_path / "o", threads=1)
+    tokmill.tokenize(more, tmp_path / "o", threads=1, append=True)
+    told = Page(make_page(take_account(tmp_path / "o"))).text
+    assert "of the append alone" in told
+    assert "MB/s" not in told.split("audit")[0]
+    assert "of the append alone" not in Page(page).text
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "wanted"),
+    [("a.data", {"input_format": "jsonl"}, "--input-format jsonl"), ("a.jsonl", {"val_fraction": 0.123456789}, "0.123456789")],
+)
+def test_the_command_has_what_the_name_does_not_say_and_every_digit(
+    tmp_path: Path, name: str, options: dict[str, Any], wanted: str
+) -> None:
+    (tmp_path / name).write_text('{"text": "some text"}\n' * 9)
+    tokmill.tokenize(tmp_path / name, tmp_path / "o", threads=1, **options)
+    command = commands_of(tmp_path / "o")
+    assert wanted in command
+    assert ("--input-format" in command) == ("input_format" in options)
+
+
+def test_the_command_of_a_conversion_makes_the_same_ids(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("some text<|endoftext|>and more")
+    tokmill.tokenize(tmp_path / "a.txt", tmp_path / "o", threads=1)
+    tokmill.convert(tmp_path / "o", tmp_path / "c", format="llmc", to_eot="after")
+    assert "--to-eot after --to-dtype uint16" in commands_of(tmp_path / "c")
 
 
 def test_an_output_made_before_histories_were_kept_says_so(tmp_path: Path) -> None:

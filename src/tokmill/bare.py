@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 
 from tokmill.config import Content
-from tokmill.encode.vocabulary import resolve_tokenizer
+from tokmill.encode.vocabulary import resolve_with
 from tokmill.errors import UsageError
 from tokmill.layout import check_npy, check_size, read_npy_head, refuse_index
 from tokmill.manifest import FORMAT_VERSION, Manifest
@@ -148,20 +148,10 @@ def _check_once(paths: Sequence[Path]) -> None:
 def _describe(name: str | None, eot_id: int | None, dtype: IdType) -> Tokenizer:
     """The tokenizer that was stated; without one, all that the width of the ids says."""
     if name is not None:
-        described = _named(name, eot_id)
+        described = resolve_with(name, eot_id)
         return described if eot_id is None else msgspec.structs.replace(described, eot_id=eot_id)
     n_ids = int(np.iinfo(dtype).max) + 1
     return Tokenizer(name="not known", kind="tiktoken", encoding="not known", path="", sha256="", n_ids=n_ids, eot_id=eot_id or 0)
-
-
-def _named(name: str, eot_id: int | None) -> Tokenizer:
-    """Where the tokenizer's end-of-text id is not clear, with the one that was stated."""
-    try:
-        return resolve_tokenizer(name)
-    except UsageError:
-        if eot_id is None:
-            raise
-        return resolve_tokenizer(name, str(eot_id))
 
 
 def _status(path: Path) -> os.stat_result:

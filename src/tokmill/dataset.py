@@ -17,7 +17,7 @@ import xxhash
 
 from tokmill.batches import Batches, make_batches
 from tokmill.encode import load_decoder
-from tokmill.encode.vocabulary import resolve_tokenizer
+from tokmill.encode.vocabulary import resolve_tokenizer, resolve_with
 from tokmill.errors import ChangedError, UsageError
 from tokmill.kept import steadily
 from tokmill.layout import TokenFile, bare_file, check_size, files_again, files_of, read_llmc_head, read_npy_head, refuse_index
@@ -336,7 +336,7 @@ def _stated(recorded: Tokenizer, name: str | None, where: Path) -> Tokenizer | N
     """The tokenizer of a manifest, or the one named now where nobody said it then. Raises UsageError for one too small."""
     if recorded.is_known or name is None:
         return recorded if recorded.is_known else None
-    named = _named(name, recorded.eot_id)
+    named = resolve_with(name, recorded.eot_id)
     if named.n_ids < recorded.n_ids:
         raise UsageError(
             f"ids go up to {recorded.n_ids - 1:,}, those of {named.name} only up to {named.n_ids - 1:,}",
@@ -354,7 +354,7 @@ def _open_bare(path: Path, dtype: IdType | None, eot_id: int | None, tokenizer_n
         manifest = load_manifest(path.parent)
         content = manifest.content if path.name in manifest.files else None
     recorded = content.tokenizer if content else None
-    tokenizer = _named(tokenizer_name, eot_id) if tokenizer_name else recorded if recorded and recorded.is_known else None
+    tokenizer = resolve_with(tokenizer_name, eot_id) if tokenizer_name else recorded if recorded and recorded.is_known else None
     refuse_index(path)
     head, npy = read_llmc_head(path), None if content else read_npy_head(path)
     said = {"uint16": "uint16", "uint32": "uint32", "int32": "uint32"}.get(npy.dtype) if npy else head[0] if head else None
@@ -372,16 +372,6 @@ def _open_bare(path: Path, dtype: IdType | None, eot_id: int | None, tokenizer_n
     dataset = Dataset({"train": (bare_file(path, dtype),)}, dtype, eot_id=eot_id, eot="after", tokenizer=tokenizer, manifest=None)
     dataset.eot = content.eot if content else _guess_eot(dataset.train, eot_id)
     return dataset
-
-
-def _named(name: str, eot_id: int | None) -> Tokenizer:
-    """The tokenizer that was named for a bare file; where its end-of-text id is not clear, with the one that was given."""
-    try:
-        return resolve_tokenizer(name)
-    except UsageError:
-        if eot_id is None:
-            raise
-        return resolve_tokenizer(name, str(eot_id))
 
 
 def _guess_eot(ids: TokenArray, eot_id: int | None) -> EotPlacement:

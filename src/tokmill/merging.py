@@ -25,7 +25,7 @@ from tokmill.types import STDIN
 from tokmill.words import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from tokmill.commit import Output
     from tokmill.config import Content
@@ -136,11 +136,7 @@ def check_agreement(sources: Sequence[Source]) -> None:
     """Raises UsageError, naming what differs and where, unless the ids of all sources mean the same."""
     first = sources[0]
     for source in sources[1:]:
-        found = [
-            f"{name} is {getattr(source.content, name)}, not {getattr(first.content, name)}"
-            for name in _MUST_AGREE
-            if getattr(source.content, name) != getattr(first.content, name)
-        ]
+        found = [f"{name} is {theirs}, not {ours}" for name, theirs, ours in _unlike(source, first, _MUST_AGREE)]
         ours, theirs = first.content.tokenizer, source.content.tokenizer
         if (ours.sha256, ours.encoding) != (theirs.sha256, theirs.encoding):
             found.insert(0, f"the tokenizer is {_identified(theirs)}, not {_identified(ours)}")
@@ -157,15 +153,19 @@ def check_agreement(sources: Sequence[Source]) -> None:
             )
 
 
+def _unlike(source: Source, first: Source, names: Iterable[str]) -> Iterator[tuple[str, object, object]]:
+    """Settings that are not alike: name, of the one, of the other."""
+    for name in names:
+        theirs, ours = getattr(source.content, name), getattr(first.content, name)
+        if theirs != ours:
+            yield name, theirs, ours
+
+
 def _check_split(sources: Sequence[Source]) -> None:
     """Raises UsageError when the sources chose their validation documents differently: one may stand on both sides."""
     first = sources[0]
     for source in sources[1:]:
-        found = [
-            f"--{name.replace('_', '-')} was {getattr(source.content, name)}, not {getattr(first.content, name)}"
-            for name in _SPLIT
-            if getattr(source.content, name) != getattr(first.content, name)
-        ]
+        found = [f"--{name.replace('_', '-')} was {theirs}, not {ours}" for name, theirs, ours in _unlike(source, first, _SPLIT)]
         if found:
             raise UsageError(
                 "documents for validation were chosen differently, so one that is in both may stand on both sides: "

@@ -148,15 +148,19 @@ def _time(seconds: float) -> str:
 
 
 def _rate(account: Account) -> str:
-    if not account.elapsed_s or not account.counts.bytes_in or _is_copied(account):
+    how = _made_by(account)
+    if how == "append":
+        return "of the append alone, and so is what is said of memory: of the runs before it nothing is kept"
+    if not account.elapsed_s or not account.counts.bytes_in or how:
         return ""
     legs = account.history.n_legs if account.history else 1
     return f"{account.counts.bytes_in / account.elapsed_s / 1e6:,.0f} MB/s" + (f", in {legs} runs" if legs > 1 else "")
 
 
-def _is_copied(account: Account) -> bool:
+def _made_by(account: Account) -> str | None:
+    """What made the output of others, last; None for a run of tokenize."""
     made_from = account.manifest.made_from if account.manifest else ()
-    return bool(made_from) and made_from[-1].how != "append" if isinstance(made_from, tuple) else False
+    return made_from[-1].how if isinstance(made_from, tuple) and made_from else None
 
 
 def _memory_fact(account: Account) -> tuple[str, str, str]:

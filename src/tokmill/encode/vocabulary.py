@@ -118,6 +118,19 @@ def resolve_tokenizer(name: str, eot_token: str | None = None) -> Tokenizer:
     )
 
 
+def resolve_with(name: str, eot_id: int | None) -> Tokenizer:
+    """The tokenizer of files that hold ids already: where its end-of-text id is not clear, with the one that is known of them.
+
+    Raises UsageError.
+    """
+    try:
+        return resolve_tokenizer(name)
+    except UsageError:
+        if eot_id is None:
+            raise
+        return resolve_tokenizer(name, str(eot_id))
+
+
 def reference_of(tokenizer: Tokenizer) -> str:
     """The engine whose ids are promised."""
     return "tokenizers" if tokenizer.kind == "huggingface" else "tiktoken"
