@@ -6,6 +6,7 @@
 #   make browser reports in a headless Chromium, which must be installed
 #   make faults  every system call fails once: half an hour; root and strace
 #   make power   20 power cuts; make freeze: a machine short of memory; root and User-Mode Linux
+#   make ray     clusters of Ray on this machine, whose nodes are killed; some minutes, in an environment of its own
 #   make interop every format read by its trainer's own package; gigabytes of them
 #   make docs    the site, in build/docs: links that lead nowhere are errors
 #   make demo    the Python library's sources as token files, in ./demo
@@ -25,7 +26,7 @@ BENCH := benchmarks/data
 BENCH_GB ?= 0.3
 
 .DEFAULT_GOAL := help
-.PHONY: help docs setup check test slow browser faults power freeze interop bench peers demo clean
+.PHONY: help docs setup check test slow browser faults power freeze ray interop bench peers demo clean
 
 help:
 	@sed -n '3,14s/^# *//p' Makefile
@@ -60,6 +61,17 @@ faults: $(STAMP)
 
 power freeze: $(STAMP)
 	@$(BIN)/python -m pytest -o faulthandler_timeout=0 -m $@ tests/faults $(PYTEST_ARGS)
+
+RAY := .venv-ray
+$(RAY)/.installed: pyproject.toml
+	@rm -f $@
+	@echo "setting up $(RAY)"
+	@$(PYTHON) -m venv $(RAY)
+	@$(RAY)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,ray]'
+	@touch $@
+
+ray: $(RAY)/.installed
+	@$(RAY)/bin/python -m pytest -o faulthandler_timeout=0 -m ray tests/cluster $(PYTEST_ARGS)
 
 # The trainers' packages contradict one another in their requirements of numpy and others: most come without theirs.
 INTEROP := .venv-interop

@@ -26,6 +26,8 @@ class Bucket:
         from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 
         self.fault: Fault | None = None
+        self.faulty = {"GET", "HEAD"}
+        """Methods that the fault is for."""
         self.log: list[tuple[str, str, str | None]] = []
         """Method, path, range."""
         self.port = 0
@@ -56,12 +58,23 @@ class Bucket:
         self._boto().put_object(Bucket=NAME, Key=key, Body=data)
         return f"s3://{NAME}/{key}"
 
+    def get(self, key: str) -> bytes:
+        data: bytes = self._boto().get_object(Bucket=NAME, Key=key)["Body"].read()
+        return data
+
+    def names(self, prefix: str = "") -> list[str]:
+        return [found["Key"] for found in self._boto().list_objects_v2(Bucket=NAME, Prefix=prefix).get("Contents", [])]
+
+    def begun(self) -> list[str]:
+        """Keys of objects that were begun in parts and are neither finished nor given up."""
+        return [upload["Key"] for upload in self._boto().list_multipart_uploads(Bucket=NAME).get("Uploads", [])]
+
     def delete(self, key: str) -> None:
         self._boto().delete_object(Bucket=NAME, Key=key)
 
     def empty(self) -> None:
         """As it was in the beginning."""
-        self.fault = None
+        self.fault, self.faulty = None, {"GET", "HEAD"}
         for found in self._boto().list_objects_v2(Bucket=NAME).get("Contents", []):
             self.delete(found["Key"])
         self.log.clear()
@@ -84,7 +97,7 @@ class Bucket:
         method, path = request["REQUEST_METHOD"], request["PATH_INFO"]
         asked = request.get("HTTP_RANGE")
         self.log.append((method, path, asked))
-        answer = self.fault(request, start) if self.fault is not None and method in {"GET", "HEAD"} else None
+        answer = self.fault(request, start) if self.fault is not None and method in self.faulty else None
         return self.real(request, start) if answer is None else answer
 
     def real(self, request: dict[str, Any], start: Start) -> Iterable[bytes]:

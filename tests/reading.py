@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import xxhash
 from builders import a_content, some_resources
+from hypothesis import strategies as st
 
 from tokmill.read.corpus import CorpusReader
 from tokmill.read.inputs import find_inputs
@@ -19,6 +20,18 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tokmill.config import Content
+
+
+SEPARATORS = ("<|endoftext|>", "\n\n", "aa", "aba", "a", " a", "é")
+
+
+def contents(separator: str) -> st.SearchStrategy[bytes]:
+    """Mixtures of text, separators, and pieces of separators."""
+    data = separator.encode()
+    bits = st.sampled_from(
+        [data, data[:1], data[1:], data[: len(data) // 2], b"a", b"ab ", b"c d", b" ", b"\n", "é€".encode(), b"word word"]
+    )
+    return st.lists(bits, max_size=40).map(b"".join)
 
 
 class SpaceCutter:

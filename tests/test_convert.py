@@ -23,6 +23,7 @@ from tokmill import conversion, durable, replay, streams, verification
 from tokmill.cli import run
 from tokmill.errors import DamageError, UsageError
 from tokmill.manifest import Manifest, load_manifest
+from tokmill.places import Opened
 from tokmill.planning import make_job
 from tokmill.scan import Outline
 from tokmill.types import AnyEvent
@@ -145,9 +146,9 @@ def test_thousands_of_shards_need_few_open_files_and_are_durable_before_the_jour
         outlines.append(manifest)
         return Outline(manifest)
 
-    def blocks(file: object, n_bytes: int, path: Path, buffer: memoryview) -> Iterator[memoryview]:
+    def blocks(opened: Opened, n_bytes: int, buffer: memoryview) -> Iterator[memoryview]:
         buffers.add(id(buffer))
-        return real_blocks(file, n_bytes, path, buffer)
+        return real_blocks(opened, n_bytes, buffer)
 
     monkeypatch.setattr(verification, "Outline", outline)
     monkeypatch.setattr(verification, "_blocks", blocks)

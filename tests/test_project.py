@@ -17,7 +17,20 @@ import tokmill
 
 ROOT = Path(__file__).parents[1]
 HEAVY = {"matplotlib", "gigatoken", "pyarrow", "numpy", "ray", "tiktoken", "awkward", "fsspec", "aiohttp", "s3fs"}
-COMMANDS = ("plan", "tokenize", "verify", "inspect", "merge", "convert", "reshard", "report", "vocab", "doctor", "completion")
+COMMANDS = (
+    "plan",
+    "tokenize",
+    "verify",
+    "inspect",
+    "merge",
+    "convert",
+    "reshard",
+    "report",
+    "vocab",
+    "doctor",
+    "completion",
+    "finalize",
+)
 DOCUMENTS = (
     "README.md",
     "CONTRIBUTING.md",
@@ -125,8 +138,8 @@ def test_what_is_public_is_not_hidden_by_a_module_of_its_name() -> None:
     program = """
 import importlib, pkgutil, tokmill
 for found in pkgutil.walk_packages(tokmill.__path__, "tokmill."):
-    # tokmill.torch needs torch, and is not for `import tokmill` to find.
-    if not found.name.endswith(("__main__", ".torch")):
+    # Two need torch and ray, which are not for `import tokmill` to find.
+    if not found.name.endswith(("__main__", ".torch", ".ray_runner")):
         importlib.import_module(found.name)
 print([name for name in tokmill.__all__ if not callable(getattr(tokmill, name))])
 """

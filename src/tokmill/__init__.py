@@ -18,17 +18,19 @@ TYPE_CHECKING = False
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from tokmill.api import Summary, plan, tokenize
+    from tokmill.api import plan, tokenize
     from tokmill.conversion import convert, reshard
     from tokmill.dataset import Dataset
     from tokmill.dataset import open_dataset as open  # noqa: A004  the word for it: tokmill.open
     from tokmill.errors import TokmillError
+    from tokmill.finishing import finalize
     from tokmill.forecast import Plan
     from tokmill.inspection import Inspection, inspect
     from tokmill.mending import repair
     from tokmill.merging import merge
     from tokmill.replay import Outcome
     from tokmill.reporting import ReportPage, report
+    from tokmill.summary import Summary
     from tokmill.verification import Report, verify
 
 __all__ = [
@@ -41,6 +43,7 @@ __all__ = [
     "Summary",
     "TokmillError",
     "convert",
+    "finalize",
     "inspect",
     "merge",
     "open",
@@ -59,9 +62,10 @@ _FROM = {
     "Plan": "forecast:Plan",
     "Report": "verification:Report",
     "ReportPage": "reporting:ReportPage",
-    "Summary": "api:Summary",
+    "Summary": "summary:Summary",
     "TokmillError": "errors:TokmillError",
     "convert": "conversion:convert",
+    "finalize": "finishing:finalize",
     "inspect": "inspection:inspect",
     "merge": "merging:merge",
     "open": "dataset:open_dataset",

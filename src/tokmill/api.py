@@ -2,75 +2,34 @@
 
 from __future__ import annotations
 
+import shlex
 import time
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from tokmill.config import parse_size
 from tokmill.disk import is_complete
 from tokmill.emptiness import emptiness_notices
+from tokmill.errors import UsageError
 from tokmill.forecast import NOWHERE, Plan, check_disk, foresee
 from tokmill.planning import details, make_job
-from tokmill.probe import peak_rss_bytes
+from tokmill.read.urls import named
 from tokmill.runner import LocalRunner
-from tokmill.trainers import dropped_notices, dropped_tokens, tail_notices
-from tokmill.types import AnyEvent, Detail, FileEntry, Notice, Restarted, Started
+from tokmill.staging import destination, is_complete_at, output_of, stage_of
+from tokmill.summary import Meter, Summary, notices_of, summarize
+from tokmill.types import Detail, Notice, is_url, text_to_path
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Sequence
 
     from tokmill.config import Job
+    from tokmill.planning import PlannedJob
     from tokmill.protocols import Observer
+    from tokmill.staging import Here, Staged
     from tokmill.types import Finished
-
-
-class Summary(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run did; the object that `--json` prints."""
-
-    documents: int
-    """Met in the corpus, skipped ones included."""
-    documents_train: int
-    documents_val: int
-    tokens_train: int
-    """End-of-text ids included."""
-    tokens_val: int
-    dropped_tokens_train: int
-    """Of those, left out by --drop-tail: in no file."""
-    dropped_tokens_val: int
-    bytes_in: int
-    """Decompressed bytes of the inputs, those of an earlier run that was resumed included."""
-    bytes_text: int
-    """Bytes of the documents that were encoded."""
-    elapsed_s: float
-    """Of this call."""
-    bytes_per_s: float
-    """Input that this call read, by its time."""
-    tokens_per_s: float
-    peak_rss_bytes: int
-    """Of all processes: this one's peak and the worker's, added up."""
-    budget_bytes: int
-    """What --memory allowed."""
-    resumed: bool
-    """Whether it went on from an earlier run."""
-    already_complete: bool
-    """Whether there was nothing left to do."""
-    restarts: int
-    """How often the worker died and was started again."""
-    skipped: dict[str, int]
-    """Documents by reason."""
-    invalid_utf8_documents: int
-    """Documents changed by --encoding-errors replace or ignore."""
-    audited_documents: int
-    """Encoded again by the reference tokenizer and found the same."""
-    tokenizer: str
-    dtype: str
-    out: str
-    """Output directory, absolute."""
-    files: dict[str, FileEntry]
-    """Complete files in `out`, by name."""
-    notices: list[str]
-    """What a person should know of the result: an empty side, text that is perhaps JSON lines; and what to type against it."""
 
 
 def tokenize(
@@ -102,6 +61,11 @@ def tokenize(
     fresh: bool = False,
     force: bool = False,
     append: bool = False,
+    stage: str | os.PathLike[str] | None = None,
+    stage_size: str | int | None = None,
+    split: str | None = None,
+    ray: str | None = None,
+    split_bytes: str | int = "1GiB",
     observers: Sequence[Observer] = (),
 ) -> Summary:
     """Turn text into `out`/train.bin and `out`/val.bin, or the files of another format, as `tokmill tokenize` does.
@@ -113,13 +77,22 @@ def tokenize(
     shard_documents: files end only where documents end; drop_tail: without what fills no file. memory: bytes, or text such as
     `1GiB`. nice: the worker takes what others leave of processor and disk. force: begin even though the output will not fit on
     the disk. observers: told of every event, in this thread. append: add the inputs to the complete output in `out`; with fresh,
-    what an earlier append left there unfinished is discarded. Raises TokmillError.
+    what an earlier append left there unfinished is discarded. split: `3/8` makes part 3 (from 0) of 8 alone, for `finalize`. ray:
+    makes parts of about `split_bytes` of input on a cluster (an address, `auto`, `local`, `here`). Raises TokmillError.
+
+    out may be `s3://bucket/prefix`: the output is made on this disk, in a directory inside `stage` (None: inside
+    ~/.cache/tokmill/stage), sent, and then taken away there. Of several files a side, each is sent when it is complete; at most
+    about stage_size of them (None: 4 GiB) wait here for that.
     """
-    meter = _Meter()
-    with LocalRunner() as runner:
+    meter = Meter()
+    _refuse_together({"--split": split, "--ray": ray, "--append": append or None}, str(out))
+    runs = nullcontext(LocalRunner()) if ray is not None else LocalRunner()
+    with destination(str(out), None if stage is None else str(stage)) as place, runs as runner:
         planned = make_job(
             [str(i) for i in _listed(inputs)],
-            out=str(out),
+            out=place.directory,
+            destination=place.url,
+            stage_size=stage_size,
             tokenizer=tokenizer,
             eot_token=eot_token,
             separator=separator,
@@ -136,7 +109,7 @@ def tokenize(
             drop_tail=drop_tail,
             keep_empty=keep_empty,
             memory=memory,
-            threads=threads,
+            threads=1 if ray is not None and threads is None else threads,
             nice=nice,
             on_error=on_error,
             max_skipped=max_skipped,
@@ -144,24 +117,42 @@ def tokenize(
             engine=engine,
             fresh=fresh,
         )
-        asked, doubts, carried_bytes = planned.job, planned.doubts, 0
-        if append:
-            # Here, so that a run without it loads no numpy.
-            from tokmill.appending import carried, carry_over, extend
-
-            planned = extend(planned)
-            carried_bytes = carried(planned.job)
-        for detail in details(asked):
-            for observer in observers:
-                observer.on_event(Detail(text=detail))
-        _tell(observers, planned.notices)
-        if not force and not (append and is_complete(planned.job)):
-            check_disk(asked, carried_bytes)
-        job = carry_over(planned.job, observers) if append and planned.job.made_from else planned.job
-        finished = runner.run(job, [meter, *observers])
-    summary = _summarize(job, finished, meter)
+        if split is not None or ray is not None:
+            _introduce(planned.job, planned.notices, observers)
+            done = _in_parts(planned.job, split, ray, split_bytes, runner, meter, observers, force=force)
+            return msgspec.structs.replace(done, notices=[*planned.doubts, *done.notices])
+        job, finished = _carry_out(planned, place, runner, [meter, *observers], observers, append=append, force=force)
+    summary = summarize(job, finished, meter, notices_of(job, finished))
     _tell(observers, summary.notices)
-    return msgspec.structs.replace(summary, notices=[*doubts, *summary.notices])
+    return msgspec.structs.replace(summary, notices=[*planned.doubts, *summary.notices])
+
+
+def _carry_out(
+    planned: PlannedJob,
+    place: Here | Staged,
+    runner: LocalRunner,
+    watching: Sequence[Observer],
+    observers: Sequence[Observer],
+    *,
+    append: bool,
+    force: bool,
+) -> tuple[Job, Finished]:
+    """The job as it was run, and what came of it. watching: told of the run; observers: of what comes before and behind it."""
+    asked, carried_bytes = planned.job, 0
+    if append:
+        # Here, so that a run without it loads no numpy.
+        from tokmill.appending import carried, carry_over, extend
+
+        planned = extend(planned)
+        carried_bytes = carried(planned.job)
+    _introduce(asked, planned.notices, observers)
+    finished = place.begin(asked)
+    if finished is not None:
+        return planned.job, finished
+    if not force and not (append and is_complete(planned.job)):
+        check_disk(asked, carried_bytes)
+    job = carry_over(planned.job, observers) if append and planned.job.made_from else planned.job
+    return job, place.publish(runner.run(job, [*watching, *place.observers]), observers)
 
 
 def plan(
@@ -191,6 +182,8 @@ def plan(
     encoding_errors: str = "strict",
     engine: str = "gigatoken",
     fresh: bool = False,
+    stage: str | os.PathLike[str] | None = None,
+    stage_size: str | int | None = None,
 ) -> Plan:
     """What `tokenize` with these options will read, write and take, estimated from a sample; nothing is written.
 
@@ -198,6 +191,9 @@ def plan(
     TokmillError: MemoryBudgetError when the budget is too small.
     """
     began_s = time.monotonic()
+    url = str(out) if out is not None and is_url(str(out)) else ""
+    if url:
+        out = output_of(stage_of(url, None if stage is None else str(stage)))
     planned = make_job(
         [str(i) for i in _listed(inputs)],
         out=str(out) if out is not None else NOWHERE,
@@ -224,24 +220,13 @@ def plan(
         encoding_errors=encoding_errors,
         engine=engine,
         fresh=fresh,
+        destination=url,
+        stage_size=stage_size,
     )
     made = foresee(planned)
+    if url and not fresh:
+        made = msgspec.structs.replace(made, is_complete=is_complete_at(planned.job, url))
     return msgspec.structs.replace(made, elapsed_s=round(time.monotonic() - began_s, 3))
-
-
-class _Meter:
-    """Notes what the summary needs besides the last event. Implements `protocols.Observer`."""
-
-    def __init__(self) -> None:
-        self.started_s = time.monotonic()
-        self.resumed_bytes: int | None = None
-        self.restarts = 0
-
-    def on_event(self, event: AnyEvent) -> None:
-        if isinstance(event, Started) and self.resumed_bytes is None:
-            self.resumed_bytes = event.resumed_bytes
-        elif isinstance(event, Restarted):
-            self.restarts += 1
 
 
 def _listed(
@@ -250,47 +235,60 @@ def _listed(
     return inputs if isinstance(inputs, (list, tuple)) else [inputs]  # type: ignore[list-item]
 
 
+def _introduce(job: Job, notices: Sequence[str], observers: Sequence[Observer]) -> None:
+    for detail in details(job):
+        for observer in observers:
+            observer.on_event(Detail(text=detail))
+    _tell(observers, notices)
+
+
 def _tell(observers: Sequence[Observer], notices: Sequence[str]) -> None:
     for notice in notices:
         for observer in observers:
             observer.on_event(Notice(text=notice))
 
 
-def _summarize(job: Job, finished: Finished, meter: _Meter) -> Summary:
-    counts = finished.counts
-    elapsed_s = time.monotonic() - meter.started_s
-    # A run that is complete already starts nothing and reads nothing.
-    n_read = counts.bytes_in - meter.resumed_bytes if meter.resumed_bytes is not None else 0
-    share = n_read / counts.bytes_in if counts.bytes_in else 0.0
-    dropped = dropped_tokens(job.content, finished.files, counts)
-    return Summary(
-        documents=counts.documents,
-        documents_train=counts.documents_train,
-        documents_val=counts.documents_val,
-        tokens_train=counts.tokens_train,
-        tokens_val=counts.tokens_val,
-        dropped_tokens_train=dropped["train"],
-        dropped_tokens_val=dropped["val"],
-        bytes_in=counts.bytes_in,
-        bytes_text=counts.bytes_text,
-        elapsed_s=round(elapsed_s, 3),
-        bytes_per_s=round(n_read / elapsed_s, 1),
-        tokens_per_s=round((counts.tokens_train + counts.tokens_val) * share / elapsed_s, 1),
-        peak_rss_bytes=finished.peak_rss_bytes + peak_rss_bytes(),
-        budget_bytes=job.resources.budget_bytes,
-        resumed=bool(meter.resumed_bytes),
-        already_complete=finished.already_complete,
-        restarts=meter.restarts,
-        skipped=dict(counts.skipped),
-        invalid_utf8_documents=counts.invalid_utf8_documents,
-        audited_documents=counts.audited_documents,
-        tokenizer=job.content.tokenizer.name,
-        dtype=job.content.dtype,
-        out=job.out,
-        files=dict(finished.files),
-        notices=[
-            *emptiness_notices(counts, job.content),
-            *dropped_notices(job.content, finished.files, counts),
-            *tail_notices(job.content, finished.files),
-        ],
-    )
+def _in_parts(
+    asked: Job,
+    split: str | None,
+    ray: str | None,
+    split_bytes: str | int,
+    runner: LocalRunner,
+    meter: Meter,
+    observers: Sequence[Observer],
+    *,
+    force: bool,
+) -> Summary:
+    """One part here, or all of them on a cluster."""
+    from tokmill.split_runs import run_all, run_split
+
+    if split is not None:
+        job, finished = run_split(asked, split, runner, [meter, *observers], force=force)
+        return summarize(job, finished, meter, [_of_part(split, job)])
+    # Here, so that nobody else needs it.
+    from tokmill.ray_runner import RayRunner
+
+    n_bytes = split_bytes if isinstance(split_bytes, int) else parse_size(split_bytes, "--split-bytes")
+    with RayRunner(ray or "") as parts:
+        job, finished = run_all(asked, max(n_bytes, 1), parts, [meter, *observers], force=force)
+    return summarize(job, finished, meter, emptiness_notices(finished.counts, job.content))
+
+
+def _refuse_together(options: dict[str, object], out: str) -> None:
+    """Raises UsageError for options that exclude each other, or an output in a store."""
+    given = [name for name, value in options.items() if value is not None]
+    if len(given) > 1:
+        raise UsageError(
+            f"{' and '.join(given)} do not go together", where=given[0], allowed="one of them", next_step="tokmill tokenize --help"
+        )
+    if given and is_url(out):
+        what = "nothing is appended to an output in a store"
+        next_step = "copy the output to a directory, append there, and copy it back, manifest.json last; or choose another prefix"
+        if given != ["--append"]:
+            what = "an output in a store is not made in parts"
+            next_step = "give a directory that all machines see, and copy the complete output to the store, manifest.json last"
+        raise UsageError(what, where=named(out), allowed=f"{given[0]} with a directory", next_step=next_step)
+
+
+def _of_part(split: str, job: Job) -> str:
+    return f"this is part {split} alone; when all parts are there: tokmill finalize {shlex.quote(text_to_path(job.out))}"

@@ -22,24 +22,24 @@ if TYPE_CHECKING:
     from tokmill.manifest import Manifest
     from tokmill.types import Input
 
-_OPTIONS = {"shards": ("--shard-tokens", "--shard-documents", "--drop-tail")}
+_OPTIONS = {"shards": ("--shard-tokens", "--shard-documents", "--drop-tail"), "splits": ("N of --split I/N",)}
 """Of settings that are not called as their option is."""
 _SUFFIXES = {"none": "", "gzip": ".gz", "zstd": ".zst", "xz": ".xz", "bzip2": ".bz2", "lz4": ".lz4"}
 _MOST = 5
 """Differences or inputs that are named."""
 
 
-def changed_error(before: Content, now: Content, directory: Path) -> ChangedError:
+def changed_error(before: Content, now: Content, directory: Path | str) -> ChangedError:
     """The error that refuses to go on, naming each setting and input that differs.
 
     before: of the run that was begun, of the complete output in `directory`, or of an append to it that was interrupted.
     """
-    complete = _complete(directory)
-    if complete is not None and _is_append(complete.content, before):
+    complete = None if isinstance(directory, str) else _complete(directory)
+    if complete is not None and not isinstance(directory, str) and _is_append(complete.content, before):
         return _pending_error(complete.content, before, directory)
     names = _differing(before, now)
     differences = [*_settings(before, now, names), *_inputs(before.inputs, now.inputs)]
-    if complete is not None and complete.fingerprint == before.fingerprint():
+    if complete is not None and not isinstance(directory, str) and complete.fingerprint == before.fingerprint():
         return _complete_error(before, now, directory, differences, is_alike=not names)
     return ChangedError(
         "the run in this directory was begun differently: " + "; ".join(_shortened(differences)),

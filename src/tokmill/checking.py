@@ -36,7 +36,7 @@ def register(
 def _register_verify(app: typer.Typer, show: Callable[[str], None], complain: Callable[[TokmillError], None]) -> None:
     @app.command(short_help="Check every byte of an output; with --source, compare it with the corpus.")
     def verify(
-        directory: Annotated[str, typer.Argument(metavar="DIR", help="Output directory.")],
+        directory: Annotated[str, typer.Argument(metavar="DIR|URL", help="Output directory, or s3://bucket/prefix.")],
         source: Annotated[
             list[str] | None,
             typer.Option(
@@ -88,7 +88,9 @@ def _register_verify(app: typer.Typer, show: Callable[[str], None], complain: Ca
 def _register_inspect(app: typer.Typer, show: Callable[[str], None], is_typed: Callable[..., bool]) -> None:
     @app.command(short_help="Counts, sizes, and a decoded preview of documents.")
     def inspect(
-        path: Annotated[str, typer.Argument(metavar="FILE|DIR", help="Output directory, or a bare file of ids.")],
+        path: Annotated[
+            str, typer.Argument(metavar="FILE|DIR|URL", help="Output directory, s3://bucket/prefix, or a bare file of ids.")
+        ],
         document: Annotated[
             list[int] | None,
             typer.Option(
@@ -127,9 +129,10 @@ def _register_inspect(app: typer.Typer, show: Callable[[str], None], is_typed: C
         from typing import cast
 
         from tokmill import inspection, render
+        from tokmill.types import is_url
 
         # The options of a bare file may come from the environment, meant for tokenize: a directory's manifest knows better.
-        is_bare = not os.path.isdir(path)
+        is_bare = not (os.path.isdir(path) or is_url(path))
         dtype = dtype if is_bare or is_typed("--dtype") else None
         tokenizer = tokenizer if is_bare or is_typed("--tokenizer") else None
         eot_id = eot_id if is_bare or is_typed("--eot-id") else None

@@ -80,6 +80,8 @@ def plan(
     engine: options.Engine = "gigatoken",
     fresh: options.Fresh = False,
     force: options.Force = False,
+    stage: options.Stage = None,
+    stage_size: options.StageSize = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,  # noqa: ARG001  read by `run`, which shows tracebacks
@@ -114,6 +116,8 @@ def plan(
         encoding_errors=encoding_errors,
         engine=engine,
         fresh=fresh,
+        stage=stage,
+        stage_size=stage_size,
     )
     _print_result(render.json_line(made) if json else "" if quiet else render.plan_lines(made))
     try:
@@ -127,7 +131,7 @@ def plan(
 @app.command(short_help="Turn text into train.bin and val.bin; run again to resume.")
 def tokenize(
     inputs: options.Inputs,
-    out: options.Out,
+    out: options.OutOrUrl,
     tokenizer: options.Tokenizer = "gpt2",
     eot_token: options.EotToken = None,
     separator: options.Separator = "<|endoftext|>",
@@ -153,12 +157,20 @@ def tokenize(
     fresh: options.Fresh = False,
     force: options.Force = False,
     append: options.Append = False,
+    stage: options.Stage = None,
+    stage_size: options.StageSize = None,
+    split: options.Split = None,
+    ray: options.Ray = None,
+    split_bytes: options.SplitBytes = "1GiB",
     events: options.Events = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
     """Turn text into DIR/train.bin and DIR/val.bin. The same command again resumes an interrupted run.
+
+    With --out s3://bucket/prefix the output is made in --stage and sent: shards one by one, a side that is one file when it is
+    complete.
 
     Of a text file every byte counts, a byte order mark too; JSON lines lose theirs.
     """
@@ -197,6 +209,11 @@ def tokenize(
             fresh=fresh,
             force=force,
             append=append,
+            stage=stage,
+            stage_size=stage_size,
+            split=split,
+            ray=ray,
+            split_bytes=split_bytes,
             observers=observers,
         )
     if json or quiet:
@@ -227,7 +244,7 @@ def run(arguments: Sequence[str]) -> int:
         found = found if {"--help", "-h"} & {*arguments} or arguments[:1] == ["doctor"] else configured.load(app)
         _defaults = found.defaults.get(arguments[0], {}) if arguments else {}
         code = app(
-            list(arguments) or ["--help"],
+            options.with_address(arguments) or ["--help"],
             prog_name="tokmill",
             standalone_mode=False,
             default_map=found.defaults,

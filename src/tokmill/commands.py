@@ -1,4 +1,4 @@
-"""The commands that make an output of other outputs: merge, convert, reshard. Registered by `cli.py`, which prints and renders."""
+"""The commands that make an output of others: merge, convert, reshard, finalize. Registered by `cli.py`, which prints."""
 
 # ruff: noqa: FBT002  a flag of typer is a parameter whose default is False
 
@@ -70,6 +70,7 @@ def register(app: typer.Typer, show: Callable[[str], None], is_typed: Callable[.
     _register_merge(app, show)
     _register_convert(app, show, is_typed)
     _register_reshard(app, show)
+    _register_finalize(app, show)
 
 
 def _register_merge(app: typer.Typer, show: Callable[[str], None]) -> None:
@@ -188,6 +189,24 @@ def _register_reshard(app: typer.Typer, show: Callable[[str], None]) -> None:
                 force=force,
                 observers=observers,
             )
+        show(_rendered(outcome, observers, json=json, quiet=quiet))
+
+
+def _register_finalize(app: typer.Typer, show: Callable[[str], None]) -> None:
+    @app.command(short_help="Parts made with tokenize --split into one complete output.")
+    def finalize(
+        directory: Annotated[str, typer.Argument(metavar="DIR", help="What was --out of tokenize --split.")],
+        json: options.Json = False,
+        quiet: options.Quiet = False,
+        verbose: options.Verbose = False,
+        events: options.Events = None,
+    ) -> None:
+        """Put the parts in DIR together: their files are renamed, the manifest comes last. Names the parts that are missing."""
+        from tokmill import finishing
+        from tokmill.eventlog import observing
+
+        with observing(verb="putting together", quiet=quiet, verbose=verbose, events=events, outputs=[directory]) as observers:
+            outcome = finishing.finalize(directory, observers=observers)
         show(_rendered(outcome, observers, json=json, quiet=quiet))
 
 

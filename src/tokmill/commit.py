@@ -26,7 +26,6 @@ from tokmill.errors import DamageError, UsageError
 from tokmill.journal import Header, Journal
 from tokmill.kept import discard_parts, is_append_to, keep, remove_files, remove_state
 from tokmill.manifest import (
-    BESIDE,
     MANIFEST_NAME,
     Manifest,
     Segment,
@@ -36,8 +35,19 @@ from tokmill.manifest import (
     read_state,
 )
 from tokmill.part import PartFile
-from tokmill.sharding import SIDES
-from tokmill.state import hold, is_begun, let_go, part_of, state_of
+from tokmill.state import (
+    check_size,
+    discard_sent,
+    hold,
+    is_begun,
+    is_sent,
+    let_go,
+    part_of,
+    refuse_parts,
+    refuse_strangers,
+    size_of,
+    state_of,
+)
 from tokmill.types import Counts, Cursor, FileEntry, Head
 from tokmill.words import counted
 
@@ -224,9 +234,11 @@ def _open_locked(
     directory: Path, content: Content, version: str, lock: DirectoryLock, *, fresh: bool, replacing: str | None
 ) -> Output | Manifest:
     journal_path = state_of(directory) / "journal"
+    refuse_parts(directory)
     if fresh:
         with storage_errors(directory):
             discard_parts(directory)
+            discard_sent(directory)
     complete = None if fresh else _finish_publishing(directory, content) or _complete(directory, content, replacing)
     if complete:
         remove_state(directory, lock)
@@ -248,7 +260,7 @@ def _open_locked(
             raise changed_error(journal.header.content, content, directory)
         _check_parts(directory, journal.segments)
         if not fresh and not journal.segments:
-            _refuse_strangers(directory)
+            refuse_strangers(directory)
     except BaseException:
         journal.close()
         raise
@@ -269,20 +281,9 @@ def _complete(directory: Path, content: Content, replacing: str | None) -> Manif
     if manifest.fingerprint != content.fingerprint():
         raise changed_error(manifest.content, content, directory)
     for name, entry in manifest.files.items():
-        _check_size(directory / name, entry.size_bytes, "a file of the complete output")
+        if not is_sent(directory, name):
+            check_size(directory / name, entry.size_bytes, "a file of the complete output")
     return manifest
-
-
-def _check_size(path: Path, size_bytes: int, what: str) -> None:
-    """Raises DamageError for a file that is not there or has another size."""
-    size = path.lstat().st_size if path.exists() else -1
-    if size != size_bytes:
-        raise DamageError(
-            f"{what} is missing" if size < 0 else f"{what} has {counted(size, 'byte')}",
-            where=str(path),
-            allowed=f"{counted(size_bytes, 'byte')}, as its manifest says",
-            next_step="run the same command with --fresh to start over",
-        )
 
 
 def _finish_publishing(directory: Path, content: Content) -> Manifest | None:
@@ -312,15 +313,25 @@ def _publish_files(directory: Path, manifest: Manifest) -> None:
         for sub in sorted({os.path.dirname(name) for name in manifest.files} - {""}):
             durable.make_directory(directory / sub)
         for name, entry in manifest.files.items():
-            part = part_of(directory, name)
-            _check_size(part if part.exists() else directory / name, entry.size_bytes, "a file of the finished run")
-            if part.exists():
-                durable.replace(part, directory / name)
+            _give_name(directory, name, entry.size_bytes)
         for sub in {os.path.dirname(name) for name in manifest.files} | {""}:
             durable.sync_directory(directory / sub)
         durable.replace(part_of(directory, MANIFEST_NAME), directory / MANIFEST_NAME)
         durable.sync_directory(directory)
         durable.sync_directory(directory.parent)
+
+
+def _give_name(directory: Path, name: str, size_bytes: int) -> None:
+    """Rename a part, unless that was done, or the file was sent away."""
+    part = part_of(directory, name)
+    try:
+        check_size(part if part.exists() else directory / name, size_bytes, "a file of the finished run")
+        if part.exists():
+            durable.replace(part, directory / name)
+    except (DamageError, FileNotFoundError):
+        # It may be sent, and then taken away, between two looks.
+        if not is_sent(directory, name):
+            raise
 
 
 def _make_way(directory: Path, manifest: Manifest) -> None:
@@ -355,34 +366,13 @@ def _check_parts(directory: Path, segments: list[Segment]) -> None:
     wanted = {name: entry.size_bytes for segment in segments for name, entry in segment.completed.items()}
     for name, length in (wanted | _lengths(segments)).items():
         part = part_of(directory, name)
-        size = part.lstat().st_size if part.exists() and not part.is_symlink() else -1
-        if size < length:
+        size = size_of(part)
+        if size < length and not is_sent(directory, name):
             raise DamageError(
                 "a file of the run to be resumed is missing" if size < 0 else "a file of the run to be resumed was cut short",
                 where=str(part),
                 allowed=f"at least {counted(length, 'byte')}, as committed; it has {max(size, 0):,}",
                 next_step="run the same command with --fresh to start over",
-            )
-
-
-def _refuse_strangers(directory: Path) -> None:
-    """Raises UsageError for files that publishing may overwrite and that nobody vouches for."""
-    if (directory / MANIFEST_NAME).exists():
-        return
-    for name in sorted(durable.uninterrupted(lambda: os.listdir(directory))):
-        if name in SIDES or name.startswith(tuple(f"{side}{mark}" for side in SIDES for mark in "._")):
-            raise UsageError(
-                "the output directory holds a file that no tokmill manifest vouches for",
-                where=str(directory / name),
-                allowed="a new or empty directory, or one that tokmill made",
-                next_step="choose another --out, move the file away, or pass --fresh to overwrite it",
-            )
-        if not name.startswith(".") and name not in BESIDE:
-            raise UsageError(
-                "the output directory holds other files: verify would call them damage, and a trainer may read them",
-                where=str(directory / name),
-                allowed="a new or empty directory, or one that tokmill made",
-                next_step="choose another --out, or move the files away",
             )
 
 

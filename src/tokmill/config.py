@@ -14,6 +14,7 @@ import xxhash
 from tokmill.errors import UsageError
 from tokmill.provenance import Provenance
 from tokmill.sharding import Shards
+from tokmill.splits import Split
 from tokmill.types import EotPlacement, IdType, Input, OnError, Tokenizer, Utf8Policy
 
 MIB = 1 << 20
@@ -45,6 +46,10 @@ class Content(msgspec.Struct, frozen=True, kw_only=True):
     keep_empty: bool = False
     encoding_errors: Utf8Policy = "strict"
     on_error: OnError = "stop"
+    splits: int | msgspec.UnsetType = msgspec.UNSET
+    """Parts in which the corpus is tokenized, each with files of its own; unset: one run."""
+    split: Split | msgspec.UnsetType = msgspec.UNSET
+    """Of one such part, whose `inputs` are those it has a share in."""
     origin: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
     """Of an output that no run of tokenize could make, what settings and inputs do not say: the fingerprints of merged runs whose
     settings differ, or how a bare file was to be read."""
@@ -77,6 +82,8 @@ class Resources(msgspec.Struct, frozen=True, kw_only=True):
     max_skipped: int | None = None
     refuse_json_lines: bool = False
     """Nobody said what a pipe holds: one whose text begins with a JSON object is refused."""
+    stage_bytes: int = 0
+    """Of an output that is sent shard by shard while it is made: what may wait here for that; 0: it is not."""
     nice: bool = False
     """Give way to every other program that wants the processor or the disk."""
     segment_bytes: int = 64 * MIB
@@ -98,6 +105,9 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """Not a run: make the damaged ranges of the complete output there again."""
     urls: dict[str, str] = {}
     """By the path of an input, its URL with user, password or signature, where it has any; told to processes, stored nowhere."""
+
+    destination: str = ""
+    """Of an output that is made in `out` and then sent to a store: its URL, without what is secret in it."""
 
     @property
     def replacing(self) -> str | None:

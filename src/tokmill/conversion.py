@@ -152,7 +152,12 @@ def _rewrite(
     if source.content.eot != choice.eot:
         check_marks(source)
     content = msgspec.structs.replace(
-        source.content, format=format_name, eot=choice.eot, dtype=choice.dtype, shards=choice.shards or msgspec.UNSET
+        source.content,
+        format=format_name,
+        eot=choice.eot,
+        dtype=choice.dtype,
+        shards=choice.shards or msgspec.UNSET,
+        splits=msgspec.UNSET,
     )
     return carry_all(
         [source],

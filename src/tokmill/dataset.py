@@ -20,7 +20,18 @@ from tokmill.encode import load_decoder
 from tokmill.encode.vocabulary import resolve_tokenizer, resolve_with
 from tokmill.errors import ChangedError, UsageError
 from tokmill.kept import steadily
-from tokmill.layout import TokenFile, bare_file, check_size, files_again, files_of, read_llmc_head, read_npy_head, refuse_index
+from tokmill.layout import (
+    TokenFile,
+    bare_file,
+    check_size,
+    files_again,
+    files_of,
+    local_file,
+    read_llmc_head,
+    read_npy_head,
+    refuse_index,
+    refuse_options,
+)
 from tokmill.manifest import MANIFEST_NAME, Manifest, load_manifest
 from tokmill.shards import Ids, TokenArray, map_files, windows
 from tokmill.types import EotPlacement, IdType, Tokenizer, text_to_path
@@ -298,10 +309,10 @@ def open_dataset(
     given for a directory, too, when it was converted from bare files and nobody said it then.
     Raises UsageError for an incomplete directory or a missing dtype, DamageError for files of the wrong length.
     """
-    path = Path(path)
+    path = local_file(path)
     if path.is_dir():
         manifest = load_manifest(path)
-        _refuse_options(path, dtype, eot_id, tokenizer if manifest.content.tokenizer.is_known else None)
+        refuse_options(path, dtype, eot_id, tokenizer if manifest.content.tokenizer.is_known else None)
         return steadily(path, lambda manifest: _open_directory(path, manifest, tokenizer))
     return _open_bare(path, dtype, eot_id, tokenizer)
 
@@ -377,13 +388,3 @@ def _open_bare(path: Path, dtype: IdType | None, eot_id: int | None, tokenizer_n
 def _guess_eot(ids: TokenArray, eot_id: int | None) -> EotPlacement:
     """Where a bare file has its end-of-text ids: `before` when it begins with one and does not end with one."""
     return "before" if len(ids) and ids[0] == eot_id and ids[-1] != eot_id else "after"
-
-
-def _refuse_options(directory: Path, *options: object) -> None:
-    if any(option is not None for option in options):
-        raise UsageError(
-            "dtype, eot_id and tokenizer are for bare files: a directory's manifest has them",
-            where=str(directory),
-            allowed="the directory alone",
-            next_step="leave them out",
-        )

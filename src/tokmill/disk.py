@@ -88,7 +88,8 @@ def disk_need(job: Job, n_tokens: int, bytes_in: int, carried_bytes: int = 0) ->
     carried_bytes: of an old output that is copied into the new one first.
     """
     out = Path(text_to_path(job.out))
-    return _need(out, job.content, n_tokens, n_tokens * item_bytes(job.content) + carried_bytes, bytes_in, fresh=job.fresh)
+    output = _held_bytes(job, n_tokens * item_bytes(job.content) + carried_bytes)
+    return _need(out, job.content, n_tokens, output, bytes_in, fresh=job.fresh)
 
 
 def rewriting_need(out: Path, content: Content, counts: Counts, *, fresh: bool) -> DiskNeed:
@@ -125,6 +126,15 @@ def _need(out: Path, content: Content, n_tokens: int, output: int, bytes_in: int
         needed_bytes=needed,
         fits=needed <= free and (free_files is None or needed_files <= free_files),
     )
+
+
+def _held_bytes(job: Job, output_bytes: int) -> int:
+    """What of an output is here at once: all of it, or what waits to be sent and the shards that are open."""
+    shards, stage_bytes = job.content.shards, job.resources.stage_bytes
+    if not stage_bytes or not isinstance(shards, Shards):
+        return output_bytes
+    # A side's shard may grow past its limit while a commit is under way.
+    return min(output_bytes, stage_bytes + 4 * shards.tokens * item_bytes(job.content))
 
 
 def most_tokens(content: Content) -> tuple[int, int] | None:

@@ -154,6 +154,24 @@ def replace(source: Path, target: Path) -> None:
     uninterrupted(lambda: os.replace(source, target))
 
 
+def publish_new(source: Path, target: Path) -> None:
+    """Give a durable file its final name, unless something has that name already; `source` is gone afterwards."""
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        pass
+    except OSError as error:
+        if error.errno not in _NOT_LINKED:
+            raise
+        # A file system without hard links: two that come in the same instant are told apart when the parts are put together.
+        if not target.exists():
+            replace(source, target)
+            sync_directory(target.parent)
+            return
+    source.unlink()
+    sync_directory(target.parent)
+
+
 def link(source: Path, target: Path) -> None:
     """Give a durable file a second name; a copy has it where files have one only. The caller syncs the directory."""
     try:

@@ -232,7 +232,8 @@ def _disk_bytes(source: Input) -> int | None:
 def _division(job: Job) -> Division:
     inputs = job.content.inputs
     is_remote = any(source.is_remote for source in inputs)
-    return divide(job.resources.budget_bytes, job.resources.n_threads, len(inputs), is_remote=is_remote)
+    is_sent = bool(job.destination)
+    return divide(job.resources.budget_bytes, job.resources.n_threads, len(inputs), is_remote=is_remote, is_sent=is_sent)
 
 
 def _memory(job: Job) -> MemoryPlan:

@@ -193,12 +193,27 @@ def _completions(manifest: Manifest, spans: dict[str, list[Span]]) -> dict[str, 
         sums = [getattr(segment.counts, f"tokens_{side}") for segment in manifest.segments]
         ends = accumulate(manifest.files[name].tokens for name in names)
         found |= {name: min(bisect_right(sums, end), last) for name, end in zip(names, ends, strict=True)}
+    if manifest.parts:
+        # A part's files are complete when the part is.
+        found |= {name: min(at, _part_of(manifest, spans[name][0].segment)[2]) for name, at in found.items() if spans[name]}
     return found
 
 
+def _part_of(manifest: Manifest, segment: int) -> tuple[int | None, int, int]:
+    """The part that a segment belongs to, and its first and last; of an output of one run: None, and those of the whole."""
+    if not manifest.parts:
+        return None, 0, len(manifest.segments) - 1
+    part = bisect_right(manifest.parts, segment)
+    return part, manifest.parts[part - 1] if part else 0, manifest.parts[part] - 1
+
+
 def _gaps(manifest: Manifest, damaged: list[int]) -> list[Gap]:
-    """The damaged segments (from 0, ascending), neighbours together."""
-    edges = [i for i, (before, here) in enumerate(pairwise(damaged), 1) if here != before + 1]
+    """The damaged segments (from 0, ascending), neighbours of the same part together."""
+    edges = [
+        i
+        for i, (before, here) in enumerate(pairwise(damaged), 1)
+        if here != before + 1 or _part_of(manifest, before) != _part_of(manifest, here)
+    ]
     bounds = [0, *edges, len(damaged)] if damaged else []
     return [_gap(manifest, damaged[begin], damaged[end - 1]) for begin, end in pairwise(bounds)]
 
@@ -206,6 +221,7 @@ def _gaps(manifest: Manifest, damaged: list[int]) -> list[Gap]:
 def _gap(manifest: Manifest, first: int, last: int) -> Gap:
     before, behind = manifest.segments[first - 1] if first else None, manifest.segments[last]
     old, new = before.counts if before else Counts(), behind.counts
+    part, first_of_part, last_of_part = _part_of(manifest, first)
     sums = {"train_tokens": old.tokens_train, "val_tokens": old.tokens_val}
     return Gap(
         first=first,
@@ -213,8 +229,9 @@ def _gap(manifest: Manifest, first: int, last: int) -> Gap:
         begin=before.after if before else Cursor(),
         end=behind.after,
         bytes_in=new.bytes_in - old.bytes_in,
-        writer=sums | (before.writer if before else {}),
+        writer=sums | before.writer if before and first > first_of_part else {},
         tokens=(new.tokens_train - old.tokens_train, new.tokens_val - old.tokens_val),
         documents=(new.documents_train - old.documents_train, new.documents_val - old.documents_val),
-        is_last=last == len(manifest.segments) - 1,
+        is_last=last == last_of_part,
+        part=part,
     )

@@ -9,7 +9,10 @@ import msgspec
 
 from tokmill.dataset import SIDES, Dataset, open_dataset
 from tokmill.errors import UsageError
+from tokmill.layout import refuse_options
 from tokmill.printable import printable_bytes
+from tokmill.read.urls import named
+from tokmill.types import is_url
 from tokmill.words import counted
 
 if TYPE_CHECKING:
@@ -77,7 +80,7 @@ def inspect(
     side: str = "train",
     n_tokens: int = 100,
 ) -> Inspection:
-    """Describe an output directory or a bare file of ids.
+    """Describe an output directory, also one in a store by its URL, or a bare file of ids.
 
     dtype, tokenizer, eot_id: for a bare file; tokenizer also for a directory whose manifest does not know it. documents: numbers
     (from 1) of those to preview on `side`, None: the first, or where documents cannot be told apart the beginning of the side;
@@ -85,15 +88,14 @@ def inspect(
     Raises UsageError (also for a document of an output with no end-of-text ids or no known tokenizer), DamageError.
     """
     _check_options(side, n_tokens)
-    path = Path(path)
-    with open_dataset(path, dtype=dtype, eot_id=eot_id, tokenizer=tokenizer) as dataset:
+    with _opened(path, dtype=dtype, eot_id=eot_id, tokenizer=tokenizer) as dataset:
         manifest = dataset.manifest
         counts = manifest.counts if manifest else None
         n_text = counts.bytes_text if manifest and counts and all(i.format != "ids" for i in manifest.content.inputs) else None
         # Those of shards that were left out, too: the text is that of all.
         n_all = counts.tokens_train + counts.tokens_val if counts else 0
         return Inspection(
-            path=str(path),
+            path=named(str(path)) if is_url(str(path)) else str(Path(path)),
             kind="directory" if manifest else "file",
             dtype=dataset.dtype.name,
             eot=dataset.eot,
@@ -108,6 +110,17 @@ def inspect(
             n_inputs=len(manifest.content.inputs) if manifest else None,
             previews=_previews(dataset, side, documents, n_tokens),
         )
+
+
+def _opened(path: str | Path, *, dtype: IdType | None, eot_id: int | None, tokenizer: str | None) -> Dataset:
+    """What is to be looked at, here or in a store, whose outputs say everything about themselves."""
+    if not is_url(str(path)):
+        return open_dataset(path, dtype=dtype, eot_id=eot_id, tokenizer=tokenizer)
+    from tokmill.far import FarDataset
+
+    refuse_options(str(path), dtype, eot_id, tokenizer)
+
+    return FarDataset(str(path))
 
 
 def _check_options(side: str, n_tokens: int) -> None:

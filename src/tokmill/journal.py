@@ -16,7 +16,7 @@ import xxhash
 
 from tokmill import durable
 from tokmill.config import Content
-from tokmill.errors import DamageError, UsageError
+from tokmill.errors import DamageError, DiskFullError, StorageError, UsageError
 from tokmill.manifest import FORMAT_VERSION, Segment, check_names, read_state
 
 if TYPE_CHECKING:
@@ -35,6 +35,18 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     def of(cls, content: Content, version: str) -> Header:
         """The header of a new run."""
         return cls(format_version=FORMAT_VERSION, tokmill_version=version, fingerprint=content.fingerprint(), content=content)
+
+
+def encode_header(header: Header) -> bytes:
+    """A header as a file of its own: the beginning of a journal."""
+    payload = msgspec.json.encode(header)
+    return _line(_check(payload, 0), payload)
+
+
+def read_header(path: Path) -> Header | None:
+    """What a file says that begins like a journal; None where it is not there. Raises DamageError, UsageError, OSError."""
+    payloads, _, _ = _unchain(_read(path), str(path))
+    return _decode_header(payloads[0], str(path)) if payloads else None
 
 
 class _Line(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,6 +107,26 @@ class Journal:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def read_segments(path: Path, position: int) -> tuple[list[Segment], int]:
+    """The segments behind byte `position` of a journal that another process appends to, and where the next one will begin.
+
+    position: 0, or what was returned before. A journal that is gone has no more. Raises DamageError, StorageError.
+    """
+    try:
+        with durable.storage_errors(path), path.open("rb") as file:
+            file.seek(position)
+            data = file.read()
+    except (StorageError, DiskFullError):
+        if path.exists():
+            raise
+        return [], position
+    # What has no end yet is being written.
+    whole = data[: data.rfind(b"\n") + 1]
+    lines = whole.split(b"\n")[:-1]
+    header = 1 if position == 0 else 0
+    return [_decode_line(line[17:], str(path)).segment for line in lines[header:]], position + len(whole)
 
 
 def read_journal(path: Path) -> tuple[Header, list[Segment], float] | None:

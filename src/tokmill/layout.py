@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import stat
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tokmill.errors import DamageError, UsageError
 from tokmill.kept import located, replaced_error
+from tokmill.read.urls import named
+from tokmill.types import is_url
 from tokmill.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from tokmill.manifest import Manifest
     from tokmill.types import IdType
@@ -266,3 +268,27 @@ def _check_number(file: TokenFile, dtype: IdType, announced: int, next_step: str
         + (f", its header says {in_header}" if file.header_bytes else ""),
         next_step=next_step,
     )
+
+
+def local_file(path: str | Path) -> Path:
+    """A path. Raises UsageError for a URL."""
+    if is_url(str(path)):
+        url = named(str(path))
+        raise UsageError(
+            "ids are read from files that this machine can map, not from a store",
+            where=url,
+            allowed="a directory; tokmill.verify and tokmill.inspect read a store's outputs",
+            next_step=f"copy it first, manifest.json last: aws s3 sync {url} DIR",
+        )
+    return Path(path)
+
+
+def refuse_options(directory: Path | str, *options: object) -> None:
+    """Raises UsageError for what a manifest says better."""
+    if any(option is not None for option in options):
+        raise UsageError(
+            "dtype, eot_id and tokenizer are for bare files: a directory's manifest has them",
+            where=str(directory),
+            allowed="the directory alone",
+            next_step="leave them out",
+        )

@@ -27,7 +27,7 @@ MANIFEST_NAME = "manifest.json"
 SKIPPED_NAME = "skipped.jsonl"
 BESIDE = {"report.html"}
 """What may lie beside the files of an output without being one of them; likewise whatever is hidden."""
-_MOST_BYTES = 1 << 30
+MOST_BYTES = 1 << 30
 """Of a manifest or a journal: 64 MiB of corpus take about a thousand bytes, so this is some 60 TB."""
 _MOST_IDS = 1 << 24
 FORMAT_VERSION = 1
@@ -76,6 +76,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     peak_rss_bytes: int
     made_from: tuple[Provenance, ...] | msgspec.UnsetType = msgspec.UNSET
     """In the order of the inputs; left out of an output that was tokenized in one run."""
+    parts: tuple[int, ...] | msgspec.UnsetType = msgspec.UNSET
+    """Of an output that was made in parts: how many segments there are up to the end of each."""
     history: History | msgspec.UnsetType = msgspec.UNSET
     """How it went; outputs of tokmill 0.1 have none."""
     checksum: str = ""
@@ -152,7 +154,7 @@ def read_state(path: Path) -> bytes:
             raise _damaged(f"{path.name} is a symbolic link", str(path)) from None
         raise
     status = os.fstat(fd)
-    if not stat.S_ISREG(status.st_mode) or status.st_size > _MOST_BYTES:
+    if not stat.S_ISREG(status.st_mode) or status.st_size > MOST_BYTES:
         os.close(fd)
         what = (
             f"has {status.st_size:,} bytes; tokmill writes no such file"
@@ -193,6 +195,9 @@ def _check_values(manifest: Manifest, where: str) -> None:
         raise _damaged(f"a tokenizer of {content.tokenizer.n_ids:,} ids", where)
     if any(not 0 <= segment.after.input_index <= n_inputs for segment in manifest.segments):
         raise _damaged("a segment ends behind the last input", where)
+    parts = manifest.parts or ()
+    if list(parts) != sorted(parts) or (parts and (parts[0] < 0 or parts[-1] != len(manifest.segments))):
+        raise _damaged("the parts do not add up to the segments", where)
     if content.separator == "":
         raise _damaged("the separator is empty", where)
     if isinstance(manifest.history, History) and not is_sane(manifest.history):

@@ -37,6 +37,8 @@ _REFERENCE_BYTES = 40 * MIB
 """A tiktoken encoding of 50,000 ranks (o200k takes 60 MiB more, out of the caches' share)."""
 _STORE_BYTES = 56 * MIB
 """For each process: what reading from a store takes of Python (s3fs 47 MiB, aiohttp 20, measured while it reads), and room."""
+_SENT_BYTES = 112 * MIB
+"""Parts of files on their way to a store, twice (`sending.py`), and blocks of files that are checked before."""
 _INPUT_BYTES = 2400
 """For each input: 1,350 in the parent (records, their JSON), 900 in the worker (250,000 small files)."""
 _CACHE_FLOOR_BYTES = 72 * MIB
@@ -85,13 +87,13 @@ class Division(msgspec.Struct, frozen=True, kw_only=True):
         return fixed + int(self.caches_bytes / _GROWTH)
 
 
-def divide(budget_bytes: int, n_threads: int, n_inputs: int = 1, *, is_remote: bool = False) -> Division:
-    """Divide a budget among the terms. is_remote: whether inputs are behind URLs.
+def divide(budget_bytes: int, n_threads: int, n_inputs: int = 1, *, is_remote: bool = False, is_sent: bool = False) -> Division:
+    """Divide a budget among the terms. is_remote: whether inputs are behind URLs; is_sent: whether the output goes to a store.
 
     Raises MemoryBudgetError, which names the smallest budget that works, if it is too small.
     """
     for batch_bytes in _BATCH_SIZES:
-        division = _with_batches(budget_bytes, n_threads, batch_bytes, n_inputs, is_remote=is_remote)
+        division = _with_batches(budget_bytes, n_threads, batch_bytes, n_inputs, is_remote=is_remote, is_sent=is_sent)
         if division.caches_bytes >= n_threads * _CACHE_FLOOR_BYTES:
             return division
     smallest = budget_bytes - division.caches_bytes + n_threads * _CACHE_FLOOR_BYTES
@@ -103,13 +105,16 @@ def divide(budget_bytes: int, n_threads: int, n_inputs: int = 1, *, is_remote: b
     )
 
 
-def _with_batches(budget_bytes: int, n_threads: int, batch_bytes: int, n_inputs: int, *, is_remote: bool) -> Division:
+def _with_batches(
+    budget_bytes: int, n_threads: int, batch_bytes: int, n_inputs: int, *, is_remote: bool, is_sent: bool
+) -> Division:
     in_flight = (2 * n_threads + 1) * batch_bytes * _COST_PER_TEXT_BYTE
     # A bytearray that loses its front is copied: for a moment it is held one and a half times.
     reader = DIVIDE_ABOVE_BYTES * 3 // 2 + 4 * batch_bytes
     reader += REMOTE_BLOCKS_HELD * REMOTE_BLOCK_BYTES * is_remote
     inputs = n_inputs * _INPUT_BYTES
     parent, worker = (own + _STORE_BYTES * is_remote for own in (_PARENT_BYTES, _WORKER_BYTES))
+    parent += (_SENT_BYTES + _STORE_BYTES * (not is_remote)) * is_sent
     fixed = parent + worker + _REFERENCE_BYTES + inputs
     return Division(
         budget_bytes=budget_bytes,

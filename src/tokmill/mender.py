@@ -123,7 +123,8 @@ class Mender:
         if self._gap is not None:
             self._repair.open_gap(self._gap)
             self._tokens, self._documents = list(self._gap.tokens), list(self._gap.documents)
-            self._writer = make_writer(self._repair, self._gap.writer, layout_of(self._content))
+            layout = msgspec.structs.replace(layout_of(self._content), part=self._gap.part)
+            self._writer = make_writer(self._repair, self._gap.writer, layout)
 
     def _close(self, gap: Gap, writer: Writer) -> None:
         """Raises ChangedError when the corpus gave less than before."""
@@ -141,7 +142,7 @@ def check_sources(gaps: Sequence[Gap], content: Content) -> None:
     UsageError for an output that no run with one set of options can make again.
     """
     inputs = content.inputs
-    needed = {i for gap in gaps for i in range(gap.begin.input_index, gap.end.input_index + bool(gap.end.offset))}
+    needed = {i for gap in gaps for i in range(gap.begin.input_index, gap.end.input_index + bool(gap.end.offset or gap.end.record))}
     if needed and (content.origin or any(inputs[i].format == "ids" for i in needed)):
         raise UsageError(
             "what is damaged cannot be made again: this output was put together from runs with other settings, or from bare files",
@@ -185,4 +186,4 @@ def _difference(source: Input) -> str:
 
 def _reaches(after: Cursor | None, end: Cursor) -> bool:
     """Whether all that lies before `end` was read. after: behind a batch; None inside a document."""
-    return after is not None and (after.input_index, after.offset) >= (end.input_index, end.offset)
+    return after is not None and (after.input_index, after.offset, after.record) >= (end.input_index, end.offset, end.record)

@@ -18,6 +18,7 @@ from tokmill.config import Job
 from tokmill.durable import storage_errors
 from tokmill.encode.vocabulary import engine_of
 from tokmill.errors import ChangedError, TokmillError
+from tokmill.local import local_path
 from tokmill.manifest import load_manifest
 from tokmill.planning import divide_resources
 from tokmill.read.inputs import find_inputs
@@ -52,6 +53,7 @@ def repair(
     """
     began_s = time.monotonic()
     names = [sources] if isinstance(sources, str) else sources
+    directory = local_path(directory)
     job = repair_job(Path(directory), names, glob=glob, memory=memory, threads=threads)
     found = _Collector()
     try:

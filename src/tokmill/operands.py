@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tokmill.errors import UsageError
+from tokmill.local import local_path
 from tokmill.manifest import MANIFEST_NAME
 from tokmill.types import path_to_text
 
@@ -20,7 +21,7 @@ def output_path(out: str | os.PathLike[str]) -> Path:
     """The output directory, absolute. Raises UsageError for no name."""
     if not os.fspath(out):
         raise UsageError("no output directory", where="--out", allowed="a directory", next_step="--out data")
-    return Path(os.path.abspath(out))
+    return Path(local_path(out))
 
 
 def named_paths(names: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[Path]:
@@ -30,6 +31,7 @@ def named_paths(names: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
 def _matched(name: str) -> list[Path]:
+    local_path(name)
     found = [name] if os.path.lexists(name) else sorted(glob.glob(name)) if glob.has_magic(name) else []
     if not name or not found:
         raise UsageError(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 
 def values_of(metavar: str) -> Callable[[str], list[str]]:
@@ -17,6 +18,41 @@ def values_of(metavar: str) -> Callable[[str], list[str]]:
         return [value for value in metavar.split("|") if value.startswith(incomplete)]
 
     return matching
+
+
+Split = Annotated[
+    str | None,
+    typer.Option(
+        "--split",
+        envvar="TOKMILL_SPLIT",
+        metavar="I/N",
+        help="Make part I (from 0) of N alone, here or elsewhere with the same --out; tokmill finalize puts them together.",
+    ),
+]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        envvar="TOKMILL_RAY",
+        metavar="[ADDRESS]",
+        help="In parts on a Ray cluster: HOST:PORT, auto, local (a new one here); without one, what is here. One thread a task, "
+        "or --threads.",
+    ),
+]
+SplitBytes = Annotated[
+    str,
+    typer.Option("--split-bytes", envvar="TOKMILL_SPLIT_BYTES", metavar="SIZE", help="Of the inputs, for one task of --ray."),
+]
+_ADDRESS = re.compile(r"auto|local|here|ray://.+|[\w.\-]+:\d+|\[[0-9a-fA-F:]+\]:\d+")
+
+
+def with_address(arguments: Sequence[str]) -> list[str]:
+    """What was typed, with the address that `--ray` alone stands for."""
+    filled = list(arguments)
+    for i, argument in enumerate(arguments):
+        if argument == "--ray" and not (i + 1 < len(arguments) and _ADDRESS.fullmatch(arguments[i + 1])):
+            filled[i] = "--ray=here"
+    return filled
 
 
 Json = Annotated[bool, typer.Option("--json", envvar="TOKMILL_JSON", help="One JSON object on standard output.")]
@@ -48,8 +84,29 @@ Inputs = Annotated[
     ),
 ]
 Out = Annotated[str, typer.Option("--out", "-o", envvar="TOKMILL_OUT", metavar="DIR", help="Output directory.")]
+OutOrUrl = Annotated[
+    str, typer.Option("--out", "-o", envvar="TOKMILL_OUT", metavar="DIR|URL", help="Output directory, or s3://bucket/prefix.")
+]
+StageSize = Annotated[
+    str | None,
+    typer.Option(
+        "--stage-size",
+        envvar="TOKMILL_STAGE_SIZE",
+        metavar="SIZE",
+        help="Of shards that wait there to be sent, at most, about.  [default: 4GiB]",
+    ),
+]
+Stage = Annotated[
+    str | None,
+    typer.Option(
+        "--stage",
+        envvar="TOKMILL_STAGE",
+        metavar="DIR",
+        help="With --out s3://..., where the output is made before it is sent.  [default: ~/.cache/tokmill/stage]",
+    ),
+]
 PlannedOut = Annotated[
-    str | None, typer.Option("--out", "-o", envvar="TOKMILL_OUT", metavar="DIR", help="To see whether the output fits there.")
+    str | None, typer.Option("--out", "-o", envvar="TOKMILL_OUT", metavar="DIR|URL", help="To see whether the output fits there.")
 ]
 Tokenizer = Annotated[
     str,

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
     from tokmill.types import Input
 
+_STAGE_BYTES = 4 << 30
+"""Of shards that wait to be sent: some minutes of tokenizing, while a store is busy."""
 _PIECE_SHARE = 7
 """Hugging Face tokenizers takes seven times the memory of gigatoken for one piece (170 bytes for each byte measured)."""
 
@@ -70,8 +72,14 @@ def make_job(
     encoding_errors: str = "strict",
     engine: str = "gigatoken",
     fresh: bool = False,
+    destination: str = "",
+    stage_size: str | int | None = None,
 ) -> PlannedJob:
-    """Plan a run of `tokmill tokenize` with these options. Raises UsageError, InputError, MemoryBudgetError."""
+    """Plan a run of `tokmill tokenize` with these options. destination: URL to which the output is sent from `out`; stage_size:
+    what may wait there, of an output of several files a side.
+
+    Raises UsageError, InputError, MemoryBudgetError.
+    """
     _check_choices(eot=eot, dtype=dtype, format=format, on_error=on_error, encoding_errors=encoding_errors, engine=engine)
     _check_range("--val-fraction", val_fraction, 0 <= val_fraction < 1, "0 <= fraction < 1")
     _check_range("--seed", seed, 0 <= seed < 1 << 64, "0 to 2**64 - 1")
@@ -111,10 +119,18 @@ def make_job(
     used = engine_of(described, engine)
     if used != engine:
         notices.append(engine_notice(described))
-    resources, more = divide_resources(memory, threads, used, max_skipped, found.inputs, nice=nice)
-    resources = msgspec.structs.replace(resources, refuse_json_lines=input_format is None)
+    resources, more = divide_resources(memory, threads, used, max_skipped, found.inputs, nice=nice, is_sent=bool(destination))
+    stage_bytes = _stage_bytes(stage_size) if destination and choice.shards else 0
+    resources = msgspec.structs.replace(resources, refuse_json_lines=input_format is None, stage_bytes=stage_bytes)
     notices += more
-    job = Job(out=path_to_text(out), content=content, resources=resources, fresh=fresh, urls=typed_urls(found.inputs))
+    job = Job(
+        out=path_to_text(out),
+        content=content,
+        resources=resources,
+        fresh=fresh,
+        urls=typed_urls(found.inputs),
+        destination=destination,
+    )
     return PlannedJob(job, notices, tuple(doubts))
 
 
@@ -131,6 +147,13 @@ def _shard_notices(content: Content) -> list[str]:
     return [
         f"shards of {counted(content.shards.tokens, 'token')}: about {n:,} files or more; a larger --shard-tokens makes them fewer"
     ]
+
+
+def _stage_bytes(stage_size: str | int | None) -> int:
+    n_bytes = _STAGE_BYTES if stage_size is None else stage_size if isinstance(stage_size, int) else None
+    n_bytes = parse_size(str(stage_size), "--stage-size") if n_bytes is None else n_bytes
+    _check_range("--stage-size", stage_size, n_bytes > 0, "more than nothing")
+    return n_bytes
 
 
 _MOST_DETAILS = 5
@@ -206,6 +229,7 @@ def divide_resources(
     inputs: Sequence[Input],
     *,
     nice: bool = False,
+    is_sent: bool = False,
 ) -> tuple[Resources, list[str]]:
     """The budget and the threads that a person wants, or the usual ones, divided; and what a person should know of it.
 
@@ -213,7 +237,8 @@ def divide_resources(
     """
     n_threads = _choose_threads(threads)
     budget, notices = _choose_budget(memory, n_threads, cgroup_limit_bytes())
-    division = divide(budget, n_threads, len(inputs), is_remote=any(source.is_remote for source in inputs))
+    is_remote = any(source.is_remote for source in inputs)
+    division = divide(budget, n_threads, len(inputs), is_remote=is_remote, is_sent=is_sent)
     resources = Resources(
         budget_bytes=budget,
         worker_bytes=budget - division.parent_bytes - division.inputs_bytes // 2,

@@ -112,7 +112,7 @@ class ProgressObserver:
         budget = f", at most {format_memory(event.budget_bytes)} of memory" if event.budget_bytes else ""
         threads = f", {counted(event.n_threads, 'thread')}" if event.budget_bytes else ""
         resumed = f"; going on behind {format_bytes(event.resumed_bytes)} of an earlier run" if event.resumed_bytes else ""
-        self._display.message(f"{self._verb} {what}{threads}{budget}{resumed}")
+        self._display.message(f"{event.verb or self._verb} {what}{threads}{budget}{resumed}")
         self._display.update((), event.position_bytes, event.total_bytes)
 
     def _on_progress(self, event: Progress) -> None:

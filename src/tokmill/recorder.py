@@ -80,6 +80,11 @@ class Recorder:
             if self._is_due():
                 self.commit()
 
+    @property
+    def can_commit(self) -> bool:
+        """Whether a run can go on behind what was added last."""
+        return self._after is not None and not self.is_withheld
+
     def _note_end_of_stdin(self, after: Cursor) -> None:
         if self._stdin_ended_s is None and self._stdin_index is not None and after.input_index > self._stdin_index:
             self._stdin_ended_s = time.monotonic()
@@ -123,7 +128,9 @@ class Recorder:
             self._output.file(SKIPPED_NAME)
             self._output.complete(SKIPPED_NAME)
         self._output.settle()
-        self._after = self._after or Cursor(input_index=len(self._job.content.inputs))
+        # A part may end inside its last input.
+        end = self.reached if self._job.content.split else Cursor(input_index=len(self._job.content.inputs))
+        self._after = self._after or end
         self.commit()
         self._output.settle()
         return dict(self._output.completed())

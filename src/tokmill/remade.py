@@ -56,7 +56,9 @@ class Gap:
     documents: tuple[int, int]
     """That ended in it, likewise."""
     is_last: bool
-    """The corpus ends with it."""
+    """The corpus, or its part, ends with it."""
+    part: int | None
+    """Of an output that was made in parts."""
 
 
 class NewFile:

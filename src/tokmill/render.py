@@ -10,19 +10,19 @@ import msgspec
 
 from tokmill.printable import printable, printable_line
 from tokmill.progress import format_bytes, format_duration, format_memory
-from tokmill.types import STDIN
+from tokmill.types import STDIN, is_url
 from tokmill.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from tokmill.api import Summary
     from tokmill.errors import TokmillError
     from tokmill.estimate import Estimate
     from tokmill.forecast import InputPlan, Plan
     from tokmill.inspection import Inspection, Preview
     from tokmill.replay import Outcome
     from tokmill.reporting import ReportPage
+    from tokmill.summary import Summary
     from tokmill.types import FileEntry
     from tokmill.verification import Problem, Report
     from tokmill.vocabularies import Fetched, Vocabulary
@@ -63,6 +63,10 @@ def summary_lines(summary: Summary) -> str:
         went_on = ", gone on from an earlier run" if summary.resumed else ""
         memory = f"{format_memory(summary.peak_rss_bytes)} at the peak, of {format_memory(summary.budget_bytes)}"
         rows += [("time", f"{_seconds(summary.elapsed_s)}, {speed}{went_on}"), ("memory", memory)]
+    if summary.uploaded_bytes:
+        rows.append(
+            ("sent", f"{format_bytes(summary.uploaded_bytes)}, the run waited {_seconds(summary.upload_s)} for it at its end")
+        )
     if summary.restarts:
         rows.append(("restarts", f"{summary.restarts} (the worker was lost and went on from the last commit)"))
     rows += [("skipped", ", ".join(f"{n:,} {reason}" for reason, n in sorted(summary.skipped.items())) or "none")]
@@ -218,7 +222,7 @@ def report_lines(report: Report) -> str:
     """What verify found, when all is well; damage is rendered as the error that it is."""
     compared = f"{counted(report.compared_documents, 'document')}, {format_bytes(report.compared_bytes)}: the same"
     if not report.sources_compared:
-        compared = "not compared (pass --source INPUT...)"
+        compared = "not compared" if is_url(report.directory) else "not compared (pass --source INPUT...)"
     rows = [
         (
             "files",
@@ -245,7 +249,8 @@ def outcome_lines(outcome: Outcome) -> str:
     ]
     if not outcome.already_complete:
         went_on = ", gone on from an earlier run" if outcome.resumed else ""
-        rows.append(("time", f"{_seconds(outcome.elapsed_s)}, {_rate(outcome.bytes_per_s)}{went_on}"))
+        rate = f", {_rate(outcome.bytes_per_s)}" if outcome.bytes_per_s else ""
+        rows.append(("time", f"{_seconds(outcome.elapsed_s)}{rate}{went_on}"))
         rows.append(("memory", f"{format_memory(outcome.peak_rss_bytes)} at the peak"))
     rows.append(("files", f"{len(outcome.files):,}, {format_bytes(outcome.bytes_out)}"))
     rows += [("in", printable_line(outcome.out)), ("next", f"tokmill verify {_quoted(outcome.out)}")]

@@ -42,6 +42,8 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
     """Its name, for formats that note it."""
     shards: Shards | None = None
     """None: a side is one file."""
+    part: int | None = None
+    """Of an output in parts, the one to be written; its number is in the names of its files, and it has none without a token."""
 
     @property
     def item_bytes(self) -> int:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Self
 import xxhash
 
 from tokmill import pagecache
-from tokmill.errors import DamageError
+from tokmill.errors import DamageError, UsageError
 from tokmill.kept import is_current, open_file, replaced_error
 from tokmill.manifest import FileSpan, Manifest, load_manifest
 from tokmill.types import Counts, Cursor, Head, path_to_text
@@ -182,6 +182,13 @@ class Source:
     def load(cls, directory: Path) -> Self:
         """Raises UsageError where no complete output is, DamageError for a manifest that cannot be trusted."""
         manifest = load_manifest(directory)
+        if manifest.content.split:
+            raise UsageError(
+                f"this is part {manifest.content.split} of an output",
+                where=str(directory),
+                allowed="whole outputs",
+                next_step="tokmill finalize DIR puts the parts together, DIR being what was --out",
+            )
         return cls(directory, manifest, _steps(manifest))
 
     @property

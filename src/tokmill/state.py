@@ -8,16 +8,22 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from typing import TYPE_CHECKING
 
 from tokmill import durable
 from tokmill.durable import DirectoryLock, storage_errors
-from tokmill.errors import DamageError
+from tokmill.errors import DamageError, UsageError
+from tokmill.manifest import BESIDE, MANIFEST_NAME
+from tokmill.sharding import SIDES
+from tokmill.words import counted
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 STATE_NAME = ".tokmill"
+_SENT_NAME = ".tokmill.sent"
+"""Directory of a staged output with a file for each one that was sent to a store and is no longer here."""
 
 
 def state_of(directory: Path) -> Path:
@@ -33,6 +39,27 @@ def part_of(directory: Path, name: str) -> Path:
 def flat_name(name: str) -> str:
     """The name of a file of an output where there are no subdirectories."""
     return name.replace("/", "%")
+
+
+def plan_of(directory: Path) -> Path:
+    """Where an output that is made in parts has its plan."""
+    return state_of(directory) / "plan"
+
+
+def parts_of(directory: Path) -> Path:
+    """Where it has the output directories of its parts."""
+    return state_of(directory) / "parts"
+
+
+def refuse_parts(directory: Path) -> None:
+    """Raises UsageError where an output is being made in parts."""
+    if plan_of(directory).exists():
+        raise UsageError(
+            "an output is being made in parts in this directory",
+            where=str(state_of(directory)),
+            allowed="the commands that make its parts, and tokmill finalize when all are there",
+            next_step=f"go on with those, choose another --out, or give it up: remove {state_of(directory)}",
+        )
 
 
 def history_of(directory: Path) -> Path:
@@ -53,9 +80,55 @@ def hold(directory: Path) -> DirectoryLock:
     return DirectoryLock(state / "lock")
 
 
+def size_of(path: Path) -> int:
+    """Bytes of a regular file; -1 where there is none, or a link. Raises OSError."""
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return -1
+    return found.st_size if stat.S_ISREG(found.st_mode) else -1
+
+
+def check_size(path: Path, size_bytes: int, what: str) -> None:
+    """Raises DamageError for a file that is not there or has another size."""
+    size = size_of(path)
+    if size != size_bytes:
+        raise DamageError(
+            f"{what} is missing" if size < 0 else f"{what} has {counted(size, 'byte')}",
+            where=str(path),
+            allowed=f"{counted(size_bytes, 'byte')}, as its manifest says",
+            next_step="run the same command with --fresh to start over",
+        )
+
+
 def is_begun(directory: Path) -> bool:
     """Whether a run left something here that the next one goes on with. Raises StorageError."""
-    return (state_of(directory) / "journal").exists() and bool(part_files(directory))
+    return (state_of(directory) / "journal").exists() and (bool(part_files(directory)) or (directory / _SENT_NAME).is_dir())
+
+
+def sent_mark(directory: Path, name: str) -> Path:
+    """What says that the complete file `name` of a staged output was sent, with what the store says of it."""
+    return directory / _SENT_NAME / f"{flat_name(name)}.json"
+
+
+def is_sent(directory: Path, name: str) -> bool:
+    """Whether a complete file of an output lies in a store, not here."""
+    return sent_mark(directory, name).exists()
+
+
+def discard_sent(directory: Path) -> None:
+    """Forget what was sent, before all of it is made again. Raises OSError."""
+    marks = directory / _SENT_NAME
+    for mark in marks.iterdir() if marks.is_dir() else ():
+        mark.unlink()
+    if marks.is_dir():
+        marks.rmdir()
+        durable.sync_directory(directory)
+
+
+def staged_bytes(directory: Path) -> int:
+    """What the files of a run that is not complete take here, but for those that were sent."""
+    return sum(max(0, size_of(part)) for part in part_files(directory))
 
 
 def let_go(directory: Path, lock: DirectoryLock) -> None:
@@ -73,3 +146,24 @@ def part_files(directory: Path) -> list[Path]:
     with storage_errors(state):
         names = durable.uninterrupted(lambda: os.listdir(state)) if state.is_dir() else []
     return [state / name for name in names if name.endswith(".part")]
+
+
+def refuse_strangers(directory: Path) -> None:
+    """Raises UsageError for files that publishing may overwrite and that nobody vouches for."""
+    if (directory / MANIFEST_NAME).exists():
+        return
+    for name in sorted(durable.uninterrupted(lambda: os.listdir(directory))):
+        if name in SIDES or name.startswith(tuple(f"{side}{mark}" for side in SIDES for mark in "._")):
+            raise UsageError(
+                "the output directory holds a file that no tokmill manifest vouches for",
+                where=str(directory / name),
+                allowed="a new or empty directory, or one that tokmill made",
+                next_step="choose another --out, move the file away, or pass --fresh to overwrite it",
+            )
+        if not name.startswith(".") and name not in BESIDE:
+            raise UsageError(
+                "the output directory holds other files: verify would call them damage, and a trainer may read them",
+                where=str(directory / name),
+                allowed="a new or empty directory, or one that tokmill made",
+                next_step="choose another --out, or move the files away",
+            )

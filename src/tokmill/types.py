@@ -297,6 +297,8 @@ class Started(Event, frozen=True, kw_only=True):
     n_threads: int
     batch_bytes: int
     budget_bytes: int
+    verb: str = ""
+    """What is done, where that is not what the command is for."""
 
 
 class Progress(Event, frozen=True, kw_only=True):
@@ -359,6 +361,9 @@ class Finished(Event, frozen=True, kw_only=True):
     resumed: bool
     already_complete: bool = False
     """Nothing was to be done: the output was complete."""
+    uploaded_bytes: int = 0
+    """Sent to a store when the output was complete, with what was there already."""
+    upload_s: float = 0.0
     files: dict[str, FileEntry] = {}
     """By name."""
 

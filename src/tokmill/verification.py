@@ -9,26 +9,25 @@ against the files.
 from __future__ import annotations
 
 import os
-import stat
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from tokmill.compare import compare_with_sources
-from tokmill.durable import uninterrupted
-from tokmill.errors import DamageError, StorageError
-from tokmill.kept import is_current, open_file, pending_append
-from tokmill.manifest import BESIDE, MANIFEST_NAME, Manifest, load_manifest
+from tokmill.errors import DamageError, UsageError
+from tokmill.manifest import BESIDE, MANIFEST_NAME, Manifest
+from tokmill.places import LocalPlace, NotReadableError, place_of
 from tokmill.scan import Outline, Scan
 from tokmill.sharding import Shards
-from tokmill.types import Counts, Notice, Progress, Started
+from tokmill.types import Counts, Notice, Progress, Started, is_url
 from tokmill.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
+    from tokmill.places import Opened, Place
     from tokmill.protocols import Observer
     from tokmill.types import FileEntry
 
@@ -90,6 +89,9 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
             return
         again = f"tokmill tokenize ... --out {self.directory} --fresh"
         next_step = f"tokmill verify {self.directory} --repair, restore it from a copy, or make it again: {again}"
+        if is_url(self.directory):
+            # Nothing is mended there in place.
+            next_step = f"make it again: {again}; or copy it to a directory and tokmill verify DIR --repair"
         if self.repaired is not None:
             next_step = f"what could be made again is; move away what the manifest does not list, or make all of it again: {again}"
         elif self.problems and all(problem.what == _FOREIGN for problem in self.problems):
@@ -166,42 +168,44 @@ def verify(
 ) -> Report:
     """Check every byte of a complete output directory; with `sources`, also decode all of it and compare it with the corpus.
 
+    directory: or the URL of a prefix of a store, whose objects are read through one by one; not with sources.
     sources: inputs as given to `tokenize`, in the same order; glob, input_format: likewise. memory: for reading the sources, bytes
     or text such as `512MiB`; 1 GiB when None. Problems are in the report, not
     raised (`raise_for_damage`). Raises UsageError for a directory without manifest, DamageError for a manifest that cannot be
     trusted, InputError for sources that cannot be read, ChangedError for sources that are not those that were tokenized.
     """
-    directory = Path(directory)
-    try:
-        manifest = load_manifest(directory)
-    except OSError as error:
-        raise _unreadable(directory / MANIFEST_NAME, error) from error
+    place = place_of(directory)
+    if sources is not None and not isinstance(place, LocalPlace):
+        raise _only_local(place.name)
+    manifest = place.manifest()
     findings = Findings(observers)
     findings.begin(sum(entry.size_bytes for entry in manifest.files.values()))
     check_manifest(manifest, findings)
-    _check_names(directory, manifest, findings)
+    _check_names(place, manifest, findings)
     outline, buffer = Outline(manifest), memoryview(bytearray(_BLOCK_BYTES))
     for name in manifest.files:
-        _check_file(directory, name, outline, findings, buffer)
-    if pending_append(directory, manifest):
+        _check_file(place, name, outline, findings, buffer)
+    if place.pending_append(manifest):
         findings.notice("an append is being published, or was interrupted then: this is the output before it, not compared")
         sources = None
     documents = n_bytes = 0
-    if sources is not None and not findings.n_problems:
+    if isinstance(place, LocalPlace) and sources is not None and not findings.n_problems:
         names = [sources] if isinstance(sources, str) else list(sources)
-        documents, n_bytes = compare_with_sources(directory, manifest, names, glob, input_format, findings, memory)
+        documents, n_bytes = compare_with_sources(place.directory, manifest, names, glob, input_format, findings, memory)
     elif sources is not None:
         findings.notice("the files are damaged: not compared with the sources")
-    if findings.n_problems and (not is_current(directory, manifest) or (sources and pending_append(directory, manifest))):
+    if findings.n_problems and (not place.is_current(manifest) or (sources and place.pending_append(manifest))):
         # An append was published meanwhile, or is now: what was read is partly its output.
         return verify(directory, sources=sources, glob=glob, input_format=input_format, memory=memory, observers=observers)
-    return _report(directory, manifest, findings, is_compared=documents >= 0 and sources is not None, compared=(documents, n_bytes))
+    return _report(
+        place.name, manifest, findings, is_compared=documents >= 0 and sources is not None, compared=(documents, n_bytes)
+    )
 
 
-def _report(directory: Path, manifest: Manifest, findings: Findings, *, is_compared: bool, compared: tuple[int, int]) -> Report:
+def _report(directory: str, manifest: Manifest, findings: Findings, *, is_compared: bool, compared: tuple[int, int]) -> Report:
     sums = {side: [entry for entry in manifest.files.values() if entry.side == side] for side in ("train", "val")}
     return Report(
-        directory=str(directory),
+        directory=directory,
         ok=not findings.n_problems,
         problems=findings.problems,
         n_problems=findings.n_problems,
@@ -216,6 +220,15 @@ def _report(directory: Path, manifest: Manifest, findings: Findings, *, is_compa
         compared_documents=compared[0],
         compared_bytes=compared[1],
         elapsed_s=findings.elapsed_s,
+    )
+
+
+def _only_local(url: str) -> UsageError:
+    return UsageError(
+        "an output in a store is not compared with its sources",
+        where=url,
+        allowed="the URL alone: every byte is held against the digest it was written with",
+        next_step=f"leave out --source, or copy it to a directory first: aws s3 sync {url} DIR",
     )
 
 
@@ -241,61 +254,44 @@ def check_manifest(manifest: Manifest, findings: Findings) -> None:
         findings.add(MANIFEST_NAME, f"segments speak of {name}, which is not listed")
 
 
-def _check_names(directory: Path, manifest: Manifest, findings: Findings) -> None:
+def _check_names(place: Place, manifest: Manifest, findings: Findings) -> None:
     """Files that nobody vouches for are damage: a trainer that opens `*.bin` would read them."""
     subs = {os.path.dirname(name) for name in manifest.files} - {""}
     found = []
     for sub in ("", *sorted(subs)):
-        if sub and not (directory / sub).is_dir():
-            continue
-        for entry in _names(directory / sub):
+        for entry in place.names(sub):
             name = os.path.join(sub, entry)
             if name not in manifest.files and name not in _KNOWN | subs and not entry.startswith("."):
                 found.append(name)
     # In this order: where no append is seen, either there was none or its manifest is there now.
-    pending = pending_append(directory, manifest) if found else None
+    pending = place.pending_append(manifest) if found else None
     expected = {part for name in pending.files for part in (name, os.path.dirname(name))} if pending else set()
     for name in found:
         if name not in expected:
             findings.add(name, _FOREIGN)
 
 
-def _names(directory: Path) -> list[str]:
-    try:
-        return sorted(uninterrupted(lambda: os.listdir(directory)))
-    except OSError as error:
-        raise _unreadable(directory, error) from error
-
-
-def _check_file(directory: Path, name: str, outline: Outline, findings: Findings, buffer: memoryview) -> None:
+def _check_file(place: Place, name: str, outline: Outline, findings: Findings, buffer: memoryview) -> None:
     """Size, digests, ids and documents of one file. buffer: what is read goes there."""
-    path, manifest = directory / name, outline.manifest
-    entry = manifest.files[name]
+    entry = outline.manifest.files[name]
     try:
-        fd = open_file(directory, manifest, name)
-    except FileNotFoundError:
-        findings.add(name, "the file is missing")
+        opened = place.open(outline.manifest, name)
+    except NotReadableError as error:
+        findings.add(name, error.what)
         return
-    except OSError as error:
-        findings.add(name, f"the file cannot be opened: {error.strerror}")
-        return
-    with open(fd, "rb", buffering=0) as file:
-        found = os.fstat(fd)
-        if not stat.S_ISREG(found.st_mode):
-            findings.add(name, "it is not a regular file")
-            return
-        _check_size(name, entry, found.st_size, findings)
+    with opened:
+        _check_size(name, entry, opened.size_bytes, findings)
         scan = Scan(name, outline, findings)
-        n_bytes = min(found.st_size, entry.size_bytes)
-        head = b"".join(_blocks(file, min(entry.head_bytes, n_bytes), path, buffer))
+        n_bytes = min(opened.size_bytes, entry.size_bytes)
+        head = b"".join(_blocks(opened, min(entry.head_bytes, n_bytes), buffer))
         if len(head) == entry.head_bytes:
             scan.update_head(head)
         findings.bytes_checked += len(head)
-        for block in _blocks(file, n_bytes - len(head), path, buffer):
+        for block in _blocks(opened, n_bytes - len(head), buffer):
             scan.update(block)
             findings.bytes_checked += len(block)
             findings.tell(findings.bytes_checked, Counts())
-        if found.st_size >= entry.size_bytes:
+        if opened.size_bytes >= entry.size_bytes:
             scan.finish()
 
 
@@ -308,16 +304,13 @@ def _check_size(name: str, entry: FileEntry, size_bytes: int, findings: Findings
         findings.add(name, f"the file has {counted(size_bytes - entry.size_bytes, 'byte')} too many", entry.size_bytes, size_bytes)
 
 
-def _blocks(file: object, n_bytes: int, path: Path, buffer: memoryview) -> Iterator[memoryview]:
+def _blocks(opened: Opened, n_bytes: int, buffer: memoryview) -> Iterator[memoryview]:
     """The first `n_bytes` bytes of a file, in blocks that are valid until the next."""
     left = n_bytes
     while left:
         want, got = min(left, _BLOCK_BYTES), 0
         while got < want:
-            try:
-                n = file.readinto(buffer[got:want])  # type: ignore[attr-defined]
-            except OSError as error:
-                raise _unreadable(path, error) from error
+            n = opened.read_into(buffer[got:want])
             if not n:
                 break
             got += n
@@ -325,12 +318,3 @@ def _blocks(file: object, n_bytes: int, path: Path, buffer: memoryview) -> Itera
             return
         yield buffer[:got]
         left -= got
-
-
-def _unreadable(path: Path, error: OSError) -> StorageError:
-    return StorageError(
-        f"cannot read it: {error.strerror}",
-        where=str(path),
-        allowed="files that can be read",
-        next_step="check the disk, then verify again",
-    )

@@ -39,6 +39,8 @@ from tokmill.probe import cgroup_limit_bytes, data_bytes, give_way, machine_byte
 from tokmill.read.corpus import CorpusReader
 from tokmill.read.urls import restore
 from tokmill.recorder import Recorder
+from tokmill.room import wait_for_room
+from tokmill.splits import outside_bytes
 from tokmill.stage import EncodeStage
 from tokmill.types import (
     STDIN,
@@ -136,12 +138,14 @@ class Worker:
         chronicle = self._chronicle = Chronicle(output)
         recorder = Recorder(self._job, output, self._tell_all, self._position(output.cursor))
         self._tell_all(self._started(output))
-        with self._encoded(self._reader(), output.cursor, recorder) as results:
+        reader = self._reader()
+        with self._encoded(reader, output.cursor, recorder) as results:
             try:
                 for encoded in results:
                     recorder.add(encoded)
+                    self._wait_for_room(output, recorder)
                 recorder.wait_for_stdin_end()
-                if self._is_to_end(recorder):
+                if self._is_to_end(recorder, reader):
                     raise self._ended(output.directory, _COMMITTED)
             except BaseException:
                 # What was written before is kept, whatever went wrong behind it.
@@ -153,10 +157,18 @@ class Worker:
         output.publish(manifest)
         self._emit(_finished(manifest, recorder.elapsed_s, resumed=resumed))
 
-    def _is_to_end(self, recorder: Recorder) -> bool:
+    def _wait_for_room(self, output: Output, recorder: Recorder) -> None:
+        def on_tick() -> None:
+            self._tell(recorder.elapsed_s, recorder.position_bytes, recorder.counts)
+
+        limit_bytes = self._job.resources.stage_bytes
+        wait_for_room(output, recorder, limit_bytes, on_tick, lambda: self._stopped or self._leaving is not None)
+
+    def _is_to_end(self, recorder: Recorder, reader: CorpusReader) -> bool:
         """Whether the run ends here: before the corpus does, or by a signal that may have ended standard input, too."""
-        inputs = self._job.content.inputs
-        return recorder.reached.input_index < len(inputs) or (self._stopped and any(i.path == STDIN for i in inputs))
+        inputs, reached = self._job.content.inputs, recorder.reached
+        is_behind = reached.input_index >= len(inputs) or reached == reader.end
+        return not is_behind or (self._stopped and any(i.path == STDIN for i in inputs))
 
     def _mend(self, directory: Path) -> None:
         repair = open_repair(directory)
@@ -214,8 +226,13 @@ class Worker:
         """Bytes on disk before the cursor; of a compressed input that was begun, none."""
         inputs = self._job.content.inputs
         before = sum(i.size_bytes or 0 for i in inputs[: cursor.input_index])
+        before -= self._outside()[0] if before or cursor.offset else 0
         is_plain = cursor.input_index < len(inputs) and not is_packed(inputs[cursor.input_index])
         return before + (cursor.offset if is_plain else 0)
+
+    def _outside(self) -> tuple[int, int]:
+        """Bytes of the inputs before and behind what the job has a share in."""
+        return outside_bytes(self._job.content.split, self._job.content.inputs)
 
     @cached_property
     def _cutter(self) -> Cutter | None:
@@ -270,7 +287,7 @@ class Worker:
         inputs, resources = self._job.content.inputs, self._job.resources
         sizes = [i.size_bytes for i in inputs]
         return Started(
-            total_bytes=sum(s for s in sizes if s is not None) if None not in sizes else None,
+            total_bytes=sum(s for s in sizes if s is not None) - sum(self._outside()) if None not in sizes else None,
             resumed_bytes=output.counts.bytes_in,
             position_bytes=self._position(output.cursor),
             n_threads=resources.n_threads,

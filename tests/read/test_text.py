@@ -17,22 +17,11 @@ import pytest
 from builders import a_content
 from hypothesis import example, given
 from hypothesis import strategies as st
-from reading import SpaceCutter, a_reader, read_all, write
+from reading import SEPARATORS, SpaceCutter, a_reader, contents, read_all, write
 
 from tokmill.errors import InputError
 from tokmill.read.utf8 import first_invalid
 from tokmill.types import Cursor, Input
-
-SEPARATORS = ("<|endoftext|>", "\n\n", "aa", "aba", "a", " a", "é")
-
-
-def contents(separator: str) -> st.SearchStrategy[bytes]:
-    """Mixtures of text, separators, and pieces of separators."""
-    data = separator.encode()
-    bits = st.sampled_from(
-        [data, data[:1], data[1:], data[: len(data) // 2], b"a", b"ab ", b"c d", b" ", b"\n", "é€".encode(), b"word word"]
-    )
-    return st.lists(bits, max_size=40).map(b"".join)
 
 
 @st.composite

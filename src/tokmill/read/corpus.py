@@ -14,10 +14,12 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from tokmill.errors import TokmillError
+from tokmill.read.bounds import find_stretch
 from tokmill.read.guess import check_pipe
 from tokmill.read.position import Position, Settings
 from tokmill.read.seekable import open_seekable
 from tokmill.read.stream import open_stream
+from tokmill.splits import Split
 from tokmill.types import BLOCK_BYTES, DIVIDE_ABOVE_BYTES, WITH_FOOTER, Batch, Counts, Cursor, SourceFormat
 
 if TYPE_CHECKING:
@@ -25,7 +27,8 @@ if TYPE_CHECKING:
 
     from tokmill.config import Content, Resources
     from tokmill.protocols import Cutter
-    from tokmill.types import Location
+    from tokmill.read.bounds import Stretch
+    from tokmill.types import Input, Location
 
 READERS: dict[SourceFormat, str] = {
     "text": "tokmill.read.text:read_text",
@@ -58,6 +61,9 @@ class CorpusReader:
         # U+FFFD for a bad byte makes a text up to three times as long; in a window it must stay below what is divided.
         batch_bytes = max(1, min(resources.batch_bytes, divide_above_bytes // 3))
         self._inputs = content.inputs
+        self._split = content.split if isinstance(content.split, Split) else None
+        self.end: Cursor | None = None
+        """Where reading ended, once it has: behind the last input, or where a part ends in it."""
         self._checks_pipes = resources.refuse_json_lines
         self._settings = Settings(
             content=content,
@@ -95,22 +101,42 @@ class CorpusReader:
 
     def _unpacked(self, start: Cursor) -> Iterator[Batch]:
         n_before = sum(source.size_bytes or 0 for source in self._inputs[: start.input_index])
+        if self._split and start.input_index:
+            n_before -= self._split.begin
+        after = Cursor(input_index=len(self._inputs))
         for i in range(start.input_index, len(self._inputs)):
-            n_before = yield from self._input(i, start if i == start.input_index else Cursor(input_index=i), n_before)
+            n_before, after = yield from self._input(i, start if i == start.input_index else Cursor(input_index=i), n_before)
+        self.end = after
 
-    def _input(self, i: int, start: Cursor, n_before: int) -> Generator[Batch, None, int]:
-        """Batches of one input; the bytes on disk that lie before the next."""
+    def _input(self, i: int, start: Cursor, n_before: int) -> Generator[Batch, None, tuple[int, Cursor]]:
+        """Batches of one input; the bytes on disk that lie before the next, and the cursor behind it."""
         source = self._inputs[i]
+        stretch = find_stretch(self._settings.content, self._split, i) if self._split else None
+        if stretch is None:
+            return (yield from self._read(source, Position(source, i, start), start, None, n_before))
+        start, n_before = stretch.starts(start), n_before - stretch.begin_byte
+        if not stretch.is_over(start):
+            return (yield from self._read(source, stretch.position(start), start, stretch, n_before))
+        nothing = stretch.nothing(start)
+        n_before += nothing.position_bytes
+        yield replace(nothing, position_bytes=n_before)
+        return n_before, nothing.after or start
+
+    def _read(
+        self, source: Input, position: Position, start: Cursor, stretch: Stretch | None, n_before: int
+    ) -> Generator[Batch, None, tuple[int, Cursor]]:
         read = _reader_of(source.format)
         # What the reader of the format reads from.
         stream: Any = open_seekable(source) if source.format in WITH_FOOTER else open_stream(source)
         try:
-            position = Position(source, i, start)
+            if stretch is not None and source.format not in WITH_FOOTER:
+                stream = stretch.stream(stream)
             if self._checks_pipes and source.size_bytes is None and not start.offset:
                 stream = check_pipe(stream, source, self._settings.content.text_key)
             for batch in read(stream, position, self._settings, start):
-                yield replace(batch, position_bytes=n_before + batch.position_bytes)
-            return n_before + int(stream.raw_position())
+                counts = stretch.counted(batch) if stretch is not None else batch.counts
+                yield replace(batch, position_bytes=n_before + batch.position_bytes, counts=counts)
+            return n_before + int(stream.raw_position()), position.end()
         finally:
             stream.close()
 

@@ -29,6 +29,8 @@ class StoredGroup:
     n_rows: int
     stored_bytes: int
     """Of the column of texts, decompressed but still encoded."""
+    begin_byte: int
+    """Of the file: its first page."""
 
 
 def open_parquet(file: SeekableFile, key: str, where: Location, budget_bytes: int) -> pq.ParquetFile:
@@ -55,6 +57,7 @@ def stored_groups(source: Input, key: str) -> list[StoredGroup]:
             group = metadata.row_group(i)
             columns = [group.column(j) for j in range(group.num_columns)]
             n_bytes = sum(column.total_uncompressed_size for column in columns if column.path_in_schema == key)
-            groups.append(StoredGroup(first, group.num_rows, n_bytes))
+            places = [place for column in columns for place in (column.dictionary_page_offset, column.data_page_offset) if place]
+            groups.append(StoredGroup(first, group.num_rows, n_bytes, min(places, default=0)))
             first += group.num_rows
     return groups

@@ -50,10 +50,11 @@ class _ParquetReader:
         opened = open_parquet(
             self._file, self._settings.content.text_key, whole_file(self._position.location()), self._settings.budget_bytes
         )
-        first = 0
+        first, end = 0, self._position.behind_record
         for group in range(opened.metadata.num_row_groups):
             behind = first + opened.metadata.row_group(group).num_rows
-            if start.record < behind:
+            # A part of a file ends where a row group does.
+            if start.record < behind and (end is None or behind <= end):
                 yield from self._group(opened, group, first, behind)
             first = behind
         self._file.check_unchanged()

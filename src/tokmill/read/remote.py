@@ -55,14 +55,34 @@ PLANNING = Patience(attempts=4)
 """Somebody waits, and a name that was mistyped fails like a store that is down."""
 
 
-class _Closed(Exception):  # noqa: N818  no error: nobody wants the bytes any more
-    """The stream was closed while its bytes were waited for."""
+class Closed(Exception):  # noqa: N818  no error: nobody wants the bytes any more
+    """What was waited for is not wanted any more."""
 
 
 def patiently(attempt: Callable[[], T], patience: Patience, where: Callable[[], str], closed: threading.Event | None = None) -> T:
     """What an attempt returns, tried again after each Hiccup. where: for the error, URL and byte.
 
     Raises DamagedInputError when patience ends.
+    """
+
+    def give_up(how: str) -> DamagedInputError:
+        return DamagedInputError(
+            f"cannot be read: {how}",
+            where=where(),
+            allowed="a store that answers",
+            next_step="check the URL, the connection and the store, and run the same command again"
+            + ("" if patience is PLANNING else ": it resumes"),
+        )
+
+    return insist(attempt, patience, give_up, closed)
+
+
+def insist(
+    attempt: Callable[[], T], patience: Patience, give_up: Callable[[str], Exception], closed: threading.Event | None = None
+) -> T:
+    """What an attempt returns, tried again after each Hiccup until patience ends; then raises what `give_up` makes of it.
+
+    closed: when it is set, nobody waits any longer: raises Closed.
     """
     began_s = time.monotonic()
     for n_failed in range(1, patience.attempts + 1):
@@ -76,14 +96,8 @@ def patiently(attempt: Callable[[], T], patience: Patience, where: Callable[[], 
         if closed is None:
             time.sleep(pause_s)
         elif closed.wait(pause_s):
-            raise _Closed
-    raise DamagedInputError(
-        f"cannot be read: {last.what}, {patience.attempts} times in {time.monotonic() - began_s:.0f} s",
-        where=where(),
-        allowed="a store that answers",
-        next_step="check the URL, the connection and the store, and run the same command again"
-        + ("" if patience is PLANNING else ": it resumes"),
-    ) from None
+            raise Closed
+    raise give_up(f"{last.what}, {patience.attempts} times in {time.monotonic() - began_s:.0f} s") from None
 
 
 class Fetcher:
@@ -149,7 +163,7 @@ class _Ahead:
         with self._changed:
             self._changed.wait_for(lambda: self._closed or self._n_taken in self._blocks)
             if self._closed:
-                raise _Closed
+                raise Closed
             block = self._blocks.pop(self._n_taken)
             self._n_taken += 1
             self._changed.notify_all()

@@ -32,7 +32,7 @@ _TRANSIENT = {
     "IncompleteBody",
 }
 _DENIED = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "AccessDenied", "Forbidden"}
-_CREDENTIALS = (
+CREDENTIALS = (
     "check the credentials (AWS_ACCESS_KEY_ID, AWS_PROFILE, ...), or FSSPEC_S3_ANON=true for a public bucket; "
     "the same command resumes"
 )
@@ -42,15 +42,11 @@ class S3Store:
     """See `stores.Store`."""
 
     def __init__(self, _scheme: str) -> None:
-        import fsspec
-
-        configured = fsspec.config.conf.get("s3", {}).get("config_kwargs", {})
-        self._fs = filesystem("s3", config_kwargs={**configured, "retries": {"total_max_attempts": 1}})
-        self._fs.retries = 1
+        self._fs = s3_filesystem()
 
     def look(self, url: str) -> Found | None:
         """See Store."""
-        bucket, key = self._split(url)
+        bucket, key = split_url(url)
         if not key:
             return None
         head = self._sync(named(url), self._fs._call_s3, "head_object", Bucket=bucket, Key=key, is_gone=lambda: None)  # noqa: SLF001
@@ -58,14 +54,14 @@ class S3Store:
 
     def below(self, url: str) -> Sequence[Found]:
         """See Store."""
-        bucket, key = self._split(url)
+        bucket, key = split_url(url)
         path = f"{bucket}/{key}".rstrip("/")
         found = self._sync(named(url), self._fs._find, path, detail=True, is_gone=dict)  # noqa: SLF001
         return _objects(info for name, info in found.items() if name.startswith(f"{path}/"))
 
     def matching(self, pattern: str) -> tuple[Sequence[Found], Sequence[str]]:
         """See Store."""
-        bucket, key = self._split(pattern)
+        bucket, key = split_url(pattern)
         found = self._sync(named(pattern), self._fs._glob, f"{bucket}/{key}", detail=True, is_gone=dict)  # noqa: SLF001
         return _objects(found.values()), [f"s3://{i['name']}/" for i in found.values() if i["type"] == "directory"]
 
@@ -84,7 +80,7 @@ class S3Store:
         """Nothing is held."""
 
     async def _fetch(self, pin: Pin, landing: Landing) -> None:
-        bucket, key = self._split(pin.url)
+        bucket, key = split_url(pin.url)
         kind, _, etag = (pin.version or "").partition(" ")
         condition = {"IfMatch": etag} if kind == "etag" else {}
         answer = await self._fs._call_s3(  # noqa: SLF001
@@ -103,19 +99,6 @@ class S3Store:
                 landing.add(chunk)
         finally:
             body.close()
-
-    def _split(self, url: str) -> tuple[str, str]:
-        if has_credentials(url):
-            raise UsageError(
-                "user and password in an s3:// URL are not read",
-                where=named(url),
-                allowed="s3://bucket/key",
-                next_step="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
-            )
-        bucket, _, key = url.partition("://")[2].partition("/")
-        if not bucket:
-            raise UsageError("no bucket is named", where=named(url), allowed="s3://bucket/key", next_step="check the URL")
-        return bucket, key
 
     def _sync(self, name: str, function: Any, *arguments: Any, is_gone: Any = None, **options: Any) -> Any:
         """Call a coroutine in fsspec's thread; is_gone: gives the answer for what is not there, else that is a change."""
@@ -139,15 +122,42 @@ class S3Store:
         return sync(self._fs.loop, translated)
 
 
+def s3_filesystem() -> Any:
+    """s3fs as its configuration and the environment say, that tries once."""
+    import fsspec
+
+    configured = fsspec.config.conf.get("s3", {}).get("config_kwargs", {})
+    # MD5 is the checksum that every such store knows.
+    own = {"request_checksum_calculation": "when_required", "max_pool_connections": 16}
+    found = filesystem("s3", config_kwargs={**own, **configured, "retries": {"total_max_attempts": 1}})
+    found.retries = 1
+    return found
+
+
+def split_url(url: str) -> tuple[str, str]:
+    """Bucket and key. Raises UsageError."""
+    if has_credentials(url):
+        raise UsageError(
+            "user and password in an s3:// URL are not read",
+            where=named(url),
+            allowed="s3://bucket/key",
+            next_step="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
+        )
+    bucket, _, key = url.partition("://")[2].partition("/")
+    if not bucket:
+        raise UsageError("no bucket is named", where=named(url), allowed="s3://bucket/key", next_step="check the URL")
+    return bucket, key
+
+
 def _meaning(error: Exception, name: str) -> Hiccup | TokmillError:
     """What an error of the library is to us."""
     from botocore import exceptions as boto
 
-    cause = error if isinstance(error, boto.ClientError) else error.__cause__
-    if isinstance(cause, boto.ClientError):
-        return _answered(cause, name)
-    if isinstance(error, (boto.NoCredentialsError, boto.PartialCredentialsError, boto.ProfileNotFound, boto.TokenRetrievalError)):
-        return denied(name, f"no credentials ({type(error).__name__})", _CREDENTIALS)
+    answer = answer_of(error)
+    if answer is not None:
+        return _answered(*answer, name)
+    if lacks_credentials(error):
+        return denied(name, f"no credentials ({type(error).__name__})", CREDENTIALS)
     if isinstance(error, (boto.ParamValidationError, boto.InvalidEndpointConfigurationError)):
         return UsageError(
             "the bucket or key is not a possible one", where=name, allowed="s3://bucket/key", next_step="check the URL"
@@ -157,18 +167,46 @@ def _meaning(error: Exception, name: str) -> Hiccup | TokmillError:
     return Hiccup(f"connection failed: {type(error).__name__}")
 
 
-def _answered(error: Any, name: str) -> Hiccup | TokmillError:
+def _answered(code: str, status: int, name: str) -> Hiccup | TokmillError:
     """What an answer with an error in it means."""
-    code = str(error.response.get("Error", {}).get("Code", ""))
-    status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
     what = f"HTTP {status}" + (f" {code}" if code and code != str(status) else "")
     if status in {412, 416}:
         return changed(name, "it is no longer the object of that version and size")
-    if code in _TRANSIENT or status == 429 or (status >= 500 and status != 501):
+    if is_passing(code, status):
         return Hiccup(what)
-    if code in _DENIED or status in {401, 403}:
-        return denied(name, what, _CREDENTIALS)
+    if is_denied(code, status):
+        return denied(name, what, CREDENTIALS)
     return refused(name, what)
+
+
+def answer_of(error: Exception) -> tuple[str, int] | None:
+    """Code and HTTP status of the answer that an error of the library is about; None: there was no answer."""
+    from botocore.exceptions import ClientError
+
+    cause = error if isinstance(error, ClientError) else error.__cause__
+    if not isinstance(cause, ClientError):
+        return None
+    response: dict[str, Any] = cause.response
+    return str(response.get("Error", {}).get("Code", "")), int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def is_passing(code: str, status: int) -> bool:
+    """Whether such an answer may pass by itself."""
+    return code in _TRANSIENT or status == 429 or (status >= 500 and status != 501)
+
+
+def is_denied(code: str, status: int) -> bool:
+    """Whether such an answer is about who asks."""
+    return code in _DENIED or status in {401, 403}
+
+
+def lacks_credentials(error: Exception) -> bool:
+    """Whether nothing was asked of the store because nobody said who asks."""
+    from botocore import exceptions as boto
+
+    return isinstance(
+        error, (boto.NoCredentialsError, boto.PartialCredentialsError, boto.ProfileNotFound, boto.TokenRetrievalError)
+    )
 
 
 def _version(etag: str | None) -> str | None:

@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from tokmill.sharding import Layout, Shards
+from tokmill.splits import Split
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,6 +30,10 @@ def make_writer(files: OutputFiles, state: Mapping[str, int], layout: Layout) ->
     # Here, so that planning loads no numpy.
     from tokmill.write.shards import ShardedWriter
 
+    if layout.part is not None:
+        from tokmill.write.numbered import NumberedFiles
+
+        files = NumberedFiles(files, layout.part)
     return ShardedWriter(_make_format(files, layout), state, layout)
 
 
@@ -52,4 +57,5 @@ def layout_of(content: Content) -> Layout:
         eot_id=content.tokenizer.eot_id,
         tokenizer=content.tokenizer.name,
         shards=content.shards if isinstance(content.shards, Shards) else None,
+        part=content.split.index if isinstance(content.split, Split) else None,
     )

@@ -39,12 +39,13 @@ class RawFormat:
     def __init__(self, files: OutputFiles, layout: Layout) -> None:
         self._files = files
         self._is_sharded = layout.shards is not None
+        self._is_part = layout.part is not None
 
     def shard(self, side: str, number: int) -> RawShard:
         """Shard `number` of a side."""
         return RawShard(self._files, f"{side}_{number:06}.bin" if self._is_sharded else f"{side}.bin", side)
 
     def finish(self, side: str, n_shards: int) -> None:
-        """A side without a token is an empty file."""
-        if not n_shards and not self._is_sharded:
+        """A side without a token is an empty file, but not of each part."""
+        if not n_shards and not self._is_sharded and not self._is_part:
             self.shard(side, 0).finish(0, 0, 0)

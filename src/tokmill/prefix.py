@@ -1,0 +1,241 @@
+"""A prefix of an object store that holds an output, or will: what is there, whose it is, and the moment at which it is complete.
+
+The output is complete when `manifest.json` is there, which is put last and only where there is none. Before anything is sent, a run
+leaves its claim, `.tokmill/claim.json`: another one, of other inputs or settings, is refused before it has tokenized for hours. Two
+runs of the same inputs and settings make the same bytes and may share a claim; the first manifest stands.
+
+The hard one is that a store has no lock that dies with its holder. A claim stays when its run does not come back, until somebody
+says --fresh. So the claim is a courtesy, and what is safe does not rest on it: every object is made on condition that there is
+none, and before the manifest is put, every object must still be the one that was sent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, TypeVar
+
+import msgspec
+
+from tokmill.errors import ChangedError, DamagedInputError, DamageError, LockedError, StorageError, UsageError
+from tokmill.manifest import MANIFEST_NAME, Manifest, decode_manifest, encode_manifest
+from tokmill.objects import Taken, objects_at
+from tokmill.read.remote import RemoteStream, insist
+from tokmill.read.urls import remember
+from tokmill.sending import WRITING, not_written, stranger
+from tokmill.sharding import SIDES
+from tokmill.state import STATE_NAME
+from tokmill.types import Input
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from tokmill.ledger import Ledger
+    from tokmill.objects import ObjectStore, Stored
+
+T = TypeVar("T")
+
+CLAIM_NAME = f"{STATE_NAME}/claim.json"
+_MOST_MANIFEST_BYTES = 1 << 30
+
+
+class Claim(msgspec.Struct, frozen=True, kw_only=True):
+    """Who is about to write."""
+
+    fingerprint: str
+    """Of what is made."""
+    owner: str
+    """See `ledger.Notes`."""
+
+
+class Prefix:
+    """One prefix. Whatever it asks of the store, it asks with patience; raises StorageError when that ends."""
+
+    def __init__(self, url: str) -> None:
+        """Nothing is asked yet. Raises UsageError for a store that cannot take an output."""
+        self.store: ObjectStore = objects_at(url)
+        self.url = self.store.url
+        self._typed = url.rstrip("/")
+
+    def look(self, name: str) -> Stored | None:
+        """One object; None if there is none."""
+        return self._ask(lambda: self.store.look(name))
+
+    def below(self) -> dict[str, Stored]:
+        """All objects, by name."""
+        return {stored.name: stored for stored in self._ask(self.store.below)}
+
+    def manifest(self) -> Manifest | None:
+        """That of the complete output here; None if there is none. Raises DamageError, UsageError (a newer tokmill's)."""
+        data = self._whole(MANIFEST_NAME)
+        return None if data is None else decode_manifest(data, f"{self.url}/{MANIFEST_NAME}")
+
+    def complete_manifest(self) -> Manifest:
+        """As `manifest`. Raises UsageError where there is none."""
+        manifest = self.manifest()
+        if manifest is None:
+            raise UsageError(
+                "no complete tokmill output here",
+                where=self.url,
+                allowed=f"a prefix with {MANIFEST_NAME}",
+                next_step="give the URL that was --out, or run the tokmill tokenize command again: an interrupted run resumes",
+            )
+        return manifest
+
+    def stream(self, stored: Stored) -> RemoteStream:
+        """An object from front to back, pinned to the version that was seen. The caller closes it and reads in `reading_errors`."""
+        return RemoteStream(self.source(stored))
+
+    def source(self, stored: Stored) -> Input:
+        """An object as something to read."""
+        name = remember(f"{self._typed}/{stored.name}")
+        return Input(path=name, format="ids", compression="none", size_bytes=stored.size_bytes, version=stored.version)
+
+    def claim(self, claim: Claim, *, take: bool) -> None:
+        """Leave a claim; take: whoever's is there. Raises LockedError for one of another run."""
+        data = msgspec.json.encode(claim)
+        try:
+            self._ask(lambda: self.store.put(CLAIM_NAME, data, only_new=not take))
+        except Taken:
+            found = self._claim()
+            if found is not None and found.owner == claim.owner:
+                self._ask(lambda: self.store.put(CLAIM_NAME, data))
+                return
+        self.check_claim(claim)
+
+    def check_claim(self, claim: Claim) -> None:
+        """Raises LockedError when a run of other inputs or settings has claimed the prefix."""
+        found = self._claim()
+        if found is not None and found.fingerprint != claim.fingerprint:
+            raise LockedError(
+                "another run, of other inputs or settings, is writing to this prefix, or was interrupted",
+                where=self.url,
+                allowed="one run at a time",
+                next_step="wait for it to end, or choose another --out; if it will not come back, --fresh takes its place",
+            )
+
+    def release(self, claim: Claim) -> None:
+        """Take the claim away, if it is this one's."""
+        found = self._claim()
+        if found is not None and found.fingerprint == claim.fingerprint:
+            self._ask(lambda: self.store.delete([CLAIM_NAME]))
+
+    def refuse_strangers(self, run: str) -> None:
+        """Raises UsageError for an object that is named as those of an output and that no run with this fingerprint has made."""
+        for name in self.below():
+            if is_ours(name):
+                found = self.look(name)
+                if found is not None and found.mark.partition(" ")[0] != run:
+                    raise stranger(f"{self.url}/{name}")
+                # All of them would be asked for one by one; each is looked at again before it is replaced.
+                return
+
+    def retire(self, ledger: Ledger) -> None:
+        """Take away the complete output that is to be replaced: its manifest first. Can be done again after a crash."""
+        notes = ledger.notes
+        if notes.replaces:
+            older = self.look(MANIFEST_NAME)
+            if older is not None and older.version == notes.replaces:
+                ledger.change(retired=tuple(self._listed_files()))
+                self._ask(lambda: self.store.delete([MANIFEST_NAME]))
+        if ledger.notes.retired:
+            self._ask(lambda: self.store.delete(ledger.notes.retired))
+        if notes.replaces:
+            ledger.change(replaces="", retired=())
+
+    def commit(self, manifest: Manifest, sent: Mapping[str, Stored], claim: Claim) -> Manifest:
+        """Put the manifest; returns it, or the one that another run of the same fingerprint put before.
+
+        sent: what was sent, by name. Raises LockedError when another run came between.
+        """
+        there = self.below()
+        for name, stored in sent.items():
+            if name not in there or (there[name].size_bytes, there[name].version) != (stored.size_bytes, stored.version):
+                raise self._came_between(name)
+        self.check_claim(claim)
+        data = encode_manifest(manifest)
+        with contextlib.suppress(Taken):
+            self._ask(lambda: self.store.put(MANIFEST_NAME, data, only_new=True))
+        # Taken by an attempt of our own that seemed to fail, perhaps.
+        found = self.manifest()
+        if found is None or found.fingerprint != manifest.fingerprint:
+            raise self._came_between(MANIFEST_NAME)
+        return found
+
+    def tidy(self, names: Iterable[str], claim: Claim) -> None:
+        """Let go of what is left of runs that wrote these names: objects that were begun, the claim. Raises StorageError."""
+        wanted = set(names)
+        for name, upload in self._ask(self.store.begun):
+            if name in wanted or is_ours(name):
+                self._ask(lambda name=name, upload=upload: self.store.give_up(name, upload))  # type: ignore[misc]
+        self.release(claim)
+
+    def _listed_files(self) -> list[str]:
+        """What a manifest lists that is to go; nothing where it is damaged, or a newer tokmill's."""
+        try:
+            manifest = self.manifest()
+        except (DamageError, UsageError):
+            return []
+        return list(manifest.files) if manifest else []
+
+    def _claim(self) -> Claim | None:
+        data = self._whole(CLAIM_NAME)
+        try:
+            return None if data is None else msgspec.json.decode(data, type=Claim)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            return Claim(fingerprint="", owner="")
+
+    def _whole(self, name: str) -> bytes | None:
+        """A small object."""
+        stored = self.look(name)
+        if stored is None:
+            return None
+        if stored.size_bytes > _MOST_MANIFEST_BYTES:
+            raise DamageError(
+                f"an object of {stored.size_bytes:,} bytes; tokmill writes no such {name}",
+                where=f"{self.url}/{name}",
+                allowed=f"at most {_MOST_MANIFEST_BYTES:,} bytes",
+                next_step="tokenize again with --fresh",
+            )
+        stream = self.stream(stored)
+        parts: list[bytes] = []
+        try:
+            with reading_errors():
+                while part := stream.read(1 << 20):
+                    parts.append(part)
+        finally:
+            stream.close()
+        return b"".join(parts)
+
+    def _came_between(self, name: str) -> LockedError:
+        return LockedError(
+            "another run wrote to this prefix at the same time; its output stands, or none",
+            where=f"{self.url}/{name}",
+            allowed="one run at a time",
+            next_step=f"tokmill verify {self.url} says which; then choose another --out, or pass --fresh",
+        )
+
+    def _ask(self, attempt: Callable[[], T]) -> T:
+        return insist(attempt, WRITING, lambda how: not_written(how, self.url))
+
+
+def is_ours(name: str) -> bool:
+    """Whether an object is named as tokmill names files of ids."""
+    return name.startswith(tuple(f"{side}{mark}" for side in SIDES for mark in "._/"))
+
+
+@contextlib.contextmanager
+def reading_errors() -> Iterator[None]:
+    """Raise what is said of inputs, for objects of an output."""
+    try:
+        yield
+    except ChangedError as error:
+        raise StorageError(
+            "an object was replaced or taken away while it was read",
+            where=error.where,
+            allowed="an output that stays as it is",
+            next_step="run the command again when nobody writes there",
+        ) from None
+    except DamagedInputError as error:
+        raise StorageError(
+            error.what, where=error.where, allowed=error.allowed, next_step="check the connection and the store, then run it again"
+        ) from None
