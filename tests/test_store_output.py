@@ -625,7 +625,7 @@ def test_a_missing_extra_is_named(corpus: Path) -> None:
             [sys.executable, "-c", program, *typed], capture_output=True, text=True, check=False, env=clean_environment()
         )
         assert done.returncode == 2
-        assert "next:    pip install 'tokmill[s3]'" in done.stderr
+        assert "next:    pip install 's3fs" in done.stderr
 
 
 def test_who_may_not_write_is_told_so_without_a_key(bucket: Bucket, corpus: Path, tmp_path: Path) -> None:

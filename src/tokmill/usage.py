@@ -209,7 +209,7 @@ def _usage(context: Any) -> str:
     for parameter in context.command.params:
         if getattr(parameter, "hidden", False) or not parameter.required:
             continue
-        metavar = parameter.metavar or parameter.name.upper()
+        metavar = (parameter.metavar or parameter.name.upper()).partition("|")[0]
         words.append(
             f"{_shown(parameter)} {metavar}" if parameter.opts[0].startswith("-") else metavar + "..." * (parameter.nargs == -1)
         )
@@ -217,9 +217,8 @@ def _usage(context: Any) -> str:
 
 
 def _example(parameter: Any) -> str:
-    """A value that may be typed, or the word for it: `raw` of `raw|llmc`, `DIR`."""
-    metavar = str(parameter.metavar or "VALUE")
-    return metavar.partition("|")[0] if metavar.islower() else metavar
+    """A value that may be typed, or the word for it: `raw` of `raw|llmc`, `DIR` of `DIR|URL`."""
+    return str(parameter.metavar or "VALUE").partition("|")[0]
 
 
 def _shown(parameter: Any) -> str:
