@@ -93,6 +93,8 @@ def drift_figure(account: Account) -> str:
         y = _window_densities(tally)
         x = [100 * (i + 0.5) / len(y) for i in range(len(y))]
         of = "the training side, each three-hundredth of its tokens"
+    elif not account.knows_text:
+        return ""
     else:
         x, y = _segment_densities(account)
         of = "the corpus, commit by commit"

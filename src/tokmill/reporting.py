@@ -131,16 +131,19 @@ def _facts(account: Account) -> list[tuple[str, str, str]]:
     rows = [
         ("documents", f"{counts.documents:,}", f"train {counts.documents_train:,}, validation {counts.documents_val:,}"),
         ("tokens", f"{n_tokens:,}", f"train {counts.tokens_train:,}, validation {counts.tokens_val:,}"),
-        (
-            "bytes per token",
-            f"{counts.bytes_text / n_tokens:.3f}" if n_tokens else "none",
-            f"{format_bytes(counts.bytes_text)} of text",
-        ),
+        _density_fact(account, n_tokens),
         ("ids", content.dtype, f"vocabulary of {content.tokenizer.n_ids:,}"),
         ("time", _time(account.elapsed_s), _rate(account)),
     ]
     rows += [_memory_fact(account), ("audit", *_audit(counts))]
     return [*rows, ("skipped", f"{sum(counts.skipped.values()):,}", _reasons(counts) or "nothing was left out")]
+
+
+def _density_fact(account: Account, n_tokens: int) -> tuple[str, str, str]:
+    if not account.knows_text:
+        return "bytes per token", "not known", "ids that came from other tools' files: nobody said how much text they are"
+    n_bytes = account.counts.bytes_text
+    return "bytes per token", f"{n_bytes / n_tokens:.3f}" if n_tokens else "none", f"{format_bytes(n_bytes)} of text"
 
 
 def _time(seconds: float) -> str:
@@ -205,7 +208,7 @@ def _inputs(account: Account) -> str:
     for i, each in enumerate(inputs[:MOST_INPUTS]):
         kind = each.format if each.compression == "none" else f"{each.format}, {each.compression}"
         n_bytes, n_tokens = densities.get(i, (0, 0))
-        density = f"{n_bytes / n_tokens:.3f}" if n_tokens else "-"
+        density = f"{n_bytes / n_tokens:.3f}" if n_tokens and each.format != "ids" else "-"
         path = "standard input" if each.path == STDIN else each.path
         rows.append(
             [text(path), text(kind), text(size_words(each.size_bytes)), density, f"{account.skipped_by_input[each.path]:,}"]
