@@ -251,6 +251,14 @@ def test_the_command_of_a_conversion_makes_the_same_ids(tmp_path: Path) -> None:
     assert "--to-eot after --to-dtype uint16" in commands_of(tmp_path / "c")
 
 
+def test_documents_whose_bytes_were_mended_are_counted(page: str, tmp_path: Path) -> None:
+    (tmp_path / "c.txt").write_bytes(b"one \xff\xfe<|endoftext|>two<|endoftext|>three \xff")
+    tokmill.tokenize(tmp_path / "c.txt", tmp_path / "o", encoding_errors="replace", threads=1)
+    told = Page(make_page(take_account(tmp_path / "o"))).text
+    assert "not UTF-82documents, 3 bytes: mended, --encoding-errors replace" in told
+    assert "not UTF-8" not in Page(page).text.split("How the run went")[0]
+
+
 def test_an_output_made_before_histories_were_kept_says_so(tmp_path: Path) -> None:
     write_output(tmp_path / "o", write_corpus(tmp_path / "c.txt", ["Some text. " * 20] * 30))
     made = tokmill.report(tmp_path / "o")

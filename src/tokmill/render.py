@@ -66,13 +66,16 @@ def summary_lines(summary: Summary) -> str:
     if summary.restarts:
         rows.append(("restarts", f"{summary.restarts} (the worker was lost and went on from the last commit)"))
     rows += [("skipped", ", ".join(f"{n:,} {reason}" for reason, n in sorted(summary.skipped.items())) or "none")]
-    if summary.invalid_utf8_documents:
-        rows.append(("not UTF-8", f"{counted(summary.invalid_utf8_documents, 'document')}, mended as --encoding-errors says"))
+    rows += _mended_rows(summary.invalid_utf8_documents)
     audited = f"{counted(summary.audited_documents, 'document')}, the same as the reference tokenizer's"
     rows.append(("audited", audited if summary.audited_documents else "none"))
     rows += [("files", _file_names(summary.files))]
     rows += [("in", printable_line(summary.out)), ("next", f"tokmill verify {_quoted(summary.out)}")]
     return "\n".join([f"tokmill: {head}", *_aligned(rows), *_notes(summary.notices)])
+
+
+def _mended_rows(n_documents: int) -> list[tuple[str, str]]:
+    return [("not UTF-8", f"{counted(n_documents, 'document')}, mended as --encoding-errors says")] if n_documents else []
 
 
 def _parts(summary: Summary) -> str:
@@ -285,6 +288,7 @@ def inspection_lines(found: Inspection) -> str:
         rows.append(("text", f"{format_bytes(found.bytes_text)}{per_token}"))
     if found.kind == "directory":
         rows.append(("skipped", ", ".join(f"{n:,} {reason}" for reason, n in sorted(found.skipped.items())) or "none"))
+    rows += _mended_rows(found.invalid_utf8_documents)
     made = (
         f"made by tokmill {found.tokmill_version} from {counted(found.n_inputs or 0, 'input')}"
         if found.kind == "directory"

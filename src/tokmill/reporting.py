@@ -136,6 +136,9 @@ def _facts(account: Account) -> list[tuple[str, str, str]]:
         ("time", _time(account.elapsed_s), _rate(account)),
     ]
     rows += [_memory_fact(account), ("audit", *_audit(counts))]
+    if counts.invalid_utf8_documents:
+        what = f"documents, {counted(counts.invalid_utf8_bytes, 'byte')}: mended, --encoding-errors {content.encoding_errors}"
+        rows.append(("not UTF-8", f"{counts.invalid_utf8_documents:,}", what))
     return [*rows, ("skipped", f"{sum(counts.skipped.values()):,}", _reasons(counts) or "nothing was left out")]
 
 
