@@ -95,7 +95,7 @@ def test_the_command_appends_and_says_so(corpora: list[Path], tmp_path: Path, ca
     assert run(["tokenize", *map(str, corpora), "--out", out, "--val-fraction", "0.2", "--append"]) == 0
     shown = capsys.readouterr().err
     assert f"in the output already, left out: 1 input: {corpora[0]}" in shown
-    assert "the new output begins with the" in shown
+    assert "of the complete output are copied into the new one" in shown
     assert written(tmp_path / "out") == truth(3)
     before = (tmp_path / "out" / "manifest.json").read_bytes()
     assert run(["tokenize", *map(str, corpora), "--out", out, "--val-fraction", "0.2", "--append"]) == 0

@@ -30,7 +30,7 @@ def text_of(page: str) -> str:
     """What a browser shows of a page."""
     found: list[str] = []
     parser = HTMLParser(convert_charrefs=True)
-    parser.handle_data = found.append  # type: ignore[method-assign]
+    parser.handle_data = found.append  # type: ignore[method-assign, assignment]
     parser.feed(page)
     return "".join(found)
 

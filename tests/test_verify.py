@@ -144,7 +144,7 @@ def test_what_cannot_be_repaired_is_to_be_made_again(make: Callable[[Path, Path]
     flip(tmp_path / "o" / "train.bin", 9, 1)
     with pytest.raises(DamageError) as caught:
         tokmill.verify(tmp_path / "o").raise_for_damage()
-    command = {merged: "merge", converted: "convert"}[make]
+    command = "merge" if make is merged else "convert"
     assert caught.value.next_step is not None
     assert "--repair" not in caught.value.next_step
     assert f"made_from in its manifest): tokmill {command} ... --out {tmp_path / 'o'} --fresh" in caught.value.next_step

@@ -12,9 +12,10 @@ from tokmill.emptiness import emptiness_notices
 from tokmill.forecast import NOWHERE, Plan, check_disk, foresee
 from tokmill.planning import details, make_job
 from tokmill.probe import peak_rss_bytes
+from tokmill.provenance import Provenance
 from tokmill.runner import LocalRunner
 from tokmill.trainers import dropped_notices, dropped_tokens, tail_notices
-from tokmill.types import AnyEvent, Detail, FileEntry, Notice, Restarted, Started
+from tokmill.types import AnyEvent, Detail, FileEntry, Notice, Progress, Restarted, Started
 
 if TYPE_CHECKING:
     import os
@@ -44,13 +45,18 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes of the documents that were encoded."""
     elapsed_s: float
     """Of this call."""
+    work_s: float
+    """Of it, what the worker took to read, encode and write, without its start and end; of the runs of an output, the sum of these
+    is the time in its manifest and report."""
     bytes_per_s: float
-    """Input that this call read, by its time."""
+    """Input that this call read, by `elapsed_s`."""
     tokens_per_s: float
     peak_rss_bytes: int
     """Of all processes: this one's peak and the worker's, added up."""
     budget_bytes: int
     """What --memory allowed."""
+    appended_to: Provenance | None
+    """Of --append, what there was before; None when nothing was added."""
     resumed: bool
     """Whether it went on from an earlier run."""
     already_complete: bool
@@ -159,7 +165,7 @@ def tokenize(
             check_disk(asked, carried_bytes)
         job = carry_over(planned.job, observers) if append and planned.job.made_from else planned.job
         finished = runner.run(job, [meter, *observers])
-    summary = _summarize(job, finished, meter)
+    summary = _summarize(job, finished, meter, is_append=append)
     _tell(observers, summary.notices)
     return msgspec.structs.replace(summary, notices=[*doubts, *summary.notices])
 
@@ -236,9 +242,12 @@ class _Meter:
         self.started_s = time.monotonic()
         self.resumed_bytes: int | None = None
         self.restarts = 0
+        self.work_s = 0.0
 
     def on_event(self, event: AnyEvent) -> None:
-        if isinstance(event, Started) and self.resumed_bytes is None:
+        if isinstance(event, Progress):
+            self.work_s = event.elapsed_s
+        elif isinstance(event, Started) and self.resumed_bytes is None:
             self.resumed_bytes = event.resumed_bytes
         elif isinstance(event, Restarted):
             self.restarts += 1
@@ -256,7 +265,7 @@ def _tell(observers: Sequence[Observer], notices: Sequence[str]) -> None:
             observer.on_event(Notice(text=notice))
 
 
-def _summarize(job: Job, finished: Finished, meter: _Meter) -> Summary:
+def _summarize(job: Job, finished: Finished, meter: _Meter, *, is_append: bool) -> Summary:
     counts = finished.counts
     elapsed_s = time.monotonic() - meter.started_s
     # A run that is complete already starts nothing and reads nothing.
@@ -274,10 +283,12 @@ def _summarize(job: Job, finished: Finished, meter: _Meter) -> Summary:
         bytes_in=counts.bytes_in,
         bytes_text=counts.bytes_text,
         elapsed_s=round(elapsed_s, 3),
+        work_s=round(meter.work_s, 3),
         bytes_per_s=round(n_read / elapsed_s, 1),
         tokens_per_s=round((counts.tokens_train + counts.tokens_val) * share / elapsed_s, 1),
         peak_rss_bytes=finished.peak_rss_bytes + peak_rss_bytes(),
         budget_bytes=job.resources.budget_bytes,
+        appended_to=job.made_from[-1] if is_append and job.made_from else None,
         resumed=bool(meter.resumed_bytes),
         already_complete=finished.already_complete,
         restarts=meter.restarts,

@@ -13,7 +13,7 @@ from tokmill.account import MOST_SKIPS, Account, begin_account, complete_account
 from tokmill.exhibits import document_figures, drift_figure, history_figures, size_words
 from tokmill.page import bar, block, facts, notice, page, section, table, text
 from tokmill.placing import REPORT_NAME, check_free, check_target, write_page
-from tokmill.progress import format_bytes, format_duration, format_memory
+from tokmill.progress import format_bytes, format_duration, format_memory, format_rate
 from tokmill.recipe import commands, settings
 from tokmill.types import STDIN, Location, is_url, text_to_path
 from tokmill.words import counted
@@ -82,7 +82,7 @@ def make_page(account: Account) -> str:
         f"tokmill: {name}",
         [
             *_head(account, name),
-            _charts("How the run went", history_figures(account)),
+            _run(account),
             _charts("The documents", [*document_figures(account), *([drift] if drift else [])]),
             _sides(account),
             _inputs(account),
@@ -158,9 +158,12 @@ def _rate(account: Account) -> str:
     if how == "append":
         return "of the append alone, and so is what is said of memory: of the runs before it nothing is kept"
     if not account.elapsed_s or not account.counts.bytes_in or how:
-        return ""
+        return "of copying, without start and end of the command" if how else ""
     legs = account.history.n_legs if account.history else 1
-    return f"{account.counts.bytes_in / account.elapsed_s / 1e6:,.0f} MB/s" + (f", in {legs} runs" if legs > 1 else "")
+    rate = format_rate(account.counts.bytes_in / account.elapsed_s)
+    return f"{rate}; of reading, encoding and writing, without start and end of the command" + (
+        f", in {legs} runs" if legs > 1 else ""
+    )
 
 
 def _made_by(account: Account) -> str | None:
@@ -191,6 +194,13 @@ def _reasons(counts: Counts) -> str:
 
 def _charts(title: str, figures: Sequence[str]) -> str:
     return section(title, f'<div class="charts">{"".join(figures)}</div>') if figures else ""
+
+
+def _run(account: Account) -> str:
+    figures = history_figures(account)
+    if not figures and account.history:
+        return section("How the run went", '<p class="soft">Too short a run for charts of its speed and memory.</p>')
+    return _charts("How the run went", figures)
 
 
 def _sides(account: Account) -> str:
