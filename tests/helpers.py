@@ -127,10 +127,10 @@ def rewrite_manifest(directory: Path, manifest: Manifest, **changes: object) -> 
     (directory / MANIFEST_NAME).write_bytes(encode_manifest(edited))
 
 
-def give_history(directory: Path) -> None:
+def give_history(directory: Path, n_samples: int = 6) -> None:
     """The history of a run that took five seconds: those of small corpora are too short for charts."""
     manifest = load_manifest(directory)
-    n = range(6)
+    n = range(n_samples)
     leg = Leg(
         begin_s=0.0,
         budget_bytes=512 << 20,

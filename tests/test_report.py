@@ -268,6 +268,7 @@ def test_the_rate_and_the_time_are_those_of_the_work_and_say_so(made: Path, page
 
 def test_what_has_fewer_than_three_points_is_no_chart(tmp_path: Path) -> None:
     tokmill.tokenize(write_corpus(tmp_path / "c.txt", ["One.", "Two."]), tmp_path / "o", threads=1)
+    give_history(tmp_path / "o", 3)
     told = make_page(take_account(tmp_path / "o"))
     assert "<svg" not in told
     assert "Too short a run for charts" in told

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -257,7 +257,7 @@ def _skipped(account: Account) -> str:
         return section("Skipped records", "<p>None.</p>")
     reasons = [[text(reason), f"{n:,}"] for reason, n in sorted(counts.skipped.items()) if n]
     rows = [
-        [text(skip.get("path")), text(_place(skip.get("record"))), text(_place(skip.get("offset"))), text(skip.get("reason"))]
+        [text(skip.get("path")), text(_place(skip.get("record"))), text(_place(skip.get("offset"))), text(_reason(skip))]
         for skip in account.skips
     ]
     listed = sum(account.skipped_by_input.values())
@@ -268,6 +268,11 @@ def _skipped(account: Account) -> str:
         "<p></p>" if rows else "",
         table(f"Where: {shown}{listed:,}", ("input", "record", "byte", "reason"), rows, numbers=(1, 2)) if rows else "",
     )
+
+
+def _reason(skip: dict[str, Any]) -> str:
+    key = skip.get("text_key")
+    return f"{skip.get('reason')}, under {key}" if key is not None else str(skip.get("reason"))
 
 
 def _place(value: object) -> str:
