@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.feather
@@ -21,7 +21,7 @@ TEXTS = ["one", None, "two", "three", None, None, "four"]
 NULL = {2, 5, 6}
 
 
-def skipped(corpus: Path, out: Path, **options: str) -> list[tuple[int, str, str | None]]:
+def skipped(corpus: Path, out: Path, **options: Any) -> list[tuple[int, str, str | None]]:
     """Record, reason and key of each."""
     tokmill.tokenize(corpus, out, on_error="skip", threads=1, **options)
     skips = [json.loads(line) for line in (out / "skipped.jsonl").read_text().splitlines()]
