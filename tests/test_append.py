@@ -93,10 +93,17 @@ def test_the_command_appends_and_says_so(corpora: list[Path], tmp_path: Path, ca
     out = str(tmp_path / "out")
     assert run(["tokenize", str(corpora[0]), "--out", out, "--val-fraction", "0.2", "-q"]) == 0
     assert run(["tokenize", *map(str, corpora), "--out", out, "--val-fraction", "0.2", "--append"]) == 0
-    shown = capsys.readouterr().err
-    assert f"in the output already, left out: 1 input: {corpora[0]}" in shown
-    assert "the new output begins with the" in shown
+    shown = capsys.readouterr()
+    assert f"in the output already, left out: 1 input: {corpora[0]}" in shown.err
+    assert "of the complete output are copied into the new one" in shown.err
     assert written(tmp_path / "out") == truth(3)
+    manifest = load_manifest(tmp_path / "out")
+    assert isinstance(manifest.made_from, tuple)
+    (old,), now = manifest.made_from, manifest.counts
+    said = f"of it added  {now.documents_train + now.documents_val - old.documents_train - old.documents_val} documents (train "
+    assert said in shown.out
+    assert f"{now.tokens_train + now.tokens_val - old.tokens_train - old.tokens_val:,} tokens (train " in shown.out
+    assert "earlier run" not in shown.out + shown.err
     before = (tmp_path / "out" / "manifest.json").read_bytes()
     assert run(["tokenize", *map(str, corpora), "--out", out, "--val-fraction", "0.2", "--append"]) == 0
     assert "complete already, nothing to do" in capsys.readouterr().out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from helpers import EOT, gpt2, write_corpus
 import tokmill
 from tokmill import cli
 from tokmill.errors import error_classes
+from tokmill.manifest import load_manifest
 
 SOURCE = Path(tokmill.__file__).parents[1]
 TEXTS = [f"Document {i}. {'Some words, then more. ' * (i % 9)}Ünïcödé\n" for i in range(200)]
@@ -64,6 +66,16 @@ def test_help_names_every_command_and_imports_nothing_heavy() -> None:
 def test_version() -> None:
     done = tokmill_command("--version")
     assert done.stdout.decode() == f"tokmill {tokmill.__version__}\n"
+
+
+def test_times_and_rates_say_of_what_they_are_and_that_of_the_work_is_the_manifests(tmp_path: Path, corpus: Path) -> None:
+    done = tokmill_command("tokenize", corpus, "--out", tmp_path / "out")
+    said = re.search(
+        r"time +([\d.]+) s of the command, .*\n +([\d.]+) s of it reading, encoding and writing, ", done.stdout.decode()
+    )
+    assert said
+    assert float(said[2]) <= float(said[1])
+    assert abs(float(said[2]) - load_manifest(tmp_path / "out").elapsed_s) <= 0.1
 
 
 def test_tokenize_writes_the_tokens_and_json_is_one_object_on_standard_output(tmp_path: Path, corpus: Path) -> None:

@@ -160,6 +160,7 @@ PARSER = [
     ("tokenize x --ouput d", "did you mean --out?", "tokmill tokenize x --out d"),
     ("tokenize x -o d --max-skippd=3", "did you mean --max-skipped?", "tokmill tokenize x -o d --max-skipped=3"),
     ("tokenize x -o d --zzzz", "there is no option --zzzz", "tokmill tokenize --help"),
+    ("plan x --append", "plan has no --append, which is an option of tokmill tokenize", "tokmill plan x"),
     ("tokenise x", "did you mean tokenize?", "tokmill tokenize x"),
     ("nonsense", "there is no command 'nonsense'", "tokmill --help"),
     ("vocab", "no command is given", "tokmill vocab list --help"),

@@ -24,6 +24,7 @@ from tokmill.child import Child
 from tokmill.errors import DiskFullError, MemoryBudgetError
 from tokmill.memory import divide
 from tokmill.planning import make_job
+from tokmill.render import plan_lines
 
 TEXTS = [f"Document {i}. {'Some words, then more. ' * (i % 9)}Ünïcödé\n" for i in range(200)]
 N_TOKENS = sum(len(gpt2().encode_ordinary(text)) + 1 for text in TEXTS)
@@ -104,6 +105,13 @@ def test_the_terms_of_memory_are_those_of_the_division_and_add_up_to_the_budget(
     terms = ("parent_bytes", "worker_bytes", "reference_bytes", "inputs_bytes", "reader_bytes", "in_flight_bytes", "caches_bytes")
     assert [getattr(memory, term) for term in terms] == [getattr(division, term) for term in terms]
     assert memory.peak_bytes == sum(getattr(memory, term) for term in terms) <= memory.budget_bytes == 700 << 20
+
+
+def test_what_the_caches_may_fill_is_called_the_budget_and_no_peak(corpus: Path) -> None:
+    planned = api.plan(corpus, memory="700MiB", threads=2)
+    rows = plan_lines(planned).split("  memory\n")[1].splitlines()
+    assert [row.split("  ")[2:][0] for row in rows if "700 MiB" in row] == ["budget (--memory)"]
+    assert not [row for row in rows if "peak" in row]
 
 
 @pytest.mark.parametrize("name", ["plan", "tokenize"])

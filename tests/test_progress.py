@@ -109,7 +109,7 @@ def test_a_share_of_a_hundred_is_all() -> None:
 
 def test_rates_of_a_resumed_run_count_only_what_it_did_itself() -> None:
     found = lines(started(resumed=50_000_000), progress(0, 50_000_000), progress(2, 60_000_000))
-    assert "going on behind 50.0 MB of an earlier run" in found[0]
+    assert "; 50.0 MB are in the output already" in found[0]
     assert " 5 MB/s" in found[-1]
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from helpers import write_corpus, write_output
+from helpers import give_history, write_corpus, write_output
 from plain import clean_environment
 
 import tokmill
@@ -77,6 +77,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     corpus.write_text("\n".join([*lines, '{"text": 5}', '{"text": ""}', "not JSON"]) + "\n")
     plain = write_corpus(top / "plain.txt", ["A plain document. " * (i % 50) for i in range(300)])
     tokmill.tokenize([corpus, plain], top / "out", val_fraction=0.3, on_error="skip", memory="512MiB", threads=1)
+    give_history(top / "out")
     return top / "out"
 
 
@@ -249,6 +250,28 @@ def test_the_command_of_a_conversion_makes_the_same_ids(tmp_path: Path) -> None:
     tokmill.tokenize(tmp_path / "a.txt", tmp_path / "o", threads=1)
     tokmill.convert(tmp_path / "o", tmp_path / "c", format="llmc", to_eot="after")
     assert "--to-eot after --to-dtype uint16" in commands_of(tmp_path / "c")
+
+
+def test_documents_whose_bytes_were_mended_are_counted(page: str, tmp_path: Path) -> None:
+    (tmp_path / "c.txt").write_bytes(b"one \xff\xfe<|endoftext|>two<|endoftext|>three \xff")
+    tokmill.tokenize(tmp_path / "c.txt", tmp_path / "o", encoding_errors="replace", threads=1)
+    told = Page(make_page(take_account(tmp_path / "o"))).text
+    assert "not UTF-82documents, 3 bytes: mended, --encoding-errors replace" in told
+    assert "not UTF-8" not in Page(page).text.split("How the run went")[0]
+
+
+def test_the_rate_and_the_time_are_those_of_the_work_and_say_so(made: Path, page: str) -> None:
+    n_bytes = load_manifest(made).counts.bytes_in
+    rate = f"{n_bytes / 5 / 1e6:.2g} MB/s"
+    assert f"time5.0 s{rate}; of reading, encoding and writing, without start and end of the command" in Page(page).text
+
+
+def test_what_has_fewer_than_three_points_is_no_chart(tmp_path: Path) -> None:
+    tokmill.tokenize(write_corpus(tmp_path / "c.txt", ["One.", "Two."]), tmp_path / "o", threads=1)
+    give_history(tmp_path / "o", 3)
+    told = make_page(take_account(tmp_path / "o"))
+    assert "<svg" not in told
+    assert "Too short a run for charts" in told
 
 
 def test_an_output_made_before_histories_were_kept_says_so(tmp_path: Path) -> None:

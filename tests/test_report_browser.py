@@ -8,6 +8,7 @@ from pathlib import Path
 
 import browser
 import pytest
+from helpers import give_history
 
 import tokmill
 
@@ -33,6 +34,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> str:
     lines = [json.dumps({"text": f"{words[i % 4]} " * (1 + i * 7 % 60)}) for i in range(2000)]
     corpus.write_text("\n".join([*lines, '{"text": 1}']) + "\n")
     tokmill.tokenize(corpus, top / "out", val_fraction=0.2, on_error="skip", threads=1)
+    give_history(top / "out")
     return Path(tokmill.report(top / "out").path).as_uri()
 
 

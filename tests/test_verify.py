@@ -125,6 +125,43 @@ def test_missing_cut_longer_foreign_and_linked_files_are_damage(out: Path, damag
     assert caught.value.exit_code == 10
 
 
+def merged(top: Path, corpus: Path) -> None:
+    write_output(top / "a", corpus)
+    tokmill.tokenize(corpus, top / "b", val_fraction=0.1, threads=1)
+    tokmill.merge([top / "a", top / "b"], top / "o", allow_other_split=True)
+
+
+def converted(top: Path, corpus: Path) -> None:
+    write_output(top / "a", corpus)
+    tokmill.convert(
+        top / "a" / "train.bin", top / "o", format="raw", from_format="raw", dtype="uint16", eot="after", tokenizer="gpt2"
+    )
+
+
+@pytest.mark.parametrize("make", [merged, converted])
+def test_what_cannot_be_repaired_is_to_be_made_again(make: Callable[[Path, Path], None], tmp_path: Path, corpus: Path) -> None:
+    make(tmp_path, corpus)
+    flip(tmp_path / "o" / "train.bin", 9, 1)
+    with pytest.raises(DamageError) as caught:
+        tokmill.verify(tmp_path / "o").raise_for_damage()
+    command = "merge" if make is merged else "convert"
+    assert caught.value.next_step is not None
+    assert "--repair" not in caught.value.next_step
+    assert f"made_from in its manifest): tokmill {command} ... --out {tmp_path / 'o'} --fresh" in caught.value.next_step
+    with pytest.raises(UsageError, match="cannot be made again") as refused:
+        tokmill.repair(tmp_path / "o")
+    assert refused.value.where == str(tmp_path / "o" / "manifest.json")
+
+
+def test_a_converted_output_of_a_run_can_be_repaired_and_says_so(tmp_path: Path, corpus: Path) -> None:
+    write_output(tmp_path / "a", corpus)
+    tokmill.convert(tmp_path / "a", tmp_path / "o", format="raw", to_dtype="uint32")
+    flip(tmp_path / "o" / "train.bin", 9, 1)
+    with pytest.raises(DamageError, match=f"verify {tmp_path / 'o'} --repair.*: tokmill convert ... --out"):
+        tokmill.verify(tmp_path / "o").raise_for_damage()
+    assert tokmill.repair(tmp_path / "o").ok
+
+
 def test_hidden_files_and_the_report_are_no_damage(out: Path) -> None:
     (out / ".DS_Store").write_bytes(b"x")
     (out / "report.html").write_bytes(b"x")

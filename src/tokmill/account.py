@@ -81,6 +81,11 @@ class Account:
     missing: list[str] = field(default_factory=list)
     """Sentences: what this report lacks, and why."""
 
+    @property
+    def knows_text(self) -> bool:
+        """Whether the bytes of text were counted: nobody says it of ids that came from other tools' files."""
+        return all(each.format != "ids" for each in self.content.inputs)
+
 
 def take_account(directory: Path, observers: Sequence[Observer] = ()) -> Account:
     """Look at an output directory, complete or not. Raises UsageError where neither is, DamageError for what cannot be trusted."""

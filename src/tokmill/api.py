@@ -122,7 +122,7 @@ def tokenize(
             done = _in_parts(planned.job, split, ray, split_bytes, runner, meter, observers, force=force)
             return msgspec.structs.replace(done, notices=[*planned.doubts, *done.notices])
         job, finished = _carry_out(planned, place, runner, [meter, *observers], observers, append=append, force=force)
-    summary = summarize(job, finished, meter, notices_of(job, finished))
+    summary = summarize(job, finished, meter, notices_of(job, finished), is_append=append)
     _tell(observers, summary.notices)
     return msgspec.structs.replace(summary, notices=[*planned.doubts, *summary.notices])
 

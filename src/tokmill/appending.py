@@ -98,7 +98,7 @@ def carry_over(job: Job, observers: Sequence[Observer]) -> Job:
             carrier = FlatCarrier(output) if _is_copied(source) else WriterCarrier(output, content)
             size = counted(source.size_bytes, "byte")
             Teller(observers).notice(
-                f"the new output begins with the {size} that are complete; they stay until it is complete, too"
+                f"first, the {size} of the complete output are copied into the new one; until that is complete, the old one stays"
             )
             chronicle = Chronicle(output)
             replay = Replay([source], carrier, output, Teller([chronicle]))

@@ -5,6 +5,7 @@ They are read once beforehand. Guessing the format was refused: a header read as
 
 from __future__ import annotations
 
+import re
 import shlex
 from dataclasses import replace
 from pathlib import Path
@@ -50,7 +51,6 @@ def load_bare(
     every = [*paths, *val]
     _check_stated(every, from_format=from_format, dtype=dtype, eot=eot, eot_id=eot_id, tokenizer=tokenizer)
     described = _describe(tokenizer, eot_id, cast("IdType", dtype))
-    for_val = f"; for validation, the last {counted(len(val), 'input')}" if val else ""
     content = Content(
         inputs=tuple(_input(path) for path in every),
         tokenizer=described,
@@ -59,7 +59,7 @@ def load_bare(
         dtype=cast("IdType", dtype),
         eot=cast("EotPlacement", eot),
         format=cast("str", from_format),
-        origin=(f"bare files, read as {from_format}, {dtype}, end-of-text id {described.eot_id} {eot}{for_val}",),
+        origin=(_origin(f"{from_format}, {dtype}", f"{described.eot_id} {eot}", len(val)),),
     )
     files = {str(path): _entry(path, content, "val" if i >= len(paths) else "train") for i, path in enumerate(every)}
     manifest = Manifest(
@@ -78,6 +78,28 @@ def load_bare(
         content = msgspec.structs.replace(content, tokenizer=msgspec.structs.replace(described, n_ids=largest + 1))
     manifest = msgspec.structs.replace(manifest, content=content, counts=steps[-1].counts)
     return Source(paths[0] if len(paths) == 1 else paths[0].parent, manifest, steps, is_bare=True)
+
+
+def _origin(ids: str, eot: str, n_val: int) -> str:
+    """What was stated of bare files, as the output's settings have it."""
+    for_val = f"; for validation, the last {counted(n_val, 'input')}" if n_val else ""
+    return f"bare files, read as {ids}, end-of-text id {eot}{for_val}"
+
+
+_ORIGIN = re.compile(
+    r"bare files, read as (\w+), (\w+), end-of-text id (\d+) (\w+)(?:; for validation, the last ([\d,]+) inputs?)?"
+)
+
+
+def stated_options(content: Content) -> tuple[list[str], int]:
+    """What was stated of the bare files that an output was made of, as options of convert, and how many are its validation side."""
+    found = _ORIGIN.fullmatch(content.origin[0]) if content.origin else None
+    if found is None:
+        return [], 0
+    from_format, dtype, eot_id, eot, n_val = found.groups(default="0")
+    options = ["--from-format", from_format, "--dtype", dtype, "--eot", eot, "--eot-id", eot_id]
+    tokenizer = ["--tokenizer", content.tokenizer.name] if content.tokenizer.is_known else []
+    return [*options, *tokenizer], int(n_val.replace(",", ""))
 
 
 def _check_stated(

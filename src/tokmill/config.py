@@ -60,6 +60,11 @@ class Content(msgspec.Struct, frozen=True, kw_only=True):
         return xxhash.xxh3_128_hexdigest(msgspec.json.encode(placeless, order="deterministic"))
 
 
+def is_of_corpus(content: Content) -> bool:
+    """Whether text read with these settings gives the output: not where other settings were put together, or ids came ready."""
+    return not content.origin and all(each.format != "ids" for each in content.inputs)
+
+
 class Resources(msgspec.Struct, frozen=True, kw_only=True):
     """How a run may use the machine; no setting here changes the output."""
 

@@ -27,6 +27,8 @@ _SHORTEST_S = 0.4
 """A rate of less time than this jumps."""
 _FEW = 20
 """A histogram of fewer documents says nothing."""
+_LEAST = 3
+"""Points of a chart, documents of a histogram: fewer show nothing that a number does not."""
 _MIB = 1 << 20
 _UNITS = ((2 * 3600.0, 3600.0, "hours"), (120.0, 60.0, "minutes"), (0.0, 1.0, "seconds"))
 _SIDES = (("train", ONE), ("val", TWO))
@@ -41,7 +43,7 @@ class _Curve:
 
 
 def history_figures(account: Account) -> list[str]:
-    """Speed and memory over time; none without a history."""
+    """Speed and memory over time; none without a history, or of a run so short that there is nothing to see."""
     legs = [leg for leg in account.history.legs if len(leg.elapsed_s) > 1] if account.history else []
     if not legs:
         return []
@@ -54,23 +56,19 @@ def history_figures(account: Account) -> list[str]:
     is_copy = all(leg.does == "copy" for leg in legs)
     again = f" Dotted: it went on from its last commit, {len(marks)} times." if len(marks) > 1 else ""
     again = " Dotted: it went on from its last commit." if len(marks) == 1 else again
-    what = "Output written a second" if is_copy else "Input read a second, decompressed"
+    what = "Output written a second" if is_copy else "Input read a second, decompressed, of the work alone"
     peak = max(max(curve.y, default=0.0) for curve in memory)
     limited = f", at most {peak:,.0f} MiB of {format_memory(budget)} that all processes may use" if budget else ""
-    return [
-        figure(
-            "Speed",
-            _over_time("speed", speed, marks, scale, unit, "MB/s").svg("Speed over time", f"{what}; a line over {unit}."),
-            f"{what}.{again}",
-            _curve_table(speed, "MB/s"),
-        ),
-        figure(
-            "Memory",
-            _memory(memory, marks, scale, unit, budget).svg("Memory over time", f"Resident memory of the worker{limited}."),
-            f"Resident memory of the process that does the work{limited}.",
-            _curve_table(memory, "MiB"),
-        ),
-    ]
+    figures = []
+    if sum(len(curve.y) for curve in speed) >= _LEAST:
+        drawn = _over_time("speed", speed, marks, scale, unit, "MB/s")
+        drawn_svg = drawn.svg("Speed over time", f"{what}; a line over {unit}.")
+        figures.append(figure("Speed", drawn_svg, f"{what}.{again}", _curve_table(speed, "MB/s")))
+    if sum(len(curve.y) for curve in memory) >= _LEAST:
+        said = f"Resident memory of the process that does the work{limited}."
+        drawn_svg = _memory(memory, marks, scale, unit, budget).svg("Memory over time", said)
+        figures.append(figure("Memory", drawn_svg, said, _curve_table(memory, "MiB")))
+    return figures
 
 
 def document_figures(account: Account) -> list[str]:
@@ -78,7 +76,7 @@ def document_figures(account: Account) -> list[str]:
     sides = [
         (name, colour, account.sides[name]) for name, colour in _SIDES if name in account.sides and account.sides[name].n_documents
     ]
-    if not sides:
+    if sum(tally.n_documents for _, _, tally in sides) < _LEAST:
         return []
     figures = [_length_figure(sides)]
     if account.knows_sizes:
@@ -93,10 +91,12 @@ def drift_figure(account: Account) -> str:
         y = _window_densities(tally)
         x = [100 * (i + 0.5) / len(y) for i in range(len(y))]
         of = "the training side, each three-hundredth of its tokens"
+    elif not account.knows_text:
+        return ""
     else:
         x, y = _segment_densities(account)
         of = "the corpus, commit by commit"
-    if len(y) < 2:
+    if len(y) < _LEAST:
         return ""
     chart = Chart("drift", x="% of the way", y="bytes per token")
     chart.line(x, y)

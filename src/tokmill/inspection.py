@@ -66,6 +66,8 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
     bytes_per_token: float | None
     """Of text, end-of-text ids not counted as text but as tokens."""
     skipped: dict[str, int]
+    invalid_utf8_documents: int
+    """Documents changed by --encoding-errors replace or ignore."""
     n_inputs: int | None
     previews: list[Preview]
 
@@ -107,6 +109,7 @@ def inspect(
             bytes_text=n_text,
             bytes_per_token=n_text / n_all if n_text is not None and n_all else None,
             skipped=dict(counts.skipped) if counts else {},
+            invalid_utf8_documents=counts.invalid_utf8_documents if counts else 0,
             n_inputs=len(manifest.content.inputs) if manifest else None,
             previews=_previews(dataset, side, documents, n_tokens),
         )

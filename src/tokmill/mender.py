@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
+from tokmill.config import is_of_corpus
 from tokmill.errors import ChangedError, DamageError, UsageError
-from tokmill.manifest import SKIPPED_NAME
+from tokmill.manifest import MANIFEST_NAME, SKIPPED_NAME
 from tokmill.remade import other_corpus
 from tokmill.types import STDIN, Counts, Cursor, Started, Tokens, text_to_path
 from tokmill.write import layout_of, make_writer
@@ -143,10 +144,10 @@ def check_sources(gaps: Sequence[Gap], content: Content) -> None:
     """
     inputs = content.inputs
     needed = {i for gap in gaps for i in range(gap.begin.input_index, gap.end.input_index + bool(gap.end.offset or gap.end.record))}
-    if needed and (content.origin or any(inputs[i].format == "ids" for i in needed)):
+    if needed and not is_of_corpus(content):
         raise UsageError(
             "what is damaged cannot be made again: this output was put together from runs with other settings, or from bare files",
-            where=f"format {content.format}",
+            where=MANIFEST_NAME,
             allowed="an output of tokmill tokenize, or made of such with the same settings",
             next_step="make it again from what it was made from (made_from in its manifest): the same command with --fresh",
         )

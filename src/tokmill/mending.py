@@ -19,7 +19,7 @@ from tokmill.durable import storage_errors
 from tokmill.encode.vocabulary import engine_of
 from tokmill.errors import ChangedError, TokmillError
 from tokmill.local import local_path
-from tokmill.manifest import load_manifest
+from tokmill.manifest import MANIFEST_NAME, load_manifest
 from tokmill.planning import divide_resources
 from tokmill.read.inputs import find_inputs
 from tokmill.read.urls import typed_urls
@@ -59,6 +59,9 @@ def repair(
     try:
         LocalRunner().run(job, [found, *observers])
     except TokmillError as error:
+        if error.where == MANIFEST_NAME:
+            # The worker has it open, and no name of its directory.
+            error.where = path_to_text(os.path.abspath(Path(directory) / MANIFEST_NAME))
         if error.next_step:
             error.next_step = re.sub(r"\(?it resumes(?: from the last commit)?\)?", _BEGINS_AGAIN, error.next_step)
         raise

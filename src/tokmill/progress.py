@@ -111,7 +111,7 @@ class ProgressObserver:
         what = "standard input" if event.total_bytes is None else format_bytes(event.total_bytes)
         budget = f", at most {format_memory(event.budget_bytes)} of memory" if event.budget_bytes else ""
         threads = f", {counted(event.n_threads, 'thread')}" if event.budget_bytes else ""
-        resumed = f"; going on behind {format_bytes(event.resumed_bytes)} of an earlier run" if event.resumed_bytes else ""
+        resumed = f"; {format_bytes(event.resumed_bytes)} are in the output already" if event.resumed_bytes else ""
         self._display.message(f"{event.verb or self._verb} {what}{threads}{budget}{resumed}")
         self._display.update((), event.position_bytes, event.total_bytes)
 
@@ -330,6 +330,12 @@ def format_bytes(n: float) -> str:
         if n < 999.95:
             return f"{n:,.1f} {unit}"
     return f"{n / 1000:,.1f} TB"
+
+
+def format_rate(bytes_per_s: float) -> str:
+    """`337 MB/s`, with as many places as a small number needs."""
+    n = bytes_per_s / 1e6
+    return f"{n:,.0f} MB/s" if n >= 10 else f"{n:.2g} MB/s"
 
 
 def format_memory(n: float) -> str:

@@ -7,6 +7,7 @@ import shlex
 from typing import TYPE_CHECKING
 
 from tokmill.sharding import Shards
+from tokmill.types import STDIN
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,30 +54,47 @@ def separator_text(separator: str | None) -> str:
 
 def commands(content: Content, made_from: Sequence[Provenance] | object, directory: str) -> str:
     """What to type, one command a line; from files made otherwise, what they were made from."""
-    sources = [each for each in made_from if each.how != "append"] if isinstance(made_from, tuple) else []
-    out = ["--out", directory]
-    paths = [each.path for each in sources or content.inputs]
-    if not sources:
-        # Appended inputs stand behind the others, so one run over all gives the same bytes.
+    sources = list(made_from) if isinstance(made_from, tuple) else []
+    paths = [each.path for each in sources]
+    if not sources or any(each.how == "append" for each in sources):
+        # Appended inputs stand behind the others, so one run over all gives the same bytes; what other runs cannot give takes none.
+        paths = [each.path for each in content.inputs]
         words = ["tokenize", *_first(paths), *_input_format(content), *_options(content)]
     elif sources[0].how == "merge":
-        words = ["merge", *_first(paths)]
+        # Where settings differ it does no harm, and without it other splits are refused.
+        words = ["merge", *_first(paths), *["--allow-other-split"] * bool(content.origin)]
     else:
         kind = ["reshard"] if sources[0].how == "reshard" else ["convert", "--format", content.format]
-        given = [] if sources[0].how == "reshard" else ["--to-eot", content.eot, "--to-dtype", content.dtype]
+        given = []
+        if sources[0].how == "convert":
+            # Ids that came without end-of-text ids stay so; there is no option for it.
+            given = [*(["--to-eot", content.eot] if content.eot != "none" else []), "--to-dtype", content.dtype]
+        if not sources[0].fingerprint:
+            paths, stated = _bare(content)
+            given = [*given, *stated]
         shards = ["--shard-tokens", str(content.shards.tokens)] if isinstance(content.shards, Shards) else []
         whole = ["--shard-documents"] if isinstance(content.shards, Shards) and content.shards.whole_documents else []
         words = [*kind, *_first(paths), *given, *shards, *whole]
-    return "\n".join([_line("tokmill", *words, *out), *_remarks(content, paths)])
+    return "\n".join([_line("tokmill", *words, "--out", directory), *_remarks(paths)])
 
 
-def _remarks(content: Content, paths: Sequence[str]) -> list[str]:
+def _bare(content: Content) -> tuple[list[str], list[str]]:
+    """Of bare files: those of the training side, and the options that state what is in them."""
+    from tokmill.bare import stated_options
+
+    options, n_val = stated_options(content)
+    paths = [each.path for each in content.inputs]
+    n_train = len(paths) - n_val
+    return paths[:n_train], options + [part for path in _first(paths[n_train:]) for part in ("--val", path)]
+
+
+def _remarks(paths: Sequence[str]) -> list[str]:
     """What the command cannot say, as comments of a shell."""
     remarks = []
     if len(paths) > _MOST:
         remarks.append(f"# ... stands for {len(paths) - _MOST:,} more: the manifest has them all")
-    if any(source.format == "ids" for source in content.inputs):
-        remarks.append("# and what was stated of the bare files: --from-format, --dtype, --eot, --eot-id or --tokenizer, --val")
+    if STDIN in paths:
+        remarks.append("# - is standard input: the same bytes must come from there")
     return remarks
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from tokmill.printable import printable, printable_line
-from tokmill.progress import format_bytes, format_duration, format_memory
+from tokmill.progress import format_bytes, format_duration, format_memory, format_rate
 from tokmill.types import STDIN, is_url
 from tokmill.words import counted
 
@@ -55,14 +55,13 @@ def summary_lines(summary: Summary) -> str:
     rows = [
         ("documents", f"{summary.documents:,}  ({_parts(summary)})"),
         ("tokens", f"{n_tokens:,}  (train {summary.tokens_train:,}, validation {summary.tokens_val:,}), {summary.dtype}"),
+        *_added_rows(summary),
         ("read", format_bytes(summary.bytes_in)),
         ("text", f"{format_bytes(summary.bytes_text)}{_per_token(summary.bytes_text, n_tokens)}"),
     ]
     if not summary.already_complete:
-        speed = f"{_rate(summary.bytes_per_s)}, {summary.tokens_per_s / 1e6:,.1f} Mtokens/s"
-        went_on = ", gone on from an earlier run" if summary.resumed else ""
         memory = f"{format_memory(summary.peak_rss_bytes)} at the peak, of {format_memory(summary.budget_bytes)}"
-        rows += [("time", f"{_seconds(summary.elapsed_s)}, {speed}{went_on}"), ("memory", memory)]
+        rows += [*_times(summary), ("memory", memory)]
     if summary.uploaded_bytes:
         rows.append(
             ("sent", f"{format_bytes(summary.uploaded_bytes)}, the run waited {_seconds(summary.upload_s)} for it at its end")
@@ -70,13 +69,39 @@ def summary_lines(summary: Summary) -> str:
     if summary.restarts:
         rows.append(("restarts", f"{summary.restarts} (the worker was lost and went on from the last commit)"))
     rows += [("skipped", ", ".join(f"{n:,} {reason}" for reason, n in sorted(summary.skipped.items())) or "none")]
-    if summary.invalid_utf8_documents:
-        rows.append(("not UTF-8", f"{counted(summary.invalid_utf8_documents, 'document')}, mended as --encoding-errors says"))
+    rows += _mended_rows(summary.invalid_utf8_documents)
     audited = f"{counted(summary.audited_documents, 'document')}, the same as the reference tokenizer's"
     rows.append(("audited", audited if summary.audited_documents else "none"))
     rows += [("files", _file_names(summary.files))]
     rows += [("in", printable_line(summary.out)), ("next", f"tokmill verify {_quoted(summary.out)}")]
     return "\n".join([f"tokmill: {head}", *_aligned(rows), *_notes(summary.notices)])
+
+
+def _added_rows(summary: Summary) -> list[tuple[str, str]]:
+    """Of an append, what is new; the rows above say what there is now."""
+    old = summary.appended_to
+    if old is None:
+        return []
+    parts = []
+    for unit in ("documents", "tokens"):
+        train, val = (getattr(summary, f"{unit}_{side}") - getattr(old, f"{unit}_{side}") for side in ("train", "val"))
+        parts.append(f"{counted(train + val, unit[:-1])} (train {train:,}, validation {val:,})")
+    return [("of it added", ", ".join(parts))]
+
+
+def _times(summary: Summary) -> list[tuple[str, str]]:
+    """Time and speed of the command, and of the work alone, which are what a report tells."""
+    went_on = ", gone on from an earlier run" if summary.resumed and summary.appended_to is None else ""
+    tokens = f"{summary.tokens_per_s / 1e6:,.1f} Mtokens/s"
+    rows = [("time", f"{_seconds(summary.elapsed_s)} of the command, {format_rate(summary.bytes_per_s)}, {tokens}{went_on}")]
+    if summary.work_s and not summary.restarts:
+        rate = format_rate(summary.bytes_per_s * summary.elapsed_s / summary.work_s)
+        rows.append(("", f"{_seconds(summary.work_s)} of it reading, encoding and writing, {rate}"))
+    return rows
+
+
+def _mended_rows(n_documents: int) -> list[tuple[str, str]]:
+    return [("not UTF-8", f"{counted(n_documents, 'document')}, mended as --encoding-errors says")] if n_documents else []
 
 
 def _parts(summary: Summary) -> str:
@@ -197,9 +222,12 @@ def _memory_rows(plan: Plan) -> list[tuple[str, str]]:
         ("reader", memory.reader_bytes),
         ("batches on their way", memory.in_flight_bytes),
         ("engine's caches, at most", memory.caches_bytes),
-        ("peak", memory.peak_bytes),
+        ("all of these", memory.peak_bytes),
         ("budget (--memory)", memory.budget_bytes),
     ]
+    if memory.peak_bytes >> 20 == memory.budget_bytes >> 20:
+        # The caches may take what is left: the sum is no forecast, it is the budget.
+        terms.pop(-2)
     rows = [(label, f"{n_bytes / (1 << 20):>7,.0f} MiB") for label, n_bytes in terms]
     if memory.available_bytes is not None:
         rows.append(("available now", f"{memory.available_bytes / (1 << 20):>7,.0f} MiB"))
@@ -249,7 +277,7 @@ def outcome_lines(outcome: Outcome) -> str:
     ]
     if not outcome.already_complete:
         went_on = ", gone on from an earlier run" if outcome.resumed else ""
-        rate = f", {_rate(outcome.bytes_per_s)}" if outcome.bytes_per_s else ""
+        rate = f", {format_rate(outcome.bytes_per_s)}" if outcome.bytes_per_s else ""
         rows.append(("time", f"{_seconds(outcome.elapsed_s)}{rate}{went_on}"))
         rows.append(("memory", f"{format_memory(outcome.peak_rss_bytes)} at the peak"))
     rows.append(("files", f"{len(outcome.files):,}, {format_bytes(outcome.bytes_out)}"))
@@ -290,6 +318,7 @@ def inspection_lines(found: Inspection) -> str:
         rows.append(("text", f"{format_bytes(found.bytes_text)}{per_token}"))
     if found.kind == "directory":
         rows.append(("skipped", ", ".join(f"{n:,} {reason}" for reason, n in sorted(found.skipped.items())) or "none"))
+    rows += _mended_rows(found.invalid_utf8_documents)
     made = (
         f"made by tokmill {found.tokmill_version} from {counted(found.n_inputs or 0, 'input')}"
         if found.kind == "directory"
@@ -314,12 +343,6 @@ def _preview_lines(preview: Preview) -> list[str]:
 
 def _per_token(n_bytes: int, n_tokens: int) -> str:
     return f", {n_bytes / n_tokens:.2f} bytes per token" if n_tokens else ""
-
-
-def _rate(bytes_per_s: float) -> str:
-    """Megabytes a second, with as many places as a small number needs."""
-    n = bytes_per_s / 1e6
-    return f"{n:,.0f} MB/s" if n >= 10 else f"{n:.2g} MB/s"
 
 
 def _seconds(seconds: float) -> str:

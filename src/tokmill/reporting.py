@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -13,7 +13,7 @@ from tokmill.account import MOST_SKIPS, Account, begin_account, complete_account
 from tokmill.exhibits import document_figures, drift_figure, history_figures, size_words
 from tokmill.page import bar, block, facts, notice, page, section, table, text
 from tokmill.placing import REPORT_NAME, check_free, check_target, write_page
-from tokmill.progress import format_bytes, format_duration, format_memory
+from tokmill.progress import format_bytes, format_duration, format_memory, format_rate
 from tokmill.recipe import commands, settings
 from tokmill.types import STDIN, Location, is_url, text_to_path
 from tokmill.words import counted
@@ -82,7 +82,7 @@ def make_page(account: Account) -> str:
         f"tokmill: {name}",
         [
             *_head(account, name),
-            _charts("How the run went", history_figures(account)),
+            _run(account),
             _charts("The documents", [*document_figures(account), *([drift] if drift else [])]),
             _sides(account),
             _inputs(account),
@@ -131,16 +131,22 @@ def _facts(account: Account) -> list[tuple[str, str, str]]:
     rows = [
         ("documents", f"{counts.documents:,}", f"train {counts.documents_train:,}, validation {counts.documents_val:,}"),
         ("tokens", f"{n_tokens:,}", f"train {counts.tokens_train:,}, validation {counts.tokens_val:,}"),
-        (
-            "bytes per token",
-            f"{counts.bytes_text / n_tokens:.3f}" if n_tokens else "none",
-            f"{format_bytes(counts.bytes_text)} of text",
-        ),
+        _density_fact(account, n_tokens),
         ("ids", content.dtype, f"vocabulary of {content.tokenizer.n_ids:,}"),
         ("time", _time(account.elapsed_s), _rate(account)),
     ]
     rows += [_memory_fact(account), ("audit", *_audit(counts))]
+    if counts.invalid_utf8_documents:
+        what = f"documents, {counted(counts.invalid_utf8_bytes, 'byte')}: mended, --encoding-errors {content.encoding_errors}"
+        rows.append(("not UTF-8", f"{counts.invalid_utf8_documents:,}", what))
     return [*rows, ("skipped", f"{sum(counts.skipped.values()):,}", _reasons(counts) or "nothing was left out")]
+
+
+def _density_fact(account: Account, n_tokens: int) -> tuple[str, str, str]:
+    if not account.knows_text:
+        return "bytes per token", "not known", "ids that came from other tools' files: nobody said how much text they are"
+    n_bytes = account.counts.bytes_text
+    return "bytes per token", f"{n_bytes / n_tokens:.3f}" if n_tokens else "none", f"{format_bytes(n_bytes)} of text"
 
 
 def _time(seconds: float) -> str:
@@ -152,9 +158,12 @@ def _rate(account: Account) -> str:
     if how == "append":
         return "of the append alone, and so is what is said of memory: of the runs before it nothing is kept"
     if not account.elapsed_s or not account.counts.bytes_in or how:
-        return ""
+        return "of copying, without start and end of the command" if how else ""
     legs = account.history.n_legs if account.history else 1
-    return f"{account.counts.bytes_in / account.elapsed_s / 1e6:,.0f} MB/s" + (f", in {legs} runs" if legs > 1 else "")
+    rate = format_rate(account.counts.bytes_in / account.elapsed_s)
+    return f"{rate}; of reading, encoding and writing, without start and end of the command" + (
+        f", in {legs} runs" if legs > 1 else ""
+    )
 
 
 def _made_by(account: Account) -> str | None:
@@ -187,6 +196,13 @@ def _charts(title: str, figures: Sequence[str]) -> str:
     return section(title, f'<div class="charts">{"".join(figures)}</div>') if figures else ""
 
 
+def _run(account: Account) -> str:
+    figures = history_figures(account)
+    if not figures and account.history:
+        return section("How the run went", '<p class="soft">Too short a run for charts of its speed and memory.</p>')
+    return _charts("How the run went", figures)
+
+
 def _sides(account: Account) -> str:
     files = account.manifest.files if account.manifest else {}
     rows = [
@@ -205,7 +221,7 @@ def _inputs(account: Account) -> str:
     for i, each in enumerate(inputs[:MOST_INPUTS]):
         kind = each.format if each.compression == "none" else f"{each.format}, {each.compression}"
         n_bytes, n_tokens = densities.get(i, (0, 0))
-        density = f"{n_bytes / n_tokens:.3f}" if n_tokens else "-"
+        density = f"{n_bytes / n_tokens:.3f}" if n_tokens and each.format != "ids" else "-"
         path = "standard input" if each.path == STDIN else each.path
         rows.append(
             [text(path), text(kind), text(size_words(each.size_bytes)), density, f"{account.skipped_by_input[each.path]:,}"]
@@ -241,7 +257,7 @@ def _skipped(account: Account) -> str:
         return section("Skipped records", "<p>None.</p>")
     reasons = [[text(reason), f"{n:,}"] for reason, n in sorted(counts.skipped.items()) if n]
     rows = [
-        [text(skip.get("path")), text(_place(skip.get("record"))), text(_place(skip.get("offset"))), text(skip.get("reason"))]
+        [text(skip.get("path")), text(_place(skip.get("record"))), text(_place(skip.get("offset"))), text(_reason(skip))]
         for skip in account.skips
     ]
     listed = sum(account.skipped_by_input.values())
@@ -252,6 +268,11 @@ def _skipped(account: Account) -> str:
         "<p></p>" if rows else "",
         table(f"Where: {shown}{listed:,}", ("input", "record", "byte", "reason"), rows, numbers=(1, 2)) if rows else "",
     )
+
+
+def _reason(skip: dict[str, Any]) -> str:
+    key = skip.get("text_key")
+    return f"{skip.get('reason')}, under {key}" if key is not None else str(skip.get("reason"))
 
 
 def _place(value: object) -> str:

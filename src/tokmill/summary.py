@@ -9,8 +9,9 @@ import msgspec
 
 from tokmill.emptiness import emptiness_notices
 from tokmill.probe import peak_rss_bytes
+from tokmill.provenance import Provenance
 from tokmill.trainers import dropped_notices, dropped_tokens, tail_notices
-from tokmill.types import AnyEvent, FileEntry, Restarted, Started
+from tokmill.types import AnyEvent, FileEntry, Progress, Restarted, Started
 
 if TYPE_CHECKING:
     from tokmill.config import Job
@@ -36,13 +37,18 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes of the documents that were encoded."""
     elapsed_s: float
     """Of this call."""
+    work_s: float
+    """Of it, what the worker took to read, encode and write, without its start and end; of the runs of an output, the sum of these
+    is the time in its manifest and report."""
     bytes_per_s: float
-    """Input that this call read, by its time."""
+    """Input that this call read, by `elapsed_s`."""
     tokens_per_s: float
     peak_rss_bytes: int
     """Of all processes: this one's peak and the worker's, added up."""
     budget_bytes: int
     """What --memory allowed."""
+    appended_to: Provenance | None
+    """Of --append, what there was before; None when nothing was added."""
     resumed: bool
     """Whether it went on from an earlier run."""
     already_complete: bool
@@ -76,10 +82,13 @@ class Meter:
         self.started_s = time.monotonic()
         self.resumed_bytes: int | None = None
         self.restarts = 0
+        self.work_s = 0.0
 
     def on_event(self, event: AnyEvent) -> None:
         """See Observer."""
-        if isinstance(event, Started) and self.resumed_bytes is None:
+        if isinstance(event, Progress):
+            self.work_s = event.elapsed_s
+        elif isinstance(event, Started) and self.resumed_bytes is None:
             self.resumed_bytes = event.resumed_bytes
         elif isinstance(event, Restarted):
             self.restarts += 1
@@ -94,7 +103,7 @@ def notices_of(job: Job, finished: Finished) -> list[str]:
     ]
 
 
-def summarize(job: Job, finished: Finished, meter: Meter, notices: list[str]) -> Summary:
+def summarize(job: Job, finished: Finished, meter: Meter, notices: list[str], *, is_append: bool = False) -> Summary:
     """What a job did that ended like this."""
     counts = finished.counts
     elapsed_s = time.monotonic() - meter.started_s
@@ -113,10 +122,12 @@ def summarize(job: Job, finished: Finished, meter: Meter, notices: list[str]) ->
         bytes_in=counts.bytes_in,
         bytes_text=counts.bytes_text,
         elapsed_s=round(elapsed_s, 3),
+        work_s=round(meter.work_s, 3),
         bytes_per_s=round(n_read / elapsed_s, 1),
         tokens_per_s=round((counts.tokens_train + counts.tokens_val) * share / elapsed_s, 1),
         peak_rss_bytes=finished.peak_rss_bytes + peak_rss_bytes(),
         budget_bytes=job.resources.budget_bytes,
+        appended_to=job.made_from[-1] if is_append and job.made_from else None,
         resumed=bool(meter.resumed_bytes),
         already_complete=finished.already_complete,
         restarts=meter.restarts,

@@ -42,6 +42,9 @@ def usage_error(error: Exception, arguments: Sequence[str], root: Any, files: di
     where = context.command_path
     option, parameter = getattr(error, "option_name", None), getattr(error, "param", None)
     if option is not None:
+        of_others = {} if option in _options(context) else _commands_with(option, root)
+        if of_others:
+            return _of_another(option, where, of_others, context, arguments)
         return _about_option(what, option, where, _options(context), arguments)
     if parameter is not None:
         return _about_parameter(what, parameter, context, arguments, files)
@@ -84,6 +87,29 @@ def _about_option(what: str, option: str, where: str, known: dict[str, str], arg
     meant = f"; did you mean {near[0]}?" if near else ""
     next_step = _command(arguments, {typed: replacement}) if near else f"{where} --help"
     return UsageError(f"there is no option {option}{meant}", where=where, allowed=allowed, next_step=next_step)
+
+
+def _commands_with(option: str, root: Any) -> dict[str, bool]:
+    """The commands that have an option, and whether it is one without a value."""
+    found = {}
+    for name, command in getattr(root, "commands", {}).items():
+        for parameter in command.params:
+            if option in parameter.opts and option.startswith("--") and not getattr(parameter, "hidden", False):
+                found[name] = bool(getattr(parameter, "is_flag", False))
+    return found
+
+
+def _of_another(option: str, where: str, others: dict[str, bool], context: Any, arguments: Sequence[str]) -> UsageError:
+    """An option of other commands: what is near to it in this one is not what was meant."""
+    names = ", ".join(f"tokmill {name}" for name in others)
+    without = [each for each in arguments if each != option]
+    known = ", ".join(sorted(each for each in _options(context) if each.startswith("--")))
+    return UsageError(
+        f"{where} has no {option}, which is an option of {names}",
+        where=where,
+        allowed=known,
+        next_step=_command(without) if all(others.values()) else f"{where} --help",
+    )
 
 
 def _about_parameter(what: str, parameter: Any, context: Any, arguments: Sequence[str], files: dict[str, str]) -> UsageError:

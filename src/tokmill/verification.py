@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from tokmill.compare import compare_with_sources
+from tokmill.config import is_of_corpus
 from tokmill.errors import DamageError, UsageError
 from tokmill.manifest import BESIDE, MANIFEST_NAME, Manifest
 from tokmill.places import LocalPlace, NotReadableError, place_of
@@ -82,14 +83,20 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     elapsed_s: float
     repaired: list[Problem] | None = None
     """What was damaged before and was made again; None: that was not asked for."""
+    can_repair: bool = True
+    """Whether `--repair` can make it again from a corpus: not an output merged from other settings, or made of bare files."""
+    made_by: str = "tokenize"
+    """The command that made it."""
 
     def raise_for_damage(self) -> None:
         """Raises DamageError when anything is wrong."""
         if self.ok:
             return
-        again = f"tokmill tokenize ... --out {self.directory} --fresh"
+        again = f"tokmill {self.made_by} ... --out {self.directory} --fresh"
         next_step = f"tokmill verify {self.directory} --repair, restore it from a copy, or make it again: {again}"
-        if is_url(self.directory):
+        if not self.can_repair:
+            next_step = f"restore it from a copy, or make it again from what it was made from (made_from in its manifest): {again}"
+        elif is_url(self.directory):
             # Nothing is mended there in place.
             next_step = f"make it again: {again}; or copy it to a directory and tokmill verify DIR --repair"
         if self.repaired is not None:
@@ -204,6 +211,8 @@ def verify(
 
 def _report(directory: str, manifest: Manifest, findings: Findings, *, is_compared: bool, compared: tuple[int, int]) -> Report:
     sums = {side: [entry for entry in manifest.files.values() if entry.side == side] for side in ("train", "val")}
+    made_from = manifest.made_from if isinstance(manifest.made_from, tuple) else ()
+    is_tokenized = not made_from or any(each.how == "append" for each in made_from)
     return Report(
         directory=directory,
         ok=not findings.n_problems,
@@ -220,6 +229,8 @@ def _report(directory: str, manifest: Manifest, findings: Findings, *, is_compar
         compared_documents=compared[0],
         compared_bytes=compared[1],
         elapsed_s=findings.elapsed_s,
+        can_repair=is_of_corpus(manifest.content),
+        made_by="tokenize" if is_tokenized else made_from[0].how,
     )
 
 

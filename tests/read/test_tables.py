@@ -41,6 +41,23 @@ def stored(path: Path, table: pa.Table, **options: object) -> tuple[Input, ...]:
 
 
 @pytest.mark.parametrize("name", ["a.parquet", "a.feather"])
+@pytest.mark.parametrize(
+    ("key", "what"),
+    [
+        ("meta.bodi", 'no column "meta.bodi" inside "meta"; fields there: "id", "body"'),
+        ("meta.inner.x", 'no column "meta.inner.x" inside "meta"; fields there: "id", "body", "inner"'),
+        ("other.bodi", 'no column "other.bodi"; columns there: "meta", "title"'),
+    ],
+)
+def test_a_field_that_is_not_there_is_answered_with_those_that_are(tmp_path: Path, name: str, key: str, what: str) -> None:
+    meta = {"id": 1, "body": "text"} | ({"inner": 5} if "inner" in key else {})
+    inputs = stored(tmp_path / name, pa.table({"meta": [meta], "title": ["a"]}))
+    with pytest.raises(BadRecordError, match=what) as caught:
+        read_all(inputs, text_key=key)
+    assert caught.value.next_step == f"pass --text-key {'meta.body' if 'meta' in key else 'title'}"
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.feather"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_type_of_text_is_read(tmp_path: Path, name: str, kind: str) -> None:
     inputs = stored(tmp_path / name, pa.table({"x": range(6), "text": KINDS[kind]}))
@@ -81,7 +98,7 @@ def test_a_column_that_is_no_text_is_refused_whatever_is_skipped(tmp_path: Path,
     for on_error in ("stop", "skip"):
         with pytest.raises(BadRecordError) as caught:
             read_all(inputs, text_key=key, on_error=on_error)
-        assert caught.value.next_step == "pass --text-key text"
+        assert caught.value.next_step == f"pass --text-key {'a.b' if key in {'a.c', 'a.b.c'} else 'text'}"
 
 
 @pytest.mark.parametrize(

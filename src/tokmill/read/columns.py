@@ -141,12 +141,9 @@ def check_column(schema: pa.Schema, key: str, where: Location) -> None:
     if kind is not None and (_is_text(kind) or pa.types.is_null(kind)):
         return
     if kind is None:
-        names = ", ".join(f'"{name[:40]}"' for name in schema.names[:_MOST_NAMES])
-        more = f" and {len(schema.names) - _MOST_NAMES} more" if len(schema.names) > _MOST_NAMES else ""
-        how = "more than one column" if schema.names.count(key) > 1 else "no column"
-        bad = NotARecordError("missing_text", f'there is {how} "{key}"; columns there: {names}{more}', _other_column(schema))
+        bad = _missing(schema, key)
     else:
-        bad = NotARecordError("not_a_string", f'the column "{key}" is of type {str(kind)[:80]}', _other_column(schema))
+        bad = NotARecordError("not_a_string", f'the column "{key}" is of type {str(kind)[:80]}', _other_column(list(schema), ()))
     # A fault of the whole file, which no policy skips.
     error = bad.error(where, "a column of strings or bytes", "rows")
     error.next_step = bad.next_step
@@ -191,14 +188,34 @@ def _type_of(schema: pa.Schema, key: str) -> pa.DataType | None:
     return kind
 
 
+def _missing(schema: pa.Schema, key: str) -> NotARecordError:
+    """There is no such column, or more than one; what is there, inside of the struct that the key leads to."""
+    how = "more than one column" if schema.names.count(key) > 1 else "no column"
+    fields: Sequence[pa.Field] = list(schema)
+    above: list[str] = []
+    for name in key.split("."):
+        kinds = [field.type for field in fields if field.name == name and pa.types.is_struct(field.type)]
+        if len(kinds) != 1:
+            break
+        above.append(name)
+        fields = [kinds[0].field(i) for i in range(kinds[0].num_fields)]
+    names = ", ".join(f'"{field.name[:40]}"' for field in fields[:_MOST_NAMES])
+    more = f" and {len(fields) - _MOST_NAMES} more" if len(fields) > _MOST_NAMES else ""
+    inside = f' inside "{".".join(above)[:40]}"; fields' if above else "; columns"
+    return NotARecordError("missing_text", f'there is {how} "{key}"{inside} there: {names}{more}', _other_column(fields, above))
+
+
 def _is_text(kind: pa.DataType) -> bool:
     value: Any = kind.value_type if pa.types.is_dictionary(kind) else kind
     return value in (pa.string(), pa.large_string(), pa.string_view(), pa.binary(), pa.large_binary(), pa.binary_view())
 
 
-def _other_column(schema: pa.Schema) -> str:
-    texts: Sequence[str] = [field.name for field in schema if _is_text(field.type) and field.name.isidentifier()]
-    return f"pass --text-key {texts[0]}" if texts else "pass --text-key COLUMN (a field of a struct: COLUMN.FIELD)"
+def _other_column(fields: Sequence[pa.Field], above: Sequence[str]) -> str:
+    """What to type: the first column of texts. above: names of the structs that the fields are in."""
+    texts: Sequence[str] = [field.name for field in fields if _is_text(field.type) and field.name.isidentifier()]
+    return (
+        f"pass --text-key {'.'.join([*above, texts[0]])}" if texts else "pass --text-key COLUMN (a field of a struct: COLUMN.FIELD)"
+    )
 
 
 def _sizes(array: pa.Array) -> np.ndarray:

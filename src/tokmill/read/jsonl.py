@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 from tokmill.memory import piece_too_long
 from tokmill.read.large import held_document
 from tokmill.read.line_window import LineWindow
-from tokmill.read.record import NOT_PLAIN, NotARecordError, RecordParser
+from tokmill.read.record import NOT_PLAIN, NotARecordError, RecordParser, skip_of
 from tokmill.read.utf8 import damage_hint, first_invalid, foreign
-from tokmill.types import Batch, Counts, Skip
+from tokmill.types import Batch, Counts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tokmill.protocols import ByteStream
     from tokmill.read.line_window import Lines
     from tokmill.read.position import Position, Settings
-    from tokmill.types import Cursor, Location
+    from tokmill.types import Cursor, Location, Skip
 
 
 def read_jsonl(stream: ByteStream, position: Position, settings: Settings, start: Cursor) -> Iterator[Batch]:
@@ -116,7 +116,7 @@ class _LinesReader:
             where = self._position.location(offset, self._position.record + i)
             if content.on_error == "stop":
                 raise self._bad_record(bad, where) from None
-            records.skips.append(Skip(path=where.path, record=where.record, offset=offset + bad.at, reason=bad.reason))
+            records.skips.append(skip_of(bad, where, offset, content.text_key))
             return
         records.documents.append(text)
         records.lines.append(i)  # type: ignore[union-attr]

@@ -13,6 +13,7 @@ import msgspec
 
 from tokmill.errors import BadRecordError
 from tokmill.read.utf8 import clean, first_invalid
+from tokmill.types import Skip
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -23,6 +24,8 @@ NOT_PLAIN = (msgspec.MsgspecError, UnicodeError, RecursionError)
 """What `RecordParser.texts` raises when a record is to be parsed by itself."""
 
 _BOM = b"\xef\xbb\xbf"
+_OF_THE_KEY = ("missing_text", "null_text", "not_a_string", "lone_surrogate")
+"""Reasons that are about what stands under the key of the text."""
 _MOST_KEYS = 8
 """Named in a message."""
 
@@ -47,6 +50,13 @@ class NotARecordError(Exception):
             allowed=allowed,
             next_step=f"{self.next_step}, or pass --on-error skip to leave such {records} out",
         )
+
+
+def skip_of(bad: NotARecordError, where: Location, offset: int | None, key: str) -> Skip:
+    """What is recorded of a record that is left out. offset: of the record; key: --text-key."""
+    at = None if offset is None else offset + bad.at
+    text_key = key if bad.reason in _OF_THE_KEY else msgspec.UNSET
+    return Skip(path=where.path, record=where.record, offset=at, reason=bad.reason, text_key=text_key)
 
 
 class RecordParser:

@@ -11,15 +11,15 @@ from array import array
 from typing import TYPE_CHECKING
 
 from tokmill.read.large import held_document
-from tokmill.read.record import NotARecordError
+from tokmill.read.record import NotARecordError, skip_of
 from tokmill.read.utf8 import clean, first_invalid
-from tokmill.types import Batch, Counts, Skip
+from tokmill.types import Batch, Counts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from tokmill.read.position import Position, Settings
-    from tokmill.types import Cursor, Location
+    from tokmill.types import Cursor, Location, Skip
 
 OTHER_FILE = "other_file"
 """Why a member of an archive was passed over that is no text: counted, but nothing that anybody would call a bad record."""
@@ -109,8 +109,7 @@ class Rows:
         where = self._location(record, offset)
         if self._settings.content.on_error == "stop":
             raise bad.error(where, self._allowed, self._records) from None
-        skipped_at = None if offset is None else offset + bad.at
-        self._skips.append(Skip(path=where.path, record=where.record, offset=skipped_at, reason=bad.reason))
+        self._skips.append(skip_of(bad, where, offset, self._settings.content.text_key))
 
     def take(self, after: Cursor) -> Iterator[Batch]:
         """What was added, as batches; `after` is the cursor behind all of it. Raises MemoryBudgetError."""
