@@ -209,29 +209,28 @@ _arguments: Sequence[str] = ()
 """Of this call of `run`."""
 _signalled = False
 """Whether somebody asked for the end."""
-_defaults: dict[str, object] = {}
-"""What files say of the command of this call, by parameter."""
+_session = configured.Session(settings.NONE, print)
+"""Of this call of `run`."""
 
 
 def run(arguments: Sequence[str]) -> int:
     """Carry out one command line. Returns the exit code; never raises but for faults of Python itself."""
-    global _arguments, _defaults  # noqa: PLW0603  typer hands its commands values only, not what was typed
-    _arguments, _defaults = arguments, {}
-    found = settings.NONE
-    if os.environ.get("_TOKMILL_COMPLETE"):
+    global _arguments, _session  # noqa: PLW0603  typer hands its commands values only, not what was typed
+    _arguments, _session = arguments, configured.Session(settings.NONE, _print_result)
+    is_completing = bool(os.environ.get("_TOKMILL_COMPLETE"))
+    if is_completing:
         from typer.completion import completion_init  # type: ignore[attr-defined]
 
         completion_init()
     try:
-        # Help, and the command that says what is wrong, are there whatever the files say.
-        found = found if {"--help", "-h"} & {*arguments} or arguments[:1] == ["doctor"] else configured.load(app)
-        _defaults = found.defaults.get(arguments[0], {}) if arguments else {}
+        if not is_completing:
+            _session = configured.Session(configured.load(app, is_optional=not usage.needs_settings(arguments)), _print_result)
         code = app(
             list(arguments) or ["--help"],
-            prog_name="tokmill",
+            prog_name=usage.PROGRAM,
             standalone_mode=False,
-            default_map=found.defaults,
-            obj=configured.Session(found, _print_result),
+            default_map=_session.settings.defaults,
+            obj=_session,
         )
         if code == _INTERRUPTED:
             raise KeyboardInterrupt
@@ -240,7 +239,7 @@ def run(arguments: Sequence[str]) -> int:
     except TokmillError as error:
         return _fail(error)
     except typer.TyperException as error:
-        return _fail(usage.usage_error(error, arguments, typer.main.get_command(app), found.places))
+        return _fail(usage.usage_error(error, arguments, typer.main.get_command(app), _session.settings.places))
     except (KeyboardInterrupt, typer.Abort):
         return _fail(_interrupted(arguments))
     except BrokenPipeError:
@@ -285,10 +284,10 @@ def _interrupted(arguments: Sequence[str]) -> TokmillError:
 def _fail(error: TokmillError) -> int:
     from tokmill import render
 
-    error = usage.with_whole_command(error, _arguments)
+    error = usage.with_whole_command(usage.at_its_place(error, _session.origins), _arguments)
     try:
         _print_error(error)
-        if _has_flag("--json", "TOKMILL_JSON"):
+        if _session.has_flag("--json", _arguments):
             print(render.json_line(render.error_object(error)), flush=True)
     except OSError:
         # Nobody listens; the exit code still speaks.
@@ -302,7 +301,7 @@ def _fail_unforeseen(error: Exception) -> int:
     if _signalled:
         # What came of it in the middle of a module that was being loaded (numpy says that it is broken).
         return _fail(_interrupted(_arguments))
-    is_verbose = _has_flag("--verbose", "TOKMILL_VERBOSE", short="v")
+    is_verbose = _session.has_flag("--verbose", _arguments, short="v")
     if is_verbose:
         traceback.print_exception(error, file=sys.stderr)
     message = f"unforeseen {type(error).__name__}: {error}"
@@ -348,15 +347,7 @@ def _print_error(error: TokmillError) -> None:
 
 
 def _typed(*options: str) -> bool:
-    return any(argument.split("=")[0] in options for argument in _arguments)
-
-
-def _has_flag(option: str, variable: str, *, short: str = "") -> bool:
-    if option in _arguments or os.environ.get(variable, "").lower() in {"1", "true", "t", "yes", "y", "on"}:
-        return True
-    if _defaults.get(option.removeprefix("--")) and not os.environ.get(variable):
-        return True
-    return bool(short) and any(a.startswith("-") and not a.startswith("--") and short in a for a in _arguments)
+    return any(word.split("=")[0] in options for word in usage.before_operands(_arguments))
 
 
 checking.register(app, _print_result, _print_error, _typed)
