@@ -259,3 +259,15 @@ def test_show_config_shows_no_password_and_no_signature(elsewhere: Path, capsys:
         assert "https://example.org/t.json" in shown
         assert "hunter2" not in shown
         assert "abcdef" not in shown
+
+
+def test_an_option_that_may_be_repeated_and_was_not_given_is_not_set(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert effective(capsys, "convert", "o", "--format", "llmc")["--val"] == (None, "not set")
+    assert cli.run(["convert", "o", "--val", "a", "--val", "b", "--show-config"]) == 0
+    assert "a b  " in capsys.readouterr().out
+
+
+def test_a_group_of_commands_alone_shows_its_help(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (elsewhere / "tokmill.toml").write_text("nonsense = \n")
+    assert cli.run(["vocab"]) == 0
+    assert "fetch" in capsys.readouterr().out

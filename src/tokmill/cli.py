@@ -8,7 +8,9 @@ there at once. Values are checked where Python callers are checked too (`plannin
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import io
 import os
 import signal
 import sys
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _INTERRUPTED = 130
-_RESUMING = ("tokenize", "merge", "convert", "reshard")
 
 app = typer.Typer(
     name="tokmill",
@@ -39,7 +40,7 @@ app = typer.Typer(
 
 def _print_version(value: bool) -> None:  # noqa: FBT001  typer calls it with the flag
     if value:
-        print(f"tokmill {__version__}")
+        _print_result(f"tokmill {__version__}")
         raise typer.Exit
 
 
@@ -223,15 +224,22 @@ def run(arguments: Sequence[str]) -> int:
 
         completion_init()
     try:
+        # A group of commands alone asks what is in it.
+        words = [*arguments, "--help"] if list(arguments) in ([], ["vocab"]) else list(arguments)
         if not is_completing:
-            _session = configured.Session(configured.load(app, is_optional=not usage.needs_settings(arguments)), _print_result)
-        code = app(
-            list(arguments) or ["--help"],
-            prog_name=usage.PROGRAM,
-            standalone_mode=False,
-            default_map=_session.settings.defaults,
-            obj=_session,
-        )
+            _session = configured.Session(configured.load(app, is_optional=not usage.needs_settings(words)), _print_result)
+        # The parser prints help by itself, and would not know what to say where that cannot be done.
+        helping = io.StringIO()
+        is_help = not is_completing and usage.asks_for_help(words)
+        with contextlib.redirect_stdout(helping) if is_help else contextlib.nullcontext():
+            code = app(
+                words,
+                prog_name=usage.PROGRAM,
+                standalone_mode=False,
+                default_map=_session.settings.defaults,
+                obj=_session,
+            )
+        _print_result(helping.getvalue().rstrip("\n"))
         if code == _INTERRUPTED:
             raise KeyboardInterrupt
         sys.stdout.flush()
@@ -244,7 +252,7 @@ def run(arguments: Sequence[str]) -> int:
         return _fail(_interrupted(arguments))
     except BrokenPipeError:
         # Whoever read our output has gone; nothing is left to say, and Python must not say it while closing.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _silence()
         return 1
     except Exception as error:  # noqa: BLE001  the last resort of a program: one line instead of a traceback
         return _fail_unforeseen(error)
@@ -274,8 +282,8 @@ def _on_signal(_signum: int, _frame: object) -> None:
 
 
 def _interrupted(arguments: Sequence[str]) -> TokmillError:
-    command = next((each for each in arguments if not each.startswith("-")), "")
-    resumes = f": {command} resumes from its last commit" if command in _RESUMING else ""
+    command = usage.resuming(arguments)
+    resumes = f": {command} resumes from its last commit" if command else ""
     return Interrupted(
         "interrupted", where="tokmill", allowed="an end at any time", next_step=f"run the same command again{resumes}"
     )
@@ -284,14 +292,15 @@ def _interrupted(arguments: Sequence[str]) -> TokmillError:
 def _fail(error: TokmillError) -> int:
     from tokmill import render
 
-    error = usage.with_whole_command(usage.at_its_place(error, _session.origins), _arguments)
+    error = usage.without_resuming(usage.at_its_place(error, _session.origins), _arguments)
+    error = usage.with_whole_command(error, _arguments)
     try:
         _print_error(error)
         if _session.has_flag("--json", _arguments):
             print(render.json_line(render.error_object(error)), flush=True)
     except OSError:
         # Nobody listens; the exit code still speaks.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _silence()
     return error.exit_code
 
 
@@ -317,8 +326,6 @@ def _fail_unforeseen(error: Exception) -> int:
 
 def _print_result(text: str) -> None:
     """Raises StorageError or DiskFullError when standard output does not take it."""
-    from tokmill.errors import DiskFullError, StorageError
-
     if not text:
         return
     try:
@@ -326,15 +333,25 @@ def _print_result(text: str) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        # What Python still holds of it, it would try to write while closing.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        raise (DiskFullError if is_full else StorageError)(
-            f"what was found or done cannot be printed: {error.strerror}",
-            where="standard output",
-            allowed="a terminal, a pipe, or a file on a disk that has room for it",
-            next_step="send standard output elsewhere, or free disk space, then run the same command again",
-        ) from error
+        _silence()
+        raise _unprinted(error) from error
+
+
+def _silence() -> None:
+    """Give standard output to nobody: what Python still holds of it, it would try to write while closing."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _unprinted(error: OSError) -> TokmillError:
+    from tokmill.errors import DiskFullError, StorageError
+
+    is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return (DiskFullError if is_full else StorageError)(
+        f"what was found or done cannot be printed: {error.strerror}",
+        where="standard output",
+        allowed="a terminal, a pipe, or a file on a disk that has room for it",
+        next_step="send standard output elsewhere, or free disk space, then run the same command again",
+    )
 
 
 app.add_typer(vocab_commands(_print_result), name="vocab")

@@ -124,7 +124,8 @@ def _effective(ctx: Any) -> Iterator[tuple[str, Any, str]]:
     """(option, value, where it comes from) of every option of the command; URLs without what is secret in them."""
     elsewhere = _origins(ctx)
     for parameter in _options(ctx):
-        value = _public(ctx.params.get(parameter.name))
+        # Of an option that may be repeated, and was not given, the parser makes an empty sequence.
+        value = _public(ctx.params.get(parameter.name)) if ctx.params.get(parameter.name) != () else None
         typed = getattr(ctx.get_parameter_source(parameter.name), "name", "") == "COMMANDLINE"
         long = _long_name(parameter)
         found = elsewhere.get(long)
@@ -180,7 +181,13 @@ def _lines(command: str, rows: list[tuple[str, Any, str]]) -> list[str]:
 
 
 def _text(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else " ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return (
+        str(value).lower()
+        if isinstance(value, bool)
+        else " ".join(map(str, value))
+        if isinstance(value, list | tuple)
+        else str(value)
+    )
 
 
 def load(app: typer.Typer, *, is_optional: bool = False) -> Settings:

@@ -14,7 +14,7 @@ import os
 from typing import TYPE_CHECKING, TypeVar
 
 from tokmill import durable
-from tokmill.durable import storage_errors
+from tokmill.durable import reading_errors, storage_errors
 from tokmill.errors import ChangedError, DamageError, TokmillError, UsageError
 from tokmill.manifest import MANIFEST_NAME, Manifest, decode_manifest, load_manifest, read_state
 from tokmill.state import flat_name, history_of, is_begun, let_go, part_files, part_of, state_of
@@ -40,7 +40,7 @@ def kept_of(directory: Path, manifest: Manifest) -> Path:
 
 def kept_names(directory: Path, manifest: Manifest) -> frozenset[str]:
     """The second names that there are, flat. Raises StorageError."""
-    with storage_errors(directory):
+    with reading_errors(directory):
         try:
             return frozenset(durable.uninterrupted(lambda: os.listdir(kept_of(directory, manifest))))
         except (FileNotFoundError, NotADirectoryError):
@@ -117,7 +117,7 @@ def is_append_to(older: Manifest, manifest: Manifest) -> bool:
 def pending_manifest(directory: Path) -> Manifest | None:
     """The manifest of a run that was killed while publishing, or is publishing now. Raises StorageError."""
     part = part_of(directory, MANIFEST_NAME)
-    with storage_errors(part):
+    with reading_errors(part):
         try:
             return decode_manifest(read_state(part), str(part))
         except (FileNotFoundError, DamageError):

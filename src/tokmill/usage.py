@@ -186,13 +186,34 @@ _WITHOUT = ("doctor", "completion", "--version")
 
 def needs_settings(arguments: Sequence[str]) -> bool:
     """Whether what was typed must not be done where the settings of files are wrong."""
-    is_help = bool({"--help", "-h"} & {*before_operands(arguments)})
-    return bool(arguments) and not is_help and arguments[0] not in _WITHOUT
+    return bool(arguments) and not asks_for_help(arguments) and arguments[0] not in _WITHOUT
+
+
+def asks_for_help(arguments: Sequence[str]) -> bool:
+    """Whether help is among what was typed."""
+    return bool({"--help", "-h"} & {*before_operands(arguments)})
 
 
 def before_operands(arguments: Sequence[str]) -> Sequence[str]:
     """The words before `--`, behind which nothing is an option."""
     return arguments[: arguments.index("--")] if "--" in arguments else arguments
+
+
+_RESUMING = ("tokenize", "merge", "convert", "reshard")
+_RESUMES = re.compile(r"(?:[:;,]? (?:it|the same command) resumes(?: from the last commit)?| \(it resumes\))")
+
+
+def resuming(arguments: Sequence[str]) -> str:
+    """The command, if it goes on where an earlier run of it ended; else nothing."""
+    command = next((each for each in arguments if not each.startswith("-")), "")
+    return command if command in _RESUMING else ""
+
+
+def without_resuming(error: TokmillError, arguments: Sequence[str]) -> TokmillError:
+    """The error; of a command that goes on with nothing, without the word that it would."""
+    if error.next_step and not resuming(arguments):
+        error.next_step = _RESUMES.sub("", error.next_step)
+    return error
 
 
 _CHECK_PATH = "check the path"
