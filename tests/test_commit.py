@@ -15,8 +15,9 @@ from tokmill import durable
 from tokmill.commit import Output, open_output
 from tokmill.config import Content
 from tokmill.errors import ChangedError, DamageError, DiskFullError, LockedError, StorageError, TokmillError, UsageError
+from tokmill.kept import remove_state
 from tokmill.manifest import FORMAT_VERSION, MANIFEST_NAME, FileSpan, Manifest, Segment, load_manifest
-from tokmill.state import STATE_NAME
+from tokmill.state import STATE_NAME, hold
 from tokmill.types import Counts, Cursor, FileEntry, Input
 
 
@@ -74,6 +75,36 @@ def test_nothing_stands_under_a_final_name_before_publishing(tmp_path: Path) -> 
     commit(output, b"abc", 3)
     assert [p.name for p in tmp_path.iterdir()] == [STATE_NAME]
     output.close()
+
+
+@pytest.mark.parametrize("name", ["history", "history.new", "journal.new", "old-0123456789abcdef/sub", "stray.part"])
+def test_what_is_left_and_cannot_be_removed_is_no_error_of_a_run_that_is_complete(tmp_path: Path, name: str) -> None:
+    content = a_content()
+    output = opened(tmp_path, content)
+    commit(output, b"abcd", 1)
+    (tmp_path / STATE_NAME / name / "inner").mkdir(parents=True)
+    output.publish(manifest_of(output, content))
+    assert load_manifest(tmp_path).files["train.bin"].size_bytes == 4
+    assert not (tmp_path / STATE_NAME / "journal").exists()
+    assert open_output(tmp_path, content, "0", fresh=False) == load_manifest(tmp_path)
+
+
+def test_what_the_next_run_would_go_on_with_and_cannot_be_removed_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = opened(tmp_path)
+    commit(output, b"abcd", 1)
+    output.close()
+    unlink = Path.unlink
+
+    def sticking(path: Path, missing_ok: bool = False) -> None:
+        if path.name in ("journal", "train.bin.part"):
+            raise PermissionError(1, "Operation not permitted", str(path))
+        unlink(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", sticking)
+    with pytest.raises(StorageError, match="cannot write the output"):
+        remove_state(tmp_path, hold(tmp_path))
 
 
 def test_a_complete_directory_is_left_as_it_is(tmp_path: Path) -> None:

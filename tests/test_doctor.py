@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers import write_corpus, write_output
 from plain import clean_environment
 
 from tokmill import cli, doctor, extras, probe
@@ -41,8 +42,12 @@ def test_the_table_has_a_line_for_each(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_where_nothing_can_be_written_the_first_line_says_so(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.run(["doctor", "/proc"]) == 0
-    assert capsys.readouterr().out.startswith("tokmill: it works here, but no output can be made in /proc\n")
+    assert cli.run(["doctor", "/proc"]) == 1
+    shown = capsys.readouterr()
+    assert shown.out.startswith("tokmill: IT WOULD NOT WORK HERE: no output can be made in /proc\n")
+    assert "next:    choose a directory that can be written: tokmill doctor DIR" in shown.err
+    assert cli.run(["doctor", "/proc", "--json"]) == 1
+    assert json.loads(capsys.readouterr().out.splitlines()[0])["works"] is False
 
 
 @pytest.mark.parametrize(
@@ -62,13 +67,36 @@ def test_what_cannot_even_be_looked_at_is_a_row(before: str, row: str, step: str
     assert "  extras\n" in done.stdout
 
 
-def test_a_full_standard_output_speaks_of_no_run_that_resumes() -> None:
+@pytest.mark.parametrize(
+    "arguments", [["vocab", "list"], ["doctor"], ["--help"], ["tokenize", "--help"], ["--version"]], ids=" ".join
+)
+def test_a_full_standard_output_speaks_of_no_run_that_resumes(arguments: list[str]) -> None:
     with open("/dev/full", "wb") as full:
-        command = [sys.executable, "-m", "tokmill", "vocab", "list"]
+        command = [sys.executable, "-m", "tokmill", *arguments]
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=clean_environment(), check=False)
     assert done.returncode == 14
     assert "resumes" not in done.stderr
     assert "next:    send standard output elsewhere" in done.stderr
+
+
+def test_what_goes_on_with_nothing_speaks_of_no_run_that_resumes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["vocab", "fetch", "gpt2", "--to", "/proc/nowhere"]) == 1
+    assert "next:    mend the cause, then run the same command again\n" in capsys.readouterr().err
+
+
+def test_a_state_that_cannot_be_read_is_not_called_unwritable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_output(tmp_path / "o", write_corpus(tmp_path / "c.txt", ["one", "two"]))
+
+    def refusing(path: Path) -> list[str]:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("tokmill.kept.os.listdir", refusing)
+    assert cli.run(["inspect", str(tmp_path / "o")]) == 1
+    shown = capsys.readouterr().err
+    assert "cannot read the output: Permission denied" in shown
+    assert "resumes" not in shown
 
 
 def test_the_quota_of_its_own_control_group_or_of_one_above_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,6 +202,16 @@ def test_commands_options_and_values_are_completed() -> None:
     assert "tokenize" in complete("tokmill tok")
     assert {"--val-fraction", "--verbose"} <= {*complete("tokmill tokenize x --v")}
     assert complete("tokmill tokenize x --format m") == ["megatron", "mds"]
+    assert complete("tokmill vocab f") == ["fetch"]
+    assert complete("tokmill vocab fetch o") == ["o200k_base"]
+    assert complete("tokmill convert x --format m") == ["megatron", "mds"]
+    assert complete("tokmill convert x --to-dtype u") == ["uint16", "uint32"]
+    assert complete("tokmill inspect x --side v") == ["val"]
+
+
+def test_a_broken_file_of_settings_does_not_disturb_completion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tokmill.toml").write_text("nonsense = \n")
     assert complete("tokmill vocab f") == ["fetch"]
 
 

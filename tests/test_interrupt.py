@@ -55,6 +55,14 @@ def test_it_is_answered_before_anything_is_loaded_for_the_command() -> None:
     assert_one_message(done)
 
 
+def test_before_it_is_answered_nothing_is_loaded_that_python_has_not_loaded_itself() -> None:
+    program = (
+        "import sys; import tokmill; before = {*sys.modules}; import tokmill.__main__; print(*sorted({*sys.modules} - before))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=clean_environment())
+    assert done.stdout.split() == ["tokmill.__main__"]
+
+
 def interrupted_at(module: str, arguments: list[str]) -> subprocess.CompletedProcess[str]:
     program = _INTERRUPTING.format(module=module, arguments=arguments)
     return subprocess.run(

@@ -1,9 +1,7 @@
 """The entry point of the command, also as `python -m tokmill`: answers Ctrl-C in one line while all else is still being loaded."""
 
-from __future__ import annotations
-
+import _signal  # type: ignore[import-not-found]  # what `signal` wraps, which loads ten modules more, as `__future__` is one
 import os
-import signal
 
 _INTERRUPTED = 130
 _MESSAGE = b"""tokmill: error: interrupted
@@ -20,9 +18,9 @@ def _leave(_signum: int, _frame: object) -> None:
 
 # Before anything else is loaded, also what else this module needs: half a module cannot be unloaded, and an exception in the middle
 # of one is a traceback of ours, or an error of somebody's C. Where Ctrl-C is ignored, as behind nohup, it stays so.
-_IS_OURS = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+_IS_OURS = _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler
 if _IS_OURS:
-    signal.signal(signal.SIGINT, _leave)
+    _signal.signal(_signal.SIGINT, _leave)
 
 import sys  # noqa: E402
 
@@ -33,7 +31,7 @@ def main() -> None:
     from tokmill import cli
 
     if _IS_OURS:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        _signal.signal(_signal.SIGINT, _signal.default_int_handler)
     cli.main()
 
 

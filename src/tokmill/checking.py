@@ -111,7 +111,14 @@ def _register_inspect(app: typer.Typer, show: Callable[[str], None], is_typed: C
             int, typer.Option("--tokens", envvar="TOKMILL_TOKENS", metavar="N", help="Of each document, at most.")
         ] = 100,
         dtype: Annotated[
-            str | None, typer.Option("--dtype", envvar="TOKMILL_DTYPE", metavar="uint16|uint32", help="Of a bare file.")
+            str | None,
+            typer.Option(
+                "--dtype",
+                envvar="TOKMILL_DTYPE",
+                metavar="uint16|uint32",
+                autocompletion=options.values_of("uint16|uint32"),
+                help="Of a bare file.",
+            ),
         ] = None,
         tokenizer: Annotated[
             str | None,

@@ -8,7 +8,9 @@ there at once. Values are checked where Python callers are checked too (`plannin
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import io
 import os
 import signal
 import sys
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _INTERRUPTED = 130
-_RESUMING = ("tokenize", "merge", "convert", "reshard")
 
 app = typer.Typer(
     name="tokmill",
@@ -39,7 +40,7 @@ app = typer.Typer(
 
 def _print_version(value: bool) -> None:  # noqa: FBT001  typer calls it with the flag
     if value:
-        print(f"tokmill {__version__}")
+        _print_result(f"tokmill {__version__}")
         raise typer.Exit
 
 
@@ -226,30 +227,36 @@ _arguments: Sequence[str] = ()
 """Of this call of `run`."""
 _signalled = False
 """Whether somebody asked for the end."""
-_defaults: dict[str, object] = {}
-"""What files say of the command of this call, by parameter."""
+_session = configured.Session(settings.NONE, print)
+"""Of this call of `run`."""
 
 
 def run(arguments: Sequence[str]) -> int:
     """Carry out one command line. Returns the exit code; never raises but for faults of Python itself."""
-    global _arguments, _defaults  # noqa: PLW0603  typer hands its commands values only, not what was typed
-    _arguments, _defaults = arguments, {}
-    found = settings.NONE
-    if os.environ.get("_TOKMILL_COMPLETE"):
+    global _arguments, _session  # noqa: PLW0603  typer hands its commands values only, not what was typed
+    _arguments, _session = arguments, configured.Session(settings.NONE, _print_result)
+    is_completing = bool(os.environ.get("_TOKMILL_COMPLETE"))
+    if is_completing:
         from typer.completion import completion_init  # type: ignore[attr-defined]
 
         completion_init()
     try:
-        # Help, and the command that says what is wrong, are there whatever the files say.
-        found = found if {"--help", "-h"} & {*arguments} or arguments[:1] == ["doctor"] else configured.load(app)
-        _defaults = found.defaults.get(arguments[0], {}) if arguments else {}
-        code = app(
-            options.with_address(arguments) or ["--help"],
-            prog_name="tokmill",
-            standalone_mode=False,
-            default_map=found.defaults,
-            obj=configured.Session(found, _print_result),
-        )
+        # A group of commands alone asks what is in it.
+        words = [*arguments, "--help"] if list(arguments) in ([], ["vocab"]) else options.with_address(arguments)
+        if not is_completing:
+            _session = configured.Session(configured.load(app, is_optional=not usage.needs_settings(words)), _print_result)
+        # The parser prints help by itself, and would not know what to say where that cannot be done.
+        helping = io.StringIO()
+        is_help = not is_completing and usage.asks_for_help(words)
+        with contextlib.redirect_stdout(helping) if is_help else contextlib.nullcontext():
+            code = app(
+                words,
+                prog_name=usage.PROGRAM,
+                standalone_mode=False,
+                default_map=_session.settings.defaults,
+                obj=_session,
+            )
+        _print_result(helping.getvalue().rstrip("\n"))
         if code == _INTERRUPTED:
             raise KeyboardInterrupt
         sys.stdout.flush()
@@ -257,12 +264,12 @@ def run(arguments: Sequence[str]) -> int:
     except TokmillError as error:
         return _fail(error)
     except typer.TyperException as error:
-        return _fail(usage.usage_error(error, arguments, typer.main.get_command(app), found.places))
+        return _fail(usage.usage_error(error, arguments, typer.main.get_command(app), _session.settings.places))
     except (KeyboardInterrupt, typer.Abort):
         return _fail(_interrupted(arguments))
     except BrokenPipeError:
         # Whoever read our output has gone; nothing is left to say, and Python must not say it while closing.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _silence()
         return 1
     except Exception as error:  # noqa: BLE001  the last resort of a program: one line instead of a traceback
         return _fail_unforeseen(error)
@@ -292,8 +299,8 @@ def _on_signal(_signum: int, _frame: object) -> None:
 
 
 def _interrupted(arguments: Sequence[str]) -> TokmillError:
-    command = next((each for each in arguments if not each.startswith("-")), "")
-    resumes = f": {command} resumes from its last commit" if command in _RESUMING else ""
+    command = usage.resuming(arguments)
+    resumes = f": {command} resumes from its last commit" if command else ""
     return Interrupted(
         "interrupted", where="tokmill", allowed="an end at any time", next_step=f"run the same command again{resumes}"
     )
@@ -302,14 +309,15 @@ def _interrupted(arguments: Sequence[str]) -> TokmillError:
 def _fail(error: TokmillError) -> int:
     from tokmill import render
 
+    error = usage.without_resuming(usage.at_its_place(error, _session.origins), _arguments)
     error = usage.with_whole_command(error, _arguments)
     try:
         _print_error(error)
-        if _has_flag("--json", "TOKMILL_JSON"):
+        if _session.has_flag("--json", _arguments):
             print(render.json_line(render.error_object(error)), flush=True)
     except OSError:
         # Nobody listens; the exit code still speaks.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _silence()
     return error.exit_code
 
 
@@ -319,7 +327,7 @@ def _fail_unforeseen(error: Exception) -> int:
     if _signalled:
         # What came of it in the middle of a module that was being loaded (numpy says that it is broken).
         return _fail(_interrupted(_arguments))
-    is_verbose = _has_flag("--verbose", "TOKMILL_VERBOSE", short="v")
+    is_verbose = _session.has_flag("--verbose", _arguments, short="v")
     if is_verbose:
         traceback.print_exception(error, file=sys.stderr)
     message = f"unforeseen {type(error).__name__}: {error}"
@@ -335,8 +343,6 @@ def _fail_unforeseen(error: Exception) -> int:
 
 def _print_result(text: str) -> None:
     """Raises StorageError or DiskFullError when standard output does not take it."""
-    from tokmill.errors import DiskFullError, StorageError
-
     if not text:
         return
     try:
@@ -344,15 +350,25 @@ def _print_result(text: str) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        # What Python still holds of it, it would try to write while closing.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        raise (DiskFullError if is_full else StorageError)(
-            f"what was found or done cannot be printed: {error.strerror}",
-            where="standard output",
-            allowed="a terminal, a pipe, or a file on a disk that has room for it",
-            next_step="send standard output elsewhere, or free disk space, then run the same command again",
-        ) from error
+        _silence()
+        raise _unprinted(error) from error
+
+
+def _silence() -> None:
+    """Give standard output to nobody: what Python still holds of it, it would try to write while closing."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _unprinted(error: OSError) -> TokmillError:
+    from tokmill.errors import DiskFullError, StorageError
+
+    is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return (DiskFullError if is_full else StorageError)(
+        f"what was found or done cannot be printed: {error.strerror}",
+        where="standard output",
+        allowed="a terminal, a pipe, or a file on a disk that has room for it",
+        next_step="send standard output elsewhere, or free disk space, then run the same command again",
+    )
 
 
 app.add_typer(vocab_commands(_print_result), name="vocab")
@@ -365,15 +381,7 @@ def _print_error(error: TokmillError) -> None:
 
 
 def _typed(*options: str) -> bool:
-    return any(argument.split("=")[0] in options for argument in _arguments)
-
-
-def _has_flag(option: str, variable: str, *, short: str = "") -> bool:
-    if option in _arguments or os.environ.get(variable, "").lower() in {"1", "true", "t", "yes", "y", "on"}:
-        return True
-    if _defaults.get(option.removeprefix("--")) and not os.environ.get(variable):
-        return True
-    return bool(short) and any(a.startswith("-") and not a.startswith("--") and short in a for a in _arguments)
+    return any(word.split("=")[0] in options for word in usage.before_operands(_arguments))
 
 
 checking.register(app, _print_result, _print_error, _typed)

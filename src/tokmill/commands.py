@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tokmill import options  # noqa: TC001  typer reads the annotations
+from tokmill import options
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -21,16 +21,32 @@ Sources = Annotated[list[str], typer.Argument(metavar="DIR|FILE", help="A comple
 OutputFormat = Annotated[
     str,
     typer.Option(
-        "--format", envvar="TOKMILL_FORMAT", metavar="raw|llmc|megatron|datatrove|olmo|litdata|mds", help="Of the output."
+        "--format",
+        envvar="TOKMILL_FORMAT",
+        metavar="raw|llmc|megatron|datatrove|olmo|litdata|mds",
+        autocompletion=options.values_of("raw|llmc|megatron|datatrove|olmo|litdata|mds"),
+        help="Of the output.",
     ),
 ]
 ToEot = Annotated[
     str | None,
-    typer.Option("--to-eot", envvar="TOKMILL_TO_EOT", metavar="before|after", help="Of the output.  [default: the trainer's]"),
+    typer.Option(
+        "--to-eot",
+        envvar="TOKMILL_TO_EOT",
+        metavar="before|after",
+        autocompletion=options.values_of("before|after"),
+        help="Of the output.  [default: the trainer's]",
+    ),
 ]
 ToDtype = Annotated[
     str | None,
-    typer.Option("--to-dtype", envvar="TOKMILL_TO_DTYPE", metavar="uint16|uint32", help="Of the output's ids."),
+    typer.Option(
+        "--to-dtype",
+        envvar="TOKMILL_TO_DTYPE",
+        metavar="uint16|uint32",
+        autocompletion=options.values_of("uint16|uint32"),
+        help="Of the output's ids.",
+    ),
 ]
 FromFormat = Annotated[
     str | None,
@@ -38,11 +54,30 @@ FromFormat = Annotated[
         "--from-format",
         envvar="TOKMILL_FROM_FORMAT",
         metavar="NAME",
+        autocompletion=options.values_of("raw|llmc|megatron|datatrove|olmo"),
         help="Of bare files: raw, llmc, megatron, datatrove, olmo.",
     ),
 ]
-BareDtype = Annotated[str | None, typer.Option("--dtype", envvar="TOKMILL_DTYPE", metavar="uint16|uint32", help="Of bare files.")]
-BareEot = Annotated[str | None, typer.Option("--eot", envvar="TOKMILL_EOT", metavar="after|before|none", help="Of bare files.")]
+BareDtype = Annotated[
+    str | None,
+    typer.Option(
+        "--dtype",
+        envvar="TOKMILL_DTYPE",
+        metavar="uint16|uint32",
+        autocompletion=options.values_of("uint16|uint32"),
+        help="Of bare files.",
+    ),
+]
+BareEot = Annotated[
+    str | None,
+    typer.Option(
+        "--eot",
+        envvar="TOKMILL_EOT",
+        metavar="after|before|none",
+        autocompletion=options.values_of("after|before|none"),
+        help="Of bare files.",
+    ),
+]
 BareEotId = Annotated[int | None, typer.Option("--eot-id", envvar="TOKMILL_EOT_ID", metavar="N", help="Of bare files.")]
 BareTokenizer = Annotated[
     str | None, typer.Option("--tokenizer", envvar="TOKMILL_TOKENIZER", metavar="NAME|FILE", help="Of bare files.")

@@ -57,8 +57,8 @@ def _lines(found: Diagnosis) -> str:
     from tokmill.printable import printable_line
 
     wide = max(len(check.name) for check in found.checks)
-    but = f", but no output can be made in {found.unwritable}" if found.unwritable else ""
-    lines = ["tokmill: " + (f"it works here{printable_line(but)}" if found.works else "IT WOULD NOT WORK HERE")]
+    where = f": no output can be made in {found.unwritable}" if found.unwritable else ""
+    lines = ["tokmill: " + ("it works here" if found.works else f"IT WOULD NOT WORK HERE{printable_line(where)}")]
     group = ""
     for check in found.checks:
         if check.group != group:

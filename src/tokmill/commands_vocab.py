@@ -14,6 +14,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+def _published(incomplete: str) -> list[str]:
+    """For the completion of a shell."""
+    from tokmill.encode.vocabulary import ENCODINGS
+
+    return [name for name in ENCODINGS if name.startswith(incomplete)]
+
+
 def vocab_commands(print_result: Callable[[str], None]) -> typer.Typer:
     """The group of commands. print_result: writes to standard output."""
     group = typer.Typer(
@@ -32,7 +39,9 @@ def vocab_commands(print_result: Callable[[str], None]) -> typer.Typer:
 
     @group.command(short_help="Put the file of a published encoding into a directory.")
     def fetch(
-        name: Annotated[str, typer.Argument(metavar="NAME", help="Of the encoding, or of a model that has it.")],
+        name: Annotated[
+            str, typer.Argument(metavar="NAME", help="Of the encoding, or of a model that has it.", autocompletion=_published)
+        ],
         to: Annotated[str, typer.Option("--to", envvar="TOKMILL_TO", metavar="DIR", help="Where to; made if need be.")],
         base_url: Annotated[
             str | None,

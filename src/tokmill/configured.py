@@ -6,21 +6,35 @@ over the default. Here is only what is said of it.
 
 from __future__ import annotations
 
+import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 from tokmill import settings
+from tokmill.errors import UsageError
 from tokmill.settings import Knob, Settings
+from tokmill.usage import PROGRAM, Origin, before_operands
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
 _SHOW = "--show-config"
 _NO_SETTINGS = {"help", "version", "show_config"}
+
+
+_YES = {"1", "true", "t", "yes", "y", "on"}
+"""What the parser takes for a flag that is set, of the environment."""
+_TAKES_VALUE = "o"
+"""Behind the letter of an option that has a value, the rest of the word is the value."""
+
+
+def _in_bundle(letter: str, word: str) -> bool:
+    """Whether a word such as `-qv` holds the flag."""
+    return word.startswith("-") and not word.startswith("--") and letter in word[1:].partition(_TAKES_VALUE)[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +44,30 @@ class Session:
     settings: Settings
     show: Callable[[str], None]
     """Prints a result on standard output."""
+    values: dict[str, Any] = field(default_factory=dict)
+    """Of the command's options, by parameter, once they are parsed."""
+    origins: dict[str, Origin] = field(default_factory=dict)
+    """By option, of those whose value was not typed but stands elsewhere."""
+
+    def has_flag(self, option: str, arguments: Sequence[str], *, short: str = "") -> bool:
+        """Whether a flag of all commands is set, also where the command line could not be parsed."""
+        name = option.removeprefix("--")
+        if name in self.values:
+            return bool(self.values[name])
+        if any(word == option or (short and _in_bundle(short, word)) for word in before_operands(arguments)):
+            return True
+        if said := os.environ.get(f"{PROGRAM}_{name}".upper()):
+            return said.lower() in _YES
+        return bool(self._defaults_of(arguments).get(name))
+
+    def _defaults_of(self, arguments: Sequence[str]) -> dict[str, Any]:
+        """What files say of the command that the words lead to; what they say of all, where they lead to none."""
+        inner: dict[str, Any] = self.settings.defaults
+        for word in arguments:
+            if not isinstance(inner.get(word), dict):
+                break
+            inner = inner[word]
+        return self.settings.general | inner
 
 
 class Configured(TyperCommand):
@@ -51,6 +89,9 @@ class Configured(TyperCommand):
 
     def invoke(self, ctx: Any) -> Any:
         """See the parser."""
+        session = ctx.find_root().obj
+        session.values.update(ctx.params)
+        session.origins.update(_origins(ctx))
         if not self.is_asked:
             return super().invoke(ctx)
         rows = list(_effective(ctx))
@@ -58,9 +99,9 @@ class Configured(TyperCommand):
             from tokmill import render
 
             found = {name: {"value": value, "from": origin} for name, value, origin in rows}
-            ctx.find_root().obj.show(render.json_line({"command": ctx.command_path, "options": found}))
+            session.show(render.json_line({"command": ctx.command_path, "options": found}))
         else:
-            ctx.find_root().obj.show("\n".join(_lines(ctx.command_path, rows)))
+            session.show("\n".join(_lines(ctx.command_path, rows)))
         return None
 
 
@@ -81,20 +122,37 @@ def _flag() -> Any:
 
 def _effective(ctx: Any) -> Iterator[tuple[str, Any, str]]:
     """(option, value, where it comes from) of every option of the command; URLs without what is secret in them."""
+    elsewhere = _origins(ctx)
+    for parameter in _options(ctx):
+        # Of an option that may be repeated, and was not given, the parser makes an empty sequence.
+        value = _public(ctx.params.get(parameter.name)) if ctx.params.get(parameter.name) != () else None
+        typed = getattr(ctx.get_parameter_source(parameter.name), "name", "") == "COMMANDLINE"
+        long = _long_name(parameter)
+        found = elsewhere.get(long)
+        origin = "command line" if typed else found.shown if found else "default"
+        yield long, value, origin if value is not None else _unset(parameter)
+
+
+def _origins(ctx: Any) -> dict[str, Origin]:
+    """By option, where its value stands if that is the environment or a file."""
     places = ctx.find_root().obj.settings.places
     command = ctx.command_path.partition(" ")[2]
-    for parameter in ctx.command.params:
-        if parameter.name in _NO_SETTINGS or not parameter.opts[0].startswith("-"):
-            continue
-        value = _public(ctx.params.get(parameter.name))
-        source = getattr(ctx.get_parameter_source(parameter.name), "name", "DEFAULT")
-        origin = {
-            "COMMANDLINE": "command line",
-            "ENVIRONMENT": f"environment, {parameter.envvar}",
-            "DEFAULT_MAP": places.get(f"{command}.{parameter.name}", "file"),
-        }.get(source, "default")
-        long = next(name for name in parameter.opts if name.startswith("--"))
-        yield long, value, origin if value is not None else _unset(parameter)
+    found = {}
+    for parameter in _options(ctx):
+        source = getattr(ctx.get_parameter_source(parameter.name), "name", "")
+        if source == "ENVIRONMENT":
+            found[_long_name(parameter)] = Origin(variable=parameter.envvar)
+        elif source == "DEFAULT_MAP":
+            found[_long_name(parameter)] = Origin(place=places.get(f"{command}.{parameter.name}", "a file of settings"))
+    return found
+
+
+def _options(ctx: Any) -> Iterator[Any]:
+    return (p for p in ctx.command.params if p.name not in _NO_SETTINGS and p.opts[0].startswith("-"))
+
+
+def _long_name(parameter: Any) -> str:
+    return str(next(name for name in parameter.opts if name.startswith("--")))
 
 
 def _public(value: Any) -> Any:
@@ -123,12 +181,26 @@ def _lines(command: str, rows: list[tuple[str, Any, str]]) -> list[str]:
 
 
 def _text(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else " ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return (
+        str(value).lower()
+        if isinstance(value, bool)
+        else " ".join(map(str, value))
+        if isinstance(value, list | tuple)
+        else str(value)
+    )
 
 
-def load(app: typer.Typer) -> Settings:
-    """The settings of the working directory's files for the commands of `app`. Raises UsageError."""
-    return settings.read_settings(knobs(app)) if settings.present() else settings.NONE
+def load(app: typer.Typer, *, is_optional: bool = False) -> Settings:
+    """The settings of the working directory's files for the commands of `app`; none, where they are wrong and optional.
+
+    Raises UsageError.
+    """
+    try:
+        return settings.read_settings(knobs(app)) if settings.present() else settings.NONE
+    except UsageError:
+        if is_optional:
+            return settings.NONE
+        raise
 
 
 def knobs(app: typer.Typer) -> list[Knob]:

@@ -50,6 +50,20 @@ def storage_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
+@contextlib.contextmanager
+def reading_errors(path: Path) -> Iterator[None]:
+    """Raise what the system says while the state of an output is looked at as an error of tokmill."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"cannot read the output: {error.strerror}",
+            where=os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else str(path),
+            allowed="a directory on a sound disk that this user may read",
+            next_step=f"mend the cause, then {_RESUMES}",
+        ) from error
+
+
 def uninterrupted(call: Callable[[], T]) -> T:
     """What `call` returns; called again while signals interrupt it. Python does so itself for open, read, write and fsync."""
     while True:

@@ -14,10 +14,10 @@ import os
 from typing import TYPE_CHECKING, TypeVar
 
 from tokmill import durable
-from tokmill.durable import storage_errors
+from tokmill.durable import reading_errors, storage_errors
 from tokmill.errors import ChangedError, DamageError, TokmillError, UsageError
 from tokmill.manifest import MANIFEST_NAME, Manifest, decode_manifest, load_manifest, read_state
-from tokmill.state import flat_name, history_of, let_go, part_files, part_of, state_of
+from tokmill.state import flat_name, history_of, is_begun, let_go, part_files, part_of, state_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -40,7 +40,7 @@ def kept_of(directory: Path, manifest: Manifest) -> Path:
 
 def kept_names(directory: Path, manifest: Manifest) -> frozenset[str]:
     """The second names that there are, flat. Raises StorageError."""
-    with storage_errors(directory):
+    with reading_errors(directory):
         try:
             return frozenset(durable.uninterrupted(lambda: os.listdir(kept_of(directory, manifest))))
         except (FileNotFoundError, NotADirectoryError):
@@ -117,7 +117,7 @@ def is_append_to(older: Manifest, manifest: Manifest) -> bool:
 def pending_manifest(directory: Path) -> Manifest | None:
     """The manifest of a run that was killed while publishing, or is publishing now. Raises StorageError."""
     part = part_of(directory, MANIFEST_NAME)
-    with storage_errors(part):
+    with reading_errors(part):
         try:
             return decode_manifest(read_state(part), str(part))
         except (FileNotFoundError, DamageError):
@@ -156,22 +156,44 @@ def discard_parts(directory: Path) -> None:
         written.unlink()
         durable.sync_directory(state_of(directory))
     (state_of(directory) / "journal").unlink(missing_ok=True)
-    for part in part_files(directory):
-        part.unlink()
+    _remove_each(part_files(directory))
+    _remove_leftovers(directory)
+
+
+def _remove_each(paths: Iterable[Path]) -> None:
+    """Remove all that can be removed. Raises the OSError of the first that cannot."""
+    errors = []
+    for path in paths:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            errors.append(error)
+    if errors:
+        raise errors[0]
+
+
+def _remove_leftovers(directory: Path) -> None:
+    """Remove what nothing goes by; what cannot be removed stays, and is no reason to end a run."""
     history, journal = history_of(directory), state_of(directory) / "journal"
-    for path in (history, durable.aside(history), durable.aside(journal)):
-        path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        _remove_each((history, durable.aside(history), durable.aside(journal)))
     for kept in _kept_directories(directory):
-        for name in durable.uninterrupted(lambda kept=kept: os.listdir(kept)):  # type: ignore[misc]
-            (kept / name).unlink()
-        kept.rmdir()
+        with contextlib.suppress(OSError):
+            _remove_each(kept / name for name in durable.uninterrupted(lambda kept=kept: os.listdir(kept)))  # type: ignore[misc]
+            kept.rmdir()
 
 
 def remove_state(directory: Path, lock: DirectoryLock) -> None:
-    """Discard what is there, give the lock back, and remove the directory. Raises StorageError."""
+    """Discard what is there, give the lock back, and remove the directory.
+
+    Raises StorageError where something stays that the next run would go on with; what else stays does no harm.
+    """
     with storage_errors(directory):
         try:
             discard_parts(directory)
+        except OSError:
+            if is_begun(directory) or part_of(directory, MANIFEST_NAME).exists():
+                raise
         finally:
             let_go(directory, lock)
 

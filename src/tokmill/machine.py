@@ -119,7 +119,7 @@ def disk(directory: str) -> list[Check]:
         return [
             *checks,
             Check(
-                "disk", "writing", f"not possible here: {why}", "note", "choose a directory that can be written: tokmill doctor DIR"
+                "disk", "writing", f"not possible here: {why}", "bad", "choose a directory that can be written: tokmill doctor DIR"
             ),
         ]
     is_slow = took_s > _SLOW_SYNC_S

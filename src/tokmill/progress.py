@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 BAR_EVERY_S = 0.2
-LINES_EVERY_S = ((10 * 60.0, 30.0), (2 * 3600.0, 60.0), (float("inf"), 300.0))
+LINES_EVERY_S = ((4.0, 4.0), (10 * 60.0, 30.0), (2 * 3600.0, 60.0), (float("inf"), 300.0))
 """Up to so long after the beginning, a line every so often: a log of a week can still be read."""
-FIRST_LINE_S = 5.0
+FIRST_LINE_S = 1.0
 _WINDOW_S = 60.0
 _SURE_S = 5.0
 """The time left is a guess before so much was seen."""
@@ -49,6 +49,9 @@ class Display(Protocol):
 
     def every_s(self, shown_s: float) -> float:
         """Seconds between two updates when the last was so many seconds after the beginning; of the first, from the beginning."""
+
+    def is_worth(self, *, has_moved: bool) -> bool:
+        """Whether to update. has_moved: whether anything came out, or nothing for so long that this is to be said."""
 
     def update(self, parts: Sequence[Part], done: int, total: int | None) -> None: ...
     def message(self, text: str) -> None: ...
@@ -123,6 +126,8 @@ class ProgressObserver:
         now = self._clock()
         if now - self._shown_s < self._display.every_s(self._shown_s - self._began_s):
             return
+        if not self._display.is_worth(has_moved=self._pace.has_moved or self._pace.stalled_s >= _STALLED_S):
+            return
         self._shown_s = now
         self._display.update(self._words(event), event.position_bytes, self._started.total_bytes)
 
@@ -131,6 +136,8 @@ class ProgressObserver:
         parts = [Part(format_bytes(event.position_bytes) + (f" of {format_bytes(total)}" if total is not None else ""), 3)]
         if self._base is not None and event.elapsed_s > self._base.elapsed_s:
             parts += self._rates(event, self._base)
+        elif (waited_s := self._pace.stalled_s) >= _STALLED_S:
+            parts.append(Part(f"nothing came for {format_duration(waited_s)}", 1))
         if self._started.budget_bytes and event.rss_bytes:
             parts.append(Part(f"{format_memory(event.rss_bytes)} of {format_memory(self._started.budget_bytes)}", 5))
         return parts
@@ -208,6 +215,10 @@ class Lines:
         """Rarer and rarer; the first soon, so that a log says at once how long it will take."""
         return next(every for until, every in LINES_EVERY_S if shown_s < until) if shown_s else FIRST_LINE_S
 
+    def is_worth(self, *, has_moved: bool) -> bool:
+        """A line stays: one that says nothing is not written."""
+        return has_moved
+
     def update(self, parts: Sequence[Part], done: int, total: int | None) -> None:
         """A line, with the share in percent where it is known."""
         if parts:
@@ -238,6 +249,10 @@ class Bar:
     def every_s(self, _shown_s: float) -> float:
         """Calm, but alive."""
         return BAR_EVERY_S
+
+    def is_worth(self, *, has_moved: bool) -> bool:  # noqa: ARG002  see `Display`
+        """Always: it shows the memory, too."""
+        return True
 
     def update(self, parts: Sequence[Part], done: int, total: int | None) -> None:
         """Draw it anew."""
@@ -290,6 +305,10 @@ class Nothing:
     def every_s(self, _shown_s: float) -> float:
         """Never."""
         return float("inf")
+
+    def is_worth(self, *, has_moved: bool) -> bool:  # noqa: ARG002  see `Display`
+        """Never."""
+        return False
 
     def update(self, parts: Sequence[Part], done: int, total: int | None) -> None:
         """Nothing."""

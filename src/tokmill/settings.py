@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 FILES = (("tokmill.toml", ()), ("pyproject.toml", ("tool", "tokmill")))
 """Where settings may stand, and below which table; what stands in a later one wins."""
 _MOST_BYTES = 1 << 20
+_SPEAKS = re.compile(r"""^\s*(?:\[\s*)?(["']?)tool\1\s*\.\s*(["']?)tokmill\2\s*[]=.]""", re.MULTILINE)
+"""What a file that cannot be parsed must hold to be refused for it, where settings stand below `[tool.tokmill]`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +56,11 @@ class Settings:
     """By command (groups nest), by parameter."""
     places: dict[str, str]
     """`tokmill.toml:3` by `command.parameter`."""
+    general: dict[str, Any]
+    """What is for all commands, by key: for a command line from which no command can be told."""
 
 
-NONE = Settings({}, {})
+NONE = Settings({}, {}, {})
 
 
 def present(directory: str = ".") -> list[str]:
@@ -68,26 +72,29 @@ def read_settings(knobs: list[Knob], directory: str = ".") -> Settings:
     """The settings of a directory. Raises UsageError for a key or a value that no command takes, with file and line."""
     defaults: dict[str, Any] = {}
     places: dict[str, str] = {}
+    general: dict[str, Any] = {}
     for name in present(directory):
-        text = _text(directory, name)
         prefix = dict(FILES)[name]
-        if prefix and prefix[-1] not in text:
-            # Of a file that is about other things, nothing is asked, not even that it can be parsed.
-            continue
-        table: Any = _parsed(text, name)
+        text = _text(directory, name, is_shared=bool(prefix))
+        table = _parsed(text, name, is_shared=bool(prefix))
         for key in prefix:
             table = table.get(key, {}) if isinstance(table, dict) else {}
+        spelled: dict[tuple[tuple[str, ...], str], str] = {}
         # What is for one command wins over what is for all: tables come behind plain keys.
         for path, key, value in sorted(_entries(table, ()), key=lambda entry: len(entry[0])):
             line, head = (_line_of(text, (*prefix, *path), each) for each in (key, ""))
             _check_table(knobs, path, f"{name}:{head}")
+            _check_once(spelled, path, key, f"{name}:{line}")
             for knob in _meant(knobs, path, key, f"{name}:{line}"):
                 _put(defaults, knob, _checked(knob, value, f"{name}:{line}"))
                 places[f"{' '.join(knob.command)}.{knob.parameter}"] = f"{name}:{line}"
-    return Settings(defaults, places)
+            if not path:
+                general[_plain(key)] = value
+    return Settings(defaults, places, general)
 
 
-def _text(directory: str, name: str) -> str:
+def _text(directory: str, name: str, *, is_shared: bool) -> str:
+    """The text of a file, without a byte order mark. is_shared: it is about other things too."""
     path = os.path.join(directory, name)
     try:
         with open(path, "rb") as file:
@@ -96,8 +103,10 @@ def _text(directory: str, name: str) -> str:
             raise UsageError(
                 "the file of settings is too large", where=name, allowed="a megabyte", next_step=f"leave only settings in {name}"
             )
-        return data.decode()
+        return data.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
+        if is_shared and isinstance(error, UnicodeDecodeError) and not _SPEAKS.search(data.decode(errors="replace")):
+            return ""
         raise UsageError(
             f"the settings cannot be read: {error}",
             where=name,
@@ -106,10 +115,13 @@ def _text(directory: str, name: str) -> str:
         ) from None
 
 
-def _parsed(text: str, name: str) -> dict[str, Any]:
+def _parsed(text: str, name: str, *, is_shared: bool) -> Any:
+    """The tables of a file. Of one that is about other things nothing is asked, not even that it can be parsed."""
     try:
         return tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
+        if is_shared and not _SPEAKS.search(text):
+            return {}
         found = re.search(r"at line (\d+)", str(error))
         raise UsageError(
             f"the settings are not TOML: {error}",
@@ -135,8 +147,24 @@ def _check_table(knobs: list[Knob], path: tuple[str, ...], place: str) -> None:
         _refuse(".".join(path), [".".join(command) for command in sorted(commands | known)], place, "table")
 
 
+def _check_once(spelled: dict[tuple[tuple[str, ...], str], str], path: tuple[str, ...], key: str, place: str) -> None:
+    """Note how a setting is spelled. Raises UsageError when the file has it in another spelling too."""
+    other = spelled.setdefault((path, _plain(key)), key)
+    if other != key:
+        raise UsageError(
+            f"{other} and {key} are the same setting",
+            where=place,
+            allowed=f"one of them: {_plain(key)}",
+            next_step=f"take it out of {place}, and run again",
+        )
+
+
+def _plain(key: str) -> str:
+    return key.replace("_", "-")
+
+
 def _meant(knobs: list[Knob], path: tuple[str, ...], key: str, place: str) -> list[Knob]:
-    plain = key.replace("_", "-")
+    plain = _plain(key)
     found = [k for k in knobs if k.key == plain and (k.command[: len(path)] == path if path else k.is_shared)]
     if not found:
         usable = {k.key for k in knobs if (k.command[: len(path)] == path if path else k.is_shared)}
@@ -182,7 +210,7 @@ def _line_of(text: str, path: tuple[str, ...], key: str) -> int:
     """The line of a key, from 1; of its table's head where the key is written in another way than one a line."""
     table: tuple[str, ...] = ()
     head = 1
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         opened = re.match(r"\s*\[([^\[\]]+)\]", line)
         if opened:
             table = tuple(word.strip().strip("\"'") for word in opened[1].split("."))

@@ -12,7 +12,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from tokmill import durable
-from tokmill.durable import DirectoryLock, storage_errors
+from tokmill.durable import DirectoryLock, reading_errors
 from tokmill.errors import DamageError, UsageError
 from tokmill.manifest import BESIDE, MANIFEST_NAME
 from tokmill.sharding import SIDES
@@ -143,7 +143,7 @@ def let_go(directory: Path, lock: DirectoryLock) -> None:
 def part_files(directory: Path) -> list[Path]:
     """The parts of a run that is not complete. Raises StorageError."""
     state = state_of(directory)
-    with storage_errors(state):
+    with reading_errors(state):
         names = durable.uninterrupted(lambda: os.listdir(state)) if state.is_dir() else []
     return [state / name for name in names if name.endswith(".part")]
 

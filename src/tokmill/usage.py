@@ -7,13 +7,14 @@ class of the parser that is not public is imported nowhere. The nearest spelling
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import re
 import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tokmill.errors import TokmillError, UsageError
+from tokmill.errors import MemoryBudgetError, TokmillError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,6 +22,38 @@ if TYPE_CHECKING:
 PROGRAM = "tokmill"
 _VALUES = {"int": "a whole number", "float": "a number", "bool": "true or false"}
 _FROM_ENVIRONMENT, _FROM_FILE = "ENVIRONMENT", "DEFAULT_MAP"
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a value stands that was not typed: one of the two."""
+
+    place: str = ""
+    """`tokmill.toml:3`."""
+    variable: str = ""
+    """Of the environment."""
+
+    @property
+    def shown(self) -> str:
+        """For `--show-config`."""
+        return self.place or f"environment, {self.variable}"
+
+    @property
+    def named(self) -> str:
+        """As the place of an error."""
+        return self.place or f"the variable {self.variable}"
+
+    def mended(self, option: str, value: str) -> str:
+        """What to do about a bad value. value: a right one, if one is known."""
+        if not value:
+            return f"mend {self.place}, and run the command again" if self.place else f"unset {self.variable}"
+        if self.place:
+            return f"write {option.removeprefix('--')} = {_toml(value)} in {self.place}, and run the command again"
+        return f"export {self.variable}={shlex.quote(value)}"
+
+
+def _toml(value: str) -> str:
+    return value if re.fullmatch(r"[+-]?\d+(\.\d+)?", value) else json.dumps(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,11 +174,11 @@ def _origin(parameter: Any, context: Any, arguments: Sequence[str], files: dict[
     source = getattr(context.get_parameter_source(parameter.name), "name", "")
     name = _shown(parameter)
     if source == _FROM_ENVIRONMENT:
-        variable = parameter.envvar
-        return f"the variable {variable}", f"{os.environ.get(variable, '')!r} ", f"unset {variable}"
+        origin = Origin(variable=parameter.envvar)
+        return origin.named, f"{os.environ.get(origin.variable, '')!r} ", origin.mended(name, "")
     if source == _FROM_FILE:
-        place = files.get(f"{context.command_path.partition(' ')[2]}.{parameter.name}", "a file of settings")
-        return place, "", f"mend {place}, and run the command again"
+        origin = Origin(place=files.get(f"{context.command_path.partition(' ')[2]}.{parameter.name}", "a file of settings"))
+        return origin.named, "", origin.mended(name, "")
     default = parameter.metavar if parameter.default is None else parameter.default
     where = f"{context.command_path} {name}"
     for at, each in enumerate(arguments):
@@ -173,6 +206,42 @@ def _about_command(where: str, commands: list[str], arguments: Sequence[str]) ->
     )
 
 
+_WITHOUT = ("doctor", "completion", "--version")
+"""First words of what is there whatever the files say, beside help: doctor says what is wrong with them."""
+
+
+def needs_settings(arguments: Sequence[str]) -> bool:
+    """Whether what was typed must not be done where the settings of files are wrong."""
+    return bool(arguments) and not asks_for_help(arguments) and arguments[0] not in _WITHOUT
+
+
+def asks_for_help(arguments: Sequence[str]) -> bool:
+    """Whether help is among what was typed."""
+    return bool({"--help", "-h"} & {*before_operands(arguments)})
+
+
+def before_operands(arguments: Sequence[str]) -> Sequence[str]:
+    """The words before `--`, behind which nothing is an option."""
+    return arguments[: arguments.index("--")] if "--" in arguments else arguments
+
+
+_RESUMING = ("tokenize", "merge", "convert", "reshard")
+_RESUMES = re.compile(r"(?:[:;,]? (?:it|the same command) resumes(?: from the last commit)?| \(it resumes\))")
+
+
+def resuming(arguments: Sequence[str]) -> str:
+    """The command, if it goes on where an earlier run of it ended; else nothing."""
+    command = next((each for each in arguments if not each.startswith("-")), "")
+    return command if command in _RESUMING else ""
+
+
+def without_resuming(error: TokmillError, arguments: Sequence[str]) -> TokmillError:
+    """The error; of a command that goes on with nothing, without the word that it would."""
+    if error.next_step and not resuming(arguments):
+        error.next_step = _RESUMES.sub("", error.next_step)
+    return error
+
+
 _CHECK_PATH = "check the path"
 _ONE_OPTION = re.compile(r"(--[a-z][a-z-]*) (\S+)")
 
@@ -194,6 +263,23 @@ def with_whole_command(error: TokmillError, arguments: Sequence[str]) -> Tokmill
         kept.append(each)
     error.next_step = f"{_command(kept)} {option} {value}"
     return error
+
+
+def at_its_place(error: TokmillError, origins: dict[str, Origin]) -> TokmillError:
+    """The error at the place where the value stands that it is about, if that was not typed. origins: by option."""
+    option, _, value = (error.where or "").partition(" ")
+    origin = origins.get(option)
+    if origin is None or not isinstance(error, UsageError | MemoryBudgetError):
+        return error
+    error.next_step = origin.mended(option, _proposed(option, error.next_step or ""))
+    error.where = f"{origin.named} ({option}{' ' if value else ''}{value})"
+    return error
+
+
+def _proposed(option: str, next_step: str) -> str:
+    """The value that a next step such as `--memory 64MiB, or fewer --threads` proposes for the option; without one, nothing."""
+    found = re.match(rf"{option} ('[^']*'|[^\s,;]+)", next_step)
+    return found[1].strip("'") if found else ""
 
 
 def _with_path_there(path: str, arguments: Sequence[str]) -> str:

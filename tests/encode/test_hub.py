@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,27 @@ def test_without_network_and_cache_it_is_an_error(tmp_path: Path) -> None:
     error, what, _ = resolved("http://127.0.0.1:9", tmp_path, "some/thing", HF_HUB_OFFLINE="1")
     assert error == "error"
     assert "cannot be had" in what
+
+
+def test_a_hub_that_is_not_within_reach_is_one_error_and_no_long_wait(tmp_path: Path) -> None:
+    (tmp_path / "c.txt").write_text("text")
+    command = [sys.executable, "-m", "tokmill", "tokenize", str(tmp_path / "c.txt"), "--out", str(tmp_path / "o")]
+    environment = clean_environment(HF_ENDPOINT="http://127.0.0.1:9", HF_HOME=str(tmp_path))
+    began_s = time.monotonic()
+    done = subprocess.run(
+        [*command, "--tokenizer", "some/thing"], capture_output=True, text=True, check=False, env=environment, timeout=100
+    )
+    assert done.returncode == 2
+    assert time.monotonic() - began_s < 15
+    assert len(done.stderr.splitlines()) == 4
+    assert "it is not in the cache, and the hub is not within reach: [Errno 111] Connection refused" in done.stderr
+
+
+def test_what_was_fetched_once_is_found_when_the_hub_is_not_within_reach(tmp_path: Path) -> None:
+    with serving(answers()) as url:
+        first = resolved(url, tmp_path, "some/thing")
+    assert resolved("http://127.0.0.1:9", tmp_path, "some/thing") == first
+    assert resolved("http://127.0.0.1:9", tmp_path, f"some/thing@{COMMIT}") == first
 
 
 def test_without_huggingface_hub_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

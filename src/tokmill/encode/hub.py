@@ -6,13 +6,20 @@ HF_ENDPOINT, HF_HOME and HF_HUB_OFFLINE, and serves from its cache where there i
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tokmill.errors import UsageError
 from tokmill.extras import install_hint
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_TIMEOUT_S = 5.0
+"""For the first answer of a hub that is within reach."""
 _REPO = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?", re.ASCII)
 
 
@@ -40,10 +47,12 @@ def fetch(name: str, file_name: str, also: str) -> tuple[str, str]:
             next_step=f"{install_hint('hf')}, or give the path of its tokenizer.json",
         ) from None
     try:
-        path = _download(huggingface_hub, match["repo"], match["revision"] or "main", file_name)
+        with _quiet():
+            path = _download(huggingface_hub, match["repo"], match["revision"] or "main", file_name)
         commit = Path(path).parts[-2]
         try:
-            _download(huggingface_hub, match["repo"], commit, also)
+            with _quiet():
+                _download(huggingface_hub, match["repo"], commit, also)
         except errors.LocalEntryNotFoundError:
             if not _is_known_to_be_absent(path, also):
                 raise
@@ -60,8 +69,42 @@ def fetch(name: str, file_name: str, also: str) -> tuple[str, str]:
 
 
 def _download(module: Any, repo: str, revision: str, file_name: str) -> str:
-    path: str = module.hf_hub_download(repo, file_name, revision=revision)
-    return path
+    """The path of a file in the cache. Raises what the module does; LocalEntryNotFoundError where there is neither file nor hub."""
+    with contextlib.suppress(module.errors.LocalEntryNotFoundError):
+        # Of a commit, what is here is what it was.
+        if re.fullmatch("[0-9a-f]{40}", revision):
+            return str(module.hf_hub_download(repo, file_name, revision=revision, local_files_only=True))
+    fault = _unreachable(module, repo, revision, file_name)
+    try:
+        return str(module.hf_hub_download(repo, file_name, revision=revision, local_files_only=fault is not None))
+    except module.errors.LocalEntryNotFoundError as error:
+        if fault is None:
+            raise
+        raise module.errors.LocalEntryNotFoundError(f"it is not in the cache, and the hub is not within reach: {fault}") from error
+
+
+def _unreachable(module: Any, repo: str, revision: str, file_name: str) -> str | None:
+    """Why the hub cannot be asked, tried once: huggingface_hub itself would try for half a minute. None: it answers."""
+    try:
+        module.get_hf_file_metadata(module.hf_hub_url(repo, file_name, revision=revision), timeout=_TIMEOUT_S)
+    except (module.errors.HfHubHTTPError, module.errors.OfflineModeIsEnabled):
+        # An answer, or none wanted: either way no time is lost.
+        return None
+    except Exception as error:  # noqa: BLE001  of an HTTP library that is another from version to version
+        return str(error) or type(error).__name__
+    return None
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """What huggingface_hub would log of its attempts is left to the error that comes of them."""
+    logger = logging.getLogger("huggingface_hub")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _is_known_to_be_absent(path: str, file_name: str) -> bool:
