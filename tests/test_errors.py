@@ -163,7 +163,6 @@ PARSER = [
     ("plan x --append", "plan has no --append, which is an option of tokmill tokenize", "tokmill plan x"),
     ("tokenise x", "did you mean tokenize?", "tokmill tokenize x"),
     ("nonsense", "there is no command 'nonsense'", "tokmill --help"),
-    ("vocab", "no command is given", "tokmill vocab list --help"),
     ("vocab fetsh gpt2", "did you mean fetch?", "tokmill vocab fetch gpt2"),
     ("tokenize", "no INPUT is given", "tokmill tokenize INPUT --out DIR"),
     ("tokenize x", "--out is missing", "tokmill tokenize x --out DIR"),

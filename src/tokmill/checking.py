@@ -18,6 +18,24 @@ if TYPE_CHECKING:
     from tokmill.types import IdType
 
 
+_Side = Annotated[
+    str,
+    typer.Option(
+        "--side", envvar="TOKMILL_SIDE", metavar="train|val", autocompletion=options.values_of("train|val"), help="Of which side."
+    ),
+]
+_BareDtype = Annotated[
+    str | None,
+    typer.Option(
+        "--dtype",
+        envvar="TOKMILL_DTYPE",
+        metavar="uint16|uint32",
+        autocompletion=options.values_of("uint16|uint32"),
+        help="Of a bare file.",
+    ),
+]
+
+
 def register(
     app: typer.Typer,
     show: Callable[[str], None],
@@ -97,29 +115,11 @@ def _register_inspect(app: typer.Typer, show: Callable[[str], None], is_typed: C
                 "--document", metavar="N", help="Show this document, counted from 1; may be repeated.  [default: the first]"
             ),
         ] = None,
-        side: Annotated[
-            str,
-            typer.Option(
-                "--side",
-                envvar="TOKMILL_SIDE",
-                metavar="train|val",
-                autocompletion=options.values_of("train|val"),
-                help="Of which side.",
-            ),
-        ] = "train",
+        side: _Side = "train",
         tokens: Annotated[
             int, typer.Option("--tokens", envvar="TOKMILL_TOKENS", metavar="N", help="Of each document, at most.")
         ] = 100,
-        dtype: Annotated[
-            str | None,
-            typer.Option(
-                "--dtype",
-                envvar="TOKMILL_DTYPE",
-                metavar="uint16|uint32",
-                autocompletion=options.values_of("uint16|uint32"),
-                help="Of a bare file.",
-            ),
-        ] = None,
+        dtype: _BareDtype = None,
         tokenizer: Annotated[
             str | None,
             typer.Option(
