@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tokmill.read.utf8 import first_invalid
-from tokmill.slices import Slices
+from tokmill.slices import NO_BYTE, Slices
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -35,8 +35,6 @@ _MOST_WINDOW_BYTES = 1 << 20
 """A row that does not end in so many bytes is left to the csv module: the places of newlines take 8 times as much at worst."""
 _SHORT_BYTES = 512
 """Rows that are no longer than this on average are taken together; of longer ones the texts are sliced one by one."""
-_NO_BYTE = b"\xff"
-"""Between texts: in UTF-8 it does not occur."""
 _QUOTE, _NEWLINE, _RETURN = b'"\n\r'
 _BOM = b"\xef\xbb\xbf"
 _BARE_RETURN = re.compile("\r(?=[^\n])")
@@ -332,8 +330,8 @@ def _block(window: NDArray[np.uint8], places: _Places) -> Block:
         lengths -= np.searchsorted(second, ends) - np.searchsorted(second, starts)
     data = window[is_kept]
     text_ends = np.cumsum(lengths + 1) - 1
-    data[text_ends] = _NO_BYTE[0]
-    return Block(Slices(data.tobytes(), text_ends - lengths, text_ends, _NO_BYTE), places.begins[is_row] - begin)
+    data[text_ends] = NO_BYTE[0]
+    return Block(Slices(data.tobytes(), text_ends - lengths, text_ends, NO_BYTE), places.begins[is_row] - begin)
 
 
 def _ends(window: NDArray[np.uint8], delimiter: int, most: int) -> tuple[NDArray[np.int64], bool]:
