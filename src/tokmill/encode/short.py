@@ -70,8 +70,16 @@ class ShortTogether:
         self._engine.renew()
 
     def _joined(self, documents: Sequence[bytes]) -> bytearray:
-        if isinstance(documents, Slices) and documents.separator == NO_BYTE and len(documents.data) == int(documents.ends[-1]):
-            return bytearray(documents.data.replace(NO_BYTE, self._between))
+        n_between = len(self._between)
+        if isinstance(documents, Slices) and n_between == len(documents.separator) and not documents.starts[0]:
+            ends = documents.ends[:-1]
+            if (documents.starts[1:] - ends == n_between).all():
+                # They lie there as they should, with something else between them.
+                data = bytearray(memoryview(documents.data)[: int(documents.ends[-1])])
+                text = np.frombuffer(data, np.uint8)
+                for i, byte in enumerate(self._between):
+                    text[ends + i] = byte
+                return data
         return bytearray(self._between).join(documents)
 
     def _together(self, data: bytearray, lengths: NDArray[np.int64]) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
