@@ -67,7 +67,8 @@ class Slices(Sequence[bytes]):
         One that UTF-8 does not have: it is found ten times as fast as a word that Python prepares its search for each time.
         """
         n_between = len(self.separator)
-        if not 0 < len(self.data) < _SHORT_BYTES * len(self) or n_between < 2 or (self.starts[1:] - self.ends[:-1] != n_between).any():
+        is_short = 0 < len(self.data) < _SHORT_BYTES * len(self)
+        if not is_short or n_between < 2 or (self.starts[1:] - self.ends[:-1] != n_between).any():
             return self
         import numpy as np
 

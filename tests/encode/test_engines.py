@@ -142,9 +142,7 @@ def test_short_documents_reach_the_engine_as_a_few_texts(small_ranks: Path, enco
     class Counting(GigatokenEncoder):
         n_texts = 0
 
-        def encode(
-            self, documents: Sequence[bytes], raw: memoryview | None = None
-        ) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+        def encode(self, documents: Sequence[bytes], raw: memoryview | None = None) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
             self.n_texts = len(documents)
             return super().encode(documents, raw)
 
