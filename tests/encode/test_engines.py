@@ -119,8 +119,9 @@ def test_short_documents_are_joined_at_every_character_as_if_each_were_encoded_a
         documents = [document for document in documents if b"\v" not in document]
         for begin in range(0, len(documents), 200_000):
             part = documents[begin : begin + 200_000]
-            for expected, actual in zip(apart.encode(part), together.encode(part), strict=True):
-                assert np.array_equal(expected, actual), (context, begin)
+            expected, actual = apart.encode(part), together.encode(part)
+            assert np.array_equal(expected[0], actual[0]), (context, begin)
+            assert np.array_equal(expected[1], actual[1]), (context, begin)
 
 
 @pytest.mark.parametrize("encoding", BETWEEN)
