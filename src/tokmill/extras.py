@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import re
 import sys
-from importlib import metadata
 
 _REQUIREMENT = re.compile(r"([\w.-]+)(?:\[[^\]]*\])?\s*([^;]*?)\s*(?:;\s*(.*))?")
 
 
 def requirements() -> list[tuple[str, str, str]]:
     """(name, versions, extra or nothing) of every requirement that is for this Python; none where tokmill is not installed."""
+    # Of use to those who lack something; everybody else would wait 15 ms for it.
+    from importlib import metadata
+
     try:
         lines = metadata.requires("tokmill") or []
     except metadata.PackageNotFoundError:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING, overload
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+NO_BYTE = b"\xff"
+"""A byte that UTF-8 does not have."""
+_SHORT_BYTES = 1 << 10
+"""Documents up to here, on average, are split at once: 40 ns for one of 40 bytes, where slicing it takes 190."""
 
 
 class Slices(Sequence[bytes]):
@@ -29,6 +35,8 @@ class Slices(Sequence[bytes]):
         return len(self.starts)
 
     def __iter__(self) -> Iterator[bytes]:
+        if len(self.separator) == 1 and len(self.data) < _SHORT_BYTES * len(self) and (self.ends > self.starts).all():
+            return filter(None, self.data.split(self.separator))
         return map(self.data.__getitem__, map(slice, self.starts.tolist(), self.ends.tolist()))
 
     @overload
@@ -45,12 +53,56 @@ class Slices(Sequence[bytes]):
         """Of all documents."""
         return int((self.ends - self.starts).sum())
 
-    def without_empty(self) -> tuple[Slices, NDArray[np.intp]]:
+    def without_empty(self) -> tuple[Slices, Sequence[int] | NDArray[np.intp]]:
         """The documents that are not empty, and the index of each."""
-        kept = (self.ends > self.starts).nonzero()[0]
+        is_full = self.ends > self.starts
+        if is_full.all():
+            return self, range(len(self))
+        kept = is_full.nonzero()[0]
         return Slices(self.data, self.starts[kept], self.ends[kept], self.separator), kept
+
+    def compact(self) -> Slices:
+        """The same documents, which are UTF-8, none empty and all that there are, with one byte between them, if they are short.
+
+        One that UTF-8 does not have: it is found ten times as fast as a word that Python prepares its search for each time.
+        """
+        n_between = len(self.separator)
+        is_short = 0 < len(self.data) < _SHORT_BYTES * len(self)
+        if not is_short or n_between < 2 or (self.starts[1:] - self.ends[:-1] != n_between).any():
+            return self
+        import numpy as np
+
+        first, end = int(self.starts[0]), int(self.ends[-1])
+        data = np.frombuffer(self.data, np.uint8)[first:end]
+        is_kept = np.ones(len(data), np.bool_)
+        behind = self.ends[:-1] - first
+        for i in range(1, n_between):
+            is_kept[behind + i] = False
+        kept = data[is_kept]
+        shift = first + (n_between - 1) * np.arange(len(self))
+        ends = self.ends - shift
+        kept[ends[:-1]] = NO_BYTE[0]
+        return Slices(kept.tobytes(), self.starts - shift, ends, NO_BYTE)
 
 
 def text_bytes(documents: Sequence[bytes]) -> int:
     """Bytes of all documents."""
     return documents.n_bytes if isinstance(documents, Slices) else sum(map(len, documents))
+
+
+def joined(parts: Sequence[Sequence[bytes]]) -> Sequence[bytes]:
+    """All documents of several sequences, in one buffer where each has one that is separated alike."""
+    slices = [part for part in parts if isinstance(part, Slices) and len(part)]
+    separator = slices[0].separator if slices else b""
+    if not slices or any(len(part) and (not isinstance(part, Slices) or part.separator != separator) for part in parts):
+        return [document for part in parts for document in part]
+    import numpy as np
+
+    ends = list(accumulate(len(part.data) + len(separator) for part in slices))
+    shifts = [0, *ends[:-1]]
+    return Slices(
+        separator.join(part.data for part in slices),
+        np.concatenate([part.starts + shift for part, shift in zip(slices, shifts, strict=True)]),
+        np.concatenate([part.ends + shift for part, shift in zip(slices, shifts, strict=True)]),
+        separator,
+    )

@@ -61,7 +61,7 @@ class EncodeStage:
     def run(self, batch: Batch) -> EncodedBatch:
         """Encode one batch. Raises BadTextError, EngineError, AuditError."""
         texts = self._keep(self._check(batch), batch)
-        documents = texts.documents
+        documents = texts.documents.compact() if isinstance(texts.documents, Slices) else texts.documents
         seed = self._content.seed
         hashes = np.fromiter(map(xxhash.xxh3_64_intdigest, documents, repeat(seed)), np.uint64, len(documents))
         is_val = hashes < self._val_below if batch.is_val is None else np.full(len(documents), batch.is_val)

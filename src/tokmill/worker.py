@@ -25,7 +25,6 @@ from tokmill.audit import Auditor
 from tokmill.chronicle import Chronicle
 from tokmill.commit import Output, open_output
 from tokmill.config import MIB
-from tokmill.dataset import find_tokenizer
 from tokmill.encode import cutter_of, hand_over_plainly, load_encoder, reference_of
 from tokmill.entry import Line, failed_event
 from tokmill.errors import Interrupted, MemoryBudgetError, TokmillError
@@ -205,6 +204,8 @@ class Worker:
 
     def _fill(self, repair: Repair, mender: Mender) -> None:
         """Make the gaps' bytes again. Raises what tokenizing them raises."""
+        from tokmill.dataset import find_tokenizer
+
         content = self._job.content
         check_sources(repair.gaps, content)
         # The output may have been made on another machine, where the tokenizer's file was elsewhere.

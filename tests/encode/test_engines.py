@@ -8,6 +8,7 @@ import random
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -20,10 +21,16 @@ from tokmill.encode import load_encoder, resolve_tokenizer
 from tokmill.encode.gigatoken import GigatokenEncoder
 from tokmill.encode.newer import NEWER, ReferenceForNewer
 from tokmill.encode.reference import ReferenceEncoder
+from tokmill.encode.short import BETWEEN, with_short_together
 from tokmill.encode.vocabulary import ENCODINGS
 from tokmill.errors import EngineError, UsageError
 from tokmill.protocols import Encoder
 from tokmill.slices import Slices
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
 
 FRAGMENTS = (
     " ", "  ", "\n", "\r\n", "\n\n", "\t", "\u00a0", "\u3000", "\u0085", "a", "Z", "ß", "ſ", "ж",
@@ -54,7 +61,7 @@ def encoder(request: pytest.FixtureRequest) -> Encoder:
 @pytest.fixture(scope="module")
 def small_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every byte, and every pair of 80 bytes: wherever two pieces meet, the ids show it."""
-    paired = sorted({*b" \n\r\t'.?/sStTlLrReEvVmMdDaAzZ0123456789!<|>", *"éßжあ字한。\u0301\u00a0\U0001f916".encode()})
+    paired = sorted({*b" \n\r\t\v'.?/sStTlLrReEvVmMdDaAzZ0123456789!<|>", *"éßжあ字한。\u0301\u00a0\U0001f916".encode()})
     tokens = [*(bytes([i]) for i in range(256)), *(bytes(pair) for pair in itertools.product(paired, paired))]
     path = tmp_path_factory.mktemp("ranks") / "small.tiktoken"
     path.write_bytes(b"".join(b"%b %d\n" % (base64.b64encode(token), rank) for rank, token in enumerate(tokens)))
@@ -65,7 +72,13 @@ def both(encoding: str, path: Path) -> tuple[Encoder, Encoder]:
     """The reference, and gigatoken as it is used; with ranks of their own, so that no published file is needed."""
     pattern = ENCODINGS[encoding].pattern
     reference = ReferenceEncoder(encoding, pattern, lambda: str(path))
-    return reference, ReferenceForNewer(GigatokenEncoder(encoding, pattern, lambda: str(path)), lambda: reference, encoding)
+    return reference, ReferenceForNewer(together_and_apart(encoding, path)[0], lambda: reference, encoding)
+
+
+def together_and_apart(encoding: str, path: Path) -> tuple[Encoder, Encoder]:
+    """gigatoken that joins short documents, and gigatoken that does not."""
+    engine = GigatokenEncoder(encoding, ENCODINGS[encoding].pattern, lambda: str(path))
+    return with_short_together(engine, encoding), engine
 
 
 def assert_same(reference: Encoder, engine: Encoder, documents: list[bytes]) -> None:
@@ -94,6 +107,57 @@ def test_documents_of_one_buffer_are_those_of_a_list(
     expected, actual = encoder.encode(full), encoder.encode(slices)
     assert expected[0].tolist() == actual[0].tolist()
     assert expected[1].tolist() == actual[1].tolist()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("encoding", BETWEEN)
+def test_short_documents_are_joined_at_every_character_as_if_each_were_encoded_alone(small_ranks: Path, encoding: str) -> None:
+    together, apart = together_and_apart(encoding, small_ranks)
+    characters = [chr(i).encode() for i in range(sys.maxunicode + 1) if not 0xD800 <= i < 0xE000]
+    for context in (b"%b", b"a%b", b"!%b", b"%bs", b"1%b1", b" %b", b"%b/\n"):
+        documents = [context % character for character in characters]
+        documents = [document for document in documents if b"\v" not in document]
+        for begin in range(0, len(documents), 200_000):
+            part = documents[begin : begin + 200_000]
+            expected, actual = apart.encode(part), together.encode(part)
+            assert np.array_equal(expected[0], actual[0]), (context, begin)
+            assert np.array_equal(expected[1], actual[1]), (context, begin)
+
+
+@pytest.mark.parametrize("encoding", BETWEEN)
+@given(data=st.data())
+def test_short_documents_that_are_joined_have_the_references_ids(small_ranks: Path, encoding: str, data: st.DataObject) -> None:
+    reference, engine = both(encoding, small_ranks)
+    documents = [text.encode() for text in data.draw(texts)]
+    # As many as are joined, each beside others than before.
+    documents = [*documents, *documents[::-1], b"x", *documents, b"don't", *documents[::2], *[b"y"] * 64]
+    expected = reference.encode(documents)
+    for given_as in (documents, one_buffer(documents, b"\xff"), one_buffer(documents, b"<|endoftext|>" * 2).compact()):
+        ids, offsets = engine.encode(given_as)
+        assert ids.tolist() == expected[0].tolist()
+        assert offsets.tolist() == expected[1].tolist()
+
+
+@pytest.mark.parametrize("encoding", BETWEEN)
+def test_short_documents_reach_the_engine_as_a_few_texts(small_ranks: Path, encoding: str) -> None:
+    class Counting(GigatokenEncoder):
+        n_texts = 0
+
+        def encode(self, documents: Sequence[bytes], raw: memoryview | None = None) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+            self.n_texts = len(documents)
+            return super().encode(documents, raw)
+
+    engine = Counting(encoding, ENCODINGS[encoding].pattern, lambda: str(small_ranks))
+    together = with_short_together(engine, encoding)
+    for documents, n_texts in (([b"a b."] * 100, 1), ([b"a", b" b"] * 50, 51), ([b"a\v"] * 100, 100), ([b"long " * 99] * 64, 64)):
+        together.encode(documents)
+        assert engine.n_texts == n_texts
+
+
+def one_buffer(documents: list[bytes], separator: bytes) -> Slices:
+    ends = np.cumsum([len(document) + len(separator) for document in documents]) - len(separator)
+    starts = ends - [len(document) for document in documents]
+    return Slices(separator.join(documents) + separator, starts, ends, separator)
 
 
 def test_the_engines_arrays_are_the_same_without_awkward() -> None:

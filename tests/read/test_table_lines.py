@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from reading import Reading, a_reader, read_all, write
 
 from tokmill.errors import BadRecordError, MemoryBudgetError
-from tokmill.read.table_lines import TableLines, TableTexts, TooLongError
+from tokmill.read.table_lines import Block, TableLines, TableTexts, TooLongError
+from tokmill.slices import Slices
 from tokmill.types import Cursor
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ PIECES = [
 FIELDS = st.sampled_from([b"", b"x", b'"y"', b'"two\nlines"', b'"a ""quote"""', b'""', "é€".encode(), b'",\r\n"', b"a\rb"])
 ROWS = st.tuples(FIELDS, FIELDS, st.sampled_from([b"\n", b"\r\n"])).map(lambda row: row[0] + b"," + row[1] + row[2])
 HEADER = b"header\n"
+WELL_FORMED = st.lists(st.one_of(ROWS, ROWS, ROWS, st.sampled_from([b"\n", b"\r\n"])), max_size=30).map(b"".join)
 HOSTILE = st.lists(st.one_of(st.sampled_from(PIECES), ROWS, ROWS), max_size=30).map(b"".join)
 
 
@@ -60,30 +62,39 @@ class Dripping:
         return data
 
 
-Row = tuple[int, bytes, object]
+Row = tuple[int, object]
 
 
-def followed(data: bytes, n_columns: int, most: int, steps: list[int], *, fast: bool, offset: int = len(HEADER)) -> list[Row]:
-    """Where each row began, how much of the data it took, and what it gave; up to a row too long for any run."""
+def followed(
+    data: bytes, n_columns: int, most: int, steps: list[int], *, fast: bool, offset: int = len(HEADER), block_rows: int = 3
+) -> tuple[list[Row], bytes]:
+    """Where each row that is no empty line began and what it gave, up to a row too long for any run; what they took."""
     stream: ByteStream = Dripping(data, steps, offset)  # type: ignore[assignment]
-    texts = TableTexts(stream, ",", most, column=n_columns - 1, n_columns=n_columns)
+    texts = TableTexts(stream, ",", most, column=n_columns - 1, n_columns=n_columns, block_bytes=40, block_rows=block_rows)
     found: list[Row] = []
+    taken = b""
     while not texts.at_end:
         if not fast:
             texts._careful_to = len(data) + 1
         for text in itertools.chain(texts.regular() if fast else (), texts.careful()):
             if isinstance(text, TooLongError):
-                return found
-            begin, taken = texts.begin, bytes(texts.consume())
-            found.append((begin, taken, (str(text), vars(text)) if isinstance(text, csv.Error) else text))
-    return found
+                return found, taken
+            begin = texts.begin
+            taken += bytes(texts.consume())
+            if isinstance(text, Block):
+                assert len(text.documents) <= block_rows
+                assert text.documents.data.split(b"\xff")[:-1] == list(text.documents)
+                found.extend((begin + int(at), document) for at, document in zip(text.begins, text.documents, strict=True))
+            elif text is not None:
+                found.append((begin, (str(text), vars(text)) if isinstance(text, csv.Error) else text))
+    return found, taken
 
 
 steps = st.lists(st.integers(1, 90), min_size=1, max_size=4)
 
 
 @settings(max_examples=500)
-@given(HOSTILE, st.integers(1, 3), st.sampled_from([1, 5, 20, 10**6]), steps, steps)
+@given(st.one_of(HOSTILE, WELL_FORMED), st.integers(1, 3), st.sampled_from([1, 5, 20, 10**6]), steps, steps)
 @example(b'5" disk,"a"\n"x","y"\n', 2, 10**6, [7], [90])
 @example(b'a,"b"c\n"x","y"\n', 2, 10**6, [7], [90])
 @example(b'"a\n"\r"\nb\n', 1, 10**6, [1], [90])
@@ -92,14 +103,31 @@ def test_numpy_and_the_csv_module_find_the_same_rows(
     data: bytes, n_columns: int, most: int, some: list[int], others: list[int]
 ) -> None:
     data = HEADER + data
-    slow = followed(data, n_columns, most, some, fast=False)
-    assert followed(data, n_columns, most, others, fast=True) == slow
-    taken = b"".join(taken for _, taken, _ in slow)
+    slow, taken = followed(data, n_columns, most, some, fast=False)
+    assert followed(data, n_columns, most, others, fast=True) == (slow, taken)
     assert data.startswith(HEADER + taken)
     assert most < 10**6 or data == HEADER + taken
     # From the beginning of each row, what follows is found again.
-    for i, (begin, _, _) in enumerate(slow):
-        assert followed(data, n_columns, most, others, fast=i % 2 == 0, offset=begin) == slow[i:]
+    for i, (begin, _) in enumerate(slow):
+        assert followed(data, n_columns, most, others, fast=i % 2 == 0, offset=begin)[0] == slow[i:]
+
+
+def test_short_rows_become_one_buffer_and_each_is_found_where_it_stands(tmp_path: Path) -> None:
+    rows = [b'1,"one ""1"""\r\n', b"\n", b"2,two\n", b'"3\n","th\nree"\n', b"4,\r\n", b"5,f\xc3\xafve\n"] * 50
+    content = a_content(inputs=write(tmp_path, {"a.csv": b"id,text\n" + b"".join(rows)}))
+    batches = list(a_reader(content, batch_bytes=1000).batches(Cursor()))
+    places = [(i * 5 + k + 1, rows[at]) for i in range(50) for k, at in enumerate((0, 2, 3, 4, 5))]
+    data = b"id,text\n" + b"".join(rows)
+    found = []
+    for batch in batches:
+        assert isinstance(batch.documents, Slices) or not batch.documents
+        assert batch.counts.bytes_in <= 1000 + len(b"id,text\n")
+        found += [(document, batch.locate(i)) for i, document in enumerate(batch.documents)]
+    assert [document for document, _ in found] == [b'one "1"', b"two", b"th\nree", b"", "fïve".encode()] * 50
+    for (_, where), (record, row) in zip(found, places, strict=True):
+        assert where.record == record
+        assert where.offset is not None
+        assert data.startswith(row, where.offset)
 
 
 @given(HOSTILE, st.sampled_from([3, 20, 10**6]), steps)

@@ -45,6 +45,8 @@ _FOR_JSON = {"gigatoken": "tokmill.encode.gigatoken:GigatokenJsonEncoder", "toke
 """Likewise, for a tokenizer.json."""
 _GUARDS = {"gigatoken": "tokmill.encode.newer:ReferenceForNewer"}
 """What stands before an engine whose tables of Unicode are not the reference's."""
+_FOR_SHORT = {"gigatoken": "tokmill.encode.short:with_short_together"}
+"""What stands before an engine to which each text costs much, for encodings that it knows."""
 
 
 def load_encoder(tokenizer: Tokenizer, engine: str) -> Encoder:
@@ -59,6 +61,8 @@ def load_encoder(tokenizer: Tokenizer, engine: str) -> Encoder:
         )
     try:
         encoder = _loaded(tokenizer, engine)
+        if engine in _FOR_SHORT and tokenizer.kind == "tiktoken":
+            encoder = _imported(_FOR_SHORT[engine])(encoder, tokenizer.encoding)
         if engine in _GUARDS and _depends_on_unicode(tokenizer):
             load_reference = partial(load_encoder, tokenizer, reference_of(tokenizer))
             encoder = _imported(_GUARDS[engine])(encoder, load_reference, tokenizer.encoding)

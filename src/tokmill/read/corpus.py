@@ -19,6 +19,7 @@ from tokmill.read.guess import check_pipe
 from tokmill.read.position import Position, Settings
 from tokmill.read.seekable import open_seekable
 from tokmill.read.stream import open_stream
+from tokmill.slices import joined
 from tokmill.splits import Split
 from tokmill.types import BLOCK_BYTES, DIVIDE_ABOVE_BYTES, WITH_FOOTER, Batch, Counts, Cursor, SourceFormat
 
@@ -197,7 +198,7 @@ def _merge(batches: list[Batch]) -> Batch:
     raws = [b"\n".join(b.documents) if b.raw is None else b.raw for b in batches] if any(b.raw is not None for b in batches) else []
     return replace(
         batches[-1],
-        documents=[document for batch in batches for document in batch.documents],
+        documents=joined([batch.documents for batch in batches]),
         # A newline between them: two halves of a character must not meet.
         raw=memoryview(b"\n".join(raws)) if raws else None,
         locate=_locator([batch.locate for batch in batches], [len(batch.documents) for batch in batches]),

@@ -20,15 +20,16 @@ from tokmill.errors import DamagedInputError
 from tokmill.memory import piece_too_long
 from tokmill.read.record import NotARecordError
 from tokmill.read.rows import Rows
-from tokmill.read.table_lines import TableLines, TableTexts, TooLongError, WrongFieldsError
+from tokmill.read.table_lines import Block, TableLines, TableTexts, TooLongError, WrongFieldsError
 from tokmill.read.utf8 import foreign
+from tokmill.types import Batch, Counts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from tokmill.protocols import ByteStream
     from tokmill.read.position import Position, Settings
-    from tokmill.types import Batch, Cursor
+    from tokmill.types import Cursor, Location
 
 _MOST_HEADER_BYTES = 1 << 20
 _DELIMITERS = ",;\t|"
@@ -80,12 +81,23 @@ class _TableReader:
 
     def _texts(self, stream: ByteStream, columns: list[str]) -> TableTexts:
         column = columns.index(self._settings.content.text_key)
-        return TableTexts(stream, self._delimiter, self._most, column=column, n_columns=len(columns))
+        return TableTexts(
+            stream,
+            self._delimiter,
+            self._most,
+            column=column,
+            n_columns=len(columns),
+            block_bytes=self._settings.batch_bytes,
+            block_rows=self._settings.max_documents,
+        )
 
     def _data(self, texts: TableTexts, n_columns: int) -> Iterator[Batch]:
         rows, position = self._rows, self._position
         while not texts.at_end:
             for text in chain(texts.regular(), texts.careful()):
+                if isinstance(text, Block):
+                    yield from self._block(text, texts.consume())
+                    continue
                 if isinstance(text, bytes):
                     rows.add(text, position.record, position.offset, is_valid=texts.is_valid)
                 elif text is not None:
@@ -93,6 +105,24 @@ class _TableReader:
                 self._consume(texts.consume(), int(text is not None))
                 if rows.is_full or rows.holds_long:
                     yield from rows.take(position.cursor())
+
+    def _block(self, block: Block, consumed: memoryview) -> Iterator[Batch]:
+        """Rows that were found together as a batch, behind a batch of what came one by one."""
+        position, documents = self._position, block.documents
+        if self._rows.holds_any:
+            yield from self._rows.take(position.cursor())
+        locate, n_in = _locator(position, block), len(consumed) + self._rows.uncount()
+        position.advance(consumed, len(documents))
+        yield Batch(
+            index=0,
+            documents=documents,
+            raw=None,
+            is_val=None,
+            after=position.cursor(),
+            locate=locate,
+            counts=Counts(documents=len(documents), bytes_in=n_in),
+            position_bytes=self._stream.raw_position(),
+        )
 
     def _columns(self, stream: _Rewindable) -> tuple[list[str] | None, int]:
         """The names in the header, None of an empty file, and where it ends. Raises BadRecordError, DamagedInputError."""
@@ -213,6 +243,15 @@ class _Rewindable:
     def close(self) -> None:
         """See ByteStream."""
         self._stream.close()
+
+
+def _locator(position: Position, block: Block) -> Callable[[int], Location]:
+    first, offset, begins, location = position.record, position.offset, block.begins, position.location
+
+    def locate(i: int) -> Location:
+        return location(offset + int(begins[i]), first + i)
+
+    return locate
 
 
 def _shown(name: str) -> str:

@@ -11,7 +11,10 @@ from __future__ import annotations
 
 from array import array
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from tokmill.memory import piece_too_long
 from tokmill.read.large import held_document
@@ -22,6 +25,8 @@ from tokmill.types import Batch, Counts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
+
+    from numpy.typing import NDArray
 
     from tokmill.errors import BadRecordError
     from tokmill.protocols import ByteStream
@@ -199,8 +204,14 @@ class _LinesReader:
 def _locator(position: Position, lines: array[int] | range, lengths: array[int]) -> Callable[[int], Location]:
     first, offset, location = position.record, position.offset, position.location
 
+    @cache
+    def ends() -> NDArray[np.uint64]:
+        # Worked out when a place is asked for, as the audit does a few times a batch.
+        return np.cumsum(np.frombuffer(lengths, np.uint64))
+
     def locate(i: int) -> Location:
         line = lines[i]
-        return location(offset + sum(lengths[:line]) + line, first + line)
+        before = int(ends()[line - 1]) + line if line else 0
+        return location(offset + before, first + line)
 
     return locate

@@ -66,6 +66,11 @@ class Rows:
         )
 
     @property
+    def holds_any(self) -> bool:
+        """Whether a row was added, refused or passed over since the last batch was taken."""
+        return bool(self._documents or self._skips or self._passed)
+
+    @property
     def holds_long(self) -> bool:
         """Whether the last document is larger than a batch: it is to be taken before another row is added."""
         return bool(self._documents) and len(self._documents[-1]) > self._settings.batch_bytes
