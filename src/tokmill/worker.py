@@ -69,8 +69,8 @@ _ROOM_BYTES = 12 * MIB
 """Beyond what the budget leaves, that data may grow by before the next look: stacks of threads."""
 
 _SWITCH_S = 0.001
-"""For which a thread may keep the interpreter's lock while another waits (5 ms, else): an encoder thread that the reader keeps from
-going on, some ten times a batch of 7 ms, leaves a core idle."""
+"""For which a thread may keep the interpreter's lock while another waits. The usual 5 ms are nearly as long as a batch takes to be
+encoded, and encoder threads ask for the lock several times in each."""
 
 _TICK_S = 0.2
 _COMMITTED = ("everything so far is committed", "run the command again, without --fresh: it resumes")

@@ -78,7 +78,7 @@ class ColumnReader:
         if part.null_count:
             return None
         text = _text(part, _offsets(part))
-        return joined(part) if len(text) <= self._settings.batch_bytes and _is_utf8(part) else None
+        return _joined(part) if len(text) <= self._settings.batch_bytes and _is_utf8(part) else None
 
     def _batch(self, documents: Slices, after: Cursor | None) -> Batch:
         position, first = self._position, self._position.record
@@ -231,7 +231,7 @@ def _text(array: pa.Array, offsets: np.ndarray) -> memoryview:
     return memoryview(data)[offsets[0] : offsets[-1]] if data is not None else memoryview(b"")
 
 
-def joined(array: pa.Array) -> Slices:
+def _joined(array: pa.Array) -> Slices:
     """The texts of a large_binary array of UTF-8 without nulls in one buffer, with a byte between them that none of them holds."""
     offsets = _offsets(array)
     text = np.frombuffer(_text(array, offsets), np.uint8)
