@@ -27,7 +27,7 @@ import watch
 
 _IN_ONE = """
 import sys
-from tokmill.plan import make_job
+from tokmill.planning import make_job
 from tokmill.worker import Worker
 
 file, out, *threads = sys.argv[1:]

@@ -230,6 +230,16 @@ def test_documents_with_and_without_newer_characters_keep_their_places() -> None
     assert [ids[a:b].tolist() for a, b in itertools.pairwise(offsets)] == [gpt2().encode_ordinary(t) for t in texts]
 
 
+def test_newer_characters_are_seen_in_documents_of_one_buffer() -> None:
+    encoder = load_encoder(resolve_tokenizer("gpt2"), "gigatoken")
+    texts = ["plain", "in the \ua7ce's middle", "last"]
+    data = "\0".join(texts).encode()
+    ends = np.cumsum([len(text.encode()) + 1 for text in texts]) - 1
+    starts = np.array([0, *(ends[:-1] + 1)], np.int64)
+    ids, offsets = encoder.encode(Slices(data, starts, ends, b"\0"))
+    assert [ids[a:b].tolist() for a, b in itertools.pairwise(offsets)] == [gpt2().encode_ordinary(t) for t in texts]
+
+
 def test_an_engine_that_does_not_exist_is_named() -> None:
     with pytest.raises(UsageError, match="no engine 'magic'") as caught:
         load_encoder(resolve_tokenizer("gpt2"), "magic")

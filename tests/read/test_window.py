@@ -129,9 +129,17 @@ def test_views_of_lines_are_the_lines(data: bytes, sizes: list[int], window_byte
     windows, raw = lines_of(Reads(data, sizes), window_bytes, max_records)
     assert [line for lines in windows for line in lines] == data.split(b"\n")
     assert raw == data
-    # A stream that gives all that it is asked for: the windows are those of `Window`.
-    windows, raw = lines_of(Reads(data, [1000]), window_bytes, max_records)
-    plain, expected = Window(Reads(data, [1000]), b"\n", window_bytes, max_records), []
+
+
+@given(
+    st.lists(st.sampled_from([b"a", b"\n", b"bc\n", b"x" * 30 + b"\n", b"y" * 90]), max_size=60).map(b"".join),
+    st.lists(st.integers(1, 100), min_size=1, max_size=5) | st.just([1000]),
+    st.integers(1, 120),
+    st.integers(1, 40),
+)
+def test_windows_of_views_are_those_of_a_plain_window(data: bytes, sizes: list[int], window_bytes: int, max_records: int) -> None:
+    windows, _ = lines_of(Reads(data, sizes), window_bytes, max_records)
+    plain, expected = Window(Reads(data, sizes), b"\n", window_bytes, max_records), []
     while (split := plain.split()) is not None and not split.at_end:
         expected.append(list(split.records))
     assert windows[: len(expected)] == expected

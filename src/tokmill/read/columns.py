@@ -77,13 +77,8 @@ class ColumnReader:
         """The documents of an array; None if a row needs to be looked at."""
         if part.null_count:
             return None
-        offsets = _offsets(part)
-        data = part.buffers()[2]
-        text = memoryview(data)[offsets[0] : offsets[-1]] if data is not None else memoryview(b"")
-        if len(text) > self._settings.batch_bytes or not _is_utf8(part):
-            return None
-        separator = b"\0" if b"\0" not in bytes(text) else b"\xff"
-        return _joined(part, offsets, separator)
+        text = _text(part, _offsets(part))
+        return _joined(part) if len(text) <= self._settings.batch_bytes and _is_utf8(part) else None
 
     def _batch(self, documents: Slices, after: Cursor | None) -> Batch:
         position, first = self._position, self._position.record
@@ -247,8 +242,17 @@ def _is_utf8(array: pa.Array) -> bool:
     return True
 
 
-def _joined(array: pa.Array, offsets: np.ndarray, separator: bytes) -> Slices:
-    """The texts of an array in one buffer, with a byte between them that none of them holds."""
+def _text(array: pa.Array, offsets: np.ndarray) -> memoryview:
+    """What lies between the first and the last offset."""
+    data = array.buffers()[2]
+    return memoryview(data)[offsets[0] : offsets[-1]] if data is not None else memoryview(b"")
+
+
+def _joined(array: pa.Array) -> Slices:
+    """The texts of a large_binary array of UTF-8 without nulls in one buffer, with a byte between them that none of them holds."""
+    offsets = _offsets(array)
+    text = np.frombuffer(_text(array, offsets), np.uint8)
+    separator = b"\0" if not len(text) or text.min() else b"\xff"
     listed = pa.LargeListArray.from_arrays(pa.array([0, len(array)], pa.int64()), array)
     data = pc.binary_join(listed, pa.scalar(separator, pa.large_binary()))[0].as_py()
     places = offsets - offsets[0] + np.arange(len(offsets))

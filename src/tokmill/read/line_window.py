@@ -1,7 +1,8 @@
 """A window over JSON lines that copies none but the line that two reads share, where lines are long.
 
 A window of bytes is joined and split before anything looks at it: two copies, a quarter of what reading JSON lines takes. Here the
-lines are views of what was read. The records are those of `Window`, and so are the windows: whatever is not plain is left to it.
+lines are views of what was read, or of what was joined. The records are those of `Window`, and so are the windows: whatever is not
+plain is left to it.
 """
 
 from __future__ import annotations
@@ -58,29 +59,44 @@ class LineWindow(Window):
         return Lines(split.records, (split.raw,), split.at_end)
 
     def _views(self) -> Lines | None:
-        """The lines of one read; None where it is for `split` to read on, or to count."""
+        """The lines of a window; None where it is for `split` to count them, or to read on."""
         n_missing = self._window_bytes - len(self._tail)
         if n_missing <= 0:
             return None
         data = self._stream.read(n_missing)
+        if len(data) < n_missing:
+            self._tail += data
+            self._ended = not data
+            return self._views_of_several() if data else None
         first_end = data.find(b"\n") + 1
-        if len(data) < n_missing or not first_end:
-            self._give_back(data)
+        records = self._found(data, first_end) if first_end else None
+        if records is None:
+            self._tail += data
             return None
         first = self._tail + data[:first_end]
+        behind = data.rfind(b"\n") + 1
+        self._tail = data[behind:]
+        return Lines([memoryview(first)[:-1], *records], (first, memoryview(data)[first_end:behind]), at_end=False)
+
+    def _views_of_several(self) -> Lines | None:
+        """Likewise, of a stream that gives less at a time, as decompressors do: what was read is joined, and not split as well."""
+        self._fill()
+        data = self._tail
+        behind = data.rfind(b"\n") + 1
+        records = self._found(data, 0) if behind and not self._ended else None
+        if records is None:
+            return None
+        self._tail = data[behind:]
+        return Lines(records, (memoryview(data)[:behind],), at_end=False)
+
+    def _found(self, data: bytes, begin: int) -> list[bytes | memoryview] | None:
+        """The whole lines from there on; None if there are too many for this."""
         view = memoryview(data)
-        records: list[bytes | memoryview] = [memoryview(first)[:-1]]
-        begin = first_end
+        records: list[bytes | memoryview] = []
         while (end := data.find(b"\n", begin)) >= 0:
             records.append(view[begin:end])
             begin = end + 1
-            if len(records) > self._most_lines:
+            if len(records) >= self._most_lines:
                 self._has_few = False
-                self._give_back(data)
                 return None
-        self._tail = data[begin:]
-        return Lines(records, (first, view[first_end:begin]), at_end=False)
-
-    def _give_back(self, data: bytes) -> None:
-        self._tail += data
-        self._ended = not data
+        return records
