@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from builders import a_content
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from reading import Reading, a_reader, read_all, write
 
@@ -156,6 +156,8 @@ def test_what_was_followed_in_vain_is_found_as_if_it_were_followed_again(data: b
     st.booleans(),
 )
 def test_what_pythons_writer_wrote_is_read_character_by_character(rows: list[list[str]], end: str, quotes_all: bool) -> None:
+    # Some versions of the writer leave a carriage return at the end of a row without quotes: that is then the end of the row.
+    assume(quotes_all or not any(text.endswith("\r") for _, text in rows))
     made = io.StringIO(newline="")
     writer = csv.writer(made, lineterminator=end, quoting=csv.QUOTE_ALL if quotes_all else csv.QUOTE_MINIMAL)
     writer.writerows([["id", "text"], *rows])
