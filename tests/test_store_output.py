@@ -878,3 +878,30 @@ def test_a_prefix_may_have_any_name(key: str, bucket: Bucket, tmp_path: Path) ->
 def test_a_prefix_that_cannot_be_shown_as_it_is_is_refused(key: str, bucket: Bucket, corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="a prefix with a question mark"):
         tokmill.tokenize(corpus, f"s3://bucket/{key}", stage=tmp_path)
+
+
+def test_the_claim_of_a_dead_run_does_not_stop_the_same_settings_elsewhere(
+    bucket: Bucket, corpus: Path, made: Path, tmp_path: Path
+) -> None:
+    dead = Prefix(URL)
+    dead.claim(Claim(fingerprint=load_manifest(made).fingerprint, owner="dead"), take=False)
+    dead.store.begin("train.bin", "mark")
+    make(corpus, tmp_path)
+    fetched(bucket)
+
+
+def test_more_objects_than_a_listing_holds_are_all_seen(
+    bucket: Bucket, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MOTO_S3_DEFAULT_MAX_KEYS", "3")
+    make(corpus, tmp_path, shard_tokens=10_000)
+    assert len(Prefix(URL).below()) == 11
+    assert tokmill.verify(URL).ok
+    assert make(corpus, tmp_path, shard_tokens=10_000).already_complete
+
+
+def test_verify_says_that_a_store_does_not_answer(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tokmill.prefix.WRITING", remote.Patience(attempts=2, first_s=0.01))
+    watch(bucket, failing("503 Slow Down", "SlowDown", times=10_000))
+    with pytest.raises(tokmill.TokmillError, match="the store cannot be asked: HTTP 503"):
+        tokmill.verify(URL)

@@ -220,7 +220,7 @@ def _refused(what: str, url: str) -> StorageError:
         f"the store refused: {what}",
         where=url,
         allowed="a store that answers as its protocol says",
-        next_step="check the URL and the settings of the store, then run the same command again: it resumes",
+        next_step="check the URL, AWS_ENDPOINT_URL, the region and whether the credentials are still good, then run it again",
     )
 
 

@@ -21,7 +21,7 @@ from tokmill.manifest import MANIFEST_NAME, Manifest, decode_manifest, encode_ma
 from tokmill.objects import Taken, objects_at
 from tokmill.read.remote import RemoteStream, insist
 from tokmill.read.urls import remember
-from tokmill.sending import WRITING, not_written, stranger
+from tokmill.sending import WRITING, stranger
 from tokmill.sharding import SIDES
 from tokmill.state import STATE_NAME
 from tokmill.types import Input
@@ -111,7 +111,17 @@ class Prefix:
 
     def check_claim(self, claim: Claim) -> None:
         """Raises LockedError when a run of other inputs or settings has claimed the prefix."""
+        self._refuse(self._claim(), claim)
+
+    def check_held(self, claim: Claim) -> None:
+        """As `check_claim`, also when such a run has completed its output meanwhile."""
         found = self._claim()
+        self._refuse(found, claim)
+        complete = self.manifest() if found is None else None
+        if complete is not None and complete.fingerprint != claim.fingerprint:
+            raise self._came_between(MANIFEST_NAME)
+
+    def _refuse(self, found: Claim | None, claim: Claim) -> None:
         if found is not None and found.fingerprint != claim.fingerprint:
             raise LockedError(
                 "another run, of other inputs or settings, is writing to this prefix, or was interrupted",
@@ -119,15 +129,6 @@ class Prefix:
                 allowed="one run at a time",
                 next_step="wait for it to end, or choose another --out; if it will not come back, --fresh takes its place",
             )
-
-    def check_held(self, claim: Claim) -> None:
-        """Raises LockedError when a run of other inputs or settings has claimed the prefix, or completed an output there."""
-        if self._claim() is None:
-            # Taken away with the end of a run.
-            found = self.manifest()
-            if found is not None and found.fingerprint != claim.fingerprint:
-                raise self._came_between(MANIFEST_NAME)
-        self.check_claim(claim)
 
     def release(self, claim: Claim, *, is_complete: bool = True) -> None:
         """Take the claim away, if it is this one's; of a run that came to nothing, others may share it."""
@@ -284,7 +285,15 @@ class Prefix:
         )
 
     def _ask(self, attempt: Callable[[], T]) -> T:
-        return insist(attempt, WRITING, lambda how: not_written(how, self.url))
+        return insist(attempt, WRITING, self._not_asked)
+
+    def _not_asked(self, how: str) -> StorageError:
+        return StorageError(
+            f"the store cannot be asked: {how}",
+            where=self.url,
+            allowed="a store that answers",
+            next_step="check the URL, the connection and the store, and run the same command again",
+        )
 
 
 def is_ours(name: str) -> bool:
