@@ -831,13 +831,20 @@ def test_a_claim_holds_in_a_store_that_passes_over_conditions(bucket: Bucket, ma
 
 
 def test_parts_that_met_another_writer_are_begun_again(bucket: Bucket, made: Path, tmp_path: Path) -> None:
-    conflict = failing("409 Conflict", "ConditionalRequestConflict", times=1)
+    """The store makes no object of them any more."""
+    conflict = failing("409 Conflict", "ConditionalRequestConflict", times=10_000)
+    refused: list[str] = []
 
-    def once(request: dict[str, Any], start: Start) -> Iterable[bytes] | None:
-        return conflict(request, start) if request["REQUEST_METHOD"] == "POST" and "uploadId" in request["QUERY_STRING"] else None
+    def of_the_first(request: dict[str, Any], start: Start) -> Iterable[bytes] | None:
+        query = request["QUERY_STRING"]
+        if request["REQUEST_METHOD"] != "POST" or "uploadId" not in query:
+            return None
+        refused.append(query)
+        return conflict(request, start) if query == refused[0] else None
 
-    watch(bucket, once)
+    watch(bucket, of_the_first)
     publish(made, tmp_path)
+    assert refused.count(refused[0]) == 1
     fetched(bucket)
 
 
