@@ -160,12 +160,9 @@ class Worker:
 
     def _has_room(self, output: Output, recorder: Recorder, encoded: EncodedBatch) -> bool:
         """Wait until there is; False when the run is to end instead."""
-
-        def on_tick() -> None:
-            self._tell(recorder.elapsed_s, recorder.position_bytes, recorder.counts)
-
-        limit_bytes = self._job.resources.stage_bytes
-        return wait_for_room(output, recorder, encoded, limit_bytes, on_tick, lambda: self._stopped or self._leaving is not None)
+        limit_bytes, is_ending = self._job.resources.stage_bytes, lambda: self._stopped or self._leaving is not None
+        on_tick = lambda: self._tell(recorder.elapsed_s, recorder.position_bytes, recorder.counts)  # noqa: E731  short
+        return wait_for_room(output, recorder, encoded, limit_bytes, on_tick, is_ending)
 
     def _is_to_end(self, recorder: Recorder, reader: CorpusReader) -> bool:
         """Whether the run ends here: before the corpus does, or by a signal that may have ended standard input, too."""
