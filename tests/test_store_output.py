@@ -30,6 +30,7 @@ from tokmill.objects_s3 import S3Objects
 from tokmill.prefix import CLAIM_NAME, Claim, Prefix
 from tokmill.read import remote, stores
 from tokmill.sending import Sender, outgoing
+from tokmill.types import Started
 
 DOCUMENTS = some_documents(300, 600, 5)
 PART = 16384
@@ -457,30 +458,45 @@ def joined(bucket: Bucket) -> bytes:
 
 def staged_bytes(stage: Path) -> int:
     found = 0
-    for path in stage.rglob("*.part"):
-        with contextlib.suppress(FileNotFoundError):
-            found += path.stat().st_size
+    with contextlib.suppress(FileNotFoundError):
+        for path in stage.rglob("*.part"):
+            with contextlib.suppress(FileNotFoundError):
+                found += path.stat().st_size
     return found
 
 
+@pytest.mark.parametrize("stage_size", [400_000, 4_500_000])
 def test_shards_leave_the_disk_as_they_are_sent(
-    bucket: Bucket, long: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bucket: Bucket, long: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage_size: int
 ) -> None:
+    """At most the limit is here, or a batch and the open shard where they are more; also when a commit has just been."""
     monkeypatch.setattr(sending, "PART_BYTES", WHOLE)
-    most = [0]
+    most, n_batch_bytes = [0], [0]
+    is_done = threading.Event()
 
     class Watch:
         def on_event(self, event: object) -> None:
+            if isinstance(event, Started):
+                n_batch_bytes[0] = max(n_batch_bytes[0], event.batch_bytes)
+
+    def look() -> None:
+        while not is_done.wait(0.002):
             most[0] = max(most[0], staged_bytes(tmp_path))
 
-    watch(bucket, Parts(pause_s=0.1))
-    make(long, tmp_path, observers=[Watch()], **SHARDED)
+    watch(bucket, Parts(pause_s=0.03))
+    looking = threading.Thread(target=look)
+    looking.start()
+    try:
+        make(long, tmp_path, observers=[Watch()], **{**SHARDED, "stage_size": stage_size})
+    finally:
+        is_done.set()
+        looking.join()
     watch(bucket, None)
     ids = long_tokens(val_fraction=0)[0]
     assert joined(bucket) == ids
-    # What may wait, and what a batch becomes that is written when there is room.
-    batch_bytes = (2 << 20) * len(ids) / long.stat().st_size
-    assert 0 < most[0] < SHARDED["stage_size"] + 1.5 * batch_bytes < len(ids) / 2
+    # Of every batch but for the place of its cut.
+    batch_bytes = 1.05 * n_batch_bytes[0] * len(ids) / long.stat().st_size
+    assert 0 < most[0] <= max(stage_size, batch_bytes + 2 * SHARDED["shard_tokens"]) < 0.7 * len(ids)
     assert tokmill.verify(URL).ok
     assert list(tmp_path.iterdir()) == []
 
@@ -499,6 +515,7 @@ def interrupted(bucket: Bucket, corpus: Path, stage: Path) -> list[str]:
     return [path.name.removesuffix(".json") for path in stage.rglob(".tokmill.sent/*.json")]
 
 
+@pytest.mark.slow
 def test_a_run_killed_while_shards_leave_goes_on_with_those_that_are_missing(bucket: Bucket, long: Path, tmp_path: Path) -> None:
     gone = interrupted(bucket, long, tmp_path)
     assert "sets/one/manifest.json" not in bucket.names()
@@ -676,3 +693,223 @@ def test_parts_are_as_large_as_their_number_demands() -> None:
         part = sending.part_bytes_of(size)
         assert part >= sending.PART_BYTES
         assert -(-size // part) <= 10_000
+
+
+def test_a_claim_that_goes_while_it_is_read_is_no_failure(bucket: Bucket, made: Path, tmp_path: Path) -> None:
+    """As two runs of the same inputs and settings do it to each other."""
+
+    def meanwhile(request: dict[str, Any], start: Start) -> Iterable[bytes] | None:
+        if request["REQUEST_METHOD"] == "GET" and request["PATH_INFO"].endswith("/claim.json"):
+            bucket.fault = None
+            bucket.delete(f"sets/one/{CLAIM_NAME}")
+        return None
+
+    prefix, ledger = Prefix(URL), Ledger(tmp_path / "a.json", URL)
+    manifest = load_manifest(made)
+    claim = Claim(fingerprint=manifest.fingerprint, owner=ledger.notes.owner)
+    prefix.claim(claim, take=False)
+    sent = send(prefix, ledger, made)
+    watch(bucket, meanwhile)
+    prefix.check_held(claim)
+    prefix.commit(manifest, sent, claim)
+    assert f"sets/one/{CLAIM_NAME}" not in bucket.names()
+    fetched(bucket)
+
+
+def test_what_another_run_completed_and_gave_up_is_not_sent_any_further(bucket: Bucket, made: Path, tmp_path: Path) -> None:
+    """The store calls parts of an object that was given up an error of its own, as this one does, for ever."""
+    done: list[float] = []
+
+    def meanwhile(request: dict[str, Any], start: Start) -> Iterable[bytes] | None:
+        if "partNumber=3" in request["QUERY_STRING"] and not done:
+            bucket.fault = None
+            done.append(time.monotonic())
+            publish(made, tmp_path / "other")
+        return None
+
+    prefix, ledger = Prefix(URL), Ledger(tmp_path / "a.json", URL)
+    watch(bucket, meanwhile)
+    sent = send(prefix, ledger, made)
+    assert done
+    assert time.monotonic() - done[0] < 10
+    manifest = load_manifest(made)
+    prefix.commit(manifest, sent, Claim(fingerprint=manifest.fingerprint, owner=ledger.notes.owner))
+    fetched(bucket)
+
+
+def test_shards_of_a_run_that_was_replaced_do_not_stay(bucket: Bucket, corpus: Path, tmp_path: Path) -> None:
+    """A trainer that opens `train_*.bin` would read them."""
+    dead = S3Objects(URL)
+    dead.put(CLAIM_NAME, b'{"fingerprint":"dead","owner":"a"}')
+    for name in ("train_000001.bin", "val_000000.bin", "val.bin"):
+        dead.put(name, b"ids", mark="dead digest")
+    dead.begin("train_000002.bin", "dead digest")
+    bucket.put("sets/one/train/train.bin", b"a prefix of its own")
+    bucket.put("sets/one/train/manifest.json", b"{}")
+    with pytest.raises(LockedError, match="another run, of other inputs or settings"):
+        make(corpus, tmp_path)
+    make(corpus, tmp_path, fresh=True)
+    left = {name.removeprefix("sets/one/") for name in bucket.names()}
+    assert left == {"manifest.json", "train.bin", "val.bin", "train/train.bin", "train/manifest.json"}
+    fetched(bucket)
+
+
+def test_an_object_that_came_meanwhile_and_would_be_read_with_the_others_is_named(
+    bucket: Bucket, corpus: Path, tmp_path: Path
+) -> None:
+    def meanwhile(request: dict[str, Any], start: Start) -> Iterable[bytes] | None:
+        if request["REQUEST_METHOD"] == "PUT" and request["PATH_INFO"].endswith("/val.bin"):
+            bucket.fault = None
+            bucket.put("sets/one/train_000001.bin", b"somebody's")
+        return None
+
+    watch(bucket, meanwhile)
+    with pytest.raises(UsageError, match="no tokmill manifest vouches for") as caught:
+        make(corpus, tmp_path)
+    assert caught.value.where == f"{URL}/train_000001.bin"
+    assert "sets/one/manifest.json" not in bucket.names()
+    bucket.delete("sets/one/train_000001.bin")
+    make(corpus, tmp_path)
+    fetched(bucket)
+
+
+def test_a_run_that_was_replaced_leaves_no_object_behind_and_ends(bucket: Bucket, corpus: Path, tmp_path: Path) -> None:
+    """The other one, told --fresh, is complete while this one goes on sending shards."""
+    parts = Parts()
+    parts.gate.clear()
+    watch(bucket, parts)
+    one = started(corpus, tmp_path / "a", "--shard-tokens", 30_000)
+    wait_until(lambda: bucket.begun() or one.poll() is not None)
+    watch(bucket, None)
+    make(corpus, tmp_path / "b", fresh=True)
+    parts.gate.set()
+    code, _, err = ended(one)
+    assert code == 11, err
+    assert "another run" in err
+    assert [name for name in bucket.names() if "/train_" in name or "/val_" in name] == []
+    assert bucket.get("sets/one/train.bin") == plain_tokens(DOCUMENTS, val_fraction=0.1)[0]
+    assert tokmill.verify(URL).ok
+
+
+def test_a_manifest_that_was_put_in_the_moment_another_run_took_its_place_is_taken_back(
+    bucket: Bucket, made: Path, tmp_path: Path
+) -> None:
+    prefix, ledger = Prefix(URL), Ledger(tmp_path / "a.json", URL)
+    manifest = load_manifest(made)
+    claim = Claim(fingerprint=manifest.fingerprint, owner=ledger.notes.owner)
+    prefix.claim(claim, take=False)
+    sent = send(prefix, ledger, made)
+
+    def meanwhile(request: dict[str, Any], start: Start) -> Iterable[bytes] | None:
+        if request["REQUEST_METHOD"] == "PUT" and request["PATH_INFO"].endswith("/manifest.json"):
+            bucket.fault = None
+            Prefix(URL).claim(Claim(fingerprint="another", owner="b"), take=True)
+        return None
+
+    watch(bucket, meanwhile)
+    with pytest.raises(LockedError, match="another run, of other inputs or settings"):
+        prefix.commit(manifest, sent, claim)
+    assert "sets/one/manifest.json" not in bucket.names()
+
+
+def test_a_run_that_came_to_nothing_leaves_the_claim_of_another_with_the_same_settings(bucket: Bucket, tmp_path: Path) -> None:
+    prefix = Prefix(URL)
+    prefix.claim(Claim(fingerprint="same", owner="a"), take=False)
+    prefix.release(Claim(fingerprint="same", owner="b"), is_complete=False)
+    assert f"sets/one/{CLAIM_NAME}" in bucket.names()
+
+
+def test_a_claim_holds_in_a_store_that_passes_over_conditions(bucket: Bucket, made: Path) -> None:
+    def ignoring(request: dict[str, Any], start: Start) -> Iterable[bytes] | None:
+        request.pop("HTTP_IF_NONE_MATCH", None)
+        return None
+
+    watch(bucket, ignoring)
+    Prefix(URL).claim(Claim(fingerprint="first", owner="a"), take=False)
+    with pytest.raises(LockedError, match="another run, of other inputs or settings"):
+        Prefix(URL).claim(Claim(fingerprint="second", owner="b"), take=False)
+    assert b"first" in bucket.get(f"sets/one/{CLAIM_NAME}")
+
+
+def test_parts_that_met_another_writer_are_begun_again(bucket: Bucket, made: Path, tmp_path: Path) -> None:
+    """The store makes no object of them any more."""
+    conflict = failing("409 Conflict", "ConditionalRequestConflict", times=10_000)
+    refused: list[str] = []
+
+    def of_the_first(request: dict[str, Any], start: Start) -> Iterable[bytes] | None:
+        query = request["QUERY_STRING"]
+        if request["REQUEST_METHOD"] != "POST" or "uploadId" not in query:
+            return None
+        refused.append(query)
+        return conflict(request, start) if query == refused[0] else None
+
+    watch(bucket, of_the_first)
+    publish(made, tmp_path)
+    assert refused.count(refused[0]) == 1
+    fetched(bucket)
+
+
+def test_the_next_run_of_one_that_was_killed_behind_the_manifest_tidies_up(
+    bucket: Bucket, corpus: Path, made: Path, tmp_path: Path
+) -> None:
+    publish(made, tmp_path)
+    manifest = load_manifest(made)
+    prefix = Prefix(URL)
+    prefix.claim(Claim(fingerprint=manifest.fingerprint, owner="killed"), take=True)
+    prefix.store.begin("train.bin", "mark")
+    assert make(corpus, tmp_path).already_complete
+    fetched(bucket)
+
+
+def test_verify_tells_a_bucket_that_is_not_there_from_an_output_that_is_not(bucket: Bucket, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="there is no such bucket"):
+        tokmill.verify("s3://no-such-bucket/sets/one")
+    with pytest.raises(UsageError, match=r"no complete tokmill output here\n"):
+        tokmill.verify(URL)
+    Prefix(URL).claim(Claim(fingerprint="a", owner="a"), take=False)
+    with pytest.raises(UsageError, match="no complete tokmill output here, but a run that is under way or was interrupted"):
+        tokmill.verify(URL)
+
+
+@pytest.mark.parametrize("key", ["a b/ü%20+&=#1*[a]//x//", "/y", ""])
+def test_a_prefix_may_have_any_name(key: str, bucket: Bucket, tmp_path: Path) -> None:
+    bucket.put(f"{key.rstrip('/')}2/train.bin", b"another prefix")
+    (tmp_path / "a.txt").write_text("one<|endoftext|>two")
+    url = f"s3://bucket/{key}"
+    tokmill.tokenize(tmp_path / "a.txt", url, stage=tmp_path, val_fraction=0)
+    assert tokmill.verify(url).ok
+    assert f"{key.rstrip('/')}/train.bin".removeprefix("" if key else "/") in bucket.names()
+    assert tokmill.tokenize(tmp_path / "a.txt", url, stage=tmp_path, val_fraction=0).already_complete
+
+
+@pytest.mark.parametrize("key", ["x?token=abc", "x?y=0123456789abcdefghijkl"])
+def test_a_prefix_that_cannot_be_shown_as_it_is_is_refused(key: str, bucket: Bucket, corpus: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="a prefix with a question mark"):
+        tokmill.tokenize(corpus, f"s3://bucket/{key}", stage=tmp_path)
+
+
+def test_the_claim_of_a_dead_run_does_not_stop_the_same_settings_elsewhere(
+    bucket: Bucket, corpus: Path, made: Path, tmp_path: Path
+) -> None:
+    dead = Prefix(URL)
+    dead.claim(Claim(fingerprint=load_manifest(made).fingerprint, owner="dead"), take=False)
+    dead.store.begin("train.bin", "mark")
+    make(corpus, tmp_path)
+    fetched(bucket)
+
+
+def test_more_objects_than_a_listing_holds_are_all_seen(
+    bucket: Bucket, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MOTO_S3_DEFAULT_MAX_KEYS", "3")
+    make(corpus, tmp_path, shard_tokens=10_000)
+    assert len(Prefix(URL).below()) == 11
+    assert tokmill.verify(URL).ok
+    assert make(corpus, tmp_path, shard_tokens=10_000).already_complete
+
+
+def test_verify_says_that_a_store_does_not_answer(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tokmill.prefix.WRITING", remote.Patience(attempts=2, first_s=0.01))
+    watch(bucket, failing("503 Slow Down", "SlowDown", times=10_000))
+    with pytest.raises(tokmill.TokmillError, match="the store cannot be asked: HTTP 503"):
+        tokmill.verify(URL)

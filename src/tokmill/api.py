@@ -81,8 +81,8 @@ def tokenize(
     makes parts of about `split_bytes` of input on a cluster (an address, `auto`, `local`, `here`). Raises TokmillError.
 
     out may be `s3://bucket/prefix`: the output is made on this disk, in a directory inside `stage` (None: inside
-    ~/.cache/tokmill/stage), sent, and then taken away there. Of several files a side, each is sent when it is complete; at most
-    about stage_size of them (None: 4 GiB) wait here for that.
+    ~/.cache/tokmill/stage), sent, and then taken away there. Of several files a side, each is sent when it is complete; they take
+    at most stage_size (None: 4 GiB) here, or what the open ones and a batch, or a document that is longer, take.
     """
     meter = Meter()
     _refuse_together({"--split": split, "--ray": ray, "--append": append or None}, str(out))

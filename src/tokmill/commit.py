@@ -52,7 +52,7 @@ from tokmill.types import Counts, Cursor, FileEntry, Head
 from tokmill.words import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from tokmill.config import Content
@@ -133,6 +133,11 @@ class Output:
     def completed(self) -> Mapping[str, FileEntry]:
         """All files that are complete, those of earlier runs included."""
         return self._completed
+
+    def committed(self) -> Iterator[str]:
+        """Names of the files that the journal says are complete, the latest first, once no commit is under way."""
+        uncommitted = set(self._just_completed)
+        return (name for name in reversed(self._completed) if name not in uncommitted)
 
     def commit(
         self, after: Cursor, counts: Counts, writer: dict[str, int], elapsed_s: float, on_done: Callable[[int], None] | None = None

@@ -37,8 +37,16 @@ class S3Objects:
     def __init__(self, url: str) -> None:
         self._fs = s3_filesystem()
         self._bucket, key = split_url(url)
-        self._prefix = key.strip("/") + "/" if key.strip("/") else ""
+        key = key.rstrip("/")
+        self._prefix = f"{key}/" if key else ""
         self.url = named(url).rstrip("/")
+        if split_url(self.url) != (self._bucket, key):
+            raise UsageError(
+                "a prefix with a question mark, behind which there may be a secret, cannot be shown as it is",
+                where=self.url,
+                allowed="s3://bucket/prefix",
+                next_step="check the URL, or choose another prefix",
+            )
         self._knows_conditions = True
 
     def look(self, name: str) -> Stored | None:
@@ -154,6 +162,9 @@ class S3Objects:
             except TimeoutError:
                 raise Hiccup("no answer in time") from None
             except (OSError, ClientError, BotoCoreError, HttpError) as error:
+                if method == "complete_multipart_upload" and (answer_of(error) or ("", 0))[1] == 409:
+                    # Another wrote or deleted it at that moment; unlike one in one piece, it has to be begun again then.
+                    raise Vanished from None
                 raise _meaning(error, self.url, is_conditional="IfNoneMatch" in arguments) from None
 
         return sync(self._fs.loop, asked)
@@ -209,7 +220,7 @@ def _refused(what: str, url: str) -> StorageError:
         f"the store refused: {what}",
         where=url,
         allowed="a store that answers as its protocol says",
-        next_step="check the URL and the settings of the store, then run the same command again: it resumes",
+        next_step="check the URL, AWS_ENDPOINT_URL, the region and whether the credentials are still good, then run it again",
     )
 
 

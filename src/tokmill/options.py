@@ -93,7 +93,7 @@ StageSize = Annotated[
         "--stage-size",
         envvar="TOKMILL_STAGE_SIZE",
         metavar="SIZE",
-        help="Of shards that wait there to be sent, at most, about.  [default: 4GiB]",
+        help="What shards may take there before they are sent; the run waits for the store.  [default: 4GiB]",
     ),
 ]
 Stage = Annotated[

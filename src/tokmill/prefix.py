@@ -21,13 +21,13 @@ from tokmill.manifest import MANIFEST_NAME, Manifest, decode_manifest, encode_ma
 from tokmill.objects import Taken, objects_at
 from tokmill.read.remote import RemoteStream, insist
 from tokmill.read.urls import remember
-from tokmill.sending import WRITING, not_written, stranger
+from tokmill.sending import WRITING, stranger
 from tokmill.sharding import SIDES
 from tokmill.state import STATE_NAME
 from tokmill.types import Input
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 
     from tokmill.ledger import Ledger
     from tokmill.objects import ObjectStore, Stored
@@ -36,6 +36,8 @@ T = TypeVar("T")
 
 CLAIM_NAME = f"{STATE_NAME}/claim.json"
 _MOST_MANIFEST_BYTES = 1 << 30
+_LOOKS = 8
+"""At a small object that was another one whenever it was read."""
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,8 +75,10 @@ class Prefix:
         """As `manifest`. Raises UsageError where there is none."""
         manifest = self.manifest()
         if manifest is None:
+            # Of one object, a store does not say whether it has the bucket.
+            is_begun = CLAIM_NAME in self.below()
             raise UsageError(
-                "no complete tokmill output here",
+                "no complete tokmill output here" + (", but a run that is under way or was interrupted" if is_begun else ""),
                 where=self.url,
                 allowed=f"a prefix with {MANIFEST_NAME}",
                 next_step="give the URL that was --out, or run the tokmill tokenize command again: an interrupted run resumes",
@@ -93,6 +97,9 @@ class Prefix:
     def claim(self, claim: Claim, *, take: bool) -> None:
         """Leave a claim; take: whoever's is there. Raises LockedError for one of another run."""
         data = msgspec.json.encode(claim)
+        if not take:
+            # A store that knows no conditions and does not say so would replace it.
+            self.check_claim(claim)
         try:
             self._ask(lambda: self.store.put(CLAIM_NAME, data, only_new=not take))
         except Taken:
@@ -104,7 +111,17 @@ class Prefix:
 
     def check_claim(self, claim: Claim) -> None:
         """Raises LockedError when a run of other inputs or settings has claimed the prefix."""
+        self._refuse(self._claim(), claim)
+
+    def check_held(self, claim: Claim) -> None:
+        """As `check_claim`, also when such a run has completed its output meanwhile."""
         found = self._claim()
+        self._refuse(found, claim)
+        complete = self.manifest() if found is None else None
+        if complete is not None and complete.fingerprint != claim.fingerprint:
+            raise self._came_between(MANIFEST_NAME)
+
+    def _refuse(self, found: Claim | None, claim: Claim) -> None:
         if found is not None and found.fingerprint != claim.fingerprint:
             raise LockedError(
                 "another run, of other inputs or settings, is writing to this prefix, or was interrupted",
@@ -113,10 +130,10 @@ class Prefix:
                 next_step="wait for it to end, or choose another --out; if it will not come back, --fresh takes its place",
             )
 
-    def release(self, claim: Claim) -> None:
-        """Take the claim away, if it is this one's."""
+    def release(self, claim: Claim, *, is_complete: bool = True) -> None:
+        """Take the claim away, if it is this one's; of a run that came to nothing, others may share it."""
         found = self._claim()
-        if found is not None and found.fingerprint == claim.fingerprint:
+        if found is not None and found.fingerprint == claim.fingerprint and (is_complete or found.owner == claim.owner):
             self._ask(lambda: self.store.delete([CLAIM_NAME]))
 
     def refuse_strangers(self, run: str) -> None:
@@ -132,15 +149,33 @@ class Prefix:
     def retire(self, ledger: Ledger) -> None:
         """Take away the complete output that is to be replaced: its manifest first. Can be done again after a crash."""
         notes = ledger.notes
-        if notes.replaces:
-            older = self.look(MANIFEST_NAME)
-            if older is not None and older.version == notes.replaces:
-                ledger.change(retired=tuple(self._listed_files()))
-                self._ask(lambda: self.store.delete([MANIFEST_NAME]))
+        older = self.look(MANIFEST_NAME) if notes.is_fresh else None
+        if older is not None and older.version == notes.replaces:
+            ledger.change(retired=tuple(self._listed_files()))
+            self._ask(lambda: self.store.delete([MANIFEST_NAME]))
+        elif older is not None:
+            self._retire_overtaken(ledger)
         if ledger.notes.retired:
             self._ask(lambda: self.store.delete(ledger.notes.retired))
         if notes.replaces:
             ledger.change(replaces="", retired=())
+
+    def clear(self, names: Container[str], ledger: Ledger) -> None:
+        """Take away what other runs left that are named as files of ids, so that nobody reads them as files of this output.
+
+        names: of its files. Raises UsageError for an object that nobody said may be replaced.
+        """
+        there = self.below()
+        for name in there:
+            if name in names or not is_ours(name) or _is_of_another_prefix(name, there):
+                continue
+            found = self.look(name)
+            content = ledger.notes.content
+            is_this_run = found is not None and content is not None and found.mark.partition(" ")[0] == content.fingerprint()
+            if found is not None and (is_this_run or (found.mark and ledger.notes.is_fresh)):
+                self._ask(lambda name=name: self.store.delete([name]))  # type: ignore[misc]
+            elif found is not None and not ledger.notes.is_fresh:
+                raise stranger(f"{self.url}/{name}")
 
     def commit(self, manifest: Manifest, sent: Mapping[str, Stored], claim: Claim) -> Manifest:
         """Put the manifest; returns it, or the one that another run of the same fingerprint put before.
@@ -159,15 +194,37 @@ class Prefix:
         found = self.manifest()
         if found is None or found.fingerprint != manifest.fingerprint:
             raise self._came_between(MANIFEST_NAME)
+        try:
+            self.check_claim(claim)
+        except LockedError:
+            # Its claim came between the look for one and the manifest; it may not have seen the manifest, and replaces the files.
+            self._ask(lambda: self.store.delete([MANIFEST_NAME]))
+            raise
         return found
 
     def tidy(self, names: Iterable[str], claim: Claim) -> None:
         """Let go of what is left of runs that wrote these names: objects that were begun, the claim. Raises StorageError."""
+        found = self._claim()
+        if found is not None and found.fingerprint != claim.fingerprint:
+            # Another run, which is about to replace this output, may have begun them.
+            return
         wanted = set(names)
-        for name, upload in self._ask(self.store.begun):
-            if name in wanted or is_ours(name):
-                self._ask(lambda name=name, upload=upload: self.store.give_up(name, upload))  # type: ignore[misc]
-        self.release(claim)
+        try:
+            for name, upload in self._ask(self.store.begun):
+                if name in wanted or (is_ours(name) and "/" not in name):
+                    self._ask(lambda name=name, upload=upload: self.store.give_up(name, upload))  # type: ignore[misc]
+        finally:
+            self.release(claim)
+
+    def _retire_overtaken(self, ledger: Ledger) -> None:
+        """Take away a manifest that a run put which this one's claim was to end, but not one of the same inputs and settings."""
+        try:
+            found = self.manifest()
+        except (DamageError, UsageError):
+            return
+        content = ledger.notes.content
+        if found is not None and content is not None and found.fingerprint != content.fingerprint():
+            self._ask(lambda: self.store.delete([MANIFEST_NAME]))
 
     def _listed_files(self) -> list[str]:
         """What a manifest lists that is to go; nothing where it is damaged, or a newer tokmill's."""
@@ -185,23 +242,36 @@ class Prefix:
             return Claim(fingerprint="", owner="")
 
     def _whole(self, name: str) -> bytes | None:
-        """A small object."""
-        stored = self.look(name)
-        if stored is None:
-            return None
+        """A small object. One that is replaced or taken away while it is read is looked at again: claims come and go."""
+        for is_last in (*[False] * _LOOKS, True):
+            stored = self.look(name)
+            if stored is None:
+                return None
+            try:
+                return self._bytes(stored)
+            except ChangedError:
+                if is_last:
+                    with reading_errors():
+                        raise
+        raise AssertionError
+
+    def _bytes(self, stored: Stored) -> bytes:
+        """Raises ChangedError when it is no longer that object."""
         if stored.size_bytes > _MOST_MANIFEST_BYTES:
             raise DamageError(
-                f"an object of {stored.size_bytes:,} bytes; tokmill writes no such {name}",
-                where=f"{self.url}/{name}",
+                f"an object of {stored.size_bytes:,} bytes; tokmill writes no such {stored.name}",
+                where=f"{self.url}/{stored.name}",
                 allowed=f"at most {_MOST_MANIFEST_BYTES:,} bytes",
                 next_step="tokenize again with --fresh",
             )
         stream = self.stream(stored)
         parts: list[bytes] = []
         try:
+            while part := stream.read(1 << 20):
+                parts.append(part)
+        except DamagedInputError:
             with reading_errors():
-                while part := stream.read(1 << 20):
-                    parts.append(part)
+                raise
         finally:
             stream.close()
         return b"".join(parts)
@@ -215,12 +285,26 @@ class Prefix:
         )
 
     def _ask(self, attempt: Callable[[], T]) -> T:
-        return insist(attempt, WRITING, lambda how: not_written(how, self.url))
+        return insist(attempt, WRITING, self._not_asked)
+
+    def _not_asked(self, how: str) -> StorageError:
+        return StorageError(
+            f"the store cannot be asked: {how}",
+            where=self.url,
+            allowed="a store that answers",
+            next_step="check the URL, the connection and the store, and run the same command again",
+        )
 
 
 def is_ours(name: str) -> bool:
     """Whether an object is named as tokmill names files of ids."""
     return name.startswith(tuple(f"{side}{mark}" for side in SIDES for mark in "._/"))
+
+
+def _is_of_another_prefix(name: str, there: Container[str]) -> bool:
+    """Whether an object lies in a prefix of its own, with an output complete or begun: `train/` of a format may be none."""
+    top, slash, rest = name.partition("/")
+    return bool(slash) and ("/" in rest or f"{top}/{MANIFEST_NAME}" in there or f"{top}/{CLAIM_NAME}" in there)
 
 
 @contextlib.contextmanager

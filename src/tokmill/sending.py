@@ -24,6 +24,7 @@ from tokmill.durable import storage_errors
 from tokmill.errors import DamageError, LockedError, StorageError, UsageError
 from tokmill.objects import Stored, Taken, Vanished
 from tokmill.read.remote import Closed, Patience, insist
+from tokmill.read.stores import Hiccup
 from tokmill.types import Head
 from tokmill.words import counted
 
@@ -126,14 +127,24 @@ def part_bytes_of(size_bytes: int) -> int:
 class Sender:
     """Sends files to a prefix. As a context: leaving it ends what is on its way."""
 
-    def __init__(self, store: ObjectStore, run: str, ledger: Ledger, *, on_bytes: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        store: ObjectStore,
+        run: str,
+        ledger: Ledger,
+        *,
+        on_bytes: Callable[[int], None],
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
         """run: fingerprint of what is made; objects of other runs are replaced only where the ledger says so. on_bytes: told, in
-        any thread, of bytes that have arrived; of a file that is sent again, and of parts that were there before, too.
+        any thread, of bytes that have arrived; of a file that is sent again, and of parts that were there before, too. check:
+        raises LockedError, in any thread, when the prefix has become another run's; an object that was made then is taken away.
         """
         self._store = store
         self._run = run
         self._ledger = ledger
         self._on_bytes = on_bytes
+        self._check = check
         self._closed = threading.Event()
         self._held = _Held()
         self._files = ThreadPoolExecutor(_FILES_AT_ONCE, "send")
@@ -164,8 +175,7 @@ class Sender:
         for _ in range(_ROUNDS):
             found = self._insist(file, lambda: self._store.look(file.name))
             if found is not None and found.mark == mark and found.size_bytes == file.entry.size_bytes:
-                self._ledger_forget(file)
-                self._on_bytes(0)
+                self._forget(file)
                 return found
             if found is not None:
                 self._make_room(file, found)
@@ -173,13 +183,25 @@ class Sender:
                 self._upload(file, mark)
             except (Taken, Vanished):
                 # Whatever that was, what the store has now says it.
-                self._ledger_forget(file)
+                self._forget(file)
+                continue
+            self._check_held(file, mark)
         raise LockedError(
             "another run keeps writing the same object",
             where=f"{self._store.url}/{file.name}",
             allowed="one run at a time",
             next_step="wait for it to end, or choose another --out",
         )
+
+    def _check_held(self, file: Outgoing, mark: str) -> None:
+        """Raises LockedError when the prefix is another run's, which must not find an object there that it did not see before."""
+        try:
+            self._check()
+        except LockedError:
+            found = self._insist(file, lambda: self._store.look(file.name))
+            if found is not None and found.mark == mark:
+                self._insist(file, lambda: self._store.delete([file.name]))
+            raise
 
     def _make_room(self, file: Outgoing, found: Stored) -> None:
         """Take away what is in the way. Raises UsageError for what nobody said may be replaced."""
@@ -211,7 +233,7 @@ class Sender:
             self._ledger.note_begun(file.name, upload)
         begins = range(0, file.entry.size_bytes, part_bytes)
         sent = [
-            self._parts.submit(self._send_part, file, fd, upload, number, (begin, part_bytes), there.get(number))
+            self._parts.submit(self._send_part, file, fd, (upload, mark), number, (begin, part_bytes), there.get(number))
             for number, begin in enumerate(begins, 1)
         ]
         try:
@@ -223,15 +245,24 @@ class Sender:
             for part in sent:
                 if not part.cancelled():
                     part.exception()
-        self._insist(file, lambda: self._store.finish(file.name, upload, etags, only_new=True))
+        self._insist_in_parts(file, mark, lambda: self._store.finish(file.name, upload, etags, only_new=True))
         self._ledger.note_begun(file.name, None)
 
     def _send_part(
-        self, file: Outgoing, fd: int, upload: str, number: int, place: tuple[int, int], there: tuple[int, str] | None
+        self,
+        file: Outgoing,
+        fd: int,
+        upload: tuple[str, str],
+        number: int,
+        place: tuple[int, int],
+        there: tuple[int, str] | None,
     ) -> str:
-        """Send one part, unless it is there. place: where it begins, and how long a part is. Returns its ETag."""
+        """Send one part, unless it is there. upload: what the object is called, its mark. place: where the part begins, and how
+        long one is. Returns its ETag.
+        """
         begin, part_bytes = place
         n_bytes = min(part_bytes, file.entry.size_bytes - begin)
+        called, mark = upload
         with self._held.taking(n_bytes):
             if self._closed.is_set():
                 raise Closed
@@ -239,13 +270,32 @@ class Sender:
             if there is not None and there == (n_bytes, hashlib.md5(data, usedforsecurity=False).hexdigest()):
                 etag = there[1]
             else:
-                etag = self._insist(file, lambda: self._store.put_part(file.name, upload, number, data))
+                etag = self._insist_in_parts(file, mark, lambda: self._store.put_part(file.name, called, number, data))
         self._on_bytes(n_bytes)
         return etag
 
-    def _ledger_forget(self, file: Outgoing) -> None:
-        if file.name in self._ledger.notes.begun:
+    def _forget(self, file: Outgoing) -> None:
+        """Give up what was begun in parts, which the store keeps, and charges for, when it refuses to make an object of them."""
+        upload = self._ledger.notes.begun.get(file.name)
+        if upload is not None:
             self._ledger.note_begun(file.name, None)
+            self._insist(file, lambda: self._store.give_up(file.name, upload))
+
+    def _insist_in_parts(self, file: Outgoing, mark: str, attempt: Callable[[], T]) -> T:
+        """As `_insist`; raises Vanished as soon as an attempt has failed and the object is there: by another run, which gave up all
+        that was begun (there are stores that call this an error of their own), or by an attempt that seemed to fail.
+        """
+
+        def attempted() -> T:
+            try:
+                return attempt()
+            except Hiccup:
+                found = self._store.look(file.name)
+                if found is not None and found.mark == mark:
+                    raise Vanished from None
+                raise
+
+        return self._insist(file, attempted)
 
     def _insist(self, file: Outgoing, attempt: Callable[[], T]) -> T:
         return insist(attempt, WRITING, lambda how: not_written(how, f"{self._store.url}/{file.name}"), self._closed)

@@ -188,6 +188,9 @@ class Staged:
         began_s = time.monotonic()
         self._prefix.check_claim(self._claim)
         sent = self._send(manifest, observers)
+        self._prefix.check_claim(self._claim)
+        self._prefix.retire(self._ledger)
+        self._prefix.clear(manifest.files, self._ledger)
         found = self._prefix.commit(manifest, sent, self._claim)
         try:
             self._prefix.tidy(manifest.files, self._claim)
@@ -222,8 +225,12 @@ class Staged:
 
         if self._sender is None:
             self._prefix.retire(self._ledger)
-            self._sender = Sender(self._prefix.store, self._run, self._ledger, on_bytes=self._n_sent.add)
+            self._sender = Sender(self._prefix.store, self._run, self._ledger, on_bytes=self._n_sent.add, check=self._check_held)
         return self._sender
+
+    def _check_held(self) -> None:
+        if self._claim is not None:
+            self._prefix.check_held(self._claim)
 
     def _check_sent(self) -> None:
         """Raises DamageError when what was sent and taken away here is no longer there."""
@@ -240,6 +247,8 @@ class Staged:
 
     def _complete(self, job: Job) -> Finished:
         """What came of the run whose output is complete at the prefix. Raises ChangedError, DamageError."""
+        from tokmill.prefix import Claim
+
         manifest = self._prefix.complete_manifest()
         if manifest.fingerprint != job.content.fingerprint():
             raise changed_error(manifest.content, job.content, self.url)
@@ -253,6 +262,9 @@ class Staged:
                     allowed=f"{counted(entry.size_bytes, 'byte')}, as its manifest says",
                     next_step="run the same command with --fresh to make it again",
                 )
+        with contextlib.suppress(StorageError):
+            # A run that was killed behind the manifest did not do it; who may only read cannot.
+            self._prefix.tidy(manifest.files, Claim(fingerprint=manifest.fingerprint, owner=self._ledger.notes.owner))
         self._drop()
         return Finished(
             elapsed_s=manifest.elapsed_s,
@@ -281,7 +293,7 @@ class Staged:
         """Nothing came of it: leave no claim."""
         if self._claim is not None:
             with contextlib.suppress(TokmillError):
-                self._prefix.release(self._claim)
+                self._prefix.release(self._claim, is_complete=False)
         self._drop()
 
     def _drop(self) -> None:

@@ -145,8 +145,9 @@ class Worker:
         with self._encoded(reader, output.cursor, recorder) as results:
             try:
                 for encoded in results:
+                    if not self._has_room(output, recorder, encoded):
+                        raise self._ended(output.directory, _COMMITTED)
                     recorder.add(encoded)
-                    self._wait_for_room(output, recorder)
                 recorder.wait_for_stdin_end()
                 if self._is_to_end(recorder, reader):
                     raise self._ended(output.directory, _COMMITTED)
@@ -160,12 +161,11 @@ class Worker:
         output.publish(manifest)
         self._emit(_finished(manifest, recorder.elapsed_s, resumed=resumed))
 
-    def _wait_for_room(self, output: Output, recorder: Recorder) -> None:
-        def on_tick() -> None:
-            self._tell(recorder.elapsed_s, recorder.position_bytes, recorder.counts)
-
-        limit_bytes = self._job.resources.stage_bytes
-        wait_for_room(output, recorder, limit_bytes, on_tick, lambda: self._stopped or self._leaving is not None)
+    def _has_room(self, output: Output, recorder: Recorder, encoded: EncodedBatch) -> bool:
+        """Wait until there is; False when the run is to end instead."""
+        limit_bytes, is_ending = self._job.resources.stage_bytes, lambda: self._stopped or self._leaving is not None
+        on_tick = lambda: self._tell(recorder.elapsed_s, recorder.position_bytes, recorder.counts)  # noqa: E731  short
+        return wait_for_room(output, recorder, encoded, limit_bytes, on_tick, is_ending)
 
     def _is_to_end(self, recorder: Recorder, reader: CorpusReader) -> bool:
         """Whether the run ends here: before the corpus does, or by a signal that may have ended standard input, too."""
