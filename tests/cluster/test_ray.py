@@ -263,6 +263,17 @@ def test_a_bad_record_ends_the_job_and_names_its_part(nodes: Nodes, tmp_path: Pa
     assert json.loads(skip)["record"] == 701
 
 
+def test_bad_records_of_all_parts_together_are_held_against_the_limit(nodes: Nodes, tmp_path: Path) -> None:
+    lines = ["no JSON" if i % 200 == 0 else json.dumps({"text": f"text {i}"}) for i in range(1000)]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    skipping = ["--split-bytes", "5kB", "--on-error", "skip", "--max-skipped"]
+    _, shown = Driver(tmp_path / "a.jsonl", tmp_path / "out", nodes.address, *skipping, "4").result(code=15)
+    assert "skipped: 5 bad records" in shown
+    assert not (tmp_path / "out" / "manifest.json").exists()
+    Driver(tmp_path / "a.jsonl", tmp_path / "out", nodes.address, *skipping, "5").result()
+    assert load_manifest(tmp_path / "out").counts.skipped == {"invalid_json": 5}
+
+
 def test_a_task_for_which_no_node_has_room_is_refused(nodes: Nodes, corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no node of the cluster has 4 cores"):
         tokmill.tokenize(corpus, tmp_path / "out", ray=nodes.address, threads=4)
