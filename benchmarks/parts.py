@@ -3,7 +3,8 @@
     python benchmarks/parts.py CORPUS [--rounds 3] [--out DIR]
 
 Seconds of whole commands, the best of some rounds, the kinds taking turns; beside them the load of the machine, and the seconds of
-processors that the commands took (what Ray's own processes took, the tasks among them, is not in it). Every output is compared with that of the plain run.
+processors that the commands took (what Ray's own processes took, the tasks among them, is not in it). Every output is compared with
+that of the plain run.
 """
 
 from __future__ import annotations

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
+import tarfile
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from plain import plain_tokens
 from test_splits import SMALL, make_part, plan_parts, side_bytes
-from test_tokenize import command, run_in_process
+from test_tokenize import command, run_in_process, some_documents
 
 import tokmill
 from tokmill import split_runs
@@ -42,6 +46,54 @@ def make_all(path: Path, out: Path, **options: Any) -> Job:
     for index in range(3):
         make_part(job, index)
     return job
+
+
+def write_oddities(folder: Path) -> list[Path]:
+    """Empty files and row groups, marks of byte order, lines and files that end in every way, archives and tables."""
+    folder.mkdir()
+    texts = [document.decode() for document in some_documents(24, 120, 21)]
+    (folder / "a.txt").write_bytes(b"\xef\xbb\xbf" + "\r\n\r\n".join(texts).encode() + b"\r\n\r\n\r\n")
+    (folder / "b.txt").write_bytes(b"")
+    (folder / "c.jsonl").write_bytes(b"\xef\xbb\xbf" + b"\r\n".join(json.dumps({"text": t}).encode() for t in ["", *texts, "last"]))
+    (folder / "d.jsonl").write_bytes(b'\n \n{"text": "\xff"}\n' + json.dumps({"text": "long " * 2000}).encode() + b"\n\n\n")
+    (folder / "e.csv").write_text("id,text\n" + "".join(f'{i},"row {i}\n\n, of it"\n' for i in range(60)))
+    with tarfile.open(folder / "f.tar", "w") as archive:
+        for i, text in enumerate(texts):
+            member = tarfile.TarInfo(f"{i}.txt")
+            member.size = len(text.encode())
+            archive.addfile(member, io.BytesIO(text.encode()))
+    table = pa.table({"id": range(len(texts)), "text": texts})
+    with pq.ParquetWriter(folder / "g.parquet", table.schema) as writer:
+        for i in range(0, len(texts), 5):
+            writer.write_table(table.slice(i, 0))
+            writer.write_table(table.slice(i, 5))
+    pq.write_table(table.slice(0, 0), folder / "h.parquet")
+    for i in range(40):
+        (folder / f"i{i:02}.txt").write_text("small" * (i % 3))
+    return sorted(folder.iterdir())
+
+
+@pytest.mark.parametrize("count", [3, 60])
+@pytest.mark.parametrize("encoding_errors", ["strict", "replace"])
+def test_odd_files_of_every_kind_in_parts_are_those_of_one_run(tmp_path: Path, count: int, encoding_errors: str) -> None:
+    inputs, out = write_oddities(tmp_path / "in"), tmp_path / "out"
+    options: dict[str, Any] = {
+        "separator": "\\r\\n\\r\\n",
+        "val_fraction": 0.3,
+        "on_error": "skip",
+        "encoding_errors": encoding_errors,
+    }
+    job = plan_parts(inputs, out, count, **options)
+    for index in range(count):
+        make_part(job, index)
+    tokmill.finalize(out)
+    run_in_process(inputs, tmp_path / "one", SMALL, **options)
+    tokmill.merge(out, tmp_path / "merged")
+    merged, one = load_manifest(tmp_path / "merged"), load_manifest(tmp_path / "one")
+    assert (merged.fingerprint, merged.files) == (one.fingerprint, one.files)
+    assert merged.counts.skipped == one.counts.skipped
+    assert side_bytes(tmp_path / "merged") == side_bytes(tmp_path / "one")
+    assert verify(out, sources=[str(i) for i in inputs]).ok
 
 
 def test_parts_made_before_a_bad_record_was_met_stay_when_it_is_skipped(tmp_path: Path) -> None:

@@ -117,10 +117,13 @@ class Driver:
             assert time.monotonic() < deadline
             time.sleep(0.02)
 
+    def begun(self) -> list[Path]:
+        """Parts under way."""
+        return [path.parents[1] for path in (self.out / ".tokmill" / "parts").glob("*/.tokmill/journal")]
+
     def committed(self) -> list[Path]:
         """Parts under way that have committed something."""
-        journals = (self.out / ".tokmill" / "parts").glob("*/.tokmill/journal")
-        return [path.parents[1] for path in journals if _n_lines(path) > 1]
+        return [part for part in self.begun() if _n_lines(part / ".tokmill" / "journal") > 1]
 
     def complete(self) -> list[Path]:
         return list((self.out / ".tokmill" / "parts").glob("*/manifest.json"))
@@ -189,7 +192,7 @@ def test_the_process_that_tokenizes_is_killed(nodes: Nodes, corpus: Path, one: t
 
 def test_a_node_is_killed_in_the_middle_of_a_job(nodes: Nodes, corpus: Path, one: tuple[bytes, bytes], tmp_path: Path) -> None:
     driver = Driver(corpus, tmp_path / "out", nodes.address)
-    driver.wait_for(lambda: len(driver.committed()) > 1)
+    driver.wait_for(lambda: bool(driver.committed()) and len(driver.begun()) > 1)
     complete = {path: path.stat().st_ino for path in driver.complete()}
     nodes.cluster.remove_node(nodes.nodes.pop(), allow_graceful=False)
     nodes.nodes.append(nodes.cluster.add_node(**NODE))
