@@ -103,7 +103,7 @@ def complete_account(account: Account, observers: Sequence[Observer] = ()) -> No
     """Add what skipped records, history and ids show. Raises DamageError."""
     if account.history is None:
         account.missing.append(
-            f"Speed and memory over time: tokmill {account.tokmill_version} kept no history of this output."
+            f"Speed and memory over time: {_why_no_history(account)}"
             if account.manifest
             else "Speed and memory over time: no history was kept beside the journal, or it was lost."
         )
@@ -115,6 +115,12 @@ def complete_account(account: Account, observers: Sequence[Observer] = ()) -> No
             "Lengths of documents, frequent tokens and the comparison of the two sides: the output is not complete, so its ids "
             "were not read."
         )
+
+
+def _why_no_history(account: Account) -> str:
+    if account.content.splits:
+        return "an output that was made in parts has none; its time is that of the runs of all parts together."
+    return f"tokmill {account.tokmill_version} kept no history of this output."
 
 
 def _of_manifest(directory: Path) -> Account:

@@ -264,7 +264,8 @@ def _in_parts(
 
     if split is not None:
         job, finished = run_split(asked, split, runner, [meter, *observers], force=force)
-        return summarize(job, finished, meter, [_of_part(split, job)])
+        part = "" if is_complete(job) else split
+        return summarize(job, finished, meter, [_of_part(split, job)] if part else [], split=part)
     # Here, so that nobody else needs it.
     from tokmill.ray_runner import RayRunner
 

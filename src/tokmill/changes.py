@@ -11,6 +11,7 @@ from tokmill.config import typed_separator
 from tokmill.errors import ChangedError, TokmillError
 from tokmill.manifest import load_manifest
 from tokmill.sharding import Shards
+from tokmill.splits import Split
 from tokmill.types import STDIN, text_to_path
 from tokmill.words import counted
 
@@ -56,6 +57,9 @@ def is_only_more_lenient(before: Content, now: Content) -> bool:
     if before.on_error != "stop" or before.encoding_errors not in ("strict", now.encoding_errors):
         return False
     lenient = msgspec.structs.replace(before, on_error=now.on_error, encoding_errors=now.encoding_errors)
+    if isinstance(before.split, Split) and isinstance(now.split, Split):
+        # The whole is more lenient, too, and has another fingerprint for that.
+        lenient = msgspec.structs.replace(lenient, split=msgspec.structs.replace(before.split, plan=now.split.plan))
     return lenient.fingerprint() == now.fingerprint()
 
 

@@ -1,9 +1,9 @@
 """An output that is made in parts, by whoever takes one: what all must agree in, and where each part is made.
 
 `.tokmill/plan` says what is being made: settings, inputs with size and time, number of parts. Whoever comes first writes it;
-who comes with another one is refused. Each part is an output directory of its own, `.tokmill/parts/NNNNN/`, with its lock, its
-journal and its manifest, so that a part is made, resumed and published exactly as a whole output is. `finalize` puts them
-together.
+who comes with another one is refused, unless it is the same and lets bad records pass. Each part is an output directory of its
+own, `.tokmill/parts/NNNNN/`, with its lock, its journal and its manifest, so that a part is made, resumed and published exactly as
+a whole output is. `finalize` puts them together.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from tokmill import durable
-from tokmill.changes import changed_error
+from tokmill.changes import changed_error, is_only_more_lenient
 from tokmill.durable import storage_errors
 from tokmill.errors import UsageError
 from tokmill.journal import Header, encode_header, read_header
@@ -97,26 +97,31 @@ def join(directory: Path, whole: Content, version: str, on_new: Callable[[], Non
                 raise changed_error(complete.content, whole, directory)
             return complete
         plan = load_plan(directory)
+        if plan is not None and is_only_more_lenient(plan.content, whole):
+            plan = _write_plan(directory, whole, version, durable.replace)
         if plan is None:
             if is_begun(directory):
                 raise _in_one_run(directory)
             if directory.is_dir():
                 refuse_strangers(directory)
             on_new()
-            _write_plan(directory, whole, version)
-            plan = load_plan(directory)
+            plan = _write_plan(directory, whole, version, durable.publish_new)
     if plan is not None and plan.fingerprint != whole.fingerprint():
-        raise changed_error(plan.content, whole, directory)
+        error = changed_error(plan.content, whole, directory)
+        error.next_step = f"restore what changed, choose another --out, or give up all parts: remove {state_of(directory)}"
+        raise error
     return None
 
 
-def _write_plan(directory: Path, whole: Content, version: str) -> None:
-    """Write the plan, unless another has done so meanwhile."""
+def _write_plan(directory: Path, whole: Content, version: str, put: Callable[[Path, Path], None]) -> Header | None:
+    """Write the plan and `put` it in its place; what is there then."""
     path = plan_of(directory)
     durable.make_directory(path.parent)
     scratch = path.with_name(f"plan.{os.uname().nodename}.{os.getpid()}.new")
     durable.write_file(scratch, encode_header(Header.of(whole, version)))
-    durable.publish_new(scratch, path)
+    put(scratch, path)
+    durable.sync_directory(path.parent)
+    return load_plan(directory)
 
 
 def _in_one_run(directory: Path) -> UsageError:

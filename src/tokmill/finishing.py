@@ -19,16 +19,17 @@ import msgspec
 import xxhash
 
 from tokmill import __version__, durable
-from tokmill.changes import changed_error
+from tokmill.changes import changed_error, is_only_more_lenient
 from tokmill.division import load_plan, n_parts, part_contents, part_directory
 from tokmill.durable import storage_errors
-from tokmill.errors import DamageError, UsageError
+from tokmill.errors import DamageError, LockedError, UsageError
 from tokmill.kept import remove_state
 from tokmill.local import local_path
 from tokmill.manifest import FORMAT_VERSION, MANIFEST_NAME, MOST_BYTES, SKIPPED_NAME, Manifest, encode_manifest, load_manifest
 from tokmill.part import PartFile
 from tokmill.probe import peak_rss_bytes
 from tokmill.replay import Outcome, Teller
+from tokmill.skipping import n_bad_records, too_many_error
 from tokmill.splits import Split, counts_records_from_part
 from tokmill.state import hold, let_go, part_of, parts_of, plan_of, state_of
 from tokmill.types import Counts, Cursor, FileEntry, Skip
@@ -56,7 +57,10 @@ def finalize(directory: str | os.PathLike[str], *, observers: Sequence[Observer]
     teller = Teller(observers)
     plan = load_plan(directory)
     if plan is None:
-        return _outcome(directory, _complete(directory), teller, already_complete=True)
+        manifest = _complete(directory)
+        if parts_of(directory).exists():
+            _tidy(directory)
+        return _outcome(directory, manifest, teller, already_complete=True)
     lock = hold(directory)
     try:
         manifest = finalize_held(directory, plan, teller, lock)
@@ -66,14 +70,20 @@ def finalize(directory: str | os.PathLike[str], *, observers: Sequence[Observer]
     return _outcome(directory, manifest, teller, already_complete=False)
 
 
-def finalize_held(directory: Path, plan: Header, teller: Teller, lock: DirectoryLock) -> Manifest:
-    """Put the parts together; the lock of the directory is held, and given back when all is done. Raises TokmillError."""
+def finalize_held(directory: Path, plan: Header, teller: Teller, lock: DirectoryLock, max_skipped: int | None = None) -> Manifest:
+    """Put the parts together; the lock of the directory is held, and given back when all is done.
+
+    max_skipped: bad records that all parts together may have left out. Raises TokmillError.
+    """
     if (directory / MANIFEST_NAME).exists():
         manifest = load_manifest(directory)
         if manifest.fingerprint != plan.fingerprint:
             raise changed_error(manifest.content, plan.content, directory)
     else:
         parts = load_parts(directory, plan.content)
+        counts = sum((part.counts for part in parts), Counts())
+        if max_skipped is not None and n_bad_records(counts) > max_skipped:
+            raise too_many_error(counts, max_skipped, str(parts_of(directory) / "*" / SKIPPED_NAME))
         teller.started(sum(entry.size_bytes for part in parts for entry in part.files.values()), 0)
         manifest = _Assembly(directory, plan.content).assemble(parts)
         _publish(directory, parts, manifest, teller)
@@ -104,7 +114,7 @@ def load_parts(directory: Path, content: Content) -> list[Manifest]:
             )
         with storage_errors(where):
             manifest = load_manifest(where)
-        if manifest.fingerprint != wanted.fingerprint():
+        if manifest.fingerprint != wanted.fingerprint() and not is_only_more_lenient(manifest.content, wanted):
             raise changed_error(manifest.content, wanted, where)
         found.append(manifest)
     return found
@@ -264,6 +274,12 @@ def _publish(directory: Path, parts: Sequence[Manifest], manifest: Manifest, tel
         )
     with storage_errors(directory):
         durable.write_file(written, encoded)
+        try:
+            # Whoever begins now sees that, and ends.
+            refuse_busy(directory)
+        except LockedError:
+            written.unlink()
+            raise
         for sub in sorted({os.path.dirname(name) for name in manifest.files} - {""}):
             durable.make_directory(directory / sub)
     done = 0
@@ -301,6 +317,25 @@ def _move(directory: Path, index: int, name: str, size_bytes: int) -> None:
             )
         if found is source:
             durable.replace(source, target)
+
+
+def refuse_busy(directory: Path) -> None:
+    """Raises LockedError while somebody makes a part, be it one that was complete and is made again."""
+    with storage_errors(parts_of(directory)):
+        found = sorted(parts_of(directory).iterdir()) if parts_of(directory).is_dir() else []
+    for part in found:
+        if state_of(part).is_dir():
+            let_go(part, hold(part))
+
+
+def _tidy(directory: Path) -> None:
+    """Take away what a run of a part left that began while the parts were put together."""
+    lock = hold(directory)
+    try:
+        refuse_busy(directory)
+        remove_parts(directory)
+    finally:
+        let_go(directory, lock)
 
 
 def remove_parts(directory: Path) -> None:

@@ -17,8 +17,9 @@ import socket
 import sys
 import time
 from collections import Counter, deque
-from contextlib import ExitStack, redirect_stdout
+from contextlib import ExitStack, redirect_stdout, suppress
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
@@ -28,9 +29,12 @@ from tokmill.config import Job
 from tokmill.division import part_contents
 from tokmill.entry import failed_event
 from tokmill.errors import Interrupted, LockedError, TokmillError, UsageError, WorkerDiedError
+from tokmill.manifest import SKIPPED_NAME
 from tokmill.runner import LocalRunner
+from tokmill.skipping import n_bad_records, too_many_error
 from tokmill.split_runs import part_job
 from tokmill.splits import cuts
+from tokmill.state import parts_of
 from tokmill.types import AnyEvent, Counts, Failed, Finished, Notice, Progress, Restarted, Started
 from tokmill.words import counted
 
@@ -61,6 +65,8 @@ _MOST_DEATHS = 5
 """Of workers and nodes that one part may cost."""
 _PATIENCE_S = 120.0
 """For the lock of a part whose worker is dead, or soon will be."""
+_BOARD = "tokmill"
+"""Name of the board, among those of one driver."""
 _POLL_S = 0.5
 _KNOCK_S = 10.0
 _CHECKPOINT_S = 10.0
@@ -133,7 +139,9 @@ class _Work:
         self._deaths: Counter[int] = Counter()
         resources = job.resources
         self._task = ray.remote(num_cpus=resources.n_threads, memory=resources.budget_bytes, max_retries=0)(_make_part)
-        self._board = ray.remote(num_cpus=0, max_restarts=-1)(Board).remote()
+        self._board: Any = None
+        self._read: Any = None
+        """What the board is asked for, and has not answered yet."""
         self._view = _View(job, indexes)
 
     def run(self) -> None:
@@ -148,7 +156,8 @@ class _Work:
             for reference in done:
                 self._collect(reference, self._running.pop(reference))
             self._look()
-        self._look()
+        if self._board is not None:
+            self._look(_POLL_S)
 
     def cancel(self) -> None:
         """Let what is running end with a checkpoint."""
@@ -161,7 +170,7 @@ class _Work:
         job = part_job(self._job, index, self._contents[index])
         paths = {source.path for source in job.content.inputs}
         job = msgspec.structs.replace(job, fresh=False, urls={path: url for path, url in job.urls.items() if path in paths})
-        self._running[self._task.remote(msgspec.json.encode(job), index, self._board)] = index
+        self._running[self._task.remote(msgspec.json.encode(job), index)] = index
 
     def _collect(self, reference: Any, index: int) -> None:
         try:
@@ -189,15 +198,32 @@ class _Work:
         self._waiting.appendleft(index)
         self._tell(Restarted(cause=f"{cause}, part {index}", attempt=self._deaths[index] + 1, batch_bytes=0))
 
-    def _look(self) -> None:
-        try:
-            states, notes = ray.get(self._board.read.remote(), timeout=_POLL_S)
-        except (exceptions.RayActorError, exceptions.GetTimeoutError):
-            # Its node may have died: it is made anew, and the tasks tell it again where they are.
-            return
+    def _look(self, patience_s: float = 0.0) -> None:
+        """Take what the board has answered, tell of it, and ask again."""
+        states, notes = self._answer(patience_s)
         for note in notes:
             self._tell(Notice(text=note))
-        self._tell(self._view.progress(states))
+        progress = self._view.progress(states)
+        self._tell(progress)
+        most = self._job.resources.max_skipped
+        if most is not None and n_bad_records(progress.counts) > most:
+            raise too_many_error(progress.counts, most, str(parts_of(Path(self._job.out)) / "*" / SKIPPED_NAME))
+
+    def _answer(self, patience_s: float) -> tuple[dict[int, tuple[int, bytes]], list[str]]:
+        if self._board is None:
+            # Not before the tasks are on their way: it is one more process to be started.
+            self._board = ray.remote(num_cpus=0, max_restarts=-1)(Board).options(name=_BOARD).remote()
+        if self._read is None:
+            self._read = self._board.read.remote()
+        if not ray.wait([self._read], timeout=patience_s)[0]:
+            return {}, []
+        asked, self._read = self._read, None
+        try:
+            found: tuple[dict[int, tuple[int, bytes]], list[str]] = ray.get(asked)
+        except exceptions.RayActorError:
+            # Its node may have died: it is made anew, and the tasks tell it again where they are.
+            return {}, []
+        return found
 
     def _tell(self, event: AnyEvent) -> None:
         for observer in self._observers:
@@ -253,13 +279,10 @@ class Board:
         self._states: dict[int, tuple[int, bytes]] = {}
         self._notes: list[str] = []
 
-    def tell(self, index: int, position_bytes: int, counts: bytes) -> None:
-        """A part is so far."""
+    def tell(self, index: int, position_bytes: int, counts: bytes, notes: list[str]) -> None:
+        """A part is so far; and what a person should know of it."""
         self._states[index] = (position_bytes, counts)
-
-    def say(self, text: str) -> None:
-        """Something that a person should know."""
-        self._notes.append(text)
+        self._notes += notes
 
     def read(self) -> tuple[dict[int, tuple[int, bytes]], list[str]]:
         """What was told and said since the last time."""
@@ -270,27 +293,34 @@ class Board:
 class _Reporter:
     """Tells the board how far a part is. Implements `protocols.Observer`, on the node of the task."""
 
-    def __init__(self, board: Any, index: int) -> None:
-        self._board = board
+    def __init__(self, index: int) -> None:
         self._index = index
+        self._board: Any = None
         self._told_s = 0.0
+        self._notes: list[str] = []
 
     def on_event(self, event: AnyEvent) -> None:
         """Tell what matters, now and then. Nobody waits for it to arrive."""
+        if isinstance(event, Restarted):
+            self._told_s = 0.0
+            self._notes.append(f"part {self._index}: its worker was lost ({event.cause}), attempt {event.attempt}")
         if isinstance(event, Progress) and time.monotonic() - self._told_s >= _TELL_EVERY_S:
             self._told_s = time.monotonic()
-            self._board.tell.remote(self._index, event.position_bytes, msgspec.json.encode(event.counts))
-        elif isinstance(event, Restarted):
-            self._board.say.remote(f"part {self._index}: its worker was lost ({event.cause}), attempt {event.attempt}")
+            if self._board is None:
+                with suppress(ValueError):
+                    self._board = ray.get_actor(_BOARD)
+            if self._board is not None:
+                notes, self._notes = self._notes, []
+                self._board.tell.remote(self._index, event.position_bytes, msgspec.json.encode(event.counts), notes)
 
 
-def _make_part(question: bytes, index: int, board: Any) -> bytes:
+def _make_part(question: bytes, index: int) -> bytes:
     """The task: make one part, and say how it ended. Runs in a worker of Ray."""
     job = msgspec.json.decode(question, type=Job)
     give_up_s = time.monotonic() + _PATIENCE_S
     while True:
         try:
-            return msgspec.json.encode(LocalRunner().run(job, [_Reporter(board, index)]))
+            return msgspec.json.encode(LocalRunner().run(job, [_Reporter(index)]))
         except LockedError as error:
             if time.monotonic() > give_up_s:
                 return msgspec.json.encode(failed_event(error))

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from tokmill.errors import TooManySkippedError, UsageError
+from tokmill.errors import UsageError
 from tokmill.manifest import SKIPPED_NAME
-from tokmill.read.rows import OTHER_FILE
 from tokmill.sharding import Shards
+from tokmill.skipping import n_bad_records, too_many_error
 from tokmill.types import STDIN, Committed, Cursor
 from tokmill.words import counted
 from tokmill.write import layout_of, make_writer
@@ -147,12 +147,6 @@ class Recorder:
             )
 
     def _check_skipped(self) -> None:
-        n_bad = sum(n for reason, n in self.counts.skipped.items() if reason not in ("empty", OTHER_FILE))
         most = self._job.resources.max_skipped
-        if most is not None and n_bad > most:
-            raise TooManySkippedError(
-                f"skipped: {counted(n_bad, 'bad record')}",
-                where=str(self._output.file(SKIPPED_NAME).path),
-                allowed=f"--max-skipped {most}",
-                next_step="see there what is wrong; raise --max-skipped and run again (it resumes), or start over with --fresh",
-            )
+        if most is not None and n_bad_records(self.counts) > most:
+            raise too_many_error(self.counts, most, str(self._output.file(SKIPPED_NAME).path))

@@ -73,7 +73,10 @@ def summary_lines(summary: Summary) -> str:
     audited = f"{counted(summary.audited_documents, 'document')}, the same as the reference tokenizer's"
     rows.append(("audited", audited if summary.audited_documents else "none"))
     rows += [("files", _file_names(summary.files))]
-    rows += [("in", printable_line(summary.out)), ("next", f"tokmill verify {_quoted(summary.out)}")]
+    rows += [
+        ("in", printable_line(summary.out)),
+        ("next", f"tokmill {'finalize' if summary.split else 'verify'} {_quoted(summary.out)}"),
+    ]
     return "\n".join([f"tokmill: {head}", *_aligned(rows), *_notes(summary.notices)])
 
 

@@ -11,7 +11,7 @@ import msgspec
 from tokmill import __version__
 from tokmill.division import divided, join, load_plan, part_content, part_directory
 from tokmill.errors import DamageError, UsageError
-from tokmill.finishing import finalize_held, missing_parts, remove_parts
+from tokmill.finishing import finalize_held, missing_parts, refuse_busy, remove_parts
 from tokmill.forecast import check_disk
 from tokmill.manifest import MANIFEST_NAME
 from tokmill.replay import Teller
@@ -59,7 +59,7 @@ def run_all(job: Job, split_bytes: int, parts: PartsRunner, observers: Sequence[
         missing = missing_parts(directory, whole.content) if complete is None else []
         if missing:
             parts.make_parts(whole, missing, observers)
-        manifest = finalize_held(directory, plan, Teller(()), lock)
+        manifest = finalize_held(directory, plan, Teller(()), lock, job.resources.max_skipped)
     except BaseException:
         let_go(directory, lock)
         raise
@@ -68,15 +68,20 @@ def run_all(job: Job, split_bytes: int, parts: PartsRunner, observers: Sequence[
 
 
 def _discard(directory: Path) -> None:
-    """Begin again: away with parts that are not put together. Raises UsageError for an output that is complete."""
+    """Begin again: away with parts that are not put together. Raises UsageError for an output that is complete, LockedError."""
     if (directory / MANIFEST_NAME).exists():
-        raise UsageError(
-            "the output is complete; parts do not take the place of what stands there",
-            where=str(directory),
-            allowed="--fresh where an output is being made",
-            next_step="choose another --out, or remove it first",
-        )
+        raise _is_complete(directory)
+    refuse_busy(directory)
     remove_parts(directory)
+
+
+def _is_complete(directory: Path) -> UsageError:
+    return UsageError(
+        "the output is complete; parts do not take the place of what stands there",
+        where=str(directory),
+        allowed="--fresh where an output is being made",
+        next_step="choose another --out, or remove it first",
+    )
 
 
 def whole_job(job: Job, count: int) -> Job:
@@ -90,6 +95,8 @@ def begin(job: Job, *, force: bool) -> Finished | None:
     job: of the whole. force: though the output will not fit on the disk. Raises ChangedError, UsageError, DiskFullError.
     """
     complete = join(_directory(job), job.content, __version__, lambda: None if force else check_disk(job))
+    if complete is not None and job.fresh:
+        raise _is_complete(_directory(job))
     return None if complete is None else _finished(complete)
 
 

@@ -17,8 +17,8 @@ import msgspec
 from tokmill.config import MIB, Resources
 from tokmill.encode import cutter_of
 from tokmill.read.corpus import CorpusReader
-from tokmill.read.rows import OTHER_FILE
 from tokmill.sampling import PLACE_BYTES, Decoded, Excerpt
+from tokmill.skipping import OTHER_FILE
 from tokmill.types import Cursor
 
 if TYPE_CHECKING:

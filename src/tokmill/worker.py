@@ -69,10 +69,6 @@ _STACK_BYTES = 2 * MIB
 _ROOM_BYTES = 12 * MIB
 """Beyond what the budget leaves, that data may grow by before the next look: stacks of threads."""
 
-_SWITCH_S = 0.001
-"""For which a thread may keep the interpreter's lock while another waits. The usual 5 ms are nearly as long as a batch takes to be
-encoded, and encoder threads ask for the lock several times in each."""
-
 _TICK_S = 0.2
 _COMMITTED = ("everything so far is committed", "run the command again, without --fresh: it resumes")
 _NOTHING_REPLACED = ("nothing was replaced", "run the command again")
@@ -354,7 +350,6 @@ def _interrupted(directory: Path, so_far: tuple[str, str]) -> Interrupted:
 def main(job_fd: int, event_fd: int) -> None:
     """Entry point of the process."""
     threading.stack_size(_STACK_BYTES)
-    sys.setswitchinterval(_SWITCH_S)
     hand_over_plainly()
     line = Line(job_fd, event_fd)
     job = msgspec.json.decode(line.question(), type=_job_type())

@@ -117,10 +117,13 @@ class Driver:
             assert time.monotonic() < deadline
             time.sleep(0.02)
 
+    def begun(self) -> list[Path]:
+        """Parts under way, whether they have committed something or not."""
+        return [path.parents[1] for path in (self.out / ".tokmill" / "parts").glob("*/.tokmill/journal")]
+
     def committed(self) -> list[Path]:
         """Parts under way that have committed something."""
-        journals = (self.out / ".tokmill" / "parts").glob("*/.tokmill/journal")
-        return [path.parents[1] for path in journals if _n_lines(path) > 1]
+        return [part for part in self.begun() if _n_lines(part / ".tokmill" / "journal") > 1]
 
     def complete(self) -> list[Path]:
         return list((self.out / ".tokmill" / "parts").glob("*/manifest.json"))
@@ -188,7 +191,8 @@ def test_the_process_that_tokenizes_is_killed(nodes: Nodes, corpus: Path, one: t
 
 
 def test_a_node_is_killed_in_the_middle_of_a_job(nodes: Nodes, corpus: Path, one: tuple[bytes, bytes], tmp_path: Path) -> None:
-    driver = Driver(corpus, tmp_path / "out", nodes.address)
+    # Parts that take longer than a worker lives on without its node.
+    driver = Driver(corpus, tmp_path / "out", nodes.address, "--engine", "tiktoken", "--split-bytes", "16MB")
     driver.wait_for(lambda: len(driver.committed()) > 1)
     complete = {path: path.stat().st_ino for path in driver.complete()}
     nodes.cluster.remove_node(nodes.nodes.pop(), allow_graceful=False)
@@ -261,6 +265,17 @@ def test_a_bad_record_ends_the_job_and_names_its_part(nodes: Nodes, tmp_path: Pa
     Driver(tmp_path / "a.jsonl", tmp_path / "skipping", nodes.address, "--split-bytes", "5kB", "--on-error", "skip").result()
     (skip,) = (tmp_path / "skipping" / "skipped.jsonl").read_text().splitlines()
     assert json.loads(skip)["record"] == 701
+
+
+def test_bad_records_of_all_parts_together_are_held_against_the_limit(nodes: Nodes, tmp_path: Path) -> None:
+    lines = ["no JSON" if i % 200 == 0 else json.dumps({"text": f"text {i}"}) for i in range(1000)]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    skipping = ["--split-bytes", "5kB", "--on-error", "skip", "--max-skipped"]
+    _, shown = Driver(tmp_path / "a.jsonl", tmp_path / "out", nodes.address, *skipping, "4").result(code=15)
+    assert "skipped: 5 bad records" in shown
+    assert not (tmp_path / "out" / "manifest.json").exists()
+    Driver(tmp_path / "a.jsonl", tmp_path / "out", nodes.address, *skipping, "5").result()
+    assert load_manifest(tmp_path / "out").counts.skipped == {"invalid_json": 5}
 
 
 def test_a_task_for_which_no_node_has_room_is_refused(nodes: Nodes, corpus: Path, tmp_path: Path) -> None:

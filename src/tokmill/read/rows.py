@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from tokmill.read.position import Position, Settings
     from tokmill.types import Cursor, Location, Skip
 
-OTHER_FILE = "other_file"
-"""Why a member of an archive was passed over that is no text: counted, but nothing that anybody would call a bad record."""
 _PATIENCE_S = 0.5
 """A batch that takes longer to fill is handed on as it is: a slow pipe is to be committed while it flows."""
 _NONE = 2**64 - 1

@@ -16,8 +16,9 @@ from tokmill.errors import DamagedInputError
 from tokmill.memory import piece_too_long
 from tokmill.read.large import divided, hold, piece_batch, whole
 from tokmill.read.record import NotARecordError, RecordParser
-from tokmill.read.rows import OTHER_FILE, Rows
+from tokmill.read.rows import Rows
 from tokmill.read.utf8 import first_invalid
+from tokmill.skipping import OTHER_FILE
 from tokmill.types import Counts
 
 if TYPE_CHECKING:
