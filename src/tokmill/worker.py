@@ -349,10 +349,12 @@ def _interrupted(directory: Path, so_far: tuple[str, str]) -> Interrupted:
 
 def main(job_fd: int, event_fd: int) -> None:
     """Entry point of the process."""
+    from tokmill.config import Job
+
     threading.stack_size(_STACK_BYTES)
     hand_over_plainly()
     line = Line(job_fd, event_fd)
-    job = msgspec.json.decode(line.question(), type=_job_type())
+    job = msgspec.json.decode(line.question(), type=Job)
     if job.resources.nice:
         give_way()
     restore(job.urls)
@@ -389,12 +391,6 @@ def _watchful_look(budget_bytes: int) -> Callable[[], Reading]:
         return take_reading()
 
     return look
-
-
-def _job_type() -> type[Job]:
-    from tokmill.config import Job
-
-    return Job
 
 
 if __name__ == "__main__":
