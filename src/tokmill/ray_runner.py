@@ -28,6 +28,7 @@ from tokmill.config import Job
 from tokmill.division import part_contents
 from tokmill.entry import failed_event
 from tokmill.errors import Interrupted, LockedError, TokmillError, UsageError, WorkerDiedError
+from tokmill.far_runs import make_part_at
 from tokmill.runner import LocalRunner
 from tokmill.split_runs import part_job
 from tokmill.splits import cuts
@@ -81,9 +82,12 @@ HERE = "here"
 class RayRunner:
     """A hold on a cluster. As a context, it lets go of it."""
 
-    def __init__(self, address: str) -> None:
-        """address: of the cluster, `auto`, `local` for a new one of this machine, or `here`. Raises UsageError."""
+    def __init__(self, address: str, stage: str | None = None) -> None:
+        """address: of the cluster, `auto`, `local` for a new one of this machine, or `here`. stage: of an output in a store, the
+        directory on each node in which parts are made; None: the usual one there. Raises UsageError.
+        """
         self._address = address
+        self._stage = None if stage is None else os.path.abspath(stage)
         self._said = ExitStack()
 
     def __enter__(self) -> Self:
@@ -104,7 +108,7 @@ class RayRunner:
 
     def make_parts(self, job: Job, indexes: Sequence[int], observers: Sequence[Observer]) -> None:
         """Make parts of a whole. Returns when they are complete. Raises TokmillError; the others then end with a checkpoint."""
-        work = _Work(job, indexes, observers)
+        work = _Work(job, indexes, self._stage, observers)
         try:
             work.run()
         except KeyboardInterrupt:
@@ -123,8 +127,9 @@ class RayRunner:
 class _Work:
     """The parts that are to be made, those that are being made, and what is to be said of all of them together."""
 
-    def __init__(self, job: Job, indexes: Sequence[int], observers: Sequence[Observer]) -> None:
+    def __init__(self, job: Job, indexes: Sequence[int], stage: str | None, observers: Sequence[Observer]) -> None:
         self._job = job
+        self._stage = stage
         self._observers = observers
         self._waiting = deque(indexes)
         wanted = set(indexes)
@@ -161,7 +166,7 @@ class _Work:
         job = part_job(self._job, index, self._contents[index])
         paths = {source.path for source in job.content.inputs}
         job = msgspec.structs.replace(job, fresh=False, urls={path: url for path, url in job.urls.items() if path in paths})
-        self._running[self._task.remote(msgspec.json.encode(job), index, self._board)] = index
+        self._running[self._task.remote(msgspec.json.encode(job), index, self._board, self._stage)] = index
 
     def _collect(self, reference: Any, index: int) -> None:
         try:
@@ -284,13 +289,16 @@ class _Reporter:
             self._board.say.remote(f"part {self._index}: its worker was lost ({event.cause}), attempt {event.attempt}")
 
 
-def _make_part(question: bytes, index: int, board: Any) -> bytes:
+def _make_part(question: bytes, index: int, board: Any, stage: str | None) -> bytes:
     """The task: make one part, and say how it ended. Runs in a worker of Ray."""
     job = msgspec.json.decode(question, type=Job)
     give_up_s = time.monotonic() + _PATIENCE_S
     while True:
         try:
-            return msgspec.json.encode(LocalRunner().run(job, [_Reporter(board, index)]))
+            reporters = [_Reporter(board, index)]
+            if job.destination:
+                return msgspec.json.encode(make_part_at(job, stage, LocalRunner(), reporters))
+            return msgspec.json.encode(LocalRunner().run(job, reporters))
         except LockedError as error:
             if time.monotonic() > give_up_s:
                 return msgspec.json.encode(failed_event(error))
