@@ -151,7 +151,10 @@ def sides(bucket: Bucket) -> tuple[bytes, ...]:
 def is_whole(bucket: Bucket, whole: dict[str, bytes]) -> bool:
     """What was put together is there, byte for byte, and nothing else; also nothing that was begun."""
     watch(bucket, None)
-    return contents(bucket) == whole and bucket.begun() == []
+    name = f"{KEY}manifest.json"
+    found = contents(bucket)
+    said, wanted = (decode_manifest(each.pop(name), URL) for each in (found, dict(whole)))
+    return found == {n: data for n, data in whole.items() if n != name} and said.files == wanted.files and bucket.begun() == []
 
 
 def test_what_is_put_together_is_byte_for_byte_the_output_of_one_run(
@@ -168,8 +171,11 @@ def test_what_is_put_together_is_byte_for_byte_the_output_of_one_run(
     assert is_whole(bucket, whole)
     assert sides(bucket) == written(corpus.one)
     assert bucket.get(f"{KEY}skipped.jsonl") == (corpus.one / "skipped.jsonl").read_bytes()
-    assert tokmill.verify(URL, sources=corpus.inputs).ok
+    assert tokmill.verify(URL).ok
     assert tokmill.inspect(URL, side="train", documents=[3], n_tokens=9).documents
+    for name, data in whole.items():
+        (tmp_path / name.removeprefix(KEY)).write_bytes(data)
+    assert tokmill.verify(tmp_path, sources=corpus.inputs).ok, "a copy of it is an output as others are"
 
 
 @pytest.mark.parametrize("count", [1, 2, pytest.param(5, marks=pytest.mark.slow)])
@@ -269,8 +275,8 @@ def finalize_dying(n: int, stage: Path, *, before: bool) -> bool:
     return dying.count >= n
 
 
-@pytest.mark.parametrize("piece_bytes", [copying.PIECE_BYTES, 5000])
-@pytest.mark.parametrize("stride", [7, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("piece_bytes", [pytest.param(copying.PIECE_BYTES, marks=pytest.mark.slow), 5000])
+@pytest.mark.parametrize("stride", [11, pytest.param(1, marks=pytest.mark.slow)])
 def test_died_around_any_request_that_changes_the_store_it_is_put_together_the_next_time(
     three: Objects,
     bucket: Bucket,
@@ -316,6 +322,12 @@ def finalizing(stage: Path) -> subprocess.Popen[str]:
     return program(f"sys.argv[1:] = {['finalize', URL, '--stage', str(stage), '--json']}")
 
 
+def making(split: str, corpus: Corpus, stage: Path) -> subprocess.Popen[str]:
+    shards = ["--split", split, "--shard-tokens", "2500", "--stage", str(stage)]
+    options = [*shards, "--val-fraction", "0.3", "--on-error", "skip"]
+    return program(f"sys.argv[1:] = {['tokenize', *corpus.inputs, '--out', URL, *options]}")
+
+
 def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     out, err = process.communicate(timeout=100)
     return process.returncode, out, err
@@ -339,7 +351,15 @@ class Changes:
         return None
 
 
-@pytest.mark.parametrize("n_changes", [1, 9, pytest.param(30, marks=pytest.mark.slow), pytest.param(45, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "n_changes",
+    [
+        pytest.param(1, marks=pytest.mark.slow),
+        9,
+        pytest.param(30, marks=pytest.mark.slow),
+        pytest.param(45, marks=pytest.mark.slow),
+    ],
+)
 def test_killed_it_goes_on_when_it_is_run_again(
     three: Objects, bucket: Bucket, whole: dict[str, bytes], tmp_path: Path, n_changes: int
 ) -> None:
@@ -382,6 +402,7 @@ def test_two_at_once_make_one_output(three: Objects, bucket: Bucket, whole: dict
     assert is_whole(bucket, whole)
 
 
+@pytest.mark.slow
 def test_who_comes_last_finds_the_parts_gone_and_the_whole_there(
     three: Objects, bucket: Bucket, whole: dict[str, bytes], tmp_path: Path
 ) -> None:
@@ -433,7 +454,7 @@ def test_parts_that_are_missing_are_named_with_the_command_that_makes_them(
     assert is_whole(bucket, whole)
 
 
-@pytest.mark.parametrize("is_elsewhere", [False, True])
+@pytest.mark.parametrize("is_elsewhere", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_part_that_was_killed_is_not_complete_and_goes_on_or_starts_again_elsewhere(
     corpus: Corpus, three: Objects, bucket: Bucket, whole: dict[str, bytes], tmp_path: Path, is_elsewhere: bool
 ) -> None:
@@ -442,9 +463,7 @@ def test_a_part_that_was_killed_is_not_complete_and_goes_on_or_starts_again_else
         bucket.delete(name)
     changes = Changes(pause_s=0.1)
     watch(bucket, conditions(bucket, changes))
-    shards = ["--split", "1/3", "--shard-tokens", "2500", "--stage", str(tmp_path / "a")]
-    options = [*shards, "--val-fraction", "0.3", "--on-error", "skip"]
-    one = program(f"sys.argv[1:] = {['tokenize', *corpus.inputs, '--out', URL, *options]}")
+    one = making("1/3", corpus, tmp_path / "a")
     wait_until(lambda: sum(name.endswith(".bin") for name in changes.made) >= 3 or one.poll() is not None)
     one.kill()
     assert ended(one)[0] == -9
@@ -470,15 +489,15 @@ def test_a_part_that_comes_late_takes_itself_away(
     changes = Changes(only="00001/train")
     changes.gate.clear()
     watch(bucket, conditions(bucket, changes))
-    late = threading.Thread(target=lambda: make_part(corpus, tmp_path / "late", "1/3", shard_tokens=2500))
-    late.start()
-    wait_until(lambda: changes.made)
+    late = making("1/3", corpus, tmp_path / "late")
+    wait_until(lambda: changes.made or late.poll() is not None)
     watch(bucket, conditions(bucket))
     put_back(bucket, three)
     tokmill.finalize(URL, stage=tmp_path)
     assert contents(bucket) == whole
     changes.gate.set()
-    late.join()
+    code, _, err = ended(late)
+    assert code == 0, err
     assert is_whole(bucket, whole)
     assert make_part(corpus, tmp_path, "2/3", shard_tokens=2500).already_complete
     assert is_whole(bucket, whole)
@@ -651,7 +670,7 @@ def test_an_answer_that_was_lost_is_no_failure(three: Objects, bucket: Bucket, w
 
     watch(bucket, conditions(bucket, lost))
     tokmill.finalize(URL, stage=tmp_path)
-    assert len(seen) > 40
+    assert len(seen) > 25
     assert is_whole(bucket, whole)
 
 
