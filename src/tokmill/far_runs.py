@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import msgspec
 
 from tokmill import __version__
 from tokmill.division import part_content, part_url
+from tokmill.errors import DamageError, LockedError
 from tokmill.forecast import check_disk
 from tokmill.joining import finalize_joint
 from tokmill.joint import Joint, missing_parts
 from tokmill.replay import Teller
 from tokmill.split_runs import finished_of, whole_job
-from tokmill.splits import Split, count_splits, parse_split
+from tokmill.splits import count_splits, parse_split
 from tokmill.staging import Staged
 from tokmill.types import Counts, Finished, path_to_text
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from tokmill.config import Job
     from tokmill.protocols import Observer, Runner
     from tokmill.split_runs import PartsRunner
+    from tokmill.splits import Split
 
 
 def run_split_at(
@@ -38,17 +40,21 @@ def run_split_at(
     whole = msgspec.structs.replace(whole_job(job, count), destination=joint.url)
     complete = joint.agree(whole.content, __version__)
     if complete is not None:
+        place.drop()
         return whole, finished_of(complete)
     part = msgspec.structs.replace(
         whole, content=part_content(whole.content, index), out=path_to_text(place.directory), destination=part_url(joint.url, index)
     )
-    finished = place.begin(part)
-    if finished is None:
-        if not force:
-            check_disk(part)
-        finished = place.publish(runner.run(part, [*observers, *place.observers]), observers)
-    late = joint.leave(index, whole.content.fingerprint())
-    return whole, finished if late is None else finished_of(late)
+
+    def make() -> Finished:
+        finished = place.begin(part)
+        if finished is None:
+            if not force:
+                check_disk(part)
+            finished = place.publish(runner.run(part, [*observers, *place.observers]), observers)
+        return finished
+
+    return whole, _unless_late(joint, index, whole.content.fingerprint(), place, make)
 
 
 def run_all_at(
@@ -84,18 +90,28 @@ def make_part_at(job: Job, stage: str | None, runner: Runner, observers: Sequenc
 
     Raises TokmillError: LockedError while another on this machine makes it.
     """
-    split = job.content.split
+    split = cast("Split", job.content.split)
+    joint = Joint(job.destination.removesuffix(part_url("", split.index)))
     with Staged(job.destination, stage) as place:
         part = msgspec.structs.replace(job, out=path_to_text(place.directory))
-        finished = place.begin(part)
-        if finished is None:
+
+        def make() -> Finished:
             # Nobody is told of the sending: what is shown is how far the inputs are.
-            finished = place.publish(runner.run(part, [*observers, *place.observers]), ())
-    if isinstance(split, Split):
-        Joint(_whole_url(job.destination, split.index)).leave(split.index, split.plan)
-    return finished
+            return place.begin(part) or place.publish(runner.run(part, [*observers, *place.observers]), ())
+
+        return _unless_late(joint, split.index, split.plan, place, make)
 
 
-def _whole_url(url: str, index: int) -> str:
-    """The URL of the whole of a part's."""
-    return url.removesuffix(part_url("", index))
+def _unless_late(joint: Joint, index: int, plan: str, place: Staged, make: Callable[[], Finished]) -> Finished:
+    """What comes of making a part; or the whole, where another made this part meanwhile and all were put together."""
+    try:
+        finished = make()
+    except (LockedError, DamageError):
+        # Its objects may have been taken away under it.
+        complete = joint.leave(index, plan)
+        if complete is None:
+            raise
+        place.drop()
+        return finished_of(complete)
+    complete = joint.leave(index, plan)
+    return finished if complete is None else finished_of(complete)

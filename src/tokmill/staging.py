@@ -196,7 +196,7 @@ class Staged:
             _tell(
                 observers, Notice(text=f"the output is complete, but parts that were left behind were not taken away: {error.what}")
             )
-        self._drop()
+        self.drop()
         if found.checksum != manifest.checksum:
             _tell(observers, Notice(text="another run with the same inputs and settings completed this output meanwhile"))
         return msgspec.structs.replace(
@@ -254,7 +254,7 @@ class Staged:
                     allowed=f"{counted(entry.size_bytes, 'byte')}, as its manifest says",
                     next_step="run the same command with --fresh to make it again",
                 )
-        self._drop()
+        self.drop()
         return Finished(
             elapsed_s=manifest.elapsed_s,
             counts=manifest.counts,
@@ -273,9 +273,9 @@ class Staged:
         if self._claim is not None:
             with contextlib.suppress(TokmillError):
                 self._prefix.release(self._claim)
-        self._drop()
+        self.drop()
 
-    def _drop(self) -> None:
+    def drop(self) -> None:
         """Take away what was staged: the prefix has it."""
         shutil.rmtree(self._output, ignore_errors=True)
         with contextlib.suppress(OSError):
