@@ -4,7 +4,7 @@
 #     sbatch --array=0-63 examples/slurm.sh corpus.jsonl tokens
 #     sbatch --dependency=singleton --job-name=tokmill --wrap 'tokmill finalize tokens && tokmill verify tokens'
 #
-# The inputs and the output lie where every node sees them. A task that is preempted, killed or out of time is queued again and goes on
+# The inputs and the output lie where every node sees them, or in a bucket (s3://...). A task that is preempted, killed or out of time is queued again and goes on
 # from its last commit; the same submission again makes what is missing. After a submission of some tasks only (--array=3,17), the number
 # of parts must be the same as before: PARTS=64.
 #SBATCH --job-name=tokmill
