@@ -357,7 +357,7 @@ class Changes:
         pytest.param(1, marks=pytest.mark.slow),
         9,
         pytest.param(30, marks=pytest.mark.slow),
-        pytest.param(45, marks=pytest.mark.slow),
+        pytest.param(15, marks=pytest.mark.slow),
     ],
 )
 def test_killed_it_goes_on_when_it_is_run_again(
