@@ -402,16 +402,17 @@ def test_two_at_once_make_one_output(three: Objects, bucket: Bucket, whole: dict
     assert is_whole(bucket, whole)
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize("method", ["GET", pytest.param("PUT", marks=pytest.mark.slow)])
 def test_who_comes_last_finds_the_parts_gone_and_the_whole_there(
-    three: Objects, bucket: Bucket, whole: dict[str, bytes], tmp_path: Path
+    three: Objects, bucket: Bucket, whole: dict[str, bytes], tmp_path: Path, method: str
 ) -> None:
-    """The other one ends between the look at the parts and the copies."""
+    """The other one ends between the look at the parts and the reading of their manifests, or the copies."""
     put_back(bucket, three)
     first = [True]
 
     def meanwhile(request: dict[str, Any], start: Start) -> Iterable[bytes] | None:
-        if "HTTP_X_AMZ_COPY_SOURCE" in request and first:
+        is_of_part = "HTTP_X_AMZ_COPY_SOURCE" in request or request["PATH_INFO"].endswith("/00001/manifest.json")
+        if request["REQUEST_METHOD"] == method and is_of_part and first:
             first.clear()
             code, _, err = ended(finalizing(tmp_path / "b"))
             assert code == 0, err
