@@ -4,8 +4,8 @@
 #     job=$(sbatch --parsable --array=0-63 examples/slurm.sh corpus.jsonl tokens)
 #     sbatch --dependency=afterok:$job --wrap 'tokmill finalize tokens && tokmill verify tokens'
 #
-# The inputs and the output lie where every node sees them. Tasks are counted from 0. A task whose node fails, or that is preempted, is
-# queued again by Slurm (--requeue); one that runs out of time queues itself again two minutes before (--signal). Each goes on from its
+# The inputs and the output lie where every node sees them, or in a bucket (s3://...). Tasks are counted from 0. A task whose node fails,
+# or that is preempted, is queued again by Slurm (--requeue); one that runs out of time queues itself again two minutes before (--signal). Each goes on from its
 # last commit, and the same submission again makes what is missing. After a submission of some tasks only (--array=3,17), the number of
 # parts must be the same as before: PARTS=64.
 #SBATCH --job-name=tokmill

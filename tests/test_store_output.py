@@ -597,7 +597,6 @@ def test_a_directory_is_what_open_wants(bucket: Bucket) -> None:
         lambda out: tokmill.merge(out, URL),
         lambda out: tokmill.reshard(URL, out, shard_tokens=None),
         lambda out: tokmill.repair(URL),
-        lambda out: tokmill.finalize(URL),
         lambda out: tokmill.convert(out, URL, format="llmc"),
     ],
 )
@@ -620,14 +619,6 @@ def test_nothing_is_appended_to_a_prefix(bucket: Bucket, corpus: Path, tmp_path:
     with pytest.raises(UsageError, match="nothing is appended"):
         tokmill.tokenize(corpus, URL, append=True, stage=tmp_path)
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("options", [{"split": "0/2"}, {"ray": "here"}])
-def test_no_parts_are_made_at_a_prefix(options: dict[str, Any], bucket: Bucket, corpus: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="not made in parts"):
-        tokmill.tokenize(corpus, URL, stage=tmp_path, **options)
-    assert list(tmp_path.iterdir()) == []
-    assert bucket.names() == []
 
 
 def test_an_input_below_the_output_is_refused(bucket: Bucket, tmp_path: Path) -> None:

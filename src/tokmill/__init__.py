@@ -18,12 +18,11 @@ TYPE_CHECKING = False
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from tokmill.api import plan, tokenize
+    from tokmill.api import finalize, plan, tokenize
     from tokmill.conversion import convert, reshard
     from tokmill.dataset import Dataset
     from tokmill.dataset import open_dataset as open  # noqa: A004  the word for it: tokmill.open
     from tokmill.errors import TokmillError
-    from tokmill.finishing import finalize
     from tokmill.forecast import Plan
     from tokmill.inspection import Inspection, inspect
     from tokmill.mending import repair
@@ -65,7 +64,7 @@ _FROM = {
     "Summary": "summary:Summary",
     "TokmillError": "errors:TokmillError",
     "convert": "conversion:convert",
-    "finalize": "finishing:finalize",
+    "finalize": "api:finalize",
     "inspect": "inspection:inspect",
     "merge": "merging:merge",
     "open": "dataset:open_dataset",

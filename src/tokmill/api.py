@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import time
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -17,7 +18,7 @@ from tokmill.forecast import NOWHERE, Plan, check_disk, foresee
 from tokmill.planning import details, make_job
 from tokmill.read.urls import named
 from tokmill.runner import LocalRunner
-from tokmill.staging import destination, is_complete_at, output_of, stage_of
+from tokmill.staging import Staged, destination, is_complete_at, output_of, stage_of
 from tokmill.summary import Meter, Summary, notices_of, summarize
 from tokmill.types import Detail, Notice, is_url, text_to_path
 
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
     from tokmill.config import Job
     from tokmill.planning import PlannedJob
     from tokmill.protocols import Observer
-    from tokmill.staging import Here, Staged
+    from tokmill.replay import Outcome
+    from tokmill.staging import Here
     from tokmill.types import Finished
 
 
@@ -87,7 +89,7 @@ def tokenize(
     meter = Meter()
     _refuse_together({"--split": split, "--ray": ray, "--append": append or None}, str(out))
     runs = nullcontext(LocalRunner()) if ray is not None else LocalRunner()
-    with destination(str(out), None if stage is None else str(stage)) as place, runs as runner:
+    with destination(_made_at(str(out), split, ray), None if stage is None else str(stage)) as place, runs as runner:
         planned = make_job(
             [str(i) for i in _listed(inputs)],
             out=place.directory,
@@ -119,7 +121,8 @@ def tokenize(
         )
         if split is not None or ray is not None:
             _introduce(planned.job, planned.notices, observers)
-            done = _in_parts(planned.job, split, ray, split_bytes, runner, meter, observers, force=force)
+            asked = _Parts(str(out), None if stage is None else str(stage), split, ray, split_bytes, force)
+            done = _in_parts(planned.job, asked, place, runner, meter, observers)
             return msgspec.structs.replace(done, notices=[*planned.doubts, *done.notices])
         job, finished = _carry_out(planned, place, runner, [meter, *observers], observers, append=append, force=force)
     summary = summarize(job, finished, meter, notices_of(job, finished), is_append=append)
@@ -153,6 +156,23 @@ def _carry_out(
         check_disk(asked, carried_bytes)
     job = carry_over(planned.job, observers) if append and planned.job.made_from else planned.job
     return job, place.publish(runner.run(job, [*watching, *place.observers]), observers)
+
+
+def finalize(
+    directory: str | os.PathLike[str], *, stage: str | os.PathLike[str] | None = None, observers: Sequence[Observer] = ()
+) -> Outcome:
+    """Put together the parts that `tokenize(..., split="I/N")` made in a directory or at `s3://bucket/prefix`; again to go on.
+
+    stage: of a URL, directory for the manifests of the parts meanwhile (None: inside ~/.cache/tokmill/stage). Raises TokmillError:
+    UsageError where parts are missing, naming them; LockedError while one of them, or all, are worked on.
+    """
+    if is_url(str(directory)):
+        from tokmill.joining import finalize_at
+
+        return finalize_at(str(directory), stage=None if stage is None else str(stage), observers=observers)
+    from tokmill.finishing import finalize as finalize_here
+
+    return finalize_here(directory, observers=observers)
 
 
 def plan(
@@ -248,30 +268,57 @@ def _tell(observers: Sequence[Observer], notices: Sequence[str]) -> None:
             observer.on_event(Notice(text=notice))
 
 
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What was asked for of an output in parts."""
+
+    out: str
+    stage: str | None
+    split: str | None
+    ray: str | None
+    split_bytes: str | int
+    force: bool
+
+
+def _made_at(out: str, split: str | None, ray: str | None) -> str:
+    """Where this run makes something: of an output in a store that is made in parts, the part's URL or that of all of them."""
+    if not is_url(out) or (split is None and ray is None):
+        return out
+    from tokmill.division import part_url, parts_url
+    from tokmill.splits import parse_split
+
+    return parts_url(out) if split is None else part_url(out, parse_split(split)[0])
+
+
 def _in_parts(
-    asked: Job,
-    split: str | None,
-    ray: str | None,
-    split_bytes: str | int,
-    runner: LocalRunner,
-    meter: Meter,
-    observers: Sequence[Observer],
-    *,
-    force: bool,
+    job: Job, asked: _Parts, place: Here | Staged, runner: LocalRunner, meter: Meter, observers: Sequence[Observer]
 ) -> Summary:
     """One part here, or all of them on a cluster."""
+    # Here, so that nobody else needs them.
     from tokmill.split_runs import run_all, run_split
 
-    if split is not None:
-        job, finished = run_split(asked, split, runner, [meter, *observers], force=force)
-        part = "" if is_complete(job) else split
-        return summarize(job, finished, meter, [_of_part(split, job)] if part else [], split=part)
-    # Here, so that nobody else needs it.
+    watching, force = [meter, *observers], asked.force
+    if asked.split is not None:
+        if isinstance(place, Staged):
+            from tokmill.far_runs import run_split_at
+
+            job, finished = run_split_at(asked.out, job, asked.split, place, runner, watching, force=force)
+            is_whole = is_complete_at(job, asked.out)
+        else:
+            job, finished = run_split(job, asked.split, runner, watching, force=force)
+            is_whole = is_complete(job)
+        part = "" if is_whole else asked.split
+        return summarize(job, finished, meter, [_of_part(part, job)] if part else [], split=part)
     from tokmill.ray_runner import RayRunner
 
-    n_bytes = split_bytes if isinstance(split_bytes, int) else parse_size(split_bytes, "--split-bytes")
-    with RayRunner(ray or "") as parts:
-        job, finished = run_all(asked, max(n_bytes, 1), parts, [meter, *observers], force=force)
+    n_bytes = asked.split_bytes if isinstance(asked.split_bytes, int) else parse_size(asked.split_bytes, "--split-bytes")
+    with RayRunner(asked.ray or "", asked.stage) as parts:
+        if isinstance(place, Staged):
+            from tokmill.far_runs import run_all_at
+
+            job, finished = run_all_at(asked.out, job, max(n_bytes, 1), parts, place, watching)
+        else:
+            job, finished = run_all(job, max(n_bytes, 1), parts, watching, force=force)
     return summarize(job, finished, meter, emptiness_notices(finished.counts, job.content))
 
 
@@ -282,14 +329,15 @@ def _refuse_together(options: dict[str, object], out: str) -> None:
         raise UsageError(
             f"{' and '.join(given)} do not go together", where=given[0], allowed="one of them", next_step="tokmill tokenize --help"
         )
-    if given and is_url(out):
-        what = "nothing is appended to an output in a store"
-        next_step = "copy the output to a directory, append there, and copy it back, manifest.json last; or choose another prefix"
-        if given != ["--append"]:
-            what = "an output in a store is not made in parts"
-            next_step = "give a directory that all machines see, and copy the complete output to the store, manifest.json last"
-        raise UsageError(what, where=named(out), allowed=f"{given[0]} with a directory", next_step=next_step)
+    if given == ["--append"] and is_url(out):
+        raise UsageError(
+            "nothing is appended to an output in a store",
+            where=named(out),
+            allowed="--append with a directory",
+            next_step="copy the output to a directory, append there, and copy it back, manifest.json last; or choose another --out",
+        )
 
 
 def _of_part(split: str, job: Job) -> str:
-    return f"this is part {split} alone; when all parts are there: tokmill finalize {shlex.quote(text_to_path(job.out))}"
+    whole = shlex.quote(job.destination or text_to_path(job.out))
+    return f"this is part {split} alone; when all parts are there: tokmill finalize {whole}"

@@ -87,6 +87,15 @@ Val = Annotated[
     typer.Option("--val", envvar="TOKMILL_VAL", metavar="FILE", help="A bare file for the validation side; may be repeated."),
 ]
 
+PartsStage = Annotated[
+    str | None,
+    typer.Option(
+        "--stage",
+        envvar="TOKMILL_STAGE",
+        metavar="DIR",
+        help="Of s3://..., where the manifests of the parts are kept meanwhile.  [default: ~/.cache/tokmill/stage]",
+    ),
+]
 AllowOtherSplit = Annotated[
     bool,
     typer.Option(
@@ -230,18 +239,22 @@ def _register_reshard(app: typer.Typer, show: Callable[[str], None]) -> None:
 def _register_finalize(app: typer.Typer, show: Callable[[str], None]) -> None:
     @app.command(short_help="Parts made with tokenize --split into one complete output.")
     def finalize(
-        directory: Annotated[str, typer.Argument(metavar="DIR", help="What was --out of tokenize --split.")],
+        directory: Annotated[str, typer.Argument(metavar="DIR|URL", help="What was --out of tokenize --split.")],
+        stage: PartsStage = None,
         json: options.Json = False,
         quiet: options.Quiet = False,
         verbose: options.Verbose = False,
         events: options.Events = None,
     ) -> None:
-        """Put the parts in DIR together: their files are renamed, the manifest comes last. Names the parts that are missing."""
-        from tokmill import finishing
+        """Put the parts in DIR together: their files are renamed, the manifest comes last. Names the parts that are missing.
+
+        At s3://bucket/prefix they are copied inside the store.
+        """
+        from tokmill import api
         from tokmill.eventlog import observing
 
         with observing(verb="putting together", quiet=quiet, verbose=verbose, events=events, outputs=[directory]) as observers:
-            outcome = finishing.finalize(directory, observers=observers)
+            outcome = api.finalize(directory, stage=stage, observers=observers)
         show(_rendered(outcome, observers, json=json, quiet=quiet))
 
 

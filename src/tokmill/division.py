@@ -22,7 +22,7 @@ from tokmill.journal import Header, encode_header, read_header
 from tokmill.kept import pending_manifest
 from tokmill.manifest import MANIFEST_NAME, load_manifest
 from tokmill.splits import Split, shares
-from tokmill.state import is_begun, parts_of, plan_of, refuse_strangers, state_of
+from tokmill.state import PARTS, STATE_NAME, is_begun, parts_of, plan_of, refuse_strangers, state_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -76,6 +76,16 @@ def n_parts(content: Content) -> int:
 def part_directory(directory: Path, index: int) -> Path:
     """The output directory of a part."""
     return parts_of(directory) / f"{index:05}"
+
+
+def parts_url(url: str) -> str:
+    """Likewise of an output in a store: below what its parts are."""
+    return f"{url.rstrip('/')}/{STATE_NAME}/{PARTS}"
+
+
+def part_url(url: str, index: int) -> str:
+    """The URL of a part, which is an output of its own."""
+    return f"{parts_url(url)}/{index:05}"
 
 
 def load_plan(directory: Path) -> Header | None:

@@ -36,7 +36,7 @@ from tokmill.types import Counts, Cursor, FileEntry, Skip
 from tokmill.words import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Container, Iterator, Sequence
 
     from tokmill.config import Content
     from tokmill.durable import DirectoryLock
@@ -57,7 +57,9 @@ def finalize(directory: str | os.PathLike[str], *, observers: Sequence[Observer]
     teller = Teller(observers)
     plan = load_plan(directory)
     if plan is None:
-        manifest = _complete(directory)
+        with storage_errors(directory):
+            complete = load_manifest(directory) if (directory / MANIFEST_NAME).exists() else None
+        manifest = check_in_parts(complete, str(directory))
         if parts_of(directory).exists():
             _tidy(directory)
         return _outcome(directory, manifest, teller, already_complete=True)
@@ -85,7 +87,7 @@ def finalize_held(directory: Path, plan: Header, teller: Teller, lock: Directory
         if max_skipped is not None and n_bad_records(counts) > max_skipped:
             raise too_many_error(counts, max_skipped, str(parts_of(directory) / "*" / SKIPPED_NAME))
         teller.started(sum(entry.size_bytes for part in parts for entry in part.files.values()), 0)
-        manifest = _Assembly(directory, plan.content).assemble(parts)
+        manifest = Assembly(directory, plan.content).assemble(parts)
         _publish(directory, parts, manifest, teller)
     remove_parts(directory)
     remove_state(directory, lock)
@@ -101,7 +103,8 @@ def load_parts(directory: Path, content: Content) -> list[Manifest]:
     """The manifests of all parts. Raises UsageError where some are missing, ChangedError, DamageError."""
     missing = missing_parts(directory, content)
     if missing:
-        raise _incomplete(directory, content, missing)
+        begun = [i for i in missing[:_MOST] if part_directory(directory, i).exists()]
+        raise incomplete(str(directory), content, missing, begun)
     found = []
     for index, wanted in enumerate(part_contents(content)):
         where = part_directory(directory, index)
@@ -120,35 +123,34 @@ def load_parts(directory: Path, content: Content) -> list[Manifest]:
     return found
 
 
-def _complete(directory: Path) -> Manifest:
-    """What was put together before. Raises UsageError where nothing was made in parts."""
-    with storage_errors(directory):
-        manifest = load_manifest(directory) if (directory / MANIFEST_NAME).exists() else None
+def check_in_parts(manifest: Manifest | None, where: str) -> Manifest:
+    """What was put together before; None: nothing is complete. Raises UsageError where nothing was made in parts."""
     if manifest is not None and manifest.content.splits:
         return manifest
     raise UsageError(
         "nothing was made in parts here" if manifest is None else "this output was made in one run: it is complete as it is",
-        where=str(directory),
-        allowed="the directory that was --out of tokmill tokenize --split",
-        next_step=f"tokmill tokenize INPUT... --split 0/8 --out {directory}" if manifest is None else f"tokmill verify {directory}",
+        where=where,
+        allowed="what was --out of tokmill tokenize --split",
+        next_step=f"tokmill tokenize INPUT... --split 0/8 --out {where}" if manifest is None else f"tokmill verify {where}",
     )
 
 
-def _incomplete(directory: Path, content: Content, missing: list[int]) -> UsageError:
+def incomplete(where: str, content: Content, missing: Sequence[int], begun: Container[int]) -> UsageError:
+    """The error for parts that are missing. begun: those of them that somebody works on, or was interrupted at."""
     count = n_parts(content)
-    named = [f"{i} (begun)" if part_directory(directory, i).exists() else str(i) for i in missing[:_MOST]]
+    named = [f"{i} (begun)" if i in begun else str(i) for i in missing[:_MOST]]
     more = f" and {len(missing) - _MOST:,} more" if len(missing) > _MOST else ""
-    commands = [f"tokmill tokenize INPUT... --split {i}/{count} --out {directory}" for i in missing[:_MOST]]
+    commands = [f"tokmill tokenize INPUT... --split {i}/{count} --out {where}" for i in missing[:_MOST]]
     return UsageError(
         f"{counted(len(missing), 'part')} of {count:,} {'is' if len(missing) == 1 else 'are'} missing: {', '.join(named)}{more}",
-        where=str(directory),
+        where=where,
         allowed=f"all parts, from 0 to {count - 1:,}, complete",
         next_step="\n".join(["with the inputs and options of the others:", *commands]),
     )
 
 
 @dataclass(slots=True)
-class _Assembly:
+class Assembly:
     """One manifest of those of all parts."""
 
     directory: Path
@@ -264,14 +266,7 @@ class _Skipped:
 
 def _publish(directory: Path, parts: Sequence[Manifest], manifest: Manifest, teller: Teller) -> None:
     """Rename all files into place, the manifest last. Raises StorageError, DamageError."""
-    written, encoded = part_of(directory, MANIFEST_NAME), encode_manifest(manifest)
-    if len(encoded) > MOST_BYTES:
-        raise UsageError(
-            f"the manifest would have {len(encoded):,} bytes, more than any tokmill reads",
-            where=str(directory),
-            allowed=f"{MOST_BYTES:,} bytes: some 60 TB of corpus",
-            next_step="make several outputs of the corpus, each of a part of its files",
-        )
+    written, encoded = part_of(directory, MANIFEST_NAME), encode_whole(manifest, str(directory))
     with storage_errors(directory):
         durable.write_file(written, encoded)
         try:
@@ -284,7 +279,7 @@ def _publish(directory: Path, parts: Sequence[Manifest], manifest: Manifest, tel
             durable.make_directory(directory / sub)
     done = 0
     for index, part in enumerate(parts):
-        for name, entry in _moved(part).items():
+        for name, entry in moved(part).items():
             _move(directory, index, name, entry.size_bytes)
             done += entry.size_bytes
             teller.progress(done)
@@ -298,7 +293,21 @@ def _publish(directory: Path, parts: Sequence[Manifest], manifest: Manifest, tel
         durable.sync_directory(directory.parent)
 
 
-def _moved(part: Manifest) -> dict[str, FileEntry]:
+def encode_whole(manifest: Manifest, where: str) -> bytes:
+    """The manifest as a file. Raises UsageError for one that is too large to be read."""
+    encoded = encode_manifest(manifest)
+    if len(encoded) > MOST_BYTES:
+        raise UsageError(
+            f"the manifest would have {len(encoded):,} bytes, more than any tokmill reads",
+            where=where,
+            allowed=f"{MOST_BYTES:,} bytes: some 60 TB of corpus",
+            next_step="make several outputs of the corpus, each of a part of its files",
+        )
+    return encoded
+
+
+def moved(part: Manifest) -> dict[str, FileEntry]:
+    """The files of a part that the whole has, too."""
     return {name: entry for name, entry in part.files.items() if name != SKIPPED_NAME}
 
 
@@ -351,13 +360,19 @@ def remove_parts(directory: Path) -> None:
 
 
 def _outcome(directory: Path, manifest: Manifest, teller: Teller, *, already_complete: bool) -> Outcome:
+    sources = [str(part_directory(directory, i)) for i in range(n_parts(manifest.content))]
+    return outcome_of(manifest, str(directory), sources, teller, already_complete=already_complete)
+
+
+def outcome_of(manifest: Manifest, out: str, sources: list[str], teller: Teller, *, already_complete: bool) -> Outcome:
+    """What is to be said of parts that were put together."""
     counts, content = manifest.counts, manifest.content
     return Outcome(
-        out=str(directory),
+        out=out,
         format=content.format,
         dtype=content.dtype,
         tokenizer=content.tokenizer.name,
-        sources=[str(part_directory(directory, i)) for i in range(n_parts(content))],
+        sources=sources,
         documents_train=counts.documents_train,
         documents_val=counts.documents_val,
         tokens_train=counts.tokens_train,

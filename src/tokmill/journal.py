@@ -45,8 +45,13 @@ def encode_header(header: Header) -> bytes:
 
 def read_header(path: Path) -> Header | None:
     """What a file says that begins like a journal; None where it is not there. Raises DamageError, UsageError, OSError."""
-    payloads, _, _ = _unchain(_read(path), str(path))
-    return _decode_header(payloads[0], str(path)) if payloads else None
+    return decode_header(_read(path), str(path))
+
+
+def decode_header(data: bytes, where: str) -> Header | None:
+    """What `encode_header` made; None of nothing, or of a line that was cut. Raises DamageError, UsageError."""
+    payloads, _, _ = _unchain(data, where)
+    return _decode_header(payloads[0], where) if payloads else None
 
 
 class _Line(msgspec.Struct, frozen=True, kw_only=True):

@@ -73,6 +73,15 @@ class ObjectStore(Protocol):
     def finish(self, name: str, upload: str, etags: Sequence[str], *, only_new: bool = False) -> None:
         """Make the object of its parts. Raises Vanished; Taken as `put`."""
 
+    def copy(self, source: Stored, name: str, mark: str) -> None:
+        """Make an object of another one below the prefix, of this version of it, in one piece and inside the store.
+
+        Raises Taken where there is one, or where the other is not that version any more; Vanished where it is gone.
+        """
+
+    def copy_part(self, source: Stored, name: str, upload: str, number: int, place: tuple[int, int]) -> str:
+        """Make a part of bytes of another object: from the first of `place`, so many. Returns its ETag. Raises as `copy`."""
+
     def begun(self) -> Sequence[tuple[str, str]]:
         """Name, and what the store calls it, of every object that was begun and neither finished nor given up."""
 

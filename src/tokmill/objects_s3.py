@@ -7,6 +7,7 @@ that does not know conditions (`If-None-Match`): it says so, and then a look bef
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +18,12 @@ from tokmill.read.stores import Hiccup
 from tokmill.read.urls import named
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 _MARK = "tokmill"
 """Name of the metadata that holds the mark."""
+_ETAG = "etag "
+"""Before the ETag in a version."""
 
 
 class _NotThereError(Exception):
@@ -47,7 +50,8 @@ class S3Objects:
                 allowed="s3://bucket/prefix",
                 next_step="check the URL, or choose another prefix",
             )
-        self._knows_conditions = True
+        self._unconditional: set[str] = set()
+        """Requests for which the store does not know conditions."""
 
     def look(self, name: str) -> Stored | None:
         """See ObjectStore."""
@@ -105,6 +109,20 @@ class S3Objects:
             MultipartUpload={"Parts": parts},
         )
 
+    def copy(self, source: Stored, name: str, mark: str) -> None:
+        """See ObjectStore."""
+        marked = {"MetadataDirective": "REPLACE", "Metadata": {_MARK: mark}}
+        with _gone():
+            self._make(name, "copy_object", only_new=True, Key=self._key(name), **self._from(source), **marked)
+
+    def copy_part(self, source: Stored, name: str, upload: str, number: int, place: tuple[int, int]) -> str:
+        """See ObjectStore."""
+        begin, n_bytes = place
+        of = {"UploadId": upload, "PartNumber": number, "CopySourceRange": f"bytes={begin}-{begin + n_bytes - 1}"}
+        with _gone():
+            answer = self._ask("upload_part_copy", Key=self._key(name), **of, **self._from(source))
+        return str(answer["CopyPartResult"]["ETag"]).strip('"')
+
     def begun(self) -> Sequence[tuple[str, str]]:
         """See ObjectStore."""
         found: list[tuple[str, str]] = []
@@ -133,15 +151,20 @@ class S3Objects:
 
     def _make(self, name: str, method: str, *, only_new: bool, **arguments: Any) -> None:
         """Make an object become visible, only where there is none if that is asked for."""
-        if only_new and self._knows_conditions:
+        if only_new and method not in self._unconditional:
             try:
                 self._ask(method, IfNoneMatch="*", **arguments)
                 return
             except _NoConditionsError:
-                self._knows_conditions = False
+                self._unconditional.add(method)
         if only_new and self.look(name) is not None:
             raise Taken
         self._ask(method, **arguments)
+
+    def _from(self, source: Stored) -> dict[str, Any]:
+        """What names an object that is copied, and pins it."""
+        pinned = {"CopySourceIfMatch": source.version.removeprefix(_ETAG)} if source.version else {}
+        return {"CopySource": {"Bucket": self._bucket, "Key": self._key(source.name)}, **pinned}
 
     def _key(self, name: str) -> str:
         return self._prefix + name
@@ -168,6 +191,15 @@ class S3Objects:
                 raise _meaning(error, self.url, is_conditional="IfNoneMatch" in arguments) from None
 
         return sync(self._fs.loop, asked)
+
+
+@contextlib.contextmanager
+def _gone() -> Iterator[None]:
+    """Raise Vanished for an object that is to be copied and is not there."""
+    try:
+        yield
+    except _NotThereError:
+        raise Vanished from None
 
 
 def _meaning(error: Exception, url: str, *, is_conditional: bool) -> Exception:
@@ -225,7 +257,7 @@ def _refused(what: str, url: str) -> StorageError:
 
 
 def _version(answer: Mapping[str, Any]) -> str | None:
-    return f"etag {answer['ETag']}" if answer.get("ETag") else None
+    return f"{_ETAG}{answer['ETag']}" if answer.get("ETag") else None
 
 
 def _md5(data: bytes) -> str:

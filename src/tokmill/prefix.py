@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 CLAIM_NAME = f"{STATE_NAME}/claim.json"
+PLAN_NAME = f"{STATE_NAME}/plan"
+"""Of an output that is made in parts; see `joint.py`."""
 _MOST_MANIFEST_BYTES = 1 << 30
 _LOOKS = 8
 """At a small object that was another one whenever it was read."""
@@ -68,7 +70,7 @@ class Prefix:
 
     def manifest(self) -> Manifest | None:
         """That of the complete output here; None if there is none. Raises DamageError, UsageError (a newer tokmill's)."""
-        data = self._whole(MANIFEST_NAME)
+        data = self.whole(MANIFEST_NAME)
         return None if data is None else decode_manifest(data, f"{self.url}/{MANIFEST_NAME}")
 
     def complete_manifest(self) -> Manifest:
@@ -103,7 +105,7 @@ class Prefix:
         try:
             self._ask(lambda: self.store.put(CLAIM_NAME, data, only_new=not take))
         except Taken:
-            found = self._claim()
+            found = self.claimed()
             if found is not None and found.owner == claim.owner:
                 self._ask(lambda: self.store.put(CLAIM_NAME, data))
                 return
@@ -111,11 +113,11 @@ class Prefix:
 
     def check_claim(self, claim: Claim) -> None:
         """Raises LockedError when a run of other inputs or settings has claimed the prefix."""
-        self._refuse(self._claim(), claim)
+        self._refuse(self.claimed(), claim)
 
     def check_held(self, claim: Claim) -> None:
         """As `check_claim`, also when such a run has completed its output meanwhile."""
-        found = self._claim()
+        found = self.claimed()
         self._refuse(found, claim)
         complete = self.manifest() if found is None else None
         if complete is not None and complete.fingerprint != claim.fingerprint:
@@ -132,9 +134,30 @@ class Prefix:
 
     def release(self, claim: Claim, *, is_complete: bool = True) -> None:
         """Take the claim away, if it is this one's; of a run that came to nothing, others may share it."""
-        found = self._claim()
+        found = self.claimed()
         if found is not None and found.fingerprint == claim.fingerprint and (is_complete or found.owner == claim.owner):
             self._ask(lambda: self.store.delete([CLAIM_NAME]))
+
+    def refuse_parts(self) -> None:
+        """Raises UsageError where an output is being made in parts."""
+        if self.look(PLAN_NAME) is not None:
+            raise UsageError(
+                "an output is being made in parts at this prefix",
+                where=f"{self.url}/{PLAN_NAME}",
+                allowed="the commands that make its parts, and tokmill finalize when all are there",
+                next_step=f"go on with those, choose another --out, or {give_up(self.url)}",
+            )
+
+    def refuse_inputs(self, inputs: Iterable[Input]) -> None:
+        """Raises UsageError for an input that lies below the prefix."""
+        for source in inputs:
+            if source.path.startswith(f"{self.url}/"):
+                raise UsageError(
+                    "an input lies below the prefix of the output",
+                    where=source.path,
+                    allowed="an output apart from its inputs",
+                    next_step="choose another --out, or name the inputs with a pattern",
+                )
 
     def refuse_strangers(self, run: str) -> None:
         """Raises UsageError for an object that is named as those of an output and that no run with this fingerprint has made."""
@@ -204,7 +227,7 @@ class Prefix:
 
     def tidy(self, names: Iterable[str], claim: Claim) -> None:
         """Let go of what is left of runs that wrote these names: objects that were begun, the claim. Raises StorageError."""
-        found = self._claim()
+        found = self.claimed()
         if found is not None and found.fingerprint != claim.fingerprint:
             # Another run, which is about to replace this output, may have begun them.
             return
@@ -234,14 +257,15 @@ class Prefix:
             return []
         return list(manifest.files) if manifest else []
 
-    def _claim(self) -> Claim | None:
-        data = self._whole(CLAIM_NAME)
+    def claimed(self) -> Claim | None:
+        """Who has claimed the prefix; None: nobody. Raises StorageError."""
+        data = self.whole(CLAIM_NAME)
         try:
             return None if data is None else msgspec.json.decode(data, type=Claim)
         except (msgspec.MsgspecError, UnicodeDecodeError):
             return Claim(fingerprint="", owner="")
 
-    def _whole(self, name: str) -> bytes | None:
+    def whole(self, name: str) -> bytes | None:
         """A small object. One that is replaced or taken away while it is read is looked at again: claims come and go."""
         for is_last in (*[False] * _LOOKS, True):
             stored = self.look(name)
@@ -294,6 +318,11 @@ class Prefix:
             allowed="a store that answers",
             next_step="check the URL, the connection and the store, and run the same command again",
         )
+
+
+def give_up(url: str) -> str:
+    """How a person gives up what is being made in parts at a prefix."""
+    return f"give it up: aws s3 rm --recursive {url}/{STATE_NAME}/"
 
 
 def is_ours(name: str) -> bool:

@@ -18,7 +18,6 @@ import sys
 import time
 from collections import Counter, deque
 from contextlib import ExitStack, redirect_stdout, suppress
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -29,11 +28,12 @@ from tokmill.config import Job
 from tokmill.division import part_contents
 from tokmill.entry import failed_event
 from tokmill.errors import Interrupted, LockedError, TokmillError, UsageError, WorkerDiedError
+from tokmill.far_runs import make_part_at
 from tokmill.manifest import SKIPPED_NAME
 from tokmill.runner import LocalRunner
 from tokmill.skipping import n_bad_records, too_many_error
 from tokmill.split_runs import part_job
-from tokmill.splits import cuts
+from tokmill.splits import part_sizes
 from tokmill.state import parts_of
 from tokmill.types import AnyEvent, Counts, Failed, Finished, Notice, Progress, Restarted, Started
 from tokmill.words import counted
@@ -87,9 +87,12 @@ HERE = "here"
 class RayRunner:
     """A hold on a cluster. As a context, it lets go of it."""
 
-    def __init__(self, address: str) -> None:
-        """address: of the cluster, `auto`, `local` for a new one of this machine, or `here`. Raises UsageError."""
+    def __init__(self, address: str, stage: str | None = None) -> None:
+        """address: of the cluster, `auto`, `local` for a new one of this machine, or `here`. stage: of an output in a store, the
+        directory on each node in which parts are made; None: the usual one there. Raises UsageError.
+        """
         self._address = address
+        self._stage = None if stage is None else os.path.abspath(stage)
         self._said = ExitStack()
 
     def __enter__(self) -> Self:
@@ -110,7 +113,7 @@ class RayRunner:
 
     def make_parts(self, job: Job, indexes: Sequence[int], observers: Sequence[Observer]) -> None:
         """Make parts of a whole. Returns when they are complete. Raises TokmillError; the others then end with a checkpoint."""
-        work = _Work(job, indexes, observers)
+        work = _Work(job, indexes, self._stage, observers)
         try:
             work.run()
         except KeyboardInterrupt:
@@ -129,8 +132,9 @@ class RayRunner:
 class _Work:
     """The parts that are to be made, those that are being made, and what is to be said of all of them together."""
 
-    def __init__(self, job: Job, indexes: Sequence[int], observers: Sequence[Observer]) -> None:
+    def __init__(self, job: Job, indexes: Sequence[int], stage: str | None, observers: Sequence[Observer]) -> None:
         self._job = job
+        self._stage = stage
         self._observers = observers
         self._waiting = deque(indexes)
         wanted = set(indexes)
@@ -170,7 +174,7 @@ class _Work:
         job = part_job(self._job, index, self._contents[index])
         paths = {source.path for source in job.content.inputs}
         job = msgspec.structs.replace(job, fresh=False, urls={path: url for path, url in job.urls.items() if path in paths})
-        self._running[self._task.remote(msgspec.json.encode(job), index)] = index
+        self._running[self._task.remote(msgspec.json.encode(job), index, self._stage)] = index
 
     def _collect(self, reference: Any, index: int) -> None:
         try:
@@ -235,7 +239,7 @@ class _View:
 
     def __init__(self, job: Job, indexes: Sequence[int]) -> None:
         self._began_s = time.monotonic()
-        self._sizes = _part_sizes(job)
+        self._sizes = part_sizes(job.content)
         self._left = set(indexes)
         self._counts = Counts()
         self._states: dict[int, tuple[int, bytes]] = {}
@@ -314,13 +318,16 @@ class _Reporter:
                 self._board.tell.remote(self._index, event.position_bytes, msgspec.json.encode(event.counts), notes)
 
 
-def _make_part(question: bytes, index: int) -> bytes:
+def _make_part(question: bytes, index: int, stage: str | None) -> bytes:
     """The task: make one part, and say how it ended. Runs in a worker of Ray."""
     job = msgspec.json.decode(question, type=Job)
     give_up_s = time.monotonic() + _PATIENCE_S
     while True:
         try:
-            return msgspec.json.encode(LocalRunner().run(job, [_Reporter(index)]))
+            runner, reporters = LocalRunner(), [_Reporter(index)]
+            return msgspec.json.encode(
+                make_part_at(job, stage, runner, reporters) if job.destination else runner.run(job, reporters)
+            )
         except LockedError as error:
             if time.monotonic() > give_up_s:
                 return msgspec.json.encode(failed_event(error))
@@ -382,14 +389,3 @@ def _slots(job: Job) -> int:
         allowed=f"what a node has: {int(largest.get('CPU', 0))} cores, {int(largest.get('memory', 0)) >> 20:,} MiB",
         next_step="fewer --threads, or less --memory",
     )
-
-
-def _part_sizes(job: Job) -> list[int]:
-    """Bytes of the inputs, as they are stored, between the cuts."""
-    content = job.content
-    befores = [0]
-    for source in content.inputs:
-        befores.append(befores[-1] + (source.size_bytes or 0))
-    count = content.splits if isinstance(content.splits, int) else 1
-    places = cuts(content.inputs, content.separator, count)
-    return [end - begin for begin, end in pairwise([*(befores[p.input_index] + p.offset for p in places), befores[-1]])]

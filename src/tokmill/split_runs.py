@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from tokmill import __version__
-from tokmill.division import divided, join, load_plan, part_content, part_directory
+from tokmill.division import divided, join, load_plan, part_content, part_directory, part_url
 from tokmill.errors import DamageError, UsageError
 from tokmill.finishing import finalize_held, missing_parts, refuse_busy, remove_parts
 from tokmill.forecast import check_disk
@@ -63,7 +63,7 @@ def run_all(job: Job, split_bytes: int, parts: PartsRunner, observers: Sequence[
     except BaseException:
         let_go(directory, lock)
         raise
-    finished = msgspec.structs.replace(_finished(manifest), elapsed_s=time.monotonic() - began_s, already_complete=False)
+    finished = msgspec.structs.replace(finished_of(manifest), elapsed_s=time.monotonic() - began_s, already_complete=False)
     return whole, finished
 
 
@@ -97,13 +97,17 @@ def begin(job: Job, *, force: bool) -> Finished | None:
     complete = join(_directory(job), job.content, __version__, lambda: None if force else check_disk(job))
     if complete is not None and job.fresh:
         raise _is_complete(_directory(job))
-    return None if complete is None else _finished(complete)
+    return None if complete is None else finished_of(complete)
 
 
 def part_job(job: Job, index: int, content: Content | None = None) -> Job:
     """The job of one part. job: of the whole. content: the part's, where it is known already. Raises UsageError."""
+    content = content or part_content(job.content, index)
+    if job.destination:
+        # Whoever makes it knows where.
+        return msgspec.structs.replace(job, content=content, destination=part_url(job.destination, index))
     out = path_to_text(str(part_directory(_directory(job), index)))
-    return msgspec.structs.replace(job, out=out, content=content or part_content(job.content, index))
+    return msgspec.structs.replace(job, out=out, content=content)
 
 
 def run_part(job: Job, index: int, runner: Runner, observers: Sequence[Observer]) -> Finished:
@@ -115,14 +119,15 @@ def run_part(job: Job, index: int, runner: Runner, observers: Sequence[Observer]
         complete = join(_directory(job), job.content, __version__, lambda: None)
         if complete is None:
             raise
-        return _finished(complete)
+        return finished_of(complete)
 
 
 def _directory(job: Job) -> Path:
     return Path(text_to_path(job.out))
 
 
-def _finished(manifest: Manifest) -> Finished:
+def finished_of(manifest: Manifest) -> Finished:
+    """How a run ends that finds all of its work done."""
     return Finished(
         elapsed_s=manifest.elapsed_s,
         counts=manifest.counts,

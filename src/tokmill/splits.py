@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -20,6 +20,7 @@ from tokmill.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from tokmill.config import Content
     from tokmill.types import Input
 
 MOST_SPLITS = 99_999
@@ -113,6 +114,13 @@ def cuts(inputs: Sequence[Input], separator: str | None, count: int) -> list[Pla
         else:
             places.append(Place(i, offset))
     return places
+
+
+def part_sizes(content: Content) -> list[int]:
+    """Bytes of the inputs, as they are stored, between the cuts. content: of the whole."""
+    befores = [0, *accumulate(source.size_bytes or 0 for source in content.inputs)]
+    places = cuts(content.inputs, content.separator, content.splits if isinstance(content.splits, int) else 1)
+    return [end - begin for begin, end in pairwise([*(befores[p.input_index] + p.offset for p in places), befores[-1]])]
 
 
 def is_divisible(source: Input, separator: str | None) -> bool:

@@ -20,7 +20,7 @@ import xxhash
 
 from tokmill.changes import changed_error
 from tokmill.durable import storage_errors
-from tokmill.errors import DamageError, StorageError, TokmillError, UsageError
+from tokmill.errors import DamageError, StorageError, TokmillError
 from tokmill.manifest import MANIFEST_NAME, load_manifest
 from tokmill.read.urls import named
 from tokmill.state import hold, is_begun, is_sent, let_go
@@ -149,7 +149,7 @@ class Staged:
         """
         from tokmill.prefix import Claim
 
-        self._check_inputs(job)
+        self._prefix.refuse_inputs(job.content.inputs)
         self._run = job.content.fingerprint()
         content, fingerprint = job.content, job.content.fingerprint()
         before = self._ledger.notes.content
@@ -163,6 +163,7 @@ class Staged:
             return self._complete(job)
         if before is not None and not is_mine and not job.fresh and self._is_begun():
             raise changed_error(before, content, self.url)
+        self._prefix.refuse_parts()
         self._claim = Claim(fingerprint=fingerprint, owner=self._ledger.notes.owner)
         self._prefix.claim(self._claim, take=job.fresh)
         if not job.fresh and not is_mine:
@@ -198,7 +199,7 @@ class Staged:
             _tell(
                 observers, Notice(text=f"the output is complete, but parts that were left behind were not taken away: {error.what}")
             )
-        self._drop()
+        self.drop()
         if found.checksum != manifest.checksum:
             _tell(observers, Notice(text="another run with the same inputs and settings completed this output meanwhile"))
         return msgspec.structs.replace(
@@ -265,7 +266,7 @@ class Staged:
         with contextlib.suppress(StorageError):
             # A run that was killed behind the manifest did not do it; who may only read cannot.
             self._prefix.tidy(manifest.files, Claim(fingerprint=manifest.fingerprint, owner=self._ledger.notes.owner))
-        self._drop()
+        self.drop()
         return Finished(
             elapsed_s=manifest.elapsed_s,
             counts=manifest.counts,
@@ -274,16 +275,6 @@ class Staged:
             already_complete=True,
             files=manifest.files,
         )
-
-    def _check_inputs(self, job: Job) -> None:
-        for source in job.content.inputs:
-            if source.path.startswith(f"{self.url}/"):
-                raise UsageError(
-                    "an input lies below the prefix of the output",
-                    where=source.path,
-                    allowed="an output apart from its inputs",
-                    next_step="choose another --out, or name the inputs with a pattern",
-                )
 
     def _is_begun(self) -> bool:
         """Whether anything here would be lost."""
@@ -294,9 +285,9 @@ class Staged:
         if self._claim is not None:
             with contextlib.suppress(TokmillError):
                 self._prefix.release(self._claim, is_complete=False)
-        self._drop()
+        self.drop()
 
-    def _drop(self) -> None:
+    def drop(self) -> None:
         """Take away what was staged: the prefix has it."""
         shutil.rmtree(self._output, ignore_errors=True)
         with contextlib.suppress(OSError):

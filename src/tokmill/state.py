@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 STATE_NAME = ".tokmill"
+PARTS = "parts"
+"""Directory in there of the parts of an output that is made in parts."""
 _SENT_NAME = ".tokmill.sent"
 """Directory of a staged output with a file for each one that was sent to a store and is no longer here."""
 
@@ -48,7 +50,7 @@ def plan_of(directory: Path) -> Path:
 
 def parts_of(directory: Path) -> Path:
     """Where it has the output directories of its parts."""
-    return state_of(directory) / "parts"
+    return state_of(directory) / PARTS
 
 
 def refuse_parts(directory: Path) -> None:

@@ -46,10 +46,9 @@ class ShortTogether:
         """encoding: that of the engine, a key of `BETWEEN`."""
         self._engine = engine
         self._between = BETWEEN[encoding]
-        ids, _ = engine.encode([self._between])
-        self._n_ids = len(ids)
-        self._mark_at = next(i for i in range(len(ids)) if _MARK in engine.decode(ids[i : i + 1]))
-        self._mark_id = int(ids[self._mark_at])
+        self._n_ids = 0
+        """Of what stands between documents; 0: not encoded yet, for who decodes need not wait for an engine that encodes."""
+        self._mark_at = self._mark_id = 0
 
     def encode(self, documents: Sequence[bytes], raw: memoryview | None = None) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
         """See the contract. Raises EngineError."""
@@ -69,6 +68,11 @@ class ShortTogether:
         """Give back the caches."""
         self._engine.renew()
 
+    def _learn(self) -> None:
+        ids, _ = self._engine.encode([self._between])
+        self._mark_at = next(i for i in range(len(ids)) if _MARK in self._engine.decode(ids[i : i + 1]))
+        self._mark_id, self._n_ids = int(ids[self._mark_at]), len(ids)
+
     def _joined(self, documents: Sequence[bytes]) -> bytearray:
         n_between = len(self._between)
         if isinstance(documents, Slices) and n_between == len(documents.separator) and not documents.starts[0]:
@@ -83,6 +87,8 @@ class ShortTogether:
         return bytearray(self._between).join(documents)
 
     def _together(self, data: bytearray, lengths: NDArray[np.int64]) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+        if not self._n_ids:
+            self._learn()
         n_between = len(self._between)
         ends = np.cumsum(lengths + n_between) - n_between
         text = np.frombuffer(data, np.uint8)
