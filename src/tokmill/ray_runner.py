@@ -239,7 +239,9 @@ class _View:
 
     def __init__(self, job: Job, indexes: Sequence[int]) -> None:
         self._began_s = time.monotonic()
-        self._sizes = part_sizes(job.content)
+        content = job.content
+        count = content.splits if isinstance(content.splits, int) else 1
+        self._sizes = part_sizes(content.inputs, content.separator, count)
         self._left = set(indexes)
         self._counts = Counts()
         self._states: dict[int, tuple[int, bytes]] = {}

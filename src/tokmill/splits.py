@@ -20,7 +20,6 @@ from tokmill.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tokmill.config import Content
     from tokmill.types import Input
 
 MOST_SPLITS = 99_999
@@ -116,10 +115,10 @@ def cuts(inputs: Sequence[Input], separator: str | None, count: int) -> list[Pla
     return places
 
 
-def part_sizes(content: Content) -> list[int]:
-    """Bytes of the inputs, as they are stored, between the cuts. content: of the whole."""
-    befores = [0, *accumulate(source.size_bytes or 0 for source in content.inputs)]
-    places = cuts(content.inputs, content.separator, content.splits if isinstance(content.splits, int) else 1)
+def part_sizes(inputs: Sequence[Input], separator: str | None, count: int) -> list[int]:
+    """Bytes of the inputs, as they are stored, between the cuts."""
+    befores = [0, *accumulate(source.size_bytes or 0 for source in inputs)]
+    places = cuts(inputs, separator, count)
     return [end - begin for begin, end in pairwise([*(befores[p.input_index] + p.offset for p in places), befores[-1]])]
 
 
