@@ -16,6 +16,7 @@ from plain import clean_environment
 
 import tokmill
 from tokmill.account import take_account
+from tokmill.errors import UsageError
 from tokmill.manifest import load_manifest
 from tokmill.reporting import make_page
 
@@ -39,7 +40,7 @@ def command_of(directory: Path) -> str:
     """What the report of an output says is to be typed."""
     told = text_of(make_page(take_account(directory)))
     typed = told[told.index("how to make it again") :]
-    found = re.search(r"(tokmill .*?)\n*Everything that decides", typed, re.DOTALL)
+    found = re.search(r"((?:for part in|tokmill) .*?)\n*Everything that decides", typed, re.DOTALL)
     assert found
     return found[1]
 
@@ -48,7 +49,7 @@ def run_again(directory: Path, again: Path) -> None:
     """Type it, for another directory."""
     command = command_of(directory)
     assert str(directory) in command
-    command = command.replace(f"--out {directory}", f"--out {again}").replace("tokmill ", f"{sys.executable} -m tokmill ", 1)
+    command = command.replace(str(directory), str(again)).replace("tokmill ", f"{sys.executable} -m tokmill ")
     done = subprocess.run(["sh", "-c", command], env=clean_environment(), capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, f"{command}\n{done.stderr}"
 
@@ -116,6 +117,13 @@ def converted_and_appended(top: Path) -> None:
     tokmill.tokenize(more, top / "o", append=True, format="llmc", eot="after", shard_tokens=200, **OPTIONS)
 
 
+def in_parts(top: Path) -> None:
+    text = corpus(top / "a.txt", "One")
+    for part in range(3):
+        tokmill.tokenize(text, top / "o", split=f"{part}/3", shard_tokens=200, **OPTIONS)
+    tokmill.finalize(top / "o")
+
+
 def bare(top: Path, word: str) -> Path:
     path = top / f"{word}.bin"
     ids = [i for n in range(30) for i in [*gpt2().encode_ordinary(f"{word} {n}"), EOT]]
@@ -151,7 +159,7 @@ def merged_of_bare_files(top: Path) -> None:
     "make",
     [
         plain, other_options, other_separator, appended, merged, merged_of_other_splits, merged_and_appended,
-        merged_and_resharded, converted, converted_and_appended, converted_of_a_bare_file,
+        merged_and_resharded, converted, converted_and_appended, in_parts, converted_of_a_bare_file,
         converted_of_bare_files_with_validation, converted_of_bare_files_without_end_of_text, merged_of_bare_files,
     ],
 )  # fmt: skip
@@ -163,6 +171,13 @@ def test_the_command_makes_the_same_files(make: Callable[[Path], None], tmp_path
     assert after.files == before.files
     for name in before.files:
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "o" / name).read_bytes(), name
+
+
+def test_of_parts_that_are_not_put_together_the_report_says_how_they_are(tmp_path: Path) -> None:
+    tokmill.tokenize(corpus(tmp_path / "a.txt", "One"), tmp_path / "o", split="0/2", **OPTIONS)
+    with pytest.raises(UsageError, match="made in parts") as caught:
+        take_account(tmp_path / "o")
+    assert caught.value.next_step == f"when all parts are there: tokmill finalize {tmp_path / 'o'}"
 
 
 def test_standard_input_is_said_to_be_what_the_command_reads(tmp_path: Path) -> None:

@@ -70,6 +70,8 @@ def test_windows_follow_the_corpus(tmp_path: Path) -> None:
 def test_half_of_the_documents_are_as_long_as_half_of_them_are(tmp_path: Path) -> None:
     found, _ = tallied([i for n in (4, 64, 64, 64, 500) for i in [1] * n + [EOT]], "after", tmp_path, 100)
     assert 64 <= found.quantile(0.5) <= 64 * 2**0.5
+    alike, _ = tallied([i for n in (65, 65, 65) for i in [1] * n + [EOT]], "after", tmp_path, 100)
+    assert alike.quantile(0.5) == 65
 
 
 def test_an_id_beyond_the_vocabulary_is_damage_that_names_its_file(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ tokmill did not note is None, and so is what cannot be known here: a report says
 from __future__ import annotations
 
 import json
+import shlex
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +26,7 @@ from tokmill.manifest import MANIFEST_NAME, SKIPPED_NAME, Manifest, load_manifes
 from tokmill.printable import printable_bytes
 from tokmill.replay import Teller
 from tokmill.sharding import SIDES
-from tokmill.state import part_of, state_of
+from tokmill.state import part_of, plan_of, state_of
 from tokmill.tally import MOST_COUNTED_IDS, SideTally, Tallier
 from tokmill.types import Counts
 
@@ -140,6 +141,13 @@ def _of_manifest(directory: Path) -> Account:
 def _of_journal(directory: Path) -> Account:
     found = read_journal(state_of(directory) / "journal")
     if found is None:
+        if plan_of(directory).exists():
+            raise UsageError(
+                "an output is being made in parts here, and a report is of all of it",
+                where=str(directory),
+                allowed="an output whose parts are put together",
+                next_step=f"when all parts are there: tokmill finalize {shlex.quote(str(directory))}",
+            )
         raise UsageError(
             "no output of tokmill here, complete or begun",
             where=str(directory),

@@ -110,7 +110,8 @@ def load_manifest(directory: Path) -> Manifest:
             "no complete tokmill output here" + ("" if directory.is_dir() else ": there is no such directory"),
             where=str(directory),
             allowed=f"a directory with {MANIFEST_NAME}",
-            next_step="give the directory that was --out, or run the tokmill tokenize command again: an interrupted run resumes",
+            next_step="give the directory that was --out, or run the tokmill tokenize command again: an interrupted run resumes; "
+            "what was made in parts is put together by tokmill finalize",
         ) from None
     except NotADirectoryError:
         raise UsageError(

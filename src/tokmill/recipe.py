@@ -34,6 +34,7 @@ def settings(content: Content) -> list[tuple[str, str]]:
         ("ids", f"{content.dtype}, little-endian"),
         ("format", content.format),
         ("shards", str(content.shards) if isinstance(content.shards, Shards) else "one file a side"),
+        *([("parts", f"{content.splits:,}, each with files of its own")] if content.splits else []),
         ("separator of text files", separator_text(content.separator)),
         ("text key", content.text_key),
         ("validation", f"{content.val_fraction!r} of the documents, seed {content.seed}"),
@@ -60,6 +61,8 @@ def commands(content: Content, made_from: Sequence[Provenance] | object, directo
         # Appended inputs stand behind the others, so one run over all gives the same bytes; what other runs cannot give takes none.
         paths = [each.path for each in content.inputs]
         words = ["tokenize", *_first(paths), *_input_format(content), *_options(content)]
+        if content.splits:
+            return "\n".join([_parts(words, content.splits, directory), *_remarks(paths)])
     elif sources[0].how == "merge":
         # Where settings differ it does no harm, and without it other splits are refused.
         words = ["merge", *_first(paths), *["--allow-other-split"] * bool(content.origin)]
@@ -76,6 +79,14 @@ def commands(content: Content, made_from: Sequence[Provenance] | object, directo
         whole = ["--shard-documents"] if isinstance(content.shards, Shards) and content.shards.whole_documents else []
         words = [*kind, *_first(paths), *given, *shards, *whole]
     return "\n".join([_line("tokmill", *words, "--out", directory), *_remarks(paths)])
+
+
+def _parts(words: Sequence[str], n_parts: int, directory: str) -> str:
+    """The commands of an output that was made in parts: one run would give files of other names, and of other shards."""
+    split = f"$part/{n_parts}"
+    tokenize = _line("tokmill", *words, "--split", split, "--out", directory).replace(shlex.quote(split), split)
+    loop = f"for part in $(seq 0 {n_parts - 1}); do\n{tokenize} || break\ndone"
+    return f"{loop}\n{_line('tokmill', 'finalize', directory)}"
 
 
 def _bare(content: Content) -> tuple[list[str], list[str]]:

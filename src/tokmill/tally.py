@@ -57,12 +57,12 @@ class SideTally:
     """Bytes of text of each window, shape (WINDOWS,)."""
 
     def quantile(self, share: float) -> float:
-        """The length that so many of the documents do not exceed, about: right within its bin."""
+        """The length that so many of the documents do not exceed, about: right within its bin, and none that no document has."""
         sums = np.cumsum(self.lengths)
         if not sums[-1]:
             return 0.0
         number = int(np.searchsorted(sums, share * sums[-1]))
-        return float(2 ** ((number + 0.5) / 2))
+        return float(min(2 ** ((number + 0.5) / 2), self.longest))
 
 
 class Tallier:
