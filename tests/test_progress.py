@@ -16,6 +16,7 @@ from tokmill.progress import (
     format_bytes,
     format_duration,
     format_memory,
+    format_rate,
     make_progress,
 )
 from tokmill.types import Counts, Finished, Notice, Progress, Renewed, Restarted, Started
@@ -255,4 +256,7 @@ def test_numbers_are_short_and_have_units() -> None:
         "0 B", "999 B", "1.0 kB", "999.9 kB", "1.0 MB", "1.0 GB", "5.5 TB",
     ]  # fmt: skip
     assert [format_memory(n) for n in (5 << 20, 1 << 30)] == ["5 MiB", "1.0 GiB"]
+    assert [format_rate(n) for n in (20, 9_900, 29_000, 2.5e6, 337e6)] == [
+        "0.02 kB/s", "9.9 kB/s", "0.029 MB/s", "2.5 MB/s", "337 MB/s",
+    ]  # fmt: skip
     assert [format_duration(s) for s in (3, 65, 3723)] == ["0:03", "1:05", "1:02:03"]

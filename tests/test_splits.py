@@ -463,6 +463,7 @@ def test_an_address_may_follow_the_option_ray_or_not() -> None:
         (["a.txt", "--ray"], ["a.txt", "--ray=here"]),
         (["--ray", "--json"], ["--ray=here", "--json"]),
         (["--ray=local", "x"], ["--ray=local", "x"]),
+        (["--ray", "--", "--ray"], ["--ray=here", "--", "--ray"]),
     ):
         assert with_address(typed) == meant
 

@@ -50,6 +50,8 @@ def with_address(arguments: Sequence[str]) -> list[str]:
     """What was typed, with the address that `--ray` alone stands for."""
     filled = list(arguments)
     for i, argument in enumerate(arguments):
+        if argument == "--":
+            break
         if argument == "--ray" and not (i + 1 < len(arguments) and _ADDRESS.fullmatch(arguments[i + 1])):
             filled[i] = "--ray=here"
     return filled

@@ -352,8 +352,10 @@ def format_bytes(n: float) -> str:
 
 
 def format_rate(bytes_per_s: float) -> str:
-    """`337 MB/s`, with as many places as a small number needs."""
+    """`337 MB/s`, with as many places as a small number needs; `0.02 kB/s` of the smallest."""
     n = bytes_per_s / 1e6
+    if n < 0.01:
+        return f"{bytes_per_s / 1e3:.2g} kB/s"
     return f"{n:,.0f} MB/s" if n >= 10 else f"{n:.2g} MB/s"
 
 

@@ -250,6 +250,11 @@ def test_a_row_over_the_limit_is_not_taken_apart_into_rows_whatever_the_policy(t
         read_all(long_line, on_error=on_error, sizes=sizes)
 
 
+def test_a_row_of_one_field_is_named_as_such(tmp_path: Path) -> None:
+    with pytest.raises(BadRecordError, match="the row has 1 field, the header 2"):
+        read_all(write(tmp_path, {"a.csv": b"id,text\n1\n"}))
+
+
 def test_quotes_that_are_never_closed_again_and_again_take_no_longer(tmp_path: Path) -> None:
     # Each line closes the quote of the one before and opens one; followed anew from each, this is 2 GB.
     inputs = write(tmp_path, {"a.csv": b"id,text\n" + b'foo","open\n' * 20_000})

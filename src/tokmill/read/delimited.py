@@ -23,6 +23,7 @@ from tokmill.read.rows import Rows
 from tokmill.read.table_lines import Block, TableLines, TableTexts, TooLongError, WrongFieldsError
 from tokmill.read.utf8 import foreign
 from tokmill.types import Batch, Counts
+from tokmill.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -183,7 +184,7 @@ class _TableReader:
             error.next_step = "raise --memory, or mend the quote that is opened there"
             raise error
         if isinstance(fault, WrongFieldsError):
-            what = f"the row has {fault.n_fields} fields, the header {n_columns}"
+            what = f"the row has {counted(fault.n_fields, 'field')}, the header {n_columns}"
             return NotARecordError("invalid_csv", what, "mend the row (a field with a delimiter or a newline is quoted)")
         name = "CSV" if self._delimiter == "," else "TSV"
         next_step = "mend the row (a quote inside a quoted field is doubled)"
