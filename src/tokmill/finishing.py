@@ -19,8 +19,8 @@ import msgspec
 import xxhash
 
 from tokmill import __version__, durable
-from tokmill.changes import changed_error, is_only_more_lenient
-from tokmill.division import load_plan, n_parts, part_contents, part_directory
+from tokmill.changes import changed_parts_error, is_only_more_lenient
+from tokmill.division import load_plan, n_parts, part_contents, part_directory, skipped_lists
 from tokmill.durable import storage_errors
 from tokmill.errors import DamageError, LockedError, UsageError
 from tokmill.kept import remove_state
@@ -80,18 +80,23 @@ def finalize_held(directory: Path, plan: Header, teller: Teller, lock: Directory
     if (directory / MANIFEST_NAME).exists():
         manifest = load_manifest(directory)
         if manifest.fingerprint != plan.fingerprint:
-            raise changed_error(manifest.content, plan.content, directory)
+            raise changed_parts_error(manifest.content, plan.content, directory, or_else="remove one of the two first")
     else:
         parts = load_parts(directory, plan.content)
-        counts = sum((part.counts for part in parts), Counts())
-        if max_skipped is not None and n_bad_records(counts) > max_skipped:
-            raise too_many_error(counts, max_skipped, str(parts_of(directory) / "*" / SKIPPED_NAME))
+        check_skipped(parts, max_skipped, skipped_lists(str(directory)))
         teller.started(sum(entry.size_bytes for part in parts for entry in part.files.values()), 0)
         manifest = Assembly(directory, plan.content).assemble(parts)
         _publish(directory, parts, manifest, teller)
     remove_parts(directory)
     remove_state(directory, lock)
     return manifest
+
+
+def check_skipped(parts: Sequence[Manifest], max_skipped: int | None, where: str) -> None:
+    """Raises TooManySkippedError where all parts together left out more bad records than that. where: what lists them."""
+    counts = sum((part.counts for part in parts), Counts())
+    if max_skipped is not None and n_bad_records(counts) > max_skipped:
+        raise too_many_error(counts, max_skipped, where)
 
 
 def missing_parts(directory: Path, content: Content) -> list[int]:
@@ -118,7 +123,7 @@ def load_parts(directory: Path, content: Content) -> list[Manifest]:
         with storage_errors(where):
             manifest = load_manifest(where)
         if manifest.fingerprint != wanted.fingerprint() and not is_only_more_lenient(manifest.content, wanted):
-            raise changed_error(manifest.content, wanted, where)
+            raise changed_parts_error(manifest.content, wanted, where, or_else=f"make part {index} again with --fresh")
         found.append(manifest)
     return found
 
