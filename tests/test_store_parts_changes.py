@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 from bucket import Bucket, s3_server
-from plain import plain_tokens
+from plain import clean_environment, plain_tokens
 from test_split_changes import lines, texts
 from test_tokenize import UNWATCHED
 
@@ -85,7 +87,7 @@ def test_a_part_of_which_files_were_sent_is_made_again_when_bad_records_are_skip
 def part_of(path: Path, stage: Path, on_error: str) -> Job:
     """Part 2 of 3, with segments that no person can ask for, agreed on."""
     with Staged(f"{URL}/.tokmill/parts/00002", str(stage)) as place:
-        asked = make_job([str(path)], out=place.directory, on_error=on_error, val_fraction=0.0, shard_tokens=10).job
+        asked = make_job([str(path)], out=place.directory, destination=place.url, on_error=on_error, val_fraction=0.0, shard_tokens=10).job
     whole = far_runs.whole_job(asked, 3)
     resources = msgspec.structs.replace(whole.resources, **{**UNWATCHED, "batch_bytes": 60, "segment_bytes": 60, "n_threads": 1})
     whole = msgspec.structs.replace(whole, resources=resources, destination=URL)
@@ -146,3 +148,46 @@ def test_what_all_parts_skipped_together_is_held_against_the_limit(bucket: Bucke
     assert f"{KEY}{PLAN_NAME}" in bucket.names()
     run(3)
     assert tokmill.verify(URL).ok
+
+
+def test_who_reads_an_output_in_parts_is_told_which_are_there(bucket: Bucket, tmp_path: Path) -> None:
+    path, out = lines(tmp_path), tmp_path / "out"
+    for index in (0, 2):
+        make_part(path, tmp_path / "stage", index)
+        tokmill.tokenize(path, out, split=f"{index}/3")
+    for where in (URL, str(out)):
+        for read in (tokmill.verify, tokmill.inspect):
+            with pytest.raises(UsageError, match="made in parts: 2 of 3 parts are there, missing: 1") as caught:
+                read(where)
+            assert f"tokmill finalize {where}" in str(caught.value)
+    for read in (tokmill.open, tokmill.report):
+        with pytest.raises(UsageError, match="made in parts: 2 of 3 parts are there, missing: 1"):
+            read(out)
+    with pytest.raises(UsageError, match="made in parts: 2 of 3"):
+        tokmill.merge([out], tmp_path / "merged")
+    with pytest.raises(UsageError, match="made in parts: 2 of 3"):
+        tokmill.convert(out, tmp_path / "converted", format="llmc")
+
+
+def test_a_url_without_a_prefix_or_with_an_endpoint_that_is_none_is_refused(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = lines(tmp_path)
+    for url in ("s3://bucket", "s3://bucket/", "s3://bucket//"):
+        with pytest.raises(UsageError, match="no prefix in it"):
+            tokmill.tokenize(path, url, stage=tmp_path / "stage")
+    assert bucket.names() == []
+    with pytest.raises(UsageError, match="not URLs"):
+        tokmill.report(URL)
+    assert not (tmp_path / "stage").exists()
+    bucket.put("a.txt", b"text")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "127.0.0.1:5999")
+    for command in (["verify", URL], ["tokenize", "s3://bucket/a.txt", "--out", str(tmp_path / "out")]):
+        done = in_a_process(*command)
+        assert done.returncode == 2, done.stderr
+        assert "where:   AWS_ENDPOINT_URL" in done.stderr
+
+
+def in_a_process(*arguments: str) -> subprocess.CompletedProcess[str]:
+    typed = [sys.executable, "-m", "tokmill", *arguments]
+    return subprocess.run(typed, capture_output=True, text=True, env=clean_environment(), check=False, timeout=100)

@@ -25,7 +25,7 @@ from tokmill.manifest import MANIFEST_NAME, SKIPPED_NAME, Manifest, load_manifes
 from tokmill.printable import printable_bytes
 from tokmill.replay import Teller
 from tokmill.sharding import SIDES
-from tokmill.state import part_of, state_of
+from tokmill.state import part_of, plan_of, state_of
 from tokmill.tally import MOST_COUNTED_IDS, SideTally, Tallier
 from tokmill.types import Counts
 
@@ -96,7 +96,8 @@ def take_account(directory: Path, observers: Sequence[Observer] = ()) -> Account
 
 def begin_account(directory: Path) -> Account:
     """What manifest or journal say. Raises UsageError where neither is, DamageError for what cannot be trusted."""
-    return _of_manifest(directory) if (directory / MANIFEST_NAME).exists() else _of_journal(directory)
+    is_of_manifest = (directory / MANIFEST_NAME).exists() or plan_of(directory).exists()
+    return _of_manifest(directory) if is_of_manifest else _of_journal(directory)
 
 
 def complete_account(account: Account, observers: Sequence[Observer] = ()) -> None:
