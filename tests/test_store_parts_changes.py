@@ -18,12 +18,14 @@ from test_tokenize import UNWATCHED
 import tokmill
 from tokmill import far_runs
 from tokmill.config import Job
+from tokmill.division import part_content, part_url
 from tokmill.errors import ChangedError, TokmillError, TooManySkippedError, UsageError
 from tokmill.joint import Joint
 from tokmill.planning import make_job
 from tokmill.prefix import CLAIM_NAME, PLAN_NAME
 from tokmill.read import stores
 from tokmill.runner import LocalRunner
+from tokmill.split_runs import whole_job
 from tokmill.staging import Staged
 
 URL = "s3://bucket/sets/one"
@@ -87,13 +89,15 @@ def test_a_part_of_which_files_were_sent_is_made_again_when_bad_records_are_skip
 def part_of(path: Path, stage: Path, on_error: str) -> Job:
     """Part 2 of 3, with segments that no person can ask for, agreed on."""
     with Staged(f"{URL}/.tokmill/parts/00002", str(stage)) as place:
-        asked = make_job([str(path)], out=place.directory, destination=place.url, on_error=on_error, val_fraction=0.0, shard_tokens=10).job
-    whole = far_runs.whole_job(asked, 3)
+        asked = make_job(
+            [str(path)], out=place.directory, destination=place.url, on_error=on_error, val_fraction=0.0, shard_tokens=10
+        ).job
+    whole = whole_job(asked, 3)
     resources = msgspec.structs.replace(whole.resources, **{**UNWATCHED, "batch_bytes": 60, "segment_bytes": 60, "n_threads": 1})
     whole = msgspec.structs.replace(whole, resources=resources, destination=URL)
     assert Joint(URL).agree(whole.content, tokmill.__version__) is None
-    content = far_runs.part_content(whole.content, 2)
-    return msgspec.structs.replace(whole, content=content, destination=far_runs.part_url(URL, 2))
+    content = part_content(whole.content, 2)
+    return msgspec.structs.replace(whole, content=content, destination=part_url(URL, 2))
 
 
 def test_a_claim_that_a_crash_left_behind_the_more_lenient_plan_is_no_obstacle(bucket: Bucket, tmp_path: Path) -> None:
@@ -124,6 +128,9 @@ def test_what_stands_in_the_way_is_told_with_a_way_out_that_leads_out(bucket: Bu
     with pytest.raises(ChangedError, match="the complete output at this prefix was made differently: --seed was 3, is 4") as caught:
         make_part(path, stage, 0, seed=4, fresh=True)
     assert "--fresh" not in str(caught.value)
+    with pytest.raises(UsageError, match="the output is complete"):
+        make_part(path, stage, 0, seed=3, fresh=True)
+    assert tokmill.verify(URL).ok
 
 
 def test_what_all_parts_skipped_together_is_held_against_the_limit(bucket: Bucket, tmp_path: Path) -> None:
@@ -132,8 +139,8 @@ def test_what_all_parts_skipped_together_is_held_against_the_limit(bucket: Bucke
     class OneByOne:
         def make_parts(self, job: Job, indexes: Any, _observers: object) -> None:
             for index in indexes:
-                content = far_runs.part_content(job.content, index)
-                part = msgspec.structs.replace(job, content=content, destination=far_runs.part_url(URL, index))
+                content = part_content(job.content, index)
+                part = msgspec.structs.replace(job, content=content, destination=part_url(URL, index))
                 far_runs.make_part_at(part, str(stage), LocalRunner(), [])
 
     def run(limit: int) -> None:
@@ -155,14 +162,15 @@ def test_who_reads_an_output_in_parts_is_told_which_are_there(bucket: Bucket, tm
     for index in (0, 2):
         make_part(path, tmp_path / "stage", index)
         tokmill.tokenize(path, out, split=f"{index}/3")
+    look: Any
     for where in (URL, str(out)):
-        for read in (tokmill.verify, tokmill.inspect):
+        for look in (tokmill.verify, tokmill.inspect):
             with pytest.raises(UsageError, match="made in parts: 2 of 3 parts are there, missing: 1") as caught:
-                read(where)
+                look(where)
             assert f"tokmill finalize {where}" in str(caught.value)
-    for read in (tokmill.open, tokmill.report):
+    for look in (tokmill.open, tokmill.report):
         with pytest.raises(UsageError, match="made in parts: 2 of 3 parts are there, missing: 1"):
-            read(out)
+            look(out)
     with pytest.raises(UsageError, match="made in parts: 2 of 3"):
         tokmill.merge([out], tmp_path / "merged")
     with pytest.raises(UsageError, match="made in parts: 2 of 3"):

@@ -24,15 +24,18 @@ from tokmill.kept import pending_manifest
 from tokmill.manifest import MANIFEST_NAME, SKIPPED_NAME, load_manifest
 from tokmill.splits import Split, shares
 from tokmill.state import PARTS, STATE_NAME, is_begun, parts_of, plan_of, refuse_strangers, state_of
+from tokmill.words import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Container, Iterator, Sequence
 
     from tokmill.config import Content
     from tokmill.manifest import Manifest
 
 _NUMBERED = ("raw", "llmc", "megatron", "datatrove", "olmo")
 """Formats in which a part's files can stand beside another's; the others have an index of all files of a side."""
+MOST_NAMED = 5
+"""Parts."""
 
 
 def divided(content: Content, count: int) -> Content:
@@ -97,6 +100,25 @@ def load_plan(directory: Path) -> Header | None:
     """What is being made in parts in an output directory; None where nothing is. Raises DamageError, UsageError, StorageError."""
     with storage_errors(plan_of(directory)):
         return read_header(plan_of(directory))
+
+
+def incomplete(
+    where: str, content: Content, missing: Sequence[int], begun: Container[int], busy: Container[int] = ()
+) -> UsageError:
+    """The error for parts that are missing. begun: those of them that somebody works on, or was interrupted at; busy: those that
+    somebody surely works on.
+    """
+    count = n_parts(content)
+    named = [f"{i} (being made)" if i in busy else f"{i} (begun)" if i in begun else str(i) for i in missing[:MOST_NAMED]]
+    more = f" and {len(missing) - MOST_NAMED:,} more" if len(missing) > MOST_NAMED else ""
+    commands = [f"tokmill tokenize INPUT... --split {i}/{count} --out {where}" for i in missing[:MOST_NAMED] if i not in busy]
+    steps = ["with the inputs and options of the others:", *commands] if commands else ["wait for those that are being made"]
+    return UsageError(
+        f"{counted(len(missing), 'part')} of {count:,} {'is' if len(missing) == 1 else 'are'} missing: {', '.join(named)}{more}",
+        where=where,
+        allowed=f"all parts, from 0 to {count - 1:,}, complete",
+        next_step="\n".join(steps),
+    )
 
 
 def join(directory: Path, whole: Content, version: str, on_new: Callable[[], None]) -> Manifest | None:

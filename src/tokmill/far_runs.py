@@ -40,6 +40,8 @@ def run_split_at(
     whole = msgspec.structs.replace(whole_job(job, count), destination=joint.url)
     complete = joint.agree(whole.content, __version__)
     if complete is not None:
+        if job.fresh:
+            raise joint.is_complete_error()
         place.drop()
         return whole, finished_of(complete)
     part = msgspec.structs.replace(

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 from tokmill.changes import changed_parts_error
 from tokmill.copying import Copier, Move
-from tokmill.division import n_parts, part_directory, part_url, parts_url, skipped_lists
+from tokmill.division import incomplete, n_parts, part_directory, part_url, parts_url, skipped_lists
 from tokmill.durable import storage_errors
 from tokmill.errors import ChangedError, DamageError, TokmillError
-from tokmill.finishing import Assembly, check_in_parts, check_skipped, encode_whole, incomplete, load_parts, moved, outcome_of
+from tokmill.finishing import Assembly, check_in_parts, check_skipped, encode_whole, load_parts, moved, outcome_of
 from tokmill.joint import Joint, missing_parts, part_name
 from tokmill.ledger import Ledger
 from tokmill.manifest import MANIFEST_NAME, SKIPPED_NAME

@@ -125,15 +125,19 @@ class Joint:
     def discard(self) -> None:
         """Begin again: away with parts that are not put together. Raises UsageError for an output that is complete."""
         if self.prefix.look(MANIFEST_NAME) is not None:
-            raise UsageError(
-                "the output is complete; parts do not take the place of what stands there",
-                where=self.url,
-                allowed="--fresh where an output is being made",
-                next_step="choose another --out, or remove it first",
-            )
+            raise self.is_complete_error()
         if self.prefix.look(PLAN_NAME) is not None:
             self._remove_copies()
             self.remove_parts(None)
+
+    def is_complete_error(self) -> UsageError:
+        """The error for --fresh where nothing is to be made."""
+        return UsageError(
+            "the output is complete; parts do not take the place of what stands there",
+            where=self.url,
+            allowed="--fresh where an output is being made",
+            next_step="choose another --out, or remove it first",
+        )
 
     def leave(self, index: int, fingerprint: str) -> Manifest | None:
         """What a part that is complete does last: where the whole is complete, too, it takes itself away. Returns the whole's."""

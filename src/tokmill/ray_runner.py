@@ -117,7 +117,7 @@ class RayRunner:
             work.cancel()
             raise Interrupted(
                 "interrupted; every part keeps what it committed",
-                where=job.out,
+                where=job.destination or job.out,
                 allowed="all parts, made to their end",
                 next_step="run the same command again: it goes on",
             ) from None

@@ -222,6 +222,9 @@ class Staged:
         def tick() -> None:
             elapsed_s, n_bytes = time.monotonic() - began_s, min(self._n_sent.n - before, sum(here))
             _tell(observers, Progress(elapsed_s=elapsed_s, position_bytes=n_bytes, counts=Counts(), rss_bytes=0))
+            if self._sender is not None and self._sender.trouble:
+                _tell(observers, Notice(text=f"the store does not answer as it should ({self._sender.trouble}); trying again"))
+                self._sender.trouble = ""
 
         # An output without files has nobody who did this.
         self._ready_sender()
