@@ -129,5 +129,5 @@ def test_what_was_made_of_bare_files_is_refused_by_name(tmp_path: Path) -> None:
     flip(out / "train_000000.bin", 5000)
     with pytest.raises(UsageError, match="bare files") as caught:
         mend(out)
-    assert (caught.value.exit_code, caught.value.where) == (2, "format llmc")
+    assert (caught.value.exit_code, caught.value.where) == (2, "manifest.json")
     assert "--fresh" in str(caught.value.next_step)

@@ -288,7 +288,8 @@ class Sender:
 
     def _insist_in_parts(self, file: Outgoing, mark: str, attempt: Callable[[], T]) -> T:
         """As `_insist`; raises Vanished as soon as an attempt has failed and the object is there: by another run, which gave up all
-        that was begun (there are stores that call this an error of their own), or by an attempt that seemed to fail.
+        that was begun (there are stores that call this an error of their own), or by an attempt that seemed to fail. Raises
+        LockedError as soon as it is another's prefix.
         """
 
         def attempted() -> T:
@@ -298,6 +299,8 @@ class Sender:
                 found = self._store.look(file.name)
                 if found is not None and found.mark == mark:
                     raise Vanished from None
+                # The store answers, so this does not wait: whoever took the prefix has given up what this run began.
+                self._check()
                 raise
 
         return self._insist(file, attempted)
