@@ -226,6 +226,6 @@ def test_a_part_says_what_comes_next_and_the_report_why_there_is_no_history(tmp_
     path, out = lines(tmp_path), tmp_path / "out"
     said = command("tokenize", path, "--out", out, "--split", "0/1")
     assert f"next       tokmill finalize {out}" in said.stdout, said.stderr
-    tokmill.finalize(out)
+    assert "from       1 part\n" in command("finalize", out).stdout
     reported = command("report", out)
     assert "an output that was made in parts has none" in reported.stdout + reported.stderr

@@ -6,11 +6,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
-from bucket import Bucket, s3_server
+from bucket import Bucket, failing, s3_server
 from plain import clean_environment, plain_tokens
 from test_split_changes import lines, texts
 from test_tokenize import UNWATCHED
@@ -23,10 +24,11 @@ from tokmill.errors import ChangedError, TokmillError, TooManySkippedError, Usag
 from tokmill.joint import Joint
 from tokmill.planning import make_job
 from tokmill.prefix import CLAIM_NAME, PLAN_NAME
-from tokmill.read import stores
+from tokmill.read import remote, stores
 from tokmill.runner import LocalRunner
 from tokmill.split_runs import whole_job
 from tokmill.staging import Staged
+from tokmill.types import AnyEvent, Notice
 
 URL = "s3://bucket/sets/one"
 KEY = "sets/one/"
@@ -194,6 +196,21 @@ def test_a_url_without_a_prefix_or_with_an_endpoint_that_is_none_is_refused(
         done = in_a_process(*command)
         assert done.returncode == 2, done.stderr
         assert "where:   AWS_ENDPOINT_URL" in done.stderr
+
+
+def test_a_store_that_keeps_failing_is_told_of_before_patience_ends(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tokmill.sending.WRITING", remote.Patience(attempts=20, first_s=0.1, most_s=0.1))
+    busy = failing("503 Slow Down", "SlowDown", times=12)
+    bucket.faulty = {"PUT"}
+    bucket.fault = lambda request, start: busy(request, start) if request["PATH_INFO"].endswith(".bin") else None
+    told: list[AnyEvent] = []
+    observer = SimpleNamespace(on_event=told.append)
+    tokmill.tokenize(lines(tmp_path), URL, stage=tmp_path / "stage", observers=[observer])
+    notices = [event.text for event in told if isinstance(event, Notice)]
+    assert "the store does not answer as it should (HTTP 503 SlowDown); trying again" in notices
+    assert tokmill.verify(URL).ok
 
 
 def in_a_process(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -256,7 +256,7 @@ Engine = Annotated[
 Fresh = Annotated[
     bool,
     typer.Option(
-        "--fresh", envvar="TOKMILL_FRESH", help="Start over: discard what an earlier run left there; of --split, that part alone."
+        "--fresh", envvar="TOKMILL_FRESH", help="Start over: discard what an earlier run left there; with --split, of that part."
     ),
 ]
 Force = Annotated[bool, typer.Option("--force", envvar="TOKMILL_FORCE", help="Go on though the output will not fit on the disk.")]
