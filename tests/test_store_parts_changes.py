@@ -57,6 +57,7 @@ def train_bytes(bucket: Bucket) -> bytes:
     return b"".join(bucket.get(name) for name in bucket.names(f"{KEY}train"))
 
 
+@pytest.mark.slow
 def test_parts_made_before_a_bad_record_was_met_stay_when_it_is_skipped(bucket: Bucket, tmp_path: Path) -> None:
     path, stage = lines(tmp_path, 25), tmp_path / "stage"
     make_part(path, stage, 0)
