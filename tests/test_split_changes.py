@@ -183,6 +183,24 @@ def test_a_part_that_is_being_made_is_not_discarded(tmp_path: Path) -> None:
     let_go(part_directory(out, 1), lock)
 
 
+def test_a_part_that_is_being_made_is_not_told_to_be_made(tmp_path: Path) -> None:
+    path, out = lines(tmp_path), tmp_path / "out"
+    job = plan_parts([path], out, 3)
+    make_part(job, 0)
+    lock = hold(part_directory(out, 1))
+    try:
+        with pytest.raises(UsageError, match=r"2 parts of 3 are missing: 1 \(being made\), 2") as caught:
+            tokmill.finalize(out)
+        assert "--split 2/3" in str(caught.value)
+        assert "--split 1/3" not in str(caught.value)
+        make_part(job, 2)
+        with pytest.raises(UsageError, match=r"1 part of 3 is missing: 1 \(being made\)") as caught:
+            tokmill.finalize(out)
+        assert "wait for those that are being made" in str(caught.value)
+    finally:
+        let_go(part_directory(out, 1), lock)
+
+
 def test_what_a_late_part_left_behind_is_taken_away(tmp_path: Path) -> None:
     path, out = lines(tmp_path), tmp_path / "out"
     make_all(path, out)
@@ -208,6 +226,6 @@ def test_a_part_says_what_comes_next_and_the_report_why_there_is_no_history(tmp_
     path, out = lines(tmp_path), tmp_path / "out"
     said = command("tokenize", path, "--out", out, "--split", "0/1")
     assert f"next       tokmill finalize {out}" in said.stdout, said.stderr
-    tokmill.finalize(out)
+    assert "from       1 part\n" in command("finalize", out).stdout
     reported = command("report", out)
     assert "an output that was made in parts has none" in reported.stdout + reported.stderr

@@ -178,7 +178,7 @@ def test_what_is_put_together_is_byte_for_byte_the_output_of_one_run(
     assert tokmill.verify(tmp_path, sources=corpus.inputs).ok, "a copy of it is an output as others are"
 
 
-@pytest.mark.parametrize("count", [1, 2, pytest.param(5, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [1, pytest.param(2, marks=pytest.mark.slow), pytest.param(5, marks=pytest.mark.slow)])
 def test_its_files_are_those_of_parts_that_were_made_in_a_directory(
     corpus: Corpus, bucket: Bucket, tmp_path: Path, count: int
 ) -> None:
@@ -198,6 +198,7 @@ def test_its_files_are_those_of_parts_that_were_made_in_a_directory(
     assert tokmill.verify(URL).ok
 
 
+@pytest.mark.slow
 def test_commands_make_parts_and_put_them_together(bucket: Bucket, corpus: Corpus, tmp_path: Path) -> None:
     def command(*arguments: object) -> dict[str, Any]:
         typed = [sys.executable, "-m", "tokmill", *map(str, arguments), "--stage", str(tmp_path), "--json"]
@@ -217,6 +218,7 @@ def test_commands_make_parts_and_put_them_together(bucket: Bucket, corpus: Corpu
     assert command("finalize", URL)["already_complete"]
 
 
+@pytest.mark.slow
 def test_objects_too_large_for_one_request_are_copied_in_pieces(
     three: Objects, bucket: Bucket, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -355,7 +357,7 @@ class Changes:
     "n_changes",
     [
         pytest.param(1, marks=pytest.mark.slow),
-        9,
+        pytest.param(9, marks=pytest.mark.slow),
         pytest.param(30, marks=pytest.mark.slow),
         pytest.param(15, marks=pytest.mark.slow),
     ],
@@ -377,6 +379,7 @@ def test_killed_it_goes_on_when_it_is_run_again(
     assert is_whole(bucket, whole)
 
 
+@pytest.mark.slow
 def test_it_survives_a_store_that_is_stopped_and_started_again(
     three: Objects, bucket: Bucket, whole: dict[str, bytes], tmp_path: Path
 ) -> None:
@@ -424,6 +427,7 @@ def test_who_comes_last_finds_the_parts_gone_and_the_whole_there(
     assert is_whole(bucket, whole)
 
 
+@pytest.mark.slow
 def test_on_one_machine_the_second_is_refused(three: Objects, bucket: Bucket, whole: dict[str, bytes], tmp_path: Path) -> None:
     put_back(bucket, three)
     changes = Changes(only="train_")
@@ -505,6 +509,7 @@ def test_a_part_that_comes_late_takes_itself_away(
     assert is_whole(bucket, whole)
 
 
+@pytest.mark.slow
 def test_another_plan_is_refused_by_name(corpus: Corpus, three: Objects, bucket: Bucket, tmp_path: Path) -> None:
     put_back(bucket, three)
     for split, options, says in (
@@ -611,6 +616,7 @@ def test_a_part_whose_object_is_not_what_was_sent_is_not_put_together(
     assert f"{KEY}manifest.json" not in bucket.names()
 
 
+@pytest.mark.slow
 def test_a_part_made_again_takes_the_place_of_the_damaged_one_and_the_others_stay(
     corpus: Corpus, three: Objects, bucket: Bucket, whole: dict[str, bytes], tmp_path: Path
 ) -> None:
@@ -657,6 +663,7 @@ def test_a_source_that_is_replaced_between_the_look_and_the_copy_is_not_copied(
     assert f"{KEY}train_x.bin" not in bucket.names()
 
 
+@pytest.mark.slow
 def test_an_answer_that_was_lost_is_no_failure(three: Objects, bucket: Bucket, whole: dict[str, bytes], tmp_path: Path) -> None:
     """Every request that changes the store is carried out, and each first answer says that it was not."""
     put_back(bucket, three)
@@ -691,6 +698,7 @@ def test_a_store_that_knows_no_conditions_for_copies_is_looked_at_before(
     assert is_whole(bucket, whole)
 
 
+@pytest.mark.slow
 def test_a_store_that_stays_busy_ends_it_and_it_can_be_run_again(
     three: Objects, bucket: Bucket, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

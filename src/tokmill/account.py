@@ -97,7 +97,8 @@ def take_account(directory: Path, observers: Sequence[Observer] = ()) -> Account
 
 def begin_account(directory: Path) -> Account:
     """What manifest or journal say. Raises UsageError where neither is, DamageError for what cannot be trusted."""
-    return _of_manifest(directory) if (directory / MANIFEST_NAME).exists() else _of_journal(directory)
+    is_of_manifest = (directory / MANIFEST_NAME).exists() or plan_of(directory).exists()
+    return _of_manifest(directory) if is_of_manifest else _of_journal(directory)
 
 
 def complete_account(account: Account, observers: Sequence[Observer] = ()) -> None:

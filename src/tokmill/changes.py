@@ -30,10 +30,11 @@ _MOST = 5
 """Differences or inputs that are named."""
 
 
-def changed_error(before: Content, now: Content, directory: Path | str) -> ChangedError:
+def changed_error(before: Content, now: Content, directory: Path | str, *, is_complete: bool = False) -> ChangedError:
     """The error that refuses to go on, naming each setting and input that differs.
 
     before: of the run that was begun, of the complete output in `directory`, or of an append to it that was interrupted.
+    is_complete: of a URL, whether before is of the output there.
     """
     complete = None if isinstance(directory, str) else _complete(directory)
     if complete is not None and not isinstance(directory, str) and _is_append(complete.content, before):
@@ -42,12 +43,23 @@ def changed_error(before: Content, now: Content, directory: Path | str) -> Chang
     differences = [*_settings(before, now, names), *_inputs(before.inputs, now.inputs)]
     if complete is not None and not isinstance(directory, str) and complete.fingerprint == before.fingerprint():
         return _complete_error(before, now, directory, differences, is_alike=not names)
+    place = "at this prefix" if isinstance(directory, str) else "in this directory"
+    what = f"the complete output {place} was made" if is_complete else f"the run {place} was begun"
     return ChangedError(
-        "the run in this directory was begun differently: " + "; ".join(_shortened(differences)),
+        f"{what} differently: " + "; ".join(_shortened(differences)),
         where=str(directory),
         allowed="the same inputs, unchanged, and the same settings",
         next_step="restore what changed, choose another --out, or start over with --fresh",
     )
+
+
+def changed_parts_error(
+    before: Content, now: Content, directory: Path | str, *, or_else: str, is_complete: bool = False
+) -> ChangedError:
+    """As `changed_error`, of an output that is made in parts, of which --fresh begins only one again. or_else: the way out."""
+    error = changed_error(before, now, directory, is_complete=is_complete)
+    error.next_step = f"restore what changed, choose another --out, or {or_else}"
+    return error
 
 
 def is_only_more_lenient(before: Content, now: Content) -> bool:

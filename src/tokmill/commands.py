@@ -255,10 +255,10 @@ def _register_finalize(app: typer.Typer, show: Callable[[str], None]) -> None:
 
         with observing(verb="putting together", quiet=quiet, verbose=verbose, events=events, outputs=[directory]) as observers:
             outcome = api.finalize(directory, stage=stage, observers=observers)
-        show(_rendered(outcome, observers, json=json, quiet=quiet))
+        show(_rendered(outcome, observers, json=json, quiet=quiet, made_of="part"))
 
 
-def _rendered(outcome: Outcome, observers: Sequence[object], *, json: bool, quiet: bool) -> str:
+def _rendered(outcome: Outcome, observers: Sequence[object], *, json: bool, quiet: bool, made_of: str = "output") -> str:
     from msgspec.structs import replace
 
     from tokmill import render
@@ -266,4 +266,4 @@ def _rendered(outcome: Outcome, observers: Sequence[object], *, json: bool, quie
 
     if json or quiet:
         return render.json_line(outcome) if json else ""
-    return render.outcome_lines(replace(outcome, notices=not_yet_told(outcome.notices, observers)))
+    return render.outcome_lines(replace(outcome, notices=not_yet_told(outcome.notices, observers)), made_of)

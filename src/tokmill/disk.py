@@ -62,10 +62,11 @@ class DiskNeed(msgspec.Struct, frozen=True, kw_only=True):
     fits: bool
     """Whether the run will not fill the disk."""
 
-    def check(self) -> None:
-        """Raises DiskFullError when it will not fit."""
+    def check(self, *, is_staged: bool = False) -> None:
+        """Raises DiskFullError when it will not fit. is_staged: it is made there for a store."""
         if self.fits:
             return
+        elsewhere = "--stage on another disk, --shard-tokens with a smaller --stage-size" if is_staged else "choose another --out"
         if self.needed_bytes > self.free_bytes:
             what = (
                 f"the output will not fit on the disk: about {_mb(self.needed_bytes)} are needed, {_mb(self.free_bytes)} are free"
@@ -78,7 +79,7 @@ class DiskNeed(msgspec.Struct, frozen=True, kw_only=True):
             where=printable_line(self.path),
             allowed=f"ids {_mb(self.output_bytes)}, journal and manifest {_mb(self.bookkeeping_bytes)}, "
             f"{_mb(self.reserve_bytes)} left free, {_mb(self.written_bytes)} of it written already",
-            next_step="free disk space, choose another --out, or pass --force to try all the same",
+            next_step=f"free disk space, {elsewhere}, or pass --force to try all the same",
         )
 
 

@@ -10,29 +10,32 @@ from __future__ import annotations
 
 import os
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from tokmill import durable
-from tokmill.changes import changed_error, is_only_more_lenient
+from tokmill.changes import changed_parts_error, is_only_more_lenient
 from tokmill.durable import storage_errors
 from tokmill.errors import UsageError
 from tokmill.journal import Header, encode_header, read_header
 from tokmill.kept import pending_manifest
-from tokmill.manifest import MANIFEST_NAME, load_manifest
+from tokmill.manifest import MANIFEST_NAME, SKIPPED_NAME, load_manifest
 from tokmill.splits import Split, shares
 from tokmill.state import PARTS, STATE_NAME, is_begun, parts_of, plan_of, refuse_strangers, state_of
+from tokmill.words import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
+    from collections.abc import Callable, Container, Iterator, Sequence
 
     from tokmill.config import Content
     from tokmill.manifest import Manifest
 
 _NUMBERED = ("raw", "llmc", "megatron", "datatrove", "olmo")
 """Formats in which a part's files can stand beside another's; the others have an index of all files of a side."""
+MOST_NAMED = 5
+"""Parts."""
 
 
 def divided(content: Content, count: int) -> Content:
@@ -88,10 +91,34 @@ def part_url(url: str, index: int) -> str:
     return f"{parts_url(url)}/{index:05}"
 
 
+def skipped_lists(out: str, url: str = "") -> str:
+    """What lists the records that the parts of an output left out: in a directory, or at a URL."""
+    return f"{parts_url(url)}/*/{SKIPPED_NAME}" if url else str(parts_of(Path(out)) / "*" / SKIPPED_NAME)
+
+
 def load_plan(directory: Path) -> Header | None:
     """What is being made in parts in an output directory; None where nothing is. Raises DamageError, UsageError, StorageError."""
     with storage_errors(plan_of(directory)):
         return read_header(plan_of(directory))
+
+
+def incomplete(
+    where: str, content: Content, missing: Sequence[int], begun: Container[int], busy: Container[int] = ()
+) -> UsageError:
+    """The error for parts that are missing. begun: those of them that somebody works on, or was interrupted at; busy: those that
+    somebody surely works on.
+    """
+    count = n_parts(content)
+    named = [f"{i} (being made)" if i in busy else f"{i} (begun)" if i in begun else str(i) for i in missing[:MOST_NAMED]]
+    more = f" and {len(missing) - MOST_NAMED:,} more" if len(missing) > MOST_NAMED else ""
+    commands = [f"tokmill tokenize INPUT... --split {i}/{count} --out {where}" for i in missing[:MOST_NAMED] if i not in busy]
+    steps = ["with the inputs and options of the others:", *commands] if commands else ["wait for those that are being made"]
+    return UsageError(
+        f"{counted(len(missing), 'part')} of {count:,} {'is' if len(missing) == 1 else 'are'} missing: {', '.join(named)}{more}",
+        where=where,
+        allowed=f"all parts, from 0 to {count - 1:,}, complete",
+        next_step="\n".join(steps),
+    )
 
 
 def join(directory: Path, whole: Content, version: str, on_new: Callable[[], None]) -> Manifest | None:
@@ -104,7 +131,7 @@ def join(directory: Path, whole: Content, version: str, on_new: Callable[[], Non
         complete = load_manifest(directory) if (directory / MANIFEST_NAME).exists() else pending_manifest(directory)
         if complete is not None:
             if complete.fingerprint != whole.fingerprint():
-                raise changed_error(complete.content, whole, directory)
+                raise changed_parts_error(complete.content, whole, directory, or_else="remove it first", is_complete=True)
             return complete
         plan = load_plan(directory)
         if plan is not None and is_only_more_lenient(plan.content, whole):
@@ -117,9 +144,7 @@ def join(directory: Path, whole: Content, version: str, on_new: Callable[[], Non
             on_new()
             plan = _write_plan(directory, whole, version, durable.publish_new)
     if plan is not None and plan.fingerprint != whole.fingerprint():
-        error = changed_error(plan.content, whole, directory)
-        error.next_step = f"restore what changed, choose another --out, or give up all parts: remove {state_of(directory)}"
-        raise error
+        raise changed_parts_error(plan.content, whole, directory, or_else=f"give up all parts: remove {state_of(directory)}")
     return None
 
 

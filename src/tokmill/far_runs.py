@@ -40,6 +40,8 @@ def run_split_at(
     whole = msgspec.structs.replace(whole_job(job, count), destination=joint.url)
     complete = joint.agree(whole.content, __version__)
     if complete is not None:
+        if job.fresh:
+            raise joint.is_complete_error()
         place.drop()
         return whole, finished_of(complete)
     part = msgspec.structs.replace(
@@ -47,11 +49,12 @@ def run_split_at(
     )
 
     def make() -> Finished:
-        finished = place.begin(part)
+        asked = place.loosened(part)
+        finished = place.begin(asked)
         if finished is None:
             if not force:
-                check_disk(part)
-            finished = place.publish(runner.run(part, [*observers, *place.observers]), observers)
+                check_disk(asked)
+            finished = place.publish(runner.run(asked, [*observers, *place.observers]), observers)
         return finished
 
     return whole, _unless_late(joint, index, whole.content.fingerprint(), place, make)
@@ -78,7 +81,10 @@ def run_all_at(
         if missing:
             parts.make_parts(whole, missing, observers)
     plan = joint.plan()
-    manifest = joint.complete(whole.content.fingerprint()) if plan is None else finalize_joint(joint, plan, place.root, Teller(()))
+    if plan is None:
+        manifest = joint.complete(whole.content.fingerprint())
+    else:
+        manifest = finalize_joint(joint, plan, place.root, Teller(()), job.resources.max_skipped)
     if manifest is None:
         return whole, Finished(elapsed_s=0.0, counts=Counts(), peak_rss_bytes=0, resumed=False)
     finished = finished_of(manifest)
@@ -93,7 +99,7 @@ def make_part_at(job: Job, stage: str | None, runner: Runner, observers: Sequenc
     split = cast("Split", job.content.split)
     joint = Joint(job.destination.removesuffix(part_url("", split.index)))
     with Staged(job.destination, stage) as place:
-        part = msgspec.structs.replace(job, out=path_to_text(place.directory))
+        part = place.loosened(msgspec.structs.replace(job, out=path_to_text(place.directory)))
 
         def make() -> Finished:
             # Nobody is told of the sending: what is shown is how far the inputs are.

@@ -19,8 +19,8 @@ import msgspec
 import xxhash
 
 from tokmill import __version__, durable
-from tokmill.changes import changed_error, is_only_more_lenient
-from tokmill.division import load_plan, n_parts, part_contents, part_directory
+from tokmill.changes import changed_parts_error, is_only_more_lenient
+from tokmill.division import MOST_NAMED, incomplete, load_plan, n_parts, part_contents, part_directory, skipped_lists
 from tokmill.durable import storage_errors
 from tokmill.errors import DamageError, LockedError, UsageError
 from tokmill.kept import remove_state
@@ -36,16 +36,13 @@ from tokmill.types import Counts, Cursor, FileEntry, Skip
 from tokmill.words import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from tokmill.config import Content
     from tokmill.durable import DirectoryLock
     from tokmill.journal import Header
     from tokmill.manifest import FileSpan, Segment
     from tokmill.protocols import Observer
-
-_MOST = 5
-"""Parts that are named."""
 
 
 def finalize(directory: str | os.PathLike[str], *, observers: Sequence[Observer] = ()) -> Outcome:
@@ -80,18 +77,23 @@ def finalize_held(directory: Path, plan: Header, teller: Teller, lock: Directory
     if (directory / MANIFEST_NAME).exists():
         manifest = load_manifest(directory)
         if manifest.fingerprint != plan.fingerprint:
-            raise changed_error(manifest.content, plan.content, directory)
+            raise changed_parts_error(manifest.content, plan.content, directory, or_else="remove one of the two first")
     else:
         parts = load_parts(directory, plan.content)
-        counts = sum((part.counts for part in parts), Counts())
-        if max_skipped is not None and n_bad_records(counts) > max_skipped:
-            raise too_many_error(counts, max_skipped, str(parts_of(directory) / "*" / SKIPPED_NAME))
+        check_skipped(parts, max_skipped, skipped_lists(str(directory)))
         teller.started(sum(entry.size_bytes for part in parts for entry in part.files.values()), 0)
         manifest = Assembly(directory, plan.content).assemble(parts)
         _publish(directory, parts, manifest, teller)
     remove_parts(directory)
     remove_state(directory, lock)
     return manifest
+
+
+def check_skipped(parts: Sequence[Manifest], max_skipped: int | None, where: str) -> None:
+    """Raises TooManySkippedError where all parts together left out more bad records than that. where: what lists them."""
+    counts = sum((part.counts for part in parts), Counts())
+    if max_skipped is not None and n_bad_records(counts) > max_skipped:
+        raise too_many_error(counts, max_skipped, where)
 
 
 def missing_parts(directory: Path, content: Content) -> list[int]:
@@ -103,8 +105,8 @@ def load_parts(directory: Path, content: Content) -> list[Manifest]:
     """The manifests of all parts. Raises UsageError where some are missing, ChangedError, DamageError."""
     missing = missing_parts(directory, content)
     if missing:
-        begun = [i for i in missing[:_MOST] if part_directory(directory, i).exists()]
-        raise incomplete(str(directory), content, missing, begun)
+        begun = [i for i in missing[:MOST_NAMED] if part_directory(directory, i).exists()]
+        raise incomplete(str(directory), content, missing, begun, [i for i in begun if _is_busy(part_directory(directory, i))])
     found = []
     for index, wanted in enumerate(part_contents(content)):
         where = part_directory(directory, index)
@@ -118,7 +120,7 @@ def load_parts(directory: Path, content: Content) -> list[Manifest]:
         with storage_errors(where):
             manifest = load_manifest(where)
         if manifest.fingerprint != wanted.fingerprint() and not is_only_more_lenient(manifest.content, wanted):
-            raise changed_error(manifest.content, wanted, where)
+            raise changed_parts_error(manifest.content, wanted, where, or_else=f"make part {index} again with --fresh")
         found.append(manifest)
     return found
 
@@ -132,20 +134,6 @@ def check_in_parts(manifest: Manifest | None, where: str) -> Manifest:
         where=where,
         allowed="what was --out of tokmill tokenize --split",
         next_step=f"tokmill tokenize INPUT... --split 0/8 --out {where}" if manifest is None else f"tokmill verify {where}",
-    )
-
-
-def incomplete(where: str, content: Content, missing: Sequence[int], begun: Container[int]) -> UsageError:
-    """The error for parts that are missing. begun: those of them that somebody works on, or was interrupted at."""
-    count = n_parts(content)
-    named = [f"{i} (begun)" if i in begun else str(i) for i in missing[:_MOST]]
-    more = f" and {len(missing) - _MOST:,} more" if len(missing) > _MOST else ""
-    commands = [f"tokmill tokenize INPUT... --split {i}/{count} --out {where}" for i in missing[:_MOST]]
-    return UsageError(
-        f"{counted(len(missing), 'part')} of {count:,} {'is' if len(missing) == 1 else 'are'} missing: {', '.join(named)}{more}",
-        where=where,
-        allowed=f"all parts, from 0 to {count - 1:,}, complete",
-        next_step="\n".join(["with the inputs and options of the others:", *commands]),
     )
 
 
@@ -335,6 +323,17 @@ def refuse_busy(directory: Path) -> None:
     for part in found:
         if state_of(part).is_dir():
             let_go(part, hold(part))
+
+
+def _is_busy(part: Path) -> bool:
+    """Whether somebody makes the part now."""
+    if not state_of(part).is_dir():
+        return False
+    try:
+        let_go(part, hold(part))
+    except LockedError:
+        return True
+    return False
 
 
 def _tidy(directory: Path) -> None:

@@ -159,7 +159,7 @@ def check_disk(job: Job, carried_bytes: int = 0) -> None:
     answer = ask(job, MIB, decode_s=0.15, encode_s=0.15)
     found = totals(answer.groups)
     # A small sample refuses only what its whole interval refuses.
-    disk_need(job, found.tokens.low, found.bytes_in.low, carried_bytes).check()
+    disk_need(job, found.tokens.low, found.bytes_in.low, carried_bytes).check(is_staged=bool(job.destination))
 
 
 def ask(job: Job, sample_bytes: int, *, decode_s: float, encode_s: float) -> Answer:

@@ -12,12 +12,12 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from tokmill.changes import changed_error
+from tokmill.changes import changed_parts_error
 from tokmill.copying import Copier, Move
-from tokmill.division import n_parts, part_directory, part_url, parts_url
+from tokmill.division import incomplete, n_parts, part_directory, part_url, parts_url, skipped_lists
 from tokmill.durable import storage_errors
 from tokmill.errors import ChangedError, DamageError, TokmillError
-from tokmill.finishing import Assembly, check_in_parts, encode_whole, incomplete, load_parts, moved, outcome_of
+from tokmill.finishing import Assembly, check_in_parts, check_skipped, encode_whole, load_parts, moved, outcome_of
 from tokmill.joint import Joint, missing_parts, part_name
 from tokmill.ledger import Ledger
 from tokmill.manifest import MANIFEST_NAME, SKIPPED_NAME
@@ -67,16 +67,21 @@ def finalize_at(url: str, *, stage: str | None = None, observers: Sequence[Obser
     return _outcome(joint, manifest, teller, already_complete=False)
 
 
-def finalize_joint(joint: Joint, plan: Header, root: Path, teller: Teller) -> Manifest:
-    """Put the parts together; the lock of the staged directory `root` is held. Raises TokmillError."""
+def finalize_joint(joint: Joint, plan: Header, root: Path, teller: Teller, max_skipped: int | None = None) -> Manifest:
+    """Put the parts together; the lock of the staged directory `root` is held.
+
+    max_skipped: bad records that all parts together may have left out. Raises TokmillError.
+    """
     manifest = joint.prefix.manifest()
     if manifest is not None and manifest.fingerprint != plan.fingerprint:
-        raise changed_error(manifest.content, plan.content, joint.url)
+        raise changed_parts_error(
+            manifest.content, plan.content, joint.url, or_else="remove one of the two first", is_complete=True
+        )
     if manifest is None:
         joint.check_claim(plan.fingerprint)
         try:
             with _scratch(root, joint.url) as scratch:
-                manifest = _Joining(joint, plan.content, root, scratch, teller).join()
+                manifest = _Joining(joint, plan.content, root, scratch, teller).join(max_skipped)
         except TokmillError:
             # Another one may have been faster, and its parts are gone.
             manifest = joint.complete(plan.fingerprint)
@@ -97,7 +102,7 @@ class _Joining:
         self._scratch = scratch
         self._teller = teller
 
-    def join(self) -> Manifest:
+    def join(self, max_skipped: int | None) -> Manifest:
         """Copy, and put the manifest. Raises TokmillError."""
         there = self._joint.parts()
         missing, begun = missing_parts(there, self._content)
@@ -105,6 +110,7 @@ class _Joining:
             raise incomplete(self._joint.url, self._content, missing, begun)
         self._fetch(there, MANIFEST_NAME, range(n_parts(self._content)))
         parts = load_parts(self._scratch, self._content)
+        check_skipped(parts, max_skipped, skipped_lists("", self._joint.url))
         self._fetch(there, SKIPPED_NAME, [i for i, part in enumerate(parts) if SKIPPED_NAME in part.files])
         manifest = Assembly(self._scratch, self._content).assemble(parts)
         encode_whole(manifest, self._joint.url)

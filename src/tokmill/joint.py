@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from tokmill.changes import changed_error
+from tokmill.changes import changed_parts_error, is_only_more_lenient
 from tokmill.division import n_parts
 from tokmill.errors import DamageError, LockedError, UsageError
 from tokmill.journal import Header, decode_header, encode_header
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _PARTS_NAME = f"{STATE_NAME}/{PARTS}/"
+_CLAIMANT = "the parts of "
 _AT_ONCE = 8
 """Objects that are taken away: each waits for an answer."""
 
@@ -75,25 +76,30 @@ class Joint:
         complete = self.prefix.manifest()
         if complete is not None:
             if complete.fingerprint != fingerprint:
-                raise changed_error(complete.content, whole, self.url)
+                raise changed_parts_error(
+                    complete.content, whole, self.url, or_else="remove what is below it first", is_complete=True
+                )
             return complete
-        is_new = self._is_new(whole)
-        claim = Claim(fingerprint=fingerprint, owner=f"the parts of {fingerprint}")
+        is_new = self._is_new(whole, version)
         with contextlib.suppress(Taken):
-            self._ask(lambda: self.prefix.store.put(CLAIM_NAME, msgspec.json.encode(claim), only_new=True))
+            self._ask(lambda: self.prefix.store.put(CLAIM_NAME, _claim(fingerprint), only_new=True))
         self.check_claim(fingerprint)
         if is_new:
             self.prefix.refuse_strangers(fingerprint)
         with contextlib.suppress(Taken):
-            data = encode_header(Header.of(whole, version))
-            self._ask(lambda: self.prefix.store.put(PLAN_NAME, data, only_new=True))
-        self._is_new(whole)
+            self._put_plan(whole, version, only_new=True)
+        self._is_new(whole, version)
         return None
 
     def check_claim(self, fingerprint: str) -> None:
         """Raises LockedError when the prefix was claimed for something else."""
         found = self.prefix.claimed()
         if found is not None and found.fingerprint != fingerprint:
+            plan = self.plan() if found.owner.startswith(_CLAIMANT) else None
+            if plan is not None and plan.fingerprint == fingerprint:
+                # Of the plan before it became more lenient.
+                self._ask(lambda: self.prefix.store.put(CLAIM_NAME, _claim(fingerprint)))
+                return
             raise LockedError(
                 "another run, of other inputs or settings or in one piece, is writing to this prefix, or was interrupted",
                 where=self.url,
@@ -119,15 +125,19 @@ class Joint:
     def discard(self) -> None:
         """Begin again: away with parts that are not put together. Raises UsageError for an output that is complete."""
         if self.prefix.look(MANIFEST_NAME) is not None:
-            raise UsageError(
-                "the output is complete; parts do not take the place of what stands there",
-                where=self.url,
-                allowed="--fresh where an output is being made",
-                next_step="choose another --out, or remove it first",
-            )
+            raise self.is_complete_error()
         if self.prefix.look(PLAN_NAME) is not None:
             self._remove_copies()
             self.remove_parts(None)
+
+    def is_complete_error(self) -> UsageError:
+        """The error for --fresh where nothing is to be made."""
+        return UsageError(
+            "the output is complete; parts do not take the place of what stands there",
+            where=self.url,
+            allowed="--fresh where an output is being made",
+            next_step="choose another --out, or remove it first",
+        )
 
     def leave(self, index: int, fingerprint: str) -> Manifest | None:
         """What a part that is complete does last: where the whole is complete, too, it takes itself away. Returns the whole's."""
@@ -136,12 +146,22 @@ class Joint:
             self._remove(part_name(index, ""))
         return complete
 
-    def _is_new(self, whole: Content) -> bool:
-        """Whether nothing is being made in parts here. Raises ChangedError where something else is."""
+    def _is_new(self, whole: Content, version: str) -> bool:
+        """Whether nothing is being made in parts here. Raises ChangedError where something else is, unless that is the same and
+        lets fewer bad records pass: then this takes the plan's place.
+        """
         plan = self.plan()
+        if plan is not None and plan.fingerprint != whole.fingerprint() and is_only_more_lenient(plan.content, whole):
+            self._remove_copies()
+            self._put_plan(whole, version, only_new=False)
+            plan = self.plan()
         if plan is not None and plan.fingerprint != whole.fingerprint():
-            raise changed_error(plan.content, whole, self.url)
+            raise changed_parts_error(plan.content, whole, self.url, or_else=give_up(self.url))
         return plan is None
+
+    def _put_plan(self, whole: Content, version: str, *, only_new: bool) -> None:
+        data = encode_header(Header.of(whole, version))
+        self._ask(lambda: self.prefix.store.put(PLAN_NAME, data, only_new=only_new))
 
     def _remove_copies(self) -> None:
         """Take away what an interrupted finalize has copied of the parts of this plan."""
@@ -172,6 +192,10 @@ class Joint:
 
     def _ask(self, attempt: Callable[[], T]) -> T:
         return insist(attempt, WRITING, lambda how: not_written(how, self.url))
+
+
+def _claim(fingerprint: str) -> bytes:
+    return msgspec.json.encode(Claim(fingerprint=fingerprint, owner=_CLAIMANT + fingerprint))
 
 
 def _is_of_whole(name: str) -> bool:

@@ -18,7 +18,7 @@ def local_path(given: str | os.PathLike[str]) -> str:
             "this reads and writes directories of this machine, not URLs",
             where=f"{scheme}://",
             allowed="a path; URLs are for the inputs and --out of tokenize, for finalize, verify and inspect",
-            next_step="copy it first, manifest.json last: aws s3 sync s3://bucket/prefix DIR"
+            next_step="copy it first, all of it: aws s3 sync s3://bucket/prefix DIR; then tokmill verify DIR"
             if scheme == "s3"
             else "copy it to a directory first",
         )

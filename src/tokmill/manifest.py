@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,11 +26,15 @@ if TYPE_CHECKING:
 
 MANIFEST_NAME = "manifest.json"
 SKIPPED_NAME = "skipped.jsonl"
+PLAN_NAME = ".tokmill/plan"
+PARTS_NAME = ".tokmill/parts"
+"""Of an output that is made in parts; see `division.py`."""
 BESIDE = {"report.html"}
 """What may lie beside the files of an output without being one of them; likewise whatever is hidden."""
 MOST_BYTES = 1 << 30
 """Of a manifest or a journal: 64 MiB of corpus take about a thousand bytes, so this is some 60 TB."""
 _MOST_IDS = 1 << 24
+_MOST_NAMED = 5
 FORMAT_VERSION = 1
 """Of manifest and journal. A newer one is refused, an older one read."""
 
@@ -106,7 +111,7 @@ def load_manifest(directory: Path) -> Manifest:
     try:
         data = read_state(path)
     except FileNotFoundError:
-        raise UsageError(
+        raise _unfinished_parts(directory) or UsageError(
             "no complete tokmill output here" + ("" if directory.is_dir() else ": there is no such directory"),
             where=str(directory),
             allowed=f"a directory with {MANIFEST_NAME}",
@@ -121,6 +126,32 @@ def load_manifest(directory: Path) -> Manifest:
             next_step="give the directory that was --out; of a bare file: tokmill inspect, tokmill convert",
         ) from None
     return decode_manifest(data, str(path))
+
+
+def _unfinished_parts(directory: Path) -> UsageError | None:
+    """The error for an output whose parts were not put together; None where none are made, or nobody can say how many."""
+    try:
+        plan = msgspec.json.decode(read_state(directory / PLAN_NAME).partition(b" ")[2], type=_PlanOnly)
+        complete = {int(path.parent.name) for path in (directory / PARTS_NAME).glob(f"[0-9]*/{MANIFEST_NAME}")}
+    except (OSError, ValueError, msgspec.MsgspecError, DamageError):
+        return None
+    return unfinished_parts(str(directory), plan.content.splits, complete)
+
+
+def unfinished_parts(where: str, n_parts: int, complete: Container[int]) -> UsageError:
+    """The error for an output whose parts were not put together. where: a directory, or a URL. complete: those that are there."""
+    missing = [index for index in range(n_parts) if index not in complete]
+    names = ", ".join(map(str, missing[:_MOST_NAMED])) + (
+        f" and {len(missing) - _MOST_NAMED:,} more" if len(missing) > _MOST_NAMED else ""
+    )
+    there = f"{n_parts - len(missing):,} of {n_parts:,} parts are there" + (f", missing: {names}" if missing else "")
+    then = f"tokmill finalize {shlex.quote(where)}"
+    return UsageError(
+        f"no complete tokmill output here, but one that is being made in parts: {there}",
+        where=where,
+        allowed="an output whose parts were put together",
+        next_step=f"make those that are missing, then: {then}" if missing else then,
+    )
 
 
 def decode_manifest(data: bytes, where: str) -> Manifest:
@@ -220,6 +251,14 @@ def check_names(names: object, where: str) -> None:
         hidden = not plain or plain.startswith(".") or name == MANIFEST_NAME
         if hidden or "/" in plain or "\\" in plain or not plain.isprintable():
             raise _damaged(f"the file name {name!r} leads out of the directory or is hidden", where)
+
+
+class _SplitsOnly(msgspec.Struct):
+    splits: int
+
+
+class _PlanOnly(msgspec.Struct):
+    content: _SplitsOnly
 
 
 class _VersionOnly(msgspec.Struct):

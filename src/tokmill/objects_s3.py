@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 from tokmill.errors import StorageError, TokmillError, UsageError
 from tokmill.objects import Stored, Taken, Vanished
-from tokmill.read.store_s3 import CREDENTIALS, answer_of, is_denied, is_passing, lacks_credentials, s3_filesystem, split_url
+from tokmill.read.store_s3 import (
+    CREDENTIALS,
+    answer_of,
+    bad_endpoint,
+    is_denied,
+    is_passing,
+    lacks_credentials,
+    s3_filesystem,
+    split_url,
+)
 from tokmill.read.stores import Hiccup
 from tokmill.read.urls import named
 
@@ -41,6 +50,13 @@ class S3Objects:
         self._fs = s3_filesystem()
         self._bucket, key = split_url(url)
         key = key.rstrip("/")
+        if not key.strip("/"):
+            raise UsageError(
+                "a bucket is named, and no prefix in it",
+                where=named(url),
+                allowed="s3://bucket/prefix",
+                next_step=f"name one, such as s3://{self._bucket}/tokens",
+            )
         self._prefix = f"{key}/" if key else ""
         self.url = named(url).rstrip("/")
         if split_url(self.url) != (self._bucket, key):
@@ -189,6 +205,8 @@ class S3Objects:
                     # Another wrote or deleted it at that moment; unlike one in one piece, it has to be begun again then.
                     raise Vanished from None
                 raise _meaning(error, self.url, is_conditional="IfNoneMatch" in arguments) from None
+            except ValueError as error:
+                raise bad_endpoint(error) from None
 
         return sync(self._fs.loop, asked)
 

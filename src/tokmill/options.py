@@ -257,7 +257,9 @@ Engine = Annotated[
 ]
 Fresh = Annotated[
     bool,
-    typer.Option("--fresh", envvar="TOKMILL_FRESH", help="Start over: discard what an earlier run left in the directory."),
+    typer.Option(
+        "--fresh", envvar="TOKMILL_FRESH", help="Start over: discard what an earlier run left there; with --split, of that part."
+    ),
 ]
 Force = Annotated[bool, typer.Option("--force", envvar="TOKMILL_FORCE", help="Go on though the output will not fit on the disk.")]
 Append = Annotated[bool, typer.Option("--append", envvar="TOKMILL_APPEND", help="Add the inputs to the complete output in DIR.")]

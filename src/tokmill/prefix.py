@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 
 from tokmill.errors import ChangedError, DamagedInputError, DamageError, LockedError, StorageError, UsageError
-from tokmill.manifest import MANIFEST_NAME, Manifest, decode_manifest, encode_manifest
+from tokmill.journal import decode_header
+from tokmill.manifest import MANIFEST_NAME, PARTS_NAME, Manifest, decode_manifest, encode_manifest, unfinished_parts
 from tokmill.objects import Taken, objects_at
 from tokmill.read.remote import RemoteStream, insist
 from tokmill.read.urls import remember
@@ -78,7 +79,9 @@ class Prefix:
         manifest = self.manifest()
         if manifest is None:
             # Of one object, a store does not say whether it has the bucket.
-            is_begun = CLAIM_NAME in self.below()
+            there = self.below()
+            self._refuse_unfinished_parts(there)
+            is_begun = CLAIM_NAME in there
             raise UsageError(
                 "no complete tokmill output here" + (", but a run that is under way or was interrupted" if is_begun else ""),
                 where=self.url,
@@ -86,6 +89,15 @@ class Prefix:
                 next_step="give the URL that was --out, or run the tokmill tokenize command again: an interrupted run resumes",
             )
         return manifest
+
+    def _refuse_unfinished_parts(self, there: Container[str]) -> None:
+        """Raises UsageError for an output whose parts were not put together."""
+        data = self.whole(PLAN_NAME) if PLAN_NAME in there else None
+        plan = decode_header(data, f"{self.url}/{PLAN_NAME}") if data is not None else None
+        if plan is not None and isinstance(plan.content.splits, int):
+            n_parts = plan.content.splits
+            complete = {i for i in range(n_parts) if f"{PARTS_NAME}/{i:05}/{MANIFEST_NAME}" in there}
+            raise unfinished_parts(self.url, n_parts, complete)
 
     def stream(self, stored: Stored) -> RemoteStream:
         """An object from front to back, pinned to the version that was seen. The caller closes it and reads in `reading_errors`."""

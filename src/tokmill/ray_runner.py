@@ -18,23 +18,20 @@ import sys
 import time
 from collections import Counter, deque
 from contextlib import ExitStack, redirect_stdout, suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
 from tokmill.child import error_of
 from tokmill.config import Job
-from tokmill.division import part_contents
+from tokmill.division import part_contents, skipped_lists
 from tokmill.entry import failed_event
 from tokmill.errors import Interrupted, LockedError, TokmillError, UsageError, WorkerDiedError
 from tokmill.far_runs import make_part_at
-from tokmill.manifest import SKIPPED_NAME
 from tokmill.runner import LocalRunner
 from tokmill.skipping import n_bad_records, too_many_error
 from tokmill.split_runs import part_job
 from tokmill.splits import part_sizes
-from tokmill.state import parts_of
 from tokmill.types import AnyEvent, Counts, Failed, Finished, Notice, Progress, Restarted, Started
 from tokmill.words import counted
 
@@ -120,7 +117,7 @@ class RayRunner:
             work.cancel()
             raise Interrupted(
                 "interrupted; every part keeps what it committed",
-                where=job.out,
+                where=job.destination or job.out,
                 allowed="all parts, made to their end",
                 next_step="run the same command again: it goes on",
             ) from None
@@ -211,7 +208,7 @@ class _Work:
         self._tell(progress)
         most = self._job.resources.max_skipped
         if most is not None and n_bad_records(progress.counts) > most:
-            raise too_many_error(progress.counts, most, str(parts_of(Path(self._job.out)) / "*" / SKIPPED_NAME))
+            raise too_many_error(progress.counts, most, skipped_lists(self._job.out, self._job.destination))
 
     def _answer(self, patience_s: float) -> tuple[dict[int, tuple[int, bytes]], list[str]]:
         if self._board is None:

@@ -269,11 +269,11 @@ def report_lines(report: Report) -> str:
     return "\n".join(["tokmill: sound", *_aligned(rows)])
 
 
-def outcome_lines(outcome: Outcome) -> str:
-    """The end of a merge, a conversion or a reshard."""
+def outcome_lines(outcome: Outcome, made_of: str = "output") -> str:
+    """The end of a merge, a conversion or a reshard; made_of: what its sources are called."""
     n_tokens = outcome.tokens_train + outcome.tokens_val
     rows = [
-        ("from", counted(len(outcome.sources), "output")),
+        ("from", counted(len(outcome.sources), made_of)),
         ("tokens", f"{n_tokens:,}  (train {outcome.tokens_train:,}, validation {outcome.tokens_val:,}), {outcome.dtype}"),
         ("documents", f"train {outcome.documents_train:,}, validation {outcome.documents_val:,}"),
         ("format", outcome.format),

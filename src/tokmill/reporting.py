@@ -11,6 +11,7 @@ import msgspec
 
 from tokmill.account import MOST_SKIPS, Account, begin_account, complete_account
 from tokmill.exhibits import document_figures, drift_figure, history_figures, size_words
+from tokmill.local import local_path
 from tokmill.page import bar, block, facts, notice, page, section, table, text
 from tokmill.placing import REPORT_NAME, check_free, check_target, write_page
 from tokmill.progress import format_bytes, format_duration, format_memory, format_rate
@@ -56,7 +57,7 @@ def report(
     output or of the corpus. Raises UsageError where no output is, or without the extra `report`; DamageError, StorageError.
     """
     began_s = time.monotonic()
-    source = Path(os.path.abspath(directory))
+    source = Path(local_path(directory))
     target = source / REPORT_NAME if out is None else Path(os.path.abspath(out))
     check_target(target, is_default=out is None)
     account = begin_account(source)

@@ -106,7 +106,10 @@ def _stdin_position() -> int | None:
 
 def _interrupted(job: Job) -> Interrupted:
     return Interrupted(
-        "interrupted", where=job.out, allowed="an end at any time", next_step="run the command again, without --fresh: it resumes"
+        "interrupted",
+        where=job.destination or job.out,
+        allowed="an end at any time",
+        next_step="run the command again, without --fresh: it resumes",
     )
 
 

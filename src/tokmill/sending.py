@@ -51,6 +51,8 @@ _FILES_AT_ONCE = 4
 _HELD_BYTES = 48 << 20
 """Of parts on their way, two of any size excepted; the client holds each twice (measured)."""
 _BLOCK_BYTES = 4 << 20
+_FAILED_MANY = 8
+"""Attempts: of one request that is 15 s without a store, of several at once a second or two."""
 _ROUNDS = 4
 """Of one file: an object that keeps being another's is not fought for."""
 WRITING = Patience()
@@ -145,6 +147,9 @@ class Sender:
         self._ledger = ledger
         self._on_bytes = on_bytes
         self._check = check
+        self.trouble = ""
+        """What happens to requests, when it has to many; whoever has told it empties this."""
+        self._n_failed = 0
         self._closed = threading.Event()
         self._held = _Held()
         self._files = ThreadPoolExecutor(_FILES_AT_ONCE, "send")
@@ -301,7 +306,12 @@ class Sender:
         return self._insist(file, attempted)
 
     def _insist(self, file: Outgoing, attempt: Callable[[], T]) -> T:
-        return insist(attempt, WRITING, lambda how: not_written(how, f"{self._store.url}/{file.name}"), self._closed)
+        return insist(attempt, WRITING, lambda how: not_written(how, f"{self._store.url}/{file.name}"), self._closed, self._note)
+
+    def _note(self, what: str) -> None:
+        self._n_failed += 1
+        if self._n_failed >= _FAILED_MANY:
+            self.trouble = what
 
 
 class _Held:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from tokmill import durable
 from tokmill.durable import DirectoryLock, reading_errors
 from tokmill.errors import DamageError, UsageError
-from tokmill.manifest import BESIDE, MANIFEST_NAME
+from tokmill.manifest import BESIDE, MANIFEST_NAME, PLAN_NAME
 from tokmill.sharding import SIDES
 from tokmill.words import counted
 
@@ -45,7 +45,7 @@ def flat_name(name: str) -> str:
 
 def plan_of(directory: Path) -> Path:
     """Where an output that is made in parts has its plan."""
-    return state_of(directory) / "plan"
+    return directory / PLAN_NAME
 
 
 def parts_of(directory: Path) -> Path:

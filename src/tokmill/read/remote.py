@@ -78,11 +78,15 @@ def patiently(attempt: Callable[[], T], patience: Patience, where: Callable[[], 
 
 
 def insist(
-    attempt: Callable[[], T], patience: Patience, give_up: Callable[[str], Exception], closed: threading.Event | None = None
+    attempt: Callable[[], T],
+    patience: Patience,
+    give_up: Callable[[str], Exception],
+    closed: threading.Event | None = None,
+    on_wait: Callable[[str], None] = lambda _: None,
 ) -> T:
     """What an attempt returns, tried again after each Hiccup until patience ends; then raises what `give_up` makes of it.
 
-    closed: when it is set, nobody waits any longer: raises Closed.
+    closed: when it is set, nobody waits any longer: raises Closed. on_wait: told, before each pause, what happened.
     """
     began_s = time.monotonic()
     for n_failed in range(1, patience.attempts + 1):
@@ -93,6 +97,7 @@ def insist(
             if n_failed == patience.attempts:
                 break
             pause_s = patience.pause_s(n_failed, hiccup.after_s)
+            on_wait(hiccup.what)
         if closed is None:
             time.sleep(pause_s)
         elif closed.wait(pause_s):

@@ -118,6 +118,8 @@ class S3Store:
                 raise Hiccup("no answer in time") from None
             except (OSError, ClientError, BotoCoreError, HttpError) as error:
                 raise _meaning(error, name) from None
+            except ValueError as error:
+                raise bad_endpoint(error) from None
 
         return sync(self._fs.loop, translated)
 
@@ -177,6 +179,19 @@ def _answered(code: str, status: int, name: str) -> Hiccup | TokmillError:
     if is_denied(code, status):
         return denied(name, what, CREDENTIALS)
     return refused(name, what)
+
+
+def bad_endpoint(error: ValueError) -> Exception:
+    """What the client says of an endpoint that is no URL; any other error as it is."""
+    if not str(error).startswith("Invalid endpoint"):
+        return error
+    return UsageError(
+        # It may hold a password.
+        "the endpoint of the store is not a URL",
+        where="AWS_ENDPOINT_URL",
+        allowed="http:// or https://, a host and perhaps a port, such as https://s3.example.org:9000",
+        next_step="set AWS_ENDPOINT_URL, or endpoint_url in the AWS configuration, to such a URL",
+    )
 
 
 def answer_of(error: Exception) -> tuple[str, int] | None:
