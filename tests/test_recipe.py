@@ -177,7 +177,7 @@ def test_of_parts_that_are_not_put_together_the_report_says_how_they_are(tmp_pat
     tokmill.tokenize(corpus(tmp_path / "a.txt", "One"), tmp_path / "o", split="0/2", **OPTIONS)
     with pytest.raises(UsageError, match="made in parts") as caught:
         take_account(tmp_path / "o")
-    assert caught.value.next_step == f"when all parts are there: tokmill finalize {tmp_path / 'o'}"
+    assert caught.value.next_step == f"make those that are missing, then: tokmill finalize {tmp_path / 'o'}"
 
 
 def test_standard_input_is_said_to_be_what_the_command_reads(tmp_path: Path) -> None:

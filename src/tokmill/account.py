@@ -7,7 +7,6 @@ tokmill did not note is None, and so is what cannot be known here: a report says
 from __future__ import annotations
 
 import json
-import shlex
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -142,13 +141,6 @@ def _of_manifest(directory: Path) -> Account:
 def _of_journal(directory: Path) -> Account:
     found = read_journal(state_of(directory) / "journal")
     if found is None:
-        if plan_of(directory).exists():
-            raise UsageError(
-                "an output is being made in parts here, and a report is of all of it",
-                where=str(directory),
-                allowed="an output whose parts are put together",
-                next_step=f"when all parts are there: tokmill finalize {shlex.quote(str(directory))}",
-            )
         raise UsageError(
             "no output of tokmill here, complete or begun",
             where=str(directory),
