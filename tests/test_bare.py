@@ -277,11 +277,11 @@ def test_a_directory_of_a_pair_of_bare_files_is_answered_with_their_names(bare: 
     old.mkdir()
     for side in ("train", "val"):
         (old / f"{side}.bin").write_bytes(bare.read_bytes())
-    for stated in ({}, {"from_format": "raw"}):
+    for from_format in (None, "raw"):
         with pytest.raises(UsageError, match="its files are bare") as caught:
-            tokmill.convert(old, tmp_path / "o", format="llmc", **stated)
+            tokmill.convert(old, tmp_path / "o", format="llmc", from_format=from_format)
         assert "allowed" in whole(caught.value)
-    typed = shlex.split(caught.value.next_step.replace("--format ... --out ...", f"--format llmc --out {tmp_path / 'o'}"))
+    typed = shlex.split(str(caught.value.next_step).replace("--format ... --out ...", f"--format llmc --out {tmp_path / 'o'}"))
     assert cli.run([*typed[1:], "-q"]) == 0
     assert [side.tokens for side in tokmill.inspect(tmp_path / "o").sides] == [len(IDS), len(IDS)]
     (old / ".tokmill").mkdir()

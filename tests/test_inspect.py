@@ -35,9 +35,9 @@ def test_a_directory_is_described_by_its_manifest(out: Path) -> None:
 
 @pytest.mark.parametrize(("name", "n_files"), [("raw", 4), ("llmc", 4), ("megatron", 1)])
 def test_outputs_of_other_formats_and_shards_do_not_look_alike(tmp_path: Path, name: str, n_files: int) -> None:
-    shards = {} if name == "megatron" else {"shard_tokens": 1000}
+    shard_tokens = None if name == "megatron" else 1000
     corpus = write_corpus(tmp_path / "corpus.txt", ["one two three " * 1300])
-    tokmill.tokenize(corpus, tmp_path / "out", val_fraction=0.0, format=name, **shards)
+    tokmill.tokenize(corpus, tmp_path / "out", val_fraction=0.0, format=name, shard_tokens=shard_tokens)
     found = tokmill.inspect(tmp_path / "out")
     assert (found.format, [side.n_files for side in found.sides]) == (name, [n_files, 0])
     assert len([*(tmp_path / "out").glob("train*.bin")]) == n_files
