@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -269,3 +270,20 @@ def test_advice_on_what_the_output_cannot_hold_names_the_options_of_convert(bare
     assert "--to-dtype uint32, or leave --to-dtype out" in said
     said = refused(bare, tmp_path / "o", format="olmo", to_eot="before")
     assert "leave --to-eot out" in said
+
+
+def test_a_directory_of_a_pair_of_bare_files_is_answered_with_their_names(bare: Path, tmp_path: Path) -> None:
+    old = tmp_path / "old"
+    old.mkdir()
+    for side in ("train", "val"):
+        (old / f"{side}.bin").write_bytes(bare.read_bytes())
+    for from_format in (None, "raw"):
+        with pytest.raises(UsageError, match="its files are bare") as caught:
+            tokmill.convert(old, tmp_path / "o", format="llmc", from_format=from_format)
+        assert "allowed" in whole(caught.value)
+    typed = shlex.split(str(caught.value.next_step).replace("--format ... --out ...", f"--format llmc --out {tmp_path / 'o'}"))
+    assert cli.run([*typed[1:], "-q"]) == 0
+    assert [side.tokens for side in tokmill.inspect(tmp_path / "o").sides] == [len(IDS), len(IDS)]
+    (old / ".tokmill").mkdir()
+    with pytest.raises(UsageError, match="no complete tokmill output"):
+        tokmill.convert(old, tmp_path / "p", format="llmc")

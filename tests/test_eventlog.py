@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import re
@@ -37,6 +38,16 @@ def corpus(tmp_path: Path) -> Path:
 
 def progress(i: int) -> Progress:
     return Progress(elapsed_s=float(i), position_bytes=i, counts=Counts(bytes_in=i), rss_bytes=1)
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.txt.gz"])
+def test_the_first_event_says_whether_an_input_is_compressed(tmp_path: Path, name: str) -> None:
+    data = b"Some words. " * 50
+    (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    hearer = Hearer()
+    tokmill.tokenize(tmp_path / name, tmp_path / "o", threads=1, observers=[hearer])
+    (started,) = (event for event in hearer.events if isinstance(event, Started))
+    assert started.is_packed == name.endswith(".gz")
 
 
 def test_every_line_is_an_event_with_its_time_and_decodes_to_it(corpus: Path, tmp_path: Path) -> None:

@@ -49,6 +49,36 @@ def test_the_next_step_of_a_mistyped_command_is_one_that_works(
     assert capsys.readouterr().err.splitlines()[-1] == f"  next:    {next_step}"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "meant", "next_step"),
+    [
+        (["tokenize", "a", "-out", "pos"], "--out pos", "tokmill tokenize a --out pos"),
+        (["tokenize", "a", "-out=pos"], "--out=pos", "tokmill tokenize a --out=pos"),
+        (["tokenize", "a", "-quiet", "--out", "pos"], "--quiet", "tokmill tokenize a --quiet --out pos"),
+        (["verify", "o", "-val-fraction"], None, None),
+        (["tokenize", "a", "--separator", "-out", "-o", "pos"], None, None),
+        (["tokenize", "-o", "pos", "--", "-out"], None, None),
+        (["verify", "-qv", "o"], None, None),
+    ],
+)
+def test_a_long_option_with_one_dash_is_not_read_as_a_short_one_with_the_rest(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    meant: str | None,
+    next_step: str | None,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.run(arguments) == 2
+    said = capsys.readouterr().err
+    assert ("did you mean" in said) == (meant is not None)
+    if meant:
+        assert f"did you mean {meant}?" in said
+        assert said.splitlines()[-1] == f"  next:    {next_step}"
+    assert [*tmp_path.iterdir()] == []
+
+
 def test_an_input_directory_that_is_the_output_is_called_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     corpus = write_corpus(tmp_path / "corpus.txt", TEXTS)
     assert cli.run(["tokenize", str(corpus.parent), "--out", str(corpus.parent)]) == 2

@@ -33,6 +33,19 @@ def test_a_directory_is_described_by_its_manifest(out: Path) -> None:
     assert found.bytes_per_token == sum(len(t.encode()) for t in TEXTS) / train.tokens
 
 
+@pytest.mark.parametrize(("name", "n_files"), [("raw", 4), ("llmc", 4), ("megatron", 1)])
+def test_outputs_of_other_formats_and_shards_do_not_look_alike(tmp_path: Path, name: str, n_files: int) -> None:
+    shard_tokens = None if name == "megatron" else 1000
+    corpus = write_corpus(tmp_path / "corpus.txt", ["one two three " * 1300])
+    tokmill.tokenize(corpus, tmp_path / "out", val_fraction=0.0, format=name, shard_tokens=shard_tokens)
+    found = tokmill.inspect(tmp_path / "out")
+    assert (found.format, [side.n_files for side in found.sides]) == (name, [n_files, 0])
+    assert len([*(tmp_path / "out").glob("train*.bin")]) == n_files
+    told = inspection_lines(found)
+    assert f"format       {name}\n" in told
+    assert f" in {n_files} file" in told
+
+
 def test_previews_show_the_documents_asked_for_up_to_the_length_asked_for(out: Path) -> None:
     found = tokmill.inspect(out, documents=[3, 1], n_tokens=2)
     assert [preview.document for preview in found.previews] == [3, 1]

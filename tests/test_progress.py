@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 
+import msgspec
 import pytest
 
 from tokmill.progress import (
@@ -122,6 +123,11 @@ def test_rates_of_a_resumed_run_count_only_what_it_did_itself() -> None:
     found = lines(started(resumed=50_000_000), progress(0, 50_000_000), progress(2, 60_000_000))
     assert "; 50.0 MB are in the output already" in found[0]
     assert " 5 MB/s" in found[-1]
+
+
+def test_bytes_that_are_no_share_of_the_compressed_total_are_called_decompressed() -> None:
+    packed = msgspec.structs.replace(started(resumed=50_000_000), is_packed=True)
+    assert lines(packed)[0].endswith("; 50.0 MB (decompressed) are in the output already")
 
 
 def test_standard_input_has_counters_and_no_share() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -11,14 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import small
 from helpers import EOT, gpt2, write_corpus
 from plain import clean_environment
 
 import tokmill
 from tokmill.account import take_account
+from tokmill.encode.vocabulary import resolve_tokenizer
 from tokmill.errors import UsageError
 from tokmill.manifest import load_manifest
 from tokmill.reporting import make_page
+from tokmill.types import text_to_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -171,6 +175,21 @@ def test_the_command_makes_the_same_files(make: Callable[[Path], None], tmp_path
     assert after.files == before.files
     for name in before.files:
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "o" / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("name", ["small", "./small/", "small/tokenizer.json", "../{top}/small", "../{top}/ranks.tiktoken", "."])
+def test_the_path_of_a_tokenizer_is_absolute_in_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    place = tmp_path / "small" if name == "." else tmp_path
+    (tmp_path / "small").mkdir()
+    shutil.copy(small.path_of("gpt2"), tmp_path / "small")
+    shutil.copy(text_to_path(resolve_tokenizer("gpt2").path), tmp_path / "ranks.tiktoken")
+    corpus(tmp_path / "a.txt", "One")
+    monkeypatch.chdir(place)
+    tokmill.tokenize(tmp_path / "a.txt", tmp_path / "o", tokenizer=name.format(top=tmp_path.name), **OPTIONS)
+    monkeypatch.chdir("/")
+    run_again(tmp_path / "o", tmp_path / "again")
+    for file in ("train.bin", "val.bin"):
+        assert (tmp_path / "again" / file).read_bytes() == (tmp_path / "o" / file).read_bytes()
 
 
 def test_of_parts_that_are_not_put_together_the_report_says_how_they_are(tmp_path: Path) -> None:

@@ -92,14 +92,13 @@ _ORIGIN = re.compile(
 
 
 def stated_options(content: Content) -> tuple[list[str], int]:
-    """What was stated of the bare files that an output was made of, as options of convert, and how many are its validation side."""
+    """What was stated of the bare files that an output was made of, without a tokenizer, and how many are its validation side."""
     found = _ORIGIN.fullmatch(content.origin[0]) if content.origin else None
     if found is None:
         return [], 0
     from_format, dtype, eot_id, eot, n_val = found.groups(default="0")
     options = ["--from-format", from_format, "--dtype", dtype, "--eot", eot, "--eot-id", eot_id]
-    tokenizer = ["--tokenizer", content.tokenizer.name] if content.tokenizer.is_known else []
-    return [*options, *tokenizer], int(n_val.replace(",", ""))
+    return options, int(n_val.replace(",", ""))
 
 
 def _check_stated(

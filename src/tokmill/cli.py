@@ -244,6 +244,7 @@ def run(arguments: Sequence[str]) -> int:
         # A group of commands alone asks what is in it.
         words = [*arguments, "--help"] if list(arguments) in ([], ["vocab"]) else options.with_address(arguments)
         if not is_completing:
+            usage.check_dashes(words, lambda: typer.main.get_command(app))
             _session = configured.Session(configured.load(app, is_optional=not usage.needs_settings(words)), _print_result)
         # The parser prints help by itself, and would not know what to say where that cannot be done.
         helping = io.StringIO()

@@ -9,7 +9,7 @@ import msgspec
 
 from tokmill.dataset import SIDES, Dataset, open_dataset
 from tokmill.errors import UsageError
-from tokmill.layout import refuse_options
+from tokmill.layout import LAYOUTS, refuse_options
 from tokmill.printable import printable_bytes
 from tokmill.read.urls import named
 from tokmill.types import is_url
@@ -18,6 +18,7 @@ from tokmill.words import counted
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from tokmill.manifest import Manifest
     from tokmill.types import IdType
 
 MAX_PREVIEW_TOKENS = 100_000
@@ -31,6 +32,9 @@ class SideSummary(msgspec.Struct, frozen=True, kw_only=True):
     documents: int | None
     """None where the end of documents is not marked or not known."""
     size_bytes: int
+    """Of the ids."""
+    n_files: int
+    """That hold the ids; an index beside them does not count."""
 
 
 class Preview(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,6 +58,8 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
     path: str
     kind: str
     """`directory` (complete, with a manifest) or `file` (bare ids)."""
+    format: str | None
+    """None of a bare file."""
     dtype: str
     eot: str
     eot_id: int | None
@@ -99,6 +105,7 @@ def inspect(
         return Inspection(
             path=named(str(path)) if is_url(str(path)) else str(Path(path)),
             kind="directory" if manifest else "file",
+            format=manifest.content.format if manifest else None,
             dtype=dataset.dtype.name,
             eot=dataset.eot,
             eot_id=dataset.eot_id,
@@ -145,7 +152,21 @@ def _has_documents(dataset: Dataset) -> bool:
 def _summarize(dataset: Dataset, side: str) -> SideSummary:
     ids = dataset.side(side)
     is_known = dataset.manifest is not None or _has_documents(dataset)
-    return SideSummary(side=side, tokens=len(ids), documents=dataset.n_documents(side) if is_known else None, size_bytes=ids.nbytes)
+    return SideSummary(
+        side=side,
+        tokens=len(ids),
+        documents=dataset.n_documents(side) if is_known else None,
+        size_bytes=ids.nbytes,
+        n_files=_n_files(dataset.manifest, side),
+    )
+
+
+def _n_files(manifest: Manifest | None, side: str) -> int:
+    """A bare file is one."""
+    if manifest is None:
+        return 1
+    suffix = LAYOUTS[manifest.content.format].suffix
+    return sum(entry.side == side and name.endswith(suffix) for name, entry in manifest.files.items())
 
 
 def _previews(dataset: Dataset, side: str, documents: Sequence[int] | None, n_tokens: int) -> list[Preview]:

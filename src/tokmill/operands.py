@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from tokmill.errors import UsageError
 from tokmill.local import local_path
 from tokmill.manifest import MANIFEST_NAME
+from tokmill.state import STATE_NAME
 from tokmill.types import path_to_text
 
 if TYPE_CHECKING:
@@ -77,13 +78,7 @@ def is_directory(paths: Sequence[Path], stated: Sequence[str]) -> bool:
             if rest
             else "convert the directory by itself, then: tokmill merge",
         )
-    if stated and not (directories[0] / MANIFEST_NAME).exists():
-        raise UsageError(
-            "this directory has no manifest: its files are bare",
-            where=where,
-            allowed="bare files, by name or as a quoted pattern",
-            next_step=f"tokmill convert '{where}/*.bin' {' '.join(f'{option} ...' for option in stated)}",
-        )
+    _check_manifest(directories[0], stated)
     if stated:
         raise UsageError(
             f"{', '.join(stated)}: for bare files only; a directory's manifest knows",
@@ -92,6 +87,25 @@ def is_directory(paths: Sequence[Path], stated: Sequence[str]) -> bool:
             next_step="leave it out" if len(stated) == 1 else "leave them out",
         )
     return True
+
+
+def _check_manifest(directory: Path, stated: Sequence[str]) -> None:
+    """Raises UsageError for a directory of bare files; one without their names that was begun here says more of itself."""
+    train, val = (directory / f"{side}.bin" for side in ("train", "val"))
+    is_pair = train.is_file() and not (directory / STATE_NAME).exists()
+    if (directory / MANIFEST_NAME).exists() or not (stated or is_pair):
+        return
+    where = path_to_text(str(directory))
+    words = f"'{where}/*.bin' {' '.join(f'{option} ...' for option in stated)}"
+    if is_pair:
+        files = f"{_quoted([train])} --val {_quoted([val])}" if val.is_file() and val.stat().st_size else _quoted([train])
+        words = f"{files} --from-format raw --dtype uint16 --eot after --eot-id 50256 --format ... --out ..."
+    raise UsageError(
+        "this directory has no manifest: its files are bare",
+        where=where,
+        allowed="bare files, by name or as a quoted pattern" + (", and what is in them" if is_pair else ""),
+        next_step=f"tokmill convert {words}",
+    )
 
 
 def _quoted(paths: Sequence[Path]) -> str:

@@ -114,7 +114,8 @@ class ProgressObserver:
         what = "standard input" if event.total_bytes is None else format_bytes(event.total_bytes)
         budget = f", at most {format_memory(event.budget_bytes)} of memory" if event.budget_bytes else ""
         threads = f", {counted(event.n_threads, 'thread')}" if event.budget_bytes else ""
-        resumed = f"; {format_bytes(event.resumed_bytes)} are in the output already" if event.resumed_bytes else ""
+        how = " (decompressed)" if event.is_packed else ""
+        resumed = f"; {format_bytes(event.resumed_bytes)}{how} are in the output already" if event.resumed_bytes else ""
         self._display.message(f"{event.verb or self._verb} {what}{threads}{budget}{resumed}")
         self._display.update((), event.position_bytes, event.total_bytes)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
     from tokmill.config import Content
     from tokmill.provenance import Provenance
+    from tokmill.types import Tokenizer
 
 _COLUMNS = 88
 _MOST = 20
@@ -94,6 +96,8 @@ def _bare(content: Content) -> tuple[list[str], list[str]]:
     from tokmill.bare import stated_options
 
     options, n_val = stated_options(content)
+    if options and content.tokenizer.is_known:
+        options += ["--tokenizer", _tokenizer(content.tokenizer)]
     paths = [each.path for each in content.inputs]
     n_train = len(paths) - n_val
     return paths[:n_train], options + [part for path in _first(paths[n_train:]) for part in ("--val", path)]
@@ -122,7 +126,7 @@ def _options(content: Content) -> list[str]:
     """Options that differ from what they are by default, and the dtype, which follows from the tokenizer unless it was given."""
     tokenizer = content.tokenizer
     wanted = [
-        ("--tokenizer", tokenizer.name, tokenizer.name != "gpt2"),
+        ("--tokenizer", _tokenizer(tokenizer), tokenizer.name != "gpt2"),
         ("--eot-token", str(tokenizer.eot_id), tokenizer.kind == "huggingface"),
         ("--separator", separator_text(content.separator), content.separator != "<|endoftext|>"),
         ("--text-key", content.text_key, content.text_key != "text"),
@@ -139,6 +143,15 @@ def _options(content: Content) -> list[str]:
         options += ["--shard-tokens", str(content.shards.tokens)]
         options += ["--shard-documents"] * content.shards.whole_documents + ["--drop-tail"] * content.shards.drop_tail
     return options + ["--keep-empty"] * content.keep_empty
+
+
+def _tokenizer(tokenizer: Tokenizer) -> str:
+    """Its name; where that was a path, the absolute one, as the inputs' are: the command is for any working directory."""
+    below = "/".join(part for part in os.path.normpath(tokenizer.name).split("/") if part not in ("", ".", ".."))
+    directory = os.path.dirname(tokenizer.path)
+    if not below:
+        return directory
+    return next((path for path in (tokenizer.path, directory) if path.endswith(f"/{below}")), tokenizer.name)
 
 
 def _first(paths: Sequence[str]) -> list[str]:

@@ -313,9 +313,12 @@ def inspection_lines(found: Inspection) -> str:
     rows = [("tokenizer", tokenizer), ("ids", f"{found.dtype}, little-endian"), ("end of text", eot)]
     if found.eot_id is None:
         rows[-1] = ("end of text", "not known (pass --eot-id to find documents)")
+    if found.format is not None:
+        rows.insert(1, ("format", found.format))
     for side in found.sides:
         documents = f", {counted(side.documents, 'document')}" if side.documents is not None else ""
-        rows.append((side.side, f"{counted(side.tokens, 'token')}{documents}, {format_bytes(side.size_bytes)}"))
+        files = f" in {counted(side.n_files, 'file')}" if found.kind == "directory" and side.n_files else ""
+        rows.append((side.side, f"{counted(side.tokens, 'token')}{documents}, {format_bytes(side.size_bytes)}{files}"))
     if found.bytes_text is not None:
         per_token = f", {found.bytes_per_token:.2f} bytes per token" if found.bytes_per_token else ""
         rows.append(("text", f"{format_bytes(found.bytes_text)}{per_token}"))

@@ -301,6 +301,8 @@ class Started(Event, frozen=True, kw_only=True):
     budget_bytes: int
     verb: str = ""
     """What is done, where that is not what the command is for."""
+    is_packed: bool = False
+    """Whether an input is compressed: `resumed_bytes` is then no share of `total_bytes`."""
 
 
 class Progress(Event, frozen=True, kw_only=True):

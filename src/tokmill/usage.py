@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from tokmill.errors import MemoryBudgetError, TokmillError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 PROGRAM = "tokmill"
 _VALUES = {"int": "a whole number", "float": "a number", "bool": "true or false"}
@@ -90,6 +90,29 @@ def usage_error(error: Exception, arguments: Sequence[str], root: Any, files: di
         kept = [each for each in arguments if each not in words]
         return UsageError(f"too many arguments: {surplus[1]}", where=where, allowed=_usage(context), next_step=_command(kept))
     return UsageError(what, where=where, allowed=_usage(context), next_step=f"{where} --help")
+
+
+def check_dashes(arguments: Sequence[str], root: Callable[[], Any]) -> None:
+    """Raises UsageError for a long option with one dash: `-out pos` would be `-o ut`, and `pos` something else.
+
+    root: the parser's command of the program, asked for where there is such a word.
+    """
+    for at, word in enumerate(before_operands(arguments)):
+        name = word.partition("=")[0]
+        if not re.fullmatch(r"-[a-z][a-z-]+", name):
+            continue
+        context = _context_of(root(), arguments)
+        known = _options(context)
+        if f"-{name}" not in known or (at and known.get(arguments[at - 1])):
+            continue
+        value = arguments[at + 1 : at + 2] if known[f"-{name}"] and "=" not in word else []
+        meant = shlex.join([f"-{word}", *value])
+        raise UsageError(
+            f"there is no option {name}; did you mean {meant}?",
+            where=context.command_path,
+            allowed=f"-{name}, with two dashes",
+            next_step=_command([*arguments[:at], f"-{word}", *arguments[at + 1 :]]),
+        )
 
 
 def _context_of(root: Any, arguments: Sequence[str]) -> _Context:

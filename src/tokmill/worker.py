@@ -294,6 +294,7 @@ class Worker:
             n_threads=resources.n_threads,
             batch_bytes=resources.batch_bytes,
             budget_bytes=resources.budget_bytes,
+            is_packed=any(map(is_packed, inputs)),
         )
 
     def _manifest(self, output: Output, recorder: Recorder, chronicle: Chronicle) -> Manifest:
