@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tokmill import __version__, checking, commands, commands_help, configured, options, settings, usage
+from tokmill import __version__, checking, commands, commands_help, configured, idle, options, settings, usage
 from tokmill.commands_vocab import vocab_commands
 from tokmill.errors import Interrupted, TokmillError
 
@@ -120,6 +120,7 @@ def plan(
         stage=stage,
         stage_size=stage_size,
     )
+    made = idle.with_notices(made, idle.idle_notices(_typed, out=out, on_error=on_error))
     _print_result(render.json_line(made) if json else "" if quiet else render.plan_lines(made))
     try:
         made.raise_for_disk()
@@ -182,6 +183,7 @@ def tokenize(
     from tokmill.progress import not_yet_told
 
     with observing(verb="tokenizing", quiet=quiet, verbose=verbose, events=events, outputs=[out], inputs=inputs) as observers:
+        idle.tell(idle.idle_notices(_typed, out=out, on_error=on_error, ray=ray), observers)
         summary = api.tokenize(
             inputs,
             out,
