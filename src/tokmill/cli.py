@@ -183,7 +183,6 @@ def tokenize(
     from tokmill.progress import not_yet_told
 
     with observing(verb="tokenizing", quiet=quiet, verbose=verbose, events=events, outputs=[out], inputs=inputs) as observers:
-        idle.tell(idle.idle_notices(_typed, out=out, on_error=on_error, ray=ray), observers)
         summary = api.tokenize(
             inputs,
             out,
@@ -219,6 +218,7 @@ def tokenize(
             split_bytes=split_bytes,
             observers=observers,
         )
+        idle.tell(idle.idle_notices(_typed, out=out, on_error=on_error, ray=ray), observers)
     if json or quiet:
         _print_result(render.json_line(summary) if json else "")
     else:

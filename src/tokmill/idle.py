@@ -25,7 +25,7 @@ def idle_notices(is_typed: Callable[..., bool], *, out: str | None, on_error: st
 
 
 def tell(notices: Sequence[str], observers: Sequence[Observer]) -> None:
-    """Say it before the run."""
+    """Say it behind the run: a command that is refused says only why."""
     from tokmill.types import Notice
 
     for notice in notices:
