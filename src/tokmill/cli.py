@@ -218,7 +218,7 @@ def tokenize(
             split_bytes=split_bytes,
             observers=observers,
         )
-        idle.tell(idle.idle_notices(_typed, out=out, on_error=on_error, ray=ray), observers)
+    summary = idle.with_notices(summary, idle.idle_notices(_typed, out=out, on_error=on_error, ray=ray))
     if json or quiet:
         _print_result(render.json_line(summary) if json else "")
     else:

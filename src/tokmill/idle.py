@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from tokmill.forecast import Plan
-    from tokmill.protocols import Observer
+    from tokmill.summary import Summary
+
+_Made = TypeVar("_Made", "Plan", "Summary")
 
 
 def idle_notices(is_typed: Callable[..., bool], *, out: str | None, on_error: str, ray: str | None = None) -> list[str]:
@@ -24,17 +26,8 @@ def idle_notices(is_typed: Callable[..., bool], *, out: str | None, on_error: st
     return [f"{option} has no effect {lacking}" for option, lacking in needs.items() if lacking and is_typed(option)]
 
 
-def tell(notices: Sequence[str], observers: Sequence[Observer]) -> None:
-    """Say it behind the run: a command that is refused says only why."""
-    from tokmill.types import Notice
-
-    for notice in notices:
-        for observer in observers:
-            observer.on_event(Notice(text=notice))
-
-
-def with_notices(plan: Plan, notices: Sequence[str]) -> Plan:
-    """The plan that says it too."""
+def with_notices(made: _Made, notices: Sequence[str]) -> _Made:
+    """The result that says it too."""
     from msgspec.structs import replace
 
-    return replace(plan, notices=[*plan.notices, *notices])
+    return replace(made, notices=[*made.notices, *notices])
