@@ -112,6 +112,7 @@ def exit_codes() -> str:
     """The tree of errors, and the code of each."""
     tree = (errors.__doc__ or "").split("\n\n")[1]
     lines = ["# Exit codes", "", "0 is done. Any other comes with what happened, where, what is allowed, and what to do next.", ""]
+    lines += ["A reader of standard output that ends first (`| head -1`) changes nothing: the code is that of the work.", ""]
     lines += ["| code | error | meaning |", "|---:|---|---|"]
     found = sorted(errors.error_classes().items(), key=lambda item: (item[1].exit_code, item[0]))
     lines += [cells(str(cls.exit_code), f"`{name}`", escaped(first_line(cls))) for name, cls in found]

@@ -289,3 +289,40 @@ def test_an_audit_of_nothing_is_not_called_the_same(tmp_path: Path, capsys: pyte
     (tmp_path / "a.txt").write_text("")
     assert cli.run(["tokenize", str(tmp_path / "a.txt"), "--out", str(tmp_path / "o")]) == 0
     assert re.search("^  audited +none$", capsys.readouterr().out, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("words", "notice"),
+    [
+        (("--stage", "s"), "--stage has no effect without an s3:// output"),
+        (("--stage-size=1GiB",), "--stage-size has no effect without an s3:// output"),
+        (("--split-bytes", "1GiB"), "--split-bytes has no effect without --ray"),
+        (("--max-skipped", "3"), "--max-skipped has no effect without --on-error skip"),
+    ],
+)
+def test_an_option_that_was_typed_and_has_no_effect_is_a_notice(words: tuple[str, ...], notice: str, tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "c.txt", TEXTS[:9])
+    assert f"note: {notice}" in tokmill_command("tokenize", corpus, "--out", tmp_path / "o", *words).stdout
+    if "--split-bytes" not in words:
+        assert f"note: {notice}" in tokmill_command("plan", corpus, *words).stdout
+
+
+def test_an_option_without_effect_that_is_for_all_runs_is_no_notice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus = write_corpus(tmp_path / "c.txt", TEXTS[:9])
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tokmill.toml").write_text("max-skipped = 3\n")
+    monkeypatch.setenv("TOKMILL_STAGE", str(tmp_path / "s"))
+    assert cli.run(["plan", str(corpus)]) == 0
+    assert "no effect" not in "".join(capsys.readouterr())
+
+
+def test_a_separator_that_does_not_occur_where_lines_end_as_on_windows(tmp_path: Path) -> None:
+    (tmp_path / "c.txt").write_bytes(b"One.\r\nMore.\r\n\r\nTwo.\r\n")
+    wanted = r"the separator \n\n does not occur; lines end in \r\n: try --separator '\r\n\r\n'"
+    said = tokmill_command("tokenize", tmp_path / "c.txt", "--out", tmp_path / "o", "--separator", r"\n\n")
+    assert wanted in said.stdout
+    (tmp_path / "c.txt").write_bytes(b"One.\r\n\r\nTwo.\r\n<|endoftext|>")
+    said = tokmill_command("tokenize", tmp_path / "c.txt", "--out", tmp_path / "p")
+    assert "say with --separator where documents end" in said.stdout

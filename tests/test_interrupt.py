@@ -108,3 +108,34 @@ def test_at_work_it_is_answered_at_once_and_what_is_done_is_committed(tmp_path: 
     assert process.returncode == 130
     assert "stopping: what is done so far is committed first (Ctrl-C again ends at once)" in said
     assert "Traceback" not in said
+
+
+_SLOW_TO_END = """
+import atexit, sys, time
+atexit.register(time.sleep, 0.3)
+sys.argv = ["tokmill", *{arguments!r}]
+from tokmill.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("command", ["plan", "tokenize"])
+def test_behind_the_result_it_changes_nothing(command: str, signum: signal.Signals, tmp_path: Path) -> None:
+    (tmp_path / "c.txt").write_text("text<|endoftext|>more")
+    arguments = [command, str(tmp_path / "c.txt"), "--out", str(tmp_path / "o"), "--json"]
+    with subprocess.Popen(
+        [sys.executable, "-c", _SLOW_TO_END.format(arguments=arguments)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=clean_environment(),
+        preexec_fn=heard,  # noqa: PLW1509  no other thread runs here
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith(b"{")
+        time.sleep(0.05)
+        while process.poll() is None:
+            os.kill(process.pid, signum)
+            time.sleep(0.002)
+        said = process.communicate(timeout=60)[1].decode()
+    assert process.returncode == 0, said
+    assert "Traceback" not in said
+    assert "interrupted" not in said

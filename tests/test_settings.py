@@ -142,6 +142,16 @@ def test_what_needs_no_settings_is_there_whatever_the_file_says(
     assert words in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("word", ["-h", "--help"])
+def test_the_value_of_an_option_asks_for_no_help(elsewhere: Path, word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (elsewhere / "tokmill.toml").write_text("sede = 1\n")
+    write_corpus(elsewhere / "c.txt", ["one", "two"])
+    assert cli.run(["plan", "c.txt", "--separator", word]) == 2
+    assert "tokmill.toml:1" in capsys.readouterr().err
+    assert cli.run(["plan", "c.txt", "--quiet", word]) == 0
+    assert "Usage: tokmill plan" in capsys.readouterr().out
+
+
 def test_what_is_behind_two_dashes_asks_for_no_help(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (elsewhere / "tokmill.toml").write_text("nonsense = \n")
     assert cli.run(["tokenize", "--out", "o", "--", "--help"]) == 2

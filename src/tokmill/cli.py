@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tokmill import __version__, checking, commands, commands_help, configured, options, settings, usage
+from tokmill import __version__, checking, commands, commands_help, configured, idle, options, settings, usage
 from tokmill.commands_vocab import vocab_commands
 from tokmill.errors import Interrupted, TokmillError
 
@@ -120,6 +120,7 @@ def plan(
         stage=stage,
         stage_size=stage_size,
     )
+    made = idle.with_notices(made, idle.idle_notices(_typed, out=out, on_error=on_error))
     _print_result(render.json_line(made) if json else "" if quiet else render.plan_lines(made))
     try:
         made.raise_for_disk()
@@ -217,6 +218,7 @@ def tokenize(
             split_bytes=split_bytes,
             observers=observers,
         )
+    summary = idle.with_notices(summary, idle.idle_notices(_typed, out=out, on_error=on_error, ray=ray))
     if json or quiet:
         _print_result(render.json_line(summary) if json else "")
     else:
@@ -243,12 +245,13 @@ def run(arguments: Sequence[str]) -> int:
     try:
         # A group of commands alone asks what is in it.
         words = [*arguments, "--help"] if list(arguments) in ([], ["vocab"]) else options.with_address(arguments)
+        is_help = not is_completing and usage.asks_for_help(words, lambda: typer.main.get_command(app))
         if not is_completing:
             usage.check_dashes(words, lambda: typer.main.get_command(app))
-            _session = configured.Session(configured.load(app, is_optional=not usage.needs_settings(words)), _print_result)
+            is_optional = not usage.needs_settings(words, is_help=is_help)
+            _session = configured.Session(configured.load(app, is_optional=is_optional), _print_result)
         # The parser prints help by itself, and would not know what to say where that cannot be done.
         helping = io.StringIO()
-        is_help = not is_completing and usage.asks_for_help(words)
         with contextlib.redirect_stdout(helping) if is_help else contextlib.nullcontext():
             code = app(
                 words,
@@ -287,9 +290,7 @@ def main() -> None:
     except KeyboardInterrupt:
         # Once more, while the first was being told of.
         code = _INTERRUPTED
-    if code == _INTERRUPTED:
-        # Nothing is left to be asked for, while Python takes itself apart.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _be_deaf()
     sys.exit(code)
 
 
@@ -297,6 +298,13 @@ def _on_signal(_signum: int, _frame: object) -> None:
     global _signalled  # noqa: PLW0603  a signal has no other way to tell
     _signalled = True
     raise KeyboardInterrupt
+
+
+def _be_deaf() -> None:
+    """Nothing is left to be asked for once the result is told. Python would answer by dying while it takes itself apart."""
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(signum) is _on_signal:
+            signal.signal(signum, signal.SIG_IGN)
 
 
 def _interrupted(arguments: Sequence[str]) -> TokmillError:
@@ -343,16 +351,18 @@ def _fail_unforeseen(error: Exception) -> int:
 
 
 def _print_result(text: str) -> None:
-    """Raises StorageError or DiskFullError when standard output does not take it."""
+    """Print what a command ends with. Raises StorageError or DiskFullError when standard output does not take it."""
     if not text:
         return
     try:
         print(text, flush=True)
     except BrokenPipeError:
-        raise
+        # Whoever read it has what was wanted, and what was to be done is done: the exit code says whether well.
+        _silence()
     except OSError as error:
         _silence()
         raise _unprinted(error) from error
+    _be_deaf()
 
 
 def _silence() -> None:

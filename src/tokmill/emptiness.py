@@ -8,19 +8,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tokmill.config import typed_separator
+from tokmill.errors import TokmillError
 from tokmill.read.guess import keys_of
+from tokmill.read.stream import open_stream
 from tokmill.types import BLOCK_BYTES, DIVIDE_ABOVE_BYTES
 from tokmill.words import counted
 
 if TYPE_CHECKING:
     from tokmill.config import Content
-    from tokmill.types import Counts
+    from tokmill.types import Counts, Input
 
 _MOST_VAL = 0.5
 _ENOUGH_DOCUMENTS = 5
 """Expected for validation, so that none at all is less likely than one in a hundred."""
 _MOST_KEYS = 8
 """Named in a notice."""
+_BLANK_LINE = b"\r\n\r\n"
+"""What is between paragraphs where lines end as on Windows."""
+_READ_BYTES = 1 << 20
 _MISSED = {"missing_text", "null_text", "not_a_string"}
 """Reasons that another key may mend."""
 
@@ -63,7 +69,7 @@ def _empty_side(counts: Counts, content: Content) -> list[str]:
         what = f"there is no file for {side}"
     what += f": of {counted(n, 'document')} none is for {side}"
     if n == 1 and counts.bytes_text <= DIVIDE_ABOVE_BYTES and content.inputs[0].format == "text":
-        what += ", for a document of less than 64 MiB is not divided; say with --separator where documents end"
+        what += f", for a document of less than 64 MiB is not divided; {where_documents_end(content)}"
     elif side == "training" or val_fraction >= _MOST_VAL:
         what += "; choose with another --seed, and --fresh"
     else:
@@ -71,3 +77,33 @@ def _empty_side(counts: Counts, content: Content) -> list[str]:
         fraction = min(_MOST_VAL, max(_ENOUGH_DOCUMENTS / n_blocks, 2 * val_fraction))
         what += f"; for some, run again with --fresh --val-fraction {fraction:.2g}"
     return [f"{what}. With --val-fraction 0 all are for training"]
+
+
+def where_documents_end(content: Content) -> str:
+    """What to do about text that is one document: of lines that end as on Windows, which --separator is likely meant."""
+    wanted = (content.separator or "").encode()
+    source = content.inputs[0]
+    if wanted and wanted != _BLANK_LINE and len(content.inputs) == 1 and source.size_bytes and not source.is_remote:
+        try:
+            has_wanted, has_blank_line = _occurring(source, (wanted, _BLANK_LINE))
+        except (TokmillError, OSError):
+            has_wanted = has_blank_line = False
+        if has_blank_line and not has_wanted:
+            typed = typed_separator(content.separator)
+            return f"the separator {typed} does not occur; lines end in \\r\\n: try --separator '\\r\\n\\r\\n'"
+    return "say with --separator where documents end"
+
+
+def _occurring(source: Input, words: tuple[bytes, ...]) -> list[bool]:
+    """Whether each of the words is anywhere in an input."""
+    found = [False] * len(words)
+    kept = max(map(len, words)) - 1
+    tail, stream = b"", open_stream(source)
+    try:
+        while not all(found) and (data := stream.read(_READ_BYTES)):
+            tail += data
+            found = [before or word in tail for before, word in zip(found, words, strict=True)]
+            tail = tail[-kept:] if kept else b""
+    finally:
+        stream.close()
+    return found

@@ -233,14 +233,23 @@ _WITHOUT = ("doctor", "completion", "--version")
 """First words of what is there whatever the files say, beside help: doctor says what is wrong with them."""
 
 
-def needs_settings(arguments: Sequence[str]) -> bool:
+def needs_settings(arguments: Sequence[str], *, is_help: bool) -> bool:
     """Whether what was typed must not be done where the settings of files are wrong."""
-    return bool(arguments) and not asks_for_help(arguments) and arguments[0] not in _WITHOUT
+    return bool(arguments) and not is_help and arguments[0] not in _WITHOUT
 
 
-def asks_for_help(arguments: Sequence[str]) -> bool:
-    """Whether help is among what was typed."""
-    return bool({"--help", "-h"} & {*before_operands(arguments)})
+def asks_for_help(arguments: Sequence[str], root: Callable[[], Any]) -> bool:
+    """Whether help is among what was typed, and not as the value of an option. root: makes the parser's command of the program."""
+    if not {"--help", "-h"} & {*before_operands(arguments)}:
+        return False
+    with_value = {name for name, value in _options(_context_of(root(), arguments)).items() if value}
+    words = iter(arguments)
+    for word in words:
+        if word in ("--help", "-h", "--"):
+            return word != "--"
+        if word in with_value:
+            next(words, None)
+    return False
 
 
 def before_operands(arguments: Sequence[str]) -> Sequence[str]:
