@@ -1,4 +1,4 @@
-"""What tokmill itself wrote: it is no corpus where a directory or pattern merely contains it. Known by what is in it, not by name."""
+"""What tokmill itself wrote: it is no corpus where a directory or pattern merely contains it. Its content tells, not its name."""
 
 from __future__ import annotations
 
