@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from msgspec.structs import replace
 
 import tokmill
 from tokmill import appending, cli
+from tokmill.changes import changed_error, changed_settings_error
 from tokmill.config import parse_separator, typed_separator
 from tokmill.errors import ChangedError
 from tokmill.planning import make_job
@@ -83,6 +85,16 @@ def test_what_is_only_to_be_left_out_is_named(made: Path, tmp_path: Path) -> Non
     with pytest.raises(ChangedError) as caught:
         tokmill.tokenize(made / "b.txt", tmp_path / "plain", append=True, keep_empty=True, val_fraction=0.5)
     assert caught.value.next_step == "the same command with --val-fraction 0.0005 and without --keep-empty"
+
+
+def test_another_number_of_ids_of_the_same_tokenizer_is_said(made: Path) -> None:
+    """As an earlier tokmill counted them."""
+    now = make_job(inputs=[str(made / "a.txt")], out=str(made / "o")).job.content
+    before = replace(now, tokenizer=replace(now.tokenizer, n_ids=50000))
+    for error in (changed_error(before, now, made / "nothing"), changed_settings_error(before, now, made / "o")):
+        assert "the tokenizer had 50,000 ids, has 50,257" in error.what
+        assert "--n-ids" not in str(error)
+        assert "another --out" in str(error.next_step)
 
 
 def test_while_an_append_waits_another_command_is_told_of_it(made: Path, tmp_path: Path) -> None:

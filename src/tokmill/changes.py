@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tokmill.manifest import Manifest
     from tokmill.types import Input
 
-_OPTIONS = {"shards": ("--shard-tokens", "--shard-documents", "--drop-tail"), "splits": ("N of --split I/N",)}
+_OPTIONS = {"shards": ("--shard-tokens", "--shard-documents", "--drop-tail"), "splits": ("N of --split I/N",), "n_ids": ()}
 """Of settings that are not called as their option is."""
 _SUFFIXES = {"none": "", "gzip": ".gz", "zstd": ".zst", "xz": ".xz", "bzip2": ".bz2", "lz4": ".lz4"}
 _MOST = 5
@@ -142,7 +142,9 @@ def changed_settings_error(before: Content, now: Content, directory: Path) -> Ch
         "the output was made with other settings: " + "; ".join(_settings(before, now, names)),
         where=str(directory),
         allowed="the settings that the output was made with",
-        next_step=f"the same command{with_it}{' and' if with_it and without_it else ''}{without_it}",
+        next_step="make a new output of all inputs with another --out"
+        if "n_ids" in names
+        else f"the same command{with_it}{' and' if with_it and without_it else ''}{without_it}",
     )
 
 
@@ -221,12 +223,14 @@ def _compare_again(before: tuple[Input, ...], now: tuple[Input, ...], directory:
 
 
 def _differing(before: Content, now: Content) -> list[str]:
-    """Settings in which the two are not alike: fields of `Content`, and `eot_token` where only that is another."""
+    """Settings in which the two are not alike: fields of `Content`, and `eot_token` or `n_ids` where only that is another."""
     names = [f for f in before.__struct_fields__ if f not in ("inputs", "tokenizer") and getattr(before, f) != getattr(now, f)]
     ours, theirs = before.tokenizer, now.tokenizer
     if (ours.sha256, ours.encoding) != (theirs.sha256, theirs.encoding):
         return [*names, "tokenizer"]
-    return [*names, "eot_token"] if ours.eot_id != theirs.eot_id else names
+    if ours.eot_id != theirs.eot_id:
+        return [*names, "eot_token"]
+    return [*names, "n_ids"] if ours.n_ids != theirs.n_ids else names
 
 
 def _settings(before: Content, now: Content, names: Sequence[str]) -> list[str]:
@@ -236,6 +240,9 @@ def _settings(before: Content, now: Content, names: Sequence[str]) -> list[str]:
 def _setting(name: str, before: Content, now: Content) -> str:
     if name == "origin":
         return "one of the two is put together from runs with other settings, or from a bare file, the other is not"
+    if name == "n_ids":
+        # The same file, counted by a tokmill that left out special tokens.
+        return f"the tokenizer had {before.tokenizer.n_ids:,} ids, has {now.tokenizer.n_ids:,}"
     option = _OPTIONS.get(name, (_option(name),))[0]
     return f"{option} was {_value(name, before)}, is {_value(name, now)}"
 
@@ -246,6 +253,8 @@ def _option(name: str) -> str:
 
 def _value(name: str, content: Content) -> object:
     """A setting as a person would type or read it."""
+    if name == "n_ids":
+        return content.tokenizer.n_ids
     if name == "tokenizer":
         return f"{content.tokenizer.name} (sha256 {content.tokenizer.sha256[:12]})"
     if name == "eot_token":
@@ -269,7 +278,7 @@ def _typed(name: str, wanted: Content, now: Content) -> str:
         return f"--shard-tokens {value.tokens}{whole}{' --drop-tail' if value.drop_tail else ''}"
     if name == "tokenizer":
         value = wanted.tokenizer.name
-    return "" if name == "origin" else f"{_option(name)} {shlex.quote(str(value))}"
+    return "" if name in ("origin", "n_ids") else f"{_option(name)} {shlex.quote(str(value))}"
 
 
 def _inputs(before: tuple[Input, ...], now: tuple[Input, ...]) -> list[str]:

@@ -106,7 +106,7 @@ class Tokenizer(msgspec.Struct, frozen=True, kw_only=True):
     sha256: str
     """Of that file, hex."""
     n_ids: int
-    """Largest id that can be written, plus one (EOT and other added tokens included)."""
+    """Largest id, plus one, added tokens included; of a published encoding, whose other special ids are left out, EOT at most."""
     eot_id: int
 
     @property

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tokenizers
 from hypothesis import example, given
 from hypothesis import strategies as st
 from small import EOT, LLAMA3, MAKERS, PLAIN, PROVEN, TEXTS, path_of, rewritten, true_ids, truth
@@ -388,6 +389,17 @@ def test_a_special_token_that_is_an_entry_of_the_vocabulary_is_not_made_of_text(
         ids = ids_of(load_encoder(tokenizer, engine), "endoftext endoftext\nendoftext")
         assert n not in ids
         assert ids == true_ids(name, "endoftext endoftext\nendoftext")
+
+
+def test_the_number_of_ids_is_that_of_the_tokenizer(tmp_path: Path) -> None:
+    """A model has a row for each, also for special tokens behind the one that ends documents."""
+    n = len(json.loads(path_of("gpt2").read_text())["model"]["vocab"])
+    rest = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    added = [rest | {"id": n + i, "content": token, "special": True} for i, token in enumerate([EOT, "<|pad|>", "<|user|>"])]
+    path = rewritten("gpt2", tmp_path, added_tokens=added)
+    tokenizer = resolve_tokenizer(str(path), EOT)
+    assert (tokenizer.eot_id, tokenizer.n_ids) == (n, n + 3)
+    assert tokenizer.n_ids == tokenizers.Tokenizer.from_file(str(path)).get_vocab_size(with_added_tokens=True)
 
 
 def test_a_panic_of_the_reference_is_an_engine_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -249,7 +249,8 @@ def _huggingface(name: str, path: str, eot_token: str | None) -> Tokenizer:
         encoding=file.family(),
         path=path_to_text(path),
         sha256=sha256,
-        n_ids=1 + max(eot_id, *file.tokens.values(), *(token.id for token in file.plain)),
+        # Special tokens too, though only EOT is written: a model has a row for each.
+        n_ids=1 + max(eot_id, *file.tokens.values(), *(token.id for token in file.added)),
         eot_id=eot_id,
     )
 

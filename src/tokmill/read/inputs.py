@@ -17,6 +17,7 @@ from fnmatch import translate
 from typing import TYPE_CHECKING, cast
 
 from tokmill.errors import DamagedInputError, UsageError
+from tokmill.read.own import OwnFiles
 from tokmill.read.urls import named, path_of, remember
 from tokmill.types import STDIN, WITH_FOOTER, Compression, Input, InputFormat, is_url, path_to_text
 from tokmill.words import counted
@@ -53,10 +54,12 @@ class FoundInputs:
     inputs: tuple[Input, ...]
     n_passed_over: int = 0
     """Files in directories that were left out because of their suffix, name or kind; hidden ones are not counted."""
+    own: tuple[str, ...] = ()
+    """What to say of the files that tokmill wrote, which were passed over too."""
 
     def notices(self) -> list[str]:
         """What a person should know before the run."""
-        notices = _unpinned(self.inputs)
+        notices = [*self.own, *_unpinned(self.inputs)]
         if not self.n_passed_over:
             return notices
         suffixes = " ".join(_KNOWN_SUFFIXES)
@@ -89,7 +92,7 @@ def find_inputs(names: Sequence[str], *, glob: str | None, input_format: str | N
     found = _Finder(glob, input_format, outside)
     for name in names:
         found.add(name)
-    return FoundInputs(tuple(found.inputs), found.n_passed_over)
+    return FoundInputs(tuple(found.inputs), found.n_passed_over, tuple(found.own.notices()))
 
 
 class _Finder:
@@ -98,6 +101,7 @@ class _Finder:
     def __init__(self, glob: str | None, input_format: str | None, outside: str | None) -> None:
         self.inputs: list[Input] = []
         self.n_passed_over = 0
+        self.own = OwnFiles()
         self._wanted = _matcher(glob)
         self._glob = glob
         self._input_format = input_format
@@ -168,21 +172,25 @@ class _Finder:
 
     def _add_matches(self, pattern: str) -> None:
         matches = sorted(globbing.glob(pattern, recursive=True), key=os.fsencode)
-        n_before = len(self.inputs)
+        n_before, n_own = len(self.inputs), self.own.n_files
         for path in matches:
             status = _stat(path)
             if status is None:
                 raise _dangling(path)
             # `**` has listed what is in its directories already; another pattern means a directory as the shell would.
-            if not (stat.S_ISDIR(status.st_mode) and "**" in pattern):
+            is_listed = stat.S_ISDIR(status.st_mode) and "**" in pattern
+            if not is_listed and not (stat.S_ISREG(status.st_mode) and self.own.has(path)):
                 self._add_existing(path, status)
         if len(self.inputs) == n_before:
-            raise _nothing(pattern, "no file matches the pattern", "check the pattern; ** matches directories of any depth")
+            what = "the pattern matches only what tokmill wrote" if self.own.n_files > n_own else "no file matches the pattern"
+            raise _nothing(pattern, what, "check the pattern; ** matches directories of any depth")
 
     def _add_directory(self, top: str) -> None:
         chosen: list[tuple[bytes, str, os.stat_result]] = []
-        n_before = self.n_passed_over
+        n_before = self.n_passed_over + self.own.n_files
         for entry, relative in _walk(top, self._outside):
+            if self.own.has(entry.path):
+                continue
             if not self._wanted(entry.name, relative):
                 self.n_passed_over += 1
                 continue
@@ -194,7 +202,7 @@ class _Finder:
             else:
                 self.n_passed_over += 1
         if not chosen:
-            raise self._no_input(top, self.n_passed_over - n_before)
+            raise self._no_input(top, self.n_passed_over + self.own.n_files - n_before)
         chosen.sort(key=lambda item: item[0])
         for _, path, status in chosen:
             self._add_file(path, status.st_size, status.st_mtime_ns)
