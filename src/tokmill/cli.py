@@ -253,13 +253,8 @@ def run(arguments: Sequence[str]) -> int:
         # The parser prints help by itself, and would not know what to say where that cannot be done.
         helping = io.StringIO()
         with contextlib.redirect_stdout(helping) if is_help else contextlib.nullcontext():
-            code = app(
-                words,
-                prog_name=usage.PROGRAM,
-                standalone_mode=False,
-                default_map=_session.settings.defaults,
-                obj=_session,
-            )
+            defaults = _session.settings.defaults
+            code = app(words, prog_name=usage.PROGRAM, standalone_mode=False, default_map=defaults, obj=_session)
         _print_result(helping.getvalue().rstrip("\n"))
         if code == _INTERRUPTED:
             raise KeyboardInterrupt
