@@ -57,7 +57,7 @@ class S3Objects:
                 allowed="s3://bucket/prefix",
                 next_step=f"name one, such as s3://{self._bucket}/tokens",
             )
-        self._prefix = f"{key}/" if key else ""
+        self._prefix = f"{key}/"
         self.url = named(url).rstrip("/")
         if split_url(self.url) != (self._bucket, key):
             raise UsageError(
