@@ -862,14 +862,14 @@ def test_verify_tells_a_bucket_that_is_not_there_from_an_output_that_is_not(buck
         tokmill.verify(URL)
 
 
-@pytest.mark.parametrize("key", ["a b/ü%20+&=#1*[a]//x//", "/y", ""])
+@pytest.mark.parametrize("key", ["a b/ü%20+&=#1*[a]//x//", "/y"])
 def test_a_prefix_may_have_any_name(key: str, bucket: Bucket, tmp_path: Path) -> None:
     bucket.put(f"{key.rstrip('/')}2/train.bin", b"another prefix")
     (tmp_path / "a.txt").write_text("one<|endoftext|>two")
     url = f"s3://bucket/{key}"
     tokmill.tokenize(tmp_path / "a.txt", url, stage=tmp_path, val_fraction=0)
     assert tokmill.verify(url).ok
-    assert f"{key.rstrip('/')}/train.bin".removeprefix("" if key else "/") in bucket.names()
+    assert f"{key.rstrip('/')}/train.bin" in bucket.names()
     assert tokmill.tokenize(tmp_path / "a.txt", url, stage=tmp_path, val_fraction=0).already_complete
 
 
