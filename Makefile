@@ -45,6 +45,7 @@ check: $(STAMP)
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache --no-logo
 
 # A process a core; the tests of a file stay together, because they share what was made for them.
 test: $(STAMP)
@@ -54,7 +55,7 @@ slow: $(STAMP)
 	@$(BIN)/python -m pytest -m slow --ignore tests/faults $(PYTEST_ARGS)
 
 browser: $(STAMP)
-	@$(BIN)/python -m pytest -m browser tests/test_report_browser.py $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -m browser tests/reports/test_report_browser.py $(PYTEST_ARGS)
 
 faults: $(STAMP)
 	@$(BIN)/python -m pytest -o faulthandler_timeout=0 -m 'slow or root' tests/faults $(PYTEST_ARGS)

@@ -21,14 +21,14 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import numpy as np
-import small
+from support import small
 
-from tokmill.encode import engine_of, load_encoder, reference_of, resolve_tokenizer
-from tokmill.encode.gigatoken import GigatokenEncoder
-from tokmill.encode.newer import ReferenceForNewer
-from tokmill.encode.reference import ReferenceEncoder
-from tokmill.encode.vocabulary import ENCODINGS
-from tokmill.types import text_to_path
+from tokmill.core.records import text_to_path
+from tokmill.encode.engines.gigatoken import GigatokenEncoder
+from tokmill.encode.engines.tiktoken import ReferenceEncoder
+from tokmill.encode.engines.unicode_fallback import ReferenceForNewer
+from tokmill.encode.loading import engine_of, load_encoder, reference_of, resolve_tokenizer
+from tokmill.encode.resolve import ENCODINGS
 
 MB = 10**6
 _ROUNDS = 3

@@ -30,14 +30,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from peers.gigatoken_encode_files import RANKS
 
-from tokmill.config import Content, Resources
-from tokmill.encode import cutter_for, hand_over_plainly, load_encoder
-from tokmill.encode.vocabulary import resolve_tokenizer
-from tokmill.protocols import Encoder
+from tokmill.core.config import Content, Resources
+from tokmill.core.documents import Slices, text_bytes
+from tokmill.core.protocols import Encoder
+from tokmill.core.records import Batch, Cursor
+from tokmill.encode.loading import cutter_for, hand_over_plainly, load_encoder
+from tokmill.encode.resolve import resolve_tokenizer
 from tokmill.read.corpus import CorpusReader
 from tokmill.read.inputs import find_inputs
-from tokmill.slices import Slices, text_bytes
-from tokmill.types import Batch, Cursor
 
 if sys.version_info >= (3, 14):
     from compression import zstd

@@ -27,14 +27,14 @@ import watch
 
 _IN_ONE = """
 import sys
-from tokmill.planning import make_job
-from tokmill.worker import Worker
+from tokmill.run.job import make_job
+from tokmill.run.worker import Worker
 
 file, out, *threads = sys.argv[1:]
 job = make_job([file], out=out, threads=int(threads[0]) if threads else None).job
 Worker(job, lambda _event: None).run()
 """
-_ENVIRONMENT = "import json, tokmill.child as c; print(json.dumps(c._ENVIRONMENT))"
+_ENVIRONMENT = "import json, tokmill.core.system.process as c; print(json.dumps(c._ENVIRONMENT))"
 
 
 @dataclass(slots=True)

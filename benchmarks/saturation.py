@@ -31,10 +31,10 @@ import msgspec
 import numpy as np
 import watch
 
-import tokmill.worker
-from tokmill.planning import make_job
-from tokmill.slices import text_bytes
-from tokmill.worker import Worker
+import tokmill.run.worker
+from tokmill.core.documents import text_bytes
+from tokmill.run.job import make_job
+from tokmill.run.worker import Worker
 
 CORES = (1, 2, 4, 8, 16, 32, 64, 128)
 BYTES_PER_TOKEN = 4
@@ -74,7 +74,7 @@ def run_worker(file: Path, out: Path, *, stand_in: bool, n_threads: int) -> dict
     unwatched = {"worker_bytes": 1 << 40, "renew_above_bytes": 1 << 40, "n_threads": n_threads}
     resources = msgspec.structs.replace(job.resources, **unwatched, **({"audit_fraction": 0.0} if stand_in else {}))
     if stand_in:
-        tokmill.worker.load_encoder = lambda *_: StandIn()  # type: ignore[assignment, attr-defined]
+        tokmill.run.worker.load_encoder = lambda *_: StandIn()  # type: ignore[assignment, attr-defined]
     spent: dict[int, float] = {}
     names: dict[int, str] = {}
     done = threading.Event()

@@ -18,8 +18,9 @@ import msgspec
 import typer
 
 import tokmill
-from tokmill import cli, configured, errors, manifest, provenance, settings, sharding, types
-from tokmill.config import Content
+from tokmill.cli import app, configured, settings
+from tokmill.core import errors, manifest, output_spec, provenance, records as types
+from tokmill.core.config import Content
 
 MADE = {"commands.md", "settings.md", "exit-codes.md", "manifest.md", "python.md"}
 
@@ -40,7 +41,7 @@ def write_all(directory: Path) -> None:
 
 def commands() -> str:
     """Every command with each of its options."""
-    root = typer.main.get_command(cli.app)
+    root = typer.main.get_command(app.app)
     lines = [
         "# Commands",
         "",
@@ -99,7 +100,7 @@ def settings_page() -> str:
         "| table | keys |",
         "|---|---|",
     ]
-    knobs = configured.knobs(cli.app)
+    knobs = configured.knobs(app.app)
     shared = sorted({knob.key for knob in knobs if knob.is_shared})
     lines.append(cells("(top)", ", ".join(f"`{key}`" for key in shared)))
     for command in dict.fromkeys(knob.command for knob in knobs):
@@ -136,7 +137,7 @@ def manifest_page() -> str:
         Content,
         types.Input,
         types.Tokenizer,
-        sharding.Shards,
+        output_spec.Shards,
         provenance.Provenance,
     )
     for record in records:

@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
-from plain import clean_environment
+from support.plain import clean_environment
 
 import tokmill
 

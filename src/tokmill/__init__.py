@@ -15,22 +15,19 @@ from __future__ import annotations
 # As typing's, which nobody should wait for: until the command is loaded, Ctrl-C is Python's.
 TYPE_CHECKING = False
 
-__version__ = "0.1.0"
-
 if TYPE_CHECKING:
     from tokmill.api import finalize, plan, tokenize
-    from tokmill.conversion import convert, reshard
-    from tokmill.dataset import Dataset
-    from tokmill.dataset import open_dataset as open  # noqa: A004  the word for it: tokmill.open
-    from tokmill.errors import TokmillError
-    from tokmill.forecast import Plan
-    from tokmill.inspection import Inspection, inspect
-    from tokmill.mending import repair
-    from tokmill.merging import merge
-    from tokmill.replay import Outcome
-    from tokmill.reporting import ReportPage, report
-    from tokmill.summary import Summary
-    from tokmill.verification import Report, verify
+    from tokmill.check import Inspection, Report, inspect, repair, verify
+    from tokmill.core.errors import TokmillError
+    from tokmill.core.outcome import Outcome
+    from tokmill.core.version import __version__ as __version__
+    from tokmill.dataset import (
+        Dataset,
+        open_dataset as open,  # noqa: A004  the word for it: tokmill.open
+    )
+    from tokmill.derive import convert, merge, reshard
+    from tokmill.reports import ReportPage, report
+    from tokmill.run import Plan, Summary
 
 __all__ = [
     "Dataset",
@@ -55,26 +52,28 @@ __all__ = [
 ]
 
 _FROM = {
-    "Dataset": "dataset:Dataset",
-    "Inspection": "inspection:Inspection",
-    "Outcome": "replay:Outcome",
-    "Plan": "forecast:Plan",
-    "Report": "verification:Report",
-    "ReportPage": "reporting:ReportPage",
-    "Summary": "summary:Summary",
-    "TokmillError": "errors:TokmillError",
-    "convert": "conversion:convert",
-    "finalize": "api:finalize",
-    "inspect": "inspection:inspect",
-    "merge": "merging:merge",
+    "__version__": "core.version",
+    "Dataset": "dataset",
+    "Inspection": "check",
+    "Outcome": "core.outcome",
+    "Plan": "run",
+    "Report": "check",
+    "ReportPage": "reports",
+    "Summary": "run",
+    "TokmillError": "core.errors",
+    "convert": "derive",
+    "finalize": "api",
+    "inspect": "check",
+    "merge": "derive",
     "open": "dataset:open_dataset",
-    "plan": "api:plan",
-    "repair": "mending:repair",
-    "report": "reporting:report",
-    "reshard": "conversion:reshard",
-    "tokenize": "api:tokenize",
-    "verify": "verification:verify",
+    "plan": "api",
+    "repair": "check",
+    "report": "reports",
+    "reshard": "derive",
+    "tokenize": "api",
+    "verify": "check",
 }
+"""The room that has each name; after a colon, what it is called there."""
 
 
 def __getattr__(name: str) -> object:
@@ -83,7 +82,7 @@ def __getattr__(name: str) -> object:
     from importlib import import_module
 
     module, _, attribute = _FROM[name].partition(":")
-    value = getattr(import_module(f"{__name__}.{module}"), attribute)
+    value = getattr(import_module(f"{__name__}.{module}"), attribute or name)
     globals()[name] = value
     return value
 

@@ -28,11 +28,11 @@ import sys  # noqa: E402
 def main() -> None:
     """Load the command line, and hand over to it."""
     _open_what_is_closed()
-    from tokmill import cli
+    from tokmill.cli import main as run_command
 
     if _IS_OURS:
         _signal.signal(_signal.SIGINT, _signal.default_int_handler)
-    cli.main()
+    run_command()
 
 
 def _open_what_is_closed() -> None:

@@ -10,28 +10,37 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from tokmill.config import parse_size
-from tokmill.disk import is_complete
-from tokmill.emptiness import emptiness_notices
-from tokmill.errors import UsageError
-from tokmill.forecast import NOWHERE, Plan, check_disk, foresee
-from tokmill.planning import details, make_job
-from tokmill.read.urls import named
-from tokmill.runner import LocalRunner
-from tokmill.staging import Staged, destination, is_complete_at, output_of, stage_of
-from tokmill.summary import Meter, Summary, notices_of, summarize
-from tokmill.types import Detail, Notice, is_url, text_to_path
+from tokmill.core.config import parse_size
+from tokmill.core.errors import UsageError
+from tokmill.core.events import Detail, Notice
+from tokmill.core.records import is_url, text_to_path
+from tokmill.output import Staged, destination, is_complete, is_complete_at, output_of, stage_of
+from tokmill.run import (
+    NOWHERE,
+    LocalRunner,
+    Meter,
+    Plan,
+    Summary,
+    check_disk,
+    details,
+    emptiness_notices,
+    foresee,
+    make_job,
+    notices_of,
+    summarize,
+)
+from tokmill.store import named
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Sequence
 
-    from tokmill.config import Job
-    from tokmill.planning import PlannedJob
-    from tokmill.protocols import Observer
-    from tokmill.replay import Outcome
-    from tokmill.staging import Here
-    from tokmill.types import Finished
+    from tokmill.core.config import Job
+    from tokmill.core.events import Finished
+    from tokmill.core.outcome import Outcome
+    from tokmill.core.protocols import Observer
+    from tokmill.output import Here
+    from tokmill.run import PlannedJob
 
 
 def tokenize(
@@ -144,7 +153,7 @@ def _carry_out(
     asked, carried_bytes = planned.job, 0
     if append:
         # Here, so that a run without it loads no numpy.
-        from tokmill.appending import carried, carry_over, extend
+        from tokmill.derive import carried, carry_over, extend
 
         planned = extend(planned)
         carried_bytes = carried(planned.job)
@@ -167,10 +176,10 @@ def finalize(
     UsageError where parts are missing, naming them; LockedError while one of them, or all, are worked on.
     """
     if is_url(str(directory)):
-        from tokmill.joining import finalize_at
+        from tokmill.run import finalize_at
 
         return finalize_at(str(directory), stage=None if stage is None else str(stage), observers=observers)
-    from tokmill.finishing import finalize as finalize_here
+    from tokmill.run import finalize as finalize_here
 
     return finalize_here(directory, observers=observers)
 
@@ -284,8 +293,8 @@ def _made_at(out: str, split: str | None, ray: str | None) -> str:
     """Where this run makes something: of an output in a store that is made in parts, the part's URL or that of all of them."""
     if not is_url(out) or (split is None and ray is None):
         return out
-    from tokmill.division import part_url, parts_url
-    from tokmill.splits import parse_split
+    from tokmill.core.partition import parse_split
+    from tokmill.output import part_url, parts_url
 
     return parts_url(out) if split is None else part_url(out, parse_split(split)[0])
 
@@ -295,12 +304,12 @@ def _in_parts(
 ) -> Summary:
     """One part here, or all of them on a cluster."""
     # Here, so that nobody else needs them.
-    from tokmill.split_runs import run_all, run_split
+    from tokmill.run import run_all, run_split
 
     watching, force = [meter, *observers], asked.force
     if asked.split is not None:
         if isinstance(place, Staged):
-            from tokmill.far_runs import run_split_at
+            from tokmill.run import run_split_at
 
             job, finished = run_split_at(asked.out, job, asked.split, place, runner, watching, force=force)
             is_whole = is_complete_at(job, asked.out)
@@ -309,12 +318,12 @@ def _in_parts(
             is_whole = is_complete(job)
         part = "" if is_whole else asked.split
         return summarize(job, finished, meter, [_of_part(part, job)] if part else [], split=part)
-    from tokmill.ray_runner import RayRunner
+    from tokmill.run import RayRunner
 
     n_bytes = asked.split_bytes if isinstance(asked.split_bytes, int) else parse_size(asked.split_bytes, "--split-bytes")
     with RayRunner(asked.ray or "", asked.stage) as parts:
         if isinstance(place, Staged):
-            from tokmill.far_runs import run_all_at
+            from tokmill.run import run_all_at
 
             job, finished = run_all_at(asked.out, job, max(n_bytes, 1), parts, place, watching)
         else:

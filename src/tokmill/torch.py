@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tokmill.errors import UsageError
-from tokmill.extras import install_hint
-from tokmill.words import counted
+from tokmill.core.errors import UsageError
+from tokmill.core.extras import install_hint
+from tokmill.core.text import counted
 
 try:
     import torch
@@ -26,8 +26,7 @@ except ImportError as error:
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tokmill.batches import Batches
-    from tokmill.dataset import Dataset
+    from tokmill.dataset import Batches, Dataset
 
 
 class TorchBatches(IterableDataset):  # type: ignore[misc]  # torch is not there when types are checked

@@ -14,15 +14,15 @@ from typing import Any
 
 import psutil
 import pytest
-from plain import clean_environment, written
+from support.plain import clean_environment, written
 
 ray = pytest.importorskip("ray", reason="the extra ray is not installed: make ray")
 
 import tokmill  # noqa: E402  behind what it needs
-from tokmill.division import part_directory  # noqa: E402
-from tokmill.errors import LockedError, UsageError  # noqa: E402
-from tokmill.manifest import load_manifest  # noqa: E402
-from tokmill.types import AnyEvent, Progress, Started  # noqa: E402
+from tokmill.core.errors import LockedError, UsageError  # noqa: E402
+from tokmill.core.events import AnyEvent, Progress, Started  # noqa: E402
+from tokmill.core.manifest import load_manifest  # noqa: E402
+from tokmill.output.parts import part_directory  # noqa: E402
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
 
@@ -184,7 +184,7 @@ def test_a_worker_is_killed(nodes: Nodes, corpus: Path, one: tuple[bytes, bytes]
 def test_the_process_that_tokenizes_is_killed(nodes: Nodes, corpus: Path, one: tuple[bytes, bytes], tmp_path: Path) -> None:
     driver = Driver(corpus, tmp_path / "out", nodes.address)
     driver.wait_for(lambda: bool(driver.committed()))
-    nodes.processes("tokmill.worker")[0].kill()
+    nodes.processes("tokmill.run.worker")[0].kill()
     _, shown = driver.result()
     assert "its worker was lost (killed by SIGKILL)" in shown
     assert is_one_run(driver.out, corpus, one, tmp_path / "merged")
@@ -232,8 +232,8 @@ def test_an_interrupted_driver_leaves_checkpoints(nodes: Nodes, corpus: Path, on
 
 def test_a_straggler_holds_up_no_other_part(nodes: Nodes, corpus: Path, one: tuple[bytes, bytes], tmp_path: Path) -> None:
     driver = Driver(corpus, tmp_path / "out", nodes.address)
-    driver.wait_for(lambda: bool(nodes.processes("tokmill.worker")) and bool(driver.committed()))
-    slow = nodes.processes("tokmill.worker")[0]
+    driver.wait_for(lambda: bool(nodes.processes("tokmill.run.worker")) and bool(driver.committed()))
+    slow = nodes.processes("tokmill.run.worker")[0]
     slow.suspend()
     try:
         driver.wait_for(lambda: len(driver.complete()) == 7)

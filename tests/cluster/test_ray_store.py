@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bucket import Bucket, Start, s3_server
-from plain import clean_environment, written
+from support.bucket import Bucket, Start, s3_server
+from support.plain import clean_environment, written
 
 ray = pytest.importorskip("ray", reason="the extra ray is not installed: make ray")
 
 import tokmill  # noqa: E402  behind what it needs
-from tokmill.read import stores  # noqa: E402
+from tokmill.store import base  # noqa: E402
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
 
@@ -28,11 +28,11 @@ OPTIONS = ["--separator", "\\n\\n", "--val-fraction", "0.05", "--split-bytes", "
 
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[Bucket]:
-    stores._store.cache_clear()
+    base._store.cache_clear()
     with s3_server() as server:
         server.names()
         yield server
-    stores._store.cache_clear()
+    base._store.cache_clear()
 
 
 @pytest.fixture(scope="module")

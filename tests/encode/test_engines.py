@@ -12,20 +12,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from contracts import EncoderContract
-from hypothesis import given
-from hypothesis import strategies as st
-from plain import gpt2
+from hypothesis import given, strategies as st
+from support.contracts import EncoderContract
+from support.plain import gpt2
 
-from tokmill.encode import load_encoder, resolve_tokenizer
-from tokmill.encode.gigatoken import GigatokenEncoder
-from tokmill.encode.newer import NEWER, ReferenceForNewer
-from tokmill.encode.reference import ReferenceEncoder
-from tokmill.encode.short import BETWEEN, with_short_together
-from tokmill.encode.vocabulary import ENCODINGS
-from tokmill.errors import EngineError, UsageError
-from tokmill.protocols import Encoder
-from tokmill.slices import Slices
+from tokmill.core.documents import Slices
+from tokmill.core.errors import EngineError, UsageError
+from tokmill.core.protocols import Encoder
+from tokmill.encode.engines.gigatoken import GigatokenEncoder
+from tokmill.encode.engines.short_documents import BETWEEN, with_short_together
+from tokmill.encode.engines.tiktoken import ReferenceEncoder
+from tokmill.encode.engines.unicode_fallback import NEWER, ReferenceForNewer
+from tokmill.encode.loading import load_encoder, resolve_tokenizer
+from tokmill.encode.resolve import ENCODINGS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -248,7 +247,7 @@ def test_an_engine_that_does_not_exist_is_named() -> None:
 
 def test_an_engine_that_is_not_installed_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gigatoken", None)
-    monkeypatch.delitem(sys.modules, "tokmill.encode.gigatoken", raising=False)
+    monkeypatch.delitem(sys.modules, "tokmill.encode.engines.gigatoken", raising=False)
     with pytest.raises(UsageError) as caught:
         load_encoder(resolve_tokenizer("gpt2"), "gigatoken")
     assert "pip install gigatoken" in (caught.value.next_step or "")

@@ -10,11 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 import tokenizers
-from hypothesis import example, given
-from hypothesis import strategies as st
-from small import EOT, LLAMA3, MAKERS, PLAIN, PROVEN, TEXTS, path_of, rewritten, true_ids, truth
+from hypothesis import example, given, strategies as st
+from support.small import EOT, LLAMA3, MAKERS, PLAIN, PROVEN, TEXTS, path_of, rewritten, true_ids, truth
 
-from tokmill.encode import (
+from tokmill.core.documents import Slices
+from tokmill.core.errors import EngineError, UsageError
+from tokmill.core.protocols import Encoder
+from tokmill.core.records import Tokenizer
+from tokmill.encode.engines.huggingface import HuggingFaceEncoder
+from tokmill.encode.engines.unicode_fallback import NEWER, NEWER_FOR_NFC, NEWER_SYMBOLS, ReferenceForNewer
+from tokmill.encode.families import FAMILIES, OTHER
+from tokmill.encode.loading import (
     cutter_of,
     engine_of,
     is_lossless,
@@ -24,13 +30,6 @@ from tokmill.encode import (
     reference_of,
     resolve_tokenizer,
 )
-from tokmill.encode.families import FAMILIES, OTHER
-from tokmill.encode.huggingface import HuggingFaceEncoder
-from tokmill.encode.newer import NEWER, NEWER_FOR_NFC, NEWER_SYMBOLS, ReferenceForNewer
-from tokmill.errors import EngineError, UsageError
-from tokmill.protocols import Encoder
-from tokmill.slices import Slices
-from tokmill.types import Tokenizer
 
 FRAGMENTS = (
     " ", "  ", "\n", "\r\n", "\n\n", "\t", "\u00a0", "\u3000", "\u0085", "a", "Z", "ß", "ſ", "ж",

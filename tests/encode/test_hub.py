@@ -9,12 +9,13 @@ import time
 from pathlib import Path
 
 import pytest
-from plain import clean_environment
-from serving import Answer, serving
-from small import path_of
+from support.plain import clean_environment
+from support.serving import Answer, serving
+from support.small import path_of
 
-from tokmill.encode import hub, resolve_tokenizer
-from tokmill.errors import UsageError
+from tokmill.core.errors import UsageError
+from tokmill.encode import hub
+from tokmill.encode.loading import resolve_tokenizer
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 CONFIG = b'{"eos_token": "<|im_start|>"}'
@@ -34,7 +35,7 @@ def answers(*, revision: str = "main", config: bytes | None = None) -> dict[str,
 def resolved(url: str, home: Path, name: str, *more: str, **environment: str) -> list[str]:
     """Name, encoding, EOT id and path of a tokenizer in a fresh process, since huggingface_hub reads its settings once."""
     code = (
-        "import sys; from tokmill.encode import resolve_tokenizer; from tokmill.errors import UsageError\n"
+        "import sys; from tokmill.encode import resolve_tokenizer; from tokmill.core.errors import UsageError\n"
         "try: t = resolve_tokenizer(*sys.argv[1:]); print(t.name, t.encoding, t.eot_id, t.path, sep='\\n')\n"
         "except UsageError as error: print('error', error.what, error.next_step, sep='\\n')"
     )
@@ -121,7 +122,7 @@ def test_without_huggingface_hub_it_says_what_to_install(monkeypatch: pytest.Mon
 
 def test_without_tokenizers_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tokenizers", None)
-    monkeypatch.setattr("tokmill.encode.vocabulary.find_spec", lambda _: None)
+    monkeypatch.setattr("tokmill.encode.resolve.find_spec", lambda _: None)
     with pytest.raises(UsageError, match="Hugging Face tokenizers, which is not installed") as caught:
         resolve_tokenizer(str(path_of("gpt2")))
     assert "'tokenizers<" in (caught.value.next_step or "")

@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from plain import clean_environment, plain_tokens, written
+from support.plain import clean_environment, plain_tokens, written
 
-from tokmill.manifest import load_manifest
-from tokmill.verification import verify
+from tokmill.check.verification import verify
+from tokmill.core.manifest import load_manifest
 
 LAUNCH = Path(__file__).with_name("launch.py")
 SEGMENT_BYTES = 16 << 10

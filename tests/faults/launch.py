@@ -11,8 +11,9 @@ from typing import Any
 
 import msgspec
 
-from tokmill import api, cli
-from tokmill.planning import PlannedJob, make_job
+from tokmill import api
+from tokmill.cli import app
+from tokmill.run.job import PlannedJob, make_job
 
 
 def main(segment_bytes: int) -> None:
@@ -27,7 +28,7 @@ def main(segment_bytes: int) -> None:
         return replace(planned, job=msgspec.structs.replace(planned.job, resources=small))
 
     vars(api)["make_job"] = make_small_job
-    cli.main()
+    app.main()
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from faults.harness import Outcome, Scene, is_complete, needs, run, write_corpus, wrong_message
 from faults.test_kills import started, wait_for_commit
-from plain import clean_environment
+from support.plain import clean_environment
 
 root = [
     pytest.mark.root,

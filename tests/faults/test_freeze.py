@@ -14,9 +14,9 @@ from faults.harness import FOUND
 from faults.test_disk import mounted
 from faults.vm import DISK, MARKS, guest_command, machine, make_disk
 
-from tokmill.errors import MemoryBudgetError
-from tokmill.memory import divide
-from tokmill.verification import verify
+from tokmill.check.verification import verify
+from tokmill.core.errors import MemoryBudgetError
+from tokmill.core.system.budget import divide
 
 pytestmark = [pytest.mark.freeze, *MARKS]
 NAIVE = Path(__file__).with_name("naive.py")

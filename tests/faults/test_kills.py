@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from faults.harness import Scene, is_complete, run, write_corpus
-from plain import clean_environment, written
+from support.plain import clean_environment, written
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,9 @@ import pytest
 from faults.harness import FOUND, Scene, is_complete, run, write_corpus
 from faults.test_disk import mounted
 from faults.vm import DISK, MARKS, guest_command, machine, make_disk
-from plain import written
+from support.plain import written
 
-from tokmill.verification import verify
+from tokmill.check.verification import verify
 
 pytestmark = [pytest.mark.power, *MARKS]
 N_CUTS = 20

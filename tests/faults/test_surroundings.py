@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from faults.harness import Outcome, Scene, is_complete, needs, run, small_command, touched, write_corpus, wrong_message
 from faults.test_kills import started
-from plain import clean_environment
+from support.plain import clean_environment
 
 
 @pytest.fixture(scope="module")

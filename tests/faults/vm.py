@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from faults.harness import needs
-from plain import clean_environment
+from support.plain import clean_environment
 
 MARKS = [
     pytest.mark.skipif(os.geteuid() != 0, reason="NOT TESTED: mounts need root"),

@@ -12,11 +12,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.feather
 import pyarrow.parquet as pq
-from contracts import ReaderContract
-from reading import write
+from support.contracts import ReaderContract
+from support.reading import write
 
+from tokmill.core.records import Input
 from tokmill.read.inputs import find_inputs
-from tokmill.types import Input
 
 
 def found(path: Path) -> tuple[Input, ...]:

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from tokmill.errors import TokmillError, UsageError
+from tokmill.core.errors import TokmillError, UsageError
+from tokmill.core.records import text_to_path
 from tokmill.read.inputs import FoundInputs, find_inputs
 from tokmill.read.stream import open_stream
-from tokmill.types import text_to_path
 
 
 def find(*names: object, glob: str | None = None, input_format: str | None = None) -> FoundInputs:

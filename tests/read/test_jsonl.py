@@ -8,13 +8,12 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from builders import a_content
-from hypothesis import given
-from hypothesis import strategies as st
-from reading import a_reader, read_all, write
+from hypothesis import given, strategies as st
+from support.builders import a_content
+from support.reading import a_reader, read_all, write
 
-from tokmill.errors import BadRecordError, MemoryBudgetError
-from tokmill.types import Cursor
+from tokmill.core.errors import BadRecordError, MemoryBudgetError
+from tokmill.core.records import Cursor
 
 BAD = {
     "invalid_json": [

@@ -11,9 +11,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from plain import clean_environment
+from support.plain import clean_environment
 
-from tokmill.memory import divide
+from tokmill.core.system.budget import divide
 
 GIB = 1 << 30
 LINE = "The same sentence of some words and of no end, "

@@ -12,15 +12,15 @@ import pyarrow as pa
 import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
-from builders import a_content
-from reading import a_reader, write
-from small import path_of, true_ids
+from support.builders import a_content
+from support.reading import a_reader, write
+from support.small import path_of, true_ids
 
-from tokmill.audit import Auditor
-from tokmill.encode import load_fastest, resolve_tokenizer
+from tokmill.core.records import Cursor, Input
+from tokmill.encode.loading import load_fastest, resolve_tokenizer
 from tokmill.read.utf8 import first_invalid
-from tokmill.stage import EncodeStage
-from tokmill.types import Cursor, Input
+from tokmill.run.audit import Auditor
+from tokmill.run.encode_batch import EncodeStage
 
 FORMATS = ("text", "jsonl", "csv", "parquet", "arrow", "tar")
 PLAIN, NEWER = "plain text one", "x 1\U00011de0345 y"

@@ -10,13 +10,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from webserver import Site, serving
+from support.webserver import Site, serving
 
-from tokmill.errors import ChangedError, DamagedInputError
+from tokmill.core.errors import ChangedError, DamagedInputError
+from tokmill.core.records import Input
 from tokmill.read import seekable
 from tokmill.read.inputs import find_inputs
 from tokmill.read.seekable import RemoteFile, open_seekable
-from tokmill.types import Input
 
 BLOCK = 10_000
 DATA = random.Random(0).randbytes(25 * BLOCK + 77)

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import lz4.frame
 import pytest
-from reading import read_all, write
+from support.reading import read_all, write
 
-from tokmill.errors import ChangedError, DamagedInputError, InputError
-from tokmill.protocols import ByteStream
+from tokmill.core.errors import ChangedError, DamagedInputError, InputError
+from tokmill.core.protocols import ByteStream
+from tokmill.core.records import Input
 from tokmill.read.inputs import find_inputs
 from tokmill.read.stream import open_stream
-from tokmill.types import Input
 
 if sys.version_info >= (3, 14):
     from compression import zstd

@@ -10,19 +10,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from builders import a_content
-from hypothesis import assume, example, given, settings
-from hypothesis import strategies as st
-from reading import Reading, a_reader, read_all, write
+from hypothesis import assume, example, given, settings, strategies as st
+from support.builders import a_content
+from support.reading import Reading, a_reader, read_all, write
 
-from tokmill.errors import BadRecordError, MemoryBudgetError
+from tokmill.core.documents import Slices
+from tokmill.core.errors import BadRecordError, MemoryBudgetError
+from tokmill.core.records import Cursor
 from tokmill.read.table_lines import Block, TableLines, TableTexts, TooLongError
-from tokmill.slices import Slices
-from tokmill.types import Cursor
 
 if TYPE_CHECKING:
-    from tokmill.protocols import ByteStream
-    from tokmill.types import Input
+    from tokmill.core.protocols import ByteStream
+    from tokmill.core.records import Input
 
 PIECES = [
     b'"',

@@ -12,14 +12,14 @@ import pyarrow as pa
 import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
-from builders import a_content
-from make_corpora import arrow, arrow_stream, parquet, tar
-from reading import a_reader, read_all, write
+from support.builders import a_content
+from support.make_corpora import arrow, arrow_stream, parquet, tar
+from support.reading import a_reader, read_all, write
 
-from tokmill.errors import BadRecordError, DamagedInputError, InputError, MemoryBudgetError, TokmillError, UsageError
+from tokmill.core.documents import Slices
+from tokmill.core.errors import BadRecordError, DamagedInputError, InputError, MemoryBudgetError, TokmillError, UsageError
+from tokmill.core.records import Cursor, Input
 from tokmill.read.inputs import find_inputs
-from tokmill.slices import Slices
-from tokmill.types import Cursor, Input
 
 TEXTS = ["one", "two", "", "one", "é" * 500, "six"]
 KINDS = {
@@ -284,7 +284,7 @@ def test_memory_that_does_not_suffice_for_a_row_is_an_error_that_names_it(
     def no_memory(*_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("tokmill.read.columns._joined", no_memory)
+    monkeypatch.setattr("tokmill.read.arrow_columns._joined", no_memory)
     with pytest.raises(MemoryBudgetError, match="does not fit") as caught:
         read_all(inputs)
     assert str(caught.value.where).endswith(f"{name}, row 1")

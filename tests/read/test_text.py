@@ -14,14 +14,13 @@ from typing import Any
 
 import lz4.frame
 import pytest
-from builders import a_content
-from hypothesis import example, given
-from hypothesis import strategies as st
-from reading import SEPARATORS, SpaceCutter, a_reader, contents, read_all, write
+from hypothesis import example, given, strategies as st
+from support.builders import a_content
+from support.reading import SEPARATORS, SpaceCutter, a_reader, contents, read_all, write
 
-from tokmill.errors import InputError
+from tokmill.core.errors import InputError
+from tokmill.core.records import Cursor, Input
 from tokmill.read.utf8 import first_invalid
-from tokmill.types import Cursor, Input
 
 
 @st.composite
@@ -73,8 +72,8 @@ def test_a_pipe_that_delivers_a_few_bytes_at_a_time_changes_nothing(data: bytes,
 
         def close(self) -> None: ...
 
+    from tokmill.read.formats.text import read_text
     from tokmill.read.position import Position, Settings
-    from tokmill.read.text import read_text
 
     settings = Settings(a_content(inputs=(source,)), None, batch_bytes, 1024, 1 << 20)
     documents = [d for b in read_text(Drops(), Position(source, 0, Cursor()), settings, Cursor()) for d in b.documents]
@@ -175,7 +174,7 @@ def test_a_text_that_begins_with_letters_of_other_kinds_of_files_is_text(tmp_pat
 
 
 def test_the_end_of_standard_input_is_compared_when_a_run_goes_on(tmp_path: Path) -> None:
-    from tokmill.errors import ChangedError
+    from tokmill.core.errors import ChangedError
 
     def read(data: bytes, start: Cursor) -> list[object]:
         reading_end, writing_end = os.pipe()

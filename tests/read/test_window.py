@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
+from tokmill.core.documents import Slices
 from tokmill.read.line_window import LineWindow
 from tokmill.read.window import Window, _Finder, _overlaps_itself
-from tokmill.slices import Slices
 
 texts = st.lists(
     st.sampled_from([b"a", b"b", b"ab", b"aab", b"<|", b"|>", b"<|x|>", b"\n", b"z" * 300, b"y" * 40_000]), max_size=40

@@ -1,161 +1,53 @@
-"""Tokenizers: what a name means, the engines behind the Encoder contract, and where text may be cut."""
+"""From a tokenizer's name to ids."""
 
 from __future__ import annotations
 
-import os
-import sys
-from functools import partial
-from importlib import import_module
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from tokmill.encode.cuts import AddedTokenCuts, cutter_for
-from tokmill.encode.families import family_of
-from tokmill.encode.tokenizer_json import TokenizerFile, load_tokenizer_json
-from tokmill.encode.vocabulary import engine_of, pattern_of, ranks_path, reference_of, resolve_tokenizer
-from tokmill.errors import UsageError
+from tokmill.core.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from tokmill.protocols import Cutter, Encoder
-    from tokmill.types import Tokenizer
-
-__all__ = [
-    "ENGINES",
-    "cutter_for",
-    "cutter_of",
-    "engine_of",
-    "hand_over_plainly",
-    "is_lossless",
-    "load_decoder",
-    "load_encoder",
-    "load_fastest",
-    "reference_of",
-    "resolve_tokenizer",
-]
-
-ENGINES = {
-    "gigatoken": "tokmill.encode.gigatoken:GigatokenEncoder",
-    "tiktoken": "tokmill.encode.reference:ReferenceEncoder",
-    "tokenizers": "tokmill.encode.huggingface:HuggingFaceEncoder",
-}
-"""Where each engine is; its key is also the name of the package that it needs."""
-_FOR_JSON = {"gigatoken": "tokmill.encode.gigatoken:GigatokenJsonEncoder", "tokenizers": ENGINES["tokenizers"]}
-"""Likewise, for a tokenizer.json."""
-_GUARDS = {"gigatoken": "tokmill.encode.newer:ReferenceForNewer"}
-"""What stands before an engine whose tables of Unicode are not the reference's."""
-_FOR_SHORT = {"gigatoken": "tokmill.encode.short:with_short_together"}
-"""What stands before an engine to which each text costs much, for encodings that it knows."""
-
-
-def load_encoder(tokenizer: Tokenizer, engine: str) -> Encoder:
-    """The tokenizer in an engine, a key of `ENGINES`; one for each thread.
-
-    Raises UsageError for an engine that is unknown, not installed, or cannot hold this tokenizer; ChangedError when the
-    tokenizer's file is not the one that was resolved.
-    """
-    if engine not in ENGINES:
-        raise UsageError(
-            f"there is no engine {engine!r}", where="--engine", allowed=", ".join(ENGINES), next_step="leave --engine out"
-        )
-    try:
-        encoder = _loaded(tokenizer, engine)
-        if engine in _FOR_SHORT and tokenizer.kind == "tiktoken":
-            encoder = _imported(_FOR_SHORT[engine])(encoder, tokenizer.encoding)
-        if engine in _GUARDS and _depends_on_unicode(tokenizer):
-            load_reference = partial(load_encoder, tokenizer, reference_of(tokenizer))
-            encoder = _imported(_GUARDS[engine])(encoder, load_reference, tokenizer.encoding)
-    except ImportError as error:
-        others = [e for e in ("gigatoken", reference_of(tokenizer)) if e != engine]
-        raise UsageError(
-            f"the engine {engine} cannot be imported: {error}",
-            where="--engine",
-            allowed="an engine whose package is installed",
-            next_step=f"pip install {engine}, or run again with --engine {' or '.join(others)}",
-        ) from error
-    return encoder
-
-
-def cutter_of(tokenizer: Tokenizer) -> Cutter | None:
-    """Finds the safe cuts of a tokenizer's texts; None where none are proven, so that documents stay whole.
-
-    Raises ChangedError when the tokenizer's file is not the one that was resolved.
-    """
-    cutter = cutter_for(tokenizer.encoding)
-    if cutter is None or tokenizer.kind == "tiktoken":
-        return cutter
-    return _cutter_beside(load_tokenizer_json(tokenizer), cutter)
-
-
-def is_lossless(tokenizer: Tokenizer) -> bool:
-    """Whether the text can be had back, byte for byte, from its ids."""
-    family = family_of(tokenizer.encoding)
-    return tokenizer.kind == "tiktoken" or (family is not None and family.is_lossless)
-
-
-def load_decoder(tokenizer: Tokenizer) -> Encoder:
-    """The tokenizer in the engine that gives text back as the reference does. Raises as `load_encoder`."""
-    family = family_of(tokenizer.encoding)
-    of_reference = tokenizer.kind == "huggingface" and (family is None or not family.has_classes)
-    return load_encoder(tokenizer, reference_of(tokenizer)) if of_reference else load_fastest(tokenizer)
-
-
-def hand_over_plainly() -> None:
-    """Let gigatoken hand over its arrays as they are, and Hugging Face tokenizers keep to the threads that call it.
-
-    For processes that run nothing but tokmill.
-    """
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    if "awkward" in sys.modules:
-        return
-    stand_in = ModuleType("awkward")
-    # All that gigatoken 0.10.0 uses of it: what an argument is compared with, and what makes the result.
-    stand_in.Array = type("Array", (), {})  # type: ignore[attr-defined]
-    stand_in.unflatten = lambda ids, lengths: (ids, lengths)  # type: ignore[attr-defined]
-    sys.modules["awkward"] = stand_in
-
-
-def load_fastest(tokenizer: Tokenizer) -> Encoder:
-    """The tokenizer in the fastest engine that can load it. Raises as `load_encoder`."""
-    return load_encoder(tokenizer, engine_of(tokenizer, "gigatoken"))
-
-
-def _loaded(tokenizer: Tokenizer, engine: str) -> Encoder:
-    """The engine alone. Raises ImportError and as `load_encoder`."""
-    if engine_of(tokenizer, engine) != engine:
-        raise _unsuited(tokenizer, engine)
-    if tokenizer.kind == "tiktoken":
-        encoder: Encoder = _imported(ENGINES[engine])(tokenizer.encoding, pattern_of(tokenizer), partial(ranks_path, tokenizer))
-        return encoder
-    load: Callable[..., Encoder] = _imported(_FOR_JSON[engine])
-    if engine == "gigatoken":
-        return load(lambda: load_tokenizer_json(tokenizer).for_engine())
-    file = load_tokenizer_json(tokenizer)
-    cutter = cutter_for(tokenizer.encoding)
-    return load(file.for_reference, _cutter_beside(file, cutter) if cutter else None)
-
-
-def _unsuited(tokenizer: Tokenizer, engine: str) -> UsageError:
-    return UsageError(
-        f"{engine} does not give the ids of {tokenizer.name}",
-        where="--engine",
-        allowed=reference_of(tokenizer),
-        next_step=f"run again with --engine {reference_of(tokenizer)} (slower)",
+    from tokmill.encode.loading import (
+        ENGINES,
+        cutter_of,
+        hand_over_plainly,
+        is_lossless,
+        load_decoder,
+        load_encoder,
+        load_fastest,
     )
+    from tokmill.encode.published import (
+        Fetched,
+        Vocabulary,
+        fetch_vocabulary,
+        list_vocabularies,
+    )
+    from tokmill.encode.resolve import (
+        ENCODINGS,
+        engine_notice,
+        engine_of,
+        reference_of,
+        resolve_tokenizer,
+        resolve_with,
+    )
+    from tokmill.encode.selftest import TEXTS, Tried
+    from tokmill.encode.tiktoken_cache import places
 
-
-def _cutter_beside(file: TokenizerFile, cutter: Cutter) -> Cutter:
-    """The cutter, or one that spares the added tokens which are taken from text."""
-    return AddedTokenCuts(token.content for token in file.plain) if file.plain else cutter
-
-
-def _depends_on_unicode(tokenizer: Tokenizer) -> bool:
-    family = family_of(tokenizer.encoding)
-    return tokenizer.kind == "tiktoken" or (family is not None and family.has_classes)
-
-
-def _imported(name: str) -> Any:
-    """What `module:attribute` names. Raises ImportError."""
-    module, _, attribute = name.partition(":")
-    return getattr(import_module(module), attribute)
+__getattr__, __dir__, __all__ = lazy_names(
+    __name__,
+    {
+        "loading": [
+            "ENGINES",
+            "cutter_of",
+            "hand_over_plainly",
+            "is_lossless",
+            "load_decoder",
+            "load_encoder",
+            "load_fastest",
+        ],
+        "published": ["Fetched", "Vocabulary", "fetch_vocabulary", "list_vocabularies"],
+        "resolve": ["ENCODINGS", "engine_notice", "engine_of", "reference_of", "resolve_tokenizer", "resolve_with"],
+        "selftest": ["TEXTS", "Tried"],
+        "tiktoken_cache": ["places"],
+    },
+)

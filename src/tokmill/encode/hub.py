@@ -12,8 +12,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tokmill.errors import UsageError
-from tokmill.extras import install_hint
+from tokmill.core.errors import UsageError
+from tokmill.core.extras import install_hint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from tokmill.core.errors import ChangedError, UsageError
+from tokmill.core.records import Tokenizer, path_to_text, text_to_path
 from tokmill.encode.families import OTHER, byte_characters, classify, is_byte_token
-from tokmill.errors import ChangedError, UsageError
-from tokmill.types import Tokenizer, path_to_text, text_to_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

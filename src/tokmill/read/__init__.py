@@ -1,1 +1,29 @@
-"""From files to batches: bytes from anywhere, then one file a format."""
+"""From the names of inputs to batches of documents."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tokmill.core.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from tokmill.read.corpus import CorpusReader
+    from tokmill.read.footer import stored_groups
+    from tokmill.read.inputs import find_inputs, input_format_of
+    from tokmill.read.json_record import NotARecordError, RecordParser
+    from tokmill.read.sniff import check_files, keys_of
+    from tokmill.read.stream import open_stream
+    from tokmill.read.utf8 import clean, damage_hint, first_invalid
+
+__getattr__, __dir__, __all__ = lazy_names(
+    __name__,
+    {
+        "corpus": ["CorpusReader"],
+        "footer": ["stored_groups"],
+        "inputs": ["find_inputs", "input_format_of"],
+        "json_record": ["NotARecordError", "RecordParser"],
+        "sniff": ["check_files", "keys_of"],
+        "stream": ["open_stream"],
+        "utf8": ["clean", "damage_hint", "first_invalid"],
+    },
+)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tokmill.types import Compression
+    from tokmill.core.records import Compression
 
 _WINDOW_LOG_MAX = 27
 """A zstd frame may ask for a window of 128 MiB, the most that the zstd command accepts without --long."""

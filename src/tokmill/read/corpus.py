@@ -13,32 +13,32 @@ from importlib import import_module
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
-from tokmill.errors import TokmillError
-from tokmill.read.bounds import find_stretch
-from tokmill.read.guess import check_pipe
+from tokmill.core.documents import joined
+from tokmill.core.errors import TokmillError
+from tokmill.core.partition import Split
+from tokmill.core.records import BLOCK_BYTES, DIVIDE_ABOVE_BYTES, WITH_FOOTER, Batch, Counts, Cursor, SourceFormat
+from tokmill.read.part_bounds import find_stretch
 from tokmill.read.position import Position, Settings
 from tokmill.read.seekable import open_seekable
+from tokmill.read.sniff import check_pipe
 from tokmill.read.stream import open_stream
-from tokmill.slices import joined
-from tokmill.splits import Split
-from tokmill.types import BLOCK_BYTES, DIVIDE_ABOVE_BYTES, WITH_FOOTER, Batch, Counts, Cursor, SourceFormat
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
 
-    from tokmill.config import Content, Resources
-    from tokmill.protocols import Cutter
-    from tokmill.read.bounds import Stretch
-    from tokmill.types import Input, Location
+    from tokmill.core.config import Content, Resources
+    from tokmill.core.protocols import Cutter
+    from tokmill.core.records import Input, Location
+    from tokmill.read.part_bounds import Stretch
 
 READERS: dict[SourceFormat, str] = {
-    "text": "tokmill.read.text:read_text",
-    "jsonl": "tokmill.read.jsonl:read_jsonl",
-    "csv": "tokmill.read.delimited:read_csv",
-    "tsv": "tokmill.read.delimited:read_tsv",
-    "parquet": "tokmill.read.parquet:read_parquet",
-    "arrow": "tokmill.read.arrow:read_arrow",
-    "tar": "tokmill.read.tar:read_tar",
+    "text": "tokmill.read.formats.text:read_text",
+    "jsonl": "tokmill.read.formats.jsonl:read_jsonl",
+    "csv": "tokmill.read.formats.delimited:read_csv",
+    "tsv": "tokmill.read.formats.delimited:read_tsv",
+    "parquet": "tokmill.read.formats.parquet:read_parquet",
+    "arrow": "tokmill.read.formats.arrow:read_arrow",
+    "tar": "tokmill.read.formats.tar:read_tar",
 }
 """By format, the function that reads one input; imported when there is one."""
 _PATIENCE_S = 0.5

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import pyarrow.parquet as pq
 
-from tokmill.errors import TokmillError
-from tokmill.read.columns import ARROW_ERRORS, check_column, file_error
+from tokmill.core.errors import TokmillError
+from tokmill.core.records import Location
+from tokmill.read.arrow_columns import ARROW_ERRORS, check_column, file_error
 from tokmill.read.seekable import open_seekable
-from tokmill.types import Location
 
 if TYPE_CHECKING:
+    from tokmill.core.records import Input
     from tokmill.read.seekable import SeekableFile
-    from tokmill.types import Input
 
 _BUFFER_BYTES = 1 << 20
 """Of one column (600 MB in one row group: 133 MB resident; without a limit 376)."""

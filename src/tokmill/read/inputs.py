@@ -16,16 +16,16 @@ from dataclasses import dataclass
 from fnmatch import translate
 from typing import TYPE_CHECKING, cast
 
-from tokmill.errors import DamagedInputError, UsageError
-from tokmill.read.own import OwnFiles
-from tokmill.read.urls import named, path_of, remember
-from tokmill.types import STDIN, WITH_FOOTER, Compression, Input, InputFormat, is_url, path_to_text
-from tokmill.words import counted
+from tokmill.core.errors import DamagedInputError, UsageError
+from tokmill.core.records import STDIN, WITH_FOOTER, Compression, Input, InputFormat, is_url, path_to_text
+from tokmill.core.text import counted
+from tokmill.read.own_outputs import OwnFiles
+from tokmill.store import named, path_of, remember
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from tokmill.read.stores import Found
+    from tokmill.store import Found
 
 _STDIN_NAMES = {STDIN, "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"}
 _COMPRESSIONS: dict[str, Compression] = {".gz": "gzip", ".zst": "zstd", ".xz": "xz", ".bz2": "bzip2", ".lz4": "lz4"}
@@ -131,7 +131,7 @@ class _Finder:
             )
 
     def _add_remote(self, url: str) -> None:
-        from tokmill.read.listing import find_remote
+        from tokmill.store import find_remote
 
         objects, n_passed = find_remote(url, self._wanted, has_glob=self._glob is not None)
         self.n_passed_over += n_passed

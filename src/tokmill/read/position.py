@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Literal
 
 import xxhash
 
-from tokmill.errors import ChangedError
-from tokmill.types import BLOCK_BYTES, DIVIDE_ABOVE_BYTES, Cursor, Location
+from tokmill.core.errors import ChangedError
+from tokmill.core.records import BLOCK_BYTES, DIVIDE_ABOVE_BYTES, Cursor, Location
 
 if TYPE_CHECKING:
-    from tokmill.config import Content
-    from tokmill.protocols import ByteStream, Cutter
-    from tokmill.types import Input, SourceFormat
+    from tokmill.core.config import Content
+    from tokmill.core.protocols import ByteStream, Cutter
+    from tokmill.core.records import Input, SourceFormat
 
 _HASH_BYTES = 1 << 20
 _UNITS: dict[SourceFormat, Literal["document", "line", "row", "member"]] = {

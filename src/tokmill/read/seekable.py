@@ -16,13 +16,13 @@ from collections import OrderedDict
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
-from tokmill.errors import TokmillError
+from tokmill.core.errors import TokmillError
 from tokmill.read.stream import PlainStream
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-    from tokmill.types import Input
+    from tokmill.core.records import Input
 
 SEEKABLE_BLOCK_BYTES = 4 << 20
 BLOCKS_KEPT = 8
@@ -127,7 +127,7 @@ class RemoteFile(SeekableFile):
     """A remote object as a file."""
 
     def __init__(self, source: Input) -> None:
-        from tokmill.read.remote import Fetcher
+        from tokmill.store import Fetcher
 
         self._fetcher = Fetcher(source)
         super().__init__(self._fetcher.pin.size_bytes)

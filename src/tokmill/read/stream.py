@@ -14,15 +14,15 @@ import re
 import stat
 from typing import TYPE_CHECKING
 
-from tokmill.errors import ChangedError, DamagedInputError
-from tokmill.pagecache import ReadOnce
+from tokmill.core.errors import ChangedError, DamagedInputError
+from tokmill.core.records import STDIN, text_to_path
+from tokmill.core.system.page_cache import ReadOnce
 from tokmill.read.compression import new_codec
-from tokmill.types import STDIN, text_to_path
 
 if TYPE_CHECKING:
-    from tokmill.protocols import ByteStream
+    from tokmill.core.protocols import ByteStream
+    from tokmill.core.records import Input
     from tokmill.read.compression import Codec, Frame
-    from tokmill.types import Input
 
 _SKIP_BYTES = 1 << 20
 _DESCRIPTOR = re.compile(r"/(?:dev|proc/self)/fd/(\d+)")
@@ -187,7 +187,7 @@ def open_stream(source: Input) -> ByteStream:
 
 
 def _open_remote(source: Input) -> ByteStream:
-    from tokmill.read.remote import RemoteStream
+    from tokmill.store import RemoteStream
 
     return RemoteStream(source)
 

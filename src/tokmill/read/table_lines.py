@@ -23,13 +23,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tokmill.core.documents import NO_BYTE, Slices
 from tokmill.read.utf8 import first_invalid
-from tokmill.slices import NO_BYTE, Slices
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from tokmill.protocols import ByteStream
+    from tokmill.core.protocols import ByteStream
 
 _READ_BYTES = 1 << 20
 _MOST_WINDOW_BYTES = 1 << 20

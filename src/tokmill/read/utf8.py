@@ -10,7 +10,7 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tokmill.types import Compression, Utf8Policy
+    from tokmill.core.records import Compression, Utf8Policy
 
 _PROBE_BYTES = 1 << 20
 """Where an invalid byte is looked for, this much text is decoded at a time."""

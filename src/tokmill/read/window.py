@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tokmill.core.documents import Slices
 from tokmill.read.utf8 import HEAD_BYTES
-from tokmill.slices import Slices
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from tokmill.protocols import ByteStream
+    from tokmill.core.protocols import ByteStream
 
 
 _LONGEST_BYTES = 16

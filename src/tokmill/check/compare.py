@@ -1,0 +1,355 @@
+"""Decodes what was written and compares it with the corpus, byte by byte and document by document.
+
+The corpus is read again and every document is given its side anew; the written ids of each side become two streams, text and
+marks (where documents end or begin, as offsets into that text). Comparing streams instead of documents costs no Python for
+each document of the output. The hard one is bounded memory on damaged files: marks are looked for only as far as the text they
+belong to.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+import xxhash
+
+from tokmill.check.reencode import ReencodedComparison
+from tokmill.check.token_reader import WrittenIds
+from tokmill.core.config import MIB, Resources
+from tokmill.core.errors import BadRecordError, BadTextError, EngineError, UsageError
+from tokmill.core.output_spec import Shards
+from tokmill.core.records import Counts, Cursor
+from tokmill.dataset import SIDES, files_of, find_tokenizer
+from tokmill.encode import cutter_of, engine_of, is_lossless, load_fastest
+from tokmill.output import source_error
+from tokmill.read import CorpusReader, clean, find_inputs, first_invalid
+from tokmill.run import divide_resources
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+    from typing import Protocol
+
+    from numpy.typing import NDArray
+
+    from tokmill.core.config import Content
+    from tokmill.core.manifest import Manifest
+    from tokmill.core.protocols import Encoder
+    from tokmill.core.records import Batch
+    from tokmill.dataset import Ids
+
+    class Findings(Protocol):
+        """Where problems and progress go; `verification.Findings`."""
+
+        def add(self, file: str, what: str, begin_byte: int | None = None, end_byte: int | None = None) -> None: ...
+        def notice(self, text: str) -> None: ...
+        def begin(self, total_bytes: int | None) -> None: ...
+        def tell(self, position_bytes: int, counts: Counts) -> None: ...
+
+
+_BLOCK_TOKENS = 1 << 16
+"""Ids decoded at a time: 0.3 MB of prose, 8 MB of the longest token there is."""
+
+USUAL = Resources(
+    budget_bytes=1024 * MIB,
+    worker_bytes=1024 * MIB,
+    n_threads=1,
+    batch_bytes=2 * MIB,
+    in_flight_bytes=64 * MIB,
+    max_piece_bytes=1024 * MIB,
+    renew_above_bytes=1024 * MIB,
+)
+
+
+class Vocabulary:
+    """Ids to bytes, and how many bytes each id is.
+
+    lengths: int64, shape (n_ids,); 0 for the end-of-text id and for ids that stand for nothing.
+    """
+
+    def __init__(self, encoder: Encoder, n_ids: int, eot_id: int) -> None:
+        self._encoder = encoder
+        self.eot_id = eot_id
+        self.lengths = np.array([0 if i == eot_id else self._length(i) for i in range(n_ids)], np.int64)
+
+    def decode(self, ids: Ids) -> bytes:
+        """The text of ids, none of them the end-of-text id. Raises EngineError."""
+        return self._encoder.decode(ids.astype(np.uint32))
+
+    def _length(self, i: int) -> int:
+        try:
+            return len(self._encoder.decode(np.array([i], np.uint32)))
+        except EngineError:
+            return 0
+
+
+class WrittenSide:
+    """The text and the marks of one side of the output, front to back. Read, not mapped: a map counts as memory."""
+
+    def __init__(self, ids: WrittenIds, vocabulary: Vocabulary) -> None:
+        self._written = ids
+        self._vocabulary = vocabulary
+        self._next_id = 0
+        self._text = memoryview(b"")
+        self._text_end = 0
+        self._marks: NDArray[np.int64] = np.zeros(0, np.int64)
+
+    def take(self, n_bytes: int) -> memoryview:
+        """Some of the next bytes of text, at least one and at most `n_bytes`; none only at the end of the file."""
+        while not self._text and self._read_block():
+            pass
+        part, self._text = self._text[:n_bytes], self._text[n_bytes:]
+        return part
+
+    def take_marks(self, n: int, last: int) -> NDArray[np.int64]:
+        """The next `n` marks; fewer when no more lie at or before text offset `last`. Returns int64, shape (at most n,).
+
+        To be called when all text before `last` was taken: what is read to find a mark behind it is not lost.
+        """
+        while len(self._marks) < n and self._text_end <= last and self._read_block():
+            pass
+        marks, self._marks = self._marks[:n], self._marks[n:]
+        return marks
+
+    def is_exhausted(self) -> bool:
+        """Whether all text and all marks were taken."""
+        return self._next_id == len(self._written) and not len(self._text) and not len(self._marks)
+
+    def id_at(self, offset: int) -> int:
+        """The index of the id that holds byte `offset` of the text; the number of ids when it lies behind all text."""
+        begin = before = 0
+        while begin < len(self._written):
+            ends = np.cumsum(self._vocabulary.lengths[self._written.read(begin, _BLOCK_TOKENS)]) + before
+            if offset < ends[-1]:
+                return begin + int(np.searchsorted(ends, offset, side="right"))
+            begin, before = begin + len(ends), int(ends[-1])
+        return len(self._written)
+
+    def place(self, index: int) -> tuple[str, int]:
+        """As `WrittenIds.place`."""
+        return self._written.place(index)
+
+    def _read_block(self) -> bool:
+        """Read on behind what is there; `_text` is empty or short (it ends where a document ends)."""
+        ids = self._written.read(self._next_id, _BLOCK_TOKENS)
+        if not len(ids):
+            return False
+        self._next_id += len(ids)
+        is_mark = ids == self._vocabulary.eot_id
+        if is_mark.any():
+            marks = np.cumsum(self._vocabulary.lengths[ids])[is_mark] + self._text_end
+            self._marks = np.concatenate([self._marks, marks])
+            ids = ids[~is_mark]
+        text = self._vocabulary.decode(ids)
+        self._text_end += len(text)
+        self._text = memoryview(bytes(self._text) + text if self._text else text)
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class _Expected:
+    """What one batch of the corpus says of one side.
+
+    origin: int64, shape (n,), index of each document in the batch; ends: int64, shape (n,), where each ends in `text`;
+    marks: int64, shape (n_marks,), offsets into `text`.
+    """
+
+    text: bytes
+    origin: list[int]
+    ends: NDArray[np.int64]
+    marks: NDArray[np.int64]
+
+
+class _Comparison:
+    """Walks through the corpus with both sides of the output."""
+
+    def __init__(self, content: Content, sides: list[WrittenSide]) -> None:
+        self.documents = 0
+        self.n_bytes = 0
+        self.differences: list[tuple[str, str, int, int | None]] = []
+        """File, what, begin and end in bytes, as `Findings.add` takes them; one, or one a side where the sources end too early."""
+        self._content = content
+        self._sides = sides
+        self._val_below = math.ceil(content.val_fraction * 2**64)
+        self._item_bytes = np.dtype(content.dtype).itemsize
+        self._offsets = [0, 0]
+        self._numbers = [0, 0]
+
+    def compare(self, batch: Batch) -> bool:
+        """Whether the output goes on as this batch says."""
+        origin, documents = apply_policy(batch, self._content)
+        is_val = self._sides_of(batch, documents)
+        for side in (False, True):
+            chosen = [i for i, v in enumerate(is_val) if v == side]
+            last = bool(chosen) and chosen[-1] == len(documents) - 1
+            if chosen and not self._compare_side(batch, self._expect(batch, documents, origin, chosen, holds_last=last), side):
+                return False
+        return True
+
+    def finish(self) -> None:
+        """The corpus has ended: so must both sides."""
+        for side, offset in zip(self._sides, self._offsets, strict=True):
+            if not side.is_exhausted():
+                file, place = side.place(side.id_at(offset))
+                self.differences.append((file, "the output goes on where the sources have ended", place, None))
+
+    def _sides_of(self, batch: Batch, documents: Sequence[bytes]) -> list[bool]:
+        if batch.is_val is not None:
+            return [batch.is_val] * len(documents)
+        seed, below = self._content.seed, self._val_below
+        return [xxhash.xxh3_64_intdigest(document, seed) < below for document in documents]
+
+    def _expect(
+        self, batch: Batch, documents: Sequence[bytes], origin: Sequence[int], chosen: list[int], *, holds_last: bool
+    ) -> _Expected:
+        texts = [documents[i] for i in chosen]
+        ends = np.cumsum([len(text) for text in texts], dtype=np.int64)
+        marks: NDArray[np.int64] = np.zeros(0, np.int64)
+        if self._content.eot == "after":
+            marks = ends[:-1] if batch.tail_open and holds_last else ends
+        elif self._content.eot == "before":
+            begins = np.concatenate([np.zeros(1, np.int64), ends[:-1]])
+            marks = begins[1:] if batch.head_open and chosen[0] == 0 else begins
+        return _Expected(b"".join(texts), [origin[i] for i in chosen], ends, marks)
+
+    def _compare_side(self, batch: Batch, expected: _Expected, side: bool) -> bool:  # noqa: FBT001  the index of a side
+        written, offset = self._sides[side], self._offsets[side]
+        place = _first_difference(written, expected.text)
+        if place is not None:
+            self._differs(batch, expected, side, place, "the text differs")
+            return False
+        last = offset + len(expected.text)
+        marks = written.take_marks(len(expected.marks), last) - offset
+        if not np.array_equal(marks, expected.marks):
+            n = min(len(marks), len(expected.marks))
+            wrong = np.flatnonzero(marks[:n] != expected.marks[:n])
+            i = int(wrong[0]) if len(wrong) else n
+            self._differs(batch, expected, side, int(expected.marks[i]), "the end-of-text id is elsewhere")
+            return False
+        self._offsets[side] = last
+        self._numbers[side] += len(expected.ends) - batch.tail_open
+        self.documents += len(expected.ends) - batch.tail_open
+        self.n_bytes += len(expected.text)
+        return True
+
+    def _differs(self, batch: Batch, expected: _Expected, side: bool, place: int, what: str) -> None:  # noqa: FBT001  as above
+        i = min(int(np.searchsorted(expected.ends, place, side="right")), len(expected.ends) - 1)
+        begin = int(expected.ends[i - 1]) if i else 0
+        where = batch.locate(expected.origin[i])
+        file, at = self._sides[side].place(self._sides[side].id_at(self._offsets[side] + place))
+        number = self._numbers[side] + i + 1
+        text = f"document {number:,}, byte {place - begin:,} of its text: {what} from the source ({where})"
+        self.differences.append((file, text, at, at + self._item_bytes))
+
+
+def compare_with_sources(
+    directory: Path,
+    manifest: Manifest,
+    names: Sequence[str],
+    glob: str | None,
+    input_format: str | None,
+    findings: Findings,
+    memory: str | int | None = None,
+) -> tuple[int, int]:
+    """Compare a directory whose files are sound with its corpus. Returns documents and bytes of text found the same.
+
+    memory: of reading, as `--memory`; None: `USUAL`. Raises UsageError and InputError for sources that are not there or cannot be
+    read, ChangedError for sources that say something else and are not those that were tokenized.
+    """
+    if manifest.content.origin:
+        raise UsageError(
+            "this output cannot be compared: it is put together from runs with different settings, or from bare files",
+            where=str(directory),
+            allowed="an output of one run, or of runs with the same settings",
+            next_step="verify what it was made from with its sources; made_from in its manifest says what that is",
+        )
+    if isinstance(manifest.content.shards, Shards) and manifest.content.shards.drop_tail:
+        raise UsageError(
+            "this output lacks the end of the corpus: it was made with --drop-tail",
+            where=str(directory),
+            allowed="verify without --source",
+            next_step=f"tokmill verify {directory}",
+        )
+    found = find_inputs(names, glob=glob, input_format=input_format, outside=str(directory))
+    tokenizer = find_tokenizer(manifest.content.tokenizer)
+    content = msgspec.structs.replace(manifest.content, inputs=tuple(found.inputs), tokenizer=tokenizer)
+    files = files_of(directory, manifest)
+    resources = USUAL if memory is None else divide_resources(memory, 1, engine_of(tokenizer, "gigatoken"), None, content.inputs)[0]
+    comparison = _comparison(content, [WrittenIds(side, files.get(side, ()), content.dtype) for side in SIDES])
+    reader = CorpusReader(content, resources, cutter_of(tokenizer))
+    sizes = [i.size_bytes for i in content.inputs]
+    findings.notice("the files are as written; comparing with the sources")
+    findings.begin(sum(size for size in sizes if size is not None) if None not in sizes else None)
+    try:
+        for batch in reader.batches(Cursor()):
+            if not comparison.compare(batch):
+                break
+            findings.tell(batch.position_bytes, Counts(bytes_in=comparison.n_bytes, documents=comparison.documents))
+        else:
+            comparison.finish()
+    except (BadRecordError, BadTextError) as error:
+        # They were read once without it.
+        other = source_error(manifest.content.inputs, content.inputs, directory, f"{error.where}: {error.what}")
+        raise other or error from None
+    for file, what, begin, end in comparison.differences:
+        other = source_error(manifest.content.inputs, content.inputs, directory, f"{file}, byte {begin:,}: {what}")
+        if other is not None:
+            raise other
+        findings.add(file, f"{what}; path, size and time of the sources are those of the run", begin, end)
+    return comparison.documents, comparison.n_bytes
+
+
+def _comparison(content: Content, sides: list[WrittenIds]) -> _Comparison | ReencodedComparison:
+    """By decoding, or by encoding again where that does not give the text back."""
+    tokenizer = content.tokenizer
+    if not is_lossless(tokenizer):
+        return ReencodedComparison(content, sides)
+    vocabulary = Vocabulary(load_fastest(tokenizer), tokenizer.n_ids, tokenizer.eot_id)
+    return _Comparison(content, [WrittenSide(ids, vocabulary) for ids in sides])
+
+
+def apply_policy(batch: Batch, content: Content) -> tuple[Sequence[int], Sequence[bytes]]:
+    """The documents of a batch that were to be written, and the index of each in the batch. Raises BadTextError."""
+    documents, origin = batch.documents, range(len(batch.documents))
+    kept = list(zip(origin, documents, strict=True))
+    if batch.raw is not None and first_invalid(batch.raw) is not None:
+        kept = [(i, text) for i, document in kept if (text := _valid(document, i, batch, content)) is not None]
+    elif content.keep_empty or batch.is_val is not None or all(documents):
+        return origin, documents
+    if not content.keep_empty and batch.is_val is None:
+        kept = [(i, document) for i, document in kept if document]
+    return [i for i, _ in kept], [document for _, document in kept]
+
+
+def _valid(document: bytes, i: int, batch: Batch, content: Content) -> bytes | None:
+    """The document as it was to be written; None when it was to be skipped."""
+    at = first_invalid(document)
+    if at is None:
+        return document
+    if content.encoding_errors != "strict":
+        return clean(document, content.encoding_errors)[0]
+    if content.on_error == "skip":
+        return None
+    raise BadTextError(
+        f"not valid UTF-8 at byte {at:,} of the document",
+        where=str(batch.locate(i)),
+        allowed="the sources from which the output was made",
+        next_step="give the original sources with --source",
+    )
+
+
+def _first_difference(written: WrittenSide, expected: bytes) -> int | None:
+    """Take the text that is expected; the place of the first byte that is another, or None."""
+    wanted, done = np.frombuffer(expected, np.uint8), 0
+    while done < len(wanted):
+        part = np.frombuffer(written.take(len(wanted) - done), np.uint8)
+        if not len(part):
+            return done
+        differs = part != wanted[done : done + len(part)]
+        if differs.any():
+            return done + int(differs.argmax())
+        done += len(part)
+    return None

@@ -1,0 +1,146 @@
+"""One pass over one file of the output: digests of its segments, range of its ids, and where documents end."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import xxhash
+
+from tokmill.core.output_spec import Shards
+from tokmill.core.records import Head
+from tokmill.core.text import counted
+from tokmill.formats import n_filling, wrong_head
+
+if TYPE_CHECKING:
+    from tokmill.core.manifest import FileSpan, Manifest
+
+
+class _Findings(Protocol):
+    """Where problems go; `verification.Findings`."""
+
+    def add(self, file: str, what: str, begin_byte: int | None = None, end_byte: int | None = None) -> None: ...
+
+
+class Outline:
+    """What the manifest says of all files, looked up once: there may be thousands of them."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self.manifest = manifest
+        self.spans: dict[str, list[tuple[int, FileSpan]]] = {}
+        """By file, each with the number of its segment, from 1."""
+        for number, segment in enumerate(manifest.segments, 1):
+            for name, span in segment.files.items():
+                self.spans.setdefault(name, []).append((number, span))
+        shards = manifest.content.shards
+        is_cut = isinstance(shards, Shards) and shards.drop_tail and not shards.whole_documents
+        sides = {side: [name for name, entry in manifest.files.items() if entry.side == side] for side in ("train", "val", None)}
+        self.first = {names[0] for names in sides.values() if names}
+        """Files that begin where a document does, because their side does."""
+        self.last = {names[-1] for names in sides.values() if names and not is_cut}
+        """Likewise those that end where one does."""
+
+
+class Scan:
+    """One pass over one file, block by block."""
+
+    def __init__(self, name: str, outline: Outline, findings: _Findings) -> None:
+        manifest, entry = outline.manifest, outline.manifest.files[name]
+        self._content = content = manifest.content
+        self._is_first, self._is_last = name in outline.first, name in outline.last
+        self._name = name
+        self._entry = entry
+        self._findings = findings
+        self._dtype = np.dtype(content.dtype).newbyteorder("<")
+        self._n_ids = content.tokenizer.n_ids
+        self._eot_id = content.tokenizer.eot_id
+        self._eot = content.eot
+        self._spans = outline.spans.get(name, [])
+        self._next_span = 0
+        self._span_begin = self._position = entry.head_bytes
+        self._hash = xxhash.xxh3_128()
+        self._n_eot = 0
+        self._n_wrong_ids = 0
+        self._first_wrong: tuple[int, int] | None = None
+        self._first_id = self._last_id = -1
+
+    def update_head(self, head: bytes) -> None:
+        """What was filled in when the rest was complete, all of it; before the rest."""
+        filled = self._entry.head
+        if self._entry.side is None and not isinstance(filled, Head):
+            return
+        if isinstance(filled, Head) and xxhash.xxh3_128_hexdigest(head) != filled.digest:
+            self._findings.add(self._name, "the header is not the one written", 0, len(head))
+            return
+        wrong = wrong_head(head, self._name, self._entry, self._content)
+        if wrong:
+            self._findings.add(self._name, wrong, 0, len(head))
+
+    def update(self, block: memoryview) -> None:
+        """The next bytes of the file; all blocks but the last hold whole ids."""
+        self._update_digests(block)
+        if self._entry.side is not None:
+            whole = len(block) - len(block) % self._dtype.itemsize
+            if whole:
+                self._update_ids(np.frombuffer(block[:whole], self._dtype))
+        self._position += len(block)
+
+    def finish(self) -> None:
+        """All bytes of the file have passed: the sums."""
+        add = self._findings.add
+        entry, item_bytes = self._entry, self._dtype.itemsize
+        if self._next_span < len(self._spans) or self._span_begin != entry.size_bytes:
+            add(self._name, "the segments do not add up to the file", self._span_begin, entry.size_bytes)
+        if entry.side is None:
+            return
+        filling = n_filling(self._content, entry.tokens)
+        if entry.head_bytes + (entry.tokens + filling) * item_bytes != entry.size_bytes:
+            add(
+                self._name,
+                f"{counted(entry.tokens, 'token')} of {item_bytes} bytes in a file of {counted(entry.size_bytes, 'byte')}",
+            )
+        if self._first_wrong is not None:
+            place, value = self._first_wrong
+            end = place + item_bytes
+            add(
+                self._name,
+                f"id {value:,} is not below {self._n_ids:,} ({counted(self._n_wrong_ids, 'such id')} in the file)",
+                place,
+                end,
+            )
+        if self._eot == "none":
+            return
+        if self._n_eot != entry.documents + filling:
+            add(self._name, f"{counted(self._n_eot - filling, 'end-of-text id')}, but {counted(entry.documents, 'document')}")
+        edge = self._last_id if self._eot == "after" else self._first_id
+        if entry.tokens and edge != self._eot_id and (self._is_last if self._eot == "after" else self._is_first):
+            which = "last" if self._eot == "after" else "first"
+            add(self._name, f"the {which} id is {edge:,}, not the end-of-text id {self._eot_id:,}")
+
+    def _update_digests(self, block: memoryview) -> None:
+        done = 0
+        while self._next_span < len(self._spans):
+            number, span = self._spans[self._next_span]
+            n = max(span.end - self._position - done, 0)
+            self._hash.update(block[done : done + n])
+            if done + n > len(block):
+                return
+            done += n
+            if span.end < self._span_begin or self._hash.hexdigest() != span.digest:
+                self._findings.add(self._name, f"the bytes of segment {number:,} are not those written", self._span_begin, span.end)
+            self._span_begin = span.end
+            self._hash = xxhash.xxh3_128()
+            self._next_span += 1
+
+    def _update_ids(self, ids: np.ndarray[tuple[int], np.dtype[np.uint16] | np.dtype[np.uint32]]) -> None:
+        if self._position == self._entry.head_bytes:
+            self._first_id = int(ids[0])
+        self._last_id = int(ids[-1])
+        if self._eot != "none":
+            self._n_eot += int(np.count_nonzero(ids == self._eot_id))
+        if int(ids.max()) < self._n_ids:
+            return
+        wrong = np.flatnonzero(ids >= self._n_ids)
+        self._n_wrong_ids += len(wrong)
+        if self._first_wrong is None:
+            self._first_wrong = (self._position + int(wrong[0]) * self._dtype.itemsize, int(ids[wrong[0]]))

@@ -1,0 +1,202 @@
+"""What is in an output directory or a bare file of ids: counts, sizes, and a decoded preview of documents."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from tokmill.core.errors import UsageError
+from tokmill.core.records import is_url
+from tokmill.core.text import counted, printable_bytes
+from tokmill.dataset import LAYOUTS, SIDES, Dataset, open_dataset, refuse_options
+from tokmill.store import named
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tokmill.core.manifest import Manifest
+    from tokmill.core.records import IdType
+
+MAX_PREVIEW_TOKENS = 100_000
+
+
+class SideSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """One side of the output."""
+
+    side: str
+    tokens: int
+    documents: int | None
+    """None where the end of documents is not marked or not known."""
+    size_bytes: int
+    """Of the ids."""
+    n_files: int
+    """That hold the ids; an index beside them does not count."""
+
+
+class Preview(msgspec.Struct, frozen=True, kw_only=True):
+    """The beginning of one document, decoded."""
+
+    side: str
+    document: int | None
+    """From 1. None: documents cannot be told apart, and this is the beginning of the side."""
+    n_tokens: int
+    """Of the whole document, or of the whole side."""
+    shown_tokens: int
+    ids: list[int]
+    """The ids that are shown."""
+    text: str
+    """Controls and bytes that are not UTF-8 as escapes: safe on a terminal."""
+
+
+class Inspection(msgspec.Struct, frozen=True, kw_only=True):
+    """What `inspect` found."""
+
+    path: str
+    kind: str
+    """`directory` (complete, with a manifest) or `file` (bare ids)."""
+    format: str | None
+    """None of a bare file."""
+    dtype: str
+    eot: str
+    eot_id: int | None
+    tokenizer: str | None
+    tokenizer_sha256: str | None
+    tokmill_version: str | None
+    sides: list[SideSummary]
+    bytes_text: int | None
+    """Of the documents that were encoded; None where no manifest says it, as of ids that came from another tool's files."""
+    bytes_per_token: float | None
+    """Of text, end-of-text ids not counted as text but as tokens."""
+    skipped: dict[str, int]
+    invalid_utf8_documents: int
+    """Documents changed by --encoding-errors replace or ignore."""
+    n_inputs: int | None
+    previews: list[Preview]
+
+
+def inspect(
+    path: str | Path,
+    *,
+    dtype: IdType | None = None,
+    tokenizer: str | None = None,
+    eot_id: int | None = None,
+    documents: Sequence[int] | None = None,
+    side: str = "train",
+    n_tokens: int = 100,
+) -> Inspection:
+    """Describe an output directory, also one in a store by its URL, or a bare file of ids.
+
+    dtype, tokenizer, eot_id: for a bare file; tokenizer also for a directory whose manifest does not know it. documents: numbers
+    (from 1) of those to preview on `side`, None: the first, or where documents cannot be told apart the beginning of the side;
+    n_tokens: of each, at most.
+    Raises UsageError (also for a document of an output with no end-of-text ids or no known tokenizer), DamageError.
+    """
+    _check_options(side, n_tokens)
+    with _opened(path, dtype=dtype, eot_id=eot_id, tokenizer=tokenizer) as dataset:
+        manifest = dataset.manifest
+        counts = manifest.counts if manifest else None
+        n_text = counts.bytes_text if manifest and counts and all(i.format != "ids" for i in manifest.content.inputs) else None
+        # Those of shards that were left out, too: the text is that of all.
+        n_all = counts.tokens_train + counts.tokens_val if counts else 0
+        return Inspection(
+            path=named(str(path)) if is_url(str(path)) else str(Path(path)),
+            kind="directory" if manifest else "file",
+            format=manifest.content.format if manifest else None,
+            dtype=dataset.dtype.name,
+            eot=dataset.eot,
+            eot_id=dataset.eot_id,
+            tokenizer=dataset.tokenizer.name if dataset.tokenizer else None,
+            tokenizer_sha256=dataset.tokenizer.sha256 if dataset.tokenizer else None,
+            tokmill_version=manifest.tokmill_version if manifest else None,
+            sides=[_summarize(dataset, name) for name in SIDES if manifest or name == "train"],
+            bytes_text=n_text,
+            bytes_per_token=n_text / n_all if n_text is not None and n_all else None,
+            skipped=dict(counts.skipped) if counts else {},
+            invalid_utf8_documents=counts.invalid_utf8_documents if counts else 0,
+            n_inputs=len(manifest.content.inputs) if manifest else None,
+            previews=_previews(dataset, side, documents, n_tokens),
+        )
+
+
+def _opened(path: str | Path, *, dtype: IdType | None, eot_id: int | None, tokenizer: str | None) -> Dataset:
+    """What is to be looked at, here or in a store, whose outputs say everything about themselves."""
+    if not is_url(str(path)):
+        return open_dataset(path, dtype=dtype, eot_id=eot_id, tokenizer=tokenizer)
+    from tokmill.check.remote_dataset import FarDataset
+
+    refuse_options(str(path), dtype, eot_id, tokenizer)
+
+    return FarDataset(str(path))
+
+
+def _check_options(side: str, n_tokens: int) -> None:
+    if side not in SIDES:
+        raise UsageError(f"there is no side {side!r}", where="--side", allowed="train or val", next_step="--side train")
+    if not 0 <= n_tokens <= MAX_PREVIEW_TOKENS:
+        raise UsageError(
+            f"a preview of {counted(n_tokens, 'token')}",
+            where="--tokens",
+            allowed=f"0 to {MAX_PREVIEW_TOKENS:,}",
+            next_step="--tokens 100",
+        )
+
+
+def _has_documents(dataset: Dataset) -> bool:
+    return dataset.eot != "none" and dataset.eot_id is not None
+
+
+def _summarize(dataset: Dataset, side: str) -> SideSummary:
+    ids = dataset.side(side)
+    is_known = dataset.manifest is not None or _has_documents(dataset)
+    return SideSummary(
+        side=side,
+        tokens=len(ids),
+        documents=dataset.n_documents(side) if is_known else None,
+        size_bytes=ids.nbytes,
+        n_files=_n_files(dataset.manifest, side),
+    )
+
+
+def _n_files(manifest: Manifest | None, side: str) -> int:
+    """A bare file is one."""
+    if manifest is None:
+        return 1
+    suffix = LAYOUTS[manifest.content.format].suffix
+    return sum(entry.side == side and name.endswith(suffix) for name, entry in manifest.files.items())
+
+
+def _previews(dataset: Dataset, side: str, documents: Sequence[int] | None, n_tokens: int) -> list[Preview]:
+    """Previews of the documents asked for; when none was, of the first or of the beginning, where there is one."""
+    if documents is not None:
+        return [_preview(dataset, side, _index(dataset, side, number), n_tokens) for number in documents]
+    if dataset.tokenizer is None or not len(dataset.side(side)):
+        return []
+    return [_preview(dataset, side, 0 if _has_documents(dataset) else None, n_tokens)]
+
+
+def _index(dataset: Dataset, side: str, number: int) -> int:
+    """Of a document's number, from 1, its place, from 0."""
+    n_documents = dataset.n_documents(side) if _has_documents(dataset) else None
+    if number < 1 or (n_documents is not None and number > n_documents):
+        raise UsageError(
+            f"there is no document {number:,}",
+            where=f"side {side}",
+            allowed=f"1 to {n_documents:,}" if n_documents else "1 or more" if n_documents is None else "none: this side is empty",
+            next_step="--document 1" if n_documents else f"--side {'val' if side == 'train' else 'train'}",
+        )
+    return number - 1
+
+
+def _preview(dataset: Dataset, side: str, number: int | None, n_tokens: int) -> Preview:
+    ids = dataset.side(side) if number is None else dataset.document(side, number)
+    shown = ids[:n_tokens]
+    return Preview(
+        side=side,
+        document=None if number is None else number + 1,
+        n_tokens=len(ids),
+        shown_tokens=len(shown),
+        ids=shown.tolist(),
+        text=printable_bytes(dataset.decode_bytes(shown)),
+    )

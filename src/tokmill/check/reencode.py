@@ -1,0 +1,74 @@
+"""Encodes the corpus again and compares the ids with those written, for tokenizers whose ids do not give the text back.
+
+What normalizes, marks words or knows of unknown characters cannot be compared by decoding (`check/compare.py`). So each batch goes
+through the stage that a run has, and its ids must be the next ones of each side. It is as slow as the run was.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tokmill.encode import load_fastest
+from tokmill.run import Auditor, EncodeStage
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tokmill.check.token_reader import WrittenIds
+    from tokmill.core.config import Content
+    from tokmill.core.records import Batch, Tokens
+
+
+class ReencodedComparison:
+    """Walks through the corpus with both sides of the output."""
+
+    def __init__(self, content: Content, sides: Sequence[WrittenIds]) -> None:
+        """Raises as `encode.load_fastest`."""
+        self.documents = 0
+        self.n_bytes = 0
+        self.differences: list[tuple[str, str, int, int | None]] = []
+        """File, what, begin and end in bytes, as `Findings.add` takes them."""
+        encoder = load_fastest(content.tokenizer)
+        # Nothing is audited, so no reference is loaded.
+        self._stage = EncodeStage(content, encoder, Auditor(lambda: encoder, None, 0.0))
+        self._sides = sides
+        self._done = [0, 0]
+        self._numbers = [0, 0]
+
+    def compare(self, batch: Batch) -> bool:
+        """Whether the output goes on as this batch says. Raises BadTextError, EngineError."""
+        encoded = self._stage.run(batch)
+        for run in encoded.runs:
+            if not self._compare_run(run, batch):
+                return False
+            self._done[run.is_val] += len(run.ids)
+            self._numbers[run.is_val] += len(run.ends)
+            self.documents += len(run.ends)
+        self.n_bytes += encoded.counts.bytes_text
+        return True
+
+    def finish(self) -> None:
+        """The corpus has ended: so must both sides."""
+        for side, done in zip(self._sides, self._done, strict=True):
+            if len(side) > done:
+                name, place = side.place(done)
+                self.differences.append((name, "the output goes on where the sources have ended", place, None))
+
+    def _compare_run(self, run: Tokens, batch: Batch) -> bool:
+        side, begin, at = self._sides[run.is_val], self._done[run.is_val], 0
+        while at < len(run.ids):
+            written = side.read(begin + at, len(run.ids) - at)
+            wrong = np.flatnonzero(written != run.ids[at : at + len(written)])
+            if len(wrong) or not len(written):
+                at += int(wrong[0]) if len(wrong) else 0
+                break
+            at += len(written)
+        else:
+            return True
+        number = self._numbers[run.is_val] + int(np.searchsorted(run.ends, at, side="right")) + 1
+        what = f"document {number:,}: the ids differ from those of the source (in what follows {batch.locate(0)})"
+        name, place = side.place(begin + at)
+        self.differences.append((name, what, place, place + side.item_bytes))
+        return False

@@ -1,0 +1,126 @@
+"""Makes a damaged output whole again: what is damaged is made from the corpus once more, and nothing else is.
+
+The manifest says which part of the corpus every range of every file came from, and what its digest was; so the manifest itself
+cannot be mended, and the corpus must be what it was. The work is done in a worker process, which alone writes (see `gaps`).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from tokmill.core.config import Job
+from tokmill.core.errors import ChangedError, TokmillError
+from tokmill.core.events import AnyEvent, Notice, Repaired
+from tokmill.core.manifest import MANIFEST_NAME, load_manifest
+from tokmill.core.paths import local_path
+from tokmill.core.records import Input, path_to_text
+from tokmill.core.system.durable import storage_errors
+from tokmill.encode import engine_of
+from tokmill.read import find_inputs
+from tokmill.run import LocalRunner, divide_resources
+from tokmill.store import typed_urls
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tokmill.check.verification import Report
+    from tokmill.core.manifest import Manifest
+    from tokmill.core.protocols import Observer
+
+_BEGINS_AGAIN = "nothing was replaced, and it begins again"
+
+
+def repair(
+    directory: str | os.PathLike[str],
+    *,
+    sources: str | Sequence[str] | None = None,
+    glob: str | None = None,
+    memory: str | int | None = None,
+    threads: int | None = None,
+    observers: Sequence[Observer] = (),
+) -> Report:
+    """Make the damaged ranges of a complete output again from its corpus, then verify all of it, as `verify --repair` does.
+
+    sources: the inputs as given to `tokenize`, in the same order, where they are not where they were; glob: likewise. What was
+    mended and what is still wrong are in the report. Raises TokmillError: ChangedError when the corpus is not what it was (then
+    nothing is replaced), LockedError when a run is going on, DamageError for a manifest that cannot be trusted.
+    """
+    began_s = time.monotonic()
+    names = [sources] if isinstance(sources, str) else sources
+    directory = local_path(directory)
+    job = repair_job(Path(directory), names, glob=glob, memory=memory, threads=threads)
+    found = _Collector()
+    try:
+        LocalRunner().run(job, [found, *observers])
+    except TokmillError as error:
+        if error.where == MANIFEST_NAME:
+            # The worker has it open, and no name of its directory.
+            error.where = path_to_text(os.path.abspath(Path(directory) / MANIFEST_NAME))
+        if error.next_step:
+            error.next_step = re.sub(r"\(?it resumes(?: from the last commit)?\)?", _BEGINS_AGAIN, error.next_step)
+        raise
+    # Not before: this process is to stay small while the worker lives.
+    from tokmill.check.verification import Problem, verify
+
+    for observer in observers:
+        observer.on_event(Notice(text="checking all of it"))
+    report = verify(Path(directory), observers=observers)
+    repaired = [Problem(file=e.file, what=_what(e), begin_byte=e.begin_byte, end_byte=e.end_byte) for e in found.repaired]
+    return msgspec.structs.replace(report, repaired=repaired, elapsed_s=time.monotonic() - began_s)
+
+
+def repair_job(
+    directory: Path, sources: Sequence[str] | None, *, glob: str | None, memory: str | int | None, threads: int | None
+) -> Job:
+    """The job of a worker that mends. Raises UsageError, InputError, ChangedError, DamageError, MemoryBudgetError."""
+    with storage_errors(directory):
+        manifest = load_manifest(directory)
+    inputs = manifest.content.inputs if sources is None else _moved(manifest, directory, sources, glob)
+    tokenizer = manifest.content.tokenizer
+    # Without one there is no corpus either, which is said where something is damaged.
+    engine = engine_of(tokenizer, "gigatoken") if tokenizer.is_known else "gigatoken"
+    resources, _ = divide_resources(memory, threads, engine, None, inputs)
+    content = msgspec.structs.replace(manifest.content, inputs=inputs)
+    out = path_to_text(os.path.abspath(directory))
+    return Job(out=out, content=content, resources=resources, mends=True, urls=typed_urls(inputs))
+
+
+def _moved(manifest: Manifest, directory: Path, sources: Sequence[str], glob: str | None) -> tuple[Input, ...]:
+    """The inputs of then at their places of now. Raises ChangedError when they are others."""
+    then, now = manifest.content.inputs, find_inputs(sources, glob=glob, input_format="text", outside=str(directory)).inputs
+    what = f"{len(now):,} inputs were found; the output was made from {len(then):,}" if len(now) != len(then) else ""
+    for old, new in zip(then, now, strict=False):
+        if not what and old.size_bytes not in (None, new.size_bytes):
+            what = f"{new.path} has {new.size_bytes or 0:,} bytes; {old.path}, in its place, had {old.size_bytes:,}"
+    if what:
+        raise ChangedError(
+            f"these are not the sources: {what}",
+            where="--source",
+            allowed="all inputs that the output was made from, in the same order, unchanged",
+            next_step="give --source (and --glob) as the inputs were given to tokmill tokenize",
+        )
+    return tuple(
+        msgspec.structs.replace(old, path=new.path, size_bytes=new.size_bytes, mtime_ns=new.mtime_ns)
+        for old, new in zip(then, now, strict=True)
+    )
+
+
+class _Collector:
+    """Keeps what the report needs. Implements `protocols.Observer`."""
+
+    def __init__(self) -> None:
+        self.repaired: list[Repaired] = []
+
+    def on_event(self, event: AnyEvent) -> None:
+        if isinstance(event, Repaired):
+            self.repaired.append(event)
+
+
+def _what(event: Repaired) -> str:
+    return "made again from the corpus" if event.end_byte > event.begin_byte else "made again: only its length was wrong"

@@ -1,0 +1,332 @@
+"""Checks that a complete output directory is what was written and, with the sources at hand, what the corpus says.
+
+Every file is read once, in blocks: the digest of every segment's bytes, the range of every id and the number of end-of-text ids
+come from the same pass. All problems are collected, with file and byte range, instead of stopping at the first: someone who
+repairs wants to know what is left. Trusting the manifest's own numbers was refused: its sums are held against each other and
+against the files.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from tokmill.check.compare import compare_with_sources
+from tokmill.check.file_scan import Outline, Scan
+from tokmill.check.location import LocalPlace, NotReadableError, place_of
+from tokmill.core.config import is_of_corpus
+from tokmill.core.errors import DamageError, UsageError
+from tokmill.core.events import Notice, Progress, Started
+from tokmill.core.manifest import BESIDE, MANIFEST_NAME, Manifest
+from tokmill.core.output_spec import Shards
+from tokmill.core.records import Counts, is_url
+from tokmill.core.text import counted
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from tokmill.check.location import Opened, Place
+    from tokmill.core.protocols import Observer
+    from tokmill.core.records import FileEntry
+
+MAX_PROBLEMS = 100
+"""Problems that are described; the rest are counted."""
+
+_BLOCK_BYTES = 4 << 20
+_KNOWN = {MANIFEST_NAME, *BESIDE}
+_FOREIGN = "the manifest does not list this file"
+_TELL_EVERY_S = 0.2
+
+
+class Problem(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that is wrong."""
+
+    file: str
+    """Name within the directory."""
+    what: str
+    begin_byte: int | None = None
+    """Where in the file it begins."""
+    end_byte: int | None = None
+    """Just past where it ends."""
+
+    def __str__(self) -> str:
+        if self.begin_byte is None:
+            return f"{self.file}: {self.what}"
+        end = "end" if self.end_byte is None else f"{self.end_byte:,}"
+        return f"{self.file}, bytes {self.begin_byte:,} to {end}: {self.what}"
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """What `verify` found."""
+
+    directory: str
+    ok: bool
+    problems: list[Problem]
+    """At most `MAX_PROBLEMS` of them."""
+    n_problems: int
+    n_files: int
+    n_segments: int
+    tokens_train: int
+    tokens_val: int
+    documents_train: int
+    documents_val: int
+    bytes_checked: int
+    """Bytes of the output that were read."""
+    sources_compared: bool
+    """Whether the text of sources was compared."""
+    compared_documents: int
+    compared_bytes: int
+    """Text that was decoded and found the same."""
+    elapsed_s: float
+    repaired: list[Problem] | None = None
+    """What was damaged before and was made again; None: that was not asked for."""
+    can_repair: bool = True
+    """Whether `--repair` can make it again from a corpus: not an output merged from other settings, or made of bare files."""
+    made_by: str = "tokenize"
+    """The command that made it."""
+
+    def raise_for_damage(self) -> None:
+        """Raises DamageError when anything is wrong."""
+        if self.ok:
+            return
+        again = f"tokmill {self.made_by} ... --out {self.directory} --fresh"
+        next_step = f"tokmill verify {self.directory} --repair, restore it from a copy, or make it again: {again}"
+        if not self.can_repair:
+            next_step = f"restore it from a copy, or make it again from what it was made from (made_from in its manifest): {again}"
+        elif is_url(self.directory):
+            # Nothing is mended there in place.
+            next_step = f"make it again: {again}; or copy it to a directory and tokmill verify DIR --repair"
+        if self.repaired is not None:
+            next_step = f"what could be made again is; move away what the manifest does not list, or make all of it again: {again}"
+        elif self.problems and all(problem.what == _FOREIGN for problem in self.problems):
+            next_step = "move away what the manifest does not list: a trainer that takes every file would read it"
+        shown = [str(problem) for problem in self.problems]
+        more = [f"and {self.n_problems - len(shown):,} more"] if self.n_problems > len(shown) else []
+        raise DamageError(
+            f"the output is damaged: {counted(self.n_problems, 'problem')}",
+            where="\n".join([self.directory, *shown, *more]),
+            allowed="every byte as the manifest says",
+            next_step=next_step,
+        )
+
+
+class Findings:
+    """Collects problems, a bounded number of them, and tells observers how far the work is."""
+
+    def __init__(self, observers: Sequence[Observer]) -> None:
+        self.problems: list[Problem] = []
+        self.n_problems = 0
+        self.bytes_checked = 0
+        self._observers = observers
+        self._started_s = time.monotonic()
+        self._told_s = self._started_s
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since the work began."""
+        return time.monotonic() - self._started_s
+
+    def add(self, file: str, what: str, begin_byte: int | None = None, end_byte: int | None = None) -> None:
+        """Record a problem."""
+        self.n_problems += 1
+        if len(self.problems) < MAX_PROBLEMS:
+            self.problems.append(Problem(file=file, what=what, begin_byte=begin_byte, end_byte=end_byte))
+
+    def begin(self, total_bytes: int | None) -> None:
+        """A part of the work begins that reads so many bytes; None: not known."""
+        self._tell_all(
+            Started(
+                total_bytes=total_bytes,
+                resumed_bytes=0,
+                position_bytes=0,
+                n_threads=1,
+                batch_bytes=_BLOCK_BYTES,
+                budget_bytes=0,
+            )
+        )
+
+    def tell(self, position_bytes: int, counts: Counts) -> None:
+        """Tell the observers, a few times a second."""
+        now = time.monotonic()
+        if now - self._told_s >= _TELL_EVERY_S:
+            self._told_s = now
+            self._tell_all(Progress(elapsed_s=self.elapsed_s, position_bytes=position_bytes, counts=counts, rss_bytes=0))
+
+    def notice(self, text: str) -> None:
+        """Say something to the observers."""
+        self._tell_all(Notice(text=text))
+
+    def _tell_all(self, event: Started | Progress | Notice) -> None:
+        for observer in self._observers:
+            observer.on_event(event)
+
+
+def verify(
+    directory: str | Path,
+    *,
+    sources: str | Sequence[str] | None = None,
+    glob: str | None = None,
+    input_format: str | None = None,
+    memory: str | int | None = None,
+    observers: Sequence[Observer] = (),
+) -> Report:
+    """Check every byte of a complete output directory; with `sources`, also decode all of it and compare it with the corpus.
+
+    directory: or the URL of a prefix of a store, whose objects are read through one by one; not with sources.
+    sources: inputs as given to `tokenize`, in the same order; glob, input_format: likewise. memory: for reading the sources, bytes
+    or text such as `512MiB`; 1 GiB when None. Problems are in the report, not
+    raised (`raise_for_damage`). Raises UsageError for a directory without manifest, DamageError for a manifest that cannot be
+    trusted, InputError for sources that cannot be read, ChangedError for sources that are not those that were tokenized.
+    """
+    place = place_of(directory)
+    if sources is not None and not isinstance(place, LocalPlace):
+        raise _only_local(place.name)
+    manifest = place.manifest()
+    findings = Findings(observers)
+    findings.begin(sum(entry.size_bytes for entry in manifest.files.values()))
+    check_manifest(manifest, findings)
+    _check_names(place, manifest, findings)
+    outline, buffer = Outline(manifest), memoryview(bytearray(_BLOCK_BYTES))
+    for name in manifest.files:
+        _check_file(place, name, outline, findings, buffer)
+    if place.pending_append(manifest):
+        findings.notice("an append is being published, or was interrupted then: this is the output before it, not compared")
+        sources = None
+    documents = n_bytes = 0
+    if isinstance(place, LocalPlace) and sources is not None and not findings.n_problems:
+        names = [sources] if isinstance(sources, str) else list(sources)
+        documents, n_bytes = compare_with_sources(place.directory, manifest, names, glob, input_format, findings, memory)
+    elif sources is not None:
+        findings.notice("the files are damaged: not compared with the sources")
+    if findings.n_problems and (not place.is_current(manifest) or (sources and place.pending_append(manifest))):
+        # An append was published meanwhile, or is now: what was read is partly its output.
+        return verify(directory, sources=sources, glob=glob, input_format=input_format, memory=memory, observers=observers)
+    return _report(
+        place.name, manifest, findings, is_compared=documents >= 0 and sources is not None, compared=(documents, n_bytes)
+    )
+
+
+def _report(directory: str, manifest: Manifest, findings: Findings, *, is_compared: bool, compared: tuple[int, int]) -> Report:
+    sums = {side: [entry for entry in manifest.files.values() if entry.side == side] for side in ("train", "val")}
+    made_from = manifest.made_from if isinstance(manifest.made_from, tuple) else ()
+    is_tokenized = not made_from or any(each.how == "append" for each in made_from)
+    return Report(
+        directory=directory,
+        ok=not findings.n_problems,
+        problems=findings.problems,
+        n_problems=findings.n_problems,
+        n_files=len(manifest.files),
+        n_segments=len(manifest.segments),
+        tokens_train=sum(entry.tokens for entry in sums["train"]),
+        tokens_val=sum(entry.tokens for entry in sums["val"]),
+        documents_train=sum(entry.documents for entry in sums["train"]),
+        documents_val=sum(entry.documents for entry in sums["val"]),
+        bytes_checked=findings.bytes_checked,
+        sources_compared=is_compared and bool(compared[1] or not findings.n_problems),
+        compared_documents=compared[0],
+        compared_bytes=compared[1],
+        elapsed_s=findings.elapsed_s,
+        can_repair=is_of_corpus(manifest.content),
+        made_by="tokenize" if is_tokenized else made_from[0].how,
+    )
+
+
+def _only_local(url: str) -> UsageError:
+    return UsageError(
+        "an output in a store is not compared with its sources",
+        where=url,
+        allowed="the URL alone: every byte is held against the digest it was written with",
+        next_step=f"leave out --source, or copy it to a directory first: aws s3 sync {url} DIR",
+    )
+
+
+def check_manifest(manifest: Manifest, findings: Findings) -> None:
+    """Hold the manifest's numbers against each other."""
+    counts, content, shards = manifest.counts, manifest.content, manifest.content.shards
+    if manifest.fingerprint != content.fingerprint():
+        findings.add(MANIFEST_NAME, "the fingerprint is not that of the configuration")
+    skipped = sum(counts.skipped.values())
+    if counts.documents != counts.documents_train + counts.documents_val + skipped - counts.parts_added:
+        findings.add(
+            MANIFEST_NAME, f"{counted(counts.documents, 'document')} in, but not the sum of those written and {skipped:,} skipped"
+        )
+    for side in ("train", "val"):
+        entries = [entry for entry in manifest.files.values() if entry.side == side]
+        for unit in ("tokens", "documents"):
+            n_files, n_counted = sum(getattr(entry, unit) for entry in entries), getattr(counts, f"{unit}_{side}")
+            dropped = n_counted - n_files
+            if dropped and not (isinstance(shards, Shards) and shards.drop_tail and 0 < dropped < shards.tokens):
+                findings.add(MANIFEST_NAME, f"{counted(n_files, unit[:-1])} in the files of {side}, but {n_counted:,} counted")
+    lengths = {name: span.end for segment in manifest.segments for name, span in segment.files.items()}
+    for name in set(lengths) - set(manifest.files):
+        findings.add(MANIFEST_NAME, f"segments speak of {name}, which is not listed")
+
+
+def _check_names(place: Place, manifest: Manifest, findings: Findings) -> None:
+    """Files that nobody vouches for are damage: a trainer that opens `*.bin` would read them."""
+    subs = {os.path.dirname(name) for name in manifest.files} - {""}
+    found = []
+    for sub in ("", *sorted(subs)):
+        for entry in place.names(sub):
+            name = os.path.join(sub, entry)
+            if name not in manifest.files and name not in _KNOWN | subs and not entry.startswith("."):
+                found.append(name)
+    # In this order: where no append is seen, either there was none or its manifest is there now.
+    pending = place.pending_append(manifest) if found else None
+    expected = {part for name in pending.files for part in (name, os.path.dirname(name))} if pending else set()
+    for name in found:
+        if name not in expected:
+            findings.add(name, _FOREIGN)
+
+
+def _check_file(place: Place, name: str, outline: Outline, findings: Findings, buffer: memoryview) -> None:
+    """Size, digests, ids and documents of one file. buffer: what is read goes there."""
+    entry = outline.manifest.files[name]
+    try:
+        opened = place.open(outline.manifest, name)
+    except NotReadableError as error:
+        findings.add(name, error.what)
+        return
+    with opened:
+        _check_size(name, entry, opened.size_bytes, findings)
+        scan = Scan(name, outline, findings)
+        n_bytes = min(opened.size_bytes, entry.size_bytes)
+        head = b"".join(_blocks(opened, min(entry.head_bytes, n_bytes), buffer))
+        if len(head) == entry.head_bytes:
+            scan.update_head(head)
+        findings.bytes_checked += len(head)
+        for block in _blocks(opened, n_bytes - len(head), buffer):
+            scan.update(block)
+            findings.bytes_checked += len(block)
+            findings.tell(findings.bytes_checked, Counts())
+        if opened.size_bytes >= entry.size_bytes:
+            scan.finish()
+
+
+def _check_size(name: str, entry: FileEntry, size_bytes: int, findings: Findings) -> None:
+    if size_bytes < entry.size_bytes:
+        findings.add(
+            name, f"the file is cut: it has {size_bytes:,} of {counted(entry.size_bytes, 'byte')}", size_bytes, entry.size_bytes
+        )
+    if size_bytes > entry.size_bytes:
+        findings.add(name, f"the file has {counted(size_bytes - entry.size_bytes, 'byte')} too many", entry.size_bytes, size_bytes)
+
+
+def _blocks(opened: Opened, n_bytes: int, buffer: memoryview) -> Iterator[memoryview]:
+    """The first `n_bytes` bytes of a file, in blocks that are valid until the next."""
+    left = n_bytes
+    while left:
+        want, got = min(left, _BLOCK_BYTES), 0
+        while got < want:
+            n = opened.read_into(buffer[got:want])
+            if not n:
+                break
+            got += n
+        if not got:
+            return
+        yield buffer[:got]
+        left -= got

@@ -1,0 +1,17 @@
+"""Everything that a terminal sees."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tokmill.core.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from tokmill.cli.app import main
+
+__getattr__, __dir__, __all__ = lazy_names(
+    __name__,
+    {
+        "app": ["main"],
+    },
+)

@@ -1,0 +1,226 @@
+"""`tokmill doctor`: what is there and what is missing, and whether tokmill would work. Changes nothing, needs no network.
+
+Only the standard library is imported at the top: a package that is missing must be a row of the answer, not the end of it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import os
+import platform
+import re
+import sys
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+from tokmill.cli import machine, settings
+from tokmill.cli.machine import Check
+from tokmill.core.errors import TokmillError, UsageError
+from tokmill.core.extras import install_hint, requirements
+from tokmill.core.version import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+_OLDEST_PYTHON = (3, 11)
+_FOR = {
+    "s3": "s3:// inputs",
+    "http": "https:// inputs",
+    "hf": "tokenizer.json, Hugging Face repositories, hf:// inputs",
+    "gcs": "gs:// inputs",
+    "torch": "tokmill.torch",
+}
+"""What an extra is for; those for developers are not looked at."""
+_HERE_NO_MORE = "cd to a directory that is there, then: tokmill doctor"
+_DEVELOPERS = {"dev", "docs"}
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """All that was looked at."""
+
+    checks: tuple[Check, ...]
+
+    @property
+    def works(self) -> bool:
+        """Whether tokmill would work here."""
+        return all(check.status != "bad" for check in self.checks)
+
+    @property
+    def unwritable(self) -> str | None:
+        """The directory in which an output would be made, if none can be."""
+        disk = {check.name: check.value for check in self.checks if check.group == "disk"}
+        return disk.get("place") if "writing" in disk else None
+
+    def to_object(self) -> dict[str, Any]:
+        """What `--json` prints."""
+        return {"works": self.works, "tokmill": __version__, "checks": [asdict(check) for check in self.checks]}
+
+    def raise_for_faults(self) -> None:
+        """Raises TokmillError when tokmill would not work."""
+        bad = [check for check in self.checks if check.status == "bad"]
+        if not bad:
+            return
+        raise TokmillError(
+            f"tokmill would not work here: {'; '.join(f'{check.name}: {check.value}' for check in bad)}",
+            where=", ".join(f"{check.group}, {check.name}" for check in bad),
+            allowed="what the table says of each of them",
+            next_step=bad[0].next_step or "mend it, then: tokmill doctor",
+        )
+
+
+def diagnose(directory: str = ".", config_error: UsageError | None = None, variables: Collection[str] = ()) -> Diagnosis:
+    """Look at everything.
+
+    directory: where an output would be made. config_error: what the settings of files are refused for. variables: of the
+    environment, those that options have.
+    """
+    looks: tuple[tuple[str, str, Callable[[], list[Check]]], ...] = (
+        ("tokmill", "program", _program),
+        ("packages", "list", packages),
+        ("machine", "processor", machine.processor),
+        ("machine", "open files", lambda: [machine.open_files()]),
+        ("memory", "machine", machine.memory_checks),
+        ("disk", "place", lambda: machine.disk(directory)),
+        ("engine", "self-test", lambda: [engine()]),
+        ("vocabularies", "list", vocabularies),
+        ("extras", "list", extras),
+        ("settings", "files", lambda: [_settings(config_error), *_strange(variables)]),
+    )
+    return Diagnosis(tuple(check for look in looks for check in _looked_at(*look)))
+
+
+def _looked_at(group: str, name: str, look: Callable[[], list[Check]]) -> list[Check]:
+    """What is found; when looking fails, that."""
+    try:
+        return look()
+    except Exception as error:  # noqa: BLE001  whatever is wrong with this machine must be a row of the answer
+        few = isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
+        step = "ulimit -n 1024" if few else _HERE_NO_MORE if isinstance(error, FileNotFoundError) else None
+        return [Check(group, name, f"not possible: {error or type(error).__name__}", "bad", step)]
+
+
+def _program() -> list[Check]:
+    found = f"{platform.python_implementation()} {platform.python_version()}, {sys.executable}"
+    old = sys.version_info[:2] < _OLDEST_PYTHON
+    system = f"{platform.system()} {platform.release()}"
+    foreign = sys.platform != "linux"
+    return [
+        Check("tokmill", "version", __version__),
+        Check("tokmill", "python", found, "bad" if old else "ok", "use Python 3.11 or newer" if old else None),
+        Check("tokmill", "system", system, "note" if foreign else "ok", "it is made for Linux" if foreign else None),
+    ]
+
+
+def packages() -> list[Check]:
+    """What tokmill cannot do without, and whether its version is right."""
+    return [_package(*each) for each in requirements() if not each[2]]
+
+
+def extras() -> list[Check]:
+    """What it can do without, and what for."""
+    wanted: dict[str, list[tuple[str, str]]] = {}
+    for name, versions, extra in requirements():
+        if extra and extra not in _DEVELOPERS:
+            wanted.setdefault(extra, []).append((name, versions))
+    checks = []
+    for extra, parts in sorted(wanted.items()):
+        rows = [_package(name, versions, extra) for name, versions in parts]
+        bad = [row for row in rows if row.status == "bad"]
+        use = _FOR.get(extra, "")
+        told = ", ".join(f"{row.name} {row.value}" for row in (bad or rows))
+        hint = install_hint(extra) + (f", for {use}" if use else "")
+        checks.append(Check("extras", extra, told, "note" if bad else "ok", hint if bad else None))
+    return checks
+
+
+def _package(name: str, versions: str, extra: str) -> Check:
+    hint = install_hint(extra) if extra else f"pip install '{name}{versions}'"
+    try:
+        found = metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return Check("packages", name, "not installed", "bad", hint)
+    if not fits(found, versions):
+        return Check("packages", name, f"{found}, but {versions} is needed", "bad", hint)
+    return Check("packages", name, found)
+
+
+def fits(version: str, wanted: str) -> bool:
+    """Whether a version is among those wanted, such as `>=0.14,<0.15`; what cannot be understood is taken to be right."""
+    have = _numbers(version)
+    for operator, text in re.findall(r"(>=|<=|==|<|>|!=)\s*([\w.]+)", wanted):
+        want = _numbers(text)
+        width = max(len(have), len(want))
+        left, right = ((*part, *[0] * (width - len(part))) for part in (have, want))
+        order = (left > right) - (left < right)
+        allowed = {">=": order >= 0, "<=": order <= 0, "==": order == 0, "<": order < 0, ">": order > 0, "!=": order != 0}
+        if not allowed[operator]:
+            return False
+    return True
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    found = re.match(r"\d+(?:\.\d+)*", version)
+    return tuple(int(part) for part in found[0].split(".")) if found else ()
+
+
+def engine() -> Check:
+    """The engine tried on a fixed text, in a process of its own, and held against the reference."""
+    hint = "pip install --force-reinstall tokmill, then: tokmill doctor"
+    try:
+        import msgspec
+
+        from tokmill.core.events import Failed
+        from tokmill.core.system.process import Child, error_of
+        from tokmill.encode import TEXTS, Tried
+    except ImportError as error:
+        return Check("engine", "self-test", f"not possible: {error}", "bad", hint)
+    child = Child("tokmill.encode.selftest")
+    try:
+        child.ask(b"{}")
+        answer = next(child.lines(), None)
+    finally:
+        child.end()
+    if answer is None:
+        words = (child.last_words.splitlines() or ["without a word"])[-1]
+        return Check("engine", "self-test", f"the process ended ({child.cause()}): {words}", "bad", hint)
+    found: Failed | Tried = msgspec.json.decode(answer, type=Failed | Tried)
+    if isinstance(found, Failed):
+        fault = error_of(found)
+        return Check("engine", "self-test", fault.what, "bad", fault.next_step)
+    if found.differs_in is not None:
+        return Check("engine", "self-test", f"text {found.differs_in} is not encoded as by the reference", "bad", hint)
+    return Check("engine", "self-test", f"{len(TEXTS)} texts, {found.n_tokens} tokens: the same as the reference's")
+
+
+def vocabularies() -> list[Check]:
+    """The caches, and which of the published encodings are in them."""
+    try:
+        from tokmill.encode import list_vocabularies, places
+    except ImportError as error:
+        return [Check("vocabularies", "list", f"not possible: {error}", "note", "see packages")]
+    directory = os.path.dirname((places("cl100k_base") or [""])[0])
+    state = "is there" if os.path.isdir(directory) else "is not there"
+    checks = [Check("vocabularies", "cache", f"{directory} {state}")]
+    for each in list_vocabularies():
+        hint = None if each.path else f"tokmill vocab fetch {each.name} --to DIR"
+        checks.append(Check("vocabularies", each.name, each.path or "not here", "ok" if each.path else "note", hint))
+    return checks
+
+
+def _settings(error: UsageError | None) -> Check:
+    if error is not None:
+        # Every other command would refuse it.
+        return Check("settings", "files", f"{error.what} ({error.where})", "bad", error.next_step)
+    variables = sorted(name for name in os.environ if name.startswith("TOKMILL_"))
+    return Check("settings", "files", ", ".join([*settings.present(), *variables]) or "none")
+
+
+def _strange(known: Collection[str]) -> list[Check]:
+    """Variables that look like settings and are none: nothing else would say so."""
+    found = [name for name in sorted(os.environ) if name.startswith("TOKMILL_") and known and name not in known]
+    near = {name: difflib.get_close_matches(name, known, 1) for name in found}
+    hints = {name: f"export {near[name][0]}=..., and unset {name}" if near[name] else f"unset {name}" for name in found}
+    return [Check("settings", name, "no option has this variable", "note", hints[name]) for name in found]

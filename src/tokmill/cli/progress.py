@@ -1,0 +1,369 @@
+"""Shows a run to a person, on standard error: a bar on a terminal, a line now and then elsewhere, or nothing.
+
+Rates are those of this process since it began, not of the last second: a number that jumps cannot be read. The time left goes by
+the last minute, so that a disk that has become slow is not denied, and is said to be a guess while it rests on a few seconds.
+
+The bar is drawn here, in one line, with the cursor left at its beginning: where a terminal that is made narrower breaks the line,
+everything from the cursor on is erased, and nothing stale stays. What does not fit is left out part by part, the least important
+first. rich was refused for it: it goes up as many lines as it drew, not as many as there are now.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+from collections import deque
+from typing import TYPE_CHECKING, NamedTuple, Protocol, Self, TextIO
+
+from tokmill.core.events import AnyEvent, Detail, Failed, Finished, Notice, Progress, Renewed, Restarted, Started
+from tokmill.core.text import counted, format_bytes, format_duration, format_memory, printable_line
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from tokmill.core.records import Counts
+
+BAR_EVERY_S = 0.2
+LINES_EVERY_S = ((4.0, 4.0), (10 * 60.0, 30.0), (2 * 3600.0, 60.0), (float("inf"), 300.0))
+"""Up to so long after the beginning, a line every so often: a log of a week can still be read."""
+FIRST_LINE_S = 1.0
+_WINDOW_S = 60.0
+_SURE_S = 5.0
+"""The time left is a guess before so much was seen."""
+_STALLED_S = 10.0
+_GIB = 1 << 30
+_MIB = 1 << 20
+
+
+class Part(NamedTuple):
+    """A few words of a line."""
+
+    text: str
+    rank: int
+    """The largest is left out first where there is no room; 0 never is."""
+
+
+class Display(Protocol):
+    """Where text goes. `update` may be left out at will, `message` may not."""
+
+    def every_s(self, shown_s: float) -> float:
+        """Seconds between two updates when the last was so many seconds after the beginning; of the first, from the beginning."""
+
+    def is_worth(self, *, has_moved: bool) -> bool:
+        """Whether to update. has_moved: whether anything came out, or nothing for so long that this is to be said."""
+
+    def update(self, parts: Sequence[Part], done: int, total: int | None) -> None: ...
+    def message(self, text: str) -> None: ...
+    def close(self) -> None: ...
+
+
+class ProgressObserver:
+    """Puts events into words. Implements `protocols.Observer`; close it, or use it as a context."""
+
+    def __init__(self, display: Display, *, verb: str, verbose: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
+        self._display = display
+        self._verb = verb
+        self._verbose = verbose
+        self._clock = clock
+        self._started = Started(total_bytes=None, resumed_bytes=0, position_bytes=0, n_threads=1, batch_bytes=0, budget_bytes=0)
+        self._base: Progress | None = None
+        self._has_finished = False
+        self.told: set[str] = set()
+        """The notices that were shown."""
+        self._pace = Pace()
+        self._began_s = self._shown_s = clock()
+
+    def on_event(self, event: AnyEvent) -> None:
+        """Show one event."""
+        if isinstance(event, Progress):
+            self._on_progress(event)
+        elif isinstance(event, Started):
+            self._on_started(event)
+        elif isinstance(event, Notice):
+            # What is said of a result stands in the summary too, which comes next.
+            if not self._has_finished:
+                self.told.add(event.text)
+                self._display.message(printable_line(event.text))
+        elif isinstance(event, Detail):
+            if self._verbose:
+                self._display.message(printable_line(event.text))
+        elif isinstance(event, Restarted):
+            self._display.message(
+                f"the worker was lost ({printable_line(event.cause)}): going on from the last commit, attempt {event.attempt}"
+            )
+        elif isinstance(event, Renewed) and self._verbose:
+            before, after = event.rss_before_bytes / _MIB, event.rss_after_bytes / _MIB
+            self._display.message(f"gave back caches: {before:,.0f} MiB to {after:,.0f} MiB")
+        elif isinstance(event, Finished | Failed):
+            self._has_finished = isinstance(event, Finished)
+            self.close()
+
+    def close(self) -> None:
+        """Take the bar away; can be called again."""
+        self._display.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _on_started(self, event: Started) -> None:
+        self._started, self._base, self._pace, self._has_finished = event, None, Pace(), False
+        what = "standard input" if event.total_bytes is None else format_bytes(event.total_bytes)
+        budget = f", at most {format_memory(event.budget_bytes)} of memory" if event.budget_bytes else ""
+        threads = f", {counted(event.n_threads, 'thread')}" if event.budget_bytes else ""
+        how = " (decompressed)" if event.is_packed else ""
+        resumed = f"; {format_bytes(event.resumed_bytes)}{how} are in the output already" if event.resumed_bytes else ""
+        self._display.message(f"{event.verb or self._verb} {what}{threads}{budget}{resumed}")
+        self._display.update((), event.position_bytes, event.total_bytes)
+
+    def _on_progress(self, event: Progress) -> None:
+        if self._base is None or not self._pace.has_moved:
+            # Until something came out, nothing can be said of how fast it goes.
+            self._base = event if self._base is None or event.position_bytes <= self._base.position_bytes else self._base
+        self._pace.add(event.elapsed_s, event.position_bytes)
+        now = self._clock()
+        if now - self._shown_s < self._display.every_s(self._shown_s - self._began_s):
+            return
+        if not self._display.is_worth(has_moved=self._pace.has_moved or self._pace.stalled_s >= _STALLED_S):
+            return
+        self._shown_s = now
+        self._display.update(self._words(event), event.position_bytes, self._started.total_bytes)
+
+    def _words(self, event: Progress) -> list[Part]:
+        total = self._started.total_bytes
+        parts = [Part(format_bytes(event.position_bytes) + (f" of {format_bytes(total)}" if total is not None else ""), 3)]
+        if self._base is not None and event.elapsed_s > self._base.elapsed_s:
+            parts += self._rates(event, self._base)
+        elif (waited_s := self._pace.stalled_s) >= _STALLED_S:
+            parts.append(Part(f"nothing came for {format_duration(waited_s)}", 1))
+        if self._started.budget_bytes and event.rss_bytes:
+            parts.append(Part(f"{format_memory(event.rss_bytes)} of {format_memory(self._started.budget_bytes)}", 5))
+        return parts
+
+    def _rates(self, event: Progress, base: Progress) -> list[Part]:
+        elapsed_s = event.elapsed_s - base.elapsed_s
+        position = event.position_bytes - base.position_bytes
+        read = max(event.counts.bytes_in - base.counts.bytes_in, 0) or position
+        parts = [Part(f"{read / elapsed_s / 1e6:,.0f} MB/s", 2)]
+        if tokens := _tokens(event.counts) - _tokens(base.counts):
+            parts.append(Part(f"{tokens / elapsed_s / 1e6:,.1f} Mtokens/s", 6))
+        if (stalled_s := self._pace.stalled_s) >= _STALLED_S:
+            parts.append(Part(f"nothing new for {format_duration(stalled_s)}", 1))
+        elif self._started.total_bytes is not None and (left_s := self._pace.left_s(self._started.total_bytes)) is not None:
+            about = "" if self._pace.is_sure else "about "
+            parts.append(Part(f"{about}{format_duration(left_s)} left", 1))
+        return parts
+
+
+class Pace:
+    """How fast the last minute was."""
+
+    def __init__(self) -> None:
+        self._points: deque[tuple[float, int]] = deque()
+        """Seconds and bytes, a second apart but for the last."""
+        self._moved_s = 0.0
+        self._first_s: float | None = None
+
+    def add(self, elapsed_s: float, position_bytes: int) -> None:
+        """So much is done."""
+        points = self._points
+        if not points or position_bytes > points[-1][1]:
+            self._moved_s = elapsed_s
+            if points and self._first_s is None:
+                self._first_s = points[-1][0]
+        if not self.has_moved:
+            # What was before the first bytes is no measure of speed.
+            points.clear()
+        if len(points) > 1 and elapsed_s - points[-2][0] < 1.0:
+            points.pop()
+        points.append((elapsed_s, position_bytes))
+        while points[0][0] < elapsed_s - _WINDOW_S:
+            points.popleft()
+
+    @property
+    def has_moved(self) -> bool:
+        """Whether anything came out."""
+        return self._first_s is not None
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether enough was seen."""
+        return self._first_s is not None and self._points[-1][0] - self._first_s >= _SURE_S
+
+    @property
+    def stalled_s(self) -> float:
+        """For how long nothing came out."""
+        return self._points[-1][0] - self._moved_s if self._points else 0.0
+
+    def left_s(self, total_bytes: int) -> float | None:
+        """Seconds to the end, at this pace; None: nothing came out."""
+        if len(self._points) < 2:
+            return None
+        (begin_s, begin), (end_s, end) = self._points[0], self._points[-1]
+        return max(total_bytes - end, 0) * (end_s - begin_s) / (end - begin) if end > begin else None
+
+
+class Lines:
+    """A line now and then, for files and pipes. Implements `Display`."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def every_s(self, shown_s: float) -> float:
+        """Rarer and rarer; the first soon, so that a log says at once how long it will take."""
+        return next(every for until, every in LINES_EVERY_S if shown_s < until) if shown_s else FIRST_LINE_S
+
+    def is_worth(self, *, has_moved: bool) -> bool:
+        """A line stays: one that says nothing is not written."""
+        return has_moved
+
+    def update(self, parts: Sequence[Part], done: int, total: int | None) -> None:
+        """A line, with the share in percent where it is known."""
+        if parts:
+            self.message(" · ".join([*_share(done, total), *(part.text for part in parts)]))
+
+    def message(self, text: str) -> None:
+        """A line."""
+        _say(self._stream, f"tokmill: {text}\n")
+
+    def close(self) -> None:
+        """Nothing to take away."""
+
+
+_CELLS = 10
+_ERASE = "\r\x1b[J"
+"""From the beginning of the line on, with all lines that it was broken into."""
+
+
+class Bar:
+    """A bar on a terminal; counters alone where the total is not known. Implements `Display`."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._shown = ""
+        self._is_coloured = not os.environ.get("NO_COLOR")
+        self._full, self._empty, self._between = ("━", "─", " · ") if _can_write(stream, "━─·") else ("#", "-", " | ")
+
+    def every_s(self, _shown_s: float) -> float:
+        """Calm, but alive."""
+        return BAR_EVERY_S
+
+    def is_worth(self, *, has_moved: bool) -> bool:  # noqa: ARG002  see `Display`
+        """Always: it shows the memory, too."""
+        return True
+
+    def update(self, parts: Sequence[Part], done: int, total: int | None) -> None:
+        """Draw it anew."""
+        # The last column stays free: some terminals go on in the next line when it is written.
+        room = max(self._columns() - 3, 0)
+        texts = [Part(p.text.replace(" of ", "/").replace("Mtokens", "Mtok"), p.rank) for p in parts]
+        texts = [*(Part(share, 0) for share in _share(done, total)), *texts]
+        if total:
+            texts.insert(0, Part("", 4))
+        while len(texts) > 1 and self._length(texts) > room:
+            texts.remove(max(texts, key=lambda part: part.rank))
+        words = self._between.join(part.text for part in texts if part.text)[:room]
+        bar = f"{self._drawn(done / total)} " if total and any(not part.text for part in texts) else ""
+        self._shown = f"  {bar}{words}"
+        self._write(f"{_ERASE}{self._shown}\r")
+
+    def message(self, text: str) -> None:
+        """A line above the bar."""
+        self._write(f"{_ERASE if self._shown else ''}tokmill: {text}\n{self._shown}" + ("\r" if self._shown else ""))
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._shown:
+            self._shown = ""
+            self._write(_ERASE)
+
+    def _length(self, texts: Sequence[Part]) -> int:
+        words = [part.text for part in texts if part.text]
+        return len(self._between.join(words)) + (_CELLS + 1 if len(words) < len(texts) else 0)
+
+    def _drawn(self, share: float) -> str:
+        n = min(int(_CELLS * share + 0.5), _CELLS)
+        if not self._is_coloured:
+            return self._full * n + self._empty * (_CELLS - n)
+        return f"\x1b[32m{self._full * n}\x1b[0;2m{self._empty * (_CELLS - n)}\x1b[0m"
+
+    def _columns(self) -> int:
+        try:
+            return os.get_terminal_size(self._stream.fileno()).columns or 80
+        except (OSError, ValueError):
+            return shutil.get_terminal_size().columns
+
+    def _write(self, text: str) -> None:
+        _say(self._stream, text)
+
+
+class Nothing:
+    """Shows nothing. Implements `Display`."""
+
+    def every_s(self, _shown_s: float) -> float:
+        """Never."""
+        return float("inf")
+
+    def is_worth(self, *, has_moved: bool) -> bool:  # noqa: ARG002  see `Display`
+        """Never."""
+        return False
+
+    def update(self, parts: Sequence[Part], done: int, total: int | None) -> None:
+        """Nothing."""
+
+    def message(self, text: str) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+def make_progress(*, verb: str, quiet: bool, verbose: bool, stream: TextIO | None = None) -> ProgressObserver:
+    """The observer that suits `stream` (standard error when None). verb: what is being done, `tokenizing`."""
+    stream = stream or sys.stderr
+    display: Display = Nothing() if quiet else Bar(stream) if is_terminal(stream) else Lines(stream)
+    return ProgressObserver(display, verb=verb, verbose=verbose)
+
+
+def not_yet_told(notices: Sequence[str], observers: Sequence[object]) -> list[str]:
+    """What a result has to say to a person who sees both streams: not again what was shown while it was made."""
+    told: set[str] = set()
+    if sys.stdout.isatty() and sys.stderr.isatty():
+        told = told.union(*(observer.told for observer in observers if isinstance(observer, ProgressObserver)))
+    return [notice for notice in notices if notice not in told]
+
+
+def is_terminal(stream: TextIO) -> bool:
+    """Whether a cursor can be moved on `stream`."""
+    return stream.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown", "")
+
+
+def _share(done: int, total: int | None) -> list[str]:
+    """The share in percent, where it is known; 100 when all is done and not before."""
+    return [f"{min(100 * done // total, 100)} %"] if total else []
+
+
+def _say(stream: TextIO, text: str) -> None:
+    try:
+        stream.write(text)
+        stream.flush()
+    except OSError:
+        # The terminal is gone, or the disk with the log is full: nobody listens, and the run goes on. What Python still holds of
+        # the text, it would try to write while closing.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _can_write(stream: TextIO, text: str) -> bool:
+    try:
+        text.encode(stream.encoding or "utf-8")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
+
+
+def _tokens(counts: Counts) -> int:
+    return counts.tokens_train + counts.tokens_val

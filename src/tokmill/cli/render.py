@@ -1,0 +1,372 @@
+"""Results and errors as text for people and as JSON. Pure functions; the command line writes what they return."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from tokmill.core.records import STDIN, is_url
+from tokmill.core.text import counted, format_bytes, format_duration, format_memory, format_rate, printable, printable_line
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from tokmill.check import Inspection, Preview, Problem, Report
+    from tokmill.core.errors import TokmillError
+    from tokmill.core.outcome import Outcome
+    from tokmill.core.records import FileEntry
+    from tokmill.encode import Fetched, Vocabulary
+    from tokmill.reports import ReportPage
+    from tokmill.run import Estimate, InputPlan, Plan, Summary
+
+
+def json_line(value: object) -> str:
+    """One JSON object on one line, ASCII only: nothing in it can act upon a terminal."""
+    return json.dumps(msgspec.to_builtins(value), ensure_ascii=True)
+
+
+def error_lines(error: TokmillError) -> str:
+    """The four parts of an error, one below the other."""
+    lines = [f"tokmill: error: {printable_line(error.what)}"]
+    for label, text in error.details():
+        first, *more = printable(text).split("\n")
+        lines += [f"  {label + ':':<8} {first}", *(f"           {line}" for line in more)]
+    return "\n".join(lines)
+
+
+def error_object(error: TokmillError) -> dict[str, object]:
+    """What `--json` prints of an error."""
+    parts = {"what": error.what, "where": error.where, "allowed": error.allowed, "next": error.next_step}
+    return {"error": {"type": type(error).__name__, **parts}, "exit_code": error.exit_code}
+
+
+def summary_lines(summary: Summary) -> str:
+    """The end of a run of tokenize."""
+    n_tokens = summary.tokens_train + summary.tokens_val
+    head = "complete already, nothing to do" if summary.already_complete else "done"
+    rows = [
+        ("documents", f"{summary.documents:,}  ({_parts(summary)})"),
+        ("tokens", f"{n_tokens:,}  (train {summary.tokens_train:,}, validation {summary.tokens_val:,}), {summary.dtype}"),
+        *_added_rows(summary),
+        ("read", format_bytes(summary.bytes_in)),
+        ("text", f"{format_bytes(summary.bytes_text)}{_per_token(summary.bytes_text, n_tokens)}"),
+    ]
+    if not summary.already_complete:
+        memory = f"{format_memory(summary.peak_rss_bytes)} at the peak, of {format_memory(summary.budget_bytes)}"
+        rows += [*_times(summary), ("memory", memory)]
+    if summary.uploaded_bytes:
+        rows.append(
+            ("sent", f"{format_bytes(summary.uploaded_bytes)}, the run waited {_seconds(summary.upload_s)} for it at its end")
+        )
+    if summary.restarts:
+        rows.append(("restarts", f"{summary.restarts} (the worker was lost and went on from the last commit)"))
+    rows += [("skipped", ", ".join(f"{n:,} {reason}" for reason, n in sorted(summary.skipped.items())) or "none")]
+    rows += _mended_rows(summary.invalid_utf8_documents)
+    audited = f"{counted(summary.audited_documents, 'document')}, the same as the reference tokenizer's"
+    rows.append(("audited", audited if summary.audited_documents else "none"))
+    rows += [("files", _file_names(summary.files))]
+    rows += [
+        ("in", printable_line(summary.out)),
+        ("next", f"tokmill {'finalize' if summary.split else 'verify'} {_quoted(summary.out)}"),
+    ]
+    return "\n".join([f"tokmill: {head}", *_aligned(rows), *_notes(summary.notices)])
+
+
+def _added_rows(summary: Summary) -> list[tuple[str, str]]:
+    """Of an append, what is new; the rows above say what there is now."""
+    old = summary.appended_to
+    if old is None:
+        return []
+    parts = []
+    for unit in ("documents", "tokens"):
+        train, val = (getattr(summary, f"{unit}_{side}") - getattr(old, f"{unit}_{side}") for side in ("train", "val"))
+        parts.append(f"{counted(train + val, unit[:-1])} (train {train:,}, validation {val:,})")
+    return [("of it added", ", ".join(parts))]
+
+
+def _times(summary: Summary) -> list[tuple[str, str]]:
+    """Time and speed of the command, and of the work alone, which are what a report tells."""
+    went_on = ", gone on from an earlier run" if summary.resumed and summary.appended_to is None else ""
+    tokens = f"{summary.tokens_per_s / 1e6:,.1f} Mtokens/s"
+    rows = [("time", f"{_seconds(summary.elapsed_s)} of the command, {format_rate(summary.bytes_per_s)}, {tokens}{went_on}")]
+    if summary.work_s and not summary.restarts:
+        rate = format_rate(summary.bytes_per_s * summary.elapsed_s / summary.work_s)
+        rows.append(("", f"{_seconds(summary.work_s)} of it reading, encoding and writing, {rate}"))
+    return rows
+
+
+def _mended_rows(n_documents: int) -> list[tuple[str, str]]:
+    return [("not UTF-8", f"{counted(n_documents, 'document')}, mended as --encoding-errors says")] if n_documents else []
+
+
+def _parts(summary: Summary) -> str:
+    """Where the documents went: parts that add up to all, but for documents that were divided between the sides."""
+    n_empty = summary.skipped.get("empty", 0)
+    n_skipped = sum(summary.skipped.values()) - n_empty
+    n_divided = summary.documents_train + summary.documents_val + n_empty + n_skipped - summary.documents
+    parts = [f"train {summary.documents_train:,}", f"validation {summary.documents_val:,}"]
+    parts += [f"{name} {n:,}" for name, n in (("empty", n_empty), ("skipped", n_skipped)) if n]
+    return ", ".join(parts) + (f"; {n_divided:,} more by dividing" if n_divided else "")
+
+
+def _file_names(files: Mapping[str, FileEntry]) -> str:
+    """Names and sizes where they are few, else how many there are, and how large together."""
+    if len(files) <= _MOST_FILES:
+        return ", ".join(f"{name} ({format_bytes(entry.size_bytes)})" for name, entry in sorted(files.items()))
+    return f"{len(files):,}, {format_bytes(sum(entry.size_bytes for entry in files.values()))}"
+
+
+_MOST_FILES = 6
+"""Of an output, that are named."""
+_MOST_INPUTS = 12
+"""Lines of inputs that a person wants to see."""
+_MOST_REPAIRED = 12
+"""Likewise of ranges."""
+
+
+def plan_lines(plan: Plan) -> str:
+    """What a run will be."""
+    lines = ["tokmill: plan", "  inputs", *_indented(_input_rows(plan))]
+    lines += _aligned([*_text_rows(plan), *_disk_rows(plan), *_time_rows(plan)])
+    lines += ["  memory", *_indented(_memory_rows(plan))]
+    return "\n".join([*lines, *_notes(plan.notices)])
+
+
+def _notes(notices: Sequence[str]) -> list[str]:
+    return [f"  note: {printable_line(notice)}" for notice in notices]
+
+
+def _input_rows(plan: Plan) -> list[tuple[str, str]]:
+    shown = plan.inputs if len(plan.inputs) <= _MOST_INPUTS + 1 else plan.inputs[:_MOST_INPUTS]
+    rows = [(printable_line(each.path if each.path != STDIN else "standard input"), _input_text(each)) for each in shown]
+    if len(shown) < len(plan.inputs):
+        rows.append((f"... {len(plan.inputs) - len(shown):,} more", ""))
+    if len(plan.inputs) > 1:
+        sizes = [each.size_bytes or 0 for each in plan.inputs]
+        on_disk = sum(each.disk_bytes or 0 for each in plan.inputs)
+        rows.append((counted(len(plan.inputs), "input"), f"{format_bytes(sum(sizes))}, {format_bytes(on_disk)} on disk"))
+    return rows
+
+
+def _input_text(each: InputPlan) -> str:
+    if each.size_bytes is None:
+        return f"{each.format}, size not known"
+    kind = each.format if each.compression == "none" else f"{each.format}, {each.compression}"
+    on_disk = "" if each.disk_bytes is None else f"{format_bytes(each.disk_bytes)} on disk, "
+    text = f"{format_bytes(each.size_bytes)}, {on_disk}{kind}"
+    if each.compression != "none" and each.decompressed_bytes is not None:
+        text += f", {'about ' if each.decompressed_is_estimate else ''}{format_bytes(each.decompressed_bytes)} decompressed"
+    return text
+
+
+def _text_rows(plan: Plan) -> list[tuple[str, str]]:
+    if plan.totals is None:
+        return [("tokens", f"not known: standard input and pipes cannot be looked at twice; ids are {plan.dtype}")]
+    found = plan.totals
+    density = f", {plan.bytes_per_token:.2f} bytes per token" if plan.bytes_per_token else ""
+    rows = [
+        ("to read", _estimate(found.bytes_in, format_bytes)),
+        ("text", f"{_estimate(found.bytes_text, format_bytes)}{density}"),
+        ("documents", _estimate(found.documents)),
+        ("tokens", _estimate(found.tokens)),
+    ]
+    how = (
+        "all of it was encoded"
+        if plan.is_exact
+        else f"from {counted(found.n_windows, 'window')}, {format_bytes(found.sampled_bytes)} of text"
+    )
+    return [*rows, ("sample", how)]
+
+
+def _disk_rows(plan: Plan) -> list[tuple[str, str]]:
+    if plan.output_bytes is None:
+        return []
+    rows = [("output", f"{_estimate(plan.output_bytes, format_bytes)}, {plan.dtype}")]
+    if plan.disk is None:
+        return [*rows, ("disk", "not looked at (pass --out DIR)")]
+    disk = plan.disk
+    verdict = "complete already, nothing will be written" if plan.is_complete else "it fits" if disk.fits else "IT DOES NOT FIT"
+    written = f", {format_bytes(disk.written_bytes)} of it written already" if disk.written_bytes else ""
+    needed = f"{format_bytes(disk.needed_bytes)} needed ({format_bytes(disk.bookkeeping_bytes)} for journal and manifest{written})"
+    return [*rows, ("disk", f"{needed}, {format_bytes(disk.free_bytes)} free: {verdict}"), ("on", printable_line(disk.path))]
+
+
+def _time_rows(plan: Plan) -> list[tuple[str, str]]:
+    rows = []
+    if plan.time is not None:
+        time = plan.time
+        rate = (
+            f", engine {time.engine_bytes_per_s / 1e6:,.0f} MB/s a thread, measured on the sample"
+            if time.engine_bytes_per_s
+            else ""
+        )
+        between = f"{_seconds(time.low_s)} to {_seconds(time.high_s)}"
+        rows.append(("time", f"about {_seconds(time.expected_s)} ({between}), {counted(time.n_threads, 'thread')}{rate}"))
+    if plan.list_of_ints_bytes is not None:
+        rows.append(("as a list", f"{format_bytes(plan.list_of_ints_bytes)}: what these ids would take as Python ints in a list"))
+    return rows
+
+
+def _memory_rows(plan: Plan) -> list[tuple[str, str]]:
+    memory = plan.memory
+    terms = [
+        ("this process", memory.parent_bytes),
+        ("worker at rest", memory.worker_bytes),
+        ("reference tokenizer", memory.reference_bytes),
+        ("list of inputs", memory.inputs_bytes),
+        ("reader", memory.reader_bytes),
+        ("batches on their way", memory.in_flight_bytes),
+        ("engine's caches, at most", memory.caches_bytes),
+        ("all of these", memory.peak_bytes),
+        ("budget (--memory)", memory.budget_bytes),
+    ]
+    if memory.peak_bytes >> 20 == memory.budget_bytes >> 20:
+        # The caches may take what is left: the sum is no forecast, it is the budget.
+        terms.pop(-2)
+    rows = [(label, f"{n_bytes / (1 << 20):>7,.0f} MiB") for label, n_bytes in terms]
+    if memory.available_bytes is not None:
+        rows.append(("available now", f"{memory.available_bytes / (1 << 20):>7,.0f} MiB"))
+    return rows
+
+
+def _estimate(estimate: Estimate, text: Callable[[float], str] = lambda n: f"{n:,.0f}") -> str:
+    """A number with its interval, or alone when it was counted."""
+    if estimate.low == estimate.high:
+        return text(estimate.value)
+    percent = f" (± {50 * (estimate.high - estimate.low) / estimate.value:.1f} %)" if estimate.value else ""
+    return f"about {text(estimate.value)}{percent}"
+
+
+def _indented(rows: list[tuple[str, str]]) -> list[str]:
+    return [f"  {line}" for line in _aligned(rows)]
+
+
+def report_lines(report: Report) -> str:
+    """What verify found, when all is well; damage is rendered as the error that it is."""
+    compared = f"{counted(report.compared_documents, 'document')}, {format_bytes(report.compared_bytes)}: the same"
+    if not report.sources_compared:
+        compared = "not compared" if is_url(report.directory) else "not compared (pass --source INPUT...)"
+    rows = [
+        (
+            "files",
+            f"{report.n_files:,}, {format_bytes(report.bytes_checked)} in {counted(report.n_segments, 'segment')}: as written",
+        ),
+        ("tokens", f"train {report.tokens_train:,}, validation {report.tokens_val:,}: all in range"),
+        ("documents", f"train {report.documents_train:,}, validation {report.documents_val:,}"),
+        *(_repaired_rows(report.repaired) if report.repaired is not None else [("sources", compared)]),
+        ("time", _seconds(report.elapsed_s)),
+        ("in", printable_line(report.directory)),
+        ("next", f"tokmill inspect {_quoted(report.directory)}"),
+    ]
+    return "\n".join(["tokmill: sound", *_aligned(rows)])
+
+
+def outcome_lines(outcome: Outcome, made_of: str = "output") -> str:
+    """The end of a merge, a conversion or a reshard; made_of: what its sources are called."""
+    n_tokens = outcome.tokens_train + outcome.tokens_val
+    rows = [
+        ("from", counted(len(outcome.sources), made_of)),
+        ("tokens", f"{n_tokens:,}  (train {outcome.tokens_train:,}, validation {outcome.tokens_val:,}), {outcome.dtype}"),
+        ("documents", f"train {outcome.documents_train:,}, validation {outcome.documents_val:,}"),
+        ("format", outcome.format),
+    ]
+    if not outcome.already_complete:
+        went_on = ", gone on from an earlier run" if outcome.resumed else ""
+        rate = f", {format_rate(outcome.bytes_per_s)}" if outcome.bytes_per_s else ""
+        rows.append(("time", f"{_seconds(outcome.elapsed_s)}{rate}{went_on}"))
+        rows.append(("memory", f"{format_memory(outcome.peak_rss_bytes)} at the peak"))
+    rows.append(("files", f"{len(outcome.files):,}, {format_bytes(outcome.bytes_out)}"))
+    rows += [("in", printable_line(outcome.out)), ("next", f"tokmill verify {_quoted(outcome.out)}")]
+    head = "complete already, nothing to do" if outcome.already_complete else "done"
+    return "\n".join([f"tokmill: {head}", *_aligned(rows), *_notes(outcome.notices)])
+
+
+def page_lines(made: ReportPage) -> str:
+    """Where the report is, and what it lacks."""
+    state = "" if made.is_complete else ", of an output that is not complete"
+    size, seconds = format_bytes(made.size_bytes), _seconds(made.elapsed_s)
+    head = f"tokmill: {printable_line(made.path)} ({size}, {seconds}{state})"
+    return "\n".join([head, *_notes([f"not in it: {sentence}" for sentence in made.missing])])
+
+
+def _repaired_rows(repaired: list[Problem]) -> list[tuple[str, str]]:
+    shown = [printable_line(str(each)) for each in repaired[:_MOST_REPAIRED]]
+    if len(shown) < len(repaired):
+        shown.append(f"and {len(repaired) - len(shown):,} more")
+    return [("repaired", text) for text in shown or ["nothing, for nothing was damaged"]]
+
+
+def inspection_lines(found: Inspection) -> str:
+    """What inspect found."""
+    tokenizer = printable_line(found.tokenizer or "not known (pass --tokenizer for a preview)")
+    if found.tokenizer_sha256:
+        tokenizer += f"  (sha256 {found.tokenizer_sha256[:12]}...)"
+    eot = "none between documents" if found.eot == "none" else f"{found.eot_id} {found.eot} each document"
+    rows = [("tokenizer", tokenizer), ("ids", f"{found.dtype}, little-endian"), ("end of text", eot)]
+    if found.eot_id is None:
+        rows[-1] = ("end of text", "not known (pass --eot-id to find documents)")
+    if found.format is not None:
+        rows.insert(1, ("format", found.format))
+    for side in found.sides:
+        documents = f", {counted(side.documents, 'document')}" if side.documents is not None else ""
+        files = f" in {counted(side.n_files, 'file')}" if found.kind == "directory" and side.n_files else ""
+        rows.append((side.side, f"{counted(side.tokens, 'token')}{documents}, {format_bytes(side.size_bytes)}{files}"))
+    if found.bytes_text is not None:
+        per_token = f", {found.bytes_per_token:.2f} bytes per token" if found.bytes_per_token else ""
+        rows.append(("text", f"{format_bytes(found.bytes_text)}{per_token}"))
+    if found.kind == "directory":
+        rows.append(("skipped", ", ".join(f"{n:,} {reason}" for reason, n in sorted(found.skipped.items())) or "none"))
+    rows += _mended_rows(found.invalid_utf8_documents)
+    made = (
+        f"made by tokmill {found.tokmill_version} from {counted(found.n_inputs or 0, 'input')}"
+        if found.kind == "directory"
+        else "a bare file"
+    )
+    lines = [f"{printable_line(found.path)}: {made}", *_aligned(rows)]
+    for preview in found.previews:
+        lines += ["", *_preview_lines(preview)]
+    return "\n".join(lines)
+
+
+def _preview_lines(preview: Preview) -> list[str]:
+    more = "" if preview.shown_tokens == preview.n_tokens else f", the first {preview.shown_tokens:,}"
+    what = (
+        f"document {preview.document:,}"
+        if preview.document is not None
+        else "all documents, which cannot be told apart (--eot none)"
+    )
+    head = f"{preview.side}, {what}: {counted(preview.n_tokens, 'token')}{more}"
+    return [head, *(f"  | {line}" for line in preview.text.split("\n"))]
+
+
+def _per_token(n_bytes: int, n_tokens: int) -> str:
+    return f", {n_bytes / n_tokens:.2f} bytes per token" if n_tokens else ""
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 60 else format_duration(seconds)
+
+
+def _quoted(path: str) -> str:
+    return printable_line(shlex.quote(path))
+
+
+def _aligned(rows: list[tuple[str, str]]) -> list[str]:
+    width = max(len(label) for label, _ in rows)
+    return [f"  {label:<{width}}  {text}" for label, text in rows]
+
+
+def vocabulary_line(found: Vocabulary) -> str:
+    """One published encoding, what it is for, and where it is."""
+    where = printable_line(found.path) if found.path else f"not here: tokmill vocab fetch {found.name} --to DIR"
+    return f"{found.name:<12} {found.n_ids:>7,} ids, end of text {found.eot_id:>7,}  {found.models}\n    {where}"
+
+
+def fetched_line(fetched: Fetched) -> str:
+    """Where the file is now, and how to use it."""
+    how = "was there already" if fetched.was_there else format_bytes(fetched.size_bytes)
+    path = printable_line(fetched.path)
+    return f"{fetched.name}: {path} ({how}, SHA-256 as published)\n    --tokenizer {shlex.quote(path)}"

@@ -1,0 +1,222 @@
+"""Settings that stand in files: `tokmill.toml`, and `[tool.tokmill]` of `pyproject.toml`, both of the working directory.
+
+A key is an option without its dashes. At the top it is for every command that takes the option from the environment too, as the
+variable of its name would be; in a table called like a command (`[verify]`, `[vocab.fetch]`), for that command alone. Directories
+above are not looked at: a run must not depend on where its directory was put. What no command knows is refused with its line.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import tomllib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tokmill.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+FILES = (("tokmill.toml", ()), ("pyproject.toml", ("tool", "tokmill")))
+"""Where settings may stand, and below which table; what stands in a later one wins."""
+_MOST_BYTES = 1 << 20
+_SPEAKS = re.compile(r"""^\s*(?:\[\s*)?(["']?)tool\1\s*\.\s*(["']?)tokmill\2\s*[]=.]""", re.MULTILINE)
+"""What a file that cannot be parsed must hold to be refused for it, where settings stand below `[tool.tokmill]`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Knob:
+    """An option of a command, as far as a file can set it."""
+
+    command: tuple[str, ...]
+    """`("vocab", "fetch")`."""
+    key: str
+    """Without dashes in front."""
+    parameter: str
+    is_flag: bool
+    is_many: bool
+    variable: str | None
+    """Of the environment."""
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether all commands that have the option share it: those that take it from the variable of
+        its name do (`--out` of report is another than that of tokenize).
+        """
+        return self.variable == "TOKMILL_" + self.key.upper().replace("-", "_")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the files say, for the parser of the command line."""
+
+    defaults: dict[str, Any]
+    """By command (groups nest), by parameter."""
+    places: dict[str, str]
+    """`tokmill.toml:3` by `command.parameter`."""
+    general: dict[str, Any]
+    """What is for all commands, by key: for a command line from which no command can be told."""
+
+
+NONE = Settings({}, {}, {})
+
+
+def present(directory: str = ".") -> list[str]:
+    """The files of that name in a directory, whether or not they speak of tokmill."""
+    return [name for name, _ in FILES if os.path.isfile(os.path.join(directory, name))]
+
+
+def read_settings(knobs: list[Knob], directory: str = ".") -> Settings:
+    """The settings of a directory. Raises UsageError for a key or a value that no command takes, with file and line."""
+    defaults: dict[str, Any] = {}
+    places: dict[str, str] = {}
+    general: dict[str, Any] = {}
+    for name in present(directory):
+        prefix = dict(FILES)[name]
+        text = _text(directory, name, is_shared=bool(prefix))
+        table = _parsed(text, name, is_shared=bool(prefix))
+        for key in prefix:
+            table = table.get(key, {}) if isinstance(table, dict) else {}
+        spelled: dict[tuple[tuple[str, ...], str], str] = {}
+        # What is for one command wins over what is for all: tables come behind plain keys.
+        for path, key, value in sorted(_entries(table, ()), key=lambda entry: len(entry[0])):
+            line, head = (_line_of(text, (*prefix, *path), each) for each in (key, ""))
+            _check_table(knobs, path, f"{name}:{head}")
+            _check_once(spelled, path, key, f"{name}:{line}")
+            for knob in _meant(knobs, path, key, f"{name}:{line}"):
+                _put(defaults, knob, _checked(knob, value, f"{name}:{line}"))
+                places[f"{' '.join(knob.command)}.{knob.parameter}"] = f"{name}:{line}"
+            if not path:
+                general[_plain(key)] = value
+    return Settings(defaults, places, general)
+
+
+def _text(directory: str, name: str, *, is_shared: bool) -> str:
+    """The text of a file, without a byte order mark. is_shared: it is about other things too."""
+    path = os.path.join(directory, name)
+    try:
+        with open(path, "rb") as file:
+            data = file.read(_MOST_BYTES + 1)
+        if len(data) > _MOST_BYTES:
+            raise UsageError(
+                "the file of settings is too large", where=name, allowed="a megabyte", next_step=f"leave only settings in {name}"
+            )
+        return data.decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        if is_shared and isinstance(error, UnicodeDecodeError) and not _SPEAKS.search(data.decode(errors="replace")):
+            return ""
+        raise UsageError(
+            f"the settings cannot be read: {error}",
+            where=name,
+            allowed="a file in UTF-8 that can be read",
+            next_step=f"mend {name}, or move it away, and run the command again",
+        ) from None
+
+
+def _parsed(text: str, name: str, *, is_shared: bool) -> Any:
+    """The tables of a file. Of one that is about other things nothing is asked, not even that it can be parsed."""
+    try:
+        return tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        if is_shared and not _SPEAKS.search(text):
+            return {}
+        found = re.search(r"at line (\d+)", str(error))
+        raise UsageError(
+            f"the settings are not TOML: {error}",
+            where=f"{name}:{found[1]}" if found else name,
+            allowed='lines such as: val-fraction = 0.01, or tokenizer = "gpt2"',
+            next_step=f"mend {name}, and run the command again",
+        ) from None
+
+
+def _entries(table: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str, Any]]:
+    """(tables above, key, value) of everything that is no table itself; an empty table is one too, to be refused if unknown."""
+    for key, value in table.items() if isinstance(table, dict) else ():
+        if isinstance(value, dict) and value:
+            yield from _entries(value, (*path, key))
+        else:
+            yield path, key, value
+
+
+def _check_table(knobs: list[Knob], path: tuple[str, ...], place: str) -> None:
+    commands = {knob.command for knob in knobs}
+    known = {command[: len(path)] for command in commands}
+    if path and path not in known:
+        _refuse(".".join(path), [".".join(command) for command in sorted(commands | known)], place, "table")
+
+
+def _check_once(spelled: dict[tuple[tuple[str, ...], str], str], path: tuple[str, ...], key: str, place: str) -> None:
+    """Note how a setting is spelled. Raises UsageError when the file has it in another spelling too."""
+    other = spelled.setdefault((path, _plain(key)), key)
+    if other != key:
+        raise UsageError(
+            f"{other} and {key} are the same setting",
+            where=place,
+            allowed=f"one of them: {_plain(key)}",
+            next_step=f"take it out of {place}, and run again",
+        )
+
+
+def _plain(key: str) -> str:
+    return key.replace("_", "-")
+
+
+def _meant(knobs: list[Knob], path: tuple[str, ...], key: str, place: str) -> list[Knob]:
+    plain = _plain(key)
+    found = [k for k in knobs if k.key == plain and (k.command[: len(path)] == path if path else k.is_shared)]
+    if not found:
+        usable = {k.key for k in knobs if (k.command[: len(path)] == path if path else k.is_shared)}
+        _refuse(key, sorted(usable), place, "setting")
+    return found
+
+
+def _refuse(name: str, known: list[str], place: str, noun: str) -> None:
+    near = difflib.get_close_matches(name, known, 1)
+    raise UsageError(
+        f"there is no {noun} {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""),
+        where=place,
+        allowed=", ".join(known),
+        next_step=f"write {near[0]} in {place}, and run the command again" if near else f"take it out of {place}, and run again",
+    )
+
+
+def _checked(knob: Knob, value: Any, place: str) -> Any:
+    """The value as the parser takes it: text, a flag, or a list of texts."""
+    one = value if isinstance(value, list) and knob.is_many else [value]
+    plain = all(isinstance(each, bool) if knob.is_flag else isinstance(each, (str, int, float)) for each in one)
+    if not plain or (not knob.is_flag and any(isinstance(each, bool) for each in one)):
+        allowed = "true or false" if knob.is_flag else "a list of texts" if knob.is_many else "text or a number"
+        raise UsageError(
+            f"{knob.key} = {value!r} is not a value of --{knob.key}",
+            where=place,
+            allowed=f"{knob.key} = {allowed}",
+            next_step=f"mend {place}, and run the command again",
+        )
+    if knob.is_flag:
+        return value
+    return [str(each) for each in one] if knob.is_many else str(value)
+
+
+def _put(defaults: dict[str, Any], knob: Knob, value: Any) -> None:
+    inner = defaults
+    for word in knob.command:
+        inner = inner.setdefault(word, {})
+    inner[knob.parameter] = value
+
+
+def _line_of(text: str, path: tuple[str, ...], key: str) -> int:
+    """The line of a key, from 1; of its table's head where the key is written in another way than one a line."""
+    table: tuple[str, ...] = ()
+    head = 1
+    for number, line in enumerate(text.split("\n"), 1):
+        opened = re.match(r"\s*\[([^\[\]]+)\]", line)
+        if opened:
+            table = tuple(word.strip().strip("\"'") for word in opened[1].split("."))
+            head = number if table == path else head
+        elif words := re.match(r"\s*([\w\"'.-]+)\s*=", line):
+            dotted = tuple(word.strip("\"'") for word in words[1].split("."))
+            if (*table, *dotted) == (*path, key):
+                return number
+    return head

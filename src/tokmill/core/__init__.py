@@ -1,0 +1,1 @@
+"""Records, settings, errors and contracts that every room uses."""

@@ -1,0 +1,166 @@
+"""Validated settings of a run, divided by one question: whether the setting can change a byte of the output.
+
+`Content` holds those that can: it is stored in journal and manifest, its fingerprint pins a resumed run, and a difference is
+refused by name. `Resources` holds those that cannot. Both are plain data, so a job can be carried out in another process.
+"""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+import xxhash
+
+from tokmill.core.errors import UsageError
+from tokmill.core.output_spec import Shards
+from tokmill.core.partition import Split
+from tokmill.core.provenance import Provenance
+from tokmill.core.records import EotPlacement, IdType, Input, OnError, Tokenizer, Utf8Policy
+
+MIB = 1 << 20
+
+TEXT_KEY = "text"
+"""Of JSON lines, the key of the text when nobody names another."""
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30, "ti": 1 << 40}
+_ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "0": "\0", "\\": "\\", "f": "\f", "v": "\v"}
+
+
+class Content(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that decides the bytes of the output."""
+
+    inputs: tuple[Input, ...]
+    tokenizer: Tokenizer
+    separator: str | None = "<|endoftext|>"
+    """Stands between documents of a text file; None: a file is one document."""
+    text_key: str = TEXT_KEY
+    eot: EotPlacement = "after"
+    val_fraction: float = 0.0005
+    """Of the documents, 0 <= fraction < 1."""
+    seed: int = 0
+    """Of the hash that decides the side, 0 <= seed < 2**64."""
+    dtype: IdType = "uint16"
+    format: str = "raw"
+    shards: Shards | msgspec.UnsetType = msgspec.UNSET
+    """Unset: a side is one file."""
+    keep_empty: bool = False
+    encoding_errors: Utf8Policy = "strict"
+    on_error: OnError = "stop"
+    splits: int | msgspec.UnsetType = msgspec.UNSET
+    """Parts in which the corpus is tokenized, each with files of its own; unset: one run."""
+    split: Split | msgspec.UnsetType = msgspec.UNSET
+    """Of one such part, whose `inputs` are those it has a share in."""
+    origin: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
+    """Of an output that no run of tokenize could make, what settings and inputs do not say: the fingerprints of merged runs whose
+    settings differ, or how a bare file was to be read."""
+
+    def fingerprint(self) -> str:
+        """xxh3_128 of the canonical JSON, hex. A tokenizer is its content, not the place where its file lies."""
+        placeless = msgspec.structs.replace(self, tokenizer=msgspec.structs.replace(self.tokenizer, name="", path=""))
+        return xxhash.xxh3_128_hexdigest(msgspec.json.encode(placeless, order="deterministic"))
+
+
+def is_of_corpus(content: Content) -> bool:
+    """Whether text read with these settings gives the output: not where other settings were put together, or ids came ready."""
+    return not content.origin and all(each.format != "ids" for each in content.inputs)
+
+
+class Resources(msgspec.Struct, frozen=True, kw_only=True):
+    """How a run may use the machine; no setting here changes the output."""
+
+    budget_bytes: int
+    """Resident memory of all processes of the run."""
+    worker_bytes: int
+    """Resident memory of the worker: the budget without the parent's share."""
+    n_threads: int
+    batch_bytes: int
+    """Text of one batch, about."""
+    in_flight_bytes: int
+    """Sum of `Batch.cost_bytes` between reader and writer."""
+    max_piece_bytes: int
+    """Largest text that goes to the encoder in one piece because no safe cut was found in it."""
+    renew_above_bytes: int
+    """Resident memory of the worker above which encoder threads renew their caches."""
+    engine: str = "gigatoken"
+    audit_fraction: float = 0.001
+    """Of the text that is encoded again by the reference, about."""
+    max_skipped: int | None = None
+    refuse_json_lines: bool = False
+    """Nobody said what a pipe holds: one whose text begins with a JSON object is refused."""
+    stage_bytes: int = 0
+    """Of an output that is sent shard by shard while it is made: what may wait here for that; 0: it is not."""
+    nice: bool = False
+    """Give way to every other program that wants the processor or the disk."""
+    segment_bytes: int = 64 * MIB
+    """Input of one segment, about: a commit costs an fsync (20 to 100 ms on a disk), 64 MiB takes about as long to tokenize."""
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """A run of the worker."""
+
+    out: str
+    """Output directory, absolute, in the form of `path_to_text`."""
+    content: Content
+    resources: Resources
+    fresh: bool = False
+    """Discard what an earlier run left in the directory."""
+    made_from: tuple[Provenance, ...] = ()
+    """Of a run that appends: the complete output in the directory, and those it was made from itself."""
+    mends: bool = False
+    """Not a run: make the damaged ranges of the complete output there again."""
+    urls: dict[str, str] = {}
+    """By the path of an input, its URL with user, password or signature, where it has any; told to processes, stored nowhere."""
+
+    destination: str = ""
+    """Of an output that is made in `out` and then sent to a store: its URL, without what is secret in it."""
+
+    @property
+    def replacing(self) -> str | None:
+        """Fingerprint of the output that stands in the directory until this one takes its place."""
+        return self.made_from[-1].fingerprint if self.made_from else None
+
+
+def parse_size(text: str, option: str) -> int:
+    """Bytes of `1GiB`, `512M`, `2000000`. K, M, G, T are powers of 1000, Ki, Mi, Gi, Ti powers of 1024. Raises UsageError."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?\s*", text, re.IGNORECASE)
+    unit = match and _UNITS.get(match[2].lower())
+    if not match or not unit:
+        raise UsageError(
+            f"{text!r} is not a size",
+            where=option,
+            allowed="a number with K, M, G, T or KiB, MiB, GiB, TiB",
+            next_step=f"{option} 1GiB",
+        )
+    return int(float(match[1]) * unit)
+
+
+def typed_separator(separator: str | None) -> str:
+    """What a person would type for a separator: the opposite of `parse_separator`."""
+    if separator is None:
+        return "none"
+    letters = {char: f"\\{letter}" for letter, char in _ESCAPES.items()}
+    return "".join(letters.get(c, c if c.isprintable() or ord(c) > 0xFFFF else f"\\u{ord(c):04x}") for c in separator)
+
+
+def parse_separator(text: str) -> str | None:
+    r"""The separator that a person typed: `none`, or text with the escapes \n \t \r \0 \f \v \\ \xHH \uHHHH. Raises UsageError."""
+    if text == "none":
+        return None
+
+    def unescape(match: re.Match[str]) -> str:
+        code = match[1]
+        return _ESCAPES.get(code) or (chr(int(code[1:], 16)) if len(code) > 1 else match[0])
+
+    separator = re.sub(r"\\(x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|.)", unescape, text, flags=re.DOTALL)
+    try:
+        separator.encode()
+    except UnicodeEncodeError:
+        separator = ""
+    if not separator:
+        raise UsageError(
+            "the separator is empty or not valid Unicode",
+            where="--separator",
+            allowed=r"text, with \n \t \r \0 \\ \xHH \uHHHH, or none",
+            next_step=r"--separator '\n\n', or --separator none when each file is one document",
+        )
+    return separator

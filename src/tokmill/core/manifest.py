@@ -1,0 +1,274 @@
+"""The manifest: the JSON file, written last, that makes an output directory complete; and the journal's lines, of which it is made.
+
+Both are read back as untrusted: names are single components, lengths grow, counts and checksums must agree.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shlex
+import stat
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import xxhash
+
+from tokmill.core.config import Content
+from tokmill.core.errors import DamageError, UsageError
+from tokmill.core.history import History, is_sane
+from tokmill.core.provenance import Provenance
+from tokmill.core.records import Counts, Cursor, FileEntry, text_to_path
+
+if TYPE_CHECKING:
+    from collections.abc import Container
+    from pathlib import Path
+
+MANIFEST_NAME = "manifest.json"
+SKIPPED_NAME = "skipped.jsonl"
+PLAN_NAME = ".tokmill/plan"
+PARTS_NAME = ".tokmill/parts"
+"""Of an output that is made in parts; see `output/parts.py`."""
+BESIDE = {"report.html"}
+"""What may lie beside the files of an output without being one of them; likewise whatever is hidden."""
+MOST_BYTES = 1 << 30
+"""Of a manifest or a journal: 64 MiB of corpus take about a thousand bytes, so this is some 60 TB."""
+_MOST_IDS = 1 << 24
+_MOST_NAMED = 5
+FORMAT_VERSION = 1
+"""Of manifest and journal. A newer one is refused, an older one read."""
+
+
+class FileSpan(msgspec.Struct, frozen=True, kw_only=True):
+    """What one segment added to one file."""
+
+    end: int
+    """Length of the file in bytes behind the segment."""
+    digest: str
+    """xxh3_128, hex, of the bytes that the segment added."""
+
+
+class Segment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One commit: a range of the corpus and the ranges of the files that it became."""
+
+    after: Cursor
+    """Where the next segment begins in the corpus."""
+    files: dict[str, FileSpan]
+    """By name; files that the segment did not touch are left out."""
+    counts: Counts
+    """Sums from the start of the corpus to the end of this segment."""
+    writer: dict[str, int] = {}
+    """State of the writer behind the segment."""
+    completed: dict[str, FileEntry] = {}
+    """Files to which no later segment adds; in the journal alone, the manifest has all of them together."""
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """A complete output directory."""
+
+    format_version: int
+    tokmill_version: str
+    fingerprint: str
+    """Of `content`."""
+    content: Content
+    """Inputs, tokenizer and every setting that decides the bytes."""
+    files: dict[str, FileEntry]
+    """By name."""
+    segments: list[Segment]
+    counts: Counts
+    elapsed_s: float
+    """Sum over the run and those it resumed."""
+    peak_rss_bytes: int
+    made_from: tuple[Provenance, ...] | msgspec.UnsetType = msgspec.UNSET
+    """In the order of the inputs; left out of an output that was tokenized in one run."""
+    parts: tuple[int, ...] | msgspec.UnsetType = msgspec.UNSET
+    """Of an output that was made in parts: how many segments there are up to the end of each."""
+    history: History | msgspec.UnsetType = msgspec.UNSET
+    """How it went; outputs of tokmill 0.1 have none."""
+    checksum: str = ""
+    """xxh3_128, hex, of the manifest's canonical JSON with this field empty."""
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """The file's bytes: indented JSON with its checksum filled in, a newline at the end."""
+    sealed = msgspec.structs.replace(manifest, checksum=_checksum(manifest))
+    return msgspec.json.format(msgspec.json.encode(sealed), indent=1) + b"\n"
+
+
+def published(segments: list[Segment], files: Container[str]) -> list[Segment]:
+    """The segments as a manifest has them: of published files alone."""
+    return [
+        msgspec.structs.replace(s, files={name: span for name, span in s.files.items() if name in files}, completed={})
+        if s.completed or any(name not in files for name in s.files)
+        else s
+        for s in segments
+    ]
+
+
+def load_manifest(directory: Path) -> Manifest:
+    """Read and check `directory`/manifest.json. Raises UsageError if there is none, DamageError if it is not what was written."""
+    path = directory / MANIFEST_NAME
+    try:
+        data = read_state(path)
+    except FileNotFoundError:
+        raise _unfinished_parts(directory) or UsageError(
+            "no complete tokmill output here" + ("" if directory.is_dir() else ": there is no such directory"),
+            where=str(directory),
+            allowed=f"a directory with {MANIFEST_NAME}",
+            next_step="give the directory that was --out, or run the tokmill tokenize command again: an interrupted run resumes; "
+            "what was made in parts is put together by tokmill finalize",
+        ) from None
+    except NotADirectoryError:
+        raise UsageError(
+            "this is a file, not a directory that tokmill made",
+            where=str(directory),
+            allowed=f"a directory with {MANIFEST_NAME}",
+            next_step="give the directory that was --out; of a bare file: tokmill inspect, tokmill convert",
+        ) from None
+    return decode_manifest(data, str(path))
+
+
+def _unfinished_parts(directory: Path) -> UsageError | None:
+    """The error for an output whose parts were not put together; None where none are made, or nobody can say how many."""
+    try:
+        plan = msgspec.json.decode(read_state(directory / PLAN_NAME).partition(b" ")[2], type=_PlanOnly)
+        complete = {int(path.parent.name) for path in (directory / PARTS_NAME).glob(f"[0-9]*/{MANIFEST_NAME}")}
+    except (OSError, ValueError, msgspec.MsgspecError, DamageError):
+        return None
+    return unfinished_parts(str(directory), plan.content.splits, complete)
+
+
+def unfinished_parts(where: str, n_parts: int, complete: Container[int]) -> UsageError:
+    """The error for an output whose parts were not put together. where: a directory, or a URL. complete: those that are there."""
+    missing = [index for index in range(n_parts) if index not in complete]
+    names = ", ".join(map(str, missing[:_MOST_NAMED])) + (
+        f" and {len(missing) - _MOST_NAMED:,} more" if len(missing) > _MOST_NAMED else ""
+    )
+    there = f"{n_parts - len(missing):,} of {n_parts:,} parts are there" + (f", missing: {names}" if missing else "")
+    then = f"tokmill finalize {shlex.quote(where)}"
+    return UsageError(
+        f"no complete tokmill output here, but one that is being made in parts: {there}",
+        where=where,
+        allowed="an output whose parts were put together",
+        next_step=f"make those that are missing, then: {then}" if missing else then,
+    )
+
+
+def decode_manifest(data: bytes, where: str) -> Manifest:
+    """The manifest in `data`. Raises DamageError, or UsageError for one of a newer tokmill."""
+    version = _decoded(data, _VersionOnly, where).format_version
+    if version > FORMAT_VERSION:
+        raise UsageError(
+            f"the manifest has version {version}, newer than this tokmill",
+            where=where,
+            allowed=f"version {FORMAT_VERSION} or older",
+            next_step="pip install --upgrade tokmill",
+        )
+    manifest: Manifest = _decoded(data, Manifest, where)
+    # The checksum is of what the manifest means; what it says must be that and nothing else, to the last bit.
+    said = _decoded(data, Any, where)
+    if _file_of(said) != data or not _says(said, msgspec.to_builtins(manifest)) or manifest.checksum != _checksum(manifest):
+        raise _damaged("the manifest was changed after it was written: its checksum differs", where)
+    check_names(manifest.files, where)
+    _check_values(manifest, where)
+    return manifest
+
+
+def read_state(path: Path) -> bytes:
+    """A file that tokmill wrote about its own state, read as untrusted: a regular file of bearable size, through no link.
+
+    Raises DamageError, OSError.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise _damaged(f"{path.name} is a symbolic link", str(path)) from None
+        raise
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode) or status.st_size > MOST_BYTES:
+        os.close(fd)
+        what = (
+            f"has {status.st_size:,} bytes; tokmill writes no such file"
+            if stat.S_ISREG(status.st_mode)
+            else "is not a regular file"
+        )
+        raise _damaged(f"{path.name} {what}", str(path))
+    with open(fd, "rb") as file:
+        return file.read()
+
+
+def _decoded(data: bytes, kind: Any, where: str) -> Any:
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise _damaged(f"the manifest is not readable: {error}", where) from None
+
+
+def _file_of(said: object) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(said), indent=1) + b"\n"
+
+
+def _says(said: object, meant: object) -> bool:
+    """Whether JSON says nothing but what was understood; it may leave out what an older tokmill did not know."""
+    if isinstance(said, dict) and isinstance(meant, dict):
+        return said.keys() <= meant.keys() and all(_says(value, meant[key]) for key, value in said.items())
+    if isinstance(said, list) and isinstance(meant, (list, tuple)):
+        return len(said) == len(meant) and all(map(_says, said, meant))
+    return said == meant
+
+
+def _check_values(manifest: Manifest, where: str) -> None:
+    """Raises DamageError for numbers and names that no run can have written."""
+    content = manifest.content
+    n_inputs = len(content.inputs)
+    # Of ids whose tokenizer nobody named, the width alone is known.
+    if not 0 < content.tokenizer.n_ids <= (_MOST_IDS if content.tokenizer.is_known else 1 << 32):
+        raise _damaged(f"a tokenizer of {content.tokenizer.n_ids:,} ids", where)
+    if any(not 0 <= segment.after.input_index <= n_inputs for segment in manifest.segments):
+        raise _damaged("a segment ends behind the last input", where)
+    parts = manifest.parts or ()
+    if list(parts) != sorted(parts) or (parts and (parts[0] < 0 or parts[-1] != len(manifest.segments))):
+        raise _damaged("the parts do not add up to the segments", where)
+    if content.separator == "":
+        raise _damaged("the separator is empty", where)
+    if isinstance(manifest.history, History) and not is_sane(manifest.history):
+        raise _damaged("a history that no run has had", where)
+    for source in content.inputs:
+        try:
+            text_to_path(source.path)
+        except ValueError:
+            raise _damaged("the path of an input is not readable", where) from None
+
+
+def check_names(names: object, where: str) -> None:
+    """Raises DamageError for a file name that is not one plain component, `train/` or `val/` before it at most.
+
+    names: iterable of str.
+    """
+    for name in names:  # type: ignore[attr-defined]
+        plain = name.removeprefix("train/").removeprefix("val/") if name.count("/") == 1 else name
+        hidden = not plain or plain.startswith(".") or name == MANIFEST_NAME
+        if hidden or "/" in plain or "\\" in plain or not plain.isprintable():
+            raise _damaged(f"the file name {name!r} leads out of the directory or is hidden", where)
+
+
+class _SplitsOnly(msgspec.Struct):
+    splits: int
+
+
+class _PlanOnly(msgspec.Struct):
+    content: _SplitsOnly
+
+
+class _VersionOnly(msgspec.Struct):
+    format_version: int
+
+
+def _checksum(manifest: Manifest) -> str:
+    empty = msgspec.structs.replace(manifest, checksum="")
+    return xxhash.xxh3_128_hexdigest(msgspec.json.encode(empty, order="deterministic"))
+
+
+def _damaged(what: str, where: str) -> DamageError:
+    return DamageError(what, where=where, allowed="a manifest as tokmill wrote it", next_step="tokenize again with --fresh")

@@ -1,0 +1,64 @@
+"""What a writer is told: the format and the shards it is to make, and the pieces of runs that go into one of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from tokmill.core.records import EotPlacement, IdType
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+SIDES = ("train", "val")
+
+
+class Shards(msgspec.Struct, frozen=True, kw_only=True):
+    """How a side is divided into files."""
+
+    tokens: int
+    """Of every shard but the last; with `whole_documents`, at least."""
+    whole_documents: bool = False
+    """A shard ends only where a document ends: at the first end behind `tokens` tokens."""
+    drop_tail: bool = False
+    """The last shard is left out when it has too few tokens."""
+
+    def __str__(self) -> str:
+        whole = ", whole documents" if self.whole_documents else ""
+        return f"{self.tokens}{whole}{', the tail dropped' if self.drop_tail else ''}"
+
+
+class Layout(msgspec.Struct, frozen=True, kw_only=True):
+    """What a writer is told of the files it makes."""
+
+    format: str
+    dtype: IdType
+    eot: EotPlacement
+    eot_id: int
+    tokenizer: str
+    """Its name, for formats that note it."""
+    shards: Shards | None = None
+    """None: a side is one file."""
+    part: int | None = None
+    """Of an output in parts, the one to be written; its number is in the names of its files, and it has none without a token."""
+
+    @property
+    def item_bytes(self) -> int:
+        """Of one id."""
+        return 2 if self.dtype == "uint16" else 4
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Tokens of a run that go to one shard.
+
+    ids, ends: as in `Tokens`. n_before: tokens of the shard before them; n_open: of these, those behind the last end of a document.
+    """
+
+    ids: NDArray[np.uint16] | NDArray[np.uint32]
+    ends: NDArray[np.int64]
+    n_before: int
+    n_open: int

@@ -1,0 +1,25 @@
+"""Refuses a URL where only a path of this machine will do, before something is made of it that is named like one."""
+
+from __future__ import annotations
+
+import os
+
+from tokmill.core.errors import UsageError
+from tokmill.core.records import is_url
+
+
+def local_path(given: str | os.PathLike[str]) -> str:
+    """The path that was given, absolute. Raises UsageError for a URL."""
+    path = os.fspath(given)
+    if is_url(path):
+        # No more of it: what stands before the first slash may be a password.
+        scheme = path.partition("://")[0].lower()
+        raise UsageError(
+            "this reads and writes directories of this machine, not URLs",
+            where=f"{scheme}://",
+            allowed="a path; URLs are for the inputs and --out of tokenize, for finalize, verify and inspect",
+            next_step="copy it first, all of it: aws s3 sync s3://bucket/prefix DIR; then tokmill verify DIR"
+            if scheme == "s3"
+            else "copy it to a directory first",
+        )
+    return os.path.abspath(path)

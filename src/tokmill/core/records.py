@@ -1,0 +1,281 @@
+"""The records that travel between the parts of tokmill: what was found, where we are, what was made, what happened.
+
+Everything here is frozen. Records that are stored or cross a process boundary are `msgspec.Struct`s (JSON); records that hold
+text or token arrays live in one process only and are plain slotted dataclasses. Of tokmill this module imports `slices` alone.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+from tokmill.core.documents import text_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+IdType = Literal["uint16", "uint32"]
+EotPlacement = Literal["before", "after", "none"]
+Utf8Policy = Literal["strict", "replace", "ignore"]
+OnError = Literal["stop", "skip"]
+InputFormat = Literal["text", "jsonl", "csv", "tsv", "parquet", "arrow", "tar"]
+SourceFormat = InputFormat | Literal["ids"]
+Compression = Literal["none", "gzip", "zstd", "xz", "bzip2", "lz4"]
+
+WITH_FOOTER: frozenset[InputFormat] = frozenset(("parquet", "arrow"))
+"""Formats whose files are read from places that their end names: not from a pipe, and not compressed from outside."""
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+
+STDIN = "-"
+"""The path of standard input."""
+
+DIVIDE_ABOVE_BYTES = 64 << 20
+"""A document of more bytes than this is divided into blocks, each on its own side of the validation split."""
+
+UNCUT_ABOVE_BYTES = 4 << 20
+"""A batch of more text than this is a piece in which no safe cut was found."""
+
+UNCUT_COST = 25
+"""Bytes of memory that the engine takes for each byte of such a piece (21 to 25 measured: 50 MB of one letter, digit or space)."""
+
+BLOCK_BYTES = 1 << 20
+"""A block of a divided document ends at the first safe cut at or after this many bytes."""
+
+
+def path_to_text(path: str) -> str:
+    """The text form of a path that JSON can hold: bytes that are not UTF-8 (and a literal `%`) become `%XX`."""
+    return "".join(f"%{ord(c) - 0xDC00:02X}" if "\udc80" <= c <= "\udcff" else "%25" if c == "%" else c for c in path)
+
+
+def text_to_path(text: str) -> str:
+    """The inverse of `path_to_text`: a path for `open`, with bytes that are not UTF-8 as surrogates."""
+    head, *rest = text.split("%")
+    return os.fsdecode(os.fsencode(head) + b"".join(bytes([int(r[:2], 16)]) + os.fsencode(r[2:]) for r in rest))
+
+
+def is_url(path: str) -> bool:
+    """Whether this names something elsewhere: `s3://bucket/key`."""
+    return _URL.match(path) is not None
+
+
+class Input(msgspec.Struct, frozen=True, kw_only=True):
+    """One file of the corpus, as found when the run was planned."""
+
+    path: str
+    """Absolute path in the form of `path_to_text`, a URL without what is secret in it (`store/urls.py`), or `-`."""
+    format: SourceFormat
+    """`ids`: a bare file that was converted, not tokenized."""
+    compression: Compression
+    size_bytes: int | None = None
+    """Size on disk, compressed; None for standard input."""
+    mtime_ns: int | None = None
+    version: str | msgspec.UnsetType | None = msgspec.UNSET
+    """Of a remote object: what tells its content from another, as the store says (`etag "..."`); None: the store says nothing.
+    Unset, and then not encoded, for what is not remote."""
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether it is behind a URL."""
+        return is_url(self.path)
+
+
+def is_packed(source: Input) -> bool:
+    """Whether its bytes on disk are not those of its text, more or less."""
+    return source.compression != "none" or source.format in WITH_FOOTER
+
+
+class Tokenizer(msgspec.Struct, frozen=True, kw_only=True):
+    """Which tokenizer, exactly: enough to load it in another process and to tell it from every other."""
+
+    name: str
+    """As asked for, for messages: `gpt2`, the path of a file; of a repository, `owner/name@commit`."""
+    kind: Literal["tiktoken", "huggingface"]
+    """The reference that its ids are held against."""
+    encoding: str
+    """Name of the published encoding (`r50k_base`, `cl100k_base`, ...), or family of the tokenizer.json (`llama3`, `qwen2+nfc`,
+    `other`): decides engine and safe cuts."""
+    path: str
+    """File with the ranks, or tokenizer.json, in the form of `path_to_text`."""
+    sha256: str
+    """Of that file, hex."""
+    n_ids: int
+    """Largest id, plus one, added tokens included; of a published encoding, whose other special ids are left out, EOT at most."""
+    eot_id: int
+
+    @property
+    def is_known(self) -> bool:
+        """False where nobody said it (of bare files): then only the end-of-text id is known, and how large ids are."""
+        return bool(self.sha256)
+
+
+class Cursor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Where reading goes on. `Cursor()` is the start of the corpus."""
+
+    input_index: int = 0
+    offset: int = 0
+    """Bytes of this input, decompressed, that lie before; of Parquet and Arrow, 0: there the record says where."""
+    record: int = 0
+    """Documents (text), lines (JSON lines), rows (tables) or members (tar) of this input that lie before; the first is 0."""
+    document_offset: int | None = None
+    """Inside a divided document: where the document begins. None between documents."""
+    begins: bool = True
+    """Inside a divided document: whether the next block begins a new document of its side."""
+    digest: str | None = None
+    """Standard input only: xxh3_128 (hex) of the `offset` bytes that lie before."""
+
+
+class Location(msgspec.Struct, frozen=True, kw_only=True):
+    """A place in the corpus, for messages and records of skipped documents."""
+
+    path: str
+    """In the form of `path_to_text`."""
+    record: int | None = None
+    """Number of the document (text), line (JSON lines), row (tables) or member (tar), from 1."""
+    offset: int | None = None
+    """Byte of the decompressed input, from 0; None in Parquet and Arrow."""
+    unit: Literal["document", "line", "row", "member"] = "document"
+
+    def __str__(self) -> str:
+        parts = [self.path if self.path != STDIN else "standard input"]
+        if self.record is not None:
+            parts.append(f"{self.unit} {self.record:,}")
+        if self.offset is not None:
+            parts.append(f"byte {self.offset:,}")
+        return ", ".join(parts)
+
+
+class Skip(msgspec.Struct, frozen=True, kw_only=True):
+    """One record that was passed over, and why."""
+
+    path: str
+    record: int | None
+    offset: int | None
+    reason: str
+    """A stable word: `empty`, `invalid_json`, `missing_text`, `null_text`, `not_a_string`, `lone_surrogate`, `invalid_utf8`,
+    `invalid_csv`, `other_file`."""
+    text_key: str | msgspec.UnsetType = msgspec.UNSET
+    """Under which there was no text, or none that is one; left out where the reason is another."""
+
+
+class Counts(msgspec.Struct, frozen=True, kw_only=True):
+    """Sums over a part of the corpus; `documents == documents_train + documents_val + sum(skipped) - parts_added`."""
+
+    documents: int = 0
+    """Documents met, skipped ones included."""
+    documents_train: int = 0
+    documents_val: int = 0
+    parts_added: int = 0
+    """Documents written beyond the first for documents that were divided between train and validation."""
+    tokens_train: int = 0
+    tokens_val: int = 0
+    bytes_in: int = 0
+    """Decompressed bytes of the inputs, separators and JSON syntax included; of Parquet and Arrow, of the texts alone."""
+    bytes_text: int = 0
+    """Bytes of the documents that were encoded."""
+    skipped: dict[str, int] = {}
+    """Documents by reason."""
+    invalid_utf8_documents: int = 0
+    """Documents changed by `--encoding-errors replace` or `ignore`."""
+    invalid_utf8_bytes: int = 0
+    """Their bytes that were not UTF-8."""
+    audited_documents: int = 0
+    audited_bytes: int = 0
+
+    def __add__(self, other: Counts) -> Counts:
+        skipped = dict(self.skipped)
+        for reason, n in other.skipped.items():
+            skipped[reason] = skipped.get(reason, 0) + n
+        sums = {f: getattr(self, f) + getattr(other, f) for f in self.__struct_fields__ if f != "skipped"}
+        return Counts(skipped=skipped, **sums)
+
+
+class Head(msgspec.Struct, frozen=True, kw_only=True):
+    """The beginning of a file that was filled in when the rest was complete; no segment speaks of it."""
+
+    size_bytes: int
+    digest: str
+    """xxh3_128, hex."""
+
+
+class FileEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """A complete file of the output."""
+
+    size_bytes: int
+    side: str | None = None
+    """`train`, `val`, or None for a file that holds no tokens."""
+    tokens: int = 0
+    documents: int = 0
+    """Whose end-of-text id is in the file, or with `--eot none` their end."""
+    head: Head | msgspec.UnsetType = msgspec.UNSET
+    """Unset: the file has none."""
+
+    @property
+    def head_bytes(self) -> int:
+        """Where the ids, or whatever the file holds, begin."""
+        return self.head.size_bytes if isinstance(self.head, Head) else 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Documents that are encoded together, in the order of the corpus. Whole documents, except that the first may go on from
+    the batch before (`head_open`) and the last may go on in the next (`tail_open`).
+    """
+
+    index: int
+    """0, 1, 2, ... in the order of the corpus."""
+    documents: Sequence[bytes]
+    raw: memoryview | None
+    """The documents with what stood between them, to check UTF-8 in one go; None: they are valid UTF-8 already, policy applied."""
+    is_val: bool | None
+    """The side of a document that was cut (the batch holds one piece of it); None: each document's hash decides."""
+    head_open: bool = False
+    tail_open: bool = False
+    after: Cursor | None
+    """Where reading goes on behind this batch; None: inside a document, no place to commit."""
+    locate: Callable[[int], Location]
+    """Location of the document with that index in `documents`."""
+    counts: Counts
+    """What the reader counted: `bytes_in`, `documents` that end here or are skipped, its own skips, `parts_added`."""
+    skips: Sequence[Skip] = ()
+    position_bytes: int
+    """Bytes on disk (compressed) read from all inputs so far: the measure of progress."""
+
+    @property
+    def cost_bytes(self) -> int:
+        """Memory held until written, about: text, list of documents, uint32 ids at one per byte of text, narrowed ids."""
+        n_text = max(text_bytes(self.documents), len(self.raw) if self.raw is not None else 0)
+        return (8 if n_text <= UNCUT_ABOVE_BYTES else UNCUT_COST) * n_text + 128 * len(self.documents)
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """A run of tokens for one side.
+
+    ids: uint16 or uint32, shape (n_tokens,), C-contiguous, EOT ids included, not changed after being handed on.
+    ends: int64, shape (n_documents_that_end_here,): for each, the index in `ids` just past its last token (its EOT included).
+    """
+
+    is_val: bool
+    ids: NDArray[np.uint16] | NDArray[np.uint32]
+    ends: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodedBatch:
+    """What became of one batch."""
+
+    index: int
+    runs: list[Tokens]
+    counts: Counts
+    """The reader's counts plus documents, tokens, skips and audit of the encoder."""
+    skips: Sequence[Skip]
+    after: Cursor | None
+    position_bytes: int

@@ -1,0 +1,212 @@
+"""Memory: how the budget is divided (pure functions), what is used (a probe), and when caches are given back.
+
+The engine's caches grow with the number of distinct words and have no bound of their own, so they get what the budget leaves over,
+and an encoder thread whose turn it is drops its engine when the worker has used that up.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from tokmill.core.config import MIB
+from tokmill.core.documents import text_bytes
+from tokmill.core.errors import MemoryBudgetError
+from tokmill.core.records import DIVIDE_ABOVE_BYTES, UNCUT_COST
+from tokmill.core.system import memory
+from tokmill.core.text import counted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tokmill.core.protocols import Encoder
+    from tokmill.core.records import Batch
+
+REMOTE_BLOCK_BYTES = 8 << 20
+"""Of a remote object, what is asked for at once: at 30 ms for an answer, a few such requests side by side fill 1 GB/s."""
+REMOTE_BLOCKS_HELD = 5
+"""Of one object, at most: one that is read, and those that are fetched ahead of it."""
+_PARENT_BYTES = 40 * MIB
+"""Python, typer, rich, msgspec, psutil (34 MiB measured), and room."""
+_WORKER_BYTES = 104 * MIB
+"""Python, numpy, awkward, pyarrow and the engine's library, without caches (86 MiB measured), and room."""
+_REFERENCE_BYTES = 40 * MIB
+"""A tiktoken encoding of 50,000 ranks (o200k takes 60 MiB more, out of the caches' share)."""
+_STORE_BYTES = 56 * MIB
+"""For each process: what reading from a store takes of Python (s3fs 47 MiB, aiohttp 20, measured while it reads), and room."""
+_SENT_BYTES = 112 * MIB
+"""Parts of files on their way to a store, twice (`store/upload.py`), and blocks of files that are checked before."""
+_INPUT_BYTES = 2400
+"""For each input: 1,350 in the parent (records, their JSON), 900 in the worker (250,000 small files)."""
+_CACHE_FLOOR_BYTES = 72 * MIB
+"""For each thread: what the cache takes at most for the text between two renewals (4 MiB of unique words: 73 MB measured)."""
+_COST_PER_TEXT_BYTE = 9
+"""`Batch.cost_bytes` of a batch of documents of 128 bytes, per byte of text."""
+_PIECE_COST = UNCUT_COST + 2
+"""Of each byte of one uncut piece: the engine's and the text itself, twice."""
+_GROWTH = 2.45
+"""A cache that is full doubles its table inside one batch: from 361 MiB to 875 while both are held (measured on text of unique
+words; other sizes are below). It must be given back before, for what it grows by cannot be taken back in time."""
+_LOOK_S = 0.01
+"""Between two looks at resident memory, which take 40 microseconds."""
+_TRIM_S = 0.5
+"""Between two trims, each of which costs some milliseconds and the page faults that follow."""
+_BATCH_SIZES = (2 * MIB, MIB, MIB // 2, MIB // 4)
+
+
+class Division(msgspec.Struct, frozen=True, kw_only=True):
+    """How a budget is divided, term by term; the terms add up to at most the budget."""
+
+    budget_bytes: int
+    n_threads: int
+    parent_bytes: int
+    worker_bytes: int
+    reference_bytes: int
+    inputs_bytes: int
+    """The list of inputs, in both processes."""
+    reader_bytes: int
+    """A document that is held until its side is known, the chunk being read, and blocks of a remote object read ahead."""
+    in_flight_bytes: int
+    """Batches between reader and writer."""
+    caches_bytes: int
+    """All encoder threads together: what is left."""
+    batch_bytes: int
+
+    @property
+    def max_piece_bytes(self) -> int:
+        """Largest text encoded in one piece: it must fit beside caches that are as full as they may be."""
+        return (self.in_flight_bytes + int(self.caches_bytes * (1 - 1 / _GROWTH))) // _PIECE_COST
+
+    @property
+    def renew_above_bytes(self) -> int:
+        """Resident memory of the worker at which caches are given back, early enough for all of them to grow once more."""
+        fixed = self.worker_bytes + self.reference_bytes + self.inputs_bytes // 2 + self.in_flight_bytes // 2
+        return fixed + int(self.caches_bytes / _GROWTH)
+
+
+def divide(budget_bytes: int, n_threads: int, n_inputs: int = 1, *, is_remote: bool = False, is_sent: bool = False) -> Division:
+    """Divide a budget among the terms. is_remote: whether inputs are behind URLs; is_sent: whether the output goes to a store.
+
+    Raises MemoryBudgetError, which names the smallest budget that works, if it is too small.
+    """
+    for batch_bytes in _BATCH_SIZES:
+        division = _with_batches(budget_bytes, n_threads, batch_bytes, n_inputs, is_remote=is_remote, is_sent=is_sent)
+        if division.caches_bytes >= n_threads * _CACHE_FLOOR_BYTES:
+            return division
+    smallest = budget_bytes - division.caches_bytes + n_threads * _CACHE_FLOOR_BYTES
+    raise MemoryBudgetError(
+        f"a budget of {budget_bytes / MIB:,.0f} MiB is too small for {counted(n_threads, 'thread')}",
+        where="--memory",
+        allowed=f"at least {-(-smallest // MIB)} MiB for {counted(n_threads, 'thread')}",
+        next_step=f"--memory {-(-smallest // MIB)}MiB" + (", or fewer --threads" if n_threads > 1 else ""),
+    )
+
+
+def _with_batches(
+    budget_bytes: int, n_threads: int, batch_bytes: int, n_inputs: int, *, is_remote: bool, is_sent: bool
+) -> Division:
+    in_flight = (2 * n_threads + 1) * batch_bytes * _COST_PER_TEXT_BYTE
+    # A bytearray that loses its front is copied: for a moment it is held one and a half times.
+    reader = DIVIDE_ABOVE_BYTES * 3 // 2 + 4 * batch_bytes
+    reader += REMOTE_BLOCKS_HELD * REMOTE_BLOCK_BYTES * is_remote
+    inputs = n_inputs * _INPUT_BYTES
+    parent, worker = (own + _STORE_BYTES * is_remote for own in (_PARENT_BYTES, _WORKER_BYTES))
+    parent += (_SENT_BYTES + _STORE_BYTES * (not is_remote)) * is_sent
+    fixed = parent + worker + _REFERENCE_BYTES + inputs
+    return Division(
+        budget_bytes=budget_bytes,
+        n_threads=n_threads,
+        parent_bytes=parent,
+        worker_bytes=worker,
+        reference_bytes=_REFERENCE_BYTES,
+        inputs_bytes=inputs,
+        reader_bytes=reader,
+        in_flight_bytes=in_flight,
+        caches_bytes=budget_bytes - fixed - reader - in_flight,
+        batch_bytes=batch_bytes,
+    )
+
+
+def piece_too_long(what: str, where: str, most: int, budget_bytes: int, n_bytes: int | None) -> MemoryBudgetError:
+    """The error for a text that has to be taken in one piece and does not fit. most: bytes that do; n_bytes: its own, if known."""
+    is_known = n_bytes is not None and n_bytes > most and budget_bytes
+    # Each byte more takes _PIECE_COST bytes of what is in flight and of the share of the caches that a piece may use.
+    more = int((n_bytes - most) * _PIECE_COST / (1 - 1 / _GROWTH)) if n_bytes and is_known else 0
+    needed = -(-(budget_bytes + more) // (16 * MIB)) * 16
+    return MemoryBudgetError(
+        f"{what} is longer than the {most:,} bytes that the memory budget allows in one piece",
+        where=where,
+        allowed=f"at most {most:,} bytes in one piece with this --memory" + (f"; this has {n_bytes:,}" if is_known else ""),
+        next_step=f"--memory {needed}MiB" if is_known else "raise --memory, or divide it",
+    )
+
+
+def memory_too_small(what: str, where: str, budget_bytes: int) -> MemoryBudgetError:
+    """The error for an allocation that the system refused within the budget."""
+    return MemoryBudgetError(
+        what,
+        where=where,
+        allowed=f"what fits beside everything else into {budget_bytes // MIB} MiB",
+        next_step=f"--memory {2 * budget_bytes // MIB}MiB, or write the file again with smaller parts",
+    )
+
+
+def default_budget(n_threads: int, machine_bytes: int, cgroup_bytes: int | None) -> int:
+    """1 GiB, or 256 MiB a thread where that is more; never over a quarter of the machine or 3/4 of the cgroup's limit."""
+    wanted = max(1024 * MIB, 256 * MIB * n_threads)
+    return min(wanted, machine_bytes // 4, cgroup_bytes * 3 // 4 if cgroup_bytes else wanted)
+
+
+class Renewal:
+    """Decides which encoder thread gives its caches back, and when. Shared by the encoder threads."""
+
+    _MIN_BYTES = 4 * MIB
+    """Text between two renewals of one thread: below, renewing would not be what helps."""
+
+    def __init__(self, above_bytes: int, on_renewed: Callable[[int, int], None]) -> None:
+        """above_bytes: resident memory of this process; on_renewed(before, after) is called in the encoder thread."""
+        self._above = above_bytes
+        self._on_renewed = on_renewed
+        self._since: dict[int, int] = {}
+        self._asked: set[int] = set()
+        self._lock = threading.Lock()
+        self._next_look = 0.0
+        self._next_trim = 0.0
+
+    def ask(self) -> None:
+        """Let every encoder thread renew at its next batch, unless it did so just now."""
+        with self._lock:
+            self._asked = {me for me, n_bytes in self._since.items() if n_bytes >= self._MIN_BYTES}
+
+    def after_batch(self, encoder: Encoder, batch: Batch) -> None:
+        """Called by an encoder thread behind each batch; renews its encoder when memory is short and its caches are the oldest."""
+        with self._lock:
+            me = id(encoder)
+            self._since[me] = self._since.get(me, 0) + text_bytes(batch.documents)
+            before = self._rss_after_trim() if me in self._asked or self._is_its_turn(me) else 0
+            if before <= self._above and me not in self._asked:
+                return
+            self._asked.discard(me)
+            self._since[me] = 0
+            encoder.renew()
+            memory.trim()
+        self._on_renewed(before, memory.rss_bytes())
+
+    def _rss_after_trim(self) -> int:
+        """Resident memory; what the allocator only keeps in store is given back first, for it costs less than the caches."""
+        now = time.monotonic()
+        if memory.rss_bytes() > self._above and now >= self._next_trim:
+            self._next_trim = now + _TRIM_S
+            memory.trim()
+        return memory.rss_bytes()
+
+    def _is_its_turn(self, me: int) -> bool:
+        """Whether to look at memory: the caches are the oldest, and the last look is a moment ago."""
+        now = time.monotonic()
+        if self._since[me] < max(self._MIN_BYTES, *self._since.values()) or now < self._next_look:
+            return False
+        self._next_look = now + _LOOK_S
+        return True

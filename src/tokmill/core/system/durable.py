@@ -1,0 +1,280 @@
+"""The few system calls that make bytes durable and visible, and the lock of an output directory. Nothing else fsyncs or renames.
+
+Every OSError leaves here as StorageError or DiskFullError, with the path and the next step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+from typing import TYPE_CHECKING, TypeVar
+
+from tokmill.core.errors import DiskFullError, LockedError, StorageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+T = TypeVar("T")
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NOT_COPIED = {errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EBADF, errno.EPERM, errno.EIO}
+"""What `copy_file_range` says where it does not work: other file systems, old kernels, sandboxes; or when it cannot read."""
+_NOT_LINKED = {errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EMLINK, errno.EINVAL}
+"""What `link` says where files cannot have several names, or no more of them."""
+_COPY_BYTES = 4 << 20
+_RESUMES = "run the same command again: it resumes from the last commit"
+
+
+@contextlib.contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Raise what the system says of `path` as an error of tokmill."""
+    try:
+        yield
+    except OSError as error:
+        where = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else str(path)
+        if error.errno in _FULL:
+            raise DiskFullError(
+                f"the disk is full: {error.strerror}",
+                where=where,
+                allowed="a disk, a quota and a limit on files that have room for the output",
+                next_step=f"free disk space, then {_RESUMES}",
+            ) from error
+        raise StorageError(
+            f"cannot write the output: {error.strerror}",
+            where=where,
+            allowed="a directory on a sound disk where this user may make and write files",
+            next_step=f"mend the cause, then {_RESUMES}",
+        ) from error
+
+
+@contextlib.contextmanager
+def reading_errors(path: Path) -> Iterator[None]:
+    """Raise what the system says while the state of an output is looked at as an error of tokmill."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"cannot read the output: {error.strerror}",
+            where=os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else str(path),
+            allowed="a directory on a sound disk that this user may read",
+            next_step=f"mend the cause, then {_RESUMES}",
+        ) from error
+
+
+def uninterrupted(call: Callable[[], T]) -> T:
+    """What `call` returns; called again while signals interrupt it. Python does so itself for open, read, write and fsync."""
+    while True:
+        try:
+            return call()
+        except InterruptedError:
+            continue
+
+
+def create(path: Path, *, append: bool = False) -> int:
+    """Open for writing, made if need be, never through a symbolic link. Returns the descriptor."""
+    mode = os.O_APPEND if append else os.O_TRUNC
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | mode, 0o666)
+
+
+def write_all(fd: int, data: bytes | memoryview) -> None:
+    """Write all of `data`, however little the system takes at a time."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def write_at(path: Path, data: bytes, offset: int) -> None:
+    """Write `data` over what is at `offset` of a file, which is synced by whoever syncs the rest of it."""
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        while data:
+            n = os.pwrite(fd, data, offset)
+            data, offset = data[n:], offset + n
+    finally:
+        os.close(fd)
+
+
+def open_again(path: Path) -> int:
+    """Open a file that is there for writing at any place, never through a symbolic link. Returns the descriptor."""
+    return os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+
+
+def copy_range(source_fd: int, source_offset: int, target_fd: int, target_offset: int, data: memoryview) -> None:
+    """Copy len(data) bytes between two files inside the kernel; where that cannot be done, write `data`, which is what they are."""
+    done = 0
+    while done < len(data):
+        try:
+            n = os.copy_file_range(source_fd, target_fd, len(data) - done, source_offset + done, target_offset + done)
+        except OSError as error:
+            if error.errno not in _NOT_COPIED:
+                raise
+            n = 0
+        done += n or os.pwrite(target_fd, data[done:], target_offset + done)
+
+
+def sync_file(fd: int) -> None:
+    """Returns when the file's bytes are on the disk."""
+    os.fsync(fd)
+
+
+def sync_directory(path: Path) -> None:
+    """Returns when the names in a directory are on the disk."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a whole file, its bytes and its name durable."""
+    fd = create(path)
+    try:
+        write_all(fd, data)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    sync_directory(path.parent)
+
+
+def aside(path: Path) -> Path:
+    """Where the next version of a file is written before it takes the place of the one before."""
+    return path.with_name(f"{path.name}.new")
+
+
+def write_aside(path: Path, data: bytes) -> None:
+    """Replace a file that may be lost: whole, but not durable. Raises OSError."""
+    fd = create(aside(path))
+    try:
+        write_all(fd, data)
+    finally:
+        os.close(fd)
+    uninterrupted(lambda: os.replace(aside(path), path))
+
+
+def make_directory(path: Path) -> None:
+    """Make a directory and its parents, their names durable."""
+    missing = [p for p in (path, *path.parents) if not p.exists()]
+    uninterrupted(lambda: path.mkdir(parents=True, exist_ok=True))
+    for made in missing:
+        sync_directory(made.parent)
+
+
+def replace(source: Path, target: Path) -> None:
+    """Give a durable file its final name. The caller syncs the directory."""
+    uninterrupted(lambda: os.replace(source, target))
+
+
+def publish_new(source: Path, target: Path) -> None:
+    """Give a durable file its final name, unless something has that name already; `source` is gone afterwards."""
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        pass
+    except OSError as error:
+        if error.errno not in _NOT_LINKED:
+            raise
+        # A file system without hard links: two that come in the same instant are told apart when the parts are put together.
+        if not target.exists():
+            replace(source, target)
+            sync_directory(target.parent)
+            return
+    source.unlink()
+    sync_directory(target.parent)
+
+
+def link(source: Path, target: Path) -> None:
+    """Give a durable file a second name; a copy has it where files have one only. The caller syncs the directory."""
+    try:
+        uninterrupted(lambda: os.link(source, target, follow_symlinks=False))
+    except OSError as error:
+        if error.errno not in _NOT_LINKED:
+            raise
+        _copy(source, target)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a file; the target's name is that of all of it or of nothing."""
+    unnamed = target.with_name(f"{target.name}.new")
+    fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        copy = create(unnamed)
+        try:
+            offset = 0
+            while block := os.pread(fd, _COPY_BYTES, offset):
+                copy_range(fd, offset, copy, offset, memoryview(block))
+                offset += len(block)
+            os.fsync(copy)
+        finally:
+            os.close(copy)
+    finally:
+        os.close(fd)
+    replace(unnamed, target)
+
+
+_ATTEMPTS = 100
+"""Locks that may come and go under our hands before something else must be wrong."""
+
+
+class DirectoryLock:
+    """An exclusive lock that dies with its process; the file in which it lies is removed with it."""
+
+    def __init__(self, path: Path) -> None:
+        """Take the lock. Raises LockedError when another process holds it."""
+        self.path = path
+        self._fd = -1
+        for attempts_left in reversed(range(_ATTEMPTS)):
+            with storage_errors(path):
+                try:
+                    make_directory(path.parent)
+                    self._fd = self._try_lock()
+                except (FileNotFoundError, FileExistsError):
+                    # The holder before us takes its directory away at this very moment.
+                    if not attempts_left:
+                        raise
+            if self._fd >= 0:
+                return
+
+    def _try_lock(self) -> int:
+        """The locked descriptor, or -1 when the holder removed the file in between."""
+        fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not self._is_named(fd):
+                os.close(fd)
+                return -1
+        except BlockingIOError:
+            holder = os.read(fd, 32).decode("ascii", "replace").strip()
+            os.close(fd)
+            raise LockedError(
+                "another run is writing to this output directory" + (f" (process {holder})" if holder else ""),
+                where=str(self.path.parent.parent),
+                allowed="one run at a time",
+                next_step="wait for it to end, or choose another --out",
+            ) from None
+        os.ftruncate(fd, 0)
+        os.write(fd, b"%d\n" % os.getpid())
+        return fd
+
+    def _is_named(self, fd: int) -> bool:
+        try:
+            named = os.stat(self.path, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return os.path.samestat(named, os.fstat(fd))
+
+    def release(self, *, remove: bool = False) -> None:
+        """Let go; with `remove` the file goes first, while it is still ours."""
+        if self._fd < 0:
+            return
+        try:
+            if remove:
+                # A disk that turned read-only keeps the file; it is the descriptor that is the lock.
+                with contextlib.suppress(OSError):
+                    self.path.unlink()
+        finally:
+            os.close(self._fd)
+            self._fd = -1

@@ -1,0 +1,87 @@
+r"""Text for people: numbers with their units and nouns, the word that was meant, and text that is safe to show on a terminal.
+
+A document may carry escape sequences that clear the screen, set the title, or (bidirectional controls) show text in another
+order than it is stored. They are shown as `\x1b` and the like instead.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+# C0 and C1 controls but tab and newline, DEL, soft hyphen, zero-width and bidirectional controls, line and paragraph
+# separators, interlinear marks, tag characters, byte order mark, surrogates (which stand for bytes that are not UTF-8).
+_UNSAFE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff"
+    "\U000e0000-\U000e007f]"
+)
+
+_GIB = 1 << 30
+_MIB = 1 << 20
+
+
+def counted(n: int, noun: str, plural: str | None = None) -> str:
+    """`n` and the noun that goes with it. plural: where it is not the noun with an s."""
+    return f"{n:,} {noun if n == 1 else plural or noun + 's'}"
+
+
+def nearest(word: str, known: Sequence[str]) -> str:
+    """The known word that is most like a mistyped one, or the first of them."""
+    return [*difflib.get_close_matches(word.lower(), known, 1), known[0]][0]
+
+
+def printable(text: str) -> str:
+    """`text` with every character that a terminal could act upon as an escape; tabs and newlines stay."""
+    return _UNSAFE.sub(_escape, text)
+
+
+def printable_line(text: str) -> str:
+    """As `printable`, on one line."""
+    return printable(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
+def printable_bytes(data: bytes) -> str:
+    r"""Bytes of a document as safe text; bytes that are not UTF-8 as `\xNN`."""
+    return printable(data.decode("utf-8", "backslashreplace"))
+
+
+def _escape(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    if 0xDC80 <= code <= 0xDCFF:
+        return f"\\x{code - 0xDC00:02x}"
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def format_bytes(n: float) -> str:
+    """`119.7 MB`: powers of 1000, as disks and rates are counted."""
+    if n < 1000:
+        return f"{n:,.0f} B"
+    for unit in ("kB", "MB", "GB"):
+        n /= 1000
+        if n < 999.95:
+            return f"{n:,.1f} {unit}"
+    return f"{n / 1000:,.1f} TB"
+
+
+def format_rate(bytes_per_s: float) -> str:
+    """`337 MB/s`, with as many places as a small number needs; `0.02 kB/s` of the smallest."""
+    n = bytes_per_s / 1e6
+    if n < 0.01:
+        return f"{bytes_per_s / 1e3:.2g} kB/s"
+    return f"{n:,.0f} MB/s" if n >= 10 else f"{n:.2g} MB/s"
+
+
+def format_memory(n: float) -> str:
+    """`1.0 GiB`: powers of 1024, as memory is counted."""
+    return f"{n / _GIB:,.1f} GiB" if n >= _GIB else f"{n / _MIB:,.0f} MiB"
+
+
+def format_duration(seconds: float) -> str:
+    """`1:02:03`, or `0:45`."""
+    minutes, s = divmod(round(seconds), 60)
+    hours, m = divmod(minutes, 60)
+    return f"{hours}:{m:02d}:{s:02d}" if hours else f"{m}:{s:02d}"

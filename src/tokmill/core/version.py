@@ -1,0 +1,3 @@
+"""The version of tokmill."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,389 @@
+"""What training code opens: the token files of a complete output directory, or one bare file of ids, as read-only memory maps.
+
+Several files of a side are one array. Random windows and epochs over them: `dataset/batches.py`.
+
+Documents have no index on disk: they lie between end-of-text ids. They are found by scanning blocks of bounded size, and one
+number a block is kept, so that the second access to a document reads one block. Loading everything into an array (what most
+scripts do) was refused: a map costs no memory and is shared by all processes that read it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Self, cast
+
+import numpy as np
+import xxhash
+
+from tokmill.core.errors import ChangedError, UsageError
+from tokmill.core.manifest import MANIFEST_NAME, Manifest, load_manifest
+from tokmill.core.records import EotPlacement, IdType, Tokenizer, text_to_path
+from tokmill.core.text import counted
+from tokmill.dataset.batches import Batches, make_batches
+from tokmill.dataset.sharded_array import Ids, TokenArray, map_files, windows
+from tokmill.dataset.token_files import (
+    TokenFile,
+    bare_file,
+    check_size,
+    files_again,
+    files_of,
+    local_file,
+    read_llmc_head,
+    read_npy_head,
+    refuse_index,
+    refuse_options,
+)
+from tokmill.encode import load_decoder, resolve_tokenizer, resolve_with
+from tokmill.output import steadily
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from tokmill.core.protocols import Encoder
+    from tokmill.dataset.window_order import OrderName
+
+SIDES = ("train", "val")
+DTYPES = ("uint16", "uint32")
+
+BLOCK_TOKENS = 1 << 20
+"""Ids that are scanned at a time."""
+
+SAMPLES = 64
+SAMPLE_TOKENS = 2048
+"""A fingerprint reads 64 evenly spaced places, first and last ids included: 64 pages of a disk, whatever the size of the data."""
+
+
+class Dataset:
+    """Tokens of the two sides, and their documents.
+
+    train, val: uint16 or uint32, shape (n_tokens,), read-only; arrays cut from them are views of the file, not copies. Where a side
+    is several files, a slice that crosses from one into the next is a copy of its ids.
+    """
+
+    def __init__(
+        self,
+        files: dict[str, tuple[TokenFile, ...]],
+        dtype: IdType,
+        *,
+        eot_id: int | None,
+        eot: EotPlacement,
+        tokenizer: Tokenizer | None,
+        manifest: Manifest | None,
+        directory: Path | None = None,
+    ) -> None:
+        """directory: of the manifest."""
+        self.manifest = manifest
+        """None for a bare file."""
+        self.dtype = np.dtype(dtype).newbyteorder("<")
+        self.eot_id = eot_id
+        self.eot: EotPlacement = eot
+        self.tokenizer = tokenizer
+        self._files = files
+        self._directory = directory
+        self._sides = self._map_sides()
+        self._fingerprints: dict[str, str] = {}
+        self._documents_before: dict[str, list[int]] = {side: [0] for side in SIDES}
+        self._encoder: Encoder | None = None
+
+    @property
+    def train(self) -> TokenArray:
+        """All ids of the training side. ids: shape (n_tokens,), read-only."""
+        return self.side("train")
+
+    @property
+    def val(self) -> TokenArray:
+        """All ids of the validation side. ids: shape (n_tokens,), read-only; a bare file has none."""
+        return self.side("val")
+
+    def side(self, side: str) -> TokenArray:
+        """All ids of a side, `train` or `val`. Raises UsageError for another word."""
+        if side not in SIDES:
+            raise UsageError(
+                f"there is no side {side!r}", where=self._first_files(), allowed="train or val", next_step='use side="train"'
+            )
+        if side not in self._sides:
+            raise UsageError(
+                "the dataset is closed",
+                where=self._first_files(),
+                allowed="reading before close(), or inside the with block",
+                next_step="open it again: tokmill.open(path)",
+            )
+        return self._sides[side]
+
+    def n_documents(self, side: str) -> int:
+        """Documents of a side: from the manifest, or by one scan of a bare file."""
+        self.side(side)
+        if self.manifest is not None:
+            return sum(entry.documents for entry in self.manifest.files.values() if entry.side == side)
+        self._check_marks()
+        return self._count_documents(side)
+
+    def documents(self, side: str, start: int = 0) -> Iterator[Ids]:
+        """The documents of a side from number `start` (from 0) on: views of the file, without their end-of-text id."""
+        self.side(side)
+        self._check_marks()
+        if start < 0:
+            raise UsageError(
+                "a document's number is negative", where=f"start={start}", allowed="0 or more", next_step="use start=0"
+            )
+        return self._iterate(side, start)
+
+    def document(self, side: str, index: int) -> Ids:
+        """Document number `index` (from 0) of a side: a view of the file. Raises UsageError when there are fewer."""
+        found = next(self.documents(side, index), None)
+        if found is None:
+            raise UsageError(
+                f"there is no document {index:,}",
+                where=f"side {side}",
+                allowed=f"0 to {self.n_documents(side) - 1:,}" if self.n_documents(side) else "none: this side has no documents",
+                next_step="ask for one of those, or for the other side",
+            )
+        return found
+
+    def batches(
+        self,
+        side: str = "train",
+        *,
+        batch: int,
+        block: int,
+        order: OrderName = "shuffled",
+        epochs: int | None = None,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> Batches:
+        """Batches for training: an iterator over pairs (x, y), int64, shape (batch, block), where y is x moved on by one id.
+
+        order: `shuffled`, every window of `block` ids once an epoch (the last ids, fewer than `block`, in none), each epoch in
+        another order; `sequential`, the same windows as they lie; `random`, any start, as nanoGPT draws them.
+        epochs: how many, None: endless, every batch full, also across the end of an epoch.
+        seed: 0 <= seed < 2**64. rank, world_size: this process among those that divide the windows between them.
+        Raises UsageError for what is out of range, and when the side is shorter than block + 1 ids.
+        """
+        return make_batches(
+            self, side, batch=batch, block=block, order=order, epochs=epochs, seed=seed, rank=rank, world_size=world_size
+        )
+
+    def fingerprint(self, side: str) -> str:
+        """What tells the ids of a side from others: xxh3_128, hex, of their number and 64 evenly spaced samples.
+
+        It is the same in every format, dtype and division into files. A change that keeps the number and misses every sample goes
+        unseen; tokmill verify finds it.
+        """
+        ids = self.side(side)
+        if side not in self._fingerprints:
+            n_ids = min(SAMPLE_TOKENS, len(ids))
+            sampled = windows(ids, np.linspace(0, len(ids) - n_ids, SAMPLES).astype(np.int64), n_ids)
+            self._fingerprints[side] = xxhash.xxh3_128_hexdigest(f"{len(ids)} ".encode() + sampled.astype("<u4").tobytes())
+        return self._fingerprints[side]
+
+    def decode_bytes(self, ids: Ids | Sequence[int]) -> bytes:
+        """The text of ids, end-of-text ids left out, as it was in the corpus. Raises EngineError for unknown ids."""
+        array = np.asarray(ids, dtype=np.uint32)
+        if self.eot_id is not None:
+            array = array[array != self.eot_id]
+        return self._load_encoder().decode(np.ascontiguousarray(array))
+
+    def decode(self, ids: Ids | Sequence[int]) -> str:
+        """As `decode_bytes`, as text; a character that was cut at either end becomes U+FFFD."""
+        return self.decode_bytes(ids).decode("utf-8", "replace")
+
+    def close(self) -> None:
+        """Let go of the files; they are unmapped when the last array cut from them is gone."""
+        self._sides = {}
+        self._encoder = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __getstate__(self) -> dict[str, object]:
+        # A map would be pickled as a copy of the whole file: workers of a data loader map it again instead.
+        return self.__dict__ | {"_sides": None, "_encoder": None}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__.update(state)
+        if self._directory is None:
+            self._sides = self._map_sides()
+        else:
+            steadily(self._directory, self._map_again)
+
+    def __repr__(self) -> str:
+        sides = ", ".join(f"{side}: {counted(len(ids), 'token')}" for side, ids in self._sides.items())
+        return f"<tokmill.Dataset {sides or 'closed'}, {self.dtype.name}>"
+
+    def _map_again(self, now: Manifest) -> None:
+        """The same ids, also where something was appended since. Raises ChangedError when they are no longer there."""
+        if self._directory is not None and self.manifest is not None:
+            self._files = files_again(self._directory, self.manifest, self._files, now)
+        self._sides = self._map_sides()
+
+    def _map_sides(self) -> dict[str, TokenArray]:
+        return {side: map_files(self._files.get(side, ()), self.dtype) for side in SIDES}
+
+    def _first_files(self) -> str:
+        return ", ".join(str(file.path) for files in self._files.values() for file in files[:1])
+
+    def _check_marks(self) -> None:
+        if self.eot != "none" and self.eot_id is not None:
+            return
+        is_bare = self.eot != "none"
+        raise UsageError(
+            "documents cannot be told apart: where one ends is not "
+            + ("known" if is_bare else "marked in an output that was written with --eot none"),
+            where=self._first_files(),
+            allowed="files with an end-of-text id at each document, and the id",
+            next_step="give it: --eot-id 50256 (GPT-2's), in Python eot_id=50256"
+            if is_bare
+            else "see the beginning without --document, in Python .train and .val; or tokenize again with --eot after",
+        )
+
+    def _load_encoder(self) -> Encoder:
+        if self.tokenizer is None:
+            raise UsageError(
+                "which tokenizer made these ids is not known",
+                where=self._first_files(),
+                allowed="an output of tokmill tokenize, or the tokenizer by name",
+                next_step='--tokenizer gpt2, in Python tokmill.open(path, tokenizer="gpt2"); for good: tokmill convert ... '
+                "--tokenizer gpt2",
+            )
+        if self._encoder is None:
+            self._encoder = load_decoder(find_tokenizer(self.tokenizer))
+        return self._encoder
+
+    def _marks(self, ids: TokenArray, block: int) -> NDArray[np.intp]:
+        """Places of end-of-text ids in block number `block`. Returns int64, shape (n,), counted from the start of the side."""
+        begin = block * BLOCK_TOKENS
+        return np.flatnonzero(ids[begin : begin + BLOCK_TOKENS] == self.eot_id) + begin
+
+    def _seek(self, side: str, mark: int) -> tuple[int, int]:
+        """The block in which mark number `mark` lies, and how many marks lie before that block; as far as the last block."""
+        ids, before = self._sides[side], self._documents_before[side]
+        n_blocks = -(-len(ids) // BLOCK_TOKENS)
+        while before[-1] <= mark and len(before) <= n_blocks:
+            before.append(before[-1] + len(self._marks(ids, len(before) - 1)))
+        block = max(int(np.searchsorted(before, mark, side="right")) - 1, 0)
+        return block, mark - before[block]
+
+    def _marks_from(self, side: str, first: int) -> Iterator[int]:
+        """Places of the end-of-text ids of a side, from number `first` (from 0) on."""
+        ids = self._sides[side]
+        block, n_skip = self._seek(side, first)
+        for number in range(block, -(-len(ids) // BLOCK_TOKENS)):
+            yield from self._marks(ids, number)[n_skip:].tolist()
+            n_skip = 0
+
+    def _iterate(self, side: str, start: int) -> Iterator[Ids]:
+        ids = self._sides[side]
+        is_after = self.eot == "after"
+        marks = self._marks_from(side, max(start - is_after, 0))
+        begin = 0 if is_after and start == 0 else next(marks, len(ids)) + 1
+        for mark in marks:
+            yield ids[begin:mark]
+            begin = mark + 1
+        # A last document without its end-of-text id, as in a bare file that was cut; with `before`, the usual case.
+        if begin < len(ids) or (not is_after and begin == len(ids)):
+            yield ids[begin:]
+
+    def _count_documents(self, side: str) -> int:
+        ids = self._sides[side]
+        block, beyond = self._seek(side, len(ids))
+        n_marks = self._documents_before[side][block] + len(self._marks(ids, block)[:beyond])
+        is_cut = self.eot == "after" and len(ids) and ids[-1] != self.eot_id
+        return n_marks + int(is_cut)
+
+
+def open_dataset(
+    path: str | Path, *, dtype: IdType | None = None, eot_id: int | None = None, tokenizer: str | None = None
+) -> Dataset:
+    """Open a complete output directory, or a bare file of ids (nanoGPT's `train.bin`), which becomes the train side.
+
+    Formats whose ids lie one behind the other: raw, llmc, megatron, datatrove, olmo; in a bare file, the headers of llm.c and of
+    numpy.save are recognized.
+    dtype, eot_id, tokenizer: for a bare file; unknown ones are taken from the manifest beside it, or from `tokenizer`. That may be
+    given for a directory, too, when it was converted from bare files and nobody said it then.
+    Raises UsageError for an incomplete directory or a missing dtype, DamageError for files of the wrong length.
+    """
+    path = local_file(path)
+    if path.is_dir():
+        manifest = load_manifest(path)
+        refuse_options(path, dtype, eot_id, tokenizer if manifest.content.tokenizer.is_known else None)
+        return steadily(path, lambda manifest: _open_directory(path, manifest, tokenizer))
+    return _open_bare(path, dtype, eot_id, tokenizer)
+
+
+def find_tokenizer(tokenizer: Tokenizer) -> Tokenizer:
+    """The tokenizer of a manifest, which may have been written on another machine: its file there, or the same one here.
+
+    Raises ChangedError when the one that has its name here has another content.
+    """
+    if Path(text_to_path(tokenizer.path)).is_file():
+        return tokenizer
+    here = resolve_tokenizer(tokenizer.name, str(tokenizer.eot_id))
+    if here.sha256 != tokenizer.sha256:
+        raise ChangedError(
+            f"the tokenizer {tokenizer.name!r} here is not the one that made the ids",
+            where=text_to_path(here.path),
+            allowed=f"a file with SHA-256 {tokenizer.sha256}; it has {here.sha256}",
+            next_step=f"put the original file at {text_to_path(tokenizer.path)}",
+        )
+    return here
+
+
+def _open_directory(directory: Path, manifest: Manifest, tokenizer_name: str | None = None) -> Dataset:
+    files, content = files_of(directory, manifest), manifest.content
+    eot_id, tokenizer = content.tokenizer.eot_id, _stated(content.tokenizer, tokenizer_name, directory)
+    return Dataset(
+        files, content.dtype, eot_id=eot_id, eot=content.eot, tokenizer=tokenizer, manifest=manifest, directory=directory
+    )
+
+
+def _stated(recorded: Tokenizer, name: str | None, where: Path) -> Tokenizer | None:
+    """The tokenizer of a manifest, or the one named now where nobody said it then. Raises UsageError for one too small."""
+    if recorded.is_known or name is None:
+        return recorded if recorded.is_known else None
+    named = resolve_with(name, recorded.eot_id)
+    if named.n_ids < recorded.n_ids:
+        raise UsageError(
+            f"ids go up to {recorded.n_ids - 1:,}, those of {named.name} only up to {named.n_ids - 1:,}",
+            where=str(where),
+            allowed="the tokenizer that made them",
+            next_step="give another --tokenizer, or leave it out",
+        )
+    return named
+
+
+def _open_bare(path: Path, dtype: IdType | None, eot_id: int | None, tokenizer_name: str | None) -> Dataset:
+    check_size(path, None)
+    content = None
+    if (path.parent / MANIFEST_NAME).is_file():
+        manifest = load_manifest(path.parent)
+        content = manifest.content if path.name in manifest.files else None
+    recorded = content.tokenizer if content else None
+    tokenizer = resolve_with(tokenizer_name, eot_id) if tokenizer_name else recorded if recorded and recorded.is_known else None
+    refuse_index(path)
+    head, npy = read_llmc_head(path), None if content else read_npy_head(path)
+    said = {"uint16": "uint16", "uint32": "uint32", "int32": "uint32"}.get(npy.dtype) if npy else head[0] if head else None
+    dtype = dtype or (content.dtype if content else cast("IdType | None", said))
+    if dtype is None or dtype not in DTYPES:
+        raise UsageError(
+            "a bare file does not say how wide its ids are" if dtype is None else f"{dtype!r} is no type of ids",
+            where=str(path),
+            allowed="uint16 (GPT-2) or uint32",
+            next_step='--dtype uint16, or tokmill.open(path, dtype="uint16")',
+        )
+    described = tokenizer or recorded
+    if eot_id is None and described is not None:
+        eot_id = described.eot_id
+    dataset = Dataset({"train": (bare_file(path, dtype),)}, dtype, eot_id=eot_id, eot="after", tokenizer=tokenizer, manifest=None)
+    dataset.eot = content.eot if content else _guess_eot(dataset.train, eot_id)
+    return dataset
+
+
+def _guess_eot(ids: TokenArray, eot_id: int | None) -> EotPlacement:
+    """Where a bare file has its end-of-text ids: `before` when it begins with one and does not end with one."""
+    return "before" if len(ids) and ids[0] == eot_id and ids[-1] != eot_id else "after"

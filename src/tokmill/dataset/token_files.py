@@ -1,0 +1,294 @@
+"""Where the ids lie in the files of each format: a table, and what the manifest says of each file."""
+
+from __future__ import annotations
+
+import stat
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tokmill.core.errors import DamageError, UsageError
+from tokmill.core.records import is_url
+from tokmill.core.text import counted
+from tokmill.output import located, replaced_error
+from tokmill.store import named
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from tokmill.core.manifest import Manifest
+    from tokmill.core.records import IdType
+
+LLMC_HEADER_BYTES = 1024
+LLMC_HEADS: dict[tuple[int, int], IdType] = {(20240520, 1): "uint16", (20240801, 7): "uint32"}
+"""First two of the 256 int32 of llm.c's header, magic and version, and the type of the ids behind it; the third is their number."""
+
+
+_REBUILD = "tokmill verify DIR --repair makes it whole from the corpus; tokmill tokenize ... --fresh makes it again"
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Ids are little-endian, in the dtype of the manifest (int32 is uint32: no id is negative)."""
+
+    suffix: str
+    """Of the files that hold ids, as opposed to those that hold an index."""
+    header_bytes: int = 0
+    """Before the first id."""
+
+
+LAYOUTS = {
+    "raw": Layout(".bin"),
+    "llmc": Layout(".bin", LLMC_HEADER_BYTES),
+    "megatron": Layout(".bin"),
+    "datatrove": Layout(".ds"),
+    "olmo": Layout(".npy"),
+    "litdata": Layout(".bin"),
+    "mds": Layout(".mds"),
+}
+
+
+_NPY = b"\x93NUMPY"
+_MEGATRON_INDEX = b"MMIDIDX\0\0"
+_NO_IDS = (".ds.index", ".ds.metadata", ".csv.gz", "index.json", "manifest.json")
+
+_OWN_HEADS = ("litdata", "mds")
+"""How long their headers are, and that mds fills up the last sample, only the manifest says."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenFile:
+    """One file of ids."""
+
+    path: Path
+    header_bytes: int
+    n_tokens: int
+    name: str = ""
+    """In the manifest; of a bare file none."""
+
+
+def read_llmc_head(path: Path) -> tuple[IdType, int] | None:
+    """Type and number of the ids that an llm.c header announces; None when the file does not begin with one."""
+    with path.open("rb") as file:
+        head = file.read(LLMC_HEADER_BYTES)
+    if len(head) < LLMC_HEADER_BYTES:
+        return None
+    magic, version, n_tokens = np.frombuffer(head, "<i4", 3).tolist()
+    dtype = LLMC_HEADS.get((magic, version))
+    return (dtype, n_tokens) if dtype else None
+
+
+@dataclass(frozen=True, slots=True)
+class NpyHead:
+    """What numpy.save writes before an array."""
+
+    dtype: str
+    """numpy's name: `uint16`, `int64`; big-endian `>u2`."""
+    n_ids: int
+    size_bytes: int
+
+
+def read_npy_head(path: Path) -> NpyHead | None:
+    """The header of numpy.save; None when the file does not begin with one. Raises UsageError for one that is no list of ids."""
+    with path.open("rb") as file:
+        if file.read(len(_NPY)) != _NPY:
+            return None
+        file.seek(0)
+        try:
+            read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+            shape, _, dtype = read[np.lib.format.read_magic(file)](file)
+        except (ValueError, KeyError) as error:
+            raise _no_ids(path, f"it begins like a file of numpy.save, but its header cannot be read: {error}") from None
+        if len(shape) != 1 or dtype.kind not in "iu":
+            raise _no_ids(path, f"it is a file of numpy.save, of shape {shape} and type {dtype}")
+        plain = dtype.name if dtype.itemsize == 1 or dtype.newbyteorder("<") == dtype else dtype.str
+        return NpyHead(plain, shape[0], file.tell())
+
+
+def _no_ids(path: Path, what: str) -> UsageError:
+    return UsageError(
+        what,
+        where=str(path),
+        allowed="one dimension of uint16 or uint32",
+        next_step="write the ids anew: ids.ravel().astype(np.uint16).tofile(path)",
+    )
+
+
+def refuse_index(path: Path) -> None:
+    """Raises UsageError for a file of a format that holds an index or the like instead of ids."""
+    with path.open("rb") as file:
+        is_index = file.read(len(_MEGATRON_INDEX)) == _MEGATRON_INDEX
+    if is_index or path.name.endswith(_NO_IDS):
+        ids = f"the file of ids beside it, {path.with_suffix('.bin').name}" if is_index else "the files of ids beside it"
+        raise UsageError(
+            "this file is the index, not the ids",
+            where=str(path),
+            allowed=f"the directory, or {ids}",
+            next_step=f"give {path.parent}, or {ids}",
+        )
+
+
+def files_of(directory: Path, manifest: Manifest) -> dict[str, tuple[TokenFile, ...]]:
+    """The files that hold the ids of each side, in the order of the manifest.
+
+    Raises UsageError for a format that is not in the table, DamageError for files of the wrong length or with another header.
+    """
+    content = manifest.content
+    layout = LAYOUTS.get(content.format)
+    if layout is None:
+        raise UsageError(
+            f"this version does not read the format {content.format!r}",
+            where=str(directory),
+            allowed=", ".join(LAYOUTS),
+            next_step="pip install --upgrade tokmill",
+        )
+    files: dict[str, list[TokenFile]] = {}
+    for name, entry in manifest.files.items():
+        if entry.side is not None and name.endswith(layout.suffix):
+            path = located(directory, manifest, name)
+            check_size(path, entry.size_bytes)
+            if content.format in _OWN_HEADS:
+                file = TokenFile(path=path, header_bytes=entry.head_bytes, n_tokens=entry.tokens, name=name)
+            else:
+                file = _measure(path, layout.header_bytes, content.dtype, _REBUILD)
+                _check_number(file, content.dtype, entry.tokens, _REBUILD)
+                file = replace(file, name=name)
+            files.setdefault(entry.side, []).append(file)
+    return {side: tuple(each) for side, each in files.items()}
+
+
+def files_again(
+    directory: Path, then: Manifest, files: Mapping[str, Sequence[TokenFile]], now: Manifest
+) -> dict[str, tuple[TokenFile, ...]]:
+    """The files of an output that was opened before, then with another manifest perhaps: those, or what they begin now.
+
+    Raises ChangedError when the output is another one and its ids do not begin with the same ones at the same places.
+    """
+    if now.checksum == then.checksum:
+        return files_of(directory, now)
+    appended = any(p.how == "append" and p.fingerprint == then.fingerprint for p in now.made_from or ())
+    if not appended or then.content.format in _OWN_HEADS:
+        raise replaced_error(directory)
+    return {side: tuple(replace(file, path=directory / file.name) for file in files[side]) for side in files}
+
+
+def bare_file(path: Path, dtype: IdType) -> TokenFile:
+    """A file that no manifest describes, with or without a header of llm.c or numpy.save.
+
+    Raises UsageError for another dtype than a header says, DamageError unless its length fits.
+    """
+    next_step = "give the other dtype, or make the file again"
+    npy = read_npy_head(path)
+    if npy is not None:
+        check_npy(npy, dtype, path)
+        return TokenFile(path=path, header_bytes=npy.size_bytes, n_tokens=npy.n_ids)
+    head = read_llmc_head(path)
+    file = _measure(path, LLMC_HEADER_BYTES if head else 0, dtype, next_step)
+    _check_number(file, dtype, head[1] if head else file.n_tokens, next_step)
+    return file
+
+
+def check_npy(head: NpyHead, dtype: IdType, path: Path) -> None:
+    """Raises UsageError unless a header of numpy.save says this type (int32 is uint32: no id is negative) and the file's length."""
+    usual = "uint32" if head.dtype == "int32" else head.dtype
+    if usual != dtype:
+        raise UsageError(
+            f"it is a file of numpy.save, whose header says {head.dtype}, not {dtype}",
+            where=str(path),
+            allowed="uint16, uint32 or int32, as the header says",
+            next_step=f"--dtype {usual}"
+            if usual in ("uint16", "uint32")
+            else f"write the ids anew: np.load({path.name!r}).astype(np.{dtype}).tofile(path)",
+        )
+    room, size_bytes = head.n_ids * np.dtype(dtype).itemsize + head.size_bytes, path.stat().st_size
+    if room != size_bytes:
+        raise DamageError(
+            f"its header says {counted(head.n_ids, 'id')}, its length is another",
+            where=str(path),
+            allowed=f"{counted(room, 'byte')}; it has {size_bytes:,}",
+            next_step="make the file again",
+        )
+
+
+def check_size(path: Path, size_bytes: int | None) -> None:
+    """Raises UsageError or DamageError unless `path` is a regular file, of `size_bytes` bytes where that is known."""
+    try:
+        found = path.stat()
+    except OSError as error:
+        if size_bytes is None:
+            raise UsageError(
+                f"cannot open it: {error.strerror}",
+                where=str(path),
+                allowed="a directory made by tokmill, or a file of ids",
+                next_step="check the path",
+            ) from None
+        raise DamageError(
+            f"a file of the output cannot be opened: {error.strerror}",
+            where=str(path),
+            allowed="every file that the manifest names",
+            next_step=_REBUILD,
+        ) from None
+    if not stat.S_ISREG(found.st_mode):
+        raise UsageError("it is not a regular file", where=str(path), allowed="a file of ids", next_step="check the path")
+    if size_bytes is not None and found.st_size != size_bytes:
+        raise DamageError(
+            "a file of the output is not as long as it was written",
+            where=str(path),
+            allowed=f"{counted(size_bytes, 'byte')}, as in the manifest; it has {found.st_size:,}",
+            next_step=_REBUILD,
+        )
+
+
+def _measure(path: Path, header_bytes: int, dtype: IdType, next_step: str) -> TokenFile:
+    """A file and the number of ids that its length makes room for. Raises DamageError when that is no whole number."""
+    size_bytes, item_bytes = path.stat().st_size, np.dtype(dtype).itemsize
+    n_tokens, remainder = divmod(size_bytes - header_bytes, item_bytes)
+    if remainder or n_tokens < 0:
+        raise DamageError(
+            f"the file is not a whole number of {dtype} ids",
+            where=str(path),
+            allowed=f"{f'{header_bytes:,} and ' if header_bytes else ''}a multiple of {item_bytes} bytes; it has {size_bytes:,}",
+            next_step=next_step,
+        )
+    return TokenFile(path=path, header_bytes=header_bytes, n_tokens=n_tokens)
+
+
+def _check_number(file: TokenFile, dtype: IdType, announced: int, next_step: str) -> None:
+    """Raises DamageError unless header, manifest and length say the same. announced: ids, by the manifest."""
+    head = read_llmc_head(file.path) if file.header_bytes else (dtype, file.n_tokens)
+    if head == (dtype, announced) and announced == file.n_tokens:
+        return
+    in_header = f"{head[1]:,} of {head[0]}" if head else "nothing, it is not llm.c's"
+    raise DamageError(
+        "the file does not hold the ids that it should",
+        where=str(file.path),
+        allowed=f"{announced:,} ids of {dtype}; its length makes room for {file.n_tokens:,}"
+        + (f", its header says {in_header}" if file.header_bytes else ""),
+        next_step=next_step,
+    )
+
+
+def local_file(path: str | Path) -> Path:
+    """A path. Raises UsageError for a URL."""
+    if is_url(str(path)):
+        url = named(str(path))
+        raise UsageError(
+            "ids are read from files that this machine can map, not from a store",
+            where=url,
+            allowed="a directory; tokmill.verify and tokmill.inspect read a store's outputs",
+            next_step=f"copy it first, manifest.json last: aws s3 sync {url} DIR",
+        )
+    return Path(path)
+
+
+def refuse_options(directory: Path | str, *options: object) -> None:
+    """Raises UsageError for what a manifest says better."""
+    if any(option is not None for option in options):
+        raise UsageError(
+            "dtype, eot_id and tokenizer are for bare files: a directory's manifest has them",
+            where=str(directory),
+            allowed="the directory alone",
+            next_step="leave them out",
+        )

@@ -1,0 +1,23 @@
+"""Outputs made of complete outputs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tokmill.core.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from tokmill.derive.appending import carried, carry_over, extend
+    from tokmill.derive.conversion import convert, reshard
+    from tokmill.derive.external_files import stated_options
+    from tokmill.derive.merging import merge
+
+__getattr__, __dir__, __all__ = lazy_names(
+    __name__,
+    {
+        "appending": ["carried", "carry_over", "extend"],
+        "conversion": ["convert", "reshard"],
+        "external_files": ["stated_options"],
+        "merging": ["merge"],
+    },
+)

@@ -1,0 +1,113 @@
+"""What a person names as sources and output of merge, convert and reshard: patterns expanded, directories and files told apart."""
+
+from __future__ import annotations
+
+import glob
+import os
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tokmill.core.errors import UsageError
+from tokmill.core.manifest import MANIFEST_NAME
+from tokmill.core.paths import local_path
+from tokmill.core.records import path_to_text
+from tokmill.output import STATE_NAME
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def output_path(out: str | os.PathLike[str]) -> Path:
+    """The output directory, absolute. Raises UsageError for no name."""
+    if not os.fspath(out):
+        raise UsageError("no output directory", where="--out", allowed="a directory", next_step="--out data")
+    return Path(local_path(out))
+
+
+def named_paths(names: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[Path]:
+    """The paths, absolute, of names and quoted patterns (each in sorted order). Raises UsageError for what is not there."""
+    listed = [names] if isinstance(names, (str, os.PathLike)) else list(names)
+    return [path for name in listed for path in _matched(os.fspath(name))]
+
+
+def _matched(name: str) -> list[Path]:
+    local_path(name)
+    found = [name] if os.path.lexists(name) else sorted(glob.glob(name)) if glob.has_magic(name) else []
+    if not name or not found:
+        raise UsageError(
+            "nothing matches this pattern" if glob.has_magic(name) else "there is no such file or directory",
+            where=path_to_text(name) or "an empty name",
+            allowed="directories that tokmill made; for convert also bare files of ids",
+            next_step="check the path",
+        )
+    return [Path(os.path.abspath(each)) for each in found]
+
+
+def named_directory(name: str | os.PathLike[str], command: str) -> Path:
+    """A complete output that a command takes. Raises UsageError for what is not there or no directory."""
+    paths = named_paths(name)
+    if len(paths) > 1 or not paths[0].is_dir():
+        raise UsageError(
+            f"{command} takes one directory" if len(paths) > 1 else "this is a file, not a directory that tokmill made",
+            where=path_to_text(str(paths[0])),
+            allowed="one complete output of tokmill",
+            next_step=f"tokmill convert {_quoted(paths)} --format raw --from-format ... makes an output of bare files"
+            if not paths[0].is_dir()
+            else f"tokmill merge {_quoted(paths)} --out merged, then tokmill {command} merged",
+        )
+    return paths[0]
+
+
+def is_directory(paths: Sequence[Path], stated: Sequence[str]) -> bool:
+    """Whether one complete output was named, or bare files. stated: options given that are for bare files.
+
+    Raises UsageError for several directories, directories among files, and options that do not go with a directory.
+    """
+    directories = [path for path in paths if path.is_dir()]
+    if not directories:
+        return False
+    where = path_to_text(str(directories[0]))
+    if len(paths) > 1:
+        rest = len(directories) == len(paths)
+        raise UsageError(
+            "convert takes one directory" if rest else "a directory among bare files",
+            where=", ".join(path_to_text(str(path)) for path in directories[:2]),
+            allowed="one directory that tokmill made, or bare files in order",
+            next_step=f"tokmill merge {_quoted(paths)} --out merged, then tokmill convert merged"
+            if rest
+            else "convert the directory by itself, then: tokmill merge",
+        )
+    _check_manifest(directories[0], stated)
+    if stated:
+        raise UsageError(
+            f"{', '.join(stated)}: for bare files only; a directory's manifest knows",
+            where=where,
+            allowed="--to-eot and --to-dtype change them",
+            next_step="leave it out" if len(stated) == 1 else "leave them out",
+        )
+    return True
+
+
+def _check_manifest(directory: Path, stated: Sequence[str]) -> None:
+    """Raises UsageError for a directory of bare files; one without their names that was begun here says more of itself."""
+    train, val = (directory / f"{side}.bin" for side in ("train", "val"))
+    is_pair = train.is_file() and not (directory / STATE_NAME).exists()
+    if (directory / MANIFEST_NAME).exists() or not (stated or is_pair):
+        return
+    where = path_to_text(str(directory))
+    words = f"'{where}/*.bin' {' '.join(f'{option} ...' for option in stated)}"
+    if is_pair:
+        files = f"{_quoted([train])} --val {_quoted([val])}" if val.is_file() and val.stat().st_size else _quoted([train])
+        words = f"{files} --from-format raw --dtype uint16 --eot after --eot-id 50256 --format ... --out ..."
+    raise UsageError(
+        "this directory has no manifest: its files are bare",
+        where=where,
+        allowed="bare files, by name or as a quoted pattern" + (", and what is in them" if is_pair else ""),
+        next_step=f"tokmill convert {words}",
+    )
+
+
+def _quoted(paths: Sequence[Path]) -> str:
+    shown = " ".join(shlex.quote(path_to_text(str(path))) for path in paths[:3])
+    return shown if len(paths) <= 3 else f"{shown} ..."

@@ -1,0 +1,182 @@
+"""`convert` and `reshard`: a complete output, or bare files of another tool, in another format or other shards.
+
+The output is what tokenizing directly into that format would have made, with its settings in the manifest. Of bare files nothing is
+known but what is stated: they are read once beforehand, to find their documents and to hold every id against what was stated.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, get_args
+
+import msgspec
+
+from tokmill.core.errors import UsageError
+from tokmill.core.records import IdType
+from tokmill.core.text import nearest
+from tokmill.derive.arguments import is_directory, named_directory, named_paths, output_path
+from tokmill.derive.copy_tokens import WriterCarrier
+from tokmill.derive.engine import carry_all
+from tokmill.derive.external_files import load_bare
+from tokmill.derive.merging import check_apart, check_marks
+from tokmill.derive.source import Source
+from tokmill.formats import TRAINERS, WRITERS, Choice, choose_output
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from tokmill.core.outcome import Outcome
+    from tokmill.core.protocols import Observer
+    from tokmill.core.provenance import How
+
+
+def convert(
+    sources: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    out: str | os.PathLike[str],
+    *,
+    format: str,  # noqa: A002  the name of the option
+    shard_tokens: str | int | None = None,
+    shard_documents: bool = False,
+    to_eot: str | None = None,
+    to_dtype: str | None = None,
+    from_format: str | None = None,
+    dtype: str | None = None,
+    eot: str | None = None,
+    eot_id: int | None = None,
+    tokenizer: str | None = None,
+    val: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
+    fresh: bool = False,
+    force: bool = False,
+    observers: Sequence[Observer] = (),
+) -> Outcome:
+    """Write a complete output, or bare files of ids, in another format into `out`, as `tokmill convert` does; again to resume.
+
+    sources: one directory, or files in order. from_format, dtype, eot, eot_id, tokenizer: what is in bare files; val: those of them
+    that are the validation side. to_eot, to_dtype: where end-of-text ids go and how wide ids are in the output; None: as its
+    trainer expects, like tokenize. Raises TokmillError.
+    """
+    stated: dict[str, object] = {"from_format": from_format, "dtype": dtype, "eot": eot, "eot_id": eot_id, "tokenizer": tokenizer}
+    _check_choice("--format", format, tuple(WRITERS))
+    _check_choice("--to-eot", to_eot, ("before", "after"))
+    _check_choice("--to-dtype", to_dtype, get_args(IdType))
+    target = output_path(out)
+    source = _load(named_paths(sources), named_paths(val), target, stated)
+    has_marks = source.content.eot != "none"
+    if not has_marks and (to_eot or TRAINERS[format].keeps_whole):
+        check_marks(source)
+    try:
+        choice = choose_output(
+            format,
+            source.content.tokenizer,
+            eot=to_eot or ("auto" if has_marks else "none"),
+            dtype=to_dtype or "auto",
+            shard_tokens=shard_tokens,
+            shard_documents=shard_documents,
+        )
+    except UsageError as error:
+        parts = (error.what, error.where, error.allowed, error.next_step)
+        what, where, allowed, next_step = (_of_output(part or "") for part in parts)
+        raise UsageError(what, where=where, allowed=allowed, next_step=next_step) from None
+    notices = [_of_output(text) for text in choice.notices if has_marks or not text.startswith("--eot ")]
+    if not has_marks and TRAINERS[format].other_eot:
+        notices.insert(0, f"the ids are without end-of-text ids; {TRAINERS[format].other_eot}")
+    return _rewrite(source, format, choice, target, "convert", fresh=fresh, force=force, observers=observers, notices=notices)
+
+
+def reshard(
+    directory: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    shard_tokens: str | int | None,
+    shard_documents: bool = False,
+    fresh: bool = False,
+    force: bool = False,
+    observers: Sequence[Observer] = (),
+) -> Outcome:
+    """Write a complete output with shards of another size into `out`, as `tokmill reshard` does; again to resume.
+
+    shard_tokens: of each shard, a number or text such as `100M`; None: what the format has by default. Raises TokmillError.
+    """
+    target = output_path(out)
+    named = named_directory(directory, "reshard")
+    check_apart([named], target)
+    source = _loaded(named)
+    content = source.content
+    choice = choose_output(
+        content.format,
+        content.tokenizer,
+        eot=content.eot,
+        dtype=content.dtype,
+        shard_tokens=shard_tokens,
+        shard_documents=shard_documents,
+    )
+    # What the choice would say of end-of-text ids and dtype was said when the source was made.
+    return _rewrite(source, content.format, choice, target, "reshard", fresh=fresh, force=force, observers=observers, notices=())
+
+
+def _load(paths: list[Path], val: list[Path], out: Path, stated: dict[str, object]) -> Source:
+    """The directory that was named, or the files, and those for validation. Raises UsageError."""
+    check_apart([*paths, *val], out)
+    given = [f"--{name.replace('_', '-')}" for name, value in stated.items() if value is not None]
+    given += ["--val"] if val else []
+    if is_directory(paths, given):
+        return _loaded(paths[0])
+    return load_bare(paths, val=val, **stated)  # type: ignore[arg-type]
+
+
+def _loaded(directory: Path) -> Source:
+    source = Source.load(directory)
+    if source.content.eot == "none":
+        check_marks(source)
+    return source
+
+
+def _of_output(text: str) -> str:
+    """What is said of tokenize's options, said of those for the output of convert."""
+    return text.replace("--eot", "--to-eot").replace("--dtype", "--to-dtype")
+
+
+def _rewrite(
+    source: Source,
+    format_name: str,
+    choice: Choice,
+    out: Path,
+    how: How,
+    *,
+    fresh: bool,
+    force: bool,
+    observers: Sequence[Observer],
+    notices: Sequence[str],
+) -> Outcome:
+    if source.content.eot != choice.eot:
+        check_marks(source)
+    content = msgspec.structs.replace(
+        source.content,
+        format=format_name,
+        eot=choice.eot,
+        dtype=choice.dtype,
+        shards=choice.shards or msgspec.UNSET,
+        splits=msgspec.UNSET,
+    )
+    return carry_all(
+        [source],
+        content,
+        out,
+        how,
+        lambda output: WriterCarrier(output, content),
+        fresh=fresh,
+        force=force,
+        observers=observers,
+        notices=notices,
+    )
+
+
+def _check_choice(option: str, value: str | None, allowed: Sequence[str]) -> None:
+    if value is not None and value not in allowed:
+        raise UsageError(
+            f"{value!r} is not a value of {option}",
+            where=option,
+            allowed=", ".join(allowed),
+            next_step=f"{option} {nearest(value, allowed)}",
+        )

@@ -1,0 +1,223 @@
+"""`merge`: complete outputs, runs or shards of one, into one that is as if all had been tokenized in one run.
+
+What would make the ids mean different things must agree and is refused by name; what only decides which documents were taken may
+differ, and the manifest then says that no single run made this output.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from tokmill.core.errors import UsageError
+from tokmill.core.manifest import MANIFEST_NAME
+from tokmill.core.records import STDIN
+from tokmill.core.text import counted
+from tokmill.derive.arguments import named_paths, output_path
+from tokmill.derive.copy_bytes import FlatCarrier, is_flat
+from tokmill.derive.copy_tokens import WriterCarrier
+from tokmill.derive.engine import carry_all
+from tokmill.derive.source import Source
+from tokmill.formats import choose_output
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from pathlib import Path
+
+    from tokmill.core.config import Content
+    from tokmill.core.outcome import Outcome
+    from tokmill.core.protocols import Observer
+    from tokmill.core.records import Tokenizer
+    from tokmill.derive.engine import Carrier
+    from tokmill.output import Output
+
+_MUST_AGREE = ("format", "dtype", "eot")
+_SPLIT = ("val_fraction", "seed")
+_MOST = 5
+"""Inputs or settings that are named."""
+
+
+def merge(
+    directories: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    out: str | os.PathLike[str],
+    *,
+    allow_other_split: bool = False,
+    fresh: bool = False,
+    force: bool = False,
+    observers: Sequence[Observer] = (),
+) -> Outcome:
+    """Put complete outputs one behind the other into `out`, in the order given, as `tokmill merge` does; again to resume.
+
+    allow_other_split: also of runs that chose their validation documents differently. fresh: discard what stands in `out`. force:
+    go on though it will not fit on the disk. Raises TokmillError: UsageError for outputs that do not agree, DamageError for
+    one that is not as it was written.
+    """
+    listed = named_paths(directories)
+    if not listed:
+        raise UsageError("no output was given", where="DIR", allowed="one or more", next_step="tokmill merge a b --out ab")
+    target = output_path(out)
+    sources = [Source.load(path) for path in listed]
+    check_apart([source.directory for source in sources], target)
+    check_agreement(sources)
+    if not allow_other_split:
+        _check_split(sources)
+    content = merged_content(sources)
+    return carry_all(
+        sources,
+        content,
+        target,
+        "merge",
+        carrier_maker(sources, content),
+        fresh=fresh,
+        force=force,
+        observers=observers,
+        notices=_notices(sources, content),
+    )
+
+
+def carrier_maker(sources: Sequence[Source], content: Content) -> Callable[[Output], Carrier]:
+    """How the sources of one format get into an output of that format."""
+    if all(map(is_flat, sources)):
+        return FlatCarrier
+    for source in sources:
+        check_marks(source)
+    return lambda output: WriterCarrier(output, content)
+
+
+def check_marks(source: Source) -> None:
+    """Raises UsageError for an output whose documents cannot be told apart."""
+    if source.content.eot == "none":
+        raise UsageError(
+            "documents cannot be told apart in "
+            + ("bare files stated to have no end-of-text ids" if source.is_bare else "an output that was written with --eot none"),
+            where=str(source.directory),
+            allowed="an end-of-text id before or after each document; without, "
+            + ("--format raw, llmc, litdata, mds" if source.is_bare else "outputs of the raw format can be merged"),
+            next_step="choose another --format, and leave --to-eot out"
+            if source.is_bare
+            else "tokenize again, directly into the format that is wanted",
+        )
+
+
+def check_apart(sources: Sequence[Path], out: Path) -> None:
+    """Raises UsageError when the output is a source's directory or lies in one, holds one, or is what is not a directory."""
+    if out.exists() and not out.is_dir():
+        raise UsageError("the output is a file", where=str(out), allowed="a directory, new or old", next_step="--out merged")
+    for source in sources:
+        # A link in another directory may lead to the file that an output here would replace.
+        around = {source} if source.is_dir() else {source.parent, source.resolve().parent}
+        for directory in around:
+            is_held, is_in = _is_within(directory, out), _is_within(out, directory)
+            if is_held and is_in:
+                what = "the output is one of the sources" if source.is_dir() else "the output is the directory of a source"
+            elif is_held:
+                what = "a source lies in the output"
+            elif is_in and (source.is_dir() or (directory / MANIFEST_NAME).exists()):
+                what = "the output lies in a source, which would then hold files that its manifest does not list"
+            else:
+                continue
+            raise UsageError(
+                what,
+                where=f"{out}, and the source {source}",
+                allowed="another directory, beside the sources",
+                next_step=f"choose another --out, such as {directory}-new",
+            )
+
+
+def _is_within(path: Path, directory: Path) -> bool:
+    """Whether a path is a directory that is there, or leads through it."""
+    real = path.resolve()
+    return directory.is_dir() and any(p.exists() and os.path.samefile(p, directory) for p in (real, *real.parents))
+
+
+def check_agreement(sources: Sequence[Source]) -> None:
+    """Raises UsageError, naming what differs and where, unless the ids of all sources mean the same."""
+    first = sources[0]
+    for source in sources[1:]:
+        found = [f"{name} is {theirs}, not {ours}" for name, theirs, ours in _unlike(source, first, _MUST_AGREE)]
+        ours, theirs = first.content.tokenizer, source.content.tokenizer
+        if (ours.sha256, ours.encoding) != (theirs.sha256, theirs.encoding):
+            found.insert(0, f"the tokenizer is {_identified(theirs)}, not {_identified(ours)}")
+        if ours.eot_id != theirs.eot_id:
+            found.append(f"the end-of-text id is {theirs.eot_id}, not {ours.eot_id}")
+        if found:
+            raise UsageError(
+                "these outputs do not fit together: " + "; ".join(found),
+                where=f"{source.directory}, held against {first.directory}",
+                allowed="one tokenizer, dtype, end-of-text id, its placement, and format",
+                next_step="leave it out, or make it like the others: tokmill convert for format, dtype and end-of-text ids, "
+                "tokmill tokenize for another tokenizer"
+                + ("" if ours.is_known and theirs.is_known else "; tokmill convert --tokenizer NAME where it is not known"),
+            )
+
+
+def _unlike(source: Source, first: Source, names: Iterable[str]) -> Iterator[tuple[str, object, object]]:
+    """Settings that are not alike: name, of the one, of the other."""
+    for name in names:
+        theirs, ours = getattr(source.content, name), getattr(first.content, name)
+        if theirs != ours:
+            yield name, theirs, ours
+
+
+def _check_split(sources: Sequence[Source]) -> None:
+    """Raises UsageError when the sources chose their validation documents differently: one may stand on both sides."""
+    first = sources[0]
+    for source in sources[1:]:
+        found = [f"--{name.replace('_', '-')} was {theirs}, not {ours}" for name, theirs, ours in _unlike(source, first, _SPLIT)]
+        if found:
+            raise UsageError(
+                "documents for validation were chosen differently, so one that is in both may stand on both sides: "
+                + "; ".join(found),
+                where=f"{source.directory}, held against {first.directory}",
+                allowed="one --seed and one --val-fraction, by which a text is always on the same side",
+                next_step="tokenize one of them again with the settings of the other, or pass --allow-other-split",
+            )
+
+
+def _identified(tokenizer: Tokenizer) -> str:
+    return f"{tokenizer.name} (sha256 {tokenizer.sha256[:12]})" if tokenizer.is_known else tokenizer.name
+
+
+def merged_content(sources: Sequence[Source]) -> Content:
+    """The settings of one run over all inputs, in the shards that the format has by default: one file a side where it can.
+
+    Where settings differ they are those of the first, and the fingerprints of all.
+    """
+    first = sources[0].content
+    inputs = tuple(each for source in sources for each in source.content.inputs)
+    shards = choose_output(first.format, first.tokenizer, eot=first.eot, dtype=first.dtype).shards
+    # Of a tokenizer that nobody named, the number of ids is that of those met.
+    n_ids = max(source.content.tokenizer.n_ids for source in sources)
+    tokenizer = msgspec.structs.replace(first.tokenizer, n_ids=n_ids)
+    merged = msgspec.structs.replace(
+        first, inputs=inputs, tokenizer=tokenizer, shards=shards or msgspec.UNSET, splits=msgspec.UNSET
+    )
+    if _differing(sources) or any(source.content.origin for source in sources):
+        return msgspec.structs.replace(merged, origin=tuple(source.manifest.fingerprint for source in sources))
+    return merged
+
+
+def _differing(sources: Sequence[Source]) -> list[str]:
+    """Names of settings in which the sources are not alike, besides their inputs."""
+    first = sources[0].content
+    names = [name for name in first.__struct_fields__ if name not in ("inputs", "tokenizer", "origin", "shards", "splits")]
+    return [name for name in names if any(getattr(s.content, name) != getattr(first, name) for s in sources)]
+
+
+def _notices(sources: Sequence[Source], content: Content) -> list[str]:
+    times = Counter((i.path, i.size_bytes, i.mtime_ns) for i in content.inputs if i.path != STDIN)
+    twice = [path for (path, _, _), n in times.items() if n > 1]
+    found = []
+    if twice:
+        shown = ", ".join(twice[:_MOST]) + (f" and {len(twice) - _MOST:,} more" if len(twice) > _MOST else "")
+        found.append(f"more than once in the output, for it is in more than one of the sources: {shown}")
+    if names := _differing(sources):
+        options = ", ".join("--" + name.replace("_", "-") for name in names)
+        split = "; a document may then stand on both sides" if set(_SPLIT) & set(names) else ""
+        found.append(f"made with different settings ({options}){split}; verify --source cannot compare the merged output")
+    if len(sources) == 1:
+        found.append(f"one source only: a copy, {counted(len(content.inputs), 'input')}")
+    return found

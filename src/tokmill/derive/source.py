@@ -1,0 +1,260 @@
+"""A complete output, or a bare file of ids, as a source: its segments as steps, its ids as one stream a side.
+
+Everything is read front to back in blocks, and every byte is held against the digest of its segment before a commit can build on
+it. Maps were refused: their pages count as memory, and a disk that fails would be a signal instead of an error.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+import xxhash
+
+from tokmill.core.errors import DamageError, UsageError
+from tokmill.core.manifest import FileSpan, Manifest, load_manifest
+from tokmill.core.records import Counts, Cursor, Head, path_to_text
+from tokmill.core.system import page_cache
+from tokmill.core.text import counted
+from tokmill.output import is_current, open_file, replaced_error
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from tokmill.core.config import Content
+
+SIDES = ("train", "val")
+BLOCK_BYTES = 4 << 20
+"""Read at a time; file systems that share blocks between files want multiples of theirs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A stretch of a source behind which an output made from it can be committed."""
+
+    after: Cursor
+    """In the corpus of the source."""
+    counts: Counts
+    """Sums from the start of the source."""
+    ends: Mapping[str, int]
+    """Where the stretch ends in each file that it touches, in bytes."""
+    writer: Mapping[str, int]
+    """State of the source's own writer."""
+
+
+class CheckedFile:
+    """A file that is read front to back; every span of it that passes is held against its digest. Close it."""
+
+    def __init__(
+        self,
+        path: Path,
+        size_bytes: int,
+        spans: Sequence[FileSpan] | None,
+        head: Head | None,
+        open_it: Callable[[], int] | None = None,
+    ) -> None:
+        """spans: None for a bare file, without digests. open_it: returns the descriptor; None: what is at `path` is opened.
+
+        Raises DamageError when the file is not there or not so long.
+        """
+        self.path = path
+        self.fd = -1
+        self._size = size_bytes
+        self._has_head = head is not None
+        first = [FileSpan(end=head.size_bytes, digest=head.digest)] if head else []
+        self._spans = [*first, *(spans or ())]
+        ends = [0, *(span.end for span in self._spans)]
+        if spans is not None and (ends != sorted(ends) or ends[-1] != size_bytes):
+            raise self._damage("its segments do not add up to the file", 0, size_bytes)
+        try:
+            self.fd = open_it() if open_it else os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            found = os.fstat(self.fd).st_size
+        except OSError as error:
+            raise self._damage(f"it cannot be opened: {error.strerror}", 0, size_bytes) from None
+        if found != size_bytes:
+            self.close()
+            raise self._damage(f"it has {counted(found, 'byte')}, not {size_bytes:,}", min(found, size_bytes), size_bytes)
+        self._cache = page_cache.ReadOnce(self.fd, size_bytes)
+        self._hash = xxhash.xxh3_128()
+        self._position = self._next = 0
+        self._is_begun = False
+
+    def blocks(self, begin: int, end: int) -> Iterator[tuple[int, memoryview]]:
+        """The bytes from `begin` to `end`, each block with its offset and valid until the next. Raises DamageError."""
+        buffer = memoryview(bytearray(min(BLOCK_BYTES, max(end - begin, 0))))
+        while begin < end:
+            block = buffer[: min(end - begin, BLOCK_BYTES - begin % BLOCK_BYTES)]
+            self.read_into(begin, block)
+            yield begin, block
+            begin += len(block)
+
+    def read_into(self, offset: int, view: memoryview) -> None:
+        """Fill `view` from `offset` on; what lies between the last read and this is read, too. Raises DamageError."""
+        if offset < self._position or not self._is_begun:
+            self._start(offset)
+        self._pass_to(offset)
+        self._fill(view)
+
+    def finish(self) -> None:
+        """Read what is left, for its digests. Raises DamageError."""
+        if self._spans and self._is_begun:
+            self._pass_to(self._spans[-1].end)
+
+    def close(self) -> None:
+        """Close the descriptor; can be called again."""
+        if self.fd >= 0:
+            if hasattr(self, "_cache"):
+                self._cache.finish()
+            os.close(self.fd)
+            self.fd = -1
+
+    def _start(self, offset: int) -> None:
+        """Go on reading where the span begins in which `offset` lies; a head is read with what follows it."""
+        self._is_begun = True
+        self._next = sum(span.end <= offset for span in self._spans)
+        if self._next == 1 and self._has_head:
+            self._next = 0
+        self._position = self._spans[self._next - 1].end if self._next else 0
+        self._hash = xxhash.xxh3_128()
+
+    def _pass_to(self, offset: int) -> None:
+        while self._position < offset:
+            self._fill(memoryview(bytearray(min(offset - self._position, BLOCK_BYTES))))
+
+    def _fill(self, view: memoryview) -> None:
+        done = 0
+        while done < len(view):
+            self._cache.before(self._position + done)
+            try:
+                n = os.preadv(self.fd, [view[done:]], self._position + done)
+            except OSError as error:
+                raise self._damage(f"it cannot be read: {error.strerror}", self._position + done, self._size) from error
+            if not n:
+                raise self._damage("it was cut while it was read", self._position + done, self._size)
+            done += n
+        self._check(view)
+        self._position += len(view)
+
+    def _check(self, view: memoryview) -> None:
+        done = 0
+        while self._next < len(self._spans):
+            span = self._spans[self._next]
+            n = span.end - self._position - done
+            self._hash.update(view[done : done + n])
+            if done + n > len(view):
+                return
+            done += n
+            if self._hash.hexdigest() != span.digest:
+                begin = self._spans[self._next - 1].end if self._next else 0
+                raise self._damage(f"the bytes of its segment {self._next + 1:,} are not those written", begin, span.end)
+            self._hash = xxhash.xxh3_128()
+            self._next += 1
+
+    def _damage(self, what: str, begin: int, end: int) -> DamageError:
+        return DamageError(
+            f"a source is damaged: {what}",
+            where=f"{path_to_text(str(self.path))}, bytes {begin:,} to {end:,}",
+            allowed="every byte as the source's manifest says",
+            next_step=f"tokmill verify {self.path.parent} says what else is damaged; make that output again, then run this again",
+        )
+
+
+class Source:
+    """A complete output directory, or something that is described like one. Its files are opened when they are read; close it."""
+
+    def __init__(self, directory: Path, manifest: Manifest, steps: Sequence[Step], *, is_bare: bool = False) -> None:
+        self.directory = directory
+        self.manifest = manifest
+        self.content: Content = manifest.content
+        self.steps = steps
+        self.is_bare = is_bare
+        """Whether it is files of which no digests are known, with a manifest made up for them."""
+        self._files: dict[str, CheckedFile] = {}
+        self._spans: dict[str, list[FileSpan]] = {}
+        for segment in manifest.segments:
+            for name, span in segment.files.items():
+                self._spans.setdefault(name, []).append(span)
+
+    @classmethod
+    def load(cls, directory: Path) -> Self:
+        """Raises UsageError where no complete output is, DamageError for a manifest that cannot be trusted."""
+        manifest = load_manifest(directory)
+        if manifest.content.split:
+            raise UsageError(
+                f"this is part {manifest.content.split} of an output",
+                where=str(directory),
+                allowed="whole outputs",
+                next_step="tokmill finalize DIR puts the parts together, DIR being what was --out",
+            )
+        return cls(directory, manifest, _steps(manifest))
+
+    @property
+    def size_bytes(self) -> int:
+        """Of all files."""
+        return sum(entry.size_bytes for entry in self.manifest.files.values())
+
+    @property
+    def n_inputs(self) -> int:
+        """Inputs of its corpus."""
+        return len(self.content.inputs)
+
+    @property
+    def item_bytes(self) -> int:
+        """Of one id."""
+        return 2 if self.content.dtype == "uint16" else 4
+
+    def file(self, name: str) -> CheckedFile:
+        """One of its files, opened when it is first asked for; it is the only one of its side that is open. Raises DamageError."""
+        if name not in self._files:
+            entry = self.manifest.files[name]
+            for other in [n for n in self._files if self.manifest.files[n].side == entry.side]:
+                # There may be thousands of them.
+                file = self._files.pop(other)
+                file.finish()
+                file.close()
+            spans = self._spans.get(name, [])
+            head = entry.head if isinstance(entry.head, Head) and not self.is_bare else None
+            self._files[name] = self._open(name, entry.size_bytes, spans, head)
+        return self._files[name]
+
+    def _open(self, name: str, size_bytes: int, spans: Sequence[FileSpan], head: Head | None) -> CheckedFile:
+        """Raises ChangedError when something was appended to the output since its manifest was read."""
+        if self.is_bare:
+            return CheckedFile(self.directory / name, size_bytes, None, None)
+        try:
+            opening = functools.partial(open_file, self.directory, self.manifest, name)
+            return CheckedFile(self.directory / name, size_bytes, spans, head, opening)
+        except DamageError:
+            if is_current(self.directory, self.manifest):
+                raise
+            raise replaced_error(self.directory) from None
+
+    def finish(self) -> None:
+        """Check what was passed over of the files that were read. Raises DamageError."""
+        for file in self._files.values():
+            file.finish()
+
+    def close(self) -> None:
+        """Close all files."""
+        for file in self._files.values():
+            file.close()
+        self._files = {}
+
+
+def _steps(manifest: Manifest) -> list[Step]:
+    """The segments; those that share a cursor are one step, and the last ends where the corpus does."""
+    steps: list[Step] = []
+    for segment in manifest.segments:
+        ends = {name: span.end for name, span in segment.files.items()}
+        if steps and steps[-1].after == segment.after:
+            ends = {**steps.pop().ends, **ends}
+        steps.append(Step(segment.after, segment.counts, ends, segment.writer))
+    end = Cursor(input_index=len(manifest.content.inputs))
+    ends, writer = {}, {}
+    if steps:
+        last = steps.pop()
+        ends, writer = dict(last.ends), dict(last.writer)
+    return [*steps, Step(end, manifest.counts, ends, writer)]

@@ -1,0 +1,325 @@
+"""Which tokenizer a name means, and the file behind it.
+
+The one hard thing: a `.tiktoken` file holds ranks alone, and with another encoding's pattern it gives wrong tokens that look
+right. So a file is known by the SHA-256 of its content against the published encodings, never by its name, and one that is not
+among them is refused. A tokenizer.json says all that decides its ids, and is identified by its content too. GPT-2's file is part
+of the package; only the name of a repository may lead to the network.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from importlib.resources import files
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from tokmill.core.errors import ChangedError, UsageError
+from tokmill.core.extras import install_hint
+from tokmill.core.records import Tokenizer, path_to_text, text_to_path
+from tokmill.encode import hub
+from tokmill.encode.end_of_text import CONFIG_NAME, find_eot
+from tokmill.encode.families import OTHER
+from tokmill.encode.tiktoken_cache import cached_path, encoding_of, places
+from tokmill.encode.tokenizer_json import FILE_NAME, read_tokenizer_json
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Encoding(msgspec.Struct, frozen=True, kw_only=True):
+    """A published encoding of tiktoken's."""
+
+    name: str
+    """Encodings that share file and pattern (p50k_edit, o200k_harmony) go by the name of the first: text gives the same ids."""
+    sha256: str
+    """Of its file of ranks, hex."""
+    pattern: str
+    """Divides text into the pieces inside which bytes are merged; syntax of the Rust crate fancy-regex."""
+    n_ranks: int
+    """Largest rank, plus one."""
+    eot_id: int
+    engine: str = "gigatoken"
+    """The fastest engine that loads it. Not gigatoken where the ranks leave a gap: its loader wants them dense."""
+
+
+_GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
+_CL100K = (
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+"
+    r"| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$|\s*[\r\n]|\s+(?!\S)|\s"
+)
+_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+_O200K = "|".join(
+    [
+        r"[^\r\n\p{L}\p{N}]?" + _UPPER + "*" + _LOWER + "+(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
+        r"[^\r\n\p{L}\p{N}]?" + _UPPER + "+" + _LOWER + "*(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
+        r"\p{N}{1,3}",
+        r" ?[^\s\p{L}\p{N}]+[\r\n/]*",
+        r"\s*[\r\n]+",
+        r"\s+(?!\S)",
+        r"\s+",
+    ]
+)
+
+# Hashes, patterns and ids: tiktoken 0.14, tiktoken_ext/openai_public.py.
+_PUBLISHED = (
+    Encoding(
+        name="r50k_base",
+        sha256="306cd27f03c1a714eca7108e03d66b7dc042abe8c258b44c199a7ed9838dd930",
+        pattern=_GPT2,
+        n_ranks=50256,
+        eot_id=50256,
+    ),
+    Encoding(
+        name="p50k_base",
+        sha256="94b5ca7dff4d00767bc256fdd1b27e5b17361d7b8a5f968547f9f23eb70d2069",
+        pattern=_GPT2,
+        n_ranks=50281,
+        eot_id=50256,
+        engine="tiktoken",
+    ),
+    Encoding(
+        name="cl100k_base",
+        sha256="223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7",
+        pattern=_CL100K,
+        n_ranks=100256,
+        eot_id=100257,
+    ),
+    Encoding(
+        name="o200k_base",
+        sha256="446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d",
+        pattern=_O200K,
+        n_ranks=199998,
+        eot_id=199999,
+    ),
+)
+ENCODINGS = {encoding.name: encoding for encoding in _PUBLISHED}
+_BY_SHA256 = {encoding.sha256: encoding for encoding in _PUBLISHED}
+_BUILT_IN = {"gpt2": "r50k_base.tiktoken", "r50k_base": "r50k_base.tiktoken"}
+
+
+def resolve_tokenizer(name: str, eot_token: str | None = None) -> Tokenizer:
+    """The tokenizer that a person named; `_KINDS` lists what a name may be. Raises UsageError.
+
+    eot_token: the special token that ends documents, by its text or id; None: it is found, by the rule in `eot.py`.
+    """
+    for is_meant, resolve in _KINDS:
+        if is_meant(name):
+            return resolve(name, eot_token)
+    raise UsageError(
+        f"there is no tokenizer {name!r}",
+        where="--tokenizer",
+        allowed=f"{', '.join(dict.fromkeys([*_BUILT_IN, *ENCODINGS]))}; "
+        f"the path of a .tiktoken file, of a {FILE_NAME} or its directory; "
+        "a Hugging Face repository as owner/name@revision",
+        next_step="--tokenizer gpt2, or see tokmill vocab list",
+    )
+
+
+def resolve_with(name: str, eot_id: int | None) -> Tokenizer:
+    """The tokenizer of files that hold ids already: where its end-of-text id is not clear, with the one that is known of them.
+
+    Raises UsageError.
+    """
+    try:
+        return resolve_tokenizer(name)
+    except UsageError:
+        if eot_id is None:
+            raise
+        return resolve_tokenizer(name, str(eot_id))
+
+
+def reference_of(tokenizer: Tokenizer) -> str:
+    """The engine whose ids are promised."""
+    return "tokenizers" if tokenizer.kind == "huggingface" else "tiktoken"
+
+
+def engine_of(tokenizer: Tokenizer, wanted: str) -> str:
+    """The engine wanted, or the one that can load the tokenizer. Raises UsageError for the reference of another kind."""
+    reference = reference_of(tokenizer)
+    if wanted not in ("gigatoken", reference):
+        raise UsageError(
+            f"{wanted} cannot load {tokenizer.name}",
+            where="--engine",
+            allowed=f"gigatoken, {reference}",
+            next_step=f"leave --engine out, or --engine {reference}",
+        )
+    is_loaded = tokenizer.encoding != OTHER if reference == "tokenizers" else pattern_engine(tokenizer) == "gigatoken"
+    return "gigatoken" if wanted == "gigatoken" and is_loaded else reference
+
+
+def engine_notice(tokenizer: Tokenizer) -> str:
+    """What to say when gigatoken was wanted and the reference is used."""
+    if tokenizer.kind == "tiktoken":
+        return f"gigatoken cannot load {tokenizer.encoding}; tiktoken is used instead: the same ids, some 30 times slower"
+    return (
+        f"gigatoken is not proven to give the ids of {tokenizer.name}; Hugging Face tokenizers is used instead: exact, "
+        "some 100 times slower, and no document is cut"
+    )
+
+
+def pattern_engine(tokenizer: Tokenizer) -> str:
+    """The fastest engine for a published encoding. Raises UsageError for one that this version does not know."""
+    pattern_of(tokenizer)
+    return ENCODINGS[tokenizer.encoding].engine
+
+
+def pattern_of(tokenizer: Tokenizer) -> str:
+    """The pattern that divides text into pieces. Raises UsageError for an encoding that this version does not know."""
+    if tokenizer.encoding not in ENCODINGS:
+        raise UsageError(
+            f"there is no encoding {tokenizer.encoding!r}",
+            where=f"tokenizer {tokenizer.name}",
+            allowed=", ".join(ENCODINGS),
+            next_step="pip install --upgrade tokmill",
+        )
+    return ENCODINGS[tokenizer.encoding].pattern
+
+
+def ranks_path(tokenizer: Tokenizer) -> str:
+    """The path of the ranks, for `open`. Raises ChangedError when the file is not the one that was resolved."""
+    path = text_to_path(tokenizer.path)
+    try:
+        found = _sha256(path)
+    except OSError as error:
+        found = error.strerror or str(error)
+    if found != tokenizer.sha256:
+        raise ChangedError(
+            f"the tokenizer's file is not what it was when the run was planned: {found}",
+            where=tokenizer.path,
+            allowed=f"the file with SHA-256 {tokenizer.sha256}",
+            next_step="put the file back, then run the same command again",
+        )
+    return path
+
+
+def _built_in(name: str, eot_token: str | None) -> Tokenizer:
+    return _tiktoken(name, str(files("tokmill") / "assets" / _BUILT_IN[name]), eot_token)
+
+
+def _tiktoken_file(name: str, eot_token: str | None) -> Tokenizer:
+    return _tiktoken(name, os.path.abspath(name), eot_token)
+
+
+def _published(name: str, eot_token: str | None) -> Tokenizer:
+    """An encoding of tiktoken's, or a model that has one, from tiktoken's caches."""
+    encoding = encoding_of(name, ENCODINGS)
+    assert encoding is not None
+    if encoding in _BUILT_IN:
+        return _tiktoken(name, str(files("tokmill") / "assets" / _BUILT_IN[encoding]), eot_token)
+    path = cached_path(encoding, ENCODINGS[encoding].sha256)
+    if path is None:
+        raise UsageError(
+            f"the file of {encoding} is not on this machine" + ("" if encoding == name else f" ({name} has that encoding)"),
+            where=", ".join(map(path_to_text, places(encoding))) or "TIKTOKEN_CACHE_DIR is empty",
+            allowed=f"the published file, SHA-256 {ENCODINGS[encoding].sha256}, in a cache of tiktoken's, or its path",
+            next_step=f"tokmill vocab fetch {encoding} --to DIR, with a network; then --tokenizer DIR/{encoding}.tiktoken",
+        )
+    return _tiktoken(name, path, eot_token)
+
+
+def _json_file(name: str, eot_token: str | None) -> Tokenizer:
+    path = os.path.join(name, FILE_NAME) if os.path.isdir(name) else name
+    return _huggingface(path_to_text(name), os.path.abspath(path), eot_token)
+
+
+def _repo(name: str, eot_token: str | None) -> Tokenizer:
+    path, pinned = hub.fetch(name, FILE_NAME, CONFIG_NAME)
+    return _huggingface(pinned, path, eot_token)
+
+
+def _huggingface(name: str, path: str, eot_token: str | None) -> Tokenizer:
+    """name: in the form of `path_to_text`. Raises UsageError."""
+    file, sha256 = read_tokenizer_json(path)
+    if find_spec("tokenizers") is None:
+        raise UsageError(
+            "a tokenizer.json is held against Hugging Face tokenizers, which is not installed",
+            where=name,
+            allowed="an installation with the extra hf",
+            next_step=f"{install_hint('hf')}, then run again",
+        )
+    file.check()
+    eot_id = find_eot(file.special, path, eot_token, file.unfit)
+    file.check_eot(eot_id)
+    return Tokenizer(
+        name=name,
+        kind="huggingface",
+        encoding=file.family(),
+        path=path_to_text(path),
+        sha256=sha256,
+        # Special tokens too, though only EOT is written: a model has a row for each.
+        n_ids=1 + max(eot_id, *file.tokens.values(), *(token.id for token in file.added)),
+        eot_id=eot_id,
+    )
+
+
+def _tiktoken(name: str, path: str, eot_token: str | None) -> Tokenizer:
+    """The published encoding whose ranks are in the file at `path`."""
+    try:
+        sha256 = _sha256(path)
+    except OSError as error:
+        raise UsageError(
+            f"cannot read the tokenizer's file: {error.strerror}",
+            where=path_to_text(path),
+            allowed="a readable .tiktoken file",
+            next_step="check the path, or use --tokenizer gpt2",
+        ) from None
+    if sha256 not in _BY_SHA256:
+        raise UsageError(
+            f"the file is not that of a published encoding, or it is damaged: its SHA-256 is {sha256}",
+            where=path_to_text(path),
+            allowed=", ".join(f"{e.name} ({e.sha256[:12]}...)" for e in _PUBLISHED),
+            next_step="fetch the file again, or use --tokenizer gpt2",
+        )
+    encoding = _BY_SHA256[sha256]
+    if eot_token not in (None, "<|endoftext|>", str(encoding.eot_id)):
+        raise UsageError(
+            f"documents of {encoding.name} end with <|endoftext|>, not with {eot_token!r}",
+            where="--eot-token",
+            allowed=f"<|endoftext|> or {encoding.eot_id}",
+            next_step="leave --eot-token out",
+        )
+    return Tokenizer(
+        name=path_to_text(name),
+        kind="tiktoken",
+        encoding=encoding.name,
+        path=path_to_text(path),
+        sha256=sha256,
+        # Special tokens other than EOT are never written.
+        n_ids=max(encoding.n_ranks, encoding.eot_id + 1),
+        eot_id=encoding.eot_id,
+    )
+
+
+def _sha256(path: str) -> str:
+    """In blocks, because the path may be that of a corpus by mistake. Raises OSError."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _is_json(name: str) -> bool:
+    """Whether it is a directory or a file that begins as JSON does, or is called so."""
+    if os.path.isdir(name) or not os.path.isfile(name):
+        return os.path.isdir(name) or name.endswith(".json")
+    try:
+        with open(name, "rb") as file:
+            return name.endswith(".json") or file.read(64).lstrip()[:1] == b"{"
+    except OSError:
+        return False
+
+
+def _is_published(name: str) -> bool:
+    return encoding_of(name, ENCODINGS) is not None
+
+
+_KINDS: tuple[tuple[Callable[[str], bool], Callable[[str, str | None], Tokenizer]], ...] = (
+    (_BUILT_IN.__contains__, _built_in),
+    (lambda name: name.endswith(".tiktoken"), _tiktoken_file),
+    (_is_json, _json_file),
+    (os.path.isfile, _tiktoken_file),
+    (_is_published, _published),
+    (hub.is_repo, _repo),
+)
+"""The first whose question a name answers with yes. A further kind of tokenizer is a row here and a file beside this one."""

@@ -1,0 +1,28 @@
+"""All that is known of a trainer's format: one file a format."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tokmill.core.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from tokmill.formats.choose import (
+        TRAINERS,
+        Choice,
+        choose_output,
+        dropped_notices,
+        dropped_tokens,
+        tail_notices,
+    )
+    from tokmill.formats.header_checks import n_filling, wrong_head
+    from tokmill.formats.writers import WRITERS, layout_of, make_writer
+
+__getattr__, __dir__, __all__ = lazy_names(
+    __name__,
+    {
+        "choose": ["Choice", "TRAINERS", "choose_output", "dropped_notices", "dropped_tokens", "tail_notices"],
+        "header_checks": ["n_filling", "wrong_head"],
+        "writers": ["WRITERS", "layout_of", "make_writer"],
+    },
+)

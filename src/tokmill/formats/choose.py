@@ -1,0 +1,225 @@
+"""What the trainer behind each format expects: where the end-of-text id stands, how wide an id is, how large a file.
+
+What it expects is the default. What it could not read is refused; what it would read wrongly is said in a notice.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING, cast
+
+import msgspec
+
+from tokmill.core.errors import UsageError
+from tokmill.core.output_spec import SIDES, Layout, Shards
+from tokmill.core.records import EotPlacement, IdType
+from tokmill.core.text import counted
+from tokmill.formats.writers import most_tokens
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tokmill.core.config import Content
+    from tokmill.core.records import Counts, FileEntry, Tokenizer
+
+_UINT16_IDS = 1 << 16
+_INT32_IDS = 1 << 31
+_EXPONENTS = {"": 0, "k": 3, "m": 6, "g": 9, "t": 12}
+_TAIL_ADVICE = {
+    "tokenize": "--drop-tail leaves it out, another --shard-tokens makes it larger",
+    "convert": "another --shard-tokens makes it larger",
+    "reshard": "another --shard-tokens makes it larger",
+    "merge": "tokmill reshard with another --shard-tokens makes it larger",
+}
+_BATCH_TOKENS = 1 << 19
+"""Of GPT-2's usual batch over all processes; llm.c ends when a shard has fewer tokens than one batch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trainer:
+    """What one format's readers expect."""
+
+    eot: EotPlacement = "after"
+    is_eot_needed: bool = False
+    """Another placement cannot be read."""
+    other_eot: str = ""
+    """What becomes of another placement."""
+    uint16_ids: int = _UINT16_IDS
+    """Up to so many ids are uint16."""
+    shard_tokens: int | None = None
+    """When nobody says so; None: a side is one file."""
+    keeps_whole: bool = False
+    """Its shards list documents, so none is ever cut."""
+    unit_tokens: int = 1
+    """A shard is a multiple of this; above 1, documents are always cut."""
+
+
+TRAINERS = {
+    "raw": Trainer(),
+    "llmc": Trainer(
+        eot="before",
+        other_eot="llm.c and modded-nanogpt expect the end-of-text id before each document",
+        shard_tokens=100_000_000,
+    ),
+    "megatron": Trainer(
+        other_eot="Megatron ends documents at the end-of-text id (--reset-position-ids, --eod-mask-loss)",
+        uint16_ids=65_499,
+        keeps_whole=True,
+    ),
+    "datatrove": Trainer(keeps_whole=True),
+    "olmo": Trainer(is_eot_needed=True, keeps_whole=True),
+    "litdata": Trainer(shard_tokens=1 << 25),
+    "mds": Trainer(shard_tokens=1 << 25, unit_tokens=2048),
+}
+
+
+class Choice(msgspec.Struct, frozen=True, kw_only=True):
+    """What an output will be."""
+
+    eot: EotPlacement
+    dtype: IdType
+    shards: Shards | None
+    notices: list[str]
+
+
+def choose_output(
+    format: str,  # noqa: A002  the name of the option
+    tokenizer: Tokenizer,
+    *,
+    eot: str,
+    dtype: str,
+    shard_tokens: str | int | None = None,
+    shard_documents: bool = False,
+    drop_tail: bool = False,
+) -> Choice:
+    """What these options, some of them `auto` or None, come to. Raises UsageError for what the format cannot hold."""
+    trainer = TRAINERS[format]
+    placed = trainer.eot if eot == "auto" else cast("EotPlacement", eot)
+    notices = []
+    if placed != trainer.eot and trainer.is_eot_needed:
+        raise UsageError(
+            f"the format {format} needs the end-of-text id behind each document: its loader finds documents by it",
+            where=f"--eot {eot}",
+            allowed=trainer.eot,
+            next_step=f"leave --eot out, or choose another --format than {format}",
+        )
+    if placed != trainer.eot and trainer.other_eot:
+        notices.append(f"--eot {placed} with --format {format}: {trainer.other_eot}; leave --eot out for that")
+    chosen = _choose_dtype(format, dtype, tokenizer, notices)
+    layout = Layout(format=format, dtype=chosen, eot=placed, eot_id=tokenizer.eot_id, tokenizer=tokenizer.name)
+    shards = _choose_shards(layout, shard_tokens, whole=shard_documents, drop_tail=drop_tail)
+    return Choice(eot=placed, dtype=chosen, shards=shards, notices=notices)
+
+
+def parse_tokens(text: str | int) -> int:
+    """Tokens of a shard, as `100M`, `1e8`, `100_000_000` or `33554432`; K, M, G are powers of 1000. Raises UsageError."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)(?:([kmgt])|e(\d\d?))?", str(text).strip().replace("_", ""), re.IGNORECASE)
+    n = Fraction(match[1]) * 10 ** (_EXPONENTS[(match[2] or "").lower()] + int(match[3] or 0)) if match else Fraction(0)
+    if not n or n.denominator > 1:
+        raise UsageError(
+            f"{text!r} is not a number of tokens",
+            where="--shard-tokens",
+            allowed="a whole number above 0, also with K, M, G (thousands, millions, billions) or as 1e8",
+            next_step="--shard-tokens 100M",
+        )
+    return int(n)
+
+
+def _choose_dtype(name: str, dtype: str, tokenizer: Tokenizer, notices: list[str]) -> IdType:
+    if dtype == "uint16" and tokenizer.n_ids > _UINT16_IDS:
+        raise UsageError(
+            f"ids of {tokenizer.name} go up to {tokenizer.n_ids - 1:,} and do not fit into uint16",
+            where="--dtype",
+            allowed=f"uint16 holds ids up to {_UINT16_IDS - 1:,}",
+            next_step="--dtype uint32, or leave --dtype out",
+        )
+    if name == "megatron" and tokenizer.n_ids > _INT32_IDS:
+        raise UsageError(
+            f"ids go up to {tokenizer.n_ids - 1:,}; the format megatron has no type for them: they would be read as negative",
+            where="--format megatron",
+            allowed=f"int32 holds ids up to {_INT32_IDS - 1:,}",
+            next_step="choose another --format",
+        )
+    usual: IdType = "uint16" if tokenizer.n_ids <= TRAINERS[name].uint16_ids else "uint32"
+    if dtype == "auto":
+        return usual
+    if dtype != usual and name in ("llmc", "megatron"):
+        notices.append(f"--dtype {dtype} with --format {name}: for {tokenizer.n_ids:,} ids its readers expect {usual}")
+    return cast("IdType", dtype)
+
+
+def _choose_shards(layout: Layout, tokens: str | int | None, *, whole: bool, drop_tail: bool) -> Shards | None:
+    trainer, name = TRAINERS[layout.format], layout.format
+    n = trainer.shard_tokens if tokens is None else parse_tokens(tokens)
+    if n is None:
+        if whole or drop_tail:
+            raise UsageError(
+                "without a size there are no shards",
+                where="--shard-documents" if whole else "--drop-tail",
+                allowed="together with --shard-tokens",
+                next_step="--shard-tokens 100M",
+            )
+        return None
+    most = most_tokens(layout)
+    if not trainer.unit_tokens <= n <= most or n % trainer.unit_tokens:
+        step = f"a multiple of {trainer.unit_tokens:,}, " if trainer.unit_tokens > 1 else ""
+        fitting = max(trainer.unit_tokens, min(n, most) // trainer.unit_tokens * trainer.unit_tokens)
+        raise UsageError(
+            f"a shard of {counted(n, 'token')} is not possible in the format {name}",
+            where="--shard-tokens",
+            allowed=f"{step}{trainer.unit_tokens:,} to {most:,}",
+            next_step=f"--shard-tokens {fitting}",
+        )
+    if whole and trainer.unit_tokens > 1:
+        raise UsageError(
+            f"the format {name} cuts every document into samples of {trainer.unit_tokens:,} tokens",
+            where="--shard-documents",
+            allowed="shards of so many samples",
+            next_step="leave --shard-documents out, or choose another --format",
+        )
+    return Shards(tokens=n, whole_documents=whole or trainer.keeps_whole, drop_tail=drop_tail)
+
+
+def dropped_tokens(content: Content, files: Mapping[str, FileEntry], counts: Counts) -> dict[str, int]:
+    """How many tokens of each side are in no file, because its last shard was left out."""
+    if not isinstance(content.shards, Shards) or not content.shards.drop_tail:
+        return dict.fromkeys(SIDES, 0)
+    kept = {side: sum(entry.tokens for entry in files.values() if entry.side == side) for side in SIDES}
+    return {side: getattr(counts, f"tokens_{side}") - kept[side] for side in SIDES}
+
+
+def dropped_notices(content: Content, files: Mapping[str, FileEntry], counts: Counts) -> list[str]:
+    """What to say of the shards that were left out."""
+    names = {"train": "training", "val": "validation"}
+    dropped = dropped_tokens(content, files, counts)
+    return [
+        f"--drop-tail left out {counted(n, 'token')} of {names[side]}"
+        + (
+            f": all of them, so there is no file for {names[side]}; choose a smaller --shard-tokens, with --fresh"
+            if n == getattr(counts, f"tokens_{side}")
+            else f"; its files hold {getattr(counts, f'tokens_{side}') - n:,}"
+        )
+        for side, n in dropped.items()
+        if n
+    ]
+
+
+def tail_notices(content: Content, files: Mapping[str, FileEntry], made_by: str = "tokenize") -> list[str]:
+    """What to say of last shards that a trainer may not take. made_by: the command, whose options are named."""
+    if content.format != "llmc":
+        return []
+    sides = ([(name, entry.tokens) for name, entry in files.items() if entry.side == side] for side in SIDES)
+    larger = {name: ", a larger --val-fraction" for name, entry in files.items() if entry.side == "val" and made_by == "tokenize"}
+    return [
+        f"{shards[-1][0]} has only {counted(shards[-1][1], 'token')}: "
+        "llm.c ends when a shard has less than a batch of all processes; "
+        + (
+            _TAIL_ADVICE[made_by]
+            if len(shards) > 1
+            else f"it is all that this side has: a smaller batch{larger.get(shards[-1][0], '')}, or more text"
+        )
+        for shards in sides
+        if shards and shards[-1][1] <= _BATCH_TOKENS
+    ]

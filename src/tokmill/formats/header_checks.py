@@ -1,0 +1,67 @@
+"""What stands before the ids in each format's files, checked against the numbers of the manifest, apart from who wrote it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tokmill.core.text import counted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tokmill.core.config import Content
+    from tokmill.core.records import FileEntry
+
+_SAMPLE_TOKENS = 2048
+"""Of mds."""
+
+
+def n_filling(content: Content, tokens: int) -> int:
+    """End-of-text ids that fill up the last sample of an mds shard; 0 in other formats."""
+    return -tokens % _SAMPLE_TOKENS if content.format == "mds" else 0
+
+
+def wrong_head(head: bytes, name: str, entry: FileEntry, content: Content) -> str:
+    """What is wrong with the head of a file, in a sentence; empty when nothing is."""
+    check = _CHECKS.get(content.format)
+    return check(head, name, entry, content) if check else ""
+
+
+def _llmc(head: bytes, _name: str, entry: FileEntry, content: Content) -> str:
+    wanted = [20240520, 1, entry.tokens] if content.dtype == "uint16" else [20240801, 7, entry.tokens]
+    fields = np.frombuffer(head, "<i4")
+    if len(fields) == 256 and fields[:3].tolist() == wanted and not fields[3:].any():
+        return ""
+    return f"the header is not that of {counted(entry.tokens, 'token')} of {content.dtype}"
+
+
+def _megatron(head: bytes, name: str, entry: FileEntry, content: Content) -> str:
+    if not name.endswith(".idx"):
+        return ""
+    n = (entry.size_bytes - 42) // 20
+    code = 8 if content.dtype == "uint16" else 4
+    if head == b"MMIDIDX\0\0" + np.array([1], "<u8").tobytes() + bytes([code]) + np.array([n, n + 1], "<u8").tobytes():
+        return ""
+    return f"the header is not that of an index of {counted(n, 'document')}"
+
+
+def _litdata(head: bytes, _name: str, entry: FileEntry, _content: Content) -> str:
+    return "" if head == np.array([1, 12, entry.size_bytes], "<u4").tobytes() else "the header is not that of one item"
+
+
+def _mds(head: bytes, _name: str, entry: FileEntry, content: Content) -> str:
+    n, item_bytes = -(-entry.tokens // _SAMPLE_TOKENS), np.dtype(content.dtype).itemsize
+    offsets = np.arange(n + 1, dtype="<u4") * (_SAMPLE_TOKENS * item_bytes) + entry.head_bytes
+    if head.startswith(np.array([n], "<u4").tobytes() + offsets.astype("<u4").tobytes() + b"{"):
+        return ""
+    return f"the header is not that of {counted(n, 'sample')}"
+
+
+_CHECKS: dict[str, Callable[[bytes, str, FileEntry, Content], str]] = {
+    "llmc": _llmc,
+    "megatron": _megatron,
+    "litdata": _litdata,
+    "mds": _mds,
+}

@@ -1,0 +1,301 @@
+"""Names what differs between a run and what is given now: to resume it, or to compare its output with."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from tokmill.core.config import typed_separator
+from tokmill.core.errors import ChangedError, TokmillError
+from tokmill.core.manifest import load_manifest
+from tokmill.core.output_spec import Shards
+from tokmill.core.partition import Split
+from tokmill.core.records import STDIN, text_to_path
+from tokmill.core.text import counted
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from tokmill.core.config import Content
+    from tokmill.core.manifest import Manifest
+    from tokmill.core.records import Input
+
+_OPTIONS = {"shards": ("--shard-tokens", "--shard-documents", "--drop-tail"), "splits": ("N of --split I/N",), "n_ids": ()}
+"""Of settings that are not called as their option is."""
+_SUFFIXES = {"none": "", "gzip": ".gz", "zstd": ".zst", "xz": ".xz", "bzip2": ".bz2", "lz4": ".lz4"}
+_MOST = 5
+"""Differences or inputs that are named."""
+
+
+def changed_error(before: Content, now: Content, directory: Path | str, *, is_complete: bool = False) -> ChangedError:
+    """The error that refuses to go on, naming each setting and input that differs.
+
+    before: of the run that was begun, of the complete output in `directory`, or of an append to it that was interrupted.
+    is_complete: of a URL, whether before is of the output there.
+    """
+    complete = None if isinstance(directory, str) else _complete(directory)
+    if complete is not None and not isinstance(directory, str) and _is_append(complete.content, before):
+        return _pending_error(complete.content, before, directory)
+    names = _differing(before, now)
+    differences = [*_settings(before, now, names), *_inputs(before.inputs, now.inputs)]
+    if complete is not None and not isinstance(directory, str) and complete.fingerprint == before.fingerprint():
+        return _complete_error(before, now, directory, differences, is_alike=not names)
+    place = "at this prefix" if isinstance(directory, str) else "in this directory"
+    what = f"the complete output {place} was made" if is_complete else f"the run {place} was begun"
+    return ChangedError(
+        f"{what} differently: " + "; ".join(_shortened(differences)),
+        where=str(directory),
+        allowed="the same inputs, unchanged, and the same settings",
+        next_step="restore what changed, choose another --out, or start over with --fresh",
+    )
+
+
+def changed_parts_error(
+    before: Content, now: Content, directory: Path | str, *, or_else: str, is_complete: bool = False
+) -> ChangedError:
+    """As `changed_error`, of an output that is made in parts, of which --fresh begins only one again. or_else: the way out."""
+    error = changed_error(before, now, directory, is_complete=is_complete)
+    error.next_step = f"restore what changed, choose another --out, or {or_else}"
+    return error
+
+
+def is_only_more_lenient(before: Content, now: Content) -> bool:
+    """Whether what is asked for now differs from before in that bad records or bytes no longer stop the run: what was done so far
+    met none, so that it is the same.
+    """
+    if before.on_error != "stop" or before.encoding_errors not in ("strict", now.encoding_errors):
+        return False
+    lenient = msgspec.structs.replace(before, on_error=now.on_error, encoding_errors=now.encoding_errors)
+    if isinstance(before.split, Split) and isinstance(now.split, Split):
+        # The whole is more lenient, too, and has another fingerprint for that.
+        lenient = msgspec.structs.replace(lenient, split=msgspec.structs.replace(before.split, plan=now.split.plan))
+    return lenient.fingerprint() == now.fingerprint()
+
+
+def _complete(directory: Path) -> Manifest | None:
+    """The complete output that stands in the directory, if its manifest can be read."""
+    try:
+        return load_manifest(directory)
+    except (TokmillError, OSError):
+        return None
+
+
+def _is_append(complete: Content, begun: Content) -> bool:
+    """Whether a run that was begun adds inputs to what is complete."""
+    n = len(complete.inputs)
+    return len(begun.inputs) > n and begun.inputs[:n] == complete.inputs and not _differing(complete, begun)
+
+
+def _pending_error(complete: Content, begun: Content, directory: Path) -> ChangedError:
+    """Something else was asked for while an append waits to be finished."""
+    new = [_display_name(i) for i in begun.inputs[len(complete.inputs) :]]
+    names = " ".join(shlex.quote(name) for name in new[:_MOST]) + (" ..." if len(new) > _MOST else "")
+    return ChangedError(
+        f"an append of {', '.join(_shortened(new))} to this output was interrupted",
+        where=str(directory),
+        allowed="to finish it, or to discard it; the output as it was before is complete",
+        next_step=f"finish it: the tokmill tokenize command that was interrupted, with {names} --append; "
+        "or discard it: your command with --append --fresh",
+    )
+
+
+def _complete_error(before: Content, now: Content, directory: Path, differences: list[str], *, is_alike: bool) -> ChangedError:
+    """What was asked for is another output than the complete one. is_alike: only inputs differ."""
+    old = {i.path for i in before.inputs}
+    new = [i for i in now.inputs if i.path not in old]
+    if is_alike and len(new) == len(now.inputs):
+        return ChangedError(
+            f"this is a complete output of {counted(len(before.inputs), 'other input')}",
+            where="\n".join([str(directory), "made of:", *_shortened([_named(i) for i in before.inputs])]),
+            allowed="the same inputs, or others with --append",
+            next_step="to add these: the same command with --append; or choose another --out, or start over with --fresh",
+        )
+    if is_alike and new:
+        what = (
+            f"this is a complete output, and {counted(len(new), 'input')} of these {'is' if len(new) == 1 else 'are'} not in it: "
+        )
+        return ChangedError(
+            what + ", ".join(_shortened([_named(i) for i in new])),
+            where=str(directory),
+            allowed="the same inputs, or more with --append",
+            next_step="to add what is new: the same command with --append; or choose another --out, or start over with --fresh",
+        )
+    return ChangedError(
+        "the complete output in this directory was made differently: " + "; ".join(_shortened(differences)),
+        where=str(directory),
+        allowed="the same inputs, unchanged, and the same settings",
+        next_step="restore what changed, choose another --out, or start over with --fresh",
+    )
+
+
+def changed_settings_error(before: Content, now: Content, directory: Path) -> ChangedError:
+    """The error for inputs that are to be appended with other settings than the output was made with."""
+    names = _differing(before, now)
+    options = " ".join(text for name in names if (text := _typed(name, before, now)))
+    without = [each for name in names for each in _OPTIONS.get(name, (_option(name),)) if not _typed(name, before, now)]
+    with_it = f" with {options}" if options else ""
+    without_it = f" without {' '.join(without)}" if without else ""
+    return ChangedError(
+        "the output was made with other settings: " + "; ".join(_settings(before, now, names)),
+        where=str(directory),
+        allowed="the settings that the output was made with",
+        next_step="make a new output of all inputs with another --out"
+        if "n_ids" in names
+        else f"the same command{with_it}{' and' if with_it and without_it else ''}{without_it}",
+    )
+
+
+def changed_input_error(before: Input, now: Input, directory: Path) -> ChangedError:
+    """The error for an input that is to be appended to an output in which it stands as it was before."""
+    return ChangedError(
+        f"an input is in the output already and has changed since: {_input(before, now)}",
+        where=str(directory),
+        allowed="inputs that are not in the output yet, or unchanged (they are left out)",
+        next_step="restore it, leave it out, or make a new output of all inputs with another --out",
+    )
+
+
+def source_error(before: tuple[Input, ...], now: tuple[Input, ...], directory: Path, difference: str) -> ChangedError | None:
+    """The error for sources that are not those that were tokenized; None when path, size and time say that they are.
+
+    difference: the place where the output and the sources first say different things.
+    """
+    found = _sources(before, now)
+    if not found:
+        return None
+    in_order = f" ({len(before):,} inputs, in this order)" if len(before) > 1 else ""
+    return ChangedError(
+        "these sources are not those that were tokenized; the output itself is as it was written",
+        where="\n".join([str(directory), *_shortened(found), difference]),
+        allowed="\n".join([f"what was tokenized{in_order}:", *_shortened([_named(i) for i in before])]),
+        next_step=_compare_again(before, now, directory),
+    )
+
+
+def _shortened(lines: list[str]) -> list[str]:
+    return lines if len(lines) <= _MOST else [*lines[:_MOST], f"and {len(lines) - _MOST:,} more"]
+
+
+def _sources(before: tuple[Input, ...], now: tuple[Input, ...]) -> list[str]:
+    old, new = ({i.path: i for i in inputs} for inputs in (before, now))
+    found = [f"{_named(old[path])} was tokenized and is not given" for path in old if path not in new]
+    found += [f"{_named(new[path])} is given and was not tokenized" for path in new if path not in old]
+    found += [_input(old[path], new[path]) for path in old if path in new and old[path] != new[path]]
+    if not found and before != now:
+        found.append("the inputs are the same, their order or number is not")
+    if not found:
+        unknown = [i for i in now if i.size_bytes is None or i.version is None]
+        found += [f"{_named(i)} cannot be told from another by size and time" for i in unknown]
+    return found
+
+
+def _named(source: Input) -> str:
+    name = _display_name(source)
+    return name if source.size_bytes is None else f"{name} ({counted(source.size_bytes, 'byte')})"
+
+
+def _display_name(source: Input) -> str:
+    return "standard input" if source.path == STDIN else source.path
+
+
+def _compare_again(before: tuple[Input, ...], now: tuple[Input, ...], directory: Path) -> str:
+    """What to type for a comparison with the inputs of the run."""
+    kinds = {f"{i.format}{_SUFFIXES[i.compression]}" for i in before}
+    option = f" --input-format {kinds.pop()}" if len(kinds) == 1 and any(i.format != j.format for i in before for j in now) else ""
+    if len(before) > _MOST:
+        return (
+            f"give --source what tokenize was given, in that order, with the same --glob and --input-format{option and ':'}{option}"
+        )
+    if any(i.path == STDIN for i in before):
+        return f"pipe in what was tokenized: ... | tokmill verify {shlex.quote(str(directory))} --source -{option}"
+    again = [i.path for i in before] == [i.path for i in now] and not option
+    names = " ".join(shlex.quote(i.path if i.is_remote else text_to_path(i.path)) for i in before)
+    command = f"tokmill verify {shlex.quote(str(directory))} --source {names}{option}"
+    # Those are the places that were given: what is there now is another version.
+    return (
+        f"put back what was tokenized, with its size and time, then: {command}; or make the output again with --fresh"
+        if again
+        else command
+    )
+
+
+def _differing(before: Content, now: Content) -> list[str]:
+    """Settings in which the two are not alike: fields of `Content`, and `eot_token` or `n_ids` where only that is another."""
+    names = [f for f in before.__struct_fields__ if f not in ("inputs", "tokenizer") and getattr(before, f) != getattr(now, f)]
+    ours, theirs = before.tokenizer, now.tokenizer
+    if (ours.sha256, ours.encoding) != (theirs.sha256, theirs.encoding):
+        return [*names, "tokenizer"]
+    if ours.eot_id != theirs.eot_id:
+        return [*names, "eot_token"]
+    return [*names, "n_ids"] if ours.n_ids != theirs.n_ids else names
+
+
+def _settings(before: Content, now: Content, names: Sequence[str]) -> list[str]:
+    return [_setting(name, before, now) for name in names]
+
+
+def _setting(name: str, before: Content, now: Content) -> str:
+    if name == "origin":
+        return "one of the two is put together from runs with other settings, or from a bare file, the other is not"
+    if name == "n_ids":
+        # The same file, counted by a tokmill that left out special tokens.
+        return f"the tokenizer had {before.tokenizer.n_ids:,} ids, has {now.tokenizer.n_ids:,}"
+    option = _OPTIONS.get(name, (_option(name),))[0]
+    return f"{option} was {_value(name, before)}, is {_value(name, now)}"
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _value(name: str, content: Content) -> object:
+    """A setting as a person would type or read it."""
+    if name == "n_ids":
+        return content.tokenizer.n_ids
+    if name == "tokenizer":
+        return f"{content.tokenizer.name} (sha256 {content.tokenizer.sha256[:12]})"
+    if name == "eot_token":
+        return content.tokenizer.eot_id
+    value = getattr(content, name)
+    if name == "separator":
+        return typed_separator(value)
+    return "not given" if value is msgspec.UNSET else value
+
+
+def _typed(name: str, wanted: Content, now: Content) -> str:
+    """What to type for a setting; empty where options are to be left out for it."""
+    value = _value(name, wanted)
+    if isinstance(value, bool):
+        return _option(name) if value else ""
+    if name == "shards":
+        if not isinstance(value, Shards):
+            return ""
+        before = now.shards if isinstance(now.shards, Shards) else None
+        whole = " --shard-documents" if value.whole_documents and not (before and before.whole_documents) else ""
+        return f"--shard-tokens {value.tokens}{whole}{' --drop-tail' if value.drop_tail else ''}"
+    if name == "tokenizer":
+        value = wanted.tokenizer.name
+    return "" if name in ("origin", "n_ids") else f"{_option(name)} {shlex.quote(str(value))}"
+
+
+def _inputs(before: tuple[Input, ...], now: tuple[Input, ...]) -> list[str]:
+    old, new = ({i.path: i for i in inputs} for inputs in (before, now))
+    found = [f"input {path} is gone" for path in old if path not in new]
+    found += [f"input {path} is new" for path in new if path not in old]
+    found += [_input(old[path], new[path]) for path in old if path in new and old[path] != new[path]]
+    if not found and before != now:
+        found.append("the inputs are the same, their order is not")
+    return found
+
+
+def _input(before: Input, now: Input) -> str:
+    if before.size_bytes != now.size_bytes:
+        return f"input {now.path} had {before.size_bytes:,} bytes, has {now.size_bytes:,}"
+    if before.mtime_ns != now.mtime_ns:
+        return f"input {now.path} was modified (same size, another modification time)"
+    if before.version != now.version:
+        return f"input {now.path} was replaced (same size; it was {before.version}, is {now.version})"
+    return f"input {now.path} was read as {before.format}/{before.compression}, is now {now.format}/{now.compression}"

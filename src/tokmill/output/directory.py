@@ -1,0 +1,380 @@
+"""The output directory of a run: journal, append, commit, publish, recovery. The only module that publishes.
+
+While a run is under way everything lives in `.tokmill/` inside the output directory: `journal` (a header, then a line a segment),
+`NAME.part` for every file to come, `lock`. A commit makes the parts durable first and then appends one line to the journal, so the
+journal never speaks of bytes that could be lost. Publishing writes the manifest beside the parts, renames every part to its final
+name, and renames the manifest last; whoever finds a written manifest in `.tokmill/` only has to do the renames again. What
+an append replaces stays readable until then (`output/superseded.py`).
+
+The hard one: a failed fsync is never tried again. The kernel may have dropped the pages and marked them clean, so a second call
+would lie. The run stops, and the next one truncates to the last line of the journal and writes those bytes from the source anew.
+"""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import msgspec
+import xxhash
+
+from tokmill.core.errors import DamageError, UsageError
+from tokmill.core.manifest import MANIFEST_NAME, Manifest, Segment, decode_manifest, encode_manifest, load_manifest, read_state
+from tokmill.core.records import Counts, Cursor, FileEntry, Head
+from tokmill.core.system import durable
+from tokmill.core.system.durable import storage_errors
+from tokmill.core.text import counted
+from tokmill.output.config_diff import changed_error, is_only_more_lenient
+from tokmill.output.growing_file import PartFile
+from tokmill.output.journal import Header, Journal
+from tokmill.output.state_dir import (
+    check_size,
+    discard_sent,
+    hold,
+    is_begun,
+    is_sent,
+    let_go,
+    part_of,
+    refuse_parts,
+    refuse_strangers,
+    size_of,
+    state_of,
+)
+from tokmill.output.superseded import discard_parts, is_append_to, keep, remove_files, remove_state
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
+    from tokmill.core.config import Content
+    from tokmill.core.system.durable import DirectoryLock
+
+
+_MOST_OPEN = 64
+"""Complete files that wait for a commit with their descriptors open: so many again may be under commit, of 256 on some systems."""
+
+
+class Output:
+    """One run's hold on an output directory. Implements `protocols.OutputFiles`. Close it."""
+
+    def __init__(self, directory: Path, lock: DirectoryLock, journal: Journal) -> None:
+        self.directory = directory
+        self._lock = lock
+        self._journal = journal
+        self._files: dict[str, PartFile] = {}
+        self._lengths = _lengths(journal.segments)
+        self._named = set(self._lengths)
+        self._completed = {name: entry for segment in journal.segments for name, entry in segment.completed.items()}
+        self._just_completed: list[str] = []
+        self._elapsed_before_s = journal.elapsed_s
+        self._committer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="commit")
+        self._pending: Future[None] | None = None
+        self._failure: BaseException | None = None
+
+    @property
+    def segments(self) -> list[Segment]:
+        """All segments committed so far, those of earlier runs included."""
+        return self._journal.segments
+
+    @property
+    def cursor(self) -> Cursor:
+        """Where reading goes on."""
+        return self.segments[-1].after if self.segments else Cursor()
+
+    @property
+    def counts(self) -> Counts:
+        """Sums up to the cursor."""
+        return self.segments[-1].counts if self.segments else Counts()
+
+    @property
+    def elapsed_before_s(self) -> float:
+        """Time that earlier runs put into the committed segments."""
+        return self._elapsed_before_s
+
+    @property
+    def names(self) -> set[str]:
+        """Names of all files so far."""
+        return {*self._files, *self._lengths}
+
+    @property
+    def is_ahead(self) -> bool:
+        """Whether something was appended since the last commit."""
+        return any(file.is_ahead for file in self._files.values())
+
+    def file(self, name: str, head_bytes: int = 0) -> PartFile:
+        """The file that will be published as `name`, as long as it was at the last commit."""
+        if name not in self._files:
+            self._files[name] = PartFile(part_of(self.directory, name), self._lengths.get(name, 0), head_bytes)
+        return self._files[name]
+
+    def complete(self, name: str, *, side: str | None = None, tokens: int = 0, documents: int = 0, head: bytes = b"") -> None:
+        """Nothing more is appended to the file. head: of as many bytes as were kept free for it."""
+        file = self._files[name]
+        if len(head) != file.head_bytes:
+            raise AssertionError(f"{name}: a head of {len(head)} bytes where {file.head_bytes} were kept free")
+        filled = Head(size_bytes=len(head), digest=xxhash.xxh3_128_hexdigest(head)) if head else msgspec.UNSET
+        if head:
+            file.fill_head(head)
+        self._completed[name] = FileEntry(size_bytes=file.length, side=side, tokens=tokens, documents=documents, head=filled)
+        self._just_completed.append(name)
+        if len(self._just_completed) > _MOST_OPEN:
+            # A batch may fill thousands of shards, and no commit comes before its end.
+            file.end()
+
+    def completed(self) -> Mapping[str, FileEntry]:
+        """All files that are complete, those of earlier runs included."""
+        return self._completed
+
+    def committed(self) -> Iterator[str]:
+        """Names of the files that the journal says are complete, the latest first, once no commit is under way."""
+        uncommitted = set(self._just_completed)
+        return (name for name in reversed(self._completed) if name not in uncommitted)
+
+    def commit(
+        self, after: Cursor, counts: Counts, writer: dict[str, int], elapsed_s: float, on_done: Callable[[int], None] | None = None
+    ) -> None:
+        """Commit what was appended, in the background; waits for the commit before. Raises its StorageError or DiskFullError.
+
+        on_done is called in the background with the number of segments when they are on the disk.
+        """
+        self.settle()
+        finished = self._just_completed
+        touched = [(file, file.length) for name, file in self._files.items() if file.is_ahead or name in finished]
+        spans = {name: span for name, file in self._files.items() if (span := file.cut_span())}
+        self._lengths.update((name, span.end) for name, span in spans.items())
+        entries = {name: self._completed[name] for name in finished}
+        segment = Segment(after=after, files=spans, counts=counts, writer=writer, completed=entries)
+        done = [self._files.pop(name) for name in finished]
+        self._just_completed = []
+        self._pending = self._committer.submit(self._commit, segment, touched, done, elapsed_s, on_done)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether no commit is under way."""
+        return self._pending is None or self._pending.done()
+
+    def settle(self) -> None:
+        """Wait for the commit under way and raise its error; after an error, raise it for ever."""
+        if self._pending is not None:
+            self._failure = self._pending.exception()
+            self._pending = None
+        if self._failure is not None:
+            raise self._failure
+
+    def _commit(
+        self,
+        segment: Segment,
+        touched: list[tuple[PartFile, int]],
+        done: list[PartFile],
+        elapsed_s: float,
+        on_done: Callable[[int], None] | None,
+    ) -> None:
+        named = {*segment.files, *segment.completed}
+        if not named <= self._named:
+            # The journal must not speak of a file whose name the disk does not have yet.
+            with storage_errors(self.directory):
+                durable.sync_directory(state_of(self.directory))
+            self._named.update(named)
+        try:
+            for file, length in touched:
+                file.sync(length)
+        finally:
+            # There may be thousands of them.
+            for file in done:
+                file.close()
+        with storage_errors(self._journal.path):
+            self._journal.append(segment, elapsed_s)
+        if on_done:
+            on_done(len(self.segments))
+
+    def publish(self, manifest: Manifest) -> None:
+        """Give every file its name, the manifest last; then drop the journal."""
+        self.settle()
+        for file in self._files.values():
+            file.sync(file.length)
+            file.close()
+        part = part_of(self.directory, MANIFEST_NAME)
+        with storage_errors(part):
+            durable.write_file(part, encode_manifest(manifest))
+        _publish_files(self.directory, manifest)
+        self._drop_state()
+
+    def _drop_state(self) -> None:
+        self._journal.close()
+        remove_state(self.directory, self._lock)
+
+    def close(self) -> None:
+        """Let go of the directory; what was committed stays."""
+        self._committer.shutdown(wait=True)
+        for file in self._files.values():
+            file.close()
+        self._journal.close()
+        let_go(self.directory, self._lock)
+
+
+def open_output(directory: Path, content: Content, version: str, *, fresh: bool, replacing: str | None = None) -> Output | Manifest:
+    """Take hold of an output directory: a new one, one to resume, or (returned as its manifest) one that is complete.
+
+    replacing: fingerprint of a complete output that stands there until this one takes its place. Raises LockedError, ChangedError,
+    DamageError, StorageError, DiskFullError; UsageError for files that tokmill did not make.
+    """
+    lock = hold(directory)
+    try:
+        return _open_locked(directory, content, version, lock, fresh=fresh, replacing=replacing)
+    except BaseException:
+        let_go(directory, lock)
+        raise
+
+
+def _open_locked(
+    directory: Path, content: Content, version: str, lock: DirectoryLock, *, fresh: bool, replacing: str | None
+) -> Output | Manifest:
+    journal_path = state_of(directory) / "journal"
+    refuse_parts(directory)
+    if fresh:
+        with storage_errors(directory):
+            discard_parts(directory)
+            discard_sent(directory)
+    complete = None if fresh else _finish_publishing(directory, content) or _complete(directory, content, replacing)
+    if complete:
+        remove_state(directory, lock)
+        return complete
+    with storage_errors(journal_path):
+        journal = Journal.open(journal_path, Header.of(content, version))
+    try:
+        begun = journal.header.fingerprint
+        if begun != content.fingerprint() and (not journal.segments or begun == replacing):
+            # Nothing was committed yet, or all of it is complete (and was not tidied up): nothing is lost by beginning differently.
+            journal.close()
+            with storage_errors(directory):
+                discard_parts(directory)
+                journal = Journal.open(journal_path, Header.of(content, version))
+        if journal.header.fingerprint != content.fingerprint() and is_only_more_lenient(journal.header.content, content):
+            with storage_errors(journal_path):
+                journal = journal.with_header(Header.of(content, version))
+        if journal.header.fingerprint != content.fingerprint():
+            raise changed_error(journal.header.content, content, directory)
+        _check_parts(directory, journal.segments)
+        if not fresh and not journal.segments:
+            refuse_strangers(directory)
+    except BaseException:
+        journal.close()
+        raise
+    return Output(directory, lock, journal)
+
+
+def _complete(directory: Path, content: Content, replacing: str | None) -> Manifest | None:
+    """The manifest of a complete directory with this content; None where there is none, or one that is to be replaced.
+
+    Raises ChangedError for another content.
+    """
+    if not (directory / MANIFEST_NAME).exists() or is_begun(directory):
+        return None
+    with storage_errors(directory):
+        manifest = load_manifest(directory)
+    if manifest.fingerprint == replacing:
+        return None
+    # A part that was complete before the whole became more lenient is a part of it all the same.
+    is_part = bool(content.split) and is_only_more_lenient(manifest.content, content)
+    if manifest.fingerprint != content.fingerprint() and not is_part:
+        raise changed_error(manifest.content, content, directory)
+    for name, entry in manifest.files.items():
+        if not is_sent(directory, name):
+            check_size(directory / name, entry.size_bytes, "a file of the complete output")
+    return manifest
+
+
+def _finish_publishing(directory: Path, content: Content) -> Manifest | None:
+    """Do again the renames of a run that was killed while publishing; its manifest, or None if none was."""
+    part = part_of(directory, MANIFEST_NAME)
+    with storage_errors(part):
+        if not part.exists():
+            return None
+        data = read_state(part)
+    try:
+        manifest = decode_manifest(data, str(part))
+    except DamageError:
+        # Killed while the manifest itself was written: the journal has everything it was made of.
+        with storage_errors(part):
+            part.unlink()
+        return None
+    if manifest.fingerprint != content.fingerprint():
+        raise changed_error(manifest.content, content, directory)
+    _publish_files(directory, manifest)
+    return manifest
+
+
+def _publish_files(directory: Path, manifest: Manifest) -> None:
+    """Rename the parts of `manifest` into place, its own file last. Can be done again after a crash at any point."""
+    with storage_errors(directory):
+        _make_way(directory, manifest)
+        for sub in sorted({os.path.dirname(name) for name in manifest.files} - {""}):
+            durable.make_directory(directory / sub)
+        for name, entry in manifest.files.items():
+            _give_name(directory, name, entry.size_bytes)
+        for sub in {os.path.dirname(name) for name in manifest.files} | {""}:
+            durable.sync_directory(directory / sub)
+        durable.replace(part_of(directory, MANIFEST_NAME), directory / MANIFEST_NAME)
+        durable.sync_directory(directory)
+        durable.sync_directory(directory.parent)
+
+
+def _give_name(directory: Path, name: str, size_bytes: int) -> None:
+    """Rename a part, unless that was done, or the file was sent away."""
+    part = part_of(directory, name)
+    try:
+        check_size(part if part.exists() else directory / name, size_bytes, "a file of the finished run")
+        if part.exists():
+            durable.replace(part, directory / name)
+    except (DamageError, FileNotFoundError):
+        # It may be sent, and then taken away, between two looks.
+        if not is_sent(directory, name):
+            raise
+
+
+def _make_way(directory: Path, manifest: Manifest) -> None:
+    """See to it that an earlier complete output never stands half replaced under its manifest.
+
+    What the new output was appended to keeps its files, under second names, and its manifest until the new one takes its place. Any
+    other is taken away, its manifest before the new files come.
+    """
+    path = directory / MANIFEST_NAME
+    if not path.exists():
+        return
+    try:
+        older = load_manifest(directory)
+    except (DamageError, UsageError):
+        older = None
+    is_kept = older is not None and is_append_to(older, manifest)
+    if older and is_kept:
+        keep(directory, older)
+    remove_files(directory, set(older.files if older else ()) - set(manifest.files))
+    if not is_kept:
+        path.unlink()
+    durable.sync_directory(directory)
+
+
+def discard_append(directory: Path) -> None:
+    """Discard what an append left, killed while publishing or before: the old output is whole. Raises LockedError, StorageError."""
+    remove_state(directory, hold(directory))
+
+
+def _check_parts(directory: Path, segments: list[Segment]) -> None:
+    """Raises DamageError when a part lacks bytes that the journal says were made durable."""
+    wanted = {name: entry.size_bytes for segment in segments for name, entry in segment.completed.items()}
+    for name, length in (wanted | _lengths(segments)).items():
+        part = part_of(directory, name)
+        size = size_of(part)
+        if size < length and not is_sent(directory, name):
+            raise DamageError(
+                "a file of the run to be resumed is missing" if size < 0 else "a file of the run to be resumed was cut short",
+                where=str(part),
+                allowed=f"at least {counted(length, 'byte')}, as committed; it has {max(size, 0):,}",
+                next_step="run the same command with --fresh to start over",
+            )
+
+
+def _lengths(segments: list[Segment]) -> dict[str, int]:
+    """Committed length of every file, in bytes."""
+    return {name: span.end for segment in segments for name, span in segment.files.items()}

@@ -1,0 +1,176 @@
+"""Whether an output will fit on its disk: what it needs, what is free, asked before anything is written."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from tokmill.core.errors import DiskFullError, TokmillError
+from tokmill.core.manifest import load_manifest
+from tokmill.core.output_spec import Shards
+from tokmill.core.records import is_packed, text_to_path
+from tokmill.core.text import counted, printable_line
+from tokmill.output.state_dir import part_files
+
+if TYPE_CHECKING:
+    from tokmill.core.config import Content, Job
+    from tokmill.core.records import Counts
+
+_RESERVE_BYTES = 16 << 20
+"""Left for others, at most; less on a small disk (a hundredth) and for a small output (a quarter), which changes little there."""
+_SEGMENT_BYTES = 32 << 20
+"""Input of a segment, about: 64 MiB, or what is done in a second."""
+_SEGMENT_COST = 1600
+"""Bytes that a segment takes in journal (600) and manifest (1,000)."""
+_HISTORY_COST = 24 << 10
+"""Bytes that the history of a run takes, beside the journal and in the manifest: 200 samples."""
+_FILES = 8
+"""Inodes: two parts, journal, history, lock, manifest, record of what was skipped, and their directory."""
+_INDEX_BYTES = {"megatron": 20, "datatrove": 8}
+"""A document in the index."""
+_COMPRESSION = 30
+"""More than this is not what text compresses to."""
+_REPLACED = 3
+"""U+FFFD for a byte that is not UTF-8 is three bytes long."""
+
+
+class DiskNeed(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run needs of a file system, and what is there."""
+
+    path: str
+    """Directory of the file system that was asked: the output, or what exists of its path."""
+    output_bytes: int
+    """The files of ids."""
+    bookkeeping_bytes: int
+    """Journal and manifest, which are there at the same time; parts are renamed, so they take nothing twice."""
+    reserve_bytes: int
+    """To be left free."""
+    written_bytes: int
+    """What an earlier run wrote there already; it goes on from it, or discards it."""
+    free_bytes: int
+    """For this user."""
+    needed_files: int
+    free_files: int | None
+    """Inodes; None where the file system has no limit."""
+
+    needed_bytes: int
+    """To be free before the run."""
+    fits: bool
+    """Whether the run will not fill the disk."""
+
+    def check(self, *, is_staged: bool = False) -> None:
+        """Raises DiskFullError when it will not fit. is_staged: it is made there for a store."""
+        if self.fits:
+            return
+        elsewhere = "--stage on another disk, --shard-tokens with a smaller --stage-size" if is_staged else "choose another --out"
+        if self.needed_bytes > self.free_bytes:
+            what = (
+                f"the output will not fit on the disk: about {_mb(self.needed_bytes)} are needed, {_mb(self.free_bytes)} are free"
+            )
+        else:
+            needed = counted(self.needed_files, "new file or directory", "new files and directories")
+            what = f"the output needs {needed}; the disk takes {self.free_files} more"
+        raise DiskFullError(
+            what,
+            where=printable_line(self.path),
+            allowed=f"ids {_mb(self.output_bytes)}, journal and manifest {_mb(self.bookkeeping_bytes)}, "
+            f"{_mb(self.reserve_bytes)} left free, {_mb(self.written_bytes)} of it written already",
+            next_step=f"free disk space, {elsewhere}, or pass --force to try all the same",
+        )
+
+
+def disk_need(job: Job, n_tokens: int, bytes_in: int, carried_bytes: int = 0) -> DiskNeed:
+    """What a run of so many tokens, from so many decompressed bytes, needs where its output goes.
+
+    carried_bytes: of an old output that is copied into the new one first.
+    """
+    out = Path(text_to_path(job.out))
+    output = _held_bytes(job, n_tokens * item_bytes(job.content) + carried_bytes)
+    return _need(out, job.content, n_tokens, output, bytes_in, fresh=job.fresh)
+
+
+def rewriting_need(out: Path, content: Content, counts: Counts, *, fresh: bool) -> DiskNeed:
+    """What an output of so many tokens and documents needs that is made of other outputs."""
+    n_tokens, n_documents = counts.tokens_train + counts.tokens_val, counts.documents_train + counts.documents_val
+    output = n_tokens * item_bytes(content) + n_documents * _INDEX_BYTES.get(content.format, 0)
+    return _need(out, content, n_tokens, output, counts.bytes_in, fresh=fresh)
+
+
+def _need(out: Path, content: Content, n_tokens: int, output: int, bytes_in: int, *, fresh: bool) -> DiskNeed:
+    existing = next(p for p in (out, *out.parents) if p.is_dir())
+    status = os.statvfs(existing)
+    parts = [p.stat() for p in part_files(out)]
+    bookkeeping = _bookkeeping(content, bytes_in)
+    reserve = min(_RESERVE_BYTES, status.f_blocks * status.f_frsize // 100, output // 4)
+    written = sum(part.st_blocks * 512 for part in parts)
+    free = status.f_bavail * status.f_frsize
+    if fresh:
+        # They are removed before anything is written.
+        free, written = free + written, 0
+    needed = max(0, output + bookkeeping - written) + reserve
+    shards = n_tokens // content.shards.tokens if isinstance(content.shards, Shards) else 0
+    needed_files = 0 if parts else _FILES + shards + len(out.parents) - len(existing.parents)
+    free_files = status.f_favail if status.f_files else None
+    return DiskNeed(
+        path=str(existing),
+        output_bytes=output,
+        bookkeeping_bytes=bookkeeping,
+        reserve_bytes=reserve,
+        written_bytes=written,
+        free_bytes=free,
+        needed_files=needed_files,
+        free_files=free_files,
+        needed_bytes=needed,
+        fits=needed <= free and (free_files is None or needed_files <= free_files),
+    )
+
+
+def _held_bytes(job: Job, output_bytes: int) -> int:
+    """What of an output is here at once: all of it, or what waits to be sent and the shards that are open."""
+    shards, stage_bytes = job.content.shards, job.resources.stage_bytes
+    if not stage_bytes or not isinstance(shards, Shards):
+        return output_bytes
+    # A side's shard may grow past its limit while a commit is under way.
+    return min(output_bytes, stage_bytes + 4 * shards.tokens * item_bytes(job.content))
+
+
+def most_tokens(content: Content) -> tuple[int, int] | None:
+    """No more tokens than this, and the bytes they come from: an id stands for a byte at least. None: an input has no size."""
+    n_bytes = 0
+    for source in content.inputs:
+        if source.size_bytes is None:
+            return None
+        n_bytes += source.size_bytes * (_COMPRESSION if is_packed(source) else 1)
+    # A document's end-of-text id has its separator or its line's brackets, but for the last of a file.
+    return n_bytes * (_REPLACED if content.encoding_errors == "replace" else 1) + len(content.inputs), n_bytes
+
+
+def is_complete(job: Job) -> bool:
+    """Whether the output is there already, so that nothing will be written."""
+    return is_made(Path(text_to_path(job.out)), job.content, fresh=job.fresh)
+
+
+def is_made(out: Path, content: Content, *, fresh: bool) -> bool:
+    """Likewise, of any output."""
+    try:
+        return not fresh and load_manifest(out).fingerprint == content.fingerprint()
+    except (TokmillError, OSError):
+        # Whatever is wrong there, the run itself says it better.
+        return False
+
+
+def item_bytes(content: Content) -> int:
+    """Bytes of one id."""
+    return 2 if content.dtype == "uint16" else 4
+
+
+def _bookkeeping(content: Content, bytes_in: int) -> int:
+    n_content = len(msgspec.json.encode(content))
+    return 3 * n_content + (bytes_in // _SEGMENT_BYTES + 2) * _SEGMENT_COST + _HISTORY_COST
+
+
+def _mb(n_bytes: int) -> str:
+    return f"{n_bytes / 1e6:,.2f} MB"

@@ -1,0 +1,50 @@
+"""Which files a person must not name for something else to be written there: those of an output, and the corpus."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tokmill.core.manifest import MANIFEST_NAME, SKIPPED_NAME
+from tokmill.output.state_dir import STATE_NAME
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_OF_A_SIDE = re.compile(r"(train|val)(_\d+)?\.(bin|idx)")
+"""Files of ids beside the manifest; formats with a directory a side have all they write in there."""
+_DEEPEST = 2
+"""Directories between an output and its files, at most, its own included."""
+
+
+def taken_by(path: str | os.PathLike[str], outputs: Iterable[Path] = (), inputs: Iterable[str] = ()) -> str | None:
+    """What has this path, in words; None: neither an output nor the corpus.
+
+    outputs: directories that are, or will be, outputs; what looks like one above the path counts too. inputs: files, as `open`
+    takes them. Links are followed.
+    """
+    real = Path(os.path.realpath(path))
+    above = [p for p in list(real.parents)[:_DEEPEST] if (p / MANIFEST_NAME).exists() or (p / STATE_NAME).is_dir()]
+    if STATE_NAME in real.parts or any(_is_of_output(real, each) for each in [*above, *outputs]):
+        return "a part of an output of tokmill"
+    return "an input" if any(_is_same(real, each) for each in inputs) else None
+
+
+def _is_of_output(real: Path, output: Path) -> bool:
+    try:
+        parts = real.relative_to(os.path.realpath(output)).parts
+    except ValueError:
+        return False
+    first = parts[0] if parts else ""
+    if len(parts) > 1:
+        return first in {"train", "val"}
+    return first in {MANIFEST_NAME, SKIPPED_NAME, ""} or _OF_A_SIDE.fullmatch(first) is not None
+
+
+def _is_same(real: Path, path: str) -> bool:
+    try:
+        return os.path.samefile(real, path)
+    except (OSError, ValueError):
+        return False

@@ -1,0 +1,114 @@
+"""Keeps the history of the run beside its journal while it goes on, so that a resumed run knows how it went before.
+
+An observer like any other. What it writes is not synced and nothing depends on it: where it cannot be written, the run goes on
+without. When the output is complete, the history is a part of the manifest.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from tokmill.core.errors import DamageError
+from tokmill.core.events import AnyEvent, Notice, Progress, Renewed, Started
+from tokmill.core.history import (
+    MOST_LEGS,
+    MOST_NOTICE_CHARACTERS,
+    MOST_NOTICES,
+    Does,
+    History,
+    Leg,
+    Thinned,
+    filled,
+    is_sane,
+    older,
+    until,
+)
+from tokmill.core.manifest import read_state
+from tokmill.core.system import durable
+from tokmill.output.state_dir import history_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tokmill.output.directory import Output
+
+SAVE_EVERY_S = 2.0
+
+
+class Chronicle:
+    """Implements `protocols.Observer`, for events of any thread."""
+
+    def __init__(self, output: Output) -> None:
+        """Goes on with what earlier legs left there, as far as it is committed."""
+        self._directory = output.directory
+        self._before = until(load_history(output.directory) or History(legs=(), n_legs=0), output.elapsed_before_s)
+        self._begin_s = output.elapsed_before_s
+        self._base = output.counts
+        self._leg: Leg | None = None
+        self._samples = Thinned()
+        self._n_renewals = 0
+        self._elapsed_s = self._saved_s = 0.0
+        self._notices = list(self._before.notices)
+        self._failed = False
+        self._lock = threading.Lock()
+
+    def on_event(self, event: AnyEvent) -> None:
+        """Note what an event says."""
+        with self._lock:
+            if isinstance(event, Progress):
+                self._on_progress(event)
+            elif isinstance(event, Started):
+                self._on_started(event)
+            elif isinstance(event, Notice):
+                self._notices.append((round(self._begin_s + self._elapsed_s, 2), event.text[:MOST_NOTICE_CHARACTERS]))
+                del self._notices[:-MOST_NOTICES]
+            elif isinstance(event, Renewed):
+                self._n_renewals += 1
+
+    def history(self) -> History:
+        """All of it so far."""
+        if self._leg is None:
+            return msgspec.structs.replace(self._before, notices=tuple(self._notices))
+        leg = msgspec.structs.replace(filled(self._leg, self._samples.rows()), n_renewals=self._n_renewals)
+        legs = (*map(older, self._before.legs), leg)
+        return History(legs=legs[-MOST_LEGS:], n_legs=self._before.n_legs + 1, notices=tuple(self._notices))
+
+    def save(self) -> None:
+        """Leave it to the next leg."""
+        self._saved_s = self._elapsed_s
+        if self._failed:
+            return
+        try:
+            durable.write_aside(history_of(self._directory), msgspec.json.encode(self.history()))
+        except OSError:
+            # A disk that takes nothing more is found by what matters, and told of then.
+            self._failed = True
+
+    def _on_started(self, event: Started) -> None:
+        does: Does = "tokenize" if event.budget_bytes else "copy"
+        self._leg = Leg(does=does, begin_s=round(self._begin_s, 3), n_threads=event.n_threads, budget_bytes=event.budget_bytes)
+        base = event.resumed_bytes if does == "tokenize" else event.position_bytes
+        n_tokens = self._base.tokens_train + self._base.tokens_val if does == "tokenize" else 0
+        self._samples.add(0.0, base, n_tokens, 0)
+
+    def _on_progress(self, event: Progress) -> None:
+        if self._leg is None:
+            return
+        self._elapsed_s = event.elapsed_s
+        is_copy = self._leg.does == "copy"
+        n_tokens = 0 if is_copy else event.counts.tokens_train + event.counts.tokens_val
+        self._samples.add(event.elapsed_s, event.position_bytes if is_copy else event.counts.bytes_in, n_tokens, event.rss_bytes)
+        if event.elapsed_s - self._saved_s >= SAVE_EVERY_S:
+            self.save()
+
+
+def load_history(directory: Path) -> History | None:
+    """What an interrupted run left in the state directory; None where there is nothing that can be trusted."""
+    try:
+        history = msgspec.json.decode(read_state(history_of(directory)), type=History)
+    except (OSError, DamageError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    return history if is_sane(history) else None

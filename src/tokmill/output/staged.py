@@ -1,0 +1,327 @@
+"""Where an output is made: in the directory that was named, or, for an object store, in one of our own from which it is sent.
+
+The staged directory is an output like any other, with its journal, so that a run is resumed exactly; it is found again by the URL.
+Shards are sent as they become complete and are then taken away, so the disk need hold a few of them only; the run waits where the
+store is slower than it. A side that is one file is sent when it is complete: an object cannot be appended to.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import msgspec
+import xxhash
+
+from tokmill.core.errors import DamageError, StorageError, TokmillError
+from tokmill.core.events import Finished, Notice, Progress, Started
+from tokmill.core.manifest import MANIFEST_NAME, load_manifest
+from tokmill.core.records import Counts, is_url
+from tokmill.core.system.durable import storage_errors
+from tokmill.core.text import counted
+from tokmill.output.config_diff import changed_error, is_only_more_lenient
+from tokmill.output.state_dir import hold, is_begun, is_sent, let_go
+from tokmill.store import named
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tokmill.core.config import Job
+    from tokmill.core.events import AnyEvent
+    from tokmill.core.manifest import Manifest
+    from tokmill.core.protocols import Observer
+    from tokmill.output.prefix import Claim, Prefix
+    from tokmill.store import Sender, Stored
+
+_TICK_S = 0.2
+_SHOWN = 60
+"""Characters of a URL in the name of a directory; what tells it from others stands behind."""
+
+
+def stage_of(url: str, stage: str | None) -> Path:
+    """The directory, one for each URL, in which an output for a store is made. stage: in which directory; None: the usual one."""
+    name = named(url).rstrip("/")
+    shown = re.sub(r"[^A-Za-z0-9.]+", "-", name.partition("://")[2])[-_SHOWN:].strip("-.")
+    return Path(stage or _usual_stage()).absolute() / f"{shown}-{xxhash.xxh3_64_hexdigest(name.encode())}"
+
+
+def output_of(root: Path) -> Path:
+    """The output directory inside a staged one."""
+    return root / "output"
+
+
+def _usual_stage() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tokmill" / "stage"
+
+
+def is_complete_at(job: Job, url: str) -> bool:
+    """Whether the output of a job is complete at a prefix. Raises UsageError, StorageError."""
+    from tokmill.output.prefix import Prefix
+
+    try:
+        manifest = Prefix(url).manifest()
+    except DamageError:
+        # The run itself says it better.
+        return False
+    return manifest is not None and manifest.fingerprint == job.content.fingerprint()
+
+
+def destination(out: str, stage: str | None) -> Here | Staged:
+    """The place of an output: a directory, or a URL. stage: for a URL; it may come from the environment of every run.
+
+    Raises UsageError, LockedError, StorageError.
+    """
+    return Staged(out, stage) if is_url(out) else Here(out)
+
+
+class Here:
+    """An output in a directory of this machine."""
+
+    def __init__(self, out: str) -> None:
+        self.directory = out
+        self.url = ""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing is held."""
+
+    @property
+    def observers(self) -> Sequence[Observer]:
+        """Nobody else."""
+        return ()
+
+    def begin(self, job: Job) -> Finished | None:  # noqa: ARG002  the other place's
+        """The run itself looks whether it is complete."""
+        return None
+
+    def publish(self, finished: Finished, observers: Sequence[Observer]) -> Finished:  # noqa: ARG002  likewise
+        """The run itself has done so."""
+        return finished
+
+
+class Staged:
+    """An output that is made here and sent to a store. As a context, it holds the staged directory."""
+
+    def __init__(self, url: str, stage: str | None) -> None:
+        """Raises UsageError for a store that cannot be used, LockedError, StorageError."""
+        from tokmill.output.prefix import Prefix
+        from tokmill.output.shard_uploader import Shipment
+        from tokmill.store import Ledger
+
+        self._prefix: Prefix = Prefix(url)
+        self.url = self._prefix.url
+        self.root = stage_of(url, stage)
+        self._output = output_of(self.root)
+        self.directory = str(self._output)
+        self._lock = hold(self.root)
+        self._ledger = Ledger(self.root / "upload.json", self.url)
+        self._claim: Claim | None = None
+        self._sender: Sender | None = None
+        self._n_sent = _Sum()
+        self._run = ""
+        self._shipment = Shipment(self._output, self._ready_sender)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if self._sender is not None:
+            self._sender.__exit__(None, None, None)
+        if error is not None and not self._is_begun() and not isinstance(error, StorageError):
+            self._abandon()
+        let_go(self.root, self._lock)
+        # Not empty: what the next attempt goes on with.
+        with contextlib.suppress(OSError):
+            self.root.rmdir()
+
+    def begin(self, job: Job) -> Finished | None:
+        """Claim the prefix for a job; or, when its output is complete there, what came of it.
+
+        Raises ChangedError for a complete output, or one begun, of other inputs or settings; LockedError, UsageError, DamageError,
+        StorageError.
+        """
+        from tokmill.output.prefix import Claim
+
+        self._prefix.refuse_inputs(job.content.inputs)
+        self._run = job.content.fingerprint()
+        content, fingerprint = job.content, job.content.fingerprint()
+        before = self._ledger.notes.content
+        is_mine = before is not None and before.fingerprint() == fingerprint
+        there = self._prefix.look(MANIFEST_NAME)
+        if job.fresh:
+            self._ledger.change(is_fresh=True, replaces=(there and there.version) or "", retired=())
+        elif not is_mine and not self._is_begun():
+            self._ledger.change(is_fresh=False, replaces="", retired=())
+        if there is not None and there.version != self._ledger.notes.replaces:
+            return self._complete(job)
+        if before is not None and not is_mine and not job.fresh and self._is_begun():
+            raise changed_error(before, content, self.url)
+        self._prefix.refuse_parts()
+        self._claim = Claim(fingerprint=fingerprint, owner=self._ledger.notes.owner)
+        self._prefix.claim(self._claim, take=job.fresh)
+        if not job.fresh and not is_mine:
+            self._prefix.refuse_strangers(fingerprint)
+        self._ledger.change(content=content)
+        if not job.fresh:
+            self._check_sent()
+        self._shipment.while_made = bool(job.resources.stage_bytes)
+        return None
+
+    def loosened(self, job: Job) -> Job:
+        """The job of a part; one that a stricter run began here begins again: what was sent bears that run's name."""
+        before, content = self._ledger.notes.content, job.content
+        if before is None or before.fingerprint() == content.fingerprint() or not is_only_more_lenient(before, content):
+            return job
+        return job if self._prefix.look(MANIFEST_NAME) is not None else msgspec.structs.replace(job, fresh=True)
+
+    @property
+    def observers(self) -> Sequence[Observer]:
+        """Who has to be told of the run's events."""
+        return [self._shipment]
+
+    def publish(self, finished: Finished, observers: Sequence[Observer]) -> Finished:
+        """Send what is staged, its manifest last, and let go of it. Raises StorageError, DamageError, LockedError, UsageError."""
+        if self._claim is None:
+            return finished
+        with storage_errors(self._output):
+            manifest = load_manifest(self._output)
+        n_bytes = sum(entry.size_bytes for entry in manifest.files.values())
+        began_s = time.monotonic()
+        self._prefix.check_claim(self._claim)
+        sent = self._send(manifest, observers)
+        self._prefix.check_claim(self._claim)
+        self._prefix.retire(self._ledger)
+        self._prefix.clear(manifest.files, self._ledger)
+        found = self._prefix.commit(manifest, sent, self._claim)
+        try:
+            self._prefix.tidy(manifest.files, self._claim)
+        except StorageError as error:
+            _tell(
+                observers, Notice(text=f"the output is complete, but parts that were left behind were not taken away: {error.what}")
+            )
+        self.drop()
+        if found.checksum != manifest.checksum:
+            _tell(observers, Notice(text="another run with the same inputs and settings completed this output meanwhile"))
+        return msgspec.structs.replace(
+            finished, already_complete=False, uploaded_bytes=n_bytes, upload_s=round(time.monotonic() - began_s, 3)
+        )
+
+    def _send(self, manifest: Manifest, observers: Sequence[Observer]) -> dict[str, Stored]:
+        began_s = time.monotonic()
+        here = [entry.size_bytes for name, entry in manifest.files.items() if not is_sent(self._output, name)]
+        before = self._n_sent.n
+        _tell(observers, _sending(sum(here)))
+
+        def tick() -> None:
+            elapsed_s, n_bytes = time.monotonic() - began_s, min(self._n_sent.n - before, sum(here))
+            _tell(observers, Progress(elapsed_s=elapsed_s, position_bytes=n_bytes, counts=Counts(), rss_bytes=0))
+            if self._sender is not None and self._sender.trouble:
+                _tell(observers, Notice(text=f"the store does not answer as it should ({self._sender.trouble}); trying again"))
+                self._sender.trouble = ""
+
+        # An output without files has nobody who did this.
+        self._ready_sender()
+        return self._shipment.finish(manifest, tick, _TICK_S)
+
+    def _ready_sender(self) -> Sender:
+        """Who sends. Made when the first file is to be sent: from then on what stood there before is gone."""
+        from tokmill.store import Sender
+
+        if self._sender is None:
+            self._prefix.retire(self._ledger)
+            self._sender = Sender(self._prefix.store, self._run, self._ledger, on_bytes=self._n_sent.add, check=self._check_held)
+        return self._sender
+
+    def _check_held(self) -> None:
+        if self._claim is not None:
+            self._prefix.check_held(self._claim)
+
+    def _check_sent(self) -> None:
+        """Raises DamageError when what was sent and taken away here is no longer there."""
+        sent = self._shipment.sent()
+        there = self._prefix.below() if sent else {}
+        for name, stored in sent.items():
+            if name not in there or there[name].version != stored.version:
+                raise DamageError(
+                    "an object that an earlier attempt had sent is " + ("another one now" if name in there else "gone"),
+                    where=f"{self.url}/{name}",
+                    allowed="objects that stay as they were sent",
+                    next_step="run the same command with --fresh to make all of it again",
+                )
+
+    def _complete(self, job: Job) -> Finished:
+        """What came of the run whose output is complete at the prefix. Raises ChangedError, DamageError."""
+        from tokmill.output.prefix import Claim
+
+        manifest = self._prefix.complete_manifest()
+        is_part = bool(job.content.split) and is_only_more_lenient(manifest.content, job.content)
+        if manifest.fingerprint != job.content.fingerprint() and not is_part:
+            raise changed_error(manifest.content, job.content, self.url, is_complete=True)
+        there = self._prefix.below()
+        for name, entry in manifest.files.items():
+            size = there[name].size_bytes if name in there else -1
+            if size != entry.size_bytes:
+                raise DamageError(
+                    "an object of the complete output " + ("is missing" if size < 0 else f"has {counted(size, 'byte')}"),
+                    where=f"{self.url}/{name}",
+                    allowed=f"{counted(entry.size_bytes, 'byte')}, as its manifest says",
+                    next_step="run the same command with --fresh to make it again",
+                )
+        with contextlib.suppress(StorageError):
+            # A run that was killed behind the manifest did not do it; who may only read cannot.
+            self._prefix.tidy(manifest.files, Claim(fingerprint=manifest.fingerprint, owner=self._ledger.notes.owner))
+        self.drop()
+        return Finished(
+            elapsed_s=manifest.elapsed_s,
+            counts=manifest.counts,
+            peak_rss_bytes=manifest.peak_rss_bytes,
+            resumed=False,
+            already_complete=True,
+            files=manifest.files,
+        )
+
+    def _is_begun(self) -> bool:
+        """Whether anything here would be lost."""
+        return is_begun(self._output) or (self._output / MANIFEST_NAME).exists()
+
+    def _abandon(self) -> None:
+        """Nothing came of it: leave no claim."""
+        if self._claim is not None:
+            with contextlib.suppress(TokmillError):
+                self._prefix.release(self._claim, is_complete=False)
+        self.drop()
+
+    def drop(self) -> None:
+        """Take away what was staged: the prefix has it."""
+        shutil.rmtree(self._output, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            (self.root / "upload.json").unlink()
+
+
+class _Sum:
+    """Adds up what threads report."""
+
+    def __init__(self) -> None:
+        self.n = 0
+
+    def add(self, n: int) -> None:
+        # One bytecode may come between the two halves of `+=`; a figure for a progress bar can bear that.
+        self.n += n
+
+
+def _sending(n_bytes: int) -> Started:
+    return Started(
+        total_bytes=n_bytes, resumed_bytes=0, position_bytes=0, n_threads=1, batch_bytes=0, budget_bytes=0, verb="uploading"
+    )
+
+
+def _tell(observers: Sequence[Observer], event: AnyEvent) -> None:
+    for observer in observers:
+        observer.on_event(event)

@@ -1,0 +1,171 @@
+"""The directory `.tokmill` inside an output: what is not complete yet, and the lock of whoever works on it.
+
+It holds `journal` (of a run that is to be resumed), `NAME.part` for every file to come, `history` (how it went so far), `lock`, and
+while an append takes the names of an output's files, those files (`output/superseded.py`). Trainers do not look there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from typing import TYPE_CHECKING
+
+from tokmill.core.errors import DamageError, UsageError
+from tokmill.core.manifest import BESIDE, MANIFEST_NAME, PLAN_NAME
+from tokmill.core.output_spec import SIDES
+from tokmill.core.system import durable
+from tokmill.core.system.durable import DirectoryLock, reading_errors
+from tokmill.core.text import counted
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+STATE_NAME = ".tokmill"
+PARTS = "parts"
+"""Directory in there of the parts of an output that is made in parts."""
+_SENT_NAME = ".tokmill.sent"
+"""Directory of a staged output with a file for each one that was sent to a store and is no longer here."""
+
+
+def state_of(directory: Path) -> Path:
+    """The state directory of an output directory."""
+    return directory / STATE_NAME
+
+
+def part_of(directory: Path, name: str) -> Path:
+    """Where the file `name` of an output is made before it has its name; of one in a subdirectory too."""
+    return state_of(directory) / f"{flat_name(name)}.part"
+
+
+def flat_name(name: str) -> str:
+    """The name of a file of an output where there are no subdirectories."""
+    return name.replace("/", "%")
+
+
+def plan_of(directory: Path) -> Path:
+    """Where an output that is made in parts has its plan."""
+    return directory / PLAN_NAME
+
+
+def parts_of(directory: Path) -> Path:
+    """Where it has the output directories of its parts."""
+    return state_of(directory) / PARTS
+
+
+def refuse_parts(directory: Path) -> None:
+    """Raises UsageError where an output is being made in parts."""
+    if plan_of(directory).exists():
+        raise UsageError(
+            "an output is being made in parts in this directory",
+            where=str(state_of(directory)),
+            allowed="the commands that make its parts, and tokmill finalize when all are there",
+            next_step=f"go on with those, choose another --out, or give it up: remove {state_of(directory)}",
+        )
+
+
+def history_of(directory: Path) -> Path:
+    """Where a run notes how it went so far."""
+    return state_of(directory) / "history"
+
+
+def hold(directory: Path) -> DirectoryLock:
+    """Take the lock of an output directory. Raises LockedError, StorageError; DamageError for a link instead of a directory."""
+    state = state_of(directory)
+    if state.is_symlink():
+        raise DamageError(
+            "the state of the run is a symbolic link",
+            where=str(state),
+            allowed="a directory of its own",
+            next_step="remove it, or choose another --out",
+        )
+    return DirectoryLock(state / "lock")
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a regular file; -1 where there is none, or a link. Raises OSError."""
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return -1
+    return found.st_size if stat.S_ISREG(found.st_mode) else -1
+
+
+def check_size(path: Path, size_bytes: int, what: str) -> None:
+    """Raises DamageError for a file that is not there or has another size."""
+    size = size_of(path)
+    if size != size_bytes:
+        raise DamageError(
+            f"{what} is missing" if size < 0 else f"{what} has {counted(size, 'byte')}",
+            where=str(path),
+            allowed=f"{counted(size_bytes, 'byte')}, as its manifest says",
+            next_step="run the same command with --fresh to start over",
+        )
+
+
+def is_begun(directory: Path) -> bool:
+    """Whether a run left something here that the next one goes on with. Raises StorageError."""
+    return (state_of(directory) / "journal").exists() and (bool(part_files(directory)) or (directory / _SENT_NAME).is_dir())
+
+
+def sent_mark(directory: Path, name: str) -> Path:
+    """What says that the complete file `name` of a staged output was sent, with what the store says of it."""
+    return directory / _SENT_NAME / f"{flat_name(name)}.json"
+
+
+def is_sent(directory: Path, name: str) -> bool:
+    """Whether a complete file of an output lies in a store, not here."""
+    return sent_mark(directory, name).exists()
+
+
+def discard_sent(directory: Path) -> None:
+    """Forget what was sent, before all of it is made again. Raises OSError."""
+    marks = directory / _SENT_NAME
+    for mark in marks.iterdir() if marks.is_dir() else ():
+        mark.unlink()
+    if marks.is_dir():
+        marks.rmdir()
+        durable.sync_directory(directory)
+
+
+def staged_bytes(directory: Path) -> int:
+    """What the files of a run that is not complete take here, but for those that were sent."""
+    return sum(max(0, size_of(part)) for part in part_files(directory))
+
+
+def let_go(directory: Path, lock: DirectoryLock) -> None:
+    """Give the lock back, and the state directory where nothing is left in it."""
+    lock.release(remove=True)
+    # Not empty: a run to be resumed, or another that began the moment the lock was free. And a disk that cannot be written
+    # has been the error already, which this one must not hide.
+    with contextlib.suppress(OSError):
+        state_of(directory).rmdir()
+
+
+def part_files(directory: Path) -> list[Path]:
+    """The parts of a run that is not complete. Raises StorageError."""
+    state = state_of(directory)
+    with reading_errors(state):
+        names = durable.uninterrupted(lambda: os.listdir(state)) if state.is_dir() else []
+    return [state / name for name in names if name.endswith(".part")]
+
+
+def refuse_strangers(directory: Path) -> None:
+    """Raises UsageError for files that publishing may overwrite and that nobody vouches for."""
+    if (directory / MANIFEST_NAME).exists():
+        return
+    for name in sorted(durable.uninterrupted(lambda: os.listdir(directory))):
+        if name in SIDES or name.startswith(tuple(f"{side}{mark}" for side in SIDES for mark in "._")):
+            raise UsageError(
+                "the output directory holds a file that no tokmill manifest vouches for",
+                where=str(directory / name),
+                allowed="a new or empty directory, or one that tokmill made",
+                next_step="choose another --out, move the file away, or pass --fresh to overwrite it",
+            )
+        if not name.startswith(".") and name not in BESIDE:
+            raise UsageError(
+                "the output directory holds other files: verify would call them damage, and a trainer may read them",
+                where=str(directory / name),
+                allowed="a new or empty directory, or one that tokmill made",
+                next_step="choose another --out, or move the files away",
+            )

@@ -1,0 +1,191 @@
+"""One JSON object to one text: what a line of JSON lines is, and a JSON file in an archive.
+
+msgspec decodes nothing but the field that is wanted; what it refuses is asked of the standard library, which says why. The hard one
+is a key with dots: `a.b` is the key of that name where the object has one, and else the field `b` of the object under `a`.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import msgspec
+
+from tokmill.core.errors import BadRecordError
+from tokmill.core.records import Skip
+from tokmill.read.utf8 import clean, first_invalid
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from tokmill.core.records import Location, Utf8Policy
+
+NOT_PLAIN = (msgspec.MsgspecError, UnicodeError, RecursionError)
+"""What `RecordParser.texts` raises when a record is to be parsed by itself."""
+
+_BOM = b"\xef\xbb\xbf"
+_OF_THE_KEY = ("missing_text", "null_text", "not_a_string", "lone_surrogate")
+"""Reasons that are about what stands under the key of the text."""
+_MOST_KEYS = 8
+"""Named in a message."""
+
+
+class NotARecordError(Exception):
+    """Something is no record. reason: as in Skip; at: byte of it, where known."""
+
+    def __init__(self, reason: str, what: str, next_step: str, at: int = 0) -> None:
+        super().__init__(what)
+        self.reason = reason
+        self.what = what
+        self.next_step = next_step
+        self.at = at
+
+    def error(self, where: Location, allowed: str, records: str) -> BadRecordError:
+        """The error that stops the run. where: of the record; records: what `--on-error skip` leaves out, in the plural."""
+        offset = None if where.offset is None else where.offset + self.at
+        at = type(where)(path=where.path, record=where.record, offset=offset, unit=where.unit)
+        return BadRecordError(
+            f"{self.what} ({self.reason})",
+            where=str(at),
+            allowed=allowed,
+            next_step=f"{self.next_step}, or pass --on-error skip to leave such {records} out",
+        )
+
+
+def skip_of(bad: NotARecordError, where: Location, offset: int | None, key: str) -> Skip:
+    """What is recorded of a record that is left out. offset: of the record; key: --text-key."""
+    at = None if offset is None else offset + bad.at
+    text_key = key if bad.reason in _OF_THE_KEY else msgspec.UNSET
+    return Skip(path=where.path, record=where.record, offset=at, reason=bad.reason, text_key=text_key)
+
+
+class RecordParser:
+    """The texts of JSON objects."""
+
+    def __init__(self, key: str) -> None:
+        self._key = key
+        if "." in key.strip("."):
+            self._text_of: Callable[[bytes | memoryview], str] = _nested(key)
+            self.texts = self._nested_texts
+        else:
+            record = msgspec.defstruct("Record", [("text", str)], rename={"text": key}, frozen=True, gc=False)
+            self._decode: Callable[[bytes | memoryview], Any] = msgspec.json.Decoder(record).decode
+            self._text_of = lambda line: self._decode(line).text
+            self.texts = self._flat_texts
+
+    def _flat_texts(self, lines: Sequence[bytes | memoryview]) -> list[bytes]:
+        """The texts of lines, all of which are plain records. Raises one of NOT_PLAIN when one is not."""
+        return [record.text.encode() for record in map(self._decode, lines)]
+
+    def _nested_texts(self, lines: Sequence[bytes | memoryview]) -> list[bytes]:
+        return [text.encode() for text in map(self._text_of, lines)]
+
+    def parse(self, line: bytes, policy: Utf8Policy, *, at_start: bool) -> tuple[bytes, int]:
+        """The text of a line that is not blank, and how many bytes of the line were not UTF-8. Raises NotARecordError."""
+        if at_start and line.startswith(_BOM):
+            # A byte order mark may stand before JSON (RFC 8259, section 8.1); the text does not begin there.
+            line = b" " * len(_BOM) + line[len(_BOM) :]
+        at, n_invalid = first_invalid(line), 0
+        if at is not None:
+            if policy == "strict":
+                raise NotARecordError(
+                    "invalid_utf8",
+                    f"not valid UTF-8: byte 0x{line[at]:02x}",
+                    "mend the file, or pass --encoding-errors replace (or ignore)",
+                    at,
+                )
+            line, n_invalid = clean(line, policy)
+        try:
+            return self._text_of(line).encode(), n_invalid
+        except NOT_PLAIN:
+            return self._parse_slowly(line), n_invalid
+
+    def _parse_slowly(self, line: bytes) -> bytes:
+        """As the standard library sees it: its reasons are better, and it takes lone surrogates where they do no harm."""
+        try:
+            value = json.loads(line.decode(), parse_constant=_refuse_constant, parse_int=_Number, parse_float=_Number)
+        except RecursionError:
+            raise NotARecordError("invalid_json", "the JSON is nested too deeply", "flatten the line") from None
+        except ValueError as error:
+            at = len(line.decode()[: error.pos].encode()) if isinstance(error, json.JSONDecodeError) else 0
+            what = f"the line is not JSON: {error.msg if isinstance(error, json.JSONDecodeError) else error}"
+            next_step = "mend the line (a file that is one JSON array: jq -c '.[]' FILE; objects of several lines: jq -c . FILE)"
+            raise NotARecordError("invalid_json", what, next_step, at) from None
+        return self._text_in(value)
+
+    def _text_in(self, value: object) -> bytes:
+        key = self._key
+        if not isinstance(value, dict):
+            kind = "array" if isinstance(value, list) else "value"
+            raise NotARecordError("missing_text", f"the line is a JSON {kind}, not an object", "make each line an object")
+        text = value[key] if key in value else _below(value, key)
+        if text is None:
+            raise NotARecordError("null_text", f'the text under "{key}" is null', "mend the line")
+        if not isinstance(text, str) or isinstance(text, _Number):
+            raise NotARecordError("not_a_string", f'what stands under "{key}" is not a string', _other_key(value))
+        try:
+            return text.encode()
+        except UnicodeEncodeError:
+            raise NotARecordError(
+                "lone_surrogate", f'the text under "{key}" has half of a surrogate pair (\\ud800 to \\udfff)', "mend the line"
+            ) from None
+
+
+class _Number(str):
+    """A number's digits; they are of no interest, and Python refuses very long ones."""
+
+    __slots__ = ()
+
+
+def _nested(key: str) -> Callable[[bytes | memoryview], str]:
+    """The text under a key with dots, of an object as most are; raises one of NOT_PLAIN for any other."""
+    *above, last = key.split(".")
+    inner: type[msgspec.Struct] = msgspec.defstruct("Inner", [("text", str)], rename={"text": last}, frozen=True, gc=False)
+    for name in reversed(above[1:]):
+        inner = msgspec.defstruct("Outer", [("text", inner)], rename={"text": name}, frozen=True)
+    fields = [("literal", str | msgspec.UnsetType, msgspec.UNSET), ("text", inner | msgspec.UnsetType, msgspec.UNSET)]
+    record = msgspec.defstruct("Record", fields, rename={"literal": key, "text": above[0]}, frozen=True)
+    decode: Callable[[bytes | memoryview], Any] = msgspec.json.Decoder(record).decode
+
+    def text_of(line: bytes | memoryview) -> str:
+        found = decode(line)
+        if found.literal is not msgspec.UNSET:
+            return found.literal  # type: ignore[no-any-return]
+        while not isinstance(found, str):
+            if found is msgspec.UNSET:
+                raise msgspec.ValidationError
+            found = found.text
+        return found
+
+    return text_of
+
+
+def _below(value: dict[str, Any], key: str) -> object:
+    """What stands under a key with dots, step by step. Raises NotARecordError when a step is missing."""
+    found: Any = value
+    above: list[str] = []
+    for name in key.split("."):
+        if not isinstance(found, dict) or name not in found:
+            inside = f" inside {json.dumps('.'.join(above))[:40]}" if above and isinstance(found, dict) else ""
+            there = _describe_keys(found if inside else value)
+            raise NotARecordError("missing_text", f'there is no key "{key}"{inside}; {there}', _other_key(value))
+        above.append(name)
+        found = found[name]
+    return found
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _describe_keys(value: dict[str, object]) -> str:
+    if not value:
+        return "the object is empty"
+    shown = ", ".join(json.dumps(key)[:40] for key in list(value)[:_MOST_KEYS])
+    return f"keys there: {shown}" + (f" and {len(value) - _MOST_KEYS} more" if len(value) > _MOST_KEYS else "")
+
+
+def _other_key(value: dict[str, object]) -> str:
+    """What to type: the key of the longest string."""
+    strings = {k: len(v) for k, v in value.items() if isinstance(v, str) and not isinstance(v, _Number) and k.isidentifier()}
+    return f"pass --text-key {max(strings, key=lambda k: strings[k])}" if strings else "pass --text-key KEY"

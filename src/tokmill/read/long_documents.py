@@ -1,0 +1,297 @@
+"""Documents larger than a batch, cut where no token can reach across, without ever holding more than they need.
+
+Up to `divide_above_bytes` a document is held until its end, because its side of the validation split is decided by the hash
+of all of it. A longer one is divided into blocks, each on its own side; blocks of one side that follow one another stay one
+document. The hard one is that nothing here may depend on how the bytes arrived: a block ends at the first safe cut at or
+after a fixed number of raw bytes from its beginning, and bytes that may still turn out to be a separator are never looked
+at.
+
+The policy for bytes that are not UTF-8 is applied to each piece. That equals applying it to the whole: every safe cut has a
+complete character on both sides, and a decoder has nothing pending behind one; `tests/read/test_long_documents.py` compares them.
+"""
+
+from __future__ import annotations
+
+import codecs
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import xxhash
+
+from tokmill.core.errors import BadTextError
+from tokmill.core.records import Batch, Counts
+from tokmill.core.system.budget import piece_too_long
+from tokmill.read.utf8 import clean, first_invalid
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tokmill.core.config import Content
+    from tokmill.core.errors import MemoryBudgetError
+    from tokmill.core.records import Cursor, Location
+    from tokmill.read.position import Settings
+
+
+class LongText(Protocol):
+    """A document that is read, and held, as far as it must be."""
+
+    buffer: bytearray
+
+    @property
+    def complete(self) -> bool:
+        """The buffer holds the document's last byte."""
+
+    @property
+    def n_known(self) -> int:
+        """Bytes of the buffer that certainly belong to the document."""
+
+    def grow(self) -> None:
+        """Read on."""
+
+    def take(self, n_bytes: int) -> bytes:
+        """Take bytes from the front."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Piece:
+    """A part of a large document that is encoded by itself."""
+
+    text: bytes
+    """Valid UTF-8, policy applied."""
+    raw: bytes
+    """The bytes that were consumed to the end of this piece; b"" while more pieces of the same bytes follow."""
+    is_val: bool
+    head_open: bool
+    tail_open: bool
+    n_invalid: int = 0
+    next_begins: bool | None = None
+    """At the end of a block: whether the next begins a document of its own. None: reading cannot go on behind this piece."""
+    adds_part: bool = False
+    last: bool = False
+
+
+def hold(document: LongText, settings: Settings, where: Location) -> bool:
+    """Read on until the document is complete or known to be longer than what is divided; whether it is complete.
+
+    Raises MemoryBudgetError for a document that nothing can cut and that does not fit.
+    """
+    limit = settings.divide_above_bytes if settings.cutter else max(settings.max_piece_bytes, settings.batch_bytes)
+    while not document.complete and document.n_known <= limit:
+        document.grow()
+    if document.complete and len(document.buffer) <= limit:
+        return True
+    if settings.cutter is None:
+        n_bytes = len(document.buffer) if document.complete else None
+        raise _too_long(where, settings, "for this tokenizer no document can be cut, and this one", n_bytes)
+    return False
+
+
+def whole(document: LongText, settings: Settings, where: Location, *, is_valid: bool) -> Iterator[Piece]:
+    """The pieces of a complete document, all of one side. is_valid: it is UTF-8. Raises MemoryBudgetError."""
+    content = settings.content
+    is_val = _side(document.buffer, content, is_valid=is_valid)
+    head_open = False
+    offset = where.offset or 0
+    while document.buffer or not head_open:
+        n = _piece_bytes(document.buffer, settings, where, offset)
+        raw = document.take(n)
+        offset += n
+        text, n_invalid = (raw, 0) if is_valid else clean(raw, content.encoding_errors)
+        last = not document.buffer
+        yield Piece(text=text, raw=raw, is_val=is_val, head_open=head_open, tail_open=not last, n_invalid=n_invalid, last=last)
+        head_open = True
+
+
+def divided(document: LongText, settings: Settings, where: Location, document_offset: int, *, begins: bool) -> Iterator[Piece]:
+    """The pieces of a document that is divided, from `where` on. begins: whether the first block begins a document of its side.
+
+    Raises BadTextError, MemoryBudgetError.
+    """
+    is_first = where.offset == document_offset
+    ahead: _Block | None = None
+    for block in _blocks(document, settings, where):
+        if ahead is not None:
+            next_begins = ahead.is_val != block.is_val
+            yield from _emit(ahead, settings, begins=begins, adds_part=begins and not is_first, next_begins=next_begins)
+            begins, is_first = next_begins, False
+        ahead = block
+    if ahead is not None:
+        yield from _emit(ahead, settings, begins=begins, adds_part=begins and not is_first, next_begins=None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    text: bytes
+    raw: bytes
+    where: Location
+    is_val: bool
+    n_invalid: int
+
+
+def _blocks(document: LongText, settings: Settings, where: Location) -> Iterator[_Block]:
+    content = settings.content
+    offset = where.offset or 0
+    while n := _block_bytes(document, settings, where, offset):
+        raw = document.take(n)
+        text, n_invalid = raw, 0
+        at = first_invalid(raw)
+        if at is not None:
+            if content.encoding_errors == "strict":
+                raise _not_utf8(where, offset + at, raw[at])
+            text, n_invalid = clean(raw, content.encoding_errors)
+        yield _Block(text, raw, _moved(where, offset), _side(text, content, is_valid=True), n_invalid)
+        offset += n
+
+
+def _block_bytes(document: LongText, settings: Settings, where: Location, offset: int) -> int:
+    """Length of the next block; 0 at the end of the document."""
+    cutter, start = settings.cutter, settings.block_bytes
+    if cutter is None:
+        raise _too_long(where, settings, "for this tokenizer no document can be cut, and this one")
+    window = start + start // 16 + 64
+    while True:
+        n_seen = min(window, document.n_known)
+        cut = cutter.first(bytes(memoryview(document.buffer)[:n_seen]), start) if n_seen > start else 0
+        if cut:
+            return cut
+        if n_seen < document.n_known:
+            window *= 2
+        elif document.complete:
+            return len(document.buffer)
+        elif n_seen > start + settings.max_piece_bytes:
+            raise _too_long(_moved(where, offset), settings, "the text from here on has no place where it can be cut, and it")
+        else:
+            window *= 2
+            document.grow()
+
+
+def _emit(block: _Block, settings: Settings, *, begins: bool, adds_part: bool, next_begins: bool | None) -> Iterator[Piece]:
+    """A block as pieces that fit a batch."""
+    rest = bytearray(block.text)
+    head_open = not begins
+    first = True
+    while rest or first:
+        n = _piece_bytes(rest, settings, block.where, block.where.offset or 0)
+        text = bytes(memoryview(rest)[:n])
+        del rest[:n]
+        ends = not rest
+        yield Piece(
+            text=text,
+            raw=block.raw if ends else b"",
+            is_val=block.is_val,
+            head_open=head_open,
+            tail_open=not ends or next_begins is False,
+            n_invalid=block.n_invalid if ends else 0,
+            next_begins=next_begins if ends else None,
+            adds_part=adds_part and first,
+            last=ends and next_begins is None,
+        )
+        head_open, first = True, False
+
+
+def _piece_bytes(text: bytearray, settings: Settings, where: Location, offset: int) -> int:
+    """Length of the next piece: at most a batch, or up to the first safe cut behind that. Raises MemoryBudgetError."""
+    n, cutter = len(text), settings.cutter
+    if n > settings.batch_bytes and cutter is not None:
+        n = cutter.last(text, settings.batch_bytes) or cutter.first(text, settings.batch_bytes) or n
+    if n > max(settings.max_piece_bytes, settings.batch_bytes):
+        raise _too_long(_moved(where, offset), settings, "the text from here on has no place where it can be cut, and it", n)
+    return n
+
+
+def piece_batch(piece: Piece, *, after: Cursor | None, counts: Counts, where: Location, position_bytes: int) -> Batch:
+    """The batch that carries one piece."""
+    # A document in one piece is like any other: its hash decides where it is encoded, and empty it is skipped there.
+    is_one = not piece.head_open and not piece.tail_open and piece.last and not piece.adds_part
+    return Batch(
+        index=0,
+        documents=[piece.text],
+        raw=None,
+        is_val=None if is_one else piece.is_val,
+        head_open=piece.head_open,
+        tail_open=piece.tail_open,
+        after=after,
+        locate=lambda _i: where,
+        counts=counts,
+        position_bytes=position_bytes,
+    )
+
+
+@dataclass(slots=True)
+class _Held:
+    """A document that is in memory."""
+
+    buffer: bytearray
+    complete: bool = True
+
+    @property
+    def n_known(self) -> int:
+        return len(self.buffer)
+
+    def grow(self) -> None:
+        """There is nothing more."""
+
+    def take(self, n_bytes: int) -> bytes:
+        taken = bytes(memoryview(self.buffer)[:n_bytes])
+        del self.buffer[:n_bytes]
+        return taken
+
+
+def held_document(
+    text: bytes, settings: Settings, where: Location, *, counts: Counts, after: Cursor, position_bytes: int
+) -> Iterator[Batch]:
+    """The batches of a document that is in memory, valid UTF-8 and larger than a batch; the last carries counts and cursor.
+
+    Raises MemoryBudgetError.
+    """
+    document = _Held(bytearray(text))
+    del text
+    inside = type(where)(path=where.path, record=where.record, offset=0, unit=where.unit)
+    if hold(document, settings, where):
+        pieces = whole(document, settings, inside, is_valid=True)
+    else:
+        pieces = divided(document, settings, inside, 0, begins=True)
+    for piece in pieces:
+        yield piece_batch(
+            piece,
+            after=after if piece.last else None,
+            counts=(counts if piece.last else Counts()) + Counts(parts_added=int(piece.adds_part)),
+            where=where,
+            position_bytes=position_bytes,
+        )
+
+
+def _side(text: bytes | bytearray, content: Content, *, is_valid: bool) -> bool:
+    """The side of a document by the hash of its text, policy applied."""
+    value = xxhash.xxh3_64_intdigest(text, content.seed) if is_valid else _clean_hash(text, content)
+    return value < math.ceil(content.val_fraction * 2**64)
+
+
+def _clean_hash(text: bytes | bytearray, content: Content) -> int:
+    """The hash of the text with the policy applied, without holding that text."""
+    decoder = codecs.getincrementaldecoder("utf-8")(content.encoding_errors)
+    state = xxhash.xxh3_64(seed=content.seed)
+    with memoryview(text) as view:
+        for begin in range(0, len(view), 1 << 20):
+            part = view[begin : begin + (1 << 20)]
+            state.update(decoder.decode(bytes(part), final=begin + len(part) == len(view)).encode())
+    return state.intdigest()
+
+
+def _moved(where: Location, offset: int) -> Location:
+    return type(where)(path=where.path, record=where.record, offset=offset, unit=where.unit)
+
+
+def _too_long(where: Location, settings: Settings, what: str, n_bytes: int | None = None) -> MemoryBudgetError:
+    most = max(settings.max_piece_bytes, settings.batch_bytes)
+    return piece_too_long(what, str(where), most, settings.budget_bytes, n_bytes)
+
+
+def _not_utf8(where: Location, offset: int, byte: int) -> BadTextError:
+    return BadTextError(
+        f"not valid UTF-8: byte 0x{byte:02x}, in a document so long that it is divided and cannot be left out",
+        where=str(_moved(where, offset)),
+        allowed="UTF-8 text",
+        next_step="mend the file, or pass --encoding-errors replace (or ignore)",
+    )

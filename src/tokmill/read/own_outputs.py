@@ -1,0 +1,84 @@
+"""What tokmill itself wrote: it is no corpus where a directory or pattern merely contains it. Its content tells, not its name."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tokmill.core.errors import TokmillError
+from tokmill.core.manifest import BESIDE, MANIFEST_NAME, SKIPPED_NAME, read_state
+from tokmill.core.records import path_to_text
+from tokmill.core.text import counted
+
+_HEAD_BYTES = 256
+_MANIFEST_HEAD = re.compile(rb'\{\s*"format_version":\s*\d+,\s*"tokmill_version":\s*"')
+_MOST_NAMED = 3
+
+
+class OwnFiles:
+    """Knows the files of outputs, and counts those that were met."""
+
+    def __init__(self) -> None:
+        self.met: dict[str, int] = {}
+        """Files by the output that they are of, in the form of `path_to_text`."""
+        self._written: dict[str, frozenset[str]] = {}
+
+    @property
+    def n_files(self) -> int:
+        """Files that were met."""
+        return sum(self.met.values())
+
+    def has(self, path: str) -> bool:
+        """Whether it is of an output; counted if so."""
+        directory, name = os.path.split(path)
+        output = self._output(directory, name)
+        if output is not None:
+            shown = path_to_text(output)
+            self.met[shown] = self.met.get(shown, 0) + 1
+        return output is not None
+
+    def notices(self) -> list[str]:
+        """What a person should know of what was passed over."""
+        if not self.met:
+            return []
+        named = list(self.met)[:_MOST_NAMED]
+        others = f" and {counted(len(self.met) - len(named), 'other')}" if len(self.met) > len(named) else ""
+        n_files = counted(self.n_files, "file")
+        return [f"passed over {n_files} that tokmill wrote, of {counted(len(self.met), 'output')}: {', '.join(named)}{others}"]
+
+    def _output(self, directory: str, name: str) -> str | None:
+        """The directory of the output that has a file of this name in `directory`."""
+        if name in self._names(directory):
+            return directory or "."
+        above, side = os.path.split(os.path.abspath(directory))
+        return above if side in {"train", "val"} and f"{side}/{name}" in self._names(above) else None
+
+    def _names(self, directory: str) -> frozenset[str]:
+        if directory not in self._written:
+            self._written[directory] = _written_in(Path(directory))
+        return self._written[directory]
+
+
+def _written_in(directory: Path) -> frozenset[str]:
+    """Names of what tokmill wrote in a directory; none where there is no manifest of its own."""
+    path = directory / MANIFEST_NAME
+    try:
+        # Links and pipes are not followed: tokmill makes none.
+        if path.is_symlink() or not path.is_file():
+            return frozenset()
+        with path.open("rb") as file:
+            if not _MANIFEST_HEAD.match(file.read(_HEAD_BYTES)):
+                return frozenset()
+        files = msgspec.json.decode(read_state(path), type=_Files).files
+    except (OSError, TokmillError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        # It cannot be read, or it is damaged: what else lies there is not known to be tokmill's.
+        files = {}
+    return frozenset({MANIFEST_NAME, SKIPPED_NAME, *BESIDE, *files})
+
+
+class _Files(msgspec.Struct):
+    files: dict[str, Any]

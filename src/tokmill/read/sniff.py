@@ -1,0 +1,181 @@
+"""Text that is JSON lines which nobody called so: found by its first line, and refused instead of read as text in silence.
+
+Where neither a suffix nor --input-format says what an input is, it is taken for text. If its first line that is not blank is a
+JSON object, that was a wrong guess almost for certain, and a person must say which it is. To read it as JSON lines unasked was
+refused: the bytes of the output would then depend on the first line of a corpus. The hard one is a pipe, of which nothing
+may be lost: what was looked at is read again.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from tokmill.core.config import TEXT_KEY
+from tokmill.core.errors import TokmillError, UsageError
+from tokmill.core.records import STDIN
+from tokmill.core.text import counted
+from tokmill.read.inputs import is_guess
+from tokmill.read.stream import open_stream
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tokmill.core.protocols import ByteStream
+    from tokmill.core.records import Input
+
+LOOK_BYTES = 256 << 10
+"""As far as the end of the first line is looked for."""
+_FIRST_BYTES = 4 << 10
+_MOST_FILES = 256
+"""Files that are looked at, evenly: opening a hundred thousand would be a run of its own."""
+_MOST_REMOTE = 16
+"""Remote objects that are looked at; each is a request that is waited for."""
+_BOM = b"\xef\xbb\xbf"
+_BEGINNING = re.compile(rb'\{\s*"')
+
+
+class Looked:
+    """A stream whose first line may be looked at before it is read. Implements `protocols.ByteStream`; closes the stream."""
+
+    def __init__(self, stream: ByteStream) -> None:
+        self.offset = stream.offset
+        self._stream = stream
+        self._head = b""
+        self._ended = False
+
+    def first_line(self) -> tuple[bytes, bool]:
+        """The first line that is not blank, without a byte order mark, and whether that is all of it.
+
+        Nothing is read behind a line that does not begin with a brace. Raises DamagedInputError, ChangedError.
+        """
+        while True:
+            line, newline, _ = self._head.removeprefix(_BOM).lstrip().partition(b"\n")
+            is_open = not newline and (not line or line.startswith(b"{") or _BOM.startswith(self._head))
+            if not is_open or self._ended or len(self._head) >= LOOK_BYTES:
+                return line, bool(newline) or self._ended
+            data = self._stream.read(max(_FIRST_BYTES, len(self._head)))
+            self._ended = not data
+            self._head += data
+
+    def read(self, n_bytes: int) -> bytes:
+        """See ByteStream."""
+        if self._head:
+            data, self._head = self._head[:n_bytes], self._head[n_bytes:]
+        else:
+            data = b"" if self._ended else self._stream.read(n_bytes)
+        self.offset += len(data)
+        return data
+
+    def skip(self, n_bytes: int) -> None:
+        """See ByteStream."""
+        n_held = min(n_bytes, len(self._head))
+        self._head = self._head[n_held:]
+        if n_bytes > n_held:
+            self._stream.skip(n_bytes - n_held)
+        self.offset += n_bytes
+
+    def raw_position(self) -> int:
+        """See ByteStream."""
+        return self._stream.raw_position()
+
+    def close(self) -> None:
+        """See ByteStream."""
+        self._stream.close()
+
+
+def check_pipe(stream: ByteStream, source: Input, text_key: str) -> ByteStream:
+    """The stream of an input that has no size, to be read from its beginning. Raises UsageError for JSON lines in disguise."""
+    if source.format != "text" or not is_guess(source):
+        return stream
+    looked = Looked(stream)
+    if is_json_lines(*looked.first_line(), text_key):
+        raise _refused(source)
+    return looked
+
+
+def check_files(inputs: Sequence[Input], text_key: str) -> list[str]:
+    """Look at files that will be read as text. Returns notices of those whose suffix says text and whose content does not.
+
+    Raises UsageError for JSON lines whose suffix says nothing. A file that cannot be read is for the run to speak of.
+    """
+    files = [source for source in inputs if source.format == "text" and source.size_bytes]
+    for source in _some([source for source in files if is_guess(source)]):
+        if is_json_lines(*_first_line(source), text_key):
+            raise _refused(source)
+    looked = _some([source for source in files if not is_guess(source)])
+    found = [source for source in looked if _has_key(*_first_line(source), text_key)]
+    notices = []
+    if found:
+        others = f" (and {counted(len(found) - 1, 'other')} of {len(looked):,} looked at)" if len(found) > 1 else ""
+        notices.append(
+            f"{found[0].path}{others} will be read as text, but its first line is a JSON object with the key "
+            f"{json.dumps(text_key)}: if it is JSON lines, stop and pass --input-format jsonl"
+        )
+    if text_key != TEXT_KEY and all(source.format == "text" for source in inputs):
+        notices.append("--text-key is for JSON lines, but every input will be read as text: is --input-format jsonl missing?")
+    return notices
+
+
+def keys_of(source: Input) -> list[str]:
+    """The keys of the JSON object that is the first line of a file; none where it cannot be seen."""
+    return sorted(_keys(_first_line(source)[0]) or ()) if source.size_bytes else []
+
+
+def is_json_lines(line: bytes, is_whole: bool, text_key: str) -> bool:  # noqa: FBT001  as `first_line` returns it
+    """Whether a first line is that of JSON lines: it is a JSON object; or begins like one and is too long to be looked at whole,
+    or somebody has named a key of his own.
+    """
+    if _keys(line) is not None:
+        return True
+    return (not is_whole or text_key != TEXT_KEY) and _BEGINNING.match(line) is not None
+
+
+def _has_key(line: bytes, is_whole: bool, text_key: str) -> bool:  # noqa: FBT001  as above
+    """Whether a first line is a JSON object with that key, as far as can be seen."""
+    if is_whole:
+        return text_key in (_keys(line) or ())
+    return _BEGINNING.match(line) is not None and re.search(re.escape(json.dumps(text_key).encode()) + rb"\s*:", line) is not None
+
+
+def _keys(line: bytes) -> set[str] | None:
+    """The keys of a JSON object; None for anything else."""
+    if not line.startswith(b"{"):
+        return None
+    try:
+        return set(msgspec.json.decode(line, type=dict[str, msgspec.Raw]))
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return None
+
+
+def _first_line(source: Input) -> tuple[bytes, bool]:
+    try:
+        stream = Looked(open_stream(source))
+    except TokmillError:
+        return b"", True
+    try:
+        return stream.first_line()
+    except TokmillError:
+        return b"", True
+    finally:
+        stream.close()
+
+
+def _some(sources: Sequence[Input]) -> Sequence[Input]:
+    """At most `_MOST_FILES` of them, evenly."""
+    most = _MOST_REMOTE if any(source.is_remote for source in sources) else _MOST_FILES
+    return sources[:: -(-len(sources) // most) or 1]
+
+
+def _refused(source: Input) -> UsageError:
+    is_stdin = source.path == STDIN
+    rename = "" if is_stdin or source.size_bytes is None else "; or give the file a name that ends in .jsonl or .txt"
+    return UsageError(
+        "the first line is a JSON object, but nothing says that this is JSON lines: it would be read as text",
+        where="standard input" if is_stdin else source.path,
+        allowed="JSON lines that are called so, by --input-format or a suffix (.jsonl, .ndjson, .json); or text that is called so",
+        next_step=f"pass --input-format jsonl, or --input-format text to read it as text all the same{rename}",
+    )

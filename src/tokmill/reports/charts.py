@@ -1,0 +1,171 @@
+"""The charts of a report: static SVG by matplotlib, in colours that the page around them decides.
+
+Each chart is drawn with a colour of its own kind, which is then replaced by the name of a style of the page: so one SVG suits light
+and dark. Letters stay text. A chart made by a script in the page was refused: a report is to open by mail, with scripts off.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import re
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from tokmill.core.errors import UsageError
+from tokmill.core.extras import install_hint
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_WIDTH_IN, _HEIGHT_IN = 4.2, 2.4
+"""In units of which a phone shows one a pixel, about, so that ten points can be read there."""
+_COLOURS = {"#010101": "ink", "#020202": "soft", "#030303": "grid", "#040404": "one", "#050505": "two", "#060606": "warn"}
+"""What is drawn, and the style of the page that it becomes: no other colour is in a chart."""
+INK, SOFT, GRID, ONE, TWO, WARN = _COLOURS
+_STYLE: Any = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "tokmill",
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "text.color": INK,
+    "axes.edgecolor": GRID,
+    "axes.labelcolor": SOFT,
+    "axes.labelsize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.facecolor": "none",
+    "axes.axisbelow": True,
+    "figure.facecolor": "none",
+    "xtick.color": GRID,
+    "ytick.color": GRID,
+    "xtick.labelcolor": SOFT,
+    "ytick.labelcolor": SOFT,
+    "grid.color": GRID,
+    "grid.linewidth": 0.8,
+    "legend.frameon": False,
+    "legend.labelcolor": INK,
+    "lines.linewidth": 1.8,
+}
+
+
+class Chart:
+    """One chart. Raises UsageError where matplotlib is not installed."""
+
+    def __init__(self, name: str, *, x: str, y: str) -> None:
+        """name: one word, its id in the page. x, y: what the axes measure."""
+        self._name = name
+        with _styled():
+            from matplotlib.figure import Figure
+
+            self._figure: Figure = Figure(figsize=(_WIDTH_IN, _HEIGHT_IN), layout="constrained")
+            self._axes: Axes = self._figure.subplots()
+        self._axes.set_xlabel(x)
+        self._axes.set_ylabel(y)
+        self._axes.grid(axis="y")
+        self._axes.tick_params(length=0)
+        self._axes.locator_params(nbins=5)
+
+    def line(self, x: Sequence[float], y: Sequence[float], *, colour: str = ONE, label: str | None = None) -> None:
+        """A line with its area; a single point is a dot."""
+        self._axes.plot(x, y, color=colour, label=label, marker="o" if len(x) == 1 else None, solid_joinstyle="round")
+
+    def area(self, x: Sequence[float], y: Sequence[float], *, colour: str = ONE) -> None:
+        """What is under a line, faintly."""
+        self._axes.fill_between(x, y, color=colour, alpha=0.15, linewidth=0)
+
+    def bars(self, edges: Sequence[float], heights: Sequence[float], *, colour: str = ONE, label: str | None = None) -> None:
+        """A histogram: bar i from edges[i] to edges[i + 1]."""
+        self._axes.stairs(heights, edges, color=colour, fill=label is None, label=label, linewidth=1.8)
+
+    def limit(self, y: float, label: str) -> None:
+        """A line across, which nothing should reach."""
+        self._axes.axhline(y, color=WARN, linewidth=1.2, linestyle=(0, (4, 3)))
+        self._axes.annotate(
+            label,
+            (1, y),
+            xycoords=("axes fraction", "data"),
+            xytext=(0, 3),
+            textcoords="offset points",
+            ha="right",
+            fontsize=9,
+            color=SOFT,
+        )
+
+    def mark(self, x: float) -> None:
+        """A place where something happened."""
+        self._axes.axvline(x, color=SOFT, linewidth=0.8, linestyle=(0, (1, 2)))
+
+    def log_x(self, ticks: Sequence[float], labels: Sequence[str]) -> None:
+        """The x axis in powers, with these ticks."""
+        self._axes.set_xscale("log")
+        self._axes.set_xticks(ticks, labels=labels, minor=False)
+        self._axes.minorticks_off()
+
+    def from_zero(self) -> None:
+        """The y axis begins at 0, the x axis where the data does."""
+        self._axes.set_ylim(bottom=0)
+        self._axes.margins(x=0.01)
+
+    def y_between(self, low: float, high: float) -> None:
+        """The y axis from low to high."""
+        self._axes.set_ylim(low, high)
+        self._axes.margins(x=0.01)
+
+    def svg(self, title: str, description: str) -> str:
+        """The chart as an element of a page. title, description: for those who cannot see it; plain text."""
+        from html import escape
+
+        handles, _ = self._axes.get_legend_handles_labels()
+        with _styled():
+            if handles:
+                self._axes.legend(loc="best", fontsize=9)
+            file = io.StringIO()
+            self._figure.savefig(file, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+        drawn = file.getvalue()
+        drawn = drawn[drawn.index("<svg") :]
+        drawn = re.sub(r"<metadata>.*?</metadata>", "", drawn, flags=re.DOTALL)
+        for colour, style in _COLOURS.items():
+            drawn = drawn.replace(colour, f"var(--{style})")
+        # Several charts are in one page: what they refer to by name is called after the chart.
+        drawn = re.sub(r'\b(id="|href="#|url\(#)', rf"\g<1>{self._name}-", drawn)
+        # The page says which letters; a style inside would hold for all of the page.
+        drawn = re.sub(r"font-family: [^;\"]*; ", "", drawn)
+        drawn = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", drawn, flags=re.DOTALL)
+        view = re.search(r'viewBox="[^"]*"', drawn)
+        head = (
+            f'<svg {view[0] if view else ""} xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+            'role="img" '
+            f'aria-labelledby="{self._name}-title {self._name}-desc">'
+            f'<title id="{self._name}-title">{escape(title)}</title><desc id="{self._name}-desc">{escape(description)}</desc>'
+        )
+        return head + drawn[drawn.index(">") + 1 :].rstrip()
+
+
+def check_drawing() -> None:
+    """Raises UsageError without matplotlib: before anything is read that nothing could be drawn of."""
+    with _styled():
+        return
+
+
+@contextmanager
+def _styled() -> Iterator[None]:
+    """The style of these charts, and nothing that the person set for matplotlib. Raises UsageError without it."""
+    try:
+        # It speaks of its caches in the home directory, which concerns nobody here.
+        logging.getLogger("matplotlib").setLevel(logging.ERROR)
+        import matplotlib as mpl
+    except ImportError:
+        raise UsageError(
+            "the charts of a report need matplotlib",
+            where="tokmill report",
+            allowed="tokmill with its extra 'report'",
+            next_step=install_hint("report"),
+        ) from None
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(_STYLE)
+        yield

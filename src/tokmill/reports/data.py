@@ -1,0 +1,252 @@
+"""Everything that a report tells of an output directory: what its manifest or journal says, and what its ids show.
+
+A complete output is read once; of an interrupted one there is what was committed, without a look at the ids. What an older
+tokmill did not note is None, and so is what cannot be known here: a report says what is missing instead of failing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tokmill.core.errors import TokmillError, UsageError
+from tokmill.core.history import History, until
+from tokmill.core.manifest import MANIFEST_NAME, SKIPPED_NAME, Manifest, load_manifest
+from tokmill.core.outcome import Teller
+from tokmill.core.output_spec import SIDES
+from tokmill.core.records import Counts
+from tokmill.core.text import printable_bytes
+from tokmill.dataset import files_of, find_tokenizer
+from tokmill.encode import is_lossless, load_decoder
+from tokmill.output import load_history, part_of, plan_of, read_journal, state_of
+from tokmill.reports.token_stats import MOST_COUNTED_IDS, SideTally, Tallier
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from tokmill.core.config import Content
+    from tokmill.core.manifest import Segment
+    from tokmill.core.protocols import Encoder, Observer
+    from tokmill.core.records import Tokenizer
+
+MOST_FREQUENT = 40
+MOST_SKIPS = 50
+"""Skipped records that are listed; all are counted."""
+_MOST_LINE_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class FrequentToken:
+    """An id that occurs often."""
+
+    id: int
+    n: int
+    text: str | None
+    """Decoded, controls and bytes that are not UTF-8 as escapes; None: its tokenizer is not here."""
+    is_special: bool
+
+
+@dataclass(slots=True, kw_only=True)
+class Account:
+    """What is known of an output."""
+
+    directory: Path
+    manifest: Manifest | None
+    """None: it is not complete."""
+    content: Content
+    tokmill_version: str
+    segments: Sequence[Segment]
+    counts: Counts
+    elapsed_s: float
+    history: History | None
+    sides: dict[str, SideTally] = field(default_factory=dict)
+    """By name; empty for an output that is not complete."""
+    knows_sizes: bool = False
+    """Whether bytes per token are known document by document."""
+    frequent: list[FrequentToken] = field(default_factory=list)
+    n_distinct_ids: int | None = None
+    skips: list[dict[str, Any]] = field(default_factory=list)
+    """The first records that were skipped."""
+    skipped_by_input: Counter[str] = field(default_factory=Counter)
+    missing: list[str] = field(default_factory=list)
+    """Sentences: what this report lacks, and why."""
+
+    @property
+    def knows_text(self) -> bool:
+        """Whether the bytes of text were counted: nobody says it of ids that came from other tools' files."""
+        return all(each.format != "ids" for each in self.content.inputs)
+
+
+def take_account(directory: Path, observers: Sequence[Observer] = ()) -> Account:
+    """Look at an output directory, complete or not. Raises UsageError where neither is, DamageError for what cannot be trusted."""
+    account = begin_account(directory)
+    complete_account(account, observers)
+    return account
+
+
+def begin_account(directory: Path) -> Account:
+    """What manifest or journal say. Raises UsageError where neither is, DamageError for what cannot be trusted."""
+    is_of_manifest = (directory / MANIFEST_NAME).exists() or plan_of(directory).exists()
+    return _of_manifest(directory) if is_of_manifest else _of_journal(directory)
+
+
+def complete_account(account: Account, observers: Sequence[Observer] = ()) -> None:
+    """Add what skipped records, history and ids show. Raises DamageError."""
+    if account.history is None:
+        account.missing.append(
+            f"Speed and memory over time: {_why_no_history(account)}"
+            if account.manifest
+            else "Speed and memory over time: no history was kept beside the journal, or it was lost."
+        )
+    _read_skips(account)
+    if account.manifest:
+        _read_ids(account, account.manifest, observers)
+    else:
+        account.missing.append(
+            "Lengths of documents, frequent tokens and the comparison of the two sides: the output is not complete, so its ids "
+            "were not read."
+        )
+
+
+def _why_no_history(account: Account) -> str:
+    if account.content.splits:
+        return "an output that was made in parts has none; its time is that of the runs of all parts together."
+    return f"tokmill {account.tokmill_version} kept no history of this output."
+
+
+def _of_manifest(directory: Path) -> Account:
+    manifest = load_manifest(directory)
+    return Account(
+        directory=directory,
+        manifest=manifest,
+        content=manifest.content,
+        tokmill_version=manifest.tokmill_version,
+        segments=manifest.segments,
+        counts=manifest.counts,
+        elapsed_s=manifest.elapsed_s,
+        history=manifest.history if isinstance(manifest.history, History) else None,
+    )
+
+
+def _of_journal(directory: Path) -> Account:
+    found = read_journal(state_of(directory) / "journal")
+    if found is None:
+        raise UsageError(
+            "no output of tokmill here, complete or begun",
+            where=str(directory),
+            allowed=f"a directory with {MANIFEST_NAME}, or one in which a run was interrupted",
+            next_step="give the directory that was --out",
+        )
+    header, segments, elapsed_s = found
+    history = load_history(directory)
+    return Account(
+        directory=directory,
+        manifest=None,
+        content=header.content,
+        tokmill_version=header.tokmill_version,
+        segments=segments,
+        counts=segments[-1].counts if segments else Counts(),
+        elapsed_s=elapsed_s,
+        history=until(history, elapsed_s) if history else None,
+    )
+
+
+def _read_skips(account: Account) -> None:
+    """Count the skipped records by input, and keep the first; the file is read line by line, as untrusted."""
+    path = account.directory / SKIPPED_NAME if account.manifest else part_of(account.directory, SKIPPED_NAME)
+    spans = [segment.files[SKIPPED_NAME].end for segment in account.segments if SKIPPED_NAME in segment.files]
+    left = spans[-1] if spans else 0
+    if not left:
+        return
+    known = {each.path for each in account.content.inputs}
+    try:
+        with path.open("rb") as file:
+            while left > 0 and (line := file.readline(min(left, _MOST_LINE_BYTES))):
+                left -= len(line)
+                _note_skip(account, line, known)
+    except OSError as error:
+        account.missing.append(f"The list of skipped records: {SKIPPED_NAME} cannot be read ({error.strerror}).")
+
+
+def _note_skip(account: Account, line: bytes, known: set[str]) -> None:
+    try:
+        skip = json.loads(line)
+    except (ValueError, RecursionError):
+        return
+    if isinstance(skip, dict) and str(skip.get("path")) in known:
+        account.skipped_by_input[str(skip.get("path"))] += 1
+        if len(account.skips) < MOST_SKIPS:
+            account.skips.append(skip)
+
+
+def _read_ids(account: Account, manifest: Manifest, observers: Sequence[Observer]) -> None:
+    content = account.content
+    tokenizer, decoder = content.tokenizer, _decoder(account)
+    sizes = _sizes(decoder, tokenizer) if decoder and is_lossless(tokenizer) and tokenizer.n_ids <= MOST_COUNTED_IDS else None
+    if decoder and sizes is None:
+        account.missing.append("Bytes per token of single documents: this tokenizer does not give the text back token by token.")
+    if content.eot == "none":
+        account.missing.append("Documents: with --eot none they cannot be told apart in the ids.")
+    account.knows_sizes = sizes is not None
+    files = files_of(account.directory, manifest)
+    tallier = Tallier(tokenizer.n_ids, tokenizer.eot_id, content.eot, sizes)
+    teller = Teller(observers)
+    total = sum(entry.size_bytes for entry in manifest.files.values() if entry.side)
+    teller.started(total, 0)
+    position = 0
+    for side in SIDES:
+        for n_bytes, tally in tallier.side(files.get(side, ()), content.dtype):
+            position += n_bytes
+            teller.progress(position)
+            account.sides[side] = tally
+    _keep_frequent(account, tallier.frequencies, decoder)
+
+
+def _decoder(account: Account) -> Encoder | None:
+    """What decodes the ids, where the tokenizer is here; otherwise what is missing is noted."""
+    tokenizer = account.content.tokenizer
+    if not tokenizer.sha256:
+        account.missing.append("The text of frequent tokens: nobody said which tokenizer made these ids.")
+        return None
+    try:
+        return load_decoder(find_tokenizer(tokenizer))
+    except (TokmillError, ImportError, OSError) as error:
+        said = f"{error.what} ({error.where or tokenizer.name})" if isinstance(error, TokmillError) else str(error)
+        account.missing.append(f"The text of frequent tokens, and bytes per token of documents: {said}.")
+        return None
+
+
+def _sizes(decoder: Encoder, tokenizer: Tokenizer) -> NDArray[np.int64]:
+    """Bytes of text that each id stands for, int64, shape (n_ids,); 0 for the end-of-text id and ids that are none."""
+    sizes = np.zeros(tokenizer.n_ids, np.int64)
+    for i in range(tokenizer.n_ids):
+        text = _text_of(decoder, i)
+        sizes[i] = 0 if text is None or i == tokenizer.eot_id else len(text)
+    return sizes
+
+
+def _text_of(decoder: Encoder, number: int) -> bytes | None:
+    try:
+        return decoder.decode(np.array([number], np.uint32))
+    except TokmillError:
+        return None
+
+
+def _keep_frequent(account: Account, frequencies: NDArray[np.int64] | None, decoder: Encoder | None) -> None:
+    if frequencies is None:
+        account.missing.append("Frequent tokens: the vocabulary is too large, or not known.")
+        return
+    account.n_distinct_ids = int(np.count_nonzero(frequencies))
+    top = np.argsort(-frequencies, kind="stable")[:MOST_FREQUENT].tolist()
+    for number in top:
+        n, is_special = int(frequencies[number]), number == account.content.tokenizer.eot_id
+        text = _text_of(decoder, number) if decoder and not is_special else None
+        if n:
+            account.frequent.append(FrequentToken(number, n, None if text is None else printable_bytes(text), is_special))

@@ -1,0 +1,251 @@
+"""The figures of a report: what of an account is drawn, in which units, and what is said below."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tokmill.core.text import format_bytes, format_duration, format_memory
+from tokmill.reports.charts import ONE, TWO, Chart
+from tokmill.reports.html import figure, table
+from tokmill.reports.token_stats import DENSITY_STEP, LENGTH_BINS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from tokmill.core.history import Leg
+    from tokmill.reports.data import Account
+    from tokmill.reports.token_stats import SideTally
+
+_MOST_POINTS = 30
+_SHORTEST_S = 0.4
+"""A rate of less time than this jumps."""
+_FEW = 20
+"""A histogram of fewer documents says nothing."""
+_LEAST = 3
+"""Points of a chart, documents of a histogram: fewer show nothing that a number does not."""
+_MIB = 1 << 20
+_UNITS = ((2 * 3600.0, 3600.0, "hours"), (120.0, 60.0, "minutes"), (0.0, 1.0, "seconds"))
+_SIDES = (("train", ONE), ("val", TWO))
+
+
+@dataclass(frozen=True, slots=True)
+class _Curve:
+    """Values of one leg over time: x in seconds since the first leg began."""
+
+    x: list[float]
+    y: list[float]
+
+
+def history_figures(account: Account) -> list[str]:
+    """Speed and memory over time; none without a history, or of a run so short that there is nothing to see."""
+    legs = [leg for leg in account.history.legs if len(leg.elapsed_s) > 1] if account.history else []
+    if not legs:
+        return []
+    total_s = max(leg.begin_s + leg.elapsed_s[-1] for leg in legs)
+    scale, unit = next((scale, unit) for least, scale, unit in _UNITS if total_s >= least)
+    marks = [leg.begin_s / scale for leg in legs[1:]]
+    speed = [_speed(leg, total_s) for leg in legs]
+    memory = [_Curve([leg.begin_s + s for s in leg.elapsed_s[1:]], [b / _MIB for b in leg.rss_bytes[1:]]) for leg in legs]
+    budget = legs[-1].budget_bytes
+    is_copy = all(leg.does == "copy" for leg in legs)
+    again = f" Dotted: it went on from its last commit, {len(marks)} times." if len(marks) > 1 else ""
+    again = " Dotted: it went on from its last commit." if len(marks) == 1 else again
+    what = "Output written a second" if is_copy else "Input read a second, decompressed, of the work alone"
+    peak = max(max(curve.y, default=0.0) for curve in memory)
+    limited = f", at most {peak:,.0f} MiB of {format_memory(budget)} that all processes may use" if budget else ""
+    figures = []
+    if sum(len(curve.y) for curve in speed) >= _LEAST:
+        drawn = _over_time("speed", speed, marks, scale, unit, "MB/s")
+        drawn_svg = drawn.svg("Speed over time", f"{what}; a line over {unit}.")
+        figures.append(figure("Speed", drawn_svg, f"{what}.{again}", _curve_table(speed, "MB/s")))
+    if sum(len(curve.y) for curve in memory) >= _LEAST:
+        said = f"Resident memory of the process that does the work{limited}."
+        drawn_svg = _memory(memory, marks, scale, unit, budget).svg("Memory over time", said)
+        figures.append(figure("Memory", drawn_svg, said, _curve_table(memory, "MiB")))
+    return figures
+
+
+def document_figures(account: Account) -> list[str]:
+    """Lengths of documents, and bytes per token, of both sides."""
+    sides = [
+        (name, colour, account.sides[name]) for name, colour in _SIDES if name in account.sides and account.sides[name].n_documents
+    ]
+    if sum(tally.n_documents for _, _, tally in sides) < _LEAST:
+        return []
+    figures = [_length_figure(sides)]
+    if account.knows_sizes:
+        figures.append(_density_figure(sides))
+    return figures
+
+
+def drift_figure(account: Account) -> str:
+    """Bytes per token along the corpus; empty where there is too little to see anything."""
+    tally = account.sides.get("train")
+    if tally and account.knows_sizes and tally.n_tokens:
+        y = _window_densities(tally)
+        x = [100 * (i + 0.5) / len(y) for i in range(len(y))]
+        of = "the training side, each three-hundredth of its tokens"
+    elif not account.knows_text:
+        return ""
+    else:
+        x, y = _segment_densities(account)
+        of = "the corpus, commit by commit"
+    if len(y) < _LEAST:
+        return ""
+    chart = Chart("drift", x="% of the way", y="bytes per token")
+    chart.line(x, y)
+    low, high = min(y), max(y)
+    room = max((high - low) / 3, 0.05 * high, 0.05)
+    chart.y_between(max(0.0, low - room), high + room)
+    rows = [(f"{a:.1f}", f"{b:.2f}") for a, b in zip(x, y, strict=True)]
+    return figure(
+        "Bytes per token along the corpus",
+        chart.svg("Bytes per token along the corpus", f"From {low:.2f} to {high:.2f} bytes per token."),
+        f"Of {of}: {low:.2f} to {high:.2f}. A step shows where another kind of text begins; a fall, text that the tokenizer "
+        "does not know, such as another language, or damage.",
+        table("Bytes per token along the corpus", ("% of the way", "bytes per token"), _thin(rows), numbers=(0, 1)),
+    )
+
+
+def _speed(leg: Leg, total_s: float) -> _Curve:
+    """Rates over stretches of a thirtieth of the time, each at its middle."""
+    stretch_s = max(total_s / _MOST_POINTS, _SHORTEST_S)
+    chosen = [0]
+    for i in range(1, len(leg.elapsed_s)):
+        is_last = i == len(leg.elapsed_s) - 1
+        if leg.elapsed_s[i] - leg.elapsed_s[chosen[-1]] >= stretch_s or (is_last and len(chosen) == 1):
+            chosen.append(i)
+    curve = _Curve([], [])
+    for a, b in pairwise(chosen):
+        seconds = max(leg.elapsed_s[b] - leg.elapsed_s[a], 1e-3)
+        curve.x.append(leg.begin_s + (leg.elapsed_s[a] + leg.elapsed_s[b]) / 2)
+        curve.y.append((leg.n_bytes[b] - leg.n_bytes[a]) / seconds / 1e6)
+    return curve
+
+
+def _over_time(name: str, curves: Sequence[_Curve], marks: Sequence[float], scale: float, unit: str, y: str) -> Chart:
+    chart = Chart(name, x=unit, y=y)
+    for curve in curves:
+        x = [s / scale for s in curve.x]
+        chart.area(x, curve.y)
+        chart.line(x, curve.y)
+    for mark in marks:
+        chart.mark(mark)
+    chart.from_zero()
+    return chart
+
+
+def _memory(curves: Sequence[_Curve], marks: Sequence[float], scale: float, unit: str, budget: int) -> Chart:
+    chart = _over_time("memory", curves, marks, scale, unit, "MiB")
+    if budget:
+        chart.limit(budget / _MIB, f"budget, {format_memory(budget)}")
+        chart.y_between(0, 1.15 * max(budget / _MIB, *(max(curve.y, default=0.0) for curve in curves)))
+    return chart
+
+
+def _curve_table(curves: Sequence[_Curve], unit: str) -> str:
+    rows = [(format_duration(s), f"{y:,.1f}") for curve in curves for s, y in zip(curve.x, curve.y, strict=True)]
+    return table(f"{unit} over time", ("time", unit), _thin(rows), numbers=(0, 1))
+
+
+def _thin(rows: Sequence[tuple[str, ...]]) -> Sequence[tuple[str, ...]]:
+    return rows[:: -(-len(rows) // _MOST_POINTS)] if len(rows) > _MOST_POINTS else rows
+
+
+def _length_figure(sides: Sequence[tuple[str, str, SideTally]]) -> str:
+    filled = np.flatnonzero(sum(tally.lengths for _, _, tally in sides))
+    first, last = (int(filled[0]), int(filled[-1])) if len(filled) else (0, 1)
+    edges = [2 ** (i / 2) for i in range(first, last + 2)]
+    chart = Chart("lengths", x="tokens", y="% of documents")
+    _draw_shares(chart, [(name, colour, tally.lengths[first : last + 1]) for name, colour, tally in sides], edges)
+    step = max(2, 2 * round((last - first) / 12))
+    ticks = [2 ** (i // 2) for i in range(first + first % 2, min(last + 2, LENGTH_BINS), step)]
+    chart.log_x(ticks, [_short(tick) for tick in ticks])
+    rows = [
+        (f"{round(edges[i]):,} to {round(edges[i + 1]):,}", *(f"{int(tally.lengths[first + i]):,}" for _, _, tally in sides))
+        for i in range(last - first + 1)
+    ]
+    said = "; ".join(
+        f"{_NAMES[name]}: {tally.n_documents:,} documents, half of them up to about {tally.quantile(0.5):,.0f} tokens, the longest "
+        f"{tally.longest:,}" + (f", {tally.n_empty:,} empty" if tally.n_empty else "")
+        for name, _, tally in sides
+    )
+    return figure(
+        "Length of documents",
+        chart.svg("Length of documents in tokens", f"A histogram with logarithmic bins. {said}."),
+        f"{said}.",
+        table("Documents by length in tokens", ("tokens", *(_NAMES[name] for name, _, _ in sides)), rows, numbers=(1, 2)),
+    )
+
+
+def _density_figure(sides: Sequence[tuple[str, str, SideTally]]) -> str:
+    filled = np.flatnonzero(sum(tally.densities for _, _, tally in sides))
+    first, last = (int(filled[0]), int(filled[-1])) if len(filled) else (0, 1)
+    edges = [i * DENSITY_STEP for i in range(first, last + 2)]
+    chart = Chart("density", x="bytes per token of a document", y="% of documents")
+    _draw_shares(chart, [(name, colour, tally.densities[first : last + 1]) for name, colour, tally in sides], edges)
+    means = "; ".join(
+        f"{_NAMES[name]}: {tally.window_bytes.sum() / tally.n_in_documents:.2f} over all"
+        for name, _, tally in sides
+        if tally.n_in_documents
+    )
+    rows = [
+        (f"{edges[i]:.1f} to {edges[i + 1]:.1f}", *(f"{int(tally.densities[first + i]):,}" for _, _, tally in sides))
+        for i in range(last - first + 1)
+    ]
+    return figure(
+        "Bytes per token of documents",
+        chart.svg("Bytes per token, document by document", f"A histogram. {means}."),
+        f"{means}. Two hills may be two languages; the two sides should have the same.",
+        table("Documents by bytes per token", ("bytes per token", *(_NAMES[name] for name, _, _ in sides)), rows, numbers=(1, 2)),
+    )
+
+
+_NAMES = {"train": "train", "val": "validation"}
+
+
+def _draw_shares(chart: Chart, sides: Sequence[tuple[str, str, NDArray[np.int64]]], edges: Sequence[float]) -> None:
+    """Both as outlines; a side of a few documents would only hide the other one."""
+    sides = [side for side in sides if side[2].sum() >= _FEW or side is sides[0]]
+    for name, colour, values in sides:
+        shares = (100 * values / max(int(values.sum()), 1)).tolist()
+        chart.bars(edges, shares, colour=colour, label=_NAMES[name] if len(sides) > 1 else None)
+    chart.from_zero()
+
+
+def _short(n: int) -> str:
+    if n < 1000:
+        return str(n)
+    return f"{n / 1000:.0f}k" if n < 1_000_000 else f"{n / 1e6:.0f}M" if n < 1_000_000_000 else f"{n / 1e9:.0f}G"
+
+
+def _window_densities(tally: SideTally) -> list[float]:
+    """Bytes per token of the windows, the last of which may be shorter; windows of a few tokens say nothing."""
+    n = -(-tally.n_tokens // tally.window_tokens)
+    sizes = [min(tally.window_tokens, tally.n_tokens - i * tally.window_tokens) for i in range(n)]
+    kept = [i for i, size in enumerate(sizes) if size >= min(256, tally.window_tokens)]
+    return [float(tally.window_bytes[i]) / sizes[i] for i in kept] if tally.window_tokens >= 16 else []
+
+
+def _segment_densities(account: Account) -> tuple[list[float], list[float]]:
+    total = max(account.counts.bytes_text, 1)
+    points, before = [], (0, 0)
+    for segment in account.segments:
+        counts = segment.counts
+        n_tokens = counts.tokens_train + counts.tokens_val
+        if n_tokens > before[1]:
+            points.append((100 * counts.bytes_text / total, (counts.bytes_text - before[0]) / (n_tokens - before[1])))
+            before = (counts.bytes_text, n_tokens)
+    step = max(1, -(-len(points) // 300))
+    return [x for x, _ in points[::step]], [y for _, y in points[::step]]
+
+
+def size_words(n_bytes: int | None) -> str:
+    """A size on disk, where it is known."""
+    return "not known" if n_bytes is None else format_bytes(n_bytes)

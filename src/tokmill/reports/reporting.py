@@ -1,0 +1,310 @@
+"""`report`: one page of HTML about an output directory, which needs nothing but itself."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from tokmill.core.paths import local_path
+from tokmill.core.records import STDIN, Location, is_url, text_to_path
+from tokmill.core.text import counted, format_bytes, format_duration, format_memory, format_rate
+from tokmill.reports.data import MOST_SKIPS, Account, begin_account, complete_account
+from tokmill.reports.figures import document_figures, drift_figure, history_figures, size_words
+from tokmill.reports.html import bar, block, facts, notice, page, section, table, text
+from tokmill.reports.reproduce import commands, settings
+from tokmill.reports.target import REPORT_NAME, check_free, check_target, write_page
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tokmill.core.protocols import Observer
+    from tokmill.core.records import Counts
+
+SPACE = "\u2423"
+"""Stands for a space, which could not be seen at the beginning of a token."""
+MOST_INPUTS = 200
+"""Inputs that have a row of their own."""
+
+
+class ReportPage(msgspec.Struct, frozen=True, kw_only=True):
+    """The page that was made; the object that `--json` prints."""
+
+    path: str
+    """Absolute."""
+    size_bytes: int
+    is_complete: bool
+    """Whether the output is; the report of an interrupted one says so."""
+    missing: list[str]
+    """What the report lacks, and why."""
+    elapsed_s: float
+
+
+def report(
+    directory: str | os.PathLike[str],
+    out: str | os.PathLike[str] | None = None,
+    *,
+    force: bool = False,
+    observers: Sequence[Observer] = (),
+) -> ReportPage:
+    """Write a page about an output directory, complete or interrupted, as `tokmill report` does.
+
+    out: the file, `report.html` in the directory when None. force: another file that is there may be replaced, but none of an
+    output or of the corpus. Raises UsageError where no output is, or without the extra `report`; DamageError, StorageError.
+    """
+    began_s = time.monotonic()
+    source = Path(local_path(directory))
+    target = source / REPORT_NAME if out is None else Path(os.path.abspath(out))
+    check_target(target, is_default=out is None)
+    account = begin_account(source)
+    inputs = [text_to_path(each.path) for each in account.content.inputs if each.path != STDIN and not is_url(each.path)]
+    target = check_free(target, source, inputs, is_default=out is None, force=force)
+    complete_account(account, observers)
+    data = make_page(account).encode("utf-8", "backslashreplace")
+    write_page(target, data)
+    return ReportPage(
+        path=str(target),
+        size_bytes=len(data),
+        is_complete=account.manifest is not None,
+        missing=account.missing,
+        elapsed_s=round(time.monotonic() - began_s, 3),
+    )
+
+
+def make_page(account: Account) -> str:
+    """The page about an account."""
+    name = account.directory.name or str(account.directory)
+    drift = drift_figure(account)
+    return page(
+        f"tokmill: {name}",
+        [
+            *_head(account, name),
+            _run(account),
+            _charts("The documents", [*document_figures(account), *([drift] if drift else [])]),
+            _sides(account),
+            _inputs(account),
+            _skipped(account),
+            _frequent(account),
+            _how(account),
+            f'<p class="soft">Made by tokmill {text(account.tokmill_version)}. This page loads nothing and runs no script.</p>',
+        ],
+    )
+
+
+def _head(account: Account, name: str) -> list[str]:
+    content = account.content
+    done = "complete" if account.manifest else "not complete: interrupted, or still under way"
+    what = f"{counted(len(content.inputs), 'input')}, {content.tokenizer.name}, format {content.format}, {content.dtype}; {done}"
+    warning = ""
+    if not account.manifest:
+        warning = notice(
+            "This output is not complete.",
+            [
+                "Below is what was committed so far. The same tokmill command again goes on from there.",
+                *([f"It was at {_reached(account)}."] if account.segments else ["Nothing was committed yet."]),
+            ],
+        )
+    said = [said for _, said in account.history.notices] if account.history else []
+    return [
+        f'<header><h1>{text(name)}</h1><p class="soft">{text(what)}</p></header>',
+        warning,
+        facts(_facts(account)),
+        notice("What this report lacks", account.missing),
+        notice("What was said during the run", list(dict.fromkeys(said))),
+    ]
+
+
+def _reached(account: Account) -> str:
+    after, inputs = account.segments[-1].after, account.content.inputs
+    if after.input_index >= len(inputs):
+        return "the end of the last input"
+    where = Location(path=inputs[after.input_index].path, offset=after.offset or None)
+    return f"input {after.input_index + 1:,} of {len(inputs):,}: {where}"
+
+
+def _facts(account: Account) -> list[tuple[str, str, str]]:
+    counts, content = account.counts, account.content
+    n_tokens = counts.tokens_train + counts.tokens_val
+    rows = [
+        ("documents", f"{counts.documents:,}", f"train {counts.documents_train:,}, validation {counts.documents_val:,}"),
+        ("tokens", f"{n_tokens:,}", f"train {counts.tokens_train:,}, validation {counts.tokens_val:,}"),
+        _density_fact(account, n_tokens),
+        ("ids", content.dtype, f"vocabulary of {content.tokenizer.n_ids:,}"),
+        ("time", _time(account.elapsed_s), _rate(account)),
+    ]
+    rows += [_memory_fact(account), ("audit", *_audit(counts))]
+    if counts.invalid_utf8_documents:
+        what = f"documents, {counted(counts.invalid_utf8_bytes, 'byte')}: mended, --encoding-errors {content.encoding_errors}"
+        rows.append(("not UTF-8", f"{counts.invalid_utf8_documents:,}", what))
+    return [*rows, ("skipped", f"{sum(counts.skipped.values()):,}", _reasons(counts) or "nothing was left out")]
+
+
+def _density_fact(account: Account, n_tokens: int) -> tuple[str, str, str]:
+    if not account.knows_text:
+        return "bytes per token", "not known", "ids that came from other tools' files: nobody said how much text they are"
+    n_bytes = account.counts.bytes_text
+    return "bytes per token", f"{n_bytes / n_tokens:.3f}" if n_tokens else "none", f"{format_bytes(n_bytes)} of text"
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 60 else format_duration(seconds)
+
+
+def _rate(account: Account) -> str:
+    how = _made_by(account)
+    if how == "append":
+        return "of the append alone, and so is what is said of memory: of the runs before it nothing is kept"
+    if not account.elapsed_s or not account.counts.bytes_in or how:
+        return "of copying, without start and end of the command" if how else ""
+    legs = account.history.n_legs if account.history else 1
+    rate = format_rate(account.counts.bytes_in / account.elapsed_s)
+    return f"{rate}; of reading, encoding and writing, without start and end of the command" + (
+        f", in {legs} runs" if legs > 1 else ""
+    )
+
+
+def _made_by(account: Account) -> str | None:
+    """What made the output of others, last; None for a run of tokenize."""
+    made_from = account.manifest.made_from if account.manifest else ()
+    return made_from[-1].how if isinstance(made_from, tuple) and made_from else None
+
+
+def _memory_fact(account: Account) -> tuple[str, str, str]:
+    legs = account.history.legs if account.history else ()
+    budget = max((leg.budget_bytes for leg in legs), default=0)
+    peak = max((rss for leg in legs for rss in leg.rss_bytes), default=0)
+    peak = max(peak, account.manifest.peak_rss_bytes if account.manifest else 0)
+    note = f"the worker's peak, of a budget of {format_memory(budget)} for all processes" if budget else "the worker's peak"
+    return ("memory", format_memory(peak) if peak else "not known", note)
+
+
+def _audit(counts: Counts) -> tuple[str, str]:
+    if not counts.audited_documents:
+        return "none", "no document was encoded a second time"
+    documents = counted(counts.audited_documents, "document")
+    return "the same", f"{documents}, {format_bytes(counts.audited_bytes)} of text, encoded again by the reference tokenizer"
+
+
+def _reasons(counts: Counts) -> str:
+    return ", ".join(f"{n:,} {reason}" for reason, n in sorted(counts.skipped.items()) if n)
+
+
+def _charts(title: str, figures: Sequence[str]) -> str:
+    return section(title, f'<div class="charts">{"".join(figures)}</div>') if figures else ""
+
+
+def _run(account: Account) -> str:
+    figures = history_figures(account)
+    if not figures and account.history:
+        return section("How the run went", '<p class="soft">Too short a run for charts of its speed and memory.</p>')
+    return _charts("How the run went", figures)
+
+
+def _sides(account: Account) -> str:
+    files = account.manifest.files if account.manifest else {}
+    rows = [
+        [text(name), f"{entry.tokens:,}", f"{entry.documents:,}", text(format_bytes(entry.size_bytes))]
+        for name, entry in list(files.items())[:MOST_INPUTS]
+    ]
+    more = f", the first {MOST_INPUTS}" if len(files) > MOST_INPUTS else ""
+    caption = f"{counted(len(files), 'file')} of the output{more}"
+    return section("Files", table(caption, ("file", "tokens", "documents", "size"), rows, numbers=(1, 2, 3))) if rows else ""
+
+
+def _inputs(account: Account) -> str:
+    inputs = account.content.inputs
+    densities = _densities(account)
+    rows = []
+    for i, each in enumerate(inputs[:MOST_INPUTS]):
+        kind = each.format if each.compression == "none" else f"{each.format}, {each.compression}"
+        n_bytes, n_tokens = densities.get(i, (0, 0))
+        density = f"{n_bytes / n_tokens:.3f}" if n_tokens and each.format != "ids" else "-"
+        path = "standard input" if each.path == STDIN else each.path
+        rows.append(
+            [text(path), text(kind), text(size_words(each.size_bytes)), density, f"{account.skipped_by_input[each.path]:,}"]
+        )
+    total = sum(each.size_bytes or 0 for each in inputs)
+    shown = f"; the first {MOST_INPUTS} of them are listed" if len(inputs) > MOST_INPUTS else ""
+    caption = (
+        f"{counted(len(inputs), 'input')}, {format_bytes(total)} on disk{shown}. Bytes per token: of the commits that lie wholly "
+        "within an input (-: none does)."
+    )
+    heads = ("input", "kind", "on disk", "bytes per token", "bad records")
+    return section("Inputs", table(caption, heads, rows, numbers=(2, 3, 4)))
+
+
+def _densities(account: Account) -> dict[int, tuple[int, int]]:
+    """Bytes of text and tokens of the segments that lie within one input, by its number."""
+    found: dict[int, tuple[int, int]] = {}
+    index, before = 0, (0, 0)
+    for segment in account.segments:
+        after, counts = segment.after, segment.counts
+        now = (counts.bytes_text, counts.tokens_train + counts.tokens_val)
+        if after.input_index == index or (after.input_index == index + 1 and not after.offset and not after.record):
+            n_bytes, n_tokens = found.get(index, (0, 0))
+            found[index] = (n_bytes + now[0] - before[0], n_tokens + now[1] - before[1])
+        index, before = after.input_index, now
+    return found
+
+
+def _skipped(account: Account) -> str:
+    counts = account.counts
+    n_skipped = sum(counts.skipped.values())
+    if not n_skipped:
+        return section("Skipped records", "<p>None.</p>")
+    reasons = [[text(reason), f"{n:,}"] for reason, n in sorted(counts.skipped.items()) if n]
+    rows = [
+        [text(skip.get("path")), text(_place(skip.get("record"))), text(_place(skip.get("offset"))), text(_reason(skip))]
+        for skip in account.skips
+    ]
+    listed = sum(account.skipped_by_input.values())
+    shown = f"the first {MOST_SKIPS} of " if listed > MOST_SKIPS else ""
+    return section(
+        "Skipped records",
+        table(f"{counted(n_skipped, 'record')}, by reason", ("reason", "records"), reasons, numbers=(1,)),
+        "<p></p>" if rows else "",
+        table(f"Where: {shown}{listed:,}", ("input", "record", "byte", "reason"), rows, numbers=(1, 2)) if rows else "",
+    )
+
+
+def _reason(skip: dict[str, Any]) -> str:
+    key = skip.get("text_key")
+    return f"{skip.get('reason')}, under {key}" if key is not None else str(skip.get("reason"))
+
+
+def _place(value: object) -> str:
+    return f"{value:,}" if isinstance(value, int) else "-"
+
+
+def _frequent(account: Account) -> str:
+    if not account.frequent:
+        return ""
+    total = sum(tally.n_tokens for tally in account.sides.values())
+    most = account.frequent[0].n
+    rows = []
+    for token in account.frequent:
+        shown = (
+            '<span class="soft">end of text</span>'
+            if token.is_special
+            else text(token.text.replace(" ", SPACE))
+            if token.text is not None
+            else "-"
+        )
+        cell = f'<td class="mono" dir="ltr">{shown}</td>'
+        rows.append([f"{token.id:,}", cell, f"{token.n:,}", f"{100 * token.n / total:.2f} %", bar(token.n / most)])
+    distinct = f"{account.n_distinct_ids:,} of {account.content.tokenizer.n_ids:,} ids occur" if account.n_distinct_ids else ""
+    caption = f"{distinct}. Bytes that are not text by themselves, and characters that cannot be seen, stand as \\x.. and \\u...."
+    return section("Most frequent tokens", table(caption, ("id", "token", "times", "share", ""), rows, numbers=(0, 2, 3)))
+
+
+def _how(account: Account) -> str:
+    rows = [[text(name), f'<td class="mono">{text(value)}</td>'] for name, value in settings(account.content)]
+    lines = commands(account.content, account.manifest.made_from if account.manifest else (), str(account.directory))
+    return section(
+        "Configuration, and how to make it again",
+        f'<pre tabindex="0"><code>{block(lines)}</code></pre>',
+        table("Everything that decides the bytes", ("setting", "value"), rows),
+    )

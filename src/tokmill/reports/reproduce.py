@@ -1,0 +1,176 @@
+"""The settings of an output in words, and the commands that make it again."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from typing import TYPE_CHECKING
+
+from tokmill.core.output_spec import Shards
+from tokmill.core.records import STDIN
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tokmill.core.config import Content
+    from tokmill.core.provenance import Provenance
+    from tokmill.core.records import Tokenizer
+
+_COLUMNS = 88
+_MOST = 20
+"""Inputs that a command names."""
+_SIMPLE = {"\n": "\\n", "\t": "\\t", "\r": "\\r", "\0": "\\0", "\\": "\\\\", "\f": "\\f", "\v": "\\v"}
+
+
+def settings(content: Content) -> list[tuple[str, str]]:
+    """Every setting that decides the bytes, by its name."""
+    tokenizer = content.tokenizer
+    return [
+        ("tokenizer", tokenizer.name),
+        ("its SHA-256", tokenizer.sha256 or "not known"),
+        (
+            "end-of-text id",
+            f"{tokenizer.eot_id} {content.eot} each document" if content.eot != "none" else "none between documents",
+        ),
+        ("ids", f"{content.dtype}, little-endian"),
+        ("format", content.format),
+        ("shards", str(content.shards) if isinstance(content.shards, Shards) else "one file a side"),
+        *([("parts", f"{content.splits:,}, each with files of its own")] if content.splits else []),
+        ("separator of text files", separator_text(content.separator)),
+        ("text key", content.text_key),
+        ("validation", f"{content.val_fraction!r} of the documents, seed {content.seed}"),
+        ("empty documents", "kept" if content.keep_empty else "left out"),
+        ("bad records", content.on_error),
+        ("bytes that are not UTF-8", content.encoding_errors),
+        ("fingerprint", content.fingerprint()),
+    ]
+
+
+def separator_text(separator: str | None) -> str:
+    """As it is typed: `none`, or text with its escapes."""
+    if separator is None:
+        return "none"
+    simple = "".join(_SIMPLE.get(c, c) for c in separator)
+    return re.sub(r"[^\S ]|[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e]", lambda m: f"\\u{ord(m[0]):04x}", simple)
+
+
+def commands(content: Content, made_from: Sequence[Provenance] | object, directory: str) -> str:
+    """What to type, one command a line; from files made otherwise, what they were made from."""
+    sources = list(made_from) if isinstance(made_from, tuple) else []
+    paths = [each.path for each in sources]
+    if not sources or any(each.how == "append" for each in sources):
+        # Appended inputs stand behind the others, so one run over all gives the same bytes; what other runs cannot give takes none.
+        paths = [each.path for each in content.inputs]
+        words = ["tokenize", *_first(paths), *_input_format(content), *_options(content)]
+        if content.splits:
+            return "\n".join([_parts(words, content.splits, directory), *_remarks(paths)])
+    elif sources[0].how == "merge":
+        # Where settings differ it does no harm, and without it other splits are refused.
+        words = ["merge", *_first(paths), *["--allow-other-split"] * bool(content.origin)]
+    else:
+        kind = ["reshard"] if sources[0].how == "reshard" else ["convert", "--format", content.format]
+        given = []
+        if sources[0].how == "convert":
+            # Ids that came without end-of-text ids stay so; there is no option for it.
+            given = [*(["--to-eot", content.eot] if content.eot != "none" else []), "--to-dtype", content.dtype]
+        if not sources[0].fingerprint:
+            paths, stated = _bare(content)
+            given = [*given, *stated]
+        shards = ["--shard-tokens", str(content.shards.tokens)] if isinstance(content.shards, Shards) else []
+        whole = ["--shard-documents"] if isinstance(content.shards, Shards) and content.shards.whole_documents else []
+        words = [*kind, *_first(paths), *given, *shards, *whole]
+    return "\n".join([_line("tokmill", *words, "--out", directory), *_remarks(paths)])
+
+
+def _parts(words: Sequence[str], n_parts: int, directory: str) -> str:
+    """The commands of an output that was made in parts: one run would give files of other names, and of other shards."""
+    split = f"$part/{n_parts}"
+    tokenize = _line("tokmill", *words, "--split", split, "--out", directory).replace(shlex.quote(split), split)
+    loop = f"for part in $(seq 0 {n_parts - 1}); do\n{tokenize} || break\ndone"
+    return f"{loop}\n{_line('tokmill', 'finalize', directory)}"
+
+
+def _bare(content: Content) -> tuple[list[str], list[str]]:
+    """Of bare files: those of the training side, and the options that state what is in them."""
+    from tokmill.derive import stated_options
+
+    options, n_val = stated_options(content)
+    if options and content.tokenizer.is_known:
+        options += ["--tokenizer", _tokenizer(content.tokenizer)]
+    paths = [each.path for each in content.inputs]
+    n_train = len(paths) - n_val
+    return paths[:n_train], options + [part for path in _first(paths[n_train:]) for part in ("--val", path)]
+
+
+def _remarks(paths: Sequence[str]) -> list[str]:
+    """What the command cannot say, as comments of a shell."""
+    remarks = []
+    if len(paths) > _MOST:
+        remarks.append(f"# ... stands for {len(paths) - _MOST:,} more: the manifest has them all")
+    if STDIN in paths:
+        remarks.append("# - is standard input: the same bytes must come from there")
+    return remarks
+
+
+def _input_format(content: Content) -> list[str]:
+    """`--input-format`, where one was given: the names of inputs say something else than what they were read as."""
+    from tokmill.read import input_format_of
+
+    source = next(iter(content.inputs), None)
+    given = input_format_of(source) if source is not None else None
+    return ["--input-format", given] if given else []
+
+
+def _options(content: Content) -> list[str]:
+    """Options that differ from what they are by default, and the dtype, which follows from the tokenizer unless it was given."""
+    tokenizer = content.tokenizer
+    wanted = [
+        ("--tokenizer", _tokenizer(tokenizer), tokenizer.name != "gpt2"),
+        ("--eot-token", str(tokenizer.eot_id), tokenizer.kind == "huggingface"),
+        ("--separator", separator_text(content.separator), content.separator != "<|endoftext|>"),
+        ("--text-key", content.text_key, content.text_key != "text"),
+        ("--format", content.format, content.format != "raw"),
+        ("--eot", content.eot, True),
+        ("--dtype", content.dtype, True),
+        ("--val-fraction", repr(content.val_fraction), True),
+        ("--seed", str(content.seed), content.seed != 0),
+        ("--encoding-errors", content.encoding_errors, content.encoding_errors != "strict"),
+        ("--on-error", content.on_error, content.on_error != "stop"),
+    ]
+    options = [part for option, value, is_given in wanted if is_given for part in (option, value)]
+    if isinstance(content.shards, Shards):
+        options += ["--shard-tokens", str(content.shards.tokens)]
+        options += ["--shard-documents"] * content.shards.whole_documents + ["--drop-tail"] * content.shards.drop_tail
+    return options + ["--keep-empty"] * content.keep_empty
+
+
+def _tokenizer(tokenizer: Tokenizer) -> str:
+    """Its name; where that was a path, the absolute one, as the inputs' are: the command is for any working directory."""
+    below = "/".join(part for part in os.path.normpath(tokenizer.name).split("/") if part not in ("", ".", ".."))
+    directory = os.path.dirname(tokenizer.path)
+    if not below:
+        return directory
+    return next((path for path in (tokenizer.path, directory) if path.endswith(f"/{below}")), tokenizer.name)
+
+
+def _first(paths: Sequence[str]) -> list[str]:
+    more = [f"...{len(paths) - _MOST:,} more..."] if len(paths) > _MOST else []
+    return [*paths[:_MOST], *more]
+
+
+def _line(*parts: str) -> str:
+    """One command, broken into lines that a shell takes as one; a value stays beside its option."""
+    units: list[str] = []
+    for part in map(shlex.quote, parts):
+        if units and units[-1].startswith("--") and " " not in units[-1] and not part.startswith("--"):
+            units[-1] += f" {part}"
+        else:
+            units.append(part)
+    lines = [units[0]]
+    for unit in units[1:]:
+        if len(lines[-1]) + len(unit) > _COLUMNS:
+            lines.append(f"    {unit}")
+        else:
+            lines[-1] += f" {unit}"
+    return " \\\n".join(lines)

@@ -1,0 +1,182 @@
+"""What can be told of an output by reading its ids once, front to back: lengths of documents, frequent ids, bytes per token.
+
+Ids come in blocks of a fixed number, and everything that is kept has a fixed size: a bin for every half power of two of lengths,
+a count for every id of the vocabulary, a window for every three-hundredth of a side. A list of documents was refused: there may be
+billions of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tokmill.core.errors import DamageError
+from tokmill.core.text import counted
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from tokmill.core.records import EotPlacement
+    from tokmill.dataset import Ids, TokenFile
+
+BLOCK_TOKENS = 1 << 20
+"""Ids that are read at a time."""
+LENGTH_BINS = 2 * 48
+"""Bin i has the lengths from 2**(i/2) to 2**((i+1)/2) tokens."""
+DENSITY_STEP = 0.1
+DENSITY_BINS = 120
+"""Of bytes per token, `DENSITY_STEP` each; the last has all above."""
+WINDOWS = 300
+"""Of a side, for what changes along it."""
+MOST_COUNTED_IDS = 1 << 24
+
+
+@dataclass(slots=True)
+class SideTally:
+    """One side."""
+
+    n_tokens: int
+    """End-of-text ids included."""
+    n_documents: int = 0
+    """That could be told apart."""
+    n_empty: int = 0
+    longest: int = 0
+    """Tokens of the longest document, its end-of-text id not counted."""
+    n_in_documents: int = 0
+    lengths: NDArray[np.int64] = field(default_factory=lambda: np.zeros(LENGTH_BINS, np.int64))
+    """Documents by length, shape (LENGTH_BINS,)."""
+    densities: NDArray[np.int64] = field(default_factory=lambda: np.zeros(DENSITY_BINS, np.int64))
+    """Documents by bytes per token, shape (DENSITY_BINS,)."""
+    window_tokens: int = 1
+    window_bytes: NDArray[np.int64] = field(default_factory=lambda: np.zeros(WINDOWS, np.int64))
+    """Bytes of text of each window, shape (WINDOWS,)."""
+
+    def quantile(self, share: float) -> float:
+        """The length that so many of the documents do not exceed, about: right within its bin, and none that no document has."""
+        sums = np.cumsum(self.lengths)
+        if not sums[-1]:
+            return 0.0
+        number = int(np.searchsorted(sums, share * sums[-1]))
+        return float(min(2 ** ((number + 0.5) / 2), self.longest))
+
+
+class Tallier:
+    """Counts the ids of both sides. sizes: int64, shape (n_ids,), bytes of each id's text, 0 for special ones; None: not known."""
+
+    def __init__(self, n_ids: int, eot_id: int, eot: EotPlacement, sizes: NDArray[np.int64] | None) -> None:
+        self._n_ids = n_ids
+        self._eot_id = eot_id
+        self._eot = eot
+        self._sizes = sizes
+        self.frequencies: NDArray[np.int64] | None = np.zeros(n_ids, np.int64) if n_ids <= MOST_COUNTED_IDS else None
+        """How often each id occurs, shape (n_ids,); None: there are too many to count."""
+
+    def side(self, files: Sequence[TokenFile], dtype: str) -> Iterator[tuple[int, SideTally]]:
+        """Read one side; after every block, the bytes read, and the tally, which is whole with the last. Raises DamageError."""
+        n_tokens = sum(file.n_tokens for file in files)
+        tally = SideTally(n_tokens, window_tokens=max(1, -(-n_tokens // WINDOWS)))
+        gaps = _Gaps(tally, drop_first=self._eot == "before")
+        position = 0
+        for file, ids in _blocks(files, np.dtype(dtype).newbyteorder("<")):
+            self._check(ids, file)
+            if self.frequencies is not None:
+                self.frequencies += np.bincount(ids, minlength=self._n_ids)
+            sums = None if self._sizes is None else np.concatenate([[0], np.cumsum(self._sizes[ids])])
+            if sums is not None:
+                _add_windows(tally, position, sums)
+            if self._eot != "none":
+                gaps.add(np.flatnonzero(ids == self._eot_id), len(ids), sums)
+            position += len(ids)
+            yield ids.nbytes, tally
+        gaps.finish(is_open=self._eot == "before")
+        yield 0, tally
+
+    def _check(self, ids: Ids, file: TokenFile) -> None:
+        if len(ids) and int(ids.max()) >= self._n_ids:
+            raise DamageError(
+                f"the file holds the id {int(ids.max()):,}",
+                where=str(file.path),
+                allowed=f"ids below {self._n_ids:,}",
+                next_step=f"tokmill verify {file.path.parent} says what else is damaged",
+            )
+
+
+class _Gaps:
+    """What lies between end-of-text ids, across blocks."""
+
+    def __init__(self, tally: SideTally, *, drop_first: bool) -> None:
+        """drop_first: each document begins with its id, so nothing lies before the first one."""
+        self._tally = tally
+        self._drops = drop_first
+        self._tokens = self._bytes = 0
+        """Of the gap that is open."""
+
+    def add(self, marks: NDArray[np.int64], n_ids: int, sums: NDArray[np.int64] | None) -> None:
+        """marks: places of end-of-text ids; sums: bytes of text before each id, shape (n_ids + 1,)."""
+        if not len(marks):
+            self._tokens += n_ids
+            self._bytes += int(sums[n_ids]) if sums is not None else 0
+            return
+        tokens = np.diff(marks, prepend=-1) - 1
+        tokens[0] += self._tokens
+        n_bytes = None
+        if sums is not None:
+            n_bytes = np.diff(sums[marks], prepend=0)
+            n_bytes[0] += self._bytes
+            self._bytes = int(sums[n_ids] - sums[marks[-1]])
+        self._tokens = n_ids - int(marks[-1]) - 1
+        first, self._drops = int(self._drops), False
+        self._count(tokens[first:], None if n_bytes is None else n_bytes[first:], known=sums is not None)
+
+    def finish(self, *, is_open: bool) -> None:
+        """The side ends. is_open: with a document that no id closes."""
+        if self._tokens or (is_open and not self._drops and self._tally.n_tokens):
+            one = np.array([self._tokens])
+            self._count(one, np.array([self._bytes]), known=bool(self._bytes))
+
+    def _count(self, tokens: NDArray[np.int64], n_bytes: NDArray[np.int64] | None, *, known: bool) -> None:
+        tally = self._tally
+        if not len(tokens):
+            return
+        full = tokens > 0
+        tally.n_documents += len(tokens)
+        tally.n_empty += len(tokens) - int(np.count_nonzero(full))
+        tally.longest = max(tally.longest, int(tokens.max()))
+        tally.n_in_documents += int(tokens.sum())
+        # A hundredth of a bin, so that a power of two is never counted below itself.
+        bins = (2 * np.log2(tokens[full]) + 0.01).astype(np.int64)
+        tally.lengths += np.bincount(np.minimum(bins, LENGTH_BINS - 1), minlength=LENGTH_BINS)
+        if known and n_bytes is not None:
+            density = (n_bytes[full] / tokens[full] / DENSITY_STEP).astype(np.int64)
+            tally.densities += np.bincount(np.minimum(density, DENSITY_BINS - 1), minlength=DENSITY_BINS)
+
+
+def _add_windows(tally: SideTally, position: int, sums: NDArray[np.int64]) -> None:
+    """sums: bytes of text before each id of a block that begins at `position`."""
+    n_ids = len(sums) - 1
+    first, last = position // tally.window_tokens, (position + n_ids - 1) // tally.window_tokens
+    edges = np.clip(np.arange(first, last + 2) * tally.window_tokens - position, 0, n_ids)
+    tally.window_bytes[first : last + 1] += np.diff(sums[edges])
+
+
+def _blocks(files: Sequence[TokenFile], dtype: np.dtype[np.unsignedinteger]) -> Iterator[tuple[TokenFile, Ids]]:
+    """Read, not mapped: the pages of a map count as memory. Raises DamageError for a file that ends too soon."""
+    for file in files:
+        with file.path.open("rb") as stream:
+            stream.seek(file.header_bytes)
+            left = file.n_tokens
+            while left:
+                ids: Ids = np.fromfile(stream, dtype, min(left, BLOCK_TOKENS))
+                if not len(ids):
+                    raise DamageError(
+                        f"the file ends {counted(left, 'id')} too soon",
+                        where=str(file.path),
+                        allowed=f"{counted(file.n_tokens, 'id')}, as the manifest says",
+                        next_step=f"tokmill verify {file.path.parent} says what else is damaged",
+                    )
+                left -= len(ids)
+                yield file, ids

@@ -1,0 +1,52 @@
+"""From options to a finished run: job, supervisor, worker."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tokmill.core.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from tokmill.run.advice import emptiness_notices
+    from tokmill.run.audit import Auditor
+    from tokmill.run.encode_batch import EncodeStage
+    from tokmill.run.estimate.forecast import (
+        NOWHERE,
+        InputPlan,
+        Plan,
+        check_disk,
+        foresee,
+    )
+    from tokmill.run.estimate.statistics import Estimate
+    from tokmill.run.job import (
+        PlannedJob,
+        details,
+        divide_resources,
+        make_job,
+    )
+    from tokmill.run.parts.far_runs import run_all_at, run_split_at
+    from tokmill.run.parts.finalize import finalize
+    from tokmill.run.parts.joining import finalize_at
+    from tokmill.run.parts.ray import RayRunner
+    from tokmill.run.parts.split_runs import run_all, run_split
+    from tokmill.run.summary import Meter, Summary, notices_of, summarize
+    from tokmill.run.supervisor import LocalRunner
+
+__getattr__, __dir__, __all__ = lazy_names(
+    __name__,
+    {
+        "advice": ["emptiness_notices"],
+        "audit": ["Auditor"],
+        "encode_batch": ["EncodeStage"],
+        "estimate.forecast": ["InputPlan", "NOWHERE", "Plan", "check_disk", "foresee"],
+        "estimate.statistics": ["Estimate"],
+        "job": ["PlannedJob", "details", "divide_resources", "make_job"],
+        "parts.far_runs": ["run_all_at", "run_split_at"],
+        "parts.finalize": ["finalize"],
+        "parts.joining": ["finalize_at"],
+        "parts.ray": ["RayRunner"],
+        "parts.split_runs": ["run_all", "run_split"],
+        "summary": ["Meter", "Summary", "notices_of", "summarize"],
+        "supervisor": ["LocalRunner"],
+    },
+)

@@ -1,0 +1,120 @@
+"""The audit: a sample of the documents is encoded again by the reference tokenizer while the run goes on, and compared.
+
+The sample is chosen by content (the hash that also decides the validation side), so it does not depend on order, threads or
+interruption. Long documents are sampled by windows between two safe cuts, because the reference is thirty times slower and one
+book would use up the share of a hundred megabytes; the more bytes a document has, the likelier it is chosen. The first document
+of a run is always looked at, so that a wrong engine is found in the first second and not after the first gigabyte.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tokmill.core.errors import AuditError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+    from tokmill.core.protocols import Cutter, Encoder
+    from tokmill.core.records import Location
+
+_WINDOW_BYTES = 32 << 10
+_BYTES_PER_TOKEN = 4
+"""Of English text; only to weigh long documents without asking each for its length."""
+
+
+class Auditor:
+    """Compares samples. Shared by the encoder threads."""
+
+    def __init__(
+        self, load_reference: Callable[[], Encoder], cutter: Cutter | None, fraction: float, engine: str = "tiktoken"
+    ) -> None:
+        """fraction: of the bytes that are to be encoded again, 0 turns the audit off. engine: the reference's name."""
+        self._load_reference = load_reference
+        self._cutter = cutter
+        self._fraction = fraction
+        self._engine = engine
+        self._reference: Encoder | None = None
+        self._lock = threading.Lock()
+
+    def choose(self, hashes: NDArray[np.uint64], offsets: NDArray[np.int64], *, first: bool) -> list[int]:
+        """Indices of the documents to look at.
+
+        hashes: uint64, shape (n_documents,); offsets: int64, shape (n_documents + 1,), in tokens; first: the run begins here.
+        """
+        if self._fraction <= 0 or not len(hashes):
+            return []
+        windows = np.maximum(1.0, np.diff(offsets) * (_BYTES_PER_TOKEN / _WINDOW_BYTES))
+        chosen = np.flatnonzero((hashes & np.uint64(0xFFFFFFFF)) < self._fraction * windows * 2.0**32).tolist()
+        return [0, *chosen] if first and 0 not in chosen else chosen
+
+    def compare(self, document: bytes, ids: NDArray[np.uint32], encoder: Encoder, location: Location) -> int:
+        """Compare one document's ids with the reference's; returns the bytes compared. Raises AuditError.
+
+        ids: uint32, shape (n_tokens,), without EOT, not touched by the encoder any more.
+        """
+        begin, end = self._window(document, int(ids[-1]) if len(ids) else 0)
+        if begin == end:
+            return 0
+        text = document[begin:end]
+        expected = self._encode(text)
+        # A safe cut: the ids before it are those of the text before it alone.
+        skipped = len(encoder.encode([document[:begin]])[0]) if begin else 0
+        actual = ids[skipped : skipped + len(expected)]
+        if not np.array_equal(actual, expected) or (end == len(document) and skipped + len(expected) != len(ids)):
+            raise _mismatch(expected, actual, skipped, location, begin, self._engine)
+        return len(text)
+
+    def _encode(self, text: bytes) -> NDArray[np.uint32]:
+        with self._lock:
+            if self._reference is None:
+                self._reference = self._load_reference()
+            return self._reference.encode([text])[0]
+
+    def _window(self, document: bytes, salt: int) -> tuple[int, int]:
+        """Byte range to compare: the whole of a short document, a window between safe cuts of a long one, or nothing."""
+        if len(document) <= _WINDOW_BYTES:
+            return 0, len(document)
+        if self._cutter is None:
+            return (0, len(document)) if len(document) <= 4 * _WINDOW_BYTES else (0, 0)
+        start = (len(document) * 2654435761 + salt * 40503) % (len(document) - _WINDOW_BYTES)
+        begin = self._cutter.first(document[: start + 2 * _WINDOW_BYTES], start) if start else 0
+        end = self._cutter.last(document[: begin + 2 * _WINDOW_BYTES], begin + _WINDOW_BYTES)
+        return (begin, end) if end > begin else (0, 0)
+
+
+def audit_documents(
+    auditor: Auditor,
+    documents: Sequence[bytes],
+    encoded: tuple[NDArray[np.uint32], NDArray[np.int64]],
+    chosen: Sequence[int],
+    encoder: Encoder,
+    locate: Callable[[int], Location],
+) -> tuple[int, int]:
+    """Audit the chosen documents of a batch; returns the documents and the bytes compared. Raises AuditError."""
+    ids, offsets = encoded
+    samples = [(i, ids[offsets[i] : offsets[i + 1]].copy()) for i in chosen]
+    compared = [auditor.compare(documents[i], sample, encoder, locate(i)) for i, sample in samples]
+    return sum(n > 0 for n in compared), sum(compared)
+
+
+def _mismatch(
+    expected: NDArray[np.uint32], actual: NDArray[np.uint32], skipped: int, location: Location, begin: int, engine: str
+) -> AuditError:
+    n = min(len(expected), len(actual))
+    different = np.flatnonzero(expected[:n] != actual[:n])
+    at = int(different[0]) if len(different) else n
+    shown = slice(max(0, at - 2), at + 3)
+    return AuditError(
+        "the fast engine and the reference tokenizer disagree: "
+        f"at token {skipped + at:,} of the document (from its byte {begin:,} on) the engine has {actual[shown].tolist()}, "
+        f"the reference {expected[shown].tolist()}",
+        where=str(location),
+        allowed="the same ids from both",
+        next_step=f"run again with --engine {engine} --fresh (slow, exact), and report the document that is named here",
+    )

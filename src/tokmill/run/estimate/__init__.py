@@ -1,0 +1,1 @@
+"""What a run will produce and need, estimated from samples."""

@@ -1,0 +1,1 @@
+"""Outputs made in parts, here or on a cluster."""

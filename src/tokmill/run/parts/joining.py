@@ -1,0 +1,214 @@
+"""`finalize` at a prefix of an object store: the parts of an output, made one by one, become that output where they are.
+
+The manifests of the parts, and their lists of what was skipped, are fetched; what follows from them is what follows on a disk
+(`run/parts/finalize.py`). Files get their final names by copies inside the store; the manifest comes last, then the parts go. So a
+`finalize` that was killed anywhere is simply run again, and two at once make the same objects and one manifest.
+"""
+
+from __future__ import annotations
+
+import shutil
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+from tokmill.core.errors import ChangedError, DamageError, TokmillError
+from tokmill.core.manifest import MANIFEST_NAME, SKIPPED_NAME
+from tokmill.core.outcome import Teller
+from tokmill.core.system.durable import storage_errors
+from tokmill.output import (
+    Claim,
+    Joint,
+    changed_parts_error,
+    hold,
+    incomplete,
+    let_go,
+    missing_parts,
+    n_parts,
+    output_of,
+    part_directory,
+    part_name,
+    part_of,
+    part_url,
+    parts_url,
+    reading_errors,
+    skipped_lists,
+    stage_of,
+)
+from tokmill.run.parts.finalize import Assembly, check_in_parts, check_skipped, encode_whole, load_parts, moved, outcome_of
+from tokmill.store import Copier, Ledger, Move, Outgoing, Sender, spans_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from concurrent.futures import Future
+    from pathlib import Path
+
+    from tokmill.core.config import Content
+    from tokmill.core.manifest import Manifest
+    from tokmill.core.outcome import Outcome
+    from tokmill.core.protocols import Observer
+    from tokmill.output import Header
+    from tokmill.store import Stored
+
+_FETCHED_AT_ONCE = 8
+_TICK_S = 0.2
+_BLOCK_BYTES = 1 << 20
+
+
+def finalize_at(url: str, *, stage: str | None = None, observers: Sequence[Observer] = ()) -> Outcome:
+    """Put together the parts that `tokenize(..., split="I/N")` made at a prefix; again to go on.
+
+    stage: directory in which manifests and lists of the parts are kept meanwhile; None: the usual one. Raises TokmillError:
+    UsageError where parts are missing, naming them; LockedError while somebody on this machine does the same.
+    """
+    joint, teller = Joint(url), Teller(observers)
+    plan = joint.plan()
+    if plan is None:
+        manifest = check_in_parts(joint.prefix.manifest(), joint.url)
+        joint.remove_parts(manifest.fingerprint)
+        return _outcome(joint, manifest, teller, already_complete=True)
+    root = stage_of(parts_url(url), stage)
+    lock = hold(root)
+    try:
+        manifest = finalize_joint(joint, plan, root, teller)
+    finally:
+        let_go(root, lock)
+        with suppress(OSError):
+            root.rmdir()
+    return _outcome(joint, manifest, teller, already_complete=False)
+
+
+def finalize_joint(joint: Joint, plan: Header, root: Path, teller: Teller, max_skipped: int | None = None) -> Manifest:
+    """Put the parts together; the lock of the staged directory `root` is held.
+
+    max_skipped: bad records that all parts together may have left out. Raises TokmillError.
+    """
+    manifest = joint.prefix.manifest()
+    if manifest is not None and manifest.fingerprint != plan.fingerprint:
+        raise changed_parts_error(
+            manifest.content, plan.content, joint.url, or_else="remove one of the two first", is_complete=True
+        )
+    if manifest is None:
+        joint.check_claim(plan.fingerprint)
+        try:
+            with _scratch(root, joint.url) as scratch:
+                manifest = _Joining(joint, plan.content, root, scratch, teller).join(max_skipped)
+        except TokmillError:
+            # Another one may have been faster, and its parts are gone.
+            manifest = joint.complete(plan.fingerprint)
+            if manifest is None:
+                raise
+    joint.remove_parts(plan.fingerprint)
+    return manifest
+
+
+class _Joining:
+    """The parts of one output on their way to be one."""
+
+    def __init__(self, joint: Joint, content: Content, root: Path, scratch: Path, teller: Teller) -> None:
+        self._joint = joint
+        self._content = content
+        self._fingerprint = content.fingerprint()
+        self._root = root
+        self._scratch = scratch
+        self._teller = teller
+
+    def join(self, max_skipped: int | None) -> Manifest:
+        """Copy, and put the manifest. Raises TokmillError."""
+        there = self._joint.parts()
+        missing, begun = missing_parts(there, self._content)
+        if missing:
+            raise incomplete(self._joint.url, self._content, missing, begun)
+        self._fetch(there, MANIFEST_NAME, range(n_parts(self._content)))
+        parts = load_parts(self._scratch, self._content)
+        check_skipped(parts, max_skipped, skipped_lists("", self._joint.url))
+        self._fetch(there, SKIPPED_NAME, [i for i, part in enumerate(parts) if SKIPPED_NAME in part.files])
+        manifest = Assembly(self._scratch, self._content).assemble(parts)
+        encode_whole(manifest, self._joint.url)
+        sent = self._copy(parts)
+        if SKIPPED_NAME in manifest.files:
+            sent[SKIPPED_NAME] = self._send_skipped(manifest)
+        return self._joint.prefix.commit(manifest, sent, Claim(fingerprint=self._fingerprint, owner=""))
+
+    def _fetch(self, there: Mapping[str, Stored], name: str, indexes: Sequence[int]) -> None:
+        """Bring an object of each of these parts here."""
+        with ThreadPoolExecutor(_FETCHED_AT_ONCE, "fetch") as pool:
+            for _ in pool.map(lambda index: self._fetch_one(there, index, name), indexes):
+                pass
+
+    def _fetch_one(self, there: Mapping[str, Stored], index: int, name: str) -> None:
+        stored = there.get(part_name(index, name))
+        path = part_directory(self._scratch, index) / name
+        if stored is None:
+            raise DamageError(
+                "a file of a part is missing",
+                where=str(path),
+                allowed="every file that the part's manifest lists",
+                next_step=f"make part {index} again with --fresh, then run tokmill finalize again",
+            )
+        stream = self._joint.prefix.stream(stored)
+        try:
+            with storage_errors(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with path.open("wb") as file, reading_errors():
+                    while data := stream.read(_BLOCK_BYTES):
+                        file.write(data)
+        finally:
+            stream.close()
+
+    def _copy(self, parts: Sequence[Manifest]) -> dict[str, Stored]:
+        """Give the files of all parts their names; what the store says of them."""
+        moves = [
+            Move(source=part_name(i, name), name=name, size_bytes=entry.size_bytes, run=part.fingerprint, part=i)
+            for i, part in enumerate(parts)
+            for name, entry in moved(part).items()
+        ]
+        self._teller.started(sum(move.size_bytes for move in moves), 0)
+        with Copier(self._joint.prefix.store, self._fingerprint) as copier:
+            copies = {copier.copy(move): move for move in moves}
+            self._wait(copies)
+            return {move.name: copy.result() for copy, move in copies.items()}
+
+    def _wait(self, copies: Mapping[Future[Stored], Move]) -> None:
+        left, n_bytes = set(copies), 0
+        while left:
+            done, left = wait(left, timeout=_TICK_S, return_when=FIRST_EXCEPTION)
+            for copy in done:
+                copy.result()
+                n_bytes += copies[copy].size_bytes
+            self._teller.progress(n_bytes)
+
+    def _send_skipped(self, manifest: Manifest) -> Stored:
+        """The list of what was skipped is made here: records are numbered anew."""
+        file = Outgoing(
+            name=SKIPPED_NAME,
+            paths=(part_of(self._scratch, SKIPPED_NAME),),
+            entry=manifest.files[SKIPPED_NAME],
+            spans=tuple(spans_of(manifest.segments).get(SKIPPED_NAME, ())),
+        )
+        ledger = Ledger(self._root / "finalize.json", self._joint.url)
+        with Sender(self._joint.prefix.store, self._fingerprint, ledger, on_bytes=lambda _: None) as sender:
+            return sender.send(file).result()
+
+
+@contextmanager
+def _scratch(root: Path, url: str) -> Iterator[Path]:
+    """An empty directory that is laid out as the prefix is; an error that names something in it names the object instead."""
+    scratch = output_of(root)
+    shutil.rmtree(scratch, ignore_errors=True)
+    try:
+        with storage_errors(scratch):
+            scratch.mkdir(parents=True)
+        yield scratch
+    except (DamageError, ChangedError) as error:
+        error.where = error.where and error.where.replace(str(scratch), url)
+        raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+        with suppress(OSError):
+            (root / "finalize.json").unlink()
+
+
+def _outcome(joint: Joint, manifest: Manifest, teller: Teller, *, already_complete: bool) -> Outcome:
+    sources = [part_url(joint.url, i) for i in range(n_parts(manifest.content))]
+    return outcome_of(manifest, joint.url, sources, teller, already_complete=already_complete)

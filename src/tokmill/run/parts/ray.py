@@ -1,0 +1,391 @@
+"""Makes the parts of an output on a Ray cluster. The only file that imports ray.
+
+A task is one part: a run like any other, in a child process under a limit of its own, with the lock and the journal of its part
+on the storage that all nodes share. Ray is asked for nothing but a place: no result but how the part ended goes through it, so
+what a node takes with it when it dies is the work since its last commits, and a driver that is killed and run again goes on.
+Retries are counted here and not left to Ray, which would not say a word of them.
+
+The hard one is a task that lives on where Ray believes it dead. The part's lock keeps the next one out until it is gone, so
+that one waits; that both make the same bytes does the rest.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import time
+from collections import Counter, deque
+from contextlib import ExitStack, redirect_stdout, suppress
+from typing import TYPE_CHECKING, Any, Self
+
+import msgspec
+
+from tokmill.core.config import Job
+from tokmill.core.errors import Interrupted, LockedError, TokmillError, UsageError, WorkerDiedError
+from tokmill.core.events import AnyEvent, Failed, Finished, Notice, Progress, Restarted, Started
+from tokmill.core.partition import part_sizes
+from tokmill.core.records import Counts
+from tokmill.core.skipping import n_bad_records, too_many_error
+from tokmill.core.system.process import error_of
+from tokmill.core.system.process_child import failed_event
+from tokmill.core.text import counted
+from tokmill.output import part_contents, skipped_lists
+from tokmill.run.parts.far_runs import make_part_at
+from tokmill.run.parts.split_runs import part_job
+from tokmill.run.supervisor import LocalRunner
+
+# Before ray is imported, which reads it then.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# Of a cluster that is started here: its workers would have niceness 15, and get next to nothing beside whatever else runs (--nice).
+os.environ.setdefault("RAY_worker_niceness", "0")
+
+try:
+    import ray
+    from ray import exceptions
+except ImportError:
+    raise UsageError(
+        "Ray is not installed",
+        where="--ray",
+        allowed="Python packages of the extra ray",
+        next_step="pip install 'tokmill[ray]', or make the parts by hand: tokmill tokenize --split",
+    ) from None
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tokmill.core.protocols import Observer
+
+_STORE_BYTES = 80 << 20
+"""Of a cluster that is started here: nearly the least that Ray takes; the tasks put nothing into it."""
+_MOST_DEATHS = 5
+"""Of workers and nodes that one part may cost."""
+_PATIENCE_S = 120.0
+"""For the lock of a part whose worker is dead, or soon will be."""
+_BOARD = "tokmill"
+"""Name of the board, among those of one driver."""
+_POLL_S = 0.5
+_KNOCK_S = 10.0
+_CHECKPOINT_S = 10.0
+"""For the parts to commit what they have, when the run ends early."""
+_TELL_EVERY_S = 1.0
+_DEATHS = (
+    exceptions.WorkerCrashedError,
+    exceptions.NodeDiedError,
+    exceptions.LocalRayletDiedError,
+    exceptions.OutOfMemoryError,
+    exceptions.ObjectLostError,
+)
+"""What befalls a task that is not its own fault."""
+HERE = "here"
+"""The cluster that this machine is part of, or else a new one of this machine alone."""
+
+
+class RayRunner:
+    """A hold on a cluster. As a context, it lets go of it."""
+
+    def __init__(self, address: str, stage: str | None = None) -> None:
+        """address: of the cluster, `auto`, `local` for a new one of this machine, or `here`. stage: of an output in a store, the
+        directory on each node in which parts are made; None: the usual one there. Raises UsageError.
+        """
+        self._address = address
+        self._stage = None if stage is None else os.path.abspath(stage)
+        self._said = ExitStack()
+
+    def __enter__(self) -> Self:
+        handler = signal.getsignal(signal.SIGTERM)
+        try:
+            _connect(self._address)
+        finally:
+            # Ray puts one of its own there, which would end this process without a checkpoint.
+            if handler is not None:
+                signal.signal(signal.SIGTERM, handler)
+        # It tells of lost nodes on standard output, where the result is to be, and has no switch for that.
+        self._said.enter_context(redirect_stdout(sys.stderr))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        ray.shutdown()
+        self._said.close()
+
+    def make_parts(self, job: Job, indexes: Sequence[int], observers: Sequence[Observer]) -> None:
+        """Make parts of a whole. Returns when they are complete. Raises TokmillError; the others then end with a checkpoint."""
+        work = _Work(job, indexes, self._stage, observers)
+        try:
+            work.run()
+        except KeyboardInterrupt:
+            work.cancel()
+            raise Interrupted(
+                "interrupted; every part keeps what it committed",
+                where=job.destination or job.out,
+                allowed="all parts, made to their end",
+                next_step="run the same command again: it goes on",
+            ) from None
+        except BaseException:
+            work.cancel()
+            raise
+
+
+class _Work:
+    """The parts that are to be made, those that are being made, and what is to be said of all of them together."""
+
+    def __init__(self, job: Job, indexes: Sequence[int], stage: str | None, observers: Sequence[Observer]) -> None:
+        self._job = job
+        self._stage = stage
+        self._observers = observers
+        self._waiting = deque(indexes)
+        wanted = set(indexes)
+        self._contents = {index: content for index, content in enumerate(part_contents(job.content)) if index in wanted}
+        self._running: dict[Any, int] = {}
+        self._deaths: Counter[int] = Counter()
+        resources = job.resources
+        self._task = ray.remote(num_cpus=resources.n_threads, memory=resources.budget_bytes, max_retries=0)(_make_part)
+        self._board: Any = None
+        self._read: Any = None
+        """What the board is asked for, and has not answered yet."""
+        self._view = _View(job, indexes)
+
+    def run(self) -> None:
+        """Make all. Raises what a part raises; WorkerDiedError for one that cost too many workers or nodes."""
+        self._tell(self._view.started(self._job))
+        while self._waiting or self._running:
+            n_slots = _slots(self._job)
+            # Some more than there is room for, so that none waits for us.
+            while self._waiting and len(self._running) < n_slots + max(2, n_slots // 4):
+                self._submit(self._waiting.popleft())
+            done, _ = ray.wait(list(self._running), num_returns=1, timeout=_POLL_S)
+            for reference in done:
+                self._collect(reference, self._running.pop(reference))
+            self._look()
+        if self._board is not None:
+            self._look(_POLL_S)
+
+    def cancel(self) -> None:
+        """Let what is running end with a checkpoint."""
+        for reference in self._running:
+            ray.cancel(reference)
+        if self._running:
+            ray.wait(list(self._running), num_returns=len(self._running), timeout=_CHECKPOINT_S)
+
+    def _submit(self, index: int) -> None:
+        job = part_job(self._job, index, self._contents[index])
+        paths = {source.path for source in job.content.inputs}
+        job = msgspec.structs.replace(job, fresh=False, urls={path: url for path, url in job.urls.items() if path in paths})
+        self._running[self._task.remote(msgspec.json.encode(job), index, self._stage)] = index
+
+    def _collect(self, reference: Any, index: int) -> None:
+        try:
+            event = msgspec.json.decode(ray.get(reference), type=AnyEvent)
+        except _DEATHS as death:
+            self._bury(index, type(death).__name__)
+            return
+        if isinstance(event, Failed):
+            error = error_of(event)
+            error.what = f"part {index} of {self._job.content.splits}: {error.what}"
+            raise error
+        if isinstance(event, Finished):
+            self._view.finish(index, event.counts)
+
+    def _bury(self, index: int, cause: str) -> None:
+        """A worker or its node died: the part is made again, from its last commit."""
+        self._deaths[index] += 1
+        if self._deaths[index] > _MOST_DEATHS:
+            raise WorkerDiedError(
+                f"part {index} cost {counted(self._deaths[index], 'worker or node', 'workers or nodes')} ({cause})",
+                where=self._job.out,
+                allowed=f"{_MOST_DEATHS} a part",
+                next_step="see what kills them (memory of the nodes, Ray's logs), then run the same command again: it goes on",
+            )
+        self._waiting.appendleft(index)
+        self._tell(Restarted(cause=f"{cause}, part {index}", attempt=self._deaths[index] + 1, batch_bytes=0))
+
+    def _look(self, patience_s: float = 0.0) -> None:
+        """Take what the board has answered, tell of it, and ask again."""
+        states, notes = self._answer(patience_s)
+        for note in notes:
+            self._tell(Notice(text=note))
+        progress = self._view.progress(states)
+        self._tell(progress)
+        most = self._job.resources.max_skipped
+        if most is not None and n_bad_records(progress.counts) > most:
+            raise too_many_error(progress.counts, most, skipped_lists(self._job.out, self._job.destination))
+
+    def _answer(self, patience_s: float) -> tuple[dict[int, tuple[int, bytes]], list[str]]:
+        if self._board is None:
+            # Not before the tasks are on their way: it is one more process to be started.
+            self._board = ray.remote(num_cpus=0, max_restarts=-1)(Board).options(name=_BOARD).remote()
+        if self._read is None:
+            self._read = self._board.read.remote()
+        if not ray.wait([self._read], timeout=patience_s)[0]:
+            return {}, []
+        asked, self._read = self._read, None
+        try:
+            found: tuple[dict[int, tuple[int, bytes]], list[str]] = ray.get(asked)
+        except exceptions.RayActorError:
+            # Its node may have died: it is made anew, and the tasks tell it again where they are.
+            return {}, []
+        return found
+
+    def _tell(self, event: AnyEvent) -> None:
+        for observer in self._observers:
+            observer.on_event(event)
+
+
+class _View:
+    """How far all parts together are."""
+
+    def __init__(self, job: Job, indexes: Sequence[int]) -> None:
+        self._began_s = time.monotonic()
+        content = job.content
+        count = content.splits if isinstance(content.splits, int) else 1
+        self._sizes = part_sizes(content.inputs, content.separator, count)
+        self._left = set(indexes)
+        self._counts = Counts()
+        self._states: dict[int, tuple[int, bytes]] = {}
+        """Of parts that are being made: position and counts."""
+
+    def started(self, job: Job) -> Started:
+        """The event that says what is to be done, and what is done already."""
+        resources = job.resources
+        done = sum(size for index, size in enumerate(self._sizes) if index not in self._left)
+        return Started(
+            total_bytes=sum(self._sizes),
+            resumed_bytes=done,
+            position_bytes=done,
+            n_threads=resources.n_threads * min(len(self._left), _slots(job)),
+            batch_bytes=resources.batch_bytes,
+            budget_bytes=0,
+        )
+
+    def finish(self, index: int, counts: Counts) -> None:
+        """A part is complete."""
+        self._left.discard(index)
+        self._states.pop(index, None)
+        self._counts += counts
+
+    def progress(self, states: dict[int, tuple[int, bytes]]) -> Progress:
+        """The event that says how far it is. states: of each part that told so since the last time, its position and counts."""
+        self._states |= {index: state for index, state in states.items() if index in self._left}
+        position = sum(size for index, size in enumerate(self._sizes) if index not in self._left)
+        counts = self._counts
+        for index, (part_position, part_counts) in self._states.items():
+            position += min(part_position, self._sizes[index])
+            counts += msgspec.json.decode(part_counts, type=Counts)
+        elapsed_s = time.monotonic() - self._began_s
+        return Progress(elapsed_s=elapsed_s, position_bytes=position, counts=counts, rss_bytes=0)
+
+
+class Board:
+    """Where the tasks say how far they are. An actor; nothing is lost with it that is not told again."""
+
+    def __init__(self) -> None:
+        self._states: dict[int, tuple[int, bytes]] = {}
+        self._notes: list[str] = []
+
+    def tell(self, index: int, position_bytes: int, counts: bytes, notes: list[str]) -> None:
+        """A part is so far; and what a person should know of it."""
+        self._states[index] = (position_bytes, counts)
+        self._notes += notes
+
+    def read(self) -> tuple[dict[int, tuple[int, bytes]], list[str]]:
+        """What was told and said since the last time."""
+        (states, notes), (self._states, self._notes) = (self._states, self._notes), ({}, [])
+        return states, notes
+
+
+class _Reporter:
+    """Tells the board how far a part is. Implements `protocols.Observer`, on the node of the task."""
+
+    def __init__(self, index: int) -> None:
+        self._index = index
+        self._board: Any = None
+        self._told_s = 0.0
+        self._notes: list[str] = []
+
+    def on_event(self, event: AnyEvent) -> None:
+        """Tell what matters, now and then. Nobody waits for it to arrive."""
+        if isinstance(event, Restarted):
+            self._told_s = 0.0
+            self._notes.append(f"part {self._index}: its worker was lost ({event.cause}), attempt {event.attempt}")
+        if isinstance(event, Progress) and time.monotonic() - self._told_s >= _TELL_EVERY_S:
+            self._told_s = time.monotonic()
+            if self._board is None:
+                with suppress(ValueError):
+                    self._board = ray.get_actor(_BOARD)
+            if self._board is not None:
+                notes, self._notes = self._notes, []
+                self._board.tell.remote(self._index, event.position_bytes, msgspec.json.encode(event.counts), notes)
+
+
+def _make_part(question: bytes, index: int, stage: str | None) -> bytes:
+    """The task: make one part, and say how it ended. Runs in a worker of Ray."""
+    job = msgspec.json.decode(question, type=Job)
+    give_up_s = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            runner, reporters = LocalRunner(), [_Reporter(index)]
+            return msgspec.json.encode(
+                make_part_at(job, stage, runner, reporters) if job.destination else runner.run(job, reporters)
+            )
+        except LockedError as error:
+            if time.monotonic() > give_up_s:
+                return msgspec.json.encode(failed_event(error))
+            time.sleep(_POLL_S)
+        except TokmillError as error:
+            return msgspec.json.encode(failed_event(error))
+
+
+def _connect(address: str) -> None:
+    _knock(address)
+    if address != "local":
+        try:
+            ray.init(address="auto" if address == HERE else address, log_to_driver=False, logging_level="error")
+            return
+        except (ConnectionError, ValueError, RuntimeError, exceptions.RayError) as error:
+            if address != HERE:
+                raise _silent(address, str(error).splitlines()[0]) from error
+    ray.init(
+        address="local",
+        include_dashboard=False,
+        object_store_memory=_STORE_BYTES,
+        log_to_driver=False,
+        logging_level="error",
+    )
+
+
+def _knock(address: str) -> None:
+    """Raises UsageError where nobody listens: Ray itself would go on trying for minutes."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit():
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_S).close()
+        except OSError as error:
+            raise _silent(address, error.strerror or str(error)) from error
+
+
+def _silent(address: str, why: str) -> UsageError:
+    return UsageError(
+        f"no Ray cluster answers: {why}",
+        where=f"--ray {address}",
+        allowed="the address of a cluster (HOST:6379), auto, or local for a new one of this machine alone",
+        next_step="ray start --head there, or leave the address out",
+    )
+
+
+def _slots(job: Job) -> int:
+    """How many parts the cluster can make at a time. Raises UsageError when no node has room for one."""
+    resources = job.resources
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    n_slots = sum(
+        min(int(node.get("CPU", 0) // resources.n_threads), int(node.get("memory", 0) // resources.budget_bytes)) for node in nodes
+    )
+    if n_slots:
+        return n_slots
+    largest: dict[str, float] = max(nodes, key=lambda node: node.get("memory", 0), default={})
+    raise UsageError(
+        f"no node of the cluster has {counted(resources.n_threads, 'core')} and {resources.budget_bytes >> 20:,} MiB of memory",
+        where="--ray",
+        allowed=f"what a node has: {int(largest.get('CPU', 0))} cores, {int(largest.get('memory', 0)) >> 20:,} MiB",
+        next_step="fewer --threads, or less --memory",
+    )

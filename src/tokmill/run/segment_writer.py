@@ -1,0 +1,154 @@
+"""Takes encoded batches in order: writes them, counts them, commits them segment by segment.
+
+The hard one is standard input. Its end may be the corpus's, or Ctrl-C may just have ended the program that writes it; the end
+is therefore neither committed nor published before it is a moment old and nobody has asked to stop.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from tokmill.core.errors import UsageError
+from tokmill.core.events import Committed
+from tokmill.core.manifest import SKIPPED_NAME
+from tokmill.core.output_spec import Shards
+from tokmill.core.records import STDIN, Cursor
+from tokmill.core.skipping import n_bad_records, too_many_error
+from tokmill.core.text import counted
+from tokmill.formats import layout_of, make_writer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tokmill.core.config import Job
+    from tokmill.core.events import AnyEvent
+    from tokmill.core.records import EncodedBatch, FileEntry
+    from tokmill.output import Output
+
+SEGMENT_S = 1.0
+"""A slow input commits at least this often."""
+_GRACE_S = 0.15
+"""Between a signal to this process and the one to its neighbours in the pipe, a few milliseconds pass."""
+
+
+class Recorder:
+    """The one place where results become bytes. Used by one thread."""
+
+    def __init__(self, job: Job, output: Output, emit: Callable[[AnyEvent], None], position_bytes: int) -> None:
+        """position_bytes: on disk, before the cursor. Raises TooManySkippedError, StorageError."""
+        self._job = job
+        self._output = output
+        self._emit = emit
+        self._started_s = time.monotonic()
+        content = job.content
+        state = output.segments[-1].writer if output.segments else {}
+        # A state of tokmill 0.1 has no sums of tokens.
+        sums = {"train_tokens": output.counts.tokens_train, "val_tokens": output.counts.tokens_val}
+        self._writer = make_writer(output, sums | state, layout_of(content))
+        self._stdin_index = max((i for i, source in enumerate(content.inputs) if source.path == STDIN), default=None)
+        self._stdin_ended_s: float | None = None
+        self.counts = output.counts
+        self.position_bytes = position_bytes
+        self.reached = output.cursor
+        """Where reading would go on behind all that was added."""
+        self._after: Cursor | None = None
+        self._committed_bytes = self.counts.bytes_in
+        self._committed_s = self._started_s
+        self._check_skipped()
+
+    @property
+    def elapsed_s(self) -> float:
+        """Of this run."""
+        return time.monotonic() - self._started_s
+
+    def add(self, encoded: EncodedBatch) -> None:
+        """Write one batch; commit when a segment is full. Raises StorageError, DiskFullError, TooManySkippedError."""
+        # Until this batch is written whole, the files hold more than any cursor says.
+        self._after = None
+        for run in encoded.runs:
+            self._writer.append(run)
+        for skip in encoded.skips:
+            self._output.file(SKIPPED_NAME).append(msgspec.json.encode(skip) + b"\n")
+        self.counts += encoded.counts
+        self.position_bytes = encoded.position_bytes
+        self._check_skipped()
+        self._after = encoded.after
+        if encoded.after is not None:
+            self.reached = encoded.after
+            self._note_end_of_stdin(encoded.after)
+            if self._is_due():
+                self.commit()
+
+    @property
+    def can_commit(self) -> bool:
+        """Whether a run can go on behind what was added last."""
+        return self._after is not None and not self.is_withheld
+
+    def _note_end_of_stdin(self, after: Cursor) -> None:
+        if self._stdin_ended_s is None and self._stdin_index is not None and after.input_index > self._stdin_index:
+            self._stdin_ended_s = time.monotonic()
+
+    @property
+    def is_withheld(self) -> bool:
+        """Whether standard input ended so short a time ago that its end may be an interrupt's."""
+        return self._stdin_ended_s is not None and time.monotonic() - self._stdin_ended_s < _GRACE_S
+
+    def wait_for_stdin_end(self) -> None:
+        """Returns when the end of standard input is no longer in doubt."""
+        while self.is_withheld:
+            time.sleep(_GRACE_S / 10)
+
+    def _is_due(self) -> bool:
+        if not self._output.is_settled:
+            return False
+        full = self.counts.bytes_in - self._committed_bytes >= self._job.resources.segment_bytes
+        return full or time.monotonic() - self._committed_s >= SEGMENT_S
+
+    def commit(self) -> None:
+        """Begin to commit up to the last batch, if a run can go on behind it and there is something new."""
+        after, self._after = self._after, None
+        if after is None or self.is_withheld or (after == self._output.cursor and not self._output.is_ahead):
+            return
+        counts, elapsed_s = self.counts, self.elapsed_s
+        self._committed_bytes, self._committed_s = counts.bytes_in, time.monotonic()
+        self._output.commit(
+            after,
+            counts,
+            self._writer.state(),
+            self._output.elapsed_before_s + elapsed_s,
+            lambda segment: self._emit(Committed(elapsed_s=elapsed_s, segment=segment, counts=counts)),
+        )
+
+    def finish(self) -> dict[str, FileEntry]:
+        """Let the writer end its files, commit, and describe all files by name. Raises StorageError, DiskFullError."""
+        self._writer.finish()
+        self._check_left()
+        if SKIPPED_NAME in self._output.names - set(self._output.completed()):
+            self._output.file(SKIPPED_NAME)
+            self._output.complete(SKIPPED_NAME)
+        self._output.settle()
+        # A part may end inside its last input.
+        end = self.reached if self._job.content.split else Cursor(input_index=len(self._job.content.inputs))
+        self._after = self._after or end
+        self.commit()
+        self._output.settle()
+        return dict(self._output.completed())
+
+    def _check_left(self) -> None:
+        """Raises UsageError when the only shards, too small, were all dropped."""
+        shards, n_tokens = self._job.content.shards, self.counts.tokens_train + self.counts.tokens_val
+        if isinstance(shards, Shards) and n_tokens and not any(entry.tokens for entry in self._output.completed().values()):
+            raise UsageError(
+                f"nothing would be left: --drop-tail leaves out all {counted(n_tokens, 'token')}, for they fill no shard",
+                where=str(self._output.directory),
+                allowed=f"at least {counted(shards.tokens, 'token')} on one side",
+                next_step="leave --drop-tail out or choose a smaller --shard-tokens, with --fresh",
+            )
+
+    def _check_skipped(self) -> None:
+        most = self._job.resources.max_skipped
+        if most is not None and n_bad_records(self.counts) > most:
+            raise too_many_error(self.counts, most, str(self._output.file(SKIPPED_NAME).path))

@@ -1,0 +1,143 @@
+"""Runs a job in a child process and brings its events to the observers.
+
+The child may be killed or abort at any moment (the engine aborts when it runs out of memory): it is started again, with smaller
+batches, and resumes from the journal, as long as each attempt commits something new.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Self
+
+import msgspec
+
+from tokmill.core.errors import Interrupted, WorkerDiedError
+from tokmill.core.events import AnyEvent, Committed, Failed, Finished, Notice, Restarted, Started
+from tokmill.core.records import STDIN
+from tokmill.core.system.process import Child, error_of
+from tokmill.core.text import counted
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tokmill.core.config import Job
+    from tokmill.core.protocols import Observer
+
+_MODULE = "tokmill.run.worker"
+_ATTEMPTS = 3
+"""Deaths in a row without a commit in between after which the run gives up."""
+_SMALLEST_BATCH_BYTES = 64 << 10
+_STOPPING = "stopping: what is done so far is committed first (Ctrl-C again ends at once)"
+
+
+class LocalRunner:
+    """Implements `protocols.Runner` on this machine. As a context, it starts the first child at once, so that what the child
+    has to import (0.2 s) is imported while the job is planned.
+    """
+
+    def __init__(self) -> None:
+        self._ready: Child | None = None
+
+    def __enter__(self) -> Self:
+        self._ready = Child(_MODULE)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        ready, self._ready = self._ready, None
+        if ready is not None:
+            ready.end()
+
+    def _child(self) -> Child:
+        ready, self._ready = self._ready, None
+        return ready or Child(_MODULE)
+
+    def run(self, job: Job, observers: Sequence[Observer]) -> Finished:
+        """Run the job to its end. Raises TokmillError; KeyboardInterrupt becomes a checkpoint and then Interrupted."""
+        decoder = msgspec.json.Decoder(AnyEvent)
+        stdin_begin = _stdin_position()
+        committed_bytes = -1
+        deaths = 0
+        attempt = 1
+        while True:
+            child = self._child()
+            child.on_interrupt = lambda: _tell(observers, Notice(text=_STOPPING))
+            committed = started = False
+            try:
+                child.ask(msgspec.json.encode(job))
+                for line in child.lines():
+                    event = decoder.decode(line)
+                    started |= isinstance(event, Started)
+                    if isinstance(event, Committed) and event.counts.bytes_in > committed_bytes:
+                        committed, committed_bytes = True, event.counts.bytes_in
+                    _tell(observers, event)
+                    if isinstance(event, Finished):
+                        return event
+                    if isinstance(event, Failed):
+                        raise error_of(event)
+            finally:
+                child.end()
+            if child.interrupts:
+                raise _interrupted(job)
+            deaths = 1 if committed else deaths + 1
+            if deaths >= _ATTEMPTS or not _can_read_again(job, stdin_begin):
+                raise _died(child, job, deaths, started=started)
+            attempt += 1
+            job = _smaller(job, keep_fresh=not started)
+            _tell(observers, Restarted(cause=child.cause(), attempt=attempt, batch_bytes=job.resources.batch_bytes))
+
+
+def _can_read_again(job: Job, stdin_begin: int | None) -> bool:
+    """Whether what a dead worker had read can be had once more: a pipe's bytes are gone with it."""
+    pipes = [i for i in job.content.inputs if i.size_bytes is None]
+    if not pipes:
+        return True
+    if stdin_begin is None or any(i.path != STDIN for i in pipes):
+        return False
+    os.lseek(0, stdin_begin, os.SEEK_SET)
+    return True
+
+
+def _stdin_position() -> int | None:
+    """Where standard input stands, which need not be its beginning; None for what cannot be read twice."""
+    try:
+        return os.lseek(0, 0, os.SEEK_CUR)
+    except OSError:
+        return None
+
+
+def _interrupted(job: Job) -> Interrupted:
+    return Interrupted(
+        "interrupted",
+        where=job.destination or job.out,
+        allowed="an end at any time",
+        next_step="run the command again, without --fresh: it resumes",
+    )
+
+
+def _tell(observers: Sequence[Observer], event: AnyEvent) -> None:
+    for observer in observers:
+        observer.on_event(event)
+
+
+def _smaller(job: Job, *, keep_fresh: bool) -> Job:
+    resources = job.resources
+    batch_bytes = max(_SMALLEST_BATCH_BYTES, resources.batch_bytes // 2)
+    smaller = msgspec.structs.replace(
+        resources,
+        batch_bytes=batch_bytes,
+        in_flight_bytes=resources.in_flight_bytes // 2,
+        renew_above_bytes=resources.renew_above_bytes * 3 // 4,
+    )
+    return msgspec.structs.replace(job, resources=smaller, fresh=job.fresh and keep_fresh)
+
+
+def _died(child: Child, job: Job, deaths: int, *, started: bool) -> WorkerDiedError:
+    words = child.last_words
+    mend = "with more --memory or fewer --threads" if started else "when what its last words speak of is mended"
+    return WorkerDiedError(
+        f"the worker process died ({child.cause()}), {counted(deaths, 'time')} without getting any further"
+        + (f"; its last words: {words}" if words else ""),
+        where=job.out,
+        allowed="a worker that goes on: where it can, it is started again by itself",
+        next_step=f"run the same command again {mend}: it resumes",
+    )

@@ -1,0 +1,164 @@
+"""Gives objects of a store other names, inside the store: nothing of them comes through this machine. Several at once.
+
+An object's mark says what is in it, so a copy is known by its mark, and what is there already is not copied again. One request
+copies up to some hundred MiB; a larger object is made of ranges of the other one, for a client does not wait for an answer for
+minutes. Each request names the version that was looked at: an object that was replaced meanwhile is not copied.
+"""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self, TypeVar
+
+from tokmill.core.errors import DamageError, LockedError
+from tokmill.core.text import counted
+from tokmill.store.download import Closed, insist
+from tokmill.store.objects import Taken, Vanished
+from tokmill.store.upload import WRITING, not_written, stranger
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from concurrent.futures import Future
+
+    from tokmill.store.objects import ObjectStore, Stored
+
+T = TypeVar("T")
+
+PIECE_BYTES = 512 << 20
+"""Of one request; S3 takes up to 5 GB. At 50 MB/s inside a store, 10 s; a client waits for 60."""
+_MOST_PIECES = 10_000
+_FILES_AT_ONCE = 8
+_PIECES_AT_ONCE = 8
+_ROUNDS = 4
+"""Of one object, as `sending` has it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Move:
+    """An object that is to have another name."""
+
+    source: str
+    name: str
+    size_bytes: int
+    run: str
+    """Fingerprint in the mark of the source: of what made it."""
+    part: int
+    """Number of the part it belongs to, for messages."""
+
+
+class Copier:
+    """Copies objects below one prefix. As a context: leaving it ends what is on its way."""
+
+    def __init__(self, store: ObjectStore, run: str) -> None:
+        """run: fingerprint of what the copies belong to; it stands in their marks."""
+        self._store = store
+        self._run = run
+        self._closed = threading.Event()
+        self._files = ThreadPoolExecutor(_FILES_AT_ONCE, "copy")
+        self._pieces = ThreadPoolExecutor(_PIECES_AT_ONCE, "piece")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closed.set()
+        for pool in (self._files, self._pieces):
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def copy(self, move: Move) -> Future[Stored]:
+        """Begin to copy; the copy comes of it. Raises there DamageError, LockedError, UsageError, StorageError."""
+        return self._files.submit(self._copy, move)
+
+    def _copy(self, move: Move) -> Stored:
+        for _ in range(_ROUNDS):
+            source, found = self._look(move, move.source), self._look(move, move.name)
+            if found is not None and self._is_copy(found, source, move):
+                return found
+            source = _checked(source, move, f"{self._store.url}/{move.source}")
+            if found is not None:
+                self._make_room(move, found)
+            try:
+                self._make(move, source, f"{self._run} {_digest(source)}")
+            except (Taken, Vanished):
+                # By another that does the same, or by an attempt of our own that seemed to fail: what is there now says it.
+                continue
+        raise LockedError(
+            "others keep writing the same objects",
+            where=f"{self._store.url}/{move.name}",
+            allowed="one tokmill finalize at a time",
+            next_step="wait for the other one to end, then run tokmill finalize again",
+        )
+
+    def _is_copy(self, found: Stored, source: Stored | None, move: Move) -> bool:
+        """Whether an object is the copy; of a source that is gone, whatever this run made of it."""
+        is_alike = source is None or _digest(source) == _digest(found)
+        return found.mark.partition(" ")[0] == self._run and found.size_bytes == move.size_bytes and is_alike
+
+    def _make_room(self, move: Move, found: Stored) -> None:
+        if found.mark.partition(" ")[0] != self._run:
+            raise stranger(f"{self._store.url}/{move.name}")
+        self._insist(move, lambda: self._store.delete([move.name]))
+
+    def _make(self, move: Move, source: Stored, mark: str) -> None:
+        """Make the copy. Raises Taken, Vanished."""
+        if source.size_bytes <= PIECE_BYTES:
+            self._insist(move, lambda: self._store.copy(source, move.name, mark))
+            return
+        piece_bytes = piece_bytes_of(source.size_bytes)
+        upload = self._insist(move, lambda: self._store.begin(move.name, mark))
+        places = [(begin, min(piece_bytes, source.size_bytes - begin)) for begin in range(0, source.size_bytes, piece_bytes)]
+        made = [self._pieces.submit(self._make_piece, move, source, upload, n, place) for n, place in enumerate(places, 1)]
+        try:
+            etags = [piece.result() for piece in made]
+            self._insist(move, lambda: self._store.finish(move.name, upload, etags, only_new=True))
+        except BaseException:
+            for piece in made:
+                piece.cancel()
+            for piece in made:
+                if not piece.cancelled():
+                    piece.exception()
+            self._insist(move, lambda: self._store.give_up(move.name, upload))
+            raise
+
+    def _make_piece(self, move: Move, source: Stored, upload: str, number: int, place: tuple[int, int]) -> str:
+        if self._closed.is_set():
+            raise Closed
+        return self._insist(move, lambda: self._store.copy_part(source, move.name, upload, number, place))
+
+    def _look(self, move: Move, name: str) -> Stored | None:
+        return self._insist(move, lambda: self._store.look(name))
+
+    def _insist(self, move: Move, attempt: Callable[[], T]) -> T:
+        return insist(attempt, WRITING, lambda how: not_written(how, f"{self._store.url}/{move.name}"), self._closed)
+
+
+def piece_bytes_of(size_bytes: int) -> int:
+    """Of each piece of an object but the last: whole MiB."""
+    if size_bytes <= PIECE_BYTES * _MOST_PIECES:
+        return PIECE_BYTES
+    mib = 1 << 20
+    return -(-size_bytes // (_MOST_PIECES * mib)) * mib
+
+
+def _checked(source: Stored | None, move: Move, where: str) -> Stored:
+    """The object that is to be copied. Raises DamageError when it is not the one that the part sent."""
+    if source is None:
+        what = "a file of a part is missing"
+    elif source.size_bytes != move.size_bytes:
+        what = f"a file of a part has {counted(source.size_bytes, 'byte')}"
+    elif source.mark.partition(" ")[0] != move.run:
+        what = "a file of a part is not the one that was sent"
+    else:
+        return source
+    raise DamageError(
+        what,
+        where=where,
+        allowed=f"{counted(move.size_bytes, 'byte')}, as the part's manifest says",
+        next_step=f"make part {move.part} again with --fresh, then run tokmill finalize again",
+    )
+
+
+def _digest(stored: Stored) -> str:
+    return stored.mark.partition(" ")[2]

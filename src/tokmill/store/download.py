@@ -1,0 +1,300 @@
+"""Remote objects as streams: read ahead, tried again, pinned to the version that the run began with.
+
+Some threads fetch blocks ahead of the reader, so that the time a store takes to answer is not waited for; what they hold is bounded
+and part of the budget. The first request of an object is a small one and nothing is read ahead before it is used up: whoever wants
+to see the first line of a thousand objects does not download them. The hard one is failing well: what may pass is tried again,
+from the byte that is missing, a limited number of times and ever more slowly; everything else is an error at once; and bytes of two
+versions of an object never meet.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+from tokmill.core.errors import DamagedInputError
+from tokmill.core.system.budget import REMOTE_BLOCK_BYTES, REMOTE_BLOCKS_HELD
+from tokmill.store.base import Hiccup, Landing, changed, pin_of, store_for
+from tokmill.store.urls import scheme_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tokmill.core.records import Input
+    from tokmill.store.base import Pin, Store
+
+T = TypeVar("T")
+
+FIRST_BYTES = 256 << 10
+"""Of the first request."""
+_PROGRESS_BYTES = 64 << 10
+"""An attempt that brought more than this does not count as failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How often a store is asked again, and how long is waited before."""
+
+    attempts: int = 9
+    first_s: float = 0.25
+    """Before the second attempt; doubled with each, and shortened by up to a half at random, so that many do not come at once."""
+    most_s: float = 16.0
+
+    def pause_s(self, n_failed: int, after_s: float) -> float:
+        """Seconds to wait. n_failed: attempts so far, from 1; after_s: what the store asks for."""
+        wait_s = min(self.most_s, self.first_s * 2 ** (n_failed - 1)) * random.uniform(0.5, 1)  # noqa: S311  no secret
+        return float(max(wait_s, min(after_s, self.most_s)))
+
+
+READING = Patience()
+"""About half a minute: a store that is started again is waited for."""
+PLANNING = Patience(attempts=4)
+"""Somebody waits, and a name that was mistyped fails like a store that is down."""
+
+
+class Closed(Exception):  # noqa: N818  no error: nobody wants the bytes any more
+    """What was waited for is not wanted any more."""
+
+
+def patiently(attempt: Callable[[], T], patience: Patience, where: Callable[[], str], closed: threading.Event | None = None) -> T:
+    """What an attempt returns, tried again after each Hiccup. where: for the error, URL and byte.
+
+    Raises DamagedInputError when patience ends.
+    """
+
+    def give_up(how: str) -> DamagedInputError:
+        return DamagedInputError(
+            f"cannot be read: {how}",
+            where=where(),
+            allowed="a store that answers",
+            next_step="check the URL, the connection and the store, and run the same command again"
+            + ("" if patience is PLANNING else ": it resumes"),
+        )
+
+    return insist(attempt, patience, give_up, closed)
+
+
+def insist(
+    attempt: Callable[[], T],
+    patience: Patience,
+    give_up: Callable[[str], Exception],
+    closed: threading.Event | None = None,
+    on_wait: Callable[[str], None] = lambda _: None,
+) -> T:
+    """What an attempt returns, tried again after each Hiccup until patience ends; then raises what `give_up` makes of it.
+
+    closed: when it is set, nobody waits any longer: raises Closed. on_wait: told, before each pause, what happened.
+    """
+    began_s = time.monotonic()
+    for n_failed in range(1, patience.attempts + 1):
+        try:
+            return attempt()
+        except Hiccup as hiccup:
+            last = hiccup
+            if n_failed == patience.attempts:
+                break
+            pause_s = patience.pause_s(n_failed, hiccup.after_s)
+            on_wait(hiccup.what)
+        if closed is None:
+            time.sleep(pause_s)
+        elif closed.wait(pause_s):
+            raise Closed
+    raise give_up(f"{last.what}, {patience.attempts} times in {time.monotonic() - began_s:.0f} s") from None
+
+
+class Fetcher:
+    """Brings ranges of one object, whatever it takes. Used by any number of threads."""
+
+    def __init__(self, source: Input, patience: Patience = READING) -> None:
+        """Raises UsageError for a store that cannot be used here."""
+        self.pin: Pin = pin_of(source)
+        self.store: Store = store_for(self.pin.url)
+        self.closed = threading.Event()
+        self._patience = patience
+        self._is_checked = False
+
+    def fetch(self, begin: int, end: int) -> memoryview:
+        """Bytes begin to end of the object, all of them. Raises DamagedInputError, ChangedError."""
+        if not self._is_checked:
+            self._is_checked = True
+            self.check()
+        landing = Landing(begin, end - begin)
+        while landing.at < landing.end:
+            n_before = landing.n_bytes
+
+            def attempt(n_before: int = n_before) -> None:
+                try:
+                    self.store.fetch(self.pin, landing)
+                except Hiccup:
+                    if landing.n_bytes - n_before < _PROGRESS_BYTES:
+                        raise
+
+            patiently(attempt, self._patience, lambda: f"{self.pin.name}, byte {landing.at:,}", self.closed)
+            if landing.n_bytes == n_before and landing.at < landing.end:
+                raise changed(self.pin.name, f"it ends at byte {landing.at:,}")
+        return memoryview(landing.data)
+
+    def check(self) -> None:
+        """Raises ChangedError when the object is another by now, where only this tells."""
+        patiently(lambda: self.store.check(self.pin), self._patience, lambda: self.pin.name, self.closed)
+
+    def close(self) -> None:
+        """Let nobody wait any longer."""
+        self.closed.set()
+        self.store.release(self.pin)
+
+
+class _Ahead:
+    """Blocks of an object in order, brought by threads that stay a few blocks ahead of who takes them."""
+
+    def __init__(self, fetcher: Fetcher, begin: int, end: int, n_threads: int) -> None:
+        self._fetcher = fetcher
+        self._begin = begin
+        self._end = end
+        self._n_begun = 0
+        self._n_taken = 0
+        self._blocks: dict[int, memoryview | BaseException] = {}
+        self._closed = False
+        self._changed = threading.Condition()
+        n_threads = min(n_threads, -(-(end - begin) // REMOTE_BLOCK_BYTES))
+        for i in range(n_threads):
+            threading.Thread(target=self._run, name=f"fetch-{i}", daemon=True).start()
+
+    def take(self) -> memoryview:
+        """The next block. Raises what went wrong with it."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or self._n_taken in self._blocks)
+            if self._closed:
+                raise Closed
+            block = self._blocks.pop(self._n_taken)
+            self._n_taken += 1
+            self._changed.notify_all()
+        if isinstance(block, BaseException):
+            raise block
+        return block
+
+    def close(self) -> None:
+        """End the threads; what they have begun is not waited for."""
+        with self._changed:
+            self._closed = True
+            self._blocks.clear()
+            self._changed.notify_all()
+
+    def _run(self) -> None:
+        while (index := self._next()) is not None:
+            begin = self._begin + index * REMOTE_BLOCK_BYTES
+            try:
+                block: memoryview | BaseException = self._fetcher.fetch(begin, min(begin + REMOTE_BLOCK_BYTES, self._end))
+            except BaseException as error:  # noqa: BLE001  a thread's error is raised where its block is taken
+                block = error
+            with self._changed:
+                if self._closed:
+                    return
+                self._blocks[index] = block
+                self._changed.notify_all()
+            if isinstance(block, BaseException):
+                return
+
+    def _next(self) -> int | None:
+        """The block to fetch next, once there is room for it."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or self._n_begun < self._n_taken + REMOTE_BLOCKS_HELD - 1)
+            index = self._n_begun
+            if self._closed or self._begin + index * REMOTE_BLOCK_BYTES >= self._end:
+                return None
+            self._n_begun += 1
+            return index
+
+
+class RemoteStream:
+    """A remote object from front to back. Implements `protocols.ByteStream`."""
+
+    def __init__(self, source: Input, patience: Patience = READING) -> None:
+        """Nothing is asked of the store yet. Raises UsageError."""
+        self.offset = 0
+        self._fetcher = Fetcher(source, patience)
+        self._size = self._fetcher.pin.size_bytes
+        self._block = memoryview(b"")
+        self._ahead: _Ahead | None = None
+        self._n_requested = 0
+        """Where the next block begins."""
+
+    def read(self, n_bytes: int) -> bytes:
+        """See ByteStream."""
+        if not self._block:
+            if self.offset >= self._size:
+                if self._size:
+                    self._fetcher.check()
+                return b""
+            self._block = self._next_block()
+        data = bytes(self._block[:n_bytes])
+        self._block = self._block[n_bytes:]
+        self.offset += len(data)
+        return data
+
+    def skip(self, n_bytes: int) -> None:
+        """See ByteStream: nothing that is passed over is asked for, except of what is on its way."""
+        if self.offset + n_bytes > self._size:
+            raise changed(self._fetcher.pin.name, f"it ends at byte {self._size:,}, before the place where the run was to go on")
+        self.offset += n_bytes
+        if n_bytes < len(self._block):
+            self._block = self._block[n_bytes:]
+            return
+        self._block = memoryview(b"")
+        self._stop_ahead()
+        self._n_requested = self.offset
+
+    def raw_position(self) -> int:
+        """See ByteStream."""
+        return self.offset
+
+    def close(self) -> None:
+        """See ByteStream."""
+        self._block = memoryview(b"")
+        self._stop_ahead()
+        self._fetcher.close()
+
+    def _stop_ahead(self) -> None:
+        if self._ahead is not None:
+            self._ahead.close()
+        self._ahead = None
+
+    def _next_block(self) -> memoryview:
+        begin = self._n_requested
+        if self._ahead is None and begin == self._first_end:
+            n_threads = 1 if self._fetcher.store.is_streamed(self._fetcher.pin) else REMOTE_BLOCKS_HELD - 1
+            self._ahead = _Ahead(self._fetcher, begin, self._size, n_threads)
+        if self._ahead is not None:
+            block = self._ahead.take()
+        else:
+            block = self._fetcher.fetch(begin, min(begin + FIRST_BYTES, self._size))
+            self._first_end = begin + len(block)
+        self._n_requested = begin + len(block)
+        return block
+
+    _first_end = -1
+    """Where the first, small block ended; what is behind it is read ahead."""
+
+
+def read_range(source: Input, begin: int, end: int) -> bytes:
+    """Bytes of a remote object. Raises DamagedInputError, ChangedError."""
+    fetcher = Fetcher(source, PLANNING)
+    try:
+        return bytes(fetcher.fetch(begin, end))
+    finally:
+        fetcher.close()
+
+
+def serves_ranges(source: Input) -> bool:
+    """Whether a place in the middle of an object can be looked at without reading all that lies before. Asks one byte of it."""
+    if scheme_of(source.path) not in {"http", "https"} or not source.size_bytes:
+        return True
+    fetcher = Fetcher(source, PLANNING)
+    try:
+        fetcher.fetch(0, 1)
+        return not fetcher.store.is_streamed(fetcher.pin)
+    finally:
+        fetcher.close()

@@ -1,0 +1,114 @@
+"""Any other file system that fsspec knows: the Hub of Hugging Face, Google's buckets.
+
+Their answers do not say which version they are of, so an object is looked at before the first byte and behind the last.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tokmill.core.errors import TokmillError
+from tokmill.store.base import Found, Hiccup, check_version, denied, filesystem, gone, refused
+from tokmill.store.urls import named
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from tokmill.store.base import Landing, Pin
+
+_VERSIONS = ("etag", "ETag", "generation", "lfs_oid", "blob_id", "md5Hash", "last_modified", "updated", "mtime")
+"""What file systems call it, the surest first."""
+_NEXT = {
+    "hf": "huggingface-cli login, or set HF_TOKEN; the same command resumes",
+    "gs": "gcloud auth application-default login, or set GOOGLE_APPLICATION_CREDENTIALS; the same command resumes",
+}
+
+
+class OtherStore:
+    """See `stores.Store`."""
+
+    def __init__(self, scheme: str) -> None:
+        self._scheme = scheme
+        self._fs = filesystem(self._scheme)
+        # What is not asynchronous reads through a file object, which would fetch some MB behind each range, too.
+        self._exactly = {} if self._fs.async_impl else {"cache_type": "none"}
+
+    def look(self, url: str) -> Found | None:
+        """See Store."""
+        info = self._translated(named(url), lambda: self._fs.info(url), lambda: None)
+        return self._found(info) if info and info["type"] == "file" else None
+
+    def below(self, url: str) -> Sequence[Found]:
+        """See Store."""
+        found = self._translated(named(url), lambda: self._fs.find(url.rstrip("/"), detail=True), dict)
+        return self._objects(found.values())
+
+    def matching(self, pattern: str) -> tuple[Sequence[Found], Sequence[str]]:
+        """See Store."""
+        found = self._translated(named(pattern), lambda: self._fs.glob(pattern, detail=True), dict)
+        return self._objects(found.values()), [self._url(i) + "/" for i in found.values() if i["type"] == "directory"]
+
+    def fetch(self, pin: Pin, landing: Landing) -> None:
+        """See Store."""
+        begin, end = landing.at, landing.end
+        data = self._translated(pin.name, lambda: self._fs.cat_file(pin.url, start=begin, end=end, **self._exactly))
+        if not data:
+            raise Hiccup("the answer ended early")
+        landing.add(data)
+
+    def is_streamed(self, pin: Pin) -> bool:  # noqa: ARG002  the contract
+        """See Store; ranges are always served."""
+        return False
+
+    def check(self, pin: Pin) -> None:
+        """See Store."""
+        self._translated(pin.name, self._fs.invalidate_cache)
+        found = self.look(pin.url)
+        if found is None:
+            raise gone(pin.name)
+        check_version(pin, found.version, found.size_bytes)
+
+    def release(self, pin: Pin) -> None:
+        """Nothing is held."""
+
+    def _url(self, info: Any) -> str:
+        name = str(info["name"])
+        return name if "://" in name else f"{self._scheme}://{name.lstrip('/')}"
+
+    def _found(self, info: Any) -> Found:
+        return Found(self._url(info), info.get("size"), _version(info))
+
+    def _objects(self, infos: Iterable[Any]) -> list[Found]:
+        return [self._found(i) for i in infos if i["type"] == "file" and not i["name"].endswith("/")]
+
+    def _translated(self, name: str, call: Callable[[], Any], if_gone: Callable[[], Any] | None = None) -> Any:
+        try:
+            return call()
+        except FileNotFoundError:
+            if if_gone is None:
+                raise gone(name) from None
+            return if_gone()
+        except TokmillError:
+            raise
+        except Exception as error:  # noqa: BLE001  raised again, as what it means
+            raise self._meaning(error, name) from None
+
+    def _meaning(self, error: Exception, name: str) -> Hiccup | TokmillError:
+        """What an error of some library is to us: by the status of an answer where there is one."""
+        answer = getattr(error, "response", None)
+        statuses = (getattr(answer, "status_code", None), getattr(error, "status", None), getattr(error, "code", None))
+        status = next((s for s in statuses if isinstance(s, int)), 0)
+        what = f"{type(error).__name__}" + (f", HTTP {status}" if status else "")
+        if isinstance(error, PermissionError) or status in {401, 403}:
+            return denied(name, what, _NEXT.get(self._scheme, "check the credentials; the same command resumes"))
+        if status == 429 or status >= 500 or (not status and isinstance(error, (OSError, TimeoutError))):
+            return Hiccup(what)
+        return refused(name, what)
+
+
+def _version(info: Any) -> str | None:
+    lfs = info.get("lfs") or {}
+    oid = lfs.get("sha256") or lfs.get("oid")
+    if oid:
+        return f"sha256 {oid}"
+    return next((f"{key.lower()} {info[key]}" for key in _VERSIONS if info.get(key)), None)

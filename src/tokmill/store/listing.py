@@ -1,0 +1,103 @@
+"""What a URL stands for: one object, everything below a prefix, or what matches a pattern; in an order that never varies.
+
+As for local files: an object of exactly that name comes first, then a pattern, then a prefix; hidden names and unknown suffixes
+below a prefix are passed over and counted; the order is that of the bytes of the names.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from tokmill.core.errors import UsageError
+from tokmill.core.text import counted
+from tokmill.store.base import store_for
+from tokmill.store.download import PLANNING, patiently
+from tokmill.store.urls import named, path_of, scheme_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from tokmill.store.base import Found, Store
+
+_MAGIC = re.compile(r"[*?[]")
+
+
+def find_remote(url: str, wanted: Callable[[str, str], bool], *, has_glob: bool) -> tuple[list[Found], int]:
+    """Objects that a URL stands for, sorted, and how many below prefixes were passed over.
+
+    wanted: by name and path below the prefix. Raises UsageError, DamagedInputError.
+    """
+    store, name = store_for(url), named(url)
+
+    if not path_of(url).endswith("/"):
+        found = patiently(lambda: store.look(url), PLANNING, lambda: name)
+        if found is not None:
+            return [_sized(found)], 0
+    if scheme_of(url) in {"http", "https"}:
+        raise _nothing(
+            name,
+            "there is no object here (HTTP 404)",
+            "check the spelling; a web server has no directories and patterns: name each object",
+        )
+    if _MAGIC.search(url):
+        return _matching(store, url, wanted)
+    chosen, n_passed = _below(store, url, wanted)
+    if not chosen and n_passed:
+        next_step = "check --glob" if has_glob else "pass --glob PATTERN to choose objects of other names"
+        raise _nothing(name, f"no input lies below this prefix (passed over: {counted(n_passed, 'object')})", next_step)
+    if not chosen:
+        raise _nothing(name, "there is no such object or prefix", "check the spelling of bucket (or repository) and path")
+    return chosen, n_passed
+
+
+def _matching(store: Store, pattern: str, wanted: Callable[[str, str], bool]) -> tuple[list[Found], int]:
+    name, n_passed = named(pattern), 0
+    if any("**" in part and part != "**" for part in pattern.split("/")):
+        raise _nothing(name, "** stands with something else between two slashes", "write **/*.txt instead of **.txt")
+    objects, directories = patiently(lambda: store.matching(pattern), PLANNING, lambda: name)
+    # As in a shell, hidden names match when the pattern spells their dot.
+    chosen = [found for found in objects if "/." in pattern or "/." not in found.url]
+    # `**` has listed what lies below already; another pattern means a directory as the shell would.
+    for directory in () if "**" in pattern else directories:
+        below, n = _below(store, directory, wanted)
+        chosen += below
+        n_passed += n
+    if not chosen:
+        raise _nothing(name, "no object matches the pattern", "check the pattern; ** matches prefixes of any depth")
+    return _sorted(chosen), n_passed
+
+
+def _below(store: Store, url: str, wanted: Callable[[str, str], bool]) -> tuple[list[Found], int]:
+    """What is wanted below a prefix, and how much is not."""
+    objects = patiently(lambda: store.below(url), PLANNING, lambda: named(url))
+    top = url.partition("://")[2].rstrip("/") + "/"
+    chosen, n_passed = [], 0
+    for found in objects:
+        relative = found.url.partition("://")[2].removeprefix(top)
+        if any(part.startswith(".") for part in relative.split("/")):
+            continue
+        if wanted(relative.rpartition("/")[2], relative):
+            chosen.append(found)
+        else:
+            n_passed += 1
+    return _sorted(chosen), n_passed
+
+
+def _sorted(objects: Sequence[Found]) -> list[Found]:
+    return sorted(map(_sized, objects), key=lambda found: found.url.encode())
+
+
+def _sized(found: Found) -> Found:
+    if found.size_bytes is None:
+        raise UsageError(
+            "the store does not say how large this is, so it could not be seen whether all of it was read",
+            where=named(found.url),
+            allowed="objects whose size is known",
+            next_step="download it and give the file",
+        )
+    return found
+
+
+def _nothing(name: str, what: str, next_step: str) -> UsageError:
+    return UsageError(what, where=name, allowed="URLs of objects, prefixes, patterns", next_step=next_step)

@@ -1,0 +1,394 @@
+"""Sends finished files to an object store: checked before, whole, several parts of several files at once, and only what is missing.
+
+A file is read twice. The first time its bytes are held against the digests they were written with, so that what a disk has lost is
+never published; what comes out is also the mark under which the object is found again. The second time its parts are read and
+sent, each with its MD5. Keeping the parts of the first reading was refused: it bounds a file by memory.
+
+The hard one is an attempt that seemed to fail. A connection may break behind a request that was carried out; so every answer that
+says "there is one already" or "that is not known" leads back to the only question that counts: is the object there that is meant?
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self, TypeVar
+
+import xxhash
+
+from tokmill.core.errors import DamageError, LockedError, StorageError, UsageError
+from tokmill.core.records import Head
+from tokmill.core.system.durable import storage_errors
+from tokmill.core.text import counted
+from tokmill.store.base import Hiccup
+from tokmill.store.download import Closed, Patience, insist
+from tokmill.store.objects import Stored, Taken, Vanished
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from tokmill.core.manifest import FileSpan, Manifest, Segment
+    from tokmill.core.records import FileEntry
+    from tokmill.store.objects import ObjectStore
+    from tokmill.store.upload_state import Ledger
+
+T = TypeVar("T")
+
+PART_BYTES = 8 << 20
+"""Of a part, more only for files that would have too many of them."""
+_MOST_PARTS = 10_000
+MOST_BYTES = 5 << 40
+"""Of an object; the limits of S3, which others have, too."""
+_PARTS_AT_ONCE = 6
+"""At 30 ms for an answer and 100 MB/s a connection, about 400 MB/s; two processors make some 200 MB/s of ids."""
+_FILES_AT_ONCE = 4
+"""Small files wait for answers, not for bytes."""
+_HELD_BYTES = 48 << 20
+"""Of parts on their way, two of any size excepted; the client holds each twice (measured)."""
+_BLOCK_BYTES = 4 << 20
+_FAILED_MANY = 8
+"""Attempts: of one request that is 15 s without a store, of several at once a second or two."""
+_ROUNDS = 4
+"""Of one file: an object that keeps being another's is not fought for."""
+WRITING = Patience()
+"""About half a minute for each request: a store that is started again is waited for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outgoing:
+    """A finished file, and what it must hold."""
+
+    name: str
+    """Of the object, below the prefix."""
+    paths: tuple[Path, ...]
+    """Where it is: a file that is about to get its name is at the first or, from one moment to the next, at the second."""
+    entry: FileEntry
+    spans: tuple[FileSpan, ...]
+    """From behind the head to the end of the file."""
+
+
+def outgoing(directory: Path, manifest: Manifest) -> list[Outgoing]:
+    """The files of a complete output directory."""
+    spans = spans_of(manifest.segments)
+    return [
+        Outgoing(name=name, paths=(directory / name,), entry=entry, spans=tuple(spans.get(name, ())))
+        for name, entry in manifest.files.items()
+    ]
+
+
+def spans_of(segments: Sequence[Segment]) -> dict[str, list[FileSpan]]:
+    """What was added to each file, in order."""
+    spans: dict[str, list[FileSpan]] = {}
+    for segment in segments:
+        for name, span in segment.files.items():
+            spans.setdefault(name, []).append(span)
+    return spans
+
+
+def digest_of(file: Outgoing) -> str:
+    """xxh3_128, hex, of the file, which was read whole. Raises DamageError when it is not what was written, StorageError."""
+    whole = xxhash.xxh3_128()
+    head = file.entry.head
+    ends = [(head.size_bytes, head.digest)] if isinstance(head, Head) else []
+    ends += [(span.end, span.digest) for span in file.spans]
+    position = begin = 0
+    with storage_errors(file.paths[-1]), open(_open(file), "rb", buffering=0) as opened:
+        for end, digest in ends:
+            part = xxhash.xxh3_128()
+            for block in _blocks(opened, end - position):
+                part.update(block)
+                whole.update(block)
+                position += len(block)
+            if position != end or part.hexdigest() != digest:
+                raise _damaged(file, f"bytes {begin:,} to {end:,} are not those written")
+            begin = end
+        if position != file.entry.size_bytes or opened.read(1):
+            raise _damaged(file, f"it is not {counted(file.entry.size_bytes, 'byte')} long")
+    return whole.hexdigest()
+
+
+def _blocks(opened: object, n_bytes: int) -> Iterator[bytes]:
+    while n_bytes > 0 and (block := opened.read(min(n_bytes, _BLOCK_BYTES))):  # type: ignore[attr-defined]
+        n_bytes -= len(block)
+        yield block
+
+
+def part_bytes_of(size_bytes: int) -> int:
+    """Of each part of a file but the last: whole MiB."""
+    if size_bytes <= PART_BYTES * _MOST_PARTS:
+        return PART_BYTES
+    mib = 1 << 20
+    return -(-size_bytes // (_MOST_PARTS * mib)) * mib
+
+
+class Sender:
+    """Sends files to a prefix. As a context: leaving it ends what is on its way."""
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        run: str,
+        ledger: Ledger,
+        *,
+        on_bytes: Callable[[int], None],
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        """run: fingerprint of what is made; objects of other runs are replaced only where the ledger says so. on_bytes: told, in
+        any thread, of bytes that have arrived; of a file that is sent again, and of parts that were there before, too. check:
+        raises LockedError, in any thread, when the prefix has become another run's; an object that was made then is taken away.
+        """
+        self._store = store
+        self._run = run
+        self._ledger = ledger
+        self._on_bytes = on_bytes
+        self._check = check
+        self.trouble = ""
+        """What happens to requests, when it has to many; whoever has told it empties this."""
+        self._n_failed = 0
+        self._closed = threading.Event()
+        self._held = _Held()
+        self._files = ThreadPoolExecutor(_FILES_AT_ONCE, "send")
+        self._parts = ThreadPoolExecutor(_PARTS_AT_ONCE, "part")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closed.set()
+        self._held.close()
+        for pool in (self._files, self._parts):
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def send(self, file: Outgoing) -> Future[Stored]:
+        """Begin to send a file; what comes of it. Raises there DamageError, StorageError, UsageError, LockedError."""
+        return self._files.submit(self._send, file)
+
+    def _send(self, file: Outgoing) -> Stored:
+        if file.entry.size_bytes > MOST_BYTES:
+            raise UsageError(
+                f"a file of {counted(file.entry.size_bytes, 'byte')} is too large for one object",
+                where=file.name,
+                allowed=f"{MOST_BYTES:,} bytes",
+                next_step="--fresh --shard-tokens 1G",
+            )
+        mark = f"{self._run} {digest_of(file)}"
+        for _ in range(_ROUNDS):
+            found = self._insist(file, lambda: self._store.look(file.name))
+            if found is not None and found.mark == mark and found.size_bytes == file.entry.size_bytes:
+                self._forget(file)
+                return found
+            if found is not None:
+                self._make_room(file, found)
+            try:
+                self._upload(file, mark)
+            except (Taken, Vanished):
+                # Whatever that was, what the store has now says it.
+                self._forget(file)
+                continue
+            self._check_held(file, mark)
+        raise LockedError(
+            "another run keeps writing the same object",
+            where=f"{self._store.url}/{file.name}",
+            allowed="one run at a time",
+            next_step="wait for it to end, or choose another --out",
+        )
+
+    def _check_held(self, file: Outgoing, mark: str) -> None:
+        """Raises LockedError when the prefix is another run's, which must not find an object there that it did not see before."""
+        try:
+            self._check()
+        except LockedError:
+            found = self._insist(file, lambda: self._store.look(file.name))
+            if found is not None and found.mark == mark:
+                self._insist(file, lambda: self._store.delete([file.name]))
+            raise
+
+    def _make_room(self, file: Outgoing, found: Stored) -> None:
+        """Take away what is in the way. Raises UsageError for what nobody said may be replaced."""
+        run = found.mark.partition(" ")[0]
+        if run != self._run and not self._ledger.notes.is_fresh:
+            raise stranger(f"{self._store.url}/{file.name}")
+        self._insist(file, lambda: self._store.delete([file.name]))
+
+    def _upload(self, file: Outgoing, mark: str) -> None:
+        """Send it, in one piece or in parts. Raises Taken, Vanished."""
+        size = file.entry.size_bytes
+        part_bytes = part_bytes_of(size)
+        fd = _open(file)
+        try:
+            if size <= part_bytes:
+                data = _read(fd, file, 0, size)
+                self._insist(file, lambda: self._store.put(file.name, data, mark=mark, only_new=True))
+                self._on_bytes(size)
+            else:
+                self._upload_parts(file, fd, mark, part_bytes)
+        finally:
+            os.close(fd)
+
+    def _upload_parts(self, file: Outgoing, fd: int, mark: str, part_bytes: int) -> None:
+        before = self._ledger.notes.begun.get(file.name)
+        there = self._insist(file, lambda: self._store.parts(file.name, before)) if before else {}
+        upload = before or self._insist(file, lambda: self._store.begin(file.name, mark))
+        if not before:
+            self._ledger.note_begun(file.name, upload)
+        begins = range(0, file.entry.size_bytes, part_bytes)
+        sent = [
+            self._parts.submit(self._send_part, file, fd, (upload, mark), number, (begin, part_bytes), there.get(number))
+            for number, begin in enumerate(begins, 1)
+        ]
+        try:
+            etags = [part.result() for part in sent]
+        finally:
+            # The descriptor is theirs, too.
+            for part in sent:
+                part.cancel()
+            for part in sent:
+                if not part.cancelled():
+                    part.exception()
+        self._insist_in_parts(file, mark, lambda: self._store.finish(file.name, upload, etags, only_new=True))
+        self._ledger.note_begun(file.name, None)
+
+    def _send_part(
+        self,
+        file: Outgoing,
+        fd: int,
+        upload: tuple[str, str],
+        number: int,
+        place: tuple[int, int],
+        there: tuple[int, str] | None,
+    ) -> str:
+        """Send one part, unless it is there. upload: what the object is called, its mark. place: where the part begins, and how
+        long one is. Returns its ETag.
+        """
+        begin, part_bytes = place
+        n_bytes = min(part_bytes, file.entry.size_bytes - begin)
+        called, mark = upload
+        with self._held.taking(n_bytes):
+            if self._closed.is_set():
+                raise Closed
+            data = _read(fd, file, begin, n_bytes)
+            if there is not None and there == (n_bytes, hashlib.md5(data, usedforsecurity=False).hexdigest()):
+                etag = there[1]
+            else:
+                etag = self._insist_in_parts(file, mark, lambda: self._store.put_part(file.name, called, number, data))
+        self._on_bytes(n_bytes)
+        return etag
+
+    def _forget(self, file: Outgoing) -> None:
+        """Give up what was begun in parts, which the store keeps, and charges for, when it refuses to make an object of them."""
+        upload = self._ledger.notes.begun.get(file.name)
+        if upload is not None:
+            self._ledger.note_begun(file.name, None)
+            self._insist(file, lambda: self._store.give_up(file.name, upload))
+
+    def _insist_in_parts(self, file: Outgoing, mark: str, attempt: Callable[[], T]) -> T:
+        """As `_insist`; raises Vanished as soon as an attempt has failed and the object is there: by another run, which gave up all
+        that was begun (there are stores that call this an error of their own), or by an attempt that seemed to fail. Raises
+        LockedError as soon as it is another's prefix.
+        """
+
+        def attempted() -> T:
+            try:
+                return attempt()
+            except Hiccup:
+                found = self._store.look(file.name)
+                if found is not None and found.mark == mark:
+                    raise Vanished from None
+                # The store answers, so this does not wait: whoever took the prefix has given up what this run began.
+                self._check()
+                raise
+
+        return self._insist(file, attempted)
+
+    def _insist(self, file: Outgoing, attempt: Callable[[], T]) -> T:
+        return insist(attempt, WRITING, lambda how: not_written(how, f"{self._store.url}/{file.name}"), self._closed, self._note)
+
+    def _note(self, what: str) -> None:
+        self._n_failed += 1
+        if self._n_failed >= _FAILED_MANY:
+            self.trouble = what
+
+
+class _Held:
+    """Bounds the bytes of the parts on their way."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._n_bytes = self._n_parts = 0
+        self._is_closed = False
+
+    @contextlib.contextmanager
+    def taking(self, n_bytes: int) -> Iterator[None]:
+        """Hold so many bytes; waits until there is room for them."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._is_closed or self._n_parts < 2 or self._n_bytes + n_bytes <= _HELD_BYTES)
+            self._n_bytes += n_bytes
+            self._n_parts += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._n_bytes -= n_bytes
+                self._n_parts -= 1
+                self._changed.notify_all()
+
+    def close(self) -> None:
+        """Let nobody wait any longer."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+
+
+def stranger(where: str) -> UsageError:
+    """The error for an object that is in the way and that nobody vouches for."""
+    return UsageError(
+        "the prefix holds an object that no tokmill manifest vouches for",
+        where=where,
+        allowed="a prefix with no such object, or one that tokmill wrote",
+        next_step="choose another --out, move the object away, or pass --fresh to replace it",
+    )
+
+
+def not_written(how: str, where: str) -> StorageError:
+    """The error for a store that patience did not help with."""
+    return StorageError(
+        f"the store cannot be written to: {how}",
+        where=where,
+        allowed="a store that answers",
+        next_step="check the connection and the store, and run the same command again: it sends what is missing",
+    )
+
+
+def _open(file: Outgoing) -> int:
+    *before, last = file.paths
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+    for path in before:
+        with storage_errors(path), contextlib.suppress(FileNotFoundError):
+            return os.open(path, flags)
+    with storage_errors(last):
+        return os.open(last, flags)
+
+
+def _read(fd: int, file: Outgoing, begin: int, n_bytes: int) -> bytes:
+    """Bytes of a file, all of them. Raises DamageError, StorageError."""
+    data = b""
+    with storage_errors(file.paths[-1]):
+        while len(data) < n_bytes and (more := os.pread(fd, n_bytes - len(data), begin + len(data))):
+            data += more
+    if len(data) < n_bytes:
+        raise _damaged(file, f"it ends at byte {begin + len(data):,}")
+    return data
+
+
+def _damaged(file: Outgoing, what: str) -> DamageError:
+    return DamageError(
+        f"a staged file is not what was written to it: {what}",
+        where=str(file.paths[-1]),
+        allowed=f"{counted(file.entry.size_bytes, 'byte')}, as the run that wrote them says",
+        next_step="run the same command with --fresh to make it again",
+    )

@@ -1,0 +1,44 @@
+"""Documents longer than an int32 in Megatron's index, beside others of the same batch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tokmill.core.output_spec import Piece
+from tokmill.core.records import FileEntry
+from tokmill.formats import megatron
+from tokmill.output.growing_file import PartFile
+
+
+class Files:
+    """Implements `protocols.OutputFiles` in one directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.open: dict[str, PartFile] = {}
+
+    def file(self, name: str, head_bytes: int = 0) -> PartFile:
+        return self.open.setdefault(name, PartFile(self.directory / name, 0, head_bytes))
+
+    def complete(self, name: str, *, side: str | None = None, tokens: int = 0, documents: int = 0, head: bytes = b"") -> None:
+        del side, tokens, documents
+        if head:
+            self.open[name].fill_head(head)
+        self.open[name].close()
+
+    def completed(self) -> dict[str, FileEntry]:
+        return {}
+
+
+def test_an_empty_document_beside_one_that_is_too_long_stays_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(megatron, "_MOST_LENGTH", 5)
+    shard = megatron.MegatronShard(Files(tmp_path), "train", "train", 2)
+    ends = np.array([0, 12, 12, 17, 22, 23], np.int64)
+    shard.append(Piece(np.arange(23, dtype=np.uint16), ends, 0, 0))
+    shard.finish(23, 6, 0)
+    index = (tmp_path / "train.idx").read_bytes()
+    lengths = np.frombuffer(index, "<i4", 8, megatron.HEAD.size).tolist()
+    assert lengths == [0, 5, 5, 2, 0, 5, 5, 1]

@@ -1,0 +1,291 @@
+"""Estimates from samples: unbiased windows, and intervals that hold the truth as often as they say."""
+
+from __future__ import annotations
+
+import functools
+import gzip
+import json
+import random
+from pathlib import Path
+
+import msgspec
+import pytest
+from support.builders import a_content
+from support.plain import gpt2
+
+from tokmill.core.protocols import Encoder
+from tokmill.core.records import Input, Tokenizer
+from tokmill.encode.loading import cutter_for, load_encoder, resolve_tokenizer
+from tokmill.run.estimate import sampler, windows as sampling
+from tokmill.run.estimate.sampler import Sampler
+from tokmill.run.estimate.statistics import Answer, Group, Question, Totals, Window, student, totals
+from tokmill.run.estimate.windows import Cut, Excerpt, View, cut_of
+from tokmill.run.job import make_job
+
+SEP = "<|endoftext|>"
+LANGUAGES = [
+    *(
+        words.split()
+        for words in (
+            "the quick brown fox jumps over a lazy dog and then sleeps under its tree until evening comes",
+            "собака бежит через большое поле и потом долго спит под старым деревом у реки",
+        )
+    ),
+    ["你好世界", "这是中文，", "日本語です。", "天气很好，", "我们走吧。", "東京都"],
+    ["0x3fa9", "9f8e7d6c", "deadbeef,", "1048576", "-0.00271,", "{}", "();"],
+    ["def", "return", "self.value", "for i in range(10):\n        ", "import", "None\n\n", "x += 1\n    "],
+]
+
+
+def write(path: Path, data: str | bytes) -> Path:
+    path.write_bytes(data.encode() if isinstance(data, str) else data)
+    return path
+
+
+@functools.cache
+def encoder() -> Encoder:
+    return load_encoder(resolve_tokenizer("gpt2"), "gigatoken")
+
+
+@pytest.fixture
+def small_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A grid sixteen times as fine, so that small corpora have many windows; and the engine is loaded once."""
+    for module in (sampling, sampler):
+        monkeypatch.setattr(module, "PLACE_BYTES", 4096)
+    monkeypatch.setattr(sampling, "REACH_BYTES", 8192)
+
+    def load(_tokenizer: Tokenizer, _engine: str) -> Encoder:
+        return encoder()
+
+    monkeypatch.setattr(sampler, "load_encoder", load)
+
+
+def ask(*paths: Path, sample_bytes: int, decode_s: float = 5.0, **options: object) -> tuple[Answer, Totals]:
+    job = make_job([str(p) for p in paths], out="/dev/null/x", **options).job  # type: ignore[arg-type]
+    question = Question(content=job.content, engine="gigatoken", sample_bytes=sample_bytes, decode_s=decode_s, encode_s=60.0)
+    answer = Sampler(question).answer()
+    return answer, totals(answer.groups)
+
+
+def mixed_text(seed: int, n_bytes: int = 500_000) -> list[str]:
+    """Documents of regions in different languages, each as long as chance will have it."""
+    rng = random.Random(seed)
+    documents, size = [], 0
+    while size < n_bytes:
+        words = rng.choice(LANGUAGES)
+        for _ in range(rng.randrange(1, 30)):
+            documents.append(" ".join(rng.choices(words, k=rng.randrange(1, 800))))
+            size += len(documents[-1].encode()) + len(SEP)
+    return documents
+
+
+def count_tokens(documents: list[str]) -> int:
+    """With an end-of-text id for each."""
+    ids, _ = encoder().encode([d.encode() for d in documents])
+    return len(ids) + len(documents)
+
+
+@pytest.mark.usefixtures("small_places")
+@pytest.mark.parametrize("input_format", ["text", "jsonl"])
+def test_the_interval_holds_the_truth_in_at_least_90_of_100_mixed_corpora(tmp_path: Path, input_format: str) -> None:
+    held = held_documents = 0
+    errors = []
+    for seed in range(100):
+        documents = mixed_text(seed)
+        if input_format == "text":
+            path = write(tmp_path / "c.txt", SEP.join(documents))
+        else:
+            path = write(tmp_path / "c.jsonl", "".join(json.dumps({"id": i, "text": d}) + "\n" for i, d in enumerate(documents)))
+        answer, found = ask(path, sample_bytes=200_000)
+        assert not answer.groups[0].is_whole
+        truth = count_tokens(documents)
+        held += found.tokens.low <= truth <= found.tokens.high
+        held_documents += found.documents.low <= len(documents) <= found.documents.high
+        errors.append(abs(found.tokens.value - truth) / truth)
+        # An interval that holds everything says nothing.
+        assert found.tokens.high - found.tokens.low < 0.5 * truth
+    assert held >= 90
+    assert held_documents >= 85
+    assert sorted(errors)[50] < 0.05
+
+
+def cover(data: bytes, cut: Cut, reach: int, place: int) -> list[Excerpt]:
+    """All windows of a file, each with no more around it than the sampler would read."""
+    found = []
+    for begin in range(0, len(data), place):
+        end = min(begin + place, len(data))
+        low, high = max(0, begin - reach), min(len(data), end + reach)
+        found.append(cut(View(data[low:high], begin - low, end - low, at_start=low == 0, at_end=high == len(data))))
+    return found
+
+
+@pytest.mark.parametrize("place", [997, 4096])
+def test_windows_of_text_cover_every_byte_once_and_their_tokens_are_those_of_the_whole(place: int) -> None:
+    documents = [*mixed_text(3, 60_000), "", "x" * 3000, ""]
+    data = SEP.join(documents).encode()
+    windows = cover(data, cut_of(a_content(), "text", cutter_for("r50k_base")), 4096, place)
+    assert sum(w.raw_bytes for w in windows) == len(data)
+    assert sum(w.documents for w in windows) == len(documents) - 1
+    assert sum(w.n_eot for w in windows) == len([d for d in documents[:-1] if d])
+    texts = [text.decode() for w in windows for text in w.texts]
+    assert sum(len(gpt2().encode_ordinary(t)) for t in texts) == sum(len(gpt2().encode_ordinary(d)) for d in documents)
+
+
+def test_windows_of_json_lines_cover_every_byte_once_also_of_lines_longer_than_they_are() -> None:
+    long = 'A story of many words, with "quotes", \\ and ünïcödé, goes on. ' * 1500
+    texts = ["short", "", long, "middle " * 300, long[:50_000], "last"]
+    data = "".join(json.dumps({"meta": "m", "text": t}) + "\n" for t in texts).encode()[:-1]
+    cut = cut_of(a_content(), "jsonl", None, reach_bytes=8192)
+    windows = cover(data, cut, 8192, 4096)
+    assert sum(w.raw_bytes for w in windows) == len(data)
+    assert sum(w.documents for w in windows) == len(texts)
+    n_text = sum(len(text) for w in windows for text in w.texts)
+    truth = sum(len(t.encode()) for t in texts)
+    assert abs(n_text - truth) < 0.005 * truth
+    assert sum(w.n_parts for w in windows) > 30
+
+
+@pytest.mark.usefixtures("small_places")
+def test_a_corpus_of_long_lines_is_estimated_without_bias(tmp_path: Path) -> None:
+    texts = [" ".join(mixed_text(seed, 120_000)) for seed in range(12)]
+    path = write(tmp_path / "c.jsonl", "".join(json.dumps({"text": t}, ensure_ascii=False) + "\n" for t in texts))
+    _, found = ask(path, sample_bytes=300_000)
+    truth = count_tokens(texts)
+    assert abs(found.tokens.value - truth) < 0.05 * truth
+    assert found.tokens.low <= truth <= found.tokens.high
+
+
+def test_a_small_corpus_is_counted_to_the_last_token(tmp_path: Path) -> None:
+    documents = [*mixed_text(1, 50_000), "", "end"]
+    path = write(tmp_path / "a.txt", SEP.join(documents) + SEP)
+    lines = write(tmp_path / "b.jsonl", "\n".join(json.dumps({"text": t}) for t in ["one", "", "two"]))
+    answer, found = ask(path, lines, sample_bytes=1 << 20)
+    truth = sum(len(gpt2().encode_ordinary(d)) + 1 for d in [*documents, "one", "two"] if d)
+    assert all(group.is_whole for group in answer.groups)
+    assert found.tokens.low == found.tokens.value == found.tokens.high == truth
+    assert found.documents.value == len(documents) + 1 + 3
+    without, _ = ask(path, lines, sample_bytes=1 << 20, eot="none")
+    n_eot = len([d for d in documents if d]) + 2
+    assert totals(without.groups).tokens.value == truth - n_eot
+
+
+@pytest.mark.parametrize(("keep_empty", "n_tokens"), [(False, 2), (True, 3)])
+def test_empty_files_are_documents(tmp_path: Path, keep_empty: bool, n_tokens: int) -> None:
+    _, found = ask(write(tmp_path / "a.txt", ""), write(tmp_path / "b.txt", "one"), sample_bytes=1 << 20, keep_empty=keep_empty)
+    assert (found.documents.value, found.tokens.value) == (2, n_tokens)
+
+
+def test_large_ids_are_those_that_python_keeps_no_int_for(tmp_path: Path) -> None:
+    text = "Hello, hello! " * 50
+    _, found = ask(write(tmp_path / "a.txt", text), sample_bytes=1 << 20)
+    assert found.large_ids.value == sum(i > 256 for i in gpt2().encode_ordinary(text)) > 50
+
+
+@pytest.mark.usefixtures("small_places")
+def test_of_many_small_files_only_some_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    documents = [d for d in mixed_text(7, 900_000) if d]
+    for i, document in enumerate(documents):
+        write(tmp_path / f"{i:05}.txt", document)
+    opened: set[str] = set()
+    read = sampler._read
+
+    def noted(source: Input, begin: int, end: int) -> bytes:
+        opened.add(source.path)
+        return read(source, begin, end)
+
+    monkeypatch.setattr(sampler, "_read", noted)
+    _, found = ask(tmp_path, sample_bytes=120_000)
+    assert len(opened) < len(documents) / 2
+    assert found.documents.value == len(documents)
+    truth = count_tokens(documents)
+    assert found.tokens.low <= truth <= found.tokens.high
+    assert abs(found.tokens.value - truth) < 0.15 * truth
+
+
+@pytest.mark.usefixtures("small_places")
+def test_a_compressed_file_that_can_be_decoded_in_time_is_looked_at_throughout(tmp_path: Path) -> None:
+    documents = mixed_text(5, 2_000_000)
+    data = SEP.join(documents).encode()
+    answer, found = ask(write(tmp_path / "c.txt.gz", gzip.compress(data, 1)), sample_bytes=250_000)
+    assert answer.decompressed == [(0, len(data), True)]
+    assert answer.notices == []
+    assert 20 < found.n_windows < 70
+    truth = count_tokens(documents)
+    assert found.tokens.low <= truth <= found.tokens.high
+    assert abs(found.tokens.value - truth) < 0.15 * truth
+
+
+@pytest.mark.usefixtures("small_places")
+def test_a_compressed_file_that_cannot_is_said_to_be_known_from_its_head_with_a_wider_bar(tmp_path: Path) -> None:
+    documents = mixed_text(5, 6_000_000)
+    data = SEP.join(documents).encode()
+    path = write(tmp_path / "c.txt.gz", gzip.compress(data, 1))
+    _, whole = ask(path, sample_bytes=250_000)
+    answer, head = ask(path, sample_bytes=250_000, decode_s=0.0)
+    assert "only the beginning" in answer.notices[0]
+    assert answer.decompressed[0][2] is False
+    assert head.tokens.high - head.tokens.low > 1.5 * (whole.tokens.high - whole.tokens.low)
+    assert head.tokens.low <= count_tokens(documents) <= head.tokens.high
+
+
+def test_nothing_is_said_of_pipes_and_bad_lines_are_told(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", '{"text": "one"}\n{"body": "two"}\n')
+    answer, _ = ask(path, Path("-"), sample_bytes=1 << 20)
+    assert answer.n_unknown == 1
+    assert "1 bad record " in answer.notices[0]
+    assert "tokenize will stop at the first" in answer.notices[0]
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.txt", "x")
+    job = make_job([str(path)], out="/dev/null/x").job
+    path.unlink()
+    question = Question(content=job.content, engine="gigatoken", sample_bytes=1000, decode_s=1, encode_s=1)
+    with pytest.raises(Exception, match="cannot be read") as caught:
+        Sampler(question).answer()
+    assert str(path) in str(caught.value)
+
+
+def a_group(windows: list[Window], **changes: object) -> Group:
+    fields: dict[str, object] = dict(windows=windows, seen_bytes=1_000_000)
+    return Group(**(fields | changes))  # type: ignore[arg-type]
+
+
+def test_the_estimator_weighs_a_window_by_the_chance_of_drawing_it() -> None:
+    # Two kinds of file: of 1,000 bytes with 0.5 tokens a byte, of 100 with 0.1; drawn in proportion to their size.
+    windows = [Window(1000, 1000, 1000, 500, 1, 3), Window(100, 100, 100, 10, 1, 1)] * 20
+    found = totals([a_group(windows)])
+    assert found.tokens.value == 300_000
+    assert found.bytes_text.value == 1_000_000
+    assert found.documents.value == 5_500
+
+
+def test_the_interval_shrinks_with_the_sample_and_is_a_point_when_all_was_counted() -> None:
+    rng = random.Random(4)
+    windows = [Window(100, 100, 100, rng.randrange(20, 40), 1, 5) for _ in range(400)]
+    few, many = totals([a_group(windows[:25])]).tokens, totals([a_group(windows)]).tokens
+    assert 2.5 < (few.high - few.low) / (many.high - many.low) < 6.5
+    whole = totals([a_group(windows, is_whole=True, extra_tokens=7)]).tokens
+    assert whole.low == whole.value == whole.high == sum(w.tokens for w in windows) + 7
+
+
+def test_what_was_not_seen_widens_the_interval_by_a_tenth_at_least() -> None:
+    windows = [Window(100, 100, 100, 25, 1, 5)] * 50
+    seen = totals([a_group(windows)]).tokens
+    half = totals([a_group(windows, seen_bytes=500_000, unseen_bytes=500_000)])
+    assert seen.value == half.tokens.value == 250_000
+    assert half.tokens.high - half.tokens.value >= 12_500
+    assert half.bytes_in.high == 1_050_000
+
+
+def test_groups_add_up() -> None:
+    one = a_group([Window(100, 100, 100, 25, 1, 5)] * 50)
+    two = msgspec.structs.replace(one, seen_bytes=3_000_000, extra_documents=10)
+    assert totals([one, two]).tokens.value == 1_000_000
+    assert totals([one, two]).documents.value == 40_010
+    assert totals([]).tokens.high == 0
+
+
+def test_students_quantiles_are_those_of_the_tables() -> None:
+    for degrees, expected in ((5, 2.571), (15, 2.131), (30, 2.042), (200, 1.972)):
+        assert abs(student(degrees) - expected) < 0.005 * expected

@@ -1,0 +1,83 @@
+"""The worker as the system sees it while it runs: the first to be killed, the last to be served where that was asked for."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+from support.plain import clean_environment, plain_tokens, written
+
+_TEXT = b"some text<|endoftext|>" * 1000
+
+
+@contextmanager
+def at_work(out: Path, *options: str, **environment: str) -> Iterator[psutil.Process]:
+    """The worker of a run that has begun and waits for more of its standard input; the run is completed behind it."""
+    command = [sys.executable, "-m", "tokmill", "tokenize", "-", "--out", str(out), "-q", "--val-fraction", "0", *options]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, env=clean_environment(**environment)) as process:
+        assert process.stdin is not None
+        process.stdin.write(_TEXT)
+        process.stdin.flush()
+        deadline = time.monotonic() + 90
+        while not (out / ".tokmill" / "journal").exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        (worker,) = psutil.Process(process.pid).children()
+        # Itself, its lifeline, the guard, the reader, an encoder.
+        while worker.num_threads() < 5 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        yield worker
+        process.stdin.close()
+        assert process.wait(90) == 0
+    assert written(out) == plain_tokens([b"some text"] * 1000, val_fraction=0)
+
+
+def threads(worker: psutil.Process) -> list[tuple[int, int]]:
+    """Niceness and scheduling policy of every thread."""
+    found = []
+    for path in Path(f"/proc/{worker.pid}/task").iterdir():
+        fields = (path / "stat").read_text().rpartition(")")[2].split()
+        found.append((int(fields[16]), int(fields[38])))
+    return found
+
+
+def test_the_worker_is_the_first_that_the_kernel_kills(tmp_path: Path) -> None:
+    with at_work(tmp_path / "out") as worker:
+        assert Path(f"/proc/{worker.pid}/oom_score_adj").read_text().strip() == "1000"
+        assert Path(f"/proc/{worker.ppid()}/oom_score_adj").read_text() == Path("/proc/self/oom_score_adj").read_text()
+
+
+@pytest.mark.parametrize(("options", "environment"), [(["--nice"], {}), ([], {"TOKMILL_NICE": "1"})])
+def test_a_nice_worker_gives_way_with_all_of_its_threads(tmp_path: Path, options: list[str], environment: dict[str, str]) -> None:
+    with at_work(tmp_path / "out", *options, **environment) as worker:
+        assert len(threads(worker)) >= 5
+        assert set(threads(worker)) == {(19, os.SCHED_IDLE)}
+        assert worker.ionice().ioclass == psutil.IOPRIO_CLASS_IDLE
+        assert psutil.Process(worker.ppid()).nice() == psutil.Process().nice()
+
+
+def test_a_worker_is_as_nice_as_it_was_started_and_no_nicer(tmp_path: Path) -> None:
+    with at_work(tmp_path / "out") as worker:
+        assert set(threads(worker)) == {(psutil.Process().nice(), os.sched_getscheduler(0))}
+
+
+def test_data_that_is_not_resident_does_not_count_against_the_budget() -> None:
+    program = """
+import mmap
+from tokmill import probe, worker
+untouched = mmap.mmap(-1, 400 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+worker._limit_growth(probe.rss_bytes() + (200 << 20))
+within = bytearray(150 << 20)
+try:
+    beyond = bytearray(200 << 20)
+except MemoryError:
+    print("refused")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == "refused\n"

@@ -1,0 +1,73 @@
+"""What of a URL is shown and stored, and what is not."""
+
+from __future__ import annotations
+
+import pytest
+
+from tokmill.core.records import Input
+from tokmill.store.urls import has_credentials, named, path_of, remember, restore, typed, typed_urls
+
+SIGNED = {
+    "S3": "https://host/a.txt?X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=HIDDEN%2Fx&X-Amz-Expires=60&X-Amz-Signature=HIDDEN",
+    "S3, old": "https://host/a.txt?AWSAccessKeyId=HIDDEN&Signature=HIDDEN%3D&Expires=1700000000",
+    "Google": "https://host/a.txt?X-Goog-Credential=HIDDEN&X-Goog-Signature=HIDDEN&GoogleAccessId=HIDDEN",
+    "Azure": "https://host/a.txt?sv=2024&sr=b&sp=r&se=2030&skoid=HIDDEN&sig=HIDDEN%2B",
+    "CloudFront": "https://host/a.txt?Policy=HIDDEN&Signature=HIDDEN&Key-Pair-Id=HIDDEN",
+    "token": "https://host/a.txt?access_token=HIDDEN",
+    "password": "https://user:HIDDEN@host/a.txt",
+    "user": "https://HIDDEN@host/a.txt",
+    "fragment": "https://host/a.txt#HIDDEN",
+    "name in capitals": "HTTPS://host/a.txt?TOKEN=HIDDEN",
+    "name that is escaped": "https://host/a.txt?%74oken=HIDDEN",
+}
+
+
+@pytest.mark.parametrize("kind", SIGNED)
+def test_secrets_are_no_part_of_a_name(kind: str) -> None:
+    assert named(SIGNED[kind]) == "https://host/a.txt"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "s3://bucket/key with spaces/é?.txt",
+        "s3://bucket/a#b.txt",
+        "https://host/a.txt?id=7&file=b",
+        "http://host:8080/",
+        "hf://datasets/who/what@main/data/a.jsonl",
+        "gs://bucket/*.txt",
+    ],
+)
+def test_what_is_not_secret_is_the_name(url: str) -> None:
+    assert named(url) == url
+
+
+def test_a_long_value_of_a_name_nobody_knows_is_a_digest() -> None:
+    one, other = (named(f"https://host/a?x={'HIDDEN' * 5}{i}") for i in range(2))
+    assert "HIDDEN" not in one
+    assert one != other
+
+
+def test_a_host_with_a_query_and_no_path_hides_it_too() -> None:
+    assert named("https://user:HIDDEN@host?token=HIDDEN") == "https://host"
+
+
+def test_the_suffix_is_that_of_the_path() -> None:
+    assert path_of("https://host/a.jsonl.gz?id=1.txt") == "/a.jsonl.gz"
+    assert path_of("s3://bucket/what?.txt") == "s3://bucket/what?.txt"
+
+
+def test_credentials_stand_before_the_host_only() -> None:
+    assert has_credentials("https://user@host/")
+    assert not has_credentials("hf://datasets/who/what@main/a")
+
+
+def test_what_was_typed_is_told_by_name_where_it_differs() -> None:
+    url = "https://user:word@elsewhere/a.txt?sig=1"
+    name = remember(url)
+    plain = remember("https://elsewhere/b.txt")
+    inputs = [Input(path=path, format="text", compression="none") for path in (name, plain, "/a.txt")]
+    assert typed_urls(inputs) == {name: url}
+    restore({name: url + "2"})
+    assert typed(name) == url + "2"
+    assert typed(plain) == plain

@@ -1,0 +1,515 @@
+"""An output made in parts: whoever made them, whenever they died, put together they are the output of one run."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import importlib.util
+import itertools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from check.test_repair import do_damage, mend
+from hypothesis import HealthCheck, given, settings, strategies as st
+from support.plain import clean_environment, plain_tokens, written
+from system.test_resume import Died, dying_at
+from system.test_tokenize import SEP, UNWATCHED, command, run_in_process, some_documents, some_text
+
+import tokmill
+from tokmill.check.verification import verify
+from tokmill.cli.app import run
+from tokmill.cli.options import with_address
+from tokmill.core.config import Job
+from tokmill.core.errors import ChangedError, DamageError, LockedError, UsageError
+from tokmill.core.events import AnyEvent, Finished
+from tokmill.core.manifest import load_manifest
+from tokmill.output.directory import Output
+from tokmill.output.parts import part_directory
+from tokmill.output.state_dir import hold, let_go
+from tokmill.run.job import make_job
+from tokmill.run.parts import split_runs
+from tokmill.run.worker import Worker
+
+SMALL = {"batch_bytes": 700, "segment_bytes": 2500, "n_threads": 1}
+
+
+def plan_parts(inputs: Any, out: Path, count: int, resources: Mapping[str, object] | None = None, **options: Any) -> Job:
+    """The job of a whole that is made in parts, agreed on, with resources that no person can ask for."""
+    job = split_runs.whole_job(make_job([str(i) for i in inputs], out=str(out), **options).job, count)
+    changed = msgspec.structs.replace(job.resources, **{**UNWATCHED, **SMALL, **(resources or {})})
+    job = msgspec.structs.replace(job, resources=changed)
+    assert split_runs.begin(job, force=True) is None
+    return job
+
+
+def make_part(job: Job, index: int) -> Finished:
+    """One part, in this process, each commit awaited so that none is put off for the one before."""
+    events: list[AnyEvent] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Output, "is_settled", property(lambda output: output.settle() is None))
+        Worker(split_runs.part_job(job, index), events.append).run()
+    assert isinstance(events[-1], Finished)
+    return events[-1]
+
+
+def make_parts(inputs: Any, out: Path, count: int, resources: Mapping[str, object] | None = None, **options: Any) -> None:
+    job = plan_parts(inputs, out, count, resources, **options)
+    # In any order.
+    for index in sorted(range(count), key=lambda i: (i % 3, -i)):
+        make_part(job, index)
+
+
+def side_bytes(out: Path) -> tuple[bytes, bytes]:
+    """The ids of both sides, their files one behind the other as a trainer would sort them."""
+    return tuple(b"".join(p.read_bytes() for p in sorted(out.glob(f"{side}*.bin"))) for side in ("train", "val"))  # type: ignore[return-value]
+
+
+def write_corpus(folder: Path, scale: int = 1) -> list[Path]:
+    """Files of every kind, with records that are skipped."""
+    folder.mkdir()
+    documents = [*some_documents(30 * scale, 300, 8), b"", b"\n", *some_documents(1, 6000, 9)]
+    (folder / "a.txt").write_bytes(SEP.encode().join(documents) + SEP.encode())
+    lines = [json.dumps({"text": d.decode()}) if i % 4 else "not JSON" for i, d in enumerate(some_documents(40 * scale, 300, 11))]
+    (folder / "b.jsonl").write_text("\n".join(lines))
+    (folder / "c.txt.gz").write_bytes(gzip.compress(SEP.encode().join(some_documents(9, 300, 12))))
+    (folder / "d.txt").write_bytes(b"caf\xe9" + SEP.encode() + b"tiny")
+    texts = [d.decode() if i % 5 else None for i, d in enumerate(some_documents(40 * scale, 200, 13))]
+    pq.write_table(pa.table({"text": texts}), folder / "e.parquet", row_group_size=4)
+    return sorted(folder.iterdir())
+
+
+OPTIONS: dict[str, Any] = {"on_error": "skip", "val_fraction": 0.3}
+
+
+class Corpus:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.inputs = write_corpus(folder / "corpus")
+        run_in_process(self.inputs, folder / "one", SMALL, **OPTIONS)
+        self.one = folder / "one"
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    return Corpus(tmp_path_factory.mktemp("corpus"))
+
+
+@pytest.fixture(scope="module")
+def parts(corpus: Corpus) -> Path:
+    """An output of seven parts that are all there and not put together."""
+    make_parts(corpus.inputs, corpus.folder / "parts", 7, **OPTIONS)
+    return corpus.folder / "parts"
+
+
+@pytest.fixture
+def whole(parts: Path, tmp_path: Path) -> Path:
+    """The same, put together."""
+    out = shutil.copytree(parts, tmp_path / "whole")
+    tokmill.finalize(out)
+    return out
+
+
+def same_as_one_run(out: Path, corpus: Corpus, scratch: Path) -> bool:
+    tokmill.merge(out, scratch)
+    names = ("train.bin", "val.bin", "skipped.jsonl")
+    merged, one = load_manifest(scratch), load_manifest(corpus.one)
+    assert (merged.fingerprint, merged.files) == (one.fingerprint, one.files)
+    audits = {"audited_documents": 0, "audited_bytes": 0}
+    assert msgspec.structs.replace(merged.counts, **audits) == msgspec.structs.replace(one.counts, **audits)
+    return all((scratch / name).read_bytes() == (corpus.one / name).read_bytes() for name in names)
+
+
+@pytest.mark.parametrize("count", [2, pytest.param(1, marks=pytest.mark.slow), pytest.param(23, marks=pytest.mark.slow)])
+def test_merged_it_is_byte_for_byte_the_output_of_one_run(corpus: Corpus, tmp_path: Path, count: int) -> None:
+    make_parts(corpus.inputs, tmp_path / "out", count, **OPTIONS)
+    tokmill.finalize(tmp_path / "out")
+    assert same_as_one_run(tmp_path / "out", corpus, tmp_path / "merged")
+    assert side_bytes(tmp_path / "out") == written(corpus.one)
+    assert verify(tmp_path / "out", sources=[str(i) for i in corpus.inputs]).ok
+    assert not (tmp_path / "out" / ".tokmill").exists()
+
+
+@settings(max_examples=3, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(
+    documents=st.lists(st.text(alphabet="ab é\n漢", max_size=30).map(str.encode), min_size=1, max_size=12),
+    count=st.integers(1, 9),
+    eot=st.sampled_from(["after", "before", "none"]),
+    keep_empty=st.booleans(),
+    separator=st.sampled_from(["\\n\\n", "aa", "|"]),
+)
+def test_any_number_of_parts_is_one_run(
+    tmp_path_factory: pytest.TempPathFactory, documents: list[bytes], count: int, eot: str, keep_empty: bool, separator: str
+) -> None:
+    base = tmp_path_factory.mktemp("any")
+    mark = separator.replace("\\n", "\n").encode()
+    (base / "a.txt").write_bytes(mark.join(documents))
+    (base / "b.txt").write_bytes(mark.join(reversed(documents)))
+    inputs = [base / "a.txt", base / "b.txt"]
+    make_parts(
+        inputs, base / "out", count, {"batch_bytes": 50}, separator=separator, val_fraction=0.2, eot=eot, keep_empty=keep_empty
+    )
+    tokmill.finalize(base / "out")
+    texts = [d for path in inputs for d in path.read_bytes().split(mark)]
+    assert side_bytes(base / "out") == plain_tokens(texts, eot=eot, val_fraction=0.2, keep_empty=keep_empty)
+    assert verify(base / "out", sources=[str(i) for i in inputs]).ok
+
+
+def test_commands_make_parts_and_put_them_together(tmp_path: Path) -> None:
+    documents = some_documents(50, 3000, 4)
+    (tmp_path / "a.txt").write_bytes(SEP.encode().join(documents))
+    out = tmp_path / "out"
+    for i in (2, 0, 1):
+        made = command("tokenize", tmp_path / "a.txt", "--out", out, "--split", f"{i}/3", "--json")
+        assert made.returncode == 0, made.stderr
+        assert f"tokmill finalize {out}" in json.loads(made.stdout)["notices"][0]
+    finalized = command("finalize", out, "--json")
+    assert finalized.returncode == 0, finalized.stderr
+    assert sum(json.loads(finalized.stdout)[f"documents_{side}"] for side in ("train", "val")) == 50
+    assert side_bytes(out) == plain_tokens(documents)
+
+
+def test_parts_that_are_missing_are_named_with_the_command_that_makes_them(corpus: Corpus, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    job = plan_parts(corpus.inputs, out, 4, **OPTIONS)
+    make_part(job, 2)
+    with pytest.raises(UsageError, match="3 parts of 4 are missing: 0, 1, 3") as caught:
+        tokmill.finalize(out)
+    assert f"tokmill tokenize INPUT... --split 3/4 --out {out}" in str(caught.value)
+    make_part(job, 0)
+    make_part(job, 1)
+    with pytest.raises(UsageError, match="1 part of 4 is missing: 3"):
+        tokmill.finalize(out)
+    make_part(job, 3)
+    tokmill.finalize(out)
+
+
+def test_nothing_is_put_together_where_nothing_was_made_in_parts(corpus: Corpus, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="nothing was made in parts here"):
+        tokmill.finalize(tmp_path / "nowhere")
+    with pytest.raises(UsageError, match="made in one run"):
+        tokmill.finalize(corpus.one)
+
+
+def test_put_together_again_nothing_happens(whole: Path) -> None:
+    before = (whole / "manifest.json").read_bytes()
+    assert tokmill.finalize(whole).already_complete
+    assert (whole / "manifest.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("stride", [11, pytest.param(1, marks=pytest.mark.slow)])
+def test_died_before_any_call_that_changes_the_disk_it_is_put_together_the_next_time(
+    parts: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stride: int
+) -> None:
+    for n in itertools.count(1, stride):
+        out = shutil.copytree(parts, tmp_path / f"out{n}")
+        with monkeypatch.context() as patch:
+            calls = dying_at(n, patch)
+            with contextlib.suppress(Died):
+                tokmill.finalize(out)
+            if calls() < n:
+                break
+        if n % 2:
+            with monkeypatch.context() as patch:
+                dying_at(n // 2 + 1, patch)
+                with contextlib.suppress(Died):
+                    tokmill.finalize(out)
+        tokmill.finalize(out)
+        assert sorted(os.listdir(out)) == sorted(os.listdir(whole))
+        assert all((out / p.name).read_bytes() == p.read_bytes() for p in whole.iterdir())
+        shutil.rmtree(out)
+    assert n > 20
+
+
+def test_died_while_the_parts_are_removed_the_rest_of_them_is_removed_the_next_time(parts: Path, tmp_path: Path) -> None:
+    out = shutil.copytree(parts, tmp_path / "out")
+    plan = (out / ".tokmill" / "plan").read_bytes()
+    tokmill.finalize(out)
+    for i in (3, 6):
+        (part_directory(out, i)).mkdir(parents=True)
+    (out / ".tokmill" / "plan").write_bytes(plan)
+    assert tokmill.finalize(out).files
+    assert not (out / ".tokmill").exists()
+
+
+@pytest.mark.parametrize("stride", [19, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_part_that_died_anywhere_goes_on_and_is_the_same(
+    corpus: Corpus, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stride: int
+) -> None:
+    for n in itertools.count(1, stride):
+        job = plan_parts(corpus.inputs, tmp_path / f"out{n}", 7, **OPTIONS)
+        with monkeypatch.context() as patch:
+            calls = dying_at(n, patch)
+            with contextlib.suppress(Died):
+                make_part(job, 3)
+            if calls() < n:
+                break
+        make_part(job, 3)
+        made, wanted = part_directory(tmp_path / f"out{n}", 3), part_directory(parts, 3)
+        assert sorted(os.listdir(made)) == sorted(os.listdir(wanted))
+        assert all((made / p.name).read_bytes() == p.read_bytes() for p in wanted.iterdir() if p.name != "manifest.json")
+        assert load_manifest(made).files == load_manifest(wanted).files
+    assert n > 20
+
+
+FORMATS: list[Any] = [
+    {"format": "raw"},
+    pytest.param({"format": "raw", "shard_tokens": 1500, "eot": "before"}, marks=pytest.mark.slow),
+    {"format": "llmc", "shard_tokens": 1500},
+    pytest.param({"format": "megatron"}, marks=pytest.mark.slow),
+    pytest.param({"format": "datatrove", "shard_tokens": 1500}, marks=pytest.mark.slow),
+    pytest.param({"format": "olmo", "shard_tokens": 1500}, marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize("layout", FORMATS, ids=lambda layout: "-".join(map(str, layout.values())))
+def test_in_every_format_its_ids_are_those_of_one_run_and_what_is_damaged_is_made_again(
+    corpus: Corpus, tmp_path: Path, layout: dict[str, Any]
+) -> None:
+    out = tmp_path / "out"
+    make_parts(corpus.inputs, out, 5, **OPTIONS, **layout)
+    tokmill.finalize(out)
+    assert verify(out, sources=[str(i) for i in corpus.inputs]).ok
+    run_in_process(corpus.inputs, tmp_path / "one", SMALL, **OPTIONS, **layout)
+    for made in ("out", "one"):
+        tokmill.convert(tmp_path / made, tmp_path / f"{made}.raw", format="raw")
+        tokmill.merge(tmp_path / made, tmp_path / f"{made}.merged")
+    assert written(tmp_path / "out.raw") == written(tmp_path / "one.raw")
+    assert load_manifest(tmp_path / "out.merged").files == load_manifest(tmp_path / "one.merged").files
+    before = {name: (out / name).read_bytes() for name in load_manifest(out).files}
+    for i, name in enumerate(before):
+        do_damage(out, (name, ("flip", "cut", "missing")[i % 3], (0.0, 0.5, 1 - 1e-9)[i % 3], 3))
+    assert not verify(out).ok
+    assert {each.file for each in mend(out)} == set(before)
+    assert {name: (out / name).read_bytes() for name in before} == before
+    assert verify(out).ok
+
+
+def test_what_is_damaged_in_one_part_is_made_again_and_no_other_file_is_touched(corpus: Corpus, whole: Path) -> None:
+    names = list(load_manifest(whole).files)
+    before = {name: (whole / name).read_bytes() for name in names}
+    for i, name in enumerate(names[::4]):
+        inodes = {other: (whole / other).stat().st_ino for other in names if other != name}
+        do_damage(whole, (name, "flip", (0.0, 0.4, 1 - 1e-9)[i % 3], 1))
+        assert {each.file for each in mend(whole)} == {name}
+        assert (whole / name).read_bytes() == before[name]
+        assert {other: (whole / other).stat().st_ino for other in inodes} == inodes
+
+
+def test_dataset_reads_it_as_one(corpus: Corpus, whole: Path) -> None:
+    with tokmill.open(whole) as parts, tokmill.open(corpus.one) as one:
+        for side in ("train", "val"):
+            assert parts.side(side)[:].tobytes() == one.side(side)[:].tobytes()
+            assert parts.fingerprint(side) == one.fingerprint(side)
+            assert parts.n_documents(side) == one.n_documents(side)
+
+
+def test_nothing_is_appended_to_parts_until_they_are_merged(corpus: Corpus, whole: Path, tmp_path: Path) -> None:
+    more = tmp_path / "more.txt"
+    more.write_bytes(b"more text")
+    options = {**OPTIONS, "append": True}
+    with pytest.raises(UsageError, match="made in 7 parts"):
+        tokmill.tokenize(more, whole, **options)
+    tokmill.merge(whole, tmp_path / "merged")
+    tokmill.tokenize(more, tmp_path / "merged", **options)
+    tokmill.tokenize([*map(str, corpus.inputs), str(more)], tmp_path / "all", **OPTIONS)
+    assert written(tmp_path / "merged") == written(tmp_path / "all")
+
+
+def test_another_plan_is_refused_by_name(corpus: Corpus, tmp_path: Path) -> None:
+    inputs, out = [*corpus.inputs], tmp_path / "out"
+    job = plan_parts(inputs, out, 3, **OPTIONS)
+    make_part(job, 0)
+
+    def refused(count: int, inputs: list[Path], **options: Any) -> str:
+        with pytest.raises(ChangedError) as caught:
+            plan_parts(inputs, out, count, **options)
+        return caught.value.what
+
+    assert "N of --split I/N was 3, is 4" in refused(4, inputs, **OPTIONS)
+    assert "--val-fraction was 0.3, is 0.1" in refused(3, inputs, **{**OPTIONS, "val_fraction": 0.1})
+    assert f"input {inputs[-1]} is gone" in refused(3, inputs[:-1], **OPTIONS)
+    other = shutil.copy(inputs[0], tmp_path / "a.txt")
+    assert f"input {other} is new" in refused(3, [Path(other), *inputs], **OPTIONS)
+    for i in (1, 2):
+        make_part(job, i)
+    tokmill.finalize(out)
+    assert "N of --split I/N was 3, is 4" in refused(4, inputs, **OPTIONS)
+
+
+def test_a_part_of_another_plan_is_not_put_together(corpus: Corpus, parts: Path, tmp_path: Path) -> None:
+    out = shutil.copytree(parts, tmp_path / "out")
+    job = plan_parts(corpus.inputs, tmp_path / "other", 7, **{**OPTIONS, "seed": 1})
+    make_part(job, 3)
+    shutil.rmtree(part_directory(out, 3))
+    shutil.copytree(part_directory(tmp_path / "other", 3), part_directory(out, 3))
+    with pytest.raises(ChangedError, match="--seed was 1, is 0"):
+        tokmill.finalize(out)
+
+
+def test_a_part_whose_file_is_cut_is_not_put_together(parts: Path, tmp_path: Path) -> None:
+    out = shutil.copytree(parts, tmp_path / "out")
+    (name, *_) = [n for n in load_manifest(part_directory(out, 4)).files if n.startswith("train")]
+    do_damage(part_directory(out, 4), (name, "cut", 0.5, 0))
+    with pytest.raises(DamageError, match="a file of a part has") as caught:
+        tokmill.finalize(out)
+    assert "make part 4 again with --fresh" in str(caught.value)
+
+
+def test_a_list_of_what_was_skipped_that_was_changed_is_not_taken_over(parts: Path, tmp_path: Path) -> None:
+    out = shutil.copytree(parts, tmp_path / "out")
+    path = next(p for p in (out / ".tokmill" / "parts").glob("*/skipped.jsonl"))
+    path.write_bytes(path.read_bytes().replace(b'"record":', b'"recxrd":', 1))
+    with pytest.raises(DamageError, match="the list of what was skipped"):
+        tokmill.finalize(out)
+
+
+def test_a_part_is_made_by_one_and_put_together_by_one(parts: Path, corpus: Corpus, tmp_path: Path) -> None:
+    out = shutil.copytree(parts, tmp_path / "out")
+    job = split_runs.whole_job(make_job([str(i) for i in corpus.inputs], out=str(out), **OPTIONS).job, 7)
+    for directory, attempt in ((part_directory(out, 3), lambda: make_part(job, 3)), (out, lambda: tokmill.finalize(out))):
+        lock = hold(directory)
+        with pytest.raises(LockedError):
+            attempt()
+        let_go(directory, lock)
+    tokmill.finalize(out)
+
+
+def test_a_part_alone_is_not_taken_for_an_output(parts: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="part 3/7 of an output"):
+        tokmill.merge([part_directory(parts, 3), part_directory(parts, 4)], tmp_path / "merged")
+
+
+def test_whoever_comes_late_finds_all_done(corpus: Corpus, parts: Path, tmp_path: Path) -> None:
+    out = shutil.copytree(parts, tmp_path / "out")
+    tokmill.finalize(out)
+    summary = tokmill.tokenize([str(i) for i in corpus.inputs], out, split="3/7", **OPTIONS)
+    assert summary.already_complete
+    assert not (out / ".tokmill").exists()
+
+
+def test_fresh_begins_one_part_again_and_leaves_the_others(corpus: Corpus, parts: Path, tmp_path: Path) -> None:
+    out = shutil.copytree(parts, tmp_path / "out")
+    inodes = [p.stat().st_ino for p in sorted(out.glob(".tokmill/parts/*/*.bin")) if p.parent.name != "00003"]
+    summary = tokmill.tokenize([str(i) for i in corpus.inputs], out, split="3/7", fresh=True, **OPTIONS)
+    assert not summary.already_complete
+    assert [p.stat().st_ino for p in sorted(out.glob(".tokmill/parts/*/*.bin")) if p.parent.name != "00003"] == inodes
+    tokmill.finalize(out)
+    assert side_bytes(out) == written(corpus.one)
+
+
+def test_runs_in_one_piece_and_in_parts_do_not_share_a_directory(corpus: Corpus, tmp_path: Path) -> None:
+    inputs = [str(i) for i in corpus.inputs]
+    plan_parts(inputs, tmp_path / "parts", 3, **OPTIONS)
+    with pytest.raises(UsageError, match="is being made in parts"):
+        tokmill.tokenize(inputs, tmp_path / "parts", **OPTIONS)
+    with pytest.raises(UsageError, match="is being made in parts"):
+        tokmill.tokenize(inputs, tmp_path / "parts", fresh=True, **OPTIONS)
+    with pytest.raises(ChangedError, match="N of --split I/N was not given, is 3"):
+        tokmill.tokenize(inputs, corpus.one, split="0/3", **OPTIONS)
+    with pytest.MonkeyPatch.context() as patch:
+        dying_at(25, patch)
+        with pytest.raises(Died):
+            run_in_process(corpus.inputs, tmp_path / "begun", SMALL, **OPTIONS)
+    with pytest.raises(UsageError, match="a run in one piece is to be resumed"):
+        tokmill.tokenize(inputs, tmp_path / "begun", split="0/3", **OPTIONS)
+    (tmp_path / "strange").mkdir()
+    (tmp_path / "strange" / "train.bin").write_bytes(b"mine")
+    with pytest.raises(UsageError, match="no tokmill manifest vouches for"):
+        tokmill.tokenize(inputs, tmp_path / "strange", split="0/3", **OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--format", "mds"], "tokmill convert DIR --format mds"),
+        (["--format", "llmc", "--drop-tail"], "tokmill reshard"),
+        (["--append"], "do not go together"),
+        (["--split", "3/3"], "I/N with I from 0"),
+    ],
+)
+def test_what_cannot_be_in_parts_is_refused(
+    corpus: Corpus, tmp_path: Path, capfd: pytest.CaptureFixture[str], arguments: list[str], says: str
+) -> None:
+    split = [] if "--split" in arguments else ["--split", "0/3"]
+    assert run(["tokenize", str(corpus.inputs[0]), "--out", str(tmp_path / "out"), *split, *arguments]) == 2
+    assert says in capfd.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is not None, reason="the extra ray is installed")
+def test_without_the_extra_ray_it_says_what_to_install(corpus: Corpus, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(["tokenize", str(corpus.inputs[0]), "--out", str(tmp_path / "out"), "--ray"]) == 2
+    assert "pip install 'tokmill[ray]'" in capfd.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_address_may_follow_the_option_ray_or_not() -> None:
+    for typed, meant in (
+        (["--ray", "10.0.0.1:6379", "a.txt"], ["--ray", "10.0.0.1:6379", "a.txt"]),
+        (["--ray", "a.txt"], ["--ray=here", "a.txt"]),
+        (["a.txt", "--ray"], ["a.txt", "--ray=here"]),
+        (["--ray", "--json"], ["--ray=here", "--json"]),
+        (["--ray=local", "x"], ["--ray=local", "x"]),
+        (["--ray", "--", "--ray"], ["--ray=here", "--", "--ray"]),
+    ):
+        assert with_address(typed) == meant
+
+
+def test_what_comes_through_a_pipe_cannot_be_in_parts(tmp_path: Path) -> None:
+    made = subprocess.run(
+        [sys.executable, "-m", "tokmill", "tokenize", "-", "--out", str(tmp_path / "out"), "--split", "0/2"],
+        input=b"text",
+        capture_output=True,
+        env=clean_environment(),
+        check=False,
+    )
+    assert made.returncode == 2
+    assert b"cannot be divided" in made.stderr
+
+
+def test_parts_side_by_side_one_of_them_twice_and_one_killed_are_one_run(tmp_path: Path) -> None:
+    corpus = tmp_path / "a.txt"
+    corpus.write_text(some_text(12_000_000, 5))
+    out, environment = tmp_path / "out", clean_environment()
+
+    def begin(index: int) -> subprocess.Popen[bytes]:
+        arguments = ["tokenize", str(corpus), "--separator", "\\n\\n", "--out", str(out), "--split", f"{index}/3", "--threads", "1"]
+        return subprocess.Popen(
+            [sys.executable, "-m", "tokmill", *arguments],
+            env=environment,
+            stderr=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+        )
+
+    killed, other = begin(0), begin(1)
+    journal = part_directory(out, 0) / ".tokmill" / "journal"
+    while not journal.exists():
+        assert killed.poll() is None
+        time.sleep(0.005)
+    twice = begin(0)
+    _, said = twice.communicate(timeout=60)
+    assert (twice.returncode, b"another run is writing" in said) in [(11, True), (0, False)]
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate(timeout=60)
+    assert other.communicate(timeout=60)
+    assert other.returncode == 0
+    for index in (2, 0):
+        again = begin(index)
+        _, said = again.communicate(timeout=60)
+        assert again.returncode == 0, said
+    tokmill.finalize(out)
+    tokmill.tokenize(corpus, tmp_path / "one", separator="\\n\\n")
+    assert side_bytes(out) == written(tmp_path / "one")

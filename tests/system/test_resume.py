@@ -1,0 +1,233 @@
+"""Dying anywhere and running again: nothing lost, nothing doubled, nothing believed that is not there."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support.plain import clean_environment, plain_tokens, written
+from system.test_tokenize import SEP, command, killed_worker, run_in_process, some_documents
+
+from tokmill.core.errors import BadRecordError, ChangedError, DamageError, TooManySkippedError
+from tokmill.core.system import durable
+
+
+class Died(BaseException):
+    """Stands for a kill: nothing in the product catches it."""
+
+
+def dying_at(n: int, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """Let the n-th call that changes the disk die; returns how many there were."""
+    calls = 0
+
+    def dying(real: Callable[..., object]) -> Callable[..., object]:
+        def call(*arguments: object, **named: object) -> object:
+            nonlocal calls
+            calls += 1
+            if calls == n:
+                raise Died
+            return real(*arguments, **named)
+
+        return call
+
+    for name in ("replace", "link", "sync_file", "sync_directory", "write_all", "write_file", "create"):
+        monkeypatch.setattr(durable, name, dying(getattr(durable, name)))
+    monkeypatch.setattr(Path, "unlink", dying(Path.unlink))
+    monkeypatch.setattr(Path, "rmdir", dying(Path.rmdir))
+    return lambda: calls
+
+
+@pytest.mark.parametrize("stride", [6, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("fresh_over_old", [False, True])
+def test_died_before_any_call_that_changes_the_disk_the_next_run_makes_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh_over_old: bool, stride: int
+) -> None:
+    documents = some_documents(30, 400, 3)
+    path = tmp_path / "a.txt"
+    path.write_bytes(SEP.encode().join(documents) + b"\n")
+    documents[-1] += b"\n"
+    old = tmp_path / "old.txt"
+    old.write_bytes(b"caf\xe9" + SEP.encode() + b"other text")
+    small = {"batch_bytes": 1000, "segment_bytes": 2000, "n_threads": 1}
+    for n in range(1, 500, stride):
+        out = tmp_path / f"out{n}"
+        if fresh_over_old:
+            run_in_process([old], out, on_error="skip")
+        with monkeypatch.context() as patch:
+            calls = dying_at(n, patch)
+            with contextlib.suppress(Died):
+                run_in_process([path], out, small, fresh=fresh_over_old)
+        if calls() < n:
+            break
+        try:
+            run_in_process([path], out, small)
+        except ChangedError:
+            # Nothing of the new run was there yet: the old one is complete, and says so.
+            assert fresh_over_old
+            run_in_process([path], out, small, fresh=True)
+        assert written(out) == plain_tokens(documents), n
+        assert sorted(p.name for p in out.iterdir()) == ["manifest.json", "train.bin", "val.bin"], n
+    assert n > 15
+
+
+def test_a_file_of_a_complete_output_that_is_gone_is_not_called_complete(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("text")
+    run_in_process([tmp_path / "a.txt"], tmp_path / "out")
+    (tmp_path / "out" / "train.bin").unlink()
+    with pytest.raises(DamageError, match="missing"):
+        run_in_process([tmp_path / "a.txt"], tmp_path / "out")
+
+
+def test_max_skipped_holds_when_the_command_is_given_again(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "good"}\nbad\n')
+    for _ in range(2):
+        with pytest.raises(TooManySkippedError):
+            run_in_process([tmp_path / "a.jsonl"], tmp_path / "out", on_error="skip", max_skipped=0)
+    run_in_process([tmp_path / "a.jsonl"], tmp_path / "out", on_error="skip", max_skipped=1)
+    assert written(tmp_path / "out") == plain_tokens([b"good"])
+
+
+def test_advice_given_before_anything_was_committed_can_be_followed(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"body": "good"}\n')
+    with pytest.raises(BadRecordError):
+        run_in_process([tmp_path / "a.jsonl"], tmp_path / "out")
+    run_in_process([tmp_path / "a.jsonl"], tmp_path / "out", text_key="body")
+    assert written(tmp_path / "out") == plain_tokens([b"good"])
+
+
+def test_skips_are_recorded_in_the_order_of_the_corpus_for_any_batch_size(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"fine" + SEP.encode() + b"caf\xe9")
+    (tmp_path / "b.jsonl").write_text('{"text": "good"}\nbad\n')
+    (tmp_path / "c.txt").write_bytes(b"\xff")
+    records = []
+    for batch_bytes in (8, 4096):
+        out = tmp_path / str(batch_bytes)
+        run_in_process([tmp_path / n for n in ("a.txt", "b.jsonl", "c.txt")], out, {"batch_bytes": batch_bytes}, on_error="skip")
+        records.append([Path(json.loads(line)["path"]).name for line in (out / "skipped.jsonl").read_text().splitlines()])
+    assert records[0] == ["a.txt", "b.jsonl", "c.txt"]
+    assert records[0] == records[1]
+
+
+def test_files_named_one_by_one_are_read_even_from_the_output_directory(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    # In sight, they would be refused: a directory for an output has nothing else in it.
+    (out / ".inputs").mkdir(parents=True)
+    (tmp_path / "a.txt").write_text("one")
+    (out / ".inputs" / "more.txt").write_text("two")
+    run_in_process([tmp_path / "a.txt", out / ".inputs" / "more.txt"], out, val_fraction=0.0)
+    assert written(out) == plain_tokens([b"one", b"two"], val_fraction=0)
+
+
+def test_standard_input_that_was_begun_by_another_program_is_read_from_there(tmp_path: Path) -> None:
+    documents = some_documents(200, 4000, 5) * 10
+    path = tmp_path / "corpus.txt"
+    path.write_bytes(b"a first line\n" + SEP.encode().join(documents))
+    with path.open("rb", buffering=0) as file:
+        file.read(len(b"a first line\n"))
+        done = killed_worker(["-"], tmp_path / "out", file.fileno())
+    assert done.returncode == 0, done.stderr
+    assert written(tmp_path / "out") == plain_tokens(documents)
+
+
+def test_nothing_is_left_out_when_the_worker_dies_on_a_named_pipe(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo.txt"
+    os.mkfifo(fifo)
+    with subprocess.Popen(
+        [sys.executable, "-c", f"import time; f = open({str(fifo)!r}, 'w'); f.write('x' * 9); f.flush(); time.sleep(60)"]
+    ) as feeder:
+        done = killed_worker([fifo], tmp_path / "out")
+        feeder.kill()
+    assert done.returncode == 1
+    assert b"died" in done.stderr
+    assert not (tmp_path / "out" / "train.bin").exists()
+
+
+@pytest.mark.parametrize("writes", [(b"some text<|endoftext|>",), (b"some text<|endof", b"text|>")])
+def test_a_slow_pipe_is_committed_while_it_flows(tmp_path: Path, writes: tuple[bytes, ...]) -> None:
+    out = tmp_path / "out"
+    with subprocess.Popen(
+        [sys.executable, "-m", "tokmill", "tokenize", "-", "--out", str(out), "-q"],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=clean_environment(),
+    ) as process:
+        assert process.stdin is not None
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            for data in writes:
+                process.stdin.write(data)
+                process.stdin.flush()
+                time.sleep(0.3 * (len(writes) - 1))
+            part = out / ".tokmill" / "train.bin.part"
+            if part.exists() and part.stat().st_size > 0:
+                break
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        began = time.monotonic()
+        assert process.wait(30) == 130
+        assert time.monotonic() - began < 8
+    assert (out / ".tokmill" / "journal").read_bytes().count(b"\n") >= 2
+
+
+def test_verify_with_the_sources_passes_over_the_output_inside_them(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("text")
+    assert command("tokenize", tmp_path, "--out", tmp_path / "out", "-q").returncode == 0
+    done = command("verify", tmp_path / "out", "--source", tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+BAD_LAST = [json.dumps({"text": text.decode()}).encode() for text in some_documents(30, 400, 5)]
+BAD_LAST += [b'{"text": "\xff"}', b'{"text": 1}']
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        ({"encoding_errors": "replace"}, {"encoding_errors": "replace", "on_error": "skip"}),
+        ({}, {"on_error": "skip"}),
+        ({}, {"encoding_errors": "replace", "on_error": "skip"}),
+    ],
+)
+def test_a_run_that_a_bad_record_stopped_goes_on_with_a_policy_that_leaves_it_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: dict[str, str], then: dict[str, str]
+) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"\n".join(BAD_LAST))
+    small = {"batch_bytes": 1000, "segment_bytes": 2000, "n_threads": 1}
+    run_in_process([path], tmp_path / "at once", small, **then)
+    for n in range(1, 60, 2):
+        out = tmp_path / f"out{n}"
+        with pytest.raises(BadRecordError):
+            run_in_process([path], out, small, **first)
+        committed = (out / ".tokmill" / "journal").read_bytes().count(b"\n")
+        assert committed > 1, "what was done so far is there"
+        with monkeypatch.context() as patch:
+            calls = dying_at(n, patch)
+            with contextlib.suppress(Died):
+                run_in_process([path], out, small, **then)
+        if calls() < n:
+            break
+        journal = out / ".tokmill" / "journal"
+        assert not journal.exists() or journal.read_bytes().count(b"\n") >= committed
+        run_in_process([path], out, small, **then)
+        assert written(out) == written(tmp_path / "at once")
+        assert {p.name for p in out.iterdir()} == {p.name for p in (tmp_path / "at once").iterdir()}
+
+
+def test_a_policy_that_would_have_changed_what_is_done_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"\n".join([b'{"text": "\xff"}', *BAD_LAST[:-2], b'{"text": 1}']))
+    small = {"batch_bytes": 1000, "segment_bytes": 2000, "n_threads": 1}
+    with pytest.raises(TooManySkippedError):
+        run_in_process([path], tmp_path / "out", small | {"max_skipped": 1}, on_error="skip")
+    for now in ({"on_error": "skip", "encoding_errors": "replace"}, {"on_error": "stop"}):
+        with pytest.raises(ChangedError):
+            run_in_process([path], tmp_path / "out", small, **now)

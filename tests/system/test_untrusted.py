@@ -1,0 +1,148 @@
+"""State that somebody else may have written: manifests and journals of every kind end in one clear message, and soon."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+from support.helpers import write_corpus, write_output
+from support.plain import clean_environment
+
+from tokmill.core.errors import DamageError
+from tokmill.core.manifest import MANIFEST_NAME, decode_manifest, encode_manifest, load_manifest
+from tokmill.core.records import Counts, FileEntry
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    write_output(tmp_path / "out", write_corpus(tmp_path / "corpus.txt", ["one", "two", "three", "four", "five"]))
+    return tmp_path / "out"
+
+
+def command(*arguments: object, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "tokmill", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=timeout,
+        env=clean_environment(),
+    )
+
+
+def test_every_single_bit_of_a_manifest_counts(out: Path) -> None:
+    data = (out / MANIFEST_NAME).read_bytes()
+    decode_manifest(data, "here")
+    missed = []
+    for at in range(len(data)):
+        for bit in range(8):
+            flipped = bytearray(data)
+            flipped[at] ^= 1 << bit
+            try:
+                decode_manifest(bytes(flipped), "here")
+            except DamageError:
+                continue
+            except Exception as error:  # noqa: BLE001  whatever else it is, is wrong, but for a version that is newer
+                if b'"format_version": ' in data[max(0, at - 20) : at + 1] and "newer" in str(error):
+                    continue
+                missed.append((at, bit, repr(error)))
+                continue
+            missed.append((at, bit, "not seen"))
+    assert missed == []
+
+
+def test_a_manifest_that_says_more_or_says_it_otherwise_is_damage(out: Path) -> None:
+    data = (out / MANIFEST_NAME).read_bytes()
+    said = json.loads(data)
+    for other in (
+        data + b" ",
+        data.replace(b'"format_version": 1', b'"format_version":  1'),
+        data.replace(b'"format_version": 1,', b'"format_version": 1,\n "format_version": 1,'),
+        json.dumps(said | {"more": 1}, indent=1).encode() + b"\n",
+        json.dumps(said).encode(),
+        b'{"format_version":1,"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        b'"\xff"',
+    ):
+        with pytest.raises(DamageError):
+            decode_manifest(other, "here")
+
+
+def test_a_manifest_of_before_a_count_was_known_is_read(out: Path) -> None:
+    manifest = load_manifest(out)
+    data = encode_manifest(manifest)
+    assert manifest.counts.parts_added == 0
+    older = data.replace(b' "parts_added": 0,\n', b"")
+    lines = [line for line in data.split(b"\n") if b'"parts_added"' not in line]
+    assert older != data or b"\n".join(lines) != data
+    assert decode_manifest(b"\n".join(lines), "here").counts == Counts(
+        **{f: getattr(manifest.counts, f) for f in manifest.counts.__struct_fields__}
+    )
+
+
+def make(path: Path, kind: str) -> None:
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "endless":
+        path.symlink_to("/dev/zero")
+    elif kind == "directory":
+        path.mkdir()
+    else:
+        with path.open("wb") as file:
+            file.truncate(40 << 30)
+
+
+@pytest.mark.parametrize("kind", ["fifo", "endless", "huge", "directory"])
+@pytest.mark.parametrize("what", ["verify", "repair", "inspect", "tokenize", "journal"])
+def test_state_that_is_no_plain_file_ends_at_once(out: Path, tmp_path: Path, kind: str, what: str) -> None:
+    corpus = tmp_path / "corpus.txt"
+    path = out / MANIFEST_NAME
+    if what == "journal":
+        path = tmp_path / "new" / ".tokmill" / "journal"
+        path.parent.mkdir(parents=True)
+    else:
+        path.unlink()
+    make(path, kind)
+    arguments: dict[str, tuple[object, ...]] = {
+        "verify": ("verify", out),
+        "repair": ("verify", out, "--repair"),
+        "inspect": ("inspect", out),
+        "tokenize": ("tokenize", corpus, "--out", out, "-q"),
+        "journal": ("tokenize", corpus, "--out", tmp_path / "new", "-q"),
+    }
+    done = command(*arguments[what])
+    assert done.returncode in (1, 10), done.stderr
+    assert "unforeseen" not in done.stderr
+    for part in ("where:", "next:"):
+        assert part in done.stderr
+    if what == "tokenize":
+        again = command("tokenize", corpus, "--out", out, "-q", "--fresh")
+        assert again.returncode in (0, 1), again.stderr
+        assert "unforeseen" not in again.stderr
+
+
+@pytest.mark.parametrize(
+    "what", ["n_ids", "input_index", "separator", "path", "manifest as a file", "a name that forges lines", "a name with a slash"]
+)
+def test_absurd_values_with_the_right_checksum_are_damage(out: Path, what: str) -> None:
+    manifest = load_manifest(out)
+    replace = msgspec.structs.replace
+    content, segment = manifest.content, manifest.segments[0]
+    names = {"manifest as a file": "manifest.json", "a name that forges lines": "a\nb\x1b[31m", "a name with a slash": "../x"}
+    if what in names:
+        manifest = replace(manifest, files=manifest.files | {names[what]: FileEntry(size_bytes=0)})
+    elif what == "input_index":
+        manifest = replace(manifest, segments=[replace(segment, after=replace(segment.after, input_index=10**9))])
+    else:
+        changed = {
+            "n_ids": lambda: replace(content, tokenizer=replace(content.tokenizer, n_ids=10**12)),
+            "separator": lambda: replace(content, separator=""),
+            "path": lambda: replace(content, inputs=(replace(content.inputs[0], path="%ZZ"),)),
+        }[what]()
+        manifest = replace(manifest, content=changed, fingerprint=changed.fingerprint())
+    with pytest.raises(DamageError):
+        decode_manifest(encode_manifest(manifest), "here")
