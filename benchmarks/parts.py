@@ -43,12 +43,12 @@ def plain(corpus: Path, out: Path, threads: int) -> None:
 
 
 def by_hand(corpus: Path, out: Path, n_tasks: int) -> None:
-    wait(*(run("tokenize", corpus, "--out", out, "--threads", 1, "--split", f"{i}/{n_tasks}") for i in range(n_tasks)))
+    wait(*(run("tokenize", corpus, "--out", out, "--threads", 1, "--part", f"{i}/{n_tasks}") for i in range(n_tasks)))
     wait(run("finalize", out))
 
 
-def on_ray(corpus: Path, out: Path, address: str, split_bytes: int) -> None:
-    wait(run("tokenize", corpus, "--out", out, "--ray", address, "--split-bytes", split_bytes))
+def on_ray(corpus: Path, out: Path, address: str, part_bytes: int) -> None:
+    wait(run("tokenize", corpus, "--out", out, "--ray", address, "--part-bytes", part_bytes))
 
 
 def digest(out: Path) -> str:

@@ -33,7 +33,7 @@ if ((${SLURM_ARRAY_TASK_MIN:-0} > 0 && ${SLURM_ARRAY_TASK_MAX:-0} >= parts)); th
     exit 2
 fi
 
-tokmill tokenize "${inputs[@]}" --out "$out" --split "$part/$parts" --threads "${SLURM_CPUS_PER_TASK:-1}" --memory 3GiB &
+tokmill tokenize "${inputs[@]}" --out "$out" --part "$part/$parts" --threads "${SLURM_CPUS_PER_TASK:-1}" --memory 3GiB &
 run=$!
 
 # Out of time: what is done is committed, and the task goes on later.

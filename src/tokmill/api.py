@@ -74,9 +74,9 @@ def tokenize(
     append: bool = False,
     stage: str | os.PathLike[str] | None = None,
     stage_size: str | int | None = None,
-    split: str | None = None,
+    part: str | None = None,
     ray: str | None = None,
-    split_bytes: str | int = "1GiB",
+    part_bytes: str | int = "1GiB",
     observers: Sequence[Observer] = (),
 ) -> Summary:
     """Turn text into `out`/train.bin and `out`/val.bin, or the files of another format, as `tokmill tokenize` does.
@@ -88,17 +88,17 @@ def tokenize(
     shard_documents: files end only where documents end; drop_tail: without what fills no file. memory: bytes, or text such as
     `1GiB`. nice: the worker takes what others leave of processor and disk. force: begin even though the output will not fit on
     the disk. observers: told of every event, in this thread. append: add the inputs to the complete output in `out`; with fresh,
-    what an earlier append left there unfinished is discarded. split: `3/8` makes part 3 (from 0) of 8 alone, for `finalize`. ray:
-    makes parts of about `split_bytes` of input on a cluster (an address, `auto`, `local`, `here`). Raises TokmillError.
+    what an earlier append left there unfinished is discarded. part: `3/8` makes part 3 (from 0) of 8 alone, for `finalize`. ray:
+    makes parts of about `part_bytes` of input on a cluster (an address, `auto`, `local`, `here`). Raises TokmillError.
 
     out may be `s3://bucket/prefix`: the output is made on this disk, in a directory inside `stage` (None: inside
     ~/.cache/tokmill/stage), sent, and then taken away there. Of several files a side, each is sent when it is complete; they take
     at most stage_size (None: 4 GiB) here, or what the open ones and a batch, or a document that is longer, take.
     """
     meter = Meter()
-    _refuse_together({"--split": split, "--ray": ray, "--append": append or None}, str(out))
+    _refuse_together({"--part": part, "--ray": ray, "--append": append or None}, str(out))
     runs = nullcontext(LocalRunner()) if ray is not None else LocalRunner()
-    with destination(_made_at(str(out), split, ray), None if stage is None else str(stage)) as place, runs as runner:
+    with destination(_made_at(str(out), part, ray), None if stage is None else str(stage)) as place, runs as runner:
         planned = make_job(
             [str(i) for i in _listed(inputs)],
             out=place.directory,
@@ -128,9 +128,9 @@ def tokenize(
             engine=engine,
             fresh=fresh,
         )
-        if split is not None or ray is not None:
+        if part is not None or ray is not None:
             _introduce(planned.job, planned.notices, observers)
-            asked = _Parts(str(out), None if stage is None else str(stage), split, ray, split_bytes, force)
+            asked = _Parts(str(out), None if stage is None else str(stage), part, ray, part_bytes, force)
             done = _in_parts(planned.job, asked, place, runner, meter, observers)
             return msgspec.structs.replace(done, notices=[*planned.doubts, *done.notices])
         job, finished = _carry_out(planned, place, runner, [meter, *observers], observers, append=append, force=force)
@@ -170,7 +170,7 @@ def _carry_out(
 def finalize(
     directory: str | os.PathLike[str], *, stage: str | os.PathLike[str] | None = None, observers: Sequence[Observer] = ()
 ) -> Outcome:
-    """Put together the parts that `tokenize(..., split="I/N")` made in a directory or at `s3://bucket/prefix`; again to go on.
+    """Put together the parts that `tokenize(..., part="I/N")` made in a directory or at `s3://bucket/prefix`; again to go on.
 
     stage: of a URL, directory for the manifests of the parts meanwhile (None: inside ~/.cache/tokmill/stage). Raises TokmillError:
     UsageError where parts are missing, naming them; LockedError while one of them, or all, are worked on.
@@ -283,20 +283,20 @@ class _Parts:
 
     out: str
     stage: str | None
-    split: str | None
+    part: str | None
     ray: str | None
-    split_bytes: str | int
+    part_bytes: str | int
     force: bool
 
 
-def _made_at(out: str, split: str | None, ray: str | None) -> str:
+def _made_at(out: str, part: str | None, ray: str | None) -> str:
     """Where this run makes something: of an output in a store that is made in parts, the part's URL or that of all of them."""
-    if not is_url(out) or (split is None and ray is None):
+    if not is_url(out) or (part is None and ray is None):
         return out
-    from tokmill.core.partition import parse_split
+    from tokmill.core.partition import parse_part
     from tokmill.output import part_url, parts_url
 
-    return parts_url(out) if split is None else part_url(out, parse_split(split)[0])
+    return parts_url(out) if part is None else part_url(out, parse_part(part)[0])
 
 
 def _in_parts(
@@ -304,23 +304,23 @@ def _in_parts(
 ) -> Summary:
     """One part here, or all of them on a cluster."""
     # Here, so that nobody else needs them.
-    from tokmill.run import run_all, run_split
+    from tokmill.run import run_all, run_one_part
 
     watching, force = [meter, *observers], asked.force
-    if asked.split is not None:
+    if asked.part is not None:
         if isinstance(place, Staged):
-            from tokmill.run import run_split_at
+            from tokmill.run import run_one_part_at
 
-            job, finished = run_split_at(asked.out, job, asked.split, place, runner, watching, force=force)
+            job, finished = run_one_part_at(asked.out, job, asked.part, place, runner, watching, force=force)
             is_whole = is_complete_at(job, asked.out)
         else:
-            job, finished = run_split(job, asked.split, runner, watching, force=force)
+            job, finished = run_one_part(job, asked.part, runner, watching, force=force)
             is_whole = is_complete(job)
-        part = "" if is_whole else asked.split
-        return summarize(job, finished, meter, [_of_part(part, job)] if part else [], split=part)
+        part = "" if is_whole else asked.part
+        return summarize(job, finished, meter, [_of_part(part, job)] if part else [], part=part)
     from tokmill.run import RayRunner
 
-    n_bytes = asked.split_bytes if isinstance(asked.split_bytes, int) else parse_size(asked.split_bytes, "--split-bytes")
+    n_bytes = asked.part_bytes if isinstance(asked.part_bytes, int) else parse_size(asked.part_bytes, "--part-bytes")
     with RayRunner(asked.ray or "", asked.stage) as parts:
         if isinstance(place, Staged):
             from tokmill.run import run_all_at
@@ -347,6 +347,6 @@ def _refuse_together(options: dict[str, object], out: str) -> None:
         )
 
 
-def _of_part(split: str, job: Job) -> str:
+def _of_part(part: str, job: Job) -> str:
     whole = shlex.quote(job.destination or text_to_path(job.out))
-    return f"this is part {split} alone; when all parts are there: tokmill finalize {whole}"
+    return f"this is part {part} alone; when all parts are there: tokmill finalize {whole}"

@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
 STORE_BYTES = 80 << 20
 NODE: dict[str, Any] = {"num_cpus": 1, "memory": 3 << 30, "object_store_memory": STORE_BYTES}
 OPTIONS = ["--separator", "\\n\\n", "--val-fraction", "0.05"]
-SLOW = ["--engine", "tiktoken", "--split-bytes", "6MB"]
+SLOW = ["--engine", "tiktoken", "--part-bytes", "6MB"]
 """The ids are the same, and there is time to kill something."""
 
 
@@ -157,17 +157,17 @@ def test_on_several_nodes_it_is_one_run_and_all_parts_are_seen_together(
 
     out = tmp_path / "out"
     summary = tokmill.tokenize(
-        corpus, out, separator="\\n\\n", val_fraction=0.05, ray=nodes.address, split_bytes="6MB", observers=[Noting()]
+        corpus, out, separator="\\n\\n", val_fraction=0.05, ray=nodes.address, part_bytes="6MB", observers=[Noting()]
     )
     assert is_one_run(out, corpus, one, tmp_path / "merged")
     n_bytes = sum(path.stat().st_size for path in corpus.iterdir())
     assert summary.bytes_in == n_bytes
-    assert load_manifest(out).content.splits == 8
+    assert load_manifest(out).content.n_parts == 8
     (started,) = [event for event in events if isinstance(event, Started)]
     positions = [event.position_bytes for event in events if isinstance(event, Progress)]
     assert started.total_bytes == positions[-1] == n_bytes
     assert len(positions) > 2
-    again = tokmill.tokenize(corpus, out, separator="\\n\\n", val_fraction=0.05, ray=nodes.address, split_bytes="6MB")
+    again = tokmill.tokenize(corpus, out, separator="\\n\\n", val_fraction=0.05, ray=nodes.address, part_bytes="6MB")
     assert again.already_complete
 
 
@@ -192,7 +192,7 @@ def test_the_process_that_tokenizes_is_killed(nodes: Nodes, corpus: Path, one: t
 
 def test_a_node_is_killed_in_the_middle_of_a_job(nodes: Nodes, corpus: Path, one: tuple[bytes, bytes], tmp_path: Path) -> None:
     # Parts that take longer than a worker lives on without its node.
-    driver = Driver(corpus, tmp_path / "out", nodes.address, "--engine", "tiktoken", "--split-bytes", "16MB")
+    driver = Driver(corpus, tmp_path / "out", nodes.address, "--engine", "tiktoken", "--part-bytes", "16MB")
     driver.wait_for(lambda: len(driver.committed()) > 1)
     complete = {path: path.stat().st_ino for path in driver.complete()}
     nodes.cluster.remove_node(nodes.nodes.pop(), allow_graceful=False)
@@ -258,11 +258,11 @@ def test_a_bad_record_ends_the_job_and_names_its_part(nodes: Nodes, tmp_path: Pa
     lines = [json.dumps({"text": f"text {i}"}) for i in range(1000)]
     lines[700] = "no JSON"
     (tmp_path / "a.jsonl").write_text("\n".join(lines))
-    driver = Driver(tmp_path / "a.jsonl", tmp_path / "out", nodes.address, "--split-bytes", "5kB")
+    driver = Driver(tmp_path / "a.jsonl", tmp_path / "out", nodes.address, "--part-bytes", "5kB")
     _, shown = driver.result(code=1)
     assert "part 3 of 5: " in shown
     assert "byte" in shown
-    Driver(tmp_path / "a.jsonl", tmp_path / "skipping", nodes.address, "--split-bytes", "5kB", "--on-error", "skip").result()
+    Driver(tmp_path / "a.jsonl", tmp_path / "skipping", nodes.address, "--part-bytes", "5kB", "--on-error", "skip").result()
     (skip,) = (tmp_path / "skipping" / "skipped.jsonl").read_text().splitlines()
     assert json.loads(skip)["record"] == 701
 
@@ -270,7 +270,7 @@ def test_a_bad_record_ends_the_job_and_names_its_part(nodes: Nodes, tmp_path: Pa
 def test_bad_records_of_all_parts_together_are_held_against_the_limit(nodes: Nodes, tmp_path: Path) -> None:
     lines = ["no JSON" if i % 200 == 0 else json.dumps({"text": f"text {i}"}) for i in range(1000)]
     (tmp_path / "a.jsonl").write_text("\n".join(lines))
-    skipping = ["--split-bytes", "5kB", "--on-error", "skip", "--max-skipped"]
+    skipping = ["--part-bytes", "5kB", "--on-error", "skip", "--max-skipped"]
     _, shown = Driver(tmp_path / "a.jsonl", tmp_path / "out", nodes.address, *skipping, "4").result(code=15)
     assert "skipped: 5 bad records" in shown
     assert not (tmp_path / "out" / "manifest.json").exists()
@@ -289,7 +289,7 @@ def test_a_task_for_which_no_node_has_room_is_refused(nodes: Nodes, corpus: Path
 def test_without_an_address_it_runs_on_this_machine_and_tells_nobody(
     corpus: Path, one: tuple[bytes, bytes], tmp_path: Path
 ) -> None:
-    made = Driver(corpus, tmp_path / "out", "local", "--split-bytes", "16MB")
+    made = Driver(corpus, tmp_path / "out", "local", "--part-bytes", "16MB")
     made.wait_for((tmp_path / "out" / ".tokmill" / "parts").exists)
     commands = [" ".join(p.cmdline()) for p in psutil.Process(made.process.pid).children(recursive=True)]
     assert all("--disable-frontend" in command for command in commands if "dashboard/dashboard.py" in command)

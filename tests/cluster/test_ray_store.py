@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
 
 NODE: dict[str, Any] = {"num_cpus": 1, "memory": 3 << 30, "object_store_memory": 80 << 20}
 URL = "s3://bucket/sets/one"
-OPTIONS = ["--separator", "\\n\\n", "--val-fraction", "0.05", "--split-bytes", "1500kB", "--engine", "tiktoken"]
+OPTIONS = ["--separator", "\\n\\n", "--val-fraction", "0.05", "--part-bytes", "1500kB", "--engine", "tiktoken"]
 
 
 @pytest.fixture(scope="module")

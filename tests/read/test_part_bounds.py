@@ -21,7 +21,7 @@ from support.reading import SEPARATORS, Reading, a_reader, assert_resumes, conte
 
 from tokmill.core.config import Content
 from tokmill.core.errors import UsageError
-from tokmill.core.partition import Place, count_splits, cuts, parse_split, shares
+from tokmill.core.partition import Place, count_parts, cuts, parse_part, shares
 from tokmill.core.records import Cursor, Input
 from tokmill.output.parts import part_content
 from tokmill.read import part_bounds
@@ -56,7 +56,7 @@ def read_part(content: Content, sizes: dict[str, int], *, resume: bool = True) -
 
 def read_parts(inputs: tuple[Input, ...], count: int, sizes: dict[str, int], *, resume: bool = True, **settings: Any) -> Reading:
     """All parts, one behind the other."""
-    whole = a_content(inputs=inputs, splits=count, **settings)
+    whole = a_content(inputs=inputs, n_parts=count, **settings)
     total, behind = Reading(), Cursor()
     first = 0
     for share, index in zip(shares(inputs, whole.separator, count), range(count), strict=True):
@@ -142,7 +142,7 @@ def test_a_file_that_is_one_document_is_whole_in_one_part(tmp_path: Path) -> Non
 
 def test_a_document_larger_than_parts_is_in_the_part_in_which_it_begins(tmp_path: Path) -> None:
     inputs = write(tmp_path, {"a.txt": b"a|" + b"long " * 1000 + b"|z"})
-    whole = a_content(inputs=inputs, splits=10, separator="|")
+    whole = a_content(inputs=inputs, n_parts=10, separator="|")
     found = [read_part(part_content(whole, i), {"batch_bytes": 64})[0].texts for i in range(10)]
     assert found == [[b"a", b"long " * 1000], *[[]] * 8, [b"z"]]
 
@@ -163,14 +163,14 @@ def test_cuts_are_spread_over_all_inputs_by_their_size() -> None:
     packed = an_input("/z", 100, compression="gzip")
     assert cuts((packed, a), "|", 4) == [Place(0), Place(1), Place(1), Place(1, 50)]
     assert cuts((b,), "|", 2) == [Place(0), Place(1)]
-    assert count_splits((a, b, c), 50) == 4
-    assert count_splits((b,), 50) == 1
+    assert count_parts((a, b, c), 50) == 4
+    assert count_parts((b,), 50) == 1
 
 
 @pytest.mark.parametrize("text", ["8/8", "1", "a/b", "-1/3", "0/0", "1/2/3", "0/1000000"])
 def test_what_is_no_part_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="--split 0/8"):
-        parse_split(text)
+    with pytest.raises(UsageError, match="--part 0/8"):
+        parse_part(text)
 
 
 def test_a_pipe_cannot_be_divided() -> None:
@@ -205,7 +205,7 @@ def test_a_row_of_separators_far_longer_than_a_block_takes_no_memory(tmp_path: P
 def test_numbers_of_records_count_from_the_beginning_of_a_part(tmp_path: Path) -> None:
     lines = [json.dumps({"text": "a" * 20}) for _ in range(30)]
     inputs = write(tmp_path, {"a.jsonl": "\n".join(lines).encode()})
-    whole = a_content(inputs=inputs, splits=3)
+    whole = a_content(inputs=inputs, n_parts=3)
     ends = [read_part(part_content(whole, i), {})[1] for i in range(3)]
     assert [end.record for end in ends if end] == [10, 10, 0]
     assert all(a.offset < b.offset for a, b in itertools.pairwise(end for end in ends[:2] if end))

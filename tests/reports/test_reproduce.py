@@ -124,7 +124,7 @@ def converted_and_appended(top: Path) -> None:
 def in_parts(top: Path) -> None:
     text = corpus(top / "a.txt", "One")
     for part in range(3):
-        tokmill.tokenize(text, top / "o", split=f"{part}/3", shard_tokens=200, **OPTIONS)
+        tokmill.tokenize(text, top / "o", part=f"{part}/3", shard_tokens=200, **OPTIONS)
     tokmill.finalize(top / "o")
 
 
@@ -193,7 +193,7 @@ def test_the_path_of_a_tokenizer_is_absolute_in_the_command(tmp_path: Path, monk
 
 
 def test_of_parts_that_are_not_put_together_the_report_says_how_they_are(tmp_path: Path) -> None:
-    tokmill.tokenize(corpus(tmp_path / "a.txt", "One"), tmp_path / "o", split="0/2", **OPTIONS)
+    tokmill.tokenize(corpus(tmp_path / "a.txt", "One"), tmp_path / "o", part="0/2", **OPTIONS)
     with pytest.raises(UsageError, match="made in parts") as caught:
         take_account(tmp_path / "o")
     assert caught.value.next_step == f"make those that are missing, then: tokmill finalize {tmp_path / 'o'}"

@@ -163,7 +163,7 @@ def test_a_side_that_may_be_empty_is_foretold(tmp_path: Path) -> None:
 def test_plan_has_the_options_of_tokenize() -> None:
     """An option that decides what comes out, or what it takes, must not be refused by the command that foretells it."""
     made, foretold, planned = (inspect.signature(f).parameters for f in (tokmill.tokenize, tokmill.plan, make_job))
-    assert {*made} - {*foretold} == {"observers", "append", "force", "split", "split_bytes", "ray"}
+    assert {*made} - {*foretold} == {"observers", "append", "force", "part", "part_bytes", "ray"}
     assert {name: made[name].default for name in made if name in planned and name != "out"} == {
         name: planned[name].default for name in planned if name in made and name != "out"
     }

@@ -296,14 +296,14 @@ def test_an_audit_of_nothing_is_not_called_the_same(tmp_path: Path, capsys: pyte
     [
         (("--stage", "s"), "--stage has no effect without an s3:// output"),
         (("--stage-size=1GiB",), "--stage-size has no effect without an s3:// output"),
-        (("--split-bytes", "1GiB"), "--split-bytes has no effect without --ray"),
+        (("--part-bytes", "1GiB"), "--part-bytes has no effect without --ray"),
         (("--max-skipped", "3"), "--max-skipped has no effect without --on-error skip"),
     ],
 )
 def test_an_option_that_was_typed_and_has_no_effect_is_a_notice(words: tuple[str, ...], notice: str, tmp_path: Path) -> None:
     corpus = write_corpus(tmp_path / "c.txt", TEXTS[:9])
     assert f"note: {notice}" in tokmill_command("tokenize", corpus, "--out", tmp_path / "o", *words).stdout
-    if "--split-bytes" not in words:
+    if "--part-bytes" not in words:
         assert f"note: {notice}" in tokmill_command("plan", corpus, *words).stdout
 
 

@@ -191,8 +191,8 @@ def test_a_part_that_is_being_made_is_not_told_to_be_made(tmp_path: Path) -> Non
     try:
         with pytest.raises(UsageError, match=r"2 parts of 3 are missing: 1 \(being made\), 2") as caught:
             tokmill.finalize(out)
-        assert "--split 2/3" in str(caught.value)
-        assert "--split 1/3" not in str(caught.value)
+        assert "--part 2/3" in str(caught.value)
+        assert "--part 1/3" not in str(caught.value)
         make_part(job, 2)
         with pytest.raises(UsageError, match=r"1 part of 3 is missing: 1 \(being made\)") as caught:
             tokmill.finalize(out)
@@ -217,14 +217,14 @@ def test_a_complete_output_is_not_begun_again_by_one_part(tmp_path: Path) -> Non
     make_all(path, out)
     tokmill.finalize(out)
     with pytest.raises(UsageError, match="the output is complete"):
-        tokmill.tokenize(path, out, split="1/3", fresh=True)
-    done = tokmill.tokenize(path, out, split="1/3")
-    assert (done.already_complete, done.split, done.notices) == (True, "", [])
+        tokmill.tokenize(path, out, part="1/3", fresh=True)
+    done = tokmill.tokenize(path, out, part="1/3")
+    assert (done.already_complete, done.part, done.notices) == (True, "", [])
 
 
 def test_a_part_says_what_comes_next_and_the_report_why_there_is_no_history(tmp_path: Path) -> None:
     path, out = lines(tmp_path), tmp_path / "out"
-    said = command("tokenize", path, "--out", out, "--split", "0/1")
+    said = command("tokenize", path, "--out", out, "--part", "0/1")
     assert f"next       tokmill finalize {out}" in said.stdout, said.stderr
     assert "from       1 part\n" in command("finalize", out).stdout
     reported = command("report", out)

@@ -171,7 +171,7 @@ def test_commands_make_parts_and_put_them_together(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(SEP.encode().join(documents))
     out = tmp_path / "out"
     for i in (2, 0, 1):
-        made = command("tokenize", tmp_path / "a.txt", "--out", out, "--split", f"{i}/3", "--json")
+        made = command("tokenize", tmp_path / "a.txt", "--out", out, "--part", f"{i}/3", "--json")
         assert made.returncode == 0, made.stderr
         assert f"tokmill finalize {out}" in json.loads(made.stdout)["notices"][0]
     finalized = command("finalize", out, "--json")
@@ -186,7 +186,7 @@ def test_parts_that_are_missing_are_named_with_the_command_that_makes_them(corpu
     make_part(job, 2)
     with pytest.raises(UsageError, match="3 parts of 4 are missing: 0, 1, 3") as caught:
         tokmill.finalize(out)
-    assert f"tokmill tokenize INPUT... --split 3/4 --out {out}" in str(caught.value)
+    assert f"tokmill tokenize INPUT... --part 3/4 --out {out}" in str(caught.value)
     make_part(job, 0)
     make_part(job, 1)
     with pytest.raises(UsageError, match="1 part of 4 is missing: 3"):
@@ -337,7 +337,7 @@ def test_another_plan_is_refused_by_name(corpus: Corpus, tmp_path: Path) -> None
             plan_parts(inputs, out, count, **options)
         return caught.value.what
 
-    assert "N of --split I/N was 3, is 4" in refused(4, inputs, **OPTIONS)
+    assert "N of --part I/N was 3, is 4" in refused(4, inputs, **OPTIONS)
     assert "--val-fraction was 0.3, is 0.1" in refused(3, inputs, **{**OPTIONS, "val_fraction": 0.1})
     assert f"input {inputs[-1]} is gone" in refused(3, inputs[:-1], **OPTIONS)
     other = shutil.copy(inputs[0], tmp_path / "a.txt")
@@ -345,7 +345,7 @@ def test_another_plan_is_refused_by_name(corpus: Corpus, tmp_path: Path) -> None
     for i in (1, 2):
         make_part(job, i)
     tokmill.finalize(out)
-    assert "N of --split I/N was 3, is 4" in refused(4, inputs, **OPTIONS)
+    assert "N of --part I/N was 3, is 4" in refused(4, inputs, **OPTIONS)
 
 
 def test_a_part_of_another_plan_is_not_put_together(corpus: Corpus, parts: Path, tmp_path: Path) -> None:
@@ -394,7 +394,7 @@ def test_a_part_alone_is_not_taken_for_an_output(parts: Path, tmp_path: Path) ->
 def test_whoever_comes_late_finds_all_done(corpus: Corpus, parts: Path, tmp_path: Path) -> None:
     out = shutil.copytree(parts, tmp_path / "out")
     tokmill.finalize(out)
-    summary = tokmill.tokenize([str(i) for i in corpus.inputs], out, split="3/7", **OPTIONS)
+    summary = tokmill.tokenize([str(i) for i in corpus.inputs], out, part="3/7", **OPTIONS)
     assert summary.already_complete
     assert not (out / ".tokmill").exists()
 
@@ -402,7 +402,7 @@ def test_whoever_comes_late_finds_all_done(corpus: Corpus, parts: Path, tmp_path
 def test_fresh_begins_one_part_again_and_leaves_the_others(corpus: Corpus, parts: Path, tmp_path: Path) -> None:
     out = shutil.copytree(parts, tmp_path / "out")
     inodes = [p.stat().st_ino for p in sorted(out.glob(".tokmill/parts/*/*.bin")) if p.parent.name != "00003"]
-    summary = tokmill.tokenize([str(i) for i in corpus.inputs], out, split="3/7", fresh=True, **OPTIONS)
+    summary = tokmill.tokenize([str(i) for i in corpus.inputs], out, part="3/7", fresh=True, **OPTIONS)
     assert not summary.already_complete
     assert [p.stat().st_ino for p in sorted(out.glob(".tokmill/parts/*/*.bin")) if p.parent.name != "00003"] == inodes
     tokmill.finalize(out)
@@ -416,18 +416,18 @@ def test_runs_in_one_piece_and_in_parts_do_not_share_a_directory(corpus: Corpus,
         tokmill.tokenize(inputs, tmp_path / "parts", **OPTIONS)
     with pytest.raises(UsageError, match="is being made in parts"):
         tokmill.tokenize(inputs, tmp_path / "parts", fresh=True, **OPTIONS)
-    with pytest.raises(ChangedError, match="N of --split I/N was not given, is 3"):
-        tokmill.tokenize(inputs, corpus.one, split="0/3", **OPTIONS)
+    with pytest.raises(ChangedError, match="N of --part I/N was not given, is 3"):
+        tokmill.tokenize(inputs, corpus.one, part="0/3", **OPTIONS)
     with pytest.MonkeyPatch.context() as patch:
         dying_at(25, patch)
         with pytest.raises(Died):
             run_in_process(corpus.inputs, tmp_path / "begun", SMALL, **OPTIONS)
     with pytest.raises(UsageError, match="a run in one piece is to be resumed"):
-        tokmill.tokenize(inputs, tmp_path / "begun", split="0/3", **OPTIONS)
+        tokmill.tokenize(inputs, tmp_path / "begun", part="0/3", **OPTIONS)
     (tmp_path / "strange").mkdir()
     (tmp_path / "strange" / "train.bin").write_bytes(b"mine")
     with pytest.raises(UsageError, match="no tokmill manifest vouches for"):
-        tokmill.tokenize(inputs, tmp_path / "strange", split="0/3", **OPTIONS)
+        tokmill.tokenize(inputs, tmp_path / "strange", part="0/3", **OPTIONS)
 
 
 @pytest.mark.parametrize(
@@ -436,14 +436,14 @@ def test_runs_in_one_piece_and_in_parts_do_not_share_a_directory(corpus: Corpus,
         (["--format", "mds"], "tokmill convert DIR --format mds"),
         (["--format", "llmc", "--drop-tail"], "tokmill reshard"),
         (["--append"], "do not go together"),
-        (["--split", "3/3"], "I/N with I from 0"),
+        (["--part", "3/3"], "I/N with I from 0"),
     ],
 )
 def test_what_cannot_be_in_parts_is_refused(
     corpus: Corpus, tmp_path: Path, capfd: pytest.CaptureFixture[str], arguments: list[str], says: str
 ) -> None:
-    split = [] if "--split" in arguments else ["--split", "0/3"]
-    assert run(["tokenize", str(corpus.inputs[0]), "--out", str(tmp_path / "out"), *split, *arguments]) == 2
+    part = [] if "--part" in arguments else ["--part", "0/3"]
+    assert run(["tokenize", str(corpus.inputs[0]), "--out", str(tmp_path / "out"), *part, *arguments]) == 2
     assert says in capfd.readouterr().err
     assert not (tmp_path / "out").exists()
 
@@ -469,7 +469,7 @@ def test_an_address_may_follow_the_option_ray_or_not() -> None:
 
 def test_what_comes_through_a_pipe_cannot_be_in_parts(tmp_path: Path) -> None:
     made = subprocess.run(
-        [sys.executable, "-m", "tokmill", "tokenize", "-", "--out", str(tmp_path / "out"), "--split", "0/2"],
+        [sys.executable, "-m", "tokmill", "tokenize", "-", "--out", str(tmp_path / "out"), "--part", "0/2"],
         input=b"text",
         capture_output=True,
         env=clean_environment(),
@@ -485,7 +485,7 @@ def test_parts_side_by_side_one_of_them_twice_and_one_killed_are_one_run(tmp_pat
     out, environment = tmp_path / "out", clean_environment()
 
     def begin(index: int) -> subprocess.Popen[bytes]:
-        arguments = ["tokenize", str(corpus), "--separator", "\\n\\n", "--out", str(out), "--split", f"{index}/3", "--threads", "1"]
+        arguments = ["tokenize", str(corpus), "--separator", "\\n\\n", "--out", str(out), "--part", f"{index}/3", "--threads", "1"]
         return subprocess.Popen(
             [sys.executable, "-m", "tokmill", *arguments],
             env=environment,

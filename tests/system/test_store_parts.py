@@ -105,8 +105,8 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     return Corpus(tmp_path_factory.mktemp("corpus"))
 
 
-def make_part(corpus: Corpus, stage: Path, split: str, **options: Any) -> tokmill.Summary:
-    return tokmill.tokenize(corpus.inputs, URL, split=split, stage=stage, **{**OPTIONS, **options})
+def make_part(corpus: Corpus, stage: Path, part: str, **options: Any) -> tokmill.Summary:
+    return tokmill.tokenize(corpus.inputs, URL, part=part, stage=stage, **{**OPTIONS, **options})
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +183,7 @@ def test_its_files_are_those_of_parts_that_were_made_in_a_directory(
 ) -> None:
     for index in range(count):
         make_part(corpus, tmp_path / "stage", f"{index}/{count}")
-        tokmill.tokenize(corpus.inputs, tmp_path / "out", split=f"{index}/{count}", **OPTIONS)
+        tokmill.tokenize(corpus.inputs, tmp_path / "out", part=f"{index}/{count}", **OPTIONS)
     tokmill.finalize(URL, stage=tmp_path / "stage")
     tokmill.finalize(tmp_path / "out")
     manifest = decode_manifest(bucket.get(f"{KEY}manifest.json"), URL)
@@ -208,7 +208,7 @@ def test_commands_make_parts_and_put_them_together(bucket: Bucket, corpus: Corpu
 
     options = ["--val-fraction", 0.3, "--on-error", "skip"]
     for index in (1, 0):
-        made = command("tokenize", *corpus.inputs, "--out", URL, "--split", f"{index}/2", *options)
+        made = command("tokenize", *corpus.inputs, "--out", URL, "--part", f"{index}/2", *options)
         assert made["out"] == URL
         assert made["uploaded_bytes"] > 0
         assert f"tokmill finalize {URL}" in made["notices"][0]
@@ -323,8 +323,8 @@ def finalizing(stage: Path) -> subprocess.Popen[str]:
     return program(f"sys.argv[1:] = {['finalize', URL, '--stage', str(stage), '--json']}")
 
 
-def making(split: str, corpus: Corpus, stage: Path) -> subprocess.Popen[str]:
-    shards = ["--split", split, "--shard-tokens", "2500", "--stage", str(stage)]
+def making(part: str, corpus: Corpus, stage: Path) -> subprocess.Popen[str]:
+    shards = ["--part", part, "--shard-tokens", "2500", "--stage", str(stage)]
     options = [*shards, "--val-fraction", "0.3", "--on-error", "skip"]
     return program(f"sys.argv[1:] = {['tokenize', *corpus.inputs, '--out', URL, *options]}")
 
@@ -450,7 +450,7 @@ def test_parts_that_are_missing_are_named_with_the_command_that_makes_them(
         bucket.delete(name)
     with pytest.raises(UsageError, match=r"2 parts of 3 are missing: 1 \(begun\), 2") as caught:
         tokmill.finalize(URL, stage=tmp_path)
-    assert f"tokmill tokenize INPUT... --split 2/3 --out {URL}" in str(caught.value)
+    assert f"tokmill tokenize INPUT... --part 2/3 --out {URL}" in str(caught.value)
     assert not any(name.startswith((f"{KEY}train", f"{KEY}val")) for name in bucket.names())
     assert list(tmp_path.iterdir()) == []
     put_back(bucket, three)
@@ -511,19 +511,19 @@ def test_a_part_that_comes_late_takes_itself_away(
 @pytest.mark.slow
 def test_another_plan_is_refused_by_name(corpus: Corpus, three: Objects, bucket: Bucket, tmp_path: Path) -> None:
     put_back(bucket, three)
-    for split, options, says in (
-        ("0/4", {}, "N of --split I/N was 3, is 4"),
+    for part, options, says in (
+        ("0/4", {}, "N of --part I/N was 3, is 4"),
         ("0/3", {"val_fraction": 0.1}, "--val-fraction was 0.3, is 0.1"),
         ("0/3", {"seed": 3, "fresh": True}, "--seed was 0, is 3"),
     ):
         with pytest.raises(ChangedError, match=says):
-            make_part(corpus, tmp_path, split, shard_tokens=2500, **options)
+            make_part(corpus, tmp_path, part, shard_tokens=2500, **options)
     with pytest.raises(ChangedError, match="is gone"):
-        tokmill.tokenize(corpus.inputs[1:], URL, split="0/3", stage=tmp_path, shard_tokens=2500, **OPTIONS)
+        tokmill.tokenize(corpus.inputs[1:], URL, part="0/3", stage=tmp_path, shard_tokens=2500, **OPTIONS)
     watch(bucket, None)
     assert contents(bucket) == {name: data for name, (data, _) in three.items()}
     tokmill.finalize(URL, stage=tmp_path)
-    with pytest.raises(ChangedError, match="N of --split I/N was 3, is 4"):
+    with pytest.raises(ChangedError, match="N of --part I/N was 3, is 4"):
         make_part(corpus, tmp_path, "0/4", shard_tokens=2500)
     assert list(tmp_path.iterdir()) == []
 
@@ -571,7 +571,7 @@ def test_a_complete_output_of_one_run_and_strange_objects_are_refused(corpus: Co
         make_part(corpus, tmp_path, "0/2")
     bucket.delete(f"{KEY}train_00000.bin")
     bucket.put(f"{KEY}manifest.json", (corpus.one / "manifest.json").read_bytes())
-    with pytest.raises(ChangedError, match="N of --split I/N was not given, is 2"):
+    with pytest.raises(ChangedError, match="N of --part I/N was not given, is 2"):
         make_part(corpus, tmp_path, "0/2")
     with pytest.raises(UsageError, match="made in one run"):
         tokmill.finalize(URL)
@@ -717,7 +717,7 @@ def test_a_store_that_stays_busy_ends_it_and_it_can_be_run_again(
 def test_an_input_below_the_output_is_refused(bucket: Bucket, tmp_path: Path) -> None:
     bucket.put(f"{KEY}raw/a.txt", b"text")
     with pytest.raises(UsageError, match="below the prefix of the output"):
-        tokmill.tokenize(f"{URL}/raw/a.txt", URL, split="0/2", stage=tmp_path)
+        tokmill.tokenize(f"{URL}/raw/a.txt", URL, part="0/2", stage=tmp_path)
     assert bucket.names() == [f"{KEY}raw/a.txt"]
 
 

@@ -50,7 +50,7 @@ def bucket(server: Bucket) -> Iterator[Bucket]:
 
 
 def make_part(path: Path, stage: Path, index: int, **options: Any) -> tokmill.Summary:
-    return tokmill.tokenize(path, URL, split=f"{index}/3", stage=stage, val_fraction=0.0, **options)
+    return tokmill.tokenize(path, URL, part=f"{index}/3", stage=stage, val_fraction=0.0, **options)
 
 
 def train_bytes(bucket: Bucket) -> bytes:
@@ -164,7 +164,7 @@ def test_who_reads_an_output_in_parts_is_told_which_are_there(bucket: Bucket, tm
     path, out = lines(tmp_path), tmp_path / "out"
     for index in (0, 2):
         make_part(path, tmp_path / "stage", index)
-        tokmill.tokenize(path, out, split=f"{index}/3")
+        tokmill.tokenize(path, out, part=f"{index}/3")
     look: Any
     for where in (URL, str(out)):
         for look in (tokmill.verify, tokmill.inspect):

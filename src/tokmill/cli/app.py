@@ -163,9 +163,9 @@ def tokenize(
     append: options.Append = False,
     stage: options.Stage = None,
     stage_size: options.StageSize = None,
-    split: options.Split = None,
+    part: options.Part = None,
     ray: options.Ray = None,
-    split_bytes: options.SplitBytes = "1GiB",
+    part_bytes: options.PartBytes = "1GiB",
     events: options.Events = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -216,9 +216,9 @@ def tokenize(
             append=append,
             stage=stage,
             stage_size=stage_size,
-            split=split,
+            part=part,
             ray=ray,
-            split_bytes=split_bytes,
+            part_bytes=part_bytes,
             observers=observers,
         )
     summary = unused_options.with_notices(summary, unused_options.idle_notices(_typed, out=out, on_error=on_error, ray=ray))

@@ -237,9 +237,9 @@ def _register_reshard(app: typer.Typer, show: Callable[[str], None]) -> None:
 
 
 def _register_finalize(app: typer.Typer, show: Callable[[str], None]) -> None:
-    @app.command(short_help="Parts made with tokenize --split into one complete output.")
+    @app.command(short_help="Parts made with tokenize --part into one complete output.")
     def finalize(
-        directory: Annotated[str, typer.Argument(metavar="DIR|URL", help="What was --out of tokenize --split.")],
+        directory: Annotated[str, typer.Argument(metavar="DIR|URL", help="What was --out of tokenize --part.")],
         stage: PartsStage = None,
         json: options.Json = False,
         quiet: options.Quiet = False,

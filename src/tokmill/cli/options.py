@@ -20,11 +20,11 @@ def values_of(metavar: str) -> Callable[[str], list[str]]:
     return matching
 
 
-Split = Annotated[
+Part = Annotated[
     str | None,
     typer.Option(
-        "--split",
-        envvar="TOKMILL_SPLIT",
+        "--part",
+        envvar="TOKMILL_PART",
         metavar="I/N",
         help="Make part I (from 0) of N alone, here or elsewhere with the same --out; tokmill finalize puts them together.",
     ),
@@ -39,9 +39,9 @@ Ray = Annotated[
         "or --threads.",
     ),
 ]
-SplitBytes = Annotated[
+PartBytes = Annotated[
     str,
-    typer.Option("--split-bytes", envvar="TOKMILL_SPLIT_BYTES", metavar="SIZE", help="Of the inputs, for one task of --ray."),
+    typer.Option("--part-bytes", envvar="TOKMILL_PART_BYTES", metavar="SIZE", help="Of the inputs, for one task of --ray."),
 ]
 _ADDRESS = re.compile(r"auto|local|here|ray://.+|[\w.\-]+:\d+|\[[0-9a-fA-F:]+\]:\d+")
 
@@ -258,7 +258,7 @@ Engine = Annotated[
 Fresh = Annotated[
     bool,
     typer.Option(
-        "--fresh", envvar="TOKMILL_FRESH", help="Start over: discard what an earlier run left there; with --split, of that part."
+        "--fresh", envvar="TOKMILL_FRESH", help="Start over: discard what an earlier run left there; with --part, of that part."
     ),
 ]
 Force = Annotated[bool, typer.Option("--force", envvar="TOKMILL_FORCE", help="Go on though the output will not fit on the disk.")]

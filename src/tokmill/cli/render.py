@@ -70,7 +70,7 @@ def summary_lines(summary: Summary) -> str:
     rows += [("files", _file_names(summary.files))]
     rows += [
         ("in", printable_line(summary.out)),
-        ("next", f"tokmill {'finalize' if summary.split else 'verify'} {_quoted(summary.out)}"),
+        ("next", f"tokmill {'finalize' if summary.part else 'verify'} {_quoted(summary.out)}"),
     ]
     return "\n".join([f"tokmill: {head}", *_aligned(rows), *_notes(summary.notices)])
 

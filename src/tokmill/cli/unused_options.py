@@ -20,7 +20,7 @@ def idle_notices(is_typed: Callable[..., bool], *, out: str | None, on_error: st
         "--stage": "" if out and is_url(out) else "without an s3:// output",
         "--stage-size": "" if out and is_url(out) else "without an s3:// output",
         "--max-skipped": "" if on_error == "skip" else "without --on-error skip",
-        "--split-bytes": "" if ray is not None else "without --ray",
+        "--part-bytes": "" if ray is not None else "without --ray",
     }
     return [f"{option} has no effect {lacking}" for option, lacking in needs.items() if lacking and is_typed(option)]
 

@@ -13,7 +13,7 @@ import xxhash
 
 from tokmill.core.errors import UsageError
 from tokmill.core.output_spec import Shards
-from tokmill.core.partition import Split
+from tokmill.core.partition import Part
 from tokmill.core.provenance import Provenance
 from tokmill.core.records import EotPlacement, IdType, Input, OnError, Tokenizer, Utf8Policy
 
@@ -46,9 +46,9 @@ class Content(msgspec.Struct, frozen=True, kw_only=True):
     keep_empty: bool = False
     encoding_errors: Utf8Policy = "strict"
     on_error: OnError = "stop"
-    splits: int | msgspec.UnsetType = msgspec.UNSET
+    n_parts: int | msgspec.UnsetType = msgspec.UNSET
     """Parts in which the corpus is tokenized, each with files of its own; unset: one run."""
-    split: Split | msgspec.UnsetType = msgspec.UNSET
+    part: Part | msgspec.UnsetType = msgspec.UNSET
     """Of one such part, whose `inputs` are those it has a share in."""
     origin: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
     """Of an output that no run of tokenize could make, what settings and inputs do not say: the fingerprints of merged runs whose

@@ -135,7 +135,7 @@ def _unfinished_parts(directory: Path) -> UsageError | None:
         complete = {int(path.parent.name) for path in (directory / PARTS_NAME).glob(f"[0-9]*/{MANIFEST_NAME}")}
     except (OSError, ValueError, msgspec.MsgspecError, DamageError):
         return None
-    return unfinished_parts(str(directory), plan.content.splits, complete)
+    return unfinished_parts(str(directory), plan.content.n_parts, complete)
 
 
 def unfinished_parts(where: str, n_parts: int, complete: Container[int]) -> UsageError:
@@ -253,12 +253,12 @@ def check_names(names: object, where: str) -> None:
             raise _damaged(f"the file name {name!r} leads out of the directory or is hidden", where)
 
 
-class _SplitsOnly(msgspec.Struct):
-    splits: int
+class _PartsOnly(msgspec.Struct):
+    n_parts: int
 
 
 class _PlanOnly(msgspec.Struct):
-    content: _SplitsOnly
+    content: _PartsOnly
 
 
 class _VersionOnly(msgspec.Struct):

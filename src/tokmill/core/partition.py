@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
     from tokmill.core.records import Input
 
-MOST_SPLITS = 99_999
+MOST_PARTS = 99_999
 """Files of the output are numbered with five digits."""
 _LINES = ("text", "jsonl")
 
 
-class Split(msgspec.Struct, frozen=True, kw_only=True):
+class Part(msgspec.Struct, frozen=True, kw_only=True):
     """One part of a corpus."""
 
     index: int
@@ -63,28 +63,28 @@ class Share:
     end: int | None
 
 
-def parse_split(text: str) -> tuple[int, int]:
+def parse_part(text: str) -> tuple[int, int]:
     """Index and count of `3/8`. Raises UsageError."""
     match = re.fullmatch(r"\s*(\d{1,6})\s*/\s*(\d{1,6})\s*", text)
-    if match and int(match[1]) < int(match[2]) <= MOST_SPLITS:
+    if match and int(match[1]) < int(match[2]) <= MOST_PARTS:
         return int(match[1]), int(match[2])
     raise UsageError(
         f"{text!r} is not a part of a corpus",
-        where="--split",
-        allowed=f"I/N with I from 0 to N - 1, and N up to {MOST_SPLITS:,}",
-        next_step="--split 0/8 is the first of eight, --split 7/8 the last",
+        where="--part",
+        allowed=f"I/N with I from 0 to N - 1, and N up to {MOST_PARTS:,}",
+        next_step="--part 0/8 is the first of eight, --part 7/8 the last",
     )
 
 
-def count_splits(inputs: Sequence[Input], split_bytes: int) -> int:
-    """How many parts of about `split_bytes` bytes, as they are stored, there are in the inputs. Raises UsageError."""
-    count = max(1, -(-sum(_sizes(inputs)) // split_bytes))
-    if count > MOST_SPLITS:
+def count_parts(inputs: Sequence[Input], part_bytes: int) -> int:
+    """How many parts of about `part_bytes` bytes, as they are stored, there are in the inputs. Raises UsageError."""
+    count = max(1, -(-sum(_sizes(inputs)) // part_bytes))
+    if count > MOST_PARTS:
         raise UsageError(
             f"that makes {count:,} parts",
-            where="--split-bytes",
-            allowed=f"{MOST_SPLITS:,} parts",
-            next_step=f"--split-bytes {-(-sum(_sizes(inputs)) // MOST_SPLITS >> 30) + 1}GiB",
+            where="--part-bytes",
+            allowed=f"{MOST_PARTS:,} parts",
+            next_step=f"--part-bytes {-(-sum(_sizes(inputs)) // MOST_PARTS >> 30) + 1}GiB",
         )
     return count
 
@@ -129,12 +129,12 @@ def is_divisible(source: Input, separator: str | None) -> bool:
     return source.format in ("jsonl", "parquet") or (source.format == "text" and separator is not None)
 
 
-def outside_bytes(split: Split | msgspec.UnsetType, inputs: Sequence[Input]) -> tuple[int, int]:
+def outside_bytes(part: Part | msgspec.UnsetType, inputs: Sequence[Input]) -> tuple[int, int]:
     """Bytes, as they are stored, of the first input that lie before the part, and of the last that lie behind it."""
-    if not isinstance(split, Split):
+    if not isinstance(part, Part):
         return 0, 0
-    behind = 0 if split.end is None else max(0, (inputs[-1].size_bytes or 0) - split.end)
-    return split.begin, behind
+    behind = 0 if part.end is None else max(0, (inputs[-1].size_bytes or 0) - part.end)
+    return part.begin, behind
 
 
 def counts_records_from_part(source: Input) -> bool:

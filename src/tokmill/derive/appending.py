@@ -63,9 +63,9 @@ def extend(planned: PlannedJob) -> PlannedJob:
             allowed="an output of tokmill tokenize, or merged from such with the same settings",
             next_step="tokenize the new inputs into a directory of their own, then: tokmill merge",
         )
-    if old.content.splits:
+    if old.content.n_parts:
         raise UsageError(
-            f"nothing can be appended to an output that was made in {counted(old.content.splits, 'part')}",
+            f"nothing can be appended to an output that was made in {counted(old.content.n_parts, 'part')}",
             where=str(directory),
             allowed="an output of one run, or one that was merged",
             next_step=f"tokmill merge {directory} --out OTHER makes it one; append to that",

@@ -157,7 +157,7 @@ def _rewrite(
         eot=choice.eot,
         dtype=choice.dtype,
         shards=choice.shards or msgspec.UNSET,
-        splits=msgspec.UNSET,
+        n_parts=msgspec.UNSET,
     )
     return carry_all(
         [source],

@@ -193,7 +193,7 @@ def merged_content(sources: Sequence[Source]) -> Content:
     n_ids = max(source.content.tokenizer.n_ids for source in sources)
     tokenizer = msgspec.structs.replace(first.tokenizer, n_ids=n_ids)
     merged = msgspec.structs.replace(
-        first, inputs=inputs, tokenizer=tokenizer, shards=shards or msgspec.UNSET, splits=msgspec.UNSET
+        first, inputs=inputs, tokenizer=tokenizer, shards=shards or msgspec.UNSET, n_parts=msgspec.UNSET
     )
     if _differing(sources) or any(source.content.origin for source in sources):
         return msgspec.structs.replace(merged, origin=tuple(source.manifest.fingerprint for source in sources))
@@ -203,7 +203,7 @@ def merged_content(sources: Sequence[Source]) -> Content:
 def _differing(sources: Sequence[Source]) -> list[str]:
     """Names of settings in which the sources are not alike, besides their inputs."""
     first = sources[0].content
-    names = [name for name in first.__struct_fields__ if name not in ("inputs", "tokenizer", "origin", "shards", "splits")]
+    names = [name for name in first.__struct_fields__ if name not in ("inputs", "tokenizer", "origin", "shards", "n_parts")]
     return [name for name in names if any(getattr(s.content, name) != getattr(first, name) for s in sources)]
 
 

@@ -182,9 +182,9 @@ class Source:
     def load(cls, directory: Path) -> Self:
         """Raises UsageError where no complete output is, DamageError for a manifest that cannot be trusted."""
         manifest = load_manifest(directory)
-        if manifest.content.split:
+        if manifest.content.part:
             raise UsageError(
-                f"this is part {manifest.content.split} of an output",
+                f"this is part {manifest.content.part} of an output",
                 where=str(directory),
                 allowed="whole outputs",
                 next_step="tokmill finalize DIR puts the parts together, DIR being what was --out",

@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from tokmill.core.output_spec import Layout, Shards
-from tokmill.core.partition import Split
+from tokmill.core.partition import Part
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -57,5 +57,5 @@ def layout_of(content: Content) -> Layout:
         eot_id=content.tokenizer.eot_id,
         tokenizer=content.tokenizer.name,
         shards=content.shards if isinstance(content.shards, Shards) else None,
-        part=content.split.index if isinstance(content.split, Split) else None,
+        part=content.part.index if isinstance(content.part, Part) else None,
     )

@@ -11,7 +11,7 @@ from tokmill.core.config import typed_separator
 from tokmill.core.errors import ChangedError, TokmillError
 from tokmill.core.manifest import load_manifest
 from tokmill.core.output_spec import Shards
-from tokmill.core.partition import Split
+from tokmill.core.partition import Part
 from tokmill.core.records import STDIN, text_to_path
 from tokmill.core.text import counted
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tokmill.core.manifest import Manifest
     from tokmill.core.records import Input
 
-_OPTIONS = {"shards": ("--shard-tokens", "--shard-documents", "--drop-tail"), "splits": ("N of --split I/N",), "n_ids": ()}
+_OPTIONS = {"shards": ("--shard-tokens", "--shard-documents", "--drop-tail"), "n_parts": ("N of --part I/N",), "n_ids": ()}
 """Of settings that are not called as their option is."""
 _SUFFIXES = {"none": "", "gzip": ".gz", "zstd": ".zst", "xz": ".xz", "bzip2": ".bz2", "lz4": ".lz4"}
 _MOST = 5
@@ -69,9 +69,9 @@ def is_only_more_lenient(before: Content, now: Content) -> bool:
     if before.on_error != "stop" or before.encoding_errors not in ("strict", now.encoding_errors):
         return False
     lenient = msgspec.structs.replace(before, on_error=now.on_error, encoding_errors=now.encoding_errors)
-    if isinstance(before.split, Split) and isinstance(now.split, Split):
+    if isinstance(before.part, Part) and isinstance(now.part, Part):
         # The whole is more lenient, too, and has another fingerprint for that.
-        lenient = msgspec.structs.replace(lenient, split=msgspec.structs.replace(before.split, plan=now.split.plan))
+        lenient = msgspec.structs.replace(lenient, part=msgspec.structs.replace(before.part, plan=now.part.plan))
     return lenient.fingerprint() == now.fingerprint()
 
 

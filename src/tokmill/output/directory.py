@@ -276,7 +276,7 @@ def _complete(directory: Path, content: Content, replacing: str | None) -> Manif
     if manifest.fingerprint == replacing:
         return None
     # A part that was complete before the whole became more lenient is a part of it all the same.
-    is_part = bool(content.split) and is_only_more_lenient(manifest.content, content)
+    is_part = bool(content.part) and is_only_more_lenient(manifest.content, content)
     if manifest.fingerprint != content.fingerprint() and not is_part:
         raise changed_error(manifest.content, content, directory)
     for name, entry in manifest.files.items():

@@ -17,7 +17,7 @@ import msgspec
 
 from tokmill.core.errors import UsageError
 from tokmill.core.manifest import MANIFEST_NAME, SKIPPED_NAME, load_manifest
-from tokmill.core.partition import Split, shares
+from tokmill.core.partition import Part, shares
 from tokmill.core.system import durable
 from tokmill.core.system.durable import storage_errors
 from tokmill.core.text import counted
@@ -55,7 +55,7 @@ def divided(content: Content, count: int) -> Content:
             next_step="leave it out; tokmill reshard makes shards of one size of the finished output",
         )
     shares(content.inputs, content.separator, count)
-    return msgspec.structs.replace(content, splits=count)
+    return msgspec.structs.replace(content, n_parts=count)
 
 
 def part_content(whole: Content, index: int) -> Content:
@@ -67,13 +67,13 @@ def part_contents(whole: Content) -> Iterator[Content]:
     """Those of all parts, in order. Raises UsageError for inputs that cannot be divided."""
     count, plan = n_parts(whole), whole.fingerprint()
     for index, share in enumerate(shares(whole.inputs, whole.separator, count)):
-        split = Split(index=index, count=count, plan=plan, begin=share.begin, end=share.end)
-        yield msgspec.structs.replace(whole, inputs=whole.inputs[share.first : share.behind], splits=msgspec.UNSET, split=split)
+        part = Part(index=index, count=count, plan=plan, begin=share.begin, end=share.end)
+        yield msgspec.structs.replace(whole, inputs=whole.inputs[share.first : share.behind], n_parts=msgspec.UNSET, part=part)
 
 
 def n_parts(content: Content) -> int:
     """Of an output: 1 where it is made in one run."""
-    return content.splits if isinstance(content.splits, int) else 1
+    return content.n_parts if isinstance(content.n_parts, int) else 1
 
 
 def part_directory(directory: Path, index: int) -> Path:
@@ -111,7 +111,7 @@ def incomplete(
     count = n_parts(content)
     named = [f"{i} (being made)" if i in busy else f"{i} (begun)" if i in begun else str(i) for i in missing[:MOST_NAMED]]
     more = f" and {len(missing) - MOST_NAMED:,} more" if len(missing) > MOST_NAMED else ""
-    commands = [f"tokmill tokenize INPUT... --split {i}/{count} --out {where}" for i in missing[:MOST_NAMED] if i not in busy]
+    commands = [f"tokmill tokenize INPUT... --part {i}/{count} --out {where}" for i in missing[:MOST_NAMED] if i not in busy]
     steps = ["with the inputs and options of the others:", *commands] if commands else ["wait for those that are being made"]
     return UsageError(
         f"{counted(len(missing), 'part')} of {count:,} {'is' if len(missing) == 1 else 'are'} missing: {', '.join(named)}{more}",
@@ -164,5 +164,5 @@ def _in_one_run(directory: Path) -> UsageError:
         "a run in one piece is to be resumed in this directory",
         where=str(state_of(directory)),
         allowed="a new or empty directory, or one in which these parts are made",
-        next_step="run that tokmill tokenize command again, without --split, or choose another --out",
+        next_step="run that tokmill tokenize command again, without --part, or choose another --out",
     )

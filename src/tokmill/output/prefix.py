@@ -90,8 +90,8 @@ class Prefix:
         """Raises UsageError for an output whose parts were not put together."""
         data = self.whole(PLAN_NAME) if PLAN_NAME in there else None
         plan = decode_header(data, f"{self.url}/{PLAN_NAME}") if data is not None else None
-        if plan is not None and isinstance(plan.content.splits, int):
-            n_parts = plan.content.splits
+        if plan is not None and isinstance(plan.content.n_parts, int):
+            n_parts = plan.content.n_parts
             complete = {i for i in range(n_parts) if f"{PARTS_NAME}/{i:05}/{MANIFEST_NAME}" in there}
             raise unfinished_parts(self.url, n_parts, complete)
 

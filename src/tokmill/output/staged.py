@@ -261,7 +261,7 @@ class Staged:
         from tokmill.output.prefix import Claim
 
         manifest = self._prefix.complete_manifest()
-        is_part = bool(job.content.split) and is_only_more_lenient(manifest.content, job.content)
+        is_part = bool(job.content.part) and is_only_more_lenient(manifest.content, job.content)
         if manifest.fingerprint != job.content.fingerprint() and not is_part:
             raise changed_error(manifest.content, job.content, self.url, is_complete=True)
         there = self._prefix.below()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokmill.core.documents import joined
 from tokmill.core.errors import TokmillError
-from tokmill.core.partition import Split
+from tokmill.core.partition import Part
 from tokmill.core.records import BLOCK_BYTES, DIVIDE_ABOVE_BYTES, WITH_FOOTER, Batch, Counts, Cursor, SourceFormat
 from tokmill.read.part_bounds import find_stretch
 from tokmill.read.position import Position, Settings
@@ -62,7 +62,7 @@ class CorpusReader:
         # U+FFFD for a bad byte makes a text up to three times as long; in a window it must stay below what is divided.
         batch_bytes = max(1, min(resources.batch_bytes, divide_above_bytes // 3))
         self._inputs = content.inputs
-        self._split = content.split if isinstance(content.split, Split) else None
+        self._part = content.part if isinstance(content.part, Part) else None
         self.end: Cursor | None = None
         """Where reading ended, once it has: behind the last input, or where a part ends in it."""
         self._checks_pipes = resources.refuse_json_lines
@@ -102,8 +102,8 @@ class CorpusReader:
 
     def _unpacked(self, start: Cursor) -> Iterator[Batch]:
         n_before = sum(source.size_bytes or 0 for source in self._inputs[: start.input_index])
-        if self._split and start.input_index:
-            n_before -= self._split.begin
+        if self._part and start.input_index:
+            n_before -= self._part.begin
         after = Cursor(input_index=len(self._inputs))
         for i in range(start.input_index, len(self._inputs)):
             n_before, after = yield from self._input(i, start if i == start.input_index else Cursor(input_index=i), n_before)
@@ -112,7 +112,7 @@ class CorpusReader:
     def _input(self, i: int, start: Cursor, n_before: int) -> Generator[Batch, None, tuple[int, Cursor]]:
         """Batches of one input; the bytes on disk that lie before the next, and the cursor behind it."""
         source = self._inputs[i]
-        stretch = find_stretch(self._settings.content, self._split, i) if self._split else None
+        stretch = find_stretch(self._settings.content, self._part, i) if self._part else None
         if stretch is None:
             return (yield from self._read(source, Position(source, i, start), start, None, n_before))
         start, n_before = stretch.starts(start), n_before - stretch.begin_byte

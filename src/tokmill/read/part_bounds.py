@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tokmill.core.config import Content
-    from tokmill.core.partition import Split
+    from tokmill.core.partition import Part
     from tokmill.core.protocols import ByteStream
     from tokmill.core.records import Input
 
@@ -91,11 +91,11 @@ class Stretch:
         return batch.counts + Counts(bytes_in=self.separator_bytes) if is_last and self.separator_bytes else batch.counts
 
 
-def find_stretch(content: Content, split: Split, input_index: int) -> Stretch | None:
+def find_stretch(content: Content, part: Part, input_index: int) -> Stretch | None:
     """What a part has of an input; None: all of it. Raises DamagedInputError, ChangedError, BadRecordError."""
     source = content.inputs[input_index]
-    begin_byte = split.begin if input_index == 0 else 0
-    end_byte = split.end if input_index == len(content.inputs) - 1 else None
+    begin_byte = part.begin if input_index == 0 else 0
+    end_byte = part.end if input_index == len(content.inputs) - 1 else None
     if not begin_byte and end_byte is None:
         return None
     behind = Cursor(input_index=input_index + 1)

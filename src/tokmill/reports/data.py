@@ -116,7 +116,7 @@ def complete_account(account: Account, observers: Sequence[Observer] = ()) -> No
 
 
 def _why_no_history(account: Account) -> str:
-    if account.content.splits:
+    if account.content.n_parts:
         return "an output that was made in parts has none; its time is that of the runs of all parts together."
     return f"tokmill {account.tokmill_version} kept no history of this output."
 

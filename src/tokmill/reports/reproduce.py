@@ -36,7 +36,7 @@ def settings(content: Content) -> list[tuple[str, str]]:
         ("ids", f"{content.dtype}, little-endian"),
         ("format", content.format),
         ("shards", str(content.shards) if isinstance(content.shards, Shards) else "one file a side"),
-        *([("parts", f"{content.splits:,}, each with files of its own")] if content.splits else []),
+        *([("parts", f"{content.n_parts:,}, each with files of its own")] if content.n_parts else []),
         ("separator of text files", separator_text(content.separator)),
         ("text key", content.text_key),
         ("validation", f"{content.val_fraction!r} of the documents, seed {content.seed}"),
@@ -63,8 +63,8 @@ def commands(content: Content, made_from: Sequence[Provenance] | object, directo
         # Appended inputs stand behind the others, so one run over all gives the same bytes; what other runs cannot give takes none.
         paths = [each.path for each in content.inputs]
         words = ["tokenize", *_first(paths), *_input_format(content), *_options(content)]
-        if content.splits:
-            return "\n".join([_parts(words, content.splits, directory), *_remarks(paths)])
+        if content.n_parts:
+            return "\n".join([_parts(words, content.n_parts, directory), *_remarks(paths)])
     elif sources[0].how == "merge":
         # Where settings differ it does no harm, and without it other splits are refused.
         words = ["merge", *_first(paths), *["--allow-other-split"] * bool(content.origin)]
@@ -85,8 +85,8 @@ def commands(content: Content, made_from: Sequence[Provenance] | object, directo
 
 def _parts(words: Sequence[str], n_parts: int, directory: str) -> str:
     """The commands of an output that was made in parts: one run would give files of other names, and of other shards."""
-    split = f"$part/{n_parts}"
-    tokenize = _line("tokmill", *words, "--split", split, "--out", directory).replace(shlex.quote(split), split)
+    numbered = f"$part/{n_parts}"
+    tokenize = _line("tokmill", *words, "--part", numbered, "--out", directory).replace(shlex.quote(numbered), numbered)
     loop = f"for part in $(seq 0 {n_parts - 1}); do\n{tokenize} || break\ndone"
     return f"{loop}\n{_line('tokmill', 'finalize', directory)}"
 

@@ -131,7 +131,7 @@ class Recorder:
             self._output.complete(SKIPPED_NAME)
         self._output.settle()
         # A part may end inside its last input.
-        end = self.reached if self._job.content.split else Cursor(input_index=len(self._job.content.inputs))
+        end = self.reached if self._job.content.part else Cursor(input_index=len(self._job.content.inputs))
         self._after = self._after or end
         self.commit()
         self._output.settle()

@@ -72,7 +72,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     """Of `elapsed_s`, what that took."""
     files: dict[str, FileEntry]
     """Complete files in `out`, by name."""
-    split: str = ""
+    part: str = ""
     """Which part (`3/8`) of an output this is, the rest of which is perhaps still to be made; empty: it is all of it."""
     notices: list[str]
     """What a person should know of the result: an empty side, text that is perhaps JSON lines; and what to type against it."""
@@ -107,7 +107,7 @@ def notices_of(job: Job, finished: Finished) -> list[str]:
 
 
 def summarize(
-    job: Job, finished: Finished, meter: Meter, notices: list[str], *, split: str = "", is_append: bool = False
+    job: Job, finished: Finished, meter: Meter, notices: list[str], *, part: str = "", is_append: bool = False
 ) -> Summary:
     """What a job did that ended like this."""
     counts = finished.counts
@@ -145,6 +145,6 @@ def summarize(
         uploaded_bytes=finished.uploaded_bytes,
         upload_s=finished.upload_s,
         files=dict(finished.files),
-        split=split,
+        part=part,
         notices=notices,
     )

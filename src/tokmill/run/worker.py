@@ -219,7 +219,7 @@ class Worker:
 
     def _outside(self) -> tuple[int, int]:
         """Bytes of the inputs before and behind what the job has a share in."""
-        return outside_bytes(self._job.content.split, self._job.content.inputs)
+        return outside_bytes(self._job.content.part, self._job.content.inputs)
 
     @cached_property
     def _cutter(self) -> Cutter | None:

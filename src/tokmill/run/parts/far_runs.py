@@ -10,7 +10,7 @@ import msgspec
 from tokmill.core.errors import DamageError, LockedError
 from tokmill.core.events import Finished
 from tokmill.core.outcome import Teller
-from tokmill.core.partition import count_splits, parse_split
+from tokmill.core.partition import count_parts, parse_part
 from tokmill.core.records import Counts, path_to_text
 from tokmill.core.version import __version__
 from tokmill.output import Joint, Staged, missing_parts, part_content, part_url
@@ -22,19 +22,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from tokmill.core.config import Job
-    from tokmill.core.partition import Split
+    from tokmill.core.partition import Part
     from tokmill.core.protocols import Observer, Runner
     from tokmill.run.parts.split_runs import PartsRunner
 
 
-def run_split_at(
-    url: str, job: Job, split: str, place: Staged, runner: Runner, observers: Sequence[Observer], *, force: bool
+def run_one_part_at(
+    url: str, job: Job, part: str, place: Staged, runner: Runner, observers: Sequence[Observer], *, force: bool
 ) -> tuple[Job, Finished]:
-    """Make the part that `split` names (`3/8`) of the output at a prefix; the job of the whole, and how the run ended.
+    """Make the part that `part` names (`3/8`) of the output at a prefix; the job of the whole, and how the run ended.
 
     job: with all inputs. place: of the part. Raises TokmillError.
     """
-    index, count = parse_split(split)
+    index, count = parse_part(part)
     joint = Joint(url)
     whole = msgspec.structs.replace(whole_job(job, count), destination=joint.url)
     complete = joint.agree(whole.content, __version__)
@@ -43,12 +43,12 @@ def run_split_at(
             raise joint.is_complete_error()
         place.drop()
         return whole, finished_of(complete)
-    part = msgspec.structs.replace(
+    own = msgspec.structs.replace(
         whole, content=part_content(whole.content, index), out=path_to_text(place.directory), destination=part_url(joint.url, index)
     )
 
     def make() -> Finished:
-        asked = place.loosened(part)
+        asked = place.loosened(own)
         finished = place.begin(asked)
         if finished is None:
             if not force:
@@ -60,7 +60,7 @@ def run_split_at(
 
 
 def run_all_at(
-    url: str, job: Job, split_bytes: int, parts: PartsRunner, place: Staged, observers: Sequence[Observer]
+    url: str, job: Job, part_bytes: int, parts: PartsRunner, place: Staged, observers: Sequence[Observer]
 ) -> tuple[Job, Finished]:
     """Make an output at a prefix in parts of about so many bytes, and put them together; the job of the whole, and how it ended.
 
@@ -68,7 +68,7 @@ def run_all_at(
     """
     began_s = time.monotonic()
     joint = Joint(url)
-    whole = whole_job(job, count_splits(job.content.inputs, split_bytes))
+    whole = whole_job(job, count_parts(job.content.inputs, part_bytes))
     whole = msgspec.structs.replace(whole, destination=joint.url)
     if job.fresh:
         joint.discard()
@@ -95,8 +95,8 @@ def make_part_at(job: Job, stage: str | None, runner: Runner, observers: Sequenc
 
     Raises TokmillError: LockedError while another on this machine makes it.
     """
-    split = cast("Split", job.content.split)
-    joint = Joint(job.destination.removesuffix(part_url("", split.index)))
+    share = cast("Part", job.content.part)
+    joint = Joint(job.destination.removesuffix(part_url("", share.index)))
     with Staged(job.destination, stage) as place:
         part = place.loosened(msgspec.structs.replace(job, out=path_to_text(place.directory)))
 
@@ -104,7 +104,7 @@ def make_part_at(job: Job, stage: str | None, runner: Runner, observers: Sequenc
             # Nobody is told of the sending: what is shown is how far the inputs are.
             return place.begin(part) or place.publish(runner.run(part, [*observers, *place.observers]), ())
 
-        return _unless_late(joint, split.index, split.plan, place, make)
+        return _unless_late(joint, share.index, share.plan, place, make)
 
 
 def _unless_late(joint: Joint, index: int, plan: str, place: Staged, make: Callable[[], Finished]) -> Finished:

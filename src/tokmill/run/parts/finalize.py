@@ -21,7 +21,7 @@ import xxhash
 from tokmill.core.errors import DamageError, LockedError, UsageError
 from tokmill.core.manifest import FORMAT_VERSION, MANIFEST_NAME, MOST_BYTES, SKIPPED_NAME, Manifest, encode_manifest, load_manifest
 from tokmill.core.outcome import Outcome, Teller
-from tokmill.core.partition import Split, counts_records_from_part
+from tokmill.core.partition import Part, counts_records_from_part
 from tokmill.core.paths import local_path
 from tokmill.core.records import Counts, Cursor, FileEntry, Skip
 from tokmill.core.skipping import n_bad_records, too_many_error
@@ -61,7 +61,7 @@ if TYPE_CHECKING:
 
 
 def finalize(directory: str | os.PathLike[str], *, observers: Sequence[Observer] = ()) -> Outcome:
-    """Put together the parts that `tokenize(..., split="I/N")` made in a directory, as `tokmill finalize` does; again to go on.
+    """Put together the parts that `tokenize(..., part="I/N")` made in a directory, as `tokmill finalize` does; again to go on.
 
     Raises TokmillError: UsageError where parts are missing, naming them; LockedError while one of them, or all, are worked on.
     """
@@ -129,7 +129,7 @@ def load_parts(directory: Path, content: Content) -> list[Manifest]:
             raise DamageError(
                 "a part of the output is a symbolic link",
                 where=str(where),
-                allowed="a directory that tokenize --split made",
+                allowed="a directory that tokenize --part made",
                 next_step="put the directory in its place",
             )
         with storage_errors(where):
@@ -142,13 +142,13 @@ def load_parts(directory: Path, content: Content) -> list[Manifest]:
 
 def check_in_parts(manifest: Manifest | None, where: str) -> Manifest:
     """What was put together before; None: nothing is complete. Raises UsageError where nothing was made in parts."""
-    if manifest is not None and manifest.content.splits:
+    if manifest is not None and manifest.content.n_parts:
         return manifest
     raise UsageError(
         "nothing was made in parts here" if manifest is None else "this output was made in one run: it is complete as it is",
         where=where,
-        allowed="what was --out of tokmill tokenize --split",
-        next_step=f"tokmill tokenize INPUT... --split 0/8 --out {where}" if manifest is None else f"tokmill verify {where}",
+        allowed="what was --out of tokmill tokenize --part",
+        next_step=f"tokmill tokenize INPUT... --part 0/8 --out {where}" if manifest is None else f"tokmill verify {where}",
     )
 
 
@@ -195,8 +195,8 @@ class Assembly:
         return PartFile(part_of(self.directory, SKIPPED_NAME), 0)
 
     def _add(self, index: int, part: Manifest, skipped: PartFile | None) -> None:
-        split, inputs = part.content.split, part.content.inputs
-        begins_inside = isinstance(split, Split) and split.begin > 0
+        share, inputs = part.content.part, part.content.inputs
+        begins_inside = isinstance(share, Part) and share.begin > 0
         shift = 0
         if begins_inside and counts_records_from_part(inputs[0]) and self.last.input_index == self.n_inputs:
             shift = self.last.record
@@ -214,7 +214,7 @@ class Assembly:
         self.files |= {name: entry for name, entry in part.files.items() if name != SKIPPED_NAME}
         self.counts += part.counts
         self.ends.append(len(self.segments))
-        ends_inside = isinstance(split, Split) and split.end is not None
+        ends_inside = isinstance(share, Part) and share.end is not None
         self.n_inputs += len(inputs) - ends_inside
 
     def _placed(self, cursor: Cursor, shift: int) -> Cursor:

@@ -56,7 +56,7 @@ _BLOCK_BYTES = 1 << 20
 
 
 def finalize_at(url: str, *, stage: str | None = None, observers: Sequence[Observer] = ()) -> Outcome:
-    """Put together the parts that `tokenize(..., split="I/N")` made at a prefix; again to go on.
+    """Put together the parts that `tokenize(..., part="I/N")` made at a prefix; again to go on.
 
     stage: directory in which manifests and lists of the parts are kept meanwhile; None: the usual one. Raises TokmillError:
     UsageError where parts are missing, naming them; LockedError while somebody on this machine does the same.

@@ -49,7 +49,7 @@ except ImportError:
         "Ray is not installed",
         where="--ray",
         allowed="Python packages of the extra ray",
-        next_step="pip install 'tokmill[ray]', or make the parts by hand: tokmill tokenize --split",
+        next_step="pip install 'tokmill[ray]', or make the parts by hand: tokmill tokenize --part",
     ) from None
 
 if TYPE_CHECKING:
@@ -182,7 +182,7 @@ class _Work:
             return
         if isinstance(event, Failed):
             error = error_of(event)
-            error.what = f"part {index} of {self._job.content.splits}: {error.what}"
+            error.what = f"part {index} of {self._job.content.n_parts}: {error.what}"
             raise error
         if isinstance(event, Finished):
             self._view.finish(index, event.counts)
@@ -238,7 +238,7 @@ class _View:
     def __init__(self, job: Job, indexes: Sequence[int]) -> None:
         self._began_s = time.monotonic()
         content = job.content
-        count = content.splits if isinstance(content.splits, int) else 1
+        count = content.n_parts if isinstance(content.n_parts, int) else 1
         self._sizes = part_sizes(content.inputs, content.separator, count)
         self._left = set(indexes)
         self._counts = Counts()

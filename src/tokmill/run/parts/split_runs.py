@@ -1,4 +1,4 @@
-"""Runs of one part of a corpus at a time: `tokmill tokenize ... --split I/N`, and what runs all of them."""
+"""Runs of one part of a corpus at a time: `tokmill tokenize ... --part I/N`, and what runs all of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tokmill.core.errors import DamageError, UsageError
 from tokmill.core.events import Finished
 from tokmill.core.manifest import MANIFEST_NAME
 from tokmill.core.outcome import Teller
-from tokmill.core.partition import count_splits, parse_split
+from tokmill.core.partition import count_parts, parse_part
 from tokmill.core.records import Counts, path_to_text, text_to_path
 from tokmill.core.version import __version__
 from tokmill.output import divided, hold, join, let_go, load_plan, part_content, part_directory, part_url
@@ -34,20 +34,20 @@ class PartsRunner(Protocol):
         """Returns when they are complete. job: of the whole. Raises TokmillError."""
 
 
-def run_split(job: Job, split: str, runner: Runner, observers: Sequence[Observer], *, force: bool) -> tuple[Job, Finished]:
-    """Make the part that `split` names (`3/8`); the job of the whole, and how the run ended. Raises TokmillError."""
-    index, count = parse_split(split)
+def run_one_part(job: Job, part: str, runner: Runner, observers: Sequence[Observer], *, force: bool) -> tuple[Job, Finished]:
+    """Make the part that `part` names (`3/8`); the job of the whole, and how the run ended. Raises TokmillError."""
+    index, count = parse_part(part)
     whole = whole_job(job, count)
     return whole, begin(whole, force=force) or run_part(whole, index, runner, observers)
 
 
-def run_all(job: Job, split_bytes: int, parts: PartsRunner, observers: Sequence[Observer], *, force: bool) -> tuple[Job, Finished]:
+def run_all(job: Job, part_bytes: int, parts: PartsRunner, observers: Sequence[Observer], *, force: bool) -> tuple[Job, Finished]:
     """Make an output in parts of about so many bytes, and put them together; the job of the whole, and how it ended.
 
     Raises TokmillError: LockedError where another does the same.
     """
     began_s = time.monotonic()
-    whole, directory = whole_job(job, count_splits(job.content.inputs, split_bytes)), _directory(job)
+    whole, directory = whole_job(job, count_parts(job.content.inputs, part_bytes)), _directory(job)
     lock = hold(directory)
     try:
         if job.fresh:
