@@ -25,8 +25,8 @@ from support import small
 
 from tokmill.core.records import text_to_path
 from tokmill.encode.engines.gigatoken import GigatokenEncoder
-from tokmill.encode.engines.tiktoken import ReferenceEncoder
-from tokmill.encode.engines.unicode_fallback import ReferenceForNewer
+from tokmill.encode.engines.tiktoken import TiktokenEncoder
+from tokmill.encode.engines.unicode_fallback import UnicodeFallback
 from tokmill.encode.loading import engine_of, load_encoder, reference_of, resolve_tokenizer
 from tokmill.encode.resolve import ENCODINGS
 
@@ -40,8 +40,8 @@ def encoders() -> dict[str, dict[str, object]]:
     ranks = text_to_path(resolve_tokenizer("gpt2").path)
     for name in ("r50k_base", "cl100k_base", "o200k_base"):
         pattern = ENCODINGS[name].pattern
-        reference = ReferenceEncoder(name, pattern, lambda: ranks)
-        fast = ReferenceForNewer(GigatokenEncoder(name, pattern, lambda: ranks), lambda reference=reference: reference, name)
+        reference = TiktokenEncoder(name, pattern, lambda: ranks)
+        fast = UnicodeFallback(GigatokenEncoder(name, pattern, lambda: ranks), lambda reference=reference: reference, name)
         found[f"{name} (.tiktoken)"] = {"gigatoken": fast, "tiktoken": reference}
     for name in small.MAKERS:
         tokenizer = resolve_tokenizer(str(small.path_of(name)), "</s>" if name == "wordpiece" else None)

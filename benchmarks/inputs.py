@@ -34,7 +34,7 @@ from tokmill.core.config import Content, Resources
 from tokmill.core.documents import Slices, text_bytes
 from tokmill.core.protocols import Encoder
 from tokmill.core.records import Batch, Cursor
-from tokmill.encode.loading import cutter_for, hand_over_plainly, load_encoder
+from tokmill.encode.loading import cutter_for, disable_awkward, load_encoder
 from tokmill.encode.resolve import resolve_tokenizer
 from tokmill.read.corpus import CorpusReader
 from tokmill.read.inputs import find_inputs
@@ -67,7 +67,7 @@ def make(corpus: Path, work: Path) -> int:
 
 def settings(path: Path) -> tuple[Content, Resources]:
     inputs = find_inputs([str(path)], glob=None, input_format=None).inputs
-    small = {"budget_bytes": 1024 * MIB, "worker_bytes": 1024 * MIB, "n_threads": 1, "renew_above_bytes": 1024 * MIB}
+    small = {"budget_bytes": 1024 * MIB, "worker_bytes": 1024 * MIB, "n_threads": 1, "reset_above_bytes": 1024 * MIB}
     resources = Resources(batch_bytes=2 * MIB, in_flight_bytes=64 * MIB, max_piece_bytes=16 * MIB, **small)
     return Content(inputs=inputs, tokenizer=resolve_tokenizer("gpt2")), resources
 
@@ -99,7 +99,7 @@ def in_parts(path: Path, most_bytes: int) -> Iterator[list[Sequence[bytes]]]:
 
 def encoders() -> list[Encoder]:
     """One a core, as the worker makes them."""
-    hand_over_plainly()
+    disable_awkward()
     tokenizer = resolve_tokenizer("gpt2")
     return [load_encoder(tokenizer, "gigatoken") for _ in os.sched_getaffinity(0)]
 

@@ -24,8 +24,8 @@ from tokmill.run import (
     check_disk,
     details,
     emptiness_notices,
-    foresee,
     make_job,
+    make_plan,
     notices_of,
     summarize,
 )
@@ -252,7 +252,7 @@ def plan(
         destination=url,
         stage_size=stage_size,
     )
-    made = foresee(planned)
+    made = make_plan(planned)
     if url and not fresh:
         made = msgspec.structs.replace(made, is_complete=is_complete_at(planned.job, url))
     return msgspec.structs.replace(made, elapsed_s=round(time.monotonic() - began_s, 3))

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from tokmill.cli.progress import Bar, Lines, Nothing, Part, ProgressObserver, make_progress
-from tokmill.core.events import Finished, Notice, Progress, Renewed, Restarted, Started
+from tokmill.core.events import CachesReset, Finished, Notice, Progress, Restarted, Started
 from tokmill.core.records import Counts
 from tokmill.core.text import format_bytes, format_duration, format_memory, format_rate
 
@@ -129,10 +129,10 @@ def test_standard_input_has_counters_and_no_share() -> None:
     assert "left" not in found[-1]
 
 
-def test_restarts_and_notices_are_always_told_and_renewals_only_when_verbose() -> None:
+def test_restarts_and_notices_are_always_told_and_cache_resets_only_when_verbose() -> None:
     events = [
         Restarted(cause="killed by SIGKILL", attempt=2, batch_bytes=1),
-        Renewed(elapsed_s=1, rss_before_bytes=2 << 20, rss_after_bytes=1 << 20),
+        CachesReset(elapsed_s=1, rss_before_bytes=2 << 20, rss_after_bytes=1 << 20),
         Notice(text="3 files \x1b[2J were\npassed over"),
     ]
     found = lines(*events)

@@ -1,4 +1,4 @@
-"""How a budget is divided, and when caches are renewed."""
+"""How a budget is divided, and when caches are dropped."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from support.builders import ByteEncoder, a_batch
 from tokmill.core.config import MIB
 from tokmill.core.errors import MemoryBudgetError, UsageError
 from tokmill.core.system import memory
-from tokmill.core.system.budget import Renewal, default_budget, divide
+from tokmill.core.system.budget import CacheReset, default_budget, divide_budget
 from tokmill.run import job
 
 TERMS = ("parent_bytes", "inputs_bytes", "worker_bytes", "reference_bytes", "reader_bytes", "in_flight_bytes", "caches_bytes")
@@ -18,16 +18,16 @@ TERMS = ("parent_bytes", "inputs_bytes", "worker_bytes", "reference_bytes", "rea
 @given(st.integers(1, 1 << 40), st.integers(1, 256))
 def test_the_terms_add_up_to_the_budget_or_the_error_names_a_budget_that_works(budget: int, n_threads: int) -> None:
     try:
-        division = divide(budget, n_threads)
+        shares = divide_budget(budget, n_threads)
     except MemoryBudgetError as error:
         smallest = int(str(error.next_step).split("--memory ")[1].split("MiB")[0]) * MIB
         assert smallest > budget
-        division = divide(smallest, n_threads)
+        shares = divide_budget(smallest, n_threads)
         with pytest.raises(MemoryBudgetError):
-            divide(smallest - 2 * MIB, n_threads)
+            divide_budget(smallest - 2 * MIB, n_threads)
         budget = smallest
-    assert sum(getattr(division, term) for term in TERMS) == budget
-    assert division.renew_above_bytes > division.worker_bytes + division.reference_bytes
+    assert sum(getattr(shares, term) for term in TERMS) == budget
+    assert shares.reset_above_bytes > shares.worker_bytes + shares.reference_bytes
 
 
 @pytest.mark.parametrize(
@@ -40,28 +40,28 @@ def test_the_default_is_a_gibibyte_or_a_quarter_a_thread_and_never_over_a_quarte
     assert default_budget(n_threads, 1 << 40, 512 * MIB) == 384 * MIB
 
 
-def test_one_encoder_at_a_time_renews_the_one_with_the_oldest_caches_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_encoder_at_a_time_drops_its_caches_the_one_with_the_oldest_caches_first(monkeypatch: pytest.MonkeyPatch) -> None:
     rss = [200]
     monkeypatch.setattr(memory, "rss_bytes", lambda: rss[0])
     monkeypatch.setattr(memory, "trim", lambda: None)
     monkeypatch.setattr("tokmill.core.system.budget.time.monotonic", iter(range(1000)).__next__)
-    renewed = []
-    renewal = Renewal(100, lambda before, _after: renewed.append(before))
+    seen = []
+    cache_reset = CacheReset(100, lambda before, _after: seen.append(before))
     old, young = ByteEncoder(), ByteEncoder()
     batch = a_batch([b"x" * (9 * MIB)])
     rss[0] = 50
-    renewal.after_batch(old, batch)
-    renewal.after_batch(old, batch)
-    renewal.after_batch(young, batch)
-    assert (old.n_renewed, young.n_renewed) == (0, 0)
+    cache_reset.after_batch(old, batch)
+    cache_reset.after_batch(old, batch)
+    cache_reset.after_batch(young, batch)
+    assert (old.n_resets, young.n_resets) == (0, 0)
     rss[0] = 200
-    renewal.after_batch(young, batch)
-    assert (old.n_renewed, young.n_renewed) == (0, 1)
-    renewal.after_batch(old, batch)
-    assert (old.n_renewed, young.n_renewed) == (1, 1)
-    renewal.after_batch(old, a_batch([b"x"]))
-    assert (old.n_renewed, young.n_renewed) == (1, 1)
-    assert renewed == [200, 200]
+    cache_reset.after_batch(young, batch)
+    assert (old.n_resets, young.n_resets) == (0, 1)
+    cache_reset.after_batch(old, batch)
+    assert (old.n_resets, young.n_resets) == (1, 1)
+    cache_reset.after_batch(old, a_batch([b"x"]))
+    assert (old.n_resets, young.n_resets) == (1, 1)
+    assert seen == [200, 200]
 
 
 def test_the_probe_sees_memory_come_and_go() -> None:

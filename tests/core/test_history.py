@@ -11,7 +11,7 @@ from support.builders import a_content
 
 from tokmill import __version__
 from tokmill.core.errors import DamageError
-from tokmill.core.events import Notice, Progress, Renewed, Started
+from tokmill.core.events import CachesReset, Notice, Progress, Started
 from tokmill.core.history import MOST_LEGS, MOST_NOTICES, MOST_SAMPLES, History, Leg, Thinned, filled, is_sane, until
 from tokmill.core.manifest import MANIFEST_NAME, load_manifest
 from tokmill.core.records import Counts, Cursor
@@ -71,7 +71,7 @@ def test_a_resumed_run_goes_on_with_what_was_committed_alone(tmp_path: Path) -> 
     chronicle.on_event(STARTED)
     for i in range(10):
         chronicle.on_event(progress(float(i), i * 100))
-    chronicle.on_event(Renewed(elapsed_s=1, rss_before_bytes=2, rss_after_bytes=1))
+    chronicle.on_event(CachesReset(elapsed_s=1, rss_before_bytes=2, rss_after_bytes=1))
     output.file("train.bin").append(b"\1\0")
     output.commit(Cursor(offset=4), Counts(bytes_in=400), {}, 4.0)
     output.settle()

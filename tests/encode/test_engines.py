@@ -20,9 +20,9 @@ from tokmill.core.documents import Slices
 from tokmill.core.errors import EngineError, UsageError
 from tokmill.core.protocols import Encoder
 from tokmill.encode.engines.gigatoken import GigatokenEncoder
-from tokmill.encode.engines.short_documents import BETWEEN, with_short_together
-from tokmill.encode.engines.tiktoken import ReferenceEncoder
-from tokmill.encode.engines.unicode_fallback import NEWER, ReferenceForNewer
+from tokmill.encode.engines.short_documents import BETWEEN, join_short_documents
+from tokmill.encode.engines.tiktoken import TiktokenEncoder
+from tokmill.encode.engines.unicode_fallback import NEWER, UnicodeFallback
 from tokmill.encode.loading import load_encoder, resolve_tokenizer
 from tokmill.encode.resolve import ENCODINGS
 
@@ -70,14 +70,14 @@ def small_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def both(encoding: str, path: Path) -> tuple[Encoder, Encoder]:
     """The reference, and gigatoken as it is used; with ranks of their own, so that no published file is needed."""
     pattern = ENCODINGS[encoding].pattern
-    reference = ReferenceEncoder(encoding, pattern, lambda: str(path))
-    return reference, ReferenceForNewer(together_and_apart(encoding, path)[0], lambda: reference, encoding)
+    reference = TiktokenEncoder(encoding, pattern, lambda: str(path))
+    return reference, UnicodeFallback(together_and_apart(encoding, path)[0], lambda: reference, encoding)
 
 
 def together_and_apart(encoding: str, path: Path) -> tuple[Encoder, Encoder]:
     """gigatoken that joins short documents, and gigatoken that does not."""
     engine = GigatokenEncoder(encoding, ENCODINGS[encoding].pattern, lambda: str(path))
-    return with_short_together(engine, encoding), engine
+    return join_short_documents(engine, encoding), engine
 
 
 def assert_same(reference: Encoder, engine: Encoder, documents: list[bytes]) -> None:
@@ -147,7 +147,7 @@ def test_short_documents_reach_the_engine_as_a_few_texts(small_ranks: Path, enco
             return super().encode(documents, raw)
 
     engine = Counting(encoding, ENCODINGS[encoding].pattern, lambda: str(small_ranks))
-    together = with_short_together(engine, encoding)
+    together = join_short_documents(engine, encoding)
     for documents, n_texts in (([b"a b."] * 100, 1), ([b"a", b" b"] * 50, 51), ([b"a\v"] * 100, 100), ([b"long " * 99] * 64, 64)):
         together.encode(documents)
         assert engine.n_texts == n_texts
@@ -161,7 +161,7 @@ def one_buffer(documents: list[bytes], separator: bytes) -> Slices:
 
 def test_the_engines_arrays_are_the_same_without_awkward() -> None:
     code = (
-        "import sys; from tokmill.encode import hand_over_plainly, load_encoder, resolve_tokenizer; hand_over_plainly()\n"
+        "import sys; from tokmill.encode import disable_awkward, load_encoder, resolve_tokenizer; disable_awkward()\n"
         "ids, offsets = load_encoder(resolve_tokenizer('gpt2'), 'gigatoken').encode([b'Hello world', b'x', b'\\xc3\\xa9' * 9])\n"
         "print(ids.tolist(), offsets.tolist(), ids.dtype, offsets.dtype, 'awkward.contents' in sys.modules)"
     )
@@ -204,7 +204,7 @@ def test_characters_newer_than_the_reference_are_encoded_by_the_reference(encodi
 def test_gigatoken_alone_would_split_newer_characters_otherwise(small_ranks: Path) -> None:
     pattern = ENCODINGS["o200k_base"].pattern
     alone = GigatokenEncoder("o200k_base", pattern, lambda: str(small_ranks))
-    reference = ReferenceEncoder("o200k_base", pattern, lambda: str(small_ranks))
+    reference = TiktokenEncoder("o200k_base", pattern, lambda: str(small_ranks))
     same = [
         np.array_equal(alone.encode([text])[0], reference.encode([text])[0])
         for text in (in_context(chr(c)) for ends in NEWER for c in ends)

@@ -106,11 +106,11 @@ def test_a_file_that_changes_before_it_is_loaded_is_noticed(ranks: Path, engine:
     assert_four_parts(caught.value)
 
 
-def test_a_file_that_changes_before_the_engine_is_renewed_is_noticed(ranks: Path) -> None:
+def test_a_file_that_changes_before_the_engine_drops_its_caches_is_noticed(ranks: Path) -> None:
     encoder = load_encoder(resolve_tokenizer(str(ranks)), "gigatoken")
     ranks.write_bytes(ranks.read_bytes()[:-1])
     with pytest.raises(ChangedError):
-        encoder.renew()
+        encoder.reset_caches()
     assert encoder.encode([b"Hello world"])[0].tolist() == [15496, 995]
 
 

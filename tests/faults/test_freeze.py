@@ -16,7 +16,7 @@ from faults.vm import DISK, MARKS, guest_command, machine, make_disk
 
 from tokmill.check.verification import verify
 from tokmill.core.errors import MemoryBudgetError
-from tokmill.core.system.budget import divide
+from tokmill.core.system.budget import divide_budget
 
 pytestmark = [pytest.mark.freeze, *MARKS]
 NAIVE = Path(__file__).with_name("naive.py")
@@ -38,7 +38,7 @@ def write_text(path: Path) -> None:
 def smallest_memory() -> str:
     """What tokmill itself names as the smallest budget for one thread."""
     with pytest.raises(MemoryBudgetError) as caught:
-        divide(1, 1)
+        divide_budget(1, 1)
     return str(caught.value.next_step).split()[1].rstrip(",")
 
 

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from support.plain import clean_environment
 
-from tokmill.core.system.budget import divide
+from tokmill.core.system.budget import divide_budget
 
 GIB = 1 << 30
 LINE = "The same sentence of some words and of no end, "
@@ -88,7 +88,7 @@ def test_fifty_megabytes_of_one_character_do_not_fit_and_the_error_says_what_wou
     assert b"this has 50,000,000" in done.stderr
     named = re.search(rb"--memory (\d+)MiB", done.stderr)
     assert named
-    assert 50_000_000 <= divide(int(named[1]) << 20, 2).max_piece_bytes < 51_000_000
+    assert 50_000_000 <= divide_budget(int(named[1]) << 20, 2).max_piece_bytes < 51_000_000
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.csv"])

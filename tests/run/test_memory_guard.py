@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 
 from tokmill.core.config import MIB
-from tokmill.run.memory_guard import Guard, Limits, Reading, Step, judge, reserve_bytes, take_reading
+from tokmill.run.memory_guard import Guard, Limits, MemorySample, Step, decide, reserve_bytes, take_memory_sample
 
 LIMITS = Limits(worker_bytes=1000 * MIB, reserve_bytes=100 * MIB)
-CALM = Reading(worker_bytes=100 * MIB, available_bytes=4000 * MIB)
+CALM = MemorySample(worker_bytes=100 * MIB, available_bytes=4000 * MIB)
 
 
-def reading(**changes: object) -> Reading:
-    return Reading(**({"worker_bytes": 100 * MIB, "available_bytes": 4000 * MIB} | changes))  # type: ignore[arg-type]
+def reading(**changes: object) -> MemorySample:
+    return MemorySample(**({"worker_bytes": 100 * MIB, "available_bytes": 4000 * MIB} | changes))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -20,11 +20,11 @@ def reading(**changes: object) -> Reading:
     [
         ({}, Step.CALM),
         ({"worker_bytes": 899 * MIB}, Step.CALM),
-        ({"worker_bytes": 900 * MIB}, Step.RENEW),
+        ({"worker_bytes": 900 * MIB}, Step.RESET_CACHES),
         ({"worker_bytes": 950 * MIB}, Step.SHRINK),
         ({"worker_bytes": 1000 * MIB}, Step.PAUSE),
         ({"worker_bytes": 1050 * MIB}, Step.LEAVE),
-        ({"available_bytes": 200 * MIB}, Step.RENEW),
+        ({"available_bytes": 200 * MIB}, Step.RESET_CACHES),
         ({"available_bytes": 140 * MIB}, Step.SHRINK),
         ({"available_bytes": 100 * MIB}, Step.PAUSE),
         ({"available_bytes": 50 * MIB}, Step.LEAVE),
@@ -38,7 +38,7 @@ def reading(**changes: object) -> Reading:
     ],
 )
 def test_the_step_that_a_reading_asks_for(changes: dict[str, object], step: Step) -> None:
-    judged, why = judge(reading(**changes), LIMITS)
+    judged, why = decide(reading(**changes), LIMITS)
     assert judged == step
     assert why
 
@@ -49,8 +49,8 @@ class Recorded:
     def __init__(self) -> None:
         self.done: list[str] = []
 
-    def renew(self) -> None:
-        self.done.append("renew")
+    def reset_caches(self) -> None:
+        self.done.append("reset caches")
 
     def shrink(self) -> None:
         self.done.append("shrink")
@@ -65,9 +65,9 @@ class Recorded:
 def test_steps_are_taken_one_after_the_other_and_taken_back() -> None:
     actions = Recorded()
     guard = Guard(LIMITS, actions)
-    for now, step in enumerate((Step.CALM, Step.RENEW, Step.SHRINK, Step.SHRINK, Step.PAUSE, Step.CALM, Step.CALM)):
+    for now, step in enumerate((Step.CALM, Step.RESET_CACHES, Step.SHRINK, Step.SHRINK, Step.PAUSE, Step.CALM, Step.CALM)):
         guard.act(step, "why", now)
-    assert actions.done == ["renew", "renew", "shrink", "renew", "renew", "pause", "go on"]
+    assert actions.done == ["reset caches", "reset caches", "shrink", "reset caches", "reset caches", "pause", "go on"]
 
 
 def test_it_leaves_only_when_pausing_did_not_help() -> None:
@@ -96,11 +96,11 @@ def test_the_thread_looks_and_acts() -> None:
             break
         guard._over.wait(0.05)
     guard.stop()
-    assert actions.done == ["renew", "shrink", "pause", "go on"]
+    assert actions.done == ["reset caches", "shrink", "pause", "go on"]
 
 
 def test_a_reading_of_this_machine() -> None:
-    now = take_reading()
+    now = take_memory_sample()
     assert now.worker_bytes > 5 * MIB
     assert now.available_bytes is None or now.available_bytes > 0
 

@@ -11,7 +11,7 @@ from support.builders import ByteEncoder, a_batch, a_content
 
 from tokmill.core.errors import BadTextError, InputError, TokmillError
 from tokmill.core.records import Batch, Cursor, EncodedBatch
-from tokmill.core.system.budget import Renewal
+from tokmill.core.system.budget import CacheReset
 from tokmill.run.audit import Auditor
 from tokmill.run.encode_batch import EncodeStage
 from tokmill.run.pipeline import Flow, Pipeline
@@ -56,7 +56,7 @@ def pipeline(reader: Batches, flow: Flow | None = None, *, n_threads: int = 3, f
         lambda: SlowStage(fail_at),
         n_threads=n_threads,
         flow=flow or Flow(1 << 20),
-        renewal=Renewal(1 << 60, lambda _before, _after: None),
+        cache_reset=CacheReset(1 << 60, lambda _before, _after: None),
         on_tick=lambda: None,
     )
 
@@ -150,7 +150,12 @@ def test_a_panic_in_an_encoder_thread_is_raised_behind_what_was_encoded() -> Non
             return super().run(batch)
 
     pipe = Pipeline(
-        Batches(40), Panicking, n_threads=2, flow=Flow(1 << 20), renewal=Renewal(1 << 60, lambda _b, _a: None), on_tick=lambda: None
+        Batches(40),
+        Panicking,
+        n_threads=2,
+        flow=Flow(1 << 20),
+        cache_reset=CacheReset(1 << 60, lambda _b, _a: None),
+        on_tick=lambda: None,
     )
     taken: list[int] = []
     with pytest.raises(Panic, match="at byte 4"):
@@ -168,7 +173,7 @@ def test_an_unforeseen_error_in_a_thread_is_raised_not_swallowed() -> None:
         raise RuntimeError("no engine")
 
     pipe = Pipeline(
-        Batches(3), broken, n_threads=2, flow=Flow(1000), renewal=Renewal(1 << 60, lambda _b, _a: None), on_tick=lambda: None
+        Batches(3), broken, n_threads=2, flow=Flow(1000), cache_reset=CacheReset(1 << 60, lambda _b, _a: None), on_tick=lambda: None
     )
     with pytest.raises(RuntimeError, match="no engine"):
         list(pipe.results(Cursor()))

@@ -23,7 +23,7 @@ from tokmill import api
 from tokmill.cli import app
 from tokmill.cli.render import plan_lines
 from tokmill.core.errors import DiskFullError, MemoryBudgetError
-from tokmill.core.system.budget import divide
+from tokmill.core.system.budget import divide_budget
 from tokmill.core.system.process import Child
 from tokmill.output import disk_space
 from tokmill.run.estimate import forecast
@@ -104,9 +104,9 @@ def test_a_plan_is_what_the_run_then_does(tmp_path: Path, corpus: Path) -> None:
 
 def test_the_terms_of_memory_are_those_of_the_division_and_add_up_to_the_budget(corpus: Path) -> None:
     memory = api.plan(corpus, memory="700MiB", threads=2).memory
-    division = divide(700 << 20, 2)
+    shares = divide_budget(700 << 20, 2)
     terms = ("parent_bytes", "worker_bytes", "reference_bytes", "inputs_bytes", "reader_bytes", "in_flight_bytes", "caches_bytes")
-    assert [getattr(memory, term) for term in terms] == [getattr(division, term) for term in terms]
+    assert [getattr(memory, term) for term in terms] == [getattr(shares, term) for term in terms]
     assert memory.peak_bytes == sum(getattr(memory, term) for term in terms) <= memory.budget_bytes == 700 << 20
 
 

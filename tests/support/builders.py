@@ -38,7 +38,7 @@ def some_resources(**changes: object) -> Resources:
         batch_bytes=MIB,
         in_flight_bytes=64 * MIB,
         max_piece_bytes=16 * MIB,
-        renew_above_bytes=800 * MIB,
+        reset_above_bytes=800 * MIB,
     )
     return Resources(**(fields | changes))  # type: ignore[arg-type]
 
@@ -59,10 +59,10 @@ def a_batch(documents: Sequence[bytes], **changes: object) -> Batch:
 
 
 class ByteEncoder:
-    """A real, tiny tokenizer: the id of a byte is its value. Counts its renewals."""
+    """A real, tiny tokenizer: the id of a byte is its value. Counts its cache resets."""
 
     def __init__(self) -> None:
-        self.n_renewed = 0
+        self.n_resets = 0
 
     def encode(self, documents: Sequence[bytes], raw: memoryview | None = None) -> tuple[np.ndarray, np.ndarray]:
         ids = np.frombuffer(b"".join(documents), np.uint8).astype(np.uint32)
@@ -71,5 +71,5 @@ class ByteEncoder:
     def decode(self, ids: np.ndarray) -> bytes:
         return ids.astype(np.uint8).tobytes()
 
-    def renew(self) -> None:
-        self.n_renewed += 1
+    def reset_caches(self) -> None:
+        self.n_resets += 1

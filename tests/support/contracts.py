@@ -75,19 +75,19 @@ class EncoderContract(ABC):
     def test_any_sequence_of_documents_will_do(self) -> None:
         assert np.array_equal(self.encoder().encode((PROSE, b"a"))[0], self.encoder().encode([PROSE, b"a"])[0])
 
-    def test_renewing_does_not_change_what_comes_out(self) -> None:
+    def test_a_cache_reset_does_not_change_what_comes_out(self) -> None:
         encoder = self.make()
         before = encoder.encode([PROSE * 50, b"x"])
-        encoder.renew()
+        encoder.reset_caches()
         after = encoder.encode([PROSE * 50, b"x"])
         assert np.array_equal(before[0], after[0])
         assert np.array_equal(before[1], after[1])
 
-    def test_ids_outlive_the_renewal_and_the_encoder(self) -> None:
+    def test_ids_outlive_the_cache_reset_and_the_encoder(self) -> None:
         encoder = self.make()
         ids, _ = encoder.encode([PROSE])
         kept = ids.tolist()
-        encoder.renew()
+        encoder.reset_caches()
         del encoder
         assert ids.tolist() == kept
 

@@ -28,7 +28,7 @@ from system.test_tokenize import SEP, command, run_in_process, some_documents
 import tokmill
 from tokmill.core.errors import ChangedError, DamagedInputError, UsageError
 from tokmill.core.records import Input
-from tokmill.core.system.budget import divide
+from tokmill.core.system.budget import divide_budget
 from tokmill.read.compression import new_codec
 from tokmill.store import base, download
 
@@ -285,11 +285,11 @@ os.execv({sys.executable!r}, ["python", "-m", "tokmill", "plan", "s3://user:HIDD
 
 
 def test_blocks_and_libraries_of_remote_inputs_are_in_the_budget() -> None:
-    local, far = divide(1 << 30, 2), divide(1 << 30, 2, is_remote=True)
+    local, far = divide_budget(1 << 30, 2), divide_budget(1 << 30, 2, is_remote=True)
     assert far.reader_bytes - local.reader_bytes == 40 << 20
     assert far.parent_bytes > local.parent_bytes
     assert far.worker_bytes > local.worker_bytes
-    assert far.renew_above_bytes < (1 << 30) - (40 << 20)
+    assert far.reset_above_bytes < (1 << 30) - (40 << 20)
 
 
 def test_a_record_of_a_local_input_is_what_it_was_before_there_were_remote_ones() -> None:

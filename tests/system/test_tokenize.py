@@ -65,7 +65,7 @@ def some_documents(n: int, size: int, seed: int = 0) -> list[bytes]:
     return [some_text(rng.randrange(1, 2 * size), seed * 10_007 + i).encode() for i in range(n)]
 
 
-UNWATCHED = {"worker_bytes": 1 << 40, "renew_above_bytes": 1 << 40}
+UNWATCHED = {"worker_bytes": 1 << 40, "reset_above_bytes": 1 << 40}
 """A process that runs all tests is larger than any worker may be; its guard would pause and leave."""
 
 

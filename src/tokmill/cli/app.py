@@ -122,7 +122,7 @@ def plan(
         stage=stage,
         stage_size=stage_size,
     )
-    made = unused_options.with_notices(made, unused_options.idle_notices(_typed, out=out, on_error=on_error))
+    made = unused_options.with_notices(made, unused_options.unused_option_notices(_typed, out=out, on_error=on_error))
     _print_result(render.json_line(made) if json else "" if quiet else render.plan_lines(made))
     try:
         made.raise_for_disk()
@@ -221,7 +221,9 @@ def tokenize(
             part_bytes=part_bytes,
             observers=observers,
         )
-    summary = unused_options.with_notices(summary, unused_options.idle_notices(_typed, out=out, on_error=on_error, ray=ray))
+    summary = unused_options.with_notices(
+        summary, unused_options.unused_option_notices(_typed, out=out, on_error=on_error, ray=ray)
+    )
     if json or quiet:
         _print_result(render.json_line(summary) if json else "")
     else:

@@ -198,10 +198,10 @@ def engine() -> Check:
 def vocabularies() -> list[Check]:
     """The caches, and which of the published encodings are in them."""
     try:
-        from tokmill.encode import list_vocabularies, places
+        from tokmill.encode import list_vocabularies, tiktoken_cache_paths
     except ImportError as error:
         return [Check("vocabularies", "list", f"not possible: {error}", "note", "see packages")]
-    directory = os.path.dirname((places("cl100k_base") or [""])[0])
+    directory = os.path.dirname((tiktoken_cache_paths("cl100k_base") or [""])[0])
     state = "is there" if os.path.isdir(directory) else "is not there"
     checks = [Check("vocabularies", "cache", f"{directory} {state}")]
     for each in list_vocabularies():

@@ -20,7 +20,7 @@ from tokmill.cli.progress import make_progress
 from tokmill.core.errors import UsageError
 from tokmill.core.events import AnyEvent, Notice
 from tokmill.core.system import durable
-from tokmill.output import taken_by
+from tokmill.output import why_protected
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -40,7 +40,7 @@ class EventLog:
         """
         self._path = path
         self._teller = teller
-        taken = taken_by(path, outputs, inputs) or _other_content(path)
+        taken = why_protected(path, outputs, inputs) or _other_content(path)
         if taken:
             raise _unusable(path, f"the file for events is {taken}")
         try:

@@ -17,7 +17,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple, Protocol, Self, TextIO
 
-from tokmill.core.events import AnyEvent, Detail, Failed, Finished, Notice, Progress, Renewed, Restarted, Started
+from tokmill.core.events import AnyEvent, CachesReset, Detail, Failed, Finished, Notice, Progress, Restarted, Started
 from tokmill.core.text import counted, format_bytes, format_duration, format_memory, printable_line
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class ProgressObserver:
             self._display.message(
                 f"the worker was lost ({printable_line(event.cause)}): going on from the last commit, attempt {event.attempt}"
             )
-        elif isinstance(event, Renewed) and self._verbose:
+        elif isinstance(event, CachesReset) and self._verbose:
             before, after = event.rss_before_bytes / _MIB, event.rss_after_bytes / _MIB
             self._display.message(f"gave back caches: {before:,.0f} MiB to {after:,.0f} MiB")
         elif isinstance(event, Finished | Failed):

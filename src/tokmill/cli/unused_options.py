@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 _Made = TypeVar("_Made", "Plan", "Summary")
 
 
-def idle_notices(is_typed: Callable[..., bool], *, out: str | None, on_error: str, ray: str | None = None) -> list[str]:
+def unused_option_notices(is_typed: Callable[..., bool], *, out: str | None, on_error: str, ray: str | None = None) -> list[str]:
     """What to say of them. is_typed: whether one of these options was."""
     from tokmill.core.records import is_url
 

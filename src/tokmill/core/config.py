@@ -79,8 +79,8 @@ class Resources(msgspec.Struct, frozen=True, kw_only=True):
     """Sum of `Batch.cost_bytes` between reader and writer."""
     max_piece_bytes: int
     """Largest text that goes to the encoder in one piece because no safe cut was found in it."""
-    renew_above_bytes: int
-    """Resident memory of the worker above which encoder threads renew their caches."""
+    reset_above_bytes: int
+    """Resident memory of the worker above which encoder threads drop their caches."""
     engine: str = "gigatoken"
     audit_fraction: float = 0.001
     """Of the text that is encoded again by the reference, about."""

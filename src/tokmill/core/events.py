@@ -47,7 +47,7 @@ class Committed(Event, frozen=True, kw_only=True):
     counts: Counts
 
 
-class Renewed(Event, frozen=True, kw_only=True):
+class CachesReset(Event, frozen=True, kw_only=True):
     """An encoder thread dropped its engine's caches."""
 
     elapsed_s: float
@@ -113,4 +113,4 @@ class Detail(Event, frozen=True, kw_only=True):
     text: str
 
 
-AnyEvent = Detail | Started | Progress | Committed | Renewed | Notice | Repaired | Restarted | Finished | Failed
+AnyEvent = Detail | Started | Progress | Committed | CachesReset | Notice | Repaired | Restarted | Finished | Failed

@@ -43,7 +43,7 @@ class Leg(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Likewise; all 0 of `copy`."""
     rss_bytes: tuple[int, ...] = ()
     """Resident memory of the process, the largest since the sample before."""
-    n_renewals: int = 0
+    n_cache_resets: int = 0
     """How often an encoder thread gave back its engine's caches."""
 
 
@@ -136,6 +136,6 @@ def _is_sane_leg(leg: Leg) -> bool:
     columns = (leg.elapsed_s, leg.n_bytes, leg.n_tokens, leg.rss_bytes)
     n = len(leg.elapsed_s)
     growing = all(a <= b for column in columns[:3] for a, b in pairwise(column))
-    numbers = [*(leg.n_threads, leg.budget_bytes, leg.n_renewals), *(value for column in columns for value in column)]
+    numbers = [*(leg.n_threads, leg.budget_bytes, leg.n_cache_resets), *(value for column in columns for value in column)]
     sane = all(math.isfinite(value) and 0 <= value < 1 << 63 for value in numbers)
     return sane and growing and n <= MOST_SAMPLES + 1 and all(len(column) == n for column in columns)

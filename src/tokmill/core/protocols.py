@@ -70,7 +70,7 @@ class Encoder(Protocol):
     def decode(self, ids: NDArray[np.uint32]) -> bytes:
         """The bytes of ordinary ids. Raises EngineError for an id outside the vocabulary."""
 
-    def renew(self) -> None:
+    def reset_caches(self) -> None:
         """Give back the memory of caches; what is encoded next is the same."""
 
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from tokmill.encode.loading import (
         ENGINES,
         cutter_of,
-        hand_over_plainly,
+        disable_awkward,
         is_lossless,
         load_decoder,
         load_encoder,
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
         resolve_with,
     )
     from tokmill.encode.selftest import TEXTS, Tried
-    from tokmill.encode.tiktoken_cache import places
+    from tokmill.encode.tiktoken_cache import tiktoken_cache_paths
 
 __getattr__, __dir__, __all__ = lazy_names(
     __name__,
@@ -39,7 +39,7 @@ __getattr__, __dir__, __all__ = lazy_names(
         "loading": [
             "ENGINES",
             "cutter_of",
-            "hand_over_plainly",
+            "disable_awkward",
             "is_lossless",
             "load_decoder",
             "load_encoder",
@@ -48,6 +48,6 @@ __getattr__, __dir__, __all__ = lazy_names(
         "published": ["Fetched", "Vocabulary", "fetch_vocabulary", "list_vocabularies"],
         "resolve": ["ENCODINGS", "engine_notice", "engine_of", "reference_of", "resolve_tokenizer", "resolve_with"],
         "selftest": ["TEXTS", "Tried"],
-        "tiktoken_cache": ["places"],
+        "tiktoken_cache": ["tiktoken_cache_paths"],
     },
 )

@@ -25,8 +25,8 @@ __all__ = [
     "ENGINES",
     "cutter_for",
     "cutter_of",
+    "disable_awkward",
     "engine_of",
-    "hand_over_plainly",
     "is_lossless",
     "load_decoder",
     "load_encoder",
@@ -37,15 +37,15 @@ __all__ = [
 
 ENGINES = {
     "gigatoken": "tokmill.encode.engines.gigatoken:GigatokenEncoder",
-    "tiktoken": "tokmill.encode.engines.tiktoken:ReferenceEncoder",
+    "tiktoken": "tokmill.encode.engines.tiktoken:TiktokenEncoder",
     "tokenizers": "tokmill.encode.engines.huggingface:HuggingFaceEncoder",
 }
 """Where each engine is; its key is also the name of the package that it needs."""
 _FOR_JSON = {"gigatoken": "tokmill.encode.engines.gigatoken:GigatokenJsonEncoder", "tokenizers": ENGINES["tokenizers"]}
 """Likewise, for a tokenizer.json."""
-_GUARDS = {"gigatoken": "tokmill.encode.engines.unicode_fallback:ReferenceForNewer"}
+_GUARDS = {"gigatoken": "tokmill.encode.engines.unicode_fallback:UnicodeFallback"}
 """What stands before an engine whose tables of Unicode are not the reference's."""
-_FOR_SHORT = {"gigatoken": "tokmill.encode.engines.short_documents:with_short_together"}
+_FOR_SHORT = {"gigatoken": "tokmill.encode.engines.short_documents:join_short_documents"}
 """What stands before an engine to which each text costs much, for encodings that it knows."""
 
 
@@ -101,7 +101,7 @@ def load_decoder(tokenizer: Tokenizer) -> Encoder:
     return load_encoder(tokenizer, reference_of(tokenizer)) if of_reference else load_fastest(tokenizer)
 
 
-def hand_over_plainly() -> None:
+def disable_awkward() -> None:
     """Let gigatoken hand over its arrays as they are, and Hugging Face tokenizers keep to the threads that call it.
 
     For processes that run nothing but tokmill.

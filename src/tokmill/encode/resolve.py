@@ -22,7 +22,7 @@ from tokmill.core.records import Tokenizer, path_to_text, text_to_path
 from tokmill.encode import hub
 from tokmill.encode.end_of_text import CONFIG_NAME, find_eot
 from tokmill.encode.families import OTHER
-from tokmill.encode.tiktoken_cache import cached_path, encoding_of, places
+from tokmill.encode.tiktoken_cache import cached_path, encoding_of, tiktoken_cache_paths
 from tokmill.encode.tokenizer_json import FILE_NAME, read_tokenizer_json
 
 if TYPE_CHECKING:
@@ -213,7 +213,7 @@ def _published(name: str, eot_token: str | None) -> Tokenizer:
     if path is None:
         raise UsageError(
             f"the file of {encoding} is not on this machine" + ("" if encoding == name else f" ({name} has that encoding)"),
-            where=", ".join(map(path_to_text, places(encoding))) or "TIKTOKEN_CACHE_DIR is empty",
+            where=", ".join(map(path_to_text, tiktoken_cache_paths(encoding))) or "TIKTOKEN_CACHE_DIR is empty",
             allowed=f"the published file, SHA-256 {ENCODINGS[encoding].sha256}, in a cache of tiktoken's, or its path",
             next_step=f"tokmill vocab fetch {encoding} --to DIR, with a network; then --tokenizer DIR/{encoding}.tiktoken",
         )

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 
 from tokmill.core.system.process_child import Line, failed_event
-from tokmill.encode.loading import hand_over_plainly, load_encoder
+from tokmill.encode.loading import disable_awkward, load_encoder
 from tokmill.encode.resolve import resolve_tokenizer
 
 TEXTS = (
@@ -48,7 +48,7 @@ def try_engine() -> Tried:
 
 def main(job_fd: int, event_fd: int) -> None:
     """Entry point of the process."""
-    hand_over_plainly()
+    disable_awkward()
     line = Line(job_fd, event_fd)
     line.question()
     line.watch(lambda: os._exit(1))

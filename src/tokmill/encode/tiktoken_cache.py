@@ -40,7 +40,7 @@ def encoding_of(name: str, known: Container[str]) -> str | None:
     return encoding if encoding in known else None
 
 
-def places(encoding: str) -> list[str]:
+def tiktoken_cache_paths(encoding: str) -> list[str]:
     """The paths at which tiktoken would have the file, most wanted first."""
     given = [os.environ[name] for name in ("TIKTOKEN_CACHE_DIR", "DATA_GYM_CACHE_DIR") if name in os.environ]
     directories = given[:1] or [os.path.join(tempfile.gettempdir(), "data-gym-cache")]
@@ -50,7 +50,7 @@ def places(encoding: str) -> list[str]:
 
 def cached_path(encoding: str, sha256: str) -> str | None:
     """The file of an encoding in a cache; None when it is not there, or is not the published one."""
-    for path in places(encoding):
+    for path in tiktoken_cache_paths(encoding):
         try:
             with open(path, "rb") as file:
                 if hashlib.file_digest(file, "sha256").hexdigest() == sha256:

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
         skipped_lists,
     )
     from tokmill.output.prefix import Claim, Prefix, reading_errors
-    from tokmill.output.protected_paths import taken_by
+    from tokmill.output.protected_paths import why_protected
     from tokmill.output.remote_parts import Joint, missing_parts, part_name
     from tokmill.output.run_history import Chronicle, load_history
     from tokmill.output.staged import (
@@ -106,7 +106,7 @@ __getattr__, __dir__, __all__ = lazy_names(
             "skipped_lists",
         ],
         "prefix": ["Claim", "Prefix", "reading_errors"],
-        "protected_paths": ["taken_by"],
+        "protected_paths": ["why_protected"],
         "remote_parts": ["Joint", "missing_parts", "part_name"],
         "run_history": ["Chronicle", "load_history"],
         "staged": ["Here", "Staged", "destination", "is_complete_at", "output_of", "stage_of"],

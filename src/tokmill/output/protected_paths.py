@@ -19,7 +19,7 @@ _DEEPEST = 2
 """Directories between an output and its files, at most, its own included."""
 
 
-def taken_by(path: str | os.PathLike[str], outputs: Iterable[Path] = (), inputs: Iterable[str] = ()) -> str | None:
+def why_protected(path: str | os.PathLike[str], outputs: Iterable[Path] = (), inputs: Iterable[str] = ()) -> str | None:
     """What has this path, in words; None: neither an output nor the corpus.
 
     outputs: directories that are, or will be, outputs; what looks like one above the path counts too. inputs: files, as `open`

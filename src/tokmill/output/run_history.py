@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from tokmill.core.errors import DamageError
-from tokmill.core.events import AnyEvent, Notice, Progress, Renewed, Started
+from tokmill.core.events import AnyEvent, CachesReset, Notice, Progress, Started
 from tokmill.core.history import (
     MOST_LEGS,
     MOST_NOTICE_CHARACTERS,
@@ -49,7 +49,7 @@ class Chronicle:
         self._base = output.counts
         self._leg: Leg | None = None
         self._samples = Thinned()
-        self._n_renewals = 0
+        self._n_cache_resets = 0
         self._elapsed_s = self._saved_s = 0.0
         self._notices = list(self._before.notices)
         self._failed = False
@@ -65,14 +65,14 @@ class Chronicle:
             elif isinstance(event, Notice):
                 self._notices.append((round(self._begin_s + self._elapsed_s, 2), event.text[:MOST_NOTICE_CHARACTERS]))
                 del self._notices[:-MOST_NOTICES]
-            elif isinstance(event, Renewed):
-                self._n_renewals += 1
+            elif isinstance(event, CachesReset):
+                self._n_cache_resets += 1
 
     def history(self) -> History:
         """All of it so far."""
         if self._leg is None:
             return msgspec.structs.replace(self._before, notices=tuple(self._notices))
-        leg = msgspec.structs.replace(filled(self._leg, self._samples.rows()), n_renewals=self._n_renewals)
+        leg = msgspec.structs.replace(filled(self._leg, self._samples.rows()), n_cache_resets=self._n_cache_resets)
         legs = (*map(older, self._before.legs), leg)
         return History(legs=legs[-MOST_LEGS:], n_legs=self._before.n_legs + 1, notices=tuple(self._notices))
 

@@ -10,7 +10,7 @@ from tokmill.core.errors import DiskFullError, StorageError, UsageError
 from tokmill.core.system import durable
 from tokmill.core.system.durable import storage_errors
 from tokmill.core.text import counted
-from tokmill.output import taken_by
+from tokmill.output import why_protected
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,7 +43,7 @@ def check_free(path: Path, source: Path, inputs: Sequence[str], *, is_default: b
         # A pipe or a device, as it was typed: what it leads to may have no name.
         return path
     target = path if is_link else Path(os.path.realpath(path))
-    taken = None if is_link else taken_by(target, [source], inputs)
+    taken = None if is_link else why_protected(target, [source], inputs)
     if taken:
         raise UsageError(
             f"the report would replace {taken}",

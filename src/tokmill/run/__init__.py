@@ -15,7 +15,7 @@ if TYPE_CHECKING:
         InputPlan,
         Plan,
         check_disk,
-        foresee,
+        make_plan,
     )
     from tokmill.run.estimate.statistics import Estimate
     from tokmill.run.job import (
@@ -38,7 +38,7 @@ __getattr__, __dir__, __all__ = lazy_names(
         "advice": ["emptiness_notices"],
         "audit": ["Auditor"],
         "encode_batch": ["EncodeStage"],
-        "estimate.forecast": ["InputPlan", "NOWHERE", "Plan", "check_disk", "foresee"],
+        "estimate.forecast": ["InputPlan", "NOWHERE", "Plan", "check_disk", "make_plan"],
         "estimate.statistics": ["Estimate"],
         "job": ["PlannedJob", "details", "divide_resources", "make_job"],
         "parts.far_runs": ["run_all_at", "run_one_part_at"],

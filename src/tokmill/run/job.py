@@ -12,7 +12,7 @@ import msgspec
 from tokmill.core.config import MIB, Content, Job, Resources, parse_separator, parse_size
 from tokmill.core.errors import UsageError
 from tokmill.core.records import STDIN, EotPlacement, IdType, OnError, Utf8Policy, is_url, path_to_text
-from tokmill.core.system.budget import default_budget, divide
+from tokmill.core.system.budget import default_budget, divide_budget
 from tokmill.core.system.memory import cgroup_limit_bytes, machine_bytes
 from tokmill.core.text import counted, nearest
 from tokmill.encode import ENGINES, engine_notice, engine_of, resolve_tokenizer
@@ -235,15 +235,15 @@ def divide_resources(
     n_threads = _choose_threads(threads)
     budget, notices = _choose_budget(memory, n_threads, cgroup_limit_bytes())
     is_remote = any(source.is_remote for source in inputs)
-    division = divide(budget, n_threads, len(inputs), is_remote=is_remote, is_sent=is_sent)
+    shares = divide_budget(budget, n_threads, len(inputs), is_remote=is_remote, is_sent=is_sent)
     resources = Resources(
         budget_bytes=budget,
-        worker_bytes=budget - division.parent_bytes - division.inputs_bytes // 2,
+        worker_bytes=budget - shares.parent_bytes - shares.inputs_bytes // 2,
         n_threads=n_threads,
-        batch_bytes=division.batch_bytes,
-        in_flight_bytes=division.in_flight_bytes,
-        max_piece_bytes=division.max_piece_bytes // (_PIECE_SHARE if engine == "tokenizers" else 1),
-        renew_above_bytes=division.renew_above_bytes,
+        batch_bytes=shares.batch_bytes,
+        in_flight_bytes=shares.in_flight_bytes,
+        max_piece_bytes=shares.max_piece_bytes // (_PIECE_SHARE if engine == "tokenizers" else 1),
+        reset_above_bytes=shares.reset_above_bytes,
         engine=engine,
         max_skipped=max_skipped,
         nice=nice,

@@ -1,7 +1,7 @@
 """The guard: watches memory while a run goes on, and gives way step by step before the machine has to.
 
 Four things are watched: the worker's own resident memory, the machine's available memory, the cgroup's (v1 and v2), and, where the
-kernel has it, memory pressure (PSI). What follows from them is a pure function, `judge`; what is done about it goes through
+kernel has it, memory pressure (PSI). What follows from them is a pure function, `decide`; what is done about it goes through
 `Actions`. Reading is paused before anything is given up, because the batches on their way free memory by being written; only when
 that does not help for some seconds does the run checkpoint and leave with exit code 13, so that it can be resumed.
 """
@@ -36,13 +36,13 @@ class Step(IntEnum):
     """What the guard asks for, each including those before."""
 
     CALM = 0
-    RENEW = 1
+    RESET_CACHES = 1
     SHRINK = 2
     PAUSE = 3
     LEAVE = 4
 
 
-class Reading(msgspec.Struct, frozen=True, kw_only=True):
+class MemorySample(msgspec.Struct, frozen=True, kw_only=True):
     """One look at memory, in bytes; None where the system does not say."""
 
     worker_bytes: int
@@ -65,7 +65,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 class Actions(Protocol):
     """What the guard can do; implemented by the worker. Called in the guard's thread."""
 
-    def renew(self) -> None:
+    def reset_caches(self) -> None:
         """Let the encoder threads give back their caches at the next batch."""
 
     def shrink(self) -> None:
@@ -78,15 +78,15 @@ class Actions(Protocol):
         """Checkpoint and end."""
 
 
-def judge(reading: Reading, limits: Limits) -> tuple[Step, str]:
+def decide(reading: MemorySample, limits: Limits) -> tuple[Step, str]:
     """The step that a reading asks for, and why."""
-    own = _first((1.05, Step.LEAVE), (1.0, Step.PAUSE), (0.95, Step.SHRINK), (0.9, Step.RENEW))(
+    own = _first((1.05, Step.LEAVE), (1.0, Step.PAUSE), (0.95, Step.SHRINK), (0.9, Step.RESET_CACHES))(
         reading.worker_bytes / limits.worker_bytes
     )
     steps = [(own, f"the worker holds {reading.worker_bytes // MIB} MiB of {limits.worker_bytes // MIB} MiB")]
     for left, name in ((reading.available_bytes, "machine"), (reading.cgroup_bytes, "cgroup")):
         if left is not None:
-            short = _first((2.0, Step.LEAVE), (1.0, Step.PAUSE), (0.67, Step.SHRINK), (0.5, Step.RENEW))
+            short = _first((2.0, Step.LEAVE), (1.0, Step.PAUSE), (0.67, Step.SHRINK), (0.5, Step.RESET_CACHES))
             steps.append((short(limits.reserve_bytes / max(left, 1)), f"the {name} has only {left // MIB} MiB left"))
     if reading.stalled_percent is not None and reading.stalled_percent >= _STALLED_PERCENT:
         steps.append((Step.PAUSE, f"the machine waits for memory {reading.stalled_percent:.0f} % of the time"))
@@ -101,10 +101,10 @@ def reserve_bytes(machine_bytes: int) -> int:
 class Guard:
     """Looks ten times a second, in a thread of its own, from `start` to `stop`."""
 
-    def __init__(self, limits: Limits, actions: Actions, look: Callable[[], Reading] | None = None) -> None:
+    def __init__(self, limits: Limits, actions: Actions, look: Callable[[], MemorySample] | None = None) -> None:
         self._limits = limits
         self._actions = actions
-        self._look = look or take_reading
+        self._look = look or take_memory_sample
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="guard", daemon=True)
         self._paused_since: float | None = None
@@ -121,12 +121,12 @@ class Guard:
 
     def _run(self) -> None:
         while not self._over.wait(_LOOK_S):
-            self.act(*judge(self._look(), self._limits), time.monotonic())
+            self.act(*decide(self._look(), self._limits), time.monotonic())
 
     def act(self, step: Step, why: str, now_s: float) -> None:
         """Carry out one judgement."""
-        if step >= Step.RENEW:
-            self._actions.renew()
+        if step >= Step.RESET_CACHES:
+            self._actions.reset_caches()
         if step >= Step.SHRINK and not self._shrunk:
             self._shrunk = True
             self._actions.shrink()
@@ -145,9 +145,9 @@ class Guard:
             self._over.set()
 
 
-def take_reading() -> Reading:
+def take_memory_sample() -> MemorySample:
     """Look at this process and this machine now."""
-    return Reading(
+    return MemorySample(
         worker_bytes=memory.rss_bytes(),
         available_bytes=memory.available_bytes(),
         cgroup_bytes=memory.cgroup_left_bytes(),

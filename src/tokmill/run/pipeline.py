@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from tokmill.core.protocols import Reader
     from tokmill.core.records import Batch, Cursor, EncodedBatch
-    from tokmill.core.system.budget import Renewal
+    from tokmill.core.system.budget import CacheReset
     from tokmill.run.encode_batch import EncodeStage
 
 _JOIN_S = 2.0
@@ -107,7 +107,7 @@ class Pipeline:
         *,
         n_threads: int,
         flow: Flow,
-        renewal: Renewal,
+        cache_reset: CacheReset,
         on_tick: Callable[[], None],
     ) -> None:
         """make_stage is called once in each encoder thread; on_tick in the thread that iterates, a few times a second."""
@@ -115,7 +115,7 @@ class Pipeline:
         self._make_stage = make_stage
         self._n_threads = n_threads
         self._flow = flow
-        self._renewal = renewal
+        self._cache_reset = cache_reset
         self._on_tick = on_tick
         self._todo: SimpleQueue[Batch | None] = SimpleQueue()
         self._done = _InOrder()
@@ -189,7 +189,7 @@ class Pipeline:
                 if stage is None:
                     stage = self._make_stage()
                 result: EncodedBatch | BaseException = stage.run(batch)
-                self._renewal.after_batch(stage.encoder, batch)
+                self._cache_reset.after_batch(stage.encoder, batch)
             except BaseException as error:  # noqa: BLE001  a thread's error, panics too, is raised where the results are taken
                 result = error
             cost = _held_bytes(result)

@@ -126,7 +126,7 @@ def _smaller(job: Job, *, keep_fresh: bool) -> Job:
         resources,
         batch_bytes=batch_bytes,
         in_flight_bytes=resources.in_flight_bytes // 2,
-        renew_above_bytes=resources.renew_above_bytes * 3 // 4,
+        reset_above_bytes=resources.reset_above_bytes * 3 // 4,
     )
     return msgspec.structs.replace(job, resources=smaller, fresh=job.fresh and keep_fresh)
 

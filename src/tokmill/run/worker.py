@@ -23,20 +23,20 @@ import msgspec
 from tokmill.check import GapReader, Mender, check_sources, open_repair
 from tokmill.core.config import MIB
 from tokmill.core.errors import Interrupted, MemoryBudgetError, TokmillError
-from tokmill.core.events import AnyEvent, Finished, Notice, Progress, Renewed, Repaired, Started
+from tokmill.core.events import AnyEvent, CachesReset, Finished, Notice, Progress, Repaired, Started
 from tokmill.core.manifest import FORMAT_VERSION, Manifest, published
 from tokmill.core.partition import outside_bytes
 from tokmill.core.records import STDIN, Counts, Cursor, is_packed, text_to_path
-from tokmill.core.system.budget import Renewal
+from tokmill.core.system.budget import CacheReset
 from tokmill.core.system.memory import cgroup_limit_bytes, data_bytes, give_way, machine_bytes, peak_rss_bytes, rss_bytes
 from tokmill.core.system.process_child import Line, failed_event
 from tokmill.core.version import __version__
-from tokmill.encode import cutter_of, hand_over_plainly, load_encoder, reference_of
+from tokmill.encode import cutter_of, disable_awkward, load_encoder, reference_of
 from tokmill.output import Chronicle, Output, open_output
 from tokmill.read import CorpusReader
 from tokmill.run.audit import Auditor
 from tokmill.run.encode_batch import EncodeStage
-from tokmill.run.memory_guard import Guard, Limits, Reading, reserve_bytes, take_reading
+from tokmill.run.memory_guard import Guard, Limits, MemorySample, reserve_bytes, take_memory_sample
 from tokmill.run.pipeline import Flow, Pipeline
 from tokmill.run.segment_writer import Recorder
 from tokmill.run.stage_limit import wait_for_room
@@ -64,13 +64,13 @@ _NOTHING_REPLACED = ("nothing was replaced", "run the command again")
 class Worker:
     """Carries out one job in this process."""
 
-    def __init__(self, job: Job, emit: Callable[[AnyEvent], None], look: Callable[[], Reading] = take_reading) -> None:
+    def __init__(self, job: Job, emit: Callable[[AnyEvent], None], look: Callable[[], MemorySample] = take_memory_sample) -> None:
         """look: what the guard knows of memory."""
         self._job = job
         self._emit = emit
         self._look_at_memory = look
         self._flow = Flow(job.resources.in_flight_bytes)
-        self._renewal = Renewal(job.resources.renew_above_bytes, self._on_renewed)
+        self._cache_reset = CacheReset(job.resources.reset_above_bytes, self._on_caches_reset)
         self._leaving: str | None = None
         self._stopped = False
         self._chronicle: Chronicle | None = None
@@ -83,9 +83,9 @@ class Worker:
 
     # What the guard may do: `guard.Actions`.
 
-    def renew(self) -> None:
+    def reset_caches(self) -> None:
         """Let the encoder threads give back their caches."""
-        self._renewal.ask()
+        self._cache_reset.ask()
 
     def shrink(self) -> None:
         """Halve what is on its way."""
@@ -251,7 +251,7 @@ class Worker:
             lambda: EncodeStage(content, load_encoder(content.tokenizer, resources.engine), auditor),
             n_threads=resources.n_threads,
             flow=self._flow,
-            renewal=self._renewal,
+            cache_reset=self._cache_reset,
             on_tick=lambda: self._tell(done.elapsed_s, done.position_bytes, done.counts),
         )
 
@@ -267,8 +267,8 @@ class Worker:
         if self._chronicle is not None:
             self._chronicle.on_event(event)
 
-    def _on_renewed(self, before: int, after: int) -> None:
-        self._tell_all(Renewed(elapsed_s=self._elapsed_s, rss_before_bytes=before, rss_after_bytes=after))
+    def _on_caches_reset(self, before: int, after: int) -> None:
+        self._tell_all(CachesReset(elapsed_s=self._elapsed_s, rss_before_bytes=before, rss_after_bytes=after))
 
     def _started(self, output: Output) -> Started:
         inputs, resources = self._job.content.inputs, self._job.resources
@@ -339,7 +339,7 @@ def main(job_fd: int, event_fd: int) -> None:
     from tokmill.core.config import Job
 
     threading.stack_size(_STACK_BYTES)
-    hand_over_plainly()
+    disable_awkward()
     line = Line(job_fd, event_fd)
     job = msgspec.json.decode(line.question(), type=Job)
     if job.resources.nice:
@@ -372,10 +372,10 @@ def _limit_growth(budget_bytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
 
 
-def _watchful_look(budget_bytes: int) -> Callable[[], Reading]:
-    def look() -> Reading:
+def _watchful_look(budget_bytes: int) -> Callable[[], MemorySample]:
+    def look() -> MemorySample:
         _limit_growth(budget_bytes)
-        return take_reading()
+        return take_memory_sample()
 
     return look
 

@@ -42,7 +42,7 @@ _SENT_BYTES = 112 * MIB
 _INPUT_BYTES = 2400
 """For each input: 1,350 in the parent (records, their JSON), 900 in the worker (250,000 small files)."""
 _CACHE_FLOOR_BYTES = 72 * MIB
-"""For each thread: what the cache takes at most for the text between two renewals (4 MiB of unique words: 73 MB measured)."""
+"""For each thread: what the cache takes at most for the text between two resets (4 MiB of unique words: 73 MB measured)."""
 _COST_PER_TEXT_BYTE = 9
 """`Batch.cost_bytes` of a batch of documents of 128 bytes, per byte of text."""
 _PIECE_COST = UNCUT_COST + 2
@@ -57,7 +57,7 @@ _TRIM_S = 0.5
 _BATCH_SIZES = (2 * MIB, MIB, MIB // 2, MIB // 4)
 
 
-class Division(msgspec.Struct, frozen=True, kw_only=True):
+class BudgetShares(msgspec.Struct, frozen=True, kw_only=True):
     """How a budget is divided, term by term; the terms add up to at most the budget."""
 
     budget_bytes: int
@@ -81,22 +81,24 @@ class Division(msgspec.Struct, frozen=True, kw_only=True):
         return (self.in_flight_bytes + int(self.caches_bytes * (1 - 1 / _GROWTH))) // _PIECE_COST
 
     @property
-    def renew_above_bytes(self) -> int:
+    def reset_above_bytes(self) -> int:
         """Resident memory of the worker at which caches are given back, early enough for all of them to grow once more."""
         fixed = self.worker_bytes + self.reference_bytes + self.inputs_bytes // 2 + self.in_flight_bytes // 2
         return fixed + int(self.caches_bytes / _GROWTH)
 
 
-def divide(budget_bytes: int, n_threads: int, n_inputs: int = 1, *, is_remote: bool = False, is_sent: bool = False) -> Division:
+def divide_budget(
+    budget_bytes: int, n_threads: int, n_inputs: int = 1, *, is_remote: bool = False, is_sent: bool = False
+) -> BudgetShares:
     """Divide a budget among the terms. is_remote: whether inputs are behind URLs; is_sent: whether the output goes to a store.
 
     Raises MemoryBudgetError, which names the smallest budget that works, if it is too small.
     """
     for batch_bytes in _BATCH_SIZES:
-        division = _with_batches(budget_bytes, n_threads, batch_bytes, n_inputs, is_remote=is_remote, is_sent=is_sent)
-        if division.caches_bytes >= n_threads * _CACHE_FLOOR_BYTES:
-            return division
-    smallest = budget_bytes - division.caches_bytes + n_threads * _CACHE_FLOOR_BYTES
+        shares = _with_batches(budget_bytes, n_threads, batch_bytes, n_inputs, is_remote=is_remote, is_sent=is_sent)
+        if shares.caches_bytes >= n_threads * _CACHE_FLOOR_BYTES:
+            return shares
+    smallest = budget_bytes - shares.caches_bytes + n_threads * _CACHE_FLOOR_BYTES
     raise MemoryBudgetError(
         f"a budget of {budget_bytes / MIB:,.0f} MiB is too small for {counted(n_threads, 'thread')}",
         where="--memory",
@@ -107,7 +109,7 @@ def divide(budget_bytes: int, n_threads: int, n_inputs: int = 1, *, is_remote: b
 
 def _with_batches(
     budget_bytes: int, n_threads: int, batch_bytes: int, n_inputs: int, *, is_remote: bool, is_sent: bool
-) -> Division:
+) -> BudgetShares:
     in_flight = (2 * n_threads + 1) * batch_bytes * _COST_PER_TEXT_BYTE
     # A bytearray that loses its front is copied: for a moment it is held one and a half times.
     reader = DIVIDE_ABOVE_BYTES * 3 // 2 + 4 * batch_bytes
@@ -116,7 +118,7 @@ def _with_batches(
     parent, worker = (own + _STORE_BYTES * is_remote for own in (_PARENT_BYTES, _WORKER_BYTES))
     parent += (_SENT_BYTES + _STORE_BYTES * (not is_remote)) * is_sent
     fixed = parent + worker + _REFERENCE_BYTES + inputs
-    return Division(
+    return BudgetShares(
         budget_bytes=budget_bytes,
         n_threads=n_threads,
         parent_bytes=parent,
@@ -160,16 +162,16 @@ def default_budget(n_threads: int, machine_bytes: int, cgroup_bytes: int | None)
     return min(wanted, machine_bytes // 4, cgroup_bytes * 3 // 4 if cgroup_bytes else wanted)
 
 
-class Renewal:
+class CacheReset:
     """Decides which encoder thread gives its caches back, and when. Shared by the encoder threads."""
 
     _MIN_BYTES = 4 * MIB
-    """Text between two renewals of one thread: below, renewing would not be what helps."""
+    """Text between two resets of one thread; below this a reset would not help."""
 
-    def __init__(self, above_bytes: int, on_renewed: Callable[[int, int], None]) -> None:
-        """above_bytes: resident memory of this process; on_renewed(before, after) is called in the encoder thread."""
+    def __init__(self, above_bytes: int, on_reset: Callable[[int, int], None]) -> None:
+        """above_bytes: resident memory of this process; on_reset(before, after) is called in the encoder thread."""
         self._above = above_bytes
-        self._on_renewed = on_renewed
+        self._on_caches_reset = on_reset
         self._since: dict[int, int] = {}
         self._asked: set[int] = set()
         self._lock = threading.Lock()
@@ -177,12 +179,12 @@ class Renewal:
         self._next_trim = 0.0
 
     def ask(self) -> None:
-        """Let every encoder thread renew at its next batch, unless it did so just now."""
+        """Make every encoder thread drop its caches after its next batch, unless it did so just now."""
         with self._lock:
             self._asked = {me for me, n_bytes in self._since.items() if n_bytes >= self._MIN_BYTES}
 
     def after_batch(self, encoder: Encoder, batch: Batch) -> None:
-        """Called by an encoder thread behind each batch; renews its encoder when memory is short and its caches are the oldest."""
+        """Drop the caches of `encoder` if memory is short and they are the oldest. Called by an encoder thread after each batch."""
         with self._lock:
             me = id(encoder)
             self._since[me] = self._since.get(me, 0) + text_bytes(batch.documents)
@@ -191,9 +193,9 @@ class Renewal:
                 return
             self._asked.discard(me)
             self._since[me] = 0
-            encoder.renew()
+            encoder.reset_caches()
             memory.trim()
-        self._on_renewed(before, memory.rss_bytes())
+        self._on_caches_reset(before, memory.rss_bytes())
 
     def _rss_after_trim(self) -> int:
         """Resident memory; what the allocator only keeps in store is given back first, for it costs less than the caches."""

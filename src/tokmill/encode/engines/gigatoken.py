@@ -1,12 +1,12 @@
 """gigatoken behind the Encoder contract: the fast engine.
 
-The hard thing is memory: its cache of pieces has no bound in 0.10.0, and only dropping the tokenizer gives it back (`renew`).
+The difficulty is memory: its cache of pieces has no bound in 0.10.0, and only dropping the tokenizer frees it (`reset_caches`).
 One tokenizer a thread with `parallel=False`, as two with a cache each are a third faster than the engine's own pool on one.
 Documents that lie in one buffer go in as that buffer and are parted by the engine (a tenth faster than a list of them). Ids that
 the engine would panic at are refused before; a panic that comes all the same becomes an EngineError.
 
 Results come as an awkward array: importing awkward takes 0.15 s and making the array 0.8 ms a batch, a tenth of the encoding. In
-a process of our own `encode.hand_over_plainly` puts a few lines in its place; elsewhere awkward is what it is.
+a process of our own `encode.disable_awkward` puts a few lines in its place; elsewhere awkward is what it is.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class GigatokenEncoder:
         self._load = load
         self._make = make
         self._engine: Engine | None = None
-        self.renew()
+        self.reset_caches()
 
     def encode(
         self,
@@ -89,7 +89,7 @@ class GigatokenEncoder:
         except BaseException as error:
             raise _mapped(error) from error
 
-    def renew(self) -> None:
+    def reset_caches(self) -> None:
         """Drop the tokenizer with its cache and load it again: 40 ms, and the next 60 MB run at a quarter of the speed."""
         source = self._load()
         self._engine = None  # before the new one is loaded, so that there are never two
@@ -100,7 +100,7 @@ class GigatokenEncoder:
 
     def _loaded(self) -> Engine:
         if self._engine is None:
-            self.renew()
+            self.reset_caches()
         assert self._engine is not None
         return self._engine
 
@@ -121,7 +121,7 @@ def _texts(documents: Sequence[bytes]) -> list[bytes] | BytesSource:
 
 
 def _arrays(result: Any) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
-    """The ids and offsets of the engine's result, an awkward array or what `hand_over_plainly` makes of it."""
+    """The ids and offsets of the engine's result, an awkward array or what `disable_awkward` makes of it."""
     if isinstance(result, tuple):
         ids, lengths = result
         offsets = np.zeros(len(lengths) + 1, np.int64)

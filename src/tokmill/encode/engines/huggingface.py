@@ -82,7 +82,7 @@ class HuggingFaceEncoder:
             )
         return text.encode()
 
-    def renew(self) -> None:
+    def reset_caches(self) -> None:
         """Nothing to give back."""
 
     def _check_added(self) -> None:

@@ -39,7 +39,7 @@ _WHITE += "\u205f\u2060\u3000\ufeff"
 """White space of any version of Unicode, and whatever somebody may take for it."""
 
 
-class ShortTogether:
+class JoinedShortDocuments:
     """Implements `protocols.Encoder` for valid UTF-8, by another one."""
 
     def __init__(self, engine: Encoder, encoding: str) -> None:
@@ -64,9 +64,9 @@ class ShortTogether:
         """See the contract. Raises EngineError."""
         return self._engine.decode(ids)
 
-    def renew(self) -> None:
+    def reset_caches(self) -> None:
         """Give back the caches."""
-        self._engine.renew()
+        self._engine.reset_caches()
 
     def _learn(self) -> None:
         ids, _ = self._engine.encode([self._between])
@@ -113,9 +113,9 @@ class ShortTogether:
         return ids[is_text], offsets
 
 
-def with_short_together(engine: Encoder, encoding: str) -> Encoder:
+def join_short_documents(engine: Encoder, encoding: str) -> Encoder:
     """The engine, with that in front of it where it is proven. encoding: that of the engine."""
-    return ShortTogether(engine, encoding) if encoding in BETWEEN else engine
+    return JoinedShortDocuments(engine, encoding) if encoding in BETWEEN else engine
 
 
 def _lengths(documents: Sequence[bytes]) -> NDArray[np.int64]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-class ReferenceEncoder:
+class TiktokenEncoder:
     """Implements `protocols.Encoder` with the tokens of `encode_ordinary`."""
 
     def __init__(self, encoding: str, pattern: str, ranks: Callable[[], str]) -> None:
@@ -60,7 +60,7 @@ class ReferenceEncoder:
                 next_step="check that the tokens and the tokenizer belong together",
             ) from error
 
-    def renew(self) -> None:
+    def reset_caches(self) -> None:
         """Nothing to give back."""
 
 

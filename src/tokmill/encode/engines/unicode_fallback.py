@@ -101,7 +101,7 @@ _BYTES_PER_HIT = 2048
 """Where a first byte is more common than one in so many bytes, numpy looks at all of them at once (1 ms for 2 MB)."""
 
 
-class ReferenceForNewer:
+class UnicodeFallback:
     """Implements `protocols.Encoder`: the reference where a document holds a newer character, else the engine."""
 
     def __init__(self, engine: Encoder, load_reference: Callable[[], Encoder], encoding: str) -> None:
@@ -126,10 +126,10 @@ class ReferenceForNewer:
         """See the contract. Raises EngineError."""
         return self._engine.decode(ids)
 
-    def renew(self) -> None:
+    def reset_caches(self) -> None:
         """Give back the caches, and the reference."""
         self._reference = None
-        self._engine.renew()
+        self._engine.reset_caches()
 
 
 def _which_hold_newer(documents: Sequence[bytes], newer: Ranges) -> NDArray[np.bool_] | None:

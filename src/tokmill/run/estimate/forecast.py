@@ -11,7 +11,7 @@ from tokmill.core.config import MIB, Job
 from tokmill.core.errors import Interrupted, WorkerDiedError
 from tokmill.core.events import Failed
 from tokmill.core.records import BLOCK_BYTES, DIVIDE_ABOVE_BYTES, Compression, text_to_path
-from tokmill.core.system.budget import Division, divide
+from tokmill.core.system.budget import BudgetShares, divide_budget
 from tokmill.core.system.memory import available_bytes
 from tokmill.core.system.process import Child, error_of
 from tokmill.core.text import counted
@@ -125,7 +125,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
             self.disk.check()
 
 
-def foresee(planned: PlannedJob, elapsed_s: float = 0.0) -> Plan:
+def make_plan(planned: PlannedJob, elapsed_s: float = 0.0) -> Plan:
     """The plan of a job. Raises TokmillError when an input cannot be read."""
     job, content = planned.job, planned.job.content
     answer = ask(job, _sample_bytes(job), decode_s=2.0, encode_s=2.5)
@@ -201,8 +201,8 @@ def ask(job: Job, sample_bytes: int, *, decode_s: float, encode_s: float) -> Ans
 
 def _sample_bytes(job: Job) -> int:
     """As much as the engine's caches can take within the budget."""
-    division = _division(job)
-    return max(2 * MIB, min(_SAMPLE_BYTES, division.caches_bytes // _CACHE_COST))
+    shares = _shares(job)
+    return max(2 * MIB, min(_SAMPLE_BYTES, shares.caches_bytes // _CACHE_COST))
 
 
 def _inputs(inputs: tuple[Input, ...], answer: Answer) -> list[InputPlan]:
@@ -230,32 +230,32 @@ def _disk_bytes(source: Input) -> int | None:
         return None
 
 
-def _division(job: Job) -> Division:
+def _shares(job: Job) -> BudgetShares:
     inputs = job.content.inputs
     is_remote = any(source.is_remote for source in inputs)
     is_sent = bool(job.destination)
-    return divide(job.resources.budget_bytes, job.resources.n_threads, len(inputs), is_remote=is_remote, is_sent=is_sent)
+    return divide_budget(job.resources.budget_bytes, job.resources.n_threads, len(inputs), is_remote=is_remote, is_sent=is_sent)
 
 
 def _memory(job: Job) -> MemoryPlan:
-    division = _division(job)
+    shares = _shares(job)
     return MemoryPlan(
-        budget_bytes=division.budget_bytes,
-        parent_bytes=division.parent_bytes,
-        worker_bytes=division.worker_bytes,
-        reference_bytes=division.reference_bytes,
-        inputs_bytes=division.inputs_bytes,
-        reader_bytes=division.reader_bytes,
-        in_flight_bytes=division.in_flight_bytes,
-        caches_bytes=division.caches_bytes,
+        budget_bytes=shares.budget_bytes,
+        parent_bytes=shares.parent_bytes,
+        worker_bytes=shares.worker_bytes,
+        reference_bytes=shares.reference_bytes,
+        inputs_bytes=shares.inputs_bytes,
+        reader_bytes=shares.reader_bytes,
+        in_flight_bytes=shares.in_flight_bytes,
+        caches_bytes=shares.caches_bytes,
         available_bytes=available_bytes(),
-        peak_bytes=division.parent_bytes
-        + division.worker_bytes
-        + division.reference_bytes
-        + division.inputs_bytes
-        + division.reader_bytes
-        + division.in_flight_bytes
-        + division.caches_bytes,
+        peak_bytes=shares.parent_bytes
+        + shares.worker_bytes
+        + shares.reference_bytes
+        + shares.inputs_bytes
+        + shares.reader_bytes
+        + shares.in_flight_bytes
+        + shares.caches_bytes,
     )
 
 

@@ -22,11 +22,11 @@ from tokmill.core.errors import DamagedInputError
 from tokmill.core.records import text_to_path
 from tokmill.core.system.process_child import Line, failed_event
 from tokmill.core.text import counted
-from tokmill.encode import cutter_of, hand_over_plainly, load_encoder
+from tokmill.encode import cutter_of, disable_awkward, load_encoder
 from tokmill.read import clean, open_stream
 from tokmill.run.estimate.statistics import Answer, Group, Question, Window, of_all
 from tokmill.run.estimate.survey import GRIDDED, is_gridded, survey_parquet, survey_rows
-from tokmill.run.estimate.windows import PLACE_BYTES, Cut, Decoded, Excerpt, View, cut_of, fate, reach_of, sample_stream
+from tokmill.run.estimate.windows import PLACE_BYTES, Cut, Decoded, Excerpt, View, cut_of, reach_of, sample_stream, skip_policy_text
 from tokmill.store import restore
 
 if TYPE_CHECKING:
@@ -300,10 +300,10 @@ class Sampler:
         windows = counted(n_windows, "window")
         if self._n_bad:
             what = f"{counted(self._n_bad, 'bad record')} in {windows}, without a text where it should be"
-            self._notices.append(f"{what}: {fate(self._content)}")
+            self._notices.append(f"{what}: {skip_policy_text(self._content)}")
         if self._n_invalid:
             what = f"{counted(self._n_invalid, 'piece of text', 'pieces of text')} in {windows} that UTF-8 does not allow"
-            self._notices.append(f"{what}: {fate(self._content, text=True)}")
+            self._notices.append(f"{what}: {skip_policy_text(self._content, text=True)}")
 
 
 def _are_remote(files: Sequence[Input]) -> bool:
@@ -373,7 +373,7 @@ def _rate(timings: Sequence[tuple[int, float]]) -> float | None:
 
 def main(job_fd: int, event_fd: int) -> None:
     """Entry point of the process."""
-    hand_over_plainly()
+    disable_awkward()
     line = Line(job_fd, event_fd)
     question = msgspec.json.decode(line.question(), type=Question)
     restore(question.urls)

@@ -37,7 +37,7 @@ _RESOURCES = Resources(
     batch_bytes=PLACE_BYTES,
     in_flight_bytes=MIB,
     max_piece_bytes=64 * MIB,
-    renew_above_bytes=256 * MIB,
+    reset_above_bytes=256 * MIB,
 )
 
 

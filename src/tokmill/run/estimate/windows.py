@@ -238,7 +238,7 @@ def sample_stream(stream: ByteStream, cut: Cut, reach: int, *, until_s: float, m
     )
 
 
-def fate(content: Content, *, text: bool = False) -> str:
+def skip_policy_text(content: Content, *, text: bool = False) -> str:
     """What tokenize will do with bad records. text: with text that is not UTF-8."""
     if text and content.encoding_errors != "strict":
         return f"--encoding-errors {content.encoding_errors} will mend it"
