@@ -70,9 +70,10 @@ def test_a_worker_is_as_nice_as_it_was_started_and_no_nicer(tmp_path: Path) -> N
 def test_data_that_is_not_resident_does_not_count_against_the_budget() -> None:
     program = """
 import mmap
-from tokmill import probe, worker
+from tokmill.core.system import memory
+from tokmill.run import worker
 untouched = mmap.mmap(-1, 400 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-worker._limit_growth(probe.rss_bytes() + (200 << 20))
+worker._limit_growth(memory.rss_bytes() + (200 << 20))
 within = bytearray(150 << 20)
 try:
     beyond = bytearray(200 << 20)
