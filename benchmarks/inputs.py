@@ -31,7 +31,7 @@ import pyarrow.parquet as pq
 from peers.gigatoken_encode_files import RANKS
 
 from tokmill.core.config import Content, Resources
-from tokmill.core.documents import Slices, text_bytes
+from tokmill.core.documents import DocumentBuffer, text_bytes
 from tokmill.core.protocols import Encoder
 from tokmill.core.records import Batch, Cursor
 from tokmill.encode.loading import cutter_for, disable_awkward, load_encoder
@@ -80,7 +80,7 @@ def reader(path: Path) -> Iterator[Batch]:
 
 def full_documents(batch: Batch) -> Sequence[bytes]:
     """What the worker hands to its engine: without documents that are empty."""
-    return batch.documents.without_empty()[0] if isinstance(batch.documents, Slices) else batch.documents
+    return batch.documents.without_empty()[0] if isinstance(batch.documents, DocumentBuffer) else batch.documents
 
 
 def in_parts(path: Path, most_bytes: int) -> Iterator[list[Sequence[bytes]]]:

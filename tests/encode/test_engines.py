@@ -16,7 +16,7 @@ from hypothesis import given, strategies as st
 from support.contracts import EncoderContract
 from support.plain import gpt2
 
-from tokmill.core.documents import Slices
+from tokmill.core.documents import DocumentBuffer
 from tokmill.core.errors import EngineError, UsageError
 from tokmill.core.protocols import Encoder
 from tokmill.encode.engines.gigatoken import GigatokenEncoder
@@ -98,7 +98,7 @@ def test_documents_of_one_buffer_are_those_of_a_list(
     separator = b"<|x|>"
     lengths = np.array([len(d) for d in documents], np.int64)
     starts = np.cumsum(lengths + len(separator)) - lengths - len(separator)
-    slices, kept = Slices(separator.join(documents), starts, starts + lengths, separator).without_empty()
+    slices, kept = DocumentBuffer(separator.join(documents), starts, starts + lengths, separator).without_empty()
     full = [d for d in documents if d]
     assert list(slices) == full
     assert [documents[i] for i in kept] == full
@@ -153,10 +153,10 @@ def test_short_documents_reach_the_engine_as_a_few_texts(small_ranks: Path, enco
         assert engine.n_texts == n_texts
 
 
-def one_buffer(documents: list[bytes], separator: bytes) -> Slices:
+def one_buffer(documents: list[bytes], separator: bytes) -> DocumentBuffer:
     ends = np.cumsum([len(document) + len(separator) for document in documents]) - len(separator)
     starts = ends - [len(document) for document in documents]
-    return Slices(separator.join(documents) + separator, starts, ends, separator)
+    return DocumentBuffer(separator.join(documents) + separator, starts, ends, separator)
 
 
 def test_the_engines_arrays_are_the_same_without_awkward() -> None:
@@ -235,7 +235,7 @@ def test_newer_characters_are_seen_in_documents_of_one_buffer() -> None:
     data = "\0".join(texts).encode()
     ends = np.cumsum([len(text.encode()) + 1 for text in texts]) - 1
     starts = np.array([0, *(ends[:-1] + 1)], np.int64)
-    ids, offsets = encoder.encode(Slices(data, starts, ends, b"\0"))
+    ids, offsets = encoder.encode(DocumentBuffer(data, starts, ends, b"\0"))
     assert [ids[a:b].tolist() for a, b in itertools.pairwise(offsets)] == [gpt2().encode_ordinary(t) for t in texts]
 
 

@@ -13,7 +13,7 @@ import tokenizers
 from hypothesis import example, given, strategies as st
 from support.small import EOT, LLAMA3, MAKERS, PLAIN, PROVEN, TEXTS, path_of, rewritten, true_ids, truth
 
-from tokmill.core.documents import Slices
+from tokmill.core.documents import DocumentBuffer
 from tokmill.core.errors import EngineError, UsageError
 from tokmill.core.protocols import Encoder
 from tokmill.core.records import Tokenizer
@@ -119,7 +119,7 @@ def test_documents_of_one_buffer_are_those_of_a_list(name: str) -> None:
     documents = [text.encode() for text in (*TEXTS, "x<|", "", "|>y", "a\u0301", "\u0301", " ", " the", "the ", "\U000323b0", "")]
     lengths = np.array([len(document) for document in documents], np.int64)
     starts = np.cumsum(lengths + len(separator)) - lengths - len(separator)
-    slices, _ = Slices(separator.join(documents), starts, starts + lengths, separator).without_empty()
+    slices, _ = DocumentBuffer(separator.join(documents), starts, starts + lengths, separator).without_empty()
     for encoder in (fastest(name), reference(name)):
         expected, actual = encoder.encode([document for document in documents if document]), encoder.encode(slices)
         assert expected[0].tolist() == actual[0].tolist()

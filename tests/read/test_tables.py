@@ -16,7 +16,7 @@ from support.builders import a_content
 from support.make_corpora import arrow, arrow_stream, parquet, tar
 from support.reading import a_reader, read_all, write
 
-from tokmill.core.documents import Slices
+from tokmill.core.documents import DocumentBuffer
 from tokmill.core.errors import BadRecordError, DamagedInputError, InputError, MemoryBudgetError, TokmillError, UsageError
 from tokmill.core.records import Cursor, Input
 from tokmill.read.inputs import find_inputs
@@ -136,7 +136,7 @@ def test_a_json_key_with_dots_that_leads_nowhere_is_named(tmp_path: Path, line: 
 def test_texts_of_a_table_are_one_buffer_for_the_engine(tmp_path: Path) -> None:
     inputs = stored(tmp_path / "a.parquet", pa.table({"text": ["one", "two\0", "three"]}))
     batch, end = a_reader(a_content(inputs=inputs), batch_bytes=14).batches(Cursor())
-    assert isinstance(batch.documents, Slices)
+    assert isinstance(batch.documents, DocumentBuffer)
     assert batch.documents.data == b"one\xfftwo\0\xffthree"
     assert end.after == Cursor(input_index=1)
     assert [(batch.locate(i).record, batch.locate(i).offset) for i in range(3)] == [(1, None), (2, None), (3, None)]

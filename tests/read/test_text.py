@@ -73,9 +73,9 @@ def test_a_pipe_that_delivers_a_few_bytes_at_a_time_changes_nothing(data: bytes,
         def close(self) -> None: ...
 
     from tokmill.read.formats.text import read_text
-    from tokmill.read.position import Position, Settings
+    from tokmill.read.position import Position, ReadSettings
 
-    settings = Settings(a_content(inputs=(source,)), None, batch_bytes, 1024, 1 << 20)
+    settings = ReadSettings(a_content(inputs=(source,)), None, batch_bytes, 1024, 1 << 20)
     documents = [d for b in read_text(Drops(), Position(source, 0, Cursor()), settings, Cursor()) for d in b.documents]
     assert documents == data.split(b"<|endoftext|>")
 

@@ -16,7 +16,7 @@ _SHORT_BYTES = 1 << 10
 """Documents up to here, on average, are split at once: 40 ns for one of 40 bytes, where slicing it takes 190."""
 
 
-class Slices(Sequence[bytes]):
+class DocumentBuffer(Sequence[bytes]):
     """Documents that lie one behind the other in one buffer, separated; `bytes` are made only of those that are asked for."""
 
     __slots__ = ("data", "ends", "separator", "starts")
@@ -53,15 +53,15 @@ class Slices(Sequence[bytes]):
         """Of all documents."""
         return int((self.ends - self.starts).sum())
 
-    def without_empty(self) -> tuple[Slices, Sequence[int] | NDArray[np.intp]]:
+    def without_empty(self) -> tuple[DocumentBuffer, Sequence[int] | NDArray[np.intp]]:
         """The documents that are not empty, and the index of each."""
         is_full = self.ends > self.starts
         if is_full.all():
             return self, range(len(self))
         kept = is_full.nonzero()[0]
-        return Slices(self.data, self.starts[kept], self.ends[kept], self.separator), kept
+        return DocumentBuffer(self.data, self.starts[kept], self.ends[kept], self.separator), kept
 
-    def compact(self) -> Slices:
+    def compact(self) -> DocumentBuffer:
         """The same documents, which are UTF-8, none empty and all that there are, with one byte between them, if they are short.
 
         One that UTF-8 does not have: it is found ten times as fast as a word that Python prepares its search for each time.
@@ -82,25 +82,25 @@ class Slices(Sequence[bytes]):
         shift = first + (n_between - 1) * np.arange(len(self))
         ends = self.ends - shift
         kept[ends[:-1]] = NO_BYTE[0]
-        return Slices(kept.tobytes(), self.starts - shift, ends, NO_BYTE)
+        return DocumentBuffer(kept.tobytes(), self.starts - shift, ends, NO_BYTE)
 
 
 def text_bytes(documents: Sequence[bytes]) -> int:
     """Bytes of all documents."""
-    return documents.n_bytes if isinstance(documents, Slices) else sum(map(len, documents))
+    return documents.n_bytes if isinstance(documents, DocumentBuffer) else sum(map(len, documents))
 
 
 def joined(parts: Sequence[Sequence[bytes]]) -> Sequence[bytes]:
     """All documents of several sequences, in one buffer where each has one that is separated alike."""
-    slices = [part for part in parts if isinstance(part, Slices) and len(part)]
+    slices = [part for part in parts if isinstance(part, DocumentBuffer) and len(part)]
     separator = slices[0].separator if slices else b""
-    if not slices or any(len(part) and (not isinstance(part, Slices) or part.separator != separator) for part in parts):
+    if not slices or any(len(part) and (not isinstance(part, DocumentBuffer) or part.separator != separator) for part in parts):
         return [document for part in parts for document in part]
     import numpy as np
 
     ends = list(accumulate(len(part.data) + len(separator) for part in slices))
     shifts = [0, *ends[:-1]]
-    return Slices(
+    return DocumentBuffer(
         separator.join(part.data for part in slices),
         np.concatenate([part.starts + shift for part, shift in zip(slices, shifts, strict=True)]),
         np.concatenate([part.ends + shift for part, shift in zip(slices, shifts, strict=True)]),

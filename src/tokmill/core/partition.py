@@ -1,7 +1,7 @@
 """Where a corpus is cut into parts that are tokenized alone: a pure function of the inputs' sizes and of the number of parts.
 
 Cuts are places that nobody looked at: bytes of files, evenly spread over all inputs laid one behind the other. A part owns the
-documents that begin between two of them; where those are, whoever reads the part finds out (`read/part_bounds.py`). Looking while
+documents that begin between two of them; where those are, whoever reads the part finds out (`read/input_range.py`). Looking while
 planning was refused: a plan of 100 TB would take hours, and every task would have to be told of it.
 """
 

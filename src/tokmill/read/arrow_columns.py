@@ -12,19 +12,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tokmill.core.documents import Slices
+from tokmill.core.documents import DocumentBuffer
 from tokmill.core.errors import DamagedInputError
 from tokmill.core.records import Batch, Counts
 from tokmill.core.system.budget import memory_too_small
 from tokmill.read.json_record import NotARecordError
-from tokmill.read.row_batcher import Rows
+from tokmill.read.row_batcher import RowBatcher
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from tokmill.core.errors import TokmillError
     from tokmill.core.records import Cursor, Location
-    from tokmill.read.position import Position, Settings
+    from tokmill.read.position import Position, ReadSettings
 
 ARROW_ERRORS = (pa.ArrowException, OSError, ValueError, KeyError, IndexError, TypeError, OverflowError, MemoryError, EOFError)
 """What pyarrow raises for a file that is not as it should be."""
@@ -35,12 +35,12 @@ _MOST_NAMES = 8
 class ColumnReader:
     """Makes batches of arrays, in order."""
 
-    def __init__(self, position: Position, settings: Settings, raw_position: Callable[[], int]) -> None:
+    def __init__(self, position: Position, settings: ReadSettings, raw_position: Callable[[], int]) -> None:
         self._position = position
         self._settings = settings
         self._raw_position = raw_position
         allowed = f'rows with a string in the column "{settings.content.text_key}"'
-        self._rows = Rows(position, settings, raw_position, allowed=allowed, records="rows")
+        self._rows = RowBatcher(position, settings, raw_position, allowed=allowed, records="rows")
 
     def batches(self, array: pa.Array, *, after_last: Cursor | None = None) -> Iterator[Batch]:
         """The rows of an array of text. after_last: the cursor behind all of it, where it is not the next row.
@@ -73,14 +73,14 @@ class ColumnReader:
             part = part.dictionary_decode()
         return part.cast(pa.large_binary()) if part.type != pa.large_binary() else part
 
-    def _plain(self, part: pa.Array) -> Slices | None:
+    def _plain(self, part: pa.Array) -> DocumentBuffer | None:
         """The documents of an array; None if a row needs to be looked at."""
         if part.null_count:
             return None
         text = _text(part, _offsets(part))
         return _joined(part) if len(text) <= self._settings.batch_bytes and _is_utf8(part) else None
 
-    def _batch(self, documents: Slices, after: Cursor | None) -> Batch:
+    def _batch(self, documents: DocumentBuffer, after: Cursor | None) -> Batch:
         position, first = self._position, self._position.record
         position.record += len(documents)
         return Batch(
@@ -248,7 +248,7 @@ def _text(array: pa.Array, offsets: np.ndarray) -> memoryview:
     return memoryview(data)[offsets[0] : offsets[-1]] if data is not None else memoryview(b"")
 
 
-def _joined(array: pa.Array) -> Slices:
+def _joined(array: pa.Array) -> DocumentBuffer:
     """The texts of a large_binary array of UTF-8 without nulls in one buffer, with a byte between them that none of them holds."""
     offsets = _offsets(array)
     text = np.frombuffer(_text(array, offsets), np.uint8)
@@ -256,4 +256,4 @@ def _joined(array: pa.Array) -> Slices:
     listed = pa.LargeListArray.from_arrays(pa.array([0, len(array)], pa.int64()), array)
     data = pc.binary_join(listed, pa.scalar(separator, pa.large_binary()))[0].as_py()
     places = offsets - offsets[0] + np.arange(len(offsets))
-    return Slices(data, places[:-1], places[1:] - 1, separator)
+    return DocumentBuffer(data, places[:-1], places[1:] - 1, separator)

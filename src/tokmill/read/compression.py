@@ -41,7 +41,7 @@ class Codec(Protocol):
     """Compressed bytes read at a time; what lies behind a frame is copied once, so small frames ask for small chunks."""
 
     def new_frame(self) -> Frame: ...
-    def behind_frame(self, data: bytes) -> bytes:
+    def after_frame(self, data: bytes) -> bytes:
         """What is left of the bytes behind a frame when allowed padding is taken off."""
 
     def explain(self, error: Exception) -> tuple[str, str]:
@@ -63,7 +63,7 @@ class _Gzip:
     def new_frame(self) -> Frame:
         return self._lib.IgzipDecompressor(flag=self._lib.DECOMP_GZIP)  # type: ignore[no-any-return]
 
-    def behind_frame(self, data: bytes) -> bytes:
+    def after_frame(self, data: bytes) -> bytes:
         # Tapes and block devices pad with zeros; gzip(1) takes them too.
         return data.lstrip(b"\0")
 
@@ -89,7 +89,7 @@ class _Zstd:
         options = {self._lib.DecompressionParameter.window_log_max: _WINDOW_LOG_MAX}
         return self._lib.ZstdDecompressor(options=options)  # type: ignore[no-any-return]
 
-    def behind_frame(self, data: bytes) -> bytes:
+    def after_frame(self, data: bytes) -> bytes:
         return data
 
     def explain(self, error: Exception) -> tuple[str, str]:
@@ -116,7 +116,7 @@ class _Xz:
     def new_frame(self) -> Frame:
         return self._lib.LZMADecompressor(self._lib.FORMAT_XZ, memlimit=_XZ_MEMORY_BYTES)  # type: ignore[no-any-return]
 
-    def behind_frame(self, data: bytes) -> bytes:
+    def after_frame(self, data: bytes) -> bytes:
         # Stream padding (the xz file format, section 2.2).
         return data.lstrip(b"\0")
 
@@ -144,7 +144,7 @@ class _Bzip2:
     def new_frame(self) -> Frame:
         return self._lib.BZ2Decompressor()  # type: ignore[no-any-return]
 
-    def behind_frame(self, data: bytes) -> bytes:
+    def after_frame(self, data: bytes) -> bytes:
         return data
 
     def explain(self, error: Exception) -> tuple[str, str]:
@@ -166,7 +166,7 @@ class _Lz4:
     def new_frame(self) -> Frame:
         return _Lz4Frame(self._lib.LZ4FrameDecompressor())
 
-    def behind_frame(self, data: bytes) -> bytes:
+    def after_frame(self, data: bytes) -> bytes:
         return data
 
     def explain(self, error: Exception) -> tuple[str, str]:

@@ -17,8 +17,8 @@ from tokmill.core.documents import joined
 from tokmill.core.errors import TokmillError
 from tokmill.core.partition import Part
 from tokmill.core.records import BLOCK_BYTES, DIVIDE_ABOVE_BYTES, WITH_FOOTER, Batch, Counts, Cursor, SourceFormat
-from tokmill.read.part_bounds import find_stretch
-from tokmill.read.position import Position, Settings
+from tokmill.read.input_range import find_range
+from tokmill.read.position import Position, ReadSettings
 from tokmill.read.seekable import open_seekable
 from tokmill.read.sniff import check_pipe
 from tokmill.read.stream import open_stream
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from tokmill.core.config import Content, Resources
     from tokmill.core.protocols import Cutter
     from tokmill.core.records import Input, Location
-    from tokmill.read.part_bounds import Stretch
+    from tokmill.read.input_range import InputRange
 
 READERS: dict[SourceFormat, str] = {
     "text": "tokmill.read.formats.text:read_text",
@@ -66,7 +66,7 @@ class CorpusReader:
         self.end: Cursor | None = None
         """Where reading ended, once it has: behind the last input, or where a part ends in it."""
         self._checks_pipes = resources.refuse_json_lines
-        self._settings = Settings(
+        self._settings = ReadSettings(
             content=content,
             cutter=cutter,
             batch_bytes=batch_bytes,
@@ -112,7 +112,7 @@ class CorpusReader:
     def _input(self, i: int, start: Cursor, n_before: int) -> Generator[Batch, None, tuple[int, Cursor]]:
         """Batches of one input; the bytes on disk that lie before the next, and the cursor behind it."""
         source = self._inputs[i]
-        stretch = find_stretch(self._settings.content, self._part, i) if self._part else None
+        stretch = find_range(self._settings.content, self._part, i) if self._part else None
         if stretch is None:
             return (yield from self._read(source, Position(source, i, start), start, None, n_before))
         start, n_before = stretch.starts(start), n_before - stretch.begin_byte
@@ -124,7 +124,7 @@ class CorpusReader:
         return n_before, nothing.after or start
 
     def _read(
-        self, source: Input, position: Position, start: Cursor, stretch: Stretch | None, n_before: int
+        self, source: Input, position: Position, start: Cursor, stretch: InputRange | None, n_before: int
     ) -> Generator[Batch, None, tuple[int, Cursor]]:
         read = _reader_of(source.format)
         # What the reader of the format reads from.
@@ -151,7 +151,7 @@ def _reader_of(input_format: SourceFormat) -> Callable[..., Iterator[Batch]]:
 class _Pack:
     """Small batches that become one."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: ReadSettings) -> None:
         self._settings = settings
         self._batches: list[Batch] = []
         self._n_bytes = 0

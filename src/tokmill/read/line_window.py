@@ -1,8 +1,8 @@
 """A window over JSON lines that copies none but the line that two reads share, where lines are long.
 
 A window of bytes is joined and split before anything looks at it: two copies, a quarter of what reading JSON lines takes. Here the
-lines are views of what was read, or of what was joined. The records are those of `Window`, and so are the windows: whatever is not
-plain is left to it.
+lines are views of what was read, or of what was joined. Records and windows are those of `RecordSplitter`: whatever is not plain is
+left to it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tokmill.read.window import Window
+from tokmill.read.splitter import RecordSplitter
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,7 +38,7 @@ class Lines:
         return sum(map(len, self.raw))
 
 
-class LineWindow(Window):
+class LineSplitter(RecordSplitter):
     """Splits one stream at newlines."""
 
     def __init__(self, stream: ByteStream, window_bytes: int, max_records: int) -> None:

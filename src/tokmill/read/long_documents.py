@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     from tokmill.core.config import Content
     from tokmill.core.errors import MemoryBudgetError
     from tokmill.core.records import Cursor, Location
-    from tokmill.read.position import Settings
+    from tokmill.read.position import ReadSettings
 
 
-class LongText(Protocol):
+class LongDocument(Protocol):
     """A document that is read, and held, as far as it must be."""
 
     buffer: bytearray
@@ -54,7 +54,7 @@ class LongText(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Piece:
+class TextPiece:
     """A part of a large document that is encoded by itself."""
 
     text: bytes
@@ -71,7 +71,7 @@ class Piece:
     last: bool = False
 
 
-def hold(document: LongText, settings: Settings, where: Location) -> bool:
+def hold(document: LongDocument, settings: ReadSettings, where: Location) -> bool:
     """Read on until the document is complete or known to be longer than what is divided; whether it is complete.
 
     Raises MemoryBudgetError for a document that nothing can cut and that does not fit.
@@ -87,7 +87,7 @@ def hold(document: LongText, settings: Settings, where: Location) -> bool:
     return False
 
 
-def whole(document: LongText, settings: Settings, where: Location, *, is_valid: bool) -> Iterator[Piece]:
+def whole(document: LongDocument, settings: ReadSettings, where: Location, *, is_valid: bool) -> Iterator[TextPiece]:
     """The pieces of a complete document, all of one side. is_valid: it is UTF-8. Raises MemoryBudgetError."""
     content = settings.content
     is_val = _side(document.buffer, content, is_valid=is_valid)
@@ -99,11 +99,13 @@ def whole(document: LongText, settings: Settings, where: Location, *, is_valid: 
         offset += n
         text, n_invalid = (raw, 0) if is_valid else clean(raw, content.encoding_errors)
         last = not document.buffer
-        yield Piece(text=text, raw=raw, is_val=is_val, head_open=head_open, tail_open=not last, n_invalid=n_invalid, last=last)
+        yield TextPiece(text=text, raw=raw, is_val=is_val, head_open=head_open, tail_open=not last, n_invalid=n_invalid, last=last)
         head_open = True
 
 
-def divided(document: LongText, settings: Settings, where: Location, document_offset: int, *, begins: bool) -> Iterator[Piece]:
+def divided(
+    document: LongDocument, settings: ReadSettings, where: Location, document_offset: int, *, begins: bool
+) -> Iterator[TextPiece]:
     """The pieces of a document that is divided, from `where` on. begins: whether the first block begins a document of its side.
 
     Raises BadTextError, MemoryBudgetError.
@@ -129,7 +131,7 @@ class _Block:
     n_invalid: int
 
 
-def _blocks(document: LongText, settings: Settings, where: Location) -> Iterator[_Block]:
+def _blocks(document: LongDocument, settings: ReadSettings, where: Location) -> Iterator[_Block]:
     content = settings.content
     offset = where.offset or 0
     while n := _block_bytes(document, settings, where, offset):
@@ -144,7 +146,7 @@ def _blocks(document: LongText, settings: Settings, where: Location) -> Iterator
         offset += n
 
 
-def _block_bytes(document: LongText, settings: Settings, where: Location, offset: int) -> int:
+def _block_bytes(document: LongDocument, settings: ReadSettings, where: Location, offset: int) -> int:
     """Length of the next block; 0 at the end of the document."""
     cutter, start = settings.cutter, settings.block_bytes
     if cutter is None:
@@ -166,7 +168,7 @@ def _block_bytes(document: LongText, settings: Settings, where: Location, offset
             document.grow()
 
 
-def _emit(block: _Block, settings: Settings, *, begins: bool, adds_part: bool, next_begins: bool | None) -> Iterator[Piece]:
+def _emit(block: _Block, settings: ReadSettings, *, begins: bool, adds_part: bool, next_begins: bool | None) -> Iterator[TextPiece]:
     """A block as pieces that fit a batch."""
     rest = bytearray(block.text)
     head_open = not begins
@@ -176,7 +178,7 @@ def _emit(block: _Block, settings: Settings, *, begins: bool, adds_part: bool, n
         text = bytes(memoryview(rest)[:n])
         del rest[:n]
         ends = not rest
-        yield Piece(
+        yield TextPiece(
             text=text,
             raw=block.raw if ends else b"",
             is_val=block.is_val,
@@ -190,7 +192,7 @@ def _emit(block: _Block, settings: Settings, *, begins: bool, adds_part: bool, n
         head_open, first = True, False
 
 
-def _piece_bytes(text: bytearray, settings: Settings, where: Location, offset: int) -> int:
+def _piece_bytes(text: bytearray, settings: ReadSettings, where: Location, offset: int) -> int:
     """Length of the next piece: at most a batch, or up to the first safe cut behind that. Raises MemoryBudgetError."""
     n, cutter = len(text), settings.cutter
     if n > settings.batch_bytes and cutter is not None:
@@ -200,7 +202,7 @@ def _piece_bytes(text: bytearray, settings: Settings, where: Location, offset: i
     return n
 
 
-def piece_batch(piece: Piece, *, after: Cursor | None, counts: Counts, where: Location, position_bytes: int) -> Batch:
+def piece_batch(piece: TextPiece, *, after: Cursor | None, counts: Counts, where: Location, position_bytes: int) -> Batch:
     """The batch that carries one piece."""
     # A document in one piece is like any other: its hash decides where it is encoded, and empty it is skipped there.
     is_one = not piece.head_open and not piece.tail_open and piece.last and not piece.adds_part
@@ -238,8 +240,8 @@ class _Held:
         return taken
 
 
-def held_document(
-    text: bytes, settings: Settings, where: Location, *, counts: Counts, after: Cursor, position_bytes: int
+def long_batches(
+    text: bytes, settings: ReadSettings, where: Location, *, counts: Counts, after: Cursor, position_bytes: int
 ) -> Iterator[Batch]:
     """The batches of a document that is in memory, valid UTF-8 and larger than a batch; the last carries counts and cursor.
 
@@ -283,7 +285,7 @@ def _moved(where: Location, offset: int) -> Location:
     return type(where)(path=where.path, record=where.record, offset=offset, unit=where.unit)
 
 
-def _too_long(where: Location, settings: Settings, what: str, n_bytes: int | None = None) -> MemoryBudgetError:
+def _too_long(where: Location, settings: ReadSettings, what: str, n_bytes: int | None = None) -> MemoryBudgetError:
     most = max(settings.max_piece_bytes, settings.batch_bytes)
     return piece_too_long(what, str(where), most, settings.budget_bytes, n_bytes)
 

@@ -28,7 +28,7 @@ _UNITS: dict[SourceFormat, Literal["document", "line", "row", "member"]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class ReadSettings:
     """How a corpus is read."""
 
     content: Content
@@ -52,7 +52,7 @@ class Position:
         self.input_index = input_index
         self.offset = start.offset
         self.record = start.record
-        self.behind_record: int | None = None
+        self.end_record: int | None = None
         """Of tables: the row behind the last that is to be read; None: the input has no more."""
         # What comes through a pipe cannot be identified by size and time, so a cursor carries a digest of what went before it.
         self._hash = xxhash.xxh3_128() if source.size_bytes is None else None

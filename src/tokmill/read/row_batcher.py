@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 
 from tokmill.core.records import Batch, Counts
 from tokmill.read.json_record import NotARecordError, skip_of
-from tokmill.read.long_documents import held_document
+from tokmill.read.long_documents import long_batches
 from tokmill.read.utf8 import clean, first_invalid
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from tokmill.core.records import Cursor, Location, Skip
-    from tokmill.read.position import Position, Settings
+    from tokmill.read.position import Position, ReadSettings
 
 _PATIENCE_S = 0.5
 """A batch that takes longer to fill is handed on as it is: a slow pipe is to be committed while it flows."""
@@ -27,11 +27,11 @@ _NONE = 2**64 - 1
 """In place of an offset that is not known."""
 
 
-class Rows:
+class RowBatcher:
     """The rows of a batch that is not full yet."""
 
     def __init__(
-        self, position: Position, settings: Settings, raw_position: Callable[[], int], *, allowed: str, records: str
+        self, position: Position, settings: ReadSettings, raw_position: Callable[[], int], *, allowed: str, records: str
     ) -> None:
         """allowed, records: for messages, as in `NotARecordError.error`."""
         self._position = position
@@ -131,7 +131,7 @@ class Rows:
         else:
             long_counts = counts
         del documents[:-1]
-        yield from held_document(
+        yield from long_batches(
             documents.pop(), self._settings, where, counts=long_counts, after=after, position_bytes=self._raw_position()
         )
 

@@ -158,12 +158,12 @@ class CompressedStream:
 
     def _next_frame(self) -> Frame | None:
         """Begin the frame that follows; None at the true end."""
-        rest = self._codec.behind_frame(self._pending)
+        rest = self._codec.after_frame(self._pending)
         while not rest:
             data = self._plain.read(self._codec.chunk_bytes)
             if not data:
                 return None
-            rest = self._codec.behind_frame(data)
+            rest = self._codec.after_frame(data)
         self._pending = rest
         self._frame = self._codec.new_frame()
         return self._frame

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tokmill.core.documents import NO_BYTE, Slices
+from tokmill.core.documents import NO_BYTE, DocumentBuffer
 from tokmill.read.utf8 import first_invalid
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ class WrongFieldsError(csv.Error):
 class Block:
     """Rows that stand one behind the other, with all of which nothing is wrong; empty lines may lie between."""
 
-    documents: Slices
+    documents: DocumentBuffer
     """What stands in the column: UTF-8, quotes undone."""
     begins: NDArray[np.int64]
     """Of each row, from the beginning of the block: int64, shape (n_rows,)."""
@@ -332,7 +332,7 @@ def _block(window: NDArray[np.uint8], places: _Places) -> Block:
     data = window[is_kept]
     text_ends = np.cumsum(lengths + 1) - 1
     data[text_ends] = NO_BYTE[0]
-    return Block(Slices(data.tobytes(), text_ends - lengths, text_ends, NO_BYTE), places.begins[is_row] - begin)
+    return Block(DocumentBuffer(data.tobytes(), text_ends - lengths, text_ends, NO_BYTE), places.begins[is_row] - begin)
 
 
 def _ends(window: NDArray[np.uint8], delimiter: int, most: int) -> tuple[NDArray[np.int64], bool]:

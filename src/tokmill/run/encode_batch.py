@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xxhash
 
-from tokmill.core.documents import Slices, text_bytes
+from tokmill.core.documents import DocumentBuffer, text_bytes
 from tokmill.core.errors import BadTextError, EngineError
 from tokmill.core.records import Batch, Counts, EncodedBatch, Skip, Tokens
 from tokmill.encode import reference_of
@@ -61,7 +61,7 @@ class EncodeStage:
     def run(self, batch: Batch) -> EncodedBatch:
         """Encode one batch. Raises BadTextError, EngineError, AuditError."""
         texts = self._keep(self._check(batch), batch)
-        documents = texts.documents.compact() if isinstance(texts.documents, Slices) else texts.documents
+        documents = texts.documents.compact() if isinstance(texts.documents, DocumentBuffer) else texts.documents
         seed = self._content.seed
         hashes = np.fromiter(map(xxhash.xxh3_64_intdigest, documents, repeat(seed)), np.uint64, len(documents))
         is_val = hashes < self._val_below if batch.is_val is None else np.full(len(documents), batch.is_val)
@@ -182,7 +182,7 @@ class EncodeStage:
 
 def _without_empty(documents: Sequence[bytes]) -> tuple[Sequence[bytes], Sequence[int] | NDArray[np.intp]]:
     """The documents that are not empty, and the index of each."""
-    if isinstance(documents, Slices):
+    if isinstance(documents, DocumentBuffer):
         return documents.without_empty()
     if all(documents):
         return documents, range(len(documents))

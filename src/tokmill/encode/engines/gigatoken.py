@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from gigatoken import BytesSource, Tokenizer as Engine
 
-from tokmill.core.documents import Slices
+from tokmill.core.documents import DocumentBuffer
 from tokmill.core.errors import EngineError, UsageError
 from tokmill.encode.engines.panics import mapped
 
@@ -115,7 +115,7 @@ class GigatokenJsonEncoder(GigatokenEncoder):
 
 def _texts(documents: Sequence[bytes]) -> list[bytes] | BytesSource:
     """The documents in the form that the engine takes."""
-    if isinstance(documents, Slices):
+    if isinstance(documents, DocumentBuffer):
         return BytesSource(documents.data, documents.separator)
     return documents if isinstance(documents, list) else list(documents)
 

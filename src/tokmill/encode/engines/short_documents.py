@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tokmill.core.documents import NO_BYTE, Slices
+from tokmill.core.documents import NO_BYTE, DocumentBuffer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -75,7 +75,7 @@ class JoinedShortDocuments:
 
     def _joined(self, documents: Sequence[bytes]) -> bytearray:
         n_between = len(self._between)
-        if isinstance(documents, Slices) and n_between == len(documents.separator) and not documents.starts[0]:
+        if isinstance(documents, DocumentBuffer) and n_between == len(documents.separator) and not documents.starts[0]:
             ends = documents.ends[:-1]
             if (documents.starts[1:] - ends == n_between).all():
                 # They lie there as they should, with something else between them.
@@ -97,7 +97,7 @@ class JoinedShortDocuments:
         text[ends[apart][:, None] + np.arange(n_between)] = NO_BYTE[0]
         group_ends = np.append(ends[apart], len(data))
         group_starts = np.concatenate(([0], group_ends[:-1] + n_between))
-        ids, edges = self._engine.encode(Slices(bytes(data), group_starts, group_ends, NO_BYTE * n_between))
+        ids, edges = self._engine.encode(DocumentBuffer(bytes(data), group_starts, group_ends, NO_BYTE * n_between))
         marks = np.flatnonzero(ids == self._mark_id) - self._mark_at
         # The ids in front of the end of each document, those between documents still among them; then without them.
         bounds = np.empty(len(lengths), np.int64)
@@ -119,7 +119,7 @@ def join_short_documents(engine: Encoder, encoding: str) -> Encoder:
 
 
 def _lengths(documents: Sequence[bytes]) -> NDArray[np.int64]:
-    if isinstance(documents, Slices):
+    if isinstance(documents, DocumentBuffer):
         return documents.ends - documents.starts
     return np.fromiter(map(len, documents), np.int64, len(documents))
 

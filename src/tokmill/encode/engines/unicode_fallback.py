@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tokmill.core.documents import Slices
+from tokmill.core.documents import DocumentBuffer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -135,7 +135,7 @@ class UnicodeFallback:
 def _which_hold_newer(documents: Sequence[bytes], newer: Ranges) -> NDArray[np.bool_] | None:
     """Which documents hold a newer character, bool, shape (n_documents,); None: none does. May name one that does not."""
     # A separator, NUL or a byte that UTF-8 has not, does no harm: it is part of no character.
-    if not _holds_newer(documents.data if isinstance(documents, Slices) else b"".join(documents), newer):
+    if not _holds_newer(documents.data if isinstance(documents, DocumentBuffer) else b"".join(documents), newer):
         return None
     return np.array([_holds_newer(document, newer) for document in documents], np.bool_)
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tokmill.core.records import Batch, Cursor
-    from tokmill.read.position import Position, Settings
+    from tokmill.read.position import Position, ReadSettings
     from tokmill.read.seekable import SeekableFile
 
 _FILE_MAGIC = b"ARROW1"
@@ -28,7 +28,7 @@ _END = b"\xff\xff\xff\xff\0\0\0\0"
 """Of a stream (the Arrow columnar format, "IPC streaming format"); every writer since 2019 writes it."""
 
 
-def read_arrow(file: SeekableFile, position: Position, settings: Settings, start: Cursor) -> Iterator[Batch]:
+def read_arrow(file: SeekableFile, position: Position, settings: ReadSettings, start: Cursor) -> Iterator[Batch]:
     """Batches of one file, from `start` on. `index` is not set.
 
     Raises DamagedInputError, BadRecordError, MemoryBudgetError, ChangedError.
@@ -39,7 +39,7 @@ def read_arrow(file: SeekableFile, position: Position, settings: Settings, start
 class _ArrowReader:
     """Reads one file."""
 
-    def __init__(self, file: SeekableFile, position: Position, settings: Settings) -> None:
+    def __init__(self, file: SeekableFile, position: Position, settings: ReadSettings) -> None:
         self._file = file
         self._position = position
         self._settings = settings

@@ -21,7 +21,7 @@ from tokmill.core.records import Batch, Counts
 from tokmill.core.system.budget import piece_too_long
 from tokmill.core.text import counted
 from tokmill.read.json_record import NotARecordError
-from tokmill.read.row_batcher import Rows
+from tokmill.read.row_batcher import RowBatcher
 from tokmill.read.table_lines import Block, TableLines, TableTexts, TooLongError, WrongFieldsError
 from tokmill.read.utf8 import foreign
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from tokmill.core.protocols import ByteStream
     from tokmill.core.records import Cursor, Location
-    from tokmill.read.position import Position, Settings
+    from tokmill.read.position import Position, ReadSettings
 
 _MOST_HEADER_BYTES = 1 << 20
 _DELIMITERS = ",;\t|"
@@ -39,7 +39,7 @@ _MOST_NAMES = 8
 """Columns named in a message."""
 
 
-def read_csv(stream: ByteStream, position: Position, settings: Settings, start: Cursor) -> Iterator[Batch]:
+def read_csv(stream: ByteStream, position: Position, settings: ReadSettings, start: Cursor) -> Iterator[Batch]:
     """Batches of one file, from `start` on. `index` is not set.
 
     Raises DamagedInputError, BadRecordError, MemoryBudgetError, ChangedError.
@@ -47,7 +47,7 @@ def read_csv(stream: ByteStream, position: Position, settings: Settings, start: 
     return _TableReader(stream, position, settings, ",").batches(start)
 
 
-def read_tsv(stream: ByteStream, position: Position, settings: Settings, start: Cursor) -> Iterator[Batch]:
+def read_tsv(stream: ByteStream, position: Position, settings: ReadSettings, start: Cursor) -> Iterator[Batch]:
     """The same, with tabs between the fields."""
     return _TableReader(stream, position, settings, "\t").batches(start)
 
@@ -55,14 +55,14 @@ def read_tsv(stream: ByteStream, position: Position, settings: Settings, start: 
 class _TableReader:
     """Reads one file."""
 
-    def __init__(self, stream: ByteStream, position: Position, settings: Settings, delimiter: str) -> None:
+    def __init__(self, stream: ByteStream, position: Position, settings: ReadSettings, delimiter: str) -> None:
         self._stream = stream
         self._position = position
         self._settings = settings
         self._delimiter = delimiter
         key = settings.content.text_key
         allowed = f'rows with as many fields as the header, one of them "{key}"'
-        self._rows = Rows(position, settings, stream.raw_position, allowed=allowed, records="rows")
+        self._rows = RowBatcher(position, settings, stream.raw_position, allowed=allowed, records="rows")
 
     def batches(self, start: Cursor) -> Iterator[Batch]:
         stream = _Rewindable(self._stream)

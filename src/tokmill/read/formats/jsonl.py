@@ -19,8 +19,8 @@ import numpy as np
 from tokmill.core.records import Batch, Counts
 from tokmill.core.system.budget import piece_too_long
 from tokmill.read.json_record import NOT_PLAIN, NotARecordError, RecordParser, skip_of
-from tokmill.read.line_window import LineWindow
-from tokmill.read.long_documents import held_document
+from tokmill.read.line_window import LineSplitter
+from tokmill.read.long_documents import long_batches
 from tokmill.read.utf8 import damage_hint, first_invalid, foreign
 
 if TYPE_CHECKING:
@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     from tokmill.core.protocols import ByteStream
     from tokmill.core.records import Cursor, Location, Skip
     from tokmill.read.line_window import Lines
-    from tokmill.read.position import Position, Settings
+    from tokmill.read.position import Position, ReadSettings
 
 
-def read_jsonl(stream: ByteStream, position: Position, settings: Settings, start: Cursor) -> Iterator[Batch]:
+def read_jsonl(stream: ByteStream, position: Position, settings: ReadSettings, start: Cursor) -> Iterator[Batch]:
     """Batches of one file, from `start` on. `index` is not set.
 
     Raises DamagedInputError, BadRecordError, MemoryBudgetError, ChangedError.
@@ -71,11 +71,11 @@ class _Records:
 class _LinesReader:
     """Reads one file."""
 
-    def __init__(self, stream: ByteStream, position: Position, settings: Settings) -> None:
+    def __init__(self, stream: ByteStream, position: Position, settings: ReadSettings) -> None:
         self._stream = stream
         self._position = position
         self._settings = settings
-        self._window = LineWindow(stream, settings.batch_bytes, settings.max_documents)
+        self._window = LineSplitter(stream, settings.batch_bytes, settings.max_documents)
         self._parse = RecordParser(settings.content.text_key)
 
     def batches(self) -> Iterator[Batch]:
@@ -151,7 +151,7 @@ class _LinesReader:
         """A line that does not fit the window, as batches; whether the file goes on behind it."""
         settings, position = self._settings, self._position
         where = position.location()
-        held = self._window.open_large()
+        held = self._window.open_long()
         most = max(settings.max_piece_bytes, settings.batch_bytes)
         while not held.complete and held.n_known <= most:
             held.grow()
@@ -161,14 +161,14 @@ class _LinesReader:
         records = self._one_by_one([line])
         after_line = line + b"\n" if held.has_separator else line
         del line
-        goes_on = self._window.close_large(held)
+        goes_on = self._window.close_long(held)
         position.advance(after_line, 1)
         counts, after = records.counts(len(after_line)), position.cursor() if goes_on else position.end()
         del after_line
         if records.documents and len(records.documents[0]) > settings.batch_bytes:
             n_read = self._stream.raw_position()
             # Not by a name here, which would hold the text a second time.
-            yield from held_document(records.documents.pop(), settings, where, counts=counts, after=after, position_bytes=n_read)
+            yield from long_batches(records.documents.pop(), settings, where, counts=counts, after=after, position_bytes=n_read)
         else:
             yield Batch(
                 index=0,

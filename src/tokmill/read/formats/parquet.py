@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
     from tokmill.core.records import Batch, Cursor
-    from tokmill.read.position import Position, Settings
+    from tokmill.read.position import Position, ReadSettings
     from tokmill.read.seekable import SeekableFile
 
 _FIRST_ROWS = 16
@@ -29,7 +29,7 @@ _MORE = 4
 """By so much the number of rows grows at most from one read to the next."""
 
 
-def read_parquet(file: SeekableFile, position: Position, settings: Settings, start: Cursor) -> Iterator[Batch]:
+def read_parquet(file: SeekableFile, position: Position, settings: ReadSettings, start: Cursor) -> Iterator[Batch]:
     """Batches of one file, from `start` on. `index` is not set.
 
     Raises DamagedInputError, BadRecordError, MemoryBudgetError, ChangedError.
@@ -40,7 +40,7 @@ def read_parquet(file: SeekableFile, position: Position, settings: Settings, sta
 class _ParquetReader:
     """Reads one file."""
 
-    def __init__(self, file: SeekableFile, position: Position, settings: Settings) -> None:
+    def __init__(self, file: SeekableFile, position: Position, settings: ReadSettings) -> None:
         self._file = file
         self._position = position
         self._settings = settings
@@ -50,7 +50,7 @@ class _ParquetReader:
         opened = open_parquet(
             self._file, self._settings.content.text_key, whole_file(self._position.location()), self._settings.budget_bytes
         )
-        first, end = 0, self._position.behind_record
+        first, end = 0, self._position.end_record
         for group in range(opened.metadata.num_row_groups):
             behind = first + opened.metadata.row_group(group).num_rows
             # A part of a file ends where a row group does.
@@ -101,7 +101,7 @@ class _ParquetReader:
 class RowGroup:
     """The texts of one row group, a number of rows at a time that follows their size."""
 
-    def __init__(self, opened: pq.ParquetFile, group: int, n_skipped: int, most_rows: int, settings: Settings) -> None:
+    def __init__(self, opened: pq.ParquetFile, group: int, n_skipped: int, most_rows: int, settings: ReadSettings) -> None:
         """n_skipped: rows that lie before. Raises what pyarrow raises, as does `next`."""
         self.n_rows = min(_FIRST_ROWS, most_rows)
         """Read next."""

@@ -18,7 +18,7 @@ from tokmill.core.skipping import OTHER_FILE
 from tokmill.core.system.budget import piece_too_long
 from tokmill.read.json_record import NotARecordError, RecordParser
 from tokmill.read.long_documents import divided, hold, piece_batch, whole
-from tokmill.read.row_batcher import Rows
+from tokmill.read.row_batcher import RowBatcher
 from tokmill.read.utf8 import first_invalid
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from tokmill.core.protocols import ByteStream
     from tokmill.core.records import Batch, Cursor, Location
-    from tokmill.read.position import Position, Settings
+    from tokmill.read.position import Position, ReadSettings
 
 _TEXT_SUFFIXES = (".txt", ".text", ".md")
 _JSON_SUFFIX = ".json"
@@ -37,7 +37,7 @@ _MOST_HEADER_BYTES = 1 << 20
 _HEADER_ERRORS = (tarfile.TarError, ValueError, OverflowError, IndexError, KeyError, RecursionError)
 
 
-def read_tar(stream: ByteStream, position: Position, settings: Settings, start: Cursor) -> Iterator[Batch]:
+def read_tar(stream: ByteStream, position: Position, settings: ReadSettings, start: Cursor) -> Iterator[Batch]:
     """Batches of one archive, from `start` on. `index` is not set.
 
     Raises DamagedInputError, BadRecordError, MemoryBudgetError, ChangedError.
@@ -49,13 +49,13 @@ def read_tar(stream: ByteStream, position: Position, settings: Settings, start: 
 class _TarReader:
     """Reads one archive."""
 
-    def __init__(self, stream: ByteStream, position: Position, settings: Settings) -> None:
+    def __init__(self, stream: ByteStream, position: Position, settings: ReadSettings) -> None:
         self._stream = stream
         self._position = position
         self._settings = settings
         self._parse = RecordParser(settings.content.text_key)
         allowed = f'text files, and .json files with a string under the key "{settings.content.text_key}"'
-        self._rows = Rows(position, settings, stream.raw_position, allowed=allowed, records="members")
+        self._rows = RowBatcher(position, settings, stream.raw_position, allowed=allowed, records="members")
 
     def batches(self) -> Iterator[Batch]:
         while (found := self._next()) is not None:
@@ -227,7 +227,7 @@ class _Archive:
 
 
 class _Member:
-    """A member that is read as far as it must be. Implements `large.LongText`."""
+    """A member that is read as far as it must be. Implements `large.LongDocument`."""
 
     def __init__(self, data: Iterator[bytes], n_bytes: int) -> None:
         self.buffer = bytearray()

@@ -9,24 +9,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tokmill.core.documents import Slices
+from tokmill.core.documents import DocumentBuffer
 from tokmill.core.errors import BadTextError
 from tokmill.core.records import Batch, Counts, Skip
 from tokmill.read.long_documents import divided, hold, piece_batch, whole
+from tokmill.read.splitter import RecordSplitter
 from tokmill.read.utf8 import damage_hint, first_invalid, foreign
-from tokmill.read.window import Window
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
 
     from tokmill.core.protocols import ByteStream
     from tokmill.core.records import Cursor, Location
-    from tokmill.read.long_documents import Piece
-    from tokmill.read.position import Position, Settings
-    from tokmill.read.window import LargeRecord, Split
+    from tokmill.read.long_documents import TextPiece
+    from tokmill.read.position import Position, ReadSettings
+    from tokmill.read.splitter import LongRecord, Split
 
 
-def read_text(stream: ByteStream, position: Position, settings: Settings, start: Cursor) -> Iterator[Batch]:
+def read_text(stream: ByteStream, position: Position, settings: ReadSettings, start: Cursor) -> Iterator[Batch]:
     """Batches of one file, from `start` on. `index` is not set.
 
     Raises DamagedInputError, BadTextError, MemoryBudgetError, ChangedError.
@@ -38,24 +38,24 @@ def read_text(stream: ByteStream, position: Position, settings: Settings, start:
 class _TextReader:
     """Reads one file."""
 
-    def __init__(self, stream: ByteStream, position: Position, settings: Settings) -> None:
+    def __init__(self, stream: ByteStream, position: Position, settings: ReadSettings) -> None:
         self._stream = stream
         self._position = position
         self._settings = settings
         separator = settings.content.separator
         self._separator = None if separator is None else separator.encode()
-        self._window = Window(stream, self._separator, settings.batch_bytes, settings.max_documents, lazily=True)
+        self._window = RecordSplitter(stream, self._separator, settings.batch_bytes, settings.max_documents, lazily=True)
 
     def batches(self, start: Cursor) -> Iterator[Batch]:
         goes_on = True
         if start.document_offset is not None:
-            goes_on = yield from self._divided(self._window.open_large(), start.document_offset, begins=start.begins)
+            goes_on = yield from self._divided(self._window.open_long(), start.document_offset, begins=start.begins)
         elif not start.offset:
             self._refuse_foreign()
         while goes_on:
             split = self._window.split()
             if split is None:
-                goes_on = yield from self._large(self._window.open_large())
+                goes_on = yield from self._large(self._window.open_long())
             else:
                 yield self._batch(split)
                 goes_on = not split.at_end
@@ -75,7 +75,7 @@ class _TextReader:
             position_bytes=self._stream.raw_position(),
         )
 
-    def _large(self, document: LargeRecord) -> Generator[Batch, None, bool]:
+    def _large(self, document: LongRecord) -> Generator[Batch, None, bool]:
         """A document that does not fit the window; whether the file goes on behind it."""
         settings, where = self._settings, self._position.location()
         if not hold(document, settings, where):
@@ -86,11 +86,13 @@ class _TextReader:
             return document.has_separator
         return (yield from self._pieces(document, whole(document, settings, where, is_valid=at is None), None))
 
-    def _divided(self, document: LargeRecord, document_offset: int, *, begins: bool) -> Generator[Batch, None, bool]:
+    def _divided(self, document: LongRecord, document_offset: int, *, begins: bool) -> Generator[Batch, None, bool]:
         pieces = divided(document, self._settings, self._position.location(), document_offset, begins=begins)
         return (yield from self._pieces(document, pieces, document_offset))
 
-    def _pieces(self, document: LargeRecord, pieces: Iterator[Piece], document_offset: int | None) -> Generator[Batch, None, bool]:
+    def _pieces(
+        self, document: LongRecord, pieces: Iterator[TextPiece], document_offset: int | None
+    ) -> Generator[Batch, None, bool]:
         """Pieces as batches. document_offset: where a divided document begins, None if it is not divided."""
         position, n_invalid = self._position, 0
         for piece in pieces:
@@ -116,14 +118,14 @@ class _TextReader:
             yield piece_batch(piece, after=after, counts=counts, where=where, position_bytes=self._stream.raw_position())
         return document.has_separator
 
-    def _end(self, document: LargeRecord) -> int:
+    def _end(self, document: LongRecord) -> int:
         """Consume the separator behind a document; returns its length, 0 at the end of the file."""
-        self._window.close_large(document)
+        self._window.close_long(document)
         separator = (self._separator or b"") if document.has_separator else b""
         self._position.advance(separator, 1)
         return len(separator)
 
-    def _leave_out(self, document: LargeRecord, at: int) -> Batch:
+    def _leave_out(self, document: LongRecord, at: int) -> Batch:
         """The batch that records a document that is not UTF-8. Raises BadTextError if it is not to be skipped."""
         position, where = self._position, self._position.location()
         if self._settings.content.on_error != "skip":
@@ -163,7 +165,7 @@ def _locator(position: Position, documents: Sequence[bytes], separator_bytes: in
     first, offset, location = position.record, position.offset, position.location
 
     def locate(i: int) -> Location:
-        if isinstance(documents, Slices):
+        if isinstance(documents, DocumentBuffer):
             return location(offset + int(documents.starts[i]), first + i)
         before = sum(map(len, documents[:i])) + i * separator_bytes
         return location(offset + before, first + i)

@@ -24,19 +24,19 @@ from tokmill.core.errors import UsageError
 from tokmill.core.partition import Place, count_parts, cuts, parse_part, shares
 from tokmill.core.records import Cursor, Input
 from tokmill.output.parts import part_content
-from tokmill.read import part_bounds
+from tokmill.read import input_range
+from tokmill.read.input_range import first_start, last_clear
 from tokmill.read.inputs import find_inputs
-from tokmill.read.part_bounds import first_start, last_clear
 
 
 @contextmanager
 def blocks_of(n_bytes: int) -> Iterator[None]:
     """So much is looked at at a time where a part's beginning is looked for."""
-    before, part_bounds.BLOCK_BYTES = part_bounds.BLOCK_BYTES, n_bytes
+    before, input_range.BLOCK_BYTES = input_range.BLOCK_BYTES, n_bytes
     try:
         yield
     finally:
-        part_bounds.BLOCK_BYTES = before
+        input_range.BLOCK_BYTES = before
 
 
 def read_part(content: Content, sizes: dict[str, int], *, resume: bool = True) -> tuple[Reading, Cursor | None]:
@@ -189,7 +189,7 @@ def test_a_clear_place_is_the_last_that_no_occurrence_reaches_across(text: str, 
 
 
 def test_a_row_of_separators_far_longer_than_a_block_takes_no_memory(tmp_path: Path) -> None:
-    n = 3 * part_bounds.BLOCK_BYTES + 1
+    n = 3 * input_range.BLOCK_BYTES + 1
     (source,) = write(tmp_path, {"a.txt": b"x" + b"\n" * n + b"y"})
     tracemalloc.start()
     try:
@@ -199,7 +199,7 @@ def test_a_row_of_separators_far_longer_than_a_block_takes_no_memory(tmp_path: P
         tracemalloc.stop()
     # Pairs begin at byte 1, so every document begins at an odd byte.
     assert found == [n - 10 + (n - 10 + 1) % 2, n - 9 + (n - 9 + 1) % 2, None]
-    assert peak < 60 * part_bounds.BLOCK_BYTES
+    assert peak < 60 * input_range.BLOCK_BYTES
 
 
 def test_numbers_of_records_count_from_the_beginning_of_a_part(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ _FEW = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Stretch:
+class InputRange:
     """What a part has of one input, as cursors in it."""
 
     source: Input
@@ -91,7 +91,7 @@ class Stretch:
         return batch.counts + Counts(bytes_in=self.separator_bytes) if is_last and self.separator_bytes else batch.counts
 
 
-def find_stretch(content: Content, part: Part, input_index: int) -> Stretch | None:
+def find_range(content: Content, part: Part, input_index: int) -> InputRange | None:
     """What a part has of an input; None: all of it. Raises DamagedInputError, ChangedError, BadRecordError."""
     source = content.inputs[input_index]
     begin_byte = part.begin if input_index == 0 else 0
@@ -102,7 +102,7 @@ def find_stretch(content: Content, part: Part, input_index: int) -> Stretch | No
     if not counts_records_from_part(source):
         begin, end = _rows(source, content.text_key, [begin_byte, end_byte])
         cursors = [Cursor(input_index=input_index, record=row) if row is not None else behind for row in (begin, end)]
-        return Stretch(source, cursors[0], cursors[1], 0, begin_byte)
+        return InputRange(source, cursors[0], cursors[1], 0, begin_byte)
     is_text = source.format == "text"
     separator = (content.separator or "").encode() if is_text else b"\n"
     begin = first_start(source, separator, begin_byte)
@@ -110,7 +110,7 @@ def find_stretch(content: Content, part: Part, input_index: int) -> Stretch | No
     if end_byte is not None and begin is not None:
         end = begin if begin >= end_byte else first_start(source, separator, end_byte)
     cursors = [Cursor(input_index=input_index, offset=place) if place is not None else behind for place in (begin, end)]
-    return Stretch(source, cursors[0], cursors[1], len(separator) if is_text and end is not None else 0, begin_byte)
+    return InputRange(source, cursors[0], cursors[1], len(separator) if is_text and end is not None else 0, begin_byte)
 
 
 def first_start(source: Input, separator: bytes, at: int) -> int | None:
@@ -243,11 +243,11 @@ class _Bounded:
 class _Within(Position):
     """How far a stretch was read."""
 
-    def __init__(self, stretch: Stretch, start: Cursor) -> None:
+    def __init__(self, stretch: InputRange, start: Cursor) -> None:
         super().__init__(stretch.source, start.input_index, start)
         self._stretch_end = stretch.end
         if stretch.end.record:
-            self.behind_record = stretch.end.record
+            self.end_record = stretch.end.record
 
     def end(self) -> Cursor:
         """The cursor behind the stretch."""

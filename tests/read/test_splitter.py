@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from hypothesis import given, strategies as st
 
-from tokmill.core.documents import Slices
-from tokmill.read.line_window import LineWindow
-from tokmill.read.window import Window, _Finder, _overlaps_itself
+from tokmill.core.documents import DocumentBuffer
+from tokmill.read.line_window import LineSplitter
+from tokmill.read.splitter import RecordSplitter, _Finder, _overlaps_itself
 
 texts = st.lists(
     st.sampled_from([b"a", b"b", b"ab", b"aab", b"<|", b"|>", b"<|x|>", b"\n", b"z" * 300, b"y" * 40_000]), max_size=40
@@ -36,22 +36,22 @@ class Reads:
         raise NotImplementedError
 
 
-def all_records(window: Window) -> tuple[list[bytes], bytes]:
+def all_records(window: RecordSplitter) -> tuple[list[bytes], bytes]:
     """Every record of a stream, and the bytes that were said to be consumed, one behind the other."""
     records, raw = [], b""
     while True:
         split = window.split()
         if split is None:
-            large = window.open_large()
+            large = window.open_long()
             while not large.complete:
                 large.grow()
             records.append(large.take(len(large.buffer)))
             raw += records[-1]
-            if not window.close_large(large):
+            if not window.close_long(large):
                 return records, raw
             raw += window._separator or b""
             continue
-        if isinstance(split.records, Slices):
+        if isinstance(split.records, DocumentBuffer):
             assert [len(r) for r in split.records] == (split.records.ends - split.records.starts).tolist()
             separated = [r for r in split.records.data.split(split.records.separator) if r]
             assert [r for r in split.records if r] == separated, "the engine parts the buffer alike"
@@ -69,7 +69,7 @@ sizes_of_reads = st.lists(st.integers(1, 3000), min_size=1, max_size=9)
 def test_records_are_those_of_bytes_split_however_the_bytes_arrive(
     data: bytes, separator: bytes, window_bytes: int, most: int, sizes: list[int], lazily: bool
 ) -> None:
-    window = Window(Reads(data, sizes), separator, window_bytes, most, lazily=lazily)
+    window = RecordSplitter(Reads(data, sizes), separator, window_bytes, most, lazily=lazily)
     records, raw = all_records(window)
     assert records == data.split(separator)
     assert raw == data
@@ -96,16 +96,16 @@ def test_a_separator_that_overlaps_itself_is_known() -> None:
 
 def lines_of(stream: Reads, window_bytes: int, max_records: int) -> tuple[list[list[bytes]], bytes]:
     """The lines of each window, and the bytes that were said to be consumed."""
-    window, windows, raw = LineWindow(stream, window_bytes, max_records), [], b""
+    window, windows, raw = LineSplitter(stream, window_bytes, max_records), [], b""
     while True:
         lines = window.lines()
         if lines is None:
-            large = window.open_large()
+            large = window.open_long()
             while not large.complete:
                 large.grow()
             windows.append([large.take(len(large.buffer))])
             raw += windows[-1][0]
-            if not window.close_large(large):
+            if not window.close_long(large):
                 return windows, raw
             raw += b"\n"
             continue
@@ -138,7 +138,7 @@ def test_views_of_lines_are_the_lines(data: bytes, sizes: list[int], window_byte
 )
 def test_windows_of_views_are_those_of_a_plain_window(data: bytes, sizes: list[int], window_bytes: int, max_records: int) -> None:
     windows, _ = lines_of(Reads(data, sizes), window_bytes, max_records)
-    plain, expected = Window(Reads(data, sizes), b"\n", window_bytes, max_records), []
+    plain, expected = RecordSplitter(Reads(data, sizes), b"\n", window_bytes, max_records), []
     while (split := plain.split()) is not None and not split.at_end:
         expected.append(list(split.records))
     assert windows[: len(expected)] == expected

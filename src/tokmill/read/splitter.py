@@ -2,7 +2,7 @@
 
 What lies behind the last separator is kept and put before the next read, so a separator that two reads share is found, and
 found leftmost. Two ways out: `split` hands over all that is whole in one read, with no Python for each document; when the
-window is full and holds no separator, `open_large` gives access to the one long document by a buffer that grows and shrinks.
+window is full and holds no separator, `open_long` gives access to the one long document by a buffer that grows and shrinks.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tokmill.core.documents import Slices
+from tokmill.core.documents import DocumentBuffer
 from tokmill.read.utf8 import HEAD_BYTES
 
 if TYPE_CHECKING:
@@ -41,13 +41,13 @@ class Split:
     """The last record ends with the stream and not with a separator."""
 
 
-class Window:
+class RecordSplitter:
     """Splits one stream."""
 
     def __init__(
         self, stream: ByteStream, separator: bytes | None, window_bytes: int, max_records: int, *, lazily: bool = False
     ) -> None:
-        """Separator None: the stream is one record. lazily: records are `Slices` where that can be; else a list."""
+        """Separator None: the stream is one record. lazily: records are `DocumentBuffer` where that can be; else a list."""
         self._stream = stream
         self._separator = separator
         is_fit = separator is not None and len(separator) <= _LONGEST_BYTES and not _overlaps_itself(separator)
@@ -74,13 +74,13 @@ class Window:
         self._holds_more = True
         return self._tail[:HEAD_BYTES]
 
-    def open_large(self) -> LargeRecord:
-        """The next record, piece by piece. When it is complete, `close_large` goes on behind it."""
-        record = LargeRecord(self._stream, self._separator, self._tail + self._rest, self._window_bytes, ended=self._ended)
+    def open_long(self) -> LongRecord:
+        """The next record, piece by piece. When it is complete, `close_long` goes on behind it."""
+        record = LongRecord(self._stream, self._separator, self._tail + self._rest, self._window_bytes, ended=self._ended)
         self._tail = self._rest = b""
         return record
 
-    def close_large(self, record: LargeRecord) -> bool:
+    def close_long(self, record: LongRecord) -> bool:
         """Go on behind a complete record; whether the stream goes on behind it too."""
         self._tail = record.behind
         self._ended = record.ended
@@ -120,7 +120,7 @@ class Window:
         self._tail, self._rest = data[n_consumed:] + self._rest, b""
         # Without a copy where nothing is left over, as behind `_fill`.
         consumed = data[:n_consumed]
-        return Split(Slices(consumed, starts[: len(ends)], ends, separator), memoryview(consumed), at_end)
+        return Split(DocumentBuffer(consumed, starts[: len(ends)], ends, separator), memoryview(consumed), at_end)
 
     def _fill(self) -> None:
         parts: list[bytes | memoryview] = [self._tail, self._rest]
@@ -204,7 +204,7 @@ def _overlaps_itself(separator: bytes) -> bool:
     return any(separator.endswith(separator[:n]) for n in range(1, len(separator)))
 
 
-class LargeRecord:
+class LongRecord:
     """One record that does not fit into a window. `buffer` is what was read of it and not taken yet."""
 
     def __init__(self, stream: ByteStream, separator: bytes | None, head: bytes, step_bytes: int, *, ended: bool) -> None:

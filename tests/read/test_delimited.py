@@ -14,7 +14,7 @@ from hypothesis import assume, example, given, settings, strategies as st
 from support.builders import a_content
 from support.reading import Reading, a_reader, read_all, write
 
-from tokmill.core.documents import Slices
+from tokmill.core.documents import DocumentBuffer
 from tokmill.core.errors import BadRecordError, MemoryBudgetError
 from tokmill.core.records import Cursor
 from tokmill.read.table_lines import Block, TableLines, TableTexts, TooLongError
@@ -119,7 +119,7 @@ def test_short_rows_become_one_buffer_and_each_is_found_where_it_stands(tmp_path
     data = b"id,text\n" + b"".join(rows)
     found = []
     for batch in batches:
-        assert isinstance(batch.documents, Slices) or not batch.documents
+        assert isinstance(batch.documents, DocumentBuffer) or not batch.documents
         assert batch.counts.bytes_in <= 1000 + len(b"id,text\n")
         found += [(document, batch.locate(i)) for i, document in enumerate(batch.documents)]
     assert [document for document, _ in found] == [b'one "1"', b"two", b"th\nree", b"", "fïve".encode()] * 50
