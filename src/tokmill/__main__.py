@@ -6,7 +6,7 @@ import os
 _INTERRUPTED = 130
 _MESSAGE = b"""tokmill: error: interrupted
   where:   tokmill
-  allowed: an end at any time
+  allowed: stopping at any time
   next:    run the same command again
 """
 

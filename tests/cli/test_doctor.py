@@ -77,13 +77,13 @@ def test_a_full_standard_output_speaks_of_no_run_that_resumes(arguments: list[st
         command = [sys.executable, "-m", "tokmill", *arguments]
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=clean_environment(), check=False)
     assert done.returncode == 14
-    assert "resumes" not in done.stderr
+    assert "to continue" not in done.stderr
     assert "next:    send standard output elsewhere" in done.stderr
 
 
 def test_what_goes_on_with_nothing_speaks_of_no_run_that_resumes(capsys: pytest.CaptureFixture[str]) -> None:
     assert app.run(["vocab", "fetch", "gpt2", "--to", "/proc/nowhere"]) == 1
-    assert "next:    mend the cause, then run the same command again\n" in capsys.readouterr().err
+    assert "next:    repair the cause, then run the same command again\n" in capsys.readouterr().err
 
 
 def test_a_state_that_cannot_be_read_is_not_called_unwritable(
@@ -98,7 +98,7 @@ def test_a_state_that_cannot_be_read_is_not_called_unwritable(
     assert app.run(["inspect", str(tmp_path / "o")]) == 1
     shown = capsys.readouterr().err
     assert "cannot read the output: Permission denied" in shown
-    assert "resumes" not in shown
+    assert "to continue" not in shown
 
 
 def test_the_quota_of_its_own_control_group_or_of_one_above_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

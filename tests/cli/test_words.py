@@ -101,7 +101,11 @@ def test_every_option_of_convert_may_stand_in_the_environment(out: Path, tmp_pat
 
 @pytest.mark.parametrize(
     ("command", "words"),
-    [("merge", ": merge resumes from its last commit"), ("convert", ": convert resumes from"), ("verify", "again")],
+    [
+        ("merge", "again to continue from the last commit"),
+        ("convert", "again to continue from the last commit"),
+        ("verify", "again"),
+    ],
 )
 def test_an_interrupted_command_is_called_by_its_name(
     out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str, words: str
@@ -109,7 +113,7 @@ def test_an_interrupted_command_is_called_by_its_name(
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    names = {"merge": "merging.merge", "convert": "conversion.convert", "verify": "verification.verify"}
+    names = {"merge": "derive.merge", "convert": "derive.convert", "verify": "check.verify"}
     monkeypatch.setattr(f"tokmill.{names[command]}", interrupt)
     more = {"merge": ["-o", str(tmp_path / "x")], "convert": ["-o", str(tmp_path / "x"), "--format", "raw"], "verify": []}
     assert app.run([command, str(out), *more[command]]) == 130
@@ -146,5 +150,5 @@ def test_a_small_output_is_not_said_to_be_made_at_no_speed(out: Path, tmp_path: 
     assert app.run(["tokenize", str(tmp_path / "corpus.txt"), "--out", str(tmp_path / "t")]) == 0
     said = capsys.readouterr().out
     # Of a conversion; of the command, and of its reading, encoding and writing.
-    assert len(re.findall(r"[1-9][\de.-]* MB/s", said)) == 3
-    assert " 0 MB/s" not in said
+    assert len(re.findall(r"[1-9][\de.-]* [kM]B/s", said)) == 3
+    assert not re.search(r" 0 [kM]B/s", said)

@@ -133,13 +133,13 @@ def _opened(path: str | Path, *, dtype: IdType | None, eot_id: int | None, token
 
 def _check_options(side: str, n_tokens: int) -> None:
     if side not in SIDES:
-        raise UsageError(f"there is no side {side!r}", where="--side", allowed="train or val", next_step="--side train")
+        raise UsageError(f"there is no side {side!r}", option="--side", allowed="train or val", suggested="train")
     if not 0 <= n_tokens <= MAX_PREVIEW_TOKENS:
         raise UsageError(
             f"a preview of {counted(n_tokens, 'token')}",
-            where="--tokens",
+            option="--tokens",
             allowed=f"0 to {MAX_PREVIEW_TOKENS:,}",
-            next_step="--tokens 100",
+            suggested="100",
         )
 
 
@@ -184,7 +184,8 @@ def _index(dataset: Dataset, side: str, number: int) -> int:
             f"there is no document {number:,}",
             where=f"side {side}",
             allowed=f"1 to {n_documents:,}" if n_documents else "1 or more" if n_documents is None else "none: this side is empty",
-            next_step="--document 1" if n_documents else f"--side {'val' if side == 'train' else 'train'}",
+            option="--document" if n_documents else "--side",
+            suggested="1" if n_documents else "val" if side == "train" else "train",
         )
     return number - 1
 

@@ -308,18 +308,19 @@ def _be_deaf() -> None:
 
 
 def _interrupted(arguments: Sequence[str]) -> TokmillError:
-    command = usage_errors.resuming(arguments)
-    resumes = f": {command} resumes from its last commit" if command else ""
     return Interrupted(
-        "interrupted", where="tokmill", allowed="an end at any time", next_step=f"run the same command again{resumes}"
+        "interrupted",
+        where="tokmill",
+        allowed="stopping at any time",
+        next_step="run the same command again",
+        resumes=bool(usage_errors.resuming(arguments)),
     )
 
 
 def _fail(error: TokmillError) -> int:
     from tokmill.cli import render
 
-    error = usage_errors.without_resuming(usage_errors.at_its_place(error, _session.origins), _arguments)
-    error = usage_errors.with_whole_command(error, _arguments)
+    error = usage_errors.as_typed(error, _arguments, _session.origins)
     try:
         _print_error(error)
         if _session.has_flag("--json", _arguments):

@@ -39,8 +39,9 @@ def error_lines(error: TokmillError) -> str:
 
 def error_object(error: TokmillError) -> dict[str, object]:
     """What `--json` prints of an error."""
-    parts = {"what": error.what, "where": error.where, "allowed": error.allowed, "next": error.next_step}
-    return {"error": {"type": type(error).__name__, **parts}, "exit_code": error.exit_code}
+    parts = {"what": error.what, "where": None, "allowed": None, "next": None, **dict(error.details())}
+    fields = {"option": error.option, "suggested": error.suggested, "path": error.path, "resumes": error.resumes}
+    return {"error": {"type": type(error).__name__, **parts, **fields}, "exit_code": error.exit_code}
 
 
 def summary_lines(summary: Summary) -> str:

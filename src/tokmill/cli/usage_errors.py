@@ -14,10 +14,12 @@ import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tokmill.core.errors import MemoryBudgetError, TokmillError, UsageError
+from tokmill.core.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from tokmill.core.errors import TokmillError
 
 PROGRAM = "tokmill"
 _VALUES = {"int": "a whole number", "float": "a number", "bool": "true or false"}
@@ -258,7 +260,6 @@ def before_operands(arguments: Sequence[str]) -> Sequence[str]:
 
 
 _RESUMING = ("tokenize", "merge", "convert", "reshard")
-_RESUMES = re.compile(r"(?:[:;,]? (?:it|the same command) resumes(?: from the last commit)?| \(it resumes\))")
 
 
 def resuming(arguments: Sequence[str]) -> str:
@@ -267,51 +268,36 @@ def resuming(arguments: Sequence[str]) -> str:
     return command if command in _RESUMING else ""
 
 
-def without_resuming(error: TokmillError, arguments: Sequence[str]) -> TokmillError:
-    """The error; of a command that goes on with nothing, without the word that it would."""
-    if error.next_step and not resuming(arguments):
-        error.next_step = _RESUMES.sub("", error.next_step)
+def as_typed(error: TokmillError, arguments: Sequence[str], origins: dict[str, Origin]) -> TokmillError:
+    """Return the error with what to do next as a whole command, or as what to change where the value stands.
+
+    Args:
+        error: The error.
+        arguments: The words of the command line.
+        origins: By option, where its value stands if it was not typed.
+    """
+    error.resumes = error.resumes and bool(resuming(arguments))
+    origin = origins.get(error.option or "")
+    if origin is not None and error.option:
+        is_told = (error.where or "").startswith(error.option)
+        error.where = f"{origin.named} ({error.where if is_told else error.option})"
+        error.next_step = origin.mended(error.option, error.suggested or "")
+    elif error.path is not None and error.path in arguments:
+        error.next_step = _with_path_there(error.path, arguments)
+    elif error.option and error.suggested is not None and arguments:
+        error.next_step = _with_option(error.option, error.suggested, arguments)
     return error
 
 
-_CHECK_PATH = "check the path"
-_ONE_OPTION = re.compile(r"(--[a-z][a-z-]*) (\S+)")
-
-
-def with_whole_command(error: TokmillError, arguments: Sequence[str]) -> TokmillError:
-    """The error, whose next step is a whole command where it was one option with its value, or a path that is not there."""
-    if error.next_step == _CHECK_PATH and error.where and error.where in arguments:
-        error.next_step = _with_path_there(error.where, arguments)
-        return error
-    found = _ONE_OPTION.fullmatch(error.next_step or "")
-    if not found or not arguments:
-        return error
-    option, value = found.groups()
-    kept, skip = [], False
+def _with_option(option: str, value: str, arguments: Sequence[str]) -> str:
+    """Return the command with this value of the option instead of another."""
+    kept, is_value = [], False
     for each in arguments:
-        if skip or each.startswith(option + "=") or each == option:
-            skip = each == option
-            continue
-        kept.append(each)
-    error.next_step = f"{_command(kept)} {option} {value}"
-    return error
-
-
-def at_its_place(error: TokmillError, origins: dict[str, Origin]) -> TokmillError:
-    """The error at the place where the value stands that it is about, if that was not typed. origins: by option."""
-    option, _, value = (error.where or "").partition(" ")
-    origin = origins.get(option)
-    if origin is None or not isinstance(error, UsageError | MemoryBudgetError):
-        return error
-    error.next_step = origin.mended(option, _proposed(option, error.next_step or ""))
-    error.where = f"{origin.named} ({option}{' ' if value else ''}{value})"
-    return error
-
-
-def _proposed(option: str, next_step: str) -> str:
-    """The value that a next step such as `--memory 64MiB, or fewer --threads` proposes for the option; without one, nothing."""
-    found = re.match(rf"{option} ('[^']*'|[^\s,;]+)", next_step)
-    return found[1].strip("'") if found else ""
+        if is_value or each.startswith(option + "=") or each == option:
+            is_value = each == option
+        else:
+            kept.append(each)
+    return f"{_command(kept)} {option} {shlex.quote(value)}"
 
 
 def _with_path_there(path: str, arguments: Sequence[str]) -> str:

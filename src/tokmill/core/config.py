@@ -127,9 +127,9 @@ def parse_size(text: str, option: str) -> int:
     if not match or not unit:
         raise UsageError(
             f"{text!r} is not a size",
-            where=option,
+            option=option,
             allowed="a number with K, M, G, T or KiB, MiB, GiB, TiB",
-            next_step=f"{option} 1GiB",
+            suggested="1GiB",
         )
     return int(float(match[1]) * unit)
 
@@ -159,8 +159,9 @@ def parse_separator(text: str) -> str | None:
     if not separator:
         raise UsageError(
             "the separator is empty or not valid Unicode",
-            where="--separator",
+            option="--separator",
             allowed=r"text, with \n \t \r \0 \\ \xHH \uHHHH, or none",
-            next_step=r"--separator '\n\n', or --separator none when each file is one document",
+            suggested=r"\n\n",
+            next_step="or --separator none when each file is one document",
         )
     return separator

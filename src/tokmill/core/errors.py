@@ -9,44 +9,75 @@
     |- EngineError               1   report it; the output is not complete
     |  |- AuditError                 the engine and the reference disagree
     |  `- WorkerDiedError            the worker was killed again and again
-    |- StorageError              1   fix the disk, then run again: it resumes
+    |- StorageError              1   fix the disk, then run again to continue
     |- DamageError              10   the output is damaged: repair or rebuild
     |- LockedError              11   wait for the other run
     |- ChangedError             12   restore input or configuration, or start over
     |- MemoryBudgetError        13   raise or shrink; resumable
-    |- DiskFullError            14   free disk, then run again: it resumes
+    |- DiskFullError            14   free disk, then run again to continue
     |- TooManySkippedError      15   look at the records that were skipped
-    `- Interrupted             130   run again: it resumes
+    `- Interrupted             130   run again to continue
 
-Every error has four parts: what happened, where, what is allowed, and what to do next.
+An error carries fields and is put into words in one place: `details` here for Python, `cli/render.py` for the command line.
 """
 
 from __future__ import annotations
 
+import shlex
+
 
 class TokmillError(Exception):
-    """An error that tokmill understands.
-
-    what: one sentence. where: file, position, option. allowed: what would have been right. next_step: what to do or type next.
-    """
+    """An error of tokmill: what happened, where, what is allowed, and what to do next."""
 
     exit_code = 1
 
-    def __init__(self, what: str, *, where: str | None = None, allowed: str | None = None, next_step: str | None = None) -> None:
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: str | None = None,
+        allowed: str | None = None,
+        next_step: str | None = None,
+        option: str | None = None,
+        suggested: str | None = None,
+        path: str | None = None,
+        resumes: bool = False,
+    ) -> None:
+        """Make the error.
+
+        Args:
+            what: One sentence, without a full stop.
+            where: File, position or option; by default `option` or `path`.
+            allowed: What would have been right.
+            next_step: What to do or type next. By default what `option` and `suggested`, or `path`, say; beside `suggested`,
+                what else would help ("or leave --dtype out").
+            option: The long option that is to be changed, `--memory`. The command line looks up where its value was given.
+            suggested: A right value of `option`.
+            path: A path that was given and is not there. The command line proposes the nearest that is.
+            resumes: Whether the same command continues from the last commit; `next_step` then ends with "... again".
+        """
         super().__init__(what)
+        if suggested is not None:
+            typed = f"{option} {shlex.quote(suggested)}"
+            next_step = f"{typed}, {next_step}" if next_step else typed
+        elif path is not None:
+            next_step = next_step or "check the path"
         self.what = what
-        self.where = where
+        self.where = where or option or path
         self.allowed = allowed
         self.next_step = next_step
+        self.option = option
+        self.suggested = suggested
+        self.path = path
+        self.resumes = resumes
 
     def __str__(self) -> str:
-        parts = [self.what]
-        parts += [f"{label}: {text}" for label, text in self.details()]
-        return "\n".join(parts)
+        return "\n".join([self.what, *(f"{label}: {text}" for label, text in self.details())])
 
     def details(self) -> list[tuple[str, str]]:
-        """The parts behind the first sentence that are known, labelled."""
-        named = (("where", self.where), ("allowed", self.allowed), ("next", self.next_step))
+        """Return the parts after the first sentence that are known, each with its label."""
+        what_next = f"{self.next_step} to continue from the last commit" if self.resumes else self.next_step
+        named = (("where", self.where), ("allowed", self.allowed), ("next", what_next))
         return [(label, text) for label, text in named if text]
 
 

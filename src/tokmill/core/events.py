@@ -105,6 +105,15 @@ class Failed(Event, frozen=True, kw_only=True):
     where: str | None
     allowed: str | None
     next_step: str | None
+    option: str | None = None
+    suggested: str | None = None
+    path: str | None = None
+    resumes: bool = False
+    """Whether the same command continues from the last commit."""
+
+
+PARTS_OF_ERROR = ("what", "where", "allowed", "next_step", "option", "suggested", "path")
+"""The texts of an error that its event carries."""
 
 
 class Detail(Event, frozen=True, kw_only=True):

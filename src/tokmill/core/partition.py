@@ -70,7 +70,7 @@ def parse_part(text: str) -> tuple[int, int]:
         return int(match[1]), int(match[2])
     raise UsageError(
         f"{text!r} is not a part of a corpus",
-        where="--part",
+        option="--part",
         allowed=f"I/N with I from 0 to N - 1, and N up to {MOST_PARTS:,}",
         next_step="--part 0/8 is the first of eight, --part 7/8 the last",
     )
@@ -82,9 +82,9 @@ def count_parts(inputs: Sequence[Input], part_bytes: int) -> int:
     if count > MOST_PARTS:
         raise UsageError(
             f"that makes {count:,} parts",
-            where="--part-bytes",
+            option="--part-bytes",
             allowed=f"{MOST_PARTS:,} parts",
-            next_step=f"--part-bytes {-(-sum(_sizes(inputs)) // MOST_PARTS >> 30) + 1}GiB",
+            suggested=f"{-(-sum(_sizes(inputs)) // MOST_PARTS >> 30) + 1}GiB",
         )
     return count
 

@@ -25,5 +25,6 @@ def too_many_error(counts: Counts, max_skipped: int, where: str) -> TooManySkipp
         f"skipped: {counted(n_bad_records(counts), 'bad record')}",
         where=where,
         allowed=f"--max-skipped {max_skipped}",
-        next_step="see there what is wrong; raise --max-skipped and run again (it resumes), or start over with --fresh",
+        next_step="see there what is wrong; then start over with --fresh, or raise --max-skipped and run the same command again",
+        resumes=True,
     )

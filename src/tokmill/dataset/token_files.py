@@ -220,9 +220,8 @@ def check_size(path: Path, size_bytes: int | None) -> None:
         if size_bytes is None:
             raise UsageError(
                 f"cannot open it: {error.strerror}",
-                where=str(path),
+                path=str(path),
                 allowed="a directory made by tokmill, or a file of ids",
-                next_step="check the path",
             ) from None
         raise DamageError(
             f"a file of the output cannot be opened: {error.strerror}",
@@ -231,7 +230,7 @@ def check_size(path: Path, size_bytes: int | None) -> None:
             next_step=_REBUILD,
         ) from None
     if not stat.S_ISREG(found.st_mode):
-        raise UsageError("it is not a regular file", where=str(path), allowed="a file of ids", next_step="check the path")
+        raise UsageError("it is not a regular file", path=str(path), allowed="a file of ids")
     if size_bytes is not None and found.st_size != size_bytes:
         raise DamageError(
             "a file of the output is not as long as it was written",

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def output_path(out: str | os.PathLike[str]) -> Path:
     """The output directory, absolute. Raises UsageError for no name."""
     if not os.fspath(out):
-        raise UsageError("no output directory", where="--out", allowed="a directory", next_step="--out data")
+        raise UsageError("no output directory", option="--out", allowed="a directory", suggested="data")
     return Path(local_path(out))
 
 
@@ -38,8 +38,8 @@ def _matched(name: str) -> list[Path]:
         raise UsageError(
             "nothing matches this pattern" if glob.has_magic(name) else "there is no such file or directory",
             where=path_to_text(name) or "an empty name",
+            path=path_to_text(name),
             allowed="directories that tokmill made; for convert also bare files of ids",
-            next_step="check the path",
         )
     return [Path(os.path.abspath(each)) for each in found]
 

@@ -65,20 +65,16 @@ def convert(
     has_marks = source.content.eot != "none"
     if not has_marks and (to_eot or TRAINERS[format].keeps_whole):
         check_marks(source)
-    try:
-        choice = choose_output(
-            format,
-            source.content.tokenizer,
-            eot=to_eot or ("auto" if has_marks else "none"),
-            dtype=to_dtype or "auto",
-            shard_tokens=shard_tokens,
-            shard_documents=shard_documents,
-        )
-    except UsageError as error:
-        parts = (error.what, error.where, error.allowed, error.next_step)
-        what, where, allowed, next_step = (_of_output(part or "") for part in parts)
-        raise UsageError(what, where=where, allowed=allowed, next_step=next_step) from None
-    notices = [_of_output(text) for text in choice.notices if has_marks or not text.startswith("--eot ")]
+    choice = choose_output(
+        format,
+        source.content.tokenizer,
+        eot=to_eot or ("auto" if has_marks else "none"),
+        dtype=to_dtype or "auto",
+        shard_tokens=shard_tokens,
+        shard_documents=shard_documents,
+        prefix="--to-",
+    )
+    notices = [text for text in choice.notices if has_marks or not text.startswith("--to-eot ")]
     if not has_marks and TRAINERS[format].other_eot:
         notices.insert(0, f"the ids are without end-of-text ids; {TRAINERS[format].other_eot}")
     return _rewrite(source, format, choice, target, "convert", fresh=fresh, force=force, observers=observers, notices=notices)
@@ -132,11 +128,6 @@ def _loaded(directory: Path) -> Source:
     return source
 
 
-def _of_output(text: str) -> str:
-    """What is said of tokenize's options, said of those for the output of convert."""
-    return text.replace("--eot", "--to-eot").replace("--dtype", "--to-dtype")
-
-
 def _rewrite(
     source: Source,
     format_name: str,
@@ -176,7 +167,7 @@ def _check_choice(option: str, value: str | None, allowed: Sequence[str]) -> Non
     if value is not None and value not in allowed:
         raise UsageError(
             f"{value!r} is not a value of {option}",
-            where=option,
+            option=option,
             allowed=", ".join(allowed),
-            next_step=f"{option} {nearest(value, allowed)}",
+            suggested=nearest(value, allowed),
         )

@@ -124,9 +124,9 @@ def _check_stated(
         if value is not None and value not in allowed:
             raise UsageError(
                 f"{value!r} is not a value of {option}",
-                where=option,
+                option=option,
                 allowed=", ".join(allowed),
-                next_step=f"{option} {nearest(value, allowed)}",
+                suggested=nearest(value, allowed),
             )
     missing = [option for option, value, _ in choices if value is None]
     if eot_id is None and tokenizer is None and eot != "none":
@@ -145,9 +145,10 @@ def _check_stated(
     if eot_id is not None and not 0 <= eot_id <= np.iinfo(cast("str", dtype)).max:
         raise UsageError(
             f"{eot_id} is not an id of {dtype}",
-            where="--eot-id",
+            option="--eot-id",
             allowed=f"0 to {np.iinfo(cast('str', dtype)).max:,}",
-            next_step="--eot-id 50256 for GPT-2; or another --dtype",
+            suggested="50256",
+            next_step="which is that of GPT-2, or another --dtype",
         )
 
 
@@ -181,9 +182,8 @@ def _status(path: Path) -> os.stat_result:
     except OSError as error:
         raise UsageError(
             f"cannot open it: {error.strerror}",
-            where=path_to_text(str(path)),
+            path=path_to_text(str(path)),
             allowed="a directory that tokmill made, or files of ids",
-            next_step="check the path",
         ) from None
 
 

@@ -105,7 +105,9 @@ def check_marks(source: Source) -> None:
 def check_apart(sources: Sequence[Path], out: Path) -> None:
     """Raises UsageError when the output is a source's directory or lies in one, holds one, or is what is not a directory."""
     if out.exists() and not out.is_dir():
-        raise UsageError("the output is a file", where=str(out), allowed="a directory, new or old", next_step="--out merged")
+        raise UsageError(
+            "the output is a file", where=str(out), option="--out", allowed="a directory, new or old", suggested="merged"
+        )
     for source in sources:
         # A link in another directory may lead to the file that an output here would replace.
         around = {source} if source.is_dir() else {source.parent, source.resolve().parent}

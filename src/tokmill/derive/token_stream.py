@@ -155,6 +155,7 @@ def narrowed(ids: Ids, dtype: IdType, where: str) -> Ids:
             f"id {largest:,} does not fit into {dtype}",
             where=where,
             allowed=f"{counted(int(np.iinfo(wanted).max) + 1, 'id')}, from 0",
-            next_step="--to-dtype uint32",
+            option="--to-dtype",
+            suggested="uint32",
         )
     return ids.astype(wanted)

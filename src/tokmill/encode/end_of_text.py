@@ -80,7 +80,9 @@ def _asked(what: str, fit: Mapping[str, int], path: str, likely: Sequence[str] =
         allowed=f"a special token, by its text or id: {shown}{more}"
         if fit
         else "a tokenizer with a special token that no text becomes: it has none",
-        next_step=f"--eot-token '{example}'" if example else "use a tokenizer that has an end-of-text token",
+        option="--eot-token",
+        suggested=example,
+        next_step=None if example else "use a tokenizer that has an end-of-text token",
     )
 
 

@@ -57,7 +57,7 @@ def load_encoder(tokenizer: Tokenizer, engine: str) -> Encoder:
     """
     if engine not in ENGINES:
         raise UsageError(
-            f"there is no engine {engine!r}", where="--engine", allowed=", ".join(ENGINES), next_step="leave --engine out"
+            f"there is no engine {engine!r}", option="--engine", allowed=", ".join(ENGINES), next_step="leave --engine out"
         )
     try:
         encoder = _loaded(tokenizer, engine)
@@ -70,7 +70,7 @@ def load_encoder(tokenizer: Tokenizer, engine: str) -> Encoder:
         others = [e for e in ("gigatoken", reference_of(tokenizer)) if e != engine]
         raise UsageError(
             f"the engine {engine} cannot be imported: {error}",
-            where="--engine",
+            option="--engine",
             allowed="an engine whose package is installed",
             next_step=f"pip install {engine}, or run again with --engine {' or '.join(others)}",
         ) from error
@@ -139,7 +139,7 @@ def _loaded(tokenizer: Tokenizer, engine: str) -> Encoder:
 def _unsuited(tokenizer: Tokenizer, engine: str) -> UsageError:
     return UsageError(
         f"{engine} does not give the ids of {tokenizer.name}",
-        where="--engine",
+        option="--engine",
         allowed=reference_of(tokenizer),
         next_step=f"run again with --engine {reference_of(tokenizer)} (slower)",
     )

@@ -110,11 +110,12 @@ def resolve_tokenizer(name: str, eot_token: str | None = None) -> Tokenizer:
             return resolve(name, eot_token)
     raise UsageError(
         f"there is no tokenizer {name!r}",
-        where="--tokenizer",
+        option="--tokenizer",
         allowed=f"{', '.join(dict.fromkeys([*_BUILT_IN, *ENCODINGS]))}; "
         f"the path of a .tiktoken file, of a {FILE_NAME} or its directory; "
         "a Hugging Face repository as owner/name@revision",
-        next_step="--tokenizer gpt2, or see tokmill vocab list",
+        suggested="gpt2",
+        next_step="or see tokmill vocab list",
     )
 
 
@@ -142,9 +143,10 @@ def engine_of(tokenizer: Tokenizer, wanted: str) -> str:
     if wanted not in ("gigatoken", reference):
         raise UsageError(
             f"{wanted} cannot load {tokenizer.name}",
-            where="--engine",
+            option="--engine",
             allowed=f"gigatoken, {reference}",
-            next_step=f"leave --engine out, or --engine {reference}",
+            suggested=reference,
+            next_step="or leave --engine out",
         )
     is_loaded = tokenizer.encoding != OTHER if reference == "tokenizers" else pattern_engine(tokenizer) == "gigatoken"
     return "gigatoken" if wanted == "gigatoken" and is_loaded else reference
@@ -277,7 +279,7 @@ def _tiktoken(name: str, path: str, eot_token: str | None) -> Tokenizer:
     if eot_token not in (None, "<|endoftext|>", str(encoding.eot_id)):
         raise UsageError(
             f"documents of {encoding.name} end with <|endoftext|>, not with {eot_token!r}",
-            where="--eot-token",
+            option="--eot-token",
             allowed=f"<|endoftext|> or {encoding.eot_id}",
             next_step="leave --eot-token out",
         )

@@ -122,6 +122,7 @@ class TokenizerFile:
         others = [token for token in self.special if token not in unfit]
         error = self._refused(f"{eot!r} cannot end documents: it {how}, so text becomes it", "a special token that no text becomes")
         if others:
+            error.option, error.suggested = "--eot-token", others[0]
             error.next_step = f"--eot-token '{others[0]}'" + (f", or another of {', '.join(others[:8])}" if others[1:] else "")
         raise error
 

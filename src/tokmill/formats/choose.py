@@ -93,21 +93,26 @@ def choose_output(
     shard_tokens: str | int | None = None,
     shard_documents: bool = False,
     drop_tail: bool = False,
+    prefix: str = "--",
 ) -> Choice:
-    """What these options, some of them `auto` or None, come to. Raises UsageError for what the format cannot hold."""
+    """Return what these options, some of them `auto` or None, come to. Raises UsageError for what the format cannot hold.
+
+    prefix: what is before `eot` and `dtype` in the names of the options: `--to-` for convert.
+    """
     trainer = TRAINERS[format]
     placed = trainer.eot if eot == "auto" else cast("EotPlacement", eot)
     notices = []
     if placed != trainer.eot and trainer.is_eot_needed:
         raise UsageError(
             f"the format {format} needs the end-of-text id behind each document: its loader finds documents by it",
-            where=f"--eot {eot}",
+            where=f"{prefix}eot {eot}",
+            option=f"{prefix}eot",
             allowed=trainer.eot,
-            next_step=f"leave --eot out, or choose another --format than {format}",
+            next_step=f"leave {prefix}eot out, or choose another --format than {format}",
         )
     if placed != trainer.eot and trainer.other_eot:
-        notices.append(f"--eot {placed} with --format {format}: {trainer.other_eot}; leave --eot out for that")
-    chosen = _choose_dtype(format, dtype, tokenizer, notices)
+        notices.append(f"{prefix}eot {placed} with --format {format}: {trainer.other_eot}; leave {prefix}eot out for that")
+    chosen = _choose_dtype(format, dtype, tokenizer, notices, prefix)
     layout = Layout(format=format, dtype=chosen, eot=placed, eot_id=tokenizer.eot_id, tokenizer=tokenizer.name)
     shards = _choose_shards(layout, shard_tokens, whole=shard_documents, drop_tail=drop_tail)
     return Choice(eot=placed, dtype=chosen, shards=shards, notices=notices)
@@ -120,25 +125,27 @@ def parse_tokens(text: str | int) -> int:
     if not n or n.denominator > 1:
         raise UsageError(
             f"{text!r} is not a number of tokens",
-            where="--shard-tokens",
+            option="--shard-tokens",
             allowed="a whole number above 0, also with K, M, G (thousands, millions, billions) or as 1e8",
-            next_step="--shard-tokens 100M",
+            suggested="100M",
         )
     return int(n)
 
 
-def _choose_dtype(name: str, dtype: str, tokenizer: Tokenizer, notices: list[str]) -> IdType:
+def _choose_dtype(name: str, dtype: str, tokenizer: Tokenizer, notices: list[str], prefix: str) -> IdType:
     if dtype == "uint16" and tokenizer.n_ids > _UINT16_IDS:
         raise UsageError(
             f"ids of {tokenizer.name} go up to {tokenizer.n_ids - 1:,} and do not fit into uint16",
-            where="--dtype",
+            option=f"{prefix}dtype",
             allowed=f"uint16 holds ids up to {_UINT16_IDS - 1:,}",
-            next_step="--dtype uint32, or leave --dtype out",
+            suggested="uint32",
+            next_step=f"or leave {prefix}dtype out",
         )
     if name == "megatron" and tokenizer.n_ids > _INT32_IDS:
         raise UsageError(
             f"ids go up to {tokenizer.n_ids - 1:,}; the format megatron has no type for them: they would be read as negative",
             where="--format megatron",
+            option="--format",
             allowed=f"int32 holds ids up to {_INT32_IDS - 1:,}",
             next_step="choose another --format",
         )
@@ -146,7 +153,7 @@ def _choose_dtype(name: str, dtype: str, tokenizer: Tokenizer, notices: list[str
     if dtype == "auto":
         return usual
     if dtype != usual and name in ("llmc", "megatron"):
-        notices.append(f"--dtype {dtype} with --format {name}: for {tokenizer.n_ids:,} ids its readers expect {usual}")
+        notices.append(f"{prefix}dtype {dtype} with --format {name}: for {tokenizer.n_ids:,} ids its readers expect {usual}")
     return cast("IdType", dtype)
 
 
@@ -158,8 +165,9 @@ def _choose_shards(layout: Layout, tokens: str | int | None, *, whole: bool, dro
             raise UsageError(
                 "without a size there are no shards",
                 where="--shard-documents" if whole else "--drop-tail",
+                option="--shard-tokens",
                 allowed="together with --shard-tokens",
-                next_step="--shard-tokens 100M",
+                suggested="100M",
             )
         return None
     most = most_tokens(layout)
@@ -168,14 +176,14 @@ def _choose_shards(layout: Layout, tokens: str | int | None, *, whole: bool, dro
         fitting = max(trainer.unit_tokens, min(n, most) // trainer.unit_tokens * trainer.unit_tokens)
         raise UsageError(
             f"a shard of {counted(n, 'token')} is not possible in the format {name}",
-            where="--shard-tokens",
+            option="--shard-tokens",
             allowed=f"{step}{trainer.unit_tokens:,} to {most:,}",
-            next_step=f"--shard-tokens {fitting}",
+            suggested=str(fitting),
         )
     if whole and trainer.unit_tokens > 1:
         raise UsageError(
             f"the format {name} cuts every document into samples of {trainer.unit_tokens:,} tokens",
-            where="--shard-documents",
+            option="--shard-documents",
             allowed="shards of so many samples",
             next_step="leave --shard-documents out, or choose another --format",
         )

@@ -90,7 +90,8 @@ class PartFile:
                 f"the disk took {expected:,} bytes but the file has only {size:,}",
                 where=str(self.path),
                 allowed="a disk that keeps what it took",
-                next_step="check the disk, then run the same command again: it resumes from the last commit",
+                next_step="check the disk, then run the same command again",
+                resumes=True,
             )
 
     def end(self) -> None:

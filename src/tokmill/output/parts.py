@@ -43,14 +43,14 @@ def divided(content: Content, count: int) -> Content:
     if content.format not in _NUMBERED:
         raise UsageError(
             f"the format {content.format} cannot be made in parts: it has one index for all files of a side",
-            where="--format",
+            option="--format",
             allowed=", ".join(_NUMBERED),
             next_step=f"make it with --format raw, then: tokmill convert DIR --format {content.format} --out OTHER",
         )
     if content.shards and content.shards.drop_tail:
         raise UsageError(
             "every part has a last shard of its own, which --drop-tail would leave out",
-            where="--drop-tail",
+            option="--drop-tail",
             allowed="parts with all of their shards",
             next_step="leave it out; tokmill reshard makes shards of one size of the finished output",
         )

@@ -76,9 +76,10 @@ def find_inputs(names: Sequence[str], *, glob: str | None, input_format: str | N
     if input_format is not None and input_format not in _FORMATS:
         raise UsageError(
             f"{input_format!r} is not an input format",
-            where="--input-format",
+            option="--input-format",
             allowed=", ".join(_FORMATS),
-            next_step="--input-format jsonl, or leave it out: the suffix decides",
+            suggested="jsonl",
+            next_step="or leave it out: the suffix decides",
         )
     if not names:
         raise UsageError(
@@ -124,11 +125,8 @@ class _Finder:
             self._add_matches(name)
         else:
             slash = _ONE_SLASH.fullmatch(name)
-            raise _nothing(
-                name,
-                "there is no such file or directory",
-                f"a URL has two slashes: {named(f'{slash[1]}://{slash[2]}')}" if slash else "check the path",
-            )
+            two_slashes = f"a URL has two slashes: {named(f'{slash[1]}://{slash[2]}')}" if slash else None
+            raise _nothing(name, "there is no such file or directory", two_slashes)
 
     def _add_remote(self, url: str) -> None:
         from tokmill.store import find_remote
@@ -367,8 +365,9 @@ def _stat(path: str) -> os.stat_result | None:
         raise _unreadable(path, error) from error
 
 
-def _nothing(name: str, what: str, next_step: str) -> UsageError:
-    return UsageError(what, where=path_to_text(name), allowed="files, directories, patterns or -", next_step=next_step)
+def _nothing(name: str, what: str, next_step: str | None) -> UsageError:
+    path = None if next_step else path_to_text(name)
+    return UsageError(what, where=path_to_text(name), allowed="files, directories, patterns or -", next_step=next_step, path=path)
 
 
 def _dangling(path: str) -> UsageError:

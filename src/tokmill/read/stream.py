@@ -232,7 +232,8 @@ def _unreadable(source: Input, error: OSError, offset: int) -> DamagedInputError
         f"cannot be read: {error.strerror or error}",
         where=f"{_shown(source)}, byte {offset:,}",
         allowed="a file that can be read from beginning to end",
-        next_step="mend the permissions or the disk and run the same command again: it resumes",
+        next_step="repair the permissions or the disk, then run the same command again",
+        resumes=True,
     )
 
 

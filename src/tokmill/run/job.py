@@ -192,15 +192,15 @@ def _check_choices(**chosen: str) -> None:
         if value not in allowed[name]:
             raise UsageError(
                 f"{value!r} is not a value of {option}",
-                where=option,
+                option=option,
                 allowed=", ".join(allowed[name]),
-                next_step=f"{option} {nearest(value, allowed[name])}",
+                suggested=nearest(value, allowed[name]),
             )
 
 
 def _check_range(option: str, value: object, ok: object, allowed: str) -> None:
     if not ok:
-        raise UsageError(f"{value} is out of range", where=option, allowed=allowed, next_step="tokmill tokenize --help")
+        raise UsageError(f"{value} is out of range", option=option, allowed=allowed, next_step="tokmill tokenize --help")
 
 
 def _check_working_directory(paths: Sequence[str]) -> None:
@@ -267,8 +267,9 @@ def _choose_budget(memory: str | int | None, n_threads: int, cgroup_bytes: int |
             raise UsageError(
                 f"a budget of {wanted} bytes; did you mean {wanted}MiB?",
                 where=f"--memory {wanted}",
+                option="--memory",
                 allowed="a number with K, M, G, T or KiB, MiB, GiB, TiB",
-                next_step=f"--memory {wanted}MiB",
+                suggested=f"{wanted}MiB",
             )
         # A tenth for what else runs in the group, and for pages of files that are being written.
         budget = min(wanted, cgroup_bytes * 9 // 10) if cgroup_bytes else wanted
@@ -281,8 +282,10 @@ def _choose_budget(memory: str | int | None, n_threads: int, cgroup_bytes: int |
 
 def _checked_out(out: str) -> str:
     if not out:
-        raise UsageError("no output directory", where="--out", allowed="a directory", next_step="--out data")
+        raise UsageError("no output directory", option="--out", allowed="a directory", suggested="data")
     path = Path(out)
     if path.exists() and not path.is_dir():
-        raise UsageError("the output is a file", where=str(path), allowed="a directory, new or old", next_step="--out data")
+        raise UsageError(
+            "the output is a file", where=str(path), option="--out", allowed="a directory, new or old", suggested="data"
+        )
     return out

@@ -109,8 +109,9 @@ def _interrupted(job: Job) -> Interrupted:
     return Interrupted(
         "interrupted",
         where=job.destination or job.out,
-        allowed="an end at any time",
-        next_step="run the command again, without --fresh: it resumes",
+        allowed="stopping at any time",
+        next_step="run the same command without --fresh again",
+        resumes=True,
     )
 
 
@@ -133,11 +134,12 @@ def _smaller(job: Job, *, keep_fresh: bool) -> Job:
 
 def _died(child: Child, job: Job, deaths: int, *, started: bool) -> WorkerDiedError:
     words = child.last_words
-    mend = "with more --memory or fewer --threads" if started else "when what its last words speak of is mended"
+    mend = "allow more --memory or fewer --threads" if started else "repair what its last words name"
     return WorkerDiedError(
         f"the worker process died ({child.cause()}), {counted(deaths, 'time')} without getting any further"
         + (f"; its last words: {words}" if words else ""),
         where=job.out,
         allowed="a worker that goes on: where it can, it is started again by itself",
-        next_step=f"run the same command again {mend}: it resumes",
+        next_step=f"{mend}, then run the same command again",
+        resumes=True,
     )

@@ -56,7 +56,7 @@ _ROOM_BYTES = 12 * MIB
 """Beyond what the budget leaves, that data may grow by before the next look: stacks of threads."""
 
 _TICK_S = 0.2
-_COMMITTED = ("everything so far is committed", "run the command again, without --fresh: it resumes")
+_COMMITTED = ("everything so far is committed", "run the same command without --fresh again")
 _NOTHING_REPLACED = ("nothing was replaced", "run the command again")
 """What becomes of the work when a run ends early, and what to do then."""
 
@@ -326,12 +326,19 @@ def _low_memory(why: str, directory: Path, so_far: tuple[str, str]) -> MemoryBud
         where=str(directory),
         allowed="the budget (--memory), and a reserve that the machine keeps",
         next_step=f"end other programs, or change --memory; then {next_step}",
+        resumes=so_far is _COMMITTED,
     )
 
 
 def _interrupted(directory: Path, so_far: tuple[str, str]) -> Interrupted:
     state, next_step = so_far
-    return Interrupted(f"interrupted; {state}", where=str(directory), allowed="an end at any time", next_step=next_step)
+    return Interrupted(
+        f"interrupted; {state}",
+        where=str(directory),
+        allowed="stopping at any time",
+        next_step=next_step,
+        resumes=so_far is _COMMITTED,
+    )
 
 
 def main(job_fd: int, event_fd: int) -> None:

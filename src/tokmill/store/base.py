@@ -189,7 +189,9 @@ def gone(name: str) -> ChangedError:
 
 def denied(name: str, what: str, next_step: str) -> DamagedInputError:
     """The error for an object that may not be read."""
-    return DamagedInputError(f"access denied: {what}", where=name, allowed="objects that may be read", next_step=next_step)
+    return DamagedInputError(
+        f"access denied: {what}", where=name, allowed="objects that may be read", next_step=next_step, resumes=True
+    )
 
 
 def refused(name: str, what: str) -> DamagedInputError:
@@ -198,5 +200,6 @@ def refused(name: str, what: str) -> DamagedInputError:
         f"cannot be read: {what}",
         where=name,
         allowed="a store that answers as its protocol says",
-        next_step="check the URL and the settings of the store, then run the same command again: it resumes",
+        next_step="check the URL and the settings of the store, then run the same command again",
+        resumes=True,
     )

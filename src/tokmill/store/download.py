@@ -70,8 +70,8 @@ def patiently(attempt: Callable[[], T], patience: Patience, where: Callable[[], 
             f"cannot be read: {how}",
             where=where(),
             allowed="a store that answers",
-            next_step="check the URL, the connection and the store, and run the same command again"
-            + ("" if patience is PLANNING else ": it resumes"),
+            next_step="check the URL, the connection and the store, then run the same command again",
+            resumes=patience is not PLANNING,
         )
 
     return insist(attempt, patience, give_up, closed)

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 _VERSIONS = ("etag", "ETag", "generation", "lfs_oid", "blob_id", "md5Hash", "last_modified", "updated", "mtime")
 """What file systems call it, the surest first."""
 _NEXT = {
-    "hf": "huggingface-cli login, or set HF_TOKEN; the same command resumes",
-    "gs": "gcloud auth application-default login, or set GOOGLE_APPLICATION_CREDENTIALS; the same command resumes",
+    "hf": "huggingface-cli login, or set HF_TOKEN, then run the same command again",
+    "gs": "gcloud auth application-default login, or set GOOGLE_APPLICATION_CREDENTIALS, then run the same command again",
 }
 
 
@@ -100,7 +100,7 @@ class OtherStore:
         status = next((s for s in statuses if isinstance(s, int)), 0)
         what = f"{type(error).__name__}" + (f", HTTP {status}" if status else "")
         if isinstance(error, PermissionError) or status in {401, 403}:
-            return denied(name, what, _NEXT.get(self._scheme, "check the credentials; the same command resumes"))
+            return denied(name, what, _NEXT.get(self._scheme, "check the credentials, then run the same command again"))
         if status == 429 or status >= 500 or (not status and isinstance(error, (OSError, TimeoutError))):
             return Hiccup(what)
         return refused(name, what)

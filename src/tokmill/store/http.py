@@ -218,7 +218,7 @@ def _check_status(answer: Any, name: str) -> None:
         after = answer.headers.get("Retry-After", "")
         raise Hiccup(status, float(after) if after.isdecimal() else 0.0)
     if answer.status in {401, 403, 407}:
-        raise denied(name, status, "check user, password or signature (signed URLs expire), and run again: it resumes")
+        raise denied(name, status, "check user, password or signature (signed URLs expire), then run the same command again")
     if answer.status not in {200, 206}:
         raise refused(name, status)
     encoding = answer.headers.get("Content-Encoding", "").strip().lower()

@@ -261,7 +261,11 @@ def _no_bucket(url: str) -> TokmillError:
 
 def _denied(what: str, url: str) -> StorageError:
     return StorageError(
-        f"access denied: {what}", where=url, allowed="a prefix that may be listed, read and written", next_step=CREDENTIALS
+        f"access denied: {what}",
+        where=url,
+        allowed="a prefix that may be listed, read and written",
+        next_step=CREDENTIALS,
+        resumes=True,
     )
 
 

@@ -33,8 +33,8 @@ _TRANSIENT = {
 }
 _DENIED = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "AccessDenied", "Forbidden"}
 CREDENTIALS = (
-    "check the credentials (AWS_ACCESS_KEY_ID, AWS_PROFILE, ...), or FSSPEC_S3_ANON=true for a public bucket; "
-    "the same command resumes"
+    "check the credentials (AWS_ACCESS_KEY_ID, AWS_PROFILE, ...), or FSSPEC_S3_ANON=true for a public bucket, "
+    "then run the same command again"
 )
 
 

@@ -7,7 +7,6 @@ cannot be mended, and the corpus must be what it was. The work is done in a work
 from __future__ import annotations
 
 import os
-import re
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,8 +31,6 @@ if TYPE_CHECKING:
     from tokmill.check.verification import Report
     from tokmill.core.manifest import Manifest
     from tokmill.core.protocols import Observer
-
-_BEGINS_AGAIN = "nothing was replaced, and it begins again"
 
 
 def repair(
@@ -62,8 +59,7 @@ def repair(
         if error.where == MANIFEST_NAME:
             # The worker has it open, and no name of its directory.
             error.where = path_to_text(os.path.abspath(Path(directory) / MANIFEST_NAME))
-        if error.next_step:
-            error.next_step = re.sub(r"\(?it resumes(?: from the last commit)?\)?", _BEGINS_AGAIN, error.next_step)
+        error.resumes = False  # nothing was replaced, and the next repair begins at the beginning
         raise
     # Not before: this process is to stay small while the worker lives.
     from tokmill.check.verification import Problem, verify
@@ -101,7 +97,7 @@ def _moved(manifest: Manifest, directory: Path, sources: Sequence[str], glob: st
     if what:
         raise ChangedError(
             f"these are not the sources: {what}",
-            where="--source",
+            option="--source",
             allowed="all inputs that the output was made from, in the same order, unchanged",
             next_step="give --source (and --glob) as the inputs were given to tokmill tokenize",
         )

@@ -101,9 +101,10 @@ def divide_budget(
     smallest = budget_bytes - shares.caches_bytes + n_threads * _CACHE_FLOOR_BYTES
     raise MemoryBudgetError(
         f"a budget of {budget_bytes / MIB:,.0f} MiB is too small for {counted(n_threads, 'thread')}",
-        where="--memory",
+        option="--memory",
         allowed=f"at least {-(-smallest // MIB)} MiB for {counted(n_threads, 'thread')}",
-        next_step=f"--memory {-(-smallest // MIB)}MiB" + (", or fewer --threads" if n_threads > 1 else ""),
+        suggested=f"{-(-smallest // MIB)}MiB",
+        next_step="or fewer --threads" if n_threads > 1 else None,
     )
 
 
@@ -142,7 +143,9 @@ def piece_too_long(what: str, where: str, most: int, budget_bytes: int, n_bytes:
         f"{what} is longer than the {most:,} bytes that the memory budget allows in one piece",
         where=where,
         allowed=f"at most {most:,} bytes in one piece with this --memory" + (f"; this has {n_bytes:,}" if is_known else ""),
-        next_step=f"--memory {needed}MiB" if is_known else "raise --memory, or divide it",
+        option="--memory",
+        suggested=f"{needed}MiB" if is_known else None,
+        next_step=None if is_known else "raise --memory, or divide it",
     )
 
 
@@ -152,7 +155,9 @@ def memory_too_small(what: str, where: str, budget_bytes: int) -> MemoryBudgetEr
         what,
         where=where,
         allowed=f"what fits beside everything else into {budget_bytes // MIB} MiB",
-        next_step=f"--memory {2 * budget_bytes // MIB}MiB, or write the file again with smaller parts",
+        option="--memory",
+        suggested=f"{2 * budget_bytes // MIB}MiB",
+        next_step="or write the file again with smaller parts",
     )
 
 

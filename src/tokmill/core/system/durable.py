@@ -25,7 +25,6 @@ _NOT_COPIED = {errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.
 _NOT_LINKED = {errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EMLINK, errno.EINVAL}
 """What `link` says where files cannot have several names, or no more of them."""
 _COPY_BYTES = 4 << 20
-_RESUMES = "run the same command again: it resumes from the last commit"
 
 
 @contextlib.contextmanager
@@ -40,13 +39,15 @@ def storage_errors(path: Path) -> Iterator[None]:
                 f"the disk is full: {error.strerror}",
                 where=where,
                 allowed="a disk, a quota and a limit on files that have room for the output",
-                next_step=f"free disk space, then {_RESUMES}",
+                next_step="free disk space, then run the same command again",
+                resumes=True,
             ) from error
         raise StorageError(
             f"cannot write the output: {error.strerror}",
             where=where,
             allowed="a directory on a sound disk where this user may make and write files",
-            next_step=f"mend the cause, then {_RESUMES}",
+            next_step="repair the cause, then run the same command again",
+            resumes=True,
         ) from error
 
 
@@ -60,7 +61,8 @@ def reading_errors(path: Path) -> Iterator[None]:
             f"cannot read the output: {error.strerror}",
             where=os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else str(path),
             allowed="a directory on a sound disk that this user may read",
-            next_step=f"mend the cause, then {_RESUMES}",
+            next_step="repair the cause, then run the same command again",
+            resumes=True,
         ) from error
 
 

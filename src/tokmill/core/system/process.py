@@ -144,4 +144,6 @@ def _module_path() -> list[str]:
 def error_of(event: Failed) -> TokmillError:
     """The error that a child reported."""
     cls = error_classes().get(event.error, TokmillError)
-    return cls(event.what, where=event.where, allowed=event.allowed, next_step=event.next_step)
+    error = cls(event.what, where=event.where, allowed=event.allowed, next_step=event.next_step, resumes=event.resumes)
+    error.option, error.suggested, error.path = event.option, event.suggested, event.path
+    return error

@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING
 import msgspec
 
 from tokmill.core.errors import MemoryBudgetError, TokmillError
-from tokmill.core.events import Failed
+from tokmill.core.events import PARTS_OF_ERROR, Failed
 from tokmill.core.system.memory import mark_for_oom_killer
 
 if TYPE_CHECKING:
@@ -61,7 +61,8 @@ def failed_event(error: BaseException) -> Failed:
             "the worker ran out of memory",
             where="the process that tokenizes",
             allowed="what --memory and the machine allow",
-            next_step="raise --memory and run again: it resumes",
+            next_step="raise --memory and run the same command again",
+            resumes=True,
         )
     if not isinstance(error, TokmillError):
         traceback.print_exception(error)
@@ -69,10 +70,11 @@ def failed_event(error: BaseException) -> Failed:
             f"unforeseen {type(error).__name__}: {error}",
             where="the process that works",
             allowed="no error of this kind: it is a fault of tokmill, or of what it stands on",
-            next_step="run again: it resumes; if it happens again, report it",
+            next_step="report it if it happens twice; run the same command again",
+            resumes=True,
         )
-    what, where, allowed, next_step = map(_sendable, (error.what, error.where, error.allowed, error.next_step))
-    return Failed(error=type(error).__name__, what=what or "", where=where, allowed=allowed, next_step=next_step)
+    parts = {name: _sendable(getattr(error, name)) for name in PARTS_OF_ERROR}
+    return Failed(error=type(error).__name__, **{**parts, "what": parts["what"] or ""}, resumes=error.resumes)  # type: ignore[arg-type]
 
 
 def _sendable(text: str | None) -> str | None:

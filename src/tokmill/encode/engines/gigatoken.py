@@ -38,7 +38,7 @@ class GigatokenEncoder:
         if encoding not in _PRETOKENIZERS:
             raise UsageError(
                 f"gigatoken cannot load {encoding}",
-                where="--engine",
+                option="--engine",
                 allowed=f"gigatoken for {', '.join(_PRETOKENIZERS)}; tiktoken for every encoding",
                 next_step="run again with --engine tiktoken (the same ids, slower)",
             )
@@ -70,7 +70,8 @@ class GigatokenEncoder:
                 f"gigatoken returned {len(offsets) - 1:,} documents of {len(ids):,} {ids.dtype} ids",
                 where="a batch of the engine",
                 allowed=f"{len(documents):,} documents of uint32 ids",
-                next_step="pip install gigatoken==0.10.0, then run again: it resumes",
+                next_step="pip install gigatoken==0.10.0, then run the same command again",
+                resumes=True,
             )
         return ids, offsets
 

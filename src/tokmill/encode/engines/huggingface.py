@@ -95,7 +95,7 @@ class HuggingFaceEncoder:
             if normalizer is not None and token.normalized and not normalizer.normalize_str(token.content):
                 raise UsageError(
                     f"its normalizer leaves nothing of the added token {token.content!r}, and the library fails at that",
-                    where="--tokenizer",
+                    option="--tokenizer",
                     allowed="added tokens that are not normalized, or of which something is left",
                     next_step=f'set "normalized" to false for {token.content!r} in the tokenizer.json, or use another tokenizer',
                 )

@@ -47,7 +47,7 @@ try:
 except ImportError:
     raise UsageError(
         "Ray is not installed",
-        where="--ray",
+        option="--ray",
         allowed="Python packages of the extra ray",
         next_step="pip install 'tokmill[ray]', or make the parts by hand: tokmill tokenize --part",
     ) from None
@@ -368,6 +368,7 @@ def _silent(address: str, why: str) -> UsageError:
     return UsageError(
         f"no Ray cluster answers: {why}",
         where=f"--ray {address}",
+        option="--ray",
         allowed="the address of a cluster (HOST:6379), auto, or local for a new one of this machine alone",
         next_step="ray start --head there, or leave the address out",
     )
@@ -385,7 +386,7 @@ def _slots(job: Job) -> int:
     largest: dict[str, float] = max(nodes, key=lambda node: node.get("memory", 0), default={})
     raise UsageError(
         f"no node of the cluster has {counted(resources.n_threads, 'core')} and {resources.budget_bytes >> 20:,} MiB of memory",
-        where="--ray",
+        option="--ray",
         allowed=f"what a node has: {int(largest.get('CPU', 0))} cores, {int(largest.get('memory', 0)) >> 20:,} MiB",
         next_step="fewer --threads, or less --memory",
     )
