@@ -53,7 +53,7 @@ def reseal(directory: Path) -> None:
     import xxhash
 
     manifest = load_manifest(directory)
-    begins = {name: entry.head_bytes for name, entry in manifest.files.items()}
+    begins = {name: entry.header_bytes for name, entry in manifest.files.items()}
     segments = []
     for segment in manifest.segments:
         files = {}

@@ -14,7 +14,7 @@ import numpy as np
 from support.contracts import WriterContract
 from support.writing import EOT, GPT2, Sides, read_llmc
 
-from tokmill.core.output_spec import Layout, Shards
+from tokmill.core.output_spec import OutputSpec, Shards
 
 
 def split_after(ids: list[int]) -> list[list[int]]:
@@ -28,7 +28,7 @@ def split_before(ids: list[int]) -> list[list[int]]:
 
 
 class TestRaw(WriterContract):
-    layout = GPT2
+    spec = GPT2
 
     def read(self, directory: Path) -> Sides:
         sides = {side: np.fromfile(directory / f"{side}.bin", "<u2").tolist() for side in ("train", "val")}
@@ -36,14 +36,14 @@ class TestRaw(WriterContract):
 
 
 class TestRawWithoutMarks(WriterContract):
-    layout = Layout(format="raw", dtype="uint32", eot="none", eot_id=EOT, tokenizer="gpt2")
+    spec = OutputSpec(format="raw", dtype="uint32", eot="none", eot_id=EOT, tokenizer="gpt2")
 
     def read(self, directory: Path) -> Sides:
         return {side: (np.fromfile(directory / f"{side}.bin", "<u4").tolist(), None) for side in ("train", "val")}
 
 
 class TestLlmc(WriterContract):
-    layout = Layout(format="llmc", dtype="uint16", eot="before", eot_id=EOT, tokenizer="gpt2", shards=Shards(tokens=11))
+    spec = OutputSpec(format="llmc", dtype="uint16", eot="before", eot_id=EOT, tokenizer="gpt2", shards=Shards(tokens=11))
 
     def read(self, directory: Path) -> Sides:
         found = {side: read_llmc(sorted(directory.glob(f"{side}_*.bin")), 20240520, 1, "<u2") for side in ("train", "val")}
@@ -51,7 +51,7 @@ class TestLlmc(WriterContract):
 
 
 class TestLlmcOfLargeVocabularies(WriterContract):
-    layout = Layout(format="llmc", dtype="uint32", eot="after", eot_id=EOT, tokenizer="gpt2", shards=Shards(tokens=10**6))
+    spec = OutputSpec(format="llmc", dtype="uint32", eot="after", eot_id=EOT, tokenizer="gpt2", shards=Shards(tokens=10**6))
 
     def read(self, directory: Path) -> Sides:
         found = {side: read_llmc(sorted(directory.glob(f"{side}_*.bin")), 20240801, 7, "<u4") for side in ("train", "val")}
@@ -73,21 +73,21 @@ def read_megatron(prefix: Path, code: int, dtype: str) -> tuple[list[int], list[
 
 
 class TestMegatron(WriterContract):
-    layout = Layout(format="megatron", dtype="uint16", eot="after", eot_id=EOT, tokenizer="gpt2")
+    spec = OutputSpec(format="megatron", dtype="uint16", eot="after", eot_id=EOT, tokenizer="gpt2")
 
     def read(self, directory: Path) -> Sides:
         return {side: read_megatron(directory / side, 8, "<u2") for side in ("train", "val")}
 
 
 class TestMegatronOfLargeVocabularies(WriterContract):
-    layout = Layout(format="megatron", dtype="uint32", eot="before", eot_id=EOT, tokenizer="gpt2")
+    spec = OutputSpec(format="megatron", dtype="uint32", eot="before", eot_id=EOT, tokenizer="gpt2")
 
     def read(self, directory: Path) -> Sides:
         return {side: read_megatron(directory / side, 4, "<i4") for side in ("train", "val")}
 
 
 class TestDatatrove(WriterContract):
-    layout = Layout(format="datatrove", dtype="uint16", eot="after", eot_id=EOT, tokenizer="gpt2")
+    spec = OutputSpec(format="datatrove", dtype="uint16", eot="after", eot_id=EOT, tokenizer="gpt2")
 
     def read(self, directory: Path) -> Sides:
         found: Sides = {}
@@ -102,7 +102,7 @@ class TestDatatrove(WriterContract):
 
 
 class TestOlmo(WriterContract):
-    layout = Layout(format="olmo", dtype="uint16", eot="after", eot_id=EOT, tokenizer="gpt2")
+    spec = OutputSpec(format="olmo", dtype="uint16", eot="after", eot_id=EOT, tokenizer="gpt2")
 
     def read(self, directory: Path) -> Sides:
         found: Sides = {}
@@ -116,7 +116,7 @@ class TestOlmo(WriterContract):
 
 
 class TestLitdata(WriterContract):
-    layout = Layout(format="litdata", dtype="uint16", eot="after", eot_id=EOT, tokenizer="gpt2", shards=Shards(tokens=13))
+    spec = OutputSpec(format="litdata", dtype="uint16", eot="after", eot_id=EOT, tokenizer="gpt2", shards=Shards(tokens=13))
 
     def read(self, directory: Path) -> Sides:
         found: Sides = {}
@@ -138,7 +138,7 @@ class TestLitdata(WriterContract):
 
 
 class TestMds(WriterContract):
-    layout = Layout(format="mds", dtype="uint16", eot="after", eot_id=EOT, tokenizer="gpt2", shards=Shards(tokens=3 * 2048))
+    spec = OutputSpec(format="mds", dtype="uint16", eot="after", eot_id=EOT, tokenizer="gpt2", shards=Shards(tokens=3 * 2048))
 
     def read(self, directory: Path) -> Sides:
         found: Sides = {}
@@ -168,5 +168,5 @@ class TestMds(WriterContract):
         """End-of-text ids behind the last document, which itself may be nothing but one."""
         from support.writing import documents_of
 
-        lengths = {side: sum(len(ids) for v, ids in documents_of(self.layout) if v == (side == "val")) for side in ("train", "val")}
+        lengths = {side: sum(len(ids) for v, ids in documents_of(self.spec) if v == (side == "val")) for side in ("train", "val")}
         return {side: -n % 2048 for side, n in lengths.items()}

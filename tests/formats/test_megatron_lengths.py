@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tokmill.core.output_spec import Piece
+from tokmill.core.output_spec import TokenSlice
 from tokmill.core.records import FileEntry
 from tokmill.formats import megatron
 from tokmill.output.growing_file import PartFile
@@ -20,13 +20,13 @@ class Files:
         self.directory = directory
         self.open: dict[str, PartFile] = {}
 
-    def file(self, name: str, head_bytes: int = 0) -> PartFile:
-        return self.open.setdefault(name, PartFile(self.directory / name, 0, head_bytes))
+    def file(self, name: str, header_bytes: int = 0) -> PartFile:
+        return self.open.setdefault(name, PartFile(self.directory / name, 0, header_bytes))
 
-    def complete(self, name: str, *, side: str | None = None, tokens: int = 0, documents: int = 0, head: bytes = b"") -> None:
+    def complete(self, name: str, *, side: str | None = None, tokens: int = 0, documents: int = 0, header: bytes = b"") -> None:
         del side, tokens, documents
-        if head:
-            self.open[name].fill_head(head)
+        if header:
+            self.open[name].fill_header(header)
         self.open[name].close()
 
     def completed(self) -> dict[str, FileEntry]:
@@ -37,8 +37,8 @@ def test_an_empty_document_beside_one_that_is_too_long_stays_empty(tmp_path: Pat
     monkeypatch.setattr(megatron, "_MOST_LENGTH", 5)
     shard = megatron.MegatronShard(Files(tmp_path), "train", "train", 2)
     ends = np.array([0, 12, 12, 17, 22, 23], np.int64)
-    shard.append(Piece(np.arange(23, dtype=np.uint16), ends, 0, 0))
+    shard.append(TokenSlice(np.arange(23, dtype=np.uint16), ends, 0, 0))
     shard.finish(23, 6, 0)
     index = (tmp_path / "train.idx").read_bytes()
-    lengths = np.frombuffer(index, "<i4", 8, megatron.HEAD.size).tolist()
+    lengths = np.frombuffer(index, "<i4", 8, megatron.HEADER.size).tolist()
     assert lengths == [0, 5, 5, 2, 0, 5, 5, 1]

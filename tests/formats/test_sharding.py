@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.writing import EOT, GPT2, a_layout, content_of, cut_runs, documents_of, files_in, read_llmc, written
+from support.writing import EOT, GPT2, a_spec, content_of, cut_runs, documents_of, files_in, read_llmc, written
 
 from tokmill.check.verification import verify
-from tokmill.core.output_spec import Layout, Piece, Shards
+from tokmill.core.output_spec import OutputSpec, Shards, TokenSlice
 from tokmill.core.records import Tokens
 from tokmill.formats.datatrove import DatatroveFormat
 from tokmill.formats.megatron import MegatronFormat
@@ -27,9 +27,9 @@ def sizes(files: dict[str, bytes], side: str) -> list[int]:
 
 @pytest.mark.parametrize("n", [1, 4, 10, 26, 10**6])
 def test_every_shard_but_the_last_has_exactly_so_many_tokens(tmp_path: Path, n: int) -> None:
-    layout = a_layout(GPT2, shards=Shards(tokens=n))
-    documents = documents_of(layout)
-    files = written(tmp_path, layout, cut_runs(documents, layout, every=5))
+    spec = a_spec(GPT2, shards=Shards(tokens=n))
+    documents = documents_of(spec)
+    files = written(tmp_path, spec, cut_runs(documents, spec, every=5))
     for side in ("train", "val"):
         ids = [i for is_val, document in documents if is_val == (side == "val") for i in document]
         wanted = [np.array(ids[at : at + n], "<u2").tobytes() for at in range(0, len(ids), n)]
@@ -40,9 +40,9 @@ def test_every_shard_but_the_last_has_exactly_so_many_tokens(tmp_path: Path, n: 
 @pytest.mark.parametrize("n", [1, 4, 10, 26, 10**6])
 @pytest.mark.parametrize("eot", ["after", "before"])
 def test_whole_documents_end_a_shard_at_the_first_end_behind_so_many_tokens(tmp_path: Path, n: int, eot: str) -> None:
-    layout = a_layout(GPT2, eot=eot, shards=Shards(tokens=n, whole_documents=True))
-    documents = documents_of(layout)
-    files = written(tmp_path, layout, cut_runs(documents, layout, every=5))
+    spec = a_spec(GPT2, eot=eot, shards=Shards(tokens=n, whole_documents=True))
+    documents = documents_of(spec)
+    files = written(tmp_path, spec, cut_runs(documents, spec, every=5))
     wanted: list[list[int]] = [[]]
     for document in (document for is_val, document in documents if not is_val):
         if len(wanted[-1]) >= n:
@@ -53,10 +53,10 @@ def test_whole_documents_end_a_shard_at_the_first_end_behind_so_many_tokens(tmp_
 
 @pytest.mark.parametrize("whole", [False, True])
 def test_the_tail_is_dropped_only_where_that_was_asked_for(tmp_path: Path, whole: bool) -> None:
-    layout = a_layout(GPT2, shards=Shards(tokens=10, whole_documents=whole))
-    runs = cut_runs(documents_of(layout), layout, every=5)
-    kept = written(tmp_path / "kept", layout, runs)
-    dropping = a_layout(layout, shards=Shards(tokens=10, whole_documents=whole, drop_tail=True))
+    spec = a_spec(GPT2, shards=Shards(tokens=10, whole_documents=whole))
+    runs = cut_runs(documents_of(spec), spec, every=5)
+    kept = written(tmp_path / "kept", spec, runs)
+    dropping = a_spec(spec, shards=Shards(tokens=10, whole_documents=whole, drop_tail=True))
     left = written(tmp_path / "left", dropping, runs)
     assert sizes(kept, "train")[-1] < 10
     assert left == {name: data for name, data in kept.items() if len(data) >= 20}
@@ -65,15 +65,15 @@ def test_the_tail_is_dropped_only_where_that_was_asked_for(tmp_path: Path, whole
     assert again == left
 
 
-def opened(directory: Path, layout: Layout) -> Output:
-    output = open_output(directory, content_of(layout), "0", fresh=False)
+def opened(directory: Path, spec: OutputSpec) -> Output:
+    output = open_output(directory, content_of(spec), "0", fresh=False)
     assert isinstance(output, Output)
     return output
 
 
-def make_hole(output: Output, name: str, n_bytes: int, head_bytes: int = 0) -> None:
+def make_hole(output: Output, name: str, n_bytes: int, header_bytes: int = 0) -> None:
     """A file of the output that has so many bytes already, none of which takes room on the disk."""
-    part = output.file(name, head_bytes)
+    part = output.file(name, header_bytes)
     os.truncate(part.path, n_bytes)
     part.length = n_bytes
 
@@ -83,31 +83,31 @@ def make_hole(output: Output, name: str, n_bytes: int, head_bytes: int = 0) -> N
 def test_no_shard_outgrows_the_offsets_of_its_readers_even_where_documents_are_kept_whole(
     tmp_path: Path, name: str, dtype: str
 ) -> None:
-    layout = a_layout(GPT2, format=name, dtype=dtype, shards=Shards(tokens=100, whole_documents=True))
-    most, head = most_tokens(layout), 1024 if name == "llmc" else 12
+    spec = a_spec(GPT2, format=name, dtype=dtype, shards=Shards(tokens=100, whole_documents=True))
+    most, header = most_tokens(spec), 1024 if name == "llmc" else 12
     first, second = ("train_000000.bin", "train_000001.bin") if name == "llmc" else ("train/chunk-0-0.bin", "train/chunk-0-1.bin")
-    output = opened(tmp_path, layout)
-    make_hole(output, first, head + (most - 2) * layout.item_bytes, head)
-    writer = make_writer(output, {"train_tokens": most - 2, "train_open": most - 2, "train_inside": 1}, layout)
+    output = opened(tmp_path, spec)
+    make_hole(output, first, header + (most - 2) * spec.item_bytes, header)
+    writer = make_writer(output, {"train_tokens": most - 2, "train_open": most - 2, "train_inside": 1}, spec)
     writer.append(Tokens(False, np.arange(5).astype(dtype), np.zeros(0, np.int64)))
     writer.finish()
     entries = output.completed()
     limit = 1 << 31 if name == "llmc" else 1 << 32
-    assert limit - head - 8 < entries[first].size_bytes < limit
+    assert limit - header - 8 < entries[first].size_bytes < limit
     assert [entries[first].tokens, entries[second].tokens] == [most, 3]
     fields = np.frombuffer(output.file(first).read(0, 12), "<u4").tolist()
     assert fields[2] == (most if name == "llmc" else entries[first].size_bytes)
-    assert np.frombuffer(output.file(second).read(head, 12), f"<u{layout.item_bytes}").tolist()[:3] == [2, 3, 4]
+    assert np.frombuffer(output.file(second).read(header, 12), f"<u{spec.item_bytes}").tolist()[:3] == [2, 3, 4]
     output.close()
 
 
 def test_offsets_of_mds_shards_stay_below_2_to_the_32(tmp_path: Path) -> None:
-    layout = a_layout(GPT2, format="mds")
-    most = most_tokens(layout)
-    layout = a_layout(layout, shards=Shards(tokens=most))
+    spec = a_spec(GPT2, format="mds")
+    most = most_tokens(spec)
+    spec = a_spec(spec, shards=Shards(tokens=most))
     n = most // 2048
-    output = opened(tmp_path, layout)
-    writer = make_writer(output, {"train_tokens": most - 1}, layout)
+    output = opened(tmp_path, spec)
+    writer = make_writer(output, {"train_tokens": most - 1}, spec)
     writer.append(Tokens(False, np.zeros(0, np.uint16), np.zeros(1, np.int64)))
     part = output.file("train/shard.00000.mds")
     make_hole(output, "train/shard.00000.mds", part.length + 2 * (most - 1))
@@ -123,11 +123,11 @@ def test_offsets_of_mds_shards_stay_below_2_to_the_32(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("n_tokens", [(1 << 31) + 5, (1 << 32) + 5])
 def test_megatron_places_documents_behind_2_to_the_31_and_2_to_the_32(tmp_path: Path, n_tokens: int) -> None:
-    layout = a_layout(GPT2, format="megatron")
-    output = opened(tmp_path, layout)
-    shard = MegatronFormat(output, layout).shard("train", 0)
+    spec = a_spec(GPT2, format="megatron")
+    output = opened(tmp_path, spec)
+    shard = MegatronFormat(output, spec).shard("train", 0)
     make_hole(output, "train.bin", 2 * n_tokens)
-    shard.append(Piece(np.array([7, 8, EOT], np.uint16), np.array([0, 3]), n_tokens, n_tokens))
+    shard.append(TokenSlice(np.array([7, 8, EOT], np.uint16), np.array([0, 3]), n_tokens, n_tokens))
     shard.finish(n_tokens + 3, 2, 0)
     idx = output.file("train.idx").read(0, 1000)
     n = int(np.frombuffer(idx, "<u8", 1, 18)[0])
@@ -142,11 +142,11 @@ def test_megatron_places_documents_behind_2_to_the_31_and_2_to_the_32(tmp_path: 
 
 
 def test_datatrove_ends_of_documents_go_past_2_to_the_32(tmp_path: Path) -> None:
-    layout = a_layout(GPT2, format="datatrove")
-    output = opened(tmp_path, layout)
-    shard = DatatroveFormat(output, layout).shard("train", 0)
+    spec = a_spec(GPT2, format="datatrove")
+    output = opened(tmp_path, spec)
+    shard = DatatroveFormat(output, spec).shard("train", 0)
     make_hole(output, "train/000000.ds", 1 << 33)
-    shard.append(Piece(np.array([7, 8, EOT], np.uint16), np.array([0, 3]), 1 << 32, 1 << 32))
+    shard.append(TokenSlice(np.array([7, 8, EOT], np.uint16), np.array([0, 3]), 1 << 32, 1 << 32))
     shard.finish((1 << 32) + 3, 2, 0)
     assert np.frombuffer(output.file("train/000000.ds.index").read(0, 99), "<u8").tolist() == [1 << 32, (1 << 32) + 3]
     assert f"\n{(1 << 32) + 3}\n".encode() in output.file("train/000000.ds.metadata").read(0, 99)
@@ -155,12 +155,12 @@ def test_datatrove_ends_of_documents_go_past_2_to_the_32(tmp_path: Path) -> None
 
 @pytest.mark.slow
 def test_olmo_rows_go_past_2_to_the_32_bytes(tmp_path: Path) -> None:
-    layout = a_layout(GPT2, format="olmo")
-    output = opened(tmp_path, layout)
-    shard = OlmoFormat(output, layout).shard("train", 0)
+    spec = a_spec(GPT2, format="olmo")
+    output = opened(tmp_path, spec)
+    shard = OlmoFormat(output, spec).shard("train", 0)
     n = (1 << 31) + 5
     make_hole(output, "train/part-0-00000.npy", 2 * n)
-    shard.append(Piece(np.array([EOT, 7, 8, EOT], np.uint16), np.array([1, 4]), n, n))
+    shard.append(TokenSlice(np.array([EOT, 7, 8, EOT], np.uint16), np.array([1, 4]), n, n))
     shard.finish(n + 4, 2, 0)
     rows = gzip.decompress(output.file("train/part-0-00000.csv.gz").read(0, 1000)).decode()
     assert rows == f"0,{n + 1},0,,1\n{n + 1},{n + 4},1,,2\n"
@@ -168,8 +168,8 @@ def test_olmo_rows_go_past_2_to_the_32_bytes(tmp_path: Path) -> None:
 
 
 def test_an_llmc_shard_is_never_empty(tmp_path: Path) -> None:
-    layout = a_layout(GPT2, format="llmc", eot="before", shards=Shards(tokens=8))
-    runs = [run for run in cut_runs(documents_of(layout), layout, every=8) if not run.is_val]
-    written(tmp_path, layout, runs[:3])
+    spec = a_spec(GPT2, format="llmc", eot="before", shards=Shards(tokens=8))
+    runs = [run for run in cut_runs(documents_of(spec), spec, every=8) if not run.is_val]
+    written(tmp_path, spec, runs[:3])
     assert list(files_in(tmp_path)) == [f"train_{i:06}.bin" for i in range(3)]
     assert len(read_llmc(sorted(tmp_path.glob("train_*")), 20240520, 1, "<u2")) == 24

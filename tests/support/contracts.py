@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 from support.reading import SpaceCutter, read_all
-from support.writing import Sides, a_layout, cut_runs, documents_of, written, written_cut
+from support.writing import Sides, a_spec, cut_runs, documents_of, written, written_cut
 
 from tokmill.check.verification import verify
 from tokmill.core.errors import EngineError
-from tokmill.core.output_spec import Layout, Shards
+from tokmill.core.output_spec import OutputSpec, Shards
 from tokmill.core.protocols import Encoder
 from tokmill.core.records import Input, Tokens
 
@@ -105,28 +105,28 @@ class EncoderContract(ABC):
 class WriterContract(ABC):
     """Of `protocols.Writer`, in one format: what it writes depends on the tokens alone, and can be read without tokmill."""
 
-    layout: Layout
+    spec: OutputSpec
 
     @abstractmethod
     def read(self, directory: Path) -> Sides:
         """Both sides, by plain numpy, struct, gzip and json: ids, and documents where the format marks them."""
 
-    def sharded(self) -> list[Layout]:
-        """The layout, and with shards so small that all boundaries are met."""
-        unit = 2048 if self.layout.format == "mds" else 1
+    def sharded(self) -> list[OutputSpec]:
+        """The spec, and with shards so small that all boundaries are met."""
+        unit = 2048 if self.spec.format == "mds" else 1
         sizes = [Shards(tokens=n * unit) for n in (1, 3, 7)]
-        if self.layout.format in ("megatron", "datatrove", "olmo"):
+        if self.spec.format in ("megatron", "datatrove", "olmo"):
             sizes = [Shards(tokens=size.tokens, whole_documents=True) for size in sizes]
         elif unit == 1:
             sizes.append(Shards(tokens=5, whole_documents=True))
-        return [self.layout, *(a_layout(self.layout, shards=size) for size in sizes)]
+        return [self.spec, *(a_spec(self.spec, shards=size) for size in sizes)]
 
-    def runs(self, layout: Layout) -> list[Tokens]:
-        return cut_runs(documents_of(layout), layout, every=5)
+    def runs(self, spec: OutputSpec) -> list[Tokens]:
+        return cut_runs(documents_of(spec), spec, every=5)
 
     def test_plain_readers_find_every_token_and_every_document(self, tmp_path: Path) -> None:
-        documents = documents_of(self.layout)
-        written(tmp_path, self.layout, self.runs(self.layout))
+        documents = documents_of(self.spec)
+        written(tmp_path, self.spec, self.runs(self.spec))
         found = self.read(tmp_path)
         for side in ("train", "val"):
             ids, split = found[side]
@@ -135,40 +135,40 @@ class WriterContract(ABC):
             assert split is None or split == wanted
 
     def test_runs_may_be_cut_anywhere(self, tmp_path: Path) -> None:
-        for n, layout in enumerate(self.sharded()):
-            documents = documents_of(layout)
-            ways = [cut_runs(documents, layout, every=every) for every in (1, 2, 9, 10**6)]
-            made = [written(tmp_path / f"{n}-{i}", layout, runs) for i, runs in enumerate(ways)]
-            assert made[1:] == made[:-1], layout.shards
+        for n, spec in enumerate(self.sharded()):
+            documents = documents_of(spec)
+            ways = [cut_runs(documents, spec, every=every) for every in (1, 2, 9, 10**6)]
+            made = [written(tmp_path / f"{n}-{i}", spec, runs) for i, runs in enumerate(ways)]
+            assert made[1:] == made[:-1], spec.shards
 
     def test_a_run_that_is_cut_at_any_commit_goes_on_with_the_same_bytes(self, tmp_path: Path) -> None:
-        for n, layout in enumerate(self.sharded()):
-            runs = self.runs(layout)
-            whole = written(tmp_path / f"{n}", layout, runs)
-            assert written_cut(tmp_path / f"{n}-all", layout, runs, range(len(runs) + 1)) == whole, layout.shards
+        for n, spec in enumerate(self.sharded()):
+            runs = self.runs(spec)
+            whole = written(tmp_path / f"{n}", spec, runs)
+            assert written_cut(tmp_path / f"{n}-all", spec, runs, range(len(runs) + 1)) == whole, spec.shards
             for at in range(0, len(runs) + 1, 1 + len(runs) // 8):
-                assert written_cut(tmp_path / f"{n}-{at}", layout, runs, [at]) == whole, (layout.shards, at)
+                assert written_cut(tmp_path / f"{n}-{at}", spec, runs, [at]) == whole, (spec.shards, at)
 
     def test_a_run_that_dies_before_it_publishes_does_not_end_its_files_twice(self, tmp_path: Path) -> None:
-        for n, layout in enumerate(self.sharded()):
-            whole = written(tmp_path / f"{n}", layout, self.runs(layout))
-            assert written(tmp_path / f"{n}-twice", layout, self.runs(layout), n_deaths=2) == whole, layout.shards
+        for n, spec in enumerate(self.sharded()):
+            whole = written(tmp_path / f"{n}", spec, self.runs(spec))
+            assert written(tmp_path / f"{n}-twice", spec, self.runs(spec), n_deaths=2) == whole, spec.shards
 
     def test_verify_finds_nothing_wrong(self, tmp_path: Path) -> None:
-        for n, layout in enumerate(self.sharded()):
-            written(tmp_path / f"{n}", layout, self.runs(layout))
-            assert verify(tmp_path / f"{n}").problems == [], layout.shards
+        for n, spec in enumerate(self.sharded()):
+            written(tmp_path / f"{n}", spec, self.runs(spec))
+            assert verify(tmp_path / f"{n}").problems == [], spec.shards
 
     def test_verify_finds_every_flipped_bit(self, tmp_path: Path) -> None:
-        layout = self.sharded()[-1]
-        for name, data in written(tmp_path, layout, self.runs(layout)[:12]).items():
+        spec = self.sharded()[-1]
+        for name, data in written(tmp_path, spec, self.runs(spec)[:12]).items():
             assert flips_found(tmp_path, name, data) == [], name
 
     def test_a_side_without_a_document_is_no_damage(self, tmp_path: Path) -> None:
-        for n, layout in enumerate(self.sharded()):
-            runs = [run for run in self.runs(layout) if not run.is_val]
+        for n, spec in enumerate(self.sharded()):
+            runs = [run for run in self.runs(spec) if not run.is_val]
             for some, name in ((runs, "one"), ([], "none")):
-                written(tmp_path / f"{n}-{name}", layout, some)
+                written(tmp_path / f"{n}-{name}", spec, some)
                 assert verify(tmp_path / f"{n}-{name}").problems == []
 
 

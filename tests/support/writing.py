@@ -13,41 +13,41 @@ from support.builders import a_content, a_tokenizer
 
 from tokmill.core.config import Content
 from tokmill.core.manifest import FORMAT_VERSION, Manifest, published
-from tokmill.core.output_spec import Layout
+from tokmill.core.output_spec import OutputSpec
 from tokmill.core.protocols import Writer
 from tokmill.core.records import Counts, Cursor, Tokens
-from tokmill.formats.writers import layout_of, make_writer
+from tokmill.formats.writers import make_writer, spec_of
 from tokmill.output.directory import Output, open_output
 
 EOT = 50256
-GPT2 = Layout(format="raw", dtype="uint16", eot="after", eot_id=EOT, tokenizer="gpt2")
+GPT2 = OutputSpec(format="raw", dtype="uint16", eot="after", eot_id=EOT, tokenizer="gpt2")
 Sides = dict[str, tuple[list[int], list[list[int]] | None]]
 Documents = list[tuple[bool, list[int]]]
 
 
-def a_layout(layout: Layout, **changes: Any) -> Layout:
-    return msgspec.structs.replace(layout, **changes)
+def a_spec(spec: OutputSpec, **changes: Any) -> OutputSpec:
+    return msgspec.structs.replace(spec, **changes)
 
 
-def documents_of(layout: Layout, n: int = 40) -> Documents:
+def documents_of(spec: OutputSpec, n: int = 40) -> Documents:
     """Documents of 1 to 8 tokens (of mds: hundreds), some as long as three shards; end-of-text ids in place; and their sides."""
     rng = random.Random(7)
-    factor = 300 if layout.format == "mds" else 1
+    factor = 300 if spec.format == "mds" else 1
     made: Documents = []
     for i in range(n):
         length = rng.choice([0, 1, 2, 3, 5, 7]) * factor + (25 * factor if i in (3, n - 4) else 0)
-        text = [rng.randrange(50256) for _ in range(length + (layout.eot == "none"))]
-        made.append((rng.random() < 0.3, [EOT] * (layout.eot == "before") + text + [EOT] * (layout.eot == "after")))
+        text = [rng.randrange(50256) for _ in range(length + (spec.eot == "none"))]
+        made.append((rng.random() < 0.3, [EOT] * (spec.eot == "before") + text + [EOT] * (spec.eot == "after")))
     return made
 
 
-def cut_runs(documents: Documents, layout: Layout, every: int) -> list[Tokens]:
+def cut_runs(documents: Documents, spec: OutputSpec, every: int) -> list[Tokens]:
     """The documents as runs of `every` tokens of a side, cut inside documents too."""
-    factor = 300 if layout.format == "mds" else 1
+    factor = 300 if spec.format == "mds" else 1
     runs = []
     for is_val in (False, True):
         chosen = [ids for side, ids in documents if side == is_val]
-        ids = np.array([i for document in chosen for i in document], layout.dtype)
+        ids = np.array([i for document in chosen for i in document], spec.dtype)
         ends = np.cumsum([len(document) for document in chosen], dtype=np.int64)
         for begin in range(0, len(ids), every * factor):
             end = min(begin + every * factor, len(ids))
@@ -56,30 +56,30 @@ def cut_runs(documents: Documents, layout: Layout, every: int) -> list[Tokens]:
     return runs
 
 
-def content_of(layout: Layout) -> Content:
+def content_of(spec: OutputSpec) -> Content:
     content = a_content(
-        format=layout.format,
-        dtype=layout.dtype,
-        eot=layout.eot,
-        tokenizer=a_tokenizer(n_ids=50257 if layout.dtype == "uint16" else 100257),
-        shards=layout.shards or msgspec.UNSET,
+        format=spec.format,
+        dtype=spec.dtype,
+        eot=spec.eot,
+        tokenizer=a_tokenizer(n_ids=50257 if spec.dtype == "uint16" else 100257),
+        shards=spec.shards or msgspec.UNSET,
     )
-    assert layout_of(content) == layout
+    assert spec_of(content) == spec
     return content
 
 
 class _Run:
     """One life of a run."""
 
-    def __init__(self, directory: Path, layout: Layout, runs: Sequence[Tokens]) -> None:
-        self.content = content_of(layout)
+    def __init__(self, directory: Path, spec: OutputSpec, runs: Sequence[Tokens]) -> None:
+        self.content = content_of(spec)
         output = open_output(directory, self.content, "0", fresh=False)
         assert isinstance(output, Output)
         self.output, self.runs = output, runs
         self.at = output.cursor.offset
         self.counts = output.counts
         state = output.segments[-1].writer if output.segments else {}
-        self.writer: Writer = make_writer(output, state, layout)
+        self.writer: Writer = make_writer(output, state, spec)
 
     def append(self, until: int) -> None:
         for run in self.runs[self.at : until]:
@@ -111,15 +111,15 @@ class _Run:
         )
 
 
-def written(directory: Path, layout: Layout, runs: Sequence[Tokens], *, n_deaths: int = 0) -> dict[str, bytes]:
+def written(directory: Path, spec: OutputSpec, runs: Sequence[Tokens], *, n_deaths: int = 0) -> dict[str, bytes]:
     """The files of a run, by name. n_deaths: it dies so often when all is committed and nothing is published."""
     for _ in range(n_deaths):
-        dying = _Run(directory, layout, runs)
+        dying = _Run(directory, spec, runs)
         dying.append(len(runs))
         dying.writer.finish()
         dying.commit()
         dying.output.close()
-    run = _Run(directory, layout, runs)
+    run = _Run(directory, spec, runs)
     run.append(len(runs))
     run.writer.finish()
     if run.output.is_ahead:
@@ -128,17 +128,17 @@ def written(directory: Path, layout: Layout, runs: Sequence[Tokens], *, n_deaths
     return files_in(directory)
 
 
-def written_cut(directory: Path, layout: Layout, runs: Sequence[Tokens], cuts: Collection[int]) -> dict[str, bytes]:
+def written_cut(directory: Path, spec: OutputSpec, runs: Sequence[Tokens], cuts: Collection[int]) -> dict[str, bytes]:
     """The same; behind each of these runs it commits, writes some more, and dies."""
     for cut in sorted(cuts):
-        run = _Run(directory, layout, runs)
+        run = _Run(directory, spec, runs)
         run.append(cut)
         run.commit()
         run.append(min(cut + 2, len(runs)))
         if cut == len(runs):
             run.writer.finish()
         run.output.close()
-    return written(directory, layout, runs)
+    return written(directory, spec, runs)
 
 
 def files_in(directory: Path) -> dict[str, bytes]:

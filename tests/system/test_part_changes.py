@@ -22,7 +22,7 @@ from tokmill.check.verification import verify
 from tokmill.core.config import Job
 from tokmill.core.errors import ChangedError, LockedError, TooManySkippedError, UsageError
 from tokmill.core.manifest import load_manifest
-from tokmill.core.outcome import Teller
+from tokmill.core.progress import ProgressReporter
 from tokmill.output.directory import Output, open_output
 from tokmill.output.parts import load_plan, part_directory
 from tokmill.output.state_dir import hold, let_go, part_of
@@ -146,9 +146,9 @@ def test_what_all_parts_skipped_together_is_held_against_the_limit(tmp_path: Pat
     assert plan is not None
     lock = hold(out)
     with pytest.raises(TooManySkippedError, match="3 bad records"):
-        finalize_held(out, plan, Teller(()), lock, max_skipped=2)
+        finalize_held(out, plan, ProgressReporter(()), lock, max_skipped=2)
     assert not missing_parts(out, job.content)
-    finalize_held(out, plan, Teller(()), lock, max_skipped=3)
+    finalize_held(out, plan, ProgressReporter(()), lock, max_skipped=3)
     assert load_manifest(out).counts.skipped == {"invalid_json": 3}
 
 

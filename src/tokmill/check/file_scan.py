@@ -8,9 +8,9 @@ import numpy as np
 import xxhash
 
 from tokmill.core.output_spec import Shards
-from tokmill.core.records import Head
+from tokmill.core.records import FileHeader
 from tokmill.core.text import counted
-from tokmill.formats import n_filling, wrong_head
+from tokmill.formats import n_filling, wrong_header
 
 if TYPE_CHECKING:
     from tokmill.core.manifest import FileSpan, Manifest
@@ -57,24 +57,24 @@ class Scan:
         self._eot = content.eot
         self._spans = outline.spans.get(name, [])
         self._next_span = 0
-        self._span_begin = self._position = entry.head_bytes
+        self._span_begin = self._position = entry.header_bytes
         self._hash = xxhash.xxh3_128()
         self._n_eot = 0
         self._n_wrong_ids = 0
         self._first_wrong: tuple[int, int] | None = None
         self._first_id = self._last_id = -1
 
-    def update_head(self, head: bytes) -> None:
+    def update_header(self, header: bytes) -> None:
         """What was filled in when the rest was complete, all of it; before the rest."""
-        filled = self._entry.head
-        if self._entry.side is None and not isinstance(filled, Head):
+        filled = self._entry.header
+        if self._entry.side is None and not isinstance(filled, FileHeader):
             return
-        if isinstance(filled, Head) and xxhash.xxh3_128_hexdigest(head) != filled.digest:
-            self._findings.add(self._name, "the header is not the one written", 0, len(head))
+        if isinstance(filled, FileHeader) and xxhash.xxh3_128_hexdigest(header) != filled.digest:
+            self._findings.add(self._name, "the header is not the one written", 0, len(header))
             return
-        wrong = wrong_head(head, self._name, self._entry, self._content)
+        wrong = wrong_header(header, self._name, self._entry, self._content)
         if wrong:
-            self._findings.add(self._name, wrong, 0, len(head))
+            self._findings.add(self._name, wrong, 0, len(header))
 
     def update(self, block: memoryview) -> None:
         """The next bytes of the file; all blocks but the last hold whole ids."""
@@ -94,7 +94,7 @@ class Scan:
         if entry.side is None:
             return
         filling = n_filling(self._content, entry.tokens)
-        if entry.head_bytes + (entry.tokens + filling) * item_bytes != entry.size_bytes:
+        if entry.header_bytes + (entry.tokens + filling) * item_bytes != entry.size_bytes:
             add(
                 self._name,
                 f"{counted(entry.tokens, 'token')} of {item_bytes} bytes in a file of {counted(entry.size_bytes, 'byte')}",
@@ -133,7 +133,7 @@ class Scan:
             self._next_span += 1
 
     def _update_ids(self, ids: np.ndarray[tuple[int], np.dtype[np.uint16] | np.dtype[np.uint32]]) -> None:
-        if self._position == self._entry.head_bytes:
+        if self._position == self._entry.header_bytes:
             self._first_id = int(ids[0])
         self._last_id = int(ids[-1])
         if self._eot != "none":

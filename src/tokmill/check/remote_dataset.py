@@ -11,7 +11,7 @@ import numpy as np
 
 from tokmill.core.errors import DamageError, UsageError
 from tokmill.core.text import counted
-from tokmill.dataset import LAYOUTS, SIDES, Dataset, ShardedIds
+from tokmill.dataset import ID_LAYOUTS, SIDES, Dataset, ShardedIds
 from tokmill.output import Prefix, reading_errors
 from tokmill.store import Fetcher
 
@@ -88,12 +88,12 @@ class _FarIds:
 def _parts(prefix: Prefix, manifest: Manifest) -> dict[str, list[_FarIds]]:
     """The objects that hold the ids of each side. Raises UsageError, DamageError, StorageError."""
     content = manifest.content
-    layout = LAYOUTS.get(content.format)
+    layout = ID_LAYOUTS.get(content.format)
     if layout is None:
         raise UsageError(
             f"this version does not read the format {content.format!r}",
             where=prefix.url,
-            allowed=", ".join(LAYOUTS),
+            allowed=", ".join(ID_LAYOUTS),
             next_step="pip install --upgrade tokmill",
         )
     there = prefix.below()
@@ -110,5 +110,5 @@ def _parts(prefix: Prefix, manifest: Manifest) -> dict[str, list[_FarIds]]:
                 next_step=f"tokmill verify {prefix.url}",
             )
         if entry.tokens:
-            parts[entry.side].append(_FarIds(prefix, there[name], entry, entry.head_bytes or layout.header_bytes, dtype))
+            parts[entry.side].append(_FarIds(prefix, there[name], entry, entry.header_bytes or layout.header_bytes, dtype))
     return parts

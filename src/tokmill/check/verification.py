@@ -138,16 +138,7 @@ class Findings:
 
     def begin(self, total_bytes: int | None) -> None:
         """A part of the work begins that reads so many bytes; None: not known."""
-        self._tell_all(
-            Started(
-                total_bytes=total_bytes,
-                resumed_bytes=0,
-                position_bytes=0,
-                n_threads=1,
-                batch_bytes=_BLOCK_BYTES,
-                budget_bytes=0,
-            )
-        )
+        self._tell_all(Started(total_bytes=total_bytes, batch_bytes=_BLOCK_BYTES))
 
     def tell(self, position_bytes: int, counts: Counts) -> None:
         """Tell the observers, a few times a second."""
@@ -295,11 +286,11 @@ def _check_file(place: Place, name: str, outline: Outline, findings: Findings, b
         _check_size(name, entry, opened.size_bytes, findings)
         scan = Scan(name, outline, findings)
         n_bytes = min(opened.size_bytes, entry.size_bytes)
-        head = b"".join(_blocks(opened, min(entry.head_bytes, n_bytes), buffer))
-        if len(head) == entry.head_bytes:
-            scan.update_head(head)
-        findings.bytes_checked += len(head)
-        for block in _blocks(opened, n_bytes - len(head), buffer):
+        header = b"".join(_blocks(opened, min(entry.header_bytes, n_bytes), buffer))
+        if len(header) == entry.header_bytes:
+            scan.update_header(header)
+        findings.bytes_checked += len(header)
+        for block in _blocks(opened, n_bytes - len(header), buffer):
             scan.update(block)
             findings.bytes_checked += len(block)
             findings.tell(findings.bytes_checked, Counts())

@@ -67,7 +67,7 @@ class ProgressObserver:
         self._verb = verb
         self._verbose = verbose
         self._clock = clock
-        self._started = Started(total_bytes=None, resumed_bytes=0, position_bytes=0, n_threads=1, batch_bytes=0, budget_bytes=0)
+        self._started = Started(total_bytes=None)
         self._base: Progress | None = None
         self._has_finished = False
         self.told: set[str] = set()

@@ -16,13 +16,13 @@ class Started(Event, frozen=True, kw_only=True):
 
     total_bytes: int | None
     """Bytes on disk of all inputs; None when one of them is standard input."""
-    resumed_bytes: int
+    resumed_bytes: int = 0
     """Decompressed input bytes that an earlier run committed."""
-    position_bytes: int
+    position_bytes: int = 0
     """Bytes on disk that lie before the cursor, about."""
-    n_threads: int
-    batch_bytes: int
-    budget_bytes: int
+    n_threads: int = 1
+    batch_bytes: int = 0
+    budget_bytes: int = 0
     verb: str = ""
     """What is done, where that is not what the command is for."""
     is_packed: bool = False

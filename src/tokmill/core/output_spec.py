@@ -31,7 +31,7 @@ class Shards(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.tokens}{whole}{', the tail dropped' if self.drop_tail else ''}"
 
 
-class Layout(msgspec.Struct, frozen=True, kw_only=True):
+class OutputSpec(msgspec.Struct, frozen=True, kw_only=True):
     """What a writer is told of the files it makes."""
 
     format: str
@@ -52,7 +52,7 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class TokenSlice:
     """Tokens of a run that go to one shard.
 
     ids, ends: as in `Tokens`. n_before: tokens of the shard before them; n_open: of these, those behind the last end of a document.

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from tokmill.core.config import Job
     from tokmill.core.events import AnyEvent, Finished
-    from tokmill.core.output_spec import Piece
+    from tokmill.core.output_spec import TokenSlice
     from tokmill.core.records import Batch, Cursor, FileEntry, Tokens
 
 
@@ -78,7 +78,7 @@ class OutputFile(Protocol):
     """A file of the output while it is being written: append only, published under its name by `output/directory.py` alone."""
 
     length: int
-    """Bytes so far, the head included."""
+    """Bytes so far, the header included."""
 
     def append(self, data: Buffer) -> None:
         """Append a C-contiguous buffer, all of it. Raises StorageError, DiskFullError."""
@@ -90,14 +90,14 @@ class OutputFile(Protocol):
 class OutputFiles(Protocol):
     """Hands a writer its files; owned and published by `output/directory.py`."""
 
-    def file(self, name: str, head_bytes: int = 0) -> OutputFile:
+    def file(self, name: str, header_bytes: int = 0) -> OutputFile:
         """The file that will be published as `name` (plain, or `train/` or `val/` and plain); as long as at the last commit.
 
-        head_bytes: kept free at its beginning, for what is known only when it is complete.
+        header_bytes: kept free at its beginning, for what is known only when it is complete.
         """
 
-    def complete(self, name: str, *, side: str | None = None, tokens: int = 0, documents: int = 0, head: bytes = b"") -> None:
-        """Nothing more is appended; a file that is never completed is not published. head: fills what was kept free for it."""
+    def complete(self, name: str, *, side: str | None = None, tokens: int = 0, documents: int = 0, header: bytes = b"") -> None:
+        """Nothing more is appended; a file that is never completed is not published. header: fills what was kept free for it."""
 
     def completed(self) -> Mapping[str, FileEntry]:
         """All files that are complete, by name, in the order in which they became so."""
@@ -122,7 +122,7 @@ class Writer(Protocol):
 class Shard(Protocol):
     """One shard of one side. It keeps no state of its own: what it needs comes with the pieces, or is in its files."""
 
-    def append(self, piece: Piece) -> None:
+    def append(self, tokens: TokenSlice) -> None:
         """Append tokens."""
 
     def finish(self, tokens: int, documents: int, n_open: int) -> None:

@@ -197,7 +197,7 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
         return Counts(skipped=skipped, **sums)
 
 
-class Head(msgspec.Struct, frozen=True, kw_only=True):
+class FileHeader(msgspec.Struct, frozen=True, kw_only=True):
     """The beginning of a file that was filled in when the rest was complete; no segment speaks of it."""
 
     size_bytes: int
@@ -214,13 +214,13 @@ class FileEntry(msgspec.Struct, frozen=True, kw_only=True):
     tokens: int = 0
     documents: int = 0
     """Whose end-of-text id is in the file, or with `--eot none` their end."""
-    head: Head | msgspec.UnsetType = msgspec.UNSET
+    header: FileHeader | msgspec.UnsetType = msgspec.UNSET
     """Unset: the file has none."""
 
     @property
-    def head_bytes(self) -> int:
+    def header_bytes(self) -> int:
         """Where the ids, or whatever the file holds, begin."""
-        return self.head.size_bytes if isinstance(self.head, Head) else 0
+        return self.header.size_bytes if isinstance(self.header, FileHeader) else 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     )
     from tokmill.dataset.sharded_array import Ids, ShardedIds, TokenArray
     from tokmill.dataset.token_files import (
-        LAYOUTS,
+        ID_LAYOUTS,
         TokenFile,
         check_npy,
         check_size,
         files_of,
-        read_npy_head,
+        read_npy_header,
         refuse_index,
         refuse_options,
     )
@@ -33,12 +33,12 @@ __getattr__, __dir__, __all__ = lazy_names(
         "dataset": ["Dataset", "SIDES", "find_tokenizer", "open_dataset"],
         "sharded_array": ["Ids", "ShardedIds", "TokenArray"],
         "token_files": [
-            "LAYOUTS",
+            "ID_LAYOUTS",
             "TokenFile",
             "check_npy",
             "check_size",
             "files_of",
-            "read_npy_head",
+            "read_npy_header",
             "refuse_index",
             "refuse_options",
         ],

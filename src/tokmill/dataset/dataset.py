@@ -28,8 +28,8 @@ from tokmill.dataset.token_files import (
     files_again,
     files_of,
     local_file,
-    read_llmc_head,
-    read_npy_head,
+    read_llmc_header,
+    read_npy_header,
     refuse_index,
     refuse_options,
 )
@@ -366,8 +366,8 @@ def _open_bare(path: Path, dtype: IdType | None, eot_id: int | None, tokenizer_n
     recorded = content.tokenizer if content else None
     tokenizer = resolve_with(tokenizer_name, eot_id) if tokenizer_name else recorded if recorded and recorded.is_known else None
     refuse_index(path)
-    head, npy = read_llmc_head(path), None if content else read_npy_head(path)
-    said = {"uint16": "uint16", "uint32": "uint32", "int32": "uint32"}.get(npy.dtype) if npy else head[0] if head else None
+    header, npy = read_llmc_header(path), None if content else read_npy_header(path)
+    said = {"uint16": "uint16", "uint32": "uint32", "int32": "uint32"}.get(npy.dtype) if npy else header[0] if header else None
     dtype = dtype or (content.dtype if content else cast("IdType | None", said))
     if dtype is None or dtype not in DTYPES:
         raise UsageError(

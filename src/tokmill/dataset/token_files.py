@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tokmill.core.records import IdType
 
 LLMC_HEADER_BYTES = 1024
-LLMC_HEADS: dict[tuple[int, int], IdType] = {(20240520, 1): "uint16", (20240801, 7): "uint32"}
+LLMC_HEADERS: dict[tuple[int, int], IdType] = {(20240520, 1): "uint16", (20240801, 7): "uint32"}
 """First two of the 256 int32 of llm.c's header, magic and version, and the type of the ids behind it; the third is their number."""
 
 
@@ -30,7 +30,7 @@ _REBUILD = "tokmill verify DIR --repair makes it whole from the corpus; tokmill 
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class IdLayout:
     """Ids are little-endian, in the dtype of the manifest (int32 is uint32: no id is negative)."""
 
     suffix: str
@@ -39,14 +39,14 @@ class Layout:
     """Before the first id."""
 
 
-LAYOUTS = {
-    "raw": Layout(".bin"),
-    "llmc": Layout(".bin", LLMC_HEADER_BYTES),
-    "megatron": Layout(".bin"),
-    "datatrove": Layout(".ds"),
-    "olmo": Layout(".npy"),
-    "litdata": Layout(".bin"),
-    "mds": Layout(".mds"),
+ID_LAYOUTS = {
+    "raw": IdLayout(".bin"),
+    "llmc": IdLayout(".bin", LLMC_HEADER_BYTES),
+    "megatron": IdLayout(".bin"),
+    "datatrove": IdLayout(".ds"),
+    "olmo": IdLayout(".npy"),
+    "litdata": IdLayout(".bin"),
+    "mds": IdLayout(".mds"),
 }
 
 
@@ -54,7 +54,7 @@ _NPY = b"\x93NUMPY"
 _MEGATRON_INDEX = b"MMIDIDX\0\0"
 _NO_IDS = (".ds.index", ".ds.metadata", ".csv.gz", "index.json", "manifest.json")
 
-_OWN_HEADS = ("litdata", "mds")
+_OWN_HEADERS = ("litdata", "mds")
 """How long their headers are, and that mds fills up the last sample, only the manifest says."""
 
 
@@ -69,19 +69,19 @@ class TokenFile:
     """In the manifest; of a bare file none."""
 
 
-def read_llmc_head(path: Path) -> tuple[IdType, int] | None:
+def read_llmc_header(path: Path) -> tuple[IdType, int] | None:
     """Type and number of the ids that an llm.c header announces; None when the file does not begin with one."""
     with path.open("rb") as file:
-        head = file.read(LLMC_HEADER_BYTES)
-    if len(head) < LLMC_HEADER_BYTES:
+        header = file.read(LLMC_HEADER_BYTES)
+    if len(header) < LLMC_HEADER_BYTES:
         return None
-    magic, version, n_tokens = np.frombuffer(head, "<i4", 3).tolist()
-    dtype = LLMC_HEADS.get((magic, version))
+    magic, version, n_tokens = np.frombuffer(header, "<i4", 3).tolist()
+    dtype = LLMC_HEADERS.get((magic, version))
     return (dtype, n_tokens) if dtype else None
 
 
 @dataclass(frozen=True, slots=True)
-class NpyHead:
+class NpyHeader:
     """What numpy.save writes before an array."""
 
     dtype: str
@@ -90,7 +90,7 @@ class NpyHead:
     size_bytes: int
 
 
-def read_npy_head(path: Path) -> NpyHead | None:
+def read_npy_header(path: Path) -> NpyHeader | None:
     """The header of numpy.save; None when the file does not begin with one. Raises UsageError for one that is no list of ids."""
     with path.open("rb") as file:
         if file.read(len(_NPY)) != _NPY:
@@ -104,7 +104,7 @@ def read_npy_head(path: Path) -> NpyHead | None:
         if len(shape) != 1 or dtype.kind not in "iu":
             raise _no_ids(path, f"it is a file of numpy.save, of shape {shape} and type {dtype}")
         plain = dtype.name if dtype.itemsize == 1 or dtype.newbyteorder("<") == dtype else dtype.str
-        return NpyHead(plain, shape[0], file.tell())
+        return NpyHeader(plain, shape[0], file.tell())
 
 
 def _no_ids(path: Path, what: str) -> UsageError:
@@ -136,12 +136,12 @@ def files_of(directory: Path, manifest: Manifest) -> dict[str, tuple[TokenFile, 
     Raises UsageError for a format that is not in the table, DamageError for files of the wrong length or with another header.
     """
     content = manifest.content
-    layout = LAYOUTS.get(content.format)
+    layout = ID_LAYOUTS.get(content.format)
     if layout is None:
         raise UsageError(
             f"this version does not read the format {content.format!r}",
             where=str(directory),
-            allowed=", ".join(LAYOUTS),
+            allowed=", ".join(ID_LAYOUTS),
             next_step="pip install --upgrade tokmill",
         )
     files: dict[str, list[TokenFile]] = {}
@@ -149,8 +149,8 @@ def files_of(directory: Path, manifest: Manifest) -> dict[str, tuple[TokenFile, 
         if entry.side is not None and name.endswith(layout.suffix):
             path = located(directory, manifest, name)
             check_size(path, entry.size_bytes)
-            if content.format in _OWN_HEADS:
-                file = TokenFile(path=path, header_bytes=entry.head_bytes, n_tokens=entry.tokens, name=name)
+            if content.format in _OWN_HEADERS:
+                file = TokenFile(path=path, header_bytes=entry.header_bytes, n_tokens=entry.tokens, name=name)
             else:
                 file = _measure(path, layout.header_bytes, content.dtype, _REBUILD)
                 _check_number(file, content.dtype, entry.tokens, _REBUILD)
@@ -169,7 +169,7 @@ def files_again(
     if now.checksum == then.checksum:
         return files_of(directory, now)
     appended = any(p.how == "append" and p.fingerprint == then.fingerprint for p in now.made_from or ())
-    if not appended or then.content.format in _OWN_HEADS:
+    if not appended or then.content.format in _OWN_HEADERS:
         raise replaced_error(directory)
     return {side: tuple(replace(file, path=directory / file.name) for file in files[side]) for side in files}
 
@@ -180,32 +180,32 @@ def bare_file(path: Path, dtype: IdType) -> TokenFile:
     Raises UsageError for another dtype than a header says, DamageError unless its length fits.
     """
     next_step = "give the other dtype, or make the file again"
-    npy = read_npy_head(path)
+    npy = read_npy_header(path)
     if npy is not None:
         check_npy(npy, dtype, path)
         return TokenFile(path=path, header_bytes=npy.size_bytes, n_tokens=npy.n_ids)
-    head = read_llmc_head(path)
-    file = _measure(path, LLMC_HEADER_BYTES if head else 0, dtype, next_step)
-    _check_number(file, dtype, head[1] if head else file.n_tokens, next_step)
+    header = read_llmc_header(path)
+    file = _measure(path, LLMC_HEADER_BYTES if header else 0, dtype, next_step)
+    _check_number(file, dtype, header[1] if header else file.n_tokens, next_step)
     return file
 
 
-def check_npy(head: NpyHead, dtype: IdType, path: Path) -> None:
+def check_npy(header: NpyHeader, dtype: IdType, path: Path) -> None:
     """Raises UsageError unless a header of numpy.save says this type (int32 is uint32: no id is negative) and the file's length."""
-    usual = "uint32" if head.dtype == "int32" else head.dtype
+    usual = "uint32" if header.dtype == "int32" else header.dtype
     if usual != dtype:
         raise UsageError(
-            f"it is a file of numpy.save, whose header says {head.dtype}, not {dtype}",
+            f"it is a file of numpy.save, whose header says {header.dtype}, not {dtype}",
             where=str(path),
             allowed="uint16, uint32 or int32, as the header says",
             next_step=f"--dtype {usual}"
             if usual in ("uint16", "uint32")
             else f"write the ids anew: np.load({path.name!r}).astype(np.{dtype}).tofile(path)",
         )
-    room, size_bytes = head.n_ids * np.dtype(dtype).itemsize + head.size_bytes, path.stat().st_size
+    room, size_bytes = header.n_ids * np.dtype(dtype).itemsize + header.size_bytes, path.stat().st_size
     if room != size_bytes:
         raise DamageError(
-            f"its header says {counted(head.n_ids, 'id')}, its length is another",
+            f"its header says {counted(header.n_ids, 'id')}, its length is another",
             where=str(path),
             allowed=f"{counted(room, 'byte')}; it has {size_bytes:,}",
             next_step="make the file again",
@@ -256,10 +256,10 @@ def _measure(path: Path, header_bytes: int, dtype: IdType, next_step: str) -> To
 
 def _check_number(file: TokenFile, dtype: IdType, announced: int, next_step: str) -> None:
     """Raises DamageError unless header, manifest and length say the same. announced: ids, by the manifest."""
-    head = read_llmc_head(file.path) if file.header_bytes else (dtype, file.n_tokens)
-    if head == (dtype, announced) and announced == file.n_tokens:
+    header = read_llmc_header(file.path) if file.header_bytes else (dtype, file.n_tokens)
+    if header == (dtype, announced) and announced == file.n_tokens:
         return
-    in_header = f"{head[1]:,} of {head[0]}" if head else "nothing, it is not llm.c's"
+    in_header = f"{header[1]:,} of {header[0]}" if header else "nothing, it is not llm.c's"
     raise DamageError(
         "the file does not hold the ids that it should",
         where=str(file.path),

@@ -14,7 +14,7 @@ import msgspec
 
 from tokmill.core.errors import UsageError
 from tokmill.core.manifest import MANIFEST_NAME, Manifest, load_manifest
-from tokmill.core.outcome import Teller
+from tokmill.core.progress import ProgressReporter
 from tokmill.core.records import text_to_path
 from tokmill.core.text import counted
 from tokmill.core.version import __version__
@@ -104,11 +104,11 @@ def carry_over(job: Job, observers: Sequence[Observer]) -> Job:
         if not output.segments or output.cursor.input_index < source.n_inputs:
             carrier = FlatCarrier(output) if _is_copied(source) else WriterCarrier(output, content)
             size = counted(source.size_bytes, "byte")
-            Teller(observers).notice(
+            ProgressReporter(observers).notice(
                 f"first, the {size} of the complete output are copied into the new one; until that is complete, the old one stays"
             )
             chronicle = Chronicle(output)
-            replay = Replay([source], carrier, output, Teller([chronicle]))
+            replay = Replay([source], carrier, output, ProgressReporter([chronicle]))
             try:
                 replay.run()
                 replay.finish(complete=False)

@@ -11,7 +11,7 @@ from tokmill.core.text import counted
 from tokmill.derive.copy_bytes import copy_span
 from tokmill.derive.source import SIDES
 from tokmill.derive.token_stream import Extent, IdStream, Placed, check_edge, narrowed
-from tokmill.formats import layout_of, make_writer
+from tokmill.formats import make_writer, spec_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,7 +29,7 @@ class WriterCarrier:
         """content: of the output."""
         self._output = output
         self._content = content
-        self._writer = make_writer(output, output.segments[-1].writer if output.segments else {}, layout_of(content))
+        self._writer = make_writer(output, output.segments[-1].writer if output.segments else {}, spec_of(content))
         self._sides: list[Placed] = []
         self._tokens = [0, 0]
         self._documents = [0, 0]
@@ -93,12 +93,12 @@ class WriterCarrier:
 
 
 def stream_of(source: Source, side: str) -> IdStream:
-    """The ids of a side, in the order of the files: in every format they lie one behind the other, after the head of a file.
+    """The ids of a side, in the order of the files: in every format they lie one behind the other, after the header of a file.
 
     Raises UsageError for a source that does not have all of its ids.
     """
     entries = [(name, entry) for name, entry in source.manifest.files.items() if entry.side == side]
-    extents = [Extent(name, entry.head_bytes, entry.tokens) for name, entry in entries]
+    extents = [Extent(name, entry.header_bytes, entry.tokens) for name, entry in entries]
     stream = IdStream(extents, source.content.dtype, source.file)
     expected = getattr(source.manifest.counts, f"tokens_{side}")
     if stream.n_tokens != expected:

@@ -14,7 +14,8 @@ import msgspec
 from tokmill.core.errors import ChangedError
 from tokmill.core.events import Committed, Finished
 from tokmill.core.manifest import FORMAT_VERSION, Manifest, published
-from tokmill.core.outcome import Outcome, Teller
+from tokmill.core.outcome import Outcome
+from tokmill.core.progress import ProgressReporter
 from tokmill.core.provenance import Provenance
 from tokmill.core.records import Counts, Cursor, FileEntry, path_to_text
 from tokmill.core.system.memory import peak_rss_bytes
@@ -57,11 +58,11 @@ class Carrier(Protocol):
 class Replay:
     """Carries sources into an output that was opened for them."""
 
-    def __init__(self, sources: Sequence[Source], carrier: Carrier, output: Output, teller: Teller) -> None:
+    def __init__(self, sources: Sequence[Source], carrier: Carrier, output: Output, reporter: ProgressReporter) -> None:
         self._sources = sources
         self._carrier = carrier
         self._output = output
-        self._teller = teller
+        self._reporter = reporter
         self._n_inputs = 0
         """Of the sources before the current one."""
         self._counts = Counts()
@@ -75,13 +76,13 @@ class Replay:
         """Carry everything that is not in the output yet, and commit it. Raises DamageError, ChangedError, StorageError."""
         first, step = find_place(self._sources, self._output)
         self._position_bytes = sum(source.size_bytes for source in self._sources[:first])
-        self._teller.started(sum(source.size_bytes for source in self._sources), self._position_bytes)
+        self._reporter.started(sum(source.size_bytes for source in self._sources), self._position_bytes)
         for i, source in enumerate(self._sources):
             if i >= first:
                 self._carry(source, step if i == first else 0, self._sources[:i])
             self._n_inputs += source.n_inputs
             self._counts += source.manifest.counts
-        self._teller.progress(self._position_bytes, is_last=True)
+        self._reporter.progress(self._position_bytes, is_last=True)
 
     def _carry(self, source: Source, first: int, before: Sequence[Source]) -> None:
         try:
@@ -96,7 +97,7 @@ class Replay:
                     self._carrier.end(source)
                 if self._uncommitted_bytes >= COMMIT_BYTES:
                     self._commit(shifted(source.steps[number].after, self._n_inputs), self._counts + source.steps[number].counts)
-                self._teller.progress(self._position_bytes)
+                self._reporter.progress(self._position_bytes)
         finally:
             source.close()
 
@@ -111,14 +112,14 @@ class Replay:
         return entries
 
     def _commit(self, after: Cursor, counts: Counts) -> None:
-        elapsed_s = self._teller.elapsed_s
+        elapsed_s = self._reporter.elapsed_s
         self._uncommitted_bytes = 0
         self._output.commit(
             after,
             counts,
             self._carrier.state(),
             self._output.elapsed_before_s + elapsed_s,
-            lambda segment: self._teller.tell(Committed(elapsed_s=elapsed_s, segment=segment, counts=counts)),
+            lambda segment: self._reporter.emit(Committed(elapsed_s=elapsed_s, segment=segment, counts=counts)),
         )
 
 
@@ -163,17 +164,17 @@ def carry_all(
     """
     if not force and not is_made(out, content, fresh=fresh):
         rewriting_need(out, content, sum((source.manifest.counts for source in sources), Counts()), fresh=fresh).check()
-    teller = Teller(observers)
+    reporter = ProgressReporter(observers)
     for notice in notices:
-        teller.notice(notice)
-    work = _Work(sources, content, out, how, teller, notices)
+        reporter.notice(notice)
+    work = _Work(sources, content, out, how, reporter, notices)
     output = open_output(out, content, __version__, fresh=fresh)
     if isinstance(output, Manifest):
         return work.outcome(output, already_complete=True)
     try:
         resumed = bool(output.segments)
-        chronicle = teller.also(Chronicle(output))
-        replay = Replay(sources, make_carrier(output), output, teller)
+        chronicle = reporter.add(Chronicle(output))
+        replay = Replay(sources, make_carrier(output), output, reporter)
         try:
             replay.run()
             entries = replay.finish(complete=True)
@@ -195,7 +196,7 @@ class _Work:
     content: Content
     out: Path
     how: How
-    teller: Teller
+    reporter: ProgressReporter
     notices: Sequence[str]
 
     def manifest(self, output: Output, entries: dict[str, FileEntry], chronicle: Chronicle) -> Manifest:
@@ -208,7 +209,7 @@ class _Work:
             files=entries,
             segments=published(output.segments, entries),
             counts=output.counts,
-            elapsed_s=round(output.elapsed_before_s + self.teller.elapsed_s, 3),
+            elapsed_s=round(output.elapsed_before_s + self.reporter.elapsed_s, 3),
             peak_rss_bytes=peak_rss_bytes(),
             made_from=tuple(provenance(source, self.how) for source in self.sources),
             history=chronicle.history(),
@@ -218,7 +219,7 @@ class _Work:
         self, manifest: Manifest, *, resumed: bool = False, written_bytes: int = 0, already_complete: bool = False
     ) -> Outcome:
         """What is to be said of it."""
-        counts, elapsed_s = manifest.counts, self.teller.elapsed_s
+        counts, elapsed_s = manifest.counts, self.reporter.elapsed_s
         finished = Finished(
             elapsed_s=elapsed_s,
             counts=counts,
@@ -227,7 +228,7 @@ class _Work:
             already_complete=already_complete,
             files=manifest.files,
         )
-        self.teller.tell(finished)
+        self.reporter.emit(finished)
         return Outcome(
             out=str(self.out),
             format=self.content.format,

@@ -17,9 +17,9 @@ import numpy as np
 from tokmill.core.config import Content
 from tokmill.core.errors import UsageError
 from tokmill.core.manifest import FORMAT_VERSION, Manifest
-from tokmill.core.records import Counts, Cursor, EotPlacement, FileEntry, Head, IdType, Input, Tokenizer, path_to_text
+from tokmill.core.records import Counts, Cursor, EotPlacement, FileEntry, FileHeader, IdType, Input, Tokenizer, path_to_text
 from tokmill.core.text import counted, nearest
-from tokmill.dataset import check_npy, check_size, read_npy_head, refuse_index
+from tokmill.dataset import check_npy, check_size, read_npy_header, refuse_index
 from tokmill.derive.source import SIDES, CheckedFile, Source, Step
 from tokmill.derive.token_stream import Extent, IdStream, Placed, check_edge
 from tokmill.encode import resolve_with
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 HEADERS = {"raw": 0, "llmc": 1024, "megatron": 0, "datatrove": 0, "olmo": 0}
 """Bytes before the first id, of formats whose ids lie one behind the other."""
-_LLMC_HEADS = {("uint16", 20240520, 1), ("uint32", 20240801, 7)}
+_LLMC_HEADERS = {("uint16", 20240520, 1), ("uint32", 20240801, 7)}
 _STEP_TOKENS = 32 << 20
 
 
@@ -202,23 +202,23 @@ def _entry(path: Path, content: Content, side: str) -> FileEntry:
     """Size and number of ids of a file. Raises UsageError when they are not as stated, DamageError for a file that was cut."""
     check_size(path, None)
     refuse_index(path)
-    size_bytes, item_bytes, head_bytes = path.stat().st_size, np.dtype(content.dtype).itemsize, HEADERS[content.format]
-    npy = read_npy_head(path)
+    size_bytes, item_bytes, header_bytes = path.stat().st_size, np.dtype(content.dtype).itemsize, HEADERS[content.format]
+    npy = read_npy_header(path)
     if npy is not None:
         check_npy(npy, content.dtype, path)
-        head_bytes = npy.size_bytes
-    n_tokens, rest = divmod(size_bytes - head_bytes, item_bytes)
+        header_bytes = npy.size_bytes
+    n_tokens, rest = divmod(size_bytes - header_bytes, item_bytes)
     if content.format == "llmc":
         with path.open("rb") as file:
-            head = np.frombuffer(file.read(12).ljust(12, b"\0"), "<i4").tolist()
-        if (content.dtype, *head[:2]) not in _LLMC_HEADS or head[2] != n_tokens:
+            header = np.frombuffer(file.read(12).ljust(12, b"\0"), "<i4").tolist()
+        if (content.dtype, *header[:2]) not in _LLMC_HEADERS or header[2] != n_tokens:
             raise _unlike(
-                path, f"its header says {head[:3]}", "llmc begins with 20240520, 1 (uint16) or 20240801, 7 (uint32), count"
+                path, f"its header says {header[:3]}", "llmc begins with 20240520, 1 (uint16) or 20240801, 7 (uint32), count"
             )
     if rest or n_tokens < 0:
-        head = f"a header of {head_bytes:,} bytes and " if head_bytes else ""
+        header = f"a header of {header_bytes:,} bytes and " if header_bytes else ""
         raise _unlike(
-            path, f"it has {counted(size_bytes, 'byte')}", f"{head}a multiple of {item_bytes} bytes, the width of {content.dtype}"
+            path, f"it has {counted(size_bytes, 'byte')}", f"{header}a multiple of {item_bytes} bytes, the width of {content.dtype}"
         )
     if not n_tokens:
         raise UsageError(
@@ -227,8 +227,8 @@ def _entry(path: Path, content: Content, side: str) -> FileEntry:
             allowed="one id or more",
             next_step="leave it out, or make the file again",
         )
-    head_entry = Head(size_bytes=head_bytes, digest="") if head_bytes else msgspec.UNSET
-    return FileEntry(size_bytes=size_bytes, side=side, tokens=n_tokens, head=head_entry)
+    header_entry = FileHeader(size_bytes=header_bytes, digest="") if header_bytes else msgspec.UNSET
+    return FileEntry(size_bytes=size_bytes, side=side, tokens=n_tokens, header=header_entry)
 
 
 def _unlike(path: Path, what: str, allowed: str) -> UsageError:
@@ -256,7 +256,7 @@ def _scan(manifest: Manifest) -> tuple[list[Step], int]:
     counts, steps, largest = Counts(), [], described.eot_id
     try:
         for side in SIDES:
-            extents = [Extent(name, e.head_bytes, e.tokens) for name, e in manifest.files.items() if e.side == side]
+            extents = [Extent(name, e.header_bytes, e.tokens) for name, e in manifest.files.items() if e.side == side]
             if not extents:
                 continue
             edge = path_to_text(extents[0 if content.eot == "before" else -1].name)

@@ -15,7 +15,7 @@ import xxhash
 
 from tokmill.core.errors import DamageError, UsageError
 from tokmill.core.manifest import FileSpan, Manifest, load_manifest
-from tokmill.core.records import Counts, Cursor, Head, path_to_text
+from tokmill.core.records import Counts, Cursor, FileHeader, path_to_text
 from tokmill.core.system import page_cache
 from tokmill.core.text import counted
 from tokmill.output import is_current, open_file, replaced_error
@@ -53,7 +53,7 @@ class CheckedFile:
         path: Path,
         size_bytes: int,
         spans: Sequence[FileSpan] | None,
-        head: Head | None,
+        header: FileHeader | None,
         open_it: Callable[[], int] | None = None,
     ) -> None:
         """spans: None for a bare file, without digests. open_it: returns the descriptor; None: what is at `path` is opened.
@@ -63,8 +63,8 @@ class CheckedFile:
         self.path = path
         self.fd = -1
         self._size = size_bytes
-        self._has_head = head is not None
-        first = [FileSpan(end=head.size_bytes, digest=head.digest)] if head else []
+        self._has_header = header is not None
+        first = [FileSpan(end=header.size_bytes, digest=header.digest)] if header else []
         self._spans = [*first, *(spans or ())]
         ends = [0, *(span.end for span in self._spans)]
         if spans is not None and (ends != sorted(ends) or ends[-1] != size_bytes):
@@ -112,10 +112,10 @@ class CheckedFile:
             self.fd = -1
 
     def _start(self, offset: int) -> None:
-        """Go on reading where the span begins in which `offset` lies; a head is read with what follows it."""
+        """Go on reading where the span begins in which `offset` lies; a header is read with what follows it."""
         self._is_begun = True
         self._next = sum(span.end <= offset for span in self._spans)
-        if self._next == 1 and self._has_head:
+        if self._next == 1 and self._has_header:
             self._next = 0
         self._position = self._spans[self._next - 1].end if self._next else 0
         self._hash = xxhash.xxh3_128()
@@ -216,17 +216,17 @@ class Source:
                 file.finish()
                 file.close()
             spans = self._spans.get(name, [])
-            head = entry.head if isinstance(entry.head, Head) and not self.is_bare else None
-            self._files[name] = self._open(name, entry.size_bytes, spans, head)
+            header = entry.header if isinstance(entry.header, FileHeader) and not self.is_bare else None
+            self._files[name] = self._open(name, entry.size_bytes, spans, header)
         return self._files[name]
 
-    def _open(self, name: str, size_bytes: int, spans: Sequence[FileSpan], head: Head | None) -> CheckedFile:
+    def _open(self, name: str, size_bytes: int, spans: Sequence[FileSpan], header: FileHeader | None) -> CheckedFile:
         """Raises ChangedError when something was appended to the output since its manifest was read."""
         if self.is_bare:
             return CheckedFile(self.directory / name, size_bytes, None, None)
         try:
             opening = functools.partial(open_file, self.directory, self.manifest, name)
-            return CheckedFile(self.directory / name, size_bytes, spans, head, opening)
+            return CheckedFile(self.directory / name, size_bytes, spans, header, opening)
         except DamageError:
             if is_current(self.directory, self.manifest):
                 raise

@@ -15,14 +15,14 @@ if TYPE_CHECKING:
         dropped_tokens,
         tail_notices,
     )
-    from tokmill.formats.header_checks import n_filling, wrong_head
-    from tokmill.formats.writers import WRITERS, layout_of, make_writer
+    from tokmill.formats.header_checks import n_filling, wrong_header
+    from tokmill.formats.writers import WRITERS, make_writer, spec_of
 
 __getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
         "choose": ["Choice", "TRAINERS", "choose_output", "dropped_notices", "dropped_tokens", "tail_notices"],
-        "header_checks": ["n_filling", "wrong_head"],
-        "writers": ["WRITERS", "layout_of", "make_writer"],
+        "header_checks": ["n_filling", "wrong_header"],
+        "writers": ["WRITERS", "spec_of", "make_writer"],
     },
 )

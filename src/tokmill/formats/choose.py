@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, cast
 import msgspec
 
 from tokmill.core.errors import UsageError
-from tokmill.core.output_spec import SIDES, Layout, Shards
+from tokmill.core.output_spec import SIDES, OutputSpec, Shards
 from tokmill.core.records import EotPlacement, IdType
 from tokmill.core.text import counted
 from tokmill.formats.writers import most_tokens
@@ -113,8 +113,8 @@ def choose_output(
     if placed != trainer.eot and trainer.other_eot:
         notices.append(f"{prefix}eot {placed} with --format {format}: {trainer.other_eot}; leave {prefix}eot out for that")
     chosen = _choose_dtype(format, dtype, tokenizer, notices, prefix)
-    layout = Layout(format=format, dtype=chosen, eot=placed, eot_id=tokenizer.eot_id, tokenizer=tokenizer.name)
-    shards = _choose_shards(layout, shard_tokens, whole=shard_documents, drop_tail=drop_tail)
+    spec = OutputSpec(format=format, dtype=chosen, eot=placed, eot_id=tokenizer.eot_id, tokenizer=tokenizer.name)
+    shards = _choose_shards(spec, shard_tokens, whole=shard_documents, drop_tail=drop_tail)
     return Choice(eot=placed, dtype=chosen, shards=shards, notices=notices)
 
 
@@ -157,8 +157,8 @@ def _choose_dtype(name: str, dtype: str, tokenizer: Tokenizer, notices: list[str
     return cast("IdType", dtype)
 
 
-def _choose_shards(layout: Layout, tokens: str | int | None, *, whole: bool, drop_tail: bool) -> Shards | None:
-    trainer, name = TRAINERS[layout.format], layout.format
+def _choose_shards(spec: OutputSpec, tokens: str | int | None, *, whole: bool, drop_tail: bool) -> Shards | None:
+    trainer, name = TRAINERS[spec.format], spec.format
     n = trainer.shard_tokens if tokens is None else parse_tokens(tokens)
     if n is None:
         if whole or drop_tail:
@@ -170,7 +170,7 @@ def _choose_shards(layout: Layout, tokens: str | int | None, *, whole: bool, dro
                 suggested="100M",
             )
         return None
-    most = most_tokens(layout)
+    most = most_tokens(spec)
     if not trainer.unit_tokens <= n <= most or n % trainer.unit_tokens:
         step = f"a multiple of {trainer.unit_tokens:,}, " if trainer.unit_tokens > 1 else ""
         fitting = max(trainer.unit_tokens, min(n, most) // trainer.unit_tokens * trainer.unit_tokens)

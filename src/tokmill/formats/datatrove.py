@@ -11,32 +11,32 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from tokmill.core.output_spec import Layout, Piece
+    from tokmill.core.output_spec import OutputSpec, TokenSlice
     from tokmill.core.protocols import OutputFiles
 
 
 class DatatroveShard:
     """Three files. Implements `protocols.Shard`."""
 
-    def __init__(self, files: OutputFiles, name: str, side: str, layout: Layout) -> None:
+    def __init__(self, files: OutputFiles, name: str, side: str, spec: OutputSpec) -> None:
         self._files = files
         self._name = name
         self._side = side
-        self._layout = layout
+        self._spec = spec
         self._ids = files.file(name)
         self._index = files.file(f"{name}.index")
 
-    def append(self, piece: Piece) -> None:
+    def append(self, tokens: TokenSlice) -> None:
         """Append the ids, and the ends of documents."""
-        self._ids.append(piece.ids.data)
-        if len(piece.ends):
-            self._index.append((piece.ends + piece.n_before).astype("<u8").data)
+        self._ids.append(tokens.ids.data)
+        if len(tokens.ends):
+            self._index.append((tokens.ends + tokens.n_before).astype("<u8").data)
 
     def finish(self, tokens: int, documents: int, n_open: int) -> None:
         """Write the lines; a document that goes on in the next shard ends here, too."""
         if n_open:
             self._index.append(np.array([tokens], "<u8").data)
-        lines = f"{self._layout.tokenizer}|{self._layout.item_bytes}\n{tokens}\n{_for_people(tokens)}"
+        lines = f"{self._spec.tokenizer}|{self._spec.item_bytes}\n{tokens}\n{_for_people(tokens)}"
         self._files.file(f"{self._name}.metadata").append(lines.encode())
         self._files.complete(self._name, side=self._side, tokens=tokens, documents=documents)
         self._files.complete(f"{self._name}.index")
@@ -48,13 +48,13 @@ class DatatroveFormat:
 
     most_tokens = 1 << 60
 
-    def __init__(self, files: OutputFiles, layout: Layout) -> None:
+    def __init__(self, files: OutputFiles, spec: OutputSpec) -> None:
         self._files = files
-        self._layout = layout
+        self._spec = spec
 
     def shard(self, side: str, number: int) -> DatatroveShard:
         """Shard `number` of a side."""
-        return DatatroveShard(self._files, f"{side}/{number:06}.ds", side, self._layout)
+        return DatatroveShard(self._files, f"{side}/{number:06}.ds", side, self._spec)
 
     def finish(self, side: str, n_shards: int) -> None:
         """Nothing to add."""

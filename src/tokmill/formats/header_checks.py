@@ -23,38 +23,38 @@ def n_filling(content: Content, tokens: int) -> int:
     return -tokens % _SAMPLE_TOKENS if content.format == "mds" else 0
 
 
-def wrong_head(head: bytes, name: str, entry: FileEntry, content: Content) -> str:
-    """What is wrong with the head of a file, in a sentence; empty when nothing is."""
+def wrong_header(header: bytes, name: str, entry: FileEntry, content: Content) -> str:
+    """What is wrong with the header of a file, in a sentence; empty when nothing is."""
     check = _CHECKS.get(content.format)
-    return check(head, name, entry, content) if check else ""
+    return check(header, name, entry, content) if check else ""
 
 
-def _llmc(head: bytes, _name: str, entry: FileEntry, content: Content) -> str:
+def _llmc(header: bytes, _name: str, entry: FileEntry, content: Content) -> str:
     wanted = [20240520, 1, entry.tokens] if content.dtype == "uint16" else [20240801, 7, entry.tokens]
-    fields = np.frombuffer(head, "<i4")
+    fields = np.frombuffer(header, "<i4")
     if len(fields) == 256 and fields[:3].tolist() == wanted and not fields[3:].any():
         return ""
     return f"the header is not that of {counted(entry.tokens, 'token')} of {content.dtype}"
 
 
-def _megatron(head: bytes, name: str, entry: FileEntry, content: Content) -> str:
+def _megatron(header: bytes, name: str, entry: FileEntry, content: Content) -> str:
     if not name.endswith(".idx"):
         return ""
     n = (entry.size_bytes - 42) // 20
     code = 8 if content.dtype == "uint16" else 4
-    if head == b"MMIDIDX\0\0" + np.array([1], "<u8").tobytes() + bytes([code]) + np.array([n, n + 1], "<u8").tobytes():
+    if header == b"MMIDIDX\0\0" + np.array([1], "<u8").tobytes() + bytes([code]) + np.array([n, n + 1], "<u8").tobytes():
         return ""
     return f"the header is not that of an index of {counted(n, 'document')}"
 
 
-def _litdata(head: bytes, _name: str, entry: FileEntry, _content: Content) -> str:
-    return "" if head == np.array([1, 12, entry.size_bytes], "<u4").tobytes() else "the header is not that of one item"
+def _litdata(header: bytes, _name: str, entry: FileEntry, _content: Content) -> str:
+    return "" if header == np.array([1, 12, entry.size_bytes], "<u4").tobytes() else "the header is not that of one item"
 
 
-def _mds(head: bytes, _name: str, entry: FileEntry, content: Content) -> str:
+def _mds(header: bytes, _name: str, entry: FileEntry, content: Content) -> str:
     n, item_bytes = -(-entry.tokens // _SAMPLE_TOKENS), np.dtype(content.dtype).itemsize
-    offsets = np.arange(n + 1, dtype="<u4") * (_SAMPLE_TOKENS * item_bytes) + entry.head_bytes
-    if head.startswith(np.array([n], "<u4").tobytes() + offsets.astype("<u4").tobytes() + b"{"):
+    offsets = np.arange(n + 1, dtype="<u4") * (_SAMPLE_TOKENS * item_bytes) + entry.header_bytes
+    if header.startswith(np.array([n], "<u4").tobytes() + offsets.astype("<u4").tobytes() + b"{"):
         return ""
     return f"the header is not that of {counted(n, 'sample')}"
 

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 import msgspec
 
 if TYPE_CHECKING:
-    from tokmill.core.output_spec import Layout, Piece
+    from tokmill.core.output_spec import OutputSpec, TokenSlice
     from tokmill.core.protocols import OutputFiles
 
-HEAD = struct.Struct("<3I")
+HEADER = struct.Struct("<3I")
 _CODES = {2: 5, 4: 6}
 """LitData's numbers of NumPy's uint16 and uint32, by bytes of an id."""
 _MOST_BYTES = (1 << 32) - 1
@@ -32,25 +32,25 @@ class LitdataShard:
         self._name = name
         self._side = side
         self._item_bytes = item_bytes
-        self._file = files.file(name, HEAD.size)
+        self._file = files.file(name, HEADER.size)
 
-    def append(self, piece: Piece) -> None:
+    def append(self, tokens: TokenSlice) -> None:
         """Append the ids."""
-        self._file.append(piece.ids.data)
+        self._file.append(tokens.ids.data)
 
     def finish(self, tokens: int, documents: int, n_open: int) -> None:  # noqa: ARG002  the contract's
         """Fill in the header."""
-        head = HEAD.pack(1, HEAD.size, HEAD.size + tokens * self._item_bytes)
-        self._files.complete(self._name, side=self._side, tokens=tokens, documents=documents, head=head)
+        header = HEADER.pack(1, HEADER.size, HEADER.size + tokens * self._item_bytes)
+        self._files.complete(self._name, side=self._side, tokens=tokens, documents=documents, header=header)
 
 
 class LitdataFormat:
     """`train/chunk-0-0.bin` and so on, `train/index.json`. Implements `protocols.Format`."""
 
-    def __init__(self, files: OutputFiles, layout: Layout) -> None:
+    def __init__(self, files: OutputFiles, spec: OutputSpec) -> None:
         self._files = files
-        self._item_bytes = layout.item_bytes
-        self.most_tokens = (_MOST_BYTES - HEAD.size) // layout.item_bytes
+        self._item_bytes = spec.item_bytes
+        self.most_tokens = (_MOST_BYTES - HEADER.size) // spec.item_bytes
 
     def shard(self, side: str, number: int) -> LitdataShard:
         """Chunk `number` of a side."""

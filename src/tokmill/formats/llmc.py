@@ -11,10 +11,10 @@ import struct
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tokmill.core.output_spec import Layout, Piece
+    from tokmill.core.output_spec import OutputSpec, TokenSlice
     from tokmill.core.protocols import OutputFiles
 
-HEAD_BYTES = 1024
+HEADER_BYTES = 1024
 MAGIC = {2: (20240520, 1), 4: (20240801, 7)}
 """Magic and version by bytes of an id."""
 _MOST_BYTES = (1 << 31) - 1
@@ -29,25 +29,25 @@ class LlmcShard:
         self._name = name
         self._side = side
         self._item_bytes = item_bytes
-        self._file = files.file(name, HEAD_BYTES)
+        self._file = files.file(name, HEADER_BYTES)
 
-    def append(self, piece: Piece) -> None:
+    def append(self, tokens: TokenSlice) -> None:
         """Append the ids."""
-        self._file.append(piece.ids.data)
+        self._file.append(tokens.ids.data)
 
     def finish(self, tokens: int, documents: int, n_open: int) -> None:  # noqa: ARG002  the contract's
         """Fill in the header."""
-        head = struct.pack("<3i", *MAGIC[self._item_bytes], tokens).ljust(HEAD_BYTES, b"\0")
-        self._files.complete(self._name, side=self._side, tokens=tokens, documents=documents, head=head)
+        header = struct.pack("<3i", *MAGIC[self._item_bytes], tokens).ljust(HEADER_BYTES, b"\0")
+        self._files.complete(self._name, side=self._side, tokens=tokens, documents=documents, header=header)
 
 
 class LlmcFormat:
     """Shards `train_000000.bin`, `val_000000.bin`. Implements `protocols.Format`."""
 
-    def __init__(self, files: OutputFiles, layout: Layout) -> None:
+    def __init__(self, files: OutputFiles, spec: OutputSpec) -> None:
         self._files = files
-        self._item_bytes = layout.item_bytes
-        self.most_tokens = (_MOST_BYTES - HEAD_BYTES) // layout.item_bytes
+        self._item_bytes = spec.item_bytes
+        self.most_tokens = (_MOST_BYTES - HEADER_BYTES) // spec.item_bytes
 
     def shard(self, side: str, number: int) -> LlmcShard:
         """Shard `number` of a side."""

@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 
 if TYPE_CHECKING:
-    from tokmill.core.output_spec import Layout, Piece
+    from tokmill.core.output_spec import OutputSpec, TokenSlice
     from tokmill.core.protocols import OutputFiles
 
 SAMPLE_TOKENS = 2048
@@ -28,42 +28,42 @@ _DESCRIPTION_BYTES = 1 << 10
 class MdsShard:
     """One file. Implements `protocols.Shard`."""
 
-    def __init__(self, files: OutputFiles, name: str, side: str, layout: Layout, description: bytes, n_samples: int) -> None:
+    def __init__(self, files: OutputFiles, name: str, side: str, spec: OutputSpec, description: bytes, n_samples: int) -> None:
         """n_samples: of a full shard."""
         self._files = files
         self._name = name
         self._side = side
-        self._layout = layout
+        self._spec = spec
         self._description = description
-        self._head_bytes = 4 + 4 * (n_samples + 1) + len(description)
-        self._file = files.file(name, self._head_bytes)
+        self._header_bytes = 4 + 4 * (n_samples + 1) + len(description)
+        self._file = files.file(name, self._header_bytes)
 
-    def append(self, piece: Piece) -> None:
+    def append(self, tokens: TokenSlice) -> None:
         """Append the ids."""
-        self._file.append(piece.ids.data)
+        self._file.append(tokens.ids.data)
 
     def finish(self, tokens: int, documents: int, n_open: int) -> None:  # noqa: ARG002  the contract's
         """Fill up the last sample, and fill in what stands before all."""
-        self._file.append(np.full(-tokens % SAMPLE_TOKENS, self._layout.eot_id, self._layout.dtype).data)
+        self._file.append(np.full(-tokens % SAMPLE_TOKENS, self._spec.eot_id, self._spec.dtype).data)
         n_samples = -(-tokens // SAMPLE_TOKENS)
-        offsets = np.arange(n_samples + 1, dtype=np.int64) * (SAMPLE_TOKENS * self._layout.item_bytes) + self._head_bytes
-        head = n_samples.to_bytes(4, "little") + offsets.astype("<u4").tobytes() + self._description
-        head = head.ljust(self._head_bytes, b"\0")
-        self._files.complete(self._name, side=self._side, tokens=tokens, documents=documents, head=head)
+        offsets = np.arange(n_samples + 1, dtype=np.int64) * (SAMPLE_TOKENS * self._spec.item_bytes) + self._header_bytes
+        header = n_samples.to_bytes(4, "little") + offsets.astype("<u4").tobytes() + self._description
+        header = header.ljust(self._header_bytes, b"\0")
+        self._files.complete(self._name, side=self._side, tokens=tokens, documents=documents, header=header)
 
 
 class MdsFormat:
     """`train/shard.00000.mds` and so on, `train/index.json`. Implements `protocols.Format`."""
 
-    def __init__(self, files: OutputFiles, layout: Layout) -> None:
+    def __init__(self, files: OutputFiles, spec: OutputSpec) -> None:
         self._files = files
-        self._layout = layout
-        sample_bytes = SAMPLE_TOKENS * layout.item_bytes
+        self._spec = spec
+        sample_bytes = SAMPLE_TOKENS * spec.item_bytes
         self.most_tokens = (_MOST_BYTES - _DESCRIPTION_BYTES) // (sample_bytes + 4) * SAMPLE_TOKENS
-        tokens = layout.shards.tokens if layout.shards else self.most_tokens
+        tokens = spec.shards.tokens if spec.shards else self.most_tokens
         self._n_samples = min(tokens, self.most_tokens) // SAMPLE_TOKENS
         self._column = {
-            "column_encodings": [f"ndarray:{layout.dtype}:{SAMPLE_TOKENS}"],
+            "column_encodings": [f"ndarray:{spec.dtype}:{SAMPLE_TOKENS}"],
             "column_names": ["tokens"],
             "column_sizes": [sample_bytes],
             "compression": None,
@@ -77,7 +77,7 @@ class MdsFormat:
         """Shard `number` of a side."""
         # As the library's own writer puts it, so that full shards are the same bytes.
         description = json.dumps(self._column, sort_keys=True).encode()
-        return MdsShard(self._files, f"{side}/shard.{number:05}.mds", side, self._layout, description, self._n_samples)
+        return MdsShard(self._files, f"{side}/shard.{number:05}.mds", side, self._spec, description, self._n_samples)
 
     def finish(self, side: str, n_shards: int) -> None:
         """Write the index, where there is a shard."""

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from tokmill.core.output_spec import Layout, Piece
+    from tokmill.core.output_spec import OutputSpec, TokenSlice
     from tokmill.core.protocols import OutputFiles
 
 _MAGIC = b"MMIDIDX\x00\x00"
-HEAD = struct.Struct("<9sQBQQ")
+HEADER = struct.Struct("<9sQBQQ")
 CODES = {2: 8, 4: 4}
 """Of uint16 and int32, by bytes of an id."""
 _MOST_LENGTH = (1 << 31) - 1
@@ -41,21 +41,21 @@ class MegatronShard:
         self._side = side
         self._item_bytes = item_bytes
         self._bin = files.file(f"{name}.bin")
-        self._idx = files.file(f"{name}.idx", HEAD.size)
+        self._idx = files.file(f"{name}.idx", HEADER.size)
 
-    def append(self, piece: Piece) -> None:
+    def append(self, tokens: TokenSlice) -> None:
         """Append the ids, and the lengths of documents that end."""
-        self._bin.append(piece.ids.data)
-        if len(piece.ends):
-            lengths = np.diff(piece.ends, prepend=0)
-            lengths[0] += piece.n_open
+        self._bin.append(tokens.ids.data)
+        if len(tokens.ends):
+            lengths = np.diff(tokens.ends, prepend=0)
+            lengths[0] += tokens.n_open
             self._append_lengths(lengths)
 
     def finish(self, tokens: int, documents: int, n_open: int) -> None:
         """Append places and document indices; a document that goes on in the next shard is one of both."""
         if n_open:
             self._append_lengths(np.array([n_open], np.int64))
-        n = (self._idx.length - HEAD.size) // 4
+        n = (self._idx.length - HEADER.size) // 4
         place = 0
         for lengths in self._lengths(n):
             ends = place + np.cumsum(lengths, dtype=np.int64) * self._item_bytes
@@ -63,9 +63,9 @@ class MegatronShard:
             place = int(ends[-1])
         for begin in range(0, n + 1, _BLOCK):
             self._idx.append(np.arange(begin, min(begin + _BLOCK, n + 1), dtype="<i8").data)
-        head = HEAD.pack(_MAGIC, 1, CODES[self._item_bytes], n, n + 1)
+        header = HEADER.pack(_MAGIC, 1, CODES[self._item_bytes], n, n + 1)
         self._files.complete(f"{self._name}.bin", side=self._side, tokens=tokens, documents=documents)
-        self._files.complete(f"{self._name}.idx", head=head)
+        self._files.complete(f"{self._name}.idx", header=header)
 
     def _append_lengths(self, lengths: NDArray[np.int64]) -> None:
         if int(lengths.max()) > _MOST_LENGTH:
@@ -77,7 +77,7 @@ class MegatronShard:
     def _lengths(self, n: int) -> Iterator[NDArray[np.int32]]:
         """The lengths that were appended, in blocks."""
         for begin in range(0, n, _BLOCK):
-            yield np.frombuffer(self._idx.read(HEAD.size + 4 * begin, 4 * min(_BLOCK, n - begin)), "<i4")
+            yield np.frombuffer(self._idx.read(HEADER.size + 4 * begin, 4 * min(_BLOCK, n - begin)), "<i4")
 
 
 def _parts(n: int) -> list[int]:
@@ -91,10 +91,10 @@ class MegatronFormat:
 
     most_tokens = 1 << 60
 
-    def __init__(self, files: OutputFiles, layout: Layout) -> None:
+    def __init__(self, files: OutputFiles, spec: OutputSpec) -> None:
         self._files = files
-        self._item_bytes = layout.item_bytes
-        self._is_sharded = layout.shards is not None
+        self._item_bytes = spec.item_bytes
+        self._is_sharded = spec.shards is not None
 
     def shard(self, side: str, number: int) -> MegatronShard:
         """Shard `number` of a side."""

@@ -25,13 +25,13 @@ class NumberedFiles:
         self._files = files
         self._part = part
 
-    def file(self, name: str, head_bytes: int = 0) -> OutputFile:
+    def file(self, name: str, header_bytes: int = 0) -> OutputFile:
         """See protocols.OutputFiles."""
-        return self._files.file(numbered(name, self._part), head_bytes)
+        return self._files.file(numbered(name, self._part), header_bytes)
 
-    def complete(self, name: str, *, side: str | None = None, tokens: int = 0, documents: int = 0, head: bytes = b"") -> None:
+    def complete(self, name: str, *, side: str | None = None, tokens: int = 0, documents: int = 0, header: bytes = b"") -> None:
         """See protocols.OutputFiles."""
-        self._files.complete(numbered(name, self._part), side=side, tokens=tokens, documents=documents, head=head)
+        self._files.complete(numbered(name, self._part), side=side, tokens=tokens, documents=documents, header=header)
 
     def completed(self) -> Mapping[str, FileEntry]:
         """See protocols.OutputFiles; by the names with the number."""

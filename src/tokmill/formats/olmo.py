@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from tokmill.core.output_spec import Layout, Piece
+    from tokmill.core.output_spec import OutputSpec, TokenSlice
     from tokmill.core.protocols import OutputFile, OutputFiles
 
 _BLOCK_BYTES = 1 << 20
@@ -29,16 +29,16 @@ _GZIP = 31
 class OlmoShard:
     """Two files. Implements `protocols.Shard`."""
 
-    def __init__(self, files: OutputFiles, name: str, side: str, layout: Layout) -> None:
+    def __init__(self, files: OutputFiles, name: str, side: str, spec: OutputSpec) -> None:
         self._files = files
         self._name = name
         self._side = side
-        self._layout = layout
+        self._spec = spec
         self._ids = files.file(f"{name}.npy")
 
-    def append(self, piece: Piece) -> None:
+    def append(self, tokens: TokenSlice) -> None:
         """Append the ids."""
-        self._ids.append(piece.ids.data)
+        self._ids.append(tokens.ids.data)
 
     def finish(self, tokens: int, documents: int, n_open: int) -> None:
         """Write the rows."""
@@ -49,10 +49,10 @@ class OlmoShard:
 
     def _ends(self, tokens: int, n_open: int) -> Iterator[NDArray[np.int64]]:
         """Where documents end, found in the file."""
-        n_bytes, item_bytes = tokens * self._layout.item_bytes, self._layout.item_bytes
+        n_bytes, item_bytes = tokens * self._spec.item_bytes, self._spec.item_bytes
         for begin in range(0, n_bytes, _BLOCK_BYTES):
             ids = np.frombuffer(self._ids.read(begin, min(_BLOCK_BYTES, n_bytes - begin)), f"<u{item_bytes}")
-            yield np.flatnonzero(ids == self._layout.eot_id) + begin // item_bytes + 1
+            yield np.flatnonzero(ids == self._spec.eot_id) + begin // item_bytes + 1
         if n_open:
             yield np.array([tokens], np.int64)
 
@@ -62,13 +62,13 @@ class OlmoFormat:
 
     most_tokens = 1 << 60
 
-    def __init__(self, files: OutputFiles, layout: Layout) -> None:
+    def __init__(self, files: OutputFiles, spec: OutputSpec) -> None:
         self._files = files
-        self._layout = layout
+        self._spec = spec
 
     def shard(self, side: str, number: int) -> OlmoShard:
         """Shard `number` of a side."""
-        return OlmoShard(self._files, f"{side}/part-0-{number:05}", side, self._layout)
+        return OlmoShard(self._files, f"{side}/part-0-{number:05}", side, self._spec)
 
     def finish(self, side: str, n_shards: int) -> None:
         """Nothing to add."""

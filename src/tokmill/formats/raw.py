@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tokmill.core.output_spec import Layout, Piece
+    from tokmill.core.output_spec import OutputSpec, TokenSlice
     from tokmill.core.protocols import OutputFiles
 
 
@@ -22,9 +22,9 @@ class RawShard:
         self._side = side
         self._file = files.file(name)
 
-    def append(self, piece: Piece) -> None:
+    def append(self, tokens: TokenSlice) -> None:
         """Append the ids."""
-        self._file.append(piece.ids.data)
+        self._file.append(tokens.ids.data)
 
     def finish(self, tokens: int, documents: int, n_open: int) -> None:  # noqa: ARG002  the contract's
         """Nothing to add."""
@@ -36,10 +36,10 @@ class RawFormat:
 
     most_tokens = 1 << 62
 
-    def __init__(self, files: OutputFiles, layout: Layout) -> None:
+    def __init__(self, files: OutputFiles, spec: OutputSpec) -> None:
         self._files = files
-        self._is_sharded = layout.shards is not None
-        self._is_part = layout.part is not None
+        self._is_sharded = spec.shards is not None
+        self._is_part = spec.part is not None
 
     def shard(self, side: str, number: int) -> RawShard:
         """Shard `number` of a side."""

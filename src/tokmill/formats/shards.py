@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tokmill.core.output_spec import SIDES, Piece
+from tokmill.core.output_spec import SIDES, TokenSlice
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
-    from tokmill.core.output_spec import Layout
+    from tokmill.core.output_spec import OutputSpec
     from tokmill.core.protocols import Format, Shard
     from tokmill.core.records import Tokens
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 class ShardedWriter:
     """Both sides in one format. Implements `protocols.Writer`."""
 
-    def __init__(self, made: Format, state: Mapping[str, int], layout: Layout) -> None:
-        self._sides = {side: _Side(made, side, state, layout) for side in SIDES}
+    def __init__(self, made: Format, state: Mapping[str, int], spec: OutputSpec) -> None:
+        self._sides = {side: _Side(made, side, state, spec) for side in SIDES}
 
     def append(self, tokens: Tokens) -> None:
         """Append a run to its side."""
@@ -45,14 +45,14 @@ class ShardedWriter:
 class _Side:
     """The shards of one side, one of them open."""
 
-    def __init__(self, made: Format, name: str, state: Mapping[str, int], layout: Layout) -> None:
+    def __init__(self, made: Format, name: str, state: Mapping[str, int], spec: OutputSpec) -> None:
         self._format = made
         self._name = name
-        self._is_before = layout.eot == "before"
+        self._is_before = spec.eot == "before"
         self._most = made.most_tokens
-        self._limit = min(layout.shards.tokens, made.most_tokens) if layout.shards else made.most_tokens
-        self._is_whole = layout.shards is not None and layout.shards.whole_documents
-        self._drops_tail = layout.shards is not None and layout.shards.drop_tail
+        self._limit = min(spec.shards.tokens, made.most_tokens) if spec.shards else made.most_tokens
+        self._is_whole = spec.shards is not None and spec.shards.whole_documents
+        self._drops_tail = spec.shards is not None and spec.shards.drop_tail
         self._number = state.get(f"{name}_shards", 0)
         self._tokens = state.get(f"{name}_tokens", 0)
         self._documents = state.get(f"{name}_documents", 0)
@@ -100,7 +100,7 @@ class _Side:
     def _add(self, ids: NDArray[np.uint16] | NDArray[np.uint32], ends: NDArray[np.int64]) -> None:
         if self._shard is None:
             self._shard = self._format.shard(self._name, self._number)
-        self._shard.append(Piece(ids, ends, self._tokens, self._open))
+        self._shard.append(TokenSlice(ids, ends, self._tokens, self._open))
         self._documents += self._begun(len(ids), ends) if self._is_before else len(ends)
         self._is_inside = int(ends[-1]) < len(ids) if len(ends) else self._is_inside or len(ids) > 0
         self._open = len(ids) - int(ends[-1]) if len(ends) else self._open + len(ids)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from tokmill.core.output_spec import Layout, Shards
+from tokmill.core.output_spec import OutputSpec, Shards
 from tokmill.core.partition import Part
 
 if TYPE_CHECKING:
@@ -25,32 +25,32 @@ WRITERS = {
 }
 
 
-def make_writer(files: OutputFiles, state: Mapping[str, int], layout: Layout) -> Writer:
-    """A writer of `layout.format`, a key of `WRITERS`. state: `Writer.state` at the last commit, empty at the beginning."""
+def make_writer(files: OutputFiles, state: Mapping[str, int], spec: OutputSpec) -> Writer:
+    """A writer of `spec.format`, a key of `WRITERS`. state: `Writer.state` at the last commit, empty at the beginning."""
     # Here, so that planning loads no numpy.
     from tokmill.formats.shards import ShardedWriter
 
-    if layout.part is not None:
+    if spec.part is not None:
         from tokmill.formats.numbered import NumberedFiles
 
-        files = NumberedFiles(files, layout.part)
-    return ShardedWriter(_make_format(files, layout), state, layout)
+        files = NumberedFiles(files, spec.part)
+    return ShardedWriter(_make_format(files, spec), state, spec)
 
 
-def most_tokens(layout: Layout) -> int:
+def most_tokens(spec: OutputSpec) -> int:
     """The largest shard that the format can hold."""
-    return _make_format(None, layout).most_tokens
+    return _make_format(None, spec).most_tokens
 
 
-def _make_format(files: OutputFiles | None, layout: Layout) -> Format:
-    module, _, cls = WRITERS[layout.format].partition(":")
-    made: Format = getattr(import_module(module), cls)(files, layout)
+def _make_format(files: OutputFiles | None, spec: OutputSpec) -> Format:
+    module, _, cls = WRITERS[spec.format].partition(":")
+    made: Format = getattr(import_module(module), cls)(files, spec)
     return made
 
 
-def layout_of(content: Content) -> Layout:
+def spec_of(content: Content) -> OutputSpec:
     """What the settings of a run say to a writer."""
-    return Layout(
+    return OutputSpec(
         format=content.format,
         dtype=content.dtype,
         eot=content.eot,

@@ -21,7 +21,7 @@ import xxhash
 
 from tokmill.core.errors import DamageError, UsageError
 from tokmill.core.manifest import MANIFEST_NAME, Manifest, Segment, decode_manifest, encode_manifest, load_manifest, read_state
-from tokmill.core.records import Counts, Cursor, FileEntry, Head
+from tokmill.core.records import Counts, Cursor, FileEntry, FileHeader
 from tokmill.core.system import durable
 from tokmill.core.system.durable import storage_errors
 from tokmill.core.text import counted
@@ -102,21 +102,21 @@ class Output:
         """Whether something was appended since the last commit."""
         return any(file.is_ahead for file in self._files.values())
 
-    def file(self, name: str, head_bytes: int = 0) -> PartFile:
+    def file(self, name: str, header_bytes: int = 0) -> PartFile:
         """The file that will be published as `name`, as long as it was at the last commit."""
         if name not in self._files:
-            self._files[name] = PartFile(part_of(self.directory, name), self._lengths.get(name, 0), head_bytes)
+            self._files[name] = PartFile(part_of(self.directory, name), self._lengths.get(name, 0), header_bytes)
         return self._files[name]
 
-    def complete(self, name: str, *, side: str | None = None, tokens: int = 0, documents: int = 0, head: bytes = b"") -> None:
-        """Nothing more is appended to the file. head: of as many bytes as were kept free for it."""
+    def complete(self, name: str, *, side: str | None = None, tokens: int = 0, documents: int = 0, header: bytes = b"") -> None:
+        """Nothing more is appended to the file. header: of as many bytes as were kept free for it."""
         file = self._files[name]
-        if len(head) != file.head_bytes:
-            raise AssertionError(f"{name}: a head of {len(head)} bytes where {file.head_bytes} were kept free")
-        filled = Head(size_bytes=len(head), digest=xxhash.xxh3_128_hexdigest(head)) if head else msgspec.UNSET
-        if head:
-            file.fill_head(head)
-        self._completed[name] = FileEntry(size_bytes=file.length, side=side, tokens=tokens, documents=documents, head=filled)
+        if len(header) != file.header_bytes:
+            raise AssertionError(f"{name}: a header of {len(header)} bytes where {file.header_bytes} were kept free")
+        filled = FileHeader(size_bytes=len(header), digest=xxhash.xxh3_128_hexdigest(header)) if header else msgspec.UNSET
+        if header:
+            file.fill_header(header)
+        self._completed[name] = FileEntry(size_bytes=file.length, side=side, tokens=tokens, documents=documents, header=filled)
         self._just_completed.append(name)
         if len(self._just_completed) > _MOST_OPEN:
             # A batch may fill thousands of shards, and no commit comes before its end.

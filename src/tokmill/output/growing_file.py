@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 class PartFile:
     """A file of the output that grows. Implements `protocols.OutputFile`."""
 
-    def __init__(self, path: Path, length: int, head_bytes: int = 0) -> None:
-        """length: what was committed, the head included."""
+    def __init__(self, path: Path, length: int, header_bytes: int = 0) -> None:
+        """length: what was committed, the header included."""
         self.path = path
-        self.length = max(length, head_bytes)
-        self.head_bytes = head_bytes
+        self.length = max(length, header_bytes)
+        self.header_bytes = header_bytes
         self._hash = xxhash.xxh3_128()
         self._committed = self.length
         self._readable = self._copied_to = self._synced = -1
@@ -58,10 +58,10 @@ class PartFile:
                 self._readable = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
             return os.pread(self._readable, n_bytes, begin)
 
-    def fill_head(self, head: bytes) -> None:
+    def fill_header(self, header: bytes) -> None:
         """Write what was kept free for it."""
         with storage_errors(self.path):
-            durable.write_at(self.path, head, 0)
+            durable.write_at(self.path, header, 0)
 
     @property
     def is_ahead(self) -> bool:

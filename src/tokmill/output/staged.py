@@ -317,9 +317,7 @@ class _Sum:
 
 
 def _sending(n_bytes: int) -> Started:
-    return Started(
-        total_bytes=n_bytes, resumed_bytes=0, position_bytes=0, n_threads=1, batch_bytes=0, budget_bytes=0, verb="uploading"
-    )
+    return Started(total_bytes=n_bytes, verb="uploading")
 
 
 def _tell(observers: Sequence[Observer], event: AnyEvent) -> None:

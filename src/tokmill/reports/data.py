@@ -16,8 +16,8 @@ import numpy as np
 from tokmill.core.errors import TokmillError, UsageError
 from tokmill.core.history import History, until
 from tokmill.core.manifest import MANIFEST_NAME, SKIPPED_NAME, Manifest, load_manifest
-from tokmill.core.outcome import Teller
 from tokmill.core.output_spec import SIDES
+from tokmill.core.progress import ProgressReporter
 from tokmill.core.records import Counts
 from tokmill.core.text import printable_bytes
 from tokmill.dataset import files_of, find_tokenizer
@@ -197,14 +197,14 @@ def _read_ids(account: Account, manifest: Manifest, observers: Sequence[Observer
     account.knows_sizes = sizes is not None
     files = files_of(account.directory, manifest)
     tallier = Tallier(tokenizer.n_ids, tokenizer.eot_id, content.eot, sizes)
-    teller = Teller(observers)
+    reporter = ProgressReporter(observers)
     total = sum(entry.size_bytes for entry in manifest.files.values() if entry.side)
-    teller.started(total, 0)
+    reporter.started(total, 0)
     position = 0
     for side in SIDES:
         for n_bytes, tally in tallier.side(files.get(side, ()), content.dtype):
             position += n_bytes
-            teller.progress(position)
+            reporter.progress(position)
             account.sides[side] = tally
     _keep_frequent(account, tallier.frequencies, decoder)
 

@@ -18,7 +18,7 @@ from tokmill.core.output_spec import Shards
 from tokmill.core.records import STDIN, Cursor
 from tokmill.core.skipping import n_bad_records, too_many_error
 from tokmill.core.text import counted
-from tokmill.formats import layout_of, make_writer
+from tokmill.formats import make_writer, spec_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,7 +47,7 @@ class Recorder:
         state = output.segments[-1].writer if output.segments else {}
         # A state of tokmill 0.1 has no sums of tokens.
         sums = {"train_tokens": output.counts.tokens_train, "val_tokens": output.counts.tokens_val}
-        self._writer = make_writer(output, sums | state, layout_of(content))
+        self._writer = make_writer(output, sums | state, spec_of(content))
         self._stdin_index = max((i for i, source in enumerate(content.inputs) if source.path == STDIN), default=None)
         self._stdin_ended_s: float | None = None
         self.counts = output.counts

@@ -185,7 +185,7 @@ class Worker:
                 self._tell(self._elapsed_s, position, Counts())
 
         self._emit(Notice(text="looking for damage"))
-        self._emit(Started(total_bytes=total, resumed_bytes=0, position_bytes=0, n_threads=1, batch_bytes=0, budget_bytes=0))
+        self._emit(Started(total_bytes=total))
         repair.look(on_bytes)
 
     def _fill(self, repair: Repair, mender: Mender) -> None:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 import xxhash
 
 from tokmill.core.errors import DamageError, LockedError, StorageError, UsageError
-from tokmill.core.records import Head
+from tokmill.core.records import FileHeader
 from tokmill.core.system.durable import storage_errors
 from tokmill.core.text import counted
 from tokmill.store.base import Hiccup
@@ -69,7 +69,7 @@ class Outgoing:
     """Where it is: a file that is about to get its name is at the first or, from one moment to the next, at the second."""
     entry: FileEntry
     spans: tuple[FileSpan, ...]
-    """From behind the head to the end of the file."""
+    """From behind the header to the end of the file."""
 
 
 def outgoing(directory: Path, manifest: Manifest) -> list[Outgoing]:
@@ -93,8 +93,8 @@ def spans_of(segments: Sequence[Segment]) -> dict[str, list[FileSpan]]:
 def digest_of(file: Outgoing) -> str:
     """xxh3_128, hex, of the file, which was read whole. Raises DamageError when it is not what was written, StorageError."""
     whole = xxhash.xxh3_128()
-    head = file.entry.head
-    ends = [(head.size_bytes, head.digest)] if isinstance(head, Head) else []
+    header = file.entry.header
+    ends = [(header.size_bytes, header.digest)] if isinstance(header, FileHeader) else []
     ends += [(span.end, span.digest) for span in file.spans]
     position = begin = 0
     with storage_errors(file.paths[-1]), open(_open(file), "rb", buffering=0) as opened:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from tokmill.check.repairing.rebuilt_file import Gap, NewFile, Span, Unneeded, find_damage, other_corpus
 from tokmill.core.errors import DamageError, DiskFullError, UsageError
 from tokmill.core.manifest import MANIFEST_NAME, Manifest, load_manifest
-from tokmill.core.records import Counts, Cursor, Head
+from tokmill.core.records import Counts, Cursor, FileHeader
 from tokmill.core.system import durable
 from tokmill.core.system.durable import storage_errors
 from tokmill.output import discard_parts, hold, is_begun, let_go, part_of, remove_state
@@ -50,10 +50,10 @@ class Repair:
         """Read every file and find the gaps. on_bytes: told how many bytes were read since the last time."""
         damaged: set[int] = set()
         for name, entry in self.manifest.files.items():
-            path, spans, head = self.directory / name, self._spans[name], self._head(name)
-            found = find_damage(path, [head, *spans] if head else spans, entry.size_bytes, on_bytes)
+            path, spans, header = self.directory / name, self._spans[name], self._header(name)
+            found = find_damage(path, [header, *spans] if header else spans, entry.size_bytes, on_bytes)
             if found is not None:
-                self.files[name] = NewFile(path, part_of(self.directory, name), spans, found, head)
+                self.files[name] = NewFile(path, part_of(self.directory, name), spans, found, header)
                 damaged |= {span.segment for span in found}
         self.gaps = _gaps(self.manifest, sorted(damaged))
         self._check_disk()
@@ -79,23 +79,23 @@ class Repair:
         for file in self.files.values():
             file.open_gap(gap)
 
-    def file(self, name: str, head_bytes: int = 0) -> NewFile | Unneeded:
+    def file(self, name: str, header_bytes: int = 0) -> NewFile | Unneeded:
         """The file made anew; for one that is sound, something that forgets."""
         if name in self.files:
             return self.files[name]
         if name not in self._unneeded:
             first = self._gap.first if self._gap else 0
             ends = [span.end for span in self._spans.get(name, ()) if span.segment < first]
-            self._unneeded[name] = Unneeded(self.directory / name, ends[-1] if ends else head_bytes)
+            self._unneeded[name] = Unneeded(self.directory / name, ends[-1] if ends else header_bytes)
         return self._unneeded[name]
 
-    def complete(self, name: str, *, side: str | None = None, tokens: int = 0, documents: int = 0, head: bytes = b"") -> None:
+    def complete(self, name: str, *, side: str | None = None, tokens: int = 0, documents: int = 0, header: bytes = b"") -> None:
         """All of the file was appended. Raises ChangedError for one that was not there before, or had other numbers."""
         entry = self.manifest.files.get(name)
         if entry is None or (entry.side, entry.tokens, entry.documents) != (side, tokens, documents):
             raise other_corpus(f"the documents of {name}", self.directory)
         if name in self.files:
-            self.files[name].complete(head)
+            self.files[name].complete(header)
         self._completed[name] = entry
 
     def completed(self) -> Mapping[str, FileEntry]:
@@ -121,9 +121,9 @@ class Repair:
             for sub in sorted(subs):
                 durable.sync_directory(self.directory / sub)
 
-    def _head(self, name: str) -> Span | None:
-        head = self.manifest.files[name].head
-        return Span(self._completed_in[name], 0, head.size_bytes, head.digest) if isinstance(head, Head) else None
+    def _header(self, name: str) -> Span | None:
+        header = self.manifest.files[name].header
+        return Span(self._completed_in[name], 0, header.size_bytes, header.digest) if isinstance(header, FileHeader) else None
 
     def close(self) -> None:
         """Let go of the directory; what was not published is discarded."""
@@ -164,11 +164,11 @@ def _all_spans(manifest: Manifest) -> dict[str, list[Span]]:
     for number, segment in enumerate(manifest.segments):
         for name, span in segment.files.items():
             spans = found.get(name, [])
-            begin = spans[-1].end if spans else manifest.files[name].head_bytes if name in found else 0
+            begin = spans[-1].end if spans else manifest.files[name].header_bytes if name in found else 0
             spans.append(Span(number, begin, span.end, span.digest))
     for name, entry in manifest.files.items():
         spans = found[name]
-        end = spans[-1].end if spans else entry.head_bytes
+        end = spans[-1].end if spans else entry.header_bytes
         if any(span.end < span.begin for span in spans) or end != entry.size_bytes:
             raise DamageError(
                 f"the manifest cannot be repaired: its segments do not add up to {name}",

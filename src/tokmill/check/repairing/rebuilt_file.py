@@ -64,25 +64,25 @@ class Gap:
 class NewFile:
     """A damaged file while it is made anew, from front to back. Implements `protocols.OutputFile`. Close it."""
 
-    def __init__(self, path: Path, part: Path, spans: Sequence[Span], damaged: set[Span], head: Span | None = None) -> None:
-        """damaged: spans, or the head, whose bytes are not in the old file."""
+    def __init__(self, path: Path, part: Path, spans: Sequence[Span], damaged: set[Span], header: Span | None = None) -> None:
+        """damaged: spans, or the header, whose bytes are not in the old file."""
         self.path = path
-        self.length = head.end if head else 0
+        self.length = header.end if header else 0
         self.mended: list[tuple[int, int]] = []
         """Damaged ranges that were made again; neighbours are one."""
         self._part = part
         self._spans = spans
         self._damaged = damaged
-        self._head = head
-        self._lacks_head = head in damaged
+        self._header = header
+        self._lacks_header = header in damaged
         self._done = 0
         self._until = 0
         self._hash = xxhash.xxh3_128()
         self._readable = -1
         with storage_errors(part):
             self._fd = durable.create(part)
-        if head and not self._lacks_head:
-            self._copy_bytes(0, head.end)
+        if header and not self._lacks_header:
+            self._copy_bytes(0, header.end)
         with storage_errors(part):
             os.lseek(self._fd, self.length, os.SEEK_SET)
 
@@ -112,19 +112,19 @@ class NewFile:
                 self._readable = os.open(self._part, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
             return os.pread(self._readable, n_bytes, begin)
 
-    def complete(self, head: bytes) -> None:
-        """Fill in the head, where that is what is damaged. Raises ChangedError for another than before."""
-        if self._head is None or not self._lacks_head:
+    def complete(self, header: bytes) -> None:
+        """Fill in the header, where that is what is damaged. Raises ChangedError for another than before."""
+        if self._header is None or not self._lacks_header:
             return
-        if xxhash.xxh3_128_hexdigest(head) != self._head.digest:
-            raise _other_bytes(self.path, self._head)
+        if xxhash.xxh3_128_hexdigest(header) != self._header.digest:
+            raise _other_bytes(self.path, self._header)
         with storage_errors(self._part):
-            durable.write_at(self._part, head, 0)
-        self._lacks_head = False
-        if self.mended and self.mended[0][0] == self._head.end:
+            durable.write_at(self._part, header, 0)
+        self._lacks_header = False
+        if self.mended and self.mended[0][0] == self._header.end:
             self.mended[0] = (0, self.mended[0][1])
         else:
-            self.mended.insert(0, (0, self._head.end))
+            self.mended.insert(0, (0, self._header.end))
 
     def close_gap(self) -> None:
         """The gap's part of the corpus was read. Raises ChangedError when there was too little of it."""
@@ -135,8 +135,8 @@ class NewFile:
         """Copy the rest, make all of it durable, and read it back from the disk. Raises StorageError."""
         if self._spans:
             self._copy(self._spans[-1].segment + 1)
-        if self._head and self._lacks_head:
-            raise _other_bytes(self.path, self._head)
+        if self._header and self._lacks_header:
+            raise _other_bytes(self.path, self._header)
         with storage_errors(self._part):
             durable.sync_file(self._fd)
         page_cache.drop(self._fd, 0, self.length)
@@ -157,7 +157,7 @@ class NewFile:
 
     @property
     def _written(self) -> list[Span]:
-        return [*([self._head] if self._head else []), *self._spans]
+        return [*([self._header] if self._header else []), *self._spans]
 
     @property
     def _is_open(self) -> bool:

@@ -20,7 +20,7 @@ from tokmill.core.errors import ChangedError, DamageError, UsageError
 from tokmill.core.events import Started
 from tokmill.core.manifest import MANIFEST_NAME, SKIPPED_NAME
 from tokmill.core.records import STDIN, Counts, Cursor, Tokens, text_to_path
-from tokmill.formats import layout_of, make_writer
+from tokmill.formats import make_writer, spec_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -84,8 +84,6 @@ class Mender:
         resources = self._resources
         return Started(
             total_bytes=sum(gap.bytes_in for gap in self._repair.gaps),
-            resumed_bytes=0,
-            position_bytes=0,
             n_threads=resources.n_threads,
             batch_bytes=resources.batch_bytes,
             budget_bytes=resources.budget_bytes,
@@ -125,8 +123,8 @@ class Mender:
         if self._gap is not None:
             self._repair.open_gap(self._gap)
             self._tokens, self._documents = list(self._gap.tokens), list(self._gap.documents)
-            layout = msgspec.structs.replace(layout_of(self._content), part=self._gap.part)
-            self._writer = make_writer(self._repair, self._gap.writer, layout)
+            spec = msgspec.structs.replace(spec_of(self._content), part=self._gap.part)
+            self._writer = make_writer(self._repair, self._gap.writer, spec)
 
     def _close(self, gap: Gap, writer: Writer) -> None:
         """Raises ChangedError when the corpus gave less than before."""

@@ -9,8 +9,8 @@ import msgspec
 
 from tokmill.core.errors import DamageError, LockedError
 from tokmill.core.events import Finished
-from tokmill.core.outcome import Teller
 from tokmill.core.partition import count_parts, parse_part
+from tokmill.core.progress import ProgressReporter
 from tokmill.core.records import Counts, path_to_text
 from tokmill.core.version import __version__
 from tokmill.output import Joint, Staged, missing_parts, part_content, part_url
@@ -83,7 +83,7 @@ def run_all_at(
     if plan is None:
         manifest = joint.complete(whole.content.fingerprint())
     else:
-        manifest = finalize_joint(joint, plan, place.root, Teller(()), job.resources.max_skipped)
+        manifest = finalize_joint(joint, plan, place.root, ProgressReporter(()), job.resources.max_skipped)
     if manifest is None:
         return whole, Finished(elapsed_s=0.0, counts=Counts(), peak_rss_bytes=0, resumed=False)
     finished = finished_of(manifest)

@@ -20,9 +20,10 @@ import xxhash
 
 from tokmill.core.errors import DamageError, LockedError, UsageError
 from tokmill.core.manifest import FORMAT_VERSION, MANIFEST_NAME, MOST_BYTES, SKIPPED_NAME, Manifest, encode_manifest, load_manifest
-from tokmill.core.outcome import Outcome, Teller
+from tokmill.core.outcome import Outcome
 from tokmill.core.partition import Part, counts_records_from_part
 from tokmill.core.paths import local_path
+from tokmill.core.progress import ProgressReporter
 from tokmill.core.records import Counts, Cursor, FileEntry, Skip
 from tokmill.core.skipping import n_bad_records, too_many_error
 from tokmill.core.system import durable
@@ -66,7 +67,7 @@ def finalize(directory: str | os.PathLike[str], *, observers: Sequence[Observer]
     Raises TokmillError: UsageError where parts are missing, naming them; LockedError while one of them, or all, are worked on.
     """
     directory = Path(local_path(directory))
-    teller = Teller(observers)
+    reporter = ProgressReporter(observers)
     plan = load_plan(directory)
     if plan is None:
         with storage_errors(directory):
@@ -74,17 +75,19 @@ def finalize(directory: str | os.PathLike[str], *, observers: Sequence[Observer]
         manifest = check_in_parts(complete, str(directory))
         if parts_of(directory).exists():
             _tidy(directory)
-        return _outcome(directory, manifest, teller, already_complete=True)
+        return _outcome(directory, manifest, reporter, already_complete=True)
     lock = hold(directory)
     try:
-        manifest = finalize_held(directory, plan, teller, lock)
+        manifest = finalize_held(directory, plan, reporter, lock)
     except BaseException:
         let_go(directory, lock)
         raise
-    return _outcome(directory, manifest, teller, already_complete=False)
+    return _outcome(directory, manifest, reporter, already_complete=False)
 
 
-def finalize_held(directory: Path, plan: Header, teller: Teller, lock: DirectoryLock, max_skipped: int | None = None) -> Manifest:
+def finalize_held(
+    directory: Path, plan: Header, reporter: ProgressReporter, lock: DirectoryLock, max_skipped: int | None = None
+) -> Manifest:
     """Put the parts together; the lock of the directory is held, and given back when all is done.
 
     max_skipped: bad records that all parts together may have left out. Raises TokmillError.
@@ -96,9 +99,9 @@ def finalize_held(directory: Path, plan: Header, teller: Teller, lock: Directory
     else:
         parts = load_parts(directory, plan.content)
         check_skipped(parts, max_skipped, skipped_lists(str(directory)))
-        teller.started(sum(entry.size_bytes for part in parts for entry in part.files.values()), 0)
+        reporter.started(sum(entry.size_bytes for part in parts for entry in part.files.values()), 0)
         manifest = Assembly(directory, plan.content).assemble(parts)
-        _publish(directory, parts, manifest, teller)
+        _publish(directory, parts, manifest, reporter)
     remove_parts(directory)
     remove_state(directory, lock)
     return manifest
@@ -267,7 +270,7 @@ class _Skipped:
         )
 
 
-def _publish(directory: Path, parts: Sequence[Manifest], manifest: Manifest, teller: Teller) -> None:
+def _publish(directory: Path, parts: Sequence[Manifest], manifest: Manifest, reporter: ProgressReporter) -> None:
     """Rename all files into place, the manifest last. Raises StorageError, DamageError."""
     written, encoded = part_of(directory, MANIFEST_NAME), encode_whole(manifest, str(directory))
     with storage_errors(directory):
@@ -285,7 +288,7 @@ def _publish(directory: Path, parts: Sequence[Manifest], manifest: Manifest, tel
         for name, entry in moved(part).items():
             _move(directory, index, name, entry.size_bytes)
             done += entry.size_bytes
-            teller.progress(done)
+            reporter.progress(done)
     with storage_errors(directory):
         if SKIPPED_NAME in manifest.files:
             durable.replace(part_of(directory, SKIPPED_NAME), directory / SKIPPED_NAME)
@@ -373,12 +376,12 @@ def remove_parts(directory: Path) -> None:
         durable.sync_directory(state_of(directory))
 
 
-def _outcome(directory: Path, manifest: Manifest, teller: Teller, *, already_complete: bool) -> Outcome:
+def _outcome(directory: Path, manifest: Manifest, reporter: ProgressReporter, *, already_complete: bool) -> Outcome:
     sources = [str(part_directory(directory, i)) for i in range(n_parts(manifest.content))]
-    return outcome_of(manifest, str(directory), sources, teller, already_complete=already_complete)
+    return outcome_of(manifest, str(directory), sources, reporter, already_complete=already_complete)
 
 
-def outcome_of(manifest: Manifest, out: str, sources: list[str], teller: Teller, *, already_complete: bool) -> Outcome:
+def outcome_of(manifest: Manifest, out: str, sources: list[str], reporter: ProgressReporter, *, already_complete: bool) -> Outcome:
     """What is to be said of parts that were put together."""
     counts, content = manifest.counts, manifest.content
     return Outcome(
@@ -392,7 +395,7 @@ def outcome_of(manifest: Manifest, out: str, sources: list[str], teller: Teller,
         tokens_train=counts.tokens_train,
         tokens_val=counts.tokens_val,
         bytes_out=sum(entry.size_bytes for entry in manifest.files.values()),
-        elapsed_s=round(teller.elapsed_s, 3),
+        elapsed_s=round(reporter.elapsed_s, 3),
         bytes_per_s=0.0,
         peak_rss_bytes=peak_rss_bytes(),
         resumed=False,

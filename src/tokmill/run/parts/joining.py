@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from tokmill.core.errors import ChangedError, DamageError, TokmillError
 from tokmill.core.manifest import MANIFEST_NAME, SKIPPED_NAME
-from tokmill.core.outcome import Teller
+from tokmill.core.progress import ProgressReporter
 from tokmill.core.system.durable import storage_errors
 from tokmill.output import (
     Claim,
@@ -61,24 +61,24 @@ def finalize_at(url: str, *, stage: str | None = None, observers: Sequence[Obser
     stage: directory in which manifests and lists of the parts are kept meanwhile; None: the usual one. Raises TokmillError:
     UsageError where parts are missing, naming them; LockedError while somebody on this machine does the same.
     """
-    joint, teller = Joint(url), Teller(observers)
+    joint, reporter = Joint(url), ProgressReporter(observers)
     plan = joint.plan()
     if plan is None:
         manifest = check_in_parts(joint.prefix.manifest(), joint.url)
         joint.remove_parts(manifest.fingerprint)
-        return _outcome(joint, manifest, teller, already_complete=True)
+        return _outcome(joint, manifest, reporter, already_complete=True)
     root = stage_of(parts_url(url), stage)
     lock = hold(root)
     try:
-        manifest = finalize_joint(joint, plan, root, teller)
+        manifest = finalize_joint(joint, plan, root, reporter)
     finally:
         let_go(root, lock)
         with suppress(OSError):
             root.rmdir()
-    return _outcome(joint, manifest, teller, already_complete=False)
+    return _outcome(joint, manifest, reporter, already_complete=False)
 
 
-def finalize_joint(joint: Joint, plan: Header, root: Path, teller: Teller, max_skipped: int | None = None) -> Manifest:
+def finalize_joint(joint: Joint, plan: Header, root: Path, reporter: ProgressReporter, max_skipped: int | None = None) -> Manifest:
     """Put the parts together; the lock of the staged directory `root` is held.
 
     max_skipped: bad records that all parts together may have left out. Raises TokmillError.
@@ -92,7 +92,7 @@ def finalize_joint(joint: Joint, plan: Header, root: Path, teller: Teller, max_s
         joint.check_claim(plan.fingerprint)
         try:
             with _scratch(root, joint.url) as scratch:
-                manifest = _Joining(joint, plan.content, root, scratch, teller).join(max_skipped)
+                manifest = _Joining(joint, plan.content, root, scratch, reporter).join(max_skipped)
         except TokmillError:
             # Another one may have been faster, and its parts are gone.
             manifest = joint.complete(plan.fingerprint)
@@ -105,13 +105,13 @@ def finalize_joint(joint: Joint, plan: Header, root: Path, teller: Teller, max_s
 class _Joining:
     """The parts of one output on their way to be one."""
 
-    def __init__(self, joint: Joint, content: Content, root: Path, scratch: Path, teller: Teller) -> None:
+    def __init__(self, joint: Joint, content: Content, root: Path, scratch: Path, reporter: ProgressReporter) -> None:
         self._joint = joint
         self._content = content
         self._fingerprint = content.fingerprint()
         self._root = root
         self._scratch = scratch
-        self._teller = teller
+        self._reporter = reporter
 
     def join(self, max_skipped: int | None) -> Manifest:
         """Copy, and put the manifest. Raises TokmillError."""
@@ -163,7 +163,7 @@ class _Joining:
             for i, part in enumerate(parts)
             for name, entry in moved(part).items()
         ]
-        self._teller.started(sum(move.size_bytes for move in moves), 0)
+        self._reporter.started(sum(move.size_bytes for move in moves), 0)
         with Copier(self._joint.prefix.store, self._fingerprint) as copier:
             copies = {copier.copy(move): move for move in moves}
             self._wait(copies)
@@ -176,7 +176,7 @@ class _Joining:
             for copy in done:
                 copy.result()
                 n_bytes += copies[copy].size_bytes
-            self._teller.progress(n_bytes)
+            self._reporter.progress(n_bytes)
 
     def _send_skipped(self, manifest: Manifest) -> Stored:
         """The list of what was skipped is made here: records are numbered anew."""
@@ -209,6 +209,6 @@ def _scratch(root: Path, url: str) -> Iterator[Path]:
             (root / "finalize.json").unlink()
 
 
-def _outcome(joint: Joint, manifest: Manifest, teller: Teller, *, already_complete: bool) -> Outcome:
+def _outcome(joint: Joint, manifest: Manifest, reporter: ProgressReporter, *, already_complete: bool) -> Outcome:
     sources = [part_url(joint.url, i) for i in range(n_parts(manifest.content))]
-    return outcome_of(manifest, joint.url, sources, teller, already_complete=already_complete)
+    return outcome_of(manifest, joint.url, sources, reporter, already_complete=already_complete)

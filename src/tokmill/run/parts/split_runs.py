@@ -11,8 +11,8 @@ import msgspec
 from tokmill.core.errors import DamageError, UsageError
 from tokmill.core.events import Finished
 from tokmill.core.manifest import MANIFEST_NAME
-from tokmill.core.outcome import Teller
 from tokmill.core.partition import count_parts, parse_part
+from tokmill.core.progress import ProgressReporter
 from tokmill.core.records import Counts, path_to_text, text_to_path
 from tokmill.core.version import __version__
 from tokmill.output import divided, hold, join, let_go, load_plan, part_content, part_directory, part_url
@@ -59,7 +59,7 @@ def run_all(job: Job, part_bytes: int, parts: PartsRunner, observers: Sequence[O
         missing = missing_parts(directory, whole.content) if complete is None else []
         if missing:
             parts.make_parts(whole, missing, observers)
-        manifest = finalize_held(directory, plan, Teller(()), lock, job.resources.max_skipped)
+        manifest = finalize_held(directory, plan, ProgressReporter(()), lock, job.resources.max_skipped)
     except BaseException:
         let_go(directory, lock)
         raise
