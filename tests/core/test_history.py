@@ -12,11 +12,11 @@ from support.builders import a_content
 from tokmill import __version__
 from tokmill.core.errors import DamageError
 from tokmill.core.events import CachesReset, Notice, Progress, Started
-from tokmill.core.history import MOST_LEGS, MOST_NOTICES, MOST_SAMPLES, History, Leg, Thinned, filled, is_sane, until
+from tokmill.core.history import MOST_ATTEMPTS, MOST_NOTICES, MOST_SAMPLES, Attempt, History, Thinned, filled, is_sane, until
 from tokmill.core.manifest import MANIFEST_NAME, load_manifest
 from tokmill.core.records import Counts, Cursor
 from tokmill.output.directory import Output, open_output
-from tokmill.output.run_history import Chronicle, load_history
+from tokmill.output.run_history import RunHistoryRecorder, load_history
 from tokmill.output.state_dir import history_of, state_of
 
 STARTED = Started(total_bytes=100, resumed_bytes=0, position_bytes=0, n_threads=2, batch_bytes=1, budget_bytes=1 << 30)
@@ -46,60 +46,62 @@ def test_a_week_takes_as_many_samples_as_a_minute() -> None:
 
 
 def test_the_whole_history_stays_small(tmp_path: Path) -> None:
-    for leg in range(MOST_LEGS + 5):
+    for attempt in range(MOST_ATTEMPTS + 5):
         output = an_output(tmp_path / "o")
-        chronicle = Chronicle(output)
-        chronicle.on_event(STARTED)
+        recorder = RunHistoryRecorder(output)
+        recorder.on_event(STARTED)
         for i in range(1000):
-            chronicle.on_event(progress(i * 0.2, i * 123_456_789, 1 << 30))
-            chronicle.on_event(Notice(text="x" * 10_000))
+            recorder.on_event(progress(i * 0.2, i * 123_456_789, 1 << 30))
+            recorder.on_event(Notice(text="x" * 10_000))
         output.file("train.bin").append(b"\1\0")
-        output.commit(Cursor(offset=leg + 1), Counts(bytes_in=leg), {}, output.elapsed_before_s + 200.0)
+        output.commit(Cursor(offset=attempt + 1), Counts(bytes_in=attempt), {}, output.elapsed_before_s + 200.0)
         output.settle()
-        chronicle.save()
+        recorder.save()
         output.close()
     found = load_history(tmp_path / "o")
     assert found is not None
     assert is_sane(found)
-    assert (len(found.legs), found.n_legs, len(found.notices)) == (MOST_LEGS, MOST_LEGS + 5, MOST_NOTICES)
+    assert (len(found.attempts), found.n_attempts, len(found.notices)) == (MOST_ATTEMPTS, MOST_ATTEMPTS + 5, MOST_NOTICES)
     assert history_of(tmp_path / "o").stat().st_size < 48 << 10
 
 
 def test_a_resumed_run_goes_on_with_what_was_committed_alone(tmp_path: Path) -> None:
     output = an_output(tmp_path / "o")
-    chronicle = Chronicle(output)
-    chronicle.on_event(STARTED)
+    recorder = RunHistoryRecorder(output)
+    recorder.on_event(STARTED)
     for i in range(10):
-        chronicle.on_event(progress(float(i), i * 100))
-    chronicle.on_event(CachesReset(elapsed_s=1, rss_before_bytes=2, rss_after_bytes=1))
+        recorder.on_event(progress(float(i), i * 100))
+    recorder.on_event(CachesReset(elapsed_s=1, rss_before_bytes=2, rss_after_bytes=1))
     output.file("train.bin").append(b"\1\0")
     output.commit(Cursor(offset=4), Counts(bytes_in=400), {}, 4.0)
     output.settle()
-    chronicle.save()
+    recorder.save()
     output.close()
     resumed = an_output(tmp_path / "o")
-    again = Chronicle(resumed)
+    again = RunHistoryRecorder(resumed)
     again.on_event(STARTED)
     again.on_event(progress(1.0, 500))
-    first, second = again.history().legs
+    first, second = again.history().attempts
     assert first.n_bytes == (0, 100, 200, 300, 400)
-    assert (first.begin_s, second.begin_s, second.n_bytes[-1], again.history().n_legs) == (0.0, 4.0, 500, 2)
+    assert (first.begin_s, second.begin_s, second.n_bytes[-1], again.history().n_attempts) == (0.0, 4.0, 500, 2)
     resumed.close()
 
 
 def test_a_history_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
     output = an_output(tmp_path / "o")
     (state_of(tmp_path / "o") / "history.new").mkdir()
-    chronicle = Chronicle(output)
-    chronicle.on_event(STARTED)
-    chronicle.on_event(progress(5.0, 5))
-    chronicle.save()
-    assert chronicle.history().legs[0].n_bytes[-1] == 5
+    recorder = RunHistoryRecorder(output)
+    recorder.on_event(STARTED)
+    recorder.on_event(progress(5.0, 5))
+    recorder.save()
+    assert recorder.history().attempts[0].n_bytes[-1] == 5
     assert load_history(tmp_path / "o") is None
     output.close()
 
 
-@pytest.mark.parametrize("data", [b"", b"{", b"[]", b'{"legs":[],"n_legs":-1}', b'{"legs":[{"begin_s":1e999}],"n_legs":1}'])
+@pytest.mark.parametrize(
+    "data", [b"", b"{", b"[]", b'{"attempts":[],"n_attempts":-1}', b'{"attempts":[{"begin_s":1e999}],"n_attempts":1}']
+)
 def test_a_history_that_makes_no_sense_is_none(tmp_path: Path, data: bytes) -> None:
     state_of(tmp_path).mkdir()
     history_of(tmp_path).write_bytes(data)
@@ -120,10 +122,10 @@ def test_a_manifest_with_a_history_that_no_run_has_had_is_damage(tmp_path: Path,
     from support.helpers import rewrite_manifest, write_corpus, write_output
 
     manifest = write_output(tmp_path / "o", write_corpus(tmp_path / "c.txt", ["a", "b"]))
-    leg = filled(Leg(begin_s=0.0), [(0.0, 0, 0, 1), (1.0, 5, 1, 1)])
-    rewrite_manifest(tmp_path / "o", manifest, history=History(legs=(leg,), n_legs=1))
-    assert load_manifest(tmp_path / "o").history == History(legs=(leg,), n_legs=1)
-    wrong = History(legs=(msgspec.structs.replace(leg, **changes),), n_legs=1)
+    attempt = filled(Attempt(begin_s=0.0), [(0.0, 0, 0, 1), (1.0, 5, 1, 1)])
+    rewrite_manifest(tmp_path / "o", manifest, history=History(attempts=(attempt,), n_attempts=1))
+    assert load_manifest(tmp_path / "o").history == History(attempts=(attempt,), n_attempts=1)
+    wrong = History(attempts=(msgspec.structs.replace(attempt, **changes),), n_attempts=1)
     rewrite_manifest(tmp_path / "o", manifest, history=wrong)
     with pytest.raises(DamageError):
         load_manifest(tmp_path / "o")
@@ -131,5 +133,5 @@ def test_a_manifest_with_a_history_that_no_run_has_had_is_damage(tmp_path: Path,
 
 
 def test_nothing_is_left_of_a_run_that_committed_nothing() -> None:
-    leg = filled(Leg(begin_s=0.0), [(0.0, 0, 0, 1)])
-    assert until(History(legs=(leg,), n_legs=1), 0.0) == History(legs=(), n_legs=0)
+    attempt = filled(Attempt(begin_s=0.0), [(0.0, 0, 0, 1)])
+    assert until(History(attempts=(attempt,), n_attempts=1), 0.0) == History(attempts=(), n_attempts=0)

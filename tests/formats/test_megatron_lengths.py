@@ -10,7 +10,7 @@ import pytest
 from tokmill.core.output_spec import TokenSlice
 from tokmill.core.records import FileEntry
 from tokmill.formats import megatron
-from tokmill.output.growing_file import PartFile
+from tokmill.output.growing_file import GrowingFile
 
 
 class Files:
@@ -18,10 +18,10 @@ class Files:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.open: dict[str, PartFile] = {}
+        self.open: dict[str, GrowingFile] = {}
 
-    def file(self, name: str, header_bytes: int = 0) -> PartFile:
-        return self.open.setdefault(name, PartFile(self.directory / name, 0, header_bytes))
+    def file(self, name: str, header_bytes: int = 0) -> GrowingFile:
+        return self.open.setdefault(name, GrowingFile(self.directory / name, 0, header_bytes))
 
     def complete(self, name: str, *, side: str | None = None, tokens: int = 0, documents: int = 0, header: bytes = b"") -> None:
         del side, tokens, documents

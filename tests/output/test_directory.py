@@ -17,7 +17,7 @@ from tokmill.core.manifest import FORMAT_VERSION, MANIFEST_NAME, FileSpan, Manif
 from tokmill.core.records import Counts, Cursor, FileEntry, Input
 from tokmill.core.system import durable
 from tokmill.output.directory import Output, open_output
-from tokmill.output.state_dir import STATE_NAME, hold
+from tokmill.output.state_dir import STATE_NAME, acquire_lock
 from tokmill.output.superseded import remove_state
 
 
@@ -104,7 +104,7 @@ def test_what_the_next_run_would_go_on_with_and_cannot_be_removed_is_an_error(
 
     monkeypatch.setattr(Path, "unlink", sticking)
     with pytest.raises(StorageError, match="cannot write the output"):
-        remove_state(tmp_path, hold(tmp_path))
+        remove_state(tmp_path, acquire_lock(tmp_path))
 
 
 def test_a_complete_directory_is_left_as_it_is(tmp_path: Path) -> None:
@@ -179,7 +179,8 @@ def test_a_run_that_was_begun_differently_is_refused_by_name(tmp_path: Path, cha
 
 def test_a_second_writer_is_refused_and_a_dead_one_is_no_obstacle(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from builders import a_content; from tokmill.output.directory import open_output;"
+        "import sys; from pathlib import Path; from support.builders import a_content;"
+        "from tokmill.output.directory import open_output;"
         "o = open_output(Path(sys.argv[1]), a_content(), '0', fresh=False); print('held', flush=True); sys.stdin.read()"
     )
     env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}

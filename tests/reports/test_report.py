@@ -215,7 +215,7 @@ def test_merged_and_appended_outputs_say_how_they_were_made(made: Path, tmp_path
     tokmill.tokenize(more, tmp_path / "o", val_fraction=0.3, threads=1, append=True)
     account = take_account(tmp_path / "o")
     assert account.history is not None
-    assert [leg.does for leg in account.history.legs] == ["copy", "tokenize"]
+    assert [attempt.does for attempt in account.history.attempts] == ["copy", "tokenize"]
     assert "more.txt" in commands_of(tmp_path / "o")
 
 
@@ -290,18 +290,18 @@ def test_an_interrupted_output_says_so_and_how_far_it_was(tmp_path: Path) -> Non
     from tokmill.core.events import Progress, Started
     from tokmill.core.records import Counts, Cursor
     from tokmill.output.directory import Output, open_output
-    from tokmill.output.run_history import Chronicle
+    from tokmill.output.run_history import RunHistoryRecorder
 
     output = open_output(tmp_path / "o", a_content(), __version__, fresh=False)
     assert isinstance(output, Output)
-    chronicle = Chronicle(output)
-    chronicle.on_event(Started(total_bytes=9, resumed_bytes=0, position_bytes=0, n_threads=2, batch_bytes=1, budget_bytes=1 << 30))
+    recorder = RunHistoryRecorder(output)
+    recorder.on_event(Started(total_bytes=9, resumed_bytes=0, position_bytes=0, n_threads=2, batch_bytes=1, budget_bytes=1 << 30))
     for i in range(9):
-        chronicle.on_event(Progress(elapsed_s=float(i), position_bytes=i, counts=Counts(bytes_in=i * 1_000_000), rss_bytes=1 << 28))
+        recorder.on_event(Progress(elapsed_s=float(i), position_bytes=i, counts=Counts(bytes_in=i * 1_000_000), rss_bytes=1 << 28))
         output.file("train.bin").append(b"\1\0")
         output.commit(Cursor(offset=i + 1), Counts(bytes_in=i, documents=i, tokens_train=4 * i, bytes_text=9 * i), {}, float(i))
     output.settle()
-    chronicle.save()
+    recorder.save()
     journal = (tmp_path / "o" / ".tokmill" / "journal").read_bytes()
     made = tokmill.report(tmp_path / "o")
     output.close()

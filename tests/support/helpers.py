@@ -16,7 +16,7 @@ import xxhash
 from tiktoken.load import load_tiktoken_bpe
 
 from tokmill.core.config import Content
-from tokmill.core.history import History, Leg
+from tokmill.core.history import Attempt, History
 from tokmill.core.manifest import FORMAT_VERSION, MANIFEST_NAME, FileSpan, Manifest, Segment, encode_manifest, load_manifest
 from tokmill.core.records import Counts, Cursor, EotPlacement, FileEntry, IdType, Input, path_to_text, text_to_path
 from tokmill.encode.resolve import resolve_tokenizer
@@ -131,7 +131,7 @@ def give_history(directory: Path, n_samples: int = 6) -> None:
     """The history of a run that took five seconds: those of small corpora are too short for charts."""
     manifest = load_manifest(directory)
     n = range(n_samples)
-    leg = Leg(
+    attempt = Attempt(
         begin_s=0.0,
         budget_bytes=512 << 20,
         elapsed_s=tuple(map(float, n)),
@@ -139,4 +139,4 @@ def give_history(directory: Path, n_samples: int = 6) -> None:
         n_tokens=tuple(i * manifest.counts.tokens_train // 5 for i in n),
         rss_bytes=tuple((100 + i) << 20 for i in n),
     )
-    rewrite_manifest(directory, manifest, history=History(legs=(leg,), n_legs=1), elapsed_s=5.0)
+    rewrite_manifest(directory, manifest, history=History(attempts=(attempt,), n_attempts=1), elapsed_s=5.0)

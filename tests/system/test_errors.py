@@ -22,7 +22,7 @@ from support.plain import clean_environment
 import tokmill
 from tokmill.cli import app
 from tokmill.core.errors import error_classes
-from tokmill.output.state_dir import hold
+from tokmill.output.state_dir import acquire_lock
 from tokmill.run.estimate import forecast
 
 PACKAGE = Path(tokmill.__file__).parent
@@ -81,7 +81,7 @@ def damaged(path: Path, _: pytest.MonkeyPatch) -> list[str]:
 
 def locked(path: Path, patch: pytest.MonkeyPatch) -> list[str]:
     (path / "o" / ".tokmill").mkdir(parents=True)
-    patch.setattr(sys, "held", hold(path / "o"), raising=False)
+    patch.setattr(sys, "held", acquire_lock(path / "o"), raising=False)
     return ["tokenize", str(corpus(path)), "--out", str(path / "o")]
 
 

@@ -25,7 +25,7 @@ from tokmill.core.manifest import load_manifest
 from tokmill.core.progress import ProgressReporter
 from tokmill.output.directory import Output, open_output
 from tokmill.output.parts import load_plan, part_directory
-from tokmill.output.state_dir import hold, let_go, part_of
+from tokmill.output.state_dir import acquire_lock, growing_path, release_lock
 from tokmill.run.parts import split_runs
 from tokmill.run.parts.finalize import finalize_held, missing_parts
 
@@ -144,7 +144,7 @@ def test_what_all_parts_skipped_together_is_held_against_the_limit(tmp_path: Pat
     job = make_all(path, out, on_error="skip")
     plan = load_plan(out)
     assert plan is not None
-    lock = hold(out)
+    lock = acquire_lock(out)
     with pytest.raises(TooManySkippedError, match="3 bad records"):
         finalize_held(out, plan, ProgressReporter(()), lock, max_skipped=2)
     assert not missing_parts(out, job.content)
@@ -160,7 +160,7 @@ def test_nothing_is_put_together_while_a_complete_part_is_made_again(tmp_path: P
     try:
         with pytest.raises(LockedError):
             tokmill.finalize(out)
-        assert not part_of(out, "manifest.json").exists()
+        assert not growing_path(out, "manifest.json").exists()
         assert all((part_directory(out, i) / "manifest.json").exists() for i in range(3))
     finally:
         again.close()
@@ -171,7 +171,7 @@ def test_nothing_is_put_together_while_a_complete_part_is_made_again(tmp_path: P
 def test_a_part_that_is_being_made_is_not_discarded(tmp_path: Path) -> None:
     path, out = lines(tmp_path), tmp_path / "out"
     fresh = msgspec.structs.replace(plan_parts([path], out, 3), fresh=True)
-    lock = hold(part_directory(out, 1))
+    lock = acquire_lock(part_directory(out, 1))
 
     class Nobody:
         def make_parts(self, *_: object) -> None:
@@ -180,14 +180,14 @@ def test_a_part_that_is_being_made_is_not_discarded(tmp_path: Path) -> None:
     with pytest.raises(LockedError, match="another run"):
         split_runs.run_all(fresh, 400, Nobody(), [], force=True)
     assert load_plan(out) is not None
-    let_go(part_directory(out, 1), lock)
+    release_lock(part_directory(out, 1), lock)
 
 
 def test_a_part_that_is_being_made_is_not_told_to_be_made(tmp_path: Path) -> None:
     path, out = lines(tmp_path), tmp_path / "out"
     job = plan_parts([path], out, 3)
     make_part(job, 0)
-    lock = hold(part_directory(out, 1))
+    lock = acquire_lock(part_directory(out, 1))
     try:
         with pytest.raises(UsageError, match=r"2 parts of 3 are missing: 1 \(being made\), 2") as caught:
             tokmill.finalize(out)
@@ -198,7 +198,7 @@ def test_a_part_that_is_being_made_is_not_told_to_be_made(tmp_path: Path) -> Non
             tokmill.finalize(out)
         assert "wait for those that are being made" in str(caught.value)
     finally:
-        let_go(part_directory(out, 1), lock)
+        release_lock(part_directory(out, 1), lock)
 
 
 def test_what_a_late_part_left_behind_is_taken_away(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ from tokmill.core.events import AnyEvent, Finished
 from tokmill.core.manifest import load_manifest
 from tokmill.output.directory import Output
 from tokmill.output.parts import part_directory
-from tokmill.output.state_dir import hold, let_go
+from tokmill.output.state_dir import acquire_lock, release_lock
 from tokmill.run.job import make_job
 from tokmill.run.parts import split_runs
 from tokmill.run.worker import Worker
@@ -379,10 +379,10 @@ def test_a_part_is_made_by_one_and_put_together_by_one(parts: Path, corpus: Corp
     out = shutil.copytree(parts, tmp_path / "out")
     job = split_runs.whole_job(make_job([str(i) for i in corpus.inputs], out=str(out), **OPTIONS).job, 7)
     for directory, attempt in ((part_directory(out, 3), lambda: make_part(job, 3)), (out, lambda: tokmill.finalize(out))):
-        lock = hold(directory)
+        lock = acquire_lock(directory)
         with pytest.raises(LockedError):
             attempt()
-        let_go(directory, lock)
+        release_lock(directory, lock)
     tokmill.finalize(out)
 
 

@@ -26,7 +26,7 @@ import tokmill
 from tokmill.core.errors import ChangedError, DamageError, LockedError, UsageError
 from tokmill.core.manifest import decode_manifest, load_manifest
 from tokmill.output.prefix import CLAIM_NAME, PLAN_NAME, Claim, Prefix
-from tokmill.output.remote_parts import Joint
+from tokmill.output.remote_parts import RemoteParts
 from tokmill.store import base, copy, download, upload as sending
 from tokmill.store.copy import Copier, Move
 from tokmill.store.objects_s3 import S3Objects
@@ -726,5 +726,5 @@ def test_begun_again_nothing_is_left_of_parts_and_copies_of_another_plan(three: 
     assert finalize_dying(9, tmp_path, before=True)
     bucket.put(f"{KEY}notes.md", b"mine")
     bucket.put(f"{KEY}train_mine.bin", b"mine")
-    Joint(URL).discard()
+    RemoteParts(URL).discard()
     assert bucket.names() == [f"{KEY}notes.md", f"{KEY}train_mine.bin"]

@@ -22,7 +22,7 @@ from tokmill.core.errors import ChangedError, TokmillError, TooManySkippedError,
 from tokmill.core.events import AnyEvent, Notice
 from tokmill.output.parts import part_content, part_url
 from tokmill.output.prefix import CLAIM_NAME, PLAN_NAME
-from tokmill.output.remote_parts import Joint
+from tokmill.output.remote_parts import RemoteParts
 from tokmill.output.staged import Staged
 from tokmill.run.job import make_job
 from tokmill.run.parts import far_runs
@@ -79,17 +79,17 @@ def test_a_part_of_which_files_were_sent_is_made_again_when_bad_records_are_skip
     path, stage = lines(tmp_path, 25), tmp_path / "stage"
     for index in (0, 1):
         make_part(path, stage, index, shard_tokens=10)
-    strict = part_of(path, stage, "stop")
+    strict = part_job_of(path, stage, "stop")
     with pytest.raises(TokmillError, match="not JSON"):
         far_runs.make_part_at(strict, str(stage), LocalRunner(), [])
     assert bucket.names(f"{KEY}.tokmill/parts/00002/train"), "some were sent"
-    lenient = part_of(path, stage, "skip")
+    lenient = part_job_of(path, stage, "skip")
     assert far_runs.make_part_at(lenient, str(stage), LocalRunner(), []).counts.skipped == {"invalid_json": 1}
     tokmill.finalize(URL, stage=stage)
     assert train_bytes(bucket) == plain_tokens(texts(25))[0]
 
 
-def part_of(path: Path, stage: Path, on_error: str) -> Job:
+def part_job_of(path: Path, stage: Path, on_error: str) -> Job:
     """Part 2 of 3, with segments that no person can ask for, agreed on."""
     with Staged(f"{URL}/.tokmill/parts/00002", str(stage)) as place:
         asked = make_job(
@@ -98,7 +98,7 @@ def part_of(path: Path, stage: Path, on_error: str) -> Job:
     whole = whole_job(asked, 3)
     resources = msgspec.structs.replace(whole.resources, **{**UNWATCHED, "batch_bytes": 60, "segment_bytes": 60, "n_threads": 1})
     whole = msgspec.structs.replace(whole, resources=resources, destination=URL)
-    assert Joint(URL).agree(whole.content, tokmill.__version__) is None
+    assert RemoteParts(URL).agree(whole.content, tokmill.__version__) is None
     content = part_content(whole.content, 2)
     return msgspec.structs.replace(whole, content=content, destination=part_url(URL, 2))
 

@@ -13,10 +13,10 @@ from typing import Literal
 import msgspec
 
 MOST_SAMPLES = 200
-"""Of the leg that is under way."""
+"""Of the attempt that is under way."""
 MOST_OLDER_SAMPLES = 40
-"""Of each leg before it."""
-MOST_LEGS = 12
+"""Of each attempt before it."""
+MOST_ATTEMPTS = 12
 MOST_NOTICES = 20
 MOST_NOTICE_CHARACTERS = 500
 _FIRST_INTERVAL_S = 0.2
@@ -25,20 +25,20 @@ _FIRST_INTERVAL_S = 0.2
 Does = Literal["tokenize", "copy"]
 
 
-class Leg(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Attempt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One process that worked on the output, from its start to its end or loss. The four lists are of one length."""
 
     does: Does = "tokenize"
     """`copy`: what was tokenized before was carried over (merge, convert, reshard, append)."""
     begin_s: float
-    """Time that the legs before put into what they committed."""
+    """Time that the attempts before put into what they committed."""
     n_threads: int = 1
     budget_bytes: int = 0
     """Of all processes; 0: there was none."""
     elapsed_s: tuple[float, ...] = ()
-    """Since the leg began, growing."""
+    """Since the attempt began, growing."""
     n_bytes: tuple[int, ...] = ()
-    """Input done so far, decompressed, by this leg and those before; of `copy`, bytes of the output."""
+    """Input done so far, decompressed, by this attempt and those before; of `copy`, bytes of the output."""
     n_tokens: tuple[int, ...] = ()
     """Likewise; all 0 of `copy`."""
     rss_bytes: tuple[int, ...] = ()
@@ -48,32 +48,32 @@ class Leg(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class History(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """All legs of an output that are still known."""
+    """All attempts of an output that are still known."""
 
-    legs: tuple[Leg, ...]
-    n_legs: int
+    attempts: tuple[Attempt, ...]
+    n_attempts: int
     """All there were."""
     notices: tuple[tuple[float, str], ...] = ()
-    """Time since the first leg began, and what was said to whoever watched; the last few."""
+    """Time since the first attempt began, and what was said to whoever watched; the last few."""
 
 
 def until(history: History, committed_s: float) -> History:
     """The part of a history that is in the output. committed_s: time put into what is committed."""
-    legs = [_cut(leg, committed_s - leg.begin_s) for leg in history.legs if leg.begin_s < committed_s]
+    attempts = [_cut(attempt, committed_s - attempt.begin_s) for attempt in history.attempts if attempt.begin_s < committed_s]
     notices = tuple(each for each in history.notices if each[0] <= committed_s)
-    return History(legs=tuple(legs), n_legs=history.n_legs - len(history.legs) + len(legs), notices=notices)
+    return History(attempts=tuple(attempts), n_attempts=history.n_attempts - len(history.attempts) + len(attempts), notices=notices)
 
 
 def is_sane(history: History) -> bool:
     """Whether a run can have written this."""
-    if not len(history.legs) <= min(history.n_legs, MOST_LEGS) or len(history.notices) > MOST_NOTICES:
+    if not len(history.attempts) <= min(history.n_attempts, MOST_ATTEMPTS) or len(history.notices) > MOST_NOTICES:
         return False
-    times = [leg.begin_s for leg in history.legs] + [at for at, _ in history.notices]
-    return all(map(_is_sane_leg, history.legs)) and all(math.isfinite(at) and at >= 0 for at in times)
+    times = [attempt.begin_s for attempt in history.attempts] + [at for at, _ in history.notices]
+    return all(map(_is_sane_attempt, history.attempts)) and all(math.isfinite(at) and at >= 0 for at in times)
 
 
 class Thinned:
-    """The samples of the leg that is under way."""
+    """The samples of the attempt that is under way."""
 
     def __init__(self) -> None:
         self._rows: list[tuple[float, int, int, int]] = []
@@ -100,27 +100,27 @@ class Thinned:
         return [*self._rows, self._last] if self._last else list(self._rows)
 
 
-def filled(leg: Leg, rows: list[tuple[float, int, int, int]]) -> Leg:
-    """The leg with these samples."""
+def filled(attempt: Attempt, rows: list[tuple[float, int, int, int]]) -> Attempt:
+    """The attempt with these samples."""
     elapsed_s, n_bytes, n_tokens, rss_bytes = zip(*rows, strict=True) if rows else ((), (), (), ())
-    return msgspec.structs.replace(leg, elapsed_s=elapsed_s, n_bytes=n_bytes, n_tokens=n_tokens, rss_bytes=rss_bytes)
+    return msgspec.structs.replace(attempt, elapsed_s=elapsed_s, n_bytes=n_bytes, n_tokens=n_tokens, rss_bytes=rss_bytes)
 
 
-def older(leg: Leg) -> Leg:
-    """The leg when another follows it: with fewer samples."""
-    rows = _rows(leg)
+def older(attempt: Attempt) -> Attempt:
+    """The attempt when another follows it: with fewer samples."""
+    rows = _rows(attempt)
     while len(rows) > MOST_OLDER_SAMPLES:
         rows = _every_second(rows)
-    return filled(leg, rows)
+    return filled(attempt, rows)
 
 
-def _rows(leg: Leg) -> list[tuple[float, int, int, int]]:
-    return list(zip(leg.elapsed_s, leg.n_bytes, leg.n_tokens, leg.rss_bytes, strict=False))
+def _rows(attempt: Attempt) -> list[tuple[float, int, int, int]]:
+    return list(zip(attempt.elapsed_s, attempt.n_bytes, attempt.n_tokens, attempt.rss_bytes, strict=False))
 
 
-def _cut(leg: Leg, elapsed_s: float) -> Leg:
+def _cut(attempt: Attempt, elapsed_s: float) -> Attempt:
     # A commit is timed when it begins, a sample when it is taken.
-    return filled(leg, [row for row in _rows(leg) if row[0] <= elapsed_s + _FIRST_INTERVAL_S])
+    return filled(attempt, [row for row in _rows(attempt) if row[0] <= elapsed_s + _FIRST_INTERVAL_S])
 
 
 def _every_second(rows: list[tuple[float, int, int, int]]) -> list[tuple[float, int, int, int]]:
@@ -132,10 +132,13 @@ def _every_second(rows: list[tuple[float, int, int, int]]) -> list[tuple[float, 
     return kept
 
 
-def _is_sane_leg(leg: Leg) -> bool:
-    columns = (leg.elapsed_s, leg.n_bytes, leg.n_tokens, leg.rss_bytes)
-    n = len(leg.elapsed_s)
+def _is_sane_attempt(attempt: Attempt) -> bool:
+    columns = (attempt.elapsed_s, attempt.n_bytes, attempt.n_tokens, attempt.rss_bytes)
+    n = len(attempt.elapsed_s)
     growing = all(a <= b for column in columns[:3] for a, b in pairwise(column))
-    numbers = [*(leg.n_threads, leg.budget_bytes, leg.n_cache_resets), *(value for column in columns for value in column)]
+    numbers = [
+        *(attempt.n_threads, attempt.budget_bytes, attempt.n_cache_resets),
+        *(value for column in columns for value in column),
+    ]
     sane = all(math.isfinite(value) and 0 <= value < 1 << 63 for value in numbers)
     return sane and growing and n <= MOST_SAMPLES + 1 and all(len(column) == n for column in columns)

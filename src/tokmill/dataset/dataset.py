@@ -34,7 +34,7 @@ from tokmill.dataset.token_files import (
     refuse_options,
 )
 from tokmill.encode import load_decoder, resolve_tokenizer, resolve_with
-from tokmill.output import steadily
+from tokmill.output import read_consistent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -210,7 +210,7 @@ class Dataset:
         if self._directory is None:
             self._sides = self._map_sides()
         else:
-            steadily(self._directory, self._map_again)
+            read_consistent(self._directory, self._map_again)
 
     def __repr__(self) -> str:
         sides = ", ".join(f"{side}: {counted(len(ids), 'token')}" for side, ids in self._sides.items())
@@ -312,7 +312,7 @@ def open_dataset(
     if path.is_dir():
         manifest = load_manifest(path)
         refuse_options(path, dtype, eot_id, tokenizer if manifest.content.tokenizer.is_known else None)
-        return steadily(path, lambda manifest: _open_directory(path, manifest, tokenizer))
+        return read_consistent(path, lambda manifest: _open_directory(path, manifest, tokenizer))
     return _open_bare(path, dtype, eot_id, tokenizer)
 
 

@@ -23,8 +23,8 @@ from tokmill.derive.copy_tokens import WriterCarrier, stream_of
 from tokmill.derive.engine import Replay, provenance
 from tokmill.derive.source import SIDES, Source
 from tokmill.output import (
-    Chronicle,
     Output,
+    RunHistoryRecorder,
     changed_input_error,
     changed_settings_error,
     discard_append,
@@ -107,13 +107,13 @@ def carry_over(job: Job, observers: Sequence[Observer]) -> Job:
             ProgressReporter(observers).notice(
                 f"first, the {size} of the complete output are copied into the new one; until that is complete, the old one stays"
             )
-            chronicle = Chronicle(output)
-            replay = Replay([source], carrier, output, ProgressReporter([chronicle]))
+            recorder = RunHistoryRecorder(output)
+            replay = Replay([source], carrier, output, ProgressReporter([recorder]))
             try:
                 replay.run()
                 replay.finish(complete=False)
             finally:
-                chronicle.save()
+                recorder.save()
     finally:
         output.close()
     return job

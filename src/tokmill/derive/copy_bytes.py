@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from tokmill.core.records import FileEntry
     from tokmill.derive.source import CheckedFile, Source
-    from tokmill.output import Output, PartFile
+    from tokmill.output import GrowingFile, Output
 
 
 class FlatCarrier:
@@ -78,7 +78,7 @@ class FlatCarrier:
         return dict(self._output.completed())
 
 
-def copy_span(source: CheckedFile, begin: int, end: int, target: PartFile) -> int:
+def copy_span(source: CheckedFile, begin: int, end: int, target: GrowingFile) -> int:
     """Append a stretch of a file to another. Returns its bytes. Raises DamageError, StorageError, DiskFullError."""
     for offset, block in source.blocks(begin, end):
         target.append_from(source.fd, offset, block)

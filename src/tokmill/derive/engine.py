@@ -21,7 +21,7 @@ from tokmill.core.records import Counts, Cursor, FileEntry, path_to_text
 from tokmill.core.system.memory import peak_rss_bytes
 from tokmill.core.version import __version__
 from tokmill.formats import tail_notices
-from tokmill.output import Chronicle, Output, is_made, open_output, rewriting_need
+from tokmill.output import Output, RunHistoryRecorder, is_made, open_output, rewriting_need
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -173,15 +173,15 @@ def carry_all(
         return work.outcome(output, already_complete=True)
     try:
         resumed = bool(output.segments)
-        chronicle = reporter.add(Chronicle(output))
+        recorder = reporter.add(RunHistoryRecorder(output))
         replay = Replay(sources, make_carrier(output), output, reporter)
         try:
             replay.run()
             entries = replay.finish(complete=True)
         except BaseException:
-            chronicle.save()
+            recorder.save()
             raise
-        manifest = work.manifest(output, entries, chronicle)
+        manifest = work.manifest(output, entries, recorder)
         output.publish(manifest)
     finally:
         output.close()
@@ -199,7 +199,7 @@ class _Work:
     reporter: ProgressReporter
     notices: Sequence[str]
 
-    def manifest(self, output: Output, entries: dict[str, FileEntry], chronicle: Chronicle) -> Manifest:
+    def manifest(self, output: Output, entries: dict[str, FileEntry], recorder: RunHistoryRecorder) -> Manifest:
         """The manifest of the complete output."""
         return Manifest(
             format_version=FORMAT_VERSION,
@@ -212,7 +212,7 @@ class _Work:
             elapsed_s=round(output.elapsed_before_s + self.reporter.elapsed_s, 3),
             peak_rss_bytes=peak_rss_bytes(),
             made_from=tuple(provenance(source, self.how) for source in self.sources),
-            history=chronicle.history(),
+            history=recorder.history(),
         )
 
     def outcome(

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         most_tokens,
         rewriting_need,
     )
-    from tokmill.output.growing_file import PartFile
+    from tokmill.output.growing_file import GrowingFile
     from tokmill.output.journal import Header, read_journal
     from tokmill.output.parts import (
         MOST_NAMED,
@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     )
     from tokmill.output.prefix import Claim, Prefix, reading_errors
     from tokmill.output.protected_paths import why_protected
-    from tokmill.output.remote_parts import Joint, missing_parts, part_name
-    from tokmill.output.run_history import Chronicle, load_history
+    from tokmill.output.remote_parts import RemoteParts, missing_parts, part_name
+    from tokmill.output.run_history import RunHistoryRecorder, load_history
     from tokmill.output.staged import (
         Here,
         Staged,
@@ -54,27 +54,27 @@ if TYPE_CHECKING:
     )
     from tokmill.output.state_dir import (
         STATE_NAME,
-        hold,
+        acquire_lock,
+        growing_files,
+        growing_path,
         is_begun,
-        let_go,
-        part_files,
-        part_of,
         parts_of,
         plan_of,
+        release_lock,
         staged_bytes,
         state_of,
     )
     from tokmill.output.superseded import (
-        discard_parts,
+        discard_unfinished,
         is_append_to,
         is_current,
         located,
         open_file,
         pending_append,
         pending_manifest,
+        read_consistent,
         remove_state,
         replaced_error,
-        steadily,
     )
 
 __getattr__, __dir__, __all__ = lazy_names(
@@ -89,7 +89,7 @@ __getattr__, __dir__, __all__ = lazy_names(
         ],
         "directory": ["Output", "discard_append", "open_output"],
         "disk_space": ["DiskNeed", "disk_need", "is_complete", "is_made", "item_bytes", "most_tokens", "rewriting_need"],
-        "growing_file": ["PartFile"],
+        "growing_file": ["GrowingFile"],
         "journal": ["Header", "read_journal"],
         "parts": [
             "MOST_NAMED",
@@ -107,23 +107,23 @@ __getattr__, __dir__, __all__ = lazy_names(
         ],
         "prefix": ["Claim", "Prefix", "reading_errors"],
         "protected_paths": ["why_protected"],
-        "remote_parts": ["Joint", "missing_parts", "part_name"],
-        "run_history": ["Chronicle", "load_history"],
+        "remote_parts": ["RemoteParts", "missing_parts", "part_name"],
+        "run_history": ["RunHistoryRecorder", "load_history"],
         "staged": ["Here", "Staged", "destination", "is_complete_at", "output_of", "stage_of"],
         "state_dir": [
             "STATE_NAME",
-            "hold",
+            "acquire_lock",
             "is_begun",
-            "let_go",
-            "part_files",
-            "part_of",
+            "release_lock",
+            "growing_files",
+            "growing_path",
             "parts_of",
             "plan_of",
             "staged_bytes",
             "state_of",
         ],
         "superseded": [
-            "discard_parts",
+            "discard_unfinished",
             "is_append_to",
             "is_current",
             "located",
@@ -132,7 +132,7 @@ __getattr__, __dir__, __all__ = lazy_names(
             "pending_manifest",
             "remove_state",
             "replaced_error",
-            "steadily",
+            "read_consistent",
         ],
     },
 )

@@ -26,22 +26,22 @@ from tokmill.core.system import durable
 from tokmill.core.system.durable import storage_errors
 from tokmill.core.text import counted
 from tokmill.output.config_diff import changed_error, is_only_more_lenient
-from tokmill.output.growing_file import PartFile
+from tokmill.output.growing_file import GrowingFile
 from tokmill.output.journal import Header, Journal
 from tokmill.output.state_dir import (
+    acquire_lock,
     check_size,
     discard_sent,
-    hold,
+    growing_path,
     is_begun,
     is_sent,
-    let_go,
-    part_of,
     refuse_parts,
     refuse_strangers,
+    release_lock,
     size_of,
     state_of,
 )
-from tokmill.output.superseded import discard_parts, is_append_to, keep, remove_files, remove_state
+from tokmill.output.superseded import discard_unfinished, is_append_to, keep, remove_files, remove_state
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -62,7 +62,7 @@ class Output:
         self.directory = directory
         self._lock = lock
         self._journal = journal
-        self._files: dict[str, PartFile] = {}
+        self._files: dict[str, GrowingFile] = {}
         self._lengths = _lengths(journal.segments)
         self._named = set(self._lengths)
         self._completed = {name: entry for segment in journal.segments for name, entry in segment.completed.items()}
@@ -102,10 +102,10 @@ class Output:
         """Whether something was appended since the last commit."""
         return any(file.is_ahead for file in self._files.values())
 
-    def file(self, name: str, header_bytes: int = 0) -> PartFile:
+    def file(self, name: str, header_bytes: int = 0) -> GrowingFile:
         """The file that will be published as `name`, as long as it was at the last commit."""
         if name not in self._files:
-            self._files[name] = PartFile(part_of(self.directory, name), self._lengths.get(name, 0), header_bytes)
+            self._files[name] = GrowingFile(growing_path(self.directory, name), self._lengths.get(name, 0), header_bytes)
         return self._files[name]
 
     def complete(self, name: str, *, side: str | None = None, tokens: int = 0, documents: int = 0, header: bytes = b"") -> None:
@@ -165,8 +165,8 @@ class Output:
     def _commit(
         self,
         segment: Segment,
-        touched: list[tuple[PartFile, int]],
-        done: list[PartFile],
+        touched: list[tuple[GrowingFile, int]],
+        done: list[GrowingFile],
         elapsed_s: float,
         on_done: Callable[[int], None] | None,
     ) -> None:
@@ -194,7 +194,7 @@ class Output:
         for file in self._files.values():
             file.sync(file.length)
             file.close()
-        part = part_of(self.directory, MANIFEST_NAME)
+        part = growing_path(self.directory, MANIFEST_NAME)
         with storage_errors(part):
             durable.write_file(part, encode_manifest(manifest))
         _publish_files(self.directory, manifest)
@@ -210,7 +210,7 @@ class Output:
         for file in self._files.values():
             file.close()
         self._journal.close()
-        let_go(self.directory, self._lock)
+        release_lock(self.directory, self._lock)
 
 
 def open_output(directory: Path, content: Content, version: str, *, fresh: bool, replacing: str | None = None) -> Output | Manifest:
@@ -219,11 +219,11 @@ def open_output(directory: Path, content: Content, version: str, *, fresh: bool,
     replacing: fingerprint of a complete output that stands there until this one takes its place. Raises LockedError, ChangedError,
     DamageError, StorageError, DiskFullError; UsageError for files that tokmill did not make.
     """
-    lock = hold(directory)
+    lock = acquire_lock(directory)
     try:
         return _open_locked(directory, content, version, lock, fresh=fresh, replacing=replacing)
     except BaseException:
-        let_go(directory, lock)
+        release_lock(directory, lock)
         raise
 
 
@@ -234,7 +234,7 @@ def _open_locked(
     refuse_parts(directory)
     if fresh:
         with storage_errors(directory):
-            discard_parts(directory)
+            discard_unfinished(directory)
             discard_sent(directory)
     complete = None if fresh else _finish_publishing(directory, content) or _complete(directory, content, replacing)
     if complete:
@@ -248,7 +248,7 @@ def _open_locked(
             # Nothing was committed yet, or all of it is complete (and was not tidied up): nothing is lost by beginning differently.
             journal.close()
             with storage_errors(directory):
-                discard_parts(directory)
+                discard_unfinished(directory)
                 journal = Journal.open(journal_path, Header.of(content, version))
         if journal.header.fingerprint != content.fingerprint() and is_only_more_lenient(journal.header.content, content):
             with storage_errors(journal_path):
@@ -287,7 +287,7 @@ def _complete(directory: Path, content: Content, replacing: str | None) -> Manif
 
 def _finish_publishing(directory: Path, content: Content) -> Manifest | None:
     """Do again the renames of a run that was killed while publishing; its manifest, or None if none was."""
-    part = part_of(directory, MANIFEST_NAME)
+    part = growing_path(directory, MANIFEST_NAME)
     with storage_errors(part):
         if not part.exists():
             return None
@@ -315,14 +315,14 @@ def _publish_files(directory: Path, manifest: Manifest) -> None:
             _give_name(directory, name, entry.size_bytes)
         for sub in {os.path.dirname(name) for name in manifest.files} | {""}:
             durable.sync_directory(directory / sub)
-        durable.replace(part_of(directory, MANIFEST_NAME), directory / MANIFEST_NAME)
+        durable.replace(growing_path(directory, MANIFEST_NAME), directory / MANIFEST_NAME)
         durable.sync_directory(directory)
         durable.sync_directory(directory.parent)
 
 
 def _give_name(directory: Path, name: str, size_bytes: int) -> None:
     """Rename a part, unless that was done, or the file was sent away."""
-    part = part_of(directory, name)
+    part = growing_path(directory, name)
     try:
         check_size(part if part.exists() else directory / name, size_bytes, "a file of the finished run")
         if part.exists():
@@ -357,14 +357,14 @@ def _make_way(directory: Path, manifest: Manifest) -> None:
 
 def discard_append(directory: Path) -> None:
     """Discard what an append left, killed while publishing or before: the old output is whole. Raises LockedError, StorageError."""
-    remove_state(directory, hold(directory))
+    remove_state(directory, acquire_lock(directory))
 
 
 def _check_parts(directory: Path, segments: list[Segment]) -> None:
     """Raises DamageError when a part lacks bytes that the journal says were made durable."""
     wanted = {name: entry.size_bytes for segment in segments for name, entry in segment.completed.items()}
     for name, length in (wanted | _lengths(segments)).items():
-        part = part_of(directory, name)
+        part = growing_path(directory, name)
         size = size_of(part)
         if size < length and not is_sent(directory, name):
             raise DamageError(

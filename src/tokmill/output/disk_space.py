@@ -13,7 +13,7 @@ from tokmill.core.manifest import load_manifest
 from tokmill.core.output_spec import Shards
 from tokmill.core.records import is_packed, text_to_path
 from tokmill.core.text import counted, printable_line
-from tokmill.output.state_dir import part_files
+from tokmill.output.state_dir import growing_files
 
 if TYPE_CHECKING:
     from tokmill.core.config import Content, Job
@@ -102,7 +102,7 @@ def rewriting_need(out: Path, content: Content, counts: Counts, *, fresh: bool) 
 def _need(out: Path, content: Content, n_tokens: int, output: int, bytes_in: int, *, fresh: bool) -> DiskNeed:
     existing = next(p for p in (out, *out.parents) if p.is_dir())
     status = os.statvfs(existing)
-    parts = [p.stat() for p in part_files(out)]
+    parts = [p.stat() for p in growing_files(out)]
     bookkeeping = _bookkeeping(content, bytes_in)
     reserve = min(_RESERVE_BYTES, status.f_blocks * status.f_frsize // 100, output // 4)
     written = sum(part.st_blocks * 512 for part in parts)

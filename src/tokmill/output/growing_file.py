@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 
-class PartFile:
+class GrowingFile:
     """A file of the output that grows. Implements `protocols.OutputFile`."""
 
     def __init__(self, path: Path, length: int, header_bytes: int = 0) -> None:

@@ -45,7 +45,7 @@ def part_name(index: int, name: str) -> str:
     return f"{_PARTS_NAME}{index:05}/{name}"
 
 
-class Joint:
+class RemoteParts:
     """The prefix. Whatever it asks of the store, it asks with patience; raises StorageError when that ends."""
 
     def __init__(self, url: str) -> None:

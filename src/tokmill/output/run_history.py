@@ -14,12 +14,12 @@ import msgspec
 from tokmill.core.errors import DamageError
 from tokmill.core.events import AnyEvent, CachesReset, Notice, Progress, Started
 from tokmill.core.history import (
-    MOST_LEGS,
+    MOST_ATTEMPTS,
     MOST_NOTICE_CHARACTERS,
     MOST_NOTICES,
+    Attempt,
     Does,
     History,
-    Leg,
     Thinned,
     filled,
     is_sane,
@@ -38,16 +38,16 @@ if TYPE_CHECKING:
 SAVE_EVERY_S = 2.0
 
 
-class Chronicle:
+class RunHistoryRecorder:
     """Implements `protocols.Observer`, for events of any thread."""
 
     def __init__(self, output: Output) -> None:
-        """Goes on with what earlier legs left there, as far as it is committed."""
+        """Goes on with what earlier attempts left there, as far as it is committed."""
         self._directory = output.directory
-        self._before = until(load_history(output.directory) or History(legs=(), n_legs=0), output.elapsed_before_s)
+        self._before = until(load_history(output.directory) or History(attempts=(), n_attempts=0), output.elapsed_before_s)
         self._begin_s = output.elapsed_before_s
         self._base = output.counts
-        self._leg: Leg | None = None
+        self._attempt: Attempt | None = None
         self._samples = Thinned()
         self._n_cache_resets = 0
         self._elapsed_s = self._saved_s = 0.0
@@ -70,14 +70,14 @@ class Chronicle:
 
     def history(self) -> History:
         """All of it so far."""
-        if self._leg is None:
+        if self._attempt is None:
             return msgspec.structs.replace(self._before, notices=tuple(self._notices))
-        leg = msgspec.structs.replace(filled(self._leg, self._samples.rows()), n_cache_resets=self._n_cache_resets)
-        legs = (*map(older, self._before.legs), leg)
-        return History(legs=legs[-MOST_LEGS:], n_legs=self._before.n_legs + 1, notices=tuple(self._notices))
+        attempt = msgspec.structs.replace(filled(self._attempt, self._samples.rows()), n_cache_resets=self._n_cache_resets)
+        attempts = (*map(older, self._before.attempts), attempt)
+        return History(attempts=attempts[-MOST_ATTEMPTS:], n_attempts=self._before.n_attempts + 1, notices=tuple(self._notices))
 
     def save(self) -> None:
-        """Leave it to the next leg."""
+        """Leave it to the next attempt."""
         self._saved_s = self._elapsed_s
         if self._failed:
             return
@@ -89,16 +89,18 @@ class Chronicle:
 
     def _on_started(self, event: Started) -> None:
         does: Does = "tokenize" if event.budget_bytes else "copy"
-        self._leg = Leg(does=does, begin_s=round(self._begin_s, 3), n_threads=event.n_threads, budget_bytes=event.budget_bytes)
+        self._attempt = Attempt(
+            does=does, begin_s=round(self._begin_s, 3), n_threads=event.n_threads, budget_bytes=event.budget_bytes
+        )
         base = event.resumed_bytes if does == "tokenize" else event.position_bytes
         n_tokens = self._base.tokens_train + self._base.tokens_val if does == "tokenize" else 0
         self._samples.add(0.0, base, n_tokens, 0)
 
     def _on_progress(self, event: Progress) -> None:
-        if self._leg is None:
+        if self._attempt is None:
             return
         self._elapsed_s = event.elapsed_s
-        is_copy = self._leg.does == "copy"
+        is_copy = self._attempt.does == "copy"
         n_tokens = 0 if is_copy else event.counts.tokens_train + event.counts.tokens_val
         self._samples.add(event.elapsed_s, event.position_bytes if is_copy else event.counts.bytes_in, n_tokens, event.rss_bytes)
         if event.elapsed_s - self._saved_s >= SAVE_EVERY_S:

@@ -19,7 +19,7 @@ from tokmill.core.manifest import read_state
 from tokmill.core.system import durable
 from tokmill.core.system.durable import storage_errors
 from tokmill.output.journal import read_segments
-from tokmill.output.state_dir import is_sent, part_of, sent_mark, state_of
+from tokmill.output.state_dir import growing_path, is_sent, sent_mark, state_of
 from tokmill.store import Outgoing, Stored, outgoing
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class Shipment:
                     self._pending[name] = self._make_sender().send(self._file(name, entry, spans))
 
     def _file(self, name: str, entry: FileEntry, spans: tuple[FileSpan, ...]) -> Outgoing:
-        paths = part_of(self._directory, name), self._directory / name
+        paths = growing_path(self._directory, name), self._directory / name
         return Outgoing(name=name, paths=paths, entry=entry, spans=spans)
 
     def _settle(self) -> None:
@@ -106,7 +106,7 @@ class Shipment:
             durable.write_file(new, msgspec.json.encode(stored))
             durable.replace(new, mark)
             durable.sync_directory(mark.parent)
-            for path in (part_of(self._directory, stored.name), self._directory / stored.name):
+            for path in (growing_path(self._directory, stored.name), self._directory / stored.name):
                 with contextlib.suppress(FileNotFoundError):
                     path.unlink()
 

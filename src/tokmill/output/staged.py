@@ -25,7 +25,7 @@ from tokmill.core.records import Counts, is_url
 from tokmill.core.system.durable import storage_errors
 from tokmill.core.text import counted
 from tokmill.output.config_diff import changed_error, is_only_more_lenient
-from tokmill.output.state_dir import hold, is_begun, is_sent, let_go
+from tokmill.output.state_dir import acquire_lock, is_begun, is_sent, release_lock
 from tokmill.store import named
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ class Staged:
         self.root = stage_of(url, stage)
         self._output = output_of(self.root)
         self.directory = str(self._output)
-        self._lock = hold(self.root)
+        self._lock = acquire_lock(self.root)
         self._ledger = Ledger(self.root / "upload.json", self.url)
         self._claim: Claim | None = None
         self._sender: Sender | None = None
@@ -136,7 +136,7 @@ class Staged:
             self._sender.__exit__(None, None, None)
         if error is not None and not self._is_begun() and not isinstance(error, StorageError):
             self._abandon()
-        let_go(self.root, self._lock)
+        release_lock(self.root, self._lock)
         # Not empty: what the next attempt goes on with.
         with contextlib.suppress(OSError):
             self.root.rmdir()

@@ -33,7 +33,7 @@ def state_of(directory: Path) -> Path:
     return directory / STATE_NAME
 
 
-def part_of(directory: Path, name: str) -> Path:
+def growing_path(directory: Path, name: str) -> Path:
     """Where the file `name` of an output is made before it has its name; of one in a subdirectory too."""
     return state_of(directory) / f"{flat_name(name)}.part"
 
@@ -69,7 +69,7 @@ def history_of(directory: Path) -> Path:
     return state_of(directory) / "history"
 
 
-def hold(directory: Path) -> DirectoryLock:
+def acquire_lock(directory: Path) -> DirectoryLock:
     """Take the lock of an output directory. Raises LockedError, StorageError; DamageError for a link instead of a directory."""
     state = state_of(directory)
     if state.is_symlink():
@@ -105,7 +105,7 @@ def check_size(path: Path, size_bytes: int, what: str) -> None:
 
 def is_begun(directory: Path) -> bool:
     """Whether a run left something here that the next one goes on with. Raises StorageError."""
-    return (state_of(directory) / "journal").exists() and (bool(part_files(directory)) or (directory / _SENT_NAME).is_dir())
+    return (state_of(directory) / "journal").exists() and (bool(growing_files(directory)) or (directory / _SENT_NAME).is_dir())
 
 
 def sent_mark(directory: Path, name: str) -> Path:
@@ -130,10 +130,10 @@ def discard_sent(directory: Path) -> None:
 
 def staged_bytes(directory: Path) -> int:
     """What the files of a run that is not complete take here, but for those that were sent."""
-    return sum(max(0, size_of(part)) for part in part_files(directory))
+    return sum(max(0, size_of(part)) for part in growing_files(directory))
 
 
-def let_go(directory: Path, lock: DirectoryLock) -> None:
+def release_lock(directory: Path, lock: DirectoryLock) -> None:
     """Give the lock back, and the state directory where nothing is left in it."""
     lock.release(remove=True)
     # Not empty: a run to be resumed, or another that began the moment the lock was free. And a disk that cannot be written
@@ -142,7 +142,7 @@ def let_go(directory: Path, lock: DirectoryLock) -> None:
         state_of(directory).rmdir()
 
 
-def part_files(directory: Path) -> list[Path]:
+def growing_files(directory: Path) -> list[Path]:
     """The parts of a run that is not complete. Raises StorageError."""
     state = state_of(directory)
     with reading_errors(state):

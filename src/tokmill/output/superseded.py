@@ -17,7 +17,7 @@ from tokmill.core.errors import ChangedError, DamageError, TokmillError, UsageEr
 from tokmill.core.manifest import MANIFEST_NAME, Manifest, decode_manifest, load_manifest, read_state
 from tokmill.core.system import durable
 from tokmill.core.system.durable import reading_errors, storage_errors
-from tokmill.output.state_dir import flat_name, history_of, is_begun, let_go, part_files, part_of, state_of
+from tokmill.output.state_dir import flat_name, growing_files, growing_path, history_of, is_begun, release_lock, state_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -33,23 +33,23 @@ _ATTEMPTS = 20
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
-def kept_of(directory: Path, manifest: Manifest) -> Path:
+def superseded_directory(directory: Path, manifest: Manifest) -> Path:
     """Where the files of this manifest have their second names while an append takes the first."""
     return state_of(directory) / f"{_PREFIX}{manifest.checksum[:16]}"
 
 
-def kept_names(directory: Path, manifest: Manifest) -> frozenset[str]:
+def superseded_names(directory: Path, manifest: Manifest) -> frozenset[str]:
     """The second names that there are, flat. Raises StorageError."""
     with reading_errors(directory):
         try:
-            return frozenset(durable.uninterrupted(lambda: os.listdir(kept_of(directory, manifest))))
+            return frozenset(durable.uninterrupted(lambda: os.listdir(superseded_directory(directory, manifest))))
         except (FileNotFoundError, NotADirectoryError):
             return frozenset()
 
 
 def located(directory: Path, manifest: Manifest, name: str) -> Path:
     """Where the file `name` of this manifest is, now."""
-    kept = kept_of(directory, manifest) / flat_name(name)
+    kept = superseded_directory(directory, manifest) / flat_name(name)
     return kept if kept.exists() else directory / name
 
 
@@ -74,7 +74,7 @@ def open_file(directory: Path, manifest: Manifest, name: str) -> int:
         return os.open(path, _FLAGS)
 
 
-def steadily(directory: Path, read: Callable[[Manifest], T]) -> T:
+def read_consistent(directory: Path, read: Callable[[Manifest], T]) -> T:
     """What `read` makes of a complete output, done again as long as an append takes its place meanwhile.
 
     Raises what `load_manifest` and `read` raise; ChangedError when that does not end.
@@ -82,14 +82,14 @@ def steadily(directory: Path, read: Callable[[Manifest], T]) -> T:
     for _ in range(_ATTEMPTS):
         stamp = _stamp(directory)
         manifest = load_manifest(directory)
-        names = kept_names(directory, manifest)
+        names = superseded_names(directory, manifest)
         try:
             found = read(manifest)
         except (TokmillError, OSError, ValueError):
-            if _stamp(directory) == stamp and kept_names(directory, manifest) == names:
+            if _stamp(directory) == stamp and superseded_names(directory, manifest) == names:
                 raise
             continue
-        if kept_names(directory, manifest) == names and _stamp(directory) == stamp:
+        if superseded_names(directory, manifest) == names and _stamp(directory) == stamp:
             return found
     raise replaced_error(directory)
 
@@ -116,7 +116,7 @@ def is_append_to(older: Manifest, manifest: Manifest) -> bool:
 
 def pending_manifest(directory: Path) -> Manifest | None:
     """The manifest of a run that was killed while publishing, or is publishing now. Raises StorageError."""
-    part = part_of(directory, MANIFEST_NAME)
+    part = growing_path(directory, MANIFEST_NAME)
     with reading_errors(part):
         try:
             return decode_manifest(read_state(part), str(part))
@@ -132,7 +132,7 @@ def pending_append(directory: Path, manifest: Manifest) -> Manifest | None:
 
 def keep(directory: Path, older: Manifest) -> None:
     """Give every file of a complete output its second name; returns when all are on the disk. Raises OSError."""
-    kept = kept_of(directory, older)
+    kept = superseded_directory(directory, older)
     durable.make_directory(kept)
     for name in older.files:
         second = kept / flat_name(name)
@@ -144,19 +144,19 @@ def keep(directory: Path, older: Manifest) -> None:
     durable.sync_directory(kept.parent)
 
 
-def discard_parts(directory: Path) -> None:
+def discard_unfinished(directory: Path) -> None:
     """Remove what a run left: its written manifest, which alone says that parts are complete, then journal and parts.
 
     Files that an append has begun to replace get their names back first. Raises OSError, StorageError.
     """
     if _kept_directories(directory):
         _put_back(directory)
-    written = part_of(directory, MANIFEST_NAME)
+    written = growing_path(directory, MANIFEST_NAME)
     if written.exists():
         written.unlink()
         durable.sync_directory(state_of(directory))
     (state_of(directory) / "journal").unlink(missing_ok=True)
-    _remove_each(part_files(directory))
+    _remove_each(growing_files(directory))
     _remove_leftovers(directory)
 
 
@@ -190,12 +190,12 @@ def remove_state(directory: Path, lock: DirectoryLock) -> None:
     """
     with storage_errors(directory):
         try:
-            discard_parts(directory)
+            discard_unfinished(directory)
         except OSError:
-            if is_begun(directory) or part_of(directory, MANIFEST_NAME).exists():
+            if is_begun(directory) or growing_path(directory, MANIFEST_NAME).exists():
                 raise
         finally:
-            let_go(directory, lock)
+            release_lock(directory, lock)
 
 
 def remove_files(directory: Path, names: Iterable[str]) -> None:
@@ -215,7 +215,7 @@ def _put_back(directory: Path) -> None:
         manifest = load_manifest(directory)
     except (DamageError, UsageError):
         return
-    kept = kept_of(directory, manifest)
+    kept = superseded_directory(directory, manifest)
     if not kept.is_dir():
         return
     pending = pending_append(directory, manifest)
@@ -224,7 +224,7 @@ def _put_back(directory: Path) -> None:
             durable.replace(kept / flat_name(name), directory / name)
     if pending:
         # What is still a part has not taken the name.
-        remove_files(directory, [n for n in pending.files if n not in manifest.files and not part_of(directory, n).exists()])
+        remove_files(directory, [n for n in pending.files if n not in manifest.files and not growing_path(directory, n).exists()])
     for sub in {os.path.dirname(name) for name in manifest.files} | {""}:
         durable.sync_directory(directory / sub)
 

@@ -22,7 +22,7 @@ from tokmill.core.records import Counts
 from tokmill.core.text import printable_bytes
 from tokmill.dataset import files_of, find_tokenizer
 from tokmill.encode import is_lossless, load_decoder
-from tokmill.output import load_history, part_of, plan_of, read_journal, state_of
+from tokmill.output import growing_path, load_history, plan_of, read_journal, state_of
 from tokmill.reports.token_stats import MOST_COUNTED_IDS, SideTally, Tallier
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ def _of_journal(directory: Path) -> Account:
 
 def _read_skips(account: Account) -> None:
     """Count the skipped records by input, and keep the first; the file is read line by line, as untrusted."""
-    path = account.directory / SKIPPED_NAME if account.manifest else part_of(account.directory, SKIPPED_NAME)
+    path = account.directory / SKIPPED_NAME if account.manifest else growing_path(account.directory, SKIPPED_NAME)
     spans = [segment.files[SKIPPED_NAME].end for segment in account.segments if SKIPPED_NAME in segment.files]
     left = spans[-1] if spans else 0
     if not left:

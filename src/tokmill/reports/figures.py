@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from tokmill.core.history import Leg
+    from tokmill.core.history import Attempt
     from tokmill.reports.data import Account
     from tokmill.reports.token_stats import SideTally
 
@@ -36,7 +36,7 @@ _SIDES = (("train", ONE), ("val", TWO))
 
 @dataclass(frozen=True, slots=True)
 class _Curve:
-    """Values of one leg over time: x in seconds since the first leg began."""
+    """Values of one attempt over time: x in seconds since the first attempt began."""
 
     x: list[float]
     y: list[float]
@@ -44,16 +44,19 @@ class _Curve:
 
 def history_figures(account: Account) -> list[str]:
     """Speed and memory over time; none without a history, or of a run so short that there is nothing to see."""
-    legs = [leg for leg in account.history.legs if len(leg.elapsed_s) > 1] if account.history else []
-    if not legs:
+    attempts = [attempt for attempt in account.history.attempts if len(attempt.elapsed_s) > 1] if account.history else []
+    if not attempts:
         return []
-    total_s = max(leg.begin_s + leg.elapsed_s[-1] for leg in legs)
+    total_s = max(attempt.begin_s + attempt.elapsed_s[-1] for attempt in attempts)
     scale, unit = next((scale, unit) for least, scale, unit in _UNITS if total_s >= least)
-    marks = [leg.begin_s / scale for leg in legs[1:]]
-    speed = [_speed(leg, total_s) for leg in legs]
-    memory = [_Curve([leg.begin_s + s for s in leg.elapsed_s[1:]], [b / _MIB for b in leg.rss_bytes[1:]]) for leg in legs]
-    budget = legs[-1].budget_bytes
-    is_copy = all(leg.does == "copy" for leg in legs)
+    marks = [attempt.begin_s / scale for attempt in attempts[1:]]
+    speed = [_speed(attempt, total_s) for attempt in attempts]
+    memory = [
+        _Curve([attempt.begin_s + s for s in attempt.elapsed_s[1:]], [b / _MIB for b in attempt.rss_bytes[1:]])
+        for attempt in attempts
+    ]
+    budget = attempts[-1].budget_bytes
+    is_copy = all(attempt.does == "copy" for attempt in attempts)
     again = f" Dotted: it went on from its last commit, {len(marks)} times." if len(marks) > 1 else ""
     again = " Dotted: it went on from its last commit." if len(marks) == 1 else again
     what = "Output written a second" if is_copy else "Input read a second, decompressed, of the work alone"
@@ -113,19 +116,19 @@ def drift_figure(account: Account) -> str:
     )
 
 
-def _speed(leg: Leg, total_s: float) -> _Curve:
+def _speed(attempt: Attempt, total_s: float) -> _Curve:
     """Rates over stretches of a thirtieth of the time, each at its middle."""
     stretch_s = max(total_s / _MOST_POINTS, _SHORTEST_S)
     chosen = [0]
-    for i in range(1, len(leg.elapsed_s)):
-        is_last = i == len(leg.elapsed_s) - 1
-        if leg.elapsed_s[i] - leg.elapsed_s[chosen[-1]] >= stretch_s or (is_last and len(chosen) == 1):
+    for i in range(1, len(attempt.elapsed_s)):
+        is_last = i == len(attempt.elapsed_s) - 1
+        if attempt.elapsed_s[i] - attempt.elapsed_s[chosen[-1]] >= stretch_s or (is_last and len(chosen) == 1):
             chosen.append(i)
     curve = _Curve([], [])
     for a, b in pairwise(chosen):
-        seconds = max(leg.elapsed_s[b] - leg.elapsed_s[a], 1e-3)
-        curve.x.append(leg.begin_s + (leg.elapsed_s[a] + leg.elapsed_s[b]) / 2)
-        curve.y.append((leg.n_bytes[b] - leg.n_bytes[a]) / seconds / 1e6)
+        seconds = max(attempt.elapsed_s[b] - attempt.elapsed_s[a], 1e-3)
+        curve.x.append(attempt.begin_s + (attempt.elapsed_s[a] + attempt.elapsed_s[b]) / 2)
+        curve.y.append((attempt.n_bytes[b] - attempt.n_bytes[a]) / seconds / 1e6)
     return curve
 
 

@@ -159,10 +159,10 @@ def _rate(account: Account) -> str:
         return "of the append alone, and so is what is said of memory: of the runs before it nothing is kept"
     if not account.elapsed_s or not account.counts.bytes_in or how:
         return "of copying, without start and end of the command" if how else ""
-    legs = account.history.n_legs if account.history else 1
+    attempts = account.history.n_attempts if account.history else 1
     rate = format_rate(account.counts.bytes_in / account.elapsed_s)
     return f"{rate}; of reading, encoding and writing, without start and end of the command" + (
-        f", in {legs} runs" if legs > 1 else ""
+        f", in {attempts} runs" if attempts > 1 else ""
     )
 
 
@@ -173,9 +173,9 @@ def _made_by(account: Account) -> str | None:
 
 
 def _memory_fact(account: Account) -> tuple[str, str, str]:
-    legs = account.history.legs if account.history else ()
-    budget = max((leg.budget_bytes for leg in legs), default=0)
-    peak = max((rss for leg in legs for rss in leg.rss_bytes), default=0)
+    attempts = account.history.attempts if account.history else ()
+    budget = max((attempt.budget_bytes for attempt in attempts), default=0)
+    peak = max((rss for attempt in attempts for rss in attempt.rss_bytes), default=0)
     peak = max(peak, account.manifest.peak_rss_bytes if account.manifest else 0)
     note = f"the worker's peak, of a budget of {format_memory(budget)} for all processes" if budget else "the worker's peak"
     return ("memory", format_memory(peak) if peak else "not known", note)

@@ -34,7 +34,7 @@ _GRACE_S = 0.15
 """Between a signal to this process and the one to its neighbours in the pipe, a few milliseconds pass."""
 
 
-class Recorder:
+class SegmentWriter:
     """The one place where results become bytes. Used by one thread."""
 
     def __init__(self, job: Job, output: Output, emit: Callable[[AnyEvent], None], position_bytes: int) -> None:

@@ -10,14 +10,14 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from tokmill.output import part_files, part_of, staged_bytes
+from tokmill.output import growing_files, growing_path, staged_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tokmill.core.records import EncodedBatch
     from tokmill.output import Output
-    from tokmill.run.segment_writer import Recorder
+    from tokmill.run.segment_writer import SegmentWriter
 
 _LOOK_S = 0.05
 _TICK_S = 0.2
@@ -27,7 +27,7 @@ _DOCUMENT_BYTES = 64
 
 def wait_for_room(
     output: Output,
-    recorder: Recorder,
+    writer: SegmentWriter,
     encoded: EncodedBatch,
     limit_bytes: int,
     on_tick: Callable[[], None],
@@ -42,8 +42,8 @@ def wait_for_room(
     limit_bytes -= sum(run.ids.nbytes + _DOCUMENT_BYTES * len(run.ends) for run in encoded.runs)
     if staged_bytes(output.directory) <= limit_bytes:
         return True
-    if recorder.can_commit:
-        recorder.commit()
+    if writer.can_commit:
+        writer.commit()
     output.settle()
     next_tick = time.monotonic()
     while staged_bytes(output.directory) > limit_bytes and _is_leaving(output):
@@ -58,5 +58,5 @@ def wait_for_room(
 
 def _is_leaving(output: Output) -> bool:
     """Whether there is a file that is complete, as the journal says, and still here."""
-    here = set(part_files(output.directory))
-    return any(part_of(output.directory, name) in here for name in output.committed())
+    here = set(growing_files(output.directory))
+    return any(growing_path(output.directory, name) in here for name in output.committed())

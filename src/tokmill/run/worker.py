@@ -32,13 +32,13 @@ from tokmill.core.system.memory import cgroup_limit_bytes, data_bytes, give_way,
 from tokmill.core.system.process_child import Line, failed_event
 from tokmill.core.version import __version__
 from tokmill.encode import cutter_of, disable_awkward, load_encoder, reference_of
-from tokmill.output import Chronicle, Output, open_output
+from tokmill.output import Output, RunHistoryRecorder, open_output
 from tokmill.read import CorpusReader
 from tokmill.run.audit import Auditor
 from tokmill.run.encode_batch import EncodeStage
 from tokmill.run.memory_guard import Guard, Limits, MemorySample, reserve_bytes, take_memory_sample
 from tokmill.run.pipeline import Flow, Pipeline
-from tokmill.run.segment_writer import Recorder
+from tokmill.run.segment_writer import SegmentWriter
 from tokmill.run.stage_limit import wait_for_room
 from tokmill.store import restore
 
@@ -73,7 +73,7 @@ class Worker:
         self._cache_reset = CacheReset(job.resources.reset_above_bytes, self._on_caches_reset)
         self._leaving: str | None = None
         self._stopped = False
-        self._chronicle: Chronicle | None = None
+        self._recorder: RunHistoryRecorder | None = None
         self._started_s = time.monotonic()
 
     def stop(self) -> None:
@@ -120,38 +120,38 @@ class Worker:
 
     def _run(self, output: Output) -> None:
         resumed = bool(output.segments)
-        chronicle = self._chronicle = Chronicle(output)
-        recorder = Recorder(self._job, output, self._tell_all, self._position(output.cursor))
+        recorder = self._recorder = RunHistoryRecorder(output)
+        writer = SegmentWriter(self._job, output, self._tell_all, self._position(output.cursor))
         self._tell_all(self._started(output))
         reader = self._reader()
-        with self._encoded(reader, output.cursor, recorder) as results:
+        with self._encoded(reader, output.cursor, writer) as results:
             try:
                 for encoded in results:
-                    if not self._has_room(output, recorder, encoded):
+                    if not self._has_room(output, writer, encoded):
                         raise self._ended(output.directory, _COMMITTED)
-                    recorder.add(encoded)
-                recorder.wait_for_stdin_end()
-                if self._is_to_end(recorder, reader):
+                    writer.add(encoded)
+                writer.wait_for_stdin_end()
+                if self._is_to_end(writer, reader):
                     raise self._ended(output.directory, _COMMITTED)
             except BaseException:
                 # What was written before is kept, whatever went wrong behind it.
-                recorder.commit()
+                writer.commit()
                 output.settle()
-                chronicle.save()
+                recorder.save()
                 raise
-        manifest = self._manifest(output, recorder, chronicle)
+        manifest = self._manifest(output, writer, recorder)
         output.publish(manifest)
-        self._emit(_finished(manifest, recorder.elapsed_s, resumed=resumed))
+        self._emit(_finished(manifest, writer.elapsed_s, resumed=resumed))
 
-    def _has_room(self, output: Output, recorder: Recorder, encoded: EncodedBatch) -> bool:
+    def _has_room(self, output: Output, writer: SegmentWriter, encoded: EncodedBatch) -> bool:
         """Wait until there is; False when the run is to end instead."""
         limit_bytes, is_ending = self._job.resources.stage_bytes, lambda: self._stopped or self._leaving is not None
-        on_tick = lambda: self._tell(recorder.elapsed_s, recorder.position_bytes, recorder.counts)  # noqa: E731  short
-        return wait_for_room(output, recorder, encoded, limit_bytes, on_tick, is_ending)
+        on_tick = lambda: self._tell(writer.elapsed_s, writer.position_bytes, writer.counts)  # noqa: E731  short
+        return wait_for_room(output, writer, encoded, limit_bytes, on_tick, is_ending)
 
-    def _is_to_end(self, recorder: Recorder, reader: CorpusReader) -> bool:
+    def _is_to_end(self, writer: SegmentWriter, reader: CorpusReader) -> bool:
         """Whether the run ends here: before the corpus does, or by a signal that may have ended standard input, too."""
-        inputs, reached = self._job.content.inputs, recorder.reached
+        inputs, reached = self._job.content.inputs, writer.reached
         is_behind = reached.input_index >= len(inputs) or reached == reader.end
         return not is_behind or (self._stopped and any(i.path == STDIN for i in inputs))
 
@@ -230,7 +230,9 @@ class Worker:
         return CorpusReader(content, self._job.resources, self._cutter)
 
     @contextmanager
-    def _encoded(self, reader: Reader, start: Cursor, done: Recorder | Mender) -> Iterator[Generator[EncodedBatch, None, None]]:
+    def _encoded(
+        self, reader: Reader, start: Cursor, done: SegmentWriter | Mender
+    ) -> Iterator[Generator[EncodedBatch, None, None]]:
         """Encoded batches from `start` on, under the guard's eye. done: says how far they were taken."""
         results = self._pipeline(reader, done).results(start, _TICK_S)
         guard = Guard(_limits(self._job), self, self._look_at_memory)
@@ -241,7 +243,7 @@ class Worker:
             guard.stop()
             results.close()
 
-    def _pipeline(self, reader: Reader, done: Recorder | Mender) -> Pipeline:
+    def _pipeline(self, reader: Reader, done: SegmentWriter | Mender) -> Pipeline:
         content, resources = self._job.content, self._job.resources
         reference = reference_of(content.tokenizer)
         fraction = resources.audit_fraction if resources.engine != reference else 0.0
@@ -264,8 +266,8 @@ class Worker:
 
     def _tell_all(self, event: AnyEvent) -> None:
         self._emit(event)
-        if self._chronicle is not None:
-            self._chronicle.on_event(event)
+        if self._recorder is not None:
+            self._recorder.on_event(event)
 
     def _on_caches_reset(self, before: int, after: int) -> None:
         self._tell_all(CachesReset(elapsed_s=self._elapsed_s, rss_before_bytes=before, rss_after_bytes=after))
@@ -283,9 +285,9 @@ class Worker:
             is_packed=any(map(is_packed, inputs)),
         )
 
-    def _manifest(self, output: Output, recorder: Recorder, chronicle: Chronicle) -> Manifest:
-        entries = recorder.finish()
-        self._tell(recorder.elapsed_s, recorder.position_bytes, recorder.counts)
+    def _manifest(self, output: Output, writer: SegmentWriter, recorder: RunHistoryRecorder) -> Manifest:
+        entries = writer.finish()
+        self._tell(writer.elapsed_s, writer.position_bytes, writer.counts)
         return Manifest(
             format_version=FORMAT_VERSION,
             tokmill_version=__version__,
@@ -293,11 +295,11 @@ class Worker:
             content=self._job.content,
             files=entries,
             segments=published(output.segments, entries),
-            counts=recorder.counts,
-            elapsed_s=round(output.elapsed_before_s + recorder.elapsed_s, 3),
+            counts=writer.counts,
+            elapsed_s=round(output.elapsed_before_s + writer.elapsed_s, 3),
             peak_rss_bytes=peak_rss_bytes(),
             made_from=self._job.made_from or msgspec.UNSET,
-            history=chronicle.history(),
+            history=recorder.history(),
         )
 
 

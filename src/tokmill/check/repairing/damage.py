@@ -19,7 +19,7 @@ from tokmill.core.manifest import MANIFEST_NAME, Manifest, load_manifest
 from tokmill.core.records import Counts, Cursor, FileHeader
 from tokmill.core.system import durable
 from tokmill.core.system.durable import storage_errors
-from tokmill.output import discard_parts, hold, is_begun, let_go, part_of, remove_state
+from tokmill.output import acquire_lock, discard_unfinished, growing_path, is_begun, release_lock, remove_state
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -53,7 +53,7 @@ class Repair:
             path, spans, header = self.directory / name, self._spans[name], self._header(name)
             found = find_damage(path, [header, *spans] if header else spans, entry.size_bytes, on_bytes)
             if found is not None:
-                self.files[name] = NewFile(path, part_of(self.directory, name), spans, found, header)
+                self.files[name] = NewFile(path, growing_path(self.directory, name), spans, found, header)
                 damaged |= {span.segment for span in found}
         self.gaps = _gaps(self.manifest, sorted(damaged))
         self._check_disk()
@@ -117,7 +117,7 @@ class Repair:
                 durable.make_directory(self.directory / sub)
             for name, file in self.files.items():
                 file.close()
-                durable.replace(part_of(self.directory, name), self.directory / name)
+                durable.replace(growing_path(self.directory, name), self.directory / name)
             for sub in sorted(subs):
                 durable.sync_directory(self.directory / sub)
 
@@ -140,7 +140,7 @@ def open_repair(directory: Path) -> Repair:
     """
     with storage_errors(directory):
         load_manifest(directory)
-    lock = hold(directory)
+    lock = acquire_lock(directory)
     try:
         if is_begun(directory):
             raise UsageError(
@@ -151,10 +151,10 @@ def open_repair(directory: Path) -> Repair:
             )
         with storage_errors(directory):
             manifest = load_manifest(directory)
-            discard_parts(directory)
+            discard_unfinished(directory)
         return Repair(directory, lock, manifest)
     except BaseException:
-        let_go(directory, lock)
+        release_lock(directory, lock)
         raise
 
 

@@ -13,9 +13,9 @@ from tokmill.core.partition import count_parts, parse_part
 from tokmill.core.progress import ProgressReporter
 from tokmill.core.records import Counts, path_to_text
 from tokmill.core.version import __version__
-from tokmill.output import Joint, Staged, missing_parts, part_content, part_url
+from tokmill.output import RemoteParts, Staged, missing_parts, part_content, part_url
 from tokmill.run.estimate.forecast import check_disk
-from tokmill.run.parts.joining import finalize_joint
+from tokmill.run.parts.joining import finalize_remote
 from tokmill.run.parts.split_runs import finished_of, whole_job
 
 if TYPE_CHECKING:
@@ -35,16 +35,19 @@ def run_one_part_at(
     job: with all inputs. place: of the part. Raises TokmillError.
     """
     index, count = parse_part(part)
-    joint = Joint(url)
-    whole = msgspec.structs.replace(whole_job(job, count), destination=joint.url)
-    complete = joint.agree(whole.content, __version__)
+    remote = RemoteParts(url)
+    whole = msgspec.structs.replace(whole_job(job, count), destination=remote.url)
+    complete = remote.agree(whole.content, __version__)
     if complete is not None:
         if job.fresh:
-            raise joint.is_complete_error()
+            raise remote.is_complete_error()
         place.drop()
         return whole, finished_of(complete)
     own = msgspec.structs.replace(
-        whole, content=part_content(whole.content, index), out=path_to_text(place.directory), destination=part_url(joint.url, index)
+        whole,
+        content=part_content(whole.content, index),
+        out=path_to_text(place.directory),
+        destination=part_url(remote.url, index),
     )
 
     def make() -> Finished:
@@ -56,7 +59,7 @@ def run_one_part_at(
             finished = place.publish(runner.run(asked, [*observers, *place.observers]), observers)
         return finished
 
-    return whole, _unless_late(joint, index, whole.content.fingerprint(), place, make)
+    return whole, _unless_late(remote, index, whole.content.fingerprint(), place, make)
 
 
 def run_all_at(
@@ -67,23 +70,23 @@ def run_all_at(
     place: of all parts; nobody else on this machine has it. Raises TokmillError.
     """
     began_s = time.monotonic()
-    joint = Joint(url)
+    remote = RemoteParts(url)
     whole = whole_job(job, count_parts(job.content.inputs, part_bytes))
-    whole = msgspec.structs.replace(whole, destination=joint.url)
+    whole = msgspec.structs.replace(whole, destination=remote.url)
     if job.fresh:
-        joint.discard()
-    complete = joint.agree(whole.content, __version__)
-    if complete is not None and joint.plan() is None:
+        remote.discard()
+    complete = remote.agree(whole.content, __version__)
+    if complete is not None and remote.plan() is None:
         return whole, finished_of(complete)
     if complete is None:
-        missing, _ = missing_parts(joint.parts(), whole.content)
+        missing, _ = missing_parts(remote.parts(), whole.content)
         if missing:
             parts.make_parts(whole, missing, observers)
-    plan = joint.plan()
+    plan = remote.plan()
     if plan is None:
-        manifest = joint.complete(whole.content.fingerprint())
+        manifest = remote.complete(whole.content.fingerprint())
     else:
-        manifest = finalize_joint(joint, plan, place.root, ProgressReporter(()), job.resources.max_skipped)
+        manifest = finalize_remote(remote, plan, place.root, ProgressReporter(()), job.resources.max_skipped)
     if manifest is None:
         return whole, Finished(elapsed_s=0.0, counts=Counts(), peak_rss_bytes=0, resumed=False)
     finished = finished_of(manifest)
@@ -96,7 +99,7 @@ def make_part_at(job: Job, stage: str | None, runner: Runner, observers: Sequenc
     Raises TokmillError: LockedError while another on this machine makes it.
     """
     share = cast("Part", job.content.part)
-    joint = Joint(job.destination.removesuffix(part_url("", share.index)))
+    remote = RemoteParts(job.destination.removesuffix(part_url("", share.index)))
     with Staged(job.destination, stage) as place:
         part = place.loosened(msgspec.structs.replace(job, out=path_to_text(place.directory)))
 
@@ -104,19 +107,19 @@ def make_part_at(job: Job, stage: str | None, runner: Runner, observers: Sequenc
             # Nobody is told of the sending: what is shown is how far the inputs are.
             return place.begin(part) or place.publish(runner.run(part, [*observers, *place.observers]), ())
 
-        return _unless_late(joint, share.index, share.plan, place, make)
+        return _unless_late(remote, share.index, share.plan, place, make)
 
 
-def _unless_late(joint: Joint, index: int, plan: str, place: Staged, make: Callable[[], Finished]) -> Finished:
+def _unless_late(remote: RemoteParts, index: int, plan: str, place: Staged, make: Callable[[], Finished]) -> Finished:
     """What comes of making a part; or the whole, where another made this part meanwhile and all were put together."""
     try:
         finished = make()
     except (LockedError, DamageError):
         # Its objects may have been taken away under it.
-        complete = joint.leave(index, plan)
+        complete = remote.leave(index, plan)
         if complete is None:
             raise
         place.drop()
         return finished_of(complete)
-    complete = joint.leave(index, plan)
+    complete = remote.leave(index, plan)
     return finished if complete is None else finished_of(complete)

@@ -33,19 +33,19 @@ from tokmill.core.text import counted
 from tokmill.core.version import __version__
 from tokmill.output import (
     MOST_NAMED,
-    PartFile,
+    GrowingFile,
+    acquire_lock,
     changed_parts_error,
-    hold,
+    growing_path,
     incomplete,
     is_only_more_lenient,
-    let_go,
     load_plan,
     n_parts,
     part_contents,
     part_directory,
-    part_of,
     parts_of,
     plan_of,
+    release_lock,
     remove_state,
     skipped_lists,
     state_of,
@@ -76,11 +76,11 @@ def finalize(directory: str | os.PathLike[str], *, observers: Sequence[Observer]
         if parts_of(directory).exists():
             _tidy(directory)
         return _outcome(directory, manifest, reporter, already_complete=True)
-    lock = hold(directory)
+    lock = acquire_lock(directory)
     try:
         manifest = finalize_held(directory, plan, reporter, lock)
     except BaseException:
-        let_go(directory, lock)
+        release_lock(directory, lock)
         raise
     return _outcome(directory, manifest, reporter, already_complete=False)
 
@@ -192,12 +192,12 @@ class Assembly:
             parts=tuple(self.ends),
         )
 
-    def _skipped_file(self, parts: Sequence[Manifest]) -> PartFile | None:
+    def _skipped_file(self, parts: Sequence[Manifest]) -> GrowingFile | None:
         if not any(SKIPPED_NAME in part.files for part in parts):
             return None
-        return PartFile(part_of(self.directory, SKIPPED_NAME), 0)
+        return GrowingFile(growing_path(self.directory, SKIPPED_NAME), 0)
 
-    def _add(self, index: int, part: Manifest, skipped: PartFile | None) -> None:
+    def _add(self, index: int, part: Manifest, skipped: GrowingFile | None) -> None:
         share, inputs = part.content.part, part.content.inputs
         begins_inside = isinstance(share, Part) and share.begin > 0
         shift = 0
@@ -272,7 +272,7 @@ class _Skipped:
 
 def _publish(directory: Path, parts: Sequence[Manifest], manifest: Manifest, reporter: ProgressReporter) -> None:
     """Rename all files into place, the manifest last. Raises StorageError, DamageError."""
-    written, encoded = part_of(directory, MANIFEST_NAME), encode_whole(manifest, str(directory))
+    written, encoded = growing_path(directory, MANIFEST_NAME), encode_whole(manifest, str(directory))
     with storage_errors(directory):
         durable.write_file(written, encoded)
         try:
@@ -291,7 +291,7 @@ def _publish(directory: Path, parts: Sequence[Manifest], manifest: Manifest, rep
             reporter.progress(done)
     with storage_errors(directory):
         if SKIPPED_NAME in manifest.files:
-            durable.replace(part_of(directory, SKIPPED_NAME), directory / SKIPPED_NAME)
+            durable.replace(growing_path(directory, SKIPPED_NAME), directory / SKIPPED_NAME)
         for sub in {os.path.dirname(name) for name in manifest.files} | {""}:
             durable.sync_directory(directory / sub)
         durable.replace(written, directory / MANIFEST_NAME)
@@ -340,7 +340,7 @@ def refuse_busy(directory: Path) -> None:
         found = sorted(parts_of(directory).iterdir()) if parts_of(directory).is_dir() else []
     for part in found:
         if state_of(part).is_dir():
-            let_go(part, hold(part))
+            release_lock(part, acquire_lock(part))
 
 
 def _is_busy(part: Path) -> bool:
@@ -348,7 +348,7 @@ def _is_busy(part: Path) -> bool:
     if not state_of(part).is_dir():
         return False
     try:
-        let_go(part, hold(part))
+        release_lock(part, acquire_lock(part))
     except LockedError:
         return True
     return False
@@ -356,12 +356,12 @@ def _is_busy(part: Path) -> bool:
 
 def _tidy(directory: Path) -> None:
     """Take away what a run of a part left that began while the parts were put together."""
-    lock = hold(directory)
+    lock = acquire_lock(directory)
     try:
         refuse_busy(directory)
         remove_parts(directory)
     finally:
-        let_go(directory, lock)
+        release_lock(directory, lock)
 
 
 def remove_parts(directory: Path) -> None:

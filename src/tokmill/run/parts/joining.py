@@ -18,20 +18,20 @@ from tokmill.core.progress import ProgressReporter
 from tokmill.core.system.durable import storage_errors
 from tokmill.output import (
     Claim,
-    Joint,
+    RemoteParts,
+    acquire_lock,
     changed_parts_error,
-    hold,
+    growing_path,
     incomplete,
-    let_go,
     missing_parts,
     n_parts,
     output_of,
     part_directory,
     part_name,
-    part_of,
     part_url,
     parts_url,
     reading_errors,
+    release_lock,
     skipped_lists,
     stage_of,
 )
@@ -61,52 +61,54 @@ def finalize_at(url: str, *, stage: str | None = None, observers: Sequence[Obser
     stage: directory in which manifests and lists of the parts are kept meanwhile; None: the usual one. Raises TokmillError:
     UsageError where parts are missing, naming them; LockedError while somebody on this machine does the same.
     """
-    joint, reporter = Joint(url), ProgressReporter(observers)
-    plan = joint.plan()
+    remote, reporter = RemoteParts(url), ProgressReporter(observers)
+    plan = remote.plan()
     if plan is None:
-        manifest = check_in_parts(joint.prefix.manifest(), joint.url)
-        joint.remove_parts(manifest.fingerprint)
-        return _outcome(joint, manifest, reporter, already_complete=True)
+        manifest = check_in_parts(remote.prefix.manifest(), remote.url)
+        remote.remove_parts(manifest.fingerprint)
+        return _outcome(remote, manifest, reporter, already_complete=True)
     root = stage_of(parts_url(url), stage)
-    lock = hold(root)
+    lock = acquire_lock(root)
     try:
-        manifest = finalize_joint(joint, plan, root, reporter)
+        manifest = finalize_remote(remote, plan, root, reporter)
     finally:
-        let_go(root, lock)
+        release_lock(root, lock)
         with suppress(OSError):
             root.rmdir()
-    return _outcome(joint, manifest, reporter, already_complete=False)
+    return _outcome(remote, manifest, reporter, already_complete=False)
 
 
-def finalize_joint(joint: Joint, plan: Header, root: Path, reporter: ProgressReporter, max_skipped: int | None = None) -> Manifest:
+def finalize_remote(
+    remote: RemoteParts, plan: Header, root: Path, reporter: ProgressReporter, max_skipped: int | None = None
+) -> Manifest:
     """Put the parts together; the lock of the staged directory `root` is held.
 
     max_skipped: bad records that all parts together may have left out. Raises TokmillError.
     """
-    manifest = joint.prefix.manifest()
+    manifest = remote.prefix.manifest()
     if manifest is not None and manifest.fingerprint != plan.fingerprint:
         raise changed_parts_error(
-            manifest.content, plan.content, joint.url, or_else="remove one of the two first", is_complete=True
+            manifest.content, plan.content, remote.url, or_else="remove one of the two first", is_complete=True
         )
     if manifest is None:
-        joint.check_claim(plan.fingerprint)
+        remote.check_claim(plan.fingerprint)
         try:
-            with _scratch(root, joint.url) as scratch:
-                manifest = _Joining(joint, plan.content, root, scratch, reporter).join(max_skipped)
+            with _scratch(root, remote.url) as scratch:
+                manifest = _Joining(remote, plan.content, root, scratch, reporter).join(max_skipped)
         except TokmillError:
             # Another one may have been faster, and its parts are gone.
-            manifest = joint.complete(plan.fingerprint)
+            manifest = remote.complete(plan.fingerprint)
             if manifest is None:
                 raise
-    joint.remove_parts(plan.fingerprint)
+    remote.remove_parts(plan.fingerprint)
     return manifest
 
 
 class _Joining:
     """The parts of one output on their way to be one."""
 
-    def __init__(self, joint: Joint, content: Content, root: Path, scratch: Path, reporter: ProgressReporter) -> None:
-        self._joint = joint
+    def __init__(self, remote: RemoteParts, content: Content, root: Path, scratch: Path, reporter: ProgressReporter) -> None:
+        self._remote = remote
         self._content = content
         self._fingerprint = content.fingerprint()
         self._root = root
@@ -115,20 +117,20 @@ class _Joining:
 
     def join(self, max_skipped: int | None) -> Manifest:
         """Copy, and put the manifest. Raises TokmillError."""
-        there = self._joint.parts()
+        there = self._remote.parts()
         missing, begun = missing_parts(there, self._content)
         if missing:
-            raise incomplete(self._joint.url, self._content, missing, begun)
+            raise incomplete(self._remote.url, self._content, missing, begun)
         self._fetch(there, MANIFEST_NAME, range(n_parts(self._content)))
         parts = load_parts(self._scratch, self._content)
-        check_skipped(parts, max_skipped, skipped_lists("", self._joint.url))
+        check_skipped(parts, max_skipped, skipped_lists("", self._remote.url))
         self._fetch(there, SKIPPED_NAME, [i for i, part in enumerate(parts) if SKIPPED_NAME in part.files])
         manifest = Assembly(self._scratch, self._content).assemble(parts)
-        encode_whole(manifest, self._joint.url)
+        encode_whole(manifest, self._remote.url)
         sent = self._copy(parts)
         if SKIPPED_NAME in manifest.files:
             sent[SKIPPED_NAME] = self._send_skipped(manifest)
-        return self._joint.prefix.commit(manifest, sent, Claim(fingerprint=self._fingerprint, owner=""))
+        return self._remote.prefix.commit(manifest, sent, Claim(fingerprint=self._fingerprint, owner=""))
 
     def _fetch(self, there: Mapping[str, Stored], name: str, indexes: Sequence[int]) -> None:
         """Bring an object of each of these parts here."""
@@ -146,7 +148,7 @@ class _Joining:
                 allowed="every file that the part's manifest lists",
                 next_step=f"make part {index} again with --fresh, then run tokmill finalize again",
             )
-        stream = self._joint.prefix.stream(stored)
+        stream = self._remote.prefix.stream(stored)
         try:
             with storage_errors(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -164,7 +166,7 @@ class _Joining:
             for name, entry in moved(part).items()
         ]
         self._reporter.started(sum(move.size_bytes for move in moves), 0)
-        with Copier(self._joint.prefix.store, self._fingerprint) as copier:
+        with Copier(self._remote.prefix.store, self._fingerprint) as copier:
             copies = {copier.copy(move): move for move in moves}
             self._wait(copies)
             return {move.name: copy.result() for copy, move in copies.items()}
@@ -182,12 +184,12 @@ class _Joining:
         """The list of what was skipped is made here: records are numbered anew."""
         file = Outgoing(
             name=SKIPPED_NAME,
-            paths=(part_of(self._scratch, SKIPPED_NAME),),
+            paths=(growing_path(self._scratch, SKIPPED_NAME),),
             entry=manifest.files[SKIPPED_NAME],
             spans=tuple(spans_of(manifest.segments).get(SKIPPED_NAME, ())),
         )
-        ledger = Ledger(self._root / "finalize.json", self._joint.url)
-        with Sender(self._joint.prefix.store, self._fingerprint, ledger, on_bytes=lambda _: None) as sender:
+        ledger = Ledger(self._root / "finalize.json", self._remote.url)
+        with Sender(self._remote.prefix.store, self._fingerprint, ledger, on_bytes=lambda _: None) as sender:
             return sender.send(file).result()
 
 
@@ -209,6 +211,6 @@ def _scratch(root: Path, url: str) -> Iterator[Path]:
             (root / "finalize.json").unlink()
 
 
-def _outcome(joint: Joint, manifest: Manifest, reporter: ProgressReporter, *, already_complete: bool) -> Outcome:
-    sources = [part_url(joint.url, i) for i in range(n_parts(manifest.content))]
-    return outcome_of(manifest, joint.url, sources, reporter, already_complete=already_complete)
+def _outcome(remote: RemoteParts, manifest: Manifest, reporter: ProgressReporter, *, already_complete: bool) -> Outcome:
+    sources = [part_url(remote.url, i) for i in range(n_parts(manifest.content))]
+    return outcome_of(manifest, remote.url, sources, reporter, already_complete=already_complete)

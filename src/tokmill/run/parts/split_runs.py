@@ -15,7 +15,7 @@ from tokmill.core.partition import count_parts, parse_part
 from tokmill.core.progress import ProgressReporter
 from tokmill.core.records import Counts, path_to_text, text_to_path
 from tokmill.core.version import __version__
-from tokmill.output import divided, hold, join, let_go, load_plan, part_content, part_directory, part_url
+from tokmill.output import acquire_lock, divided, join, load_plan, part_content, part_directory, part_url, release_lock
 from tokmill.run.estimate.forecast import check_disk
 from tokmill.run.parts.finalize import finalize_held, missing_parts, refuse_busy, remove_parts
 
@@ -48,20 +48,20 @@ def run_all(job: Job, part_bytes: int, parts: PartsRunner, observers: Sequence[O
     """
     began_s = time.monotonic()
     whole, directory = whole_job(job, count_parts(job.content.inputs, part_bytes)), _directory(job)
-    lock = hold(directory)
+    lock = acquire_lock(directory)
     try:
         if job.fresh:
             _discard(directory)
         complete, plan = begin(whole, force=force), load_plan(directory)
         if plan is None:
-            let_go(directory, lock)
+            release_lock(directory, lock)
             return whole, complete or Finished(elapsed_s=0.0, counts=Counts(), peak_rss_bytes=0, resumed=False)
         missing = missing_parts(directory, whole.content) if complete is None else []
         if missing:
             parts.make_parts(whole, missing, observers)
         manifest = finalize_held(directory, plan, ProgressReporter(()), lock, job.resources.max_skipped)
     except BaseException:
-        let_go(directory, lock)
+        release_lock(directory, lock)
         raise
     finished = msgspec.structs.replace(finished_of(manifest), elapsed_s=time.monotonic() - began_s, already_complete=False)
     return whole, finished
