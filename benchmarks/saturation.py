@@ -31,7 +31,7 @@ import msgspec
 import numpy as np
 import watch
 
-import tokmill.run.worker
+import tokmill.run.encoding
 from tokmill.core.documents import text_bytes
 from tokmill.run.job import make_job
 from tokmill.run.worker import Worker
@@ -74,7 +74,7 @@ def run_worker(file: Path, out: Path, *, stand_in: bool, n_threads: int) -> dict
     unwatched = {"worker_bytes": 1 << 40, "reset_above_bytes": 1 << 40, "n_threads": n_threads}
     resources = msgspec.structs.replace(job.resources, **unwatched, **({"audit_fraction": 0.0} if stand_in else {}))
     if stand_in:
-        tokmill.run.worker.load_encoder = lambda *_: StandIn()  # type: ignore[assignment, attr-defined]
+        tokmill.run.encoding.load_encoder = lambda *_: StandIn()  # type: ignore[assignment, attr-defined]
     spent: dict[int, float] = {}
     names: dict[int, str] = {}
     done = threading.Event()

@@ -25,12 +25,12 @@ from system.test_tokenize import SEP, UNWATCHED, command, run_in_process, some_d
 
 import tokmill
 from tokmill.check.repairing.start import repair_job
+from tokmill.check.repairing.worker import RepairProcess
 from tokmill.check.verification import verify
 from tokmill.core.errors import ChangedError, DamageError, LockedError, StorageError, UsageError
 from tokmill.core.events import AnyEvent, Repaired
 from tokmill.core.manifest import load_manifest
 from tokmill.output.directory import Output, open_output
-from tokmill.run.worker import Worker
 
 SMALL = {"batch_bytes": 700, "segment_bytes": 2500, "n_threads": 1}
 FILES = ("skipped.jsonl", "train.bin", "val.bin")
@@ -88,7 +88,7 @@ def mend(out: Path, resources: Mapping[str, object] | None = None, sources: list
     changed = {f: getattr(job.resources, f) for f in job.resources.__struct_fields__} | UNWATCHED | dict(resources or SMALL)
     events: list[AnyEvent] = []
     fields = {f: getattr(job, f) for f in job.__struct_fields__} | {"resources": type(job.resources)(**changed)}
-    Worker(type(job)(**fields), events.append).run()
+    RepairProcess(type(job)(**fields), events.append).run()
     return [event for event in events if isinstance(event, Repaired)]
 
 
@@ -335,15 +335,40 @@ def test_a_run_that_writes_there_is_not_disturbed(made: Made, tmp_path: Path) ->
     assert (out / ".tokmill" / "train.bin.part").read_bytes() == b"begun"
 
 
-def test_without_a_kernel_that_copies_it_copies_itself(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> int:
-        raise OSError(errno.EXDEV, "cross-device")
+CANNOT_COPY = ["EXDEV", "EINVAL", "ENOSYS", "EOPNOTSUPP", "EPERM", "EBADF", "ETXTBSY"]
 
-    monkeypatch.setattr(os, "copy_file_range", refuse)
+
+@pytest.mark.parametrize("name", [*CANNOT_COPY, None])
+def test_without_a_kernel_that_copies_it_copies_itself(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str | None
+) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(getattr(errno, name or ""), "refused")
+
+    if name is None:
+        monkeypatch.delattr(os, "copy_file_range")
+    else:
+        monkeypatch.setattr(os, "copy_file_range", refuse)
     out = made.copy(tmp_path / "out")
     flip(out / "train.bin", len(made.bytes["train.bin"]) // 2)
     mend(out)
     assert made.is_whole(out)
+
+
+def test_a_disk_that_fails_while_it_copies_is_an_error_and_nothing_is_replaced(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "copy_file_range", fail)
+    out = made.copy(tmp_path / "out")
+    flip(out / "train.bin", len(made.bytes["train.bin"]) // 2)
+    damaged = (out / "train.bin").read_bytes()
+    with pytest.raises(StorageError, match="Input/output error"):
+        mend(out)
+    assert (out / "train.bin").read_bytes() == damaged
+    assert sorted(p.name for p in out.iterdir()) == sorted([*FILES, "manifest.json"])
 
 
 def test_what_the_disk_refuses_to_give_is_made_again(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -447,3 +472,9 @@ def test_interrupted_it_replaces_nothing(tmp_path: Path) -> None:
     assert process.returncode == 130, said
     assert b"nothing was replaced" in said
     assert sorted(p.name for p in out.iterdir()) == ["manifest.json", "val.bin"]
+
+
+def test_a_process_that_tokenizes_loads_nothing_of_repair() -> None:
+    probe = "import sys, tokmill.run.worker; print([name for name in sys.modules if name.startswith('tokmill.check')])"
+    done = subprocess.run([sys.executable, "-c", probe], env=clean_environment(), capture_output=True, check=True, text=True)
+    assert done.stdout.strip() == "[]"

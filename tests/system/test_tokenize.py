@@ -415,7 +415,7 @@ def test_the_audit_stops_a_run_whose_engine_is_wrong(
     job_tokenizer = make_job([str(corpus[0])], out=str(tmp_path)).job.content.tokenizer
     real = load(job_tokenizer, "gigatoken")
     monkeypatch.setattr(
-        "tokmill.run.worker.load_encoder",
+        "tokmill.run.encoding.load_encoder",
         lambda tokenizer, engine: Wrong() if engine == "gigatoken" else load(tokenizer, engine),
     )
     with pytest.raises(AuditError) as caught:

@@ -106,8 +106,6 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """Discard what an earlier run left in the directory."""
     made_from: tuple[Provenance, ...] = ()
     """Of a run that appends: the complete output in the directory, and those it was made from itself."""
-    mends: bool = False
-    """Not a run: make the damaged ranges of the complete output there again."""
     urls: dict[str, str] = {}
     """By the path of an input, its URL with user, password or signature, where it has any; told to processes, stored nowhere."""
 

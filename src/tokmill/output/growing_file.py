@@ -48,7 +48,7 @@ class GrowingFile:
             if self._copied_to < 0:
                 # A descriptor that appends cannot be copied to (EBADF).
                 self._copied_to = durable.open_again(self.path)
-            durable.copy_range(fd, offset, self._copied_to, self.length, data)
+            durable.copy_range(fd, offset, self._copied_to, self.length, len(data), data)
         self.length += len(data)
 
     def read(self, begin: int, n_bytes: int) -> bytes:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from tokmill.run.advice import emptiness_notices
     from tokmill.run.audit import Auditor
     from tokmill.run.encode_batch import EncodeStage
+    from tokmill.run.encoding import EncodingProcess, serve
     from tokmill.run.estimate.forecast import (
         NOWHERE,
         InputPlan,
@@ -38,6 +39,7 @@ __getattr__, __dir__, __all__ = lazy_names(
         "advice": ["emptiness_notices"],
         "audit": ["Auditor"],
         "encode_batch": ["EncodeStage"],
+        "encoding": ["EncodingProcess", "serve"],
         "estimate.forecast": ["InputPlan", "NOWHERE", "Plan", "check_disk", "make_plan"],
         "estimate.statistics": ["Estimate"],
         "job": ["PlannedJob", "details", "divide_resources", "make_job"],

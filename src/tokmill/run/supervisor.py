@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from tokmill.core.config import Job
     from tokmill.core.protocols import Observer
 
-_MODULE = "tokmill.run.worker"
 _ATTEMPTS = 3
 """Deaths in a row without a commit in between after which the run gives up."""
 _SMALLEST_BATCH_BYTES = 64 << 10
@@ -35,11 +34,13 @@ class LocalRunner:
     has to import (0.2 s) is imported while the job is planned.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, module: str = "tokmill.run.worker") -> None:
+        """module: what the child runs."""
+        self._module = module
         self._ready: Child | None = None
 
     def __enter__(self) -> Self:
-        self._ready = Child(_MODULE)
+        self._ready = Child(self._module)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -49,7 +50,7 @@ class LocalRunner:
 
     def _child(self) -> Child:
         ready, self._ready = self._ready, None
-        return ready or Child(_MODULE)
+        return ready or Child(self._module)
 
     def run(self, job: Job, observers: Sequence[Observer]) -> Finished:
         """Run the job to its end. Raises TokmillError; KeyboardInterrupt becomes a checkpoint and then Interrupted."""

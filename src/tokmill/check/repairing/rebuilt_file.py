@@ -1,8 +1,7 @@
-"""A damaged file of the output while it is made anew: what is sound is copied, the rest is appended and must have its digest."""
+"""A damaged file while it is rebuilt: sound ranges are copied, the others are appended and must have their digests."""
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 import xxhash
 
 from tokmill.core.errors import ChangedError, StorageError
+from tokmill.core.spans import HEADER, Span, SpanChecker
 from tokmill.core.system import durable, page_cache
 from tokmill.core.system.durable import storage_errors
 
@@ -23,24 +23,11 @@ if TYPE_CHECKING:
     from tokmill.core.records import Cursor
 
 _BLOCK_BYTES = 4 << 20
-_CANNOT_COPY = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM}
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
-    """What one segment added to one file, or filled in at its beginning: bytes begin to end."""
-
-    segment: int
-    """From 0."""
-    begin: int
-    end: int
-    digest: str
-    """xxh3_128, hex."""
-
-
-@dataclass(frozen=True, slots=True)
-class Gap:
-    """Consecutive segments, in each of which a file is damaged."""
+class DamagedRange:
+    """Consecutive segments in each of which a file is damaged, and the part of the corpus that they were made from."""
 
     first: int
     last: int
@@ -48,99 +35,107 @@ class Gap:
     begin: Cursor
     end: Cursor
     bytes_in: int
-    """Decompressed bytes of the corpus between the two."""
+    """Decompressed bytes of the corpus between the two cursors."""
     writer: dict[str, int]
-    """State of the writer before it."""
+    """State of the writer before the range."""
     tokens: tuple[int, int]
-    """That it added to train and to val."""
+    """Tokens that the range added to train and to val."""
     documents: tuple[int, int]
-    """That ended in it, likewise."""
+    """Documents of train and of val that end in the range."""
     is_last: bool
-    """The corpus, or its part, ends with it."""
+    """Whether the corpus, or its part, ends with the range."""
     part: int | None
-    """Of an output that was made in parts."""
+    """Number of the part, in an output that was made in parts."""
 
 
-class NewFile:
-    """A damaged file while it is made anew, from front to back. Implements `protocols.OutputFile`. Close it."""
+class RebuiltFile:
+    """The new copy of a damaged file, written from front to back. Implements `protocols.OutputFile`. Close it."""
 
-    def __init__(self, path: Path, part: Path, spans: Sequence[Span], damaged: set[Span], header: Span | None = None) -> None:
-        """damaged: spans, or the header, whose bytes are not in the old file."""
+    def __init__(self, path: Path, part: Path, spans: Sequence[Span], damaged: set[Span]) -> None:
+        """Begin the copy.
+
+        Args:
+            path: The damaged file.
+            part: Where the copy is written.
+            spans: Of the whole file, its header first.
+            damaged: Spans whose bytes the old file does not have.
+        """
         self.path = path
-        self.length = header.end if header else 0
-        self.mended: list[tuple[int, int]] = []
-        """Damaged ranges that were made again; neighbours are one."""
+        self.rebuilt: list[tuple[int, int]] = []
+        """Damaged byte ranges that were made again; neighbours are one."""
         self._part = part
-        self._spans = spans
+        self._header = spans[0] if spans and spans[0].segment == HEADER else None
+        self._spans = spans[1:] if self._header else spans
         self._damaged = damaged
-        self._header = header
-        self._lacks_header = header in damaged
+        self.length = self._header.end if self._header else 0
         self._done = 0
-        self._until = 0
-        self._hash = xxhash.xxh3_128()
+        self._open: Sequence[Span] = ()
+        self._checker = SpanChecker(())
         self._readable = -1
         with storage_errors(part):
             self._fd = durable.create(part)
-        if header and not self._lacks_header:
-            self._copy_bytes(0, header.end)
+        if self._header and self._header not in damaged:
+            self._copy_bytes(0, self._header.end)
         with storage_errors(part):
             os.lseek(self._fd, self.length, os.SEEK_SET)
 
-    def open_gap(self, gap: Gap) -> None:
-        """Copy what lies before a gap; what is appended from now on is its bytes."""
-        self._copy(gap.first)
-        self._until = gap.last + 1
+    def open_range(self, damaged: DamagedRange) -> None:
+        """Copy what lies before a damaged range; what is appended from now on belongs to the range."""
+        self._copy(damaged.first)
+        n = self._first_from(damaged.last + 1)
+        self._open, self._done = self._spans[self._done : n], n
+        self._checker = SpanChecker(self._open)
 
     def append(self, data: Buffer) -> None:
-        """Append what belongs to the gap; bytes behind it are passed over. Raises ChangedError for other bytes than before."""
-        view = memoryview(data).cast("B")
-        while view and self._is_open:
-            span = self._spans[self._done]
-            part = view[: span.end - self.length]
-            self._hash.update(part)
-            with storage_errors(self._part):
-                durable.write_all(self._fd, part)
-            self.length += len(part)
-            view = view[len(part) :]
-            if self.length == span.end:
-                self._close_span(span)
+        """Append the bytes that belong to the range and ignore those after it. Raise ChangedError if they differ from before."""
+        end = self._open[-1].end if self._open else self.length
+        view = memoryview(data).cast("B")[: end - self.length]
+        if not view:
+            return
+        with storage_errors(self._part):
+            durable.write_all(self._fd, view)
+        self.length += len(view)
+        for span in self._checker.update(view):
+            raise _other_bytes(self.path, span)
 
     def read(self, begin: int, n_bytes: int) -> bytes:
-        """Bytes that are there so far, fewer only at the end."""
+        """Return bytes that were written before, fewer only at the end."""
         with storage_errors(self._part):
             if self._readable < 0:
                 self._readable = os.open(self._part, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
             return os.pread(self._readable, n_bytes, begin)
 
     def complete(self, header: bytes) -> None:
-        """Fill in the header, where that is what is damaged. Raises ChangedError for another than before."""
-        if self._header is None or not self._lacks_header:
+        """Fill in the header if it is damaged. Raise ChangedError if it differs from before."""
+        if self._header is None or self._header not in self._damaged:
             return
         if xxhash.xxh3_128_hexdigest(header) != self._header.digest:
             raise _other_bytes(self.path, self._header)
         with storage_errors(self._part):
             durable.write_at(self._part, header, 0)
-        self._lacks_header = False
-        if self.mended and self.mended[0][0] == self._header.end:
-            self.mended[0] = (0, self.mended[0][1])
-        else:
-            self.mended.insert(0, (0, self._header.end))
+        self._damaged = self._damaged - {self._header}
+        self._note_rebuilt(self._header)
 
-    def close_gap(self) -> None:
-        """The gap's part of the corpus was read. Raises ChangedError when there was too little of it."""
-        if self._is_open:
-            raise _other_bytes(self.path, self._spans[self._done])
+    def close_range(self) -> None:
+        """End the range. Raise ChangedError if the corpus gave too little."""
+        for span in self._open:
+            if span.end > self.length:
+                raise _other_bytes(self.path, span)
+            if span in self._damaged:
+                self._note_rebuilt(span)
+        self._open = ()
 
     def finish(self) -> None:
-        """Copy the rest, make all of it durable, and read it back from the disk. Raises StorageError."""
+        """Copy the rest, make all of it durable, and read it back. Raise StorageError if it is not what was written."""
         if self._spans:
             self._copy(self._spans[-1].segment + 1)
-        if self._header and self._lacks_header:
+        if self._header and self._header in self._damaged:
             raise _other_bytes(self.path, self._header)
         with storage_errors(self._part):
             durable.sync_file(self._fd)
         page_cache.drop(self._fd, 0, self.length)
-        if find_damage(self._part, self._written, self.length, lambda _n: None) is not None:
+        spans = [self._header, *self._spans] if self._header else self._spans
+        if find_damage(self._part, spans, self.length, lambda _n: None) is not None:
             raise StorageError(
                 "the disk does not give back what was written to it",
                 where=str(self._part),
@@ -155,59 +150,55 @@ class NewFile:
                 os.close(fd)
         self._fd = self._readable = -1
 
-    @property
-    def _written(self) -> list[Span]:
-        return [*([self._header] if self._header else []), *self._spans]
+    def _note_rebuilt(self, span: Span) -> None:
+        """Add a span to `rebuilt`, joined with its neighbours."""
+        joined: list[tuple[int, int]] = []
+        for begin, end in sorted([*self.rebuilt, (span.begin, span.end)]):
+            if joined and joined[-1][1] == begin:
+                joined[-1] = (joined[-1][0], end)
+            else:
+                joined.append((begin, end))
+        self.rebuilt = joined
 
-    @property
-    def _is_open(self) -> bool:
-        return self._done < len(self._spans) and self._spans[self._done].segment < self._until
-
-    def _close_span(self, span: Span) -> None:
-        if self._hash.hexdigest() != span.digest:
-            raise _other_bytes(self.path, span)
-        self._hash = xxhash.xxh3_128()
-        self._done += 1
-        if span not in self._damaged:
-            return
-        if self.mended and self.mended[-1][1] == span.begin:
-            self.mended[-1] = (self.mended[-1][0], span.end)
-        else:
-            self.mended.append((span.begin, span.end))
+    def _first_from(self, segment: int) -> int:
+        """Return the index of the first span that is not done and of that segment or a later one."""
+        n = self._done
+        while n < len(self._spans) and self._spans[n].segment < segment:
+            n += 1
+        return n
 
     def _copy(self, before: int) -> None:
         """Copy the bytes of the segments before that one."""
-        n = self._done
-        while n < len(self._spans) and self._spans[n].segment < before:
-            n += 1
-        end = self._spans[n - 1].end if n else self.length
-        if end > self.length:
-            self._copy_bytes(self.length, end)
-        self.length, self._done = end, n
+        n = self._first_from(before)
+        if n > self._done:
+            self._copy_bytes(self.length, self._spans[n - 1].end)
+            self.length, self._done = self._spans[n - 1].end, n
+            with storage_errors(self._part):
+                os.lseek(self._fd, self.length, os.SEEK_SET)
 
     def _copy_bytes(self, begin: int, end: int) -> None:
         with storage_errors(self.path):
             source = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
-                _copy_range(source, self._fd, begin, end)
+                durable.copy_range(source, begin, self._fd, begin, end - begin)
             finally:
                 os.close(source)
 
 
-class Unneeded:
-    """Forgets what is appended: the file is sound. Implements `protocols.OutputFile`."""
+class SoundFile:
+    """A file that needs no rebuilding: it ignores what is appended. Implements `protocols.OutputFile`."""
 
     def __init__(self, path: Path, length: int) -> None:
-        """length: before the gap."""
+        """length: before the open range."""
         self.length = length
         self._path = path
 
     def append(self, data: Buffer) -> None:
-        """It is there already."""
+        """Count the bytes, which the file has already."""
         self.length += memoryview(data).nbytes
 
     def read(self, begin: int, n_bytes: int) -> bytes:
-        """What was appended before is in the sound file."""
+        """Return bytes that were appended before, from the file."""
         with storage_errors(self._path):
             fd = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
@@ -217,9 +208,15 @@ class Unneeded:
 
 
 def find_damage(path: Path, spans: Sequence[Span], size_bytes: int, on_bytes: Callable[[int], None]) -> set[Span] | None:
-    """Those whose bytes are not in the file as they were written; None when the file is wholly sound.
+    """Return the spans whose bytes the file does not have as they were written; None if all of the file is sound.
 
-    What the disk refuses to give is damaged too; a file that is not there, or is no file, is damaged everywhere.
+    Bytes that the disk cannot read are damaged; a file that is missing, or is no regular file, is damaged everywhere.
+
+    Args:
+        path: The file.
+        spans: Of all of it.
+        size_bytes: The length it should have.
+        on_bytes: Told how many bytes were read since the last call.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -238,47 +235,26 @@ def find_damage(path: Path, spans: Sequence[Span], size_bytes: int, on_bytes: Ca
 
 
 def _is_sound(fd: int, span: Span, once: page_cache.ReadOnce, on_bytes: Callable[[int], None]) -> bool:
-    state, at = xxhash.xxh3_128(), span.begin
-    while at < span.end:
-        once.before(at)
+    checker = SpanChecker([span])
+    while checker.position < span.end:
+        once.before(checker.position)
         try:
-            block = os.pread(fd, min(_BLOCK_BYTES, span.end - at), at)
+            block = os.pread(fd, min(_BLOCK_BYTES, span.end - checker.position), checker.position)
         except OSError:
             return False
-        if not block:
+        if not block or checker.update(block):
             return False
-        state.update(block)
-        at += len(block)
         on_bytes(len(block))
-    return state.hexdigest() == span.digest
-
-
-def _copy_range(source: int, target: int, begin: int, end: int) -> None:
-    """Append bytes begin to end of one file to another. Raises OSError."""
-    copy = getattr(os, "copy_file_range", None)
-    while begin < end:
-        n = 0
-        try:
-            n = copy(source, target, end - begin, begin) if copy else 0
-        except OSError as error:
-            if error.errno not in _CANNOT_COPY:
-                raise
-            copy = None
-        if not n:
-            block = os.pread(source, min(_BLOCK_BYTES, end - begin), begin)
-            if not block:
-                raise OSError(errno.EIO, "the file became shorter while it was copied")
-            durable.write_all(target, block)
-            n = len(block)
-        begin += n
+    return True
 
 
 def _other_bytes(path: Path, span: Span) -> ChangedError:
-    return other_corpus(f"the bytes of segment {span.segment + 1:,}, bytes {span.begin:,} to {span.end:,}", path)
+    what = "the header" if span.segment == HEADER else f"the bytes of segment {span.segment + 1:,}"
+    return other_corpus(f"{what}, bytes {span.begin:,} to {span.end:,}", path)
 
 
 def other_corpus(what: str, path: Path) -> ChangedError:
-    """The error for a corpus from which something else comes than before."""
+    """Return the error for a corpus from which something else comes than before."""
     return ChangedError(
         f"the corpus no longer gives {what}",
         where=str(path),

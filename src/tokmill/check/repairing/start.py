@@ -1,7 +1,7 @@
 """Makes a damaged output whole again: what is damaged is made from the corpus once more, and nothing else is.
 
 The manifest says which part of the corpus every range of every file came from, and what its digest was; so the manifest itself
-cannot be mended, and the corpus must be what it was. The work is done in a worker process, which alone writes (see `gaps`).
+cannot be mended, and the corpus must be what it was. The work is done in a worker process, which alone writes (see `ranges`).
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from tokmill.core.manifest import Manifest
     from tokmill.core.protocols import Observer
 
+_WORKER = "tokmill.check.repairing.worker"
+
 
 def repair(
     directory: str | os.PathLike[str],
@@ -54,7 +56,7 @@ def repair(
     job = repair_job(Path(directory), names, glob=glob, memory=memory, threads=threads)
     found = _Collector()
     try:
-        LocalRunner().run(job, [found, *observers])
+        LocalRunner(_WORKER).run(job, [found, *observers])
     except TokmillError as error:
         if error.where == MANIFEST_NAME:
             # The worker has it open, and no name of its directory.
@@ -84,7 +86,7 @@ def repair_job(
     resources, _ = divide_resources(memory, threads, engine, None, inputs)
     content = msgspec.structs.replace(manifest.content, inputs=inputs)
     out = path_to_text(os.path.abspath(directory))
-    return Job(out=out, content=content, resources=resources, mends=True, urls=typed_urls(inputs))
+    return Job(out=out, content=content, resources=resources, urls=typed_urls(inputs))
 
 
 def _moved(manifest: Manifest, directory: Path, sources: Sequence[str], glob: str | None) -> tuple[Input, ...]:

@@ -1,114 +1,179 @@
-"""Reads the parts of the corpus that a damaged output lacks, and gives what they become to the files that are made anew.
+"""The process that repairs: `python -m tokmill.check.repairing.worker JOB_FD EVENT_FD`.
 
-A gap begins at a cursor where the run that made the output committed, and so does what lies behind it: what lies between becomes
-the bytes that it became then, whatever the size of batches. The last batch may reach beyond; what is too much is cut off.
+It reads the damaged ranges of the corpus again and gives what they become to the files that are rebuilt. A range begins at a cursor
+where the run that made the output committed, and so does what follows it: what lies between becomes the bytes that it became then,
+whatever the size of batches. The last batch may reach beyond the range; what is too much is cut off.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
 
+from tokmill.check.repairing.damage import Repair, open_repair
 from tokmill.check.repairing.rebuilt_file import other_corpus
 from tokmill.core.config import is_of_corpus
 from tokmill.core.errors import ChangedError, DamageError, UsageError
-from tokmill.core.events import Started
+from tokmill.core.events import Finished, Notice, Repaired, Started
 from tokmill.core.manifest import MANIFEST_NAME, SKIPPED_NAME
 from tokmill.core.records import STDIN, Counts, Cursor, Tokens, text_to_path
+from tokmill.core.system.memory import peak_rss_bytes
+from tokmill.dataset import find_tokenizer
 from tokmill.formats import make_writer, spec_of
+from tokmill.run import EncodingProcess, serve
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from tokmill.check.repairing.damage import Repair
-    from tokmill.check.repairing.rebuilt_file import Gap
+    from tokmill.check.repairing.rebuilt_file import DamagedRange
     from tokmill.core.config import Content, Job
     from tokmill.core.protocols import Reader, Writer
     from tokmill.core.records import Batch, EncodedBatch, Input
 
+_TICK_S = 0.2
 
-class GapReader:
-    """Reads the gaps of a corpus and nothing between them. Implements `protocols.Reader`."""
 
-    def __init__(self, reader: Reader, gaps: Sequence[Gap]) -> None:
+class RepairProcess(EncodingProcess):
+    """Repairs one output in this process."""
+
+    RESUMES = False
+
+    def run(self) -> None:
+        """Rebuild what is damaged, publish it, and emit Finished. Raise TokmillError."""
+        repair = open_repair(Path(text_to_path(self._job.out)))
+        try:
+            self._find_damage(repair)
+            filler = RangeFiller(self._job, repair)
+            if repair.ranges:
+                self._fill(repair, filler)
+            repair.publish()
+        finally:
+            repair.close()
+        for name, file in repair.files.items():
+            for begin, end in file.rebuilt or [(file.length, file.length)]:
+                self._emit(Repaired(file=name, begin_byte=begin, end_byte=end))
+        self._emit(Finished(elapsed_s=self._elapsed_s, counts=filler.counts, peak_rss_bytes=peak_rss_bytes(), resumed=False))
+
+    def _find_damage(self, repair: Repair) -> None:
+        """Find the damaged ranges. Raise Interrupted if somebody asks for the end."""
+        total = sum(entry.size_bytes for entry in repair.manifest.files.values())
+        position, next_tick = 0, time.monotonic()
+
+        def on_bytes(n_bytes: int) -> None:
+            nonlocal position, next_tick
+            position += n_bytes
+            if self._stopped:
+                raise self._ended(repair.directory)
+            if time.monotonic() >= next_tick:
+                next_tick += _TICK_S
+                self._tell(self._elapsed_s, position, Counts())
+
+        self._emit(Notice(text="looking for damage"))
+        self._emit(Started(total_bytes=total))
+        repair.find_damage(on_bytes)
+
+    def _fill(self, repair: Repair, filler: RangeFiller) -> None:
+        """Make the bytes of the damaged ranges again. Raise what tokenizing them raises."""
+        content = self._job.content
+        check_sources(repair.ranges, content)
+        # The output may have been made on another machine, where the tokenizer's file was elsewhere.
+        content = msgspec.structs.replace(content, tokenizer=find_tokenizer(content.tokenizer))
+        self._job = msgspec.structs.replace(self._job, content=content)
+        self._emit(Notice(text=f"damage in {', '.join(repair.files)}: that part of the corpus is read again"))
+        self._emit(filler.started())
+        with self._encoded(RangeReader(self._reader(), repair.ranges), repair.ranges[0].begin, filler) as results:
+            for encoded in results:
+                filler.add(encoded)
+        if self._stopped or self._leaving:
+            raise self._ended(repair.directory)
+        filler.finish()
+
+
+class RangeReader:
+    """Reads the damaged ranges of a corpus and nothing between them. Implements `protocols.Reader`."""
+
+    def __init__(self, reader: Reader, ranges: Sequence[DamagedRange]) -> None:
         self._reader = reader
-        self._gaps = gaps
+        self._ranges = ranges
 
     def batches(self, start: Cursor) -> Iterator[Batch]:
-        """Batches of all gaps. start: where the first begins."""
+        """Yield the batches of all ranges. start: where the first range begins."""
         index = 0
-        for gap in self._gaps:
-            for batch in self._reader.batches(gap.begin if index else start):
+        for damaged in self._ranges:
+            for batch in self._reader.batches(damaged.begin if index else start):
                 yield replace(batch, index=index)
                 index += 1
-                if _reaches(batch.after, gap.end):
+                if _reaches(batch.after, damaged.end):
                     break
 
 
-class Mender:
-    """Takes encoded batches of the gaps in order. Used by one thread."""
+class RangeFiller:
+    """Writes the encoded batches of the ranges, in order. Used by one thread."""
 
     def __init__(self, job: Job, repair: Repair) -> None:
+        """Open the first range."""
         self.counts = Counts()
         """Of what was encoded again."""
         self._content = job.content
         self._resources = job.resources
         self._repair = repair
-        self._gaps = iter(repair.gaps)
-        self._gap: Gap | None = None
+        self._ranges = iter(repair.ranges)
+        self._range: DamagedRange | None = None
         self._writer: Writer | None = None
         self._tokens = [0, 0]
         self._documents = [0, 0]
         self._started_s = time.monotonic()
-        # What was skipped is recorded under the path of then, wherever the corpus is now.
+        # What was skipped is recorded under its old path, wherever the corpus is now.
         self._paths = {now.path: then.path for now, then in zip(job.content.inputs, repair.manifest.content.inputs, strict=True)}
         self._open_next()
 
     @property
     def elapsed_s(self) -> float:
-        """Since the gaps are known."""
+        """Seconds since the ranges are known."""
         return time.monotonic() - self._started_s
 
     @property
     def position_bytes(self) -> int:
-        """Of all gaps together."""
+        """Bytes that were read of all ranges together."""
         return self.counts.bytes_in
 
     def started(self) -> Started:
-        """The event that says how much is to be read."""
+        """Return the event that says how much is to be read."""
         resources = self._resources
         return Started(
-            total_bytes=sum(gap.bytes_in for gap in self._repair.gaps),
+            total_bytes=sum(damaged.bytes_in for damaged in self._repair.ranges),
             n_threads=resources.n_threads,
             batch_bytes=resources.batch_bytes,
             budget_bytes=resources.budget_bytes,
         )
 
     def add(self, encoded: EncodedBatch) -> None:
-        """Write what one batch became. Raises StorageError, DiskFullError; ChangedError for other bytes than before."""
-        if self._gap is None or self._writer is None:
+        """Write what one batch became. Raise StorageError, DiskFullError, or ChangedError if the bytes differ from before."""
+        if self._range is None or self._writer is None:
             return
         for run in encoded.runs:
             self._writer.append(self._cut(run))
         for skip in encoded.skips:
-            as_then = msgspec.structs.replace(skip, path=self._paths[skip.path])
-            self._repair.file(SKIPPED_NAME).append(msgspec.json.encode(as_then) + b"\n")
+            recorded = msgspec.structs.replace(skip, path=self._paths[skip.path])
+            self._repair.file(SKIPPED_NAME).append(msgspec.json.encode(recorded) + b"\n")
         self.counts += encoded.counts
-        if _reaches(encoded.after, self._gap.end):
+        if _reaches(encoded.after, self._range.end):
             self._open_next()
 
     def finish(self) -> None:
-        """The corpus has ended, or the last gap. Raises ChangedError when something is missing."""
-        while self._gap is not None:
+        """End the last range. Raise ChangedError if something is missing."""
+        while self._range is not None:
             self._open_next()
 
     def _cut(self, run: Tokens) -> Tokens:
-        """What of a run belongs to the gap; the rest is sound, and the writer must not begin files with it."""
+        """Return what of a run belongs to the range; the rest is sound, and the writer must not begin files with it."""
         side = int(run.is_val)
         n = min(len(run.ids), self._tokens[side])
         ends = run.ends[: min(int(np.searchsorted(run.ends, n, side="right")), self._documents[side])]
@@ -117,44 +182,51 @@ class Mender:
         return Tokens(run.is_val, run.ids[:n], ends)
 
     def _open_next(self) -> None:
-        if self._gap is not None and self._writer is not None:
-            self._close(self._gap, self._writer)
-        self._gap = next(self._gaps, None)
-        if self._gap is not None:
-            self._repair.open_gap(self._gap)
-            self._tokens, self._documents = list(self._gap.tokens), list(self._gap.documents)
-            spec = msgspec.structs.replace(spec_of(self._content), part=self._gap.part)
-            self._writer = make_writer(self._repair, self._gap.writer, spec)
+        if self._range is not None and self._writer is not None:
+            self._close(self._range, self._writer)
+        self._range = next(self._ranges, None)
+        if self._range is not None:
+            self._repair.open_range(self._range)
+            self._tokens, self._documents = list(self._range.tokens), list(self._range.documents)
+            spec = msgspec.structs.replace(spec_of(self._content), part=self._range.part)
+            self._writer = make_writer(self._repair, self._range.writer, spec)
 
-    def _close(self, gap: Gap, writer: Writer) -> None:
-        """Raises ChangedError when the corpus gave less than before."""
+    def _close(self, damaged: DamagedRange, writer: Writer) -> None:
+        """End a range. Raise ChangedError if the corpus gave less than before."""
         is_short = any(self._tokens) or any(self._documents)
-        if gap.is_last and not is_short:
+        if damaged.is_last and not is_short:
             writer.finish()
-        self._repair.close_gap()
+        self._repair.close_range()
         if is_short:
-            raise other_corpus(f"the documents of segment {gap.last + 1:,}", self._repair.directory)
+            raise other_corpus(f"the documents of segment {damaged.last + 1:,}", self._repair.directory)
 
 
-def check_sources(gaps: Sequence[Gap], content: Content) -> None:
-    """Raises ChangedError when an input that is to be read again is not as it was, DamageError when it cannot be read again.
+def check_sources(ranges: Sequence[DamagedRange], content: Content) -> None:
+    """Check that what is damaged can be made again.
 
-    UsageError for an output that no run with one set of options can make again.
+    Raises:
+        ChangedError: If an input that is to be read again is not as it was.
+        DamageError: If an input cannot be read again.
+        UsageError: If no run with one set of options can make the output again.
     """
     inputs = content.inputs
-    needed = {i for gap in gaps for i in range(gap.begin.input_index, gap.end.input_index + bool(gap.end.offset or gap.end.record))}
+    needed = {
+        i
+        for damaged in ranges
+        for i in range(damaged.begin.input_index, damaged.end.input_index + bool(damaged.end.offset or damaged.end.record))
+    }
     if needed and not is_of_corpus(content):
         raise UsageError(
-            "what is damaged cannot be made again: this output was put together from runs with other settings, or from bare files",
+            "the damage cannot be repaired: this output was made from runs with different settings, or from bare files",
             where=MANIFEST_NAME,
-            allowed="an output of tokmill tokenize, or made of such with the same settings",
+            allowed="an output of tokmill tokenize, or one made of such outputs with the same settings",
             next_step="make it again from what it was made from (made_from in its manifest): the same command with --fresh",
         )
     for i in sorted(needed):
         source = inputs[i]
         if source.size_bytes is None:
             raise DamageError(
-                "the output is damaged where it was made from what came through a pipe, which cannot be read again",
+                "the damaged range was made from a pipe, which cannot be read again",
                 where="standard input" if source.path == STDIN else source.path,
                 allowed="inputs that are files",
                 next_step="give a file with the same bytes in its place, --source INPUT..., or make the output again with --fresh",
@@ -165,12 +237,12 @@ def check_sources(gaps: Sequence[Gap], content: Content) -> None:
                 f"an input of the damaged range {what}",
                 where=source.path,
                 allowed="the inputs as they were when the output was made",
-                next_step="put it back, or give the places of all inputs: --source INPUT...",
+                next_step="put it back, or say where all inputs are now: --source INPUT...",
             )
 
 
 def _difference(source: Input) -> str:
-    """In what a file is not as it was; empty when it is. What is remote its store is asked when it is read."""
+    """Return how a file differs from what was tokenized, or nothing. A remote one is compared when it is read."""
     if source.is_remote:
         return ""
     try:
@@ -180,10 +252,14 @@ def _difference(source: Input) -> str:
     if now.st_size != source.size_bytes:
         return f"had {source.size_bytes:,} bytes, has {now.st_size:,}"
     if now.st_mtime_ns != source.mtime_ns:
-        return "was modified (same size, another modification time)"
+        return "was modified (same size, other mtime)"
     return ""
 
 
 def _reaches(after: Cursor | None, end: Cursor) -> bool:
-    """Whether all that lies before `end` was read. after: behind a batch; None inside a document."""
+    """Return whether all before `end` was read. after: where the last batch ends; None inside a document."""
     return after is not None and (after.input_index, after.offset, after.record) >= (end.input_index, end.offset, end.record)
+
+
+if __name__ == "__main__":
+    serve(RepairProcess, int(sys.argv[1]), int(sys.argv[2]))

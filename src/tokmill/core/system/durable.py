@@ -20,8 +20,16 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_NOT_COPIED = {errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EBADF, errno.EPERM, errno.EIO}
-"""What `copy_file_range` says where it does not work: other file systems, old kernels, sandboxes; or when it cannot read."""
+_NOT_COPIED = {
+    errno.EXDEV,
+    errno.EINVAL,
+    errno.ENOSYS,
+    errno.EOPNOTSUPP,
+    errno.EPERM,
+    errno.EBADF,
+    errno.ETXTBSY,
+}
+"""What `copy_file_range` says where it does not work: other file systems, old kernels, sandboxes. EIO is a disk that fails."""
 _NOT_LINKED = {errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EMLINK, errno.EINVAL}
 """What `link` says where files cannot have several names, or no more of them."""
 _COPY_BYTES = 4 << 20
@@ -104,17 +112,42 @@ def open_again(path: Path) -> int:
     return os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
 
 
-def copy_range(source_fd: int, source_offset: int, target_fd: int, target_offset: int, data: memoryview) -> None:
-    """Copy len(data) bytes between two files inside the kernel; where that cannot be done, write `data`, which is what they are."""
+def copy_range(
+    source_fd: int, source_offset: int, target_fd: int, target_offset: int, n_bytes: int, data: memoryview | None = None
+) -> None:
+    """Copy bytes from one file to another inside the kernel; where the kernel cannot, by reading and writing them.
+
+    Args:
+        source_fd: Open for reading.
+        source_offset: Where the bytes begin in the source.
+        target_fd: Open for writing, not for appending; its position stays.
+        target_offset: Where the bytes go in the target.
+        n_bytes: How many bytes.
+        data: The bytes, if the caller has read them already.
+
+    Raises:
+        OSError: EIO, if the source ends too early, among others.
+    """
+    in_kernel = getattr(os, "copy_file_range", None)
     done = 0
-    while done < len(data):
+    while done < n_bytes:
+        n = 0
         try:
-            n = os.copy_file_range(source_fd, target_fd, len(data) - done, source_offset + done, target_offset + done)
+            if in_kernel:
+                n = in_kernel(source_fd, target_fd, n_bytes - done, source_offset + done, target_offset + done)
+        except InterruptedError:
+            continue
         except OSError as error:
             if error.errno not in _NOT_COPIED:
                 raise
-            n = 0
-        done += n or os.pwrite(target_fd, data[done:], target_offset + done)
+            in_kernel = None
+        if not n:
+            size = min(n_bytes - done, _COPY_BYTES)
+            block = data[done:] if data is not None else os.pread(source_fd, size, source_offset + done)
+            if not block:
+                raise OSError(errno.EIO, "the file became shorter while it was copied")
+            n = os.pwrite(target_fd, block, target_offset + done)
+        done += n
 
 
 def sync_file(fd: int) -> None:
@@ -205,10 +238,7 @@ def _copy(source: Path, target: Path) -> None:
     try:
         copy = create(unnamed)
         try:
-            offset = 0
-            while block := os.pread(fd, _COPY_BYTES, offset):
-                copy_range(fd, offset, copy, offset, memoryview(block))
-                offset += len(block)
+            copy_range(fd, 0, copy, 0, os.fstat(fd).st_size)
             os.fsync(copy)
         finally:
             os.close(copy)

@@ -1,0 +1,105 @@
+"""Spans: the byte ranges that segments added to a file, each with the digest of its bytes, and the check of bytes against them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+import xxhash
+
+from tokmill.core.records import FileHeader
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from typing_extensions import Buffer
+
+    from tokmill.core.manifest import Manifest, Segment
+    from tokmill.core.records import FileEntry
+
+HEADER = -1
+"""In place of a segment's number: the header of the file, which no segment added."""
+
+
+class Span(msgspec.Struct, frozen=True, gc=False):
+    """Bytes `begin` to `end` of one file."""
+
+    segment: int
+    """The segment that added them, from 0; or `HEADER`."""
+    begin: int
+    end: int
+    digest: str
+    """xxh3_128, hex."""
+
+
+def iter_spans(segments: Iterable[Segment], found: dict[str, list[Span]], first: int = 0) -> dict[str, list[Span]]:
+    """Add the spans of segments to those found before, by file and in order, and return them.
+
+    Args:
+        segments: Consecutive segments.
+        found: Spans of the segments before them; changed.
+        first: Number of the first of these segments.
+    """
+    for number, segment in enumerate(segments, first):
+        for name, added in segment.files.items():
+            spans = found.setdefault(name, [])
+            spans.append(Span(number, spans[-1].end if spans else 0, added.end, added.digest))
+    return found
+
+
+def with_header(spans: Sequence[Span], entry: FileEntry) -> list[Span]:
+    """Return the spans of a complete file with its header, if it has one, as the first."""
+    if not isinstance(entry.header, FileHeader):
+        return list(spans)
+    header = Span(HEADER, 0, entry.header.size_bytes, entry.header.digest)
+    first = [msgspec.structs.replace(spans[0], begin=header.end)] if spans else []
+    return [header, *first, *spans[1:]]
+
+
+def spans_of(manifest: Manifest) -> dict[str, list[Span]]:
+    """Return the spans of every file of a complete output, by name, its header first."""
+    found = iter_spans(manifest.segments, {})
+    return {name: with_header(found.get(name, ()), entry) for name, entry in manifest.files.items()}
+
+
+def add_up(spans: Sequence[Span], size_bytes: int) -> bool:
+    """Return whether the spans are, end to end, a file of that size."""
+    return all(span.begin <= span.end for span in spans) and (spans[-1].end if spans else 0) == size_bytes
+
+
+class SpanChecker:
+    """Compares the bytes of a file, given in order, with the digests of its spans."""
+
+    def __init__(self, spans: Sequence[Span]) -> None:
+        """Begin at the first span; spans: consecutive."""
+        self.position = spans[0].begin if spans else 0
+        """Offset in the file of the next byte."""
+        self._spans = spans
+        self._next = 0
+        self._hash = xxhash.xxh3_128()
+
+    def seek(self, offset: int) -> None:
+        """Move to the begin of the span that holds byte `offset`, or of the header, if that is just before it."""
+        self._next = sum(span.end <= offset for span in self._spans)
+        if self._next == 1 and self._spans[0].segment == HEADER:
+            self._next = 0
+        self.position = self._spans[self._next - 1].end if self._next else self._spans[0].begin if self._spans else offset
+        self._hash = xxhash.xxh3_128()
+
+    def update(self, data: Buffer) -> list[Span]:
+        """Take the next bytes; return the spans that end in them and are damaged: their bytes are not those written."""
+        view = memoryview(data).cast("B")
+        damaged, done = [], 0
+        while self._next < len(self._spans):
+            span = self._spans[self._next]
+            n = max(span.end - self.position - done, 0)
+            self._hash.update(view[done : done + n])
+            if done + n > len(view):
+                break
+            done += n
+            if span.end < span.begin or self._hash.hexdigest() != span.digest:
+                damaged.append(span)
+            self._hash = xxhash.xxh3_128()
+            self._next += 1
+        self.position += len(view)
+        return damaged
