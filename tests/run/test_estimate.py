@@ -16,9 +16,9 @@ from support.plain import gpt2
 from tokmill.core.protocols import Encoder
 from tokmill.core.records import Input, Tokenizer
 from tokmill.encode.loading import cutter_for, load_encoder, resolve_tokenizer
-from tokmill.run.estimate import sampler, windows as sampling
+from tokmill.run.estimate import sampler, windows
 from tokmill.run.estimate.sampler import Sampler
-from tokmill.run.estimate.statistics import Answer, Group, Question, Totals, Window, student, totals
+from tokmill.run.estimate.statistics import Group, SampleRequest, SampleResult, Totals, Window, student, totals
 from tokmill.run.estimate.windows import Cut, Excerpt, View, cut_of
 from tokmill.run.job import make_job
 
@@ -50,9 +50,8 @@ def encoder() -> Encoder:
 @pytest.fixture
 def small_places(monkeypatch: pytest.MonkeyPatch) -> None:
     """A grid sixteen times as fine, so that small corpora have many windows; and the engine is loaded once."""
-    for module in (sampling, sampler):
-        monkeypatch.setattr(module, "PLACE_BYTES", 4096)
-    monkeypatch.setattr(sampling, "REACH_BYTES", 8192)
+    monkeypatch.setattr(windows, "PLACE_BYTES", 4096)
+    monkeypatch.setattr(windows, "REACH_BYTES", 8192)
 
     def load(_tokenizer: Tokenizer, _engine: str) -> Encoder:
         return encoder()
@@ -60,9 +59,9 @@ def small_places(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sampler, "load_encoder", load)
 
 
-def ask(*paths: Path, sample_bytes: int, decode_s: float = 5.0, **options: object) -> tuple[Answer, Totals]:
+def ask(*paths: Path, sample_bytes: int, decode_s: float = 5.0, **options: object) -> tuple[SampleResult, Totals]:
     job = make_job([str(p) for p in paths], out="/dev/null/x", **options).job  # type: ignore[arg-type]
-    question = Question(content=job.content, engine="gigatoken", sample_bytes=sample_bytes, decode_s=decode_s, encode_s=60.0)
+    question = SampleRequest(content=job.content, engine="gigatoken", sample_bytes=sample_bytes, decode_s=decode_s, encode_s=60.0)
     answer = Sampler(question).answer()
     return answer, totals(answer.groups)
 
@@ -123,11 +122,11 @@ def cover(data: bytes, cut: Cut, reach: int, place: int) -> list[Excerpt]:
 def test_windows_of_text_cover_every_byte_once_and_their_tokens_are_those_of_the_whole(place: int) -> None:
     documents = [*mixed_text(3, 60_000), "", "x" * 3000, ""]
     data = SEP.join(documents).encode()
-    windows = cover(data, cut_of(a_content(), "text", cutter_for("r50k_base")), 4096, place)
-    assert sum(w.raw_bytes for w in windows) == len(data)
-    assert sum(w.documents for w in windows) == len(documents) - 1
-    assert sum(w.n_eot for w in windows) == len([d for d in documents[:-1] if d])
-    texts = [text.decode() for w in windows for text in w.texts]
+    found = cover(data, cut_of(a_content(), "text", cutter_for("r50k_base"), reach_bytes=4096), 4096, place)
+    assert sum(w.raw_bytes for w in found) == len(data)
+    assert sum(w.documents for w in found) == len(documents) - 1
+    assert sum(w.n_eot for w in found) == len([d for d in documents[:-1] if d])
+    texts = [text.decode() for w in found for text in w.texts]
     assert sum(len(gpt2().encode_ordinary(t)) for t in texts) == sum(len(gpt2().encode_ordinary(d)) for d in documents)
 
 
@@ -136,13 +135,13 @@ def test_windows_of_json_lines_cover_every_byte_once_also_of_lines_longer_than_t
     texts = ["short", "", long, "middle " * 300, long[:50_000], "last"]
     data = "".join(json.dumps({"meta": "m", "text": t}) + "\n" for t in texts).encode()[:-1]
     cut = cut_of(a_content(), "jsonl", None, reach_bytes=8192)
-    windows = cover(data, cut, 8192, 4096)
-    assert sum(w.raw_bytes for w in windows) == len(data)
-    assert sum(w.documents for w in windows) == len(texts)
-    n_text = sum(len(text) for w in windows for text in w.texts)
+    found = cover(data, cut, 8192, 4096)
+    assert sum(w.raw_bytes for w in found) == len(data)
+    assert sum(w.documents for w in found) == len(texts)
+    n_text = sum(len(text) for w in found for text in w.texts)
     truth = sum(len(t.encode()) for t in texts)
     assert abs(n_text - truth) < 0.005 * truth
-    assert sum(w.n_parts for w in windows) > 30
+    assert sum(not w.documents for w in found) > 30
 
 
 @pytest.mark.usefixtures("small_places")
@@ -240,7 +239,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     path = write(tmp_path / "a.txt", "x")
     job = make_job([str(path)], out="/dev/null/x").job
     path.unlink()
-    question = Question(content=job.content, engine="gigatoken", sample_bytes=1000, decode_s=1, encode_s=1)
+    question = SampleRequest(content=job.content, engine="gigatoken", sample_bytes=1000, decode_s=1, encode_s=1)
     with pytest.raises(Exception, match="cannot be read") as caught:
         Sampler(question).answer()
     assert str(path) in str(caught.value)

@@ -242,9 +242,9 @@ def test_standard_input_cannot_be_planned_and_is_not_consumed(tmp_path: Path) ->
     assert found["memory"]["peak_bytes"] > 0
 
 
-def test_the_process_that_was_typed_loads_neither_engine_nor_numpy(tmp_path: Path, corpus: Path) -> None:
+def test_the_parent_process_loads_neither_engine_nor_numpy(tmp_path: Path, corpus: Path) -> None:
     code = (
-        f"import sys\nfrom tokmill import cli\nassert cli.run(['plan', {str(corpus)!r}]) == 0\n"
+        f"import sys\nfrom tokmill.cli import app\nassert app.run(['plan', {str(corpus)!r}]) == 0\n"
         "print([m for m in ('numpy', 'gigatoken', 'pyarrow', 'tiktoken') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=clean_environment(), check=True)
@@ -260,7 +260,7 @@ def test_an_engine_that_fails_and_a_process_that_dies_are_errors(
     assert str(damaged) in capsys.readouterr().err
     monkeypatch.setattr(forecast, "Child", lambda _module: Child("tokmill.no_such_module"))
     assert app.run(["plan", str(corpus)]) == 1
-    assert "the process that looks at samples died" in capsys.readouterr().err
+    assert "the sampling process exited unexpectedly" in capsys.readouterr().err
 
 
 @pytest.fixture

@@ -5,13 +5,10 @@ In a process of its own, because what is wrong with a compiled module may end th
 
 from __future__ import annotations
 
-import os
-import sys
-
 import msgspec
 import numpy as np
 
-from tokmill.core.system.process_child import Line, failed_event
+from tokmill.core.system.process_child import serve_once
 from tokmill.encode.loading import disable_awkward, load_encoder
 from tokmill.encode.resolve import resolve_tokenizer
 
@@ -46,19 +43,6 @@ def try_engine() -> Tried:
     return Tried(n_tokens=len(wanted), differs_in=next(differing, None))
 
 
-def main(job_fd: int, event_fd: int) -> None:
-    """Entry point of the process."""
-    disable_awkward()
-    line = Line(job_fd, event_fd)
-    line.question()
-    line.watch(lambda: os._exit(1))
-    try:
-        line.emit(try_engine())
-    except Exception as error:  # noqa: BLE001  the parent is told of whatever it is
-        line.emit(failed_event(error))
-    sys.stderr.flush()
-    os._exit(0)
-
-
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))
+    disable_awkward()
+    serve_once(lambda _question: try_engine())

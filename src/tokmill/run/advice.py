@@ -1,7 +1,7 @@
-"""What to say of an output without text, or of a side without it: why that may be, and what to type against it.
+"""Advice: what to say of a job or its result, each sentence with the condition under which it is said, and what to type.
 
-A run that left out every record is not a fault, for it was asked to leave them out; but nobody wants it. Where JSON lines lack the
-key, the keys that stand in the first line are named, since the key is what was mistyped most often.
+A run that skipped every record did what it was asked to; but nobody wants that. Where JSON lines lack the text key, the keys of the
+first line are named, because the key is what is mistyped most often.
 """
 
 from __future__ import annotations
@@ -15,73 +15,104 @@ from tokmill.core.text import counted
 from tokmill.read import keys_of, open_stream
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tokmill.core.config import Content
     from tokmill.core.records import Counts, Input
 
 _MOST_VAL = 0.5
-_ENOUGH_DOCUMENTS = 5
-"""Expected for validation, so that none at all is less likely than one in a hundred."""
+_ENOUGH = 5
+"""Documents expected for validation, so that none at all is less likely than one in a hundred."""
+_UNLIKELY = 0.1
+"""Chance of an empty side that nobody need know of beforehand."""
 _MOST_KEYS = 8
-"""Named in a notice."""
 _BLANK_LINE = b"\r\n\r\n"
 """What is between paragraphs where lines end as on Windows."""
 _READ_BYTES = 1 << 20
-_MISSED = {"missing_text", "null_text", "not_a_string"}
-"""Reasons that another key may mend."""
+_KEY_REASONS = {"missing_text", "null_text", "not_a_string"}
+"""Reasons for skipping that another key may remove."""
+_BYTES_PER_TOKEN = 4
+"""Of English text, about."""
+_MANY_FILES = 1000
+
+
+def shard_notices(content: Content) -> list[str]:
+    """Return what to say when the output will be thousands of files, as far as the sizes of the inputs tell."""
+    n_bytes = sum(source.size_bytes or 0 for source in content.inputs)
+    if not content.shards or (n := n_bytes // _BYTES_PER_TOKEN // content.shards.tokens) < _MANY_FILES:
+        return []
+    size = counted(content.shards.tokens, "token")
+    return [f"shards of {size}: about {n:,} files or more; a larger --shard-tokens makes them fewer"]
+
+
+def possibly_empty_notices(n_documents: int, bytes_text: int, content: Content) -> list[str]:
+    """Return what to say before a run of which one side may well be empty though both were asked for."""
+    n = _n_drawn(n_documents, bytes_text)
+    chance = (1 - content.val_fraction) ** n
+    if not content.val_fraction or not n or chance < _UNLIKELY:
+        return []
+    expected = content.val_fraction * n
+    about = f"{expected:.1f}" if expected < 10 else f"{expected:,.0f}"
+    empty = f"that side may well be empty (chance {100 * chance:.0f} %)"
+    what = f"about {about} of {counted(n, 'document')} will be for validation: {empty}"
+    if n == 1:
+        return [f"{what}; say with --separator where documents end, or --val-fraction 0"]
+    return [f"{what}; --val-fraction {min(_MOST_VAL, _ENOUGH / n):.2g} makes it likely to have some, 0 leaves it out"]
 
 
 def emptiness_notices(counts: Counts, content: Content) -> list[str]:
-    """What to say of an output that has no token, or has none on one side though both were asked for."""
-    return _empty_output(counts, content) or _empty_side(counts, content)
-
-
-def _empty_output(counts: Counts, content: Content) -> list[str]:
-    if counts.tokens_train or counts.tokens_val:
-        return []
-    if not counts.documents:
-        return ["nothing was written: the inputs hold no document; are they the right ones?"]
+    """Return what to say of an output without a token, or without one on a side though both were asked for."""
     reasons = {reason: n for reason, n in counts.skipped.items() if n}
-    if set(reasons) <= {"empty"}:
-        return [f"nothing was written: {counted(counts.documents, 'document')}, and no text in any"]
-    what = ", ".join(f"{n:,} {reason}" for reason, n in sorted(reasons.items()))
-    return [f"nothing was written: every record was skipped ({what}){_key_question(content, reasons)}"]
+    is_empty = not counts.tokens_train and not counts.tokens_val
+    n = counts.documents_train + counts.documents_val
+    is_one_sided = bool(counts.tokens_train) != bool(counts.tokens_val)
+    advice: tuple[tuple[bool, Callable[[], str]], ...] = (
+        (is_empty and not counts.documents, lambda: "the inputs hold no document; are they the right ones?"),
+        (is_empty and set(reasons) <= {"empty"}, lambda: f"{counted(counts.documents, 'document')}, and no text in any"),
+        (is_empty, lambda: f"every record was skipped ({_named(reasons)}){_key_question(content, reasons)}"),
+        (n > 0 and is_one_sided and content.val_fraction > 0, lambda: _empty_side(counts, content, n)),
+    )
+    found = next((say() for condition, say in advice if condition), None)
+    return [f"nothing was written: {found}" if is_empty else found] if found else []
+
+
+def _n_drawn(n_documents: int, bytes_text: int) -> int:
+    """Return how many choices of a side there are: documents, or blocks where these are long enough to be divided."""
+    return max(n_documents, bytes_text // BLOCK_BYTES) if bytes_text > DIVIDE_ABOVE_BYTES * n_documents else n_documents
+
+
+def _named(reasons: dict[str, int]) -> str:
+    return ", ".join(f"{n:,} {reason}" for reason, n in sorted(reasons.items()))
 
 
 def _key_question(content: Content, reasons: dict[str, int]) -> str:
-    if not _MISSED & set(reasons):
+    if not _KEY_REASONS & set(reasons):
         return "; skipped.jsonl in the output says where"
     keys = next((keys for source in content.inputs if source.format == "jsonl" if (keys := keys_of(source))), [])
-    there = (
-        f" The first line has the keys {', '.join(keys[:_MOST_KEYS])}{', ...' if len(keys) > _MOST_KEYS else ''}." if keys else ""
-    )
+    more = ", ..." if len(keys) > _MOST_KEYS else ""
+    there = f" The first line has the keys {', '.join(keys[:_MOST_KEYS])}{more}." if keys else ""
     return f": is --text-key {content.text_key} right?{there} Run again with --fresh and the right key"
 
 
-def _empty_side(counts: Counts, content: Content) -> list[str]:
-    """What to say when one side has all the text though both were asked for."""
-    n, val_fraction = counts.documents_train + counts.documents_val, content.val_fraction
-    if not val_fraction or not n or bool(counts.tokens_train) == bool(counts.tokens_val):
-        return []
+def _empty_side(counts: Counts, content: Content, n: int) -> str:
     name, side = ("val.bin", "validation") if counts.tokens_train else ("train.bin", "training")
-    what = f"{name} is empty (np.memmap refuses such a file, tokmill.open does not)"
+    what = f"{name} is empty (np.memmap cannot open such a file, tokmill.open can)"
     if content.format != "raw" or content.shards:
         what = f"there is no file for {side}"
     what += f": of {counted(n, 'document')} none is for {side}"
     if n == 1 and counts.bytes_text <= DIVIDE_ABOVE_BYTES and content.inputs[0].format == "text":
-        what += f", for a document of less than 64 MiB is not divided; {where_documents_end(content)}"
-    elif side == "training" or val_fraction >= _MOST_VAL:
+        what += f", for a document of less than 64 MiB is not divided; {_separator_advice(content)}"
+    elif side == "training" or content.val_fraction >= _MOST_VAL:
         what += "; choose with another --seed, and --fresh"
     else:
-        n_blocks = max(n, counts.bytes_text // BLOCK_BYTES if counts.bytes_text > DIVIDE_ABOVE_BYTES * n else n)
-        fraction = min(_MOST_VAL, max(_ENOUGH_DOCUMENTS / n_blocks, 2 * val_fraction))
+        fraction = min(_MOST_VAL, max(_ENOUGH / _n_drawn(n, counts.bytes_text), 2 * content.val_fraction))
         what += f"; for some, run again with --fresh --val-fraction {fraction:.2g}"
-    return [f"{what}. With --val-fraction 0 all are for training"]
+    return f"{what}. With --val-fraction 0 all are for training"
 
 
-def where_documents_end(content: Content) -> str:
-    """What to do about text that is one document: of lines that end as on Windows, which --separator is likely meant."""
-    wanted = (content.separator or "").encode()
-    source = content.inputs[0]
+def _separator_advice(content: Content) -> str:
+    """Return what to do about text that is one document; of lines that end as on Windows, which --separator is likely meant."""
+    wanted, source = (content.separator or "").encode(), content.inputs[0]
     if wanted and wanted != _BLANK_LINE and len(content.inputs) == 1 and source.size_bytes and not source.is_remote:
         try:
             has_wanted, has_blank_line = _occurring(source, (wanted, _BLANK_LINE))
@@ -94,9 +125,8 @@ def where_documents_end(content: Content) -> str:
 
 
 def _occurring(source: Input, words: tuple[bytes, ...]) -> list[bool]:
-    """Whether each of the words is anywhere in an input."""
-    found = [False] * len(words)
-    kept = max(map(len, words)) - 1
+    """Return whether each of the words is anywhere in an input."""
+    found, kept = [False] * len(words), max(map(len, words)) - 1
     tail, stream = b"", open_stream(source)
     try:
         while not all(found) and (data := stream.read(_READ_BYTES)):

@@ -13,11 +13,12 @@ from tokmill.core.config import MIB, Content, Job, Resources, parse_separator, p
 from tokmill.core.errors import UsageError
 from tokmill.core.records import STDIN, EotPlacement, IdType, OnError, Utf8Policy, is_url, path_to_text
 from tokmill.core.system.budget import default_budget, divide_budget
-from tokmill.core.system.memory import cgroup_limit_bytes, machine_bytes
+from tokmill.core.system.memory import cgroup_limit_bytes, machine_bytes, usable_cores
 from tokmill.core.text import counted, nearest
 from tokmill.encode import ENGINES, engine_notice, engine_of, resolve_tokenizer
 from tokmill.formats import WRITERS, choose_output
 from tokmill.read import check_files, find_inputs
+from tokmill.run.advice import shard_notices
 from tokmill.store import typed_urls
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def make_job(
     notices = [*found.notices(), *choice.notices]
     doubts = check_files(found.inputs, text_key) if input_format is None else []
     notices += doubts
-    notices += _shard_notices(content)
+    notices += shard_notices(content)
     used = engine_of(described, engine)
     if used != engine:
         notices.append(engine_notice(described))
@@ -129,21 +130,6 @@ def make_job(
         destination=destination,
     )
     return PlannedJob(job, notices, tuple(doubts))
-
-
-_BYTES_PER_TOKEN = 4
-"""Of English text, about."""
-_MANY_FILES = 1000
-
-
-def _shard_notices(content: Content) -> list[str]:
-    """What to say when the output will be thousands of files, as far as the sizes of the inputs tell."""
-    n_bytes = sum(source.size_bytes or 0 for source in content.inputs)
-    if not content.shards or (n := n_bytes // _BYTES_PER_TOKEN // content.shards.tokens) < _MANY_FILES:
-        return []
-    return [
-        f"shards of {counted(content.shards.tokens, 'token')}: about {n:,} files or more; a larger --shard-tokens makes them fewer"
-    ]
 
 
 def _stage_bytes(stage_size: str | int | None) -> int:
@@ -253,7 +239,7 @@ def divide_resources(
 
 def _choose_threads(threads: int | None) -> int:
     _check_range("--threads", threads, threads is None or threads >= 1, "1 or more")
-    return threads or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    return threads or usable_cores()
 
 
 def _choose_budget(memory: str | int | None, n_threads: int, cgroup_bytes: int | None) -> tuple[int, list[str]]:

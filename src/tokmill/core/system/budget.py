@@ -76,6 +76,12 @@ class BudgetShares(msgspec.Struct, frozen=True, kw_only=True):
     batch_bytes: int
 
     @property
+    def sum_bytes(self) -> int:
+        """The terms added up."""
+        processes = self.parent_bytes + self.worker_bytes + self.reference_bytes + self.inputs_bytes
+        return processes + self.reader_bytes + self.in_flight_bytes + self.caches_bytes
+
+    @property
     def max_piece_bytes(self) -> int:
         """Largest text encoded in one piece: it must fit beside caches that are as full as they may be."""
         return (self.in_flight_bytes + int(self.caches_bytes * (1 - 1 / _GROWTH))) // _PIECE_COST

@@ -92,6 +92,11 @@ def cgroup_cores() -> float | None:
     return min((int(words[0]) / int(words[1]) for words in found if len(words) == 2 and all(map(str.isdigit, words))), default=None)
 
 
+def usable_cores() -> int:
+    """Return how many processors this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def mark_for_oom_killer() -> None:
     """Make this process the kernel's first choice when memory runs out: it alone can be resumed."""
     with contextlib.suppress(OSError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import traceback
 from typing import IO, TYPE_CHECKING
@@ -52,6 +53,22 @@ class Line:
             if line.strip() == b"stop":
                 on_stop()
         os._exit(1)
+
+
+def serve_once(answer: Callable[[bytes], msgspec.Struct]) -> None:
+    """Answer the parent's one question and end the process; called by `__main__` of a module that `Child` starts.
+
+    answer: takes the question, one line of JSON; what it raises is reported to the parent.
+    """
+    line = Line(int(sys.argv[1]), int(sys.argv[2]))
+    question = line.question()
+    line.watch(lambda: os._exit(1))
+    try:
+        line.emit(answer(question))
+    except BaseException as error:  # noqa: BLE001  the parent is told of whatever it is, panics of engines too
+        line.emit(failed_event(error))
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def failed_event(error: BaseException) -> Failed:

@@ -1,14 +1,14 @@
 """What a sample says of a corpus, and how sure that is: a ratio estimator over windows, with a 95 % interval.
 
-A window is drawn with a chance proportional to the bytes it stands for, one from each of equal stretches of the corpus. The error
-comes from the differences between neighbouring windows (the successive differences of Wolter, Introduction to Variance Estimation,
-chapter 8): a corpus whose parts differ is not taken for one that is uncertain everywhere, and one that changes within a stretch is.
-Refused: the plain variance of all windows, which calls a corpus of two languages twice as uncertain as it is.
+One window is drawn from each of equal stretches of the corpus. The error comes from the differences between neighbouring windows
+(successive differences; Wolter, Introduction to Variance Estimation, chapter 8). The plain variance of all windows would call a
+corpus of two languages, one after the other, twice as uncertain as it is.
 """
 
 from __future__ import annotations
 
 import math
+import statistics
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -17,23 +17,23 @@ import msgspec
 from tokmill.core.config import Content
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
 _FLOOR = 0.0005
-"""A sample is never surer than this: where it is cut, a window gains or loses a token."""
+"""A sample is never surer than this: a window may gain or lose a token where it is cut."""
 _UNSEEN_FLOOR = 0.1
-"""Of what was never looked at: the rest of a compressed file of which only the beginning was read."""
+"""Likewise for what was never looked at: the rest of a file of which only a part was read."""
 
 
-class Question(msgspec.Struct, frozen=True, kw_only=True):
+class SampleRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What the sampling process is asked."""
 
     content: Content
     engine: str
     sample_bytes: int
-    """Text to be encoded, about; a corpus up to this size is encoded whole."""
+    """Text to encode, about; a corpus up to this size is encoded whole."""
     decode_s: float
-    """Time for decompressing, about."""
+    """Time for reading what has to be read from its beginning, about."""
     encode_s: float
     """Time for encoding, about; what is not reached is left out, evenly."""
     urls: dict[str, str] = {}
@@ -41,18 +41,17 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Window(msgspec.Struct, frozen=True, array_like=True):
-    """One place of the corpus: what begins there, up to where the next place begins."""
+    """A stretch of the corpus, cut at documents, lines or safe cuts."""
 
     chance: float
-    """Of being drawn, in any unit that is the same for all windows of its group."""
+    """Of being drawn, in a unit that all windows of a group share."""
     raw_bytes: int
-    """Its actual length, cut at documents, lines or safe places."""
     text_bytes: int
     tokens: int
     """End-of-text ids included."""
     documents: int
     large_ids: int
-    """Ids of text of which Python keeps no ready-made int (the end-of-text id is one int, however often it stands in a list)."""
+    """Ids of text that Python keeps no ready-made int for."""
 
 
 class Group(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,44 +60,45 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
     windows: list[Window]
     """In the order of the corpus."""
     seen_bytes: int
-    """Decompressed bytes from all of which the windows were drawn."""
+    """Decompressed bytes that the windows were drawn from."""
     unseen_bytes: int = 0
-    """Decompressed bytes, estimated, of what could not be looked at in the time."""
+    """Decompressed bytes, estimated, that could not be read in the time."""
     is_whole: bool = False
     """The windows are all there is."""
     extra_documents: int = 0
-    """Documents that end with their file, which no window counts."""
+    """Documents, counted, that are in no window."""
     extra_tokens: int = 0
-    """The end-of-text ids of those."""
-    extra_error: int = 0
-    """Half the width of the 95 % interval of that, where only some ends were looked at."""
+    """Their end-of-text ids."""
     is_stored: bool = False
-    """The bytes are those of a column as it is stored (Parquet); what will be read of it is its text."""
+    """The bytes are those of a stored column (Parquet); a run reads its text."""
 
 
-class Answer(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+class SampleResult(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """What the sampling process found."""
 
     groups: list[Group]
     decompressed: list[tuple[int, int, bool]]
-    """Compressed inputs: index, decompressed bytes, whether they are counted (true) or estimated."""
+    """Of inputs that were read from their beginning: index, decompressed bytes, whether these were counted."""
     n_unknown: int
-    """Inputs of which nothing can be said: standard input, pipes."""
+    """Inputs that cannot be sampled: standard input and pipes."""
     engine_bytes_per_s: float | None
-    """Of one encoder thread, warmed up by the first half of the sample; None when the sample is too small to tell."""
+    """Of one encoder thread; None when the sample is too small to tell."""
     notices: list[str]
 
 
 class Estimate(msgspec.Struct, frozen=True, kw_only=True):
-    """A number and its 95 % interval; all three the same when it was counted."""
+    """A number and its 95 % interval; all three are equal if it was counted."""
 
     value: int
     low: int
     high: int
 
+    def __mul__(self, factor: int) -> Estimate:
+        return Estimate(value=self.value * factor, low=self.low * factor, high=self.high * factor)
+
 
 class Totals(msgspec.Struct, frozen=True, kw_only=True):
-    """Of a whole corpus."""
+    """Sums over the whole corpus."""
 
     bytes_in: Estimate
     """Decompressed."""
@@ -112,95 +112,70 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def totals(groups: Sequence[Group]) -> Totals:
-    """What the groups say together."""
-    fields: dict[str, Callable[[Window], int]] = {
-        "bytes_text": lambda w: w.text_bytes,
-        "documents": lambda w: w.documents,
-        "tokens": lambda w: w.tokens,
-        "large_ids": lambda w: w.large_ids,
-    }
-    extras = {"documents": "extra_documents", "tokens": "extra_tokens"}
-    found = {name: _sum([_with_extra(group, of, name, extras) for group in groups]) for name, of in fields.items()}
+    """Return the sums over all groups."""
     return Totals(
-        bytes_in=_sum([_bytes_in(group) for group in groups]),
+        bytes_in=_sum(map(_bytes_in, groups)),
+        bytes_text=_sum(_of_group(g, lambda w: w.text_bytes) for g in groups),
+        documents=_sum(_of_group(g, lambda w: w.documents, g.extra_documents) for g in groups),
+        tokens=_sum(_of_group(g, lambda w: w.tokens, g.extra_tokens) for g in groups),
+        large_ids=_sum(_of_group(g, lambda w: w.large_ids) for g in groups),
         sampled_bytes=sum(w.raw_bytes for g in groups for w in g.windows),
         n_windows=sum(len(g.windows) for g in groups),
-        **found,
     )
 
 
-def _bytes_in(group: Group) -> tuple[float, float]:
-    """What will be read of a group, and half the width of its interval."""
-    if group.is_stored:
-        return _of_group(group, lambda w: w.text_bytes, 0)
-    return float(group.seen_bytes + group.unseen_bytes), _unseen_error(group) * group.unseen_bytes
-
-
-def _sum(parts: Sequence[tuple[float, float]]) -> Estimate:
-    """The sum of independent estimates, each with half the width of its interval."""
-    value = sum(v for v, _ in parts)
-    half = math.sqrt(sum(h * h for _, h in parts))
-    return Estimate(value=round(value), low=max(0, math.floor(value - half)), high=math.ceil(value + half))
-
-
-def _with_extra(group: Group, of: Callable[[Window], int], name: str, extras: dict[str, str]) -> tuple[float, float]:
-    value, half = _of_group(group, of, getattr(group, extras[name]) if name in extras else 0)
-    return value, math.hypot(half, group.extra_error) if name == "tokens" else half
-
-
-def _of_group(group: Group, of: Callable[[Window], int], extra: int) -> tuple[float, float]:
-    """The total of a group and half the width of its interval."""
-    n_bytes = group.seen_bytes + group.unseen_bytes
-    if group.is_whole:
-        return float(sum(map(of, group.windows)) + extra), 0.0
-    windows = [w for w in group.windows if w.chance]
-    mean_raw = sum(w.raw_bytes / w.chance for w in windows)
-    if not mean_raw:
-        return float(extra), float(n_bytes)
-    ratio = sum(of(w) / w.chance for w in windows) / mean_raw
-    total = ratio * n_bytes
-    error = _ratio_error(windows, of, ratio, n_bytes) * n_bytes
-    return total + extra, max(error, _FLOOR * total) + _unseen_error(group) * ratio * group.unseen_bytes
-
-
-def of_all(n_found: int, n_looked: int, n_all: int) -> tuple[int, int]:
-    """How many of all have what was found in some, and half the width of the 95 % interval of that."""
-    if n_looked >= n_all:
-        return n_found, 0
-    # With one more of each kind (Wilson), so that all alike is not taken for certain.
-    share = (n_found + 2) / (n_looked + 4)
-    half = 1.96 * math.sqrt(share * (1 - share) / (n_looked + 4) * (1 - n_looked / n_all))
-    return round(n_all * n_found / n_looked), math.ceil(n_all * half)
-
-
-def _ratio_error(windows: Sequence[Window], of: Callable[[Window], int], ratio: float, n_bytes: int) -> float:
-    """Half the width of the 95 % interval of a ratio, per byte."""
-    n = len(windows)
-    if n < 2:
-        return ratio
-    residuals = [(of(w) - ratio * w.raw_bytes) / w.chance for w in windows]
-    mean_raw = sum(w.raw_bytes / w.chance for w in windows) / n
-    variance = sum((b - a) ** 2 for a, b in pairwise(residuals)) / (2 * (n - 1))
-    unsampled = max(0.0, 1 - sum(w.raw_bytes for w in windows) / max(1, n_bytes))
-    return student(n - 1) * math.sqrt(variance / n * unsampled) / mean_raw
-
-
 def student(degrees: int) -> float:
-    """The 97.5 % quantile of Student's distribution, within 1 % from three degrees on (Abramowitz and Stegun, 26.7.5)."""
+    """Return the 97.5 % quantile of Student's distribution, within 1 % from three degrees on (Abramowitz and Stegun, 26.7.5)."""
     z = 1.959964
     g1, g2, g3 = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96, (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
     return z + g1 / degrees + g2 / degrees**2 + g3 / degrees**3
 
 
+def _sum(parts: Iterable[tuple[float, float]]) -> Estimate:
+    """Return the sum of independent estimates, each with half the width of its interval."""
+    values, halves = zip(*parts, (0.0, 0.0), strict=True)
+    value, half = sum(values), math.hypot(*halves)
+    return Estimate(value=round(value), low=max(0, math.floor(value - half)), high=math.ceil(value + half))
+
+
+def _bytes_in(group: Group) -> tuple[float, float]:
+    """Return what a run will read of a group, and half the width of its interval."""
+    if group.is_stored:
+        return _of_group(group, lambda w: w.text_bytes)
+    return float(group.seen_bytes + group.unseen_bytes), _unseen_error(group) * group.unseen_bytes
+
+
+def _of_group(group: Group, of: Callable[[Window], int], extra: int = 0) -> tuple[float, float]:
+    """Return the total of a group and half the width of its interval."""
+    if group.is_whole:
+        return float(sum(map(of, group.windows)) + extra), 0.0
+    n_bytes = group.seen_bytes + group.unseen_bytes
+    raw = sum(w.raw_bytes / w.chance for w in group.windows)
+    if not raw:
+        return float(extra), float(n_bytes)
+    ratio = sum(of(w) / w.chance for w in group.windows) / raw
+    half = max(_ratio_error(group.windows, of, ratio, n_bytes), _FLOOR * ratio) * n_bytes
+    return ratio * n_bytes + extra, half + _unseen_error(group) * ratio * group.unseen_bytes
+
+
+def _ratio_error(windows: Sequence[Window], of: Callable[[Window], int], ratio: float, n_bytes: int) -> float:
+    """Return half the width of the 95 % interval of a ratio, per byte."""
+    n = len(windows)
+    if n < 2:
+        return ratio
+    residuals = [(of(w) - ratio * w.raw_bytes) / w.chance for w in windows]
+    variance = sum((b - a) ** 2 for a, b in pairwise(residuals)) / (2 * (n - 1))
+    unsampled = max(0.0, 1 - sum(w.raw_bytes for w in windows) / max(1, n_bytes))
+    return student(n - 1) * math.sqrt(n * variance * unsampled) / sum(w.raw_bytes / w.chance for w in windows)
+
+
 def _unseen_error(group: Group) -> float:
-    """Half the width, relative, of what is claimed of the unseen part: by how much stretches of the seen part differ, twice."""
+    """Return half the relative width of the interval of the unseen part: twice what stretches of the seen part differ by."""
     if not group.unseen_bytes:
         return 0.0
     step = max(1, len(group.windows) // 10)
     stretches = [group.windows[i : i + step] for i in range(0, len(group.windows), step)]
     ratios = [sum(w.tokens for w in s) / n for s in stretches if (n := sum(w.raw_bytes for w in s))]
-    if len(ratios) < 2:
+    if len(ratios) < 2 or not sum(ratios):
         return 0.5
-    mean = sum(ratios) / len(ratios)
-    spread = math.sqrt(sum((r - mean) ** 2 for r in ratios) / (len(ratios) - 1))
-    return max(_UNSEEN_FLOOR, 2 * spread / mean) if mean else 0.5
+    return max(_UNSEEN_FLOOR, 2 * statistics.stdev(ratios) / statistics.mean(ratios))
