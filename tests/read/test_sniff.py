@@ -17,7 +17,8 @@ from support.plain import clean_environment, plain_tokens, written
 from tokmill.core.errors import UsageError
 from tokmill.core.records import Cursor, Input
 from tokmill.read.corpus import CorpusReader
-from tokmill.read.sniff import LOOK_BYTES, Looked, is_json_lines
+from tokmill.read.sniff import LOOK_BYTES, first_line, is_json_lines
+from tokmill.read.stream import PeekedStream
 from tokmill.run.job import make_job
 
 if TYPE_CHECKING:
@@ -62,8 +63,8 @@ def piped(data: bytes, *arguments: object) -> subprocess.CompletedProcess[bytes]
     skipped=st.integers(0, 5),
 )
 def test_what_was_looked_at_is_read_again(data: bytes, step: int, want: int, skipped: int) -> None:
-    looked = Looked(Dripping(data, step))
-    line, is_whole = looked.first_line()
+    looked = PeekedStream(Dripping(data, step))
+    line, is_whole = first_line(looked)
     assert line == data.removeprefix(b"\xef\xbb\xbf").lstrip().split(b"\n")[0][: len(line)]
     assert is_whole or not line.startswith(b"{")
     skipped = min(skipped, len(data))
@@ -75,10 +76,10 @@ def test_what_was_looked_at_is_read_again(data: bytes, step: int, want: int, ski
 
 def test_no_more_is_looked_at_than_is_needed() -> None:
     stream = Dripping(b"text" * 10**6, 1000)
-    Looked(stream).first_line()
+    first_line(PeekedStream(stream))
     assert stream.offset == 1000
     stream = Dripping(b'{"text": "' + b"long" * 10**6, 1 << 16)
-    assert Looked(stream).first_line()[1] is False
+    assert first_line(PeekedStream(stream))[1] is False
     assert stream.offset < 2 * LOOK_BYTES
 
 

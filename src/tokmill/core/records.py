@@ -143,6 +143,10 @@ class Location(msgspec.Struct, frozen=True, kw_only=True):
     """Byte of the decompressed input, from 0; None in Parquet and Arrow."""
     unit: Literal["document", "line", "row", "member"] = "document"
 
+    def at(self, offset: int | None) -> Location:
+        """Return the place at another byte of the same record."""
+        return msgspec.structs.replace(self, offset=offset)
+
     def __str__(self) -> str:
         parts = [self.path if self.path != STDIN else "standard input"]
         if self.record is not None:

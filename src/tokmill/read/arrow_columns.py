@@ -99,13 +99,13 @@ class ColumnReader:
             value = text.as_py()
             if value is None:
                 what = f'the text in the column "{self._settings.content.text_key}" is null'
-                self._rows.refuse(NotARecordError("null_text", what, "mend the row"), self._position.record, None)
+                self._rows.reject(NotARecordError("null_text", what, "mend the row"), self._position.record, None)
             else:
                 self._rows.count(len(value))
                 self._rows.add(value, self._position.record, None)
             del value
             self._position.record += 1
-            if self._rows.is_full or self._rows.holds_long or i == len(part) - 1:
+            if self._rows.is_full or i == len(part) - 1:
                 is_last = i == len(part) - 1
                 yield from self._rows.take((after if is_last else None) or self._position.cursor())
 

@@ -1,7 +1,7 @@
-"""The compression formats: what each adds to the loop over frames in `stream`.
+"""The compression formats: what each adds to the loop over frames in `stream.py`.
 
-All are used by their low-level decompressors, which give out a bounded number of bytes for each call, however much a few bytes
-stand for, and which say whether a frame was complete.
+All use low-level decompressors, which return a bounded number of bytes per call, however far a few bytes expand, and say whether a
+frame was complete.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _WINDOW_LOG_MAX = 27
 """A zstd frame may ask for a window of 128 MiB, the most that the zstd command accepts without --long."""
 _XZ_MEMORY_BYTES = 130 << 20
-"""What decompressing xz may take: `xz -9` needs 65 MiB; the window of 128 MiB that zstd may ask for is the measure here too."""
+"""Memory for decompressing xz: `xz -9` needs 65 MiB; the limit is the same 128 MiB as for zstd."""
 
 
 class Frame(Protocol):
@@ -33,23 +33,23 @@ class Frame(Protocol):
 
 
 class Codec(Protocol):
-    """What a compression format adds to the loop over frames."""
+    """A compression format."""
 
     name: str
     error: type[Exception] | tuple[type[Exception], ...]
     chunk_bytes: int
-    """Compressed bytes read at a time; what lies behind a frame is copied once, so small frames ask for small chunks."""
+    """Compressed bytes read at a time; what follows a frame is copied once, so small frames ask for small chunks."""
 
     def new_frame(self) -> Frame: ...
     def after_frame(self, data: bytes) -> bytes:
-        """What is left of the bytes behind a frame when allowed padding is taken off."""
+        """Return the bytes after a frame without the padding that the format allows there."""
 
     def explain(self, error: Exception) -> tuple[str, str]:
-        """What happened, and what to do next."""
+        """Return what happened, and what to do next."""
 
 
 class _Gzip:
-    """gzip by ISA-L: 600 MB/s where zlib does 270."""
+    """gzip by ISA-L: 600 MB/s, where zlib has 270."""
 
     name = "gzip"
     chunk_bytes = 128 << 10
@@ -174,7 +174,7 @@ class _Lz4:
 
 
 class _Lz4Frame:
-    """A frame that says what lies behind it as the standard library's do: by bytes, not by None."""
+    """An lz4 frame whose unused data is bytes, never None, as in the standard library."""
 
     def __init__(self, frame: Any) -> None:
         self._frame = frame
@@ -206,5 +206,5 @@ _CODECS: dict[Compression, Callable[[], Codec]] = {"gzip": _Gzip, "zstd": _Zstd,
 
 
 def new_codec(compression: Compression) -> Codec:
-    """What knows that compression."""
+    """Return the codec of a compression."""
     return _CODECS[compression]()

@@ -43,13 +43,18 @@ class NotARecordError(Exception):
     def error(self, where: Location, allowed: str, records: str) -> BadRecordError:
         """The error that stops the run. where: of the record; records: what `--on-error skip` leaves out, in the plural."""
         offset = None if where.offset is None else where.offset + self.at
-        at = type(where)(path=where.path, record=where.record, offset=offset, unit=where.unit)
         return BadRecordError(
             f"{self.what} ({self.reason})",
-            where=str(at),
+            where=str(where.at(offset)),
             allowed=allowed,
             next_step=f"{self.next_step}, or pass --on-error skip to leave such {records} out",
         )
+
+    def file_error(self, where: Location, allowed: str) -> BadRecordError:
+        """Return the error for a fault of the whole file, which no policy skips."""
+        error = self.error(where, allowed, "records")
+        error.next_step = self.next_step
+        return error
 
 
 def skip_of(bad: NotARecordError, where: Location, offset: int | None, key: str) -> Skip:

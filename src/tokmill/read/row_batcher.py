@@ -1,7 +1,7 @@
-"""Rows that are looked at one by one become batches: rows of a table, members of an archive.
+"""Records that are looked at one by one become batches: rows of a table, members of an archive, lines of JSON that need care.
 
-A reader adds a row's text, or says why there is none, and takes a batch when enough has come together. Here the policies are
-applied: for bytes that are not UTF-8, and for rows that are no records.
+A reader adds a record's text, or says why there is none, and takes a batch when enough has come together. The policies are applied
+here: for bytes that are not UTF-8, and for records that have no text.
 """
 
 from __future__ import annotations
@@ -16,72 +16,79 @@ from tokmill.read.long_documents import long_batches
 from tokmill.read.utf8 import clean, first_invalid
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from tokmill.core.records import Cursor, Location, Skip
     from tokmill.read.position import Position, ReadSettings
 
 _PATIENCE_S = 0.5
-"""A batch that takes longer to fill is handed on as it is: a slow pipe is to be committed while it flows."""
+"""A batch that takes longer to fill is passed on as it is, so that what a slow pipe brings is committed while it flows."""
 _NONE = 2**64 - 1
 """In place of an offset that is not known."""
 
 
 class RowBatcher:
-    """The rows of a batch that is not full yet."""
+    """The records of a batch that is not full yet."""
 
     def __init__(
         self, position: Position, settings: ReadSettings, raw_position: Callable[[], int], *, allowed: str, records: str
     ) -> None:
-        """allowed, records: for messages, as in `NotARecordError.error`."""
+        """Begin with no records. allowed, records: for messages, as in `NotARecordError.error`."""
         self._position = position
         self._settings = settings
         self._raw_position = raw_position
         self._allowed = allowed
-        self._records = records
+        self._plural = records
         self._begin()
 
     def _begin(self) -> None:
         self._documents: list[bytes] = []
-        self._places = array("Q")
-        """Record and offset of each document."""
+        self._records, self._offsets = array("Q"), array("Q")
+        """Of each document."""
         self._skips: list[Skip] = []
         self._passed: dict[str, int] = {}
         self._n_text = 0
         self._n_in = 0
         self._n_changed = 0
-        self._began_s = time.monotonic()
         self._n_invalid = 0
+        self._began_s = time.monotonic()
+
+    @property
+    def room_bytes(self) -> int:
+        """Bytes of text until the batch is full."""
+        return max(0, self._settings.batch_bytes - self._n_text)
+
+    @property
+    def room_rows(self) -> int:
+        """Records until the batch is full."""
+        return max(0, self._settings.max_documents - len(self._documents) - len(self._skips) - sum(self._passed.values()))
 
     @property
     def is_full(self) -> bool:
         """Whether `take` should be called."""
-        n_rows = len(self._documents) + len(self._skips) + sum(self._passed.values())
-        return (
-            self._n_text >= self._settings.batch_bytes
-            or n_rows >= self._settings.max_documents
-            or (n_rows > 0 and time.monotonic() - self._began_s > _PATIENCE_S)
-        )
+        n_room, most = self.room_rows, self._settings.max_documents
+        is_late = n_room < most and time.monotonic() - self._began_s > _PATIENCE_S
+        return not n_room or not self.room_bytes or is_late or self._ends_long
 
     @property
-    def holds_any(self) -> bool:
-        """Whether a row was added, refused or passed over since the last batch was taken."""
-        return bool(self._documents or self._skips or self._passed)
-
-    @property
-    def holds_long(self) -> bool:
-        """Whether the last document is larger than a batch: it is to be taken before another row is added."""
+    def _ends_long(self) -> bool:
+        """Whether the last document is larger than a batch, and must be taken before another record is added."""
         return bool(self._documents) and len(self._documents[-1]) > self._settings.batch_bytes
 
     def count(self, n_bytes: int) -> None:
-        """Count bytes of the input that belong to this batch."""
+        """Count bytes of the input as this batch's."""
         self._n_in += n_bytes
 
-    def add(self, text: bytes, record: int, offset: int | None, *, is_valid: bool = False, n_invalid: int = 0) -> None:
-        """A row's text. offset: of the row in its input, where it has one; is_valid: it is known to be UTF-8, of which n_invalid
-        bytes that were not have been seen to.
+    def uncount(self) -> int:
+        """Return the bytes that were counted, and count them no longer."""
+        n_in, self._n_in = self._n_in, 0
+        return n_in
 
-        Raises BadRecordError.
+    def add(self, text: bytes, record: int, offset: int | None, *, is_valid: bool = False, n_invalid: int = 0) -> None:
+        """Add a record's text. Raises BadRecordError.
+
+        offset: of the record in its input, where it has one; is_valid: the text is known to be UTF-8, after n_invalid bytes that
+        were not have been replaced or left out.
         """
         at = None if is_valid else first_invalid(text)
         if at is not None:
@@ -89,48 +96,52 @@ class RowBatcher:
             if policy == "strict":
                 byte, next_step = text[at], "mend the file, or pass --encoding-errors replace (or ignore)"
                 what = f"not valid UTF-8: byte 0x{byte:02x} at byte {at:,} of the text"
-                self.refuse(NotARecordError("invalid_utf8", what, next_step), record, offset)
+                self.reject(NotARecordError("invalid_utf8", what, next_step), record, offset)
                 return
             text, n_invalid = clean(text, policy)
         self._n_changed += n_invalid > 0
         self._n_invalid += n_invalid
         self._documents.append(text)
-        self._places.extend((record, _NONE if offset is None else offset))
+        self._records.append(record)
+        self._offsets.append(_NONE if offset is None else offset)
         self._n_text += len(text)
 
+    def add_all(self, texts: Sequence[bytes], first_record: int, offsets: Sequence[int]) -> None:
+        """Add the texts of consecutive records, none larger than a batch and all known to be UTF-8."""
+        self._documents += texts
+        self._records.extend(range(first_record, first_record + len(texts)))
+        self._offsets.extend(offsets)
+        self._n_text += sum(map(len, texts))
+
     def pass_over(self, reason: str) -> None:
-        """A row that nobody asked for: counted, not recorded."""
+        """Count a record that nobody asked for, without recording it."""
         self._passed[reason] = self._passed.get(reason, 0) + 1
 
-    def uncount(self) -> int:
-        """Take back the bytes that were counted, to count them elsewhere."""
-        n_in, self._n_in = self._n_in, 0
-        return n_in
-
-    def refuse(self, bad: NotARecordError, record: int, offset: int | None) -> None:
-        """A row without a text: skipped and recorded, if that was asked for. Raises BadRecordError."""
+    def reject(self, bad: NotARecordError, record: int, offset: int | None) -> None:
+        """Skip and record a record without a text if that is the policy. Raises BadRecordError if it is not."""
         where = self._location(record, offset)
         if self._settings.content.on_error == "stop":
-            raise bad.error(where, self._allowed, self._records) from None
+            raise bad.error(where, self._allowed, self._plural) from None
         self._skips.append(skip_of(bad, where, offset, self._settings.content.text_key))
 
     def take(self, after: Cursor) -> Iterator[Batch]:
-        """What was added, as batches; `after` is the cursor behind all of it. Raises MemoryBudgetError."""
+        """Yield what was added as batches. after: the cursor behind all of it. Raises MemoryBudgetError."""
         documents, locate, counts, skips = self._documents, self._locator(), self._counts(), self._skips
-        is_long = self.holds_long
+        ends_long = self._ends_long
         self._begin()
-        if not is_long:
+        if not ends_long:
             yield self._batch(documents, locate, counts, skips, after)
             return
         where = locate(len(documents) - 1)
         long_counts = Counts(documents=1)
         if len(documents) > 1 or skips:
-            # Before the long one there is no place to go on from that this could name.
+            # No cursor names the point before the long document.
             counts = counts + Counts(documents=-1)
             yield self._batch(documents[:-1], locate, counts, skips, None)
         else:
             long_counts = counts
         del documents[:-1]
+        # Not by a name here, which would hold the text a second time.
         yield from long_batches(
             documents.pop(), self._settings, where, counts=long_counts, after=after, position_bytes=self._raw_position()
         )
@@ -163,14 +174,9 @@ class RowBatcher:
         )
 
     def _locator(self) -> Callable[[int], Location]:
-        places, location = self._places, self._location
-
-        def locate(i: int) -> Location:
-            record, offset = places[2 * i : 2 * i + 2]
-            return location(record, None if offset == _NONE else offset)
-
-        return locate
+        records, offsets, location = self._records, self._offsets, self._location
+        return lambda i: location(records[i], None if offsets[i] == _NONE else offsets[i])
 
     def _location(self, record: int, offset: int | None) -> Location:
         where = self._position.location(0, record)
-        return type(where)(path=where.path, record=where.record, offset=offset, unit=where.unit)
+        return where.at(offset)

@@ -19,7 +19,7 @@ from tokmill.core.errors import TokmillError, UsageError
 from tokmill.core.records import STDIN
 from tokmill.core.text import counted
 from tokmill.read.inputs import is_guess
-from tokmill.read.stream import open_stream
+from tokmill.read.stream import PeekedStream, open_stream
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,63 +38,29 @@ _BOM = b"\xef\xbb\xbf"
 _BEGINNING = re.compile(rb'\{\s*"')
 
 
-class Looked:
-    """A stream whose first line may be looked at before it is read. Implements `protocols.ByteStream`; closes the stream."""
+def first_line(stream: PeekedStream) -> tuple[bytes, bool]:
+    """Return the first line that is not blank, without a byte order mark, and whether that is all of it.
 
-    def __init__(self, stream: ByteStream) -> None:
-        self.offset = stream.offset
-        self._stream = stream
-        self._head = b""
-        self._ended = False
-
-    def first_line(self) -> tuple[bytes, bool]:
-        """The first line that is not blank, without a byte order mark, and whether that is all of it.
-
-        Nothing is read behind a line that does not begin with a brace. Raises DamagedInputError, ChangedError.
-        """
-        while True:
-            line, newline, _ = self._head.removeprefix(_BOM).lstrip().partition(b"\n")
-            is_open = not newline and (not line or line.startswith(b"{") or _BOM.startswith(self._head))
-            if not is_open or self._ended or len(self._head) >= LOOK_BYTES:
-                return line, bool(newline) or self._ended
-            data = self._stream.read(max(_FIRST_BYTES, len(self._head)))
-            self._ended = not data
-            self._head += data
-
-    def read(self, n_bytes: int) -> bytes:
-        """See ByteStream."""
-        if self._head:
-            data, self._head = self._head[:n_bytes], self._head[n_bytes:]
-        else:
-            data = b"" if self._ended else self._stream.read(n_bytes)
-        self.offset += len(data)
-        return data
-
-    def skip(self, n_bytes: int) -> None:
-        """See ByteStream."""
-        n_held = min(n_bytes, len(self._head))
-        self._head = self._head[n_held:]
-        if n_bytes > n_held:
-            self._stream.skip(n_bytes - n_held)
-        self.offset += n_bytes
-
-    def raw_position(self) -> int:
-        """See ByteStream."""
-        return self._stream.raw_position()
-
-    def close(self) -> None:
-        """See ByteStream."""
-        self._stream.close()
+    Nothing is read after a line that does not begin with a brace. Raises DamagedInputError, ChangedError.
+    """
+    ended = False
+    while True:
+        head = stream.peeked
+        line, newline, _ = head.removeprefix(_BOM).lstrip().partition(b"\n")
+        is_open = not newline and (not line or line.startswith(b"{") or _BOM.startswith(head))
+        if not is_open or ended or len(head) >= LOOK_BYTES:
+            return line, bool(newline) or ended
+        ended = not stream.peek(max(_FIRST_BYTES, len(head)))
 
 
 def check_pipe(stream: ByteStream, source: Input, text_key: str) -> ByteStream:
     """The stream of an input that has no size, to be read from its beginning. Raises UsageError for JSON lines in disguise."""
     if source.format != "text" or not is_guess(source):
         return stream
-    looked = Looked(stream)
-    if is_json_lines(*looked.first_line(), text_key):
+    peeked = PeekedStream(stream)
+    if is_json_lines(*first_line(peeked), text_key):
         raise _refused(source)
-    return looked
+    return peeked
 
 
 def check_files(inputs: Sequence[Input], text_key: str) -> list[str]:
@@ -153,11 +119,11 @@ def _keys(line: bytes) -> set[str] | None:
 
 def _first_line(source: Input) -> tuple[bytes, bool]:
     try:
-        stream = Looked(open_stream(source))
+        stream = PeekedStream(open_stream(source))
     except TokmillError:
         return b"", True
     try:
-        return stream.first_line()
+        return first_line(stream)
     except TokmillError:
         return b"", True
     finally:

@@ -1,10 +1,10 @@
-"""Bytes from anywhere: a file, standard input or (through `remote`) a store, plain or compressed, read once from front to back with
-bounded memory.
+"""Byte streams: a file, standard input or a remote object, plain or compressed, read once from front to back in bounded memory.
 
-The hard one is the end. A decompressor that meets the end of its input is content to have delivered less, so truncation is
-only seen by asking whether the last frame was complete; and a file that another program still writes to, or has replaced, is
-only seen by comparing size and modification time when it is opened and again at its end. File objects over decompressors are
-refused: they are half as fast, and some take a truncated file for a complete one.
+The end is what is easily missed. A decompressor whose input ends early raises nothing, so truncation is found by asking whether the
+last frame was complete. A file that another program writes to or replaces is found by comparing size and modification time when it
+is opened and again at its end. Python's file objects over decompressors are half as fast, and some accept a truncated file.
+
+Two streams wrap another one: `PeekedStream` gives its beginning twice, `BoundedStream` ends before it does.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _DESCRIPTOR = re.compile(r"/(?:dev|proc/self)/fd/(\d+)")
 
 
 class PlainStream:
-    """A file, a pipe or standard input as it is."""
+    """The bytes of a file, a pipe or standard input as they are stored."""
 
     def __init__(self, source: Input) -> None:
-        """Raises DamagedInputError, ChangedError."""
+        """Open the input. Raises DamagedInputError, ChangedError."""
         self.offset = 0
         self._source = source
         self._fd = _open(source)
@@ -68,7 +68,7 @@ class PlainStream:
         self.offset = os.lseek(self._fd, n_bytes, os.SEEK_CUR)
 
     def read_at(self, offset: int, n_bytes: int) -> bytes:
-        """`n_bytes` bytes from anywhere in a file; fewer only at its end. Raises DamagedInputError, ChangedError."""
+        """Return `n_bytes` bytes from anywhere in a file, fewer only at its end. Raises DamagedInputError, ChangedError."""
         parts: list[bytes] = []
         while n_bytes:
             try:
@@ -101,7 +101,7 @@ class PlainStream:
             raise _changed(self._source, f"{self.offset:,} bytes were read of {size:,}")
 
     def check_unchanged(self) -> None:
-        """Raises ChangedError when the file is not the one that was found when the run was planned."""
+        """Raise ChangedError if the file is not as it was when the run was planned."""
         source = self._source
         if source.size_bytes is None:
             return
@@ -113,7 +113,7 @@ class PlainStream:
 
 
 class CompressedStream:
-    """All frames of a compressed file, one behind the other. Whatever is not a complete frame is an error."""
+    """The decompressed bytes of all frames of a file. Whatever is not a complete frame is an error."""
 
     def __init__(self, plain: ByteStream, source: Input, codec: Codec) -> None:
         self.offset = 0
@@ -157,7 +157,7 @@ class CompressedStream:
         self._plain.close()
 
     def _next_frame(self) -> Frame | None:
-        """Begin the frame that follows; None at the true end."""
+        """Begin the next frame; return None at the true end."""
         rest = self._codec.after_frame(self._pending)
         while not rest:
             data = self._plain.read(self._codec.chunk_bytes)
@@ -178,8 +178,105 @@ class CompressedStream:
         )
 
 
+class PeekedStream:
+    """A stream whose first bytes can be looked at before they are read. Closes the stream that it wraps."""
+
+    def __init__(self, stream: ByteStream) -> None:
+        self.offset = stream.offset
+        self.peeked = b""
+        """What was peeked at and is still to be read."""
+        self._stream = stream
+        self._ended = False
+
+    def peek(self, n_bytes: int) -> bytes:
+        """Return up to n_bytes bytes beyond those peeked at before, b"" only at the end; `read` returns them again."""
+        data = self._stream.read(n_bytes)
+        self._ended = not data
+        self.peeked += data
+        return data
+
+    def read(self, n_bytes: int) -> bytes:
+        """See ByteStream."""
+        if self.peeked:
+            data, self.peeked = self.peeked[:n_bytes], self.peeked[n_bytes:]
+        else:
+            data = b"" if self._ended else self._stream.read(n_bytes)
+        self.offset += len(data)
+        return data
+
+    def skip(self, n_bytes: int) -> None:
+        """See ByteStream."""
+        n_held = min(n_bytes, len(self.peeked))
+        self.peeked = self.peeked[n_held:]
+        if n_bytes > n_held:
+            self._stream.skip(n_bytes - n_held)
+        self.offset += n_bytes
+
+    def raw_position(self) -> int:
+        """See ByteStream."""
+        return self._stream.raw_position()
+
+    def close(self) -> None:
+        """See ByteStream."""
+        self._stream.close()
+
+
+class BoundedStream:
+    """A stream that ends at a given byte of its input."""
+
+    def __init__(self, stream: ByteStream, end: int, source: Input) -> None:
+        self.offset = stream.offset
+        self._stream = stream
+        self._end = end
+        self._source = source
+
+    def read(self, n_bytes: int) -> bytes:
+        """See ByteStream."""
+        n_left = self._end - self.offset
+        if n_left > 0:
+            data = self._stream.read(min(n_bytes, n_left))
+            self.offset += len(data)
+            return data
+        # Opening compares size and time, as reading to the end would have done.
+        open_stream(self._source).close()
+        return b""
+
+    def skip(self, n_bytes: int) -> None:
+        """See ByteStream."""
+        self._stream.skip(n_bytes)
+        self.offset += n_bytes
+
+    def raw_position(self) -> int:
+        """See ByteStream."""
+        return self._stream.raw_position()
+
+    def close(self) -> None:
+        """See ByteStream."""
+        self._stream.close()
+
+
+def read_fully(stream: ByteStream, n_bytes: int) -> bytes:
+    """Return the next n_bytes bytes of a stream, fewer only at its end. Raises what `read` raises."""
+    parts = []
+    while n_bytes and (data := stream.read(n_bytes)):
+        parts.append(data)
+        n_bytes -= len(data)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
 def open_stream(source: Input) -> ByteStream:
-    """The decompressed bytes of an input, from the beginning. Raises DamagedInputError, ChangedError."""
+    """Open the decompressed bytes of an input, from its beginning.
+
+    Args:
+        source: the input; a remote one is read through its store.
+
+    Returns:
+        The stream, which the caller closes.
+
+    Raises:
+        DamagedInputError: it cannot be read.
+        ChangedError: it is not as it was when the run was planned.
+    """
     plain = _open_remote(source) if source.is_remote else PlainStream(source)
     if source.compression == "none":
         return plain
@@ -206,7 +303,7 @@ def _open(source: Input) -> int:
 
 
 def _inherited(path: str, number: str) -> str:
-    """Where the pipe of a process substitution is: descriptors belong to the process that was typed, perhaps our parent."""
+    """Return the path of a pipe of a process substitution: the descriptor may be one of the parent process's."""
     for candidate in (path, f"/proc/{os.getppid()}/fd/{number}"):
         try:
             if stat.S_ISFIFO(os.stat(candidate).st_mode):
@@ -247,4 +344,4 @@ def _changed(source: Input, how: str) -> ChangedError:
 
 
 def _ends_early(source: Input, size: int) -> ChangedError:
-    return _changed(source, f"it ends at byte {size:,}, before the place where the run was to go on")
+    return _changed(source, f"it ends at byte {size:,}, before the point where the run resumes")

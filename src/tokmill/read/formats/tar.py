@@ -73,7 +73,7 @@ class _TarReader:
                 yield from self._large(member)
             else:
                 self._small(member, is_text=is_text)
-            if self._rows.is_full or self._rows.holds_long:
+            if self._rows.is_full:
                 yield from self._rows.take(self._position.cursor())
         self._check_rest()
         yield from self._rows.take(self._position.end())
@@ -112,7 +112,7 @@ class _TarReader:
                 text, n_invalid = self._parse.parse(data, self._settings.content.encoding_errors, at_start=True)
             except NotARecordError as bad:
                 bad.what = f"{_shown(member)}: {bad.what}"
-                self._rows.refuse(bad, record, offset)
+                self._rows.reject(bad, record, offset)
             else:
                 self._rows.add(text, record, offset, is_valid=True, n_invalid=n_invalid)
         self._end(member)
