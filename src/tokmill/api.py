@@ -29,7 +29,7 @@ from tokmill.run import (
     notices_of,
     summarize,
 )
-from tokmill.store import named
+from tokmill.store import redacted
 
 if TYPE_CHECKING:
     import os
@@ -341,7 +341,7 @@ def _refuse_together(options: dict[str, object], out: str) -> None:
     if given == ["--append"] and is_url(out):
         raise UsageError(
             "nothing is appended to an output in a store",
-            where=named(out),
+            where=redacted(out),
             allowed="--append with a directory",
             next_step="copy the output to a directory, append there, and copy it back, manifest.json last; or choose another --out",
         )

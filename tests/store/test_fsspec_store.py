@@ -12,9 +12,9 @@ import pytest
 from tokmill.core.errors import ChangedError, DamagedInputError
 from tokmill.core.records import Input
 from tokmill.store import base
-from tokmill.store.base import Hiccup, Landing, Pin
-from tokmill.store.download import Patience, RemoteStream
-from tokmill.store.fsspec_store import OtherStore
+from tokmill.store.base import ObjectVersion, RangeBuffer, TransientError
+from tokmill.store.download import RemoteStream, RetryPolicy
+from tokmill.store.fsspec_store import FsspecStore
 
 
 @pytest.fixture
@@ -28,45 +28,45 @@ def files() -> Iterator[Any]:
 
 
 def test_objects_prefixes_and_patterns(files: Any) -> None:
-    store = OtherStore("memory")
-    found = store.look("memory://d/a.txt")
+    store = FsspecStore("memory")
+    found = store.head("memory://d/a.txt")
     assert found is not None
-    assert (found.url, found.size_bytes) == ("memory://d/a.txt", 800)
-    assert store.look("memory://d") is None
-    assert store.look("memory://nothing") is None
-    assert sorted(f.url for f in store.below("memory://d/")) == ["memory://d/a.txt", "memory://d/sub/b.txt"]
-    objects, directories = store.matching("memory://d/*")
-    assert [f.url for f in objects] == ["memory://d/a.txt"]
+    assert (found.name, found.size_bytes) == ("memory://d/a.txt", 800)
+    assert store.head("memory://d") is None
+    assert store.head("memory://nothing") is None
+    assert sorted(f.name for f in store.list("memory://d/")) == ["memory://d/a.txt", "memory://d/sub/b.txt"]
+    objects, directories = store.glob("memory://d/*")
+    assert [f.name for f in objects] == ["memory://d/a.txt"]
     assert directories == ["memory://d/sub/"]
 
 
 def test_a_range_is_fetched_and_a_change_found(files: Any) -> None:
-    store = OtherStore("memory")
-    pin = Pin("memory://d/a.txt", 800, None)
-    landing = Landing(3, 10)
-    store.fetch(pin, landing)
-    assert bytes(landing.data) == (b"/d/a.txt" * 100)[3:13]
-    store.check(pin)
+    store = FsspecStore("memory")
+    pinned = ObjectVersion("memory://d/a.txt", 800, None)
+    buffer = RangeBuffer(3, 10)
+    store.fetch(pinned, buffer)
+    assert bytes(buffer.data) == (b"/d/a.txt" * 100)[3:13]
+    store.check(pinned)
     files.pipe_file("/d/a.txt", b"more")
     with pytest.raises(ChangedError):
-        store.check(pin)
+        store.check(pinned)
     files.rm("/d/a.txt")
     with pytest.raises(ChangedError, match="gone"):
-        store.fetch(pin, Landing(0, 10))
+        store.fetch(pinned, RangeBuffer(0, 10))
     with pytest.raises(ChangedError, match="gone"):
-        store.check(pin)
+        store.check(pinned)
 
 
 def test_a_stream_compares_before_its_first_byte_and_behind_its_last(files: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(base._KINDS, "memory", ("tokmill.store.fsspec_store:OtherStore", "fsspec", "none"))
+    monkeypatch.setitem(base._KINDS, "memory", ("tokmill.store.fsspec_store:FsspecStore", "fsspec", "none"))
     whole = b"/d/a.txt" * 100
 
     def fresh() -> RemoteStream:
         files.pipe_file("/d/a.txt", whole)
-        found = OtherStore("memory").look("memory://d/a.txt")
+        found = FsspecStore("memory").head("memory://d/a.txt")
         assert found is not None
-        source = Input(path=found.url, format="text", compression="none", size_bytes=800, version="sha256 1")
-        return RemoteStream(source, Patience(attempts=2, first_s=0.01))
+        source = Input(path=found.name, format="text", compression="none", size_bytes=800, version="sha256 1")
+        return RemoteStream(source, RetryPolicy(attempts=2, first_s=0.01))
 
     stream = fresh()
     stream.skip(5)
@@ -99,10 +99,10 @@ class LibraryError(Exception):
 @pytest.mark.parametrize(
     ("error", "meaning"),
     [
-        (LibraryError(503), Hiccup),
-        (LibraryError(429), Hiccup),
-        (TimeoutError("https://host/?token=HIDDEN"), Hiccup),
-        (ConnectionResetError(104, "reset"), Hiccup),
+        (LibraryError(503), TransientError),
+        (LibraryError(429), TransientError),
+        (TimeoutError("https://host/?token=HIDDEN"), TransientError),
+        (ConnectionResetError(104, "reset"), TransientError),
         (LibraryError(403), DamagedInputError),
         (LibraryError(400), DamagedInputError),
         (PermissionError("HIDDEN"), DamagedInputError),
@@ -115,7 +115,7 @@ def test_errors_of_libraries_are_told_apart_by_what_may_pass_and_never_quoted(er
         raise error
 
     with pytest.raises(meaning) as caught:
-        OtherStore("memory")._translated("gs://bucket/a", fail)
+        FsspecStore("memory")._translated("gs://bucket/a", fail)
     assert "HIDDEN" not in str(caught.value)
 
 

@@ -19,11 +19,11 @@ from tokmill.read.inputs import find_inputs
 from tokmill.read.sniff import check_files
 from tokmill.read.stream import open_stream
 from tokmill.store import download, http
-from tokmill.store.download import Patience, RemoteStream
+from tokmill.store.download import RemoteStream, RetryPolicy
 
 FIRST, BLOCK = 4 << 10, 64 << 10
 DATA = random.Random(0).randbytes(FIRST + 6 * BLOCK + 77)
-QUICK = Patience(attempts=4, first_s=0.01, most_s=0.05)
+QUICK = RetryPolicy(attempts=4, first_s=0.01, most_s=0.05)
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +43,7 @@ def find(url: str) -> Input:
     return found
 
 
-def read(source: Input, patience: Patience = QUICK, skip: int = 0) -> bytes:
+def read(source: Input, patience: RetryPolicy = QUICK, skip: int = 0) -> bytes:
     stream = RemoteStream(source, patience)
     try:
         stream.skip(skip)
@@ -238,7 +238,7 @@ def test_errors_are_found_before_the_run(site: Site, code: int) -> None:
 
 
 def test_pauses_grow_up_to_a_limit_and_differ() -> None:
-    patience = Patience(attempts=20, first_s=1.0, most_s=10.0)
+    patience = RetryPolicy(attempts=20, first_s=1.0, most_s=10.0)
     pauses = [[patience.pause_s(n, 0.0) for _ in range(50)] for n in range(1, 20)]
     for n, some in enumerate(pauses):
         full = min(10.0, 2.0**n)
@@ -330,7 +330,7 @@ def test_a_weak_etag_is_compared_here(site: Site) -> None:
 def test_a_server_that_is_killed_and_started_again_is_waited_for() -> None:
     site = Site()
     with serving(site):
-        stream = RemoteStream(find(site.put("/a.txt", DATA)), Patience(attempts=9, first_s=0.1, most_s=0.5))
+        stream = RemoteStream(find(site.put("/a.txt", DATA)), RetryPolicy(attempts=9, first_s=0.1, most_s=0.5))
         text = stream.read(FIRST)
     port = site.port
 
@@ -392,7 +392,7 @@ def test_a_look_at_the_first_line_costs_one_small_request(site: Site) -> None:
 
 
 def test_closing_ends_the_threads_that_wait_to_ask_again(site: Site) -> None:
-    stream = RemoteStream(find(site.put("/a.txt", DATA)), Patience(attempts=9, first_s=30, most_s=30))
+    stream = RemoteStream(find(site.put("/a.txt", DATA)), RetryPolicy(attempts=9, first_s=30, most_s=30))
     stream.read(FIRST)
     second = f"bytes={FIRST + BLOCK}-"
     site.fault = lambda handler: handler.headers["Range"].startswith(second) and status(500)(handler)

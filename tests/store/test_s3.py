@@ -16,11 +16,11 @@ from tokmill.core.extras import install_hint
 from tokmill.core.records import Input
 from tokmill.read.inputs import FoundInputs, find_inputs
 from tokmill.store import base, download
-from tokmill.store.download import Patience, RemoteStream
+from tokmill.store.download import RemoteStream, RetryPolicy
 
 FIRST, BLOCK = 4 << 10, 64 << 10
 DATA = random.Random(0).randbytes(FIRST + 5 * BLOCK + 77)
-QUICK = Patience(attempts=4, first_s=0.01, most_s=0.05)
+QUICK = RetryPolicy(attempts=4, first_s=0.01, most_s=0.05)
 
 
 @pytest.fixture(autouse=True)
@@ -245,7 +245,7 @@ def test_the_same_content_put_again_is_the_same_object(bucket: Bucket) -> None:
 
 
 def test_a_server_that_is_killed_and_started_again_is_waited_for(bucket: Bucket) -> None:
-    stream = RemoteStream(find(bucket.put("a.txt", DATA)), Patience(attempts=9, first_s=0.1, most_s=0.5))
+    stream = RemoteStream(find(bucket.put("a.txt", DATA)), RetryPolicy(attempts=9, first_s=0.1, most_s=0.5))
     text = stream.read(FIRST)
     bucket.stop()
     threading.Timer(0.6, bucket.start).start()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tokmill.core.records import Input
-from tokmill.store.urls import has_credentials, named, path_of, remember, restore, typed, typed_urls
+from tokmill.store.urls import full_url, full_urls, has_credentials, path_of, redacted, register_url, register_urls
 
 SIGNED = {
     "S3": "https://host/a.txt?X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=HIDDEN%2Fx&X-Amz-Expires=60&X-Amz-Signature=HIDDEN",
@@ -24,7 +24,7 @@ SIGNED = {
 
 @pytest.mark.parametrize("kind", SIGNED)
 def test_secrets_are_no_part_of_a_name(kind: str) -> None:
-    assert named(SIGNED[kind]) == "https://host/a.txt"
+    assert redacted(SIGNED[kind]) == "https://host/a.txt"
 
 
 @pytest.mark.parametrize(
@@ -39,17 +39,17 @@ def test_secrets_are_no_part_of_a_name(kind: str) -> None:
     ],
 )
 def test_what_is_not_secret_is_the_name(url: str) -> None:
-    assert named(url) == url
+    assert redacted(url) == url
 
 
 def test_a_long_value_of_a_name_nobody_knows_is_a_digest() -> None:
-    one, other = (named(f"https://host/a?x={'HIDDEN' * 5}{i}") for i in range(2))
+    one, other = (redacted(f"https://host/a?x={'HIDDEN' * 5}{i}") for i in range(2))
     assert "HIDDEN" not in one
     assert one != other
 
 
 def test_a_host_with_a_query_and_no_path_hides_it_too() -> None:
-    assert named("https://user:HIDDEN@host?token=HIDDEN") == "https://host"
+    assert redacted("https://user:HIDDEN@host?token=HIDDEN") == "https://host"
 
 
 def test_the_suffix_is_that_of_the_path() -> None:
@@ -64,10 +64,10 @@ def test_credentials_stand_before_the_host_only() -> None:
 
 def test_what_was_typed_is_told_by_name_where_it_differs() -> None:
     url = "https://user:word@elsewhere/a.txt?sig=1"
-    name = remember(url)
-    plain = remember("https://elsewhere/b.txt")
+    name = register_url(url)
+    plain = register_url("https://elsewhere/b.txt")
     inputs = [Input(path=path, format="text", compression="none") for path in (name, plain, "/a.txt")]
-    assert typed_urls(inputs) == {name: url}
-    restore({name: url + "2"})
-    assert typed(name) == url + "2"
-    assert typed(plain) == plain
+    assert full_urls(inputs) == {name: url}
+    register_urls({name: url + "2"})
+    assert full_url(name) == url + "2"
+    assert full_url(plain) == plain

@@ -28,8 +28,8 @@ from tokmill.core.manifest import load_manifest
 from tokmill.output.prefix import CLAIM_NAME, Claim, Prefix
 from tokmill.store import base, download, upload as sending
 from tokmill.store.objects_s3 import S3Objects
-from tokmill.store.upload import Sender, outgoing
-from tokmill.store.upload_state import Ledger
+from tokmill.store.upload import Uploader, outgoing
+from tokmill.store.upload_state import UploadState
 
 DOCUMENTS = some_documents(300, 600, 5)
 PART = 16384
@@ -188,8 +188,8 @@ def test_a_run_killed_while_it_sends_goes_on_with_the_parts_that_are_missing(buc
     store = S3Objects(URL)
     before = {
         (f"/bucket/sets/one/{name}", number)
-        for name, upload in store.begun()
-        for number, (n_bytes, _) in store.parts(name, upload).items()
+        for name, upload in store.list_multipart()
+        for number, (n_bytes, _) in store.list_parts(name, upload).items()
         if n_bytes == PART
     }
     assert len(before) >= 2
@@ -258,7 +258,7 @@ def test_a_busy_store_is_asked_again(bucket: Bucket, corpus: Path, tmp_path: Pat
 def test_a_store_that_stays_busy_ends_the_run_which_can_be_resumed(
     bucket: Bucket, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    quick = download.Patience(attempts=3, first_s=0.01)
+    quick = download.RetryPolicy(attempts=3, first_s=0.01)
     monkeypatch.setattr(sending, "WRITING", quick)
     monkeypatch.setattr("tokmill.output.prefix.WRITING", quick)
     busy = failing("503 Slow Down", "SlowDown", times=10_000)
@@ -302,16 +302,16 @@ def test_an_answer_that_was_lost_is_no_failure(bucket: Bucket, made: Path, tmp_p
 def publish(made: Path, stage: Path, *, take: bool = False, fingerprint: str | None = None) -> None:
     """Send a complete directory, with nothing of tokenize around it."""
     manifest = load_manifest(made)
-    prefix, ledger = Prefix(URL), Ledger(stage / "upload.json", URL)
+    prefix, ledger = Prefix(URL), UploadState(stage / "upload.json", URL)
     claim = Claim(fingerprint=fingerprint or manifest.fingerprint, owner=ledger.notes.owner)
     prefix.claim(claim, take=take)
     prefix.commit(manifest, send(prefix, ledger, made), claim)
     prefix.tidy(manifest.files, claim)
 
 
-def send(prefix: Prefix, ledger: Ledger, made: Path) -> dict[str, Any]:
+def send(prefix: Prefix, ledger: UploadState, made: Path) -> dict[str, Any]:
     manifest = load_manifest(made)
-    with Sender(prefix.store, manifest.fingerprint, ledger, on_bytes=lambda n: None) as sender:
+    with Uploader(prefix.store, manifest.fingerprint, ledger, on_bytes=lambda n: None) as sender:
         return {file.name: sender.send(file).result() for file in outgoing(made, manifest)}
 
 
@@ -341,7 +341,7 @@ def test_two_runs_of_the_same_settings_make_one_output(bucket: Bucket, corpus: P
 
 def test_who_was_overtaken_cannot_complete_the_output(bucket: Bucket, made: Path, corpus: Path, tmp_path: Path) -> None:
     """The first run has sent everything when another one, told --fresh, takes its place."""
-    prefix, ledger = Prefix(URL), Ledger(tmp_path / "a.json", URL)
+    prefix, ledger = Prefix(URL), UploadState(tmp_path / "a.json", URL)
     manifest = load_manifest(made)
     claim = Claim(fingerprint=manifest.fingerprint, owner=ledger.notes.owner)
     prefix.claim(claim, take=False)
@@ -353,7 +353,7 @@ def test_who_was_overtaken_cannot_complete_the_output(bucket: Bucket, made: Path
 
 
 def test_an_object_that_was_replaced_before_the_manifest_is_put_is_noticed(bucket: Bucket, made: Path, tmp_path: Path) -> None:
-    prefix, ledger = Prefix(URL), Ledger(tmp_path / "a.json", URL)
+    prefix, ledger = Prefix(URL), UploadState(tmp_path / "a.json", URL)
     manifest = load_manifest(made)
     claim = Claim(fingerprint=manifest.fingerprint, owner=ledger.notes.owner)
     sent = send(prefix, ledger, made)
@@ -367,7 +367,7 @@ def test_an_object_that_was_replaced_before_the_manifest_is_put_is_noticed(bucke
 def test_an_object_of_another_run_is_not_overwritten(bucket: Bucket, made: Path, tmp_path: Path) -> None:
     """Even by one that does not see the other's claim."""
     bucket.put("sets/one/val.bin", b"somebody's")
-    prefix, ledger = Prefix(URL), Ledger(tmp_path / "a.json", URL)
+    prefix, ledger = Prefix(URL), UploadState(tmp_path / "a.json", URL)
     with pytest.raises(UsageError, match="no tokmill manifest vouches for"):
         send(prefix, ledger, made)
     assert bucket.get("sets/one/val.bin") == b"somebody's"
@@ -694,7 +694,7 @@ def test_a_claim_that_goes_while_it_is_read_is_no_failure(bucket: Bucket, made: 
             bucket.delete(f"sets/one/{CLAIM_NAME}")
         return None
 
-    prefix, ledger = Prefix(URL), Ledger(tmp_path / "a.json", URL)
+    prefix, ledger = Prefix(URL), UploadState(tmp_path / "a.json", URL)
     manifest = load_manifest(made)
     claim = Claim(fingerprint=manifest.fingerprint, owner=ledger.notes.owner)
     prefix.claim(claim, take=False)
@@ -717,7 +717,7 @@ def test_what_another_run_completed_and_gave_up_is_not_sent_any_further(bucket: 
             publish(made, tmp_path / "other")
         return None
 
-    prefix, ledger = Prefix(URL), Ledger(tmp_path / "a.json", URL)
+    prefix, ledger = Prefix(URL), UploadState(tmp_path / "a.json", URL)
     watch(bucket, meanwhile)
     sent = send(prefix, ledger, made)
     assert done
@@ -733,7 +733,7 @@ def test_shards_of_a_run_that_was_replaced_do_not_stay(bucket: Bucket, corpus: P
     dead.put(CLAIM_NAME, b'{"fingerprint":"dead","owner":"a"}')
     for name in ("train_000001.bin", "val_000000.bin", "val.bin"):
         dead.put(name, b"ids", mark="dead digest")
-    dead.begin("train_000002.bin", "dead digest")
+    dead.create_multipart("train_000002.bin", "dead digest")
     bucket.put("sets/one/train/train.bin", b"a prefix of its own")
     bucket.put("sets/one/train/manifest.json", b"{}")
     with pytest.raises(LockedError, match="another run, of other inputs or settings"):
@@ -784,7 +784,7 @@ def test_a_run_that_was_replaced_leaves_no_object_behind_and_ends(bucket: Bucket
 def test_a_manifest_that_was_put_in_the_moment_another_run_took_its_place_is_taken_back(
     bucket: Bucket, made: Path, tmp_path: Path
 ) -> None:
-    prefix, ledger = Prefix(URL), Ledger(tmp_path / "a.json", URL)
+    prefix, ledger = Prefix(URL), UploadState(tmp_path / "a.json", URL)
     manifest = load_manifest(made)
     claim = Claim(fingerprint=manifest.fingerprint, owner=ledger.notes.owner)
     prefix.claim(claim, take=False)
@@ -846,7 +846,7 @@ def test_the_next_run_of_one_that_was_killed_behind_the_manifest_tidies_up(
     manifest = load_manifest(made)
     prefix = Prefix(URL)
     prefix.claim(Claim(fingerprint=manifest.fingerprint, owner="killed"), take=True)
-    prefix.store.begin("train.bin", "mark")
+    prefix.store.create_multipart("train.bin", "mark")
     assert make(corpus, tmp_path).already_complete
     fetched(bucket)
 
@@ -883,7 +883,7 @@ def test_the_claim_of_a_dead_run_does_not_stop_the_same_settings_elsewhere(
 ) -> None:
     dead = Prefix(URL)
     dead.claim(Claim(fingerprint=load_manifest(made).fingerprint, owner="dead"), take=False)
-    dead.store.begin("train.bin", "mark")
+    dead.store.create_multipart("train.bin", "mark")
     make(corpus, tmp_path)
     fetched(bucket)
 
@@ -893,13 +893,13 @@ def test_more_objects_than_a_listing_holds_are_all_seen(
 ) -> None:
     monkeypatch.setenv("MOTO_S3_DEFAULT_MAX_KEYS", "3")
     make(corpus, tmp_path, shard_tokens=10_000)
-    assert len(Prefix(URL).below()) == 11
+    assert len(Prefix(URL).list()) == 11
     assert tokmill.verify(URL).ok
     assert make(corpus, tmp_path, shard_tokens=10_000).already_complete
 
 
 def test_verify_says_that_a_store_does_not_answer(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tokmill.output.prefix.WRITING", download.Patience(attempts=2, first_s=0.01))
+    monkeypatch.setattr("tokmill.output.prefix.WRITING", download.RetryPolicy(attempts=2, first_s=0.01))
     watch(bucket, failing("503 Slow Down", "SlowDown", times=10_000))
     with pytest.raises(tokmill.TokmillError, match="the store cannot be asked: HTTP 503"):
         tokmill.verify(URL)

@@ -28,7 +28,7 @@ from tokmill.core.manifest import decode_manifest, load_manifest
 from tokmill.output.prefix import CLAIM_NAME, PLAN_NAME, Claim, Prefix
 from tokmill.output.remote_parts import RemoteParts
 from tokmill.store import base, copy, download, upload as sending
-from tokmill.store.copy import Copier, Move
+from tokmill.store.copy import Copier, CopyTask
 from tokmill.store.objects_s3 import S3Objects
 
 URL = "s3://bucket/sets/one"
@@ -656,7 +656,7 @@ def test_a_source_that_is_replaced_between_the_look_and_the_copy_is_not_copied(
     replaced = conditions(bucket)
     watch(bucket, lambda request, start: meanwhile(request, start) or replaced(request, start))
     run = three[name][1]["tokmill"].partition(" ")[0]
-    move = Move(source=name.removeprefix(KEY), name="train_x.bin", size_bytes=len(three[name][0]), run=run, part=1)
+    move = CopyTask(source=name.removeprefix(KEY), name="train_x.bin", size_bytes=len(three[name][0]), run=run, part=1)
     with Copier(S3Objects(URL), "whole") as copier, pytest.raises(DamageError, match="not the one that was sent"):
         copier.copy(move).result()
     assert f"{KEY}train_x.bin" not in bucket.names()
@@ -701,7 +701,7 @@ def test_a_store_that_knows_no_conditions_for_copies_is_looked_at_before(
 def test_a_store_that_stays_busy_ends_it_and_it_can_be_run_again(
     three: Objects, bucket: Bucket, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    quick = download.Patience(attempts=3, first_s=0.01)
+    quick = download.RetryPolicy(attempts=3, first_s=0.01)
     for module in ("copying", "prefix", "joint", "sending"):
         monkeypatch.setattr(f"tokmill.{module}.WRITING", quick)
     put_back(bucket, three)

@@ -11,7 +11,7 @@ from tokmill.core.errors import UsageError
 from tokmill.core.records import is_url
 from tokmill.core.text import counted, printable_bytes
 from tokmill.dataset import ID_LAYOUTS, SIDES, Dataset, open_dataset, refuse_options
-from tokmill.store import named
+from tokmill.store import redacted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -101,7 +101,7 @@ def inspect(
         # Those of shards that were left out, too: the text is that of all.
         n_all = counts.tokens_train + counts.tokens_val if counts else 0
         return Inspection(
-            path=named(str(path)) if is_url(str(path)) else str(Path(path)),
+            path=redacted(str(path)) if is_url(str(path)) else str(Path(path)),
             kind="directory" if manifest else "file",
             format=manifest.content.format if manifest else None,
             dtype=dataset.dtype.name,

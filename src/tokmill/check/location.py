@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tokmill.output import Prefix
-    from tokmill.store import Stored
+    from tokmill.store import ObjectInfo
 
 
 class NotReadableError(Exception):
@@ -158,12 +158,12 @@ class StoredPlace(Place):
 
         self._prefix = Prefix(url)
         self.name = self._prefix.url
-        self._objects: dict[str, Stored] = {}
+        self._objects: dict[str, ObjectInfo] = {}
 
     def manifest(self) -> Manifest:
         """See Place."""
         manifest = self._prefix.complete_manifest()
-        self._objects = self._prefix.below()
+        self._objects = self._prefix.list()
         return manifest
 
     def names(self, sub: str) -> Sequence[str]:
@@ -186,7 +186,7 @@ class StoredPlace(Place):
 class _Object(Opened):
     """An object."""
 
-    def __init__(self, prefix: Prefix, stored: Stored) -> None:
+    def __init__(self, prefix: Prefix, stored: ObjectInfo) -> None:
         self.size_bytes = stored.size_bytes
         self._stream = prefix.stream(stored)
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tokmill.core.manifest import Manifest
     from tokmill.core.records import FileEntry
     from tokmill.dataset import Ids, TokenArray
-    from tokmill.store import Stored
+    from tokmill.store import ObjectInfo
 
 _BLOCK_BYTES = 4 << 20
 
@@ -51,7 +51,7 @@ class FarDataset(Dataset):
 class _FarIds:
     """The ids of one object: what `ShardedIds` asks of an array."""
 
-    def __init__(self, prefix: Prefix, stored: Stored, entry: FileEntry, header_bytes: int, dtype: np.dtype[Any]) -> None:
+    def __init__(self, prefix: Prefix, stored: ObjectInfo, entry: FileEntry, header_bytes: int, dtype: np.dtype[Any]) -> None:
         self._fetcher = Fetcher(prefix.source(stored))
         self._header_bytes = header_bytes
         self._n_ids = entry.tokens
@@ -96,7 +96,7 @@ def _parts(prefix: Prefix, manifest: Manifest) -> dict[str, list[_FarIds]]:
             allowed=", ".join(ID_LAYOUTS),
             next_step="pip install --upgrade tokmill",
         )
-    there = prefix.below()
+    there = prefix.list()
     dtype = np.dtype(content.dtype).newbyteorder("<")
     parts: dict[str, list[_FarIds]] = {side: [] for side in SIDES}
     for name, entry in manifest.files.items():

@@ -158,11 +158,11 @@ def _long_name(parameter: Any) -> str:
 def _public(value: Any) -> Any:
     """The value; URLs without what is secret in them."""
     from tokmill.core.records import is_url
-    from tokmill.store import named
+    from tokmill.store import redacted
 
     if isinstance(value, list | tuple):
         return [_public(each) for each in value]
-    return named(value) if isinstance(value, str) and is_url(value) else value
+    return redacted(value) if isinstance(value, str) and is_url(value) else value
 
 
 def _unset(parameter: Any) -> str:

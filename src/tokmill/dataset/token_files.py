@@ -13,7 +13,7 @@ from tokmill.core.errors import DamageError, UsageError
 from tokmill.core.records import is_url
 from tokmill.core.text import counted
 from tokmill.output import located, replaced_error
-from tokmill.store import named
+from tokmill.store import redacted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -272,7 +272,7 @@ def _check_number(file: TokenFile, dtype: IdType, announced: int, next_step: str
 def local_file(path: str | Path) -> Path:
     """A path. Raises UsageError for a URL."""
     if is_url(str(path)):
-        url = named(str(path))
+        url = redacted(str(path))
         raise UsageError(
             "ids are read from files that this machine can map, not from a store",
             where=url,

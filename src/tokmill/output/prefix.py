@@ -22,12 +22,12 @@ from tokmill.core.output_spec import SIDES
 from tokmill.core.records import Input
 from tokmill.output.journal import decode_header
 from tokmill.output.state_dir import STATE_NAME
-from tokmill.store import WRITING, RemoteStream, Taken, insist, objects_at, remember, stranger
+from tokmill.store import WRITING, AlreadyExists, RemoteStream, objects_at, register_url, retry, stranger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 
-    from tokmill.store import Ledger, ObjectStore, Stored
+    from tokmill.store import ObjectInfo, ObjectStore, UploadState
 
 T = TypeVar("T")
 
@@ -57,13 +57,13 @@ class Prefix:
         self.url = self.store.url
         self._typed = url.rstrip("/")
 
-    def look(self, name: str) -> Stored | None:
+    def head(self, name: str) -> ObjectInfo | None:
         """One object; None if there is none."""
-        return self._ask(lambda: self.store.look(name))
+        return self._ask(lambda: self.store.head(name))
 
-    def below(self) -> dict[str, Stored]:
+    def list(self) -> dict[str, ObjectInfo]:
         """All objects, by name."""
-        return {stored.name: stored for stored in self._ask(self.store.below)}
+        return {stored.name: stored for stored in self._ask(self.store.list)}
 
     def manifest(self) -> Manifest | None:
         """That of the complete output here; None if there is none. Raises DamageError, UsageError (a newer tokmill's)."""
@@ -75,7 +75,7 @@ class Prefix:
         manifest = self.manifest()
         if manifest is None:
             # Of one object, a store does not say whether it has the bucket.
-            there = self.below()
+            there = self.list()
             self._refuse_unfinished_parts(there)
             is_begun = CLAIM_NAME in there
             raise UsageError(
@@ -95,13 +95,13 @@ class Prefix:
             complete = {i for i in range(n_parts) if f"{PARTS_NAME}/{i:05}/{MANIFEST_NAME}" in there}
             raise unfinished_parts(self.url, n_parts, complete)
 
-    def stream(self, stored: Stored) -> RemoteStream:
+    def stream(self, stored: ObjectInfo) -> RemoteStream:
         """An object from front to back, pinned to the version that was seen. The caller closes it and reads in `reading_errors`."""
         return RemoteStream(self.source(stored))
 
-    def source(self, stored: Stored) -> Input:
+    def source(self, stored: ObjectInfo) -> Input:
         """An object as something to read."""
-        name = remember(f"{self._typed}/{stored.name}")
+        name = register_url(f"{self._typed}/{stored.name}")
         return Input(path=name, format="ids", compression="none", size_bytes=stored.size_bytes, version=stored.version)
 
     def claim(self, claim: Claim, *, take: bool) -> None:
@@ -112,7 +112,7 @@ class Prefix:
             self.check_claim(claim)
         try:
             self._ask(lambda: self.store.put(CLAIM_NAME, data, only_new=not take))
-        except Taken:
+        except AlreadyExists:
             found = self.claimed()
             if found is not None and found.owner == claim.owner:
                 self._ask(lambda: self.store.put(CLAIM_NAME, data))
@@ -148,7 +148,7 @@ class Prefix:
 
     def refuse_parts(self) -> None:
         """Raises UsageError where an output is being made in parts."""
-        if self.look(PLAN_NAME) is not None:
+        if self.head(PLAN_NAME) is not None:
             raise UsageError(
                 "an output is being made in parts at this prefix",
                 where=f"{self.url}/{PLAN_NAME}",
@@ -169,18 +169,18 @@ class Prefix:
 
     def refuse_strangers(self, run: str) -> None:
         """Raises UsageError for an object that is named as those of an output and that no run with this fingerprint has made."""
-        for name in self.below():
+        for name in self.list():
             if is_ours(name):
-                found = self.look(name)
+                found = self.head(name)
                 if found is not None and found.mark.partition(" ")[0] != run:
                     raise stranger(f"{self.url}/{name}")
                 # All of them would be asked for one by one; each is looked at again before it is replaced.
                 return
 
-    def retire(self, ledger: Ledger) -> None:
+    def retire(self, ledger: UploadState) -> None:
         """Take away the complete output that is to be replaced: its manifest first. Can be done again after a crash."""
         notes = ledger.notes
-        older = self.look(MANIFEST_NAME) if notes.is_fresh else None
+        older = self.head(MANIFEST_NAME) if notes.is_fresh else None
         if older is not None and older.version == notes.replaces:
             ledger.change(retired=tuple(self._listed_files()))
             self._ask(lambda: self.store.delete([MANIFEST_NAME]))
@@ -191,16 +191,16 @@ class Prefix:
         if notes.replaces:
             ledger.change(replaces="", retired=())
 
-    def clear(self, names: Container[str], ledger: Ledger) -> None:
+    def clear(self, names: Container[str], ledger: UploadState) -> None:
         """Take away what other runs left that are named as files of ids, so that nobody reads them as files of this output.
 
         names: of its files. Raises UsageError for an object that nobody said may be replaced.
         """
-        there = self.below()
+        there = self.list()
         for name in there:
             if name in names or not is_ours(name) or _is_of_another_prefix(name, there):
                 continue
-            found = self.look(name)
+            found = self.head(name)
             content = ledger.notes.content
             is_this_run = found is not None and content is not None and found.mark.partition(" ")[0] == content.fingerprint()
             if found is not None and (is_this_run or (found.mark and ledger.notes.is_fresh)):
@@ -208,20 +208,20 @@ class Prefix:
             elif found is not None and not ledger.notes.is_fresh:
                 raise stranger(f"{self.url}/{name}")
 
-    def commit(self, manifest: Manifest, sent: Mapping[str, Stored], claim: Claim) -> Manifest:
+    def commit(self, manifest: Manifest, sent: Mapping[str, ObjectInfo], claim: Claim) -> Manifest:
         """Put the manifest; returns it, or the one that another run of the same fingerprint put before.
 
         sent: what was sent, by name. Raises LockedError when another run came between.
         """
-        there = self.below()
+        there = self.list()
         for name, stored in sent.items():
             if name not in there or (there[name].size_bytes, there[name].version) != (stored.size_bytes, stored.version):
                 raise self._came_between(name)
         self.check_claim(claim)
         data = encode_manifest(manifest)
-        with contextlib.suppress(Taken):
+        with contextlib.suppress(AlreadyExists):
             self._ask(lambda: self.store.put(MANIFEST_NAME, data, only_new=True))
-        # Taken by an attempt of our own that seemed to fail, perhaps.
+        # Put by an attempt of our own that seemed to fail, perhaps.
         found = self.manifest()
         if found is None or found.fingerprint != manifest.fingerprint:
             raise self._came_between(MANIFEST_NAME)
@@ -241,13 +241,13 @@ class Prefix:
             return
         wanted = set(names)
         try:
-            for name, upload in self._ask(self.store.begun):
+            for name, upload in self._ask(self.store.list_multipart):
                 if name in wanted or (is_ours(name) and "/" not in name):
-                    self._ask(lambda name=name, upload=upload: self.store.give_up(name, upload))  # type: ignore[misc]
+                    self._ask(lambda name=name, upload=upload: self.store.abort_multipart(name, upload))  # type: ignore[misc]
         finally:
             self.release(claim)
 
-    def _retire_overtaken(self, ledger: Ledger) -> None:
+    def _retire_overtaken(self, ledger: UploadState) -> None:
         """Take away a manifest that a run put which this one's claim was to end, but not one of the same inputs and settings."""
         try:
             found = self.manifest()
@@ -257,7 +257,7 @@ class Prefix:
         if found is not None and content is not None and found.fingerprint != content.fingerprint():
             self._ask(lambda: self.store.delete([MANIFEST_NAME]))
 
-    def _listed_files(self) -> list[str]:
+    def _listed_files(self) -> Sequence[str]:
         """What a manifest lists that is to go; nothing where it is damaged, or a newer tokmill's."""
         try:
             manifest = self.manifest()
@@ -276,7 +276,7 @@ class Prefix:
     def whole(self, name: str) -> bytes | None:
         """A small object. One that is replaced or taken away while it is read is looked at again: claims come and go."""
         for is_last in (*[False] * _LOOKS, True):
-            stored = self.look(name)
+            stored = self.head(name)
             if stored is None:
                 return None
             try:
@@ -287,7 +287,7 @@ class Prefix:
                         raise
         raise AssertionError
 
-    def _bytes(self, stored: Stored) -> bytes:
+    def _bytes(self, stored: ObjectInfo) -> bytes:
         """Raises ChangedError when it is no longer that object."""
         if stored.size_bytes > _MOST_MANIFEST_BYTES:
             raise DamageError(
@@ -317,7 +317,7 @@ class Prefix:
         )
 
     def _ask(self, attempt: Callable[[], T]) -> T:
-        return insist(attempt, WRITING, self._not_asked)
+        return retry(attempt, WRITING, self._not_asked)
 
     def _not_asked(self, how: str) -> StorageError:
         return StorageError(

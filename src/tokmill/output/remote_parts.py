@@ -23,14 +23,14 @@ from tokmill.output.journal import Header, decode_header, encode_header
 from tokmill.output.parts import n_parts
 from tokmill.output.prefix import CLAIM_NAME, PLAN_NAME, Claim, Prefix, give_up, is_ours
 from tokmill.output.state_dir import PARTS, STATE_NAME
-from tokmill.store import WRITING, Taken, insist, not_written
+from tokmill.store import WRITING, AlreadyExists, not_written, retry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from tokmill.core.config import Content
     from tokmill.core.manifest import Manifest
-    from tokmill.store import Stored
+    from tokmill.store import ObjectInfo
 
 T = TypeVar("T")
 
@@ -79,12 +79,12 @@ class RemoteParts:
                 )
             return complete
         is_new = self._is_new(whole, version)
-        with contextlib.suppress(Taken):
+        with contextlib.suppress(AlreadyExists):
             self._ask(lambda: self.prefix.store.put(CLAIM_NAME, _claim(fingerprint), only_new=True))
         self.check_claim(fingerprint)
         if is_new:
             self.prefix.refuse_strangers(fingerprint)
-        with contextlib.suppress(Taken):
+        with contextlib.suppress(AlreadyExists):
             self._put_plan(whole, version, only_new=True)
         self._is_new(whole, version)
         return None
@@ -105,9 +105,9 @@ class RemoteParts:
                 next_step=f"wait for it to end, or choose another --out; if it will not come back, {give_up(self.url)}",
             )
 
-    def parts(self) -> dict[str, Stored]:
+    def parts(self) -> dict[str, ObjectInfo]:
         """All objects of parts, by name."""
-        return {name: stored for name, stored in self.prefix.below().items() if name.startswith(_PARTS_NAME)}
+        return {name: stored for name, stored in self.prefix.list().items() if name.startswith(_PARTS_NAME)}
 
     def remove_parts(self, fingerprint: str | None) -> None:
         """Take away what there is of the parts, what was begun, the claim, and then the plan; can be done again after a crash.
@@ -122,9 +122,9 @@ class RemoteParts:
 
     def discard(self) -> None:
         """Begin again: away with parts that are not put together. Raises UsageError for an output that is complete."""
-        if self.prefix.look(MANIFEST_NAME) is not None:
+        if self.prefix.head(MANIFEST_NAME) is not None:
             raise self.is_complete_error()
-        if self.prefix.look(PLAN_NAME) is not None:
+        if self.prefix.head(PLAN_NAME) is not None:
             self._remove_copies()
             self.remove_parts(None)
 
@@ -168,17 +168,17 @@ class RemoteParts:
         except DamageError:
             # Nothing says which those are; who comes is told of them.
             return
-        for name in [name for name in self.prefix.below() if _is_of_whole(name)]:
-            found = self.prefix.look(name)
+        for name in [name for name in self.prefix.list() if _is_of_whole(name)]:
+            found = self.prefix.head(name)
             if found is not None and plan is not None and found.mark.partition(" ")[0] == plan.fingerprint:
                 self._delete([name])
 
     def _remove(self, above: str) -> None:
         """Take away every object below, manifests first, and what was begun, also under names of the whole."""
-        for name, upload in self._ask(self.prefix.store.begun):
+        for name, upload in self._ask(self.prefix.store.list_multipart):
             if name.startswith(above) or (above == _PARTS_NAME and _is_of_whole(name)):
-                self._ask(lambda name=name, upload=upload: self.prefix.store.give_up(name, upload))  # type: ignore[misc]
-        names = [name for name in self.prefix.below() if name.startswith(above)]
+                self._ask(lambda name=name, upload=upload: self.prefix.store.abort_multipart(name, upload))  # type: ignore[misc]
+        names = [name for name in self.prefix.list() if name.startswith(above)]
         manifests = [name for name in names if name.endswith(f"/{MANIFEST_NAME}")]
         self._delete(manifests)
         self._delete(set(names) - set(manifests))
@@ -189,7 +189,7 @@ class RemoteParts:
                 pass
 
     def _ask(self, attempt: Callable[[], T]) -> T:
-        return insist(attempt, WRITING, lambda how: not_written(how, self.url))
+        return retry(attempt, WRITING, lambda how: not_written(how, self.url))
 
 
 def _claim(fingerprint: str) -> bytes:
@@ -200,7 +200,7 @@ def _is_of_whole(name: str) -> bool:
     return is_ours(name) or name == SKIPPED_NAME
 
 
-def missing_parts(parts: Mapping[str, Stored], content: Content) -> tuple[list[int], set[int]]:
+def missing_parts(parts: Mapping[str, ObjectInfo], content: Content) -> tuple[list[int], set[int]]:
     """Numbers of the parts that are not complete, and of those that have anything there. content: of the whole."""
     missing = [i for i in range(n_parts(content)) if part_name(i, MANIFEST_NAME) not in parts]
     begun = {name.removeprefix(_PARTS_NAME).partition("/")[0] for name in parts}

@@ -20,7 +20,7 @@ from tokmill.core.system import durable
 from tokmill.core.system.durable import storage_errors
 from tokmill.output.journal import read_segments
 from tokmill.output.state_dir import growing_path, is_sent, sent_mark, state_of
-from tokmill.store import Outgoing, Stored, outgoing
+from tokmill.store import FileToSend, ObjectInfo, outgoing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 
     from tokmill.core.manifest import FileSpan, Manifest, Segment
     from tokmill.core.records import FileEntry
-    from tokmill.store import Sender
+    from tokmill.store import Uploader
 
 
-class Shipment:
+class ShardUploader:
     """The files of one staged output. Implements `protocols.Observer`, but raises what goes wrong with the sending."""
 
-    def __init__(self, directory: Path, sender: Callable[[], Sender]) -> None:
+    def __init__(self, directory: Path, sender: Callable[[], Uploader]) -> None:
         """sender: made when it is needed first."""
         self.while_made = False
         """Whether files are sent before all of them are complete."""
@@ -44,7 +44,7 @@ class Shipment:
         self._position = 0
         """In the journal, behind the last line that was read."""
         self._spans: dict[str, list[FileSpan]] = {}
-        self._pending: dict[str, Future[Stored]] = {}
+        self._pending: dict[str, Future[ObjectInfo]] = {}
 
     def on_event(self, event: AnyEvent) -> None:
         """Send what is complete; take away what has arrived."""
@@ -55,7 +55,7 @@ class Shipment:
             self._take(segments)
         self._settle()
 
-    def finish(self, manifest: Manifest, tick: Callable[[], None], tick_s: float) -> dict[str, Stored]:
+    def finish(self, manifest: Manifest, tick: Callable[[], None], tick_s: float) -> dict[str, ObjectInfo]:
         """Send what is left of a complete output; returns what the store says of all of it. tick: called every `tick_s` seconds."""
         files = outgoing(self._directory, manifest)
         for file in files:
@@ -71,7 +71,7 @@ class Shipment:
         arrived = {name: each.result() for name, each in self._pending.items()}
         return {file.name: arrived.get(file.name) or self._marked(file.name) for file in files}
 
-    def sent(self) -> dict[str, Stored]:
+    def sent(self) -> dict[str, ObjectInfo]:
         """What was sent and taken away, by an earlier attempt too."""
         marks = sent_mark(self._directory, "").parent
         names = [path.name.removesuffix(".json").replace("%", "/") for path in (marks.iterdir() if marks.is_dir() else ())]
@@ -87,9 +87,9 @@ class Shipment:
                 if not is_sent(self._directory, name):
                     self._pending[name] = self._make_sender().send(self._file(name, entry, spans))
 
-    def _file(self, name: str, entry: FileEntry, spans: tuple[FileSpan, ...]) -> Outgoing:
+    def _file(self, name: str, entry: FileEntry, spans: tuple[FileSpan, ...]) -> FileToSend:
         paths = growing_path(self._directory, name), self._directory / name
-        return Outgoing(name=name, paths=paths, entry=entry, spans=spans)
+        return FileToSend(name=name, paths=paths, entry=entry, spans=spans)
 
     def _settle(self) -> None:
         """Mark and take away what has arrived. Raises what went wrong."""
@@ -98,7 +98,7 @@ class Shipment:
                 self._mark(each.result())
                 del self._pending[name]
 
-    def _mark(self, stored: Stored) -> None:
+    def _mark(self, stored: ObjectInfo) -> None:
         mark = sent_mark(self._directory, stored.name)
         new = mark.with_name(mark.name + ".new")
         with storage_errors(mark):
@@ -110,11 +110,11 @@ class Shipment:
                 with contextlib.suppress(FileNotFoundError):
                     path.unlink()
 
-    def _marked(self, name: str) -> Stored:
+    def _marked(self, name: str) -> ObjectInfo:
         mark = sent_mark(self._directory, name)
         try:
             with storage_errors(mark):
-                return msgspec.json.decode(read_state(mark), type=Stored)
+                return msgspec.json.decode(read_state(mark), type=ObjectInfo)
         except (msgspec.MsgspecError, UnicodeDecodeError):
             raise DamageError(
                 "what was noted of a file that was sent is not readable",

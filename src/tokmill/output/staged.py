@@ -1,4 +1,4 @@
-"""Where an output is made: in the directory that was named, or, for an object store, in one of our own from which it is sent.
+"""Where an output is made: in the directory that was redacted, or, for an object store, in one of our own from which it is sent.
 
 The staged directory is an output like any other, with its journal, so that a run is resumed exactly; it is found again by the URL.
 Shards are sent as they become complete and are then taken away, so the disk need hold a few of them only; the run waits where the
@@ -26,7 +26,7 @@ from tokmill.core.system.durable import storage_errors
 from tokmill.core.text import counted
 from tokmill.output.config_diff import changed_error, is_only_more_lenient
 from tokmill.output.state_dir import acquire_lock, is_begun, is_sent, release_lock
-from tokmill.store import named
+from tokmill.store import redacted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from tokmill.core.manifest import Manifest
     from tokmill.core.protocols import Observer
     from tokmill.output.prefix import Claim, Prefix
-    from tokmill.store import Sender, Stored
+    from tokmill.store import ObjectInfo, Uploader
 
 _TICK_S = 0.2
 _SHOWN = 60
@@ -45,7 +45,7 @@ _SHOWN = 60
 
 def stage_of(url: str, stage: str | None) -> Path:
     """The directory, one for each URL, in which an output for a store is made. stage: in which directory; None: the usual one."""
-    name = named(url).rstrip("/")
+    name = redacted(url).rstrip("/")
     shown = re.sub(r"[^A-Za-z0-9.]+", "-", name.partition("://")[2])[-_SHOWN:].strip("-.")
     return Path(stage or _usual_stage()).absolute() / f"{shown}-{xxhash.xxh3_64_hexdigest(name.encode())}"
 
@@ -112,8 +112,8 @@ class Staged:
     def __init__(self, url: str, stage: str | None) -> None:
         """Raises UsageError for a store that cannot be used, LockedError, StorageError."""
         from tokmill.output.prefix import Prefix
-        from tokmill.output.shard_uploader import Shipment
-        from tokmill.store import Ledger
+        from tokmill.output.shard_uploader import ShardUploader
+        from tokmill.store import UploadState
 
         self._prefix: Prefix = Prefix(url)
         self.url = self._prefix.url
@@ -121,12 +121,12 @@ class Staged:
         self._output = output_of(self.root)
         self.directory = str(self._output)
         self._lock = acquire_lock(self.root)
-        self._ledger = Ledger(self.root / "upload.json", self.url)
+        self._ledger = UploadState(self.root / "upload.json", self.url)
         self._claim: Claim | None = None
-        self._sender: Sender | None = None
+        self._sender: Uploader | None = None
         self._n_sent = _Sum()
         self._run = ""
-        self._shipment = Shipment(self._output, self._ready_sender)
+        self._shipment = ShardUploader(self._output, self._ready_sender)
 
     def __enter__(self) -> Self:
         return self
@@ -154,7 +154,7 @@ class Staged:
         content, fingerprint = job.content, job.content.fingerprint()
         before = self._ledger.notes.content
         is_mine = before is not None and before.fingerprint() == fingerprint
-        there = self._prefix.look(MANIFEST_NAME)
+        there = self._prefix.head(MANIFEST_NAME)
         if job.fresh:
             self._ledger.change(is_fresh=True, replaces=(there and there.version) or "", retired=())
         elif not is_mine and not self._is_begun():
@@ -179,7 +179,7 @@ class Staged:
         before, content = self._ledger.notes.content, job.content
         if before is None or before.fingerprint() == content.fingerprint() or not is_only_more_lenient(before, content):
             return job
-        return job if self._prefix.look(MANIFEST_NAME) is not None else msgspec.structs.replace(job, fresh=True)
+        return job if self._prefix.head(MANIFEST_NAME) is not None else msgspec.structs.replace(job, fresh=True)
 
     @property
     def observers(self) -> Sequence[Observer]:
@@ -213,7 +213,7 @@ class Staged:
             finished, already_complete=False, uploaded_bytes=n_bytes, upload_s=round(time.monotonic() - began_s, 3)
         )
 
-    def _send(self, manifest: Manifest, observers: Sequence[Observer]) -> dict[str, Stored]:
+    def _send(self, manifest: Manifest, observers: Sequence[Observer]) -> dict[str, ObjectInfo]:
         began_s = time.monotonic()
         here = [entry.size_bytes for name, entry in manifest.files.items() if not is_sent(self._output, name)]
         before = self._n_sent.n
@@ -230,13 +230,13 @@ class Staged:
         self._ready_sender()
         return self._shipment.finish(manifest, tick, _TICK_S)
 
-    def _ready_sender(self) -> Sender:
+    def _ready_sender(self) -> Uploader:
         """Who sends. Made when the first file is to be sent: from then on what stood there before is gone."""
-        from tokmill.store import Sender
+        from tokmill.store import Uploader
 
         if self._sender is None:
             self._prefix.retire(self._ledger)
-            self._sender = Sender(self._prefix.store, self._run, self._ledger, on_bytes=self._n_sent.add, check=self._check_held)
+            self._sender = Uploader(self._prefix.store, self._run, self._ledger, on_bytes=self._n_sent.add, check=self._check_held)
         return self._sender
 
     def _check_held(self) -> None:
@@ -246,7 +246,7 @@ class Staged:
     def _check_sent(self) -> None:
         """Raises DamageError when what was sent and taken away here is no longer there."""
         sent = self._shipment.sent()
-        there = self._prefix.below() if sent else {}
+        there = self._prefix.list() if sent else {}
         for name, stored in sent.items():
             if name not in there or there[name].version != stored.version:
                 raise DamageError(
@@ -264,7 +264,7 @@ class Staged:
         is_part = bool(job.content.part) and is_only_more_lenient(manifest.content, job.content)
         if manifest.fingerprint != job.content.fingerprint() and not is_part:
             raise changed_error(manifest.content, job.content, self.url, is_complete=True)
-        there = self._prefix.below()
+        there = self._prefix.list()
         for name, entry in manifest.files.items():
             size = there[name].size_bytes if name in there else -1
             if size != entry.size_bytes:

@@ -20,12 +20,12 @@ from tokmill.core.errors import DamagedInputError, UsageError
 from tokmill.core.records import STDIN, WITH_FOOTER, Compression, Input, InputFormat, is_url, path_to_text
 from tokmill.core.text import counted
 from tokmill.read.own_outputs import OwnFiles
-from tokmill.store import named, path_of, remember
+from tokmill.store import path_of, redacted, register_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from tokmill.store import Found
+    from tokmill.store import ObjectInfo
 
 _STDIN_NAMES = {STDIN, "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"}
 _COMPRESSIONS: dict[str, Compression] = {".gz": "gzip", ".zst": "zstd", ".xz": "xz", ".bz2": "bzip2", ".lz4": "lz4"}
@@ -69,7 +69,7 @@ class FoundInputs:
 
 
 def find_inputs(names: Sequence[str], *, glob: str | None, input_format: str | None, outside: str | None = None) -> FoundInputs:
-    """The inputs that a person named, in the order given. Raises UsageError, DamagedInputError.
+    """The inputs that a person redacted, in the order given. Raises UsageError, DamagedInputError.
 
     outside: a directory, the output's, into which a walk through directories does not go; files named one by one may lie there.
     """
@@ -125,7 +125,7 @@ class _Finder:
             self._add_matches(name)
         else:
             slash = _ONE_SLASH.fullmatch(name)
-            two_slashes = f"a URL has two slashes: {named(f'{slash[1]}://{slash[2]}')}" if slash else None
+            two_slashes = f"a URL has two slashes: {redacted(f'{slash[1]}://{slash[2]}')}" if slash else None
             raise _nothing(name, "there is no such file or directory", two_slashes)
 
     def _add_remote(self, url: str) -> None:
@@ -133,14 +133,14 @@ class _Finder:
 
         objects, n_passed = find_remote(url, self._wanted, has_glob=self._glob is not None)
         self.n_passed_over += n_passed
-        if [found.url for found in objects] == [url]:
-            self._check_suffix(remember(url))
+        if [found.name for found in objects] == [url]:
+            self._check_suffix(register_url(url))
         for found in objects:
             self._add_object(found)
 
-    def _add_object(self, found: Found) -> None:
-        name = remember(found.url)
-        if self._urls.setdefault(name, found.url) != found.url:
+    def _add_object(self, found: ObjectInfo) -> None:
+        name = register_url(found.name)
+        if self._urls.setdefault(name, found.name) != found.name:
             raise UsageError(
                 "two different URLs are the same but for user, password or signature",
                 where=name,

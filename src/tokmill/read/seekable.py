@@ -130,7 +130,7 @@ class RemoteFile(SeekableFile):
         from tokmill.store import Fetcher
 
         self._fetcher = Fetcher(source)
-        super().__init__(self._fetcher.pin.size_bytes)
+        super().__init__(self._fetcher.pinned.size_bytes)
         self._blocks: OrderedDict[int, Future[memoryview]] = OrderedDict()
         self._last = -2
 
@@ -158,7 +158,7 @@ class RemoteFile(SeekableFile):
     def _block(self, index: int) -> memoryview:
         first = index not in self._blocks
         block = self._begun(index)
-        is_streamed = self._fetcher.store.is_streamed(self._fetcher.pin)
+        is_streamed = self._fetcher.store.is_streamed(self._fetcher.pinned)
         if not is_streamed and (index == self._last + 1 or (index == self._last and not first)):
             for ahead in range(index + 1, index + 1 + _AHEAD):
                 if ahead * SEEKABLE_BLOCK_BYTES < self._size:

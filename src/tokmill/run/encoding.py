@@ -32,7 +32,7 @@ from tokmill.run.audit import Auditor
 from tokmill.run.encode_batch import EncodeStage
 from tokmill.run.memory_guard import Guard, Limits, MemorySample, reserve_bytes, take_memory_sample
 from tokmill.run.pipeline import Flow, Pipeline
-from tokmill.store import restore
+from tokmill.store import register_urls
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
@@ -186,7 +186,7 @@ def serve(process: type[EncodingProcess], job_fd: int, event_fd: int) -> None:
     job = msgspec.json.decode(line.question(), type=Job)
     if job.resources.nice:
         give_way()
-    restore(job.urls)
+    register_urls(job.urls)
     _limit_growth(job.resources.worker_bytes)
     worker = process(job, line.emit, _watchful_look(job.resources.worker_bytes))
     # Ctrl-C ends the program that feeds standard input, too: seen here, its end is not taken for the end of the corpus.

@@ -19,7 +19,7 @@ from tokmill.encode import ENGINES, engine_notice, engine_of, resolve_tokenizer
 from tokmill.formats import WRITERS, choose_output
 from tokmill.read import check_files, find_inputs
 from tokmill.run.advice import shard_notices
-from tokmill.store import typed_urls
+from tokmill.store import full_urls
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -126,7 +126,7 @@ def make_job(
         content=content,
         resources=resources,
         fresh=fresh,
-        urls=typed_urls(found.inputs),
+        urls=full_urls(found.inputs),
         destination=destination,
     )
     return PlannedJob(job, notices, tuple(doubts))

@@ -1,8 +1,8 @@
 """Where remote objects lie: what every kind of store must do, which package each kind needs, and which kind a URL asks for.
 
-A store looks at objects, lists them, and fetches a range of one in one attempt; patience is for the one who asks (`remote`). What
-may pass by itself is a `Hiccup`; whatever else goes wrong is an error of the run at once. Messages of libraries are never shown:
-they quote URLs, and with them passwords and signatures.
+A store looks up objects, lists them, and fetches a range of one, in one attempt each; callers retry (`download.retry`). What may
+pass by itself is a `TransientError`; everything else is an error of the run at once. Messages of libraries are never shown: they
+quote URLs, and with them passwords and signatures.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from tokmill.core.errors import ChangedError, DamagedInputError, UsageError
 from tokmill.core.extras import install_hint
 from tokmill.core.text import nearest
-from tokmill.store.urls import scheme_of, typed
+from tokmill.store.urls import full_url, redacted, scheme_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,28 +23,30 @@ if TYPE_CHECKING:
     from tokmill.core.records import Input
 
 _KINDS = {
-    "s3": ("tokmill.read.store_s3:S3Store", "s3fs", "s3"),
+    "s3": ("tokmill.store.s3:S3Store", "s3fs", "s3"),
     "http": ("tokmill.store.http:HttpStore", "aiohttp", "http"),
     "https": ("tokmill.store.http:HttpStore", "aiohttp", "http"),
-    "hf": ("tokmill.store.fsspec_store:OtherStore", "huggingface_hub", "hf"),
-    "gs": ("tokmill.store.fsspec_store:OtherStore", "gcsfs", "gcs"),
+    "hf": ("tokmill.store.fsspec_store:FsspecStore", "huggingface_hub", "hf"),
+    "gs": ("tokmill.store.fsspec_store:FsspecStore", "gcsfs", "gcs"),
 }
 """By scheme: the class, the package that must be there, and the extra that brings it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class ObjectInfo:
     """An object as a store describes it."""
 
-    url: str
-    """With what is secret in it."""
-    size_bytes: int | None
+    name: str
+    """Of an input its URL, secrets included; of an output its key below the prefix."""
+    size_bytes: int
     version: str | None
-    """See `types.Input.version`."""
+    """See `records.Input.version`."""
+    mark: str = ""
+    """Metadata stored with an object of an output; empty for other objects and in listings."""
 
 
 @dataclass(frozen=True, slots=True)
-class Pin:
+class ObjectVersion:
     """The object that a run began with."""
 
     name: str
@@ -55,10 +57,10 @@ class Pin:
     @property
     def url(self) -> str:
         """With what is secret in it."""
-        return typed(self.name)
+        return full_url(self.name)
 
 
-class Landing:
+class RangeBuffer:
     """Where fetched bytes arrive; those of an attempt that failed half-way stay."""
 
     __slots__ = ("begin", "data", "n_bytes")
@@ -88,7 +90,7 @@ class Landing:
         return self.n_bytes < len(self.data)
 
 
-class Hiccup(Exception):  # noqa: N818  not an error of the run, yet
+class TransientError(Exception):
     """What may pass by itself: a connection that broke, a store that is busy."""
 
     def __init__(self, what: str, after_s: float = 0.0) -> None:
@@ -99,27 +101,27 @@ class Hiccup(Exception):  # noqa: N818  not an error of the run, yet
 
 
 class Store(Protocol):
-    """A kind of store. Methods may be called from any thread; each makes one attempt and raises Hiccup or TokmillError."""
+    """A kind of store. Methods may be called from any thread; each makes one attempt and raises TransientError or TokmillError."""
 
-    def look(self, url: str) -> Found | None:
+    def head(self, url: str) -> ObjectInfo | None:
         """The object; None if there is none."""
 
-    def below(self, url: str) -> Sequence[Found]:
+    def list(self, url: str) -> Sequence[ObjectInfo]:
         """Every object below a directory or prefix, in no order."""
 
-    def matching(self, pattern: str) -> tuple[Sequence[Found], Sequence[str]]:
+    def glob(self, pattern: str) -> tuple[Sequence[ObjectInfo], Sequence[str]]:
         """Objects that match a glob pattern, and URLs of directories that do; in no order."""
 
-    def fetch(self, pin: Pin, landing: Landing) -> None:
-        """Bring what is missing of a landing, at least a part of it. Raises ChangedError for another version of the object."""
+    def fetch(self, pinned: ObjectVersion, buffer: RangeBuffer) -> None:
+        """Bring what is missing of a buffer, at least a part of it. Raises ChangedError for another version of the object."""
 
-    def is_streamed(self, pin: Pin) -> bool:
+    def is_streamed(self, pinned: ObjectVersion) -> bool:
         """Whether a fetch has shown that only the whole object is served: then one thread reads it, front to back."""
 
-    def check(self, pin: Pin) -> None:
+    def check(self, pinned: ObjectVersion) -> None:
         """Raises ChangedError when the object is another by now; for stores that cannot be asked for a version of it."""
 
-    def release(self, pin: Pin) -> None:
+    def release(self, pinned: ObjectVersion) -> None:
         """Give back what is held for an object that is not read any further."""
 
 
@@ -159,17 +161,29 @@ def filesystem(scheme: str, **options: Any) -> Any:
     return fsspec.filesystem(scheme, skip_instance_cache=True, use_listings_cache=False, **options)
 
 
-def pin_of(source: Input) -> Pin:
+def sized(url: str, size_bytes: int | None) -> int:
+    """Return the size that a store reports. Raises UsageError if it reports none."""
+    if size_bytes is None:
+        raise UsageError(
+            "the store does not report the size of this object, so a cut download could not be noticed",
+            where=redacted(url),
+            allowed="objects whose size is known",
+            next_step="download it and give the file",
+        )
+    return size_bytes
+
+
+def pinned_version(source: Input) -> ObjectVersion:
     """What a run was begun with."""
-    return Pin(source.path, source.size_bytes or 0, source.version or None)
+    return ObjectVersion(source.path, source.size_bytes or 0, source.version or None)
 
 
-def check_version(pin: Pin, version: str | None, size_bytes: int | None) -> None:
+def check_version(pinned: ObjectVersion, version: str | None, size_bytes: int | None) -> None:
     """Raises ChangedError when a store's answer is about another object than the pinned one; None is not compared."""
-    if size_bytes is not None and size_bytes != pin.size_bytes:
-        raise changed(pin.name, f"it had {pin.size_bytes:,} bytes, has {size_bytes:,}")
-    if pin.version and version and version != pin.version:
-        raise changed(pin.name, f"it was {pin.version}, is {version}")
+    if size_bytes is not None and size_bytes != pinned.size_bytes:
+        raise changed(pinned.name, f"it had {pinned.size_bytes:,} bytes, has {size_bytes:,}")
+    if pinned.version and version and version != pinned.version:
+        raise changed(pinned.name, f"it was {pinned.version}, is {version}")
 
 
 def changed(name: str, how: str) -> ChangedError:

@@ -14,15 +14,16 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 from tokmill.core.errors import DamageError, LockedError
 from tokmill.core.text import counted
-from tokmill.store.download import Closed, insist
-from tokmill.store.objects import Taken, Vanished
+from tokmill.store.download import Closed, retry
+from tokmill.store.objects import AlreadyExists, UploadNotFound
 from tokmill.store.upload import WRITING, not_written, stranger
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import Future
 
-    from tokmill.store.objects import ObjectStore, Stored
+    from tokmill.store.base import ObjectInfo
+    from tokmill.store.objects import ObjectStore
 
 T = TypeVar("T")
 
@@ -36,7 +37,7 @@ _ROUNDS = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Move:
+class CopyTask:
     """An object that is to have another name."""
 
     source: str
@@ -67,11 +68,11 @@ class Copier:
         for pool in (self._files, self._pieces):
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def copy(self, move: Move) -> Future[Stored]:
+    def copy(self, move: CopyTask) -> Future[ObjectInfo]:
         """Begin to copy; the copy comes of it. Raises there DamageError, LockedError, UsageError, StorageError."""
         return self._files.submit(self._copy, move)
 
-    def _copy(self, move: Move) -> Stored:
+    def _copy(self, move: CopyTask) -> ObjectInfo:
         for _ in range(_ROUNDS):
             source, found = self._look(move, move.source), self._look(move, move.name)
             if found is not None and self._is_copy(found, source, move):
@@ -81,7 +82,7 @@ class Copier:
                 self._make_room(move, found)
             try:
                 self._make(move, source, f"{self._run} {_digest(source)}")
-            except (Taken, Vanished):
+            except (AlreadyExists, UploadNotFound):
                 # By another that does the same, or by an attempt of our own that seemed to fail: what is there now says it.
                 continue
         raise LockedError(
@@ -91,47 +92,47 @@ class Copier:
             next_step="wait for the other one to end, then run tokmill finalize again",
         )
 
-    def _is_copy(self, found: Stored, source: Stored | None, move: Move) -> bool:
+    def _is_copy(self, found: ObjectInfo, source: ObjectInfo | None, move: CopyTask) -> bool:
         """Whether an object is the copy; of a source that is gone, whatever this run made of it."""
         is_alike = source is None or _digest(source) == _digest(found)
         return found.mark.partition(" ")[0] == self._run and found.size_bytes == move.size_bytes and is_alike
 
-    def _make_room(self, move: Move, found: Stored) -> None:
+    def _make_room(self, move: CopyTask, found: ObjectInfo) -> None:
         if found.mark.partition(" ")[0] != self._run:
             raise stranger(f"{self._store.url}/{move.name}")
-        self._insist(move, lambda: self._store.delete([move.name]))
+        self._retry(move, lambda: self._store.delete([move.name]))
 
-    def _make(self, move: Move, source: Stored, mark: str) -> None:
-        """Make the copy. Raises Taken, Vanished."""
+    def _make(self, move: CopyTask, source: ObjectInfo, mark: str) -> None:
+        """Make the copy. Raises AlreadyExists, UploadNotFound."""
         if source.size_bytes <= PIECE_BYTES:
-            self._insist(move, lambda: self._store.copy(source, move.name, mark))
+            self._retry(move, lambda: self._store.copy(source, move.name, mark))
             return
         piece_bytes = piece_bytes_of(source.size_bytes)
-        upload = self._insist(move, lambda: self._store.begin(move.name, mark))
+        upload = self._retry(move, lambda: self._store.create_multipart(move.name, mark))
         places = [(begin, min(piece_bytes, source.size_bytes - begin)) for begin in range(0, source.size_bytes, piece_bytes)]
         made = [self._pieces.submit(self._make_piece, move, source, upload, n, place) for n, place in enumerate(places, 1)]
         try:
             etags = [piece.result() for piece in made]
-            self._insist(move, lambda: self._store.finish(move.name, upload, etags, only_new=True))
+            self._retry(move, lambda: self._store.complete_multipart(move.name, upload, etags, only_new=True))
         except BaseException:
             for piece in made:
                 piece.cancel()
             for piece in made:
                 if not piece.cancelled():
                     piece.exception()
-            self._insist(move, lambda: self._store.give_up(move.name, upload))
+            self._retry(move, lambda: self._store.abort_multipart(move.name, upload))
             raise
 
-    def _make_piece(self, move: Move, source: Stored, upload: str, number: int, place: tuple[int, int]) -> str:
+    def _make_piece(self, move: CopyTask, source: ObjectInfo, upload: str, number: int, place: tuple[int, int]) -> str:
         if self._closed.is_set():
             raise Closed
-        return self._insist(move, lambda: self._store.copy_part(source, move.name, upload, number, place))
+        return self._retry(move, lambda: self._store.copy_part(source, move.name, upload, number, place))
 
-    def _look(self, move: Move, name: str) -> Stored | None:
-        return self._insist(move, lambda: self._store.look(name))
+    def _look(self, move: CopyTask, name: str) -> ObjectInfo | None:
+        return self._retry(move, lambda: self._store.head(name))
 
-    def _insist(self, move: Move, attempt: Callable[[], T]) -> T:
-        return insist(attempt, WRITING, lambda how: not_written(how, f"{self._store.url}/{move.name}"), self._closed)
+    def _retry(self, move: CopyTask, attempt: Callable[[], T]) -> T:
+        return retry(attempt, WRITING, lambda how: not_written(how, f"{self._store.url}/{move.name}"), self._closed)
 
 
 def piece_bytes_of(size_bytes: int) -> int:
@@ -142,7 +143,7 @@ def piece_bytes_of(size_bytes: int) -> int:
     return -(-size_bytes // (_MOST_PIECES * mib)) * mib
 
 
-def _checked(source: Stored | None, move: Move, where: str) -> Stored:
+def _checked(source: ObjectInfo | None, move: CopyTask, where: str) -> ObjectInfo:
     """The object that is to be copied. Raises DamageError when it is not the one that the part sent."""
     if source is None:
         what = "a file of a part is missing"
@@ -160,5 +161,5 @@ def _checked(source: Stored | None, move: Move, where: str) -> Stored:
     )
 
 
-def _digest(stored: Stored) -> str:
+def _digest(stored: ObjectInfo) -> str:
     return stored.mark.partition(" ")[2]

@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, TypeVar
 
 from tokmill.core.errors import DamagedInputError
 from tokmill.core.system.budget import REMOTE_BLOCK_BYTES, REMOTE_BLOCKS_HELD
-from tokmill.store.base import Hiccup, Landing, changed, pin_of, store_for
+from tokmill.store.base import RangeBuffer, TransientError, changed, pinned_version, store_for
 from tokmill.store.urls import scheme_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tokmill.core.records import Input
-    from tokmill.store.base import Pin, Store
+    from tokmill.store.base import ObjectVersion, Store
 
 T = TypeVar("T")
 
@@ -35,7 +35,7 @@ _PROGRESS_BYTES = 64 << 10
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class RetryPolicy:
     """How often a store is asked again, and how long is waited before."""
 
     attempts: int = 9
@@ -49,9 +49,9 @@ class Patience:
         return float(max(wait_s, min(after_s, self.most_s)))
 
 
-READING = Patience()
+READING = RetryPolicy()
 """About half a minute: a store that is started again is waited for."""
-PLANNING = Patience(attempts=4)
+PLANNING = RetryPolicy(attempts=4)
 """Somebody waits, and a name that was mistyped fails like a store that is down."""
 
 
@@ -59,8 +59,10 @@ class Closed(Exception):  # noqa: N818  no error: nobody wants the bytes any mor
     """What was waited for is not wanted any more."""
 
 
-def patiently(attempt: Callable[[], T], patience: Patience, where: Callable[[], str], closed: threading.Event | None = None) -> T:
-    """What an attempt returns, tried again after each Hiccup. where: for the error, URL and byte.
+def read_with_retry(
+    attempt: Callable[[], T], patience: RetryPolicy, where: Callable[[], str], closed: threading.Event | None = None
+) -> T:
+    """What an attempt returns, tried again after each TransientError. where: for the error, URL and byte.
 
     Raises DamagedInputError when patience ends.
     """
@@ -74,17 +76,17 @@ def patiently(attempt: Callable[[], T], patience: Patience, where: Callable[[], 
             resumes=patience is not PLANNING,
         )
 
-    return insist(attempt, patience, give_up, closed)
+    return retry(attempt, patience, give_up, closed)
 
 
-def insist(
+def retry(
     attempt: Callable[[], T],
-    patience: Patience,
+    patience: RetryPolicy,
     give_up: Callable[[str], Exception],
     closed: threading.Event | None = None,
     on_wait: Callable[[str], None] = lambda _: None,
 ) -> T:
-    """What an attempt returns, tried again after each Hiccup until patience ends; then raises what `give_up` makes of it.
+    """What an attempt returns, tried again after each TransientError until patience ends; then raises what `give_up` makes of it.
 
     closed: when it is set, nobody waits any longer: raises Closed. on_wait: told, before each pause, what happened.
     """
@@ -92,12 +94,12 @@ def insist(
     for n_failed in range(1, patience.attempts + 1):
         try:
             return attempt()
-        except Hiccup as hiccup:
-            last = hiccup
+        except TransientError as error:
+            last = error
             if n_failed == patience.attempts:
                 break
-            pause_s = patience.pause_s(n_failed, hiccup.after_s)
-            on_wait(hiccup.what)
+            pause_s = patience.pause_s(n_failed, error.after_s)
+            on_wait(error.what)
         if closed is None:
             time.sleep(pause_s)
         elif closed.wait(pause_s):
@@ -108,10 +110,10 @@ def insist(
 class Fetcher:
     """Brings ranges of one object, whatever it takes. Used by any number of threads."""
 
-    def __init__(self, source: Input, patience: Patience = READING) -> None:
+    def __init__(self, source: Input, patience: RetryPolicy = READING) -> None:
         """Raises UsageError for a store that cannot be used here."""
-        self.pin: Pin = pin_of(source)
-        self.store: Store = store_for(self.pin.url)
+        self.pinned: ObjectVersion = pinned_version(source)
+        self.store: Store = store_for(self.pinned.url)
         self.closed = threading.Event()
         self._patience = patience
         self._is_checked = False
@@ -121,30 +123,30 @@ class Fetcher:
         if not self._is_checked:
             self._is_checked = True
             self.check()
-        landing = Landing(begin, end - begin)
-        while landing.at < landing.end:
-            n_before = landing.n_bytes
+        buffer = RangeBuffer(begin, end - begin)
+        while buffer.at < buffer.end:
+            n_before = buffer.n_bytes
 
             def attempt(n_before: int = n_before) -> None:
                 try:
-                    self.store.fetch(self.pin, landing)
-                except Hiccup:
-                    if landing.n_bytes - n_before < _PROGRESS_BYTES:
+                    self.store.fetch(self.pinned, buffer)
+                except TransientError:
+                    if buffer.n_bytes - n_before < _PROGRESS_BYTES:
                         raise
 
-            patiently(attempt, self._patience, lambda: f"{self.pin.name}, byte {landing.at:,}", self.closed)
-            if landing.n_bytes == n_before and landing.at < landing.end:
-                raise changed(self.pin.name, f"it ends at byte {landing.at:,}")
-        return memoryview(landing.data)
+            read_with_retry(attempt, self._patience, lambda: f"{self.pinned.name}, byte {buffer.at:,}", self.closed)
+            if buffer.n_bytes == n_before and buffer.at < buffer.end:
+                raise changed(self.pinned.name, f"it ends at byte {buffer.at:,}")
+        return memoryview(buffer.data)
 
     def check(self) -> None:
         """Raises ChangedError when the object is another by now, where only this tells."""
-        patiently(lambda: self.store.check(self.pin), self._patience, lambda: self.pin.name, self.closed)
+        read_with_retry(lambda: self.store.check(self.pinned), self._patience, lambda: self.pinned.name, self.closed)
 
     def close(self) -> None:
         """Let nobody wait any longer."""
         self.closed.set()
-        self.store.release(self.pin)
+        self.store.release(self.pinned)
 
 
 class _Ahead:
@@ -212,11 +214,11 @@ class _Ahead:
 class RemoteStream:
     """A remote object from front to back. Implements `protocols.ByteStream`."""
 
-    def __init__(self, source: Input, patience: Patience = READING) -> None:
+    def __init__(self, source: Input, patience: RetryPolicy = READING) -> None:
         """Nothing is asked of the store yet. Raises UsageError."""
         self.offset = 0
         self._fetcher = Fetcher(source, patience)
-        self._size = self._fetcher.pin.size_bytes
+        self._size = self._fetcher.pinned.size_bytes
         self._block = memoryview(b"")
         self._ahead: _Ahead | None = None
         self._n_requested = 0
@@ -238,7 +240,7 @@ class RemoteStream:
     def skip(self, n_bytes: int) -> None:
         """See ByteStream: nothing that is passed over is asked for, except of what is on its way."""
         if self.offset + n_bytes > self._size:
-            raise changed(self._fetcher.pin.name, f"it ends at byte {self._size:,}, before the place where the run was to go on")
+            raise changed(self._fetcher.pinned.name, f"it ends at byte {self._size:,}, before the place where the run was to go on")
         self.offset += n_bytes
         if n_bytes < len(self._block):
             self._block = self._block[n_bytes:]
@@ -265,7 +267,7 @@ class RemoteStream:
     def _next_block(self) -> memoryview:
         begin = self._n_requested
         if self._ahead is None and begin == self._first_end:
-            n_threads = 1 if self._fetcher.store.is_streamed(self._fetcher.pin) else REMOTE_BLOCKS_HELD - 1
+            n_threads = 1 if self._fetcher.store.is_streamed(self._fetcher.pinned) else REMOTE_BLOCKS_HELD - 1
             self._ahead = _Ahead(self._fetcher, begin, self._size, n_threads)
         if self._ahead is not None:
             block = self._ahead.take()
@@ -295,6 +297,6 @@ def serves_ranges(source: Input) -> bool:
     fetcher = Fetcher(source, PLANNING)
     try:
         fetcher.fetch(0, 1)
-        return not fetcher.store.is_streamed(fetcher.pin)
+        return not fetcher.store.is_streamed(fetcher.pinned)
     finally:
         fetcher.close()

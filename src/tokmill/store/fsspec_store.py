@@ -8,13 +8,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tokmill.core.errors import TokmillError
-from tokmill.store.base import Found, Hiccup, check_version, denied, filesystem, gone, refused
-from tokmill.store.urls import named
+from tokmill.store.base import ObjectInfo, TransientError, check_version, denied, filesystem, gone, refused, sized
+from tokmill.store.urls import redacted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from tokmill.store.base import Landing, Pin
+    from tokmill.store.base import ObjectVersion, RangeBuffer
 
 _VERSIONS = ("etag", "ETag", "generation", "lfs_oid", "blob_id", "md5Hash", "last_modified", "updated", "mtime")
 """What file systems call it, the surest first."""
@@ -24,7 +24,7 @@ _NEXT = {
 }
 
 
-class OtherStore:
+class FsspecStore:
     """See `stores.Store`."""
 
     def __init__(self, scheme: str) -> None:
@@ -33,52 +33,52 @@ class OtherStore:
         # What is not asynchronous reads through a file object, which would fetch some MB behind each range, too.
         self._exactly = {} if self._fs.async_impl else {"cache_type": "none"}
 
-    def look(self, url: str) -> Found | None:
+    def head(self, url: str) -> ObjectInfo | None:
         """See Store."""
-        info = self._translated(named(url), lambda: self._fs.info(url), lambda: None)
+        info = self._translated(redacted(url), lambda: self._fs.info(url), lambda: None)
         return self._found(info) if info and info["type"] == "file" else None
 
-    def below(self, url: str) -> Sequence[Found]:
+    def list(self, url: str) -> Sequence[ObjectInfo]:
         """See Store."""
-        found = self._translated(named(url), lambda: self._fs.find(url.rstrip("/"), detail=True), dict)
+        found = self._translated(redacted(url), lambda: self._fs.find(url.rstrip("/"), detail=True), dict)
         return self._objects(found.values())
 
-    def matching(self, pattern: str) -> tuple[Sequence[Found], Sequence[str]]:
+    def glob(self, pattern: str) -> tuple[Sequence[ObjectInfo], Sequence[str]]:
         """See Store."""
-        found = self._translated(named(pattern), lambda: self._fs.glob(pattern, detail=True), dict)
+        found = self._translated(redacted(pattern), lambda: self._fs.glob(pattern, detail=True), dict)
         return self._objects(found.values()), [self._url(i) + "/" for i in found.values() if i["type"] == "directory"]
 
-    def fetch(self, pin: Pin, landing: Landing) -> None:
+    def fetch(self, pinned: ObjectVersion, buffer: RangeBuffer) -> None:
         """See Store."""
-        begin, end = landing.at, landing.end
-        data = self._translated(pin.name, lambda: self._fs.cat_file(pin.url, start=begin, end=end, **self._exactly))
+        begin, end = buffer.at, buffer.end
+        data = self._translated(pinned.name, lambda: self._fs.cat_file(pinned.url, start=begin, end=end, **self._exactly))
         if not data:
-            raise Hiccup("the answer ended early")
-        landing.add(data)
+            raise TransientError("the answer ended early")
+        buffer.add(data)
 
-    def is_streamed(self, pin: Pin) -> bool:  # noqa: ARG002  the contract
+    def is_streamed(self, pinned: ObjectVersion) -> bool:  # noqa: ARG002  the contract
         """See Store; ranges are always served."""
         return False
 
-    def check(self, pin: Pin) -> None:
+    def check(self, pinned: ObjectVersion) -> None:
         """See Store."""
-        self._translated(pin.name, self._fs.invalidate_cache)
-        found = self.look(pin.url)
+        self._translated(pinned.name, self._fs.invalidate_cache)
+        found = self.head(pinned.url)
         if found is None:
-            raise gone(pin.name)
-        check_version(pin, found.version, found.size_bytes)
+            raise gone(pinned.name)
+        check_version(pinned, found.version, found.size_bytes)
 
-    def release(self, pin: Pin) -> None:
+    def release(self, pinned: ObjectVersion) -> None:
         """Nothing is held."""
 
     def _url(self, info: Any) -> str:
         name = str(info["name"])
         return name if "://" in name else f"{self._scheme}://{name.lstrip('/')}"
 
-    def _found(self, info: Any) -> Found:
-        return Found(self._url(info), info.get("size"), _version(info))
+    def _found(self, info: Any) -> ObjectInfo:
+        return ObjectInfo(url := self._url(info), sized(url, info.get("size")), _version(info))
 
-    def _objects(self, infos: Iterable[Any]) -> list[Found]:
+    def _objects(self, infos: Iterable[Any]) -> Sequence[ObjectInfo]:
         return [self._found(i) for i in infos if i["type"] == "file" and not i["name"].endswith("/")]
 
     def _translated(self, name: str, call: Callable[[], Any], if_gone: Callable[[], Any] | None = None) -> Any:
@@ -93,7 +93,7 @@ class OtherStore:
         except Exception as error:  # noqa: BLE001  raised again, as what it means
             raise self._meaning(error, name) from None
 
-    def _meaning(self, error: Exception, name: str) -> Hiccup | TokmillError:
+    def _meaning(self, error: Exception, name: str) -> TransientError | TokmillError:
         """What an error of some library is to us: by the status of an answer where there is one."""
         answer = getattr(error, "response", None)
         statuses = (getattr(answer, "status_code", None), getattr(error, "status", None), getattr(error, "code", None))
@@ -102,7 +102,7 @@ class OtherStore:
         if isinstance(error, PermissionError) or status in {401, 403}:
             return denied(name, what, _NEXT.get(self._scheme, "check the credentials, then run the same command again"))
         if status == 429 or status >= 500 or (not status and isinstance(error, (OSError, TimeoutError))):
-            return Hiccup(what)
+            return TransientError(what)
         return refused(name, what)
 
 

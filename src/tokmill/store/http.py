@@ -14,13 +14,13 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from tokmill.core.errors import UsageError
-from tokmill.store.base import Found, Hiccup, changed, check_version, denied, filesystem, gone, refused
-from tokmill.store.urls import named
+from tokmill.store.base import ObjectInfo, TransientError, changed, check_version, denied, filesystem, gone, refused, sized
+from tokmill.store.urls import redacted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from tokmill.store.base import Landing, Pin
+    from tokmill.store.base import ObjectVersion, RangeBuffer
 
 _CONNECT_S = 15
 _SILENCE_S = 60
@@ -44,37 +44,37 @@ class HttpStore:
         self._streams: dict[str, _Stream] = {}
         self._lock = threading.Lock()
 
-    def look(self, url: str) -> Found | None:
+    def head(self, url: str) -> ObjectInfo | None:
         """One byte is asked for: a URL that was signed for reading allows nothing else, and many servers know no HEAD."""
         return self._sync(self._look, url)  # type: ignore[no-any-return]
 
-    def below(self, url: str) -> Sequence[Found]:
+    def list(self, url: str) -> Sequence[ObjectInfo]:
         """Raises UsageError: a web server has no listing that could be relied upon."""
         raise UsageError(
             "a web server does not list what it has",
-            where=named(url),
+            where=redacted(url),
             allowed="URLs of objects, one by one",
             next_step="name each object",
         )
 
-    def matching(self, pattern: str) -> tuple[Sequence[Found], Sequence[str]]:
+    def glob(self, pattern: str) -> tuple[Sequence[ObjectInfo], Sequence[str]]:
         """As `below`."""
-        return self.below(pattern), ()
+        return self.list(pattern), ()
 
-    def fetch(self, pin: Pin, landing: Landing) -> None:
+    def fetch(self, pinned: ObjectVersion, buffer: RangeBuffer) -> None:
         """See Store. Where there are no ranges, bytes that lie before are read and passed over."""
-        self._sync(self._fetch, pin, landing)
+        self._sync(self._fetch, pinned, buffer)
 
-    def is_streamed(self, pin: Pin) -> bool:
+    def is_streamed(self, pinned: ObjectVersion) -> bool:
         """See Store."""
-        return pin.name in self._streams
+        return pinned.name in self._streams
 
-    def check(self, pin: Pin) -> None:
+    def check(self, pinned: ObjectVersion) -> None:
         """Nothing: each answer says which version it is."""
 
-    def release(self, pin: Pin) -> None:
+    def release(self, pinned: ObjectVersion) -> None:
         """See Store."""
-        stream = self._streams.pop(pin.name, None)
+        stream = self._streams.pop(pinned.name, None)
         if stream is not None:
             self._fs.loop.call_soon_threadsafe(stream.answer.close)
 
@@ -86,7 +86,7 @@ class HttpStore:
     async def _translated(self, function: Any, *arguments: Any) -> Any:
         import aiohttp
 
-        name = named(arguments[0]) if isinstance(arguments[0], str) else arguments[0].name
+        name = redacted(arguments[0]) if isinstance(arguments[0], str) else arguments[0].name
         try:
             return await function(*arguments)
         except (aiohttp.InvalidURL, ValueError):
@@ -94,9 +94,9 @@ class HttpStore:
         except (aiohttp.ClientSSLError, ssl.SSLError) as error:
             raise refused(name, f"no safe connection ({type(error).__name__})") from None
         except aiohttp.ClientPayloadError:
-            raise Hiccup("the answer ended early") from None
+            raise TransientError("the answer ended early") from None
         except (aiohttp.ClientConnectionError, TimeoutError, OSError) as error:
-            raise Hiccup(_reason(error)) from None
+            raise TransientError(_reason(error)) from None
         except aiohttp.ClientError as error:
             raise refused(name, type(error).__name__) from None
 
@@ -112,57 +112,57 @@ class HttpStore:
         is_encoded = url.isascii() and " " not in url
         return await session.get(yarl.URL(url, encoded=is_encoded), headers=headers, auto_decompress=False, **options)
 
-    async def _look(self, url: str) -> Found | None:
+    async def _look(self, url: str) -> ObjectInfo | None:
         answer = await self._get(url, {"Range": "bytes=0-0"})
         try:
             if answer.status in {404, 410}:
                 return None
             if answer.status == 416:
                 size = _total(answer)
-                return Found(url, 0 if size is None else size, _version(answer))
-            _check_status(answer, named(url))
+                return ObjectInfo(url, 0 if size is None else size, _version(answer))
+            _check_status(answer, redacted(url))
             size = _total(answer) if answer.status == 206 else answer.content_length
-            return Found(url, size, _version(answer))
+            return ObjectInfo(url, sized(url, size), _version(answer))
         finally:
             answer.close()
 
-    async def _fetch(self, pin: Pin, landing: Landing) -> None:
-        stream = self._streams.pop(pin.name, None)
-        if stream is not None and stream.position <= landing.at:
-            await self._read_on(stream, pin, landing)
+    async def _fetch(self, pinned: ObjectVersion, buffer: RangeBuffer) -> None:
+        stream = self._streams.pop(pinned.name, None)
+        if stream is not None and stream.position <= buffer.at:
+            await self._read_on(stream, pinned, buffer)
             return
         if stream is not None:
             stream.answer.close()
-        answer = await self._get(pin.url, _conditions(pin) | {"Range": f"bytes={landing.at}-{landing.end - 1}"})
+        answer = await self._get(pinned.url, _conditions(pinned) | {"Range": f"bytes={buffer.at}-{buffer.end - 1}"})
         try:
-            _check_answer(answer, pin, landing.at)
+            _check_answer(answer, pinned, buffer.at)
             if answer.status == 200:
                 stream, answer = _Stream(answer), None
-                await self._read_on(stream, pin, landing)
+                await self._read_on(stream, pinned, buffer)
                 return
             async for chunk in answer.content.iter_any():
-                if not landing.add(chunk):
+                if not buffer.add(chunk):
                     break
         finally:
             if answer is not None:
                 # What was asked for has been read: the connection is used again. What is left over, nobody wants.
                 answer.release() if answer.content.at_eof() else answer.close()
 
-    async def _read_on(self, stream: _Stream, pin: Pin, landing: Landing) -> None:
+    async def _read_on(self, stream: _Stream, pinned: ObjectVersion, buffer: RangeBuffer) -> None:
         """Read on in an answer that is the whole object; it is kept for what comes next."""
         try:
-            while stream.position < landing.at:
-                if not await stream.read(min(_SKIP_BYTES, landing.at - stream.position)):
-                    raise Hiccup("the answer ended early")
-            while landing.at < landing.end:
-                chunk = await stream.read(landing.end - landing.at)
+            while stream.position < buffer.at:
+                if not await stream.read(min(_SKIP_BYTES, buffer.at - stream.position)):
+                    raise TransientError("the answer ended early")
+            while buffer.at < buffer.end:
+                chunk = await stream.read(buffer.end - buffer.at)
                 if not chunk:
-                    raise Hiccup("the answer ended early")
-                landing.add(chunk)
+                    raise TransientError("the answer ended early")
+                buffer.add(chunk)
         except BaseException:
             stream.answer.close()
             raise
-        self._streams[pin.name] = stream
+        self._streams[pinned.name] = stream
 
 
 class _Stream:
@@ -178,9 +178,9 @@ class _Stream:
         return data
 
 
-def _conditions(pin: Pin) -> dict[str, str]:
+def _conditions(pinned: ObjectVersion) -> dict[str, str]:
     """Headers that let a server refuse another version. A weak ETag cannot be asked for."""
-    kind, _, value = (pin.version or "").partition(" ")
+    kind, _, value = (pinned.version or "").partition(" ")
     return {"If-Match": value} if kind == "etag" and not value.startswith("W/") else {}
 
 
@@ -195,28 +195,28 @@ def _total(answer: Any) -> int | None:
     return int(match[2]) if match and match[2] != "*" else None
 
 
-def _check_answer(answer: Any, pin: Pin, begin: int) -> None:
+def _check_answer(answer: Any, pinned: ObjectVersion, begin: int) -> None:
     """Raises what an answer means that is not what was asked for."""
     if answer.status in {404, 410}:
-        raise gone(pin.name)
+        raise gone(pinned.name)
     if answer.status == 412:
-        raise changed(pin.name, f"it is no longer {pin.version}")
+        raise changed(pinned.name, f"it is no longer {pinned.version}")
     if answer.status == 416:
-        check_version(pin, _version(answer), _total(answer))
-    _check_status(answer, pin.name)
-    check_version(pin, _version(answer), _total(answer) if answer.status == 206 else answer.content_length)
+        check_version(pinned, _version(answer), _total(answer))
+    _check_status(answer, pinned.name)
+    check_version(pinned, _version(answer), _total(answer) if answer.status == 206 else answer.content_length)
     if answer.status == 206:
         match = _RANGE.fullmatch(answer.headers.get("Content-Range", "").strip())
         if not match or match[1] is None or int(match[1]) != begin:
-            raise refused(pin.name, f"the server was asked for bytes from {begin:,} on and answered with others")
+            raise refused(pinned.name, f"the server was asked for bytes from {begin:,} on and answered with others")
 
 
 def _check_status(answer: Any, name: str) -> None:
-    """Raises Hiccup or TokmillError unless the answer carries the object, as it is stored."""
+    """Raises TransientError or TokmillError unless the answer carries the object, as it is stored."""
     status = f"HTTP {answer.status} {answer.reason or ''}".strip()
     if answer.status in _TRANSIENT:
         after = answer.headers.get("Retry-After", "")
-        raise Hiccup(status, float(after) if after.isdecimal() else 0.0)
+        raise TransientError(status, float(after) if after.isdecimal() else 0.0)
     if answer.status in {401, 403, 407}:
         raise denied(name, status, "check user, password or signature (signed URLs expire), then run the same command again")
     if answer.status not in {200, 206}:

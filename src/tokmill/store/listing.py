@@ -12,28 +12,28 @@ from typing import TYPE_CHECKING
 from tokmill.core.errors import UsageError
 from tokmill.core.text import counted
 from tokmill.store.base import store_for
-from tokmill.store.download import PLANNING, patiently
-from tokmill.store.urls import named, path_of, scheme_of
+from tokmill.store.download import PLANNING, read_with_retry
+from tokmill.store.urls import path_of, redacted, scheme_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from tokmill.store.base import Found, Store
+    from tokmill.store.base import ObjectInfo, Store
 
 _MAGIC = re.compile(r"[*?[]")
 
 
-def find_remote(url: str, wanted: Callable[[str, str], bool], *, has_glob: bool) -> tuple[list[Found], int]:
+def find_remote(url: str, wanted: Callable[[str, str], bool], *, has_glob: bool) -> tuple[list[ObjectInfo], int]:
     """Objects that a URL stands for, sorted, and how many below prefixes were passed over.
 
     wanted: by name and path below the prefix. Raises UsageError, DamagedInputError.
     """
-    store, name = store_for(url), named(url)
+    store, name = store_for(url), redacted(url)
 
     if not path_of(url).endswith("/"):
-        found = patiently(lambda: store.look(url), PLANNING, lambda: name)
+        found = read_with_retry(lambda: store.head(url), PLANNING, lambda: name)
         if found is not None:
-            return [_sized(found)], 0
+            return [found], 0
     if scheme_of(url) in {"http", "https"}:
         raise _nothing(
             name,
@@ -51,13 +51,13 @@ def find_remote(url: str, wanted: Callable[[str, str], bool], *, has_glob: bool)
     return chosen, n_passed
 
 
-def _matching(store: Store, pattern: str, wanted: Callable[[str, str], bool]) -> tuple[list[Found], int]:
-    name, n_passed = named(pattern), 0
+def _matching(store: Store, pattern: str, wanted: Callable[[str, str], bool]) -> tuple[list[ObjectInfo], int]:
+    name, n_passed = redacted(pattern), 0
     if any("**" in part and part != "**" for part in pattern.split("/")):
         raise _nothing(name, "** stands with something else between two slashes", "write **/*.txt instead of **.txt")
-    objects, directories = patiently(lambda: store.matching(pattern), PLANNING, lambda: name)
+    objects, directories = read_with_retry(lambda: store.glob(pattern), PLANNING, lambda: name)
     # As in a shell, hidden names match when the pattern spells their dot.
-    chosen = [found for found in objects if "/." in pattern or "/." not in found.url]
+    chosen = [found for found in objects if "/." in pattern or "/." not in found.name]
     # `**` has listed what lies below already; another pattern means a directory as the shell would.
     for directory in () if "**" in pattern else directories:
         below, n = _below(store, directory, wanted)
@@ -68,13 +68,13 @@ def _matching(store: Store, pattern: str, wanted: Callable[[str, str], bool]) ->
     return _sorted(chosen), n_passed
 
 
-def _below(store: Store, url: str, wanted: Callable[[str, str], bool]) -> tuple[list[Found], int]:
+def _below(store: Store, url: str, wanted: Callable[[str, str], bool]) -> tuple[list[ObjectInfo], int]:
     """What is wanted below a prefix, and how much is not."""
-    objects = patiently(lambda: store.below(url), PLANNING, lambda: named(url))
+    objects = read_with_retry(lambda: store.list(url), PLANNING, lambda: redacted(url))
     top = url.partition("://")[2].rstrip("/") + "/"
     chosen, n_passed = [], 0
     for found in objects:
-        relative = found.url.partition("://")[2].removeprefix(top)
+        relative = found.name.partition("://")[2].removeprefix(top)
         if any(part.startswith(".") for part in relative.split("/")):
             continue
         if wanted(relative.rpartition("/")[2], relative):
@@ -84,19 +84,8 @@ def _below(store: Store, url: str, wanted: Callable[[str, str], bool]) -> tuple[
     return _sorted(chosen), n_passed
 
 
-def _sorted(objects: Sequence[Found]) -> list[Found]:
-    return sorted(map(_sized, objects), key=lambda found: found.url.encode())
-
-
-def _sized(found: Found) -> Found:
-    if found.size_bytes is None:
-        raise UsageError(
-            "the store does not say how large this is, so it could not be seen whether all of it was read",
-            where=named(found.url),
-            allowed="objects whose size is known",
-            next_step="download it and give the file",
-        )
-    return found
+def _sorted(objects: Sequence[ObjectInfo]) -> list[ObjectInfo]:
+    return sorted(objects, key=lambda found: found.name.encode())
 
 
 def _nothing(name: str, what: str, next_step: str) -> UsageError:

@@ -12,8 +12,8 @@ import hashlib
 from typing import TYPE_CHECKING, Any
 
 from tokmill.core.errors import StorageError, TokmillError, UsageError
-from tokmill.store.base import Hiccup
-from tokmill.store.objects import Stored, Taken, Vanished
+from tokmill.store.base import ObjectInfo, TransientError
+from tokmill.store.objects import AlreadyExists, UploadNotFound
 from tokmill.store.s3 import (
     CREDENTIALS,
     answer_of,
@@ -24,7 +24,7 @@ from tokmill.store.s3 import (
     s3_filesystem,
     split_url,
 )
-from tokmill.store.urls import named
+from tokmill.store.urls import redacted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -52,13 +52,13 @@ class S3Objects:
         key = key.rstrip("/")
         if not key.strip("/"):
             raise UsageError(
-                "a bucket is named, and no prefix in it",
-                where=named(url),
+                "a bucket is redacted, and no prefix in it",
+                where=redacted(url),
                 allowed="s3://bucket/prefix",
                 next_step=f"name one, such as s3://{self._bucket}/tokens",
             )
         self._prefix = f"{key}/"
-        self.url = named(url).rstrip("/")
+        self.url = redacted(url).rstrip("/")
         if split_url(self.url) != (self._bucket, key):
             raise UsageError(
                 "a prefix with a question mark, behind which there may be a secret, cannot be shown as it is",
@@ -69,21 +69,21 @@ class S3Objects:
         self._unconditional: set[str] = set()
         """Requests for which the store does not know conditions."""
 
-    def look(self, name: str) -> Stored | None:
+    def head(self, name: str) -> ObjectInfo | None:
         """See ObjectStore."""
         try:
             head = self._ask("head_object", Key=self._key(name))
         except _NotThereError:
             return None
-        return Stored(name, head["ContentLength"], _version(head), head.get("Metadata", {}).get(_MARK, ""))
+        return ObjectInfo(name, head["ContentLength"], _version(head), head.get("Metadata", {}).get(_MARK, ""))
 
-    def below(self) -> Sequence[Stored]:
+    def list(self) -> Sequence[ObjectInfo]:
         """See ObjectStore."""
-        found: list[Stored] = []
+        found: list[ObjectInfo] = []
         more: dict[str, str] = {}
         while True:
             page = self._ask("list_objects_v2", Prefix=self._prefix, **more)
-            found += [Stored(self._name(o["Key"]), o["Size"], _version(o)) for o in page.get("Contents", [])]
+            found += [ObjectInfo(self._name(o["Key"]), o["Size"], _version(o)) for o in page.get("Contents", [])]
             if not page.get("IsTruncated"):
                 return found
             more = {"ContinuationToken": page["NextContinuationToken"]}
@@ -93,11 +93,11 @@ class S3Objects:
         metadata = {"Metadata": {_MARK: mark}} if mark else {}
         self._make(name, "put_object", only_new=only_new, Key=self._key(name), Body=data, ContentMD5=_md5(data), **metadata)
 
-    def begin(self, name: str, mark: str) -> str:
+    def create_multipart(self, name: str, mark: str) -> str:
         """See ObjectStore."""
         return str(self._ask("create_multipart_upload", Key=self._key(name), Metadata={_MARK: mark})["UploadId"])
 
-    def parts(self, name: str, upload: str) -> Mapping[int, tuple[int, str]]:
+    def list_parts(self, name: str, upload: str) -> Mapping[int, tuple[int, str]]:
         """See ObjectStore."""
         found: dict[int, tuple[int, str]] = {}
         more: dict[str, int] = {}
@@ -108,12 +108,12 @@ class S3Objects:
                 return found
             more = {"PartNumberMarker": page["NextPartNumberMarker"]}
 
-    def put_part(self, name: str, upload: str, number: int, data: bytes) -> str:
+    def upload_part(self, name: str, upload: str, number: int, data: bytes) -> str:
         """See ObjectStore."""
         answer = self._ask("upload_part", Key=self._key(name), UploadId=upload, PartNumber=number, Body=data, ContentMD5=_md5(data))
         return str(answer["ETag"]).strip('"')
 
-    def finish(self, name: str, upload: str, etags: Sequence[str], *, only_new: bool = False) -> None:
+    def complete_multipart(self, name: str, upload: str, etags: Sequence[str], *, only_new: bool = False) -> None:
         """See ObjectStore."""
         parts = [{"PartNumber": number, "ETag": f'"{etag}"'} for number, etag in enumerate(etags, 1)]
         self._make(
@@ -125,13 +125,13 @@ class S3Objects:
             MultipartUpload={"Parts": parts},
         )
 
-    def copy(self, source: Stored, name: str, mark: str) -> None:
+    def copy(self, source: ObjectInfo, name: str, mark: str) -> None:
         """See ObjectStore."""
         marked = {"MetadataDirective": "REPLACE", "Metadata": {_MARK: mark}}
         with _gone():
             self._make(name, "copy_object", only_new=True, Key=self._key(name), **self._from(source), **marked)
 
-    def copy_part(self, source: Stored, name: str, upload: str, number: int, place: tuple[int, int]) -> str:
+    def copy_part(self, source: ObjectInfo, name: str, upload: str, number: int, place: tuple[int, int]) -> str:
         """See ObjectStore."""
         begin, n_bytes = place
         of = {"UploadId": upload, "PartNumber": number, "CopySourceRange": f"bytes={begin}-{begin + n_bytes - 1}"}
@@ -139,7 +139,7 @@ class S3Objects:
             answer = self._ask("upload_part_copy", Key=self._key(name), **of, **self._from(source))
         return str(answer["CopyPartResult"]["ETag"]).strip('"')
 
-    def begun(self) -> Sequence[tuple[str, str]]:
+    def list_multipart(self) -> Sequence[tuple[str, str]]:
         """See ObjectStore."""
         found: list[tuple[str, str]] = []
         more: dict[str, str] = {}
@@ -150,11 +150,11 @@ class S3Objects:
                 return found
             more = {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
 
-    def give_up(self, name: str, upload: str) -> None:
+    def abort_multipart(self, name: str, upload: str) -> None:
         """See ObjectStore."""
         try:
             self._ask("abort_multipart_upload", Key=self._key(name), UploadId=upload)
-        except (_NotThereError, Vanished):
+        except (_NotThereError, UploadNotFound):
             return
 
     def delete(self, names: Iterable[str]) -> None:
@@ -173,11 +173,11 @@ class S3Objects:
                 return
             except _NoConditionsError:
                 self._unconditional.add(method)
-        if only_new and self.look(name) is not None:
-            raise Taken
+        if only_new and self.head(name) is not None:
+            raise AlreadyExists
         self._ask(method, **arguments)
 
-    def _from(self, source: Stored) -> dict[str, Any]:
+    def _from(self, source: ObjectInfo) -> dict[str, Any]:
         """What names an object that is copied, and pins it."""
         pinned = {"CopySourceIfMatch": source.version.removeprefix(_ETAG)} if source.version else {}
         return {"CopySource": {"Bucket": self._bucket, "Key": self._key(source.name)}, **pinned}
@@ -199,11 +199,11 @@ class S3Objects:
             try:
                 return await self._fs._call_s3(method, Bucket=self._bucket, **arguments)  # noqa: SLF001
             except TimeoutError:
-                raise Hiccup("no answer in time") from None
+                raise TransientError("no answer in time") from None
             except (OSError, ClientError, BotoCoreError, HttpError) as error:
                 if method == "complete_multipart_upload" and (answer_of(error) or ("", 0))[1] == 409:
                     # Another wrote or deleted it at that moment; unlike one in one piece, it has to be begun again then.
-                    raise Vanished from None
+                    raise UploadNotFound from None
                 raise _meaning(error, self.url, is_conditional="IfNoneMatch" in arguments) from None
             except ValueError as error:
                 raise bad_endpoint(error) from None
@@ -213,11 +213,11 @@ class S3Objects:
 
 @contextlib.contextmanager
 def _gone() -> Iterator[None]:
-    """Raise Vanished for an object that is to be copied and is not there."""
+    """Raise UploadNotFound for an object that is to be copied and is not there."""
     try:
         yield
     except _NotThereError:
-        raise Vanished from None
+        raise UploadNotFound from None
 
 
 def _meaning(error: Exception, url: str, *, is_conditional: bool) -> Exception:
@@ -235,7 +235,7 @@ def _meaning(error: Exception, url: str, *, is_conditional: bool) -> Exception:
         )
     if isinstance(error, boto.SSLError):
         return _refused("no safe connection (SSLError)", url)
-    return Hiccup(f"connection failed: {type(error).__name__}")
+    return TransientError(f"connection failed: {type(error).__name__}")
 
 
 def _answered(code: str, status: int, url: str, *, is_conditional: bool) -> Exception:
@@ -244,12 +244,12 @@ def _answered(code: str, status: int, url: str, *, is_conditional: bool) -> Exce
     if is_conditional and (status == 501 or code == "NotImplemented"):
         return _NoConditionsError()
     if status == 412:
-        return Taken()
+        return AlreadyExists()
     if status == 404:
-        return _no_bucket(url) if code == "NoSuchBucket" else Vanished() if code == "NoSuchUpload" else _NotThereError()
+        return _no_bucket(url) if code == "NoSuchBucket" else UploadNotFound() if code == "NoSuchUpload" else _NotThereError()
     # A body that arrived damaged, or a condition that met another writer at the same moment.
     if is_passing(code, status) or code in {"BadDigest", "XAmzContentSHA256Mismatch"} or status == 409:
-        return Hiccup(what)
+        return TransientError(what)
     return _denied(what, url) if is_denied(code, status) else _refused(what, url)
 
 

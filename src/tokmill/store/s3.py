@@ -9,14 +9,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tokmill.core.errors import UsageError
-from tokmill.store.base import Found, Hiccup, changed, check_version, denied, filesystem, gone, refused
-from tokmill.store.urls import has_credentials, named
+from tokmill.store.base import ObjectInfo, TransientError, changed, check_version, denied, filesystem, gone, refused
+from tokmill.store.urls import has_credentials, redacted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from tokmill.core.errors import TokmillError
-    from tokmill.store.base import Landing, Pin
+    from tokmill.store.base import ObjectVersion, RangeBuffer
 
 _CHUNK_BYTES = 1 << 20
 _TRANSIENT = {
@@ -44,59 +44,59 @@ class S3Store:
     def __init__(self, _scheme: str) -> None:
         self._fs = s3_filesystem()
 
-    def look(self, url: str) -> Found | None:
+    def head(self, url: str) -> ObjectInfo | None:
         """See Store."""
         bucket, key = split_url(url)
         if not key:
             return None
-        head = self._sync(named(url), self._fs._call_s3, "head_object", Bucket=bucket, Key=key, is_gone=lambda: None)  # noqa: SLF001
-        return Found(url, head["ContentLength"], _version(head.get("ETag"))) if head else None
+        head = self._sync(redacted(url), self._fs._call_s3, "head_object", Bucket=bucket, Key=key, is_gone=lambda: None)  # noqa: SLF001
+        return ObjectInfo(url, head["ContentLength"], _version(head.get("ETag"))) if head else None
 
-    def below(self, url: str) -> Sequence[Found]:
+    def list(self, url: str) -> Sequence[ObjectInfo]:
         """See Store."""
         bucket, key = split_url(url)
         path = f"{bucket}/{key}".rstrip("/")
-        found = self._sync(named(url), self._fs._find, path, detail=True, is_gone=dict)  # noqa: SLF001
+        found = self._sync(redacted(url), self._fs._find, path, detail=True, is_gone=dict)  # noqa: SLF001
         return _objects(info for name, info in found.items() if name.startswith(f"{path}/"))
 
-    def matching(self, pattern: str) -> tuple[Sequence[Found], Sequence[str]]:
+    def glob(self, pattern: str) -> tuple[Sequence[ObjectInfo], Sequence[str]]:
         """See Store."""
         bucket, key = split_url(pattern)
-        found = self._sync(named(pattern), self._fs._glob, f"{bucket}/{key}", detail=True, is_gone=dict)  # noqa: SLF001
+        found = self._sync(redacted(pattern), self._fs._glob, f"{bucket}/{key}", detail=True, is_gone=dict)  # noqa: SLF001
         return _objects(found.values()), [f"s3://{i['name']}/" for i in found.values() if i["type"] == "directory"]
 
-    def fetch(self, pin: Pin, landing: Landing) -> None:
+    def fetch(self, pinned: ObjectVersion, buffer: RangeBuffer) -> None:
         """See Store."""
-        self._sync(pin.name, self._fetch, pin, landing)
+        self._sync(pinned.name, self._fetch, pinned, buffer)
 
-    def is_streamed(self, pin: Pin) -> bool:  # noqa: ARG002  the contract
+    def is_streamed(self, pinned: ObjectVersion) -> bool:  # noqa: ARG002  the contract
         """See Store; ranges are always served."""
         return False
 
-    def check(self, pin: Pin) -> None:
+    def check(self, pinned: ObjectVersion) -> None:
         """Nothing: each answer says which version it is."""
 
-    def release(self, pin: Pin) -> None:
+    def release(self, pinned: ObjectVersion) -> None:
         """Nothing is held."""
 
-    async def _fetch(self, pin: Pin, landing: Landing) -> None:
-        bucket, key = split_url(pin.url)
-        kind, _, etag = (pin.version or "").partition(" ")
+    async def _fetch(self, pinned: ObjectVersion, buffer: RangeBuffer) -> None:
+        bucket, key = split_url(pinned.url)
+        kind, _, etag = (pinned.version or "").partition(" ")
         condition = {"IfMatch": etag} if kind == "etag" else {}
         answer = await self._fs._call_s3(  # noqa: SLF001
-            "get_object", Bucket=bucket, Key=key, Range=f"bytes={landing.at}-{landing.end - 1}", **condition
+            "get_object", Bucket=bucket, Key=key, Range=f"bytes={buffer.at}-{buffer.end - 1}", **condition
         )
         body = answer["Body"]
         try:
             size = answer.get("ContentRange", "").rpartition("/")[2]
-            check_version(pin, _version(answer.get("ETag")), int(size) if size.isdecimal() else answer["ContentLength"])
-            if answer["ResponseMetadata"]["HTTPStatusCode"] != 206 and landing.at:
-                raise refused(pin.name, "the store does not serve ranges")
-            while landing.at < landing.end:
-                chunk = await body.read(min(_CHUNK_BYTES, landing.end - landing.at))
+            check_version(pinned, _version(answer.get("ETag")), int(size) if size.isdecimal() else answer["ContentLength"])
+            if answer["ResponseMetadata"]["HTTPStatusCode"] != 206 and buffer.at:
+                raise refused(pinned.name, "the store does not serve ranges")
+            while buffer.at < buffer.end:
+                chunk = await body.read(min(_CHUNK_BYTES, buffer.end - buffer.at))
                 if not chunk:
-                    raise Hiccup("the answer ended early")
-                landing.add(chunk)
+                    raise TransientError("the answer ended early")
+                buffer.add(chunk)
         finally:
             body.close()
 
@@ -115,7 +115,7 @@ class S3Store:
                     raise gone(name) from None
                 return is_gone()
             except TimeoutError:
-                raise Hiccup("no answer in time") from None
+                raise TransientError("no answer in time") from None
             except (OSError, ClientError, BotoCoreError, HttpError) as error:
                 raise _meaning(error, name) from None
             except ValueError as error:
@@ -141,17 +141,17 @@ def split_url(url: str) -> tuple[str, str]:
     if has_credentials(url):
         raise UsageError(
             "user and password in an s3:// URL are not read",
-            where=named(url),
+            where=redacted(url),
             allowed="s3://bucket/key",
             next_step="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
         )
     bucket, _, key = url.partition("://")[2].partition("/")
     if not bucket:
-        raise UsageError("no bucket is named", where=named(url), allowed="s3://bucket/key", next_step="check the URL")
+        raise UsageError("no bucket is named", where=redacted(url), allowed="s3://bucket/key", next_step="check the URL")
     return bucket, key
 
 
-def _meaning(error: Exception, name: str) -> Hiccup | TokmillError:
+def _meaning(error: Exception, name: str) -> TransientError | TokmillError:
     """What an error of the library is to us."""
     from botocore import exceptions as boto
 
@@ -166,16 +166,16 @@ def _meaning(error: Exception, name: str) -> Hiccup | TokmillError:
         )
     if isinstance(error, boto.SSLError):
         return refused(name, "no safe connection (SSLError)")
-    return Hiccup(f"connection failed: {type(error).__name__}")
+    return TransientError(f"connection failed: {type(error).__name__}")
 
 
-def _answered(code: str, status: int, name: str) -> Hiccup | TokmillError:
+def _answered(code: str, status: int, name: str) -> TransientError | TokmillError:
     """What an answer with an error in it means."""
     what = f"HTTP {status}" + (f" {code}" if code and code != str(status) else "")
     if status in {412, 416}:
         return changed(name, "it is no longer the object of that version and size")
     if is_passing(code, status):
-        return Hiccup(what)
+        return TransientError(what)
     if is_denied(code, status):
         return denied(name, what, CREDENTIALS)
     return refused(name, what)
@@ -228,9 +228,9 @@ def _version(etag: str | None) -> str | None:
     return f"etag {etag}" if etag else None
 
 
-def _objects(infos: Iterable[Any]) -> list[Found]:
+def _objects(infos: Iterable[Any]) -> list[ObjectInfo]:
     return [
-        Found(f"s3://{i['name']}", i["size"], _version(i.get("ETag")))
+        ObjectInfo(f"s3://{i['name']}", i["size"], _version(i.get("ETag")))
         for i in infos
         if i["type"] == "file" and not i["name"].endswith("/")
     ]

@@ -24,9 +24,9 @@ from tokmill.core.errors import DamageError, LockedError, StorageError, UsageErr
 from tokmill.core.records import FileHeader
 from tokmill.core.system.durable import storage_errors
 from tokmill.core.text import counted
-from tokmill.store.base import Hiccup
-from tokmill.store.download import Closed, Patience, insist
-from tokmill.store.objects import Stored, Taken, Vanished
+from tokmill.store.base import ObjectInfo, TransientError
+from tokmill.store.download import Closed, RetryPolicy, retry
+from tokmill.store.objects import AlreadyExists, UploadNotFound
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from tokmill.core.manifest import FileSpan, Manifest, Segment
     from tokmill.core.records import FileEntry
     from tokmill.store.objects import ObjectStore
-    from tokmill.store.upload_state import Ledger
+    from tokmill.store.upload_state import UploadState
 
 T = TypeVar("T")
 
@@ -55,12 +55,12 @@ _FAILED_MANY = 8
 """Attempts: of one request that is 15 s without a store, of several at once a second or two."""
 _ROUNDS = 4
 """Of one file: an object that keeps being another's is not fought for."""
-WRITING = Patience()
+WRITING = RetryPolicy()
 """About half a minute for each request: a store that is started again is waited for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outgoing:
+class FileToSend:
     """A finished file, and what it must hold."""
 
     name: str
@@ -72,11 +72,11 @@ class Outgoing:
     """From behind the header to the end of the file."""
 
 
-def outgoing(directory: Path, manifest: Manifest) -> list[Outgoing]:
+def outgoing(directory: Path, manifest: Manifest) -> list[FileToSend]:
     """The files of a complete output directory."""
     spans = spans_of(manifest.segments)
     return [
-        Outgoing(name=name, paths=(directory / name,), entry=entry, spans=tuple(spans.get(name, ())))
+        FileToSend(name=name, paths=(directory / name,), entry=entry, spans=tuple(spans.get(name, ())))
         for name, entry in manifest.files.items()
     ]
 
@@ -90,7 +90,7 @@ def spans_of(segments: Sequence[Segment]) -> dict[str, list[FileSpan]]:
     return spans
 
 
-def digest_of(file: Outgoing) -> str:
+def digest_of(file: FileToSend) -> str:
     """xxh3_128, hex, of the file, which was read whole. Raises DamageError when it is not what was written, StorageError."""
     whole = xxhash.xxh3_128()
     header = file.entry.header
@@ -126,14 +126,14 @@ def part_bytes_of(size_bytes: int) -> int:
     return -(-size_bytes // (_MOST_PARTS * mib)) * mib
 
 
-class Sender:
+class Uploader:
     """Sends files to a prefix. As a context: leaving it ends what is on its way."""
 
     def __init__(
         self,
         store: ObjectStore,
         run: str,
-        ledger: Ledger,
+        ledger: UploadState,
         *,
         on_bytes: Callable[[int], None],
         check: Callable[[], None] = lambda: None,
@@ -164,11 +164,11 @@ class Sender:
         for pool in (self._files, self._parts):
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def send(self, file: Outgoing) -> Future[Stored]:
+    def send(self, file: FileToSend) -> Future[ObjectInfo]:
         """Begin to send a file; what comes of it. Raises there DamageError, StorageError, UsageError, LockedError."""
         return self._files.submit(self._send, file)
 
-    def _send(self, file: Outgoing) -> Stored:
+    def _send(self, file: FileToSend) -> ObjectInfo:
         if file.entry.size_bytes > MOST_BYTES:
             raise UsageError(
                 f"a file of {counted(file.entry.size_bytes, 'byte')} is too large for one object",
@@ -178,7 +178,7 @@ class Sender:
             )
         mark = f"{self._run} {digest_of(file)}"
         for _ in range(_ROUNDS):
-            found = self._insist(file, lambda: self._store.look(file.name))
+            found = self._retry(file, lambda: self._store.head(file.name))
             if found is not None and found.mark == mark and found.size_bytes == file.entry.size_bytes:
                 self._forget(file)
                 return found
@@ -186,7 +186,7 @@ class Sender:
                 self._make_room(file, found)
             try:
                 self._upload(file, mark)
-            except (Taken, Vanished):
+            except (AlreadyExists, UploadNotFound):
                 # Whatever that was, what the store has now says it.
                 self._forget(file)
                 continue
@@ -198,42 +198,42 @@ class Sender:
             next_step="wait for it to end, or choose another --out",
         )
 
-    def _check_held(self, file: Outgoing, mark: str) -> None:
+    def _check_held(self, file: FileToSend, mark: str) -> None:
         """Raises LockedError when the prefix is another run's, which must not find an object there that it did not see before."""
         try:
             self._check()
         except LockedError:
-            found = self._insist(file, lambda: self._store.look(file.name))
+            found = self._retry(file, lambda: self._store.head(file.name))
             if found is not None and found.mark == mark:
-                self._insist(file, lambda: self._store.delete([file.name]))
+                self._retry(file, lambda: self._store.delete([file.name]))
             raise
 
-    def _make_room(self, file: Outgoing, found: Stored) -> None:
+    def _make_room(self, file: FileToSend, found: ObjectInfo) -> None:
         """Take away what is in the way. Raises UsageError for what nobody said may be replaced."""
         run = found.mark.partition(" ")[0]
         if run != self._run and not self._ledger.notes.is_fresh:
             raise stranger(f"{self._store.url}/{file.name}")
-        self._insist(file, lambda: self._store.delete([file.name]))
+        self._retry(file, lambda: self._store.delete([file.name]))
 
-    def _upload(self, file: Outgoing, mark: str) -> None:
-        """Send it, in one piece or in parts. Raises Taken, Vanished."""
+    def _upload(self, file: FileToSend, mark: str) -> None:
+        """Send it, in one piece or in parts. Raises AlreadyExists, UploadNotFound."""
         size = file.entry.size_bytes
         part_bytes = part_bytes_of(size)
         fd = _open(file)
         try:
             if size <= part_bytes:
                 data = _read(fd, file, 0, size)
-                self._insist(file, lambda: self._store.put(file.name, data, mark=mark, only_new=True))
+                self._retry(file, lambda: self._store.put(file.name, data, mark=mark, only_new=True))
                 self._on_bytes(size)
             else:
                 self._upload_parts(file, fd, mark, part_bytes)
         finally:
             os.close(fd)
 
-    def _upload_parts(self, file: Outgoing, fd: int, mark: str, part_bytes: int) -> None:
+    def _upload_parts(self, file: FileToSend, fd: int, mark: str, part_bytes: int) -> None:
         before = self._ledger.notes.begun.get(file.name)
-        there = self._insist(file, lambda: self._store.parts(file.name, before)) if before else {}
-        upload = before or self._insist(file, lambda: self._store.begin(file.name, mark))
+        there = self._retry(file, lambda: self._store.list_parts(file.name, before)) if before else {}
+        upload = before or self._retry(file, lambda: self._store.create_multipart(file.name, mark))
         if not before:
             self._ledger.note_begun(file.name, upload)
         begins = range(0, file.entry.size_bytes, part_bytes)
@@ -250,12 +250,12 @@ class Sender:
             for part in sent:
                 if not part.cancelled():
                     part.exception()
-        self._insist_in_parts(file, mark, lambda: self._store.finish(file.name, upload, etags, only_new=True))
+        self._retry_part(file, mark, lambda: self._store.complete_multipart(file.name, upload, etags, only_new=True))
         self._ledger.note_begun(file.name, None)
 
     def _send_part(
         self,
-        file: Outgoing,
+        file: FileToSend,
         fd: int,
         upload: tuple[str, str],
         number: int,
@@ -275,38 +275,41 @@ class Sender:
             if there is not None and there == (n_bytes, hashlib.md5(data, usedforsecurity=False).hexdigest()):
                 etag = there[1]
             else:
-                etag = self._insist_in_parts(file, mark, lambda: self._store.put_part(file.name, called, number, data))
+                etag = self._retry_part(file, mark, lambda: self._store.upload_part(file.name, called, number, data))
         self._on_bytes(n_bytes)
         return etag
 
-    def _forget(self, file: Outgoing) -> None:
+    def _forget(self, file: FileToSend) -> None:
         """Give up what was begun in parts, which the store keeps, and charges for, when it refuses to make an object of them."""
         upload = self._ledger.notes.begun.get(file.name)
         if upload is not None:
             self._ledger.note_begun(file.name, None)
-            self._insist(file, lambda: self._store.give_up(file.name, upload))
+            self._retry(file, lambda: self._store.abort_multipart(file.name, upload))
 
-    def _insist_in_parts(self, file: Outgoing, mark: str, attempt: Callable[[], T]) -> T:
-        """As `_insist`; raises Vanished as soon as an attempt has failed and the object is there: by another run, which gave up all
-        that was begun (there are stores that call this an error of their own), or by an attempt that seemed to fail. Raises
-        LockedError as soon as it is another's prefix.
+    def _retry_part(self, file: FileToSend, mark: str, attempt: Callable[[], T]) -> T:
+        """Retry as `_retry` does, but stop as soon as the object is there or the prefix is another run's.
+
+        After a failed attempt the object can be there because that attempt did succeed, or because another run of the same
+        content made it and aborted every upload; some stores answer that with an error of their own.
+
+        Raises UploadNotFound if the object is there, LockedError if the prefix is another run's.
         """
 
         def attempted() -> T:
             try:
                 return attempt()
-            except Hiccup:
-                found = self._store.look(file.name)
+            except TransientError:
+                found = self._store.head(file.name)
                 if found is not None and found.mark == mark:
-                    raise Vanished from None
+                    raise UploadNotFound from None
                 # The store answers, so this does not wait: whoever took the prefix has given up what this run began.
                 self._check()
                 raise
 
-        return self._insist(file, attempted)
+        return self._retry(file, attempted)
 
-    def _insist(self, file: Outgoing, attempt: Callable[[], T]) -> T:
-        return insist(attempt, WRITING, lambda how: not_written(how, f"{self._store.url}/{file.name}"), self._closed, self._note)
+    def _retry(self, file: FileToSend, attempt: Callable[[], T]) -> T:
+        return retry(attempt, WRITING, lambda how: not_written(how, f"{self._store.url}/{file.name}"), self._closed, self._note)
 
     def _note(self, what: str) -> None:
         self._n_failed += 1
@@ -364,7 +367,7 @@ def not_written(how: str, where: str) -> StorageError:
     )
 
 
-def _open(file: Outgoing) -> int:
+def _open(file: FileToSend) -> int:
     *before, last = file.paths
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
     for path in before:
@@ -374,7 +377,7 @@ def _open(file: Outgoing) -> int:
         return os.open(last, flags)
 
 
-def _read(fd: int, file: Outgoing, begin: int, n_bytes: int) -> bytes:
+def _read(fd: int, file: FileToSend, begin: int, n_bytes: int) -> bytes:
     """Bytes of a file, all of them. Raises DamageError, StorageError."""
     data = b""
     with storage_errors(file.paths[-1]):
@@ -385,7 +388,7 @@ def _read(fd: int, file: Outgoing, begin: int, n_bytes: int) -> bytes:
     return data
 
 
-def _damaged(file: Outgoing, what: str) -> DamageError:
+def _damaged(file: FileToSend, what: str) -> DamageError:
     return DamageError(
         f"a staged file is not what was written to it: {what}",
         where=str(file.paths[-1]),

@@ -41,7 +41,7 @@ class Notes(msgspec.Struct, frozen=True, kw_only=True):
     """By name of a file, what the store calls the object that is sent in parts."""
 
 
-class Ledger:
+class UploadState:
     """The file. Used from any thread."""
 
     def __init__(self, path: Path, url: str) -> None:

@@ -37,7 +37,7 @@ def scheme_of(url: str) -> str:
     return url.partition("://")[0].lower()
 
 
-def named(url: str) -> str:
+def redacted(url: str) -> str:
     """What an input with this URL is called: the URL without user, password, signature, fragment."""
     scheme, _, rest = url.partition("://")
     host, slash, path = rest.partition("/")
@@ -73,23 +73,23 @@ def path_of(name: str) -> str:
     return slash + path
 
 
-def remember(url: str) -> str:
+def register_url(url: str) -> str:
     """Keep what was typed; returns what it is called. What is typed later counts: it may be signed anew."""
-    name = named(url)
+    name = redacted(url)
     _typed[name] = url
     return name
 
 
-def typed(name: str) -> str:
+def full_url(name: str) -> str:
     """The URL of the input of that name, as it was typed."""
     return _typed.get(name, name)
 
 
-def typed_urls(inputs: Iterable[Input]) -> dict[str, str]:
+def full_urls(inputs: Iterable[Input]) -> dict[str, str]:
     """What another process must be told to read these inputs: URLs by name, where they differ."""
     return {i.path: _typed[i.path] for i in inputs if _typed.get(i.path, i.path) != i.path}
 
 
-def restore(urls: Mapping[str, str]) -> None:
-    """Take over what `typed_urls` returned elsewhere."""
+def register_urls(urls: Mapping[str, str]) -> None:
+    """Take over what `full_urls` returned elsewhere."""
     _typed.update(urls)

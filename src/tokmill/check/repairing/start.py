@@ -23,7 +23,7 @@ from tokmill.core.system.durable import storage_errors
 from tokmill.encode import engine_of
 from tokmill.read import find_inputs
 from tokmill.run import LocalRunner, divide_resources
-from tokmill.store import typed_urls
+from tokmill.store import full_urls
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -86,7 +86,7 @@ def repair_job(
     resources, _ = divide_resources(memory, threads, engine, None, inputs)
     content = msgspec.structs.replace(manifest.content, inputs=inputs)
     out = path_to_text(os.path.abspath(directory))
-    return Job(out=out, content=content, resources=resources, urls=typed_urls(inputs))
+    return Job(out=out, content=content, resources=resources, urls=full_urls(inputs))
 
 
 def _moved(manifest: Manifest, directory: Path, sources: Sequence[str], glob: str | None) -> tuple[Input, ...]:

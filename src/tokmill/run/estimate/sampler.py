@@ -32,7 +32,7 @@ from tokmill.read import CorpusReader, clean
 from tokmill.run.estimate import windows
 from tokmill.run.estimate.statistics import Group, SampleRequest, SampleResult, Window
 from tokmill.run.estimate.windows import Cut, Excerpt, View, cut_of
-from tokmill.store import restore
+from tokmill.store import register_urls
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -403,7 +403,7 @@ def _rate(rates: Sequence[float], n_bytes: int) -> float | None:
 
 def _answer(line: bytes) -> SampleResult:
     request = msgspec.json.decode(line, type=SampleRequest)
-    restore(request.urls)
+    register_urls(request.urls)
     return Sampler(request).answer()
 
 

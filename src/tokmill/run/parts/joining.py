@@ -36,7 +36,7 @@ from tokmill.output import (
     stage_of,
 )
 from tokmill.run.parts.finalize import Assembly, check_in_parts, check_skipped, encode_whole, load_parts, moved, outcome_of
-from tokmill.store import Copier, Ledger, Move, Outgoing, Sender, spans_of
+from tokmill.store import Copier, CopyTask, FileToSend, Uploader, UploadState, spans_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from tokmill.core.outcome import Outcome
     from tokmill.core.protocols import Observer
     from tokmill.output import Header
-    from tokmill.store import Stored
+    from tokmill.store import ObjectInfo
 
 _FETCHED_AT_ONCE = 8
 _TICK_S = 0.2
@@ -132,13 +132,13 @@ class _Joining:
             sent[SKIPPED_NAME] = self._send_skipped(manifest)
         return self._remote.prefix.commit(manifest, sent, Claim(fingerprint=self._fingerprint, owner=""))
 
-    def _fetch(self, there: Mapping[str, Stored], name: str, indexes: Sequence[int]) -> None:
+    def _fetch(self, there: Mapping[str, ObjectInfo], name: str, indexes: Sequence[int]) -> None:
         """Bring an object of each of these parts here."""
         with ThreadPoolExecutor(_FETCHED_AT_ONCE, "fetch") as pool:
             for _ in pool.map(lambda index: self._fetch_one(there, index, name), indexes):
                 pass
 
-    def _fetch_one(self, there: Mapping[str, Stored], index: int, name: str) -> None:
+    def _fetch_one(self, there: Mapping[str, ObjectInfo], index: int, name: str) -> None:
         stored = there.get(part_name(index, name))
         path = part_directory(self._scratch, index) / name
         if stored is None:
@@ -158,10 +158,10 @@ class _Joining:
         finally:
             stream.close()
 
-    def _copy(self, parts: Sequence[Manifest]) -> dict[str, Stored]:
+    def _copy(self, parts: Sequence[Manifest]) -> dict[str, ObjectInfo]:
         """Give the files of all parts their names; what the store says of them."""
         moves = [
-            Move(source=part_name(i, name), name=name, size_bytes=entry.size_bytes, run=part.fingerprint, part=i)
+            CopyTask(source=part_name(i, name), name=name, size_bytes=entry.size_bytes, run=part.fingerprint, part=i)
             for i, part in enumerate(parts)
             for name, entry in moved(part).items()
         ]
@@ -171,7 +171,7 @@ class _Joining:
             self._wait(copies)
             return {move.name: copy.result() for copy, move in copies.items()}
 
-    def _wait(self, copies: Mapping[Future[Stored], Move]) -> None:
+    def _wait(self, copies: Mapping[Future[ObjectInfo], CopyTask]) -> None:
         left, n_bytes = set(copies), 0
         while left:
             done, left = wait(left, timeout=_TICK_S, return_when=FIRST_EXCEPTION)
@@ -180,16 +180,16 @@ class _Joining:
                 n_bytes += copies[copy].size_bytes
             self._reporter.progress(n_bytes)
 
-    def _send_skipped(self, manifest: Manifest) -> Stored:
+    def _send_skipped(self, manifest: Manifest) -> ObjectInfo:
         """The list of what was skipped is made here: records are numbered anew."""
-        file = Outgoing(
+        file = FileToSend(
             name=SKIPPED_NAME,
             paths=(growing_path(self._scratch, SKIPPED_NAME),),
             entry=manifest.files[SKIPPED_NAME],
             spans=tuple(spans_of(manifest.segments).get(SKIPPED_NAME, ())),
         )
-        ledger = Ledger(self._root / "finalize.json", self._remote.url)
-        with Sender(self._remote.prefix.store, self._fingerprint, ledger, on_bytes=lambda _: None) as sender:
+        ledger = UploadState(self._root / "finalize.json", self._remote.url)
+        with Uploader(self._remote.prefix.store, self._fingerprint, ledger, on_bytes=lambda _: None) as sender:
             return sender.send(file).result()
 
 
