@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -16,8 +17,7 @@ from tokmill.core.records import STDIN, text_to_path
 from tokmill.core.text import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
+    from collections.abc import Callable
 
     from tokmill.core.config import Content
     from tokmill.core.manifest import Manifest
@@ -28,128 +28,70 @@ _OPTIONS = {"shards": ("--shard-tokens", "--shard-documents", "--drop-tail"), "n
 _SUFFIXES = {"none": "", "gzip": ".gz", "zstd": ".zst", "xz": ".xz", "bzip2": ".bz2", "lz4": ".lz4"}
 _MOST = 5
 """Differences or inputs that are named."""
+_ALLOWED = "the same inputs, unchanged, and the same settings"
+_WAYS_OUT = "choose another --out, or start over with --fresh"
 
 
 def changed_error(before: Content, now: Content, directory: Path | str, *, is_complete: bool = False) -> ChangedError:
-    """The error that refuses to go on, naming each setting and input that differs.
+    """Return the error that names each setting and input that differs.
 
-    before: of the run that was begun, of the complete output in `directory`, or of an append to it that was interrupted.
-    is_complete: of a URL, whether before is of the output there.
+    Args:
+        before: Content of the run that was begun, of the complete output in `directory`, or of an interrupted append to it.
+        now: What is asked for.
+        directory: Of the output, or its URL.
+        is_complete: For a URL, whether `before` is of the complete output there.
     """
-    complete = None if isinstance(directory, str) else _complete(directory)
-    if complete is not None and not isinstance(directory, str) and _is_append(complete.content, before):
+    complete = _complete(directory) if isinstance(directory, Path) else None
+    if complete is not None and _is_append(complete.content, before):
         return _pending_error(complete.content, before, directory)
     names = _differing(before, now)
-    differences = [*_settings(before, now, names), *_inputs(before.inputs, now.inputs)]
-    if complete is not None and not isinstance(directory, str) and complete.fingerprint == before.fingerprint():
-        return _complete_error(before, now, directory, differences, is_alike=not names)
+    if complete is not None and complete.fingerprint == before.fingerprint():
+        is_complete = True
+        more = _more_inputs_error(before, now, directory) if not names else None
+        if more is not None:
+            return more
     place = "at this prefix" if isinstance(directory, str) else "in this directory"
     what = f"the complete output {place} was made" if is_complete else f"the run {place} was begun"
+    differences = [_setting(name, before, now) for name in names]
+    differences += _input_changes(
+        before.inputs, now.inputs, lambda i: f"input {i.path}", ("is gone", "is new"), "their order is not"
+    )
     return ChangedError(
-        f"{what} differently: " + "; ".join(_shortened(differences)),
+        f"{what} differently: {'; '.join(_shortened(differences))}",
         where=str(directory),
-        allowed="the same inputs, unchanged, and the same settings",
-        next_step="restore what changed, choose another --out, or start over with --fresh",
+        allowed=_ALLOWED,
+        next_step=f"restore what changed, {_WAYS_OUT}",
     )
 
 
 def changed_parts_error(
     before: Content, now: Content, directory: Path | str, *, or_else: str, is_complete: bool = False
 ) -> ChangedError:
-    """As `changed_error`, of an output that is made in parts, of which --fresh begins only one again. or_else: the way out."""
+    """Return `changed_error` for an output made in parts, where --fresh starts only one part over. or_else: the way out."""
     error = changed_error(before, now, directory, is_complete=is_complete)
     error.next_step = f"restore what changed, choose another --out, or {or_else}"
     return error
 
 
-def is_only_more_lenient(before: Content, now: Content) -> bool:
-    """Whether what is asked for now differs from before in that bad records or bytes no longer stop the run: what was done so far
-    met none, so that it is the same.
-    """
-    if before.on_error != "stop" or before.encoding_errors not in ("strict", now.encoding_errors):
-        return False
-    lenient = msgspec.structs.replace(before, on_error=now.on_error, encoding_errors=now.encoding_errors)
-    if isinstance(before.part, Part) and isinstance(now.part, Part):
-        # The whole is more lenient, too, and has another fingerprint for that.
-        lenient = msgspec.structs.replace(lenient, part=msgspec.structs.replace(before.part, plan=now.part.plan))
-    return lenient.fingerprint() == now.fingerprint()
-
-
-def _complete(directory: Path) -> Manifest | None:
-    """The complete output that stands in the directory, if its manifest can be read."""
-    try:
-        return load_manifest(directory)
-    except (TokmillError, OSError):
-        return None
-
-
-def _is_append(complete: Content, begun: Content) -> bool:
-    """Whether a run that was begun adds inputs to what is complete."""
-    n = len(complete.inputs)
-    return len(begun.inputs) > n and begun.inputs[:n] == complete.inputs and not _differing(complete, begun)
-
-
-def _pending_error(complete: Content, begun: Content, directory: Path) -> ChangedError:
-    """Something else was asked for while an append waits to be finished."""
-    new = [_display_name(i) for i in begun.inputs[len(complete.inputs) :]]
-    names = " ".join(shlex.quote(name) for name in new[:_MOST]) + (" ..." if len(new) > _MOST else "")
-    return ChangedError(
-        f"an append of {', '.join(_shortened(new))} to this output was interrupted",
-        where=str(directory),
-        allowed="to finish it, or to discard it; the output as it was before is complete",
-        next_step=f"finish it: the tokmill tokenize command that was interrupted, with {names} --append; "
-        "or discard it: your command with --append --fresh",
-    )
-
-
-def _complete_error(before: Content, now: Content, directory: Path, differences: list[str], *, is_alike: bool) -> ChangedError:
-    """What was asked for is another output than the complete one. is_alike: only inputs differ."""
-    old = {i.path for i in before.inputs}
-    new = [i for i in now.inputs if i.path not in old]
-    if is_alike and len(new) == len(now.inputs):
-        return ChangedError(
-            f"this is a complete output of {counted(len(before.inputs), 'other input')}",
-            where="\n".join([str(directory), "made of:", *_shortened([_named(i) for i in before.inputs])]),
-            allowed="the same inputs, or others with --append",
-            next_step="to add these: the same command with --append; or choose another --out, or start over with --fresh",
-        )
-    if is_alike and new:
-        what = (
-            f"this is a complete output, and {counted(len(new), 'input')} of these {'is' if len(new) == 1 else 'are'} not in it: "
-        )
-        return ChangedError(
-            what + ", ".join(_shortened([_named(i) for i in new])),
-            where=str(directory),
-            allowed="the same inputs, or more with --append",
-            next_step="to add what is new: the same command with --append; or choose another --out, or start over with --fresh",
-        )
-    return ChangedError(
-        "the complete output in this directory was made differently: " + "; ".join(_shortened(differences)),
-        where=str(directory),
-        allowed="the same inputs, unchanged, and the same settings",
-        next_step="restore what changed, choose another --out, or start over with --fresh",
-    )
-
-
 def changed_settings_error(before: Content, now: Content, directory: Path) -> ChangedError:
-    """The error for inputs that are to be appended with other settings than the output was made with."""
+    """Return the error for inputs that are to be appended with other settings than the output was made with."""
     names = _differing(before, now)
-    options = " ".join(text for name in names if (text := _typed(name, before, now)))
-    without = [each for name in names for each in _OPTIONS.get(name, (_option(name),)) if not _typed(name, before, now)]
-    with_it = f" with {options}" if options else ""
-    without_it = f" without {' '.join(without)}" if without else ""
+    typed = {name: _typed(name, before, now) for name in names}
+    options = " ".join(text for text in typed.values() if text)
+    without = " ".join(option for name in names if not typed[name] for option in _OPTIONS.get(name, (_option(name),)))
+    changes = [f" with {options}"] * bool(options) + [f" without {without}"] * bool(without)
     return ChangedError(
-        "the output was made with other settings: " + "; ".join(_settings(before, now, names)),
+        f"the output was made with other settings: {'; '.join(_setting(name, before, now) for name in names)}",
         where=str(directory),
         allowed="the settings that the output was made with",
         next_step="make a new output of all inputs with another --out"
         if "n_ids" in names
-        else f"the same command{with_it}{' and' if with_it and without_it else ''}{without_it}",
+        else f"the same command{' and'.join(changes)}",
     )
 
 
 def changed_input_error(before: Input, now: Input, directory: Path) -> ChangedError:
-    """The error for an input that is to be appended to an output in which it stands as it was before."""
+    """Return the error for an input that is to be appended to an output that has it as it was before."""
     return ChangedError(
         f"an input is in the output already and has changed since: {_input(before, now)}",
         where=str(directory),
@@ -159,11 +101,15 @@ def changed_input_error(before: Input, now: Input, directory: Path) -> ChangedEr
 
 
 def source_error(before: tuple[Input, ...], now: tuple[Input, ...], directory: Path, difference: str) -> ChangedError | None:
-    """The error for sources that are not those that were tokenized; None when path, size and time say that they are.
+    """Return the error for sources that are not those that were tokenized; None when path, size and time say that they are.
 
-    difference: the place where the output and the sources first say different things.
+    difference: the place where the output and the sources first differ.
     """
-    found = _sources(before, now)
+    words = ("was tokenized and is not given", "is given and was not tokenized")
+    found = _input_changes(before, now, _named, words, "their order or number is not")
+    if not found:
+        unknown = [i for i in now if i.size_bytes is None or i.version is None]
+        found = [f"{_named(i)} cannot be told from another by size and time" for i in unknown]
     if not found:
         return None
     in_order = f" ({len(before):,} inputs, in this order)" if len(before) > 1 else ""
@@ -175,21 +121,73 @@ def source_error(before: tuple[Input, ...], now: tuple[Input, ...], directory: P
     )
 
 
+def is_only_more_lenient(before: Content, now: Content) -> bool:
+    """Return whether the settings differ only in that bad records or bytes no longer stop the run.
+
+    What was done so far met none, so it is the same.
+    """
+    if before.on_error != "stop" or before.encoding_errors not in ("strict", now.encoding_errors):
+        return False
+    lenient = msgspec.structs.replace(before, on_error=now.on_error, encoding_errors=now.encoding_errors)
+    if isinstance(before.part, Part) and isinstance(now.part, Part):
+        # The whole is more lenient, too, and has another fingerprint for that.
+        lenient = msgspec.structs.replace(lenient, part=msgspec.structs.replace(before.part, plan=now.part.plan))
+    return lenient.fingerprint() == now.fingerprint()
+
+
+def _complete(directory: Path) -> Manifest | None:
+    """Return the manifest of the complete output in a directory, if it can be read."""
+    try:
+        return load_manifest(directory)
+    except (TokmillError, OSError):
+        return None
+
+
+def _is_append(complete: Content, begun: Content) -> bool:
+    """Return whether a run that was begun adds inputs to what is complete."""
+    n = len(complete.inputs)
+    return len(begun.inputs) > n and begun.inputs[:n] == complete.inputs and not _differing(complete, begun)
+
+
+def _pending_error(complete: Content, begun: Content, directory: Path | str) -> ChangedError:
+    """Return the error for anything else that is asked for while an append waits to be finished."""
+    new = [_display_name(i) for i in begun.inputs[len(complete.inputs) :]]
+    names = " ".join(shlex.quote(name) for name in new[:_MOST]) + (" ..." if len(new) > _MOST else "")
+    return ChangedError(
+        f"an append of {', '.join(_shortened(new))} to this output was interrupted",
+        where=str(directory),
+        allowed="to finish it, or to discard it; the output as it was before is complete",
+        next_step=f"finish it: the tokmill tokenize command that was interrupted, with {names} --append; "
+        "or discard it: your command with --append --fresh",
+    )
+
+
+def _more_inputs_error(before: Content, now: Content, directory: Path | str) -> ChangedError | None:
+    """Return the error for inputs that are not in a complete output and can be appended; None when there are none."""
+    old = {i.path for i in before.inputs}
+    new = [i for i in now.inputs if i.path not in old]
+    if not new:
+        return None
+    what, where, wanted = f"this is a complete output of {counted(len(before.inputs), 'other input')}", str(directory), "these"
+    if len(new) == len(now.inputs):
+        where = "\n".join([where, "made of:", *_shortened([_named(i) for i in before.inputs])])
+    else:
+        verb = "is" if len(new) == 1 else "are"
+        missing = ", ".join(_shortened([_named(i) for i in new]))
+        what, wanted = (
+            f"this is a complete output, and {counted(len(new), 'input')} of these {verb} not in it: {missing}",
+            "what is new",
+        )
+    return ChangedError(
+        what,
+        where=where,
+        allowed="the same inputs, or others with --append",
+        next_step=f"to add {wanted}: the same command with --append; or {_WAYS_OUT}",
+    )
+
+
 def _shortened(lines: list[str]) -> list[str]:
     return lines if len(lines) <= _MOST else [*lines[:_MOST], f"and {len(lines) - _MOST:,} more"]
-
-
-def _sources(before: tuple[Input, ...], now: tuple[Input, ...]) -> list[str]:
-    old, new = ({i.path: i for i in inputs} for inputs in (before, now))
-    found = [f"{_named(old[path])} was tokenized and is not given" for path in old if path not in new]
-    found += [f"{_named(new[path])} is given and was not tokenized" for path in new if path not in old]
-    found += [_input(old[path], new[path]) for path in old if path in new and old[path] != new[path]]
-    if not found and before != now:
-        found.append("the inputs are the same, their order or number is not")
-    if not found:
-        unknown = [i for i in now if i.size_bytes is None or i.version is None]
-        found += [f"{_named(i)} cannot be told from another by size and time" for i in unknown]
-    return found
 
 
 def _named(source: Input) -> str:
@@ -202,39 +200,33 @@ def _display_name(source: Input) -> str:
 
 
 def _compare_again(before: tuple[Input, ...], now: tuple[Input, ...], directory: Path) -> str:
-    """What to type for a comparison with the inputs of the run."""
-    kinds = {f"{i.format}{_SUFFIXES[i.compression]}" for i in before}
-    option = f" --input-format {kinds.pop()}" if len(kinds) == 1 and any(i.format != j.format for i in before for j in now) else ""
+    """Return what to type to compare with the inputs of the run."""
+    formats = {f"{i.format}{_SUFFIXES[i.compression]}" for i in before}
+    is_other = len(formats) == 1 and any(i.format != j.format for i in before for j in now)
+    option = f" --input-format {formats.pop()}" if is_other else ""
     if len(before) > _MOST:
-        return (
-            f"give --source what tokenize was given, in that order, with the same --glob and --input-format{option and ':'}{option}"
-        )
+        options = f"--glob and --input-format{option and ':'}{option}"
+        return f"give --source what tokenize was given, in that order, with the same {options}"
     if any(i.path == STDIN for i in before):
         return f"pipe in what was tokenized: ... | tokmill verify {shlex.quote(str(directory))} --source -{option}"
-    again = [i.path for i in before] == [i.path for i in now] and not option
     names = " ".join(shlex.quote(i.path if i.is_remote else text_to_path(i.path)) for i in before)
     command = f"tokmill verify {shlex.quote(str(directory))} --source {names}{option}"
-    # Those are the places that were given: what is there now is another version.
-    return (
-        f"put back what was tokenized, with its size and time, then: {command}; or make the output again with --fresh"
-        if again
-        else command
-    )
+    if [i.path for i in before] == [i.path for i in now] and not option:
+        # The right paths were given: what is there now is another version.
+        return f"put back what was tokenized, with its size and time, then: {command}; or make the output again with --fresh"
+    return command
 
 
 def _differing(before: Content, now: Content) -> list[str]:
-    """Settings in which the two are not alike: fields of `Content`, and `eot_token` or `n_ids` where only that is another."""
+    """Return the fields of `Content` that differ, and `eot_token` or `n_ids` where only that part of the tokenizer differs."""
     names = [f for f in before.__struct_fields__ if f not in ("inputs", "tokenizer") and getattr(before, f) != getattr(now, f)]
     ours, theirs = before.tokenizer, now.tokenizer
-    if (ours.sha256, ours.encoding) != (theirs.sha256, theirs.encoding):
-        return [*names, "tokenizer"]
-    if ours.eot_id != theirs.eot_id:
-        return [*names, "eot_token"]
-    return [*names, "n_ids"] if ours.n_ids != theirs.n_ids else names
-
-
-def _settings(before: Content, now: Content, names: Sequence[str]) -> list[str]:
-    return [_setting(name, before, now) for name in names]
+    of_tokenizer = {
+        "tokenizer": (ours.sha256, ours.encoding) != (theirs.sha256, theirs.encoding),
+        "eot_token": ours.eot_id != theirs.eot_id,
+        "n_ids": ours.n_ids != theirs.n_ids,
+    }
+    return names + [name for name, differs in of_tokenizer.items() if differs][:1]
 
 
 def _setting(name: str, before: Content, now: Content) -> str:
@@ -281,14 +273,15 @@ def _typed(name: str, wanted: Content, now: Content) -> str:
     return "" if name in ("origin", "n_ids") else f"{_option(name)} {shlex.quote(str(value))}"
 
 
-def _inputs(before: tuple[Input, ...], now: tuple[Input, ...]) -> list[str]:
+def _input_changes(
+    before: tuple[Input, ...], now: tuple[Input, ...], named: Callable[[Input], str], gone_new: tuple[str, str], if_moved: str
+) -> list[str]:
+    """Return what differs between two lists of inputs. gone_new: what to say of one that is only in the first, or the second."""
     old, new = ({i.path: i for i in inputs} for inputs in (before, now))
-    found = [f"input {path} is gone" for path in old if path not in new]
-    found += [f"input {path} is new" for path in new if path not in old]
+    found = [f"{named(old[path])} {gone_new[0]}" for path in old if path not in new]
+    found += [f"{named(new[path])} {gone_new[1]}" for path in new if path not in old]
     found += [_input(old[path], new[path]) for path in old if path in new and old[path] != new[path]]
-    if not found and before != now:
-        found.append("the inputs are the same, their order is not")
-    return found
+    return found or [f"the inputs are the same, {if_moved}"] * (before != now)
 
 
 def _input(before: Input, now: Input) -> str:

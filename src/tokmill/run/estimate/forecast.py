@@ -181,7 +181,12 @@ def ask(job: Job, sample_bytes: int, *, decode_s: float, encode_s: float) -> Sam
             raise error_of(answer)
         return answer
     if child.interrupts:
-        raise Interrupted("interrupted; nothing was written", where="sampling the inputs", next_step="run the same command again")
+        raise Interrupted(
+            "interrupted; nothing was written",
+            where="sampling the inputs",
+            allowed="stopping at any time",
+            next_step="run the same command again",
+        )
     words = f"and wrote: {child.last_words}" if child.last_words else "and printed no error"
     raise WorkerDiedError(
         f"the sampling process exited unexpectedly ({child.cause()}) {words}",
