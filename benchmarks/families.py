@@ -28,7 +28,7 @@ from tokmill.encode.engines.gigatoken import GigatokenEncoder
 from tokmill.encode.engines.tiktoken import TiktokenEncoder
 from tokmill.encode.engines.unicode_fallback import UnicodeFallback
 from tokmill.encode.loading import engine_of, load_encoder, reference_of, resolve_tokenizer
-from tokmill.encode.resolve import ENCODINGS
+from tokmill.encode.published import ENCODINGS
 
 MB = 10**6
 _ROUNDS = 3

@@ -24,7 +24,7 @@ from tokmill.encode.engines.short_documents import BETWEEN, join_short_documents
 from tokmill.encode.engines.tiktoken import TiktokenEncoder
 from tokmill.encode.engines.unicode_fallback import NEWER, UnicodeFallback
 from tokmill.encode.loading import load_encoder, resolve_tokenizer
-from tokmill.encode.resolve import ENCODINGS
+from tokmill.encode.published import ENCODINGS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

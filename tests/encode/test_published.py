@@ -14,9 +14,7 @@ from tokmill.core.errors import InputError, StorageError, UsageError
 from tokmill.core.records import text_to_path
 from tokmill.encode import published
 from tokmill.encode.loading import resolve_tokenizer
-from tokmill.encode.published import fetch_vocabulary, list_vocabularies
-from tokmill.encode.resolve import ENCODINGS
-from tokmill.encode.tiktoken_cache import url_of
+from tokmill.encode.published import ENCODINGS, fetch_vocabulary, list_vocabularies, url_of
 
 GPT2 = Path(text_to_path(resolve_tokenizer("gpt2").path)).read_bytes()
 PATH = "/r50k_base.tiktoken"
@@ -112,11 +110,11 @@ def test_a_cached_file_is_found_by_name_and_by_model(tmp_path: Path, monkeypatch
     """The real ones cannot be had here: GPT-2's stands in under another encoding's name and hash."""
     import msgspec
 
-    from tokmill.encode import resolve
+    from tokmill.encode import published
 
     o200k = msgspec.structs.replace(ENCODINGS["r50k_base"], name="o200k_base")
-    monkeypatch.setitem(resolve.ENCODINGS, "o200k_base", o200k)
-    monkeypatch.setitem(resolve._BY_SHA256, o200k.sha256, o200k)
+    monkeypatch.setitem(published.ENCODINGS, "o200k_base", o200k)
+    monkeypatch.setitem(published.BY_SHA256, o200k.sha256, o200k)
     monkeypatch.delenv("TIKTOKEN_CACHE_DIR", raising=False)
     name = hashlib.sha1(url_of("o200k_base").encode()).hexdigest()
     assert name == "fb374d419588a4632f3f557e76b4b70aebbca790"

@@ -14,7 +14,8 @@ import tiktoken_ext.openai_public as published  # type: ignore[import-untyped]
 from tokmill.core.errors import ChangedError, TokmillError, UsageError
 from tokmill.core.records import Tokenizer, text_to_path
 from tokmill.encode.loading import load_encoder, resolve_tokenizer
-from tokmill.encode.resolve import ENCODINGS, pattern_of, ranks_path
+from tokmill.encode.published import ENCODINGS
+from tokmill.encode.resolve import pattern_of, ranks_path
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from hypothesis import example, given, strategies as st
 from support.plain import gpt2
 
 from tokmill.encode.loading import cutter_for
-from tokmill.encode.resolve import ENCODINGS
+from tokmill.encode.published import ENCODINGS
 
 NASTY = (
     " ", "  ", "\n", "\n\n", "\r\n", "\t", "\u00a0", "\u3000", "\u0085", "\u2028", "a", "b", "Z",

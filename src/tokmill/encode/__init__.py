@@ -17,13 +17,14 @@ if TYPE_CHECKING:
         load_fastest,
     )
     from tokmill.encode.published import (
+        ENCODINGS,
         Fetched,
         Vocabulary,
         fetch_vocabulary,
         list_vocabularies,
+        tiktoken_cache_paths,
     )
     from tokmill.encode.resolve import (
-        ENCODINGS,
         engine_notice,
         engine_of,
         reference_of,
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
         resolve_with,
     )
     from tokmill.encode.selftest import TEXTS, Tried
-    from tokmill.encode.tiktoken_cache import tiktoken_cache_paths
 
 __getattr__, __dir__, __all__ = lazy_names(
     __name__,
@@ -45,9 +45,8 @@ __getattr__, __dir__, __all__ = lazy_names(
             "load_encoder",
             "load_fastest",
         ],
-        "published": ["Fetched", "Vocabulary", "fetch_vocabulary", "list_vocabularies"],
-        "resolve": ["ENCODINGS", "engine_notice", "engine_of", "reference_of", "resolve_tokenizer", "resolve_with"],
+        "published": ["ENCODINGS", "Fetched", "Vocabulary", "fetch_vocabulary", "list_vocabularies", "tiktoken_cache_paths"],
+        "resolve": ["engine_notice", "engine_of", "reference_of", "resolve_tokenizer", "resolve_with"],
         "selftest": ["TEXTS", "Tried"],
-        "tiktoken_cache": ["tiktoken_cache_paths"],
     },
 )

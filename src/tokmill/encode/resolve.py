@@ -10,11 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from importlib.resources import files
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
-
-import msgspec
 
 from tokmill.core.errors import ChangedError, UsageError
 from tokmill.core.extras import install_hint
@@ -22,82 +19,14 @@ from tokmill.core.records import Tokenizer, path_to_text, text_to_path
 from tokmill.encode import hub
 from tokmill.encode.end_of_text import CONFIG_NAME, find_eot
 from tokmill.encode.families import OTHER
-from tokmill.encode.tiktoken_cache import cached_path, encoding_of, tiktoken_cache_paths
+from tokmill.encode.published import BY_SHA256, ENCODINGS, built_in_path, cached_path, encoding_of, tiktoken_cache_paths
 from tokmill.encode.tokenizer_json import FILE_NAME, read_tokenizer_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-class Encoding(msgspec.Struct, frozen=True, kw_only=True):
-    """A published encoding of tiktoken's."""
-
-    name: str
-    """Encodings that share file and pattern (p50k_edit, o200k_harmony) go by the name of the first: text gives the same ids."""
-    sha256: str
-    """Of its file of ranks, hex."""
-    pattern: str
-    """Divides text into the pieces inside which bytes are merged; syntax of the Rust crate fancy-regex."""
-    n_ranks: int
-    """Largest rank, plus one."""
-    eot_id: int
-    engine: str = "gigatoken"
-    """The fastest engine that loads it. Not gigatoken where the ranks leave a gap: its loader wants them dense."""
-
-
-_GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
-_CL100K = (
-    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+"
-    r"| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$|\s*[\r\n]|\s+(?!\S)|\s"
-)
-_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
-_O200K = "|".join(
-    [
-        r"[^\r\n\p{L}\p{N}]?" + _UPPER + "*" + _LOWER + "+(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
-        r"[^\r\n\p{L}\p{N}]?" + _UPPER + "+" + _LOWER + "*(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
-        r"\p{N}{1,3}",
-        r" ?[^\s\p{L}\p{N}]+[\r\n/]*",
-        r"\s*[\r\n]+",
-        r"\s+(?!\S)",
-        r"\s+",
-    ]
-)
-
-# Hashes, patterns and ids: tiktoken 0.14, tiktoken_ext/openai_public.py.
-_PUBLISHED = (
-    Encoding(
-        name="r50k_base",
-        sha256="306cd27f03c1a714eca7108e03d66b7dc042abe8c258b44c199a7ed9838dd930",
-        pattern=_GPT2,
-        n_ranks=50256,
-        eot_id=50256,
-    ),
-    Encoding(
-        name="p50k_base",
-        sha256="94b5ca7dff4d00767bc256fdd1b27e5b17361d7b8a5f968547f9f23eb70d2069",
-        pattern=_GPT2,
-        n_ranks=50281,
-        eot_id=50256,
-        engine="tiktoken",
-    ),
-    Encoding(
-        name="cl100k_base",
-        sha256="223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7",
-        pattern=_CL100K,
-        n_ranks=100256,
-        eot_id=100257,
-    ),
-    Encoding(
-        name="o200k_base",
-        sha256="446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d",
-        pattern=_O200K,
-        n_ranks=199998,
-        eot_id=199999,
-    ),
-)
-ENCODINGS = {encoding.name: encoding for encoding in _PUBLISHED}
-_BY_SHA256 = {encoding.sha256: encoding for encoding in _PUBLISHED}
-_BUILT_IN = {"gpt2": "r50k_base.tiktoken", "r50k_base": "r50k_base.tiktoken"}
+BUILT_IN = ("gpt2", "r50k_base")
 
 
 def resolve_tokenizer(name: str, eot_token: str | None = None) -> Tokenizer:
@@ -111,7 +40,7 @@ def resolve_tokenizer(name: str, eot_token: str | None = None) -> Tokenizer:
     raise UsageError(
         f"there is no tokenizer {name!r}",
         option="--tokenizer",
-        allowed=f"{', '.join(dict.fromkeys([*_BUILT_IN, *ENCODINGS]))}; "
+        allowed=f"{', '.join(dict.fromkeys([*BUILT_IN, *ENCODINGS]))}; "
         f"the path of a .tiktoken file, of a {FILE_NAME} or its directory; "
         "a Hugging Face repository as owner/name@revision",
         suggested="gpt2",
@@ -198,7 +127,7 @@ def ranks_path(tokenizer: Tokenizer) -> str:
 
 
 def _built_in(name: str, eot_token: str | None) -> Tokenizer:
-    return _tiktoken(name, str(files("tokmill") / "assets" / _BUILT_IN[name]), eot_token)
+    return _tiktoken(name, built_in_path(), eot_token)
 
 
 def _tiktoken_file(name: str, eot_token: str | None) -> Tokenizer:
@@ -207,11 +136,11 @@ def _tiktoken_file(name: str, eot_token: str | None) -> Tokenizer:
 
 def _published(name: str, eot_token: str | None) -> Tokenizer:
     """An encoding of tiktoken's, or a model that has one, from tiktoken's caches."""
-    encoding = encoding_of(name, ENCODINGS)
+    encoding = encoding_of(name)
     assert encoding is not None
-    if encoding in _BUILT_IN:
-        return _tiktoken(name, str(files("tokmill") / "assets" / _BUILT_IN[encoding]), eot_token)
-    path = cached_path(encoding, ENCODINGS[encoding].sha256)
+    if encoding in BUILT_IN:
+        return _tiktoken(name, built_in_path(), eot_token)
+    path = cached_path(ENCODINGS[encoding])
     if path is None:
         raise UsageError(
             f"the file of {encoding} is not on this machine" + ("" if encoding == name else f" ({name} has that encoding)"),
@@ -268,14 +197,14 @@ def _tiktoken(name: str, path: str, eot_token: str | None) -> Tokenizer:
             allowed="a readable .tiktoken file",
             next_step="check the path, or use --tokenizer gpt2",
         ) from None
-    if sha256 not in _BY_SHA256:
+    if sha256 not in BY_SHA256:
         raise UsageError(
             f"the file is not that of a published encoding, or it is damaged: its SHA-256 is {sha256}",
             where=path_to_text(path),
-            allowed=", ".join(f"{e.name} ({e.sha256[:12]}...)" for e in _PUBLISHED),
+            allowed=", ".join(f"{e.name} ({e.sha256[:12]}...)" for e in ENCODINGS.values()),
             next_step="fetch the file again, or use --tokenizer gpt2",
         )
-    encoding = _BY_SHA256[sha256]
+    encoding = BY_SHA256[sha256]
     if eot_token not in (None, "<|endoftext|>", str(encoding.eot_id)):
         raise UsageError(
             f"documents of {encoding.name} end with <|endoftext|>, not with {eot_token!r}",
@@ -313,11 +242,11 @@ def _is_json(name: str) -> bool:
 
 
 def _is_published(name: str) -> bool:
-    return encoding_of(name, ENCODINGS) is not None
+    return encoding_of(name) is not None
 
 
 _KINDS: tuple[tuple[Callable[[str], bool], Callable[[str, str | None], Tokenizer]], ...] = (
-    (_BUILT_IN.__contains__, _built_in),
+    (BUILT_IN.__contains__, _built_in),
     (lambda name: name.endswith(".tiktoken"), _tiktoken_file),
     (_is_json, _json_file),
     (os.path.isfile, _tiktoken_file),

@@ -19,7 +19,7 @@ from gigatoken import BytesSource, Tokenizer as Engine
 
 from tokmill.core.documents import DocumentBuffer
 from tokmill.core.errors import EngineError, UsageError
-from tokmill.encode.engines.panics import mapped
+from tokmill.encode.engines import engine_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -64,7 +64,7 @@ class GigatokenEncoder:
         try:
             ids, offsets = _arrays(self._loaded().encode_batch(_texts(documents), parallel=False))
         except BaseException as error:
-            raise _mapped(error) from error
+            raise _failed(error) from error
         if ids.dtype != np.uint32 or len(offsets) != len(documents) + 1 or offsets[0] or offsets[-1] != len(ids):
             raise EngineError(
                 f"gigatoken returned {len(offsets) - 1:,} documents of {len(ids):,} {ids.dtype} ids",
@@ -88,7 +88,7 @@ class GigatokenEncoder:
         try:
             return bytes(engine.decode(np.ascontiguousarray(ids, np.uint32)))
         except BaseException as error:
-            raise _mapped(error) from error
+            raise _failed(error) from error
 
     def reset_caches(self) -> None:
         """Drop the tokenizer with its cache and load it again: 40 ms, and the next 60 MB run at a quarter of the speed."""
@@ -97,7 +97,7 @@ class GigatokenEncoder:
         try:
             self._engine = self._make(source)
         except BaseException as error:
-            raise _mapped(error) from error
+            raise _failed(error) from error
 
     def _loaded(self) -> Engine:
         if self._engine is None:
@@ -132,9 +132,9 @@ def _arrays(result: Any) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
     return ids[int(offsets[0]) : int(offsets[-1])], offsets - offsets[0]
 
 
-def _mapped(error: BaseException) -> BaseException:
-    """See `panics.mapped`."""
-    return mapped(
+def _failed(error: BaseException) -> BaseException:
+    """Return what to raise for what the engine raised."""
+    return engine_error(
         error,
         "gigatoken",
         (ValueError, TypeError, RuntimeError, OSError),

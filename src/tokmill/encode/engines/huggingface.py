@@ -15,7 +15,7 @@ import numpy as np
 import tokenizers
 
 from tokmill.core.errors import EngineError, UsageError
-from tokmill.encode.engines.panics import mapped
+from tokmill.encode.engines import engine_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -129,6 +129,6 @@ def _parts(document: bytes, cutter: Cutter | None) -> Iterator[bytes]:
 
 
 def _failed(error: BaseException) -> BaseException:
-    """See `panics.mapped`; the library raises Exception itself."""
+    """Return what to raise; the library raises Exception itself."""
     allowed = "text and ids that the tokenizer takes; it is to take any"
-    return mapped(error, "Hugging Face tokenizers", (Exception,), allowed, "report the tokenizer and the document")
+    return engine_error(error, "Hugging Face tokenizers", (Exception,), allowed, "report the tokenizer and the document")
