@@ -27,11 +27,12 @@ import watch
 
 _IN_ONE = """
 import sys
+from tokmill.core.options import PlanOptions
 from tokmill.run.job import make_job
 from tokmill.run.worker import Worker
 
 file, out, *threads = sys.argv[1:]
-job = make_job([file], out=out, threads=int(threads[0]) if threads else None).job
+job = make_job([file], PlanOptions(threads=int(threads[0]) if threads else None), out=out).job
 Worker(job, lambda _event: None).run()
 """
 _ENVIRONMENT = "import json, tokmill.core.system.process as c; print(json.dumps(c._ENVIRONMENT))"

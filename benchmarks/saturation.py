@@ -33,6 +33,7 @@ import watch
 
 import tokmill.run.encoding
 from tokmill.core.documents import text_bytes
+from tokmill.core.options import PlanOptions
 from tokmill.run.job import make_job
 from tokmill.run.worker import Worker
 
@@ -70,7 +71,7 @@ def seconds_by_thread() -> dict[int, float]:
 
 def run_worker(file: Path, out: Path, *, stand_in: bool, n_threads: int) -> dict[str, float]:
     """Seconds by the clock, and processor seconds of reader, encoders and writer (this thread)."""
-    job = make_job([str(file)], out=str(out), val_fraction=0.0005).job
+    job = make_job([str(file)], PlanOptions(val_fraction=0.0005), out=str(out)).job
     unwatched = {"worker_bytes": 1 << 40, "reset_above_bytes": 1 << 40, "n_threads": n_threads}
     resources = msgspec.structs.replace(job.resources, **unwatched, **({"audit_fraction": 0.0} if stand_in else {}))
     if stand_in:

@@ -161,7 +161,7 @@ def test_what_is_behind_two_dashes_asks_for_no_help(elsewhere: Path, capsys: pyt
 @pytest.mark.parametrize(
     ("setting", "option", "next_step"),
     [
-        ("threads = 0", "--threads", "mend tokmill.toml:1, and run the command again"),
+        ("threads = 0", "--threads", "write threads = 1 in tokmill.toml:1, and run the command again"),
         ('format = "llm"', "--format", 'write format = "llmc" in tokmill.toml:1, and run the command again'),
         ('memory = "512"', "--memory 512", 'write memory = "512MiB" in tokmill.toml:1, and run the command again'),
         ("memory = 512", "--memory 512", 'write memory = "512MiB" in tokmill.toml:1, and run the command again'),

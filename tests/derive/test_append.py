@@ -28,6 +28,7 @@ from tokmill.core.config import Job
 from tokmill.core.errors import ChangedError, DamageError, UsageError
 from tokmill.core.events import AnyEvent
 from tokmill.core.manifest import load_manifest
+from tokmill.core.options import PlanOptions
 from tokmill.core.system import durable
 from tokmill.derive import appending
 from tokmill.formats.writers import WRITERS
@@ -49,7 +50,7 @@ def corpora(tmp_path: Path) -> list[Path]:
 
 def append_in_process(inputs: Sequence[Path], out: Path, *, fresh: bool = False, **options: Any) -> None:
     """An append in this process, in small batches."""
-    planned = make_job([str(i) for i in inputs], out=str(out), fresh=fresh, **({"val_fraction": 0.2} | options))
+    planned = make_job([str(i) for i in inputs], PlanOptions(fresh=fresh, **({"val_fraction": 0.2} | options)), out=str(out))
     job = appending.extend(planned).job
     job = appending.carry_over(job, ()) if job.made_from else job
     events: list[AnyEvent] = []
@@ -164,7 +165,7 @@ def test_what_cannot_be_carried_over_is_refused_before_anything_is_written(
 ) -> None:
     begin(tmp_path / "out", corpora[:1], **options)
     before = files_in(tmp_path / "out")
-    planned = make_job([str(corpora[1])], out=str(tmp_path / "out"), val_fraction=0.2, **options)
+    planned = make_job([str(corpora[1])], PlanOptions(val_fraction=0.2, **options), out=str(tmp_path / "out"))
     with pytest.raises(UsageError, match=words):
         appending.extend(planned)
     assert files_in(tmp_path / "out") == before
@@ -180,7 +181,7 @@ def test_the_disk_must_have_room_for_the_copy_of_the_old_output_too(
     for _ in range(2):
         tokmill.tokenize(corpora[1], tmp_path / "out", val_fraction=0.2, append=True)
     assert asked == [size]
-    job = make_job([str(corpora[1])], out=str(tmp_path / "other"), val_fraction=0.2).job
+    job = make_job([str(corpora[1])], PlanOptions(val_fraction=0.2), out=str(tmp_path / "other")).job
     assert disk_need(job, 1000, 1000, size).output_bytes == disk_need(job, 1000, 1000).output_bytes + size
 
 

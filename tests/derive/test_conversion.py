@@ -25,6 +25,7 @@ from tokmill.cli.app import run
 from tokmill.core.errors import DamageError, UsageError
 from tokmill.core.events import AnyEvent
 from tokmill.core.manifest import Manifest, load_manifest
+from tokmill.core.options import PlanOptions
 from tokmill.core.system import durable
 from tokmill.derive import conversion, engine, token_stream
 from tokmill.formats.writers import WRITERS
@@ -37,7 +38,7 @@ FORMATS = sorted(WRITERS)
 
 def make_direct(out: Path, corpus: Path, **options: Any) -> None:
     """A run of tokenize into any format and shards, in small batches and segments."""
-    job = make_job([str(corpus)], out=str(out), val_fraction=0.2, **options).job
+    job = make_job([str(corpus)], PlanOptions(val_fraction=0.2, **options), out=str(out)).job
     resources = msgspec.structs.replace(job.resources, batch_bytes=500, segment_bytes=1500, n_threads=1, **UNWATCHED)
     events: list[AnyEvent] = []
     Worker(msgspec.structs.replace(job, resources=resources), events.append).run()

@@ -15,6 +15,7 @@ from support.builders import a_content, some_resources
 from support.plain import clean_environment, plain_tokens, written
 
 from tokmill.core.errors import UsageError
+from tokmill.core.options import PlanOptions
 from tokmill.core.records import Cursor, Input
 from tokmill.read.corpus import CorpusReader
 from tokmill.read.sniff import LOOK_BYTES, first_line, is_json_lines
@@ -173,7 +174,7 @@ def test_a_file_whose_name_says_nothing_is_refused_before_anything_is_written(tm
     assert caught.value.where == str(path)
     assert "ends in .jsonl or .txt" in str(caught.value.next_step)
     for input_format in ("text", "jsonl"):
-        (source,) = make_job([str(path)], out=str(tmp_path / "o"), input_format=input_format).job.content.inputs
+        (source,) = make_job([str(path)], PlanOptions(input_format=input_format), out=str(tmp_path / "o")).job.content.inputs
         assert source.format == input_format
     assert not (tmp_path / "o").exists()
 
@@ -182,7 +183,7 @@ def test_one_such_file_among_many_texts_is_found(tmp_path: Path) -> None:
     for i in range(200):
         (tmp_path / f"part-{i:05}").write_bytes(LINES if i == 170 else b"text")
     with pytest.raises(UsageError) as caught:
-        make_job([str(tmp_path)], out=str(tmp_path / "o"), glob="part-*")
+        make_job([str(tmp_path)], PlanOptions(glob="part-*"), out=str(tmp_path / "o"))
     assert str(caught.value.where).endswith("part-00170")
 
 
@@ -194,8 +195,8 @@ def test_text_by_suffix_that_begins_like_json_lines_is_a_notice(tmp_path: Path) 
     (notice,) = make_job([str(tmp_path)], out=str(tmp_path / "o")).notices
     assert notice.startswith(f"{tmp_path}/a.txt (and 1 other of 3 looked at)")
     assert "--input-format jsonl" in notice
-    assert make_job([str(tmp_path)], out=str(tmp_path / "o"), input_format="text").notices == []
-    (notice,) = make_job([str(tmp_path)], out=str(tmp_path / "o"), text_key="other").notices
+    assert make_job([str(tmp_path)], PlanOptions(input_format="text"), out=str(tmp_path / "o")).notices == []
+    (notice,) = make_job([str(tmp_path)], PlanOptions(text_key="other"), out=str(tmp_path / "o")).notices
     assert notice.startswith(f"{tmp_path}/c.txt will be read as text")
 
 

@@ -23,6 +23,7 @@ from tokmill import api
 from tokmill.cli import app
 from tokmill.cli.render import plan_lines
 from tokmill.core.errors import DiskFullError, MemoryBudgetError
+from tokmill.core.options import PlanOptions
 from tokmill.core.system.budget import divide_budget
 from tokmill.core.system.process import Child
 from tokmill.output import disk_space
@@ -162,11 +163,8 @@ def test_a_side_that_may_be_empty_is_foretold(tmp_path: Path) -> None:
 
 def test_plan_has_the_options_of_tokenize() -> None:
     """An option that decides what comes out, or what it takes, must not be refused by the command that foretells it."""
-    made, foretold, planned = (inspect.signature(f).parameters for f in (tokmill.tokenize, tokmill.plan, make_job))
+    made, foretold = (inspect.signature(f).parameters for f in (tokmill.tokenize, tokmill.plan))
     assert {*made} - {*foretold} == {"observers", "append", "force", "part", "part_bytes", "ray"}
-    assert {name: made[name].default for name in made if name in planned and name != "out"} == {
-        name: planned[name].default for name in planned if name in made and name != "out"
-    }
     assert {name: foretold[name].default for name in foretold if name != "out"} == {
         name: made[name].default for name in foretold if name != "out"
     }
@@ -189,7 +187,7 @@ def test_where_space_is_ample_nothing_is_sampled(tmp_path: Path, corpus: Path, m
     limit_disk(monkeypatch, free_bytes=disk_space.disk_need(job, *(disk_space.most_tokens(job.content) or (0, 0))).needed_bytes)
     forecast.check_disk(job)
     with pytest.raises(AssertionError, match="a sample was taken"):
-        forecast.check_disk(make_job([str(corpus)], out=str(tmp_path / "o"), dtype="uint32").job)
+        forecast.check_disk(make_job([str(corpus)], PlanOptions(dtype="uint32"), out=str(tmp_path / "o")).job)
 
 
 def test_a_sample_admits_what_the_upper_bound_alone_would_refuse(

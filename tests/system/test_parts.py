@@ -35,6 +35,7 @@ from tokmill.core.config import Job
 from tokmill.core.errors import ChangedError, DamageError, LockedError, UsageError
 from tokmill.core.events import AnyEvent, Finished
 from tokmill.core.manifest import load_manifest
+from tokmill.core.options import PlanOptions
 from tokmill.output.directory import Output
 from tokmill.output.parts import part_directory
 from tokmill.output.state_dir import acquire_lock, release_lock
@@ -47,7 +48,7 @@ SMALL = {"batch_bytes": 700, "segment_bytes": 2500, "n_threads": 1}
 
 def plan_parts(inputs: Any, out: Path, count: int, resources: Mapping[str, object] | None = None, **options: Any) -> Job:
     """The job of a whole that is made in parts, agreed on, with resources that no person can ask for."""
-    job = split_runs.whole_job(make_job([str(i) for i in inputs], out=str(out), **options).job, count)
+    job = split_runs.whole_job(make_job([str(i) for i in inputs], PlanOptions(**options), out=str(out)).job, count)
     changed = msgspec.structs.replace(job.resources, **{**UNWATCHED, **SMALL, **(resources or {})})
     job = msgspec.structs.replace(job, resources=changed)
     assert split_runs.begin(job, force=True) is None
@@ -377,7 +378,7 @@ def test_a_list_of_what_was_skipped_that_was_changed_is_not_taken_over(parts: Pa
 
 def test_a_part_is_made_by_one_and_put_together_by_one(parts: Path, corpus: Corpus, tmp_path: Path) -> None:
     out = shutil.copytree(parts, tmp_path / "out")
-    job = split_runs.whole_job(make_job([str(i) for i in corpus.inputs], out=str(out), **OPTIONS).job, 7)
+    job = split_runs.whole_job(make_job([str(i) for i in corpus.inputs], PlanOptions(**OPTIONS), out=str(out)).job, 7)
     for directory, attempt in ((part_directory(out, 3), lambda: make_part(job, 3)), (out, lambda: tokmill.finalize(out))):
         lock = acquire_lock(directory)
         with pytest.raises(LockedError):

@@ -20,6 +20,7 @@ import tokmill
 from tokmill.core.config import Job
 from tokmill.core.errors import ChangedError, TokmillError, TooManySkippedError, UsageError
 from tokmill.core.events import AnyEvent, Notice
+from tokmill.core.options import PlanOptions
 from tokmill.output.parts import part_content, part_url
 from tokmill.output.prefix import CLAIM_NAME, PLAN_NAME
 from tokmill.output.remote_parts import RemoteParts
@@ -93,7 +94,10 @@ def part_job_of(path: Path, stage: Path, on_error: str) -> Job:
     """Part 2 of 3, with segments that no person can ask for, agreed on."""
     with Staged(f"{URL}/.tokmill/parts/00002", str(stage)) as place:
         asked = make_job(
-            [str(path)], out=place.directory, destination=place.url, on_error=on_error, val_fraction=0.0, shard_tokens=10
+            [str(path)],
+            PlanOptions(on_error=on_error, val_fraction=0.0, shard_tokens=10),
+            out=place.directory,
+            destination=place.url,
         ).job
     whole = whole_job(asked, 3)
     resources = msgspec.structs.replace(whole.resources, **{**UNWATCHED, "batch_bytes": 60, "segment_bytes": 60, "n_threads": 1})
@@ -148,7 +152,7 @@ def test_what_all_parts_skipped_together_is_held_against_the_limit(bucket: Bucke
 
     def run(limit: int) -> None:
         with Staged(f"{URL}/.tokmill/parts", str(stage)) as place:
-            job = make_job([str(path)], out=place.directory, on_error="skip", max_skipped=limit).job
+            job = make_job([str(path)], PlanOptions(on_error="skip", max_skipped=limit), out=place.directory).job
             far_runs.run_all_at(URL, job, 300, OneByOne(), place, [])
 
     with pytest.raises(TooManySkippedError, match="3 bad records") as caught:

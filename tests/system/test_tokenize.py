@@ -21,6 +21,7 @@ import tokmill
 from tokmill.core.config import Resources
 from tokmill.core.errors import AuditError, BadTextError, ChangedError, DamagedInputError, LockedError, TooManySkippedError
 from tokmill.core.events import AnyEvent
+from tokmill.core.options import PlanOptions
 from tokmill.encode import loading
 from tokmill.run.job import make_job
 from tokmill.run.worker import Worker
@@ -73,7 +74,7 @@ def run_in_process(
     inputs: Sequence[Path | str], out: Path, resources: Mapping[str, object] | None = None, **options: object
 ) -> None:
     """A run in this process, with resources that no person can ask for (tiny batches)."""
-    job = make_job([str(i) for i in inputs], out=str(out), **options).job  # type: ignore[arg-type]
+    job = make_job([str(i) for i in inputs], PlanOptions(**options), out=str(out)).job  # type: ignore[arg-type]
     changed = {f: getattr(job.resources, f) for f in job.resources.__struct_fields__} | UNWATCHED | dict(resources or {})
     events: list[AnyEvent] = []
     Worker(type(job)(out=job.out, content=job.content, resources=Resources(**changed), fresh=job.fresh), events.append).run()

@@ -12,15 +12,13 @@ import msgspec
 import xxhash
 
 from tokmill.core.errors import UsageError
+from tokmill.core.options import PlanOptions
 from tokmill.core.output_spec import Shards
 from tokmill.core.partition import Part
 from tokmill.core.provenance import Provenance
 from tokmill.core.records import EotPlacement, IdType, Input, OnError, Tokenizer, Utf8Policy
 
 MIB = 1 << 20
-
-TEXT_KEY = "text"
-"""Of JSON lines, the key of the text when nobody names another."""
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30, "ti": 1 << 40}
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "0": "\0", "\\": "\\", "f": "\f", "v": "\v"}
@@ -31,11 +29,11 @@ class Content(msgspec.Struct, frozen=True, kw_only=True):
 
     inputs: tuple[Input, ...]
     tokenizer: Tokenizer
-    separator: str | None = "<|endoftext|>"
+    separator: str | None = PlanOptions.separator
     """Stands between documents of a text file; None: a file is one document."""
-    text_key: str = TEXT_KEY
+    text_key: str = PlanOptions.text_key
     eot: EotPlacement = "after"
-    val_fraction: float = 0.0005
+    val_fraction: float = PlanOptions.val_fraction
     """Of the documents, 0 <= fraction < 1."""
     seed: int = 0
     """Of the hash that decides the side, 0 <= seed < 2**64."""

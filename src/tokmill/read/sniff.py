@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from tokmill.core.config import TEXT_KEY
 from tokmill.core.errors import TokmillError, UsageError
+from tokmill.core.options import PlanOptions
 from tokmill.core.records import STDIN
 from tokmill.core.text import counted
 from tokmill.read.inputs import is_guess
@@ -81,7 +81,7 @@ def check_files(inputs: Sequence[Input], text_key: str) -> list[str]:
             f"{found[0].path}{others} will be read as text, but its first line is a JSON object with the key "
             f"{json.dumps(text_key)}: if it is JSON lines, stop and pass --input-format jsonl"
         )
-    if text_key != TEXT_KEY and all(source.format == "text" for source in inputs):
+    if text_key != PlanOptions.text_key and all(source.format == "text" for source in inputs):
         notices.append("--text-key is for JSON lines, but every input will be read as text: is --input-format jsonl missing?")
     return notices
 
@@ -97,7 +97,7 @@ def is_json_lines(line: bytes, is_whole: bool, text_key: str) -> bool:  # noqa: 
     """
     if _keys(line) is not None:
         return True
-    return (not is_whole or text_key != TEXT_KEY) and _BEGINNING.match(line) is not None
+    return (not is_whole or text_key != PlanOptions.text_key) and _BEGINNING.match(line) is not None
 
 
 def _has_key(line: bytes, is_whole: bool, text_key: str) -> bool:  # noqa: FBT001  as above

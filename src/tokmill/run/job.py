@@ -5,18 +5,19 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast, get_args
+from typing import TYPE_CHECKING, cast
 
 import msgspec
 
 from tokmill.core.config import MIB, Content, Job, Resources, parse_separator, parse_size
 from tokmill.core.errors import UsageError
-from tokmill.core.records import STDIN, EotPlacement, IdType, OnError, Utf8Policy, is_url, path_to_text
+from tokmill.core.options import PlanOptions, options_of
+from tokmill.core.records import STDIN, is_url, path_to_text
 from tokmill.core.system.budget import default_budget, divide_budget
 from tokmill.core.system.memory import cgroup_limit_bytes, machine_bytes, usable_cores
-from tokmill.core.text import counted, nearest
-from tokmill.encode import ENGINES, engine_notice, engine_of, resolve_tokenizer
-from tokmill.formats import WRITERS, choose_output
+from tokmill.core.text import counted
+from tokmill.encode import engine_notice, engine_of, resolve_tokenizer
+from tokmill.formats import choose_output
 from tokmill.read import check_files, find_inputs
 from tokmill.run.advice import shard_notices
 from tokmill.store import full_urls
@@ -24,7 +25,8 @@ from tokmill.store import full_urls
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tokmill.core.records import Input
+    from tokmill.core.records import Input, OnError, Tokenizer, Utf8Policy
+    from tokmill.formats import Choice
 
 _STAGE_BYTES = 4 << 30
 """Of shards that wait to be sent: some minutes of tokenizing, while a store is busy."""
@@ -43,99 +45,88 @@ class PlannedJob:
     """Those of them that the summary repeats: of inputs that are perhaps not what they are read as."""
 
 
-def make_job(
-    inputs: Sequence[str],
-    *,
-    out: str,
-    tokenizer: str = "gpt2",
-    eot_token: str | None = None,
-    separator: str = "<|endoftext|>",
-    text_key: str = "text",
-    glob: str | None = None,
-    input_format: str | None = None,
-    eot: str = "auto",
-    val_fraction: float = 0.0005,
-    seed: int = 0,
-    dtype: str = "auto",
-    format: str = "raw",  # noqa: A002  the name of the option
-    shard_tokens: str | int | None = None,
-    shard_documents: bool = False,
-    drop_tail: bool = False,
-    keep_empty: bool = False,
-    memory: str | int | None = None,
-    threads: int | None = None,
-    nice: bool = False,
-    on_error: str = "stop",
-    max_skipped: int | None = None,
-    encoding_errors: str = "strict",
-    engine: str = "gigatoken",
-    fresh: bool = False,
-    destination: str = "",
-    stage_size: str | int | None = None,
-) -> PlannedJob:
-    """Plan a run of `tokmill tokenize` with these options. destination: URL to which the output is sent from `out`; stage_size:
-    what may wait there, of an output of several files a side.
+def make_job(inputs: Sequence[str], options: PlanOptions | None = None, *, out: str, destination: str = "") -> PlannedJob:
+    """Return the job of a run of `tokmill tokenize`.
 
-    Raises UsageError, InputError, MemoryBudgetError.
+    Args:
+        inputs: Names of files, directories, patterns, URLs, or `-`.
+        options: None: the defaults.
+        out: Directory in which the output is made.
+        destination: URL to which it is uploaded from there, or nothing.
+
+    Raises:
+        UsageError, InputError, MemoryBudgetError.
     """
-    _check_choices(eot=eot, dtype=dtype, format=format, on_error=on_error, encoding_errors=encoding_errors, engine=engine)
-    _check_range("--val-fraction", val_fraction, 0 <= val_fraction < 1, "0 <= fraction < 1")
-    _check_range("--seed", seed, 0 <= seed < 1 << 64, "0 to 2**64 - 1")
-    _check_range("--max-skipped", max_skipped, max_skipped is None or max_skipped >= 0, "0 or more")
-    described = resolve_tokenizer(tokenizer, eot_token)
+    options = options or PlanOptions()
+    described = resolve_tokenizer(options.tokenizer, options.eot_token)
     choice = choose_output(
-        format,
+        options.format,
         described,
-        eot=eot,
-        dtype=dtype,
-        shard_tokens=shard_tokens,
-        shard_documents=shard_documents,
-        drop_tail=drop_tail,
+        eot=options.eot,
+        dtype=options.dtype,
+        shard_tokens=options.shard_tokens,
+        shard_documents=options.shard_documents,
+        drop_tail=options.drop_tail,
     )
     _check_working_directory([*inputs, out])
     out = os.path.abspath(_checked_out(out))
-    found = find_inputs(inputs, glob=glob, input_format=input_format, outside=out)
-    content = Content(
-        inputs=found.inputs,
-        tokenizer=described,
-        separator=parse_separator(separator),
-        text_key=text_key,
-        eot=choice.eot,
-        val_fraction=float(val_fraction),
-        seed=seed,
-        dtype=choice.dtype,
-        format=format,
-        shards=choice.shards or msgspec.UNSET,
-        keep_empty=keep_empty,
-        encoding_errors=cast("Utf8Policy", encoding_errors),
-        on_error=cast("OnError", on_error),
-    )
-    notices = [*found.notices(), *choice.notices]
-    doubts = check_files(found.inputs, text_key) if input_format is None else []
-    notices += doubts
-    notices += shard_notices(content)
-    used = engine_of(described, engine)
-    if used != engine:
+    found = find_inputs(inputs, glob=options.glob, input_format=options.input_format, outside=out)
+    content = _content(options, found.inputs, described, choice)
+    doubts = check_files(found.inputs, options.text_key) if options.input_format is None else []
+    notices = [*found.notices(), *choice.notices, *doubts, *shard_notices(content)]
+    engine = engine_of(described, options.engine)
+    if engine != options.engine:
         notices.append(engine_notice(described))
-    resources, more = divide_resources(memory, threads, used, max_skipped, found.inputs, nice=nice, is_sent=bool(destination))
-    stage_bytes = _stage_bytes(stage_size) if destination and choice.shards else 0
-    resources = msgspec.structs.replace(resources, refuse_json_lines=input_format is None, stage_bytes=stage_bytes)
-    notices += more
+    resources, more = divide_resources(
+        options.memory,
+        options.threads,
+        engine,
+        options.max_skipped,
+        found.inputs,
+        nice=options.nice,
+        is_sent=bool(destination),
+    )
+    resources = msgspec.structs.replace(
+        resources,
+        refuse_json_lines=options.input_format is None,
+        stage_bytes=_stage_bytes(options.stage_size) if destination and choice.shards else 0,
+    )
     job = Job(
         out=path_to_text(out),
         content=content,
         resources=resources,
-        fresh=fresh,
+        fresh=options.fresh,
         urls=full_urls(found.inputs),
         destination=destination,
     )
-    return PlannedJob(job, notices, tuple(doubts))
+    return PlannedJob(job, [*notices, *more], tuple(doubts))
+
+
+def _content(options: PlanOptions, inputs: tuple[Input, ...], tokenizer: Tokenizer, choice: Choice) -> Content:
+    """Return the settings that decide the bytes of the output."""
+    return Content(
+        inputs=inputs,
+        tokenizer=tokenizer,
+        separator=parse_separator(options.separator),
+        text_key=options.text_key,
+        eot=choice.eot,
+        val_fraction=float(options.val_fraction),
+        seed=options.seed,
+        dtype=choice.dtype,
+        format=options.format,
+        shards=choice.shards or msgspec.UNSET,
+        keep_empty=options.keep_empty,
+        encoding_errors=cast("Utf8Policy", options.encoding_errors),
+        on_error=cast("OnError", options.on_error),
+    )
 
 
 def _stage_bytes(stage_size: str | int | None) -> int:
-    n_bytes = _STAGE_BYTES if stage_size is None else stage_size if isinstance(stage_size, int) else None
-    n_bytes = parse_size(str(stage_size), "--stage-size") if n_bytes is None else n_bytes
-    _check_range("--stage-size", stage_size, n_bytes > 0, "more than nothing")
+    if stage_size is None:
+        return _STAGE_BYTES
+    n_bytes = stage_size if isinstance(stage_size, int) else parse_size(stage_size, "--stage-size")
+    if n_bytes <= 0:
+        raise UsageError(f"{stage_size} is out of range", option="--stage-size", allowed="more than 0 bytes", suggested="4GiB")
     return n_bytes
 
 
@@ -162,31 +153,6 @@ def details(job: Job) -> list[str]:
         f"memory: {resources.budget_bytes // MIB:,} MiB for all processes",
         f"batches: {resources.batch_bytes // 1024:,} KiB each, at most {resources.in_flight_bytes // MIB:,} MiB on their way",
     ]
-
-
-def _check_choices(**chosen: str) -> None:
-    allowed = {
-        "eot": ("auto", *get_args(EotPlacement)),
-        "dtype": ("auto", *get_args(IdType)),
-        "format": tuple(WRITERS),
-        "on_error": get_args(OnError),
-        "encoding_errors": get_args(Utf8Policy),
-        "engine": tuple(ENGINES),
-    }
-    for name, value in chosen.items():
-        option = "--" + name.replace("_", "-")
-        if value not in allowed[name]:
-            raise UsageError(
-                f"{value!r} is not a value of {option}",
-                option=option,
-                allowed=", ".join(allowed[name]),
-                suggested=nearest(value, allowed[name]),
-            )
-
-
-def _check_range(option: str, value: object, ok: object, allowed: str) -> None:
-    if not ok:
-        raise UsageError(f"{value} is out of range", option=option, allowed=allowed, next_step="tokmill tokenize --help")
 
 
 def _check_working_directory(paths: Sequence[str]) -> None:
@@ -238,7 +204,7 @@ def divide_resources(
 
 
 def _choose_threads(threads: int | None) -> int:
-    _check_range("--threads", threads, threads is None or threads >= 1, "1 or more")
+    options_of(PlanOptions)["threads"].check(threads)
     return threads or usable_cores()
 
 

@@ -1,0 +1,270 @@
+"""The options of a run, each declared once: name, type, default, allowed values, and what the help says of it.
+
+The command line, the Python functions, settings files, `--show-config` and the reference pages are made from these records.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from tokmill.core.errors import UsageError
+from tokmill.core.text import nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+
+INPUT, OUTPUT, VALIDATION, ERRORS = "Input", "Output and format", "Validation", "Errors"
+RESOURCES, STORES, MESSAGES = "Resources", "Bucket and cluster", "Messages"
+GROUPS = (INPUT, OUTPUT, VALIDATION, ERRORS, RESOURCES, STORES, MESSAGES)
+"""In the order of the help."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Option:
+    """What is known of an option, apart from its value."""
+
+    help: str
+    group: str
+    name: str = ""
+    """As in Python: `val_fraction` for `--val-fraction`."""
+    kind: type = str
+    """Type of the value on the command line: str, int, float or bool."""
+    default: Any = None
+    usual: str = ""
+    """The default in words, where it depends on other things."""
+    metavar: str = ""
+    choices: tuple[str, ...] = ()
+    examples: tuple[str, ...] = ()
+    """Values that a shell completes where any value is allowed."""
+    least: float | None = None
+    below: float | None = None
+    allowed: str = ""
+    """The bounds in words."""
+    short: str = ""
+    is_many: bool = False
+    is_required: bool = False
+    has_variable: bool = True
+    """Whether the environment may set it, and settings for all commands."""
+
+    @property
+    def flag(self) -> str:
+        """`--val-fraction`."""
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def variable(self) -> str:
+        """`TOKMILL_VAL_FRACTION`; empty if the environment does not set it."""
+        return f"TOKMILL_{self.name.upper()}" if self.has_variable else ""
+
+    def check(self, value: Any) -> None:
+        """Raise UsageError if the value is not a choice or out of bounds."""
+        if value is None:
+            return
+        if self.choices and value not in self.choices:
+            raise UsageError(
+                f"{value!r} is not a value of {self.flag}",
+                option=self.flag,
+                allowed=", ".join(self.choices),
+                suggested=nearest(str(value), self.choices),
+            )
+        # Written so that NaN is out of bounds.
+        if (self.least is not None and not value >= self.least) or (self.below is not None and not value < self.below):
+            usual = self.least if self.default is None else self.default
+            raise UsageError(f"{value} is out of range", option=self.flag, allowed=self.allowed, suggested=str(usual))
+
+
+def option(default: Any, **about: Any) -> Any:
+    """Return the field of a record of options. about: as `Option` takes it."""
+    return field(default=default, metadata={"option": Option(default=default, **about)})
+
+
+_KINDS = {"int": int, "float": float, "bool": bool}
+
+
+def options_of(record: object) -> dict[str, Option]:
+    """Return the options that a record declares, by name. Fields that are no options are left out."""
+    found = {}
+    for each in fields(record):  # type: ignore[arg-type]
+        if "option" in each.metadata:
+            kind = _KINDS.get(str(each.type).removesuffix(" | None"), str)
+            found[each.name] = replace(each.metadata["option"], name=each.name, kind=kind)
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanOptions:
+    """The options that decide what a run makes and what it takes. A record that exists has valid values."""
+
+    glob: str | None = option(
+        None, group=INPUT, metavar="PATTERN", help="In a directory, take only files whose name matches PATTERN."
+    )
+    input_format: str | None = option(
+        None,
+        group=INPUT,
+        metavar="FORMAT",
+        examples=("text", "jsonl", "csv", "tsv", "tar", "parquet", "arrow"),
+        usual="by the suffix; text without a known one",
+        help="text, jsonl, csv, tsv, tar (each also as .gz .zst .xz .bz2 .lz4), parquet or arrow.",
+    )
+    text_key: str = option(
+        "text", group=INPUT, metavar="KEY", help="Key or column that holds the text, in JSON lines and tables; a.b is b inside a."
+    )
+    separator: str = option(
+        "<|endoftext|>",
+        group=INPUT,
+        metavar="TEXT",
+        help=r"Text between the documents of a text file; escapes such as \n\n are understood; none: a file is one document.",
+    )
+    encoding_errors: str = option(
+        "strict", group=ERRORS, choices=("strict", "replace", "ignore"), help="What to do with bytes that are not UTF-8."
+    )
+    tokenizer: str = option(
+        "gpt2",
+        group=OUTPUT,
+        metavar="NAME|FILE",
+        help="gpt2 (built in), cl100k_base and others of tiktoken, a .tiktoken file, a tokenizer.json, or a Hugging Face "
+        "repository as owner/name@revision.",
+    )
+    eot_token: str | None = option(
+        None,
+        group=OUTPUT,
+        metavar="TEXT|ID",
+        usual="the tokenizer's, where it is clear",
+        help="Special token that marks the end of a document.",
+    )
+    eot: str = option(
+        "auto",
+        group=OUTPUT,
+        choices=("auto", "after", "before", "none"),
+        help="Where the end-of-text id goes. auto: where the trainer expects it (before each document for llmc, else after).",
+    )
+    dtype: str = option("auto", group=OUTPUT, choices=("auto", "uint16", "uint32"), help="Integer type of the token ids.")
+    format: str = option(
+        "raw",
+        group=OUTPUT,
+        choices=("raw", "llmc", "megatron", "datatrove", "olmo", "litdata", "mds"),
+        help="Output format: the trainer that will read the files.",
+    )
+    shard_tokens: str | int | None = option(
+        None,
+        group=OUTPUT,
+        metavar="N",
+        usual="one file a side; llmc 100M, litdata and mds 33554432",
+        help="Write several files for each side, N tokens (100M) in each but the last.",
+    )
+    shard_documents: bool = option(
+        False,
+        group=OUTPUT,
+        help="Do not split a document between files: a file ends at the first document end after N tokens (always so for "
+        "megatron, datatrove and olmo).",
+    )
+    drop_tail: bool = option(False, group=OUTPUT, help="Leave out the last file if it has fewer than N tokens.")
+    keep_empty: bool = option(False, group=OUTPUT, help="Write the end-of-text id of empty documents too.")
+    val_fraction: float = option(
+        0.0005,
+        group=VALIDATION,
+        metavar="FRACTION",
+        least=0,
+        below=1,
+        allowed="0 <= fraction < 1",
+        help="Share of documents that go to val.bin.",
+    )
+    seed: int = option(
+        0, group=VALIDATION, metavar="N", least=0, below=1 << 64, allowed="0 to 2**64 - 1", help="Seed for choosing them."
+    )
+    on_error: str = option(
+        "stop", group=ERRORS, choices=("stop", "skip"), help="On an unreadable record: stop, or skip and count it."
+    )
+    max_skipped: int | None = option(
+        None, group=ERRORS, metavar="N", least=0, allowed="0 or more", help="Stop when more than N bad records were skipped."
+    )
+    memory: str | int | None = option(
+        None,
+        group=RESOURCES,
+        metavar="SIZE",
+        usual="1GiB, more with many threads, at most a quarter of the machine's",
+        help="Limit for the memory of all processes together.",
+    )
+    threads: int | None = option(
+        None, group=RESOURCES, metavar="N", least=1, allowed="1 or more", usual="one a core", help="Encoder threads."
+    )
+    nice: bool = option(False, group=RESOURCES, help="Use only processor time and disk bandwidth that other programs leave.")
+    engine: str = option(
+        "gigatoken",
+        group=RESOURCES,
+        choices=("gigatoken", "tiktoken", "tokenizers"),
+        help="Tokenizer library. All give identical ids; they differ in speed.",
+    )
+    fresh: bool = option(False, group=OUTPUT, help="Start over: discard what an earlier run left in the output (or in the part).")
+    stage: str | os.PathLike[str] | None = option(  # noqa: RUF009  it is a field
+        None,
+        group=STORES,
+        metavar="DIR",
+        usual="~/.cache/tokmill/stage",
+        help="With an s3:// output: local directory where it is made before it is uploaded.",
+    )
+    stage_size: str | int | None = option(
+        None,
+        group=STORES,
+        metavar="SIZE",
+        usual="4GiB",
+        help="How much may wait in --stage for its upload; the run pauses when it is full.",
+    )
+
+    def __post_init__(self) -> None:
+        for name, about in options_of(self).items():
+            about.check(getattr(self, name))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizeOptions(PlanOptions):
+    """The options of tokenize."""
+
+    force: bool = option(False, group=OUTPUT, help="Start although the output will not fit on the disk.")
+    append: bool = option(False, group=OUTPUT, help="Add the inputs to the complete output in DIR.")
+    part: str | None = option(
+        None,
+        group=STORES,
+        metavar="I/N",
+        help="Make only part I (from 0) of N, with the same --out on any machine; tokmill finalize joins the parts.",
+    )
+    ray: str | None = option(
+        None,
+        group=STORES,
+        metavar="[ADDRESS]",
+        help="Make the parts on a Ray cluster: HOST:PORT, auto, local (a new one on this machine); without ADDRESS, the one that "
+        "is running here. One thread a task, or --threads.",
+    )
+    part_bytes: str | int = option("1GiB", group=STORES, metavar="SIZE", help="Input of one --ray task.")
+
+
+def called_with(record: Callable[P, T]) -> Callable[[Callable[[T], R]], Callable[P, R]]:
+    """Return a decorator: a function of one record becomes a function of the record's fields, with their types and defaults.
+
+    The line `options:` of its docstring becomes a line for each option.
+    """
+
+    def decorate(function: Callable[[T], R]) -> Callable[P, R]:
+        import inspect
+
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            return function(record(*args, **kwargs))
+
+        about = [f"        {name}: {each.help}" for name, each in options_of(record).items()]
+        call.__doc__ = re.sub(r" {8}options:.*", lambda _: "\n".join(about), function.__doc__ or "")
+        call.__name__ = call.__qualname__ = function.__name__
+        call.__module__ = function.__module__
+        # A wrong keyword is then an error of the function, not of a record that callers have not heard of.
+        record.__init__.__qualname__ = function.__name__
+        signature = inspect.signature(record)
+        call.__signature__ = signature.replace(return_annotation=function.__annotations__["return"])  # type: ignore[attr-defined]
+        return call
+
+    return decorate
