@@ -72,7 +72,7 @@ $(RAY)/.installed: pyproject.toml
 	@touch $@
 
 ray: $(RAY)/.installed
-	@$(RAY)/bin/python -m pytest -o faulthandler_timeout=0 -m ray tests/cluster $(PYTEST_ARGS)
+	@$(RAY)/bin/python -m pytest -o faulthandler_timeout=0 -m ray tests/system $(PYTEST_ARGS)
 
 # The trainers' packages contradict one another in their requirements of numpy and others: most come without theirs.
 INTEROP := .venv-interop
@@ -89,7 +89,7 @@ $(INTEROP)/.installed: Makefile pyproject.toml
 	@touch $@
 
 interop: $(INTEROP)/.installed
-	@$(INTEROP)/bin/python -m pytest -s -m torch tests/interop $(PYTEST_ARGS)
+	@$(INTEROP)/bin/python -m pytest -s -m torch tests/formats/test_interop.py $(PYTEST_ARGS)
 
 $(VENV)/.docs: $(STAMP)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'

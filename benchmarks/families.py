@@ -21,7 +21,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import numpy as np
-from support import small
+from support import small_tokenizers
 
 from tokmill.core.records import text_to_path
 from tokmill.encode.engines.gigatoken import GigatokenEncoder
@@ -43,8 +43,8 @@ def encoders() -> dict[str, dict[str, object]]:
         reference = TiktokenEncoder(name, pattern, lambda: ranks)
         fast = UnicodeFallback(GigatokenEncoder(name, pattern, lambda: ranks), lambda reference=reference: reference, name)
         found[f"{name} (.tiktoken)"] = {"gigatoken": fast, "tiktoken": reference}
-    for name in small.MAKERS:
-        tokenizer = resolve_tokenizer(str(small.path_of(name)), "</s>" if name == "wordpiece" else None)
+    for name in small_tokenizers.MAKERS:
+        tokenizer = resolve_tokenizer(str(small_tokenizers.path_of(name)), "</s>" if name == "wordpiece" else None)
         engines = dict.fromkeys([engine_of(tokenizer, "gigatoken"), reference_of(tokenizer)])
         found[f"{name} (tokenizer.json)"] = {engine: load_encoder(tokenizer, engine) for engine in engines}
     return found
@@ -67,8 +67,8 @@ def main() -> None:
     options = parser.parse_args()
     with options.corpus.open("rb") as file:
         text = file.read(int(options.mb * MB)).decode(errors="ignore")
-    small.TEXTS[:] = [*small.TEXTS, *(text[i : i + 2000] for i in range(0, min(len(text), 200_000), 2000))]
-    small.VOCABULARY = 4000
+    small_tokenizers.TEXTS[:] = [*small_tokenizers.TEXTS, *(text[i : i + 2000] for i in range(0, min(len(text), 200_000), 2000))]
+    small_tokenizers.VOCABULARY = 4000
     documents = [text[i : i + 4000].replace("</s>", "").encode() for i in range(0, len(text), 4000)]
     print(f"{sum(map(len, documents)) / MB:.1f} MB in {len(documents):,} documents, one thread, {os.cpu_count()} cores")
     print(f"{'family':32} {'engine':12} {'ids equal':>12} {'tokens':>10} {'MB/s':>8}")

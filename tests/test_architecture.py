@@ -156,3 +156,21 @@ def ends_by_raising(handler: ast.ExceptHandler) -> bool:
 def test_nothing_is_unpickled_or_evaluated(name: str) -> None:
     forbidden = {"eval", "exec", "pickle.load", "pickle.loads", "marshal.loads"}
     assert [(f, line) for f, line in called(TREES[name]) if f in forbidden] == []
+
+
+TESTS = ROOT / "tests"
+
+
+def test_the_tests_have_a_directory_a_room_one_for_whole_runs_one_for_faults_and_one_for_what_they_share() -> None:
+    directories = {path.name for path in TESTS.iterdir() if any(path.rglob("*.py"))}
+    assert directories <= ROOMS | {"system", "faults", "support"}
+
+
+@pytest.mark.parametrize("path", sorted(TESTS.rglob("*.py")), ids=lambda path: str(path.relative_to(TESTS)))
+def test_tests_share_by_support_alone(path: Path) -> None:
+    tree = ast.parse(path.read_bytes())
+    names = [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    names += [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
+    parts = [part for name in names for part in name.split(".")]
+    assert [part for part in parts if part.startswith("test_")] == []
+    assert {name.split(".")[0] for name in names} & ({"tests", "faults", "system"} | ROOMS) == set()

@@ -20,9 +20,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support import small
-from support.helpers import write_corpus
-from support.plain import clean_environment
+from support import small_tokenizers
+from support.commands import clean_environment
+from support.corpora import write_corpus
 
 import tokmill
 from tokmill.cli import app, configured
@@ -111,7 +111,7 @@ def make_corpora(place: Path) -> None:
             member.size = len(text.encode())
             archive.addfile(member, io.BytesIO(text.encode()))
     (place / "llama").mkdir()
-    made = small.path_of("llama3").read_text().replace("<|endoftext|>", "<|end_of_text|>")
+    made = small_tokenizers.path_of("llama3").read_text().replace("<|endoftext|>", "<|end_of_text|>")
     (place / "llama" / "tokenizer.json").write_text(made)
     (place / "examples").symlink_to(ROOT / "examples")
 

@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
-from support.plain import clean_environment
+from support.commands import clean_environment
 
 import tokmill
 
@@ -107,7 +107,7 @@ def test_the_adapter_for_torch_says_how_to_get_torch() -> None:
     program = """
 import sys
 sys.modules["torch"] = None
-from tokmill.errors import UsageError
+from tokmill.core.errors import UsageError
 try:
     import tokmill.torch
 except UsageError as error:

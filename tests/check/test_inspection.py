@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from support.helpers import EOT, write_corpus, write_output
+from support.corpora import write_corpus
+from support.oracle import EOT
+from support.outputs import write_output
 
 import tokmill
 from tokmill.cli.render import inspection_lines, json_line

@@ -13,34 +13,24 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
-from support.plain import clean_environment
-from system.test_resume import Died, dying_at
-from system.test_tokenize import SEP, UNWATCHED, command, run_in_process, some_documents, some_text
+from support.commands import clean_environment, command
+from support.corpora import SEP, some_documents, some_text
+from support.failures import Died, do_damage, dying_at, flip
+from support.runs import SMALL, repair_in_process, tokenize_in_small_segments
 
 import tokmill
-from tokmill.check.repairing.start import repair_job
-from tokmill.check.repairing.worker import RepairProcess
 from tokmill.check.verification import verify
 from tokmill.core.errors import ChangedError, DamageError, LockedError, StorageError, UsageError
-from tokmill.core.events import AnyEvent, Repaired
 from tokmill.core.manifest import load_manifest
 from tokmill.output.directory import Output, open_output
 
-SMALL = {"batch_bytes": 700, "segment_bytes": 2500, "n_threads": 1}
 FILES = ("skipped.jsonl", "train.bin", "val.bin")
-
-
-def tokenize_in_small_segments(*arguments: object, **options: object) -> None:
-    """A run that waits for each commit, so that none is put off for the one before."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Output, "is_settled", property(lambda output: output.settle() is None))
-        run_in_process(*arguments, **options)  # type: ignore[arg-type]
 
 
 class Made:
@@ -76,46 +66,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     return made
 
 
-def flip(path: Path, at: int, bit: int = 0) -> None:
-    data = bytearray(path.read_bytes())
-    data[at] ^= 1 << bit
-    path.write_bytes(data)
-
-
-def mend(out: Path, resources: Mapping[str, object] | None = None, sources: list[str] | None = None) -> list[Repaired]:
-    """A repair in this process, with resources that no person can ask for."""
-    job = repair_job(out, sources, glob=None, memory=None, threads=None)
-    changed = {f: getattr(job.resources, f) for f in job.resources.__struct_fields__} | UNWATCHED | dict(resources or SMALL)
-    events: list[AnyEvent] = []
-    fields = {f: getattr(job, f) for f in job.__struct_fields__} | {"resources": type(job.resources)(**changed)}
-    RepairProcess(type(job)(**fields), events.append).run()
-    return [event for event in events if isinstance(event, Repaired)]
-
-
 @st.composite
 def damages(draw: st.DrawFn) -> tuple[str, str, float, int]:
     """A file, what befalls it, where (0 to 1), and which bit."""
     kind = draw(st.sampled_from(["flip", "flip", "cut", "missing", "longer", "linked"]))
     return draw(st.sampled_from(FILES)), kind, draw(st.floats(0, 1, exclude_max=True)), draw(st.integers(0, 7))
-
-
-def do_damage(out: Path, damage: tuple[str, str, float, int]) -> None:
-    name, kind, where, bit = damage
-    path = out / name
-    if not path.exists():
-        return
-    at = int(where * path.stat().st_size)
-    if kind == "flip" and path.stat().st_size:
-        flip(path, at, bit)
-    elif kind == "cut":
-        os.truncate(path, at)
-    elif kind == "missing":
-        path.unlink()
-    elif kind == "longer":
-        path.write_bytes(path.read_bytes() + bytes([bit]))
-    elif kind == "linked":
-        path.rename(out.parent / f"elsewhere-{name}")
-        path.symlink_to(out.parent / f"elsewhere-{name}")
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -132,7 +87,7 @@ def test_any_damage_is_found_and_made_good(
         do_damage(out, each)
     is_damaged = any((out / n).is_symlink() or not (out / n).exists() or (out / n).read_bytes() != made.bytes[n] for n in FILES)
     assert verify(out).ok == (not is_damaged)
-    mended = mend(out, {"batch_bytes": batch_bytes, "n_threads": n_threads, "in_flight_bytes": 100_000})
+    mended = repair_in_process(out, {"batch_bytes": batch_bytes, "n_threads": n_threads, "in_flight_bytes": 100_000})
     assert bool(mended) == is_damaged
     assert made.is_whole(out)
 
@@ -144,7 +99,7 @@ def test_one_bit_of_any_segment_costs_that_segment_and_no_other_file(made: Made,
         for name, span in segment.files.items():
             untouched = {n: (out / n).stat().st_ino for n in FILES if n != name}
             flip(out / name, (ends[name] + span.end) // 2)
-            (repaired,) = mend(out)
+            (repaired,) = repair_in_process(out)
             assert (repaired.file, repaired.begin_byte, repaired.end_byte) == (name, ends[name], span.end)
             assert {n: (out / n).stat().st_ino for n in untouched} == untouched
             ends[name] = span.end
@@ -157,7 +112,7 @@ def test_every_setting_gives_its_bytes_again(tmp_path: Path, options: dict[str, 
     for i in range(0, len(made.bytes["train.bin"]), len(made.bytes["train.bin"]) // 7):
         flip(made.out / "train.bin", i)
     (made.out / "val.bin").unlink()
-    mend(made.out)
+    repair_in_process(made.out)
     assert made.is_whole(made.out)
 
 
@@ -172,7 +127,7 @@ def test_a_gap_in_the_middle_of_a_divided_document(tmp_path: Path) -> None:
     good = {name: (out / name).read_bytes() for name in manifest.files}
     for name, data in good.items():
         flip(out / name, len(data) // 2)
-    assert len(mend(out, {"batch_bytes": 300_000})) == 2
+    assert len(repair_in_process(out, {"batch_bytes": 300_000})) == 2
     assert {name: (out / name).read_bytes() for name in manifest.files} == good
 
 
@@ -188,10 +143,10 @@ def test_died_before_any_call_that_changes_the_disk_nothing_is_worse_and_the_nex
         with monkeypatch.context() as patch:
             calls = dying_at(n, patch)
             with suppress(Died):
-                mend(out)
+                repair_in_process(out)
         assert (out / "train.bin").read_bytes() in (damaged, made.bytes["train.bin"])
         assert not (out / "val.bin").exists() or (out / "val.bin").read_bytes() == made.bytes["val.bin"]
-        mend(out)
+        repair_in_process(out)
         assert made.is_whole(out), n
         if calls() < n:
             break
@@ -274,7 +229,7 @@ def test_another_corpus_is_refused_and_nothing_is_replaced(tmp_path: Path, chang
     before = (made.out / "train.bin").read_bytes()
     change(made)
     with pytest.raises(ChangedError, match=words) as caught:
-        mend(made.out)
+        repair_in_process(made.out)
     assert "--source" in str(caught.value.next_step)
     assert (made.out / "train.bin").read_bytes() == before
     assert sorted(p.name for p in made.out.iterdir()) == ["manifest.json", "skipped.jsonl", "train.bin"]
@@ -285,7 +240,7 @@ def test_inputs_that_are_not_needed_may_be_gone(tmp_path: Path) -> None:
     flip(made.out / "train.bin", 3)
     for name in ("b.jsonl.gz", "d.txt"):
         (made.corpus / name).unlink()
-    mend(made.out)
+    repair_in_process(made.out)
     assert made.is_whole(made.out)
 
 
@@ -295,14 +250,14 @@ def test_a_corpus_that_moved_is_given_with_source_and_what_was_skipped_keeps_its
         (made.out / name).unlink()
     moved = made.corpus.rename(tmp_path / "elsewhere")
     with pytest.raises(ChangedError, match="cannot be read"):
-        mend(made.out)
+        repair_in_process(made.out)
     with pytest.raises(ChangedError, match="1 inputs were found"):
-        mend(made.out, sources=[str(moved / "d.txt")])
+        repair_in_process(made.out, sources=[str(moved / "d.txt")])
     with pytest.raises(ChangedError, match=r"has [\d,]+ bytes; .* had"):
-        mend(made.out, sources=[str(moved / "d.txt"), *sorted(map(str, moved.iterdir()))[1:]])
+        repair_in_process(made.out, sources=[str(moved / "d.txt"), *sorted(map(str, moved.iterdir()))[1:]])
     for path in moved.iterdir():
         os.utime(path)
-    mend(made.out, sources=[str(moved)])
+    repair_in_process(made.out, sources=[str(moved)])
     assert made.is_whole(made.out)
 
 
@@ -310,13 +265,13 @@ def test_what_came_through_standard_input_needs_a_file_in_its_place(tmp_path: Pa
     text, out = SEP.encode().join(some_documents(50, 400)), tmp_path / "out"
     arguments = [sys.executable, "-m", "tokmill", "tokenize", "-", "--out", str(out), "-q"]
     subprocess.run(arguments, input=text, env=clean_environment(), check=True)
-    assert mend(out) == []
+    assert repair_in_process(out) == []
     good = (out / "train.bin").read_bytes()
     flip(out / "train.bin", 100)
     with pytest.raises(DamageError, match="cannot be read again"):
-        mend(out)
+        repair_in_process(out)
     (tmp_path / "kept.txt").write_bytes(text)
-    mend(out, sources=[str(tmp_path / "kept.txt")])
+    repair_in_process(out, sources=[str(tmp_path / "kept.txt")])
     assert (out / "train.bin").read_bytes() == good
 
 
@@ -327,11 +282,11 @@ def test_a_run_that_writes_there_is_not_disturbed(made: Made, tmp_path: Path) ->
     held = open_output(out, content, "0", fresh=True)
     assert isinstance(held, Output)
     with pytest.raises(LockedError):
-        mend(out)
+        repair_in_process(out)
     held.file("train.bin").append(b"begun")
     held.close()
     with pytest.raises(UsageError, match="begun to replace"):
-        mend(out)
+        repair_in_process(out)
     assert (out / ".tokmill" / "train.bin.part").read_bytes() == b"begun"
 
 
@@ -351,7 +306,7 @@ def test_without_a_kernel_that_copies_it_copies_itself(
         monkeypatch.setattr(os, "copy_file_range", refuse)
     out = made.copy(tmp_path / "out")
     flip(out / "train.bin", len(made.bytes["train.bin"]) // 2)
-    mend(out)
+    repair_in_process(out)
     assert made.is_whole(out)
 
 
@@ -366,7 +321,7 @@ def test_a_disk_that_fails_while_it_copies_is_an_error_and_nothing_is_replaced(
     flip(out / "train.bin", len(made.bytes["train.bin"]) // 2)
     damaged = (out / "train.bin").read_bytes()
     with pytest.raises(StorageError, match="Input/output error"):
-        mend(out)
+        repair_in_process(out)
     assert (out / "train.bin").read_bytes() == damaged
     assert sorted(p.name for p in out.iterdir()) == sorted([*FILES, "manifest.json"])
 
@@ -381,7 +336,7 @@ def test_what_the_disk_refuses_to_give_is_made_again(made: Made, tmp_path: Path,
         return real(fd, n, offset)
 
     monkeypatch.setattr(os, "pread", pread)
-    (repaired,) = mend(out)
+    (repaired,) = repair_in_process(out)
     assert repaired.begin_byte <= 3000 < repaired.end_byte
     assert made.is_whole(out)
 
@@ -398,10 +353,10 @@ def test_a_disk_that_gives_back_something_else_is_not_believed(made: Made, tmp_p
 
     monkeypatch.setattr(os, "pread", pread)
     with pytest.raises(StorageError, match="does not give back"):
-        mend(out)
+        repair_in_process(out)
     monkeypatch.undo()
     assert not verify(out).ok
-    mend(out)
+    repair_in_process(out)
     assert made.is_whole(out)
 
 

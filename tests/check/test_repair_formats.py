@@ -6,8 +6,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from check.test_repair import SMALL, do_damage, flip, mend, tokenize_in_small_segments
-from system.test_tokenize import SEP, some_documents
+from support.corpora import SEP, some_documents
+from support.failures import do_damage, flip
+from support.runs import SMALL, repair_in_process, tokenize_in_small_segments
 
 import tokmill
 from tokmill.check.verification import verify
@@ -69,7 +70,7 @@ def test_every_file_alone_is_made_again_whatever_befell_it_and_no_other_is_touch
         for kind, where in [("flip", (0.0, 0.5, 1 - 1e-9)[i % 3]), others[i // 2 % 3]]:
             do_damage(out, (name, kind, where, 3))
             assert not verify(out).ok
-            assert {each.file for each in mend(out)} == {name}
+            assert {each.file for each in repair_in_process(out)} == {name}
             assert made.wrong(out) == [], (name, kind, where)
         assert {other: (out / other).stat().st_ino for other in inodes} == inodes
 
@@ -81,12 +82,12 @@ def test_all_files_together_are_made_again(made: Made, tmp_path: Path) -> None:
     for sub in ("train", "val"):
         if (out / sub).exists():
             (out / sub).rmdir()
-    mend(out, {"batch_bytes": 5000, "n_threads": 2, "in_flight_bytes": 100_000})
+    repair_in_process(out, {"batch_bytes": 5000, "n_threads": 2, "in_flight_bytes": 100_000})
     assert made.wrong(out) == []
     for name, data in made.bytes.items():
         if data:
             flip(out / name, len(data) // 3)
-    mend(out)
+    repair_in_process(out)
     assert made.wrong(out) == []
 
 
@@ -97,7 +98,7 @@ def test_another_corpus_is_refused_and_nothing_is_replaced(made: Made, tmp_path:
     for name in made.names:
         (out / name).unlink()
     with pytest.raises(ChangedError, match="no longer gives"):
-        mend(out, sources=[str(corpus)])
+        repair_in_process(out, sources=[str(corpus)])
     assert [path for path in out.rglob("*") if path.is_file()] == [out / "manifest.json"]
 
 
@@ -114,7 +115,7 @@ def test_merged_converted_and_appended_outputs_are_mended_like_tokenized_ones(tm
         for name, data in files.items():
             flip(out / name, 0)
             flip(out / name, len(data) // 2)
-        mend(out)
+        repair_in_process(out)
         assert {name: (out / name).read_bytes() for name in files} == files
         assert verify(out).ok
 
@@ -125,9 +126,9 @@ def test_what_was_made_of_bare_files_is_refused_by_name(tmp_path: Path) -> None:
     tokmill.convert(
         made.out / "train.bin", out, format="llmc", from_format="raw", dtype="uint16", eot="after", eot_id=50256, tokenizer="gpt2"
     )
-    assert mend(out) == []
+    assert repair_in_process(out) == []
     flip(out / "train_000000.bin", 5000)
     with pytest.raises(UsageError, match="bare files") as caught:
-        mend(out)
+        repair_in_process(out)
     assert (caught.value.exit_code, caught.value.where) == (2, "manifest.json")
     assert "--fresh" in str(caught.value.next_step)

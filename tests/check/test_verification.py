@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 import pytest
-from support.helpers import EOT, rewrite_manifest, write_corpus, write_output
+from support.corpora import write_corpus
+from support.failures import flip
+from support.oracle import EOT
+from support.outputs import reseal, rewrite_manifest, write_output
 
 import tokmill
 from tokmill.check import compare
@@ -36,33 +39,10 @@ def out(tmp_path: Path, corpus: Path) -> Path:
     return tmp_path / "out"
 
 
-def flip(path: Path, at: int, bit: int = 0) -> None:
-    data = bytearray(path.read_bytes())
-    data[at] ^= 1 << bit
-    path.write_bytes(data)
-
-
 def put_id(path: Path, index: int, value: int) -> None:
     ids = np.fromfile(path, np.uint16)
     ids[index] = value
     ids.tofile(path)
-
-
-def reseal(directory: Path) -> None:
-    """Give every segment the digest of what is there now, so that only the other checks can speak."""
-    import xxhash
-
-    manifest = load_manifest(directory)
-    begins = {name: entry.header_bytes for name, entry in manifest.files.items()}
-    segments = []
-    for segment in manifest.segments:
-        files = {}
-        for name, span in segment.files.items():
-            data = (directory / name).read_bytes()[begins[name] : span.end]
-            files[name] = msgspec.structs.replace(span, digest=xxhash.xxh3_128_hexdigest(data))
-            begins[name] = span.end
-        segments.append(msgspec.structs.replace(segment, files=files))
-    rewrite_manifest(directory, manifest, segments=segments)
 
 
 @pytest.mark.parametrize("eot", ["after", "before", "none"])

@@ -10,8 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.helpers import write_corpus, write_output
-from support.plain import clean_environment
+from support.commands import clean_environment
+from support.corpora import write_corpus
+from support.outputs import write_output
 
 from tokmill.cli import app, doctor
 from tokmill.cli.doctor import Diagnosis

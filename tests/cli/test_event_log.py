@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from support.helpers import write_corpus
+from support.corpora import write_corpus
 
 import tokmill
 from tokmill.cli.app import run

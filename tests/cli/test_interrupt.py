@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support.plain import clean_environment
+from support.commands import clean_environment
 
 # Sends the signal of Ctrl-C to itself when a module is about to be loaded.
 _INTERRUPTING = """

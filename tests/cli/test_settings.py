@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from support.helpers import write_corpus
+from support.corpora import write_corpus
 
 from tokmill.cli import app, settings
 from tokmill.cli.configured import Session

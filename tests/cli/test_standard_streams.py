@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.plain import clean_environment
+from support.commands import clean_environment
 
 
 @pytest.mark.parametrize("closing", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])

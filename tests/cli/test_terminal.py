@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(TMUX is None, reason="no tmux is installed")
 _PROGRAM = """
 import sys, time
 from pathlib import Path
-from tokmill.progress import Bar, Part
+from tokmill.cli.progress import Bar, Part
 
 bar, here = Bar(sys.stderr), Path(sys.argv[1])
 parts = [Part("25.0 MB of 100.0 MB", 3), Part("25 MB/s", 2), Part("6.2 Mtokens/s", 6), Part("about 0:03 left", 1)]

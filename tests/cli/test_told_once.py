@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.plain import clean_environment
+from support.commands import clean_environment
 
 import tokmill
 

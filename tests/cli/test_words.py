@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 import pytest
-from support.helpers import EOT, write_corpus, write_output
+from support.corpora import write_corpus
+from support.oracle import EOT
+from support.outputs import write_output
 
 import tokmill
 from tokmill.cli import app

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from hypothesis import given, strategies as st
-from support.builders import ByteEncoder, a_batch
+from support.records import ByteEncoder, a_batch
 
 from tokmill.core.config import MIB
 from tokmill.core.errors import MemoryBudgetError, UsageError

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from support.builders import a_content
+from support.records import a_content
 
 from tokmill import __version__
 from tokmill.core.errors import DamageError
@@ -119,7 +119,8 @@ def test_a_history_that_makes_no_sense_is_none(tmp_path: Path, data: bytes) -> N
     ],
 )
 def test_a_manifest_with_a_history_that_no_run_has_had_is_damage(tmp_path: Path, changes: dict[str, object]) -> None:
-    from support.helpers import rewrite_manifest, write_corpus, write_output
+    from support.corpora import write_corpus
+    from support.outputs import rewrite_manifest, write_output
 
     manifest = write_output(tmp_path / "o", write_corpus(tmp_path / "c.txt", ["a", "b"]))
     attempt = filled(Attempt(begin_s=0.0), [(0.0, 0, 0, 1), (1.0, 5, 1, 1)])

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
-from support.dividing import divide
-from support.helpers import write_corpus, write_output
+from support.corpora import write_corpus
+from support.outputs import divide, write_output
 
 import tokmill
 from tokmill.core.errors import ChangedError, UsageError

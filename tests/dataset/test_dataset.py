@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
-from support.helpers import EOT, gpt2, write_corpus, write_output
+from support.corpora import write_corpus
+from support.oracle import EOT, gpt2
+from support.outputs import write_output
 
 import tokmill
 from tokmill.core.errors import DamageError, UsageError

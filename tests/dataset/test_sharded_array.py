@@ -10,8 +10,9 @@ import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, strategies as st
-from support.dividing import divide
-from support.helpers import EOT, rewrite_manifest, write_corpus, write_output
+from support.corpora import write_corpus
+from support.oracle import EOT
+from support.outputs import divide, rewrite_manifest, write_output
 
 import tokmill
 from tokmill.core.errors import DamageError, UsageError

@@ -16,17 +16,18 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from derive.test_conversion import files_in
-from support.plain import clean_environment, plain_tokens, written
-from system.test_resume import Died, dying_at
-from system.test_tokenize import SEP, UNWATCHED, run_in_process, some_documents
+from support.commands import clean_environment
+from support.corpora import SEP, THREE_CORPORA, some_documents
+from support.failures import Died, dying_at
+from support.oracle import plain_tokens
+from support.outputs import files_in, ids_of, written
+from support.runs import TINY, UNWATCHED, append_in_process, run_in_process
 
 import tokmill
 from tokmill import api
 from tokmill.cli.app import run
 from tokmill.core.config import Job
 from tokmill.core.errors import ChangedError, DamageError, UsageError
-from tokmill.core.events import AnyEvent
 from tokmill.core.manifest import load_manifest
 from tokmill.core.options import PlanOptions
 from tokmill.core.system import durable
@@ -34,39 +35,26 @@ from tokmill.derive import appending
 from tokmill.formats.writers import WRITERS
 from tokmill.output.disk_space import disk_need
 from tokmill.run.job import make_job
-from tokmill.run.worker import Worker
-
-PARTS = [some_documents(20, 80, 1), [*some_documents(15, 80, 2), b""], some_documents(9, 300, 3)]
-SMALL = {"batch_bytes": 400, "segment_bytes": 800, "n_threads": 1}
 
 
 @pytest.fixture
 def corpora(tmp_path: Path) -> list[Path]:
     paths = [tmp_path / f"{i}.txt" for i in range(3)]
-    for path, documents in zip(paths, PARTS, strict=True):
+    for path, documents in zip(paths, THREE_CORPORA, strict=True):
         path.write_bytes(SEP.encode().join(documents))
     return paths
 
 
-def append_in_process(inputs: Sequence[Path], out: Path, *, fresh: bool = False, **options: Any) -> None:
-    """An append in this process, in small batches."""
-    planned = make_job([str(i) for i in inputs], PlanOptions(fresh=fresh, **({"val_fraction": 0.2} | options)), out=str(out))
-    job = appending.extend(planned).job
-    job = appending.carry_over(job, ()) if job.made_from else job
-    events: list[AnyEvent] = []
-    Worker(small(job), events.append).run()
-
-
 def small(job: Job) -> Job:
-    return msgspec.structs.replace(job, resources=msgspec.structs.replace(job.resources, **SMALL, **UNWATCHED))
+    return msgspec.structs.replace(job, resources=msgspec.structs.replace(job.resources, **TINY, **UNWATCHED))
 
 
 def truth(n_parts: int) -> tuple[bytes, bytes]:
-    return plain_tokens([document for part in PARTS[:n_parts] for document in part], val_fraction=0.2)
+    return plain_tokens([document for part in THREE_CORPORA[:n_parts] for document in part], val_fraction=0.2)
 
 
 def begin(out: Path, corpora: Sequence[Path], **options: Any) -> None:
-    run_in_process(corpora, out, SMALL, **({"val_fraction": 0.2} | options))
+    run_in_process(corpora, out, TINY, **({"val_fraction": 0.2} | options))
 
 
 @pytest.mark.parametrize("name", sorted(WRITERS))
@@ -245,11 +233,6 @@ def assert_old_or_new(out: Path, old: Path, new: Path) -> None:
             assert data in (files_in(old).get(name), files_in(new).get(name)), name
 
 
-def ids_of(out: Path) -> tuple[bytes, bytes]:
-    with tokmill.open(out) as data:
-        return np.asarray(data.train).tobytes(), np.asarray(data.val).tobytes()
-
-
 def test_whoever_has_mapped_the_old_files_keeps_them(corpora: list[Path], tmp_path: Path) -> None:
     begin(tmp_path / "out", corpora[:1])
     held, mapped = tokmill.open(tmp_path / "out"), np.memmap(tmp_path / "out" / "train.bin", np.uint16, mode="r")
@@ -293,7 +276,7 @@ def dying_on(name: str, real: Any) -> Any:
 
 def test_what_comes_through_a_pipe_is_appended_each_time(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tokmill", "tokenize", "-", "--out", str(tmp_path / "out"), "--val-fraction", "0.2", "-q"]
-    for documents, more in ((PARTS[0], []), (PARTS[1], ["--append"]), (PARTS[2], ["--append"])):
+    for documents, more in ((THREE_CORPORA[0], []), (THREE_CORPORA[1], ["--append"]), (THREE_CORPORA[2], ["--append"])):
         data = SEP.encode().join(documents)
         subprocess.run([*command, *more], input=data, check=True, env=clean_environment(), timeout=60)
     assert written(tmp_path / "out") == truth(3)

@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from derive.test_append import PARTS, SMALL, append_in_process, ids_of
-from derive.test_conversion import files_in, make_direct
-from support.plain import clean_environment
-from system.test_resume import Died, dying_at
-from system.test_tokenize import SEP, run_in_process
+from support.commands import clean_environment
+from support.corpora import SEP, THREE_CORPORA
+from support.failures import Died, dying_at
+from support.outputs import files_in, ids_of
+from support.runs import TINY, append_in_process, run_in_process, tokenize_directly
 
 import tokmill
 from tokmill.core.errors import ChangedError, UsageError
@@ -55,10 +55,10 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 def killed_append(base: Path, options: dict[str, Any]) -> Case:
     corpora = [base / f"{i}.txt" for i in range(3)]
-    for path, documents in zip(corpora, PARTS, strict=True):
+    for path, documents in zip(corpora, THREE_CORPORA, strict=True):
         path.write_bytes(SEP.encode().join(documents))
-    run_in_process(corpora[:1], base / "old", SMALL, val_fraction=0.2, **options)
-    run_in_process(corpora, base / "new", SMALL, val_fraction=0.2, **options)
+    run_in_process(corpora[:1], base / "old", TINY, val_fraction=0.2, **options)
+    run_in_process(corpora, base / "new", TINY, val_fraction=0.2, **options)
     shutil.copytree(base / "old", base / "pending")
 
     def die(*_: object) -> None:
@@ -203,17 +203,17 @@ def test_what_a_killed_run_had_from_a_pipe_is_not_appended_twice_when_it_is_fini
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, corpus = tmp_path / "out", tmp_path / "a.txt"
-    corpus.write_bytes(SEP.encode().join(PARTS[0]))
-    run_in_process([corpus], out, SMALL, val_fraction=0.2)
+    corpus.write_bytes(SEP.encode().join(THREE_CORPORA[0]))
+    run_in_process([corpus], out, TINY, val_fraction=0.2)
     command = [sys.executable, "-m", "tokmill", "tokenize", "-", "--out", str(out), "--val-fraction", "0.2", "-q", "--append"]
-    more = SEP.encode().join(PARTS[1])
+    more = SEP.encode().join(THREE_CORPORA[1])
     dying = "import sys, tokmill.output.directory as c, os\nc._publish_files = lambda *_: os._exit(9)\n"
     (tmp_path / "sitecustomize.py").write_text(dying)
     environment = clean_environment() | {"PYTHONPATH": str(tmp_path)}
     assert subprocess.run(command, input=more, check=False, env=environment, timeout=60, capture_output=True).returncode
     assert superseded.pending_manifest(out)
     subprocess.run(command, input=more, check=True, env=clean_environment(), timeout=60)
-    make_direct(tmp_path / "truth", tmp_path / "a.txt")
+    tokenize_directly(tmp_path / "truth", tmp_path / "a.txt")
     assert tokmill.inspect(out).n_inputs == 2
 
 
@@ -221,10 +221,10 @@ def test_what_a_killed_run_had_from_a_pipe_is_not_appended_twice_when_it_is_fini
 def test_threads_that_open_and_read_during_appends_see_one_output_or_the_other(tmp_path: Path, options: dict[str, Any]) -> None:
     corpora = [tmp_path / f"{i}.txt" for i in range(6)]
     for i, path in enumerate(corpora):
-        path.write_bytes(SEP.encode().join(PARTS[i % 3]))
+        path.write_bytes(SEP.encode().join(THREE_CORPORA[i % 3]))
     outs = [tmp_path / f"truth{i}" for i in range(6)]
     for i, out in enumerate(outs):
-        run_in_process(corpora[: i + 1], out, SMALL, val_fraction=0.2, **options)
+        run_in_process(corpora[: i + 1], out, TINY, val_fraction=0.2, **options)
     allowed = {ids_of(out) for out in outs}
     shutil.copytree(outs[0], tmp_path / "out")
     found: set[tuple[bytes, bytes]] = set()

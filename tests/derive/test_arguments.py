@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from support.helpers import EOT, gpt2, write_corpus, write_output
+from support.corpora import write_corpus
+from support.oracle import EOT, gpt2
+from support.outputs import write_output
 
 import tokmill
 from tokmill.cli import app

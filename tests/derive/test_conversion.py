@@ -9,13 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
-from support.plain import EOT, plain_tokens, written
-from system.test_resume import Died, dying_at
-from system.test_tokenize import SEP, UNWATCHED, some_documents
+from support.corpora import SEP, some_documents
+from support.failures import Died, dying_at
+from support.oracle import EOT, plain_tokens
+from support.outputs import files_in, written
+from support.runs import tokenize_directly
 
 import tokmill
 from tokmill.check import verification
@@ -23,30 +24,13 @@ from tokmill.check.file_scan import Outline
 from tokmill.check.location import Opened
 from tokmill.cli.app import run
 from tokmill.core.errors import DamageError, UsageError
-from tokmill.core.events import AnyEvent
 from tokmill.core.manifest import Manifest, load_manifest
-from tokmill.core.options import PlanOptions
 from tokmill.core.system import durable
 from tokmill.derive import conversion, engine, token_stream
 from tokmill.formats.writers import WRITERS
-from tokmill.run.job import make_job
-from tokmill.run.worker import Worker
 
 DOCUMENTS = [*some_documents(40, 60, 7), b"", *some_documents(3, 900, 8), b"x"]
 FORMATS = sorted(WRITERS)
-
-
-def make_direct(out: Path, corpus: Path, **options: Any) -> None:
-    """A run of tokenize into any format and shards, in small batches and segments."""
-    job = make_job([str(corpus)], PlanOptions(val_fraction=0.2, **options), out=str(out)).job
-    resources = msgspec.structs.replace(job.resources, batch_bytes=500, segment_bytes=1500, n_threads=1, **UNWATCHED)
-    events: list[AnyEvent] = []
-    Worker(msgspec.structs.replace(job, resources=resources), events.append).run()
-
-
-def files_in(out: Path) -> dict[str, bytes]:
-    """All files of an output but the manifest."""
-    return {str(p.relative_to(out)): p.read_bytes() for p in out.rglob("*") if p.is_file() and p.name != "manifest.json"}
 
 
 def shard_of(format_name: str) -> int:
@@ -65,13 +49,13 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     base = tmp_path_factory.mktemp("convert")
     (base / "corpus.txt").write_bytes(SEP.encode().join(DOCUMENTS))
     for eot in ("after", "before", "none"):
-        make_direct(base / eot, base / "corpus.txt", eot=eot)
+        tokenize_directly(base / eot, base / "corpus.txt", eot=eot)
     return base
 
 
 @pytest.mark.parametrize(("name", "eot"), [(n, e) for n in FORMATS for e in ("after", "before") if (n, e) != ("olmo", "before")])
 def test_converting_gives_the_bytes_of_tokenizing_directly_and_back_again(base: Path, tmp_path: Path, name: str, eot: str) -> None:
-    make_direct(tmp_path / "direct", base / "corpus.txt", format=name, eot=eot, shard_tokens=shard_of(name))
+    tokenize_directly(tmp_path / "direct", base / "corpus.txt", format=name, eot=eot, shard_tokens=shard_of(name))
     for source in (base / "after", base / "before"):
         out = tmp_path / f"from_{source.name}"
         tokmill.convert(source, out, format=name, shard_tokens=shard_of(name), to_eot=eot)
@@ -86,7 +70,7 @@ def test_converting_gives_the_bytes_of_tokenizing_directly_and_back_again(base: 
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_with_no_option_the_output_is_what_tokenize_makes_with_no_option(base: Path, tmp_path: Path, name: str) -> None:
-    make_direct(tmp_path / "direct", base / "corpus.txt", format=name)
+    tokenize_directly(tmp_path / "direct", base / "corpus.txt", format=name)
     for source in (base / "after", base / "before"):
         tokmill.convert(source, tmp_path / source.name, format=name)
         assert files_in(tmp_path / source.name) == files_in(tmp_path / "direct")
@@ -183,8 +167,8 @@ def test_merged_shards_are_one_file_a_side(base: Path, tmp_path: Path) -> None:
 def test_runs_in_other_formats_merge_as_one_run(base: Path, tmp_path: Path, name: str) -> None:
     for part, documents in (("a", DOCUMENTS[:17]), ("b", DOCUMENTS[17:])):
         (tmp_path / f"{part}.txt").write_bytes(SEP.encode().join(documents))
-        make_direct(tmp_path / part, tmp_path / f"{part}.txt", format=name)
-    make_direct(tmp_path / "one", base / "corpus.txt", format=name)
+        tokenize_directly(tmp_path / part, tmp_path / f"{part}.txt", format=name)
+    tokenize_directly(tmp_path / "one", base / "corpus.txt", format=name)
     tokmill.merge([tmp_path / "a", tmp_path / "b"], tmp_path / "merged")
     assert files_in(tmp_path / "merged") == files_in(tmp_path / "one")
 
@@ -252,14 +236,14 @@ def test_a_bare_file_of_another_tool_is_converted_as_stated(base: Path, tmp_path
     bare.write_bytes((base / eot / "train.bin").read_bytes())
     arguments = ["convert", bare, "--from-format", "raw", "--dtype", "uint16", "--eot", eot, "--eot-id", EOT]
     assert run([str(a) for a in [*arguments, "--to-eot", eot, "--format", "megatron", "--out", tmp_path / "out", "-q"]]) == 0
-    make_direct(tmp_path / "direct", base / "corpus.txt", format="megatron", eot=eot)
+    tokenize_directly(tmp_path / "direct", base / "corpus.txt", format="megatron", eot=eot)
     for suffix in ("bin", "idx"):
         assert (tmp_path / "out" / f"train.{suffix}").read_bytes() == (tmp_path / "direct" / f"train.{suffix}").read_bytes()
     assert load_manifest(tmp_path / "out").counts.documents_train == load_manifest(base / eot).counts.documents_train
 
 
 def test_an_output_in_the_directory_of_a_bare_source_is_refused_before_anything_is_gone(base: Path, tmp_path: Path) -> None:
-    make_direct(tmp_path / "src", base / "corpus.txt")
+    tokenize_directly(tmp_path / "src", base / "corpus.txt")
     (tmp_path / "links").mkdir()
     link = tmp_path / "links" / "train.bin"
     link.symlink_to(tmp_path / "src" / "train.bin")

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from support.helpers import EOT, gpt2, write_corpus
+from support.corpora import write_corpus
+from support.oracle import EOT, gpt2
 
 import tokmill
 from tokmill.cli import app

@@ -11,10 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
-from derive.test_conversion import files_in
-from derive.test_merging import make_run
-from support.plain import clean_environment, written
-from system.test_tokenize import some_documents
+from support.commands import clean_environment
+from support.corpora import some_documents
+from support.outputs import files_in, written
+from support.runs import tokenize_documents
 
 import tokmill
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Complete outputs of about 0.1 and 1 GB: a small real run, merged with itself."""
     base = tmp_path_factory.mktemp("large")
-    make_run(base / "seed", some_documents(500, 4000, 1), {"batch_bytes": MIB, "segment_bytes": 64 * MIB})
+    tokenize_documents(base / "seed", some_documents(500, 4000, 1), {"batch_bytes": MIB, "segment_bytes": 64 * MIB})
     n_bytes = sum(map(len, written(base / "seed")))
     tokmill.merge([base / "seed"] * (10 * MIB // n_bytes), base / "10")
     tokmill.merge([base / "10"] * 10, base / "100")

@@ -13,10 +13,11 @@ from typing import Any
 import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
-from support.helpers import rewrite_manifest
-from support.plain import plain_tokens, written
-from system.test_resume import Died, dying_at
-from system.test_tokenize import SEP, run_in_process, some_documents
+from support.corpora import some_documents
+from support.failures import Died, dying_at
+from support.oracle import plain_tokens
+from support.outputs import rewrite_manifest, written
+from support.runs import TINY, run_in_process, tokenize_documents
 
 import tokmill
 from tokmill.cli.app import run
@@ -26,21 +27,11 @@ from tokmill.core.manifest import load_manifest
 from tokmill.core.system import durable
 from tokmill.derive import engine
 
-SMALL = {"batch_bytes": 400, "segment_bytes": 800, "n_threads": 1}
-
-
-def make_run(out: Path, documents: list[bytes], resources: dict[str, object] | None = None, **options: Any) -> Path:
-    """A run of its own corpus, `out`.txt, in several segments. Returns the corpus."""
-    corpus = out.parent / f"{out.name}.txt"
-    corpus.write_bytes(SEP.encode().join(documents))
-    run_in_process([corpus], out, SMALL | (resources or {}), **({"val_fraction": 0.2} | options))
-    return corpus
-
 
 @pytest.fixture
 def runs(tmp_path: Path) -> list[Path]:
     for i in range(3):
-        make_run(tmp_path / f"r{i}", some_documents(12, 60, i))
+        tokenize_documents(tmp_path / f"r{i}", some_documents(12, 60, i))
     return [tmp_path / f"r{i}" for i in range(3)]
 
 
@@ -63,8 +54,8 @@ def test_any_partition_of_a_corpus_into_runs_is_one_run_when_merged(
     parts, corpora = [], []
     for number, (begin, end) in enumerate(itertools.pairwise(edges)):
         parts.append(base / f"part{number}")
-        corpora.append(make_run(parts[-1], documents[begin:end], eot=eot, keep_empty=keep_empty))
-    run_in_process(corpora, base / "one", SMALL, val_fraction=0.2, eot=eot, keep_empty=keep_empty)
+        corpora.append(tokenize_documents(parts[-1], documents[begin:end], eot=eot, keep_empty=keep_empty))
+    run_in_process(corpora, base / "one", TINY, val_fraction=0.2, eot=eot, keep_empty=keep_empty)
     tokmill.merge(parts, base / "merged")
     assert written(base / "merged") == written(base / "one")
     assert written(base / "merged") == plain_tokens(documents, eot=eot, val_fraction=0.2, keep_empty=keep_empty)
@@ -111,7 +102,7 @@ def test_a_run_that_is_merged_already_is_left_as_it_is(runs: list[Path], tmp_pat
 
 def test_records_of_skipped_documents_are_kept(tmp_path: Path) -> None:
     for name in ("a", "b"):
-        make_run(tmp_path / name, [b"good", b"caf\xe9", b"more"], on_error="skip")
+        tokenize_documents(tmp_path / name, [b"good", b"caf\xe9", b"more"], on_error="skip")
     tokmill.merge([tmp_path / "a", tmp_path / "b"], tmp_path / "m")
     records = [json.loads(line)["path"] for line in (tmp_path / "m" / "skipped.jsonl").read_text().splitlines()]
     assert records == [str(tmp_path / "a.txt"), str(tmp_path / "b.txt")]
@@ -129,7 +120,7 @@ def test_records_of_skipped_documents_are_kept(tmp_path: Path) -> None:
 def test_outputs_that_do_not_fit_together_are_refused_by_name(
     tmp_path: Path, runs: list[Path], options: dict[str, Any], named: str
 ) -> None:
-    make_run(tmp_path / "other", [b"text"], **options)
+    tokenize_documents(tmp_path / "other", [b"text"], **options)
     with pytest.raises(UsageError, match=named) as caught:
         tokmill.merge([*runs, tmp_path / "other"], tmp_path / "m")
     assert caught.value.where == f"{tmp_path / 'other'}, held against {runs[0]}"
@@ -237,7 +228,7 @@ def test_the_same_input_in_two_sources_is_a_notice(runs: list[Path], tmp_path: P
 
 
 def test_another_split_is_refused_unless_asked_for_and_the_manifest_is_then_no_single_run(tmp_path: Path) -> None:
-    corpora = [make_run(tmp_path / "a", [b"text"], seed=1), make_run(tmp_path / "b", [b"more"], seed=2)]
+    corpora = [tokenize_documents(tmp_path / "a", [b"text"], seed=1), tokenize_documents(tmp_path / "b", [b"more"], seed=2)]
     with pytest.raises(UsageError, match="--seed was 2, not 1") as caught:
         tokmill.merge([tmp_path / "a", tmp_path / "b"], tmp_path / "m")
     assert "--allow-other-split" in str(caught.value.next_step)

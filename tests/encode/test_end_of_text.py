@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.small import EOT, path_of, rewritten
+from support.small_tokenizers import EOT, path_of, rewritten
 
 import tokmill
 from tokmill.core.errors import ChangedError, UsageError

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 from support.contracts import EncoderContract
-from support.plain import gpt2
+from support.oracle import gpt2
 
 from tokmill.core.documents import DocumentBuffer
 from tokmill.core.errors import EngineError, UsageError

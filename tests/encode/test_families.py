@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tokenizers
 from hypothesis import example, given, strategies as st
-from support.small import EOT, LLAMA3, MAKERS, PLAIN, PROVEN, TEXTS, path_of, rewritten, true_ids, truth
+from support.small_tokenizers import EOT, LLAMA3, MAKERS, PLAIN, PROVEN, TEXTS, path_of, rewritten, true_ids, truth
 
 from tokmill.core.documents import DocumentBuffer
 from tokmill.core.errors import EngineError, UsageError

@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
-from support.plain import clean_environment
-from support.serving import Answer, serving
-from support.small import path_of
+from support.commands import clean_environment
+from support.small_tokenizers import path_of
+from support.web import Answer, answering
 
 from tokmill.core.errors import UsageError
 from tokmill.encode import hub
@@ -54,21 +54,21 @@ def resolved(url: str, home: Path, name: str, *more: str, **environment: str) ->
 @pytest.mark.parametrize("revision", ["main", pytest.param("v1.0", marks=pytest.mark.slow), COMMIT])
 def test_the_commit_that_a_revision_means_is_stored(tmp_path: Path, revision: str) -> None:
     name = "some/thing" if revision == "main" else f"some/thing@{revision}"
-    with serving(answers(revision=revision)) as url:
+    with answering(answers(revision=revision)) as url:
         pinned, encoding, _, path = resolved(url, tmp_path, name)
     assert (pinned, encoding) == (f"some/thing@{COMMIT}", "llama3")
     assert Path(path).read_bytes() == path_of("llama3").read_bytes()
 
 
 def test_what_was_fetched_once_is_found_without_a_network(tmp_path: Path) -> None:
-    with serving(answers()) as url:
+    with answering(answers()) as url:
         first = resolved(url, tmp_path, "some/thing")
     assert resolved(url, tmp_path, f"some/thing@{COMMIT}", HF_HUB_OFFLINE="1") == first
     assert resolved(url, tmp_path, "some/thing", HF_HUB_OFFLINE="1") == first
 
 
 def test_the_configuration_beside_it_is_looked_at(tmp_path: Path) -> None:
-    with serving(answers(config=CONFIG)) as url:
+    with answering(answers(config=CONFIG)) as url:
         error, what, next_step = resolved(url, tmp_path, "some/thing")
         assert error == "error"
         assert "is not clear" in what
@@ -79,7 +79,7 @@ def test_the_configuration_beside_it_is_looked_at(tmp_path: Path) -> None:
 
 def test_a_repository_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     missing = Answer(b"", 404, (("X-Error-Code", "RepoNotFound"),))
-    with serving({"/some/thing/resolve/main/tokenizer.json": missing}) as url:
+    with answering({"/some/thing/resolve/main/tokenizer.json": missing}) as url:
         error, what, next_step = resolved(url, tmp_path, "some/thing")
     assert error == "error"
     assert what.startswith("tokenizer.json of the repository cannot be had: ")
@@ -107,7 +107,7 @@ def test_a_hub_that_is_not_within_reach_is_one_error_and_no_long_wait(tmp_path: 
 
 
 def test_what_was_fetched_once_is_found_when_the_hub_is_not_within_reach(tmp_path: Path) -> None:
-    with serving(answers()) as url:
+    with answering(answers()) as url:
         first = resolved(url, tmp_path, "some/thing")
     assert resolved("http://127.0.0.1:9", tmp_path, "some/thing") == first
     assert resolved("http://127.0.0.1:9", tmp_path, f"some/thing@{COMMIT}") == first

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
-from support.serving import Answer, serving
+from support.web import Answer, answering
 
 from tokmill.cli import app
 from tokmill.core.errors import InputError, StorageError, UsageError
@@ -29,7 +29,7 @@ def test_all_published_encodings_are_listed() -> None:
 
 def test_a_file_is_fetched_and_used(tmp_path: Path) -> None:
     asked: list[str] = []
-    with serving({PATH: Answer(GPT2)}, asked) as url:
+    with answering({PATH: Answer(GPT2)}, asked) as url:
         fetched = fetch_vocabulary("gpt-2", tmp_path / "new" / "dir", url + "/")
     assert asked == [PATH]
     assert (fetched.name, fetched.was_there, fetched.size_bytes) == ("r50k_base", False, len(GPT2))
@@ -44,7 +44,7 @@ def test_a_file_that_is_there_is_not_fetched_again(tmp_path: Path) -> None:
 
 def test_a_damaged_file_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "r50k_base.tiktoken").write_bytes(GPT2[:-1])
-    with serving({PATH: Answer(GPT2)}) as url:
+    with answering({PATH: Answer(GPT2)}) as url:
         assert not fetch_vocabulary("r50k_base", tmp_path, url).was_there
     assert (tmp_path / "r50k_base.tiktoken").read_bytes() == GPT2
 
@@ -67,7 +67,7 @@ def test_the_built_in_one_needs_no_network(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_not_the_published_file_is_refused_and_leaves_nothing(tmp_path: Path, answer: Answer, message: str) -> None:
-    with serving({PATH: answer}) as url, pytest.raises(InputError, match=message) as caught:
+    with answering({PATH: answer}) as url, pytest.raises(InputError, match=message) as caught:
         fetch_vocabulary("r50k_base", tmp_path, url)
     error = caught.value
     assert all((error.what, error.where, error.allowed, error.next_step))
@@ -75,7 +75,7 @@ def test_what_is_not_the_published_file_is_refused_and_leaves_nothing(tmp_path: 
 
 
 def test_a_host_that_does_not_answer_is_an_error(tmp_path: Path) -> None:
-    with serving({}) as url:
+    with answering({}) as url:
         pass
     with pytest.raises(InputError, match="Connection refused"):
         fetch_vocabulary("r50k_base", tmp_path, url)
@@ -153,7 +153,7 @@ def test_the_commands_say_what_they_did(tmp_path: Path, capsys: pytest.CaptureFi
     assert "cl100k_base" in capsys.readouterr().out
     assert app.run(["vocab", "list", "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)) == len(ENCODINGS)
-    with serving({PATH: Answer(GPT2)}) as url:
+    with answering({PATH: Answer(GPT2)}) as url:
         assert app.run(["vocab", "fetch", "gpt2", "--to", str(tmp_path), "--base-url", url]) == 0
         assert f"--tokenizer {tmp_path}/r50k_base.tiktoken" in capsys.readouterr().out
         assert app.run(["vocab", "fetch", "o200k_base", "--to", str(tmp_path), "--base-url", url, "--json"]) == 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import regex
 from hypothesis import example, given, strategies as st
-from support.plain import gpt2
+from support.oracle import gpt2
 
 from tokmill.encode.loading import cutter_for
 from tokmill.encode.published import ENCODINGS

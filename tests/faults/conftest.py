@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from faults.harness import FOUND, RESULTS
+from support.faults import FOUND, RESULTS
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

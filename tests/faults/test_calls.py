@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from faults.harness import CALLS, ERRORS, RESULTS, Fault, Scene, cases, needs, problems, run, run_with, write_corpus
+from support.faults import CALLS, ERRORS, RESULTS, Fault, Scene, cases, needs, problems, run, run_with, write_prose
 
 pytestmark = needs("strace")
 
@@ -16,9 +16,9 @@ pytestmark = needs("strace")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Scene]:
     """A new output; one over an earlier output; one that resumes."""
     top = tmp_path_factory.mktemp("scenes")
-    expected = write_corpus(top / "corpus.txt")
+    expected = write_prose(top / "corpus.txt")
     new = Scene(top / "corpus.txt", expected)
-    earlier = Scene(top / "earlier.txt", write_corpus(top / "earlier.txt", 5, seed=1))
+    earlier = Scene(top / "earlier.txt", write_prose(top / "earlier.txt", 5, seed=1))
     assert run(earlier.command(top / "earlier")).code == 0
     over = replace(new, options=("--fresh",), before=top / "earlier", earlier=earlier.expected)
     killed = run_with(Fault("fsync", "EIO", 6), new, top / "half")

@@ -5,15 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from faults.harness import Outcome, Scene, is_complete, needs, run, write_corpus, wrong_message
-from faults.test_kills import started, wait_for_commit
-from support.plain import clean_environment
+from support.commands import clean_environment, started, wait_for_commit
+from support.faults import Outcome, Scene, is_complete, mounted, needs, run, write_prose, wrong_message
 
 root = [
     pytest.mark.root,
@@ -25,21 +23,7 @@ root = [
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
     corpus = tmp_path_factory.mktemp("corpus") / "corpus.txt"
-    return Scene(corpus, write_corpus(corpus, n_documents=400, size=2000), options=("--force",))
-
-
-@contextmanager
-def mounted(*arguments: str) -> Iterator[Path]:
-    """A mount that goes away again. arguments: what `mount` takes before the directory."""
-    top = Path(tempfile.mkdtemp(prefix="tokmill-faults-"))
-    try:
-        subprocess.run(["mount", *arguments, str(top)], check=True, capture_output=True)
-        try:
-            yield top
-        finally:
-            subprocess.run(["umount", "-l", str(top)], check=True)
-    finally:
-        top.rmdir()
+    return Scene(corpus, write_prose(corpus, n_documents=400, size=2000), options=("--force",))
 
 
 @contextmanager
@@ -114,7 +98,7 @@ class TestWithMounts:
             refused(run(scene.command(top / "out")), 1, "Read-only file system")
 
     def test_a_disk_that_turns_read_only_in_the_middle_resumes_when_it_is_mended(self, tmp_path: Path) -> None:
-        large = Scene(tmp_path / "large.txt", write_corpus(tmp_path / "large.txt", n_documents=3000), ("--force",))
+        large = Scene(tmp_path / "large.txt", write_prose(tmp_path / "large.txt", n_documents=3000), ("--force",))
         with ext4(tmp_path / "image", "-N", "64") as top:
             out = top / "out"
             with started(large.command(out)) as process:
@@ -194,7 +178,7 @@ def test_a_full_standard_output_is_one_message_and_the_output_is_complete(
 def test_an_output_that_is_removed_in_the_middle_is_an_error(scene: Scene, tmp_path: Path) -> None:
     out = tmp_path / "out"
     corpus = tmp_path / "large.txt"
-    large = Scene(corpus, write_corpus(corpus, n_documents=3000))
+    large = Scene(corpus, write_prose(corpus, n_documents=3000))
     with started(large.command(out)) as process:
         wait_for_commit(process, out)
         shutil.rmtree(out, ignore_errors=True)

@@ -10,16 +10,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from faults.harness import FOUND
-from faults.test_disk import mounted
-from faults.vm import DISK, MARKS, guest_command, machine, make_disk
+from support.faults import FOUND, mounted
+from support.virtual_machine import DISK, LIST_OF_IDS, MARKS, guest_command, machine, make_disk
 
 from tokmill.check.verification import verify
 from tokmill.core.errors import MemoryBudgetError
 from tokmill.core.system.budget import divide_budget
 
 pytestmark = [pytest.mark.freeze, *MARKS]
-NAIVE = Path(__file__).with_name("naive.py")
 COUNTERS = ("pgmajfault", "pswpin", "pswpout")
 CORPUS_BYTES = 30_000_000
 
@@ -71,7 +69,7 @@ def test_a_small_machine_thrashes_with_a_list_and_not_with_tokmill(tmp_path: Pat
     memory = smallest_memory()
     tokmill = guest_command([*python, "--out", f"{DISK}/out", "--threads", "1", "--memory", memory, "-q"])
     # The list would take its hours; two minutes of them are enough to see it.
-    naive = f"timeout 120 env {guest_command([sys.executable, str(NAIVE), str(corpus), f'{DISK}/naive.bin'])}"
+    naive = f"timeout 120 env {guest_command([sys.executable, str(LIST_OF_IDS), str(corpus), f'{DISK}/naive.bin'])}"
     script = "swapon /run/ubdb\n" + measured("tokmill", tokmill) + "umount /run/disk; echo DONE\n"
     script = script.replace("umount", measured("naive", naive) + "umount", 1)
     with machine(tmp_path, script, memory="256M") as booted:

@@ -7,60 +7,19 @@ import random
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from faults.harness import Scene, is_complete, run, write_corpus
-from support.plain import clean_environment, written
+from support.commands import is_alive, n_committed, started, wait_for_commit, workers_of
+from support.faults import Scene, is_complete, run, write_prose
+from support.outputs import written
 
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
     corpus = tmp_path_factory.mktemp("corpus") / "corpus.txt"
-    return Scene(corpus, write_corpus(corpus, n_documents=3000, size=2000))
-
-
-@contextmanager
-def started(command: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
-    """A run in a session of its own, gone at the end."""
-    with subprocess.Popen(command, stderr=subprocess.PIPE, env=clean_environment(), start_new_session=True) as process:
-        try:
-            yield process
-        finally:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-
-
-def workers_of(process: subprocess.Popen[bytes]) -> list[int]:
-    try:
-        return [int(n) for n in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
-    except FileNotFoundError:
-        return []
-
-
-def is_alive(pid: int) -> bool:
-    """Whether a process runs; one that is dead and not yet waited for does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
-def n_committed(out: Path) -> int:
-    """Segments in the journal."""
-    try:
-        return max(0, (out / ".tokmill" / "journal").read_bytes().count(b"\n") - 1)
-    except FileNotFoundError:
-        return 0
-
-
-def wait_for_commit(process: subprocess.Popen[bytes], out: Path, more_than: int = 0) -> None:
-    deadline = time.monotonic() + 30
-    while n_committed(out) <= more_than and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.002)
-    assert n_committed(out) > more_than, process.stderr.read() if process.poll() is not None and process.stderr else "no commit"
+    return Scene(corpus, write_prose(corpus, n_documents=3000, size=2000))
 
 
 def kill_now(process: subprocess.Popen[bytes], victim: str) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from faults.harness import CALLS, RESULTS, Fault, Outcome, Scene, cases, is_complete, needs, run, run_with, write_corpus
+from support.faults import CALLS, RESULTS, Fault, Outcome, Scene, cases, is_complete, needs, run, run_with, write_prose
 
 pytestmark = needs("strace")
 
@@ -25,7 +25,7 @@ class Damaged(Scene):
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Damaged:
     top = tmp_path_factory.mktemp("scene")
-    made = Scene(top / "corpus.txt", write_corpus(top / "corpus.txt"))
+    made = Scene(top / "corpus.txt", write_prose(top / "corpus.txt"))
     assert run(made.command(top / "out")).code == 0
     data = bytearray((top / "out" / "train.bin").read_bytes())
     data[len(data) // 2] ^= 1

@@ -9,10 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
-from faults.harness import FOUND, Scene, is_complete, run, write_corpus
-from faults.test_disk import mounted
-from faults.vm import DISK, MARKS, guest_command, machine, make_disk
-from support.plain import written
+from support.faults import FOUND, Scene, is_complete, mounted, run, write_prose
+from support.outputs import written
+from support.virtual_machine import DISK, MARKS, guest_command, machine, make_disk
 
 from tokmill.check.verification import verify
 
@@ -44,7 +43,7 @@ def _segments(journal: Path) -> str:
 def test_after_every_power_cut_what_has_a_name_is_complete_and_the_run_resumes(
     tmp_path: Path,
 ) -> None:
-    scene = Scene(tmp_path / "corpus.txt", write_corpus(tmp_path / "corpus.txt", n_documents=3000), ("--memory", "400MiB"))
+    scene = Scene(tmp_path / "corpus.txt", write_prose(tmp_path / "corpus.txt", n_documents=3000), ("--memory", "400MiB"))
     # The guest sees times of the host's files in whole seconds.
     os.utime(scene.corpus, (1_000_000_000, 1_000_000_000))
     make_disk(tmp_path / "disk.img", 64 << 20)

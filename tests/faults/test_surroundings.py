@@ -11,15 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from faults.harness import Outcome, Scene, is_complete, needs, run, small_command, touched, write_corpus, wrong_message
-from faults.test_kills import started
-from support.plain import clean_environment
+from support.commands import clean_environment, started
+from support.faults import Outcome, Scene, is_complete, needs, run, small_command, touched, write_prose, wrong_message
 
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
     corpus = tmp_path_factory.mktemp("corpus") / "corpus.txt"
-    return Scene(corpus, write_corpus(corpus))
+    return Scene(corpus, write_prose(corpus))
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +161,7 @@ def test_an_input_that_changes_under_the_run_is_named_and_the_rest_is_kept(how: 
 
 def test_a_corpus_that_is_cut_while_it_is_read_is_never_taken_for_whole(tmp_path: Path) -> None:
     corpus, out = tmp_path / "corpus.txt", tmp_path / "out"
-    expected = write_corpus(corpus, n_documents=3000)
+    expected = write_prose(corpus, n_documents=3000)
     whole = corpus.read_bytes()
     stat = corpus.stat()
     with started(small_command(corpus, out)) as process:

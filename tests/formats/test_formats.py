@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 from support.contracts import WriterContract
-from support.writing import EOT, GPT2, Sides, read_llmc
+from support.oracle import EOT
+from support.writing import GPT2, Sides, read_llmc
 
 from tokmill.core.output_spec import OutputSpec, Shards
 

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.writing import EOT, GPT2, a_spec, content_of, cut_runs, documents_of, files_in, read_llmc, written
+from support.oracle import EOT
+from support.outputs import files_in
+from support.writing import GPT2, a_spec, content_of, cut_runs, documents_of, read_llmc, written_files
 
 from tokmill.check.verification import verify
 from tokmill.core.output_spec import OutputSpec, Shards, TokenSlice
@@ -29,7 +31,7 @@ def sizes(files: dict[str, bytes], side: str) -> list[int]:
 def test_every_shard_but_the_last_has_exactly_so_many_tokens(tmp_path: Path, n: int) -> None:
     spec = a_spec(GPT2, shards=Shards(tokens=n))
     documents = documents_of(spec)
-    files = written(tmp_path, spec, cut_runs(documents, spec, every=5))
+    files = written_files(tmp_path, spec, cut_runs(documents, spec, every=5))
     for side in ("train", "val"):
         ids = [i for is_val, document in documents if is_val == (side == "val") for i in document]
         wanted = [np.array(ids[at : at + n], "<u2").tobytes() for at in range(0, len(ids), n)]
@@ -42,7 +44,7 @@ def test_every_shard_but_the_last_has_exactly_so_many_tokens(tmp_path: Path, n: 
 def test_whole_documents_end_a_shard_at_the_first_end_behind_so_many_tokens(tmp_path: Path, n: int, eot: str) -> None:
     spec = a_spec(GPT2, eot=eot, shards=Shards(tokens=n, whole_documents=True))
     documents = documents_of(spec)
-    files = written(tmp_path, spec, cut_runs(documents, spec, every=5))
+    files = written_files(tmp_path, spec, cut_runs(documents, spec, every=5))
     wanted: list[list[int]] = [[]]
     for document in (document for is_val, document in documents if not is_val):
         if len(wanted[-1]) >= n:
@@ -55,13 +57,13 @@ def test_whole_documents_end_a_shard_at_the_first_end_behind_so_many_tokens(tmp_
 def test_the_tail_is_dropped_only_where_that_was_asked_for(tmp_path: Path, whole: bool) -> None:
     spec = a_spec(GPT2, shards=Shards(tokens=10, whole_documents=whole))
     runs = cut_runs(documents_of(spec), spec, every=5)
-    kept = written(tmp_path / "kept", spec, runs)
+    kept = written_files(tmp_path / "kept", spec, runs)
     dropping = a_spec(spec, shards=Shards(tokens=10, whole_documents=whole, drop_tail=True))
-    left = written(tmp_path / "left", dropping, runs)
+    left = written_files(tmp_path / "left", dropping, runs)
     assert sizes(kept, "train")[-1] < 10
     assert left == {name: data for name, data in kept.items() if len(data) >= 20}
     assert verify(tmp_path / "left").problems == []
-    again = written(tmp_path / "again", dropping, runs, n_deaths=1)
+    again = written_files(tmp_path / "again", dropping, runs, n_deaths=1)
     assert again == left
 
 
@@ -170,6 +172,6 @@ def test_olmo_rows_go_past_2_to_the_32_bytes(tmp_path: Path) -> None:
 def test_an_llmc_shard_is_never_empty(tmp_path: Path) -> None:
     spec = a_spec(GPT2, format="llmc", eot="before", shards=Shards(tokens=8))
     runs = [run for run in cut_runs(documents_of(spec), spec, every=8) if not run.is_val]
-    written(tmp_path, spec, runs[:3])
+    written_files(tmp_path, spec, runs[:3])
     assert list(files_in(tmp_path)) == [f"train_{i:06}.bin" for i in range(3)]
     assert len(read_llmc(sorted(tmp_path.glob("train_*")), 20240520, 1, "<u2")) == 24

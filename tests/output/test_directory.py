@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from support.builders import a_content, a_tokenizer
+from support.records import a_content, a_tokenizer
 
 from tokmill.core.config import Content
 from tokmill.core.errors import ChangedError, DamageError, DiskFullError, LockedError, StorageError, TokmillError, UsageError

@@ -5,14 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from support.make_corpora import files
+from support.damaged_corpora import CORPORA, files
 from support.reading import read_all
 
 import tokmill
 from tokmill.core.errors import BadRecordError, BadTextError, DamagedInputError, TokmillError
 from tokmill.read.inputs import find_inputs
 
-CORPORA = Path(__file__).parent.parent / "corpora"
 READ = {
     "bom": ["\ufeffone", "two", "three"],
     "crlf": ["one", "two\r\n", "three\r\n", "\r\nfour\r\n"],
@@ -132,7 +131,7 @@ def test_every_hostile_corpus_is_read_or_refused_here() -> None:
     names = {path.name for path in CORPORA.iterdir()}
     assert names == set(READ) | set(REFUSED) | {"self_overlap", "invalid_utf8"}
     for name in files():
-        assert (CORPORA / name).exists(), "made by tests/support/make_corpora.py, and committed"
+        assert (CORPORA / name).exists(), "made by tests/support/damaged_corpora.py, and committed"
 
 
 def test_text_that_is_not_utf8_is_for_the_encoder_threads_to_refuse(tmp_path: Path) -> None:

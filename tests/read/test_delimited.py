@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import assume, example, given, settings, strategies as st
-from support.builders import a_content
 from support.reading import Reading, a_reader, read_all, write
+from support.records import a_content
 
 from tokmill.core.documents import text_bytes
 from tokmill.core.errors import BadRecordError, MemoryBudgetError

@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import example, given, strategies as st
-from support.builders import a_content
 from support.reading import SEPARATORS, Reading, a_reader, assert_resumes, contents, write
+from support.records import a_content
 
 from tokmill.core.config import Content
 from tokmill.core.errors import UsageError

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 from hypothesis import given, strategies as st
-from support.builders import a_content
 from support.reading import a_reader, read_all, write
+from support.records import a_content
 
 from tokmill.core.errors import BadRecordError, MemoryBudgetError
 from tokmill.core.records import Cursor

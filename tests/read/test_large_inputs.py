@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support.plain import clean_environment
+from support.commands import clean_environment
 
 from tokmill.core.system.budget import divide_budget
 

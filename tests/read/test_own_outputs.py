@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from support.helpers import write_corpus
+from support.corpora import write_corpus
 
 import tokmill
 from tokmill.core.errors import UsageError

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
-from support.builders import a_content
 from support.reading import a_reader, write
-from support.small import path_of, true_ids
+from support.records import a_content
+from support.small_tokenizers import path_of, true_ids
 
 from tokmill.core.records import Cursor, Input
 from tokmill.encode.loading import load_fastest, resolve_tokenizer

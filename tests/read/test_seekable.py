@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support.webserver import Site, serving
+from support.web import Site, serving
 
 from tokmill.core.errors import ChangedError, DamagedInputError
 from tokmill.core.records import Input

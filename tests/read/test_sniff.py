@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given, strategies as st
-from support.builders import a_content, some_resources
-from support.plain import clean_environment, plain_tokens, written
+from support.commands import clean_environment
+from support.oracle import plain_tokens
+from support.outputs import written
+from support.records import a_content, some_resources
 
 from tokmill.core.errors import UsageError
 from tokmill.core.options import PlanOptions

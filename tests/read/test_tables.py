@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
-from support.builders import a_content
-from support.make_corpora import arrow, arrow_stream, parquet, tar
+from support.damaged_corpora import arrow, arrow_stream, parquet, tar
 from support.reading import a_reader, read_all, write
+from support.records import a_content
 
 from tokmill.core.documents import DocumentBuffer
 from tokmill.core.errors import BadRecordError, DamagedInputError, InputError, MemoryBudgetError, TokmillError, UsageError

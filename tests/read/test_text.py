@@ -15,8 +15,8 @@ from typing import Any
 import lz4.frame
 import pytest
 from hypothesis import example, given, strategies as st
-from support.builders import a_content
 from support.reading import SEPARATORS, SpaceCutter, a_reader, contents, read_all, write
+from support.records import a_content
 
 from tokmill.core.errors import InputError
 from tokmill.core.records import Cursor, Input

@@ -14,8 +14,9 @@ from typing import Any
 
 import msgspec
 import pytest
-from support.helpers import give_history, write_corpus, write_output
-from support.plain import clean_environment
+from support.commands import clean_environment
+from support.corpora import write_corpus
+from support.outputs import give_history, write_output
 
 import tokmill
 from tokmill.cli.app import run
@@ -284,7 +285,7 @@ def test_an_output_made_before_histories_were_kept_says_so(tmp_path: Path) -> No
 
 
 def test_an_interrupted_output_says_so_and_how_far_it_was(tmp_path: Path) -> None:
-    from support.builders import a_content
+    from support.records import a_content
 
     from tokmill import __version__
     from tokmill.core.events import Progress, Started
@@ -321,7 +322,7 @@ def test_without_end_of_text_ids_documents_are_missing_and_the_rest_is_there(tmp
 
 
 def test_a_tokenizer_that_is_not_here_leaves_the_ids(tmp_path: Path) -> None:
-    from support.helpers import rewrite_manifest
+    from support.outputs import rewrite_manifest
 
     manifest = write_output(tmp_path / "o", write_corpus(tmp_path / "c.txt", ["Some text."] * 30))
     tokenizer = msgspec.structs.replace(manifest.content.tokenizer, name="/gone/tokenizer.json", path="/gone")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from support import browser
-from support.helpers import give_history
+from support.outputs import give_history
 
 import tokmill
 

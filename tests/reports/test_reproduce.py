@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from support import small
-from support.helpers import EOT, gpt2, write_corpus
-from support.plain import clean_environment
+from support import small_tokenizers
+from support.commands import clean_environment
+from support.corpora import write_corpus
+from support.oracle import EOT, gpt2
 
 import tokmill
 from tokmill.core.errors import UsageError
@@ -181,7 +182,7 @@ def test_the_command_makes_the_same_files(make: Callable[[Path], None], tmp_path
 def test_the_path_of_a_tokenizer_is_absolute_in_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     place = tmp_path / "small" if name == "." else tmp_path
     (tmp_path / "small").mkdir()
-    shutil.copy(small.path_of("gpt2"), tmp_path / "small")
+    shutil.copy(small_tokenizers.path_of("gpt2"), tmp_path / "small")
     shutil.copy(text_to_path(resolve_tokenizer("gpt2").path), tmp_path / "ranks.tiktoken")
     corpus(tmp_path / "a.txt", "One")
     monkeypatch.chdir(place)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import xxhash
 from hypothesis import given, strategies as st
-from support.builders import ByteEncoder, a_batch, a_content, a_tokenizer
+from support.records import ByteEncoder, a_batch, a_content, a_tokenizer
 
 from tokmill.core.errors import AuditError, BadTextError, EngineError
 from tokmill.core.records import EncodedBatch

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from support.builders import a_content
-from support.plain import gpt2
+from support.oracle import gpt2
+from support.records import a_content
 
 from tokmill.core.protocols import Encoder
 from tokmill.core.records import Input, Tokenizer

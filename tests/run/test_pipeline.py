@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from support.builders import ByteEncoder, a_batch, a_content
+from support.records import ByteEncoder, a_batch, a_content
 
 from tokmill.core.errors import BadTextError, InputError, TokmillError
 from tokmill.core.records import Batch, Cursor, EncodedBatch

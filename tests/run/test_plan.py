@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import inspect
 import json
-import os
 import random
 import subprocess
 import sys
@@ -15,8 +14,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support.helpers import EOT, gpt2, write_corpus
-from support.plain import clean_environment
+from support.commands import clean_environment, command
+from support.corpora import write_corpus
+from support.failures import limit_disk
+from support.oracle import EOT, gpt2
 
 import tokmill
 from tokmill import api
@@ -37,31 +38,6 @@ N_TOKENS = sum(len(gpt2().encode_ordinary(text)) + 1 for text in TEXTS)
 @pytest.fixture
 def corpus(tmp_path: Path) -> Path:
     return write_corpus(tmp_path / "corpus.txt", TEXTS)
-
-
-def limit_disk(monkeypatch: pytest.MonkeyPatch, free_bytes: int, free_files: int = 10**6) -> None:
-    """A disk of 100 MB with so much free, as far as anyone asks."""
-    real = os.statvfs("/")
-    fields = dict(
-        f_frsize=1, f_bsize=1, f_blocks=10**8, f_bfree=free_bytes, f_bavail=free_bytes, f_files=10**6, f_favail=free_files
-    )
-
-    class Status:
-        def __getattr__(self, name: str) -> int:
-            return int(fields[name] if name in fields else getattr(real, name))
-
-    monkeypatch.setattr(os, "statvfs", lambda _path: Status())
-
-
-def command(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "tokmill", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        env=clean_environment(),
-        timeout=120,
-        check=False,
-    )
 
 
 def test_json_is_one_object_with_everything_in_it(tmp_path: Path, corpus: Path) -> None:

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from support.plain import clean_environment, plain_tokens, written
+from support.commands import clean_environment
+from support.oracle import plain_tokens
+from support.outputs import written
 
 _TEXT = b"some text<|endoftext|>" * 1000
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from support.webserver import Handler, Site, serving
+from support.web import Handler, Site, serving
 
 from tokmill.core.errors import ChangedError, DamagedInputError, TokmillError, UsageError
 from tokmill.core.records import Input

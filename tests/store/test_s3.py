@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pytest
-from support.bucket import Bucket, Start, failing, s3_server
+from support.s3 import Bucket, Start, failing, s3_server
 
 from tokmill.core.errors import ChangedError, DamagedInputError, TokmillError, UsageError
 from tokmill.core.extras import install_hint

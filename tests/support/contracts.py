@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 from support.reading import SpaceCutter, read_all
-from support.writing import Sides, a_spec, cut_runs, documents_of, written, written_cut
+from support.writing import Sides, a_spec, cut_runs, documents_of, written_files, written_files_of_deaths
 
 from tokmill.check.verification import verify
 from tokmill.core.errors import EngineError
@@ -126,7 +126,7 @@ class WriterContract(ABC):
 
     def test_plain_readers_find_every_token_and_every_document(self, tmp_path: Path) -> None:
         documents = documents_of(self.spec)
-        written(tmp_path, self.spec, self.runs(self.spec))
+        written_files(tmp_path, self.spec, self.runs(self.spec))
         found = self.read(tmp_path)
         for side in ("train", "val"):
             ids, split = found[side]
@@ -138,37 +138,37 @@ class WriterContract(ABC):
         for n, spec in enumerate(self.sharded()):
             documents = documents_of(spec)
             ways = [cut_runs(documents, spec, every=every) for every in (1, 2, 9, 10**6)]
-            made = [written(tmp_path / f"{n}-{i}", spec, runs) for i, runs in enumerate(ways)]
+            made = [written_files(tmp_path / f"{n}-{i}", spec, runs) for i, runs in enumerate(ways)]
             assert made[1:] == made[:-1], spec.shards
 
     def test_a_run_that_is_cut_at_any_commit_goes_on_with_the_same_bytes(self, tmp_path: Path) -> None:
         for n, spec in enumerate(self.sharded()):
             runs = self.runs(spec)
-            whole = written(tmp_path / f"{n}", spec, runs)
-            assert written_cut(tmp_path / f"{n}-all", spec, runs, range(len(runs) + 1)) == whole, spec.shards
+            whole = written_files(tmp_path / f"{n}", spec, runs)
+            assert written_files_of_deaths(tmp_path / f"{n}-all", spec, runs, range(len(runs) + 1)) == whole, spec.shards
             for at in range(0, len(runs) + 1, 1 + len(runs) // 8):
-                assert written_cut(tmp_path / f"{n}-{at}", spec, runs, [at]) == whole, (spec.shards, at)
+                assert written_files_of_deaths(tmp_path / f"{n}-{at}", spec, runs, [at]) == whole, (spec.shards, at)
 
     def test_a_run_that_dies_before_it_publishes_does_not_end_its_files_twice(self, tmp_path: Path) -> None:
         for n, spec in enumerate(self.sharded()):
-            whole = written(tmp_path / f"{n}", spec, self.runs(spec))
-            assert written(tmp_path / f"{n}-twice", spec, self.runs(spec), n_deaths=2) == whole, spec.shards
+            whole = written_files(tmp_path / f"{n}", spec, self.runs(spec))
+            assert written_files(tmp_path / f"{n}-twice", spec, self.runs(spec), n_deaths=2) == whole, spec.shards
 
     def test_verify_finds_nothing_wrong(self, tmp_path: Path) -> None:
         for n, spec in enumerate(self.sharded()):
-            written(tmp_path / f"{n}", spec, self.runs(spec))
+            written_files(tmp_path / f"{n}", spec, self.runs(spec))
             assert verify(tmp_path / f"{n}").problems == [], spec.shards
 
     def test_verify_finds_every_flipped_bit(self, tmp_path: Path) -> None:
         spec = self.sharded()[-1]
-        for name, data in written(tmp_path, spec, self.runs(spec)[:12]).items():
+        for name, data in written_files(tmp_path, spec, self.runs(spec)[:12]).items():
             assert flips_found(tmp_path, name, data) == [], name
 
     def test_a_side_without_a_document_is_no_damage(self, tmp_path: Path) -> None:
         for n, spec in enumerate(self.sharded()):
             runs = [run for run in self.runs(spec) if not run.is_val]
             for some, name in ((runs, "one"), ([], "none")):
-                written(tmp_path / f"{n}-{name}", spec, some)
+                written_files(tmp_path / f"{n}-{name}", spec, some)
                 assert verify(tmp_path / f"{n}-{name}").problems == []
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import xxhash
 from hypothesis import strategies as st
-from support.builders import a_content, some_resources
+from support.records import a_content, some_resources
 
 from tokmill.core.records import Batch, Counts, Cursor, Input
 from tokmill.read.corpus import CorpusReader

@@ -9,7 +9,9 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from support.builders import a_content, a_tokenizer
+from support.oracle import EOT
+from support.outputs import files_in
+from support.records import a_content, a_tokenizer
 
 from tokmill.core.config import Content
 from tokmill.core.manifest import FORMAT_VERSION, Manifest, published
@@ -19,7 +21,6 @@ from tokmill.core.records import Counts, Cursor, Tokens
 from tokmill.formats.writers import make_writer, spec_of
 from tokmill.output.directory import Output, open_output
 
-EOT = 50256
 GPT2 = OutputSpec(format="raw", dtype="uint16", eot="after", eot_id=EOT, tokenizer="gpt2")
 Sides = dict[str, tuple[list[int], list[list[int]] | None]]
 Documents = list[tuple[bool, list[int]]]
@@ -111,7 +112,7 @@ class _Run:
         )
 
 
-def written(directory: Path, spec: OutputSpec, runs: Sequence[Tokens], *, n_deaths: int = 0) -> dict[str, bytes]:
+def written_files(directory: Path, spec: OutputSpec, runs: Sequence[Tokens], *, n_deaths: int = 0) -> dict[str, bytes]:
     """The files of a run, by name. n_deaths: it dies so often when all is committed and nothing is published."""
     for _ in range(n_deaths):
         dying = _Run(directory, spec, runs)
@@ -128,8 +129,8 @@ def written(directory: Path, spec: OutputSpec, runs: Sequence[Tokens], *, n_deat
     return files_in(directory)
 
 
-def written_cut(directory: Path, spec: OutputSpec, runs: Sequence[Tokens], cuts: Collection[int]) -> dict[str, bytes]:
-    """The same; behind each of these runs it commits, writes some more, and dies."""
+def written_files_of_deaths(directory: Path, spec: OutputSpec, runs: Sequence[Tokens], cuts: Collection[int]) -> dict[str, bytes]:
+    """The same; after each of these runs it commits, writes some more, and dies."""
     for cut in sorted(cuts):
         run = _Run(directory, spec, runs)
         run.append(cut)
@@ -138,15 +139,7 @@ def written_cut(directory: Path, spec: OutputSpec, runs: Sequence[Tokens], cuts:
         if cut == len(runs):
             run.writer.finish()
         run.output.close()
-    return written(directory, spec, runs)
-
-
-def files_in(directory: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(directory)): path.read_bytes()
-        for path in sorted(directory.rglob("*"))
-        if path.is_file() and path.name != "manifest.json"
-    }
+    return written_files(directory, spec, runs)
 
 
 def read_llmc(paths: list[Path], magic: int, version: int, dtype: str) -> list[int]:

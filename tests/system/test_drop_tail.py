@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from system.test_tokenize import SEP, some_documents
+from support.corpora import SEP, some_documents
 
 import tokmill
 from tokmill.core.errors import UsageError

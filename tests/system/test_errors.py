@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from run.test_plan import limit_disk
-from support.helpers import write_corpus
-from support.plain import clean_environment
+from support.commands import clean_environment
+from support.corpora import write_corpus
+from support.failures import limit_disk
 
 import tokmill
 from tokmill.cli import app

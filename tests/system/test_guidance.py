@@ -10,8 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.helpers import gpt2, write_corpus
-from support.plain import clean_environment
+from support.commands import clean_environment
+from support.corpora import write_corpus
+from support.oracle import gpt2
 
 import tokmill
 from tokmill.cli import app

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from support.plain import clean_environment
+from support.commands import clean_environment
 
 MIB = 1 << 20
 SEPARATOR = b"<|endoftext|>"

@@ -13,9 +13,11 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support.plain import plain_tokens
-from system.test_parts import SMALL, make_part, plan_parts, side_bytes
-from system.test_tokenize import command, run_in_process, some_documents
+from support.commands import command
+from support.corpora import line_texts, some_documents, write_lines
+from support.oracle import plain_tokens
+from support.outputs import side_bytes
+from support.runs import SMALL, make_part, plan_parts, run_in_process
 
 import tokmill
 from tokmill.check.verification import verify
@@ -30,17 +32,6 @@ from tokmill.run.parts import split_runs
 from tokmill.run.parts.finalize import finalize_held, missing_parts
 
 
-def lines(folder: Path, *bad: int) -> Path:
-    """30 lines, some of them no JSON; the last ten are in the last of three parts."""
-    path = folder / "a.jsonl"
-    path.write_text("\n".join("no JSON no JSON no JSON" if i in bad else json.dumps({"text": f"text {i:07}"}) for i in range(30)))
-    return path
-
-
-def texts(*bad: int) -> list[bytes]:
-    return [f"text {i:07}".encode() for i in range(30) if i not in bad]
-
-
 def make_all(path: Path, out: Path, **options: Any) -> Job:
     job = plan_parts([path], out, 3, **options)
     for index in range(3):
@@ -49,7 +40,7 @@ def make_all(path: Path, out: Path, **options: Any) -> Job:
 
 
 def write_oddities(folder: Path) -> list[Path]:
-    """Empty files and row groups, marks of byte order, lines and files that end in every way, archives and tables."""
+    """Write empty files and row groups, marks of byte order, lines and files that end in every way, archives and tables."""
     folder.mkdir()
     texts = [document.decode() for document in some_documents(24, 120, 21)]
     (folder / "a.txt").write_bytes(b"\xef\xbb\xbf" + "\r\n\r\n".join(texts).encode() + b"\r\n\r\n\r\n")
@@ -97,7 +88,7 @@ def test_odd_files_of_every_kind_in_parts_are_those_of_one_run(tmp_path: Path, c
 
 
 def test_parts_made_before_a_bad_record_was_met_stay_when_it_is_skipped(tmp_path: Path) -> None:
-    path, out = lines(tmp_path, 25), tmp_path / "out"
+    path, out = write_lines(tmp_path, 25), tmp_path / "out"
     strict = plan_parts([path], out, 3, val_fraction=0.3)
     make_part(strict, 0)
     make_part(strict, 1)
@@ -117,7 +108,7 @@ def test_parts_made_before_a_bad_record_was_met_stay_when_it_is_skipped(tmp_path
 
 
 def test_a_part_that_committed_something_goes_on_when_bad_records_are_skipped(tmp_path: Path) -> None:
-    path, out = lines(tmp_path, 29), tmp_path / "out"
+    path, out = write_lines(tmp_path, 29), tmp_path / "out"
     small = {"batch_bytes": 40, "segment_bytes": 40}
     with pytest.raises(tokmill.TokmillError, match="not JSON"):
         make_part(plan_parts([path], out, 3, small), 2)
@@ -128,7 +119,7 @@ def test_a_part_that_committed_something_goes_on_when_bad_records_are_skipped(tm
 
 
 def test_a_plan_that_became_more_lenient_does_not_become_strict_again(tmp_path: Path) -> None:
-    path, out = lines(tmp_path), tmp_path / "out"
+    path, out = write_lines(tmp_path), tmp_path / "out"
     plan_parts([path], out, 3)
     plan_parts([path], out, 3, encoding_errors="replace")
     with pytest.raises(ChangedError, match="--encoding-errors was replace, is strict") as caught:
@@ -140,7 +131,7 @@ def test_a_plan_that_became_more_lenient_does_not_become_strict_again(tmp_path: 
 
 
 def test_what_all_parts_skipped_together_is_held_against_the_limit(tmp_path: Path) -> None:
-    path, out = lines(tmp_path, 3, 13, 23), tmp_path / "out"
+    path, out = write_lines(tmp_path, 3, 13, 23), tmp_path / "out"
     job = make_all(path, out, on_error="skip")
     plan = load_plan(out)
     assert plan is not None
@@ -153,7 +144,7 @@ def test_what_all_parts_skipped_together_is_held_against_the_limit(tmp_path: Pat
 
 
 def test_nothing_is_put_together_while_a_complete_part_is_made_again(tmp_path: Path) -> None:
-    path, out = lines(tmp_path), tmp_path / "out"
+    path, out = write_lines(tmp_path), tmp_path / "out"
     job = make_all(path, out)
     again = open_output(part_directory(out, 1), split_runs.part_job(job, 1).content, tokmill.__version__, fresh=True)
     assert isinstance(again, Output)
@@ -165,11 +156,11 @@ def test_nothing_is_put_together_while_a_complete_part_is_made_again(tmp_path: P
     finally:
         again.close()
     tokmill.finalize(out)
-    assert side_bytes(out) == plain_tokens(texts())
+    assert side_bytes(out) == plain_tokens(line_texts())
 
 
 def test_a_part_that_is_being_made_is_not_discarded(tmp_path: Path) -> None:
-    path, out = lines(tmp_path), tmp_path / "out"
+    path, out = write_lines(tmp_path), tmp_path / "out"
     fresh = msgspec.structs.replace(plan_parts([path], out, 3), fresh=True)
     lock = acquire_lock(part_directory(out, 1))
 
@@ -184,7 +175,7 @@ def test_a_part_that_is_being_made_is_not_discarded(tmp_path: Path) -> None:
 
 
 def test_a_part_that_is_being_made_is_not_told_to_be_made(tmp_path: Path) -> None:
-    path, out = lines(tmp_path), tmp_path / "out"
+    path, out = write_lines(tmp_path), tmp_path / "out"
     job = plan_parts([path], out, 3)
     make_part(job, 0)
     lock = acquire_lock(part_directory(out, 1))
@@ -202,7 +193,7 @@ def test_a_part_that_is_being_made_is_not_told_to_be_made(tmp_path: Path) -> Non
 
 
 def test_what_a_late_part_left_behind_is_taken_away(tmp_path: Path) -> None:
-    path, out = lines(tmp_path), tmp_path / "out"
+    path, out = write_lines(tmp_path), tmp_path / "out"
     make_all(path, out)
     left = shutil.copytree(part_directory(out, 2), tmp_path / "left")
     tokmill.finalize(out)
@@ -213,7 +204,7 @@ def test_what_a_late_part_left_behind_is_taken_away(tmp_path: Path) -> None:
 
 
 def test_a_complete_output_is_not_begun_again_by_one_part(tmp_path: Path) -> None:
-    path, out = lines(tmp_path), tmp_path / "out"
+    path, out = write_lines(tmp_path), tmp_path / "out"
     make_all(path, out)
     tokmill.finalize(out)
     with pytest.raises(UsageError, match="the output is complete"):
@@ -223,7 +214,7 @@ def test_a_complete_output_is_not_begun_again_by_one_part(tmp_path: Path) -> Non
 
 
 def test_a_part_says_what_comes_next_and_the_report_why_there_is_no_history(tmp_path: Path) -> None:
-    path, out = lines(tmp_path), tmp_path / "out"
+    path, out = write_lines(tmp_path), tmp_path / "out"
     said = command("tokenize", path, "--out", out, "--part", "0/1")
     assert f"next       tokmill finalize {out}" in said.stdout, said.stderr
     assert "from       1 part\n" in command("finalize", out).stdout

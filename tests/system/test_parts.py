@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gzip
 import importlib.util
 import itertools
 import json
@@ -13,92 +12,37 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from check.test_repair import do_damage, mend
 from hypothesis import HealthCheck, given, settings, strategies as st
-from support.plain import clean_environment, plain_tokens, written
-from system.test_resume import Died, dying_at
-from system.test_tokenize import SEP, UNWATCHED, command, run_in_process, some_documents, some_text
+from support.commands import clean_environment, command
+from support.corpora import SEP, WITH_SKIPS, some_documents, some_text, write_every_kind
+from support.failures import Died, do_damage, dying_at
+from support.oracle import plain_tokens
+from support.outputs import side_bytes, written
+from support.runs import SMALL, make_part, make_parts, plan_parts, repair_in_process, run_in_process
 
 import tokmill
 from tokmill.check.verification import verify
 from tokmill.cli.app import run
 from tokmill.cli.options import with_address
-from tokmill.core.config import Job
 from tokmill.core.errors import ChangedError, DamageError, LockedError, UsageError
-from tokmill.core.events import AnyEvent, Finished
 from tokmill.core.manifest import load_manifest
 from tokmill.core.options import PlanOptions
-from tokmill.output.directory import Output
 from tokmill.output.parts import part_directory
 from tokmill.output.state_dir import acquire_lock, release_lock
 from tokmill.run.job import make_job
 from tokmill.run.parts import split_runs
-from tokmill.run.worker import Worker
-
-SMALL = {"batch_bytes": 700, "segment_bytes": 2500, "n_threads": 1}
-
-
-def plan_parts(inputs: Any, out: Path, count: int, resources: Mapping[str, object] | None = None, **options: Any) -> Job:
-    """The job of a whole that is made in parts, agreed on, with resources that no person can ask for."""
-    job = split_runs.whole_job(make_job([str(i) for i in inputs], PlanOptions(**options), out=str(out)).job, count)
-    changed = msgspec.structs.replace(job.resources, **{**UNWATCHED, **SMALL, **(resources or {})})
-    job = msgspec.structs.replace(job, resources=changed)
-    assert split_runs.begin(job, force=True) is None
-    return job
-
-
-def make_part(job: Job, index: int) -> Finished:
-    """One part, in this process, each commit awaited so that none is put off for the one before."""
-    events: list[AnyEvent] = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Output, "is_settled", property(lambda output: output.settle() is None))
-        Worker(split_runs.part_job(job, index), events.append).run()
-    assert isinstance(events[-1], Finished)
-    return events[-1]
-
-
-def make_parts(inputs: Any, out: Path, count: int, resources: Mapping[str, object] | None = None, **options: Any) -> None:
-    job = plan_parts(inputs, out, count, resources, **options)
-    # In any order.
-    for index in sorted(range(count), key=lambda i: (i % 3, -i)):
-        make_part(job, index)
-
-
-def side_bytes(out: Path) -> tuple[bytes, bytes]:
-    """The ids of both sides, their files one behind the other as a trainer would sort them."""
-    return tuple(b"".join(p.read_bytes() for p in sorted(out.glob(f"{side}*.bin"))) for side in ("train", "val"))  # type: ignore[return-value]
-
-
-def write_corpus(folder: Path, scale: int = 1) -> list[Path]:
-    """Files of every kind, with records that are skipped."""
-    folder.mkdir()
-    documents = [*some_documents(30 * scale, 300, 8), b"", b"\n", *some_documents(1, 6000, 9)]
-    (folder / "a.txt").write_bytes(SEP.encode().join(documents) + SEP.encode())
-    lines = [json.dumps({"text": d.decode()}) if i % 4 else "not JSON" for i, d in enumerate(some_documents(40 * scale, 300, 11))]
-    (folder / "b.jsonl").write_text("\n".join(lines))
-    (folder / "c.txt.gz").write_bytes(gzip.compress(SEP.encode().join(some_documents(9, 300, 12))))
-    (folder / "d.txt").write_bytes(b"caf\xe9" + SEP.encode() + b"tiny")
-    texts = [d.decode() if i % 5 else None for i, d in enumerate(some_documents(40 * scale, 200, 13))]
-    pq.write_table(pa.table({"text": texts}), folder / "e.parquet", row_group_size=4)
-    return sorted(folder.iterdir())
-
-
-OPTIONS: dict[str, Any] = {"on_error": "skip", "val_fraction": 0.3}
 
 
 class Corpus:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.inputs = write_corpus(folder / "corpus")
-        run_in_process(self.inputs, folder / "one", SMALL, **OPTIONS)
+        self.inputs = write_every_kind(folder / "corpus")
+        run_in_process(self.inputs, folder / "one", SMALL, **WITH_SKIPS)
         self.one = folder / "one"
 
 
@@ -110,7 +54,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 @pytest.fixture(scope="module")
 def parts(corpus: Corpus) -> Path:
     """An output of seven parts that are all there and not put together."""
-    make_parts(corpus.inputs, corpus.folder / "parts", 7, **OPTIONS)
+    make_parts(corpus.inputs, corpus.folder / "parts", 7, **WITH_SKIPS)
     return corpus.folder / "parts"
 
 
@@ -134,7 +78,7 @@ def same_as_one_run(out: Path, corpus: Corpus, scratch: Path) -> bool:
 
 @pytest.mark.parametrize("count", [2, pytest.param(1, marks=pytest.mark.slow), pytest.param(23, marks=pytest.mark.slow)])
 def test_merged_it_is_byte_for_byte_the_output_of_one_run(corpus: Corpus, tmp_path: Path, count: int) -> None:
-    make_parts(corpus.inputs, tmp_path / "out", count, **OPTIONS)
+    make_parts(corpus.inputs, tmp_path / "out", count, **WITH_SKIPS)
     tokmill.finalize(tmp_path / "out")
     assert same_as_one_run(tmp_path / "out", corpus, tmp_path / "merged")
     assert side_bytes(tmp_path / "out") == written(corpus.one)
@@ -183,7 +127,7 @@ def test_commands_make_parts_and_put_them_together(tmp_path: Path) -> None:
 
 def test_parts_that_are_missing_are_named_with_the_command_that_makes_them(corpus: Corpus, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    job = plan_parts(corpus.inputs, out, 4, **OPTIONS)
+    job = plan_parts(corpus.inputs, out, 4, **WITH_SKIPS)
     make_part(job, 2)
     with pytest.raises(UsageError, match="3 parts of 4 are missing: 0, 1, 3") as caught:
         tokmill.finalize(out)
@@ -249,7 +193,7 @@ def test_a_part_that_died_anywhere_goes_on_and_is_the_same(
     corpus: Corpus, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stride: int
 ) -> None:
     for n in itertools.count(1, stride):
-        job = plan_parts(corpus.inputs, tmp_path / f"out{n}", 7, **OPTIONS)
+        job = plan_parts(corpus.inputs, tmp_path / f"out{n}", 7, **WITH_SKIPS)
         with monkeypatch.context() as patch:
             calls = dying_at(n, patch)
             with contextlib.suppress(Died):
@@ -279,10 +223,10 @@ def test_in_every_format_its_ids_are_those_of_one_run_and_what_is_damaged_is_mad
     corpus: Corpus, tmp_path: Path, layout: dict[str, Any]
 ) -> None:
     out = tmp_path / "out"
-    make_parts(corpus.inputs, out, 5, **OPTIONS, **layout)
+    make_parts(corpus.inputs, out, 5, **WITH_SKIPS, **layout)
     tokmill.finalize(out)
     assert verify(out, sources=[str(i) for i in corpus.inputs]).ok
-    run_in_process(corpus.inputs, tmp_path / "one", SMALL, **OPTIONS, **layout)
+    run_in_process(corpus.inputs, tmp_path / "one", SMALL, **WITH_SKIPS, **layout)
     for made in ("out", "one"):
         tokmill.convert(tmp_path / made, tmp_path / f"{made}.raw", format="raw")
         tokmill.merge(tmp_path / made, tmp_path / f"{made}.merged")
@@ -292,7 +236,7 @@ def test_in_every_format_its_ids_are_those_of_one_run_and_what_is_damaged_is_mad
     for i, name in enumerate(before):
         do_damage(out, (name, ("flip", "cut", "missing")[i % 3], (0.0, 0.5, 1 - 1e-9)[i % 3], 3))
     assert not verify(out).ok
-    assert {each.file for each in mend(out)} == set(before)
+    assert {each.file for each in repair_in_process(out)} == set(before)
     assert {name: (out / name).read_bytes() for name in before} == before
     assert verify(out).ok
 
@@ -303,7 +247,7 @@ def test_what_is_damaged_in_one_part_is_made_again_and_no_other_file_is_touched(
     for i, name in enumerate(names[::4]):
         inodes = {other: (whole / other).stat().st_ino for other in names if other != name}
         do_damage(whole, (name, "flip", (0.0, 0.4, 1 - 1e-9)[i % 3], 1))
-        assert {each.file for each in mend(whole)} == {name}
+        assert {each.file for each in repair_in_process(whole)} == {name}
         assert (whole / name).read_bytes() == before[name]
         assert {other: (whole / other).stat().st_ino for other in inodes} == inodes
 
@@ -319,18 +263,18 @@ def test_dataset_reads_it_as_one(corpus: Corpus, whole: Path) -> None:
 def test_nothing_is_appended_to_parts_until_they_are_merged(corpus: Corpus, whole: Path, tmp_path: Path) -> None:
     more = tmp_path / "more.txt"
     more.write_bytes(b"more text")
-    options = {**OPTIONS, "append": True}
+    options = {**WITH_SKIPS, "append": True}
     with pytest.raises(UsageError, match="made in 7 parts"):
         tokmill.tokenize(more, whole, **options)
     tokmill.merge(whole, tmp_path / "merged")
     tokmill.tokenize(more, tmp_path / "merged", **options)
-    tokmill.tokenize([*map(str, corpus.inputs), str(more)], tmp_path / "all", **OPTIONS)
+    tokmill.tokenize([*map(str, corpus.inputs), str(more)], tmp_path / "all", **WITH_SKIPS)
     assert written(tmp_path / "merged") == written(tmp_path / "all")
 
 
 def test_another_plan_is_refused_by_name(corpus: Corpus, tmp_path: Path) -> None:
     inputs, out = [*corpus.inputs], tmp_path / "out"
-    job = plan_parts(inputs, out, 3, **OPTIONS)
+    job = plan_parts(inputs, out, 3, **WITH_SKIPS)
     make_part(job, 0)
 
     def refused(count: int, inputs: list[Path], **options: Any) -> str:
@@ -338,20 +282,20 @@ def test_another_plan_is_refused_by_name(corpus: Corpus, tmp_path: Path) -> None
             plan_parts(inputs, out, count, **options)
         return caught.value.what
 
-    assert "N of --part I/N was 3, is 4" in refused(4, inputs, **OPTIONS)
-    assert "--val-fraction was 0.3, is 0.1" in refused(3, inputs, **{**OPTIONS, "val_fraction": 0.1})
-    assert f"input {inputs[-1]} is gone" in refused(3, inputs[:-1], **OPTIONS)
+    assert "N of --part I/N was 3, is 4" in refused(4, inputs, **WITH_SKIPS)
+    assert "--val-fraction was 0.3, is 0.1" in refused(3, inputs, **{**WITH_SKIPS, "val_fraction": 0.1})
+    assert f"input {inputs[-1]} is gone" in refused(3, inputs[:-1], **WITH_SKIPS)
     other = shutil.copy(inputs[0], tmp_path / "a.txt")
-    assert f"input {other} is new" in refused(3, [Path(other), *inputs], **OPTIONS)
+    assert f"input {other} is new" in refused(3, [Path(other), *inputs], **WITH_SKIPS)
     for i in (1, 2):
         make_part(job, i)
     tokmill.finalize(out)
-    assert "N of --part I/N was 3, is 4" in refused(4, inputs, **OPTIONS)
+    assert "N of --part I/N was 3, is 4" in refused(4, inputs, **WITH_SKIPS)
 
 
 def test_a_part_of_another_plan_is_not_put_together(corpus: Corpus, parts: Path, tmp_path: Path) -> None:
     out = shutil.copytree(parts, tmp_path / "out")
-    job = plan_parts(corpus.inputs, tmp_path / "other", 7, **{**OPTIONS, "seed": 1})
+    job = plan_parts(corpus.inputs, tmp_path / "other", 7, **{**WITH_SKIPS, "seed": 1})
     make_part(job, 3)
     shutil.rmtree(part_directory(out, 3))
     shutil.copytree(part_directory(tmp_path / "other", 3), part_directory(out, 3))
@@ -378,7 +322,7 @@ def test_a_list_of_what_was_skipped_that_was_changed_is_not_taken_over(parts: Pa
 
 def test_a_part_is_made_by_one_and_put_together_by_one(parts: Path, corpus: Corpus, tmp_path: Path) -> None:
     out = shutil.copytree(parts, tmp_path / "out")
-    job = split_runs.whole_job(make_job([str(i) for i in corpus.inputs], PlanOptions(**OPTIONS), out=str(out)).job, 7)
+    job = split_runs.whole_job(make_job([str(i) for i in corpus.inputs], PlanOptions(**WITH_SKIPS), out=str(out)).job, 7)
     for directory, attempt in ((part_directory(out, 3), lambda: make_part(job, 3)), (out, lambda: tokmill.finalize(out))):
         lock = acquire_lock(directory)
         with pytest.raises(LockedError):
@@ -395,7 +339,7 @@ def test_a_part_alone_is_not_taken_for_an_output(parts: Path, tmp_path: Path) ->
 def test_whoever_comes_late_finds_all_done(corpus: Corpus, parts: Path, tmp_path: Path) -> None:
     out = shutil.copytree(parts, tmp_path / "out")
     tokmill.finalize(out)
-    summary = tokmill.tokenize([str(i) for i in corpus.inputs], out, part="3/7", **OPTIONS)
+    summary = tokmill.tokenize([str(i) for i in corpus.inputs], out, part="3/7", **WITH_SKIPS)
     assert summary.already_complete
     assert not (out / ".tokmill").exists()
 
@@ -403,7 +347,7 @@ def test_whoever_comes_late_finds_all_done(corpus: Corpus, parts: Path, tmp_path
 def test_fresh_begins_one_part_again_and_leaves_the_others(corpus: Corpus, parts: Path, tmp_path: Path) -> None:
     out = shutil.copytree(parts, tmp_path / "out")
     inodes = [p.stat().st_ino for p in sorted(out.glob(".tokmill/parts/*/*.bin")) if p.parent.name != "00003"]
-    summary = tokmill.tokenize([str(i) for i in corpus.inputs], out, part="3/7", fresh=True, **OPTIONS)
+    summary = tokmill.tokenize([str(i) for i in corpus.inputs], out, part="3/7", fresh=True, **WITH_SKIPS)
     assert not summary.already_complete
     assert [p.stat().st_ino for p in sorted(out.glob(".tokmill/parts/*/*.bin")) if p.parent.name != "00003"] == inodes
     tokmill.finalize(out)
@@ -412,23 +356,23 @@ def test_fresh_begins_one_part_again_and_leaves_the_others(corpus: Corpus, parts
 
 def test_runs_in_one_piece_and_in_parts_do_not_share_a_directory(corpus: Corpus, tmp_path: Path) -> None:
     inputs = [str(i) for i in corpus.inputs]
-    plan_parts(inputs, tmp_path / "parts", 3, **OPTIONS)
+    plan_parts(inputs, tmp_path / "parts", 3, **WITH_SKIPS)
     with pytest.raises(UsageError, match="is being made in parts"):
-        tokmill.tokenize(inputs, tmp_path / "parts", **OPTIONS)
+        tokmill.tokenize(inputs, tmp_path / "parts", **WITH_SKIPS)
     with pytest.raises(UsageError, match="is being made in parts"):
-        tokmill.tokenize(inputs, tmp_path / "parts", fresh=True, **OPTIONS)
+        tokmill.tokenize(inputs, tmp_path / "parts", fresh=True, **WITH_SKIPS)
     with pytest.raises(ChangedError, match="N of --part I/N was not given, is 3"):
-        tokmill.tokenize(inputs, corpus.one, part="0/3", **OPTIONS)
+        tokmill.tokenize(inputs, corpus.one, part="0/3", **WITH_SKIPS)
     with pytest.MonkeyPatch.context() as patch:
         dying_at(25, patch)
         with pytest.raises(Died):
-            run_in_process(corpus.inputs, tmp_path / "begun", SMALL, **OPTIONS)
+            run_in_process(corpus.inputs, tmp_path / "begun", SMALL, **WITH_SKIPS)
     with pytest.raises(UsageError, match="a run in one piece is to be resumed"):
-        tokmill.tokenize(inputs, tmp_path / "begun", part="0/3", **OPTIONS)
+        tokmill.tokenize(inputs, tmp_path / "begun", part="0/3", **WITH_SKIPS)
     (tmp_path / "strange").mkdir()
     (tmp_path / "strange" / "train.bin").write_bytes(b"mine")
     with pytest.raises(UsageError, match="no tokmill manifest vouches for"):
-        tokmill.tokenize(inputs, tmp_path / "strange", part="0/3", **OPTIONS)
+        tokmill.tokenize(inputs, tmp_path / "strange", part="0/3", **WITH_SKIPS)
 
 
 @pytest.mark.parametrize(

@@ -20,10 +20,13 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support.bucket import Bucket, s3_server
-from support.plain import clean_environment, plain_tokens, written
-from support.webserver import Handler, Site, serving
-from system.test_tokenize import SEP, command, run_in_process, some_documents
+from support.commands import clean_environment, command
+from support.corpora import SEP, some_documents
+from support.oracle import plain_tokens
+from support.outputs import written
+from support.runs import run_in_process
+from support.s3 import Bucket, s3_server
+from support.web import Handler, Site, serving
 
 import tokmill
 from tokmill.core.errors import ChangedError, DamagedInputError, UsageError
@@ -257,7 +260,7 @@ def test_local_inputs_load_nothing_for_remote_ones(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"some text")
     program = """
 import sys, tokmill
-from tokmill.planning import make_job
+from tokmill.run.job import make_job
 tokmill.plan(sys.argv[1])
 print([name for name in ("fsspec", "aiohttp", "s3fs", "asyncio") if name in sys.modules])
 from tokmill.run.worker import Worker

@@ -9,40 +9,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.plain import clean_environment, plain_tokens, written
-from system.test_tokenize import SEP, command, killed_worker, run_in_process, some_documents
+from support.commands import clean_environment, command, killed_worker
+from support.corpora import SEP, some_documents
+from support.failures import Died, dying_at
+from support.oracle import plain_tokens
+from support.outputs import written
+from support.runs import run_in_process
 
 from tokmill.core.errors import BadRecordError, ChangedError, DamageError, TooManySkippedError
-from tokmill.core.system import durable
-
-
-class Died(BaseException):
-    """Stands for a kill: nothing in the product catches it."""
-
-
-def dying_at(n: int, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
-    """Let the n-th call that changes the disk die; returns how many there were."""
-    calls = 0
-
-    def dying(real: Callable[..., object]) -> Callable[..., object]:
-        def call(*arguments: object, **named: object) -> object:
-            nonlocal calls
-            calls += 1
-            if calls == n:
-                raise Died
-            return real(*arguments, **named)
-
-        return call
-
-    for name in ("replace", "link", "sync_file", "sync_directory", "write_all", "write_file", "create"):
-        monkeypatch.setattr(durable, name, dying(getattr(durable, name)))
-    monkeypatch.setattr(Path, "unlink", dying(Path.unlink))
-    monkeypatch.setattr(Path, "rmdir", dying(Path.rmdir))
-    return lambda: calls
 
 
 @pytest.mark.parametrize("stride", [6, pytest.param(1, marks=pytest.mark.slow)])

@@ -17,9 +17,10 @@ from typing import Any
 
 import msgspec
 import pytest
-from support.bucket import Bucket, Fault, Start, failing, s3_server
-from support.plain import clean_environment, plain_tokens
-from system.test_tokenize import SEP, command, some_documents
+from support.commands import clean_environment, command, wait_until
+from support.corpora import SEP, some_documents
+from support.oracle import plain_tokens
+from support.s3 import Bucket, Fault, Start, failing, s3_server, watch
 
 import tokmill
 from tokmill.core.errors import BadRecordError, ChangedError, DamageError, LockedError, UsageError
@@ -110,13 +111,6 @@ def make(corpus: Path, stage: Path, **options: Any) -> tokmill.Summary:
     return tokmill.tokenize(corpus, URL, stage=stage, **{"val_fraction": 0.1, **options})
 
 
-def wait_until(condition: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-
-
 def fetched(bucket: Bucket, *, val_fraction: float = 0.1) -> None:
     """The prefix holds the reference's bytes, is sound, and nothing else is left."""
     assert (bucket.get("sets/one/train.bin"), bucket.get("sets/one/val.bin")) == plain_tokens(DOCUMENTS, val_fraction=val_fraction)
@@ -143,10 +137,6 @@ class Parts:
             number = int(request["QUERY_STRING"].partition("partNumber=")[2].partition("&")[0])
             self.sent.append((request["PATH_INFO"], number))
         return None
-
-
-def watch(bucket: Bucket, fault: Fault | None) -> None:
-    bucket.fault, bucket.faulty = fault, {"PUT", "POST", "GET", "HEAD", "DELETE"}
 
 
 def test_a_prefix_holds_the_bytes_of_a_local_run_when_the_command_ends(bucket: Bucket, corpus: Path, tmp_path: Path) -> None:

@@ -15,12 +15,12 @@ from typing import Any
 from urllib.parse import unquote
 
 import pytest
-from support.bucket import NAME, Bucket, Fault, Start, failing, s3_server
-from support.plain import clean_environment, written
-from system.test_parts import OPTIONS, SMALL, write_corpus
-from system.test_resume import Died
-from system.test_store_output import wait_until, watch
-from system.test_tokenize import run_in_process
+from support.commands import clean_environment, wait_until
+from support.corpora import WITH_SKIPS, write_every_kind
+from support.failures import Died
+from support.outputs import written
+from support.runs import SMALL, run_in_process
+from support.s3 import NAME, Bucket, Fault, Start, failing, s3_server, watch
 
 import tokmill
 from tokmill.core.errors import ChangedError, DamageError, LockedError, UsageError
@@ -95,9 +95,9 @@ class Corpus:
     """Files of every kind, and what one run makes of them."""
 
     def __init__(self, folder: Path) -> None:
-        self.inputs = [str(path) for path in write_corpus(folder / "corpus")]
+        self.inputs = [str(path) for path in write_every_kind(folder / "corpus")]
         self.one = folder / "one"
-        run_in_process(self.inputs, self.one, SMALL, **OPTIONS)
+        run_in_process(self.inputs, self.one, SMALL, **WITH_SKIPS)
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +106,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 
 
 def make_part(corpus: Corpus, stage: Path, part: str, **options: Any) -> tokmill.Summary:
-    return tokmill.tokenize(corpus.inputs, URL, part=part, stage=stage, **{**OPTIONS, **options})
+    return tokmill.tokenize(corpus.inputs, URL, part=part, stage=stage, **{**WITH_SKIPS, **options})
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +183,7 @@ def test_its_files_are_those_of_parts_that_were_made_in_a_directory(
 ) -> None:
     for index in range(count):
         make_part(corpus, tmp_path / "stage", f"{index}/{count}")
-        tokmill.tokenize(corpus.inputs, tmp_path / "out", part=f"{index}/{count}", **OPTIONS)
+        tokmill.tokenize(corpus.inputs, tmp_path / "out", part=f"{index}/{count}", **WITH_SKIPS)
     tokmill.finalize(URL, stage=tmp_path / "stage")
     tokmill.finalize(tmp_path / "out")
     manifest = decode_manifest(bucket.get(f"{KEY}manifest.json"), URL)
@@ -519,7 +519,7 @@ def test_another_plan_is_refused_by_name(corpus: Corpus, three: Objects, bucket:
         with pytest.raises(ChangedError, match=says):
             make_part(corpus, tmp_path, part, shard_tokens=2500, **options)
     with pytest.raises(ChangedError, match="is gone"):
-        tokmill.tokenize(corpus.inputs[1:], URL, part="0/3", stage=tmp_path, shard_tokens=2500, **OPTIONS)
+        tokmill.tokenize(corpus.inputs[1:], URL, part="0/3", stage=tmp_path, shard_tokens=2500, **WITH_SKIPS)
     watch(bucket, None)
     assert contents(bucket) == {name: data for name, (data, _) in three.items()}
     tokmill.finalize(URL, stage=tmp_path)
@@ -543,11 +543,11 @@ def test_a_single_run_is_refused_where_parts_are_made(
 ) -> None:
     put_back(bucket, three)
     with pytest.raises(UsageError, match="an output is being made in parts at this prefix"):
-        tokmill.tokenize(corpus.inputs, URL, stage=tmp_path, fresh=fresh, **OPTIONS)
+        tokmill.tokenize(corpus.inputs, URL, stage=tmp_path, fresh=fresh, **WITH_SKIPS)
     bucket.delete(KEY + PLAN_NAME)
     if not fresh:
         with pytest.raises(LockedError, match="another run, of other inputs or settings"):
-            tokmill.tokenize(corpus.inputs, URL, stage=tmp_path, **OPTIONS)
+            tokmill.tokenize(corpus.inputs, URL, stage=tmp_path, **WITH_SKIPS)
     assert json.loads(bucket.get(KEY + CLAIM_NAME))["fingerprint"] == decode_plan(three).fingerprint
 
 

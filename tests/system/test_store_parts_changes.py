@@ -11,10 +11,11 @@ from typing import Any
 
 import msgspec
 import pytest
-from support.bucket import Bucket, failing, s3_server
-from support.plain import clean_environment, plain_tokens
-from system.test_part_changes import lines, texts
-from system.test_tokenize import UNWATCHED
+from support.commands import clean_environment
+from support.corpora import line_texts, write_lines
+from support.oracle import plain_tokens
+from support.runs import UNWATCHED
+from support.s3 import Bucket, failing, s3_server
 
 import tokmill
 from tokmill.core.config import Job
@@ -60,7 +61,7 @@ def train_bytes(bucket: Bucket) -> bytes:
 
 @pytest.mark.slow
 def test_parts_made_before_a_bad_record_was_met_stay_when_it_is_skipped(bucket: Bucket, tmp_path: Path) -> None:
-    path, stage = lines(tmp_path, 25), tmp_path / "stage"
+    path, stage = write_lines(tmp_path, 25), tmp_path / "stage"
     make_part(path, stage, 0)
     with pytest.raises(TokmillError, match="not JSON"):
         make_part(path, stage, 2)
@@ -70,14 +71,14 @@ def test_parts_made_before_a_bad_record_was_met_stay_when_it_is_skipped(bucket: 
     assert bucket.get(f"{KEY}.tokmill/parts/00000/manifest.json") == before
     make_part(path, stage, 1, on_error="skip")
     tokmill.finalize(URL, stage=stage)
-    assert train_bytes(bucket) == plain_tokens(texts(25))[0]
+    assert train_bytes(bucket) == plain_tokens(line_texts(25))[0]
     assert tokmill.verify(URL).ok
     assert not bucket.names(f"{KEY}.tokmill")
 
 
 def test_a_part_of_which_files_were_sent_is_made_again_when_bad_records_are_skipped(bucket: Bucket, tmp_path: Path) -> None:
     """Its files bear the name of the stricter run, and the part is put together under one name."""
-    path, stage = lines(tmp_path, 25), tmp_path / "stage"
+    path, stage = write_lines(tmp_path, 25), tmp_path / "stage"
     for index in (0, 1):
         make_part(path, stage, index, shard_tokens=10)
     strict = part_job_of(path, stage, "stop")
@@ -87,7 +88,7 @@ def test_a_part_of_which_files_were_sent_is_made_again_when_bad_records_are_skip
     lenient = part_job_of(path, stage, "skip")
     assert far_runs.make_part_at(lenient, str(stage), LocalRunner(), []).counts.skipped == {"invalid_json": 1}
     tokmill.finalize(URL, stage=stage)
-    assert train_bytes(bucket) == plain_tokens(texts(25))[0]
+    assert train_bytes(bucket) == plain_tokens(line_texts(25))[0]
 
 
 def part_job_of(path: Path, stage: Path, on_error: str) -> Job:
@@ -108,7 +109,7 @@ def part_job_of(path: Path, stage: Path, on_error: str) -> Job:
 
 
 def test_a_claim_that_a_crash_left_behind_the_more_lenient_plan_is_no_obstacle(bucket: Bucket, tmp_path: Path) -> None:
-    path, stage = lines(tmp_path, 25), tmp_path / "stage"
+    path, stage = write_lines(tmp_path, 25), tmp_path / "stage"
     make_part(path, stage, 0)
     claim = bucket.get(f"{KEY}{CLAIM_NAME}")
     for index in (1, 2):
@@ -120,7 +121,7 @@ def test_a_claim_that_a_crash_left_behind_the_more_lenient_plan_is_no_obstacle(b
 
 
 def test_what_stands_in_the_way_is_told_with_a_way_out_that_leads_out(bucket: Bucket, tmp_path: Path) -> None:
-    path, stage = lines(tmp_path), tmp_path / "stage"
+    path, stage = write_lines(tmp_path), tmp_path / "stage"
     make_part(path, stage, 0)
     for options in ({"encoding_errors": "replace", "seed": 3}, {"seed": 3, "fresh": True}):
         with pytest.raises(ChangedError, match="the run at this prefix was begun differently") as caught:
@@ -141,7 +142,7 @@ def test_what_stands_in_the_way_is_told_with_a_way_out_that_leads_out(bucket: Bu
 
 
 def test_what_all_parts_skipped_together_is_held_against_the_limit(bucket: Bucket, tmp_path: Path) -> None:
-    path, stage = lines(tmp_path, 3, 13, 23), tmp_path / "stage"
+    path, stage = write_lines(tmp_path, 3, 13, 23), tmp_path / "stage"
 
     class OneByOne:
         def make_parts(self, job: Job, indexes: Any, _observers: object) -> None:
@@ -165,7 +166,7 @@ def test_what_all_parts_skipped_together_is_held_against_the_limit(bucket: Bucke
 
 
 def test_who_reads_an_output_in_parts_is_told_which_are_there(bucket: Bucket, tmp_path: Path) -> None:
-    path, out = lines(tmp_path), tmp_path / "out"
+    path, out = write_lines(tmp_path), tmp_path / "out"
     for index in (0, 2):
         make_part(path, tmp_path / "stage", index)
         tokmill.tokenize(path, out, part=f"{index}/3")
@@ -187,7 +188,7 @@ def test_who_reads_an_output_in_parts_is_told_which_are_there(bucket: Bucket, tm
 def test_a_url_without_a_prefix_or_with_an_endpoint_that_is_none_is_refused(
     bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = lines(tmp_path)
+    path = write_lines(tmp_path)
     for url in ("s3://bucket", "s3://bucket/", "s3://bucket//"):
         with pytest.raises(UsageError, match="no prefix in it"):
             tokmill.tokenize(path, url, stage=tmp_path / "stage")
@@ -212,7 +213,7 @@ def test_a_store_that_keeps_failing_is_told_of_before_patience_ends(
     bucket.fault = lambda request, start: busy(request, start) if request["PATH_INFO"].endswith(".bin") else None
     told: list[AnyEvent] = []
     observer = SimpleNamespace(on_event=told.append)
-    tokmill.tokenize(lines(tmp_path), URL, stage=tmp_path / "stage", observers=[observer])
+    tokmill.tokenize(write_lines(tmp_path), URL, stage=tmp_path / "stage", observers=[observer])
     notices = [event.text for event in told if isinstance(event, Notice)]
     assert "the store does not answer as it should (HTTP 503 SlowDown); trying again" in notices
     assert tokmill.verify(URL).ok

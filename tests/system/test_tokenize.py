@@ -10,85 +10,21 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
-from support.plain import EOT, clean_environment, gpt2, plain_tokens, written
+from support.commands import clean_environment, command, killed_worker
+from support.corpora import SEP, some_documents, some_text
+from support.oracle import EOT, gpt2, plain_tokens
+from support.outputs import written
+from support.runs import run_in_process
 
 import tokmill
-from tokmill.core.config import Resources
 from tokmill.core.errors import AuditError, BadTextError, ChangedError, DamagedInputError, LockedError, TooManySkippedError
-from tokmill.core.events import AnyEvent
-from tokmill.core.options import PlanOptions
 from tokmill.encode import loading
 from tokmill.run.job import make_job
-from tokmill.run.worker import Worker
-
-SEP = "<|endoftext|>"
-WORDS = (
-    *(
-        "the",
-        "cat's",
-        "mat,",
-        "sat",
-        "on",
-        "1234",
-        "hats\n\nnaïve",
-        "café",
-        "—",
-        "“don't”",
-        "",
-        "spaces",
-        "🤖👩\u200d👩\u200d👧",
-        "WE'LL",
-    ),
-    "你好世界。これは日本語です、\ttabs",
-)
-
-
-def some_text(n_bytes: int, seed: int = 0) -> str:
-    """Mixed text of about n_bytes bytes."""
-    rng = random.Random(seed)
-    parts: list[str] = []
-    size = 0
-    while size < n_bytes:
-        parts.append(
-            rng.choice(WORDS) + rng.choice([" ", " ", " ", "\n", "  ", ""]) + str(rng.randrange(10**6)) * (rng.random() < 0.1)
-        )
-        size += len(parts[-1].encode())
-    return "".join(parts)
-
-
-def some_documents(n: int, size: int, seed: int = 0) -> list[bytes]:
-    rng = random.Random(seed)
-    return [some_text(rng.randrange(1, 2 * size), seed * 10_007 + i).encode() for i in range(n)]
-
-
-UNWATCHED = {"worker_bytes": 1 << 40, "reset_above_bytes": 1 << 40}
-"""A process that runs all tests is larger than any worker may be; its guard would pause and leave."""
-
-
-def run_in_process(
-    inputs: Sequence[Path | str], out: Path, resources: Mapping[str, object] | None = None, **options: object
-) -> None:
-    """A run in this process, with resources that no person can ask for (tiny batches)."""
-    job = make_job([str(i) for i in inputs], PlanOptions(**options), out=str(out)).job  # type: ignore[arg-type]
-    changed = {f: getattr(job.resources, f) for f in job.resources.__struct_fields__} | UNWATCHED | dict(resources or {})
-    events: list[AnyEvent] = []
-    Worker(type(job)(out=job.out, content=job.content, resources=Resources(**changed), fresh=job.fresh), events.append).run()
-
-
-def command(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "tokmill", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        env=clean_environment(**environment),
-        check=False,
-        timeout=120,
-    )
 
 
 @pytest.fixture(scope="module")
@@ -358,20 +294,6 @@ def test_two_runs_on_one_output_directory(corpus: tuple[Path, list[bytes]], tmp_
     while command("tokenize", corpus[0], "--out", out, "-q", "--fresh").returncode == 11 and time.monotonic() < deadline:
         time.sleep(0.1)
     assert written(out) == plain_tokens(corpus[1])
-
-
-def killed_worker(arguments: Sequence[object], out: Path, stdin: int | None = None) -> subprocess.CompletedProcess[bytes]:
-    """A run whose worker is aborted as soon as it holds the output."""
-    whole = [sys.executable, "-m", "tokmill", "tokenize", *map(str, arguments), "--out", str(out), "-q", "--json"]
-    with subprocess.Popen(whole, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=clean_environment()) as process:
-        deadline = time.monotonic() + 20
-        while not (out / ".tokmill" / "journal").exists() and time.monotonic() < deadline:
-            time.sleep(0.002)
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        assert len(children) == 1
-        os.kill(int(children[0]), signal.SIGABRT)
-        shown, said = process.communicate(timeout=60)
-    return subprocess.CompletedProcess(whole, process.returncode, shown, said)
 
 
 def test_the_worker_that_aborts_is_resumed_even_from_a_redirected_file(tmp_path: Path) -> None:

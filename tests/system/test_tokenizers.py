@@ -9,9 +9,9 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from support.builders import a_content, a_tokenizer
-from support.helpers import rewrite_manifest
-from support.small import MAKERS, TEXTS, path_of, rewritten, true_ids, truth
+from support.outputs import rewrite_manifest
+from support.records import a_content, a_tokenizer
+from support.small_tokenizers import MAKERS, TEXTS, path_of, rewritten, true_ids, truth
 
 import tokmill
 from tokmill.cli import app
@@ -85,7 +85,7 @@ def test_a_file_without_separator_has_the_tokens_of_the_whole_text(name: str, tm
 @pytest.mark.parametrize("name", ["qwen2+nfc", "sentencepiece", "unigram"])
 def test_verify_finds_ids_that_are_not_those_of_the_source(name: str, tmp_path: Path) -> None:
     """Of tokenizers that do not give the text back; digests are made anew, so that only the comparison can speak."""
-    from check.test_verification import reseal
+    from support.outputs import reseal
 
     run(name, corpus(tmp_path), tmp_path / "out", val_fraction=0.3)
     for side in ("train", "val"):
@@ -106,7 +106,7 @@ def test_verify_finds_ids_that_are_not_those_of_the_source(name: str, tmp_path: 
 @pytest.mark.parametrize("name", ["gpt2", "unigram"])
 @pytest.mark.parametrize("format_", ["llmc", "datatrove", "olmo", "litdata"])
 def test_shards_of_every_format_are_compared_with_the_source(name: str, format_: str, tmp_path: Path) -> None:
-    from check.test_verification import reseal
+    from support.outputs import reseal
 
     run(name, corpus(tmp_path), tmp_path / "out", val_fraction=0.3, format=format_, shard_tokens=500)
     report = tokmill.verify(tmp_path / "out", sources=str(tmp_path / "corpus.jsonl"))

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.builders import a_tokenizer
-from support.plain import EOT, gpt2, plain_tokens
+from support.oracle import EOT, gpt2, plain_tokens
+from support.records import a_tokenizer
 
 import tokmill
 from tokmill.cli.app import run

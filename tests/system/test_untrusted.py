@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import msgspec
 import pytest
-from support.helpers import write_corpus, write_output
-from support.plain import clean_environment
+from support.commands import command
+from support.corpora import write_corpus
+from support.outputs import write_output
 
 from tokmill.core.errors import DamageError
 from tokmill.core.manifest import MANIFEST_NAME, decode_manifest, encode_manifest, load_manifest
@@ -22,17 +21,6 @@ from tokmill.core.records import Counts, FileEntry
 def out(tmp_path: Path) -> Path:
     write_output(tmp_path / "out", write_corpus(tmp_path / "corpus.txt", ["one", "two", "three", "four", "five"]))
     return tmp_path / "out"
-
-
-def command(*arguments: object, timeout: float = 60) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "tokmill", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=timeout,
-        env=clean_environment(),
-    )
 
 
 def test_every_single_bit_of_a_manifest_counts(out: Path) -> None:

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.bucket import Bucket, Start, s3_server
-from support.plain import clean_environment, written
+from support.commands import clean_environment
+from support.outputs import written
+from support.s3 import Bucket, Start, s3_server
 
 ray = pytest.importorskip("ray", reason="the extra ray is not installed: make ray")
 

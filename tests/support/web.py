@@ -1,4 +1,7 @@
-"""A real web server for tests: ranges, ETags and conditions as they should be, and faults when they are asked for."""
+"""A web server on loopback.
+
+`serving` has ranges, ETags, conditions, and faults on demand; `answering` gives fixed answers by path.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
-Answer = Callable[["Handler"], bool]
+Fault = Callable[["Handler"], bool]
 """Answers a request itself and returns true, or leaves it to the server."""
 
 
@@ -32,7 +36,7 @@ class Site:
     """Headers that are not sent."""
     password: str | None = None
     """What `Authorization` must be."""
-    fault: Answer | None = None
+    fault: Fault | None = None
     bytes_per_s: float | None = None
     log: list[tuple[str, str | None]] = field(default_factory=list)
     """Path with its query, and the range that was asked for."""
@@ -159,6 +163,50 @@ def serving(site: Site, port: int = 0) -> Iterator[Site]:
     thread.start()
     try:
         yield site
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+class Answer(NamedTuple):
+    """What the server says of a path."""
+
+    body: bytes = b""
+    status: int = 200
+    headers: tuple[tuple[str, str], ...] = ()
+    length: int | None = None
+    """Content-Length where it is another than that of the body."""
+
+
+@contextlib.contextmanager
+def answering(answers: dict[str, Answer], asked: list[str] | None = None) -> Iterator[str]:
+    """The URL of a server with these answers by path; all else is 404. asked: is given the paths that were asked for."""
+
+    class Fixed(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.0"
+
+        def do_GET(self) -> None:
+            if asked is not None:
+                asked.append(self.path)
+            answer = answers.get(self.path, Answer(b"not here", 404, (("X-Error-Code", "EntryNotFound"),)))
+            self.send_response(answer.status)
+            for name, value in answer.headers:
+                self.send_header(name, value)
+            self.send_header("Content-Length", str(len(answer.body) if answer.length is None else answer.length))
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(answer.body)
+
+        do_HEAD = do_GET  # noqa: N815  the name that the base class looks for
+
+        def log_message(self, *_: object) -> None: ...
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Fixed)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
     finally:
         server.shutdown()
         server.server_close()

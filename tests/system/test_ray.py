@@ -14,7 +14,8 @@ from typing import Any
 
 import psutil
 import pytest
-from support.plain import clean_environment, written
+from support.commands import clean_environment
+from support.outputs import written
 
 ray = pytest.importorskip("ray", reason="the extra ray is not installed: make ray")
 

@@ -134,3 +134,8 @@ def s3_server() -> Iterator[Bucket]:
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
         bucket.stop()
+
+
+def watch(bucket: Bucket, fault: Fault | None) -> None:
+    """Ask the fault for its answer to a request of any method."""
+    bucket.fault, bucket.faulty = fault, {"PUT", "POST", "GET", "HEAD", "DELETE"}

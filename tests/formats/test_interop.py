@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.plain import EOT, gpt2
+from support.oracle import EOT, gpt2
 
 import tokmill
 

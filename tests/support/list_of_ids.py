@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 import numpy as np
-from support.plain import gpt2
+from support.oracle import gpt2
 
 encoding = gpt2()
 all_tokens: list[int] = []

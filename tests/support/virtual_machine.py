@@ -12,13 +12,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from faults.harness import needs
-from support.plain import clean_environment
+from support.commands import clean_environment
+from support.faults import needs
 
 MARKS = [
     pytest.mark.skipif(os.geteuid() != 0, reason="NOT TESTED: mounts need root"),
     needs("linux.uml", "mkfs.ext4", "mkswap", "mount"),
 ]
+LIST_OF_IDS = Path(__file__).with_name("list_of_ids.py")
+"""A program that keeps all ids in a list, for comparison."""
 DISK = "/run/disk"
 """Where the guest finds its ext4 disk; the host's files are where they are on the host."""
 

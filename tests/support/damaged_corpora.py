@@ -1,6 +1,6 @@
-"""Makes the hostile corpora that are binary: `python tests/support/make_corpora.py`. What is there already stays as it is.
+"""Writes the binary files of `damaged/`: `python tests/support/damaged_corpora.py`. Files that exist stay as they are.
 
-The files are committed: a test reads bytes that nobody's version of a library made anew.
+The files are committed, so that tests do not depend on what today's version of a library writes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-CORPORA = Path(__file__).parents[1] / "corpora"
+CORPORA = Path(__file__).with_name("damaged")
 TEXTS = ["one", "two", "three " * 20, "four"]
 TEXT = "<|endoftext|>".join(TEXTS).encode()
 CHECKED = {int(zstd.CompressionParameter.checksum_flag): 1}

@@ -10,18 +10,22 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from support.plain import clean_environment, plain_tokens, written
+from support.commands import clean_environment
+from support.oracle import plain_tokens
+from support.outputs import written
 
 from tokmill.check.verification import verify
 from tokmill.core.manifest import load_manifest
 
-LAUNCH = Path(__file__).with_name("launch.py")
+SMALL_RUN = Path(__file__).with_name("small_run.py")
 SEGMENT_BYTES = 16 << 10
 SEPARATOR = b"<|endoftext|>"
 CALLS = {
@@ -38,9 +42,9 @@ _MOST_CALLS = 60
 """Of one kind in one thread; a run that makes more has lost its way."""
 
 RESULTS: dict[tuple[str, str, str], list[int]] = defaultdict(lambda: [0, 0])
-"""Cases tried and failed, by call, error and scene; shown behind the tests."""
+"""Cases tried and failed, by call, error and scene; shown after the tests."""
 FOUND: list[str] = []
-"""What tests measured; shown behind them."""
+"""What tests measured; shown after them."""
 
 
 def needs(*tools: str) -> pytest.MarkDecorator:
@@ -97,7 +101,7 @@ class Scene:
 
 
 def small_command(corpus: Path | str, out: Path, *options: str) -> list[str]:
-    base = [sys.executable, str(LAUNCH), str(SEGMENT_BYTES), "tokenize", str(corpus), "--out", str(out)]
+    base = [sys.executable, str(SMALL_RUN), str(SEGMENT_BYTES), "tokenize", str(corpus), "--out", str(out)]
     return [*base, "--threads", "1", "--quiet", "--val-fraction", "0.2", *options]
 
 
@@ -197,10 +201,24 @@ def is_complete(out: Path, expected: tuple[bytes, bytes]) -> bool:
     return names == {"manifest.json", "train.bin", "val.bin"} and verify(str(out)).ok and written(out) == expected
 
 
-def write_corpus(path: Path, n_documents: int = 60, size: int = 2000, seed: int = 0) -> tuple[bytes, bytes]:
-    """A text file of documents. Returns the bytes of its train.bin and val.bin."""
+def write_prose(path: Path, n_documents: int = 60, size: int = 2000, seed: int = 0) -> tuple[bytes, bytes]:
+    """Write a text file of documents. Return the bytes of its train.bin and val.bin."""
     rng = random.Random(seed)
     words = ("the", "cat's", " sat\n", "naïve", "1234", "你好", "🤖", " on", " a mat,", "\n\n", " WE'LL", " tokens")
     documents = ["".join(rng.choices(words, k=size // 5)).encode() for _ in range(n_documents)]
     path.write_bytes(SEPARATOR.join(documents))
     return plain_tokens(documents, val_fraction=0.2)
+
+
+@contextmanager
+def mounted(*arguments: str) -> Iterator[Path]:
+    """A mount that goes away again. arguments: what `mount` takes before the directory."""
+    top = Path(tempfile.mkdtemp(prefix="tokmill-faults-"))
+    try:
+        subprocess.run(["mount", *arguments, str(top)], check=True, capture_output=True)
+        try:
+            yield top
+        finally:
+            subprocess.run(["umount", "-l", str(top)], check=True)
+    finally:
+        top.rmdir()

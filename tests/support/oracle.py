@@ -1,14 +1,11 @@
-"""The truth that runs are held against: a plain loop with tiktoken alone, and nothing of tokmill's but the rank file."""
+"""What every run is compared with: a plain loop with tiktoken alone. Of tokmill it uses the rank file only."""
 
 from __future__ import annotations
 
 import base64
 import functools
-import os
-import sys
 from collections.abc import Iterable
 from importlib.resources import files
-from pathlib import Path
 
 import numpy as np
 import tiktoken
@@ -42,14 +39,3 @@ def plain_tokens(
             to = sides[xxhash.xxh3_64_intdigest(document, seed) < val_fraction * 2**64]
             to.extend([EOT] * (eot == "before") + ids + [EOT] * (eot == "after"))
     return np.array(sides[0], dtype).tobytes(), np.array(sides[1], dtype).tobytes()
-
-
-def written(out: Path) -> tuple[bytes, bytes]:
-    """Bytes of train.bin and val.bin in a directory."""
-    return (out / "train.bin").read_bytes(), (out / "val.bin").read_bytes()
-
-
-def clean_environment(**more: str) -> dict[str, str]:
-    """Environment of a subprocess that finds this tokmill and no settings of the caller."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("TOKMILL_")}
-    return kept | {"PYTHONPATH": os.pathsep.join(sys.path)} | more

@@ -1,47 +1,48 @@
-"""Makes complete output directories without the pipeline: with tiktoken, numpy and the manifest's own encoder.
+"""Complete outputs: what their files hold, outputs made without the pipeline, and outputs edited by hand.
 
-Independent of what is tested: sides, ids and digests are worked out here, a document at a time.
+`write_output` is independent of what is tested: it works out sides, ids and digests itself, one document at a time.
 """
 
 from __future__ import annotations
 
-import functools
 import os
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
-import tiktoken
 import xxhash
-from tiktoken.load import load_tiktoken_bpe
+from support.corpora import SEP
+from support.oracle import EOT, gpt2
 
+import tokmill
 from tokmill.core.config import Content
 from tokmill.core.history import Attempt, History
 from tokmill.core.manifest import FORMAT_VERSION, MANIFEST_NAME, FileSpan, Manifest, Segment, encode_manifest, load_manifest
-from tokmill.core.records import Counts, Cursor, EotPlacement, FileEntry, IdType, Input, path_to_text, text_to_path
+from tokmill.core.records import Counts, Cursor, EotPlacement, FileEntry, IdType, Input, path_to_text
 from tokmill.encode.resolve import resolve_tokenizer
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
 
-EOT = 50256
-SEPARATOR = "<|endoftext|>"
-_GPT2_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
+def written(out: Path) -> tuple[bytes, bytes]:
+    """Bytes of train.bin and val.bin in a directory."""
+    return (out / "train.bin").read_bytes(), (out / "val.bin").read_bytes()
 
 
-@functools.cache
-def gpt2() -> tiktoken.Encoding:
-    """GPT-2's encoding without special tokens, from the ranks that tokmill ships."""
-    ranks = load_tiktoken_bpe(text_to_path(resolve_tokenizer("gpt2").path))
-    return tiktoken.Encoding("gpt2", pat_str=_GPT2_PATTERN, mergeable_ranks=ranks, special_tokens={})
+def files_in(out: Path) -> dict[str, bytes]:
+    """Return the files of an output by name, without its manifest."""
+    return {str(p.relative_to(out)): p.read_bytes() for p in out.rglob("*") if p.is_file() and p.name != "manifest.json"}
 
 
-def write_corpus(path: Path, documents: Sequence[str]) -> Path:
-    """A text file of documents."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(SEPARATOR.join(documents).encode())
-    return path
+def side_bytes(out: Path) -> tuple[bytes, bytes]:
+    """The ids of both sides, their files one behind the other as a trainer would sort them."""
+    return tuple(b"".join(p.read_bytes() for p in sorted(out.glob(f"{side}*.bin"))) for side in ("train", "val"))  # type: ignore[return-value]
+
+
+def ids_of(out: Path) -> tuple[bytes, bytes]:
+    """Return the ids of both sides as a reader sees them."""
+    with tokmill.open(out) as data:
+        return np.asarray(data.train).tobytes(), np.asarray(data.val).tobytes()
 
 
 def write_output(
@@ -55,7 +56,7 @@ def write_output(
     keep_empty: bool = False,
 ) -> Manifest:
     """A complete directory made from a text file. Returns its manifest as written."""
-    documents = corpus.read_bytes().decode().split(SEPARATOR)
+    documents = corpus.read_bytes().decode().split(SEP)
     encoding = gpt2()
     ids: dict[str, list[list[int]]] = {"train": [], "val": []}
     segments: list[Segment] = []
@@ -140,3 +141,38 @@ def give_history(directory: Path, n_samples: int = 6) -> None:
         rss_bytes=tuple((100 + i) << 20 for i in n),
     )
     rewrite_manifest(directory, manifest, history=History(attempts=(attempt,), n_attempts=1), elapsed_s=5.0)
+
+
+def reseal(directory: Path) -> None:
+    """Give every segment the digest of what is there now, so that only the other checks can speak."""
+    manifest = load_manifest(directory)
+    begins = {name: entry.header_bytes for name, entry in manifest.files.items()}
+    segments = []
+    for segment in manifest.segments:
+        files = {}
+        for name, span in segment.files.items():
+            data = (directory / name).read_bytes()[begins[name] : span.end]
+            files[name] = msgspec.structs.replace(span, digest=xxhash.xxh3_128_hexdigest(data))
+            begins[name] = span.end
+        segments.append(msgspec.structs.replace(segment, files=files))
+    rewrite_manifest(directory, manifest, segments=segments)
+
+
+def divide(directory: Path, lengths: Sequence[int], suffix: str = ".bin", format: str = "raw", head: bool = False) -> None:  # noqa: A002
+    """Divide the train side of a complete directory into files of so many ids, the last with the rest, in another format."""
+    manifest = load_manifest(directory)
+    ids = np.fromfile(directory / "train.bin", manifest.content.dtype)
+    val = np.fromfile(directory / "val.bin", manifest.content.dtype)
+    entries = {}
+    parts = [*np.split(ids, np.cumsum(lengths)), val]
+    # The number counts down: the order is the manifest's, not that of the names.
+    for number, part in enumerate(parts):
+        name, side = f"part_{99 - number}{suffix}", "train" if number < len(parts) - 1 else "val"
+        header = np.zeros(256, "<i4")
+        header[:3] = [20240520, 1, len(part)] if part.itemsize == 2 else [20240801, 7, len(part)]
+        data = (header.tobytes() if head else b"") + part.tobytes()
+        (directory / name).write_bytes(data)
+        entries[name] = FileEntry(size_bytes=len(data), side=side, tokens=len(part), documents=0)
+    (directory / "train.bin").unlink()
+    (directory / "val.bin").unlink()
+    rewrite_manifest(directory, manifest, files=entries, content=msgspec.structs.replace(manifest.content, format=format))

@@ -1,4 +1,4 @@
-"""The real command with small batches and segments, so that a small corpus has many: `python launch.py SIZE tokenize ...`.
+"""The real command with small batches and segments, so that a small corpus has many: `python small_run.py SIZE tokenize ...`.
 
 Between the plan and the run three numbers are replaced; the worker is the real one, for these numbers are part of its job.
 """

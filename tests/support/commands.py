@@ -1,0 +1,96 @@
+"""The real command as a process: start it, wait for what it does, kill it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+PATIENCE_S = 120
+"""How long a condition may take. Only a failure waits so long: a busy machine is slow, and no test measures that."""
+
+
+def clean_environment(**more: str) -> dict[str, str]:
+    """Environment of a subprocess that finds this tokmill and no settings of the caller."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("TOKMILL_")}
+    return kept | {"PYTHONPATH": os.pathsep.join(sys.path)} | more
+
+
+def command(*arguments: object, timeout_s: float = PATIENCE_S, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run tokmill to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "tokmill", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env=clean_environment(**environment),
+        check=False,
+        timeout=timeout_s,
+    )
+
+
+def wait_until(condition: Callable[[], Any], process: subprocess.Popen[Any] | None = None) -> None:
+    """Wait for a condition; a process that ends before it is a failure."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        if process is not None and process.poll() is not None:
+            said = process.stderr.read() if process.stderr else ""
+            assert condition(), f"the process ended with {process.returncode} before it came to this: {said!r}"
+            return
+        assert time.monotonic() < deadline, "the condition did not become true"
+        time.sleep(0.005)
+
+
+@contextmanager
+def started(command: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
+    """A run in a session of its own, gone at the end."""
+    with subprocess.Popen(command, stderr=subprocess.PIPE, env=clean_environment(), start_new_session=True) as process:
+        try:
+            yield process
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def workers_of(process: subprocess.Popen[bytes]) -> list[int]:
+    try:
+        return [int(n) for n in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+    except FileNotFoundError:
+        return []
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; one that is dead and not yet waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def n_committed(out: Path) -> int:
+    """Segments in the journal."""
+    try:
+        return max(0, (out / ".tokmill" / "journal").read_bytes().count(b"\n") - 1)
+    except FileNotFoundError:
+        return 0
+
+
+def wait_for_commit(process: subprocess.Popen[Any], out: Path, more_than: int = 0) -> None:
+    """Wait until the journal has more segments than that."""
+    wait_until(lambda: n_committed(out) > more_than, process)
+
+
+def killed_worker(arguments: Sequence[object], out: Path, stdin: int | None = None) -> subprocess.CompletedProcess[bytes]:
+    """A run whose worker is aborted as soon as it holds the output."""
+    whole = [sys.executable, "-m", "tokmill", "tokenize", *map(str, arguments), "--out", str(out), "-q", "--json"]
+    with subprocess.Popen(whole, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=clean_environment()) as process:
+        wait_until((out / ".tokmill" / "journal").exists, process)
+        (worker,) = workers_of(process)
+        os.kill(worker, signal.SIGABRT)
+        shown, said = process.communicate(timeout=PATIENCE_S)
+    return subprocess.CompletedProcess(whole, process.returncode, shown, said)
