@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from tokmill.core.records import Batch, Counts
 from tokmill.read.json_record import NotARecordError, skip_of
 from tokmill.read.long_documents import long_batches
-from tokmill.read.utf8 import clean, first_invalid
+from tokmill.read.utf8 import clean, damage_hint, first_invalid
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -121,7 +121,10 @@ class RowBatcher:
         """Skip and record a record without a text if that is the policy. Raises BadRecordError if it is not."""
         where = self._location(record, offset)
         if self._settings.content.on_error == "stop":
-            raise bad.error(where, self._allowed, self._plural) from None
+            error = bad.error(where, self._allowed, self._plural)
+            if bad.reason == "invalid_utf8":
+                error.next_step = f"{error.next_step}{damage_hint(self._position.source.compression)}"
+            raise error from None
         self._skips.append(skip_of(bad, where, offset, self._settings.content.text_key))
 
     def take(self, after: Cursor) -> Iterator[Batch]:

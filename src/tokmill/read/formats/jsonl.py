@@ -1,16 +1,14 @@
-"""JSON lines: one object a line, its text under one key. Lines of white space are no records.
+"""JSON lines: one object a line, its text under one key. Blank lines are no records.
 
-A window of lines is decoded in one go by msgspec, which builds only the one string; when that fails, line after line is
-looked at, and what msgspec refuses is asked of the standard library, which says why. The hard one is that both ways must
-agree on every line, or the result would depend on where a window ends: a line counts by itself, never by its neighbours.
-Decoding the whole window as a stream of values is refused, since it takes two objects on a line, or one object on two lines,
-without complaint.
+A window of lines is decoded in one go by msgspec, which builds only the one string. Where that fails, each line is looked at by
+itself, and what msgspec rejects is parsed by the standard library, which says why. Both ways must agree on every line, or the
+result would depend on where a window ends: so each line is decoded alone. Decoding a window as a stream of values would accept two
+objects on a line, or one object on two lines.
 """
 
 from __future__ import annotations
 
 from array import array
-from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -18,25 +16,24 @@ import numpy as np
 
 from tokmill.core.records import Batch, Counts
 from tokmill.core.system.budget import piece_too_long
-from tokmill.read.json_record import NOT_PLAIN, NotARecordError, RecordParser, skip_of
-from tokmill.read.line_window import LineSplitter
-from tokmill.read.long_documents import long_batches
-from tokmill.read.utf8 import damage_hint, first_invalid, foreign
+from tokmill.read.json_record import NOT_PLAIN, NotARecordError, RecordParser
+from tokmill.read.row_batcher import RowBatcher
+from tokmill.read.splitter import RecordSplitter
+from tokmill.read.utf8 import first_invalid, foreign
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
 
     from numpy.typing import NDArray
 
-    from tokmill.core.errors import BadRecordError
     from tokmill.core.protocols import ByteStream
-    from tokmill.core.records import Cursor, Location, Skip
-    from tokmill.read.line_window import Lines
+    from tokmill.core.records import Cursor, Location
     from tokmill.read.position import Position, ReadSettings
+    from tokmill.read.splitter import Records
 
 
 def read_jsonl(stream: ByteStream, position: Position, settings: ReadSettings, start: Cursor) -> Iterator[Batch]:
-    """Batches of one file, from `start` on. `index` is not set.
+    """Yield the batches of one file from `start` on, with `index` not set.
 
     Raises DamagedInputError, BadRecordError, MemoryBudgetError, ChangedError.
     """
@@ -44,174 +41,117 @@ def read_jsonl(stream: ByteStream, position: Position, settings: ReadSettings, s
     return _LinesReader(stream, position, settings).batches()
 
 
-@dataclass(slots=True)
-class _Records:
-    """What the lines of a window were."""
-
-    documents: list[bytes] = field(default_factory=list)
-    lines: array[int] | range = field(default_factory=lambda: array("Q"))
-    """For each document, the index of its line."""
-    skips: list[Skip] = field(default_factory=list)
-    n_changed: int = 0
-    n_invalid: int = 0
-
-    def counts(self, n_bytes: int) -> Counts:
-        skipped: dict[str, int] = {}
-        for skip in self.skips:
-            skipped[skip.reason] = skipped.get(skip.reason, 0) + 1
-        return Counts(
-            documents=len(self.documents) + len(self.skips),
-            bytes_in=n_bytes,
-            skipped=skipped,
-            invalid_utf8_documents=self.n_changed,
-            invalid_utf8_bytes=self.n_invalid,
-        )
-
-
 class _LinesReader:
-    """Reads one file."""
+    """The reader of one file."""
 
     def __init__(self, stream: ByteStream, position: Position, settings: ReadSettings) -> None:
         self._stream = stream
         self._position = position
         self._settings = settings
-        self._window = LineSplitter(stream, settings.batch_bytes, settings.max_documents)
-        self._parse = RecordParser(settings.content.text_key)
+        self._splitter = RecordSplitter(stream, b"\n", settings.batch_bytes, settings.max_documents, prefer="views")
+        self._parser = RecordParser(settings.content.text_key)
+        self._allowed = f'one JSON object a line, with a string under the key "{settings.content.text_key}"'
+        self._batcher = RowBatcher(position, settings, stream.raw_position, allowed=self._allowed, records="lines")
 
     def batches(self) -> Iterator[Batch]:
         if not self._position.offset:
-            self._refuse_foreign()
+            self._check_kind()
         goes_on = True
         while goes_on:
-            lines = self._window.lines()
+            lines = self._splitter.split()
             if lines is None:
                 goes_on = yield from self._long_line()
                 continue
-            is_valid = all(first_invalid(part) is None for part in lines.raw)
-            records = self._fast(lines.records) if is_valid else None
-            if records is None:
-                records = self._one_by_one(lines.records)
-            yield self._batch(records, lines)
+            texts = self._fast(lines)
+            if texts is None:
+                self._add(lines.records)
+            locate = _locator(self._position, lines.records)
+            # The end of the file ends a line only if something stands before it.
+            n_lines = len(lines.records) - (lines.at_end and not lines.records[-1])
+            after = self._consume(lines.raw, n_lines, at_end=lines.at_end)
+            if texts is None:
+                yield from self._batcher.take(after)
+            else:
+                yield self._batch(texts, locate, after)
             goes_on = not lines.at_end
 
-    def _fast(self, lines: Sequence[bytes | memoryview]) -> _Records | None:
-        """All lines in one go; None when one of them is no plain record."""
-        # The file's last line is empty where it ends with a newline, as it should.
-        filled = lines if lines[-1] else lines[:-1]
+    def _fast(self, lines: Records) -> list[bytes] | None:
+        """Return the texts of all lines, decoded in one go; None if one of them is no plain record."""
+        # The file's last line is empty where the file ends with a newline, as it should.
+        filled = lines.records if lines.records[-1] else lines.records[:-1]
         try:
-            texts = self._parse.texts(filled)
+            return self._parser.texts(filled) if first_invalid(lines.raw) is None else None
         except NOT_PLAIN:
             return None
-        return _Records(texts, range(len(texts)))
 
-    def _one_by_one(self, lines: Sequence[bytes | memoryview]) -> _Records:
-        records, offset = _Records(lines=array("Q")), self._position.offset
-        for i, line in enumerate(map(bytes, lines)):
+    def _add(self, lines: Sequence[bytes | memoryview]) -> None:
+        """Add lines to the batcher one by one. Raises BadRecordError."""
+        offset, policy = self._position.offset, self._settings.content.encoding_errors
+        for record, line in enumerate(map(bytes, lines), self._position.record):
             if line and not line.isspace():
-                self._add(records, line, i, offset)
+                try:
+                    text, n_invalid = self._parser.parse(line, policy, at_start=offset == 0)
+                except NotARecordError as bad:
+                    self._batcher.reject(bad, record, offset)
+                else:
+                    self._batcher.add(text, record, offset, is_valid=True, n_invalid=n_invalid)
             offset += len(line) + 1
-        return records
-
-    def _add(self, records: _Records, line: bytes, i: int, offset: int) -> None:
-        """Parse one line into `records`. Raises BadRecordError if it is none and is not to be skipped."""
-        content = self._settings.content
-        try:
-            text, n_invalid = self._parse.parse(line, content.encoding_errors, at_start=offset == 0)
-        except NotARecordError as bad:
-            where = self._position.location(offset, self._position.record + i)
-            if content.on_error == "stop":
-                raise self._bad_record(bad, where) from None
-            records.skips.append(skip_of(bad, where, offset, content.text_key))
-            return
-        records.documents.append(text)
-        records.lines.append(i)  # type: ignore[union-attr]
-        records.n_changed += n_invalid > 0
-        records.n_invalid += n_invalid
-
-    def _batch(self, records: _Records, lines: Lines) -> Batch:
-        position, at_end = self._position, lines.at_end
-        locate = _locator(position, records.lines, array("Q", map(len, lines.records)))
-        # The end of the file ends a line only if something stands before it.
-        position.advance(b"", len(lines.records) - (at_end and not lines.records[-1]))
-        for part in lines.raw:
-            position.advance(part, 0)
-        return Batch(
-            index=0,
-            documents=records.documents,
-            raw=None,
-            is_val=None,
-            after=position.end() if at_end else position.cursor(),
-            locate=locate,
-            counts=records.counts(lines.n_bytes),
-            skips=records.skips,
-            position_bytes=self._stream.raw_position(),
-        )
 
     def _long_line(self) -> Generator[Batch, None, bool]:
-        """A line that does not fit the window, as batches; whether the file goes on behind it."""
-        settings, position = self._settings, self._position
-        where = position.location()
-        held = self._window.open_long()
-        most = max(settings.max_piece_bytes, settings.batch_bytes)
+        """Yield the batches of a line that does not fit the window; return whether the file goes on after it."""
+        held = self._splitter.open_long()
+        most = max(self._settings.max_piece_bytes, self._settings.batch_bytes)
         while not held.complete and held.n_known <= most:
             held.grow()
         if len(held.buffer) > most:
-            raise piece_too_long("a line", str(where), most, settings.budget_bytes, len(held.buffer) if held.complete else None)
+            n_bytes = len(held.buffer) if held.complete else None
+            raise piece_too_long("a line", str(self._position.location()), most, self._settings.budget_bytes, n_bytes)
         line = held.take(len(held.buffer))
-        records = self._one_by_one([line])
-        after_line = line + b"\n" if held.has_separator else line
+        self._add([line])
+        goes_on = self._splitter.close_long(held)
+        self._consume(line, 1, at_end=not goes_on)
         del line
-        goes_on = self._window.close_long(held)
-        position.advance(after_line, 1)
-        counts, after = records.counts(len(after_line)), position.cursor() if goes_on else position.end()
-        del after_line
-        if records.documents and len(records.documents[0]) > settings.batch_bytes:
-            n_read = self._stream.raw_position()
-            # Not by a name here, which would hold the text a second time.
-            yield from long_batches(records.documents.pop(), settings, where, counts=counts, after=after, position_bytes=n_read)
-        else:
-            yield Batch(
-                index=0,
-                documents=records.documents,
-                raw=None,
-                is_val=None,
-                after=after,
-                locate=lambda _i: where,
-                counts=counts,
-                skips=records.skips,
-                position_bytes=self._stream.raw_position(),
-            )
+        after = self._consume(b"\n" if goes_on else b"", 0, at_end=not goes_on)
+        yield from self._batcher.take(after)
         return goes_on
 
-    def _refuse_foreign(self) -> None:
-        """Raises BadRecordError for a file that begins like something else: a fault of all of it, which no policy skips."""
-        found = foreign(self._window.head())
+    def _consume(self, raw: bytes | memoryview, n_lines: int, *, at_end: bool) -> Cursor:
+        """Consume bytes of the file; return the cursor after them."""
+        self._position.advance(raw, n_lines)
+        self._batcher.count(len(raw))
+        return self._position.end() if at_end else self._position.cursor()
+
+    def _batch(self, texts: list[bytes], locate: Callable[[int], Location], after: Cursor) -> Batch:
+        return Batch(
+            index=0,
+            documents=texts,
+            raw=None,
+            is_val=None,
+            after=after,
+            locate=locate,
+            counts=Counts(documents=len(texts), bytes_in=self._batcher.uncount()),
+            position_bytes=self._stream.raw_position(),
+        )
+
+    def _check_kind(self) -> None:
+        """Raise BadRecordError for a file that begins like something else: a fault of all of it, which no policy skips."""
+        found = foreign(self._splitter.head())
         if found is not None:
             what, next_step = found
             bad = NotARecordError("invalid_utf8", f"this is not JSON lines: it begins like {what}", next_step)
-            error = self._bad_record(bad, self._position.location())
-            error.next_step = next_step
-            raise error
-
-    def _bad_record(self, bad: NotARecordError, where: Location) -> BadRecordError:
-        allowed = f'one JSON object a line, with a string under the key "{self._settings.content.text_key}"'
-        error = bad.error(where, allowed, "lines")
-        if bad.reason == "invalid_utf8":
-            error.next_step = f"{error.next_step}{damage_hint(self._position.source.compression)}"
-        return error
+            raise bad.file_error(self._position.location(), self._allowed)
 
 
-def _locator(position: Position, lines: array[int] | range, lengths: array[int]) -> Callable[[int], Location]:
-    first, offset, location = position.record, position.offset, position.location
+def _locator(position: Position, lines: Sequence[bytes | memoryview]) -> Callable[[int], Location]:
+    """Return what locates the lines of a window that begins at the position."""
+    first, offset, location, lengths = position.record, position.offset, position.location, array("Q", map(len, lines))
 
     @cache
     def ends() -> NDArray[np.uint64]:
-        # Worked out when a place is asked for, as the audit does a few times a batch.
+        # Computed when a place is asked for, as the audit does a few times a batch.
         return np.cumsum(np.frombuffer(lengths, np.uint64))
 
     def locate(i: int) -> Location:
-        line = lines[i]
-        before = int(ends()[line - 1]) + line if line else 0
-        return location(offset + before, first + line)
+        return location(offset + (int(ends()[i - 1]) + i if i else 0), first + i)
 
     return locate

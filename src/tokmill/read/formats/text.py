@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tokmill.core.records import Cursor, Location
     from tokmill.read.long_documents import TextPiece
     from tokmill.read.position import Position, ReadSettings
-    from tokmill.read.splitter import LongRecord, Split
+    from tokmill.read.splitter import LongRecord, Records
 
 
 def read_text(stream: ByteStream, position: Position, settings: ReadSettings, start: Cursor) -> Iterator[Batch]:
@@ -44,23 +44,23 @@ class _TextReader:
         self._settings = settings
         separator = settings.content.separator
         self._separator = None if separator is None else separator.encode()
-        self._window = RecordSplitter(stream, self._separator, settings.batch_bytes, settings.max_documents, lazily=True)
+        self._splitter = RecordSplitter(stream, self._separator, settings.batch_bytes, settings.max_documents, prefer="buffers")
 
     def batches(self, start: Cursor) -> Iterator[Batch]:
         goes_on = True
         if start.document_offset is not None:
-            goes_on = yield from self._divided(self._window.open_long(), start.document_offset, begins=start.begins)
+            goes_on = yield from self._divided(self._splitter.open_long(), start.document_offset, begins=start.begins)
         elif not start.offset:
             self._refuse_foreign()
         while goes_on:
-            split = self._window.split()
+            split = self._splitter.split()
             if split is None:
-                goes_on = yield from self._large(self._window.open_long())
+                goes_on = yield from self._large(self._splitter.open_long())
             else:
                 yield self._batch(split)
                 goes_on = not split.at_end
 
-    def _batch(self, split: Split) -> Batch:
+    def _batch(self, split: Records) -> Batch:
         position = self._position
         locate = _locator(position, split.records, len(self._separator or b""))
         position.advance(split.raw, len(split.records))
@@ -120,7 +120,7 @@ class _TextReader:
 
     def _end(self, document: LongRecord) -> int:
         """Consume the separator behind a document; returns its length, 0 at the end of the file."""
-        self._window.close_long(document)
+        self._splitter.close_long(document)
         separator = (self._separator or b"") if document.has_separator else b""
         self._position.advance(separator, 1)
         return len(separator)
@@ -155,7 +155,7 @@ class _TextReader:
 
     def _refuse_foreign(self) -> None:
         """Raises BadTextError for a file that begins like something else: a fault of all of it, which no policy skips."""
-        found = foreign(self._window.head())
+        found = foreign(self._splitter.head())
         if found is not None:
             what, next_step = found
             raise _not_utf8(f"this is not UTF-8 text: it begins like {what}", self._position.location(), next_step)
