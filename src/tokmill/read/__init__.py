@@ -8,7 +8,7 @@ from tokmill.core.lazy import lazy_names
 
 if TYPE_CHECKING:
     from tokmill.read.corpus import CorpusReader
-    from tokmill.read.footer import stored_groups
+    from tokmill.read.formats.parquet import stored_groups
     from tokmill.read.inputs import find_inputs, input_format_of
     from tokmill.read.json_record import NotARecordError, RecordParser
     from tokmill.read.sniff import check_files, keys_of
@@ -19,7 +19,7 @@ __getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
         "corpus": ["CorpusReader"],
-        "footer": ["stored_groups"],
+        "formats.parquet": ["stored_groups"],
         "inputs": ["find_inputs", "input_format_of"],
         "json_record": ["NotARecordError", "RecordParser"],
         "sniff": ["check_files", "keys_of"],

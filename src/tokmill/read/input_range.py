@@ -197,7 +197,7 @@ def _read(source: Input, begin: int, n_bytes: int) -> bytes:
 
 def _rows(source: Input, key: str, places: list[int | None]) -> list[int | None]:
     """For each byte of a Parquet file, the rows before the first row group that begins at or behind it; None: none does."""
-    from tokmill.read.footer import stored_groups
+    from tokmill.read.formats.parquet import stored_groups
 
     groups = stored_groups(source, key)
     return [
@@ -247,7 +247,7 @@ class _Within(Position):
         super().__init__(stretch.source, start.input_index, start)
         self._stretch_end = stretch.end
         if stretch.end.record:
-            self.end_record = stretch.end.record
+            self.stop_record = stretch.end.record
 
     def end(self) -> Cursor:
         """The cursor behind the stretch."""

@@ -52,7 +52,7 @@ class Position:
         self.input_index = input_index
         self.offset = start.offset
         self.record = start.record
-        self.end_record: int | None = None
+        self.stop_record: int | None = None
         """Of tables: the row behind the last that is to be read; None: the input has no more."""
         # What comes through a pipe cannot be identified by size and time, so a cursor carries a digest of what went before it.
         self._hash = xxhash.xxh3_128() if source.size_bytes is None else None

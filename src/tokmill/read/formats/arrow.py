@@ -1,7 +1,7 @@
 """Arrow IPC, files (also called Feather) and streams: one column of texts, a record batch at a time.
 
-A file's record batches are reached directly, a stream's one after the other. The hard one is a record batch of any size: only the
-column that is wanted is read of a file, and what is asked for in one piece beyond the budget is refused by name before it is read.
+A file's record batches are reached directly, a stream's one after the other. A record batch may have any size: of a file only the
+wanted column is read, and a read of more bytes than the budget allows in one piece is an error before it is made.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from tokmill.core.errors import DamagedInputError, TokmillError
+from tokmill.core.records import Location
 from tokmill.core.system.budget import piece_too_long
-from tokmill.read.arrow_columns import ARROW_ERRORS, ColumnReader, as_bytes, check_column, file_error, text_column, whole_file
+from tokmill.read.arrow_columns import ARROW_ERRORS, ColumnReader, as_bytes, check_column, text_column
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,7 +30,7 @@ _END = b"\xff\xff\xff\xff\0\0\0\0"
 
 
 def read_arrow(file: SeekableFile, position: Position, settings: ReadSettings, start: Cursor) -> Iterator[Batch]:
-    """Batches of one file, from `start` on. `index` is not set.
+    """Yield the batches of one file from `start` on, with `index` not set.
 
     Raises DamagedInputError, BadRecordError, MemoryBudgetError, ChangedError.
     """
@@ -37,13 +38,13 @@ def read_arrow(file: SeekableFile, position: Position, settings: ReadSettings, s
 
 
 class _ArrowReader:
-    """Reads one file."""
+    """The reader of one file."""
 
     def __init__(self, file: SeekableFile, position: Position, settings: ReadSettings) -> None:
         self._file = file
         self._position = position
         self._settings = settings
-        self._columns = ColumnReader(position, settings, file.raw_position)
+        self._columns = ColumnReader("Arrow", file, position, settings)
 
     def batches(self, start: Cursor) -> Iterator[Batch]:
         first = 0
@@ -54,25 +55,17 @@ class _ArrowReader:
             except TokmillError:
                 raise
             except ARROW_ERRORS as error:
-                raise self._error(error) from error
+                raise self._columns.error(error) from error
             if found is None:
                 break
             n_rows, array = found
             if array is not None:
-                yield from self._batches(array.slice(self._position.record - first))
+                yield from self._columns.batches(array.slice(self._position.record - first))
             first += n_rows
-        self._file.check_unchanged()
         yield from self._columns.end()
 
-    def _batches(self, array: pa.Array) -> Iterator[Batch]:
-        """`ColumnReader.batches`, with the place where memory does not suffice."""
-        try:
-            yield from self._columns.batches(array)
-        except MemoryError as error:
-            raise self._error(error) from error
-
     def _arrays(self, n_before: int) -> Iterator[tuple[int, pa.Array | None]]:
-        """Number of rows and column of each record batch; no column where the position lies behind it."""
+        """Yield the number of rows and the column of each record batch; no column where the position is after it."""
         head = self._file.read(8)
         self._file.seek(0)
         if head.startswith(_FEATHER_1_MAGIC):
@@ -82,19 +75,17 @@ class _ArrowReader:
                 allowed="Feather version 2, Arrow IPC files and streams",
                 next_step='write it again: pyarrow.feather.write_feather(pyarrow.feather.read_table("FILE"), "NEW_FILE")',
             )
-        # A stream begins with a mark, of Arrow before 0.15 with the length of its schema.
-        if not head.startswith((_FILE_MAGIC, _STREAM_MAGIC)) and int.from_bytes(head[:4], "little") > self._n_bytes():
-            raise self._error(ValueError("it does not begin as one"))
+        # A stream begins with a mark, before Arrow 0.15 with the length of its schema.
+        n_bytes = self._position.source.size_bytes or 0
+        if not head.startswith((_FILE_MAGIC, _STREAM_MAGIC)) and int.from_bytes(head[:4], "little") > n_bytes:
+            raise self._columns.error(ValueError("it does not begin as one"))
         return self._of_file(n_before) if head.startswith(_FILE_MAGIC) else self._of_stream(n_before)
 
-    def _n_bytes(self) -> int:
-        return self._position.source.size_bytes or 0
-
     def _of_file(self, n_before: int) -> Iterator[tuple[int, pa.Array | None]]:
-        schema = pa.ipc.open_file(_Bounded(self._file, self)).schema
+        schema = pa.ipc.open_file(_BudgetedFile(self._file, self)).schema
         index = self._checked(schema)
         opened = pa.ipc.open_file(
-            _Bounded(self._file, self), options=pa.ipc.IpcReadOptions(included_fields=[index], use_threads=False)
+            _BudgetedFile(self._file, self), options=pa.ipc.IpcReadOptions(included_fields=[index], use_threads=False)
         )
         first = 0
         for i in range(opened.num_record_batches):
@@ -103,14 +94,14 @@ class _ArrowReader:
             yield len(batch), self._column(batch) if first > n_before else None
 
     def _of_stream(self, n_before: int) -> Iterator[tuple[int, pa.Array | None]]:
-        file: Any = _Bounded(self._file, self)
+        file: Any = _BudgetedFile(self._file, self)
         with pa.ipc.open_stream(file, options=pa.ipc.IpcReadOptions(use_threads=False)) as opened:
             self._checked(opened.schema)
             first = 0
             for batch in opened:
                 first += len(batch)
                 yield len(batch), self._column(batch) if first > n_before else None
-        # pyarrow takes a stream that was cut between two record batches for one that ends there.
+        # pyarrow accepts a stream that was cut between two record batches.
         self._file.seek(-len(_END), 2)
         if self._file.read(len(_END)) != _END:
             raise ValueError("it does not end with the mark of a stream's end")
@@ -118,34 +109,28 @@ class _ArrowReader:
     def _column(self, batch: pa.RecordBatch) -> pa.Array:
         batch.validate()
         column = as_bytes(text_column(batch, self._settings.content.text_key))
-        # A damaged file names places that are not there; looked at unchecked, they end the process.
+        # A damaged file has offsets beyond its data; used unchecked, they end the process.
         column.validate(full=True)
         return column
 
     def _checked(self, schema: pa.Schema) -> int:
-        """The index of the column that is wanted. Raises BadRecordError."""
+        """Return the index of the wanted column. Raises BadRecordError."""
         key = self._settings.content.text_key
-        check_column(schema, key, whole_file(self._position.location()))
+        check_column(schema, key, Location(path=self._position.source.path))
         names: list[str] = schema.names
         return names.index(key) if key in names else names.index(key.split(".")[0])
 
-    def refuse(self, n_bytes: int) -> None:
-        """Raises MemoryBudgetError for a read that the budget does not allow."""
+    def check_size(self, n_bytes: int) -> None:
+        """Raise MemoryBudgetError for a read that the budget does not allow."""
         most = 2 * self._settings.max_piece_bytes
         if n_bytes > most:
-            where = self._position.location()
-            at = type(where)(path=where.path, record=where.record, unit=where.unit)
-            self._file.failed = piece_too_long("a record batch of this Arrow file", str(at), most, 0, None)
+            where = str(self._position.location().at(None))
+            self._file.failed = piece_too_long("a record batch of this Arrow file", where, most, 0, None)
             raise self._file.failed
 
-    def _error(self, error: Exception) -> TokmillError:
-        where = self._position.location()
-        at = type(where)(path=where.path, record=where.record, unit=where.unit)
-        return self._file.failed or file_error(error, "Arrow", at, self._settings.budget_bytes)
 
-
-class _Bounded:
-    """A file that refuses to be read beyond the budget in one piece. What pyarrow needs of a file."""
+class _BudgetedFile:
+    """What pyarrow needs of a file, with reads that the budget allows."""
 
     closed = False
 
@@ -154,7 +139,7 @@ class _Bounded:
         self._reader = reader
 
     def read(self, size: int = -1) -> bytes:
-        self._reader.refuse(size)
+        self._reader.check_size(size)
         return self._file.read(size)
 
     def seek(self, offset: int, whence: int = 0) -> int:
@@ -173,7 +158,7 @@ class _Bounded:
         return False
 
     def flush(self) -> None:
-        """Nothing is written."""
+        """Do nothing: nothing is written."""
 
     def close(self) -> None:
-        """The file is its owner's."""
+        """Do nothing: the owner closes the file."""

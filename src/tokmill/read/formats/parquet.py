@@ -1,110 +1,155 @@
 """Parquet: one column of texts, streamed; a row group of any size is read a megabyte at a time.
 
-pyarrow does the reading. The hard one is that it is told how many rows to read and not how many bytes: it begins with few rows, and
-the next number follows from what the last ones took. What still does not fit is asked for again with fewer rows, down to one.
+pyarrow does the reading, but is told how many rows to read and not how many bytes. So it begins with few rows, and the next number
+follows from the size of the last ones. What still does not fit is asked for again with fewer rows, down to one.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from tokmill.core.errors import TokmillError
-from tokmill.read.arrow_columns import ARROW_ERRORS, ColumnReader, file_error, text_column, whole_file
-from tokmill.read.footer import open_parquet
+from tokmill.core.records import Location
+from tokmill.read.arrow_columns import ARROW_ERRORS, ColumnReader, check_column, file_error, text_column
+from tokmill.read.seekable import open_seekable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    import pyarrow.parquet as pq
-
-    from tokmill.core.records import Batch, Cursor
+    from tokmill.core.records import Batch, Cursor, Input
     from tokmill.read.position import Position, ReadSettings
     from tokmill.read.seekable import SeekableFile
 
+_BUFFER_BYTES = 1 << 20
+"""Of one column (600 MB in one row group: 133 MB resident; without a limit 376)."""
 _FIRST_ROWS = 16
 _MOST_ROWS = 4096
 _MORE = 4
-"""By so much the number of rows grows at most from one read to the next."""
+"""The factor by which the number of rows grows at most from one read to the next."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredGroup:
+    """A row group of a file."""
+
+    first: int
+    """Rows that lie before it."""
+    n_rows: int
+    stored_bytes: int
+    """Of the column of texts, decompressed but still encoded."""
+    begin_byte: int
+    """Of the file: its first page."""
 
 
 def read_parquet(file: SeekableFile, position: Position, settings: ReadSettings, start: Cursor) -> Iterator[Batch]:
-    """Batches of one file, from `start` on. `index` is not set.
+    """Yield the batches of one file from `start` on, with `index` not set.
 
     Raises DamagedInputError, BadRecordError, MemoryBudgetError, ChangedError.
     """
     return _ParquetReader(file, position, settings).batches(start)
 
 
+def stored_groups(source: Input, key: str) -> list[StoredGroup]:
+    """Return the row groups of a file.
+
+    Args:
+        source: the file.
+        key: --text-key.
+
+    Returns:
+        The groups in the order of the file.
+
+    Raises:
+        DamagedInputError: the file's end cannot be read.
+        BadRecordError: there is no such column of texts.
+        ChangedError: the file is not as it was found.
+    """
+    where = Location(path=source.path)
+    with open_seekable(source) as file:
+        metadata = _open(file, key, where, 0).metadata
+        groups, first = [], 0
+        for i in range(metadata.num_row_groups):
+            group = metadata.row_group(i)
+            columns = [group.column(j) for j in range(group.num_columns)]
+            n_bytes = sum(column.total_uncompressed_size for column in columns if column.path_in_schema == key)
+            places = [place for column in columns for place in (column.dictionary_page_offset, column.data_page_offset) if place]
+            groups.append(StoredGroup(first, group.num_rows, n_bytes, min(places, default=0)))
+            first += group.num_rows
+    return groups
+
+
+def _open(file: SeekableFile, key: str, where: Location, budget_bytes: int) -> pq.ParquetFile:
+    """Open a file with a column of texts. Raises DamagedInputError, BadRecordError, MemoryBudgetError."""
+    try:
+        # Where pages have checksums, they are compared.
+        opened = pq.ParquetFile(file, pre_buffer=False, buffer_size=_BUFFER_BYTES, page_checksum_verification=True)
+        schema = opened.schema_arrow
+    except TokmillError:
+        raise
+    except ARROW_ERRORS as error:
+        raise file.failed or file_error(error, "Parquet", where, budget_bytes) from error
+    check_column(schema, key, where)
+    return opened
+
+
 class _ParquetReader:
-    """Reads one file."""
+    """The reader of one file."""
 
     def __init__(self, file: SeekableFile, position: Position, settings: ReadSettings) -> None:
         self._file = file
         self._position = position
         self._settings = settings
-        self._columns = ColumnReader(position, settings, file.raw_position)
+        self._columns = ColumnReader("Parquet", file, position, settings)
 
     def batches(self, start: Cursor) -> Iterator[Batch]:
-        opened = open_parquet(
-            self._file, self._settings.content.text_key, whole_file(self._position.location()), self._settings.budget_bytes
-        )
-        first, end = 0, self._position.end_record
+        where = Location(path=self._position.source.path)
+        opened = _open(self._file, self._settings.content.text_key, where, self._settings.budget_bytes)
+        first, stop = 0, self._position.stop_record
         for group in range(opened.metadata.num_row_groups):
-            behind = first + opened.metadata.row_group(group).num_rows
-            # A part of a file ends where a row group does.
-            if start.record < behind and (end is None or behind <= end):
-                yield from self._group(opened, group, first, behind)
-            first = behind
-        self._file.check_unchanged()
+            end = first + opened.metadata.row_group(group).num_rows
+            # A range of a file ends where a row group does.
+            if start.record < end and (stop is None or end <= stop):
+                yield from self._group(opened, group, first, end)
+            first = end
         yield from self._columns.end()
 
-    def _group(self, opened: pq.ParquetFile, group: int, first: int, behind: int) -> Iterator[Batch]:
-        """The rows of a group from the position on, which lies in it."""
+    def _group(self, opened: pq.ParquetFile, group: int, first: int, end: int) -> Iterator[Batch]:
+        """Yield the rows of a group, from the position in it on. first, end: rows of the file."""
         most = _MOST_ROWS
-        while self._position.record < behind:
-            rows = RowGroup(opened, group, self._position.record - first, most, self._settings)
+        while self._position.record < end:
+            rows = _GroupRows(opened, group, self._position.record - first, most, self._settings)
             while (column := self._next(rows, most)) is not None:
-                yield from self._batches(column)
+                yield from self._columns.batches(column)
             if not rows.is_over:
                 most = max(1, min(most, rows.n_rows) // 8)
-            elif self._position.record < behind:
-                raise self._error(ValueError(f"row group {group} ends {behind - self._position.record:,} rows early"))
+            elif self._position.record < end:
+                raise self._columns.error(ValueError(f"row group {group} ends {end - self._position.record:,} rows early"))
 
-    def _next(self, rows: RowGroup, most: int) -> pa.Array | None:
-        """The texts of the next rows; None at the end of the group, and where so many rows do not fit into memory."""
+    def _next(self, rows: _GroupRows, most: int) -> pa.Array | None:
+        """Return the texts of the next rows; None at the end of the group, and where so many rows do not fit into memory."""
         try:
             return rows.next()
         except TokmillError:
             raise
         except MemoryError as error:
             if most == 1:
-                raise self._error(error) from error
+                raise self._columns.error(error) from error
             return None
         except ARROW_ERRORS as error:
-            raise self._error(error) from error
-
-    def _batches(self, column: pa.Array) -> Iterator[Batch]:
-        """`ColumnReader.batches`, with the place where memory does not suffice."""
-        try:
-            yield from self._columns.batches(column)
-        except MemoryError as error:
-            raise self._error(error) from error
-
-    def _error(self, error: Exception) -> TokmillError:
-        where = self._position.location()
-        at = type(where)(path=where.path, record=where.record, unit=where.unit)
-        return self._file.failed or file_error(error, "Parquet", at, self._settings.budget_bytes)
+            raise self._columns.error(error) from error
 
 
-class RowGroup:
-    """The texts of one row group, a number of rows at a time that follows their size."""
+class _GroupRows:
+    """The texts of one row group, read by a number of rows that follows from their size."""
 
     def __init__(self, opened: pq.ParquetFile, group: int, n_skipped: int, most_rows: int, settings: ReadSettings) -> None:
-        """n_skipped: rows that lie before. Raises what pyarrow raises, as does `next`."""
+        """Begin after n_skipped rows. Raises what pyarrow raises, as does `next`."""
         self.n_rows = min(_FIRST_ROWS, most_rows)
-        """Read next."""
+        """To be read next."""
         self.is_over = False
         """Whether the end of the group was met."""
         self._most = most_rows
@@ -118,7 +163,7 @@ class RowGroup:
         )
 
     def next(self) -> pa.Array | None:
-        """The texts of the next rows; None at the end of the group."""
+        """Return the texts of the next rows; None at the end of the group."""
         while (batch := next(self._batches, None)) is not None:
             n_read = len(batch)
             column = text_column(batch, self._key)
