@@ -21,7 +21,7 @@ from support.records import a_content
 
 from tokmill.core.config import Content
 from tokmill.core.errors import UsageError
-from tokmill.core.partition import Place, count_parts, cuts, parse_part, shares
+from tokmill.core.partition import Cut, count_parts, cuts, inputs_of_parts, parse_part
 from tokmill.core.records import Cursor, Input
 from tokmill.output.parts import part_content
 from tokmill.read import input_range
@@ -59,9 +59,9 @@ def read_parts(inputs: tuple[Input, ...], count: int, sizes: dict[str, int], *, 
     whole = a_content(inputs=inputs, n_parts=count, **settings)
     total, behind = Reading(), Cursor()
     first = 0
-    for share, index in zip(shares(inputs, whole.separator, count), range(count), strict=True):
+    for share, index in zip(inputs_of_parts(inputs, whole.separator, count), range(count), strict=True):
         assert share.first in (first, first - 1)
-        first = share.behind
+        first = share.stop
         reading, end = read_part(part_content(whole, index), sizes, resume=resume)
         total.documents += reading.documents
         total.counts += reading.counts
@@ -130,7 +130,7 @@ def test_files_that_cannot_be_divided_are_whole_in_one_part(tmp_path: Path) -> N
     inputs = write(tmp_path, files)
     whole, _ = read_part(a_content(inputs=inputs), {"batch_bytes": 500}, resume=False)
     for count in (1, 2, 3, 20):
-        assert all(share.begin == 0 and share.end is None for share in shares(inputs, "<|endoftext|>", count))
+        assert all(share.begin == 0 and share.end is None for share in inputs_of_parts(inputs, "<|endoftext|>", count))
         assert read_parts(inputs, count, {"batch_bytes": 500}).documents == whole.documents
 
 
@@ -159,10 +159,10 @@ def test_cuts_are_spread_over_all_inputs_by_their_size() -> None:
         return msgspec.structs.replace(plain, **changes)
 
     a, b, c = an_input("/a", 100), an_input("/b", 0), an_input("/c", 100)
-    assert cuts((a, b, c), "|", 4) == [Place(0), Place(0, 50), Place(2), Place(2, 50)]
+    assert cuts((a, b, c), "|", 4) == [Cut(0), Cut(0, 50), Cut(2), Cut(2, 50)]
     packed = an_input("/z", 100, compression="gzip")
-    assert cuts((packed, a), "|", 4) == [Place(0), Place(1), Place(1), Place(1, 50)]
-    assert cuts((b,), "|", 2) == [Place(0), Place(1)]
+    assert cuts((packed, a), "|", 4) == [Cut(0), Cut(1), Cut(1), Cut(1, 50)]
+    assert cuts((b,), "|", 2) == [Cut(0), Cut(1)]
     assert count_parts((a, b, c), 50) == 4
     assert count_parts((b,), 50) == 1
 

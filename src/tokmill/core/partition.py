@@ -1,8 +1,7 @@
 """Where a corpus is cut into parts that are tokenized alone: a pure function of the inputs' sizes and of the number of parts.
 
-Cuts are places that nobody looked at: bytes of files, evenly spread over all inputs laid one behind the other. A part owns the
-documents that begin between two of them; where those are, whoever reads the part finds out (`read/input_range.py`). Looking while
-planning was refused: a plan of 100 TB would take hours, and every task would have to be told of it.
+Cuts are bytes of files, evenly spaced over all inputs, whatever stands there. A part owns the documents that begin between two
+cuts; its reader finds them (`read/input_range.py`). Finding them while planning would take hours for 100 TB.
 """
 
 from __future__ import annotations
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 
 MOST_PARTS = 99_999
 """Files of the output are numbered with five digits."""
-_LINES = ("text", "jsonl")
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,35 +34,35 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     plan: str
     """Fingerprint of the whole."""
     begin: int = 0
-    """Byte of the first input, as it is stored: documents (row groups of Parquet) that begin before it are not the part's."""
+    """Byte of the first input as stored. Documents (row groups of Parquet) that begin before it are not the part's."""
     end: int | None = None
-    """Byte of the last input, as it is stored: documents that begin at it or behind are not, either; None: all are."""
+    """Byte of the last input as stored. Documents that begin there or later are not the part's; None: all are."""
 
     def __str__(self) -> str:
         return f"{self.index}/{self.count}"
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Place:
-    """A cut: a byte of an input."""
+class Cut:
+    """A byte of an input where one part ends and the next begins."""
 
     input_index: int
     offset: int = 0
-    """0: before the input, none of which belongs to what lies before."""
+    """Of the input as stored; 0: before all of it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
-    """What a part has of the inputs: `first` to `behind` (exclusive), of the first from `begin` on, of the last up to `end`."""
+class PartInputs:
+    """The inputs of a part: those from `first` to `stop` (exclusive), the first from byte `begin` on, the last up to byte `end`."""
 
     first: int
-    behind: int
+    stop: int
     begin: int
     end: int | None
 
 
 def parse_part(text: str) -> tuple[int, int]:
-    """Index and count of `3/8`. Raises UsageError."""
+    """Return index and count of `3/8`. Raises UsageError."""
     match = re.fullmatch(r"\s*(\d{1,6})\s*/\s*(\d{1,6})\s*", text)
     if match and int(match[1]) < int(match[2]) <= MOST_PARTS:
         return int(match[1]), int(match[2])
@@ -77,7 +75,7 @@ def parse_part(text: str) -> tuple[int, int]:
 
 
 def count_parts(inputs: Sequence[Input], part_bytes: int) -> int:
-    """How many parts of about `part_bytes` bytes, as they are stored, there are in the inputs. Raises UsageError."""
+    """Return how many parts of about `part_bytes` stored bytes there are in the inputs. Raises UsageError."""
     count = max(1, -(-sum(_sizes(inputs)) // part_bytes))
     if count > MOST_PARTS:
         raise UsageError(
@@ -89,65 +87,64 @@ def count_parts(inputs: Sequence[Input], part_bytes: int) -> int:
     return count
 
 
-def shares(inputs: Sequence[Input], separator: str | None, count: int) -> list[Share]:
-    """What each of `count` parts has of the inputs, in the order of the corpus; some may have nothing. Raises UsageError."""
+def inputs_of_parts(inputs: Sequence[Input], separator: str | None, count: int) -> list[PartInputs]:
+    """Return the inputs of each of `count` parts, in the order of the corpus; some may have none. Raises UsageError."""
     begins = cuts(inputs, separator, count)
-    return [_share(begin, end) for begin, end in zip(begins, [*begins[1:], Place(len(inputs))], strict=True)]
+    return [_between(begin, end) for begin, end in zip(begins, [*begins[1:], Cut(len(inputs))], strict=True)]
 
 
-def cuts(inputs: Sequence[Input], separator: str | None, count: int) -> list[Place]:
-    """Where each of `count` parts begins: ascending, the first at the beginning. Raises UsageError for an input without a size."""
+def cuts(inputs: Sequence[Input], separator: str | None, count: int) -> list[Cut]:
+    """Return where each of `count` parts begins, in ascending order. Raises UsageError for an input without a size."""
     sizes = _sizes(inputs)
     befores = [0, *accumulate(sizes)]
     times = Counter(source.path for source in inputs)
-    places, i = [Place(0)], 0
+    places, i = [Cut(0)], 0
     for part in range(1, count):
         at = befores[-1] * part // count
         while i < len(inputs) and befores[i + 1] <= at:
             i += 1
         offset = at - befores[i]
-        # The same file twice: whose documents are meant could not be told by its path.
+        # A file that is given twice is not cut: its path would not say which of the two is meant.
         if offset and not (is_divisible(inputs[i], separator) and times[inputs[i].path] == 1):
             is_nearer_end = 2 * offset >= sizes[i]
-            places.append(Place(i + is_nearer_end))
+            places.append(Cut(i + is_nearer_end))
         else:
-            places.append(Place(i, offset))
+            places.append(Cut(i, offset))
     return places
 
 
 def part_sizes(inputs: Sequence[Input], separator: str | None, count: int) -> list[int]:
-    """Bytes of the inputs, as they are stored, between the cuts."""
+    """Return the stored bytes of each part."""
     befores = [0, *accumulate(source.size_bytes or 0 for source in inputs)]
     places = cuts(inputs, separator, count)
     return [end - begin for begin, end in pairwise([*(befores[p.input_index] + p.offset for p in places), befores[-1]])]
 
 
 def is_divisible(source: Input, separator: str | None) -> bool:
-    """Whether documents can be found from the middle of an input on."""
+    """Return whether documents can be found from the middle of an input on."""
     if source.compression != "none" or source.size_bytes is None:
         return False
     return source.format in ("jsonl", "parquet") or (source.format == "text" and separator is not None)
 
 
 def outside_bytes(part: Part | msgspec.UnsetType, inputs: Sequence[Input]) -> tuple[int, int]:
-    """Bytes, as they are stored, of the first input that lie before the part, and of the last that lie behind it."""
+    """Return the stored bytes of the first input before the part, and of the last input after it."""
     if not isinstance(part, Part):
         return 0, 0
-    behind = 0 if part.end is None else max(0, (inputs[-1].size_bytes or 0) - part.end)
-    return part.begin, behind
+    return part.begin, 0 if part.end is None else max(0, (inputs[-1].size_bytes or 0) - part.end)
 
 
 def counts_records_from_part(source: Input) -> bool:
-    """Whether the numbers of its records count from the beginning of a part that begins in its middle."""
-    return source.format in _LINES
+    """Return whether the records of a part that begins in the middle of the input are numbered from there."""
+    return source.format in ("text", "jsonl")
 
 
-def _share(begin: Place, end: Place) -> Share:
+def _between(begin: Cut, end: Cut) -> PartInputs:
     if begin == end:
-        return Share(begin.input_index, begin.input_index, 0, None)
+        return PartInputs(begin.input_index, begin.input_index, 0, None)
     if end.offset:
-        return Share(begin.input_index, end.input_index + 1, begin.offset, end.offset)
-    return Share(begin.input_index, end.input_index, begin.offset, None)
+        return PartInputs(begin.input_index, end.input_index + 1, begin.offset, end.offset)
+    return PartInputs(begin.input_index, end.input_index, begin.offset, None)
 
 
 def _sizes(inputs: Sequence[Input]) -> list[int]:

@@ -39,10 +39,17 @@ class ByteStream(Protocol):
 
 
 class Reader(Protocol):
-    """Turns the corpus into batches. One thread iterates; closing the iterator closes what it opened."""
+    """Turns a range of the corpus into batches. One thread iterates; closing the iterator closes what it opened.
+
+    The range has a begin and an end in each input (`read/input_range.py`): all of it, or what a part owns. Readers of different
+    ranges share nothing, so each may run in a process of its own.
+    """
 
     def batches(self, start: Cursor) -> Iterator[Batch]:
-        """Batches from `start` on, in the corpus's order, numbered from 0. Raises InputError, ChangedError, MemoryBudgetError."""
+        """Yield batches from `start` on, in the corpus's order, numbered from 0.
+
+        Raises InputError, ChangedError, MemoryBudgetError.
+        """
 
 
 class Cutter(Protocol):

@@ -17,7 +17,7 @@ import msgspec
 
 from tokmill.core.errors import UsageError
 from tokmill.core.manifest import MANIFEST_NAME, SKIPPED_NAME, load_manifest
-from tokmill.core.partition import Part, shares
+from tokmill.core.partition import Part, inputs_of_parts
 from tokmill.core.system import durable
 from tokmill.core.system.durable import storage_errors
 from tokmill.core.text import counted
@@ -54,7 +54,7 @@ def divided(content: Content, count: int) -> Content:
             allowed="parts with all of their shards",
             next_step="leave it out; tokmill reshard makes shards of one size of the finished output",
         )
-    shares(content.inputs, content.separator, count)
+    inputs_of_parts(content.inputs, content.separator, count)
     return msgspec.structs.replace(content, n_parts=count)
 
 
@@ -66,9 +66,9 @@ def part_content(whole: Content, index: int) -> Content:
 def part_contents(whole: Content) -> Iterator[Content]:
     """Those of all parts, in order. Raises UsageError for inputs that cannot be divided."""
     count, plan = n_parts(whole), whole.fingerprint()
-    for index, share in enumerate(shares(whole.inputs, whole.separator, count)):
+    for index, share in enumerate(inputs_of_parts(whole.inputs, whole.separator, count)):
         part = Part(index=index, count=count, plan=plan, begin=share.begin, end=share.end)
-        yield msgspec.structs.replace(whole, inputs=whole.inputs[share.first : share.behind], n_parts=msgspec.UNSET, part=part)
+        yield msgspec.structs.replace(whole, inputs=whole.inputs[share.first : share.stop], n_parts=msgspec.UNSET, part=part)
 
 
 def n_parts(content: Content) -> int:

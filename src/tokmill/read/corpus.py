@@ -1,7 +1,7 @@
 """The corpus as batches: opens one input after the other, lets its format read it, packs small files, numbers the batches.
 
-The hard one is a corpus of very many very small files: a batch for each would drown the pipeline, so neighbours are packed
-until a batch is full. Cursors stay those of the last file packed, so packing cannot be seen in the output.
+In a corpus of very many very small files a batch for each would drown the pipeline, so neighbours are packed until a batch is full.
+The cursor is that of the last file packed, so packing cannot be seen in the output.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tokmill.core.errors import TokmillError
 from tokmill.core.partition import Part
 from tokmill.core.records import BLOCK_BYTES, DIVIDE_ABOVE_BYTES, WITH_FOOTER, Batch, Counts, Cursor, SourceFormat
 from tokmill.read.input_range import find_range
-from tokmill.read.position import Position, ReadSettings
+from tokmill.read.position import ReadSettings
 from tokmill.read.seekable import open_seekable
 from tokmill.read.sniff import check_pipe
 from tokmill.read.stream import open_stream
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from tokmill.core.config import Content, Resources
     from tokmill.core.protocols import Cutter
-    from tokmill.core.records import Input, Location
+    from tokmill.core.records import Location
     from tokmill.read.input_range import InputRange
 
 READERS: dict[SourceFormat, str] = {
@@ -40,14 +40,14 @@ READERS: dict[SourceFormat, str] = {
     "arrow": "tokmill.read.formats.arrow:read_arrow",
     "tar": "tokmill.read.formats.tar:read_tar",
 }
-"""By format, the function that reads one input; imported when there is one."""
+"""By format, the function that reads a range of one input; imported when there is one."""
 _PATIENCE_S = 0.5
 _MOST_PACKED = 1024
 """Inputs in one batch; each keeps about 1 kB of bookkeeping until the batch is written."""
 
 
 class CorpusReader:
-    """Reads all inputs of a job. See protocols.Reader."""
+    """The reader of the inputs of a job, or of the ranges that a part has of them. See protocols.Reader."""
 
     def __init__(
         self,
@@ -58,13 +58,21 @@ class CorpusReader:
         divide_above_bytes: int = DIVIDE_ABOVE_BYTES,
         block_bytes: int = BLOCK_BYTES,
     ) -> None:
-        """The last two decide the bytes of the output and are not for users; tests make them small."""
+        """Make a reader that has opened nothing yet.
+
+        Args:
+            content: inputs and how to read them; with a part, only its ranges are read.
+            resources: sizes of batches and pieces.
+            cutter: where long documents may be cut; None: nowhere.
+            divide_above_bytes: decides the bytes of the output, as does the next; not for users, tests make both small.
+            block_bytes: of a divided document.
+        """
         # U+FFFD for a bad byte makes a text up to three times as long; in a window it must stay below what is divided.
         batch_bytes = max(1, min(resources.batch_bytes, divide_above_bytes // 3))
         self._inputs = content.inputs
         self._part = content.part if isinstance(content.part, Part) else None
         self.end: Cursor | None = None
-        """Where reading ended, once it has: behind the last input, or where a part ends in it."""
+        """Where reading ended, once it has: after the last input, or where a part ends in it."""
         self._checks_pipes = resources.refuse_json_lines
         self._settings = ReadSettings(
             content=content,
@@ -95,7 +103,7 @@ class CorpusReader:
                 if pack.is_old:
                     yield from pack.flush()
         except TokmillError:
-            # Whatever is wrong with what went before must be found before this error is.
+            # What is wrong with earlier documents must be found before this error is.
             yield from pack.flush()
             raise
         yield from pack.flush()
@@ -110,33 +118,26 @@ class CorpusReader:
         self.end = after
 
     def _input(self, i: int, start: Cursor, n_before: int) -> Generator[Batch, None, tuple[int, Cursor]]:
-        """Batches of one input; the bytes on disk that lie before the next, and the cursor behind it."""
-        source = self._inputs[i]
-        stretch = find_range(self._settings.content, self._part, i) if self._part else None
-        if stretch is None:
-            return (yield from self._read(source, Position(source, i, start), start, None, n_before))
-        start, n_before = stretch.starts(start), n_before - stretch.begin_byte
-        if not stretch.is_over(start):
-            return (yield from self._read(source, stretch.position(start), start, stretch, n_before))
-        nothing = stretch.nothing(start)
+        """Yield the batches of one input; return the stored bytes before the next, and the cursor after the input."""
+        wanted = find_range(self._settings.content, self._part, i)
+        start, n_before = wanted.first(start), n_before - wanted.begin_byte
+        if not wanted.is_over(start):
+            return (yield from self._range(wanted, start, n_before))
+        nothing = wanted.nothing(start)
         n_before += nothing.position_bytes
         yield replace(nothing, position_bytes=n_before)
         return n_before, nothing.after or start
 
-    def _read(
-        self, source: Input, position: Position, start: Cursor, stretch: InputRange | None, n_before: int
-    ) -> Generator[Batch, None, tuple[int, Cursor]]:
-        read = _reader_of(source.format)
+    def _range(self, wanted: InputRange, start: Cursor, n_before: int) -> Generator[Batch, None, tuple[int, Cursor]]:
+        """Yield the batches of a range of one input, from `start` in it on; return as `_input` does."""
+        source, position = wanted.source, wanted.position(start)
         # What the reader of the format reads from.
-        stream: Any = open_seekable(source) if source.format in WITH_FOOTER else open_stream(source)
+        stream: Any = open_seekable(source) if source.format in WITH_FOOTER else wanted.bounded(open_stream(source))
         try:
-            if stretch is not None and source.format not in WITH_FOOTER:
-                stream = stretch.stream(stream)
             if self._checks_pipes and source.size_bytes is None and not start.offset:
                 stream = check_pipe(stream, source, self._settings.content.text_key)
-            for batch in read(stream, position, self._settings, start):
-                counts = stretch.counted(batch) if stretch is not None else batch.counts
-                yield replace(batch, position_bytes=n_before + batch.position_bytes, counts=counts)
+            for batch in _reader_of(source.format)(stream, position, self._settings, start):
+                yield replace(batch, position_bytes=n_before + batch.position_bytes, counts=wanted.counts(batch))
             return n_before + int(stream.raw_position()), position.end()
         finally:
             stream.close()
@@ -149,7 +150,7 @@ def _reader_of(input_format: SourceFormat) -> Callable[..., Iterator[Batch]]:
 
 
 class _Pack:
-    """Small batches that become one."""
+    """Small batches that are to become one."""
 
     def __init__(self, settings: ReadSettings) -> None:
         self._settings = settings
@@ -159,7 +160,7 @@ class _Pack:
         self._began_s = 0.0
 
     def takes(self, batch: Batch) -> bool:
-        """Whether the batch may be packed, and there is room for it."""
+        """Return whether the batch may be packed and there is room for it."""
         if batch.is_val is not None or batch.head_open or batch.tail_open or batch.after is None:
             return False
         n_bytes = self._n_bytes + batch.counts.bytes_in
@@ -173,7 +174,7 @@ class _Pack:
 
     @property
     def is_old(self) -> bool:
-        """Whether the first batch has waited long enough: a slow pipe is to be committed while it flows."""
+        """Whether the first batch has waited long enough: what a slow pipe brings is committed while it flows."""
         return time.monotonic() - self._began_s > _PATIENCE_S
 
     def add(self, batch: Batch) -> None:
@@ -184,7 +185,7 @@ class _Pack:
         self._n_documents += len(batch.documents)
 
     def flush(self) -> Iterator[Batch]:
-        """The packed batches as one, if there are any."""
+        """Yield the packed batches as one, if there are any."""
         batches, self._batches = self._batches, []
         self._n_bytes = self._n_documents = 0
         if len(batches) > 1:
@@ -194,7 +195,7 @@ class _Pack:
 
 
 def _merge(batches: list[Batch]) -> Batch:
-    # All of it or nothing: what is looked for in `raw` is looked for nowhere else.
+    # For all or for none: what is looked for in `raw` is looked for nowhere else.
     raws = [b"\n".join(b.documents) if b.raw is None else b.raw for b in batches] if any(b.raw is not None for b in batches) else []
     return replace(
         batches[-1],
@@ -208,7 +209,7 @@ def _merge(batches: list[Batch]) -> Batch:
 
 
 def _sum(counts: list[Counts]) -> Counts:
-    """The sum; the plain ones, of which there may be a thousand, in one go."""
+    """Return the sum; plain ones, of which there may be a thousand, are added in one go."""
     plain = [c for c in counts if _is_plain(c)]
     total = Counts(documents=sum(c.documents for c in plain), bytes_in=sum(c.bytes_in for c in plain))
     for c in counts:
@@ -218,7 +219,7 @@ def _sum(counts: list[Counts]) -> Counts:
 
 
 def _is_plain(counts: Counts) -> bool:
-    """Whether it counts nothing but documents and bytes."""
+    """Return whether nothing but documents and bytes is counted."""
     return not counts.skipped and not counts.invalid_utf8_documents
 
 

@@ -1,13 +1,13 @@
-"""Where the documents of a part of an input begin and end, and the reading of nothing else.
+"""Ranges of inputs: where the documents of a part of an input begin and end, so that nothing else is read.
 
-A part is cut at bytes that nobody looked at. It owns the documents that begin between two of them: from the first place at or
-behind its begin where a document begins, up to the first such place at or behind its end, which is where the next part begins.
-The reader of the format is given a stream that ends there, so it need not know.
+A part is cut at bytes that nobody looked at. It owns the documents that begin between two of them: from the first place at or after
+its begin where a document begins, up to the first such place at or after its end, which is where the next part begins. The reader
+of the format is given a stream that ends there, so it need not know.
 
-The hard one is a separator that overlaps itself, such as two newlines: in a row of three, which two are the separator depends
-on what was found before, all the way back to the beginning of the row. Separators are found from left to right, so the first of
-a chain of overlapping occurrences is always one, and a place that no occurrence reaches across is a place to begin from. It is
-looked for backwards, a block at a time, however long the row is.
+A separator that overlaps itself, such as two newlines, makes that place hard to find: in a run of three, which two are the
+separator depends on what was found before, all the way back to the beginning of the run. Separators are found from left to right,
+so the first of a chain of overlapping occurrences is always one, and a place that no occurrence reaches across is a place to begin
+from. It is looked for backwards, a block at a time, however long the run is.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 from tokmill.core.partition import counts_records_from_part
 from tokmill.core.records import Batch, Counts, Cursor
 from tokmill.read.position import Position
-from tokmill.read.stream import open_stream
+from tokmill.read.stream import BoundedStream, open_stream, read_fully
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -32,48 +32,53 @@ if TYPE_CHECKING:
     from tokmill.core.records import Input
 
 BLOCK_BYTES = 1 << 18
-"""Looked at at a time: in a row of separators some fifty bytes of memory for each."""
+"""Looked at at a time: in a run of separators some fifty bytes of memory for each."""
 _FEW = 64
 """Overlapping occurrences that are looked at one by one before a whole block is."""
 
 
 @dataclass(frozen=True, slots=True)
 class InputRange:
-    """What a part has of one input, as cursors in it."""
+    """The documents of one input from `begin` to `end`: all that a reader reads at a time."""
 
     source: Input
     begin: Cursor
     """Where the first of its documents begins."""
     end: Cursor
-    """Where the first document behind them begins: `offset` of text, `record` of tables; behind the input: to its end."""
-    separator_bytes: int
-    """Of the separator between the last document and `end`; 0 of lines, which have theirs, and at the end of the input."""
-    begin_byte: int
+    """Where the first document after them begins (`offset` of text, `record` of tables), or the next input."""
+    separator_bytes: int = 0
+    """Of the separator between the last document and `end`; 0 for lines, which include theirs, and at the end of the input."""
+    begin_byte: int = 0
     """Of the input as it is stored: reading begins about there."""
 
-    def starts(self, cursor: Cursor) -> Cursor:
-        """Where to begin in this input for reading from `cursor` on."""
+    def first(self, cursor: Cursor) -> Cursor:
+        """Return where to begin in this input for reading from `cursor` on."""
         return self.begin if (cursor.offset, cursor.record) == (0, 0) else cursor
 
     def is_over(self, cursor: Cursor) -> bool:
-        """Whether nothing of it lies behind a cursor."""
+        """Return whether nothing of the range follows a cursor."""
         here, end = (cursor.input_index, cursor.offset, cursor.record), (self.end.input_index, self.end.offset, self.end.record)
         return here >= end if not self.end.offset else here[:2] >= end[:2]
 
-    def stream(self, stream: ByteStream) -> ByteStream:
-        """A stream that ends where the last document does."""
-        return _Bounded(stream, self.end.offset - self.separator_bytes, self.source) if self.end.offset else stream
-
     def position(self, start: Cursor) -> Position:
-        """How far it was read, with the end of the stretch for the end of the input."""
-        return _Within(self, start)
+        """Return a position in the range."""
+        return Position(self.source, start, self.end)
+
+    def bounded(self, stream: ByteStream) -> ByteStream:
+        """Return the stream, ended where the last document ends."""
+        return BoundedStream(stream, self.end.offset - self.separator_bytes, self.source) if self.end.offset else stream
+
+    def counts(self, batch: Batch) -> Counts:
+        """Return the counts of a batch, with the separator after the last document."""
+        is_last = self.separator_bytes and batch.after is not None and batch.after.offset == self.end.offset
+        return batch.counts + Counts(bytes_in=self.separator_bytes) if is_last else batch.counts
 
     def nothing(self, start: Cursor) -> Batch:
-        """The batch that says that there is nothing, or nothing more."""
+        """Return the batch that says that there is nothing, or nothing more."""
         after = self.end
         if after.offset and not after.record:
             after = msgspec.structs.replace(after, record=start.record)
-        where = Position(self.source, start.input_index, start).location()
+        where = self.position(start).location()
         return Batch(
             index=0,
             documents=[],
@@ -85,36 +90,31 @@ class InputRange:
             position_bytes=self.begin_byte,
         )
 
-    def counted(self, batch: Batch) -> Counts:
-        """The counts of a batch, with the separator behind the last document."""
-        is_last = batch.after is not None and self.end.offset and batch.after.offset == self.end.offset
-        return batch.counts + Counts(bytes_in=self.separator_bytes) if is_last and self.separator_bytes else batch.counts
 
-
-def find_range(content: Content, part: Part, input_index: int) -> InputRange | None:
-    """What a part has of an input; None: all of it. Raises DamagedInputError, ChangedError, BadRecordError."""
+def find_range(content: Content, part: Part | None, input_index: int) -> InputRange:
+    """Return the range that a part has of an input; None has all of it. Raises DamagedInputError, ChangedError, BadRecordError."""
     source = content.inputs[input_index]
-    begin_byte = part.begin if input_index == 0 else 0
-    end_byte = part.end if input_index == len(content.inputs) - 1 else None
+    next_input = Cursor(input_index=input_index + 1)
+    begin_byte = part.begin if part and input_index == 0 else 0
+    end_byte = part.end if part and input_index == len(content.inputs) - 1 else None
     if not begin_byte and end_byte is None:
-        return None
-    behind = Cursor(input_index=input_index + 1)
+        return InputRange(source, Cursor(input_index=input_index), next_input)
     if not counts_records_from_part(source):
-        begin, end = _rows(source, content.text_key, [begin_byte, end_byte])
-        cursors = [Cursor(input_index=input_index, record=row) if row is not None else behind for row in (begin, end)]
-        return InputRange(source, cursors[0], cursors[1], 0, begin_byte)
+        begin, end = _first_rows(source, content.text_key, [begin_byte, end_byte])
+        first, stop = (Cursor(input_index=input_index, record=row) if row is not None else next_input for row in (begin, end))
+        return InputRange(source, first, stop, begin_byte=begin_byte)
     is_text = source.format == "text"
     separator = (content.separator or "").encode() if is_text else b"\n"
     begin = first_start(source, separator, begin_byte)
     end = None
     if end_byte is not None and begin is not None:
         end = begin if begin >= end_byte else first_start(source, separator, end_byte)
-    cursors = [Cursor(input_index=input_index, offset=place) if place is not None else behind for place in (begin, end)]
-    return InputRange(source, cursors[0], cursors[1], len(separator) if is_text and end is not None else 0, begin_byte)
+    first, stop = (Cursor(input_index=input_index, offset=at) if at is not None else next_input for at in (begin, end))
+    return InputRange(source, first, stop, len(separator) if is_text and end is not None else 0, begin_byte)
 
 
 def first_start(source: Input, separator: bytes, at: int) -> int | None:
-    """The first place at or behind byte `at` where a document begins; None: there is none."""
+    """Return the first place at or after byte `at` where a document begins; None if there is none."""
     if at <= 0:
         return 0
     n = len(separator)
@@ -123,7 +123,7 @@ def first_start(source: Input, separator: bytes, at: int) -> int | None:
     try:
         stream.skip(offset)
         tail = b""
-        """What was read behind the last separator, as far as one may begin in it; `offset` is where it begins."""
+        """What was read after the last separator, as far as one may begin in it; `offset` is where it begins."""
         while data := stream.read(BLOCK_BYTES):
             text = tail + data
             found = first = text.find(separator)
@@ -141,7 +141,7 @@ def first_start(source: Input, separator: bytes, at: int) -> int | None:
 
 
 def _clear_place(source: Input, separator: bytes, at: int) -> int:
-    """The last place at or before byte `at` that no occurrence of the separator reaches across."""
+    """Return the last place at or before byte `at` that no occurrence of the separator reaches across."""
     high, n = at, len(separator)
     while high > 0 and n > 1:
         low = max(0, high - BLOCK_BYTES)
@@ -155,7 +155,7 @@ def _clear_place(source: Input, separator: bytes, at: int) -> int:
 
 
 def last_clear(text: bytes, separator: bytes, low: int, high: int) -> int | None:
-    """The last place x with low < x <= high so that no occurrence of the separator begins before x and ends behind it."""
+    """Return the last x with low < x <= high that no occurrence of the separator reaches across; None if there is none."""
     n, x = len(separator), high
     for _ in range(_FEW):
         if x <= low:
@@ -172,7 +172,7 @@ def last_clear(text: bytes, separator: bytes, low: int, high: int) -> int | None
 
 
 def _occurrences(text: bytes, separator: bytes) -> NDArray[np.bool_]:
-    """Whether the separator stands at each place: shape (len(text) - len(separator) + 1,)."""
+    """Return whether the separator stands at each place: shape (len(text) - len(separator) + 1,)."""
     data = np.frombuffer(text, np.uint8)
     n_places = max(0, len(data) - len(separator) + 1)
     found = np.ones(n_places, np.bool_)
@@ -182,21 +182,17 @@ def _occurrences(text: bytes, separator: bytes) -> NDArray[np.bool_]:
 
 
 def _read(source: Input, begin: int, n_bytes: int) -> bytes:
-    """Bytes of an input from `begin` on; fewer only at its end."""
+    """Return bytes of an input from `begin` on, fewer only at its end."""
     stream = open_stream(source)
     try:
         stream.skip(begin)
-        parts = []
-        while n_bytes and (data := stream.read(n_bytes)):
-            parts.append(data)
-            n_bytes -= len(data)
-        return b"".join(parts)
+        return read_fully(stream, n_bytes)
     finally:
         stream.close()
 
 
-def _rows(source: Input, key: str, places: list[int | None]) -> list[int | None]:
-    """For each byte of a Parquet file, the rows before the first row group that begins at or behind it; None: none does."""
+def _first_rows(source: Input, key: str, places: list[int | None]) -> list[int | None]:
+    """Return for each byte of a Parquet file the first row of the first row group that begins there or later; None if none does."""
     from tokmill.read.formats.parquet import stored_groups
 
     groups = stored_groups(source, key)
@@ -204,52 +200,3 @@ def _rows(source: Input, key: str, places: list[int | None]) -> list[int | None]
         None if at is None else 0 if not at else next((group.first for group in groups if group.begin_byte >= at), None)
         for at in places
     ]
-
-
-class _Bounded:
-    """A stream that ends before its file does. Implements `protocols.ByteStream`."""
-
-    def __init__(self, stream: ByteStream, end: int, source: Input) -> None:
-        self._stream = stream
-        self._end = end
-        self._source = source
-        self.offset = stream.offset
-
-    def read(self, n_bytes: int) -> bytes:
-        """See ByteStream."""
-        left = self._end - self.offset
-        if left > 0:
-            data = self._stream.read(min(n_bytes, left))
-            self.offset += len(data)
-            return data
-        # Opening compares size and time, as reading to the end would have done.
-        open_stream(self._source).close()
-        return b""
-
-    def skip(self, n_bytes: int) -> None:
-        """See ByteStream."""
-        self._stream.skip(n_bytes)
-        self.offset += n_bytes
-
-    def raw_position(self) -> int:
-        """See ByteStream."""
-        return self._stream.raw_position()
-
-    def close(self) -> None:
-        """See ByteStream."""
-        self._stream.close()
-
-
-class _Within(Position):
-    """How far a stretch was read."""
-
-    def __init__(self, stretch: InputRange, start: Cursor) -> None:
-        super().__init__(stretch.source, start.input_index, start)
-        self._stretch_end = stretch.end
-        if stretch.end.record:
-            self.stop_record = stretch.end.record
-
-    def end(self) -> Cursor:
-        """The cursor behind the stretch."""
-        end = self._stretch_end
-        return msgspec.structs.replace(end, record=self.record) if end.offset else end

@@ -1,8 +1,8 @@
 """Finds the inputs: files, directories, patterns, URLs, pipes and standard input become records, in an order that never varies.
 
-Directories are read with `os.scandir` and sorted once, by the bytes of the path: no locale, no order of the file system.
-What a person named always counts; what a directory merely contains counts when its suffix is known (or `--glob` matches it),
-and what is passed over is counted, so that the run can say so.
+Directories are read with `os.scandir` and sorted once, by the bytes of the path: no locale, no order of the file system. What a
+person named always counts; what a directory merely contains counts when its suffix is known (or `--glob` matches it), and what is
+passed over is counted, so that the run can say so.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
 """Documents larger than a batch, cut where no token can reach across, without ever holding more than they need.
 
-Up to `divide_above_bytes` a document is held until its end, because its side of the validation split is decided by the hash
-of all of it. A longer one is divided into blocks, each on its own side; blocks of one side that follow one another stay one
-document. The hard one is that nothing here may depend on how the bytes arrived: a block ends at the first safe cut at or
-after a fixed number of raw bytes from its beginning, and bytes that may still turn out to be a separator are never looked
-at.
+Up to `divide_above_bytes` a document is held until its end, because its side of the validation split is decided by the hash of all
+of it. A longer one is divided into blocks, each on its own side; blocks of one side that follow one another stay one document. The
+hard one is that nothing here may depend on how the bytes arrived: a block ends at the first safe cut at or after a fixed number of
+raw bytes from its beginning, and bytes that may still turn out to be a separator are never looked at.
 
 The policy for bytes that are not UTF-8 is applied to each piece. That equals applying it to the whole: every safe cut has a
 complete character on both sides, and a decoder has nothing pending behind one; `tests/read/test_long_documents.py` compares them.

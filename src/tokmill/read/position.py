@@ -1,10 +1,11 @@
-"""Where reading is, and what every format needs to know: the ground that the formats stand on."""
+"""What every format needs to know: how to read, and where reading is."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+import msgspec
 import xxhash
 
 from tokmill.core.errors import ChangedError
@@ -29,7 +30,7 @@ _UNITS: dict[SourceFormat, Literal["document", "line", "row", "member"]] = {
 
 @dataclass(frozen=True, slots=True)
 class ReadSettings:
-    """How a corpus is read."""
+    """The settings of a reader."""
 
     content: Content
     cutter: Cutter | None
@@ -44,28 +45,27 @@ class ReadSettings:
 
 
 class Position:
-    """How far an input was consumed. Advanced by the format, made into cursors for the batches."""
+    """How far a range of an input was consumed. Advanced by the format, made into cursors for the batches."""
 
-    def __init__(self, source: Input, input_index: int, start: Cursor) -> None:
-        """start: within this input."""
+    def __init__(self, source: Input, start: Cursor, stop: Cursor | None = None) -> None:
+        """Begin at `start`. stop: the end of the range, in this input or before the next; None: before the next."""
         self.source = source
-        self.input_index = input_index
+        self.input_index = start.input_index
         self.offset = start.offset
         self.record = start.record
-        self.stop_record: int | None = None
-        """Of tables: the row behind the last that is to be read; None: the input has no more."""
+        self._stop = stop or Cursor(input_index=start.input_index + 1)
         # What comes through a pipe cannot be identified by size and time, so a cursor carries a digest of what went before it.
         self._hash = xxhash.xxh3_128() if source.size_bytes is None else None
 
     def advance(self, consumed: bytes | memoryview, n_records: int) -> None:
-        """Consume the next bytes of the input, which hold or complete `n_records` records."""
+        """Consume the next bytes of the input, in which `n_records` records end."""
         self.offset += len(consumed)
         self.record += n_records
         if self._hash is not None:
             self._hash.update(consumed)
 
     def cursor(self, document_offset: int | None = None, *, begins: bool = True) -> Cursor:
-        """The cursor of this position."""
+        """Return the cursor of this position."""
         digest = self._hash.hexdigest() if self._hash is not None else None
         return Cursor(
             input_index=self.input_index,
@@ -77,11 +77,16 @@ class Position:
         )
 
     def end(self) -> Cursor:
-        """The cursor behind this input."""
-        return Cursor(input_index=self.input_index + 1)
+        """Return the cursor of the range's end."""
+        return msgspec.structs.replace(self._stop, record=self.record) if self._stop.offset else self._stop
+
+    @property
+    def stop_record(self) -> int | None:
+        """The first row of a table after the range; None if the range has all that follow."""
+        return self._stop.record or None
 
     def location(self, offset: int | None = None, record: int | None = None) -> Location:
-        """The record that begins here, or the one at `offset` with the number `record` from 0."""
+        """Return the record that begins here, or the one at `offset` with the number `record` from 0."""
         return Location(
             path=self.source.path,
             record=(self.record if record is None else record) + 1,
@@ -90,7 +95,7 @@ class Position:
         )
 
     def seek(self, stream: ByteStream, start: Cursor) -> None:
-        """Bring a fresh stream to `start`, the position that this object was made for. Raises ChangedError."""
+        """Bring a fresh stream to `start`, where this position was made. Raises ChangedError."""
         if self._hash is None:
             stream.skip(start.offset)
             return
@@ -106,6 +111,6 @@ class Position:
         return ChangedError(
             f"the piped input is not the one that the run was begun with: {how}",
             where=str(Location(path=self.source.path)),
-            allowed="the same bytes from the beginning; what was read already is compared and passed over",
+            allowed="the same bytes from the beginning; what was read before is compared and passed over",
             next_step="pipe the same data again, or start over with --fresh",
         )

@@ -1,9 +1,9 @@
 """Text that is JSON lines which nobody called so: found by its first line, and refused instead of read as text in silence.
 
-Where neither a suffix nor --input-format says what an input is, it is taken for text. If its first line that is not blank is a
-JSON object, that was a wrong guess almost for certain, and a person must say which it is. To read it as JSON lines unasked was
-refused: the bytes of the output would then depend on the first line of a corpus. The hard one is a pipe, of which nothing
-may be lost: what was looked at is read again.
+Where neither a suffix nor --input-format says what an input is, it is taken for text. If its first line that is not blank is a JSON
+object, that was a wrong guess almost for certain, and a person must say which it is. To read it as JSON lines unasked was refused:
+the bytes of the output would then depend on the first line of a corpus. The hard one is a pipe, of which nothing may be lost: what
+was looked at is read again.
 """
 
 from __future__ import annotations
