@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-import xxhash
 
 from tokmill.core.output_spec import Shards
 from tokmill.core.records import FileHeader
+from tokmill.core.spans import SpanChecker, add_up, spans_of
 from tokmill.core.text import counted
 from tokmill.formats import n_filling, wrong_header
 
 if TYPE_CHECKING:
-    from tokmill.core.manifest import FileSpan, Manifest
+    from tokmill.core.manifest import Manifest
+    from tokmill.dataset import Ids
 
 
 class _Findings(Protocol):
@@ -27,11 +28,7 @@ class Outline:
 
     def __init__(self, manifest: Manifest) -> None:
         self.manifest = manifest
-        self.spans: dict[str, list[tuple[int, FileSpan]]] = {}
-        """By file, each with the number of its segment, from 1."""
-        for number, segment in enumerate(manifest.segments, 1):
-            for name, span in segment.files.items():
-                self.spans.setdefault(name, []).append((number, span))
+        self.spans = spans_of(manifest)
         shards = manifest.content.shards
         is_cut = isinstance(shards, Shards) and shards.drop_tail and not shards.whole_documents
         sides = {side: [name for name, entry in manifest.files.items() if entry.side == side] for side in ("train", "val", None)}
@@ -55,10 +52,8 @@ class Scan:
         self._n_ids = content.tokenizer.n_ids
         self._eot_id = content.tokenizer.eot_id
         self._eot = content.eot
-        self._spans = outline.spans.get(name, [])
-        self._next_span = 0
-        self._span_begin = self._position = entry.header_bytes
-        self._hash = xxhash.xxh3_128()
+        self._spans = outline.spans[name]
+        self._checker = SpanChecker(self._spans)
         self._n_eot = 0
         self._n_wrong_ids = 0
         self._first_wrong: tuple[int, int] | None = None
@@ -69,7 +64,7 @@ class Scan:
         filled = self._entry.header
         if self._entry.side is None and not isinstance(filled, FileHeader):
             return
-        if isinstance(filled, FileHeader) and xxhash.xxh3_128_hexdigest(header) != filled.digest:
+        if header and self._checker.update(header):
             self._findings.add(self._name, "the header is not the one written", 0, len(header))
             return
         wrong = wrong_header(header, self._name, self._entry, self._content)
@@ -78,19 +73,21 @@ class Scan:
 
     def update(self, block: memoryview) -> None:
         """The next bytes of the file; all blocks but the last hold whole ids."""
-        self._update_digests(block)
+        position = self._checker.position
+        for span in self._checker.update(block):
+            what = f"the bytes of segment {span.segment + 1:,} are not those written"
+            self._findings.add(self._name, what, span.begin, span.end)
         if self._entry.side is not None:
             whole = len(block) - len(block) % self._dtype.itemsize
             if whole:
-                self._update_ids(np.frombuffer(block[:whole], self._dtype))
-        self._position += len(block)
+                self._update_ids(np.frombuffer(block[:whole], self._dtype), position)
 
     def finish(self) -> None:
         """All bytes of the file have passed: the sums."""
         add = self._findings.add
         entry, item_bytes = self._entry, self._dtype.itemsize
-        if self._next_span < len(self._spans) or self._span_begin != entry.size_bytes:
-            add(self._name, "the segments do not add up to the file", self._span_begin, entry.size_bytes)
+        if not add_up(self._spans, entry.size_bytes):
+            add(self._name, "the segments do not add up to the file")
         if entry.side is None:
             return
         filling = n_filling(self._content, entry.tokens)
@@ -117,23 +114,9 @@ class Scan:
             which = "last" if self._eot == "after" else "first"
             add(self._name, f"the {which} id is {edge:,}, not the end-of-text id {self._eot_id:,}")
 
-    def _update_digests(self, block: memoryview) -> None:
-        done = 0
-        while self._next_span < len(self._spans):
-            number, span = self._spans[self._next_span]
-            n = max(span.end - self._position - done, 0)
-            self._hash.update(block[done : done + n])
-            if done + n > len(block):
-                return
-            done += n
-            if span.end < self._span_begin or self._hash.hexdigest() != span.digest:
-                self._findings.add(self._name, f"the bytes of segment {number:,} are not those written", self._span_begin, span.end)
-            self._span_begin = span.end
-            self._hash = xxhash.xxh3_128()
-            self._next_span += 1
-
-    def _update_ids(self, ids: np.ndarray[tuple[int], np.dtype[np.uint16] | np.dtype[np.uint32]]) -> None:
-        if self._position == self._entry.header_bytes:
+    def _update_ids(self, ids: Ids, position: int) -> None:
+        """ids: uint16 or uint32, shape (n_ids,); position: offset of the first in the file."""
+        if position == self._entry.header_bytes:
             self._first_id = int(ids[0])
         self._last_id = int(ids[-1])
         if self._eot != "none":
@@ -143,4 +126,4 @@ class Scan:
         wrong = np.flatnonzero(ids >= self._n_ids)
         self._n_wrong_ids += len(wrong)
         if self._first_wrong is None:
-            self._first_wrong = (self._position + int(wrong[0]) * self._dtype.itemsize, int(ids[wrong[0]]))
+            self._first_wrong = (position + int(wrong[0]) * self._dtype.itemsize, int(ids[wrong[0]]))

@@ -250,7 +250,7 @@ def _scan(manifest: Manifest) -> tuple[list[Step], int]:
             for file in opened.values():
                 file.close()
             opened.clear()
-            opened[name] = CheckedFile(Path(name), manifest.files[name].size_bytes, None, None)
+            opened[name] = CheckedFile(Path(name), manifest.files[name].size_bytes, None)
         return opened[name]
 
     counts, steps, largest = Counts(), [], described.eot_id

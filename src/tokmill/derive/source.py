@@ -11,11 +11,10 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
-import xxhash
-
 from tokmill.core.errors import DamageError, UsageError
-from tokmill.core.manifest import FileSpan, Manifest, load_manifest
-from tokmill.core.records import Counts, Cursor, FileHeader, path_to_text
+from tokmill.core.manifest import Manifest, load_manifest
+from tokmill.core.records import Counts, Cursor, path_to_text
+from tokmill.core.spans import HEADER, Span, SpanChecker, add_up, spans_of
 from tokmill.core.system import page_cache
 from tokmill.core.text import counted
 from tokmill.output import is_current, open_file, replaced_error
@@ -52,8 +51,7 @@ class CheckedFile:
         self,
         path: Path,
         size_bytes: int,
-        spans: Sequence[FileSpan] | None,
-        header: FileHeader | None,
+        spans: Sequence[Span] | None,
         open_it: Callable[[], int] | None = None,
     ) -> None:
         """spans: None for a bare file, without digests. open_it: returns the descriptor; None: what is at `path` is opened.
@@ -63,11 +61,10 @@ class CheckedFile:
         self.path = path
         self.fd = -1
         self._size = size_bytes
-        self._has_header = header is not None
-        first = [FileSpan(end=header.size_bytes, digest=header.digest)] if header else []
-        self._spans = [*first, *(spans or ())]
-        ends = [0, *(span.end for span in self._spans)]
-        if spans is not None and (ends != sorted(ends) or ends[-1] != size_bytes):
+        self._spans = spans or ()
+        self._checker = SpanChecker(self._spans)
+        self._is_begun = False
+        if spans is not None and not add_up(spans, size_bytes):
             raise self._damage("its segments do not add up to the file", 0, size_bytes)
         try:
             self.fd = open_it() if open_it else os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -78,9 +75,6 @@ class CheckedFile:
             self.close()
             raise self._damage(f"it has {counted(found, 'byte')}, not {size_bytes:,}", min(found, size_bytes), size_bytes)
         self._cache = page_cache.ReadOnce(self.fd, size_bytes)
-        self._hash = xxhash.xxh3_128()
-        self._position = self._next = 0
-        self._is_begun = False
 
     def blocks(self, begin: int, end: int) -> Iterator[tuple[int, memoryview]]:
         """The bytes from `begin` to `end`, each block with its offset and valid until the next. Raises DamageError."""
@@ -93,8 +87,9 @@ class CheckedFile:
 
     def read_into(self, offset: int, view: memoryview) -> None:
         """Fill `view` from `offset` on; what lies between the last read and this is read, too. Raises DamageError."""
-        if offset < self._position or not self._is_begun:
-            self._start(offset)
+        if offset < self._checker.position or not self._is_begun:
+            self._is_begun = True
+            self._checker.seek(offset)
         self._pass_to(offset)
         self._fill(view)
 
@@ -111,47 +106,24 @@ class CheckedFile:
             os.close(self.fd)
             self.fd = -1
 
-    def _start(self, offset: int) -> None:
-        """Go on reading where the span begins in which `offset` lies; a header is read with what follows it."""
-        self._is_begun = True
-        self._next = sum(span.end <= offset for span in self._spans)
-        if self._next == 1 and self._has_header:
-            self._next = 0
-        self._position = self._spans[self._next - 1].end if self._next else 0
-        self._hash = xxhash.xxh3_128()
-
     def _pass_to(self, offset: int) -> None:
-        while self._position < offset:
-            self._fill(memoryview(bytearray(min(offset - self._position, BLOCK_BYTES))))
+        while (left := offset - self._checker.position) > 0:
+            self._fill(memoryview(bytearray(min(left, BLOCK_BYTES))))
 
     def _fill(self, view: memoryview) -> None:
-        done = 0
+        position, done = self._checker.position, 0
         while done < len(view):
-            self._cache.before(self._position + done)
+            self._cache.before(position + done)
             try:
-                n = os.preadv(self.fd, [view[done:]], self._position + done)
+                n = os.preadv(self.fd, [view[done:]], position + done)
             except OSError as error:
-                raise self._damage(f"it cannot be read: {error.strerror}", self._position + done, self._size) from error
+                raise self._damage(f"it cannot be read: {error.strerror}", position + done, self._size) from error
             if not n:
-                raise self._damage("it was cut while it was read", self._position + done, self._size)
+                raise self._damage("it was cut while it was read", position + done, self._size)
             done += n
-        self._check(view)
-        self._position += len(view)
-
-    def _check(self, view: memoryview) -> None:
-        done = 0
-        while self._next < len(self._spans):
-            span = self._spans[self._next]
-            n = span.end - self._position - done
-            self._hash.update(view[done : done + n])
-            if done + n > len(view):
-                return
-            done += n
-            if self._hash.hexdigest() != span.digest:
-                begin = self._spans[self._next - 1].end if self._next else 0
-                raise self._damage(f"the bytes of its segment {self._next + 1:,} are not those written", begin, span.end)
-            self._hash = xxhash.xxh3_128()
-            self._next += 1
+        for span in self._checker.update(view):
+            what = "its header is" if span.segment == HEADER else f"the bytes of its segment {span.segment + 1:,} are"
+            raise self._damage(f"{what} not what was written", span.begin, span.end)
 
     def _damage(self, what: str, begin: int, end: int) -> DamageError:
         return DamageError(
@@ -173,10 +145,7 @@ class Source:
         self.is_bare = is_bare
         """Whether it is files of which no digests are known, with a manifest made up for them."""
         self._files: dict[str, CheckedFile] = {}
-        self._spans: dict[str, list[FileSpan]] = {}
-        for segment in manifest.segments:
-            for name, span in segment.files.items():
-                self._spans.setdefault(name, []).append(span)
+        self._spans = {} if is_bare else spans_of(manifest)
 
     @classmethod
     def load(cls, directory: Path) -> Self:
@@ -215,18 +184,16 @@ class Source:
                 file = self._files.pop(other)
                 file.finish()
                 file.close()
-            spans = self._spans.get(name, [])
-            header = entry.header if isinstance(entry.header, FileHeader) and not self.is_bare else None
-            self._files[name] = self._open(name, entry.size_bytes, spans, header)
+            self._files[name] = self._open(name, entry.size_bytes)
         return self._files[name]
 
-    def _open(self, name: str, size_bytes: int, spans: Sequence[FileSpan], header: FileHeader | None) -> CheckedFile:
+    def _open(self, name: str, size_bytes: int) -> CheckedFile:
         """Raises ChangedError when something was appended to the output since its manifest was read."""
         if self.is_bare:
-            return CheckedFile(self.directory / name, size_bytes, None, None)
+            return CheckedFile(self.directory / name, size_bytes, None)
         try:
             opening = functools.partial(open_file, self.directory, self.manifest, name)
-            return CheckedFile(self.directory / name, size_bytes, spans, header, opening)
+            return CheckedFile(self.directory / name, size_bytes, self._spans[name], opening)
         except DamageError:
             if is_current(self.directory, self.manifest):
                 raise

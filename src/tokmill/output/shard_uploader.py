@@ -16,6 +16,7 @@ import msgspec
 from tokmill.core.errors import DamageError
 from tokmill.core.events import AnyEvent, Committed, Started
 from tokmill.core.manifest import read_state
+from tokmill.core.spans import Span, iter_spans, with_header
 from tokmill.core.system import durable
 from tokmill.core.system.durable import storage_errors
 from tokmill.output.journal import read_segments
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
     from pathlib import Path
 
-    from tokmill.core.manifest import FileSpan, Manifest, Segment
+    from tokmill.core.manifest import Manifest, Segment
     from tokmill.core.records import FileEntry
     from tokmill.store import Uploader
 
@@ -43,7 +44,7 @@ class ShardUploader:
         self._make_sender = sender
         self._position = 0
         """In the journal, behind the last line that was read."""
-        self._spans: dict[str, list[FileSpan]] = {}
+        self._spans: dict[str, list[Span]] = {}
         self._pending: dict[str, Future[ObjectInfo]] = {}
 
     def on_event(self, event: AnyEvent) -> None:
@@ -80,14 +81,13 @@ class ShardUploader:
     def _take(self, segments: Iterable[Segment]) -> None:
         """Begin to send the files that are complete with these segments."""
         for segment in segments:
-            for name, span in segment.files.items():
-                self._spans.setdefault(name, []).append(span)
+            iter_spans([segment], self._spans)
             for name, entry in segment.completed.items():
-                spans = tuple(self._spans.pop(name, ()))
+                spans = tuple(with_header(self._spans.pop(name, ()), entry))
                 if not is_sent(self._directory, name):
                     self._pending[name] = self._make_sender().send(self._file(name, entry, spans))
 
-    def _file(self, name: str, entry: FileEntry, spans: tuple[FileSpan, ...]) -> FileToSend:
+    def _file(self, name: str, entry: FileEntry, spans: tuple[Span, ...]) -> FileToSend:
         paths = growing_path(self._directory, name), self._directory / name
         return FileToSend(name=name, paths=paths, entry=entry, spans=spans)
 

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
         Uploader,
         not_written,
         outgoing,
-        spans_of,
         stranger,
     )
     from tokmill.store.upload_state import UploadState
@@ -44,7 +43,7 @@ __getattr__, __dir__, __all__ = lazy_names(
         "download": ["Fetcher", "RemoteStream", "retry", "read_range", "serves_ranges"],
         "listing": ["find_remote"],
         "objects": ["AlreadyExists", "ObjectStore", "objects_at"],
-        "upload": ["FileToSend", "Uploader", "WRITING", "not_written", "outgoing", "spans_of", "stranger"],
+        "upload": ["FileToSend", "Uploader", "WRITING", "not_written", "outgoing", "stranger"],
         "upload_state": ["UploadState"],
         "urls": ["redacted", "path_of", "register_url", "register_urls", "full_urls"],
     },

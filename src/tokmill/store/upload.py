@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 import xxhash
 
 from tokmill.core.errors import DamageError, LockedError, StorageError, UsageError
-from tokmill.core.records import FileHeader
+from tokmill.core.spans import SpanChecker, add_up, spans_of
 from tokmill.core.system.durable import storage_errors
 from tokmill.core.text import counted
 from tokmill.store.base import ObjectInfo, TransientError
@@ -29,11 +29,12 @@ from tokmill.store.download import Closed, RetryPolicy, retry
 from tokmill.store.objects import AlreadyExists, UploadNotFound
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from tokmill.core.manifest import FileSpan, Manifest, Segment
+    from tokmill.core.manifest import Manifest
     from tokmill.core.records import FileEntry
+    from tokmill.core.spans import Span
     from tokmill.store.objects import ObjectStore
     from tokmill.store.upload_state import UploadState
 
@@ -68,54 +69,30 @@ class FileToSend:
     paths: tuple[Path, ...]
     """Where it is: a file that is about to get its name is at the first or, from one moment to the next, at the second."""
     entry: FileEntry
-    spans: tuple[FileSpan, ...]
-    """From behind the header to the end of the file."""
+    spans: tuple[Span, ...]
+    """Of all of the file, its header first."""
 
 
 def outgoing(directory: Path, manifest: Manifest) -> list[FileToSend]:
     """The files of a complete output directory."""
-    spans = spans_of(manifest.segments)
+    spans = spans_of(manifest)
     return [
-        FileToSend(name=name, paths=(directory / name,), entry=entry, spans=tuple(spans.get(name, ())))
+        FileToSend(name=name, paths=(directory / name,), entry=entry, spans=tuple(spans[name]))
         for name, entry in manifest.files.items()
     ]
 
 
-def spans_of(segments: Sequence[Segment]) -> dict[str, list[FileSpan]]:
-    """What was added to each file, in order."""
-    spans: dict[str, list[FileSpan]] = {}
-    for segment in segments:
-        for name, span in segment.files.items():
-            spans.setdefault(name, []).append(span)
-    return spans
-
-
 def digest_of(file: FileToSend) -> str:
-    """xxh3_128, hex, of the file, which was read whole. Raises DamageError when it is not what was written, StorageError."""
-    whole = xxhash.xxh3_128()
-    header = file.entry.header
-    ends = [(header.size_bytes, header.digest)] if isinstance(header, FileHeader) else []
-    ends += [(span.end, span.digest) for span in file.spans]
-    position = begin = 0
+    """Return the xxh3_128 of a file, hex; all of it is read. Raise DamageError if it is not what was written, StorageError."""
+    size, whole, checker = file.entry.size_bytes, xxhash.xxh3_128(), SpanChecker(file.spans)
     with storage_errors(file.paths[-1]), open(_open(file), "rb", buffering=0) as opened:
-        for end, digest in ends:
-            part = xxhash.xxh3_128()
-            for block in _blocks(opened, end - position):
-                part.update(block)
-                whole.update(block)
-                position += len(block)
-            if position != end or part.hexdigest() != digest:
-                raise _damaged(file, f"bytes {begin:,} to {end:,} are not those written")
-            begin = end
-        if position != file.entry.size_bytes or opened.read(1):
-            raise _damaged(file, f"it is not {counted(file.entry.size_bytes, 'byte')} long")
+        while (left := size - checker.position) > 0 and (block := opened.read(min(left, _BLOCK_BYTES))):
+            whole.update(block)
+            for span in checker.update(block):
+                raise _damaged(file, f"bytes {span.begin:,} to {span.end:,} are not those written")
+        if checker.position != size or opened.read(1) or not add_up(file.spans, size):
+            raise _damaged(file, f"it is not {counted(size, 'byte')} long")
     return whole.hexdigest()
-
-
-def _blocks(opened: object, n_bytes: int) -> Iterator[bytes]:
-    while n_bytes > 0 and (block := opened.read(min(n_bytes, _BLOCK_BYTES))):  # type: ignore[attr-defined]
-        n_bytes -= len(block)
-        yield block
 
 
 def part_bytes_of(size_bytes: int) -> int:

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
-import xxhash
 
 from tokmill.core.errors import DamageError, LockedError, UsageError
 from tokmill.core.manifest import FORMAT_VERSION, MANIFEST_NAME, MOST_BYTES, SKIPPED_NAME, Manifest, encode_manifest, load_manifest
@@ -26,6 +25,7 @@ from tokmill.core.paths import local_path
 from tokmill.core.progress import ProgressReporter
 from tokmill.core.records import Counts, Cursor, FileEntry, Skip
 from tokmill.core.skipping import n_bad_records, too_many_error
+from tokmill.core.spans import Span, SpanChecker
 from tokmill.core.system import durable
 from tokmill.core.system.durable import storage_errors
 from tokmill.core.system.memory import peak_rss_bytes
@@ -239,17 +239,18 @@ class _Skipped:
 
     def lines(self, span: FileSpan) -> Iterator[bytes]:
         """The lines of one segment. Raises DamageError for bytes that are not those written."""
-        seen = xxhash.xxh3_128()
+        checker = SpanChecker([Span(0, self._offset, span.end, span.digest)])
+        damaged: list[Span] = []
         with self._path.open("rb") as file:
             file.seek(self._offset)
             while self._offset < min(span.end, self._size):
                 line = file.readline()
-                seen.update(line)
+                damaged = checker.update(line)
                 self._offset += len(line)
-                if not line or self._offset > span.end:
+                if damaged or not line or self._offset > span.end:
                     break
                 yield self._renumbered(line)
-        if seen.hexdigest() != span.digest or self._offset != span.end:
+        if damaged or self._offset != span.end:
             raise self._damaged()
 
     def _renumbered(self, line: bytes) -> bytes:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from tokmill.core.errors import ChangedError, DamageError, TokmillError
 from tokmill.core.manifest import MANIFEST_NAME, SKIPPED_NAME
 from tokmill.core.progress import ProgressReporter
+from tokmill.core.spans import spans_of
 from tokmill.core.system.durable import storage_errors
 from tokmill.output import (
     Claim,
@@ -36,7 +37,7 @@ from tokmill.output import (
     stage_of,
 )
 from tokmill.run.parts.finalize import Assembly, check_in_parts, check_skipped, encode_whole, load_parts, moved, outcome_of
-from tokmill.store import Copier, CopyTask, FileToSend, Uploader, UploadState, spans_of
+from tokmill.store import Copier, CopyTask, FileToSend, Uploader, UploadState
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -186,7 +187,7 @@ class _Joining:
             name=SKIPPED_NAME,
             paths=(growing_path(self._scratch, SKIPPED_NAME),),
             entry=manifest.files[SKIPPED_NAME],
-            spans=tuple(spans_of(manifest.segments).get(SKIPPED_NAME, ())),
+            spans=tuple(spans_of(manifest)[SKIPPED_NAME]),
         )
         ledger = UploadState(self._root / "finalize.json", self._remote.url)
         with Uploader(self._remote.prefix.store, self._fingerprint, ledger, on_bytes=lambda _: None) as sender:
