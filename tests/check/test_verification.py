@@ -128,7 +128,7 @@ def test_what_cannot_be_repaired_is_to_be_made_again(make: Callable[[Path, Path]
     assert caught.value.next_step is not None
     assert "--repair" not in caught.value.next_step
     assert f"made_from in its manifest): tokmill {command} ... --out {tmp_path / 'o'} --fresh" in caught.value.next_step
-    with pytest.raises(UsageError, match="cannot be made again") as refused:
+    with pytest.raises(UsageError, match="cannot be repaired") as refused:
         tokmill.repair(tmp_path / "o")
     assert refused.value.where == str(tmp_path / "o" / "manifest.json")
 

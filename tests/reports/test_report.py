@@ -23,7 +23,7 @@ from tokmill.cli.app import run
 from tokmill.core.errors import DamageError, UsageError
 from tokmill.core.manifest import load_manifest
 from tokmill.core.text import printable_line
-from tokmill.reports.data import FrequentToken, take_account
+from tokmill.reports.data import FrequentToken, collect_data
 from tokmill.reports.reporting import make_page
 
 HOSTILE = [
@@ -66,7 +66,7 @@ class Page(HTMLParser):
 
 
 def commands_of(directory: Path) -> str:
-    return re.sub(r" \\\n +", " ", Page(make_page(take_account(directory))).text)
+    return re.sub(r" \\\n +", " ", Page(make_page(collect_data(directory))).text)
 
 
 @pytest.fixture(scope="module")
@@ -130,10 +130,10 @@ def test_nothing_of_the_corpus_acts_in_the_page(page: str) -> None:
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_a_hostile_token_is_text(made: Path, text: str) -> None:
-    account = take_account(made)
-    account.frequent = [FrequentToken(1, 5, text, is_special=False)]
-    account.missing = [text]
-    found = Page(make_page(account))
+    data = collect_data(made)
+    data.frequent = [FrequentToken(1, 5, text, is_special=False)]
+    data.missing = [text]
+    found = Page(make_page(data))
     assert found.wrong == []
     assert {tag for tag, _ in found.elements} & {"script", "img"} == set()
     visible = printable_line(text)
@@ -196,7 +196,7 @@ def test_the_command_in_the_report_makes_the_same_output(made: Path, page: str, 
 @pytest.mark.parametrize("format_", ["llmc", "megatron", "datatrove", "olmo", "litdata", "mds"])
 def test_every_format_has_the_same_documents(made: Path, format_: str, tmp_path: Path) -> None:
     outcome = tokmill.convert(made, tmp_path / "o", format=format_)
-    before, after = take_account(made), take_account(tmp_path / "o")
+    before, after = collect_data(made), collect_data(tmp_path / "o")
     assert outcome.tokens_train == after.sides["train"].n_tokens
     for side in ("train", "val"):
         one, other = before.sides[side], after.sides[side]
@@ -214,9 +214,9 @@ def test_merged_and_appended_outputs_say_how_they_were_made(made: Path, tmp_path
     assert f"tokmill merge {made} {tmp_path / 'o'}" in commands_of(tmp_path / "m")
     more = write_corpus(tmp_path / "again.txt", ["Again. " * 9] * 40)
     tokmill.tokenize(more, tmp_path / "o", val_fraction=0.3, threads=1, append=True)
-    account = take_account(tmp_path / "o")
-    assert account.history is not None
-    assert [attempt.does for attempt in account.history.attempts] == ["copy", "tokenize"]
+    data = collect_data(tmp_path / "o")
+    assert data.history is not None
+    assert [attempt.does for attempt in data.history.attempts] == ["copy", "tokenize"]
     assert "more.txt" in commands_of(tmp_path / "o")
 
 
@@ -226,7 +226,7 @@ def test_of_an_append_no_speed_is_told_that_the_whole_output_did_not_have(made: 
     more.write_text("more text " * 5)
     tokmill.tokenize(corpus, tmp_path / "o", threads=1)
     tokmill.tokenize(more, tmp_path / "o", threads=1, append=True)
-    told = Page(make_page(take_account(tmp_path / "o"))).text
+    told = Page(make_page(collect_data(tmp_path / "o"))).text
     assert "of the append alone" in told
     assert "MB/s" not in told.split("audit")[0]
     assert "of the append alone" not in Page(page).text
@@ -256,7 +256,7 @@ def test_the_command_of_a_conversion_makes_the_same_ids(tmp_path: Path) -> None:
 def test_documents_whose_bytes_were_mended_are_counted(page: str, tmp_path: Path) -> None:
     (tmp_path / "c.txt").write_bytes(b"one \xff\xfe<|endoftext|>two<|endoftext|>three \xff")
     tokmill.tokenize(tmp_path / "c.txt", tmp_path / "o", encoding_errors="replace", threads=1)
-    told = Page(make_page(take_account(tmp_path / "o"))).text
+    told = Page(make_page(collect_data(tmp_path / "o"))).text
     assert "not UTF-82documents, 3 bytes: mended, --encoding-errors replace" in told
     assert "not UTF-8" not in Page(page).text.split("How the run went")[0]
 
@@ -270,7 +270,7 @@ def test_the_rate_and_the_time_are_those_of_the_work_and_say_so(made: Path, page
 def test_what_has_fewer_than_three_points_is_no_chart(tmp_path: Path) -> None:
     tokmill.tokenize(write_corpus(tmp_path / "c.txt", ["One.", "Two."]), tmp_path / "o", threads=1)
     give_history(tmp_path / "o", 3)
-    told = make_page(take_account(tmp_path / "o"))
+    told = make_page(collect_data(tmp_path / "o"))
     assert "<svg" not in told
     assert "Too short a run for charts" in told
 
@@ -328,10 +328,10 @@ def test_a_tokenizer_that_is_not_here_leaves_the_ids(tmp_path: Path) -> None:
     tokenizer = msgspec.structs.replace(manifest.content.tokenizer, name="/gone/tokenizer.json", path="/gone")
     content = msgspec.structs.replace(manifest.content, tokenizer=tokenizer)
     rewrite_manifest(tmp_path / "o", manifest, content=content, fingerprint=content.fingerprint())
-    account = take_account(tmp_path / "o")
-    assert any("/gone" in sentence for sentence in account.missing)
-    assert [token.text for token in account.frequent] == [None] * len(account.frequent)
-    assert Page(make_page(account)).wrong == []
+    data = collect_data(tmp_path / "o")
+    assert any("/gone" in sentence for sentence in data.missing)
+    assert [token.text for token in data.frequent] == [None] * len(data.frequent)
+    assert Page(make_page(data)).wrong == []
 
 
 def test_an_empty_output_has_a_report(tmp_path: Path) -> None:

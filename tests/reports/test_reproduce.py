@@ -22,7 +22,7 @@ from tokmill.core.errors import UsageError
 from tokmill.core.manifest import load_manifest
 from tokmill.core.records import text_to_path
 from tokmill.encode.resolve import resolve_tokenizer
-from tokmill.reports.data import take_account
+from tokmill.reports.data import collect_data
 from tokmill.reports.reporting import make_page
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def text_of(page: str) -> str:
 
 def command_of(directory: Path) -> str:
     """What the report of an output says is to be typed."""
-    told = text_of(make_page(take_account(directory)))
+    told = text_of(make_page(collect_data(directory)))
     typed = told[told.index("how to make it again") :]
     found = re.search(r"((?:for part in|tokmill) .*?)\n*Everything that decides", typed, re.DOTALL)
     assert found
@@ -196,7 +196,7 @@ def test_the_path_of_a_tokenizer_is_absolute_in_the_command(tmp_path: Path, monk
 def test_of_parts_that_are_not_put_together_the_report_says_how_they_are(tmp_path: Path) -> None:
     tokmill.tokenize(corpus(tmp_path / "a.txt", "One"), tmp_path / "o", part="0/2", **OPTIONS)
     with pytest.raises(UsageError, match="made in parts") as caught:
-        take_account(tmp_path / "o")
+        collect_data(tmp_path / "o")
     assert caught.value.next_step == f"make those that are missing, then: tokmill finalize {tmp_path / 'o'}"
 
 
@@ -209,7 +209,7 @@ def test_standard_input_is_said_to_be_what_the_command_reads(tmp_path: Path) -> 
 @pytest.mark.parametrize("make", [converted_of_a_bare_file, merged_of_bare_files])
 def test_of_ids_of_other_tools_no_size_of_text_is_told(make: Callable[[Path], None], tmp_path: Path) -> None:
     make(tmp_path)
-    told = text_of(re.sub("<svg.*?</svg>", "", make_page(take_account(tmp_path / "o")), flags=re.DOTALL))
+    told = text_of(re.sub("<svg.*?</svg>", "", make_page(collect_data(tmp_path / "o")), flags=re.DOTALL))
     assert "bytes per tokennot known" in told
     assert "0 B of text" not in told
     assert "0.000" not in told

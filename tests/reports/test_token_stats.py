@@ -12,24 +12,24 @@ from tokmill.core.errors import DamageError
 from tokmill.core.records import EotPlacement
 from tokmill.dataset.token_files import TokenFile
 from tokmill.reports import token_stats
-from tokmill.reports.token_stats import SideTally, Tallier
+from tokmill.reports.token_stats import SideStatistics, TokenStatistics
 
 EOT = 7
 SIZES = np.array([1, 2, 3, 4, 5, 6, 9, 0], np.int64)
 
 
-def tallied(ids: list[int], eot: EotPlacement, directory: Path, block: int, n_files: int = 1) -> tuple[SideTally, list[int]]:
+def tallied(ids: list[int], eot: EotPlacement, directory: Path, block: int, n_files: int = 1) -> tuple[SideStatistics, list[int]]:
     files = []
     for i, part in enumerate(np.array_split(np.array(ids, "<u2"), n_files)):
         path = directory / f"{i}.bin"
         path.write_bytes(b"head" + part.tobytes())
         files.append(TokenFile(path=path, header_bytes=4, n_tokens=len(part)))
-    tallier = Tallier(8, EOT, eot, SIZES)
+    statistics = TokenStatistics(8, EOT, eot, SIZES)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(token_stats, "BLOCK_TOKENS", block)
-        *_, (_, found) = tallier.side(files, "uint16")
-    assert tallier.frequencies is not None
-    return found, tallier.frequencies.tolist()
+        *_, (_, found) = statistics.read_side(files, "uint16")
+    assert statistics.frequencies is not None
+    return found, statistics.frequencies.tolist()
 
 
 documents = st.lists(st.lists(st.integers(0, 6), max_size=9), max_size=12)
@@ -40,7 +40,7 @@ def test_documents_are_those_of_a_plain_loop(
     tmp_path_factory: pytest.TempPathFactory, made: list[list[int]], eot: EotPlacement, block: int, n_files: int
 ) -> None:
     ids = [i for d in made for i in ([EOT, *d] if eot == "before" else [*d, EOT])]
-    found, frequencies = tallied(ids, eot, tmp_path_factory.mktemp("tally"), block, n_files)
+    found, frequencies = tallied(ids, eot, tmp_path_factory.mktemp("side"), block, n_files)
     full = [d for d in made if d]
     assert (found.n_documents, found.n_empty, found.n_in_documents) == (len(made), len(made) - len(full), sum(map(len, made)))
     assert found.longest == max(map(len, made), default=0)
@@ -82,4 +82,4 @@ def test_a_file_that_ends_too_soon_is_damage(tmp_path: Path) -> None:
     path = tmp_path / "cut.bin"
     path.write_bytes(b"\1\0")
     with pytest.raises(DamageError, match="3 ids too soon"):
-        list(Tallier(8, EOT, "after", None).side([TokenFile(path=path, header_bytes=0, n_tokens=4)], "uint16"))
+        list(TokenStatistics(8, EOT, "after", None).read_side([TokenFile(path=path, header_bytes=0, n_tokens=4)], "uint16"))

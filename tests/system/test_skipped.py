@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import tokmill
-from tokmill.reports.data import take_account
+from tokmill.reports.data import collect_data
 from tokmill.reports.reporting import make_page
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def test_of_json_lines(tmp_path: Path) -> None:
     assert skipped(tmp_path / "a.jsonl", tmp_path / "o", text_key="body") == [
         *nulls, (8, "invalid_json", None), (9, "missing_text", "body"), (10, "not_a_string", "body"),
     ]  # fmt: skip
-    page = make_page(take_account(tmp_path / "o"))
+    page = make_page(collect_data(tmp_path / "o"))
     assert "missing_text, under body" in page
     assert "invalid_json, under" not in page
 

@@ -64,7 +64,7 @@ USUAL = Resources(
 )
 
 
-class Vocabulary:
+class TokenDecoder:
     """Ids to bytes, and how many bytes each id is.
 
     lengths: int64, shape (n_ids,); 0 for the end-of-text id and for ids that stand for nothing.
@@ -89,9 +89,9 @@ class Vocabulary:
 class WrittenSide:
     """The text and the marks of one side of the output, front to back. Read, not mapped: a map counts as memory."""
 
-    def __init__(self, ids: WrittenIds, vocabulary: Vocabulary) -> None:
+    def __init__(self, ids: WrittenIds, decoder: TokenDecoder) -> None:
         self._written = ids
-        self._vocabulary = vocabulary
+        self._decoder = decoder
         self._next_id = 0
         self._text = memoryview(b"")
         self._text_end = 0
@@ -122,15 +122,15 @@ class WrittenSide:
         """The index of the id that holds byte `offset` of the text; the number of ids when it lies behind all text."""
         begin = before = 0
         while begin < len(self._written):
-            ends = np.cumsum(self._vocabulary.lengths[self._written.read(begin, _BLOCK_TOKENS)]) + before
+            ends = np.cumsum(self._decoder.lengths[self._written.read(begin, _BLOCK_TOKENS)]) + before
             if offset < ends[-1]:
                 return begin + int(np.searchsorted(ends, offset, side="right"))
             begin, before = begin + len(ends), int(ends[-1])
         return len(self._written)
 
-    def place(self, index: int) -> tuple[str, int]:
-        """As `WrittenIds.place`."""
-        return self._written.place(index)
+    def locate(self, index: int) -> tuple[str, int]:
+        """As `WrittenIds.locate`."""
+        return self._written.locate(index)
 
     def _read_block(self) -> bool:
         """Read on behind what is there; `_text` is empty or short (it ends where a document ends)."""
@@ -138,12 +138,12 @@ class WrittenSide:
         if not len(ids):
             return False
         self._next_id += len(ids)
-        is_mark = ids == self._vocabulary.eot_id
+        is_mark = ids == self._decoder.eot_id
         if is_mark.any():
-            marks = np.cumsum(self._vocabulary.lengths[ids])[is_mark] + self._text_end
+            marks = np.cumsum(self._decoder.lengths[ids])[is_mark] + self._text_end
             self._marks = np.concatenate([self._marks, marks])
             ids = ids[~is_mark]
-        text = self._vocabulary.decode(ids)
+        text = self._decoder.decode(ids)
         self._text_end += len(text)
         self._text = memoryview(bytes(self._text) + text if self._text else text)
         return True
@@ -193,7 +193,7 @@ class _Comparison:
         """The corpus has ended: so must both sides."""
         for side, offset in zip(self._sides, self._offsets, strict=True):
             if not side.is_exhausted():
-                file, place = side.place(side.id_at(offset))
+                file, place = side.locate(side.id_at(offset))
                 self.differences.append((file, "the output goes on where the sources have ended", place, None))
 
     def _sides_of(self, batch: Batch, documents: Sequence[bytes]) -> list[bool]:
@@ -239,7 +239,7 @@ class _Comparison:
         i = min(int(np.searchsorted(expected.ends, place, side="right")), len(expected.ends) - 1)
         begin = int(expected.ends[i - 1]) if i else 0
         where = batch.locate(expected.origin[i])
-        file, at = self._sides[side].place(self._sides[side].id_at(self._offsets[side] + place))
+        file, at = self._sides[side].locate(self._sides[side].id_at(self._offsets[side] + place))
         number = self._numbers[side] + i + 1
         text = f"document {number:,}, byte {place - begin:,} of its text: {what} from the source ({where})"
         self.differences.append((file, text, at, at + self._item_bytes))
@@ -307,8 +307,8 @@ def _comparison(content: Content, sides: list[WrittenIds]) -> _Comparison | Reen
     tokenizer = content.tokenizer
     if not is_lossless(tokenizer):
         return ReencodedComparison(content, sides)
-    vocabulary = Vocabulary(load_fastest(tokenizer), tokenizer.n_ids, tokenizer.eot_id)
-    return _Comparison(content, [WrittenSide(ids, vocabulary) for ids in sides])
+    decoder = TokenDecoder(load_fastest(tokenizer), tokenizer.n_ids, tokenizer.eot_id)
+    return _Comparison(content, [WrittenSide(ids, decoder) for ids in sides])
 
 
 def apply_policy(batch: Batch, content: Content) -> tuple[Sequence[int], Sequence[bytes]]:

@@ -124,11 +124,11 @@ def _opened(path: str | Path, *, dtype: IdType | None, eot_id: int | None, token
     """What is to be looked at, here or in a store, whose outputs say everything about themselves."""
     if not is_url(str(path)):
         return open_dataset(path, dtype=dtype, eot_id=eot_id, tokenizer=tokenizer)
-    from tokmill.check.remote_dataset import FarDataset
+    from tokmill.check.remote_dataset import RemoteDataset
 
     refuse_options(str(path), dtype, eot_id, tokenizer)
 
-    return FarDataset(str(path))
+    return RemoteDataset(str(path))
 
 
 def _check_options(side: str, n_tokens: int) -> None:

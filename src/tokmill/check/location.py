@@ -34,7 +34,7 @@ class NotReadableError(Exception):
         self.what = what
 
 
-class Opened(ABC):
+class OpenedFile(ABC):
     """A file of the output. A context: it is closed at the end."""
 
     size_bytes: int
@@ -54,7 +54,7 @@ class Opened(ABC):
         self.close()
 
 
-class Place(ABC):
+class OutputLocation(ABC):
     """An output."""
 
     name: str
@@ -69,7 +69,7 @@ class Place(ABC):
         """What lies in the output, or in a directory `sub` of it, sorted. Raises StorageError."""
 
     @abstractmethod
-    def open(self, manifest: Manifest, name: str) -> Opened:
+    def open(self, manifest: Manifest, name: str) -> OpenedFile:
         """A file of the output of this manifest. Raises NotReadableError."""
 
     @abstractmethod
@@ -81,12 +81,12 @@ class Place(ABC):
         return self.manifest().checksum == manifest.checksum
 
 
-def place_of(given: str | Path) -> Place:
-    """The place of that name. Raises UsageError for a store that is not known or whose package is missing."""
-    return StoredPlace(str(given)) if is_url(str(given)) else LocalPlace(Path(given))
+def location_of(given: str | Path) -> OutputLocation:
+    """The location of that name. Raises UsageError for a store that is not known or whose package is missing."""
+    return RemoteLocation(str(given)) if is_url(str(given)) else LocalLocation(Path(given))
 
 
-class LocalPlace(Place):
+class LocalLocation(OutputLocation):
     """A directory."""
 
     def __init__(self, directory: Path) -> None:
@@ -94,14 +94,14 @@ class LocalPlace(Place):
         self.name = str(directory)
 
     def manifest(self) -> Manifest:
-        """See Place."""
+        """See OutputLocation."""
         try:
             return load_manifest(self.directory)
         except OSError as error:
             raise _unreadable(self.directory / MANIFEST_NAME, error) from error
 
     def names(self, sub: str) -> Sequence[str]:
-        """See Place."""
+        """See OutputLocation."""
         directory = self.directory / sub
         if sub and not directory.is_dir():
             return []
@@ -110,16 +110,16 @@ class LocalPlace(Place):
         except OSError as error:
             raise _unreadable(directory, error) from error
 
-    def open(self, manifest: Manifest, name: str) -> Opened:
-        """See Place."""
+    def open(self, manifest: Manifest, name: str) -> OpenedFile:
+        """See OutputLocation."""
         return _File(self.directory, manifest, name)
 
     def pending_append(self, manifest: Manifest) -> Manifest | None:
-        """See Place."""
+        """See OutputLocation."""
         return pending_append(self.directory, manifest)
 
 
-class _File(Opened):
+class _File(OpenedFile):
     """A regular file."""
 
     def __init__(self, directory: Path, manifest: Manifest, name: str) -> None:
@@ -138,18 +138,18 @@ class _File(Opened):
         self.size_bytes = found.st_size
 
     def read_into(self, buffer: memoryview) -> int:
-        """See Opened."""
+        """See OpenedFile."""
         try:
             return self._file.readinto(buffer)
         except OSError as error:
             raise _unreadable(self._path, error) from error
 
     def close(self) -> None:
-        """See Opened."""
+        """See OpenedFile."""
         self._file.close()
 
 
-class StoredPlace(Place):
+class RemoteLocation(OutputLocation):
     """A prefix of an object store."""
 
     def __init__(self, url: str) -> None:
@@ -161,19 +161,19 @@ class StoredPlace(Place):
         self._objects: dict[str, ObjectInfo] = {}
 
     def manifest(self) -> Manifest:
-        """See Place."""
+        """See OutputLocation."""
         manifest = self._prefix.complete_manifest()
         self._objects = self._prefix.list()
         return manifest
 
     def names(self, sub: str) -> Sequence[str]:
-        """See Place. What lies in a prefix of its own is not seen: who lists this one does not take it for a file of it."""
+        """See OutputLocation. What lies in a prefix of its own is not seen: who lists this one does not take it for a file of it."""
         top = f"{sub}/" if sub else ""
         inside = [name.removeprefix(top) for name in self._objects if name.startswith(top)]
         return sorted(name for name in inside if name and "/" not in name)
 
-    def open(self, manifest: Manifest, name: str) -> Opened:  # noqa: ARG002  the other place's
-        """See Place."""
+    def open(self, manifest: Manifest, name: str) -> OpenedFile:  # noqa: ARG002  the other location's
+        """See OutputLocation."""
         if name not in self._objects:
             raise NotReadableError("the object is missing")
         return _Object(self._prefix, self._objects[name])
@@ -183,7 +183,7 @@ class StoredPlace(Place):
         return None
 
 
-class _Object(Opened):
+class _Object(OpenedFile):
     """An object."""
 
     def __init__(self, prefix: Prefix, stored: ObjectInfo) -> None:
@@ -191,7 +191,7 @@ class _Object(Opened):
         self._stream = prefix.stream(stored)
 
     def read_into(self, buffer: memoryview) -> int:
-        """See Opened."""
+        """See OpenedFile."""
         from tokmill.output import reading_errors
 
         with reading_errors():
@@ -200,7 +200,7 @@ class _Object(Opened):
         return len(data)
 
     def close(self) -> None:
-        """See Opened."""
+        """See OpenedFile."""
         self._stream.close()
 
 

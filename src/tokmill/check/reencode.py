@@ -53,7 +53,7 @@ class ReencodedComparison:
         """The corpus has ended: so must both sides."""
         for side, done in zip(self._sides, self._done, strict=True):
             if len(side) > done:
-                name, place = side.place(done)
+                name, place = side.locate(done)
                 self.differences.append((name, "the output goes on where the sources have ended", place, None))
 
     def _compare_run(self, run: Tokens, batch: Batch) -> bool:
@@ -69,6 +69,6 @@ class ReencodedComparison:
             return True
         number = self._numbers[run.is_val] + int(np.searchsorted(run.ends, at, side="right")) + 1
         what = f"document {number:,}: the ids differ from those of the source (in what follows {batch.locate(0)})"
-        name, place = side.place(begin + at)
+        name, place = side.locate(begin + at)
         self.differences.append((name, what, place, place + side.item_bytes))
         return False

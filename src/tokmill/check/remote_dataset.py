@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _BLOCK_BYTES = 4 << 20
 
 
-class FarDataset(Dataset):
+class RemoteDataset(Dataset):
     """An output in a store as a dataset."""
 
     def __init__(self, url: str) -> None:
@@ -48,7 +48,7 @@ class FarDataset(Dataset):
         return {side: ShardedIds(parts) if (parts := self._parts[side]) else empty for side in SIDES}  # type: ignore[arg-type]
 
 
-class _FarIds:
+class _RemoteIds:
     """The ids of one object: what `ShardedIds` asks of an array."""
 
     def __init__(self, prefix: Prefix, stored: ObjectInfo, entry: FileEntry, header_bytes: int, dtype: np.dtype[Any]) -> None:
@@ -85,7 +85,7 @@ class _FarIds:
         return held[first - begin : last - begin]
 
 
-def _parts(prefix: Prefix, manifest: Manifest) -> dict[str, list[_FarIds]]:
+def _parts(prefix: Prefix, manifest: Manifest) -> dict[str, list[_RemoteIds]]:
     """The objects that hold the ids of each side. Raises UsageError, DamageError, StorageError."""
     content = manifest.content
     layout = ID_LAYOUTS.get(content.format)
@@ -98,7 +98,7 @@ def _parts(prefix: Prefix, manifest: Manifest) -> dict[str, list[_FarIds]]:
         )
     there = prefix.list()
     dtype = np.dtype(content.dtype).newbyteorder("<")
-    parts: dict[str, list[_FarIds]] = {side: [] for side in SIDES}
+    parts: dict[str, list[_RemoteIds]] = {side: [] for side in SIDES}
     for name, entry in manifest.files.items():
         if entry.side is None or not name.endswith(layout.suffix):
             continue
@@ -110,5 +110,5 @@ def _parts(prefix: Prefix, manifest: Manifest) -> dict[str, list[_FarIds]]:
                 next_step=f"tokmill verify {prefix.url}",
             )
         if entry.tokens:
-            parts[entry.side].append(_FarIds(prefix, there[name], entry, entry.header_bytes or layout.header_bytes, dtype))
+            parts[entry.side].append(_RemoteIds(prefix, there[name], entry, entry.header_bytes or layout.header_bytes, dtype))
     return parts

@@ -45,7 +45,7 @@ class WrittenIds:
         ids: Ids = np.fromfile(file.path, self._dtype, n, offset=offset)
         return ids
 
-    def place(self, index: int) -> tuple[str, int]:
+    def locate(self, index: int) -> tuple[str, int]:
         """The file in which an id is, by its place in the output, and the byte at which it begins; past the last, its end."""
         if not self._files:
             return self._side, 0

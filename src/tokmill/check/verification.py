@@ -16,7 +16,7 @@ import msgspec
 
 from tokmill.check.compare import compare_with_sources
 from tokmill.check.file_scan import Outline, Scan
-from tokmill.check.location import LocalPlace, NotReadableError, place_of
+from tokmill.check.location import LocalLocation, NotReadableError, location_of
 from tokmill.core.config import is_of_corpus
 from tokmill.core.errors import DamageError, UsageError
 from tokmill.core.events import Notice, Progress, Started
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from tokmill.check.location import Opened, Place
+    from tokmill.check.location import OpenedFile, OutputLocation
     from tokmill.core.protocols import Observer
     from tokmill.core.records import FileEntry
 
@@ -98,7 +98,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         if not self.can_repair:
             next_step = f"restore it from a copy, or make it again from what it was made from (made_from in its manifest): {again}"
         elif is_url(self.directory):
-            # Nothing is mended there in place.
+            # Nothing is mended there in location.
             next_step = f"make it again: {again}; or copy it to a directory and tokmill verify DIR --repair"
         if self.repaired is not None:
             next_step = f"what could be made again is; move away what the manifest does not list, or make all of it again: {again}"
@@ -173,31 +173,31 @@ def verify(
     raised (`raise_for_damage`). Raises UsageError for a directory without manifest, DamageError for a manifest that cannot be
     trusted, InputError for sources that cannot be read, ChangedError for sources that are not those that were tokenized.
     """
-    place = place_of(directory)
-    if sources is not None and not isinstance(place, LocalPlace):
-        raise _only_local(place.name)
-    manifest = place.manifest()
+    location = location_of(directory)
+    if sources is not None and not isinstance(location, LocalLocation):
+        raise _only_local(location.name)
+    manifest = location.manifest()
     findings = Findings(observers)
     findings.begin(sum(entry.size_bytes for entry in manifest.files.values()))
     check_manifest(manifest, findings)
-    _check_names(place, manifest, findings)
+    _check_names(location, manifest, findings)
     outline, buffer = Outline(manifest), memoryview(bytearray(_BLOCK_BYTES))
     for name in manifest.files:
-        _check_file(place, name, outline, findings, buffer)
-    if place.pending_append(manifest):
+        _check_file(location, name, outline, findings, buffer)
+    if location.pending_append(manifest):
         findings.notice("an append is being published, or was interrupted then: this is the output before it, not compared")
         sources = None
     documents = n_bytes = 0
-    if isinstance(place, LocalPlace) and sources is not None and not findings.n_problems:
+    if isinstance(location, LocalLocation) and sources is not None and not findings.n_problems:
         names = [sources] if isinstance(sources, str) else list(sources)
-        documents, n_bytes = compare_with_sources(place.directory, manifest, names, glob, input_format, findings, memory)
+        documents, n_bytes = compare_with_sources(location.directory, manifest, names, glob, input_format, findings, memory)
     elif sources is not None:
         findings.notice("the files are damaged: not compared with the sources")
-    if findings.n_problems and (not place.is_current(manifest) or (sources and place.pending_append(manifest))):
+    if findings.n_problems and (not location.is_current(manifest) or (sources and location.pending_append(manifest))):
         # An append was published meanwhile, or is now: what was read is partly its output.
         return verify(directory, sources=sources, glob=glob, input_format=input_format, memory=memory, observers=observers)
     return _report(
-        place.name, manifest, findings, is_compared=documents >= 0 and sources is not None, compared=(documents, n_bytes)
+        location.name, manifest, findings, is_compared=documents >= 0 and sources is not None, compared=(documents, n_bytes)
     )
 
 
@@ -257,28 +257,28 @@ def check_manifest(manifest: Manifest, findings: Findings) -> None:
         findings.add(MANIFEST_NAME, f"segments speak of {name}, which is not listed")
 
 
-def _check_names(place: Place, manifest: Manifest, findings: Findings) -> None:
+def _check_names(location: OutputLocation, manifest: Manifest, findings: Findings) -> None:
     """Files that nobody vouches for are damage: a trainer that opens `*.bin` would read them."""
     subs = {os.path.dirname(name) for name in manifest.files} - {""}
     found = []
     for sub in ("", *sorted(subs)):
-        for entry in place.names(sub):
+        for entry in location.names(sub):
             name = os.path.join(sub, entry)
             if name not in manifest.files and name not in _KNOWN | subs and not entry.startswith("."):
                 found.append(name)
     # In this order: where no append is seen, either there was none or its manifest is there now.
-    pending = place.pending_append(manifest) if found else None
+    pending = location.pending_append(manifest) if found else None
     expected = {part for name in pending.files for part in (name, os.path.dirname(name))} if pending else set()
     for name in found:
         if name not in expected:
             findings.add(name, _FOREIGN)
 
 
-def _check_file(place: Place, name: str, outline: Outline, findings: Findings, buffer: memoryview) -> None:
+def _check_file(location: OutputLocation, name: str, outline: Outline, findings: Findings, buffer: memoryview) -> None:
     """Size, digests, ids and documents of one file. buffer: what is read goes there."""
     entry = outline.manifest.files[name]
     try:
-        opened = place.open(outline.manifest, name)
+        opened = location.open(outline.manifest, name)
     except NotReadableError as error:
         findings.add(name, error.what)
         return
@@ -307,7 +307,7 @@ def _check_size(name: str, entry: FileEntry, size_bytes: int, findings: Findings
         findings.add(name, f"the file has {counted(size_bytes - entry.size_bytes, 'byte')} too many", entry.size_bytes, size_bytes)
 
 
-def _blocks(opened: Opened, n_bytes: int, buffer: memoryview) -> Iterator[memoryview]:
+def _blocks(opened: OpenedFile, n_bytes: int, buffer: memoryview) -> Iterator[memoryview]:
     """The first `n_bytes` bytes of a file, in blocks that are valid until the next."""
     left = n_bytes
     while left:

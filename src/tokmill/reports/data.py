@@ -23,7 +23,7 @@ from tokmill.core.text import printable_bytes
 from tokmill.dataset import files_of, find_tokenizer
 from tokmill.encode import is_lossless, load_decoder
 from tokmill.output import growing_path, load_history, plan_of, read_journal, state_of
-from tokmill.reports.token_stats import MOST_COUNTED_IDS, SideTally, Tallier
+from tokmill.reports.token_stats import MOST_COUNTED_IDS, SideStatistics, TokenStatistics
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,7 +54,7 @@ class FrequentToken:
 
 
 @dataclass(slots=True, kw_only=True)
-class Account:
+class ReportData:
     """What is known of an output."""
 
     directory: Path
@@ -66,7 +66,7 @@ class Account:
     counts: Counts
     elapsed_s: float
     history: History | None
-    sides: dict[str, SideTally] = field(default_factory=dict)
+    sides: dict[str, SideStatistics] = field(default_factory=dict)
     """By name; empty for an output that is not complete."""
     knows_sizes: bool = False
     """Whether bytes per token are known document by document."""
@@ -84,46 +84,46 @@ class Account:
         return all(each.format != "ids" for each in self.content.inputs)
 
 
-def take_account(directory: Path, observers: Sequence[Observer] = ()) -> Account:
+def collect_data(directory: Path, observers: Sequence[Observer] = ()) -> ReportData:
     """Look at an output directory, complete or not. Raises UsageError where neither is, DamageError for what cannot be trusted."""
-    account = begin_account(directory)
-    complete_account(account, observers)
-    return account
+    data = load_data(directory)
+    add_statistics(data, observers)
+    return data
 
 
-def begin_account(directory: Path) -> Account:
+def load_data(directory: Path) -> ReportData:
     """What manifest or journal say. Raises UsageError where neither is, DamageError for what cannot be trusted."""
     is_of_manifest = (directory / MANIFEST_NAME).exists() or plan_of(directory).exists()
     return _of_manifest(directory) if is_of_manifest else _of_journal(directory)
 
 
-def complete_account(account: Account, observers: Sequence[Observer] = ()) -> None:
+def add_statistics(data: ReportData, observers: Sequence[Observer] = ()) -> None:
     """Add what skipped records, history and ids show. Raises DamageError."""
-    if account.history is None:
-        account.missing.append(
-            f"Speed and memory over time: {_why_no_history(account)}"
-            if account.manifest
+    if data.history is None:
+        data.missing.append(
+            f"Speed and memory over time: {_why_no_history(data)}"
+            if data.manifest
             else "Speed and memory over time: no history was kept beside the journal, or it was lost."
         )
-    _read_skips(account)
-    if account.manifest:
-        _read_ids(account, account.manifest, observers)
+    _read_skips(data)
+    if data.manifest:
+        _read_ids(data, data.manifest, observers)
     else:
-        account.missing.append(
+        data.missing.append(
             "Lengths of documents, frequent tokens and the comparison of the two sides: the output is not complete, so its ids "
             "were not read."
         )
 
 
-def _why_no_history(account: Account) -> str:
-    if account.content.n_parts:
+def _why_no_history(data: ReportData) -> str:
+    if data.content.n_parts:
         return "an output that was made in parts has none; its time is that of the runs of all parts together."
-    return f"tokmill {account.tokmill_version} kept no history of this output."
+    return f"tokmill {data.tokmill_version} kept no history of this output."
 
 
-def _of_manifest(directory: Path) -> Account:
+def _of_manifest(directory: Path) -> ReportData:
     manifest = load_manifest(directory)
-    return Account(
+    return ReportData(
         directory=directory,
         manifest=manifest,
         content=manifest.content,
@@ -135,7 +135,7 @@ def _of_manifest(directory: Path) -> Account:
     )
 
 
-def _of_journal(directory: Path) -> Account:
+def _of_journal(directory: Path) -> ReportData:
     found = read_journal(state_of(directory) / "journal")
     if found is None:
         raise UsageError(
@@ -146,7 +146,7 @@ def _of_journal(directory: Path) -> Account:
         )
     header, segments, elapsed_s = found
     history = load_history(directory)
-    return Account(
+    return ReportData(
         directory=directory,
         manifest=None,
         content=header.content,
@@ -158,68 +158,68 @@ def _of_journal(directory: Path) -> Account:
     )
 
 
-def _read_skips(account: Account) -> None:
+def _read_skips(data: ReportData) -> None:
     """Count the skipped records by input, and keep the first; the file is read line by line, as untrusted."""
-    path = account.directory / SKIPPED_NAME if account.manifest else growing_path(account.directory, SKIPPED_NAME)
-    spans = [segment.files[SKIPPED_NAME].end for segment in account.segments if SKIPPED_NAME in segment.files]
+    path = data.directory / SKIPPED_NAME if data.manifest else growing_path(data.directory, SKIPPED_NAME)
+    spans = [segment.files[SKIPPED_NAME].end for segment in data.segments if SKIPPED_NAME in segment.files]
     left = spans[-1] if spans else 0
     if not left:
         return
-    known = {each.path for each in account.content.inputs}
+    known = {each.path for each in data.content.inputs}
     try:
         with path.open("rb") as file:
             while left > 0 and (line := file.readline(min(left, _MOST_LINE_BYTES))):
                 left -= len(line)
-                _note_skip(account, line, known)
+                _note_skip(data, line, known)
     except OSError as error:
-        account.missing.append(f"The list of skipped records: {SKIPPED_NAME} cannot be read ({error.strerror}).")
+        data.missing.append(f"The list of skipped records: {SKIPPED_NAME} cannot be read ({error.strerror}).")
 
 
-def _note_skip(account: Account, line: bytes, known: set[str]) -> None:
+def _note_skip(data: ReportData, line: bytes, known: set[str]) -> None:
     try:
         skip = json.loads(line)
     except (ValueError, RecursionError):
         return
     if isinstance(skip, dict) and str(skip.get("path")) in known:
-        account.skipped_by_input[str(skip.get("path"))] += 1
-        if len(account.skips) < MOST_SKIPS:
-            account.skips.append(skip)
+        data.skipped_by_input[str(skip.get("path"))] += 1
+        if len(data.skips) < MOST_SKIPS:
+            data.skips.append(skip)
 
 
-def _read_ids(account: Account, manifest: Manifest, observers: Sequence[Observer]) -> None:
-    content = account.content
-    tokenizer, decoder = content.tokenizer, _decoder(account)
+def _read_ids(data: ReportData, manifest: Manifest, observers: Sequence[Observer]) -> None:
+    content = data.content
+    tokenizer, decoder = content.tokenizer, _decoder(data)
     sizes = _sizes(decoder, tokenizer) if decoder and is_lossless(tokenizer) and tokenizer.n_ids <= MOST_COUNTED_IDS else None
     if decoder and sizes is None:
-        account.missing.append("Bytes per token of single documents: this tokenizer does not give the text back token by token.")
+        data.missing.append("Bytes per token of single documents: this tokenizer does not give the text back token by token.")
     if content.eot == "none":
-        account.missing.append("Documents: with --eot none they cannot be told apart in the ids.")
-    account.knows_sizes = sizes is not None
-    files = files_of(account.directory, manifest)
-    tallier = Tallier(tokenizer.n_ids, tokenizer.eot_id, content.eot, sizes)
+        data.missing.append("Documents: with --eot none they cannot be told apart in the ids.")
+    data.knows_sizes = sizes is not None
+    files = files_of(data.directory, manifest)
+    statistics = TokenStatistics(tokenizer.n_ids, tokenizer.eot_id, content.eot, sizes)
     reporter = ProgressReporter(observers)
     total = sum(entry.size_bytes for entry in manifest.files.values() if entry.side)
     reporter.started(total, 0)
     position = 0
-    for side in SIDES:
-        for n_bytes, tally in tallier.side(files.get(side, ()), content.dtype):
+    for name in SIDES:
+        for n_bytes, side in statistics.read_side(files.get(name, ()), content.dtype):
             position += n_bytes
             reporter.progress(position)
-            account.sides[side] = tally
-    _keep_frequent(account, tallier.frequencies, decoder)
+            data.sides[name] = side
+    _keep_frequent(data, statistics.frequencies, decoder)
 
 
-def _decoder(account: Account) -> Encoder | None:
+def _decoder(data: ReportData) -> Encoder | None:
     """What decodes the ids, where the tokenizer is here; otherwise what is missing is noted."""
-    tokenizer = account.content.tokenizer
+    tokenizer = data.content.tokenizer
     if not tokenizer.sha256:
-        account.missing.append("The text of frequent tokens: nobody said which tokenizer made these ids.")
+        data.missing.append("The text of frequent tokens: nobody said which tokenizer made these ids.")
         return None
     try:
         return load_decoder(find_tokenizer(tokenizer))
     except (TokmillError, ImportError, OSError) as error:
         said = f"{error.what} ({error.where or tokenizer.name})" if isinstance(error, TokmillError) else str(error)
-        account.missing.append(f"The text of frequent tokens, and bytes per token of documents: {said}.")
+        data.missing.append(f"The text of frequent tokens, and bytes per token of documents: {said}.")
         return None
 
 
@@ -239,14 +239,14 @@ def _text_of(decoder: Encoder, number: int) -> bytes | None:
         return None
 
 
-def _keep_frequent(account: Account, frequencies: NDArray[np.int64] | None, decoder: Encoder | None) -> None:
+def _keep_frequent(data: ReportData, frequencies: NDArray[np.int64] | None, decoder: Encoder | None) -> None:
     if frequencies is None:
-        account.missing.append("Frequent tokens: the vocabulary is too large, or not known.")
+        data.missing.append("Frequent tokens: the vocabulary is too large, or not known.")
         return
-    account.n_distinct_ids = int(np.count_nonzero(frequencies))
+    data.n_distinct_ids = int(np.count_nonzero(frequencies))
     top = np.argsort(-frequencies, kind="stable")[:MOST_FREQUENT].tolist()
     for number in top:
-        n, is_special = int(frequencies[number]), number == account.content.tokenizer.eot_id
+        n, is_special = int(frequencies[number]), number == data.content.tokenizer.eot_id
         text = _text_of(decoder, number) if decoder and not is_special else None
         if n:
-            account.frequent.append(FrequentToken(number, n, None if text is None else printable_bytes(text), is_special))
+            data.frequent.append(FrequentToken(number, n, None if text is None else printable_bytes(text), is_special))

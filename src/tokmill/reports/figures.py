@@ -1,4 +1,4 @@
-"""The figures of a report: what of an account is drawn, in which units, and what is said below."""
+"""The figures of a report: what of an data is drawn, in which units, and what is said below."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tokmill.core.history import Attempt
-    from tokmill.reports.data import Account
-    from tokmill.reports.token_stats import SideTally
+    from tokmill.reports.data import ReportData
+    from tokmill.reports.token_stats import SideStatistics
 
 _MOST_POINTS = 30
 _SHORTEST_S = 0.4
@@ -42,9 +42,9 @@ class _Curve:
     y: list[float]
 
 
-def history_figures(account: Account) -> list[str]:
+def history_figures(data: ReportData) -> list[str]:
     """Speed and memory over time; none without a history, or of a run so short that there is nothing to see."""
-    attempts = [attempt for attempt in account.history.attempts if len(attempt.elapsed_s) > 1] if account.history else []
+    attempts = [attempt for attempt in data.history.attempts if len(attempt.elapsed_s) > 1] if data.history else []
     if not attempts:
         return []
     total_s = max(attempt.begin_s + attempt.elapsed_s[-1] for attempt in attempts)
@@ -74,30 +74,28 @@ def history_figures(account: Account) -> list[str]:
     return figures
 
 
-def document_figures(account: Account) -> list[str]:
+def document_figures(data: ReportData) -> list[str]:
     """Lengths of documents, and bytes per token, of both sides."""
-    sides = [
-        (name, colour, account.sides[name]) for name, colour in _SIDES if name in account.sides and account.sides[name].n_documents
-    ]
-    if sum(tally.n_documents for _, _, tally in sides) < _LEAST:
+    sides = [(name, colour, data.sides[name]) for name, colour in _SIDES if name in data.sides and data.sides[name].n_documents]
+    if sum(side.n_documents for _, _, side in sides) < _LEAST:
         return []
     figures = [_length_figure(sides)]
-    if account.knows_sizes:
+    if data.knows_sizes:
         figures.append(_density_figure(sides))
     return figures
 
 
-def drift_figure(account: Account) -> str:
+def drift_figure(data: ReportData) -> str:
     """Bytes per token along the corpus; empty where there is too little to see anything."""
-    tally = account.sides.get("train")
-    if tally and account.knows_sizes and tally.n_tokens:
-        y = _window_densities(tally)
+    side = data.sides.get("train")
+    if side and data.knows_sizes and side.n_tokens:
+        y = _window_densities(side)
         x = [100 * (i + 0.5) / len(y) for i in range(len(y))]
         of = "the training side, each three-hundredth of its tokens"
-    elif not account.knows_text:
+    elif not data.knows_text:
         return ""
     else:
-        x, y = _segment_densities(account)
+        x, y = _segment_densities(data)
         of = "the corpus, commit by commit"
     if len(y) < _LEAST:
         return ""
@@ -161,23 +159,23 @@ def _thin(rows: Sequence[tuple[str, ...]]) -> Sequence[tuple[str, ...]]:
     return rows[:: -(-len(rows) // _MOST_POINTS)] if len(rows) > _MOST_POINTS else rows
 
 
-def _length_figure(sides: Sequence[tuple[str, str, SideTally]]) -> str:
-    filled = np.flatnonzero(sum(tally.lengths for _, _, tally in sides))
+def _length_figure(sides: Sequence[tuple[str, str, SideStatistics]]) -> str:
+    filled = np.flatnonzero(sum(side.lengths for _, _, side in sides))
     first, last = (int(filled[0]), int(filled[-1])) if len(filled) else (0, 1)
     edges = [2 ** (i / 2) for i in range(first, last + 2)]
     chart = Chart("lengths", x="tokens", y="% of documents")
-    _draw_shares(chart, [(name, colour, tally.lengths[first : last + 1]) for name, colour, tally in sides], edges)
+    _draw_shares(chart, [(name, colour, side.lengths[first : last + 1]) for name, colour, side in sides], edges)
     step = max(2, 2 * round((last - first) / 12))
     ticks = [2 ** (i // 2) for i in range(first + first % 2, min(last + 2, LENGTH_BINS), step)]
     chart.log_x(ticks, [_short(tick) for tick in ticks])
     rows = [
-        (f"{round(edges[i]):,} to {round(edges[i + 1]):,}", *(f"{int(tally.lengths[first + i]):,}" for _, _, tally in sides))
+        (f"{round(edges[i]):,} to {round(edges[i + 1]):,}", *(f"{int(side.lengths[first + i]):,}" for _, _, side in sides))
         for i in range(last - first + 1)
     ]
     said = "; ".join(
-        f"{_NAMES[name]}: {tally.n_documents:,} documents, half of them up to about {tally.quantile(0.5):,.0f} tokens, the longest "
-        f"{tally.longest:,}" + (f", {tally.n_empty:,} empty" if tally.n_empty else "")
-        for name, _, tally in sides
+        f"{_NAMES[name]}: {side.n_documents:,} documents, half of them up to about {side.quantile(0.5):,.0f} tokens, the longest "
+        f"{side.longest:,}" + (f", {side.n_empty:,} empty" if side.n_empty else "")
+        for name, _, side in sides
     )
     return figure(
         "Length of documents",
@@ -187,19 +185,19 @@ def _length_figure(sides: Sequence[tuple[str, str, SideTally]]) -> str:
     )
 
 
-def _density_figure(sides: Sequence[tuple[str, str, SideTally]]) -> str:
-    filled = np.flatnonzero(sum(tally.densities for _, _, tally in sides))
+def _density_figure(sides: Sequence[tuple[str, str, SideStatistics]]) -> str:
+    filled = np.flatnonzero(sum(side.densities for _, _, side in sides))
     first, last = (int(filled[0]), int(filled[-1])) if len(filled) else (0, 1)
     edges = [i * DENSITY_STEP for i in range(first, last + 2)]
     chart = Chart("density", x="bytes per token of a document", y="% of documents")
-    _draw_shares(chart, [(name, colour, tally.densities[first : last + 1]) for name, colour, tally in sides], edges)
+    _draw_shares(chart, [(name, colour, side.densities[first : last + 1]) for name, colour, side in sides], edges)
     means = "; ".join(
-        f"{_NAMES[name]}: {tally.window_bytes.sum() / tally.n_in_documents:.2f} over all"
-        for name, _, tally in sides
-        if tally.n_in_documents
+        f"{_NAMES[name]}: {side.window_bytes.sum() / side.n_in_documents:.2f} over all"
+        for name, _, side in sides
+        if side.n_in_documents
     )
     rows = [
-        (f"{edges[i]:.1f} to {edges[i + 1]:.1f}", *(f"{int(tally.densities[first + i]):,}" for _, _, tally in sides))
+        (f"{edges[i]:.1f} to {edges[i + 1]:.1f}", *(f"{int(side.densities[first + i]):,}" for _, _, side in sides))
         for i in range(last - first + 1)
     ]
     return figure(
@@ -228,18 +226,18 @@ def _short(n: int) -> str:
     return f"{n / 1000:.0f}k" if n < 1_000_000 else f"{n / 1e6:.0f}M" if n < 1_000_000_000 else f"{n / 1e9:.0f}G"
 
 
-def _window_densities(tally: SideTally) -> list[float]:
+def _window_densities(side: SideStatistics) -> list[float]:
     """Bytes per token of the windows, the last of which may be shorter; windows of a few tokens say nothing."""
-    n = -(-tally.n_tokens // tally.window_tokens)
-    sizes = [min(tally.window_tokens, tally.n_tokens - i * tally.window_tokens) for i in range(n)]
-    kept = [i for i, size in enumerate(sizes) if size >= min(256, tally.window_tokens)]
-    return [float(tally.window_bytes[i]) / sizes[i] for i in kept] if tally.window_tokens >= 16 else []
+    n = -(-side.n_tokens // side.window_tokens)
+    sizes = [min(side.window_tokens, side.n_tokens - i * side.window_tokens) for i in range(n)]
+    kept = [i for i, size in enumerate(sizes) if size >= min(256, side.window_tokens)]
+    return [float(side.window_bytes[i]) / sizes[i] for i in kept] if side.window_tokens >= 16 else []
 
 
-def _segment_densities(account: Account) -> tuple[list[float], list[float]]:
-    total = max(account.counts.bytes_text, 1)
+def _segment_densities(data: ReportData) -> tuple[list[float], list[float]]:
+    total = max(data.counts.bytes_text, 1)
     points, before = [], (0, 0)
-    for segment in account.segments:
+    for segment in data.segments:
         counts = segment.counts
         n_tokens = counts.tokens_train + counts.tokens_val
         if n_tokens > before[1]:

@@ -12,7 +12,7 @@ import msgspec
 from tokmill.core.paths import local_path
 from tokmill.core.records import STDIN, Location, is_url, text_to_path
 from tokmill.core.text import counted, format_bytes, format_duration, format_memory, format_rate
-from tokmill.reports.data import MOST_SKIPS, Account, begin_account, complete_account
+from tokmill.reports.data import MOST_SKIPS, ReportData, add_statistics, load_data
 from tokmill.reports.figures import document_figures, drift_figure, history_figures, size_words
 from tokmill.reports.html import bar, block, facts, notice, page, section, table, text
 from tokmill.reports.reproduce import commands, settings
@@ -59,93 +59,93 @@ def report(
     source = Path(local_path(directory))
     target = source / REPORT_NAME if out is None else Path(os.path.abspath(out))
     check_target(target, is_default=out is None)
-    account = begin_account(source)
-    inputs = [text_to_path(each.path) for each in account.content.inputs if each.path != STDIN and not is_url(each.path)]
+    data = load_data(source)
+    inputs = [text_to_path(each.path) for each in data.content.inputs if each.path != STDIN and not is_url(each.path)]
     target = check_free(target, source, inputs, is_default=out is None, force=force)
-    complete_account(account, observers)
-    data = make_page(account).encode("utf-8", "backslashreplace")
-    write_page(target, data)
+    add_statistics(data, observers)
+    page_bytes = make_page(data).encode("utf-8", "backslashreplace")
+    write_page(target, page_bytes)
     return ReportPage(
         path=str(target),
-        size_bytes=len(data),
-        is_complete=account.manifest is not None,
-        missing=account.missing,
+        size_bytes=len(page_bytes),
+        is_complete=data.manifest is not None,
+        missing=data.missing,
         elapsed_s=round(time.monotonic() - began_s, 3),
     )
 
 
-def make_page(account: Account) -> str:
-    """The page about an account."""
-    name = account.directory.name or str(account.directory)
-    drift = drift_figure(account)
+def make_page(data: ReportData) -> str:
+    """The page about an data."""
+    name = data.directory.name or str(data.directory)
+    drift = drift_figure(data)
     return page(
         f"tokmill: {name}",
         [
-            *_head(account, name),
-            _run(account),
-            _charts("The documents", [*document_figures(account), *([drift] if drift else [])]),
-            _sides(account),
-            _inputs(account),
-            _skipped(account),
-            _frequent(account),
-            _how(account),
-            f'<p class="soft">Made by tokmill {text(account.tokmill_version)}. This page loads nothing and runs no script.</p>',
+            *_head(data, name),
+            _run(data),
+            _charts("The documents", [*document_figures(data), *([drift] if drift else [])]),
+            _sides(data),
+            _inputs(data),
+            _skipped(data),
+            _frequent(data),
+            _how(data),
+            f'<p class="soft">Made by tokmill {text(data.tokmill_version)}. This page loads nothing and runs no script.</p>',
         ],
     )
 
 
-def _head(account: Account, name: str) -> list[str]:
-    content = account.content
-    done = "complete" if account.manifest else "not complete: interrupted, or still under way"
+def _head(data: ReportData, name: str) -> list[str]:
+    content = data.content
+    done = "complete" if data.manifest else "not complete: interrupted, or still under way"
     what = f"{counted(len(content.inputs), 'input')}, {content.tokenizer.name}, format {content.format}, {content.dtype}; {done}"
     warning = ""
-    if not account.manifest:
+    if not data.manifest:
         warning = notice(
             "This output is not complete.",
             [
                 "Below is what was committed so far. The same tokmill command again goes on from there.",
-                *([f"It was at {_reached(account)}."] if account.segments else ["Nothing was committed yet."]),
+                *([f"It was at {_reached(data)}."] if data.segments else ["Nothing was committed yet."]),
             ],
         )
-    said = [said for _, said in account.history.notices] if account.history else []
+    said = [said for _, said in data.history.notices] if data.history else []
     return [
         f'<header><h1>{text(name)}</h1><p class="soft">{text(what)}</p></header>',
         warning,
-        facts(_facts(account)),
-        notice("What this report lacks", account.missing),
+        facts(_facts(data)),
+        notice("What this report lacks", data.missing),
         notice("What was said during the run", list(dict.fromkeys(said))),
     ]
 
 
-def _reached(account: Account) -> str:
-    after, inputs = account.segments[-1].after, account.content.inputs
+def _reached(data: ReportData) -> str:
+    after, inputs = data.segments[-1].after, data.content.inputs
     if after.input_index >= len(inputs):
         return "the end of the last input"
     where = Location(path=inputs[after.input_index].path, offset=after.offset or None)
     return f"input {after.input_index + 1:,} of {len(inputs):,}: {where}"
 
 
-def _facts(account: Account) -> list[tuple[str, str, str]]:
-    counts, content = account.counts, account.content
+def _facts(data: ReportData) -> list[tuple[str, str, str]]:
+    counts, content = data.counts, data.content
     n_tokens = counts.tokens_train + counts.tokens_val
     rows = [
         ("documents", f"{counts.documents:,}", f"train {counts.documents_train:,}, validation {counts.documents_val:,}"),
         ("tokens", f"{n_tokens:,}", f"train {counts.tokens_train:,}, validation {counts.tokens_val:,}"),
-        _density_fact(account, n_tokens),
+        _density_fact(data, n_tokens),
         ("ids", content.dtype, f"vocabulary of {content.tokenizer.n_ids:,}"),
-        ("time", _time(account.elapsed_s), _rate(account)),
+        ("time", _time(data.elapsed_s), _rate(data)),
     ]
-    rows += [_memory_fact(account), ("audit", *_audit(counts))]
+    rows += [_memory_fact(data), ("audit", *_audit(counts))]
     if counts.invalid_utf8_documents:
         what = f"documents, {counted(counts.invalid_utf8_bytes, 'byte')}: mended, --encoding-errors {content.encoding_errors}"
         rows.append(("not UTF-8", f"{counts.invalid_utf8_documents:,}", what))
     return [*rows, ("skipped", f"{sum(counts.skipped.values()):,}", _reasons(counts) or "nothing was left out")]
 
 
-def _density_fact(account: Account, n_tokens: int) -> tuple[str, str, str]:
-    if not account.knows_text:
+def _density_fact(data: ReportData, n_tokens: int) -> tuple[str, str, str]:
+    if not data.knows_text:
         return "bytes per token", "not known", "ids that came from other tools' files: nobody said how much text they are"
-    n_bytes = account.counts.bytes_text
+    n_bytes = data.counts.bytes_text
     return "bytes per token", f"{n_bytes / n_tokens:.3f}" if n_tokens else "none", f"{format_bytes(n_bytes)} of text"
 
 
@@ -153,30 +153,30 @@ def _time(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 60 else format_duration(seconds)
 
 
-def _rate(account: Account) -> str:
-    how = _made_by(account)
+def _rate(data: ReportData) -> str:
+    how = _made_by(data)
     if how == "append":
         return "of the append alone, and so is what is said of memory: of the runs before it nothing is kept"
-    if not account.elapsed_s or not account.counts.bytes_in or how:
+    if not data.elapsed_s or not data.counts.bytes_in or how:
         return "of copying, without start and end of the command" if how else ""
-    attempts = account.history.n_attempts if account.history else 1
-    rate = format_rate(account.counts.bytes_in / account.elapsed_s)
+    attempts = data.history.n_attempts if data.history else 1
+    rate = format_rate(data.counts.bytes_in / data.elapsed_s)
     return f"{rate}; of reading, encoding and writing, without start and end of the command" + (
         f", in {attempts} runs" if attempts > 1 else ""
     )
 
 
-def _made_by(account: Account) -> str | None:
+def _made_by(data: ReportData) -> str | None:
     """What made the output of others, last; None for a run of tokenize."""
-    made_from = account.manifest.made_from if account.manifest else ()
+    made_from = data.manifest.made_from if data.manifest else ()
     return made_from[-1].how if isinstance(made_from, tuple) and made_from else None
 
 
-def _memory_fact(account: Account) -> tuple[str, str, str]:
-    attempts = account.history.attempts if account.history else ()
+def _memory_fact(data: ReportData) -> tuple[str, str, str]:
+    attempts = data.history.attempts if data.history else ()
     budget = max((attempt.budget_bytes for attempt in attempts), default=0)
     peak = max((rss for attempt in attempts for rss in attempt.rss_bytes), default=0)
-    peak = max(peak, account.manifest.peak_rss_bytes if account.manifest else 0)
+    peak = max(peak, data.manifest.peak_rss_bytes if data.manifest else 0)
     note = f"the worker's peak, of a budget of {format_memory(budget)} for all processes" if budget else "the worker's peak"
     return ("memory", format_memory(peak) if peak else "not known", note)
 
@@ -196,15 +196,15 @@ def _charts(title: str, figures: Sequence[str]) -> str:
     return section(title, f'<div class="charts">{"".join(figures)}</div>') if figures else ""
 
 
-def _run(account: Account) -> str:
-    figures = history_figures(account)
-    if not figures and account.history:
+def _run(data: ReportData) -> str:
+    figures = history_figures(data)
+    if not figures and data.history:
         return section("How the run went", '<p class="soft">Too short a run for charts of its speed and memory.</p>')
     return _charts("How the run went", figures)
 
 
-def _sides(account: Account) -> str:
-    files = account.manifest.files if account.manifest else {}
+def _sides(data: ReportData) -> str:
+    files = data.manifest.files if data.manifest else {}
     rows = [
         [text(name), f"{entry.tokens:,}", f"{entry.documents:,}", text(format_bytes(entry.size_bytes))]
         for name, entry in list(files.items())[:MOST_INPUTS]
@@ -214,18 +214,16 @@ def _sides(account: Account) -> str:
     return section("Files", table(caption, ("file", "tokens", "documents", "size"), rows, numbers=(1, 2, 3))) if rows else ""
 
 
-def _inputs(account: Account) -> str:
-    inputs = account.content.inputs
-    densities = _densities(account)
+def _inputs(data: ReportData) -> str:
+    inputs = data.content.inputs
+    densities = _densities(data)
     rows = []
     for i, each in enumerate(inputs[:MOST_INPUTS]):
         kind = each.format if each.compression == "none" else f"{each.format}, {each.compression}"
         n_bytes, n_tokens = densities.get(i, (0, 0))
         density = f"{n_bytes / n_tokens:.3f}" if n_tokens and each.format != "ids" else "-"
         path = "standard input" if each.path == STDIN else each.path
-        rows.append(
-            [text(path), text(kind), text(size_words(each.size_bytes)), density, f"{account.skipped_by_input[each.path]:,}"]
-        )
+        rows.append([text(path), text(kind), text(size_words(each.size_bytes)), density, f"{data.skipped_by_input[each.path]:,}"])
     total = sum(each.size_bytes or 0 for each in inputs)
     shown = f"; the first {MOST_INPUTS} of them are listed" if len(inputs) > MOST_INPUTS else ""
     caption = (
@@ -236,11 +234,11 @@ def _inputs(account: Account) -> str:
     return section("Inputs", table(caption, heads, rows, numbers=(2, 3, 4)))
 
 
-def _densities(account: Account) -> dict[int, tuple[int, int]]:
+def _densities(data: ReportData) -> dict[int, tuple[int, int]]:
     """Bytes of text and tokens of the segments that lie within one input, by its number."""
     found: dict[int, tuple[int, int]] = {}
     index, before = 0, (0, 0)
-    for segment in account.segments:
+    for segment in data.segments:
         after, counts = segment.after, segment.counts
         now = (counts.bytes_text, counts.tokens_train + counts.tokens_val)
         if after.input_index == index or (after.input_index == index + 1 and not after.offset and not after.record):
@@ -250,17 +248,17 @@ def _densities(account: Account) -> dict[int, tuple[int, int]]:
     return found
 
 
-def _skipped(account: Account) -> str:
-    counts = account.counts
+def _skipped(data: ReportData) -> str:
+    counts = data.counts
     n_skipped = sum(counts.skipped.values())
     if not n_skipped:
         return section("Skipped records", "<p>None.</p>")
     reasons = [[text(reason), f"{n:,}"] for reason, n in sorted(counts.skipped.items()) if n]
     rows = [
         [text(skip.get("path")), text(_place(skip.get("record"))), text(_place(skip.get("offset"))), text(_reason(skip))]
-        for skip in account.skips
+        for skip in data.skips
     ]
-    listed = sum(account.skipped_by_input.values())
+    listed = sum(data.skipped_by_input.values())
     shown = f"the first {MOST_SKIPS} of " if listed > MOST_SKIPS else ""
     return section(
         "Skipped records",
@@ -279,13 +277,13 @@ def _place(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) else "-"
 
 
-def _frequent(account: Account) -> str:
-    if not account.frequent:
+def _frequent(data: ReportData) -> str:
+    if not data.frequent:
         return ""
-    total = sum(tally.n_tokens for tally in account.sides.values())
-    most = account.frequent[0].n
+    total = sum(side.n_tokens for side in data.sides.values())
+    most = data.frequent[0].n
     rows = []
-    for token in account.frequent:
+    for token in data.frequent:
         shown = (
             '<span class="soft">end of text</span>'
             if token.is_special
@@ -295,14 +293,14 @@ def _frequent(account: Account) -> str:
         )
         cell = f'<td class="mono" dir="ltr">{shown}</td>'
         rows.append([f"{token.id:,}", cell, f"{token.n:,}", f"{100 * token.n / total:.2f} %", bar(token.n / most)])
-    distinct = f"{account.n_distinct_ids:,} of {account.content.tokenizer.n_ids:,} ids occur" if account.n_distinct_ids else ""
+    distinct = f"{data.n_distinct_ids:,} of {data.content.tokenizer.n_ids:,} ids occur" if data.n_distinct_ids else ""
     caption = f"{distinct}. Bytes that are not text by themselves, and characters that cannot be seen, stand as \\x.. and \\u...."
     return section("Most frequent tokens", table(caption, ("id", "token", "times", "share", ""), rows, numbers=(0, 2, 3)))
 
 
-def _how(account: Account) -> str:
-    rows = [[text(name), f'<td class="mono">{text(value)}</td>'] for name, value in settings(account.content)]
-    lines = commands(account.content, account.manifest.made_from if account.manifest else (), str(account.directory))
+def _how(data: ReportData) -> str:
+    rows = [[text(name), f'<td class="mono">{text(value)}</td>'] for name, value in settings(data.content)]
+    lines = commands(data.content, data.manifest.made_from if data.manifest else (), str(data.directory))
     return section(
         "Configuration, and how to make it again",
         f'<pre tabindex="0"><code>{block(lines)}</code></pre>',

@@ -36,7 +36,7 @@ MOST_COUNTED_IDS = 1 << 24
 
 
 @dataclass(slots=True)
-class SideTally:
+class SideStatistics:
     """One side."""
 
     n_tokens: int
@@ -64,7 +64,7 @@ class SideTally:
         return float(min(2 ** ((number + 0.5) / 2), self.longest))
 
 
-class Tallier:
+class TokenStatistics:
     """Counts the ids of both sides. sizes: int64, shape (n_ids,), bytes of each id's text, 0 for special ones; None: not known."""
 
     def __init__(self, n_ids: int, eot_id: int, eot: EotPlacement, sizes: NDArray[np.int64] | None) -> None:
@@ -75,11 +75,11 @@ class Tallier:
         self.frequencies: NDArray[np.int64] | None = np.zeros(n_ids, np.int64) if n_ids <= MOST_COUNTED_IDS else None
         """How often each id occurs, shape (n_ids,); None: there are too many to count."""
 
-    def side(self, files: Sequence[TokenFile], dtype: str) -> Iterator[tuple[int, SideTally]]:
-        """Read one side; after every block, the bytes read, and the tally, which is whole with the last. Raises DamageError."""
+    def read_side(self, files: Sequence[TokenFile], dtype: str) -> Iterator[tuple[int, SideStatistics]]:
+        """Read one side; after every block, the bytes read, and the side, which is whole with the last. Raises DamageError."""
         n_tokens = sum(file.n_tokens for file in files)
-        tally = SideTally(n_tokens, window_tokens=max(1, -(-n_tokens // WINDOWS)))
-        gaps = _Gaps(tally, drop_first=self._eot == "before")
+        side = SideStatistics(n_tokens, window_tokens=max(1, -(-n_tokens // WINDOWS)))
+        documents = _Documents(side, drop_first=self._eot == "before")
         position = 0
         for file, ids in _blocks(files, np.dtype(dtype).newbyteorder("<")):
             self._check(ids, file)
@@ -87,13 +87,13 @@ class Tallier:
                 self.frequencies += np.bincount(ids, minlength=self._n_ids)
             sums = None if self._sizes is None else np.concatenate([[0], np.cumsum(self._sizes[ids])])
             if sums is not None:
-                _add_windows(tally, position, sums)
+                _add_windows(side, position, sums)
             if self._eot != "none":
-                gaps.add(np.flatnonzero(ids == self._eot_id), len(ids), sums)
+                documents.add(np.flatnonzero(ids == self._eot_id), len(ids), sums)
             position += len(ids)
-            yield ids.nbytes, tally
-        gaps.finish(is_open=self._eot == "before")
-        yield 0, tally
+            yield ids.nbytes, side
+        documents.finish(is_open=self._eot == "before")
+        yield 0, side
 
     def _check(self, ids: Ids, file: TokenFile) -> None:
         if len(ids) and int(ids.max()) >= self._n_ids:
@@ -105,12 +105,12 @@ class Tallier:
             )
 
 
-class _Gaps:
+class _Documents:
     """What lies between end-of-text ids, across blocks."""
 
-    def __init__(self, tally: SideTally, *, drop_first: bool) -> None:
+    def __init__(self, side: SideStatistics, *, drop_first: bool) -> None:
         """drop_first: each document begins with its id, so nothing lies before the first one."""
-        self._tally = tally
+        self._side = side
         self._drops = drop_first
         self._tokens = self._bytes = 0
         """Of the gap that is open."""
@@ -134,33 +134,33 @@ class _Gaps:
 
     def finish(self, *, is_open: bool) -> None:
         """The side ends. is_open: with a document that no id closes."""
-        if self._tokens or (is_open and not self._drops and self._tally.n_tokens):
+        if self._tokens or (is_open and not self._drops and self._side.n_tokens):
             one = np.array([self._tokens])
             self._count(one, np.array([self._bytes]), known=bool(self._bytes))
 
     def _count(self, tokens: NDArray[np.int64], n_bytes: NDArray[np.int64] | None, *, known: bool) -> None:
-        tally = self._tally
+        side = self._side
         if not len(tokens):
             return
         full = tokens > 0
-        tally.n_documents += len(tokens)
-        tally.n_empty += len(tokens) - int(np.count_nonzero(full))
-        tally.longest = max(tally.longest, int(tokens.max()))
-        tally.n_in_documents += int(tokens.sum())
+        side.n_documents += len(tokens)
+        side.n_empty += len(tokens) - int(np.count_nonzero(full))
+        side.longest = max(side.longest, int(tokens.max()))
+        side.n_in_documents += int(tokens.sum())
         # A hundredth of a bin, so that a power of two is never counted below itself.
         bins = (2 * np.log2(tokens[full]) + 0.01).astype(np.int64)
-        tally.lengths += np.bincount(np.minimum(bins, LENGTH_BINS - 1), minlength=LENGTH_BINS)
+        side.lengths += np.bincount(np.minimum(bins, LENGTH_BINS - 1), minlength=LENGTH_BINS)
         if known and n_bytes is not None:
             density = (n_bytes[full] / tokens[full] / DENSITY_STEP).astype(np.int64)
-            tally.densities += np.bincount(np.minimum(density, DENSITY_BINS - 1), minlength=DENSITY_BINS)
+            side.densities += np.bincount(np.minimum(density, DENSITY_BINS - 1), minlength=DENSITY_BINS)
 
 
-def _add_windows(tally: SideTally, position: int, sums: NDArray[np.int64]) -> None:
+def _add_windows(side: SideStatistics, position: int, sums: NDArray[np.int64]) -> None:
     """sums: bytes of text before each id of a block that begins at `position`."""
     n_ids = len(sums) - 1
-    first, last = position // tally.window_tokens, (position + n_ids - 1) // tally.window_tokens
-    edges = np.clip(np.arange(first, last + 2) * tally.window_tokens - position, 0, n_ids)
-    tally.window_bytes[first : last + 1] += np.diff(sums[edges])
+    first, last = position // side.window_tokens, (position + n_ids - 1) // side.window_tokens
+    edges = np.clip(np.arange(first, last + 2) * side.window_tokens - position, 0, n_ids)
+    side.window_bytes[first : last + 1] += np.diff(sums[edges])
 
 
 def _blocks(files: Sequence[TokenFile], dtype: np.dtype[np.unsignedinteger]) -> Iterator[tuple[TokenFile, Ids]]:
