@@ -21,7 +21,7 @@ from support.runs import tokenize_directly
 import tokmill
 from tokmill.check import verification
 from tokmill.check.file_scan import Outline
-from tokmill.check.location import Opened
+from tokmill.check.location import OpenedFile
 from tokmill.cli.app import run
 from tokmill.core.errors import DamageError, UsageError
 from tokmill.core.manifest import Manifest, load_manifest
@@ -132,7 +132,7 @@ def test_thousands_of_shards_need_few_open_files_and_are_durable_before_the_jour
         outlines.append(manifest)
         return Outline(manifest)
 
-    def blocks(opened: Opened, n_bytes: int, buffer: memoryview) -> Iterator[memoryview]:
+    def blocks(opened: OpenedFile, n_bytes: int, buffer: memoryview) -> Iterator[memoryview]:
         buffers.add(id(buffer))
         return real_blocks(opened, n_bytes, buffer)
 

@@ -167,7 +167,7 @@ class RemoteLocation(OutputLocation):
         return manifest
 
     def names(self, sub: str) -> Sequence[str]:
-        """See OutputLocation. What lies in a prefix of its own is not seen: who lists this one does not take it for a file of it."""
+        """See OutputLocation. What lies under a deeper prefix is left out: a listing of this one does not show it as a file."""
         top = f"{sub}/" if sub else ""
         inside = [name.removeprefix(top) for name in self._objects if name.startswith(top)]
         return sorted(name for name in inside if name and "/" not in name)
