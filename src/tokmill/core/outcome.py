@@ -1,10 +1,19 @@
-"""The result of a command over complete outputs."""
+"""What came of a command, as records: made from the manifest of the output in one place."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import msgspec
 
+from tokmill.core.events import Finished
 from tokmill.core.records import FileEntry
+from tokmill.core.system.memory import peak_rss_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tokmill.core.manifest import Manifest
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,3 +41,49 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     already_complete: bool
     files: dict[str, FileEntry]
     notices: list[str]
+
+
+def outcome_of(
+    manifest: Manifest,
+    out: str,
+    sources: Sequence[str],
+    elapsed_s: float,
+    *,
+    resumed: bool = False,
+    already_complete: bool = False,
+    written_bytes: int = 0,
+    notices: Sequence[str] = (),
+) -> Outcome:
+    """Return what a command did that made the output of this manifest, or found it complete. written_bytes: by this call."""
+    content, counts = manifest.content, manifest.counts
+    return Outcome(
+        out=out,
+        format=content.format,
+        dtype=content.dtype,
+        tokenizer=content.tokenizer.name,
+        sources=list(sources),
+        documents_train=counts.documents_train,
+        documents_val=counts.documents_val,
+        tokens_train=counts.tokens_train,
+        tokens_val=counts.tokens_val,
+        bytes_out=sum(entry.size_bytes for entry in manifest.files.values()),
+        elapsed_s=round(elapsed_s, 3),
+        bytes_per_s=round(written_bytes / elapsed_s, 1),
+        peak_rss_bytes=peak_rss_bytes(),
+        resumed=resumed,
+        already_complete=already_complete,
+        files=dict(manifest.files),
+        notices=list(notices),
+    )
+
+
+def already_finished(manifest: Manifest) -> Finished:
+    """Return the event of a run that finds the output of this manifest complete."""
+    return Finished(
+        elapsed_s=manifest.elapsed_s,
+        counts=manifest.counts,
+        peak_rss_bytes=manifest.peak_rss_bytes,
+        resumed=False,
+        already_complete=True,
+        files=manifest.files,
+    )

@@ -197,7 +197,7 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
         skipped = dict(self.skipped)
         for reason, n in other.skipped.items():
             skipped[reason] = skipped.get(reason, 0) + n
-        sums = {f: getattr(self, f) + getattr(other, f) for f in self.__struct_fields__ if f != "skipped"}
+        sums = {f: getattr(self, f) + getattr(other, f) for f in Counts.__struct_fields__ if f != "skipped"}
         return Counts(skipped=skipped, **sums)
 
 

@@ -14,7 +14,7 @@ import msgspec
 from tokmill.core.errors import ChangedError
 from tokmill.core.events import Committed, Finished
 from tokmill.core.manifest import FORMAT_VERSION, Manifest, published
-from tokmill.core.outcome import Outcome
+from tokmill.core.outcome import Outcome, outcome_of
 from tokmill.core.progress import ProgressReporter
 from tokmill.core.provenance import Provenance
 from tokmill.core.records import Counts, Cursor, FileEntry, path_to_text
@@ -219,33 +219,24 @@ class _Work:
         self, manifest: Manifest, *, resumed: bool = False, written_bytes: int = 0, already_complete: bool = False
     ) -> Outcome:
         """What is to be said of it."""
-        counts, elapsed_s = manifest.counts, self.reporter.elapsed_s
+        elapsed_s = self.reporter.elapsed_s
         finished = Finished(
             elapsed_s=elapsed_s,
-            counts=counts,
+            counts=manifest.counts,
             peak_rss_bytes=peak_rss_bytes(),
             resumed=resumed,
             already_complete=already_complete,
             files=manifest.files,
         )
         self.reporter.emit(finished)
-        return Outcome(
-            out=str(self.out),
-            format=self.content.format,
-            dtype=self.content.dtype,
-            tokenizer=self.content.tokenizer.name,
-            sources=[str(source.directory) for source in self.sources],
-            documents_train=counts.documents_train,
-            documents_val=counts.documents_val,
-            tokens_train=counts.tokens_train,
-            tokens_val=counts.tokens_val,
-            bytes_out=sum(entry.size_bytes for entry in manifest.files.values()),
-            elapsed_s=round(elapsed_s, 3),
-            bytes_per_s=round(written_bytes / elapsed_s, 1),
-            peak_rss_bytes=peak_rss_bytes(),
+        return outcome_of(
+            manifest,
+            str(self.out),
+            [str(source.directory) for source in self.sources],
+            elapsed_s,
             resumed=resumed,
             already_complete=already_complete,
-            files=dict(manifest.files),
+            written_bytes=written_bytes,
             notices=[*self.notices, *tail_notices(self.content, manifest.files, self.how)],
         )
 

@@ -21,6 +21,7 @@ import xxhash
 from tokmill.core.errors import DamageError, StorageError, TokmillError
 from tokmill.core.events import Finished, Notice, Progress, Started
 from tokmill.core.manifest import MANIFEST_NAME, load_manifest
+from tokmill.core.outcome import already_finished
 from tokmill.core.records import Counts, is_url
 from tokmill.core.system.durable import storage_errors
 from tokmill.core.text import counted
@@ -278,14 +279,7 @@ class Staged:
             # A run that was killed behind the manifest did not do it; who may only read cannot.
             self._prefix.tidy(manifest.files, Claim(fingerprint=manifest.fingerprint, owner=self._ledger.notes.owner))
         self.drop()
-        return Finished(
-            elapsed_s=manifest.elapsed_s,
-            counts=manifest.counts,
-            peak_rss_bytes=manifest.peak_rss_bytes,
-            resumed=False,
-            already_complete=True,
-            files=manifest.files,
-        )
+        return already_finished(manifest)
 
     def _is_begun(self) -> bool:
         """Whether anything here would be lost."""

@@ -9,7 +9,7 @@ import msgspec
 
 from tokmill.core.events import AnyEvent, Progress, Restarted, Started
 from tokmill.core.provenance import Provenance
-from tokmill.core.records import FileEntry
+from tokmill.core.records import Counts, FileEntry
 from tokmill.core.system.memory import peak_rss_bytes
 from tokmill.formats import dropped_notices, dropped_tokens, tail_notices
 from tokmill.run.advice import emptiness_notices
@@ -19,49 +19,31 @@ if TYPE_CHECKING:
     from tokmill.core.events import Finished
 
 
-class Summary(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run did; the object that `--json` prints."""
+class Summary(Counts, frozen=True, kw_only=True):
+    """What a run did, with the counts of the whole output; the object that `--json` prints."""
 
-    documents: int
-    """Met in the corpus, skipped ones included."""
-    documents_train: int
-    documents_val: int
-    tokens_train: int
-    """End-of-text ids included."""
-    tokens_val: int
     dropped_tokens_train: int
-    """Of those, left out by --drop-tail: in no file."""
+    """Of the tokens, left out by --drop-tail: in no file."""
     dropped_tokens_val: int
-    bytes_in: int
-    """Decompressed bytes of the inputs, those of an earlier run that was resumed included."""
-    bytes_text: int
-    """Bytes of the documents that were encoded."""
     elapsed_s: float
     """Of this call."""
     work_s: float
-    """Of it, what the worker took to read, encode and write, without its start and end; of the runs of an output, the sum of these
-    is the time in its manifest and report."""
+    """Of it, reading, encoding and writing, without the start and end of processes. The manifest has the sum over all runs."""
     bytes_per_s: float
     """Input that this call read, by `elapsed_s`."""
     tokens_per_s: float
     peak_rss_bytes: int
-    """Of all processes: this one's peak and the worker's, added up."""
+    """This process's peak and the worker's, added up."""
     budget_bytes: int
     """What --memory allowed."""
     appended_to: Provenance | None
-    """Of --append, what there was before; None when nothing was added."""
+    """The output that --append added to; None when nothing was added."""
     resumed: bool
-    """Whether it went on from an earlier run."""
+    """Whether it continued an earlier run."""
     already_complete: bool
     """Whether there was nothing left to do."""
     restarts: int
     """How often the worker died and was started again."""
-    skipped: dict[str, int]
-    """Documents by reason."""
-    invalid_utf8_documents: int
-    """Documents changed by --encoding-errors replace or ignore."""
-    audited_documents: int
-    """Encoded again by the reference tokenizer and found the same."""
     tokenizer: str
     dtype: str
     out: str
@@ -69,13 +51,13 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     uploaded_bytes: int
     """Sent to the store, with what an earlier attempt had sent; 0 for a directory."""
     upload_s: float
-    """Of `elapsed_s`, what that took."""
+    """Of `elapsed_s`, waiting for the upload."""
     files: dict[str, FileEntry]
     """Complete files in `out`, by name."""
     part: str = ""
-    """Which part (`3/8`) of an output this is, the rest of which is perhaps still to be made; empty: it is all of it."""
+    """Which part (`3/8`) of an output this is, if the rest may still have to be made; empty for a whole output."""
     notices: list[str]
-    """What a person should know of the result: an empty side, text that is perhaps JSON lines; and what to type against it."""
+    """What a person should know of the result, and what to type."""
 
 
 class Meter:
@@ -98,7 +80,7 @@ class Meter:
 
 
 def notices_of(job: Job, finished: Finished) -> list[str]:
-    """What to say of the output of one run."""
+    """Return what to say of the output of one run."""
     return [
         *emptiness_notices(finished.counts, job.content),
         *dropped_notices(job.content, finished.files, finished.counts),
@@ -109,7 +91,7 @@ def notices_of(job: Job, finished: Finished) -> list[str]:
 def summarize(
     job: Job, finished: Finished, meter: Meter, notices: list[str], *, part: str = "", is_append: bool = False
 ) -> Summary:
-    """What a job did that ended like this."""
+    """Return what a job did that ended like this."""
     counts = finished.counts
     elapsed_s = time.monotonic() - meter.started_s
     # A run that is complete already starts nothing and reads nothing.
@@ -117,15 +99,9 @@ def summarize(
     share = n_read / counts.bytes_in if counts.bytes_in else 0.0
     dropped = dropped_tokens(job.content, finished.files, counts)
     return Summary(
-        documents=counts.documents,
-        documents_train=counts.documents_train,
-        documents_val=counts.documents_val,
-        tokens_train=counts.tokens_train,
-        tokens_val=counts.tokens_val,
+        **msgspec.structs.asdict(counts),
         dropped_tokens_train=dropped["train"],
         dropped_tokens_val=dropped["val"],
-        bytes_in=counts.bytes_in,
-        bytes_text=counts.bytes_text,
         elapsed_s=round(elapsed_s, 3),
         work_s=round(meter.work_s, 3),
         bytes_per_s=round(n_read / elapsed_s, 1),
@@ -136,9 +112,6 @@ def summarize(
         resumed=bool(meter.resumed_bytes),
         already_complete=finished.already_complete,
         restarts=meter.restarts,
-        skipped=dict(counts.skipped),
-        invalid_utf8_documents=counts.invalid_utf8_documents,
-        audited_documents=counts.audited_documents,
         tokenizer=job.content.tokenizer.name,
         dtype=job.content.dtype,
         out=job.destination or job.out,

@@ -10,6 +10,7 @@ import msgspec
 
 from tokmill.core.events import AnyEvent, Finished, Started
 from tokmill.core.manifest import FORMAT_VERSION, Manifest, published
+from tokmill.core.outcome import already_finished
 from tokmill.core.partition import outside_bytes
 from tokmill.core.records import STDIN, Cursor, is_packed, text_to_path
 from tokmill.core.system.memory import peak_rss_bytes
@@ -35,7 +36,7 @@ class Worker(EncodingProcess):
         job, directory = self._job, Path(text_to_path(self._job.out))
         output = open_output(directory, job.content, __version__, fresh=job.fresh, replacing=job.replacing)
         if isinstance(output, Manifest):
-            self._emit(_already_complete(output))
+            self._emit(already_finished(output))
             return
         try:
             self._run(output)
@@ -125,11 +126,6 @@ class Worker(EncodingProcess):
             made_from=self._job.made_from or msgspec.UNSET,
             history=recorder.history(),
         )
-
-
-def _already_complete(manifest: Manifest) -> Finished:
-    finished = _finished(manifest, manifest.elapsed_s, resumed=False)
-    return msgspec.structs.replace(finished, already_complete=True, peak_rss_bytes=manifest.peak_rss_bytes)
 
 
 def _finished(manifest: Manifest, elapsed_s: float, *, resumed: bool) -> Finished:

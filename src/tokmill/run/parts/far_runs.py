@@ -9,6 +9,7 @@ import msgspec
 
 from tokmill.core.errors import DamageError, LockedError
 from tokmill.core.events import Finished
+from tokmill.core.outcome import already_finished
 from tokmill.core.partition import count_parts, parse_part
 from tokmill.core.progress import ProgressReporter
 from tokmill.core.records import Counts, path_to_text
@@ -16,7 +17,7 @@ from tokmill.core.version import __version__
 from tokmill.output import RemoteParts, Staged, missing_parts, part_content, part_url
 from tokmill.run.estimate.forecast import check_disk
 from tokmill.run.parts.joining import finalize_remote
-from tokmill.run.parts.split_runs import finished_of, whole_job
+from tokmill.run.parts.split_runs import whole_job
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -42,7 +43,7 @@ def run_one_part_at(
         if job.fresh:
             raise remote.is_complete_error()
         place.drop()
-        return whole, finished_of(complete)
+        return whole, already_finished(complete)
     own = msgspec.structs.replace(
         whole,
         content=part_content(whole.content, index),
@@ -77,7 +78,7 @@ def run_all_at(
         remote.discard()
     complete = remote.agree(whole.content, __version__)
     if complete is not None and remote.plan() is None:
-        return whole, finished_of(complete)
+        return whole, already_finished(complete)
     if complete is None:
         missing, _ = missing_parts(remote.parts(), whole.content)
         if missing:
@@ -89,7 +90,7 @@ def run_all_at(
         manifest = finalize_remote(remote, plan, place.root, ProgressReporter(()), job.resources.max_skipped)
     if manifest is None:
         return whole, Finished(elapsed_s=0.0, counts=Counts(), peak_rss_bytes=0, resumed=False)
-    finished = finished_of(manifest)
+    finished = already_finished(manifest)
     return whole, msgspec.structs.replace(finished, elapsed_s=time.monotonic() - began_s, already_complete=False)
 
 
@@ -120,6 +121,6 @@ def _unless_late(remote: RemoteParts, index: int, plan: str, place: Staged, make
         if complete is None:
             raise
         place.drop()
-        return finished_of(complete)
+        return already_finished(complete)
     complete = remote.leave(index, plan)
-    return finished if complete is None else finished_of(complete)
+    return finished if complete is None else already_finished(complete)

@@ -19,7 +19,7 @@ import msgspec
 
 from tokmill.core.errors import DamageError, LockedError, UsageError
 from tokmill.core.manifest import FORMAT_VERSION, MANIFEST_NAME, MOST_BYTES, SKIPPED_NAME, Manifest, encode_manifest, load_manifest
-from tokmill.core.outcome import Outcome
+from tokmill.core.outcome import Outcome, outcome_of
 from tokmill.core.partition import Part, counts_records_from_part
 from tokmill.core.paths import local_path
 from tokmill.core.progress import ProgressReporter
@@ -28,7 +28,6 @@ from tokmill.core.skipping import n_bad_records, too_many_error
 from tokmill.core.spans import Span, SpanChecker
 from tokmill.core.system import durable
 from tokmill.core.system.durable import storage_errors
-from tokmill.core.system.memory import peak_rss_bytes
 from tokmill.core.text import counted
 from tokmill.core.version import __version__
 from tokmill.output import (
@@ -379,28 +378,4 @@ def remove_parts(directory: Path) -> None:
 
 def _outcome(directory: Path, manifest: Manifest, reporter: ProgressReporter, *, already_complete: bool) -> Outcome:
     sources = [str(part_directory(directory, i)) for i in range(n_parts(manifest.content))]
-    return outcome_of(manifest, str(directory), sources, reporter, already_complete=already_complete)
-
-
-def outcome_of(manifest: Manifest, out: str, sources: list[str], reporter: ProgressReporter, *, already_complete: bool) -> Outcome:
-    """What is to be said of parts that were put together."""
-    counts, content = manifest.counts, manifest.content
-    return Outcome(
-        out=out,
-        format=content.format,
-        dtype=content.dtype,
-        tokenizer=content.tokenizer.name,
-        sources=sources,
-        documents_train=counts.documents_train,
-        documents_val=counts.documents_val,
-        tokens_train=counts.tokens_train,
-        tokens_val=counts.tokens_val,
-        bytes_out=sum(entry.size_bytes for entry in manifest.files.values()),
-        elapsed_s=round(reporter.elapsed_s, 3),
-        bytes_per_s=0.0,
-        peak_rss_bytes=peak_rss_bytes(),
-        resumed=False,
-        already_complete=already_complete,
-        files=manifest.files,
-        notices=[],
-    )
+    return outcome_of(manifest, str(directory), sources, reporter.elapsed_s, already_complete=already_complete)

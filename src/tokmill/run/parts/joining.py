@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from tokmill.core.errors import ChangedError, DamageError, TokmillError
 from tokmill.core.manifest import MANIFEST_NAME, SKIPPED_NAME
+from tokmill.core.outcome import outcome_of
 from tokmill.core.progress import ProgressReporter
 from tokmill.core.spans import spans_of
 from tokmill.core.system.durable import storage_errors
@@ -36,7 +37,7 @@ from tokmill.output import (
     skipped_lists,
     stage_of,
 )
-from tokmill.run.parts.finalize import Assembly, check_in_parts, check_skipped, encode_whole, load_parts, moved, outcome_of
+from tokmill.run.parts.finalize import Assembly, check_in_parts, check_skipped, encode_whole, load_parts, moved
 from tokmill.store import Copier, CopyTask, FileToSend, Uploader, UploadState
 
 if TYPE_CHECKING:
@@ -214,4 +215,4 @@ def _scratch(root: Path, url: str) -> Iterator[Path]:
 
 def _outcome(remote: RemoteParts, manifest: Manifest, reporter: ProgressReporter, *, already_complete: bool) -> Outcome:
     sources = [part_url(remote.url, i) for i in range(n_parts(manifest.content))]
-    return outcome_of(manifest, remote.url, sources, reporter, already_complete=already_complete)
+    return outcome_of(manifest, remote.url, sources, reporter.elapsed_s, already_complete=already_complete)

@@ -11,6 +11,7 @@ import msgspec
 from tokmill.core.errors import DamageError, UsageError
 from tokmill.core.events import Finished
 from tokmill.core.manifest import MANIFEST_NAME
+from tokmill.core.outcome import already_finished
 from tokmill.core.partition import count_parts, parse_part
 from tokmill.core.progress import ProgressReporter
 from tokmill.core.records import Counts, path_to_text, text_to_path
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tokmill.core.config import Content, Job
-    from tokmill.core.manifest import Manifest
     from tokmill.core.protocols import Observer, Runner
 
 
@@ -63,7 +63,7 @@ def run_all(job: Job, part_bytes: int, parts: PartsRunner, observers: Sequence[O
     except BaseException:
         release_lock(directory, lock)
         raise
-    finished = msgspec.structs.replace(finished_of(manifest), elapsed_s=time.monotonic() - began_s, already_complete=False)
+    finished = msgspec.structs.replace(already_finished(manifest), elapsed_s=time.monotonic() - began_s, already_complete=False)
     return whole, finished
 
 
@@ -97,7 +97,7 @@ def begin(job: Job, *, force: bool) -> Finished | None:
     complete = join(_directory(job), job.content, __version__, lambda: None if force else check_disk(job))
     if complete is not None and job.fresh:
         raise _is_complete(_directory(job))
-    return None if complete is None else finished_of(complete)
+    return None if complete is None else already_finished(complete)
 
 
 def part_job(job: Job, index: int, content: Content | None = None) -> Job:
@@ -119,20 +119,8 @@ def run_part(job: Job, index: int, runner: Runner, observers: Sequence[Observer]
         complete = join(_directory(job), job.content, __version__, lambda: None)
         if complete is None:
             raise
-        return finished_of(complete)
+        return already_finished(complete)
 
 
 def _directory(job: Job) -> Path:
     return Path(text_to_path(job.out))
-
-
-def finished_of(manifest: Manifest) -> Finished:
-    """How a run ends that finds all of its work done."""
-    return Finished(
-        elapsed_s=manifest.elapsed_s,
-        counts=manifest.counts,
-        peak_rss_bytes=manifest.peak_rss_bytes,
-        resumed=False,
-        already_complete=True,
-        files=manifest.files,
-    )
