@@ -73,9 +73,9 @@ def test_data_that_is_not_resident_does_not_count_against_the_budget() -> None:
     program = """
 import mmap
 from tokmill.core.system import memory
-from tokmill.run import worker
+from tokmill.run import encoding
 untouched = mmap.mmap(-1, 400 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-worker._limit_growth(memory.rss_bytes() + (200 << 20))
+encoding._limit_growth(memory.rss_bytes() + (200 << 20))
 within = bytearray(150 << 20)
 try:
     beyond = bytearray(200 << 20)
