@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tokmill.encode.loading import ENGINES
-from tokmill.formats.writers import WRITERS
+from tokmill.formats.registry import FORMATS
 from tokmill.read.corpus import READERS
 
 ROOT = Path(__file__).parents[1]
@@ -22,7 +22,8 @@ MODULES = {
 }
 TREES = {name: ast.parse(path.read_bytes()) for name, path in MODULES.items()}
 
-SIBLINGS = {target.partition(":")[0] for table in (READERS, ENGINES, WRITERS) for target in table.values()}
+SIBLINGS = {target.partition(":")[0] for table in (READERS, ENGINES) for target in table.values()}
+SIBLINGS |= {spec.writer.__module__ for spec in FORMATS.values()}
 """The files that never meet, as the product's own tables name them; what else is in their directories is there to help."""
 MAKES_DURABLE = "tokmill.core.system.durable"
 PRINTS = {"tokmill.cli.app", "tokmill.cli.progress"}

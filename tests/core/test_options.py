@@ -13,7 +13,7 @@ from tokmill.core.errors import UsageError
 from tokmill.core.options import GROUPS, Option, PlanOptions, TokenizeOptions, options_of
 from tokmill.core.records import EotPlacement, IdType, OnError, Utf8Policy
 from tokmill.encode.loading import ENGINES
-from tokmill.formats.writers import WRITERS
+from tokmill.formats.registry import FORMATS
 
 OPTIONS = options_of(TokenizeOptions)
 
@@ -23,7 +23,7 @@ OPTIONS = options_of(TokenizeOptions)
     [
         ("eot", ("auto", *get_args(EotPlacement))),
         ("dtype", ("auto", *get_args(IdType))),
-        ("format", tuple(WRITERS)),
+        ("format", tuple(FORMATS)),
         ("engine", tuple(ENGINES)),
         ("on_error", get_args(OnError)),
         ("encoding_errors", get_args(Utf8Policy)),

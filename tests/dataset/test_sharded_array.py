@@ -141,7 +141,9 @@ def test_an_unknown_format_is_refused_by_name(tmp_path: Path) -> None:
         tokmill.open(tmp_path / "out")
 
 
-@pytest.mark.parametrize(("at", "value", "says"), [(0, 1, "not llm.c"), (2, 5, "header says 5"), (1, 7, "not llm.c")])
+@pytest.mark.parametrize(
+    ("at", "value", "says"), [(0, 1, "of no known format"), (2, 5, "header says 5"), (1, 7, "of no known format")]
+)
 def test_a_header_that_says_something_else_is_damage(tmp_path: Path, at: int, value: int, says: str) -> None:
     write_output(tmp_path / "out", write_corpus(tmp_path / "c.txt", TEXTS))
     divide(tmp_path / "out", [30], format="llmc", head=True)

@@ -32,7 +32,7 @@ from tokmill.core.manifest import load_manifest
 from tokmill.core.options import PlanOptions
 from tokmill.core.system import durable
 from tokmill.derive import appending
-from tokmill.formats.writers import WRITERS
+from tokmill.formats.registry import FORMATS
 from tokmill.output.disk_space import disk_need
 from tokmill.run.job import make_job
 
@@ -57,7 +57,7 @@ def begin(out: Path, corpora: Sequence[Path], **options: Any) -> None:
     run_in_process(corpora, out, TINY, **({"val_fraction": 0.2} | options))
 
 
-@pytest.mark.parametrize("name", sorted(WRITERS))
+@pytest.mark.parametrize("name", sorted(FORMATS))
 def test_old_and_new_inputs_are_one_run(corpora: list[Path], tmp_path: Path, name: str) -> None:
     begin(tmp_path / "out", corpora[:1], format=name)
     append_in_process(corpora[1:2], tmp_path / "out", format=name)

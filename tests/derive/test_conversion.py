@@ -27,10 +27,9 @@ from tokmill.core.errors import DamageError, UsageError
 from tokmill.core.manifest import Manifest, load_manifest
 from tokmill.core.system import durable
 from tokmill.derive import conversion, engine, token_stream
-from tokmill.formats.writers import WRITERS
+from tokmill.formats.registry import FORMATS
 
 DOCUMENTS = [*some_documents(40, 60, 7), b"", *some_documents(3, 900, 8), b"x"]
-FORMATS = sorted(WRITERS)
 
 
 def shard_of(format_name: str) -> int:

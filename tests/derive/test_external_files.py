@@ -16,7 +16,7 @@ from tokmill.cli import app
 from tokmill.cli.render import inspection_lines
 from tokmill.core.errors import DamageError, UsageError
 from tokmill.derive import engine, token_stream
-from tokmill.formats.writers import WRITERS
+from tokmill.formats.registry import FORMATS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -212,7 +212,7 @@ def test_an_end_of_text_id_that_no_id_can_be_is_not_blamed_on_the_data(bare: Pat
     assert f"{eot_id} is not an id of {dtype}\nwhere: --eot-id" in refused(bare, tmp_path / "o", eot_id=eot_id, dtype=dtype)
 
 
-@pytest.mark.parametrize("name", sorted(WRITERS))
+@pytest.mark.parametrize("name", sorted(FORMATS))
 def test_without_end_of_text_ids_it_is_one_stream_where_no_documents_are_listed(
     bare: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
@@ -247,7 +247,7 @@ def test_without_end_of_text_ids_it_is_one_stream_where_no_documents_are_listed(
         assert (data.train.tolist(), data.n_documents("train"), data.eot) == (IDS, 0, "none")
 
 
-@pytest.mark.parametrize("name", sorted(WRITERS))
+@pytest.mark.parametrize("name", sorted(FORMATS))
 def test_a_pair_of_files_becomes_both_sides(bare: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr("tokmill.derive.external_files._STEP_TOKENS", 3)
     monkeypatch.setattr(engine, "COMMIT_BYTES", 8)

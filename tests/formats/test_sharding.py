@@ -19,7 +19,8 @@ from tokmill.core.records import Tokens
 from tokmill.formats.datatrove import DatatroveFormat
 from tokmill.formats.megatron import MegatronFormat
 from tokmill.formats.olmo import OlmoFormat
-from tokmill.formats.writers import make_writer, most_tokens
+from tokmill.formats.registry import FORMATS
+from tokmill.formats.sharding import make_writer
 from tokmill.output.directory import Output, open_output
 
 
@@ -86,7 +87,7 @@ def test_no_shard_outgrows_the_offsets_of_its_readers_even_where_documents_are_k
     tmp_path: Path, name: str, dtype: str
 ) -> None:
     spec = a_spec(GPT2, format=name, dtype=dtype, shards=Shards(tokens=100, whole_documents=True))
-    most, header = most_tokens(spec), 1024 if name == "llmc" else 12
+    most, header = FORMATS[spec.format].most_tokens(spec.item_bytes), 1024 if name == "llmc" else 12
     first, second = ("train_000000.bin", "train_000001.bin") if name == "llmc" else ("train/chunk-0-0.bin", "train/chunk-0-1.bin")
     output = opened(tmp_path, spec)
     make_hole(output, first, header + (most - 2) * spec.item_bytes, header)
@@ -105,7 +106,7 @@ def test_no_shard_outgrows_the_offsets_of_its_readers_even_where_documents_are_k
 
 def test_offsets_of_mds_shards_stay_below_2_to_the_32(tmp_path: Path) -> None:
     spec = a_spec(GPT2, format="mds")
-    most = most_tokens(spec)
+    most = FORMATS[spec.format].most_tokens(spec.item_bytes)
     spec = a_spec(spec, shards=Shards(tokens=most))
     n = most // 2048
     output = opened(tmp_path, spec)

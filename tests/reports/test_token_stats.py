@@ -10,6 +10,7 @@ from hypothesis import given, strategies as st
 
 from tokmill.core.errors import DamageError
 from tokmill.core.records import EotPlacement
+from tokmill.dataset.id_reader import IdReader
 from tokmill.dataset.token_files import TokenFile
 from tokmill.reports import token_stats
 from tokmill.reports.token_stats import SideStatistics, TokenStatistics
@@ -23,11 +24,11 @@ def tallied(ids: list[int], eot: EotPlacement, directory: Path, block: int, n_fi
     for i, part in enumerate(np.array_split(np.array(ids, "<u2"), n_files)):
         path = directory / f"{i}.bin"
         path.write_bytes(b"head" + part.tobytes())
-        files.append(TokenFile(path=path, header_bytes=4, n_tokens=len(part)))
+        files.append(TokenFile(name=path.name, path=path, header_bytes=4, n_tokens=len(part)))
     statistics = TokenStatistics(8, EOT, eot, SIZES)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(token_stats, "BLOCK_TOKENS", block)
-        *_, (_, found) = statistics.read_side(files, "uint16")
+        *_, (_, found) = statistics.read_side(IdReader.of_files("train", files, "uint16"))
     assert statistics.frequencies is not None
     return found, statistics.frequencies.tolist()
 
@@ -81,5 +82,6 @@ def test_an_id_beyond_the_vocabulary_is_damage_that_names_its_file(tmp_path: Pat
 def test_a_file_that_ends_too_soon_is_damage(tmp_path: Path) -> None:
     path = tmp_path / "cut.bin"
     path.write_bytes(b"\1\0")
+    ids = IdReader.of_files("train", [TokenFile(name="cut.bin", path=path, header_bytes=0, n_tokens=4)], "uint16")
     with pytest.raises(DamageError, match="3 ids too soon"):
-        list(TokenStatistics(8, EOT, "after", None).read_side([TokenFile(path=path, header_bytes=0, n_tokens=4)], "uint16"))
+        list(TokenStatistics(8, EOT, "after", None).read_side(ids))

@@ -18,7 +18,7 @@ from tokmill.core.manifest import FORMAT_VERSION, Manifest, published
 from tokmill.core.output_spec import OutputSpec
 from tokmill.core.protocols import Writer
 from tokmill.core.records import Counts, Cursor, Tokens
-from tokmill.formats.writers import make_writer, spec_of
+from tokmill.formats.sharding import make_writer, spec_of
 from tokmill.output.directory import Output, open_output
 
 GPT2 = OutputSpec(format="raw", dtype="uint16", eot="after", eot_id=EOT, tokenizer="gpt2")

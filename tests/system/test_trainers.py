@@ -16,8 +16,8 @@ from tokmill.cli.app import run
 from tokmill.core.errors import ChangedError, InputError, UsageError
 from tokmill.core.manifest import load_manifest
 from tokmill.core.output_spec import Shards
-from tokmill.formats.choose import TRAINERS, choose_output
-from tokmill.formats.writers import WRITERS
+from tokmill.formats.choose import choose_output
+from tokmill.formats.registry import FORMATS
 
 TEXTS = [f"Document {i}, of {'many words, ' * (i % 7)}and an end. " * (1 + 40 * (i == 11)) for i in range(60)]
 
@@ -34,7 +34,7 @@ def ids_of(directory: Path, side: str) -> bytes:
         return np.asarray(data.side(side)).tobytes()
 
 
-@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("name", FORMATS)
 def test_every_format_has_the_same_tokens(corpus: Path, tmp_path: Path, name: str) -> None:
     out = tmp_path / "out"
     summary = tokmill.tokenize(corpus, out, format=name, val_fraction=0.3, threads=1)
@@ -116,12 +116,12 @@ def test_the_dtype_counts_every_id_that_may_come() -> None:
     assert [dtype("megatron", n) for n in (65_499, 65_500)] == ["uint16", "uint32"]
 
 
-@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("name", FORMATS)
 def test_what_the_trainer_expects_is_the_default_and_brings_no_notice(name: str) -> None:
     choice = choose_output(name, a_tokenizer(), eot="auto", dtype="auto")
     assert choice.notices == []
     assert choice.eot == ("before" if name == "llmc" else "after")
-    assert choice.shards == (Shards(tokens=TRAINERS[name].shard_tokens or 0) if name in ("llmc", "litdata", "mds") else None)
+    assert choice.shards == (Shards(tokens=FORMATS[name].shard_tokens or 0) if name in ("llmc", "litdata", "mds") else None)
 
 
 @pytest.mark.parametrize(

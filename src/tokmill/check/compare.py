@@ -17,12 +17,11 @@ import numpy as np
 import xxhash
 
 from tokmill.check.reencode import ReencodedComparison
-from tokmill.check.token_reader import WrittenIds
 from tokmill.core.config import MIB, Resources
 from tokmill.core.errors import BadRecordError, BadTextError, EngineError, UsageError
-from tokmill.core.output_spec import Shards
+from tokmill.core.output_spec import SIDES, Shards
 from tokmill.core.records import Counts, Cursor
-from tokmill.dataset import SIDES, files_of, find_tokenizer
+from tokmill.dataset import IdReader, files_of, find_tokenizer
 from tokmill.encode import cutter_of, engine_of, is_lossless, load_fastest
 from tokmill.output import source_error
 from tokmill.read import CorpusReader, clean, find_inputs, first_invalid
@@ -89,7 +88,7 @@ class TokenDecoder:
 class WrittenSide:
     """The text and the marks of one side of the output, front to back. Read, not mapped: a map counts as memory."""
 
-    def __init__(self, ids: WrittenIds, decoder: TokenDecoder) -> None:
+    def __init__(self, ids: IdReader, decoder: TokenDecoder) -> None:
         self._written = ids
         self._decoder = decoder
         self._next_id = 0
@@ -122,19 +121,19 @@ class WrittenSide:
         """The index of the id that holds byte `offset` of the text; the number of ids when it lies behind all text."""
         begin = before = 0
         while begin < len(self._written):
-            ends = np.cumsum(self._decoder.lengths[self._written.read(begin, _BLOCK_TOKENS)]) + before
+            ends = np.cumsum(self._decoder.lengths[self._written.read(begin, begin + _BLOCK_TOKENS)]) + before
             if offset < ends[-1]:
                 return begin + int(np.searchsorted(ends, offset, side="right"))
             begin, before = begin + len(ends), int(ends[-1])
         return len(self._written)
 
     def locate(self, index: int) -> tuple[str, int]:
-        """As `WrittenIds.locate`."""
+        """As `IdReader.locate`."""
         return self._written.locate(index)
 
     def _read_block(self) -> bool:
         """Read on behind what is there; `_text` is empty or short (it ends where a document ends)."""
-        ids = self._written.read(self._next_id, _BLOCK_TOKENS)
+        ids = self._written.read(self._next_id, self._next_id + _BLOCK_TOKENS)
         if not len(ids):
             return False
         self._next_id += len(ids)
@@ -278,7 +277,7 @@ def compare_with_sources(
     content = msgspec.structs.replace(manifest.content, inputs=tuple(found.inputs), tokenizer=tokenizer)
     files = files_of(directory, manifest)
     resources = USUAL if memory is None else divide_resources(memory, 1, engine_of(tokenizer, "gigatoken"), None, content.inputs)[0]
-    comparison = _comparison(content, [WrittenIds(side, files.get(side, ()), content.dtype) for side in SIDES])
+    comparison = _comparison(content, [IdReader.of_files(side, files.get(side, ()), content.dtype) for side in SIDES])
     reader = CorpusReader(content, resources, cutter_of(tokenizer))
     sizes = [i.size_bytes for i in content.inputs]
     findings.notice("the files are as written; comparing with the sources")
@@ -302,7 +301,7 @@ def compare_with_sources(
     return comparison.documents, comparison.n_bytes
 
 
-def _comparison(content: Content, sides: list[WrittenIds]) -> _Comparison | ReencodedComparison:
+def _comparison(content: Content, sides: list[IdReader]) -> _Comparison | ReencodedComparison:
     """By decoding, or by encoding again where that does not give the text back."""
     tokenizer = content.tokenizer
     if not is_lossless(tokenizer):

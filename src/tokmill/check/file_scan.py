@@ -10,7 +10,7 @@ from tokmill.core.output_spec import Shards
 from tokmill.core.records import FileHeader
 from tokmill.core.spans import SpanChecker, add_up, spans_of
 from tokmill.core.text import counted
-from tokmill.formats import n_filling, wrong_header
+from tokmill.formats import header_problem, n_padding_ids
 
 if TYPE_CHECKING:
     from tokmill.core.manifest import Manifest
@@ -67,7 +67,7 @@ class Scan:
         if header and self._checker.update(header):
             self._findings.add(self._name, "the header is not the one written", 0, len(header))
             return
-        wrong = wrong_header(header, self._name, self._entry, self._content)
+        wrong = header_problem(header, self._name, self._entry, self._content)
         if wrong:
             self._findings.add(self._name, wrong, 0, len(header))
 
@@ -90,7 +90,7 @@ class Scan:
             add(self._name, "the segments do not add up to the file")
         if entry.side is None:
             return
-        filling = n_filling(self._content, entry.tokens)
+        filling = n_padding_ids(self._content, entry.tokens)
         if entry.header_bytes + (entry.tokens + filling) * item_bytes != entry.size_bytes:
             add(
                 self._name,

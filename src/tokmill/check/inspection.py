@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from tokmill.core.errors import UsageError
+from tokmill.core.output_spec import SIDES
 from tokmill.core.records import is_url
 from tokmill.core.text import counted, printable_bytes
-from tokmill.dataset import ID_LAYOUTS, SIDES, Dataset, open_dataset, refuse_options
+from tokmill.dataset import Dataset, open_dataset, refuse_options
+from tokmill.formats import FORMATS
 from tokmill.store import redacted
 
 if TYPE_CHECKING:
@@ -163,7 +165,7 @@ def _n_files(manifest: Manifest | None, side: str) -> int:
     """A bare file is one."""
     if manifest is None:
         return 1
-    suffix = ID_LAYOUTS[manifest.content.format].suffix
+    suffix = FORMATS[manifest.content.format].suffix
     return sum(entry.side == side and name.endswith(suffix) for name, entry in manifest.files.items())
 
 

@@ -16,15 +16,15 @@ from tokmill.run import Auditor, EncodeStage
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tokmill.check.token_reader import WrittenIds
     from tokmill.core.config import Content
     from tokmill.core.records import Batch, Tokens
+    from tokmill.dataset import IdReader
 
 
 class ReencodedComparison:
     """Walks through the corpus with both sides of the output."""
 
-    def __init__(self, content: Content, sides: Sequence[WrittenIds]) -> None:
+    def __init__(self, content: Content, sides: Sequence[IdReader]) -> None:
         """Raises as `encode.load_fastest`."""
         self.documents = 0
         self.n_bytes = 0
@@ -59,7 +59,7 @@ class ReencodedComparison:
     def _compare_run(self, run: Tokens, batch: Batch) -> bool:
         side, begin, at = self._sides[run.is_val], self._done[run.is_val], 0
         while at < len(run.ids):
-            written = side.read(begin + at, len(run.ids) - at)
+            written = side.read(begin + at, begin + len(run.ids))
             wrong = np.flatnonzero(written != run.ids[at : at + len(written)])
             if len(wrong) or not len(written):
                 at += int(wrong[0]) if len(wrong) else 0
@@ -70,5 +70,5 @@ class ReencodedComparison:
         number = self._numbers[run.is_val] + int(np.searchsorted(run.ends, at, side="right")) + 1
         what = f"document {number:,}: the ids differ from those of the source (in what follows {batch.locate(0)})"
         name, place = side.locate(begin + at)
-        self.differences.append((name, what, place, place + side.item_bytes))
+        self.differences.append((name, what, place, place + side.dtype.itemsize))
         return False

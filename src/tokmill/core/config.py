@@ -15,7 +15,7 @@ from tokmill.core.errors import UsageError
 from tokmill.core.options import PlanOptions
 from tokmill.core.output_spec import Shards
 from tokmill.core.partition import Part
-from tokmill.core.provenance import Provenance
+from tokmill.core.provenance import Origin, Provenance
 from tokmill.core.records import EotPlacement, IdType, Input, OnError, Tokenizer, Utf8Policy
 
 MIB = 1 << 20
@@ -48,9 +48,8 @@ class Content(msgspec.Struct, frozen=True, kw_only=True):
     """Parts in which the corpus is tokenized, each with files of its own; unset: one run."""
     part: Part | msgspec.UnsetType = msgspec.UNSET
     """Of one such part, whose `inputs` are those it has a share in."""
-    origin: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
-    """Of an output that no run of tokenize could make, what settings and inputs do not say: the fingerprints of merged runs whose
-    settings differ, or how a bare file was to be read."""
+    origin: Origin | msgspec.UnsetType = msgspec.UNSET
+    """Unset: a run of tokenize could make this output."""
 
     def fingerprint(self) -> str:
         """xxh3_128 of the canonical JSON, hex. A tokenizer is its content, not the place where its file lies."""
@@ -59,7 +58,7 @@ class Content(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def is_of_corpus(content: Content) -> bool:
-    """Whether text read with these settings gives the output: not where other settings were put together, or ids came ready."""
+    """Whether text read with these settings gives the output: not for merged outputs of other settings, or ids of other tools."""
     return not content.origin and all(each.format != "ids" for each in content.inputs)
 
 

@@ -1,4 +1,4 @@
-"""What a writer is told: the format and the shards it is to make, and the pieces of runs that go into one of them."""
+"""What a writer is told: the format and the shards to make, and the tokens that go into one of them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from tokmill.core.records import EotPlacement, IdType
+from tokmill.core.records import ITEM_BYTES, EotPlacement, IdType
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,7 +22,7 @@ class Shards(msgspec.Struct, frozen=True, kw_only=True):
     tokens: int
     """Of every shard but the last; with `whole_documents`, at least."""
     whole_documents: bool = False
-    """A shard ends only where a document ends: at the first end behind `tokens` tokens."""
+    """A shard ends only where a document ends: at the first end after `tokens` tokens."""
     drop_tail: bool = False
     """The last shard is left out when it has too few tokens."""
 
@@ -32,7 +32,7 @@ class Shards(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class OutputSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """What a writer is told of the files it makes."""
+    """The files that a writer is to make."""
 
     format: str
     dtype: IdType
@@ -47,15 +47,15 @@ class OutputSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def item_bytes(self) -> int:
-        """Of one id."""
-        return 2 if self.dtype == "uint16" else 4
+        """Bytes of one id."""
+        return ITEM_BYTES[self.dtype]
 
 
 @dataclass(frozen=True, slots=True)
 class TokenSlice:
     """Tokens of a run that go to one shard.
 
-    ids, ends: as in `Tokens`. n_before: tokens of the shard before them; n_open: of these, those behind the last end of a document.
+    ids, ends: as in `Tokens`. n_before: tokens of the shard before them; n_open: of these, those after the last end of a document.
     """
 
     ids: NDArray[np.uint16] | NDArray[np.uint32]

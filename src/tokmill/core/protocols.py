@@ -127,20 +127,17 @@ class Writer(Protocol):
 
 
 class Shard(Protocol):
-    """One shard of one side. It keeps no state of its own: what it needs comes with the pieces, or is in its files."""
+    """One shard of one side. It keeps no state of its own: what it needs comes with the tokens, or is in its files."""
 
     def append(self, tokens: TokenSlice) -> None:
         """Append tokens."""
 
     def finish(self, tokens: int, documents: int, n_open: int) -> None:
-        """Complete its files. tokens, documents: its sums; n_open: tokens behind the last end of a document."""
+        """Complete its files. tokens, documents: its sums; n_open: tokens after the last end of a document."""
 
 
 class Format(Protocol):
-    """A trainer's format: one file in `write/`, which knows no other. `formats/shards.py` makes a `Writer` of it."""
-
-    most_tokens: int
-    """Of a shard: what offsets of the format, and of those who read it, can bear. Documents are cut there if need be."""
+    """The writer of one trainer's format, a file in `formats/`; `formats/sharding.py` makes a `Writer` of it."""
 
     def shard(self, side: str, number: int) -> Shard:
         """Shard `number` (from 0) of a side, new or to be gone on with."""

@@ -1,4 +1,4 @@
-"""What an output was made from without tokenizing it again: noted in its manifest."""
+"""What an output was made from, if not by tokenizing alone: records of its manifest."""
 
 from __future__ import annotations
 
@@ -6,18 +6,20 @@ from typing import Literal
 
 import msgspec
 
+from tokmill.core.records import EotPlacement, IdType
+
 How = Literal["merge", "convert", "reshard", "append"]
 
 
 class Provenance(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What an output was made from without tokenizing it again: another complete output, or a bare file of ids."""
+    """Another complete output, or bare files of ids, from which an output was made without tokenizing again."""
 
     how: How
     path: str
     """Of the directory or file, absolute, in the form of `path_to_text`."""
     format: str
     fingerprint: str = ""
-    """Of its content; empty for a bare file."""
+    """Of its content; empty for bare files."""
     tokmill_version: str = ""
     n_inputs: int
     """So many of `content.inputs`, in their order, are its own."""
@@ -27,3 +29,22 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     documents_val: int = 0
     made_from: tuple[Provenance, ...] = ()
     """What it was made from itself."""
+
+
+class BareFiles(msgspec.Struct, frozen=True, kw_only=True):
+    """What was stated of files of ids that no manifest describes."""
+
+    format: str
+    dtype: IdType
+    eot: EotPlacement
+    eot_id: int
+    n_val: int
+    """So many of the inputs, the last ones, are the validation side."""
+
+
+class Origin(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What settings and inputs do not say of an output that no run of tokenize could make."""
+
+    merged: tuple[str, ...] = ()
+    """Fingerprints of the merged outputs, whose settings differ or which have an origin themselves."""
+    bare_files: BareFiles | None = None

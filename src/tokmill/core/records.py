@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 IdType = Literal["uint16", "uint32"]
+ITEM_BYTES: dict[IdType, int] = {"uint16": 2, "uint32": 4}
 EotPlacement = Literal["before", "after", "none"]
 Utf8Policy = Literal["strict", "replace", "ignore"]
 OnError = Literal["stop", "skip"]

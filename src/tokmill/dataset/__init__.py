@@ -8,19 +8,17 @@ from tokmill.core.lazy import lazy_names
 
 if TYPE_CHECKING:
     from tokmill.dataset.batches import Batches
-    from tokmill.dataset.dataset import (
-        SIDES,
-        Dataset,
-        find_tokenizer,
-        open_dataset,
-    )
-    from tokmill.dataset.sharded_array import Ids, ShardedIds, TokenArray
+    from tokmill.dataset.dataset import Dataset, find_tokenizer, open_dataset
+    from tokmill.dataset.id_reader import IdReader
+    from tokmill.dataset.sharded_array import Ids, TokenArray
     from tokmill.dataset.token_files import (
-        ID_LAYOUTS,
+        Extent,
         TokenFile,
         check_npy,
         check_size,
         files_of,
+        format_of,
+        read_header,
         read_npy_header,
         refuse_index,
         refuse_options,
@@ -30,14 +28,17 @@ __getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
         "batches": ["Batches"],
-        "dataset": ["Dataset", "SIDES", "find_tokenizer", "open_dataset"],
-        "sharded_array": ["Ids", "ShardedIds", "TokenArray"],
+        "dataset": ["Dataset", "find_tokenizer", "open_dataset"],
+        "id_reader": ["IdReader"],
+        "sharded_array": ["Ids", "TokenArray"],
         "token_files": [
-            "ID_LAYOUTS",
+            "Extent",
             "TokenFile",
             "check_npy",
             "check_size",
             "files_of",
+            "format_of",
+            "read_header",
             "read_npy_header",
             "refuse_index",
             "refuse_options",

@@ -17,6 +17,7 @@ import xxhash
 
 from tokmill.core.errors import ChangedError, UsageError
 from tokmill.core.manifest import MANIFEST_NAME, Manifest, load_manifest
+from tokmill.core.output_spec import SIDES
 from tokmill.core.records import EotPlacement, IdType, Tokenizer, text_to_path
 from tokmill.core.text import counted
 from tokmill.dataset.batches import Batches, make_batches
@@ -28,7 +29,7 @@ from tokmill.dataset.token_files import (
     files_again,
     files_of,
     local_file,
-    read_llmc_header,
+    read_header,
     read_npy_header,
     refuse_index,
     refuse_options,
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
     from tokmill.core.protocols import Encoder
     from tokmill.dataset.window_order import OrderName
 
-SIDES = ("train", "val")
 DTYPES = ("uint16", "uint32")
 
 BLOCK_TOKENS = 1 << 20
@@ -366,8 +366,8 @@ def _open_bare(path: Path, dtype: IdType | None, eot_id: int | None, tokenizer_n
     recorded = content.tokenizer if content else None
     tokenizer = resolve_with(tokenizer_name, eot_id) if tokenizer_name else recorded if recorded and recorded.is_known else None
     refuse_index(path)
-    header, npy = read_llmc_header(path), None if content else read_npy_header(path)
-    said = {"uint16": "uint16", "uint32": "uint32", "int32": "uint32"}.get(npy.dtype) if npy else header[0] if header else None
+    header, npy = read_header(path), None if content else read_npy_header(path)
+    said = {"uint16": "uint16", "uint32": "uint32", "int32": "uint32"}.get(npy.dtype) if npy else header[1] if header else None
     dtype = dtype or (content.dtype if content else cast("IdType | None", said))
     if dtype is None or dtype not in DTYPES:
         raise UsageError(

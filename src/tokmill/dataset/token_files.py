@@ -1,4 +1,4 @@
-"""Where the ids lie in the files of each format: a table, and what the manifest says of each file."""
+"""The files that hold ids: of a complete output, by its manifest and format, or bare, by their headers."""
 
 from __future__ import annotations
 
@@ -10,74 +10,66 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tokmill.core.errors import DamageError, UsageError
+from tokmill.core.manifest import MANIFEST_NAME
 from tokmill.core.records import is_url
 from tokmill.core.text import counted
+from tokmill.formats import FORMATS
 from tokmill.output import located, replaced_error
 from tokmill.store import redacted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from tokmill.core.config import Content
     from tokmill.core.manifest import Manifest
     from tokmill.core.records import IdType
-
-LLMC_HEADER_BYTES = 1024
-LLMC_HEADERS: dict[tuple[int, int], IdType] = {(20240520, 1): "uint16", (20240801, 7): "uint32"}
-"""First two of the 256 int32 of llm.c's header, magic and version, and the type of the ids behind it; the third is their number."""
-
+    from tokmill.formats import FormatSpec
 
 _REBUILD = "tokmill verify DIR --repair makes it whole from the corpus; tokmill tokenize ... --fresh makes it again"
 
-
-@dataclass(frozen=True, slots=True)
-class IdLayout:
-    """Ids are little-endian, in the dtype of the manifest (int32 is uint32: no id is negative)."""
-
-    suffix: str
-    """Of the files that hold ids, as opposed to those that hold an index."""
-    header_bytes: int = 0
-    """Before the first id."""
-
-
-ID_LAYOUTS = {
-    "raw": IdLayout(".bin"),
-    "llmc": IdLayout(".bin", LLMC_HEADER_BYTES),
-    "megatron": IdLayout(".bin"),
-    "datatrove": IdLayout(".ds"),
-    "olmo": IdLayout(".npy"),
-    "litdata": IdLayout(".bin"),
-    "mds": IdLayout(".mds"),
-}
-
-
 _NPY = b"\x93NUMPY"
-_MEGATRON_INDEX = b"MMIDIDX\0\0"
-_NO_IDS = (".ds.index", ".ds.metadata", ".csv.gz", "index.json", "manifest.json")
-
-_OWN_HEADERS = ("litdata", "mds")
-"""How long their headers are, and that mds fills up the last sample, only the manifest says."""
+_MAGIC_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TokenFile:
-    """One file of ids."""
+class Extent:
+    """Ids that lie one after the other in a file."""
+
+    name: str = ""
+    """Of the file, in the manifest; a bare file has none."""
+    header_bytes: int
+    """Before the first id."""
+    n_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenFile(Extent):
+    """One file of ids on this machine."""
 
     path: Path
-    header_bytes: int
-    n_tokens: int
-    name: str = ""
-    """In the manifest; of a bare file none."""
 
 
-def read_llmc_header(path: Path) -> tuple[IdType, int] | None:
-    """Type and number of the ids that an llm.c header announces; None when the file does not begin with one."""
-    with path.open("rb") as file:
-        header = file.read(LLMC_HEADER_BYTES)
-    if len(header) < LLMC_HEADER_BYTES:
-        return None
-    magic, version, n_tokens = np.frombuffer(header, "<i4", 3).tolist()
-    dtype = LLMC_HEADERS.get((magic, version))
-    return (dtype, n_tokens) if dtype else None
+def read_header(path: Path) -> tuple[FormatSpec, IdType, int] | None:
+    """Return the format whose header a file begins with, and type and number of ids that it announces; None if there is none."""
+    for spec in FORMATS.values():
+        if spec.parse_header is not None:
+            with path.open("rb") as file:
+                announced = spec.parse_header(file.read(spec.header_bytes))
+            if announced is not None:
+                return spec, *announced
+    return None
+
+
+def format_of(content: Content, where: str) -> FormatSpec:
+    """Return the format of an output. Raises UsageError for one that this version does not read."""
+    if content.format not in FORMATS:
+        raise UsageError(
+            f"this version does not read the format {content.format!r}",
+            where=where,
+            allowed=", ".join(FORMATS),
+            next_step="pip install --upgrade tokmill",
+        )
+    return FORMATS[content.format]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +111,10 @@ def _no_ids(path: Path, what: str) -> UsageError:
 def refuse_index(path: Path) -> None:
     """Raises UsageError for a file of a format that holds an index or the like instead of ids."""
     with path.open("rb") as file:
-        is_index = file.read(len(_MEGATRON_INDEX)) == _MEGATRON_INDEX
-    if is_index or path.name.endswith(_NO_IDS):
+        begin = file.read(_MAGIC_BYTES)
+    is_index = any(spec.index_magic and begin.startswith(spec.index_magic) for spec in FORMATS.values())
+    suffixes = (MANIFEST_NAME, *(suffix for spec in FORMATS.values() for suffix in spec.index_suffixes))
+    if is_index or path.name.endswith(suffixes):
         ids = f"the file of ids beside it, {path.with_suffix('.bin').name}" if is_index else "the files of ids beside it"
         raise UsageError(
             "this file is the index, not the ids",
@@ -133,26 +127,19 @@ def refuse_index(path: Path) -> None:
 def files_of(directory: Path, manifest: Manifest) -> dict[str, tuple[TokenFile, ...]]:
     """The files that hold the ids of each side, in the order of the manifest.
 
-    Raises UsageError for a format that is not in the table, DamageError for files of the wrong length or with another header.
+    Raises UsageError for an unknown format, DamageError for files of the wrong length or with another header.
     """
     content = manifest.content
-    layout = ID_LAYOUTS.get(content.format)
-    if layout is None:
-        raise UsageError(
-            f"this version does not read the format {content.format!r}",
-            where=str(directory),
-            allowed=", ".join(ID_LAYOUTS),
-            next_step="pip install --upgrade tokmill",
-        )
+    spec = format_of(content, str(directory))
     files: dict[str, list[TokenFile]] = {}
     for name, entry in manifest.files.items():
-        if entry.side is not None and name.endswith(layout.suffix):
+        if entry.side is not None and name.endswith(spec.suffix):
             path = located(directory, manifest, name)
             check_size(path, entry.size_bytes)
-            if content.format in _OWN_HEADERS:
+            if spec.lists_files:
                 file = TokenFile(path=path, header_bytes=entry.header_bytes, n_tokens=entry.tokens, name=name)
             else:
-                file = _measure(path, layout.header_bytes, content.dtype, _REBUILD)
+                file = _measure(path, spec.header_bytes, content.dtype, _REBUILD)
                 _check_number(file, content.dtype, entry.tokens, _REBUILD)
                 file = replace(file, name=name)
             files.setdefault(entry.side, []).append(file)
@@ -169,7 +156,7 @@ def files_again(
     if now.checksum == then.checksum:
         return files_of(directory, now)
     appended = any(p.how == "append" and p.fingerprint == then.fingerprint for p in now.made_from or ())
-    if not appended or then.content.format in _OWN_HEADERS:
+    if not appended or FORMATS[then.content.format].lists_files:
         raise replaced_error(directory)
     return {side: tuple(replace(file, path=directory / file.name) for file in files[side]) for side in files}
 
@@ -184,9 +171,9 @@ def bare_file(path: Path, dtype: IdType) -> TokenFile:
     if npy is not None:
         check_npy(npy, dtype, path)
         return TokenFile(path=path, header_bytes=npy.size_bytes, n_tokens=npy.n_ids)
-    header = read_llmc_header(path)
-    file = _measure(path, LLMC_HEADER_BYTES if header else 0, dtype, next_step)
-    _check_number(file, dtype, header[1] if header else file.n_tokens, next_step)
+    header = read_header(path)
+    file = _measure(path, header[0].header_bytes if header else 0, dtype, next_step)
+    _check_number(file, dtype, header[2] if header else file.n_tokens, next_step)
     return file
 
 
@@ -256,15 +243,16 @@ def _measure(path: Path, header_bytes: int, dtype: IdType, next_step: str) -> To
 
 def _check_number(file: TokenFile, dtype: IdType, announced: int, next_step: str) -> None:
     """Raises DamageError unless header, manifest and length say the same. announced: ids, by the manifest."""
-    header = read_llmc_header(file.path) if file.header_bytes else (dtype, file.n_tokens)
+    found = read_header(file.path) if file.header_bytes else None
+    header = (dtype, file.n_tokens) if not file.header_bytes else found[1:] if found else None
     if header == (dtype, announced) and announced == file.n_tokens:
         return
-    in_header = f"{header[1]:,} of {header[0]}" if header else "nothing, it is not llm.c's"
+    in_header = f"its header says {header[1]:,} of {header[0]}" if header else "its header is of no known format"
     raise DamageError(
         "the file does not hold the ids that it should",
         where=str(file.path),
         allowed=f"{announced:,} ids of {dtype}; its length makes room for {file.n_tokens:,}"
-        + (f", its header says {in_header}" if file.header_bytes else ""),
+        + (f", {in_header}" if file.header_bytes else ""),
         next_step=next_step,
     )
 

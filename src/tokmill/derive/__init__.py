@@ -9,7 +9,6 @@ from tokmill.core.lazy import lazy_names
 if TYPE_CHECKING:
     from tokmill.derive.appending import carried, carry_over, extend
     from tokmill.derive.conversion import convert, reshard
-    from tokmill.derive.external_files import stated_options
     from tokmill.derive.merging import merge
 
 __getattr__, __dir__, __all__ = lazy_names(
@@ -17,7 +16,6 @@ __getattr__, __dir__, __all__ = lazy_names(
     {
         "appending": ["carried", "carry_over", "extend"],
         "conversion": ["convert", "reshard"],
-        "external_files": ["stated_options"],
         "merging": ["merge"],
     },
 )

@@ -14,14 +14,15 @@ import msgspec
 
 from tokmill.core.errors import UsageError
 from tokmill.core.manifest import MANIFEST_NAME, Manifest, load_manifest
+from tokmill.core.output_spec import SIDES
 from tokmill.core.progress import ProgressReporter
 from tokmill.core.records import text_to_path
 from tokmill.core.text import counted
 from tokmill.core.version import __version__
 from tokmill.derive.copy_bytes import FlatCarrier, is_flat
-from tokmill.derive.copy_tokens import WriterCarrier, stream_of
+from tokmill.derive.copy_tokens import WriterCarrier, ids_of
 from tokmill.derive.engine import Replay, provenance
-from tokmill.derive.source import SIDES, Source
+from tokmill.derive.source import Source
 from tokmill.output import (
     Output,
     RunHistoryRecorder,
@@ -126,7 +127,7 @@ def _is_copied(source: Source) -> bool:
 def _check_carriable(source: Source) -> None:
     """Raises UsageError for an old output that cannot be brought into the new one."""
     for side in SIDES:
-        stream_of(source, side)
+        ids_of(source, side)
     if not _is_copied(source) and source.content.eot == "none":
         raise UsageError(
             "nothing can be appended here: with --eot none the documents in it cannot be told apart",

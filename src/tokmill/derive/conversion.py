@@ -19,7 +19,7 @@ from tokmill.derive.engine import carry_all
 from tokmill.derive.external_files import load_bare
 from tokmill.derive.merging import check_apart, check_marks
 from tokmill.derive.source import Source
-from tokmill.formats import TRAINERS, WRITERS, Choice, choose_output
+from tokmill.formats import FORMATS, Choice, choose_output
 
 if TYPE_CHECKING:
     import os
@@ -57,13 +57,13 @@ def convert(
     trainer expects, like tokenize. Raises TokmillError.
     """
     stated: dict[str, object] = {"from_format": from_format, "dtype": dtype, "eot": eot, "eot_id": eot_id, "tokenizer": tokenizer}
-    _check_choice("--format", format, tuple(WRITERS))
+    _check_choice("--format", format, tuple(FORMATS))
     _check_choice("--to-eot", to_eot, ("before", "after"))
     _check_choice("--to-dtype", to_dtype, get_args(IdType))
     target = output_path(out)
     source = _load(named_paths(sources), named_paths(val), target, stated)
     has_marks = source.content.eot != "none"
-    if not has_marks and (to_eot or TRAINERS[format].keeps_whole):
+    if not has_marks and (to_eot or FORMATS[format].keeps_whole):
         check_marks(source)
     choice = choose_output(
         format,
@@ -75,8 +75,8 @@ def convert(
         prefix="--to-",
     )
     notices = [text for text in choice.notices if has_marks or not text.startswith("--to-eot ")]
-    if not has_marks and TRAINERS[format].other_eot:
-        notices.insert(0, f"the ids are without end-of-text ids; {TRAINERS[format].other_eot}")
+    if not has_marks and FORMATS[format].other_eot:
+        notices.insert(0, f"the ids are without end-of-text ids; {FORMATS[format].other_eot}")
     return _rewrite(source, format, choice, target, "convert", fresh=fresh, force=force, observers=observers, notices=notices)
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tokmill.core.manifest import SKIPPED_NAME
+from tokmill.core.output_spec import SIDES
 from tokmill.core.records import Counts
-from tokmill.derive.source import SIDES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING
 
 from tokmill.core.errors import DamageError, UsageError
 from tokmill.core.manifest import SKIPPED_NAME
+from tokmill.core.output_spec import SIDES
 from tokmill.core.records import Tokens
 from tokmill.core.text import counted
+from tokmill.dataset import IdReader
 from tokmill.derive.copy_bytes import copy_span
-from tokmill.derive.source import SIDES
-from tokmill.derive.token_stream import Extent, IdStream, Placed, check_edge, narrowed
+from tokmill.derive.source import extents_of
+from tokmill.derive.token_stream import ShiftedIds, check_edge, narrowed
 from tokmill.formats import make_writer, spec_of
 
 if TYPE_CHECKING:
@@ -30,19 +32,18 @@ class WriterCarrier:
         self._output = output
         self._content = content
         self._writer = make_writer(output, output.segments[-1].writer if output.segments else {}, spec_of(content))
-        self._sides: list[Placed] = []
+        self._sides: list[ShiftedIds] = []
         self._tokens = [0, 0]
         self._documents = [0, 0]
         self._n_skipped_bytes = 0
 
     def begin(self, source: Source, step: int, before: Sequence[Source]) -> int:  # noqa: ARG002  the contract's
         """See `replay.Carrier`."""
-        streams = [stream_of(source, side) for side in SIDES]
         content, where = source.content, str(source.directory)
-        for stream in streams:
-            check_edge(stream, content.tokenizer.eot_id, content.eot, where, is_bare=source.is_bare)
-        streams = [stream_of(source, side) for side in SIDES]
-        self._sides = [Placed(stream, content.tokenizer.eot_id, content.eot, self._content.eot) for stream in streams]
+        for side in SIDES:
+            check_edge(ids_of(source, side), content.tokenizer.eot_id, content.eot, where, is_bare=source.is_bare)
+        sides = [ids_of(source, side) for side in SIDES]
+        self._sides = [ShiftedIds(ids, content.tokenizer.eot_id, content.eot, self._content.eot) for ids in sides]
         counts = source.steps[step - 1].counts if step else None
         self._tokens = [counts.tokens_train, counts.tokens_val] if counts else [0, 0]
         self._documents = [counts.documents_train, counts.documents_val] if counts else [0, 0]
@@ -92,20 +93,15 @@ class WriterCarrier:
         return dict(self._output.completed())
 
 
-def stream_of(source: Source, side: str) -> IdStream:
-    """The ids of a side, in the order of the files: in every format they lie one behind the other, after the header of a file.
-
-    Raises UsageError for a source that does not have all of its ids.
-    """
-    entries = [(name, entry) for name, entry in source.manifest.files.items() if entry.side == side]
-    extents = [Extent(name, entry.header_bytes, entry.tokens) for name, entry in entries]
-    stream = IdStream(extents, source.content.dtype, source.file)
+def ids_of(source: Source, side: str) -> IdReader:
+    """Return the ids of a side, every byte of them checked. Raises UsageError for a source that does not have all of its ids."""
+    ids = IdReader(side, extents_of(source.manifest, side), source.content.dtype, source.read_into)
     expected = getattr(source.manifest.counts, f"tokens_{side}")
-    if stream.n_tokens != expected:
+    if len(ids) != expected:
         raise UsageError(
-            f"it holds {stream.n_tokens:,} tokens of {side}, not all {expected:,} that were made: its last shard was dropped",
+            f"it holds {len(ids):,} tokens of {side}, not all {expected:,} that were made: its last shard was dropped",
             where=str(source.directory),
             allowed="an output with all of its shards",
             next_step="tokenize again without --drop-tail",
         )
-    return stream
+    return ids

@@ -1,14 +1,12 @@
 """Bare files of another tool as a source: what is in them is stated, documents are found by their end-of-text ids.
 
-They are read once beforehand. Guessing the format was refused: a header read as ids, or ids of the wrong width, give tokens too.
+They are read once beforehand. The format is not guessed: a header read as ids, or ids of the wrong width, give tokens too.
 """
 
 from __future__ import annotations
 
-import re
 import shlex
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, cast, get_args
 
 import msgspec
@@ -17,20 +15,34 @@ import numpy as np
 from tokmill.core.config import Content
 from tokmill.core.errors import UsageError
 from tokmill.core.manifest import FORMAT_VERSION, Manifest
-from tokmill.core.records import Counts, Cursor, EotPlacement, FileEntry, FileHeader, IdType, Input, Tokenizer, path_to_text
+from tokmill.core.output_spec import SIDES
+from tokmill.core.provenance import BareFiles, Origin
+from tokmill.core.records import (
+    ITEM_BYTES,
+    Counts,
+    Cursor,
+    EotPlacement,
+    FileEntry,
+    FileHeader,
+    IdType,
+    Input,
+    Tokenizer,
+    path_to_text,
+)
 from tokmill.core.text import counted, nearest
-from tokmill.dataset import check_npy, check_size, read_npy_header, refuse_index
-from tokmill.derive.source import SIDES, CheckedFile, Source, Step
-from tokmill.derive.token_stream import Extent, IdStream, Placed, check_edge
+from tokmill.dataset import IdReader, check_npy, check_size, read_header, read_npy_header, refuse_index
+from tokmill.derive.source import Source, Step, extents_of
+from tokmill.derive.token_stream import ShiftedIds, check_edge
 from tokmill.encode import resolve_with
+from tokmill.formats import FORMATS
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Sequence
+    from pathlib import Path
 
-HEADERS = {"raw": 0, "llmc": 1024, "megatron": 0, "datatrove": 0, "olmo": 0}
-"""Bytes before the first id, of formats whose ids lie one behind the other."""
-_LLMC_HEADERS = {("uint16", 20240520, 1), ("uint32", 20240801, 7)}
+_NAMES = tuple(name for name, spec in FORMATS.items() if not spec.lists_files)
+"""Formats whose files of ids can be read without an index."""
 _STEP_TOKENS = 32 << 20
 
 
@@ -59,7 +71,15 @@ def load_bare(
         dtype=cast("IdType", dtype),
         eot=cast("EotPlacement", eot),
         format=cast("str", from_format),
-        origin=(_origin(f"{from_format}, {dtype}", f"{described.eot_id} {eot}", len(val)),),
+        origin=Origin(
+            bare_files=BareFiles(
+                format=cast("str", from_format),
+                dtype=cast("IdType", dtype),
+                eot=cast("EotPlacement", eot),
+                eot_id=described.eot_id,
+                n_val=len(val),
+            )
+        ),
     )
     files = {str(path): _entry(path, content, "val" if i >= len(paths) else "train") for i, path in enumerate(every)}
     manifest = Manifest(
@@ -73,32 +93,16 @@ def load_bare(
         elapsed_s=0.0,
         peak_rss_bytes=0,
     )
-    steps, largest = _scan(manifest)
+    directory = paths[0] if len(paths) == 1 else paths[0].parent
+    source = Source(directory, manifest, (), is_bare=True)
+    try:
+        steps, largest = _scan(source)
+    finally:
+        source.close()
     if tokenizer is None:
         content = msgspec.structs.replace(content, tokenizer=msgspec.structs.replace(described, n_ids=largest + 1))
     manifest = msgspec.structs.replace(manifest, content=content, counts=steps[-1].counts)
-    return Source(paths[0] if len(paths) == 1 else paths[0].parent, manifest, steps, is_bare=True)
-
-
-def _origin(ids: str, eot: str, n_val: int) -> str:
-    """What was stated of bare files, as the output's settings have it."""
-    for_val = f"; for validation, the last {counted(n_val, 'input')}" if n_val else ""
-    return f"bare files, read as {ids}, end-of-text id {eot}{for_val}"
-
-
-_ORIGIN = re.compile(
-    r"bare files, read as (\w+), (\w+), end-of-text id (\d+) (\w+)(?:; for validation, the last ([\d,]+) inputs?)?"
-)
-
-
-def stated_options(content: Content) -> tuple[list[str], int]:
-    """What was stated of the bare files that an output was made of, without a tokenizer, and how many are its validation side."""
-    found = _ORIGIN.fullmatch(content.origin[0]) if content.origin else None
-    if found is None:
-        return [], 0
-    from_format, dtype, eot_id, eot, n_val = found.groups(default="0")
-    options = ["--from-format", from_format, "--dtype", dtype, "--eot", eot, "--eot-id", eot_id]
-    return options, int(n_val.replace(",", ""))
+    return Source(directory, manifest, steps, is_bare=True)
 
 
 def _check_stated(
@@ -116,7 +120,7 @@ def _check_stated(
         )
     where = path_to_text(str(paths[0]))
     choices = (
-        ("--from-format", from_format, tuple(HEADERS)),
+        ("--from-format", from_format, _NAMES),
         ("--dtype", dtype, get_args(IdType)),
         ("--eot", eot, get_args(EotPlacement)),
     )
@@ -202,23 +206,21 @@ def _entry(path: Path, content: Content, side: str) -> FileEntry:
     """Size and number of ids of a file. Raises UsageError when they are not as stated, DamageError for a file that was cut."""
     check_size(path, None)
     refuse_index(path)
-    size_bytes, item_bytes, header_bytes = path.stat().st_size, np.dtype(content.dtype).itemsize, HEADERS[content.format]
+    spec, item_bytes, size_bytes = FORMATS[content.format], ITEM_BYTES[content.dtype], path.stat().st_size
     npy = read_npy_header(path)
     if npy is not None:
         check_npy(npy, content.dtype, path)
-        header_bytes = npy.size_bytes
+    header_bytes = npy.size_bytes if npy is not None else spec.header_bytes
     n_tokens, rest = divmod(size_bytes - header_bytes, item_bytes)
-    if content.format == "llmc":
-        with path.open("rb") as file:
-            header = np.frombuffer(file.read(12).ljust(12, b"\0"), "<i4").tolist()
-        if (content.dtype, *header[:2]) not in _LLMC_HEADERS or header[2] != n_tokens:
-            raise _unlike(
-                path, f"its header says {header[:3]}", "llmc begins with 20240520, 1 (uint16) or 20240801, 7 (uint32), count"
-            )
+    if spec.parse_header is not None:
+        found = read_header(path)
+        if found != (spec, content.dtype, n_tokens):
+            said = f"says {found[2]:,} ids of {found[1]}" if found else f"is not that of {content.format}"
+            raise _unlike(path, f"its header {said}", f"a header of {n_tokens:,} ids of {content.dtype}, as long as the file")
     if rest or n_tokens < 0:
-        header = f"a header of {header_bytes:,} bytes and " if header_bytes else ""
+        before = f"a header of {header_bytes:,} bytes and " if header_bytes else ""
         raise _unlike(
-            path, f"it has {counted(size_bytes, 'byte')}", f"{header}a multiple of {item_bytes} bytes, the width of {content.dtype}"
+            path, f"it has {counted(size_bytes, 'byte')}", f"{before}a multiple of {item_bytes} bytes, the width of {content.dtype}"
         )
     if not n_tokens:
         raise UsageError(
@@ -240,63 +242,45 @@ def _unlike(path: Path, what: str, allowed: str) -> UsageError:
     )
 
 
-def _scan(manifest: Manifest) -> tuple[list[Step], int]:
-    """Read everything once: documents up to each step, and the largest id. Raises UsageError for what is not as stated."""
-    content, described = manifest.content, manifest.content.tokenizer
-    opened: dict[str, CheckedFile] = {}
-
-    def open_file(name: str) -> CheckedFile:
-        if name not in opened:
-            for file in opened.values():
-                file.close()
-            opened.clear()
-            opened[name] = CheckedFile(Path(name), manifest.files[name].size_bytes, None)
-        return opened[name]
-
-    counts, steps, largest = Counts(), [], described.eot_id
-    try:
-        for side in SIDES:
-            extents = [Extent(name, e.header_bytes, e.tokens) for name, e in manifest.files.items() if e.side == side]
-            if not extents:
-                continue
-            edge = path_to_text(extents[0 if content.eot == "before" else -1].name)
-            check_edge(IdStream(extents, content.dtype, open_file), described.eot_id, content.eot, edge, is_bare=True)
-            placed = Placed(IdStream(extents, content.dtype, open_file), described.eot_id, content.eot, content.eot)
-            for begin in range(0, placed.n_tokens, _STEP_TOKENS):
-                end = min(begin + _STEP_TOKENS, placed.n_tokens)
-                n_documents, largest_here = _count(placed, begin, end, described, extents)
-                largest = max(largest, largest_here)
-                more: dict[str, int] = {f"documents_{side}": n_documents, f"tokens_{side}": end - begin}
-                counts += Counts(documents=n_documents, **more)  # type: ignore[arg-type]
-                steps.append(Step(Cursor(offset=counts.tokens_train + counts.tokens_val), counts, {}, {}))
-    finally:
-        for file in opened.values():
-            file.close()
+def _scan(source: Source) -> tuple[list[Step], int]:
+    """Read all ids once. Returns the documents up to each step, and the largest id. Raises UsageError for what is not as stated."""
+    content, tokenizer = source.content, source.content.tokenizer
+    counts, steps, largest = Counts(), [], tokenizer.eot_id
+    for side in SIDES:
+        extents = extents_of(source.manifest, side)
+        if not extents:
+            continue
+        ids = IdReader(side, extents, content.dtype, source.read_into)
+        edge = path_to_text(extents[0 if content.eot == "before" else -1].name)
+        check_edge(ids, tokenizer.eot_id, content.eot, edge, is_bare=True)
+        for begin in range(0, len(ids), _STEP_TOKENS):
+            end = min(begin + _STEP_TOKENS, len(ids))
+            n_documents, largest_here = _count(ids, begin, end, content)
+            largest = max(largest, largest_here)
+            more: dict[str, int] = {f"documents_{side}": n_documents, f"tokens_{side}": end - begin}
+            counts += Counts(documents=n_documents, **more)  # type: ignore[arg-type]
+            steps.append(Step(Cursor(offset=counts.tokens_train + counts.tokens_val), counts, {}, {}))
     return [*steps[:-1], replace(steps[-1], after=Cursor(input_index=len(content.inputs)))], largest
 
 
-def _count(placed: Placed, begin: int, end: int, described: Tokenizer, extents: Sequence[Extent]) -> tuple[int, int]:
-    """Documents that end in these ids of a side, and the largest of them. Raises UsageError for one that the tokenizer has not."""
+def _count(reader: IdReader, begin: int, end: int, content: Content) -> tuple[int, int]:
+    """Return the documents that end in these ids of a side, and the largest id.
+
+    Raises UsageError for an id that the tokenizer does not have.
+    """
+    tokenizer = content.tokenizer
     n_documents = largest = 0
-    for ids, ends in placed.blocks(begin, end):
+    for ids, ends in ShiftedIds(reader, tokenizer.eot_id, content.eot, content.eot).blocks(begin, end):
         n_documents += len(ends)
         largest = max(largest, int(ids.max()))
-        if largest >= described.n_ids:
-            i = int(np.argmax(ids >= described.n_ids))
+        if largest >= tokenizer.n_ids:
+            i = int(np.argmax(ids >= tokenizer.n_ids))
+            extent, number = reader.find_extent(begin + i)
             raise UsageError(
-                f"id {int(ids[i]):,} is not below {described.n_ids:,}",
-                where=_place(extents, begin + i, ids.itemsize),
-                allowed=f"ids of {described.name}",
+                f"id {int(ids[i]):,} is not below {tokenizer.n_ids:,}",
+                where=f"{path_to_text(extent.name)}, id {number:,} (from 0), byte {reader.locate(begin + i)[1]:,}",
+                allowed=f"ids of {tokenizer.name}",
                 next_step="most likely another --dtype; or another --from-format, --eot-id or --tokenizer",
             )
         begin += len(ids)
     return n_documents, largest
-
-
-def _place(extents: Sequence[Extent], number: int, item_bytes: int) -> str:
-    """File, number of the id in it and byte, of an id of a side."""
-    for extent in extents:
-        if number < extent.n_tokens:
-            return f"{path_to_text(extent.name)}, id {number:,} (from 0), byte {extent.begin_byte + number * item_bytes:,}"
-        number -= extent.n_tokens
-    return path_to_text(extents[-1].name)

@@ -14,6 +14,7 @@ import msgspec
 
 from tokmill.core.errors import UsageError
 from tokmill.core.manifest import MANIFEST_NAME
+from tokmill.core.provenance import Origin
 from tokmill.core.records import STDIN
 from tokmill.core.text import counted
 from tokmill.derive.arguments import named_paths, output_path
@@ -198,7 +199,7 @@ def merged_content(sources: Sequence[Source]) -> Content:
         first, inputs=inputs, tokenizer=tokenizer, shards=shards or msgspec.UNSET, n_parts=msgspec.UNSET
     )
     if _differing(sources) or any(source.content.origin for source in sources):
-        return msgspec.structs.replace(merged, origin=tuple(source.manifest.fingerprint for source in sources))
+        return msgspec.structs.replace(merged, origin=Origin(merged=tuple(source.manifest.fingerprint for source in sources)))
     return merged
 
 

@@ -17,6 +17,7 @@ from tokmill.core.records import Counts, Cursor, path_to_text
 from tokmill.core.spans import HEADER, Span, SpanChecker, add_up, spans_of
 from tokmill.core.system import page_cache
 from tokmill.core.text import counted
+from tokmill.dataset import Extent
 from tokmill.output import is_current, open_file, replaced_error
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
     from tokmill.core.config import Content
 
-SIDES = ("train", "val")
 BLOCK_BYTES = 4 << 20
 """Read at a time; file systems that share blocks between files want multiples of theirs."""
 
@@ -187,6 +187,10 @@ class Source:
             self._files[name] = self._open(name, entry.size_bytes)
         return self._files[name]
 
+    def read_into(self, name: str, offset: int, view: memoryview) -> None:
+        """Fill `view` with bytes of a file. Raises DamageError."""
+        self.file(name).read_into(offset, view)
+
     def _open(self, name: str, size_bytes: int) -> CheckedFile:
         """Raises ChangedError when something was appended to the output since its manifest was read."""
         if self.is_bare:
@@ -209,6 +213,15 @@ class Source:
         for file in self._files.values():
             file.close()
         self._files = {}
+
+
+def extents_of(manifest: Manifest, side: str) -> list[Extent]:
+    """Return where the ids of a side lie, in order: in every format one after the other, after the header of a file."""
+    return [
+        Extent(name=name, header_bytes=entry.header_bytes, n_tokens=entry.tokens)
+        for name, entry in manifest.files.items()
+        if entry.side == side
+    ]
 
 
 def _steps(manifest: Manifest) -> list[Step]:

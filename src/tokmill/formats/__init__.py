@@ -7,22 +7,19 @@ from typing import TYPE_CHECKING
 from tokmill.core.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from tokmill.formats.choose import (
-        TRAINERS,
-        Choice,
-        choose_output,
-        dropped_notices,
-        dropped_tokens,
-        tail_notices,
-    )
-    from tokmill.formats.header_checks import n_filling, wrong_header
-    from tokmill.formats.writers import WRITERS, make_writer, spec_of
+    from tokmill.formats.base import FormatSpec
+    from tokmill.formats.choose import Choice, choose_output, dropped_notices, dropped_tokens, tail_notices
+    from tokmill.formats.header_checks import header_problem, n_padding_ids
+    from tokmill.formats.registry import FORMATS
+    from tokmill.formats.sharding import make_writer, spec_of
 
 __getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
-        "choose": ["Choice", "TRAINERS", "choose_output", "dropped_notices", "dropped_tokens", "tail_notices"],
-        "header_checks": ["n_filling", "wrong_header"],
-        "writers": ["WRITERS", "spec_of", "make_writer"],
+        "base": ["FormatSpec"],
+        "choose": ["Choice", "choose_output", "dropped_notices", "dropped_tokens", "tail_notices"],
+        "header_checks": ["header_problem", "n_padding_ids"],
+        "registry": ["FORMATS"],
+        "sharding": ["make_writer", "spec_of"],
     },
 )

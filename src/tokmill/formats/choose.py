@@ -1,22 +1,22 @@
-"""What the trainer behind each format expects: where the end-of-text id stands, how wide an id is, how large a file.
+"""The settings of an output from the options and from what its trainer expects: end-of-text ids, dtype, shards.
 
-What it expects is the default. What it could not read is refused; what it would read wrongly is said in a notice.
+What the trainer expects is the default. What it cannot read is an error; what it would read wrongly is a notice.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, cast
 
 import msgspec
 
 from tokmill.core.errors import UsageError
-from tokmill.core.output_spec import SIDES, OutputSpec, Shards
-from tokmill.core.records import EotPlacement, IdType
+from tokmill.core.output_spec import SIDES, Shards
+from tokmill.core.records import ITEM_BYTES, EotPlacement, IdType
 from tokmill.core.text import counted
-from tokmill.formats.writers import most_tokens
+from tokmill.formats.base import UINT16_IDS
+from tokmill.formats.registry import FORMATS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,54 +24,12 @@ if TYPE_CHECKING:
     from tokmill.core.config import Content
     from tokmill.core.records import Counts, FileEntry, Tokenizer
 
-_UINT16_IDS = 1 << 16
-_INT32_IDS = 1 << 31
 _EXPONENTS = {"": 0, "k": 3, "m": 6, "g": 9, "t": 12}
 _TAIL_ADVICE = {
     "tokenize": "--drop-tail leaves it out, another --shard-tokens makes it larger",
     "convert": "another --shard-tokens makes it larger",
     "reshard": "another --shard-tokens makes it larger",
     "merge": "tokmill reshard with another --shard-tokens makes it larger",
-}
-_BATCH_TOKENS = 1 << 19
-"""Of GPT-2's usual batch over all processes; llm.c ends when a shard has fewer tokens than one batch."""
-
-
-@dataclass(frozen=True, slots=True)
-class Trainer:
-    """What one format's readers expect."""
-
-    eot: EotPlacement = "after"
-    is_eot_needed: bool = False
-    """Another placement cannot be read."""
-    other_eot: str = ""
-    """What becomes of another placement."""
-    uint16_ids: int = _UINT16_IDS
-    """Up to so many ids are uint16."""
-    shard_tokens: int | None = None
-    """When nobody says so; None: a side is one file."""
-    keeps_whole: bool = False
-    """Its shards list documents, so none is ever cut."""
-    unit_tokens: int = 1
-    """A shard is a multiple of this; above 1, documents are always cut."""
-
-
-TRAINERS = {
-    "raw": Trainer(),
-    "llmc": Trainer(
-        eot="before",
-        other_eot="llm.c and modded-nanogpt expect the end-of-text id before each document",
-        shard_tokens=100_000_000,
-    ),
-    "megatron": Trainer(
-        other_eot="Megatron ends documents at the end-of-text id (--reset-position-ids, --eod-mask-loss)",
-        uint16_ids=65_499,
-        keeps_whole=True,
-    ),
-    "datatrove": Trainer(keeps_whole=True),
-    "olmo": Trainer(is_eot_needed=True, keeps_whole=True),
-    "litdata": Trainer(shard_tokens=1 << 25),
-    "mds": Trainer(shard_tokens=1 << 25, unit_tokens=2048),
 }
 
 
@@ -95,16 +53,27 @@ def choose_output(
     drop_tail: bool = False,
     prefix: str = "--",
 ) -> Choice:
-    """Return what these options, some of them `auto` or None, come to. Raises UsageError for what the format cannot hold.
+    """Return the settings that these options, some of them `auto` or None, come to.
 
-    prefix: what is before `eot` and `dtype` in the names of the options: `--to-` for convert.
+    Args:
+        format: a key of `FORMATS`.
+        tokenizer: of the ids.
+        eot: `auto` or a placement.
+        dtype: `auto` or a dtype.
+        shard_tokens: as `parse_tokens` reads it; None: what the trainer expects.
+        shard_documents: cut shards only where documents end.
+        drop_tail: leave out a last shard that is not full.
+        prefix: what stands before `eot` and `dtype` in the names of the options: `--to-` for convert.
+
+    Raises:
+        UsageError: the format cannot hold this.
     """
-    trainer = TRAINERS[format]
+    trainer = FORMATS[format]
     placed = trainer.eot if eot == "auto" else cast("EotPlacement", eot)
     notices = []
     if placed != trainer.eot and trainer.is_eot_needed:
         raise UsageError(
-            f"the format {format} needs the end-of-text id behind each document: its loader finds documents by it",
+            f"the format {format} needs the end-of-text id after each document: its loader finds documents by it",
             where=f"{prefix}eot {eot}",
             option=f"{prefix}eot",
             allowed=trainer.eot,
@@ -113,13 +82,15 @@ def choose_output(
     if placed != trainer.eot and trainer.other_eot:
         notices.append(f"{prefix}eot {placed} with --format {format}: {trainer.other_eot}; leave {prefix}eot out for that")
     chosen = _choose_dtype(format, dtype, tokenizer, notices, prefix)
-    spec = OutputSpec(format=format, dtype=chosen, eot=placed, eot_id=tokenizer.eot_id, tokenizer=tokenizer.name)
-    shards = _choose_shards(spec, shard_tokens, whole=shard_documents, drop_tail=drop_tail)
+    shards = _choose_shards(format, chosen, shard_tokens, whole=shard_documents, drop_tail=drop_tail)
     return Choice(eot=placed, dtype=chosen, shards=shards, notices=notices)
 
 
 def parse_tokens(text: str | int) -> int:
-    """Tokens of a shard, as `100M`, `1e8`, `100_000_000` or `33554432`; K, M, G are powers of 1000. Raises UsageError."""
+    """Return a number of tokens, given as `100M`, `1e8`, `100_000_000` or `33554432`; K, M, G are powers of 1000.
+
+    Raises UsageError.
+    """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)(?:([kmgt])|e(\d\d?))?", str(text).strip().replace("_", ""), re.IGNORECASE)
     n = Fraction(match[1]) * 10 ** (_EXPONENTS[(match[2] or "").lower()] + int(match[3] or 0)) if match else Fraction(0)
     if not n or n.denominator > 1:
@@ -133,32 +104,32 @@ def parse_tokens(text: str | int) -> int:
 
 
 def _choose_dtype(name: str, dtype: str, tokenizer: Tokenizer, notices: list[str], prefix: str) -> IdType:
-    if dtype == "uint16" and tokenizer.n_ids > _UINT16_IDS:
+    if dtype == "uint16" and tokenizer.n_ids > UINT16_IDS:
         raise UsageError(
             f"ids of {tokenizer.name} go up to {tokenizer.n_ids - 1:,} and do not fit into uint16",
             option=f"{prefix}dtype",
-            allowed=f"uint16 holds ids up to {_UINT16_IDS - 1:,}",
+            allowed=f"uint16 holds ids up to {UINT16_IDS - 1:,}",
             suggested="uint32",
             next_step=f"or leave {prefix}dtype out",
         )
-    if name == "megatron" and tokenizer.n_ids > _INT32_IDS:
+    if tokenizer.n_ids > FORMATS[name].most_ids:
         raise UsageError(
-            f"ids go up to {tokenizer.n_ids - 1:,}; the format megatron has no type for them: they would be read as negative",
-            where="--format megatron",
+            f"ids go up to {tokenizer.n_ids - 1:,}; the format {name} has no type for them: they would be read as negative",
+            where=f"--format {name}",
             option="--format",
-            allowed=f"int32 holds ids up to {_INT32_IDS - 1:,}",
+            allowed=f"int32 holds ids up to {FORMATS[name].most_ids - 1:,}",
             next_step="choose another --format",
         )
-    usual: IdType = "uint16" if tokenizer.n_ids <= TRAINERS[name].uint16_ids else "uint32"
+    usual: IdType = "uint16" if tokenizer.n_ids <= FORMATS[name].uint16_ids else "uint32"
     if dtype == "auto":
         return usual
-    if dtype != usual and name in ("llmc", "megatron"):
+    if dtype != usual and FORMATS[name].expects_dtype:
         notices.append(f"{prefix}dtype {dtype} with --format {name}: for {tokenizer.n_ids:,} ids its readers expect {usual}")
     return cast("IdType", dtype)
 
 
-def _choose_shards(spec: OutputSpec, tokens: str | int | None, *, whole: bool, drop_tail: bool) -> Shards | None:
-    trainer, name = TRAINERS[spec.format], spec.format
+def _choose_shards(name: str, dtype: IdType, tokens: str | int | None, *, whole: bool, drop_tail: bool) -> Shards | None:
+    trainer = FORMATS[name]
     n = trainer.shard_tokens if tokens is None else parse_tokens(tokens)
     if n is None:
         if whole or drop_tail:
@@ -170,7 +141,7 @@ def _choose_shards(spec: OutputSpec, tokens: str | int | None, *, whole: bool, d
                 suggested="100M",
             )
         return None
-    most = most_tokens(spec)
+    most = trainer.most_tokens(ITEM_BYTES[dtype])
     if not trainer.unit_tokens <= n <= most or n % trainer.unit_tokens:
         step = f"a multiple of {trainer.unit_tokens:,}, " if trainer.unit_tokens > 1 else ""
         fitting = max(trainer.unit_tokens, min(n, most) // trainer.unit_tokens * trainer.unit_tokens)
@@ -191,7 +162,7 @@ def _choose_shards(spec: OutputSpec, tokens: str | int | None, *, whole: bool, d
 
 
 def dropped_tokens(content: Content, files: Mapping[str, FileEntry], counts: Counts) -> dict[str, int]:
-    """How many tokens of each side are in no file, because its last shard was left out."""
+    """Return how many tokens of each side are in no file because its last shard was left out."""
     if not isinstance(content.shards, Shards) or not content.shards.drop_tail:
         return dict.fromkeys(SIDES, 0)
     kept = {side: sum(entry.tokens for entry in files.values() if entry.side == side) for side in SIDES}
@@ -199,7 +170,7 @@ def dropped_tokens(content: Content, files: Mapping[str, FileEntry], counts: Cou
 
 
 def dropped_notices(content: Content, files: Mapping[str, FileEntry], counts: Counts) -> list[str]:
-    """What to say of the shards that were left out."""
+    """Return notices of the shards that were left out."""
     names = {"train": "training", "val": "validation"}
     dropped = dropped_tokens(content, files, counts)
     return [
@@ -215,19 +186,18 @@ def dropped_notices(content: Content, files: Mapping[str, FileEntry], counts: Co
 
 
 def tail_notices(content: Content, files: Mapping[str, FileEntry], made_by: str = "tokenize") -> list[str]:
-    """What to say of last shards that a trainer may not take. made_by: the command, whose options are named."""
-    if content.format != "llmc":
-        return []
+    """Return notices of last shards that may be too short for the trainer. made_by: the command whose options are named."""
+    trainer = FORMATS[content.format]
     sides = ([(name, entry.tokens) for name, entry in files.items() if entry.side == side] for side in SIDES)
     larger = {name: ", a larger --val-fraction" for name, entry in files.items() if entry.side == "val" and made_by == "tokenize"}
     return [
         f"{shards[-1][0]} has only {counted(shards[-1][1], 'token')}: "
-        "llm.c ends when a shard has less than a batch of all processes; "
+        f"{trainer.short_shard}; "
         + (
             _TAIL_ADVICE[made_by]
             if len(shards) > 1
             else f"it is all that this side has: a smaller batch{larger.get(shards[-1][0], '')}, or more text"
         )
         for shards in sides
-        if shards and shards[-1][1] <= _BATCH_TOKENS
+        if shards and shards[-1][1] <= trainer.batch_tokens
     ]

@@ -1,4 +1,7 @@
-"""What stands before the ids in each format's files, checked against the numbers of the manifest, apart from who wrote it."""
+"""Checks of headers against the numbers of the manifest, for `verify`.
+
+They share no code and no constant with the formats' writers, so that a mistake there does not hide itself here.
+"""
 
 from __future__ import annotations
 
@@ -14,17 +17,16 @@ if TYPE_CHECKING:
     from tokmill.core.config import Content
     from tokmill.core.records import FileEntry
 
-_SAMPLE_TOKENS = 2048
-"""Of mds."""
+_MDS_SAMPLE_TOKENS = 2048
 
 
-def n_filling(content: Content, tokens: int) -> int:
-    """End-of-text ids that fill up the last sample of an mds shard; 0 in other formats."""
-    return -tokens % _SAMPLE_TOKENS if content.format == "mds" else 0
+def n_padding_ids(content: Content, tokens: int) -> int:
+    """Return how many end-of-text ids fill up the last sample of a shard: of mds only."""
+    return -tokens % _MDS_SAMPLE_TOKENS if content.format == "mds" else 0
 
 
-def wrong_header(header: bytes, name: str, entry: FileEntry, content: Content) -> str:
-    """What is wrong with the header of a file, in a sentence; empty when nothing is."""
+def header_problem(header: bytes, name: str, entry: FileEntry, content: Content) -> str:
+    """Return what is wrong with the header of a file, in a sentence; empty if nothing is."""
     check = _CHECKS.get(content.format)
     return check(header, name, entry, content) if check else ""
 
@@ -52,8 +54,8 @@ def _litdata(header: bytes, _name: str, entry: FileEntry, _content: Content) -> 
 
 
 def _mds(header: bytes, _name: str, entry: FileEntry, content: Content) -> str:
-    n, item_bytes = -(-entry.tokens // _SAMPLE_TOKENS), np.dtype(content.dtype).itemsize
-    offsets = np.arange(n + 1, dtype="<u4") * (_SAMPLE_TOKENS * item_bytes) + entry.header_bytes
+    n, item_bytes = -(-entry.tokens // _MDS_SAMPLE_TOKENS), np.dtype(content.dtype).itemsize
+    offsets = np.arange(n + 1, dtype="<u4") * (_MDS_SAMPLE_TOKENS * item_bytes) + entry.header_bytes
     if header.startswith(np.array([n], "<u4").tobytes() + offsets.astype("<u4").tobytes() + b"{"):
         return ""
     return f"the header is not that of {counted(n, 'sample')}"

@@ -10,48 +10,57 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING
 
+from tokmill.formats.base import FormatSpec, FormatWriter, IdFile
+
 if TYPE_CHECKING:
-    from tokmill.core.output_spec import OutputSpec, TokenSlice
-    from tokmill.core.protocols import OutputFiles
+    from tokmill.core.records import IdType
 
 HEADER_BYTES = 1024
-MAGIC = {2: (20240520, 1), 4: (20240801, 7)}
-"""Magic and version by bytes of an id."""
+MAGIC: dict[IdType, tuple[int, int]] = {"uint16": (20240520, 1), "uint32": (20240801, 7)}
+"""Magic and version."""
 _MOST_BYTES = (1 << 31) - 1
 """llm.c holds positions in a file as int."""
 
 
-class LlmcShard:
+class LlmcShard(IdFile):
     """One file. Implements `protocols.Shard`."""
 
-    def __init__(self, files: OutputFiles, name: str, side: str, item_bytes: int) -> None:
-        self._files = files
-        self._name = name
-        self._side = side
-        self._item_bytes = item_bytes
-        self._file = files.file(name, HEADER_BYTES)
-
-    def append(self, tokens: TokenSlice) -> None:
-        """Append the ids."""
-        self._file.append(tokens.ids.data)
+    def __init__(self, writer: LlmcFormat, name: str, side: str) -> None:
+        super().__init__(writer.files, name, side, HEADER_BYTES)
+        self._dtype = writer.spec.dtype
 
     def finish(self, tokens: int, documents: int, n_open: int) -> None:  # noqa: ARG002  the contract's
         """Fill in the header."""
-        header = struct.pack("<3i", *MAGIC[self._item_bytes], tokens).ljust(HEADER_BYTES, b"\0")
-        self._files.complete(self._name, side=self._side, tokens=tokens, documents=documents, header=header)
+        self.complete(tokens, documents, struct.pack("<3i", *MAGIC[self._dtype], tokens).ljust(HEADER_BYTES, b"\0"))
 
 
-class LlmcFormat:
+class LlmcFormat(FormatWriter):
     """Shards `train_000000.bin`, `val_000000.bin`. Implements `protocols.Format`."""
 
-    def __init__(self, files: OutputFiles, spec: OutputSpec) -> None:
-        self._files = files
-        self._item_bytes = spec.item_bytes
-        self.most_tokens = (_MOST_BYTES - HEADER_BYTES) // spec.item_bytes
-
     def shard(self, side: str, number: int) -> LlmcShard:
-        """Shard `number` of a side."""
-        return LlmcShard(self._files, f"{side}_{number:06}.bin", side, self._item_bytes)
+        """Return shard `number` of a side."""
+        return LlmcShard(self, f"{side}_{number:06}.bin", side)
 
-    def finish(self, side: str, n_shards: int) -> None:
-        """Nothing to add."""
+
+def parse_header(header: bytes) -> tuple[IdType, int] | None:
+    """Return type and number of the ids that a header announces; None when it is not llm.c's."""
+    if len(header) < HEADER_BYTES:
+        return None
+    magic, version, n_tokens = struct.unpack_from("<3i", header)
+    return next(((dtype, n_tokens) for dtype, words in MAGIC.items() if words == (magic, version)), None)
+
+
+LLMC = FormatSpec(
+    writer=LlmcFormat,
+    suffix=".bin",
+    header_bytes=HEADER_BYTES,
+    parse_header=parse_header,
+    eot="before",
+    other_eot="llm.c and modded-nanogpt expect the end-of-text id before each document",
+    expects_dtype=True,
+    shard_tokens=100_000_000,
+    most_tokens=lambda item_bytes: (_MOST_BYTES - HEADER_BYTES) // item_bytes,
+    batch_tokens=1 << 19,
+    short_shard="llm.c ends when a shard has less than a batch of all processes",
+)
+"""batch_tokens: GPT-2's usual batch over all processes."""

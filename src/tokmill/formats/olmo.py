@@ -11,67 +11,53 @@ from __future__ import annotations
 import zlib
 from typing import TYPE_CHECKING
 
-import numpy as np
+from tokmill.formats.base import FormatSpec, FormatWriter, IdFile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import numpy as np
     from numpy.typing import NDArray
 
-    from tokmill.core.output_spec import OutputSpec, TokenSlice
-    from tokmill.core.protocols import OutputFile, OutputFiles
+    from tokmill.core.protocols import OutputFile
 
 _BLOCK_BYTES = 1 << 20
 _GZIP = 31
 """zlib's word for the largest window with a gzip header, whose time it leaves 0."""
 
 
-class OlmoShard:
+class OlmoShard(IdFile):
     """Two files. Implements `protocols.Shard`."""
 
-    def __init__(self, files: OutputFiles, name: str, side: str, spec: OutputSpec) -> None:
-        self._files = files
-        self._name = name
-        self._side = side
-        self._spec = spec
-        self._ids = files.file(f"{name}.npy")
-
-    def append(self, tokens: TokenSlice) -> None:
-        """Append the ids."""
-        self._ids.append(tokens.ids.data)
+    def __init__(self, writer: OlmoFormat, name: str, side: str) -> None:
+        super().__init__(writer.files, f"{name}.npy", side)
+        self._spec = writer.spec
+        self._rows_name = f"{name}.csv.gz"
 
     def finish(self, tokens: int, documents: int, n_open: int) -> None:
         """Write the rows."""
-        self._files.complete(f"{self._name}.npy", side=self._side, tokens=tokens, documents=documents)
-        rows = self._files.file(f"{self._name}.csv.gz")
-        _append_rows(rows, self._ends(tokens, n_open))
-        self._files.complete(f"{self._name}.csv.gz")
+        self.complete(tokens, documents)
+        _append_rows(self.files.file(self._rows_name), self._ends(tokens, n_open))
+        self.files.complete(self._rows_name)
 
     def _ends(self, tokens: int, n_open: int) -> Iterator[NDArray[np.int64]]:
-        """Where documents end, found in the file."""
+        """Yield where documents end, found in the file."""
+        import numpy as np
+
         n_bytes, item_bytes = tokens * self._spec.item_bytes, self._spec.item_bytes
         for begin in range(0, n_bytes, _BLOCK_BYTES):
-            ids = np.frombuffer(self._ids.read(begin, min(_BLOCK_BYTES, n_bytes - begin)), f"<u{item_bytes}")
+            ids = np.frombuffer(self.file.read(begin, min(_BLOCK_BYTES, n_bytes - begin)), f"<u{item_bytes}")
             yield np.flatnonzero(ids == self._spec.eot_id) + begin // item_bytes + 1
         if n_open:
             yield np.array([tokens], np.int64)
 
 
-class OlmoFormat:
+class OlmoFormat(FormatWriter):
     """`train/part-0-00000.npy` and so on. Implements `protocols.Format`."""
 
-    most_tokens = 1 << 60
-
-    def __init__(self, files: OutputFiles, spec: OutputSpec) -> None:
-        self._files = files
-        self._spec = spec
-
     def shard(self, side: str, number: int) -> OlmoShard:
-        """Shard `number` of a side."""
-        return OlmoShard(self._files, f"{side}/part-0-{number:05}", side, self._spec)
-
-    def finish(self, side: str, n_shards: int) -> None:
-        """Nothing to add."""
+        """Return shard `number` of a side."""
+        return OlmoShard(self, f"{side}/part-0-{number:05}", side)
 
 
 def _append_rows(file: OutputFile, ends: Iterator[NDArray[np.int64]]) -> None:
@@ -84,3 +70,13 @@ def _append_rows(file: OutputFile, ends: Iterator[NDArray[np.int64]]) -> None:
             number, start = number + 1, end
         file.append(squeeze.compress("".join(lines).encode()))
     file.append(squeeze.flush())
+
+
+OLMO = FormatSpec(
+    writer=OlmoFormat,
+    suffix=".npy",
+    index_suffixes=(".csv.gz",),
+    is_eot_needed=True,
+    most_tokens=lambda _: 1 << 60,
+    keeps_whole=True,
+)

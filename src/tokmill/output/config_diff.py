@@ -231,7 +231,7 @@ def _differing(before: Content, now: Content) -> list[str]:
 
 def _setting(name: str, before: Content, now: Content) -> str:
     if name == "origin":
-        return "one of the two is put together from runs with other settings, or from a bare file, the other is not"
+        return "one of the two is made of runs with other settings, or of bare files, the other is not"
     if name == "n_ids":
         # The same file, counted by a tokmill that left out special tokens.
         return f"the tokenizer had {before.tokenizer.n_ids:,} ids, has {now.tokenizer.n_ids:,}"

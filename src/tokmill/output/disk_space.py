@@ -13,6 +13,7 @@ from tokmill.core.manifest import load_manifest
 from tokmill.core.output_spec import Shards
 from tokmill.core.records import is_packed, text_to_path
 from tokmill.core.text import counted, printable_line
+from tokmill.formats import FORMATS
 from tokmill.output.state_dir import growing_files
 
 if TYPE_CHECKING:
@@ -29,8 +30,6 @@ _HISTORY_COST = 24 << 10
 """Bytes that the history of a run takes, beside the journal and in the manifest: 200 samples."""
 _FILES = 8
 """Inodes: two parts, journal, history, lock, manifest, record of what was skipped, and their directory."""
-_INDEX_BYTES = {"megatron": 20, "datatrove": 8}
-"""A document in the index."""
 _COMPRESSION = 30
 """More than this is not what text compresses to."""
 _REPLACED = 3
@@ -95,7 +94,7 @@ def disk_need(job: Job, n_tokens: int, bytes_in: int, carried_bytes: int = 0) ->
 def rewriting_need(out: Path, content: Content, counts: Counts, *, fresh: bool) -> DiskNeed:
     """What an output of so many tokens and documents needs that is made of other outputs."""
     n_tokens, n_documents = counts.tokens_train + counts.tokens_val, counts.documents_train + counts.documents_val
-    output = n_tokens * item_bytes(content) + n_documents * _INDEX_BYTES.get(content.format, 0)
+    output = n_tokens * item_bytes(content) + n_documents * FORMATS[content.format].index_bytes
     return _need(out, content, n_tokens, output, counts.bytes_in, fresh=fresh)
 
 

@@ -21,6 +21,7 @@ from tokmill.core.partition import Part, inputs_of_parts
 from tokmill.core.system import durable
 from tokmill.core.system.durable import storage_errors
 from tokmill.core.text import counted
+from tokmill.formats import FORMATS
 from tokmill.output.config_diff import changed_parts_error, is_only_more_lenient
 from tokmill.output.journal import Header, encode_header, read_header
 from tokmill.output.state_dir import PARTS, STATE_NAME, is_begun, parts_of, plan_of, refuse_strangers, state_of
@@ -32,19 +33,17 @@ if TYPE_CHECKING:
     from tokmill.core.config import Content
     from tokmill.core.manifest import Manifest
 
-_NUMBERED = ("raw", "llmc", "megatron", "datatrove", "olmo")
-"""Formats in which a part's files can stand beside another's; the others have an index of all files of a side."""
 MOST_NAMED = 5
 """Parts."""
 
 
 def divided(content: Content, count: int) -> Content:
     """The settings of an output in `count` parts. Raises UsageError where that cannot be."""
-    if content.format not in _NUMBERED:
+    if FORMATS[content.format].lists_files:
         raise UsageError(
             f"the format {content.format} cannot be made in parts: it has one index for all files of a side",
             option="--format",
-            allowed=", ".join(_NUMBERED),
+            allowed=", ".join(name for name, spec in FORMATS.items() if not spec.lists_files),
             next_step=f"make it with --format raw, then: tokmill convert DIR --format {content.format} --out OTHER",
         )
     if content.shards and content.shards.drop_tail:

@@ -20,7 +20,7 @@ from tokmill.core.output_spec import SIDES
 from tokmill.core.progress import ProgressReporter
 from tokmill.core.records import Counts
 from tokmill.core.text import printable_bytes
-from tokmill.dataset import files_of, find_tokenizer
+from tokmill.dataset import IdReader, files_of, find_tokenizer
 from tokmill.encode import is_lossless, load_decoder
 from tokmill.output import growing_path, load_history, plan_of, read_journal, state_of
 from tokmill.reports.token_stats import MOST_COUNTED_IDS, SideStatistics, TokenStatistics
@@ -202,7 +202,7 @@ def _read_ids(data: ReportData, manifest: Manifest, observers: Sequence[Observer
     reporter.started(total, 0)
     position = 0
     for name in SIDES:
-        for n_bytes, side in statistics.read_side(files.get(name, ()), content.dtype):
+        for n_bytes, side in statistics.read_side(IdReader.of_files(name, files.get(name, ()), content.dtype)):
             position += n_bytes
             reporter.progress(position)
             data.sides[name] = side

@@ -93,13 +93,14 @@ def _parts(words: Sequence[str], n_parts: int, directory: str) -> str:
 
 def _bare(content: Content) -> tuple[list[str], list[str]]:
     """Of bare files: those of the training side, and the options that state what is in them."""
-    from tokmill.derive import stated_options
-
-    options, n_val = stated_options(content)
-    if options and content.tokenizer.is_known:
-        options += ["--tokenizer", _tokenizer(content.tokenizer)]
     paths = [each.path for each in content.inputs]
-    n_train = len(paths) - n_val
+    stated = content.origin.bare_files if content.origin else None
+    if stated is None:
+        return paths, []
+    options = ["--from-format", stated.format, "--dtype", stated.dtype, "--eot", stated.eot, "--eot-id", str(stated.eot_id)]
+    if content.tokenizer.is_known:
+        options += ["--tokenizer", _tokenizer(content.tokenizer)]
+    n_train = len(paths) - stated.n_val
     return paths[:n_train], options + [part for path in _first(paths[n_train:]) for part in ("--val", path)]
 
 

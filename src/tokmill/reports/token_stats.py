@@ -13,15 +13,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tokmill.core.errors import DamageError
-from tokmill.core.text import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
     from tokmill.core.records import EotPlacement
-    from tokmill.dataset import Ids, TokenFile
+    from tokmill.dataset import IdReader, Ids
 
 BLOCK_TOKENS = 1 << 20
 """Ids that are read at a time."""
@@ -75,14 +74,15 @@ class TokenStatistics:
         self.frequencies: NDArray[np.int64] | None = np.zeros(n_ids, np.int64) if n_ids <= MOST_COUNTED_IDS else None
         """How often each id occurs, shape (n_ids,); None: there are too many to count."""
 
-    def read_side(self, files: Sequence[TokenFile], dtype: str) -> Iterator[tuple[int, SideStatistics]]:
-        """Read one side; after every block, the bytes read, and the side, which is whole with the last. Raises DamageError."""
-        n_tokens = sum(file.n_tokens for file in files)
+    def read_side(self, reader: IdReader) -> Iterator[tuple[int, SideStatistics]]:
+        """Read one side; yield after every block its bytes and the side, which is whole with the last. Raises DamageError."""
+        n_tokens = len(reader)
         side = SideStatistics(n_tokens, window_tokens=max(1, -(-n_tokens // WINDOWS)))
         documents = _Documents(side, drop_first=self._eot == "before")
         position = 0
-        for file, ids in _blocks(files, np.dtype(dtype).newbyteorder("<")):
-            self._check(ids, file)
+        for ids in reader.blocks(BLOCK_TOKENS):
+            if int(ids.max()) >= self._n_ids:
+                raise self._wrong_id(ids, position, reader)
             if self.frequencies is not None:
                 self.frequencies += np.bincount(ids, minlength=self._n_ids)
             sums = None if self._sizes is None else np.concatenate([[0], np.cumsum(self._sizes[ids])])
@@ -95,14 +95,15 @@ class TokenStatistics:
         documents.finish(is_open=self._eot == "before")
         yield 0, side
 
-    def _check(self, ids: Ids, file: TokenFile) -> None:
-        if len(ids) and int(ids.max()) >= self._n_ids:
-            raise DamageError(
-                f"the file holds the id {int(ids.max()):,}",
-                where=str(file.path),
-                allowed=f"ids below {self._n_ids:,}",
-                next_step=f"tokmill verify {file.path.parent} says what else is damaged",
-            )
+    def _wrong_id(self, ids: Ids, position: int, reader: IdReader) -> DamageError:
+        at = int(np.argmax(ids >= self._n_ids))
+        name, begin_byte = reader.locate(position + at)
+        return DamageError(
+            f"the file holds the id {int(ids[at]):,}",
+            where=f"{name}, byte {begin_byte:,}",
+            allowed=f"ids below {self._n_ids:,}",
+            next_step="tokmill verify says what else is damaged",
+        )
 
 
 class _Documents:
@@ -161,22 +162,3 @@ def _add_windows(side: SideStatistics, position: int, sums: NDArray[np.int64]) -
     first, last = position // side.window_tokens, (position + n_ids - 1) // side.window_tokens
     edges = np.clip(np.arange(first, last + 2) * side.window_tokens - position, 0, n_ids)
     side.window_bytes[first : last + 1] += np.diff(sums[edges])
-
-
-def _blocks(files: Sequence[TokenFile], dtype: np.dtype[np.unsignedinteger]) -> Iterator[tuple[TokenFile, Ids]]:
-    """Read, not mapped: the pages of a map count as memory. Raises DamageError for a file that ends too soon."""
-    for file in files:
-        with file.path.open("rb") as stream:
-            stream.seek(file.header_bytes)
-            left = file.n_tokens
-            while left:
-                ids: Ids = np.fromfile(stream, dtype, min(left, BLOCK_TOKENS))
-                if not len(ids):
-                    raise DamageError(
-                        f"the file ends {counted(left, 'id')} too soon",
-                        where=str(file.path),
-                        allowed=f"{counted(file.n_tokens, 'id')}, as the manifest says",
-                        next_step=f"tokmill verify {file.path.parent} says what else is damaged",
-                    )
-                left -= len(ids)
-                yield file, ids

@@ -1,4 +1,4 @@
-"""Divides the two sides into shards, whatever the format: the part of a writer that counts.
+"""The writer of any format: divides the two sides into shards, and names the files of a part.
 
 A shard is closed only when a token comes that is not for it, so that where runs begin and end makes no difference. What a shard
 has so far (tokens, documents, tokens of a document that has not ended) is all the state there is, for any format.
@@ -10,30 +10,52 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tokmill.core.output_spec import SIDES, TokenSlice
+from tokmill.core.output_spec import SIDES, OutputSpec, Shards, TokenSlice
+from tokmill.core.partition import Part
+from tokmill.formats.registry import FORMATS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
-    from tokmill.core.output_spec import OutputSpec
-    from tokmill.core.protocols import Format, Shard
-    from tokmill.core.records import Tokens
+    from tokmill.core.config import Content
+    from tokmill.core.protocols import Format, OutputFile, OutputFiles, Shard, Writer
+    from tokmill.core.records import FileEntry, Tokens
+
+
+def make_writer(files: OutputFiles, state: Mapping[str, int], spec: OutputSpec) -> Writer:
+    """Return a writer of `spec.format`. state: `Writer.state` at the last commit, empty at the beginning."""
+    if spec.part is not None:
+        files = NumberedFiles(files, spec.part)
+    return ShardedWriter(FORMATS[spec.format].writer(files, spec), state, spec)
+
+
+def spec_of(content: Content) -> OutputSpec:
+    """Return what the settings of a run say to a writer."""
+    return OutputSpec(
+        format=content.format,
+        dtype=content.dtype,
+        eot=content.eot,
+        eot_id=content.tokenizer.eot_id,
+        tokenizer=content.tokenizer.name,
+        shards=content.shards if isinstance(content.shards, Shards) else None,
+        part=content.part.index if isinstance(content.part, Part) else None,
+    )
 
 
 class ShardedWriter:
     """Both sides in one format. Implements `protocols.Writer`."""
 
-    def __init__(self, made: Format, state: Mapping[str, int], spec: OutputSpec) -> None:
-        self._sides = {side: _Side(made, side, state, spec) for side in SIDES}
+    def __init__(self, writer: Format, state: Mapping[str, int], spec: OutputSpec) -> None:
+        self._sides = {side: _Side(writer, side, state, spec) for side in SIDES}
 
     def append(self, tokens: Tokens) -> None:
         """Append a run to its side."""
         self._sides[SIDES[tokens.is_val]].append(tokens.ids, tokens.ends)
 
     def state(self) -> dict[str, int]:
-        """Of both sides."""
+        """Return the state of both sides."""
         return {f"{name}_{key}": n for name, side in self._sides.items() for key, n in side.state().items()}
 
     def finish(self) -> None:
@@ -45,12 +67,12 @@ class ShardedWriter:
 class _Side:
     """The shards of one side, one of them open."""
 
-    def __init__(self, made: Format, name: str, state: Mapping[str, int], spec: OutputSpec) -> None:
-        self._format = made
+    def __init__(self, writer: Format, name: str, state: Mapping[str, int], spec: OutputSpec) -> None:
+        self._format = writer
         self._name = name
         self._is_before = spec.eot == "before"
-        self._most = made.most_tokens
-        self._limit = min(spec.shards.tokens, made.most_tokens) if spec.shards else made.most_tokens
+        self._most = FORMATS[spec.format].most_tokens(spec.item_bytes)
+        self._limit = min(spec.shards.tokens, self._most) if spec.shards else self._most
         self._is_whole = spec.shards is not None and spec.shards.whole_documents
         self._drops_tail = spec.shards is not None and spec.shards.drop_tail
         self._number = state.get(f"{name}_shards", 0)
@@ -61,7 +83,7 @@ class _Side:
         self._shard: Shard | None = None
 
     def state(self) -> dict[str, int]:
-        """Complete shards, the sums of the one that is open, and whether it ends inside a document, begun there or before."""
+        """Return complete shards, the sums of the open one, and whether it ends inside a document, begun there or before."""
         counts = {"shards": self._number, "tokens": self._tokens, "documents": self._documents}
         return counts | {"open": self._open, "inside": int(self._is_inside)}
 
@@ -90,7 +112,7 @@ class _Side:
         return self._tokens >= self._limit and (not self._is_whole or not self._open or self._tokens >= self._most)
 
     def _cut(self, begin: int, n_ids: int, ends: NDArray[np.int64]) -> int:
-        """Where the open shard ends in a run of `n_ids` ids, of which those from `begin` on are left."""
+        """Return where the open shard ends in a run of `n_ids` ids, of which those from `begin` on are left."""
         least = begin + self._limit - self._tokens
         if not self._is_whole:
             return min(least, n_ids)
@@ -107,7 +129,7 @@ class _Side:
         self._tokens += len(ids)
 
     def _begun(self, n_ids: int, ends: NDArray[np.int64]) -> int:
-        """Documents whose first token is among these, each of which has one: its end-of-text id."""
+        """Count documents whose first token is among these; each has one: its end-of-text id."""
         return int(not self._is_inside and n_ids > 0) + int(np.count_nonzero(ends < n_ids))
 
     def _close(self) -> None:
@@ -117,3 +139,34 @@ class _Side:
         self._shard = None
         self._number += 1
         self._tokens = self._documents = self._open = 0
+
+
+class NumberedFiles:
+    """The files of one part of an output. Implements `protocols.OutputFiles`.
+
+    The number of the part follows the side in their names: `train.bin` becomes `train_00003.bin`, `val_000001.bin` becomes
+    `val_00003_000001.bin`, `train/000000.ds` becomes `train/00003_000000.ds`. Sorted by name, the files lie in the order of the
+    corpus, and only a rename is left to do when all parts are complete.
+    """
+
+    def __init__(self, files: OutputFiles, part: int) -> None:
+        self._files = files
+        self._part = part
+
+    def file(self, name: str, header_bytes: int = 0) -> OutputFile:
+        """See protocols.OutputFiles."""
+        return self._files.file(_numbered(name, self._part), header_bytes)
+
+    def complete(self, name: str, *, side: str | None = None, tokens: int = 0, documents: int = 0, header: bytes = b"") -> None:
+        """See protocols.OutputFiles."""
+        self._files.complete(_numbered(name, self._part), side=side, tokens=tokens, documents=documents, header=header)
+
+    def completed(self) -> Mapping[str, FileEntry]:
+        """See protocols.OutputFiles; by the names with the number."""
+        return self._files.completed()
+
+
+def _numbered(name: str, part: int) -> str:
+    side = next(side for side in SIDES if name.startswith(side))
+    rest = name[len(side) :]
+    return f"{side}/{part:05}_{rest[1:]}" if rest.startswith("/") else f"{side}_{part:05}{rest}"

@@ -1,0 +1,97 @@
+"""What a trainer's format declares, and what the writers of all formats share.
+
+Nothing here or at the top of a format's file imports numpy: planning and `--help` read these records.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tokmill.core.output_spec import OutputSpec, TokenSlice
+    from tokmill.core.protocols import Format, OutputFiles
+    from tokmill.core.records import EotPlacement, IdType
+
+UINT16_IDS = 1 << 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FormatSpec:
+    """All that tokmill knows of one trainer's format. Ids are little-endian; int32 is read as uint32, for no id is negative."""
+
+    writer: Callable[[OutputFiles, OutputSpec], Format]
+    suffix: str
+    """Of the files that hold ids."""
+    header_bytes: int = 0
+    """Before the first id; with `lists_files`, the manifest says it for each file."""
+    parse_header: Callable[[bytes], tuple[IdType, int] | None] | None = None
+    """Returns type and number of the ids that the first `header_bytes` of a file announce; None: it is not such a header."""
+    index_suffixes: tuple[str, ...] = ()
+    """Of the files beside them, where the suffix alone tells them apart."""
+    index_magic: bytes = b""
+    """What an index file begins with, where its first bytes tell it apart."""
+    index_bytes: int = 0
+    """Of a document in the index, uncompressed."""
+    lists_files: bool = False
+    """A side has one index of all its files: no parts made apart, and no file that can be read without the index."""
+
+    eot: EotPlacement = "after"
+    """Where the trainer expects the end-of-text id: the default."""
+    is_eot_needed: bool = False
+    """The trainer cannot read another placement."""
+    other_eot: str = ""
+    """Notice: what the trainer does with another placement."""
+    uint16_ids: int = UINT16_IDS
+    """Largest number of ids in a vocabulary for which the trainer expects uint16."""
+    most_ids: int = 1 << 32
+    """Largest number of ids in a vocabulary that the format can hold."""
+    expects_dtype: bool = False
+    """The trainer chooses the dtype by the vocabulary, so another is worth a notice."""
+    shard_tokens: int | None = None
+    """Tokens of a shard by default; None: a side is one file."""
+    most_tokens: Callable[[int], int]
+    """Returns the most tokens of a shard, by bytes of an id: what offsets of the format and of its readers can hold."""
+    keeps_whole: bool = False
+    """Shards list documents, so a document is never cut."""
+    unit_tokens: int = 1
+    """A shard is a multiple of this; above 1, documents are always cut and the last shard is filled up."""
+    batch_tokens: int = 0
+    """Fewest tokens of a shard, and of the validation side, that the trainer takes at its usual batch size; 0: any."""
+    short_shard: str = ""
+    """Notice: what the trainer does with fewer."""
+
+
+class IdFile:
+    """One file of ids behind a header, if any. Implements `protocols.Shard`; base of other shards."""
+
+    def __init__(self, files: OutputFiles, name: str, side: str, header_bytes: int = 0) -> None:
+        self.files = files
+        self.name = name
+        self.side = side
+        self.file = files.file(name, header_bytes)
+
+    def append(self, tokens: TokenSlice) -> None:
+        """Append the ids."""
+        self.file.append(tokens.ids.data)
+
+    def finish(self, tokens: int, documents: int, n_open: int) -> None:  # noqa: ARG002  the contract's
+        """Complete the file."""
+        self.complete(tokens, documents)
+
+    def complete(self, tokens: int, documents: int, header: bytes = b"") -> None:
+        """Complete the file of ids, with its header."""
+        self.files.complete(self.name, side=self.side, tokens=tokens, documents=documents, header=header)
+
+
+class FormatWriter:
+    """Base of the formats' writers: keeps what they are told, and adds nothing to a complete side."""
+
+    def __init__(self, files: OutputFiles, spec: OutputSpec) -> None:
+        self.files = files
+        self.spec = spec
+
+    def finish(self, side: str, n_shards: int) -> None:
+        """Add nothing."""
