@@ -234,12 +234,12 @@ class Batch:
     the batch before (`head_open`) and the last may go on in the next (`tail_open`).
     """
 
-    index: int
-    """0, 1, 2, ... in the order of the corpus."""
+    index: int = 0
+    """0, 1, 2, ... in the order of the corpus; set by its reader."""
     documents: Sequence[bytes]
-    raw: memoryview | None
+    raw: memoryview | None = None
     """The documents with what stood between them, to check UTF-8 in one go; None: they are valid UTF-8 already, policy applied."""
-    is_val: bool | None
+    is_val: bool | None = None
     """The side of a document that was cut (the batch holds one piece of it); None: each document's hash decides."""
     head_open: bool = False
     tail_open: bool = False

@@ -95,10 +95,7 @@ class ColumnReader:
         position, first = self._position, self._position.record
         position.record += len(documents)
         return Batch(
-            index=0,
             documents=documents,
-            raw=None,
-            is_val=None,
             after=position.cursor(),
             locate=lambda i: position.location(0, first + i).at(None),
             counts=Counts(documents=len(documents), bytes_in=documents.n_bytes),

@@ -80,10 +80,7 @@ class InputRange:
             after = msgspec.structs.replace(after, record=start.record)
         where = self.position(start).location()
         return Batch(
-            index=0,
             documents=[],
-            raw=None,
-            is_val=None,
             after=after,
             locate=lambda _i: where,
             counts=Counts(),

@@ -1,12 +1,12 @@
-"""Documents larger than a batch, cut where no token can reach across, without ever holding more than they need.
+"""Documents larger than a batch, cut where no token can reach across, in as little memory as they need.
 
 Up to `divide_above_bytes` a document is held until its end, because its side of the validation split is decided by the hash of all
-of it. A longer one is divided into blocks, each on its own side; blocks of one side that follow one another stay one document. The
-hard one is that nothing here may depend on how the bytes arrived: a block ends at the first safe cut at or after a fixed number of
-raw bytes from its beginning, and bytes that may still turn out to be a separator are never looked at.
+of it. A longer one is divided into blocks, each on its own side; blocks of one side that follow one another stay one document.
+Nothing here may depend on how the bytes arrived: a block ends at the first safe cut at or after a fixed number of raw bytes from
+its beginning, and bytes that may still turn out to be a separator are not looked at.
 
 The policy for bytes that are not UTF-8 is applied to each piece. That equals applying it to the whole: every safe cut has a
-complete character on both sides, and a decoder has nothing pending behind one; `tests/read/test_long_documents.py` compares them.
+complete character on both sides, and a decoder has nothing pending after one; `tests/read/test_long_documents.py` compares them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import codecs
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import xxhash
 
@@ -32,48 +32,55 @@ if TYPE_CHECKING:
     from tokmill.read.position import ReadSettings
 
 
-class LongDocument(Protocol):
-    """A document that is read, and held, as far as it must be."""
+class LongDocument:
+    """A document that is read, and held, as far as it must be. This one is in memory; readers derive theirs."""
 
-    buffer: bytearray
+    def __init__(self, buffer: bytearray) -> None:
+        self.buffer = buffer
+        """What was read of the document and not taken yet, and nothing that follows it."""
 
     @property
     def complete(self) -> bool:
-        """The buffer holds the document's last byte."""
+        """Whether the buffer has the document's last byte."""
+        return True
 
     @property
     def n_known(self) -> int:
         """Bytes of the buffer that certainly belong to the document."""
+        return len(self.buffer)
 
     def grow(self) -> None:
         """Read on."""
 
     def take(self, n_bytes: int) -> bytes:
-        """Take bytes from the front."""
+        """Take bytes from the beginning of the buffer."""
+        taken = bytes(memoryview(self.buffer)[:n_bytes])
+        del self.buffer[:n_bytes]
+        return taken
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextPiece:
-    """A part of a large document that is encoded by itself."""
+    """A piece of a long document that is encoded by itself."""
 
     text: bytes
     """Valid UTF-8, policy applied."""
     raw: bytes
-    """The bytes that were consumed to the end of this piece; b"" while more pieces of the same bytes follow."""
+    """The bytes that were consumed by the end of this piece; b"" while more pieces of the same bytes follow."""
     is_val: bool
     head_open: bool
     tail_open: bool
     n_invalid: int = 0
     next_begins: bool | None = None
-    """At the end of a block: whether the next begins a document of its own. None: reading cannot go on behind this piece."""
+    """At the end of a block: whether the next begins a document of its own. None: no cursor can name the end of this piece."""
     adds_part: bool = False
     last: bool = False
 
 
-def hold(document: LongDocument, settings: ReadSettings, where: Location) -> bool:
-    """Read on until the document is complete or known to be longer than what is divided; whether it is complete.
+def read_whole(document: LongDocument, settings: ReadSettings, where: Location) -> bool:
+    """Read on until a document is complete or known to be divided; return whether it is complete.
 
-    Raises MemoryBudgetError for a document that nothing can cut and that does not fit.
+    Raises MemoryBudgetError for a document that cannot be cut and does not fit.
     """
     limit = settings.divide_above_bytes if settings.cutter else max(settings.max_piece_bytes, settings.batch_bytes)
     while not document.complete and document.n_known <= limit:
@@ -86,8 +93,8 @@ def hold(document: LongDocument, settings: ReadSettings, where: Location) -> boo
     return False
 
 
-def whole(document: LongDocument, settings: ReadSettings, where: Location, *, is_valid: bool) -> Iterator[TextPiece]:
-    """The pieces of a complete document, all of one side. is_valid: it is UTF-8. Raises MemoryBudgetError."""
+def whole_pieces(document: LongDocument, settings: ReadSettings, where: Location, *, is_valid: bool) -> Iterator[TextPiece]:
+    """Yield the pieces of a complete document, all of one side. is_valid: it is UTF-8. Raises MemoryBudgetError."""
     content = settings.content
     is_val = _side(document.buffer, content, is_valid=is_valid)
     head_open = False
@@ -102,10 +109,10 @@ def whole(document: LongDocument, settings: ReadSettings, where: Location, *, is
         head_open = True
 
 
-def divided(
+def divided_pieces(
     document: LongDocument, settings: ReadSettings, where: Location, document_offset: int, *, begins: bool
 ) -> Iterator[TextPiece]:
-    """The pieces of a document that is divided, from `where` on. begins: whether the first block begins a document of its side.
+    """Yield the pieces of a divided document from `where` on. begins: whether the first block begins a document of its side.
 
     Raises BadTextError, MemoryBudgetError.
     """
@@ -141,12 +148,12 @@ def _blocks(document: LongDocument, settings: ReadSettings, where: Location) -> 
             if content.encoding_errors == "strict":
                 raise _not_utf8(where, offset + at, raw[at])
             text, n_invalid = clean(raw, content.encoding_errors)
-        yield _Block(text, raw, _moved(where, offset), _side(text, content, is_valid=True), n_invalid)
+        yield _Block(text, raw, where.at(offset), _side(text, content, is_valid=True), n_invalid)
         offset += n
 
 
 def _block_bytes(document: LongDocument, settings: ReadSettings, where: Location, offset: int) -> int:
-    """Length of the next block; 0 at the end of the document."""
+    """Return the length of the next block, 0 at the end of the document."""
     cutter, start = settings.cutter, settings.block_bytes
     if cutter is None:
         raise _too_long(where, settings, "for this tokenizer no document can be cut, and this one")
@@ -161,14 +168,14 @@ def _block_bytes(document: LongDocument, settings: ReadSettings, where: Location
         elif document.complete:
             return len(document.buffer)
         elif n_seen > start + settings.max_piece_bytes:
-            raise _too_long(_moved(where, offset), settings, "the text from here on has no place where it can be cut, and it")
+            raise _too_long(where.at(offset), settings, "the text from here on has no place where it can be cut, and it")
         else:
             window *= 2
             document.grow()
 
 
 def _emit(block: _Block, settings: ReadSettings, *, begins: bool, adds_part: bool, next_begins: bool | None) -> Iterator[TextPiece]:
-    """A block as pieces that fit a batch."""
+    """Yield a block as pieces that fit a batch."""
     rest = bytearray(block.text)
     head_open = not begins
     first = True
@@ -192,23 +199,21 @@ def _emit(block: _Block, settings: ReadSettings, *, begins: bool, adds_part: boo
 
 
 def _piece_bytes(text: bytearray, settings: ReadSettings, where: Location, offset: int) -> int:
-    """Length of the next piece: at most a batch, or up to the first safe cut behind that. Raises MemoryBudgetError."""
+    """Return the length of the next piece: at most a batch, or up to the first safe cut after that. Raises MemoryBudgetError."""
     n, cutter = len(text), settings.cutter
     if n > settings.batch_bytes and cutter is not None:
         n = cutter.last(text, settings.batch_bytes) or cutter.first(text, settings.batch_bytes) or n
     if n > max(settings.max_piece_bytes, settings.batch_bytes):
-        raise _too_long(_moved(where, offset), settings, "the text from here on has no place where it can be cut, and it", n)
+        raise _too_long(where.at(offset), settings, "the text from here on has no place where it can be cut, and it", n)
     return n
 
 
 def piece_batch(piece: TextPiece, *, after: Cursor | None, counts: Counts, where: Location, position_bytes: int) -> Batch:
-    """The batch that carries one piece."""
+    """Return the batch of one piece."""
     # A document in one piece is like any other: its hash decides where it is encoded, and empty it is skipped there.
     is_one = not piece.head_open and not piece.tail_open and piece.last and not piece.adds_part
     return Batch(
-        index=0,
         documents=[piece.text],
-        raw=None,
         is_val=None if is_one else piece.is_val,
         head_open=piece.head_open,
         tail_open=piece.tail_open,
@@ -219,40 +224,19 @@ def piece_batch(piece: TextPiece, *, after: Cursor | None, counts: Counts, where
     )
 
 
-@dataclass(slots=True)
-class _Held:
-    """A document that is in memory."""
-
-    buffer: bytearray
-    complete: bool = True
-
-    @property
-    def n_known(self) -> int:
-        return len(self.buffer)
-
-    def grow(self) -> None:
-        """There is nothing more."""
-
-    def take(self, n_bytes: int) -> bytes:
-        taken = bytes(memoryview(self.buffer)[:n_bytes])
-        del self.buffer[:n_bytes]
-        return taken
-
-
 def long_batches(
     text: bytes, settings: ReadSettings, where: Location, *, counts: Counts, after: Cursor, position_bytes: int
 ) -> Iterator[Batch]:
-    """The batches of a document that is in memory, valid UTF-8 and larger than a batch; the last carries counts and cursor.
+    """Yield the batches of a document in memory that is valid UTF-8 and larger than a batch; the last has counts and cursor.
 
     Raises MemoryBudgetError.
     """
-    document = _Held(bytearray(text))
+    document = LongDocument(bytearray(text))
     del text
-    inside = type(where)(path=where.path, record=where.record, offset=0, unit=where.unit)
-    if hold(document, settings, where):
-        pieces = whole(document, settings, inside, is_valid=True)
+    if read_whole(document, settings, where):
+        pieces = whole_pieces(document, settings, where.at(0), is_valid=True)
     else:
-        pieces = divided(document, settings, inside, 0, begins=True)
+        pieces = divided_pieces(document, settings, where.at(0), 0, begins=True)
     for piece in pieces:
         yield piece_batch(
             piece,
@@ -264,13 +248,13 @@ def long_batches(
 
 
 def _side(text: bytes | bytearray, content: Content, *, is_valid: bool) -> bool:
-    """The side of a document by the hash of its text, policy applied."""
+    """Return the side of a document, by the hash of its text with the policy applied."""
     value = xxhash.xxh3_64_intdigest(text, content.seed) if is_valid else _clean_hash(text, content)
     return value < math.ceil(content.val_fraction * 2**64)
 
 
 def _clean_hash(text: bytes | bytearray, content: Content) -> int:
-    """The hash of the text with the policy applied, without holding that text."""
+    """Return the hash of the text with the policy applied, without holding that text."""
     decoder = codecs.getincrementaldecoder("utf-8")(content.encoding_errors)
     state = xxhash.xxh3_64(seed=content.seed)
     with memoryview(text) as view:
@@ -278,10 +262,6 @@ def _clean_hash(text: bytes | bytearray, content: Content) -> int:
             part = view[begin : begin + (1 << 20)]
             state.update(decoder.decode(bytes(part), final=begin + len(part) == len(view)).encode())
     return state.intdigest()
-
-
-def _moved(where: Location, offset: int) -> Location:
-    return type(where)(path=where.path, record=where.record, offset=offset, unit=where.unit)
 
 
 def _too_long(where: Location, settings: ReadSettings, what: str, n_bytes: int | None = None) -> MemoryBudgetError:
@@ -292,7 +272,7 @@ def _too_long(where: Location, settings: ReadSettings, what: str, n_bytes: int |
 def _not_utf8(where: Location, offset: int, byte: int) -> BadTextError:
     return BadTextError(
         f"not valid UTF-8: byte 0x{byte:02x}, in a document so long that it is divided and cannot be left out",
-        where=str(_moved(where, offset)),
+        where=str(where.at(offset)),
         allowed="UTF-8 text",
         next_step="mend the file, or pass --encoding-errors replace (or ignore)",
     )

@@ -153,10 +153,7 @@ class RowBatcher:
         self, documents: list[bytes], locate: Callable[[int], Location], counts: Counts, skips: list[Skip], after: Cursor | None
     ) -> Batch:
         return Batch(
-            index=0,
             documents=documents,
-            raw=None,
-            is_val=None,
             after=after,
             locate=locate,
             counts=counts,

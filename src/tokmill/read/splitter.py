@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from tokmill.core.documents import DocumentBuffer
+from tokmill.read.long_documents import LongDocument
 from tokmill.read.utf8 import HEAD_BYTES
 
 if TYPE_CHECKING:
@@ -244,11 +245,11 @@ def _overlaps_itself(separator: bytes) -> bool:
     return any(separator.endswith(separator[:n]) for n in range(1, len(separator)))
 
 
-class LongRecord:
-    """A record that does not fit into a window. Implements `long_documents.LongDocument`."""
+class LongRecord(LongDocument):
+    """A record that does not fit into a window."""
 
     def __init__(self, stream: ByteStream, separator: bytes | None, head: bytes, step_bytes: int, *, ended: bool) -> None:
-        self.buffer = bytearray(head)
+        super().__init__(bytearray(head))
         self.following = b""
         """What was read after the record."""
         self.ended = ended
@@ -262,29 +263,23 @@ class LongRecord:
 
     @property
     def complete(self) -> bool:
-        """The buffer holds the record's last byte."""
+        """See LongDocument."""
         return self.has_separator or self.ended
 
     @property
     def n_known(self) -> int:
-        """Bytes of the buffer that certainly belong to the record: its end may be the beginning of a separator."""
+        """See LongDocument: the end of the buffer may be the beginning of a separator."""
         if self.complete or self._separator is None:
             return len(self.buffer)
         return max(0, len(self.buffer) - len(self._separator) + 1)
 
     def grow(self) -> None:
-        """Read on. The buffer never holds anything that follows the record."""
+        """See LongDocument."""
         n_before = len(self.buffer)
         data = self._stream.read(self._step_bytes)
         self.buffer += data
         self.ended = not data
         self._find(n_before)
-
-    def take(self, n_bytes: int) -> bytes:
-        """Take bytes from the beginning of the buffer."""
-        taken = bytes(memoryview(self.buffer)[:n_bytes])
-        del self.buffer[:n_bytes]
-        return taken
 
     def _find(self, n_searched: int) -> None:
         separator = self._separator

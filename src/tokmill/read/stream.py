@@ -112,12 +112,27 @@ class PlainStream:
             raise _changed(source, "it has the same size and another modification time")
 
 
-class CompressedStream:
+class _Wrapper:
+    """A stream made of another one, which it closes."""
+
+    def __init__(self, stream: ByteStream) -> None:
+        self.offset = stream.offset
+        self._stream = stream
+
+    def raw_position(self) -> int:
+        """See ByteStream."""
+        return self._stream.raw_position()
+
+    def close(self) -> None:
+        """See ByteStream."""
+        self._stream.close()
+
+
+class CompressedStream(_Wrapper):
     """The decompressed bytes of all frames of a file. Whatever is not a complete frame is an error."""
 
-    def __init__(self, plain: ByteStream, source: Input, codec: Codec) -> None:
-        self.offset = 0
-        self._plain = plain
+    def __init__(self, stream: ByteStream, source: Input, codec: Codec) -> None:
+        super().__init__(stream)
         self._source = source
         self._codec = codec
         self._frame: Frame | None = codec.new_frame()
@@ -128,16 +143,16 @@ class CompressedStream:
         while frame := self._frame or self._next_frame():
             data = self._pending
             if not data and frame.needs_input:
-                data = self._plain.read(self._codec.chunk_bytes)
+                data = self._stream.read(self._codec.chunk_bytes)
                 if not data:
                     raise self._damaged("the compressed data ends in the middle", "get a complete copy of the file")
             self._pending = b""
             try:
                 text = frame.decompress(data, n_bytes)
-            except self._codec.error as error:
+            except self._codec.errors as error:
                 raise self._damaged(*self._codec.explain(error)) from error
             if frame.eof:
-                self._pending = frame.unused_data
+                self._pending = frame.unused_data or b""
                 self._frame = None
             if text:
                 self.offset += len(text)
@@ -148,19 +163,11 @@ class CompressedStream:
         """See ByteStream."""
         _read_past(self, n_bytes, self._source)
 
-    def raw_position(self) -> int:
-        """See ByteStream."""
-        return self._plain.raw_position()
-
-    def close(self) -> None:
-        """See ByteStream."""
-        self._plain.close()
-
     def _next_frame(self) -> Frame | None:
         """Begin the next frame; return None at the true end."""
         rest = self._codec.after_frame(self._pending)
         while not rest:
-            data = self._plain.read(self._codec.chunk_bytes)
+            data = self._stream.read(self._codec.chunk_bytes)
             if not data:
                 return None
             rest = self._codec.after_frame(data)
@@ -169,7 +176,7 @@ class CompressedStream:
         return self._frame
 
     def _damaged(self, what: str, next_step: str) -> DamagedInputError:
-        at = f"compressed byte {self._plain.offset - len(self._pending):,} or before, decompressed byte {self.offset:,}"
+        at = f"compressed byte {self._stream.offset - len(self._pending):,} or before, decompressed byte {self.offset:,}"
         return DamagedInputError(
             f"{what} ({self._codec.name})",
             where=f"{_shown(self._source)}, {at}",
@@ -178,14 +185,13 @@ class CompressedStream:
         )
 
 
-class PeekedStream:
-    """A stream whose first bytes can be looked at before they are read. Closes the stream that it wraps."""
+class PeekedStream(_Wrapper):
+    """A stream whose first bytes can be looked at before they are read."""
 
     def __init__(self, stream: ByteStream) -> None:
-        self.offset = stream.offset
+        super().__init__(stream)
         self.peeked = b""
         """What was peeked at and is still to be read."""
-        self._stream = stream
         self._ended = False
 
     def peek(self, n_bytes: int) -> bytes:
@@ -212,21 +218,12 @@ class PeekedStream:
             self._stream.skip(n_bytes - n_held)
         self.offset += n_bytes
 
-    def raw_position(self) -> int:
-        """See ByteStream."""
-        return self._stream.raw_position()
 
-    def close(self) -> None:
-        """See ByteStream."""
-        self._stream.close()
-
-
-class BoundedStream:
+class BoundedStream(_Wrapper):
     """A stream that ends at a given byte of its input."""
 
     def __init__(self, stream: ByteStream, end: int, source: Input) -> None:
-        self.offset = stream.offset
-        self._stream = stream
+        super().__init__(stream)
         self._end = end
         self._source = source
 
@@ -245,14 +242,6 @@ class BoundedStream:
         """See ByteStream."""
         self._stream.skip(n_bytes)
         self.offset += n_bytes
-
-    def raw_position(self) -> int:
-        """See ByteStream."""
-        return self._stream.raw_position()
-
-    def close(self) -> None:
-        """See ByteStream."""
-        self._stream.close()
 
 
 def read_fully(stream: ByteStream, n_bytes: int) -> bytes:
@@ -277,16 +266,13 @@ def open_stream(source: Input) -> ByteStream:
         DamagedInputError: it cannot be read.
         ChangedError: it is not as it was when the run was planned.
     """
-    plain = _open_remote(source) if source.is_remote else PlainStream(source)
-    if source.compression == "none":
-        return plain
-    return CompressedStream(plain, source, new_codec(source.compression))
+    if source.is_remote:
+        from tokmill.store import RemoteStream
 
-
-def _open_remote(source: Input) -> ByteStream:
-    from tokmill.store import RemoteStream
-
-    return RemoteStream(source)
+        stored: ByteStream = RemoteStream(source)
+    else:
+        stored = PlainStream(source)
+    return stored if source.compression == "none" else CompressedStream(stored, source, new_codec(source.compression))
 
 
 def _open(source: Input) -> int:

@@ -123,10 +123,7 @@ class _LinesReader:
 
     def _batch(self, texts: list[bytes], locate: Callable[[int], Location], after: Cursor) -> Batch:
         return Batch(
-            index=0,
             documents=texts,
-            raw=None,
-            is_val=None,
             after=after,
             locate=locate,
             counts=Counts(documents=len(texts), bytes_in=self._batcher.uncount()),

@@ -1,9 +1,9 @@
 """Archives of texts (tar, as WebDataset makes them), read front to back without unpacking: each member is a document.
 
 Members named .txt, .text or .md are texts as they are, members named .json are JSON objects with a text key; the others (images,
-directories, links, hidden ones) are passed over and counted. Headers are parsed by Python's tarfile, one at a time: its own loop
-over members is refused, since it takes an archive that was cut, or whose headers are damaged from some place on, for one that ends
-there. Nothing of a header is believed but its name, kind and size, and no path of an archive is ever opened.
+directories, links, hidden ones) are passed over and counted. Python's tarfile parses one header at a time; its own loop over
+members is not used, since it accepts an archive that was cut, or whose headers are damaged from some place on. Of a header only
+name, kind and size are used, and no path of an archive is ever opened.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from tokmill.core.records import Counts
 from tokmill.core.skipping import OTHER_FILE
 from tokmill.core.system.budget import piece_too_long
 from tokmill.read.json_record import NotARecordError, RecordParser
-from tokmill.read.long_documents import divided, hold, piece_batch, whole
+from tokmill.read.long_documents import LongDocument, divided_pieces, piece_batch, read_whole, whole_pieces
 from tokmill.read.row_batcher import RowBatcher
+from tokmill.read.stream import read_fully
 from tokmill.read.utf8 import first_invalid
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tokmill.core.protocols import ByteStream
-    from tokmill.core.records import Batch, Cursor, Location
+    from tokmill.core.records import Batch, Cursor
     from tokmill.read.position import Position, ReadSettings
 
 _TEXT_SUFFIXES = (".txt", ".text", ".md")
 _JSON_SUFFIX = ".json"
-_BLOCK = tarfile.BLOCKSIZE
 _READ_BYTES = 1 << 20
 _MOST_HEADER_BYTES = 1 << 20
 """Of the blocks before a member that hold a long name or extended attributes."""
@@ -38,7 +38,7 @@ _HEADER_ERRORS = (tarfile.TarError, ValueError, OverflowError, IndexError, KeyEr
 
 
 def read_tar(stream: ByteStream, position: Position, settings: ReadSettings, start: Cursor) -> Iterator[Batch]:
-    """Batches of one archive, from `start` on. `index` is not set.
+    """Yield the batches of one archive from `start` on, with `index` not set.
 
     Raises DamagedInputError, BadRecordError, MemoryBudgetError, ChangedError.
     """
@@ -47,39 +47,39 @@ def read_tar(stream: ByteStream, position: Position, settings: ReadSettings, sta
 
 
 class _TarReader:
-    """Reads one archive."""
+    """The reader of one archive."""
 
     def __init__(self, stream: ByteStream, position: Position, settings: ReadSettings) -> None:
         self._stream = stream
         self._position = position
         self._settings = settings
-        self._parse = RecordParser(settings.content.text_key)
+        self._parser = RecordParser(settings.content.text_key)
         allowed = f'text files, and .json files with a string under the key "{settings.content.text_key}"'
-        self._rows = RowBatcher(position, settings, stream.raw_position, allowed=allowed, records="members")
+        self._batcher = RowBatcher(position, settings, stream.raw_position, allowed=allowed, records="members")
 
     def batches(self) -> Iterator[Batch]:
         while (found := self._next()) is not None:
             member, header, n_data = found
             name = member.name.lower()
             is_text = name.endswith(_TEXT_SUFFIXES)
-            is_large = is_text and not _is_hidden(name) and member.size > self._settings.batch_bytes
-            if is_large:
-                yield from self._rows.take(self._position.cursor())
+            is_long = is_text and not _is_hidden(name) and member.size > self._settings.batch_bytes
+            if is_long:
+                yield from self._batcher.take(self._position.cursor())
             self._consume(header)
             is_other = not member.isreg() or member.sparse is not None or not (is_text or name.endswith(_JSON_SUFFIX))
             if is_other or _is_hidden(name):
                 self._pass_over(n_data)
-            elif is_large:
-                yield from self._large(member)
+            elif is_long:
+                yield from self._long(member)
             else:
                 self._small(member, is_text=is_text)
-            if self._rows.is_full:
-                yield from self._rows.take(self._position.cursor())
+            if self._batcher.is_full:
+                yield from self._batcher.take(self._position.cursor())
         self._check_rest()
-        yield from self._rows.take(self._position.end())
+        yield from self._batcher.take(self._position.end())
 
     def _next(self) -> tuple[tarfile.TarInfo, bytes, int] | None:
-        """The next member, its header, which is to be consumed, and how many bytes of data and filling stand behind it.
+        """Return the next member, its header, which is to be consumed, and how many bytes of data and filling follow.
 
         None at the end of the archive. Raises DamagedInputError.
         """
@@ -103,37 +103,34 @@ class _TarReader:
         offset, record = self._position.offset, self._position.record
         most = max(self._settings.max_piece_bytes, self._settings.batch_bytes)
         if member.size > most:
-            raise piece_too_long(f"{_shown(member)}", str(self._where()), most, self._settings.budget_bytes, member.size)
-        data = b"".join(self._data(member))
+            raise piece_too_long(_shown(member), str(self._position.location()), most, self._settings.budget_bytes, member.size)
+        data = b"".join(self._bytes(member.size))
         if is_text:
-            self._rows.add(data, record, offset)
+            self._batcher.add(data, record, offset)
         else:
             try:
-                text, n_invalid = self._parse.parse(data, self._settings.content.encoding_errors, at_start=True)
+                text, n_invalid = self._parser.parse(data, self._settings.content.encoding_errors, at_start=True)
             except NotARecordError as bad:
                 bad.what = f"{_shown(member)}: {bad.what}"
-                self._rows.reject(bad, record, offset)
+                self._batcher.reject(bad, record, offset)
             else:
-                self._rows.add(text, record, offset, is_valid=True, n_invalid=n_invalid)
+                self._batcher.add(text, record, offset, is_valid=True, n_invalid=n_invalid)
         self._end(member)
 
     def _pass_over(self, n_data: int) -> None:
         for _ in self._bytes(n_data):
             pass
         self._position.advance(b"", 1)
-        self._rows.pass_over(OTHER_FILE)
-
-    def _data(self, member: tarfile.TarInfo) -> Iterator[bytes]:
-        return self._bytes(member.size)
+        self._batcher.pass_over(OTHER_FILE)
 
     def _end(self, member: tarfile.TarInfo) -> None:
         """Consume what fills a member's last block."""
-        for _ in self._bytes(_blocks(member.size) - member.size):
+        for _ in self._bytes(-member.size % tarfile.BLOCKSIZE):
             pass
         self._position.advance(b"", 1)
 
     def _bytes(self, n_bytes: int) -> Iterator[bytes]:
-        """The next bytes of the archive, consumed. Raises DamagedInputError when they are not there."""
+        """Yield the next bytes of the archive, consumed. Raises DamagedInputError if they are not there."""
         while n_bytes:
             data = self._stream.read(min(_READ_BYTES, n_bytes))
             if not data:
@@ -144,53 +141,49 @@ class _TarReader:
 
     def _consume(self, data: bytes) -> None:
         self._position.advance(data, 0)
-        self._rows.count(len(data))
+        self._batcher.count(len(data))
 
-    def _large(self, member: tarfile.TarInfo) -> Iterator[Batch]:
-        """A text that is larger than a batch, in pieces; only behind the last of them can a run go on."""
-        settings, where = self._settings, self._where()
-        inside = type(where)(path=where.path, record=where.record, offset=0, unit=where.unit)
-        document = _Member(self._data(member), member.size)
-        if hold(document, settings, where):
+    def _long(self, member: tarfile.TarInfo) -> Iterator[Batch]:
+        """Yield a text that is larger than a batch in pieces; a run can be resumed only after the last of them."""
+        settings, where = self._settings, self._position.location()
+        document = _Member(self._bytes(member.size), member.size)
+        if read_whole(document, settings, where):
             at = first_invalid(document.buffer)
             if at is not None and settings.content.encoding_errors == "strict":
-                self._rows.add(document.take(len(document.buffer)), where.record - 1 if where.record else 0, where.offset)
+                self._batcher.add(document.take(len(document.buffer)), self._position.record, where.offset)
                 self._end(member)
                 return
-            pieces = whole(document, settings, inside, is_valid=at is None)
+            pieces = whole_pieces(document, settings, where.at(0), is_valid=at is None)
         else:
-            pieces = divided(document, settings, inside, 0, begins=True)
+            pieces = divided_pieces(document, settings, where.at(0), 0, begins=True)
         n_invalid = 0
         for piece in pieces:
             n_invalid += piece.n_invalid
             counts = Counts(parts_added=int(piece.adds_part), invalid_utf8_bytes=piece.n_invalid)
             if piece.last:
                 self._end(member)
-                counts += Counts(documents=1, bytes_in=self._rows.uncount(), invalid_utf8_documents=int(n_invalid > 0))
+                counts += Counts(documents=1, bytes_in=self._batcher.uncount(), invalid_utf8_documents=int(n_invalid > 0))
             after = self._position.cursor() if piece.last else None
             yield piece_batch(piece, after=after, counts=counts, where=where, position_bytes=self._stream.raw_position())
 
     def _check_rest(self) -> None:
-        """What lies behind the archive's end: a second block of zeros, and padding. Raises DamagedInputError for anything else."""
+        """Consume what follows the archive's end: zeros. Raises DamagedInputError for anything else."""
         while data := self._stream.read(_READ_BYTES):
             if data.count(0) != len(data):
                 raise self._damaged("something else follows the end of the archive")
             self._consume(data)
 
-    def _where(self) -> Location:
-        return self._position.location()
-
     def _damaged(self, what: str) -> DamagedInputError:
         return DamagedInputError(
             f"{what} (tar)",
-            where=str(self._where()),
+            where=str(self._position.location()),
             allowed="a complete tar archive",
             next_step="test it with tar -tf; get a complete copy of the file",
         )
 
 
 class _Archive:
-    """What `tarfile.TarInfo.fromtarfile` needs of an archive, and no more: it reads one header."""
+    """What `tarfile.TarInfo.fromtarfile` needs of an archive to read one header."""
 
     encoding = "utf-8"
     errors = "surrogateescape"
@@ -212,25 +205,23 @@ class _Archive:
         return len(self._taken)
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Only as far as reading goes."""
+        """Raise tarfile.ReadError: an archive is read from front to back."""
         raise tarfile.ReadError(f"seek to {offset} ({whence})")
 
     def read(self, n_bytes: int) -> bytes:
-        """`n_bytes` bytes; fewer only at the end."""
+        """Return `n_bytes` bytes, fewer only at the end."""
         if len(self._taken) + n_bytes > _MOST_HEADER_BYTES:
             raise tarfile.ReadError(f"it has more than {_MOST_HEADER_BYTES:,} bytes")
-        begin = len(self._taken)
-        while n_bytes and (data := self._stream.read(n_bytes)):
-            self._taken += data
-            n_bytes -= len(data)
-        return bytes(self._taken[begin:])
+        data = read_fully(self._stream, n_bytes)
+        self._taken += data
+        return data
 
 
-class _Member:
-    """A member that is read as far as it must be. Implements `large.LongDocument`."""
+class _Member(LongDocument):
+    """A member that is read as far as it must be."""
 
     def __init__(self, data: Iterator[bytes], n_bytes: int) -> None:
-        self.buffer = bytearray()
+        super().__init__(bytearray())
         self._data = data
         self._n_missing = n_bytes
 
@@ -238,28 +229,14 @@ class _Member:
     def complete(self) -> bool:
         return not self._n_missing
 
-    @property
-    def n_known(self) -> int:
-        return len(self.buffer)
-
     def grow(self) -> None:
         data = next(self._data)
         self.buffer += data
         self._n_missing -= len(data)
 
-    def take(self, n_bytes: int) -> bytes:
-        taken = bytes(memoryview(self.buffer)[:n_bytes])
-        del self.buffer[:n_bytes]
-        return taken
-
-
-def _blocks(n_bytes: int) -> int:
-    """Bytes of the blocks that hold so many."""
-    return -(-n_bytes // _BLOCK) * _BLOCK
-
 
 def _is_hidden(name: str) -> bool:
-    """Whether the member, or a directory that it lies in, is hidden, as those that macOS adds beside each file (`._a.txt`) are."""
+    """Return whether a member or a directory above it is hidden, as are those that macOS adds beside each file (`._a.txt`)."""
     return any(part.startswith(".") and part not in (".", "..") for part in name.split("/"))
 
 
