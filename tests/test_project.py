@@ -89,7 +89,7 @@ def files_of_the_project() -> list[Path]:
 def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     program = f"""
 import json, sys
-from tokmill.cli import run
+from tokmill.cli.app import run
 code = run({arguments!r})
 print(json.dumps([code, sorted({{name.split(".")[0] for name in sys.modules}})]))
 """
@@ -139,7 +139,7 @@ def test_what_is_public_is_not_hidden_by_a_module_of_its_name() -> None:
 import importlib, pkgutil, tokmill
 for found in pkgutil.walk_packages(tokmill.__path__, "tokmill."):
     # Two need torch and ray, which are not for `import tokmill` to find.
-    if not found.name.endswith(("__main__", ".torch", ".ray_runner")):
+    if not found.name.endswith(("__main__", ".torch", ".parts.ray")):
         importlib.import_module(found.name)
 print([name for name in tokmill.__all__ if not callable(getattr(tokmill, name))])
 """

@@ -83,7 +83,8 @@ def started(corpus: Path, stage: Path, *more: object, part: int = PART) -> subpr
     """A run of its own that sends small parts."""
     program = f"""
 import sys
-from tokmill import cli, sending
+from tokmill import cli
+from tokmill.store import upload as sending
 sending.PART_BYTES = {part}
 sys.argv[0] = "tokmill"
 cli.main()

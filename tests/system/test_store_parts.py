@@ -306,11 +306,12 @@ def test_died_around_any_request_that_changes_the_store_it_is_put_together_the_n
 
 def program(body: str) -> subprocess.Popen[str]:
     """A process of its own that can be killed."""
+    imports = "import sys\nfrom tokmill import cli\nfrom tokmill.store import copy as copying, upload as sending"
     return subprocess.Popen(
         [
             sys.executable,
             "-c",
-            f"import sys\nfrom tokmill import cli, copying, sending\n{body}\nsys.argv[0] = 'tokmill'\ncli.main()",
+            f"{imports}\n{body}\nsys.argv[0] = 'tokmill'\ncli.main()",
         ],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
