@@ -16,7 +16,7 @@ from support.commands import clean_environment
 import tokmill
 
 ROOT = Path(__file__).parents[1]
-HEAVY = {"matplotlib", "gigatoken", "pyarrow", "numpy", "ray", "tiktoken", "awkward", "fsspec", "aiohttp", "s3fs"}
+HEAVY = {"matplotlib", "jinja2", "gigatoken", "pyarrow", "numpy", "ray", "tiktoken", "awkward", "fsspec", "aiohttp", "s3fs"}
 COMMANDS = (
     "plan",
     "tokenize",

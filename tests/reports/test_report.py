@@ -392,10 +392,16 @@ def test_without_its_extra_the_report_says_how_to_get_it(made: Path, tmp_path: P
     assert not (tmp_path / "p").exists()
 
 
-def test_without_its_extra_nothing_is_read(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
+@pytest.mark.parametrize(
+    ("package", "said"),
+    [("matplotlib", "the charts of a report need matplotlib"), ("jinja2", "the page of a report needs jinja2")],
+)
+def test_without_its_extra_nothing_is_read(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, package: str, said: str
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
     assert run(["report", "no-such-output"]) == 2
-    assert "the charts of a report need matplotlib" in capsys.readouterr().err
+    assert said in capsys.readouterr().err
 
 
 def test_the_page_is_as_large_for_ten_times_the_corpus(tmp_path: Path) -> None:

@@ -173,13 +173,13 @@ def _register_report(app: typer.Typer, show: Callable[[str], None]) -> None:
     ) -> None:
         """Write a page about DIR: counts, speed and memory, lengths of documents, frequent tokens, inputs, what was skipped.
 
-        It reads the ids once, in little memory, and needs matplotlib (the extra `report`).
+        It reads the ids once, in little memory, and needs matplotlib and jinja2 (the extra `report`).
         """
         from tokmill.cli import render
         from tokmill.cli.progress import make_progress
-        from tokmill.reports import check_drawing, report as make_report
+        from tokmill.reports import check_extra, report as make_report
 
-        check_drawing()
+        check_extra()
         with make_progress(verb="reading", quiet=quiet, verbose=verbose) as progress:
             made = make_report(directory, out, force=force, observers=[progress])
         show(render.json_line(made) if json else "" if quiet else render.page_lines(made))

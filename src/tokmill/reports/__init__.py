@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 from tokmill.core.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from tokmill.reports.charts import check_drawing
+    from tokmill.reports.charts import check_extra
     from tokmill.reports.reporting import ReportPage, report
 
 __getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
-        "charts": ["check_drawing"],
+        "charts": ["check_extra"],
         "reporting": ["ReportPage", "report"],
     },
 )

@@ -145,10 +145,18 @@ class Chart:
         return head + drawn[drawn.index(">") + 1 :].rstrip()
 
 
-def check_drawing() -> None:
-    """Raises UsageError without matplotlib: before anything is read that nothing could be drawn of."""
+def check_extra() -> None:
+    """Raise UsageError if a package of the extra `report` is not installed: before anything is read for nothing."""
     with _styled():
-        return
+        try:
+            import jinja2  # noqa: F401  whether it is there
+        except ImportError:
+            raise _missing("the page of a report needs jinja2") from None
+
+
+def _missing(what: str) -> UsageError:
+    allowed = "tokmill with its extra 'report'"
+    return UsageError(what, where="tokmill report", allowed=allowed, next_step=install_hint("report"))
 
 
 @contextmanager
@@ -159,12 +167,7 @@ def _styled() -> Iterator[None]:
         logging.getLogger("matplotlib").setLevel(logging.ERROR)
         import matplotlib as mpl
     except ImportError:
-        raise UsageError(
-            "the charts of a report need matplotlib",
-            where="tokmill report",
-            allowed="tokmill with its extra 'report'",
-            next_step=install_hint("report"),
-        ) from None
+        raise _missing("the charts of a report need matplotlib") from None
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(_STYLE)

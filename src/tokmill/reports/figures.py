@@ -10,7 +10,6 @@ import numpy as np
 
 from tokmill.core.text import format_bytes, format_duration, format_memory
 from tokmill.reports.charts import ONE, TWO, Chart
-from tokmill.reports.html import figure, table
 from tokmill.reports.token_stats import DENSITY_STEP, LENGTH_BINS
 
 if TYPE_CHECKING:
@@ -35,6 +34,29 @@ _SIDES = (("train", ONE), ("val", TWO))
 
 
 @dataclass(frozen=True, slots=True)
+class Table:
+    """A table of plain text."""
+
+    caption: str
+    heads: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    numbers: Sequence[int] = ()
+    """Columns that are set to the right."""
+    mono: Sequence[int] = ()
+    """Columns whose text is set as it would be typed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A chart with its heading, what it shows, and its numbers for those who want or need them."""
+
+    title: str
+    svg: str
+    caption: str
+    table: Table
+
+
+@dataclass(frozen=True, slots=True)
 class _Curve:
     """Values of one attempt over time: x in seconds since the first attempt began."""
 
@@ -42,7 +64,7 @@ class _Curve:
     y: list[float]
 
 
-def history_figures(data: ReportData) -> list[str]:
+def history_figures(data: ReportData) -> list[Figure]:
     """Speed and memory over time; none without a history, or of a run so short that there is nothing to see."""
     attempts = [attempt for attempt in data.history.attempts if len(attempt.elapsed_s) > 1] if data.history else []
     if not attempts:
@@ -66,52 +88,53 @@ def history_figures(data: ReportData) -> list[str]:
     if sum(len(curve.y) for curve in speed) >= _LEAST:
         drawn = _over_time("speed", speed, marks, scale, unit, "MB/s")
         drawn_svg = drawn.svg("Speed over time", f"{what}; a line over {unit}.")
-        figures.append(figure("Speed", drawn_svg, f"{what}.{again}", _curve_table(speed, "MB/s")))
+        figures.append(Figure("Speed", drawn_svg, f"{what}.{again}", _curve_table(speed, "MB/s")))
     if sum(len(curve.y) for curve in memory) >= _LEAST:
         said = f"Resident memory of the process that does the work{limited}."
         drawn_svg = _memory(memory, marks, scale, unit, budget).svg("Memory over time", said)
-        figures.append(figure("Memory", drawn_svg, said, _curve_table(memory, "MiB")))
+        figures.append(Figure("Memory", drawn_svg, said, _curve_table(memory, "MiB")))
     return figures
 
 
-def document_figures(data: ReportData) -> list[str]:
-    """Lengths of documents, and bytes per token, of both sides."""
+def document_figures(data: ReportData) -> list[Figure]:
+    """Return the figures of lengths of documents and bytes per token, of both sides and along the corpus."""
     sides = [(name, colour, data.sides[name]) for name, colour in _SIDES if name in data.sides and data.sides[name].n_documents]
-    if sum(side.n_documents for _, _, side in sides) < _LEAST:
-        return []
-    figures = [_length_figure(sides)]
-    if data.knows_sizes:
-        figures.append(_density_figure(sides))
-    return figures
+    figures = []
+    if sum(side.n_documents for _, _, side in sides) >= _LEAST:
+        figures.append(_length_figure(sides))
+        if data.knows_sizes:
+            figures.append(_density_figure(sides))
+    return [*figures, *_drift_figures(data)]
 
 
-def drift_figure(data: ReportData) -> str:
-    """Bytes per token along the corpus; empty where there is too little to see anything."""
+def _drift_figures(data: ReportData) -> list[Figure]:
+    """Return the figure of bytes per token along the corpus; none if there is too little to see anything."""
     side = data.sides.get("train")
     if side and data.knows_sizes and side.n_tokens:
         y = _window_densities(side)
         x = [100 * (i + 0.5) / len(y) for i in range(len(y))]
         of = "the training side, each three-hundredth of its tokens"
     elif not data.knows_text:
-        return ""
+        return []
     else:
         x, y = _segment_densities(data)
         of = "the corpus, commit by commit"
     if len(y) < _LEAST:
-        return ""
+        return []
     chart = Chart("drift", x="% of the way", y="bytes per token")
     chart.line(x, y)
     low, high = min(y), max(y)
     room = max((high - low) / 3, 0.05 * high, 0.05)
     chart.y_between(max(0.0, low - room), high + room)
     rows = [(f"{a:.1f}", f"{b:.2f}") for a, b in zip(x, y, strict=True)]
-    return figure(
+    drift = Figure(
         "Bytes per token along the corpus",
         chart.svg("Bytes per token along the corpus", f"From {low:.2f} to {high:.2f} bytes per token."),
         f"Of {of}: {low:.2f} to {high:.2f}. A step shows where another kind of text begins; a fall, text that the tokenizer "
         "does not know, such as another language, or damage.",
-        table("Bytes per token along the corpus", ("% of the way", "bytes per token"), _thin(rows), numbers=(0, 1)),
+        Table("Bytes per token along the corpus", ("% of the way", "bytes per token"), _thin(rows), numbers=(0, 1)),
     )
+    return [drift]
 
 
 def _speed(attempt: Attempt, total_s: float) -> _Curve:
@@ -150,16 +173,16 @@ def _memory(curves: Sequence[_Curve], marks: Sequence[float], scale: float, unit
     return chart
 
 
-def _curve_table(curves: Sequence[_Curve], unit: str) -> str:
+def _curve_table(curves: Sequence[_Curve], unit: str) -> Table:
     rows = [(format_duration(s), f"{y:,.1f}") for curve in curves for s, y in zip(curve.x, curve.y, strict=True)]
-    return table(f"{unit} over time", ("time", unit), _thin(rows), numbers=(0, 1))
+    return Table(f"{unit} over time", ("time", unit), _thin(rows), numbers=(0, 1))
 
 
 def _thin(rows: Sequence[tuple[str, ...]]) -> Sequence[tuple[str, ...]]:
     return rows[:: -(-len(rows) // _MOST_POINTS)] if len(rows) > _MOST_POINTS else rows
 
 
-def _length_figure(sides: Sequence[tuple[str, str, SideStatistics]]) -> str:
+def _length_figure(sides: Sequence[tuple[str, str, SideStatistics]]) -> Figure:
     filled = np.flatnonzero(sum(side.lengths for _, _, side in sides))
     first, last = (int(filled[0]), int(filled[-1])) if len(filled) else (0, 1)
     edges = [2 ** (i / 2) for i in range(first, last + 2)]
@@ -177,15 +200,15 @@ def _length_figure(sides: Sequence[tuple[str, str, SideStatistics]]) -> str:
         f"{side.longest:,}" + (f", {side.n_empty:,} empty" if side.n_empty else "")
         for name, _, side in sides
     )
-    return figure(
+    return Figure(
         "Length of documents",
         chart.svg("Length of documents in tokens", f"A histogram with logarithmic bins. {said}."),
         f"{said}.",
-        table("Documents by length in tokens", ("tokens", *(_NAMES[name] for name, _, _ in sides)), rows, numbers=(1, 2)),
+        Table("Documents by length in tokens", ("tokens", *(_NAMES[name] for name, _, _ in sides)), rows, numbers=(1, 2)),
     )
 
 
-def _density_figure(sides: Sequence[tuple[str, str, SideStatistics]]) -> str:
+def _density_figure(sides: Sequence[tuple[str, str, SideStatistics]]) -> Figure:
     filled = np.flatnonzero(sum(side.densities for _, _, side in sides))
     first, last = (int(filled[0]), int(filled[-1])) if len(filled) else (0, 1)
     edges = [i * DENSITY_STEP for i in range(first, last + 2)]
@@ -200,11 +223,11 @@ def _density_figure(sides: Sequence[tuple[str, str, SideStatistics]]) -> str:
         (f"{edges[i]:.1f} to {edges[i + 1]:.1f}", *(f"{int(side.densities[first + i]):,}" for _, _, side in sides))
         for i in range(last - first + 1)
     ]
-    return figure(
+    return Figure(
         "Bytes per token of documents",
         chart.svg("Bytes per token, document by document", f"A histogram. {means}."),
         f"{means}. Two hills may be two languages; the two sides should have the same.",
-        table("Documents by bytes per token", ("bytes per token", *(_NAMES[name] for name, _, _ in sides)), rows, numbers=(1, 2)),
+        Table("Documents by bytes per token", ("bytes per token", *(_NAMES[name] for name, _, _ in sides)), rows, numbers=(1, 2)),
     )
 
 

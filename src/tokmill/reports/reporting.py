@@ -11,21 +11,20 @@ import msgspec
 
 from tokmill.core.paths import local_path
 from tokmill.core.records import STDIN, Location, is_url, text_to_path
-from tokmill.core.text import counted, format_bytes, format_duration, format_memory, format_rate
+from tokmill.core.text import counted, format_bytes, format_duration, format_memory, format_rate, printable, printable_line
 from tokmill.reports.data import MOST_SKIPS, ReportData, add_statistics, load_data
-from tokmill.reports.figures import document_figures, drift_figure, history_figures, size_words
-from tokmill.reports.html import bar, block, facts, notice, page, section, table, text
+from tokmill.reports.figures import Table, document_figures, history_figures, size_words
 from tokmill.reports.reproduce import commands, settings
 from tokmill.reports.target import REPORT_NAME, check_free, check_target, write_page
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from jinja2 import Template
+
     from tokmill.core.protocols import Observer
     from tokmill.core.records import Counts
 
-SPACE = "\u2423"
-"""Stands for a space, which could not be seen at the beginning of a token."""
 MOST_INPUTS = 200
 """Inputs that have a row of their own."""
 
@@ -75,45 +74,53 @@ def report(
 
 
 def make_page(data: ReportData) -> str:
-    """The page about an data."""
-    name = data.directory.name or str(data.directory)
-    drift = drift_figure(data)
-    return page(
-        f"tokmill: {name}",
-        [
-            *_head(data, name),
-            _run(data),
-            _charts("The documents", [*document_figures(data), *([drift] if drift else [])]),
-            _sides(data),
-            _inputs(data),
-            _skipped(data),
-            _frequent(data),
-            _how(data),
-            f'<p class="soft">Made by tokmill {text(data.tokmill_version)}. This page loads nothing and runs no script.</p>',
-        ],
+    """Return the page about an output."""
+    content, counts = data.content, data.counts
+    done = "complete" if data.manifest else "not complete: interrupted, or still under way"
+    distinct = f"{data.n_distinct_ids:,} of {content.tokenizer.n_ids:,} ids occur" if data.n_distinct_ids else ""
+    return _template().render(
+        name=data.directory.name or str(data.directory),
+        what=f"{counted(len(content.inputs), 'input')}, {content.tokenizer.name}, format {content.format}, {content.dtype}; {done}",
+        unfinished=[] if data.manifest else _unfinished(data),
+        facts=_facts(data),
+        missing=data.missing,
+        said=list(dict.fromkeys(said for _, said in data.history.notices)) if data.history else [],
+        has_history=bool(data.history),
+        run_figures=history_figures(data),
+        document_figures=document_figures(data),
+        files=_files(data),
+        inputs=_inputs(data),
+        skipped=_skipped(data) if any(counts.skipped.values()) else [],
+        frequent=data.frequent,
+        n_tokens=sum(side.n_tokens for side in data.sides.values()),
+        distinct=distinct,
+        commands=commands(content, data.manifest.made_from if data.manifest else (), str(data.directory)),
+        settings=Table("Everything that decides the bytes", ("setting", "value"), settings(content), mono=(1,)),
+        version=data.tokmill_version,
     )
 
 
-def _head(data: ReportData, name: str) -> list[str]:
-    content = data.content
-    done = "complete" if data.manifest else "not complete: interrupted, or still under way"
-    what = f"{counted(len(content.inputs), 'input')}, {content.tokenizer.name}, format {content.format}, {content.dtype}; {done}"
-    warning = ""
-    if not data.manifest:
-        warning = notice(
-            "This output is not complete.",
-            [
-                "Below is what was committed so far. The same tokmill command again goes on from there.",
-                *([f"It was at {_reached(data)}."] if data.segments else ["Nothing was committed yet."]),
-            ],
-        )
-    said = [said for _, said in data.history.notices] if data.history else []
+def _template() -> Template:
+    """Return the page's template, in which whatever stands in a corpus, a path or a tokenizer is text and nothing else."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup, escape
+
+    environment = Environment(
+        loader=FileSystemLoader(os.path.dirname(__file__)),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: value if isinstance(value, Markup) else printable_line(str(value)),
+    )
+    environment.filters["lines"] = lambda value: Markup(escape(printable(value)))  # noqa: S704  it is escaped
+    return environment.get_template("page.html.jinja")
+
+
+def _unfinished(data: ReportData) -> list[str]:
     return [
-        f'<header><h1>{text(name)}</h1><p class="soft">{text(what)}</p></header>',
-        warning,
-        facts(_facts(data)),
-        notice("What this report lacks", data.missing),
-        notice("What was said during the run", list(dict.fromkeys(said))),
+        "Below is what was committed so far. The same tokmill command again goes on from there.",
+        f"It was at {_reached(data)}." if data.segments else "Nothing was committed yet.",
     ]
 
 
@@ -192,29 +199,18 @@ def _reasons(counts: Counts) -> str:
     return ", ".join(f"{n:,} {reason}" for reason, n in sorted(counts.skipped.items()) if n)
 
 
-def _charts(title: str, figures: Sequence[str]) -> str:
-    return section(title, f'<div class="charts">{"".join(figures)}</div>') if figures else ""
-
-
-def _run(data: ReportData) -> str:
-    figures = history_figures(data)
-    if not figures and data.history:
-        return section("How the run went", '<p class="soft">Too short a run for charts of its speed and memory.</p>')
-    return _charts("How the run went", figures)
-
-
-def _sides(data: ReportData) -> str:
+def _files(data: ReportData) -> Table:
     files = data.manifest.files if data.manifest else {}
     rows = [
-        [text(name), f"{entry.tokens:,}", f"{entry.documents:,}", text(format_bytes(entry.size_bytes))]
+        (name, f"{entry.tokens:,}", f"{entry.documents:,}", format_bytes(entry.size_bytes))
         for name, entry in list(files.items())[:MOST_INPUTS]
     ]
     more = f", the first {MOST_INPUTS}" if len(files) > MOST_INPUTS else ""
     caption = f"{counted(len(files), 'file')} of the output{more}"
-    return section("Files", table(caption, ("file", "tokens", "documents", "size"), rows, numbers=(1, 2, 3))) if rows else ""
+    return Table(caption, ("file", "tokens", "documents", "size"), rows, numbers=(1, 2, 3))
 
 
-def _inputs(data: ReportData) -> str:
+def _inputs(data: ReportData) -> Table:
     inputs = data.content.inputs
     densities = _densities(data)
     rows = []
@@ -223,7 +219,7 @@ def _inputs(data: ReportData) -> str:
         n_bytes, n_tokens = densities.get(i, (0, 0))
         density = f"{n_bytes / n_tokens:.3f}" if n_tokens and each.format != "ids" else "-"
         path = "standard input" if each.path == STDIN else each.path
-        rows.append([text(path), text(kind), text(size_words(each.size_bytes)), density, f"{data.skipped_by_input[each.path]:,}"])
+        rows.append((path, kind, size_words(each.size_bytes), density, f"{data.skipped_by_input[each.path]:,}"))
     total = sum(each.size_bytes or 0 for each in inputs)
     shown = f"; the first {MOST_INPUTS} of them are listed" if len(inputs) > MOST_INPUTS else ""
     caption = (
@@ -231,7 +227,7 @@ def _inputs(data: ReportData) -> str:
         "within an input (-: none does)."
     )
     heads = ("input", "kind", "on disk", "bytes per token", "bad records")
-    return section("Inputs", table(caption, heads, rows, numbers=(2, 3, 4)))
+    return Table(caption, heads, rows, numbers=(2, 3, 4))
 
 
 def _densities(data: ReportData) -> dict[int, tuple[int, int]]:
@@ -248,24 +244,15 @@ def _densities(data: ReportData) -> dict[int, tuple[int, int]]:
     return found
 
 
-def _skipped(data: ReportData) -> str:
-    counts = data.counts
-    n_skipped = sum(counts.skipped.values())
-    if not n_skipped:
-        return section("Skipped records", "<p>None.</p>")
-    reasons = [[text(reason), f"{n:,}"] for reason, n in sorted(counts.skipped.items()) if n]
-    rows = [
-        [text(skip.get("path")), text(_place(skip.get("record"))), text(_place(skip.get("offset"))), text(_reason(skip))]
-        for skip in data.skips
-    ]
+def _skipped(data: ReportData) -> list[Table]:
+    """Return how many records were skipped by reason, and where the first of them are."""
+    reasons = [(reason, f"{n:,}") for reason, n in sorted(data.counts.skipped.items()) if n]
+    rows = [(str(skip.get("path")), _number(skip.get("record")), _number(skip.get("offset")), _reason(skip)) for skip in data.skips]
     listed = sum(data.skipped_by_input.values())
     shown = f"the first {MOST_SKIPS} of " if listed > MOST_SKIPS else ""
-    return section(
-        "Skipped records",
-        table(f"{counted(n_skipped, 'record')}, by reason", ("reason", "records"), reasons, numbers=(1,)),
-        "<p></p>" if rows else "",
-        table(f"Where: {shown}{listed:,}", ("input", "record", "byte", "reason"), rows, numbers=(1, 2)) if rows else "",
-    )
+    caption = f"{counted(sum(data.counts.skipped.values()), 'record')}, by reason"
+    where = Table(f"Where: {shown}{listed:,}", ("input", "record", "byte", "reason"), rows, numbers=(1, 2))
+    return [Table(caption, ("reason", "records"), reasons, numbers=(1,)), *([where] if rows else [])]
 
 
 def _reason(skip: dict[str, Any]) -> str:
@@ -273,36 +260,5 @@ def _reason(skip: dict[str, Any]) -> str:
     return f"{skip.get('reason')}, under {key}" if key is not None else str(skip.get("reason"))
 
 
-def _place(value: object) -> str:
+def _number(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) else "-"
-
-
-def _frequent(data: ReportData) -> str:
-    if not data.frequent:
-        return ""
-    total = sum(side.n_tokens for side in data.sides.values())
-    most = data.frequent[0].n
-    rows = []
-    for token in data.frequent:
-        shown = (
-            '<span class="soft">end of text</span>'
-            if token.is_special
-            else text(token.text.replace(" ", SPACE))
-            if token.text is not None
-            else "-"
-        )
-        cell = f'<td class="mono" dir="ltr">{shown}</td>'
-        rows.append([f"{token.id:,}", cell, f"{token.n:,}", f"{100 * token.n / total:.2f} %", bar(token.n / most)])
-    distinct = f"{data.n_distinct_ids:,} of {data.content.tokenizer.n_ids:,} ids occur" if data.n_distinct_ids else ""
-    caption = f"{distinct}. Bytes that are not text by themselves, and characters that cannot be seen, stand as \\x.. and \\u...."
-    return section("Most frequent tokens", table(caption, ("id", "token", "times", "share", ""), rows, numbers=(0, 2, 3)))
-
-
-def _how(data: ReportData) -> str:
-    rows = [[text(name), f'<td class="mono">{text(value)}</td>'] for name, value in settings(data.content)]
-    lines = commands(data.content, data.manifest.made_from if data.manifest else (), str(data.directory))
-    return section(
-        "Configuration, and how to make it again",
-        f'<pre tabindex="0"><code>{block(lines)}</code></pre>',
-        table("Everything that decides the bytes", ("setting", "value"), rows),
-    )
