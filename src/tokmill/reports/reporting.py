@@ -111,6 +111,7 @@ def _template() -> Template:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        keep_trailing_newline=True,
         finalize=lambda value: value if isinstance(value, Markup) else printable_line(str(value)),
     )
     environment.filters["lines"] = lambda value: Markup(escape(printable(value)))  # noqa: S704  it is escaped
