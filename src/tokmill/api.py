@@ -86,7 +86,7 @@ def tokenize(call: TokenizeCall) -> Summary:  # noqa: D417  the arguments are th
     meter = Meter()
     _check_together(call)
     runs = nullcontext(LocalRunner()) if call.ray is not None else LocalRunner()
-    with destination(_made_at(call), _text(call.stage)) as place, runs as runner:
+    with _place(call) as place, runs as runner:
         options = replace(call, threads=1) if call.ray is not None and call.threads is None else call
         planned = make_job(_listed(call.inputs), options, out=place.directory, destination=place.url)
         if call.is_in_parts:
@@ -140,13 +140,9 @@ def finalize(directory: StrPath, *, stage: StrPath | None = None, observers: Seq
     Raises:
         TokmillError: UsageError if parts are missing, with their numbers; LockedError while a run works on one of them.
     """
-    if is_url(str(directory)):
-        from tokmill.run import finalize_at
+    from tokmill.run import finalize as finalize_parts
 
-        return finalize_at(str(directory), stage=_text(stage), observers=observers)
-    from tokmill.run import finalize as finalize_here
-
-    return finalize_here(directory, observers=observers)
+    return finalize_parts(directory, stage=_text(stage), observers=observers)
 
 
 def _carry_out(
@@ -173,42 +169,29 @@ def _carry_out(
 def _in_parts(job: Job, call: TokenizeCall, place: Here | Staged, runner: LocalRunner, meter: Meter) -> Summary:
     """Make one part here, or all of them on a cluster."""
     # Here, so that nobody else needs them.
-    from tokmill.run import run_all, run_one_part
+    from tokmill.run import run_all_parts, run_one_part
 
-    out, watching = str(call.out), [meter, *call.observers]
+    url, watching = str(call.out) if is_url(str(call.out)) else "", [meter, *call.observers]
     if call.part is not None:
-        if isinstance(place, Staged):
-            from tokmill.run import run_one_part_at
-
-            job, finished = run_one_part_at(out, job, call.part, place, runner, watching, force=call.force)
-            is_whole = is_complete_at(job, out)
-        else:
-            job, finished = run_one_part(job, call.part, runner, watching, force=call.force)
-            is_whole = is_complete(job)
+        job, finished, is_whole = run_one_part(job, call.part, place, runner, watching, url=url, force=call.force)
         part = "" if is_whole else call.part
         return summarize(job, finished, meter, [_of_part(part, job)] if part else [], part=part)
     from tokmill.run import RayRunner
 
     n_bytes = call.part_bytes if isinstance(call.part_bytes, int) else parse_size(call.part_bytes, "--part-bytes")
-    with RayRunner(call.ray or "", _text(call.stage)) as parts:
-        if isinstance(place, Staged):
-            from tokmill.run import run_all_at
-
-            job, finished = run_all_at(out, job, max(n_bytes, 1), parts, place, watching)
-        else:
-            job, finished = run_all(job, max(n_bytes, 1), parts, watching, force=call.force)
+    stage = _text(call.stage)
+    with RayRunner(call.ray or "", stage) as cluster:
+        job, finished = run_all_parts(job, max(n_bytes, 1), cluster, watching, url=url, stage=stage, force=call.force)
     return summarize(job, finished, meter, emptiness_notices(finished.counts, job.content))
 
 
-def _made_at(call: TokenizeCall) -> str:
-    """Return where this run makes something: for parts in a store, the URL of the part or of all parts."""
-    out = str(call.out)
-    if not is_url(out) or not call.is_in_parts:
-        return out
-    from tokmill.core.partition import parse_part
-    from tokmill.output import part_url, parts_url
+def _place(call: TokenizeCall) -> Here | Staged:
+    """Return where this run makes its output."""
+    if not call.is_in_parts:
+        return destination(str(call.out), _text(call.stage))
+    from tokmill.run import place_of_part
 
-    return parts_url(out) if call.part is None else part_url(out, parse_part(call.part)[0])
+    return place_of_part(str(call.out), _text(call.stage), call.part)
 
 
 def _check_together(call: TokenizeCall) -> None:

@@ -18,7 +18,8 @@ from tokmill.core.options import PlanOptions
 from tokmill.derive import appending
 from tokmill.output.directory import Output
 from tokmill.run.job import make_job
-from tokmill.run.parts import split_runs
+from tokmill.run.parts import tokenize
+from tokmill.run.parts.finalize import parts_store
 from tokmill.run.worker import Worker
 
 SMALL = {"batch_bytes": 700, "segment_bytes": 2500, "n_threads": 1}
@@ -82,10 +83,11 @@ def repair_in_process(out: Path, resources: Mapping[str, object] | None = None, 
 
 def plan_parts(inputs: Any, out: Path, count: int, resources: Mapping[str, object] | None = None, **options: Any) -> Job:
     """The job of a whole that is made in parts, agreed on, with resources that no person can ask for."""
-    job = split_runs.whole_job(make_job([str(i) for i in inputs], PlanOptions(**options), out=str(out)).job, count)
+    parts = parts_store(str(out))
+    job = tokenize.whole_job(make_job([str(i) for i in inputs], PlanOptions(**options), out=str(out)).job, count, parts)
     changed = msgspec.structs.replace(job.resources, **{**UNWATCHED, **SMALL, **(resources or {})})
     job = msgspec.structs.replace(job, resources=changed)
-    assert split_runs.begin(job, force=True) is None
+    assert tokenize.begin(parts, job, force=True) is None
     return job
 
 
@@ -94,7 +96,7 @@ def make_part(job: Job, index: int) -> Finished:
     events: list[AnyEvent] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Output, "is_settled", property(lambda output: output.settle() is None))
-        Worker(split_runs.part_job(job, index), events.append).run()
+        Worker(tokenize.part_job(job, index), events.append).run()
     assert isinstance(events[-1], Finished)
     return events[-1]
 

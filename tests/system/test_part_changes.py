@@ -26,10 +26,10 @@ from tokmill.core.errors import ChangedError, LockedError, TooManySkippedError, 
 from tokmill.core.manifest import load_manifest
 from tokmill.core.progress import ProgressReporter
 from tokmill.output.directory import Output, open_output
-from tokmill.output.parts import load_plan, part_directory
+from tokmill.output.parts import part_directory
 from tokmill.output.state_dir import acquire_lock, growing_path, release_lock
-from tokmill.run.parts import split_runs
-from tokmill.run.parts.finalize import finalize_held, missing_parts
+from tokmill.run.parts import tokenize
+from tokmill.run.parts.finalize import parts_store, put_together
 
 
 def make_all(path: Path, out: Path, **options: Any) -> Job:
@@ -133,20 +133,21 @@ def test_a_plan_that_became_more_lenient_does_not_become_strict_again(tmp_path: 
 def test_what_all_parts_skipped_together_is_held_against_the_limit(tmp_path: Path) -> None:
     path, out = write_lines(tmp_path, 3, 13, 23), tmp_path / "out"
     job = make_all(path, out, on_error="skip")
-    plan = load_plan(out)
+    parts = parts_store(str(out))
+    plan = parts.read_plan()
     assert plan is not None
-    lock = acquire_lock(out)
-    with pytest.raises(TooManySkippedError, match="3 bad records"):
-        finalize_held(out, plan, ProgressReporter(()), lock, max_skipped=2)
-    assert not missing_parts(out, job.content)
-    finalize_held(out, plan, ProgressReporter(()), lock, max_skipped=3)
+    with parts.lock():
+        with pytest.raises(TooManySkippedError, match="3 bad records"):
+            put_together(parts, plan, ProgressReporter(()), max_skipped=2)
+        assert not parts.missing_parts(job.content)
+        put_together(parts, plan, ProgressReporter(()), max_skipped=3)
     assert load_manifest(out).counts.skipped == {"invalid_json": 3}
 
 
 def test_nothing_is_put_together_while_a_complete_part_is_made_again(tmp_path: Path) -> None:
     path, out = write_lines(tmp_path), tmp_path / "out"
     job = make_all(path, out)
-    again = open_output(part_directory(out, 1), split_runs.part_job(job, 1).content, tokmill.__version__, fresh=True)
+    again = open_output(part_directory(out, 1), tokenize.part_job(job, 1).content, tokmill.__version__, fresh=True)
     assert isinstance(again, Output)
     try:
         with pytest.raises(LockedError):
@@ -169,8 +170,8 @@ def test_a_part_that_is_being_made_is_not_discarded(tmp_path: Path) -> None:
             raise AssertionError("nothing is made")
 
     with pytest.raises(LockedError, match="another run"):
-        split_runs.run_all(fresh, 400, Nobody(), [], force=True)
-    assert load_plan(out) is not None
+        tokenize.run_all_parts(fresh, 400, Nobody(), [], force=True)
+    assert parts_store(str(out)).read_plan() is not None
     release_lock(part_directory(out, 1), lock)
 
 

@@ -35,7 +35,8 @@ from tokmill.core.options import PlanOptions
 from tokmill.output.parts import part_directory
 from tokmill.output.state_dir import acquire_lock, release_lock
 from tokmill.run.job import make_job
-from tokmill.run.parts import split_runs
+from tokmill.run.parts import tokenize
+from tokmill.run.parts.finalize import parts_store
 
 
 class Corpus:
@@ -316,13 +317,14 @@ def test_a_list_of_what_was_skipped_that_was_changed_is_not_taken_over(parts: Pa
     out = shutil.copytree(parts, tmp_path / "out")
     path = next(p for p in (out / ".tokmill" / "parts").glob("*/skipped.jsonl"))
     path.write_bytes(path.read_bytes().replace(b'"record":', b'"recxrd":', 1))
-    with pytest.raises(DamageError, match="the list of what was skipped"):
+    with pytest.raises(DamageError, match="the list of skipped records"):
         tokmill.finalize(out)
 
 
 def test_a_part_is_made_by_one_and_put_together_by_one(parts: Path, corpus: Corpus, tmp_path: Path) -> None:
     out = shutil.copytree(parts, tmp_path / "out")
-    job = split_runs.whole_job(make_job([str(i) for i in corpus.inputs], PlanOptions(**WITH_SKIPS), out=str(out)).job, 7)
+    job = make_job([str(i) for i in corpus.inputs], PlanOptions(**WITH_SKIPS), out=str(out)).job
+    job = tokenize.whole_job(job, 7, parts_store(str(out)))
     for directory, attempt in ((part_directory(out, 3), lambda: make_part(job, 3)), (out, lambda: tokmill.finalize(out))):
         lock = acquire_lock(directory)
         with pytest.raises(LockedError):
@@ -367,7 +369,7 @@ def test_runs_in_one_piece_and_in_parts_do_not_share_a_directory(corpus: Corpus,
         dying_at(25, patch)
         with pytest.raises(Died):
             run_in_process(corpus.inputs, tmp_path / "begun", SMALL, **WITH_SKIPS)
-    with pytest.raises(UsageError, match="a run in one piece is to be resumed"):
+    with pytest.raises(UsageError, match="a run that is not in parts was begun"):
         tokmill.tokenize(inputs, tmp_path / "begun", part="0/3", **WITH_SKIPS)
     (tmp_path / "strange").mkdir()
     (tmp_path / "strange" / "train.bin").write_bytes(b"mine")

@@ -703,7 +703,7 @@ def test_a_store_that_stays_busy_ends_it_and_it_can_be_run_again(
     three: Objects, bucket: Bucket, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     quick = download.RetryPolicy(attempts=3, first_s=0.01)
-    for module in ("copying", "prefix", "joint", "sending"):
+    for module in ("store.copy", "output.prefix", "output.remote_parts", "store.upload"):
         monkeypatch.setattr(f"tokmill.{module}.WRITING", quick)
     put_back(bucket, three)
     busy = failing("503 Slow Down", "SlowDown", times=10_000)

@@ -27,8 +27,7 @@ from tokmill.output.prefix import CLAIM_NAME, PLAN_NAME
 from tokmill.output.remote_parts import RemoteParts
 from tokmill.output.staged import Staged
 from tokmill.run.job import make_job
-from tokmill.run.parts import far_runs
-from tokmill.run.parts.split_runs import whole_job
+from tokmill.run.parts import tokenize
 from tokmill.run.supervisor import LocalRunner
 from tokmill.store import base, download
 
@@ -83,10 +82,10 @@ def test_a_part_of_which_files_were_sent_is_made_again_when_bad_records_are_skip
         make_part(path, stage, index, shard_tokens=10)
     strict = part_job_of(path, stage, "stop")
     with pytest.raises(TokmillError, match="not JSON"):
-        far_runs.make_part_at(strict, str(stage), LocalRunner(), [])
+        tokenize.make_part(strict, str(stage), LocalRunner(), [])
     assert bucket.names(f"{KEY}.tokmill/parts/00002/train"), "some were sent"
     lenient = part_job_of(path, stage, "skip")
-    assert far_runs.make_part_at(lenient, str(stage), LocalRunner(), []).counts.skipped == {"invalid_json": 1}
+    assert tokenize.make_part(lenient, str(stage), LocalRunner(), []).counts.skipped == {"invalid_json": 1}
     tokmill.finalize(URL, stage=stage)
     assert train_bytes(bucket) == plain_tokens(line_texts(25))[0]
 
@@ -100,10 +99,10 @@ def part_job_of(path: Path, stage: Path, on_error: str) -> Job:
             out=place.directory,
             destination=place.url,
         ).job
-    whole = whole_job(asked, 3)
+    whole = tokenize.whole_job(asked, 3, RemoteParts(URL))
     resources = msgspec.structs.replace(whole.resources, **{**UNWATCHED, "batch_bytes": 60, "segment_bytes": 60, "n_threads": 1})
-    whole = msgspec.structs.replace(whole, resources=resources, destination=URL)
-    assert RemoteParts(URL).agree(whole.content, tokmill.__version__) is None
+    whole = msgspec.structs.replace(whole, resources=resources)
+    assert RemoteParts(URL).join(whole.content, tokmill.__version__) is None
     content = part_content(whole.content, 2)
     return msgspec.structs.replace(whole, content=content, destination=part_url(URL, 2))
 
@@ -149,12 +148,11 @@ def test_what_all_parts_skipped_together_is_held_against_the_limit(bucket: Bucke
             for index in indexes:
                 content = part_content(job.content, index)
                 part = msgspec.structs.replace(job, content=content, destination=part_url(URL, index))
-                far_runs.make_part_at(part, str(stage), LocalRunner(), [])
+                tokenize.make_part(part, str(stage), LocalRunner(), [])
 
     def run(limit: int) -> None:
-        with Staged(f"{URL}/.tokmill/parts", str(stage)) as place:
-            job = make_job([str(path)], PlanOptions(on_error="skip", max_skipped=limit), out=place.directory).job
-            far_runs.run_all_at(URL, job, 300, OneByOne(), place, [])
+        job = make_job([str(path)], PlanOptions(on_error="skip", max_skipped=limit), out=str(tmp_path / "unused")).job
+        tokenize.run_all_parts(job, 300, OneByOne(), [], url=URL, stage=str(stage), force=False)
 
     with pytest.raises(TooManySkippedError, match="3 bad records") as caught:
         run(2)

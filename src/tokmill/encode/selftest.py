@@ -8,7 +8,7 @@ from __future__ import annotations
 import msgspec
 import numpy as np
 
-from tokmill.core.system.process_child import serve_once
+from tokmill.core.system.process import serve_once
 from tokmill.encode.loading import disable_awkward, load_encoder
 from tokmill.encode.resolve import resolve_tokenizer
 

@@ -9,9 +9,7 @@ from tokmill.core.lazy import lazy_names
 if TYPE_CHECKING:
     from tokmill.output.config_diff import (
         changed_input_error,
-        changed_parts_error,
         changed_settings_error,
-        is_only_more_lenient,
         source_error,
     )
     from tokmill.output.directory import Output, discard_append, open_output
@@ -26,23 +24,20 @@ if TYPE_CHECKING:
     )
     from tokmill.output.growing_file import GrowingFile
     from tokmill.output.journal import Header, read_journal
+    from tokmill.output.local_parts import DirectoryParts
     from tokmill.output.parts import (
-        MOST_NAMED,
-        divided,
-        incomplete,
-        join,
-        load_plan,
+        PartsStore,
+        files_of_whole,
+        in_parts,
         n_parts,
         part_content,
         part_contents,
-        part_directory,
         part_url,
-        parts_url,
         skipped_lists,
     )
-    from tokmill.output.prefix import Claim, Prefix, reading_errors
+    from tokmill.output.prefix import Prefix, reading_errors
     from tokmill.output.protected_paths import why_protected
-    from tokmill.output.remote_parts import RemoteParts, missing_parts, part_name
+    from tokmill.output.remote_parts import RemoteParts
     from tokmill.output.run_history import RunHistoryRecorder, load_history
     from tokmill.output.staged import (
         Here,
@@ -55,13 +50,10 @@ if TYPE_CHECKING:
     from tokmill.output.state_dir import (
         STATE_NAME,
         acquire_lock,
-        growing_files,
         growing_path,
         is_begun,
-        parts_of,
         plan_of,
         release_lock,
-        staged_bytes,
         state_of,
     )
     from tokmill.output.superseded import (
@@ -82,32 +74,27 @@ __getattr__, __dir__, __all__ = lazy_names(
     {
         "config_diff": [
             "changed_input_error",
-            "changed_parts_error",
             "changed_settings_error",
-            "is_only_more_lenient",
             "source_error",
         ],
         "directory": ["Output", "discard_append", "open_output"],
         "disk_space": ["DiskNeed", "disk_need", "is_complete", "is_made", "item_bytes", "most_tokens", "rewriting_need"],
         "growing_file": ["GrowingFile"],
         "journal": ["Header", "read_journal"],
+        "local_parts": ["DirectoryParts"],
         "parts": [
-            "MOST_NAMED",
-            "divided",
-            "incomplete",
-            "join",
-            "load_plan",
+            "PartsStore",
+            "files_of_whole",
+            "in_parts",
             "n_parts",
             "part_content",
             "part_contents",
-            "part_directory",
             "part_url",
-            "parts_url",
             "skipped_lists",
         ],
-        "prefix": ["Claim", "Prefix", "reading_errors"],
+        "prefix": ["Prefix", "reading_errors"],
         "protected_paths": ["why_protected"],
-        "remote_parts": ["RemoteParts", "missing_parts", "part_name"],
+        "remote_parts": ["RemoteParts"],
         "run_history": ["RunHistoryRecorder", "load_history"],
         "staged": ["Here", "Staged", "destination", "is_complete_at", "output_of", "stage_of"],
         "state_dir": [
@@ -115,11 +102,8 @@ __getattr__, __dir__, __all__ = lazy_names(
             "acquire_lock",
             "is_begun",
             "release_lock",
-            "growing_files",
             "growing_path",
-            "parts_of",
             "plan_of",
-            "staged_bytes",
             "state_of",
         ],
         "superseded": [

@@ -32,6 +32,7 @@ from tokmill.output.state_dir import (
     acquire_lock,
     check_size,
     discard_sent,
+    growing_files,
     growing_path,
     is_begun,
     is_sent,
@@ -148,6 +149,17 @@ class Output:
         done = [self._files.pop(name) for name in finished]
         self._just_completed = []
         self._pending = self._committer.submit(self._commit, segment, touched, done, elapsed_s, on_done)
+
+    @property
+    def staged_bytes(self) -> int:
+        """Bytes of the growing files of the run that are still here."""
+        return sum(max(0, size_of(path)) for path in growing_files(self.directory))
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether a file is still here that the journal says is complete, so that it can be sent away."""
+        here = set(growing_files(self.directory))
+        return any(growing_path(self.directory, name) in here for name in self.committed())
 
     @property
     def is_settled(self) -> bool:

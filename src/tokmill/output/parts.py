@@ -1,14 +1,14 @@
-"""An output that is made in parts, by whoever takes one: what all must agree in, and where each part is made.
+"""An output that is made in parts: the plan that all of them follow, and the contract of the place where they lie.
 
-`.tokmill/plan` says what is being made: settings, inputs with size and time, number of parts. Whoever comes first writes it;
-who comes with another one is refused, unless it is the same and lets bad records pass. Each part is an output directory of its
-own, `.tokmill/parts/NNNNN/`, with its lock, its journal and its manifest, so that a part is made, resumed and published exactly as
-a whole output is. `finalize` puts them together.
+The plan (`.tokmill/plan`) holds settings, inputs with size and time, and the number of parts. Whoever comes first writes it. A run
+with another plan gets an error, unless the two differ only in that the new one lets bad records pass: then it replaces the old one.
+Each part is an output of its own, `.tokmill/parts/NNNNN/`, with its own journal and manifest, so it is made, resumed and published
+exactly as a whole output is. `local_parts.py` keeps parts in a directory, `remote_parts.py` at a prefix of an object store.
 """
 
 from __future__ import annotations
 
-import os
+from abc import ABC, abstractmethod
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,29 +16,29 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from tokmill.core.errors import UsageError
-from tokmill.core.manifest import MANIFEST_NAME, SKIPPED_NAME, load_manifest
+from tokmill.core.manifest import SKIPPED_NAME
 from tokmill.core.partition import Part, inputs_of_parts
-from tokmill.core.system import durable
-from tokmill.core.system.durable import storage_errors
 from tokmill.core.text import counted
 from tokmill.formats import FORMATS
 from tokmill.output.config_diff import changed_parts_error, is_only_more_lenient
-from tokmill.output.journal import Header, encode_header, read_header
-from tokmill.output.state_dir import PARTS, STATE_NAME, is_begun, parts_of, plan_of, refuse_strangers, state_of
-from tokmill.output.superseded import pending_manifest
+from tokmill.output.journal import Header
+from tokmill.output.state_dir import PARTS, STATE_NAME, parts_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     from tokmill.core.config import Content
     from tokmill.core.manifest import Manifest
+    from tokmill.core.progress import ProgressReporter
+    from tokmill.core.records import FileEntry
 
-MOST_NAMED = 5
-"""Parts."""
+_MOST_NAMED = 5
+"""Parts that a message names."""
 
 
-def divided(content: Content, count: int) -> Content:
-    """The settings of an output in `count` parts. Raises UsageError where that cannot be."""
+def in_parts(content: Content, count: int) -> Content:
+    """Return the settings of an output in `count` parts. Raises UsageError where that cannot be."""
     if FORMATS[content.format].lists_files:
         raise UsageError(
             f"the format {content.format} cannot be made in parts: it has one index for all files of a side",
@@ -58,12 +58,12 @@ def divided(content: Content, count: int) -> Content:
 
 
 def part_content(whole: Content, index: int) -> Content:
-    """The settings of one part of an output that is made in parts, with the inputs it has a share in."""
+    """Return the settings of one part of an output that is made in parts, with the inputs it has a share in."""
     return next(islice(part_contents(whole), index, None))
 
 
 def part_contents(whole: Content) -> Iterator[Content]:
-    """Those of all parts, in order. Raises UsageError for inputs that cannot be divided."""
+    """Yield the settings of all parts, in order. Raises UsageError for inputs that cannot be divided."""
     count, plan = n_parts(whole), whole.fingerprint()
     for index, share in enumerate(inputs_of_parts(whole.inputs, whole.separator, count)):
         part = Part(index=index, count=count, plan=plan, begin=share.begin, end=share.end)
@@ -71,97 +71,192 @@ def part_contents(whole: Content) -> Iterator[Content]:
 
 
 def n_parts(content: Content) -> int:
-    """Of an output: 1 where it is made in one run."""
+    """Return the number of parts of an output: 1 where it is made in one run."""
     return content.n_parts if isinstance(content.n_parts, int) else 1
 
 
 def part_directory(directory: Path, index: int) -> Path:
-    """The output directory of a part."""
+    """Return the output directory of a part."""
     return parts_of(directory) / f"{index:05}"
 
 
 def parts_url(url: str) -> str:
-    """Likewise of an output in a store: below what its parts are."""
+    """Return the URL below which the parts of an output in a store are."""
     return f"{url.rstrip('/')}/{STATE_NAME}/{PARTS}"
 
 
 def part_url(url: str, index: int) -> str:
-    """The URL of a part, which is an output of its own."""
+    """Return the URL of a part, which is an output of its own."""
     return f"{parts_url(url)}/{index:05}"
 
 
 def skipped_lists(out: str, url: str = "") -> str:
-    """What lists the records that the parts of an output left out: in a directory, or at a URL."""
+    """Return the pattern of the files that list the records which parts left out: in a directory, or at a URL."""
     return f"{parts_url(url)}/*/{SKIPPED_NAME}" if url else str(parts_of(Path(out)) / "*" / SKIPPED_NAME)
 
 
-def load_plan(directory: Path) -> Header | None:
-    """What is being made in parts in an output directory; None where nothing is. Raises DamageError, UsageError, StorageError."""
-    with storage_errors(plan_of(directory)):
-        return read_header(plan_of(directory))
+def files_of_whole(part: Manifest) -> dict[str, FileEntry]:
+    """Return the files of a part that the whole has, too: all but the list of skipped records, which is made again."""
+    return {name: entry for name, entry in part.files.items() if name != SKIPPED_NAME}
 
 
-def incomplete(
-    where: str, content: Content, missing: Sequence[int], begun: Container[int], busy: Container[int] = ()
-) -> UsageError:
-    """The error for parts that are missing. begun: those of them that somebody works on, or was interrupted at; busy: those that
-    somebody surely works on.
-    """
-    count = n_parts(content)
-    named = [f"{i} (being made)" if i in busy else f"{i} (begun)" if i in begun else str(i) for i in missing[:MOST_NAMED]]
-    more = f" and {len(missing) - MOST_NAMED:,} more" if len(missing) > MOST_NAMED else ""
-    commands = [f"tokmill tokenize INPUT... --part {i}/{count} --out {where}" for i in missing[:MOST_NAMED] if i not in busy]
-    steps = ["with the inputs and options of the others:", *commands] if commands else ["wait for those that are being made"]
-    return UsageError(
-        f"{counted(len(missing), 'part')} of {count:,} {'is' if len(missing) == 1 else 'are'} missing: {', '.join(named)}{more}",
-        where=where,
-        allowed=f"all parts, from 0 to {count - 1:,}, complete",
-        next_step="\n".join(steps),
-    )
+class PartsStore(ABC):
+    """The place of an output that is made in parts. What asks a disk or a store raises StorageError where that fails."""
 
+    where: str
+    """Directory or URL of the whole output."""
+    scratch: Path
+    """Directory whose `.tokmill` holds what grows here while the parts are put together."""
+    is_shared: bool
+    """Whether others can put the parts together at the same time, with no lock between them."""
+    _give_up: str
+    """How to give up all parts, for messages."""
 
-def join(directory: Path, whole: Content, version: str, on_new: Callable[[], None]) -> Manifest | None:
-    """Take part in making an output; its manifest where it is complete, or is being put together.
+    @abstractmethod
+    def lock(self) -> AbstractContextManager[None]:
+        """Hold the lock of whoever makes all parts or puts them together. Raises LockedError."""
 
-    on_new: called before the first to come begins. Raises ChangedError where something else is made or stands there, UsageError for
-    files that tokmill did not make, StorageError.
-    """
-    with storage_errors(directory):
-        complete = load_manifest(directory) if (directory / MANIFEST_NAME).exists() else pending_manifest(directory)
+    @abstractmethod
+    def read_plan(self) -> Header | None:
+        """Return what is being made in parts here; None where nothing is. Raises DamageError, UsageError."""
+
+    @abstractmethod
+    def write_plan(self, plan: Header, *, replace: bool) -> None:
+        """Write the plan. replace: take the place of one that is there, and forget what was put together by it."""
+
+    @abstractmethod
+    def complete(self, *, pending: bool = False) -> Manifest | None:
+        """Return the manifest of the whole where it is complete. pending: also where it is just being published."""
+
+    @abstractmethod
+    def part_output(self, index: int) -> str:
+        """Return the directory or URL of a part's output."""
+
+    @abstractmethod
+    def missing_parts(self, content: Content) -> dict[int, bool]:
+        """Return the numbers of the parts that are not complete, and whether each was begun. content: of the whole."""
+
+    @abstractmethod
+    def is_busy(self, index: int) -> bool:
+        """Whether somebody surely works on the part now."""
+
+    @abstractmethod
+    def read_manifests(self, count: int) -> list[Manifest]:
+        """Read the manifests of all parts, which are complete. Raises DamageError."""
+
+    @abstractmethod
+    def skipped_files(self, indexes: Sequence[int]) -> dict[int, Path]:
+        """Return local files with the lists of skipped records of these parts, by number. Raises DamageError for a missing one."""
+
+    @abstractmethod
+    def publish(self, parts: Sequence[Manifest], manifest: Manifest, reporter: ProgressReporter) -> Manifest:
+        """Give all files of the parts their final names, then put the manifest. Can be done again after a crash.
+
+        Returns the manifest that stands there then. Raises DamageError, LockedError.
+        """
+
+    @abstractmethod
+    def remove_parts(self, fingerprint: str | None) -> None:
+        """Remove the parts, and then the plan; can be done again after a crash.
+
+        fingerprint: of the whole, which is complete; None: it is not, and all of it is given up.
+        """
+
+    @abstractmethod
+    def tidy(self, fingerprint: str) -> None:
+        """Remove what parts left that were begun while the whole was completed. fingerprint: of the whole. Raises LockedError."""
+
+    @abstractmethod
+    def discard(self) -> None:
+        """Remove parts that were not put together, to begin again. Raises UsageError where the whole is complete, LockedError."""
+
+    @abstractmethod
+    def leave(self, index: int, fingerprint: str) -> Manifest | None:
+        """Return the manifest of the whole if others have put it together while part `index` was made, and remove that part."""
+
+    @abstractmethod
+    def _enter(self, whole: Content, *, is_new: bool) -> None:
+        """Make sure that nothing else is made here. Raises UsageError for files that tokmill did not make, LockedError."""
+
+    def join(self, whole: Content, version: str, on_new: Callable[[], None] = lambda: None) -> Manifest | None:
+        """Agree with all others that make parts of the same output.
+
+        Args:
+            whole: settings of the whole.
+            version: of tokmill, for the plan.
+            on_new: called before the first to come writes the plan.
+
+        Returns:
+            The manifest of the whole where it is complete, or is being published.
+
+        Raises:
+            ChangedError: something else is made or stands here.
+            UsageError: tokmill did not make what is here.
+            LockedError: a run in one piece is writing here.
+        """
+        complete = self.complete(pending=True)
         if complete is not None:
             if complete.fingerprint != whole.fingerprint():
-                raise changed_parts_error(complete.content, whole, directory, or_else="remove it first", is_complete=True)
+                raise self.changed_error(complete.content, whole, "remove it first", is_complete=True)
             return complete
-        plan = load_plan(directory)
-        if plan is not None and is_only_more_lenient(plan.content, whole):
-            plan = _write_plan(directory, whole, version, durable.replace)
-        if plan is None:
-            if is_begun(directory):
-                raise _in_one_run(directory)
-            if directory.is_dir():
-                refuse_strangers(directory)
+        is_new = self._is_new(whole, version)
+        self._enter(whole, is_new=is_new)
+        if is_new:
             on_new()
-            plan = _write_plan(directory, whole, version, durable.publish_new)
-    if plan is not None and plan.fingerprint != whole.fingerprint():
-        raise changed_parts_error(plan.content, whole, directory, or_else=f"give up all parts: remove {state_of(directory)}")
-    return None
+            self.write_plan(Header.of(whole, version), replace=False)
+            self._is_new(whole, version)
+        return None
 
+    def load_parts(self, content: Content) -> list[Manifest]:
+        """Return the manifests of all parts. content: of the whole. Raises UsageError where some are missing, ChangedError."""
+        missing = self.missing_parts(content)
+        if missing:
+            raise self._missing_error(content, missing)
+        manifests = self.read_manifests(n_parts(content))
+        for index, (manifest, wanted) in enumerate(zip(manifests, part_contents(content), strict=True)):
+            if manifest.fingerprint != wanted.fingerprint() and not is_only_more_lenient(manifest.content, wanted):
+                again = f"make part {index} again with --fresh"
+                raise changed_parts_error(manifest.content, wanted, self._place(index), or_else=again, is_complete=True)
+        return manifests
 
-def _write_plan(directory: Path, whole: Content, version: str, put: Callable[[Path, Path], None]) -> Header | None:
-    """Write the plan and `put` it in its place; what is there then."""
-    path = plan_of(directory)
-    durable.make_directory(path.parent)
-    scratch = path.with_name(f"plan.{os.uname().nodename}.{os.getpid()}.new")
-    durable.write_file(scratch, encode_header(Header.of(whole, version)))
-    put(scratch, path)
-    durable.sync_directory(path.parent)
-    return load_plan(directory)
+    def _missing_error(self, content: Content, missing: Mapping[int, bool]) -> UsageError:
+        count, n_missing, named = n_parts(content), len(missing), list(missing)[:_MOST_NAMED]
+        busy = {i for i in named if missing[i] and self.is_busy(i)}
+        words = [f"{i} (being made)" if i in busy else f"{i} (begun)" if missing[i] else str(i) for i in named]
+        more = f" and {n_missing - len(named):,} more" if n_missing > len(named) else ""
+        commands = [f"tokmill tokenize INPUT... --part {i}/{count} --out {self.where}" for i in named if i not in busy]
+        steps = ["with the inputs and options of the others:", *commands] if commands else ["wait for those that are being made"]
+        return UsageError(
+            f"{counted(n_missing, 'part')} of {count:,} {'is' if n_missing == 1 else 'are'} missing: {', '.join(words)}{more}",
+            where=self.where,
+            allowed=f"all parts, from 0 to {count - 1:,}, complete",
+            next_step="\n".join(steps),
+        )
 
+    def complete_error(self) -> UsageError:
+        """Return the error for --fresh where nothing is to be made."""
+        return UsageError(
+            "the output is complete, and parts do not replace a complete output",
+            where=self.where,
+            allowed="--fresh where an output is being made",
+            next_step="choose another --out, or remove it first",
+        )
 
-def _in_one_run(directory: Path) -> UsageError:
-    return UsageError(
-        "a run in one piece is to be resumed in this directory",
-        where=str(state_of(directory)),
-        allowed="a new or empty directory, or one in which these parts are made",
-        next_step="run that tokmill tokenize command again, without --part, or choose another --out",
-    )
+    def changed_error(self, before: Content, now: Content, or_else: str, *, is_complete: bool = False) -> Exception:
+        """Return the error that names what differs between two plans, or a plan and a complete output. or_else: the way out."""
+        return changed_parts_error(before, now, self._place(), or_else=or_else, is_complete=is_complete)
+
+    def _place(self, index: int | None = None) -> Path | str:
+        """Where the whole or a part is: a path in a directory, text for a URL."""
+        where = self.where if index is None else self.part_output(index)
+        return where if self.is_shared else Path(where)
+
+    def _is_new(self, whole: Content, version: str) -> bool:
+        """Whether there is no plan yet. Raises ChangedError for another one that cannot be replaced."""
+        plan = self.read_plan()
+        if plan is not None and plan.fingerprint != whole.fingerprint() and is_only_more_lenient(plan.content, whole):
+            self.write_plan(Header.of(whole, version), replace=True)
+            plan = self.read_plan()
+        if plan is not None and plan.fingerprint != whole.fingerprint():
+            raise self.changed_error(plan.content, whole, self._give_up)
+        return plan is None

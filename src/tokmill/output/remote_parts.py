@@ -1,35 +1,43 @@
-"""A prefix of an object store whose output is made in parts: what all must agree in, and which parts are there.
+"""Parts of an output at a prefix of an object store: machines that make parts share nothing but the store.
 
-Whoever comes first claims the prefix as a single run would, in the name of the whole, and then puts the plan, `.tokmill/plan`, both
-on condition that there is none. Each part is an output of its own, below `.tokmill/parts/NNNNN/`, with a claim and a manifest, made
-in a staged directory like any other; nothing is shared but the store.
+Whoever comes first claims the prefix as a run in one piece would, in the name of the whole, and then puts the plan; both only where
+there is none yet. Each part is an output with a claim and a manifest of its own, made in a staged directory like any other. Putting
+parts together copies objects inside the store; the manifest comes last, then the parts go. Two machines that do it at once make the
+same objects and one manifest.
 
-The hard one is who comes late: a part that was made twice, on two machines, may be completed there when the whole is put together
-and its parts are gone. It looks whether the whole is there, behind its own manifest, and takes itself away.
+A part may be made on two machines. The slower one may complete its part after the parts were put together and removed. So it looks
+for the manifest of the whole once its own is there, and then removes its part again.
 """
 
 from __future__ import annotations
 
 import contextlib
-from concurrent.futures import ThreadPoolExecutor
+import shutil
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from tokmill.core.errors import DamageError, LockedError, UsageError
-from tokmill.core.manifest import MANIFEST_NAME, SKIPPED_NAME
-from tokmill.output.config_diff import changed_parts_error, is_only_more_lenient
-from tokmill.output.journal import Header, decode_header, encode_header
-from tokmill.output.parts import n_parts
-from tokmill.output.prefix import CLAIM_NAME, PLAN_NAME, Claim, Prefix, give_up, is_ours
-from tokmill.output.state_dir import PARTS, STATE_NAME
-from tokmill.store import WRITING, AlreadyExists, not_written, retry
+from tokmill.core.errors import DamageError, LockedError
+from tokmill.core.manifest import MANIFEST_NAME, SKIPPED_NAME, decode_manifest
+from tokmill.core.spans import spans_of
+from tokmill.core.system.durable import storage_errors
+from tokmill.output.journal import decode_header, encode_header
+from tokmill.output.parts import PartsStore, files_of_whole, n_parts, part_directory, part_url, parts_url
+from tokmill.output.prefix import CLAIM_NAME, PLAN_NAME, Claim, Prefix, give_up, is_ours, reading_errors
+from tokmill.output.staged import output_of, stage_of
+from tokmill.output.state_dir import PARTS, STATE_NAME, acquire_lock, growing_path, release_lock
+from tokmill.store import WRITING, AlreadyExists, Copier, CopyTask, FileToSend, Uploader, UploadState, not_written, retry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from concurrent.futures import Future
+    from pathlib import Path
 
     from tokmill.core.config import Content
     from tokmill.core.manifest import Manifest
+    from tokmill.core.progress import ProgressReporter
+    from tokmill.output.journal import Header
     from tokmill.store import ObjectInfo
 
 T = TypeVar("T")
@@ -37,159 +45,252 @@ T = TypeVar("T")
 _PARTS_NAME = f"{STATE_NAME}/{PARTS}/"
 _CLAIMANT = "the parts of "
 _AT_ONCE = 8
-"""Objects that are taken away: each waits for an answer."""
+"""Objects that are fetched or removed at a time: each waits for an answer."""
+_TICK_S = 0.2
+_BLOCK_BYTES = 1 << 20
 
 
 def part_name(index: int, name: str) -> str:
-    """The object `name` of a part, below the prefix of the whole."""
+    """Return the name of the object `name` of a part, below the prefix of the whole."""
     return f"{_PARTS_NAME}{index:05}/{name}"
 
 
-class RemoteParts:
-    """The prefix. Whatever it asks of the store, it asks with patience; raises StorageError when that ends."""
+class RemoteParts(PartsStore):
+    """Parts at a prefix. What it asks of the store, it asks again for some minutes, then raises StorageError."""
 
-    def __init__(self, url: str) -> None:
-        """Nothing is asked yet. Raises UsageError for a store that cannot take an output."""
-        self.prefix = Prefix(url)
-        self.url = self.prefix.url
+    is_shared = True
 
-    def plan(self) -> Header | None:
-        """What is being made in parts here; None where nothing is. Raises DamageError, UsageError."""
-        data = self.prefix.whole(PLAN_NAME)
-        return None if data is None else decode_header(data, f"{self.url}/{PLAN_NAME}")
+    def __init__(self, url: str, stage: str | None = None) -> None:
+        """Ask nothing yet.
 
-    def complete(self, fingerprint: str) -> Manifest | None:
-        """The manifest of the whole, where it is put together. Raises DamageError, UsageError."""
-        manifest = self.prefix.manifest()
-        return manifest if manifest is not None and manifest.fingerprint == fingerprint else None
-
-    def agree(self, whole: Content, version: str) -> Manifest | None:
-        """Take part in making an output; its manifest where it is complete.
-
-        Raises ChangedError where something else is made or stands there, LockedError where a run in one piece is writing or was
-        interrupted, UsageError for objects that tokmill did not make.
+        stage: directory for what is needed here while parts are put together; None: the usual one. Raises UsageError for a store
+        that cannot take an output.
         """
-        fingerprint = whole.fingerprint()
-        self.prefix.refuse_inputs(whole.inputs)
-        complete = self.prefix.manifest()
-        if complete is not None:
-            if complete.fingerprint != fingerprint:
-                raise changed_parts_error(
-                    complete.content, whole, self.url, or_else="remove what is below it first", is_complete=True
-                )
-            return complete
-        is_new = self._is_new(whole, version)
-        with contextlib.suppress(AlreadyExists):
-            self._ask(lambda: self.prefix.store.put(CLAIM_NAME, _claim(fingerprint), only_new=True))
-        self.check_claim(fingerprint)
-        if is_new:
-            self.prefix.refuse_strangers(fingerprint)
-        with contextlib.suppress(AlreadyExists):
-            self._put_plan(whole, version, only_new=True)
-        self._is_new(whole, version)
-        return None
+        self._prefix = Prefix(url)
+        self.where = self._prefix.url
+        self._root = stage_of(parts_url(url), stage)
+        self.scratch = output_of(self._root)
+        self._give_up = give_up(self.where)
 
-    def check_claim(self, fingerprint: str) -> None:
-        """Raises LockedError when the prefix was claimed for something else."""
-        found = self.prefix.claimed()
-        if found is not None and found.fingerprint != fingerprint:
-            plan = self.plan() if found.owner.startswith(_CLAIMANT) else None
-            if plan is not None and plan.fingerprint == fingerprint:
-                # Of the plan before it became more lenient.
-                self._ask(lambda: self.prefix.store.put(CLAIM_NAME, _claim(fingerprint)))
-                return
-            raise LockedError(
-                "another run, of other inputs or settings or in one piece, is writing to this prefix, or was interrupted",
-                where=self.url,
-                allowed="the parts of one output at a time",
-                next_step=f"wait for it to end, or choose another --out; if it will not come back, {give_up(self.url)}",
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the lock of this machine's directory for these parts, which is empty then. Raises LockedError, StorageError."""
+        lock = acquire_lock(self._root)
+        try:
+            self._clear_scratch()
+            yield
+        finally:
+            self._clear_scratch()
+            release_lock(self._root, lock)
+            with contextlib.suppress(OSError):
+                self._root.rmdir()
+
+    def _clear_scratch(self) -> None:
+        shutil.rmtree(self.scratch, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            (self._root / "finalize.json").unlink()
+
+    def read_plan(self) -> Header | None:
+        """Return what is being made in parts here; None where nothing is. Raises DamageError, UsageError, StorageError."""
+        data = self._prefix.whole(PLAN_NAME)
+        return None if data is None else decode_header(data, f"{self.where}/{PLAN_NAME}")
+
+    def write_plan(self, plan: Header, *, replace: bool) -> None:
+        """Put the plan; where there is one already, it stays unless `replace`. Raises StorageError."""
+        if replace:
+            self._remove_copies()
+        with contextlib.suppress(AlreadyExists):
+            self._ask(lambda: self._prefix.store.put(PLAN_NAME, encode_header(plan), only_new=not replace))
+
+    def complete(self, *, pending: bool = False) -> Manifest | None:  # noqa: ARG002  an object is there or not
+        """Return the manifest of the whole, if there is one. Raises DamageError, UsageError, StorageError."""
+        return self._prefix.manifest()
+
+    def part_output(self, index: int) -> str:
+        """Return the URL of a part's output."""
+        return part_url(self.where, index)
+
+    def missing_parts(self, content: Content) -> dict[int, bool]:
+        """Return the parts without a manifest, and whether each was begun."""
+        there = self._objects()
+        begun = {name.removeprefix(_PARTS_NAME).partition("/")[0] for name in there}
+        return {i: f"{i:05}" in begun for i in range(n_parts(content)) if part_name(i, MANIFEST_NAME) not in there}
+
+    def is_busy(self, index: int) -> bool:  # noqa: ARG002  a store cannot say
+        """Return False: a claim does not say whether its run is alive."""
+        return False
+
+    def read_manifests(self, count: int) -> list[Manifest]:
+        """Read the manifests of all parts, several at a time. Raises DamageError, StorageError."""
+        there = self._objects()
+
+        def read(index: int) -> Manifest:
+            name = part_name(index, MANIFEST_NAME)
+            return decode_manifest(b"".join(self._blocks(there, index, MANIFEST_NAME)), f"{self.where}/{name}")
+
+        with ThreadPoolExecutor(_AT_ONCE, "fetch") as pool:
+            return list(pool.map(read, range(count)))
+
+    def skipped_files(self, indexes: Sequence[int]) -> dict[int, Path]:
+        """Fetch the lists of skipped records of these parts, several at a time. Raises DamageError, StorageError."""
+        if not indexes:
+            return {}
+        there = self._objects()
+
+        def fetch(index: int) -> Path:
+            path = part_directory(self.scratch, index) / SKIPPED_NAME
+            with storage_errors(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with path.open("wb") as file:
+                    file.writelines(self._blocks(there, index, SKIPPED_NAME))
+            return path
+
+        with ThreadPoolExecutor(_AT_ONCE, "fetch") as pool:
+            return dict(zip(indexes, pool.map(fetch, indexes), strict=True))
+
+    def _blocks(self, there: Mapping[str, ObjectInfo], index: int, name: str) -> Iterator[bytes]:
+        """Yield the bytes of an object of a part. Raises DamageError where it is missing."""
+        found = there.get(part_name(index, name))
+        if found is None:
+            raise DamageError(
+                "a file of a part is missing",
+                where=f"{self.part_output(index)}/{name}",
+                allowed="every file that the part's manifest lists",
+                next_step=f"make part {index} again with --fresh, then run tokmill finalize again",
             )
+        with reading_errors(), contextlib.closing(self._prefix.stream(found)) as stream:
+            while block := stream.read(_BLOCK_BYTES):
+                yield block
 
-    def parts(self) -> dict[str, ObjectInfo]:
-        """All objects of parts, by name."""
-        return {name: stored for name, stored in self.prefix.list().items() if name.startswith(_PARTS_NAME)}
+    def publish(self, parts: Sequence[Manifest], manifest: Manifest, reporter: ProgressReporter) -> Manifest:
+        """Copy all files inside the store, send the list of skipped records, put the manifest. Raises what these raise."""
+        self._check_claim(manifest.fingerprint)
+        sent = self._copy(parts, manifest.fingerprint, reporter)
+        if SKIPPED_NAME in manifest.files:
+            sent[SKIPPED_NAME] = self._send_skipped(manifest)
+        return self._prefix.commit(manifest, sent, Claim(fingerprint=manifest.fingerprint, owner=""))
+
+    def _copy(self, parts: Sequence[Manifest], fingerprint: str, reporter: ProgressReporter) -> dict[str, ObjectInfo]:
+        """Give the files of all parts their names; return what the store says of them."""
+        tasks = [
+            CopyTask(source=part_name(i, name), name=name, size_bytes=entry.size_bytes, run=part.fingerprint, part=i)
+            for i, part in enumerate(parts)
+            for name, entry in files_of_whole(part).items()
+        ]
+        with Copier(self._prefix.store, fingerprint) as copier:
+            copies = {copier.copy(task): task for task in tasks}
+            left: set[Future[ObjectInfo]] = set(copies)
+            n_bytes = 0
+            while left:
+                done, left = wait(left, timeout=_TICK_S, return_when=FIRST_EXCEPTION)
+                for copy in done:
+                    copy.result()
+                    n_bytes += copies[copy].size_bytes
+                reporter.progress(n_bytes)
+            return {task.name: copy.result() for copy, task in copies.items()}
+
+    def _send_skipped(self, manifest: Manifest) -> ObjectInfo:
+        """Send the list of skipped records, which is made here: its records are numbered anew for the whole."""
+        file = FileToSend(
+            name=SKIPPED_NAME,
+            paths=(growing_path(self.scratch, SKIPPED_NAME),),
+            entry=manifest.files[SKIPPED_NAME],
+            spans=tuple(spans_of(manifest)[SKIPPED_NAME]),
+        )
+        state = UploadState(self._root / "finalize.json", self.where)
+        with Uploader(self._prefix.store, manifest.fingerprint, state, on_bytes=lambda _: None) as uploader:
+            return uploader.send(file).result()
 
     def remove_parts(self, fingerprint: str | None) -> None:
-        """Take away what there is of the parts, what was begun, the claim, and then the plan; can be done again after a crash.
+        """Remove the parts, unfinished uploads, the claim, and then the plan.
 
-        fingerprint: of the whole, whose claim alone goes; None: whoever's is there.
+        fingerprint: of the whole, whose claim alone goes; None: whoever's is there. Raises StorageError.
         """
         self._remove(_PARTS_NAME)
-        claim = self.prefix.claimed()
+        claim = self._prefix.claimed()
         if claim is not None and fingerprint in (None, claim.fingerprint):
-            self._ask(lambda: self.prefix.store.delete([CLAIM_NAME]))
-        self._ask(lambda: self.prefix.store.delete([PLAN_NAME]))
+            self._ask(lambda: self._prefix.store.delete([CLAIM_NAME]))
+        self._ask(lambda: self._prefix.store.delete([PLAN_NAME]))
+
+    def tidy(self, fingerprint: str) -> None:
+        """Remove what late parts left. Raises StorageError."""
+        self.remove_parts(fingerprint)
 
     def discard(self) -> None:
-        """Begin again: away with parts that are not put together. Raises UsageError for an output that is complete."""
-        if self.prefix.head(MANIFEST_NAME) is not None:
-            raise self.is_complete_error()
-        if self.prefix.head(PLAN_NAME) is not None:
+        """Remove parts that were not put together. Raises UsageError where the whole is complete, StorageError."""
+        if self._prefix.head(MANIFEST_NAME) is not None:
+            raise self.complete_error()
+        if self._prefix.head(PLAN_NAME) is not None:
             self._remove_copies()
             self.remove_parts(None)
 
-    def is_complete_error(self) -> UsageError:
-        """The error for --fresh where nothing is to be made."""
-        return UsageError(
-            "the output is complete; parts do not take the place of what stands there",
-            where=self.url,
-            allowed="--fresh where an output is being made",
-            next_step="choose another --out, or remove it first",
-        )
-
     def leave(self, index: int, fingerprint: str) -> Manifest | None:
-        """What a part that is complete does last: where the whole is complete, too, it takes itself away. Returns the whole's."""
-        complete = self.complete(fingerprint)
-        if complete is not None:
-            self._remove(part_name(index, ""))
+        """Return the manifest of the whole if others have put it together, and remove the part."""
+        complete = self.complete()
+        if complete is None or complete.fingerprint != fingerprint:
+            return None
+        self._remove(part_name(index, ""))
         return complete
 
-    def _is_new(self, whole: Content, version: str) -> bool:
-        """Whether nothing is being made in parts here. Raises ChangedError where something else is, unless that is the same and
-        lets fewer bad records pass: then this takes the plan's place.
-        """
-        plan = self.plan()
-        if plan is not None and plan.fingerprint != whole.fingerprint() and is_only_more_lenient(plan.content, whole):
-            self._remove_copies()
-            self._put_plan(whole, version, only_new=False)
-            plan = self.plan()
-        if plan is not None and plan.fingerprint != whole.fingerprint():
-            raise changed_parts_error(plan.content, whole, self.url, or_else=give_up(self.url))
-        return plan is None
+    def _enter(self, whole: Content, *, is_new: bool) -> None:
+        fingerprint = whole.fingerprint()
+        self._prefix.refuse_inputs(whole.inputs)
+        with contextlib.suppress(AlreadyExists):
+            self._ask(lambda: self._prefix.store.put(CLAIM_NAME, _claim(fingerprint), only_new=True))
+        self._check_claim(fingerprint)
+        if is_new:
+            self._prefix.refuse_strangers(fingerprint)
 
-    def _put_plan(self, whole: Content, version: str, *, only_new: bool) -> None:
-        data = encode_header(Header.of(whole, version))
-        self._ask(lambda: self.prefix.store.put(PLAN_NAME, data, only_new=only_new))
+    def _check_claim(self, fingerprint: str) -> None:
+        """Raise LockedError when the prefix was claimed for something else."""
+        found = self._prefix.claimed()
+        if found is None or found.fingerprint == fingerprint:
+            return
+        plan = self.read_plan() if found.owner.startswith(_CLAIMANT) else None
+        if plan is not None and plan.fingerprint == fingerprint:
+            # The claim is of the plan before it became more lenient.
+            self._ask(lambda: self._prefix.store.put(CLAIM_NAME, _claim(fingerprint)))
+            return
+        raise LockedError(
+            "another run, of other inputs or settings or not in parts, is writing to this prefix, or was interrupted",
+            where=self.where,
+            allowed="the parts of one output at a time",
+            next_step=f"wait for it to end, or choose another --out; if it will not come back, {give_up(self.where)}",
+        )
+
+    def _objects(self) -> dict[str, ObjectInfo]:
+        """All objects of parts, by name."""
+        return {name: found for name, found in self._prefix.list().items() if name.startswith(_PARTS_NAME)}
 
     def _remove_copies(self) -> None:
-        """Take away what an interrupted finalize has copied of the parts of this plan."""
+        """Remove what an interrupted finalize has copied of the parts of this plan."""
         try:
-            plan = self.plan()
+            plan = self.read_plan()
         except DamageError:
-            # Nothing says which those are; who comes is told of them.
+            # Nothing says which those are; the next run meets them and says so.
             return
-        for name in [name for name in self.prefix.list() if _is_of_whole(name)]:
-            found = self.prefix.head(name)
+        for name in [name for name in self._prefix.list() if _is_of_whole(name)]:
+            found = self._prefix.head(name)
             if found is not None and plan is not None and found.mark.partition(" ")[0] == plan.fingerprint:
                 self._delete([name])
 
-    def _remove(self, above: str) -> None:
-        """Take away every object below, manifests first, and what was begun, also under names of the whole."""
-        for name, upload in self._ask(self.prefix.store.list_multipart):
-            if name.startswith(above) or (above == _PARTS_NAME and _is_of_whole(name)):
-                self._ask(lambda name=name, upload=upload: self.prefix.store.abort_multipart(name, upload))  # type: ignore[misc]
-        names = [name for name in self.prefix.list() if name.startswith(above)]
+    def _remove(self, prefix: str) -> None:
+        """Remove every object below, manifests first, and unfinished uploads, those to names of the whole too."""
+        for name, upload in self._ask(self._prefix.store.list_multipart):
+            if name.startswith(prefix) or (prefix == _PARTS_NAME and _is_of_whole(name)):
+                self._ask(lambda name=name, upload=upload: self._prefix.store.abort_multipart(name, upload))  # type: ignore[misc]
+        names = [name for name in self._prefix.list() if name.startswith(prefix)]
         manifests = [name for name in names if name.endswith(f"/{MANIFEST_NAME}")]
         self._delete(manifests)
         self._delete(set(names) - set(manifests))
 
     def _delete(self, names: Iterable[str]) -> None:
         with ThreadPoolExecutor(_AT_ONCE, "remove") as pool:
-            for _ in pool.map(lambda name: self._ask(lambda: self.prefix.store.delete([name])), names):
+            for _ in pool.map(lambda name: self._ask(lambda: self._prefix.store.delete([name])), names):
                 pass
 
     def _ask(self, attempt: Callable[[], T]) -> T:
-        return retry(attempt, WRITING, lambda how: not_written(how, self.url))
+        return retry(attempt, WRITING, lambda how: not_written(how, self.where))
 
 
 def _claim(fingerprint: str) -> bytes:
@@ -198,10 +299,3 @@ def _claim(fingerprint: str) -> bytes:
 
 def _is_of_whole(name: str) -> bool:
     return is_ours(name) or name == SKIPPED_NAME
-
-
-def missing_parts(parts: Mapping[str, ObjectInfo], content: Content) -> tuple[list[int], set[int]]:
-    """Numbers of the parts that are not complete, and of those that have anything there. content: of the whole."""
-    missing = [i for i in range(n_parts(content)) if part_name(i, MANIFEST_NAME) not in parts]
-    begun = {name.removeprefix(_PARTS_NAME).partition("/")[0] for name in parts}
-    return missing, {i for i in missing if f"{i:05}" in begun}

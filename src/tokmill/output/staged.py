@@ -83,9 +83,10 @@ def destination(out: str, stage: str | None) -> Here | Staged:
 class Here:
     """An output in a directory of this machine."""
 
-    def __init__(self, out: str) -> None:
+    def __init__(self, out: str, url: str = "") -> None:
+        """url: of an output in a store of which others send all files."""
         self.directory = out
-        self.url = ""
+        self.url = url
 
     def __enter__(self) -> Self:
         return self
@@ -101,6 +102,13 @@ class Here:
     def begin(self, job: Job) -> Finished | None:  # noqa: ARG002  the other place's
         """The run itself looks whether it is complete."""
         return None
+
+    def loosened(self, job: Job) -> Job:
+        """Return the job as it is."""
+        return job
+
+    def drop(self) -> None:
+        """Remove nothing: the output is where it belongs."""
 
     def publish(self, finished: Finished, observers: Sequence[Observer]) -> Finished:  # noqa: ARG002  likewise
         """The run itself has done so."""

@@ -128,11 +128,6 @@ def discard_sent(directory: Path) -> None:
         durable.sync_directory(directory)
 
 
-def staged_bytes(directory: Path) -> int:
-    """What the files of a run that is not complete take here, but for those that were sent."""
-    return sum(max(0, size_of(part)) for part in growing_files(directory))
-
-
 def release_lock(directory: Path, lock: DirectoryLock) -> None:
     """Give the lock back, and the state directory where nothing is left in it."""
     lock.release(remove=True)

@@ -25,11 +25,9 @@ if TYPE_CHECKING:
         divide_resources,
         make_job,
     )
-    from tokmill.run.parts.far_runs import run_all_at, run_one_part_at
     from tokmill.run.parts.finalize import finalize
-    from tokmill.run.parts.joining import finalize_at
     from tokmill.run.parts.ray import RayRunner
-    from tokmill.run.parts.split_runs import run_all, run_one_part
+    from tokmill.run.parts.tokenize import place_of_part, run_all_parts, run_one_part
     from tokmill.run.summary import Meter, Summary, notices_of, summarize
     from tokmill.run.supervisor import LocalRunner
 
@@ -43,11 +41,9 @@ __getattr__, __dir__, __all__ = lazy_names(
         "estimate.forecast": ["InputPlan", "NOWHERE", "Plan", "check_disk", "make_plan"],
         "estimate.statistics": ["Estimate"],
         "job": ["PlannedJob", "details", "divide_resources", "make_job"],
-        "parts.far_runs": ["run_all_at", "run_one_part_at"],
         "parts.finalize": ["finalize"],
-        "parts.joining": ["finalize_at"],
         "parts.ray": ["RayRunner"],
-        "parts.split_runs": ["run_all", "run_one_part"],
+        "parts.tokenize": ["place_of_part", "run_all_parts", "run_one_part"],
         "summary": ["Meter", "Summary", "notices_of", "summarize"],
         "supervisor": ["LocalRunner"],
     },

@@ -25,7 +25,7 @@ from tokmill.core.errors import Interrupted, MemoryBudgetError, TokmillError
 from tokmill.core.events import AnyEvent, CachesReset, Notice, Progress
 from tokmill.core.system.budget import CacheReset
 from tokmill.core.system.memory import cgroup_limit_bytes, data_bytes, give_way, machine_bytes, rss_bytes
-from tokmill.core.system.process_child import Line, failed_event
+from tokmill.core.system.process import Parent, failed_event
 from tokmill.encode import cutter_of, disable_awkward, load_encoder, reference_of
 from tokmill.read import CorpusReader
 from tokmill.run.audit import Auditor
@@ -182,21 +182,21 @@ def serve(process: type[EncodingProcess], job_fd: int, event_fd: int) -> None:
     """Read a job, carry it out and exit: the whole life of a process of this kind."""
     threading.stack_size(_STACK_BYTES)
     disable_awkward()
-    line = Line(job_fd, event_fd)
-    job = msgspec.json.decode(line.question(), type=Job)
+    parent = Parent(job_fd, event_fd)
+    job = msgspec.json.decode(parent.question(), type=Job)
     if job.resources.nice:
         give_way()
     register_urls(job.urls)
     _limit_growth(job.resources.worker_bytes)
-    worker = process(job, line.emit, _watchful_look(job.resources.worker_bytes))
+    worker = process(job, parent.emit, _watchful_look(job.resources.worker_bytes))
     # Ctrl-C ends the program that feeds standard input, too: seen here, its end is not taken for the end of the corpus.
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, lambda _signum, _frame: worker.stop())
-    line.watch(worker.stop)
+    parent.watch(worker.stop)
     try:
         worker.run()
     except BaseException as error:  # noqa: BLE001  the parent is told of whatever it is, panics of engines too
-        line.emit(failed_event(error))
+        parent.emit(failed_event(error))
     sys.stderr.flush()
     # Threads may still wait for standard input or hold the engine; everything durable is done.
     os._exit(0)

@@ -32,6 +32,10 @@ SEGMENT_S = 1.0
 """A slow input commits at least this often."""
 _GRACE_S = 0.15
 """Between a signal to this process and the one to its neighbours in the pipe, a few milliseconds pass."""
+_LOOK_S = 0.05
+_TICK_S = 0.2
+_DOCUMENT_BYTES = 64
+"""Most bytes that a format notes of a document in a file beside the ids."""
 
 
 class SegmentWriter:
@@ -81,6 +85,32 @@ class SegmentWriter:
             self._note_end_of_stdin(encoded.after)
             if self._is_due():
                 self.commit()
+
+    def wait_for_stage(self, encoded: EncodedBatch, on_tick: Callable[[], None], is_stopped: Callable[[], bool]) -> bool:
+        """Wait until the batch fits where an output for a store is staged: the parent process sends complete shards away.
+
+        Only a file that the journal says is complete can leave, so this commits before it waits, and does not wait for what no
+        commit can mention (inside a document). It waits before a batch is written: the limit is a limit and not a mean. Returns
+        False when the run is stopped before. Raises what a commit raises.
+        """
+        limit_bytes = self._job.resources.stage_bytes
+        if not limit_bytes:
+            return True
+        limit_bytes -= sum(run.ids.nbytes + _DOCUMENT_BYTES * len(run.ends) for run in encoded.runs)
+        if self._output.staged_bytes <= limit_bytes:
+            return True
+        if self.can_commit:
+            self.commit()
+        self._output.settle()
+        next_tick = time.monotonic()
+        while self._output.staged_bytes > limit_bytes and self._output.is_leaving:
+            if is_stopped():
+                return False
+            if time.monotonic() >= next_tick:
+                next_tick = time.monotonic() + _TICK_S
+                on_tick()
+            time.sleep(_LOOK_S)
+        return True
 
     @property
     def can_commit(self) -> bool:

@@ -18,10 +18,8 @@ from tokmill.core.version import __version__
 from tokmill.output import Output, RunHistoryRecorder, open_output
 from tokmill.run.encoding import EncodingProcess, serve
 from tokmill.run.segment_writer import SegmentWriter
-from tokmill.run.stage_limit import wait_for_room
 
 if TYPE_CHECKING:
-    from tokmill.core.records import EncodedBatch
     from tokmill.read import CorpusReader
 
 
@@ -52,7 +50,7 @@ class Worker(EncodingProcess):
         with self._encoded(reader, output.cursor, writer) as results:
             try:
                 for encoded in results:
-                    if not self._has_room(output, writer, encoded):
+                    if not writer.wait_for_stage(encoded, lambda: self._tell_of(writer), self._is_ending):
                         raise self._ended(output.directory)
                     writer.add(encoded)
                 writer.wait_for_stdin_end()
@@ -68,11 +66,11 @@ class Worker(EncodingProcess):
         output.publish(manifest)
         self._emit(_finished(manifest, writer.elapsed_s, resumed=resumed))
 
-    def _has_room(self, output: Output, writer: SegmentWriter, encoded: EncodedBatch) -> bool:
-        """Wait until there is; False when the run is to end instead."""
-        limit_bytes, is_ending = self._job.resources.stage_bytes, lambda: self._stopped or self._leaving is not None
-        on_tick = lambda: self._tell(writer.elapsed_s, writer.position_bytes, writer.counts)  # noqa: E731  short
-        return wait_for_room(output, writer, encoded, limit_bytes, on_tick, is_ending)
+    def _is_ending(self) -> bool:
+        return self._stopped or self._leaving is not None
+
+    def _tell_of(self, writer: SegmentWriter) -> None:
+        self._tell(writer.elapsed_s, writer.position_bytes, writer.counts)
 
     def _is_to_end(self, writer: SegmentWriter, reader: CorpusReader) -> bool:
         """Whether the run ends here: before the corpus does, or by a signal that may have ended standard input, too."""
@@ -112,7 +110,7 @@ class Worker(EncodingProcess):
 
     def _manifest(self, output: Output, writer: SegmentWriter, recorder: RunHistoryRecorder) -> Manifest:
         entries = writer.finish()
-        self._tell(writer.elapsed_s, writer.position_bytes, writer.counts)
+        self._tell_of(writer)
         return Manifest(
             format_version=FORMAT_VERSION,
             tokmill_version=__version__,

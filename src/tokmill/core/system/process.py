@@ -1,6 +1,6 @@
-"""A child process that is asked one thing and answers in lines of JSON: `python -m MODULE JOB_FD EVENT_FD`.
+"""A child process that answers one question in lines of JSON, seen from both sides: `python -m MODULE JOB_FD EVENT_FD`.
 
-The pipe that carried the question stays open as a lifeline: the line `stop` asks for an orderly end, its end ends the child.
+The pipe that carries the question stays open as a lifeline: the line `stop` asks for an orderly end, and its end ends the child.
 """
 
 from __future__ import annotations
@@ -8,17 +8,20 @@ from __future__ import annotations
 import os
 import select
 import signal
-import subprocess
 import sys
 import tempfile
+import threading
+import traceback
 from typing import IO, TYPE_CHECKING
 
-from tokmill.core.errors import TokmillError, error_classes
+import msgspec
+
+from tokmill.core.errors import MemoryBudgetError, TokmillError, error_classes
+from tokmill.core.events import PARTS_OF_ERROR, Failed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from tokmill.core.events import Failed
 
 _ENVIRONMENT = {
     # Arrays of a batch come from the heap and are used again: with the default threshold each is mapped and faulted anew
@@ -38,10 +41,13 @@ _PATIENCE_S = 60.0
 
 
 class Child:
-    """One process. `end` it."""
+    """A child process, as its parent sees it. `end` it."""
 
     def __init__(self, module: str) -> None:
         """Start it: it imports what it needs, and waits for a question."""
+        # Here, so that the child does not load it.
+        import subprocess
+
         job_read, self._job_write = os.pipe()
         self._event_read, event_write = os.pipe()
         self._stderr: IO[bytes] = _scratch()
@@ -70,7 +76,7 @@ class Child:
         self._send(question)
 
     def lines(self) -> Iterator[bytes]:
-        """What it answers, until it ends."""
+        """Yield the lines of its answer, until it ends."""
         tail = b""
         while chunk := self._read():
             *lines, tail = (tail + chunk).split(b"\n")
@@ -101,6 +107,8 @@ class Child:
 
     def end(self) -> None:
         """Make sure that the process is gone, and close everything."""
+        import subprocess
+
         if not self._is_asked:
             # It has nothing to lose, and need not import to the end what it will not use.
             self._process.kill()
@@ -117,7 +125,7 @@ class Child:
         self._stderr.close()
 
     def cause(self) -> str:
-        """How the process ended, for a message."""
+        """Return how the process ended, for a message."""
         code = self._process.returncode
         if code < 0:
             return f"killed by {signal.Signals(-code).name}"
@@ -142,8 +150,91 @@ def _module_path() -> list[str]:
 
 
 def error_of(event: Failed) -> TokmillError:
-    """The error that a child reported."""
+    """Return the error that a child reported."""
     cls = error_classes().get(event.error, TokmillError)
     error = cls(event.what, where=event.where, allowed=event.allowed, next_step=event.next_step, resumes=event.resumes)
     error.option, error.suggested, error.path = event.option, event.suggested, event.path
     return error
+
+
+class Parent:
+    """The parent process, as its child sees it: the pipe of the job, and the pipe of the answers."""
+
+    def __init__(self, job_fd: int, event_fd: int) -> None:
+        # Here, so that the parent does not load it.
+        from tokmill.core.system.memory import mark_for_oom_killer
+
+        # Ctrl-C reaches every process of the terminal; the parent decides what it means.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        mark_for_oom_killer()
+        self._lifeline: IO[bytes] = os.fdopen(job_fd, "rb")
+        self._events = os.fdopen(event_fd, "wb", buffering=0)
+        self._writing = threading.Lock()
+
+    def question(self) -> bytes:
+        """Return the parent's question; end the process when it has none."""
+        question = self._lifeline.readline()
+        if not question.endswith(b"\n"):
+            os._exit(0)
+        return question
+
+    def emit(self, answer: msgspec.Struct) -> None:
+        """Send one line; from any thread."""
+        data = memoryview(msgspec.json.encode(answer) + b"\n")
+        with self._writing:
+            while data:
+                data = data[self._events.write(data) or 0 :]
+
+    def watch(self, on_stop: Callable[[], None]) -> None:
+        """From now on, call `on_stop` (in a thread) when the parent asks for the end, and exit at once when the parent is dead."""
+        threading.Thread(target=self._watch, args=(on_stop,), name="lifeline", daemon=True).start()
+
+    def _watch(self, on_stop: Callable[[], None]) -> None:
+        for line in self._lifeline:
+            if line.strip() == b"stop":
+                on_stop()
+        os._exit(1)
+
+
+def serve_once(answer: Callable[[bytes], msgspec.Struct]) -> None:
+    """Answer the parent's one question and end the process; called by `__main__` of a module that `Child` starts.
+
+    answer: takes the question, one line of JSON; what it raises is reported to the parent.
+    """
+    parent = Parent(int(sys.argv[1]), int(sys.argv[2]))
+    question = parent.question()
+    parent.watch(lambda: os._exit(1))
+    try:
+        parent.emit(answer(question))
+    except BaseException as error:  # noqa: BLE001  the parent is told of whatever it is, panics of engines too
+        parent.emit(failed_event(error))
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def failed_event(error: BaseException) -> Failed:
+    """Return the event that carries an error to the parent."""
+    if isinstance(error, MemoryError):
+        error = MemoryBudgetError(
+            "the worker ran out of memory",
+            where="the process that tokenizes",
+            allowed="what --memory and the machine allow",
+            next_step="raise --memory and run the same command again",
+            resumes=True,
+        )
+    if not isinstance(error, TokmillError):
+        traceback.print_exception(error)
+        error = TokmillError(
+            f"unforeseen {type(error).__name__}: {error}",
+            where="the process that works",
+            allowed="no error of this kind: it is a fault of tokmill, or of what it stands on",
+            next_step="report it if it happens twice; run the same command again",
+            resumes=True,
+        )
+    parts = {name: _sendable(getattr(error, name)) for name in PARTS_OF_ERROR}
+    return Failed(error=type(error).__name__, **{**parts, "what": parts["what"] or ""}, resumes=error.resumes)  # type: ignore[arg-type]
+
+
+def _sendable(text: str | None) -> str | None:
+    r"""Text that JSON can hold: a path's bytes that are not UTF-8 become `\xHH`."""
+    return None if text is None else text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -25,7 +25,7 @@ from tokmill.core.config import MIB, Resources
 from tokmill.core.errors import DamagedInputError
 from tokmill.core.records import Cursor, text_to_path
 from tokmill.core.skipping import OTHER_FILE
-from tokmill.core.system.process_child import serve_once
+from tokmill.core.system.process import serve_once
 from tokmill.core.text import counted
 from tokmill.encode import cutter_of, disable_awkward, load_encoder
 from tokmill.read import CorpusReader, clean

@@ -28,12 +28,10 @@ from tokmill.core.events import AnyEvent, Failed, Finished, Notice, Progress, Re
 from tokmill.core.partition import part_sizes
 from tokmill.core.records import Counts
 from tokmill.core.skipping import n_bad_records, too_many_error
-from tokmill.core.system.process import error_of
-from tokmill.core.system.process_child import failed_event
+from tokmill.core.system.process import error_of, failed_event
 from tokmill.core.text import counted
 from tokmill.output import part_contents, skipped_lists
-from tokmill.run.parts.far_runs import make_part_at
-from tokmill.run.parts.split_runs import part_job
+from tokmill.run.parts.tokenize import make_part, part_job
 from tokmill.run.supervisor import LocalRunner
 
 # Before ray is imported, which reads it then.
@@ -325,9 +323,7 @@ def _make_part(question: bytes, index: int, stage: str | None) -> bytes:
     while True:
         try:
             runner, reporters = LocalRunner(), [_Reporter(index)]
-            return msgspec.json.encode(
-                make_part_at(job, stage, runner, reporters) if job.destination else runner.run(job, reporters)
-            )
+            return msgspec.json.encode(make_part(job, stage, runner, reporters))
         except LockedError as error:
             if time.monotonic() > give_up_s:
                 return msgspec.json.encode(failed_event(error))

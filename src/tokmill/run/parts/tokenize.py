@@ -1,0 +1,192 @@
+"""Runs that make parts of an output: one part (`tokmill tokenize --part I/N`), or all of them and the whole (`--ray`).
+
+A part, a run in one piece and a task on a cluster do the same. They differ in who starts the worker and in where the output lies.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, cast
+
+import msgspec
+
+from tokmill.core.errors import DamageError, LockedError
+from tokmill.core.events import Finished
+from tokmill.core.outcome import already_finished
+from tokmill.core.partition import Part, count_parts, parse_part
+from tokmill.core.progress import ProgressReporter
+from tokmill.core.records import Counts, is_url, path_to_text, text_to_path
+from tokmill.core.version import __version__
+from tokmill.output import Here, Staged, in_parts, part_content, part_url
+from tokmill.run.estimate.forecast import check_disk
+from tokmill.run.parts.finalize import parts_store, put_together
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tokmill.core.config import Content, Job
+    from tokmill.core.manifest import Manifest
+    from tokmill.core.protocols import Observer, Runner
+    from tokmill.output import PartsStore
+
+
+class PartsRunner(Protocol):
+    """Makes parts of an output somewhere, several at a time."""
+
+    def make_parts(self, job: Job, indexes: Sequence[int], observers: Sequence[Observer]) -> None:
+        """Return when the parts are complete. job: of the whole. Raises TokmillError."""
+
+
+def place_of_part(out: str, stage: str | None, part: str | None) -> Here | Staged:
+    """Return where a run makes its output: one part, or (None) all of them, made elsewhere. Raises TokmillError.
+
+    stage: of a URL, the directory for what is made here; None: the usual one.
+    """
+    if not is_url(out):
+        return Here(out)
+    if part is not None:
+        return Staged(part_url(out, parse_part(part)[0]), stage)
+    parts = parts_store(out, stage)
+    return Here(str(parts.scratch), parts.where)
+
+
+def run_one_part(
+    job: Job, part: str, place: Here | Staged, runner: Runner, observers: Sequence[Observer], *, url: str = "", force: bool
+) -> tuple[Job, Finished, bool]:
+    """Make one part of an output.
+
+    Args:
+        job: with all inputs; its `out` is the directory of the whole, if that is one.
+        part: `3/8`.
+        place: where the part is made.
+        runner: starts the worker.
+        observers: told of every event.
+        url: of the whole, if it is in a store.
+        force: begin even though the output will not fit on the disk.
+
+    Returns:
+        The job of the whole, how the run ended, and whether the whole is complete already.
+
+    Raises:
+        TokmillError: LockedError where another run makes this part.
+    """
+    index, count = parse_part(part)
+    parts = _parts_of(job, url)
+    whole = whole_job(job, count, parts)
+    complete = begin(parts, whole, force=force)
+    if complete is not None:
+        place.drop()
+        return whole, already_finished(complete), True
+    made = part_job(whole, index)
+    if whole.destination:
+        made = msgspec.structs.replace(made, out=path_to_text(place.directory))
+    finished, is_whole = _make(parts, made, place, runner, observers, observers, force=force)
+    return whole, finished, is_whole
+
+
+def run_all_parts(
+    job: Job,
+    part_bytes: int,
+    runner: PartsRunner,
+    observers: Sequence[Observer],
+    *,
+    url: str = "",
+    stage: str | None = None,
+    force: bool,
+) -> tuple[Job, Finished]:
+    """Make an output in parts of about so many bytes of input, and put them together.
+
+    Returns the job of the whole and how the run ended. Raises TokmillError: LockedError where another run does the same.
+    """
+    began_s = time.monotonic()
+    parts = _parts_of(job, url, stage)
+    whole = whole_job(job, count_parts(job.content.inputs, part_bytes), parts)
+    with parts.lock():
+        if job.fresh:
+            parts.discard()
+        complete = begin(parts, whole, force=force)
+        if complete is not None and parts.read_plan() is None:
+            return whole, already_finished(complete)
+        missing = parts.missing_parts(whole.content) if complete is None else {}
+        if missing:
+            runner.make_parts(whole, list(missing), observers)
+        plan = parts.read_plan()
+        manifest = parts.complete() if plan is None else put_together(parts, plan, ProgressReporter(()), job.resources.max_skipped)
+    if manifest is None:
+        return whole, Finished(elapsed_s=0.0, counts=Counts(), peak_rss_bytes=0, resumed=False)
+    finished = already_finished(manifest)
+    return whole, msgspec.structs.replace(finished, elapsed_s=time.monotonic() - began_s, already_complete=False)
+
+
+def make_part(job: Job, stage: str | None, runner: Runner, observers: Sequence[Observer]) -> Finished:
+    """Make one part, wherever this is called. job: of the part. Raises TokmillError: LockedError while another run makes it."""
+    part = cast("Part", job.content.part)
+    if not job.destination:
+        directory = Path(text_to_path(job.out)).parents[2]
+        return _make(parts_store(str(directory)), job, Here(str(directory)), runner, observers, (), force=True)[0]
+    parts = parts_store(job.destination.removesuffix(part_url("", part.index)), stage)
+    with Staged(job.destination, stage) as place:
+        job = msgspec.structs.replace(job, out=path_to_text(place.directory))
+        # The sending is not reported: progress shows how much input is done.
+        return _make(parts, job, place, runner, observers, (), force=True)[0]
+
+
+def whole_job(job: Job, count: int, parts: PartsStore) -> Job:
+    """Return the job of an output that is made in so many parts. Raises UsageError."""
+    destination = parts.where if parts.is_shared else ""
+    return msgspec.structs.replace(job, content=in_parts(job.content, count), destination=destination)
+
+
+def begin(parts: PartsStore, whole: Job, *, force: bool) -> Manifest | None:
+    """Agree with the others that make parts of the same output; return the manifest of the whole where all is done already.
+
+    force: begin even though the output will not fit on the disk. Raises ChangedError, UsageError, DiskFullError.
+    """
+    on_new = (lambda: None) if force or whole.destination else lambda: check_disk(whole)
+    complete = parts.join(whole.content, __version__, on_new)
+    if complete is not None and whole.fresh:
+        raise parts.complete_error()
+    return complete
+
+
+def part_job(whole: Job, index: int, content: Content | None = None) -> Job:
+    """Return the job of one part; in a store, whoever makes it sets `out`. content: the part's, where it is known already."""
+    content = content or part_content(whole.content, index)
+    if whole.destination:
+        return msgspec.structs.replace(whole, content=content, destination=part_url(whole.destination, index))
+    return msgspec.structs.replace(whole, content=content, out=path_to_text(_parts_of(whole).part_output(index)))
+
+
+def _make(
+    parts: PartsStore,
+    job: Job,
+    place: Here | Staged,
+    runner: Runner,
+    observers: Sequence[Observer],
+    sending: Sequence[Observer],
+    *,
+    force: bool,
+) -> tuple[Finished, bool]:
+    """Make one part; return how the run ended, and whether others have completed the whole. sending: observers of the sending."""
+    part = cast("Part", job.content.part)
+    try:
+        job = place.loosened(job)
+        finished = place.begin(job)
+        if finished is None:
+            if job.destination and not force:
+                check_disk(job)
+            finished = place.publish(runner.run(job, [*observers, *place.observers]), sending)
+    except (LockedError, DamageError):
+        # Others may have put all parts together and removed this one's files meanwhile.
+        complete = parts.leave(part.index, part.plan)
+        if complete is None:
+            raise
+        place.drop()
+        return already_finished(complete), True
+    complete = parts.leave(part.index, part.plan)
+    return (finished, False) if complete is None else (already_finished(complete), True)
+
+
+def _parts_of(job: Job, url: str = "", stage: str | None = None) -> PartsStore:
+    return parts_store(url or text_to_path(job.out), stage)
