@@ -49,16 +49,16 @@ _FORMATS = tuple(f + c for f in _SUFFIXES for c in ("", *_COMPRESSIONS) if not (
 
 @dataclass(frozen=True, slots=True)
 class FoundInputs:
-    """What was found."""
+    """The inputs that were found."""
 
     inputs: tuple[Input, ...]
     n_passed_over: int = 0
     """Files in directories that were left out because of their suffix, name or kind; hidden ones are not counted."""
     own: tuple[str, ...] = ()
-    """What to say of the files that tokmill wrote, which were passed over too."""
+    """Notices of files that tokmill wrote, which were passed over too."""
 
     def notices(self) -> list[str]:
-        """What a person should know before the run."""
+        """Return what a person should know before the run."""
         notices = [*self.own, *_unpinned(self.inputs)]
         if not self.n_passed_over:
             return notices
@@ -69,9 +69,20 @@ class FoundInputs:
 
 
 def find_inputs(names: Sequence[str], *, glob: str | None, input_format: str | None, outside: str | None = None) -> FoundInputs:
-    """The inputs that a person redacted, in the order given. Raises UsageError, DamagedInputError.
+    """Find the inputs that a person named.
 
-    outside: a directory, the output's, into which a walk through directories does not go; files named one by one may lie there.
+    Args:
+        names: files, directories, patterns, URLs, pipes, or `-`.
+        glob: chooses files of directories; None: known suffixes do.
+        input_format: of all inputs, such as `jsonl.gz`; None: suffixes decide.
+        outside: a directory, the output's, which a walk through directories leaves out; files named one by one may lie there.
+
+    Returns:
+        The inputs in the order given.
+
+    Raises:
+        UsageError: a name stands for nothing, or for what cannot be read.
+        DamagedInputError: a file or directory may not be read.
     """
     if input_format is not None and input_format not in _FORMATS:
         raise UsageError(
@@ -97,7 +108,7 @@ def find_inputs(names: Sequence[str], *, glob: str | None, input_format: str | N
 
 
 class _Finder:
-    """Collects inputs."""
+    """The inputs found so far."""
 
     def __init__(self, glob: str | None, input_format: str | None, outside: str | None) -> None:
         self.inputs: list[Input] = []
@@ -245,19 +256,19 @@ class _Finder:
 
 
 def _unpinned(inputs: Sequence[Input]) -> list[str]:
-    """What to say of remote objects that could change without being noticed."""
+    """Return notices of remote objects that could change without being noticed."""
     found = [source.path for source in inputs if source.version is None]
     others = f" (and {counted(len(found) - 1, 'other')})" if len(found) > 1 else ""
     return [f"the server gives {found[0]}{others} neither ETag nor time: only its size shows a change"] if found else []
 
 
 def is_guess(source: Input) -> bool:
-    """Whether an input's name does not say what it holds: it is taken for text for want of anything better."""
+    """Return whether an input's name does not say what it holds, so that it is taken for text."""
     return not _without_compression(source.path)[0].endswith(_KNOWN_SUFFIXES)
 
 
 def _without_compression(path: str) -> tuple[str, Compression]:
-    """The path in lower case without a suffix of compression, and the compression."""
+    """Return the path in lower case without a suffix of compression, and the compression."""
     lower = (path_of(path) if is_url(path) else path).lower()
     for short, full in _SHORT.items():
         if lower.endswith(short):
@@ -269,7 +280,7 @@ def _without_compression(path: str) -> tuple[str, Compression]:
 
 
 def _describe(path: str, input_format: str | None) -> tuple[InputFormat, Compression]:
-    """Format and compression, by suffix unless they were given."""
+    """Return format and compression, by suffix unless they were given."""
     bare, compression = _without_compression(path)
     file_format: str = next((name for name, suffixes in _SUFFIXES.items() if bare.endswith(suffixes)), "text")
     if input_format is not None:
@@ -279,7 +290,11 @@ def _describe(path: str, input_format: str | None) -> tuple[InputFormat, Compres
 
 
 def input_format_of(source: Input) -> str | None:
-    """What `--input-format` must have been, for an input that its name takes for something else."""
+    """Return what `--input-format` was, if an input is not read as its name says; None if it is.
+
+    Args:
+        source: the input of a run.
+    """
     if (source.format, source.compression) == _describe(source.path, None):
         return None
     suffix = next((dot for dot, name in _COMPRESSIONS.items() if name == source.compression), "")
@@ -287,7 +302,7 @@ def input_format_of(source: Input) -> str | None:
 
 
 def _check_seekable(file_format: InputFormat, compression: Compression, path: str, *, has_size: bool) -> None:
-    """Raises UsageError for a file that is to be read from its end, and cannot be."""
+    """Raise UsageError for a file that would be read from its end, and cannot be."""
     if file_format not in WITH_FOOTER or (has_size and compression == "none"):
         return
     what = f"compressed from outside ({compression})" if compression != "none" else "a pipe"
@@ -300,12 +315,12 @@ def _check_seekable(file_format: InputFormat, compression: Compression, path: st
 
 
 def _shown(path: str) -> str:
-    """A path or URL as messages have it."""
+    """Return a path or URL for messages."""
     return path if is_url(path) else path_to_text(path)
 
 
 def _matcher(glob: str | None) -> Callable[[str, str], bool]:
-    """Whether a file of a directory is wanted, by its name and its path relative to the directory that was given."""
+    """Return what says whether a file of a directory is wanted, by its name and its path relative to the given directory."""
     if glob is None:
         return lambda name, _relative: _without_compression(name)[0].endswith(_KNOWN_SUFFIXES)
     matches = re.compile(translate(glob)).match
@@ -315,13 +330,13 @@ def _matcher(glob: str | None) -> Callable[[str, str], bool]:
 
 
 def _identity(directory: str) -> tuple[int, int] | None:
-    """Device and inode of a directory; None if it is not there."""
+    """Return device and inode of a directory; None if it is not there."""
     status = _stat(directory)
     return (status.st_dev, status.st_ino) if status else None
 
 
 def _walk(top: str, outside: tuple[int, int] | None) -> Iterator[tuple[os.DirEntry[str], str]]:
-    """Every file below `top` that is not hidden or below the directory `outside`, with its relative path; in no order.
+    """Yield every file below `top`, but hidden ones and those below `outside`, with its relative path; in no order.
 
     Loops of links are cut.
     """
@@ -349,12 +364,12 @@ def _is_directory(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
     except OSError:
-        # A link to itself; whether that matters is for the one to say who wants the file.
+        # A link to itself, which matters only if the file is wanted.
         return False
 
 
 def _stat(path: str) -> os.stat_result | None:
-    """None if there is nothing. Raises DamagedInputError for what cannot be looked at."""
+    """Return the status of a path; None if there is nothing. Raises DamagedInputError for what may not be looked at."""
     try:
         return os.stat(path)
     except (FileNotFoundError, NotADirectoryError, ValueError):

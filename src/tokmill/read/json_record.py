@@ -1,7 +1,7 @@
-"""One JSON object to one text: what a line of JSON lines is, and a JSON file in an archive.
+"""The text of one JSON object: a line of JSON lines, or a JSON file in an archive.
 
-msgspec decodes nothing but the field that is wanted; what it refuses is asked of the standard library, which says why. The hard one
-is a key with dots: `a.b` is the key of that name where the object has one, and else the field `b` of the object under `a`.
+msgspec decodes only the wanted field; what it rejects is parsed by the standard library, which says why. A key with dots, `a.b`, is
+the key of that name where the object has one, and else the field `b` of the object under `a`.
 """
 
 from __future__ import annotations
@@ -21,19 +21,20 @@ if TYPE_CHECKING:
     from tokmill.core.records import Location, Utf8Policy
 
 NOT_PLAIN = (msgspec.MsgspecError, UnicodeError, RecursionError)
-"""What `RecordParser.texts` raises when a record is to be parsed by itself."""
+"""What `RecordParser.texts` raises if a record must be parsed by itself."""
 
 _BOM = b"\xef\xbb\xbf"
 _OF_THE_KEY = ("missing_text", "null_text", "not_a_string", "lone_surrogate")
-"""Reasons that are about what stands under the key of the text."""
+"""Reasons that concern what stands under the key of the text."""
 _MOST_KEYS = 8
 """Named in a message."""
 
 
 class NotARecordError(Exception):
-    """Something is no record. reason: as in Skip; at: byte of it, where known."""
+    """Something is no record."""
 
     def __init__(self, reason: str, what: str, next_step: str, at: int = 0) -> None:
+        """Say what is wrong. reason: as in Skip; at: the byte of the record, where known."""
         super().__init__(what)
         self.reason = reason
         self.what = what
@@ -41,7 +42,7 @@ class NotARecordError(Exception):
         self.at = at
 
     def error(self, where: Location, allowed: str, records: str) -> BadRecordError:
-        """The error that stops the run. where: of the record; records: what `--on-error skip` leaves out, in the plural."""
+        """Return the error that stops the run. where: of the record; records: what `--on-error skip` leaves out, in the plural."""
         offset = None if where.offset is None else where.offset + self.at
         return BadRecordError(
             f"{self.what} ({self.reason})",
@@ -58,16 +59,17 @@ class NotARecordError(Exception):
 
 
 def skip_of(bad: NotARecordError, where: Location, offset: int | None, key: str) -> Skip:
-    """What is recorded of a record that is left out. offset: of the record; key: --text-key."""
+    """Return what is noted of a record that is left out. offset: of the record; key: --text-key."""
     at = None if offset is None else offset + bad.at
     text_key = key if bad.reason in _OF_THE_KEY else msgspec.UNSET
     return Skip(path=where.path, record=where.record, offset=at, reason=bad.reason, text_key=text_key)
 
 
 class RecordParser:
-    """The texts of JSON objects."""
+    """The parser of JSON objects with a text."""
 
     def __init__(self, key: str) -> None:
+        """Prepare for one key: --text-key."""
         self._key = key
         if "." in key.strip("."):
             self._text_of: Callable[[bytes | memoryview], str] = _nested(key)
@@ -79,14 +81,23 @@ class RecordParser:
             self.texts = self._flat_texts
 
     def _flat_texts(self, lines: Sequence[bytes | memoryview]) -> list[bytes]:
-        """The texts of lines, all of which are plain records. Raises one of NOT_PLAIN when one is not."""
+        """Return the texts of lines that are plain records. Raises one of NOT_PLAIN if one is not."""
         return [record.text.encode() for record in map(self._decode, lines)]
 
     def _nested_texts(self, lines: Sequence[bytes | memoryview]) -> list[bytes]:
         return [text.encode() for text in map(self._text_of, lines)]
 
     def parse(self, line: bytes, policy: Utf8Policy, *, at_start: bool) -> tuple[bytes, int]:
-        """The text of a line that is not blank, and how many bytes of the line were not UTF-8. Raises NotARecordError."""
+        """Return the text of a line that is not blank, and how many of its bytes were not UTF-8.
+
+        Args:
+            line: the line.
+            policy: for bytes that are not UTF-8.
+            at_start: it is a file's first, where a byte order mark may stand before it.
+
+        Raises:
+            NotARecordError: it has no text.
+        """
         if at_start and line.startswith(_BOM):
             # A byte order mark may stand before JSON (RFC 8259, section 8.1); the text does not begin there.
             line = b" " * len(_BOM) + line[len(_BOM) :]
@@ -106,7 +117,7 @@ class RecordParser:
             return self._parse_slowly(line), n_invalid
 
     def _parse_slowly(self, line: bytes) -> bytes:
-        """As the standard library sees it: its reasons are better, and it takes lone surrogates where they do no harm."""
+        """Parse by the standard library: it says why, and accepts lone surrogates where they do no harm."""
         try:
             value = json.loads(line.decode(), parse_constant=_refuse_constant, parse_int=_Number, parse_float=_Number)
         except RecursionError:
@@ -137,13 +148,13 @@ class RecordParser:
 
 
 class _Number(str):
-    """A number's digits; they are of no interest, and Python refuses very long ones."""
+    """A number's digits, not converted: Python converts no very long ones."""
 
     __slots__ = ()
 
 
 def _nested(key: str) -> Callable[[bytes | memoryview], str]:
-    """The text under a key with dots, of an object as most are; raises one of NOT_PLAIN for any other."""
+    """Return what gives the text under a key with dots of a plain object, and raises one of NOT_PLAIN for any other."""
     *above, last = key.split(".")
     inner: type[msgspec.Struct] = msgspec.defstruct("Inner", [("text", str)], rename={"text": last}, frozen=True, gc=False)
     for name in reversed(above[1:]):
@@ -166,7 +177,7 @@ def _nested(key: str) -> Callable[[bytes | memoryview], str]:
 
 
 def _below(value: dict[str, Any], key: str) -> object:
-    """What stands under a key with dots, step by step. Raises NotARecordError when a step is missing."""
+    """Return what stands under a key with dots, step by step. Raises NotARecordError if a step is missing."""
     found: Any = value
     above: list[str] = []
     for name in key.split("."):
@@ -191,6 +202,6 @@ def _describe_keys(value: dict[str, object]) -> str:
 
 
 def _other_key(value: dict[str, object]) -> str:
-    """What to type: the key of the longest string."""
+    """Return what to type: the key of the longest string."""
     strings = {k: len(v) for k, v in value.items() if isinstance(v, str) and not isinstance(v, _Number) and k.isidentifier()}
     return f"pass --text-key {max(strings, key=lambda k: strings[k])}" if strings else "pass --text-key KEY"

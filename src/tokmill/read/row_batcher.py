@@ -128,7 +128,7 @@ class RowBatcher:
         self._skips.append(skip_of(bad, where, offset, self._settings.content.text_key))
 
     def take(self, after: Cursor) -> Iterator[Batch]:
-        """Yield what was added as batches. after: the cursor behind all of it. Raises MemoryBudgetError."""
+        """Yield what was added as batches. after: the cursor after all of it. Raises MemoryBudgetError."""
         documents, locate, counts, skips = self._documents, self._locator(), self._counts(), self._skips
         ends_long = self._ends_long
         self._begin()

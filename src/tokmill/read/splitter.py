@@ -188,12 +188,9 @@ class RecordSplitter:
 class _Finder:
     """The search for a separator that cannot overlap itself.
 
-    Where the separator's rarest byte is rare, that byte is searched for (15 GB/s); elsewhere numpy compares all bytes at once,
-    without the interpreter's lock: 1.1 ms for 40,000 documents in 2 MB, where `bytes.split` takes 2.4.
+    numpy compares all bytes with the separator's rarest one at once, without the interpreter's lock: 1.0 ms for 2 MB in documents
+    of 2 kB, where `bytes.find` takes 4.2.
     """
-
-    _SPARSE = 2 << 10
-    """Bytes of text for each occurrence of the rarest byte above which it is searched for."""
 
     def __init__(self, separator: bytes) -> None:
         self.separator = separator
@@ -204,30 +201,12 @@ class _Finder:
 
     def find(self, data: bytes) -> NDArray[np.int64]:
         """Return where the separator begins: int64, shape (n_separators,), ascending."""
-        if len(data) < len(self.separator):
+        text, separator = np.frombuffer(data, np.uint8), self.separator
+        if len(text) < len(separator):
             return np.zeros(0, np.int64)
         if not self._order:
-            counts = [data.count(byte) for byte in self.separator]
+            counts = [data.count(byte) for byte in separator]
             self._order = sorted(range(len(counts)), key=counts.__getitem__)
-        sparse = self._find_sparse(data)
-        return self._find_dense(data) if sparse is None else sparse
-
-    def _find_sparse(self, data: bytes) -> NDArray[np.int64] | None:
-        """Search for the rarest byte; return None if it is not rare."""
-        separator, first = self.separator, self._order[0]
-        rarest, places, left = separator[first : first + 1], [], len(data) // self._SPARSE + 1
-        at = data.find(rarest, first)
-        while at >= 0:
-            if data.startswith(separator, at - first):
-                places.append(at - first)
-            left -= 1
-            if not left:
-                return None
-            at = data.find(rarest, at + 1)
-        return np.array(places, np.int64)
-
-    def _find_dense(self, data: bytes) -> NDArray[np.int64]:
-        text, separator = np.frombuffer(data, np.uint8), self.separator
         first, *others = self._order
         text_of_first = text[first : len(text) - (len(separator) - 1 - first)]
         if len(self._mask) < len(text):

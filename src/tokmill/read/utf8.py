@@ -1,7 +1,7 @@
-"""UTF-8: is it valid, where not, and what the policy makes of it.
+"""UTF-8: whether bytes are valid, where not, and what the policy makes of them.
 
 Checking must not hold the interpreter's lock, or encoder threads wait for one another: `bytes.decode` holds it at 0.7 GB/s;
-`bytes.isascii` is over in a moment and pyarrow's validation of a borrowed buffer releases it and runs at 4 GB/s.
+`bytes.isascii` takes no time and pyarrow's validation of a borrowed buffer releases it and runs at 4 GB/s.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from tokmill.core.records import Compression, Utf8Policy
 
 _PROBE_BYTES = 1 << 20
-"""Where an invalid byte is looked for, this much text is decoded at a time."""
+"""Decoded at a time to find an invalid byte."""
 
 _COMPRESSED = (
     (b"\x1f\x8b", "gzip", ".gz"),
@@ -23,15 +23,15 @@ _COMPRESSED = (
     (b"\x04\x22\x4d\x18", "lz4", ".lz4"),
 )
 _BINARY = (
-    # With the byte behind it: a text may begin with PAR1.
+    # With the byte after the mark: a text may begin with PAR1.
     (b"PAR1\x15", "Parquet data", ".parquet", "parquet"),
     (b"ARROW1\x00\x00", "Arrow data", ".arrow", "arrow"),
     (b"\xff\xff\xff\xff", "an Arrow stream", ".arrows", "arrow"),
 )
 _TAR = (257, b"ustar")
-"""Where a tar archive says that it is one."""
+"""The mark of a tar archive and where it stands."""
 HEAD_BYTES = 512
-"""As much as `foreign` looks at."""
+"""Enough for `foreign`."""
 _FOREIGN = (
     *(
         (
@@ -53,8 +53,12 @@ _FOREIGN = (
 
 
 def first_invalid(data: bytes | bytearray | memoryview) -> int | None:
-    """Index of the first byte that is not UTF-8; None when all is valid. `data` is borrowed for the call."""
-    # Until something else than ASCII was met, pyarrow (25 MiB, 0.1 s) is not needed; after that its own test is as fast.
+    """Return the index of the first byte that is not UTF-8; None if all is valid.
+
+    Args:
+        data: bytes, borrowed for the call; a character that its end cuts is not valid.
+    """
+    # Until something other than ASCII is met, pyarrow (25 MiB, 0.1 s) is not needed; after that its own test is as fast.
     if "pyarrow" not in sys.modules and bytes(data).isascii():
         return None
     return None if _is_valid(data) else _find_invalid(data)
@@ -90,7 +94,12 @@ def _find_invalid(data: bytes | bytearray | memoryview) -> int | None:
 
 
 def clean(document: bytes, policy: Utf8Policy) -> tuple[bytes, int]:
-    """The document as valid UTF-8, and how many of its bytes were not. policy: `replace` or `ignore`, as in `bytes.decode`."""
+    """Return a document as valid UTF-8, and how many of its bytes were not.
+
+    Args:
+        document: any bytes.
+        policy: `replace` or `ignore`, as in `bytes.decode`.
+    """
     kept = document.decode("utf-8", "ignore").encode()
     n_invalid = len(document) - len(kept)
     if policy == "ignore" or not n_invalid:
@@ -99,12 +108,12 @@ def clean(document: bytes, policy: Utf8Policy) -> tuple[bytes, int]:
 
 
 def damage_hint(compression: Compression) -> str:
-    """What to add to a next step: text that is not UTF-8 may be that of a compressed file that was damaged."""
+    """Return what to add to a next step: text that is not UTF-8 may be that of a damaged compressed file."""
     return "" if compression == "none" else f"; or the compressed file is damaged: {compression} -t FILE tests it"
 
 
 def foreign(head: bytes) -> tuple[str, str] | None:
-    """What the first bytes of a file that should be UTF-8 betray it to be, and what to do about it."""
+    """Return what a file is by its first bytes, if it is not UTF-8 text, and what to do about it."""
     at, word = _TAR
     if head[at : at + len(word)] == word and b"\0" in head[:at]:
         return "a tar archive", "give the file a name that ends in .tar, or pass --input-format tar"
