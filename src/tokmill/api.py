@@ -152,17 +152,17 @@ def _carry_out(
     asked, carried_bytes = planned.job, 0
     if call.append:
         # Here, so that a run without it loads no numpy.
-        from tokmill.derive import carried, carry_over, extend
+        from tokmill.derive import bytes_to_copy, copy_old_output, extend
 
         planned = extend(planned)
-        carried_bytes = carried(planned.job)
+        carried_bytes = bytes_to_copy(planned.job)
     _introduce(asked, planned.notices, call.observers)
     finished = place.begin(asked)
     if finished is not None:
         return planned.job, finished
     if not call.force and not (call.append and is_complete(planned.job)):
         check_disk(asked, carried_bytes)
-    job = carry_over(planned.job, call.observers) if call.append and planned.job.made_from else planned.job
+    job = copy_old_output(planned.job, call.observers) if call.append and planned.job.made_from else planned.job
     return job, place.publish(runner.run(job, [meter, *call.observers, *place.observers]), call.observers)
 
 

@@ -101,7 +101,7 @@ def test_another_number_of_ids_of_the_same_tokenizer_is_said(made: Path) -> None
 def test_while_an_append_waits_another_command_is_told_of_it(made: Path, tmp_path: Path) -> None:
     tokmill.tokenize(made / "a.txt", tmp_path / "o")
     planned = appending.extend(make_job([str(made / "b.txt")], out=str(tmp_path / "o")))
-    appending.carry_over(planned.job, ())
+    appending.copy_old_output(planned.job, ())
     for name, append in (("c", True), ("a", False), ("c", False)):
         with pytest.raises(ChangedError) as caught:
             tokmill.tokenize(made / f"{name}.txt", tmp_path / "o", append=append)

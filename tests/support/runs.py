@@ -65,7 +65,7 @@ def append_in_process(inputs: Sequence[Path], out: Path, *, fresh: bool = False,
     """An append in this process, in small batches."""
     planned = make_job([str(i) for i in inputs], PlanOptions(fresh=fresh, **({"val_fraction": 0.2} | options)), out=str(out))
     job = appending.extend(planned).job
-    job = appending.carry_over(job, ()) if job.made_from else job
+    job = appending.copy_old_output(job, ()) if job.made_from else job
     events: list[AnyEvent] = []
     resources = msgspec.structs.replace(job.resources, **TINY, **UNWATCHED)
     Worker(msgspec.structs.replace(job, resources=resources), events.append).run()

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 from tokmill.core.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from tokmill.derive.appending import carried, carry_over, extend
+    from tokmill.derive.appending import bytes_to_copy, copy_old_output, extend
     from tokmill.derive.conversion import convert, reshard
     from tokmill.derive.merging import merge
 
 __getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
-        "appending": ["carried", "carry_over", "extend"],
+        "appending": ["bytes_to_copy", "copy_old_output", "extend"],
         "conversion": ["convert", "reshard"],
         "merging": ["merge"],
     },

@@ -19,9 +19,8 @@ from tokmill.core.progress import ProgressReporter
 from tokmill.core.records import text_to_path
 from tokmill.core.text import counted
 from tokmill.core.version import __version__
-from tokmill.derive.copy_bytes import FlatCarrier, is_flat
-from tokmill.derive.copy_tokens import WriterCarrier, ids_of
-from tokmill.derive.engine import Replay, provenance
+from tokmill.derive.copiers import ByteCopier, TokenCopier, ids_of, is_plain
+from tokmill.derive.engine import CopyRun, provenance
 from tokmill.derive.source import Source
 from tokmill.output import (
     Output,
@@ -84,12 +83,12 @@ def extend(planned: PlannedJob) -> PlannedJob:
     return PlannedJob(job, [*planned.notices, *notices])
 
 
-def carried(job: Job) -> int:
-    """Bytes of the old output that `carry_over` copies."""
+def bytes_to_copy(job: Job) -> int:
+    """Bytes of the old output that `copy_old_output` copies."""
     return Source.load(Path(text_to_path(job.out))).size_bytes
 
 
-def carry_over(job: Job, observers: Sequence[Observer]) -> Job:
+def copy_old_output(job: Job, observers: Sequence[Observer]) -> Job:
     """Bring the old output into the state directory of the new one, as far as it is not there yet. Returns the job that goes on.
 
     Raises DamageError when a byte of the old output is not as it was written, and what `open_output` raises.
@@ -103,16 +102,16 @@ def carry_over(job: Job, observers: Sequence[Observer]) -> Job:
     try:
         source = Source.load(directory)
         if not output.segments or output.cursor.input_index < source.n_inputs:
-            carrier = FlatCarrier(output) if _is_copied(source) else WriterCarrier(output, content)
+            copier = ByteCopier(output) if _is_copied(source) else TokenCopier(output, content)
             size = counted(source.size_bytes, "byte")
             ProgressReporter(observers).notice(
                 f"first, the {size} of the complete output are copied into the new one; until that is complete, the old one stays"
             )
             recorder = RunHistoryRecorder(output)
-            replay = Replay([source], carrier, output, ProgressReporter([recorder]))
+            run = CopyRun([source], copier, output, ProgressReporter([recorder]))
             try:
-                replay.run()
-                replay.finish(complete=False)
+                run.run()
+                run.finish(complete=False)
             finally:
                 recorder.save()
     finally:
@@ -121,7 +120,7 @@ def carry_over(job: Job, observers: Sequence[Observer]) -> Job:
 
 
 def _is_copied(source: Source) -> bool:
-    return is_flat(source) and not source.content.shards
+    return is_plain(source) and not source.content.shards
 
 
 def _check_carriable(source: Source) -> None:

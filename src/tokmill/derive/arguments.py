@@ -1,4 +1,4 @@
-"""What a person names as sources and output of merge, convert and reshard: patterns expanded, directories and files told apart."""
+"""Sources and output as named in merge, convert and reshard: patterns expanded, directories and files told apart."""
 
 from __future__ import annotations
 
@@ -111,3 +111,36 @@ def _check_manifest(directory: Path, stated: Sequence[str]) -> None:
 def _quoted(paths: Sequence[Path]) -> str:
     shown = " ".join(shlex.quote(path_to_text(str(path))) for path in paths[:3])
     return shown if len(paths) <= 3 else f"{shown} ..."
+
+
+def check_apart(sources: Sequence[Path], out: Path) -> None:
+    """Raises UsageError when the output is a source's directory or lies in one, holds one, or is what is not a directory."""
+    if out.exists() and not out.is_dir():
+        raise UsageError(
+            "the output is a file", where=str(out), option="--out", allowed="a directory, new or old", suggested="merged"
+        )
+    for source in sources:
+        # A link in another directory may lead to the file that an output here would replace.
+        around = {source} if source.is_dir() else {source.parent, source.resolve().parent}
+        for directory in around:
+            is_held, is_in = _is_within(directory, out), _is_within(out, directory)
+            if is_held and is_in:
+                what = "the output is one of the sources" if source.is_dir() else "the output is the directory of a source"
+            elif is_held:
+                what = "a source lies in the output"
+            elif is_in and (source.is_dir() or (directory / MANIFEST_NAME).exists()):
+                what = "the output lies in a source, which would then hold files that its manifest does not list"
+            else:
+                continue
+            raise UsageError(
+                what,
+                where=f"{out}, and the source {source}",
+                allowed="another directory, beside the sources",
+                next_step=f"choose another --out, such as {directory}-new",
+            )
+
+
+def _is_within(path: Path, directory: Path) -> bool:
+    """Whether a path is a directory that is there, or leads through it."""
+    real = path.resolve()
+    return directory.is_dir() and any(p.exists() and os.path.samefile(p, directory) for p in (real, *real.parents))

@@ -13,12 +13,11 @@ import msgspec
 from tokmill.core.errors import UsageError
 from tokmill.core.records import IdType
 from tokmill.core.text import nearest
-from tokmill.derive.arguments import is_directory, named_directory, named_paths, output_path
-from tokmill.derive.copy_tokens import WriterCarrier
-from tokmill.derive.engine import carry_all
+from tokmill.derive.arguments import check_apart, is_directory, named_directory, named_paths, output_path
+from tokmill.derive.copiers import TokenCopier
+from tokmill.derive.engine import derive_output
 from tokmill.derive.external_files import load_bare
-from tokmill.derive.merging import check_apart, check_marks
-from tokmill.derive.source import Source
+from tokmill.derive.source import Source, check_marks
 from tokmill.formats import FORMATS, Choice, choose_output
 
 if TYPE_CHECKING:
@@ -150,12 +149,12 @@ def _rewrite(
         shards=choice.shards or msgspec.UNSET,
         n_parts=msgspec.UNSET,
     )
-    return carry_all(
+    return derive_output(
         [source],
         content,
         out,
         how,
-        lambda output: WriterCarrier(output, content),
+        lambda output: TokenCopier(output, content),
         fresh=fresh,
         force=force,
         observers=observers,

@@ -1,6 +1,6 @@
-"""`merge`: complete outputs, runs or shards of one, into one that is as if all had been tokenized in one run.
+"""`merge`: complete outputs into one that is as if all had been tokenized in one run.
 
-What would make the ids mean different things must agree and is refused by name; what only decides which documents were taken may
+Settings that decide what the ids mean must agree, or the error names them. Those that only decide which documents were taken may
 differ, and the manifest then says that no single run made this output.
 """
 
@@ -13,26 +13,23 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from tokmill.core.errors import UsageError
-from tokmill.core.manifest import MANIFEST_NAME
 from tokmill.core.provenance import Origin
 from tokmill.core.records import STDIN
 from tokmill.core.text import counted
-from tokmill.derive.arguments import named_paths, output_path
-from tokmill.derive.copy_bytes import FlatCarrier, is_flat
-from tokmill.derive.copy_tokens import WriterCarrier
-from tokmill.derive.engine import carry_all
-from tokmill.derive.source import Source
+from tokmill.derive.arguments import check_apart, named_paths, output_path
+from tokmill.derive.copiers import ByteCopier, TokenCopier, is_plain
+from tokmill.derive.engine import derive_output
+from tokmill.derive.source import Source, check_marks
 from tokmill.formats import choose_output
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
-    from pathlib import Path
 
     from tokmill.core.config import Content
     from tokmill.core.outcome import Outcome
     from tokmill.core.protocols import Observer
     from tokmill.core.records import Tokenizer
-    from tokmill.derive.engine import Carrier
+    from tokmill.derive.engine import Copier
     from tokmill.output import Output
 
 _MUST_AGREE = ("format", "dtype", "eot")
@@ -62,16 +59,16 @@ def merge(
     target = output_path(out)
     sources = [Source.load(path) for path in listed]
     check_apart([source.directory for source in sources], target)
-    check_agreement(sources)
+    _check_agreement(sources)
     if not allow_other_split:
         _check_split(sources)
-    content = merged_content(sources)
-    return carry_all(
+    content = _merged_content(sources)
+    return derive_output(
         sources,
         content,
         target,
         "merge",
-        carrier_maker(sources, content),
+        _copier_maker(sources, content),
         fresh=fresh,
         force=force,
         observers=observers,
@@ -79,64 +76,16 @@ def merge(
     )
 
 
-def carrier_maker(sources: Sequence[Source], content: Content) -> Callable[[Output], Carrier]:
-    """How the sources of one format get into an output of that format."""
-    if all(map(is_flat, sources)):
-        return FlatCarrier
+def _copier_maker(sources: Sequence[Source], content: Content) -> Callable[[Output], Copier]:
+    """Return what copies sources of one format into an output of that format."""
+    if all(map(is_plain, sources)):
+        return ByteCopier
     for source in sources:
         check_marks(source)
-    return lambda output: WriterCarrier(output, content)
+    return lambda output: TokenCopier(output, content)
 
 
-def check_marks(source: Source) -> None:
-    """Raises UsageError for an output whose documents cannot be told apart."""
-    if source.content.eot == "none":
-        raise UsageError(
-            "documents cannot be told apart in "
-            + ("bare files stated to have no end-of-text ids" if source.is_bare else "an output that was written with --eot none"),
-            where=str(source.directory),
-            allowed="an end-of-text id before or after each document; without, "
-            + ("--format raw, llmc, litdata, mds" if source.is_bare else "outputs of the raw format can be merged"),
-            next_step="choose another --format, and leave --to-eot out"
-            if source.is_bare
-            else "tokenize again, directly into the format that is wanted",
-        )
-
-
-def check_apart(sources: Sequence[Path], out: Path) -> None:
-    """Raises UsageError when the output is a source's directory or lies in one, holds one, or is what is not a directory."""
-    if out.exists() and not out.is_dir():
-        raise UsageError(
-            "the output is a file", where=str(out), option="--out", allowed="a directory, new or old", suggested="merged"
-        )
-    for source in sources:
-        # A link in another directory may lead to the file that an output here would replace.
-        around = {source} if source.is_dir() else {source.parent, source.resolve().parent}
-        for directory in around:
-            is_held, is_in = _is_within(directory, out), _is_within(out, directory)
-            if is_held and is_in:
-                what = "the output is one of the sources" if source.is_dir() else "the output is the directory of a source"
-            elif is_held:
-                what = "a source lies in the output"
-            elif is_in and (source.is_dir() or (directory / MANIFEST_NAME).exists()):
-                what = "the output lies in a source, which would then hold files that its manifest does not list"
-            else:
-                continue
-            raise UsageError(
-                what,
-                where=f"{out}, and the source {source}",
-                allowed="another directory, beside the sources",
-                next_step=f"choose another --out, such as {directory}-new",
-            )
-
-
-def _is_within(path: Path, directory: Path) -> bool:
-    """Whether a path is a directory that is there, or leads through it."""
-    real = path.resolve()
-    return directory.is_dir() and any(p.exists() and os.path.samefile(p, directory) for p in (real, *real.parents))
-
-
-def check_agreement(sources: Sequence[Source]) -> None:
+def _check_agreement(sources: Sequence[Source]) -> None:
     """Raises UsageError, naming what differs and where, unless the ids of all sources mean the same."""
     first = sources[0]
     for source in sources[1:]:
@@ -184,7 +133,7 @@ def _identified(tokenizer: Tokenizer) -> str:
     return f"{tokenizer.name} (sha256 {tokenizer.sha256[:12]})" if tokenizer.is_known else tokenizer.name
 
 
-def merged_content(sources: Sequence[Source]) -> Content:
+def _merged_content(sources: Sequence[Source]) -> Content:
     """The settings of one run over all inputs, in the shards that the format has by default: one file a side where it can.
 
     Where settings differ they are those of the first, and the fingerprints of all.

@@ -215,6 +215,21 @@ class Source:
         self._files = {}
 
 
+def check_marks(source: Source) -> None:
+    """Raises UsageError for an output whose documents cannot be told apart."""
+    if source.content.eot == "none":
+        raise UsageError(
+            "documents cannot be told apart in "
+            + ("bare files stated to have no end-of-text ids" if source.is_bare else "an output that was written with --eot none"),
+            where=str(source.directory),
+            allowed="an end-of-text id before or after each document; without, "
+            + ("--format raw, llmc, litdata, mds" if source.is_bare else "outputs of the raw format can be merged"),
+            next_step="choose another --format, and leave --to-eot out"
+            if source.is_bare
+            else "tokenize again, directly into the format that is wanted",
+        )
+
+
 def extents_of(manifest: Manifest, side: str) -> list[Extent]:
     """Return where the ids of a side lie, in order: in every format one after the other, after the header of a file."""
     return [

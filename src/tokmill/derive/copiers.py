@@ -1,0 +1,187 @@
+"""The two ways in which documents of complete outputs get into another: bytes from file to file, or ids through a writer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tokmill.core.errors import DamageError, UsageError
+from tokmill.core.manifest import SKIPPED_NAME
+from tokmill.core.output_spec import SIDES
+from tokmill.core.records import Counts, Tokens
+from tokmill.core.text import counted
+from tokmill.dataset import IdReader
+from tokmill.derive.source import extents_of
+from tokmill.derive.token_stream import ShiftedIds, check_edge, narrowed
+from tokmill.formats import make_writer, spec_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from tokmill.core.config import Content
+    from tokmill.core.records import FileEntry
+    from tokmill.derive.source import CheckedFile, Source
+    from tokmill.output import GrowingFile, Output
+
+
+class ByteCopier:
+    """Appends the ids of each side to one file. Implements `engine.Copier`.
+
+    For sources that are ids and nothing else. Bytes go from file to file in the kernel; they are read all the same, for the digests
+    of the source and of the output. With one segment a commit the two are the same.
+    """
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+        self._done: list[Source] = []
+        self._step = 0
+        self._offsets: dict[str, int] = {}
+        for side in SIDES:
+            output.file(f"{side}.bin")
+
+    def begin_source(self, source: Source, step: int, before: Sequence[Source]) -> int:
+        """See `engine.Copier`."""
+        self._done = [*before, source]
+        self._offsets = {}
+        for earlier in source.steps[:step]:
+            self._offsets |= earlier.ends
+        return sum(self._offsets.values())
+
+    def copy_step(self, source: Source, step: int) -> int:
+        """See `engine.Copier`."""
+        n_bytes = 0
+        for name, end in source.steps[step].ends.items():
+            side = source.manifest.files[name].side
+            target = self._output.file(f"{side}.bin" if side else name)
+            n_bytes += _copy_span(source.file(name), self._offsets.get(name, 0), end, target)
+            self._offsets[name] = end
+        self._step = step
+        return n_bytes
+
+    def end_source(self, source: Source) -> None:
+        """See `engine.Copier`."""
+        source.finish()
+
+    def state(self) -> dict[str, int]:
+        """Return the state of a writer of the raw format that goes on from here."""
+        *before, source = self._done
+        step = source.steps[self._step]
+        counts = sum((s.manifest.counts for s in before), step.counts)
+        state: dict[str, int] = {}
+        for side in SIDES:
+            state |= {f"{side}_{key}": step.writer.get(f"{side}_{key}", 0) for key in ("open", "inside")}
+            state |= {f"{side}_{key}": getattr(counts, f"{key}_{side}") for key in ("tokens", "documents")}
+        return state
+
+    def finish(self) -> Mapping[str, FileEntry]:
+        """See `engine.Copier`."""
+        counts = sum((source.manifest.counts for source in self._done), Counts())
+        for side in SIDES:
+            self._output.file(f"{side}.bin")
+            tokens, documents = getattr(counts, f"tokens_{side}"), getattr(counts, f"documents_{side}")
+            self._output.complete(f"{side}.bin", side=side, tokens=tokens, documents=documents)
+        return _complete_skipped(self._output)
+
+
+class TokenCopier:
+    """Appends the documents of sources through a writer: from any format and shards into any other. Implements `engine.Copier`."""
+
+    def __init__(self, output: Output, content: Content) -> None:
+        """content: of the output."""
+        self._output = output
+        self._content = content
+        self._writer = make_writer(output, output.segments[-1].writer if output.segments else {}, spec_of(content))
+        self._sides: list[ShiftedIds] = []
+        self._tokens = [0, 0]
+        self._documents = [0, 0]
+        self._n_skipped_bytes = 0
+
+    def begin_source(self, source: Source, step: int, before: Sequence[Source]) -> int:  # noqa: ARG002  the contract's
+        """See `engine.Copier`."""
+        content, where = source.content, str(source.directory)
+        eot_id = content.tokenizer.eot_id
+        self._sides = []
+        for side in SIDES:
+            check_edge(ids_of(source, side), eot_id, content.eot, where, is_bare=source.is_bare)
+            self._sides.append(ShiftedIds(ids_of(source, side), eot_id, content.eot, self._content.eot))
+        counts = source.steps[step - 1].counts if step else Counts()
+        self._tokens = [counts.tokens_train, counts.tokens_val]
+        self._documents = [counts.documents_train, counts.documents_val]
+        self._n_skipped_bytes = next((s.ends[SKIPPED_NAME] for s in reversed(source.steps[:step]) if SKIPPED_NAME in s.ends), 0)
+        return sum(self._tokens) * source.item_bytes + self._n_skipped_bytes
+
+    def copy_step(self, source: Source, step: int) -> int:
+        """See `engine.Copier`."""
+        n_bytes = 0
+        counts = source.steps[step].counts
+        for is_val, end in enumerate((counts.tokens_train, counts.tokens_val)):
+            for ids, ends in self._sides[is_val].blocks(self._tokens[is_val], end):
+                fitting = narrowed(ids, self._content.dtype, str(source.directory))
+                self._writer.append(Tokens(bool(is_val), fitting, ends))
+                self._documents[is_val] += len(ends)
+                n_bytes += ids.nbytes
+            self._tokens[is_val] = end
+        skipped = source.steps[step].ends.get(SKIPPED_NAME, 0)
+        if skipped > self._n_skipped_bytes:
+            n_bytes += _copy_span(source.file(SKIPPED_NAME), self._n_skipped_bytes, skipped, self._output.file(SKIPPED_NAME))
+            self._n_skipped_bytes = skipped
+        return n_bytes
+
+    def end_source(self, source: Source) -> None:
+        """See `engine.Copier`."""
+        source.finish()
+        counts = source.manifest.counts
+        for found, expected, side in zip(self._documents, (counts.documents_train, counts.documents_val), SIDES, strict=True):
+            if found != expected:
+                raise DamageError(
+                    f"a source is damaged: {counted(found, 'document')} by its end-of-text ids, {expected:,} by its manifest",
+                    where=f"{source.directory}, side {side}",
+                    allowed="as many documents as the manifest counts",
+                    next_step="tokmill verify says what else is damaged; make that output again, then run this again with --fresh",
+                )
+
+    def state(self) -> dict[str, int]:
+        """See `engine.Copier`."""
+        return self._writer.state()
+
+    def finish(self) -> Mapping[str, FileEntry]:
+        """See `engine.Copier`."""
+        self._writer.finish()
+        return _complete_skipped(self._output)
+
+
+def ids_of(source: Source, side: str) -> IdReader:
+    """Return the ids of a side, every byte of them checked. Raises UsageError for a source that does not have all of its ids."""
+    ids = IdReader(side, extents_of(source.manifest, side), source.content.dtype, source.read_into)
+    expected = getattr(source.manifest.counts, f"tokens_{side}")
+    if len(ids) != expected:
+        raise UsageError(
+            f"it holds {len(ids):,} tokens of {side}, not all {expected:,} that were made: its last shard was dropped",
+            where=str(source.directory),
+            allowed="an output with all of its shards",
+            next_step="tokenize again without --drop-tail",
+        )
+    return ids
+
+
+def is_plain(source: Source) -> bool:
+    """Return whether a source is ids and nothing else, all of them, in files that can be appended to each other."""
+    manifest = source.manifest
+    if source.content.format != "raw" or any(entry.side is None and name != SKIPPED_NAME for name, entry in manifest.files.items()):
+        return False
+    tokens = {side: sum(entry.tokens for entry in manifest.files.values() if entry.side == side) for side in SIDES}
+    return all(tokens[side] == getattr(manifest.counts, f"tokens_{side}") for side in SIDES)
+
+
+def _copy_span(source: CheckedFile, begin: int, end: int, target: GrowingFile) -> int:
+    """Append bytes of a file to another. Returns how many. Raises DamageError, StorageError, DiskFullError."""
+    for offset, block in source.blocks(begin, end):
+        target.append_from(source.fd, offset, block)
+    return end - begin
+
+
+def _complete_skipped(output: Output) -> Mapping[str, FileEntry]:
+    """Complete the record of what was skipped, if there is one. Returns all files that are complete, by name."""
+    if SKIPPED_NAME in output.names - set(output.completed()):
+        output.file(SKIPPED_NAME)
+        output.complete(SKIPPED_NAME)
+    return output.completed()
