@@ -1,4 +1,4 @@
-"""Options that were typed and do nothing beside the others. What settings and the environment say is for all runs, so not meant."""
+"""Notices of options that were typed and have no effect with the others. Settings and environment are for all runs: not meant."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _Made = TypeVar("_Made", "Plan", "Summary")
 
 
 def unused_option_notices(is_typed: Callable[..., bool], *, out: str | None, on_error: str, ray: str | None = None) -> list[str]:
-    """What to say of them. is_typed: whether one of these options was."""
+    """Return the notices. is_typed: whether one of these options was typed."""
     from tokmill.core.records import is_url
 
     needs = {
@@ -26,7 +26,7 @@ def unused_option_notices(is_typed: Callable[..., bool], *, out: str | None, on_
 
 
 def with_notices(made: _Made, notices: Sequence[str]) -> _Made:
-    """The result that says it too."""
+    """Return the result with these notices too."""
     from msgspec.structs import replace
 
     return replace(made, notices=[*made.notices, *notices])

@@ -1,4 +1,4 @@
-"""Which files a person must not name for something else to be written there: those of an output, and the corpus."""
+"""Files that no other file may be written over: those of an output, and the corpus."""
 
 from __future__ import annotations
 
@@ -14,16 +14,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _OF_A_SIDE = re.compile(r"(train|val)(_\d+)?\.(bin|idx)")
-"""Files of ids beside the manifest; formats with a directory a side have all they write in there."""
+"""Files of ids beside the manifest; other formats write into a directory for each side."""
 _DEEPEST = 2
-"""Directories between an output and its files, at most, its own included."""
+"""Directories between an output and its files at most, its own included."""
 
 
 def why_protected(path: str | os.PathLike[str], outputs: Iterable[Path] = (), inputs: Iterable[str] = ()) -> str | None:
-    """What has this path, in words; None: neither an output nor the corpus.
+    """Return what a path is that must not be written to, in words; None if it is neither of an output nor an input.
 
-    outputs: directories that are, or will be, outputs; what looks like one above the path counts too. inputs: files, as `open`
-    takes them. Links are followed.
+    Args:
+        path: Links are followed.
+        outputs: Directories that are, or will be, outputs; so is a directory above the path that looks like one.
+        inputs: Files, as `open` takes them.
     """
     real = Path(os.path.realpath(path))
     above = [p for p in list(real.parents)[:_DEEPEST] if (p / MANIFEST_NAME).exists() or (p / STATE_NAME).is_dir()]

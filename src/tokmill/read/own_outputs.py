@@ -1,4 +1,4 @@
-"""What tokmill itself wrote: it is no corpus where a directory or pattern merely contains it. Its content tells, not its name."""
+"""Files that tokmill wrote: left out when a directory or pattern contains them. They are known by their content, not by name."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MOST_NAMED = 3
 
 
 class OwnFiles:
-    """Knows the files of outputs, and counts those that were met."""
+    """The files of outputs, and a count of those that were met."""
 
     def __init__(self) -> None:
         self.met: dict[str, int] = {}
@@ -29,11 +29,11 @@ class OwnFiles:
 
     @property
     def n_files(self) -> int:
-        """Files that were met."""
+        """How many files were met."""
         return sum(self.met.values())
 
     def has(self, path: str) -> bool:
-        """Whether it is of an output; counted if so."""
+        """Return whether a file belongs to an output, and count it if so."""
         directory, name = os.path.split(path)
         output = self._output(directory, name)
         if output is not None:
@@ -42,7 +42,7 @@ class OwnFiles:
         return output is not None
 
     def notices(self) -> list[str]:
-        """What a person should know of what was passed over."""
+        """Return what to say of the files that were passed over."""
         if not self.met:
             return []
         named = list(self.met)[:_MOST_NAMED]
@@ -51,7 +51,7 @@ class OwnFiles:
         return [f"passed over {n_files} that tokmill wrote, of {counted(len(self.met), 'output')}: {', '.join(named)}{others}"]
 
     def _output(self, directory: str, name: str) -> str | None:
-        """The directory of the output that has a file of this name in `directory`."""
+        """Return the directory of the output that has a file of this name in `directory`."""
         if name in self._names(directory):
             return directory or "."
         above, side = os.path.split(os.path.abspath(directory))
@@ -64,7 +64,7 @@ class OwnFiles:
 
 
 def _written_in(directory: Path) -> frozenset[str]:
-    """Names of what tokmill wrote in a directory; none where there is no manifest of its own."""
+    """Return the names of what tokmill wrote in a directory; none without a manifest of tokmill."""
     path = directory / MANIFEST_NAME
     try:
         # Links and pipes are not followed: tokmill makes none.
@@ -75,7 +75,7 @@ def _written_in(directory: Path) -> frozenset[str]:
                 return frozenset()
         files = msgspec.json.decode(read_state(path), type=_Files).files
     except (OSError, TokmillError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        # It cannot be read, or it is damaged: what else lies there is not known to be tokmill's.
+        # It cannot be read or is damaged, so nothing else is known to be tokmill's.
         files = {}
     return frozenset({MANIFEST_NAME, SKIPPED_NAME, *BESIDE, *files})
 

@@ -1,9 +1,9 @@
-"""The audit: a sample of the documents is encoded again by the reference tokenizer while the run goes on, and compared.
+"""The audit: while a run goes on, the reference tokenizer encodes a sample of the documents again, and the ids are compared.
 
 The sample is chosen by content (the hash that also decides the validation side), so it does not depend on order, threads or
-interruption. Long documents are sampled by windows between two safe cuts, because the reference is thirty times slower and one
-book would use up the share of a hundred megabytes; the more bytes a document has, the likelier it is chosen. The first document
-of a run is always looked at, so that a wrong engine is found in the first second and not after the first gigabyte.
+interruption; longer documents are likelier to be in it. Long documents are compared in a window between two safe cuts, because the
+reference is thirty times slower and one book would use up the share of a hundred megabytes. The first document of a run is always
+audited, so that a wrong engine is found in the first second.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ if TYPE_CHECKING:
 
 _WINDOW_BYTES = 32 << 10
 _BYTES_PER_TOKEN = 4
-"""Of English text; only to weigh long documents without asking each for its length."""
+"""English text; used only to weigh long documents without asking each for its length."""
 
 
 class Auditor:
-    """Compares samples. Shared by the encoder threads."""
+    """The comparison with the reference. Shared by the encoder threads."""
 
     def __init__(
         self, load_reference: Callable[[], Encoder], cutter: Cutter | None, fraction: float, engine: str = "tiktoken"
     ) -> None:
-        """fraction: of the bytes that are to be encoded again, 0 turns the audit off. engine: the reference's name."""
+        """fraction: of the bytes to encode again; 0 turns the audit off. engine: name of the reference."""
         self._load_reference = load_reference
         self._cutter = cutter
         self._fraction = fraction
@@ -43,9 +43,9 @@ class Auditor:
         self._lock = threading.Lock()
 
     def choose(self, hashes: NDArray[np.uint64], offsets: NDArray[np.int64], *, first: bool) -> list[int]:
-        """Indices of the documents to look at.
+        """Return the indices of the documents to compare.
 
-        hashes: uint64, shape (n_documents,); offsets: int64, shape (n_documents + 1,), in tokens; first: the run begins here.
+        hashes: uint64, shape (n_documents,); offsets: int64, shape (n_documents + 1,), in tokens; first: at the start of a run.
         """
         if self._fraction <= 0 or not len(hashes):
             return []
@@ -54,9 +54,9 @@ class Auditor:
         return [0, *chosen] if first and 0 not in chosen else chosen
 
     def compare(self, document: bytes, ids: NDArray[np.uint32], encoder: Encoder, location: Location) -> int:
-        """Compare one document's ids with the reference's; returns the bytes compared. Raises AuditError.
+        """Compare one document's ids with the reference's. Returns the bytes compared. Raises AuditError.
 
-        ids: uint32, shape (n_tokens,), without EOT, not touched by the encoder any more.
+        ids: uint32, shape (n_tokens,), without EOT, no longer written by the encoder.
         """
         begin, end = self._window(document, int(ids[-1]) if len(ids) else 0)
         if begin == end:
@@ -77,7 +77,7 @@ class Auditor:
             return self._reference.encode([text])[0]
 
     def _window(self, document: bytes, salt: int) -> tuple[int, int]:
-        """Byte range to compare: the whole of a short document, a window between safe cuts of a long one, or nothing."""
+        """Return the bytes to compare: all of a short document, a window between safe cuts of a long one, or nothing."""
         if len(document) <= _WINDOW_BYTES:
             return 0, len(document)
         if self._cutter is None:
@@ -96,7 +96,7 @@ def audit_documents(
     encoder: Encoder,
     locate: Callable[[int], Location],
 ) -> tuple[int, int]:
-    """Audit the chosen documents of a batch; returns the documents and the bytes compared. Raises AuditError."""
+    """Audit the chosen documents of a batch. Returns the documents and the bytes compared. Raises AuditError."""
     ids, offsets = encoded
     samples = [(i, ids[offsets[i] : offsets[i + 1]].copy()) for i in chosen]
     compared = [auditor.compare(documents[i], sample, encoder, locate(i)) for i, sample in samples]
@@ -116,5 +116,5 @@ def _mismatch(
         f"the reference {expected[shown].tolist()}",
         where=str(location),
         allowed="the same ids from both",
-        next_step=f"run again with --engine {engine} --fresh (slow, exact), and report the document that is named here",
+        next_step=f"run again with --engine {engine} --fresh (slow, exact), and report this document",
     )

@@ -1,7 +1,7 @@
-"""What happens to one batch in an encoder thread: check the text, choose the sides, encode, audit, narrow, put the EOT ids in.
+"""One batch in an encoder thread: check the text, choose the sides, encode, audit, narrow the ids, insert EOT ids.
 
-Ids are narrowed with their range checked, and the check is arithmetic rather than `assert`: a wrong id is an error under
-`python -O` too. Narrowing and putting in the EOT ids are a few passes over the whole batch; next to no Python runs for a document.
+The range of the ids is checked before they are narrowed, by arithmetic and not by `assert`: a wrong id is an error under
+`python -O` too. Narrowing and inserting are a few passes over the whole batch; almost no Python runs for each document.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _FEW_DOCUMENTS = 1000
 
 @dataclass(slots=True)
 class _Texts:
-    """The documents of a batch that are to be encoded."""
+    """The documents of a batch that will be encoded."""
 
     documents: Sequence[bytes]
     origin: Sequence[int] | NDArray[np.intp]
@@ -43,13 +43,13 @@ class _Texts:
     skips: list[Skip] = field(default_factory=list)
     n_empty: int = 0
     is_changed: bool = False
-    """The policy changed or left out some, so they are not what the batch's raw bytes say."""
+    """The UTF-8 policy changed or left out some, so the batch's raw bytes are not theirs."""
     invalid_documents: int = 0
     invalid_bytes: int = 0
 
 
 class EncodeStage:
-    """Turns batches into tokens. One for each encoder thread; the auditor may be shared."""
+    """From batches to tokens. One for each encoder thread; the auditor may be shared."""
 
     def __init__(self, content: Content, encoder: Encoder, auditor: Auditor) -> None:
         self.encoder = encoder
@@ -84,7 +84,7 @@ class EncodeStage:
         )
 
     def _in_order(self, read: Sequence[Skip], checked: list[Skip]) -> Sequence[Skip]:
-        """The reader's skips and the stage's, in the order of the corpus, however files were packed into batches."""
+        """Return the skips of the reader and of this stage in the order of the corpus, however files were packed into batches."""
         if not read or not checked:
             return [*read, *checked]
         wanted = {skip.path for skip in (*read, *checked)}
@@ -124,12 +124,12 @@ class EncodeStage:
             f"not valid UTF-8: byte 0x{document[at]:02x} at byte {at:,} of the document",
             where=str(type(where)(path=where.path, record=where.record, offset=offset, unit=where.unit)),
             allowed="UTF-8 text",
-            next_step="mend the file, or pass --encoding-errors replace (or ignore), or --on-error skip to leave the document out"
+            next_step="fix the file, or pass --encoding-errors replace (or ignore), or --on-error skip to leave the document out"
             + next((damage_hint(source.compression) for source in content.inputs if source.path == where.path), ""),
         )
 
     def _keep(self, texts: _Texts, batch: Batch) -> _Texts:
-        """Leave out empty documents, unless they are to be kept or are a piece of a document that was cut."""
+        """Leave out empty documents, unless they are kept or are a piece of a document that was cut."""
         if self._content.keep_empty or batch.is_val is not None:
             return texts
         n_before = len(texts.documents)
@@ -140,7 +140,7 @@ class EncodeStage:
         return texts
 
     def _check_ids(self, ids: NDArray[np.uint32], batch: Batch) -> None:
-        """Raises EngineError for an id that does not fit, or the EOT id where only text was encoded."""
+        """Raise EngineError if an id does not fit, or is the EOT id where only text was encoded."""
         largest = int(ids.max()) if len(ids) else 0
         eot_id = self._content.tokenizer.eot_id
         if largest <= self._max_id and (largest < eot_id or not np.any(ids == eot_id)):
@@ -162,7 +162,7 @@ class EncodeStage:
     def _assemble(
         self, ids: NDArray[np.uint32], offsets: NDArray[np.int64], is_val: NDArray[np.bool_], batch: Batch
     ) -> list[Tokens]:
-        """Narrow, put EOT ids in, and part the sides."""
+        """Narrow the ids, insert EOT ids, and separate the sides."""
         n = len(offsets) - 1
         if not n:
             return []
@@ -181,7 +181,7 @@ class EncodeStage:
 
 
 def _without_empty(documents: Sequence[bytes]) -> tuple[Sequence[bytes], Sequence[int] | NDArray[np.intp]]:
-    """The documents that are not empty, and the index of each."""
+    """Return the documents that are not empty, and the index of each."""
     if isinstance(documents, DocumentBuffer):
         return documents.without_empty()
     if all(documents):
@@ -191,7 +191,7 @@ def _without_empty(documents: Sequence[bytes]) -> tuple[Sequence[bytes], Sequenc
 
 
 def _encode(encoder: Encoder, documents: Sequence[bytes], raw: memoryview | None) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
-    """`encoder.encode`, with documents that may be empty."""
+    """Call `encoder.encode` with documents that may be empty."""
     full, kept = _without_empty(documents)
     if len(full) == len(documents) and full:
         return encoder.encode(full, raw)
@@ -206,7 +206,7 @@ def _encode(encoder: Encoder, documents: Sequence[bytes], raw: memoryview | None
 def _narrow(
     ids: NDArray[np.uint32], offsets: NDArray[np.int64], batch: Batch, content: Content
 ) -> NDArray[np.uint16] | NDArray[np.uint32]:
-    """The ids in the content's dtype with the EOT ids in place; a piece of a document has one only at the document's edge."""
+    """Return the ids in the content's dtype with EOT ids; a piece of a document has one only at the document's edge."""
     narrow = ids.astype(content.dtype)
     if content.eot == "none":
         return narrow
@@ -225,7 +225,7 @@ def _narrow(
 
 
 def _part(out: NDArray[Any], bounds: NDArray[np.int64], ends: NDArray[np.int64], is_val: NDArray[np.bool_]) -> list[Tokens]:
-    """The documents of both sides, each side's behind one another in order."""
+    """Return the documents of both sides, each side in order."""
     edges = [0, *(np.flatnonzero(is_val[1:] != is_val[:-1]) + 1).tolist(), len(is_val)]
     lengths = np.diff(bounds)
     parted = []

@@ -1,4 +1,4 @@
-"""From what a person typed to a job: inputs found, tokenizer identified, dtype chosen, memory divided, every value checked."""
+"""From options to a job: inputs found, tokenizer identified, dtype chosen, memory divided, every value checked."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ if TYPE_CHECKING:
     from tokmill.formats import Choice
 
 _STAGE_BYTES = 4 << 30
-"""Of shards that wait to be sent: some minutes of tokenizing, while a store is busy."""
+"""Shards that wait to be sent: some minutes of tokenizing, while a store is busy."""
 _PIECE_SHARE = 7
 """Hugging Face tokenizers takes seven times the memory of gigatoken for one piece (170 bytes for each byte measured)."""
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedJob:
-    """A job that is ready to run."""
+    """A job, and what to say of it."""
 
     job: Job
     notices: list[str]
     """What a person should know before it runs."""
     doubts: tuple[str, ...] = ()
-    """Those of them that the summary repeats: of inputs that are perhaps not what they are read as."""
+    """The notices that the summary repeats: of inputs that are perhaps not what they are read as."""
 
 
 def make_job(inputs: Sequence[str], options: PlanOptions | None = None, *, out: str, destination: str = "") -> PlannedJob:
@@ -135,7 +135,7 @@ _MOST_DETAILS = 5
 
 
 def details(job: Job) -> list[str]:
-    """What was decided, a line each: inputs, tokenizer, output, and how the machine is used."""
+    """Return what was decided, a line each: inputs, tokenizer, output, and how the machine is used."""
     content, resources = job.content, job.resources
     shown = [
         f"input: {each.path}, {each.format}{'' if each.compression == 'none' else ', ' + each.compression}"
@@ -151,12 +151,12 @@ def details(job: Job) -> list[str]:
         f"validation: {content.val_fraction:g} of the documents, chosen by their content and the seed {content.seed}",
         f"machine: engine {resources.engine}, {counted(resources.n_threads, 'thread')}",
         f"memory: {resources.budget_bytes // MIB:,} MiB for all processes",
-        f"batches: {resources.batch_bytes // 1024:,} KiB each, at most {resources.in_flight_bytes // MIB:,} MiB on their way",
+        f"batches: {resources.batch_bytes // 1024:,} KiB each, at most {resources.in_flight_bytes // MIB:,} MiB in flight",
     ]
 
 
 def _check_working_directory(paths: Sequence[str]) -> None:
-    """Raises UsageError when a path begins in a working directory that was removed."""
+    """Raise UsageError if a path begins in a working directory that was removed."""
     relative = [path for path in paths if path != STDIN and not os.path.isabs(path) and not is_url(path)]
     try:
         os.getcwd()
@@ -165,8 +165,8 @@ def _check_working_directory(paths: Sequence[str]) -> None:
             raise UsageError(
                 "the working directory was removed",
                 where=path_to_text(relative[0]),
-                allowed="absolute paths, or a working directory that is there",
-                next_step="cd to a directory that is there, and run the command again",
+                allowed="absolute paths, or a working directory that exists",
+                next_step="cd to a directory that exists, and run the command again",
             ) from None
 
 
@@ -180,7 +180,7 @@ def divide_resources(
     nice: bool = False,
     is_sent: bool = False,
 ) -> tuple[Resources, list[str]]:
-    """The budget and the threads that a person wants, or the usual ones, divided; and what a person should know of it.
+    """Return the budget and the threads that were asked for, or the usual ones, divided; and what a person should know of it.
 
     Raises UsageError, MemoryBudgetError.
     """
@@ -209,7 +209,7 @@ def _choose_threads(threads: int | None) -> int:
 
 
 def _choose_budget(memory: str | int | None, n_threads: int, cgroup_bytes: int | None) -> tuple[int, list[str]]:
-    """The budget in bytes, and what a person should know of it. cgroup_bytes: the limit of the control group, or None."""
+    """Return the budget in bytes, and what a person should know of it. cgroup_bytes: limit of the control group."""
     if memory is None:
         budget = default_budget(n_threads, machine_bytes(), cgroup_bytes)
         is_lowered = budget < default_budget(n_threads, machine_bytes(), None)
@@ -223,7 +223,7 @@ def _choose_budget(memory: str | int | None, n_threads: int, cgroup_bytes: int |
                 allowed="a number with K, M, G, T or KiB, MiB, GiB, TiB",
                 suggested=f"{wanted}MiB",
             )
-        # A tenth for what else runs in the group, and for pages of files that are being written.
+        # A tenth is for what else runs in the group, and for pages of files being written.
         budget = min(wanted, cgroup_bytes * 9 // 10) if cgroup_bytes else wanted
         is_lowered = budget < wanted
     if not is_lowered or cgroup_bytes is None:

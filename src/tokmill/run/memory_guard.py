@@ -1,9 +1,9 @@
-"""The guard: watches memory while a run goes on, and gives way step by step before the machine has to.
+"""The memory guard: watches memory during a run and reacts step by step before the machine runs out.
 
-Four things are watched: the worker's own resident memory, the machine's available memory, the cgroup's (v1 and v2), and, where the
-kernel has it, memory pressure (PSI). What follows from them is a pure function, `decide`; what is done about it goes through
-`Actions`. Reading is paused before anything is given up, because the batches on their way free memory by being written; only when
-that does not help for some seconds does the run checkpoint and leave with exit code 13, so that it can be resumed.
+It watches the worker's resident memory, the machine's available memory, the cgroup's (v1 and v2) and, where the kernel has it,
+memory pressure (PSI). `decide`, a pure function, says which step these ask for; `Actions` carries it out. Reading is paused first, because
+batches free memory when they are written. Only if that does not help for some seconds does the run checkpoint and end with exit
+code 13, so that it can be resumed.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 _LOOK_S = 0.1
 _PAUSE_S = 10.0
-"""Reading that was paused this long without relief: the run leaves."""
+"""When reading was paused for so long without relief, the run ends."""
 _RESERVE_SHARE = 32
-"""The machine keeps one part in so many of its memory free, within the bounds below."""
+"""The machine keeps one such part of its memory free, within the bounds below."""
 _LEAST_RESERVE_BYTES = 24 * MIB
 _MOST_RESERVE_BYTES = 512 * MIB
 _STALLED_PERCENT = 20.0
@@ -33,7 +33,7 @@ _STALLED_PERCENT = 20.0
 
 
 class Step(IntEnum):
-    """What the guard asks for, each including those before."""
+    """What the guard asks for; each step includes those before."""
 
     CALM = 0
     RESET_CACHES = 1
@@ -54,52 +54,52 @@ class MemorySample(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """What is allowed."""
+    """The limits of a run."""
 
     worker_bytes: int
-    """Resident memory of the worker: the budget without the parent's share."""
+    """Resident memory of the worker: the budget less the parent's share."""
     reserve_bytes: int
-    """What the machine, or the cgroup, is to keep available."""
+    """What the machine, or the cgroup, has to keep available."""
 
 
 class Actions(Protocol):
-    """What the guard can do; implemented by the worker. Called in the guard's thread."""
+    """What the guard can do, implemented by the worker. Called in the guard's thread."""
 
     def reset_caches(self) -> None:
-        """Let the encoder threads give back their caches at the next batch."""
+        """Make the encoder threads drop their caches after the next batch."""
 
     def shrink(self) -> None:
-        """Halve what is on its way between reader and writer."""
+        """Halve what may be between reader and writer."""
 
     def pause(self, *, paused: bool) -> None:
-        """Stop reading, or go on."""
+        """Pause reading, or continue."""
 
     def leave(self, why: str) -> None:
-        """Checkpoint and end."""
+        """Checkpoint and end the run."""
 
 
-def decide(reading: MemorySample, limits: Limits) -> tuple[Step, str]:
-    """The step that a reading asks for, and why."""
+def decide(sample: MemorySample, limits: Limits) -> tuple[Step, str]:
+    """Return the step that a sample asks for, and why."""
     own = _first((1.05, Step.LEAVE), (1.0, Step.PAUSE), (0.95, Step.SHRINK), (0.9, Step.RESET_CACHES))(
-        reading.worker_bytes / limits.worker_bytes
+        sample.worker_bytes / limits.worker_bytes
     )
-    steps = [(own, f"the worker holds {reading.worker_bytes // MIB} MiB of {limits.worker_bytes // MIB} MiB")]
-    for left, name in ((reading.available_bytes, "machine"), (reading.cgroup_bytes, "cgroup")):
+    steps = [(own, f"the worker holds {sample.worker_bytes // MIB} MiB of {limits.worker_bytes // MIB} MiB")]
+    for left, name in ((sample.available_bytes, "machine"), (sample.cgroup_bytes, "cgroup")):
         if left is not None:
             short = _first((2.0, Step.LEAVE), (1.0, Step.PAUSE), (0.67, Step.SHRINK), (0.5, Step.RESET_CACHES))
             steps.append((short(limits.reserve_bytes / max(left, 1)), f"the {name} has only {left // MIB} MiB left"))
-    if reading.stalled_percent is not None and reading.stalled_percent >= _STALLED_PERCENT:
-        steps.append((Step.PAUSE, f"the machine waits for memory {reading.stalled_percent:.0f} % of the time"))
+    if sample.stalled_percent is not None and sample.stalled_percent >= _STALLED_PERCENT:
+        steps.append((Step.PAUSE, f"the machine waits for memory {sample.stalled_percent:.0f} % of the time"))
     return max(steps, key=lambda step: step[0])
 
 
 def reserve_bytes(machine_bytes: int) -> int:
-    """What a machine of this size is to keep available."""
+    """Return what a machine of this size has to keep available, in bytes."""
     return min(max(machine_bytes // _RESERVE_SHARE, _LEAST_RESERVE_BYTES), _MOST_RESERVE_BYTES)
 
 
 class Guard:
-    """Looks ten times a second, in a thread of its own, from `start` to `stop`."""
+    """A thread that takes a sample ten times a second, from `start` to `stop`."""
 
     def __init__(self, limits: Limits, actions: Actions, look: Callable[[], MemorySample] | None = None) -> None:
         self._limits = limits
@@ -111,7 +111,7 @@ class Guard:
         self._shrunk = False
 
     def start(self) -> None:
-        """Begin to watch."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
@@ -124,7 +124,7 @@ class Guard:
             self.act(*decide(self._look(), self._limits), time.monotonic())
 
     def act(self, step: Step, why: str, now_s: float) -> None:
-        """Carry out one judgement."""
+        """Carry out one decision."""
         if step >= Step.RESET_CACHES:
             self._actions.reset_caches()
         if step >= Step.SHRINK and not self._shrunk:
@@ -138,7 +138,7 @@ class Guard:
         if self._paused_since is None:
             self._paused_since = now_s
             self._actions.pause(paused=True)
-        # What is on its way may still grow for a moment after reading has stopped.
+        # Batches under way may still grow for a moment after reading has stopped.
         patience = _PAUSE_S if step == Step.PAUSE else 1.0
         if now_s - self._paused_since >= patience:
             self._actions.leave(why)
@@ -146,7 +146,7 @@ class Guard:
 
 
 def take_memory_sample() -> MemorySample:
-    """Look at this process and this machine now."""
+    """Return a sample of this process and this machine."""
     return MemorySample(
         worker_bytes=memory.rss_bytes(),
         available_bytes=memory.available_bytes(),
@@ -156,5 +156,5 @@ def take_memory_sample() -> MemorySample:
 
 
 def _first(*steps: tuple[float, Step]) -> Callable[[float], Step]:
-    """The step of the first threshold, highest first, that a ratio reaches."""
+    """Return a function from a ratio to the step of the first threshold, highest first, that it reaches."""
     return lambda ratio: next((step for threshold, step in steps if ratio >= threshold), Step.CALM)

@@ -1,7 +1,7 @@
-"""Memory: how the budget is divided (pure functions), what is used (a probe), and when caches are given back.
+"""How the memory budget is divided, and when an encoder thread drops its engine's caches.
 
-The engine's caches grow with the number of distinct words and have no bound of their own, so they get what the budget leaves over,
-and an encoder thread whose turn it is drops its engine when the worker has used that up.
+The engine's caches grow with the number of distinct words, without a bound of their own. So they get what the rest of the budget
+leaves, and when the worker has used that up, the encoder thread with the oldest caches drops them.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from tokmill.core.records import Batch
 
 REMOTE_BLOCK_BYTES = 8 << 20
-"""Of a remote object, what is asked for at once: at 30 ms for an answer, a few such requests side by side fill 1 GB/s."""
+"""One request to a remote object: at 30 ms for an answer, a few of them side by side fill 1 GB/s."""
 REMOTE_BLOCKS_HELD = 5
-"""Of one object, at most: one that is read, and those that are fetched ahead of it."""
+"""Blocks of one object, at most: the one being read, and those fetched ahead of it."""
 _PARENT_BYTES = 40 * MIB
 """Python, typer, rich, msgspec, psutil (34 MiB measured), and room."""
 _WORKER_BYTES = 104 * MIB
@@ -38,18 +38,18 @@ _REFERENCE_BYTES = 40 * MIB
 _STORE_BYTES = 56 * MIB
 """For each process: what reading from a store takes of Python (s3fs 47 MiB, aiohttp 20, measured while it reads), and room."""
 _SENT_BYTES = 112 * MIB
-"""Parts of files on their way to a store, twice (`store/upload.py`), and blocks of files that are checked before."""
+"""Parts of files on their way to a store, twice (`store/upload.py`), and blocks of files being checked."""
 _INPUT_BYTES = 2400
 """For each input: 1,350 in the parent (records, their JSON), 900 in the worker (250,000 small files)."""
 _CACHE_FLOOR_BYTES = 72 * MIB
-"""For each thread: what the cache takes at most for the text between two resets (4 MiB of unique words: 73 MB measured)."""
+"""For each thread: what the cache takes at most between two resets (4 MiB of unique words: 73 MB measured)."""
 _COST_PER_TEXT_BYTE = 9
 """`Batch.cost_bytes` of a batch of documents of 128 bytes, per byte of text."""
 _PIECE_COST = UNCUT_COST + 2
-"""Of each byte of one uncut piece: the engine's and the text itself, twice."""
+"""For each byte of one uncut piece: the engine's memory, and the text itself twice."""
 _GROWTH = 2.45
-"""A cache that is full doubles its table inside one batch: from 361 MiB to 875 while both are held (measured on text of unique
-words; other sizes are below). It must be given back before, for what it grows by cannot be taken back in time."""
+"""A full cache doubles its table inside one batch: from 361 MiB to 875 while both are held (measured on text of unique words; the
+worst case). It must be dropped before that."""
 _LOOK_S = 0.01
 """Between two looks at resident memory, which take 40 microseconds."""
 _TRIM_S = 0.5
@@ -68,11 +68,11 @@ class BudgetShares(msgspec.Struct, frozen=True, kw_only=True):
     inputs_bytes: int
     """The list of inputs, in both processes."""
     reader_bytes: int
-    """A document that is held until its side is known, the chunk being read, and blocks of a remote object read ahead."""
+    """A document held until its side is known, the chunk being read, and blocks of a remote object read ahead."""
     in_flight_bytes: int
     """Batches between reader and writer."""
     caches_bytes: int
-    """All encoder threads together: what is left."""
+    """Caches of all encoder threads: what is left."""
     batch_bytes: int
 
     @property
@@ -88,7 +88,7 @@ class BudgetShares(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def reset_above_bytes(self) -> int:
-        """Resident memory of the worker at which caches are given back, early enough for all of them to grow once more."""
+        """Resident memory of the worker above which caches are dropped, early enough for all of them to grow once more."""
         fixed = self.worker_bytes + self.reference_bytes + self.inputs_bytes // 2 + self.in_flight_bytes // 2
         return fixed + int(self.caches_bytes / _GROWTH)
 
@@ -140,9 +140,9 @@ def _with_batches(
 
 
 def piece_too_long(what: str, where: str, most: int, budget_bytes: int, n_bytes: int | None) -> MemoryBudgetError:
-    """The error for a text that has to be taken in one piece and does not fit. most: bytes that do; n_bytes: its own, if known."""
+    """Return the error for a text that must be encoded in one piece and does not fit. most: bytes that fit; n_bytes: its own."""
     is_known = n_bytes is not None and n_bytes > most and budget_bytes
-    # Each byte more takes _PIECE_COST bytes of what is in flight and of the share of the caches that a piece may use.
+    # Each further byte takes _PIECE_COST bytes of what is in flight and of the caches' share that a piece may use.
     more = int((n_bytes - most) * _PIECE_COST / (1 - 1 / _GROWTH)) if n_bytes and is_known else 0
     needed = -(-(budget_bytes + more) // (16 * MIB)) * 16
     return MemoryBudgetError(
@@ -156,7 +156,7 @@ def piece_too_long(what: str, where: str, most: int, budget_bytes: int, n_bytes:
 
 
 def memory_too_small(what: str, where: str, budget_bytes: int) -> MemoryBudgetError:
-    """The error for an allocation that the system refused within the budget."""
+    """Return the error for an allocation that failed within the budget."""
     return MemoryBudgetError(
         what,
         where=where,
@@ -168,13 +168,13 @@ def memory_too_small(what: str, where: str, budget_bytes: int) -> MemoryBudgetEr
 
 
 def default_budget(n_threads: int, machine_bytes: int, cgroup_bytes: int | None) -> int:
-    """1 GiB, or 256 MiB a thread where that is more; never over a quarter of the machine or 3/4 of the cgroup's limit."""
+    """Return 1 GiB, or 256 MiB a thread if that is more; at most a quarter of the machine or 3/4 of the cgroup's limit."""
     wanted = max(1024 * MIB, 256 * MIB * n_threads)
     return min(wanted, machine_bytes // 4, cgroup_bytes * 3 // 4 if cgroup_bytes else wanted)
 
 
 class CacheReset:
-    """Decides which encoder thread gives its caches back, and when. Shared by the encoder threads."""
+    """The decision which encoder thread drops its caches, and when. Shared by the encoder threads."""
 
     _MIN_BYTES = 4 * MIB
     """Text between two resets of one thread; below this a reset would not help."""
@@ -209,7 +209,7 @@ class CacheReset:
         self._on_caches_reset(before, memory.rss_bytes())
 
     def _rss_after_trim(self) -> int:
-        """Resident memory; what the allocator only keeps in store is given back first, for it costs less than the caches."""
+        """Return resident memory, after giving back what the allocator keeps free, which costs less than the caches."""
         now = time.monotonic()
         if memory.rss_bytes() > self._above and now >= self._next_trim:
             self._next_trim = now + _TRIM_S
@@ -217,7 +217,7 @@ class CacheReset:
         return memory.rss_bytes()
 
     def _is_its_turn(self, me: int) -> bool:
-        """Whether to look at memory: the caches are the oldest, and the last look is a moment ago."""
+        """Return whether to look at memory: these caches are the oldest, and the last look is a moment ago."""
         now = time.monotonic()
         if self._since[me] < max(self._MIN_BYTES, *self._since.values()) or now < self._next_look:
             return False

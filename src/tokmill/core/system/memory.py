@@ -1,6 +1,6 @@
-"""What the system says about memory: of this process, the machine, its cgroups (v1 and v2). In bytes; None where it is silent.
+"""Memory and processors of this process, the machine and its cgroups (v1 and v2). In bytes; None where the system does not say.
 
-Also the two things to ask of it for a process that is to be no burden: to be killed first, to be served last.
+Also what makes a process no burden: to be killed first when memory runs out, and to run only when nothing else wants to.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ _UNLIMITED = 1 << 60
 
 
 def machine_bytes() -> int:
-    """Memory of the machine, in bytes."""
+    """Return the memory of the machine."""
     import psutil
 
     return int(psutil.virtual_memory().total)
 
 
 def rss_bytes() -> int:
-    """Resident memory of this process now."""
+    """Return the resident memory of this process."""
     return _status_bytes("VmRSS:")
 
 
 def peak_rss_bytes() -> int:
-    """Largest resident memory of this process so far."""
+    """Return the largest resident memory of this process so far."""
     return _status_bytes("VmHWM:")
 
 
 def data_bytes() -> int:
-    """What counts against the limit on data of this process now: private memory that can be written to, touched or not."""
+    """Return what counts against this process's limit on data: private memory that can be written to, touched or not."""
     return _status_bytes("VmData:")
 
 
@@ -51,7 +51,7 @@ def _status_bytes(key: str) -> int:
 
 
 def trim() -> None:
-    """Ask the C library to give freed memory back to the system; does nothing where it cannot."""
+    """Make the C library give freed memory back to the system, where it can."""
     try:
         ctypes.CDLL(None).malloc_trim(0)
     except AttributeError:
@@ -60,7 +60,7 @@ def trim() -> None:
 
 
 def available_bytes() -> int | None:
-    """Memory of the machine that can be had without swapping."""
+    """Return the memory of the machine that is available without swapping."""
     for line in _text("/proc/meminfo").splitlines():
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024
@@ -68,18 +68,18 @@ def available_bytes() -> int | None:
 
 
 def cgroup_limit_bytes() -> int | None:
-    """The smallest memory limit of this process's cgroup and those above it; None without one."""
+    """Return the smallest memory limit of this process's cgroup and those above it; None without one."""
     limits = [limit for limit, _ in _cgroup_limits()]
     return min(limits, default=None)
 
 
 def cgroup_left_bytes() -> int | None:
-    """The least that is left below any of those limits."""
+    """Return the least that is left below any of those limits."""
     return min((limit - used for limit, used in _cgroup_limits()), default=None)
 
 
 def cgroup_cores() -> float | None:
-    """The smallest quota of processor time of this process's cgroup and those above it, in cores; None without one."""
+    """Return the smallest quota of processor time of this process's cgroup and those above it, in cores; None without one."""
     found = []
     for line in _text("/proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
@@ -98,13 +98,13 @@ def usable_cores() -> int:
 
 
 def mark_for_oom_killer() -> None:
-    """Make this process the kernel's first choice when memory runs out: it alone can be resumed."""
+    """Make this process the first that the kernel kills when memory runs out, because it can be resumed."""
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
 
 
 def give_way() -> None:
-    """Take only what other programs leave of processor and disk, in threads that begin from now on, too; as far as allowed."""
+    """Let this process, and threads it starts later, use only the processor and disk time that other programs leave."""
     import psutil
 
     os.setpriority(os.PRIO_PROCESS, 0, 19)
@@ -115,7 +115,7 @@ def give_way() -> None:
 
 
 def _cgroup_limits() -> list[tuple[int, int]]:
-    """(limit, used without reclaimable file pages) of every level that has a limit."""
+    """Return (limit, used without reclaimable file pages) of every level that has a limit."""
     found = []
     for line in _text("/proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
@@ -143,7 +143,7 @@ def _level(directory: Path, limit_name: str, used_name: str, reclaimable_name: s
 
 
 def stalled_percent() -> float | None:
-    """PSI: share of the last 10 s in which every task waited for memory; None where the kernel does not say."""
+    """Return the percentage of the last 10 s in which every task waited for memory (PSI); None where the kernel does not say."""
     for line in _text("/proc/pressure/memory").splitlines():
         if line.startswith("full avg10="):
             return float(line.split()[1].partition("=")[2])
