@@ -82,14 +82,14 @@ def test_a_repository_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     with answering({"/some/thing/resolve/main/tokenizer.json": missing}) as url:
         error, what, next_step = resolved(url, tmp_path, "some/thing")
     assert error == "error"
-    assert what.startswith("tokenizer.json of the repository cannot be had: ")
+    assert what.startswith("tokenizer.json of the repository cannot be downloaded: ")
     assert "give the path of its tokenizer.json" in next_step
 
 
 def test_without_network_and_cache_it_is_an_error(tmp_path: Path) -> None:
     error, what, _ = resolved("http://127.0.0.1:9", tmp_path, "some/thing", HF_HUB_OFFLINE="1")
     assert error == "error"
-    assert "cannot be had" in what
+    assert "cannot be downloaded" in what
 
 
 def test_a_hub_that_is_not_within_reach_is_one_error_and_no_long_wait(tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_a_hub_that_is_not_within_reach_is_one_error_and_no_long_wait(tmp_path: 
     assert done.returncode == 2
     assert time.monotonic() - began_s < 15
     assert len(done.stderr.splitlines()) == 4
-    assert "it is not in the cache, and the hub is not within reach: [Errno 111] Connection refused" in done.stderr
+    assert "it is not in the cache, and the hub cannot be reached: [Errno 111] Connection refused" in done.stderr
 
 
 def test_what_was_fetched_once_is_found_when_the_hub_is_not_within_reach(tmp_path: Path) -> None:

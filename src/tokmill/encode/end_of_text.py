@@ -5,11 +5,10 @@ The rule, for a tokenizer.json:
 1. `--eot-token` names a special token, by its text or its id.
 2. Otherwise it is the `eos_token` of the tokenizer_config.json beside the file, if that is a special token and no other special
    token has one of the names in `NAMES`. In the files of chat models `eos_token` ends a turn (`<|im_end|>`, `<|eot_id|>`), not a
-   document; both are there then, and the person is asked, as where the file names what is no special token.
+   document; both are there then, and the user is asked. So is one whose file names what is not a special token.
 3. Without such a file, or where it names none: the one special token with a name in `NAMES`, if there is exactly one.
 
-Only a special token will do that text never becomes: of any other, text could make the id, and with it a document
-that nobody wrote.
+Only a special token that text never becomes will do: from any other, text could make the id, and so a document that nobody wrote.
 """
 
 from __future__ import annotations
@@ -30,18 +29,24 @@ NAMES = ("<|endoftext|>", "<|end_of_text|>", "<\uff5cend\u2581of\u2581sentence\u
 CONFIG_NAME = "tokenizer_config.json"
 _UNCLEAR = "which token ends a document is not clear"
 _LIKELY = (("eos", "eod", "eot", "end", "[sep]"), ("sep", "pad"), (), ("cls", "mask", "bos", "start", "<s>"))
-"""Parts of names, the likeliest first; the empty place is that of all other names."""
+"""Parts of names, the likeliest first; the empty entry means all other names."""
 _MOST = 12
-"""Special tokens that an error names."""
+"""Special tokens that an error lists."""
 _MOST_SHOWN = 100
-"""Characters of what was typed that an error shows."""
+"""Characters of an option's value that an error shows."""
 
 
 def find_eot(special: Mapping[str, int], path: str, wanted: str | None, unfit: Collection[str] = ()) -> int:
-    """The id that ends documents, by the rule above.
+    """Return the id that ends documents, by the rule above.
 
-    special: the special tokens and their ids; path: of the tokenizer.json; wanted: what `--eot-token` says; unfit: special
-    tokens that text can become, which are not offered. Raises UsageError.
+    Args:
+        special: The special tokens and their ids.
+        path: Of the tokenizer.json.
+        wanted: The value of `--eot-token`.
+        unfit: Special tokens that text can become, which are not offered.
+
+    Raises:
+        UsageError: It is not clear, or `wanted` is not a special token.
     """
     fit = {token: i for token, i in special.items() if token not in unfit}
     if wanted is not None:
@@ -87,7 +92,7 @@ def _asked(what: str, fit: Mapping[str, int], path: str, likely: Sequence[str] =
 
 
 def _rank(token: str) -> int:
-    """How far a special token is from ending documents, by its name; of equals the first counts."""
+    """Return how unlikely a special token is to end documents, by its name."""
     if token in NAMES:
         return NAMES.index(token)
     name = token.lower()
@@ -95,7 +100,7 @@ def _rank(token: str) -> int:
 
 
 def _eos_token(path: str) -> str | None:
-    """What tokenizer_config.json calls the end; None when there is none or it does not say."""
+    """Return the `eos_token` of a tokenizer_config.json; None without a file or a token in it."""
     try:
         with open(path, "rb") as file:
             config = msgspec.json.decode(file.read(), type=dict[str, msgspec.Raw])

@@ -1,12 +1,12 @@
-r"""Which tokenizer.json the fast engine gives the reference's ids for, and which have safe cuts: a list of what was proven.
+r"""For which tokenizer.json the fast engine gives the reference's ids, and which have safe cuts: a list of what was proven.
 
-A tokenizer.json can say far more than any fast engine honours, and what is not honoured gives wrong ids without a word. So a file
-belongs to a family only when everything in it that decides ids is, term by term, what the tests hold against the reference
+A tokenizer.json can say far more than a fast engine honours, and what it does not honour gives wrong ids silently. So a file
+belongs to a family only if everything in it that decides ids is, term by term, what the tests compare with the reference
 (`tests/encode/test_families.py`). Any other file is `OTHER`: encoded by the reference, its documents kept whole.
 
-The patterns divide text as those in `cuts.py` say, so the proof there holds for them: a piece with a letter or a digit ends before
-anything else. deepseek_v3 divides in three steps, each of which ends a piece there too. NFC leaves these places alone, for the
-character behind a cut (ASCII or punctuation) never combines with what is before it.
+The patterns divide text as `safe_cuts.py` says, so the proof there holds for them: a piece with a letter or a digit ends before
+anything else. deepseek_v3 divides in three steps, each of which ends a piece there too. NFC does not change these places, because
+the character after a cut (ASCII or punctuation) never combines with what is before it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
     is_lossless: bool = True
     """Decoding gives the text back."""
     has_classes: bool = True
-    """Its pattern asks for classes of characters, so that the engine's version of Unicode matters."""
+    """Its pattern names classes of characters, so the engine's version of Unicode matters."""
 
 
 FAMILIES = {
@@ -72,7 +72,7 @@ _SPLITS = {
     (_O200K,): "o200k",
     (r"\p{N}{1,3}", "[一-龥\u3040-ゟ\u30a0-ヿ]+", _DEEPSEEK_WORDS): "deepseek_v3",
 }
-"""Patterns of a Split each, in their order, before ByteLevel. As published with the models that the families are called after."""
+"""Patterns of the Splits before ByteLevel, in order, as published with the models that the families are named after."""
 
 _PREPEND = [
     {"type": "Prepend", "prepend": "▁"},
@@ -82,14 +82,14 @@ _METASPACE = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "firs
 
 
 def family_of(name: str) -> Family | None:
-    """The family that a name stands for, `qwen2+nfc` among them; None for `OTHER` and for encodings of tiktoken's."""
+    """Return the family of a name, such as `qwen2+nfc`; None for `OTHER` and for encodings of tiktoken."""
     base = name.removesuffix(_NFC)
     family = FAMILIES.get(base)
     return msgspec.structs.replace(family, is_lossless=False) if family and base != name else family
 
 
 def classify(settings: Mapping[str, Any], tokens: Mapping[str, int]) -> str:
-    """The family of a tokenizer.json with a BPE model, or `OTHER`.
+    """Return the family of a tokenizer.json with a BPE model, or `OTHER`.
 
     settings: normalizer, pre_tokenizer, and the model's settings without vocabulary and merges; tokens: the vocabulary.
     """
@@ -108,19 +108,19 @@ def classify(settings: Mapping[str, Any], tokens: Mapping[str, int]) -> str:
 
 
 def byte_characters() -> Sequence[str]:
-    """The 256 characters that stand for bytes in a byte-level vocabulary, in the order of the bytes."""
+    """Return the 256 characters that mean bytes in a byte-level vocabulary, in the order of the bytes."""
     shown = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = iter(range(0x100, 0x200))
     return [chr(byte if byte in shown else next(others)) for byte in range(256)]
 
 
 def is_byte_token(token: str) -> bool:
-    """Whether it stands for one byte where a character is not in the vocabulary: `<0x0A>`."""
+    """Return whether a token means one byte of a character that is not in the vocabulary: `<0x0A>`."""
     return len(token) == 6 and token.startswith("<0x") and token.endswith(">")
 
 
 def _steps(part: Any, key: str) -> list[dict[str, Any]]:
-    """A normalizer or pre-tokenizer as the list of its steps."""
+    """Return the steps of a normalizer or pre-tokenizer."""
     if part is None:
         return []
     if part.get("type") == "Sequence":
@@ -129,7 +129,7 @@ def _steps(part: Any, key: str) -> list[dict[str, Any]]:
 
 
 def _byte_level(steps: list[dict[str, Any]]) -> str | None:
-    """The family of a byte-level pre-tokenizer."""
+    """Return the family of a byte-level pre-tokenizer; None if it is of none."""
     if not steps or steps[-1].get("type") != "ByteLevel" or steps[-1].get("add_prefix_space", True):
         return None
     uses_regex = steps[-1].get("use_regex", True)

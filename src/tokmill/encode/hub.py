@@ -1,7 +1,7 @@
-"""A tokenizer of a Hugging Face repository: its files in the cache that all programs share, pinned to one commit.
+"""A tokenizer of a Hugging Face repository: its files in the shared cache, pinned to one commit.
 
-A branch moves, so what is stored is the commit that it meant when the run was planned. huggingface_hub fetches, honours
-HF_ENDPOINT, HF_HOME and HF_HUB_OFFLINE, and serves from its cache where there is no network.
+A branch moves, so the commit it meant when the run was planned is stored. huggingface_hub downloads, honours HF_ENDPOINT, HF_HOME
+and HF_HUB_OFFLINE, and uses its cache where there is no network.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _TIMEOUT_S = 5.0
-"""For the first answer of a hub that is within reach."""
+"""For the first answer of a hub that can be reached."""
 _REPO = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?", re.ASCII)
 
 
 def is_repo(name: str) -> bool:
-    """Whether a name has the form of a repository's: `owner/name` or `owner/name@revision`."""
+    """Return whether a name has the form of a repository: `owner/name` or `owner/name@revision`."""
     match = _REPO.fullmatch(name)
     return bool(match) and not name.startswith((".", "/")) and ".." not in name
 
 
 def fetch(name: str, file_name: str, also: str) -> tuple[str, str]:
-    """Have `file_name` of a repository here, and `also` beside it if the repository has that.
+    """Download `file_name` of a repository, and `also` if the repository has it.
 
     Returns the path of the file, and the name with the commit: `owner/name@<40 hex digits>`. Raises UsageError.
     """
@@ -60,18 +60,18 @@ def fetch(name: str, file_name: str, also: str) -> tuple[str, str]:
             pass
     except (errors.HfHubHTTPError, errors.EntryNotFoundError, OSError, ValueError) as error:
         raise UsageError(
-            f"{file_name} of the repository cannot be had: {' '.join(str(error).split())}",
+            f"{file_name} of the repository cannot be downloaded: {' '.join(str(error).split())}",
             where=name,
-            allowed="owner/name or owner/name@revision, within reach or in the cache of huggingface_hub",
+            allowed="owner/name or owner/name@revision, online or in the cache of huggingface_hub",
             next_step="check name, revision and network (HF_TOKEN for a private one), or give the path of its tokenizer.json",
         ) from error
     return path, f"{match['repo']}@{commit}"
 
 
 def _download(module: Any, repo: str, revision: str, file_name: str) -> str:
-    """The path of a file in the cache. Raises what the module does; LocalEntryNotFoundError where there is neither file nor hub."""
+    """Return the path of a file in the cache. Raises what the module does: LocalEntryNotFoundError without file and hub."""
     with contextlib.suppress(module.errors.LocalEntryNotFoundError):
-        # Of a commit, what is here is what it was.
+        # A commit never changes, so what is in the cache is right.
         if re.fullmatch("[0-9a-f]{40}", revision):
             return str(module.hf_hub_download(repo, file_name, revision=revision, local_files_only=True))
     fault = _unreachable(module, repo, revision, file_name)
@@ -80,15 +80,15 @@ def _download(module: Any, repo: str, revision: str, file_name: str) -> str:
     except module.errors.LocalEntryNotFoundError as error:
         if fault is None:
             raise
-        raise module.errors.LocalEntryNotFoundError(f"it is not in the cache, and the hub is not within reach: {fault}") from error
+        raise module.errors.LocalEntryNotFoundError(f"it is not in the cache, and the hub cannot be reached: {fault}") from error
 
 
 def _unreachable(module: Any, repo: str, revision: str, file_name: str) -> str | None:
-    """Why the hub cannot be asked, tried once: huggingface_hub itself would try for half a minute. None: it answers."""
+    """Return why the hub cannot be asked, tried once, because huggingface_hub would try for half a minute; None if it answers."""
     try:
         module.get_hf_file_metadata(module.hf_hub_url(repo, file_name, revision=revision), timeout=_TIMEOUT_S)
     except (module.errors.HfHubHTTPError, module.errors.OfflineModeIsEnabled):
-        # An answer, or none wanted: either way no time is lost.
+        # It answered, or is not to be asked: either way no time is lost.
         return None
     except Exception as error:  # noqa: BLE001  of an HTTP library that is another from version to version
         return str(error) or type(error).__name__
@@ -97,7 +97,7 @@ def _unreachable(module: Any, repo: str, revision: str, file_name: str) -> str |
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """What huggingface_hub would log of its attempts is left to the error that comes of them."""
+    """Silence what huggingface_hub logs of its attempts: the error says it."""
     logger = logging.getLogger("huggingface_hub")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -108,6 +108,6 @@ def _quiet() -> Iterator[None]:
 
 
 def _is_known_to_be_absent(path: str, file_name: str) -> bool:
-    """Whether the cache notes that this commit has no such file."""
+    """Return whether the cache notes that this commit has no such file."""
     snapshot = Path(path).parent
     return (snapshot.parent.parent / ".no_exist" / snapshot.name / file_name).is_file()

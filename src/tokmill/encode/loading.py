@@ -1,4 +1,4 @@
-"""Tokenizers: what a name means, the engines behind the Encoder contract, and where text may be cut."""
+"""From a resolved tokenizer to an engine that holds it, and to the safe cuts of its texts."""
 
 from __future__ import annotations
 
@@ -40,20 +40,25 @@ ENGINES = {
     "tiktoken": "tokmill.encode.engines.tiktoken:TiktokenEncoder",
     "tokenizers": "tokmill.encode.engines.huggingface:HuggingFaceEncoder",
 }
-"""Where each engine is; its key is also the name of the package that it needs."""
+"""Where each engine is. The key is also the name of the package that it needs."""
 _FOR_JSON = {"gigatoken": "tokmill.encode.engines.gigatoken:GigatokenJsonEncoder", "tokenizers": ENGINES["tokenizers"]}
-"""Likewise, for a tokenizer.json."""
+"""Where each engine for a tokenizer.json is."""
 _GUARDS = {"gigatoken": "tokmill.encode.engines.unicode_fallback:UnicodeFallback"}
-"""What stands before an engine whose tables of Unicode are not the reference's."""
+"""What wraps an engine whose Unicode tables are not the reference's."""
 _FOR_SHORT = {"gigatoken": "tokmill.encode.engines.short_documents:join_short_documents"}
-"""What stands before an engine to which each text costs much, for encodings that it knows."""
+"""What wraps an engine that spends much on each text, for the encodings that the wrapper knows."""
 
 
 def load_encoder(tokenizer: Tokenizer, engine: str) -> Encoder:
-    """The tokenizer in an engine, a key of `ENGINES`; one for each thread.
+    """Load a tokenizer into an engine. An encoder is for one thread.
 
-    Raises UsageError for an engine that is unknown, not installed, or cannot hold this tokenizer; ChangedError when the
-    tokenizer's file is not the one that was resolved.
+    Args:
+        tokenizer: As `resolve_tokenizer` returned it.
+        engine: A key of `ENGINES`.
+
+    Raises:
+        UsageError: The engine is unknown, not installed, or cannot hold this tokenizer.
+        ChangedError: The tokenizer's file is not the one that was resolved.
     """
     if engine not in ENGINES:
         raise UsageError(
@@ -78,9 +83,9 @@ def load_encoder(tokenizer: Tokenizer, engine: str) -> Encoder:
 
 
 def cutter_of(tokenizer: Tokenizer) -> Cutter | None:
-    """Finds the safe cuts of a tokenizer's texts; None where none are proven, so that documents stay whole.
+    """Return what finds the safe cuts of a tokenizer's texts; None where none are proven, so that documents stay whole.
 
-    Raises ChangedError when the tokenizer's file is not the one that was resolved.
+    Raises ChangedError if the tokenizer's file is not the one that was resolved.
     """
     cutter = cutter_for(tokenizer.encoding)
     if cutter is None or tokenizer.kind == "tiktoken":
@@ -89,40 +94,40 @@ def cutter_of(tokenizer: Tokenizer) -> Cutter | None:
 
 
 def is_lossless(tokenizer: Tokenizer) -> bool:
-    """Whether the text can be had back, byte for byte, from its ids."""
+    """Return whether decoding gives the text back, byte for byte."""
     family = family_of(tokenizer.encoding)
     return tokenizer.kind == "tiktoken" or (family is not None and family.is_lossless)
 
 
 def load_decoder(tokenizer: Tokenizer) -> Encoder:
-    """The tokenizer in the engine that gives text back as the reference does. Raises as `load_encoder`."""
+    """Load a tokenizer into the engine that decodes as the reference does. Raises as `load_encoder`."""
     family = family_of(tokenizer.encoding)
     of_reference = tokenizer.kind == "huggingface" and (family is None or not family.has_classes)
     return load_encoder(tokenizer, reference_of(tokenizer)) if of_reference else load_fastest(tokenizer)
 
 
 def disable_awkward() -> None:
-    """Let gigatoken hand over its arrays as they are, and Hugging Face tokenizers keep to the threads that call it.
+    """Let gigatoken return its arrays without awkward, and Hugging Face tokenizers use only the thread that calls it.
 
-    For processes that run nothing but tokmill.
+    For processes that run nothing but tokmill: awkward is replaced for all of them.
     """
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     if "awkward" in sys.modules:
         return
     stand_in = ModuleType("awkward")
-    # All that gigatoken 0.10.0 uses of it: what an argument is compared with, and what makes the result.
+    # All that gigatoken 0.10.0 uses of it: a class that arguments are compared with, and the function that makes the result.
     stand_in.Array = type("Array", (), {})  # type: ignore[attr-defined]
     stand_in.unflatten = lambda ids, lengths: (ids, lengths)  # type: ignore[attr-defined]
     sys.modules["awkward"] = stand_in
 
 
 def load_fastest(tokenizer: Tokenizer) -> Encoder:
-    """The tokenizer in the fastest engine that can load it. Raises as `load_encoder`."""
+    """Load a tokenizer into the fastest engine that can hold it. Raises as `load_encoder`."""
     return load_encoder(tokenizer, engine_of(tokenizer, "gigatoken"))
 
 
 def _loaded(tokenizer: Tokenizer, engine: str) -> Encoder:
-    """The engine alone. Raises ImportError and as `load_encoder`."""
+    """Load the engine alone. Raises ImportError, and as `load_encoder`."""
     if engine_of(tokenizer, engine) != engine:
         raise _unsuited(tokenizer, engine)
     if tokenizer.kind == "tiktoken":
@@ -146,7 +151,7 @@ def _unsuited(tokenizer: Tokenizer, engine: str) -> UsageError:
 
 
 def _cutter_beside(file: TokenizerFile, cutter: Cutter) -> Cutter:
-    """The cutter, or one that spares the added tokens which are taken from text."""
+    """Return the cutter, or one that does not cut inside the added tokens that are found in text."""
     return AddedTokenCuts(token.content for token in file.plain) if file.plain else cutter
 
 
@@ -156,6 +161,6 @@ def _depends_on_unicode(tokenizer: Tokenizer) -> bool:
 
 
 def _imported(name: str) -> Any:
-    """What `module:attribute` names. Raises ImportError."""
+    """Return what `module:attribute` names. Raises ImportError."""
     module, _, attribute = name.partition(":")
     return getattr(import_module(module), attribute)

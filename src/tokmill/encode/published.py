@@ -36,7 +36,7 @@ class Encoding(msgspec.Struct, frozen=True, kw_only=True):
     models: str
     """Some that have it."""
     sha256: str
-    """Of its file of ranks, hex."""
+    """Hash of its file of ranks, hex."""
     pattern: str
     """Divides text into the pieces inside which bytes are merged; syntax of the Rust crate fancy-regex."""
     n_ranks: int
@@ -191,7 +191,7 @@ def url_of(encoding: str, base: str | None = None) -> str:
 
 
 def encoding_of(name: str) -> str | None:
-    """Return the encoding that a name stands for: its own, or that of a model as tiktoken knows it (gpt-4o: o200k_base)."""
+    """Return the encoding that a name means: its own, or that of a model as tiktoken knows it (gpt-4o: o200k_base)."""
     if name in ENCODINGS or name in _SHARE:
         return _SHARE.get(name, name)
     if not name or "/" in name or not name.isprintable():

@@ -1,9 +1,9 @@
-"""Which tokenizer a name means, and the file behind it.
+"""Which tokenizer a name means, and its file.
 
-The one hard thing: a `.tiktoken` file holds ranks alone, and with another encoding's pattern it gives wrong tokens that look
-right. So a file is known by the SHA-256 of its content against the published encodings, never by its name, and one that is not
-among them is refused. A tokenizer.json says all that decides its ids, and is identified by its content too. GPT-2's file is part
-of the package; only the name of a repository may lead to the network.
+A `.tiktoken` file holds ranks alone, and with another encoding's pattern it gives wrong tokens that look right. So a file is
+identified by its SHA-256 among the published encodings, never by its name, and any other file is an error. A tokenizer.json says
+all that decides its ids, and is identified by its content too. GPT-2's file is part of the package; only the name of a repository
+may lead to the network.
 """
 
 from __future__ import annotations
@@ -30,9 +30,14 @@ BUILT_IN = ("gpt2", "r50k_base")
 
 
 def resolve_tokenizer(name: str, eot_token: str | None = None) -> Tokenizer:
-    """The tokenizer that a person named; `_KINDS` lists what a name may be. Raises UsageError.
+    """Return the tokenizer that a name means; `_KINDS` lists what a name may be.
 
-    eot_token: the special token that ends documents, by its text or id; None: it is found, by the rule in `eot.py`.
+    Args:
+        name: Of an encoding, a model, a file, a directory or a repository.
+        eot_token: The special token that ends documents, by its text or id; None: found by the rule in `end_of_text.py`.
+
+    Raises:
+        UsageError: There is no such tokenizer, it cannot be used, or it is not clear which token ends a document.
     """
     for is_meant, resolve in _KINDS:
         if is_meant(name):
@@ -49,10 +54,7 @@ def resolve_tokenizer(name: str, eot_token: str | None = None) -> Tokenizer:
 
 
 def resolve_with(name: str, eot_id: int | None) -> Tokenizer:
-    """The tokenizer of files that hold ids already: where its end-of-text id is not clear, with the one that is known of them.
-
-    Raises UsageError.
-    """
+    """Return the tokenizer of files that hold ids already, with their end-of-text id if its own is not clear. Raises UsageError."""
     try:
         return resolve_tokenizer(name)
     except UsageError:
@@ -62,12 +64,12 @@ def resolve_with(name: str, eot_id: int | None) -> Tokenizer:
 
 
 def reference_of(tokenizer: Tokenizer) -> str:
-    """The engine whose ids are promised."""
+    """Return the engine whose ids are promised."""
     return "tokenizers" if tokenizer.kind == "huggingface" else "tiktoken"
 
 
 def engine_of(tokenizer: Tokenizer, wanted: str) -> str:
-    """The engine wanted, or the one that can load the tokenizer. Raises UsageError for the reference of another kind."""
+    """Return the engine wanted, or the one that can load the tokenizer. Raises UsageError for the reference of another kind."""
     reference = reference_of(tokenizer)
     if wanted not in ("gigatoken", reference):
         raise UsageError(
@@ -82,7 +84,7 @@ def engine_of(tokenizer: Tokenizer, wanted: str) -> str:
 
 
 def engine_notice(tokenizer: Tokenizer) -> str:
-    """What to say when gigatoken was wanted and the reference is used."""
+    """Return what to say when gigatoken was wanted and the reference is used."""
     if tokenizer.kind == "tiktoken":
         return f"gigatoken cannot load {tokenizer.encoding}; tiktoken is used instead: the same ids, some 30 times slower"
     return (
@@ -92,13 +94,13 @@ def engine_notice(tokenizer: Tokenizer) -> str:
 
 
 def pattern_engine(tokenizer: Tokenizer) -> str:
-    """The fastest engine for a published encoding. Raises UsageError for one that this version does not know."""
+    """Return the fastest engine for a published encoding. Raises UsageError if this version does not know it."""
     pattern_of(tokenizer)
     return ENCODINGS[tokenizer.encoding].engine
 
 
 def pattern_of(tokenizer: Tokenizer) -> str:
-    """The pattern that divides text into pieces. Raises UsageError for an encoding that this version does not know."""
+    """Return the pattern that divides text into pieces. Raises UsageError if this version does not know the encoding."""
     if tokenizer.encoding not in ENCODINGS:
         raise UsageError(
             f"there is no encoding {tokenizer.encoding!r}",
@@ -110,7 +112,7 @@ def pattern_of(tokenizer: Tokenizer) -> str:
 
 
 def ranks_path(tokenizer: Tokenizer) -> str:
-    """The path of the ranks, for `open`. Raises ChangedError when the file is not the one that was resolved."""
+    """Return the path of the ranks, for `open`. Raises ChangedError if the file is not the one that was resolved."""
     path = text_to_path(tokenizer.path)
     try:
         found = _sha256(path)
@@ -135,7 +137,7 @@ def _tiktoken_file(name: str, eot_token: str | None) -> Tokenizer:
 
 
 def _published(name: str, eot_token: str | None) -> Tokenizer:
-    """An encoding of tiktoken's, or a model that has one, from tiktoken's caches."""
+    """Return a published encoding, by its name or that of a model, from tiktoken's caches."""
     encoding = encoding_of(name)
     assert encoding is not None
     if encoding in BUILT_IN:
@@ -166,7 +168,7 @@ def _huggingface(name: str, path: str, eot_token: str | None) -> Tokenizer:
     file, sha256 = read_tokenizer_json(path)
     if find_spec("tokenizers") is None:
         raise UsageError(
-            "a tokenizer.json is held against Hugging Face tokenizers, which is not installed",
+            "a tokenizer.json needs Hugging Face tokenizers, which is not installed",
             where=name,
             allowed="an installation with the extra hf",
             next_step=f"{install_hint('hf')}, then run again",
@@ -187,7 +189,7 @@ def _huggingface(name: str, path: str, eot_token: str | None) -> Tokenizer:
 
 
 def _tiktoken(name: str, path: str, eot_token: str | None) -> Tokenizer:
-    """The published encoding whose ranks are in the file at `path`."""
+    """Return the published encoding whose ranks are in the file at `path`. Raises UsageError."""
     try:
         sha256 = _sha256(path)
     except OSError as error:
@@ -225,13 +227,13 @@ def _tiktoken(name: str, path: str, eot_token: str | None) -> Tokenizer:
 
 
 def _sha256(path: str) -> str:
-    """In blocks, because the path may be that of a corpus by mistake. Raises OSError."""
+    """Return the hash of a file, read in blocks, because the path may be that of a corpus by mistake. Raises OSError."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _is_json(name: str) -> bool:
-    """Whether it is a directory or a file that begins as JSON does, or is called so."""
+    """Return whether a name is that of a directory, or of a file that begins like JSON or ends in .json."""
     if os.path.isdir(name) or not os.path.isfile(name):
         return os.path.isdir(name) or name.endswith(".json")
     try:
@@ -253,4 +255,4 @@ _KINDS: tuple[tuple[Callable[[str], bool], Callable[[str, str | None], Tokenizer
     (_is_published, _published),
     (hub.is_repo, _repo),
 )
-"""The first whose question a name answers with yes. A further kind of tokenizer is a row here and a file beside this one."""
+"""Tests of a name and what resolves it; the first test that is true decides. A new kind of tokenizer is a row here."""

@@ -1,17 +1,17 @@
-r"""Safe cuts: where a text can be divided so that its tokens are those of the parts, one behind the other.
+r"""Safe cuts: where a text can be divided so that its tokens are those of the parts, one after the other.
 
 A byte-level BPE divides text into pieces by a pattern, then merges inside each piece. So a cut is safe where the pattern ends a
 piece whatever stands on either side. In the patterns of r50k_base (which p50k_base shares), cl100k_base and o200k_base
 
-- a piece with a letter goes on behind it only with letters, marks (o200k) or an apostrophe (contractions): so it ends between a
+- a piece with a letter continues only with letters, marks (o200k) or an apostrophe (contractions): so it ends between a
   letter and any other character;
-- a piece with a digit goes on behind it only with digits: so it ends between a digit and any other character (only what may
+- a piece with a digit continues only with digits: so it ends between a digit and any other character (only what may
   follow a letter, too, is used: one search then finds both).
 
-The matcher looks at nothing before a piece, so the right part is divided as it was; it looks ahead only behind white space
+The matcher looks at nothing before a piece, so the right part is divided as it was; it looks ahead only after white space
 (`\s+(?!\S)`, `\s++$`), and the left part ends in a letter or a digit, so that is divided as it was, too.
 
-Refused: inside and behind white space (its last character goes to the next word), before a newline behind punctuation (cl100k
+Not used: inside and after white space (its last character goes to the next word), before a newline after punctuation (cl100k
 and o200k glue them), between punctuation and a letter (glued too), inside digits (in threes from the left), every
 n characters. What is a letter differs between versions of Unicode: only ranges that have held nothing but letters since Unicode
 6.1 count as such here, and beyond ASCII only assigned punctuation may follow. A text that has none of these places is not cut.
@@ -46,7 +46,7 @@ PUNCTUATION = (
 """Neither letter, mark nor digit; ASCII is apart."""
 
 _REACH = 3
-"""Bytes of the longest character in these ranges: as many behind a cut decide whether it is one."""
+"""Bytes of the longest character in these ranges: so many after a cut decide whether it is one."""
 _FIRST_WINDOW = 256
 """Bytes that `last` looks at first; prose has a cut every five or six."""
 _PROVEN = frozenset({"r50k_base", "p50k_base", "cl100k_base", "o200k_base"})
@@ -56,7 +56,7 @@ class PatternCuts:
     """The places above. Implements `protocols.Cutter`."""
 
     def last(self, text: bytes | bytearray, limit: int) -> int:
-        """The largest safe cut that is at most `limit`, or 0; looks backwards in growing windows."""
+        """Return the largest safe cut that is at most `limit`, or 0. Looks backwards in growing windows."""
         end, window = limit, _FIRST_WINDOW
         while end > 0:
             begin = max(0, end - window)
@@ -71,7 +71,7 @@ class PatternCuts:
         return 0
 
     def first(self, text: bytes | bytearray, start: int) -> int:
-        """The smallest safe cut that is at least `start`, or 0 if there is none yet."""
+        """Return the smallest safe cut that is at least `start`, or 0 if there is none yet."""
         match = _places().search(text, max(0, start))
         return match.start() if match else 0
 
@@ -109,42 +109,42 @@ class AddedTokenCuts:
 
 
 def cutter_for(encoding: str) -> PatternCuts | None:
-    """The cutter of a published encoding or a family; None where no cuts are proven, so that documents stay whole."""
+    """Return the cutter of a published encoding or a family; None where no cuts are proven, so that documents stay whole."""
     family = family_of(encoding)
     return PatternCuts() if encoding in _PROVEN or (family is not None and family.has_cuts) else None
 
 
 @cache
 def _places() -> re.Pattern[bytes]:
-    """Matches the first byte behind each cut.
+    """Return a pattern that matches the first byte after each cut.
 
-    UTF-8 has no character inside another, so bytes can be searched. The byte behind the cut comes first, because one set of
+    UTF-8 has no character inside another, so bytes can be searched. The byte after the cut comes first, because one set of
     bytes at the start of a pattern is searched for 30 times faster than a choice of letters (64 MB of one letter: 0.4 s, not 12).
     """
     starts = sorted({chr(a).encode()[0] for a, _ in PUNCTUATION})
-    behind = rb"[\x00-&(-@\[-`{-\x7f" + b"".join(rb"\x%02x" % start for start in starts) + b"]"
-    ascii_before = rb"(?<=[A-Za-z]%b)|(?<=[0-9][^0-9])" % behind
+    after = rb"[\x00-&(-@\[-`{-\x7f" + b"".join(rb"\x%02x" % start for start in starts) + b"]"
+    ascii_before = rb"(?<=[A-Za-z]%b)|(?<=[0-9][^0-9])" % after
     by_length = [_utf8(r for r in LETTERS if len(chr(r[0]).encode()) == n) for n in (2, 3)]
-    before = b"|".join(b"(?<=(?:%b)%b)" % (letters, behind) for letters in by_length)
-    before = rb"%b|(?<=[\x80-\xbf]%b)(?:%b)" % (ascii_before, behind, before)
+    before = b"|".join(b"(?<=(?:%b)%b)" % (letters, after) for letters in by_length)
+    before = rb"%b|(?<=[\x80-\xbf]%b)(?:%b)" % (ascii_before, after, before)
     # The rest of a punctuation mark: look at all of it from its first byte on.
     whole = rb"(?<=[\x00-\x7f])|" + b"|".join(rb"(?<=\x%02x)(?:%b)" % (start, _tails(start)) for start in starts)
-    return re.compile(behind + b"(?:%b)(?:%b)" % (before, whole))
+    return re.compile(after + b"(?:%b)(?:%b)" % (before, whole))
 
 
 def _utf8(ranges: Iterable[tuple[int, int]]) -> bytes:
-    """A pattern for the bytes of one character in the ranges; both ends of a range have the same number of bytes."""
+    """Return a pattern for the bytes of one character in the ranges; both ends of a range have the same number of bytes."""
     return b"|".join(part for a, b in ranges for part in _between(chr(a).encode(), chr(b).encode()))
 
 
 def _tails(start: int) -> bytes:
-    """A pattern for what follows `start` in the punctuation that begins with this byte."""
+    """Return a pattern for what follows `start` in the punctuation that begins with this byte."""
     ends = [(chr(a).encode(), chr(b).encode()) for a, b in PUNCTUATION]
     return b"|".join(part for low, high in ends if low[0] == start for part in _between(low[1:], high[1:]))
 
 
 def _between(low: bytes, high: bytes) -> Iterator[bytes]:
-    """Patterns for the byte strings from `low` to `high`, both of one length and included, whose tails are 0x80 to 0xbf."""
+    """Yield patterns for the byte strings from `low` to `high`, both of one length and included, whose tails are 0x80 to 0xbf."""
     tail = len(low) - 1
     if low[1:] == b"\x80" * tail and high[1:] == b"\xbf" * tail:
         yield rb"[\x%02x-\x%02x]" % (low[0], high[0]) + rb"[\x80-\xbf]" * tail

@@ -1,6 +1,6 @@
-"""The process in which the engine is tried: a fixed text, encoded by the engine and by the reference, and compared.
+"""The self-test of the engine: a fixed text, encoded by the engine and by the reference, and compared.
 
-In a process of its own, because what is wrong with a compiled module may end the process that loads it.
+In a process of its own, because a broken compiled module may end the process that loads it.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ TEXTS = (
 
 
 class Tried(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """What came of it."""
+    """The result of the self-test."""
 
     n_tokens: int
     differs_in: int | None
-    """The first of `TEXTS` whose ids differ; None: all are the same."""
+    """Index of the first of `TEXTS` whose ids differ; None if all are the same."""
 
 
 def try_engine() -> Tried:

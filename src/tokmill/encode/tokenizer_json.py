@@ -1,9 +1,9 @@
 """A tokenizer.json: what it says, and the form in which engines load it.
 
-The hard thing is that text must never become a special token, and that there are two ways to one: the added tokens, which the
-reference is told to leave alone (`encode_special_tokens`) and the fast engine is not given; and the vocabulary itself, in which
-a special token is an entry like any other to Unigram, WordPiece and BPE with `ignore_merges`. There its entry is renamed to what
-no text can match, so that no id moves. A file in which merges make a special token of text is refused.
+Text must never become a special token, and there are two ways how it could. Through the added tokens: the reference is told to
+leave special ones alone (`encode_special_tokens`), and the fast engine is not given them. Through the vocabulary itself, in which a
+special token is an entry like any other to Unigram, WordPiece and BPE with `ignore_merges`: there its entry is renamed to what no
+text can match, so that no id moves. A file whose merges make a special token of text is an error.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 FILE_NAME = "tokenizer.json"
 _TYPES = ("BPE", "Unigram", "WordPiece")
 _SAMPLING = ("dropout", "alpha", "nbest_size")
-"""Settings of a model for training with subwords that are drawn: with them, text has other ids each time."""
+"""Settings of a model that draw subwords at random for training: with them, text has other ids each time."""
 _LONGEST_WORD = 100
 """Characters of a word beyond which WordPiece does not look into its vocabulary, where the file names no other number."""
 
 
 class AddedToken(msgspec.Struct, frozen=True, kw_only=True):
-    """A token that stands beside the vocabulary, or is marked in it."""
+    """A token beside the vocabulary, or marked in it."""
 
     id: int
     content: str
@@ -45,7 +45,7 @@ class TokenizerFile:
     """The parsed content of a tokenizer.json."""
 
     def __init__(self, data: bytes, where: str) -> None:
-        """where: names the file in errors. Raises UsageError for what is no tokenizer.json."""
+        """Parse it. where: names the file in errors. Raises UsageError if it is not a tokenizer.json."""
         self._where = where
         try:
             self._parts = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
@@ -53,22 +53,20 @@ class TokenizerFile:
             self.added = msgspec.json.decode(self._parts.get("added_tokens") or b"[]", type=list[AddedToken])
             self.type = self._of_model("type") or "BPE"
         except (msgspec.MsgspecError, KeyError, UnicodeError) as error:
-            raise self._refused(
-                f"the file is no tokenizer.json: {error}", "the tokenizer.json of a Hugging Face tokenizer"
-            ) from None
+            raise self._error(f"the file is no tokenizer.json: {error}", "the tokenizer.json of a Hugging Face tokenizer") from None
         if self.type not in _TYPES:
-            raise self._refused(f"its model is {self.type}, whose ids text could forge", f"a model of {', '.join(_TYPES)}")
+            raise self._error(f"its model is {self.type}, whose ids text could forge", f"a model of {', '.join(_TYPES)}")
 
     @cached_property
     def tokens(self) -> dict[str, int]:
-        """The vocabulary of the model: tokens and their ids. Raises UsageError."""
+        """Tokens of the model and their ids. Raises UsageError."""
         try:
             if self.type == "Unigram":
                 pieces = msgspec.json.decode(self._model["vocab"], type=list[tuple[str, float]])
                 return {piece: i for i, (piece, _) in enumerate(pieces)}
             return msgspec.json.decode(self._model["vocab"], type=dict[str, int])
         except (msgspec.MsgspecError, KeyError) as error:
-            raise self._refused(f"its vocabulary cannot be read: {error}", "a vocabulary of tokens and ids") from None
+            raise self._error(f"its vocabulary cannot be read: {error}", "a vocabulary of tokens and ids") from None
 
     @property
     def special(self) -> dict[str, int]:
@@ -77,18 +75,18 @@ class TokenizerFile:
 
     @property
     def plain(self) -> list[AddedToken]:
-        """The added tokens that are not special: text that holds one becomes its id, as the reference has it."""
+        """The added tokens that are not special: text that holds one becomes its id."""
         return [token for token in self.added if not token.special]
 
     @property
     def unfit(self) -> set[str]:
-        """The special tokens that text can become, which therefore cannot end documents."""
+        """The special tokens that text can become, so that they cannot end documents."""
         unknown = self._unknown()
         made = {token for token in self.special if is_byte_token(token)} if self._of_model("byte_fallback") else set()
         return made | ({unknown} & self.special.keys() if unknown is not None and not self._knows_all() else set())
 
     def family(self) -> str:
-        """Of the tokenizer, added tokens included; `OTHER` is encoded by the reference."""
+        """Return the family of the tokenizer, added tokens included; `OTHER` is encoded by the reference."""
         if self.type != "BPE":
             return OTHER
         settings = {key: self._of_model(key) for key in self._model if key not in ("vocab", "merges")}
@@ -97,45 +95,45 @@ class TokenizerFile:
         return found if all(map(self._is_matched_alike, self.plain)) else OTHER
 
     def check(self) -> None:
-        """Raises UsageError where text could become a special token, or where ids are not those that the reference gives."""
+        """Raise UsageError if text could become a special token, or if ids are not those that the reference gives."""
         if self.type == "BPE":
             forged = next((made for made in self._merged() if made in self.special), None)
             if forged is not None:
-                raise self._refused(f"its merges make the special token {forged!r} of text", "special tokens that no text becomes")
+                raise self._error(f"its merges make the special token {forged!r} of text", "special tokens that no text becomes")
             single = next(filter(self._is_symbol, self.special), None)
             if single is not None:
-                raise self._refused(
+                raise self._error(
                     f"the special token {single!r} is what text with it becomes", "special tokens that no text becomes"
                 )
         if self.type == "BPE" and self._renames() and b'"ByteLevel"' not in bytes(self._parts.get("pre_tokenizer") or b""):
-            raise self._refused("text could become a special token (ignore_merges)", "special tokens outside the vocabulary")
+            raise self._error("text could become a special token (ignore_merges)", "special tokens outside the vocabulary")
         self._check_added(self.added)
         self._check_added(self._kept())
 
     def check_eot(self, eot_id: int) -> None:
-        """Raises UsageError where text could become the token that ends documents."""
+        """Raise UsageError if text could become the token that ends documents."""
         eot = next(token for token, i in self.special.items() if i == eot_id)
         unfit = self.unfit
         if eot not in unfit:
             return
         how = "stands for a byte" if is_byte_token(eot) else "stands for what is not in the vocabulary"
         others = [token for token in self.special if token not in unfit]
-        error = self._refused(f"{eot!r} cannot end documents: it {how}, so text becomes it", "a special token that no text becomes")
+        error = self._error(f"{eot!r} cannot end documents: it {how}, so text becomes it", "a special token that no text becomes")
         if others:
             error.option, error.suggested = "--eot-token", others[0]
             error.next_step = f"--eot-token '{others[0]}'" + (f", or another of {', '.join(others[:8])}" if others[1:] else "")
         raise error
 
     def for_reference(self) -> bytes:
-        """The file for Hugging Face tokenizers, which is to be told to leave special tokens alone."""
+        """Return the file for Hugging Face tokenizers, which must be told to leave special tokens alone."""
         return self._encoded(self._kept(), self._renames())
 
     def for_engine(self) -> bytes:
-        """The file for gigatoken, which takes every added token from text, and an entry of any name for the bytes it spells."""
+        """Return the file for gigatoken, which finds every added token in text, and reads every entry as the bytes it spells."""
         return self._encoded(self.plain, dict.fromkeys(self._renames()))
 
     def _is_matched_alike(self, token: AddedToken) -> bool:
-        """Whether the fast engine finds an added token where the reference does."""
+        """Return whether the fast engine finds an added token where the reference does."""
         if token.single_word or token.lstrip or token.rstrip or any(_overlap(token.content, special) for special in self.special):
             return False
         normalizer = self._part("normalizer")
@@ -145,15 +143,15 @@ class TokenizerFile:
         return not token.normalized and token.content.isascii() and not set(token.content) & set("K;` ")
 
     def _merged(self) -> Iterator[str]:
-        """What each merge makes."""
+        """Return what each merge makes. Raises UsageError."""
         try:
             merges = msgspec.json.decode(self._model["merges"], type=list[str | list[str]])
         except (msgspec.MsgspecError, KeyError) as error:
-            raise self._refused(f"its merges cannot be read: {error}", "a list of merges") from None
+            raise self._error(f"its merges cannot be read: {error}", "a list of merges") from None
         return ("".join(merge.split(" ")) if isinstance(merge, str) else "".join(merge) for merge in merges)
 
     def _is_symbol(self, token: str) -> bool:
-        """Whether a token of a BPE model is what merges begin with: a character that text can hold."""
+        """Return whether a token of a BPE model is a single character that text can hold, which merges begin with."""
         prefix, suffix = (self._of_model(key) or "" for key in ("continuing_subword_prefix", "end_of_word_suffix"))
         character = token.removeprefix(prefix).removesuffix(suffix)
         if token not in self.tokens or len(character) != 1:
@@ -164,7 +162,7 @@ class TokenizerFile:
         return any(b'"ByteLevel"' in bytes(self._parts.get(key) or b"") for key in ("pre_tokenizer", "normalizer"))
 
     def _unknown(self) -> str | None:
-        """The token for what is not in the vocabulary."""
+        """Return the token for what is not in the vocabulary."""
         if self.type != "Unigram":
             token: str | None = self._of_model("unk_token")
             return token
@@ -172,31 +170,31 @@ class TokenizerFile:
         return next((token for token, i in self.tokens.items() if i == unknown), None)
 
     def _knows_all(self) -> bool:
-        """Whether no text holds anything that is not in the vocabulary."""
+        """Return whether the vocabulary covers all text."""
         if self.type == "BPE" and self._is_byte_level() and self.tokens.keys() >= set(byte_characters()):
             return True
         has_bytes = self.type != "WordPiece" and self._of_model("byte_fallback")
         return bool(has_bytes) and all(f"<0x{byte:02X}>" in self.tokens for byte in range(256))
 
     def _check_added(self, added: list[AddedToken]) -> None:
-        """The reference counts the ids of added tokens itself, whatever the file says."""
+        """Raise UsageError if ids of added tokens are not those of the reference, which counts them whatever the file says."""
         largest, tokens = -1, self.tokens
         for token in added:
             expected = tokens.get(token.content, max(largest + 1, len(tokens)))
             if expected != token.id:
-                raise self._refused(
+                raise self._error(
                     f"the added token {token.content!r} has id {token.id}, and the reference gives it {expected}",
                     "added tokens that are in the vocabulary, or count on from its end",
                 )
             largest = max(largest, expected)
 
     def _kept(self) -> list[AddedToken]:
-        """Added tokens without those whose entry in the vocabulary is renamed."""
+        """Return the added tokens without those whose entry in the vocabulary is renamed."""
         renamed = self._renames()
         return [token for token in self.added if token.content not in renamed]
 
     def _renames(self) -> dict[str, str]:
-        """Special tokens of the vocabulary that text could match there, and names that it cannot."""
+        """Return the special tokens of the vocabulary that text could match, and names that it cannot match."""
         special = {token for token in self.tokens.keys() & self.special if not is_byte_token(token)}
         if self.type == "Unigram":
             # The search for pieces never finds an empty one.
@@ -208,7 +206,7 @@ class TokenizerFile:
         return {token: " " + token for token in special} if self._of_model("ignore_merges") else {}
 
     def _encoded(self, added: list[AddedToken], renames: Mapping[str, str | None]) -> bytes:
-        """renames: entries of the vocabulary and their new names; None: without the entry."""
+        """Return the file. renames: entries of the vocabulary and their new names; None: without the entry."""
         model: dict[str, Any] = {key: part for key, part in self._model.items() if key not in _SAMPLING}
         if renames and self.type == "Unigram":
             pieces = msgspec.json.decode(self._model["vocab"], type=list[tuple[str, msgspec.Raw]])
@@ -225,14 +223,14 @@ class TokenizerFile:
     def _of_model(self, key: str) -> Any:
         return msgspec.json.decode(self._model[key]) if key in self._model else None
 
-    def _refused(self, what: str, allowed: str) -> UsageError:
+    def _error(self, what: str, allowed: str) -> UsageError:
         return UsageError(
             what, where=self._where, allowed=allowed, next_step="use another tokenizer, or --tokenizer gpt2, which is built in"
         )
 
 
 def read_tokenizer_json(path: str) -> tuple[TokenizerFile, str]:
-    """The file at `path` and the SHA-256, hex, of its content. Raises UsageError."""
+    """Return the file at `path` and its SHA-256, hex. Raises UsageError."""
     where = path_to_text(path)
     try:
         with open(path, "rb") as file:
@@ -248,7 +246,7 @@ def read_tokenizer_json(path: str) -> tuple[TokenizerFile, str]:
 
 
 def load_tokenizer_json(tokenizer: Tokenizer) -> TokenizerFile:
-    """The file of a tokenizer that was resolved. Raises ChangedError when it is not what it was."""
+    """Return the file of a tokenizer that was resolved. Raises ChangedError if it is no longer the same."""
     try:
         file, found = read_tokenizer_json(text_to_path(tokenizer.path))
     except UsageError as error:
@@ -264,7 +262,7 @@ def load_tokenizer_json(tokenizer: Tokenizer) -> TokenizerFile:
 
 
 def _overlap(a: str, b: str) -> bool:
-    """Whether a text can hold both with a character in common."""
+    """Return whether a text can hold both with a character in common."""
     if a in b or b in a:
         return True
     n = min(len(a), len(b))

@@ -1,9 +1,9 @@
 """The memory guard: watches memory during a run and reacts step by step before the machine runs out.
 
 It watches the worker's resident memory, the machine's available memory, the cgroup's (v1 and v2) and, where the kernel has it,
-memory pressure (PSI). `decide`, a pure function, says which step these ask for; `Actions` carries it out. Reading is paused first, because
-batches free memory when they are written. Only if that does not help for some seconds does the run checkpoint and end with exit
-code 13, so that it can be resumed.
+memory pressure (PSI). `decide`, a pure function, says which step these ask for; `Actions` carries it out. Reading is paused first,
+because batches free memory when they are written. Only if that does not help for some seconds does the run checkpoint and end with
+exit code 13, so that it can be resumed.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""gigatoken behind the Encoder contract: the fast engine.
+"""The fast engine: gigatoken.
 
 The difficulty is memory: its cache of pieces has no bound in 0.10.0, and only dropping the tokenizer frees it (`reset_caches`).
 One tokenizer a thread with `parallel=False`, as two with a cache each are a third faster than the engine's own pool on one.
 Documents that lie in one buffer go in as that buffer and are parted by the engine (a tenth faster than a list of them). Ids that
-the engine would panic at are refused before; a panic that comes all the same becomes an EngineError.
+the engine would panic at are checked first; a panic that comes anyway becomes an EngineError.
 
 Results come as an awkward array: importing awkward takes 0.15 s and making the array 0.8 ms a batch, a tenth of the encoding. In
 a process of our own `encode.disable_awkward` puts a few lines in its place; elsewhere awkward is what it is.
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _PRETOKENIZERS = {"r50k_base": "gpt2", "cl100k_base": "cl100k", "o200k_base": "o200k"}
-"""What gigatoken calls the encodings' patterns. Not p50k_base: its ranks leave 50256 out, and the loader wants them dense."""
+"""Gigatoken's names of the encodings' patterns. Not p50k_base: its ranks lack 50256, and the loader wants them dense."""
 
 
 class GigatokenEncoder:
@@ -115,14 +115,14 @@ class GigatokenJsonEncoder(GigatokenEncoder):
 
 
 def _texts(documents: Sequence[bytes]) -> list[bytes] | BytesSource:
-    """The documents in the form that the engine takes."""
+    """Return the documents in the form that the engine takes."""
     if isinstance(documents, DocumentBuffer):
         return BytesSource(documents.data, documents.separator)
     return documents if isinstance(documents, list) else list(documents)
 
 
 def _arrays(result: Any) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
-    """The ids and offsets of the engine's result, an awkward array or what `disable_awkward` makes of it."""
+    """Return the ids and offsets of the engine's result, an awkward array or what `disable_awkward` makes of it."""
     if isinstance(result, tuple):
         ids, lengths = result
         offsets = np.zeros(len(lengths) + 1, np.int64)
@@ -138,6 +138,6 @@ def _failed(error: BaseException) -> BaseException:
         error,
         "gigatoken",
         (ValueError, TypeError, RuntimeError, OSError),
-        "text that the engine encodes; it is to take any",
+        "any text",
         "run again with another --engine and --fresh (the same ids, slower), and report the document",
     )

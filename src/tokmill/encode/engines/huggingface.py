@@ -1,9 +1,9 @@
-"""Hugging Face tokenizers behind the Encoder contract: what a tokenizer.json is held against, and the engine for all the others.
+"""Hugging Face tokenizers: the reference for a tokenizer.json, and the engine for those that gigatoken is not proven for.
 
-Special tokens stay text (`encode_special_tokens`), and nothing is put around documents. The hard thing is memory: it takes 40 bytes
-for each byte of short documents and up to 170 for those of a long one, so documents go in a few at a time, and long ones in parts
-where a safe cut is known. Its cache of words is bounded. `tokmill tokenize` runs several of them, so its own threads are off there
-(`TOKENIZERS_PARALLELISM`).
+Special tokens stay text (`encode_special_tokens`), and nothing is added around documents. The difficulty is memory: it takes 40
+bytes for each byte of short documents and up to 170 for those of a long one, so documents go in a few at a time, and long ones in
+parts where a safe cut is known. Its cache of words is bounded. `tokmill tokenize` runs several of them, so its own threads are off
+there (`TOKENIZERS_PARALLELISM`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _GROUP_BYTES = 256 << 10
 """Text that goes in at once: ten megabytes of memory."""
 _PART_BYTES = 64 << 10
-"""Of a long document, where it may be cut."""
+"""Parts of a long document that may be cut."""
 
 
 class HuggingFaceEncoder:
@@ -102,7 +102,7 @@ class HuggingFaceEncoder:
 
 
 def _groups(documents: Sequence[bytes], cutter: Cutter | None) -> Iterator[list[tuple[int, bytes]]]:
-    """All parts of all documents, each with the index of its document, a few at a time."""
+    """Yield all parts of all documents, each with the index of its document, a few at a time."""
     group: list[tuple[int, bytes]] = []
     n_bytes = 0
     for i, document in enumerate(documents):
@@ -117,7 +117,7 @@ def _groups(documents: Sequence[bytes], cutter: Cutter | None) -> Iterator[list[
 
 
 def _parts(document: bytes, cutter: Cutter | None) -> Iterator[bytes]:
-    """A document in parts whose ids are those of the whole."""
+    """Yield a document in parts whose ids are those of the whole."""
     cuts, start = [0], _PART_BYTES
     while cutter is not None and start < len(document):
         cut = cutter.first(document, start)
@@ -130,5 +130,5 @@ def _parts(document: bytes, cutter: Cutter | None) -> Iterator[bytes]:
 
 def _failed(error: BaseException) -> BaseException:
     """Return what to raise; the library raises Exception itself."""
-    allowed = "text and ids that the tokenizer takes; it is to take any"
+    allowed = "any text, and ids of the vocabulary"
     return engine_error(error, "Hugging Face tokenizers", (Exception,), allowed, "report the tokenizer and the document")

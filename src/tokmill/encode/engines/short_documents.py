@@ -8,7 +8,7 @@ The second document begins as if nothing stood before it; white space inside of 
 so what looks ahead (`\s+(?!\S)`, `\s++$`) never looks beyond the document. So what stands between has ids of its own, always the
 same; and as no document holds a vertical tab, the id that has it says where documents end.
 
-Refused: a special token between them, which costs the engine as much as another text does. Documents with a vertical tab, and all
+A special token between them would cost the engine as much as another text does. Documents with a vertical tab, and all
 of them where they are long, are encoded as they were.
 """
 
@@ -36,7 +36,7 @@ _SHORT_BYTES = 128
 _FEW_DOCUMENTS = 64
 _WHITE = "".join(map(chr, (*range(0x21), 0x7F, 0x85, 0xA0, 0x1680, 0x180E, *range(0x2000, 0x2010), 0x2028, 0x2029, 0x202F)))
 _WHITE += "\u205f\u2060\u3000\ufeff"
-"""White space of any version of Unicode, and whatever somebody may take for it."""
+"""White space of any version of Unicode, and what may be taken for it."""
 
 
 class JoinedShortDocuments:
@@ -47,7 +47,7 @@ class JoinedShortDocuments:
         self._engine = engine
         self._between = BETWEEN[encoding]
         self._n_ids = 0
-        """Of what stands between documents; 0: not encoded yet, for who decodes need not wait for an engine that encodes."""
+        """Of what is put between documents; 0: not encoded yet, so that decoding does not wait for it."""
         self._mark_at = self._mark_id = 0
 
     def encode(self, documents: Sequence[bytes], raw: memoryview | None = None) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
@@ -114,7 +114,7 @@ class JoinedShortDocuments:
 
 
 def join_short_documents(engine: Encoder, encoding: str) -> Encoder:
-    """The engine, with that in front of it where it is proven. encoding: that of the engine."""
+    """Return the engine, wrapped where that is proven. encoding: that of the engine."""
     return JoinedShortDocuments(engine, encoding) if encoding in BETWEEN else engine
 
 
@@ -125,10 +125,10 @@ def _lengths(documents: Sequence[bytes]) -> NDArray[np.int64]:
 
 
 def _may_be_joined(text: NDArray[np.uint8], ends: NDArray[np.int64], n_between: int) -> NDArray[np.bool_]:
-    """Which documents end, and the next of which begins, with a character that is not white space: shape (n_documents - 1,)."""
+    """Return which documents end, and the next begins, with a character that is not white space: shape (n_documents - 1,)."""
     no_last, no_first = _tables()
     ends, begins = ends[:-1], ends[:-1] + n_between
-    # The last of all may be one byte long: what is behind it does not matter then.
+    # The last of all may be one byte long: what follows it does not matter then.
     seconds = text[np.minimum(begins + 1, len(text) - 1)]
     return ~(no_last[_pair(text[ends - 2], text[ends - 1])] | no_first[_pair(text[begins], seconds)])
 
@@ -139,7 +139,7 @@ def _pair(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> NDArray[np.int
 
 @cache
 def _tables() -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """By two bytes, whether white space may end with them, and begin with them: bool, shape (65536,)."""
+    """Return, by two bytes, whether white space may end with them, and begin with them: bool, shape (65536,)."""
     last, first = np.zeros((256, 256), np.bool_), np.zeros((256, 256), np.bool_)
     for data in map(str.encode, _WHITE):
         if len(data) == 1:

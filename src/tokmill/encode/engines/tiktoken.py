@@ -1,4 +1,4 @@
-"""tiktoken behind the Encoder contract: what the fast engine is held against, and the engine to fall back on.
+"""tiktoken: the reference for published encodings, and the engine to fall back on.
 
 The encoding is built from the file of ranks with the published pattern and no special tokens, so nothing is fetched, and no
 text can become a special token. It has no caches that grow. Its pattern matcher gives up inside white space of about a million
@@ -65,7 +65,7 @@ class TiktokenEncoder:
 
 
 def _load(path: str) -> dict[bytes, int]:
-    """Token bytes and their ranks; each line is base64, a space, and the rank."""
+    """Return token bytes and their ranks; each line of the file is base64, a space, and the rank."""
     with open(path, "rb") as file:
         words = file.read().split()
     return dict(zip(map(a2b_base64, words[::2]), map(int, words[1::2]), strict=True))

@@ -3,7 +3,7 @@
 gigatoken 0.10.0 has the tables of Unicode 17, tiktoken 0.14 and Hugging Face tokenizers 0.23 those of 16: the 4,699 characters
 assigned between them are letters, marks or digits to one and symbols to the other, so the text around them falls into other pieces.
 The tables for NFC of the latter are older still. The reference is what is promised; documents with such a character are encoded
-by it. Refused: to let the audit stop the run at the first of them.
+by it. Without this, the audit would stop the run at the first of them.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ NEWER_SYMBOLS = (
     ),
     *((0x1FA8E, 0x1FA8E), (0x1FAC8, 0x1FAC8), (0x1FACD, 0x1FACD), (0x1FAEA, 0x1FAEA), (0x1FAEF, 0x1FAEF), (0x1FBFA, 0x1FBFA)),
 )
-"""Likewise, for patterns that ask for symbols and punctuation (deepseek_v3)."""
+"""Further characters, for patterns that name symbols and punctuation (deepseek_v3)."""
 NEWER_FOR_NFC = (
     *((0x7FD, 0x7FD), (0x897, 0x89F), (0x8CA, 0x8D3), (0x9FE, 0x9FE), (0xC3C, 0xC3C), (0xD3B, 0xD3C), (0xEBA, 0xEBA)),
     *(
@@ -102,7 +102,7 @@ _BYTES_PER_HIT = 2048
 
 
 class UnicodeFallback:
-    """Implements `protocols.Encoder`: the reference where a document holds a newer character, else the engine."""
+    """The reference where a document holds a newer character, else the engine. Implements `protocols.Encoder`."""
 
     def __init__(self, engine: Encoder, load_reference: Callable[[], Encoder], encoding: str) -> None:
         """encoding: a published one, or a family of tokenizer.json."""
@@ -127,13 +127,13 @@ class UnicodeFallback:
         return self._engine.decode(ids)
 
     def reset_caches(self) -> None:
-        """Give back the caches, and the reference."""
+        """Drop the caches, and the reference."""
         self._reference = None
         self._engine.reset_caches()
 
 
 def _which_hold_newer(documents: Sequence[bytes], newer: Ranges) -> NDArray[np.bool_] | None:
-    """Which documents hold a newer character, bool, shape (n_documents,); None: none does. May name one that does not."""
+    """Return which documents hold a newer character, bool, shape (n_documents,), or None. May name one that does not."""
     # A separator, NUL or a byte that UTF-8 has not, does no harm: it is part of no character.
     if not _holds_newer(documents.data if isinstance(documents, DocumentBuffer) else b"".join(documents), newer):
         return None
@@ -141,7 +141,7 @@ def _which_hold_newer(documents: Sequence[bytes], newer: Ranges) -> NDArray[np.b
 
 
 def _holds_newer(data: object, newer: Ranges) -> bool:
-    """Whether a newer character is in the text. May say yes to one that differs in its fourth byte. data: bytes."""
+    """Return whether a newer character is in the text. May be wrong for one that differs in its fourth byte. data: bytes."""
     assert isinstance(data, bytes)
     if data.isascii():
         return False
@@ -150,15 +150,15 @@ def _holds_newer(data: object, newer: Ranges) -> bool:
 
 
 def _holds(data: bytes, lead: bytes, table: NDArray[np.bool_] | None) -> bool:
-    """Whether `lead`, which is in the text, stands anywhere with two bytes behind it that the table has."""
+    """Return whether `lead`, which is in the text, is followed anywhere by two bytes that the table has."""
     if table is None:
         return True
     at = data.find(lead)
     for _ in range(len(data) // _BYTES_PER_HIT):
         if at < 0:
             return False
-        behind = data[at + 1 : at + 3]
-        if len(behind) == 2 and table[(behind[0] & 63) << 6 | (behind[1] & 63)]:
+        after = data[at + 1 : at + 3]
+        if len(after) == 2 and table[(after[0] & 63) << 6 | (after[1] & 63)]:
             return True
         at = data.find(lead, at + 1)
     text = np.frombuffer(data, np.uint8)
@@ -167,7 +167,7 @@ def _holds(data: bytes, lead: bytes, table: NDArray[np.bool_] | None) -> bool:
 
 
 def newer_for(encoding: str) -> Ranges:
-    """The characters for which gigatoken is not to be asked. encoding: a published one, or a family of tokenizer.json."""
+    """Return the characters that gigatoken must not encode. encoding: a published one, or a family of tokenizer.json."""
     base, _, normalizer = encoding.partition("+")
     symbols = NEWER_SYMBOLS if base == "deepseek_v3" else ()
     return (*NEWER, *symbols, *(NEWER_FOR_NFC if normalizer == "nfc" else ()))
@@ -175,9 +175,9 @@ def newer_for(encoding: str) -> Ranges:
 
 @cache
 def _tables(newer: Ranges) -> tuple[tuple[bytes, NDArray[np.bool_] | None], ...]:
-    """By first byte, which two bytes behind it begin a newer character: bool, shape (4096,). A fourth is not looked at.
+    """Return, by first byte, which two bytes after it begin a newer character: bool, shape (4096,). A fourth is not looked at.
 
-    None: any will do, for characters of two bytes.
+    None: any, for characters of two bytes.
     """
     tables: dict[int, NDArray[np.bool_]] = {}
     short = set()
@@ -193,7 +193,7 @@ def _tables(newer: Ranges) -> tuple[tuple[bytes, NDArray[np.bool_] | None], ...]
 
 
 def _index(second: NDArray[np.uint8], third: NDArray[np.uint8]) -> NDArray[np.intp]:
-    """Twelve bits of two bytes 80 to bf."""
+    """Return twelve bits of two bytes 80 to bf."""
     return (second & 63).astype(np.intp) << 6 | (third & 63)
 
 
@@ -202,7 +202,7 @@ def _merge(
     others: tuple[NDArray[np.uint32], NDArray[np.int64]],
     is_newer: NDArray[np.bool_],
 ) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
-    """The ids of both in the order of the documents. is_newer: bool, shape (n_documents,)."""
+    """Return the ids of both in the order of the documents. is_newer: bool, shape (n_documents,)."""
     lengths = np.zeros(len(is_newer), np.int64)
     lengths[is_newer], lengths[~is_newer] = np.diff(newer[1]), np.diff(others[1])
     offsets = np.zeros(len(is_newer) + 1, np.int64)
