@@ -1,9 +1,8 @@
 """Decodes what was written and compares it with the corpus, byte by byte and document by document.
 
-The corpus is read again and every document is given its side anew; the written ids of each side become two streams, text and
-marks (where documents end or begin, as offsets into that text). Comparing streams instead of documents costs no Python for
-each document of the output. The hard one is bounded memory on damaged files: marks are looked for only as far as the text they
-belong to.
+The corpus is read again and every document is assigned its side again; the written ids of each side become two streams, text and
+marks (where documents end or begin, as offsets into that text). Comparing streams instead of documents takes no Python for each
+document of the output. Memory stays bounded on damaged files, too: marks are searched only as far as the text they belong to.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ if TYPE_CHECKING:
     from tokmill.dataset import Ids
 
     class Findings(Protocol):
-        """Where problems and progress go; `verification.Findings`."""
+        """What takes problems and progress: `verification.Findings`."""
 
         def add(self, file: str, what: str, begin_byte: int | None = None, end_byte: int | None = None) -> None: ...
         def notice(self, text: str) -> None: ...
@@ -50,7 +49,7 @@ if TYPE_CHECKING:
 
 
 _BLOCK_TOKENS = 1 << 16
-"""Ids decoded at a time: 0.3 MB of prose, 8 MB of the longest token there is."""
+"""Ids decoded at a time: 0.3 MB of prose, 8 MB if all are the longest token there is."""
 
 USUAL = Resources(
     budget_bytes=1024 * MIB,
@@ -64,18 +63,16 @@ USUAL = Resources(
 
 
 class TokenDecoder:
-    """Ids to bytes, and how many bytes each id is.
-
-    lengths: int64, shape (n_ids,); 0 for the end-of-text id and for ids that stand for nothing.
-    """
+    """Ids to text, and the length of each id's text."""
 
     def __init__(self, encoder: Encoder, n_ids: int, eot_id: int) -> None:
         self._encoder = encoder
         self.eot_id = eot_id
         self.lengths = np.array([0 if i == eot_id else self._length(i) for i in range(n_ids)], np.int64)
+        """Bytes, int64, shape (n_ids,); 0 for the end-of-text id and for ids without text."""
 
     def decode(self, ids: Ids) -> bytes:
-        """The text of ids, none of them the end-of-text id. Raises EngineError."""
+        """Return the text of ids, none of them the end-of-text id. Raise EngineError."""
         return self._encoder.decode(ids.astype(np.uint32))
 
     def _length(self, i: int) -> int:
@@ -86,7 +83,7 @@ class TokenDecoder:
 
 
 class WrittenSide:
-    """The text and the marks of one side of the output, front to back. Read, not mapped: a map counts as memory."""
+    """The text and the marks of one side of the output, front to back."""
 
     def __init__(self, ids: IdReader, decoder: TokenDecoder) -> None:
         self._written = ids
@@ -97,16 +94,16 @@ class WrittenSide:
         self._marks: NDArray[np.int64] = np.zeros(0, np.int64)
 
     def take(self, n_bytes: int) -> memoryview:
-        """Some of the next bytes of text, at least one and at most `n_bytes`; none only at the end of the file."""
+        """Return the next bytes of text, at least one and at most `n_bytes`; none only at the end."""
         while not self._text and self._read_block():
             pass
         part, self._text = self._text[:n_bytes], self._text[n_bytes:]
         return part
 
     def take_marks(self, n: int, last: int) -> NDArray[np.int64]:
-        """The next `n` marks; fewer when no more lie at or before text offset `last`. Returns int64, shape (at most n,).
+        """Return the next `n` marks, int64, shape (n,); fewer if no more are at or before text offset `last`.
 
-        To be called when all text before `last` was taken: what is read to find a mark behind it is not lost.
+        Call it when all text before `last` has been taken: what is read to find a later mark is kept.
         """
         while len(self._marks) < n and self._text_end <= last and self._read_block():
             pass
@@ -114,11 +111,11 @@ class WrittenSide:
         return marks
 
     def is_exhausted(self) -> bool:
-        """Whether all text and all marks were taken."""
+        """Return whether all text and all marks were taken."""
         return self._next_id == len(self._written) and not len(self._text) and not len(self._marks)
 
     def id_at(self, offset: int) -> int:
-        """The index of the id that holds byte `offset` of the text; the number of ids when it lies behind all text."""
+        """Return the index of the id that holds byte `offset` of the text; the number of ids if the text ends before it."""
         begin = before = 0
         while begin < len(self._written):
             ends = np.cumsum(self._decoder.lengths[self._written.read(begin, begin + _BLOCK_TOKENS)]) + before
@@ -132,7 +129,7 @@ class WrittenSide:
         return self._written.locate(index)
 
     def _read_block(self) -> bool:
-        """Read on behind what is there; `_text` is empty or short (it ends where a document ends)."""
+        """Read the next ids; `_text` is empty or short (it ends where a document ends). Return False at the end."""
         ids = self._written.read(self._next_id, self._next_id + _BLOCK_TOKENS)
         if not len(ids):
             return False
@@ -150,26 +147,25 @@ class WrittenSide:
 
 @dataclass(frozen=True, slots=True)
 class _Expected:
-    """What one batch of the corpus says of one side.
-
-    origin: int64, shape (n,), index of each document in the batch; ends: int64, shape (n,), where each ends in `text`;
-    marks: int64, shape (n_marks,), offsets into `text`.
-    """
+    """What one side must have next, according to one batch of the corpus."""
 
     text: bytes
     origin: list[int]
+    """Index of each document in the batch."""
     ends: NDArray[np.int64]
+    """Where each document ends in `text`, shape (n_documents,)."""
     marks: NDArray[np.int64]
+    """Offsets into `text`, shape (n_marks,)."""
 
 
 class _Comparison:
-    """Walks through the corpus with both sides of the output."""
+    """A walk through the corpus and both sides of the output."""
 
     def __init__(self, content: Content, sides: list[WrittenSide]) -> None:
         self.documents = 0
         self.n_bytes = 0
         self.differences: list[tuple[str, str, int, int | None]] = []
-        """File, what, begin and end in bytes, as `Findings.add` takes them; one, or one a side where the sources end too early."""
+        """File, what, begin and end in bytes, for `Findings.add`: one, or one a side if the sources end too early."""
         self._content = content
         self._sides = sides
         self._val_below = math.ceil(content.val_fraction * 2**64)
@@ -178,7 +174,7 @@ class _Comparison:
         self._numbers = [0, 0]
 
     def compare(self, batch: Batch) -> bool:
-        """Whether the output goes on as this batch says."""
+        """Return whether the output has this batch next."""
         origin, documents = apply_policy(batch, self._content)
         is_val = self._sides_of(batch, documents)
         for side in (False, True):
@@ -189,11 +185,11 @@ class _Comparison:
         return True
 
     def finish(self) -> None:
-        """The corpus has ended: so must both sides."""
+        """Check that both sides end where the corpus does."""
         for side, offset in zip(self._sides, self._offsets, strict=True):
             if not side.is_exhausted():
                 file, place = side.locate(side.id_at(offset))
-                self.differences.append((file, "the output goes on where the sources have ended", place, None))
+                self.differences.append((file, "the output continues after the end of the sources", place, None))
 
     def _sides_of(self, batch: Batch, documents: Sequence[bytes]) -> list[bool]:
         if batch.is_val is not None:
@@ -253,14 +249,28 @@ def compare_with_sources(
     findings: Findings,
     memory: str | int | None = None,
 ) -> tuple[int, int]:
-    """Compare a directory whose files are sound with its corpus. Returns documents and bytes of text found the same.
+    """Compare a directory whose files are sound with its corpus.
 
-    memory: of reading, as `--memory`; None: `USUAL`. Raises UsageError and InputError for sources that are not there or cannot be
-    read, ChangedError for sources that say something else and are not those that were tokenized.
+    Args:
+        directory: Of the output.
+        manifest: Of the output.
+        names: Inputs, as given to `tokenize`.
+        glob: As given to `tokenize`.
+        input_format: As given to `tokenize`.
+        findings: Takes the differences and the progress.
+        memory: For reading, as `--memory`; None: `USUAL`.
+
+    Returns:
+        The documents and the bytes of text that are the same.
+
+    Raises:
+        UsageError: If the output cannot be compared, or a source is missing.
+        InputError: If a source cannot be read.
+        ChangedError: If the sources differ from the output and are not those that were tokenized.
     """
     if manifest.content.origin:
         raise UsageError(
-            "this output cannot be compared: it is put together from runs with different settings, or from bare files",
+            "this output cannot be compared: it was made from runs with different settings, or from bare files",
             where=str(directory),
             allowed="an output of one run, or of runs with the same settings",
             next_step="verify what it was made from with its sources; made_from in its manifest says what that is",
@@ -302,7 +312,7 @@ def compare_with_sources(
 
 
 def _comparison(content: Content, sides: list[IdReader]) -> _Comparison | ReencodedComparison:
-    """By decoding, or by encoding again where that does not give the text back."""
+    """Return a comparison by decoding, or by encoding again if decoding does not give the text back."""
     tokenizer = content.tokenizer
     if not is_lossless(tokenizer):
         return ReencodedComparison(content, sides)
@@ -311,7 +321,7 @@ def _comparison(content: Content, sides: list[IdReader]) -> _Comparison | Reenco
 
 
 def apply_policy(batch: Batch, content: Content) -> tuple[Sequence[int], Sequence[bytes]]:
-    """The documents of a batch that were to be written, and the index of each in the batch. Raises BadTextError."""
+    """Return the index in the batch and the text of each document that was to be written. Raise BadTextError."""
     documents, origin = batch.documents, range(len(batch.documents))
     kept = list(zip(origin, documents, strict=True))
     if batch.raw is not None and first_invalid(batch.raw) is not None:
@@ -324,7 +334,7 @@ def apply_policy(batch: Batch, content: Content) -> tuple[Sequence[int], Sequenc
 
 
 def _valid(document: bytes, i: int, batch: Batch, content: Content) -> bytes | None:
-    """The document as it was to be written; None when it was to be skipped."""
+    """Return the document as it was to be written; None if it was to be skipped."""
     at = first_invalid(document)
     if at is None:
         return document
@@ -341,7 +351,7 @@ def _valid(document: bytes, i: int, batch: Batch, content: Content) -> bytes | N
 
 
 def _first_difference(written: WrittenSide, expected: bytes) -> int | None:
-    """Take the text that is expected; the place of the first byte that is another, or None."""
+    """Take the expected text from the output and return the offset of the first byte that differs, or None."""
     wanted, done = np.frombuffer(expected, np.uint8), 0
     while done < len(wanted):
         part = np.frombuffer(written.take(len(wanted) - done), np.uint8)

@@ -24,7 +24,7 @@ class _Findings(Protocol):
 
 
 class Outline:
-    """What the manifest says of all files, looked up once: there may be thousands of them."""
+    """What the manifest says of all files, looked up once: there may be thousands."""
 
     def __init__(self, manifest: Manifest) -> None:
         self.manifest = manifest
@@ -35,7 +35,7 @@ class Outline:
         self.first = {names[0] for names in sides.values() if names}
         """Files that begin where a document does, because their side does."""
         self.last = {names[-1] for names in sides.values() if names and not is_cut}
-        """Likewise those that end where one does."""
+        """Files that end where a document does."""
 
 
 class Scan:
@@ -60,7 +60,7 @@ class Scan:
         self._first_id = self._last_id = -1
 
     def update_header(self, header: bytes) -> None:
-        """What was filled in when the rest was complete, all of it; before the rest."""
+        """Check the whole header; called before the rest."""
         filled = self._entry.header
         if self._entry.side is None and not isinstance(filled, FileHeader):
             return
@@ -72,7 +72,7 @@ class Scan:
             self._findings.add(self._name, wrong, 0, len(header))
 
     def update(self, block: memoryview) -> None:
-        """The next bytes of the file; all blocks but the last hold whole ids."""
+        """Take the next bytes of the file; all blocks but the last hold whole ids."""
         position = self._checker.position
         for span in self._checker.update(block):
             what = f"the bytes of segment {span.segment + 1:,} are not those written"
@@ -83,7 +83,7 @@ class Scan:
                 self._update_ids(np.frombuffer(block[:whole], self._dtype), position)
 
     def finish(self) -> None:
-        """All bytes of the file have passed: the sums."""
+        """Check the sums; all bytes of the file have been taken."""
         add = self._findings.add
         entry, item_bytes = self._entry, self._dtype.itemsize
         if not add_up(self._spans, entry.size_bytes):

@@ -68,9 +68,9 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
     tokmill_version: str | None
     sides: list[SideSummary]
     bytes_text: int | None
-    """Of the documents that were encoded; None where no manifest says it, as of ids that came from another tool's files."""
+    """Text that was encoded; None: no manifest says it, as for ids from another tool's files."""
     bytes_per_token: float | None
-    """Of text, end-of-text ids not counted as text but as tokens."""
+    """End-of-text ids count as tokens, not as text."""
     skipped: dict[str, int]
     invalid_utf8_documents: int
     """Documents changed by --encoding-errors replace or ignore."""
@@ -88,12 +88,21 @@ def inspect(
     side: str = "train",
     n_tokens: int = 100,
 ) -> Inspection:
-    """Describe an output directory, also one in a store by its URL, or a bare file of ids.
+    """Describe an output, or a bare file of ids.
 
-    dtype, tokenizer, eot_id: for a bare file; tokenizer also for a directory whose manifest does not know it. documents: numbers
-    (from 1) of those to preview on `side`, None: the first, or where documents cannot be told apart the beginning of the side;
-    n_tokens: of each, at most.
-    Raises UsageError (also for a document of an output with no end-of-text ids or no known tokenizer), DamageError.
+    Args:
+        path: Output directory, URL of an output in a store, or file of ids.
+        dtype: Of a bare file.
+        tokenizer: Of a bare file, or of a directory whose manifest does not know it.
+        eot_id: Of a bare file.
+        documents: Numbers (from 1) of the documents to preview on `side`. None: the first one, or, if documents cannot be told
+            apart, the beginning of the side.
+        side: `train` or `val`.
+        n_tokens: Shown of each document, at most.
+
+    Raises:
+        UsageError: If there is no output, or a document is asked for that cannot be found or decoded.
+        DamageError: If the output is damaged.
     """
     _check_options(side, n_tokens)
     with _opened(path, dtype=dtype, eot_id=eot_id, tokenizer=tokenizer) as dataset:
@@ -123,7 +132,7 @@ def inspect(
 
 
 def _opened(path: str | Path, *, dtype: IdType | None, eot_id: int | None, tokenizer: str | None) -> Dataset:
-    """What is to be looked at, here or in a store, whose outputs say everything about themselves."""
+    """Open what is inspected. An output in a store says everything about itself, so it takes no options."""
     if not is_url(str(path)):
         return open_dataset(path, dtype=dtype, eot_id=eot_id, tokenizer=tokenizer)
     from tokmill.check.remote_dataset import RemoteDataset
@@ -162,7 +171,7 @@ def _summarize(dataset: Dataset, side: str) -> SideSummary:
 
 
 def _n_files(manifest: Manifest | None, side: str) -> int:
-    """A bare file is one."""
+    """Return how many files hold the ids of a side; a bare file is one."""
     if manifest is None:
         return 1
     suffix = FORMATS[manifest.content.format].suffix
@@ -170,7 +179,7 @@ def _n_files(manifest: Manifest | None, side: str) -> int:
 
 
 def _previews(dataset: Dataset, side: str, documents: Sequence[int] | None, n_tokens: int) -> list[Preview]:
-    """Previews of the documents asked for; when none was, of the first or of the beginning, where there is one."""
+    """Return previews of the documents asked for; by default of the first one, or of the beginning of the side."""
     if documents is not None:
         return [_preview(dataset, side, _index(dataset, side, number), n_tokens) for number in documents]
     if dataset.tokenizer is None or not len(dataset.side(side)):
@@ -179,7 +188,7 @@ def _previews(dataset: Dataset, side: str, documents: Sequence[int] | None, n_to
 
 
 def _index(dataset: Dataset, side: str, number: int) -> int:
-    """Of a document's number, from 1, its place, from 0."""
+    """Return the index, from 0, of the document with that number, from 1. Raise UsageError if there is none."""
     n_documents = dataset.n_documents(side) if _has_documents(dataset) else None
     if number < 1 or (n_documents is not None and number > n_documents):
         raise UsageError(

@@ -1,8 +1,7 @@
-"""Where a complete output lies that is to be checked: a directory, or a prefix of an object store; read once, from front to back.
+"""Where a complete output lies that is checked: a directory, or a prefix of an object store.
 
-A file of a directory is opened through no link and must be a regular one; while an append takes its name, it has another. An
-object is read ahead in blocks, a bounded number of them, and all of it is of the version that was listed; nothing is copied to
-this machine first.
+A file of a directory is opened through no link and must be a regular one; during an append it may have another name for a moment.
+An object is read ahead in a bounded number of blocks, all of the version that was listed; nothing is copied to this machine.
 """
 
 from __future__ import annotations
@@ -10,8 +9,9 @@ from __future__ import annotations
 import os
 import stat
 from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from tokmill.core.errors import StorageError
 from tokmill.core.manifest import MANIFEST_NAME, Manifest, load_manifest
@@ -20,69 +20,74 @@ from tokmill.core.system.durable import uninterrupted
 from tokmill.output import open_file, pending_append
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
-    from tokmill.output import Prefix
     from tokmill.store import ObjectInfo
 
 
 class NotReadableError(Exception):
-    """One file of the output is at fault; the others can be looked at."""
+    """One file of the output cannot be read; the others can."""
 
     def __init__(self, what: str) -> None:
+        """what: a sentence for the list of problems."""
         super().__init__(what)
         self.what = what
 
 
-class OpenedFile(ABC):
-    """A file of the output. A context: it is closed at the end."""
+class OpenedFile:
+    """A file of the output, read once from front to back. A context that closes it."""
 
-    size_bytes: int
+    def __init__(self, stream: Any, size_bytes: int, errors: Callable[[], AbstractContextManager[None]]) -> None:
+        """stream: has `read` and `close`, and `readinto` if it can. errors: raises what the stream raises as StorageError."""
+        self.size_bytes = size_bytes
+        self._stream = stream
+        self._errors = errors
 
-    @abstractmethod
     def read_into(self, buffer: memoryview) -> int:
-        """Read up to len(buffer) bytes; returns how many, 0 at the end. Raises StorageError."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """Give it back."""
+        """Read up to len(buffer) bytes and return how many, 0 at the end. Raise StorageError."""
+        with self._errors():
+            if hasattr(self._stream, "readinto"):
+                return int(self._stream.readinto(buffer))
+            data = self._stream.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        self._stream.close()
 
 
 class OutputLocation(ABC):
-    """An output."""
+    """A directory or a prefix of a store that holds an output."""
 
     name: str
-    """For messages: directory or URL."""
+    """Directory or URL, for messages."""
 
     @abstractmethod
     def manifest(self) -> Manifest:
-        """Raises UsageError if there is none, DamageError, StorageError."""
+        """Return the manifest. Raise UsageError if there is none, DamageError, StorageError."""
 
     @abstractmethod
     def names(self, sub: str) -> Sequence[str]:
-        """What lies in the output, or in a directory `sub` of it, sorted. Raises StorageError."""
+        """Return what lies in the output, or in its directory `sub`, sorted. Raise StorageError."""
 
     @abstractmethod
     def open(self, manifest: Manifest, name: str) -> OpenedFile:
-        """A file of the output of this manifest. Raises NotReadableError."""
+        """Open a file of the output of this manifest. Raise NotReadableError."""
 
     @abstractmethod
     def pending_append(self, manifest: Manifest) -> Manifest | None:
-        """The manifest of an append to this output that is being published, or was interrupted then. Raises StorageError."""
+        """Return the manifest of an append to this output that is being published, or was interrupted then. Raise StorageError."""
 
     def is_current(self, manifest: Manifest) -> bool:
-        """Whether this is still the manifest. Raises what `manifest` raises."""
+        """Return whether this is still the manifest. Raise what `manifest` raises."""
         return self.manifest().checksum == manifest.checksum
 
 
 def location_of(given: str | Path) -> OutputLocation:
-    """The location of that name. Raises UsageError for a store that is not known or whose package is missing."""
+    """Return the location of that name. Raise UsageError if the store is not known or its package is missing."""
     return RemoteLocation(str(given)) if is_url(str(given)) else LocalLocation(Path(given))
 
 
@@ -95,65 +100,41 @@ class LocalLocation(OutputLocation):
 
     def manifest(self) -> Manifest:
         """See OutputLocation."""
-        try:
+        with _reading(self.directory / MANIFEST_NAME):
             return load_manifest(self.directory)
-        except OSError as error:
-            raise _unreadable(self.directory / MANIFEST_NAME, error) from error
 
     def names(self, sub: str) -> Sequence[str]:
         """See OutputLocation."""
         directory = self.directory / sub
         if sub and not directory.is_dir():
             return []
-        try:
+        with _reading(directory):
             return sorted(uninterrupted(lambda: os.listdir(directory)))
-        except OSError as error:
-            raise _unreadable(directory, error) from error
 
     def open(self, manifest: Manifest, name: str) -> OpenedFile:
         """See OutputLocation."""
-        return _File(self.directory, manifest, name)
+        try:
+            fd = open_file(self.directory, manifest, name)
+        except FileNotFoundError:
+            raise NotReadableError("the file is missing") from None
+        except OSError as error:
+            raise NotReadableError(f"the file cannot be opened: {error.strerror}") from None
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode):
+            os.close(fd)
+            raise NotReadableError("it is not a regular file")
+        return OpenedFile(os.fdopen(fd, "rb", buffering=0), found.st_size, lambda: _reading(self.directory / name))
 
     def pending_append(self, manifest: Manifest) -> Manifest | None:
         """See OutputLocation."""
         return pending_append(self.directory, manifest)
 
 
-class _File(OpenedFile):
-    """A regular file."""
-
-    def __init__(self, directory: Path, manifest: Manifest, name: str) -> None:
-        self._path = directory / name
-        try:
-            fd = open_file(directory, manifest, name)
-        except FileNotFoundError:
-            raise NotReadableError("the file is missing") from None
-        except OSError as error:
-            raise NotReadableError(f"the file cannot be opened: {error.strerror}") from None
-        self._file = os.fdopen(fd, "rb", buffering=0)
-        found = os.fstat(fd)
-        if not stat.S_ISREG(found.st_mode):
-            self._file.close()
-            raise NotReadableError("it is not a regular file")
-        self.size_bytes = found.st_size
-
-    def read_into(self, buffer: memoryview) -> int:
-        """See OpenedFile."""
-        try:
-            return self._file.readinto(buffer)
-        except OSError as error:
-            raise _unreadable(self._path, error) from error
-
-    def close(self) -> None:
-        """See OpenedFile."""
-        self._file.close()
-
-
 class RemoteLocation(OutputLocation):
     """A prefix of an object store."""
 
     def __init__(self, url: str) -> None:
-        """Raises UsageError."""
+        """Raise UsageError."""
         from tokmill.output import Prefix
 
         self._prefix = Prefix(url)
@@ -172,42 +153,27 @@ class RemoteLocation(OutputLocation):
         inside = [name.removeprefix(top) for name in self._objects if name.startswith(top)]
         return sorted(name for name in inside if name and "/" not in name)
 
-    def open(self, manifest: Manifest, name: str) -> OpenedFile:  # noqa: ARG002  the other location's
+    def open(self, manifest: Manifest, name: str) -> OpenedFile:  # noqa: ARG002  the contract
         """See OutputLocation."""
+        from tokmill.output import reading_errors
+
         if name not in self._objects:
             raise NotReadableError("the object is missing")
-        return _Object(self._prefix, self._objects[name])
+        return OpenedFile(self._prefix.stream(self._objects[name]), self._objects[name].size_bytes, reading_errors)
 
     def pending_append(self, manifest: Manifest) -> Manifest | None:  # noqa: ARG002  the contract
-        """None: nothing is appended to an output in a store."""
+        """Return None: nothing is appended to an output in a store."""
         return None
 
 
-class _Object(OpenedFile):
-    """An object."""
-
-    def __init__(self, prefix: Prefix, stored: ObjectInfo) -> None:
-        self.size_bytes = stored.size_bytes
-        self._stream = prefix.stream(stored)
-
-    def read_into(self, buffer: memoryview) -> int:
-        """See OpenedFile."""
-        from tokmill.output import reading_errors
-
-        with reading_errors():
-            data = self._stream.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
-
-    def close(self) -> None:
-        """See OpenedFile."""
-        self._stream.close()
-
-
-def _unreadable(path: Path, error: OSError) -> StorageError:
-    return StorageError(
-        f"cannot read it: {error.strerror}",
-        where=str(path),
-        allowed="files that can be read",
-        next_step="check the disk, then verify again",
-    )
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"cannot read it: {error.strerror}",
+            where=str(path),
+            allowed="files that can be read",
+            next_step="check the disk, then verify again",
+        ) from error

@@ -1,7 +1,7 @@
 """Encodes the corpus again and compares the ids with those written, for tokenizers whose ids do not give the text back.
 
-What normalizes, marks words or knows of unknown characters cannot be compared by decoding (`check/compare.py`). So each batch goes
-through the stage that a run has, and its ids must be the next ones of each side. It is as slow as the run was.
+A tokenizer that normalizes, marks words or has an unknown token cannot be compared by decoding (`check/compare.py`). So each batch
+is encoded as in a run, and its ids must be the next ones of each side. It takes as long as the run did.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 
 class ReencodedComparison:
-    """Walks through the corpus with both sides of the output."""
+    """A walk through the corpus and both sides of the output."""
 
     def __init__(self, content: Content, sides: Sequence[IdReader]) -> None:
-        """Raises as `encode.load_fastest`."""
+        """Raise what `encode.load_fastest` raises."""
         self.documents = 0
         self.n_bytes = 0
         self.differences: list[tuple[str, str, int, int | None]] = []
@@ -38,7 +38,7 @@ class ReencodedComparison:
         self._numbers = [0, 0]
 
     def compare(self, batch: Batch) -> bool:
-        """Whether the output goes on as this batch says. Raises BadTextError, EngineError."""
+        """Return whether the output has this batch next. Raise BadTextError or EngineError."""
         encoded = self._stage.run(batch)
         for run in encoded.runs:
             if not self._compare_run(run, batch):
@@ -50,11 +50,11 @@ class ReencodedComparison:
         return True
 
     def finish(self) -> None:
-        """The corpus has ended: so must both sides."""
+        """Check that both sides end where the corpus does."""
         for side, done in zip(self._sides, self._done, strict=True):
             if len(side) > done:
                 name, place = side.locate(done)
-                self.differences.append((name, "the output goes on where the sources have ended", place, None))
+                self.differences.append((name, "the output continues after the end of the sources", place, None))
 
     def _compare_run(self, run: Tokens, batch: Batch) -> bool:
         side, begin, at = self._sides[run.is_val], self._done[run.is_val], 0

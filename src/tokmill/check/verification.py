@@ -2,8 +2,7 @@
 
 Every file is read once, in blocks: the digest of every segment's bytes, the range of every id and the number of end-of-text ids
 come from the same pass. All problems are collected, with file and byte range, instead of stopping at the first: someone who
-repairs wants to know what is left. Trusting the manifest's own numbers was refused: its sums are held against each other and
-against the files.
+repairs wants to know what is left. The manifest's own numbers are not trusted: they are compared with each other and the files.
 """
 
 from __future__ import annotations
@@ -49,9 +48,9 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     """Name within the directory."""
     what: str
     begin_byte: int | None = None
-    """Where in the file it begins."""
+    """Where in the file it begins; None: the problem has no place."""
     end_byte: int | None = None
-    """Just past where it ends."""
+    """Where it ends, exclusive; None: at the end of the file."""
 
     def __str__(self) -> str:
         if self.begin_byte is None:
@@ -77,20 +76,19 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     bytes_checked: int
     """Bytes of the output that were read."""
     sources_compared: bool
-    """Whether the text of sources was compared."""
     compared_documents: int
     compared_bytes: int
-    """Text that was decoded and found the same."""
+    """Bytes of text that were decoded and are the same."""
     elapsed_s: float
     repaired: list[Problem] | None = None
-    """What was damaged before and was made again; None: that was not asked for."""
+    """What was damaged and has been repaired; None: no repair was asked for."""
     can_repair: bool = True
-    """Whether `--repair` can make it again from a corpus: not an output merged from other settings, or made of bare files."""
+    """Whether `--repair` is possible: not for outputs made from runs with different settings, or from bare files."""
     made_by: str = "tokenize"
     """The command that made it."""
 
     def raise_for_damage(self) -> None:
-        """Raises DamageError when anything is wrong."""
+        """Raise DamageError if anything is wrong."""
         if self.ok:
             return
         again = f"tokmill {self.made_by} ... --out {self.directory} --fresh"
@@ -98,10 +96,10 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         if not self.can_repair:
             next_step = f"restore it from a copy, or make it again from what it was made from (made_from in its manifest): {again}"
         elif is_url(self.directory):
-            # Nothing is mended there in location.
+            # Nothing is repaired in a store.
             next_step = f"make it again: {again}; or copy it to a directory and tokmill verify DIR --repair"
         if self.repaired is not None:
-            next_step = f"what could be made again is; move away what the manifest does not list, or make all of it again: {again}"
+            next_step = f"move away what the manifest does not list, or make all of it again: {again}"
         elif self.problems and all(problem.what == _FOREIGN for problem in self.problems):
             next_step = "move away what the manifest does not list: a trainer that takes every file would read it"
         shown = [str(problem) for problem in self.problems]
@@ -137,7 +135,7 @@ class Findings:
             self.problems.append(Problem(file=file, what=what, begin_byte=begin_byte, end_byte=end_byte))
 
     def begin(self, total_bytes: int | None) -> None:
-        """A part of the work begins that reads so many bytes; None: not known."""
+        """Tell the observers that a part of the work begins. total_bytes: that it reads; None: not known."""
         self._tell_all(Started(total_bytes=total_bytes, batch_bytes=_BLOCK_BYTES))
 
     def tell(self, position_bytes: int, counts: Counts) -> None:
@@ -148,7 +146,7 @@ class Findings:
             self._tell_all(Progress(elapsed_s=self.elapsed_s, position_bytes=position_bytes, counts=counts, rss_bytes=0))
 
     def notice(self, text: str) -> None:
-        """Say something to the observers."""
+        """Tell the observers something."""
         self._tell_all(Notice(text=text))
 
     def _tell_all(self, event: Started | Progress | Notice) -> None:
@@ -165,13 +163,24 @@ def verify(
     memory: str | int | None = None,
     observers: Sequence[Observer] = (),
 ) -> Report:
-    """Check every byte of a complete output directory; with `sources`, also decode all of it and compare it with the corpus.
+    """Check every byte of a complete output; with `sources`, also decode all of it and compare it with the corpus.
 
-    directory: or the URL of a prefix of a store, whose objects are read through one by one; not with sources.
-    sources: inputs as given to `tokenize`, in the same order; glob, input_format: likewise. memory: for reading the sources, bytes
-    or text such as `512MiB`; 1 GiB when None. Problems are in the report, not
-    raised (`raise_for_damage`). Raises UsageError for a directory without manifest, DamageError for a manifest that cannot be
-    trusted, InputError for sources that cannot be read, ChangedError for sources that are not those that were tokenized.
+    Args:
+        directory: Output directory, or the URL of a prefix of a store (not with sources).
+        sources: Inputs as given to `tokenize`, in the same order.
+        glob: As given to `tokenize`.
+        input_format: As given to `tokenize`.
+        memory: For reading the sources: bytes, or text such as `512MiB`. None: 1 GiB.
+        observers: Told of the progress.
+
+    Returns:
+        All problems; they are not raised (see `Report.raise_for_damage`).
+
+    Raises:
+        UsageError: If there is no complete output.
+        DamageError: If the manifest cannot be trusted.
+        InputError: If a source cannot be read.
+        ChangedError: If the sources are not those that were tokenized.
     """
     location = location_of(directory)
     if sources is not None and not isinstance(location, LocalLocation):
@@ -185,7 +194,7 @@ def verify(
     for name in manifest.files:
         _check_file(location, name, outline, findings, buffer)
     if location.pending_append(manifest):
-        findings.notice("an append is being published, or was interrupted then: this is the output before it, not compared")
+        findings.notice("an append is being published, or was interrupted then: the output before it is checked, without --source")
         sources = None
     documents = n_bytes = 0
     if isinstance(location, LocalLocation) and sources is not None and not findings.n_problems:
@@ -230,13 +239,13 @@ def _only_local(url: str) -> UsageError:
     return UsageError(
         "an output in a store is not compared with its sources",
         where=url,
-        allowed="the URL alone: every byte is held against the digest it was written with",
+        allowed="the URL alone: every byte is checked against the digest it was written with",
         next_step=f"leave out --source, or copy it to a directory first: aws s3 sync {url} DIR",
     )
 
 
 def check_manifest(manifest: Manifest, findings: Findings) -> None:
-    """Hold the manifest's numbers against each other."""
+    """Compare the manifest's numbers with each other."""
     counts, content, shards = manifest.counts, manifest.content, manifest.content.shards
     if manifest.fingerprint != content.fingerprint():
         findings.add(MANIFEST_NAME, "the fingerprint is not that of the configuration")
@@ -258,7 +267,7 @@ def check_manifest(manifest: Manifest, findings: Findings) -> None:
 
 
 def _check_names(location: OutputLocation, manifest: Manifest, findings: Findings) -> None:
-    """Files that nobody vouches for are damage: a trainer that opens `*.bin` would read them."""
+    """Find files that the manifest does not list: a trainer that opens `*.bin` would read them."""
     subs = {os.path.dirname(name) for name in manifest.files} - {""}
     found = []
     for sub in ("", *sorted(subs)):
@@ -266,7 +275,7 @@ def _check_names(location: OutputLocation, manifest: Manifest, findings: Finding
             name = os.path.join(sub, entry)
             if name not in manifest.files and name not in _KNOWN | subs and not entry.startswith("."):
                 found.append(name)
-    # In this order: where no append is seen, either there was none or its manifest is there now.
+    # Asked after the listing: if no append is seen now, there was none, or its manifest is in place by now.
     pending = location.pending_append(manifest) if found else None
     expected = {part for name in pending.files for part in (name, os.path.dirname(name))} if pending else set()
     for name in found:
@@ -275,7 +284,7 @@ def _check_names(location: OutputLocation, manifest: Manifest, findings: Finding
 
 
 def _check_file(location: OutputLocation, name: str, outline: Outline, findings: Findings, buffer: memoryview) -> None:
-    """Size, digests, ids and documents of one file. buffer: what is read goes there."""
+    """Check size, digests, ids and documents of one file. buffer: what is read goes there."""
     entry = outline.manifest.files[name]
     try:
         opened = location.open(outline.manifest, name)
@@ -308,7 +317,7 @@ def _check_size(name: str, entry: FileEntry, size_bytes: int, findings: Findings
 
 
 def _blocks(opened: OpenedFile, n_bytes: int, buffer: memoryview) -> Iterator[memoryview]:
-    """The first `n_bytes` bytes of a file, in blocks that are valid until the next."""
+    """Yield the first `n_bytes` bytes of a file, in blocks that are valid until the next."""
     left = n_bytes
     while left:
         want, got = min(left, _BLOCK_BYTES), 0

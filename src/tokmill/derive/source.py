@@ -122,8 +122,8 @@ class CheckedFile:
                 raise self._damage("it was cut while it was read", position + done, self._size)
             done += n
         for span in self._checker.update(view):
-            what = "its header is" if span.segment == HEADER else f"the bytes of its segment {span.segment + 1:,} are"
-            raise self._damage(f"{what} not what was written", span.begin, span.end)
+            what = "its header" if span.segment == HEADER else f"its segment {span.segment + 1:,}"
+            raise self._damage(f"the bytes of {what} are not those written", span.begin, span.end)
 
     def _damage(self, what: str, begin: int, end: int) -> DamageError:
         return DamageError(
