@@ -7,6 +7,7 @@ import io
 import itertools
 import re
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -74,7 +75,7 @@ def followed(
     taken = b""
     while not rows.at_end:
         if fast:
-            texts, places = rows.regular(pattern, 40, most_rows, most_row_bytes=most, is_last=True)
+            texts, places = rows.regular(pattern, min(40, most), most_rows, is_last=True)
             assert len(texts) <= most_rows
             found.extend(zip(places, texts, strict=True))
             taken += bytes(rows.consume())
@@ -218,16 +219,17 @@ def test_rows_that_no_pattern_matches_take_time_by_their_length(line: bytes) -> 
         seen = 0
 
         class Counted:
-            def match(self, data: bytes, at: int) -> re.Match[bytes] | None:
+            def finditer(self, data: bytes, at: int, end: int) -> Iterator[re.Match[bytes]]:
                 nonlocal seen
-                found = pattern.match(data, at)
-                # As far as a match can go: to the first newline that is outside of quotes, or to an odd quote.
-                seen += (found.end() if found else reach.match(data, at).end()) - at  # type: ignore[union-attr]
-                return found
+                for found in pattern.finditer(data, at, end):
+                    # As far as a match can go: to the first newline that is outside of quotes, or to an odd quote.
+                    last = found.end() if found.lastindex != 3 else reach.match(data, found.start()).end()  # type: ignore[union-attr]
+                    seen += last - found.start()
+                    yield found
 
         rows = TableRows(Dripping(data, [1 << 20]).read, 0, ",", 1 << 20)
         while not rows.at_end:
-            rows.regular(Counted(), 1 << 20, 1 << 20, most_row_bytes=1 << 20, is_last=True)  # type: ignore[arg-type]
+            rows.regular(Counted(), 1 << 20, 1 << 20, is_last=True)  # type: ignore[arg-type]
             rows.consume()
             rows.next_row()
             rows.consume()

@@ -24,7 +24,7 @@ from tokmill.core.system.budget import piece_too_long
 from tokmill.read.utf8 import clean, first_invalid
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from tokmill.core.config import Content
     from tokmill.core.errors import MemoryBudgetError
@@ -224,8 +224,22 @@ def piece_batch(piece: TextPiece, *, after: Cursor | None, counts: Counts, where
     )
 
 
+def piece_batches(
+    pieces: Iterator[TextPiece], where: Location, finish: Callable[[], tuple[Counts, Cursor]], raw_position: Callable[[], int]
+) -> Iterator[Batch]:
+    """Yield the pieces of a document as batches. finish: called at the last one, gives its other counts and the cursor after it."""
+    n_invalid = 0
+    for piece in pieces:
+        n_invalid += piece.n_invalid
+        counts, after = Counts(parts_added=int(piece.adds_part), invalid_utf8_bytes=piece.n_invalid), None
+        if piece.last:
+            others, after = finish()
+            counts += others + Counts(invalid_utf8_documents=int(n_invalid > 0))
+        yield piece_batch(piece, after=after, counts=counts, where=where, position_bytes=raw_position())
+
+
 def long_batches(
-    text: bytes, settings: ReadSettings, where: Location, *, counts: Counts, after: Cursor, position_bytes: int
+    text: bytes, settings: ReadSettings, where: Location, *, counts: Counts, after: Cursor, raw_position: Callable[[], int]
 ) -> Iterator[Batch]:
     """Yield the batches of a document in memory that is valid UTF-8 and larger than a batch; the last has counts and cursor.
 
@@ -237,14 +251,7 @@ def long_batches(
         pieces = whole_pieces(document, settings, where.at(0), is_valid=True)
     else:
         pieces = divided_pieces(document, settings, where.at(0), 0, begins=True)
-    for piece in pieces:
-        yield piece_batch(
-            piece,
-            after=after if piece.last else None,
-            counts=(counts if piece.last else Counts()) + Counts(parts_added=int(piece.adds_part)),
-            where=where,
-            position_bytes=position_bytes,
-        )
+    yield from piece_batches(pieces, where, lambda: (counts, after), raw_position)
 
 
 def _side(text: bytes | bytearray, content: Content, *, is_valid: bool) -> bool:

@@ -146,7 +146,7 @@ class RowBatcher:
         del documents[:-1]
         # Not by a name here, which would hold the text a second time.
         yield from long_batches(
-            documents.pop(), self._settings, where, counts=long_counts, after=after, position_bytes=self._raw_position()
+            documents.pop(), self._settings, where, counts=long_counts, after=after, raw_position=self._raw_position
         )
 
     def _batch(

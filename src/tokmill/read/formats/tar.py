@@ -17,7 +17,7 @@ from tokmill.core.records import Counts
 from tokmill.core.skipping import OTHER_FILE
 from tokmill.core.system.budget import piece_too_long
 from tokmill.read.json_record import NotARecordError, RecordParser
-from tokmill.read.long_documents import LongDocument, divided_pieces, piece_batch, read_whole, whole_pieces
+from tokmill.read.long_documents import LongDocument, divided_pieces, piece_batches, read_whole, whole_pieces
 from tokmill.read.row_batcher import RowBatcher
 from tokmill.read.stream import read_fully
 from tokmill.read.utf8 import first_invalid
@@ -156,15 +156,12 @@ class _TarReader:
             pieces = whole_pieces(document, settings, where.at(0), is_valid=at is None)
         else:
             pieces = divided_pieces(document, settings, where.at(0), 0, begins=True)
-        n_invalid = 0
-        for piece in pieces:
-            n_invalid += piece.n_invalid
-            counts = Counts(parts_added=int(piece.adds_part), invalid_utf8_bytes=piece.n_invalid)
-            if piece.last:
-                self._end(member)
-                counts += Counts(documents=1, bytes_in=self._batcher.uncount(), invalid_utf8_documents=int(n_invalid > 0))
-            after = self._position.cursor() if piece.last else None
-            yield piece_batch(piece, after=after, counts=counts, where=where, position_bytes=self._stream.raw_position())
+
+        def finish() -> tuple[Counts, Cursor]:
+            self._end(member)
+            return Counts(documents=1, bytes_in=self._batcher.uncount()), self._position.cursor()
+
+        yield from piece_batches(pieces, where, finish, self._stream.raw_position)
 
     def _check_rest(self) -> None:
         """Consume what follows the archive's end: zeros. Raises DamagedInputError for anything else."""
@@ -198,7 +195,7 @@ class _Archive:
 
     @property
     def taken(self) -> bytes:
-        """The bytes of the header."""
+        """Bytes of the header."""
         return bytes(self._taken)
 
     def tell(self) -> int:
