@@ -15,10 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import typer
 
 import tokmill
-from tokmill.cli import app, configured, settings
+from tokmill.cli import (
+    app,  # noqa: F401  adds the commands
+    settings,
+)
+from tokmill.cli.command import Argument, Parameter, root
+from tokmill.cli.console import make_console
 from tokmill.core import errors, manifest, output_spec, provenance, records as types
 from tokmill.core.config import Content
 
@@ -41,7 +45,6 @@ def write_all(directory: Path) -> None:
 
 def commands() -> str:
     """Every command with each of its options."""
-    root = typer.main.get_command(app.app)
     lines = [
         "# Commands",
         "",
@@ -49,7 +52,7 @@ def commands() -> str:
         "",
     ]
     for path, command in leaves(root, ()):
-        context = command.make_context(path[-1], [], resilient_parsing=True)
+        context = command.make_context(path[-1], [], resilient_parsing=True, obj=make_console([], root))
         pieces = [piece for piece in command.collect_usage_pieces(context) if piece]
         lines += [f"## tokmill {' '.join(path)}", "", "```text", f"tokmill {' '.join([*path, *pieces])}", "```", ""]
         lines += [textwrap.dedent(line) for line in escaped(command.help or "").split("\n")] + [""]
@@ -68,20 +71,17 @@ def leaves(command: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...
 
 
 def row(parameter: Any) -> str:
-    """One line of the table of a command."""
-    is_option = parameter.opts[0].startswith("-")
-    value = "" if getattr(parameter, "is_flag", False) else f" {parameter.metavar or 'VALUE'}"
-    names = (
-        ", ".join(f"`{name}{value}`" for name in (*parameter.opts, *parameter.secondary_opts))
-        if is_option
-        else f"`{parameter.metavar}`"
-    )
-    said = re.sub(r"\s*\[default: .*\]", "", parameter.help or "")
-    default = re.search(r"\[default: (.*)\]", parameter.help or "")
-    shown = default[1] if default else "" if parameter.default is None or parameter.default is False else f"`{parameter.default}`"
-    needed = "**Required.**" if parameter.required else ""
-    default_words = f"Default: {shown}." if shown else needed
-    return cells(names, " ".join(filter(None, (escaped(said), default_words, f"`{parameter.envvar}`" if parameter.envvar else ""))))
+    """Return one line of the table of a command."""
+    if isinstance(parameter, Argument):
+        return cells(f"`{parameter.metavar}`", f"{escaped(parameter.help or '')} {'**Required.**' if parameter.required else ''}")
+    value = "" if parameter.is_flag else f" {parameter.metavar or 'VALUE'}"
+    names = ", ".join(f"`{name}{value}`" for name in parameter.opts)
+    if not isinstance(parameter, Parameter):
+        return cells(names, escaped(parameter.help or ""))
+    about = parameter.about
+    default = about.usual or ("" if about.default is None or about.kind is bool else f"`{about.default}`")
+    words = "**Required.**" if about.is_required else f"Default: {default}." if default else ""
+    return cells(names, " ".join(filter(None, (escaped(about.help), words, f"`{parameter.envvar}`" if parameter.envvar else ""))))
 
 
 def settings_page() -> str:
@@ -100,7 +100,7 @@ def settings_page() -> str:
         "| table | keys |",
         "|---|---|",
     ]
-    knobs = configured.knobs(app.app)
+    knobs = list(settings.knobs(root))
     shared = sorted({knob.key for knob in knobs if knob.is_shared})
     lines.append(cells("(top)", ", ".join(f"`{key}`" for key in shared)))
     for command in dict.fromkeys(knob.command for knob in knobs):

@@ -26,7 +26,7 @@ SIBLINGS = {target.partition(":")[0] for table in (READERS, ENGINES) for target 
 SIBLINGS |= {spec.writer.__module__ for spec in FORMATS.values()}
 """The files that never meet, as the product's own tables name them; what else is in their directories is there to help."""
 MAKES_DURABLE = "tokmill.core.system.durable"
-PRINTS = {"tokmill.cli.app", "tokmill.cli.progress"}
+PRINTS = {"tokmill.cli.console", "tokmill.cli.progress"}
 
 
 def imports(name: str) -> Iterator[str]:

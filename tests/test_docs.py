@@ -25,7 +25,7 @@ from support.commands import clean_environment
 from support.corpora import write_corpus
 
 import tokmill
-from tokmill.cli import app, configured
+from tokmill.cli import command, settings
 from tokmill.core.errors import error_classes
 from tokmill.core.manifest import Manifest
 
@@ -182,7 +182,7 @@ def test_the_reference_has_every_command_option_exit_code_and_public_name(tmp_pa
     commands, codes, python, manifest = (
         (tmp_path / f"{name}.md").read_text() for name in ("commands", "exit-codes", "python", "manifest")
     )
-    for knob in configured.knobs(app.app):
+    for knob in list(settings.knobs(command.root)):
         section = commands[commands.index(f"## tokmill {' '.join(knob.command)}\n") :].split("\n## ")[0]
         assert f"--{knob.key}" in section, knob
     assert {name for name, cls in error_classes().items() if f"| {cls.exit_code} | `{name}` |" not in codes} == set()
@@ -191,7 +191,7 @@ def test_the_reference_has_every_command_option_exit_code_and_public_name(tmp_pa
 
 
 def test_the_pages_speak_of_every_command_and_of_no_option_that_does_not_exist() -> None:
-    knobs = configured.knobs(app.app)
+    knobs = list(settings.knobs(command.root))
     text = "\n".join((ROOT / page).read_text() for page in PAGES)
     assert {" ".join(knob.command) for knob in knobs if f"tokmill {' '.join(knob.command)}" not in text} == set()
     typed = "\n".join(block.text for page in PAGES for block in blocks(page))

@@ -185,17 +185,19 @@ def test_settings_that_every_command_would_refuse_are_a_fault(
 def complete(line: str) -> list[str]:
     """What bash would offer at the end of a line."""
     words = line.split(" ")
-    environment = {"_TOKMILL_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1)}
+    environment = {"_TOKMILL_COMPLETE": "bash_complete", "COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1)}
     done = subprocess.run(
         [sys.executable, "-m", "tokmill"], capture_output=True, text=True, env=clean_environment(**environment), check=True
     )
-    return done.stdout.split()
+    # One a line: its kind, a comma, the word.
+    return [word.partition(",")[2] for word in done.stdout.split()]
 
 
 @pytest.mark.parametrize("shell", ["zsh", "fish"])
 def test_zsh_and_fish_are_answered_as_their_scripts_ask(shell: str) -> None:
-    asked = {"_TYPER_COMPLETE_ARGS": "tokmill tokenize x --format meg", "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
-    environment = clean_environment(_TOKMILL_COMPLETE=f"complete_{shell}", **asked)
+    words = "tokmill tokenize x --format meg"
+    asked = {"COMP_WORDS": words, "COMP_CWORD": "meg" if shell == "fish" else "4"}
+    environment = clean_environment(_TOKMILL_COMPLETE=f"{shell}_complete", **asked)
     done = subprocess.run([sys.executable, "-m", "tokmill"], capture_output=True, text=True, env=environment, check=True)
     assert "megatron" in done.stdout
     assert "olmo" not in done.stdout
@@ -222,7 +224,7 @@ def test_a_shell_takes_the_script_and_completes(tmp_path: Path) -> None:
     binary = tmp_path / "tokmill"
     binary.write_text(f'#!/bin/sh\nexec {sys.executable} -m tokmill "$@"\n')
     binary.chmod(0o755)
-    asked = "COMP_WORDS=(tokmill insp); COMP_CWORD=1; _tokmill_completion tokmill"
+    asked = "COMP_WORDS=(tokmill insp); COMP_CWORD=1; _tokmill_completion tokmill insp"
     script = f'eval "$(tokmill completion bash)"; {asked}; echo "${{COMPREPLY[@]}}"'
     environment = clean_environment()
     environment["PATH"] = f"{tmp_path}:{environment['PATH']}"
@@ -234,7 +236,7 @@ def test_a_shell_takes_the_script_and_completes(tmp_path: Path) -> None:
 def test_each_shell_has_a_script_that_it_can_read(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert app.run(["completion", shell]) == 0
     script = capsys.readouterr().out
-    assert f"_TOKMILL_COMPLETE=complete_{shell}" in script
+    assert f"_TOKMILL_COMPLETE={shell}_complete" in script
     if shutil.which(shell):
         assert subprocess.run([shell, "-n", "/dev/stdin"], input=script.encode(), capture_output=True, check=False).returncode == 0
 

@@ -34,7 +34,7 @@ main()
     "module",
     [
         "tokmill.cli.app",
-        "typer",
+        "click",
         "tokmill.core.errors",
         "tokmill.api",
         "msgspec",
@@ -93,7 +93,7 @@ def assert_one_message(done: subprocess.CompletedProcess[str]) -> None:
 
 
 def test_ignored_as_behind_nohup_it_stays_ignored(tmp_path: Path) -> None:
-    program = _INTERRUPTING.format(module="typer", arguments=["--version"])
+    program = _INTERRUPTING.format(module="click", arguments=["--version"])
     ignoring = f"import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n{program}"
     done = subprocess.run([sys.executable, "-c", ignoring], capture_output=True, check=False, env=clean_environment(), timeout=60)
     assert (done.returncode, done.stderr) == (0, b"")

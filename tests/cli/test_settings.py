@@ -9,7 +9,7 @@ import pytest
 from support.corpora import write_corpus
 
 from tokmill.cli import app, settings
-from tokmill.cli.configured import Session
+from tokmill.cli.console import Console
 
 
 @pytest.fixture(autouse=True)
@@ -244,8 +244,8 @@ def test_the_environment_takes_the_json_of_a_file_away(
     ],
 )
 def test_a_flag_is_found_among_the_words_of_a_command_that_cannot_be_parsed(words: list[str], is_set: bool) -> None:
-    session = Session(settings.NONE, print)
-    assert session.has_flag("--verbose", words, short="v") == is_set
+    console = Console(words, lambda: settings.NONE)
+    assert console.has_flag("--verbose", short="v") == is_set
 
 
 def test_show_config_does_nothing_but_show(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:

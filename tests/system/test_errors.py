@@ -171,7 +171,7 @@ PARSER = [
     ("tokenize x", "--out is missing", "tokmill tokenize x --out DIR"),
     ("convert x", "--out is missing", "tokmill convert x --out DIR --format raw"),
     ("tokenize x -o", "-o has no value", "tokmill tokenize x -o DIR"),
-    ("tokenize x -o d --fresh=1", "'--fresh' does not take a value", "tokmill tokenize x -o d --fresh"),
+    ("tokenize x -o d --fresh=1", "--fresh does not take a value", "tokmill tokenize x -o d --fresh"),
     ("tokenize x -o d --seed many", "the value 'many' of --seed is not a whole number", "tokmill tokenize x -o d --seed 0"),
     ("tokenize x -o d --val-fraction=x", "'x' of --val-fraction is not a number", "tokmill tokenize x -o d --val-fraction 0.0005"),
     ("inspect a b", "too many arguments: b", "tokmill inspect a"),

@@ -27,8 +27,7 @@ from support.runs import SMALL, make_part, make_parts, plan_parts, repair_in_pro
 
 import tokmill
 from tokmill.check.verification import verify
-from tokmill.cli.app import run
-from tokmill.cli.options import with_address
+from tokmill.cli.app import run, with_address
 from tokmill.core.errors import ChangedError, DamageError, LockedError, UsageError
 from tokmill.core.manifest import load_manifest
 from tokmill.core.options import PlanOptions

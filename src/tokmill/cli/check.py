@@ -1,195 +1,192 @@
-"""The commands that look at what was made: verify, inspect, report. Registered by `cli/app.py`, which prints."""
-
-# ruff: noqa: FBT002  a flag of typer is a parameter whose default is False
+"""The commands that look at what was made: verify, inspect, report."""
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-from tokmill.cli import options
+from tokmill.cli.command import JSON, QUIET, VERBOSE, Argument, Parameter, command, named, root
+from tokmill.core.options import INPUT, OUTPUT, Option
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from tokmill.cli.console import Console
 
-    from tokmill.core.errors import TokmillError
-    from tokmill.core.records import IdType
+BARE_DTYPE = Option(name="dtype", group=INPUT, choices=("uint16", "uint32"), help="Integer type of the ids in a bare file.")
+BARE_EOT_ID = Option(name="eot_id", kind=int, group=INPUT, metavar="N", help="End-of-text id in bare files.")
+_PAGE = Parameter(
+    Option(name="out", short="-o", group=OUTPUT, metavar="FILE", usual="DIR/report.html", help="The page.", has_variable=False)
+)
+_PAGE.envvar = "TOKMILL_REPORT"
 
 
-_Side = Annotated[
-    str,
-    typer.Option(
-        "--side", envvar="TOKMILL_SIDE", metavar="train|val", autocompletion=options.values_of("train|val"), help="Of which side."
+@command(
+    root,
+    "verify",
+    Argument("directory", "DIR|URL", "Output directory, or s3://bucket/prefix.", required=True),
+    Option(
+        name="source",
+        group=INPUT,
+        metavar="INPUT...",
+        is_many=True,
+        has_variable=False,
+        help="The corpus, in the order it was given: decode everything and compare.",
     ),
-]
-_BareDtype = Annotated[
-    str | None,
-    typer.Option(
-        "--dtype",
-        envvar="TOKMILL_DTYPE",
-        metavar="uint16|uint32",
-        autocompletion=options.values_of("uint16|uint32"),
-        help="Of a bare file.",
+    Option(
+        name="repair",
+        kind=bool,
+        default=False,
+        group=INPUT,
+        has_variable=False,
+        help="Make what is damaged again from the corpus; --source then says where it is now.",
     ),
-]
+    Argument("more", "INPUT", nargs=-1, required=False, hidden=True),
+    *named("glob", "input_format", "memory", "threads"),
+    JSON,
+    QUIET,
+    VERBOSE,
+    short_help="Check every byte of an output; with --source, compare it with the corpus.",
+)
+def verify(
+    console: Console,
+    *,
+    directory: str,
+    source: tuple[str, ...],
+    repair: bool,
+    more: tuple[str, ...],
+    json: bool,
+    quiet: bool,
+    verbose: bool,
+    **options: Any,
+) -> int:
+    """Check sizes, digests, id range and document counts of DIR. Exit code 10 when anything is damaged.
 
-
-def register(
-    app: typer.Typer,
-    show: Callable[[str], None],
-    complain: Callable[[TokmillError], None],
-    is_typed: Callable[..., bool],
-) -> None:
-    """Add the commands to the command line.
-
-    show: prints a result on standard output; complain: an error on standard error. is_typed: whether one of these options was.
+    --memory is for reading the corpus again (--source, --repair); --threads is for --repair alone.
     """
-    _register_verify(app, show, complain)
-    _register_inspect(app, show, is_typed)
-    _register_report(app, show)
-
-
-def _register_verify(app: typer.Typer, show: Callable[[str], None], complain: Callable[[TokmillError], None]) -> None:
-    @app.command(short_help="Check every byte of an output; with --source, compare it with the corpus.")
-    def verify(
-        directory: Annotated[str, typer.Argument(metavar="DIR|URL", help="Output directory, or s3://bucket/prefix.")],
-        source: Annotated[
-            list[str] | None,
-            typer.Option(
-                "--source", metavar="INPUT...", help="The corpus, in the order it was given: decode everything and compare."
-            ),
-        ] = None,
-        repair: Annotated[
-            bool,
-            typer.Option("--repair", help="Make what is damaged again from the corpus; --source then says where it is now."),
-        ] = False,
-        more: Annotated[list[str] | None, typer.Argument(metavar="INPUT", hidden=True)] = None,
-        glob: options.Glob = None,
-        input_format: options.InputFormat = None,
-        memory: options.Memory = None,
-        threads: options.Threads = None,
-        json: options.Json = False,
-        quiet: options.Quiet = False,
-        verbose: options.Verbose = False,
-    ) -> None:
-        """Check sizes, digests, id range and document counts of DIR. Exit code 10 when anything is damaged.
-
-        --memory is for what reads the corpus again, --source and --repair; --threads is for --repair alone.
-        """
-        from tokmill.cli import render
-        from tokmill.cli.progress import make_progress
-
-        sources = options.all_sources(source or [], more or []) or None
-        with make_progress(verb="reading" if repair else "verifying", quiet=quiet, verbose=verbose) as progress:
-            if repair:
-                from tokmill.check import repair as repair_output
-
-                report = repair_output(directory, sources=sources, glob=glob, memory=memory, threads=threads, observers=[progress])
-            else:
-                from tokmill.check import verify as verify_output
-
-                report = verify_output(
-                    directory, sources=sources, glob=glob, input_format=input_format, memory=memory, observers=[progress]
-                )
-        if json:
-            show(render.json_line(report))
-        elif report.ok and not quiet:
-            show(render.report_lines(report))
-        if not report.ok:
-            error = _damage(report)
-            complain(error)
-            raise typer.Exit(error.exit_code)
-
-
-def _register_inspect(app: typer.Typer, show: Callable[[str], None], is_typed: Callable[..., bool]) -> None:
-    @app.command(short_help="Counts, sizes, and a decoded preview of documents.")
-    def inspect(
-        path: Annotated[
-            str, typer.Argument(metavar="FILE|DIR|URL", help="Output directory, s3://bucket/prefix, or a bare file of ids.")
-        ],
-        document: Annotated[
-            list[int] | None,
-            typer.Option(
-                "--document", metavar="N", help="Show this document, counted from 1; may be repeated.  [default: the first]"
-            ),
-        ] = None,
-        side: _Side = "train",
-        tokens: Annotated[
-            int, typer.Option("--tokens", envvar="TOKMILL_TOKENS", metavar="N", help="Of each document, at most.")
-        ] = 100,
-        dtype: _BareDtype = None,
-        tokenizer: Annotated[
-            str | None,
-            typer.Option(
-                "--tokenizer", envvar="TOKMILL_TOKENIZER", metavar="NAME|FILE", help="Of a bare file, or of one converted without."
-            ),
-        ] = None,
-        eot_id: Annotated[
-            int | None, typer.Option("--eot-id", envvar="TOKMILL_EOT_ID", metavar="N", help="Of a bare file.")
-        ] = None,
-        json: options.Json = False,
-        verbose: options.Verbose = False,  # noqa: ARG001  read by `run`, which shows tracebacks
-    ) -> None:
-        """Show what is in an output directory or a file of ids."""
-        from typing import cast
-
-        from tokmill.check import inspect as inspect_output
-        from tokmill.cli import render
-        from tokmill.core.records import is_url
-
-        # The options of a bare file may come from the environment, meant for tokenize: a directory's manifest knows better.
-        is_bare = not (os.path.isdir(path) or is_url(path))
-        dtype = dtype if is_bare or is_typed("--dtype") else None
-        tokenizer = tokenizer if is_bare or is_typed("--tokenizer") else None
-        eot_id = eot_id if is_bare or is_typed("--eot-id") else None
-        found = inspect_output(
-            path,
-            dtype=cast("IdType | None", None if dtype == "auto" else dtype),
-            tokenizer=tokenizer,
-            eot_id=eot_id,
-            documents=document or None,
-            side=side,
-            n_tokens=tokens,
-        )
-        show(render.json_line(found) if json else render.inspection_lines(found))
-
-
-def _register_report(app: typer.Typer, show: Callable[[str], None]) -> None:
-    @app.command(short_help="A page about an output: one file of HTML that needs nothing else.")
-    def report(
-        directory: Annotated[str, typer.Argument(metavar="DIR", help="Output directory, complete or interrupted.")],
-        out: Annotated[
-            str | None,
-            typer.Option("--out", "-o", envvar="TOKMILL_REPORT", metavar="FILE", help="The page.  [default: DIR/report.html]"),
-        ] = None,
-        force: Annotated[
-            bool, typer.Option("--force", help="Replace a file that is no report; never one of an output or of the corpus.")
-        ] = False,
-        json: options.Json = False,
-        quiet: options.Quiet = False,
-        verbose: options.Verbose = False,
-    ) -> None:
-        """Write a page about DIR: counts, speed and memory, lengths of documents, frequent tokens, inputs, what was skipped.
-
-        It reads the ids once, in little memory, and needs matplotlib and jinja2 (the extra `report`).
-        """
-        from tokmill.cli import render
-        from tokmill.cli.progress import make_progress
-        from tokmill.reports import check_extra, report as make_report
-
-        check_extra()
-        with make_progress(verb="reading", quiet=quiet, verbose=verbose) as progress:
-            made = make_report(directory, out, force=force, observers=[progress])
-        show(render.json_line(made) if json else "" if quiet else render.page_lines(made))
-
-
-def _damage(report: object) -> TokmillError:
+    from tokmill.cli import render
+    from tokmill.cli.progress import make_progress
     from tokmill.core.errors import DamageError
 
+    sources = _all_sources([*source], [*more]) or None
+    with make_progress(verb="reading" if repair else "verifying", quiet=quiet, verbose=verbose) as progress:
+        if repair:
+            from tokmill.check import repair as repair_output
+
+            del options["input_format"]
+            report = repair_output(directory, sources=sources, observers=[progress], **options)
+        else:
+            from tokmill.check import verify as verify_output
+
+            del options["threads"]
+            report = verify_output(directory, sources=sources, observers=[progress], **options)
+    if json:
+        console.print_result(render.json_line(report))
+    elif report.ok and not quiet:
+        console.print_result(render.report_lines(report))
     try:
-        report.raise_for_damage()  # type: ignore[attr-defined]
+        report.raise_for_damage()
     except DamageError as error:
-        return error
-    raise AssertionError("called for a sound report")
+        console.print_error(error)
+        return error.exit_code
+    return 0
+
+
+def _all_sources(source: list[str], more: list[str]) -> list[str]:
+    """Return the inputs of `--source a b c`: b and c arrive as arguments; with several --source their order would not be known."""
+    from tokmill.core.errors import UsageError
+
+    if more and len(source) != 1:
+        raise UsageError(
+            "inputs without --source" if not source else "the order of the sources is not clear",
+            where=more[0],
+            allowed="one DIR, then --source INPUT...",
+            next_step="tokmill verify DIR --source " + " ".join([*source, *more]),
+        )
+    return source + more
+
+
+@command(
+    root,
+    "inspect",
+    Argument("path", "FILE|DIR|URL", "Output directory, s3://bucket/prefix, or a bare file of ids.", required=True),
+    Option(
+        name="document",
+        kind=int,
+        group=OUTPUT,
+        metavar="N",
+        is_many=True,
+        usual="the first",
+        has_variable=False,
+        help="Show this document, counted from 1; may be repeated.",
+    ),
+    Option(name="side", group=OUTPUT, default="train", choices=("train", "val"), help="Which side the documents are on."),
+    Option(name="tokens", kind=int, group=OUTPUT, default=100, metavar="N", help="How many tokens of each document to show."),
+    BARE_DTYPE,
+    Option(
+        name="tokenizer", group=INPUT, metavar="NAME|FILE", help="Tokenizer of a bare file, or of an output converted without one."
+    ),
+    BARE_EOT_ID,
+    JSON,
+    VERBOSE,
+    short_help="Counts, sizes, and a decoded preview of documents.",
+)
+def inspect(
+    console: Console,
+    *,
+    path: str,
+    document: tuple[int, ...],
+    side: str,
+    tokens: int,
+    dtype: Any,
+    tokenizer: str | None,
+    eot_id: int | None,
+    json: bool,
+    verbose: bool,
+) -> None:
+    """Show what is in an output directory or a file of ids."""
+    from tokmill.check import inspect as inspect_output
+    from tokmill.cli import render
+    from tokmill.core.records import is_url
+
+    del verbose  # read where errors are printed
+    # The options of a bare file may come from the environment, meant for tokenize: a directory's manifest knows better.
+    is_bare = not (os.path.isdir(path) or is_url(path))
+    dtype = dtype if dtype != "auto" and (is_bare or console.is_typed("--dtype")) else None
+    tokenizer = tokenizer if is_bare or console.is_typed("--tokenizer") else None
+    eot_id = eot_id if is_bare or console.is_typed("--eot-id") else None
+    found = inspect_output(
+        path, dtype=dtype, tokenizer=tokenizer, eot_id=eot_id, documents=[*document] or None, side=side, n_tokens=tokens
+    )
+    console.print_result(render.json_line(found) if json else render.inspection_lines(found))
+
+
+@command(
+    root,
+    "report",
+    Argument("directory", "DIR", "Output directory, complete or interrupted.", required=True),
+    _PAGE,
+    Option(
+        name="force",
+        kind=bool,
+        default=False,
+        group=OUTPUT,
+        has_variable=False,
+        help="Replace a file that is no report; never one of an output or of the corpus.",
+    ),
+    JSON,
+    QUIET,
+    VERBOSE,
+    short_help="A page about an output: one HTML file that needs nothing else.",
+)
+def report(console: Console, *, directory: str, out: str | None, force: bool, json: bool, quiet: bool, verbose: bool) -> None:
+    """Write a page about DIR: counts, speed and memory, lengths of documents, frequent tokens, inputs, what was skipped.
+
+    It reads the ids once, in little memory, and needs matplotlib and jinja2 (the extra `report`).
+    """
+    from tokmill.cli import render
+    from tokmill.cli.progress import make_progress
+    from tokmill.reports import check_extra, report as make_report
+
+    check_extra()
+    with make_progress(verb="reading", quiet=quiet, verbose=verbose) as progress:
+        made = make_report(directory, out, force=force, observers=[progress])
+    console.print_result(render.json_line(made) if json else "" if quiet else render.page_lines(made))

@@ -1,269 +1,190 @@
-"""The commands that make an output of others: merge, convert, reshard, finalize. Registered by `cli/app.py`, which prints."""
-
-# ruff: noqa: FBT002  a flag of typer is a parameter whose default is False
+"""The commands that make an output of others: merge, convert, reshard, finalize."""
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-from tokmill.cli import options
+from tokmill.cli.check import BARE_DTYPE, BARE_EOT_ID
+from tokmill.cli.command import OUT, REPORTING, Argument, command, named, root
+from tokmill.core.options import INPUT, OUTPUT, STORES, VALIDATION, Option
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
+    from tokmill.cli.console import Console
     from tokmill.core.outcome import Outcome
 
-Directories = Annotated[list[str], typer.Argument(metavar="DIR", help="Complete outputs of tokmill, in the order wanted.")]
-Sources = Annotated[list[str], typer.Argument(metavar="DIR|FILE", help="A complete output, or bare files of ids, in order.")]
-OutputFormat = Annotated[
-    str,
-    typer.Option(
-        "--format",
-        envvar="TOKMILL_FORMAT",
-        metavar="raw|llmc|megatron|datatrove|olmo|litdata|mds",
-        autocompletion=options.values_of("raw|llmc|megatron|datatrove|olmo|litdata|mds"),
-        help="Of the output.",
-    ),
-]
-ToEot = Annotated[
-    str | None,
-    typer.Option(
-        "--to-eot",
-        envvar="TOKMILL_TO_EOT",
-        metavar="before|after",
-        autocompletion=options.values_of("before|after"),
-        help="Of the output.  [default: the trainer's]",
-    ),
-]
-ToDtype = Annotated[
-    str | None,
-    typer.Option(
-        "--to-dtype",
-        envvar="TOKMILL_TO_DTYPE",
-        metavar="uint16|uint32",
-        autocompletion=options.values_of("uint16|uint32"),
-        help="Of the output's ids.",
-    ),
-]
-FromFormat = Annotated[
-    str | None,
-    typer.Option(
-        "--from-format",
-        envvar="TOKMILL_FROM_FORMAT",
-        metavar="NAME",
-        autocompletion=options.values_of("raw|llmc|megatron|datatrove|olmo"),
-        help="Of bare files: raw, llmc, megatron, datatrove, olmo.",
-    ),
-]
-BareDtype = Annotated[
-    str | None,
-    typer.Option(
-        "--dtype",
-        envvar="TOKMILL_DTYPE",
-        metavar="uint16|uint32",
-        autocompletion=options.values_of("uint16|uint32"),
-        help="Of bare files.",
-    ),
-]
-BareEot = Annotated[
-    str | None,
-    typer.Option(
-        "--eot",
-        envvar="TOKMILL_EOT",
-        metavar="after|before|none",
-        autocompletion=options.values_of("after|before|none"),
-        help="Of bare files.",
-    ),
-]
-BareEotId = Annotated[int | None, typer.Option("--eot-id", envvar="TOKMILL_EOT_ID", metavar="N", help="Of bare files.")]
-BareTokenizer = Annotated[
-    str | None, typer.Option("--tokenizer", envvar="TOKMILL_TOKENIZER", metavar="NAME|FILE", help="Of bare files.")
-]
-Val = Annotated[
-    list[str] | None,
-    typer.Option("--val", envvar="TOKMILL_VAL", metavar="FILE", help="A bare file for the validation side; may be repeated."),
-]
-
-PartsStage = Annotated[
-    str | None,
-    typer.Option(
-        "--stage",
-        envvar="TOKMILL_STAGE",
-        metavar="DIR",
-        help="Of s3://..., where the manifests of the parts are kept meanwhile.  [default: ~/.cache/tokmill/stage]",
-    ),
-]
-AllowOtherSplit = Annotated[
-    bool,
-    typer.Option(
-        "--allow-other-split",
-        envvar="TOKMILL_ALLOW_OTHER_SPLIT",
-        help="Also merge runs of another --seed or --val-fraction: a document may then stand on both sides.",
-    ),
-]
+_FORMAT = named("format")[0]
+_STATED = ("from_format", "dtype", "eot", "eot_id", "tokenizer", "val")
+"""Options of convert that say what is in bare files."""
 
 
-def register(app: typer.Typer, show: Callable[[str], None], is_typed: Callable[..., bool]) -> None:
-    """Add the commands to the command line.
+@command(
+    root,
+    "merge",
+    Argument("directories", "DIR...", "Complete outputs of tokmill, in the order wanted.", nargs=-1, required=True),
+    OUT,
+    Option(
+        name="allow_other_split",
+        kind=bool,
+        default=False,
+        group=VALIDATION,
+        help="Also merge runs of another --seed or --val-fraction: a document may then be on both sides.",
+    ),
+    *named("fresh", "force"),
+    *REPORTING,
+    short_help="Join complete outputs into one, without tokenizing again.",
+)
+def merge(
+    console: Console,
+    *,
+    directories: tuple[str, ...],
+    out: str,
+    events: str | None,
+    json: bool,
+    quiet: bool,
+    verbose: bool,
+    **options: Any,
+) -> None:
+    """Join the outputs DIR... in this order, as if all had been tokenized in one run. The same command again continues.
 
-    show: prints a result on standard output. is_typed: whether one of these options was.
+    They must agree in tokenizer, dtype, end-of-text id and its placement, and format. Every byte is checked while it is copied.
     """
-    _register_merge(app, show)
-    _register_convert(app, show, is_typed)
-    _register_reshard(app, show)
-    _register_finalize(app, show)
+    from tokmill.cli.event_log import observing
+    from tokmill.derive import merge as merge_outputs
+
+    with observing(verb="merging", quiet=quiet, verbose=verbose, events=events, outputs=[out, *directories]) as observers:
+        outcome = merge_outputs([*directories], out, observers=observers, **options)
+    _print(console, outcome, observers, json=json, quiet=quiet)
 
 
-def _register_merge(app: typer.Typer, show: Callable[[str], None]) -> None:
-    @app.command(short_help="Several complete outputs into one, without tokenizing again.")
-    def merge(
-        directories: Directories,
-        out: options.Out,
-        allow_other_split: AllowOtherSplit = False,
-        fresh: options.Fresh = False,
-        events: options.Events = None,
-        force: options.Force = False,
-        json: options.Json = False,
-        quiet: options.Quiet = False,
-        verbose: options.Verbose = False,
-    ) -> None:
-        """Put the outputs DIR... one behind the other, as if all had been tokenized in one run. The same command again resumes.
+@command(
+    root,
+    "convert",
+    Argument("sources", "DIR|FILE...", "A complete output, or bare files of ids, in order.", nargs=-1, required=True),
+    OUT,
+    Option(
+        name="format", group=OUTPUT, choices=_FORMAT.choices, is_required=True, help="The trainer that will read the new files."
+    ),
+    *named("shard_tokens", "shard_documents"),
+    Option(name="to_eot", group=OUTPUT, choices=("before", "after"), usual="the trainer's", help="Where the end-of-text id goes."),
+    Option(name="to_dtype", group=OUTPUT, choices=("uint16", "uint32"), help="Integer type of the new files' ids."),
+    Option(
+        name="from_format",
+        group=INPUT,
+        metavar="NAME",
+        examples=("raw", "llmc", "megatron", "datatrove", "olmo"),
+        help="Format of bare files: raw, llmc, megatron, datatrove, olmo.",
+    ),
+    BARE_DTYPE,
+    Option(name="eot", group=INPUT, choices=("after", "before", "none"), help="Where the end-of-text id is in bare files."),
+    BARE_EOT_ID,
+    Option(name="tokenizer", group=INPUT, metavar="NAME|FILE", help="Tokenizer of bare files."),
+    Option(name="val", group=INPUT, metavar="FILE", is_many=True, help="A bare file for the validation side; may be repeated."),
+    *named("fresh", "force"),
+    *REPORTING,
+    short_help="Write a complete output, or bare files of ids, in another trainer's format.",
+)
+def convert(
+    console: Console,
+    *,
+    sources: tuple[str, ...],
+    out: str,
+    events: str | None,
+    json: bool,
+    quiet: bool,
+    verbose: bool,
+    **options: Any,
+) -> None:
+    """Write DIR in another format, without tokenizing again: the bytes are those of tokenizing directly into it.
 
-        They must agree in tokenizer, dtype, end-of-text id and its placement, and format. Every byte is checked while it is copied.
-        """
-        from tokmill.cli.event_log import observing
-        from tokmill.derive import merge as merge_outputs
+    Of a bare file nothing is known but what is stated: --from-format, --dtype, --eot, and --eot-id or --tokenizer. It becomes
+    the training side, that of --val the validation side.
+    """
+    from tokmill.cli.event_log import observing
+    from tokmill.derive import convert as convert_output
 
-        with observing(verb="merging", quiet=quiet, verbose=verbose, events=events, outputs=[out, *directories]) as observers:
-            outcome = merge_outputs(
-                directories, out, allow_other_split=allow_other_split, fresh=fresh, force=force, observers=observers
-            )
-        show(_rendered(outcome, observers, json=json, quiet=quiet))
-
-
-def _register_convert(app: typer.Typer, show: Callable[[str], None], is_typed: Callable[..., bool]) -> None:
-    @app.command(short_help="A complete output, or bare files of ids, in another trainer's format.")
-    def convert(
-        sources: Sources,
-        out: options.Out,
-        format: OutputFormat,  # noqa: A002  the name of the option
-        shard_tokens: options.ShardTokens = None,
-        shard_documents: options.ShardDocuments = False,
-        to_eot: ToEot = None,
-        to_dtype: ToDtype = None,
-        from_format: FromFormat = None,
-        dtype: BareDtype = None,
-        eot: BareEot = None,
-        eot_id: BareEotId = None,
-        tokenizer: BareTokenizer = None,
-        val: Val = None,
-        fresh: options.Fresh = False,
-        events: options.Events = None,
-        force: options.Force = False,
-        json: options.Json = False,
-        quiet: options.Quiet = False,
-        verbose: options.Verbose = False,
-    ) -> None:
-        """Write DIR in another format, without tokenizing again: the bytes are those of tokenizing directly into it.
-
-        Of a bare file nothing is known but what is stated: --from-format, --dtype, --eot, and --eot-id or --tokenizer. It becomes
-        the training side, that of --val the validation side.
-        """
-        from tokmill.cli.event_log import observing
-        from tokmill.derive import convert as convert_output
-
-        # What is said of bare files may come from the environment, meant for tokenize: a directory's manifest knows better.
-        stated = {
-            "from_format": from_format,
-            "dtype": None if dtype == "auto" else dtype,
-            "eot": None if eot == "auto" else eot,
-            "eot_id": eot_id,
-            "tokenizer": tokenizer,
-            "val": val or (),
-        }
-        if any(map(os.path.isdir, sources)):
-            stated = {name: value for name, value in stated.items() if is_typed(f"--{name.replace('_', '-')}")}
-        with observing(
-            verb="converting", quiet=quiet, verbose=verbose, events=events, outputs=[out, *sources], inputs=[*sources, *(val or ())]
-        ) as observers:
-            outcome = convert_output(
-                sources,
-                out,
-                format=format,
-                shard_tokens=shard_tokens,
-                shard_documents=shard_documents,
-                to_eot=to_eot,
-                to_dtype=to_dtype,
-                fresh=fresh,
-                force=force,
-                observers=observers,
-                **stated,  # type: ignore[arg-type]
-            )
-        show(_rendered(outcome, observers, json=json, quiet=quiet))
+    read = [*sources, *options["val"]]
+    # What is said of bare files may come from the environment, meant for tokenize: a directory's manifest knows better.
+    for name in _STATED:
+        is_meant = not any(map(os.path.isdir, sources)) or console.is_typed(f"--{name.replace('_', '-')}")
+        if not is_meant or options[name] == "auto":
+            options[name] = () if name == "val" else None
+    with observing(
+        verb="converting", quiet=quiet, verbose=verbose, events=events, outputs=[out, *sources], inputs=read
+    ) as observers:
+        outcome = convert_output([*sources], out, observers=observers, **options)
+    _print(console, outcome, observers, json=json, quiet=quiet)
 
 
-def _register_reshard(app: typer.Typer, show: Callable[[str], None]) -> None:
-    @app.command(short_help="A complete output with shards of another size.")
-    def reshard(
-        directory: Annotated[str, typer.Argument(metavar="DIR", help="Complete output of tokmill.")],
-        out: options.Out,
-        shard_tokens: options.ShardTokens = None,
-        shard_documents: options.ShardDocuments = False,
-        fresh: options.Fresh = False,
-        events: options.Events = None,
-        force: options.Force = False,
-        json: options.Json = False,
-        quiet: options.Quiet = False,
-        verbose: options.Verbose = False,
-    ) -> None:
-        """Write DIR with shards of another size; without --shard-tokens, of the format's own."""
-        from tokmill.cli.event_log import observing
-        from tokmill.derive import reshard as reshard_output
+@command(
+    root,
+    "reshard",
+    Argument("directory", "DIR", "Complete output of tokmill.", required=True),
+    OUT,
+    *named("shard_tokens", "shard_documents", "fresh", "force"),
+    *REPORTING,
+    short_help="Write a complete output with shards of another size.",
+)
+def reshard(
+    console: Console,
+    *,
+    directory: str,
+    out: str,
+    events: str | None,
+    json: bool,
+    quiet: bool,
+    verbose: bool,
+    **options: Any,
+) -> None:
+    """Write DIR with shards of another size; without --shard-tokens, of the format's usual size."""
+    from tokmill.cli.event_log import observing
+    from tokmill.derive import reshard as reshard_output
 
-        with observing(verb="resharding", quiet=quiet, verbose=verbose, events=events, outputs=[out, directory]) as observers:
-            outcome = reshard_output(
-                directory,
-                out,
-                shard_tokens=shard_tokens,
-                shard_documents=shard_documents,
-                fresh=fresh,
-                force=force,
-                observers=observers,
-            )
-        show(_rendered(outcome, observers, json=json, quiet=quiet))
+    with observing(verb="resharding", quiet=quiet, verbose=verbose, events=events, outputs=[out, directory]) as observers:
+        outcome = reshard_output(directory, out, observers=observers, **options)
+    _print(console, outcome, observers, json=json, quiet=quiet)
 
 
-def _register_finalize(app: typer.Typer, show: Callable[[str], None]) -> None:
-    @app.command(short_help="Parts made with tokenize --part into one complete output.")
-    def finalize(
-        directory: Annotated[str, typer.Argument(metavar="DIR|URL", help="What was --out of tokenize --part.")],
-        stage: PartsStage = None,
-        json: options.Json = False,
-        quiet: options.Quiet = False,
-        verbose: options.Verbose = False,
-        events: options.Events = None,
-    ) -> None:
-        """Put the parts in DIR together: their files are renamed, the manifest comes last. Names the parts that are missing.
+@command(
+    root,
+    "finalize",
+    Argument("directory", "DIR|URL", "The directory or URL given as --out to tokenize --part.", required=True),
+    Option(
+        name="stage",
+        group=STORES,
+        metavar="DIR",
+        usual="~/.cache/tokmill/stage",
+        help="With s3://..., local directory for the manifests of the parts meanwhile.",
+    ),
+    *REPORTING,
+    short_help="Join the parts of tokenize --part into one complete output.",
+)
+def finalize(
+    console: Console, *, directory: str, stage: str | None, events: str | None, json: bool, quiet: bool, verbose: bool
+) -> None:
+    """Join the parts in DIR: their files are renamed, and the manifest is written last. Names the parts that are missing.
 
-        At s3://bucket/prefix they are copied inside the store.
-        """
-        from tokmill import api
-        from tokmill.cli.event_log import observing
+    At s3://bucket/prefix they are copied inside the store.
+    """
+    from tokmill import api
+    from tokmill.cli.event_log import observing
 
-        with observing(verb="putting together", quiet=quiet, verbose=verbose, events=events, outputs=[directory]) as observers:
-            outcome = api.finalize(directory, stage=stage, observers=observers)
-        show(_rendered(outcome, observers, json=json, quiet=quiet, made_of="part"))
+    with observing(verb="joining", quiet=quiet, verbose=verbose, events=events, outputs=[directory]) as observers:
+        outcome = api.finalize(directory, stage=stage, observers=observers)
+    _print(console, outcome, observers, json=json, quiet=quiet, made_of="part")
 
 
-def _rendered(outcome: Outcome, observers: Sequence[object], *, json: bool, quiet: bool, made_of: str = "output") -> str:
+def _print(
+    console: Console, outcome: Outcome, observers: Sequence[object], *, json: bool, quiet: bool, made_of: str = "output"
+) -> None:
     from msgspec.structs import replace
 
     from tokmill.cli import render
     from tokmill.cli.progress import not_yet_told
 
     if json or quiet:
-        return render.json_line(outcome) if json else ""
-    return render.outcome_lines(replace(outcome, notices=not_yet_told(outcome.notices, observers)), made_of)
+        console.print_result(render.json_line(outcome) if json else "")
+    else:
+        console.print_result(render.outcome_lines(replace(outcome, notices=not_yet_told(outcome.notices, observers)), made_of))

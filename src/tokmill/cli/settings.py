@@ -8,8 +8,10 @@ above are not looked at: a run must not depend on where its directory was put. W
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import re
+import shlex
 import tomllib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from tokmill.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 FILES = (("tokmill.toml", ()), ("pyproject.toml", ("tool", "tokmill")))
 """Where settings may stand, and below which table; what stands in a later one wins."""
@@ -42,9 +44,7 @@ class Knob:
 
     @property
     def is_shared(self) -> bool:
-        """Whether all commands that have the option share it: those that take it from the variable of
-        its name do (`--out` of report is another than that of tokenize).
-        """
+        """Whether a key at the top of a file sets it: only if the variable of its name does (`--out` of report has another)."""
         return self.variable == "TOKMILL_" + self.key.upper().replace("-", "_")
 
 
@@ -52,15 +52,71 @@ class Knob:
 class Settings:
     """What the files say, for the parser of the command line."""
 
-    defaults: dict[str, Any]
-    """By command (groups nest), by parameter."""
+    defaults: dict[tuple[str, ...], dict[str, Any]]
+    """By command, by parameter."""
     places: dict[str, str]
     """`tokmill.toml:3` by `command.parameter`."""
     general: dict[str, Any]
     """What is for all commands, by key: for a command line from which no command can be told."""
 
+    def of_command(self, words: Sequence[str], *, is_loose: bool = False) -> dict[str, Any]:
+        """Return the values of a command. is_loose: other words may follow, and what is for all commands counts if none does."""
+        if not is_loose:
+            return self.defaults.get(tuple(words), {})
+        return self.general | self.defaults.get(tuple(words[:1]), self.defaults.get(tuple(words[:2]), {}))
+
 
 NONE = Settings({}, {}, {})
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a value stands that was not typed: one of the two."""
+
+    place: str = ""
+    """`tokmill.toml:3`."""
+    variable: str = ""
+    """Of the environment."""
+
+    @property
+    def shown(self) -> str:
+        """For `--show-config`."""
+        return self.place or f"environment, {self.variable}"
+
+    @property
+    def named(self) -> str:
+        """As the place of an error."""
+        return self.place or f"the variable {self.variable}"
+
+    def repaired(self, option: str, value: str) -> str:
+        """Return what to do about a bad value. value: a right one, if one is known."""
+        if not value:
+            return f"correct {self.place}, and run the command again" if self.place else f"unset {self.variable}"
+        if self.place:
+            written = value if re.fullmatch(r"[+-]?\d+(\.\d+)?", value) else json.dumps(value)
+            return f"write {option.removeprefix('--')} = {written} in {self.place}, and run the command again"
+        return f"export {self.variable}={shlex.quote(value)}"
+
+
+def load(root: Any) -> Settings:
+    """Return the settings in the working directory's files. root: the parser's group of all commands. Raises UsageError."""
+    return read_settings(list(knobs(root))) if present() else NONE
+
+
+def knobs(command: Any, path: tuple[str, ...] = ()) -> Iterator[Knob]:
+    """Yield every option of every command that a file may set."""
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from knobs(inner, (*path, name))
+    for parameter in command.params if path and not hasattr(command, "commands") else ():
+        if hasattr(parameter, "about"):
+            yield Knob(
+                command=path,
+                key=parameter.about.flag.removeprefix("--"),
+                parameter=parameter.name,
+                is_flag=parameter.is_flag,
+                is_many=parameter.multiple,
+                variable=parameter.envvar,
+            )
 
 
 def present(directory: str = ".") -> list[str]:
@@ -70,7 +126,7 @@ def present(directory: str = ".") -> list[str]:
 
 def read_settings(knobs: list[Knob], directory: str = ".") -> Settings:
     """The settings of a directory. Raises UsageError for a key or a value that no command takes, with file and line."""
-    defaults: dict[str, Any] = {}
+    defaults: dict[tuple[str, ...], dict[str, Any]] = {}
     places: dict[str, str] = {}
     general: dict[str, Any] = {}
     for name in present(directory):
@@ -86,7 +142,7 @@ def read_settings(knobs: list[Knob], directory: str = ".") -> Settings:
             _check_table(knobs, path, f"{name}:{head}")
             _check_once(spelled, path, key, f"{name}:{line}")
             for knob in _meant(knobs, path, key, f"{name}:{line}"):
-                _put(defaults, knob, _checked(knob, value, f"{name}:{line}"))
+                defaults.setdefault(knob.command, {})[knob.parameter] = _checked(knob, value, f"{name}:{line}")
                 places[f"{' '.join(knob.command)}.{knob.parameter}"] = f"{name}:{line}"
             if not path:
                 general[_plain(key)] = value
@@ -111,7 +167,7 @@ def _text(directory: str, name: str, *, is_shared: bool) -> str:
             f"the settings cannot be read: {error}",
             where=name,
             allowed="a file in UTF-8 that can be read",
-            next_step=f"mend {name}, or move it away, and run the command again",
+            next_step=f"correct {name}, or move it away, and run the command again",
         ) from None
 
 
@@ -127,7 +183,7 @@ def _parsed(text: str, name: str, *, is_shared: bool) -> Any:
             f"the settings are not TOML: {error}",
             where=f"{name}:{found[1]}" if found else name,
             allowed='lines such as: val-fraction = 0.01, or tokenizer = "gpt2"',
-            next_step=f"mend {name}, and run the command again",
+            next_step=f"correct {name}, and run the command again",
         ) from None
 
 
@@ -192,18 +248,11 @@ def _checked(knob: Knob, value: Any, place: str) -> Any:
             f"{knob.key} = {value!r} is not a value of --{knob.key}",
             where=place,
             allowed=f"{knob.key} = {allowed}",
-            next_step=f"mend {place}, and run the command again",
+            next_step=f"correct {place}, and run the command again",
         )
     if knob.is_flag:
         return value
     return [str(each) for each in one] if knob.is_many else str(value)
-
-
-def _put(defaults: dict[str, Any], knob: Knob, value: Any) -> None:
-    inner = defaults
-    for word in knob.command:
-        inner = inner.setdefault(word, {})
-    inner[knob.parameter] = value
 
 
 def _line_of(text: str, path: tuple[str, ...], key: str) -> int:

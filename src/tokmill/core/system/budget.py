@@ -30,7 +30,7 @@ REMOTE_BLOCK_BYTES = 8 << 20
 REMOTE_BLOCKS_HELD = 5
 """Blocks of one object, at most: the one being read, and those fetched ahead of it."""
 _PARENT_BYTES = 40 * MIB
-"""Python, typer, rich, msgspec, psutil (34 MiB measured), and room."""
+"""Python, click, msgspec, psutil (34 MiB measured), and room."""
 _WORKER_BYTES = 104 * MIB
 """Python, numpy, awkward, pyarrow and the engine's library, without caches (86 MiB measured), and room."""
 _REFERENCE_BYTES = 40 * MIB
