@@ -1,7 +1,7 @@
-"""The batches of a data set for `torch.utils.data.DataLoader`. The only file that imports torch; nothing else needs it.
+"""The batches of a data set for `torch.utils.data.DataLoader`. No other file imports torch.
 
-Batches are made whole where they are read, so the loader gets `batch_size=None` and does no collating. Its workers take turns:
-worker w of W reads the batches w, w + W, ..., which the loader puts back in the order that there would be without workers.
+Batches are made whole where they are read, so the loader gets `batch_size=None` and does not collate. Its workers take turns:
+worker w of W reads the batches w, w + W, ..., and the loader puts them into the order that there would be without workers.
 """
 
 from __future__ import annotations
@@ -34,11 +34,20 @@ class TorchBatches(IterableDataset):  # type: ignore[misc]  # torch is not there
 
         loader = DataLoader(TorchBatches(data, "train", batch=12, block=1024), batch_size=None, num_workers=2)
 
-    Each iteration begins where the state says that was loaded last, at first at the beginning. Keep `data` open meanwhile.
+    Each iteration begins where the state says that was loaded last, at first at the beginning. Keep `data` open until the end.
     """
 
     def __init__(self, data: Dataset, side: str = "train", **options: Any) -> None:
-        """options: those of `Dataset.batches`, with the same errors."""
+        """Check the options.
+
+        Args:
+            data: An open data set.
+            side: `train` or `val`.
+            options: Those of `Dataset.batches`.
+
+        Raises:
+            UsageError: an option is out of range.
+        """
         super().__init__()
         self._data = data
         self._make = {"side": side, **options}
@@ -63,11 +72,17 @@ class TorchBatches(IterableDataset):  # type: ignore[misc]  # torch is not there
             yield torch.from_numpy(x), torch.from_numpy(y)
 
     def state_dict(self, n_taken: int | None = None) -> dict[str, Any]:
-        """Where the iteration is: a small dict, fit for JSON and torch.save.
+        """Return the position of the iteration.
 
-        n_taken: batches that the loop has taken from the loader since it began to iterate. Needed where workers read, unless the
-        loader asks them itself (torchdata's StatefulDataLoader does): how far they are ahead of the loop is known to nobody else.
-        Raises UsageError when it is needed and missing.
+        Args:
+            n_taken: Batches that the loop has taken from the loader since it began to iterate. Needed if workers read, unless the
+                loader asks them itself (torchdata's StatefulDataLoader does): only the loop knows how far they are ahead.
+
+        Returns:
+            A small dict, fit for JSON and torch.save.
+
+        Raises:
+            UsageError: `n_taken` is needed and missing.
         """
         if n_taken is not None:
             batches = self._new()
@@ -84,7 +99,12 @@ class TorchBatches(IterableDataset):  # type: ignore[misc]  # torch is not there
         return dict(self._now)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Begin the next iteration where `state` was taken. Raises ChangedError for other data, UsageError for what is no state."""
+        """Begin the next iteration where `state` was taken.
+
+        Raises:
+            ChangedError: the state is of other data.
+            UsageError: this is no state.
+        """
         self._new().restore(_without_worker(state))
         self._begin = self._now = dict(state)
 

@@ -197,7 +197,7 @@ def test_damage_in_the_old_output_is_not_carried_on(corpora: list[Path], tmp_pat
     begin(tmp_path / "out", corpora[:1])
     path = tmp_path / "out" / "train.bin"
     path.write_bytes(path.read_bytes()[:-2] + b"\0\0")
-    with pytest.raises(DamageError, match="not those written"):
+    with pytest.raises(DamageError, match="not what was written"):
         append_in_process(corpora[1:], tmp_path / "out")
 
 

@@ -1,7 +1,7 @@
-"""Batches of windows for training, in an order that can be left and taken up again anywhere.
+"""Batches of windows for training, in an order that can be restored anywhere.
 
-The one thing that is counted is the windows that all ranks have taken together; order, rank and batch follow from it. So the state
-is one number and what it belongs to, it is the same on every rank, and a run may go on with other ranks or another batch.
+The only thing counted is the windows that all ranks have taken together; order, rank and batch follow from it. So the state is one
+number and what it belongs to, it is the same on every rank, and a run may go on with other ranks or another batch.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Pair: TypeAlias = "tuple[NDArray[np.int64], NDArray[np.int64]]"
-"""x and y, int64, shape (rows, block), C-contiguous: y[i, j] is the id behind x[i, j]."""
+"""x and y, int64, shape (rows, block), C-contiguous: y[i, j] is the id after x[i, j]."""
 
 STATE_VERSION = 1
 _AHEAD = 4096
-"""Windows whose places are worked out together: 0.2 microseconds each instead of 100 for a small batch."""
+"""Windows whose starts are computed together: 0.2 microseconds each instead of 100 for a small batch."""
 
 
 class Source(Protocol):
-    """What batches are cut from: an open data set."""
+    """An open data set, from which batches are cut."""
 
     def side(self, side: str) -> TokenArray:
-        """All ids of a side. Raises UsageError when it is closed."""
+        """Return all ids of a side. Raises UsageError if the data set is closed."""
 
     def fingerprint(self, side: str) -> str:
-        """What tells the ids of this side from others."""
+        """Return what tells the ids of this side from others."""
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where a sequence of batches is, and of which: what must be the same for it to go on."""
+    """The position in a sequence of batches, and what must be the same for it to go on."""
 
     version: int
     fingerprint: str
@@ -76,22 +76,29 @@ class Batches:
 
     @property
     def n_windows(self) -> int:
-        """Windows of an epoch, of all ranks together."""
+        """Windows of one epoch, of all ranks together."""
         return self.order.n_windows
 
     @property
     def position(self) -> int:
-        """Windows that all ranks together have taken since the beginning, when each has taken as many batches as this one."""
+        """Windows that all ranks together have taken since the beginning, if each has taken as many batches as this one."""
         return self._position
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> Pair:
-        """The next batch. Raises StopIteration behind the last epoch, UsageError when the data set is closed.
+        """Return the next batch.
 
-        Of a limited number of epochs the last batch is smaller: what is left is divided between the ranks, and where it is fewer
-        windows than ranks, some have no last batch.
+        With a limited number of epochs the last batch is smaller: the windows that are left are divided between the ranks. If they
+        are fewer than the ranks, some ranks have no last batch.
+
+        Returns:
+            x and y, int64, shape (batch, block), C-contiguous; y[i, j] is the id after x[i, j].
+
+        Raises:
+            StopIteration: after the last epoch.
+            UsageError: the data set is closed.
         """
         ids = self._source.side(self.side)
         with self._own_lock():
@@ -102,18 +109,23 @@ class Batches:
         return found[:, :-1].astype(np.int64), found[:, 1:].astype(np.int64)
 
     def skip(self, n_batches: int) -> None:
-        """Pass over batches of every rank, without reading them; costs the same for any number (0 or more)."""
+        """Skip batches of every rank without reading them; takes the same time for any number (0 or more)."""
         with self._own_lock():
             self._position = self._within(self._position + n_batches * self.batch * self.world_size)
 
     def state(self) -> dict[str, Any]:
-        """Where this is: a small dict of numbers and words, fit for JSON. On all ranks the same after as many batches."""
+        """Return the position: a small dict of numbers and strings, fit for JSON, the same on all ranks after as many batches."""
         return msgspec.to_builtins(self._state_at(self._position))  # type: ignore[no-any-return]
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on where `state()` was saved, also with another batch, rank or world_size.
 
-        Raises ChangedError when the ids or the order are not those of the state, UsageError when it is no state.
+        Args:
+            state: What `state()` returned, as it was or by way of JSON.
+
+        Raises:
+            ChangedError: the ids or the order are not those of the state.
+            UsageError: this is no state.
         """
         saved = _parse(state)
         here = self._state_at(saved.position)
@@ -123,7 +135,7 @@ class Batches:
                 "the state belongs to other data" if "fingerprint" in differing else "the state belongs to other batches",
                 where=", ".join(differing),
                 allowed="; ".join(f"{name}={getattr(saved, name)!r}, here {getattr(here, name)!r}" for name in differing),
-                next_step="open the data and call batches() as when it was saved, or begin anew without restore()",
+                next_step="open the data and call batches() as when it was saved, or start over without restore()",
             )
         with self._own_lock():
             self._position = self._within(saved.position)
@@ -161,7 +173,7 @@ class Batches:
         return position if self._n_all is None else min(position, self._n_all)
 
     def _next_starts(self) -> NDArray[np.int64]:
-        """Starts of the windows of the next batch, empty at the end; moves on."""
+        """Return the starts of the windows of the next batch, none at the end, and move on. Returns int64, shape (n,)."""
         begin, n_step = self._position, self.batch * self.world_size
         n_left = n_step if self._n_all is None else self._n_all - begin
         self._position = self._within(begin + n_step)
@@ -191,7 +203,7 @@ def make_batches(
     rank: int,
     world_size: int,
 ) -> Batches:
-    """Batches of a side from the beginning; arguments as in `Dataset.batches`. Raises UsageError for those out of range."""
+    """Return batches of a side from the beginning; arguments as in `Dataset.batches`. Raises UsageError for those out of range."""
     n_tokens = len(source.side(side))
     if order not in ORDERS:
         raise UsageError(f"{order!r} is no order", where="order", allowed=", ".join(ORDERS), next_step='order="shuffled"')
@@ -231,7 +243,7 @@ def _check_range(name: str, value: int, lowest: int, highest: int) -> None:
 
 
 def _parse(state: object) -> State:
-    """Raises UsageError for what `state()` did not return."""
+    """Raise UsageError for what `state()` did not return."""
     version = state.get("version") if isinstance(state, dict) else None
     if isinstance(version, int) and version > STATE_VERSION:
         raise UsageError(
@@ -247,5 +259,5 @@ def _parse(state: object) -> State:
             f"this is no state of batches: {error}",
             where="restore()",
             allowed="what state() returned, as it was or by way of JSON",
-            next_step="restore the state that was saved with the checkpoint, or begin anew without restore()",
+            next_step="restore the state that was saved with the checkpoint, or start over without restore()",
         ) from None

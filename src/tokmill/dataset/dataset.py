@@ -1,10 +1,9 @@
-"""What training code opens: the token files of a complete output directory, or one bare file of ids, as read-only memory maps.
+"""The token files of a complete output, or one bare file of ids, as read-only memory maps: what training code opens.
 
-Several files of a side are one array. Random windows and epochs over them: `dataset/batches.py`.
+Several files of a side are one array. A map costs no memory and is shared by all processes that read it.
 
 Documents have no index on disk: they lie between end-of-text ids. They are found by scanning blocks of bounded size, and one
-number a block is kept, so that the second access to a document reads one block. Loading everything into an array (what most
-scripts do) was refused: a map costs no memory and is shared by all processes that read it.
+number a block is kept, so that the second access to a document reads one block.
 """
 
 from __future__ import annotations
@@ -52,14 +51,14 @@ BLOCK_TOKENS = 1 << 20
 
 SAMPLES = 64
 SAMPLE_TOKENS = 2048
-"""A fingerprint reads 64 evenly spaced places, first and last ids included: 64 pages of a disk, whatever the size of the data."""
+"""A fingerprint reads 64 evenly spaced samples, first and last ids included: 64 pages of a disk, whatever the size of the data."""
 
 
 class Dataset:
-    """Tokens of the two sides, and their documents.
+    """The tokens of both sides, and their documents. Made by `tokmill.open`; a context manager.
 
-    train, val: uint16 or uint32, shape (n_tokens,), read-only; arrays cut from them are views of the file, not copies. Where a side
-    is several files, a slice that crosses from one into the next is a copy of its ids.
+    `train` and `val` are uint16 or uint32, shape (n_tokens,), read-only; arrays cut from them are views of the file, not copies. If
+    a side is several files, a slice that crosses from one into the next is a copy of its ids.
     """
 
     def __init__(
@@ -89,16 +88,23 @@ class Dataset:
 
     @property
     def train(self) -> TokenArray:
-        """All ids of the training side. ids: shape (n_tokens,), read-only."""
+        """All ids of the training side: uint16 or uint32, shape (n_tokens,), read-only."""
         return self.side("train")
 
     @property
     def val(self) -> TokenArray:
-        """All ids of the validation side. ids: shape (n_tokens,), read-only; a bare file has none."""
+        """All ids of the validation side: uint16 or uint32, shape (n_tokens,), read-only; a bare file has none."""
         return self.side("val")
 
     def side(self, side: str) -> TokenArray:
-        """All ids of a side, `train` or `val`. Raises UsageError for another word."""
+        """Return all ids of a side: uint16 or uint32, shape (n_tokens,), read-only.
+
+        Args:
+            side: `train` or `val`.
+
+        Raises:
+            UsageError: there is no such side, or the data set is closed.
+        """
         if side not in SIDES:
             raise UsageError(
                 f"there is no side {side!r}", where=self._first_files(), allowed="train or val", next_step='use side="train"'
@@ -113,7 +119,10 @@ class Dataset:
         return self._sides[side]
 
     def n_documents(self, side: str) -> int:
-        """Documents of a side: from the manifest, or by one scan of a bare file."""
+        """Return the number of documents of a side, from the manifest or by one scan of a bare file.
+
+        Raises UsageError if documents cannot be told apart.
+        """
         self.side(side)
         if self.manifest is not None:
             return sum(entry.documents for entry in self.manifest.files.values() if entry.side == side)
@@ -121,7 +130,18 @@ class Dataset:
         return self._count_documents(side)
 
     def documents(self, side: str, start: int = 0) -> Iterator[Ids]:
-        """The documents of a side from number `start` (from 0) on: views of the file, without their end-of-text id."""
+        """Iterate over the documents of a side, without their end-of-text ids.
+
+        Args:
+            side: `train` or `val`.
+            start: Number of the first document, from 0.
+
+        Returns:
+            Iterator over arrays, uint16 or uint32, shape (n_tokens,): views of the file.
+
+        Raises:
+            UsageError: documents cannot be told apart, or `start` is negative.
+        """
         self.side(side)
         self._check_marks()
         if start < 0:
@@ -131,7 +151,10 @@ class Dataset:
         return self._iterate(side, start)
 
     def document(self, side: str, index: int) -> Ids:
-        """Document number `index` (from 0) of a side: a view of the file. Raises UsageError when there are fewer."""
+        """Return document number `index` (from 0) of a side: a view of the file, as of `documents`.
+
+        Raises UsageError if there are fewer, or documents cannot be told apart.
+        """
         found = next(self.documents(side, index), None)
         if found is None:
             raise UsageError(
@@ -154,20 +177,31 @@ class Dataset:
         rank: int = 0,
         world_size: int = 1,
     ) -> Batches:
-        """Batches for training: an iterator over pairs (x, y), int64, shape (batch, block), where y is x moved on by one id.
+        """Return batches for training.
 
-        order: `shuffled`, every window of `block` ids once an epoch (the last ids, fewer than `block`, in none), each epoch in
-        another order; `sequential`, the same windows as they lie; `random`, any start, as nanoGPT draws them.
-        epochs: how many, None: endless, every batch full, also across the end of an epoch.
-        seed: 0 <= seed < 2**64. rank, world_size: this process among those that divide the windows between them.
-        Raises UsageError for what is out of range, and when the side is shorter than block + 1 ids.
+        Args:
+            side: `train` or `val`.
+            batch: Windows of a batch, on each rank.
+            block: Ids of x in a window; y is moved on by one id.
+            order: `shuffled`, every window of `block` ids once an epoch (the last ids, fewer than `block`, in none), each epoch in
+                another order; `sequential`, the same windows as they lie; `random`, any start, as nanoGPT draws them.
+            epochs: How many; None: endless, every batch full, also across the end of an epoch.
+            seed: Of the order, 0 <= seed < 2**64.
+            rank: Number of this process, from 0, among those that divide the windows between them.
+            world_size: Number of those processes.
+
+        Returns:
+            An iterator over pairs (x, y), int64, shape (batch, block), which can be saved and restored.
+
+        Raises:
+            UsageError: an argument is out of range, or the side is shorter than block + 1 ids.
         """
         return make_batches(
             self, side, batch=batch, block=block, order=order, epochs=epochs, seed=seed, rank=rank, world_size=world_size
         )
 
     def fingerprint(self, side: str) -> str:
-        """What tells the ids of a side from others: xxh3_128, hex, of their number and 64 evenly spaced samples.
+        """Return what tells the ids of a side from others: xxh3_128, hex, of their number and 64 evenly spaced samples.
 
         It is the same in every format, dtype and division into files. A change that keeps the number and misses every sample goes
         unseen; tokmill verify finds it.
@@ -180,18 +214,23 @@ class Dataset:
         return self._fingerprints[side]
 
     def decode_bytes(self, ids: Ids | Sequence[int]) -> bytes:
-        """The text of ids, end-of-text ids left out, as it was in the corpus. Raises EngineError for unknown ids."""
+        """Return the text of ids, end-of-text ids left out, as it was in the corpus.
+
+        Raises:
+            EngineError: an id is unknown.
+            UsageError: the tokenizer is not known.
+        """
         array = np.asarray(ids, dtype=np.uint32)
         if self.eot_id is not None:
             array = array[array != self.eot_id]
         return self._load_encoder().decode(np.ascontiguousarray(array))
 
     def decode(self, ids: Ids | Sequence[int]) -> str:
-        """As `decode_bytes`, as text; a character that was cut at either end becomes U+FFFD."""
+        """Return what `decode_bytes` does as text; a character that was cut at either end becomes U+FFFD."""
         return self.decode_bytes(ids).decode("utf-8", "replace")
 
     def close(self) -> None:
-        """Let go of the files; they are unmapped when the last array cut from them is gone."""
+        """Release the files; they are unmapped when the last array cut from them is gone."""
         self._sides = {}
         self._encoder = None
 
@@ -217,7 +256,7 @@ class Dataset:
         return f"<tokmill.Dataset {sides or 'closed'}, {self.dtype.name}>"
 
     def _map_again(self, now: Manifest) -> None:
-        """The same ids, also where something was appended since. Raises ChangedError when they are no longer there."""
+        """Map the same ids, also if something was appended since. Raises ChangedError if they are no longer there."""
         if self._directory is not None and self.manifest is not None:
             self._files = files_again(self._directory, self.manifest, self._files, now)
         self._sides = self._map_sides()
@@ -256,12 +295,12 @@ class Dataset:
         return self._encoder
 
     def _marks(self, ids: TokenArray, block: int) -> NDArray[np.intp]:
-        """Places of end-of-text ids in block number `block`. Returns int64, shape (n,), counted from the start of the side."""
+        """Return where end-of-text ids are in block number `block`: int64, shape (n,), counted from the start of the side."""
         begin = block * BLOCK_TOKENS
         return np.flatnonzero(ids[begin : begin + BLOCK_TOKENS] == self.eot_id) + begin
 
     def _seek(self, side: str, mark: int) -> tuple[int, int]:
-        """The block in which mark number `mark` lies, and how many marks lie before that block; as far as the last block."""
+        """Return the block in which end-of-text id number `mark` lies, and its number in there; as far as the last block."""
         ids, before = self._sides[side], self._documents_before[side]
         n_blocks = -(-len(ids) // BLOCK_TOKENS)
         while before[-1] <= mark and len(before) <= n_blocks:
@@ -270,7 +309,7 @@ class Dataset:
         return block, mark - before[block]
 
     def _marks_from(self, side: str, first: int) -> Iterator[int]:
-        """Places of the end-of-text ids of a side, from number `first` (from 0) on."""
+        """Yield where the end-of-text ids of a side are, from number `first` (from 0) on."""
         ids = self._sides[side]
         block, n_skip = self._seek(side, first)
         for number in range(block, -(-len(ids) // BLOCK_TOKENS)):
@@ -302,11 +341,20 @@ def open_dataset(
 ) -> Dataset:
     """Open a complete output directory, or a bare file of ids (nanoGPT's `train.bin`), which becomes the train side.
 
-    Formats whose ids lie one behind the other: raw, llmc, megatron, datatrove, olmo; in a bare file, the headers of llm.c and of
-    numpy.save are recognized.
-    dtype, eot_id, tokenizer: for a bare file; unknown ones are taken from the manifest beside it, or from `tokenizer`. That may be
-    given for a directory, too, when it was converted from bare files and nobody said it then.
-    Raises UsageError for an incomplete directory or a missing dtype, DamageError for files of the wrong length.
+    In a bare file, the headers of llm.c and of numpy.save are recognized.
+
+    Args:
+        path: The directory or the file.
+        dtype: Of a bare file; None: as its header or the manifest beside it says.
+        eot_id: Of a bare file; None: that of the tokenizer, or as the manifest beside it says.
+        tokenizer: Name of the tokenizer of a bare file, or of an output that was converted from such without naming it.
+
+    Returns:
+        The open data set.
+
+    Raises:
+        UsageError: the directory is incomplete, or the dtype is missing.
+        DamageError: a file has the wrong length or header.
     """
     path = local_file(path)
     if path.is_dir():
@@ -317,9 +365,9 @@ def open_dataset(
 
 
 def find_tokenizer(tokenizer: Tokenizer) -> Tokenizer:
-    """The tokenizer of a manifest, which may have been written on another machine: its file there, or the same one here.
+    """Return the tokenizer of a manifest, which may have been written on another machine: its file there, or the same one here.
 
-    Raises ChangedError when the one that has its name here has another content.
+    Raises ChangedError if the one that has its name here has another content.
     """
     if Path(text_to_path(tokenizer.path)).is_file():
         return tokenizer
@@ -343,7 +391,7 @@ def _open_directory(directory: Path, manifest: Manifest, tokenizer_name: str | N
 
 
 def _stated(recorded: Tokenizer, name: str | None, where: Path) -> Tokenizer | None:
-    """The tokenizer of a manifest, or the one named now where nobody said it then. Raises UsageError for one too small."""
+    """Return the tokenizer of a manifest, or the one named now if it was not known then. Raises UsageError for one too small."""
     if recorded.is_known or name is None:
         return recorded if recorded.is_known else None
     named = resolve_with(name, recorded.eot_id)
@@ -385,5 +433,5 @@ def _open_bare(path: Path, dtype: IdType | None, eot_id: int | None, tokenizer_n
 
 
 def _guess_eot(ids: TokenArray, eot_id: int | None) -> EotPlacement:
-    """Where a bare file has its end-of-text ids: `before` when it begins with one and does not end with one."""
+    """Return where a bare file has its end-of-text ids: `before` if it begins with one and does not end with one."""
     return "before" if len(ids) and ids[0] == eot_id and ids[-1] != eot_id else "after"

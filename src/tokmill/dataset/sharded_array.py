@@ -1,7 +1,7 @@
-"""The ids of one side as one array: the read-only map of a file, or several maps behind one index.
+"""The ids of one side as one array: the read-only map of a file, or several maps with one index.
 
-Several files cannot be mapped as one, since they do not end where pages do. Copying them together was refused: it takes the memory
-that a map saves. A slice within one file is a view; one that crosses into the next is a copy of just its own ids.
+Several files cannot be mapped as one, for they do not end where pages do, and a copy would take the memory that a map saves. A
+slice within one file is a view; one that crosses into the next is a copy of its own ids.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ TokenArray: TypeAlias = "Ids | ShardedIds"
 
 
 def map_files(files: Sequence[TokenFile], dtype: np.dtype[Any]) -> TokenArray:
-    """The files as one read-only array, in that order. Files without ids cannot be mapped and add nothing."""
+    """Return the files as one read-only array, in that order. Files without ids cannot be mapped and add nothing."""
     parts = [map_file(file, dtype) for file in files if file.n_tokens]
     if not parts:
         empty: Ids = np.empty(0, dtype)
@@ -35,7 +35,7 @@ def map_files(files: Sequence[TokenFile], dtype: np.dtype[Any]) -> TokenArray:
 
 
 def map_file(file: TokenFile, dtype: np.dtype[Any]) -> Ids:
-    """One file that holds ids. Returns np.memmap, shape (n_tokens,), read-only."""
+    """Map one file that holds ids. Returns np.memmap, shape (n_tokens,), read-only."""
     return np.memmap(file.path, dtype=dtype, mode="r", offset=file.header_bytes, shape=(file.n_tokens,))
 
 
@@ -91,7 +91,7 @@ class ShardedIds(NDArrayOperatorsMixin):
         return f"<ShardedIds of {len(self._parts)} files, {self.size:,} {self.dtype.name}>"
 
     def tolist(self) -> list[int]:
-        """All ids as Python ints, about 40 bytes each."""
+        """Return all ids as Python ints, about 40 bytes each."""
         return [i for part in self._parts for i in part.tolist()]
 
     def windows(self, starts: NDArray[np.int64], n_ids: int) -> Ids:
@@ -107,7 +107,7 @@ class ShardedIds(NDArrayOperatorsMixin):
         return found
 
     def _between(self, begin: int, end: int) -> Ids:
-        """Ids begin..end-1, 0 <= begin <= end <= size: a view where they lie in one file."""
+        """Return ids begin..end-1, 0 <= begin <= end <= size: a view if they lie in one file."""
         first = int(np.searchsorted(self._begins[1:], begin, side="right"))
         last = max(first, int(np.searchsorted(self._begins[1:], end - 1, side="right")))
         pieces = [
@@ -121,7 +121,7 @@ class ShardedIds(NDArrayOperatorsMixin):
         return joined
 
     def _at(self, places: NDArray[Any]) -> Ids:
-        """The ids at these places, negative ones from the end. places: integers, shape (n,). Raises IndexError beyond the ends."""
+        """Return the ids at these places, negative ones from the end. places: int64, shape (n,). Raises IndexError beyond them."""
         if not np.issubdtype(places.dtype, np.integer) and places.size:
             raise IndexError(f"an index is an integer, a slice or an array of integers, not of {places.dtype.name}")
         places = np.where(places < 0, places + self.size, places).astype(np.int64)
@@ -136,12 +136,12 @@ class ShardedIds(NDArrayOperatorsMixin):
 
 
 def windows(ids: TokenArray, starts: NDArray[np.int64], n_ids: int) -> Ids:
-    """The ids start..start+n_ids-1 for each start: one copy, without a Python loop where one file holds them all.
+    """Return the ids start..start+n_ids-1 for each start: one copy, without a Python loop if one file holds them all.
 
     starts: int64, shape (n,), from 0 to len(ids) - n_ids (beyond: IndexError). Returns the dtype of ids, shape (n, n_ids), a copy.
     """
     if isinstance(ids, ShardedIds):
         return ids.windows(starts, n_ids)
-    # All windows as a view whose rows overlap: choosing rows copies each in one go (four times as fast as an index for each id).
+    # A view of all windows, whose rows overlap: choosing rows copies each in one go (four times as fast as an index for each id).
     every: Ids = np.ndarray((len(ids) - n_ids + 1, n_ids), ids.dtype, buffer=ids.data, strides=(ids.itemsize, ids.itemsize))
     return every[starts]

@@ -74,7 +74,7 @@ def format_of(content: Content, where: str) -> FormatSpec:
 
 @dataclass(frozen=True, slots=True)
 class NpyHeader:
-    """What numpy.save writes before an array."""
+    """The header that numpy.save writes before an array."""
 
     dtype: str
     """numpy's name: `uint16`, `int64`; big-endian `>u2`."""
@@ -83,7 +83,7 @@ class NpyHeader:
 
 
 def read_npy_header(path: Path) -> NpyHeader | None:
-    """The header of numpy.save; None when the file does not begin with one. Raises UsageError for one that is no list of ids."""
+    """Return the header of numpy.save; None if there is none. Raises UsageError if it is not of a list of ids."""
     with path.open("rb") as file:
         if file.read(len(_NPY)) != _NPY:
             return None
@@ -104,12 +104,12 @@ def _no_ids(path: Path, what: str) -> UsageError:
         what,
         where=str(path),
         allowed="one dimension of uint16 or uint32",
-        next_step="write the ids anew: ids.ravel().astype(np.uint16).tofile(path)",
+        next_step="write the ids again: ids.ravel().astype(np.uint16).tofile(path)",
     )
 
 
 def refuse_index(path: Path) -> None:
-    """Raises UsageError for a file of a format that holds an index or the like instead of ids."""
+    """Raise UsageError for a file of a format that holds an index or the like instead of ids."""
     with path.open("rb") as file:
         begin = file.read(_MAGIC_BYTES)
     is_index = any(spec.index_magic and begin.startswith(spec.index_magic) for spec in FORMATS.values())
@@ -125,7 +125,7 @@ def refuse_index(path: Path) -> None:
 
 
 def files_of(directory: Path, manifest: Manifest) -> dict[str, tuple[TokenFile, ...]]:
-    """The files that hold the ids of each side, in the order of the manifest.
+    """Return the files that hold the ids of each side, in the order of the manifest.
 
     Raises UsageError for an unknown format, DamageError for files of the wrong length or with another header.
     """
@@ -149,9 +149,9 @@ def files_of(directory: Path, manifest: Manifest) -> dict[str, tuple[TokenFile, 
 def files_again(
     directory: Path, then: Manifest, files: Mapping[str, Sequence[TokenFile]], now: Manifest
 ) -> dict[str, tuple[TokenFile, ...]]:
-    """The files of an output that was opened before, then with another manifest perhaps: those, or what they begin now.
+    """Return the files of an output that was opened before, perhaps before something was appended.
 
-    Raises ChangedError when the output is another one and its ids do not begin with the same ones at the same places.
+    Raises ChangedError if the output is another one, whose ids do not begin with the same ones at the same places.
     """
     if now.checksum == then.checksum:
         return files_of(directory, now)
@@ -162,7 +162,7 @@ def files_again(
 
 
 def bare_file(path: Path, dtype: IdType) -> TokenFile:
-    """A file that no manifest describes, with or without a header of llm.c or numpy.save.
+    """Return a file that no manifest describes, with or without a header of llm.c or numpy.save.
 
     Raises UsageError for another dtype than a header says, DamageError unless its length fits.
     """
@@ -178,7 +178,7 @@ def bare_file(path: Path, dtype: IdType) -> TokenFile:
 
 
 def check_npy(header: NpyHeader, dtype: IdType, path: Path) -> None:
-    """Raises UsageError unless a header of numpy.save says this type (int32 is uint32: no id is negative) and the file's length."""
+    """Raise UsageError unless a header of numpy.save says this type (int32 is uint32: no id is negative) and the file's length."""
     usual = "uint32" if header.dtype == "int32" else header.dtype
     if usual != dtype:
         raise UsageError(
@@ -187,7 +187,7 @@ def check_npy(header: NpyHeader, dtype: IdType, path: Path) -> None:
             allowed="uint16, uint32 or int32, as the header says",
             next_step=f"--dtype {usual}"
             if usual in ("uint16", "uint32")
-            else f"write the ids anew: np.load({path.name!r}).astype(np.{dtype}).tofile(path)",
+            else f"write the ids again: np.load({path.name!r}).astype(np.{dtype}).tofile(path)",
         )
     room, size_bytes = header.n_ids * np.dtype(dtype).itemsize + header.size_bytes, path.stat().st_size
     if room != size_bytes:
@@ -200,7 +200,7 @@ def check_npy(header: NpyHeader, dtype: IdType, path: Path) -> None:
 
 
 def check_size(path: Path, size_bytes: int | None) -> None:
-    """Raises UsageError or DamageError unless `path` is a regular file, of `size_bytes` bytes where that is known."""
+    """Raise UsageError or DamageError unless `path` is a regular file, of `size_bytes` bytes if that is not None."""
     try:
         found = path.stat()
     except OSError as error:
@@ -228,7 +228,7 @@ def check_size(path: Path, size_bytes: int | None) -> None:
 
 
 def _measure(path: Path, header_bytes: int, dtype: IdType, next_step: str) -> TokenFile:
-    """A file and the number of ids that its length makes room for. Raises DamageError when that is no whole number."""
+    """Return a file with the number of ids that its length has room for. Raises DamageError if that is not a whole number."""
     size_bytes, item_bytes = path.stat().st_size, np.dtype(dtype).itemsize
     n_tokens, remainder = divmod(size_bytes - header_bytes, item_bytes)
     if remainder or n_tokens < 0:
@@ -242,7 +242,7 @@ def _measure(path: Path, header_bytes: int, dtype: IdType, next_step: str) -> To
 
 
 def _check_number(file: TokenFile, dtype: IdType, announced: int, next_step: str) -> None:
-    """Raises DamageError unless header, manifest and length say the same. announced: ids, by the manifest."""
+    """Raise DamageError unless header, manifest and length say the same. announced: ids, by the manifest."""
     found = read_header(file.path) if file.header_bytes else None
     header = (dtype, file.n_tokens) if not file.header_bytes else found[1:] if found else None
     if header == (dtype, announced) and announced == file.n_tokens:
@@ -258,7 +258,7 @@ def _check_number(file: TokenFile, dtype: IdType, announced: int, next_step: str
 
 
 def local_file(path: str | Path) -> Path:
-    """A path. Raises UsageError for a URL."""
+    """Return a path. Raises UsageError for a URL."""
     if is_url(str(path)):
         url = redacted(str(path))
         raise UsageError(
@@ -271,7 +271,7 @@ def local_file(path: str | Path) -> Path:
 
 
 def refuse_options(directory: Path | str, *options: object) -> None:
-    """Raises UsageError for what a manifest says better."""
+    """Raise UsageError for options that a manifest makes needless."""
     if any(option is not None for option in options):
         raise UsageError(
             "dtype, eot_id and tokenizer are for bare files: a directory's manifest has them",

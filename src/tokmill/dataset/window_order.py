@@ -1,8 +1,8 @@
-"""Which window stands at which place of the stream that training reads. Worked out for each place, so that nothing is stored.
+"""Which window is at which place of the sequence that training reads: computed for each place, so that nothing is stored.
 
 An epoch in shuffled order is a bijection of 0..n-1 chosen by seed and epoch: a Feistel network on a rectangle of n cells or a few
-more, walked again while it lands beyond n. A list of shuffled indices was refused: it takes 8 bytes a window, in every
-process, and has to be made again to go on in the middle.
+more, applied again while it lands beyond n. A list of shuffled indices would take 8 bytes a window in every process, and would
+have to be made again to go on in the middle.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _SECOND = np.uint64(0x94D049BB133111EB)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """An endless sequence of windows over n_tokens ids; a window is `block` ids and the one behind them.
+    """An endless sequence of windows over n_tokens ids; a window is `block` ids and the one after them.
 
     shuffled: each of the n_windows windows that lie end to end, once an epoch, every epoch in another order.
-    sequential: the same windows as they lie in the file. random: any start, drawn anew each time.
+    sequential: the same windows as they lie in the file. random: any start, drawn each time.
     """
 
     kind: OrderName
@@ -46,11 +46,11 @@ class Order:
 
     @property
     def n_windows(self) -> int:
-        """Windows of an epoch. What is left over, fewer than `block` ids at the end, is in none of them."""
+        """Windows of one epoch. Fewer than `block` ids at the end are in none of them."""
         return (self.n_tokens - 1) // self.block
 
     def starts(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Where the windows at these places of the sequence begin.
+        """Return where the windows at these places of the sequence begin.
 
         places: int64, not negative, any shape. Returns int64 of that shape, 0 <= start <= n_tokens - block - 1.
         """
@@ -65,14 +65,14 @@ class Order:
 
 
 def mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """A fixed bijection of 64-bit numbers in which every bit depends on every bit: the finalizer of SplitMix64."""
+    """Apply a fixed bijection of 64-bit numbers in which every bit depends on every bit: the finalizer of SplitMix64."""
     values = (values ^ (values >> np.uint64(30))) * _FIRST
     values = (values ^ (values >> np.uint64(27))) * _SECOND
     return values ^ (values >> np.uint64(31))
 
 
 def shuffle(indices: NDArray[np.uint64], n: int, keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """What becomes of indices below n under the bijection that each one's key chooses.
+    """Return what becomes of indices below n under the bijection that each one's key chooses.
 
     indices, keys: uint64, of one shape. Returns uint64, of that shape, below n. Equal keys, different indices: different results.
     """
@@ -86,7 +86,7 @@ def shuffle(indices: NDArray[np.uint64], n: int, keys: NDArray[np.uint64]) -> ND
 
 
 def _permute_cells(cells: NDArray[np.uint64], n_rows: int, n_columns: int, keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """A bijection of the cells of a rectangle: each round turns every row, or every column, by its own hash."""
+    """Permute the cells of a rectangle: each round rotates every row, or every column, by its own hash."""
     rows, columns = np.divmod(cells, np.uint64(n_columns))
     sizes = np.uint64(n_rows), np.uint64(n_columns)
     for number in range(_ROUNDS):
@@ -100,5 +100,5 @@ def _permute_cells(cells: NDArray[np.uint64], n_rows: int, n_columns: int, keys:
 
 
 def _key(seed: int, purpose: int) -> NDArray[np.uint64]:
-    """A number that belongs to seed and purpose. Returns uint64, shape (1,)."""
+    """Return a number for seed and purpose: uint64, shape (1,)."""
     return mix(mix(np.array([seed], np.uint64)) + np.array([purpose + 1], np.uint64) * _STEP)

@@ -65,7 +65,7 @@ class FormatSpec:
 
 
 class IdFile:
-    """One file of ids behind a header, if any. Implements `protocols.Shard`; base of other shards."""
+    """One file of ids, after a header if it has one. Implements `protocols.Shard`; base of other shards."""
 
     def __init__(self, files: OutputFiles, name: str, side: str, header_bytes: int = 0) -> None:
         self.files = files

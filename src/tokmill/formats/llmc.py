@@ -1,4 +1,4 @@
-"""The format of llm.c and modded-nanogpt: shards of ids behind a header of 256 int32.
+"""The format of llm.c and modded-nanogpt: shards of ids after a header of 256 int32.
 
 Header: 20240520, 1, number of tokens, then zeros, and uint16 ids; for vocabularies that need them 20240801, 7 and uint32 ids
 (llm.c's Llama 3). Readers check that the file has 1,024 bytes and the ids. The number is filled in when the shard is complete. A
