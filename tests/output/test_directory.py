@@ -179,7 +179,7 @@ def test_a_run_that_was_begun_differently_is_refused_by_name(tmp_path: Path, cha
 
 def test_a_second_writer_is_refused_and_a_dead_one_is_no_obstacle(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from support.builders import a_content;"
+        "import sys; from pathlib import Path; from support.records import a_content;"
         "from tokmill.output.directory import open_output;"
         "o = open_output(Path(sys.argv[1]), a_content(), '0', fresh=False); print('held', flush=True); sys.stdin.read()"
     )

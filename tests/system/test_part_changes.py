@@ -29,7 +29,7 @@ from tokmill.output.directory import Output, open_output
 from tokmill.output.parts import part_directory
 from tokmill.output.state_dir import acquire_lock, growing_path, release_lock
 from tokmill.run.parts import tokenize
-from tokmill.run.parts.finalize import parts_store, put_together
+from tokmill.run.parts.finalize import join_parts, parts_store
 
 
 def make_all(path: Path, out: Path, **options: Any) -> Job:
@@ -138,13 +138,13 @@ def test_what_all_parts_skipped_together_is_held_against_the_limit(tmp_path: Pat
     assert plan is not None
     with parts.lock():
         with pytest.raises(TooManySkippedError, match="3 bad records"):
-            put_together(parts, plan, ProgressReporter(()), max_skipped=2)
+            join_parts(parts, plan, ProgressReporter(()), max_skipped=2)
         assert not parts.missing_parts(job.content)
-        put_together(parts, plan, ProgressReporter(()), max_skipped=3)
+        join_parts(parts, plan, ProgressReporter(()), max_skipped=3)
     assert load_manifest(out).counts.skipped == {"invalid_json": 3}
 
 
-def test_nothing_is_put_together_while_a_complete_part_is_made_again(tmp_path: Path) -> None:
+def test_nothing_is_join_parts_while_a_complete_part_is_made_again(tmp_path: Path) -> None:
     path, out = write_lines(tmp_path), tmp_path / "out"
     job = make_all(path, out)
     again = open_output(part_directory(out, 1), tokenize.part_job(job, 1).content, tokmill.__version__, fresh=True)

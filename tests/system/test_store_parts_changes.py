@@ -102,7 +102,7 @@ def part_job_of(path: Path, stage: Path, on_error: str) -> Job:
     whole = tokenize.whole_job(asked, 3, RemoteParts(URL))
     resources = msgspec.structs.replace(whole.resources, **{**UNWATCHED, "batch_bytes": 60, "segment_bytes": 60, "n_threads": 1})
     whole = msgspec.structs.replace(whole, resources=resources)
-    assert RemoteParts(URL).join(whole.content, tokmill.__version__) is None
+    assert RemoteParts(URL).agree(whole.content, tokmill.__version__) is None
     content = part_content(whole.content, 2)
     return msgspec.structs.replace(whole, content=content, destination=part_url(URL, 2))
 

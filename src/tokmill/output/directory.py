@@ -1,13 +1,13 @@
-"""The output directory of a run: journal, append, commit, publish, recovery. The only module that publishes.
+"""The output directory of a run: commit, publish, recover.
 
-While a run is under way everything lives in `.tokmill/` inside the output directory: `journal` (a header, then a line a segment),
-`NAME.part` for every file to come, `lock`. A commit makes the parts durable first and then appends one line to the journal, so the
-journal never speaks of bytes that could be lost. Publishing writes the manifest beside the parts, renames every part to its final
-name, and renames the manifest last; whoever finds a written manifest in `.tokmill/` only has to do the renames again. What
-an append replaces stays readable until then (`output/superseded.py`).
+During a run everything lies in `.tokmill/` inside the output directory: `journal` (a header, then a line a segment), `NAME.part`
+for every growing file, and `lock`. A commit first makes the files durable and then appends a line to the journal, so the journal
+never mentions bytes that could be lost. Publishing writes the manifest beside the files, renames every file to its final name, and
+renames the manifest last. A run that finds a written manifest in `.tokmill/` only repeats the renames. Files that an append
+replaces stay readable until then (`output/superseded.py`).
 
-The hard one: a failed fsync is never tried again. The kernel may have dropped the pages and marked them clean, so a second call
-would lie. The run stops, and the next one truncates to the last line of the journal and writes those bytes from the source anew.
+A failed fsync is never tried again: the kernel may have dropped the pages and marked them clean, so a second call would report a
+success that is none. The run stops, and the next one truncates to the last line of the journal and makes those bytes again.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from tokmill.output.state_dir import (
     size_of,
     state_of,
 )
-from tokmill.output.superseded import discard_unfinished, is_append_to, keep, remove_files, remove_state
+from tokmill.output.superseded import discard_unfinished, is_append_to, keep_superseded, remove_files, remove_state
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -57,7 +57,7 @@ _MOST_OPEN = 64
 
 
 class Output:
-    """One run's hold on an output directory. Implements `protocols.OutputFiles`. Close it."""
+    """The output of one run, with the lock of its directory. Implements `protocols.OutputFiles`. Close it."""
 
     def __init__(self, directory: Path, lock: DirectoryLock, journal: Journal) -> None:
         self.directory = directory
@@ -80,12 +80,12 @@ class Output:
 
     @property
     def cursor(self) -> Cursor:
-        """Where reading goes on."""
+        """The place in the corpus where the run continues."""
         return self.segments[-1].after if self.segments else Cursor()
 
     @property
     def counts(self) -> Counts:
-        """Sums up to the cursor."""
+        """Counts up to the cursor."""
         return self.segments[-1].counts if self.segments else Counts()
 
     @property
@@ -104,13 +104,13 @@ class Output:
         return any(file.is_ahead for file in self._files.values())
 
     def file(self, name: str, header_bytes: int = 0) -> GrowingFile:
-        """The file that will be published as `name`, as long as it was at the last commit."""
+        """Return the file that will be published as `name`, with its length at the last commit."""
         if name not in self._files:
             self._files[name] = GrowingFile(growing_path(self.directory, name), self._lengths.get(name, 0), header_bytes)
         return self._files[name]
 
     def complete(self, name: str, *, side: str | None = None, tokens: int = 0, documents: int = 0, header: bytes = b"") -> None:
-        """Nothing more is appended to the file. header: of as many bytes as were kept free for it."""
+        """Mark a file as complete. header: fills the bytes that were kept free for it."""
         file = self._files[name]
         if len(header) != file.header_bytes:
             raise AssertionError(f"{name}: a header of {len(header)} bytes where {file.header_bytes} were kept free")
@@ -124,18 +124,18 @@ class Output:
             file.end()
 
     def completed(self) -> Mapping[str, FileEntry]:
-        """All files that are complete, those of earlier runs included."""
+        """Return all complete files by name, those of earlier runs included."""
         return self._completed
 
     def committed(self) -> Iterator[str]:
-        """Names of the files that the journal says are complete, the latest first, once no commit is under way."""
+        """Return the names of files that the journal says are complete, the latest first. Call it when no commit is under way."""
         uncommitted = set(self._just_completed)
         return (name for name in reversed(self._completed) if name not in uncommitted)
 
     def commit(
         self, after: Cursor, counts: Counts, writer: dict[str, int], elapsed_s: float, on_done: Callable[[int], None] | None = None
     ) -> None:
-        """Commit what was appended, in the background; waits for the commit before. Raises its StorageError or DiskFullError.
+        """Commit what was appended, in the background, after the commit before. Raises that one's StorageError or DiskFullError.
 
         on_done is called in the background with the number of segments when they are on the disk.
         """
@@ -184,7 +184,7 @@ class Output:
     ) -> None:
         named = {*segment.files, *segment.completed}
         if not named <= self._named:
-            # The journal must not speak of a file whose name the disk does not have yet.
+            # The journal must not mention a file whose name the disk does not have yet.
             with storage_errors(self.directory):
                 durable.sync_directory(state_of(self.directory))
             self._named.update(named)
@@ -192,7 +192,7 @@ class Output:
             for file, length in touched:
                 file.sync(length)
         finally:
-            # There may be thousands of them.
+            # Here, because there may be thousands of them.
             for file in done:
                 file.close()
         with storage_errors(self._journal.path):
@@ -206,9 +206,9 @@ class Output:
         for file in self._files.values():
             file.sync(file.length)
             file.close()
-        part = growing_path(self.directory, MANIFEST_NAME)
-        with storage_errors(part):
-            durable.write_file(part, encode_manifest(manifest))
+        written = growing_path(self.directory, MANIFEST_NAME)
+        with storage_errors(written):
+            durable.write_file(written, encode_manifest(manifest))
         _publish_files(self.directory, manifest)
         self._drop_state()
 
@@ -217,7 +217,7 @@ class Output:
         remove_state(self.directory, self._lock)
 
     def close(self) -> None:
-        """Let go of the directory; what was committed stays."""
+        """Release the directory; what was committed stays."""
         self._committer.shutdown(wait=True)
         for file in self._files.values():
             file.close()
@@ -226,7 +226,7 @@ class Output:
 
 
 def open_output(directory: Path, content: Content, version: str, *, fresh: bool, replacing: str | None = None) -> Output | Manifest:
-    """Take hold of an output directory: a new one, one to resume, or (returned as its manifest) one that is complete.
+    """Lock and open an output directory: a new one, one to resume, or (its manifest is returned) a complete one.
 
     replacing: fingerprint of a complete output that stands there until this one takes its place. Raises LockedError, ChangedError,
     DamageError, StorageError, DiskFullError; UsageError for files that tokmill did not make.
@@ -257,7 +257,7 @@ def _open_locked(
     try:
         begun = journal.header.fingerprint
         if begun != content.fingerprint() and (not journal.segments or begun == replacing):
-            # Nothing was committed yet, or all of it is complete (and was not tidied up): nothing is lost by beginning differently.
+            # Nothing was committed yet, or all of it is complete and only the clean-up is missing: nothing is lost.
             journal.close()
             with storage_errors(directory):
                 discard_unfinished(directory)
@@ -267,7 +267,7 @@ def _open_locked(
                 journal = journal.with_header(Header.of(content, version))
         if journal.header.fingerprint != content.fingerprint():
             raise changed_error(journal.header.content, content, directory)
-        _check_parts(directory, journal.segments)
+        _check_files(directory, journal.segments)
         if not fresh and not journal.segments:
             refuse_strangers(directory)
     except BaseException:
@@ -277,7 +277,7 @@ def _open_locked(
 
 
 def _complete(directory: Path, content: Content, replacing: str | None) -> Manifest | None:
-    """The manifest of a complete directory with this content; None where there is none, or one that is to be replaced.
+    """Return the manifest of a complete directory with this content; None where there is none, or one that is to be replaced.
 
     Raises ChangedError for another content.
     """
@@ -298,18 +298,18 @@ def _complete(directory: Path, content: Content, replacing: str | None) -> Manif
 
 
 def _finish_publishing(directory: Path, content: Content) -> Manifest | None:
-    """Do again the renames of a run that was killed while publishing; its manifest, or None if none was."""
-    part = growing_path(directory, MANIFEST_NAME)
-    with storage_errors(part):
-        if not part.exists():
+    """Repeat the renames of a run that was killed while publishing. Returns its manifest, or None if no run was."""
+    written = growing_path(directory, MANIFEST_NAME)
+    with storage_errors(written):
+        if not written.exists():
             return None
-        data = read_state(part)
+        data = read_state(written)
     try:
-        manifest = decode_manifest(data, str(part))
+        manifest = decode_manifest(data, str(written))
     except DamageError:
-        # Killed while the manifest itself was written: the journal has everything it was made of.
-        with storage_errors(part):
-            part.unlink()
+        # Killed while the manifest itself was written: it can be made again from the journal.
+        with storage_errors(written):
+            written.unlink()
         return None
     if manifest.fingerprint != content.fingerprint():
         raise changed_error(manifest.content, content, directory)
@@ -318,7 +318,7 @@ def _finish_publishing(directory: Path, content: Content) -> Manifest | None:
 
 
 def _publish_files(directory: Path, manifest: Manifest) -> None:
-    """Rename the parts of `manifest` into place, its own file last. Can be done again after a crash at any point."""
+    """Rename the files of `manifest` into place, its own file last. Can be repeated after a crash at any point."""
     with storage_errors(directory):
         _make_way(directory, manifest)
         for sub in sorted({os.path.dirname(name) for name in manifest.files} - {""}):
@@ -333,23 +333,23 @@ def _publish_files(directory: Path, manifest: Manifest) -> None:
 
 
 def _give_name(directory: Path, name: str, size_bytes: int) -> None:
-    """Rename a part, unless that was done, or the file was sent away."""
-    part = growing_path(directory, name)
+    """Rename a growing file, unless that was done, or the file was sent to a store."""
+    growing = growing_path(directory, name)
     try:
-        check_size(part if part.exists() else directory / name, size_bytes, "a file of the finished run")
-        if part.exists():
-            durable.replace(part, directory / name)
+        check_size(growing if growing.exists() else directory / name, size_bytes, "a file of the finished run")
+        if growing.exists():
+            durable.replace(growing, directory / name)
     except (DamageError, FileNotFoundError):
-        # It may be sent, and then taken away, between two looks.
+        # It may be sent and removed here between two checks.
         if not is_sent(directory, name):
             raise
 
 
 def _make_way(directory: Path, manifest: Manifest) -> None:
-    """See to it that an earlier complete output never stands half replaced under its manifest.
+    """Make sure that an earlier complete output is never half replaced under its manifest.
 
-    What the new output was appended to keeps its files, under second names, and its manifest until the new one takes its place. Any
-    other is taken away, its manifest before the new files come.
+    An output that the new one was appended to keeps its files, under second names, and its manifest until the new one is in place.
+    Any other is removed, its manifest first.
     """
     path = directory / MANIFEST_NAME
     if not path.exists():
@@ -358,35 +358,35 @@ def _make_way(directory: Path, manifest: Manifest) -> None:
         older = load_manifest(directory)
     except (DamageError, UsageError):
         older = None
-    is_kept = older is not None and is_append_to(older, manifest)
-    if older and is_kept:
-        keep(directory, older)
+    is_superseded = older is not None and is_append_to(older, manifest)
+    if older and is_superseded:
+        keep_superseded(directory, older)
     remove_files(directory, set(older.files if older else ()) - set(manifest.files))
-    if not is_kept:
+    if not is_superseded:
         path.unlink()
     durable.sync_directory(directory)
 
 
 def discard_append(directory: Path) -> None:
-    """Discard what an append left, killed while publishing or before: the old output is whole. Raises LockedError, StorageError."""
+    """Discard what an interrupted append left, so that the old output is whole. Raises LockedError, StorageError."""
     remove_state(directory, acquire_lock(directory))
 
 
-def _check_parts(directory: Path, segments: list[Segment]) -> None:
-    """Raises DamageError when a part lacks bytes that the journal says were made durable."""
+def _check_files(directory: Path, segments: list[Segment]) -> None:
+    """Raise DamageError when a growing file lacks bytes that the journal says were made durable."""
     wanted = {name: entry.size_bytes for segment in segments for name, entry in segment.completed.items()}
     for name, length in (wanted | _lengths(segments)).items():
-        part = growing_path(directory, name)
-        size = size_of(part)
+        path = growing_path(directory, name)
+        size = size_of(path)
         if size < length and not is_sent(directory, name):
             raise DamageError(
                 "a file of the run to be resumed is missing" if size < 0 else "a file of the run to be resumed was cut short",
-                where=str(part),
+                where=str(path),
                 allowed=f"at least {counted(length, 'byte')}, as committed; it has {max(size, 0):,}",
                 next_step="run the same command with --fresh to start over",
             )
 
 
 def _lengths(segments: list[Segment]) -> dict[str, int]:
-    """Committed length of every file, in bytes."""
+    """Return the committed length of every file, in bytes."""
     return {name: span.end for segment in segments for name, span in segment.files.items()}

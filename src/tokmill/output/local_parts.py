@@ -1,6 +1,6 @@
 """Parts of an output in a directory: a machine's own, or one that several machines mount.
 
-Putting parts together copies nothing: their files have their final names already and are renamed into the output directory.
+Joining parts copies nothing: their files have their final names already and are renamed into the output directory.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 
 class DirectoryParts(PartsStore):
-    """Parts in a directory. One lock, that of the directory, keeps others out while they are put together."""
+    """Parts in a directory. The lock of the directory keeps others out while they are joined."""
 
     is_shared = False
 
@@ -190,7 +190,7 @@ class DirectoryParts(PartsStore):
                 self.remove_parts(fingerprint)
 
     def discard(self) -> None:
-        """Remove parts that were not put together. Raises UsageError where the whole is complete, LockedError, StorageError."""
+        """Remove parts that were not joined. Raises UsageError where the whole is complete, LockedError, StorageError."""
         if (self.directory / MANIFEST_NAME).exists():
             raise self.complete_error()
         self._refuse_busy()

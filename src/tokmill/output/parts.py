@@ -106,15 +106,15 @@ class PartsStore(ABC):
     where: str
     """Directory or URL of the whole output."""
     scratch: Path
-    """Directory whose `.tokmill` holds what grows here while the parts are put together."""
+    """Directory whose `.tokmill` holds what grows here while the parts are joined."""
     is_shared: bool
-    """Whether others can put the parts together at the same time, with no lock between them."""
+    """Whether others can join the parts at the same time, with no lock between them."""
     _give_up: str
     """How to give up all parts, for messages."""
 
     @abstractmethod
     def lock(self) -> AbstractContextManager[None]:
-        """Hold the lock of whoever makes all parts or puts them together. Raises LockedError."""
+        """Hold the lock for making all parts or joining them. Raises LockedError."""
 
     @abstractmethod
     def read_plan(self) -> Header | None:
@@ -122,7 +122,7 @@ class PartsStore(ABC):
 
     @abstractmethod
     def write_plan(self, plan: Header, *, replace: bool) -> None:
-        """Write the plan. replace: take the place of one that is there, and forget what was put together by it."""
+        """Write the plan. replace: take the place of one that is there, and forget what was joined by it."""
 
     @abstractmethod
     def complete(self, *, pending: bool = False) -> Manifest | None:
@@ -168,23 +168,23 @@ class PartsStore(ABC):
 
     @abstractmethod
     def discard(self) -> None:
-        """Remove parts that were not put together, to begin again. Raises UsageError where the whole is complete, LockedError."""
+        """Remove parts that were not joined, to begin again. Raises UsageError where the whole is complete, LockedError."""
 
     @abstractmethod
     def leave(self, index: int, fingerprint: str) -> Manifest | None:
-        """Return the manifest of the whole if others have put it together while part `index` was made, and remove that part."""
+        """Return the manifest of the whole if others completed it while part `index` was made, and remove that part."""
 
     @abstractmethod
     def _enter(self, whole: Content, *, is_new: bool) -> None:
         """Make sure that nothing else is made here. Raises UsageError for files that tokmill did not make, LockedError."""
 
-    def join(self, whole: Content, version: str, on_new: Callable[[], None] = lambda: None) -> Manifest | None:
+    def agree(self, whole: Content, version: str, on_new: Callable[[], None] = lambda: None) -> Manifest | None:
         """Agree with all others that make parts of the same output.
 
         Args:
             whole: settings of the whole.
             version: of tokmill, for the plan.
-            on_new: called before the first to come writes the plan.
+            on_new: called before the first run writes the plan.
 
         Returns:
             The manifest of the whole where it is complete, or is being published.
@@ -247,7 +247,7 @@ class PartsStore(ABC):
         return changed_parts_error(before, now, self._place(), or_else=or_else, is_complete=is_complete)
 
     def _place(self, index: int | None = None) -> Path | str:
-        """Where the whole or a part is: a path in a directory, text for a URL."""
+        """Return where the whole or a part is: a path, or text for a URL."""
         where = self.where if index is None else self.part_output(index)
         return where if self.is_shared else Path(where)
 

@@ -1,11 +1,11 @@
 """Parts of an output at a prefix of an object store: machines that make parts share nothing but the store.
 
 Whoever comes first claims the prefix as a run in one piece would, in the name of the whole, and then puts the plan; both only where
-there is none yet. Each part is an output with a claim and a manifest of its own, made in a staged directory like any other. Putting
-parts together copies objects inside the store; the manifest comes last, then the parts go. Two machines that do it at once make the
+there is none yet. Each part is an output with a claim and a manifest of its own, made in a staged directory like any other. Joining
+parts copies objects inside the store; the manifest comes last, then the parts are removed. Two machines that do it at once make the
 same objects and one manifest.
 
-A part may be made on two machines. The slower one may complete its part after the parts were put together and removed. So it looks
+A part may be made on two machines. The slower one may complete its part after the parts were joined and removed. So it looks
 for the manifest of the whole once its own is there, and then removes its part again.
 """
 
@@ -63,7 +63,7 @@ class RemoteParts(PartsStore):
     def __init__(self, url: str, stage: str | None = None) -> None:
         """Ask nothing yet.
 
-        stage: directory for what is needed here while parts are put together; None: the usual one. Raises UsageError for a store
+        stage: directory for what is needed here while parts are joined; None: the usual one. Raises UsageError for a store
         that cannot take an output.
         """
         self._prefix = Prefix(url)
@@ -190,7 +190,7 @@ class RemoteParts(PartsStore):
             return {task.name: copy.result() for copy, task in copies.items()}
 
     def _send_skipped(self, manifest: Manifest) -> ObjectInfo:
-        """Send the list of skipped records, which is made here: its records are numbered anew for the whole."""
+        """Send the list of skipped records, which is made here: its records have the numbers of the whole."""
         file = FileToSend(
             name=SKIPPED_NAME,
             paths=(growing_path(self.scratch, SKIPPED_NAME),),
@@ -217,7 +217,7 @@ class RemoteParts(PartsStore):
         self.remove_parts(fingerprint)
 
     def discard(self) -> None:
-        """Remove parts that were not put together. Raises UsageError where the whole is complete, StorageError."""
+        """Remove parts that were not joined. Raises UsageError where the whole is complete, StorageError."""
         if self._prefix.head(MANIFEST_NAME) is not None:
             raise self.complete_error()
         if self._prefix.head(PLAN_NAME) is not None:
@@ -225,7 +225,7 @@ class RemoteParts(PartsStore):
             self.remove_parts(None)
 
     def leave(self, index: int, fingerprint: str) -> Manifest | None:
-        """Return the manifest of the whole if others have put it together, and remove the part."""
+        """Return the manifest of the whole if others completed it, and remove the part."""
         complete = self.complete()
         if complete is None or complete.fingerprint != fingerprint:
             return None

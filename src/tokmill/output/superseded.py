@@ -1,10 +1,9 @@
-"""The files of a complete output while an append takes their names: kept in the state directory until the new manifest has its own.
+"""The files of a complete output while an append takes their names: they stay readable until the new manifest is in place.
 
-Several files cannot be replaced at once, so before the first is, each has a second name, `.tokmill/old-CHECKSUM/NAME`, after the
-checksum of its manifest. Whoever has read that manifest finds its files there, or under their own names: the second names are all
-there before the first file is replaced, and stay until another manifest is in place. So only who opened a file under its own name
-and then finds the second has to open again, and only who then finds another manifest has to begin again. To discard the append,
-the files get their names back.
+Several files cannot be replaced at once. So before the first one is, every file gets a second name, `.tokmill/old-CHECKSUM/NAME`,
+after the checksum of its manifest; second names stay until another manifest is in place. A reader of the old manifest finds its
+files under one name or the other. A reader that opened a file under its own name and then finds the second name has to open it
+again; one that then finds another manifest has to begin again. To discard the append, the files get their own names back.
 """
 
 from __future__ import annotations
@@ -29,17 +28,17 @@ T = TypeVar("T")
 
 _PREFIX = "old-"
 _ATTEMPTS = 20
-"""Appends that may be completed under our hands before something else must be wrong."""
+"""Appends that may be completed while an output is read; with more, something else is wrong."""
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
 def superseded_directory(directory: Path, manifest: Manifest) -> Path:
-    """Where the files of this manifest have their second names while an append takes the first."""
+    """Return the directory of the second names of the files of this manifest."""
     return state_of(directory) / f"{_PREFIX}{manifest.checksum[:16]}"
 
 
 def superseded_names(directory: Path, manifest: Manifest) -> frozenset[str]:
-    """The second names that there are, flat. Raises StorageError."""
+    """Return the second names that exist, flat. Raises StorageError."""
     with reading_errors(directory):
         try:
             return frozenset(durable.uninterrupted(lambda: os.listdir(superseded_directory(directory, manifest))))
@@ -48,15 +47,15 @@ def superseded_names(directory: Path, manifest: Manifest) -> frozenset[str]:
 
 
 def located(directory: Path, manifest: Manifest, name: str) -> Path:
-    """Where the file `name` of this manifest is, now."""
-    kept = superseded_directory(directory, manifest) / flat_name(name)
-    return kept if kept.exists() else directory / name
+    """Return where the file `name` of this manifest is now."""
+    second = superseded_directory(directory, manifest) / flat_name(name)
+    return second if second.exists() else directory / name
 
 
 def open_file(directory: Path, manifest: Manifest, name: str) -> int:
     """Open the file `name` of this manifest for reading, through no link. Returns the descriptor. Raises OSError.
 
-    When another manifest is in place, it may be that one's file.
+    If another manifest is in place by now, the file may be of that one.
     """
     path = located(directory, manifest, name)
     try:
@@ -75,7 +74,7 @@ def open_file(directory: Path, manifest: Manifest, name: str) -> int:
 
 
 def read_consistent(directory: Path, read: Callable[[Manifest], T]) -> T:
-    """What `read` makes of a complete output, done again as long as an append takes its place meanwhile.
+    """Return what `read` makes of a complete output; call it again as long as an append replaces the output meanwhile.
 
     Raises what `load_manifest` and `read` raise; ChangedError when that does not end.
     """
@@ -95,61 +94,61 @@ def read_consistent(directory: Path, read: Callable[[Manifest], T]) -> T:
 
 
 def replaced_error(directory: Path) -> ChangedError:
-    """The error for an output that became another one while it was read."""
+    """Return the error for an output that was replaced while it was read."""
     return ChangedError(
-        "the output became another one while it was read: something was appended to it, or it was made again",
+        "the output was replaced while it was read: something was appended to it, or it was made again",
         where=str(directory),
-        allowed="a complete output that stays while it is read, or to which an append is not yet complete",
+        allowed="a complete output that does not change while it is read",
         next_step="run the same command again when that run has ended",
     )
 
 
 def is_current(directory: Path, manifest: Manifest) -> bool:
-    """Whether this is still the manifest. Raises DamageError, UsageError, OSError."""
+    """Return whether this manifest is still in place. Raises DamageError, UsageError, OSError."""
     return load_manifest(directory).checksum == manifest.checksum
 
 
 def is_append_to(older: Manifest, manifest: Manifest) -> bool:
-    """Whether the output of `manifest` is that of `older` with more inputs."""
+    """Return whether the output of `manifest` is that of `older` with more inputs."""
     return any(p.how == "append" and p.fingerprint == older.fingerprint for p in manifest.made_from or ())
 
 
 def pending_manifest(directory: Path) -> Manifest | None:
-    """The manifest of a run that was killed while publishing, or is publishing now. Raises StorageError."""
-    part = growing_path(directory, MANIFEST_NAME)
-    with reading_errors(part):
+    """Return the manifest of a run that is publishing, or was killed while it did. Raises StorageError."""
+    written = growing_path(directory, MANIFEST_NAME)
+    with reading_errors(written):
         try:
-            return decode_manifest(read_state(part), str(part))
+            return decode_manifest(read_state(written), str(written))
         except (FileNotFoundError, DamageError):
             return None
 
 
 def pending_append(directory: Path, manifest: Manifest) -> Manifest | None:
-    """The manifest of an append to this output that was killed while publishing, or is publishing now. Raises StorageError."""
+    """Return the manifest of an append to this output that is publishing, or was killed while it did. Raises StorageError."""
     pending = pending_manifest(directory)
     return pending if pending is not None and is_append_to(manifest, pending) else None
 
 
-def keep(directory: Path, older: Manifest) -> None:
-    """Give every file of a complete output its second name; returns when all are on the disk. Raises OSError."""
-    kept = superseded_directory(directory, older)
-    durable.make_directory(kept)
+def keep_superseded(directory: Path, older: Manifest) -> None:
+    """Give every file of a complete output a durable second name. Raises OSError."""
+    second_names = superseded_directory(directory, older)
+    durable.make_directory(second_names)
     for name in older.files:
-        second = kept / flat_name(name)
-        # One that has it was given it by an append that was killed, and its first name may be another file's by now.
+        second = second_names / flat_name(name)
+        # An append that was killed may have given it, and the first name may be another file's by now.
         if not second.exists():
             with contextlib.suppress(FileNotFoundError):
                 durable.link(directory / name, second)
-    durable.sync_directory(kept)
-    durable.sync_directory(kept.parent)
+    durable.sync_directory(second_names)
+    durable.sync_directory(second_names.parent)
 
 
 def discard_unfinished(directory: Path) -> None:
-    """Remove what a run left: its written manifest, which alone says that parts are complete, then journal and parts.
+    """Remove what a run left: its written manifest, which says that files are complete, then the journal and the growing files.
 
-    Files that an append has begun to replace get their names back first. Raises OSError, StorageError.
+    Files that an append has begun to replace get their own names back first. Raises OSError, StorageError.
     """
-    if _kept_directories(directory):
+    if _superseded_directories(directory):
         _put_back(directory)
     written = growing_path(directory, MANIFEST_NAME)
     if written.exists():
@@ -173,20 +172,20 @@ def _remove_each(paths: Iterable[Path]) -> None:
 
 
 def _remove_leftovers(directory: Path) -> None:
-    """Remove what nothing goes by; what cannot be removed stays, and is no reason to end a run."""
+    """Remove what no later run needs; what cannot be removed stays and does no harm."""
     history, journal = history_of(directory), state_of(directory) / "journal"
     with contextlib.suppress(OSError):
         _remove_each((history, durable.aside(history), durable.aside(journal)))
-    for kept in _kept_directories(directory):
+    for old in _superseded_directories(directory):
         with contextlib.suppress(OSError):
-            _remove_each(kept / name for name in durable.uninterrupted(lambda kept=kept: os.listdir(kept)))  # type: ignore[misc]
-            kept.rmdir()
+            _remove_each(old / name for name in durable.uninterrupted(lambda old=old: os.listdir(old)))  # type: ignore[misc]
+            old.rmdir()
 
 
 def remove_state(directory: Path, lock: DirectoryLock) -> None:
-    """Discard what is there, give the lock back, and remove the directory.
+    """Empty and remove the state directory, and release the lock.
 
-    Raises StorageError where something stays that the next run would go on with; what else stays does no harm.
+    Raises StorageError where something stays that the next run would resume from.
     """
     with storage_errors(directory):
         try:
@@ -199,44 +198,44 @@ def remove_state(directory: Path, lock: DirectoryLock) -> None:
 
 
 def remove_files(directory: Path, names: Iterable[str]) -> None:
-    """Remove files of an output, as far as they are there, and subdirectories in which nothing is left. Raises OSError."""
+    """Remove those files of an output that exist, and then its empty subdirectories. Raises OSError."""
     names = list(names)
     for name in names:
         (directory / name).unlink(missing_ok=True)
     for sub in {os.path.dirname(name) for name in names} - {""}:
-        # Not empty: somebody's, or still needed.
+        # It is not empty: still needed, or not ours.
         with contextlib.suppress(OSError):
             (directory / sub).rmdir()
 
 
 def _put_back(directory: Path) -> None:
-    """Give the files of the complete output their first names, and take away what an append put beside them."""
+    """Give the files of the complete output their own names back, and remove what an append put beside them."""
     try:
         manifest = load_manifest(directory)
     except (DamageError, UsageError):
         return
-    kept = superseded_directory(directory, manifest)
-    if not kept.is_dir():
+    second_names = superseded_directory(directory, manifest)
+    if not second_names.is_dir():
         return
     pending = pending_append(directory, manifest)
     for name in manifest.files:
-        if (kept / flat_name(name)).exists():
-            durable.replace(kept / flat_name(name), directory / name)
+        if (second_names / flat_name(name)).exists():
+            durable.replace(second_names / flat_name(name), directory / name)
     if pending:
-        # What is still a part has not taken the name.
+        # What still grows has not taken the name.
         remove_files(directory, [n for n in pending.files if n not in manifest.files and not growing_path(directory, n).exists()])
     for sub in {os.path.dirname(name) for name in manifest.files} | {""}:
         durable.sync_directory(directory / sub)
 
 
-def _kept_directories(directory: Path) -> list[Path]:
+def _superseded_directories(directory: Path) -> list[Path]:
     state = state_of(directory)
     names = durable.uninterrupted(lambda: os.listdir(state)) if state.is_dir() else []
     return [state / name for name in names if name.startswith(_PREFIX)]
 
 
 def _stamp(directory: Path) -> tuple[int, ...] | None:
-    """What tells the manifest that is in place from another: it is never written over, only replaced."""
+    """Return what changes when another manifest takes the place: it is replaced, never written over."""
     try:
         found = os.stat(directory / MANIFEST_NAME)
     except OSError:

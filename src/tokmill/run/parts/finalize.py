@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 def parts_store(out: str, stage: str | None = None) -> PartsStore:
     """Return the place of an output that is made in parts: a directory, or `s3://bucket/prefix`.
 
-    stage: of a URL, directory for what is needed here while parts are put together; None: the usual one. Raises UsageError.
+    stage: of a URL, directory for what is needed here while parts are joined; None: the usual one. Raises UsageError.
     """
     if is_url(out):
         # Here, so that a directory needs no client of a store.
@@ -49,7 +49,7 @@ def parts_store(out: str, stage: str | None = None) -> PartsStore:
 
 
 def finalize(out: str | os.PathLike[str], *, stage: str | None = None, observers: Sequence[Observer] = ()) -> Outcome:
-    """Put together the parts that `tokenize(..., part="I/N")` made. After an interruption, call it again.
+    """Join the parts that `tokenize(..., part="I/N")` made. After an interruption, call it again.
 
     Args:
         out: directory or `s3://bucket/prefix` of the whole.
@@ -68,12 +68,12 @@ def finalize(out: str | os.PathLike[str], *, stage: str | None = None, observers
         parts.tidy(manifest.fingerprint)
     else:
         with parts.lock():
-            manifest = put_together(parts, plan, reporter)
+            manifest = join_parts(parts, plan, reporter)
     sources = [parts.part_output(i) for i in range(n_parts(manifest.content))]
     return outcome_of(manifest, parts.where, sources, reporter.elapsed_s, already_complete=plan is None)
 
 
-def put_together(parts: PartsStore, plan: Header, reporter: ProgressReporter, max_skipped: int | None = None) -> Manifest:
+def join_parts(parts: PartsStore, plan: Header, reporter: ProgressReporter, max_skipped: int | None = None) -> Manifest:
     """Make the whole of its parts; the lock of `parts` is held.
 
     max_skipped: bad records that all parts together may have left out. Raises TokmillError.
@@ -112,7 +112,7 @@ def _assemble(parts: PartsStore, content: Content, reporter: ProgressReporter, m
 
 
 def _check_in_parts(manifest: Manifest | None, where: str) -> Manifest:
-    """Return what was put together before. Raises UsageError where nothing was made in parts."""
+    """Return the manifest of parts that were joined before. Raises UsageError where nothing was made in parts."""
     if manifest is not None and manifest.content.n_parts:
         return manifest
     raise UsageError(

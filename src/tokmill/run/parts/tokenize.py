@@ -1,4 +1,4 @@
-"""Runs that make parts of an output: one part (`tokmill tokenize --part I/N`), or all of them and the whole (`--ray`).
+"""Runs that make parts of an output: one part (`tokmill tokenize --part I/N`), or all of them, which it joins (`--ray`).
 
 A part, a run in one piece and a task on a cluster do the same. They differ in who starts the worker and in where the output lies.
 """
@@ -20,7 +20,7 @@ from tokmill.core.records import Counts, is_url, path_to_text, text_to_path
 from tokmill.core.version import __version__
 from tokmill.output import Here, Staged, in_parts, part_content, part_url
 from tokmill.run.estimate.forecast import check_disk
-from tokmill.run.parts.finalize import parts_store, put_together
+from tokmill.run.parts.finalize import join_parts, parts_store
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -95,7 +95,7 @@ def run_all_parts(
     stage: str | None = None,
     force: bool,
 ) -> tuple[Job, Finished]:
-    """Make an output in parts of about so many bytes of input, and put them together.
+    """Make an output in parts of about so many bytes of input, and join them.
 
     Returns the job of the whole and how the run ended. Raises TokmillError: LockedError where another run does the same.
     """
@@ -112,7 +112,7 @@ def run_all_parts(
         if missing:
             runner.make_parts(whole, list(missing), observers)
         plan = parts.read_plan()
-        manifest = parts.complete() if plan is None else put_together(parts, plan, ProgressReporter(()), job.resources.max_skipped)
+        manifest = parts.complete() if plan is None else join_parts(parts, plan, ProgressReporter(()), job.resources.max_skipped)
     if manifest is None:
         return whole, Finished(elapsed_s=0.0, counts=Counts(), peak_rss_bytes=0, resumed=False)
     finished = already_finished(manifest)
@@ -144,7 +144,7 @@ def begin(parts: PartsStore, whole: Job, *, force: bool) -> Manifest | None:
     force: begin even though the output will not fit on the disk. Raises ChangedError, UsageError, DiskFullError.
     """
     on_new = (lambda: None) if force or whole.destination else lambda: check_disk(whole)
-    complete = parts.join(whole.content, __version__, on_new)
+    complete = parts.agree(whole.content, __version__, on_new)
     if complete is not None and whole.fresh:
         raise parts.complete_error()
     return complete
@@ -178,7 +178,7 @@ def _make(
                 check_disk(job)
             finished = place.publish(runner.run(job, [*observers, *place.observers]), sending)
     except (LockedError, DamageError):
-        # Others may have put all parts together and removed this one's files meanwhile.
+        # Others may have joined all parts and removed this one's files meanwhile.
         complete = parts.leave(part.index, part.plan)
         if complete is None:
             raise
