@@ -1,7 +1,7 @@
-"""How a run went: a few hundred samples of its progress, however long it takes, and what was said meanwhile.
+"""How a run went: a few hundred samples of its progress, however long it takes, and its notices.
 
-Samples are taken at an interval that doubles whenever there are too many of them, and every second one is then dropped: a run of
-a week costs what a run of a minute does. Keeping every event was refused: at five a second they outgrow the manifest.
+The interval between samples doubles whenever there are too many of them, and every second one is then dropped: the history of a
+week is as long as that of a minute. Every event, at five a second, would outgrow the manifest.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     does: Does = "tokenize"
     """`copy`: what was tokenized before was carried over (merge, convert, reshard, append)."""
     begin_s: float
-    """Time that the attempts before put into what they committed."""
+    """Seconds that earlier attempts put into what they committed."""
     n_threads: int = 1
     budget_bytes: int = 0
-    """Of all processes; 0: there was none."""
+    """Memory of all processes; 0: there was no budget."""
     elapsed_s: tuple[float, ...] = ()
     """Since the attempt began, growing."""
     n_bytes: tuple[int, ...] = ()
     """Input done so far, decompressed, by this attempt and those before; of `copy`, bytes of the output."""
     n_tokens: tuple[int, ...] = ()
-    """Likewise; all 0 of `copy`."""
+    """Tokens so far, of this attempt and those before; 0 of `copy`."""
     rss_bytes: tuple[int, ...] = ()
-    """Resident memory of the process, the largest since the sample before."""
+    """Resident memory of the process, the largest since the previous sample."""
     n_cache_resets: int = 0
-    """How often an encoder thread gave back its engine's caches."""
+    """How often an encoder thread dropped its engine's caches."""
 
 
 class History(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -52,20 +52,20 @@ class History(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     attempts: tuple[Attempt, ...]
     n_attempts: int
-    """All there were."""
+    """Including those that are not kept."""
     notices: tuple[tuple[float, str], ...] = ()
-    """Time since the first attempt began, and what was said to whoever watched; the last few."""
+    """The last few: seconds since the first attempt began, and the text."""
 
 
 def until(history: History, committed_s: float) -> History:
-    """The part of a history that is in the output. committed_s: time put into what is committed."""
+    """Return the part of a history that is in the output. committed_s: seconds put into what is committed."""
     attempts = [_cut(attempt, committed_s - attempt.begin_s) for attempt in history.attempts if attempt.begin_s < committed_s]
     notices = tuple(each for each in history.notices if each[0] <= committed_s)
     return History(attempts=tuple(attempts), n_attempts=history.n_attempts - len(history.attempts) + len(attempts), notices=notices)
 
 
 def is_sane(history: History) -> bool:
-    """Whether a run can have written this."""
+    """Return whether a run can have written this."""
     if not len(history.attempts) <= min(history.n_attempts, MOST_ATTEMPTS) or len(history.notices) > MOST_NOTICES:
         return False
     times = [attempt.begin_s for attempt in history.attempts] + [at for at, _ in history.notices]
@@ -82,7 +82,7 @@ class Thinned:
         self._most_rss = 0
 
     def add(self, elapsed_s: float, n_bytes: int, n_tokens: int, rss_bytes: int) -> None:
-        """One more sample; it may stand for the ones before it, and be dropped for a later one."""
+        """Add a sample; it may be dropped for a later one."""
         self._most_rss = max(self._most_rss, rss_bytes)
         row = (round(elapsed_s, 2), n_bytes, n_tokens, self._most_rss)
         # A tick comes a little early at times.
@@ -96,7 +96,7 @@ class Thinned:
             self._interval_s *= 2
 
     def rows(self) -> list[tuple[float, int, int, int]]:
-        """Elapsed seconds, bytes, tokens, resident bytes; the last one is the latest."""
+        """Return the samples: elapsed seconds, bytes, tokens, resident bytes; the last one is the latest."""
         return [*self._rows, self._last] if self._last else list(self._rows)
 
 
@@ -124,7 +124,7 @@ def _cut(attempt: Attempt, elapsed_s: float) -> Attempt:
 
 
 def _every_second(rows: list[tuple[float, int, int, int]]) -> list[tuple[float, int, int, int]]:
-    """The first row, every second behind it, and the last; memory is the larger of the two."""
+    """Return the first row and then one of each two, with the larger memory; the last one stays."""
     kept = rows[:1]
     for i in range(1, len(rows), 2):
         pair = rows[i : i + 2]

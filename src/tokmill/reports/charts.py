@@ -1,7 +1,7 @@
-"""The charts of a report: static SVG by matplotlib, in colours that the page around them decides.
+"""The charts of a report: static SVG by matplotlib, in colours that the page decides.
 
-Each chart is drawn with a colour of its own kind, which is then replaced by the name of a style of the page: so one SVG suits light
-and dark. Letters stay text. A chart made by a script in the page was refused: a report is to open by mail, with scripts off.
+Each chart is drawn in placeholder colours, which are then replaced by the names of CSS variables: so one SVG suits light and dark
+pages. Letters stay text. No script draws in the page: a report opens from a mail, too, with scripts off.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _WIDTH_IN, _HEIGHT_IN = 4.2, 2.4
-"""In units of which a phone shows one a pixel, about, so that ten points can be read there."""
+"""Inches; a phone shows them about as large as its screen, so 10 pt can be read there."""
 _COLOURS = {"#010101": "ink", "#020202": "soft", "#030303": "grid", "#040404": "one", "#050505": "two", "#060606": "warn"}
-"""What is drawn, and the style of the page that it becomes: no other colour is in a chart."""
+"""Placeholder colours, and the CSS variable that each becomes: a chart has no other colour."""
 INK, SOFT, GRID, ONE, TWO, WARN = _COLOURS
 _STYLE: Any = {
     "svg.fonttype": "none",
@@ -53,7 +53,7 @@ _STYLE: Any = {
 
 
 class Chart:
-    """One chart. Raises UsageError where matplotlib is not installed."""
+    """One chart. Raises UsageError if matplotlib is not installed."""
 
     def __init__(self, name: str, *, x: str, y: str) -> None:
         """name: one word, its id in the page. x, y: what the axes measure."""
@@ -70,19 +70,19 @@ class Chart:
         self._axes.locator_params(nbins=5)
 
     def line(self, x: Sequence[float], y: Sequence[float], *, colour: str = ONE, label: str | None = None) -> None:
-        """A line with its area; a single point is a dot."""
+        """Draw a line; a single point is a dot."""
         self._axes.plot(x, y, color=colour, label=label, marker="o" if len(x) == 1 else None, solid_joinstyle="round")
 
     def area(self, x: Sequence[float], y: Sequence[float], *, colour: str = ONE) -> None:
-        """What is under a line, faintly."""
+        """Fill the area under a line, faintly."""
         self._axes.fill_between(x, y, color=colour, alpha=0.15, linewidth=0)
 
     def bars(self, edges: Sequence[float], heights: Sequence[float], *, colour: str = ONE, label: str | None = None) -> None:
-        """A histogram: bar i from edges[i] to edges[i + 1]."""
+        """Draw a histogram: bar i from edges[i] to edges[i + 1]."""
         self._axes.stairs(heights, edges, color=colour, fill=label is None, label=label, linewidth=1.8)
 
     def limit(self, y: float, label: str) -> None:
-        """A line across, which nothing should reach."""
+        """Draw a horizontal line that nothing should reach."""
         self._axes.axhline(y, color=WARN, linewidth=1.2, linestyle=(0, (4, 3)))
         self._axes.annotate(
             label,
@@ -96,27 +96,27 @@ class Chart:
         )
 
     def mark(self, x: float) -> None:
-        """A place where something happened."""
+        """Draw a vertical line where something happened."""
         self._axes.axvline(x, color=SOFT, linewidth=0.8, linestyle=(0, (1, 2)))
 
     def log_x(self, ticks: Sequence[float], labels: Sequence[str]) -> None:
-        """The x axis in powers, with these ticks."""
+        """Make the x axis logarithmic, with these ticks."""
         self._axes.set_xscale("log")
         self._axes.set_xticks(ticks, labels=labels, minor=False)
         self._axes.minorticks_off()
 
     def from_zero(self) -> None:
-        """The y axis begins at 0, the x axis where the data does."""
+        """Let the y axis begin at 0, the x axis where the data does."""
         self._axes.set_ylim(bottom=0)
         self._axes.margins(x=0.01)
 
     def y_between(self, low: float, high: float) -> None:
-        """The y axis from low to high."""
+        """Let the y axis go from low to high."""
         self._axes.set_ylim(low, high)
         self._axes.margins(x=0.01)
 
     def svg(self, title: str, description: str) -> str:
-        """The chart as an element of a page. title, description: for those who cannot see it; plain text."""
+        """Return the chart as an element of a page. title, description: plain text for those who cannot see it."""
         from html import escape
 
         handles, _ = self._axes.get_legend_handles_labels()
@@ -130,9 +130,9 @@ class Chart:
         drawn = re.sub(r"<metadata>.*?</metadata>", "", drawn, flags=re.DOTALL)
         for colour, style in _COLOURS.items():
             drawn = drawn.replace(colour, f"var(--{style})")
-        # Several charts are in one page: what they refer to by name is called after the chart.
+        # Several charts are in one page: ids get the name of their chart.
         drawn = re.sub(r'\b(id="|href="#|url\(#)', rf"\g<1>{self._name}-", drawn)
-        # The page says which letters; a style inside would hold for all of the page.
+        # The page chooses the font; a style element in a chart would apply to the whole page.
         drawn = re.sub(r"font-family: [^;\"]*; ", "", drawn)
         drawn = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", drawn, flags=re.DOTALL)
         view = re.search(r'viewBox="[^"]*"', drawn)
@@ -161,9 +161,9 @@ def _missing(what: str) -> UsageError:
 
 @contextmanager
 def _styled() -> Iterator[None]:
-    """The style of these charts, and nothing that the person set for matplotlib. Raises UsageError without it."""
+    """Apply the style of these charts and no setting of the user. Raise UsageError if matplotlib is not installed."""
     try:
-        # It speaks of its caches in the home directory, which concerns nobody here.
+        # It logs about its caches in the home directory.
         logging.getLogger("matplotlib").setLevel(logging.ERROR)
         import matplotlib as mpl
     except ImportError:

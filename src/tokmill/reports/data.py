@@ -1,7 +1,7 @@
-"""Everything that a report tells of an output directory: what its manifest or journal says, and what its ids show.
+"""The data of a report about an output directory: what its manifest or journal says, and statistics of its ids.
 
-A complete output is read once; of an interrupted one there is what was committed, without a look at the ids. What an older
-tokmill did not note is None, and so is what cannot be known here: a report says what is missing instead of failing.
+The ids of a complete output are read once; of an interrupted one the report has what was committed, without its ids. What an older
+tokmill did not record is None, and so is what cannot be known here: a report says what it lacks instead of failing.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 MOST_FREQUENT = 40
 MOST_SKIPS = 50
-"""Skipped records that are listed; all are counted."""
+"""Skipped records that are listed; all of them are counted."""
 _MOST_LINE_BYTES = 1 << 20
 
 
@@ -49,7 +49,7 @@ class FrequentToken:
     id: int
     n: int
     text: str | None
-    """Decoded, controls and bytes that are not UTF-8 as escapes; None: its tokenizer is not here."""
+    """Decoded, with controls and bytes that are not UTF-8 as escapes; None: the tokenizer is not available."""
     is_special: bool
 
 
@@ -59,7 +59,7 @@ class ReportData:
 
     directory: Path
     manifest: Manifest | None
-    """None: it is not complete."""
+    """None: the output is not complete."""
     content: Content
     tokmill_version: str
     segments: Sequence[Segment]
@@ -69,7 +69,7 @@ class ReportData:
     sides: dict[str, SideStatistics] = field(default_factory=dict)
     """By name; empty for an output that is not complete."""
     knows_sizes: bool = False
-    """Whether bytes per token are known document by document."""
+    """Whether bytes per token are known for each document."""
     frequent: list[FrequentToken] = field(default_factory=list)
     n_distinct_ids: int | None = None
     skips: list[dict[str, Any]] = field(default_factory=list)
@@ -80,25 +80,25 @@ class ReportData:
 
     @property
     def knows_text(self) -> bool:
-        """Whether the bytes of text were counted: nobody says it of ids that came from other tools' files."""
+        """Return whether the bytes of text were counted: they are not for ids from other tools' files."""
         return all(each.format != "ids" for each in self.content.inputs)
 
 
 def collect_data(directory: Path, observers: Sequence[Observer] = ()) -> ReportData:
-    """Look at an output directory, complete or not. Raises UsageError where neither is, DamageError for what cannot be trusted."""
+    """Return the data of an output, complete or not. Raise UsageError if there is none, DamageError if it cannot be trusted."""
     data = load_data(directory)
     add_statistics(data, observers)
     return data
 
 
 def load_data(directory: Path) -> ReportData:
-    """What manifest or journal say. Raises UsageError where neither is, DamageError for what cannot be trusted."""
+    """Return what manifest or journal say. Raise UsageError if neither is there, DamageError if it cannot be trusted."""
     is_of_manifest = (directory / MANIFEST_NAME).exists() or plan_of(directory).exists()
     return _of_manifest(directory) if is_of_manifest else _of_journal(directory)
 
 
 def add_statistics(data: ReportData, observers: Sequence[Observer] = ()) -> None:
-    """Add what skipped records, history and ids show. Raises DamageError."""
+    """Add skipped records, history and statistics of the ids. Raise DamageError."""
     if data.history is None:
         data.missing.append(
             f"Speed and memory over time: {_why_no_history(data)}"
@@ -159,7 +159,7 @@ def _of_journal(directory: Path) -> ReportData:
 
 
 def _read_skips(data: ReportData) -> None:
-    """Count the skipped records by input, and keep the first; the file is read line by line, as untrusted."""
+    """Count the skipped records by input, and keep the first ones. The file is not trusted: it is read line by line."""
     path = data.directory / SKIPPED_NAME if data.manifest else growing_path(data.directory, SKIPPED_NAME)
     spans = [segment.files[SKIPPED_NAME].end for segment in data.segments if SKIPPED_NAME in segment.files]
     left = spans[-1] if spans else 0
@@ -210,7 +210,7 @@ def _read_ids(data: ReportData, manifest: Manifest, observers: Sequence[Observer
 
 
 def _decoder(data: ReportData) -> Encoder | None:
-    """What decodes the ids, where the tokenizer is here; otherwise what is missing is noted."""
+    """Return what decodes the ids; None, and a note of what is missing, if the tokenizer is not available."""
     tokenizer = data.content.tokenizer
     if not tokenizer.sha256:
         data.missing.append("The text of frequent tokens: nobody said which tokenizer made these ids.")
@@ -224,7 +224,7 @@ def _decoder(data: ReportData) -> Encoder | None:
 
 
 def _sizes(decoder: Encoder, tokenizer: Tokenizer) -> NDArray[np.int64]:
-    """Bytes of text that each id stands for, int64, shape (n_ids,); 0 for the end-of-text id and ids that are none."""
+    """Return the bytes of text of each id, int64, shape (n_ids,); 0 for the end-of-text id and ids without text."""
     sizes = np.zeros(tokenizer.n_ids, np.int64)
     for i in range(tokenizer.n_ids):
         text = _text_of(decoder, i)

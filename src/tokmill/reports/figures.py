@@ -1,4 +1,4 @@
-"""The figures of a report: what of an data is drawn, in which units, and what is said below."""
+"""The figures of a report: what is drawn, in which units, and the caption."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
 _MOST_POINTS = 30
 _SHORTEST_S = 0.4
-"""A rate of less time than this jumps."""
+"""Seconds; a rate over less time than this jumps."""
 _FEW = 20
-"""A histogram of fewer documents says nothing."""
+"""A second side with fewer documents gets no histogram."""
 _LEAST = 3
-"""Points of a chart, documents of a histogram: fewer show nothing that a number does not."""
+"""Points of a chart, documents of a histogram: fewer are better read as numbers."""
 _MIB = 1 << 20
 _UNITS = ((2 * 3600.0, 3600.0, "hours"), (120.0, 60.0, "minutes"), (0.0, 1.0, "seconds"))
 _SIDES = (("train", ONE), ("val", TWO))
@@ -41,14 +41,14 @@ class Table:
     heads: Sequence[str]
     rows: Sequence[Sequence[str]]
     numbers: Sequence[int] = ()
-    """Columns that are set to the right."""
+    """Columns that are right-aligned."""
     mono: Sequence[int] = ()
-    """Columns whose text is set as it would be typed."""
+    """Columns in a monospaced font."""
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A chart with its heading, what it shows, and its numbers for those who want or need them."""
+    """A chart with its heading, its caption, and its numbers as a table."""
 
     title: str
     svg: str
@@ -65,7 +65,7 @@ class _Curve:
 
 
 def history_figures(data: ReportData) -> list[Figure]:
-    """Speed and memory over time; none without a history, or of a run so short that there is nothing to see."""
+    """Return the figures of speed and memory over time; none without a history, or if the run was too short."""
     attempts = [attempt for attempt in data.history.attempts if len(attempt.elapsed_s) > 1] if data.history else []
     if not attempts:
         return []
@@ -138,7 +138,7 @@ def _drift_figures(data: ReportData) -> list[Figure]:
 
 
 def _speed(attempt: Attempt, total_s: float) -> _Curve:
-    """Rates over stretches of a thirtieth of the time, each at its middle."""
+    """Return rates over thirtieths of the time, each at its middle."""
     stretch_s = max(total_s / _MOST_POINTS, _SHORTEST_S)
     chosen = [0]
     for i in range(1, len(attempt.elapsed_s)):
@@ -235,7 +235,7 @@ _NAMES = {"train": "train", "val": "validation"}
 
 
 def _draw_shares(chart: Chart, sides: Sequence[tuple[str, str, NDArray[np.int64]]], edges: Sequence[float]) -> None:
-    """Both as outlines; a side of a few documents would only hide the other one."""
+    """Draw both sides as outlines, but none of a few documents, which would only hide the other one."""
     sides = [side for side in sides if side[2].sum() >= _FEW or side is sides[0]]
     for name, colour, values in sides:
         shares = (100 * values / max(int(values.sum()), 1)).tolist()
@@ -250,7 +250,7 @@ def _short(n: int) -> str:
 
 
 def _window_densities(side: SideStatistics) -> list[float]:
-    """Bytes per token of the windows, the last of which may be shorter; windows of a few tokens say nothing."""
+    """Return bytes per token of the windows; those of a few tokens, as the last may be, are left out."""
     n = -(-side.n_tokens // side.window_tokens)
     sizes = [min(side.window_tokens, side.n_tokens - i * side.window_tokens) for i in range(n)]
     kept = [i for i, size in enumerate(sizes) if size >= min(256, side.window_tokens)]
@@ -271,5 +271,5 @@ def _segment_densities(data: ReportData) -> tuple[list[float], list[float]]:
 
 
 def size_words(n_bytes: int | None) -> str:
-    """A size on disk, where it is known."""
+    """Return a size on disk, if it is known, in words."""
     return "not known" if n_bytes is None else format_bytes(n_bytes)

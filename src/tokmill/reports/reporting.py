@@ -1,4 +1,7 @@
-"""`report`: one page of HTML about an output directory, which needs nothing but itself."""
+"""`report`: one HTML page about an output directory, without references to anything else.
+
+The page never replaces a file of an output, of the corpus, or that tokmill did not make.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from tokmill.core.errors import DiskFullError, StorageError, UsageError
 from tokmill.core.paths import local_path
 from tokmill.core.records import STDIN, Location, is_url, text_to_path
+from tokmill.core.system import durable
+from tokmill.core.system.durable import storage_errors
 from tokmill.core.text import counted, format_bytes, format_duration, format_memory, format_rate, printable, printable_line
+from tokmill.output import why_protected
 from tokmill.reports.data import MOST_SKIPS, ReportData, add_statistics, load_data
 from tokmill.reports.figures import Table, document_figures, history_figures, size_words
 from tokmill.reports.reproduce import commands, settings
-from tokmill.reports.target import REPORT_NAME, check_free, check_target, write_page
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,18 +31,22 @@ if TYPE_CHECKING:
     from tokmill.core.protocols import Observer
     from tokmill.core.records import Counts
 
+REPORT_NAME = "report.html"
+_HEAD = b"<!doctype html>"
+_TITLE = b"<title>tokmill: "
+_HEAD_BYTES = 256
 MOST_INPUTS = 200
-"""Inputs that have a row of their own."""
+"""Inputs, and files of the output, that are listed."""
 
 
 class ReportPage(msgspec.Struct, frozen=True, kw_only=True):
     """The page that was made; the object that `--json` prints."""
 
     path: str
-    """Absolute."""
+    """Absolute path of the page."""
     size_bytes: int
     is_complete: bool
-    """Whether the output is; the report of an interrupted one says so."""
+    """Whether the output is complete."""
     missing: list[str]
     """What the report lacks, and why."""
     elapsed_s: float
@@ -51,19 +61,27 @@ def report(
 ) -> ReportPage:
     """Write a page about an output directory, complete or interrupted, as `tokmill report` does.
 
-    out: the file, `report.html` in the directory when None. force: another file that is there may be replaced, but none of an
-    output or of the corpus. Raises UsageError where no output is, or without the extra `report`; DamageError, StorageError.
+    Args:
+        directory: Of the output.
+        out: The file to write; None: `report.html` in the directory.
+        force: Replace another file that is there; never one of an output or of the corpus.
+        observers: Told of the progress.
+
+    Raises:
+        UsageError: If there is no output, or the extra `report` is not installed.
+        DamageError: If the output is damaged.
+        StorageError: If the page cannot be written.
     """
     began_s = time.monotonic()
     source = Path(local_path(directory))
     target = source / REPORT_NAME if out is None else Path(os.path.abspath(out))
-    check_target(target, is_default=out is None)
+    _check_target(target, is_default=out is None)
     data = load_data(source)
     inputs = [text_to_path(each.path) for each in data.content.inputs if each.path != STDIN and not is_url(each.path)]
-    target = check_free(target, source, inputs, is_default=out is None, force=force)
+    target = _check_free(target, source, inputs, is_default=out is None, force=force)
     add_statistics(data, observers)
     page_bytes = make_page(data).encode("utf-8", "backslashreplace")
-    write_page(target, page_bytes)
+    _write_page(target, page_bytes)
     return ReportPage(
         path=str(target),
         size_bytes=len(page_bytes),
@@ -71,6 +89,91 @@ def report(
         missing=data.missing,
         elapsed_s=round(time.monotonic() - began_s, 3),
     )
+
+
+def _check_target(path: Path, *, is_default: bool) -> None:
+    """Raise UsageError if no file can be written there."""
+    if path.is_dir() or not (path.parent.is_dir() or is_default):
+        what = "the file of the report is a directory" if path.is_dir() else "the directory of the report is not there"
+        raise UsageError(
+            what,
+            where=str(path if path.is_dir() else path.parent),
+            allowed="--out FILE, in a directory that exists",
+            next_step=f"tokmill report DIR --out {REPORT_NAME}",
+        )
+
+
+def _check_free(path: Path, source: Path, inputs: Sequence[str], *, is_default: bool, force: bool) -> Path:
+    """Return the file to write: what a given link leads to, but not what a link at the default place leads to.
+
+    Args:
+        path: Where the page is to go.
+        source: The output that the page is about.
+        inputs: Its corpus.
+        is_default: Whether nobody gave `path`.
+        force: Replace any file that is neither of an output nor of the corpus.
+
+    Raises:
+        UsageError: If the file must not be replaced.
+    """
+    is_link = is_default and path.is_symlink()
+    if path.exists() and not path.is_file() and not is_link:
+        # A pipe or a device: what it leads to may have no name.
+        return path
+    target = path if is_link else Path(os.path.realpath(path))
+    taken = None if is_link else why_protected(target, [source], inputs)
+    if taken:
+        raise UsageError(
+            f"the report would replace {taken}",
+            where=str(target),
+            allowed="a file of its own",
+            next_step=f"choose another place: tokmill report DIR --out {REPORT_NAME}",
+        )
+    if not force and (is_link or not _is_replaceable(target)):
+        raise UsageError(
+            "a symbolic link is where the report goes" if is_link else "a file is there that is not a report of tokmill",
+            where=str(target),
+            allowed="no file, or an earlier report, which is replaced; with --force, any other file too",
+            next_step="choose another --out FILE, or add --force",
+        )
+    return target
+
+
+def _is_replaceable(path: Path) -> bool:
+    """Return whether the file is missing, empty, or a page of tokmill."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD_BYTES)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return not head or (head.startswith(_HEAD) and _TITLE in head)
+
+
+def _write_page(path: Path, data: bytes) -> None:
+    """Replace a file as a whole, or write to a pipe or device. Raise StorageError or DiskFullError."""
+    try:
+        with storage_errors(path):
+            _put(path, data)
+    except (StorageError, DiskFullError) as error:
+        raise type(error)(
+            f"the report could not be written: {error.__cause__.strerror if isinstance(error.__cause__, OSError) else error.what}",
+            where=str(path),
+            allowed=f"{counted(len(data), 'byte')} where this user may write",
+            next_step=f"choose another place: tokmill report DIR --out {REPORT_NAME}",
+        ) from error
+
+
+def _put(path: Path, data: bytes) -> None:
+    if not path.exists() or path.is_file():
+        durable.write_aside(path, data)
+        return
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        durable.write_all(fd, data)
+    finally:
+        os.close(fd)
 
 
 def make_page(data: ReportData) -> str:
@@ -101,7 +204,7 @@ def make_page(data: ReportData) -> str:
 
 
 def _template() -> Template:
-    """Return the page's template, in which whatever stands in a corpus, a path or a tokenizer is text and nothing else."""
+    """Return the page's template. Whatever comes from a corpus, a path or a tokenizer is escaped, and its controls are visible."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup, escape
 
@@ -175,7 +278,7 @@ def _rate(data: ReportData) -> str:
 
 
 def _made_by(data: ReportData) -> str | None:
-    """What made the output of others, last; None for a run of tokenize."""
+    """Return the command that last made the output from others; None if a run of tokenize made it."""
     made_from = data.manifest.made_from if data.manifest else ()
     return made_from[-1].how if isinstance(made_from, tuple) and made_from else None
 
@@ -232,7 +335,7 @@ def _inputs(data: ReportData) -> Table:
 
 
 def _densities(data: ReportData) -> dict[int, tuple[int, int]]:
-    """Bytes of text and tokens of the segments that lie within one input, by its number."""
+    """Return bytes of text and tokens of the segments that lie within one input, by the input's number."""
     found: dict[int, tuple[int, int]] = {}
     index, before = 0, (0, 0)
     for segment in data.segments:

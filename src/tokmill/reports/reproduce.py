@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 _COLUMNS = 88
 _MOST = 20
-"""Inputs that a command names."""
+"""Inputs that a command names; of the others it says how many."""
 _SIMPLE = {"\n": "\\n", "\t": "\\t", "\r": "\\r", "\0": "\\0", "\\": "\\\\", "\f": "\\f", "\v": "\\v"}
 
 
 def settings(content: Content) -> list[tuple[str, str]]:
-    """Every setting that decides the bytes, by its name."""
+    """Return every setting that decides the bytes: name and value."""
     tokenizer = content.tokenizer
     return [
         ("tokenizer", tokenizer.name),
@@ -48,7 +48,7 @@ def settings(content: Content) -> list[tuple[str, str]]:
 
 
 def separator_text(separator: str | None) -> str:
-    """As it is typed: `none`, or text with its escapes."""
+    """Return a separator as it is typed: `none`, or text with escapes."""
     if separator is None:
         return "none"
     simple = "".join(_SIMPLE.get(c, c) for c in separator)
@@ -56,7 +56,7 @@ def separator_text(separator: str | None) -> str:
 
 
 def commands(content: Content, made_from: Sequence[Provenance] | object, directory: str) -> str:
-    """What to type, one command a line; from files made otherwise, what they were made from."""
+    """Return the commands that make an output again, one a line."""
     sources = list(made_from) if isinstance(made_from, tuple) else []
     paths = [each.path for each in sources]
     if not sources or any(each.how == "append" for each in sources):
@@ -84,7 +84,7 @@ def commands(content: Content, made_from: Sequence[Provenance] | object, directo
 
 
 def _parts(words: Sequence[str], n_parts: int, directory: str) -> str:
-    """The commands of an output that was made in parts: one run would give files of other names, and of other shards."""
+    """Return the commands for an output that was made in parts: one run would give other names and other shards."""
     numbered = f"$part/{n_parts}"
     tokenize = _line("tokmill", *words, "--part", numbered, "--out", directory).replace(shlex.quote(numbered), numbered)
     loop = f"for part in $(seq 0 {n_parts - 1}); do\n{tokenize} || break\ndone"
@@ -92,7 +92,7 @@ def _parts(words: Sequence[str], n_parts: int, directory: str) -> str:
 
 
 def _bare(content: Content) -> tuple[list[str], list[str]]:
-    """Of bare files: those of the training side, and the options that state what is in them."""
+    """Return the bare files of the training side, and the options that say what is in them."""
     paths = [each.path for each in content.inputs]
     stated = content.origin.bare_files if content.origin else None
     if stated is None:
@@ -105,7 +105,7 @@ def _bare(content: Content) -> tuple[list[str], list[str]]:
 
 
 def _remarks(paths: Sequence[str]) -> list[str]:
-    """What the command cannot say, as comments of a shell."""
+    """Return what the command cannot say, as comments of a shell."""
     remarks = []
     if len(paths) > _MOST:
         remarks.append(f"# ... stands for {len(paths) - _MOST:,} more: the manifest has them all")
@@ -115,7 +115,7 @@ def _remarks(paths: Sequence[str]) -> list[str]:
 
 
 def _input_format(content: Content) -> list[str]:
-    """`--input-format`, where one was given: the names of inputs say something else than what they were read as."""
+    """Return `--input-format` if it was given: if the names of inputs say another format than they were read as."""
     from tokmill.read import input_format_of
 
     source = next(iter(content.inputs), None)
@@ -124,7 +124,7 @@ def _input_format(content: Content) -> list[str]:
 
 
 def _options(content: Content) -> list[str]:
-    """Options that differ from what they are by default, and the dtype, which follows from the tokenizer unless it was given."""
+    """Return the options that differ from their defaults, and those whose default depends on other options."""
     tokenizer = content.tokenizer
     wanted = [
         ("--tokenizer", _tokenizer(tokenizer), tokenizer.name != "gpt2"),
@@ -147,7 +147,7 @@ def _options(content: Content) -> list[str]:
 
 
 def _tokenizer(tokenizer: Tokenizer) -> str:
-    """Its name; where that was a path, the absolute one, as the inputs' are: the command is for any working directory."""
+    """Return its name; if that was a path, the absolute one: the command works in any directory, like the inputs' paths."""
     below = "/".join(part for part in os.path.normpath(tokenizer.name).split("/") if part not in ("", ".", ".."))
     directory = os.path.dirname(tokenizer.path)
     if not below:
@@ -161,7 +161,7 @@ def _first(paths: Sequence[str]) -> list[str]:
 
 
 def _line(*parts: str) -> str:
-    """One command, broken into lines that a shell takes as one; a value stays beside its option."""
+    """Return one command, broken into lines that a shell takes as one; a value stays beside its option."""
     units: list[str] = []
     for part in map(shlex.quote, parts):
         if units and units[-1].startswith("--") and " " not in units[-1] and not part.startswith("--"):

@@ -1,4 +1,4 @@
-"""What can be told of an output by reading its ids once, front to back: lengths of documents, frequent ids, bytes per token.
+"""Statistics of an output's ids, read once: lengths of documents, frequent ids, bytes per token.
 
 Ids come in blocks of a fixed number, and everything that is kept has a fixed size: a bin for every half power of two of lengths,
 a count for every id of the vocabulary, a window for every three-hundredth of a side. A list of documents was refused: there may be
@@ -25,23 +25,23 @@ if TYPE_CHECKING:
 BLOCK_TOKENS = 1 << 20
 """Ids that are read at a time."""
 LENGTH_BINS = 2 * 48
-"""Bin i has the lengths from 2**(i/2) to 2**((i+1)/2) tokens."""
+"""Bin i holds lengths from 2**(i/2) to 2**((i+1)/2) tokens."""
 DENSITY_STEP = 0.1
 DENSITY_BINS = 120
-"""Of bytes per token, `DENSITY_STEP` each; the last has all above."""
+"""Bins of bytes per token, `DENSITY_STEP` wide; the last holds all above."""
 WINDOWS = 300
-"""Of a side, for what changes along it."""
+"""Of a side, to see what changes along it."""
 MOST_COUNTED_IDS = 1 << 24
 
 
 @dataclass(slots=True)
 class SideStatistics:
-    """One side."""
+    """Statistics of one side."""
 
     n_tokens: int
     """End-of-text ids included."""
     n_documents: int = 0
-    """That could be told apart."""
+    """Documents that could be told apart."""
     n_empty: int = 0
     longest: int = 0
     """Tokens of the longest document, its end-of-text id not counted."""
@@ -55,7 +55,7 @@ class SideStatistics:
     """Bytes of text of each window, shape (WINDOWS,)."""
 
     def quantile(self, share: float) -> float:
-        """The length that so many of the documents do not exceed, about: right within its bin, and none that no document has."""
+        """Return the length that this share of the documents does not exceed, exact to half a power of two."""
         sums = np.cumsum(self.lengths)
         if not sums[-1]:
             return 0.0
@@ -64,7 +64,7 @@ class SideStatistics:
 
 
 class TokenStatistics:
-    """Counts the ids of both sides. sizes: int64, shape (n_ids,), bytes of each id's text, 0 for special ones; None: not known."""
+    """Counts of the ids of both sides."""
 
     def __init__(self, n_ids: int, eot_id: int, eot: EotPlacement, sizes: NDArray[np.int64] | None) -> None:
         self._n_ids = n_ids
@@ -107,17 +107,17 @@ class TokenStatistics:
 
 
 class _Documents:
-    """What lies between end-of-text ids, across blocks."""
+    """The documents between end-of-text ids, across blocks."""
 
     def __init__(self, side: SideStatistics, *, drop_first: bool) -> None:
-        """drop_first: each document begins with its id, so nothing lies before the first one."""
+        """drop_first: documents begin with the end-of-text id, so nothing is before the first one."""
         self._side = side
         self._drops = drop_first
         self._tokens = self._bytes = 0
-        """Of the gap that is open."""
+        """Of the document that is open."""
 
     def add(self, marks: NDArray[np.int64], n_ids: int, sums: NDArray[np.int64] | None) -> None:
-        """marks: places of end-of-text ids; sums: bytes of text before each id, shape (n_ids + 1,)."""
+        """Add a block. marks: indices of end-of-text ids; sums: bytes of text before each id, int64, shape (n_ids + 1,)."""
         if not len(marks):
             self._tokens += n_ids
             self._bytes += int(sums[n_ids]) if sums is not None else 0
@@ -134,7 +134,7 @@ class _Documents:
         self._count(tokens[first:], None if n_bytes is None else n_bytes[first:], known=sums is not None)
 
     def finish(self, *, is_open: bool) -> None:
-        """The side ends. is_open: with a document that no id closes."""
+        """End the side. is_open: with a document that no end-of-text id closes."""
         if self._tokens or (is_open and not self._drops and self._side.n_tokens):
             one = np.array([self._tokens])
             self._count(one, np.array([self._bytes]), known=bool(self._bytes))
@@ -157,7 +157,7 @@ class _Documents:
 
 
 def _add_windows(side: SideStatistics, position: int, sums: NDArray[np.int64]) -> None:
-    """sums: bytes of text before each id of a block that begins at `position`."""
+    """Add a block that begins at `position`. sums: bytes of text before each id, int64, shape (n_ids + 1,)."""
     n_ids = len(sums) - 1
     first, last = position // side.window_tokens, (position + n_ids - 1) // side.window_tokens
     edges = np.clip(np.arange(first, last + 2) * side.window_tokens - position, 0, n_ids)

@@ -1,7 +1,7 @@
-"""Makes a damaged output whole again: what is damaged is made from the corpus once more, and nothing else is.
+"""Repairs a damaged output: what is damaged is made from the corpus again, and nothing else.
 
-The manifest says which part of the corpus every range of every file came from, and what its digest was; so the manifest itself
-cannot be mended, and the corpus must be what it was. The work is done in a worker process, which alone writes (see `ranges`).
+The manifest says which part of the corpus each range of each file came from, and what its digest was; so the manifest itself
+cannot be repaired, and the corpus must be what it was. A process of its own does the work and alone writes (`worker.py`).
 """
 
 from __future__ import annotations
@@ -46,9 +46,21 @@ def repair(
 ) -> Report:
     """Make the damaged ranges of a complete output again from its corpus, then verify all of it, as `verify --repair` does.
 
-    sources: the inputs as given to `tokenize`, in the same order, where they are not where they were; glob: likewise. What was
-    mended and what is still wrong are in the report. Raises TokmillError: ChangedError when the corpus is not what it was (then
-    nothing is replaced), LockedError when a run is going on, DamageError for a manifest that cannot be trusted.
+    Args:
+        directory: Of the output.
+        sources: The inputs as given to `tokenize`, in the same order, if they have moved.
+        glob: As given to `tokenize`, for the sources.
+        memory: Budget of all processes: bytes, or text such as `2GiB`.
+        threads: Encoder threads.
+        observers: Told of the progress.
+
+    Returns:
+        What was repaired, and what is still wrong.
+
+    Raises:
+        ChangedError: If the corpus is not what it was; nothing is replaced then.
+        LockedError: If another process works on the output.
+        DamageError: If the manifest cannot be trusted.
     """
     began_s = time.monotonic()
     names = [sources] if isinstance(sources, str) else sources
@@ -59,11 +71,11 @@ def repair(
         LocalRunner(_WORKER).run(job, [found, *observers])
     except TokmillError as error:
         if error.where == MANIFEST_NAME:
-            # The worker has it open, and no name of its directory.
+            # The worker does not know the name of its directory.
             error.where = path_to_text(os.path.abspath(Path(directory) / MANIFEST_NAME))
         error.resumes = False  # nothing was replaced, and the next repair begins at the beginning
         raise
-    # Not before: this process is to stay small while the worker lives.
+    # Imported late: this process stays small while the worker lives.
     from tokmill.check.verification import Problem, verify
 
     for observer in observers:
@@ -76,12 +88,12 @@ def repair(
 def repair_job(
     directory: Path, sources: Sequence[str] | None, *, glob: str | None, memory: str | int | None, threads: int | None
 ) -> Job:
-    """The job of a worker that mends. Raises UsageError, InputError, ChangedError, DamageError, MemoryBudgetError."""
+    """Return the job of the process that repairs. Raise UsageError, InputError, ChangedError, DamageError, MemoryBudgetError."""
     with storage_errors(directory):
         manifest = load_manifest(directory)
     inputs = manifest.content.inputs if sources is None else _moved(manifest, directory, sources, glob)
     tokenizer = manifest.content.tokenizer
-    # Without one there is no corpus either, which is said where something is damaged.
+    # Without one there is no corpus either; that is an error only if something is damaged.
     engine = engine_of(tokenizer, "gigatoken") if tokenizer.is_known else "gigatoken"
     resources, _ = divide_resources(memory, threads, engine, None, inputs)
     content = msgspec.structs.replace(manifest.content, inputs=inputs)
@@ -90,7 +102,7 @@ def repair_job(
 
 
 def _moved(manifest: Manifest, directory: Path, sources: Sequence[str], glob: str | None) -> tuple[Input, ...]:
-    """The inputs of then at their places of now. Raises ChangedError when they are others."""
+    """Return the inputs at their new places. Raise ChangedError if they are not the same."""
     then, now = manifest.content.inputs, find_inputs(sources, glob=glob, input_format="text", outside=str(directory)).inputs
     what = f"{len(now):,} inputs were found; the output was made from {len(then):,}" if len(now) != len(then) else ""
     for old, new in zip(then, now, strict=False):
@@ -110,7 +122,7 @@ def _moved(manifest: Manifest, directory: Path, sources: Sequence[str], glob: st
 
 
 class _Collector:
-    """Keeps what the report needs. Implements `protocols.Observer`."""
+    """A list of what was repaired. Implements `protocols.Observer`."""
 
     def __init__(self) -> None:
         self.repaired: list[Repaired] = []

@@ -1,6 +1,6 @@
 """The few system calls that make bytes durable and visible, and the lock of an output directory. Nothing else fsyncs or renames.
 
-Every OSError leaves here as StorageError or DiskFullError, with the path and the next step.
+Callers wrap them in `storage_errors`, which raises an OSError as StorageError or DiskFullError, with the path and the next step.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ _NOT_COPIED = {
 }
 """What `copy_file_range` says where it does not work: other file systems, old kernels, sandboxes. EIO is a disk that fails."""
 _NOT_LINKED = {errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EMLINK, errno.EINVAL}
-"""What `link` says where files cannot have several names, or no more of them."""
+"""What `link` says where files cannot have several names, or have as many as they can."""
 _COPY_BYTES = 4 << 20
 
 
 @contextlib.contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Raise what the system says of `path` as an error of tokmill."""
+    """Raise an OSError of writing `path` as StorageError or DiskFullError."""
     try:
         yield
     except OSError as error:
@@ -61,7 +61,7 @@ def storage_errors(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def reading_errors(path: Path) -> Iterator[None]:
-    """Raise what the system says while the state of an output is looked at as an error of tokmill."""
+    """Raise an OSError of reading the state of an output as StorageError."""
     try:
         yield
     except OSError as error:
@@ -75,7 +75,7 @@ def reading_errors(path: Path) -> Iterator[None]:
 
 
 def uninterrupted(call: Callable[[], T]) -> T:
-    """What `call` returns; called again while signals interrupt it. Python does so itself for open, read, write and fsync."""
+    """Return what `call` returns; call it again if a signal interrupts it. Python does so itself for open, read, write, fsync."""
     while True:
         try:
             return call()
@@ -84,20 +84,20 @@ def uninterrupted(call: Callable[[], T]) -> T:
 
 
 def create(path: Path, *, append: bool = False) -> int:
-    """Open for writing, made if need be, never through a symbolic link. Returns the descriptor."""
+    """Open a file for writing, new or not, never through a symbolic link. Return the descriptor."""
     mode = os.O_APPEND if append else os.O_TRUNC
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | mode, 0o666)
 
 
 def write_all(fd: int, data: bytes | memoryview) -> None:
-    """Write all of `data`, however little the system takes at a time."""
+    """Write all of `data`, even if the system takes little at a time."""
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]
 
 
 def write_at(path: Path, data: bytes, offset: int) -> None:
-    """Write `data` over what is at `offset` of a file, which is synced by whoever syncs the rest of it."""
+    """Overwrite bytes at `offset` of a file. The caller syncs it."""
     fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
         while data:
@@ -108,7 +108,7 @@ def write_at(path: Path, data: bytes, offset: int) -> None:
 
 
 def open_again(path: Path) -> int:
-    """Open a file that is there for writing at any place, never through a symbolic link. Returns the descriptor."""
+    """Open an existing file for writing anywhere, never through a symbolic link. Return the descriptor."""
     return os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
 
 
@@ -151,12 +151,12 @@ def copy_range(
 
 
 def sync_file(fd: int) -> None:
-    """Returns when the file's bytes are on the disk."""
+    """Return when the file's bytes are on the disk."""
     os.fsync(fd)
 
 
 def sync_directory(path: Path) -> None:
-    """Returns when the names in a directory are on the disk."""
+    """Return when the names in a directory are on the disk."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
@@ -165,7 +165,7 @@ def sync_directory(path: Path) -> None:
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write a whole file, its bytes and its name durable."""
+    """Write a whole file and make its bytes and its name durable."""
     fd = create(path)
     try:
         write_all(fd, data)
@@ -176,12 +176,12 @@ def write_file(path: Path, data: bytes) -> None:
 
 
 def aside(path: Path) -> Path:
-    """Where the next version of a file is written before it takes the place of the one before."""
+    """Return where the next version of a file is written before it replaces the file."""
     return path.with_name(f"{path.name}.new")
 
 
 def write_aside(path: Path, data: bytes) -> None:
-    """Replace a file that may be lost: whole, but not durable. Raises OSError."""
+    """Replace a file by a whole new one that is not durable: it may be lost. Raise OSError."""
     fd = create(aside(path))
     try:
         write_all(fd, data)
@@ -191,7 +191,7 @@ def write_aside(path: Path, data: bytes) -> None:
 
 
 def make_directory(path: Path) -> None:
-    """Make a directory and its parents, their names durable."""
+    """Make a directory and its parents, and their names durable."""
     missing = [p for p in (path, *path.parents) if not p.exists()]
     uninterrupted(lambda: path.mkdir(parents=True, exist_ok=True))
     for made in missing:
@@ -204,7 +204,7 @@ def replace(source: Path, target: Path) -> None:
 
 
 def publish_new(source: Path, target: Path) -> None:
-    """Give a durable file its final name, unless something has that name already; `source` is gone afterwards."""
+    """Give a durable file its final name, unless that name is taken; `source` is gone in either case."""
     try:
         os.link(source, target)
     except FileExistsError:
@@ -212,7 +212,7 @@ def publish_new(source: Path, target: Path) -> None:
     except OSError as error:
         if error.errno not in _NOT_LINKED:
             raise
-        # A file system without hard links: two that come in the same instant are told apart when the parts are put together.
+        # Without hard links, two files published in the same instant are told apart when the parts are put together.
         if not target.exists():
             replace(source, target)
             sync_directory(target.parent)
@@ -222,7 +222,7 @@ def publish_new(source: Path, target: Path) -> None:
 
 
 def link(source: Path, target: Path) -> None:
-    """Give a durable file a second name; a copy has it where files have one only. The caller syncs the directory."""
+    """Give a durable file a second name, or make a copy where files have only one. The caller syncs the directory."""
     try:
         uninterrupted(lambda: os.link(source, target, follow_symlinks=False))
     except OSError as error:
@@ -232,7 +232,7 @@ def link(source: Path, target: Path) -> None:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Copy a file; the target's name is that of all of it or of nothing."""
+    """Copy a file. The target has its name only when it is whole."""
     unnamed = target.with_name(f"{target.name}.new")
     fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
@@ -248,14 +248,14 @@ def _copy(source: Path, target: Path) -> None:
 
 
 _ATTEMPTS = 100
-"""Locks that may come and go under our hands before something else must be wrong."""
+"""Times that a lock may vanish while it is taken before something else must be wrong."""
 
 
 class DirectoryLock:
-    """An exclusive lock that dies with its process; the file in which it lies is removed with it."""
+    """An exclusive lock on a file that ends with its process."""
 
     def __init__(self, path: Path) -> None:
-        """Take the lock. Raises LockedError when another process holds it."""
+        """Take the lock. Raise LockedError if another process holds it."""
         self.path = path
         self._fd = -1
         for attempts_left in reversed(range(_ATTEMPTS)):
@@ -264,14 +264,14 @@ class DirectoryLock:
                     make_directory(path.parent)
                     self._fd = self._try_lock()
                 except (FileNotFoundError, FileExistsError):
-                    # The holder before us takes its directory away at this very moment.
+                    # The previous holder is removing its directory at this moment.
                     if not attempts_left:
                         raise
             if self._fd >= 0:
                 return
 
     def _try_lock(self) -> int:
-        """The locked descriptor, or -1 when the holder removed the file in between."""
+        """Return the locked descriptor, or -1 if the previous holder removed the file in between."""
         fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -299,12 +299,12 @@ class DirectoryLock:
         return os.path.samestat(named, os.fstat(fd))
 
     def release(self, *, remove: bool = False) -> None:
-        """Let go; with `remove` the file goes first, while it is still ours."""
+        """Release the lock. remove: delete its file first, while the lock is held."""
         if self._fd < 0:
             return
         try:
             if remove:
-                # A disk that turned read-only keeps the file; it is the descriptor that is the lock.
+                # A disk that turned read-only keeps the file; the descriptor is the lock.
                 with contextlib.suppress(OSError):
                     self.path.unlink()
         finally:

@@ -1,7 +1,7 @@
-"""Leaves the page cache as it was found: what a run reads and writes does not push out what other programs use.
+"""Leaves the page cache as it was: what a run reads and writes does not push out what other programs use.
 
-A part of a file that was not in memory before it was read is let go behind the reader; one that was stays, for somebody had a use
-for it. Asking (`mincore`) costs 0.1 ms for each 32 MiB. Where the system cannot be asked or told, nothing is done.
+A part of a file that was not in memory before it was read is dropped after it; one that was stays, for another program uses it.
+Asking (`mincore`) costs 0.1 ms for each 32 MiB. Where the system cannot do this, nothing is done.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import os
 
 _PART_BYTES = 32 << 20
 _SMALLEST_BYTES = 1 << 20
-"""Files below are not worth two system calls."""
+"""Smaller files are not worth two system calls."""
 _AHEAD_BYTES = 16 << 20
-"""What the kernel may have read ahead of us (8 MiB seen) says nothing about who wants it."""
+"""What the kernel may have read ahead for us (8 MiB seen), which does not show that others use it."""
 _RESIDENT_SHARE = 0.5
 
 
 class ReadOnce:
-    """What is read once from front to back through a descriptor, and then not needed again. The descriptor stays the caller's."""
+    """A file that is read once, from front to back. The descriptor stays the caller's."""
 
     def __init__(self, fd: int, size_bytes: int) -> None:
         """size_bytes: of the file; 0 for one that has no size, for which nothing is done."""
@@ -51,14 +51,14 @@ class ReadOnce:
 
 
 def drop(fd: int, offset: int, n_bytes: int) -> None:
-    """Let go of clean pages; a hint, so errors (a pipe, a strange file system) change nothing."""
+    """Drop clean pages; a hint, so errors (a pipe, a strange file system) are ignored."""
     if hasattr(os, "posix_fadvise"):
         with contextlib.suppress(OSError):
             os.posix_fadvise(fd, offset, n_bytes, os.POSIX_FADV_DONTNEED)
 
 
 def _resident_share(fd: int, begin: int, end: int) -> float:
-    """Share of the pages between two offsets that are in memory; 1 where the system does not say."""
+    """Return the share of the pages between two offsets that are in memory; 1 if the system does not say."""
     n_pages = -(-(end - begin) // mmap.PAGESIZE)
     pages = (ctypes.c_ubyte * n_pages)()
     try:
