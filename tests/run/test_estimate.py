@@ -13,6 +13,7 @@ import pytest
 from support.oracle import gpt2
 from support.records import a_content
 
+from tokmill.core.options import PlanOptions
 from tokmill.core.protocols import Encoder
 from tokmill.core.records import Input, Tokenizer
 from tokmill.encode.loading import cutter_for, load_encoder, resolve_tokenizer
@@ -60,7 +61,7 @@ def small_places(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def ask(*paths: Path, sample_bytes: int, decode_s: float = 5.0, **options: object) -> tuple[SampleResult, Totals]:
-    job = make_job([str(p) for p in paths], out="/dev/null/x", **options).job  # type: ignore[arg-type]
+    job = make_job([str(p) for p in paths], PlanOptions(**options), out="/dev/null/x").job  # type: ignore[arg-type]
     question = SampleRequest(content=job.content, engine="gigatoken", sample_bytes=sample_bytes, decode_s=decode_s, encode_s=60.0)
     answer = Sampler(question).answer()
     return answer, totals(answer.groups)
@@ -152,6 +153,16 @@ def test_a_corpus_of_long_lines_is_estimated_without_bias(tmp_path: Path) -> Non
     truth = count_tokens(texts)
     assert abs(found.tokens.value - truth) < 0.05 * truth
     assert found.tokens.low <= truth <= found.tokens.high
+
+
+@pytest.mark.usefixtures("small_places")
+def test_compressed_records_longer_than_a_window_are_estimated_without_bias(tmp_path: Path) -> None:
+    texts = [" ".join(mixed_text(seed, 20_000 + 1000 * seed)) for seed in range(60)]
+    lines = "".join(json.dumps({"text": t}, ensure_ascii=False) + "\n" for t in texts)
+    _, found = ask(write(tmp_path / "c.jsonl.gz", gzip.compress(lines.encode(), 1)), sample_bytes=600_000)
+    truth = count_tokens(texts)
+    assert abs(found.tokens.value - truth) < 0.2 * truth
+    assert found.tokens.low <= truth <= found.tokens.high < 2 * truth
 
 
 def test_a_small_corpus_is_counted_to_the_last_token(tmp_path: Path) -> None:

@@ -181,18 +181,21 @@ class Sampler:
         stretches = _row_groups(source, alone, self._request.sample_bytes)
         for start, n_rows, n_stored in stretches:
             rows = n_read = 0
-            for batch in reader.batches(start):
+            for stretch in _stretches(reader.batches(start), source.format):
+                position = stretch[-1].position_bytes
                 # A stream is left when it reads more from the disk: what it had read before was all delivered.
                 is_late = time.monotonic() > until_s and n_read + seen.n_bytes >= _LEAST_BYTES
-                is_late = is_late and (n_rows > 0 or batch.position_bytes > seen.n_raw)
+                is_late = is_late and (n_rows > 0 or position > seen.n_raw)
                 if is_late or (n_rows and rows >= n_rows):
                     break
-                rows += batch.counts.documents
-                n_here = n_stored * batch.counts.documents // n_rows if n_rows else batch.counts.bytes_in
-                n_read, seen.n_raw = n_read + n_here, batch.position_bytes
+                excerpt = _excerpt_of(stretch, alone)
+                rows += excerpt.documents
+                if n_rows:
+                    excerpt.raw_bytes = n_stored * excerpt.documents // n_rows
+                n_read, seen.n_raw = n_read + excerpt.raw_bytes, position
                 if n_met % stride == 0:
-                    kept.append(((start.record or 0) + rows, _excerpt_of(batch, n_here, alone)))
-                    n_kept_bytes += kept[-1][1].text_bytes
+                    kept.append(((start.record or 0) + rows, excerpt))
+                    n_kept_bytes += excerpt.text_bytes
                 while n_kept_bytes > most_bytes and len(kept) > 4:
                     kept, stride = kept[::2], stride * 2
                     n_kept_bytes = sum(excerpt.text_bytes for _, excerpt in kept)
@@ -341,17 +344,27 @@ def _row_groups(source: Input, content: Content, whole_bytes: int) -> list[tuple
     return random.Random(0).sample(groups, len(groups))  # noqa: S311  likewise
 
 
-def _excerpt_of(batch: Batch, raw_bytes: int, content: Content) -> Excerpt:
-    texts = [text for text in batch.documents if text]
-    n_ends = (len(batch.documents) if content.keep_empty else len(texts)) - batch.tail_open
-    return Excerpt(
-        raw_bytes=raw_bytes,
-        texts=texts,
-        documents=batch.counts.documents,
-        n_eot=n_ends,
-        n_bad=sum(n for reason, n in batch.counts.skipped.items() if reason != OTHER_FILE),
-        text_bytes=sum(map(len, texts)),
-    )
+def _stretches(batches: Iterator[Batch], input_format: str) -> Iterator[list[Batch]]:
+    """Yield batches, those of one record together: what was read of it is counted in the last. Pieces of text count themselves."""
+    stretch: list[Batch] = []
+    for batch in batches:
+        stretch.append(batch)
+        if batch.after is not None or input_format == "text":
+            yield stretch
+            stretch = []
+
+
+def _excerpt_of(stretch: Sequence[Batch], content: Content) -> Excerpt:
+    found = Excerpt()
+    for batch in stretch:
+        texts = [text for text in batch.documents if text]
+        found.texts += texts
+        found.text_bytes += sum(map(len, texts))
+        found.raw_bytes += batch.counts.bytes_in
+        found.documents += batch.counts.documents
+        found.n_eot += (len(batch.documents) if content.keep_empty else len(texts)) - batch.tail_open
+        found.n_bad += sum(n for reason, n in batch.counts.skipped.items() if reason != OTHER_FILE)
+    return found
 
 
 def _excerpt(source: Input, begin: int, end: int, cut: Cut, reach: int) -> Excerpt:
