@@ -253,7 +253,7 @@ def test_a_state_of_other_ids_is_refused(at: int) -> None:
 )
 def test_what_is_no_state_is_refused(counted: tokmill.Dataset, change: dict[str, Any]) -> None:
     batches = counted.batches(batch=2, block=10)
-    with pytest.raises(UsageError, match=r"no state of batches(?s:.)*begin anew"):
+    with pytest.raises(UsageError, match=r"no state of batches(?s:.)*start over"):
         batches.restore(batches.state() | change)
     no_states: list[Any] = [None, {}, [], "state"]
     for other in no_states:

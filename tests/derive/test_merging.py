@@ -123,7 +123,7 @@ def test_outputs_that_do_not_fit_together_are_refused_by_name(
     tokenize_documents(tmp_path / "other", [b"text"], **options)
     with pytest.raises(UsageError, match=named) as caught:
         tokmill.merge([*runs, tmp_path / "other"], tmp_path / "m")
-    assert caught.value.where == f"{tmp_path / 'other'}, held against {runs[0]}"
+    assert caught.value.where == f"{tmp_path / 'other'}, compared with {runs[0]}"
     assert caught.value.allowed
     assert caught.value.next_step
     assert not (tmp_path / "m").exists()

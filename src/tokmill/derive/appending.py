@@ -1,8 +1,8 @@
 """`tokenize --append`: more inputs into a complete output, as if all had been tokenized in one run.
 
 The new output grows beside the old one, in the state directory: first the old one's ids (in the kernel where they are plain,
-through a writer otherwise), then, by an ordinary run that resumes there, the new inputs. Growing the old files in place was
-refused: who reads them without asking a manifest would see ids that are not committed, and a crash would leave them.
+through a writer otherwise), then, by an ordinary run that resumes there, the new inputs. The old files do not grow in place: who
+reads them without the manifest would see ids that are not committed, and a crash would leave them.
 """
 
 from __future__ import annotations
@@ -46,10 +46,13 @@ _MOST = 5
 
 
 def extend(planned: PlannedJob) -> PlannedJob:
-    """The job that appends the inputs of `planned` to what is complete in its directory.
+    """Return the job that appends the inputs of `planned` to the complete output in its directory.
 
-    Inputs that are in it already are left out, with a notice; when none is left, the job is the one that was carried out. Raises
-    UsageError where nothing is complete, ChangedError for other settings, another tokenizer, or an input that has changed since.
+    Inputs that are in it already are left out, with a notice; if none is left, the job is the one that made the output.
+
+    Raises:
+        UsageError: nothing is complete there, or nothing can be appended to it.
+        ChangedError: the settings, the tokenizer or an input are not those of the output.
     """
     job = planned.job
     directory = Path(text_to_path(job.out))
@@ -58,7 +61,7 @@ def extend(planned: PlannedJob) -> PlannedJob:
     old = source.manifest
     if old.content.origin:
         raise UsageError(
-            "nothing can be appended to an output that is put together from runs with other settings, or from bare files",
+            "nothing can be appended to an output of runs with other settings, or of bare files",
             where=str(directory),
             allowed="an output of tokmill tokenize, or merged from such with the same settings",
             next_step="tokenize the new inputs into a directory of their own, then: tokmill merge",
@@ -84,14 +87,14 @@ def extend(planned: PlannedJob) -> PlannedJob:
 
 
 def bytes_to_copy(job: Job) -> int:
-    """Bytes of the old output that `copy_old_output` copies."""
+    """Return how many bytes of the old output `copy_old_output` copies."""
     return Source.load(Path(text_to_path(job.out))).size_bytes
 
 
 def copy_old_output(job: Job, observers: Sequence[Observer]) -> Job:
-    """Bring the old output into the state directory of the new one, as far as it is not there yet. Returns the job that goes on.
+    """Copy the old output into the state directory of the new one, as far as it is not there yet. Returns the job that goes on.
 
-    Raises DamageError when a byte of the old output is not as it was written, and what `open_output` raises.
+    Raises DamageError if a byte of the old output is not as it was written, and what `open_output` raises.
     """
     directory = Path(text_to_path(job.out))
     content = job.content
@@ -124,7 +127,7 @@ def _is_copied(source: Source) -> bool:
 
 
 def _check_carriable(source: Source) -> None:
-    """Raises UsageError for an old output that cannot be brought into the new one."""
+    """Raise UsageError for an old output that cannot be copied into the new one."""
     for side in SIDES:
         ids_of(source, side)
     if not _is_copied(source) and source.content.eot == "none":
@@ -137,9 +140,9 @@ def _check_carriable(source: Source) -> None:
 
 
 def _settle(directory: Path, *, fresh: bool) -> bool:
-    """Do the renames of a run that was killed while publishing; an append is discarded instead, where that was asked for.
+    """Do the renames of a run that was killed while publishing; with `fresh`, discard an append instead.
 
-    Returns whether it did them: what is complete is that run's output. Raises UsageError for an incomplete directory.
+    Returns whether there were any. Raises UsageError for an incomplete directory.
     """
     pending = pending_manifest(directory)
     if pending and fresh and (directory / MANIFEST_NAME).exists() and is_append_to(load_manifest(directory), pending):
@@ -160,9 +163,9 @@ def _settle(directory: Path, *, fresh: bool) -> bool:
 
 
 def _new_inputs(old: Sequence[Input], given: Sequence[Input], directory: Path) -> tuple[tuple[Input, ...], list[str]]:
-    """Those that are not in the output, and what to say of the others. Raises ChangedError for one that was another then.
+    """Return the inputs that are not in the output, and notices of the others. Raises ChangedError for one that has changed.
 
-    What has no size (standard input, pipes) is always new.
+    An input without a size (standard input, a pipe) is always new.
     """
     known = {each.path: each for each in old if each.size_bytes is not None}
     new = []

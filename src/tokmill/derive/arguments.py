@@ -12,6 +12,7 @@ from tokmill.core.errors import UsageError
 from tokmill.core.manifest import MANIFEST_NAME
 from tokmill.core.paths import local_path
 from tokmill.core.records import path_to_text
+from tokmill.core.text import nearest
 from tokmill.output import STATE_NAME
 
 if TYPE_CHECKING:
@@ -19,14 +20,14 @@ if TYPE_CHECKING:
 
 
 def output_path(out: str | os.PathLike[str]) -> Path:
-    """The output directory, absolute. Raises UsageError for no name."""
+    """Return the output directory, absolute. Raises UsageError for an empty name."""
     if not os.fspath(out):
         raise UsageError("no output directory", option="--out", allowed="a directory", suggested="data")
     return Path(local_path(out))
 
 
 def named_paths(names: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[Path]:
-    """The paths, absolute, of names and quoted patterns (each in sorted order). Raises UsageError for what is not there."""
+    """Return the paths, absolute, of names and patterns (each in sorted order). Raises UsageError for what is not there."""
     listed = [names] if isinstance(names, (str, os.PathLike)) else list(names)
     return [path for name in listed for path in _matched(os.fspath(name))]
 
@@ -45,7 +46,7 @@ def _matched(name: str) -> list[Path]:
 
 
 def named_directory(name: str | os.PathLike[str], command: str) -> Path:
-    """A complete output that a command takes. Raises UsageError for what is not there or no directory."""
+    """Return the directory that a command takes. Raises UsageError for what is not there or no directory."""
     paths = named_paths(name)
     if len(paths) > 1 or not paths[0].is_dir():
         raise UsageError(
@@ -60,7 +61,7 @@ def named_directory(name: str | os.PathLike[str], command: str) -> Path:
 
 
 def is_directory(paths: Sequence[Path], stated: Sequence[str]) -> bool:
-    """Whether one complete output was named, or bare files. stated: options given that are for bare files.
+    """Return whether one complete output was named, not bare files. stated: options given that are for bare files.
 
     Raises UsageError for several directories, directories among files, and options that do not go with a directory.
     """
@@ -90,7 +91,7 @@ def is_directory(paths: Sequence[Path], stated: Sequence[str]) -> bool:
 
 
 def _check_manifest(directory: Path, stated: Sequence[str]) -> None:
-    """Raises UsageError for a directory of bare files; one without their names that was begun here says more of itself."""
+    """Raise UsageError for a directory of bare files, unless it is an output that was begun: loading that says more."""
     train, val = (directory / f"{side}.bin" for side in ("train", "val"))
     is_pair = train.is_file() and not (directory / STATE_NAME).exists()
     if (directory / MANIFEST_NAME).exists() or not (stated or is_pair):
@@ -114,7 +115,7 @@ def _quoted(paths: Sequence[Path]) -> str:
 
 
 def check_apart(sources: Sequence[Path], out: Path) -> None:
-    """Raises UsageError when the output is a source's directory or lies in one, holds one, or is what is not a directory."""
+    """Raise UsageError if the output is a source's directory or lies in one, holds one, or is a file."""
     if out.exists() and not out.is_dir():
         raise UsageError(
             "the output is a file", where=str(out), option="--out", allowed="a directory, new or old", suggested="merged"
@@ -141,6 +142,17 @@ def check_apart(sources: Sequence[Path], out: Path) -> None:
 
 
 def _is_within(path: Path, directory: Path) -> bool:
-    """Whether a path is a directory that is there, or leads through it."""
+    """Return whether a path is this directory or lies in it, if it exists."""
     real = path.resolve()
     return directory.is_dir() and any(p.exists() and os.path.samefile(p, directory) for p in (real, *real.parents))
+
+
+def check_choice(option: str, value: str | None, allowed: Sequence[str]) -> None:
+    """Raise UsageError for a value that an option does not take; None is always allowed."""
+    if value is not None and value not in allowed:
+        raise UsageError(
+            f"{value!r} is not a value of {option}",
+            option=option,
+            allowed=", ".join(allowed),
+            suggested=nearest(value, allowed),
+        )

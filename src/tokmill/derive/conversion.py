@@ -1,7 +1,7 @@
 """`convert` and `reshard`: a complete output, or bare files of another tool, in another format or other shards.
 
 The output is what tokenizing directly into that format would have made, with its settings in the manifest. Of bare files nothing is
-known but what is stated: they are read once beforehand, to find their documents and to hold every id against what was stated.
+known but what is stated: they are read once beforehand, to find their documents and to compare every id with what was stated.
 """
 
 from __future__ import annotations
@@ -10,13 +10,11 @@ from typing import TYPE_CHECKING, get_args
 
 import msgspec
 
-from tokmill.core.errors import UsageError
 from tokmill.core.records import IdType
-from tokmill.core.text import nearest
-from tokmill.derive.arguments import check_apart, is_directory, named_directory, named_paths, output_path
+from tokmill.derive.arguments import check_apart, check_choice, is_directory, named_directory, named_paths, output_path
 from tokmill.derive.copiers import TokenCopier
 from tokmill.derive.engine import derive_output
-from tokmill.derive.external_files import load_bare
+from tokmill.derive.external_files import Stated, load_bare
 from tokmill.derive.source import Source, check_marks
 from tokmill.formats import FORMATS, Choice, choose_output
 
@@ -49,16 +47,36 @@ def convert(
     force: bool = False,
     observers: Sequence[Observer] = (),
 ) -> Outcome:
-    """Write a complete output, or bare files of ids, in another format into `out`, as `tokmill convert` does; again to resume.
+    """Write a complete output, or bare files of ids, in another format, as `tokmill convert` does. Call it again to resume.
 
-    sources: one directory, or files in order. from_format, dtype, eot, eot_id, tokenizer: what is in bare files; val: those of them
-    that are the validation side. to_eot, to_dtype: where end-of-text ids go and how wide ids are in the output; None: as its
-    trainer expects, like tokenize. Raises TokmillError.
+    Args:
+        sources: One directory, or files in order.
+        out: The output directory.
+        format: Of the output.
+        shard_tokens: Tokens of a shard, a number or text such as `100M`; None: as the trainer expects.
+        shard_documents: Cut shards only where documents end.
+        to_eot: Where the output has its end-of-text ids; None: as its trainer expects.
+        to_dtype: Of the ids in the output; None: as its trainer expects.
+        from_format: Format of bare files.
+        dtype: Of the ids in bare files.
+        eot: Where bare files have their end-of-text ids.
+        eot_id: End-of-text id in bare files.
+        tokenizer: Name of the tokenizer of bare files, if it is known.
+        val: Bare files that are the validation side.
+        fresh: Discard what is in `out`.
+        force: Go on though it will not fit on the disk.
+        observers: What is told of progress.
+
+    Returns:
+        What was done.
+
+    Raises:
+        TokmillError: UsageError for what does not go together, DamageError for a source that is not as it was written.
     """
-    stated: dict[str, object] = {"from_format": from_format, "dtype": dtype, "eot": eot, "eot_id": eot_id, "tokenizer": tokenizer}
-    _check_choice("--format", format, tuple(FORMATS))
-    _check_choice("--to-eot", to_eot, ("before", "after"))
-    _check_choice("--to-dtype", to_dtype, get_args(IdType))
+    stated = Stated(from_format=from_format, dtype=dtype, eot=eot, eot_id=eot_id, tokenizer=tokenizer)
+    check_choice("--format", format, tuple(FORMATS))
+    check_choice("--to-eot", to_eot, ("before", "after"))
+    check_choice("--to-dtype", to_dtype, get_args(IdType))
     target = output_path(out)
     source = _load(named_paths(sources), named_paths(val), target, stated)
     has_marks = source.content.eot != "none"
@@ -89,9 +107,22 @@ def reshard(
     force: bool = False,
     observers: Sequence[Observer] = (),
 ) -> Outcome:
-    """Write a complete output with shards of another size into `out`, as `tokmill reshard` does; again to resume.
+    """Write a complete output with shards of another size, as `tokmill reshard` does. Call it again to resume.
 
-    shard_tokens: of each shard, a number or text such as `100M`; None: what the format has by default. Raises TokmillError.
+    Args:
+        directory: The complete output.
+        out: The output directory.
+        shard_tokens: Tokens of a shard, a number or text such as `100M`; None: as the trainer expects.
+        shard_documents: Cut shards only where documents end.
+        fresh: Discard what is in `out`.
+        force: Go on though it will not fit on the disk.
+        observers: What is told of progress.
+
+    Returns:
+        What was done.
+
+    Raises:
+        TokmillError: UsageError for what is not possible, DamageError for a source that is not as it was written.
     """
     target = output_path(out)
     named = named_directory(directory, "reshard")
@@ -110,14 +141,13 @@ def reshard(
     return _rewrite(source, content.format, choice, target, "reshard", fresh=fresh, force=force, observers=observers, notices=())
 
 
-def _load(paths: list[Path], val: list[Path], out: Path, stated: dict[str, object]) -> Source:
-    """The directory that was named, or the files, and those for validation. Raises UsageError."""
+def _load(paths: list[Path], val: list[Path], out: Path, stated: Stated) -> Source:
+    """Return the directory or the files that were named as a source. Raises UsageError."""
     check_apart([*paths, *val], out)
-    given = [f"--{name.replace('_', '-')}" for name, value in stated.items() if value is not None]
-    given += ["--val"] if val else []
+    given = stated.options() + ["--val"] * bool(val)
     if is_directory(paths, given):
         return _loaded(paths[0])
-    return load_bare(paths, val=val, **stated)  # type: ignore[arg-type]
+    return load_bare(paths, val, stated)
 
 
 def _loaded(directory: Path) -> Source:
@@ -160,13 +190,3 @@ def _rewrite(
         observers=observers,
         notices=notices,
     )
-
-
-def _check_choice(option: str, value: str | None, allowed: Sequence[str]) -> None:
-    if value is not None and value not in allowed:
-        raise UsageError(
-            f"{value!r} is not a value of {option}",
-            option=option,
-            allowed=", ".join(allowed),
-            suggested=nearest(value, allowed),
-        )

@@ -6,7 +6,7 @@ They are read once beforehand. The format is not guessed: a header read as ids, 
 from __future__ import annotations
 
 import shlex
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, cast, get_args
 
 import msgspec
@@ -29,8 +29,9 @@ from tokmill.core.records import (
     Tokenizer,
     path_to_text,
 )
-from tokmill.core.text import counted, nearest
+from tokmill.core.text import counted
 from tokmill.dataset import IdReader, check_npy, check_size, read_header, read_npy_header, refuse_index
+from tokmill.derive.arguments import check_choice
 from tokmill.derive.source import Source, Step, extents_of
 from tokmill.derive.token_stream import ShiftedIds, check_edge
 from tokmill.encode import resolve_with
@@ -46,36 +47,43 @@ _NAMES = tuple(name for name, spec in FORMATS.items() if not spec.lists_files)
 _STEP_TOKENS = 32 << 20
 
 
-def load_bare(
-    paths: Sequence[Path],
-    *,
-    val: Sequence[Path] = (),
-    from_format: str | None,
-    dtype: str | None,
-    eot: str | None,
-    eot_id: int | None,
-    tokenizer: str | None,
-) -> Source:
-    """Files in this order as one source: its train side, and `val` its validation side.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stated:
+    """What was stated of bare files; None: nothing."""
+
+    from_format: str | None
+    dtype: str | None
+    eot: str | None
+    eot_id: int | None
+    tokenizer: str | None
+
+    def options(self) -> list[str]:
+        """Return the options that were given."""
+        return [f"--{each.name.replace('_', '-')}" for each in fields(self) if getattr(self, each.name) is not None]
+
+
+def load_bare(paths: Sequence[Path], val: Sequence[Path], stated: Stated) -> Source:
+    """Return files in this order as one source: `paths` its training side, `val` its validation side.
 
     Raises UsageError for what is not stated or not as stated.
     """
     every = [*paths, *val]
-    _check_stated(every, from_format=from_format, dtype=dtype, eot=eot, eot_id=eot_id, tokenizer=tokenizer)
-    described = _describe(tokenizer, eot_id, cast("IdType", dtype))
+    _check_stated(every, stated)
+    from_format, dtype, eot = cast("str", stated.from_format), cast("IdType", stated.dtype), cast("EotPlacement", stated.eot)
+    described = _describe(stated.tokenizer, stated.eot_id, dtype)
     content = Content(
         inputs=tuple(_input(path) for path in every),
         tokenizer=described,
         separator=None,
         val_fraction=0.0,
-        dtype=cast("IdType", dtype),
-        eot=cast("EotPlacement", eot),
-        format=cast("str", from_format),
+        dtype=dtype,
+        eot=eot,
+        format=from_format,
         origin=Origin(
             bare_files=BareFiles(
-                format=cast("str", from_format),
-                dtype=cast("IdType", dtype),
-                eot=cast("EotPlacement", eot),
+                format=from_format,
+                dtype=dtype,
+                eot=eot,
                 eot_id=described.eot_id,
                 n_val=len(val),
             )
@@ -99,51 +107,38 @@ def load_bare(
         steps, largest = _scan(source)
     finally:
         source.close()
-    if tokenizer is None:
+    if stated.tokenizer is None:
         content = msgspec.structs.replace(content, tokenizer=msgspec.structs.replace(described, n_ids=largest + 1))
     manifest = msgspec.structs.replace(manifest, content=content, counts=steps[-1].counts)
     return Source(directory, manifest, steps, is_bare=True)
 
 
-def _check_stated(
-    paths: Sequence[Path],
-    *,
-    from_format: str | None,
-    dtype: str | None,
-    eot: str | None,
-    eot_id: int | None,
-    tokenizer: str | None,
-) -> None:
+def _check_stated(paths: Sequence[Path], stated: Stated) -> None:
     if not paths:
         raise UsageError(
             "no file was given", where="FILE", allowed="one or more", next_step="tokmill convert train.bin --from-format raw ..."
         )
     where = path_to_text(str(paths[0]))
     choices = (
-        ("--from-format", from_format, _NAMES),
-        ("--dtype", dtype, get_args(IdType)),
-        ("--eot", eot, get_args(EotPlacement)),
+        ("--from-format", stated.from_format, _NAMES),
+        ("--dtype", stated.dtype, get_args(IdType)),
+        ("--eot", stated.eot, get_args(EotPlacement)),
     )
     for option, value, allowed in choices:
-        if value is not None and value not in allowed:
-            raise UsageError(
-                f"{value!r} is not a value of {option}",
-                option=option,
-                allowed=", ".join(allowed),
-                suggested=nearest(value, allowed),
-            )
+        check_choice(option, value, allowed)
+    dtype, eot, eot_id, tokenizer = stated.dtype, stated.eot, stated.eot_id, stated.tokenizer
     missing = [option for option, value, _ in choices if value is None]
     if eot_id is None and tokenizer is None and eot != "none":
         missing.append("--eot-id or --tokenizer")
     if missing:
-        stated = f"--from-format {from_format or 'raw'} --dtype {dtype or 'uint16'} --eot {eot or 'after'}"
+        given = f"--from-format {stated.from_format or 'raw'} --dtype {dtype or 'uint16'} --eot {eot or 'after'}"
         which = f"--tokenizer {tokenizer}" if tokenizer else f"--eot-id {50256 if eot_id is None else eot_id}"
         raise UsageError(
             f"a bare file needs {', '.join(missing)}",
             where=where,
             allowed="; ".join(f"{option} {', '.join(allowed)}" for option, _, allowed in choices)
             + "; the id that ends documents, 50256 for GPT-2; or a directory that tokmill made",
-            next_step=f"tokmill convert {shlex.quote(where)} {stated} {which} ..., if that is what is in it",
+            next_step=f"tokmill convert {shlex.quote(where)} {given} {which} ..., if that is what is in it",
         )
     _check_once(paths)
     if eot_id is not None and not 0 <= eot_id <= np.iinfo(cast("str", dtype)).max:
@@ -157,7 +152,7 @@ def _check_stated(
 
 
 def _check_once(paths: Sequence[Path]) -> None:
-    """Raises UsageError for a file that was given twice, also under another name."""
+    """Raise UsageError for a file that was given twice, also under another name."""
     seen: dict[tuple[int, int], Path] = {}
     for path in paths:
         status = _status(path)
@@ -172,7 +167,7 @@ def _check_once(paths: Sequence[Path]) -> None:
 
 
 def _describe(name: str | None, eot_id: int | None, dtype: IdType) -> Tokenizer:
-    """The tokenizer that was stated; without one, all that the width of the ids says."""
+    """Return the tokenizer that was stated; without one, all that the width of the ids says."""
     if name is not None:
         described = resolve_with(name, eot_id)
         return described if eot_id is None else msgspec.structs.replace(described, eot_id=eot_id)
@@ -203,7 +198,7 @@ def _input(path: Path) -> Input:
 
 
 def _entry(path: Path, content: Content, side: str) -> FileEntry:
-    """Size and number of ids of a file. Raises UsageError when they are not as stated, DamageError for a file that was cut."""
+    """Return size and number of ids of a file. Raises UsageError if they are not as stated, DamageError for a file that was cut."""
     check_size(path, None)
     refuse_index(path)
     spec, item_bytes, size_bytes = FORMATS[content.format], ITEM_BYTES[content.dtype], path.stat().st_size

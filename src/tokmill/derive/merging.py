@@ -47,11 +47,21 @@ def merge(
     force: bool = False,
     observers: Sequence[Observer] = (),
 ) -> Outcome:
-    """Put complete outputs one behind the other into `out`, in the order given, as `tokmill merge` does; again to resume.
+    """Make one output of complete outputs, one after the other, as `tokmill merge` does. Call it again to resume.
 
-    allow_other_split: also of runs that chose their validation documents differently. fresh: discard what stands in `out`. force:
-    go on though it will not fit on the disk. Raises TokmillError: UsageError for outputs that do not agree, DamageError for
-    one that is not as it was written.
+    Args:
+        directories: The outputs, in order.
+        out: The output directory.
+        allow_other_split: Also take outputs that chose their validation documents differently.
+        fresh: Discard what is in `out`.
+        force: Go on though it will not fit on the disk.
+        observers: What is told of progress.
+
+    Returns:
+        What was done.
+
+    Raises:
+        TokmillError: UsageError for outputs that do not agree, DamageError for one that is not as it was written.
     """
     listed = named_paths(directories)
     if not listed:
@@ -86,7 +96,7 @@ def _copier_maker(sources: Sequence[Source], content: Content) -> Callable[[Outp
 
 
 def _check_agreement(sources: Sequence[Source]) -> None:
-    """Raises UsageError, naming what differs and where, unless the ids of all sources mean the same."""
+    """Raise UsageError, which names what differs and where, unless the ids of all sources mean the same."""
     first = sources[0]
     for source in sources[1:]:
         found = [f"{name} is {theirs}, not {ours}" for name, theirs, ours in _unlike(source, first, _MUST_AGREE)]
@@ -98,7 +108,7 @@ def _check_agreement(sources: Sequence[Source]) -> None:
         if found:
             raise UsageError(
                 "these outputs do not fit together: " + "; ".join(found),
-                where=f"{source.directory}, held against {first.directory}",
+                where=f"{source.directory}, compared with {first.directory}",
                 allowed="one tokenizer, dtype, end-of-text id, its placement, and format",
                 next_step="leave it out, or make it like the others: tokmill convert for format, dtype and end-of-text ids, "
                 "tokmill tokenize for another tokenizer"
@@ -107,7 +117,7 @@ def _check_agreement(sources: Sequence[Source]) -> None:
 
 
 def _unlike(source: Source, first: Source, names: Iterable[str]) -> Iterator[tuple[str, object, object]]:
-    """Settings that are not alike: name, of the one, of the other."""
+    """Yield settings that differ: name, of the one, of the other."""
     for name in names:
         theirs, ours = getattr(source.content, name), getattr(first.content, name)
         if theirs != ours:
@@ -115,15 +125,15 @@ def _unlike(source: Source, first: Source, names: Iterable[str]) -> Iterator[tup
 
 
 def _check_split(sources: Sequence[Source]) -> None:
-    """Raises UsageError when the sources chose their validation documents differently: one may stand on both sides."""
+    """Raise UsageError if the sources chose their validation documents differently: one may be on both sides."""
     first = sources[0]
     for source in sources[1:]:
         found = [f"--{name.replace('_', '-')} was {theirs}, not {ours}" for name, theirs, ours in _unlike(source, first, _SPLIT)]
         if found:
             raise UsageError(
-                "documents for validation were chosen differently, so one that is in both may stand on both sides: "
+                "documents for validation were chosen differently, so one that is in both may be on both sides: "
                 + "; ".join(found),
-                where=f"{source.directory}, held against {first.directory}",
+                where=f"{source.directory}, compared with {first.directory}",
                 allowed="one --seed and one --val-fraction, by which a text is always on the same side",
                 next_step="tokenize one of them again with the settings of the other, or pass --allow-other-split",
             )
@@ -134,9 +144,9 @@ def _identified(tokenizer: Tokenizer) -> str:
 
 
 def _merged_content(sources: Sequence[Source]) -> Content:
-    """The settings of one run over all inputs, in the shards that the format has by default: one file a side where it can.
+    """Return the settings of one run over all inputs, in the shards that the format has by default: one file a side if it can.
 
-    Where settings differ they are those of the first, and the fingerprints of all.
+    Settings that differ are those of the first; the origin has the fingerprints of all.
     """
     first = sources[0].content
     inputs = tuple(each for source in sources for each in source.content.inputs)
@@ -153,7 +163,7 @@ def _merged_content(sources: Sequence[Source]) -> Content:
 
 
 def _differing(sources: Sequence[Source]) -> list[str]:
-    """Names of settings in which the sources are not alike, besides their inputs."""
+    """Return the names of settings in which the sources differ, besides their inputs."""
     first = sources[0].content
     names = [name for name in first.__struct_fields__ if name not in ("inputs", "tokenizer", "origin", "shards", "n_parts")]
     return [name for name in names if any(getattr(s.content, name) != getattr(first, name) for s in sources)]
@@ -168,7 +178,7 @@ def _notices(sources: Sequence[Source], content: Content) -> list[str]:
         found.append(f"more than once in the output, for it is in more than one of the sources: {shown}")
     if names := _differing(sources):
         options = ", ".join("--" + name.replace("_", "-") for name in names)
-        split = "; a document may then stand on both sides" if set(_SPLIT) & set(names) else ""
+        split = "; a document may then be on both sides" if set(_SPLIT) & set(names) else ""
         found.append(f"made with different settings ({options}){split}; verify --source cannot compare the merged output")
     if len(sources) == 1:
         found.append(f"one source only: a copy, {counted(len(content.inputs), 'input')}")

@@ -1,7 +1,7 @@
-"""A complete output, or a bare file of ids, as a source: its segments as steps, its ids as one stream a side.
+"""A complete output, or a bare file of ids, as a source: its segments as steps, its files as checked bytes.
 
-Everything is read front to back in blocks, and every byte is held against the digest of its segment before a commit can build on
-it. Maps were refused: their pages count as memory, and a disk that fails would be a signal instead of an error.
+Everything is read front to back in blocks, and every byte is compared with the digest of its segment before a commit can build on
+it. Files are not mapped: pages of a map count as memory, and a disk that fails would be a signal instead of an error.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Self
 
 from tokmill.core.errors import DamageError, UsageError
 from tokmill.core.manifest import Manifest, load_manifest
-from tokmill.core.records import Counts, Cursor, path_to_text
+from tokmill.core.records import ITEM_BYTES, Counts, Cursor, path_to_text
 from tokmill.core.spans import HEADER, Span, SpanChecker, add_up, spans_of
 from tokmill.core.system import page_cache
 from tokmill.core.text import counted
@@ -32,20 +32,20 @@ BLOCK_BYTES = 4 << 20
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A stretch of a source behind which an output made from it can be committed."""
+    """A part of a source after which an output made from it can be committed."""
 
     after: Cursor
     """In the corpus of the source."""
     counts: Counts
     """Sums from the start of the source."""
     ends: Mapping[str, int]
-    """Where the stretch ends in each file that it touches, in bytes."""
+    """Where it ends in each file that it touches, in bytes."""
     writer: Mapping[str, int]
     """State of the source's own writer."""
 
 
 class CheckedFile:
-    """A file that is read front to back; every span of it that passes is held against its digest. Close it."""
+    """A file that is read front to back; every span of it that passes is compared with its digest. Close it."""
 
     def __init__(
         self,
@@ -77,7 +77,7 @@ class CheckedFile:
         self._cache = page_cache.ReadOnce(self.fd, size_bytes)
 
     def blocks(self, begin: int, end: int) -> Iterator[tuple[int, memoryview]]:
-        """The bytes from `begin` to `end`, each block with its offset and valid until the next. Raises DamageError."""
+        """Yield the bytes from `begin` to `end`, each block with its offset and valid until the next. Raises DamageError."""
         buffer = memoryview(bytearray(min(BLOCK_BYTES, max(end - begin, 0))))
         while begin < end:
             block = buffer[: min(end - begin, BLOCK_BYTES - begin % BLOCK_BYTES)]
@@ -94,7 +94,7 @@ class CheckedFile:
         self._fill(view)
 
     def finish(self) -> None:
-        """Read what is left, for its digests. Raises DamageError."""
+        """Read the rest, for its digests. Raises DamageError."""
         if self._spans and self._is_begun:
             self._pass_to(self._spans[-1].end)
 
@@ -149,20 +149,20 @@ class Source:
 
     @classmethod
     def load(cls, directory: Path) -> Self:
-        """Raises UsageError where no complete output is, DamageError for a manifest that cannot be trusted."""
+        """Return a complete output. Raises UsageError if there is none, DamageError for a manifest that cannot be trusted."""
         manifest = load_manifest(directory)
         if manifest.content.part:
             raise UsageError(
                 f"this is part {manifest.content.part} of an output",
                 where=str(directory),
                 allowed="whole outputs",
-                next_step="tokmill finalize DIR puts the parts together, DIR being what was --out",
+                next_step="tokmill finalize DIR makes one output of the parts; DIR is what was --out",
             )
         return cls(directory, manifest, _steps(manifest))
 
     @property
     def size_bytes(self) -> int:
-        """Of all files."""
+        """Bytes of all files."""
         return sum(entry.size_bytes for entry in self.manifest.files.values())
 
     @property
@@ -172,11 +172,11 @@ class Source:
 
     @property
     def item_bytes(self) -> int:
-        """Of one id."""
-        return 2 if self.content.dtype == "uint16" else 4
+        """Bytes of one id."""
+        return ITEM_BYTES[self.content.dtype]
 
     def file(self, name: str) -> CheckedFile:
-        """One of its files, opened when it is first asked for; it is the only one of its side that is open. Raises DamageError."""
+        """Return one of its files, the only one of its side that is open. Raises DamageError."""
         if name not in self._files:
             entry = self.manifest.files[name]
             for other in [n for n in self._files if self.manifest.files[n].side == entry.side]:
@@ -192,7 +192,7 @@ class Source:
         self.file(name).read_into(offset, view)
 
     def _open(self, name: str, size_bytes: int) -> CheckedFile:
-        """Raises ChangedError when something was appended to the output since its manifest was read."""
+        """Open a file. Raises DamageError; ChangedError if something was appended to the output since its manifest was read."""
         if self.is_bare:
             return CheckedFile(self.directory / name, size_bytes, None)
         try:
@@ -204,7 +204,7 @@ class Source:
             raise replaced_error(self.directory) from None
 
     def finish(self) -> None:
-        """Check what was passed over of the files that were read. Raises DamageError."""
+        """Check the rest of the files that were read. Raises DamageError."""
         for file in self._files.values():
             file.finish()
 
@@ -216,7 +216,7 @@ class Source:
 
 
 def check_marks(source: Source) -> None:
-    """Raises UsageError for an output whose documents cannot be told apart."""
+    """Raise UsageError for an output whose documents cannot be told apart."""
     if source.content.eot == "none":
         raise UsageError(
             "documents cannot be told apart in "
@@ -240,7 +240,7 @@ def extents_of(manifest: Manifest, side: str) -> list[Extent]:
 
 
 def _steps(manifest: Manifest) -> list[Step]:
-    """The segments; those that share a cursor are one step, and the last ends where the corpus does."""
+    """Return the segments as steps; those that share a cursor are one, and the last ends where the corpus does."""
     steps: list[Step] = []
     for segment in manifest.segments:
         ends = {name: span.end for name, span in segment.files.items()}
