@@ -12,14 +12,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
-from support.commands import clean_environment, command
+from support.commands import PATIENCE_S, clean_environment, command, wait_until
 from support.corpora import SEP, some_documents, some_text
 from support.failures import Died, do_damage, dying_at, flip
 from support.runs import SMALL, repair_in_process, tokenize_in_small_segments
@@ -174,9 +173,15 @@ def test_killed_at_any_moment_and_repaired_again_the_output_is_whole(tmp_path: P
                 (os.killpg if i % 2 else os.kill)(process.pid, signal.SIGKILL)
                 n_killed += 1
         assert not (out / "train.bin").exists() or (out / "train.bin").read_bytes() == good
-    deadline = time.monotonic() + 10
-    while (code := command("verify", out, "--repair", "-q").returncode) == 11 and time.monotonic() < deadline:
-        time.sleep(0.1)
+    # The worker of a killed parent holds the lock until it notices.
+    code = 11
+
+    def repaired() -> bool:
+        nonlocal code
+        code = command("verify", out, "--repair", "-q").returncode
+        return code != 11
+
+    wait_until(repaired)
     assert (code, n_killed >= 3) == (0, True)
     assert (out / "train.bin").read_bytes() == good
     assert sorted(p.name for p in out.iterdir()) == ["manifest.json", "train.bin", "val.bin"]
@@ -191,9 +196,7 @@ def test_the_worker_that_is_lost_is_started_again(made: Made, tmp_path: Path) ->
         stderr=subprocess.PIPE,
         env=clean_environment(),
     ) as process:
-        deadline = time.monotonic() + 20
-        while not (out / ".tokmill" / "lock").exists() and time.monotonic() < deadline:
-            time.sleep(0.002)
+        wait_until((out / ".tokmill" / "lock").exists, process)
         (worker,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         os.kill(int(worker), signal.SIGABRT)
         _, said = process.communicate(timeout=60)
@@ -419,11 +422,9 @@ def test_interrupted_it_replaces_nothing(tmp_path: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-m", "tokmill", "verify", str(out), "--repair"], stderr=subprocess.PIPE, env=clean_environment()
     ) as process:
-        deadline = time.monotonic() + 20
-        while not (out / ".tokmill" / "train.bin.part").exists() and time.monotonic() < deadline:
-            time.sleep(0.002)
+        wait_until((out / ".tokmill" / "train.bin.part").exists, process)
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=30)
+        _, said = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130, said
     assert b"nothing was replaced" in said
     assert sorted(p.name for p in out.iterdir()) == ["manifest.json", "val.bin"]

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support.commands import clean_environment
+from support.commands import clean_environment, wait_until
 
 # Sends the signal of Ctrl-C to itself when a module is about to be loaded.
 _INTERRUPTING = """
@@ -109,9 +109,7 @@ def test_at_work_it_is_answered_at_once_and_what_is_done_is_committed(tmp_path: 
         assert process.stdin is not None
         process.stdin.write((tmp_path / "c.txt").read_bytes())
         process.stdin.flush()
-        deadline_s = time.monotonic() + 30
-        while not (tmp_path / "o" / ".tokmill" / "journal").exists() and time.monotonic() < deadline_s:
-            time.sleep(0.02)
+        wait_until((tmp_path / "o" / ".tokmill" / "journal").exists, process)
         os.kill(process.pid, signal.SIGINT)
         said = process.communicate(timeout=60)[1].decode()
     assert process.returncode == 130

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.commands import PATIENCE_S, wait_until
 
 TMUX = shutil.which("tmux")
 pytestmark = pytest.mark.skipif(TMUX is None, reason="no tmux is installed")
@@ -49,19 +50,28 @@ class Terminal:
         environment = {k: v for k, v in os.environ.items() if k not in {"TMUX", "NO_COLOR"}}
         done = subprocess.run(
             [TMUX or "tmux", "-f", "/dev/null", "-S", self._socket, *arguments],
-            capture_output=True, text=True, check=True, timeout=30, env=environment,
+            capture_output=True, text=True, check=True, timeout=PATIENCE_S, env=environment,
         )  # fmt: skip
         return done.stdout
 
     def wait_for(self, text: str) -> list[str]:
         """Filled lines of the screen when `text` is among them."""
-        deadline_s = time.monotonic() + 30
+        deadline_s = time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline_s:
             lines = [line.rstrip() for line in self.tmux("capture-pane", "-p").splitlines() if line.strip()]
             if any(text in line for line in lines):
                 return lines
             time.sleep(0.05)
         raise AssertionError(f"{text!r} never came: {lines}")
+
+    def wait_for_one_line(self, text: str) -> None:
+        """Wait until the screen has one filled line, with the text in it."""
+
+        def shows_it() -> bool:
+            lines = self.wait_for("")
+            return len(lines) == 1 and text in lines[0]
+
+        wait_until(shows_it)
 
     def resize(self, columns: int) -> None:
         self.tmux("resize-window", "-x", str(columns))
@@ -89,11 +99,10 @@ def test_a_terminal_that_is_made_narrow_and_wide_again_keeps_nothing_stale(termi
         (100, "512 MiB"),
         (12, "  25 %"),
     ):
-        terminal.resize(columns)
+        # tmux tells a program of its new size four times a second at most.
         time.sleep(0.3)
-        lines = terminal.wait_for(shown.strip()[:9])
-        assert len(lines) == 1, lines
-        assert shown in lines[0]
+        terminal.resize(columns)
+        terminal.wait_for_one_line(shown)
     terminal.resize(60)
     terminal.say("a message")
     lines = terminal.wait_for("a message")

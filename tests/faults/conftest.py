@@ -1,4 +1,4 @@
-"""Shows what was tried, behind the tests."""
+"""Shows after the tests what was tried."""
 
 from __future__ import annotations
 

@@ -11,8 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from support.commands import is_alive, n_committed, started, wait_for_commit, workers_of
-from support.faults import Scene, is_complete, run, write_prose
+from support.commands import PATIENCE_S, is_alive, n_committed, started, wait_for_commit, wait_until, workers_of
+from support.faults import Outcome, Scene, is_complete, run, write_prose
 from support.outputs import written
 
 
@@ -36,7 +36,7 @@ def kill_at_random(scene: Scene, out: Path, n_kills: int) -> int:
     for _ in range(n_kills):
         with started(scene.command(out)) as process:
             with suppress(subprocess.TimeoutExpired):
-                # Half of the moments lie in the start, half behind the first commit of this run.
+                # Half of the moments lie in the start, half after the first commit of this run.
                 process.wait(rng.uniform(0.05, 1.0))
             if rng.random() < 0.5 and process.poll() is None:
                 wait_for_any(process, out)
@@ -44,10 +44,10 @@ def kill_at_random(scene: Scene, out: Path, n_kills: int) -> int:
             n_met += process.poll() is None
             kill_now(process, victim := rng.choice(("parent", "worker", "both")))
             if victim == "worker":
-                assert process.wait(60) == 0, process.stderr.read() if process.stderr else ""
-            assert process.wait(60) in (0, -signal.SIGKILL)
+                assert process.wait(PATIENCE_S) == 0, process.stderr.read() if process.stderr else ""
+            assert process.wait(PATIENCE_S) in (0, -signal.SIGKILL)
         if (out / "manifest.json").exists():
-            # Killed behind the manifest, a run leaves its state directory to the next one; the output is whole.
+            # Killed after the manifest, a run leaves its state directory to the next one; the output is whole.
             assert written(out) == scene.expected
             scene.prepare(out)
     return n_met
@@ -55,15 +55,19 @@ def kill_at_random(scene: Scene, out: Path, n_kills: int) -> int:
 
 def wait_for_any(process: subprocess.Popen[bytes], out: Path) -> None:
     before = n_committed(out)
-    while process.poll() is None and n_committed(out) == before:
-        time.sleep(0.002)
+    wait_until(lambda: process.poll() is not None or n_committed(out) != before)
 
 
 def finish(scene: Scene, out: Path) -> None:
     """The same command once more; a killed run's worker may need a moment to see that its parent is gone."""
-    deadline = time.monotonic() + 10
-    while (outcome := run(scene.command(out))).code == 11 and time.monotonic() < deadline:
-        time.sleep(0.1)
+    outcome = Outcome(11, "")
+
+    def ended() -> bool:
+        nonlocal outcome
+        outcome = run(scene.command(out))
+        return outcome.code != 11
+
+    wait_until(ended)
     assert outcome.code == 0, outcome.said
     assert is_complete(out, scene.expected)
 
@@ -86,10 +90,7 @@ def test_a_killed_parent_leaves_no_orphan(scene: Scene, tmp_path: Path) -> None:
         workers = workers_of(process)
         assert len(workers) == 1
         os.kill(process.pid, signal.SIGKILL)
-        deadline = time.monotonic() + 5
-        while is_alive(workers[0]) and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert not is_alive(workers[0])
+        wait_until(lambda: not is_alive(workers[0]))
     finish(scene, out)
 
 
@@ -110,7 +111,7 @@ def test_an_interrupted_run_commits_says_so_and_resumes(
         with started(scene.command(out)) as process:
             wait_for_commit(process, out)
             (os.killpg if to_group else os.kill)(process.pid, signum)
-            _, said = process.communicate(timeout=30)
+            _, said = process.communicate(timeout=PATIENCE_S)
         # On a busy machine the run may be over before the signal comes.
         if process.returncode != 0:
             break
@@ -130,7 +131,7 @@ def test_a_run_that_is_told_to_stop_while_it_starts_stops(scene: Scene, tmp_path
         with started(scene.command(out)) as process:
             time.sleep(moment_s)
             process.send_signal(signal.SIGINT)
-            _, said = process.communicate(timeout=30)
+            _, said = process.communicate(timeout=PATIENCE_S)
         # A run that is over before the signal comes is whole; `finish` sees to that.
         assert process.returncode in (0, 130, -signal.SIGINT), said
         assert b"Traceback" not in said

@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import pytest
-from support.commands import clean_environment
+from support.commands import PATIENCE_S, clean_environment, wait_until
 from support.oracle import plain_tokens
 from support.outputs import written
 
@@ -21,22 +20,19 @@ _TEXT = b"some text<|endoftext|>" * 1000
 
 @contextmanager
 def at_work(out: Path, *options: str, **environment: str) -> Iterator[psutil.Process]:
-    """The worker of a run that has begun and waits for more of its standard input; the run is completed behind it."""
+    """The worker of a run that has begun and waits for more of its standard input; the run is completed after it."""
     command = [sys.executable, "-m", "tokmill", "tokenize", "-", "--out", str(out), "-q", "--val-fraction", "0", *options]
     with subprocess.Popen(command, stdin=subprocess.PIPE, env=clean_environment(**environment)) as process:
         assert process.stdin is not None
         process.stdin.write(_TEXT)
         process.stdin.flush()
-        deadline = time.monotonic() + 90
-        while not (out / ".tokmill" / "journal").exists() and time.monotonic() < deadline:
-            time.sleep(0.01)
+        wait_until((out / ".tokmill" / "journal").exists, process)
         (worker,) = psutil.Process(process.pid).children()
         # Itself, its lifeline, the guard, the reader, an encoder.
-        while worker.num_threads() < 5 and time.monotonic() < deadline:
-            time.sleep(0.01)
+        wait_until(lambda: worker.num_threads() >= 5, process)
         yield worker
         process.stdin.close()
-        assert process.wait(90) == 0
+        assert process.wait(PATIENCE_S) == 0
     assert written(out) == plain_tokens([b"some text"] * 1000, val_fraction=0)
 
 

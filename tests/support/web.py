@@ -38,6 +38,8 @@ class Site:
     """What `Authorization` must be."""
     fault: Fault | None = None
     bytes_per_s: float | None = None
+    is_broken: bool = False
+    """Whether answers that are on their way break off."""
     log: list[tuple[str, str | None]] = field(default_factory=list)
     """Path with its query, and the range that was asked for."""
     sent_bytes: int = 0
@@ -111,6 +113,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         step = 1 << 16 if rate is None else max(1, int(rate / 50))
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             for at in range(0, len(data), step):
+                if self.site.is_broken:
+                    self.reset()
+                    return
                 # Counted first: the client may look at the count as soon as it has the bytes.
                 if self.asked_at == self.site.n_forgotten:
                     self.site.sent_bytes += len(data[at : at + step])

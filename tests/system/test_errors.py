@@ -9,13 +9,12 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.commands import clean_environment
+from support.commands import clean_environment, wait_until
 from support.corpora import write_corpus
 from support.failures import limit_disk
 
@@ -143,9 +142,7 @@ def test_an_interrupted_run_says_in_four_parts_how_to_go_on(tmp_path: Path) -> N
         assert process.stdin is not None
         process.stdin.write(b"some text, and no end of it")
         process.stdin.flush()
-        deadline_s = time.monotonic() + 30
-        while not (tmp_path / "o" / ".tokmill" / "journal").exists() and time.monotonic() < deadline_s:
-            time.sleep(0.05)
+        wait_until((tmp_path / "o" / ".tokmill" / "journal").exists, process)
         os.kill(process.pid, signal.SIGTERM)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 130

@@ -11,14 +11,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
-from support.commands import clean_environment, command
+from support.commands import PATIENCE_S, clean_environment, command, wait_until
 from support.corpora import SEP, WITH_SKIPS, some_documents, some_text, write_every_kind
 from support.failures import Died, do_damage, dying_at
 from support.oracle import plain_tokens
@@ -442,19 +441,17 @@ def test_parts_side_by_side_one_of_them_twice_and_one_killed_are_one_run(tmp_pat
 
     killed, other = begin(0), begin(1)
     journal = part_directory(out, 0) / ".tokmill" / "journal"
-    while not journal.exists():
-        assert killed.poll() is None
-        time.sleep(0.005)
+    wait_until(journal.exists, killed)
     twice = begin(0)
-    _, said = twice.communicate(timeout=60)
+    _, said = twice.communicate(timeout=PATIENCE_S)
     assert (twice.returncode, b"another run is writing" in said) in [(11, True), (0, False)]
     killed.send_signal(signal.SIGKILL)
-    killed.communicate(timeout=60)
-    assert other.communicate(timeout=60)
+    killed.communicate(timeout=PATIENCE_S)
+    assert other.communicate(timeout=PATIENCE_S)
     assert other.returncode == 0
     for index in (2, 0):
         again = begin(index)
-        _, said = again.communicate(timeout=60)
+        _, said = again.communicate(timeout=PATIENCE_S)
         assert again.returncode == 0, said
     tokmill.finalize(out)
     tokmill.tokenize(corpus, tmp_path / "one", separator="\\n\\n")

@@ -11,8 +11,6 @@ import os
 import subprocess
 import sys
 import tarfile
-import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,7 +18,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support.commands import clean_environment, command
+from support.commands import PATIENCE_S, clean_environment, command, wait_until
 from support.corpora import SEP, some_documents
 from support.oracle import plain_tokens
 from support.outputs import written
@@ -219,8 +217,7 @@ def test_user_password_and_signature_are_nowhere_to_be_seen(site: Site, tmp_path
         env=clean_environment(),
     )
     arguments: list[bytes] = []
-    while not (out / ".tokmill" / "journal").exists() and run.poll() is None:
-        time.sleep(0.01)
+    wait_until((out / ".tokmill" / "journal").exists, run)
     for child in Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split():
         with contextlib.suppress(OSError):
             arguments.append(Path(f"/proc/{child}/cmdline").read_bytes())
@@ -303,7 +300,7 @@ def test_a_record_of_a_local_input_is_what_it_was_before_there_were_remote_ones(
 
 
 def test_a_run_survives_a_server_that_is_started_again(tmp_path: Path) -> None:
-    site = Site(bytes_per_s=400_000)
+    site = Site(bytes_per_s=40_000)
     text = SEP.encode().join(DOCUMENTS)
     with serving(site):
         url = site.put("/a.txt", text)
@@ -311,13 +308,13 @@ def test_a_run_survives_a_server_that_is_started_again(tmp_path: Path) -> None:
             [sys.executable, "-m", "tokmill", "tokenize", url, "--out", str(tmp_path / "out"), "-q", "--input-format", "text"],
             env=clean_environment(),
         )
-        while len(site.log) < 2 and run.poll() is None:
-            threading.Event().wait(0.01)
-        time.sleep(0.1)
-        site.fault = lambda handler: handler.reset()
-    site.fault, site.bytes_per_s = None, None
-    time.sleep(0.5)
+        wait_until(lambda: len(site.log) >= 2, run)
+        n_asked = len(site.log)
+        site.is_broken, site.fault = True, lambda handler: handler.reset()
+        # The run asks again, while the server fails and then is gone.
+        wait_until(lambda: len(site.log) > n_asked, run)
+    site.is_broken, site.fault, site.bytes_per_s = False, None, None
     with serving(site, site.port):
-        assert run.wait(60) == 0
+        assert run.wait(PATIENCE_S) == 0
     assert written(tmp_path / "out") == plain_tokens(DOCUMENTS)
     assert os.path.exists(tmp_path / "out" / "manifest.json")
