@@ -1,7 +1,7 @@
 """Validated settings of a run, divided by one question: whether the setting can change a byte of the output.
 
-`Content` holds those that can: it is stored in journal and manifest, its fingerprint pins a resumed run, and a difference is
-refused by name. `Resources` holds those that cannot. Both are plain data, so a job can be carried out in another process.
+`Content` holds those that can: it is stored in journal and manifest, and a resumed run must have the same fingerprint; a difference
+is an error that names it. `Resources` holds those that cannot. Both are plain data, so a job can be carried out in another process.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ class Content(msgspec.Struct, frozen=True, kw_only=True):
     text_key: str = PlanOptions.text_key
     eot: EotPlacement = "after"
     val_fraction: float = PlanOptions.val_fraction
-    """Of the documents, 0 <= fraction < 1."""
+    """Share of documents for the val side, 0 <= fraction < 1."""
     seed: int = 0
-    """Of the hash that decides the side, 0 <= seed < 2**64."""
+    """Seed of the hash that decides the side, 0 <= seed < 2**64."""
     dtype: IdType = "uint16"
     format: str = "raw"
     shards: Shards | msgspec.UnsetType = msgspec.UNSET
@@ -47,7 +47,7 @@ class Content(msgspec.Struct, frozen=True, kw_only=True):
     n_parts: int | msgspec.UnsetType = msgspec.UNSET
     """Parts in which the corpus is tokenized, each with files of its own; unset: one run."""
     part: Part | msgspec.UnsetType = msgspec.UNSET
-    """Of one such part, whose `inputs` are those it has a share in."""
+    """Set for one such part; `inputs` are then those it has a share in."""
     origin: Origin | msgspec.UnsetType = msgspec.UNSET
     """Unset: a run of tokenize could make this output."""
 
@@ -80,12 +80,12 @@ class Resources(msgspec.Struct, frozen=True, kw_only=True):
     """Resident memory of the worker above which encoder threads drop their caches."""
     engine: str = "gigatoken"
     audit_fraction: float = 0.001
-    """Of the text that is encoded again by the reference, about."""
+    """Share of the text that is encoded again by the reference tokenizer, about."""
     max_skipped: int | None = None
     refuse_json_lines: bool = False
-    """Nobody said what a pipe holds: one whose text begins with a JSON object is refused."""
+    """Whether a pipe whose text begins with a JSON object is an error, because nobody said what it holds."""
     stage_bytes: int = 0
-    """Of an output that is sent shard by shard while it is made: what may wait here for that; 0: it is not."""
+    """Most bytes of shards that may wait here to be sent; 0: shards are not sent while the output is made."""
     nice: bool = False
     """Give way to every other program that wants the processor or the disk."""
     segment_bytes: int = 64 * MIB
@@ -102,12 +102,12 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     fresh: bool = False
     """Discard what an earlier run left in the directory."""
     made_from: tuple[Provenance, ...] = ()
-    """Of a run that appends: the complete output in the directory, and those it was made from itself."""
+    """For a run that appends: the complete output in the directory, and those that it was made from."""
     urls: dict[str, str] = {}
     """By the path of an input, its URL with user, password or signature, where it has any; told to processes, stored nowhere."""
 
     destination: str = ""
-    """Of an output that is made in `out` and then sent to a store: its URL, without what is secret in it."""
+    """URL, without secrets, of an output that is made in `out` and then sent to a store."""
 
     @property
     def replacing(self) -> str | None:

@@ -40,7 +40,7 @@ class Progress(Event, frozen=True, kw_only=True):
 
 
 class Committed(Event, frozen=True, kw_only=True):
-    """A segment is on disk: a run that is killed from now on resumes behind it."""
+    """A segment is on disk: a run that is killed from now on resumes after it."""
 
     elapsed_s: float
     segment: int

@@ -1,6 +1,6 @@
-"""The manifest: the JSON file, written last, that makes an output directory complete; and the journal's lines, of which it is made.
+"""The manifest: the JSON file, written last, that makes an output complete; and the journal's lines, of which it is made.
 
-Both are read back as untrusted: names are single components, lengths grow, counts and checksums must agree.
+Both are read as untrusted: names are single components, lengths grow, counts and checksums must agree.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ MANIFEST_NAME = "manifest.json"
 SKIPPED_NAME = "skipped.jsonl"
 PLAN_NAME = ".tokmill/plan"
 PARTS_NAME = ".tokmill/parts"
-"""Of an output that is made in parts; see `output/parts.py`."""
+"""Where an output that is made in parts has them; see `output/parts.py`."""
 BESIDE = {"report.html"}
-"""What may lie beside the files of an output without being one of them; likewise whatever is hidden."""
+"""Files that may lie beside those of an output, as hidden files may."""
 MOST_BYTES = 1 << 30
-"""Of a manifest or a journal: 64 MiB of corpus take about a thousand bytes, so this is some 60 TB."""
+"""Size limit of a manifest or a journal: 64 MiB of corpus take about a thousand bytes, so this is some 60 TB."""
 _MOST_IDS = 1 << 24
 _MOST_NAMED = 5
 FORMAT_VERSION = 1
-"""Of manifest and journal. A newer one is refused, an older one read."""
+"""Version of manifest and journal. A newer one is an error."""
 
 
 class FileSpan(msgspec.Struct, frozen=True, kw_only=True):
     """What one segment added to one file."""
 
     end: int
-    """Length of the file in bytes behind the segment."""
+    """Length of the file in bytes after the segment."""
     digest: str
     """xxh3_128, hex, of the bytes that the segment added."""
 
@@ -58,7 +58,7 @@ class Segment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     counts: Counts
     """Sums from the start of the corpus to the end of this segment."""
     writer: dict[str, int] = {}
-    """State of the writer behind the segment."""
+    """State of the writer after the segment."""
     completed: dict[str, FileEntry] = {}
     """Files to which no later segment adds; in the journal alone, the manifest has all of them together."""
 
@@ -82,9 +82,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     made_from: tuple[Provenance, ...] | msgspec.UnsetType = msgspec.UNSET
     """In the order of the inputs; left out of an output that was tokenized in one run."""
     parts: tuple[int, ...] | msgspec.UnsetType = msgspec.UNSET
-    """Of an output that was made in parts: how many segments there are up to the end of each."""
+    """For an output made in parts: the number of segments up to the end of each part."""
     history: History | msgspec.UnsetType = msgspec.UNSET
-    """How it went; outputs of tokmill 0.1 have none."""
+    """The attempts of the run."""
     checksum: str = ""
     """xxh3_128, hex, of the manifest's canonical JSON with this field empty."""
 
@@ -96,7 +96,7 @@ def encode_manifest(manifest: Manifest) -> bytes:
 
 
 def published(segments: list[Segment], files: Container[str]) -> list[Segment]:
-    """The segments as a manifest has them: of published files alone."""
+    """Return the segments as a manifest has them: with published files only."""
     return [
         msgspec.structs.replace(s, files={name: span for name, span in s.files.items() if name in files}, completed={})
         if s.completed or any(name not in files for name in s.files)
@@ -116,7 +116,7 @@ def load_manifest(directory: Path) -> Manifest:
             where=str(directory),
             allowed=f"a directory with {MANIFEST_NAME}",
             next_step="give the directory that was --out, or run the tokmill tokenize command again: an interrupted run resumes; "
-            "what was made in parts is put together by tokmill finalize",
+            "tokmill finalize joins what was made in parts",
         ) from None
     except NotADirectoryError:
         raise UsageError(
@@ -129,7 +129,7 @@ def load_manifest(directory: Path) -> Manifest:
 
 
 def _unfinished_parts(directory: Path) -> UsageError | None:
-    """The error for an output whose parts were not put together; None where none are made, or nobody can say how many."""
+    """Return the error for an output whose parts were not joined; None where there are none, or their number is unknown."""
     try:
         plan = msgspec.json.decode(read_state(directory / PLAN_NAME).partition(b" ")[2], type=_PlanOnly)
         complete = {int(path.parent.name) for path in (directory / PARTS_NAME).glob(f"[0-9]*/{MANIFEST_NAME}")}
@@ -139,7 +139,7 @@ def _unfinished_parts(directory: Path) -> UsageError | None:
 
 
 def unfinished_parts(where: str, n_parts: int, complete: Container[int]) -> UsageError:
-    """The error for an output whose parts were not put together. where: a directory, or a URL. complete: those that are there."""
+    """Return the error for an output whose parts were not joined. where: directory or URL. complete: parts that are there."""
     missing = [index for index in range(n_parts) if index not in complete]
     names = ", ".join(map(str, missing[:_MOST_NAMED])) + (
         f" and {len(missing) - _MOST_NAMED:,} more" if len(missing) > _MOST_NAMED else ""
@@ -149,13 +149,13 @@ def unfinished_parts(where: str, n_parts: int, complete: Container[int]) -> Usag
     return UsageError(
         f"no complete tokmill output here, but one that is being made in parts: {there}",
         where=where,
-        allowed="an output whose parts were put together",
+        allowed="an output whose parts were joined",
         next_step=f"make those that are missing, then: {then}" if missing else then,
     )
 
 
 def decode_manifest(data: bytes, where: str) -> Manifest:
-    """The manifest in `data`. Raises DamageError, or UsageError for one of a newer tokmill."""
+    """Decode a manifest, strictly. Raises DamageError, or UsageError for one of a newer tokmill."""
     version = _decoded(data, _VersionOnly, where).format_version
     if version > FORMAT_VERSION:
         raise UsageError(
@@ -175,7 +175,7 @@ def decode_manifest(data: bytes, where: str) -> Manifest:
 
 
 def read_state(path: Path) -> bytes:
-    """A file that tokmill wrote about its own state, read as untrusted: a regular file of bearable size, through no link.
+    """Read a file that tokmill wrote about its own state, as untrusted: a regular file of limited size, through no link.
 
     Raises DamageError, OSError.
     """
@@ -210,7 +210,7 @@ def _file_of(said: object) -> bytes:
 
 
 def _says(said: object, meant: object) -> bool:
-    """Whether JSON says nothing but what was understood; it may leave out what an older tokmill did not know."""
+    """Return whether the JSON has no value but those that were decoded; it may leave out fields with a default."""
     if isinstance(said, dict) and isinstance(meant, dict):
         return said.keys() <= meant.keys() and all(_says(value, meant[key]) for key, value in said.items())
     if isinstance(said, list) and isinstance(meant, (list, tuple)):
@@ -219,14 +219,14 @@ def _says(said: object, meant: object) -> bool:
 
 
 def _check_values(manifest: Manifest, where: str) -> None:
-    """Raises DamageError for numbers and names that no run can have written."""
+    """Raise DamageError for numbers and names that no run can have written."""
     content = manifest.content
     n_inputs = len(content.inputs)
-    # Of ids whose tokenizer nobody named, the width alone is known.
+    # If nobody named the tokenizer of the ids, only their width is known.
     if not 0 < content.tokenizer.n_ids <= (_MOST_IDS if content.tokenizer.is_known else 1 << 32):
         raise _damaged(f"a tokenizer of {content.tokenizer.n_ids:,} ids", where)
     if any(not 0 <= segment.after.input_index <= n_inputs for segment in manifest.segments):
-        raise _damaged("a segment ends behind the last input", where)
+        raise _damaged("a segment ends after the last input", where)
     parts = manifest.parts or ()
     if list(parts) != sorted(parts) or (parts and (parts[0] < 0 or parts[-1] != len(manifest.segments))):
         raise _damaged("the parts do not add up to the segments", where)

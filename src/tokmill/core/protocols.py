@@ -113,7 +113,7 @@ class OutputFiles(Protocol):
 class Writer(Protocol):
     """What turns runs of tokens into files. Knows nothing of threads or of publishing.
 
-    What it writes depends on the tokens alone, not on how they are divided into runs or where it was made anew from its state.
+    What it writes depends on the tokens alone, not on how they are divided into runs or where a new one continued from its state.
     """
 
     def append(self, tokens: Tokens) -> None:

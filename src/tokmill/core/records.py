@@ -1,7 +1,7 @@
 """The records that travel between the parts of tokmill: what was found, where we are, what was made, what happened.
 
 Everything here is frozen. Records that are stored or cross a process boundary are `msgspec.Struct`s (JSON); records that hold
-text or token arrays live in one process only and are plain slotted dataclasses. Of tokmill this module imports `slices` alone.
+text or token arrays live in one process only and are plain slotted dataclasses. Of tokmill this module imports `documents` alone.
 """
 
 from __future__ import annotations
@@ -52,18 +52,18 @@ BLOCK_BYTES = 1 << 20
 
 
 def path_to_text(path: str) -> str:
-    """The text form of a path that JSON can hold: bytes that are not UTF-8 (and a literal `%`) become `%XX`."""
+    """Return the text form of a path that JSON can hold: bytes that are not UTF-8 (and a literal `%`) become `%XX`."""
     return "".join(f"%{ord(c) - 0xDC00:02X}" if "\udc80" <= c <= "\udcff" else "%25" if c == "%" else c for c in path)
 
 
 def text_to_path(text: str) -> str:
-    """The inverse of `path_to_text`: a path for `open`, with bytes that are not UTF-8 as surrogates."""
+    """Return the inverse of `path_to_text`: a path for `open`, with bytes that are not UTF-8 as surrogates."""
     head, *rest = text.split("%")
     return os.fsdecode(os.fsencode(head) + b"".join(bytes([int(r[:2], 16)]) + os.fsencode(r[2:]) for r in rest))
 
 
 def is_url(path: str) -> bool:
-    """Whether this names something elsewhere: `s3://bucket/key`."""
+    """Return whether a name is a URL: `s3://bucket/key`."""
     return _URL.match(path) is not None
 
 
@@ -79,17 +79,17 @@ class Input(msgspec.Struct, frozen=True, kw_only=True):
     """Size on disk, compressed; None for standard input."""
     mtime_ns: int | None = None
     version: str | msgspec.UnsetType | None = msgspec.UNSET
-    """Of a remote object: what tells its content from another, as the store says (`etag "..."`); None: the store says nothing.
+    """For a remote object: what the store says tells its content from another (`etag "..."`); None: it says nothing.
     Unset, and then not encoded, for what is not remote."""
 
     @property
     def is_remote(self) -> bool:
-        """Whether it is behind a URL."""
+        """Whether it is named by a URL."""
         return is_url(self.path)
 
 
 def is_packed(source: Input) -> bool:
-    """Whether its bytes on disk are not those of its text, more or less."""
+    """Return whether the input is compressed, so that its bytes on disk are not about those of its text."""
     return source.compression != "none" or source.format in WITH_FOOTER
 
 
@@ -106,7 +106,7 @@ class Tokenizer(msgspec.Struct, frozen=True, kw_only=True):
     path: str
     """File with the ranks, or tokenizer.json, in the form of `path_to_text`."""
     sha256: str
-    """Of that file, hex."""
+    """SHA-256 of that file, hex."""
     n_ids: int
     """Largest id, plus one, added tokens included; of a published encoding, whose other special ids are left out, EOT at most."""
     eot_id: int
@@ -118,7 +118,7 @@ class Tokenizer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Cursor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Where reading goes on. `Cursor()` is the start of the corpus."""
+    """A place in the corpus where reading continues. `Cursor()` is its start."""
 
     input_index: int = 0
     offset: int = 0
@@ -244,7 +244,7 @@ class Batch:
     head_open: bool = False
     tail_open: bool = False
     after: Cursor | None
-    """Where reading goes on behind this batch; None: inside a document, no place to commit."""
+    """Where reading continues after this batch; None: inside a document, where nothing can be committed."""
     locate: Callable[[int], Location]
     """Location of the document with that index in `documents`."""
     counts: Counts

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tokmill.core.records import Counts
 
 _RESERVE_BYTES = 16 << 20
-"""Left for others, at most; less on a small disk (a hundredth) and for a small output (a quarter), which changes little there."""
+"""Left free for others, at most; less on a small disk (a hundredth of it) and for a small output (a quarter of it)."""
 _SEGMENT_BYTES = 32 << 20
 """Input of a segment, about: 64 MiB, or what is done in a second."""
 _SEGMENT_COST = 1600
@@ -29,9 +29,9 @@ _SEGMENT_COST = 1600
 _HISTORY_COST = 24 << 10
 """Bytes that the history of a run takes, beside the journal and in the manifest: 200 samples."""
 _FILES = 8
-"""Inodes: two parts, journal, history, lock, manifest, record of what was skipped, and their directory."""
+"""Inodes: two growing files, journal, history, lock, manifest, list of skipped records, and their directory."""
 _COMPRESSION = 30
-"""More than this is not what text compresses to."""
+"""Text does not compress better than this."""
 _REPLACED = 3
 """U+FFFD for a byte that is not UTF-8 is three bytes long."""
 
@@ -44,11 +44,11 @@ class DiskNeed(msgspec.Struct, frozen=True, kw_only=True):
     output_bytes: int
     """The files of ids."""
     bookkeeping_bytes: int
-    """Journal and manifest, which are there at the same time; parts are renamed, so they take nothing twice."""
+    """Journal and manifest, which exist at the same time; token files are renamed and take nothing twice."""
     reserve_bytes: int
-    """To be left free."""
+    """Left free for others."""
     written_bytes: int
-    """What an earlier run wrote there already; it goes on from it, or discards it."""
+    """Written there by an earlier run already, and used or discarded by this one."""
     free_bytes: int
     """For this user."""
     needed_files: int
@@ -82,7 +82,7 @@ class DiskNeed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def disk_need(job: Job, n_tokens: int, bytes_in: int, carried_bytes: int = 0) -> DiskNeed:
-    """What a run of so many tokens, from so many decompressed bytes, needs where its output goes.
+    """Return what a run of so many tokens, from so many decompressed bytes, needs on the disk of its output.
 
     carried_bytes: of an old output that is copied into the new one first.
     """
@@ -92,7 +92,7 @@ def disk_need(job: Job, n_tokens: int, bytes_in: int, carried_bytes: int = 0) ->
 
 
 def rewriting_need(out: Path, content: Content, counts: Counts, *, fresh: bool) -> DiskNeed:
-    """What an output of so many tokens and documents needs that is made of other outputs."""
+    """Return what an output that is made of other outputs needs on its disk. counts: of the new output."""
     n_tokens, n_documents = counts.tokens_train + counts.tokens_val, counts.documents_train + counts.documents_val
     output = n_tokens * item_bytes(content) + n_documents * FORMATS[content.format].index_bytes
     return _need(out, content, n_tokens, output, counts.bytes_in, fresh=fresh)
@@ -101,17 +101,17 @@ def rewriting_need(out: Path, content: Content, counts: Counts, *, fresh: bool) 
 def _need(out: Path, content: Content, n_tokens: int, output: int, bytes_in: int, *, fresh: bool) -> DiskNeed:
     existing = next(p for p in (out, *out.parents) if p.is_dir())
     status = os.statvfs(existing)
-    parts = [p.stat() for p in growing_files(out)]
+    growing = [path.stat() for path in growing_files(out)]
     bookkeeping = _bookkeeping(content, bytes_in)
     reserve = min(_RESERVE_BYTES, status.f_blocks * status.f_frsize // 100, output // 4)
-    written = sum(part.st_blocks * 512 for part in parts)
+    written = sum(file.st_blocks * 512 for file in growing)
     free = status.f_bavail * status.f_frsize
     if fresh:
         # They are removed before anything is written.
         free, written = free + written, 0
     needed = max(0, output + bookkeeping - written) + reserve
     shards = n_tokens // content.shards.tokens if isinstance(content.shards, Shards) else 0
-    needed_files = 0 if parts else _FILES + shards + len(out.parents) - len(existing.parents)
+    needed_files = 0 if growing else _FILES + shards + len(out.parents) - len(existing.parents)
     free_files = status.f_favail if status.f_files else None
     return DiskNeed(
         path=str(existing),
@@ -128,7 +128,7 @@ def _need(out: Path, content: Content, n_tokens: int, output: int, bytes_in: int
 
 
 def _held_bytes(job: Job, output_bytes: int) -> int:
-    """What of an output is here at once: all of it, or what waits to be sent and the shards that are open."""
+    """Return how much of an output is here at once: all of it, or what waits to be sent and the open shards."""
     shards, stage_bytes = job.content.shards, job.resources.stage_bytes
     if not stage_bytes or not isinstance(shards, Shards):
         return output_bytes
@@ -137,7 +137,7 @@ def _held_bytes(job: Job, output_bytes: int) -> int:
 
 
 def most_tokens(content: Content) -> tuple[int, int] | None:
-    """No more tokens than this, and the bytes they come from: an id stands for a byte at least. None: an input has no size."""
+    """Return a bound on the tokens (each stands for at least a byte) and the bytes they come from; None if an input has no size."""
     n_bytes = 0
     for source in content.inputs:
         if source.size_bytes is None:
@@ -148,12 +148,12 @@ def most_tokens(content: Content) -> tuple[int, int] | None:
 
 
 def is_complete(job: Job) -> bool:
-    """Whether the output is there already, so that nothing will be written."""
+    """Return whether the output of a job is complete, so that nothing will be written."""
     return is_made(Path(text_to_path(job.out)), job.content, fresh=job.fresh)
 
 
 def is_made(out: Path, content: Content, *, fresh: bool) -> bool:
-    """Likewise, of any output."""
+    """Return whether an output with these settings is complete in a directory."""
     try:
         return not fresh and load_manifest(out).fingerprint == content.fingerprint()
     except (TokmillError, OSError):
@@ -162,7 +162,7 @@ def is_made(out: Path, content: Content, *, fresh: bool) -> bool:
 
 
 def item_bytes(content: Content) -> int:
-    """Bytes of one id."""
+    """Return the bytes of one id."""
     return 2 if content.dtype == "uint16" else 4
 
 

@@ -69,7 +69,7 @@ class GrowingFile:
         return self.length != self._committed
 
     def cut_span(self) -> FileSpan | None:
-        """What was appended since the last call, or None."""
+        """Return what was appended since the last call, or None."""
         if not self.is_ahead:
             return None
         span = FileSpan(end=self.length, digest=self._hash.hexdigest())
@@ -101,7 +101,7 @@ class GrowingFile:
         self.close()
 
     def close(self) -> None:
-        """Close the descriptor; the part stays."""
+        """Close the descriptors; the file stays."""
         for fd in (self._fd, self._readable, self._copied_to):
             if fd >= 0:
                 os.close(fd)

@@ -1,9 +1,9 @@
-"""The journal: a header that says what is being made, then one line a committed segment. Appended and fsynced; rewritten, in one
-step, only where settings change that nothing committed depends on.
+"""The journal: a header that says what is being made, then one line a committed segment. It is appended and synced, and rewritten
+(in one step) only where settings change that nothing committed depends on.
 
-A line is `CHECK JSON`, CHECK being the xxh3_64 of the JSON seeded with the check of the line before: a line that was cut short,
-changed, removed or moved does not fit the chain. What does not fit at the very end is an append that the power cut short, and is
-dropped; anywhere else it is damage.
+A line is `CHECK JSON`, where CHECK is the xxh3_64 of the JSON, seeded with the check of the line before. A line that was cut short,
+changed, removed or moved does not fit this chain. At the very end of the journal that is an append that was cut short by a power
+failure, and is dropped; anywhere else it is damage.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Header(msgspec.Struct, frozen=True, kw_only=True):
-    """First line: what the run makes."""
+    """The first line: what the run makes."""
 
     format_version: int
     tokmill_version: str
@@ -33,23 +33,23 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def of(cls, content: Content, version: str) -> Header:
-        """The header of a new run."""
+        """Return the header of a new run."""
         return cls(format_version=FORMAT_VERSION, tokmill_version=version, fingerprint=content.fingerprint(), content=content)
 
 
 def encode_header(header: Header) -> bytes:
-    """A header as a file of its own: the beginning of a journal."""
+    """Encode a header as a file of its own: the beginning of a journal."""
     payload = msgspec.json.encode(header)
     return _line(_check(payload, 0), payload)
 
 
 def read_header(path: Path) -> Header | None:
-    """What a file says that begins like a journal; None where it is not there. Raises DamageError, UsageError, OSError."""
+    """Read the header of a journal; None if there is no file. Raises DamageError, UsageError, OSError."""
     return decode_header(_read(path), str(path))
 
 
 def decode_header(data: bytes, where: str) -> Header | None:
-    """What `encode_header` made; None of nothing, or of a line that was cut. Raises DamageError, UsageError."""
+    """Decode what `encode_header` made; None for no bytes, or a line that was cut short. Raises DamageError, UsageError."""
     payloads, _, _ = _unchain(data, where)
     return _decode_header(payloads[0], where) if payloads else None
 
@@ -73,7 +73,7 @@ class Journal:
 
     @classmethod
     def open(cls, path: Path, header: Header) -> Journal:
-        """The journal at `path`, or a new one with `header`. Raises DamageError, OSError; UsageError for a newer tokmill's."""
+        """Open the journal at `path`, or a new one with `header`. Raises DamageError, OSError; UsageError for a newer tokmill's."""
         data = _read(path)
         payloads, chain, n_good = _unchain(data, str(path))
         if not payloads:
@@ -85,7 +85,7 @@ class Journal:
         return cls(path, _decode_header(payloads[0], str(path)), [_decode_line(p, str(path)) for p in payloads[1:]], chain)
 
     def with_header(self, header: Header) -> Journal:
-        """The same segments under another header, in place of this journal, which is closed. Raises OSError, DamageError."""
+        """Replace this journal by one with the same segments and another header. Raises OSError, DamageError."""
         payloads, _, _ = _unchain(_read(self.path), str(self.path))
         chain, lines = 0, []
         for payload in [msgspec.json.encode(header), *payloads[1:]]:
@@ -115,9 +115,9 @@ class Journal:
 
 
 def read_segments(path: Path, position: int) -> tuple[list[Segment], int]:
-    """The segments behind byte `position` of a journal that another process appends to, and where the next one will begin.
+    """Return the segments after byte `position` of a journal that another process appends to, and where the next one will begin.
 
-    position: 0, or what was returned before. A journal that is gone has no more. Raises DamageError, StorageError.
+    position: 0, or what was returned before. A journal that is gone has no more segments. Raises DamageError, StorageError.
     """
     try:
         with durable.storage_errors(path), path.open("rb") as file:
@@ -127,7 +127,7 @@ def read_segments(path: Path, position: int) -> tuple[list[Segment], int]:
         if path.exists():
             raise
         return [], position
-    # What has no end yet is being written.
+    # A line without an end is being written.
     whole = data[: data.rfind(b"\n") + 1]
     lines = whole.split(b"\n")[:-1]
     header = 1 if position == 0 else 0
@@ -135,7 +135,7 @@ def read_segments(path: Path, position: int) -> tuple[list[Segment], int]:
 
 
 def read_journal(path: Path) -> tuple[Header, list[Segment], float] | None:
-    """Header, committed segments, and the time put into them; the file is left as it is. None where there is none.
+    """Return header, committed segments, and the time spent on them, without changing the file; None if there is no journal.
 
     Raises DamageError, OSError; UsageError for a newer tokmill's.
     """
@@ -154,7 +154,7 @@ def _read(path: Path) -> bytes:
 
 
 def _unchain(data: bytes, where: str) -> tuple[list[bytes], int, int]:
-    """The payloads of the lines that fit the chain, the last check, and how many bytes they take."""
+    """Return the payloads of the lines that fit the chain, the last check, and the bytes that these lines take."""
     payloads: list[bytes] = []
     chain = n_good = 0
     lines = data.split(b"\n")

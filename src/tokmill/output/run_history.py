@@ -1,7 +1,7 @@
-"""Keeps the history of the run beside its journal while it goes on, so that a resumed run knows how it went before.
+"""Keeps the history of a run beside its journal, so that a resumed run knows the attempts before it.
 
-An observer like any other. What it writes is not synced and nothing depends on it: where it cannot be written, the run goes on
-without. When the output is complete, the history is a part of the manifest.
+What it writes is not synced and nothing depends on it: where it cannot be written, the run continues without it. In the end the
+history goes into the manifest.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ SAVE_EVERY_S = 2.0
 
 
 class RunHistoryRecorder:
-    """Implements `protocols.Observer`, for events of any thread."""
+    """Records the events of a run, from any thread. Implements `protocols.Observer`."""
 
     def __init__(self, output: Output) -> None:
-        """Goes on with what earlier attempts left there, as far as it is committed."""
+        """Continue what earlier attempts recorded, as far as their work is committed."""
         self._directory = output.directory
         self._before = until(load_history(output.directory) or History(attempts=(), n_attempts=0), output.elapsed_before_s)
         self._begin_s = output.elapsed_before_s
@@ -56,7 +56,7 @@ class RunHistoryRecorder:
         self._lock = threading.Lock()
 
     def on_event(self, event: AnyEvent) -> None:
-        """Note what an event says."""
+        """Record an event."""
         with self._lock:
             if isinstance(event, Progress):
                 self._on_progress(event)
@@ -69,7 +69,7 @@ class RunHistoryRecorder:
                 self._n_cache_resets += 1
 
     def history(self) -> History:
-        """All of it so far."""
+        """Return the history so far."""
         if self._attempt is None:
             return msgspec.structs.replace(self._before, notices=tuple(self._notices))
         attempt = msgspec.structs.replace(filled(self._attempt, self._samples.rows()), n_cache_resets=self._n_cache_resets)
@@ -77,14 +77,14 @@ class RunHistoryRecorder:
         return History(attempts=attempts[-MOST_ATTEMPTS:], n_attempts=self._before.n_attempts + 1, notices=tuple(self._notices))
 
     def save(self) -> None:
-        """Leave it to the next attempt."""
+        """Write the history for the next attempt."""
         self._saved_s = self._elapsed_s
         if self._failed:
             return
         try:
             durable.write_aside(history_of(self._directory), msgspec.json.encode(self.history()))
         except OSError:
-            # A disk that takes nothing more is found by what matters, and told of then.
+            # If the disk takes nothing more, what matters meets that error and reports it.
             self._failed = True
 
     def _on_started(self, event: Started) -> None:
@@ -108,7 +108,7 @@ class RunHistoryRecorder:
 
 
 def load_history(directory: Path) -> History | None:
-    """What an interrupted run left in the state directory; None where there is nothing that can be trusted."""
+    """Return the history in the state directory of an interrupted run; None where there is none that can be trusted."""
     try:
         history = msgspec.json.decode(read_state(history_of(directory)), type=History)
     except (OSError, DamageError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):

@@ -1,7 +1,7 @@
-"""The directory `.tokmill` inside an output: what is not complete yet, and the lock of whoever works on it.
+"""The state directory `.tokmill` inside an output: what is not complete yet, and the lock of the run that works on it.
 
-It holds `journal` (of a run that is to be resumed), `NAME.part` for every file to come, `history` (how it went so far), `lock`, and
-while an append takes the names of an output's files, those files (`output/superseded.py`). Trainers do not look there.
+It holds `journal`, `NAME.part` for every growing file, `history` (the attempts so far), `lock`, and, while an append takes the
+names of an output's files, those files (`output/superseded.py`). Trainers do not look there.
 """
 
 from __future__ import annotations
@@ -23,38 +23,38 @@ if TYPE_CHECKING:
 
 STATE_NAME = ".tokmill"
 PARTS = "parts"
-"""Directory in there of the parts of an output that is made in parts."""
+"""Directory in it of the parts of an output that is made in parts."""
 _SENT_NAME = ".tokmill.sent"
-"""Directory of a staged output with a file for each one that was sent to a store and is no longer here."""
+"""Directory of a staged output with a mark for each file that was sent to a store and is no longer here."""
 
 
 def state_of(directory: Path) -> Path:
-    """The state directory of an output directory."""
+    """Return the state directory of an output directory."""
     return directory / STATE_NAME
 
 
 def growing_path(directory: Path, name: str) -> Path:
-    """Where the file `name` of an output is made before it has its name; of one in a subdirectory too."""
+    """Return where the file `name` of an output grows before it gets its name."""
     return state_of(directory) / f"{flat_name(name)}.part"
 
 
 def flat_name(name: str) -> str:
-    """The name of a file of an output where there are no subdirectories."""
+    """Return the name of a file of an output without a subdirectory."""
     return name.replace("/", "%")
 
 
 def plan_of(directory: Path) -> Path:
-    """Where an output that is made in parts has its plan."""
+    """Return where an output that is made in parts has its plan."""
     return directory / PLAN_NAME
 
 
 def parts_of(directory: Path) -> Path:
-    """Where it has the output directories of its parts."""
+    """Return where an output that is made in parts has the output directories of its parts."""
     return state_of(directory) / PARTS
 
 
 def refuse_parts(directory: Path) -> None:
-    """Raises UsageError where an output is being made in parts."""
+    """Raise UsageError where an output is being made in parts."""
     if plan_of(directory).exists():
         raise UsageError(
             "an output is being made in parts in this directory",
@@ -65,12 +65,12 @@ def refuse_parts(directory: Path) -> None:
 
 
 def history_of(directory: Path) -> Path:
-    """Where a run notes how it went so far."""
+    """Return where a run keeps its history."""
     return state_of(directory) / "history"
 
 
 def acquire_lock(directory: Path) -> DirectoryLock:
-    """Take the lock of an output directory. Raises LockedError, StorageError; DamageError for a link instead of a directory."""
+    """Take the lock of an output directory. Raises LockedError, StorageError; DamageError if the state directory is a link."""
     state = state_of(directory)
     if state.is_symlink():
         raise DamageError(
@@ -83,7 +83,7 @@ def acquire_lock(directory: Path) -> DirectoryLock:
 
 
 def size_of(path: Path) -> int:
-    """Bytes of a regular file; -1 where there is none, or a link. Raises OSError."""
+    """Return the bytes of a regular file; -1 where there is none, or a link. Raises OSError."""
     try:
         found = path.lstat()
     except FileNotFoundError:
@@ -92,7 +92,7 @@ def size_of(path: Path) -> int:
 
 
 def check_size(path: Path, size_bytes: int, what: str) -> None:
-    """Raises DamageError for a file that is not there or has another size."""
+    """Raise DamageError for a file that is missing or has another size. what: names the file."""
     size = size_of(path)
     if size != size_bytes:
         raise DamageError(
@@ -104,22 +104,22 @@ def check_size(path: Path, size_bytes: int, what: str) -> None:
 
 
 def is_begun(directory: Path) -> bool:
-    """Whether a run left something here that the next one goes on with. Raises StorageError."""
+    """Return whether a run left something here that the next one resumes from. Raises StorageError."""
     return (state_of(directory) / "journal").exists() and (bool(growing_files(directory)) or (directory / _SENT_NAME).is_dir())
 
 
 def sent_mark(directory: Path, name: str) -> Path:
-    """What says that the complete file `name` of a staged output was sent, with what the store says of it."""
+    """Return the mark of a complete file of a staged output that was sent; it holds what the store says of the object."""
     return directory / _SENT_NAME / f"{flat_name(name)}.json"
 
 
 def is_sent(directory: Path, name: str) -> bool:
-    """Whether a complete file of an output lies in a store, not here."""
+    """Return whether a complete file of a staged output was sent to the store and removed here."""
     return sent_mark(directory, name).exists()
 
 
 def discard_sent(directory: Path) -> None:
-    """Forget what was sent, before all of it is made again. Raises OSError."""
+    """Remove the marks of sent files, before all of them are made again. Raises OSError."""
     marks = directory / _SENT_NAME
     for mark in marks.iterdir() if marks.is_dir() else ():
         mark.unlink()
@@ -129,16 +129,15 @@ def discard_sent(directory: Path) -> None:
 
 
 def release_lock(directory: Path, lock: DirectoryLock) -> None:
-    """Give the lock back, and the state directory where nothing is left in it."""
+    """Release the lock, and remove the state directory if it is empty."""
     lock.release(remove=True)
-    # Not empty: a run to be resumed, or another that began the moment the lock was free. And a disk that cannot be written
-    # has been the error already, which this one must not hide.
+    # It is not empty if a run can be resumed or another one has just begun. And an error of the disk must not hide the one before.
     with contextlib.suppress(OSError):
         state_of(directory).rmdir()
 
 
 def growing_files(directory: Path) -> list[Path]:
-    """The parts of a run that is not complete. Raises StorageError."""
+    """Return the growing files of a run. Raises StorageError."""
     state = state_of(directory)
     with reading_errors(state):
         names = durable.uninterrupted(lambda: os.listdir(state)) if state.is_dir() else []
@@ -146,7 +145,7 @@ def growing_files(directory: Path) -> list[Path]:
 
 
 def refuse_strangers(directory: Path) -> None:
-    """Raises UsageError for files that publishing may overwrite and that nobody vouches for."""
+    """Raise UsageError for files in a directory without a manifest that publishing may overwrite or a trainer may read."""
     if (directory / MANIFEST_NAME).exists():
         return
     for name in sorted(durable.uninterrupted(lambda: os.listdir(directory))):

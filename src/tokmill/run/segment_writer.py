@@ -1,7 +1,7 @@
 """Takes encoded batches in order: writes them, counts them, commits them segment by segment.
 
-The hard one is standard input. Its end may be the corpus's, or Ctrl-C may just have ended the program that writes it; the end
-is therefore neither committed nor published before it is a moment old and nobody has asked to stop.
+The end of standard input may be the end of the corpus, or Ctrl-C may just have ended the program that writes it. So it is neither
+committed nor published before a moment has passed in which nobody asked this run to stop.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from tokmill.output import Output
 
 SEGMENT_S = 1.0
-"""A slow input commits at least this often."""
+"""A commit comes at least this often, however slow the input is."""
 _GRACE_S = 0.15
-"""Between a signal to this process and the one to its neighbours in the pipe, a few milliseconds pass."""
+"""A signal reaches this process a few milliseconds before or after the others in the pipe."""
 _LOOK_S = 0.05
 _TICK_S = 0.2
 _DOCUMENT_BYTES = 64
@@ -39,10 +39,10 @@ _DOCUMENT_BYTES = 64
 
 
 class SegmentWriter:
-    """The one place where results become bytes. Used by one thread."""
+    """Writes encoded batches to the output. Used by one thread."""
 
     def __init__(self, job: Job, output: Output, emit: Callable[[AnyEvent], None], position_bytes: int) -> None:
-        """position_bytes: on disk, before the cursor. Raises TooManySkippedError, StorageError."""
+        """position_bytes: of the inputs on disk, before the cursor. Raises TooManySkippedError, StorageError."""
         self._job = job
         self._output = output
         self._emit = emit
@@ -57,7 +57,7 @@ class SegmentWriter:
         self.counts = output.counts
         self.position_bytes = position_bytes
         self.reached = output.cursor
-        """Where reading would go on behind all that was added."""
+        """Where reading would continue after all that was added."""
         self._after: Cursor | None = None
         self._committed_bytes = self.counts.bytes_in
         self._committed_s = self._started_s
@@ -65,7 +65,7 @@ class SegmentWriter:
 
     @property
     def elapsed_s(self) -> float:
-        """Of this run."""
+        """Seconds since this attempt began."""
         return time.monotonic() - self._started_s
 
     def add(self, encoded: EncodedBatch) -> None:
@@ -114,7 +114,7 @@ class SegmentWriter:
 
     @property
     def can_commit(self) -> bool:
-        """Whether a run can go on behind what was added last."""
+        """Whether a run can be resumed after what was added last."""
         return self._after is not None and not self.is_withheld
 
     def _note_end_of_stdin(self, after: Cursor) -> None:
@@ -123,11 +123,11 @@ class SegmentWriter:
 
     @property
     def is_withheld(self) -> bool:
-        """Whether standard input ended so short a time ago that its end may be an interrupt's."""
+        """Whether standard input ended just now, so that an interrupt may have ended it."""
         return self._stdin_ended_s is not None and time.monotonic() - self._stdin_ended_s < _GRACE_S
 
     def wait_for_stdin_end(self) -> None:
-        """Returns when the end of standard input is no longer in doubt."""
+        """Wait until the end of standard input is no longer in doubt."""
         while self.is_withheld:
             time.sleep(_GRACE_S / 10)
 
@@ -138,7 +138,7 @@ class SegmentWriter:
         return full or time.monotonic() - self._committed_s >= SEGMENT_S
 
     def commit(self) -> None:
-        """Begin to commit up to the last batch, if a run can go on behind it and there is something new."""
+        """Begin to commit up to the last batch, if a run can be resumed after it and there is something new."""
         after, self._after = self._after, None
         if after is None or self.is_withheld or (after == self._output.cursor and not self._output.is_ahead):
             return
@@ -153,7 +153,7 @@ class SegmentWriter:
         )
 
     def finish(self) -> dict[str, FileEntry]:
-        """Let the writer end its files, commit, and describe all files by name. Raises StorageError, DiskFullError."""
+        """Let the writer end its files, commit, and return all files by name. Raises StorageError, DiskFullError."""
         self._writer.finish()
         self._check_left()
         if SKIPPED_NAME in self._output.names - set(self._output.completed()):
@@ -168,7 +168,7 @@ class SegmentWriter:
         return dict(self._output.completed())
 
     def _check_left(self) -> None:
-        """Raises UsageError when the only shards, too small, were all dropped."""
+        """Raise UsageError when all shards were dropped because they are too small."""
         shards, n_tokens = self._job.content.shards, self.counts.tokens_train + self.counts.tokens_val
         if isinstance(shards, Shards) and n_tokens and not any(entry.tokens for entry in self._output.completed().values()):
             raise UsageError(

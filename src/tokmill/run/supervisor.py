@@ -1,7 +1,7 @@
-"""Runs a job in a child process and brings its events to the observers.
+"""Runs a job in a child process and passes its events to the observers.
 
-The child may be killed or abort at any moment (the engine aborts when it runs out of memory): it is started again, with smaller
-batches, and resumes from the journal, as long as each attempt commits something new.
+The child may be killed or abort at any moment (an engine aborts when it runs out of memory). It is then started again with smaller
+batches and resumes from the journal, as long as attempts commit something new.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tokmill.core.protocols import Observer
 
 _ATTEMPTS = 3
-"""Deaths in a row without a commit in between after which the run gives up."""
+"""Deaths in a row, without a commit in between, after which the run ends."""
 _SMALLEST_BATCH_BYTES = 64 << 10
 _STOPPING = "stopping: what is done so far is committed first (Ctrl-C again ends at once)"
 
@@ -88,7 +88,7 @@ class LocalRunner:
 
 
 def _can_read_again(job: Job, stdin_begin: int | None) -> bool:
-    """Whether what a dead worker had read can be had once more: a pipe's bytes are gone with it."""
+    """Whether what a dead worker had read can be read again: the bytes of a pipe are gone with it."""
     pipes = [i for i in job.content.inputs if i.size_bytes is None]
     if not pipes:
         return True
@@ -99,7 +99,7 @@ def _can_read_again(job: Job, stdin_begin: int | None) -> bool:
 
 
 def _stdin_position() -> int | None:
-    """Where standard input stands, which need not be its beginning; None for what cannot be read twice."""
+    """Return the position of standard input, which need not be its beginning; None if it cannot be read twice."""
     try:
         return os.lseek(0, 0, os.SEEK_CUR)
     except OSError:

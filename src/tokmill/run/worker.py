@@ -57,7 +57,7 @@ class Worker(EncodingProcess):
                 if self._is_to_end(writer, reader):
                     raise self._ended(output.directory)
             except BaseException:
-                # What was written before is kept, whatever went wrong behind it.
+                # What was written before the error is kept.
                 writer.commit()
                 output.settle()
                 recorder.save()
@@ -75,11 +75,11 @@ class Worker(EncodingProcess):
     def _is_to_end(self, writer: SegmentWriter, reader: CorpusReader) -> bool:
         """Whether the run ends here: before the corpus does, or by a signal that may have ended standard input, too."""
         inputs, reached = self._job.content.inputs, writer.reached
-        is_behind = reached.input_index >= len(inputs) or reached == reader.end
-        return not is_behind or (self._stopped and any(i.path == STDIN for i in inputs))
+        is_at_end = reached.input_index >= len(inputs) or reached == reader.end
+        return not is_at_end or (self._stopped and any(i.path == STDIN for i in inputs))
 
     def _position(self, cursor: Cursor) -> int:
-        """Bytes on disk before the cursor; of a compressed input that was begun, none."""
+        """Bytes of the inputs on disk before the cursor, without those of a compressed input that was begun."""
         inputs = self._job.content.inputs
         before = sum(i.size_bytes or 0 for i in inputs[: cursor.input_index])
         before -= self._outside()[0] if before or cursor.offset else 0
@@ -87,7 +87,7 @@ class Worker(EncodingProcess):
         return before + (cursor.offset if is_plain else 0)
 
     def _outside(self) -> tuple[int, int]:
-        """Bytes of the inputs before and behind what the job has a share in."""
+        """Bytes of the inputs before and after the part that the job makes."""
         return outside_bytes(self._job.content.part, self._job.content.inputs)
 
     def _tell_all(self, event: AnyEvent) -> None:

@@ -1,12 +1,12 @@
 """Makes the parts of an output on a Ray cluster. The only file that imports ray.
 
-A task is one part: a run like any other, in a child process under a limit of its own, with the lock and the journal of its part
-on the storage that all nodes share. Ray is asked for nothing but a place: no result but how the part ended goes through it, so
-what a node takes with it when it dies is the work since its last commits, and a driver that is killed and run again goes on.
-Retries are counted here and not left to Ray, which would not say a word of them.
+A task makes one part: a run like any other, in a child process with a memory limit of its own, with the lock and the journal of its
+part on the storage that all nodes share. Ray only provides the place, and only how the part ended goes through it. So a node that
+dies loses the work since its last commits, and a driver that is killed and run again continues. Retries are counted here, because
+Ray would not report them.
 
-The hard one is a task that lives on where Ray believes it dead. The part's lock keeps the next one out until it is gone, so
-that one waits; that both make the same bytes does the rest.
+A task may live on after Ray believes it dead. The part's lock then keeps the next one waiting until it is gone; and if both make
+the part, they make the same bytes.
 """
 
 from __future__ import annotations
@@ -56,17 +56,17 @@ if TYPE_CHECKING:
     from tokmill.core.protocols import Observer
 
 _STORE_BYTES = 80 << 20
-"""Of a cluster that is started here: nearly the least that Ray takes; the tasks put nothing into it."""
+"""Object store of a cluster that is started here: nearly the least that Ray accepts; the tasks put nothing into it."""
 _MOST_DEATHS = 5
-"""Of workers and nodes that one part may cost."""
+"""Deaths of workers and nodes after which a part is given up."""
 _PATIENCE_S = 120.0
-"""For the lock of a part whose worker is dead, or soon will be."""
+"""Longest wait for the lock of a part whose worker is dead, or soon will be."""
 _BOARD = "tokmill"
 """Name of the board, among those of one driver."""
 _POLL_S = 0.5
 _KNOCK_S = 10.0
 _CHECKPOINT_S = 10.0
-"""For the parts to commit what they have, when the run ends early."""
+"""Time for the parts to commit, when the run ends early."""
 _TELL_EVERY_S = 1.0
 _DEATHS = (
     exceptions.WorkerCrashedError,
@@ -75,13 +75,13 @@ _DEATHS = (
     exceptions.OutOfMemoryError,
     exceptions.ObjectLostError,
 )
-"""What befalls a task that is not its own fault."""
+"""Failures of a task that are not its own fault."""
 HERE = "here"
 """The cluster that this machine is part of, or else a new one of this machine alone."""
 
 
 class RayRunner:
-    """A hold on a cluster. As a context, it lets go of it."""
+    """A connection to a cluster. A context: leaving it disconnects."""
 
     def __init__(self, address: str, stage: str | None = None) -> None:
         """address: of the cluster, `auto`, `local` for a new one of this machine, or `here`. stage: of an output in a store, the
@@ -99,7 +99,7 @@ class RayRunner:
             # Ray puts one of its own there, which would end this process without a checkpoint.
             if handler is not None:
                 signal.signal(signal.SIGTERM, handler)
-        # It tells of lost nodes on standard output, where the result is to be, and has no switch for that.
+        # Ray reports lost nodes on standard output, where the result belongs, and has no option against it.
         self._said.enter_context(redirect_stdout(sys.stderr))
         return self
 
@@ -108,7 +108,7 @@ class RayRunner:
         self._said.close()
 
     def make_parts(self, job: Job, indexes: Sequence[int], observers: Sequence[Observer]) -> None:
-        """Make parts of a whole. Returns when they are complete. Raises TokmillError; the others then end with a checkpoint."""
+        """Make parts of a whole. Raises TokmillError when one fails; the others then commit and end."""
         work = _Work(job, indexes, self._stage, observers)
         try:
             work.run()
@@ -118,7 +118,7 @@ class RayRunner:
                 "interrupted; every part keeps what it committed",
                 where=job.destination or job.out,
                 allowed="all parts, made to their end",
-                next_step="run the same command again: it goes on",
+                next_step="run the same command again: it continues",
             ) from None
         except BaseException:
             work.cancel()
@@ -126,7 +126,7 @@ class RayRunner:
 
 
 class _Work:
-    """The parts that are to be made, those that are being made, and what is to be said of all of them together."""
+    """The parts that wait, those that are being made, and their common progress."""
 
     def __init__(self, job: Job, indexes: Sequence[int], stage: str | None, observers: Sequence[Observer]) -> None:
         self._job = job
@@ -141,15 +141,15 @@ class _Work:
         self._task = ray.remote(num_cpus=resources.n_threads, memory=resources.budget_bytes, max_retries=0)(_make_part)
         self._board: Any = None
         self._read: Any = None
-        """What the board is asked for, and has not answered yet."""
+        """The pending answer of the board."""
         self._view = _View(job, indexes)
 
     def run(self) -> None:
-        """Make all. Raises what a part raises; WorkerDiedError for one that cost too many workers or nodes."""
+        """Make all parts. Raises what a part raises; WorkerDiedError for one that lost too many workers or nodes."""
         self._tell(self._view.started(self._job))
         while self._waiting or self._running:
             n_slots = _slots(self._job)
-            # Some more than there is room for, so that none waits for us.
+            # Submit a few more than there is room for, so that no node waits.
             while self._waiting and len(self._running) < n_slots + max(2, n_slots // 4):
                 self._submit(self._waiting.popleft())
             done, _ = ray.wait(list(self._running), num_returns=1, timeout=_POLL_S)
@@ -160,7 +160,7 @@ class _Work:
             self._look(_POLL_S)
 
     def cancel(self) -> None:
-        """Let what is running end with a checkpoint."""
+        """Let running parts commit and end."""
         for reference in self._running:
             ray.cancel(reference)
         if self._running:
@@ -176,7 +176,7 @@ class _Work:
         try:
             event = msgspec.json.decode(ray.get(reference), type=AnyEvent)
         except _DEATHS as death:
-            self._bury(index, type(death).__name__)
+            self._on_worker_death(index, type(death).__name__)
             return
         if isinstance(event, Failed):
             error = error_of(event)
@@ -185,21 +185,21 @@ class _Work:
         if isinstance(event, Finished):
             self._view.finish(index, event.counts)
 
-    def _bury(self, index: int, cause: str) -> None:
-        """A worker or its node died: the part is made again, from its last commit."""
+    def _on_worker_death(self, index: int, cause: str) -> None:
+        """Make the part of a dead worker or node again, from its last commit."""
         self._deaths[index] += 1
         if self._deaths[index] > _MOST_DEATHS:
             raise WorkerDiedError(
                 f"part {index} cost {counted(self._deaths[index], 'worker or node', 'workers or nodes')} ({cause})",
                 where=self._job.out,
                 allowed=f"{_MOST_DEATHS} a part",
-                next_step="see what kills them (memory of the nodes, Ray's logs), then run the same command again: it goes on",
+                next_step="see what kills them (memory of the nodes, Ray's logs), then run the same command again: it continues",
             )
         self._waiting.appendleft(index)
         self._tell(Restarted(cause=f"{cause}, part {index}", attempt=self._deaths[index] + 1, batch_bytes=0))
 
     def _look(self, patience_s: float = 0.0) -> None:
-        """Take what the board has answered, tell of it, and ask again."""
+        """Take what the board has answered, report it, and ask again."""
         states, notes = self._answer(patience_s)
         for note in notes:
             self._tell(Notice(text=note))
@@ -211,7 +211,7 @@ class _Work:
 
     def _answer(self, patience_s: float) -> tuple[dict[int, tuple[int, bytes]], list[str]]:
         if self._board is None:
-            # Not before the tasks are on their way: it is one more process to be started.
+            # After the first tasks are submitted: the board is one more process to start.
             self._board = ray.remote(num_cpus=0, max_restarts=-1)(Board).options(name=_BOARD).remote()
         if self._read is None:
             self._read = self._board.read.remote()
@@ -221,7 +221,7 @@ class _Work:
         try:
             found: tuple[dict[int, tuple[int, bytes]], list[str]] = ray.get(asked)
         except exceptions.RayActorError:
-            # Its node may have died: it is made anew, and the tasks tell it again where they are.
+            # Its node may have died. Ray makes it again, and the tasks report to it again.
             return {}, []
         return found
 
@@ -231,7 +231,7 @@ class _Work:
 
 
 class _View:
-    """How far all parts together are."""
+    """The progress of all parts together."""
 
     def __init__(self, job: Job, indexes: Sequence[int]) -> None:
         self._began_s = time.monotonic()
@@ -241,10 +241,10 @@ class _View:
         self._left = set(indexes)
         self._counts = Counts()
         self._states: dict[int, tuple[int, bytes]] = {}
-        """Of parts that are being made: position and counts."""
+        """Position and counts of the parts that are being made."""
 
     def started(self, job: Job) -> Started:
-        """The event that says what is to be done, and what is done already."""
+        """Return the event with the work that is to be done, and what is done already."""
         resources = job.resources
         done = sum(size for index, size in enumerate(self._sizes) if index not in self._left)
         return Started(
@@ -263,7 +263,7 @@ class _View:
         self._counts += counts
 
     def progress(self, states: dict[int, tuple[int, bytes]]) -> Progress:
-        """The event that says how far it is. states: of each part that told so since the last time, its position and counts."""
+        """Return the progress. states: position and counts of each part that reported since the last call."""
         self._states |= {index: state for index, state in states.items() if index in self._left}
         position = sum(size for index, size in enumerate(self._sizes) if index not in self._left)
         counts = self._counts
@@ -275,25 +275,25 @@ class _View:
 
 
 class Board:
-    """Where the tasks say how far they are. An actor; nothing is lost with it that is not told again."""
+    """Collects the progress of the tasks. An actor; whatever is lost with it is reported again."""
 
     def __init__(self) -> None:
         self._states: dict[int, tuple[int, bytes]] = {}
         self._notes: list[str] = []
 
     def tell(self, index: int, position_bytes: int, counts: bytes, notes: list[str]) -> None:
-        """A part is so far; and what a person should know of it."""
+        """Take the progress of a part, and notices for the user."""
         self._states[index] = (position_bytes, counts)
         self._notes += notes
 
     def read(self) -> tuple[dict[int, tuple[int, bytes]], list[str]]:
-        """What was told and said since the last time."""
+        """Return progress and notices since the last call."""
         (states, notes), (self._states, self._notes) = (self._states, self._notes), ({}, [])
         return states, notes
 
 
 class _Reporter:
-    """Tells the board how far a part is. Implements `protocols.Observer`, on the node of the task."""
+    """Reports the progress of a part to the board, from the node of the task. Implements `protocols.Observer`."""
 
     def __init__(self, index: int) -> None:
         self._index = index
@@ -302,7 +302,7 @@ class _Reporter:
         self._notes: list[str] = []
 
     def on_event(self, event: AnyEvent) -> None:
-        """Tell what matters, now and then. Nobody waits for it to arrive."""
+        """Report to the board now and then, without waiting for an answer."""
         if isinstance(event, Restarted):
             self._told_s = 0.0
             self._notes.append(f"part {self._index}: its worker was lost ({event.cause}), attempt {event.attempt}")
@@ -317,7 +317,7 @@ class _Reporter:
 
 
 def _make_part(question: bytes, index: int, stage: str | None) -> bytes:
-    """The task: make one part, and say how it ended. Runs in a worker of Ray."""
+    """Make one part and return how it ended: the task that a worker of Ray runs."""
     job = msgspec.json.decode(question, type=Job)
     give_up_s = time.monotonic() + _PATIENCE_S
     while True:
@@ -351,7 +351,7 @@ def _connect(address: str) -> None:
 
 
 def _knock(address: str) -> None:
-    """Raises UsageError where nobody listens: Ray itself would go on trying for minutes."""
+    """Raise UsageError if nothing listens at the address: Ray itself would try for minutes."""
     host, _, port = address.rpartition(":")
     if host and port.isdigit():
         try:
@@ -371,7 +371,7 @@ def _silent(address: str, why: str) -> UsageError:
 
 
 def _slots(job: Job) -> int:
-    """How many parts the cluster can make at a time. Raises UsageError when no node has room for one."""
+    """Return how many parts the cluster can make at a time. Raises UsageError when no node has room for one."""
     resources = job.resources
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     n_slots = sum(
