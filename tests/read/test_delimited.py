@@ -177,7 +177,7 @@ def test_a_bare_carriage_return_is_a_part_of_its_field(tmp_path: Path) -> None:
 def test_a_carriage_return_in_the_header_is_named(tmp_path: Path, data: bytes) -> None:
     with pytest.raises(BadRecordError, match="a carriage return stands in a field without quotes") as caught:
         read_all(write(tmp_path, {"a.csv": data}))
-    assert caught.value.next_step == "give the lines of the file newlines as ends: tr '\\r' '\\n' < FILE"
+    assert caught.value.next_step == "end the lines of the file with newlines: tr '\\r' '\\n' < FILE"
 
 
 @pytest.mark.parametrize(
@@ -273,7 +273,7 @@ def test_a_row_over_the_limit_is_not_taken_apart_into_rows_whatever_the_policy(t
     sizes = {"batch_bytes": 4000, "max_piece_bytes": 2000}
     with pytest.raises(MemoryBudgetError, match="a quote is never closed") as caught:
         read_all(inputs, on_error=on_error, sizes=sizes)
-    assert "mend the quote" in str(caught.value.next_step)
+    assert "fix the quote" in str(caught.value.next_step)
     long_line = write(tmp_path, {"b.csv": b"text\n" + b"x" * 5000 + b"\nafter\n"})
     with pytest.raises(MemoryBudgetError):
         read_all(long_line, on_error=on_error, sizes=sizes)

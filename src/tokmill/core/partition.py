@@ -151,7 +151,7 @@ def _sizes(inputs: Sequence[Input]) -> list[int]:
     for source in inputs:
         if source.size_bytes is None:
             raise UsageError(
-                "what comes through a pipe cannot be divided: its size is not known, and it is read once",
+                "a pipe cannot be divided into parts: its size is not known, and it is read once",
                 where="standard input" if source.path == "-" else source.path,
                 allowed="files, and objects whose store says how long they are",
                 next_step="save it as a file, or tokenize it in one run",

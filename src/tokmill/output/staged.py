@@ -1,4 +1,4 @@
-"""Where an output is made: in the directory that was redacted, or, for an object store, in one of our own from which it is sent.
+"""Where an output is made: in the named directory, or, for an object store, in one of our own from which it is sent.
 
 The staged directory is an output like any other, with its journal, so that a run is resumed exactly; it is found again by the URL.
 Shards are sent as they become complete and are then taken away, so the disk need hold a few of them only; the run waits where the

@@ -108,7 +108,7 @@ class ColumnReader:
             value = text.as_py()
             if value is None:
                 what = f'the text in the column "{self._settings.content.text_key}" is null'
-                batcher.reject(NotARecordError("null_text", what, "mend the row"), position.record, None)
+                batcher.reject(NotARecordError("null_text", what, "fix the row"), position.record, None)
             else:
                 batcher.count(len(value))
                 batcher.add(value, position.record, None)

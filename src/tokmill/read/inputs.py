@@ -153,10 +153,10 @@ class _Finder:
         name = register_url(found.name)
         if self._urls.setdefault(name, found.name) != found.name:
             raise UsageError(
-                "two different URLs are the same but for user, password or signature",
+                "two URLs differ only in user, password or signature",
                 where=name,
                 allowed="each object with one URL",
-                next_step="give the one that is right",
+                next_step="give the right one",
             )
         file_format, compression = _describe(name, self._input_format)
         _check_seekable(file_format, compression, name, has_size=True)
@@ -176,7 +176,7 @@ class _Finder:
                 "a device or socket cannot be read as text",
                 where=path_to_text(name),
                 allowed="a file, a directory, a pipe, or - for standard input",
-                next_step="pipe what is to be read into: tokmill tokenize - ...",
+                next_step="pipe the text into: tokmill tokenize - ...",
             )
 
     def _add_matches(self, pattern: str) -> None:
@@ -220,7 +220,7 @@ class _Finder:
         if self._outside is not None and _identity(top) == self._outside:
             return _nothing(
                 top,
-                "this directory is the output's, where no input is looked for",
+                "this is the output directory, which is not searched for inputs",
                 "choose another --out, or name the input files one by one or by a pattern",
             )
         return _nothing(
@@ -305,9 +305,9 @@ def _check_seekable(file_format: InputFormat, compression: Compression, path: st
     """Raise UsageError for a file that would be read from its end, and cannot be."""
     if file_format not in WITH_FOOTER or (has_size and compression == "none"):
         return
-    what = f"compressed from outside ({compression})" if compression != "none" else "a pipe"
+    what = f"a compressed file ({compression})" if compression != "none" else "a pipe"
     raise UsageError(
-        f"{file_format} cannot be read from what is {what}: its end says where everything is",
+        f"{file_format} cannot be read from {what}: its index is at its end",
         where="standard input" if path == STDIN else _shown(path),
         allowed=f"a {file_format} file as it is; it compresses its columns itself",
         next_step="decompress it first, or name the file instead of piping it",
@@ -386,7 +386,7 @@ def _nothing(name: str, what: str, next_step: str | None) -> UsageError:
 
 
 def _dangling(path: str) -> UsageError:
-    return _nothing(path, "a symbolic link leads nowhere", "mend or remove the link")
+    return _nothing(path, "a symbolic link leads nowhere", "fix or remove the link")
 
 
 def _unreadable(path: str, error: OSError) -> DamagedInputError:
@@ -394,5 +394,5 @@ def _unreadable(path: str, error: OSError) -> DamagedInputError:
         f"cannot be read: {error.strerror or error}",
         where=path_to_text(path),
         allowed="files and directories that this user may read",
-        next_step="mend the permissions, or leave it out",
+        next_step="fix the permissions, or leave it out",
     )

@@ -107,7 +107,7 @@ class RecordParser:
                 raise NotARecordError(
                     "invalid_utf8",
                     f"not valid UTF-8: byte 0x{line[at]:02x}",
-                    "mend the file, or pass --encoding-errors replace (or ignore)",
+                    "fix the file, or pass --encoding-errors replace (or ignore)",
                     at,
                 )
             line, n_invalid = clean(line, policy)
@@ -125,7 +125,7 @@ class RecordParser:
         except ValueError as error:
             at = len(line.decode()[: error.pos].encode()) if isinstance(error, json.JSONDecodeError) else 0
             what = f"the line is not JSON: {error.msg if isinstance(error, json.JSONDecodeError) else error}"
-            next_step = "mend the line (a file that is one JSON array: jq -c '.[]' FILE; objects of several lines: jq -c . FILE)"
+            next_step = "fix the line (a file that is one JSON array: jq -c '.[]' FILE; objects of several lines: jq -c . FILE)"
             raise NotARecordError("invalid_json", what, next_step, at) from None
         return self._text_in(value)
 
@@ -136,14 +136,14 @@ class RecordParser:
             raise NotARecordError("missing_text", f"the line is a JSON {kind}, not an object", "make each line an object")
         text = value[key] if key in value else _below(value, key)
         if text is None:
-            raise NotARecordError("null_text", f'the text under "{key}" is null', "mend the line")
+            raise NotARecordError("null_text", f'the text under "{key}" is null', "fix the line")
         if not isinstance(text, str) or isinstance(text, _Number):
             raise NotARecordError("not_a_string", f'what stands under "{key}" is not a string', _other_key(value))
         try:
             return text.encode()
         except UnicodeEncodeError:
             raise NotARecordError(
-                "lone_surrogate", f'the text under "{key}" has half of a surrogate pair (\\ud800 to \\udfff)', "mend the line"
+                "lone_surrogate", f'the text under "{key}" has half of a surrogate pair (\\ud800 to \\udfff)', "fix the line"
             ) from None
 
 

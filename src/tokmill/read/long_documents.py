@@ -281,5 +281,5 @@ def _not_utf8(where: Location, offset: int, byte: int) -> BadTextError:
         f"not valid UTF-8: byte 0x{byte:02x}, in a document so long that it is divided and cannot be left out",
         where=str(where.at(offset)),
         allowed="UTF-8 text",
-        next_step="mend the file, or pass --encoding-errors replace (or ignore)",
+        next_step="fix the file, or pass --encoding-errors replace (or ignore)",
     )

@@ -1,4 +1,4 @@
-"""Files that tokmill wrote: left out when a directory or pattern contains them. They are known by their content, not by name."""
+"""What tokmill itself wrote: no input where a directory or pattern merely contains it. Its content tells, not its name."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class OwnFiles:
 
     def __init__(self) -> None:
         self.met: dict[str, int] = {}
-        """Files by the output that they are of, in the form of `path_to_text`."""
+        """Number of files by output, in the form of `path_to_text`."""
         self._written: dict[str, frozenset[str]] = {}
 
     @property

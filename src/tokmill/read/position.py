@@ -109,7 +109,7 @@ class Position:
 
     def _changed(self, how: str) -> ChangedError:
         return ChangedError(
-            f"the piped input is not the one that the run was begun with: {how}",
+            f"the piped input is not the one that the run began with: {how}",
             where=str(Location(path=self.source.path)),
             allowed="the same bytes from the beginning; what was read before is compared and passed over",
             next_step="pipe the same data again, or start over with --fresh",

@@ -94,7 +94,7 @@ class RowBatcher:
         if at is not None:
             policy = self._settings.content.encoding_errors
             if policy == "strict":
-                byte, next_step = text[at], "mend the file, or pass --encoding-errors replace (or ignore)"
+                byte, next_step = text[at], "fix the file, or pass --encoding-errors replace (or ignore)"
                 what = f"not valid UTF-8: byte 0x{byte:02x} at byte {at:,} of the text"
                 self.reject(NotARecordError("invalid_utf8", what, next_step), record, offset)
                 return

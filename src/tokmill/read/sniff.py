@@ -1,9 +1,8 @@
-"""Text that is JSON lines which nobody called so: found by its first line, and refused instead of read as text in silence.
+"""Text that is JSON lines without being called so: found by its first line, and reported instead of read as text in silence.
 
 Where neither a suffix nor --input-format says what an input is, it is taken for text. If its first line that is not blank is a JSON
-object, that was a wrong guess almost for certain, and a person must say which it is. To read it as JSON lines unasked was refused:
-the bytes of the output would then depend on the first line of a corpus. The hard one is a pipe, of which nothing may be lost: what
-was looked at is read again.
+object, that is almost certainly wrong, and a person must say which it is: if it were read as JSON lines unasked, the bytes of the
+output would depend on the first line of a corpus. Of a pipe nothing may be lost: what was looked at is read again.
 """
 
 from __future__ import annotations
@@ -28,12 +27,12 @@ if TYPE_CHECKING:
     from tokmill.core.records import Input
 
 LOOK_BYTES = 256 << 10
-"""As far as the end of the first line is looked for."""
+"""The most that is read to find the end of the first line."""
 _FIRST_BYTES = 4 << 10
 _MOST_FILES = 256
 """Files that are looked at, evenly: opening a hundred thousand would be a run of its own."""
 _MOST_REMOTE = 16
-"""Remote objects that are looked at; each is a request that is waited for."""
+"""Remote objects that are looked at; each takes a request."""
 _BOM = b"\xef\xbb\xbf"
 _BEGINNING = re.compile(rb'\{\s*"')
 
@@ -54,24 +53,32 @@ def first_line(stream: PeekedStream) -> tuple[bytes, bool]:
 
 
 def check_pipe(stream: ByteStream, source: Input, text_key: str) -> ByteStream:
-    """The stream of an input that has no size, to be read from its beginning. Raises UsageError for JSON lines in disguise."""
+    """Return the stream of an input without a size, still at its beginning. Raises UsageError for JSON lines."""
     if source.format != "text" or not is_guess(source):
         return stream
     peeked = PeekedStream(stream)
     if is_json_lines(*first_line(peeked), text_key):
-        raise _refused(source)
+        raise _not_text(source)
     return peeked
 
 
 def check_files(inputs: Sequence[Input], text_key: str) -> list[str]:
-    """Look at files that will be read as text. Returns notices of those whose suffix says text and whose content does not.
+    """Look at files that will be read as text. One that cannot be read is left to the run.
 
-    Raises UsageError for JSON lines whose suffix says nothing. A file that cannot be read is for the run to speak of.
+    Args:
+        inputs: all inputs of the run.
+        text_key: --text-key.
+
+    Returns:
+        Notices of those whose suffix says text and whose content does not.
+
+    Raises:
+        UsageError: JSON lines whose suffix says nothing.
     """
     files = [source for source in inputs if source.format == "text" and source.size_bytes]
     for source in _some([source for source in files if is_guess(source)]):
         if is_json_lines(*_first_line(source), text_key):
-            raise _refused(source)
+            raise _not_text(source)
     looked = _some([source for source in files if not is_guess(source)])
     found = [source for source in looked if _has_key(*_first_line(source), text_key)]
     notices = []
@@ -87,13 +94,20 @@ def check_files(inputs: Sequence[Input], text_key: str) -> list[str]:
 
 
 def keys_of(source: Input) -> list[str]:
-    """The keys of the JSON object that is the first line of a file; none where it cannot be seen."""
+    """Return the keys of the JSON object in the first line of a file.
+
+    Args:
+        source: the file.
+
+    Returns:
+        The keys, sorted; none if there is no such object or it cannot be read.
+    """
     return sorted(_keys(_first_line(source)[0]) or ()) if source.size_bytes else []
 
 
 def is_json_lines(line: bytes, is_whole: bool, text_key: str) -> bool:  # noqa: FBT001  as `first_line` returns it
-    """Whether a first line is that of JSON lines: it is a JSON object; or begins like one and is too long to be looked at whole,
-    or somebody has named a key of his own.
+    """Return whether a first line is that of JSON lines: a JSON object; or a line that begins like one and is too long to be read
+    whole, or begins like one where --text-key was given.
     """
     if _keys(line) is not None:
         return True
@@ -101,14 +115,14 @@ def is_json_lines(line: bytes, is_whole: bool, text_key: str) -> bool:  # noqa: 
 
 
 def _has_key(line: bytes, is_whole: bool, text_key: str) -> bool:  # noqa: FBT001  as above
-    """Whether a first line is a JSON object with that key, as far as can be seen."""
+    """Return whether a first line is a JSON object with that key, as far as can be seen."""
     if is_whole:
         return text_key in (_keys(line) or ())
     return _BEGINNING.match(line) is not None and re.search(re.escape(json.dumps(text_key).encode()) + rb"\s*:", line) is not None
 
 
 def _keys(line: bytes) -> set[str] | None:
-    """The keys of a JSON object; None for anything else."""
+    """Return the keys of a JSON object; None for anything else."""
     if not line.startswith(b"{"):
         return None
     try:
@@ -131,17 +145,17 @@ def _first_line(source: Input) -> tuple[bytes, bool]:
 
 
 def _some(sources: Sequence[Input]) -> Sequence[Input]:
-    """At most `_MOST_FILES` of them, evenly."""
+    """Return at most `_MOST_FILES` of them, evenly spaced."""
     most = _MOST_REMOTE if any(source.is_remote for source in sources) else _MOST_FILES
     return sources[:: -(-len(sources) // most) or 1]
 
 
-def _refused(source: Input) -> UsageError:
+def _not_text(source: Input) -> UsageError:
     is_stdin = source.path == STDIN
     rename = "" if is_stdin or source.size_bytes is None else "; or give the file a name that ends in .jsonl or .txt"
     return UsageError(
         "the first line is a JSON object, but nothing says that this is JSON lines: it would be read as text",
         where="standard input" if is_stdin else source.path,
-        allowed="JSON lines that are called so, by --input-format or a suffix (.jsonl, .ndjson, .json); or text that is called so",
-        next_step=f"pass --input-format jsonl, or --input-format text to read it as text all the same{rename}",
+        allowed="JSON lines or text that --input-format or a suffix (.jsonl, .ndjson, .json; .txt) names as such",
+        next_step=f"pass --input-format jsonl, or --input-format text to read it as text{rename}",
     )

@@ -52,7 +52,7 @@ class S3Objects:
         key = key.rstrip("/")
         if not key.strip("/"):
             raise UsageError(
-                "a bucket is redacted, and no prefix in it",
+                "a bucket is named, and no prefix in it",
                 where=redacted(url),
                 allowed="s3://bucket/prefix",
                 next_step=f"name one, such as s3://{self._bucket}/tokens",

@@ -148,17 +148,17 @@ class _TableReader:
     def _bad_header(self, fault: csv.Error, line: bytes) -> Exception:
         if line.count(b"\r") != line.count(b"\r\n"):
             what = "a carriage return stands in a field without quotes"
-            next_step = "give the lines of the file newlines as ends: tr '\\r' '\\n' < FILE"
+            next_step = "end the lines of the file with newlines: tr '\\r' '\\n' < FILE"
         elif isinstance(fault, TooLongError):
             return DamagedInputError(
                 f"the header is longer than {_MOST_HEADER_BYTES:,} bytes",
                 where=str(self._position.location(0, 0)),
                 allowed="a first row with the names of the columns",
-                next_step="mend the file, or pass --input-format text if it is none of the kind",
+                next_step="fix the file, or pass --input-format text if it is no table",
             )
         else:
             other = self._other_delimiter(line.decode("utf-8", "replace"))
-            looks, next_step = other or ("", "mend the file")
+            looks, next_step = other or ("", "fix the file")
             what = f"{fault}{looks}"
         return self._rejected(NotARecordError("invalid_csv", f"the header cannot be read: {what}", next_step))
 
@@ -182,13 +182,13 @@ class _TableReader:
         if isinstance(fields, TooLongError):
             where, budget = str(self._position.location()), self._settings.budget_bytes
             error = piece_too_long("a row (perhaps a quote is never closed)", where, self._most_bytes, budget, None)
-            error.next_step = "raise --memory, or mend the quote that is opened there"
+            error.next_step = "raise --memory, or fix the quote that is opened there"
             raise error
         if isinstance(fields, list):
             what = f"the row has {counted(len(fields), 'field')}, the header {n_columns}"
-            return NotARecordError("invalid_csv", what, "mend the row (a field with a delimiter or a newline is quoted)")
+            return NotARecordError("invalid_csv", what, "fix the row (a field with a delimiter or a newline is quoted)")
         name = "CSV" if self._delimiter == "," else "TSV"
-        next_step = "mend the row (a quote inside a quoted field is doubled)"
+        next_step = "fix the row (a quote inside a quoted field is doubled)"
         return NotARecordError("invalid_csv", f"the row is not {name}: {fields}", next_step)
 
     def _consume(self, consumed: bytes | memoryview, n_rows: int) -> None:

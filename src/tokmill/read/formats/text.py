@@ -130,7 +130,7 @@ class _TextReader:
             raise _not_utf8(
                 f"not valid UTF-8: byte 0x{document.buffer[at]:02x} at byte {at:,} of the document",
                 where.at(position.offset + at),
-                "mend the file, or pass --encoding-errors replace (or ignore), or --on-error skip to leave the document out"
+                "fix the file, or pass --encoding-errors replace (or ignore), or --on-error skip to leave the document out"
                 + damage_hint(position.source.compression),
             )
         skip = Skip(path=where.path, record=where.record, offset=position.offset + at, reason="invalid_utf8")
