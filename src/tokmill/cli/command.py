@@ -28,7 +28,7 @@ _SHOW = "--show-config"
 _HELP = ("-h", "--help")
 _CONTEXT = {"help_option_names": list(_HELP), "max_content_width": 110, "allow_extra_args": True}
 _EPILOG = (
-    "Every option may also be set by an environment variable, TOKMILL_ and its name (TOKMILL_VAL_FRACTION), or in tokmill.toml; "
+    "Options can also be set by environment variables, TOKMILL_ and the name (TOKMILL_VAL_FRACTION), or in tokmill.toml; "
     f"{_SHOW} prints where each value comes from."
 )
 

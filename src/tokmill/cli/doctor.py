@@ -9,7 +9,6 @@ import difflib
 import errno
 import os
 import platform
-import re
 import sys
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -148,22 +147,14 @@ def _package(name: str, versions: str, extra: str) -> Check:
 
 
 def fits(version: str, wanted: str) -> bool:
-    """Whether a version is among those wanted, such as `>=0.14,<0.15`; what cannot be understood is taken to be right."""
-    have = _numbers(version)
-    for operator, text in re.findall(r"(>=|<=|==|<|>|!=)\s*([\w.]+)", wanted):
-        want = _numbers(text)
-        width = max(len(have), len(want))
-        left, right = ((*part, *[0] * (width - len(part))) for part in (have, want))
-        order = (left > right) - (left < right)
-        allowed = {">=": order >= 0, "<=": order <= 0, "==": order == 0, "<": order < 0, ">": order > 0, "!=": order != 0}
-        if not allowed[operator]:
-            return False
-    return True
+    """Return whether a version is among those wanted, such as `>=0.14,<0.15`; True if it cannot be understood."""
+    from packaging.specifiers import InvalidSpecifier, SpecifierSet
+    from packaging.version import InvalidVersion
 
-
-def _numbers(version: str) -> tuple[int, ...]:
-    found = re.match(r"\d+(?:\.\d+)*", version)
-    return tuple(int(part) for part in found[0].split(".")) if found else ()
+    try:
+        return SpecifierSet(wanted).contains(version, prereleases=True)
+    except (InvalidSpecifier, InvalidVersion):
+        return True
 
 
 def engine() -> Check:

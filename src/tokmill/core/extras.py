@@ -1,36 +1,32 @@
-"""What an extra of tokmill consists of, as its installed metadata say: the packages to install, by name.
+"""The packages that an extra of tokmill needs, from its installed metadata.
 
-tokmill need not be in an index: from a checkout or a wheel, the packages themselves are what pip can be asked for.
+tokmill need not be in an index: from a checkout or a wheel, pip can be asked for the packages themselves.
 """
 
 from __future__ import annotations
 
-import re
-import sys
-
-_REQUIREMENT = re.compile(r"([\w.-]+)(?:\[[^\]]*\])?\s*([^;]*?)\s*(?:;\s*(.*))?")
-
 
 def requirements() -> list[tuple[str, str, str]]:
-    """(name, versions, extra or nothing) of every requirement that is for this Python; none where tokmill is not installed."""
-    # Of use to those who lack something; everybody else would wait 15 ms for it.
+    """Return (name, versions, extra or nothing) of every requirement for this Python; none if tokmill is not installed."""
+    # Imported here: only those who lack something need it, and it takes 15 ms.
     from importlib import metadata
+
+    from packaging.requirements import Requirement
 
     try:
         lines = metadata.requires("tokmill") or []
+        extras = ["", *(metadata.metadata("tokmill").get_all("Provides-Extra") or [])]
     except metadata.PackageNotFoundError:
         return []
     found = []
-    for line in lines:
-        name, versions, marker = _REQUIREMENT.fullmatch(line.strip()).groups()  # type: ignore[union-attr]
-        extra = re.search(r"extra == ['\"]([\w-]+)['\"]", marker or "")
-        below = re.search(r"python_version < ['\"](\d+)\.(\d+)['\"]", marker or "")
-        if not below or sys.version_info[:2] < (int(below[1]), int(below[2])):
-            found.append((name, versions, extra[1] if extra else ""))
+    for wanted in map(Requirement, lines):
+        extra = next((each for each in extras if wanted.marker is None or wanted.marker.evaluate({"extra": each})), None)
+        if extra is not None:
+            found.append((wanted.name, str(wanted.specifier), extra))
     return found
 
 
 def install_hint(extra: str) -> str:
-    """The command that installs what an extra needs: `pip install 's3fs>=2026.9'`."""
+    """Return the command that installs what an extra needs: `pip install 'botocore>=1.43'`."""
     parts = [f"'{name}{versions}'" for name, versions, its in requirements() if its == extra]
     return f"pip install {' '.join(parts) or repr(f'tokmill[{extra}]')}"
