@@ -1,4 +1,4 @@
-"""The entry point of the command, also as `python -m tokmill`: answers Ctrl-C in one line while all else is still being loaded."""
+"""The entry point of the command, also as `python -m tokmill`. Ctrl-C during the imports is answered with one message."""
 
 import _signal  # type: ignore[import-not-found]  # what `signal` wraps, which loads ten modules more, as `__future__` is one
 import os
@@ -16,8 +16,8 @@ def _leave(_signum: int, _frame: object) -> None:
     os._exit(_INTERRUPTED)
 
 
-# Before anything else is loaded, also what else this module needs: half a module cannot be unloaded, and an exception in the middle
-# of one is a traceback of ours, or an error of somebody's C. Where Ctrl-C is ignored, as behind nohup, it stays so.
+# Before anything else is imported: an exception in the middle of an import is a traceback, or an error in C code. If Ctrl-C is
+# ignored, as under nohup, it stays ignored.
 _IS_OURS = _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler
 if _IS_OURS:
     _signal.signal(_signal.SIGINT, _leave)
@@ -26,7 +26,7 @@ import sys  # noqa: E402
 
 
 def main() -> None:
-    """Load the command line, and hand over to it."""
+    """Import the command line and run it."""
     _open_what_is_closed()
     from tokmill.cli import main as run_command
 
@@ -36,7 +36,7 @@ def main() -> None:
 
 
 def _open_what_is_closed() -> None:
-    """Give each standard stream that was closed (`>&-`) to nobody, before a file or a pipe of ours takes its number."""
+    """Open each standard stream that was closed (`>&-`) as /dev/null, before a file or a pipe takes its number."""
     for fd in range(3):
         try:
             os.fstat(fd)

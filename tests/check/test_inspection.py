@@ -120,7 +120,7 @@ def test_documents_whose_bytes_were_mended_are_counted(tmp_path: Path) -> None:
     tokmill.tokenize(tmp_path / "c.txt", tmp_path / "o", encoding_errors="replace", threads=1)
     found = tokmill.inspect(tmp_path / "o")
     assert found.invalid_utf8_documents == 2
-    assert "not UTF-8    2 documents, mended as --encoding-errors says" in inspection_lines(found)
+    assert "not UTF-8    2 documents, corrected as --encoding-errors says" in inspection_lines(found)
     assert '"invalid_utf8_documents": 2' in json_line(found)
     clean = tokmill.inspect(tmp_path / "o" / "train.bin", dtype="uint16")
     assert "not UTF-8" not in inspection_lines(clean)

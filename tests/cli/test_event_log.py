@@ -83,7 +83,7 @@ def test_each_command_that_makes_an_output_writes_them(command: str, corpus: Pat
 def test_a_full_disk_is_said_once_and_the_run_goes_on(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["tokenize", str(corpus), "--out", str(tmp_path / "o"), "--events", "/dev/full"]) == 0
     said = capsys.readouterr().err
-    assert said.count("events are no longer written to /dev/full (No space left on device); the run goes on without them") == 1
+    assert said.count("events are no longer written to /dev/full (No space left on device); the run continues without them") == 1
     tokmill.verify(tmp_path / "o").raise_for_damage()
 
 
@@ -143,7 +143,7 @@ def test_events_are_not_written_into_what_merge_and_convert_read(corpus: Path, t
 def test_a_file_of_something_else_is_not_appended_to(text: str, tmp_path: Path) -> None:
     path = tmp_path / "notes"
     path.write_text(text)
-    with pytest.raises(UsageError, match="something else than events"):
+    with pytest.raises(UsageError, match="something other than events"):
         EventLog(str(path), Hearer())
     assert path.read_text() == text
 

@@ -8,7 +8,7 @@ import re
 import msgspec
 import pytest
 
-from tokmill.cli.progress import Bar, Lines, Nothing, Part, ProgressObserver, make_progress
+from tokmill.cli.progress import Bar, Lines, Nothing, Phrase, ProgressObserver, make_progress
 from tokmill.core.events import CachesReset, Finished, Notice, Progress, Restarted, Started
 from tokmill.core.records import Counts
 from tokmill.core.text import format_bytes, format_duration, format_memory, format_rate
@@ -73,7 +73,7 @@ def test_as_long_as_nothing_came_there_is_no_line_that_says_so_but_after_a_while
     found = lines(started(), *(progress(i / 5, 0) for i in range(45)), seconds=0.2)
     assert len(found) == 1
     found = lines(started(), *(progress(i / 5, 0) for i in range(75)), seconds=0.2)
-    assert found[1:] == ["tokmill: 0 % · 0 B of 100.0 MB · nothing came for 0:10 · 512 MiB of 1.0 GiB"]
+    assert found[1:] == ["tokmill: 0 % · 0 B of 100.0 MB · no output for 0:10 · 512 MiB of 1.0 GiB"]
     found = lines(started(), *(progress(i / 5, 0) for i in range(30)), progress(6, 1_000_000), seconds=0.2)
     assert len(found) == 2
     assert "about 0:20 left" in found[1]
@@ -136,7 +136,7 @@ def test_restarts_and_notices_are_always_told_and_cache_resets_only_when_verbose
         Notice(text="3 files \x1b[2J were\npassed over"),
     ]
     found = lines(*events)
-    assert found[0] == "tokmill: the worker was lost (killed by SIGKILL): going on from the last commit, attempt 2"
+    assert found[0] == "tokmill: the worker was lost (killed by SIGKILL): continuing from the last commit, attempt 2"
     assert found[1] == "tokmill: 3 files \\x1b[2J were\\npassed over"
     assert lines(*events, verbose=True)[1] == "tokmill: gave back caches: 2 MiB to 1 MiB"
 
@@ -179,16 +179,16 @@ def test_no_colour_is_written_when_no_colour_is_wished(monkeypatch: pytest.Monke
     stream, coloured = Terminal(), Terminal()
     bar = Bar(stream)
     monkeypatch.delenv("NO_COLOR")
-    Bar(coloured).update([Part("words", 1)], 1, 2)
-    bar.update([Part("words", 1)], 1, 2)
+    Bar(coloured).update([Phrase("words", 1)], 1, 2)
+    bar.update([Phrase("words", 1)], 1, 2)
     bar.close()
     assert "\x1b[3" in coloured.getvalue()
     assert not re.search(r"\x1b\[[0-9;]*m", stream.getvalue())
 
 
 PARTS = [
-    Part("25.0 MB of 100.0 MB", 3), Part("25 MB/s", 2), Part("6.2 Mtokens/s", 6), Part("about 0:03 left", 1),
-    Part("512 MiB of 1.0 GiB", 5),
+    Phrase("25.0 MB of 100.0 MB", 3), Phrase("25 MB/s", 2), Phrase("6.2 Mtokens/s", 6), Phrase("about 0:03 left", 1),
+    Phrase("512 MiB of 1.0 GiB", 5),
 ]  # fmt: skip
 
 

@@ -19,11 +19,11 @@ pytestmark = pytest.mark.skipif(TMUX is None, reason="no tmux is installed")
 _PROGRAM = """
 import sys, time
 from pathlib import Path
-from tokmill.cli.progress import Bar, Part
+from tokmill.cli.progress import Bar, Phrase
 
 bar, here = Bar(sys.stderr), Path(sys.argv[1])
-parts = [Part("25.0 MB of 100.0 MB", 3), Part("25 MB/s", 2), Part("6.2 Mtokens/s", 6), Part("about 0:03 left", 1)]
-parts += [Part("512 MiB", 5)]
+parts = [Phrase("25.0 MB of 100.0 MB", 3), Phrase("25 MB/s", 2), Phrase("6.2 Mtokens/s", 6), Phrase("about 0:03 left", 1)]
+parts += [Phrase("512 MiB", 5)]
 deadline_s = time.monotonic() + 60
 while not (here / "end").exists() and time.monotonic() < deadline_s:
     bar.update(parts, 25, 100)

@@ -66,7 +66,7 @@ def test_the_table_has_a_line_for_everything(tmp_path: Path, corpus: Path) -> No
     assert done.returncode == 0, done.stderr
     for word in ("corpus.txt", "on disk", f"{N_TOKENS:,}", "bytes per token", "uint16", "it fits", "time", "as a list", "budget"):
         assert word in done.stdout
-    assert "not looked at (pass --out DIR)" in command("plan", corpus).stdout
+    assert "not checked (pass --out DIR)" in command("plan", corpus).stdout
 
 
 def test_a_plan_is_what_the_run_then_does(tmp_path: Path, corpus: Path) -> None:

@@ -1,4 +1,4 @@
-"""`tokmill doctor`: what is there and what is missing, and whether tokmill would work. Changes nothing, needs no network.
+"""`tokmill doctor`: what is installed, what is missing, and whether tokmill would work. Changes nothing, needs no network.
 
 Only the standard library is imported at the top: a package that is missing must be a row of the answer, not the end of it.
 """
@@ -25,20 +25,20 @@ if TYPE_CHECKING:
 
 _OLDEST_PYTHON = (3, 11)
 _FOR = {
-    "s3": "s3:// inputs",
+    "s3": "s3:// inputs and outputs",
     "http": "https:// inputs",
     "hf": "tokenizer.json, Hugging Face repositories, hf:// inputs",
     "gcs": "gs:// inputs",
     "torch": "tokmill.torch",
 }
-"""What an extra is for; those for developers are not looked at."""
+"""What each extra is for."""
 _HERE_NO_MORE = "cd to a directory that is there, then: tokmill doctor"
 _DEVELOPERS = {"dev", "docs"}
 
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """All that was looked at."""
+    """The results of all checks."""
 
     checks: tuple[Check, ...]
 
@@ -49,32 +49,32 @@ class Diagnosis:
 
     @property
     def unwritable(self) -> str | None:
-        """The directory in which an output would be made, if none can be."""
+        """The directory in which an output would be made, if it cannot be written."""
         disk = {check.name: check.value for check in self.checks if check.group == "disk"}
         return disk.get("place") if "writing" in disk else None
 
     def to_object(self) -> dict[str, Any]:
-        """What `--json` prints."""
+        """Return what `--json` prints."""
         return {"works": self.works, "tokmill": __version__, "checks": [asdict(check) for check in self.checks]}
 
     def raise_for_faults(self) -> None:
-        """Raises TokmillError when tokmill would not work."""
+        """Raise TokmillError if tokmill would not work."""
         bad = [check for check in self.checks if check.status == "bad"]
         if not bad:
             return
         raise TokmillError(
             f"tokmill would not work here: {'; '.join(f'{check.name}: {check.value}' for check in bad)}",
             where=", ".join(f"{check.group}, {check.name}" for check in bad),
-            allowed="what the table says of each of them",
-            next_step=bad[0].next_step or "mend it, then: tokmill doctor",
+            allowed="checks without BAD in the table",
+            next_step=bad[0].next_step or "correct it, then: tokmill doctor",
         )
 
 
 def diagnose(directory: str = ".", config_error: UsageError | None = None, variables: Collection[str] = ()) -> Diagnosis:
-    """Look at everything.
+    """Run all checks.
 
-    directory: where an output would be made. config_error: what the settings of files are refused for. variables: of the
-    environment, those that options have.
+    directory: where an output would be made. config_error: what is wrong with the files of settings. variables: the environment
+    variables of options.
     """
     looks: tuple[tuple[str, str, Callable[[], list[Check]]], ...] = (
         ("tokmill", "program", _program),
@@ -92,7 +92,7 @@ def diagnose(directory: str = ".", config_error: UsageError | None = None, varia
 
 
 def _looked_at(group: str, name: str, look: Callable[[], list[Check]]) -> list[Check]:
-    """What is found; when looking fails, that."""
+    """Return what a check finds; if it fails, that."""
     try:
         return look()
     except Exception as error:  # noqa: BLE001  whatever is wrong with this machine must be a row of the answer
@@ -114,12 +114,12 @@ def _program() -> list[Check]:
 
 
 def packages() -> list[Check]:
-    """What tokmill cannot do without, and whether its version is right."""
+    """Return the required packages and whether their versions are right."""
     return [_package(*each) for each in requirements() if not each[2]]
 
 
 def extras() -> list[Check]:
-    """What it can do without, and what for."""
+    """Return the extras, and what each is for."""
     wanted: dict[str, list[tuple[str, str]]] = {}
     for name, versions, extra in requirements():
         if extra and extra not in _DEVELOPERS:
@@ -129,9 +129,9 @@ def extras() -> list[Check]:
         rows = [_package(name, versions, extra) for name, versions in parts]
         bad = [row for row in rows if row.status == "bad"]
         use = _FOR.get(extra, "")
-        told = ", ".join(f"{row.name} {row.value}" for row in (bad or rows))
+        shown = ", ".join(f"{row.name} {row.value}" for row in (bad or rows))
         hint = install_hint(extra) + (f", for {use}" if use else "")
-        checks.append(Check("extras", extra, told, "note" if bad else "ok", hint if bad else None))
+        checks.append(Check("extras", extra, shown, "note" if bad else "ok", hint if bad else None))
     return checks
 
 
@@ -158,7 +158,7 @@ def fits(version: str, wanted: str) -> bool:
 
 
 def engine() -> Check:
-    """The engine tried on a fixed text, in a process of its own, and held against the reference."""
+    """Return whether the engine gives the reference's ids for fixed texts, tried in a separate process."""
     hint = "pip install --force-reinstall tokmill, then: tokmill doctor"
     try:
         import msgspec
@@ -175,7 +175,7 @@ def engine() -> Check:
     finally:
         child.end()
     if answer is None:
-        words = (child.last_words.splitlines() or ["without a word"])[-1]
+        words = (child.last_words.splitlines() or ["no error was printed"])[-1]
         return Check("engine", "self-test", f"the process ended ({child.cause()}): {words}", "bad", hint)
     found: Failed | Tried = msgspec.json.decode(answer, type=Failed | Tried)
     if isinstance(found, Failed):
@@ -187,7 +187,7 @@ def engine() -> Check:
 
 
 def vocabularies() -> list[Check]:
-    """The caches, and which of the published encodings are in them."""
+    """Return the cache directory, and which of the published encodings are in it."""
     try:
         from tokmill.encode import list_vocabularies, tiktoken_cache_paths
     except ImportError as error:
@@ -203,14 +203,14 @@ def vocabularies() -> list[Check]:
 
 def _settings(error: UsageError | None) -> Check:
     if error is not None:
-        # Every other command would refuse it.
+        # Every other command stops at it.
         return Check("settings", "files", f"{error.what} ({error.where})", "bad", error.next_step)
     variables = sorted(name for name in os.environ if name.startswith("TOKMILL_"))
     return Check("settings", "files", ", ".join([*settings.present(), *variables]) or "none")
 
 
 def _strange(known: Collection[str]) -> list[Check]:
-    """Variables that look like settings and are none: nothing else would say so."""
+    """Return variables named like settings that no option has: nothing else would report them."""
     found = [name for name in sorted(os.environ) if name.startswith("TOKMILL_") and known and name not in known]
     near = {name: difflib.get_close_matches(name, known, 1) for name in found}
     hints = {name: f"export {near[name][0]}=..., and unset {name}" if near[name] else f"unset {name}" for name in found}

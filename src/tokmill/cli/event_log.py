@@ -1,7 +1,7 @@
 """The events of a run as JSON lines in a file, for programs that watch it: `--events FILE`.
 
-A line is one event of `core/events.py`, with its name under `type` and the time of day under `at`, given to the system one by one.
-Where the file takes no more (a full disk, a pipe whose reader is gone), the run goes on without, and says so once.
+Each line is one event of `core/events.py`, with its name under `type` and the Unix time under `at`, written at once. If the file
+takes no more (a full disk, a pipe whose reader is gone), the run continues without it and says so once.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ _LONGEST_LINE_BYTES = 1 << 20
 
 
 class EventLog:
-    """Implements `protocols.Observer`. Close it, or use it as a context."""
+    """An observer that writes events. Close it, or use it as a context."""
 
-    def __init__(self, path: str, teller: Observer, *, outputs: Iterable[Path] = (), inputs: Iterable[str] = ()) -> None:
-        """teller: hears of it when lines are lost. outputs, inputs: what must not be written to.
+    def __init__(self, path: str, progress: Observer, *, outputs: Iterable[Path] = (), inputs: Iterable[str] = ()) -> None:
+        """Open the file. progress: is told if lines are lost. outputs, inputs: what must not be written to.
 
-        Raises UsageError when the file cannot be opened for appending, or holds something else than events.
+        Raises UsageError if the file cannot be opened for appending, or holds anything but events.
         """
         self._path = path
-        self._teller = teller
+        self._progress = progress
         taken = why_protected(path, outputs, inputs) or _other_content(path)
         if taken:
             raise _unusable(path, f"the file for events is {taken}")
         try:
-            # A pipe without a reader is refused at once, instead of being waited for.
+            # Opening a pipe that nobody reads fails at once instead of waiting.
             self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)
         except OSError as error:
             reason = "nobody reads this pipe" if error.errno == errno.ENXIO else error.strerror
@@ -60,8 +60,8 @@ class EventLog:
             durable.write_all(self._fd, line)
         except OSError as error:
             self.close()
-            self._teller.on_event(
-                Notice(text=f"events are no longer written to {self._path} ({error.strerror}); the run goes on without them")
+            self._progress.on_event(
+                Notice(text=f"events are no longer written to {self._path} ({error.strerror}); the run continues without them")
             )
 
     def close(self) -> None:
@@ -78,7 +78,7 @@ class EventLog:
 
 
 def _other_content(path: str) -> str | None:
-    """What a regular file holds, where that is not events; None for events, nothing, and what is no regular file."""
+    """Return what a regular file holds if not events; None for events, for an empty file, and for what is no regular file."""
     try:
         if not os.path.isfile(path) or not os.path.getsize(path):
             return None
@@ -86,10 +86,10 @@ def _other_content(path: str) -> str | None:
             line = file.readline(_LONGEST_LINE_BYTES)
         msgspec.json.decode(line, type=AnyEvent)
     except OSError:
-        # Whether it can be written is another question.
+        # Opening it for writing will say why.
         return None
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return "a file that holds something else than events"
+        return "a file that holds something other than events"
     return None
 
 
@@ -97,7 +97,7 @@ def _unusable(path: str, what: str) -> UsageError:
     return UsageError(
         what,
         where=f"--events {path}",
-        allowed="a file of its own, new or of earlier events, that this user may write; a pipe that is read; or /dev/fd/N",
+        allowed="a new file or one of earlier events that this user may write, a pipe that is being read, or /dev/fd/N",
         next_step="choose another file, or leave --events out",
     )
 
@@ -112,7 +112,7 @@ def observing(
     outputs: Iterable[str] = (),
     inputs: Iterable[str] = (),
 ) -> Iterator[list[Observer]]:
-    """The observers of a command: a person's, and the file for events, if there is to be one. Raises UsageError.
+    """Yield the observers of a command: progress, and the file for events if there is one. Raises UsageError.
 
     outputs: directories that are or will be outputs. inputs: as typed, so patterns and URLs too.
     """

@@ -1,6 +1,6 @@
-"""What the machine has, in the words of a person: processor, memory, control group, open files, disk. For `tokmill doctor`.
+"""Checks of the machine for `tokmill doctor`: processor, memory, control group, open files, disk.
 
-Nothing here needs a package: what is looked for may be why a package does not work.
+Only the standard library is needed: what is found may be the reason why a package does not work.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MIB = 1 << 20
 Status = Literal["ok", "note", "bad"]
 
 _FEATURES = ("sse4_2", "avx2", "avx512f", "neon", "asimd", "sve")
-"""Of the processor, those that decide how fast the engine is."""
+"""Processor features that decide how fast the engine is."""
 _FEW_FILES = 256
 _LOW_BYTES = 512 * MIB
 _SLOW_SYNC_S = 0.5
@@ -34,20 +34,19 @@ _IN_MEMORY = {"tmpfs", "ramfs"}
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     group: str
     name: str
     value: str
-    """What was found, for people."""
     status: Status = "ok"
-    """`bad`: tokmill would not work; `note`: it works, and a person should know."""
+    """`bad`: tokmill would not work; `note`: it works, but this is worth knowing."""
     next_step: str | None = None
-    """What to do or type, of a note or worse."""
+    """What to do or type, for a note or worse."""
 
 
 def processor() -> list[Check]:
-    """Kind, features, and how many cores this process may use."""
+    """Return model, features, and how many cores this process may use."""
     text = _read("/proc/cpuinfo")
     model = re.search(r"^model name\s*:\s*(.*)$", text, re.MULTILINE)
     flags = re.search(r"^(?:flags|Features)\s*:\s*(.*)$", text, re.MULTILINE)
@@ -71,7 +70,7 @@ def _usable_cores() -> int:
 
 
 def memory_checks() -> list[Check]:
-    """Of the machine and of the control group."""
+    """Return the memory of the machine and of the control group."""
     total, available = _meminfo("MemTotal:"), memory.available_bytes()
     checks = [Check("memory", "machine", _mib(total))]
     if available is not None:
@@ -87,13 +86,15 @@ def memory_checks() -> list[Check]:
     checks.append(Check("memory", "control group", value))
     stalled = memory.stalled_percent()
     checks.append(
-        Check("memory", "pressure", "not told by this kernel" if stalled is None else f"{stalled:.1f} % of the last 10 s stalled")
+        Check(
+            "memory", "pressure", "not reported by this kernel" if stalled is None else f"{stalled:.1f} % of the last 10 s stalled"
+        )
     )
     return checks
 
 
 def open_files() -> Check:
-    """How many files a process may have open."""
+    """Return how many files a process may have open."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     few = soft < _FEW_FILES and soft != resource.RLIM_INFINITY
     return Check(
@@ -106,7 +107,7 @@ def open_files() -> Check:
 
 
 def disk(directory: str) -> list[Check]:
-    """Of the place where an output would be made: kind, free space, how long it takes to make a small file durable."""
+    """Return file system, free space, and the time to make a small file durable where an output would be made."""
     wanted = Path(directory).absolute()
     place = next(p for p in (wanted, *wanted.parents) if p.is_dir())
     kind = _filesystem(place)
@@ -146,7 +147,7 @@ def _of_space(free: int) -> Check:
 
 
 def _time_to_sync(place: Path) -> float:
-    """Seconds to write a small file and have it on the disk, the least of three. Raises OSError, TokmillError."""
+    """Return the seconds to write and sync a small file, the least of three. Raises OSError, TokmillError."""
     took = []
     with tempfile.TemporaryFile(dir=place) as file:
         for _ in range(3):
@@ -159,7 +160,7 @@ def _time_to_sync(place: Path) -> float:
 
 
 def _filesystem(place: Path) -> str:
-    """The type of the mount that has the place: the longest mount point above it, the last of several at one point."""
+    """Return the type of the mount that holds the place: the longest mount point above it, the last of several at one point."""
     best, kind = "", "not known"
     for line in _read("/proc/self/mounts").splitlines():
         _, point, found, *_ = line.split(" ")

@@ -1,11 +1,11 @@
-"""Shows a run to a person, on standard error: a bar on a terminal, a line now and then elsewhere, or nothing.
+"""Progress of a run on standard error: a bar on a terminal, otherwise a line now and then, or nothing.
 
-Rates are those of this process since it began, not of the last second: a number that jumps cannot be read. The time left goes by
-the last minute, so that a disk that has become slow is not denied, and is said to be a guess while it rests on a few seconds.
+Rates are averages since this process began, since a number that jumps cannot be read. The time left is estimated from the last
+minute, so that it follows a disk that has become slow, and is marked "about" while only a few seconds were seen.
 
-The bar is drawn here, in one line, with the cursor left at its beginning: where a terminal that is made narrower breaks the line,
-everything from the cursor on is erased, and nothing stale stays. What does not fit is left out part by part, the least important
-first. rich was refused for it: it goes up as many lines as it drew, not as many as there are now.
+The bar is one line with the cursor left at its beginning. If a terminal is made narrower and breaks the line, everything after the
+cursor is erased, so nothing stale stays (rich goes up as many lines as it drew, not as many as there are now). What does not fit is
+left out phrase by phrase, the least important first.
 """
 
 from __future__ import annotations
@@ -27,40 +27,40 @@ if TYPE_CHECKING:
 
 BAR_EVERY_S = 0.2
 LINES_EVERY_S = ((4.0, 4.0), (10 * 60.0, 30.0), (2 * 3600.0, 60.0), (float("inf"), 300.0))
-"""Up to so long after the beginning, a line every so often: a log of a week can still be read."""
+"""(until seconds after the beginning, seconds between lines): the log of a week stays readable."""
 FIRST_LINE_S = 1.0
 _WINDOW_S = 60.0
 _SURE_S = 5.0
-"""The time left is a guess before so much was seen."""
+"""The time left is a guess until so many seconds were seen."""
 _STALLED_S = 10.0
 _GIB = 1 << 30
 _MIB = 1 << 20
 
 
-class Part(NamedTuple):
+class Phrase(NamedTuple):
     """A few words of a line."""
 
     text: str
     rank: int
-    """The largest is left out first where there is no room; 0 never is."""
+    """The largest is left out first if there is no room; 0 never is."""
 
 
 class Display(Protocol):
-    """Where text goes. `update` may be left out at will, `message` may not."""
+    """Where text goes. `update` may be skipped at will, `message` may not."""
 
     def every_s(self, shown_s: float) -> float:
-        """Seconds between two updates when the last was so many seconds after the beginning; of the first, from the beginning."""
+        """Return the seconds between two updates. shown_s: seconds from the beginning to the last one, 0 before the first."""
 
     def is_worth(self, *, has_moved: bool) -> bool:
-        """Whether to update. has_moved: whether anything came out, or nothing for so long that this is to be said."""
+        """Return whether to update. has_moved: whether there was output, or none for so long that this is worth a line."""
 
-    def update(self, parts: Sequence[Part], done: int, total: int | None) -> None: ...
+    def update(self, parts: Sequence[Phrase], done: int, total: int | None) -> None: ...
     def message(self, text: str) -> None: ...
     def close(self) -> None: ...
 
 
 class ProgressObserver:
-    """Puts events into words. Implements `protocols.Observer`; close it, or use it as a context."""
+    """An observer that puts events into words. Close it, or use it as a context."""
 
     def __init__(self, display: Display, *, verb: str, verbose: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
         self._display = display
@@ -70,28 +70,26 @@ class ProgressObserver:
         self._started = Started(total_bytes=None)
         self._base: Progress | None = None
         self._has_finished = False
-        self.told: set[str] = set()
-        """The notices that were shown."""
+        self.shown_notices: set[str] = set()
         self._pace = Pace()
         self._began_s = self._shown_s = clock()
 
     def on_event(self, event: AnyEvent) -> None:
-        """Show one event."""
         if isinstance(event, Progress):
             self._on_progress(event)
         elif isinstance(event, Started):
             self._on_started(event)
         elif isinstance(event, Notice):
-            # What is said of a result stands in the summary too, which comes next.
+            # Notices of the result are in the summary too, which comes next.
             if not self._has_finished:
-                self.told.add(event.text)
+                self.shown_notices.add(event.text)
                 self._display.message(printable_line(event.text))
         elif isinstance(event, Detail):
             if self._verbose:
                 self._display.message(printable_line(event.text))
         elif isinstance(event, Restarted):
             self._display.message(
-                f"the worker was lost ({printable_line(event.cause)}): going on from the last commit, attempt {event.attempt}"
+                f"the worker was lost ({printable_line(event.cause)}): continuing from the last commit, attempt {event.attempt}"
             )
         elif isinstance(event, CachesReset) and self._verbose:
             before, after = event.rss_before_bytes / _MIB, event.rss_after_bytes / _MIB
@@ -101,7 +99,7 @@ class ProgressObserver:
             self.close()
 
     def close(self) -> None:
-        """Take the bar away; can be called again."""
+        """Remove the bar; can be called again."""
         self._display.close()
 
     def __enter__(self) -> Self:
@@ -122,7 +120,7 @@ class ProgressObserver:
 
     def _on_progress(self, event: Progress) -> None:
         if self._base is None or not self._pace.has_moved:
-            # Until something came out, nothing can be said of how fast it goes.
+            # Until there is output, there is no rate.
             self._base = event if self._base is None or event.position_bytes <= self._base.position_bytes else self._base
         self._pace.add(event.elapsed_s, event.position_bytes)
         now = self._clock()
@@ -133,50 +131,50 @@ class ProgressObserver:
         self._shown_s = now
         self._display.update(self._words(event), event.position_bytes, self._started.total_bytes)
 
-    def _words(self, event: Progress) -> list[Part]:
+    def _words(self, event: Progress) -> list[Phrase]:
         total = self._started.total_bytes
-        parts = [Part(format_bytes(event.position_bytes) + (f" of {format_bytes(total)}" if total is not None else ""), 3)]
+        parts = [Phrase(format_bytes(event.position_bytes) + (f" of {format_bytes(total)}" if total is not None else ""), 3)]
         if self._base is not None and event.elapsed_s > self._base.elapsed_s:
             parts += self._rates(event, self._base)
         elif (waited_s := self._pace.stalled_s) >= _STALLED_S:
-            parts.append(Part(f"nothing came for {format_duration(waited_s)}", 1))
+            parts.append(Phrase(f"no output for {format_duration(waited_s)}", 1))
         if self._started.budget_bytes and event.rss_bytes:
-            parts.append(Part(f"{format_memory(event.rss_bytes)} of {format_memory(self._started.budget_bytes)}", 5))
+            parts.append(Phrase(f"{format_memory(event.rss_bytes)} of {format_memory(self._started.budget_bytes)}", 5))
         return parts
 
-    def _rates(self, event: Progress, base: Progress) -> list[Part]:
+    def _rates(self, event: Progress, base: Progress) -> list[Phrase]:
         elapsed_s = event.elapsed_s - base.elapsed_s
         position = event.position_bytes - base.position_bytes
         read = max(event.counts.bytes_in - base.counts.bytes_in, 0) or position
-        parts = [Part(f"{read / elapsed_s / 1e6:,.0f} MB/s", 2)]
+        parts = [Phrase(f"{read / elapsed_s / 1e6:,.0f} MB/s", 2)]
         if tokens := _tokens(event.counts) - _tokens(base.counts):
-            parts.append(Part(f"{tokens / elapsed_s / 1e6:,.1f} Mtokens/s", 6))
+            parts.append(Phrase(f"{tokens / elapsed_s / 1e6:,.1f} Mtokens/s", 6))
         if (stalled_s := self._pace.stalled_s) >= _STALLED_S:
-            parts.append(Part(f"nothing new for {format_duration(stalled_s)}", 1))
+            parts.append(Phrase(f"nothing new for {format_duration(stalled_s)}", 1))
         elif self._started.total_bytes is not None and (left_s := self._pace.left_s(self._started.total_bytes)) is not None:
             about = "" if self._pace.is_sure else "about "
-            parts.append(Part(f"{about}{format_duration(left_s)} left", 1))
+            parts.append(Phrase(f"{about}{format_duration(left_s)} left", 1))
         return parts
 
 
 class Pace:
-    """How fast the last minute was."""
+    """The speed of the last minute."""
 
     def __init__(self) -> None:
         self._points: deque[tuple[float, int]] = deque()
-        """Seconds and bytes, a second apart but for the last."""
+        """(seconds, bytes), a second apart except for the last."""
         self._moved_s = 0.0
         self._first_s: float | None = None
 
     def add(self, elapsed_s: float, position_bytes: int) -> None:
-        """So much is done."""
+        """Add a measurement."""
         points = self._points
         if not points or position_bytes > points[-1][1]:
             self._moved_s = elapsed_s
             if points and self._first_s is None:
                 self._first_s = points[-1][0]
         if not self.has_moved:
-            # What was before the first bytes is no measure of speed.
+            # Time before the first bytes says nothing about the speed.
             points.clear()
         if len(points) > 1 and elapsed_s - points[-2][0] < 1.0:
             points.pop()
@@ -186,21 +184,21 @@ class Pace:
 
     @property
     def has_moved(self) -> bool:
-        """Whether anything came out."""
+        """Whether there was any output."""
         return self._first_s is not None
 
     @property
     def is_sure(self) -> bool:
-        """Whether enough was seen."""
+        """Whether enough was seen for an estimate."""
         return self._first_s is not None and self._points[-1][0] - self._first_s >= _SURE_S
 
     @property
     def stalled_s(self) -> float:
-        """For how long nothing came out."""
+        """Seconds since the last output."""
         return self._points[-1][0] - self._moved_s if self._points else 0.0
 
     def left_s(self, total_bytes: int) -> float | None:
-        """Seconds to the end, at this pace; None: nothing came out."""
+        """Return the seconds to the end at this pace, or None before there is output."""
         if len(self._points) < 2:
             return None
         (begin_s, begin), (end_s, end) = self._points[0], self._points[-1]
@@ -208,39 +206,39 @@ class Pace:
 
 
 class Lines:
-    """A line now and then, for files and pipes. Implements `Display`."""
+    """A display for files and pipes: a line now and then."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def every_s(self, shown_s: float) -> float:
-        """Rarer and rarer; the first soon, so that a log says at once how long it will take."""
+        """Return longer and longer times; the first line comes soon and says how long the run will take."""
         return next(every for until, every in LINES_EVERY_S if shown_s < until) if shown_s else FIRST_LINE_S
 
     def is_worth(self, *, has_moved: bool) -> bool:
-        """A line stays: one that says nothing is not written."""
+        """Return has_moved: a line that says nothing is not written."""
         return has_moved
 
-    def update(self, parts: Sequence[Part], done: int, total: int | None) -> None:
-        """A line, with the share in percent where it is known."""
+    def update(self, parts: Sequence[Phrase], done: int, total: int | None) -> None:
+        """Write a line, with the share in percent if it is known."""
         if parts:
             self.message(" · ".join([*_share(done, total), *(part.text for part in parts)]))
 
     def message(self, text: str) -> None:
-        """A line."""
+        """Write a line."""
         _say(self._stream, f"tokmill: {text}\n")
 
     def close(self) -> None:
-        """Nothing to take away."""
+        """Do nothing."""
 
 
 _CELLS = 10
 _ERASE = "\r\x1b[J"
-"""From the beginning of the line on, with all lines that it was broken into."""
+"""Erases from the beginning of the line to the end of the screen, so all lines it was broken into."""
 
 
 class Bar:
-    """A bar on a terminal; counters alone where the total is not known. Implements `Display`."""
+    """A display for terminals: a bar, or counters alone if the total is not known."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -249,21 +247,21 @@ class Bar:
         self._full, self._empty, self._between = ("━", "─", " · ") if _can_write(stream, "━─·") else ("#", "-", " | ")
 
     def every_s(self, _shown_s: float) -> float:
-        """Calm, but alive."""
+        """Return a fifth of a second."""
         return BAR_EVERY_S
 
     def is_worth(self, *, has_moved: bool) -> bool:  # noqa: ARG002  see `Display`
-        """Always: it shows the memory, too."""
+        """Return True: it shows the memory, too."""
         return True
 
-    def update(self, parts: Sequence[Part], done: int, total: int | None) -> None:
-        """Draw it anew."""
+    def update(self, parts: Sequence[Phrase], done: int, total: int | None) -> None:
+        """Redraw the bar."""
         # The last column stays free: some terminals go on in the next line when it is written.
         room = max(self._columns() - 3, 0)
-        texts = [Part(p.text.replace(" of ", "/").replace("Mtokens", "Mtok"), p.rank) for p in parts]
-        texts = [*(Part(share, 0) for share in _share(done, total)), *texts]
+        texts = [Phrase(p.text.replace(" of ", "/").replace("Mtokens", "Mtok"), p.rank) for p in parts]
+        texts = [*(Phrase(share, 0) for share in _share(done, total)), *texts]
         if total:
-            texts.insert(0, Part("", 4))
+            texts.insert(0, Phrase("", 4))
         while len(texts) > 1 and self._length(texts) > room:
             texts.remove(max(texts, key=lambda part: part.rank))
         words = self._between.join(part.text for part in texts if part.text)[:room]
@@ -272,16 +270,16 @@ class Bar:
         self._write(f"{_ERASE}{self._shown}\r")
 
     def message(self, text: str) -> None:
-        """A line above the bar."""
+        """Write a line above the bar."""
         self._write(f"{_ERASE if self._shown else ''}tokmill: {text}\n{self._shown}" + ("\r" if self._shown else ""))
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         if self._shown:
             self._shown = ""
             self._write(_ERASE)
 
-    def _length(self, texts: Sequence[Part]) -> int:
+    def _length(self, texts: Sequence[Phrase]) -> int:
         words = [part.text for part in texts if part.text]
         return len(self._between.join(words)) + (_CELLS + 1 if len(words) < len(texts) else 0)
 
@@ -302,48 +300,41 @@ class Bar:
 
 
 class Nothing:
-    """Shows nothing. Implements `Display`."""
+    """A display that shows nothing."""
 
     def every_s(self, _shown_s: float) -> float:
-        """Never."""
         return float("inf")
 
     def is_worth(self, *, has_moved: bool) -> bool:  # noqa: ARG002  see `Display`
-        """Never."""
         return False
 
-    def update(self, parts: Sequence[Part], done: int, total: int | None) -> None:
-        """Nothing."""
-
-    def message(self, text: str) -> None:
-        """Nothing."""
-
-    def close(self) -> None:
-        """Nothing."""
+    def update(self, parts: Sequence[Phrase], done: int, total: int | None) -> None: ...
+    def message(self, text: str) -> None: ...
+    def close(self) -> None: ...
 
 
 def make_progress(*, verb: str, quiet: bool, verbose: bool, stream: TextIO | None = None) -> ProgressObserver:
-    """The observer that suits `stream` (standard error when None). verb: what is being done, `tokenizing`."""
+    """Return the observer that suits `stream` (None: standard error). verb: what is done, `tokenizing`."""
     stream = stream or sys.stderr
     display: Display = Nothing() if quiet else Bar(stream) if is_terminal(stream) else Lines(stream)
     return ProgressObserver(display, verb=verb, verbose=verbose)
 
 
 def not_yet_told(notices: Sequence[str], observers: Sequence[object]) -> list[str]:
-    """What a result has to say to a person who sees both streams: not again what was shown while it was made."""
-    told: set[str] = set()
+    """Return the notices of a result that were not shown yet to a person who sees both standard streams."""
+    shown: set[str] = set()
     if sys.stdout.isatty() and sys.stderr.isatty():
-        told = told.union(*(observer.told for observer in observers if isinstance(observer, ProgressObserver)))
-    return [notice for notice in notices if notice not in told]
+        shown = shown.union(*(observer.shown_notices for observer in observers if isinstance(observer, ProgressObserver)))
+    return [notice for notice in notices if notice not in shown]
 
 
 def is_terminal(stream: TextIO) -> bool:
-    """Whether a cursor can be moved on `stream`."""
+    """Return whether a cursor can be moved on `stream`."""
     return stream.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown", "")
 
 
 def _share(done: int, total: int | None) -> list[str]:
-    """The share in percent, where it is known; 100 when all is done and not before."""
+    """Return the share in percent, if it is known; 100 only when all is done."""
     return [f"{min(100 * done // total, 100)} %"] if total else []
 
 
@@ -352,8 +343,8 @@ def _say(stream: TextIO, text: str) -> None:
         stream.write(text)
         stream.flush()
     except OSError:
-        # The terminal is gone, or the disk with the log is full: nobody listens, and the run goes on. What Python still holds of
-        # the text, it would try to write while closing.
+        # The terminal is gone, or the disk with the log is full: the run goes on. Python would otherwise try to write what it
+        # still holds while it shuts down.
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 

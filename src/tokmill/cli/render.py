@@ -29,7 +29,7 @@ def json_line(value: object) -> str:
 
 
 def error_lines(error: TokmillError) -> str:
-    """The four parts of an error, one below the other."""
+    """Return the four parts of an error, one a line."""
     lines = [f"tokmill: error: {printable_line(error.what)}"]
     for label, text in error.details():
         first, *more = printable(text).split("\n")
@@ -38,14 +38,14 @@ def error_lines(error: TokmillError) -> str:
 
 
 def error_object(error: TokmillError) -> dict[str, object]:
-    """What `--json` prints of an error."""
+    """Return what `--json` prints of an error."""
     parts = {"what": error.what, "where": None, "allowed": None, "next": None, **dict(error.details())}
     fields = {"option": error.option, "suggested": error.suggested, "path": error.path, "resumes": error.resumes}
     return {"error": {"type": type(error).__name__, **parts, **fields}, "exit_code": error.exit_code}
 
 
 def summary_lines(summary: Summary) -> str:
-    """The end of a run of tokenize."""
+    """Return the summary of a run of tokenize."""
     n_tokens = summary.tokens_train + summary.tokens_val
     head = "complete already, nothing to do" if summary.already_complete else "done"
     rows = [
@@ -60,12 +60,12 @@ def summary_lines(summary: Summary) -> str:
         rows += [*_times(summary), ("memory", memory)]
     if summary.uploaded_bytes:
         rows.append(
-            ("sent", f"{format_bytes(summary.uploaded_bytes)}, the run waited {_seconds(summary.upload_s)} for it at its end")
+            ("sent", f"{format_bytes(summary.uploaded_bytes)}, the run waited {_seconds(summary.upload_s)} for the last upload")
         )
     if summary.restarts:
-        rows.append(("restarts", f"{summary.restarts} (the worker was lost and went on from the last commit)"))
+        rows.append(("restarts", f"{summary.restarts} (the worker was lost and continued from the last commit)"))
     rows += [("skipped", ", ".join(f"{n:,} {reason}" for reason, n in sorted(summary.skipped.items())) or "none")]
-    rows += _mended_rows(summary.invalid_utf8_documents)
+    rows += _replaced_rows(summary.invalid_utf8_documents)
     audited = f"{counted(summary.audited_documents, 'document')}, the same as the reference tokenizer's"
     rows.append(("audited", audited if summary.audited_documents else "none"))
     rows += [("files", _file_names(summary.files))]
@@ -77,7 +77,7 @@ def summary_lines(summary: Summary) -> str:
 
 
 def _added_rows(summary: Summary) -> list[tuple[str, str]]:
-    """Of an append, what is new; the rows above say what there is now."""
+    """Return what an append added; the rows above count what there is now."""
     old = summary.appended_to
     if old is None:
         return []
@@ -89,8 +89,8 @@ def _added_rows(summary: Summary) -> list[tuple[str, str]]:
 
 
 def _times(summary: Summary) -> list[tuple[str, str]]:
-    """Time and speed of the command, and of the work alone, which are what a report tells."""
-    went_on = ", gone on from an earlier run" if summary.resumed and summary.appended_to is None else ""
+    """Return time and speed of the command, and of the work alone, as a report shows them."""
+    went_on = ", continued from an earlier run" if summary.resumed and summary.appended_to is None else ""
     tokens = f"{summary.tokens_per_s / 1e6:,.1f} Mtokens/s"
     rows = [("time", f"{_seconds(summary.elapsed_s)} of the command, {format_rate(summary.bytes_per_s)}, {tokens}{went_on}")]
     if summary.work_s and not summary.restarts:
@@ -99,12 +99,12 @@ def _times(summary: Summary) -> list[tuple[str, str]]:
     return rows
 
 
-def _mended_rows(n_documents: int) -> list[tuple[str, str]]:
-    return [("not UTF-8", f"{counted(n_documents, 'document')}, mended as --encoding-errors says")] if n_documents else []
+def _replaced_rows(n_documents: int) -> list[tuple[str, str]]:
+    return [("not UTF-8", f"{counted(n_documents, 'document')}, corrected as --encoding-errors says")] if n_documents else []
 
 
 def _parts(summary: Summary) -> str:
-    """Where the documents went: parts that add up to all, but for documents that were divided between the sides."""
+    """Return where the documents went: counts that add up to all, except for documents divided between the sides."""
     n_empty = summary.skipped.get("empty", 0)
     n_skipped = sum(summary.skipped.values()) - n_empty
     n_divided = summary.documents_train + summary.documents_val + n_empty + n_skipped - summary.documents
@@ -114,22 +114,22 @@ def _parts(summary: Summary) -> str:
 
 
 def _file_names(files: Mapping[str, FileEntry]) -> str:
-    """Names and sizes where they are few, else how many there are, and how large together."""
+    """Return names and sizes if there are few files, else their number and total size."""
     if len(files) <= _MOST_FILES:
         return ", ".join(f"{name} ({format_bytes(entry.size_bytes)})" for name, entry in sorted(files.items()))
     return f"{len(files):,}, {format_bytes(sum(entry.size_bytes for entry in files.values()))}"
 
 
 _MOST_FILES = 6
-"""Of an output, that are named."""
+"""Files of an output that are named."""
 _MOST_INPUTS = 12
-"""Lines of inputs that a person wants to see."""
+"""Inputs that are listed."""
 _MOST_REPAIRED = 12
-"""Likewise of ranges."""
+"""Repaired ranges that are listed."""
 
 
 def plan_lines(plan: Plan) -> str:
-    """What a run will be."""
+    """Return the estimates of a plan."""
     lines = ["tokmill: plan", "  inputs", *_indented(_input_rows(plan))]
     lines += _aligned([*_text_rows(plan), *_disk_rows(plan), *_time_rows(plan)])
     lines += ["  memory", *_indented(_memory_rows(plan))]
@@ -165,7 +165,7 @@ def _input_text(each: InputPlan) -> str:
 
 def _text_rows(plan: Plan) -> list[tuple[str, str]]:
     if plan.totals is None:
-        return [("tokens", f"not known: standard input and pipes cannot be looked at twice; ids are {plan.dtype}")]
+        return [("tokens", f"not known: standard input and pipes can be read only once; ids are {plan.dtype}")]
     found = plan.totals
     density = f", {plan.bytes_per_token:.2f} bytes per token" if plan.bytes_per_token else ""
     rows = [
@@ -187,7 +187,7 @@ def _disk_rows(plan: Plan) -> list[tuple[str, str]]:
         return []
     rows = [("output", f"{_estimate(plan.output_bytes, format_bytes)}, {plan.dtype}")]
     if plan.disk is None:
-        return [*rows, ("disk", "not looked at (pass --out DIR)")]
+        return [*rows, ("disk", "not checked (pass --out DIR)")]
     disk = plan.disk
     verdict = "complete already, nothing will be written" if plan.is_complete else "it fits" if disk.fits else "IT DOES NOT FIT"
     written = f", {format_bytes(disk.written_bytes)} of it written already" if disk.written_bytes else ""
@@ -207,7 +207,7 @@ def _time_rows(plan: Plan) -> list[tuple[str, str]]:
         between = f"{_seconds(time.low_s)} to {_seconds(time.high_s)}"
         rows.append(("time", f"about {_seconds(time.expected_s)} ({between}), {counted(time.n_threads, 'thread')}{rate}"))
     if plan.list_of_ints_bytes is not None:
-        rows.append(("as a list", f"{format_bytes(plan.list_of_ints_bytes)}: what these ids would take as Python ints in a list"))
+        rows.append(("as a list", f"{format_bytes(plan.list_of_ints_bytes)} if these ids were Python ints in a list"))
     return rows
 
 
@@ -219,7 +219,7 @@ def _memory_rows(plan: Plan) -> list[tuple[str, str]]:
         ("reference tokenizer", memory.reference_bytes),
         ("list of inputs", memory.inputs_bytes),
         ("reader", memory.reader_bytes),
-        ("batches on their way", memory.in_flight_bytes),
+        ("batches in flight", memory.in_flight_bytes),
         ("engine's caches, at most", memory.caches_bytes),
         ("all of these", memory.peak_bytes),
         ("budget (--memory)", memory.budget_bytes),
@@ -234,7 +234,7 @@ def _memory_rows(plan: Plan) -> list[tuple[str, str]]:
 
 
 def _estimate(estimate: Estimate, text: Callable[[float], str] = lambda n: f"{n:,.0f}") -> str:
-    """A number with its interval, or alone when it was counted."""
+    """Return a number with its interval, or alone if it was counted."""
     if estimate.low == estimate.high:
         return text(estimate.value)
     percent = f" (± {50 * (estimate.high - estimate.low) / estimate.value:.1f} %)" if estimate.value else ""
@@ -246,7 +246,7 @@ def _indented(rows: list[tuple[str, str]]) -> list[str]:
 
 
 def report_lines(report: Report) -> str:
-    """What verify found, when all is well; damage is rendered as the error that it is."""
+    """Return what verify found if all is well; damage is printed as an error."""
     compared = f"{counted(report.compared_documents, 'document')}, {format_bytes(report.compared_bytes)}: the same"
     if not report.sources_compared:
         compared = "not compared" if is_url(report.directory) else "not compared (pass --source INPUT...)"
@@ -266,7 +266,7 @@ def report_lines(report: Report) -> str:
 
 
 def outcome_lines(outcome: Outcome, made_of: str = "output") -> str:
-    """The end of a merge, a conversion or a reshard; made_of: what its sources are called."""
+    """Return the summary of a merge, a conversion or a reshard. made_of: what its sources are called."""
     n_tokens = outcome.tokens_train + outcome.tokens_val
     rows = [
         ("from", counted(len(outcome.sources), made_of)),
@@ -275,7 +275,7 @@ def outcome_lines(outcome: Outcome, made_of: str = "output") -> str:
         ("format", outcome.format),
     ]
     if not outcome.already_complete:
-        went_on = ", gone on from an earlier run" if outcome.resumed else ""
+        went_on = ", continued from an earlier run" if outcome.resumed else ""
         rate = f", {format_rate(outcome.bytes_per_s)}" if outcome.bytes_per_s else ""
         rows.append(("time", f"{_seconds(outcome.elapsed_s)}{rate}{went_on}"))
         rows.append(("memory", f"{format_memory(outcome.peak_rss_bytes)} at the peak"))
@@ -286,7 +286,7 @@ def outcome_lines(outcome: Outcome, made_of: str = "output") -> str:
 
 
 def page_lines(made: ReportPage) -> str:
-    """Where the report is, and what it lacks."""
+    """Return where the report is, and what it lacks."""
     state = "" if made.is_complete else ", of an output that is not complete"
     size, seconds = format_bytes(made.size_bytes), _seconds(made.elapsed_s)
     head = f"tokmill: {printable_line(made.path)} ({size}, {seconds}{state})"
@@ -297,11 +297,11 @@ def _repaired_rows(repaired: list[Problem]) -> list[tuple[str, str]]:
     shown = [printable_line(str(each)) for each in repaired[:_MOST_REPAIRED]]
     if len(shown) < len(repaired):
         shown.append(f"and {len(repaired) - len(shown):,} more")
-    return [("repaired", text) for text in shown or ["nothing, for nothing was damaged"]]
+    return [("repaired", text) for text in shown or ["nothing: nothing was damaged"]]
 
 
 def inspection_lines(found: Inspection) -> str:
-    """What inspect found."""
+    """Return what inspect found."""
     tokenizer = printable_line(found.tokenizer or "not known (pass --tokenizer for a preview)")
     if found.tokenizer_sha256:
         tokenizer += f"  (sha256 {found.tokenizer_sha256[:12]}...)"
@@ -320,7 +320,7 @@ def inspection_lines(found: Inspection) -> str:
         rows.append(("text", f"{format_bytes(found.bytes_text)}{per_token}"))
     if found.kind == "directory":
         rows.append(("skipped", ", ".join(f"{n:,} {reason}" for reason, n in sorted(found.skipped.items())) or "none"))
-    rows += _mended_rows(found.invalid_utf8_documents)
+    rows += _replaced_rows(found.invalid_utf8_documents)
     made = (
         f"made by tokmill {found.tokmill_version} from {counted(found.n_inputs or 0, 'input')}"
         if found.kind == "directory"
@@ -361,13 +361,13 @@ def _aligned(rows: list[tuple[str, str]]) -> list[str]:
 
 
 def vocabulary_line(found: Vocabulary) -> str:
-    """One published encoding, what it is for, and where it is."""
+    """Return one published encoding, what it is for, and where it is."""
     where = printable_line(found.path) if found.path else f"not here: tokmill vocab fetch {found.name} --to DIR"
     return f"{found.name:<12} {found.n_ids:>7,} ids, end of text {found.eot_id:>7,}  {found.models}\n    {where}"
 
 
 def fetched_line(fetched: Fetched) -> str:
-    """Where the file is now, and how to use it."""
+    """Return where the file is now, and how to use it."""
     how = "was there already" if fetched.was_there else format_bytes(fetched.size_bytes)
     path = printable_line(fetched.path)
     return f"{fetched.name}: {path} ({how}, SHA-256 as published)\n    --tokenizer {shlex.quote(path)}"

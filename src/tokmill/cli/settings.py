@@ -1,8 +1,8 @@
-"""Settings that stand in files: `tokmill.toml`, and `[tool.tokmill]` of `pyproject.toml`, both of the working directory.
+"""Settings in files: `tokmill.toml`, and `[tool.tokmill]` of `pyproject.toml`, both in the working directory.
 
-A key is an option without its dashes. At the top it is for every command that takes the option from the environment too, as the
-variable of its name would be; in a table called like a command (`[verify]`, `[vocab.fetch]`), for that command alone. Directories
-above are not looked at: a run must not depend on where its directory was put. What no command knows is refused with its line.
+A key is an option without its dashes. At the top it is for every command that also takes the option from the environment; in a
+table named after a command (`[verify]`, `[vocab.fetch]`), for that command alone. Directories above are not read: a run must not
+depend on where its directory was put. A key that no command knows is an error with its line.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 FILES = (("tokmill.toml", ()), ("pyproject.toml", ("tool", "tokmill")))
-"""Where settings may stand, and below which table; what stands in a later one wins."""
+"""Files of settings and the table that holds them; a later one wins."""
 _MOST_BYTES = 1 << 20
 _SPEAKS = re.compile(r"""^\s*(?:\[\s*)?(["']?)tool\1\s*\.\s*(["']?)tokmill\2\s*[]=.]""", re.MULTILINE)
-"""What a file that cannot be parsed must hold to be refused for it, where settings stand below `[tool.tokmill]`."""
+"""What pyproject.toml must hold for a fault in it to be an error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Knob:
     is_flag: bool
     is_many: bool
     variable: str | None
-    """Of the environment."""
+    """Environment variable."""
 
     @property
     def is_shared(self) -> bool:
@@ -76,7 +76,7 @@ class Origin:
     place: str = ""
     """`tokmill.toml:3`."""
     variable: str = ""
-    """Of the environment."""
+    """Environment variable."""
 
     @property
     def shown(self) -> str:
@@ -120,12 +120,12 @@ def knobs(command: Any, path: tuple[str, ...] = ()) -> Iterator[Knob]:
 
 
 def present(directory: str = ".") -> list[str]:
-    """The files of that name in a directory, whether or not they speak of tokmill."""
+    """Return the files of that name in a directory, whether or not they have settings."""
     return [name for name, _ in FILES if os.path.isfile(os.path.join(directory, name))]
 
 
 def read_settings(knobs: list[Knob], directory: str = ".") -> Settings:
-    """The settings of a directory. Raises UsageError for a key or a value that no command takes, with file and line."""
+    """Return the settings of a directory. Raises UsageError, with file and line, for a key or a value that no command takes."""
     defaults: dict[tuple[str, ...], dict[str, Any]] = {}
     places: dict[str, str] = {}
     general: dict[str, Any] = {}
@@ -136,7 +136,7 @@ def read_settings(knobs: list[Knob], directory: str = ".") -> Settings:
         for key in prefix:
             table = table.get(key, {}) if isinstance(table, dict) else {}
         spelled: dict[tuple[tuple[str, ...], str], str] = {}
-        # What is for one command wins over what is for all: tables come behind plain keys.
+        # What is for one command wins over what is for all: tables come after plain keys.
         for path, key, value in sorted(_entries(table, ()), key=lambda entry: len(entry[0])):
             line, head = (_line_of(text, (*prefix, *path), each) for each in (key, ""))
             _check_table(knobs, path, f"{name}:{head}")
@@ -150,14 +150,17 @@ def read_settings(knobs: list[Knob], directory: str = ".") -> Settings:
 
 
 def _text(directory: str, name: str, *, is_shared: bool) -> str:
-    """The text of a file, without a byte order mark. is_shared: it is about other things too."""
+    """Return the text of a file, without a byte order mark. is_shared: it is about other things too."""
     path = os.path.join(directory, name)
     try:
         with open(path, "rb") as file:
             data = file.read(_MOST_BYTES + 1)
         if len(data) > _MOST_BYTES:
             raise UsageError(
-                "the file of settings is too large", where=name, allowed="a megabyte", next_step=f"leave only settings in {name}"
+                "the file of settings is too large",
+                where=name,
+                allowed="at most a megabyte",
+                next_step=f"keep only settings in {name}",
             )
         return data.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -166,13 +169,13 @@ def _text(directory: str, name: str, *, is_shared: bool) -> str:
         raise UsageError(
             f"the settings cannot be read: {error}",
             where=name,
-            allowed="a file in UTF-8 that can be read",
+            allowed="a readable file in UTF-8",
             next_step=f"correct {name}, or move it away, and run the command again",
         ) from None
 
 
 def _parsed(text: str, name: str, *, is_shared: bool) -> Any:
-    """The tables of a file. Of one that is about other things nothing is asked, not even that it can be parsed."""
+    """Return the tables of a file. One without settings need not even be TOML."""
     try:
         return tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
@@ -188,7 +191,7 @@ def _parsed(text: str, name: str, *, is_shared: bool) -> Any:
 
 
 def _entries(table: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str, Any]]:
-    """(tables above, key, value) of everything that is no table itself; an empty table is one too, to be refused if unknown."""
+    """Yield (tables above, key, value) of everything that is no table; an empty table counts as a value, so that it is checked."""
     for key, value in table.items() if isinstance(table, dict) else ():
         if isinstance(value, dict) and value:
             yield from _entries(value, (*path, key))
@@ -200,11 +203,11 @@ def _check_table(knobs: list[Knob], path: tuple[str, ...], place: str) -> None:
     commands = {knob.command for knob in knobs}
     known = {command[: len(path)] for command in commands}
     if path and path not in known:
-        _refuse(".".join(path), [".".join(command) for command in sorted(commands | known)], place, "table")
+        _raise_unknown(".".join(path), [".".join(command) for command in sorted(commands | known)], place, "table")
 
 
 def _check_once(spelled: dict[tuple[tuple[str, ...], str], str], path: tuple[str, ...], key: str, place: str) -> None:
-    """Note how a setting is spelled. Raises UsageError when the file has it in another spelling too."""
+    """Remember how a setting is spelled. Raises UsageError if the file has it in another spelling too."""
     other = spelled.setdefault((path, _plain(key)), key)
     if other != key:
         raise UsageError(
@@ -224,11 +227,11 @@ def _meant(knobs: list[Knob], path: tuple[str, ...], key: str, place: str) -> li
     found = [k for k in knobs if k.key == plain and (k.command[: len(path)] == path if path else k.is_shared)]
     if not found:
         usable = {k.key for k in knobs if (k.command[: len(path)] == path if path else k.is_shared)}
-        _refuse(key, sorted(usable), place, "setting")
+        _raise_unknown(key, sorted(usable), place, "setting")
     return found
 
 
-def _refuse(name: str, known: list[str], place: str, noun: str) -> None:
+def _raise_unknown(name: str, known: list[str], place: str, noun: str) -> None:
     near = difflib.get_close_matches(name, known, 1)
     raise UsageError(
         f"there is no {noun} {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""),
@@ -239,7 +242,7 @@ def _refuse(name: str, known: list[str], place: str, noun: str) -> None:
 
 
 def _checked(knob: Knob, value: Any, place: str) -> Any:
-    """The value as the parser takes it: text, a flag, or a list of texts."""
+    """Return the value as the parser takes it: text, a flag, or a list of texts."""
     one = value if isinstance(value, list) and knob.is_many else [value]
     plain = all(isinstance(each, bool) if knob.is_flag else isinstance(each, (str, int, float)) for each in one)
     if not plain or (not knob.is_flag and any(isinstance(each, bool) for each in one)):
@@ -256,7 +259,7 @@ def _checked(knob: Knob, value: Any, place: str) -> Any:
 
 
 def _line_of(text: str, path: tuple[str, ...], key: str) -> int:
-    """The line of a key, from 1; of its table's head where the key is written in another way than one a line."""
+    """Return the line of a key, from 1; if it is not written one a line, the line of its table."""
     table: tuple[str, ...] = ()
     head = 1
     for number, line in enumerate(text.split("\n"), 1):

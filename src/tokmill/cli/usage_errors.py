@@ -44,7 +44,7 @@ def usage_error(error: click.UsageError, console: Console) -> UsageError:
 
 
 def _unknown_option(option: str, context: click.Context, console: Console) -> UsageError:
-    """An option that the command does not have; others may."""
+    """Return the error for an option that the command does not have; others may."""
     where, known = context.command_path, _options(context)
     long = ", ".join(sorted(name for name in known if name.startswith("--")))
     others = _commands_with(option, context.find_root().command)
@@ -69,7 +69,7 @@ def _unknown_option(option: str, context: click.Context, console: Console) -> Us
 
 
 def _misused_option(option: str, context: click.Context, console: Console) -> UsageError:
-    """An option that lacks its value, or that takes none."""
+    """Return the error for an option that lacks its value, or that takes none."""
     where, parameter = context.command_path, _options(context).get(option)
     if parameter is not None and takes_value(parameter):
         fixed = [option, example(parameter)]
@@ -105,7 +105,7 @@ def _missing(parameter: click.Parameter, context: click.Context, console: Consol
 
 
 def _bad_value(parameter: click.Parameter, context: click.Context, console: Console) -> UsageError:
-    """A value of another type."""
+    """Return the error for a value of another type."""
     name, kind = long_name(parameter), _VALUES.get(parameter.type.name, "what the help says")
     origin = origin_of(context, parameter, console)
     value, where, fixed = "", f"{context.command_path} {name}", f"{context.command_path} --help"
@@ -126,7 +126,7 @@ def _bad_value(parameter: click.Parameter, context: click.Context, console: Cons
 
 
 def _unknown_command(typed: str, context: click.Context, console: Console) -> UsageError:
-    """A command, or one of a group, that does not exist."""
+    """Return the error for a command, or one of a group, that does not exist."""
     where, commands = context.command_path, list(getattr(context.command, "commands", {}))
     allowed = ", ".join(commands)
     if not typed:
@@ -184,7 +184,7 @@ def _with_option(option: str, value: str, arguments: Sequence[str]) -> str:
 
 
 def _with_path_there(path: str, arguments: Sequence[str]) -> str:
-    """The command with the path that is there and nearest to the one typed; without one, the command that shows what is there."""
+    """Return the command with the nearest existing path instead; if there is none, the command that lists what exists."""
     directory, name = os.path.split(path.rstrip("/"))
     while directory and not os.path.isdir(directory):
         directory, name = os.path.split(directory)

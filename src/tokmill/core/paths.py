@@ -1,4 +1,4 @@
-"""Refuses a URL where only a path of this machine will do, before something is made of it that is named like one."""
+"""Local paths: a URL where only a local path will do is an error, not a directory of that name."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from tokmill.core.records import is_url
 
 
 def local_path(given: str | os.PathLike[str]) -> str:
-    """The path that was given, absolute. Raises UsageError for a URL."""
+    """Return the path, absolute. Raises UsageError for a URL."""
     path = os.fspath(given)
     if is_url(path):
-        # No more of it: what stands before the first slash may be a password.
+        # Only the scheme: what comes before the first slash may be a password.
         scheme = path.partition("://")[0].lower()
         raise UsageError(
-            "this reads and writes directories of this machine, not URLs",
+            "this command works on local directories, not URLs",
             where=f"{scheme}://",
             allowed="a path; URLs are for the inputs and --out of tokenize, for finalize, verify and inspect",
             next_step="copy it first, all of it: aws s3 sync s3://bucket/prefix DIR; then tokmill verify DIR"

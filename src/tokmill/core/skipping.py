@@ -1,4 +1,4 @@
-"""What may be left out of a corpus before somebody should look at it (`--max-skipped`)."""
+"""Skipped records, and how many of them are too many (`--max-skipped`)."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ if TYPE_CHECKING:
     from tokmill.core.records import Counts
 
 OTHER_FILE = "other_file"
-"""Why a member of an archive was passed over that is no text: counted, but nothing that anybody would call a bad record."""
+"""Reason for archive members that are not text: counted, but not as bad records."""
 
 
 def n_bad_records(counts: Counts) -> int:
-    """Records that were left out for what is wrong with them."""
+    """Return how many records were skipped because they are bad."""
     return sum(n for reason, n in counts.skipped.items() if reason not in ("empty", OTHER_FILE))
 
 
 def too_many_error(counts: Counts, max_skipped: int, where: str) -> TooManySkippedError:
-    """The error for more bad records than `--max-skipped` allows. where: what lists them."""
+    """Return the error for more bad records than `--max-skipped` allows. where: the file that lists them."""
     return TooManySkippedError(
         f"skipped: {counted(n_bad_records(counts), 'bad record')}",
         where=where,
         allowed=f"--max-skipped {max_skipped}",
-        next_step="see there what is wrong; then start over with --fresh, or raise --max-skipped and run the same command again",
+        next_step="see what is wrong there; then start over with --fresh, or raise --max-skipped and run the same command again",
         resumes=True,
     )

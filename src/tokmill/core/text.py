@@ -1,4 +1,4 @@
-r"""Text for people: numbers with their units and nouns, the word that was meant, and text that is safe to show on a terminal.
+r"""Text for people: numbers with units and nouns, the nearest known word, and text that is safe to print on a terminal.
 
 A document may carry escape sequences that clear the screen, set the title, or (bidirectional controls) show text in another
 order than it is stored. They are shown as `\x1b` and the like instead.
@@ -25,27 +25,27 @@ _MIB = 1 << 20
 
 
 def counted(n: int, noun: str, plural: str | None = None) -> str:
-    """`n` and the noun that goes with it. plural: where it is not the noun with an s."""
+    """Return `n` and the noun that goes with it. plural: if it is not the noun with an s."""
     return f"{n:,} {noun if n == 1 else plural or noun + 's'}"
 
 
 def nearest(word: str, known: Sequence[str]) -> str:
-    """The known word that is most like a mistyped one, or the first of them."""
+    """Return the known word that is most like a mistyped one, or the first of them."""
     return [*difflib.get_close_matches(word.lower(), known, 1), known[0]][0]
 
 
 def printable(text: str) -> str:
-    """`text` with every character that a terminal could act upon as an escape; tabs and newlines stay."""
+    """Return `text` with every character that a terminal could act upon as an escape; tabs and newlines stay."""
     return _UNSAFE.sub(_escape, text)
 
 
 def printable_line(text: str) -> str:
-    """As `printable`, on one line."""
+    """Return `text` as `printable` does, on one line."""
     return printable(text).replace("\n", "\\n").replace("\t", "\\t")
 
 
 def printable_bytes(data: bytes) -> str:
-    r"""Bytes of a document as safe text; bytes that are not UTF-8 as `\xNN`."""
+    r"""Return bytes of a document as safe text; bytes that are not UTF-8 as `\xNN`."""
     return printable(data.decode("utf-8", "backslashreplace"))
 
 
@@ -57,7 +57,7 @@ def _escape(match: re.Match[str]) -> str:
 
 
 def format_bytes(n: float) -> str:
-    """`119.7 MB`: powers of 1000, as disks and rates are counted."""
+    """Return `119.7 MB`: powers of 1000, as for disks and rates."""
     if n < 1000:
         return f"{n:,.0f} B"
     for unit in ("kB", "MB", "GB"):
@@ -68,7 +68,7 @@ def format_bytes(n: float) -> str:
 
 
 def format_rate(bytes_per_s: float) -> str:
-    """`337 MB/s`, with as many places as a small number needs; `0.02 kB/s` of the smallest."""
+    """Return `337 MB/s`, with more digits for small numbers; `0.02 kB/s` for the smallest."""
     n = bytes_per_s / 1e6
     if n < 0.01:
         return f"{bytes_per_s / 1e3:.2g} kB/s"
@@ -76,12 +76,12 @@ def format_rate(bytes_per_s: float) -> str:
 
 
 def format_memory(n: float) -> str:
-    """`1.0 GiB`: powers of 1024, as memory is counted."""
+    """Return `1.0 GiB`: powers of 1024, as for memory."""
     return f"{n / _GIB:,.1f} GiB" if n >= _GIB else f"{n / _MIB:,.0f} MiB"
 
 
 def format_duration(seconds: float) -> str:
-    """`1:02:03`, or `0:45`."""
+    """Return `1:02:03`, or `0:45`."""
     minutes, s = divmod(round(seconds), 60)
     hours, m = divmod(minutes, 60)
     return f"{hours}:{m:02d}:{s:02d}" if hours else f"{m}:{s:02d}"
