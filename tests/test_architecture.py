@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import importlib
 import re
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -175,3 +177,12 @@ def test_tests_share_by_support_alone(path: Path) -> None:
     parts = [part for name in names for part in name.split(".")]
     assert [part for part in parts if part.startswith("test_")] == []
     assert {name.split(".")[0] for name in names} & ({"tests", "faults", "system"} | ROOMS) == set()
+
+
+def test_checks_of_headers_share_nothing_with_the_writers() -> None:
+    assert not [target for target in GRAPH["tokmill.formats.header_checks"] if target.startswith("tokmill.formats")]
+
+
+def test_choosing_a_format_loads_no_numpy() -> None:
+    code = "import sys, tokmill.formats as f; f.FORMATS, f.choose_output; print('numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout == "False\n"

@@ -186,7 +186,7 @@ def test_a_file_that_is_given_twice_is_named_as_a_path(bare: Path, tmp_path: Pat
 def test_a_wrong_dtype_is_the_first_thing_to_look_at(bare: Path, tmp_path: Path) -> None:
     np.array([7, 9, EOT], np.uint16).tofile(tmp_path / "odd.bin")
     said = refused(tmp_path / "odd.bin", tmp_path / "o", dtype="uint32")
-    assert "a multiple of 4 bytes, the width of uint32" in said
+    assert "a multiple of 4 bytes" in said
     assert "--dtype" in said.rsplit("next:")[1]
     for changes in ({"dtype": "uint32"}, {"dtype": "uint32", "eot_id": int(np.fromfile(bare, "<u4")[-1]), "tokenizer": "gpt2"}):
         assert "--dtype" in refused(bare, tmp_path / "o", **changes).rsplit("next:")[1]

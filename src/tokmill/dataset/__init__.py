@@ -14,12 +14,10 @@ if TYPE_CHECKING:
     from tokmill.dataset.token_files import (
         Extent,
         TokenFile,
-        check_npy,
+        bare_file,
         check_size,
         files_of,
         format_of,
-        read_header,
-        read_npy_header,
         refuse_index,
         refuse_options,
     )
@@ -34,12 +32,10 @@ __getattr__, __dir__, __all__ = lazy_names(
         "token_files": [
             "Extent",
             "TokenFile",
-            "check_npy",
+            "bare_file",
             "check_size",
             "files_of",
             "format_of",
-            "read_header",
-            "read_npy_header",
             "refuse_index",
             "refuse_options",
         ],

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tokmill.core.errors import DamageError, UsageError
+from tokmill.core.errors import DamageError, TokmillError, UsageError
 from tokmill.core.manifest import MANIFEST_NAME
 from tokmill.core.records import is_url
 from tokmill.core.text import counted
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from tokmill.formats import FormatSpec
 
 _REBUILD = "tokmill verify DIR --repair makes it whole from the corpus; tokmill tokenize ... --fresh makes it again"
+
+_RESTATE = "check --from-format and --dtype, or make the file again"
 
 _NPY = b"\x93NUMPY"
 _MAGIC_BYTES = 16
@@ -161,23 +163,32 @@ def files_again(
     return {side: tuple(replace(file, path=directory / file.name) for file in files[side]) for side in files}
 
 
-def bare_file(path: Path, dtype: IdType) -> TokenFile:
-    """Return a file that no manifest describes, with or without a header of llm.c or numpy.save.
+def bare_file(path: Path, dtype: IdType, spec: FormatSpec | None = None) -> TokenFile:
+    """Return a file that no manifest describes.
 
-    Raises UsageError for another dtype than a header says, DamageError unless its length fits.
+    Args:
+        path: The file.
+        dtype: Of its ids, as stated or as its header says.
+        spec: The format that was stated; None: a header of llm.c, or none.
+
+    Raises:
+        UsageError: the dtype or the stated format is not that of the file.
+        DamageError: its length does not fit its header, or its ids if no format was stated.
     """
-    next_step = "give the other dtype, or make the file again"
     npy = read_npy_header(path)
     if npy is not None:
-        check_npy(npy, dtype, path)
+        _check_npy(npy, dtype, path)
         return TokenFile(path=path, header_bytes=npy.size_bytes, n_tokens=npy.n_ids)
-    header = read_header(path)
-    file = _measure(path, header[0].header_bytes if header else 0, dtype, next_step)
-    _check_number(file, dtype, header[2] if header else file.n_tokens, next_step)
+    header = read_header(path) if spec is None or spec.parse_header else None
+    wrong = DamageError if spec is None else UsageError
+    next_step = "give the other dtype, or make the file again" if spec is None else _RESTATE
+    header_bytes = spec.header_bytes if spec else header[0].header_bytes if header else 0
+    file = _measure(path, header_bytes, dtype, next_step, wrong)
+    _check_number(file, dtype, header[2] if header else file.n_tokens, next_step, wrong)
     return file
 
 
-def check_npy(header: NpyHeader, dtype: IdType, path: Path) -> None:
+def _check_npy(header: NpyHeader, dtype: IdType, path: Path) -> None:
     """Raise UsageError unless a header of numpy.save says this type (int32 is uint32: no id is negative) and the file's length."""
     usual = "uint32" if header.dtype == "int32" else header.dtype
     if usual != dtype:
@@ -227,12 +238,12 @@ def check_size(path: Path, size_bytes: int | None) -> None:
         )
 
 
-def _measure(path: Path, header_bytes: int, dtype: IdType, next_step: str) -> TokenFile:
-    """Return a file with the number of ids that its length has room for. Raises DamageError if that is not a whole number."""
+def _measure(path: Path, header_bytes: int, dtype: IdType, next_step: str, wrong: type[TokmillError] = DamageError) -> TokenFile:
+    """Return a file with the number of ids that its length has room for. Raises `wrong` if that is not a whole number."""
     size_bytes, item_bytes = path.stat().st_size, np.dtype(dtype).itemsize
     n_tokens, remainder = divmod(size_bytes - header_bytes, item_bytes)
     if remainder or n_tokens < 0:
-        raise DamageError(
+        raise wrong(
             f"the file is not a whole number of {dtype} ids",
             where=str(path),
             allowed=f"{f'{header_bytes:,} and ' if header_bytes else ''}a multiple of {item_bytes} bytes; it has {size_bytes:,}",
@@ -241,14 +252,14 @@ def _measure(path: Path, header_bytes: int, dtype: IdType, next_step: str) -> To
     return TokenFile(path=path, header_bytes=header_bytes, n_tokens=n_tokens)
 
 
-def _check_number(file: TokenFile, dtype: IdType, announced: int, next_step: str) -> None:
-    """Raise DamageError unless header, manifest and length say the same. announced: ids, by the manifest."""
+def _check_number(file: TokenFile, dtype: IdType, announced: int, next_step: str, wrong: type[TokmillError] = DamageError) -> None:
+    """Raise `wrong` unless header, manifest and length say the same. announced: ids, by the manifest."""
     found = read_header(file.path) if file.header_bytes else None
     header = (dtype, file.n_tokens) if not file.header_bytes else found[1:] if found else None
     if header == (dtype, announced) and announced == file.n_tokens:
         return
     in_header = f"its header says {header[1]:,} of {header[0]}" if header else "its header is of no known format"
-    raise DamageError(
+    raise wrong(
         "the file does not hold the ids that it should",
         where=str(file.path),
         allowed=f"{announced:,} ids of {dtype}; its length makes room for {file.n_tokens:,}"

@@ -18,7 +18,6 @@ from tokmill.core.manifest import FORMAT_VERSION, Manifest
 from tokmill.core.output_spec import SIDES
 from tokmill.core.provenance import BareFiles, Origin
 from tokmill.core.records import (
-    ITEM_BYTES,
     Counts,
     Cursor,
     EotPlacement,
@@ -29,8 +28,7 @@ from tokmill.core.records import (
     Tokenizer,
     path_to_text,
 )
-from tokmill.core.text import counted
-from tokmill.dataset import IdReader, check_npy, check_size, read_header, read_npy_header, refuse_index
+from tokmill.dataset import IdReader, bare_file, check_size, refuse_index
 from tokmill.derive.arguments import check_choice
 from tokmill.derive.source import Source, Step, extents_of
 from tokmill.derive.token_stream import ShiftedIds, check_edge
@@ -201,40 +199,16 @@ def _entry(path: Path, content: Content, side: str) -> FileEntry:
     """Return size and number of ids of a file. Raises UsageError if they are not as stated, DamageError for a file that was cut."""
     check_size(path, None)
     refuse_index(path)
-    spec, item_bytes, size_bytes = FORMATS[content.format], ITEM_BYTES[content.dtype], path.stat().st_size
-    npy = read_npy_header(path)
-    if npy is not None:
-        check_npy(npy, content.dtype, path)
-    header_bytes = npy.size_bytes if npy is not None else spec.header_bytes
-    n_tokens, rest = divmod(size_bytes - header_bytes, item_bytes)
-    if spec.parse_header is not None:
-        found = read_header(path)
-        if found != (spec, content.dtype, n_tokens):
-            said = f"says {found[2]:,} ids of {found[1]}" if found else f"is not that of {content.format}"
-            raise _unlike(path, f"its header {said}", f"a header of {n_tokens:,} ids of {content.dtype}, as long as the file")
-    if rest or n_tokens < 0:
-        before = f"a header of {header_bytes:,} bytes and " if header_bytes else ""
-        raise _unlike(
-            path, f"it has {counted(size_bytes, 'byte')}", f"{before}a multiple of {item_bytes} bytes, the width of {content.dtype}"
-        )
-    if not n_tokens:
+    file = bare_file(path, content.dtype, FORMATS[content.format])
+    if not file.n_tokens:
         raise UsageError(
             "there are no ids in this file",
             where=path_to_text(str(path)),
             allowed="one id or more",
             next_step="leave it out, or make the file again",
         )
-    header_entry = FileHeader(size_bytes=header_bytes, digest="") if header_bytes else msgspec.UNSET
-    return FileEntry(size_bytes=size_bytes, side=side, tokens=n_tokens, header=header_entry)
-
-
-def _unlike(path: Path, what: str, allowed: str) -> UsageError:
-    return UsageError(
-        f"the file is not what was stated: {what}",
-        where=path_to_text(str(path)),
-        allowed=allowed,
-        next_step="check --from-format and --dtype, or make the file again",
-    )
+    header = FileHeader(size_bytes=file.header_bytes, digest="") if file.header_bytes else msgspec.UNSET
+    return FileEntry(size_bytes=path.stat().st_size, side=side, tokens=file.n_tokens, header=header)
 
 
 def _scan(source: Source) -> tuple[list[Step], int]:
