@@ -1,4 +1,4 @@
-"""What a run will be before it is one: sizes, documents, tokens, disk, memory and time. Nothing is written, nothing is changed."""
+"""The plan of a run: sizes, documents, tokens, disk, memory and time. Nothing is written."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tokmill.run.job import PlannedJob
 
 NOWHERE = "/dev/null/nowhere"
-"""An output directory that cannot be, for a plan without one: no input lies in it."""
+"""An output directory that cannot exist, for a plan without one."""
 _SAMPLE_BYTES = 13 * MIB
 _CACHE_COST = 20
 """Bytes of engine cache for a byte of text at most (text of unique words: 18 measured)."""
@@ -32,16 +32,15 @@ _START_S = 1.0
 _FILE_S = 0.0004
 """To open, read and close one file of this machine (20,000 small ones: 6 to 9.6 s measured)."""
 _EFFICIENCY = 0.75
-"""Of the encoder threads, in a run: the rest of the time they wait for reader, writer and interpreter (0.6 to 0.9 measured)."""
+"""Share of a run in which encoder threads encode; else they wait for reader, writer and interpreter (0.6 to 0.9 measured)."""
 _UNCERTAIN = (0.6, 2.5)
-"""What encoding took by what was expected, at best and at worst, on a machine that does other things too."""
-_POINTER_BYTES = 8
-_INT_BYTES = 32
-"""A Python int up to 2**30: 28 bytes, of which the allocator makes 32."""
+"""Time taken by time expected, at best and at worst, on a machine that does other things too."""
+_LIST_BYTES = 32
+"""For each id, about: a pointer of 8 bytes, and for three ids of four an int of 32 (Python keeps those up to 256 ready-made)."""
 
 
 class InputPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """One input."""
+    """One input of a plan."""
 
     path: str
     format: str
@@ -49,7 +48,7 @@ class InputPlan(msgspec.Struct, frozen=True, kw_only=True):
     size_bytes: int | None
     """Apparent size; None for standard input and pipes."""
     disk_bytes: int | None
-    """Taken on disk; less than the size for a file with holes; None for what is not on a disk of this machine."""
+    """Space taken on this machine's disk, less than the size for a file with holes; None if it is not on one."""
     decompressed_bytes: int | None
     decompressed_is_estimate: bool
 
@@ -64,7 +63,7 @@ class MemoryPlan(BudgetShares, frozen=True, kw_only=True):
 
 
 class TimePlan(msgspec.Struct, frozen=True, kw_only=True):
-    """How long it may take."""
+    """How long a run may take."""
 
     n_threads: int
     engine_bytes_per_s: float | None
@@ -75,32 +74,32 @@ class TimePlan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run will be; the object that `plan --json` prints."""
+    """The plan of a run; the object that `plan --json` prints."""
 
     inputs: list[InputPlan]
     totals: Totals | None
-    """None when nothing can be said: an input is standard input or a pipe."""
+    """None if an input is standard input or a pipe, which cannot be sampled."""
     is_exact: bool
     """The corpus is small enough to have been encoded whole."""
     bytes_per_token: float | None
-    """Of text."""
+    """Bytes of text by tokens."""
     tokenizer: str
     dtype: str
     output_bytes: Estimate | None
     disk: DiskNeed | None
-    """None without --out, or when nothing can be said."""
+    """None without --out, or without `totals`."""
     is_complete: bool
-    """The output is there already: a run would write nothing."""
+    """The output exists already: a run would write nothing."""
     memory: MemoryPlan
     time: TimePlan | None
     list_of_ints_bytes: int | None
-    """What all ids would have taken as a Python list."""
+    """What all ids would take as a Python list, about."""
     elapsed_s: float
-    """Of making this plan."""
+    """Time that making this plan took."""
     notices: list[str]
 
     def raise_for_disk(self) -> None:
-        """Raises DiskFullError when the output will not fit."""
+        """Raise DiskFullError if the output will not fit."""
         if self.disk is not None and not self.is_complete:
             self.disk.check()
 
@@ -129,7 +128,7 @@ def make_plan(planned: PlannedJob, elapsed_s: float = 0.0) -> Plan:
         is_complete=is_complete(job),
         memory=MemoryPlan(**msgspec.structs.asdict(shares), available_bytes=available, peak_bytes=shares.sum_bytes),
         time=_time(job, found, sample.engine_bytes_per_s) if found else None,
-        list_of_ints_bytes=_POINTER_BYTES * found.tokens.value + _INT_BYTES * found.large_ids.value if found else None,
+        list_of_ints_bytes=_LIST_BYTES * found.tokens.value if found else None,
         elapsed_s=elapsed_s,
         notices=[
             *planned.notices,

@@ -53,8 +53,6 @@ _CHUNK_BYTES = 256 << 10
 """Text encoded between two looks at the clock."""
 _TIMED_BYTES = 1 << 20
 """Less text than this says nothing about speed."""
-_LARGE_ID = 256
-"""Python keeps the ints from -5 to 256 ready-made."""
 
 _Sampled = tuple[Group, list[Excerpt]]
 """A group whose windows are still to be encoded."""
@@ -251,15 +249,12 @@ class Sampler:
             texts = [self._valid(text) for _, text in chunk]
             lengths = list(map(len, texts))
             began_s = time.perf_counter()
-            ids, offsets = encoder.encode(texts)
+            _, offsets = encoder.encode(texts)
             rates.append(sum(lengths) / max(time.perf_counter() - began_s, 1e-9))
             n_bytes += sum(lengths)
-            n_large = np.concatenate(([0], np.cumsum(ids > _LARGE_ID)))[offsets]
-            counts = zip(chunk, lengths, np.diff(offsets).tolist(), np.diff(n_large).tolist(), strict=True)
-            for (excerpt, _), length, n_tokens, n_of_large in counts:
+            for (excerpt, _), length, n_tokens in zip(chunk, lengths, np.diff(offsets).tolist(), strict=True):
                 excerpt.text_bytes += length
                 excerpt.tokens += n_tokens
-                excerpt.large_ids += n_of_large
         return set(map(id, order)), _rate(rates, n_bytes)
 
     def _valid(self, text: bytes) -> bytes:
@@ -275,7 +270,7 @@ class Sampler:
     def _counted(self, group: Group, excerpts: Sequence[Excerpt], encoded: set[int]) -> Group:
         has_eot = self._content.eot != "none"
         found = [
-            Window(e.chance, e.raw_bytes, e.text_bytes, e.tokens + e.n_eot * has_eot, e.documents, e.large_ids)
+            Window(e.chance, e.raw_bytes, e.text_bytes, e.tokens + e.n_eot * has_eot, e.documents)
             for e in excerpts
             if id(e) in encoded
         ]

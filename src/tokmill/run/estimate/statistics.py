@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _FLOOR = 0.0005
 """A sample is never surer than this: a window may gain or lose a token where it is cut."""
 _UNSEEN_FLOOR = 0.1
-"""Likewise for what was never looked at: the rest of a file of which only a part was read."""
+"""Nor is it surer than this of what was never read: the rest of a file of which only a part was read."""
 
 
 class SampleRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,14 +44,12 @@ class Window(msgspec.Struct, frozen=True, array_like=True):
     """A stretch of the corpus, cut at documents, lines or safe cuts."""
 
     chance: float
-    """Of being drawn, in a unit that all windows of a group share."""
+    """Its chance of being drawn, in a unit that all windows of a group share."""
     raw_bytes: int
     text_bytes: int
     tokens: int
     """End-of-text ids included."""
     documents: int
-    large_ids: int
-    """Ids of text that Python keeps no ready-made int for."""
 
 
 class Group(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,11 +76,11 @@ class SampleResult(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
     groups: list[Group]
     decompressed: list[tuple[int, int, bool]]
-    """Of inputs that were read from their beginning: index, decompressed bytes, whether these were counted."""
+    """For each input that was read from its beginning: index, decompressed bytes, whether these were counted."""
     n_unknown: int
     """Inputs that cannot be sampled: standard input and pipes."""
     engine_bytes_per_s: float | None
-    """Of one encoder thread; None when the sample is too small to tell."""
+    """Speed of one encoder thread; None if the sample is too small to tell."""
     notices: list[str]
 
 
@@ -106,7 +104,6 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True):
     documents: Estimate
     tokens: Estimate
     """End-of-text ids included."""
-    large_ids: Estimate
     sampled_bytes: int
     n_windows: int
 
@@ -118,7 +115,6 @@ def totals(groups: Sequence[Group]) -> Totals:
         bytes_text=_sum(_of_group(g, lambda w: w.text_bytes) for g in groups),
         documents=_sum(_of_group(g, lambda w: w.documents, g.extra_documents) for g in groups),
         tokens=_sum(_of_group(g, lambda w: w.tokens, g.extra_tokens) for g in groups),
-        large_ids=_sum(_of_group(g, lambda w: w.large_ids) for g in groups),
         sampled_bytes=sum(w.raw_bytes for g in groups for w in g.windows),
         n_windows=sum(len(g.windows) for g in groups),
     )

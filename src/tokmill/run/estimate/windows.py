@@ -47,7 +47,6 @@ class Excerpt:
     """Records without a text."""
     text_bytes: int = 0
     tokens: int = 0
-    large_ids: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +142,7 @@ def _add_part(found: Excerpt, part: bytes) -> None:
 
 
 def _unescaped(part: bytes) -> bytes:
-    """Return what a part of a JSON string stands for, without an escape that was cut at either end."""
+    """Return the text of a part of a JSON string, without an escape that was cut at either end."""
     text = part.decode("utf-8", "ignore")
     for front in range(_LONGEST_ESCAPE):
         for back in range(_LONGEST_ESCAPE):
