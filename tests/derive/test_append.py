@@ -136,7 +136,7 @@ def test_an_output_of_several_settings_is_not_appended_to(corpora: list[Path], t
     begin(tmp_path / "a", corpora[:1], seed=1)
     begin(tmp_path / "b", corpora[1:2], seed=2)
     tokmill.merge([tmp_path / "a", tmp_path / "b"], tmp_path / "m", allow_other_split=True)
-    with pytest.raises(UsageError, match="put together"):
+    with pytest.raises(UsageError, match="with other settings"):
         append_in_process(corpora[2:], tmp_path / "m", seed=1)
 
 
@@ -197,7 +197,7 @@ def test_damage_in_the_old_output_is_not_carried_on(corpora: list[Path], tmp_pat
     begin(tmp_path / "out", corpora[:1])
     path = tmp_path / "out" / "train.bin"
     path.write_bytes(path.read_bytes()[:-2] + b"\0\0")
-    with pytest.raises(DamageError, match="not what was written"):
+    with pytest.raises(DamageError, match="not those written"):
         append_in_process(corpora[1:], tmp_path / "out")
 
 

@@ -31,7 +31,7 @@ def written(out: Path) -> tuple[bytes, bytes]:
 
 def files_in(out: Path) -> dict[str, bytes]:
     """Return the files of an output by name, without its manifest."""
-    return {str(p.relative_to(out)): p.read_bytes() for p in out.rglob("*") if p.is_file() and p.name != "manifest.json"}
+    return {str(p.relative_to(out)): p.read_bytes() for p in sorted(out.rglob("*")) if p.is_file() and p.name != "manifest.json"}
 
 
 def side_bytes(out: Path) -> tuple[bytes, bytes]:
