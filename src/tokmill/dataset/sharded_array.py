@@ -95,7 +95,7 @@ class ShardedIds(NDArrayOperatorsMixin):
         return [i for part in self._parts for i in part.tolist()]
 
     def windows(self, starts: NDArray[np.int64], n_ids: int) -> Ids:
-        """As the function `windows`."""
+        """Return what the function `windows` does."""
         if len(starts) and not 0 <= starts.min() <= starts.max() <= self.size - n_ids:
             raise IndexError(f"window out of bounds: there are {self.size:,} ids")
         shards = np.searchsorted(self._begins, starts, side="right") - 1

@@ -63,7 +63,7 @@ class CopyRun:
         self._output = output
         self._reporter = reporter
         self._n_inputs = 0
-        """Of the sources before the current one, as are the counts."""
+        """Inputs, as below counts, of the sources before the current one."""
         self._counts = Counts()
         self._position_bytes = 0
         self._uncommitted_bytes = 0

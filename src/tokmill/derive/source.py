@@ -135,7 +135,7 @@ class CheckedFile:
 
 
 class Source:
-    """A complete output directory, or something that is described like one. Its files are opened when they are read; close it."""
+    """A complete output directory, or bare files described like one. Files are opened when they are read; close it."""
 
     def __init__(self, directory: Path, manifest: Manifest, steps: Sequence[Step], *, is_bare: bool = False) -> None:
         self.directory = directory
@@ -143,7 +143,7 @@ class Source:
         self.content: Content = manifest.content
         self.steps = steps
         self.is_bare = is_bare
-        """Whether it is files of which no digests are known, with a manifest made up for them."""
+        """Whether it is bare files, without digests, with a manifest made for them."""
         self._files: dict[str, CheckedFile] = {}
         self._spans = {} if is_bare else spans_of(manifest)
 

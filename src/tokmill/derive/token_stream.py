@@ -48,7 +48,7 @@ class ShiftedIds:
             begin = upto
 
     def _read(self, begin: int, end: int) -> Ids:
-        """At the end of the side there may be one id more than was asked for, where the shift has left a place."""
+        """Read ids; at the end of the side there may be one more than was asked for, if the shift left room for it."""
         end = min(end, self.n_tokens)
         ids = self._ids.read(begin - self._shift, end - self._shift)
         eot = self._eot.astype(ids.dtype)
@@ -59,7 +59,7 @@ class ShiftedIds:
         return ids
 
     def _ends(self, ids: Ids, n: int) -> NDArray[np.int64]:
-        """ids: `n` of them and, if there is one, the next."""
+        """Return where documents end among the first `n` ids. ids: those and, if there is one, the next."""
         if self._wanted == "none":
             return np.zeros(0, np.int64)
         marks = np.flatnonzero(ids == self._eot[0])
