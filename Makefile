@@ -8,11 +8,11 @@
 #   make power   20 power cuts; make freeze: a machine short of memory; root and User-Mode Linux
 #   make ray     clusters of Ray on this machine, whose nodes are killed; some minutes, in an environment of its own
 #   make interop every format read by its trainer's own package; gigabytes of them
-#   make docs    the site, in build/docs: links that lead nowhere are errors
+#   make docs    the site, in build/docs: broken links are errors
 #   make demo    the Python library's sources as token files, in ./demo
-#   make bench   a corpus of 0.3 GB, how fast it goes, how near to the floor, and whether that became worse
+#   make bench   a corpus of 0.3 GB, how fast it goes, how near to the floor, and whether it became slower
 #   make peers   the same corpus by every peer that installs
-#   make clean   away with all that
+#   make clean   remove all of that
 
 VENV ?= .venv
 PYTHON ?= $(firstword $(foreach p,python3 python3.14 python3.13 python3.12 python3.11,$(shell \

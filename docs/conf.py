@@ -10,7 +10,7 @@ sys.path.insert(0, str(HERE))
 
 import generate  # noqa: E402  beside this file
 
-import tokmill  # noqa: E402  likewise
+import tokmill  # noqa: E402  so that the site describes this version
 
 project = "tokmill"
 author = "tokmill contributors"

@@ -1,6 +1,6 @@
 """The reference, written from the code: commands and options, exit codes, the manifest, the Python API. `make docs` runs it.
 
-What it writes (`docs/reference/*.md`) is made anew each time and is not kept; a sentence that is wrong there is wrong in the code.
+What it writes (`docs/reference/*.md`) is made each time and not kept; a sentence that is wrong there is wrong in the code.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def commands() -> str:
     lines = [
         "# Commands",
         "",
-        "The word in capitals is the variable of the environment; files may have all of them: [Settings](settings.md).",
+        "The word in capitals is the environment variable. Settings files may hold every option: [Settings](settings.md).",
         "",
     ]
     for path, command in leaves(root, ()):
@@ -191,8 +191,8 @@ def fields(record: Any) -> list[str]:
     for at, item in enumerate(node.body):
         if not isinstance(item, ast.AnnAssign):
             continue
-        behind = node.body[at + 1] if at + 1 < len(node.body) else None
-        said = behind.value.value if isinstance(behind, ast.Expr) and isinstance(behind.value, ast.Constant) else ""
+        after = node.body[at + 1] if at + 1 < len(node.body) else None
+        said = after.value.value if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) else ""
         kind = ast.unparse(item.annotation).replace(" | msgspec.UnsetType", ", or absent")
         lines.append(cells(f"`{ast.unparse(item.target)}`", f"`{kind}`", escaped(" ".join(str(said).split()))))
     return lines
