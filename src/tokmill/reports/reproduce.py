@@ -60,13 +60,13 @@ def commands(content: Content, made_from: Sequence[Provenance] | object, directo
     sources = list(made_from) if isinstance(made_from, tuple) else []
     paths = [each.path for each in sources]
     if not sources or any(each.how == "append" for each in sources):
-        # Appended inputs stand behind the others, so one run over all gives the same bytes; what other runs cannot give takes none.
+        # Appended inputs come after the others, so one run over all of them gives the same bytes.
         paths = [each.path for each in content.inputs]
         words = ["tokenize", *_first(paths), *_input_format(content), *_options(content)]
         if content.n_parts:
             return "\n".join([_parts(words, content.n_parts, directory), *_remarks(paths)])
     elif sources[0].how == "merge":
-        # Where settings differ it does no harm, and without it other splits are refused.
+        # It does no harm if other settings differ; without it, merge stops at different validation sides.
         words = ["merge", *_first(paths), *["--allow-other-split"] * bool(content.origin)]
     else:
         kind = ["reshard"] if sources[0].how == "reshard" else ["convert", "--format", content.format]

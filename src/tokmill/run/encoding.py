@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from tokmill.core.records import Counts, Cursor, EncodedBatch
 
     class Progressing(Protocol):
-        """Whoever takes encoded batches: how far it is."""
+        """What takes encoded batches and knows how far it is."""
 
         @property
         def elapsed_s(self) -> float: ...
@@ -54,16 +54,15 @@ if TYPE_CHECKING:
 
 
 _STACK_BYTES = 2 * MIB
-"""Of a thread; the usual 8 MiB are never used, but count against the limit on data."""
+"""Stack of a thread; the usual 8 MiB are never used, but count against the limit on data."""
 _ROOM_BYTES = 12 * MIB
-"""Beyond what the budget leaves, that data may grow by before the next look: stacks of threads."""
+"""How far data may grow beyond the budget before the next sample: stacks of threads."""
 
-_TICK_S = 0.2
 _TICK_S = 0.2
 
 
 class EncodingProcess:
-    """Carries out one job in this process. Implements `memory_guard.Actions`."""
+    """One job, carried out in this process. Implements `memory_guard.Actions`."""
 
     RESUMES: bool
     """Whether work that ends early is committed, and continued by the same command; otherwise nothing was replaced."""
@@ -80,7 +79,7 @@ class EncodingProcess:
         self._started_s = time.monotonic()
 
     def run(self) -> None:
-        """Carry out the job and emit Finished. Raises TokmillError."""
+        """Carry out the job and emit Finished. Raise TokmillError."""
         raise NotImplementedError
 
     def stop(self) -> None:
@@ -89,26 +88,26 @@ class EncodingProcess:
         self._flow.stop()
 
     def reset_caches(self) -> None:
-        """Let the encoder threads give back their caches."""
+        """Let the encoder threads drop their caches."""
         self._cache_reset.ask()
 
     def shrink(self) -> None:
-        """Halve what is on its way."""
+        """Halve the bytes that may be between reader and writer."""
         self._flow.shrink()
         self._tell_all(Notice(text="memory is short: fewer batches on their way"))
 
     def pause(self, *, paused: bool) -> None:
-        """Stop reading, or go on."""
+        """Pause reading, or continue."""
         self._flow.pause(paused=paused)
         self._tell_all(Notice(text="memory is short: reading is paused" if paused else "reading goes on"))
 
     def leave(self, why: str) -> None:
-        """Checkpoint and end, for lack of memory."""
+        """Commit and end, for lack of memory."""
         self._leaving = why
         self._flow.stop()
 
     def _ended(self, directory: Path) -> TokmillError:
-        """The error that says why the work ended early."""
+        """Return the error that says why the work ended early."""
         state = "everything so far is committed" if self.RESUMES else "nothing was replaced"
         again = "run the same command without --fresh again" if self.RESUMES else "run the command again"
         if self._leaving is None:
@@ -132,7 +131,7 @@ class EncodingProcess:
 
     @contextmanager
     def _encoded(self, reader: Reader, start: Cursor, taker: Progressing) -> Iterator[Generator[EncodedBatch, None, None]]:
-        """Encoded batches from `start` on, under the guard's eye. taker: says how far it is."""
+        """Yield encoded batches from `start` on while the guard watches memory. taker: for the progress."""
         results = self._pipeline(reader, taker).results(start, _TICK_S)
         guard = Guard(_limits(self._job), self, self._look_at_memory)
         guard.start()
@@ -206,7 +205,7 @@ def _limit_growth(budget_bytes: int) -> None:
     """Let an allocation beyond the budget fail here, in a process that can be resumed, before the machine runs out of memory.
 
     The system limits data, touched or not, and memory that was given back to it may still count (up to 400 MiB measured): so the
-    limit is what counts now and what resident memory may still grow by, and is set anew with every look of the guard.
+    limit is what counts now and what resident memory may still grow by, and is set again with every sample of the guard.
     """
     resident, data = rss_bytes(), data_bytes()
     most = data + max(0, budget_bytes - resident) + _ROOM_BYTES
