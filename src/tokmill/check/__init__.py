@@ -7,15 +7,17 @@ from typing import TYPE_CHECKING
 from tokmill.core.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from tokmill.check.findings import Problem, Report
     from tokmill.check.inspection import Inspection, Preview, inspect
     from tokmill.check.repairing.start import repair
-    from tokmill.check.verification import Problem, Report, verify
+    from tokmill.check.verification import verify
 
 __getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
+        "findings": ["Problem", "Report"],
         "inspection": ["Inspection", "Preview", "inspect"],
         "repairing.start": ["repair"],
-        "verification": ["Problem", "Report", "verify"],
+        "verification": ["verify"],
     },
 )

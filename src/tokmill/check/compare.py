@@ -29,24 +29,15 @@ from tokmill.run import divide_resources
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
-    from typing import Protocol
 
     from numpy.typing import NDArray
 
+    from tokmill.check.findings import Findings
     from tokmill.core.config import Content
     from tokmill.core.manifest import Manifest
     from tokmill.core.protocols import Encoder
     from tokmill.core.records import Batch
     from tokmill.dataset import Ids
-
-    class Findings(Protocol):
-        """What takes problems and progress: `verification.Findings`."""
-
-        def add(self, file: str, what: str, begin_byte: int | None = None, end_byte: int | None = None) -> None: ...
-        def notice(self, text: str) -> None: ...
-        def begin(self, total_bytes: int | None) -> None: ...
-        def tell(self, position_bytes: int, counts: Counts) -> None: ...
-
 
 _BLOCK_TOKENS = 1 << 16
 """Ids decoded at a time: 0.3 MB of prose, 8 MB if all are the longest token there is."""

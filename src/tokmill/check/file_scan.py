@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,14 +13,9 @@ from tokmill.core.text import counted
 from tokmill.formats import header_problem, n_padding_ids
 
 if TYPE_CHECKING:
+    from tokmill.check.findings import Findings
     from tokmill.core.manifest import Manifest
     from tokmill.dataset import Ids
-
-
-class _Findings(Protocol):
-    """Where problems go; `verification.Findings`."""
-
-    def add(self, file: str, what: str, begin_byte: int | None = None, end_byte: int | None = None) -> None: ...
 
 
 class Outline:
@@ -41,7 +36,7 @@ class Outline:
 class Scan:
     """One pass over one file, block by block."""
 
-    def __init__(self, name: str, outline: Outline, findings: _Findings) -> None:
+    def __init__(self, name: str, outline: Outline, findings: Findings) -> None:
         manifest, entry = outline.manifest, outline.manifest.files[name]
         self._content = content = manifest.content
         self._is_first, self._is_last = name in outline.first, name in outline.last

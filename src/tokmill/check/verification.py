@@ -8,20 +8,17 @@ repairs wants to know what is left. The manifest's own numbers are not trusted: 
 from __future__ import annotations
 
 import os
-import time
 from typing import TYPE_CHECKING
-
-import msgspec
 
 from tokmill.check.compare import compare_with_sources
 from tokmill.check.file_scan import Outline, Scan
+from tokmill.check.findings import NOT_LISTED, Findings, Report
 from tokmill.check.location import LocalLocation, NotReadableError, location_of
 from tokmill.core.config import is_of_corpus
-from tokmill.core.errors import DamageError, UsageError
-from tokmill.core.events import Notice, Progress, Started
+from tokmill.core.errors import UsageError
 from tokmill.core.manifest import BESIDE, MANIFEST_NAME, Manifest
 from tokmill.core.output_spec import Shards
-from tokmill.core.records import Counts, is_url
+from tokmill.core.records import Counts
 from tokmill.core.text import counted
 
 if TYPE_CHECKING:
@@ -32,126 +29,8 @@ if TYPE_CHECKING:
     from tokmill.core.protocols import Observer
     from tokmill.core.records import FileEntry
 
-MAX_PROBLEMS = 100
-"""Problems that are described; the rest are counted."""
-
 _BLOCK_BYTES = 4 << 20
 _KNOWN = {MANIFEST_NAME, *BESIDE}
-_FOREIGN = "the manifest does not list this file"
-_TELL_EVERY_S = 0.2
-
-
-class Problem(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing that is wrong."""
-
-    file: str
-    """Name within the directory."""
-    what: str
-    begin_byte: int | None = None
-    """Where in the file it begins; None: the problem has no place."""
-    end_byte: int | None = None
-    """Where it ends, exclusive; None: at the end of the file."""
-
-    def __str__(self) -> str:
-        if self.begin_byte is None:
-            return f"{self.file}: {self.what}"
-        end = "end" if self.end_byte is None else f"{self.end_byte:,}"
-        return f"{self.file}, bytes {self.begin_byte:,} to {end}: {self.what}"
-
-
-class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """What `verify` found."""
-
-    directory: str
-    ok: bool
-    problems: list[Problem]
-    """At most `MAX_PROBLEMS` of them."""
-    n_problems: int
-    n_files: int
-    n_segments: int
-    tokens_train: int
-    tokens_val: int
-    documents_train: int
-    documents_val: int
-    bytes_checked: int
-    """Bytes of the output that were read."""
-    sources_compared: bool
-    compared_documents: int
-    compared_bytes: int
-    """Bytes of text that were decoded and are the same."""
-    elapsed_s: float
-    repaired: list[Problem] | None = None
-    """What was damaged and has been repaired; None: no repair was asked for."""
-    can_repair: bool = True
-    """Whether `--repair` is possible: not for outputs made from runs with different settings, or from bare files."""
-    made_by: str = "tokenize"
-    """The command that made it."""
-
-    def raise_for_damage(self) -> None:
-        """Raise DamageError if anything is wrong."""
-        if self.ok:
-            return
-        again = f"tokmill {self.made_by} ... --out {self.directory} --fresh"
-        next_step = f"tokmill verify {self.directory} --repair, restore it from a copy, or make it again: {again}"
-        if not self.can_repair:
-            next_step = f"restore it from a copy, or make it again from what it was made from (made_from in its manifest): {again}"
-        elif is_url(self.directory):
-            # Nothing is repaired in a store.
-            next_step = f"make it again: {again}; or copy it to a directory and tokmill verify DIR --repair"
-        if self.repaired is not None:
-            next_step = f"move away what the manifest does not list, or make all of it again: {again}"
-        elif self.problems and all(problem.what == _FOREIGN for problem in self.problems):
-            next_step = "move away what the manifest does not list: a trainer that takes every file would read it"
-        shown = [str(problem) for problem in self.problems]
-        more = [f"and {self.n_problems - len(shown):,} more"] if self.n_problems > len(shown) else []
-        raise DamageError(
-            f"the output is damaged: {counted(self.n_problems, 'problem')}",
-            where="\n".join([self.directory, *shown, *more]),
-            allowed="every byte as the manifest says",
-            next_step=next_step,
-        )
-
-
-class Findings:
-    """Collects problems, a bounded number of them, and tells observers how far the work is."""
-
-    def __init__(self, observers: Sequence[Observer]) -> None:
-        self.problems: list[Problem] = []
-        self.n_problems = 0
-        self.bytes_checked = 0
-        self._observers = observers
-        self._started_s = time.monotonic()
-        self._told_s = self._started_s
-
-    @property
-    def elapsed_s(self) -> float:
-        """Seconds since the work began."""
-        return time.monotonic() - self._started_s
-
-    def add(self, file: str, what: str, begin_byte: int | None = None, end_byte: int | None = None) -> None:
-        """Record a problem."""
-        self.n_problems += 1
-        if len(self.problems) < MAX_PROBLEMS:
-            self.problems.append(Problem(file=file, what=what, begin_byte=begin_byte, end_byte=end_byte))
-
-    def begin(self, total_bytes: int | None) -> None:
-        """Tell the observers that a part of the work begins. total_bytes: that it reads; None: not known."""
-        self._tell_all(Started(total_bytes=total_bytes, batch_bytes=_BLOCK_BYTES))
-
-    def tell(self, position_bytes: int, counts: Counts) -> None:
-        """Tell the observers, a few times a second."""
-        now = time.monotonic()
-        if now - self._told_s >= _TELL_EVERY_S:
-            self._told_s = now
-            self._tell_all(Progress(elapsed_s=self.elapsed_s, position_bytes=position_bytes, counts=counts, rss_bytes=0))
-
-    def notice(self, text: str) -> None:
-        """Tell the observers something."""
-        self._tell_all(Notice(text=text))
-
-    def _tell_all(self, event: Started | Progress | Notice) -> None:
-        for observer in self._observers:
-            observer.on_event(event)
 
 
 def verify(
@@ -186,7 +65,7 @@ def verify(
     if sources is not None and not isinstance(location, LocalLocation):
         raise _only_local(location.name)
     manifest = location.manifest()
-    findings = Findings(observers)
+    findings = Findings(observers, _BLOCK_BYTES)
     findings.begin(sum(entry.size_bytes for entry in manifest.files.values()))
     check_manifest(manifest, findings)
     _check_names(location, manifest, findings)
@@ -280,7 +159,7 @@ def _check_names(location: OutputLocation, manifest: Manifest, findings: Finding
     expected = {part for name in pending.files for part in (name, os.path.dirname(name))} if pending else set()
     for name in found:
         if name not in expected:
-            findings.add(name, _FOREIGN)
+            findings.add(name, NOT_LISTED)
 
 
 def _check_file(location: OutputLocation, name: str, outline: Outline, findings: Findings, buffer: memoryview) -> None:

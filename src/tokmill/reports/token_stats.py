@@ -1,7 +1,7 @@
 """Statistics of an output's ids, read once: lengths of documents, frequent ids, bytes per token.
 
 Ids come in blocks of a fixed number, and all that is kept has a fixed size: a bin for every half power of two of lengths, a count
-for every id of the vocabulary, a window for every three-hundredth of a side. A list of documents would not fit: there may be billions.
+for every id of the vocabulary, a window for every three-hundredth of a side. A list of documents could have billions.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ from tokmill.store import full_urls
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tokmill.check.verification import Report
+    from tokmill.check.findings import Report
     from tokmill.core.manifest import Manifest
     from tokmill.core.protocols import Observer
 
@@ -76,7 +76,8 @@ def repair(
         error.resumes = False  # nothing was replaced, and the next repair begins at the beginning
         raise
     # Imported late: this process stays small while the worker lives.
-    from tokmill.check.verification import Problem, verify
+    from tokmill.check.findings import Problem
+    from tokmill.check.verification import verify
 
     for observer in observers:
         observer.on_event(Notice(text="checking all of it"))
