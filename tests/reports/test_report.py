@@ -253,11 +253,11 @@ def test_the_command_of_a_conversion_makes_the_same_ids(tmp_path: Path) -> None:
     assert "--to-eot after --to-dtype uint16" in commands_of(tmp_path / "c")
 
 
-def test_documents_whose_bytes_were_mended_are_counted(page: str, tmp_path: Path) -> None:
+def test_documents_whose_bytes_were_changed_are_counted(page: str, tmp_path: Path) -> None:
     (tmp_path / "c.txt").write_bytes(b"one \xff\xfe<|endoftext|>two<|endoftext|>three \xff")
     tokmill.tokenize(tmp_path / "c.txt", tmp_path / "o", encoding_errors="replace", threads=1)
     told = Page(make_page(collect_data(tmp_path / "o"))).text
-    assert "not UTF-82documents, 3 bytes: mended, --encoding-errors replace" in told
+    assert "not UTF-82documents, 3 bytes: changed by --encoding-errors replace" in told
     assert "not UTF-8" not in Page(page).text.split("How the run went")[0]
 
 

@@ -84,9 +84,7 @@ def verify(
     if findings.n_problems and (not location.is_current(manifest) or (sources and location.pending_append(manifest))):
         # An append was published meanwhile, or is now: what was read is partly its output.
         return verify(directory, sources=sources, glob=glob, input_format=input_format, memory=memory, observers=observers)
-    return _report(
-        location.name, manifest, findings, is_compared=documents >= 0 and sources is not None, compared=(documents, n_bytes)
-    )
+    return _report(location.name, manifest, findings, is_compared=sources is not None, compared=(documents, n_bytes))
 
 
 def _report(directory: str, manifest: Manifest, findings: Findings, *, is_compared: bool, compared: tuple[int, int]) -> Report:

@@ -248,7 +248,7 @@ def _facts(data: ReportData) -> list[tuple[str, str, str]]:
     ]
     rows += [_memory_fact(data), ("audit", *_audit(counts))]
     if counts.invalid_utf8_documents:
-        what = f"documents, {counted(counts.invalid_utf8_bytes, 'byte')}: mended, --encoding-errors {content.encoding_errors}"
+        what = f"documents, {counted(counts.invalid_utf8_bytes, 'byte')}: changed by --encoding-errors {content.encoding_errors}"
         rows.append(("not UTF-8", f"{counts.invalid_utf8_documents:,}", what))
     return [*rows, ("skipped", f"{sum(counts.skipped.values()):,}", _reasons(counts) or "nothing was left out")]
 
