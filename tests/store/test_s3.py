@@ -39,8 +39,7 @@ def server() -> Iterator[Bucket]:
 
 @pytest.fixture
 def bucket(server: Bucket) -> Bucket:
-    server.put("here", b"")
-    server.empty()
+    server.renew()
     return server
 
 
@@ -257,7 +256,7 @@ def test_a_server_that_is_killed_and_started_again_is_waited_for(bucket: Bucket)
 
 @pytest.mark.parametrize(
     ("scheme", "package", "extra"),
-    [("s3", "s3fs", "s3"), ("https", "aiohttp", "http"), ("hf", "huggingface_hub", "hf"), ("gs", "gcsfs", "gcs")],
+    [("s3", "botocore", "s3"), ("https", "aiohttp", "http"), ("hf", "huggingface_hub", "hf"), ("gs", "gcsfs", "gcs")],
 )
 def test_a_package_that_is_missing_is_named_with_its_extra(
     scheme: str, package: str, extra: str, monkeypatch: pytest.MonkeyPatch

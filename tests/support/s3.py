@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
+
+from tokmill.store import base
 
 NAME = "bucket"
 ENVIRONMENT = {
@@ -34,6 +37,17 @@ class Bucket:
         self._app = DomainDispatcherApplication(create_backend_app)
         self._server: Any = None
         self._client: Any = None
+
+    def renew(self) -> None:
+        """Begin again, empty and at another port. What killed clients of earlier tests still send goes to their buckets."""
+        self.stop()
+        self.port, self._client = 0, None
+        self.fault, self.faulty = None, {"GET", "HEAD"}
+        self.start()
+        os.environ.update(self.environment)
+        base._store.cache_clear()
+        self.names()
+        self.log.clear()
 
     def start(self) -> None:
         from werkzeug.serving import WSGIRequestHandler, make_server
@@ -95,15 +109,25 @@ class Bucket:
 
     def _answer(self, request: dict[str, Any], start: Start) -> Iterable[bytes]:
         method, path = request["REQUEST_METHOD"], request["PATH_INFO"]
-        asked = request.get("HTTP_RANGE")
-        self.log.append((method, path, asked))
+        if int(request["SERVER_PORT"]) != self.port:
+            return self.real(request, start)
+        self.log.append((method, path, request.get("HTTP_RANGE")))
         answer = self.fault(request, start) if self.fault is not None and method in self.faulty else None
         return self.real(request, start) if answer is None else answer
 
     def real(self, request: dict[str, Any], start: Start) -> Iterable[bytes]:
-        """What the server answers without a fault."""
-        answer: Iterable[bytes] = self._app(request, start)
+        """What the server answers without a fault. Moto has one memory for all servers, so each port has a bucket of its own."""
+        own = f"{NAME}-{request['SERVER_PORT']}"
+        changed = {"PATH_INFO": _in_bucket(request["PATH_INFO"], own)}
+        for name in ("REQUEST_URI", "RAW_URI", "HTTP_X_AMZ_COPY_SOURCE"):
+            if name in request:
+                changed[name] = _in_bucket(request[name], own)
+        answer: Iterable[bytes] = self._app({**request, **changed}, start)
         return answer
+
+
+def _in_bucket(path: str, own: str) -> str:
+    return re.sub(rf"^(/?){NAME}(?=[/?]|$)", lambda match: match[1] + own, path)
 
 
 def failing(status: str, code: str, *, times: int) -> Fault:

@@ -259,10 +259,10 @@ def test_local_inputs_load_nothing_for_remote_ones(tmp_path: Path) -> None:
 import sys, tokmill
 from tokmill.run.job import make_job
 tokmill.plan(sys.argv[1])
-print([name for name in ("fsspec", "aiohttp", "s3fs", "asyncio") if name in sys.modules])
+print([name for name in ("fsspec", "aiohttp", "botocore", "asyncio") if name in sys.modules])
 from tokmill.run.worker import Worker
 Worker(make_job([sys.argv[1]], out=sys.argv[2]).job, lambda event: None).run()
-print([name for name in ("fsspec.asyn", "aiohttp", "s3fs", "tokmill.store.download") if name in sys.modules])
+print([name for name in ("fsspec.asyn", "aiohttp", "botocore", "tokmill.store.download") if name in sys.modules])
 """
     arguments = [sys.executable, "-c", program, str(tmp_path / "a.txt"), str(tmp_path / "out")]
     done = subprocess.run(arguments, capture_output=True, text=True, check=True, env=clean_environment(), timeout=60)

@@ -25,11 +25,11 @@ from support.s3 import NAME, Bucket, Fault, Start, failing, s3_server, watch
 import tokmill
 from tokmill.core.errors import ChangedError, DamageError, LockedError, UsageError
 from tokmill.core.manifest import decode_manifest, load_manifest
-from tokmill.output.prefix import CLAIM_NAME, PLAN_NAME, Claim, Prefix
+from tokmill.output.prefix import PLAN_NAME, Prefix
 from tokmill.output.remote_parts import RemoteParts
 from tokmill.store import base, copy, download, upload as sending
 from tokmill.store.copy import Copier, CopyTask
-from tokmill.store.objects_s3 import S3Objects
+from tokmill.store.s3 import S3Objects
 
 URL = "s3://bucket/sets/one"
 KEY = "sets/one/"
@@ -47,19 +47,12 @@ def server() -> Iterator[Bucket]:
 
 
 @pytest.fixture
-def bucket(server: Bucket, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
+def bucket(server: Bucket, monkeypatch: pytest.MonkeyPatch) -> Bucket:
     """As S3 is: copies are made on condition."""
     monkeypatch.setattr("moto.s3.models.S3_UPLOAD_PART_MIN_SIZE", 1)
+    server.renew()
     watch(server, conditions(server))
-    yield server
-    watch(server, None)
-    forget_begun(server)
-    server.empty()
-
-
-def forget_begun(bucket: Bucket) -> None:
-    for upload in bucket._boto().list_multipart_uploads(Bucket=NAME).get("Uploads", []):
-        bucket._boto().abort_multipart_upload(Bucket=NAME, Key=upload["Key"], UploadId=upload["UploadId"])
+    return server
 
 
 def head(bucket: Bucket, key: str) -> dict[str, Any] | None:
@@ -529,12 +522,11 @@ def test_another_plan_is_refused_by_name(corpus: Corpus, three: Objects, bucket:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_prefix_that_a_single_run_has_claimed_is_refused(corpus: Corpus, bucket: Bucket, tmp_path: Path) -> None:
-    Prefix(URL).claim(Claim(fingerprint="another", owner="somebody"), take=False)
-    with pytest.raises(LockedError, match="another run, of other inputs or settings") as caught:
+def test_a_prefix_to_which_a_single_run_has_sent_is_refused(corpus: Corpus, bucket: Bucket, tmp_path: Path) -> None:
+    Prefix(URL).store.put("train_00000.bin", b"ids", mark="another digest")
+    with pytest.raises(LockedError, match="another run, of other inputs or settings"):
         make_part(corpus, tmp_path, "0/2")
-    assert f"aws s3 rm --recursive {URL}/.tokmill/" in str(caught.value)
-    assert bucket.names() == [KEY + CLAIM_NAME]
+    assert bucket.names() == [f"{KEY}train_00000.bin"]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -545,22 +537,15 @@ def test_a_single_run_is_refused_where_parts_are_made(
     put_back(bucket, three)
     with pytest.raises(UsageError, match="an output is being made in parts at this prefix"):
         tokmill.tokenize(corpus.inputs, URL, stage=tmp_path, fresh=fresh, **WITH_SKIPS)
-    bucket.delete(KEY + PLAN_NAME)
-    if not fresh:
-        with pytest.raises(LockedError, match="another run, of other inputs or settings"):
-            tokmill.tokenize(corpus.inputs, URL, stage=tmp_path, **WITH_SKIPS)
-    assert json.loads(bucket.get(KEY + CLAIM_NAME))["fingerprint"] == decode_plan(three).fingerprint
+    assert KEY + PLAN_NAME in bucket.names()
 
 
-def decode_plan(objects: Objects) -> Any:
-    from tokmill.output.journal import decode_header
-
-    return decode_header(objects[KEY + PLAN_NAME][0], URL)
-
-
-def test_overtaken_by_a_single_run_the_parts_are_not_put_together(three: Objects, bucket: Bucket, tmp_path: Path) -> None:
+def test_overtaken_by_a_single_run_the_parts_are_not_joined(
+    three: Objects, bucket: Bucket, whole: dict[str, bytes], tmp_path: Path
+) -> None:
     put_back(bucket, three)
-    Prefix(URL).claim(Claim(fingerprint="another", owner="somebody"), take=True)
+    name = next(name for name in whole if name.endswith(".bin"))
+    Prefix(URL).store.put(name.removeprefix(KEY), b"ids", mark="another digest")
     with pytest.raises(LockedError, match="another run, of other inputs or settings"):
         tokmill.finalize(URL, stage=tmp_path)
     assert f"{KEY}manifest.json" not in bucket.names()

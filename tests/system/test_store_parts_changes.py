@@ -23,7 +23,7 @@ from tokmill.core.errors import ChangedError, TokmillError, TooManySkippedError,
 from tokmill.core.events import AnyEvent, Notice
 from tokmill.core.options import PlanOptions
 from tokmill.output.parts import part_content, part_url
-from tokmill.output.prefix import CLAIM_NAME, PLAN_NAME
+from tokmill.output.prefix import PLAN_NAME
 from tokmill.output.remote_parts import RemoteParts
 from tokmill.output.staged import Staged
 from tokmill.run.job import make_job
@@ -45,9 +45,9 @@ def server() -> Iterator[Bucket]:
 
 
 @pytest.fixture
-def bucket(server: Bucket) -> Iterator[Bucket]:
-    yield server
-    server.empty()
+def bucket(server: Bucket) -> Bucket:
+    server.renew()
+    return server
 
 
 def make_part(path: Path, stage: Path, index: int, **options: Any) -> tokmill.Summary:
@@ -105,18 +105,6 @@ def part_job_of(path: Path, stage: Path, on_error: str) -> Job:
     assert RemoteParts(URL).agree(whole.content, tokmill.__version__) is None
     content = part_content(whole.content, 2)
     return msgspec.structs.replace(whole, content=content, destination=part_url(URL, 2))
-
-
-def test_a_claim_that_a_crash_left_behind_the_more_lenient_plan_is_no_obstacle(bucket: Bucket, tmp_path: Path) -> None:
-    path, stage = write_lines(tmp_path, 25), tmp_path / "stage"
-    make_part(path, stage, 0)
-    claim = bucket.get(f"{KEY}{CLAIM_NAME}")
-    for index in (1, 2):
-        make_part(path, stage, index, on_error="skip")
-    assert bucket.get(f"{KEY}{CLAIM_NAME}") != claim
-    bucket.put(f"{KEY}{CLAIM_NAME}", claim)
-    tokmill.finalize(URL, stage=stage)
-    assert not bucket.names(f"{KEY}.tokmill")
 
 
 def test_what_stands_in_the_way_is_told_with_a_way_out_that_leads_out(bucket: Bucket, tmp_path: Path) -> None:

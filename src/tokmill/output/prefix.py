@@ -1,12 +1,10 @@
-"""A prefix of an object store that holds an output, or will: what is there, whose it is, and the moment at which it is complete.
+"""A prefix of an object store that holds an output, or will: what is there, and the moment at which it is complete.
 
-The output is complete when `manifest.json` is there, which is put last and only where there is none. Before anything is sent, a run
-leaves its claim, `.tokmill/claim.json`: another one, of other inputs or settings, is refused before it has tokenized for hours. Two
-runs of the same inputs and settings make the same bytes and may share a claim; the first manifest stands.
-
-The hard one is that a store has no lock that dies with its holder. A claim stays when its run does not come back, until somebody
-says --fresh. So the claim is a courtesy, and what is safe does not rest on it: every object is made on condition that there is
-none, and before the manifest is put, every object must still be the one that was sent.
+The output is complete when `manifest.json` is there, which is put last and only where there is none. A store has no lock that dies
+with its holder, so none is tried; three conditions keep runs apart. Every object is made on condition that there is none. Before
+and after the manifest is put, every object must still be the one that was sent. A run that has sent a file looks whether another
+run's manifest is there, and then takes the file away. Of two runs that differ, the second is refused at the latest when it sends a
+file of a name that the first has sent; two runs of the same inputs and settings make the same bytes, and the first manifest stands.
 """
 
 from __future__ import annotations
@@ -14,15 +12,13 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, TypeVar
 
-import msgspec
-
 from tokmill.core.errors import ChangedError, DamagedInputError, DamageError, LockedError, StorageError, UsageError
 from tokmill.core.manifest import MANIFEST_NAME, PARTS_NAME, Manifest, decode_manifest, encode_manifest, unfinished_parts
 from tokmill.core.output_spec import SIDES
 from tokmill.core.records import Input
 from tokmill.output.journal import decode_header
 from tokmill.output.state_dir import STATE_NAME
-from tokmill.store import WRITING, AlreadyExists, RemoteStream, objects_at, register_url, retry, stranger
+from tokmill.store import WRITING, AlreadyExists, RemoteStream, foreign_object, objects_at, register_url, retry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
@@ -31,53 +27,47 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-CLAIM_NAME = f"{STATE_NAME}/claim.json"
 PLAN_NAME = f"{STATE_NAME}/plan"
 """Of an output that is made in parts; see `output/remote_parts.py`."""
 _MOST_MANIFEST_BYTES = 1 << 30
-_LOOKS = 8
-"""At a small object that was another one whenever it was read."""
-
-
-class Claim(msgspec.Struct, frozen=True, kw_only=True):
-    """Who is about to write."""
-
-    fingerprint: str
-    """Of what is made."""
-    owner: str
-    """See `ledger.Notes`."""
+_READS = 8
+"""Of a small object that is replaced whenever it is read."""
 
 
 class Prefix:
-    """One prefix. Whatever it asks of the store, it asks with patience; raises StorageError when that ends."""
+    """One prefix. Every request is retried; raises StorageError when the retries end."""
 
     def __init__(self, url: str) -> None:
-        """Nothing is asked yet. Raises UsageError for a store that cannot take an output."""
+        """Ask nothing yet. Raises UsageError for a store that cannot take an output."""
         self.store: ObjectStore = objects_at(url)
         self.url = self.store.url
-        self._typed = url.rstrip("/")
+        self._full_url = url.rstrip("/")
 
     def head(self, name: str) -> ObjectInfo | None:
-        """One object; None if there is none."""
+        """Return one object; None if there is none."""
         return self._ask(lambda: self.store.head(name))
 
     def list(self) -> dict[str, ObjectInfo]:
-        """All objects, by name."""
-        return {stored.name: stored for stored in self._ask(self.store.list)}
+        """Return all objects, by name."""
+        return {info.name: info for info in self._ask(self.store.list)}
+
+    def delete(self, names: Iterable[str]) -> None:
+        """Delete objects, in this order."""
+        self._ask(lambda: self.store.delete(names))
 
     def manifest(self) -> Manifest | None:
-        """That of the complete output here; None if there is none. Raises DamageError, UsageError (a newer tokmill's)."""
+        """Return that of the complete output here; None if there is none. Raises DamageError, UsageError (a newer tokmill's)."""
         data = self.whole(MANIFEST_NAME)
         return None if data is None else decode_manifest(data, f"{self.url}/{MANIFEST_NAME}")
 
     def complete_manifest(self) -> Manifest:
-        """As `manifest`. Raises UsageError where there is none."""
+        """Return the manifest. Raises UsageError where there is none."""
         manifest = self.manifest()
         if manifest is None:
             # Of one object, a store does not say whether it has the bucket.
             there = self.list()
             self._refuse_unfinished_parts(there)
-            is_begun = CLAIM_NAME in there
+            is_begun = any(map(is_ours, there))
             raise UsageError(
                 "no complete tokmill output here" + (", but a run that is under way or was interrupted" if is_begun else ""),
                 where=self.url,
@@ -87,7 +77,7 @@ class Prefix:
         return manifest
 
     def _refuse_unfinished_parts(self, there: Container[str]) -> None:
-        """Raises UsageError for an output whose parts were not put together."""
+        """Raise UsageError for an output whose parts were not joined."""
         data = self.whole(PLAN_NAME) if PLAN_NAME in there else None
         plan = decode_header(data, f"{self.url}/{PLAN_NAME}") if data is not None else None
         if plan is not None and isinstance(plan.content.n_parts, int):
@@ -95,59 +85,47 @@ class Prefix:
             complete = {i for i in range(n_parts) if f"{PARTS_NAME}/{i:05}/{MANIFEST_NAME}" in there}
             raise unfinished_parts(self.url, n_parts, complete)
 
-    def stream(self, stored: ObjectInfo) -> RemoteStream:
-        """An object from front to back, pinned to the version that was seen. The caller closes it and reads in `reading_errors`."""
-        return RemoteStream(self.source(stored))
+    def stream(self, info: ObjectInfo) -> RemoteStream:
+        """Return an object as a stream, pinned to the version seen. The caller closes it and reads in `reading_errors`."""
+        return RemoteStream(self.source(info))
 
-    def source(self, stored: ObjectInfo) -> Input:
-        """An object as something to read."""
-        name = register_url(f"{self._typed}/{stored.name}")
-        return Input(path=name, format="ids", compression="none", size_bytes=stored.size_bytes, version=stored.version)
+    def source(self, info: ObjectInfo) -> Input:
+        """Return an object as something to read."""
+        name = register_url(f"{self._full_url}/{info.name}")
+        return Input(path=name, format="ids", compression="none", size_bytes=info.size_bytes, version=info.version)
 
-    def claim(self, claim: Claim, *, take: bool) -> None:
-        """Leave a claim; take: whoever's is there. Raises LockedError for one of another run."""
-        data = msgspec.json.encode(claim)
-        if not take:
-            # A store that knows no conditions and does not say so would replace it.
-            self.check_claim(claim)
-        try:
-            self._ask(lambda: self.store.put(CLAIM_NAME, data, only_new=not take))
-        except AlreadyExists:
-            found = self.claimed()
-            if found is not None and found.owner == claim.owner:
-                self._ask(lambda: self.store.put(CLAIM_NAME, data))
-                return
-        self.check_claim(claim)
+    def whole(self, name: str) -> bytes | None:
+        """Return a small object; None if there is none. One that is replaced or deleted while it is read is read again."""
+        for is_last in (*[False] * _READS, True):
+            info = self.head(name)
+            if info is None:
+                return None
+            try:
+                return self._bytes(info)
+            except ChangedError:
+                if is_last:
+                    with reading_errors():
+                        raise
+        raise AssertionError
 
-    def check_claim(self, claim: Claim) -> None:
-        """Raises LockedError when a run of other inputs or settings has claimed the prefix."""
-        self._refuse(self.claimed(), claim)
-
-    def check_held(self, claim: Claim) -> None:
-        """As `check_claim`, also when such a run has completed its output meanwhile."""
-        found = self.claimed()
-        self._refuse(found, claim)
-        complete = self.manifest() if found is None else None
-        if complete is not None and complete.fingerprint != claim.fingerprint:
-            raise self._came_between(MANIFEST_NAME)
-
-    def _refuse(self, found: Claim | None, claim: Claim) -> None:
-        if found is not None and found.fingerprint != claim.fingerprint:
-            raise LockedError(
-                "another run, of other inputs or settings, is writing to this prefix, or was interrupted",
-                where=self.url,
-                allowed="one run at a time",
-                next_step="wait for it to end, or choose another --out; if it will not come back, --fresh takes its place",
+    def _bytes(self, info: ObjectInfo) -> bytes:
+        """Return the bytes of an object. Raises ChangedError when it is another by now."""
+        if info.size_bytes > _MOST_MANIFEST_BYTES:
+            raise DamageError(
+                f"an object of {info.size_bytes:,} bytes; tokmill writes no such {info.name}",
+                where=f"{self.url}/{info.name}",
+                allowed=f"at most {_MOST_MANIFEST_BYTES:,} bytes",
+                next_step="tokenize again with --fresh",
             )
-
-    def release(self, claim: Claim, *, is_complete: bool = True) -> None:
-        """Take the claim away, if it is this one's; of a run that came to nothing, others may share it."""
-        found = self.claimed()
-        if found is not None and found.fingerprint == claim.fingerprint and (is_complete or found.owner == claim.owner):
-            self._ask(lambda: self.store.delete([CLAIM_NAME]))
+        with contextlib.closing(self.stream(info)) as stream:
+            try:
+                return b"".join(iter(lambda: stream.read(1 << 20), b""))
+            except DamagedInputError:
+                with reading_errors():
+                    raise
 
     def refuse_parts(self) -> None:
-        """Raises UsageError where an output is being made in parts."""
+        """Raise UsageError where an output is being made in parts."""
         if self.head(PLAN_NAME) is not None:
             raise UsageError(
                 "an output is being made in parts at this prefix",
@@ -157,7 +135,7 @@ class Prefix:
             )
 
     def refuse_inputs(self, inputs: Iterable[Input]) -> None:
-        """Raises UsageError for an input that lies below the prefix."""
+        """Raise UsageError for an input that lies below the prefix."""
         for source in inputs:
             if source.path.startswith(f"{self.url}/"):
                 raise UsageError(
@@ -167,146 +145,118 @@ class Prefix:
                     next_step="choose another --out, or name the inputs with a pattern",
                 )
 
-    def refuse_strangers(self, run: str) -> None:
-        """Raises UsageError for an object that is named as those of an output and that no run with this fingerprint has made."""
-        for name in self.list():
-            if is_ours(name):
+    def refuse_foreign(self, run: str) -> None:
+        """Raise for an object that is named as those of an output and was not made by a run with this fingerprint.
+
+        Raises:
+            UsageError: tokmill did not make it.
+            LockedError: another run made it.
+        """
+        there = self.list()
+        for name in there:
+            if is_ours(name) and not _is_of_another_prefix(name, there):
                 found = self.head(name)
                 if found is not None and found.mark.partition(" ")[0] != run:
-                    raise stranger(f"{self.url}/{name}")
+                    raise foreign_object(f"{self.url}/{name}", found)
                 # All of them would be asked for one by one; each is looked at again before it is replaced.
                 return
 
-    def retire(self, ledger: UploadState) -> None:
-        """Take away the complete output that is to be replaced: its manifest first. Can be done again after a crash."""
-        notes = ledger.notes
-        older = self.head(MANIFEST_NAME) if notes.is_fresh else None
-        if older is not None and older.version == notes.replaces:
-            ledger.change(retired=tuple(self._listed_files()))
-            self._ask(lambda: self.store.delete([MANIFEST_NAME]))
+    def check_overtaken(self, run: str) -> None:
+        """Raise LockedError when another run, not one with this fingerprint, has completed its output here."""
+        complete = self.manifest()
+        if complete is not None and complete.fingerprint != run:
+            raise self._came_between(MANIFEST_NAME)
+
+    def retire(self, state: UploadState) -> None:
+        """Delete the complete output that is to be replaced, its manifest first. Can be done again after a crash."""
+        older = self.head(MANIFEST_NAME) if state.notes.is_fresh else None
+        if older is not None and older.version == state.notes.replaces:
+            state.change(retired=tuple(self._listed_files()))
+            self.delete([MANIFEST_NAME])
         elif older is not None:
-            self._retire_overtaken(ledger)
-        if ledger.notes.retired:
-            self._ask(lambda: self.store.delete(ledger.notes.retired))
-        if notes.replaces:
-            ledger.change(replaces="", retired=())
+            self._retire_overtaken(state)
+        if state.notes.retired:
+            self.delete(state.notes.retired)
+        if state.notes.replaces:
+            state.change(replaces="", retired=())
 
-    def clear(self, names: Container[str], ledger: UploadState) -> None:
-        """Take away what other runs left that are named as files of ids, so that nobody reads them as files of this output.
+    def clear(self, names: Container[str], state: UploadState) -> None:
+        """Delete what other runs left under names of token files, so that nobody reads it as part of this output.
 
-        names: of its files. Raises UsageError for an object that nobody said may be replaced.
+        names: of this output's files. Raises as `refuse_foreign` for an object that nobody allowed to replace.
         """
         there = self.list()
+        content = state.notes.content
+        run = content.fingerprint() if content is not None else ""
         for name in there:
             if name in names or not is_ours(name) or _is_of_another_prefix(name, there):
                 continue
             found = self.head(name)
-            content = ledger.notes.content
-            is_this_run = found is not None and content is not None and found.mark.partition(" ")[0] == content.fingerprint()
-            if found is not None and (is_this_run or (found.mark and ledger.notes.is_fresh)):
-                self._ask(lambda name=name: self.store.delete([name]))  # type: ignore[misc]
-            elif found is not None and not ledger.notes.is_fresh:
-                raise stranger(f"{self.url}/{name}")
+            if found is not None and found.mark and (state.notes.is_fresh or found.mark.partition(" ")[0] == run):
+                self.delete([name])
+            elif found is not None and not state.notes.is_fresh:
+                raise foreign_object(f"{self.url}/{name}", found)
 
-    def commit(self, manifest: Manifest, sent: Mapping[str, ObjectInfo], claim: Claim) -> Manifest:
-        """Put the manifest; returns it, or the one that another run of the same fingerprint put before.
+    def commit(self, manifest: Manifest, sent: Mapping[str, ObjectInfo]) -> Manifest:
+        """Put the manifest; return it, or the one that another run of the same fingerprint put before.
 
         sent: what was sent, by name. Raises LockedError when another run came between.
         """
-        there = self.list()
-        for name, stored in sent.items():
-            if name not in there or (there[name].size_bytes, there[name].version) != (stored.size_bytes, stored.version):
-                raise self._came_between(name)
-        self.check_claim(claim)
+        self._check_sent(sent)
         data = encode_manifest(manifest)
+        # Put by an attempt of our own that seemed to fail, perhaps.
         with contextlib.suppress(AlreadyExists):
             self._ask(lambda: self.store.put(MANIFEST_NAME, data, only_new=True))
-        # Put by an attempt of our own that seemed to fail, perhaps.
         found = self.manifest()
         if found is None or found.fingerprint != manifest.fingerprint:
             raise self._came_between(MANIFEST_NAME)
         try:
-            self.check_claim(claim)
+            self._check_sent(sent, manifest.fingerprint)
         except LockedError:
-            # Its claim came between the look for one and the manifest; it may not have seen the manifest, and replaces the files.
-            self._ask(lambda: self.store.delete([MANIFEST_NAME]))
+            # Told --fresh, it looked for a manifest before this one was there.
+            self.delete([MANIFEST_NAME])
             raise
         return found
 
-    def tidy(self, names: Iterable[str], claim: Claim) -> None:
-        """Let go of what is left of runs that wrote these names: objects that were begun, the claim. Raises StorageError."""
-        found = self.claimed()
-        if found is not None and found.fingerprint != claim.fingerprint:
-            # Another run, which is about to replace this output, may have begun them.
-            return
-        wanted = set(names)
-        try:
-            for name, upload in self._ask(self.store.list_multipart):
-                if name in wanted or (is_ours(name) and "/" not in name):
-                    self._ask(lambda name=name, upload=upload: self.store.abort_multipart(name, upload))  # type: ignore[misc]
-        finally:
-            self.release(claim)
+    def _check_sent(self, sent: Mapping[str, ObjectInfo], run: str = "") -> None:
+        """Raise LockedError when an object is not the one that was sent.
 
-    def _retire_overtaken(self, ledger: UploadState) -> None:
-        """Take away a manifest that a run put which this one's claim was to end, but not one of the same inputs and settings."""
+        run: with a fingerprint, also delete what other runs of tokmill sent meanwhile: they find the manifest from now on.
+        """
+        there = self.list()
+        for name, info in sent.items():
+            if name not in there or (there[name].size_bytes, there[name].version) != (info.size_bytes, info.version):
+                raise self._came_between(name)
+        for name in there if run else ():
+            if name not in sent and is_ours(name) and not _is_of_another_prefix(name, there):
+                found = self.head(name)
+                if found is not None and found.mark:
+                    self.delete([name])
+
+    def tidy(self, names: Iterable[str]) -> None:
+        """Abort uploads that runs that wrote these names left. Raises StorageError."""
+        wanted = set(names)
+        for name, upload in self._ask(self.store.list_multipart):
+            if name in wanted or (is_ours(name) and "/" not in name):
+                self._ask(lambda name=name, upload=upload: self.store.abort_multipart(name, upload))  # type: ignore[misc]
+
+    def _retire_overtaken(self, state: UploadState) -> None:
+        """Delete a manifest that another run put since --fresh was said; not one of the same inputs and settings."""
         try:
             found = self.manifest()
         except (DamageError, UsageError):
             return
-        content = ledger.notes.content
+        content = state.notes.content
         if found is not None and content is not None and found.fingerprint != content.fingerprint():
-            self._ask(lambda: self.store.delete([MANIFEST_NAME]))
+            self.delete([MANIFEST_NAME])
 
     def _listed_files(self) -> Sequence[str]:
-        """What a manifest lists that is to go; nothing where it is damaged, or a newer tokmill's."""
+        """Return the files that the manifest lists; none where it is damaged, or a newer tokmill's."""
         try:
             manifest = self.manifest()
         except (DamageError, UsageError):
             return []
-        return list(manifest.files) if manifest else []
-
-    def claimed(self) -> Claim | None:
-        """Who has claimed the prefix; None: nobody. Raises StorageError."""
-        data = self.whole(CLAIM_NAME)
-        try:
-            return None if data is None else msgspec.json.decode(data, type=Claim)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
-            return Claim(fingerprint="", owner="")
-
-    def whole(self, name: str) -> bytes | None:
-        """A small object. One that is replaced or taken away while it is read is looked at again: claims come and go."""
-        for is_last in (*[False] * _LOOKS, True):
-            stored = self.head(name)
-            if stored is None:
-                return None
-            try:
-                return self._bytes(stored)
-            except ChangedError:
-                if is_last:
-                    with reading_errors():
-                        raise
-        raise AssertionError
-
-    def _bytes(self, stored: ObjectInfo) -> bytes:
-        """Raises ChangedError when it is no longer that object."""
-        if stored.size_bytes > _MOST_MANIFEST_BYTES:
-            raise DamageError(
-                f"an object of {stored.size_bytes:,} bytes; tokmill writes no such {stored.name}",
-                where=f"{self.url}/{stored.name}",
-                allowed=f"at most {_MOST_MANIFEST_BYTES:,} bytes",
-                next_step="tokenize again with --fresh",
-            )
-        stream = self.stream(stored)
-        parts: list[bytes] = []
-        try:
-            while part := stream.read(1 << 20):
-                parts.append(part)
-        except DamagedInputError:
-            with reading_errors():
-                raise
-        finally:
-            stream.close()
-        return b"".join(parts)
+        return [*manifest.files] if manifest else []
 
     def _came_between(self, name: str) -> LockedError:
         return LockedError(
@@ -329,29 +279,29 @@ class Prefix:
 
 
 def give_up(url: str) -> str:
-    """How a person gives up what is being made in parts at a prefix."""
+    """Return how a person gives up an output that is being made in parts at a prefix."""
     return f"give it up: aws s3 rm --recursive {url}/{STATE_NAME}/"
 
 
 def is_ours(name: str) -> bool:
-    """Whether an object is named as tokmill names files of ids."""
+    """Return whether an object is named as tokmill names files of ids."""
     return name.startswith(tuple(f"{side}{mark}" for side in SIDES for mark in "._/"))
 
 
 def _is_of_another_prefix(name: str, there: Container[str]) -> bool:
-    """Whether an object lies in a prefix of its own, with an output complete or begun: `train/` of a format may be none."""
+    """Return whether an object lies in a prefix of its own, with an output: `train/` of a format may be none."""
     top, slash, rest = name.partition("/")
-    return bool(slash) and ("/" in rest or f"{top}/{MANIFEST_NAME}" in there or f"{top}/{CLAIM_NAME}" in there)
+    return bool(slash) and ("/" in rest or is_ours(rest) or f"{top}/{MANIFEST_NAME}" in there)
 
 
 @contextlib.contextmanager
 def reading_errors() -> Iterator[None]:
-    """Raise what is said of inputs, for objects of an output."""
+    """Raise errors about inputs as errors about objects of an output."""
     try:
         yield
     except ChangedError as error:
         raise StorageError(
-            "an object was replaced or taken away while it was read",
+            "an object was replaced or deleted while it was read",
             where=error.where,
             allowed="an output that stays as it is",
             next_step="run the command again when nobody writes there",

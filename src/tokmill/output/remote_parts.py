@@ -16,15 +16,13 @@ import shutil
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, TypeVar
 
-import msgspec
-
-from tokmill.core.errors import DamageError, LockedError
+from tokmill.core.errors import DamageError
 from tokmill.core.manifest import MANIFEST_NAME, SKIPPED_NAME, decode_manifest
 from tokmill.core.spans import spans_of
 from tokmill.core.system.durable import storage_errors
 from tokmill.output.journal import decode_header, encode_header
 from tokmill.output.parts import PartsStore, files_of_whole, n_parts, part_directory, part_url, parts_url
-from tokmill.output.prefix import CLAIM_NAME, PLAN_NAME, Claim, Prefix, give_up, is_ours, reading_errors
+from tokmill.output.prefix import PLAN_NAME, Prefix, give_up, is_ours, reading_errors
 from tokmill.output.staged import output_of, stage_of
 from tokmill.output.state_dir import PARTS, STATE_NAME, acquire_lock, growing_path, release_lock
 from tokmill.store import WRITING, AlreadyExists, Copier, CopyTask, FileToSend, Uploader, UploadState, not_written, retry
@@ -43,7 +41,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _PARTS_NAME = f"{STATE_NAME}/{PARTS}/"
-_CLAIMANT = "the parts of "
 _AT_ONCE = 8
 """Objects that are fetched or removed at a time: each waits for an answer."""
 _TICK_S = 0.2
@@ -117,7 +114,7 @@ class RemoteParts(PartsStore):
         return {i: f"{i:05}" in begun for i in range(n_parts(content)) if part_name(i, MANIFEST_NAME) not in there}
 
     def is_busy(self, index: int) -> bool:  # noqa: ARG002  a store cannot say
-        """Return False: a claim does not say whether its run is alive."""
+        """Return False: nothing at a prefix says whether a run is alive."""
         return False
 
     def read_manifests(self, count: int) -> list[Manifest]:
@@ -164,11 +161,10 @@ class RemoteParts(PartsStore):
 
     def publish(self, parts: Sequence[Manifest], manifest: Manifest, reporter: ProgressReporter) -> Manifest:
         """Copy all files inside the store, send the list of skipped records, put the manifest. Raises what these raise."""
-        self._check_claim(manifest.fingerprint)
         sent = self._copy(parts, manifest.fingerprint, reporter)
         if SKIPPED_NAME in manifest.files:
             sent[SKIPPED_NAME] = self._send_skipped(manifest)
-        return self._prefix.commit(manifest, sent, Claim(fingerprint=manifest.fingerprint, owner=""))
+        return self._prefix.commit(manifest, sent)
 
     def _copy(self, parts: Sequence[Manifest], fingerprint: str, reporter: ProgressReporter) -> dict[str, ObjectInfo]:
         """Give the files of all parts their names; return what the store says of them."""
@@ -201,15 +197,9 @@ class RemoteParts(PartsStore):
         with Uploader(self._prefix.store, manifest.fingerprint, state, on_bytes=lambda _: None) as uploader:
             return uploader.send(file).result()
 
-    def remove_parts(self, fingerprint: str | None) -> None:
-        """Remove the parts, unfinished uploads, the claim, and then the plan.
-
-        fingerprint: of the whole, whose claim alone goes; None: whoever's is there. Raises StorageError.
-        """
+    def remove_parts(self, fingerprint: str | None) -> None:  # noqa: ARG002  the local store's
+        """Remove the parts, unfinished uploads, and then the plan. Raises StorageError."""
         self._remove(_PARTS_NAME)
-        claim = self._prefix.claimed()
-        if claim is not None and fingerprint in (None, claim.fingerprint):
-            self._ask(lambda: self._prefix.store.delete([CLAIM_NAME]))
         self._ask(lambda: self._prefix.store.delete([PLAN_NAME]))
 
     def tidy(self, fingerprint: str) -> None:
@@ -233,30 +223,9 @@ class RemoteParts(PartsStore):
         return complete
 
     def _enter(self, whole: Content, *, is_new: bool) -> None:
-        fingerprint = whole.fingerprint()
         self._prefix.refuse_inputs(whole.inputs)
-        with contextlib.suppress(AlreadyExists):
-            self._ask(lambda: self._prefix.store.put(CLAIM_NAME, _claim(fingerprint), only_new=True))
-        self._check_claim(fingerprint)
         if is_new:
-            self._prefix.refuse_strangers(fingerprint)
-
-    def _check_claim(self, fingerprint: str) -> None:
-        """Raise LockedError when the prefix was claimed for something else."""
-        found = self._prefix.claimed()
-        if found is None or found.fingerprint == fingerprint:
-            return
-        plan = self.read_plan() if found.owner.startswith(_CLAIMANT) else None
-        if plan is not None and plan.fingerprint == fingerprint:
-            # The claim is of the plan before it became more lenient.
-            self._ask(lambda: self._prefix.store.put(CLAIM_NAME, _claim(fingerprint)))
-            return
-        raise LockedError(
-            "another run, of other inputs or settings or not in parts, is writing to this prefix, or was interrupted",
-            where=self.where,
-            allowed="the parts of one output at a time",
-            next_step=f"wait for it to end, or choose another --out; if it will not come back, {give_up(self.where)}",
-        )
+            self._prefix.refuse_foreign(whole.fingerprint())
 
     def _objects(self) -> dict[str, ObjectInfo]:
         """All objects of parts, by name."""
@@ -291,10 +260,6 @@ class RemoteParts(PartsStore):
 
     def _ask(self, attempt: Callable[[], T]) -> T:
         return retry(attempt, WRITING, lambda how: not_written(how, self.where))
-
-
-def _claim(fingerprint: str) -> bytes:
-    return msgspec.json.encode(Claim(fingerprint=fingerprint, owner=_CLAIMANT + fingerprint))
 
 
 def _is_of_whole(name: str) -> bool:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Self
 import msgspec
 import xxhash
 
-from tokmill.core.errors import DamageError, StorageError, TokmillError
+from tokmill.core.errors import DamageError, StorageError
 from tokmill.core.events import Finished, Notice, Progress, Started
 from tokmill.core.manifest import MANIFEST_NAME, load_manifest
 from tokmill.core.outcome import already_finished
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from tokmill.core.events import AnyEvent
     from tokmill.core.manifest import Manifest
     from tokmill.core.protocols import Observer
-    from tokmill.output.prefix import Claim, Prefix
+    from tokmill.output.prefix import Prefix
     from tokmill.store import ObjectInfo, Uploader
 
 _TICK_S = 0.2
@@ -130,11 +130,11 @@ class Staged:
         self._output = output_of(self.root)
         self.directory = str(self._output)
         self._lock = acquire_lock(self.root)
-        self._ledger = UploadState(self.root / "upload.json", self.url)
-        self._claim: Claim | None = None
+        self._state = UploadState(self.root / "upload.json", self.url)
         self._sender: Uploader | None = None
         self._n_sent = _Sum()
         self._run = ""
+        """Fingerprint of what is made here; empty before it is known that something is."""
         self._shipment = ShardUploader(self._output, self._ready_sender)
 
     def __enter__(self) -> Self:
@@ -144,40 +144,36 @@ class Staged:
         if self._sender is not None:
             self._sender.__exit__(None, None, None)
         if error is not None and not self._is_begun() and not isinstance(error, StorageError):
-            self._abandon()
+            self.drop()
         release_lock(self.root, self._lock)
         # Not empty: what the next attempt goes on with.
         with contextlib.suppress(OSError):
             self.root.rmdir()
 
     def begin(self, job: Job) -> Finished | None:
-        """Claim the prefix for a job; or, when its output is complete there, what came of it.
+        """Make the prefix ready for a job; return what came of it if its output is complete there.
 
         Raises ChangedError for a complete output, or one begun, of other inputs or settings; LockedError, UsageError, DamageError,
         StorageError.
         """
-        from tokmill.output.prefix import Claim
-
         self._prefix.refuse_inputs(job.content.inputs)
-        self._run = job.content.fingerprint()
         content, fingerprint = job.content, job.content.fingerprint()
-        before = self._ledger.notes.content
+        before = self._state.notes.content
         is_mine = before is not None and before.fingerprint() == fingerprint
         there = self._prefix.head(MANIFEST_NAME)
         if job.fresh:
-            self._ledger.change(is_fresh=True, replaces=(there and there.version) or "", retired=())
+            self._state.change(is_fresh=True, replaces=(there and there.version) or "", retired=())
         elif not is_mine and not self._is_begun():
-            self._ledger.change(is_fresh=False, replaces="", retired=())
-        if there is not None and there.version != self._ledger.notes.replaces:
+            self._state.change(is_fresh=False, replaces="", retired=())
+        if there is not None and there.version != self._state.notes.replaces:
             return self._complete(job)
         if before is not None and not is_mine and not job.fresh and self._is_begun():
             raise changed_error(before, content, self.url)
         self._prefix.refuse_parts()
-        self._claim = Claim(fingerprint=fingerprint, owner=self._ledger.notes.owner)
-        self._prefix.claim(self._claim, take=job.fresh)
         if not job.fresh and not is_mine:
-            self._prefix.refuse_strangers(fingerprint)
-        self._ledger.change(content=content)
+            self._prefix.refuse_foreign(fingerprint)
+        self._run = fingerprint
+        self._state.change(content=content)
         if not job.fresh:
             self._check_sent()
         self._shipment.while_made = bool(job.resources.stage_bytes)
@@ -185,7 +181,7 @@ class Staged:
 
     def loosened(self, job: Job) -> Job:
         """The job of a part; one that a stricter run began here begins again: what was sent bears that run's name."""
-        before, content = self._ledger.notes.content, job.content
+        before, content = self._state.notes.content, job.content
         if before is None or before.fingerprint() == content.fingerprint() or not is_only_more_lenient(before, content):
             return job
         return job if self._prefix.head(MANIFEST_NAME) is not None else msgspec.structs.replace(job, fresh=True)
@@ -197,20 +193,18 @@ class Staged:
 
     def publish(self, finished: Finished, observers: Sequence[Observer]) -> Finished:
         """Send what is staged, its manifest last, and let go of it. Raises StorageError, DamageError, LockedError, UsageError."""
-        if self._claim is None:
+        if not self._run:
             return finished
         with storage_errors(self._output):
             manifest = load_manifest(self._output)
         n_bytes = sum(entry.size_bytes for entry in manifest.files.values())
         began_s = time.monotonic()
-        self._prefix.check_claim(self._claim)
         sent = self._send(manifest, observers)
-        self._prefix.check_claim(self._claim)
-        self._prefix.retire(self._ledger)
-        self._prefix.clear(manifest.files, self._ledger)
-        found = self._prefix.commit(manifest, sent, self._claim)
+        self._prefix.retire(self._state)
+        self._prefix.clear(manifest.files, self._state)
+        found = self._prefix.commit(manifest, sent)
         try:
-            self._prefix.tidy(manifest.files, self._claim)
+            self._prefix.tidy(manifest.files)
         except StorageError as error:
             _tell(
                 observers, Notice(text=f"the output is complete, but parts that were left behind were not taken away: {error.what}")
@@ -244,13 +238,14 @@ class Staged:
         from tokmill.store import Uploader
 
         if self._sender is None:
-            self._prefix.retire(self._ledger)
-            self._sender = Uploader(self._prefix.store, self._run, self._ledger, on_bytes=self._n_sent.add, check=self._check_held)
+            self._prefix.retire(self._state)
+            self._sender = Uploader(
+                self._prefix.store, self._run, self._state, on_bytes=self._n_sent.add, check=self._check_overtaken
+            )
         return self._sender
 
-    def _check_held(self) -> None:
-        if self._claim is not None:
-            self._prefix.check_held(self._claim)
+    def _check_overtaken(self) -> None:
+        self._prefix.check_overtaken(self._run)
 
     def _check_sent(self) -> None:
         """Raises DamageError when what was sent and taken away here is no longer there."""
@@ -267,8 +262,6 @@ class Staged:
 
     def _complete(self, job: Job) -> Finished:
         """What came of the run whose output is complete at the prefix. Raises ChangedError, DamageError."""
-        from tokmill.output.prefix import Claim
-
         manifest = self._prefix.complete_manifest()
         is_part = bool(job.content.part) and is_only_more_lenient(manifest.content, job.content)
         if manifest.fingerprint != job.content.fingerprint() and not is_part:
@@ -285,20 +278,13 @@ class Staged:
                 )
         with contextlib.suppress(StorageError):
             # A run that was killed behind the manifest did not do it; who may only read cannot.
-            self._prefix.tidy(manifest.files, Claim(fingerprint=manifest.fingerprint, owner=self._ledger.notes.owner))
+            self._prefix.tidy(manifest.files)
         self.drop()
         return already_finished(manifest)
 
     def _is_begun(self) -> bool:
         """Whether anything here would be lost."""
         return is_begun(self._output) or (self._output / MANIFEST_NAME).exists()
-
-    def _abandon(self) -> None:
-        """Nothing came of it: leave no claim."""
-        if self._claim is not None:
-            with contextlib.suppress(TokmillError):
-                self._prefix.release(self._claim, is_complete=False)
-        self.drop()
 
     def drop(self) -> None:
         """Take away what was staged: the prefix has it."""

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
         WRITING,
         FileToSend,
         Uploader,
+        foreign_object,
         not_written,
         outgoing,
-        stranger,
     )
     from tokmill.store.upload_state import UploadState
     from tokmill.store.urls import (
@@ -43,7 +43,7 @@ __getattr__, __dir__, __all__ = lazy_names(
         "download": ["Fetcher", "RemoteStream", "retry", "read_range", "serves_ranges"],
         "listing": ["find_remote"],
         "objects": ["AlreadyExists", "ObjectStore", "objects_at"],
-        "upload": ["FileToSend", "Uploader", "WRITING", "not_written", "outgoing", "stranger"],
+        "upload": ["FileToSend", "Uploader", "WRITING", "not_written", "foreign_object", "outgoing"],
         "upload_state": ["UploadState"],
         "urls": ["redacted", "path_of", "register_url", "register_urls", "full_urls"],
     },

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tokmill.core.records import Input
 
 _KINDS = {
-    "s3": ("tokmill.store.s3:S3Store", "s3fs", "s3"),
+    "s3": ("tokmill.store.s3:S3Store", "botocore", "s3"),
     "http": ("tokmill.store.http:HttpStore", "aiohttp", "http"),
     "https": ("tokmill.store.http:HttpStore", "aiohttp", "http"),
     "hf": ("tokmill.store.fsspec_store:FsspecStore", "huggingface_hub", "hf"),

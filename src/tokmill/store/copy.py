@@ -16,7 +16,7 @@ from tokmill.core.errors import DamageError, LockedError
 from tokmill.core.text import counted
 from tokmill.store.download import Closed, retry
 from tokmill.store.objects import AlreadyExists, UploadNotFound
-from tokmill.store.upload import WRITING, not_written, stranger
+from tokmill.store.upload import WRITING, foreign_object, not_written
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -99,7 +99,7 @@ class Copier:
 
     def _make_room(self, move: CopyTask, found: ObjectInfo) -> None:
         if found.mark.partition(" ")[0] != self._run:
-            raise stranger(f"{self._store.url}/{move.name}")
+            raise foreign_object(f"{self._store.url}/{move.name}", found)
         self._retry(move, lambda: self._store.delete([move.name]))
 
     def _make(self, move: CopyTask, source: ObjectInfo, mark: str) -> None:

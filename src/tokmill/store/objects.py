@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from tokmill.store.base import ObjectInfo
 
-_KINDS = {"s3": "tokmill.store.objects_s3:S3Objects"}
+_KINDS = {"s3": "tokmill.store.s3:S3Objects"}
 """By scheme. Another one needs whole objects that appear at once, parts that can be sent again, and conditions on what is there."""
 
 

@@ -110,7 +110,7 @@ class Uploader:
         self,
         store: ObjectStore,
         run: str,
-        ledger: UploadState,
+        state: UploadState,
         *,
         on_bytes: Callable[[int], None],
         check: Callable[[], None] = lambda: None,
@@ -121,7 +121,7 @@ class Uploader:
         """
         self._store = store
         self._run = run
-        self._ledger = ledger
+        self._state = state
         self._on_bytes = on_bytes
         self._check = check
         self.trouble = ""
@@ -167,7 +167,7 @@ class Uploader:
                 # Whatever that was, what the store has now says it.
                 self._forget(file)
                 continue
-            self._check_held(file, mark)
+            self._check_overtaken(file, mark)
         raise LockedError(
             "another run keeps writing the same object",
             where=f"{self._store.url}/{file.name}",
@@ -175,7 +175,7 @@ class Uploader:
             next_step="wait for it to end, or choose another --out",
         )
 
-    def _check_held(self, file: FileToSend, mark: str) -> None:
+    def _check_overtaken(self, file: FileToSend, mark: str) -> None:
         """Raises LockedError when the prefix is another run's, which must not find an object there that it did not see before."""
         try:
             self._check()
@@ -188,8 +188,8 @@ class Uploader:
     def _make_room(self, file: FileToSend, found: ObjectInfo) -> None:
         """Take away what is in the way. Raises UsageError for what nobody said may be replaced."""
         run = found.mark.partition(" ")[0]
-        if run != self._run and not self._ledger.notes.is_fresh:
-            raise stranger(f"{self._store.url}/{file.name}")
+        if run != self._run and not self._state.notes.is_fresh:
+            raise foreign_object(f"{self._store.url}/{file.name}", found)
         self._retry(file, lambda: self._store.delete([file.name]))
 
     def _upload(self, file: FileToSend, mark: str) -> None:
@@ -208,11 +208,11 @@ class Uploader:
             os.close(fd)
 
     def _upload_parts(self, file: FileToSend, fd: int, mark: str, part_bytes: int) -> None:
-        before = self._ledger.notes.begun.get(file.name)
+        before = self._state.notes.begun.get(file.name)
         there = self._retry(file, lambda: self._store.list_parts(file.name, before)) if before else {}
         upload = before or self._retry(file, lambda: self._store.create_multipart(file.name, mark))
         if not before:
-            self._ledger.note_begun(file.name, upload)
+            self._state.note_begun(file.name, upload)
         begins = range(0, file.entry.size_bytes, part_bytes)
         sent = [
             self._parts.submit(self._send_part, file, fd, (upload, mark), number, (begin, part_bytes), there.get(number))
@@ -228,7 +228,7 @@ class Uploader:
                 if not part.cancelled():
                     part.exception()
         self._retry_part(file, mark, lambda: self._store.complete_multipart(file.name, upload, etags, only_new=True))
-        self._ledger.note_begun(file.name, None)
+        self._state.note_begun(file.name, None)
 
     def _send_part(
         self,
@@ -258,9 +258,9 @@ class Uploader:
 
     def _forget(self, file: FileToSend) -> None:
         """Give up what was begun in parts, which the store keeps, and charges for, when it refuses to make an object of them."""
-        upload = self._ledger.notes.begun.get(file.name)
+        upload = self._state.notes.begun.get(file.name)
         if upload is not None:
-            self._ledger.note_begun(file.name, None)
+            self._state.note_begun(file.name, None)
             self._retry(file, lambda: self._store.abort_multipart(file.name, upload))
 
     def _retry_part(self, file: FileToSend, mark: str, attempt: Callable[[], T]) -> T:
@@ -324,8 +324,15 @@ class _Held:
             self._changed.notify_all()
 
 
-def stranger(where: str) -> UsageError:
-    """The error for an object that is in the way and that nobody vouches for."""
+def foreign_object(where: str, found: ObjectInfo) -> LockedError | UsageError:
+    """Return the error for an object in the way that this run did not make."""
+    if found.mark:
+        return LockedError(
+            "another run, of other inputs or settings, sent this object; it is under way or was interrupted",
+            where=where,
+            allowed="one run at a time",
+            next_step="wait for it to end, or choose another --out; if it will not come back, --fresh takes its place",
+        )
     return UsageError(
         "the prefix holds an object that no tokmill manifest vouches for",
         where=where,

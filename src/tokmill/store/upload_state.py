@@ -1,12 +1,11 @@
-"""What has to be remembered between two attempts to send an output to an object store: one small JSON file beside what is staged.
+"""What must be remembered between two attempts to send an output: one small JSON file beside what is staged.
 
-The store itself says what has arrived; this says whose attempt it was, what it replaces, and what it left begun. A ledger that was
-lost costs time, never bytes: what is begun is begun again.
+The store itself says what has arrived; this file says what is sent, what it replaces, and which uploads are open. Losing it costs
+time, never bytes: an upload is begun again.
 """
 
 from __future__ import annotations
 
-import os
 import threading
 from typing import TYPE_CHECKING
 
@@ -23,12 +22,10 @@ if TYPE_CHECKING:
 
 
 class Notes(msgspec.Struct, frozen=True, kw_only=True):
-    """What the file holds."""
+    """The contents of the file."""
 
     url: str
     """Of the prefix."""
-    owner: str
-    """What tells this attempt and those that go on from it from all others."""
     content: Content | None = None
     """What is made; None before a run has begun."""
     is_fresh: bool = False
@@ -48,7 +45,7 @@ class UploadState:
         """Read it, where it is there and about this URL. Raises StorageError."""
         self._path = path
         self._lock = threading.Lock()
-        self.notes = _read(path, url) or Notes(url=url, owner=os.urandom(16).hex())
+        self.notes = _read(path, url) or Notes(url=url)
 
     def change(self, **fields: object) -> None:
         """Set fields, durably."""
