@@ -105,6 +105,7 @@ def make_part(corpus: Corpus, stage: Path, part: str, **options: Any) -> tokmill
 @pytest.fixture(scope="module")
 def three(server: Bucket, corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Objects:
     """The objects of three parts of several files each, before they are put together."""
+    server.renew()
     stage = tmp_path_factory.mktemp("stage")
     for index in (2, 0, 1):
         make_part(corpus, stage / str(index), f"{index}/3", shard_tokens=2500)
@@ -117,6 +118,7 @@ def three(server: Bucket, corpus: Corpus, tmp_path_factory: pytest.TempPathFacto
 @pytest.fixture(scope="module")
 def whole(three: Objects, server: Bucket, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """What becomes of them."""
+    server.renew()
     put_back(server, three)
     tokmill.finalize(URL, stage=tmp_path_factory.mktemp("stage"))
     found = contents(server)

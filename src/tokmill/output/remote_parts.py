@@ -1,9 +1,8 @@
 """Parts of an output at a prefix of an object store: machines that make parts share nothing but the store.
 
-Whoever comes first claims the prefix as a run in one piece would, in the name of the whole, and then puts the plan; both only where
-there is none yet. Each part is an output with a claim and a manifest of its own, made in a staged directory like any other. Joining
-parts copies objects inside the store; the manifest comes last, then the parts are removed. Two machines that do it at once make the
-same objects and one manifest.
+Whoever comes first puts the plan, only where there is none yet. Each part is an output with a manifest of its own, made in a staged
+directory like any other. Joining parts copies objects inside the store; the manifest comes last, then the parts are removed. Two
+machines that do it at once make the same objects and one manifest.
 
 A part may be made on two machines. The slower one may complete its part after the parts were joined and removed. So it looks
 for the manifest of the whole once its own is there, and then removes its part again.
