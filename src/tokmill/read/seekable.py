@@ -1,10 +1,10 @@
 """Inputs as binary files with `seek`, for formats that are not read from front to back: local files, and remote objects.
 
-One place opens them, `open_seekable`. What it returns is a file as Python knows files, that has the size it was planned with and is
-compared with that again at its end; a failed read is an error of tokmill's, through whatever library asked for it.
+`open_seekable` opens them all. It returns a file as Python knows files, with the size that was planned, which is compared again at
+its end; a failed read is an error of tokmill's, through whatever library asked for it.
 
-A remote one is read in blocks, of which a few are kept; who reads on behind a block is read ahead for. The hard one is that nothing
-bounds what such a reader asks for at once: a request of many blocks goes past the cache, in one piece.
+A remote object is read in blocks, of which a few are kept; sequential reads are read ahead for. A library may ask for any number of
+bytes at once, so a request of many blocks is fetched in one piece, past the cache.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _AHEAD = 2
 
 
 class SeekableFile(io.RawIOBase):
-    """An input's stored bytes. What is read from where is for the two kinds to say."""
+    """The stored bytes of an input, from whatever place its two kinds read them."""
 
     def __init__(self, size_bytes: int) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class SeekableFile(io.RawIOBase):
         return self._at
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """As of every file."""
+        """See io.IOBase."""
         at = offset + (0, self._at, self._size)[whence]
         if at < 0:
             raise ValueError("a position before the beginning")
@@ -62,7 +62,7 @@ class SeekableFile(io.RawIOBase):
         return at
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Up to `size` bytes; fewer only at the end of the file. Raises DamagedInputError, ChangedError."""
+        """Return up to `size` bytes, fewer only at the end of the file. Raises DamagedInputError, ChangedError."""
         rest = max(0, self._size - self._at)
         n = rest if size is None or size < 0 else min(size, rest)
         try:
@@ -82,20 +82,20 @@ class SeekableFile(io.RawIOBase):
         return len(data)
 
     def raw_position(self) -> int:
-        """Bytes from the file's beginning to the furthest place that was read, about: how far a run is."""
+        """Return about how far the file was read: the furthest place that was read."""
         return self._furthest
 
     @abstractmethod
     def check_unchanged(self) -> None:
-        """To be called behind the last read. Raises ChangedError."""
+        """Compare the file with what it was planned as, after the last read. Raises ChangedError."""
 
     @abstractmethod
     def _bytes(self, begin: int, n_bytes: int) -> bytes:
-        """Bytes that lie within the size; fewer are the end of a file. Raises DamagedInputError, ChangedError."""
+        """Return bytes that lie within the size; fewer mean the end of the file. Raises DamagedInputError, ChangedError."""
 
 
 def open_seekable(source: Input) -> SeekableFile:
-    """An input that has a size, as a file of its stored bytes (not decompressed) that can seek; the caller closes it.
+    """Open an input that has a size as a file of its stored bytes (not decompressed) that can seek; the caller closes it.
 
     Raises DamagedInputError, ChangedError (also while it is read: the object was replaced), UsageError (a package is missing).
     """
@@ -139,7 +139,7 @@ class RemoteFile(SeekableFile):
         self._fetcher.check()
 
     def close(self) -> None:
-        """Give back what is held."""
+        """Release blocks and connection."""
         if not self.closed:
             self._blocks.clear()
             self._fetcher.close()
@@ -167,7 +167,7 @@ class RemoteFile(SeekableFile):
         return block.result()
 
     def _begun(self, index: int) -> Future[memoryview]:
-        """A block, being fetched or there; the one that was not used for longest is dropped for it."""
+        """Return a block, fetched or being fetched; drop the least recently used one for it."""
         block = self._blocks.get(index)
         if block is None:
             block = Future()

@@ -62,9 +62,7 @@ class RecordSplitter:
         *,
         prefer: Literal["lists", "buffers", "views"] = "lists",
     ) -> None:
-        """Begin where the stream is. separator: None makes the stream one record; prefer: how records are returned, where it can
-        be.
-        """
+        """Begin where the stream is. separator: None makes the stream one record; prefer: the form of records, where possible."""
         self._stream = stream
         self._separator = separator
         is_fit = separator is not None and len(separator) <= _LONGEST_SEPARATOR and not _overlaps_itself(separator)
