@@ -83,7 +83,7 @@ def test_a_long_option_with_one_dash_is_not_read_as_a_short_one_with_the_rest(
 def test_an_input_directory_that_is_the_output_is_called_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     corpus = write_corpus(tmp_path / "corpus.txt", TEXTS)
     assert app.run(["tokenize", str(corpus.parent), "--out", str(corpus.parent)]) == 2
-    assert "this directory is the output's" in capsys.readouterr().err
+    assert "this is the output directory, which is not searched for inputs" in capsys.readouterr().err
 
 
 def test_verbose_says_what_was_decided(tmp_path: Path) -> None:

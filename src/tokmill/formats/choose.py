@@ -188,6 +188,8 @@ def dropped_notices(content: Content, files: Mapping[str, FileEntry], counts: Co
 def tail_notices(content: Content, files: Mapping[str, FileEntry], made_by: str = "tokenize") -> list[str]:
     """Return notices of last shards that may be too short for the trainer. made_by: the command whose options are named."""
     trainer = FORMATS[content.format]
+    if not trainer.batch_tokens:
+        return []
     sides = ([(name, entry.tokens) for name, entry in files.items() if entry.side == side] for side in SIDES)
     larger = {name: ", a larger --val-fraction" for name, entry in files.items() if entry.side == "val" and made_by == "tokenize"}
     return [
