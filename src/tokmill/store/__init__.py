@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from tokmill.core.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from tokmill.store.base import ObjectInfo
+    from tokmill.store.base import AlreadyExists, ObjectInfo, ObjectStore, objects_at
     from tokmill.store.copy import Copier, CopyTask
     from tokmill.store.download import (
         Fetcher,
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
         serves_ranges,
     )
     from tokmill.store.listing import find_remote
-    from tokmill.store.objects import AlreadyExists, ObjectStore, objects_at
     from tokmill.store.upload import (
         WRITING,
         FileToSend,
@@ -38,11 +37,10 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
-        "base": ["ObjectInfo"],
+        "base": ["AlreadyExists", "ObjectInfo", "ObjectStore", "objects_at"],
         "copy": ["Copier", "CopyTask"],
         "download": ["Fetcher", "RemoteStream", "retry", "read_range", "serves_ranges"],
         "listing": ["find_remote"],
-        "objects": ["AlreadyExists", "ObjectStore", "objects_at"],
         "upload": ["FileToSend", "Uploader", "WRITING", "not_written", "foreign_object", "outgoing"],
         "upload_state": ["UploadState"],
         "urls": ["redacted", "path_of", "register_url", "register_urls", "full_urls"],

@@ -1,8 +1,9 @@
-"""Where remote objects lie: what every kind of store must do, which package each kind needs, and which kind a URL asks for.
+"""Stores: what each kind must do, for inputs and for outputs, which package each kind needs, and which kind a URL asks for.
 
-A store looks up objects, lists them, and fetches a range of one, in one attempt each; callers retry (`download.retry`). What may
-pass by itself is a `TransientError`; everything else is an error of the run at once. Messages of libraries are never shown: they
-quote URLs, and with them passwords and signatures.
+Each method makes one attempt; callers retry (`download.retry`). What may pass by itself is a `TransientError`; `AlreadyExists` and
+`UploadNotFound` are answers of the protocol; everything else is an error of the run at once. Messages of libraries are never shown:
+they quote URLs, and with them passwords and signatures. Outputs are not written through the file objects of fsspec, because an
+exception inside `with fs.open(..., "wb")` publishes what was written so far.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from tokmill.core.text import nearest
 from tokmill.store.urls import full_url, redacted, scheme_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from tokmill.core.records import Input
 
@@ -30,6 +31,8 @@ _KINDS = {
     "gs": ("tokmill.store.fsspec_store:FsspecStore", "gcsfs", "gcs"),
 }
 """By scheme: the class, the package that must be there, and the extra that brings it."""
+_OUTPUT_KINDS = {"s3": "tokmill.store.s3:S3Objects"}
+"""By scheme. A kind needs whole objects that appear at once, parts that can be sent again, and conditions on what is there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,43 +50,43 @@ class ObjectInfo:
 
 @dataclass(frozen=True, slots=True)
 class ObjectVersion:
-    """The object that a run began with."""
+    """The version of an object that a run began with."""
 
     name: str
-    """Its URL without what is secret in it."""
+    """Its URL without secrets."""
     size_bytes: int
     version: str | None
 
     @property
     def url(self) -> str:
-        """With what is secret in it."""
+        """Secrets included."""
         return full_url(self.name)
 
 
 class RangeBuffer:
-    """Where fetched bytes arrive; those of an attempt that failed half-way stay."""
+    """The bytes of a range that have arrived; those of an attempt that failed half-way stay."""
 
     __slots__ = ("begin", "data", "n_bytes")
 
     def __init__(self, begin: int, n_bytes: int) -> None:
         self.begin = begin
-        """Of the object."""
+        """Offset in the object."""
         self.data = bytearray(n_bytes)
         self.n_bytes = 0
-        """Arrived."""
+        """Have arrived."""
 
     @property
     def at(self) -> int:
-        """The byte of the object that is missing next."""
+        """Offset in the object of the next byte that is missing."""
         return self.begin + self.n_bytes
 
     @property
     def end(self) -> int:
-        """Of the object."""
+        """Offset in the object."""
         return self.begin + len(self.data)
 
     def add(self, chunk: bytes) -> bool:
-        """Take bytes, as many as are wanted; whether more are."""
+        """Take as many bytes as are missing; return whether more are."""
         n = min(len(chunk), len(self.data) - self.n_bytes)
         self.data[self.n_bytes : self.n_bytes + n] = chunk if n == len(chunk) else chunk[:n]
         self.n_bytes += n
@@ -91,42 +94,99 @@ class RangeBuffer:
 
 
 class TransientError(Exception):
-    """What may pass by itself: a connection that broke, a store that is busy."""
+    """A failure that may pass by itself: a connection that broke, a store that is busy."""
 
     def __init__(self, what: str, after_s: float = 0.0) -> None:
-        """what: safe to show. after_s: how long the store asks to be left alone."""
+        """what: safe to show. after_s: how long the store asks to wait."""
         super().__init__(what)
         self.what = what
         self.after_s = after_s
 
 
+class AlreadyExists(Exception):  # noqa: N818  an answer
+    """The answer that there is an object already where a new one was to be made."""
+
+
+class UploadNotFound(Exception):  # noqa: N818  an answer
+    """The answer that an upload is not known: completed or aborted, by an attempt that seemed to fail or by another run."""
+
+
 class Store(Protocol):
-    """A kind of store. Methods may be called from any thread; each makes one attempt and raises TransientError or TokmillError."""
+    """A kind of store to read inputs from. Methods may be called from any thread; they raise TransientError or TokmillError."""
 
     def head(self, url: str) -> ObjectInfo | None:
-        """The object; None if there is none."""
+        """Return an object; None if there is none."""
 
     def list(self, url: str) -> Sequence[ObjectInfo]:
-        """Every object below a directory or prefix, in no order."""
+        """Return every object below a directory or prefix, in no order."""
 
     def glob(self, pattern: str) -> tuple[Sequence[ObjectInfo], Sequence[str]]:
-        """Objects that match a glob pattern, and URLs of directories that do; in no order."""
+        """Return objects that match a glob pattern, and URLs of directories that do; in no order."""
 
     def fetch(self, pinned: ObjectVersion, buffer: RangeBuffer) -> None:
-        """Bring what is missing of a buffer, at least a part of it. Raises ChangedError for another version of the object."""
+        """Fetch what is missing of a buffer, or a part of that. Raises ChangedError for another version of the object."""
 
     def is_streamed(self, pinned: ObjectVersion) -> bool:
-        """Whether a fetch has shown that only the whole object is served: then one thread reads it, front to back."""
+        """Return whether a fetch has shown that only the whole object is served: then one thread reads it, front to back."""
 
     def check(self, pinned: ObjectVersion) -> None:
-        """Raises ChangedError when the object is another by now; for stores that cannot be asked for a version of it."""
+        """Raise ChangedError if the object is another by now; for stores that cannot be asked for a version."""
 
     def release(self, pinned: ObjectVersion) -> None:
-        """Give back what is held for an object that is not read any further."""
+        """Release what is held for an object that is not read any further."""
+
+
+class ObjectStore(Protocol):
+    """The objects below one prefix of a store. Names are keys without the prefix.
+
+    Methods may be called from any thread; each makes one attempt and raises TransientError, StorageError or UsageError.
+    """
+
+    url: str
+    """Of the prefix, without a slash at its end and without secrets."""
+
+    def head(self, name: str) -> ObjectInfo | None:
+        """Return an object with its mark; None if there is none."""
+
+    def list(self) -> Sequence[ObjectInfo]:
+        """Return every object below the prefix, in the order of their names, without marks."""
+
+    def put(self, name: str, data: bytes, *, mark: str = "", only_new: bool = False) -> None:
+        """Make an object in one piece. Raises AlreadyExists if there is one and `only_new` is set."""
+
+    def create_multipart(self, name: str, mark: str) -> str:
+        """Begin an object that is sent in parts, and not visible before it is complete. Return the id of the upload."""
+
+    def list_parts(self, name: str, upload: str) -> Mapping[int, tuple[int, str]]:
+        """Return size and ETag (without quotes) of the parts that have arrived, by number from 1. Raises UploadNotFound."""
+
+    def upload_part(self, name: str, upload: str, number: int, data: bytes) -> str:
+        """Send a part, which the store checks against its MD5. Return its ETag. Raises UploadNotFound."""
+
+    def complete_multipart(self, name: str, upload: str, etags: Sequence[str], *, only_new: bool = False) -> None:
+        """Make the object from its parts. Raises UploadNotFound; AlreadyExists as `put`."""
+
+    def copy(self, source: ObjectInfo, name: str, mark: str) -> None:
+        """Copy an object below the prefix, this version of it, in one request and inside the store.
+
+        Raises AlreadyExists if there is one, or the source is another version by now; UploadNotFound if the source is gone.
+        """
+
+    def copy_part(self, source: ObjectInfo, name: str, upload: str, number: int, place: tuple[int, int]) -> str:
+        """Make a part from bytes of another object; place: offset and number of bytes. Return its ETag. Raises as `copy`."""
+
+    def list_multipart(self) -> Sequence[tuple[str, str]]:
+        """Return name and upload id of every multipart upload that is neither complete nor aborted."""
+
+    def abort_multipart(self, name: str, upload: str) -> None:
+        """Abort an upload and delete its parts; no error if it is not known."""
+
+    def delete(self, names: Iterable[str]) -> None:
+        """Delete objects, in this order; no error for one that is not there."""
 
 
 def store_for(url: str) -> Store:
-    """The store of a URL. Raises UsageError for a scheme that is not known or whose package is missing."""
+    """Return the store of a URL. Raises UsageError for an unknown scheme or a missing package."""
     scheme = scheme_of(url)
     if scheme not in _KINDS:
         raise UsageError(
@@ -136,6 +196,22 @@ def store_for(url: str) -> Store:
             next_step=f"if {nearest(scheme, list(_KINDS))}:// was meant, write it so; else download it or pipe it in",
         )
     return _store(scheme)
+
+
+def objects_at(url: str) -> ObjectStore:
+    """Return the objects below a URL. Raises UsageError for a kind of store that takes no output, and for a missing package."""
+    scheme = scheme_of(url)
+    if scheme not in _OUTPUT_KINDS:
+        raise UsageError(
+            f"outputs are not written to {scheme}://",
+            where=f"{scheme}://",
+            allowed="a directory, or s3:// with a bucket and a prefix (any store that speaks S3, see AWS_ENDPOINT_URL)",
+            next_step="--out DIR, then copy it there, manifest.json last",
+        )
+    # Raises if the package is missing, as for inputs.
+    store_for(url)
+    module, _, name = _OUTPUT_KINDS[scheme].partition(":")
+    return cast("ObjectStore", getattr(importlib.import_module(module), name)(url))
 
 
 @functools.cache
@@ -155,7 +231,7 @@ def _store(scheme: str) -> Store:
 
 
 def filesystem(scheme: str, **options: Any) -> Any:
-    """An fsspec file system of our own, with what its configuration files and the environment say."""
+    """Return a new fsspec file system, configured by fsspec's files and the environment."""
     import fsspec
 
     return fsspec.filesystem(scheme, skip_instance_cache=True, use_listings_cache=False, **options)
@@ -174,12 +250,12 @@ def sized(url: str, size_bytes: int | None) -> int:
 
 
 def pinned_version(source: Input) -> ObjectVersion:
-    """What a run was begun with."""
+    """Return the version of an input that a run began with."""
     return ObjectVersion(source.path, source.size_bytes or 0, source.version or None)
 
 
 def check_version(pinned: ObjectVersion, version: str | None, size_bytes: int | None) -> None:
-    """Raises ChangedError when a store's answer is about another object than the pinned one; None is not compared."""
+    """Raise ChangedError if a store's answer is about another version than the pinned one; None is not compared."""
     if size_bytes is not None and size_bytes != pinned.size_bytes:
         raise changed(pinned.name, f"it had {pinned.size_bytes:,} bytes, has {size_bytes:,}")
     if pinned.version and version and version != pinned.version:
@@ -187,7 +263,7 @@ def check_version(pinned: ObjectVersion, version: str | None, size_bytes: int | 
 
 
 def changed(name: str, how: str) -> ChangedError:
-    """The error for an object that is not the one that the run began with."""
+    """Return the error for an object that is not the one that the run began with."""
     return ChangedError(
         f"the input changed since the run was planned: {how}",
         where=name,
@@ -197,19 +273,19 @@ def changed(name: str, how: str) -> ChangedError:
 
 
 def gone(name: str) -> ChangedError:
-    """The error for an object that is no longer there."""
+    """Return the error for an object that is no longer there."""
     return changed(name, "it is gone")
 
 
 def denied(name: str, what: str, next_step: str) -> DamagedInputError:
-    """The error for an object that may not be read."""
+    """Return the error for an object that may not be read."""
     return DamagedInputError(
         f"access denied: {what}", where=name, allowed="objects that may be read", next_step=next_step, resumes=True
     )
 
 
 def refused(name: str, what: str) -> DamagedInputError:
-    """The error for an answer that will not be another one the next time."""
+    """Return the error for an answer that will be the same the next time."""
     return DamagedInputError(
         f"cannot be read: {what}",
         where=name,

@@ -14,16 +14,15 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 from tokmill.core.errors import DamageError, LockedError
 from tokmill.core.text import counted
+from tokmill.store.base import AlreadyExists, UploadNotFound
 from tokmill.store.download import Closed, retry
-from tokmill.store.objects import AlreadyExists, UploadNotFound
 from tokmill.store.upload import WRITING, foreign_object, not_written
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import Future
 
-    from tokmill.store.base import ObjectInfo
-    from tokmill.store.objects import ObjectStore
+    from tokmill.store.base import ObjectInfo, ObjectStore
 
 T = TypeVar("T")
 

@@ -1,10 +1,9 @@
-"""Remote objects as streams: read ahead, tried again, pinned to the version that the run began with.
+"""Remote objects as streams: read ahead, retried, pinned to the version that the run began with.
 
-Some threads fetch blocks ahead of the reader, so that the time a store takes to answer is not waited for; what they hold is bounded
-and part of the budget. The first request of an object is a small one and nothing is read ahead before it is used up: whoever wants
-to see the first line of a thousand objects does not download them. The hard one is failing well: what may pass is tried again,
-from the byte that is missing, a limited number of times and ever more slowly; everything else is an error at once; and bytes of two
-versions of an object never meet.
+Some threads fetch blocks ahead of the reader, to hide the latency of a store; what they hold is bounded and part of the budget. The
+first request of an object is a small one, and nothing is read ahead before it is used up: reading the first line of a thousand
+objects does not download them. A transient failure is retried from the first missing byte, a limited number of times, with growing
+pauses; any other failure is an error at once; and bytes of two versions of an object never mix.
 """
 
 from __future__ import annotations
@@ -36,15 +35,15 @@ _PROGRESS_BYTES = 64 << 10
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How often a store is asked again, and how long is waited before."""
+    """How often an attempt is made, and the pauses between attempts."""
 
     attempts: int = 9
     first_s: float = 0.25
-    """Before the second attempt; doubled with each, and shortened by up to a half at random, so that many do not come at once."""
+    """Before the second attempt; doubled each time, and shortened by up to a half at random to spread many clients."""
     most_s: float = 16.0
 
     def pause_s(self, n_failed: int, after_s: float) -> float:
-        """Seconds to wait. n_failed: attempts so far, from 1; after_s: what the store asks for."""
+        """Return seconds to wait. n_failed: attempts so far, from 1; after_s: what the store asks for."""
         wait_s = min(self.most_s, self.first_s * 2 ** (n_failed - 1)) * random.uniform(0.5, 1)  # noqa: S311  no secret
         return float(max(wait_s, min(after_s, self.most_s)))
 
@@ -52,74 +51,77 @@ class RetryPolicy:
 READING = RetryPolicy()
 """About half a minute: a store that is started again is waited for."""
 PLANNING = RetryPolicy(attempts=4)
-"""Somebody waits, and a name that was mistyped fails like a store that is down."""
+"""Shorter: a person waits, and a mistyped host fails like a store that is down."""
 
 
-class Closed(Exception):  # noqa: N818  no error: nobody wants the bytes any more
-    """What was waited for is not wanted any more."""
+class Closed(Exception):  # noqa: N818  not an error
+    """The end of a wait for bytes that nobody wants any more."""
 
 
-def read_with_retry(
-    attempt: Callable[[], T], patience: RetryPolicy, where: Callable[[], str], closed: threading.Event | None = None
-) -> T:
-    """What an attempt returns, tried again after each TransientError. where: for the error, URL and byte.
+def unreadable(where: Callable[[], str], policy: RetryPolicy) -> Callable[[str], DamagedInputError]:
+    """Return what makes the error for an input when retries end. where: URL and byte."""
 
-    Raises DamagedInputError when patience ends.
-    """
-
-    def give_up(how: str) -> DamagedInputError:
+    def error(how: str) -> DamagedInputError:
         return DamagedInputError(
             f"cannot be read: {how}",
             where=where(),
             allowed="a store that answers",
-            next_step="check the URL, the connection and the store, then run the same command again",
-            resumes=patience is not PLANNING,
+            next_step="check the URL, the connection and the store, and run the same command again"
+            + ("" if policy is PLANNING else ": it resumes"),
         )
 
-    return retry(attempt, patience, give_up, closed)
+    return error
 
 
 def retry(
     attempt: Callable[[], T],
-    patience: RetryPolicy,
+    policy: RetryPolicy,
     give_up: Callable[[str], Exception],
     closed: threading.Event | None = None,
     on_wait: Callable[[str], None] = lambda _: None,
 ) -> T:
-    """What an attempt returns, tried again after each TransientError until patience ends; then raises what `give_up` makes of it.
+    """Return what an attempt returns; retry it after each TransientError.
 
-    closed: when it is set, nobody waits any longer: raises Closed. on_wait: told, before each pause, what happened.
+    Args:
+        attempt: Makes one attempt.
+        policy: How often and after which pauses.
+        give_up: Makes the error to raise when the attempts are used up.
+        closed: Ends the waiting when it is set.
+        on_wait: Called before each pause with what happened.
+
+    Raises:
+        Closed: `closed` was set.
     """
     began_s = time.monotonic()
-    for n_failed in range(1, patience.attempts + 1):
+    for n_failed in range(1, policy.attempts + 1):
         try:
             return attempt()
         except TransientError as error:
             last = error
-            if n_failed == patience.attempts:
+            if n_failed == policy.attempts:
                 break
-            pause_s = patience.pause_s(n_failed, error.after_s)
+            pause_s = policy.pause_s(n_failed, error.after_s)
             on_wait(error.what)
         if closed is None:
             time.sleep(pause_s)
         elif closed.wait(pause_s):
             raise Closed
-    raise give_up(f"{last.what}, {patience.attempts} times in {time.monotonic() - began_s:.0f} s") from None
+    raise give_up(f"{last.what}, {policy.attempts} times in {time.monotonic() - began_s:.0f} s") from None
 
 
 class Fetcher:
-    """Brings ranges of one object, whatever it takes. Used by any number of threads."""
+    """Fetches ranges of one object, with retries. Used by any number of threads."""
 
-    def __init__(self, source: Input, patience: RetryPolicy = READING) -> None:
+    def __init__(self, source: Input, policy: RetryPolicy = READING) -> None:
         """Raises UsageError for a store that cannot be used here."""
         self.pinned: ObjectVersion = pinned_version(source)
         self.store: Store = store_for(self.pinned.url)
         self.closed = threading.Event()
-        self._patience = patience
+        self._policy = policy
         self._is_checked = False
 
     def fetch(self, begin: int, end: int) -> memoryview:
-        """Bytes begin to end of the object, all of them. Raises DamagedInputError, ChangedError."""
+        """Return bytes begin to end of the object, all of them. Raises DamagedInputError, ChangedError."""
         if not self._is_checked:
             self._is_checked = True
             self.check()
@@ -134,23 +136,25 @@ class Fetcher:
                     if buffer.n_bytes - n_before < _PROGRESS_BYTES:
                         raise
 
-            read_with_retry(attempt, self._patience, lambda: f"{self.pinned.name}, byte {buffer.at:,}", self.closed)
+            error = unreadable(lambda: f"{self.pinned.name}, byte {buffer.at:,}", self._policy)
+            retry(attempt, self._policy, error, self.closed)
             if buffer.n_bytes == n_before and buffer.at < buffer.end:
                 raise changed(self.pinned.name, f"it ends at byte {buffer.at:,}")
         return memoryview(buffer.data)
 
     def check(self) -> None:
-        """Raises ChangedError when the object is another by now, where only this tells."""
-        read_with_retry(lambda: self.store.check(self.pinned), self._patience, lambda: self.pinned.name, self.closed)
+        """Raise ChangedError if the object is another by now; for stores where only this tells."""
+        error = unreadable(lambda: self.pinned.name, self._policy)
+        retry(lambda: self.store.check(self.pinned), self._policy, error, self.closed)
 
     def close(self) -> None:
-        """Let nobody wait any longer."""
+        """End all waiting."""
         self.closed.set()
         self.store.release(self.pinned)
 
 
 class _Ahead:
-    """Blocks of an object in order, brought by threads that stay a few blocks ahead of who takes them."""
+    """The blocks of an object in order, fetched by threads that stay a few blocks ahead of the reader."""
 
     def __init__(self, fetcher: Fetcher, begin: int, end: int, n_threads: int) -> None:
         self._fetcher = fetcher
@@ -166,7 +170,7 @@ class _Ahead:
             threading.Thread(target=self._run, name=f"fetch-{i}", daemon=True).start()
 
     def take(self) -> memoryview:
-        """The next block. Raises what went wrong with it."""
+        """Return the next block. Raises what went wrong with it."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed or self._n_taken in self._blocks)
             if self._closed:
@@ -179,7 +183,7 @@ class _Ahead:
         return block
 
     def close(self) -> None:
-        """End the threads; what they have begun is not waited for."""
+        """End the threads, without waiting for what they have begun."""
         with self._changed:
             self._closed = True
             self._blocks.clear()
@@ -201,7 +205,7 @@ class _Ahead:
                 return
 
     def _next(self) -> int | None:
-        """The block to fetch next, once there is room for it."""
+        """Return the block to fetch next, once there is room for it."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed or self._n_begun < self._n_taken + REMOTE_BLOCKS_HELD - 1)
             index = self._n_begun
@@ -214,10 +218,10 @@ class _Ahead:
 class RemoteStream:
     """A remote object from front to back. Implements `protocols.ByteStream`."""
 
-    def __init__(self, source: Input, patience: RetryPolicy = READING) -> None:
+    def __init__(self, source: Input, policy: RetryPolicy = READING) -> None:
         """Nothing is asked of the store yet. Raises UsageError."""
         self.offset = 0
-        self._fetcher = Fetcher(source, patience)
+        self._fetcher = Fetcher(source, policy)
         self._size = self._fetcher.pinned.size_bytes
         self._block = memoryview(b"")
         self._ahead: _Ahead | None = None
@@ -238,7 +242,7 @@ class RemoteStream:
         return data
 
     def skip(self, n_bytes: int) -> None:
-        """See ByteStream: nothing that is passed over is asked for, except of what is on its way."""
+        """See ByteStream. Skipped bytes are not requested, except those on their way."""
         if self.offset + n_bytes > self._size:
             raise changed(self._fetcher.pinned.name, f"it ends at byte {self._size:,}, before the place where the run was to go on")
         self.offset += n_bytes
@@ -278,11 +282,11 @@ class RemoteStream:
         return block
 
     _first_end = -1
-    """Where the first, small block ended; what is behind it is read ahead."""
+    """Where the first, small block ended; what follows it is read ahead."""
 
 
 def read_range(source: Input, begin: int, end: int) -> bytes:
-    """Bytes of a remote object. Raises DamagedInputError, ChangedError."""
+    """Return bytes of a remote object. Raises DamagedInputError, ChangedError."""
     fetcher = Fetcher(source, PLANNING)
     try:
         return bytes(fetcher.fetch(begin, end))
@@ -291,7 +295,7 @@ def read_range(source: Input, begin: int, end: int) -> bytes:
 
 
 def serves_ranges(source: Input) -> bool:
-    """Whether a place in the middle of an object can be looked at without reading all that lies before. Asks one byte of it."""
+    """Return whether the middle of an object can be read without all that lies before. Requests one byte of it."""
     if scheme_of(source.path) not in {"http", "https"} or not source.size_bytes:
         return True
     fetcher = Fetcher(source, PLANNING)

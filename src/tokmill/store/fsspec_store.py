@@ -1,6 +1,6 @@
 """Any other file system that fsspec knows: the Hub of Hugging Face, Google's buckets.
 
-Their answers do not say which version they are of, so an object is looked at before the first byte and behind the last.
+Their answers do not say which version they are of, so an object is looked up before the first byte and after the last.
 """
 
 from __future__ import annotations

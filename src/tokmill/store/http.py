@@ -1,8 +1,8 @@
 """Web servers: ranges where they are served, one stream from front to back where they are not.
 
-The connection is fsspec's, so that its configuration (headers, proxies, time limits) counts. Its file object is refused: for a
-server without ranges it holds whole objects in memory, and it knows nothing of versions. The hard one is what a server may do
-wrong: an answer is believed only as far as its status, its range, its size and its ETag say that it is what was asked for.
+The connection is fsspec's, so that its configuration (headers, proxies, time limits) counts. Its file object does not serve: for a
+server without ranges it holds whole objects in memory, and it knows nothing of versions. A server may answer wrongly: an answer is
+believed only as far as its status, range, size and ETag say that it is what was requested.
 """
 
 from __future__ import annotations

@@ -1,18 +1,18 @@
-"""What a URL stands for: one object, everything below a prefix, or what matches a pattern; in an order that never varies.
+"""The objects that a URL stands for: one object, everything below a prefix, or what matches a pattern, in a fixed order.
 
 As for local files: an object of exactly that name comes first, then a pattern, then a prefix; hidden names and unknown suffixes
-below a prefix are passed over and counted; the order is that of the bytes of the names.
+below a prefix are skipped and counted; the order is that of the bytes of the names.
 """
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from tokmill.core.errors import UsageError
 from tokmill.core.text import counted
 from tokmill.store.base import store_for
-from tokmill.store.download import PLANNING, read_with_retry
+from tokmill.store.download import PLANNING, retry, unreadable
 from tokmill.store.urls import path_of, redacted, scheme_of
 
 if TYPE_CHECKING:
@@ -20,18 +20,20 @@ if TYPE_CHECKING:
 
     from tokmill.store.base import ObjectInfo, Store
 
+T = TypeVar("T")
+
 _MAGIC = re.compile(r"[*?[]")
 
 
 def find_remote(url: str, wanted: Callable[[str, str], bool], *, has_glob: bool) -> tuple[list[ObjectInfo], int]:
-    """Objects that a URL stands for, sorted, and how many below prefixes were passed over.
+    """Return the objects that a URL stands for, sorted, and how many below prefixes were skipped.
 
     wanted: by name and path below the prefix. Raises UsageError, DamagedInputError.
     """
     store, name = store_for(url), redacted(url)
 
     if not path_of(url).endswith("/"):
-        found = read_with_retry(lambda: store.head(url), PLANNING, lambda: name)
+        found = _ask(lambda: store.head(url), name)
         if found is not None:
             return [found], 0
     if scheme_of(url) in {"http", "https"}:
@@ -55,7 +57,7 @@ def _matching(store: Store, pattern: str, wanted: Callable[[str, str], bool]) ->
     name, n_passed = redacted(pattern), 0
     if any("**" in part and part != "**" for part in pattern.split("/")):
         raise _nothing(name, "** stands with something else between two slashes", "write **/*.txt instead of **.txt")
-    objects, directories = read_with_retry(lambda: store.glob(pattern), PLANNING, lambda: name)
+    objects, directories = _ask(lambda: store.glob(pattern), name)
     # As in a shell, hidden names match when the pattern spells their dot.
     chosen = [found for found in objects if "/." in pattern or "/." not in found.name]
     # `**` has listed what lies below already; another pattern means a directory as the shell would.
@@ -69,8 +71,8 @@ def _matching(store: Store, pattern: str, wanted: Callable[[str, str], bool]) ->
 
 
 def _below(store: Store, url: str, wanted: Callable[[str, str], bool]) -> tuple[list[ObjectInfo], int]:
-    """What is wanted below a prefix, and how much is not."""
-    objects = read_with_retry(lambda: store.list(url), PLANNING, lambda: redacted(url))
+    """Return what is wanted below a prefix, and how much is not."""
+    objects = _ask(lambda: store.list(url), redacted(url))
     top = url.partition("://")[2].rstrip("/") + "/"
     chosen, n_passed = [], 0
     for found in objects:
@@ -82,6 +84,10 @@ def _below(store: Store, url: str, wanted: Callable[[str, str], bool]) -> tuple[
         else:
             n_passed += 1
     return _sorted(chosen), n_passed
+
+
+def _ask(attempt: Callable[[], T], name: str) -> T:
+    return retry(attempt, PLANNING, unreadable(lambda: name, PLANNING))
 
 
 def _sorted(objects: Sequence[ObjectInfo]) -> list[ObjectInfo]:

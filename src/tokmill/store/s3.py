@@ -22,8 +22,17 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from tokmill.core.errors import StorageError, UsageError
-from tokmill.store.base import ObjectInfo, TransientError, changed, check_version, denied, gone, refused
-from tokmill.store.objects import AlreadyExists, UploadNotFound
+from tokmill.store.base import (
+    AlreadyExists,
+    ObjectInfo,
+    TransientError,
+    UploadNotFound,
+    changed,
+    check_version,
+    denied,
+    gone,
+    refused,
+)
 from tokmill.store.urls import has_credentials, redacted
 
 if TYPE_CHECKING:

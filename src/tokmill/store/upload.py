@@ -1,11 +1,11 @@
 """Sends finished files to an object store: checked before, whole, several parts of several files at once, and only what is missing.
 
-A file is read twice. The first time its bytes are held against the digests they were written with, so that what a disk has lost is
-never published; what comes out is also the mark under which the object is found again. The second time its parts are read and
-sent, each with its MD5. Keeping the parts of the first reading was refused: it bounds a file by memory.
+A file is read twice. The first time its bytes are compared with the digests they were written with, so that what a disk has lost is
+never published; the digest of all of it is part of the mark by which the object is found again. The second time its parts are read
+and sent, each with its MD5. Keeping the parts from the first reading would bound the size of a file by memory.
 
-The hard one is an attempt that seemed to fail. A connection may break behind a request that was carried out; so every answer that
-says "there is one already" or "that is not known" leads back to the only question that counts: is the object there that is meant?
+A connection may break after a request that was carried out. So every answer that says "there is one already" or "that is not
+known" leads to the same question: is the object there that is meant?
 """
 
 from __future__ import annotations
@@ -24,9 +24,8 @@ from tokmill.core.errors import DamageError, LockedError, StorageError, UsageErr
 from tokmill.core.spans import SpanChecker, add_up, spans_of
 from tokmill.core.system.durable import storage_errors
 from tokmill.core.text import counted
-from tokmill.store.base import ObjectInfo, TransientError
+from tokmill.store.base import AlreadyExists, ObjectInfo, TransientError, UploadNotFound
 from tokmill.store.download import Closed, RetryPolicy, retry
-from tokmill.store.objects import AlreadyExists, UploadNotFound
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
     from tokmill.core.manifest import Manifest
     from tokmill.core.records import FileEntry
     from tokmill.core.spans import Span
-    from tokmill.store.objects import ObjectStore
+    from tokmill.store.base import ObjectStore
     from tokmill.store.upload_state import UploadState
 
 T = TypeVar("T")
@@ -74,7 +73,7 @@ class FileToSend:
 
 
 def outgoing(directory: Path, manifest: Manifest) -> list[FileToSend]:
-    """The files of a complete output directory."""
+    """Return the files of a complete output directory."""
     spans = spans_of(manifest)
     return [
         FileToSend(name=name, paths=(directory / name,), entry=entry, spans=tuple(spans[name]))
@@ -96,7 +95,7 @@ def digest_of(file: FileToSend) -> str:
 
 
 def part_bytes_of(size_bytes: int) -> int:
-    """Of each part of a file but the last: whole MiB."""
+    """Return the size of each part of a file but the last, in bytes: whole MiB."""
     if size_bytes <= PART_BYTES * _MOST_PARTS:
         return PART_BYTES
     mib = 1 << 20
@@ -115,9 +114,14 @@ class Uploader:
         on_bytes: Callable[[int], None],
         check: Callable[[], None] = lambda: None,
     ) -> None:
-        """run: fingerprint of what is made; objects of other runs are replaced only where the ledger says so. on_bytes: told, in
-        any thread, of bytes that have arrived; of a file that is sent again, and of parts that were there before, too. check:
-        raises LockedError, in any thread, when the prefix has become another run's; an object that was made then is taken away.
+        """Start the threads.
+
+        Args:
+            store: Where to.
+            run: Fingerprint of what is made; objects of other runs are replaced only with --fresh, as `state` says.
+            state: What is remembered between attempts.
+            on_bytes: Called, in any thread, with bytes that have arrived, also of files sent again and of parts that were there.
+            check: Raises LockedError, in any thread, when another run is complete; the object just made is deleted then.
         """
         self._store = store
         self._run = run
@@ -342,7 +346,7 @@ def foreign_object(where: str, found: ObjectInfo) -> LockedError | UsageError:
 
 
 def not_written(how: str, where: str) -> StorageError:
-    """The error for a store that patience did not help with."""
+    """Return the error for a store that retries did not help with."""
     return StorageError(
         f"the store cannot be written to: {how}",
         where=where,

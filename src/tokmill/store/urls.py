@@ -1,10 +1,9 @@
-"""URLs of inputs: what a person typed, and what of it may be shown and stored.
+"""URLs of inputs: what was given, and what of it may be shown and stored.
 
-A URL may carry a password or a signature. Such parts are no part of what an object is: they differ from one day to the next while
-the object stays the same. So an input is called by its URL without them, in messages, journal and manifest, and a run resumes
-with a URL that was signed anew. What was typed is kept in memory only, by that name, and reaches other processes through the pipe
-that carries their question. The hard one is a query nobody knows: a parameter whose name says that it is secret is left out, the
-value of another stands as it is when it is short, as a digest when it is long enough to be a secret.
+A URL may carry a password or a signature, which change while the object stays the same. So an input is named by its URL without
+them, in messages, journal and manifest, and a run resumes with a URL that was signed again. The full URL is kept in memory only, by
+that name, and reaches other processes through the pipe of their request. Of a query's parameters, one whose name is known to be
+secret is left out; the value of any other stands as it is if it is short, and as a digest if it is long enough to be a secret.
 """
 
 from __future__ import annotations
@@ -24,12 +23,12 @@ _SECRET = re.compile(
     r"(?i)x-(amz|goog|oss|cos|ms)-.*|.*(signature|token|secret|passw|pwd|auth|credential|session|policy|expires|apikey|accesskey).*"
     r"|(.*[_-])?key|key-pair-id|pw|pass|user|sig|jwt|googleaccessid|s[vrtepi]|sip|spr|srt|ss|sk[a-z]+"
 )
-"""Names of the parameters of signed URLs (S3, Google, Azure, CloudFront and others), and of such as hold tokens and passwords."""
+"""Names of parameters of signed URLs (S3, Google, Azure, CloudFront and others), and of tokens and passwords."""
 _SHORT = 16
-"""A value of more characters than this may be a secret, whatever its name."""
+"""A longer value, in characters, may be a secret, whatever its name."""
 
-_typed: dict[str, str] = {}
-"""What was typed, by what it is called; of this process."""
+_full: dict[str, str] = {}
+"""Full URLs of this process, by redacted URL."""
 
 
 def scheme_of(url: str) -> str:
@@ -38,7 +37,7 @@ def scheme_of(url: str) -> str:
 
 
 def redacted(url: str) -> str:
-    """What an input with this URL is called: the URL without user, password, signature, fragment."""
+    """Return the name of an input: its URL without user, password, signature, fragment."""
     scheme, _, rest = url.partition("://")
     host, slash, path = rest.partition("/")
     if "?" in host:
@@ -49,7 +48,7 @@ def redacted(url: str) -> str:
     path = path.partition("#")[0] if is_web else path
     path, mark, query = path.partition("?")
     kept = "&".join(filter(None, map(_parameter, query.split("&"))))
-    # Of a key in a bucket, the question mark is a character as others are.
+    # In the key of an object, the question mark is an ordinary character.
     return f"{scheme.lower()}://{host}{slash}{path}" + (f"?{kept}" if kept or (mark and not is_web) else "")
 
 
@@ -61,12 +60,12 @@ def _parameter(text: str) -> str:
 
 
 def has_credentials(url: str) -> bool:
-    """Whether user or password stand before the host."""
+    """Return whether user or password stand before the host."""
     return "@" in url.partition("://")[2].partition("/")[0]
 
 
 def path_of(name: str) -> str:
-    """The part of a URL that has the suffix of a file."""
+    """Return the part of a URL that ends with the suffix of a file."""
     if scheme_of(name) not in {"http", "https"}:
         return name
     _, slash, path = re.split(r"[?#]", name, maxsplit=1)[0].partition("://")[2].partition("/")
@@ -74,22 +73,22 @@ def path_of(name: str) -> str:
 
 
 def register_url(url: str) -> str:
-    """Keep what was typed; returns what it is called. What is typed later counts: it may be signed anew."""
+    """Keep a full URL and return its redacted form. A later one counts: it may be signed again."""
     name = redacted(url)
-    _typed[name] = url
+    _full[name] = url
     return name
 
 
 def full_url(name: str) -> str:
-    """The URL of the input of that name, as it was typed."""
-    return _typed.get(name, name)
+    """Return the full URL of the input of that name."""
+    return _full.get(name, name)
 
 
 def full_urls(inputs: Iterable[Input]) -> dict[str, str]:
-    """What another process must be told to read these inputs: URLs by name, where they differ."""
-    return {i.path: _typed[i.path] for i in inputs if _typed.get(i.path, i.path) != i.path}
+    """Return the full URLs that another process needs to read these inputs, by name, where they differ."""
+    return {i.path: _full[i.path] for i in inputs if _full.get(i.path, i.path) != i.path}
 
 
 def register_urls(urls: Mapping[str, str]) -> None:
-    """Take over what `full_urls` returned elsewhere."""
-    _typed.update(urls)
+    """Register what `full_urls` returned in another process."""
+    _full.update(urls)
