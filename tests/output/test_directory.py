@@ -13,11 +13,11 @@ from support.records import a_content, a_tokenizer
 
 from tokmill.core.config import Content
 from tokmill.core.errors import ChangedError, DamageError, DiskFullError, LockedError, StorageError, TokmillError, UsageError
-from tokmill.core.manifest import FORMAT_VERSION, MANIFEST_NAME, FileSpan, Manifest, Segment, load_manifest
+from tokmill.core.manifest import FORMAT_VERSION, MANIFEST_NAME, STATE_NAME, FileSpan, Manifest, Segment, load_manifest
 from tokmill.core.records import Counts, Cursor, FileEntry, Input
 from tokmill.core.system import durable
 from tokmill.output.directory import Output, open_output
-from tokmill.output.state_dir import STATE_NAME, acquire_lock
+from tokmill.output.state_dir import acquire_lock
 from tokmill.output.superseded import remove_state
 
 

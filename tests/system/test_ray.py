@@ -217,7 +217,7 @@ def test_the_driver_is_killed_and_what_was_done_is_not_done_again(
     assert all(path.stat().st_mtime_ns == mtime_ns for path, mtime_ns in before.items())
     said, shown = again.result()
     assert said["resumed"]
-    assert "of an earlier run" in shown
+    assert "are in the output already" in shown
     assert is_one_run(driver.out, corpus, one, tmp_path / "merged")
 
 

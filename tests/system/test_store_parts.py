@@ -24,8 +24,8 @@ from support.s3 import NAME, Bucket, Fault, Start, failing, s3_server, watch
 
 import tokmill
 from tokmill.core.errors import ChangedError, DamageError, LockedError, UsageError
-from tokmill.core.manifest import decode_manifest, load_manifest
-from tokmill.output.prefix import PLAN_NAME, Prefix
+from tokmill.core.manifest import PLAN_NAME, decode_manifest, load_manifest
+from tokmill.output.prefix import Prefix
 from tokmill.output.remote_parts import RemoteParts
 from tokmill.store import base, copy, download, upload as sending
 from tokmill.store.copy import Copier, CopyTask

@@ -21,9 +21,9 @@ import tokmill
 from tokmill.core.config import Job
 from tokmill.core.errors import ChangedError, TokmillError, TooManySkippedError, UsageError
 from tokmill.core.events import AnyEvent, Notice
+from tokmill.core.manifest import PLAN_NAME
 from tokmill.core.options import PlanOptions
 from tokmill.output.parts import part_content, part_url
-from tokmill.output.prefix import PLAN_NAME
 from tokmill.output.remote_parts import RemoteParts
 from tokmill.output.staged import Staged
 from tokmill.run.job import make_job

@@ -26,8 +26,10 @@ if TYPE_CHECKING:
 
 MANIFEST_NAME = "manifest.json"
 SKIPPED_NAME = "skipped.jsonl"
-PLAN_NAME = ".tokmill/plan"
-PARTS_NAME = ".tokmill/parts"
+STATE_NAME = ".tokmill"
+"""The state directory inside an output."""
+PLAN_NAME = f"{STATE_NAME}/plan"
+PARTS_NAME = f"{STATE_NAME}/parts"
 """Where an output that is made in parts has them; see `output/parts.py`."""
 BESIDE = {"report.html"}
 """Files that may lie beside those of an output, as hidden files may."""

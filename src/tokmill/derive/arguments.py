@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tokmill.core.errors import UsageError
-from tokmill.core.manifest import MANIFEST_NAME
+from tokmill.core.manifest import MANIFEST_NAME, STATE_NAME
 from tokmill.core.paths import local_path
 from tokmill.core.records import path_to_text
 from tokmill.core.text import nearest
-from tokmill.output import STATE_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

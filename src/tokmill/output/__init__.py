@@ -48,7 +48,6 @@ if TYPE_CHECKING:
         stage_of,
     )
     from tokmill.output.state_dir import (
-        STATE_NAME,
         acquire_lock,
         growing_path,
         is_begun,
@@ -98,7 +97,6 @@ __getattr__, __dir__, __all__ = lazy_names(
         "run_history": ["RunHistoryRecorder", "load_history"],
         "staged": ["Here", "Staged", "destination", "is_complete_at", "output_of", "stage_of"],
         "state_dir": [
-            "STATE_NAME",
             "acquire_lock",
             "is_begun",
             "release_lock",

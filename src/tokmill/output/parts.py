@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from tokmill.core.errors import UsageError
-from tokmill.core.manifest import SKIPPED_NAME
+from tokmill.core.manifest import PARTS_NAME, SKIPPED_NAME
 from tokmill.core.partition import Part, inputs_of_parts
 from tokmill.core.text import counted
 from tokmill.formats import FORMATS
 from tokmill.output.config_diff import changed_parts_error, is_only_more_lenient
 from tokmill.output.journal import Header
-from tokmill.output.state_dir import PARTS, STATE_NAME, parts_of
+from tokmill.output.state_dir import parts_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -82,7 +82,7 @@ def part_directory(directory: Path, index: int) -> Path:
 
 def parts_url(url: str) -> str:
     """Return the URL below which the parts of an output in a store are."""
-    return f"{url.rstrip('/')}/{STATE_NAME}/{PARTS}"
+    return f"{url.rstrip('/')}/{PARTS_NAME}"
 
 
 def part_url(url: str, index: int) -> str:

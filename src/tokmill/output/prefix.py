@@ -13,11 +13,19 @@ import contextlib
 from typing import TYPE_CHECKING, TypeVar
 
 from tokmill.core.errors import ChangedError, DamagedInputError, DamageError, LockedError, StorageError, UsageError
-from tokmill.core.manifest import MANIFEST_NAME, PARTS_NAME, Manifest, decode_manifest, encode_manifest, unfinished_parts
+from tokmill.core.manifest import (
+    MANIFEST_NAME,
+    PARTS_NAME,
+    PLAN_NAME,
+    STATE_NAME,
+    Manifest,
+    decode_manifest,
+    encode_manifest,
+    unfinished_parts,
+)
 from tokmill.core.output_spec import SIDES
 from tokmill.core.records import Input
 from tokmill.output.journal import decode_header
-from tokmill.output.state_dir import STATE_NAME
 from tokmill.store import WRITING, AlreadyExists, RemoteStream, foreign_object, objects_at, register_url, retry
 
 if TYPE_CHECKING:
@@ -27,8 +35,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-PLAN_NAME = f"{STATE_NAME}/plan"
-"""Of an output that is made in parts; see `output/remote_parts.py`."""
 _MOST_MANIFEST_BYTES = 1 << 30
 _READS = 8
 """Of a small object that is replaced whenever it is read."""

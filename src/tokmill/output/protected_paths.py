@@ -7,8 +7,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tokmill.core.manifest import MANIFEST_NAME, SKIPPED_NAME
-from tokmill.output.state_dir import STATE_NAME
+from tokmill.core.manifest import MANIFEST_NAME, SKIPPED_NAME, STATE_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

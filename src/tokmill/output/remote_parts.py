@@ -16,14 +16,14 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, TypeVar
 
 from tokmill.core.errors import DamageError
-from tokmill.core.manifest import MANIFEST_NAME, SKIPPED_NAME, decode_manifest
+from tokmill.core.manifest import MANIFEST_NAME, PARTS_NAME, PLAN_NAME, SKIPPED_NAME, decode_manifest
 from tokmill.core.spans import spans_of
 from tokmill.core.system.durable import storage_errors
 from tokmill.output.journal import decode_header, encode_header
 from tokmill.output.parts import PartsStore, files_of_whole, n_parts, part_directory, part_url, parts_url
-from tokmill.output.prefix import PLAN_NAME, Prefix, give_up, is_ours, reading_errors
+from tokmill.output.prefix import Prefix, give_up, is_ours, reading_errors
 from tokmill.output.staged import output_of, stage_of
-from tokmill.output.state_dir import PARTS, STATE_NAME, acquire_lock, growing_path, release_lock
+from tokmill.output.state_dir import acquire_lock, growing_path, release_lock
 from tokmill.store import WRITING, AlreadyExists, Copier, CopyTask, FileToSend, Uploader, UploadState, not_written, retry
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_PARTS_NAME = f"{STATE_NAME}/{PARTS}/"
+_BELOW = f"{PARTS_NAME}/"
 _AT_ONCE = 8
 """Objects that are fetched or removed at a time: each waits for an answer."""
 _TICK_S = 0.2
@@ -48,7 +48,7 @@ _BLOCK_BYTES = 1 << 20
 
 def part_name(index: int, name: str) -> str:
     """Return the name of the object `name` of a part, below the prefix of the whole."""
-    return f"{_PARTS_NAME}{index:05}/{name}"
+    return f"{_BELOW}{index:05}/{name}"
 
 
 class RemoteParts(PartsStore):
@@ -109,7 +109,7 @@ class RemoteParts(PartsStore):
     def missing_parts(self, content: Content) -> dict[int, bool]:
         """Return the parts without a manifest, and whether each was begun."""
         there = self._objects()
-        begun = {name.removeprefix(_PARTS_NAME).partition("/")[0] for name in there}
+        begun = {name.removeprefix(_BELOW).partition("/")[0] for name in there}
         return {i: f"{i:05}" in begun for i in range(n_parts(content)) if part_name(i, MANIFEST_NAME) not in there}
 
     def is_busy(self, index: int) -> bool:  # noqa: ARG002  a store cannot say
@@ -198,7 +198,7 @@ class RemoteParts(PartsStore):
 
     def remove_parts(self, fingerprint: str | None) -> None:  # noqa: ARG002  the local store's
         """Remove the parts, unfinished uploads, and then the plan. Raises StorageError."""
-        self._remove(_PARTS_NAME)
+        self._remove(_BELOW)
         self._ask(lambda: self._prefix.store.delete([PLAN_NAME]))
 
     def tidy(self, fingerprint: str) -> None:
@@ -228,7 +228,7 @@ class RemoteParts(PartsStore):
 
     def _objects(self) -> dict[str, ObjectInfo]:
         """All objects of parts, by name."""
-        return {name: found for name, found in self._prefix.list().items() if name.startswith(_PARTS_NAME)}
+        return {name: found for name, found in self._prefix.list().items() if name.startswith(_BELOW)}
 
     def _remove_copies(self) -> None:
         """Remove what an interrupted finalize has copied of the parts of this plan."""
@@ -245,7 +245,7 @@ class RemoteParts(PartsStore):
     def _remove(self, prefix: str) -> None:
         """Remove every object below, manifests first, and unfinished uploads, those to names of the whole too."""
         for name, upload in self._ask(self._prefix.store.list_multipart):
-            if name.startswith(prefix) or (prefix == _PARTS_NAME and _is_of_whole(name)):
+            if name.startswith(prefix) or (prefix == _BELOW and _is_of_whole(name)):
                 self._ask(lambda name=name, upload=upload: self._prefix.store.abort_multipart(name, upload))  # type: ignore[misc]
         names = [name for name in self._prefix.list() if name.startswith(prefix)]
         manifests = [name for name in names if name.endswith(f"/{MANIFEST_NAME}")]

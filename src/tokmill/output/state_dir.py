@@ -12,7 +12,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from tokmill.core.errors import DamageError, UsageError
-from tokmill.core.manifest import BESIDE, MANIFEST_NAME, PLAN_NAME
+from tokmill.core.manifest import BESIDE, MANIFEST_NAME, PARTS_NAME, PLAN_NAME, STATE_NAME
 from tokmill.core.output_spec import SIDES
 from tokmill.core.system import durable
 from tokmill.core.system.durable import DirectoryLock, reading_errors
@@ -21,9 +21,6 @@ from tokmill.core.text import counted
 if TYPE_CHECKING:
     from pathlib import Path
 
-STATE_NAME = ".tokmill"
-PARTS = "parts"
-"""Directory in it of the parts of an output that is made in parts."""
 _SENT_NAME = ".tokmill.sent"
 """Directory of a staged output with a mark for each file that was sent to a store and is no longer here."""
 
@@ -50,7 +47,7 @@ def plan_of(directory: Path) -> Path:
 
 def parts_of(directory: Path) -> Path:
     """Return where an output that is made in parts has the output directories of its parts."""
-    return state_of(directory) / PARTS
+    return directory / PARTS_NAME
 
 
 def refuse_parts(directory: Path) -> None:
