@@ -169,6 +169,7 @@ BAD_LAST = [json.dumps({"text": text.decode()}).encode() for text in some_docume
 BAD_LAST += [b'{"text": "\xff"}', b'{"text": 1}']
 
 
+@pytest.mark.parametrize("stride", [8, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("first", "then"),
     [
@@ -178,13 +179,13 @@ BAD_LAST += [b'{"text": "\xff"}', b'{"text": 1}']
     ],
 )
 def test_a_run_that_a_bad_record_stopped_goes_on_with_a_policy_that_leaves_it_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: dict[str, str], then: dict[str, str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: dict[str, str], then: dict[str, str], stride: int
 ) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(b"\n".join(BAD_LAST))
     small = {"batch_bytes": 1000, "segment_bytes": 2000, "n_threads": 1}
     run_in_process([path], tmp_path / "at once", small, **then)
-    for n in range(1, 60, 2):
+    for n in range(1, 60, stride):
         out = tmp_path / f"out{n}"
         with pytest.raises(BadRecordError):
             run_in_process([path], out, small, **first)
