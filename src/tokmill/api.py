@@ -100,7 +100,7 @@ def tokenize(call: TokenizeCall) -> Summary:  # noqa: D417  the arguments are th
 
 
 @called_with(PlanCall)
-def plan(call: PlanCall) -> Plan:  # noqa: D417  likewise
+def plan(call: PlanCall) -> Plan:  # noqa: D417  the same
     """Estimate from a sample what `tokenize` with these options will read, write and take; write nothing.
 
     Args:

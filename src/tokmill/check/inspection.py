@@ -32,7 +32,7 @@ class SideSummary(msgspec.Struct, frozen=True, kw_only=True):
     documents: int | None
     """None where the end of documents is not marked or not known."""
     size_bytes: int
-    """Of the ids."""
+    """Size of the ids."""
     n_files: int
     """That hold the ids; an index beside them does not count."""
 
@@ -44,7 +44,7 @@ class Preview(msgspec.Struct, frozen=True, kw_only=True):
     document: int | None
     """From 1. None: documents cannot be told apart, and this is the beginning of the side."""
     n_tokens: int
-    """Of the whole document, or of the whole side."""
+    """Tokens of the whole document, or of the whole side."""
     shown_tokens: int
     ids: list[int]
     """The ids that are shown."""

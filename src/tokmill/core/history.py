@@ -13,9 +13,9 @@ from typing import Literal
 import msgspec
 
 MOST_SAMPLES = 200
-"""Of the attempt that is under way."""
+"""Limit for the current attempt."""
 MOST_OLDER_SAMPLES = 40
-"""Of each attempt before it."""
+"""Limit for each earlier attempt."""
 MOST_ATTEMPTS = 12
 MOST_NOTICES = 20
 MOST_NOTICE_CHARACTERS = 500

@@ -71,7 +71,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     format_version: int
     tokmill_version: str
     fingerprint: str
-    """Of `content`."""
+    """Fingerprint of `content`."""
     content: Content
     """Inputs, tokenizer and every setting that decides the bytes."""
     files: dict[str, FileEntry]

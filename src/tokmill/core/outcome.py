@@ -31,9 +31,9 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     tokens_train: int
     tokens_val: int
     bytes_out: int
-    """Of all files of the output."""
+    """Size of all files of the output."""
     elapsed_s: float
-    """Of this call."""
+    """Duration of this call."""
     bytes_per_s: float
     """Output that this call wrote, by its time."""
     peak_rss_bytes: int

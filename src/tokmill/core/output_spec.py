@@ -20,7 +20,7 @@ class Shards(msgspec.Struct, frozen=True, kw_only=True):
     """How a side is divided into files."""
 
     tokens: int
-    """Of every shard but the last; with `whole_documents`, at least."""
+    """Tokens of every shard but the last; with `whole_documents`, at least so many."""
     whole_documents: bool = False
     """A shard ends only where a document ends: at the first end after `tokens` tokens."""
     drop_tail: bool = False
@@ -43,7 +43,7 @@ class OutputSpec(msgspec.Struct, frozen=True, kw_only=True):
     shards: Shards | None = None
     """None: a side is one file."""
     part: int | None = None
-    """Of an output in parts, the one to be written; its number is in the names of its files, and it has none without a token."""
+    """The part to write, of an output in parts; its number is in the names of its files, and a part without tokens has no file."""
 
     @property
     def item_bytes(self) -> int:

@@ -48,7 +48,7 @@ class Cut:
 
     input_index: int
     offset: int = 0
-    """Of the input as stored; 0: before all of it."""
+    """Offset in the stored input; 0: before all of it."""
 
 
 @dataclass(frozen=True, slots=True)

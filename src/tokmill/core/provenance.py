@@ -16,10 +16,10 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     how: How
     path: str
-    """Of the directory or file, absolute, in the form of `path_to_text`."""
+    """Absolute path of the directory or file, in the form of `path_to_text`."""
     format: str
     fingerprint: str = ""
-    """Of its content; empty for bare files."""
+    """Fingerprint of its content; empty for bare files."""
     tokmill_version: str = ""
     n_inputs: int
     """So many of `content.inputs`, in their order, are its own."""

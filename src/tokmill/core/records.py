@@ -99,7 +99,7 @@ class Tokenizer(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     """As asked for, for messages: `gpt2`, the path of a file; of a repository, `owner/name@commit`."""
     kind: Literal["tiktoken", "huggingface"]
-    """The reference that its ids are held against."""
+    """The reference that its ids are compared with."""
     encoding: str
     """Name of the published encoding (`r50k_base`, `cl100k_base`, ...), or family of the tokenizer.json (`llama3`, `qwen2+nfc`,
     `other`): decides engine and safe cuts."""

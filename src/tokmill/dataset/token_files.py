@@ -38,7 +38,7 @@ class Extent:
     """Ids that lie one after the other in a file."""
 
     name: str = ""
-    """Of the file, in the manifest; a bare file has none."""
+    """Name of the file in the manifest; empty for a bare file."""
     header_bytes: int
     """Before the first id."""
     n_tokens: int

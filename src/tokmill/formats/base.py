@@ -24,17 +24,17 @@ class FormatSpec:
 
     writer: Callable[[OutputFiles, OutputSpec], Format]
     suffix: str
-    """Of the files that hold ids."""
+    """Suffix of the files that hold ids."""
     header_bytes: int = 0
     """Before the first id; with `lists_files`, the manifest says it for each file."""
     parse_header: Callable[[bytes], tuple[IdType, int] | None] | None = None
     """Returns type and number of the ids that the first `header_bytes` of a file announce; None: it is not such a header."""
     index_suffixes: tuple[str, ...] = ()
-    """Of the files beside them, where the suffix alone tells them apart."""
+    """Suffixes of the index files, where the suffix alone tells them apart."""
     index_magic: bytes = b""
     """What an index file begins with, where its first bytes tell it apart."""
     index_bytes: int = 0
-    """Of a document in the index, uncompressed."""
+    """Bytes that one document takes in the index, uncompressed."""
     lists_files: bool = False
     """A side has one index of all its files: no parts made apart, and no file that can be read without the index."""
 

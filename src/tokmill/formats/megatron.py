@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _MAGIC = b"MMIDIDX\x00\x00"
 HEADER = struct.Struct("<9sQBQQ")
 _CODES = {2: 8, 4: 4}
-"""Of uint16 and int32, by bytes of an id."""
+"""Codes of uint16 and int32, by bytes of an id."""
 _MOST_LENGTH = (1 << 31) - 1
 _BLOCK = 1 << 16
 """Lengths that are looked at together."""

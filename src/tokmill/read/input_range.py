@@ -47,9 +47,9 @@ class InputRange:
     end: Cursor
     """Where the first document after them begins (`offset` of text, `record` of tables), or the next input."""
     separator_bytes: int = 0
-    """Of the separator between the last document and `end`; 0 for lines, which include theirs, and at the end of the input."""
+    """Length of the separator before `end`; 0 for lines, which include theirs, and at the end of the input."""
     begin_byte: int = 0
-    """Of the input as it is stored: reading begins about there."""
+    """Offset in the stored input where reading begins, roughly."""
 
     def first(self, cursor: Cursor) -> Cursor:
         """Return where to begin in this input for reading from `cursor` on."""

@@ -44,7 +44,7 @@ class RowBatcher:
     def _begin(self) -> None:
         self._documents: list[bytes] = []
         self._records, self._offsets = array("Q"), array("Q")
-        """Of each document."""
+        """Record number and offset of each document."""
         self._skips: list[Skip] = []
         self._passed: dict[str, int] = {}
         self._n_text = 0

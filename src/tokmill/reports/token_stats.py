@@ -29,7 +29,7 @@ DENSITY_STEP = 0.1
 DENSITY_BINS = 120
 """Bins of bytes per token, `DENSITY_STEP` wide; the last holds all above."""
 WINDOWS = 300
-"""Of a side, to see what changes along it."""
+"""Windows of a side, to see what changes along it."""
 MOST_COUNTED_IDS = 1 << 24
 
 
@@ -113,7 +113,7 @@ class _Documents:
         self._side = side
         self._drops = drop_first
         self._tokens = self._bytes = 0
-        """Of the document that is open."""
+        """Sizes of the open document."""
 
     def add(self, marks: NDArray[np.int64], n_ids: int, sums: NDArray[np.int64] | None) -> None:
         """Add a block. marks: indices of end-of-text ids; sums: bytes of text before each id, int64, shape (n_ids + 1,)."""

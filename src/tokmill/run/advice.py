@@ -32,7 +32,7 @@ _READ_BYTES = 1 << 20
 _KEY_REASONS = {"missing_text", "null_text", "not_a_string"}
 """Reasons for skipping that another key may remove."""
 _BYTES_PER_TOKEN = 4
-"""Of English text, about."""
+"""Roughly right for English text."""
 _MANY_FILES = 1000
 
 

@@ -47,7 +47,7 @@ class MemorySample(msgspec.Struct, frozen=True, kw_only=True):
 
     worker_bytes: int
     available_bytes: int | None = None
-    """Of the machine."""
+    """Available memory of the machine."""
     cgroup_bytes: int | None = None
     """Left below the smallest limit of the cgroup and those above it."""
     stalled_percent: float | None = None

@@ -23,12 +23,12 @@ class Summary(Counts, frozen=True, kw_only=True):
     """What a run did, with the counts of the whole output; the object that `--json` prints."""
 
     dropped_tokens_train: int
-    """Of the tokens, left out by --drop-tail: in no file."""
+    """Tokens left out by --drop-tail: they are in no file."""
     dropped_tokens_val: int
     elapsed_s: float
-    """Of this call."""
+    """Duration of this call."""
     work_s: float
-    """Of it, reading, encoding and writing, without the start and end of processes. The manifest has the sum over all runs."""
+    """Time of reading, encoding and writing, without the start and end of processes. The manifest has the sum over all runs."""
     bytes_per_s: float
     """Input that this call read, by `elapsed_s`."""
     tokens_per_s: float
@@ -51,7 +51,7 @@ class Summary(Counts, frozen=True, kw_only=True):
     uploaded_bytes: int
     """Sent to the store, with what an earlier attempt had sent; 0 for a directory."""
     upload_s: float
-    """Of `elapsed_s`, waiting for the upload."""
+    """The part of `elapsed_s` spent waiting for the upload."""
     files: dict[str, FileEntry]
     """Complete files in `out`, by name."""
     part: str = ""

@@ -120,7 +120,7 @@ class RangeFiller:
     def __init__(self, job: Job, repair: Repair) -> None:
         """Open the first range."""
         self.counts = Counts()
-        """Of what was encoded again."""
+        """Counts of what was encoded again."""
         self._content = job.content
         self._resources = job.resources
         self._repair = repair

@@ -96,7 +96,7 @@ class BudgetShares(msgspec.Struct, frozen=True, kw_only=True):
 def divide_budget(
     budget_bytes: int, n_threads: int, n_inputs: int = 1, *, is_remote: bool = False, is_sent: bool = False
 ) -> BudgetShares:
-    """Divide a budget among the terms. is_remote: whether inputs are behind URLs; is_sent: whether the output goes to a store.
+    """Divide a budget among the terms. is_remote: whether inputs are given by URL; is_sent: whether the output goes to a store.
 
     Raises MemoryBudgetError, which names the smallest budget that works, if it is too small.
     """

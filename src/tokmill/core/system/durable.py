@@ -212,7 +212,7 @@ def publish_new(source: Path, target: Path) -> None:
     except OSError as error:
         if error.errno not in _NOT_LINKED:
             raise
-        # Without hard links, two files published in the same instant are told apart when the parts are put together.
+        # Without hard links, two files published in the same instant are told apart when the parts are finalized.
         if not target.exists():
             replace(source, target)
             sync_directory(target.parent)

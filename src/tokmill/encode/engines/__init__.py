@@ -1,4 +1,4 @@
-"""One file an engine: libraries that turn text into ids, each behind `core.protocols.Encoder`."""
+"""One file an engine: libraries that turn text into ids, each as a `core.protocols.Encoder`."""
 
 from __future__ import annotations
 

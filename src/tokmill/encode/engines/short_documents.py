@@ -47,7 +47,7 @@ class JoinedShortDocuments:
         self._engine = engine
         self._between = BETWEEN[encoding]
         self._n_ids = 0
-        """Of what is put between documents; 0: not encoded yet, so that decoding does not wait for it."""
+        """Number of ids of the text between documents; 0: not encoded yet, so that decoding does not wait for it."""
         self._mark_at = self._mark_id = 0
 
     def encode(self, documents: Sequence[bytes], raw: memoryview | None = None) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:

@@ -26,7 +26,7 @@ _FILE_MAGIC = b"ARROW1"
 _STREAM_MAGIC = b"\xff\xff\xff\xff"
 _FEATHER_1_MAGIC = b"FEA1"
 _END = b"\xff\xff\xff\xff\0\0\0\0"
-"""Of a stream (the Arrow columnar format, "IPC streaming format"); every writer since 2019 writes it."""
+"""End of a stream (the Arrow columnar format, "IPC streaming format"); every writer since 2019 writes it."""
 
 
 def read_arrow(file: SeekableFile, position: Position, settings: ReadSettings, start: Cursor) -> Iterator[Batch]:

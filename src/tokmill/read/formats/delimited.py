@@ -218,7 +218,7 @@ class TableRows:
             # The limit is the process's; rows are bounded here.
             csv.field_size_limit(sys.maxsize)
         self.begin = self.end = begin
-        """Of the row at hand; once it is consumed, `begin` is that of the next."""
+        """Range of the current row; once it is consumed, `begin` is that of the next row."""
         self.is_valid = True
         """Whether the row at hand is UTF-8; if not, `next_row` gives its bad bytes as surrogates."""
         self._read = read
@@ -229,7 +229,7 @@ class TableRows:
         """Where `_data` begins."""
         self._ended = False
         self._first_end = self._last_begin = begin
-        """Of the row at hand: the end of its first line, and where its last line begins."""
+        """In the current row: the end of its first line, and where its last line begins."""
         self._quoted_to = 0
         """A row was followed in vain up to the line that begins here: all its lines but the first begin inside of its quote."""
         self._has_jumped = False

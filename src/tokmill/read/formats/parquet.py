@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tokmill.read.seekable import SeekableFile
 
 _BUFFER_BYTES = 1 << 20
-"""Of one column (600 MB in one row group: 133 MB resident; without a limit 376)."""
+"""Buffer for one column (600 MB in one row group: 133 MB resident; without a limit 376)."""
 _FIRST_ROWS = 16
 _MOST_ROWS = 4096
 _MORE = 4
@@ -40,9 +40,9 @@ class StoredGroup:
     """Rows that lie before it."""
     n_rows: int
     stored_bytes: int
-    """Of the column of texts, decompressed but still encoded."""
+    """Size of the text column, decompressed but still encoded."""
     begin_byte: int
-    """Of the file: its first page."""
+    """Offset of its first page in the file."""
 
 
 def read_parquet(file: SeekableFile, position: Position, settings: ReadSettings, start: Cursor) -> Iterator[Batch]:

@@ -33,7 +33,7 @@ _TEXT_SUFFIXES = (".txt", ".text", ".md")
 _JSON_SUFFIX = ".json"
 _READ_BYTES = 1 << 20
 _MOST_HEADER_BYTES = 1 << 20
-"""Of the blocks before a member that hold a long name or extended attributes."""
+"""Limit for the blocks before a member that hold a long name or extended attributes."""
 _HEADER_ERRORS = (tarfile.TarError, ValueError, OverflowError, IndexError, KeyError, RecursionError)
 
 

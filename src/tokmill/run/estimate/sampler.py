@@ -46,7 +46,7 @@ _MOST = 2000
 _MOST_READ = 64
 """Files that are read from their beginning."""
 _LEAST_BYTES = 1 << 20
-"""Of such a file, read whatever time it takes."""
+"""Bytes of such a file that are read whatever time it takes."""
 _MOST_REQUESTS = 48
 """Ranges of remote objects; each request is waited for."""
 _CHUNK_BYTES = 256 << 10
@@ -159,7 +159,7 @@ class Sampler:
     def _read(self, inputs: Sequence[tuple[int, Input]]) -> list[_Sampled]:
         if not inputs:
             return []
-        looked = sorted(random.Random(0).sample(range(len(inputs)), min(len(inputs), _MOST_READ)))  # noqa: S311  likewise
+        looked = sorted(random.Random(0).sample(range(len(inputs)), min(len(inputs), _MOST_READ)))  # noqa: S311  the same
         most_bytes = self._request.sample_bytes // len(looked)
         until_s = time.monotonic() + self._request.decode_s
         seen: dict[int, _Seen] = {}
@@ -235,7 +235,7 @@ class Sampler:
         """Count the tokens of the excerpts. Returns the identities of those encoded, and the engine's bytes a second."""
         encoder = load_encoder(self._content.tokenizer, self._request.engine)
         # In random order, so that what is left out for lack of time is left out everywhere.
-        order = random.Random(1).sample(excerpts, len(excerpts))  # noqa: S311  likewise
+        order = random.Random(1).sample(excerpts, len(excerpts))  # noqa: S311  the same
         place = {id(excerpt): i for i, excerpt in enumerate(order)}
         rates: list[float] = []
         n_bytes = 0
@@ -336,7 +336,7 @@ def _row_groups(source: Input, content: Content, whole_bytes: int) -> list[tuple
     n_rows, n_stored = sum(n for _, n, _ in groups), sum(n for *_, n in groups)
     if n_stored <= whole_bytes:
         return [(Cursor(), n_rows, n_stored)]
-    return random.Random(0).sample(groups, len(groups))  # noqa: S311  likewise
+    return random.Random(0).sample(groups, len(groups))  # noqa: S311  the same
 
 
 def _stretches(batches: Iterator[Batch], input_format: str) -> Iterator[list[Batch]]:
