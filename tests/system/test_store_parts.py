@@ -625,7 +625,7 @@ def test_a_list_of_what_was_skipped_that_was_changed_is_not_taken_over(three: Ob
     put_back(bucket, three)
     name = next(name for name in three if name.endswith("skipped.jsonl"))
     bucket.put(name, bucket.get(name).replace(b'"record":', b'"recxrd":', 1))
-    with pytest.raises(DamageError, match="the list of what was skipped") as caught:
+    with pytest.raises(DamageError, match="the list of skipped records") as caught:
         tokmill.finalize(URL, stage=tmp_path)
     assert caught.value.where == f"s3://bucket/{name}"
 
