@@ -201,5 +201,5 @@ def tail_notices(content: Content, files: Mapping[str, FileEntry], made_by: str 
             else f"it is all that this side has: a smaller batch{larger.get(shards[-1][0], '')}, or more text"
         )
         for shards in sides
-        if shards and shards[-1][1] <= trainer.batch_tokens
+        if trainer.short_shard and shards and shards[-1][1] <= trainer.batch_tokens
     ]
