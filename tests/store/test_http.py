@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
+from support.commands import wait_until
 from support.web import Handler, Site, serving
 
 from tokmill.core.errors import ChangedError, DamagedInputError, TokmillError, UsageError
@@ -327,15 +328,26 @@ def test_a_weak_etag_is_compared_here(site: Site) -> None:
         read(source)
 
 
+class Noted(RetryPolicy):
+    """Says when an attempt has failed."""
+
+    failed = threading.Event()
+
+    def pause_s(self, n_failed: int, after_s: float) -> float:
+        self.failed.set()
+        return super().pause_s(n_failed, after_s)
+
+
 def test_a_server_that_is_killed_and_started_again_is_waited_for() -> None:
     site = Site()
+    Noted.failed.clear()
     with serving(site):
-        stream = RemoteStream(find(site.put("/a.txt", DATA)), RetryPolicy(attempts=9, first_s=0.1, most_s=0.5))
+        stream = RemoteStream(find(site.put("/a.txt", DATA)), Noted(attempts=9, first_s=0.1, most_s=0.5))
         text = stream.read(FIRST)
     port = site.port
 
     def again() -> None:
-        time.sleep(0.6)
+        assert Noted.failed.wait(20)
         with serving(site, port):
             done.wait(20)
 
@@ -353,13 +365,18 @@ def test_a_server_that_is_killed_and_started_again_is_waited_for() -> None:
 def test_a_server_that_falls_silent_is_asked_again(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "_SILENCE_S", 0.2)
 
+    done = threading.Event()
+
     def silent(handler: Handler) -> bool:
-        time.sleep(0.6)
+        done.wait(20)
         return handler.reset()
 
     source = find(site.put("/a.txt", DATA))
     site.fault = answers(2, silent)
-    assert read(source) == DATA
+    try:
+        assert read(source) == DATA
+    finally:
+        done.set()
 
 
 def test_a_slow_server_is_read_to_the_end(site: Site) -> None:
@@ -373,15 +390,14 @@ def test_no_more_is_read_ahead_than_is_held(site: Site) -> None:
     stream = RemoteStream(find(site.put("/a.txt", data)), QUICK)
     site.forget()
     stream.read(1)
-    time.sleep(0.2)
-    assert site.sent_bytes == FIRST, "nothing before the first block is used up"
+    assert not fetching(), "nothing before the first block is used up"
+    assert site.sent_bytes == FIRST
     stream.read(FIRST)
     stream.read(1)
-    time.sleep(0.5)
-    assert BLOCK < site.sent_bytes - FIRST <= REMOTE_BLOCKS_HELD * BLOCK
+    wait_until(lambda: site.sent_bytes - FIRST >= REMOTE_BLOCKS_HELD * BLOCK)
+    assert site.sent_bytes - FIRST == REMOTE_BLOCKS_HELD * BLOCK
     stream.close()
-    time.sleep(0.1)
-    assert not fetching(), "its threads end with the stream"
+    wait_until(lambda: not fetching())
 
 
 def test_a_look_at_the_first_line_costs_one_small_request(site: Site) -> None:
@@ -397,11 +413,9 @@ def test_closing_ends_the_threads_that_wait_to_ask_again(site: Site) -> None:
     second = f"bytes={FIRST + BLOCK}-"
     site.fault = lambda handler: handler.headers["Range"].startswith(second) and status(500)(handler)
     assert stream.read(1)
-    time.sleep(0.1)
-    assert fetching()
+    wait_until(fetching)
     stream.close()
-    time.sleep(0.1)
-    assert not fetching()
+    wait_until(lambda: not fetching())
 
 
 def test_lists_and_patterns_of_a_web_server_are_refused(site: Site) -> None:

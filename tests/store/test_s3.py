@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import threading
-import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -244,14 +243,25 @@ def test_the_same_content_put_again_is_the_same_object(bucket: Bucket) -> None:
 
 
 def test_a_server_that_is_killed_and_started_again_is_waited_for(bucket: Bucket) -> None:
-    stream = RemoteStream(find(bucket.put("a.txt", DATA)), RetryPolicy(attempts=9, first_s=0.1, most_s=0.5))
+    failed = threading.Event()
+
+    class Noted(RetryPolicy):
+        def pause_s(self, n_failed: int, after_s: float) -> float:
+            failed.set()
+            return super().pause_s(n_failed, after_s)
+
+    def again() -> None:
+        assert failed.wait(20)
+        bucket.start()
+
+    stream = RemoteStream(find(bucket.put("a.txt", DATA)), Noted(attempts=9, first_s=0.1, most_s=0.5))
     text = stream.read(FIRST)
     bucket.stop()
-    threading.Timer(0.6, bucket.start).start()
-    began_s = time.monotonic()
+    thread = threading.Thread(target=again)
+    thread.start()
     assert text + b"".join(iter(lambda: stream.read(BLOCK), b"")) == DATA
     stream.close()
-    assert time.monotonic() - began_s >= 0.5
+    thread.join()
 
 
 @pytest.mark.parametrize(

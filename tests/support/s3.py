@@ -9,6 +9,8 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from support.commands import wait_until
+
 from tokmill.store import base
 
 NAME = "bucket"
@@ -37,6 +39,8 @@ class Bucket:
         self._app = DomainDispatcherApplication(create_backend_app)
         self._server: Any = None
         self._client: Any = None
+        self._active: list[Any] = []
+        """Requests that are being answered."""
 
     def renew(self) -> None:
         """Begin again, empty and at another port. What killed clients of earlier tests still send goes to their buckets."""
@@ -112,8 +116,16 @@ class Bucket:
         if int(request["SERVER_PORT"]) != self.port:
             return self.real(request, start)
         self.log.append((method, path, request.get("HTTP_RANGE")))
-        answer = self.fault(request, start) if self.fault is not None and method in self.faulty else None
-        return self.real(request, start) if answer is None else answer
+        self._active.append(request)
+        try:
+            answer = self.fault(request, start) if self.fault is not None and method in self.faulty else None
+            return self.real(request, start) if answer is None else answer
+        finally:
+            self._active.pop()
+
+    def settle(self) -> None:
+        """Wait for the requests that a killed client has left."""
+        wait_until(lambda: not self._active)
 
     def real(self, request: dict[str, Any], start: Start) -> Iterable[bytes]:
         """What the server answers without a fault. Moto has one memory for all servers, so each port has a bucket of its own."""

@@ -164,7 +164,7 @@ def test_a_run_killed_while_it_sends_goes_on_with_the_parts_that_are_missing(buc
     wait_until(lambda: len(parts.sent) >= 5 or first.poll() is not None)
     os.kill(first.pid, signal.SIGKILL)
     ended(first)
-    time.sleep(0.3)
+    bucket.settle()
     assert "sets/one/manifest.json" not in bucket.names()
     assert "sets/one/train.bin" in bucket.begun()
     # What the store has whole: the last ones may have been cut off on their way.
@@ -508,7 +508,7 @@ def interrupted(bucket: Bucket, corpus: Path, stage: Path) -> list[str]:
     one.kill()
     ended(one)
     watch(bucket, None)
-    time.sleep(0.2)
+    bucket.settle()
     return [path.name.removesuffix(".json") for path in stage.rglob(".tokmill.sent/*.json")]
 
 

@@ -368,7 +368,7 @@ def test_killed_it_goes_on_when_it_is_run_again(
     one.kill()
     assert ended(one)[0] == -9
     watch(bucket, conditions(bucket))
-    time.sleep(0.3)
+    bucket.settle()
     code, _, err = ended(finalizing(tmp_path))
     assert code == 0, err
     assert is_whole(bucket, whole)
@@ -468,7 +468,7 @@ def test_a_part_that_was_killed_is_not_complete_and_goes_on_or_starts_again_else
     one.kill()
     assert ended(one)[0] == -9
     watch(bucket, conditions(bucket))
-    time.sleep(0.3)
+    bucket.settle()
     with pytest.raises(UsageError, match=r"1 part of 3 is missing: 1 \(begun\)"):
         tokmill.finalize(URL, stage=tmp_path / "f")
     sent = [name for name in bucket.names(f"{PARTS}00001/") if name.endswith(".bin")]

@@ -66,8 +66,8 @@ def unreadable(where: Callable[[], str], policy: RetryPolicy) -> Callable[[str],
             f"cannot be read: {how}",
             where=where(),
             allowed="a store that answers",
-            next_step="check the URL, the connection and the store, and run the same command again"
-            + ("" if policy is PLANNING else ": it resumes"),
+            next_step="check the URL, the connection and the store, then run the same command again",
+            resumes=policy is not PLANNING,
         )
 
     return error

@@ -64,8 +64,8 @@ _TRANSIENT = {
 }
 _DENIED = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "AccessDenied", "Forbidden"}
 _CREDENTIALS = (
-    "check the credentials (AWS_ACCESS_KEY_ID, AWS_PROFILE, ...), or FSSPEC_S3_ANON=true for a public bucket; "
-    "the same command resumes"
+    "check the credentials (AWS_ACCESS_KEY_ID, AWS_PROFILE, ...), or FSSPEC_S3_ANON=true for a public bucket, "
+    "then run the same command again"
 )
 _MAGIC = re.compile(r"[*?[]")
 
@@ -478,7 +478,11 @@ def _bad_endpoint(error: ValueError) -> Exception:
 
 def _denied(what: str, url: str) -> StorageError:
     return StorageError(
-        f"access denied: {what}", where=url, allowed="a prefix that may be listed, read and written", next_step=_CREDENTIALS
+        f"access denied: {what}",
+        where=url,
+        allowed="a prefix that may be listed, read and written",
+        next_step=_CREDENTIALS,
+        resumes=True,
     )
 
 
