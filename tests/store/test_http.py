@@ -427,7 +427,7 @@ def test_lists_and_patterns_of_a_web_server_are_refused(site: Site) -> None:
 
 def test_two_urls_that_differ_in_secrets_only_are_refused(site: Site) -> None:
     url = site.put("/a.txt", DATA)
-    with pytest.raises(UsageError, match="the same but for"):
+    with pytest.raises(UsageError, match="differ only in user, password or signature"):
         find_inputs([f"{url}?sig=1", f"{url}?sig=2"], glob=None, input_format=None)
     assert len(find_inputs([url, url], glob=None, input_format=None).inputs) == 2
 
