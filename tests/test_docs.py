@@ -25,7 +25,11 @@ from support.commands import clean_environment
 from support.corpora import write_corpus
 
 import tokmill
-from tokmill.cli import command, settings
+from tokmill.cli import (
+    app,  # noqa: F401  adds the commands
+    command,
+    settings,
+)
 from tokmill.core.errors import error_classes
 from tokmill.core.manifest import Manifest
 

@@ -184,3 +184,14 @@ def test_nothing_speaks_of_the_place_where_it_was_made() -> None:
         str(p.relative_to(ROOT)): m[0] for p in files_of_the_project() if (m := FORBIDDEN.search(p.read_text(errors="replace")))
     }
     assert found == {}
+
+
+# Turns of phrase that were hard to read and must not come back.
+TICS = re.compile(r"[Tt]he hard one|[Pp]ut together|\banew\b|process that was typed|\bheld against\b")
+
+
+def test_code_and_docs_are_free_of_the_old_turns_of_phrase() -> None:
+    written = {"src", "docs", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "ARCHITECTURE.md", "Makefile"}
+    paths = [p for p in files_of_the_project() if p.relative_to(ROOT).parts[0] in written and p.suffix in {".py", ".md", ""}]
+    found = {f"{path.relative_to(ROOT)}: {match[0]}" for path in paths for match in TICS.finditer(path.read_text())}
+    assert found == set()
