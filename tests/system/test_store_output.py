@@ -601,7 +601,7 @@ def test_other_commands_refuse_urls_and_make_no_directory_of_that_name(
     call: Callable[[Path], object], made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UsageError, match="directories of this machine"):
+    with pytest.raises(UsageError, match="works on local directories, not URLs"):
         call(made)
     assert list(tmp_path.iterdir()) == []
 
