@@ -36,7 +36,7 @@ _WORKER_BYTES = 104 * MIB
 _REFERENCE_BYTES = 40 * MIB
 """A tiktoken encoding of 50,000 ranks (o200k takes 60 MiB more, out of the caches' share)."""
 _STORE_BYTES = 56 * MIB
-"""For each process: what reading from a store takes of Python (botocore or aiohttp, measured while it reads), and room."""
+"""For each process: what reading from a store takes of Python (botocore 37 MiB, aiohttp 20, measured while it reads), and room."""
 _SENT_BYTES = 112 * MIB
 """Parts of files on their way to a store, twice (`store/upload.py`), and blocks of files being checked."""
 _INPUT_BYTES = 2400
