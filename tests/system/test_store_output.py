@@ -121,11 +121,14 @@ class Parts:
         self.pause_s = pause_s
         self.gate = threading.Event()
         self.gate.set()
+        self.n_held = 0
 
     def __call__(self, request: dict[str, Any], start: Start) -> Iterable[bytes] | None:
         if request["REQUEST_METHOD"] == "PUT" and "/train_" in request["PATH_INFO"]:
             time.sleep(self.pause_s)
         if "partNumber=" in request["QUERY_STRING"]:
+            if not self.gate.is_set():
+                self.n_held += 1
             self.gate.wait(60)
             time.sleep(self.pause_s)
             number = int(request["QUERY_STRING"].partition("partNumber=")[2].partition("&")[0])
@@ -745,7 +748,7 @@ def test_a_run_that_was_replaced_leaves_no_object_behind_and_ends(bucket: Bucket
     parts.gate.clear()
     watch(bucket, parts)
     one = started(corpus, tmp_path / "a", "--shard-tokens", 30_000)
-    wait_until(lambda: bucket.begun() or one.poll() is not None)
+    wait_until(lambda: parts.n_held or one.poll() is not None)
     watch(bucket, None)
     make(corpus, tmp_path / "b", fresh=True)
     parts.gate.set()
