@@ -18,7 +18,6 @@ if TYPE_CHECKING:
         disk_need,
         is_complete,
         is_made,
-        item_bytes,
         most_tokens,
         rewriting_need,
     )
@@ -77,7 +76,7 @@ __getattr__, __dir__, __all__ = lazy_names(
             "source_error",
         ],
         "directory": ["Output", "discard_append", "open_output"],
-        "disk_space": ["DiskNeed", "disk_need", "is_complete", "is_made", "item_bytes", "most_tokens", "rewriting_need"],
+        "disk_space": ["DiskNeed", "disk_need", "is_complete", "is_made", "most_tokens", "rewriting_need"],
         "growing_file": ["GrowingFile"],
         "journal": ["Header", "read_journal"],
         "local_parts": ["DirectoryParts"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,7 +42,10 @@ def changed_error(before: Content, now: Content, directory: Path | str, *, is_co
         directory: Of the output, or its URL.
         is_complete: For a URL, whether `before` is of the complete output there.
     """
-    complete = _complete(directory) if isinstance(directory, Path) else None
+    complete: Manifest | None = None
+    if isinstance(directory, Path):
+        with contextlib.suppress(TokmillError, OSError):
+            complete = load_manifest(directory)
     if complete is not None and _is_append(complete.content, before):
         return _pending_error(complete.content, before, directory)
     names = _differing(before, now)
@@ -62,15 +66,6 @@ def changed_error(before: Content, now: Content, directory: Path | str, *, is_co
         allowed=_ALLOWED,
         next_step=f"restore what changed, {_WAYS_OUT}",
     )
-
-
-def changed_parts_error(
-    before: Content, now: Content, directory: Path | str, *, or_else: str, is_complete: bool = False
-) -> ChangedError:
-    """Return `changed_error` for an output made in parts, where --fresh starts only one part over. or_else: the way out."""
-    error = changed_error(before, now, directory, is_complete=is_complete)
-    error.next_step = f"restore what changed, choose another --out, or {or_else}"
-    return error
 
 
 def changed_settings_error(before: Content, now: Content, directory: Path) -> ChangedError:
@@ -135,12 +130,9 @@ def is_only_more_lenient(before: Content, now: Content) -> bool:
     return lenient.fingerprint() == now.fingerprint()
 
 
-def _complete(directory: Path) -> Manifest | None:
-    """Return the manifest of the complete output in a directory, if it can be read."""
-    try:
-        return load_manifest(directory)
-    except (TokmillError, OSError):
-        return None
+def is_made_of(complete: Manifest, now: Content) -> bool:
+    """Return whether what is complete is what is asked for: a part that was complete before the whole became more lenient is."""
+    return complete.fingerprint == now.fingerprint() or (bool(now.part) and is_only_more_lenient(complete.content, now))
 
 
 def _is_append(complete: Content, begun: Content) -> bool:

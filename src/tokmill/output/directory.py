@@ -25,7 +25,7 @@ from tokmill.core.records import Counts, Cursor, FileEntry, FileHeader
 from tokmill.core.system import durable
 from tokmill.core.system.durable import storage_errors
 from tokmill.core.text import counted
-from tokmill.output.config_diff import changed_error, is_only_more_lenient
+from tokmill.output.config_diff import changed_error, is_made_of, is_only_more_lenient
 from tokmill.output.growing_file import GrowingFile
 from tokmill.output.journal import Header, Journal
 from tokmill.output.state_dir import (
@@ -36,7 +36,8 @@ from tokmill.output.state_dir import (
     growing_path,
     is_begun,
     is_sent,
-    refuse_parts,
+    parts_error,
+    plan_of,
     refuse_strangers,
     release_lock,
     size_of,
@@ -243,7 +244,9 @@ def _open_locked(
     directory: Path, content: Content, version: str, lock: DirectoryLock, *, fresh: bool, replacing: str | None
 ) -> Output | Manifest:
     journal_path = state_of(directory) / "journal"
-    refuse_parts(directory)
+    if plan_of(directory).exists():
+        state = str(state_of(directory))
+        raise parts_error("in this directory", state, f"give it up: remove {state}")
     if fresh:
         with storage_errors(directory):
             discard_unfinished(directory)
@@ -287,9 +290,7 @@ def _complete(directory: Path, content: Content, replacing: str | None) -> Manif
         manifest = load_manifest(directory)
     if manifest.fingerprint == replacing:
         return None
-    # A part that was complete before the whole became more lenient is a part of it all the same.
-    is_part = bool(content.part) and is_only_more_lenient(manifest.content, content)
-    if manifest.fingerprint != content.fingerprint() and not is_part:
+    if not is_made_of(manifest, content):
         raise changed_error(manifest.content, content, directory)
     for name, entry in manifest.files.items():
         if not is_sent(directory, name):

@@ -11,7 +11,7 @@ import msgspec
 from tokmill.core.errors import DiskFullError, TokmillError
 from tokmill.core.manifest import load_manifest
 from tokmill.core.output_spec import Shards
-from tokmill.core.records import is_packed, text_to_path
+from tokmill.core.records import ITEM_BYTES, is_packed, text_to_path
 from tokmill.core.text import counted, printable_line
 from tokmill.formats import FORMATS
 from tokmill.output.state_dir import growing_files
@@ -87,14 +87,14 @@ def disk_need(job: Job, n_tokens: int, bytes_in: int, carried_bytes: int = 0) ->
     carried_bytes: of an old output that is copied into the new one first.
     """
     out = Path(text_to_path(job.out))
-    output = _held_bytes(job, n_tokens * item_bytes(job.content) + carried_bytes)
+    output = _held_bytes(job, n_tokens * ITEM_BYTES[job.content.dtype] + carried_bytes)
     return _need(out, job.content, n_tokens, output, bytes_in, fresh=job.fresh)
 
 
 def rewriting_need(out: Path, content: Content, counts: Counts, *, fresh: bool) -> DiskNeed:
     """Return what an output that is made of other outputs needs on its disk. counts: of the new output."""
     n_tokens, n_documents = counts.tokens_train + counts.tokens_val, counts.documents_train + counts.documents_val
-    output = n_tokens * item_bytes(content) + n_documents * FORMATS[content.format].index_bytes
+    output = n_tokens * ITEM_BYTES[content.dtype] + n_documents * FORMATS[content.format].index_bytes
     return _need(out, content, n_tokens, output, counts.bytes_in, fresh=fresh)
 
 
@@ -133,7 +133,7 @@ def _held_bytes(job: Job, output_bytes: int) -> int:
     if not stage_bytes or not isinstance(shards, Shards):
         return output_bytes
     # A side's shard may grow past its limit while a commit is under way.
-    return min(output_bytes, stage_bytes + 4 * shards.tokens * item_bytes(job.content))
+    return min(output_bytes, stage_bytes + 4 * shards.tokens * ITEM_BYTES[job.content.dtype])
 
 
 def most_tokens(content: Content) -> tuple[int, int] | None:
@@ -159,11 +159,6 @@ def is_made(out: Path, content: Content, *, fresh: bool) -> bool:
     except (TokmillError, OSError):
         # Whatever is wrong there, the run itself says it better.
         return False
-
-
-def item_bytes(content: Content) -> int:
-    """Return the bytes of one id."""
-    return 2 if content.dtype == "uint16" else 4
 
 
 def _bookkeeping(content: Content, bytes_in: int) -> int:

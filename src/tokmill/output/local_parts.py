@@ -14,7 +14,6 @@ from tokmill.core.errors import DamageError, LockedError, UsageError
 from tokmill.core.manifest import MANIFEST_NAME, SKIPPED_NAME, encode_manifest, load_manifest
 from tokmill.core.system import durable
 from tokmill.core.system.durable import storage_errors
-from tokmill.core.text import counted
 from tokmill.output.journal import encode_header, read_header
 from tokmill.output.parts import PartsStore, files_of_whole, n_parts, part_directory
 from tokmill.output.state_dir import (
@@ -25,6 +24,7 @@ from tokmill.output.state_dir import (
     plan_of,
     refuse_strangers,
     release_lock,
+    size_error,
     size_of,
     state_of,
 )
@@ -160,12 +160,8 @@ class DirectoryParts(PartsStore):
             found = source if os.path.lexists(source) else target
             size = size_of(found)
             if size != size_bytes:
-                raise DamageError(
-                    "a file of a part is missing" if size < 0 else f"a file of a part has {counted(size, 'byte')}",
-                    where=str(source),
-                    allowed=f"{counted(size_bytes, 'byte')}, as the part's manifest says",
-                    next_step=f"make part {index} again with --fresh, then run tokmill finalize again",
-                )
+                again = f"make part {index} again with --fresh, then run tokmill finalize again"
+                raise size_error("a file of a part", size, size_bytes, str(source), again)
             if found is source:
                 durable.replace(source, target)
 

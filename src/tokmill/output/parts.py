@@ -20,7 +20,7 @@ from tokmill.core.manifest import PARTS_NAME, SKIPPED_NAME
 from tokmill.core.partition import Part, inputs_of_parts
 from tokmill.core.text import counted
 from tokmill.formats import FORMATS
-from tokmill.output.config_diff import changed_parts_error, is_only_more_lenient
+from tokmill.output.config_diff import changed_error, is_made_of, is_only_more_lenient
 from tokmill.output.journal import Header
 from tokmill.output.state_dir import parts_of
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from tokmill.core.config import Content
+    from tokmill.core.errors import ChangedError
     from tokmill.core.manifest import Manifest
     from tokmill.core.progress import ProgressReporter
     from tokmill.core.records import FileEntry
@@ -214,9 +215,9 @@ class PartsStore(ABC):
             raise self._missing_error(content, missing)
         manifests = self.read_manifests(n_parts(content))
         for index, (manifest, wanted) in enumerate(zip(manifests, part_contents(content), strict=True)):
-            if manifest.fingerprint != wanted.fingerprint() and not is_only_more_lenient(manifest.content, wanted):
+            if not is_made_of(manifest, wanted):
                 again = f"make part {index} again with --fresh"
-                raise changed_parts_error(manifest.content, wanted, self._place(index), or_else=again, is_complete=True)
+                raise self.changed_error(manifest.content, wanted, again, index=index, is_complete=True)
         return manifests
 
     def _missing_error(self, content: Content, missing: Mapping[int, bool]) -> UsageError:
@@ -242,14 +243,17 @@ class PartsStore(ABC):
             next_step="choose another --out, or remove it first",
         )
 
-    def changed_error(self, before: Content, now: Content, or_else: str, *, is_complete: bool = False) -> Exception:
-        """Return the error that names what differs between two plans, or a plan and a complete output. or_else: the way out."""
-        return changed_parts_error(before, now, self._place(), or_else=or_else, is_complete=is_complete)
+    def changed_error(
+        self, before: Content, now: Content, or_else: str, *, index: int | None = None, is_complete: bool = False
+    ) -> ChangedError:
+        """Return the error that names what differs between two plans, or a plan and a complete output: the whole, or a part.
 
-    def _place(self, index: int | None = None) -> Path | str:
-        """Return where the whole or a part is: a path, or text for a URL."""
+        or_else: the way out; --fresh would start only one part over.
+        """
         where = self.where if index is None else self.part_output(index)
-        return where if self.is_shared else Path(where)
+        error = changed_error(before, now, where if self.is_shared else Path(where), is_complete=is_complete)
+        error.next_step = f"restore what changed, choose another --out, or {or_else}"
+        return error
 
     def _is_new(self, whole: Content, version: str) -> bool:
         """Whether there is no plan yet. Raises ChangedError for another one that cannot be replaced."""

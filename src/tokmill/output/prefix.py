@@ -26,6 +26,7 @@ from tokmill.core.manifest import (
 from tokmill.core.output_spec import SIDES
 from tokmill.core.records import Input
 from tokmill.output.journal import decode_header
+from tokmill.output.state_dir import parts_error
 from tokmill.store import WRITING, AlreadyExists, RemoteStream, foreign_object, objects_at, register_url, retry
 
 if TYPE_CHECKING:
@@ -133,12 +134,7 @@ class Prefix:
     def refuse_parts(self) -> None:
         """Raise UsageError where an output is being made in parts."""
         if self.head(PLAN_NAME) is not None:
-            raise UsageError(
-                "an output is being made in parts at this prefix",
-                where=f"{self.url}/{PLAN_NAME}",
-                allowed="the commands that make its parts, and tokmill finalize when all are there",
-                next_step=f"go on with those, choose another --out, or {give_up(self.url)}",
-            )
+            raise parts_error("at this prefix", f"{self.url}/{PLAN_NAME}", give_up(self.url))
 
     def refuse_inputs(self, inputs: Iterable[Input]) -> None:
         """Raise UsageError for an input that lies below the prefix."""

@@ -11,7 +11,6 @@ import contextlib
 import os
 import re
 import shutil
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -19,21 +18,21 @@ import msgspec
 import xxhash
 
 from tokmill.core.errors import DamageError, StorageError
-from tokmill.core.events import Finished, Notice, Progress, Started
+from tokmill.core.events import Progress, Started
 from tokmill.core.manifest import MANIFEST_NAME, load_manifest
 from tokmill.core.outcome import already_finished
+from tokmill.core.progress import ProgressReporter
 from tokmill.core.records import Counts, is_url
 from tokmill.core.system.durable import storage_errors
-from tokmill.core.text import counted
-from tokmill.output.config_diff import changed_error, is_only_more_lenient
-from tokmill.output.state_dir import acquire_lock, is_begun, is_sent, release_lock
+from tokmill.output.config_diff import changed_error, is_made_of, is_only_more_lenient
+from tokmill.output.state_dir import acquire_lock, is_begun, is_sent, release_lock, size_error
 from tokmill.store import redacted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tokmill.core.config import Job
-    from tokmill.core.events import AnyEvent
+    from tokmill.core.events import Finished
     from tokmill.core.manifest import Manifest
     from tokmill.core.protocols import Observer
     from tokmill.output.prefix import Prefix
@@ -48,16 +47,13 @@ def stage_of(url: str, stage: str | None) -> Path:
     """The directory, one for each URL, in which an output for a store is made. stage: in which directory; None: the usual one."""
     name = redacted(url).rstrip("/")
     shown = re.sub(r"[^A-Za-z0-9.]+", "-", name.partition("://")[2])[-_SHOWN:].strip("-.")
-    return Path(stage or _usual_stage()).absolute() / f"{shown}-{xxhash.xxh3_64_hexdigest(name.encode())}"
+    usual = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tokmill" / "stage"
+    return Path(stage or usual).absolute() / f"{shown}-{xxhash.xxh3_64_hexdigest(name.encode())}"
 
 
 def output_of(root: Path) -> Path:
     """The output directory inside a staged one."""
     return root / "output"
-
-
-def _usual_stage() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tokmill" / "stage"
 
 
 def is_complete_at(job: Job, url: str) -> bool:
@@ -132,7 +128,7 @@ class Staged:
         self._lock = acquire_lock(self.root)
         self._state = UploadState(self.root / "upload.json", self.url)
         self._sender: Uploader | None = None
-        self._n_sent = _Sum()
+        self._n_sent = 0
         self._run = ""
         """Fingerprint of what is made here; empty before it is known that something is."""
         self._shipment = ShardUploader(self._output, self._ready_sender)
@@ -198,35 +194,32 @@ class Staged:
         with storage_errors(self._output):
             manifest = load_manifest(self._output)
         n_bytes = sum(entry.size_bytes for entry in manifest.files.values())
-        began_s = time.monotonic()
-        sent = self._send(manifest, observers)
+        reporter = ProgressReporter(observers)
+        sent = self._send(manifest, reporter)
         self._prefix.retire(self._state)
         self._prefix.clear(manifest.files, self._state)
         found = self._prefix.commit(manifest, sent)
         try:
             self._prefix.tidy(manifest.files)
         except StorageError as error:
-            _tell(
-                observers, Notice(text=f"the output is complete, but parts that were left behind were not taken away: {error.what}")
-            )
+            reporter.notice(f"the output is complete, but parts that were left behind were not taken away: {error.what}")
         self.drop()
         if found.checksum != manifest.checksum:
-            _tell(observers, Notice(text="another run with the same inputs and settings completed this output meanwhile"))
+            reporter.notice("another run with the same inputs and settings completed this output meanwhile")
         return msgspec.structs.replace(
-            finished, already_complete=False, uploaded_bytes=n_bytes, upload_s=round(time.monotonic() - began_s, 3)
+            finished, already_complete=False, uploaded_bytes=n_bytes, upload_s=round(reporter.elapsed_s, 3)
         )
 
-    def _send(self, manifest: Manifest, observers: Sequence[Observer]) -> dict[str, ObjectInfo]:
-        began_s = time.monotonic()
+    def _send(self, manifest: Manifest, reporter: ProgressReporter) -> dict[str, ObjectInfo]:
         here = [entry.size_bytes for name, entry in manifest.files.items() if not is_sent(self._output, name)]
-        before = self._n_sent.n
-        _tell(observers, _sending(sum(here)))
+        before = self._n_sent
+        reporter.emit(Started(total_bytes=sum(here), verb="uploading"))
 
         def tick() -> None:
-            elapsed_s, n_bytes = time.monotonic() - began_s, min(self._n_sent.n - before, sum(here))
-            _tell(observers, Progress(elapsed_s=elapsed_s, position_bytes=n_bytes, counts=Counts(), rss_bytes=0))
+            n_bytes = min(self._n_sent - before, sum(here))
+            reporter.emit(Progress(elapsed_s=reporter.elapsed_s, position_bytes=n_bytes, counts=Counts(), rss_bytes=0))
             if self._sender is not None and self._sender.trouble:
-                _tell(observers, Notice(text=f"the store does not answer as it should ({self._sender.trouble}); trying again"))
+                reporter.notice(f"the store does not answer as it should ({self._sender.trouble}); trying again")
                 self._sender.trouble = ""
 
         # An output without files has nobody who did this.
@@ -240,12 +233,17 @@ class Staged:
         if self._sender is None:
             self._prefix.retire(self._state)
             self._sender = Uploader(
-                self._prefix.store, self._run, self._state, on_bytes=self._n_sent.add, check=self._check_overtaken
+                self._prefix.store,
+                self._run,
+                self._state,
+                on_bytes=self._on_bytes,
+                check=lambda: self._prefix.check_overtaken(self._run),
             )
         return self._sender
 
-    def _check_overtaken(self) -> None:
-        self._prefix.check_overtaken(self._run)
+    def _on_bytes(self, n_bytes: int) -> None:
+        # From several threads: a figure for a progress bar may miss one.
+        self._n_sent += n_bytes
 
     def _check_sent(self) -> None:
         """Raises DamageError when what was sent and taken away here is no longer there."""
@@ -263,19 +261,13 @@ class Staged:
     def _complete(self, job: Job) -> Finished:
         """What came of the run whose output is complete at the prefix. Raises ChangedError, DamageError."""
         manifest = self._prefix.complete_manifest()
-        is_part = bool(job.content.part) and is_only_more_lenient(manifest.content, job.content)
-        if manifest.fingerprint != job.content.fingerprint() and not is_part:
+        if not is_made_of(manifest, job.content):
             raise changed_error(manifest.content, job.content, self.url, is_complete=True)
         there = self._prefix.list()
         for name, entry in manifest.files.items():
             size = there[name].size_bytes if name in there else -1
             if size != entry.size_bytes:
-                raise DamageError(
-                    "an object of the complete output " + ("is missing" if size < 0 else f"has {counted(size, 'byte')}"),
-                    where=f"{self.url}/{name}",
-                    allowed=f"{counted(entry.size_bytes, 'byte')}, as its manifest says",
-                    next_step="run the same command with --fresh to make it again",
-                )
+                raise size_error("an object of the complete output", size, entry.size_bytes, f"{self.url}/{name}")
         with contextlib.suppress(StorageError):
             # A run that was killed behind the manifest did not do it; who may only read cannot.
             self._prefix.tidy(manifest.files)
@@ -291,23 +283,3 @@ class Staged:
         shutil.rmtree(self._output, ignore_errors=True)
         with contextlib.suppress(OSError):
             (self.root / "upload.json").unlink()
-
-
-class _Sum:
-    """Adds up what threads report."""
-
-    def __init__(self) -> None:
-        self.n = 0
-
-    def add(self, n: int) -> None:
-        # One bytecode may come between the two halves of `+=`; a figure for a progress bar can bear that.
-        self.n += n
-
-
-def _sending(n_bytes: int) -> Started:
-    return Started(total_bytes=n_bytes, verb="uploading")
-
-
-def _tell(observers: Sequence[Observer], event: AnyEvent) -> None:
-    for observer in observers:
-        observer.on_event(event)

@@ -50,15 +50,14 @@ def parts_of(directory: Path) -> Path:
     return directory / PARTS_NAME
 
 
-def refuse_parts(directory: Path) -> None:
-    """Raise UsageError where an output is being made in parts."""
-    if plan_of(directory).exists():
-        raise UsageError(
-            "an output is being made in parts in this directory",
-            where=str(state_of(directory)),
-            allowed="the commands that make its parts, and tokmill finalize when all are there",
-            next_step=f"go on with those, choose another --out, or give it up: remove {state_of(directory)}",
-        )
+def parts_error(place: str, where: str, give_up: str) -> UsageError:
+    """Return the error for a place where an output is being made in parts. give_up: how to do so."""
+    return UsageError(
+        f"an output is being made in parts {place}",
+        where=where,
+        allowed="the commands that make its parts, and tokmill finalize when all are there",
+        next_step=f"go on with those, choose another --out, or {give_up}",
+    )
 
 
 def history_of(directory: Path) -> Path:
@@ -92,12 +91,19 @@ def check_size(path: Path, size_bytes: int, what: str) -> None:
     """Raise DamageError for a file that is missing or has another size. what: names the file."""
     size = size_of(path)
     if size != size_bytes:
-        raise DamageError(
-            f"{what} is missing" if size < 0 else f"{what} has {counted(size, 'byte')}",
-            where=str(path),
-            allowed=f"{counted(size_bytes, 'byte')}, as its manifest says",
-            next_step="run the same command with --fresh to start over",
-        )
+        raise size_error(what, size, size_bytes, str(path))
+
+
+def size_error(
+    what: str, size: int, wanted: int, where: str, next_step: str = "run the same command with --fresh to start over"
+) -> DamageError:
+    """Return the error for a file of `size` bytes, or (-1) a missing one, that should have `wanted`. what: names the file."""
+    return DamageError(
+        f"{what} is missing" if size < 0 else f"{what} has {counted(size, 'byte')}",
+        where=where,
+        allowed=f"{counted(wanted, 'byte')}, as its manifest says",
+        next_step=next_step,
+    )
 
 
 def is_begun(directory: Path) -> bool:

@@ -37,21 +37,9 @@ from tokmill.store import register_urls
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
     from pathlib import Path
-    from typing import Protocol
 
     from tokmill.core.protocols import Cutter, Reader
     from tokmill.core.records import Counts, Cursor, EncodedBatch
-
-    class Progressing(Protocol):
-        """What takes encoded batches and knows how far it is."""
-
-        @property
-        def elapsed_s(self) -> float: ...
-        @property
-        def position_bytes(self) -> int: ...
-        @property
-        def counts(self) -> Counts: ...
-
 
 _STACK_BYTES = 2 * MIB
 """Stack of a thread; the usual 8 MiB are never used, but count against the limit on data."""
@@ -130,10 +118,12 @@ class EncodingProcess:
         return CorpusReader(content, self._job.resources, self._cutter)
 
     @contextmanager
-    def _encoded(self, reader: Reader, start: Cursor, taker: Progressing) -> Iterator[Generator[EncodedBatch, None, None]]:
-        """Yield encoded batches from `start` on while the guard watches memory. taker: for the progress."""
-        results = self._pipeline(reader, taker).results(start, _TICK_S)
-        guard = Guard(_limits(self._job), self, self._look_at_memory)
+    def _encoded(self, reader: Reader, start: Cursor, on_tick: Callable[[], None]) -> Iterator[Generator[EncodedBatch, None, None]]:
+        """Yield encoded batches from `start` on while the guard watches memory. on_tick: called often, to tell the progress."""
+        results = self._pipeline(reader, on_tick).results(start, _TICK_S)
+        reserve = reserve_bytes(min(machine_bytes(), cgroup_limit_bytes() or 1 << 60))
+        limits = Limits(worker_bytes=self._job.resources.worker_bytes, reserve_bytes=reserve)
+        guard = Guard(limits, self, self._look_at_memory)
         guard.start()
         try:
             yield results
@@ -141,7 +131,7 @@ class EncodingProcess:
             guard.stop()
             results.close()
 
-    def _pipeline(self, reader: Reader, taker: Progressing) -> Pipeline:
+    def _pipeline(self, reader: Reader, on_tick: Callable[[], None]) -> Pipeline:
         content, resources = self._job.content, self._job.resources
         reference = reference_of(content.tokenizer)
         fraction = resources.audit_fraction if resources.engine != reference else 0.0
@@ -152,7 +142,7 @@ class EncodingProcess:
             n_threads=resources.n_threads,
             flow=self._flow,
             cache_reset=self._cache_reset,
-            on_tick=lambda: self._tell(taker.elapsed_s, taker.position_bytes, taker.counts),
+            on_tick=on_tick,
         )
 
     def _tell(self, elapsed_s: float, position_bytes: int, counts: Counts) -> None:
@@ -168,13 +158,6 @@ class EncodingProcess:
 
     def _on_caches_reset(self, before: int, after: int) -> None:
         self._tell_all(CachesReset(elapsed_s=self._elapsed_s, rss_before_bytes=before, rss_after_bytes=after))
-
-
-def _limits(job: Job) -> Limits:
-    resources = job.resources
-    return Limits(
-        worker_bytes=resources.worker_bytes, reserve_bytes=reserve_bytes(min(machine_bytes(), cgroup_limit_bytes() or 1 << 60))
-    )
 
 
 def serve(process: type[EncodingProcess], job_fd: int, event_fd: int) -> None:

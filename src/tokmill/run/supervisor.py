@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Self
 import msgspec
 
 from tokmill.core.errors import Interrupted, WorkerDiedError
-from tokmill.core.events import AnyEvent, Committed, Failed, Finished, Notice, Restarted, Started
+from tokmill.core.events import AnyEvent, Committed, Failed, Finished, Restarted, Started
+from tokmill.core.progress import ProgressReporter
 from tokmill.core.records import STDIN
 from tokmill.core.system.process import Child, error_of
 from tokmill.core.text import counted
@@ -48,20 +49,16 @@ class LocalRunner:
         if ready is not None:
             ready.end()
 
-    def _child(self) -> Child:
-        ready, self._ready = self._ready, None
-        return ready or Child(self._module)
-
     def run(self, job: Job, observers: Sequence[Observer]) -> Finished:
         """Run the job to its end. Raises TokmillError; KeyboardInterrupt becomes a checkpoint and then Interrupted."""
-        decoder = msgspec.json.Decoder(AnyEvent)
+        decoder, reporter = msgspec.json.Decoder(AnyEvent), ProgressReporter(observers)
         stdin_begin = _stdin_position()
         committed_bytes = -1
         deaths = 0
         attempt = 1
         while True:
-            child = self._child()
-            child.on_interrupt = lambda: _tell(observers, Notice(text=_STOPPING))
+            child, self._ready = self._ready or Child(self._module), None
+            child.on_interrupt = lambda: reporter.notice(_STOPPING)
             committed = started = False
             try:
                 child.ask(msgspec.json.encode(job))
@@ -70,7 +67,7 @@ class LocalRunner:
                     started |= isinstance(event, Started)
                     if isinstance(event, Committed) and event.counts.bytes_in > committed_bytes:
                         committed, committed_bytes = True, event.counts.bytes_in
-                    _tell(observers, event)
+                    reporter.emit(event)
                     if isinstance(event, Finished):
                         return event
                     if isinstance(event, Failed):
@@ -78,13 +75,19 @@ class LocalRunner:
             finally:
                 child.end()
             if child.interrupts:
-                raise _interrupted(job)
+                raise Interrupted(
+                    "interrupted",
+                    where=job.destination or job.out,
+                    allowed="stopping at any time",
+                    next_step="run the same command without --fresh again",
+                    resumes=True,
+                )
             deaths = 1 if committed else deaths + 1
             if deaths >= _ATTEMPTS or not _can_read_again(job, stdin_begin):
                 raise _died(child, job, deaths, started=started)
             attempt += 1
             job = _smaller(job, keep_fresh=not started)
-            _tell(observers, Restarted(cause=child.cause(), attempt=attempt, batch_bytes=job.resources.batch_bytes))
+            reporter.emit(Restarted(cause=child.cause(), attempt=attempt, batch_bytes=job.resources.batch_bytes))
 
 
 def _can_read_again(job: Job, stdin_begin: int | None) -> bool:
@@ -104,21 +107,6 @@ def _stdin_position() -> int | None:
         return os.lseek(0, 0, os.SEEK_CUR)
     except OSError:
         return None
-
-
-def _interrupted(job: Job) -> Interrupted:
-    return Interrupted(
-        "interrupted",
-        where=job.destination or job.out,
-        allowed="stopping at any time",
-        next_step="run the same command without --fresh again",
-        resumes=True,
-    )
-
-
-def _tell(observers: Sequence[Observer], event: AnyEvent) -> None:
-    for observer in observers:
-        observer.on_event(event)
 
 
 def _smaller(job: Job, *, keep_fresh: bool) -> Job:

@@ -47,7 +47,7 @@ class Worker(EncodingProcess):
         writer = SegmentWriter(self._job, output, self._tell_all, self._position(output.cursor))
         self._tell_all(self._started(output))
         reader = self._reader()
-        with self._encoded(reader, output.cursor, writer) as results:
+        with self._encoded(reader, output.cursor, lambda: self._tell_of(writer)) as results:
             try:
                 for encoded in results:
                     if not writer.wait_for_stage(encoded, lambda: self._tell_of(writer), self._is_ending):

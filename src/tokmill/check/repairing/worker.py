@@ -88,7 +88,12 @@ class RepairProcess(EncodingProcess):
         self._job = msgspec.structs.replace(self._job, content=content)
         self._emit(Notice(text=f"damage in {', '.join(repair.files)}: that part of the corpus is read again"))
         self._emit(filler.started())
-        with self._encoded(RangeReader(self._reader(), repair.ranges), repair.ranges[0].begin, filler) as results:
+        reader = RangeReader(self._reader(), repair.ranges)
+
+        def on_tick() -> None:
+            self._tell(filler.elapsed_s, filler.position_bytes, filler.counts)
+
+        with self._encoded(reader, repair.ranges[0].begin, on_tick) as results:
             for encoded in results:
                 filler.add(encoded)
         if self._stopped or self._leaving:

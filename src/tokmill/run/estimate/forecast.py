@@ -10,11 +10,11 @@ import msgspec
 from tokmill.core.config import MIB, Job
 from tokmill.core.errors import Interrupted, WorkerDiedError
 from tokmill.core.events import Failed
-from tokmill.core.records import Compression, text_to_path
+from tokmill.core.records import ITEM_BYTES, Compression, text_to_path
 from tokmill.core.system.budget import BudgetShares, divide_budget
 from tokmill.core.system.memory import available_bytes, usable_cores
 from tokmill.core.system.process import Child, error_of
-from tokmill.output import DiskNeed, disk_need, is_complete, item_bytes, most_tokens
+from tokmill.output import DiskNeed, disk_need, is_complete, most_tokens
 from tokmill.run.advice import possibly_empty_notices
 from tokmill.run.estimate.statistics import Estimate, SampleRequest, SampleResult, Totals, totals
 
@@ -111,11 +111,17 @@ def make_plan(planned: PlannedJob, elapsed_s: float = 0.0) -> Plan:
         TokmillError: An input cannot be read, or the sampling process failed.
     """
     job, content = planned.job, planned.job.content
-    shares = _shares(job)
+    budget, is_remote = job.resources.budget_bytes, any(source.is_remote for source in content.inputs)
+    shares = divide_budget(budget, job.resources.n_threads, len(content.inputs), is_remote=is_remote, is_sent=bool(job.destination))
     sample_bytes = max(2 * MIB, min(_SAMPLE_BYTES, shares.caches_bytes // _CACHE_COST))
     sample = ask(job, sample_bytes, decode_s=2.0, encode_s=2.5)
     found = totals(sample.groups) if not sample.n_unknown else None
+    notices = [*planned.notices, *sample.notices]
+    if found:
+        notices += possibly_empty_notices(found.documents.value, found.bytes_text.value, content)
     available = available_bytes()
+    if available is not None and available < budget:
+        notices.append(f"the budget is {budget / MIB:,.0f} MiB, but only {available / MIB:,.0f} MiB of memory are available now")
     return Plan(
         inputs=_inputs(content.inputs, sample),
         totals=found,
@@ -123,19 +129,14 @@ def make_plan(planned: PlannedJob, elapsed_s: float = 0.0) -> Plan:
         bytes_per_token=found.bytes_text.value / found.tokens.value if found and found.tokens.value else None,
         tokenizer=content.tokenizer.name,
         dtype=content.dtype,
-        output_bytes=found.tokens * item_bytes(content) if found else None,
+        output_bytes=found.tokens * ITEM_BYTES[content.dtype] if found else None,
         disk=disk_need(job, found.tokens.value, found.bytes_in.value) if found and job.out != NOWHERE else None,
         is_complete=is_complete(job),
         memory=MemoryPlan(**msgspec.structs.asdict(shares), available_bytes=available, peak_bytes=shares.sum_bytes),
         time=_time(job, found, sample.engine_bytes_per_s) if found else None,
         list_of_ints_bytes=_LIST_BYTES * found.tokens.value if found else None,
         elapsed_s=elapsed_s,
-        notices=[
-            *planned.notices,
-            *sample.notices,
-            *(possibly_empty_notices(found.documents.value, found.bytes_text.value, content) if found else []),
-            *_memory_notices(job.resources.budget_bytes, available),
-        ],
+        notices=notices,
     )
 
 
@@ -220,20 +221,6 @@ def _disk_bytes(source: Input) -> int | None:
         return os.stat(text_to_path(source.path)).st_blocks * 512
     except OSError:
         return None
-
-
-def _shares(job: Job) -> BudgetShares:
-    inputs, resources = job.content.inputs, job.resources
-    is_remote = any(source.is_remote for source in inputs)
-    return divide_budget(
-        resources.budget_bytes, resources.n_threads, len(inputs), is_remote=is_remote, is_sent=bool(job.destination)
-    )
-
-
-def _memory_notices(budget: int, available: int | None) -> list[str]:
-    if available is None or available >= budget:
-        return []
-    return [f"the budget is {budget / MIB:,.0f} MiB, but only {available / MIB:,.0f} MiB of memory are available now"]
 
 
 def _time(job: Job, found: Totals, rate: float | None) -> TimePlan:

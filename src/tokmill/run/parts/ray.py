@@ -26,6 +26,7 @@ from tokmill.core.config import Job
 from tokmill.core.errors import Interrupted, LockedError, TokmillError, UsageError, WorkerDiedError
 from tokmill.core.events import AnyEvent, Failed, Finished, Notice, Progress, Restarted, Started
 from tokmill.core.partition import part_sizes
+from tokmill.core.progress import ProgressReporter
 from tokmill.core.records import Counts
 from tokmill.core.skipping import n_bad_records, too_many_error
 from tokmill.core.system.process import error_of, failed_event
@@ -131,7 +132,7 @@ class _Work:
     def __init__(self, job: Job, indexes: Sequence[int], stage: str | None, observers: Sequence[Observer]) -> None:
         self._job = job
         self._stage = stage
-        self._observers = observers
+        self._tell = ProgressReporter(observers).emit
         self._waiting = deque(indexes)
         wanted = set(indexes)
         self._contents = {index: content for index, content in enumerate(part_contents(job.content)) if index in wanted}
@@ -224,10 +225,6 @@ class _Work:
             # Its node may have died. Ray makes it again, and the tasks report to it again.
             return {}, []
         return found
-
-    def _tell(self, event: AnyEvent) -> None:
-        for observer in self._observers:
-            observer.on_event(event)
 
 
 class _View:
