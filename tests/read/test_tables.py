@@ -182,7 +182,7 @@ def test_a_file_cut_anywhere_is_an_error(tmp_path: Path, name: str) -> None:
 def test_what_is_read_from_its_end_comes_neither_from_a_pipe_nor_packed(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"")
     path = name if name == "-" else str(tmp_path / name)
-    with pytest.raises(UsageError, match="its end says where everything is"):
+    with pytest.raises(UsageError, match="its index is at its end"):
         find_inputs([path], glob=None, input_format="parquet" if name == "-" else None)
 
 
