@@ -25,7 +25,7 @@ MODULES = {
 TREES = {name: ast.parse(path.read_bytes()) for name, path in MODULES.items()}
 
 SIBLINGS = {target.partition(":")[0] for table in (READERS, ENGINES) for target in table.values()}
-SIBLINGS |= {spec.writer.__module__ for spec in FORMATS.values()}
+SIBLINGS |= {spec.shard.__module__ for spec in FORMATS.values()}
 """The files that never meet, as the product's own tables name them; what else is in their directories is there to help."""
 MAKES_DURABLE = "tokmill.core.system.durable"
 PRINTS = {"tokmill.cli.console", "tokmill.cli.progress"}

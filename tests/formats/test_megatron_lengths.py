@@ -36,7 +36,7 @@ class Files:
 def test_an_empty_document_beside_one_that_is_too_long_stays_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(megatron, "_MOST_LENGTH", 5)
     spec = OutputSpec(format="megatron", dtype="uint16", eot="after", eot_id=0, tokenizer="gpt2")
-    shard = megatron.MegatronFormat(Files(tmp_path), spec).shard("train", 0)
+    shard = megatron.MegatronShard(Files(tmp_path), spec, "train", 0)
     ends = np.array([0, 12, 12, 17, 22, 23], np.int64)
     shard.append(TokenSlice(np.arange(23, dtype=np.uint16), ends, 0, 0))
     shard.finish(23, 6, 0)

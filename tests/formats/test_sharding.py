@@ -16,9 +16,9 @@ from support.writing import GPT2, a_spec, content_of, cut_runs, documents_of, re
 from tokmill.check.verification import verify
 from tokmill.core.output_spec import OutputSpec, Shards, TokenSlice
 from tokmill.core.records import Tokens
-from tokmill.formats.datatrove import DatatroveFormat
-from tokmill.formats.megatron import MegatronFormat
-from tokmill.formats.olmo import OlmoFormat
+from tokmill.formats.datatrove import DatatroveShard
+from tokmill.formats.megatron import MegatronShard
+from tokmill.formats.olmo import OlmoShard
 from tokmill.formats.registry import FORMATS
 from tokmill.formats.sharding import make_writer
 from tokmill.output.directory import Output, open_output
@@ -128,7 +128,7 @@ def test_offsets_of_mds_shards_stay_below_2_to_the_32(tmp_path: Path) -> None:
 def test_megatron_places_documents_behind_2_to_the_31_and_2_to_the_32(tmp_path: Path, n_tokens: int) -> None:
     spec = a_spec(GPT2, format="megatron")
     output = opened(tmp_path, spec)
-    shard = MegatronFormat(output, spec).shard("train", 0)
+    shard = MegatronShard(output, spec, "train", 0)
     make_hole(output, "train.bin", 2 * n_tokens)
     shard.append(TokenSlice(np.array([7, 8, EOT], np.uint16), np.array([0, 3]), n_tokens, n_tokens))
     shard.finish(n_tokens + 3, 2, 0)
@@ -147,7 +147,7 @@ def test_megatron_places_documents_behind_2_to_the_31_and_2_to_the_32(tmp_path: 
 def test_datatrove_ends_of_documents_go_past_2_to_the_32(tmp_path: Path) -> None:
     spec = a_spec(GPT2, format="datatrove")
     output = opened(tmp_path, spec)
-    shard = DatatroveFormat(output, spec).shard("train", 0)
+    shard = DatatroveShard(output, spec, "train", 0)
     make_hole(output, "train/000000.ds", 1 << 33)
     shard.append(TokenSlice(np.array([7, 8, EOT], np.uint16), np.array([0, 3]), 1 << 32, 1 << 32))
     shard.finish((1 << 32) + 3, 2, 0)
@@ -160,7 +160,7 @@ def test_datatrove_ends_of_documents_go_past_2_to_the_32(tmp_path: Path) -> None
 def test_olmo_rows_go_past_2_to_the_32_bytes(tmp_path: Path) -> None:
     spec = a_spec(GPT2, format="olmo")
     output = opened(tmp_path, spec)
-    shard = OlmoFormat(output, spec).shard("train", 0)
+    shard = OlmoShard(output, spec, "train", 0)
     n = (1 << 31) + 5
     make_hole(output, "train/part-0-00000.npy", 2 * n)
     shard.append(TokenSlice(np.array([EOT, 7, 8, EOT], np.uint16), np.array([1, 4]), n, n))

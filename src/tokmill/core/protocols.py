@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
     from tokmill.core.config import Job
     from tokmill.core.events import AnyEvent, Finished
-    from tokmill.core.output_spec import TokenSlice
     from tokmill.core.records import Batch, Cursor, FileEntry, Tokens
 
 
@@ -124,26 +123,6 @@ class Writer(Protocol):
 
     def finish(self) -> None:
         """Append what can be known only at the end, and complete the files. Can be called again by one made from the state."""
-
-
-class Shard(Protocol):
-    """One shard of one side. It keeps no state of its own: what it needs comes with the tokens, or is in its files."""
-
-    def append(self, tokens: TokenSlice) -> None:
-        """Append tokens."""
-
-    def finish(self, tokens: int, documents: int, n_open: int) -> None:
-        """Complete its files. tokens, documents: its sums; n_open: tokens after the last end of a document."""
-
-
-class Format(Protocol):
-    """The writer of one trainer's format, a file in `formats/`; `formats/sharding.py` makes a `Writer` of it."""
-
-    def shard(self, side: str, number: int) -> Shard:
-        """Shard `number` (from 0) of a side, new or to be gone on with."""
-
-    def finish(self, side: str, n_shards: int) -> None:
-        """All shards of a side are complete: what describes them together."""
 
 
 class Observer(Protocol):

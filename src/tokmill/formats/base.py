@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tokmill.core.output_spec import OutputSpec, TokenSlice
-    from tokmill.core.protocols import Format, OutputFiles
+    from tokmill.core.protocols import OutputFiles
     from tokmill.core.records import EotPlacement, IdType
 
 UINT16_IDS = 1 << 16
@@ -22,7 +22,10 @@ UINT16_IDS = 1 << 16
 class FormatSpec:
     """All that tokmill knows of one trainer's format. Ids are little-endian; int32 is read as uint32, for no id is negative."""
 
-    writer: Callable[[OutputFiles, OutputSpec], Format]
+    shard: Callable[[OutputFiles, OutputSpec, str, int], IdFile]
+    """Opens shard number n (from 0) of a side, new or to be gone on with."""
+    finish: Callable[[OutputFiles, OutputSpec, str, int], None] | None = None
+    """Writes what describes all n shards of a complete side together."""
     suffix: str
     """Suffix of the files that hold ids."""
     header_bytes: int = 0
@@ -65,33 +68,26 @@ class FormatSpec:
 
 
 class IdFile:
-    """One file of ids, after a header if it has one. Implements `protocols.Shard`; base of other shards."""
+    """A shard: one file of ids, after a header if it has one, and in subclasses an index beside it.
 
-    def __init__(self, files: OutputFiles, name: str, side: str, header_bytes: int = 0) -> None:
+    It keeps no state of its own: what it needs comes with the tokens, or is in its files.
+    """
+
+    def __init__(self, files: OutputFiles, spec: OutputSpec, side: str, name: str, header_bytes: int = 0) -> None:
         self.files = files
-        self.name = name
+        self.spec = spec
         self.side = side
+        self.name = name
         self.file = files.file(name, header_bytes)
 
     def append(self, tokens: TokenSlice) -> None:
-        """Append the ids."""
+        """Append tokens."""
         self.file.append(tokens.ids.data)
 
-    def finish(self, tokens: int, documents: int, n_open: int) -> None:  # noqa: ARG002  the contract's
-        """Complete the file."""
+    def finish(self, tokens: int, documents: int, n_open: int) -> None:  # noqa: ARG002  for subclasses
+        """Complete the files. tokens, documents: sums of the shard; n_open: tokens after the last end of a document."""
         self.complete(tokens, documents)
 
     def complete(self, tokens: int, documents: int, header: bytes = b"") -> None:
         """Complete the file of ids, with its header."""
         self.files.complete(self.name, side=self.side, tokens=tokens, documents=documents, header=header)
-
-
-class FormatWriter:
-    """Base of the formats' writers: keeps what they are told, and adds nothing to a complete side."""
-
-    def __init__(self, files: OutputFiles, spec: OutputSpec) -> None:
-        self.files = files
-        self.spec = spec
-
-    def finish(self, side: str, n_shards: int) -> None:
-        """Add nothing."""

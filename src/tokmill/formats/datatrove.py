@@ -8,19 +8,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tokmill.formats.base import FormatSpec, FormatWriter, IdFile
+from tokmill.formats.base import FormatSpec, IdFile
 
 if TYPE_CHECKING:
-    from tokmill.core.output_spec import TokenSlice
+    from tokmill.core.output_spec import OutputSpec, TokenSlice
+    from tokmill.core.protocols import OutputFiles
 
 
 class DatatroveShard(IdFile):
-    """Three files. Implements `protocols.Shard`."""
+    """`train/000000.ds` and two more files: a directory a side, for datatrove's dataset takes all files of one."""
 
-    def __init__(self, writer: DatatroveFormat, name: str, side: str) -> None:
-        super().__init__(writer.files, name, side)
-        self._spec = writer.spec
-        self._index = self.files.file(f"{name}.index")
+    def __init__(self, files: OutputFiles, spec: OutputSpec, side: str, number: int) -> None:
+        super().__init__(files, spec, side, f"{side}/{number:06}.ds")
+        self._index = files.file(f"{self.name}.index")
 
     def append(self, tokens: TokenSlice) -> None:
         """Append the ids, and the ends of documents."""
@@ -32,19 +32,11 @@ class DatatroveShard(IdFile):
         """Write the lines; a document that goes on in the next shard ends here, too."""
         if n_open:
             self._index.append(tokens.to_bytes(8, "little"))
-        lines = f"{self._spec.tokenizer}|{self._spec.item_bytes}\n{tokens}\n{_for_people(tokens)}"
+        lines = f"{self.spec.tokenizer}|{self.spec.item_bytes}\n{tokens}\n{_for_people(tokens)}"
         self.files.file(f"{self.name}.metadata").append(lines.encode())
         self.complete(tokens, documents)
         self.files.complete(f"{self.name}.index")
         self.files.complete(f"{self.name}.metadata")
-
-
-class DatatroveFormat(FormatWriter):
-    """`train/000000.ds` and so on: a directory a side, for its dataset takes all files of one. Implements `protocols.Format`."""
-
-    def shard(self, side: str, number: int) -> DatatroveShard:
-        """Return shard `number` of a side."""
-        return DatatroveShard(self, f"{side}/{number:06}.ds", side)
 
 
 def _for_people(tokens: int) -> str:
@@ -55,7 +47,7 @@ def _for_people(tokens: int) -> str:
 
 
 DATATROVE = FormatSpec(
-    writer=DatatroveFormat,
+    shard=DatatroveShard,
     suffix=".ds",
     index_suffixes=(".ds.index", ".ds.metadata"),
     index_bytes=8,

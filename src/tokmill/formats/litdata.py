@@ -9,10 +9,15 @@ from __future__ import annotations
 
 import os
 import struct
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from tokmill.formats.base import FormatSpec, FormatWriter, IdFile
+from tokmill.formats.base import FormatSpec, IdFile
+
+if TYPE_CHECKING:
+    from tokmill.core.output_spec import OutputSpec
+    from tokmill.core.protocols import OutputFiles
 
 _HEADER = struct.Struct("<3I")
 _CODES = {"uint16": 5, "uint32": 6}
@@ -24,51 +29,44 @@ _ONE_LEAF = '[1, {"type": null, "context": null, "children_spec": []}]'
 
 
 class LitdataShard(IdFile):
-    """One chunk. Implements `protocols.Shard`."""
+    """The chunk `train/chunk-0-0.bin` and so on."""
 
-    def __init__(self, writer: LitdataFormat, name: str, side: str) -> None:
-        super().__init__(writer.files, name, side, _HEADER.size)
-        self._item_bytes = writer.spec.item_bytes
+    def __init__(self, files: OutputFiles, spec: OutputSpec, side: str, number: int) -> None:
+        super().__init__(files, spec, side, f"{side}/chunk-0-{number}.bin", _HEADER.size)
 
-    def finish(self, tokens: int, documents: int, n_open: int) -> None:  # noqa: ARG002  the contract's
+    def finish(self, tokens: int, documents: int, n_open: int) -> None:  # noqa: ARG002  the base's
         """Fill in the header."""
-        self.complete(tokens, documents, _HEADER.pack(1, _HEADER.size, _HEADER.size + tokens * self._item_bytes))
+        self.complete(tokens, documents, _HEADER.pack(1, _HEADER.size, _HEADER.size + tokens * self.spec.item_bytes))
 
 
-class LitdataFormat(FormatWriter):
-    """`train/chunk-0-0.bin` and so on, `train/index.json`. Implements `protocols.Format`."""
-
-    def shard(self, side: str, number: int) -> LitdataShard:
-        """Return chunk `number` of a side."""
-        return LitdataShard(self, f"{side}/chunk-0-{number}.bin", side)
-
-    def finish(self, side: str, n_shards: int) -> None:
-        """Write the index, if there is a chunk."""
-        name = f"{side}/index.json"
-        if not n_shards or name in self.files.completed():
-            return
-        entries = {path: entry for path, entry in self.files.completed().items() if entry.side == side}
-        chunks = [
-            {"chunk_bytes": entry.size_bytes, "chunk_size": 1, "dim": entry.tokens, "filename": os.path.basename(path)}
-            for path, entry in entries.items()
-        ]
-        config = {
-            "chunk_bytes": max(entry.size_bytes for entry in entries.values()),
-            "chunk_size": None,
-            "compression": None,
-            "data_format": [f"no_header_numpy:{_CODES[self.spec.dtype]}"],
-            "data_spec": _ONE_LEAF,
-            "encryption": None,
-            "item_loader": "TokensLoader",
-        }
-        # A time would make every run another output.
-        index = {"chunks": chunks, "config": config, "updated_at": "0"}
-        self.files.file(name).append(msgspec.json.encode(index))
-        self.files.complete(name)
+def write_index(files: OutputFiles, spec: OutputSpec, side: str, n_shards: int) -> None:
+    """Write `index.json` of a side, if there is a chunk."""
+    name = f"{side}/index.json"
+    if not n_shards or name in files.completed():
+        return
+    entries = {path: entry for path, entry in files.completed().items() if entry.side == side}
+    chunks = [
+        {"chunk_bytes": entry.size_bytes, "chunk_size": 1, "dim": entry.tokens, "filename": os.path.basename(path)}
+        for path, entry in entries.items()
+    ]
+    config = {
+        "chunk_bytes": max(entry.size_bytes for entry in entries.values()),
+        "chunk_size": None,
+        "compression": None,
+        "data_format": [f"no_header_numpy:{_CODES[spec.dtype]}"],
+        "data_spec": _ONE_LEAF,
+        "encryption": None,
+        "item_loader": "TokensLoader",
+    }
+    # A time would make every run another output.
+    index = {"chunks": chunks, "config": config, "updated_at": "0"}
+    files.file(name).append(msgspec.json.encode(index))
+    files.complete(name)
 
 
 LITDATA = FormatSpec(
-    writer=LitdataFormat,
+    shard=LitdataShard,
+    finish=write_index,
     suffix=".bin",
     index_suffixes=("index.json",),
     lists_files=True,

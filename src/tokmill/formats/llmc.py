@@ -10,9 +10,11 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING
 
-from tokmill.formats.base import FormatSpec, FormatWriter, IdFile
+from tokmill.formats.base import FormatSpec, IdFile
 
 if TYPE_CHECKING:
+    from tokmill.core.output_spec import OutputSpec
+    from tokmill.core.protocols import OutputFiles
     from tokmill.core.records import IdType
 
 HEADER_BYTES = 1024
@@ -23,23 +25,14 @@ _MOST_BYTES = (1 << 31) - 1
 
 
 class LlmcShard(IdFile):
-    """One file. Implements `protocols.Shard`."""
+    """`train_000000.bin`, `val_000000.bin`."""
 
-    def __init__(self, writer: LlmcFormat, name: str, side: str) -> None:
-        super().__init__(writer.files, name, side, HEADER_BYTES)
-        self._dtype = writer.spec.dtype
+    def __init__(self, files: OutputFiles, spec: OutputSpec, side: str, number: int) -> None:
+        super().__init__(files, spec, side, f"{side}_{number:06}.bin", HEADER_BYTES)
 
-    def finish(self, tokens: int, documents: int, n_open: int) -> None:  # noqa: ARG002  the contract's
+    def finish(self, tokens: int, documents: int, n_open: int) -> None:  # noqa: ARG002  the base's
         """Fill in the header."""
-        self.complete(tokens, documents, struct.pack("<3i", *MAGIC[self._dtype], tokens).ljust(HEADER_BYTES, b"\0"))
-
-
-class LlmcFormat(FormatWriter):
-    """Shards `train_000000.bin`, `val_000000.bin`. Implements `protocols.Format`."""
-
-    def shard(self, side: str, number: int) -> LlmcShard:
-        """Return shard `number` of a side."""
-        return LlmcShard(self, f"{side}_{number:06}.bin", side)
+        self.complete(tokens, documents, struct.pack("<3i", *MAGIC[self.spec.dtype], tokens).ljust(HEADER_BYTES, b"\0"))
 
 
 def parse_header(header: bytes) -> tuple[IdType, int] | None:
@@ -51,7 +44,7 @@ def parse_header(header: bytes) -> tuple[IdType, int] | None:
 
 
 LLMC = FormatSpec(
-    writer=LlmcFormat,
+    shard=LlmcShard,
     suffix=".bin",
     header_bytes=HEADER_BYTES,
     parse_header=parse_header,

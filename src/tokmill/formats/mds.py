@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import json
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from tokmill.formats.base import FormatSpec, FormatWriter, IdFile
+from tokmill.formats.base import FormatSpec, IdFile
 
 if TYPE_CHECKING:
     from tokmill.core.output_spec import OutputSpec
@@ -27,67 +27,62 @@ _DESCRIPTION_BYTES = 1 << 10
 
 
 class MdsShard(IdFile):
-    """One file. Implements `protocols.Shard`."""
+    """`train/shard.00000.mds` and so on."""
 
-    def __init__(self, writer: MdsFormat, name: str, side: str) -> None:
+    def __init__(self, files: OutputFiles, spec: OutputSpec, side: str, number: int) -> None:
         # As the library's own writer puts it, so that full shards are the same bytes.
-        self._description = json.dumps(writer.column, sort_keys=True).encode()
-        self._header_bytes = 4 + 4 * (writer.n_samples + 1) + len(self._description)
-        self._spec = writer.spec
-        super().__init__(writer.files, name, side, self._header_bytes)
+        self._description = json.dumps(_column(spec), sort_keys=True).encode()
+        self._header_bytes = 4 + 4 * (_n_samples(spec) + 1) + len(self._description)
+        super().__init__(files, spec, side, f"{side}/shard.{number:05}.mds", self._header_bytes)
 
-    def finish(self, tokens: int, documents: int, n_open: int) -> None:  # noqa: ARG002  the contract's
+    def finish(self, tokens: int, documents: int, n_open: int) -> None:  # noqa: ARG002  the base's
         """Fill up the last sample, and fill in the header."""
         import numpy as np
 
-        self.file.append(np.full(-tokens % SAMPLE_TOKENS, self._spec.eot_id, self._spec.dtype).data)
+        self.file.append(np.full(-tokens % SAMPLE_TOKENS, self.spec.eot_id, self.spec.dtype).data)
         n_samples = -(-tokens // SAMPLE_TOKENS)
-        offsets = np.arange(n_samples + 1, dtype=np.int64) * (SAMPLE_TOKENS * self._spec.item_bytes) + self._header_bytes
+        offsets = np.arange(n_samples + 1, dtype=np.int64) * (SAMPLE_TOKENS * self.spec.item_bytes) + self._header_bytes
         header = n_samples.to_bytes(4, "little") + offsets.astype("<u4").tobytes() + self._description
         self.complete(tokens, documents, header.ljust(self._header_bytes, b"\0"))
 
 
-class MdsFormat(FormatWriter):
-    """`train/shard.00000.mds` and so on, `train/index.json`. Implements `protocols.Format`."""
+def _n_samples(spec: OutputSpec) -> int:
+    """Return the number of samples of a full shard."""
+    most = most_tokens(spec.item_bytes)
+    return min(spec.shards.tokens if spec.shards else most, most) // SAMPLE_TOKENS
 
-    def __init__(self, files: OutputFiles, spec: OutputSpec) -> None:
-        super().__init__(files, spec)
-        sample_bytes = SAMPLE_TOKENS * spec.item_bytes
-        most = most_tokens(spec.item_bytes)
-        self.n_samples = min(spec.shards.tokens if spec.shards else most, most) // SAMPLE_TOKENS
-        """Samples of a full shard."""
-        self.column = {
-            "column_encodings": [f"ndarray:{spec.dtype}:{SAMPLE_TOKENS}"],
-            "column_names": ["tokens"],
-            "column_sizes": [sample_bytes],
-            "compression": None,
-            "format": "mds",
-            "hashes": [],
-            "size_limit": self.n_samples * sample_bytes,
-            "version": 2,
+
+def _column(spec: OutputSpec) -> dict[str, Any]:
+    sample_bytes = SAMPLE_TOKENS * spec.item_bytes
+    return {
+        "column_encodings": [f"ndarray:{spec.dtype}:{SAMPLE_TOKENS}"],
+        "column_names": ["tokens"],
+        "column_sizes": [sample_bytes],
+        "compression": None,
+        "format": "mds",
+        "hashes": [],
+        "size_limit": _n_samples(spec) * sample_bytes,
+        "version": 2,
+    }
+
+
+def write_index(files: OutputFiles, spec: OutputSpec, side: str, n_shards: int) -> None:
+    """Write `index.json` of a side, if there is a shard."""
+    name = f"{side}/index.json"
+    if not n_shards or name in files.completed():
+        return
+    shards = [
+        _column(spec)
+        | {
+            "raw_data": {"basename": os.path.basename(path), "bytes": entry.size_bytes, "hashes": {}},
+            "samples": -(-entry.tokens // SAMPLE_TOKENS),
+            "zip_data": None,
         }
-
-    def shard(self, side: str, number: int) -> MdsShard:
-        """Return shard `number` of a side."""
-        return MdsShard(self, f"{side}/shard.{number:05}.mds", side)
-
-    def finish(self, side: str, n_shards: int) -> None:
-        """Write the index, if there is a shard."""
-        name = f"{side}/index.json"
-        if not n_shards or name in self.files.completed():
-            return
-        shards = [
-            self.column
-            | {
-                "raw_data": {"basename": os.path.basename(path), "bytes": entry.size_bytes, "hashes": {}},
-                "samples": -(-entry.tokens // SAMPLE_TOKENS),
-                "zip_data": None,
-            }
-            for path, entry in self.files.completed().items()
-            if entry.side == side
-        ]
-        self.files.file(name).append(msgspec.json.encode({"shards": shards, "version": 2}))
-        self.files.complete(name)
+        for path, entry in files.completed().items()
+        if entry.side == side
+    ]
+    files.file(name).append(msgspec.json.encode({"shards": shards, "version": 2}))
+    files.complete(name)
 
 
 def most_tokens(item_bytes: int) -> int:
@@ -96,7 +91,8 @@ def most_tokens(item_bytes: int) -> int:
 
 
 MDS = FormatSpec(
-    writer=MdsFormat,
+    shard=MdsShard,
+    finish=write_index,
     suffix=".mds",
     index_suffixes=("index.json",),
     lists_files=True,

@@ -13,7 +13,7 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING
 
-from tokmill.formats.base import FormatSpec, FormatWriter, IdFile
+from tokmill.formats.base import FormatSpec, IdFile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from tokmill.core.output_spec import TokenSlice
+    from tokmill.core.output_spec import OutputSpec, TokenSlice
+    from tokmill.core.protocols import OutputFiles
 
 _MAGIC = b"MMIDIDX\x00\x00"
 HEADER = struct.Struct("<9sQBQQ")
@@ -33,13 +34,13 @@ _BLOCK = 1 << 16
 
 
 class MegatronShard(IdFile):
-    """A `.bin` and its `.idx`. Implements `protocols.Shard`."""
+    """`train.bin` with `train.idx`, or of shards `train_000000.bin` with its `.idx`."""
 
-    def __init__(self, writer: MegatronFormat, name: str, side: str) -> None:
-        super().__init__(writer.files, f"{name}.bin", side)
-        self._item_bytes = writer.spec.item_bytes
+    def __init__(self, files: OutputFiles, spec: OutputSpec, side: str, number: int) -> None:
+        name = f"{side}_{number:06}" if spec.shards else side
+        super().__init__(files, spec, side, f"{name}.bin")
         self._index_name = f"{name}.idx"
-        self._index = self.files.file(self._index_name, HEADER.size)
+        self._index = files.file(self._index_name, HEADER.size)
 
     def append(self, tokens: TokenSlice) -> None:
         """Append the ids, and the lengths of documents that end."""
@@ -60,13 +61,13 @@ class MegatronShard(IdFile):
         n = (self._index.length - HEADER.size) // 4
         place = 0
         for lengths in self._lengths(n):
-            ends = place + np.cumsum(lengths, dtype=np.int64) * self._item_bytes
+            ends = place + np.cumsum(lengths, dtype=np.int64) * self.spec.item_bytes
             self._index.append(np.concatenate(([place], ends[:-1])).astype("<i8").data)
             place = int(ends[-1])
         for begin in range(0, n + 1, _BLOCK):
             self._index.append(np.arange(begin, min(begin + _BLOCK, n + 1), dtype="<i8").data)
         self.complete(tokens, documents)
-        self.files.complete(self._index_name, header=HEADER.pack(_MAGIC, 1, _CODES[self._item_bytes], n, n + 1))
+        self.files.complete(self._index_name, header=HEADER.pack(_MAGIC, 1, _CODES[self.spec.item_bytes], n, n + 1))
 
     def _append_lengths(self, lengths: NDArray[np.int64]) -> None:
         import numpy as np
@@ -84,14 +85,6 @@ class MegatronShard(IdFile):
             yield np.frombuffer(self._index.read(HEADER.size + 4 * begin, 4 * min(_BLOCK, n - begin)), "<i4")
 
 
-class MegatronFormat(FormatWriter):
-    """`train.bin` with `train.idx`, or shards `train_000000.bin`. Implements `protocols.Format`."""
-
-    def shard(self, side: str, number: int) -> MegatronShard:
-        """Return shard `number` of a side."""
-        return MegatronShard(self, f"{side}_{number:06}" if self.spec.shards else side, side)
-
-
 def _cut_length(n: int) -> list[int]:
     """Return the lengths of the documents that one of `n` tokens becomes; 0 is one of them."""
     n_full, rest = divmod(n, _MOST_LENGTH)
@@ -99,7 +92,7 @@ def _cut_length(n: int) -> list[int]:
 
 
 MEGATRON = FormatSpec(
-    writer=MegatronFormat,
+    shard=MegatronShard,
     suffix=".bin",
     index_magic=_MAGIC,
     index_bytes=20,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import zlib
 from typing import TYPE_CHECKING
 
-from tokmill.formats.base import FormatSpec, FormatWriter, IdFile
+from tokmill.formats.base import FormatSpec, IdFile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from tokmill.core.protocols import OutputFile
+    from tokmill.core.output_spec import OutputSpec
+    from tokmill.core.protocols import OutputFile, OutputFiles
 
 _BLOCK_BYTES = 1 << 20
 _GZIP = 31
@@ -27,11 +28,11 @@ _GZIP = 31
 
 
 class OlmoShard(IdFile):
-    """Two files. Implements `protocols.Shard`."""
+    """`train/part-0-00000.npy` and its `.csv.gz`."""
 
-    def __init__(self, writer: OlmoFormat, name: str, side: str) -> None:
-        super().__init__(writer.files, f"{name}.npy", side)
-        self._spec = writer.spec
+    def __init__(self, files: OutputFiles, spec: OutputSpec, side: str, number: int) -> None:
+        name = f"{side}/part-0-{number:05}"
+        super().__init__(files, spec, side, f"{name}.npy")
         self._rows_name = f"{name}.csv.gz"
 
     def finish(self, tokens: int, documents: int, n_open: int) -> None:
@@ -44,20 +45,12 @@ class OlmoShard(IdFile):
         """Yield where documents end, found in the file."""
         import numpy as np
 
-        n_bytes, item_bytes = tokens * self._spec.item_bytes, self._spec.item_bytes
+        n_bytes, item_bytes = tokens * self.spec.item_bytes, self.spec.item_bytes
         for begin in range(0, n_bytes, _BLOCK_BYTES):
             ids = np.frombuffer(self.file.read(begin, min(_BLOCK_BYTES, n_bytes - begin)), f"<u{item_bytes}")
-            yield np.flatnonzero(ids == self._spec.eot_id) + begin // item_bytes + 1
+            yield np.flatnonzero(ids == self.spec.eot_id) + begin // item_bytes + 1
         if n_open:
             yield np.array([tokens], np.int64)
-
-
-class OlmoFormat(FormatWriter):
-    """`train/part-0-00000.npy` and so on. Implements `protocols.Format`."""
-
-    def shard(self, side: str, number: int) -> OlmoShard:
-        """Return shard `number` of a side."""
-        return OlmoShard(self, f"{side}/part-0-{number:05}", side)
 
 
 def _append_rows(file: OutputFile, ends: Iterator[NDArray[np.int64]]) -> None:
@@ -73,7 +66,7 @@ def _append_rows(file: OutputFile, ends: Iterator[NDArray[np.int64]]) -> None:
 
 
 OLMO = FormatSpec(
-    writer=OlmoFormat,
+    shard=OlmoShard,
     suffix=".npy",
     index_suffixes=(".csv.gz",),
     is_eot_needed=True,

@@ -6,20 +6,24 @@ hold something.
 
 from __future__ import annotations
 
-from tokmill.formats.base import FormatSpec, FormatWriter, IdFile
+from typing import TYPE_CHECKING
+
+from tokmill.formats.base import FormatSpec, IdFile
+
+if TYPE_CHECKING:
+    from tokmill.core.output_spec import OutputSpec
+    from tokmill.core.protocols import OutputFiles
 
 
-class RawFormat(FormatWriter):
-    """`train.bin` and `val.bin`, or shards `train_000000.bin`. Implements `protocols.Format`."""
-
-    def shard(self, side: str, number: int) -> IdFile:
-        """Return shard `number` of a side."""
-        return IdFile(self.files, f"{side}_{number:06}.bin" if self.spec.shards else f"{side}.bin", side)
-
-    def finish(self, side: str, n_shards: int) -> None:
-        """Write an empty file for a side without a token, except in a part."""
-        if not n_shards and self.spec.shards is None and self.spec.part is None:
-            self.shard(side, 0).finish(0, 0, 0)
+def open_shard(files: OutputFiles, spec: OutputSpec, side: str, number: int) -> IdFile:
+    """Open `train.bin`, or of shards `train_000000.bin`."""
+    return IdFile(files, spec, side, f"{side}_{number:06}.bin" if spec.shards else f"{side}.bin")
 
 
-RAW = FormatSpec(writer=RawFormat, suffix=".bin", most_tokens=lambda _: 1 << 62)
+def write_empty(files: OutputFiles, spec: OutputSpec, side: str, n_shards: int) -> None:
+    """Write an empty file for a side without a token, except in a part."""
+    if not n_shards and spec.shards is None and spec.part is None:
+        open_shard(files, spec, side, 0).finish(0, 0, 0)
+
+
+RAW = FormatSpec(shard=open_shard, finish=write_empty, suffix=".bin", most_tokens=lambda _: 1 << 62)

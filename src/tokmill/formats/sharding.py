@@ -20,15 +20,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tokmill.core.config import Content
-    from tokmill.core.protocols import Format, OutputFile, OutputFiles, Shard, Writer
+    from tokmill.core.protocols import OutputFile, OutputFiles, Writer
     from tokmill.core.records import FileEntry, Tokens
+    from tokmill.formats.base import IdFile
 
 
 def make_writer(files: OutputFiles, state: Mapping[str, int], spec: OutputSpec) -> Writer:
     """Return a writer of `spec.format`. state: `Writer.state` at the last commit, empty at the beginning."""
     if spec.part is not None:
         files = NumberedFiles(files, spec.part)
-    return ShardedWriter(FORMATS[spec.format].writer(files, spec), state, spec)
+    return ShardedWriter(files, state, spec)
 
 
 def spec_of(content: Content) -> OutputSpec:
@@ -47,8 +48,8 @@ def spec_of(content: Content) -> OutputSpec:
 class ShardedWriter:
     """Both sides in one format. Implements `protocols.Writer`."""
 
-    def __init__(self, writer: Format, state: Mapping[str, int], spec: OutputSpec) -> None:
-        self._sides = {side: _Side(writer, side, state, spec) for side in SIDES}
+    def __init__(self, files: OutputFiles, state: Mapping[str, int], spec: OutputSpec) -> None:
+        self._sides = {side: _Side(files, side, state, spec) for side in SIDES}
 
     def append(self, tokens: Tokens) -> None:
         """Append a run to its side."""
@@ -67,11 +68,11 @@ class ShardedWriter:
 class _Side:
     """The shards of one side, one of them open."""
 
-    def __init__(self, writer: Format, name: str, state: Mapping[str, int], spec: OutputSpec) -> None:
-        self._format = writer
-        self._name = name
+    def __init__(self, files: OutputFiles, name: str, state: Mapping[str, int], spec: OutputSpec) -> None:
+        self._format = FORMATS[spec.format]
+        self._of = files, spec, name
         self._is_before = spec.eot == "before"
-        self._most = FORMATS[spec.format].most_tokens(spec.item_bytes)
+        self._most = self._format.most_tokens(spec.item_bytes)
         self._limit = min(spec.shards.tokens, self._most) if spec.shards else self._most
         self._is_whole = spec.shards is not None and spec.shards.whole_documents
         self._drops_tail = spec.shards is not None and spec.shards.drop_tail
@@ -80,7 +81,7 @@ class _Side:
         self._documents = state.get(f"{name}_documents", 0)
         self._open = state.get(f"{name}_open", 0)
         self._is_inside = bool(state.get(f"{name}_inside", 0))
-        self._shard: Shard | None = None
+        self._shard: IdFile | None = None
 
     def state(self) -> dict[str, int]:
         """Return complete shards, the sums of the open one, and whether it ends inside a document, begun there or before."""
@@ -106,7 +107,8 @@ class _Side:
                 self._tokens = self._documents = self._open = 0
             else:
                 self._close()
-        self._format.finish(self._name, self._number)
+        if self._format.finish is not None:
+            self._format.finish(*self._of, self._number)
 
     def _is_full(self) -> bool:
         return self._tokens >= self._limit and (not self._is_whole or not self._open or self._tokens >= self._most)
@@ -121,7 +123,7 @@ class _Side:
 
     def _add(self, ids: NDArray[np.uint16] | NDArray[np.uint32], ends: NDArray[np.int64]) -> None:
         if self._shard is None:
-            self._shard = self._format.shard(self._name, self._number)
+            self._shard = self._format.shard(*self._of, self._number)
         self._shard.append(TokenSlice(ids, ends, self._tokens, self._open))
         self._documents += self._begun(len(ids), ends) if self._is_before else len(ends)
         self._is_inside = int(ends[-1]) < len(ids) if len(ends) else self._is_inside or len(ids) > 0
@@ -134,7 +136,7 @@ class _Side:
 
     def _close(self) -> None:
         if self._shard is None:
-            self._shard = self._format.shard(self._name, self._number)
+            self._shard = self._format.shard(*self._of, self._number)
         self._shard.finish(self._tokens, self._documents, self._open)
         self._shard = None
         self._number += 1
