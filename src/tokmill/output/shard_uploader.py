@@ -43,7 +43,7 @@ class ShardUploader:
         self._directory = directory
         self._make_sender = sender
         self._position = 0
-        """In the journal, behind the last line that was read."""
+        """In the journal, after the last line that was read."""
         self._spans: dict[str, list[Span]] = {}
         self._pending: dict[str, Future[ObjectInfo]] = {}
 

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 _TICK_S = 0.2
 _SHOWN = 60
-"""Characters of a URL in the name of a directory; what tells it from others stands behind."""
+"""Characters of a URL in the name of a directory; what tells it from others follows."""
 
 
 def stage_of(url: str, stage: str | None) -> Path:
@@ -106,7 +106,7 @@ class Here:
     def drop(self) -> None:
         """Remove nothing: the output is where it belongs."""
 
-    def publish(self, finished: Finished, observers: Sequence[Observer]) -> Finished:  # noqa: ARG002  likewise
+    def publish(self, finished: Finished, observers: Sequence[Observer]) -> Finished:  # noqa: ARG002  the contract's
         """The run itself has done so."""
         return finished
 
@@ -202,7 +202,7 @@ class Staged:
         try:
             self._prefix.tidy(manifest.files)
         except StorageError as error:
-            reporter.notice(f"the output is complete, but parts that were left behind were not taken away: {error.what}")
+            reporter.notice(f"the output is complete, but some parts could not be removed: {error.what}")
         self.drop()
         if found.checksum != manifest.checksum:
             reporter.notice("another run with the same inputs and settings completed this output meanwhile")
@@ -269,7 +269,7 @@ class Staged:
             if size != entry.size_bytes:
                 raise size_error("an object of the complete output", size, entry.size_bytes, f"{self.url}/{name}")
         with contextlib.suppress(StorageError):
-            # A run that was killed behind the manifest did not do it; who may only read cannot.
+            # A run that was killed after the manifest did not do it; who may only read cannot.
             self._prefix.tidy(manifest.files)
         self.drop()
         return already_finished(manifest)

@@ -30,7 +30,7 @@ class FsspecStore:
     def __init__(self, scheme: str) -> None:
         self._scheme = scheme
         self._fs = filesystem(self._scheme)
-        # What is not asynchronous reads through a file object, which would fetch some MB behind each range, too.
+        # What is not asynchronous reads through a file object, which would fetch some MB beyond each range, too.
         self._exactly = {} if self._fs.async_impl else {"cache_type": "none"}
 
     def head(self, url: str) -> ObjectInfo | None:
