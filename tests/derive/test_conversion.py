@@ -20,7 +20,6 @@ from support.runs import tokenize_directly
 
 import tokmill
 from tokmill.check import verification
-from tokmill.check.file_scan import Outline
 from tokmill.check.location import OpenedFile
 from tokmill.cli.app import run
 from tokmill.core.errors import DamageError, UsageError
@@ -126,10 +125,11 @@ def test_thousands_of_shards_need_few_open_files_and_are_durable_before_the_jour
     outlines: list[object] = []
     buffers: set[int] = set()
     real_blocks = verification._blocks
+    real_outline = verification.Outline
 
-    def outline(manifest: Manifest) -> Outline:
+    def outline(manifest: Manifest) -> verification.Outline:
         outlines.append(manifest)
-        return Outline(manifest)
+        return real_outline(manifest)
 
     def blocks(opened: OpenedFile, n_bytes: int, buffer: memoryview) -> Iterator[memoryview]:
         buffers.add(id(buffer))

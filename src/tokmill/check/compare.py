@@ -15,16 +15,15 @@ import msgspec
 import numpy as np
 import xxhash
 
-from tokmill.check.reencode import ReencodedComparison
 from tokmill.core.config import MIB, Resources
-from tokmill.core.errors import BadRecordError, BadTextError, EngineError, UsageError
+from tokmill.core.errors import BadRecordError, BadTextError, UsageError
 from tokmill.core.output_spec import SIDES, Shards
 from tokmill.core.records import Counts, Cursor
 from tokmill.dataset import IdReader, files_of, find_tokenizer
-from tokmill.encode import cutter_of, engine_of, is_lossless, load_fastest
+from tokmill.encode import cutter_of, engine_of, is_lossless, load_fastest, text_lengths
 from tokmill.output import source_error
 from tokmill.read import CorpusReader, clean, find_inputs, first_invalid
-from tokmill.run import divide_resources
+from tokmill.run import Auditor, EncodeStage, divide_resources
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,8 +35,7 @@ if TYPE_CHECKING:
     from tokmill.core.config import Content
     from tokmill.core.manifest import Manifest
     from tokmill.core.protocols import Encoder
-    from tokmill.core.records import Batch
-    from tokmill.dataset import Ids
+    from tokmill.core.records import Batch, Tokens
 
 _BLOCK_TOKENS = 1 << 16
 """Ids decoded at a time: 0.3 MB of prose, 8 MB if all are the longest token there is."""
@@ -53,32 +51,15 @@ USUAL = Resources(
 )
 
 
-class TokenDecoder:
-    """Ids to text, and the length of each id's text."""
-
-    def __init__(self, encoder: Encoder, n_ids: int, eot_id: int) -> None:
-        self._encoder = encoder
-        self.eot_id = eot_id
-        self.lengths = np.array([0 if i == eot_id else self._length(i) for i in range(n_ids)], np.int64)
-        """Bytes, int64, shape (n_ids,); 0 for the end-of-text id and for ids without text."""
-
-    def decode(self, ids: Ids) -> bytes:
-        """Return the text of ids, none of them the end-of-text id. Raise EngineError."""
-        return self._encoder.decode(ids.astype(np.uint32))
-
-    def _length(self, i: int) -> int:
-        try:
-            return len(self._encoder.decode(np.array([i], np.uint32)))
-        except EngineError:
-            return 0
-
-
 class WrittenSide:
     """The text and the marks of one side of the output, front to back."""
 
-    def __init__(self, ids: IdReader, decoder: TokenDecoder) -> None:
+    def __init__(self, ids: IdReader, encoder: Encoder, lengths: NDArray[np.int64], eot_id: int) -> None:
+        """lengths: bytes of text of each id, as `encode.text_lengths` returns them."""
         self._written = ids
-        self._decoder = decoder
+        self._encoder = encoder
+        self._lengths = lengths
+        self._eot_id = eot_id
         self._next_id = 0
         self._text = memoryview(b"")
         self._text_end = 0
@@ -109,7 +90,7 @@ class WrittenSide:
         """Return the index of the id that holds byte `offset` of the text; the number of ids if the text ends before it."""
         begin = before = 0
         while begin < len(self._written):
-            ends = np.cumsum(self._decoder.lengths[self._written.read(begin, begin + _BLOCK_TOKENS)]) + before
+            ends = np.cumsum(self._lengths[self._written.read(begin, begin + _BLOCK_TOKENS)]) + before
             if offset < ends[-1]:
                 return begin + int(np.searchsorted(ends, offset, side="right"))
             begin, before = begin + len(ends), int(ends[-1])
@@ -125,12 +106,12 @@ class WrittenSide:
         if not len(ids):
             return False
         self._next_id += len(ids)
-        is_mark = ids == self._decoder.eot_id
+        is_mark = ids == self._eot_id
         if is_mark.any():
-            marks = np.cumsum(self._decoder.lengths[ids])[is_mark] + self._text_end
+            marks = np.cumsum(self._lengths[ids])[is_mark] + self._text_end
             self._marks = np.concatenate([self._marks, marks])
             ids = ids[~is_mark]
-        text = self._decoder.decode(ids)
+        text = self._encoder.decode(ids.astype(np.uint32))
         self._text_end += len(text)
         self._text = memoryview(bytes(self._text) + text if self._text else text)
         return True
@@ -231,6 +212,63 @@ class _Comparison:
         self.differences.append((file, text, at, at + self._item_bytes))
 
 
+class _ReencodedComparison:
+    """A walk that encodes the corpus again, for tokenizers whose ids do not give the text back.
+
+    Such a tokenizer normalizes, marks words or has an unknown token. The ids of each batch must be the next ones of each
+    side. It takes as long as the run did.
+    """
+
+    def __init__(self, content: Content, sides: Sequence[IdReader]) -> None:
+        """Raise what `encode.load_fastest` raises."""
+        self.documents = 0
+        self.n_bytes = 0
+        self.differences: list[tuple[str, str, int, int | None]] = []
+        """File, what, begin and end in bytes, as `Findings.add` takes them."""
+        encoder = load_fastest(content.tokenizer)
+        # Nothing is audited, so no reference is loaded.
+        self._stage = EncodeStage(content, encoder, Auditor(lambda: encoder, None, 0.0))
+        self._sides = sides
+        self._done = [0, 0]
+        self._numbers = [0, 0]
+
+    def compare(self, batch: Batch) -> bool:
+        """Return whether the output has this batch next. Raise BadTextError or EngineError."""
+        encoded = self._stage.run(batch)
+        for run in encoded.runs:
+            if not self._compare_run(run, batch):
+                return False
+            self._done[run.is_val] += len(run.ids)
+            self._numbers[run.is_val] += len(run.ends)
+            self.documents += len(run.ends)
+        self.n_bytes += encoded.counts.bytes_text
+        return True
+
+    def finish(self) -> None:
+        """Check that both sides end where the corpus does."""
+        for side, done in zip(self._sides, self._done, strict=True):
+            if len(side) > done:
+                name, place = side.locate(done)
+                self.differences.append((name, "the output continues after the end of the sources", place, None))
+
+    def _compare_run(self, run: Tokens, batch: Batch) -> bool:
+        side, begin, at = self._sides[run.is_val], self._done[run.is_val], 0
+        while at < len(run.ids):
+            written = side.read(begin + at, begin + len(run.ids))
+            wrong = np.flatnonzero(written != run.ids[at : at + len(written)])
+            if len(wrong) or not len(written):
+                at += int(wrong[0]) if len(wrong) else 0
+                break
+            at += len(written)
+        else:
+            return True
+        number = self._numbers[run.is_val] + int(np.searchsorted(run.ends, at, side="right")) + 1
+        what = f"document {number:,}: the ids differ from those of the source (in what follows {batch.locate(0)})"
+        name, place = side.locate(begin + at)
+        self.differences.append((name, what, place, place + side.dtype.itemsize))
+        return False
+
+
 def compare_with_sources(
     directory: Path,
     manifest: Manifest,
@@ -281,13 +319,13 @@ def compare_with_sources(
     comparison = _comparison(content, [IdReader.of_files(side, files.get(side, ()), content.dtype) for side in SIDES])
     reader = CorpusReader(content, resources, cutter_of(tokenizer))
     sizes = [i.size_bytes for i in content.inputs]
-    findings.notice("the files are as written; comparing with the sources")
-    findings.begin(sum(size for size in sizes if size is not None) if None not in sizes else None)
+    findings.reporter.notice("the files are as written; comparing with the sources")
+    findings.reporter.started(sum(size for size in sizes if size is not None) if None not in sizes else None)
     try:
         for batch in reader.batches(Cursor()):
             if not comparison.compare(batch):
                 break
-            findings.tell(batch.position_bytes, Counts(bytes_in=comparison.n_bytes, documents=comparison.documents))
+            findings.reporter.progress(batch.position_bytes, Counts(bytes_in=comparison.n_bytes, documents=comparison.documents))
         else:
             comparison.finish()
     except (BadRecordError, BadTextError) as error:
@@ -302,13 +340,14 @@ def compare_with_sources(
     return comparison.documents, comparison.n_bytes
 
 
-def _comparison(content: Content, sides: list[IdReader]) -> _Comparison | ReencodedComparison:
+def _comparison(content: Content, sides: list[IdReader]) -> _Comparison | _ReencodedComparison:
     """Return a comparison by decoding, or by encoding again if decoding does not give the text back."""
     tokenizer = content.tokenizer
     if not is_lossless(tokenizer):
-        return ReencodedComparison(content, sides)
-    decoder = TokenDecoder(load_fastest(tokenizer), tokenizer.n_ids, tokenizer.eot_id)
-    return _Comparison(content, [WrittenSide(ids, decoder) for ids in sides])
+        return _ReencodedComparison(content, sides)
+    encoder = load_fastest(tokenizer)
+    lengths = text_lengths(encoder, tokenizer)
+    return _Comparison(content, [WrittenSide(ids, encoder, lengths, tokenizer.eot_id) for ids in sides])
 
 
 def apply_policy(batch: Batch, content: Content) -> tuple[Sequence[int], Sequence[bytes]]:

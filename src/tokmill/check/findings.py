@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from tokmill.core.errors import DamageError
-from tokmill.core.events import Notice, Progress, Started
+from tokmill.core.progress import ProgressReporter
 from tokmill.core.records import is_url
 from tokmill.core.text import counted
 
@@ -16,13 +15,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tokmill.core.protocols import Observer
-    from tokmill.core.records import Counts
 
 MAX_PROBLEMS = 100
 """Problems that are described; the rest are counted."""
 
 NOT_LISTED = "the manifest does not list this file"
-_TELL_EVERY_S = 0.2
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,44 +94,16 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Findings:
-    """Collects problems, a bounded number of them, and tells observers how far the work is."""
+    """Problems that a check finds, a bounded number of them, and the reporter of its progress."""
 
-    def __init__(self, observers: Sequence[Observer], block_bytes: int) -> None:
-        """block_bytes: read at a time."""
+    def __init__(self, observers: Sequence[Observer]) -> None:
+        self.reporter = ProgressReporter(observers)
         self.problems: list[Problem] = []
         self.n_problems = 0
         self.bytes_checked = 0
-        self._observers = observers
-        self._block_bytes = block_bytes
-        self._started_s = time.monotonic()
-        self._told_s = self._started_s
-
-    @property
-    def elapsed_s(self) -> float:
-        """Seconds since the work began."""
-        return time.monotonic() - self._started_s
 
     def add(self, file: str, what: str, begin_byte: int | None = None, end_byte: int | None = None) -> None:
         """Record a problem."""
         self.n_problems += 1
         if len(self.problems) < MAX_PROBLEMS:
             self.problems.append(Problem(file=file, what=what, begin_byte=begin_byte, end_byte=end_byte))
-
-    def begin(self, total_bytes: int | None) -> None:
-        """Tell the observers that a part of the work begins. total_bytes: that it reads; None: not known."""
-        self._tell_all(Started(total_bytes=total_bytes, batch_bytes=self._block_bytes))
-
-    def tell(self, position_bytes: int, counts: Counts) -> None:
-        """Tell the observers, a few times a second."""
-        now = time.monotonic()
-        if now - self._told_s >= _TELL_EVERY_S:
-            self._told_s = now
-            self._tell_all(Progress(elapsed_s=self.elapsed_s, position_bytes=position_bytes, counts=counts, rss_bytes=0))
-
-    def notice(self, text: str) -> None:
-        """Tell the observers something."""
-        self._tell_all(Notice(text=text))
-
-    def _tell_all(self, event: Started | Progress | Notice) -> None:
-        for observer in self._observers:
-            observer.on_event(event)

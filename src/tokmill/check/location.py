@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import os
 import stat
-from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from tokmill.core.errors import StorageError
 from tokmill.core.manifest import MANIFEST_NAME, Manifest, load_manifest
@@ -59,52 +58,20 @@ class OpenedFile:
         self._stream.close()
 
 
-class OutputLocation(ABC):
-    """A directory or a prefix of a store that holds an output."""
-
-    name: str
-    """Directory or URL, for messages."""
-
-    @abstractmethod
-    def manifest(self) -> Manifest:
-        """Return the manifest. Raise UsageError if there is none, DamageError, StorageError."""
-
-    @abstractmethod
-    def names(self, sub: str) -> Sequence[str]:
-        """Return what lies in the output, or in its directory `sub`, sorted. Raise StorageError."""
-
-    @abstractmethod
-    def open(self, manifest: Manifest, name: str) -> OpenedFile:
-        """Open a file of the output of this manifest. Raise NotReadableError."""
-
-    @abstractmethod
-    def pending_append(self, manifest: Manifest) -> Manifest | None:
-        """Return the manifest of an append to this output that is being published, or was interrupted then. Raise StorageError."""
-
-    def is_current(self, manifest: Manifest) -> bool:
-        """Return whether this is still the manifest. Raise what `manifest` raises."""
-        return self.manifest().checksum == manifest.checksum
-
-
-def location_of(given: str | Path) -> OutputLocation:
-    """Return the location of that name. Raise UsageError if the store is not known or its package is missing."""
-    return RemoteLocation(str(given)) if is_url(str(given)) else LocalLocation(Path(given))
-
-
-class LocalLocation(OutputLocation):
-    """A directory."""
+class LocalLocation:
+    """A directory that holds an output."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.name = str(directory)
 
     def manifest(self) -> Manifest:
-        """See OutputLocation."""
+        """Return the manifest. Raise UsageError if there is none, DamageError, StorageError."""
         with _reading(self.directory / MANIFEST_NAME):
             return load_manifest(self.directory)
 
     def names(self, sub: str) -> Sequence[str]:
-        """See OutputLocation."""
+        """Return what lies in the output, or in its directory `sub`, sorted. Raise StorageError."""
         directory = self.directory / sub
         if sub and not directory.is_dir():
             return []
@@ -112,7 +79,7 @@ class LocalLocation(OutputLocation):
             return sorted(uninterrupted(lambda: os.listdir(directory)))
 
     def open(self, manifest: Manifest, name: str) -> OpenedFile:
-        """See OutputLocation."""
+        """Open a file of the output of this manifest. Raise NotReadableError."""
         try:
             fd = open_file(self.directory, manifest, name)
         except FileNotFoundError:
@@ -126,12 +93,12 @@ class LocalLocation(OutputLocation):
         return OpenedFile(os.fdopen(fd, "rb", buffering=0), found.st_size, lambda: _reading(self.directory / name))
 
     def pending_append(self, manifest: Manifest) -> Manifest | None:
-        """See OutputLocation."""
+        """Return the manifest of an append to this output that is being published, or was interrupted then. Raise StorageError."""
         return pending_append(self.directory, manifest)
 
 
-class RemoteLocation(OutputLocation):
-    """A prefix of an object store."""
+class RemoteLocation:
+    """A prefix of an object store that holds an output, with the methods of LocalLocation."""
 
     def __init__(self, url: str) -> None:
         """Raise UsageError."""
@@ -142,28 +109,36 @@ class RemoteLocation(OutputLocation):
         self._objects: dict[str, ObjectInfo] = {}
 
     def manifest(self) -> Manifest:
-        """See OutputLocation."""
+        """See LocalLocation."""
         manifest = self._prefix.complete_manifest()
         self._objects = self._prefix.list()
         return manifest
 
     def names(self, sub: str) -> Sequence[str]:
-        """See OutputLocation. What lies under a deeper prefix is left out: a listing of this one does not show it as a file."""
+        """See LocalLocation. What lies under a deeper prefix is left out: a listing of this one does not show it as a file."""
         top = f"{sub}/" if sub else ""
         inside = [name.removeprefix(top) for name in self._objects if name.startswith(top)]
         return sorted(name for name in inside if name and "/" not in name)
 
-    def open(self, manifest: Manifest, name: str) -> OpenedFile:  # noqa: ARG002  the contract
-        """See OutputLocation."""
+    def open(self, manifest: Manifest, name: str) -> OpenedFile:  # noqa: ARG002  as LocalLocation
+        """See LocalLocation."""
         from tokmill.output import reading_errors
 
         if name not in self._objects:
             raise NotReadableError("the object is missing")
         return OpenedFile(self._prefix.stream(self._objects[name]), self._objects[name].size_bytes, reading_errors)
 
-    def pending_append(self, manifest: Manifest) -> Manifest | None:  # noqa: ARG002  the contract
+    def pending_append(self, manifest: Manifest) -> Manifest | None:  # noqa: ARG002  as LocalLocation
         """Return None: nothing is appended to an output in a store."""
         return None
+
+
+OutputLocation: TypeAlias = LocalLocation | RemoteLocation
+
+
+def location_of(given: str | Path) -> OutputLocation:
+    """Return the location of that name. Raise UsageError if the store is not known or its package is missing."""
+    return RemoteLocation(str(given)) if is_url(str(given)) else LocalLocation(Path(given))
 
 
 @contextmanager

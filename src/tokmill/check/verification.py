@@ -10,16 +10,19 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from tokmill.check.compare import compare_with_sources
-from tokmill.check.file_scan import Outline, Scan
 from tokmill.check.findings import NOT_LISTED, Findings, Report
 from tokmill.check.location import LocalLocation, NotReadableError, location_of
 from tokmill.core.config import is_of_corpus
 from tokmill.core.errors import UsageError
 from tokmill.core.manifest import BESIDE, MANIFEST_NAME, Manifest
 from tokmill.core.output_spec import Shards
-from tokmill.core.records import Counts
+from tokmill.core.records import FileHeader
+from tokmill.core.spans import SpanChecker, add_up, spans_of
 from tokmill.core.text import counted
+from tokmill.formats import header_problem, n_padding_ids
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
 
     from tokmill.check.location import OpenedFile, OutputLocation
     from tokmill.core.protocols import Observer
-    from tokmill.core.records import FileEntry
+    from tokmill.dataset import Ids
 
 _BLOCK_BYTES = 4 << 20
 _KNOWN = {MANIFEST_NAME, *BESIDE}
@@ -63,25 +66,34 @@ def verify(
     """
     location = location_of(directory)
     if sources is not None and not isinstance(location, LocalLocation):
-        raise _only_local(location.name)
+        raise UsageError(
+            "an output in a store is not compared with its sources",
+            where=location.name,
+            allowed="the URL alone: every byte is checked against the digest it was written with",
+            next_step=f"leave out --source, or copy it to a directory first: aws s3 sync {location.name} DIR",
+        )
     manifest = location.manifest()
-    findings = Findings(observers, _BLOCK_BYTES)
-    findings.begin(sum(entry.size_bytes for entry in manifest.files.values()))
+    findings = Findings(observers)
+    findings.reporter.started(sum(entry.size_bytes for entry in manifest.files.values()))
     check_manifest(manifest, findings)
     _check_names(location, manifest, findings)
     outline, buffer = Outline(manifest), memoryview(bytearray(_BLOCK_BYTES))
     for name in manifest.files:
         _check_file(location, name, outline, findings, buffer)
     if location.pending_append(manifest):
-        findings.notice("an append is being published, or was interrupted then: the output before it is checked, without --source")
+        findings.reporter.notice(
+            "an append is being published, or was interrupted then: the output before it is checked, without --source"
+        )
         sources = None
     documents = n_bytes = 0
     if isinstance(location, LocalLocation) and sources is not None and not findings.n_problems:
         names = [sources] if isinstance(sources, str) else list(sources)
         documents, n_bytes = compare_with_sources(location.directory, manifest, names, glob, input_format, findings, memory)
     elif sources is not None:
-        findings.notice("the files are damaged: not compared with the sources")
-    if findings.n_problems and (not location.is_current(manifest) or (sources and location.pending_append(manifest))):
+        findings.reporter.notice("the files are damaged: not compared with the sources")
+    if findings.n_problems and (
+        location.manifest().checksum != manifest.checksum or (sources and location.pending_append(manifest))
+    ):
         # An append was published meanwhile, or is now: what was read is partly its output.
         return verify(directory, sources=sources, glob=glob, input_format=input_format, memory=memory, observers=observers)
     return _report(location.name, manifest, findings, is_compared=sources is not None, compared=(documents, n_bytes))
@@ -106,19 +118,116 @@ def _report(directory: str, manifest: Manifest, findings: Findings, *, is_compar
         sources_compared=is_compared and bool(compared[1] or not findings.n_problems),
         compared_documents=compared[0],
         compared_bytes=compared[1],
-        elapsed_s=findings.elapsed_s,
+        elapsed_s=findings.reporter.elapsed_s,
         can_repair=is_of_corpus(manifest.content),
         made_by="tokenize" if is_tokenized else made_from[0].how,
     )
 
 
-def _only_local(url: str) -> UsageError:
-    return UsageError(
-        "an output in a store is not compared with its sources",
-        where=url,
-        allowed="the URL alone: every byte is checked against the digest it was written with",
-        next_step=f"leave out --source, or copy it to a directory first: aws s3 sync {url} DIR",
-    )
+class Outline:
+    """What the manifest says of all files, looked up once: there may be thousands."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self.manifest = manifest
+        self.spans = spans_of(manifest)
+        shards = manifest.content.shards
+        is_cut = isinstance(shards, Shards) and shards.drop_tail and not shards.whole_documents
+        sides = {side: [name for name, entry in manifest.files.items() if entry.side == side] for side in ("train", "val", None)}
+        self.first = {names[0] for names in sides.values() if names}
+        """Files that begin where a document does, because their side does."""
+        self.last = {names[-1] for names in sides.values() if names and not is_cut}
+        """Files that end where a document does."""
+
+
+class Scan:
+    """One pass over one file, block by block."""
+
+    def __init__(self, name: str, outline: Outline, findings: Findings) -> None:
+        manifest, entry = outline.manifest, outline.manifest.files[name]
+        self._content = content = manifest.content
+        self._is_first, self._is_last = name in outline.first, name in outline.last
+        self._name = name
+        self._entry = entry
+        self._findings = findings
+        self._dtype = np.dtype(content.dtype).newbyteorder("<")
+        self._n_ids = content.tokenizer.n_ids
+        self._eot_id = content.tokenizer.eot_id
+        self._eot = content.eot
+        self._spans = outline.spans[name]
+        self._checker = SpanChecker(self._spans)
+        self._n_eot = 0
+        self._n_wrong_ids = 0
+        self._first_wrong: tuple[int, int] | None = None
+        self._first_id = self._last_id = -1
+
+    def update_header(self, header: bytes) -> None:
+        """Check the whole header; called before the rest."""
+        filled = self._entry.header
+        if self._entry.side is None and not isinstance(filled, FileHeader):
+            return
+        if header and self._checker.update(header):
+            self._findings.add(self._name, "the header is not the one written", 0, len(header))
+            return
+        wrong = header_problem(header, self._name, self._entry, self._content)
+        if wrong:
+            self._findings.add(self._name, wrong, 0, len(header))
+
+    def update(self, block: memoryview) -> None:
+        """Take the next bytes of the file; all blocks but the last hold whole ids."""
+        position = self._checker.position
+        for span in self._checker.update(block):
+            what = f"the bytes of segment {span.segment + 1:,} are not those written"
+            self._findings.add(self._name, what, span.begin, span.end)
+        if self._entry.side is not None:
+            whole = len(block) - len(block) % self._dtype.itemsize
+            if whole:
+                self._update_ids(np.frombuffer(block[:whole], self._dtype), position)
+
+    def finish(self) -> None:
+        """Check the sums; all bytes of the file have been taken."""
+        add = self._findings.add
+        entry, item_bytes = self._entry, self._dtype.itemsize
+        if not add_up(self._spans, entry.size_bytes):
+            add(self._name, "the segments do not add up to the file")
+        if entry.side is None:
+            return
+        filling = n_padding_ids(self._content, entry.tokens)
+        if entry.header_bytes + (entry.tokens + filling) * item_bytes != entry.size_bytes:
+            add(
+                self._name,
+                f"{counted(entry.tokens, 'token')} of {item_bytes} bytes in a file of {counted(entry.size_bytes, 'byte')}",
+            )
+        if self._first_wrong is not None:
+            place, value = self._first_wrong
+            end = place + item_bytes
+            add(
+                self._name,
+                f"id {value:,} is not below {self._n_ids:,} ({counted(self._n_wrong_ids, 'such id')} in the file)",
+                place,
+                end,
+            )
+        if self._eot == "none":
+            return
+        if self._n_eot != entry.documents + filling:
+            add(self._name, f"{counted(self._n_eot - filling, 'end-of-text id')}, but {counted(entry.documents, 'document')}")
+        edge = self._last_id if self._eot == "after" else self._first_id
+        if entry.tokens and edge != self._eot_id and (self._is_last if self._eot == "after" else self._is_first):
+            which = "last" if self._eot == "after" else "first"
+            add(self._name, f"the {which} id is {edge:,}, not the end-of-text id {self._eot_id:,}")
+
+    def _update_ids(self, ids: Ids, position: int) -> None:
+        """ids: uint16 or uint32, shape (n_ids,); position: offset of the first in the file."""
+        if position == self._entry.header_bytes:
+            self._first_id = int(ids[0])
+        self._last_id = int(ids[-1])
+        if self._eot != "none":
+            self._n_eot += int(np.count_nonzero(ids == self._eot_id))
+        if int(ids.max()) < self._n_ids:
+            return
+        wrong = np.flatnonzero(ids >= self._n_ids)
+        self._n_wrong_ids += len(wrong)
+        if self._first_wrong is None:
+            self._first_wrong = (position + int(wrong[0]) * self._dtype.itemsize, int(ids[wrong[0]]))
 
 
 def check_manifest(manifest: Manifest, findings: Findings) -> None:
@@ -169,7 +278,12 @@ def _check_file(location: OutputLocation, name: str, outline: Outline, findings:
         findings.add(name, error.what)
         return
     with opened:
-        _check_size(name, entry, opened.size_bytes, findings)
+        if opened.size_bytes < entry.size_bytes:
+            what = f"the file is cut: it has {opened.size_bytes:,} of {counted(entry.size_bytes, 'byte')}"
+            findings.add(name, what, opened.size_bytes, entry.size_bytes)
+        elif opened.size_bytes > entry.size_bytes:
+            what = f"the file has {counted(opened.size_bytes - entry.size_bytes, 'byte')} too many"
+            findings.add(name, what, entry.size_bytes, opened.size_bytes)
         scan = Scan(name, outline, findings)
         n_bytes = min(opened.size_bytes, entry.size_bytes)
         header = b"".join(_blocks(opened, min(entry.header_bytes, n_bytes), buffer))
@@ -179,18 +293,9 @@ def _check_file(location: OutputLocation, name: str, outline: Outline, findings:
         for block in _blocks(opened, n_bytes - len(header), buffer):
             scan.update(block)
             findings.bytes_checked += len(block)
-            findings.tell(findings.bytes_checked, Counts())
+            findings.reporter.progress(findings.bytes_checked)
         if opened.size_bytes >= entry.size_bytes:
             scan.finish()
-
-
-def _check_size(name: str, entry: FileEntry, size_bytes: int, findings: Findings) -> None:
-    if size_bytes < entry.size_bytes:
-        findings.add(
-            name, f"the file is cut: it has {size_bytes:,} of {counted(entry.size_bytes, 'byte')}", size_bytes, entry.size_bytes
-        )
-    if size_bytes > entry.size_bytes:
-        findings.add(name, f"the file has {counted(size_bytes - entry.size_bytes, 'byte')} too many", entry.size_bytes, size_bytes)
 
 
 def _blocks(opened: OpenedFile, n_bytes: int, buffer: memoryview) -> Iterator[memoryview]:

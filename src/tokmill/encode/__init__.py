@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         load_decoder,
         load_encoder,
         load_fastest,
+        text_lengths,
     )
     from tokmill.encode.published import (
         ENCODINGS,
@@ -44,6 +45,7 @@ __getattr__, __dir__, __all__ = lazy_names(
             "load_decoder",
             "load_encoder",
             "load_fastest",
+            "text_lengths",
         ],
         "published": ["ENCODINGS", "Fetched", "Vocabulary", "fetch_vocabulary", "list_vocabularies", "tiktoken_cache_paths"],
         "resolve": ["engine_notice", "engine_of", "reference_of", "resolve_tokenizer", "resolve_with"],

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from functools import partial
 from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from tokmill.core.errors import UsageError
+from tokmill.core.errors import EngineError, UsageError
 from tokmill.encode.families import family_of
 from tokmill.encode.resolve import engine_of, pattern_of, ranks_path, reference_of, resolve_tokenizer
 from tokmill.encode.safe_cuts import AddedTokenCuts, cutter_for
@@ -17,6 +18,9 @@ from tokmill.encode.tokenizer_json import TokenizerFile, load_tokenizer_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    import numpy as np
+    from numpy.typing import NDArray
 
     from tokmill.core.protocols import Cutter, Encoder
     from tokmill.core.records import Tokenizer
@@ -33,6 +37,7 @@ __all__ = [
     "load_fastest",
     "reference_of",
     "resolve_tokenizer",
+    "text_lengths",
 ]
 
 ENGINES = {
@@ -104,6 +109,18 @@ def load_decoder(tokenizer: Tokenizer) -> Encoder:
     family = family_of(tokenizer.encoding)
     of_reference = tokenizer.kind == "huggingface" and (family is None or not family.has_classes)
     return load_encoder(tokenizer, reference_of(tokenizer)) if of_reference else load_fastest(tokenizer)
+
+
+def text_lengths(encoder: Encoder, tokenizer: Tokenizer) -> NDArray[np.int64]:
+    """Return the bytes of text of each id, int64, shape (n_ids,); 0 for the end-of-text id and ids without text."""
+    import numpy as np
+
+    lengths = np.zeros(tokenizer.n_ids, np.int64)
+    for i in range(tokenizer.n_ids):
+        if i != tokenizer.eot_id:
+            with suppress(EngineError):
+                lengths[i] = len(encoder.decode(np.array([i], np.uint32)))
+    return lengths
 
 
 def disable_awkward() -> None:

@@ -105,13 +105,8 @@ class Chart:
         self._axes.set_xticks(ticks, labels=labels, minor=False)
         self._axes.minorticks_off()
 
-    def from_zero(self) -> None:
-        """Let the y axis begin at 0, the x axis where the data does."""
-        self._axes.set_ylim(bottom=0)
-        self._axes.margins(x=0.01)
-
-    def y_between(self, low: float, high: float) -> None:
-        """Let the y axis go from low to high."""
+    def y_between(self, low: float, high: float | None = None) -> None:
+        """Let the y axis go from low to high, or to the largest value, and the x axis begin where the data does."""
         self._axes.set_ylim(low, high)
         self._axes.margins(x=0.01)
 

@@ -21,7 +21,7 @@ from tokmill.core.progress import ProgressReporter
 from tokmill.core.records import Counts
 from tokmill.core.text import printable_bytes
 from tokmill.dataset import IdReader, files_of, find_tokenizer
-from tokmill.encode import is_lossless, load_decoder
+from tokmill.encode import is_lossless, load_decoder, text_lengths
 from tokmill.output import growing_path, load_history, plan_of, read_journal, state_of
 from tokmill.reports.token_stats import MOST_COUNTED_IDS, SideStatistics, TokenStatistics
 
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from tokmill.core.config import Content
     from tokmill.core.manifest import Segment
     from tokmill.core.protocols import Encoder, Observer
-    from tokmill.core.records import Tokenizer
 
 MOST_FREQUENT = 40
 MOST_SKIPS = 50
@@ -93,49 +92,18 @@ def collect_data(directory: Path, observers: Sequence[Observer] = ()) -> ReportD
 
 def load_data(directory: Path) -> ReportData:
     """Return what manifest or journal say. Raise UsageError if neither is there, DamageError if it cannot be trusted."""
-    is_of_manifest = (directory / MANIFEST_NAME).exists() or plan_of(directory).exists()
-    return _of_manifest(directory) if is_of_manifest else _of_journal(directory)
-
-
-def add_statistics(data: ReportData, observers: Sequence[Observer] = ()) -> None:
-    """Add skipped records, history and statistics of the ids. Raise DamageError."""
-    if data.history is None:
-        data.missing.append(
-            f"Speed and memory over time: {_why_no_history(data)}"
-            if data.manifest
-            else "Speed and memory over time: no history was kept beside the journal, or it was lost."
+    if (directory / MANIFEST_NAME).exists() or plan_of(directory).exists():
+        manifest = load_manifest(directory)
+        return ReportData(
+            directory=directory,
+            manifest=manifest,
+            content=manifest.content,
+            tokmill_version=manifest.tokmill_version,
+            segments=manifest.segments,
+            counts=manifest.counts,
+            elapsed_s=manifest.elapsed_s,
+            history=manifest.history if isinstance(manifest.history, History) else None,
         )
-    _read_skips(data)
-    if data.manifest:
-        _read_ids(data, data.manifest, observers)
-    else:
-        data.missing.append(
-            "Lengths of documents, frequent tokens and the comparison of the two sides: the output is not complete, so its ids "
-            "were not read."
-        )
-
-
-def _why_no_history(data: ReportData) -> str:
-    if data.content.n_parts:
-        return "an output that was made in parts has none; its time is that of the runs of all parts together."
-    return f"tokmill {data.tokmill_version} kept no history of this output."
-
-
-def _of_manifest(directory: Path) -> ReportData:
-    manifest = load_manifest(directory)
-    return ReportData(
-        directory=directory,
-        manifest=manifest,
-        content=manifest.content,
-        tokmill_version=manifest.tokmill_version,
-        segments=manifest.segments,
-        counts=manifest.counts,
-        elapsed_s=manifest.elapsed_s,
-        history=manifest.history if isinstance(manifest.history, History) else None,
-    )
-
-
-def _of_journal(directory: Path) -> ReportData:
     found = read_journal(state_of(directory) / "journal")
     if found is None:
         raise UsageError(
@@ -156,6 +124,25 @@ def _of_journal(directory: Path) -> ReportData:
         elapsed_s=elapsed_s,
         history=until(history, elapsed_s) if history else None,
     )
+
+
+def add_statistics(data: ReportData, observers: Sequence[Observer] = ()) -> None:
+    """Add skipped records, history and statistics of the ids. Raise DamageError."""
+    if data.history is None:
+        why = f"tokmill {data.tokmill_version} kept no history of this output."
+        if not data.manifest:
+            why = "no history was kept beside the journal, or it was lost."
+        elif data.content.n_parts:
+            why = "an output that was made in parts has none; its time is that of the runs of all parts together."
+        data.missing.append(f"Speed and memory over time: {why}")
+    _read_skips(data)
+    if data.manifest:
+        _read_ids(data, data.manifest, observers)
+    else:
+        data.missing.append(
+            "Lengths of documents, frequent tokens and the comparison of the two sides: the output is not complete, so its ids "
+            "were not read."
+        )
 
 
 def _read_skips(data: ReportData) -> None:
@@ -189,7 +176,7 @@ def _note_skip(data: ReportData, line: bytes, known: set[str]) -> None:
 def _read_ids(data: ReportData, manifest: Manifest, observers: Sequence[Observer]) -> None:
     content = data.content
     tokenizer, decoder = content.tokenizer, _decoder(data)
-    sizes = _sizes(decoder, tokenizer) if decoder and is_lossless(tokenizer) and tokenizer.n_ids <= MOST_COUNTED_IDS else None
+    sizes = text_lengths(decoder, tokenizer) if decoder and is_lossless(tokenizer) and tokenizer.n_ids <= MOST_COUNTED_IDS else None
     if decoder and sizes is None:
         data.missing.append("Bytes per token of single documents: this tokenizer does not give the text back token by token.")
     if content.eot == "none":
@@ -221,15 +208,6 @@ def _decoder(data: ReportData) -> Encoder | None:
         said = f"{error.what} ({error.where or tokenizer.name})" if isinstance(error, TokmillError) else str(error)
         data.missing.append(f"The text of frequent tokens, and bytes per token of documents: {said}.")
         return None
-
-
-def _sizes(decoder: Encoder, tokenizer: Tokenizer) -> NDArray[np.int64]:
-    """Return the bytes of text of each id, int64, shape (n_ids,); 0 for the end-of-text id and ids without text."""
-    sizes = np.zeros(tokenizer.n_ids, np.int64)
-    for i in range(tokenizer.n_ids):
-        text = _text_of(decoder, i)
-        sizes[i] = 0 if text is None or i == tokenizer.eot_id else len(text)
-    return sizes
 
 
 def _text_of(decoder: Encoder, number: int) -> bytes | None:

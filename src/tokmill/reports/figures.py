@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tokmill.core.text import format_bytes, format_duration, format_memory
+from tokmill.core.text import format_duration, format_memory
 from tokmill.reports.charts import ONE, TWO, Chart
-from tokmill.reports.token_stats import DENSITY_STEP, LENGTH_BINS
+from tokmill.reports.token_stats import DENSITY_BINS, DENSITY_STEP, LENGTH_BINS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,6 +31,7 @@ _LEAST = 3
 _MIB = 1 << 20
 _UNITS = ((2 * 3600.0, 3600.0, "hours"), (120.0, 60.0, "minutes"), (0.0, 1.0, "seconds"))
 _SIDES = (("train", ONE), ("val", TWO))
+_NAMES = {"train": "train", "val": "validation"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +92,11 @@ def history_figures(data: ReportData) -> list[Figure]:
         figures.append(Figure("Speed", drawn_svg, f"{what}.{again}", _curve_table(speed, "MB/s")))
     if sum(len(curve.y) for curve in memory) >= _LEAST:
         said = f"Resident memory of the process that does the work{limited}."
-        drawn_svg = _memory(memory, marks, scale, unit, budget).svg("Memory over time", said)
-        figures.append(Figure("Memory", drawn_svg, said, _curve_table(memory, "MiB")))
+        drawn = _over_time("memory", memory, marks, scale, unit, "MiB")
+        if budget:
+            drawn.limit(budget / _MIB, f"budget, {format_memory(budget)}")
+            drawn.y_between(0, 1.15 * max(budget / _MIB, peak))
+        figures.append(Figure("Memory", drawn.svg("Memory over time", said), said, _curve_table(memory, "MiB")))
     return figures
 
 
@@ -161,15 +165,7 @@ def _over_time(name: str, curves: Sequence[_Curve], marks: Sequence[float], scal
         chart.line(x, curve.y)
     for mark in marks:
         chart.mark(mark)
-    chart.from_zero()
-    return chart
-
-
-def _memory(curves: Sequence[_Curve], marks: Sequence[float], scale: float, unit: str, budget: int) -> Chart:
-    chart = _over_time("memory", curves, marks, scale, unit, "MiB")
-    if budget:
-        chart.limit(budget / _MIB, f"budget, {format_memory(budget)}")
-        chart.y_between(0, 1.15 * max(budget / _MIB, *(max(curve.y, default=0.0) for curve in curves)))
+    chart.y_between(0)
     return chart
 
 
@@ -183,64 +179,59 @@ def _thin(rows: Sequence[tuple[str, ...]]) -> Sequence[tuple[str, ...]]:
 
 
 def _length_figure(sides: Sequence[tuple[str, str, SideStatistics]]) -> Figure:
-    filled = np.flatnonzero(sum(side.lengths for _, _, side in sides))
-    first, last = (int(filled[0]), int(filled[-1])) if len(filled) else (0, 1)
-    edges = [2 ** (i / 2) for i in range(first, last + 2)]
-    chart = Chart("lengths", x="tokens", y="% of documents")
-    _draw_shares(chart, [(name, colour, side.lengths[first : last + 1]) for name, colour, side in sides], edges)
-    step = max(2, 2 * round((last - first) / 12))
-    ticks = [2 ** (i // 2) for i in range(first + first % 2, min(last + 2, LENGTH_BINS), step)]
+    lengths = [side.lengths for _, _, side in sides]
+    chart, bins, table = _histogram("lengths", "tokens", sides, lengths, [2 ** (i / 2) for i in range(LENGTH_BINS + 1)], 0)
+    step = max(2, 2 * round((len(bins) - 1) / 12))
+    ticks = [2 ** (i // 2) for i in range(bins.start + bins.start % 2, min(bins.stop + 1, LENGTH_BINS), step)]
     chart.log_x(ticks, [_short(tick) for tick in ticks])
-    rows = [
-        (f"{round(edges[i]):,} to {round(edges[i + 1]):,}", *(f"{int(side.lengths[first + i]):,}" for _, _, side in sides))
-        for i in range(last - first + 1)
-    ]
     said = "; ".join(
         f"{_NAMES[name]}: {side.n_documents:,} documents, half of them up to about {side.quantile(0.5):,.0f} tokens, the longest "
         f"{side.longest:,}" + (f", {side.n_empty:,} empty" if side.n_empty else "")
         for name, _, side in sides
     )
-    return Figure(
-        "Length of documents",
-        chart.svg("Length of documents in tokens", f"A histogram with logarithmic bins. {said}."),
-        f"{said}.",
-        Table("Documents by length in tokens", ("tokens", *(_NAMES[name] for name, _, _ in sides)), rows, numbers=(1, 2)),
-    )
+    drawn = chart.svg("Length of documents in tokens", f"A histogram with logarithmic bins. {said}.")
+    return Figure("Length of documents", drawn, f"{said}.", table)
 
 
 def _density_figure(sides: Sequence[tuple[str, str, SideStatistics]]) -> Figure:
-    filled = np.flatnonzero(sum(side.densities for _, _, side in sides))
-    first, last = (int(filled[0]), int(filled[-1])) if len(filled) else (0, 1)
-    edges = [i * DENSITY_STEP for i in range(first, last + 2)]
-    chart = Chart("density", x="bytes per token of a document", y="% of documents")
-    _draw_shares(chart, [(name, colour, side.densities[first : last + 1]) for name, colour, side in sides], edges)
+    densities = [side.densities for _, _, side in sides]
+    edges = [i * DENSITY_STEP for i in range(DENSITY_BINS + 1)]
+    chart, _, table = _histogram("density", "bytes per token of a document", sides, densities, edges, 1)
     means = "; ".join(
         f"{_NAMES[name]}: {side.window_bytes.sum() / side.n_in_documents:.2f} over all"
         for name, _, side in sides
         if side.n_in_documents
     )
+    drawn = chart.svg("Bytes per token, document by document", f"A histogram. {means}.")
+    caption = f"{means}. Two hills may be two languages; the two sides should have the same."
+    return Figure("Bytes per token of documents", drawn, caption, table)
+
+
+def _histogram(
+    name: str,
+    x: str,
+    sides: Sequence[tuple[str, str, SideStatistics]],
+    counts: Sequence[NDArray[np.int64]],
+    edges: Sequence[float],
+    decimals: int,
+) -> tuple[Chart, range, Table]:
+    """Return the documents of each side by bin as a chart and a table, and the bins from the first to the last that is not empty.
+
+    The chart has no outline of a second side with few documents, which would only hide the first.
+    """
+    filled = np.flatnonzero(sum(counts))
+    bins = range(int(filled[0]), int(filled[-1]) + 1) if len(filled) else range(2)
+    chart = Chart(name, x=x, y="% of documents")
+    shown = [i for i, values in enumerate(counts) if i == 0 or values.sum() >= _FEW]
+    for i in shown:
+        shares = (100 * counts[i][bins.start : bins.stop] / max(int(counts[i].sum()), 1)).tolist()
+        label = _NAMES[sides[i][0]] if len(shown) > 1 else None
+        chart.bars(edges[bins.start : bins.stop + 1], shares, colour=sides[i][1], label=label)
+    chart.y_between(0)
     rows = [
-        (f"{edges[i]:.1f} to {edges[i + 1]:.1f}", *(f"{int(side.densities[first + i]):,}" for _, _, side in sides))
-        for i in range(last - first + 1)
+        (f"{edges[i]:,.{decimals}f} to {edges[i + 1]:,.{decimals}f}", *(f"{int(values[i]):,}" for values in counts)) for i in bins
     ]
-    return Figure(
-        "Bytes per token of documents",
-        chart.svg("Bytes per token, document by document", f"A histogram. {means}."),
-        f"{means}. Two hills may be two languages; the two sides should have the same.",
-        Table("Documents by bytes per token", ("bytes per token", *(_NAMES[name] for name, _, _ in sides)), rows, numbers=(1, 2)),
-    )
-
-
-_NAMES = {"train": "train", "val": "validation"}
-
-
-def _draw_shares(chart: Chart, sides: Sequence[tuple[str, str, NDArray[np.int64]]], edges: Sequence[float]) -> None:
-    """Draw both sides as outlines, but none of a few documents, which would only hide the other one."""
-    sides = [side for side in sides if side[2].sum() >= _FEW or side is sides[0]]
-    for name, colour, values in sides:
-        shares = (100 * values / max(int(values.sum()), 1)).tolist()
-        chart.bars(edges, shares, colour=colour, label=_NAMES[name] if len(sides) > 1 else None)
-    chart.from_zero()
+    return chart, bins, Table(f"Documents by {x}", (x, *(_NAMES[name] for name, _, _ in sides)), rows, numbers=(1, 2))
 
 
 def _short(n: int) -> str:
@@ -268,8 +259,3 @@ def _segment_densities(data: ReportData) -> tuple[list[float], list[float]]:
             before = (counts.bytes_text, n_tokens)
     step = max(1, -(-len(points) // 300))
     return [x for x, _ in points[::step]], [y for _, y in points[::step]]
-
-
-def size_words(n_bytes: int | None) -> str:
-    """Return a size on disk, if it is known, in words."""
-    return "not known" if n_bytes is None else format_bytes(n_bytes)

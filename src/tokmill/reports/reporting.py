@@ -20,7 +20,7 @@ from tokmill.core.system.durable import storage_errors
 from tokmill.core.text import counted, format_bytes, format_duration, format_memory, format_rate, printable, printable_line
 from tokmill.output import why_protected
 from tokmill.reports.data import MOST_SKIPS, ReportData, add_statistics, load_data
-from tokmill.reports.figures import Table, document_figures, history_figures, size_words
+from tokmill.reports.figures import Table, document_figures, history_figures
 from tokmill.reports.reproduce import commands, settings
 
 if TYPE_CHECKING:
@@ -155,7 +155,14 @@ def _write_page(path: Path, data: bytes) -> None:
     """Replace a file as a whole, or write to a pipe or device. Raise StorageError or DiskFullError."""
     try:
         with storage_errors(path):
-            _put(path, data)
+            if not path.exists() or path.is_file():
+                durable.write_aside(path, data)
+                return
+            fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                durable.write_all(fd, data)
+            finally:
+                os.close(fd)
     except (StorageError, DiskFullError) as error:
         raise type(error)(
             f"the report could not be written: {error.__cause__.strerror if isinstance(error.__cause__, OSError) else error.what}",
@@ -163,17 +170,6 @@ def _write_page(path: Path, data: bytes) -> None:
             allowed=f"{counted(len(data), 'byte')} where this user may write",
             next_step=f"choose another place: tokmill report DIR --out {REPORT_NAME}",
         ) from error
-
-
-def _put(path: Path, data: bytes) -> None:
-    if not path.exists() or path.is_file():
-        durable.write_aside(path, data)
-        return
-    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        durable.write_all(fd, data)
-    finally:
-        os.close(fd)
 
 
 def make_page(data: ReportData) -> str:
@@ -222,18 +218,14 @@ def _template() -> Template:
 
 
 def _unfinished(data: ReportData) -> list[str]:
-    return [
-        "Below is what was committed so far. The same tokmill command again goes on from there.",
-        f"It was at {_reached(data)}." if data.segments else "Nothing was committed yet.",
-    ]
-
-
-def _reached(data: ReportData) -> str:
+    said = "Below is what was committed so far. The same tokmill command again goes on from there."
+    if not data.segments:
+        return [said, "Nothing was committed yet."]
     after, inputs = data.segments[-1].after, data.content.inputs
     if after.input_index >= len(inputs):
-        return "the end of the last input"
+        return [said, "It was at the end of the last input."]
     where = Location(path=inputs[after.input_index].path, offset=after.offset or None)
-    return f"input {after.input_index + 1:,} of {len(inputs):,}: {where}"
+    return [said, f"It was at input {after.input_index + 1:,} of {len(inputs):,}: {where}."]
 
 
 def _facts(data: ReportData) -> list[tuple[str, str, str]]:
@@ -244,13 +236,14 @@ def _facts(data: ReportData) -> list[tuple[str, str, str]]:
         ("tokens", f"{n_tokens:,}", f"train {counts.tokens_train:,}, validation {counts.tokens_val:,}"),
         _density_fact(data, n_tokens),
         ("ids", content.dtype, f"vocabulary of {content.tokenizer.n_ids:,}"),
-        ("time", _time(data.elapsed_s), _rate(data)),
+        ("time", f"{data.elapsed_s:.1f} s" if data.elapsed_s < 60 else format_duration(data.elapsed_s), _rate(data)),
     ]
     rows += [_memory_fact(data), ("audit", *_audit(counts))]
     if counts.invalid_utf8_documents:
         what = f"documents, {counted(counts.invalid_utf8_bytes, 'byte')}: changed by --encoding-errors {content.encoding_errors}"
         rows.append(("not UTF-8", f"{counts.invalid_utf8_documents:,}", what))
-    return [*rows, ("skipped", f"{sum(counts.skipped.values()):,}", _reasons(counts) or "nothing was left out")]
+    reasons = ", ".join(f"{n:,} {reason}" for reason, n in sorted(counts.skipped.items()) if n)
+    return [*rows, ("skipped", f"{sum(counts.skipped.values()):,}", reasons or "nothing was left out")]
 
 
 def _density_fact(data: ReportData, n_tokens: int) -> tuple[str, str, str]:
@@ -260,12 +253,9 @@ def _density_fact(data: ReportData, n_tokens: int) -> tuple[str, str, str]:
     return "bytes per token", f"{n_bytes / n_tokens:.3f}" if n_tokens else "none", f"{format_bytes(n_bytes)} of text"
 
 
-def _time(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds < 60 else format_duration(seconds)
-
-
 def _rate(data: ReportData) -> str:
-    how = _made_by(data)
+    made_from = data.manifest.made_from if data.manifest else ()
+    how = made_from[-1].how if isinstance(made_from, tuple) and made_from else None
     if how == "append":
         return "of the append alone, and so is what is said of memory: of the runs before it nothing is kept"
     if not data.elapsed_s or not data.counts.bytes_in or how:
@@ -275,12 +265,6 @@ def _rate(data: ReportData) -> str:
     return f"{rate}; of reading, encoding and writing, without start and end of the command" + (
         f", in {attempts} runs" if attempts > 1 else ""
     )
-
-
-def _made_by(data: ReportData) -> str | None:
-    """Return the command that last made the output from others; None if a run of tokenize made it."""
-    made_from = data.manifest.made_from if data.manifest else ()
-    return made_from[-1].how if isinstance(made_from, tuple) and made_from else None
 
 
 def _memory_fact(data: ReportData) -> tuple[str, str, str]:
@@ -297,10 +281,6 @@ def _audit(counts: Counts) -> tuple[str, str]:
         return "none", "no document was encoded a second time"
     documents = counted(counts.audited_documents, "document")
     return "the same", f"{documents}, {format_bytes(counts.audited_bytes)} of text, encoded again by the reference tokenizer"
-
-
-def _reasons(counts: Counts) -> str:
-    return ", ".join(f"{n:,} {reason}" for reason, n in sorted(counts.skipped.items()) if n)
 
 
 def _files(data: ReportData) -> Table:
@@ -323,7 +303,8 @@ def _inputs(data: ReportData) -> Table:
         n_bytes, n_tokens = densities.get(i, (0, 0))
         density = f"{n_bytes / n_tokens:.3f}" if n_tokens and each.format != "ids" else "-"
         path = "standard input" if each.path == STDIN else each.path
-        rows.append((path, kind, size_words(each.size_bytes), density, f"{data.skipped_by_input[each.path]:,}"))
+        size = "not known" if each.size_bytes is None else format_bytes(each.size_bytes)
+        rows.append((path, kind, size, density, f"{data.skipped_by_input[each.path]:,}"))
     total = sum(each.size_bytes or 0 for each in inputs)
     shown = f"; the first {MOST_INPUTS} of them are listed" if len(inputs) > MOST_INPUTS else ""
     caption = (

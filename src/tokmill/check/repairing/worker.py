@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from tokmill.check.repairing.damage import Repair, open_repair
-from tokmill.check.repairing.rebuilt_file import other_corpus
+from tokmill.check.repairing.damage import Repair, open_repair, other_corpus
 from tokmill.core.config import is_of_corpus
 from tokmill.core.errors import ChangedError, DamageError, UsageError
 from tokmill.core.events import Finished, Notice, Repaired, Started
@@ -32,7 +31,7 @@ from tokmill.run import EncodingProcess, serve
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from tokmill.check.repairing.rebuilt_file import DamagedRange
+    from tokmill.check.repairing.damage import DamagedRange
     from tokmill.core.config import Content, Job
     from tokmill.core.protocols import Reader, Writer
     from tokmill.core.records import Batch, EncodedBatch, Input
