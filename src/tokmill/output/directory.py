@@ -64,20 +64,18 @@ class Output:
         self.directory = directory
         self._lock = lock
         self._journal = journal
+        self.segments = journal.segments
+        """All segments committed so far, those of earlier runs included."""
+        self.elapsed_before_s = journal.elapsed_s
+        """Time that earlier runs put into the committed segments."""
         self._files: dict[str, GrowingFile] = {}
         self._lengths = _lengths(journal.segments)
         self._named = set(self._lengths)
         self._completed = {name: entry for segment in journal.segments for name, entry in segment.completed.items()}
         self._just_completed: list[str] = []
-        self._elapsed_before_s = journal.elapsed_s
         self._committer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="commit")
         self._pending: Future[None] | None = None
         self._failure: BaseException | None = None
-
-    @property
-    def segments(self) -> list[Segment]:
-        """All segments committed so far, those of earlier runs included."""
-        return self._journal.segments
 
     @property
     def cursor(self) -> Cursor:
@@ -88,11 +86,6 @@ class Output:
     def counts(self) -> Counts:
         """Counts up to the cursor."""
         return self.segments[-1].counts if self.segments else Counts()
-
-    @property
-    def elapsed_before_s(self) -> float:
-        """Time that earlier runs put into the committed segments."""
-        return self._elapsed_before_s
 
     @property
     def names(self) -> set[str]:
@@ -211,9 +204,6 @@ class Output:
         with storage_errors(written):
             durable.write_file(written, encode_manifest(manifest))
         _publish_files(self.directory, manifest)
-        self._drop_state()
-
-    def _drop_state(self) -> None:
         self._journal.close()
         remove_state(self.directory, self._lock)
 

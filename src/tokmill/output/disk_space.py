@@ -102,7 +102,8 @@ def _need(out: Path, content: Content, n_tokens: int, output: int, bytes_in: int
     existing = next(p for p in (out, *out.parents) if p.is_dir())
     status = os.statvfs(existing)
     growing = [path.stat() for path in growing_files(out)]
-    bookkeeping = _bookkeeping(content, bytes_in)
+    n_content = len(msgspec.json.encode(content))
+    bookkeeping = 3 * n_content + (bytes_in // _SEGMENT_BYTES + 2) * _SEGMENT_COST + _HISTORY_COST
     reserve = min(_RESERVE_BYTES, status.f_blocks * status.f_frsize // 100, output // 4)
     written = sum(file.st_blocks * 512 for file in growing)
     free = status.f_bavail * status.f_frsize
@@ -159,11 +160,6 @@ def is_made(out: Path, content: Content, *, fresh: bool) -> bool:
     except (TokmillError, OSError):
         # Whatever is wrong there, the run itself says it better.
         return False
-
-
-def _bookkeeping(content: Content, bytes_in: int) -> int:
-    n_content = len(msgspec.json.encode(content))
-    return 3 * n_content + (bytes_in // _SEGMENT_BYTES + 2) * _SEGMENT_COST + _HISTORY_COST
 
 
 def _mb(n_bytes: int) -> str:

@@ -106,18 +106,18 @@ class DirectoryParts(PartsStore):
 
     def read_manifests(self, count: int) -> list[Manifest]:
         """Read the manifests of all parts. Raises DamageError, StorageError."""
-        return [self._read_manifest(part_directory(self.directory, i)) for i in range(count)]
-
-    def _read_manifest(self, part: Path) -> Manifest:
-        if part.is_symlink():
-            raise DamageError(
-                "a part of the output is a symbolic link",
-                where=str(part),
-                allowed="a directory that tokenize --part made",
-                next_step="put the directory in its place",
-            )
-        with storage_errors(part):
-            return load_manifest(part)
+        manifests = []
+        for part in (part_directory(self.directory, i) for i in range(count)):
+            if part.is_symlink():
+                raise DamageError(
+                    "a part of the output is a symbolic link",
+                    where=str(part),
+                    allowed="a directory that tokenize --part made",
+                    next_step="put the directory in its place",
+                )
+            with storage_errors(part):
+                manifests.append(load_manifest(part))
+        return manifests
 
     def skipped_files(self, indexes: Sequence[int]) -> dict[int, Path]:
         """Return the parts' own files."""

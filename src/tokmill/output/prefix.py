@@ -30,7 +30,7 @@ from tokmill.output.state_dir import parts_error
 from tokmill.store import WRITING, AlreadyExists, RemoteStream, foreign_object, objects_at, register_url, retry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 
     from tokmill.store import ObjectInfo, ObjectStore, UploadState
 
@@ -154,14 +154,21 @@ class Prefix:
             UsageError: tokmill did not make it.
             LockedError: another run made it.
         """
-        there = self.list()
+        # The first is enough: each is looked at again before it is replaced.
+        found = next(self._heads(self.list()), None)
+        if found is not None and found.mark.partition(" ")[0] != run:
+            raise foreign_object(f"{self.url}/{found.name}", found)
+
+    def _heads(self, there: Collection[str], but: Container[str] = ()) -> Iterator[ObjectInfo]:
+        """Yield the objects that are named as those of an output, each asked for when it is reached.
+
+        there: all names, those of outputs in prefixes below included. but: names to leave out.
+        """
         for name in there:
-            if is_ours(name) and not _is_of_another_prefix(name, there):
+            if name not in but and is_ours(name) and not _is_of_another_prefix(name, there):
                 found = self.head(name)
-                if found is not None and found.mark.partition(" ")[0] != run:
-                    raise foreign_object(f"{self.url}/{name}", found)
-                # All of them would be asked for one by one; each is looked at again before it is replaced.
-                return
+                if found is not None:
+                    yield found
 
     def check_overtaken(self, run: str) -> None:
         """Raise LockedError when another run, not one with this fingerprint, has completed its output here."""
@@ -187,17 +194,13 @@ class Prefix:
 
         names: of this output's files. Raises as `refuse_foreign` for an object that nobody allowed to replace.
         """
-        there = self.list()
         content = state.notes.content
         run = content.fingerprint() if content is not None else ""
-        for name in there:
-            if name in names or not is_ours(name) or _is_of_another_prefix(name, there):
-                continue
-            found = self.head(name)
-            if found is not None and found.mark and (state.notes.is_fresh or found.mark.partition(" ")[0] == run):
-                self.delete([name])
-            elif found is not None and not state.notes.is_fresh:
-                raise foreign_object(f"{self.url}/{name}", found)
+        for found in self._heads(self.list(), names):
+            if found.mark and (state.notes.is_fresh or found.mark.partition(" ")[0] == run):
+                self.delete([found.name])
+            elif not state.notes.is_fresh:
+                raise foreign_object(f"{self.url}/{found.name}", found)
 
     def commit(self, manifest: Manifest, sent: Mapping[str, ObjectInfo]) -> Manifest:
         """Put the manifest; return it, or the one that another run of the same fingerprint put before.
@@ -229,11 +232,9 @@ class Prefix:
         for name, info in sent.items():
             if name not in there or (there[name].size_bytes, there[name].version) != (info.size_bytes, info.version):
                 raise self._came_between(name)
-        for name in there if run else ():
-            if name not in sent and is_ours(name) and not _is_of_another_prefix(name, there):
-                found = self.head(name)
-                if found is not None and found.mark:
-                    self.delete([name])
+        for found in self._heads(there, sent) if run else ():
+            if found.mark:
+                self.delete([found.name])
 
     def tidy(self, names: Iterable[str]) -> None:
         """Abort uploads that runs that wrote these names left. Raises StorageError."""

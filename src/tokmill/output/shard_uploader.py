@@ -1,8 +1,8 @@
 """Sends the complete files of a run that goes on, and takes them away here, so that a disk need not hold all of an output.
 
 The journal says which files are complete and what is in them; it is read as it grows. A file that is sent leaves a mark and is
-then taken away, so that a run is resumed exactly: what the journal speaks of is here or marked. Letting the run's own process send
-was refused: its memory is divided to the last byte, and a store that hangs must not hold it.
+then taken away, so that a run is resumed exactly: what the journal speaks of is here or marked. The run's own
+process does not send: its memory is divided to the last byte, and a store that hangs must not hold it.
 """
 
 from __future__ import annotations

@@ -63,13 +63,14 @@ def possibly_empty_notices(n_documents: int, bytes_text: int, content: Content) 
 def emptiness_notices(counts: Counts, content: Content) -> list[str]:
     """Return what to say of an output without a token, or without one on a side though both were asked for."""
     reasons = {reason: n for reason, n in counts.skipped.items() if n}
+    named = ", ".join(f"{n:,} {reason}" for reason, n in sorted(reasons.items()))
     is_empty = not counts.tokens_train and not counts.tokens_val
     n = counts.documents_train + counts.documents_val
     is_one_sided = bool(counts.tokens_train) != bool(counts.tokens_val)
     advice: tuple[tuple[bool, Callable[[], str]], ...] = (
         (is_empty and not counts.documents, lambda: "the inputs hold no document; are they the right ones?"),
         (is_empty and set(reasons) <= {"empty"}, lambda: f"{counted(counts.documents, 'document')}, and no text in any"),
-        (is_empty, lambda: f"every record was skipped ({_named(reasons)}){_key_question(content, reasons)}"),
+        (is_empty, lambda: f"every record was skipped ({named}){_key_question(content, reasons)}"),
         (n > 0 and is_one_sided and content.val_fraction > 0, lambda: _empty_side(counts, content, n)),
     )
     found = next((say() for condition, say in advice if condition), None)
@@ -79,10 +80,6 @@ def emptiness_notices(counts: Counts, content: Content) -> list[str]:
 def _n_drawn(n_documents: int, bytes_text: int) -> int:
     """Return how many choices of a side there are: documents, or blocks where these are long enough to be divided."""
     return max(n_documents, bytes_text // BLOCK_BYTES) if bytes_text > DIVIDE_ABOVE_BYTES * n_documents else n_documents
-
-
-def _named(reasons: dict[str, int]) -> str:
-    return ", ".join(f"{n:,} {reason}" for reason, n in sorted(reasons.items()))
 
 
 def _key_question(content: Content, reasons: dict[str, int]) -> str:

@@ -170,7 +170,12 @@ def serve(process: type[EncodingProcess], job_fd: int, event_fd: int) -> None:
         give_way()
     register_urls(job.urls)
     _limit_growth(job.resources.worker_bytes)
-    worker = process(job, parent.emit, _watchful_look(job.resources.worker_bytes))
+
+    def look() -> MemorySample:
+        _limit_growth(job.resources.worker_bytes)
+        return take_memory_sample()
+
+    worker = process(job, parent.emit, look)
     # Ctrl-C ends the program that feeds standard input, too: seen here, its end is not taken for the end of the corpus.
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, lambda _signum, _frame: worker.stop())
@@ -194,11 +199,3 @@ def _limit_growth(budget_bytes: int) -> None:
     most = data + max(0, budget_bytes - resident) + _ROOM_BYTES
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     resource.setrlimit(resource.RLIMIT_DATA, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
-
-
-def _watchful_look(budget_bytes: int) -> Callable[[], MemorySample]:
-    def look() -> MemorySample:
-        _limit_growth(budget_bytes)
-        return take_memory_sample()
-
-    return look

@@ -184,7 +184,8 @@ def divide_resources(
 
     Raises UsageError, MemoryBudgetError.
     """
-    n_threads = _choose_threads(threads)
+    options_of(PlanOptions)["threads"].check(threads)
+    n_threads = threads or usable_cores()
     budget, notices = _choose_budget(memory, n_threads, cgroup_limit_bytes())
     is_remote = any(source.is_remote for source in inputs)
     shares = divide_budget(budget, n_threads, len(inputs), is_remote=is_remote, is_sent=is_sent)
@@ -201,11 +202,6 @@ def divide_resources(
         nice=nice,
     )
     return resources, notices
-
-
-def _choose_threads(threads: int | None) -> int:
-    options_of(PlanOptions)["threads"].check(threads)
-    return threads or usable_cores()
 
 
 def _choose_budget(memory: str | int | None, n_threads: int, cgroup_bytes: int | None) -> tuple[int, list[str]]:

@@ -49,9 +49,7 @@ class SegmentWriter:
         self._started_s = time.monotonic()
         content = job.content
         state = output.segments[-1].writer if output.segments else {}
-        # A state of tokmill 0.1 has no sums of tokens.
-        sums = {"train_tokens": output.counts.tokens_train, "val_tokens": output.counts.tokens_val}
-        self._writer = make_writer(output, sums | state, spec_of(content))
+        self._writer = make_writer(output, state, spec_of(content))
         self._stdin_index = max((i for i, source in enumerate(content.inputs) if source.path == STDIN), default=None)
         self._stdin_ended_s: float | None = None
         self.counts = output.counts

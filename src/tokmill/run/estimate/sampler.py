@@ -255,7 +255,9 @@ class Sampler:
             for (excerpt, _), length, n_tokens in zip(chunk, lengths, np.diff(offsets).tolist(), strict=True):
                 excerpt.text_bytes += length
                 excerpt.tokens += n_tokens
-        return set(map(id, order)), _rate(rates, n_bytes)
+        # The median of the second half: warmed up, and of no moment in which another program had the processor.
+        rate = statistics.median(rates[len(rates) // 2 :]) if n_bytes >= _TIMED_BYTES else None
+        return set(map(id, order)), rate
 
     def _valid(self, text: bytes) -> bytes:
         try:
@@ -402,11 +404,6 @@ def _chunks(excerpts: Sequence[Excerpt]) -> Iterator[list[tuple[Excerpt, bytes]]
                 chunk, n_bytes = [], 0
     if chunk:
         yield chunk
-
-
-def _rate(rates: Sequence[float], n_bytes: int) -> float | None:
-    """Return the median of the second half: warmed up, and of no moment in which another program had the processor."""
-    return statistics.median(rates[len(rates) // 2 :]) if n_bytes >= _TIMED_BYTES else None
 
 
 def _answer(line: bytes) -> SampleResult:

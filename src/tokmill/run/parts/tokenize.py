@@ -72,7 +72,7 @@ def run_one_part(
         TokmillError: LockedError where another run makes this part.
     """
     index, count = parse_part(part)
-    parts = _parts_of(job, url)
+    parts = parts_store(url or text_to_path(job.out))
     whole = whole_job(job, count, parts)
     complete = begin(parts, whole, force=force)
     if complete is not None:
@@ -100,7 +100,7 @@ def run_all_parts(
     Returns the job of the whole and how the run ended. Raises TokmillError: LockedError where another run does the same.
     """
     began_s = time.monotonic()
-    parts = _parts_of(job, url, stage)
+    parts = parts_store(url or text_to_path(job.out), stage)
     whole = whole_job(job, count_parts(job.content.inputs, part_bytes), parts)
     with parts.lock():
         if job.fresh:
@@ -155,7 +155,9 @@ def part_job(whole: Job, index: int, content: Content | None = None) -> Job:
     content = content or part_content(whole.content, index)
     if whole.destination:
         return msgspec.structs.replace(whole, content=content, destination=part_url(whole.destination, index))
-    return msgspec.structs.replace(whole, content=content, out=path_to_text(_parts_of(whole).part_output(index)))
+    return msgspec.structs.replace(
+        whole, content=content, out=path_to_text(parts_store(text_to_path(whole.out)).part_output(index))
+    )
 
 
 def _make(
@@ -186,7 +188,3 @@ def _make(
         return already_finished(complete), True
     complete = parts.leave(part.index, part.plan)
     return (finished, False) if complete is None else (already_finished(complete), True)
-
-
-def _parts_of(job: Job, url: str = "", stage: str | None = None) -> PartsStore:
-    return parts_store(url or text_to_path(job.out), stage)
