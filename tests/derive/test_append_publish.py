@@ -65,7 +65,7 @@ def killed_append(base: Path, options: dict[str, Any]) -> Case:
         raise Died
 
     with pytest.MonkeyPatch.context() as patch, contextlib.suppress(Died):
-        patch.setattr(directory, "_publish_files", die)
+        patch.setattr(directory, "publish_files", die)
         append_in_process(corpora[1:], base / "pending", **options)
     assert files_in(base / "old").items() < files_in(base / "pending").items()
     return Case(base / "pending", base / "old", base / "new", corpora, options)
@@ -207,7 +207,7 @@ def test_what_a_killed_run_had_from_a_pipe_is_not_appended_twice_when_it_is_fini
     run_in_process([corpus], out, TINY, val_fraction=0.2)
     command = [sys.executable, "-m", "tokmill", "tokenize", "-", "--out", str(out), "--val-fraction", "0.2", "-q", "--append"]
     more = SEP.encode().join(THREE_CORPORA[1])
-    dying = "import sys, tokmill.output.directory as c, os\nc._publish_files = lambda *_: os._exit(9)\n"
+    dying = "import sys, tokmill.output.directory as c, os\nc.publish_files = lambda *_: os._exit(9)\n"
     (tmp_path / "sitecustomize.py").write_text(dying)
     environment = clean_environment() | {"PYTHONPATH": str(tmp_path)}
     assert subprocess.run(command, input=more, check=False, env=environment, timeout=60, capture_output=True).returncode

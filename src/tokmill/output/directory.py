@@ -203,7 +203,7 @@ class Output:
         written = growing_path(self.directory, MANIFEST_NAME)
         with storage_errors(written):
             durable.write_file(written, encode_manifest(manifest))
-        _publish_files(self.directory, manifest)
+        publish_files(self.directory, manifest)
         self._journal.close()
         remove_state(self.directory, self._lock)
 
@@ -304,27 +304,12 @@ def _finish_publishing(directory: Path, content: Content) -> Manifest | None:
         return None
     if manifest.fingerprint != content.fingerprint():
         raise changed_error(manifest.content, content, directory)
-    _publish_files(directory, manifest)
+    publish_files(directory, manifest)
     return manifest
 
 
-def _publish_files(directory: Path, manifest: Manifest) -> None:
-    """Rename the files of `manifest` into place, its own file last. Can be repeated after a crash at any point."""
-    with storage_errors(directory):
-        _make_way(directory, manifest)
-        for sub in sorted({os.path.dirname(name) for name in manifest.files} - {""}):
-            durable.make_directory(directory / sub)
-        for name, entry in manifest.files.items():
-            _give_name(directory, name, entry.size_bytes)
-        for sub in {os.path.dirname(name) for name in manifest.files} | {""}:
-            durable.sync_directory(directory / sub)
-        durable.replace(growing_path(directory, MANIFEST_NAME), directory / MANIFEST_NAME)
-        durable.sync_directory(directory)
-        durable.sync_directory(directory.parent)
-
-
-def _give_name(directory: Path, name: str, size_bytes: int) -> None:
-    """Rename a growing file, unless that was done, or the file was sent to a store."""
+def give_name(directory: Path, name: str, size_bytes: int) -> None:
+    """Rename a growing file, unless that was done, or the file was sent to a store. Raises OSError, DamageError."""
     growing = growing_path(directory, name)
     try:
         check_size(growing if growing.exists() else directory / name, size_bytes, "a file of the finished run")
@@ -334,6 +319,24 @@ def _give_name(directory: Path, name: str, size_bytes: int) -> None:
         # It may be sent and removed here between two checks.
         if not is_sent(directory, name):
             raise
+
+
+def publish_files(directory: Path, manifest: Manifest, give_name: Callable[[Path, str, int], None] = give_name) -> None:
+    """Rename the files of a manifest, which is written already, into place, its own file last. Can be repeated after a crash.
+
+    give_name: renames one file, unless that was done: directory, name, bytes. Raises StorageError, DamageError.
+    """
+    with storage_errors(directory):
+        _make_way(directory, manifest)
+        for sub in sorted({os.path.dirname(name) for name in manifest.files} - {""}):
+            durable.make_directory(directory / sub)
+        for name, entry in manifest.files.items():
+            give_name(directory, name, entry.size_bytes)
+        for sub in {os.path.dirname(name) for name in manifest.files} | {""}:
+            durable.sync_directory(directory / sub)
+        durable.replace(growing_path(directory, MANIFEST_NAME), directory / MANIFEST_NAME)
+        durable.sync_directory(directory)
+        durable.sync_directory(directory.parent)
 
 
 def _make_way(directory: Path, manifest: Manifest) -> None:

@@ -14,6 +14,7 @@ from tokmill.core.errors import DamageError, LockedError, UsageError
 from tokmill.core.manifest import MANIFEST_NAME, SKIPPED_NAME, encode_manifest, load_manifest
 from tokmill.core.system import durable
 from tokmill.core.system.durable import storage_errors
+from tokmill.output.directory import give_name, publish_files
 from tokmill.output.journal import encode_header, read_header
 from tokmill.output.parts import PartsStore, files_of_whole, n_parts, part_directory
 from tokmill.output.state_dir import (
@@ -125,9 +126,8 @@ class DirectoryParts(PartsStore):
 
     def publish(self, parts: Sequence[Manifest], manifest: Manifest, reporter: ProgressReporter) -> Manifest:
         """Rename all files into place, the manifest last. Raises StorageError, DamageError, LockedError."""
-        directory, written = self.directory, growing_path(self.directory, MANIFEST_NAME)
-        folders = {os.path.dirname(name) for name in manifest.files} | {""}
-        with storage_errors(directory):
+        written = growing_path(self.directory, MANIFEST_NAME)
+        with storage_errors(self.directory):
             durable.write_file(written, encode_manifest(manifest))
             try:
                 # A run of a part that begins from now on sees the written manifest and ends.
@@ -135,22 +135,19 @@ class DirectoryParts(PartsStore):
             except LockedError:
                 written.unlink()
                 raise
-            for folder in sorted(folders - {""}):
-                durable.make_directory(directory / folder)
+        owners = {name: index for index, part in enumerate(parts) for name in files_of_whole(part)}
         n_bytes = 0
-        for index, part in enumerate(parts):
-            for name, entry in files_of_whole(part).items():
-                self._move(index, name, entry.size_bytes)
-                n_bytes += entry.size_bytes
-                reporter.progress(n_bytes)
-        with storage_errors(directory):
-            if SKIPPED_NAME in manifest.files:
-                durable.replace(growing_path(directory, SKIPPED_NAME), directory / SKIPPED_NAME)
-            for folder in folders:
-                durable.sync_directory(directory / folder)
-            durable.replace(written, directory / MANIFEST_NAME)
-            durable.sync_directory(directory)
-            durable.sync_directory(directory.parent)
+
+        def move(directory: Path, name: str, size_bytes: int) -> None:
+            nonlocal n_bytes
+            if name not in owners:
+                give_name(directory, name, size_bytes)
+                return
+            self._move(owners[name], name, size_bytes)
+            n_bytes += size_bytes
+            reporter.progress(n_bytes)
+
+        publish_files(self.directory, manifest, move)
         return manifest
 
     def _move(self, index: int, name: str, size_bytes: int) -> None:

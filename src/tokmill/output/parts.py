@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from tokmill.core.records import FileEntry
 
 _MOST_NAMED = 5
-"""Parts that a message names."""
 
 
 def in_parts(content: Content, count: int) -> Content:

@@ -52,15 +52,15 @@ class Prefix:
 
     def head(self, name: str) -> ObjectInfo | None:
         """Return one object; None if there is none."""
-        return self._ask(lambda: self.store.head(name))
+        return self.ask(lambda: self.store.head(name))
 
     def list(self) -> dict[str, ObjectInfo]:
         """Return all objects, by name."""
-        return {info.name: info for info in self._ask(self.store.list)}
+        return {info.name: info for info in self.ask(self.store.list)}
 
     def delete(self, names: Iterable[str]) -> None:
         """Delete objects, in this order."""
-        self._ask(lambda: self.store.delete(names))
+        self.ask(lambda: self.store.delete(names))
 
     def manifest(self) -> Manifest | None:
         """Return that of the complete output here; None if there is none. Raises DamageError, UsageError (a newer tokmill's)."""
@@ -211,7 +211,7 @@ class Prefix:
         data = encode_manifest(manifest)
         # Put by an attempt of our own that seemed to fail, perhaps.
         with contextlib.suppress(AlreadyExists):
-            self._ask(lambda: self.store.put(MANIFEST_NAME, data, only_new=True))
+            self.ask(lambda: self.store.put(MANIFEST_NAME, data, only_new=True))
         found = self.manifest()
         if found is None or found.fingerprint != manifest.fingerprint:
             raise self._came_between(MANIFEST_NAME)
@@ -239,9 +239,9 @@ class Prefix:
     def tidy(self, names: Iterable[str]) -> None:
         """Abort uploads that runs that wrote these names left. Raises StorageError."""
         wanted = set(names)
-        for name, upload in self._ask(self.store.list_multipart):
+        for name, upload in self.ask(self.store.list_multipart):
             if name in wanted or (is_ours(name) and "/" not in name):
-                self._ask(lambda name=name, upload=upload: self.store.abort_multipart(name, upload))  # type: ignore[misc]
+                self.ask(lambda name=name, upload=upload: self.store.abort_multipart(name, upload))  # type: ignore[misc]
 
     def _retire_overtaken(self, state: UploadState) -> None:
         """Delete a manifest that another run put since --fresh was said; not one of the same inputs and settings."""
@@ -269,7 +269,8 @@ class Prefix:
             next_step=f"tokmill verify {self.url} says which; then choose another --out, or pass --fresh",
         )
 
-    def _ask(self, attempt: Callable[[], T]) -> T:
+    def ask(self, attempt: Callable[[], T]) -> T:
+        """Return what a request brings, after retries. Raises StorageError when these end."""
         return retry(attempt, WRITING, self._not_asked)
 
     def _not_asked(self, how: str) -> StorageError:

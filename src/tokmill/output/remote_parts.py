@@ -24,7 +24,7 @@ from tokmill.output.parts import PartsStore, files_of_whole, n_parts, part_direc
 from tokmill.output.prefix import Prefix, give_up, is_ours, reading_errors
 from tokmill.output.staged import output_of, stage_of
 from tokmill.output.state_dir import acquire_lock, growing_path, release_lock
-from tokmill.store import WRITING, AlreadyExists, Copier, CopyTask, FileToSend, Uploader, UploadState, not_written, retry
+from tokmill.store import AlreadyExists, Copier, CopyTask, FileToSend, Uploader, UploadState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from tokmill.output.journal import Header
     from tokmill.store import ObjectInfo
 
+A = TypeVar("A")
 T = TypeVar("T")
 
 _BELOW = f"{PARTS_NAME}/"
@@ -96,7 +97,7 @@ class RemoteParts(PartsStore):
         if replace:
             self._remove_copies()
         with contextlib.suppress(AlreadyExists):
-            self._ask(lambda: self._prefix.store.put(PLAN_NAME, encode_header(plan), only_new=not replace))
+            self._prefix.ask(lambda: self._prefix.store.put(PLAN_NAME, encode_header(plan), only_new=not replace))
 
     def complete(self, *, pending: bool = False) -> Manifest | None:  # noqa: ARG002  an object is there or not
         """Return the manifest of the whole, if there is one. Raises DamageError, UsageError, StorageError."""
@@ -124,8 +125,7 @@ class RemoteParts(PartsStore):
             name = part_name(index, MANIFEST_NAME)
             return decode_manifest(b"".join(self._blocks(there, index, MANIFEST_NAME)), f"{self.where}/{name}")
 
-        with ThreadPoolExecutor(_AT_ONCE, "fetch") as pool:
-            return list(pool.map(read, range(count)))
+        return _at_once(read, range(count))
 
     def skipped_files(self, indexes: Sequence[int]) -> dict[int, Path]:
         """Fetch the lists of skipped records of these parts, several at a time. Raises DamageError, StorageError."""
@@ -141,8 +141,7 @@ class RemoteParts(PartsStore):
                     file.writelines(self._blocks(there, index, SKIPPED_NAME))
             return path
 
-        with ThreadPoolExecutor(_AT_ONCE, "fetch") as pool:
-            return dict(zip(indexes, pool.map(fetch, indexes), strict=True))
+        return dict(zip(indexes, _at_once(fetch, indexes), strict=True))
 
     def _blocks(self, there: Mapping[str, ObjectInfo], index: int, name: str) -> Iterator[bytes]:
         """Yield the bytes of an object of a part. Raises DamageError where it is missing."""
@@ -199,7 +198,7 @@ class RemoteParts(PartsStore):
     def remove_parts(self, fingerprint: str | None) -> None:  # noqa: ARG002  the local store's
         """Remove the parts, unfinished uploads, and then the plan. Raises StorageError."""
         self._remove(_BELOW)
-        self._ask(lambda: self._prefix.store.delete([PLAN_NAME]))
+        self._prefix.delete([PLAN_NAME])
 
     def tidy(self, fingerprint: str) -> None:
         """Remove what late parts left. Raises StorageError."""
@@ -244,21 +243,21 @@ class RemoteParts(PartsStore):
 
     def _remove(self, prefix: str) -> None:
         """Remove every object below, manifests first, and unfinished uploads, those to names of the whole too."""
-        for name, upload in self._ask(self._prefix.store.list_multipart):
+        for name, upload in self._prefix.ask(self._prefix.store.list_multipart):
             if name.startswith(prefix) or (prefix == _BELOW and _is_of_whole(name)):
-                self._ask(lambda name=name, upload=upload: self._prefix.store.abort_multipart(name, upload))  # type: ignore[misc]
+                self._prefix.ask(lambda name=name, upload=upload: self._prefix.store.abort_multipart(name, upload))  # type: ignore[misc]
         names = [name for name in self._prefix.list() if name.startswith(prefix)]
         manifests = [name for name in names if name.endswith(f"/{MANIFEST_NAME}")]
         self._delete(manifests)
         self._delete(set(names) - set(manifests))
 
     def _delete(self, names: Iterable[str]) -> None:
-        with ThreadPoolExecutor(_AT_ONCE, "remove") as pool:
-            for _ in pool.map(lambda name: self._ask(lambda: self._prefix.store.delete([name])), names):
-                pass
+        _at_once(lambda name: self._prefix.delete([name]), names)
 
-    def _ask(self, attempt: Callable[[], T]) -> T:
-        return retry(attempt, WRITING, lambda how: not_written(how, self.where))
+
+def _at_once(function: Callable[[A], T], items: Iterable[A]) -> list[T]:
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        return list(pool.map(function, items))
 
 
 def _is_of_whole(name: str) -> bool:

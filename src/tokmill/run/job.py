@@ -131,7 +131,6 @@ def _stage_bytes(stage_size: str | int | None) -> int:
 
 
 _MOST_DETAILS = 5
-"""Inputs that are named."""
 
 
 def details(job: Job) -> list[str]:

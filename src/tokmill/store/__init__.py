@@ -22,7 +22,6 @@ if TYPE_CHECKING:
         FileToSend,
         Uploader,
         foreign_object,
-        not_written,
         outgoing,
     )
     from tokmill.store.upload_state import UploadState
@@ -41,7 +40,7 @@ __getattr__, __dir__, __all__ = lazy_names(
         "copy": ["Copier", "CopyTask"],
         "download": ["Fetcher", "RemoteStream", "retry", "read_range", "serves_ranges"],
         "listing": ["find_remote"],
-        "upload": ["FileToSend", "Uploader", "WRITING", "not_written", "foreign_object", "outgoing"],
+        "upload": ["FileToSend", "Uploader", "WRITING", "foreign_object", "outgoing"],
         "upload_state": ["UploadState"],
         "urls": ["redacted", "path_of", "register_url", "register_urls", "full_urls"],
     },
