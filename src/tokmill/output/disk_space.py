@@ -139,11 +139,9 @@ def _held_bytes(job: Job, output_bytes: int) -> int:
 
 def most_tokens(content: Content) -> tuple[int, int] | None:
     """Return a bound on the tokens (each stands for at least a byte) and the bytes they come from; None if an input has no size."""
-    n_bytes = 0
-    for source in content.inputs:
-        if source.size_bytes is None:
-            return None
-        n_bytes += source.size_bytes * (_COMPRESSION if is_packed(source) else 1)
+    if any(source.size_bytes is None for source in content.inputs):
+        return None
+    n_bytes = sum((source.size_bytes or 0) * (_COMPRESSION if is_packed(source) else 1) for source in content.inputs)
     # A document's end-of-text id has its separator or its line's brackets, but for the last of a file.
     return n_bytes * (_REPLACED if content.encoding_errors == "replace" else 1) + len(content.inputs), n_bytes
 

@@ -30,7 +30,7 @@ from tokmill.output.state_dir import parts_error
 from tokmill.store import WRITING, AlreadyExists, RemoteStream, foreign_object, objects_at, register_url, retry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping
 
     from tokmill.store import ObjectInfo, ObjectStore, UploadState
 
@@ -180,10 +180,14 @@ class Prefix:
         """Delete the complete output that is to be replaced, its manifest first. Can be done again after a crash."""
         older = self.head(MANIFEST_NAME) if state.notes.is_fresh else None
         if older is not None and older.version == state.notes.replaces:
-            state.change(retired=tuple(self._listed_files()))
+            listed = self._readable_manifest()
+            state.change(retired=tuple(listed.files) if listed else ())
             self.delete([MANIFEST_NAME])
         elif older is not None:
-            self._retire_overtaken(state)
+            # Another run put it since --fresh was said. One of the same inputs and settings stays.
+            found, content = self._readable_manifest(), state.notes.content
+            if found is not None and content is not None and found.fingerprint != content.fingerprint():
+                self.delete([MANIFEST_NAME])
         if state.notes.retired:
             self.delete(state.notes.retired)
         if state.notes.replaces:
@@ -243,23 +247,12 @@ class Prefix:
             if name in wanted or (is_ours(name) and "/" not in name):
                 self.ask(lambda name=name, upload=upload: self.store.abort_multipart(name, upload))  # type: ignore[misc]
 
-    def _retire_overtaken(self, state: UploadState) -> None:
-        """Delete a manifest that another run put since --fresh was said; not one of the same inputs and settings."""
+    def _readable_manifest(self) -> Manifest | None:
+        """Return the manifest; None where there is none, or one that is damaged or a newer tokmill's."""
         try:
-            found = self.manifest()
+            return self.manifest()
         except (DamageError, UsageError):
-            return
-        content = state.notes.content
-        if found is not None and content is not None and found.fingerprint != content.fingerprint():
-            self.delete([MANIFEST_NAME])
-
-    def _listed_files(self) -> Sequence[str]:
-        """Return the files that the manifest lists; none where it is damaged, or a newer tokmill's."""
-        try:
-            manifest = self.manifest()
-        except (DamageError, UsageError):
-            return []
-        return [*manifest.files] if manifest else []
+            return None
 
     def _came_between(self, name: str) -> LockedError:
         return LockedError(

@@ -80,7 +80,8 @@ class SegmentWriter:
         self._after = encoded.after
         if encoded.after is not None:
             self.reached = encoded.after
-            self._note_end_of_stdin(encoded.after)
+            if self._stdin_ended_s is None and self._stdin_index is not None and encoded.after.input_index > self._stdin_index:
+                self._stdin_ended_s = time.monotonic()
             if self._is_due():
                 self.commit()
 
@@ -97,7 +98,7 @@ class SegmentWriter:
         limit_bytes -= sum(run.ids.nbytes + _DOCUMENT_BYTES * len(run.ends) for run in encoded.runs)
         if self._output.staged_bytes <= limit_bytes:
             return True
-        if self.can_commit:
+        if self._after is not None and not self._is_withheld:
             self.commit()
         self._output.settle()
         next_tick = time.monotonic()
@@ -111,22 +112,13 @@ class SegmentWriter:
         return True
 
     @property
-    def can_commit(self) -> bool:
-        """Whether a run can be resumed after what was added last."""
-        return self._after is not None and not self.is_withheld
-
-    def _note_end_of_stdin(self, after: Cursor) -> None:
-        if self._stdin_ended_s is None and self._stdin_index is not None and after.input_index > self._stdin_index:
-            self._stdin_ended_s = time.monotonic()
-
-    @property
-    def is_withheld(self) -> bool:
+    def _is_withheld(self) -> bool:
         """Whether standard input ended just now, so that an interrupt may have ended it."""
         return self._stdin_ended_s is not None and time.monotonic() - self._stdin_ended_s < _GRACE_S
 
     def wait_for_stdin_end(self) -> None:
         """Wait until the end of standard input is no longer in doubt."""
-        while self.is_withheld:
+        while self._is_withheld:
             time.sleep(_GRACE_S / 10)
 
     def _is_due(self) -> bool:
@@ -138,7 +130,7 @@ class SegmentWriter:
     def commit(self) -> None:
         """Begin to commit up to the last batch, if a run can be resumed after it and there is something new."""
         after, self._after = self._after, None
-        if after is None or self.is_withheld or (after == self._output.cursor and not self._output.is_ahead):
+        if after is None or self._is_withheld or (after == self._output.cursor and not self._output.is_ahead):
             return
         counts, elapsed_s = self.counts, self.elapsed_s
         self._committed_bytes, self._committed_s = counts.bytes_in, time.monotonic()
