@@ -62,7 +62,7 @@ def small_places(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def ask(*paths: Path, sample_bytes: int, decode_s: float = 5.0, **options: object) -> tuple[SampleResult, Totals]:
     job = make_job([str(p) for p in paths], PlanOptions(**options), out="/dev/null/x").job  # type: ignore[arg-type]
-    question = SampleRequest(content=job.content, engine="gigatoken", sample_bytes=sample_bytes, decode_s=decode_s, encode_s=60.0)
+    question = SampleRequest(job=job, sample_bytes=sample_bytes, decode_s=decode_s, encode_s=60.0)
     answer = Sampler(question).answer()
     return answer, totals(answer.groups)
 
@@ -244,7 +244,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     path = write(tmp_path / "a.txt", "x")
     job = make_job([str(path)], out="/dev/null/x").job
     path.unlink()
-    question = SampleRequest(content=job.content, engine="gigatoken", sample_bytes=1000, decode_s=1, encode_s=1)
+    question = SampleRequest(job=job, sample_bytes=1000, decode_s=1, encode_s=1)
     with pytest.raises(Exception, match="cannot be read") as caught:
         Sampler(question).answer()
     assert str(path) in str(caught.value)

@@ -16,7 +16,7 @@ import numpy as np
 from tokmill.core.errors import AuditError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from numpy.typing import NDArray
 
@@ -86,21 +86,6 @@ class Auditor:
         begin = self._cutter.first(document[: start + 2 * _WINDOW_BYTES], start) if start else 0
         end = self._cutter.last(document[: begin + 2 * _WINDOW_BYTES], begin + _WINDOW_BYTES)
         return (begin, end) if end > begin else (0, 0)
-
-
-def audit_documents(
-    auditor: Auditor,
-    documents: Sequence[bytes],
-    encoded: tuple[NDArray[np.uint32], NDArray[np.int64]],
-    chosen: Sequence[int],
-    encoder: Encoder,
-    locate: Callable[[int], Location],
-) -> tuple[int, int]:
-    """Audit the chosen documents of a batch. Returns the documents and the bytes compared. Raises AuditError."""
-    ids, offsets = encoded
-    samples = [(i, ids[offsets[i] : offsets[i + 1]].copy()) for i in chosen]
-    compared = [auditor.compare(documents[i], sample, encoder, locate(i)) for i, sample in samples]
-    return sum(n > 0 for n in compared), sum(compared)
 
 
 def _mismatch(

@@ -19,7 +19,6 @@ from tokmill.core.errors import BadTextError, EngineError
 from tokmill.core.records import Batch, Counts, EncodedBatch, Skip, Tokens
 from tokmill.encode import reference_of
 from tokmill.read import clean, damage_hint, first_invalid
-from tokmill.run.audit import Auditor, audit_documents
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
 
     from tokmill.core.config import Content
     from tokmill.core.protocols import Encoder
+    from tokmill.run.audit import Auditor
 
 _FEW_DOCUMENTS = 1000
 """Up to here joining slices is faster than np.insert (2 MB: 0.27 ms against 0.52 for 400 documents, 1.2 against 0.75 for 5,000)."""
@@ -69,11 +69,11 @@ class EncodeStage:
         self._check_ids(ids, batch)
         chosen = self._auditor.choose(hashes, offsets, first=batch.index == 0)
         runs = self._assemble(ids, offsets, is_val, batch)
-        audited = (0, 0)
-        if chosen:
-            audited = audit_documents(
-                self._auditor, documents, (ids, offsets), chosen, self.encoder, lambda i: batch.locate(int(texts.origin[i]))
-            )
+        # Copies: the audit uses the encoder, too.
+        samples = [(i, ids[offsets[i] : offsets[i + 1]].copy()) for i in chosen]
+        audited = [
+            self._auditor.compare(documents[i], sample, self.encoder, batch.locate(int(texts.origin[i]))) for i, sample in samples
+        ]
         return EncodedBatch(
             index=batch.index,
             runs=runs,
@@ -239,7 +239,7 @@ def _part(out: NDArray[Any], bounds: NDArray[np.int64], ends: NDArray[np.int64],
     return parted
 
 
-def _count(texts: _Texts, runs: list[Tokens], audited: tuple[int, int]) -> Counts:
+def _count(texts: _Texts, runs: list[Tokens], audited: Sequence[int]) -> Counts:
     reasons = {"empty": texts.n_empty, "invalid_utf8": len(texts.skips)}
     documents = [sum(len(run.ends) for run in runs if run.is_val == side) for side in (False, True)]
     tokens = [sum(len(run.ids) for run in runs if run.is_val == side) for side in (False, True)]
@@ -252,6 +252,6 @@ def _count(texts: _Texts, runs: list[Tokens], audited: tuple[int, int]) -> Count
         skipped={reason: n for reason, n in reasons.items() if n},
         invalid_utf8_documents=texts.invalid_documents,
         invalid_utf8_bytes=texts.invalid_bytes,
-        audited_documents=audited[0],
-        audited_bytes=audited[1],
+        audited_documents=sum(n > 0 for n in audited),
+        audited_bytes=sum(audited),
     )

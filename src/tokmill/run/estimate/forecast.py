@@ -161,14 +161,7 @@ def check_disk(job: Job, carried_bytes: int = 0) -> None:
 
 def ask(job: Job, sample_bytes: int, *, decode_s: float, encode_s: float) -> SampleResult:
     """Return what the sampling process finds. Raises TokmillError; see `SampleRequest`."""
-    request = SampleRequest(
-        content=job.content,
-        engine=job.resources.engine,
-        sample_bytes=sample_bytes,
-        decode_s=decode_s,
-        encode_s=encode_s,
-        urls=job.urls,
-    )
+    request = SampleRequest(job=job, sample_bytes=sample_bytes, decode_s=decode_s, encode_s=encode_s)
     child = Child("tokmill.run.estimate.sampler")
     try:
         child.ask(msgspec.json.encode(request))

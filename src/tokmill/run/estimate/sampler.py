@@ -78,8 +78,8 @@ class Sampler:
 
     def __init__(self, request: SampleRequest) -> None:
         self._request = request
-        self._content = request.content
-        self._cutter = cutter_of(request.content.tokenizer)
+        self._content = request.job.content
+        self._cutter = cutter_of(request.job.content.tokenizer)
         self._n_invalid = 0
         self._notices: list[str] = []
         self._decompressed: list[tuple[int, int, bool]] = []
@@ -233,7 +233,7 @@ class Sampler:
 
     def _encode(self, excerpts: Sequence[Excerpt]) -> tuple[set[int], float | None]:
         """Count the tokens of the excerpts. Returns the identities of those encoded, and the engine's bytes a second."""
-        encoder = load_encoder(self._content.tokenizer, self._request.engine)
+        encoder = load_encoder(self._content.tokenizer, self._request.job.resources.engine)
         # In random order, so that what is left out for lack of time is left out everywhere.
         order = random.Random(1).sample(excerpts, len(excerpts))  # noqa: S311  the same
         place = {id(excerpt): i for i, excerpt in enumerate(order)}
@@ -408,7 +408,7 @@ def _chunks(excerpts: Sequence[Excerpt]) -> Iterator[list[tuple[Excerpt, bytes]]
 
 def _answer(line: bytes) -> SampleResult:
     request = msgspec.json.decode(line, type=SampleRequest)
-    register_urls(request.urls)
+    register_urls(request.job.urls)
     return Sampler(request).answer()
 
 

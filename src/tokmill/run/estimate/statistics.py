@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from tokmill.core.config import Content
+from tokmill.core.config import Job
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -28,16 +28,13 @@ _UNSEEN_FLOOR = 0.1
 class SampleRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What the sampling process is asked."""
 
-    content: Content
-    engine: str
+    job: Job
     sample_bytes: int
     """Text to encode, about; a corpus up to this size is encoded whole."""
     decode_s: float
     """Time for reading what has to be read from its beginning, about."""
     encode_s: float
     """Time for encoding, about; what is not reached is left out, evenly."""
-    urls: dict[str, str] = {}
-    """See `config.Job`."""
 
 
 class Window(msgspec.Struct, frozen=True, array_like=True):

@@ -31,7 +31,7 @@ from tokmill.core.records import Counts
 from tokmill.core.skipping import n_bad_records, too_many_error
 from tokmill.core.system.process import error_of, failed_event
 from tokmill.core.text import counted
-from tokmill.output import part_contents, skipped_lists
+from tokmill.output import n_parts, part_contents, skipped_lists
 from tokmill.run.parts.tokenize import make_part, part_job
 from tokmill.run.supervisor import LocalRunner
 
@@ -233,8 +233,7 @@ class _View:
     def __init__(self, job: Job, indexes: Sequence[int]) -> None:
         self._began_s = time.monotonic()
         content = job.content
-        count = content.n_parts if isinstance(content.n_parts, int) else 1
-        self._sizes = part_sizes(content.inputs, content.separator, count)
+        self._sizes = part_sizes(content.inputs, content.separator, n_parts(content))
         self._left = set(indexes)
         self._counts = Counts()
         self._states: dict[int, tuple[int, bytes]] = {}
