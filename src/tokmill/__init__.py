@@ -51,40 +51,11 @@ __all__ = [
     "verify",
 ]
 
-_FROM = {
-    "__version__": "core.version",
-    "Dataset": "dataset",
-    "Inspection": "check",
-    "Outcome": "core.outcome",
-    "Plan": "run",
-    "Report": "check",
-    "ReportPage": "reports",
-    "Summary": "run",
-    "TokmillError": "core.errors",
-    "convert": "derive",
-    "finalize": "api",
-    "inspect": "check",
-    "merge": "derive",
-    "open": "dataset:open_dataset",
-    "plan": "api",
-    "repair": "check",
-    "report": "reports",
-    "reshard": "derive",
-    "tokenize": "api",
-    "verify": "check",
-}
-"""The room that has each name; after a colon, what it is called there."""
-
 
 def __getattr__(name: str) -> object:
-    if name not in _FROM:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
+    from tokmill.core.lazy import load
 
-    module, _, attribute = _FROM[name].partition(":")
-    value = getattr(import_module(f"{__name__}.{module}"), attribute or name)
-    globals()[name] = value
-    return value
+    return load(__name__, name)
 
 
 def __dir__() -> list[str]:

@@ -62,6 +62,7 @@ def test_help_names_every_command_and_imports_nothing_heavy() -> None:
     text = done.stdout.decode()
     assert all(command in text for command in ("tokenize", "verify", "inspect"))
     assert text.splitlines()[-1] == "[]"
+    assert text.count("quoted glob patterns") == 1
 
 
 def test_version() -> None:

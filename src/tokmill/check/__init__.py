@@ -12,12 +12,4 @@ if TYPE_CHECKING:
     from tokmill.check.repairing.start import repair
     from tokmill.check.verification import verify
 
-__getattr__, __dir__, __all__ = lazy_names(
-    __name__,
-    {
-        "findings": ["Problem", "Report"],
-        "inspection": ["Inspection", "Preview", "inspect"],
-        "repairing.start": ["repair"],
-        "verification": ["verify"],
-    },
-)
+__getattr__, __all__ = lazy_names(__name__)

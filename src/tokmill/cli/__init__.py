@@ -9,9 +9,4 @@ from tokmill.core.lazy import lazy_names
 if TYPE_CHECKING:
     from tokmill.cli.app import main
 
-__getattr__, __dir__, __all__ = lazy_names(
-    __name__,
-    {
-        "app": ["main"],
-    },
-)
+__getattr__, __all__ = lazy_names(__name__)

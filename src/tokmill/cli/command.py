@@ -138,6 +138,9 @@ class Command(click.Command):
             console.print_result("\n".join(_lines(ctx.command_path, rows)))
         return None
 
+    def format_arguments(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Do nothing: newer versions of click write arguments here, older ones not at all; `format_options` does."""
+
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write arguments, then options by group."""
         arguments = [(str(p.metavar), p.help or "") for p in self.params if isinstance(p, Argument) and not p.hidden]

@@ -22,22 +22,4 @@ if TYPE_CHECKING:
         refuse_options,
     )
 
-__getattr__, __dir__, __all__ = lazy_names(
-    __name__,
-    {
-        "batches": ["Batches"],
-        "dataset": ["Dataset", "find_tokenizer", "open_dataset"],
-        "id_reader": ["IdReader"],
-        "sharded_array": ["Ids", "TokenArray"],
-        "token_files": [
-            "Extent",
-            "TokenFile",
-            "bare_file",
-            "check_size",
-            "files_of",
-            "format_of",
-            "refuse_index",
-            "refuse_options",
-        ],
-    },
-)
+__getattr__, __all__ = lazy_names(__name__)

@@ -11,11 +11,4 @@ if TYPE_CHECKING:
     from tokmill.derive.conversion import convert, reshard
     from tokmill.derive.merging import merge
 
-__getattr__, __dir__, __all__ = lazy_names(
-    __name__,
-    {
-        "appending": ["bytes_to_copy", "copy_old_output", "extend"],
-        "conversion": ["convert", "reshard"],
-        "merging": ["merge"],
-    },
-)
+__getattr__, __all__ = lazy_names(__name__)

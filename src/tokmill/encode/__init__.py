@@ -34,21 +34,4 @@ if TYPE_CHECKING:
     )
     from tokmill.encode.selftest import TEXTS, Tried
 
-__getattr__, __dir__, __all__ = lazy_names(
-    __name__,
-    {
-        "loading": [
-            "ENGINES",
-            "cutter_of",
-            "disable_awkward",
-            "is_lossless",
-            "load_decoder",
-            "load_encoder",
-            "load_fastest",
-            "text_lengths",
-        ],
-        "published": ["ENCODINGS", "Fetched", "Vocabulary", "fetch_vocabulary", "list_vocabularies", "tiktoken_cache_paths"],
-        "resolve": ["engine_notice", "engine_of", "reference_of", "resolve_tokenizer", "resolve_with"],
-        "selftest": ["TEXTS", "Tried"],
-    },
-)
+__getattr__, __all__ = lazy_names(__name__)

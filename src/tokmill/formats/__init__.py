@@ -13,13 +13,4 @@ if TYPE_CHECKING:
     from tokmill.formats.registry import FORMATS
     from tokmill.formats.sharding import make_writer, spec_of
 
-__getattr__, __dir__, __all__ = lazy_names(
-    __name__,
-    {
-        "base": ["FormatSpec"],
-        "choose": ["Choice", "choose_output", "dropped_notices", "dropped_tokens", "tail_notices"],
-        "header_checks": ["header_problem", "n_padding_ids"],
-        "registry": ["FORMATS"],
-        "sharding": ["make_writer", "spec_of"],
-    },
-)
+__getattr__, __all__ = lazy_names(__name__)

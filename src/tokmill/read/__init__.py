@@ -15,15 +15,4 @@ if TYPE_CHECKING:
     from tokmill.read.stream import open_stream
     from tokmill.read.utf8 import clean, damage_hint, first_invalid
 
-__getattr__, __dir__, __all__ = lazy_names(
-    __name__,
-    {
-        "corpus": ["CorpusReader"],
-        "formats.parquet": ["stored_groups"],
-        "inputs": ["find_inputs", "input_format_of"],
-        "json_record": ["NotARecordError", "RecordParser"],
-        "sniff": ["check_files", "keys_of"],
-        "stream": ["open_stream"],
-        "utf8": ["clean", "damage_hint", "first_invalid"],
-    },
-)
+__getattr__, __all__ = lazy_names(__name__)

@@ -10,10 +10,4 @@ if TYPE_CHECKING:
     from tokmill.reports.charts import check_extra
     from tokmill.reports.reporting import ReportPage, report
 
-__getattr__, __dir__, __all__ = lazy_names(
-    __name__,
-    {
-        "charts": ["check_extra"],
-        "reporting": ["ReportPage", "report"],
-    },
-)
+__getattr__, __all__ = lazy_names(__name__)

@@ -31,20 +31,4 @@ if TYPE_CHECKING:
     from tokmill.run.summary import Meter, Summary, notices_of, summarize
     from tokmill.run.supervisor import LocalRunner
 
-__getattr__, __dir__, __all__ = lazy_names(
-    __name__,
-    {
-        "advice": ["emptiness_notices"],
-        "audit": ["Auditor"],
-        "encode_batch": ["EncodeStage"],
-        "encoding": ["EncodingProcess", "serve"],
-        "estimate.forecast": ["InputPlan", "NOWHERE", "Plan", "check_disk", "make_plan"],
-        "estimate.statistics": ["Estimate"],
-        "job": ["PlannedJob", "details", "divide_resources", "make_job"],
-        "parts.finalize": ["finalize"],
-        "parts.ray": ["RayRunner"],
-        "parts.tokenize": ["place_of_part", "run_all_parts", "run_one_part"],
-        "summary": ["Meter", "Summary", "notices_of", "summarize"],
-        "supervisor": ["LocalRunner"],
-    },
-)
+__getattr__, __all__ = lazy_names(__name__)

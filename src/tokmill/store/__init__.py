@@ -33,15 +33,4 @@ if TYPE_CHECKING:
         register_urls,
     )
 
-__getattr__, __dir__, __all__ = lazy_names(
-    __name__,
-    {
-        "base": ["AlreadyExists", "ObjectInfo", "ObjectStore", "objects_at"],
-        "copy": ["Copier", "CopyTask"],
-        "download": ["Fetcher", "RemoteStream", "retry", "read_range", "serves_ranges"],
-        "listing": ["find_remote"],
-        "upload": ["FileToSend", "Uploader", "WRITING", "foreign_object", "outgoing"],
-        "upload_state": ["UploadState"],
-        "urls": ["redacted", "path_of", "register_url", "register_urls", "full_urls"],
-    },
-)
+__getattr__, __all__ = lazy_names(__name__)
