@@ -27,8 +27,9 @@ from tokmill.core.records import text_to_path
 from tokmill.encode.engines.gigatoken import GigatokenEncoder
 from tokmill.encode.engines.tiktoken import TiktokenEncoder
 from tokmill.encode.engines.unicode_fallback import UnicodeFallback
-from tokmill.encode.loading import engine_of, load_encoder, reference_of, resolve_tokenizer
+from tokmill.encode.loading import load_encoder
 from tokmill.encode.published import ENCODINGS
+from tokmill.encode.resolve import engine_of, reference_of, resolve_tokenizer
 
 MB = 10**6
 _ROUNDS = 3

@@ -34,8 +34,9 @@ from tokmill.core.config import Content, Resources
 from tokmill.core.documents import DocumentBuffer, text_bytes
 from tokmill.core.protocols import Encoder
 from tokmill.core.records import Batch, Cursor
-from tokmill.encode.loading import cutter_for, disable_awkward, load_encoder
+from tokmill.encode.loading import disable_awkward, load_encoder
 from tokmill.encode.resolve import resolve_tokenizer
+from tokmill.encode.safe_cuts import cutter_for
 from tokmill.read.corpus import CorpusReader
 from tokmill.read.inputs import find_inputs
 

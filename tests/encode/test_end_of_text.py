@@ -12,7 +12,7 @@ from support.small_tokenizers import EOT, path_of, rewritten
 import tokmill
 from tokmill.core.errors import ChangedError, UsageError
 from tokmill.encode.end_of_text import NAMES, find_eot
-from tokmill.encode.loading import resolve_tokenizer
+from tokmill.encode.resolve import resolve_tokenizer
 
 DEEPSEEK = NAMES[2]
 

@@ -23,8 +23,9 @@ from tokmill.encode.engines.gigatoken import GigatokenEncoder
 from tokmill.encode.engines.short_documents import BETWEEN, join_short_documents
 from tokmill.encode.engines.tiktoken import TiktokenEncoder
 from tokmill.encode.engines.unicode_fallback import NEWER, UnicodeFallback
-from tokmill.encode.loading import load_encoder, resolve_tokenizer
+from tokmill.encode.loading import load_encoder
 from tokmill.encode.published import ENCODINGS
+from tokmill.encode.resolve import resolve_tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -20,16 +20,8 @@ from tokmill.core.records import Tokenizer
 from tokmill.encode.engines.huggingface import HuggingFaceEncoder
 from tokmill.encode.engines.unicode_fallback import NEWER, NEWER_FOR_NFC, NEWER_SYMBOLS, UnicodeFallback
 from tokmill.encode.families import FAMILIES, OTHER
-from tokmill.encode.loading import (
-    cutter_of,
-    engine_of,
-    is_lossless,
-    load_decoder,
-    load_encoder,
-    load_fastest,
-    reference_of,
-    resolve_tokenizer,
-)
+from tokmill.encode.loading import cutter_of, is_lossless, load_decoder, load_encoder, load_fastest
+from tokmill.encode.resolve import engine_of, reference_of, resolve_tokenizer
 
 FRAGMENTS = (
     " ", "  ", "\n", "\r\n", "\n\n", "\t", "\u00a0", "\u3000", "\u0085", "a", "Z", "ß", "ſ", "ж",

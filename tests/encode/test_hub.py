@@ -15,7 +15,7 @@ from support.web import Answer, answering
 
 from tokmill.core.errors import UsageError
 from tokmill.encode import hub
-from tokmill.encode.loading import resolve_tokenizer
+from tokmill.encode.resolve import resolve_tokenizer
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 CONFIG = b'{"eos_token": "<|im_start|>"}'

@@ -13,8 +13,8 @@ from tokmill.cli import app
 from tokmill.core.errors import InputError, StorageError, UsageError
 from tokmill.core.records import text_to_path
 from tokmill.encode import published
-from tokmill.encode.loading import resolve_tokenizer
 from tokmill.encode.published import ENCODINGS, fetch_vocabulary, list_vocabularies, url_of
+from tokmill.encode.resolve import resolve_tokenizer
 
 GPT2 = Path(text_to_path(resolve_tokenizer("gpt2").path)).read_bytes()
 PATH = "/r50k_base.tiktoken"

@@ -13,9 +13,9 @@ import tiktoken_ext.openai_public as published  # type: ignore[import-untyped]
 
 from tokmill.core.errors import ChangedError, TokmillError, UsageError
 from tokmill.core.records import Tokenizer, text_to_path
-from tokmill.encode.loading import load_encoder, resolve_tokenizer
+from tokmill.encode.loading import load_encoder
 from tokmill.encode.published import ENCODINGS
-from tokmill.encode.resolve import pattern_of, ranks_path
+from tokmill.encode.resolve import known_encoding, ranks_path, resolve_tokenizer
 
 
 @pytest.fixture
@@ -122,7 +122,7 @@ def test_the_path_that_is_opened_is_the_one_that_was_named(ranks: Path) -> None:
 def test_an_encoding_of_a_later_version_is_refused() -> None:
     later = Tokenizer(name="x", kind="tiktoken", encoding="p900k", path="/x", sha256="0", n_ids=1, eot_id=0)
     with pytest.raises(UsageError, match="p900k") as caught:
-        pattern_of(later)
+        known_encoding(later)
     assert_four_parts(caught.value)
 
 

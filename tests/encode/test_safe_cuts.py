@@ -7,8 +7,8 @@ import regex
 from hypothesis import example, given, strategies as st
 from support.oracle import gpt2
 
-from tokmill.encode.loading import cutter_for
 from tokmill.encode.published import ENCODINGS
+from tokmill.encode.safe_cuts import cutter_for
 
 NASTY = (
     " ", "  ", "\n", "\n\n", "\r\n", "\t", "\u00a0", "\u3000", "\u0085", "\u2028", "a", "b", "Z",

@@ -17,7 +17,8 @@ from support.records import a_content
 from support.small_tokenizers import path_of, true_ids
 
 from tokmill.core.records import Cursor, Input
-from tokmill.encode.loading import load_fastest, resolve_tokenizer
+from tokmill.encode.loading import load_fastest
+from tokmill.encode.resolve import resolve_tokenizer
 from tokmill.read.utf8 import first_invalid
 from tokmill.run.audit import Auditor
 from tokmill.run.encode_batch import EncodeStage

@@ -16,7 +16,9 @@ from support.records import a_content
 from tokmill.core.options import PlanOptions
 from tokmill.core.protocols import Encoder
 from tokmill.core.records import Input, Tokenizer
-from tokmill.encode.loading import cutter_for, load_encoder, resolve_tokenizer
+from tokmill.encode.loading import load_encoder
+from tokmill.encode.resolve import resolve_tokenizer
+from tokmill.encode.safe_cuts import cutter_for
 from tokmill.run.estimate import sampler, windows
 from tokmill.run.estimate.sampler import Sampler
 from tokmill.run.estimate.statistics import Group, SampleRequest, SampleResult, Totals, Window, student, totals

@@ -19,7 +19,8 @@ from tokmill.core.errors import ChangedError, MemoryBudgetError, UsageError
 from tokmill.core.events import AnyEvent, Notice
 from tokmill.core.manifest import encode_manifest, load_manifest
 from tokmill.dataset.token_files import files_of
-from tokmill.encode.loading import cutter_of, is_lossless, resolve_tokenizer
+from tokmill.encode.loading import cutter_of, is_lossless
+from tokmill.encode.resolve import resolve_tokenizer
 
 OFTEN = ("llama3", "qwen2+nfc", "sentencepiece", "unigram")
 """One of each way: plain, with a normalizer and added tokens, without cuts, and of no family."""

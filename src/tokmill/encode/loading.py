@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokmill.core.errors import EngineError, UsageError
 from tokmill.encode.families import family_of
-from tokmill.encode.resolve import engine_of, pattern_of, ranks_path, reference_of, resolve_tokenizer
+from tokmill.encode.resolve import engine_of, known_encoding, ranks_path, reference_of
 from tokmill.encode.safe_cuts import AddedTokenCuts, cutter_for
 from tokmill.encode.tokenizer_json import TokenizerFile, load_tokenizer_json
 
@@ -24,21 +24,6 @@ if TYPE_CHECKING:
 
     from tokmill.core.protocols import Cutter, Encoder
     from tokmill.core.records import Tokenizer
-
-__all__ = [
-    "ENGINES",
-    "cutter_for",
-    "cutter_of",
-    "disable_awkward",
-    "engine_of",
-    "is_lossless",
-    "load_decoder",
-    "load_encoder",
-    "load_fastest",
-    "reference_of",
-    "resolve_tokenizer",
-    "text_lengths",
-]
 
 ENGINES = {
     "gigatoken": "tokmill.encode.engines.gigatoken:GigatokenEncoder",
@@ -106,9 +91,7 @@ def is_lossless(tokenizer: Tokenizer) -> bool:
 
 def load_decoder(tokenizer: Tokenizer) -> Encoder:
     """Load a tokenizer into the engine that decodes as the reference does. Raises as `load_encoder`."""
-    family = family_of(tokenizer.encoding)
-    of_reference = tokenizer.kind == "huggingface" and (family is None or not family.has_classes)
-    return load_encoder(tokenizer, reference_of(tokenizer)) if of_reference else load_fastest(tokenizer)
+    return load_fastest(tokenizer) if _depends_on_unicode(tokenizer) else load_encoder(tokenizer, reference_of(tokenizer))
 
 
 def text_lengths(encoder: Encoder, tokenizer: Tokenizer) -> NDArray[np.int64]:
@@ -146,25 +129,21 @@ def load_fastest(tokenizer: Tokenizer) -> Encoder:
 def _loaded(tokenizer: Tokenizer, engine: str) -> Encoder:
     """Load the engine alone. Raises ImportError, and as `load_encoder`."""
     if engine_of(tokenizer, engine) != engine:
-        raise _unsuited(tokenizer, engine)
+        raise UsageError(
+            f"{engine} does not give the ids of {tokenizer.name}",
+            option="--engine",
+            allowed=reference_of(tokenizer),
+            next_step=f"run again with --engine {reference_of(tokenizer)} (slower)",
+        )
     if tokenizer.kind == "tiktoken":
-        encoder: Encoder = _imported(ENGINES[engine])(tokenizer.encoding, pattern_of(tokenizer), partial(ranks_path, tokenizer))
-        return encoder
+        pattern = known_encoding(tokenizer).pattern
+        return _imported(ENGINES[engine])(tokenizer.encoding, pattern, partial(ranks_path, tokenizer))  # type: ignore[no-any-return]
     load: Callable[..., Encoder] = _imported(_FOR_JSON[engine])
     if engine == "gigatoken":
         return load(lambda: load_tokenizer_json(tokenizer).for_engine())
     file = load_tokenizer_json(tokenizer)
     cutter = cutter_for(tokenizer.encoding)
     return load(file.for_reference, _cutter_beside(file, cutter) if cutter else None)
-
-
-def _unsuited(tokenizer: Tokenizer, engine: str) -> UsageError:
-    return UsageError(
-        f"{engine} does not give the ids of {tokenizer.name}",
-        option="--engine",
-        allowed=reference_of(tokenizer),
-        next_step=f"run again with --engine {reference_of(tokenizer)} (slower)",
-    )
 
 
 def _cutter_beside(file: TokenizerFile, cutter: Cutter) -> Cutter:

@@ -13,18 +13,19 @@ import os
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from tokmill.core.errors import ChangedError, UsageError
+from tokmill.core.errors import UsageError
 from tokmill.core.extras import install_hint
 from tokmill.core.records import Tokenizer, path_to_text, text_to_path
 from tokmill.encode import hub
 from tokmill.encode.end_of_text import CONFIG_NAME, find_eot
 from tokmill.encode.families import OTHER
 from tokmill.encode.published import BY_SHA256, ENCODINGS, built_in_path, cached_path, encoding_of, tiktoken_cache_paths
-from tokmill.encode.tokenizer_json import FILE_NAME, read_tokenizer_json
+from tokmill.encode.tokenizer_json import FILE_NAME, changed, read_tokenizer_json, unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tokmill.encode.published import Encoding
 
 BUILT_IN = ("gpt2", "r50k_base")
 
@@ -79,7 +80,7 @@ def engine_of(tokenizer: Tokenizer, wanted: str) -> str:
             suggested=reference,
             next_step="or leave --engine out",
         )
-    is_loaded = tokenizer.encoding != OTHER if reference == "tokenizers" else pattern_engine(tokenizer) == "gigatoken"
+    is_loaded = tokenizer.encoding != OTHER if reference == "tokenizers" else known_encoding(tokenizer).engine == "gigatoken"
     return "gigatoken" if wanted == "gigatoken" and is_loaded else reference
 
 
@@ -93,14 +94,8 @@ def engine_notice(tokenizer: Tokenizer) -> str:
     )
 
 
-def pattern_engine(tokenizer: Tokenizer) -> str:
-    """Return the fastest engine for a published encoding. Raises UsageError if this version does not know it."""
-    pattern_of(tokenizer)
-    return ENCODINGS[tokenizer.encoding].engine
-
-
-def pattern_of(tokenizer: Tokenizer) -> str:
-    """Return the pattern that divides text into pieces. Raises UsageError if this version does not know the encoding."""
+def known_encoding(tokenizer: Tokenizer) -> Encoding:
+    """Return the published encoding of a tokenizer. Raises UsageError if this version does not know it."""
     if tokenizer.encoding not in ENCODINGS:
         raise UsageError(
             f"there is no encoding {tokenizer.encoding!r}",
@@ -108,7 +103,7 @@ def pattern_of(tokenizer: Tokenizer) -> str:
             allowed=", ".join(ENCODINGS),
             next_step="pip install --upgrade tokmill",
         )
-    return ENCODINGS[tokenizer.encoding].pattern
+    return ENCODINGS[tokenizer.encoding]
 
 
 def ranks_path(tokenizer: Tokenizer) -> str:
@@ -119,17 +114,8 @@ def ranks_path(tokenizer: Tokenizer) -> str:
     except OSError as error:
         found = error.strerror or str(error)
     if found != tokenizer.sha256:
-        raise ChangedError(
-            f"the tokenizer's file is not what it was when the run was planned: {found}",
-            where=tokenizer.path,
-            allowed=f"the file with SHA-256 {tokenizer.sha256}",
-            next_step="put the file back, then run the same command again",
-        )
+        raise changed(tokenizer, found)
     return path
-
-
-def _built_in(name: str, eot_token: str | None) -> Tokenizer:
-    return _tiktoken(name, built_in_path(), eot_token)
 
 
 def _tiktoken_file(name: str, eot_token: str | None) -> Tokenizer:
@@ -193,12 +179,7 @@ def _tiktoken(name: str, path: str, eot_token: str | None) -> Tokenizer:
     try:
         sha256 = _sha256(path)
     except OSError as error:
-        raise UsageError(
-            f"cannot read the tokenizer's file: {error.strerror}",
-            where=path_to_text(path),
-            allowed="a readable .tiktoken file",
-            next_step="check the path, or use --tokenizer gpt2",
-        ) from None
+        raise unreadable(path, error, ".tiktoken file") from None
     if sha256 not in BY_SHA256:
         raise UsageError(
             f"the file is not that of a published encoding, or it is damaged: its SHA-256 is {sha256}",
@@ -243,16 +224,12 @@ def _is_json(name: str) -> bool:
         return False
 
 
-def _is_published(name: str) -> bool:
-    return encoding_of(name) is not None
-
-
 _KINDS: tuple[tuple[Callable[[str], bool], Callable[[str, str | None], Tokenizer]], ...] = (
-    (BUILT_IN.__contains__, _built_in),
+    (BUILT_IN.__contains__, lambda name, eot_token: _tiktoken(name, built_in_path(), eot_token)),
     (lambda name: name.endswith(".tiktoken"), _tiktoken_file),
     (_is_json, _json_file),
     (os.path.isfile, _tiktoken_file),
-    (_is_published, _published),
+    (lambda name: encoding_of(name) is not None, _published),
     (hub.is_repo, _repo),
 )
 """Tests of a name and what resolves it; the first test that is true decides. A new kind of tokenizer is a row here."""

@@ -231,18 +231,32 @@ class TokenizerFile:
 
 def read_tokenizer_json(path: str) -> tuple[TokenizerFile, str]:
     """Return the file at `path` and its SHA-256, hex. Raises UsageError."""
-    where = path_to_text(path)
     try:
         with open(path, "rb") as file:
             data = file.read()
     except OSError as error:
-        raise UsageError(
-            f"cannot read the tokenizer's file: {error.strerror}",
-            where=where,
-            allowed=f"a readable {FILE_NAME}",
-            next_step="check the path, or use --tokenizer gpt2",
-        ) from None
-    return TokenizerFile(data, where), hashlib.sha256(data).hexdigest()
+        raise unreadable(path, error, FILE_NAME) from None
+    return TokenizerFile(data, path_to_text(path)), hashlib.sha256(data).hexdigest()
+
+
+def unreadable(path: str, error: OSError, kind: str) -> UsageError:
+    """Return the error for a tokenizer's file that cannot be read. kind: what the file should be."""
+    return UsageError(
+        f"cannot read the tokenizer's file: {error.strerror}",
+        where=path_to_text(path),
+        allowed=f"a readable {kind}",
+        next_step="check the path, or use --tokenizer gpt2",
+    )
+
+
+def changed(tokenizer: Tokenizer, found: str) -> ChangedError:
+    """Return the error for a file that is no longer the one that was resolved. found: its SHA-256, or why it cannot be read."""
+    return ChangedError(
+        f"the tokenizer's file is not what it was when the run was planned: {found}",
+        where=tokenizer.path,
+        allowed=f"the file with SHA-256 {tokenizer.sha256}",
+        next_step="put the file back, then run the same command again",
+    )
 
 
 def load_tokenizer_json(tokenizer: Tokenizer) -> TokenizerFile:
@@ -250,14 +264,9 @@ def load_tokenizer_json(tokenizer: Tokenizer) -> TokenizerFile:
     try:
         file, found = read_tokenizer_json(text_to_path(tokenizer.path))
     except UsageError as error:
-        file, found = None, error.what
-    if file is None or found != tokenizer.sha256:
-        raise ChangedError(
-            f"the tokenizer's file is not what it was when the run was planned: {found}",
-            where=tokenizer.path,
-            allowed=f"the file with SHA-256 {tokenizer.sha256}",
-            next_step="put the file back, then run the same command again",
-        )
+        raise changed(tokenizer, error.what) from None
+    if found != tokenizer.sha256:
+        raise changed(tokenizer, found)
     return file
 
 

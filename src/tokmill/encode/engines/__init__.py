@@ -16,3 +16,10 @@ def engine_error(
     if not isinstance(error, raised) and type(error).__name__ != "PanicException":
         return error
     return EngineError(f"{engine} failed: {error}", where="a batch of the engine", allowed=allowed, next_step=next_step)
+
+
+def unknown_id(what: str, allowed: str) -> EngineError:
+    """Return the error for an id that no token has."""
+    return EngineError(
+        what, where="ids to decode", allowed=allowed, next_step="check that the tokens and the tokenizer belong together"
+    )

@@ -19,7 +19,7 @@ from gigatoken import BytesSource, Tokenizer as Engine
 
 from tokmill.core.documents import DocumentBuffer
 from tokmill.core.errors import EngineError, UsageError
-from tokmill.encode.engines import engine_error
+from tokmill.encode.engines import engine_error, unknown_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -79,12 +79,7 @@ class GigatokenEncoder:
         """See the contract. Raises EngineError."""
         engine = self._loaded()
         if len(ids) and int(ids.max()) >= engine.vocab_size:
-            raise EngineError(
-                f"no token has the id {int(ids.max()):,}",
-                where="ids to decode",
-                allowed=f"ids below {engine.vocab_size:,}",
-                next_step="check that the tokens and the tokenizer belong together",
-            )
+            raise unknown_id(f"no token has the id {int(ids.max()):,}", f"ids below {engine.vocab_size:,}")
         try:
             return bytes(engine.decode(np.ascontiguousarray(ids, np.uint32)))
         except BaseException as error:

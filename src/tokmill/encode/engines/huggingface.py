@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import tokenizers
 
-from tokmill.core.errors import EngineError, UsageError
-from tokmill.encode.engines import engine_error
+from tokmill.core.errors import UsageError
+from tokmill.encode.engines import engine_error, unknown_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -74,12 +74,7 @@ class HuggingFaceEncoder:
         except BaseException as error:
             raise _failed(error) from error
         if not is_known:
-            raise EngineError(
-                f"no token has the id {largest:,}",
-                where="ids to decode",
-                allowed=f"ids of a vocabulary of {self._tokenizer.get_vocab_size():,}",
-                next_step="check that the tokens and the tokenizer belong together",
-            )
+            raise unknown_id(f"no token has the id {largest:,}", f"ids of a vocabulary of {self._tokenizer.get_vocab_size():,}")
         return text.encode()
 
     def reset_caches(self) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import tiktoken
 
 from tokmill.core.errors import EngineError
+from tokmill.encode.engines import unknown_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -53,12 +54,7 @@ class TiktokenEncoder:
         try:
             return self._encoding.decode_bytes(ids.tolist())
         except (KeyError, OverflowError) as error:
-            raise EngineError(
-                f"an id is not in the vocabulary: {error}",
-                where="ids to decode",
-                allowed=f"ordinary ids of {self._encoding.name}",
-                next_step="check that the tokens and the tokenizer belong together",
-            ) from error
+            raise unknown_id(f"an id is not in the vocabulary: {error}", f"ordinary ids of {self._encoding.name}") from error
 
     def reset_caches(self) -> None:
         """Nothing to give back."""
