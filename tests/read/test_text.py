@@ -72,11 +72,11 @@ def test_a_pipe_that_delivers_a_few_bytes_at_a_time_changes_nothing(data: bytes,
 
         def close(self) -> None: ...
 
-    from tokmill.read.formats.text import read_text
+    from tokmill.read.formats.text import TextReader
     from tokmill.read.position import Position, ReadSettings
 
     settings = ReadSettings(a_content(inputs=(source,)), None, batch_bytes, 1024, 1 << 20)
-    documents = [d for b in read_text(Drops(), Position(source, Cursor()), settings, Cursor()) for d in b.documents]
+    documents = [d for b in TextReader(Drops(), Position(source, Cursor()), settings).batches(Cursor()) for d in b.documents]
     assert documents == data.split(b"<|endoftext|>")
 
 

@@ -30,17 +30,18 @@ if TYPE_CHECKING:
     from tokmill.core.protocols import Cutter
     from tokmill.core.records import Location
     from tokmill.read.input_range import InputRange
+    from tokmill.read.position import FormatReader
 
 READERS: dict[SourceFormat, str] = {
-    "text": "tokmill.read.formats.text:read_text",
-    "jsonl": "tokmill.read.formats.jsonl:read_jsonl",
-    "csv": "tokmill.read.formats.delimited:read_csv",
-    "tsv": "tokmill.read.formats.delimited:read_tsv",
-    "parquet": "tokmill.read.formats.parquet:read_parquet",
-    "arrow": "tokmill.read.formats.arrow:read_arrow",
-    "tar": "tokmill.read.formats.tar:read_tar",
+    "text": "tokmill.read.formats.text:TextReader",
+    "jsonl": "tokmill.read.formats.jsonl:JsonLinesReader",
+    "csv": "tokmill.read.formats.delimited:TableReader",
+    "tsv": "tokmill.read.formats.delimited:TableReader",
+    "parquet": "tokmill.read.formats.parquet:ParquetReader",
+    "arrow": "tokmill.read.formats.arrow:ArrowReader",
+    "tar": "tokmill.read.formats.tar:TarReader",
 }
-"""By format, the function that reads a range of one input; imported when there is one."""
+"""By format, its `FormatReader`; imported when there is an input of it."""
 _PATIENCE_S = 0.5
 _MOST_PACKED = 1024
 """Inputs in one batch; each keeps about 1 kB of bookkeeping until the batch is written."""
@@ -136,16 +137,16 @@ class CorpusReader:
         try:
             if self._checks_pipes and source.size_bytes is None and not start.offset:
                 stream = check_pipe(stream, source, self._settings.content.text_key)
-            for batch in _reader_of(source.format)(stream, position, self._settings, start):
+            for batch in _reader_of(source.format)(stream, position, self._settings).batches(start):
                 yield replace(batch, position_bytes=n_before + batch.position_bytes, counts=wanted.counts(batch))
             return n_before + int(stream.raw_position()), position.end()
         finally:
             stream.close()
 
 
-def _reader_of(input_format: SourceFormat) -> Callable[..., Iterator[Batch]]:
-    module, _, function = READERS[input_format].partition(":")
-    found: Callable[..., Iterator[Batch]] = getattr(import_module(module), function)
+def _reader_of(input_format: SourceFormat) -> type[FormatReader[Any]]:
+    module, _, name = READERS[input_format].partition(":")
+    found: type[FormatReader[Any]] = getattr(import_module(module), name)
     return found
 
 

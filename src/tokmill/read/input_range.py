@@ -12,6 +12,7 @@ from. It is looked for backwards, a block at a time, however long the run is.
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -116,8 +117,7 @@ def first_start(source: Input, separator: bytes, at: int) -> int | None:
         return 0
     n = len(separator)
     offset = _clear_place(source, separator, max(0, at - n))
-    stream = open_stream(source)
-    try:
+    with closing(open_stream(source)) as stream:
         stream.skip(offset)
         tail = b""
         """What was read after the last separator, as far as one may begin in it; `offset` is where it begins."""
@@ -132,8 +132,6 @@ def first_start(source: Input, separator: bytes, at: int) -> int | None:
             rest = len(text) if first < 0 else len(text.split(separator)[-1])
             tail = text[len(text) - min(rest, n - 1) :]
             offset += len(text) - len(tail)
-    finally:
-        stream.close()
     return None
 
 
@@ -180,12 +178,9 @@ def _occurrences(text: bytes, separator: bytes) -> NDArray[np.bool_]:
 
 def _read(source: Input, begin: int, n_bytes: int) -> bytes:
     """Return bytes of an input from `begin` on, fewer only at its end."""
-    stream = open_stream(source)
-    try:
+    with closing(open_stream(source)) as stream:
         stream.skip(begin)
         return read_fully(stream, n_bytes)
-    finally:
-        stream.close()
 
 
 def _first_rows(source: Input, key: str, places: list[int | None]) -> list[int | None]:

@@ -14,7 +14,7 @@ import re
 import stat
 from dataclasses import dataclass
 from fnmatch import translate
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from tokmill.core.errors import DamagedInputError, UsageError
 from tokmill.core.records import STDIN, WITH_FOOTER, Compression, Input, InputFormat, is_url, path_to_text
@@ -123,9 +123,7 @@ class _Finder:
     def add(self, name: str) -> None:
         """Add what one name stands for."""
         if name in _STDIN_NAMES:
-            file_format, compression = _describe("", self._input_format)
-            _check_seekable(file_format, compression, name, has_size=False)
-            self.inputs.append(Input(path=STDIN, format=file_format, compression=compression))
+            self._append(name, STDIN)
             return
         status = _stat(name)
         if status is not None:
@@ -158,10 +156,7 @@ class _Finder:
                 allowed="each object with one URL",
                 next_step="give the right one",
             )
-        file_format, compression = _describe(name, self._input_format)
-        _check_seekable(file_format, compression, name, has_size=True)
-        size, version = found.size_bytes, found.version
-        self.inputs.append(Input(path=name, format=file_format, compression=compression, size_bytes=size, version=version))
+        self._append(name, name, found.size_bytes, version=found.version)
 
     def _add_existing(self, name: str, status: os.stat_result) -> None:
         if stat.S_ISDIR(status.st_mode):
@@ -232,17 +227,13 @@ class _Finder:
         )
 
     def _add_file(self, path: str, size_bytes: int | None, mtime_ns: int | None) -> None:
-        file_format, compression = _describe(path, self._input_format)
-        _check_seekable(file_format, compression, path, has_size=size_bytes is not None)
-        self.inputs.append(
-            Input(
-                path=path_to_text(os.path.abspath(path)),
-                format=file_format,
-                compression=compression,
-                size_bytes=size_bytes,
-                mtime_ns=mtime_ns,
-            )
-        )
+        self._append(path, path_to_text(os.path.abspath(path)), size_bytes, mtime_ns=mtime_ns)
+
+    def _append(self, name: str, path: str, size_bytes: int | None = None, **identity: Any) -> None:
+        """Add an input. name: decides the format; path: of the input; identity: its other fields."""
+        file_format, compression = _describe(name, self._input_format)
+        _check_seekable(file_format, compression, name, has_size=size_bytes is not None)
+        self.inputs.append(Input(path=path, format=file_format, compression=compression, size_bytes=size_bytes, **identity))
 
     def _check_suffix(self, path: str) -> None:
         bare, _ = _without_compression(path)

@@ -20,14 +20,12 @@ import xxhash
 
 from tokmill.core.errors import BadTextError
 from tokmill.core.records import Batch, Counts
-from tokmill.core.system.budget import piece_too_long
 from tokmill.read.utf8 import clean, first_invalid
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from tokmill.core.config import Content
-    from tokmill.core.errors import MemoryBudgetError
     from tokmill.core.records import Cursor, Location
     from tokmill.read.position import ReadSettings
 
@@ -82,14 +80,14 @@ def read_whole(document: LongDocument, settings: ReadSettings, where: Location) 
 
     Raises MemoryBudgetError for a document that cannot be cut and does not fit.
     """
-    limit = settings.divide_above_bytes if settings.cutter else max(settings.max_piece_bytes, settings.batch_bytes)
+    limit = settings.divide_above_bytes if settings.cutter else settings.most_bytes
     while not document.complete and document.n_known <= limit:
         document.grow()
     if document.complete and len(document.buffer) <= limit:
         return True
     if settings.cutter is None:
         n_bytes = len(document.buffer) if document.complete else None
-        raise _too_long(where, settings, "for this tokenizer no document can be cut, and this one", n_bytes)
+        raise settings.too_long("for this tokenizer no document can be cut, and this one", where, n_bytes)
     return False
 
 
@@ -156,7 +154,7 @@ def _block_bytes(document: LongDocument, settings: ReadSettings, where: Location
     """Return the length of the next block, 0 at the end of the document."""
     cutter, start = settings.cutter, settings.block_bytes
     if cutter is None:
-        raise _too_long(where, settings, "for this tokenizer no document can be cut, and this one")
+        raise settings.too_long("for this tokenizer no document can be cut, and this one", where)
     window = start + start // 16 + 64
     while True:
         n_seen = min(window, document.n_known)
@@ -168,7 +166,7 @@ def _block_bytes(document: LongDocument, settings: ReadSettings, where: Location
         elif document.complete:
             return len(document.buffer)
         elif n_seen > start + settings.max_piece_bytes:
-            raise _too_long(where.at(offset), settings, "the text from here on has no place where it can be cut, and it")
+            raise settings.too_long("the text from here on has no place where it can be cut, and it", where.at(offset))
         else:
             window *= 2
             document.grow()
@@ -203,8 +201,8 @@ def _piece_bytes(text: bytearray, settings: ReadSettings, where: Location, offse
     n, cutter = len(text), settings.cutter
     if n > settings.batch_bytes and cutter is not None:
         n = cutter.last(text, settings.batch_bytes) or cutter.first(text, settings.batch_bytes) or n
-    if n > max(settings.max_piece_bytes, settings.batch_bytes):
-        raise _too_long(where.at(offset), settings, "the text from here on has no place where it can be cut, and it", n)
+    if n > settings.most_bytes:
+        raise settings.too_long("the text from here on has no place where it can be cut, and it", where.at(offset), n)
     return n
 
 
@@ -269,11 +267,6 @@ def _clean_hash(text: bytes | bytearray, content: Content) -> int:
             part = view[begin : begin + (1 << 20)]
             state.update(decoder.decode(bytes(part), final=begin + len(part) == len(view)).encode())
     return state.intdigest()
-
-
-def _too_long(where: Location, settings: ReadSettings, what: str, n_bytes: int | None = None) -> MemoryBudgetError:
-    most = max(settings.max_piece_bytes, settings.batch_bytes)
-    return piece_too_long(what, str(where), most, settings.budget_bytes, n_bytes)
 
 
 def _not_utf8(where: Location, offset: int, byte: int) -> BadTextError:

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
 import msgspec
 import xxhash
 
 from tokmill.core.errors import ChangedError
 from tokmill.core.records import BLOCK_BYTES, DIVIDE_ABOVE_BYTES, Cursor, Location
+from tokmill.core.system.budget import piece_too_long
 
 if TYPE_CHECKING:
-    from tokmill.core.config import Content
-    from tokmill.core.protocols import ByteStream, Cutter
-    from tokmill.core.records import Input, SourceFormat
+    from collections.abc import Iterator
 
+    from tokmill.core.config import Content
+    from tokmill.core.errors import MemoryBudgetError
+    from tokmill.core.protocols import ByteStream, Cutter
+    from tokmill.core.records import Batch, Input, SourceFormat
+
+Stored = TypeVar("Stored")
 _HASH_BYTES = 1 << 20
 _UNITS: dict[SourceFormat, Literal["document", "line", "row", "member"]] = {
     "text": "document",
@@ -42,6 +48,15 @@ class ReadSettings:
     block_bytes: int = BLOCK_BYTES
     budget_bytes: int = 0
     """--memory, for messages."""
+
+    @property
+    def most_bytes(self) -> int:
+        """The longest text that is held in one piece."""
+        return max(self.max_piece_bytes, self.batch_bytes)
+
+    def too_long(self, what: str, where: Location, n_bytes: int | None = None) -> MemoryBudgetError:
+        """Return the error for a text of more than `most_bytes`. n_bytes: its length, where known."""
+        return piece_too_long(what, str(where), self.most_bytes, self.budget_bytes, n_bytes)
 
 
 class Position:
@@ -114,3 +129,20 @@ class Position:
             allowed="the same bytes from the beginning; what was read before is compared and passed over",
             next_step="pipe the same data again, or start over with --fresh",
         )
+
+
+class FormatReader(Generic[Stored]):
+    """The reader of one input, or of a range of it, in one format."""
+
+    def __init__(self, stream: Stored, position: Position, settings: ReadSettings) -> None:
+        """Prepare to read. stream: fresh, or a file that can seek for formats with an index at their end; the caller closes it."""
+        self._stream = stream
+        self._position = position
+        self._settings = settings
+
+    @abstractmethod
+    def batches(self, start: Cursor) -> Iterator[Batch]:
+        """Yield the batches from `start` on, where the position was made, with `index` not set.
+
+        Raises DamagedInputError, BadTextError, BadRecordError, MemoryBudgetError, ChangedError.
+        """

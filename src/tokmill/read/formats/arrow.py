@@ -6,6 +6,7 @@ wanted column is read, and a read of more bytes than the budget allows in one pi
 
 from __future__ import annotations
 
+import io
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -14,9 +15,10 @@ from tokmill.core.errors import DamagedInputError, TokmillError
 from tokmill.core.records import Location
 from tokmill.core.system.budget import piece_too_long
 from tokmill.read.arrow_columns import ARROW_ERRORS, ColumnReader, as_bytes, check_column, text_column
+from tokmill.read.position import FormatReader
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from tokmill.core.records import Batch, Cursor
     from tokmill.read.position import Position, ReadSettings
@@ -29,24 +31,16 @@ _END = b"\xff\xff\xff\xff\0\0\0\0"
 """End of a stream (the Arrow columnar format, "IPC streaming format"); every writer since 2019 writes it."""
 
 
-def read_arrow(file: SeekableFile, position: Position, settings: ReadSettings, start: Cursor) -> Iterator[Batch]:
-    """Yield the batches of one file from `start` on, with `index` not set.
-
-    Raises DamagedInputError, BadRecordError, MemoryBudgetError, ChangedError.
-    """
-    return _ArrowReader(file, position, settings).batches(start)
-
-
-class _ArrowReader:
+class ArrowReader(FormatReader["SeekableFile"]):
     """The reader of one file."""
 
-    def __init__(self, file: SeekableFile, position: Position, settings: ReadSettings) -> None:
-        self._file = file
-        self._position = position
-        self._settings = settings
-        self._columns = ColumnReader("Arrow", file, position, settings)
+    def __init__(self, stream: SeekableFile, position: Position, settings: ReadSettings) -> None:
+        """See FormatReader."""
+        super().__init__(stream, position, settings)
+        self._columns = ColumnReader("Arrow", stream, position, settings)
 
     def batches(self, start: Cursor) -> Iterator[Batch]:
+        """See FormatReader."""
         first = 0
         arrays = self._arrays(start.record)
         while True:
@@ -66,8 +60,8 @@ class _ArrowReader:
 
     def _arrays(self, n_before: int) -> Iterator[tuple[int, pa.Array | None]]:
         """Yield the number of rows and the column of each record batch; no column where the position is after it."""
-        head = self._file.read(8)
-        self._file.seek(0)
+        head = self._stream.read(8)
+        self._stream.seek(0)
         if head.startswith(_FEATHER_1_MAGIC):
             raise DamagedInputError(
                 "this is Feather version 1, which is no Arrow file",
@@ -82,10 +76,10 @@ class _ArrowReader:
         return self._of_file(n_before) if head.startswith(_FILE_MAGIC) else self._of_stream(n_before)
 
     def _of_file(self, n_before: int) -> Iterator[tuple[int, pa.Array | None]]:
-        schema = pa.ipc.open_file(_BudgetedFile(self._file, self)).schema
+        schema = pa.ipc.open_file(_BudgetedFile(self._stream, self.check_size)).schema
         index = self._checked(schema)
         opened = pa.ipc.open_file(
-            _BudgetedFile(self._file, self), options=pa.ipc.IpcReadOptions(included_fields=[index], use_threads=False)
+            _BudgetedFile(self._stream, self.check_size), options=pa.ipc.IpcReadOptions(included_fields=[index], use_threads=False)
         )
         first = 0
         for i in range(opened.num_record_batches):
@@ -94,7 +88,7 @@ class _ArrowReader:
             yield len(batch), self._column(batch) if first > n_before else None
 
     def _of_stream(self, n_before: int) -> Iterator[tuple[int, pa.Array | None]]:
-        file: Any = _BudgetedFile(self._file, self)
+        file: Any = _BudgetedFile(self._stream, self.check_size)
         with pa.ipc.open_stream(file, options=pa.ipc.IpcReadOptions(use_threads=False)) as opened:
             self._checked(opened.schema)
             first = 0
@@ -102,8 +96,8 @@ class _ArrowReader:
                 first += len(batch)
                 yield len(batch), self._column(batch) if first > n_before else None
         # pyarrow accepts a stream that was cut between two record batches.
-        self._file.seek(-len(_END), 2)
-        if self._file.read(len(_END)) != _END:
+        self._stream.seek(-len(_END), 2)
+        if self._stream.read(len(_END)) != _END:
             raise ValueError("it does not end with the mark of a stream's end")
 
     def _column(self, batch: pa.RecordBatch) -> pa.Array:
@@ -125,21 +119,19 @@ class _ArrowReader:
         most = 2 * self._settings.max_piece_bytes
         if n_bytes > most:
             where = str(self._position.location().at(None))
-            self._file.failed = piece_too_long("a record batch of this Arrow file", where, most, 0, None)
-            raise self._file.failed
+            self._stream.failed = piece_too_long("a record batch of this Arrow file", where, most, 0, None)
+            raise self._stream.failed
 
 
-class _BudgetedFile:
-    """What pyarrow needs of a file, with reads that the budget allows."""
+class _BudgetedFile(io.RawIOBase):
+    """A file for pyarrow, with reads that the budget allows; closing it leaves the file open."""
 
-    closed = False
-
-    def __init__(self, file: SeekableFile, reader: _ArrowReader) -> None:
+    def __init__(self, file: SeekableFile, check_size: Callable[[int], None]) -> None:
         self._file = file
-        self._reader = reader
+        self._check_size = check_size
 
-    def read(self, size: int = -1) -> bytes:
-        self._reader.check_size(size)
+    def read(self, size: int = -1, /) -> bytes:
+        self._check_size(size)
         return self._file.read(size)
 
     def seek(self, offset: int, whence: int = 0) -> int:
@@ -153,12 +145,3 @@ class _BudgetedFile:
 
     def seekable(self) -> bool:
         return True
-
-    def writable(self) -> bool:
-        return False
-
-    def flush(self) -> None:
-        """Do nothing: nothing is written."""
-
-    def close(self) -> None:
-        """Do nothing: the owner closes the file."""

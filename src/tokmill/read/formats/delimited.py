@@ -27,9 +27,9 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from tokmill.core.errors import DamagedInputError
-from tokmill.core.system.budget import piece_too_long
 from tokmill.core.text import counted
 from tokmill.read.json_record import NotARecordError
+from tokmill.read.position import FormatReader
 from tokmill.read.row_batcher import RowBatcher
 from tokmill.read.stream import PeekedStream
 from tokmill.read.utf8 import first_invalid, foreign
@@ -54,34 +54,19 @@ _HIDDEN = "\ud800"
 none of those that stand for a byte that is not UTF-8."""
 
 
-def read_csv(stream: ByteStream, position: Position, settings: ReadSettings, start: Cursor) -> Iterator[Batch]:
-    """Yield the batches of one file from `start` on, with `index` not set.
-
-    Raises DamagedInputError, BadRecordError, MemoryBudgetError, ChangedError.
-    """
-    return _TableReader(stream, position, settings, ",").batches(start)
-
-
-def read_tsv(stream: ByteStream, position: Position, settings: ReadSettings, start: Cursor) -> Iterator[Batch]:
-    """As `read_csv`, with tabs between the fields."""
-    return _TableReader(stream, position, settings, "\t").batches(start)
-
-
-class _TableReader:
+class TableReader(FormatReader["ByteStream"]):
     """The reader of one file."""
 
-    def __init__(self, stream: ByteStream, position: Position, settings: ReadSettings, delimiter: str) -> None:
-        self._stream = stream
-        self._position = position
-        self._settings = settings
-        self._delimiter = delimiter
+    def __init__(self, stream: ByteStream, position: Position, settings: ReadSettings) -> None:
+        """See FormatReader."""
+        super().__init__(stream, position, settings)
+        self._delimiter = "\t" if position.source.format == "tsv" else ","
         self._key = settings.content.text_key
-        self._most_bytes = max(settings.max_piece_bytes, settings.batch_bytes)
-        """The longest row that is followed."""
         allowed = f'rows with as many fields as the header, one of them "{self._key}"'
         self._batcher = RowBatcher(position, settings, stream.raw_position, allowed=allowed, records="rows")
 
     def batches(self, start: Cursor) -> Iterator[Batch]:
+        """See FormatReader."""
         stream = PeekedStream(self._stream)
         header = TableRows(stream.peek, stream.offset, self._delimiter, _MOST_HEADER_BYTES, keeps_returns=False)
         names = self._header(header, stream)
@@ -89,7 +74,7 @@ class _TableReader:
         if not start.offset:
             self._consume(stream.read(header.end), 0)
         if names is not None:
-            rows = TableRows(stream.read, stream.offset, self._delimiter, self._most_bytes)
+            rows = TableRows(stream.read, stream.offset, self._delimiter, self._settings.most_bytes)
             yield from self._rows(rows, names.index(self._key), len(names))
         yield from self._batcher.take(self._position.end())
 
@@ -180,8 +165,7 @@ class _TableReader:
     def _bad_row(self, fields: list[str] | csv.Error, n_columns: int) -> NotARecordError:
         """Return what is wrong with a row. Raises MemoryBudgetError for a long one, which may be sound: its lines are no rows."""
         if isinstance(fields, TooLongError):
-            where, budget = str(self._position.location()), self._settings.budget_bytes
-            error = piece_too_long("a row (perhaps a quote is never closed)", where, self._most_bytes, budget, None)
+            error = self._settings.too_long("a row (perhaps a quote is never closed)", self._position.location())
             error.next_step = "raise --memory, or fix the quote that is opened there"
             raise error
         if isinstance(fields, list):

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tokmill.core.records import Batch, Counts
-from tokmill.core.system.budget import piece_too_long
 from tokmill.read.json_record import NOT_PLAIN, NotARecordError, RecordParser
+from tokmill.read.position import FormatReader
 from tokmill.read.row_batcher import RowBatcher
 from tokmill.read.splitter import RecordSplitter
 from tokmill.read.utf8 import first_invalid, foreign
@@ -32,28 +32,20 @@ if TYPE_CHECKING:
     from tokmill.read.splitter import Records
 
 
-def read_jsonl(stream: ByteStream, position: Position, settings: ReadSettings, start: Cursor) -> Iterator[Batch]:
-    """Yield the batches of one file from `start` on, with `index` not set.
-
-    Raises DamagedInputError, BadRecordError, MemoryBudgetError, ChangedError.
-    """
-    position.seek(stream, start)
-    return _LinesReader(stream, position, settings).batches()
-
-
-class _LinesReader:
+class JsonLinesReader(FormatReader["ByteStream"]):
     """The reader of one file."""
 
     def __init__(self, stream: ByteStream, position: Position, settings: ReadSettings) -> None:
-        self._stream = stream
-        self._position = position
-        self._settings = settings
+        """See FormatReader."""
+        super().__init__(stream, position, settings)
         self._splitter = RecordSplitter(stream, b"\n", settings.batch_bytes, settings.max_documents, prefer="views")
         self._parser = RecordParser(settings.content.text_key)
         self._allowed = f'one JSON object a line, with a string under the key "{settings.content.text_key}"'
         self._batcher = RowBatcher(position, settings, stream.raw_position, allowed=self._allowed, records="lines")
 
-    def batches(self) -> Iterator[Batch]:
+    def batches(self, start: Cursor) -> Iterator[Batch]:
+        """See FormatReader."""
+        self._position.seek(self._stream, start)
         if not self._position.offset:
             self._check_kind()
         goes_on = True
@@ -100,12 +92,10 @@ class _LinesReader:
     def _long_line(self) -> Generator[Batch, None, bool]:
         """Yield the batches of a line that does not fit the window; return whether the file goes on after it."""
         held = self._splitter.open_long()
-        most = max(self._settings.max_piece_bytes, self._settings.batch_bytes)
-        while not held.complete and held.n_known <= most:
+        while not held.complete and held.n_known <= self._settings.most_bytes:
             held.grow()
-        if len(held.buffer) > most:
-            n_bytes = len(held.buffer) if held.complete else None
-            raise piece_too_long("a line", str(self._position.location()), most, self._settings.budget_bytes, n_bytes)
+        if len(held.buffer) > self._settings.most_bytes:
+            raise self._settings.too_long("a line", self._position.location(), len(held.buffer) if held.complete else None)
         line = held.take(len(held.buffer))
         self._add([line])
         goes_on = self._splitter.close_long(held)

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from tokmill.core.errors import TokmillError
 from tokmill.core.records import Location
 from tokmill.read.arrow_columns import ARROW_ERRORS, ColumnReader, check_column, file_error, text_column
+from tokmill.read.position import FormatReader
 from tokmill.read.seekable import open_seekable
 
 if TYPE_CHECKING:
@@ -43,14 +44,6 @@ class StoredGroup:
     """Size of the text column, decompressed but still encoded."""
     begin_byte: int
     """Offset of its first page in the file."""
-
-
-def read_parquet(file: SeekableFile, position: Position, settings: ReadSettings, start: Cursor) -> Iterator[Batch]:
-    """Yield the batches of one file from `start` on, with `index` not set.
-
-    Raises DamagedInputError, BadRecordError, MemoryBudgetError, ChangedError.
-    """
-    return _ParquetReader(file, position, settings).batches(start)
 
 
 def stored_groups(source: Input, key: str) -> list[StoredGroup]:
@@ -96,18 +89,18 @@ def _open(file: SeekableFile, key: str, where: Location, budget_bytes: int) -> p
     return opened
 
 
-class _ParquetReader:
+class ParquetReader(FormatReader["SeekableFile"]):
     """The reader of one file."""
 
-    def __init__(self, file: SeekableFile, position: Position, settings: ReadSettings) -> None:
-        self._file = file
-        self._position = position
-        self._settings = settings
-        self._columns = ColumnReader("Parquet", file, position, settings)
+    def __init__(self, stream: SeekableFile, position: Position, settings: ReadSettings) -> None:
+        """See FormatReader."""
+        super().__init__(stream, position, settings)
+        self._columns = ColumnReader("Parquet", stream, position, settings)
 
     def batches(self, start: Cursor) -> Iterator[Batch]:
+        """See FormatReader."""
         where = Location(path=self._position.source.path)
-        opened = _open(self._file, self._settings.content.text_key, where, self._settings.budget_bytes)
+        opened = _open(self._stream, self._settings.content.text_key, where, self._settings.budget_bytes)
         first, stop = 0, self._position.stop_record
         for group in range(opened.metadata.num_row_groups):
             end = first + opened.metadata.row_group(group).num_rows

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 from tokmill.core.errors import DamagedInputError
 from tokmill.core.records import Counts
 from tokmill.core.skipping import OTHER_FILE
-from tokmill.core.system.budget import piece_too_long
 from tokmill.read.json_record import NotARecordError, RecordParser
 from tokmill.read.long_documents import LongDocument, divided_pieces, piece_batches, read_whole, whole_pieces
+from tokmill.read.position import FormatReader
 from tokmill.read.row_batcher import RowBatcher
 from tokmill.read.stream import read_fully
 from tokmill.read.utf8 import first_invalid
@@ -37,27 +37,19 @@ _MOST_HEADER_BYTES = 1 << 20
 _HEADER_ERRORS = (tarfile.TarError, ValueError, OverflowError, IndexError, KeyError, RecursionError)
 
 
-def read_tar(stream: ByteStream, position: Position, settings: ReadSettings, start: Cursor) -> Iterator[Batch]:
-    """Yield the batches of one archive from `start` on, with `index` not set.
-
-    Raises DamagedInputError, BadRecordError, MemoryBudgetError, ChangedError.
-    """
-    position.seek(stream, start)
-    return _TarReader(stream, position, settings).batches()
-
-
-class _TarReader:
+class TarReader(FormatReader["ByteStream"]):
     """The reader of one archive."""
 
     def __init__(self, stream: ByteStream, position: Position, settings: ReadSettings) -> None:
-        self._stream = stream
-        self._position = position
-        self._settings = settings
+        """See FormatReader."""
+        super().__init__(stream, position, settings)
         self._parser = RecordParser(settings.content.text_key)
         allowed = f'text files, and .json files with a string under the key "{settings.content.text_key}"'
         self._batcher = RowBatcher(position, settings, stream.raw_position, allowed=allowed, records="members")
 
-    def batches(self) -> Iterator[Batch]:
+    def batches(self, start: Cursor) -> Iterator[Batch]:
+        """See FormatReader."""
+        self._position.seek(self._stream, start)
         while (found := self._next()) is not None:
             member, header, n_data = found
             name = member.name.lower()
@@ -101,9 +93,8 @@ class _TarReader:
     def _small(self, member: tarfile.TarInfo, *, is_text: bool) -> None:
         """Add a member that is held whole. Raises BadRecordError."""
         offset, record = self._position.offset, self._position.record
-        most = max(self._settings.max_piece_bytes, self._settings.batch_bytes)
-        if member.size > most:
-            raise piece_too_long(_shown(member), str(self._position.location()), most, self._settings.budget_bytes, member.size)
+        if member.size > self._settings.most_bytes:
+            raise self._settings.too_long(_shown(member), self._position.location(), member.size)
         data = b"".join(self._bytes(member.size))
         if is_text:
             self._batcher.add(data, record, offset)

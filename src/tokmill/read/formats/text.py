@@ -13,6 +13,7 @@ from tokmill.core.documents import DocumentBuffer
 from tokmill.core.errors import BadTextError
 from tokmill.core.records import Batch, Counts, Skip
 from tokmill.read.long_documents import divided_pieces, piece_batch, read_whole, whole_pieces
+from tokmill.read.position import FormatReader
 from tokmill.read.splitter import RecordSplitter
 from tokmill.read.utf8 import damage_hint, first_invalid, foreign
 
@@ -26,27 +27,19 @@ if TYPE_CHECKING:
     from tokmill.read.splitter import LongRecord, Records
 
 
-def read_text(stream: ByteStream, position: Position, settings: ReadSettings, start: Cursor) -> Iterator[Batch]:
-    """Yield the batches of one file from `start` on, with `index` not set.
-
-    Raises DamagedInputError, BadTextError, MemoryBudgetError, ChangedError.
-    """
-    position.seek(stream, start)
-    return _TextReader(stream, position, settings).batches(start)
-
-
-class _TextReader:
+class TextReader(FormatReader["ByteStream"]):
     """The reader of one file."""
 
     def __init__(self, stream: ByteStream, position: Position, settings: ReadSettings) -> None:
-        self._stream = stream
-        self._position = position
-        self._settings = settings
+        """See FormatReader."""
+        super().__init__(stream, position, settings)
         separator = settings.content.separator
         self._separator = None if separator is None else separator.encode()
         self._splitter = RecordSplitter(stream, self._separator, settings.batch_bytes, settings.max_documents, prefer="buffers")
 
     def batches(self, start: Cursor) -> Iterator[Batch]:
+        """See FormatReader."""
+        self._position.seek(self._stream, start)
         goes_on = True
         if start.document_offset is not None:
             goes_on = yield from self._divided(self._splitter.open_long(), start.document_offset, begins=start.begins)
