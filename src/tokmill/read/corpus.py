@@ -210,18 +210,10 @@ def _merge(batches: list[Batch]) -> Batch:
 
 
 def _sum(counts: list[Counts]) -> Counts:
-    """Return the sum; plain ones, of which there may be a thousand, are added in one go."""
-    plain = [c for c in counts if _is_plain(c)]
-    total = Counts(documents=sum(c.documents for c in plain), bytes_in=sum(c.bytes_in for c in plain))
-    for c in counts:
-        if not _is_plain(c):
-            total += c
-    return total
-
-
-def _is_plain(counts: Counts) -> bool:
-    """Return whether nothing but documents and bytes is counted."""
-    return not counts.skipped and not counts.invalid_utf8_documents
+    """Return the sum; those of documents and bytes alone, of which there may be a thousand, are added in one go."""
+    plain = [c for c in counts if not c.skipped and not c.invalid_utf8_documents]
+    others = [c for c in counts if c.skipped or c.invalid_utf8_documents]
+    return sum(others, Counts(documents=sum(c.documents for c in plain), bytes_in=sum(c.bytes_in for c in plain)))
 
 
 def _locator(locates: list[Callable[[int], Location]], lengths: list[int]) -> Callable[[int], Location]:

@@ -119,7 +119,7 @@ class RowBatcher:
 
     def reject(self, bad: NotARecordError, record: int, offset: int | None) -> None:
         """Skip and record a record without a text if that is the policy. Raises BadRecordError if it is not."""
-        where = self._location(record, offset)
+        where = self._position.location(0, record).at(offset)
         if self._settings.content.on_error == "stop":
             error = bad.error(where, self._allowed, self._plural)
             if bad.reason == "invalid_utf8":
@@ -152,14 +152,8 @@ class RowBatcher:
     def _batch(
         self, documents: list[bytes], locate: Callable[[int], Location], counts: Counts, skips: list[Skip], after: Cursor | None
     ) -> Batch:
-        return Batch(
-            documents=documents,
-            after=after,
-            locate=locate,
-            counts=counts,
-            skips=skips,
-            position_bytes=self._raw_position(),
-        )
+        position_bytes = self._raw_position()
+        return Batch(documents=documents, after=after, locate=locate, counts=counts, skips=skips, position_bytes=position_bytes)
 
     def _counts(self) -> Counts:
         skipped = dict(self._passed)
@@ -174,9 +168,5 @@ class RowBatcher:
         )
 
     def _locator(self) -> Callable[[int], Location]:
-        records, offsets, location = self._records, self._offsets, self._location
-        return lambda i: location(records[i], None if offsets[i] == _NONE else offsets[i])
-
-    def _location(self, record: int, offset: int | None) -> Location:
-        where = self._position.location(0, record)
-        return where.at(offset)
+        records, offsets, location = self._records, self._offsets, self._position.location
+        return lambda i: location(0, records[i]).at(None if offsets[i] == _NONE else offsets[i])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -132,16 +133,12 @@ def _keys(line: bytes) -> set[str] | None:
 
 
 def _first_line(source: Input) -> tuple[bytes, bool]:
+    """Return what `first_line` does; an empty line for a file that cannot be read."""
     try:
-        stream = PeekedStream(open_stream(source))
+        with closing(PeekedStream(open_stream(source))) as stream:
+            return first_line(stream)
     except TokmillError:
         return b"", True
-    try:
-        return first_line(stream)
-    except TokmillError:
-        return b"", True
-    finally:
-        stream.close()
 
 
 def _some(sources: Sequence[Input]) -> Sequence[Input]:

@@ -38,28 +38,27 @@ class ArrowReader(FormatReader["SeekableFile"]):
         """See FormatReader."""
         super().__init__(stream, position, settings)
         self._columns = ColumnReader("Arrow", stream, position, settings)
+        self._n_before = 0
+        """Rows before the position that are still to be met."""
 
     def batches(self, start: Cursor) -> Iterator[Batch]:
         """See FormatReader."""
-        first = 0
-        arrays = self._arrays(start.record)
+        self._n_before = start.record
+        arrays = self._arrays()
         while True:
             try:
-                found = next(arrays, None)
+                array = next(arrays, None)
             except TokmillError:
                 raise
             except ARROW_ERRORS as error:
                 raise self._columns.error(error) from error
-            if found is None:
+            if array is None:
                 break
-            n_rows, array = found
-            if array is not None:
-                yield from self._columns.batches(array.slice(self._position.record - first))
-            first += n_rows
+            yield from self._columns.batches(array)
         yield from self._columns.end()
 
-    def _arrays(self, n_before: int) -> Iterator[tuple[int, pa.Array | None]]:
-        """Yield the number of rows and the column of each record batch; no column where the position is after it."""
+    def _arrays(self) -> Iterator[pa.Array]:
+        """Yield the column of each record batch, from the position on."""
         head = self._stream.read(8)
         self._stream.seek(0)
         if head.startswith(_FEATHER_1_MAGIC):
@@ -73,39 +72,38 @@ class ArrowReader(FormatReader["SeekableFile"]):
         n_bytes = self._position.source.size_bytes or 0
         if not head.startswith((_FILE_MAGIC, _STREAM_MAGIC)) and int.from_bytes(head[:4], "little") > n_bytes:
             raise self._columns.error(ValueError("it does not begin as one"))
-        return self._of_file(n_before) if head.startswith(_FILE_MAGIC) else self._of_stream(n_before)
+        return self._of_file() if head.startswith(_FILE_MAGIC) else self._of_stream()
 
-    def _of_file(self, n_before: int) -> Iterator[tuple[int, pa.Array | None]]:
+    def _of_file(self) -> Iterator[pa.Array]:
         schema = pa.ipc.open_file(_BudgetedFile(self._stream, self.check_size)).schema
         index = self._checked(schema)
         opened = pa.ipc.open_file(
             _BudgetedFile(self._stream, self.check_size), options=pa.ipc.IpcReadOptions(included_fields=[index], use_threads=False)
         )
-        first = 0
         for i in range(opened.num_record_batches):
-            batch = opened.get_batch(i)
-            first += len(batch)
-            yield len(batch), self._column(batch) if first > n_before else None
+            yield from self._column(opened.get_batch(i))
 
-    def _of_stream(self, n_before: int) -> Iterator[tuple[int, pa.Array | None]]:
+    def _of_stream(self) -> Iterator[pa.Array]:
         file: Any = _BudgetedFile(self._stream, self.check_size)
         with pa.ipc.open_stream(file, options=pa.ipc.IpcReadOptions(use_threads=False)) as opened:
             self._checked(opened.schema)
-            first = 0
             for batch in opened:
-                first += len(batch)
-                yield len(batch), self._column(batch) if first > n_before else None
+                yield from self._column(batch)
         # pyarrow accepts a stream that was cut between two record batches.
         self._stream.seek(-len(_END), 2)
         if self._stream.read(len(_END)) != _END:
             raise ValueError("it does not end with the mark of a stream's end")
 
-    def _column(self, batch: pa.RecordBatch) -> pa.Array:
+    def _column(self, batch: pa.RecordBatch) -> Iterator[pa.Array]:
+        """Yield the column of the next record batch from the position on, unless the position is after all of it."""
+        begin, self._n_before = self._n_before, max(0, self._n_before - len(batch))
+        if 0 < begin >= len(batch):
+            return
         batch.validate()
         column = as_bytes(text_column(batch, self._settings.content.text_key))
         # A damaged file has offsets beyond its data; used unchecked, they end the process.
         column.validate(full=True)
-        return column
+        yield column.slice(begin)
 
     def _checked(self, schema: pa.Schema) -> int:
         """Return the index of the wanted column. Raises BadRecordError."""
