@@ -51,7 +51,7 @@ def processor() -> list[Check]:
     model = re.search(r"^model name\s*:\s*(.*)$", text, re.MULTILINE)
     flags = re.search(r"^(?:flags|Features)\s*:\s*(.*)$", text, re.MULTILINE)
     found = sorted({*_FEATURES} & {*(flags[1].split() if flags else ())})
-    n_cores, n_usable = os.cpu_count() or 1, _usable_cores()
+    n_cores, n_usable = os.cpu_count() or 1, memory.usable_cores()
     quota = memory.cgroup_cores()
     limited = f", {n_usable} for this process" if n_usable != n_cores else ""
     checks = [
@@ -63,10 +63,6 @@ def processor() -> list[Check]:
         value = f"{quota:.1f} cores by the control group's quota"
         checks.append(Check("machine", "quota", value, "note", f"--threads {max(1, int(quota))}"))
     return checks
-
-
-def _usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def memory_checks() -> list[Check]:

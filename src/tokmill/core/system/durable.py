@@ -98,7 +98,7 @@ def write_all(fd: int, data: bytes | memoryview) -> None:
 
 def write_at(path: Path, data: bytes, offset: int) -> None:
     """Overwrite bytes at `offset` of a file. The caller syncs it."""
-    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    fd = open_again(path)
     try:
         while data:
             n = os.pwrite(fd, data, offset)

@@ -18,6 +18,7 @@ import msgspec
 
 from tokmill.core.errors import MemoryBudgetError, TokmillError, error_classes
 from tokmill.core.events import PARTS_OF_ERROR, Failed
+from tokmill.core.system.durable import write_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -98,9 +99,7 @@ class Child:
 
     def _send(self, line: bytes) -> None:
         try:
-            data = memoryview(line + b"\n")
-            while data:
-                data = data[os.write(self._job_write, data) :]
+            write_all(self._job_write, line + b"\n")
         except BrokenPipeError:
             # The child is dead; what is read from it next says so.
             return
