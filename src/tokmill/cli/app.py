@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tokmill.cli import check, console as consoles, derive, support, tokenizing  # noqa: F401  they add the commands
+from tokmill.cli import check, console as consoles, derive, settings, support, tokenizing  # noqa: F401  they add the commands
 from tokmill.cli.command import root
 from tokmill.cli.console import PROGRAM
 from tokmill.core.errors import DiskFullError, Interrupted, StorageError, TokmillError
@@ -34,7 +34,7 @@ for _name in ("plan", "tokenize"):
 
 def run(arguments: Sequence[str]) -> int:
     """Carry out one command line and return the exit code. Raises nothing but for faults of Python itself."""
-    console = consoles.make_console(arguments, root)
+    console = consoles.Console(arguments, lambda: settings.load(root))
     try:
         return _carry_out(arguments, console)
     except TokmillError as error:

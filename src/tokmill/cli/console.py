@@ -9,7 +9,6 @@ import sys
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from tokmill.cli import settings
 from tokmill.core.errors import DiskFullError, StorageError, UsageError
 
 if TYPE_CHECKING:
@@ -94,11 +93,6 @@ class Console:
         from tokmill.cli import render
 
         print(render.error_lines(error), file=sys.stderr, flush=True)
-
-
-def make_console(arguments: Sequence[str], root: Any) -> Console:
-    """Return the console of a call. root: the parser's group of all commands."""
-    return Console(arguments, lambda: settings.load(root))
 
 
 def on_signal(_signum: int, _frame: object) -> None:

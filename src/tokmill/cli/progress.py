@@ -23,8 +23,6 @@ from tokmill.core.text import counted, format_bytes, format_duration, format_mem
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from tokmill.core.records import Counts
-
 BAR_EVERY_S = 0.2
 LINES_EVERY_S = ((4.0, 4.0), (10 * 60.0, 30.0), (2 * 3600.0, 60.0), (float("inf"), 300.0))
 """(until seconds after the beginning, seconds between lines): the log of a week stays readable."""
@@ -147,7 +145,8 @@ class ProgressObserver:
         position = event.position_bytes - base.position_bytes
         read = max(event.counts.bytes_in - base.counts.bytes_in, 0) or position
         parts = [Phrase(f"{read / elapsed_s / 1e6:,.0f} MB/s", 2)]
-        if tokens := _tokens(event.counts) - _tokens(base.counts):
+        counts, before = event.counts, base.counts
+        if tokens := counts.tokens_train + counts.tokens_val - before.tokens_train - before.tokens_val:
             parts.append(Phrase(f"{tokens / elapsed_s / 1e6:,.1f} Mtokens/s", 6))
         if (stalled_s := self._pace.stalled_s) >= _STALLED_S:
             parts.append(Phrase(f"nothing new for {format_duration(stalled_s)}", 1))
@@ -354,7 +353,3 @@ def _can_write(stream: TextIO, text: str) -> bool:
     except (UnicodeEncodeError, LookupError):
         return False
     return True
-
-
-def _tokens(counts: Counts) -> int:
-    return counts.tokens_train + counts.tokens_val
