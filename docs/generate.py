@@ -22,7 +22,7 @@ from tokmill.cli import (
     settings,
 )
 from tokmill.cli.command import Argument, Parameter, root
-from tokmill.cli.console import make_console
+from tokmill.cli.console import Console
 from tokmill.core import errors, manifest, output_spec, provenance, records as types
 from tokmill.core.config import Content
 
@@ -52,7 +52,7 @@ def commands() -> str:
         "",
     ]
     for path, command in leaves(root, ()):
-        context = command.make_context(path[-1], [], resilient_parsing=True, obj=make_console([], root))
+        context = command.make_context(path[-1], [], resilient_parsing=True, obj=Console([], lambda: settings.load(root)))
         pieces = [piece for piece in command.collect_usage_pieces(context) if piece]
         lines += [f"## tokmill {' '.join(path)}", "", "```text", f"tokmill {' '.join([*path, *pieces])}", "```", ""]
         lines += [textwrap.dedent(line) for line in escaped(command.help or "").split("\n")] + [""]

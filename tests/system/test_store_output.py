@@ -25,7 +25,7 @@ from support.s3 import Bucket, Fault, Start, failing, s3_server, watch
 import tokmill
 from tokmill.core.errors import BadRecordError, ChangedError, DamageError, LockedError, UsageError
 from tokmill.core.events import Started
-from tokmill.core.manifest import load_manifest
+from tokmill.core.manifest import encode_manifest, load_manifest
 from tokmill.output.prefix import Prefix
 from tokmill.store import base, download, upload as sending
 from tokmill.store.s3 import S3Objects
@@ -777,6 +777,30 @@ def test_a_manifest_that_was_put_in_the_moment_another_run_took_its_place_is_tak
     with pytest.raises(LockedError, match="at the same time"):
         prefix.commit(manifest, sent)
     assert "sets/one/manifest.json" not in bucket.names()
+
+
+def test_a_manifest_that_another_run_put_in_place_of_ours_stays(bucket: Bucket, made: Path, tmp_path: Path) -> None:
+    prefix, ledger = Prefix(URL), UploadState(tmp_path / "a.json", URL)
+    manifest = load_manifest(made)
+    sent = send(prefix, ledger, made)
+    theirs = encode_manifest(msgspec.structs.replace(manifest, elapsed_s=manifest.elapsed_s + 1))
+    is_put = False
+
+    def meanwhile(request: dict[str, Any], start: Start) -> Iterable[bytes] | None:
+        nonlocal is_put
+        if request["REQUEST_METHOD"] == "PUT" and request["PATH_INFO"].endswith("/manifest.json"):
+            is_put = True
+        elif is_put:
+            # The other run, told --fresh, has replaced everything by the time ours looks again.
+            bucket.fault = None
+            bucket.put("sets/one/val.bin", b"theirs")
+            bucket.put("sets/one/manifest.json", theirs)
+        return None
+
+    watch(bucket, meanwhile)
+    with pytest.raises(LockedError, match="at the same time"):
+        prefix.commit(manifest, sent)
+    assert bucket.get("sets/one/manifest.json") == theirs
 
 
 def test_what_a_run_of_other_settings_sent_before_it_could_see_the_manifest_does_not_stay(

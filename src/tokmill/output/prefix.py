@@ -222,8 +222,10 @@ class Prefix:
         try:
             self._check_sent(sent, manifest.fingerprint)
         except LockedError:
-            # Told --fresh, it looked for a manifest before this one was there.
-            self.delete([MANIFEST_NAME])
+            # Told --fresh, the other run looked for a manifest before this one was there. One that it put since is not ours to delete.
+            now = self._readable_manifest()
+            if now is not None and encode_manifest(now) == data:
+                self.delete([MANIFEST_NAME])
             raise
         return found
 
