@@ -16,6 +16,7 @@ from tokmill.core.config import Job, parse_size
 from tokmill.core.errors import UsageError
 from tokmill.core.events import Detail, Finished, Notice
 from tokmill.core.options import PlanOptions, TokenizeOptions, called_with
+from tokmill.core.paths import path_text
 from tokmill.core.records import is_url, text_to_path
 from tokmill.output import Here, Staged, destination, is_complete, is_complete_at, output_of, stage_of
 from tokmill.run import (
@@ -188,10 +189,10 @@ def _in_parts(job: Job, call: TokenizeCall, place: Here | Staged, runner: LocalR
 def _place(call: TokenizeCall) -> Here | Staged:
     """Return where this run makes its output."""
     if not call.is_in_parts:
-        return destination(str(call.out), _text(call.stage))
+        return destination(path_text(call.out, "out"), _text(call.stage))
     from tokmill.run import place_of_part
 
-    return place_of_part(str(call.out), _text(call.stage), call.part)
+    return place_of_part(path_text(call.out, "out"), _text(call.stage), call.part)
 
 
 def _check_together(call: TokenizeCall) -> None:
@@ -217,11 +218,11 @@ def _of_part(part: str, job: Job) -> str:
 
 
 def _listed(inputs: StrPath | Sequence[StrPath]) -> list[str]:
-    return [str(each) for each in (inputs if isinstance(inputs, (list, tuple)) else [inputs])]
+    return [path_text(each, "inputs") for each in (inputs if isinstance(inputs, (list, tuple)) else [inputs])]
 
 
 def _text(path: StrPath | None) -> str | None:
-    return None if path is None else str(path)
+    return None if path is None else path_text(path, "path")
 
 
 def _introduce(job: Job, notices: Sequence[str], observers: Sequence[Observer]) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import math
-from typing import get_args
+from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 
@@ -53,6 +54,33 @@ def test_a_record_has_valid_values_or_is_not_made(name: str, value: object) -> N
     assert caught.value.suggested is not None
     kind = OPTIONS[name].kind
     OPTIONS[name].check(kind(caught.value.suggested))
+
+
+@pytest.mark.parametrize("value", [None, 1.5, b"bytes", ["a"], "text", 7, True])
+@pytest.mark.parametrize("name", OPTIONS)
+def test_a_value_of_another_type_is_a_usage_error_before_anything_is_done(name: str, value: object, tmp_path: Path) -> None:
+    try:
+        TokenizeOptions(**{name: value})  # type: ignore[arg-type]
+    except UsageError:
+        with pytest.raises(UsageError, match=OPTIONS[name].flag):
+            tokmill.tokenize(tmp_path / "a.txt", tmp_path / "out", **{name: value})  # type: ignore[arg-type]
+    else:
+        assert isinstance(value, OPTIONS[name].types)
+
+
+@pytest.mark.parametrize("path", [None, 5, b"bytes", 1.5])
+def test_what_is_no_path_is_a_usage_error(path: Any, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("one")
+    for call in (
+        lambda: tokmill.tokenize(tmp_path / "a.txt", path),
+        lambda: tokmill.tokenize(path, tmp_path / "out"),
+        lambda: tokmill.plan(path),
+        lambda: tokmill.merge([path], tmp_path / "out"),
+        lambda: tokmill.convert(path, tmp_path / "out", format="raw"),
+    ):
+        with pytest.raises(UsageError, match="is not a path"):
+            call()
+    assert list(tmp_path.iterdir()) == [tmp_path / "a.txt"]
 
 
 @pytest.mark.parametrize("option", OPTIONS.values(), ids=lambda option: option.name)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass, field, fields, replace
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from tokmill.core.errors import UsageError
@@ -34,6 +35,8 @@ class Option:
     group: str
     name: str = ""
     """As in Python: `val_fraction` for `--val-fraction`."""
+    types: tuple[type, ...] = ()
+    """What a value may be in Python; empty: anything."""
     kind: type = str
     """Type of the value on the command line: str, int, float or bool."""
     default: Any = None
@@ -64,7 +67,16 @@ class Option:
         return f"TOKMILL_{self.name.upper()}" if self.has_variable else ""
 
     def check(self, value: Any) -> None:
-        """Raise UsageError if the value is not a choice or out of bounds."""
+        """Raise UsageError if the value is of another type, not a choice, or out of bounds."""
+        is_bool = isinstance(value, bool)
+        if self.types and not (bool in self.types if is_bool else isinstance(value, self.types)):
+            raise UsageError(
+                f"{value!r} is not a value of {self.flag}",
+                option=self.flag,
+                allowed=self.allowed or ", ".join(self.choices) or self.metavar or "true or false",
+                suggested="" if self.default in (None, False) else str(self.default),
+                next_step="leave it out, or give it a value of its type",
+            )
         if value is None:
             return
         if self.choices and value not in self.choices:
@@ -86,6 +98,14 @@ def option(default: Any, **about: Any) -> Any:
 
 
 _KINDS = {"int": int, "float": float, "bool": bool}
+_TYPES: dict[str, type] = {
+    "str": str,
+    "int": Integral,
+    "float": Real,
+    "bool": bool,
+    "os.PathLike[str]": os.PathLike,
+    "None": type(None),
+}
 
 
 def options_of(record: object) -> dict[str, Option]:
@@ -94,7 +114,8 @@ def options_of(record: object) -> dict[str, Option]:
     for each in fields(record):  # type: ignore[arg-type]
         if "option" in each.metadata:
             kind = _KINDS.get(str(each.type).removesuffix(" | None"), str)
-            found[each.name] = replace(each.metadata["option"], name=each.name, kind=kind)
+            types = tuple(_TYPES[name] for name in str(each.type).split(" | "))
+            found[each.name] = replace(each.metadata["option"], name=each.name, kind=kind, types=types)
     return found
 
 

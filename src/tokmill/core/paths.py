@@ -8,9 +8,16 @@ from tokmill.core.errors import UsageError
 from tokmill.core.records import is_url
 
 
+def path_text(given: object, option: str) -> str:
+    """Return a path or URL as text. Raises UsageError for what is neither. option: for which it was given."""
+    if not isinstance(given, (str, os.PathLike)):
+        raise UsageError(f"{given!r} is not a path", where=option, allowed="a str or a path object", next_step="give a path")
+    return str(given)
+
+
 def local_path(given: str | os.PathLike[str]) -> str:
-    """Return the path, absolute. Raises UsageError for a URL."""
-    path = os.fspath(given)
+    """Return the path, absolute. Raises UsageError for a URL, and for what is no path."""
+    path = path_text(given, "path")
     if is_url(path):
         # Only the scheme: what comes before the first slash may be a password.
         scheme = path.partition("://")[0].lower()

@@ -5,12 +5,13 @@ from __future__ import annotations
 import glob
 import os
 import shlex
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tokmill.core.errors import UsageError
 from tokmill.core.manifest import MANIFEST_NAME, STATE_NAME
-from tokmill.core.paths import local_path
+from tokmill.core.paths import local_path, path_text
 from tokmill.core.records import path_to_text
 from tokmill.core.text import nearest
 
@@ -20,15 +21,15 @@ if TYPE_CHECKING:
 
 def output_path(out: str | os.PathLike[str]) -> Path:
     """Return the output directory, absolute. Raises UsageError for an empty name."""
-    if not os.fspath(out):
+    if not path_text(out, "out"):
         raise UsageError("no output directory", option="--out", allowed="a directory", suggested="data")
     return Path(local_path(out))
 
 
 def named_paths(names: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[Path]:
     """Return the paths, absolute, of names and patterns (each in sorted order). Raises UsageError for what is not there."""
-    listed = [names] if isinstance(names, (str, os.PathLike)) else list(names)
-    return [path for name in listed for path in _matched(os.fspath(name))]
+    listed = list(names) if isinstance(names, Iterable) and not isinstance(names, (str, bytes, os.PathLike)) else [names]
+    return [path for name in listed for path in _matched(path_text(name, "inputs"))]
 
 
 def _matched(name: str) -> list[Path]:

@@ -222,7 +222,7 @@ class Prefix:
         try:
             self._check_sent(sent, manifest.fingerprint)
         except LockedError:
-            # Told --fresh, the other run looked for a manifest before this one was there. One that it put since is not ours to delete.
+            # Told --fresh, the other run looked for a manifest before this one was there. One that it has put since stays.
             now = self._readable_manifest()
             if now is not None and encode_manifest(now) == data:
                 self.delete([MANIFEST_NAME])
