@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 import shlex
 import time
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from tokmill.core.config import Job, parse_size
-from tokmill.core.errors import UsageError
+from tokmill.core.errors import TokmillError, UsageError
 from tokmill.core.events import Detail, Finished, Notice
 from tokmill.core.options import PlanOptions, TokenizeOptions, called_with
 from tokmill.core.paths import path_text
@@ -87,7 +87,7 @@ def tokenize(call: TokenizeCall) -> Summary:  # noqa: D417  the arguments are th
     meter = Meter()
     _check_together(call)
     runs = nullcontext(LocalRunner()) if call.ray is not None else LocalRunner()
-    with _place(call) as place, runs as runner:
+    with _told_without_fresh(call), _place(call) as place, runs as runner:
         options = replace(call, threads=1) if call.ray is not None and call.threads is None else call
         planned = make_job(_listed(call.inputs), options, out=place.directory, destination=place.url)
         if call.is_in_parts:
@@ -144,6 +144,17 @@ def finalize(directory: StrPath, *, stage: StrPath | None = None, observers: Seq
     from tokmill.run import finalize as finalize_parts
 
     return finalize_parts(directory, stage=_text(stage), observers=observers)
+
+
+@contextmanager
+def _told_without_fresh(call: TokenizeCall) -> Iterator[None]:
+    """Whoever said --fresh is told to leave it out of the command that continues: it would discard what is committed."""
+    try:
+        yield
+    except TokmillError as error:
+        if call.fresh and error.resumes:
+            error.next_step = f"{error.next_step}, without --fresh,"
+        raise
 
 
 def _carry_out(

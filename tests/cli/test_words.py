@@ -154,3 +154,55 @@ def test_a_small_output_is_not_said_to_be_made_at_no_speed(out: Path, tmp_path: 
     # Of a conversion; of the command, and of its reading, encoding and writing.
     assert len(re.findall(r"[1-9][\de.-]* [kM]B/s", said)) == 3
     assert not re.search(r" 0 [kM]B/s", said)
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("--column content", "--text-key content"),
+        ("--field=content", "--text-key=content"),
+        ("--input corpus.txt", "corpus.txt"),
+        ("--model gpt2", "--tokenizer gpt2"),
+        ("--encoding gpt2", "--tokenizer gpt2"),
+        ("--shard-size 100", "--shard-tokens 100"),
+        ("--ram 4G", "--memory 4G"),
+        ("--jobs 4", "--threads 4"),
+        ("--trainer llmc", "--format llmc"),
+        ("--type jsonl", "--input-format jsonl"),
+        ("--no-val", "--val-fraction 0"),
+        ("--append-eod", "--eot after"),
+        ("--skip-errors", "--on-error skip"),
+        ("--resume", ""),
+        ("--continue", ""),
+        ("--thread 2", "--threads 2"),
+    ],
+)
+def test_an_option_of_another_name_is_answered_with_the_one_that_was_meant(
+    typed: str, meant: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert app.run(["tokenize", "a.txt", "--out", "o", *typed.split()]) == 2
+    fixed = f"tokmill tokenize a.txt --out o {meant}".strip()
+    assert f"next:    {fixed}\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("typed", ["--frsh", "--freshh", "--forc", "--appendd", "--yes", "--overwrite", "--restart", "--delete"])
+def test_nothing_that_discards_or_changes_what_is_there_is_proposed(typed: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert app.run(["tokenize", "a.txt", "--out", "o", typed]) == 2
+    told = capsys.readouterr().err
+    assert "did you mean" not in told
+    assert "next:    tokmill tokenize --help\n" in told
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("version", "--version"), ("help", "--help"), ("tokenise", "tokenize")])
+def test_a_command_of_another_name_is_answered_with_the_one_that_was_meant(
+    typed: str, meant: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert app.run([typed]) == 2
+    assert f"next:    tokmill {meant}\n" in capsys.readouterr().err
+
+
+def test_what_is_missing_is_put_before_the_end_of_options(capsys: pytest.CaptureFixture[str]) -> None:
+    assert app.run(["tokenize", "--", "t.txt", "--out"]) == 2
+    assert "next:    tokmill tokenize --out DIR -- t.txt --out\n" in capsys.readouterr().err.replace(
+        "--out data --", "--out DIR --"
+    )

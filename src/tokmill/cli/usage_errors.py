@@ -23,6 +23,25 @@ if TYPE_CHECKING:
     from tokmill.cli.settings import Origin
     from tokmill.core.errors import TokmillError
 
+_MEANT = {
+    "--text-key": ("--column", "--field", "--key"),
+    "--out": ("--output", "--output-dir", "--out-dir"),
+    "--tokenizer": ("--vocab", "--model", "--encoding"),
+    "--shard-tokens": ("--shard-size",),
+    "--memory": ("--ram", "--mem", "--max-memory"),
+    "--threads": ("--jobs", "--workers", "--cores", "--num-workers", "--num-threads", "--processes"),
+    "--format": ("--trainer", "--output-format", "--to", "--target"),
+    "--input-format": ("--type",),
+    "--events": ("--log",),
+    "--val-fraction 0": ("--no-val",),
+    "--eot after": ("--append-eod", "--append-eos"),
+    "--on-error skip": ("--skip-errors",),
+    "": ("--resume", "--continue", "--input", "--inputs"),
+}
+"""What people type for an option, as other tools call it; for nothing: the same command resumes, and inputs need no option."""
+_NEVER_MEANT = {"--fresh", "--force", "--append"}
+"""Options that discard or change what is there are proposed to nobody."""
+_COMMANDS_MEANT = {"version": ["--version"], "help": ["--help"]}
 _VALUES = {"integer": "a whole number", "float": "a number", "boolean": "true or false"}
 
 
@@ -56,16 +75,34 @@ def _unknown_option(option: str, context: click.Context, console: Console) -> Us
             allowed=long,
             next_step=f"{where} --help" if any(map(takes_value, others.values())) else _command(without),
         )
-    near = difflib.get_close_matches(option, known, 1, 0.6)
-    if not near:
+    at = next((i for i, each in enumerate(console.arguments) if each.partition("=")[0] == option), -1)
+    typed = console.arguments[at] if at >= 0 else option
+    is_alone = at < 0 or at == len(console.arguments) - 1 or console.arguments[at + 1].startswith("-")
+    meant = _meant(option, known, has_value="=" in typed or not is_alone, is_joined="=" in typed)
+    if meant is None:
         return UsageError(f"there is no option {option}", where=where, allowed=long, next_step=f"{where} --help")
-    typed = next((each for each in console.arguments if each.partition("=")[0] == option), option)
+    words = [*meant[:-1], meant[-1] + typed[len(option) :]] if meant else []
+    hint = f"did you mean {' '.join(meant)}?" if meant else "inputs need no option, and the same command resumes"
     return UsageError(
-        f"there is no option {option}; did you mean {near[0]}?",
+        f"there is no option {option}; {hint}",
         where=where,
-        allowed=f"{near[0]}, or another of {where} --help",
-        next_step=_command(console.arguments, {typed: [near[0] + typed[len(option) :]]}),
+        allowed=f"{' '.join(meant) or 'the command without it'}, or another of {where} --help",
+        next_step=_command(console.arguments, {typed: words}),
     )
+
+
+def _meant(option: str, known: dict[str, click.Parameter], *, has_value: bool, is_joined: bool) -> list[str] | None:
+    """Return the words that were meant by an unknown option; none of them if it is to be left out; None where nobody can say.
+
+    has_value: whether a value may follow it; is_joined: whether one does, after `=`.
+    """
+    for words, names in _MEANT.items():
+        if option in names and (not words or words.split()[0] in known):
+            return words.split()
+    near = difflib.get_close_matches(option, known.keys() - _NEVER_MEANT, 1, 0.75)
+    # A value is not moved to an option that takes none, nor an option without one to one that needs it.
+    fits = near and (has_value if takes_value(known[near[0]]) else not is_joined)
+    return near if fits else None
 
 
 def _misused_option(option: str, context: click.Context, console: Console) -> UsageError:
@@ -94,13 +131,15 @@ def _commands_with(option: str, root: click.Command) -> dict[str, click.Paramete
 def _missing(parameter: click.Parameter, context: click.Context, console: Console) -> UsageError:
     name = long_name(parameter)
     lacking = f"{name} is missing" if name.startswith("-") else f"no {example(parameter).rstrip('.')} is given"
-    typed = {each.partition("=")[0] for each in console.arguments}
+    end = console.arguments.index("--") if "--" in console.arguments else len(console.arguments)
+    before, rest = console.arguments[:end], console.arguments[end:]
+    typed = {each.partition("=")[0] for each in before}
     words: list[str] = []
     params = context.command.params
     for each in params[params.index(parameter) :]:
         if each.required and not typed & {*each.opts} and not os.environ.get(str(each.envvar or "")):
             words += [long_name(each), example(each)] if isinstance(each, click.Option) else [example(each).rstrip(".")]
-    fixed = " ".join([_command(console.arguments), *words])
+    fixed = " ".join([_command(before), *words, *([shlex.join(rest)] if rest else [])])
     return UsageError(lacking, where=context.command_path, allowed=usage(context), next_step=fixed)
 
 
@@ -131,7 +170,7 @@ def _unknown_command(typed: str, context: click.Context, console: Console) -> Us
     allowed = ", ".join(commands)
     if not typed:
         return UsageError("no command is given", where=where, allowed=allowed, next_step=f"{where} {commands[0]} --help")
-    near = difflib.get_close_matches(typed, commands, 1)
+    near = _COMMANDS_MEANT.get(typed) or difflib.get_close_matches(typed, commands, 1)
     meant = f"; did you mean {near[0]}?" if near else ""
     fixed = _command(console.arguments, {typed: near}) if near else f"{where} --help"
     return UsageError(f"there is no command {typed!r}{meant}", where=f"{where} {typed}", allowed=allowed, next_step=fixed)

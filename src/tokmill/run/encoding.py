@@ -97,7 +97,7 @@ class EncodingProcess:
     def _ended(self, directory: Path) -> TokmillError:
         """Return the error that says why the work ended early."""
         state = "everything so far is committed" if self.RESUMES else "nothing was replaced"
-        again = "run the same command without --fresh again" if self.RESUMES else "run the command again"
+        again = "run the same command again" if self.RESUMES else "run the command again"
         if self._leaving is None:
             what, allowed = f"interrupted; {state}", "stopping at any time"
             return Interrupted(what, where=str(directory), allowed=allowed, next_step=again, resumes=self.RESUMES)

@@ -79,7 +79,7 @@ class LocalRunner:
                     "interrupted",
                     where=job.destination or job.out,
                     allowed="stopping at any time",
-                    next_step="run the same command without --fresh again",
+                    next_step="run the same command again",
                     resumes=True,
                 )
             deaths = 1 if committed else deaths + 1
