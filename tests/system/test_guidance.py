@@ -39,7 +39,8 @@ def tokmill_command(*arguments: object) -> subprocess.CompletedProcess[str]:
         (["verfy", "o"], "tokmill verify o"),
         (["inspects"], "tokmill inspect"),
         (["x"], "tokmill --help"),
-        (["tokenize", "--oot"], "tokmill tokenize --out"),
+        (["tokenize", "--oot", "o"], "tokmill tokenize --out o"),
+        (["tokenize", "--oot"], "tokmill tokenize --help"),
         (["--oot"], "tokmill --help"),
     ],
 )
