@@ -7,8 +7,10 @@ import threading
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import fsspec
 import pytest
 from support.s3 import Bucket, Start, failing, s3_server
+from urllib3.exceptions import SSLError
 
 from tokmill.core.errors import ChangedError, DamagedInputError, TokmillError, UsageError
 from tokmill.core.extras import install_hint
@@ -16,6 +18,7 @@ from tokmill.core.records import Input
 from tokmill.read.inputs import FoundInputs, find_inputs
 from tokmill.store import base, download
 from tokmill.store.download import RemoteStream, RetryPolicy
+from tokmill.store.s3 import S3Objects, translated
 
 FIRST, BLOCK = 4 << 10, 64 << 10
 DATA = random.Random(0).randbytes(FIRST + 5 * BLOCK + 77)
@@ -278,3 +281,27 @@ def test_a_package_that_is_missing_is_named_with_its_extra(
     base._store.cache_clear()
     assert caught.value.next_step == install_hint(extra)
     assert f"pip install '{package}>=" in install_hint(extra) or extra == "hf"
+
+
+def test_a_broken_record_of_tls_while_a_body_is_read_is_tried_again() -> None:
+    with pytest.raises(base.TransientError, match="SSLError"), translated(lambda error: error):
+        raise SSLError("decryption failed or bad record mac")
+
+
+def test_settings_of_fsspec_count_and_a_key_that_cannot_be_used_is_named(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    endpoint = bucket.environment["AWS_ENDPOINT_URL"]
+    settings = {"client_kwargs": {"endpoint_url": endpoint}, "s3_additional_kwargs": {"ServerSideEncryption": "AES256"}}
+    monkeypatch.setitem(fsspec.config.conf, "s3", settings)
+    objects = S3Objects("s3://bucket/encrypted")
+    objects.put("a", b"text")
+    assert objects._client.ask(lambda error: error, "head_object", Bucket="bucket", Key="encrypted/a")["ServerSideEncryption"]
+    monkeypatch.setitem(fsspec.config.conf, "s3", {"config_kwargs": {"no_such_key": 1}})
+    with pytest.raises(UsageError, match="no_such_key"):
+        S3Objects("s3://bucket/encrypted").head("a")
+
+
+def test_an_endpoint_that_is_no_url_is_a_usage_error_without_its_password(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://user:SECRET@[::1")
+    with pytest.raises(UsageError, match="endpoint") as caught:
+        S3Objects("s3://bucket/a").head("a")
+    assert "SECRET" not in str(caught.value)

@@ -90,7 +90,7 @@ class _Client:
         with translated(translate):
             with self._lock:
                 self._made = self._made or _new_client()
-            return getattr(self._made, method)(**arguments)
+            return getattr(self._made, method)(**_in_every_request(self._made, method), **arguments)
 
     def pages(self, translate: Callable[[Exception], Exception], method: str, **arguments: Any) -> Iterator[Any]:
         """Yield the answers to a request that is answered in pages. Raises as `ask`."""
@@ -128,15 +128,36 @@ def _new_client() -> Any:
         response_checksum_validation="when_required",
         **({"signature_version": UNSIGNED} if is_anonymous else {}),
     )
-    return Session(profile=configured.get("profile")).create_client(
-        "s3",
-        endpoint_url=configured.get("endpoint_url"),
-        aws_access_key_id=configured.get("key"),
-        aws_secret_access_key=configured.get("secret"),
-        aws_session_token=configured.get("token"),
-        **{name: value for name, value in configured.get("client_kwargs", {}).items() if value is not None},
-        config=config.merge(Config(**{**configured.get("config_kwargs", {}), "retries": {"total_max_attempts": 1}})),
-    )
+    arguments = {
+        "endpoint_url": configured.get("endpoint_url"),
+        "aws_access_key_id": configured.get("key"),
+        "aws_secret_access_key": configured.get("secret"),
+        "aws_session_token": configured.get("token"),
+        "use_ssl": configured.get("use_ssl"),
+        **configured.get("client_kwargs", {}),
+    }
+    arguments = {name: value for name, value in arguments.items() if value is not None}
+    try:
+        config = config.merge(Config(**{**configured.get("config_kwargs", {}), "retries": {"total_max_attempts": 1}}))
+        return Session(profile=configured.get("profile")).create_client("s3", **arguments, config=config)
+    except TypeError as error:
+        raise UsageError(
+            f"the settings of fsspec for s3 have a key that cannot be used: {error}",
+            where="FSSPEC_S3, or the files of fsspec's settings",
+            allowed="in client_kwargs and config_kwargs, what botocore's create_client and Config take",
+            next_step="correct the key, or take it out",
+        ) from None
+
+
+def _in_every_request(client: Any, method: str) -> dict[str, Any]:
+    """Return what fsspec's settings add to each request that takes it, such as the encryption of objects."""
+    import fsspec
+
+    added = fsspec.config.conf.get("s3", {}).get("s3_additional_kwargs", {})
+    if not added:
+        return {}
+    shape = client.meta.service_model.operation_model(client.meta.method_to_api_mapping[method]).input_shape
+    return {name: value for name, value in added.items() if shape is not None and name in shape.members}
 
 
 class S3Store:
@@ -373,13 +394,16 @@ def split_url(url: str) -> tuple[str, str]:
 
 @contextlib.contextmanager
 def translated(translate: Callable[[Exception], Exception]) -> Iterator[None]:
-    """Raise what `translate` makes of an error of botocore."""
+    """Raise what `translate` makes of an error of botocore; one of the connection while a body is read is not translated there."""
     from botocore.exceptions import BotoCoreError, ClientError
+    from urllib3.exceptions import HTTPError
 
     try:
         yield
     except (OSError, ClientError, BotoCoreError) as error:
         raise translate(error) from None
+    except HTTPError as error:
+        raise TransientError(f"connection failed: {type(error).__name__}") from None
     except ValueError as error:
         raise _bad_endpoint(error) from None
 
@@ -465,7 +489,7 @@ def _answer_of(error: Exception) -> tuple[str, int]:
 
 def _bad_endpoint(error: ValueError) -> Exception:
     """Return the error for an endpoint that is not a URL; any other error as it is."""
-    if not str(error).startswith("Invalid endpoint"):
+    if "endpoint" not in str(error) and "URL" not in str(error):
         return error
     return UsageError(
         # It may hold a password.
