@@ -25,7 +25,7 @@ from tokmill.cli.app import run
 from tokmill.core.errors import DamageError, UsageError
 from tokmill.core.manifest import Manifest, load_manifest
 from tokmill.core.system import durable
-from tokmill.derive import conversion, engine, token_stream
+from tokmill.derive import conversion, engine
 from tokmill.formats.registry import FORMATS
 
 DOCUMENTS = [*some_documents(40, 60, 7), b"", *some_documents(3, 900, 8), b"x"]
@@ -38,7 +38,7 @@ def shard_of(format_name: str) -> int:
 @pytest.fixture(autouse=True)
 def many_blocks_and_commits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "COMMIT_BYTES", 700)
-    monkeypatch.setattr(token_stream, "BLOCK_TOKENS", 101)
+    monkeypatch.setattr("tokmill.derive.source.BLOCK_TOKENS", 101)
 
 
 @pytest.fixture(scope="module")

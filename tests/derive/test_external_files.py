@@ -15,7 +15,7 @@ import tokmill
 from tokmill.cli import app
 from tokmill.cli.render import inspection_lines
 from tokmill.core.errors import DamageError, UsageError
-from tokmill.derive import engine, token_stream
+from tokmill.derive import engine
 from tokmill.formats.registry import FORMATS
 
 if TYPE_CHECKING:
@@ -193,7 +193,7 @@ def test_a_wrong_dtype_is_the_first_thing_to_look_at(bare: Path, tmp_path: Path)
 
 
 def test_an_id_out_of_range_is_named_by_file_number_and_byte(bare: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(token_stream, "BLOCK_TOKENS", 7)
+    monkeypatch.setattr("tokmill.derive.source.BLOCK_TOKENS", 7)
     ids = np.array([*IDS[:10], 50_300, *IDS[10:], EOT], np.uint16)
     np.save(tmp_path / "b.npy", ids)
     head = (tmp_path / "b.npy").stat().st_size - ids.nbytes

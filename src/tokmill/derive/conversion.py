@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from tokmill.core.config import Content
     from tokmill.core.outcome import Outcome
     from tokmill.core.protocols import Observer
-    from tokmill.core.provenance import How
 
 
 def convert(
@@ -78,7 +78,7 @@ def convert(
     check_choice("--to-eot", to_eot, ("before", "after"))
     check_choice("--to-dtype", to_dtype, get_args(IdType))
     target = output_path(out)
-    source = _load(named_paths(sources), named_paths(val), target, stated)
+    source = _named_source(named_paths(sources), named_paths(val), target, stated)
     has_marks = source.content.eot != "none"
     if not has_marks and (to_eot or FORMATS[format].keeps_whole):
         check_marks(source)
@@ -94,7 +94,18 @@ def convert(
     notices = [text for text in choice.notices if has_marks or not text.startswith("--to-eot ")]
     if not has_marks and FORMATS[format].other_eot:
         notices.insert(0, f"the ids are without end-of-text ids; {FORMATS[format].other_eot}")
-    return _rewrite(source, format, choice, target, "convert", fresh=fresh, force=force, observers=observers, notices=notices)
+    content = _content(source, format, choice)
+    return derive_output(
+        [source],
+        content,
+        target,
+        "convert",
+        lambda output: TokenCopier(output, content),
+        fresh=fresh,
+        force=force,
+        observers=observers,
+        notices=notices,
+    )
 
 
 def reshard(
@@ -128,26 +139,35 @@ def reshard(
     named = named_directory(directory, "reshard")
     check_apart([named], target)
     source = _loaded(named)
-    content = source.content
+    made = source.content
     choice = choose_output(
-        content.format,
-        content.tokenizer,
-        eot=content.eot,
-        dtype=content.dtype,
+        made.format,
+        made.tokenizer,
+        eot=made.eot,
+        dtype=made.dtype,
         shard_tokens=shard_tokens,
         shard_documents=shard_documents,
     )
     # What the choice would say of end-of-text ids and dtype was said when the source was made.
-    return _rewrite(source, content.format, choice, target, "reshard", fresh=fresh, force=force, observers=observers, notices=())
+    content = _content(source, made.format, choice)
+    return derive_output(
+        [source],
+        content,
+        target,
+        "reshard",
+        lambda output: TokenCopier(output, content),
+        fresh=fresh,
+        force=force,
+        observers=observers,
+        notices=(),
+    )
 
 
-def _load(paths: list[Path], val: list[Path], out: Path, stated: Stated) -> Source:
+def _named_source(paths: list[Path], val: list[Path], out: Path, stated: Stated) -> Source:
     """Return the directory or the files that were named as a source. Raises UsageError."""
     check_apart([*paths, *val], out)
-    given = stated.options() + ["--val"] * bool(val)
-    if is_directory(paths, given):
-        return _loaded(paths[0])
-    return load_bare(paths, val, stated)
+    is_output = is_directory(paths, stated.options() + ["--val"] * bool(val))
+    return _loaded(paths[0]) if is_output else load_bare(paths, val, stated)
 
 
 def _loaded(directory: Path) -> Source:
@@ -157,36 +177,15 @@ def _loaded(directory: Path) -> Source:
     return source
 
 
-def _rewrite(
-    source: Source,
-    format_name: str,
-    choice: Choice,
-    out: Path,
-    how: How,
-    *,
-    fresh: bool,
-    force: bool,
-    observers: Sequence[Observer],
-    notices: Sequence[str],
-) -> Outcome:
+def _content(source: Source, format_name: str, choice: Choice) -> Content:
+    """Return the settings of a source in another format or shards. Raises UsageError if its documents cannot be told apart."""
     if source.content.eot != choice.eot:
         check_marks(source)
-    content = msgspec.structs.replace(
+    return msgspec.structs.replace(
         source.content,
         format=format_name,
         eot=choice.eot,
         dtype=choice.dtype,
         shards=choice.shards or msgspec.UNSET,
         n_parts=msgspec.UNSET,
-    )
-    return derive_output(
-        [source],
-        content,
-        out,
-        how,
-        lambda output: TokenCopier(output, content),
-        fresh=fresh,
-        force=force,
-        observers=observers,
-        notices=notices,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from tokmill.core.errors import DamageError, UsageError
 from tokmill.core.manifest import SKIPPED_NAME
@@ -10,8 +10,7 @@ from tokmill.core.output_spec import SIDES
 from tokmill.core.records import Counts, Tokens
 from tokmill.core.text import counted
 from tokmill.dataset import IdReader
-from tokmill.derive.source import extents_of
-from tokmill.derive.token_stream import ShiftedIds, check_edge, narrowed
+from tokmill.derive.source import ShiftedIds, check_edge, extents_of, narrowed
 from tokmill.formats import make_writer, spec_of
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class ByteCopier:
-    """Appends the ids of each side to one file. Implements `engine.Copier`.
+    """Appends the ids of each side to one file.
 
     For sources that are ids and nothing else. Bytes go from file to file in the kernel; they are read all the same, for the digests
     of the source and of the output. With one segment a commit the two are the same.
@@ -39,7 +38,7 @@ class ByteCopier:
             output.file(f"{side}.bin")
 
     def begin_source(self, source: Source, step: int, before: Sequence[Source]) -> int:
-        """See `engine.Copier`."""
+        """Begin a source at one of its steps; `before` it came others. Returns the bytes of the source before that step."""
         self._done = [*before, source]
         self._offsets = {}
         for earlier in source.steps[:step]:
@@ -47,7 +46,7 @@ class ByteCopier:
         return sum(self._offsets.values())
 
     def copy_step(self, source: Source, step: int) -> int:
-        """See `engine.Copier`."""
+        """Append one step. Returns its bytes. Raises DamageError, StorageError, DiskFullError."""
         n_bytes = 0
         for name, end in source.steps[step].ends.items():
             side = source.manifest.files[name].side
@@ -58,7 +57,7 @@ class ByteCopier:
         return n_bytes
 
     def end_source(self, source: Source) -> None:
-        """See `engine.Copier`."""
+        """Check a source whose steps are all copied. Raises DamageError."""
         source.finish()
 
     def state(self) -> dict[str, int]:
@@ -73,7 +72,7 @@ class ByteCopier:
         return state
 
     def finish(self) -> Mapping[str, FileEntry]:
-        """See `engine.Copier`."""
+        """Append what can be known only at the end. Returns the files, by name."""
         counts = sum((source.manifest.counts for source in self._done), Counts())
         for side in SIDES:
             self._output.file(f"{side}.bin")
@@ -83,7 +82,7 @@ class ByteCopier:
 
 
 class TokenCopier:
-    """Appends the documents of sources through a writer: from any format and shards into any other. Implements `engine.Copier`."""
+    """Appends the documents of sources through a writer: from any format and shards into any other."""
 
     def __init__(self, output: Output, content: Content) -> None:
         """content: of the output."""
@@ -95,8 +94,8 @@ class TokenCopier:
         self._documents = [0, 0]
         self._n_skipped_bytes = 0
 
-    def begin_source(self, source: Source, step: int, before: Sequence[Source]) -> int:  # noqa: ARG002  the contract's
-        """See `engine.Copier`."""
+    def begin_source(self, source: Source, step: int, before: Sequence[Source]) -> int:  # noqa: ARG002  as ByteCopier
+        """See ByteCopier."""
         content, where = source.content, str(source.directory)
         eot_id = content.tokenizer.eot_id
         self._sides = []
@@ -110,7 +109,7 @@ class TokenCopier:
         return sum(self._tokens) * source.item_bytes + self._n_skipped_bytes
 
     def copy_step(self, source: Source, step: int) -> int:
-        """See `engine.Copier`."""
+        """See ByteCopier."""
         n_bytes = 0
         counts = source.steps[step].counts
         for is_val, end in enumerate((counts.tokens_train, counts.tokens_val)):
@@ -127,7 +126,7 @@ class TokenCopier:
         return n_bytes
 
     def end_source(self, source: Source) -> None:
-        """See `engine.Copier`."""
+        """See ByteCopier."""
         source.finish()
         counts = source.manifest.counts
         for found, expected, side in zip(self._documents, (counts.documents_train, counts.documents_val), SIDES, strict=True):
@@ -140,13 +139,17 @@ class TokenCopier:
                 )
 
     def state(self) -> dict[str, int]:
-        """See `engine.Copier`."""
+        """See ByteCopier."""
         return self._writer.state()
 
     def finish(self) -> Mapping[str, FileEntry]:
-        """See `engine.Copier`."""
+        """See ByteCopier."""
         self._writer.finish()
         return _complete_skipped(self._output)
+
+
+Copier: TypeAlias = ByteCopier | TokenCopier
+"""Appends sources to the output, one after the other, each step by step."""
 
 
 def ids_of(source: Source, side: str) -> IdReader:

@@ -6,7 +6,7 @@ the sources) works on this output. The cursor of the last commit alone says wher
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -29,29 +29,11 @@ if TYPE_CHECKING:
     from tokmill.core.config import Content
     from tokmill.core.protocols import Observer
     from tokmill.core.provenance import How
+    from tokmill.derive.copiers import Copier
     from tokmill.derive.source import Source
 
 COMMIT_BYTES = 64 << 20
 """Output of one segment, at least: a commit costs an fsync (20 to 100 ms on a disk), copying so much takes about as long."""
-
-
-class Copier(Protocol):
-    """Appends sources to the output, one after the other, each step by step."""
-
-    def begin_source(self, source: Source, step: int, before: Sequence[Source]) -> int:
-        """Begin a source at one of its steps; `before` it came others. Returns the bytes of the source before that step."""
-
-    def copy_step(self, source: Source, step: int) -> int:
-        """Append one step. Returns its bytes. Raises DamageError, StorageError, DiskFullError."""
-
-    def end_source(self, source: Source) -> None:
-        """Check a source whose steps are all copied. Raises DamageError."""
-
-    def state(self) -> dict[str, int]:
-        """Return the state of the writer, for the journal."""
-
-    def finish(self) -> Mapping[str, FileEntry]:
-        """Append what can be known only at the end. Returns the files, by name."""
 
 
 class CopyRun:

@@ -30,8 +30,7 @@ from tokmill.core.records import (
 )
 from tokmill.dataset import IdReader, bare_file, check_size, refuse_index
 from tokmill.derive.arguments import check_choice
-from tokmill.derive.source import Source, Step, extents_of
-from tokmill.derive.token_stream import ShiftedIds, check_edge
+from tokmill.derive.source import ShiftedIds, Source, Step, check_edge, extents_of
 from tokmill.encode import resolve_with
 from tokmill.formats import FORMATS
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from tokmill.core.outcome import Outcome
     from tokmill.core.protocols import Observer
     from tokmill.core.records import Tokenizer
-    from tokmill.derive.engine import Copier
+    from tokmill.derive.copiers import Copier
     from tokmill.output import Output
 
 _MUST_AGREE = ("format", "dtype", "eot")
