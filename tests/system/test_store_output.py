@@ -681,7 +681,7 @@ def test_a_plan_counts_the_disk_of_the_stage(bucket: Bucket, corpus: Path, made:
 
 def test_parts_are_as_large_as_their_number_demands() -> None:
     for size in (0, 1, 8 << 20, 80_000 << 20, (80_000 << 20) + 1, sending.MOST_BYTES):
-        part = sending.part_bytes_of(size)
+        part = sending.part_bytes_of(size, sending.PART_BYTES)
         assert part >= sending.PART_BYTES
         assert -(-size // part) <= 10_000
 

@@ -232,7 +232,7 @@ def test_objects_too_large_for_one_request_are_copied_in_pieces(
 
 def test_pieces_are_as_large_as_their_number_demands() -> None:
     for size in (0, 1, 512 << 20, 5 << 40, sending.MOST_BYTES):
-        piece = copy.piece_bytes_of(size)
+        piece = sending.part_bytes_of(size, copy.PIECE_BYTES)
         assert copy.PIECE_BYTES <= piece <= 5_000_000_000
         assert -(-size // piece) <= 10_000
 
@@ -690,7 +690,7 @@ def test_a_store_that_stays_busy_ends_it_and_it_can_be_run_again(
     three: Objects, bucket: Bucket, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     quick = download.RetryPolicy(attempts=3, first_s=0.01)
-    for module in ("store.copy", "output.prefix", "output.remote_parts", "store.upload"):
+    for module in ("output.prefix", "output.remote_parts", "store.upload"):
         monkeypatch.setattr(f"tokmill.{module}.WRITING", quick)
     put_back(bucket, three)
     busy = failing("503 Slow Down", "SlowDown", times=10_000)

@@ -15,11 +15,13 @@ import numpy as np
 
 from tokmill.core.errors import ChangedError, UsageError
 from tokmill.core.text import counted
-from tokmill.dataset.sharded_array import TokenArray, windows
+from tokmill.dataset.sharded_array import windows
 from tokmill.dataset.window_order import ORDERS, Order, OrderName
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from tokmill.dataset.sharded_array import TokenArray
 
 Pair: TypeAlias = "tuple[NDArray[np.int64], NDArray[np.int64]]"
 """x and y, int64, shape (rows, block), C-contiguous: y[i, j] is the id after x[i, j]."""
@@ -60,16 +62,50 @@ class Batches:
     """
 
     def __init__(
-        self, source: Source, order: Order, *, side: str, batch: int, epochs: int | None, rank: int, world_size: int
+        self,
+        source: Source,
+        side: str,
+        *,
+        batch: int,
+        block: int,
+        order: OrderName,
+        epochs: int | None,
+        seed: int,
+        rank: int,
+        world_size: int,
     ) -> None:
-        """Arguments that `make_batches` has checked."""
-        self.order = order
+        """Begin at the beginning; arguments as in `Dataset.batches`. Raises UsageError for those out of range."""
+        n_tokens = len(source.side(side))
+        if order not in ORDERS:
+            raise UsageError(f"{order!r} is no order", where="order", allowed=", ".join(ORDERS), next_step='order="shuffled"')
+        _check_range("batch", batch, 1, 2**31 - 1)
+        _check_range("block", block, 1, 2**31 - 1)
+        _check_range("seed", seed, 0, 2**64 - 1)
+        _check_range("world_size", world_size, 1, 2**31 - 1)
+        _check_range("rank", rank, 0, world_size - 1)
+        if block >= n_tokens:
+            raise UsageError(
+                f"a window of block + 1 = {block + 1:,} ids is longer than the side {side}, which has {counted(n_tokens, 'token')}",
+                where=f"block={block}",
+                allowed=f"1 to {n_tokens - 1:,}" if n_tokens > 1 else "no block: a window is two ids or more",
+                next_step="give a smaller block, the other side, or tokenize more text (for val: a larger --val-fraction)",
+            )
+        if epochs is not None:
+            _check_range("epochs", epochs, 1, 2**31 - 1)
+            if order == "random":
+                raise UsageError(
+                    "random windows have no epochs: some come twice and some never",
+                    where=f"epochs={epochs}",
+                    allowed="epochs=None, or another order",
+                    next_step='order="shuffled", or leave epochs out and stop by yourself',
+                )
+        self.order = Order(kind=order, n_tokens=n_tokens, block=block, seed=seed)
         self.side = side
         self.batch = batch
         self.rank = rank
         self.world_size = world_size
         self._source = source
-        self._n_all = None if epochs is None else epochs * order.n_windows
+        self._n_all = None if epochs is None else epochs * self.order.n_windows
         self._position = 0
         self._ahead = (0, np.empty((0, batch), np.int64))
         self._lock, self._pid = threading.Lock(), os.getpid()
@@ -189,47 +225,6 @@ class Batches:
             self._ahead = (at, starts)
         found: NDArray[np.int64] = starts[number]
         return found
-
-
-def make_batches(
-    source: Source,
-    side: str,
-    *,
-    batch: int,
-    block: int,
-    order: OrderName,
-    epochs: int | None,
-    seed: int,
-    rank: int,
-    world_size: int,
-) -> Batches:
-    """Return batches of a side from the beginning; arguments as in `Dataset.batches`. Raises UsageError for those out of range."""
-    n_tokens = len(source.side(side))
-    if order not in ORDERS:
-        raise UsageError(f"{order!r} is no order", where="order", allowed=", ".join(ORDERS), next_step='order="shuffled"')
-    _check_range("batch", batch, 1, 2**31 - 1)
-    _check_range("block", block, 1, 2**31 - 1)
-    _check_range("seed", seed, 0, 2**64 - 1)
-    _check_range("world_size", world_size, 1, 2**31 - 1)
-    _check_range("rank", rank, 0, world_size - 1)
-    if block >= n_tokens:
-        raise UsageError(
-            f"a window of block + 1 = {block + 1:,} ids is longer than the side {side}, which has {counted(n_tokens, 'token')}",
-            where=f"block={block}",
-            allowed=f"1 to {n_tokens - 1:,}" if n_tokens > 1 else "no block: a window is two ids or more",
-            next_step="give a smaller block, the other side, or tokenize more text (for val: a larger --val-fraction)",
-        )
-    if epochs is not None:
-        _check_range("epochs", epochs, 1, 2**31 - 1)
-        if order == "random":
-            raise UsageError(
-                "random windows have no epochs: some come twice and some never",
-                where=f"epochs={epochs}",
-                allowed="epochs=None, or another order",
-                next_step='order="shuffled", or leave epochs out and stop by yourself',
-            )
-    wanted = Order(kind=order, n_tokens=n_tokens, block=block, seed=seed)
-    return Batches(source, wanted, side=side, batch=batch, epochs=epochs, rank=rank, world_size=world_size)
 
 
 def _check_range(name: str, value: int, lowest: int, highest: int) -> None:

@@ -17,9 +17,9 @@ import xxhash
 from tokmill.core.errors import ChangedError, UsageError
 from tokmill.core.manifest import MANIFEST_NAME, Manifest, load_manifest
 from tokmill.core.output_spec import SIDES
-from tokmill.core.records import EotPlacement, IdType, Tokenizer, text_to_path
+from tokmill.core.records import ITEM_BYTES, EotPlacement, IdType, Tokenizer, text_to_path
 from tokmill.core.text import counted
-from tokmill.dataset.batches import Batches, make_batches
+from tokmill.dataset.batches import Batches
 from tokmill.dataset.sharded_array import Ids, TokenArray, map_files, windows
 from tokmill.dataset.token_files import (
     TokenFile,
@@ -43,8 +43,6 @@ if TYPE_CHECKING:
 
     from tokmill.core.protocols import Encoder
     from tokmill.dataset.window_order import OrderName
-
-DTYPES = ("uint16", "uint32")
 
 BLOCK_TOKENS = 1 << 20
 """Ids that are scanned at a time."""
@@ -196,7 +194,7 @@ class Dataset:
         Raises:
             UsageError: an argument is out of range, or the side is shorter than block + 1 ids.
         """
-        return make_batches(
+        return Batches(
             self, side, batch=batch, block=block, order=order, epochs=epochs, seed=seed, rank=rank, world_size=world_size
         )
 
@@ -417,7 +415,7 @@ def _open_bare(path: Path, dtype: IdType | None, eot_id: int | None, tokenizer_n
     header, npy = read_header(path), None if content else read_npy_header(path)
     said = {"uint16": "uint16", "uint32": "uint32", "int32": "uint32"}.get(npy.dtype) if npy else header[1] if header else None
     dtype = dtype or (content.dtype if content else cast("IdType | None", said))
-    if dtype is None or dtype not in DTYPES:
+    if dtype is None or dtype not in ITEM_BYTES:
         raise UsageError(
             "a bare file does not say how wide its ids are" if dtype is None else f"{dtype!r} is no type of ids",
             where=str(path),

@@ -26,17 +26,16 @@ TokenArray: TypeAlias = "Ids | ShardedIds"
 
 def map_files(files: Sequence[TokenFile], dtype: np.dtype[Any]) -> TokenArray:
     """Return the files as one read-only array, in that order. Files without ids cannot be mapped and add nothing."""
-    parts = [map_file(file, dtype) for file in files if file.n_tokens]
+    parts = [
+        np.memmap(file.path, dtype=dtype, mode="r", offset=file.header_bytes, shape=(file.n_tokens,))
+        for file in files
+        if file.n_tokens
+    ]
     if not parts:
         empty: Ids = np.empty(0, dtype)
         empty.flags.writeable = False
         return empty
     return parts[0] if len(parts) == 1 else ShardedIds(parts)
-
-
-def map_file(file: TokenFile, dtype: np.dtype[Any]) -> Ids:
-    """Map one file that holds ids. Returns np.memmap, shape (n_tokens,), read-only."""
-    return np.memmap(file.path, dtype=dtype, mode="r", offset=file.header_bytes, shape=(file.n_tokens,))
 
 
 class ShardedIds(NDArrayOperatorsMixin):

@@ -141,9 +141,7 @@ def files_of(directory: Path, manifest: Manifest) -> dict[str, tuple[TokenFile, 
             if spec.lists_files:
                 file = TokenFile(path=path, header_bytes=entry.header_bytes, n_tokens=entry.tokens, name=name)
             else:
-                file = _measure(path, spec.header_bytes, content.dtype, _REBUILD)
-                _check_number(file, content.dtype, entry.tokens, _REBUILD)
-                file = replace(file, name=name)
+                file = replace(_checked(path, spec.header_bytes, content.dtype, entry.tokens, _REBUILD), name=name)
             files.setdefault(entry.side, []).append(file)
     return {side: tuple(each) for side, each in files.items()}
 
@@ -183,9 +181,7 @@ def bare_file(path: Path, dtype: IdType, spec: FormatSpec | None = None) -> Toke
     wrong = DamageError if spec is None else UsageError
     next_step = "give the other dtype, or make the file again" if spec is None else _RESTATE
     header_bytes = spec.header_bytes if spec else header[0].header_bytes if header else 0
-    file = _measure(path, header_bytes, dtype, next_step, wrong)
-    _check_number(file, dtype, header[2] if header else file.n_tokens, next_step, wrong)
-    return file
+    return _checked(path, header_bytes, dtype, None, next_step, wrong)
 
 
 def _check_npy(header: NpyHeader, dtype: IdType, path: Path) -> None:
@@ -238,8 +234,10 @@ def check_size(path: Path, size_bytes: int | None) -> None:
         )
 
 
-def _measure(path: Path, header_bytes: int, dtype: IdType, next_step: str, wrong: type[TokmillError] = DamageError) -> TokenFile:
-    """Return a file with the number of ids that its length has room for. Raises `wrong` if that is not a whole number."""
+def _checked(
+    path: Path, header_bytes: int, dtype: IdType, announced: int | None, next_step: str, wrong: type[TokmillError] = DamageError
+) -> TokenFile:
+    """Return a file. Raises `wrong` unless its length, its header and the ids announced by the manifest, if any, agree."""
     size_bytes, item_bytes = path.stat().st_size, np.dtype(dtype).itemsize
     n_tokens, remainder = divmod(size_bytes - header_bytes, item_bytes)
     if remainder or n_tokens < 0:
@@ -249,23 +247,18 @@ def _measure(path: Path, header_bytes: int, dtype: IdType, next_step: str, wrong
             allowed=f"{f'{header_bytes:,} and ' if header_bytes else ''}a multiple of {item_bytes} bytes; it has {size_bytes:,}",
             next_step=next_step,
         )
+    found = read_header(path) if header_bytes else None
+    announced = announced if announced is not None else found[2] if found else n_tokens
+    header = found[1:] if found else None if header_bytes else (dtype, n_tokens)
+    if header != (dtype, announced) or announced != n_tokens:
+        in_header = f", its header says {header[1]:,} of {header[0]}" if header else ", its header is of no known format"
+        raise wrong(
+            "the file does not hold the ids that it should",
+            where=str(path),
+            allowed=f"{announced:,} ids of {dtype}; its length makes room for {n_tokens:,}{in_header if header_bytes else ''}",
+            next_step=next_step,
+        )
     return TokenFile(path=path, header_bytes=header_bytes, n_tokens=n_tokens)
-
-
-def _check_number(file: TokenFile, dtype: IdType, announced: int, next_step: str, wrong: type[TokmillError] = DamageError) -> None:
-    """Raise `wrong` unless header, manifest and length say the same. announced: ids, by the manifest."""
-    found = read_header(file.path) if file.header_bytes else None
-    header = (dtype, file.n_tokens) if not file.header_bytes else found[1:] if found else None
-    if header == (dtype, announced) and announced == file.n_tokens:
-        return
-    in_header = f"its header says {header[1]:,} of {header[0]}" if header else "its header is of no known format"
-    raise wrong(
-        "the file does not hold the ids that it should",
-        where=str(file.path),
-        allowed=f"{announced:,} ids of {dtype}; its length makes room for {file.n_tokens:,}"
-        + (f", {in_header}" if file.header_bytes else ""),
-        next_step=next_step,
-    )
 
 
 def local_file(path: str | Path) -> Path:

@@ -32,7 +32,7 @@ from tokmill.store import WRITING, AlreadyExists, RemoteStream, foreign_object, 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping
 
-    from tokmill.store import ObjectInfo, ObjectStore, UploadState
+    from tokmill.store import ObjectInfo, S3Objects, UploadState
 
 T = TypeVar("T")
 
@@ -46,7 +46,7 @@ class Prefix:
 
     def __init__(self, url: str) -> None:
         """Ask nothing yet. Raises UsageError for a store that cannot take an output."""
-        self.store: ObjectStore = objects_at(url)
+        self.store: S3Objects = objects_at(url)
         self.url = self.store.url
         self._full_url = url.rstrip("/")
 

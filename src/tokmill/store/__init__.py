@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from tokmill.core.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from tokmill.store.base import AlreadyExists, ObjectInfo, ObjectStore, objects_at
+    from tokmill.store.base import AlreadyExists, ObjectInfo
     from tokmill.store.copy import Copier, CopyTask
     from tokmill.store.download import (
         Fetcher,
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         serves_ranges,
     )
     from tokmill.store.listing import find_remote
+    from tokmill.store.s3 import S3Objects, objects_at
     from tokmill.store.upload import (
         WRITING,
         FileToSend,

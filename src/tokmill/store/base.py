@@ -19,7 +19,7 @@ from tokmill.core.text import nearest
 from tokmill.store.urls import full_url, redacted, scheme_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Sequence
 
     from tokmill.core.records import Input
 
@@ -31,8 +31,6 @@ _KINDS = {
     "gs": ("tokmill.store.fsspec_store:FsspecStore", "gcsfs", "gcs"),
 }
 """By scheme: the class, the package that must be there, and the extra that brings it."""
-_OUTPUT_KINDS = {"s3": "tokmill.store.s3:S3Objects"}
-"""By scheme. A kind needs whole objects that appear at once, parts that can be sent again, and conditions on what is there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +110,10 @@ class UploadNotFound(Exception):  # noqa: N818  an answer
 
 
 class Store(Protocol):
-    """A kind of store to read inputs from. Methods may be called from any thread; they raise TransientError or TokmillError."""
+    """A kind of store to read inputs from. Methods may be called from any thread; they raise TransientError or TokmillError.
+
+    Kinds inherit what the last three do: ranges are served, each answer says which version it is of, and nothing is held.
+    """
 
     def head(self, url: str) -> ObjectInfo | None:
         """Return an object; None if there is none."""
@@ -126,63 +127,17 @@ class Store(Protocol):
     def fetch(self, pinned: ObjectVersion, buffer: RangeBuffer) -> None:
         """Fetch what is missing of a buffer, or a part of that. Raises ChangedError for another version of the object."""
 
-    def is_streamed(self, pinned: ObjectVersion) -> bool:
+    def is_streamed(self, pinned: ObjectVersion) -> bool:  # noqa: ARG002  the contract
         """Return whether a fetch has shown that only the whole object is served: then one thread reads it, front to back."""
+        return False
 
-    def check(self, pinned: ObjectVersion) -> None:
+    def check(self, pinned: ObjectVersion) -> None:  # noqa: ARG002  the contract
         """Raise ChangedError if the object is another by now; for stores that cannot be asked for a version."""
+        return
 
-    def release(self, pinned: ObjectVersion) -> None:
+    def release(self, pinned: ObjectVersion) -> None:  # noqa: ARG002  the contract
         """Release what is held for an object that is not read any further."""
-
-
-class ObjectStore(Protocol):
-    """The objects below one prefix of a store. Names are keys without the prefix.
-
-    Methods may be called from any thread; each makes one attempt and raises TransientError, StorageError or UsageError.
-    """
-
-    url: str
-    """Of the prefix, without a slash at its end and without secrets."""
-
-    def head(self, name: str) -> ObjectInfo | None:
-        """Return an object with its mark; None if there is none."""
-
-    def list(self) -> Sequence[ObjectInfo]:
-        """Return every object below the prefix, in the order of their names, without marks."""
-
-    def put(self, name: str, data: bytes, *, mark: str = "", only_new: bool = False) -> None:
-        """Make an object in one piece. Raises AlreadyExists if there is one and `only_new` is set."""
-
-    def create_multipart(self, name: str, mark: str) -> str:
-        """Begin an object that is sent in parts, and not visible before it is complete. Return the id of the upload."""
-
-    def list_parts(self, name: str, upload: str) -> Mapping[int, tuple[int, str]]:
-        """Return size and ETag (without quotes) of the parts that have arrived, by number from 1. Raises UploadNotFound."""
-
-    def upload_part(self, name: str, upload: str, number: int, data: bytes) -> str:
-        """Send a part, which the store checks against its MD5. Return its ETag. Raises UploadNotFound."""
-
-    def complete_multipart(self, name: str, upload: str, etags: Sequence[str], *, only_new: bool = False) -> None:
-        """Make the object from its parts. Raises UploadNotFound; AlreadyExists as `put`."""
-
-    def copy(self, source: ObjectInfo, name: str, mark: str) -> None:
-        """Copy an object below the prefix, this version of it, in one request and inside the store.
-
-        Raises AlreadyExists if there is one, or the source is another version by now; UploadNotFound if the source is gone.
-        """
-
-    def copy_part(self, source: ObjectInfo, name: str, upload: str, number: int, place: tuple[int, int]) -> str:
-        """Make a part from bytes of another object; place: offset and number of bytes. Return its ETag. Raises as `copy`."""
-
-    def list_multipart(self) -> Sequence[tuple[str, str]]:
-        """Return name and upload id of every multipart upload that is neither complete nor aborted."""
-
-    def abort_multipart(self, name: str, upload: str) -> None:
-        """Abort an upload and delete its parts; no error if it is not known."""
-
-    def delete(self, names: Iterable[str]) -> None:
-        """Delete objects, in this order; no error for one that is not there."""
+        return
 
 
 def store_for(url: str) -> Store:
@@ -196,22 +151,6 @@ def store_for(url: str) -> Store:
             next_step=f"if {nearest(scheme, list(_KINDS))}:// was meant, write it so; else download it or pipe it in",
         )
     return _store(scheme)
-
-
-def objects_at(url: str) -> ObjectStore:
-    """Return the objects below a URL. Raises UsageError for a kind of store that takes no output, and for a missing package."""
-    scheme = scheme_of(url)
-    if scheme not in _OUTPUT_KINDS:
-        raise UsageError(
-            f"outputs are not written to {scheme}://",
-            where=f"{scheme}://",
-            allowed="a directory, or s3:// with a bucket and a prefix (any store that speaks S3, see AWS_ENDPOINT_URL)",
-            next_step="--out DIR, then copy it there, manifest.json last",
-        )
-    # Raises if the package is missing, as for inputs.
-    store_for(url)
-    module, _, name = _OUTPUT_KINDS[scheme].partition(":")
-    return cast("ObjectStore", getattr(importlib.import_module(module), name)(url))
 
 
 @functools.cache

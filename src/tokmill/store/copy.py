@@ -7,32 +7,27 @@ minutes. Each request names the version that was looked at: an object that was r
 
 from __future__ import annotations
 
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING
 
 from tokmill.core.errors import DamageError, LockedError
 from tokmill.core.text import counted
 from tokmill.store.base import AlreadyExists, UploadNotFound
-from tokmill.store.download import Closed, retry
-from tokmill.store.upload import WRITING, foreign_object, not_written
+from tokmill.store.download import Closed
+from tokmill.store.upload import Transfer, foreign_object, part_bytes_of, results_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from concurrent.futures import Future
 
-    from tokmill.store.base import ObjectInfo, ObjectStore
-
-T = TypeVar("T")
+    from tokmill.store.base import ObjectInfo
+    from tokmill.store.s3 import S3Objects
 
 PIECE_BYTES = 512 << 20
 """Of one request; S3 takes up to 5 GB. At 50 MB/s inside a store, 10 s; a client waits for 60."""
-_MOST_PIECES = 10_000
 _FILES_AT_ONCE = 8
 _PIECES_AT_ONCE = 8
 _ROUNDS = 4
-"""Of one object, as `sending` has it."""
+"""Of one object, as in `upload`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,24 +43,11 @@ class CopyTask:
     """Number of the part it belongs to, for messages."""
 
 
-class Copier:
-    """Copies objects below one prefix. As a context: leaving it ends what is on its way."""
+class Copier(Transfer):
+    """Copies objects below one prefix."""
 
-    def __init__(self, store: ObjectStore, run: str) -> None:
-        """run: fingerprint of what the copies belong to; it stands in their marks."""
-        self._store = store
-        self._run = run
-        self._closed = threading.Event()
-        self._files = ThreadPoolExecutor(_FILES_AT_ONCE, "copy")
-        self._pieces = ThreadPoolExecutor(_PIECES_AT_ONCE, "piece")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._closed.set()
-        for pool in (self._files, self._pieces):
-            pool.shutdown(wait=True, cancel_futures=True)
+    def __init__(self, store: S3Objects, run: str) -> None:
+        super().__init__(store, run, _FILES_AT_ONCE, _PIECES_AT_ONCE)
 
     def copy(self, move: CopyTask) -> Future[ObjectInfo]:
         """Begin to copy; the copy comes of it. Raises there DamageError, LockedError, UsageError, StorageError."""
@@ -73,10 +55,10 @@ class Copier:
 
     def _copy(self, move: CopyTask) -> ObjectInfo:
         for _ in range(_ROUNDS):
-            source, found = self._look(move, move.source), self._look(move, move.name)
+            source, found = self._head(move.source), self._head(move.name)
             if found is not None and self._is_copy(found, source, move):
                 return found
-            source = _checked(source, move, f"{self._store.url}/{move.source}")
+            source = _checked(source, move, self._where(move.source))
             if found is not None:
                 self._make_room(move, found)
             try:
@@ -86,7 +68,7 @@ class Copier:
                 continue
         raise LockedError(
             "others keep writing the same objects",
-            where=f"{self._store.url}/{move.name}",
+            where=self._where(move.name),
             allowed="one tokmill finalize at a time",
             next_step="wait for the other one to end, then run tokmill finalize again",
         )
@@ -98,48 +80,29 @@ class Copier:
 
     def _make_room(self, move: CopyTask, found: ObjectInfo) -> None:
         if found.mark.partition(" ")[0] != self._run:
-            raise foreign_object(f"{self._store.url}/{move.name}", found)
-        self._retry(move, lambda: self._store.delete([move.name]))
+            raise foreign_object(self._where(move.name), found)
+        self._delete(move.name)
 
     def _make(self, move: CopyTask, source: ObjectInfo, mark: str) -> None:
         """Make the copy. Raises AlreadyExists, UploadNotFound."""
         if source.size_bytes <= PIECE_BYTES:
-            self._retry(move, lambda: self._store.copy(source, move.name, mark))
+            self._retry(move.name, lambda: self._store.copy(source, move.name, mark))
             return
-        piece_bytes = piece_bytes_of(source.size_bytes)
-        upload = self._retry(move, lambda: self._store.create_multipart(move.name, mark))
+        piece_bytes = part_bytes_of(source.size_bytes, PIECE_BYTES)
+        upload = self._retry(move.name, lambda: self._store.create_multipart(move.name, mark))
         places = [(begin, min(piece_bytes, source.size_bytes - begin)) for begin in range(0, source.size_bytes, piece_bytes)]
-        made = [self._pieces.submit(self._make_piece, move, source, upload, n, place) for n, place in enumerate(places, 1)]
+        made = [self._parts.submit(self._make_piece, move, source, upload, n, place) for n, place in enumerate(places, 1)]
         try:
-            etags = [piece.result() for piece in made]
-            self._retry(move, lambda: self._store.complete_multipart(move.name, upload, etags, only_new=True))
+            etags = results_of(made)
+            self._retry(move.name, lambda: self._store.complete_multipart(move.name, upload, etags, only_new=True))
         except BaseException:
-            for piece in made:
-                piece.cancel()
-            for piece in made:
-                if not piece.cancelled():
-                    piece.exception()
-            self._retry(move, lambda: self._store.abort_multipart(move.name, upload))
+            self._retry(move.name, lambda: self._store.abort_multipart(move.name, upload))
             raise
 
     def _make_piece(self, move: CopyTask, source: ObjectInfo, upload: str, number: int, place: tuple[int, int]) -> str:
         if self._closed.is_set():
             raise Closed
-        return self._retry(move, lambda: self._store.copy_part(source, move.name, upload, number, place))
-
-    def _look(self, move: CopyTask, name: str) -> ObjectInfo | None:
-        return self._retry(move, lambda: self._store.head(name))
-
-    def _retry(self, move: CopyTask, attempt: Callable[[], T]) -> T:
-        return retry(attempt, WRITING, lambda how: not_written(how, f"{self._store.url}/{move.name}"), self._closed)
-
-
-def piece_bytes_of(size_bytes: int) -> int:
-    """Of each piece of an object but the last: whole MiB."""
-    if size_bytes <= PIECE_BYTES * _MOST_PIECES:
-        return PIECE_BYTES
-    mib = 1 << 20
-    return -(-size_bytes // (_MOST_PIECES * mib)) * mib
+        return self._retry(move.name, lambda: self._store.copy_part(source, move.name, upload, number, place))
 
 
 def _checked(source: ObjectInfo | None, move: CopyTask, where: str) -> ObjectInfo:

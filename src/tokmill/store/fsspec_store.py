@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tokmill.core.errors import TokmillError
-from tokmill.store.base import ObjectInfo, TransientError, check_version, denied, filesystem, gone, refused, sized
+from tokmill.store.base import ObjectInfo, Store, TransientError, check_version, denied, filesystem, gone, refused, sized
 from tokmill.store.urls import redacted
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ _NEXT = {
 }
 
 
-class FsspecStore:
-    """See `stores.Store`."""
+class FsspecStore(Store):
+    """See `base.Store`."""
 
     def __init__(self, scheme: str) -> None:
         self._scheme = scheme
@@ -56,10 +56,6 @@ class FsspecStore:
             raise TransientError("the answer ended early")
         buffer.add(data)
 
-    def is_streamed(self, pinned: ObjectVersion) -> bool:  # noqa: ARG002  the contract
-        """See Store; ranges are always served."""
-        return False
-
     def check(self, pinned: ObjectVersion) -> None:
         """See Store."""
         self._translated(pinned.name, self._fs.invalidate_cache)
@@ -67,9 +63,6 @@ class FsspecStore:
         if found is None:
             raise gone(pinned.name)
         check_version(pinned, found.version, found.size_bytes)
-
-    def release(self, pinned: ObjectVersion) -> None:
-        """Nothing is held."""
 
     def _url(self, info: Any) -> str:
         name = str(info["name"])

@@ -14,7 +14,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from tokmill.core.errors import UsageError
-from tokmill.store.base import ObjectInfo, TransientError, changed, check_version, denied, filesystem, gone, refused, sized
+from tokmill.store.base import ObjectInfo, Store, TransientError, changed, check_version, denied, filesystem, gone, refused, sized
 from tokmill.store.urls import redacted
 
 if TYPE_CHECKING:
@@ -32,8 +32,8 @@ _SUFFIXES = {"gzip": (".gz", ".tgz"), "x-gzip": (".gz", ".tgz"), "zstd": (".zst"
 """By the encoding that an answer names, endings of a name that say the same; of aws-chunked, which is about an upload, any."""
 
 
-class HttpStore:
-    """See `stores.Store`."""
+class HttpStore(Store):
+    """See `base.Store`."""
 
     def __init__(self, _scheme: str) -> None:
         import fsspec
@@ -58,7 +58,7 @@ class HttpStore:
         )
 
     def glob(self, pattern: str) -> tuple[Sequence[ObjectInfo], Sequence[str]]:
-        """As `below`."""
+        """Raises UsageError, as `list`."""
         return self.list(pattern), ()
 
     def fetch(self, pinned: ObjectVersion, buffer: RangeBuffer) -> None:
@@ -68,9 +68,6 @@ class HttpStore:
     def is_streamed(self, pinned: ObjectVersion) -> bool:
         """See Store."""
         return pinned.name in self._streams
-
-    def check(self, pinned: ObjectVersion) -> None:
-        """Nothing: each answer says which version it is."""
 
     def release(self, pinned: ObjectVersion) -> None:
         """See Store."""

@@ -25,6 +25,7 @@ from tokmill.core.errors import StorageError, UsageError
 from tokmill.store.base import (
     AlreadyExists,
     ObjectInfo,
+    Store,
     TransientError,
     UploadNotFound,
     changed,
@@ -32,8 +33,9 @@ from tokmill.store.base import (
     denied,
     gone,
     refused,
+    store_for,
 )
-from tokmill.store.urls import has_credentials, redacted
+from tokmill.store.urls import has_credentials, redacted, scheme_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -160,7 +162,7 @@ def _in_every_request(client: Any, method: str) -> dict[str, Any]:
     return {name: value for name, value in added.items() if shape is not None and name in shape.members}
 
 
-class S3Store:
+class S3Store(Store):
     """See `base.Store`."""
 
     def __init__(self, _scheme: str) -> None:
@@ -230,16 +232,6 @@ class S3Store:
                         raise TransientError("the answer ended early")
                     buffer.add(chunk)
 
-    def is_streamed(self, pinned: ObjectVersion) -> bool:  # noqa: ARG002  the contract
-        """See Store; ranges are always served."""
-        return False
-
-    def check(self, pinned: ObjectVersion) -> None:
-        """Nothing: each answer says which version it is."""
-
-    def release(self, pinned: ObjectVersion) -> None:
-        """Nothing is held."""
-
     def _list(self, name: str, bucket: str, prefix: str, **options: Any) -> tuple[Sequence[ObjectInfo], Sequence[str]]:
         """Return objects whose keys begin with a prefix, and with a delimiter the prefixes below it; none of a missing bucket."""
         objects: Any = []
@@ -253,7 +245,10 @@ class S3Store:
 
 
 class S3Objects:
-    """See `objects.ObjectStore`."""
+    """The objects below one prefix. Names are keys without the prefix.
+
+    Methods may be called from any thread; each makes one attempt and raises TransientError, StorageError or UsageError.
+    """
 
     def __init__(self, url: str) -> None:
         self._client = _Client()
@@ -268,6 +263,7 @@ class S3Objects:
             )
         self._prefix = f"{key}/"
         self.url = redacted(url).rstrip("/")
+        """Of the prefix, without a slash at its end and without secrets."""
         if split_url(self.url) != (self._bucket, key):
             raise UsageError(
                 "the prefix has a question mark, and what follows may be a secret, so it cannot be shown as it is",
@@ -279,7 +275,7 @@ class S3Objects:
         """Requests for which the store does not know conditions."""
 
     def head(self, name: str) -> ObjectInfo | None:
-        """See ObjectStore."""
+        """Return an object with its mark; None if there is none."""
         try:
             head = self._ask("head_object", Key=self._key(name))
         except _NotThereError:
@@ -287,43 +283,46 @@ class S3Objects:
         return ObjectInfo(name, head["ContentLength"], _version(head), head.get("Metadata", {}).get(_MARK, ""))
 
     def list(self) -> Sequence[ObjectInfo]:
-        """See ObjectStore."""
+        """Return every object below the prefix, in the order of their names, without marks."""
         pages = self._pages("list_objects_v2", Prefix=self._prefix)
         return [ObjectInfo(self._name(o["Key"]), o["Size"], _version(o)) for page in pages for o in page.get("Contents", [])]
 
     def put(self, name: str, data: bytes, *, mark: str = "", only_new: bool = False) -> None:
-        """See ObjectStore."""
+        """Make an object in one piece. Raises AlreadyExists if there is one and `only_new` is set."""
         metadata = {"Metadata": {_MARK: mark}} if mark else {}
         self._make(name, "put_object", only_new=only_new, Key=self._key(name), Body=data, ContentMD5=_md5(data), **metadata)
 
     def create_multipart(self, name: str, mark: str) -> str:
-        """See ObjectStore."""
+        """Begin an object that is sent in parts, and not visible before it is complete. Return the id of the upload."""
         return str(self._ask("create_multipart_upload", Key=self._key(name), Metadata={_MARK: mark})["UploadId"])
 
     def list_parts(self, name: str, upload: str) -> Mapping[int, tuple[int, str]]:
-        """See ObjectStore."""
+        """Return size and ETag (without quotes) of the parts that have arrived, by number from 1. Raises UploadNotFound."""
         pages = self._pages("list_parts", Key=self._key(name), UploadId=upload)
         return {p["PartNumber"]: (p["Size"], p["ETag"].strip('"')) for page in pages for p in page.get("Parts", [])}
 
     def upload_part(self, name: str, upload: str, number: int, data: bytes) -> str:
-        """See ObjectStore."""
+        """Send a part, which the store checks against its MD5. Return its ETag. Raises UploadNotFound."""
         part = {"UploadId": upload, "PartNumber": number, "Body": data, "ContentMD5": _md5(data)}
         return str(self._ask("upload_part", Key=self._key(name), **part)["ETag"]).strip('"')
 
     def complete_multipart(self, name: str, upload: str, etags: Sequence[str], *, only_new: bool = False) -> None:
-        """See ObjectStore."""
+        """Make the object from its parts. Raises UploadNotFound; AlreadyExists as `put`."""
         parts = {"Parts": [{"PartNumber": number, "ETag": f'"{etag}"'} for number, etag in enumerate(etags, 1)]}
         of = {"UploadId": upload, "MultipartUpload": parts}
         self._make(name, "complete_multipart_upload", only_new=only_new, Key=self._key(name), **of)
 
     def copy(self, source: ObjectInfo, name: str, mark: str) -> None:
-        """See ObjectStore."""
+        """Copy an object below the prefix, this version of it, in one request and inside the store.
+
+        Raises AlreadyExists if there is one, or the source is another version by now; UploadNotFound if the source is gone.
+        """
         marked = {"MetadataDirective": "REPLACE", "Metadata": {_MARK: mark}}
         with _gone():
             self._make(name, "copy_object", only_new=True, Key=self._key(name), **self._from(source), **marked)
 
     def copy_part(self, source: ObjectInfo, name: str, upload: str, number: int, place: tuple[int, int]) -> str:
-        """See ObjectStore."""
+        """Make a part from bytes of another object; place: offset and number of bytes. Return its ETag. Raises as `copy`."""
         begin, n_bytes = place
         of = {"UploadId": upload, "PartNumber": number, "CopySourceRange": f"bytes={begin}-{begin + n_bytes - 1}"}
         with _gone():
@@ -331,17 +330,20 @@ class S3Objects:
         return str(answer["CopyPartResult"]["ETag"]).strip('"')
 
     def list_multipart(self) -> Sequence[tuple[str, str]]:
-        """See ObjectStore."""
+        """Return name and upload id of every multipart upload that is neither complete nor aborted."""
         pages = self._pages("list_multipart_uploads", Prefix=self._prefix)
         return [(self._name(u["Key"]), u["UploadId"]) for page in pages for u in page.get("Uploads", [])]
 
     def abort_multipart(self, name: str, upload: str) -> None:
-        """See ObjectStore."""
+        """Abort an upload and delete its parts; no error if it is not known."""
         with contextlib.suppress(_NotThereError, UploadNotFound):
             self._ask("abort_multipart_upload", Key=self._key(name), UploadId=upload)
 
     def delete(self, names: Iterable[str]) -> None:
-        """See ObjectStore. One by one: not every store deletes many at once, and then says only in its answer which it did."""
+        """Delete objects, in this order; no error for one that is not there.
+
+        One by one: not every store deletes many at once, and then says only in its answer which it did.
+        """
         for name in names:
             with contextlib.suppress(_NotThereError):
                 self._ask("delete_object", Key=self._key(name))
@@ -375,6 +377,24 @@ class S3Objects:
 
     def _pages(self, method: str, **arguments: Any) -> Iterator[Any]:
         return self._client.pages(_output_errors(self.url, method), method, Bucket=self._bucket, **arguments)
+
+
+def objects_at(url: str) -> S3Objects:
+    """Return the objects below a URL. Raises UsageError for a kind of store that takes no output, and for a missing package.
+
+    An output needs whole objects that appear at once, parts that can be sent again, and conditions on what is there.
+    """
+    scheme = scheme_of(url)
+    if scheme != "s3":
+        raise UsageError(
+            f"outputs are not written to {scheme}://",
+            where=f"{scheme}://",
+            allowed="a directory, or s3:// with a bucket and a prefix (any store that speaks S3, see AWS_ENDPOINT_URL)",
+            next_step="--out DIR, then copy it there, manifest.json last",
+        )
+    # Raises if the package is missing, as for inputs.
+    store_for(url)
+    return S3Objects(url)
 
 
 def split_url(url: str) -> tuple[str, str]:

@@ -28,13 +28,13 @@ from tokmill.store.base import AlreadyExists, ObjectInfo, TransientError, Upload
 from tokmill.store.download import Closed, RetryPolicy, retry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from tokmill.core.manifest import Manifest
     from tokmill.core.records import FileEntry
     from tokmill.core.spans import Span
-    from tokmill.store.base import ObjectStore
+    from tokmill.store.s3 import S3Objects
     from tokmill.store.upload_state import UploadState
 
 T = TypeVar("T")
@@ -94,20 +94,65 @@ def digest_of(file: FileToSend) -> str:
     return whole.hexdigest()
 
 
-def part_bytes_of(size_bytes: int) -> int:
-    """Return the size of each part of a file but the last, in bytes: whole MiB."""
-    if size_bytes <= PART_BYTES * _MOST_PARTS:
-        return PART_BYTES
+def part_bytes_of(size_bytes: int, usual: int) -> int:
+    """Return the size of each part of an object but the last, in bytes: the usual one, or as many whole MiB as are needed."""
     mib = 1 << 20
-    return -(-size_bytes // (_MOST_PARTS * mib)) * mib
+    return usual if size_bytes <= usual * _MOST_PARTS else -(-size_bytes // (_MOST_PARTS * mib)) * mib
 
 
-class Uploader:
-    """Sends files to a prefix. As a context: leaving it ends what is on its way."""
+class Transfer:
+    """Makes objects below a prefix, several at once. As a context: leaving it ends what is on its way."""
+
+    def __init__(self, store: S3Objects, run: str, n_files: int, n_parts: int) -> None:
+        """Start the threads. run: fingerprint of what the objects belong to; it stands in their marks."""
+        self._store = store
+        self._run = run
+        self._closed = threading.Event()
+        self._files = ThreadPoolExecutor(n_files, "file")
+        self._parts = ThreadPoolExecutor(n_parts, "part")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closed.set()
+        for pool in (self._files, self._parts):
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _where(self, name: str) -> str:
+        return f"{self._store.url}/{name}"
+
+    def _head(self, name: str) -> ObjectInfo | None:
+        return self._retry(name, lambda: self._store.head(name))
+
+    def _delete(self, name: str) -> None:
+        self._retry(name, lambda: self._store.delete([name]))
+
+    def _retry(self, name: str, attempt: Callable[[], T]) -> T:
+        return retry(attempt, WRITING, lambda how: not_written(how, self._where(name)), self._closed, self._note)
+
+    def _note(self, what: str) -> None:
+        """Take note of an attempt that failed."""
+
+
+def results_of(parts: Sequence[Future[str]]) -> list[str]:
+    """Return the results; whatever happens, none of the parts is on its way any more."""
+    try:
+        return [part.result() for part in parts]
+    finally:
+        for part in parts:
+            part.cancel()
+        for part in parts:
+            if not part.cancelled():
+                part.exception()
+
+
+class Uploader(Transfer):
+    """Sends files to a prefix."""
 
     def __init__(
         self,
-        store: ObjectStore,
+        store: S3Objects,
         run: str,
         state: UploadState,
         *,
@@ -123,27 +168,19 @@ class Uploader:
             on_bytes: Called, in any thread, with bytes that have arrived, also of files sent again and of parts that were there.
             check: Raises LockedError, in any thread, when another run is complete; the object just made is deleted then.
         """
-        self._store = store
-        self._run = run
+        super().__init__(store, run, _FILES_AT_ONCE, _PARTS_AT_ONCE)
         self._state = state
         self._on_bytes = on_bytes
         self._check = check
         self.trouble = ""
         """What happens to requests, when it has to many; whoever has told it empties this."""
         self._n_failed = 0
-        self._closed = threading.Event()
         self._held = _Held()
-        self._files = ThreadPoolExecutor(_FILES_AT_ONCE, "send")
-        self._parts = ThreadPoolExecutor(_PARTS_AT_ONCE, "part")
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *error: object) -> None:
         self._closed.set()
         self._held.close()
-        for pool in (self._files, self._parts):
-            pool.shutdown(wait=True, cancel_futures=True)
+        super().__exit__(*error)
 
     def send(self, file: FileToSend) -> Future[ObjectInfo]:
         """Begin to send a file; what comes of it. Raises there DamageError, StorageError, UsageError, LockedError."""
@@ -159,7 +196,7 @@ class Uploader:
             )
         mark = f"{self._run} {digest_of(file)}"
         for _ in range(_ROUNDS):
-            found = self._retry(file, lambda: self._store.head(file.name))
+            found = self._head(file.name)
             if found is not None and found.mark == mark and found.size_bytes == file.entry.size_bytes:
                 self._forget(file)
                 return found
@@ -174,7 +211,7 @@ class Uploader:
             self._check_overtaken(file, mark)
         raise LockedError(
             "another run keeps writing the same object",
-            where=f"{self._store.url}/{file.name}",
+            where=self._where(file.name),
             allowed="one run at a time",
             next_step="wait for it to end, or choose another --out",
         )
@@ -184,27 +221,27 @@ class Uploader:
         try:
             self._check()
         except LockedError:
-            found = self._retry(file, lambda: self._store.head(file.name))
+            found = self._head(file.name)
             if found is not None and found.mark == mark:
-                self._retry(file, lambda: self._store.delete([file.name]))
+                self._delete(file.name)
             raise
 
     def _make_room(self, file: FileToSend, found: ObjectInfo) -> None:
         """Take away what is in the way. Raises UsageError for what nobody said may be replaced."""
         run = found.mark.partition(" ")[0]
         if run != self._run and not self._state.notes.is_fresh:
-            raise foreign_object(f"{self._store.url}/{file.name}", found)
-        self._retry(file, lambda: self._store.delete([file.name]))
+            raise foreign_object(self._where(file.name), found)
+        self._delete(file.name)
 
     def _upload(self, file: FileToSend, mark: str) -> None:
         """Send it, in one piece or in parts. Raises AlreadyExists, UploadNotFound."""
         size = file.entry.size_bytes
-        part_bytes = part_bytes_of(size)
+        part_bytes = part_bytes_of(size, PART_BYTES)
         fd = _open(file)
         try:
             if size <= part_bytes:
                 data = _read(fd, file, 0, size)
-                self._retry(file, lambda: self._store.put(file.name, data, mark=mark, only_new=True))
+                self._retry(file.name, lambda: self._store.put(file.name, data, mark=mark, only_new=True))
                 self._on_bytes(size)
             else:
                 self._upload_parts(file, fd, mark, part_bytes)
@@ -213,8 +250,8 @@ class Uploader:
 
     def _upload_parts(self, file: FileToSend, fd: int, mark: str, part_bytes: int) -> None:
         before = self._state.notes.begun.get(file.name)
-        there = self._retry(file, lambda: self._store.list_parts(file.name, before)) if before else {}
-        upload = before or self._retry(file, lambda: self._store.create_multipart(file.name, mark))
+        there = self._retry(file.name, lambda: self._store.list_parts(file.name, before)) if before else {}
+        upload = before or self._retry(file.name, lambda: self._store.create_multipart(file.name, mark))
         if not before:
             self._state.note_begun(file.name, upload)
         begins = range(0, file.entry.size_bytes, part_bytes)
@@ -222,15 +259,8 @@ class Uploader:
             self._parts.submit(self._send_part, file, fd, (upload, mark), number, (begin, part_bytes), there.get(number))
             for number, begin in enumerate(begins, 1)
         ]
-        try:
-            etags = [part.result() for part in sent]
-        finally:
-            # The descriptor is theirs, too.
-            for part in sent:
-                part.cancel()
-            for part in sent:
-                if not part.cancelled():
-                    part.exception()
+        # The descriptor is theirs, too: none may outlive this.
+        etags = results_of(sent)
         self._retry_part(file, mark, lambda: self._store.complete_multipart(file.name, upload, etags, only_new=True))
         self._state.note_begun(file.name, None)
 
@@ -265,7 +295,7 @@ class Uploader:
         upload = self._state.notes.begun.get(file.name)
         if upload is not None:
             self._state.note_begun(file.name, None)
-            self._retry(file, lambda: self._store.abort_multipart(file.name, upload))
+            self._retry(file.name, lambda: self._store.abort_multipart(file.name, upload))
 
     def _retry_part(self, file: FileToSend, mark: str, attempt: Callable[[], T]) -> T:
         """Retry as `_retry` does, but stop as soon as the object is there or the prefix is another run's.
@@ -287,10 +317,7 @@ class Uploader:
                 self._check()
                 raise
 
-        return self._retry(file, attempted)
-
-    def _retry(self, file: FileToSend, attempt: Callable[[], T]) -> T:
-        return retry(attempt, WRITING, lambda how: not_written(how, f"{self._store.url}/{file.name}"), self._closed, self._note)
+        return self._retry(file.name, attempted)
 
     def _note(self, what: str) -> None:
         self._n_failed += 1
