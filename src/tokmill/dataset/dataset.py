@@ -121,11 +121,14 @@ class Dataset:
 
         Raises UsageError if documents cannot be told apart.
         """
-        self.side(side)
+        ids = self.side(side)
         if self.manifest is not None:
             return sum(entry.documents for entry in self.manifest.files.values() if entry.side == side)
         self._check_marks()
-        return self._count_documents(side)
+        block, beyond = self._seek(side, len(ids))
+        n_marks = self._documents_before[side][block] + len(self._marks(ids, block)[:beyond])
+        is_cut = self.eot == "after" and len(ids) and ids[-1] != self.eot_id
+        return n_marks + int(is_cut)
 
     def documents(self, side: str, start: int = 0) -> Iterator[Ids]:
         """Iterate over the documents of a side, without their end-of-text ids.
@@ -325,13 +328,6 @@ class Dataset:
         # A last document without its end-of-text id, as in a bare file that was cut; with `before`, the usual case.
         if begin < len(ids) or (not is_after and begin == len(ids)):
             yield ids[begin:]
-
-    def _count_documents(self, side: str) -> int:
-        ids = self._sides[side]
-        block, beyond = self._seek(side, len(ids))
-        n_marks = self._documents_before[side][block] + len(self._marks(ids, block)[:beyond])
-        is_cut = self.eot == "after" and len(ids) and ids[-1] != self.eot_id
-        return n_marks + int(is_cut)
 
 
 def open_dataset(

@@ -177,7 +177,7 @@ def bare_file(path: Path, dtype: IdType, spec: FormatSpec | None = None) -> Toke
     if npy is not None:
         _check_npy(npy, dtype, path)
         return TokenFile(path=path, header_bytes=npy.size_bytes, n_tokens=npy.n_ids)
-    header = read_header(path) if spec is None or spec.parse_header else None
+    header = read_header(path) if spec is None else None
     wrong = DamageError if spec is None else UsageError
     next_step = "give the other dtype, or make the file again" if spec is None else _RESTATE
     header_bytes = spec.header_bytes if spec else header[0].header_bytes if header else 0

@@ -90,19 +90,20 @@ class Copier(Transfer):
             return
         piece_bytes = part_bytes_of(source.size_bytes, PIECE_BYTES)
         upload = self._retry(move.name, lambda: self._store.create_multipart(move.name, mark))
-        places = [(begin, min(piece_bytes, source.size_bytes - begin)) for begin in range(0, source.size_bytes, piece_bytes)]
-        made = [self._parts.submit(self._make_piece, move, source, upload, n, place) for n, place in enumerate(places, 1)]
+
+        def make(number: int, begin: int) -> str:
+            if self._closed.is_set():
+                raise Closed
+            place = begin, min(piece_bytes, source.size_bytes - begin)
+            return self._retry(move.name, lambda: self._store.copy_part(source, move.name, upload, number, place))
+
+        made = [self._parts.submit(make, n, begin) for n, begin in enumerate(range(0, source.size_bytes, piece_bytes), 1)]
         try:
             etags = results_of(made)
             self._retry(move.name, lambda: self._store.complete_multipart(move.name, upload, etags, only_new=True))
         except BaseException:
             self._retry(move.name, lambda: self._store.abort_multipart(move.name, upload))
             raise
-
-    def _make_piece(self, move: CopyTask, source: ObjectInfo, upload: str, number: int, place: tuple[int, int]) -> str:
-        if self._closed.is_set():
-            raise Closed
-        return self._retry(move.name, lambda: self._store.copy_part(source, move.name, upload, number, place))
 
 
 def _checked(source: ObjectInfo | None, move: CopyTask, where: str) -> ObjectInfo:

@@ -227,6 +227,8 @@ class RemoteStream:
         self._ahead: _Ahead | None = None
         self._n_requested = 0
         """Where the next block begins."""
+        self._first_end = -1
+        """Where the first, small block ended; what follows it is read ahead."""
 
     def read(self, n_bytes: int) -> bytes:
         """See ByteStream."""
@@ -280,9 +282,6 @@ class RemoteStream:
             self._first_end = begin + len(block)
         self._n_requested = begin + len(block)
         return block
-
-    _first_end = -1
-    """Where the first, small block ended; what follows it is read ahead."""
 
 
 def read_range(source: Input, begin: int, end: int) -> bytes:

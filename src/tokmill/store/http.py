@@ -87,7 +87,7 @@ class HttpStore(Store):
         try:
             return await function(*arguments)
         except (aiohttp.InvalidURL, ValueError):
-            raise _bad_url(name) from None
+            raise UsageError("this is not a URL", where=name, allowed="https://host/path", next_step="check the URL") from None
         except (aiohttp.ClientSSLError, ssl.SSLError) as error:
             raise refused(name, f"no safe connection ({type(error).__name__})") from None
         except aiohttp.ClientPayloadError:
@@ -240,7 +240,3 @@ def _reason(error: BaseException) -> str:
     cause = getattr(error, "os_error", error)
     text = getattr(cause, "strerror", None)
     return f"connection failed: {text}" if text and "://" not in text else f"connection failed: {type(error).__name__}"
-
-
-def _bad_url(name: str) -> UsageError:
-    return UsageError("this is not a URL", where=name, allowed="https://host/path", next_step="check the URL")

@@ -5,10 +5,8 @@ fsspec's settings for s3 count too (FSSPEC_S3_ANON=true). An input's requests na
 mixes two. Each body goes with its MD5, which every such store checks; older stores reject the newer checksums. A store that does
 not know conditions (If-None-Match) says so; then a look before must do, which two writers can pass at once.
 
-Why botocore. Measured against moto on loopback, CPU seconds of the client for 256 MiB read / 128 MiB sent in parts / 300 small
-objects: botocore 0.23 / 0.23 / 0.52, s3fs 0.28 / 0.25 / 0.54, obstore 0.20 / 0.12 / 0.20. obstore cannot make a multipart upload
-conditional, list and resume one, or copy ranges (apache/arrow-rs-object-store issues 289 and 563); s3fs offers these only under
-private names.
+Why botocore: obstore cannot make a multipart upload conditional, list and resume one, or copy ranges (its issues 289 and 563 in
+apache/arrow-rs-object-store); s3fs offers these only under private names.
 """
 
 from __future__ import annotations

@@ -254,41 +254,27 @@ class Uploader(Transfer):
         upload = before or self._retry(file.name, lambda: self._store.create_multipart(file.name, mark))
         if not before:
             self._state.note_begun(file.name, upload)
-        begins = range(0, file.entry.size_bytes, part_bytes)
-        sent = [
-            self._parts.submit(self._send_part, file, fd, (upload, mark), number, (begin, part_bytes), there.get(number))
-            for number, begin in enumerate(begins, 1)
-        ]
+
+        def send(number: int, begin: int) -> str:
+            """Send one part, unless it is there; return its ETag."""
+            n_bytes = min(part_bytes, size - begin)
+            with self._held.taking(n_bytes):
+                if self._closed.is_set():
+                    raise Closed
+                data = _read(fd, file, begin, n_bytes)
+                if number in there and there[number] == (n_bytes, hashlib.md5(data, usedforsecurity=False).hexdigest()):
+                    etag = there[number][1]
+                else:
+                    etag = self._retry_part(file, mark, lambda: self._store.upload_part(file.name, upload, number, data))
+            self._on_bytes(n_bytes)
+            return etag
+
+        size = file.entry.size_bytes
+        sent = [self._parts.submit(send, number, begin) for number, begin in enumerate(range(0, size, part_bytes), 1)]
         # The descriptor is theirs, too: none may outlive this.
         etags = results_of(sent)
         self._retry_part(file, mark, lambda: self._store.complete_multipart(file.name, upload, etags, only_new=True))
         self._state.note_begun(file.name, None)
-
-    def _send_part(
-        self,
-        file: FileToSend,
-        fd: int,
-        upload: tuple[str, str],
-        number: int,
-        place: tuple[int, int],
-        there: tuple[int, str] | None,
-    ) -> str:
-        """Send one part, unless it is there. upload: what the object is called, its mark. place: where the part begins, and how
-        long one is. Returns its ETag.
-        """
-        begin, part_bytes = place
-        n_bytes = min(part_bytes, file.entry.size_bytes - begin)
-        called, mark = upload
-        with self._held.taking(n_bytes):
-            if self._closed.is_set():
-                raise Closed
-            data = _read(fd, file, begin, n_bytes)
-            if there is not None and there == (n_bytes, hashlib.md5(data, usedforsecurity=False).hexdigest()):
-                etag = there[1]
-            else:
-                etag = self._retry_part(file, mark, lambda: self._store.upload_part(file.name, called, number, data))
-        self._on_bytes(n_bytes)
-        return etag
 
     def _forget(self, file: FileToSend) -> None:
         """Give up what was begun in parts, which the store keeps, and charges for, when it refuses to make an object of them."""
