@@ -190,16 +190,14 @@ def tail_notices(content: Content, files: Mapping[str, FileEntry], made_by: str 
     trainer = FORMATS[content.format]
     if not trainer.batch_tokens:
         return []
-    sides = ([(name, entry.tokens) for name, entry in files.items() if entry.side == side] for side in SIDES)
-    larger = {name: ", a larger --val-fraction" for name, entry in files.items() if entry.side == "val" and made_by == "tokenize"}
-    return [
-        f"{shards[-1][0]} has only {counted(shards[-1][1], 'token')}: "
-        f"{trainer.short_shard}; "
-        + (
-            _TAIL_ADVICE[made_by]
-            if len(shards) > 1
-            else f"it is all that this side has: a smaller batch{larger.get(shards[-1][0], '')}, or more text"
-        )
-        for shards in sides
-        if trainer.short_shard and shards and shards[-1][1] <= trainer.batch_tokens
-    ]
+    notices = []
+    for side in SIDES:
+        shards = [(name, entry.tokens) for name, entry in files.items() if entry.side == side]
+        if not shards or shards[-1][1] > trainer.batch_tokens:
+            continue
+        name, n_tokens = shards[-1]
+        larger = ", a larger --val-fraction" if side == "val" and made_by == "tokenize" else ""
+        alone = f"it is all that this side has: a smaller batch{larger}, or more text"
+        advice = _TAIL_ADVICE[made_by] if len(shards) > 1 else alone
+        notices.append(f"{name} has only {counted(n_tokens, 'token')}: {trainer.short_shard}; {advice}")
+    return notices

@@ -21,8 +21,6 @@ from tokmill.store.urls import full_url, redacted, scheme_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tokmill.core.records import Input
-
 _KINDS = {
     "s3": ("tokmill.store.s3:S3Store", "botocore", "s3"),
     "http": ("tokmill.store.http:HttpStore", "aiohttp", "http"),
@@ -186,11 +184,6 @@ def sized(url: str, size_bytes: int | None) -> int:
             next_step="download it and give the file",
         )
     return size_bytes
-
-
-def pinned_version(source: Input) -> ObjectVersion:
-    """Return the version of an input that a run began with."""
-    return ObjectVersion(source.path, source.size_bytes or 0, source.version or None)
 
 
 def check_version(pinned: ObjectVersion, version: str | None, size_bytes: int | None) -> None:

@@ -8,6 +8,7 @@ pauses; any other failure is an error at once; and bytes of two versions of an o
 
 from __future__ import annotations
 
+import contextlib
 import random
 import threading
 import time
@@ -16,14 +17,14 @@ from typing import TYPE_CHECKING, TypeVar
 
 from tokmill.core.errors import DamagedInputError
 from tokmill.core.system.budget import REMOTE_BLOCK_BYTES, REMOTE_BLOCKS_HELD
-from tokmill.store.base import RangeBuffer, TransientError, changed, pinned_version, store_for
+from tokmill.store.base import ObjectVersion, RangeBuffer, TransientError, changed, store_for
 from tokmill.store.urls import scheme_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tokmill.core.records import Input
-    from tokmill.store.base import ObjectVersion, Store
+    from tokmill.store.base import Store
 
 T = TypeVar("T")
 
@@ -114,7 +115,7 @@ class Fetcher:
 
     def __init__(self, source: Input, policy: RetryPolicy = READING) -> None:
         """Raises UsageError for a store that cannot be used here."""
-        self.pinned: ObjectVersion = pinned_version(source)
+        self.pinned = ObjectVersion(source.path, source.size_bytes or 0, source.version or None)
         self.store: Store = store_for(self.pinned.url)
         self.closed = threading.Event()
         self._policy = policy
@@ -286,20 +287,14 @@ class RemoteStream:
 
 def read_range(source: Input, begin: int, end: int) -> bytes:
     """Return bytes of a remote object. Raises DamagedInputError, ChangedError."""
-    fetcher = Fetcher(source, PLANNING)
-    try:
+    with contextlib.closing(Fetcher(source, PLANNING)) as fetcher:
         return bytes(fetcher.fetch(begin, end))
-    finally:
-        fetcher.close()
 
 
 def serves_ranges(source: Input) -> bool:
     """Return whether the middle of an object can be read without all that lies before. Requests one byte of it."""
     if scheme_of(source.path) not in {"http", "https"} or not source.size_bytes:
         return True
-    fetcher = Fetcher(source, PLANNING)
-    try:
+    with contextlib.closing(Fetcher(source, PLANNING)) as fetcher:
         fetcher.fetch(0, 1)
         return not fetcher.store.is_streamed(fetcher.pinned)
-    finally:
-        fetcher.close()
