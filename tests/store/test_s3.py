@@ -5,20 +5,23 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import fsspec
 import pytest
+from botocore import exceptions as boto
+from botocore.parsers import ResponseParserError
 from support.s3 import Bucket, Start, failing, s3_server
 from urllib3.exceptions import SSLError
 
-from tokmill.core.errors import ChangedError, DamagedInputError, TokmillError, UsageError
+from tokmill.core.errors import ChangedError, DamagedInputError, StorageError, TokmillError, UsageError
 from tokmill.core.extras import install_hint
 from tokmill.core.records import Input
 from tokmill.read.inputs import FoundInputs, find_inputs
 from tokmill.store import base, download
 from tokmill.store.download import RemoteStream, RetryPolicy
-from tokmill.store.s3 import S3Objects, translated
+from tokmill.store.s3 import S3Objects, S3Store, _output_errors, translated
 
 FIRST, BLOCK = 4 << 10, 64 << 10
 DATA = random.Random(0).randbytes(FIRST + 5 * BLOCK + 77)
@@ -107,6 +110,18 @@ def test_objects_prefixes_and_patterns_are_found_in_one_order(bucket: Bucket) ->
     assert find("s3://bucket/d/a.jsonl.gz").compression == "gzip"
 
 
+@pytest.mark.parametrize("pattern", ["d*/", "*/", "**/", "d/**/", "d/*/", "**/sub/", "d/.git/**/", "*/sub/"])
+def test_patterns_of_directories_mean_in_a_store_what_they_mean_on_a_disk(bucket: Bucket, pattern: str, tmp_path: Path) -> None:
+    for name in NAMES:
+        bucket.put(name, name.encode())
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    on_disk = find_inputs([f"{tmp_path}/{pattern}"], glob=None, input_format=None).inputs
+    in_store = [i.path.removeprefix("s3://bucket/") for i in found(f"s3://bucket/{pattern}").inputs]
+    assert in_store == sorted(i.path.removeprefix(f"{tmp_path}/") for i in on_disk)
+    assert len(in_store) == len(set(in_store))
+
+
 @pytest.mark.parametrize("key", ["a b.txt", "50%25 é?#[x].txt", "a+b=&c.txt", "//x//y.txt"])
 def test_a_key_is_taken_to_the_letter(bucket: Bucket, key: str) -> None:
     url = bucket.put(key, DATA)
@@ -190,6 +205,7 @@ def test_access_denied_is_found_before_the_run(bucket: Bucket) -> None:
     with pytest.raises(DamagedInputError, match="access denied") as caught:
         find("s3://bucket/a.txt")
     assert "AWS_ACCESS_KEY_ID" in (caught.value.next_step or "")
+    assert not caught.value.resumes
 
 
 def test_a_connection_that_is_cut_is_taken_up_again(bucket: Bucket) -> None:
@@ -305,3 +321,32 @@ def test_an_endpoint_that_is_no_url_is_a_usage_error_without_its_password(bucket
     with pytest.raises(UsageError, match="endpoint") as caught:
         S3Objects("s3://bucket/a").head("a")
     assert "SECRET" not in str(caught.value)
+
+
+def test_a_region_that_cannot_be_one_is_a_usage_error_at_once(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "not a region")
+    bucket.log.clear()
+    with pytest.raises(UsageError, match="region"):
+        S3Objects("s3://bucket/a").head("a")
+    with pytest.raises(UsageError, match="region"):
+        S3Store("s3").head("s3://bucket/a")
+    assert not bucket.log
+
+
+@pytest.mark.parametrize(
+    ("error", "meaning"),
+    [
+        (boto.EndpointConnectionError(endpoint_url="x", error=None), base.TransientError),
+        (boto.ReadTimeoutError(endpoint_url="x", error=None), base.TransientError),
+        (boto.ConnectionClosedError(endpoint_url="x", error=None), base.TransientError),
+        (boto.IncompleteReadError(actual_bytes=1, expected_bytes=2), base.TransientError),
+        (ResponseParserError("x"), base.TransientError),
+        (ConnectionResetError(), base.TransientError),
+        (boto.DataNotFoundError(data_path="x"), StorageError),
+        (boto.UnknownSignatureVersionError(signature_version="x"), StorageError),
+        (boto.MetadataRetrievalError(error_msg="x"), StorageError),
+    ],
+)
+def test_only_errors_of_a_connection_are_tried_again(error: Exception, meaning: type[Exception]) -> None:
+    with pytest.raises(meaning), translated(_output_errors("s3://bucket/a", "head_object")):
+        raise error

@@ -253,6 +253,15 @@ def test_a_plan_looks_at_a_part_of_a_remote_object(site: Site, ranges: bool) -> 
         assert any("only the beginning was read" in notice for notice in planned.notices)
 
 
+def test_a_plan_that_is_denied_speaks_of_no_commit(site: Site) -> None:
+    some = json_lines(DOCUMENTS)
+    url = site.put("/a.jsonl", some * (20_000_000 // len(some)))
+    site.fault = denied_behind(1)
+    with pytest.raises(DamagedInputError, match="access denied") as caught:
+        tokmill.plan(url)
+    assert "commit" not in str(caught.value)
+
+
 def test_local_inputs_load_nothing_for_remote_ones(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"some text")
     program = """

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Self
 import msgspec
 import xxhash
 
-from tokmill.core.errors import DamageError, StorageError
+from tokmill.core.errors import DamageError, StorageError, TokmillError
 from tokmill.core.events import Progress, Started
 from tokmill.core.manifest import MANIFEST_NAME, load_manifest
 from tokmill.core.outcome import already_finished
@@ -139,8 +139,11 @@ class Staged:
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         if self._sender is not None:
             self._sender.__exit__(None, None, None)
-        if error is not None and not self._is_begun() and not isinstance(error, StorageError):
-            self.drop()
+        if error is not None and not self._is_begun():
+            if isinstance(error, TokmillError):
+                error.resumes = False
+            if not isinstance(error, StorageError):
+                self.drop()
         release_lock(self.root, self._lock)
         # Not empty: what the next attempt goes on with.
         with contextlib.suppress(OSError):

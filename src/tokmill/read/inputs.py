@@ -177,12 +177,16 @@ class _Finder:
     def _add_matches(self, pattern: str) -> None:
         matches = sorted(globbing.glob(pattern, recursive=True), key=os.fsencode)
         n_before, n_own = len(self.inputs), self.own.n_files
+        is_of_directories = pattern.endswith(os.sep)
+        searched: tuple[str, ...] = ()
         for path in matches:
             status = _stat(path)
             if status is None:
                 raise _dangling(path)
             # `**` has listed what is in its directories already; another pattern means a directory as the shell would.
-            is_listed = stat.S_ISDIR(status.st_mode) and "**" in pattern
+            is_listed = stat.S_ISDIR(status.st_mode) and (path.startswith(searched) if is_of_directories else "**" in pattern)
+            if is_of_directories and not is_listed:
+                searched = (path,)
             if not is_listed and not (stat.S_ISREG(status.st_mode) and self.own.has(path)):
                 self._add_existing(path, status)
         if len(self.inputs) == n_before:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, TypeVar
 
-from tokmill.core.errors import UsageError
+from tokmill.core.errors import DamagedInputError, UsageError
 from tokmill.core.text import counted
 from tokmill.store.base import store_for
 from tokmill.store.download import PLANNING, retry, unreadable
@@ -59,9 +59,15 @@ def _matching(store: Store, pattern: str, wanted: Callable[[str, str], bool]) ->
         raise _nothing(name, "** stands with something else between two slashes", "write **/*.txt instead of **.txt")
     objects, directories = _ask(lambda: store.glob(pattern), name)
     # As in a shell, hidden names match when the pattern spells their dot.
-    chosen = [found for found in objects if "/." in pattern or "/." not in found.name]
-    # `**` has listed what lies below already; another pattern means a directory as the shell would.
-    for directory in () if "**" in pattern else directories:
+    has_dot = "/." in pattern
+    chosen = [found for found in objects if has_dot or "/." not in found.name]
+    # `**` has listed what lies below already; another pattern means a directory as the shell would, and all below it.
+    is_listed = "**" in pattern and not pattern.endswith("/")
+    searched: tuple[str, ...] = ()
+    for directory in () if is_listed else sorted(directories):
+        if directory.startswith(searched) or ("/." in directory and not has_dot):
+            continue
+        searched = (directory,)
         below, n = _below(store, directory, wanted)
         chosen += below
         n_passed += n
@@ -87,7 +93,11 @@ def _below(store: Store, url: str, wanted: Callable[[str, str], bool]) -> tuple[
 
 
 def _ask(attempt: Callable[[], T], name: str) -> T:
-    return retry(attempt, PLANNING, unreadable(lambda: name, PLANNING))
+    try:
+        return retry(attempt, PLANNING, unreadable(lambda: name, PLANNING))
+    except DamagedInputError as error:
+        error.resumes = False  # no run has begun
+        raise
 
 
 def _sorted(objects: Sequence[ObjectInfo]) -> list[ObjectInfo]:

@@ -186,13 +186,18 @@ class S3Store(Store):
         from fsspec.utils import glob_translate
 
         name, (bucket, key) = redacted(pattern), split_url(pattern)
+        is_directory = key.endswith("/")
         if "**" in key:
             plain = key[: _MAGIC.search(key).start()]  # type: ignore[union-attr]
-            found, _ = self._list(name, bucket, plain)
+            infos, _ = self._list(name, bucket, plain)
             matches = re.compile(glob_translate(key)).match
-            return [info for info in found if matches(split_url(info.name)[1])], ()
+            keys = [split_url(info.name)[1] for info in infos]
+            if is_directory:
+                above = {each[: slash.end()] for each in keys for slash in re.finditer("^|/", each)}
+                return (), [f"s3://{bucket}/{each}" for each in above if matches(each)]
+            return [info for info, each in zip(infos, keys, strict=True) if matches(each)], ()
         prefixes, objects = [""], []
-        *directories, last = key.split("/")
+        *directories, last = key.removesuffix("/").split("/")
         for i, level in enumerate([*directories, last]):
             is_last, found_below = i == len(directories), []
             for prefix in prefixes:
@@ -203,7 +208,8 @@ class S3Store(Store):
                 infos, below = self._list(name, bucket, prefix + plain, Delimiter="/")
                 is_like = re.compile(re.escape(prefix) + fnmatch.translate(level)).match
                 found_below += [each for each in below if is_like(each[:-1])]
-                objects += [info for info in infos if is_last and is_like(split_url(info.name)[1])]
+                is_wanted = is_last and not is_directory
+                objects += [info for info in infos if is_wanted and is_like(split_url(info.name)[1])]
             prefixes = found_below
         return objects, [f"s3://{bucket}/{prefix}" for prefix in prefixes]
 
@@ -414,11 +420,12 @@ def split_url(url: str) -> tuple[str, str]:
 def translated(translate: Callable[[Exception], Exception]) -> Iterator[None]:
     """Raise what `translate` makes of an error of botocore; one of the connection while a body is read is not translated there."""
     from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.parsers import ResponseParserError
     from urllib3.exceptions import HTTPError
 
     try:
         yield
-    except (OSError, ClientError, BotoCoreError) as error:
+    except (OSError, ClientError, BotoCoreError, ResponseParserError) as error:
         raise translate(error) from None
     except HTTPError as error:
         raise TransientError(f"connection failed: {type(error).__name__}") from None
@@ -474,10 +481,12 @@ def _output_errors(url: str, method: str, *, is_conditional: bool = False) -> Ca
 def _meaning(error: Exception, where: str, denied: Callable[[str], Exception], refused: Callable[[str], Exception]) -> Exception:
     """Return what an error of botocore means, wherever it came from."""
     from botocore import exceptions as boto
+    from botocore.parsers import ResponseParserError
 
-    found: Exception = TransientError(f"connection failed: {type(error).__name__}")
+    transient = (boto.HTTPClientError, boto.ConnectionError, boto.IncompleteReadError, ResponseParserError, OSError)
     no_credentials = (boto.NoCredentialsError, boto.PartialCredentialsError, boto.ProfileNotFound)
     if isinstance(error, boto.ClientError):
+        found: Exception
         code, status = _answer_of(error)
         what = f"HTTP {status}" + (f" {code}" if code and code != str(status) else "")
         # 409: a condition that met another writer at the same moment.
@@ -494,6 +503,17 @@ def _meaning(error: Exception, where: str, denied: Callable[[str], Exception], r
         found = refused("no safe connection (SSLError)")
     elif isinstance(error, (boto.ReadTimeoutError, boto.ConnectTimeoutError, TimeoutError)):
         found = TransientError("no answer in time")
+    elif isinstance(error, boto.InvalidRegionError):
+        found = UsageError(
+            "the region of the store is not a possible one",
+            where="AWS_DEFAULT_REGION, or region in the AWS configuration",
+            allowed="letters, digits and hyphens, such as us-east-1",
+            next_step="correct it",
+        )
+    elif isinstance(error, transient):
+        found = TransientError(f"connection failed: {type(error).__name__}")
+    else:
+        found = refused(type(error).__name__)
     return found
 
 

@@ -206,7 +206,8 @@ def serve_once(answer: Callable[[bytes], msgspec.Struct]) -> None:
     try:
         parent.emit(answer(question))
     except BaseException as error:  # noqa: BLE001  the parent is told of whatever it is, panics of engines too
-        parent.emit(failed_event(error))
+        # Such a process commits nothing that the same command could continue from.
+        parent.emit(msgspec.structs.replace(failed_event(error), resumes=False))
     sys.stderr.flush()
     os._exit(0)
 
