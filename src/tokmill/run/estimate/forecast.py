@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -16,7 +17,7 @@ from tokmill.core.system.memory import available_bytes, usable_cores
 from tokmill.core.system.process import Child, error_of
 from tokmill.output import DiskNeed, disk_need, is_complete, most_tokens
 from tokmill.run.advice import possibly_empty_notices
-from tokmill.run.estimate.statistics import Estimate, SampleRequest, SampleResult, Totals, totals
+from tokmill.run.estimate.statistics import Estimate, SampleRequest, SampleResult, Totals
 
 if TYPE_CHECKING:
     from tokmill.core.records import Input
@@ -115,7 +116,7 @@ def make_plan(planned: PlannedJob, elapsed_s: float = 0.0) -> Plan:
     shares = divide_budget(budget, job.resources.n_threads, len(content.inputs), is_remote=is_remote, is_sent=bool(job.destination))
     sample_bytes = max(2 * MIB, min(_SAMPLE_BYTES, shares.caches_bytes // _CACHE_COST))
     sample = ask(job, sample_bytes, decode_s=2.0, encode_s=2.5)
-    found = totals(sample.groups) if not sample.n_unknown else None
+    found = sample.totals
     notices = [*planned.notices, *sample.notices]
     if found:
         notices += possibly_empty_notices(found.documents.value, found.bytes_text.value, content)
@@ -123,9 +124,9 @@ def make_plan(planned: PlannedJob, elapsed_s: float = 0.0) -> Plan:
     if available is not None and available < budget:
         notices.append(f"the budget is {budget / MIB:,.0f} MiB, but only {available / MIB:,.0f} MiB of memory are available now")
     return Plan(
-        inputs=_inputs(content.inputs, sample),
+        inputs=[_input(each, sample.decompressed.get(i, (each.size_bytes, True))) for i, each in enumerate(content.inputs)],
         totals=found,
-        is_exact=found is not None and all(group.is_whole for group in sample.groups),
+        is_exact=sample.is_exact,
         bytes_per_token=found.bytes_text.value / found.tokens.value if found and found.tokens.value else None,
         tokenizer=content.tokenizer.name,
         dtype=content.dtype,
@@ -154,9 +155,10 @@ def check_disk(job: Job, carried_bytes: int = 0) -> None:
     most = most_tokens(job.content)
     if most is None or disk_need(job, *most, carried_bytes).fits or is_complete(job):
         return
-    found = totals(ask(job, MIB, decode_s=0.15, encode_s=0.15).groups)
+    found = ask(job, MIB, decode_s=0.15, encode_s=0.15).totals
     # Only what does not fit at the lower end of the interval is turned down.
-    disk_need(job, found.tokens.low, found.bytes_in.low, carried_bytes).check(is_staged=bool(job.destination))
+    if found is not None:
+        disk_need(job, found.tokens.low, found.bytes_in.low, carried_bytes).check(is_staged=bool(job.destination))
 
 
 def ask(job: Job, sample_bytes: int, *, decode_s: float, encode_s: float) -> SampleResult:
@@ -189,31 +191,20 @@ def ask(job: Job, sample_bytes: int, *, decode_s: float, encode_s: float) -> Sam
     )
 
 
-def _inputs(inputs: tuple[Input, ...], sample: SampleResult) -> list[InputPlan]:
-    decompressed = {i: (n_bytes, is_counted) for i, n_bytes, is_counted in sample.decompressed}
-    plans = []
-    for i, source in enumerate(inputs):
-        n_bytes, is_counted = decompressed.get(i, (source.size_bytes, True))
-        plan = InputPlan(
-            path=source.path,
-            format=source.format,
-            compression=source.compression,
-            size_bytes=source.size_bytes,
-            disk_bytes=_disk_bytes(source),
-            decompressed_bytes=n_bytes,
-            decompressed_is_estimate=not is_counted,
-        )
-        plans.append(plan)
-    return plans
-
-
-def _disk_bytes(source: Input) -> int | None:
-    if source.size_bytes is None or source.is_remote:
-        return None
-    try:
-        return os.stat(text_to_path(source.path)).st_blocks * 512
-    except OSError:
-        return None
+def _input(source: Input, decompressed: tuple[int | None, bool]) -> InputPlan:
+    disk_bytes = None
+    if source.size_bytes is not None and not source.is_remote:
+        with suppress(OSError):
+            disk_bytes = os.stat(text_to_path(source.path)).st_blocks * 512
+    return InputPlan(
+        path=source.path,
+        format=source.format,
+        compression=source.compression,
+        size_bytes=source.size_bytes,
+        disk_bytes=disk_bytes,
+        decompressed_bytes=decompressed[0],
+        decompressed_is_estimate=not decompressed[1],
+    )
 
 
 def _time(job: Job, found: Totals, rate: float | None) -> TimePlan:

@@ -2,24 +2,24 @@
 
 It is a process of its own so that the parent never loads an engine or numpy, and survives whatever an engine does.
 
-Files that can be read anywhere (text and JSON lines, not compressed) are sampled in windows from all over. Everything else is read
-as a run reads it, as far as the time allows, and every n-th batch is a window: from the beginning, but of large Parquet files row
-groups in random order, measured in bytes of the stored column, which the file's footer counts exactly.
+A small corpus is read and encoded whole. Of a larger one, text and JSON lines that are not compressed are sampled in windows from
+all over; everything else is read as a run reads it, as far as the time allows, and every n-th batch is a window.
 """
 
 from __future__ import annotations
 
+import json
+import math
 import random
+import re
 import statistics
-import sys
 import time
 from bisect import bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import msgspec
-import numpy as np
 
 from tokmill.core.config import MIB, Resources
 from tokmill.core.errors import DamagedInputError
@@ -28,49 +28,57 @@ from tokmill.core.skipping import OTHER_FILE
 from tokmill.core.system.process import serve_once
 from tokmill.core.text import counted
 from tokmill.encode import cutter_of, disable_awkward, load_encoder
-from tokmill.read import CorpusReader, clean
-from tokmill.run.estimate import windows
-from tokmill.run.estimate.statistics import Group, SampleRequest, SampleResult, Window
-from tokmill.run.estimate.windows import Cut, Excerpt, View, cut_of
-from tokmill.store import register_urls
+from tokmill.read import CorpusReader, NotARecordError, RecordParser, clean
+from tokmill.run.estimate.statistics import Group, SampleRequest, SampleResult, Window, totals
+from tokmill.store import read_range, register_urls, serves_ranges
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from tokmill.core.config import Content
     from tokmill.core.records import Batch, Input
 
+WINDOW_BYTES = 64 << 10
+REACH_BYTES = 128 << 10
+"""Longest document that belongs whole to the window in which it begins; each window has a part of a longer one."""
 _FEWEST = 16
 _MOST = 2000
 """Windows of one group: small files make small windows, of which more are needed."""
+_MOST_REQUESTS = 48
+"""Windows of remote objects; each request is waited for."""
 _MOST_READ = 64
 """Files that are read from their beginning."""
 _LEAST_BYTES = 1 << 20
 """Bytes of such a file that are read whatever time it takes."""
-_MOST_REQUESTS = 48
-"""Ranges of remote objects; each request is waited for."""
-_CHUNK_BYTES = 256 << 10
-"""Text encoded between two looks at the clock."""
 _TIMED_BYTES = 1 << 20
 """Less text than this says nothing about speed."""
-
-_Sampled = tuple[Group, list[Excerpt]]
-"""A group whose windows are still to be encoded."""
+_QUOTE = re.compile(rb'(?<!\\)(?:\\\\)*"')
+_LONGEST_ESCAPE = 13
+r"""Bytes of `\ud83d\ude00`, and one."""
+_RESOURCES = Resources(
+    budget_bytes=256 * MIB,
+    worker_bytes=256 * MIB,
+    n_threads=1,
+    batch_bytes=WINDOW_BYTES,
+    in_flight_bytes=MIB,
+    max_piece_bytes=64 * MIB,
+    reset_above_bytes=256 * MIB,
+)
+"""Of a reader of samples: small batches, which are windows."""
 
 
 @dataclass(slots=True)
 class _Seen:
-    """What was read of one file."""
+    """What was read of files from their beginning."""
 
-    excerpts: list[Excerpt]
-    n_bytes: int
-    """Decompressed; of Parquet, stored."""
-    n_raw: int
-    """On disk."""
-    is_complete: bool
-    """It was read to its end."""
-    is_whole: bool
-    """The excerpts are all of it."""
+    windows: list[Window] = field(default_factory=list)
+    n_bytes: int = 0
+    """Decompressed."""
+    n_raw: int = 0
+    """As stored."""
+    is_complete: bool = True
+    """They were read to their end."""
+    stride: int = 1
+    """One of so many batches is a window."""
 
 
 class Sampler:
@@ -79,36 +87,37 @@ class Sampler:
     def __init__(self, request: SampleRequest) -> None:
         self._request = request
         self._content = request.job.content
-        self._cutter = cutter_of(request.job.content.tokenizer)
+        self._has_eot = self._content.eot != "none"
+        self._parser = RecordParser(self._content.text_key)
+        self._n_bad = 0
         self._n_invalid = 0
         self._notices: list[str] = []
-        self._decompressed: list[tuple[int, int, bool]] = []
+        self._decompressed: dict[int, tuple[int, bool]] = {}
         self._serves_ranges: dict[str, bool] = {}
 
     def answer(self) -> SampleResult:
         """Sample, encode and count. Raises TokmillError if an input cannot be read or the engine fails."""
-        content = self._content
-        inputs = [(i, source) for i, source in enumerate(content.inputs) if source.size_bytes is not None]
-        anywhere = {i for i, source in inputs if self._is_readable_anywhere(source)}
-        texts = [source for i, source in inputs if i in anywhere]
-        n_bytes = _size(source for _, source in inputs) or 1
-        found: list[_Sampled] = []
-        for input_format in ("text", "jsonl"):
-            files = [source for source in texts if source.format == input_format and source.size_bytes]
-            if files:
-                found.append(self._windows(files, input_format, self._request.sample_bytes * _size(files) // n_bytes))
-        found += self._read([(i, source) for i, source in inputs if i not in anywhere])
-        # A text file without a byte is an empty document.
-        n_empty = sum(source.format == "text" and not source.size_bytes for source in texts)
-        n_eot = n_empty if content.keep_empty and content.eot != "none" else 0
-        found.append((Group(windows=[], seen_bytes=0, is_whole=True, extra_documents=n_empty, extra_tokens=n_eot), []))
-        excerpts = [excerpt for _, of_group in found for excerpt in of_group]
-        encoded, rate = self._encode(excerpts)
-        self._note_bad(sum(excerpt.n_bad for excerpt in excerpts), len(excerpts))
+        inputs = {i: source for i, source in enumerate(self._content.inputs) if source.size_bytes is not None}
+        plain = {i: source for i, source in inputs.items() if self._is_readable_anywhere(source)}
+        n_bytes, sample_bytes = _size(inputs.values()), self._request.sample_bytes
+        is_slow = len(plain) > _MOST_REQUESTS and any(source.is_remote for source in plain.values())
+        groups = []
+        if plain and n_bytes <= sample_bytes and not is_slow:
+            seen = self._read_files(tuple(plain.values()), math.inf, sample_bytes)
+            groups.append(Group(seen.windows, seen.n_bytes, is_whole=seen.stride == 1))
+        else:
+            for input_format in ("text", "jsonl"):
+                files = [source for source in plain.values() if source.format == input_format]
+                if _size(files):
+                    groups.append(self._windows(files, sample_bytes * _size(files) // n_bytes))
+        groups += self._read_all({i: source for i, source in inputs.items() if i not in plain})
+        rate = self._encode(groups)
+        self._note_bad(sum(len(group.windows) for group in groups))
+        is_known = len(inputs) == len(self._content.inputs)
         return SampleResult(
-            groups=[self._counted(group, of_group, encoded) for group, of_group in found],
-            decompressed=sorted(self._decompressed),
-            n_unknown=len(content.inputs) - len(inputs),
+            totals=totals(groups) if is_known else None,
+            is_exact=is_known and all(group.is_whole for group in groups),
+            decompressed=self._decompressed,
             engine_bytes_per_s=rate,
             notices=self._notices,
         )
@@ -118,266 +127,230 @@ class Sampler:
             return False
         if not source.is_remote:
             return True
-        from tokmill.store import serves_ranges
-
         # One object of a server speaks for all.
         host = source.path.split("/", 3)[2]
         if host not in self._serves_ranges:
             self._serves_ranges[host] = serves_ranges(source)
         return self._serves_ranges[host]
 
-    # ---- files that can be read anywhere ----
+    # ---- windows of files that can be read anywhere ----
 
-    def _windows(self, files: Sequence[Input], input_format: str, n_bytes: int) -> _Sampled:
-        """Return all of the files, or windows: one at random from each of equal stretches, long windows likelier than short."""
-        total, is_remote = _size(files), any(source.is_remote for source in files)
-        is_whole = total <= n_bytes and not (is_remote and len(files) > _MOST_REQUESTS)
-        if is_whole:
-            cut = cut_of(self._content, input_format, self._cutter, reach_bytes=sys.maxsize)
-            excerpts = [_excerpt(source, 0, source.size_bytes or 0, cut, 0) for source in files]
-        else:
-            place, reach = windows.PLACE_BYTES, windows.REACH_BYTES if input_format == "jsonl" else windows.PLACE_BYTES // 4
-            cut = cut_of(self._content, input_format, self._cutter, reach_bytes=reach)
-            ends = list(accumulate(source.size_bytes or 0 for source in files))
-            n_places = sum(-(-(source.size_bytes or 0) // place) for source in files)
-            n = max(_FEWEST, min(_MOST_REQUESTS if is_remote else _MOST, n_bytes * n_places // total))
-            # The seed is fixed: the same corpus gives the same answer.
-            rng = random.Random(0)  # noqa: S311  a sample, no secret
-            excerpts = []
-            for k in range(n):
-                at = min(int((k + rng.random()) * total / n), total - 1)
-                i = bisect_right(ends, at)
-                offset = at - (ends[i - 1] if i else 0)
-                begin = offset - offset % place
-                excerpts.append(_excerpt(files[i], begin, min(begin + place, files[i].size_bytes or 0), cut, reach))
+    def _windows(self, files: Sequence[Input], n_bytes: int) -> Group:
+        """Return windows: one at random from each of equal stretches, of a grid in each file, long windows likelier than short."""
+        total = _size(files)
+        ends = list(accumulate(source.size_bytes or 0 for source in files))
+        n_places = sum(-(-(source.size_bytes or 0) // WINDOW_BYTES) for source in files)
+        most = _MOST_REQUESTS if any(source.is_remote for source in files) else _MOST
+        n = max(_FEWEST, min(most, n_bytes * n_places // total))
+        # The seed is fixed: the same corpus gives the same answer.
+        rng = random.Random(0)  # noqa: S311  a sample, no secret
+        windows = []
+        for k in range(n):
+            at = min(int((k + rng.random()) * total / n), total - 1)
+            i = bisect_right(ends, at)
+            offset = at - (ends[i - 1] if i else 0)
+            windows.append(self._window(files[i], offset - offset % WINDOW_BYTES))
         # The last document of each text file is in no window's count.
-        n_last = len(files) if input_format == "text" else 0
-        return Group(windows=[], seen_bytes=total, is_whole=is_whole, extra_documents=n_last), excerpts
+        return Group(windows, total, extra_documents=len(files) if files[0].format == "text" else 0)
+
+    def _window(self, source: Input, begin: int) -> Window:
+        """Return the documents that begin in a window, and what lies in it of those that are too long.
+
+        If a document longer than a window belonged to the window in which it begins, a few of them would decide everything.
+        """
+        is_text, size = source.format == "text", source.size_bytes or 0
+        separator = (self._content.separator or "").encode() if is_text else b"\n"
+        low, end = max(0, begin - REACH_BYTES), min(begin + WINDOW_BYTES, size)
+        data, first, last = _read(source, low, min(end + REACH_BYTES, size)), begin - low, end - low
+        window = Window(chance=float(last - first))
+        before = data.rfind(separator, 0, first) if separator else -1
+        at = before + len(separator) if before >= 0 else 0
+        while at < last:
+            found = data.find(separator, at) if separator else -1
+            stop, n_after = (found, len(separator)) if found >= 0 else (len(data), 0)
+            if stop - at > REACH_BYTES:
+                part = data[_character(data, max(at, first)) : _character(data, min(stop, last))]
+                text: bytes | None = part if is_text else _text_of_part(part)
+                is_end = first <= stop < last if n_after else stop == last
+                window.raw_bytes += len(part) + n_after * is_end
+            elif at >= first:
+                text, is_end = data[at:stop] if is_text else self._parsed(data[at:stop], at_start=low == at == 0), True
+                window.raw_bytes += stop - at + n_after
+            else:
+                text, is_end = None, False
+            if text:
+                window.texts.append(text)
+            if is_end and text is not None:
+                # The last document of a text file is counted with the files.
+                window.documents += bool(n_after or not is_text)
+                window.tokens += self._has_eot and bool(text or self._content.keep_empty)
+            at = stop + max(1, n_after)
+        return window
+
+    def _parsed(self, line: bytes, *, at_start: bool) -> bytes | None:
+        """Return the text of a line of JSON, empty if it has none; None for a blank line, which is no document."""
+        if not line or line.isspace():
+            return None
+        try:
+            return self._parser.parse(line, self._content.encoding_errors, at_start=at_start)[0]
+        except NotARecordError:
+            self._n_bad += 1
+            return b""
 
     # ---- everything else ----
 
-    def _read(self, inputs: Sequence[tuple[int, Input]]) -> list[_Sampled]:
-        if not inputs:
-            return []
-        looked = sorted(random.Random(0).sample(range(len(inputs)), min(len(inputs), _MOST_READ)))  # noqa: S311  the same
-        most_bytes = self._request.sample_bytes // len(looked)
+    def _read_all(self, inputs: dict[int, Input]) -> list[Group]:
+        """Read files from their beginning; return a group for each format."""
+        looked = sorted(random.Random(0).sample(list(inputs), min(len(inputs), _MOST_READ)))  # noqa: S311  the same
         until_s = time.monotonic() + self._request.decode_s
         seen: dict[int, _Seen] = {}
-        for n_done, k in enumerate(looked):
-            now = time.monotonic()
-            seen[k] = self._read_one(inputs[k][1], now + max(0.0, until_s - now) / (len(looked) - n_done), most_bytes)
-        self._note_unseen(inputs, seen)
-        formats = dict.fromkeys(source.format for _, source in inputs)
-        return [self._read_group(inputs, seen, each) for each in formats if any(inputs[k][1].format == each for k in seen)]
+        for n_left, i in zip(range(len(looked), 0, -1), looked, strict=True):
+            share_s = (until_s - time.monotonic()) / n_left
+            seen[i] = self._read_files((inputs[i],), share_s, self._request.sample_bytes // len(looked))
+        n_part = sum(not one.is_complete for one in seen.values())
+        if n_part:
+            self._notices.append(f"of {counted(n_part, 'file')} only the beginning was read: the rest may be different")
+        if len(seen) < len(inputs):
+            self._notices.append(f"{len(seen):,} of {counted(len(inputs), 'file')} were read")
+        return [self._group(inputs, seen, each) for each in dict.fromkeys(inputs[i].format for i in looked)]
 
-    def _read_one(self, source: Input, until_s: float, most_bytes: int) -> _Seen:
-        """Read a file as far as the time allows and keep every n-th batch, of at most so much text."""
-        alone = msgspec.structs.replace(self._content, inputs=(source,), on_error="skip")
-        reader = CorpusReader(alone, _resources(), self._cutter)
-        kept: list[tuple[int, Excerpt]] = []
-        seen, stride, n_met, n_kept_bytes, is_late = _Seen([], 0, 0, is_complete=True, is_whole=True), 1, 0, 0, False
-        stretches = _row_groups(source, alone, self._request.sample_bytes)
-        for start, n_rows, n_stored in stretches:
-            rows = n_read = 0
-            for stretch in _stretches(reader.batches(start), source.format):
-                position = stretch[-1].position_bytes
-                # A stream is left when it reads more from the disk: what it had read before was all delivered.
-                is_late = time.monotonic() > until_s and n_read + seen.n_bytes >= _LEAST_BYTES
-                is_late = is_late and (n_rows > 0 or position > seen.n_raw)
-                if is_late or (n_rows and rows >= n_rows):
-                    break
-                excerpt = _excerpt_of(stretch, alone)
-                rows += excerpt.documents
-                if n_rows:
-                    excerpt.raw_bytes = n_stored * excerpt.documents // n_rows
-                n_read, seen.n_raw = n_read + excerpt.raw_bytes, position
-                if n_met % stride == 0:
-                    kept.append(((start.record or 0) + rows, excerpt))
-                    n_kept_bytes += excerpt.text_bytes
-                while n_kept_bytes > most_bytes and len(kept) > 4:
-                    kept, stride = kept[::2], stride * 2
-                    n_kept_bytes = sum(excerpt.text_bytes for _, excerpt in kept)
-                n_met += 1
-            seen.n_bytes += min(n_read, n_stored) if n_rows else n_read
-            if is_late:
+    def _read_files(self, sources: tuple[Input, ...], seconds: float, most_bytes: int) -> _Seen:
+        """Read files as far as the time allows and keep every n-th batch, of at most so much text."""
+        content = msgspec.structs.replace(self._content, inputs=sources, on_error="skip")
+        reader = CorpusReader(content, _RESOURCES, cutter_of(content.tokenizer))
+        seen, n_kept_bytes, until_s = _Seen(), 0, time.monotonic() + seconds
+        for n_met, batches in enumerate(_whole_records(reader.batches(Cursor()), is_text=sources[0].format == "text")):
+            position = batches[-1].position_bytes
+            # A stream is left when it reads more from the disk: what it had read before was all delivered.
+            if time.monotonic() > until_s and seen.n_bytes >= _LEAST_BYTES and position > seen.n_raw:
+                seen.is_complete = False
                 break
-        seen.is_complete = not is_late
-        seen.is_whole = seen.is_complete and stride == 1 and len(stretches) == 1
-        if source.format == "parquet":
-            seen.n_raw = (source.size_bytes or 0) * seen.n_bytes // max(1, sum(n_stored for *_, n_stored in stretches))
-        for _, excerpt in kept:
-            excerpt.chance, excerpt.text_bytes = 1 / stride, 0
-        seen.excerpts = [excerpt for _, excerpt in sorted(kept, key=lambda each: each[0])]
+            window = self._window_of(batches)
+            seen.n_bytes, seen.n_raw = seen.n_bytes + window.raw_bytes, position
+            if n_met % seen.stride == 0:
+                seen.windows.append(window)
+                n_kept_bytes += sum(map(len, window.texts))
+            while n_kept_bytes > most_bytes and len(seen.windows) > 4:
+                seen.windows, seen.stride = seen.windows[::2], seen.stride * 2
+                n_kept_bytes = sum(len(text) for kept in seen.windows for text in kept.texts)
+        for window in seen.windows:
+            window.chance = 1 / seen.stride
         return seen
 
-    def _read_group(self, inputs: Sequence[tuple[int, Input]], seen: dict[int, _Seen], input_format: str) -> _Sampled:
-        of_format = {k: one for k, one in seen.items() if inputs[k][1].format == input_format}
-        n_seen = sum(one.n_bytes for one in of_format.values())
-        factor = n_seen / (sum(one.n_raw for one in of_format.values()) or 1)
-        n_unseen = 0
-        for k, (i, source) in enumerate(inputs):
-            if source.format != input_format:
-                continue
-            size, one = source.size_bytes or 0, of_format.get(k)
-            if one is None:
-                rest = int(size * factor)
-            else:
-                rest = 0 if one.is_complete else int((size - one.n_raw) * one.n_bytes / max(1, one.n_raw))
+    def _window_of(self, batches: Sequence[Batch]) -> Window:
+        window, content = Window(), self._content
+        for batch in batches:
+            texts = [text for text in batch.documents if text]
+            window.texts += texts
+            window.raw_bytes += batch.counts.bytes_in
+            window.documents += batch.counts.documents
+            n_ended = (len(batch.documents) if content.keep_empty else len(texts)) - batch.tail_open
+            window.tokens += n_ended * self._has_eot
+            self._n_bad += sum(n for reason, n in batch.counts.skipped.items() if reason != OTHER_FILE)
+        return window
+
+    def _group(self, inputs: dict[int, Input], seen: dict[int, _Seen], input_format: str) -> Group:
+        """Return what was read of the inputs of a format, and how much is left if that is as well compressed."""
+        sizes = {i: source.size_bytes or 0 for i, source in inputs.items() if source.format == input_format}
+        read = [seen[i] for i in sizes if i in seen]
+        n_seen, n_unseen = sum(one.n_bytes for one in read), 0
+        factor = n_seen / (sum(one.n_raw for one in read) or 1)
+        for i, size in sizes.items():
+            one = seen.get(i, _Seen(is_complete=False))
+            rest = 0 if one.is_complete else int((size - one.n_raw) * (one.n_bytes / one.n_raw if one.n_raw else factor))
             n_unseen += rest
-            self._decompressed.append((i, rest + (one.n_bytes if one else 0), one is not None and one.is_complete))
-        is_whole = not n_unseen and all(one.is_whole for one in of_format.values())
-        group = Group(windows=[], seen_bytes=n_seen, unseen_bytes=n_unseen, is_whole=is_whole, is_stored=input_format == "parquet")
-        return group, [excerpt for one in of_format.values() for excerpt in one.excerpts]
+            self._decompressed[i] = (one.n_bytes + rest, one.is_complete)
+        is_whole = len(read) == len(sizes) and all(one.is_complete and one.stride == 1 for one in read)
+        return Group([window for one in read for window in one.windows], n_seen, n_unseen, is_whole=is_whole)
 
     # ---- encoding ----
 
-    def _encode(self, excerpts: Sequence[Excerpt]) -> tuple[set[int], float | None]:
-        """Count the tokens of the excerpts. Returns the identities of those encoded, and the engine's bytes a second."""
+    def _encode(self, groups: Sequence[Group]) -> float | None:
+        """Count the tokens of all windows, and leave out those for which there is no time; return the engine's bytes a second."""
         encoder = load_encoder(self._content.tokenizer, self._request.job.resources.engine)
         # In random order, so that what is left out for lack of time is left out everywhere.
-        order = random.Random(1).sample(excerpts, len(excerpts))  # noqa: S311  the same
-        place = {id(excerpt): i for i, excerpt in enumerate(order)}
+        windows = [window for group in groups for window in group.windows]
+        random.Random(1).shuffle(windows)  # noqa: S311  the same
         rates: list[float] = []
-        n_bytes = 0
         until_s = time.monotonic() + self._request.encode_s
-        for chunk in _chunks(order):
-            n_done = place[id(chunk[0][0])]
+        for n_done, window in enumerate(windows):
             if n_done >= _FEWEST and time.monotonic() > until_s:
-                self._notices.append(f"the engine is slow here: {n_done:,} of {counted(len(order), 'window')} were encoded")
-                order = order[:n_done]
+                self._notices.append(f"the engine is slow here: {n_done:,} of {counted(len(windows), 'window')} were encoded")
+                left_out = set(map(id, windows[n_done:]))
+                for group in groups:
+                    kept = [window for window in group.windows if id(window) not in left_out]
+                    group.windows, group.is_whole = kept, group.is_whole and len(kept) == len(group.windows)
                 break
-            texts = [self._valid(text) for _, text in chunk]
-            lengths = list(map(len, texts))
+            texts = [self._valid(text) for text in window.texts]
+            window.text_bytes = sum(map(len, texts))
             began_s = time.perf_counter()
-            _, offsets = encoder.encode(texts)
-            rates.append(sum(lengths) / max(time.perf_counter() - began_s, 1e-9))
-            n_bytes += sum(lengths)
-            for (excerpt, _), length, n_tokens in zip(chunk, lengths, np.diff(offsets).tolist(), strict=True):
-                excerpt.text_bytes += length
-                excerpt.tokens += n_tokens
+            window.tokens += len(encoder.encode(texts)[0])
+            rates.append(window.text_bytes / max(time.perf_counter() - began_s, 1e-9))
+        is_enough = sum(window.text_bytes for window in windows) >= _TIMED_BYTES
         # The median of the second half: warmed up, and of no moment in which another program had the processor.
-        rate = statistics.median(rates[len(rates) // 2 :]) if n_bytes >= _TIMED_BYTES else None
-        return set(map(id, order)), rate
+        return statistics.median(rates[len(rates) // 2 :]) if is_enough else None
 
     def _valid(self, text: bytes) -> bytes:
         try:
             text.decode()
-        except UnicodeDecodeError as error:
-            # Where a window cut a character, nothing is wrong; inside, the input is.
-            self._n_invalid += 4 <= error.start < len(text) - 4
+        except UnicodeDecodeError:
+            self._n_invalid += 1
             policy = self._content.encoding_errors
             return clean(text, "ignore" if policy == "strict" else policy)[0]
         return text
 
-    def _counted(self, group: Group, excerpts: Sequence[Excerpt], encoded: set[int]) -> Group:
-        has_eot = self._content.eot != "none"
-        found = [
-            Window(e.chance, e.raw_bytes, e.text_bytes, e.tokens + e.n_eot * has_eot, e.documents)
-            for e in excerpts
-            if id(e) in encoded
-        ]
-        return msgspec.structs.replace(group, windows=found, is_whole=group.is_whole and len(found) == len(excerpts))
-
-    # ---- notices ----
-
-    def _note_unseen(self, inputs: Sequence[tuple[int, Input]], seen: dict[int, _Seen]) -> None:
-        n_part = sum(not one.is_complete for one in seen.values())
-        if n_part:
-            part = "a part" if any(source.format == "parquet" for _, source in inputs) else "the beginning"
-            self._notices.append(f"of {counted(n_part, 'file')} only {part} was read: the rest may be different")
-        if len(seen) < len(inputs):
-            self._notices.append(f"{len(seen):,} of {counted(len(inputs), 'file')} were read")
-
-    def _note_bad(self, n_bad: int, n_windows: int) -> None:
-        where = f"in {counted(n_windows, 'window')}"
-        if n_bad:
-            what = f"{counted(n_bad, 'bad record')} {where}, without a text where it should be"
-            self._notices.append(f"{what}: {skip_policy_text(self._content)}")
+    def _note_bad(self, n_windows: int) -> None:
+        content, where = self._content, f"in {counted(n_windows, 'window')}"
+        stops = content.on_error != "skip"
+        policy = "tokenize will stop at the first, and name it" if stops else "tokenize will skip such documents, and count them"
+        if self._n_bad:
+            what = f"{counted(self._n_bad, 'bad record')} {where}, without a text where it should be"
+            self._notices.append(f"{what}: {policy}" + ("; --on-error skip leaves such records out" if stops else ""))
         if self._n_invalid:
             what = f"{counted(self._n_invalid, 'piece of text', 'pieces of text')} {where} that UTF-8 does not allow"
-            self._notices.append(f"{what}: {skip_policy_text(self._content, is_text=True)}")
-
-
-def skip_policy_text(content: Content, *, is_text: bool = False) -> str:
-    """Return what tokenize will do with bad records. is_text: with text that is not UTF-8."""
-    if is_text and content.encoding_errors != "strict":
-        return f"--encoding-errors {content.encoding_errors} will repair it"
-    if content.on_error == "skip":
-        return "tokenize will skip such documents, and count them"
-    instead = "--encoding-errors replace repairs it" if is_text else "--on-error skip leaves such records out"
-    return f"tokenize will stop at the first, and name it; {instead}"
+            if content.encoding_errors != "strict":
+                policy = f"--encoding-errors {content.encoding_errors} will repair it"
+            elif stops:
+                policy += "; --encoding-errors replace repairs it"
+            self._notices.append(f"{what}: {policy}")
 
 
 def _size(sources: Iterable[Input]) -> int:
     return sum(source.size_bytes or 0 for source in sources)
 
 
-def _resources() -> Resources:
-    """Return what a reader of samples may use: small batches, which are windows."""
-    return Resources(
-        budget_bytes=256 * MIB,
-        worker_bytes=256 * MIB,
-        n_threads=1,
-        batch_bytes=windows.PLACE_BYTES,
-        in_flight_bytes=MIB,
-        max_piece_bytes=64 * MIB,
-        reset_above_bytes=256 * MIB,
-    )
-
-
-def _row_groups(source: Input, content: Content, whole_bytes: int) -> list[tuple[Cursor, int, int]]:
-    """Return where to begin, the rows there and their stored bytes (both 0 where nobody knows), of the whole file.
-
-    Of a Parquet file of more than `whole_bytes`: of each row group, in random order. Raises TokmillError.
-    """
-    if source.format != "parquet":
-        return [(Cursor(), 0, 0)]
-    from tokmill.read import stored_groups
-
-    groups = [(Cursor(record=g.first), g.n_rows, g.stored_bytes) for g in stored_groups(source, content.text_key)]
-    n_rows, n_stored = sum(n for _, n, _ in groups), sum(n for *_, n in groups)
-    if n_stored <= whole_bytes:
-        return [(Cursor(), n_rows, n_stored)]
-    return random.Random(0).sample(groups, len(groups))  # noqa: S311  the same
-
-
-def _stretches(batches: Iterator[Batch], input_format: str) -> Iterator[list[Batch]]:
+def _whole_records(batches: Iterator[Batch], *, is_text: bool) -> Iterator[list[Batch]]:
     """Yield batches, those of one record together: what was read of it is counted in the last. Pieces of text count themselves."""
-    stretch: list[Batch] = []
+    record: list[Batch] = []
     for batch in batches:
-        stretch.append(batch)
-        if batch.after is not None or input_format == "text":
-            yield stretch
-            stretch = []
+        record.append(batch)
+        if batch.after is not None or is_text:
+            yield record
+            record = []
 
 
-def _excerpt_of(stretch: Sequence[Batch], content: Content) -> Excerpt:
-    found = Excerpt()
-    for batch in stretch:
-        texts = [text for text in batch.documents if text]
-        found.texts += texts
-        found.text_bytes += sum(map(len, texts))
-        found.raw_bytes += batch.counts.bytes_in
-        found.documents += batch.counts.documents
-        found.n_eot += (len(batch.documents) if content.keep_empty else len(texts)) - batch.tail_open
-        found.n_bad += sum(n for reason, n in batch.counts.skipped.items() if reason != OTHER_FILE)
-    return found
+def _character(data: bytes, at: int) -> int:
+    """Return where the first character begins at or after a byte."""
+    return next((i for i in range(at, min(at + 4, len(data))) if data[i] & 0xC0 != 0x80), at)
 
 
-def _excerpt(source: Input, begin: int, end: int, cut: Cut, reach: int) -> Excerpt:
-    low, high = max(0, begin - reach), min(source.size_bytes or 0, end + reach)
-    data = _read(source, low, high)
-    excerpt = cut(View(data, begin - low, end - low, at_start=low == 0, at_end=high == source.size_bytes))
-    excerpt.chance = float(end - begin)
-    return excerpt
+def _text_of_part(part: bytes) -> bytes:
+    """Return the text of a part of a JSON line: its longest string, without an escape that was cut at either end."""
+    text = max(_QUOTE.split(part), key=len).decode("utf-8", "ignore")
+    for front in range(_LONGEST_ESCAPE):
+        for back in range(_LONGEST_ESCAPE):
+            try:
+                value: str = json.loads(f'"{text[front : len(text) - back]}"', strict=False)
+            except ValueError:
+                continue
+            return value.encode("utf-8", "ignore")
+    return text.encode()
 
 
 def _read(source: Input, begin: int, end: int) -> bytes:
     """Return bytes of a file. Raises DamagedInputError, ChangedError."""
     if source.is_remote:
-        from tokmill.store import read_range
-
-        return read_range(source, begin, end) if begin < end else b""
+        return read_range(source, begin, end)
     try:
         with open(text_to_path(source.path), "rb") as file:
             file.seek(begin)
@@ -389,21 +362,6 @@ def _read(source: Input, begin: int, end: int) -> bytes:
             allowed="a file that can be read from beginning to end",
             next_step="check the path and its permissions",
         ) from error
-
-
-def _chunks(excerpts: Sequence[Excerpt]) -> Iterator[list[tuple[Excerpt, bytes]]]:
-    """Yield all texts with their excerpts, about `_CHUNK_BYTES` at a time."""
-    chunk: list[tuple[Excerpt, bytes]] = []
-    n_bytes = 0
-    for excerpt in excerpts:
-        for text in excerpt.texts:
-            chunk.append((excerpt, text))
-            n_bytes += len(text)
-            if n_bytes >= _CHUNK_BYTES:
-                yield chunk
-                chunk, n_bytes = [], 0
-    if chunk:
-        yield chunk
 
 
 def _answer(line: bytes) -> SampleResult:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -37,50 +38,6 @@ class SampleRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Time for encoding, about; what is not reached is left out, evenly."""
 
 
-class Window(msgspec.Struct, frozen=True, array_like=True):
-    """A stretch of the corpus, cut at documents, lines or safe cuts."""
-
-    chance: float
-    """Its chance of being drawn, in a unit that all windows of a group share."""
-    raw_bytes: int
-    text_bytes: int
-    tokens: int
-    """End-of-text ids included."""
-    documents: int
-
-
-class Group(msgspec.Struct, frozen=True, kw_only=True):
-    """Inputs that are estimated together."""
-
-    windows: list[Window]
-    """In the order of the corpus."""
-    seen_bytes: int
-    """Decompressed bytes that the windows were drawn from."""
-    unseen_bytes: int = 0
-    """Decompressed bytes, estimated, that could not be read in the time."""
-    is_whole: bool = False
-    """The windows are all there is."""
-    extra_documents: int = 0
-    """Documents, counted, that are in no window."""
-    extra_tokens: int = 0
-    """Their end-of-text ids."""
-    is_stored: bool = False
-    """The bytes are those of a stored column (Parquet); a run reads its text."""
-
-
-class SampleResult(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """What the sampling process found."""
-
-    groups: list[Group]
-    decompressed: list[tuple[int, int, bool]]
-    """For each input that was read from its beginning: index, decompressed bytes, whether these were counted."""
-    n_unknown: int
-    """Inputs that cannot be sampled: standard input and pipes."""
-    engine_bytes_per_s: float | None
-    """Speed of one encoder thread; None if the sample is too small to tell."""
-    notices: list[str]
-
-
 class Estimate(msgspec.Struct, frozen=True, kw_only=True):
     """A number and its 95 % interval; all three are equal if it was counted."""
 
@@ -105,23 +62,62 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True):
     n_windows: int
 
 
+class SampleResult(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """What the sampling process found."""
+
+    totals: Totals | None
+    """None if an input is standard input or a pipe, which cannot be sampled."""
+    is_exact: bool
+    """The corpus was encoded whole."""
+    decompressed: dict[int, tuple[int, bool]]
+    """Of inputs that were read from their beginning, by index: decompressed bytes, and whether these were counted."""
+    engine_bytes_per_s: float | None
+    """Speed of one encoder thread; None if the sample is too small to tell."""
+    notices: list[str]
+
+
+@dataclass(slots=True)
+class Window:
+    """A stretch of the corpus, and what was counted in it."""
+
+    chance: float = 1.0
+    """Its chance of being drawn, in a unit that all windows of a group share."""
+    raw_bytes: int = 0
+    text_bytes: int = 0
+    tokens: int = 0
+    """End-of-text ids included."""
+    documents: int = 0
+    """That end here."""
+    texts: list[bytes] = field(default_factory=list)
+    """None of them empty; not checked to be UTF-8."""
+
+
+@dataclass(slots=True)
+class Group:
+    """Inputs that are estimated together."""
+
+    windows: list[Window]
+    """In the order of the corpus."""
+    seen_bytes: int
+    """Decompressed bytes that the windows were drawn from."""
+    unseen_bytes: int = 0
+    """Decompressed bytes, estimated, that could not be read in the time."""
+    is_whole: bool = False
+    """The windows are all there is."""
+    extra_documents: int = 0
+    """Documents, counted, that are in no window."""
+
+
 def totals(groups: Sequence[Group]) -> Totals:
     """Return the sums over all groups."""
     return Totals(
-        bytes_in=_sum(map(_bytes_in, groups)),
+        bytes_in=_sum((float(g.seen_bytes + g.unseen_bytes), _unseen_error(g) * g.unseen_bytes) for g in groups),
         bytes_text=_sum(_of_group(g, lambda w: w.text_bytes) for g in groups),
         documents=_sum(_of_group(g, lambda w: w.documents, g.extra_documents) for g in groups),
-        tokens=_sum(_of_group(g, lambda w: w.tokens, g.extra_tokens) for g in groups),
+        tokens=_sum(_of_group(g, lambda w: w.tokens) for g in groups),
         sampled_bytes=sum(w.raw_bytes for g in groups for w in g.windows),
         n_windows=sum(len(g.windows) for g in groups),
     )
-
-
-def student(degrees: int) -> float:
-    """Return the 97.5 % quantile of Student's distribution, within 1 % from three degrees on (Abramowitz and Stegun, 26.7.5)."""
-    z = 1.959964
-    g1, g2, g3 = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96, (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
-    return z + g1 / degrees + g2 / degrees**2 + g3 / degrees**3
 
 
 def _sum(parts: Iterable[tuple[float, float]]) -> Estimate:
@@ -129,13 +125,6 @@ def _sum(parts: Iterable[tuple[float, float]]) -> Estimate:
     values, halves = zip(*parts, (0.0, 0.0), strict=True)
     value, half = sum(values), math.hypot(*halves)
     return Estimate(value=round(value), low=max(0, math.floor(value - half)), high=math.ceil(value + half))
-
-
-def _bytes_in(group: Group) -> tuple[float, float]:
-    """Return what a run will read of a group, and half the width of its interval."""
-    if group.is_stored:
-        return _of_group(group, lambda w: w.text_bytes)
-    return float(group.seen_bytes + group.unseen_bytes), _unseen_error(group) * group.unseen_bytes
 
 
 def _of_group(group: Group, of: Callable[[Window], int], extra: int = 0) -> tuple[float, float]:
@@ -159,7 +148,9 @@ def _ratio_error(windows: Sequence[Window], of: Callable[[Window], int], ratio: 
     residuals = [(of(w) - ratio * w.raw_bytes) / w.chance for w in windows]
     variance = sum((b - a) ** 2 for a, b in pairwise(residuals)) / (2 * (n - 1))
     unsampled = max(0.0, 1 - sum(w.raw_bytes for w in windows) / max(1, n_bytes))
-    return student(n - 1) * math.sqrt(n * variance * unsampled) / sum(w.raw_bytes / w.chance for w in windows)
+    # Student's quantile, from three degrees of freedom on a little more.
+    quantile = 2 + 3 / (n - 1)
+    return quantile * math.sqrt(n * variance * unsampled) / sum(w.raw_bytes / w.chance for w in windows)
 
 
 def _unseen_error(group: Group) -> float:
