@@ -15,20 +15,18 @@ import re
 import statistics
 import time
 from bisect import bisect_right
-from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from tokmill.core.config import MIB, Resources
-from tokmill.core.errors import DamagedInputError
-from tokmill.core.records import Cursor, text_to_path
+from tokmill.core.records import Cursor
 from tokmill.core.skipping import OTHER_FILE
 from tokmill.core.system.process import serve_once
 from tokmill.core.text import counted
 from tokmill.encode import cutter_of, disable_awkward, load_encoder
-from tokmill.read import CorpusReader, NotARecordError, RecordParser, clean
+from tokmill.read import CorpusReader, NotARecordError, RecordParser, clean, open_seekable
 from tokmill.run.estimate.statistics import Group, SampleRequest, SampleResult, Window, totals
 from tokmill.store import read_range, register_urls, serves_ranges
 
@@ -66,21 +64,6 @@ _RESOURCES = Resources(
 """Of a reader of samples: small batches, which are windows."""
 
 
-@dataclass(slots=True)
-class _Seen:
-    """What was read of files from their beginning."""
-
-    windows: list[Window] = field(default_factory=list)
-    n_bytes: int = 0
-    """Decompressed."""
-    n_raw: int = 0
-    """As stored."""
-    is_complete: bool = True
-    """They were read to their end."""
-    stride: int = 1
-    """One of so many batches is a window."""
-
-
 class Sampler:
     """Answers one request."""
 
@@ -103,8 +86,7 @@ class Sampler:
         is_slow = len(plain) > _MOST_REQUESTS and any(source.is_remote for source in plain.values())
         groups = []
         if plain and n_bytes <= sample_bytes and not is_slow:
-            seen = self._read_files(tuple(plain.values()), math.inf, sample_bytes)
-            groups.append(Group(seen.windows, seen.n_bytes, is_whole=seen.stride == 1))
+            groups.append(self._read_files(tuple(plain.values()), math.inf, sample_bytes))
         else:
             for input_format in ("text", "jsonl"):
                 files = [source for source in plain.values() if source.format == input_format]
@@ -203,39 +185,54 @@ class Sampler:
         """Read files from their beginning; return a group for each format."""
         looked = sorted(random.Random(0).sample(list(inputs), min(len(inputs), _MOST_READ)))  # noqa: S311  the same
         until_s = time.monotonic() + self._request.decode_s
-        seen: dict[int, _Seen] = {}
+        seen: dict[int, Group] = {}
         for n_left, i in zip(range(len(looked), 0, -1), looked, strict=True):
             share_s = (until_s - time.monotonic()) / n_left
             seen[i] = self._read_files((inputs[i],), share_s, self._request.sample_bytes // len(looked))
-        n_part = sum(not one.is_complete for one in seen.values())
+        n_part = sum(one.unseen_bytes > 0 for one in seen.values())
         if n_part:
             self._notices.append(f"of {counted(n_part, 'file')} only the beginning was read: the rest may be different")
         if len(seen) < len(inputs):
             self._notices.append(f"{len(seen):,} of {counted(len(inputs), 'file')} were read")
-        return [self._group(inputs, seen, each) for each in dict.fromkeys(inputs[i].format for i in looked)]
+        return [self._pooled(inputs, seen, each) for each in dict.fromkeys(inputs[i].format for i in looked)]
 
-    def _read_files(self, sources: tuple[Input, ...], seconds: float, most_bytes: int) -> _Seen:
+    def _pooled(self, inputs: dict[int, Input], seen: dict[int, Group], input_format: str) -> Group:
+        """Return one group of the inputs of a format; those that were not read are taken to be as well compressed."""
+        sizes = {i: source.size_bytes or 0 for i, source in inputs.items() if source.format == input_format}
+        read = {i: seen[i] for i in sizes if i in seen}
+        n_seen, n_unseen = (sum(one.seen_bytes for one in read.values()), sum(one.unseen_bytes for one in read.values()))
+        factor = (n_seen + n_unseen) / (sum(sizes[i] for i in read) or 1)
+        self._decompressed |= {i: (one.seen_bytes + one.unseen_bytes, not one.unseen_bytes) for i, one in read.items()}
+        others = {i: int(factor * size) for i, size in sizes.items() if i not in read}
+        self._decompressed |= {i: (n_bytes, False) for i, n_bytes in others.items()}
+        is_whole = not others and all(one.is_whole for one in read.values())
+        windows = [window for one in read.values() for window in one.windows]
+        return Group(windows, n_seen, n_unseen + sum(others.values()), is_whole)
+
+    def _read_files(self, sources: tuple[Input, ...], seconds: float, most_bytes: int) -> Group:
         """Read files as far as the time allows and keep every n-th batch, of at most so much text."""
         content = msgspec.structs.replace(self._content, inputs=sources, on_error="skip")
         reader = CorpusReader(content, _RESOURCES, cutter_of(content.tokenizer))
-        seen, n_kept_bytes, until_s = _Seen(), 0, time.monotonic() + seconds
+        until_s = time.monotonic() + seconds
+        windows: list[Window] = []
+        stride, n_kept_bytes, n_seen, n_unseen, n_raw = 1, 0, 0, 0, 0
         for n_met, batches in enumerate(_whole_records(reader.batches(Cursor()), is_text=sources[0].format == "text")):
             position = batches[-1].position_bytes
             # A stream is left when it reads more from the disk: what it had read before was all delivered.
-            if time.monotonic() > until_s and seen.n_bytes >= _LEAST_BYTES and position > seen.n_raw:
-                seen.is_complete = False
+            if time.monotonic() > until_s and n_seen >= _LEAST_BYTES and position > n_raw:
+                n_unseen = max(1, (_size(sources) - n_raw) * n_seen // max(1, n_raw))
                 break
-            window = self._window_of(batches)
-            seen.n_bytes, seen.n_raw = seen.n_bytes + window.raw_bytes, position
-            if n_met % seen.stride == 0:
-                seen.windows.append(window)
+            window, n_raw = self._window_of(batches), position
+            n_seen += window.raw_bytes
+            if n_met % stride == 0:
+                windows.append(window)
                 n_kept_bytes += sum(map(len, window.texts))
-            while n_kept_bytes > most_bytes and len(seen.windows) > 4:
-                seen.windows, seen.stride = seen.windows[::2], seen.stride * 2
-                n_kept_bytes = sum(len(text) for kept in seen.windows for text in kept.texts)
-        for window in seen.windows:
-            window.chance = 1 / seen.stride
-        return seen
+            while n_kept_bytes > most_bytes and len(windows) > 4:
+                windows, stride = windows[::2], stride * 2
+                n_kept_bytes = sum(len(text) for kept in windows for text in kept.texts)
+        for window in windows:
+            window.chance = 1 / stride
+        return Group(windows, n_seen, n_unseen, is_whole=not n_unseen and stride == 1)
 
     def _window_of(self, batches: Sequence[Batch]) -> Window:
         window, content = Window(), self._content
@@ -248,20 +245,6 @@ class Sampler:
             window.tokens += n_ended * self._has_eot
             self._n_bad += sum(n for reason, n in batch.counts.skipped.items() if reason != OTHER_FILE)
         return window
-
-    def _group(self, inputs: dict[int, Input], seen: dict[int, _Seen], input_format: str) -> Group:
-        """Return what was read of the inputs of a format, and how much is left if that is as well compressed."""
-        sizes = {i: source.size_bytes or 0 for i, source in inputs.items() if source.format == input_format}
-        read = [seen[i] for i in sizes if i in seen]
-        n_seen, n_unseen = sum(one.n_bytes for one in read), 0
-        factor = n_seen / (sum(one.n_raw for one in read) or 1)
-        for i, size in sizes.items():
-            one = seen.get(i, _Seen(is_complete=False))
-            rest = 0 if one.is_complete else int((size - one.n_raw) * (one.n_bytes / one.n_raw if one.n_raw else factor))
-            n_unseen += rest
-            self._decompressed[i] = (one.n_bytes + rest, one.is_complete)
-        is_whole = len(read) == len(sizes) and all(one.is_complete and one.stride == 1 for one in read)
-        return Group([window for one in read for window in one.windows], n_seen, n_unseen, is_whole=is_whole)
 
     # ---- encoding ----
 
@@ -351,17 +334,9 @@ def _read(source: Input, begin: int, end: int) -> bytes:
     """Return bytes of a file. Raises DamagedInputError, ChangedError."""
     if source.is_remote:
         return read_range(source, begin, end)
-    try:
-        with open(text_to_path(source.path), "rb") as file:
-            file.seek(begin)
-            return file.read(end - begin)
-    except OSError as error:
-        raise DamagedInputError(
-            f"cannot be read: {error.strerror or error}",
-            where=source.path,
-            allowed="a file that can be read from beginning to end",
-            next_step="check the path and its permissions",
-        ) from error
+    with open_seekable(source) as file:
+        file.seek(begin)
+        return file.read(end - begin)
 
 
 def _answer(line: bytes) -> SampleResult:
