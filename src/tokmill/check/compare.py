@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -130,14 +130,16 @@ class _Expected:
     """Offsets into `text`, shape (n_marks,)."""
 
 
+class _DifferenceError(Exception):
+    """The output differs from the corpus. Its arguments are those of `Findings.add`."""
+
+
 class _Comparison:
     """A walk through the corpus and both sides of the output."""
 
     def __init__(self, content: Content, sides: list[WrittenSide]) -> None:
         self.documents = 0
         self.n_bytes = 0
-        self.differences: list[tuple[str, str, int, int | None]] = []
-        """File, what, begin and end in bytes, for `Findings.add`: one, or one a side if the sources end too early."""
         self._content = content
         self._sides = sides
         self._val_below = math.ceil(content.val_fraction * 2**64)
@@ -145,23 +147,20 @@ class _Comparison:
         self._offsets = [0, 0]
         self._numbers = [0, 0]
 
-    def compare(self, batch: Batch) -> bool:
-        """Return whether the output has this batch next."""
+    def compare(self, batch: Batch) -> None:
+        """Raise _DifferenceError unless the output has this batch next."""
         origin, documents = apply_policy(batch, self._content)
         is_val = self._sides_of(batch, documents)
         for side in (False, True):
             chosen = [i for i, v in enumerate(is_val) if v == side]
             last = bool(chosen) and chosen[-1] == len(documents) - 1
-            if chosen and not self._compare_side(batch, self._expect(batch, documents, origin, chosen, holds_last=last), side):
-                return False
-        return True
+            if chosen:
+                self._compare_side(batch, self._expect(batch, documents, origin, chosen, holds_last=last), side)
 
-    def finish(self) -> None:
-        """Check that both sides end where the corpus does."""
-        for side, offset in zip(self._sides, self._offsets, strict=True):
-            if not side.is_exhausted():
-                file, place = side.locate(side.id_at(offset))
-                self.differences.append((file, "the output continues after the end of the sources", place, None))
+    def surplus(self) -> list[tuple[str, int]]:
+        """Return file and offset where each side goes on after the end of the corpus."""
+        ends = zip(self._sides, self._offsets, strict=True)
+        return [side.locate(side.id_at(offset)) for side, offset in ends if not side.is_exhausted()]
 
     def _sides_of(self, batch: Batch, documents: Sequence[bytes]) -> list[bool]:
         if batch.is_val is not None:
@@ -182,34 +181,31 @@ class _Comparison:
             marks = begins[1:] if batch.head_open and chosen[0] == 0 else begins
         return _Expected(b"".join(texts), [origin[i] for i in chosen], ends, marks)
 
-    def _compare_side(self, batch: Batch, expected: _Expected, side: bool) -> bool:  # noqa: FBT001  the index of a side
+    def _compare_side(self, batch: Batch, expected: _Expected, side: bool) -> None:  # noqa: FBT001  the index of a side
         written, offset = self._sides[side], self._offsets[side]
         place = _first_difference(written, expected.text)
         if place is not None:
-            self._differs(batch, expected, side, place, "the text differs")
-            return False
+            raise self._difference(batch, expected, side, place, "the text differs")
         last = offset + len(expected.text)
         marks = written.take_marks(len(expected.marks), last) - offset
         if not np.array_equal(marks, expected.marks):
             n = min(len(marks), len(expected.marks))
             wrong = np.flatnonzero(marks[:n] != expected.marks[:n])
             i = int(wrong[0]) if len(wrong) else n
-            self._differs(batch, expected, side, int(expected.marks[i]), "the end-of-text id is elsewhere")
-            return False
+            raise self._difference(batch, expected, side, int(expected.marks[i]), "the end-of-text id is elsewhere")
         self._offsets[side] = last
         self._numbers[side] += len(expected.ends) - batch.tail_open
         self.documents += len(expected.ends) - batch.tail_open
         self.n_bytes += len(expected.text)
-        return True
 
-    def _differs(self, batch: Batch, expected: _Expected, side: bool, place: int, what: str) -> None:  # noqa: FBT001  as above
+    def _difference(self, batch: Batch, expected: _Expected, side: bool, place: int, what: str) -> _DifferenceError:  # noqa: FBT001
         i = min(int(np.searchsorted(expected.ends, place, side="right")), len(expected.ends) - 1)
         begin = int(expected.ends[i - 1]) if i else 0
         where = batch.locate(expected.origin[i])
         file, at = self._sides[side].locate(self._sides[side].id_at(self._offsets[side] + place))
         number = self._numbers[side] + i + 1
         text = f"document {number:,}, byte {place - begin:,} of its text: {what} from the source ({where})"
-        self.differences.append((file, text, at, at + self._item_bytes))
+        return _DifferenceError(file, text, at, at + self._item_bytes)
 
 
 class _ReencodedComparison:
@@ -223,8 +219,6 @@ class _ReencodedComparison:
         """Raise what `encode.load_fastest` raises."""
         self.documents = 0
         self.n_bytes = 0
-        self.differences: list[tuple[str, str, int, int | None]] = []
-        """File, what, begin and end in bytes, as `Findings.add` takes them."""
         encoder = load_fastest(content.tokenizer)
         # Nothing is audited, so no reference is loaded.
         self._stage = EncodeStage(content, encoder, Auditor(lambda: encoder, None, 0.0))
@@ -232,41 +226,31 @@ class _ReencodedComparison:
         self._done = [0, 0]
         self._numbers = [0, 0]
 
-    def compare(self, batch: Batch) -> bool:
-        """Return whether the output has this batch next. Raise BadTextError or EngineError."""
+    def compare(self, batch: Batch) -> None:
+        """See _Comparison. Raise BadTextError or EngineError, too."""
         encoded = self._stage.run(batch)
         for run in encoded.runs:
-            if not self._compare_run(run, batch):
-                return False
+            self._compare_run(run, batch)
             self._done[run.is_val] += len(run.ids)
             self._numbers[run.is_val] += len(run.ends)
             self.documents += len(run.ends)
         self.n_bytes += encoded.counts.bytes_text
-        return True
 
-    def finish(self) -> None:
-        """Check that both sides end where the corpus does."""
-        for side, done in zip(self._sides, self._done, strict=True):
-            if len(side) > done:
-                name, place = side.locate(done)
-                self.differences.append((name, "the output continues after the end of the sources", place, None))
+    def surplus(self) -> list[tuple[str, int]]:
+        """See _Comparison."""
+        return [side.locate(done) for side, done in zip(self._sides, self._done, strict=True) if len(side) > done]
 
-    def _compare_run(self, run: Tokens, batch: Batch) -> bool:
-        side, begin, at = self._sides[run.is_val], self._done[run.is_val], 0
-        while at < len(run.ids):
-            written = side.read(begin + at, begin + len(run.ids))
-            wrong = np.flatnonzero(written != run.ids[at : at + len(written)])
-            if len(wrong) or not len(written):
-                at += int(wrong[0]) if len(wrong) else 0
-                break
-            at += len(written)
-        else:
-            return True
+    def _compare_run(self, run: Tokens, batch: Batch) -> None:
+        side, begin = self._sides[run.is_val], self._done[run.is_val]
+        written = side.read(begin, begin + len(run.ids))
+        wrong = np.flatnonzero(written != run.ids[: len(written)])
+        if not len(wrong) and len(written) == len(run.ids):
+            return
+        at = int(wrong[0]) if len(wrong) else len(written)
         number = self._numbers[run.is_val] + int(np.searchsorted(run.ends, at, side="right")) + 1
         what = f"document {number:,}: the ids differ from those of the source (in what follows {batch.locate(0)})"
         name, place = side.locate(begin + at)
-        self.differences.append((name, what, place, place + side.dtype.itemsize))
-        return False
+        raise _DifferenceError(name, what, place, place + side.dtype.itemsize)
 
 
 def compare_with_sources(
@@ -278,24 +262,12 @@ def compare_with_sources(
     findings: Findings,
     memory: str | int | None = None,
 ) -> tuple[int, int]:
-    """Compare a directory whose files are sound with its corpus.
+    """Compare a directory whose files are sound with its corpus. Return the documents and the bytes of text that are the same.
 
-    Args:
-        directory: Of the output.
-        manifest: Of the output.
-        names: Inputs, as given to `tokenize`.
-        glob: As given to `tokenize`.
-        input_format: As given to `tokenize`.
-        findings: Takes the differences and the progress.
-        memory: For reading, as `--memory`; None: `USUAL`.
+    names, glob, input_format, memory: as of `verify`. findings: takes the differences and the progress.
 
-    Returns:
-        The documents and the bytes of text that are the same.
-
-    Raises:
-        UsageError: If the output cannot be compared, or a source is missing.
-        InputError: If a source cannot be read.
-        ChangedError: If the sources differ from the output and are not those that were tokenized.
+    Raise UsageError if the output cannot be compared, InputError for a source that cannot be read, and ChangedError if the output
+    differs and the sources are not those that were tokenized.
     """
     if manifest.content.origin:
         raise UsageError(
@@ -323,16 +295,17 @@ def compare_with_sources(
     findings.reporter.started(sum(size for size in sizes if size is not None) if None not in sizes else None)
     try:
         for batch in reader.batches(Cursor()):
-            if not comparison.compare(batch):
-                break
+            comparison.compare(batch)
             findings.reporter.progress(batch.position_bytes, Counts(bytes_in=comparison.n_bytes, documents=comparison.documents))
-        else:
-            comparison.finish()
+        what = "the output continues after the end of the sources"
+        differences: list[tuple[Any, ...]] = [(file, what, place, None) for file, place in comparison.surplus()]
+    except _DifferenceError as error:
+        differences = [error.args]
     except (BadRecordError, BadTextError) as error:
         # They were read once without it.
         other = source_error(manifest.content.inputs, content.inputs, directory, f"{error.where}: {error.what}")
         raise other or error from None
-    for file, what, begin, end in comparison.differences:
+    for file, what, begin, end in differences:
         other = source_error(manifest.content.inputs, content.inputs, directory, f"{file}, byte {begin:,}: {what}")
         if other is not None:
             raise other

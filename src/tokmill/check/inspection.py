@@ -11,7 +11,7 @@ from tokmill.core.errors import UsageError
 from tokmill.core.output_spec import SIDES
 from tokmill.core.records import is_url
 from tokmill.core.text import counted, printable_bytes
-from tokmill.dataset import Dataset, open_dataset, refuse_options
+from tokmill.dataset import Dataset, extents_of, open_dataset, refuse_options
 from tokmill.formats import FORMATS
 from tokmill.store import redacted
 
@@ -166,16 +166,13 @@ def _summarize(dataset: Dataset, side: str) -> SideSummary:
         tokens=len(ids),
         documents=dataset.n_documents(side) if is_known else None,
         size_bytes=ids.nbytes,
-        n_files=_n_files(dataset.manifest, side),
+        n_files=_n_files(dataset.manifest, side) if dataset.manifest else 1,
     )
 
 
-def _n_files(manifest: Manifest | None, side: str) -> int:
-    """Return how many files hold the ids of a side; a bare file is one."""
-    if manifest is None:
-        return 1
+def _n_files(manifest: Manifest, side: str) -> int:
     suffix = FORMATS[manifest.content.format].suffix
-    return sum(entry.side == side and name.endswith(suffix) for name, entry in manifest.files.items())
+    return sum(extent.name.endswith(suffix) for extent in extents_of(manifest, side))
 
 
 def _previews(dataset: Dataset, side: str, documents: Sequence[int] | None, n_tokens: int) -> list[Preview]:

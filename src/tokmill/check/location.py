@@ -25,12 +25,7 @@ if TYPE_CHECKING:
 
 
 class NotReadableError(Exception):
-    """One file of the output cannot be read; the others can."""
-
-    def __init__(self, what: str) -> None:
-        """what: a sentence for the list of problems."""
-        super().__init__(what)
-        self.what = what
+    """One file of the output cannot be read; the others can. Its argument is a sentence for the list of problems."""
 
 
 class OpenedFile:

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING
 from tokmill.core.errors import DamageError
 from tokmill.core.output_spec import SIDES
 from tokmill.core.text import counted
-from tokmill.dataset import Dataset, Extent, IdReader, format_of
+from tokmill.dataset import Dataset, IdReader, extents_of, format_of
 from tokmill.output import Prefix, reading_errors
 from tokmill.store import Fetcher
 
 if TYPE_CHECKING:
-    from tokmill.core.manifest import Manifest
     from tokmill.dataset import TokenArray
     from tokmill.store import ObjectInfo
 
@@ -29,12 +28,13 @@ class RemoteDataset(Dataset):
         """Raises UsageError, DamageError, StorageError."""
         prefix = Prefix(url)
         manifest = prefix.complete_manifest()
-        there = prefix.list()
-        self._extents = _extents(prefix, manifest, there)
-        self._objects = {
-            extent.name: _Object(prefix, there[extent.name]) for extents in self._extents.values() for extent in extents
-        }
-        content = manifest.content
+        content, there = manifest.content, prefix.list()
+        suffix = format_of(content, prefix.url).suffix
+        self._extents = {side: [e for e in extents_of(manifest, side) if e.name.endswith(suffix)] for side in SIDES}
+        self._objects: dict[str, _Object] = {}
+        for name in (extent.name for extents in self._extents.values() for extent in extents):
+            _check_size(prefix, name, there.get(name), manifest.files[name].size_bytes)
+            self._objects[name] = _Object(prefix, there[name])
         tokenizer = content.tokenizer
         super().__init__({}, content.dtype, eot_id=tokenizer.eot_id, eot=content.eot, tokenizer=tokenizer, manifest=manifest)
 
@@ -69,20 +69,11 @@ class _Object:
         return self._held[begin - self._held_begin : end - self._held_begin]
 
 
-def _extents(prefix: Prefix, manifest: Manifest, there: dict[str, ObjectInfo]) -> dict[str, list[Extent]]:
-    """Return where the ids of each side lie. Raises UsageError, DamageError."""
-    spec = format_of(manifest.content, prefix.url)
-    extents: dict[str, list[Extent]] = {side: [] for side in SIDES}
-    for name, entry in manifest.files.items():
-        if entry.side is None or not name.endswith(spec.suffix):
-            continue
-        if name not in there or there[name].size_bytes != entry.size_bytes:
-            raise DamageError(
-                "an object of the output is " + ("not as long as it was written" if name in there else "missing"),
-                where=f"{prefix.url}/{name}",
-                allowed=f"{counted(entry.size_bytes, 'byte')}, as in the manifest",
-                next_step=f"tokmill verify {prefix.url}",
-            )
-        header_bytes = entry.header_bytes or spec.header_bytes
-        extents[entry.side].append(Extent(name=name, header_bytes=header_bytes, n_tokens=entry.tokens))
-    return extents
+def _check_size(prefix: Prefix, name: str, found: ObjectInfo | None, size_bytes: int) -> None:
+    if found is None or found.size_bytes != size_bytes:
+        raise DamageError(
+            "an object of the output is " + ("not as long as it was written" if found else "missing"),
+            where=f"{prefix.url}/{name}",
+            allowed=f"{counted(size_bytes, 'byte')}, as in the manifest",
+            next_step=f"tokmill verify {prefix.url}",
+        )

@@ -75,7 +75,7 @@ def verify(
     manifest = location.manifest()
     findings = Findings(observers)
     findings.reporter.started(sum(entry.size_bytes for entry in manifest.files.values()))
-    check_manifest(manifest, findings)
+    _check_manifest(manifest, findings)
     _check_names(location, manifest, findings)
     outline, buffer = Outline(manifest), memoryview(bytearray(_BLOCK_BYTES))
     for name in manifest.files:
@@ -100,7 +100,6 @@ def verify(
 
 
 def _report(directory: str, manifest: Manifest, findings: Findings, *, is_compared: bool, compared: tuple[int, int]) -> Report:
-    sums = {side: [entry for entry in manifest.files.values() if entry.side == side] for side in ("train", "val")}
     made_from = manifest.made_from if isinstance(manifest.made_from, tuple) else ()
     is_tokenized = not made_from or any(each.how == "append" for each in made_from)
     return Report(
@@ -110,10 +109,10 @@ def _report(directory: str, manifest: Manifest, findings: Findings, *, is_compar
         n_problems=findings.n_problems,
         n_files=len(manifest.files),
         n_segments=len(manifest.segments),
-        tokens_train=sum(entry.tokens for entry in sums["train"]),
-        tokens_val=sum(entry.tokens for entry in sums["val"]),
-        documents_train=sum(entry.documents for entry in sums["train"]),
-        documents_val=sum(entry.documents for entry in sums["val"]),
+        tokens_train=_total(manifest, "train", "tokens"),
+        tokens_val=_total(manifest, "val", "tokens"),
+        documents_train=_total(manifest, "train", "documents"),
+        documents_val=_total(manifest, "val", "documents"),
         bytes_checked=findings.bytes_checked,
         sources_compared=is_compared and bool(compared[1] or not findings.n_problems),
         compared_documents=compared[0],
@@ -122,6 +121,10 @@ def _report(directory: str, manifest: Manifest, findings: Findings, *, is_compar
         can_repair=is_of_corpus(manifest.content),
         made_by="tokenize" if is_tokenized else made_from[0].how,
     )
+
+
+def _total(manifest: Manifest, side: str, unit: str) -> int:
+    return sum(getattr(entry, unit) for entry in manifest.files.values() if entry.side == side)
 
 
 class Outline:
@@ -139,20 +142,17 @@ class Outline:
         """Files that end where a document does."""
 
 
-class Scan:
+class _Scan:
     """One pass over one file, block by block."""
 
     def __init__(self, name: str, outline: Outline, findings: Findings) -> None:
-        manifest, entry = outline.manifest, outline.manifest.files[name]
-        self._content = content = manifest.content
+        self._content = content = outline.manifest.content
         self._is_first, self._is_last = name in outline.first, name in outline.last
         self._name = name
-        self._entry = entry
+        self._entry = outline.manifest.files[name]
         self._findings = findings
         self._dtype = np.dtype(content.dtype).newbyteorder("<")
-        self._n_ids = content.tokenizer.n_ids
-        self._eot_id = content.tokenizer.eot_id
-        self._eot = content.eot
+        self._n_ids, self._eot_id = content.tokenizer.n_ids, content.tokenizer.eot_id
         self._spans = outline.spans[name]
         self._checker = SpanChecker(self._spans)
         self._n_eot = 0
@@ -162,13 +162,10 @@ class Scan:
 
     def update_header(self, header: bytes) -> None:
         """Check the whole header; called before the rest."""
-        filled = self._entry.header
-        if self._entry.side is None and not isinstance(filled, FileHeader):
+        if self._entry.side is None and not isinstance(self._entry.header, FileHeader):
             return
-        if header and self._checker.update(header):
-            self._findings.add(self._name, "the header is not the one written", 0, len(header))
-            return
-        wrong = header_problem(header, self._name, self._entry, self._content)
+        is_other = header and self._checker.update(header)
+        wrong = "the header is not the one written" if is_other else header_problem(header, self._name, self._entry, self._content)
         if wrong:
             self._findings.add(self._name, wrong, 0, len(header))
 
@@ -193,26 +190,19 @@ class Scan:
             return
         filling = n_padding_ids(self._content, entry.tokens)
         if entry.header_bytes + (entry.tokens + filling) * item_bytes != entry.size_bytes:
-            add(
-                self._name,
-                f"{counted(entry.tokens, 'token')} of {item_bytes} bytes in a file of {counted(entry.size_bytes, 'byte')}",
-            )
+            what = f"{counted(entry.tokens, 'token')} of {item_bytes} bytes in a file of {counted(entry.size_bytes, 'byte')}"
+            add(self._name, what)
         if self._first_wrong is not None:
             place, value = self._first_wrong
-            end = place + item_bytes
-            add(
-                self._name,
-                f"id {value:,} is not below {self._n_ids:,} ({counted(self._n_wrong_ids, 'such id')} in the file)",
-                place,
-                end,
-            )
-        if self._eot == "none":
+            what = f"id {value:,} is not below {self._n_ids:,} ({counted(self._n_wrong_ids, 'such id')} in the file)"
+            add(self._name, what, place, place + item_bytes)
+        if self._content.eot == "none":
             return
         if self._n_eot != entry.documents + filling:
             add(self._name, f"{counted(self._n_eot - filling, 'end-of-text id')}, but {counted(entry.documents, 'document')}")
-        edge = self._last_id if self._eot == "after" else self._first_id
-        if entry.tokens and edge != self._eot_id and (self._is_last if self._eot == "after" else self._is_first):
-            which = "last" if self._eot == "after" else "first"
+        edge = self._last_id if self._content.eot == "after" else self._first_id
+        if entry.tokens and edge != self._eot_id and (self._is_last if self._content.eot == "after" else self._is_first):
+            which = "last" if self._content.eot == "after" else "first"
             add(self._name, f"the {which} id is {edge:,}, not the end-of-text id {self._eot_id:,}")
 
     def _update_ids(self, ids: Ids, position: int) -> None:
@@ -220,7 +210,7 @@ class Scan:
         if position == self._entry.header_bytes:
             self._first_id = int(ids[0])
         self._last_id = int(ids[-1])
-        if self._eot != "none":
+        if self._content.eot != "none":
             self._n_eot += int(np.count_nonzero(ids == self._eot_id))
         if int(ids.max()) < self._n_ids:
             return
@@ -230,7 +220,7 @@ class Scan:
             self._first_wrong = (position + int(wrong[0]) * self._dtype.itemsize, int(ids[wrong[0]]))
 
 
-def check_manifest(manifest: Manifest, findings: Findings) -> None:
+def _check_manifest(manifest: Manifest, findings: Findings) -> None:
     """Compare the manifest's numbers with each other."""
     counts, content, shards = manifest.counts, manifest.content, manifest.content.shards
     if manifest.fingerprint != content.fingerprint():
@@ -241,9 +231,8 @@ def check_manifest(manifest: Manifest, findings: Findings) -> None:
             MANIFEST_NAME, f"{counted(counts.documents, 'document')} in, but not the sum of those written and {skipped:,} skipped"
         )
     for side in ("train", "val"):
-        entries = [entry for entry in manifest.files.values() if entry.side == side]
         for unit in ("tokens", "documents"):
-            n_files, n_counted = sum(getattr(entry, unit) for entry in entries), getattr(counts, f"{unit}_{side}")
+            n_files, n_counted = _total(manifest, side, unit), getattr(counts, f"{unit}_{side}")
             dropped = n_counted - n_files
             if dropped and not (isinstance(shards, Shards) and shards.drop_tail and 0 < dropped < shards.tokens):
                 findings.add(MANIFEST_NAME, f"{counted(n_files, unit[:-1])} in the files of {side}, but {n_counted:,} counted")
@@ -275,7 +264,7 @@ def _check_file(location: OutputLocation, name: str, outline: Outline, findings:
     try:
         opened = location.open(outline.manifest, name)
     except NotReadableError as error:
-        findings.add(name, error.what)
+        findings.add(name, str(error))
         return
     with opened:
         if opened.size_bytes < entry.size_bytes:
@@ -284,7 +273,7 @@ def _check_file(location: OutputLocation, name: str, outline: Outline, findings:
         elif opened.size_bytes > entry.size_bytes:
             what = f"the file has {counted(opened.size_bytes - entry.size_bytes, 'byte')} too many"
             findings.add(name, what, entry.size_bytes, opened.size_bytes)
-        scan = Scan(name, outline, findings)
+        scan = _Scan(name, outline, findings)
         n_bytes = min(opened.size_bytes, entry.size_bytes)
         header = b"".join(_blocks(opened, min(entry.header_bytes, n_bytes), buffer))
         if len(header) == entry.header_bytes:

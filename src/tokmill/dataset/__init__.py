@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     from tokmill.dataset.id_reader import IdReader
     from tokmill.dataset.sharded_array import Ids, TokenArray
     from tokmill.dataset.token_files import (
-        Extent,
         TokenFile,
         bare_file,
         check_size,
+        extents_of,
         files_of,
         format_of,
         refuse_index,

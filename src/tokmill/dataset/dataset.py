@@ -9,7 +9,7 @@ number a block is kept, so that the second access to a document reads one block.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Self, cast
+from typing import TYPE_CHECKING, Self, cast, get_args
 
 import numpy as np
 import xxhash
@@ -17,7 +17,7 @@ import xxhash
 from tokmill.core.errors import ChangedError, UsageError
 from tokmill.core.manifest import MANIFEST_NAME, Manifest, load_manifest
 from tokmill.core.output_spec import SIDES
-from tokmill.core.records import ITEM_BYTES, EotPlacement, IdType, Tokenizer, text_to_path
+from tokmill.core.records import EotPlacement, IdType, Tokenizer, text_to_path
 from tokmill.core.text import counted
 from tokmill.dataset.batches import Batches
 from tokmill.dataset.sharded_array import Ids, TokenArray, map_files, windows
@@ -411,7 +411,7 @@ def _open_bare(path: Path, dtype: IdType | None, eot_id: int | None, tokenizer_n
     header, npy = read_header(path), None if content else read_npy_header(path)
     said = {"uint16": "uint16", "uint32": "uint32", "int32": "uint32"}.get(npy.dtype) if npy else header[1] if header else None
     dtype = dtype or (content.dtype if content else cast("IdType | None", said))
-    if dtype is None or dtype not in ITEM_BYTES:
+    if dtype is None or dtype not in get_args(IdType):
         raise UsageError(
             "a bare file does not say how wide its ids are" if dtype is None else f"{dtype!r} is no type of ids",
             where=str(path),

@@ -126,6 +126,15 @@ def refuse_index(path: Path) -> None:
         )
 
 
+def extents_of(manifest: Manifest, side: str) -> list[Extent]:
+    """Return where the ids of a side lie, in order: in every format one after the other, after the header of a file."""
+    return [
+        Extent(name=name, header_bytes=entry.header_bytes, n_tokens=entry.tokens)
+        for name, entry in manifest.files.items()
+        if entry.side == side
+    ]
+
+
 def files_of(directory: Path, manifest: Manifest) -> dict[str, tuple[TokenFile, ...]]:
     """Return the files that hold the ids of each side, in the order of the manifest.
 
@@ -162,16 +171,10 @@ def files_again(
 
 
 def bare_file(path: Path, dtype: IdType, spec: FormatSpec | None = None) -> TokenFile:
-    """Return a file that no manifest describes.
+    """Return a file that no manifest describes. spec: the format that was stated; None: a header of llm.c, or none.
 
-    Args:
-        path: The file.
-        dtype: Of its ids, as stated or as its header says.
-        spec: The format that was stated; None: a header of llm.c, or none.
-
-    Raises:
-        UsageError: the dtype or the stated format is not that of the file.
-        DamageError: its length does not fit its header, or its ids if no format was stated.
+    Raises UsageError if dtype or stated format are not those of the file; DamageError for a length that fits neither its header nor
+    its ids, if no format was stated.
     """
     npy = read_npy_header(path)
     if npy is not None:

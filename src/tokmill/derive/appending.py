@@ -49,10 +49,7 @@ def extend(planned: PlannedJob) -> PlannedJob:
     """Return the job that appends the inputs of `planned` to the complete output in its directory.
 
     Inputs that are in it already are left out, with a notice; if none is left, the job is the one that made the output.
-
-    Raises:
-        UsageError: nothing is complete there, or nothing can be appended to it.
-        ChangedError: the settings, the tokenizer or an input are not those of the output.
+    Raises UsageError if nothing can be appended there, ChangedError for other settings, tokenizer or inputs than its own.
     """
     job = planned.job
     directory = Path(text_to_path(job.out))

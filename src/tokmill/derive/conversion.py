@@ -12,7 +12,6 @@ import msgspec
 
 from tokmill.core.records import IdType
 from tokmill.derive.arguments import check_apart, check_choice, is_directory, named_directory, named_paths, output_path
-from tokmill.derive.copiers import TokenCopier
 from tokmill.derive.engine import derive_output
 from tokmill.derive.external_files import Stated, load_bare
 from tokmill.derive.source import Source, check_marks
@@ -94,13 +93,11 @@ def convert(
     notices = [text for text in choice.notices if has_marks or not text.startswith("--to-eot ")]
     if not has_marks and FORMATS[format].other_eot:
         notices.insert(0, f"the ids are without end-of-text ids; {FORMATS[format].other_eot}")
-    content = _content(source, format, choice)
     return derive_output(
         [source],
-        content,
+        _content(source, format, choice),
         target,
         "convert",
-        lambda output: TokenCopier(output, content),
         fresh=fresh,
         force=force,
         observers=observers,
@@ -149,13 +146,11 @@ def reshard(
         shard_documents=shard_documents,
     )
     # What the choice would say of end-of-text ids and dtype was said when the source was made.
-    content = _content(source, made.format, choice)
     return derive_output(
         [source],
-        content,
+        _content(source, made.format, choice),
         target,
         "reshard",
-        lambda output: TokenCopier(output, content),
         fresh=fresh,
         force=force,
         observers=observers,

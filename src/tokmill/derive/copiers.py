@@ -1,16 +1,19 @@
-"""The two ways in which documents of complete outputs get into another: bytes from file to file, or ids through a writer."""
+"""The two ways in which documents of complete outputs get into another: bytes from file to file, or ids through a writer.
+
+Both append sources to the output, one after the other, each step by step.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from tokmill.core.errors import DamageError, UsageError
 from tokmill.core.manifest import SKIPPED_NAME
 from tokmill.core.output_spec import SIDES
 from tokmill.core.records import Counts, Tokens
 from tokmill.core.text import counted
-from tokmill.dataset import IdReader
-from tokmill.derive.source import ShiftedIds, check_edge, extents_of, narrowed
+from tokmill.dataset import IdReader, extents_of
+from tokmill.derive.source import ShiftedIds, check_edge, narrowed
 from tokmill.formats import make_writer, spec_of
 
 if TYPE_CHECKING:
@@ -146,10 +149,6 @@ class TokenCopier:
         """See ByteCopier."""
         self._writer.finish()
         return _complete_skipped(self._output)
-
-
-Copier: TypeAlias = ByteCopier | TokenCopier
-"""Appends sources to the output, one after the other, each step by step."""
 
 
 def ids_of(source: Source, side: str) -> IdReader:

@@ -19,17 +19,17 @@ from tokmill.core.provenance import Provenance
 from tokmill.core.records import Counts, Cursor, FileEntry, path_to_text
 from tokmill.core.system.memory import peak_rss_bytes
 from tokmill.core.version import __version__
+from tokmill.derive.copiers import ByteCopier, TokenCopier
 from tokmill.formats import tail_notices
 from tokmill.output import Output, RunHistoryRecorder, is_made, open_output, rewriting_need
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from tokmill.core.config import Content
     from tokmill.core.protocols import Observer
     from tokmill.core.provenance import How
-    from tokmill.derive.copiers import Copier
     from tokmill.derive.source import Source
 
 COMMIT_BYTES = 64 << 20
@@ -39,7 +39,9 @@ COMMIT_BYTES = 64 << 20
 class CopyRun:
     """Copies sources into an open output, with commits."""
 
-    def __init__(self, sources: Sequence[Source], copier: Copier, output: Output, reporter: ProgressReporter) -> None:
+    def __init__(
+        self, sources: Sequence[Source], copier: ByteCopier | TokenCopier, output: Output, reporter: ProgressReporter
+    ) -> None:
         self._sources = sources
         self._copier = copier
         self._output = output
@@ -130,28 +132,17 @@ def derive_output(
     content: Content,
     out: Path,
     how: How,
-    make_copier: Callable[[Output], Copier],
     *,
+    copies_bytes: bool = False,
     fresh: bool,
     force: bool,
     observers: Sequence[Observer],
     notices: Sequence[str],
 ) -> Outcome:
-    """Make a complete output of `content` in `out`, or go on with it.
+    """Make a complete output of `content` in `out` from the sources, in order, or go on with it. Raises TokmillError.
 
-    Args:
-        sources: What it is made of, in order.
-        content: Its settings.
-        out: Its directory.
-        how: The command, as the manifest says it.
-        make_copier: What copies the sources into the open output.
-        fresh: Discard what is in `out`.
-        force: Go on though it will not fit on the disk.
-        observers: What is told of progress.
-        notices: What a person should know first.
-
-    Raises:
-        TokmillError: any.
+    how: the command, as the manifest says it. copies_bytes: the sources are ids and nothing else, and so is the output.
+    notices: what a person should know first. The rest as of `merge`.
     """
     if not force and not is_made(out, content, fresh=fresh):
         rewriting_need(out, content, sum((source.manifest.counts for source in sources), Counts()), fresh=fresh).check()
@@ -160,13 +151,13 @@ def derive_output(
         reporter.notice(notice)
     output = open_output(out, content, __version__, fresh=fresh)
     resumed, written_bytes = False, 0
-    already_complete = isinstance(output, Manifest)
     if isinstance(output, Manifest):
         manifest = output
     else:
         try:
             resumed = bool(output.segments)
-            manifest, written_bytes = _make(sources, content, output, how, make_copier, reporter)
+            copier = ByteCopier(output) if copies_bytes else TokenCopier(output, content)
+            manifest, written_bytes = _make(sources, content, output, how, copier, reporter)
         finally:
             output.close()
     elapsed_s = reporter.elapsed_s
@@ -176,7 +167,7 @@ def derive_output(
             counts=manifest.counts,
             peak_rss_bytes=peak_rss_bytes(),
             resumed=resumed,
-            already_complete=already_complete,
+            already_complete=isinstance(output, Manifest),
             files=manifest.files,
         )
     )
@@ -186,7 +177,7 @@ def derive_output(
         [str(source.directory) for source in sources],
         elapsed_s,
         resumed=resumed,
-        already_complete=already_complete,
+        already_complete=isinstance(output, Manifest),
         written_bytes=written_bytes,
         notices=[*notices, *tail_notices(content, manifest.files, how)],
     )
@@ -197,12 +188,12 @@ def _make(
     content: Content,
     output: Output,
     how: How,
-    make_copier: Callable[[Output], Copier],
+    copier: ByteCopier | TokenCopier,
     reporter: ProgressReporter,
 ) -> tuple[Manifest, int]:
     """Make and publish the output. Returns its manifest and the bytes that were written."""
     recorder = reporter.add(RunHistoryRecorder(output))
-    run = CopyRun(sources, make_copier(output), output, reporter)
+    run = CopyRun(sources, copier, output, reporter)
     try:
         run.run()
         entries = dict(run.finish(complete=True))

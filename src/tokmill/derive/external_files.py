@@ -28,9 +28,9 @@ from tokmill.core.records import (
     Tokenizer,
     path_to_text,
 )
-from tokmill.dataset import IdReader, bare_file, check_size, refuse_index
+from tokmill.dataset import IdReader, bare_file, check_size, extents_of, refuse_index
 from tokmill.derive.arguments import check_choice
-from tokmill.derive.source import ShiftedIds, Source, Step, check_edge, extents_of
+from tokmill.derive.source import ShiftedIds, Source, Step, check_edge
 from tokmill.encode import resolve_with
 from tokmill.formats import FORMATS
 

@@ -17,20 +17,18 @@ from tokmill.core.provenance import Origin
 from tokmill.core.records import STDIN
 from tokmill.core.text import counted
 from tokmill.derive.arguments import check_apart, named_paths, output_path
-from tokmill.derive.copiers import ByteCopier, TokenCopier, is_plain
+from tokmill.derive.copiers import is_plain
 from tokmill.derive.engine import derive_output
 from tokmill.derive.source import Source, check_marks
 from tokmill.formats import choose_output
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from tokmill.core.config import Content
     from tokmill.core.outcome import Outcome
     from tokmill.core.protocols import Observer
     from tokmill.core.records import Tokenizer
-    from tokmill.derive.copiers import Copier
-    from tokmill.output import Output
 
 _MUST_AGREE = ("format", "dtype", "eot")
 _SPLIT = ("val_fraction", "seed")
@@ -72,27 +70,22 @@ def merge(
     _check_agreement(sources)
     if not allow_other_split:
         _check_split(sources)
+    copies_bytes = all(map(is_plain, sources))
+    for source in sources:
+        if not copies_bytes:
+            check_marks(source)
     content = _merged_content(sources)
     return derive_output(
         sources,
         content,
         target,
         "merge",
-        _copier_maker(sources, content),
+        copies_bytes=copies_bytes,
         fresh=fresh,
         force=force,
         observers=observers,
         notices=_notices(sources, content),
     )
-
-
-def _copier_maker(sources: Sequence[Source], content: Content) -> Callable[[Output], Copier]:
-    """Return what copies sources of one format into an output of that format."""
-    if all(map(is_plain, sources)):
-        return ByteCopier
-    for source in sources:
-        check_marks(source)
-    return lambda output: TokenCopier(output, content)
 
 
 def _check_agreement(sources: Sequence[Source]) -> None:

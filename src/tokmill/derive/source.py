@@ -19,7 +19,6 @@ from tokmill.core.records import ITEM_BYTES, Counts, Cursor, path_to_text
 from tokmill.core.spans import HEADER, Span, SpanChecker, add_up, spans_of
 from tokmill.core.system import page_cache
 from tokmill.core.text import counted
-from tokmill.dataset import Extent
 from tokmill.output import is_current, open_file, replaced_error
 
 if TYPE_CHECKING:
@@ -238,15 +237,6 @@ def check_marks(source: Source) -> None:
         )
 
 
-def extents_of(manifest: Manifest, side: str) -> list[Extent]:
-    """Return where the ids of a side lie, in order: in every format one after the other, after the header of a file."""
-    return [
-        Extent(name=name, header_bytes=entry.header_bytes, n_tokens=entry.tokens)
-        for name, entry in manifest.files.items()
-        if entry.side == side
-    ]
-
-
 def _steps(manifest: Manifest) -> list[Step]:
     """Return the segments as steps; those that share a cursor are one, and the last ends where the corpus does."""
     steps: list[Step] = []
@@ -320,19 +310,11 @@ def check_edge(ids: IdReader, eot_id: int, eot: EotPlacement, where: str, *, is_
         return
     which = "last" if eot == "after" else "first"
     what = f"the {which} id is {int(edge[0]):,}, not the end-of-text id {eot_id:,}"
+    next_step = "tokmill verify says what else is damaged; make that output again"
     if is_bare:
-        raise UsageError(
-            what,
-            where=where,
-            allowed="whole documents, each with its end-of-text id",
-            next_step="state what is in it (--dtype, --eot, --eot-id), and give the files of a corpus together, in order",
-        )
-    raise DamageError(
-        what,
-        where=where,
-        allowed="whole documents, each with its end-of-text id",
-        next_step="tokmill verify says what else is damaged; make that output again",
-    )
+        next_step = "state what is in it (--dtype, --eot, --eot-id), and give the files of a corpus together, in order"
+    wrong = UsageError if is_bare else DamageError
+    raise wrong(what, where=where, allowed="whole documents, each with its end-of-text id", next_step=next_step)
 
 
 def narrowed(ids: Ids, dtype: IdType, where: str) -> Ids:

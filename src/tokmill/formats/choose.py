@@ -53,20 +53,9 @@ def choose_output(
     drop_tail: bool = False,
     prefix: str = "--",
 ) -> Choice:
-    """Return the settings that these options, some of them `auto` or None, come to.
+    """Return the settings that these options, some of them `auto` or None, come to. Raises UsageError if the format cannot.
 
-    Args:
-        format: a key of `FORMATS`.
-        tokenizer: of the ids.
-        eot: `auto` or a placement.
-        dtype: `auto` or a dtype.
-        shard_tokens: as `parse_tokens` reads it; None: what the trainer expects.
-        shard_documents: cut shards only where documents end.
-        drop_tail: leave out a last shard that is not full.
-        prefix: what stands before `eot` and `dtype` in the names of the options: `--to-` for convert.
-
-    Raises:
-        UsageError: the format cannot hold this.
+    prefix: what stands before `eot` and `dtype` in the names of the options: `--to-` for convert.
     """
     trainer = FORMATS[format]
     placed = trainer.eot if eot == "auto" else cast("EotPlacement", eot)

@@ -9,8 +9,9 @@ renamed, one by one; the manifest stays as it is. After a crash every file is as
 from __future__ import annotations
 
 import os
+import shutil
 import stat
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
@@ -56,13 +57,9 @@ class Repair:
         self._range: DamagedRange | None = None
 
     def find_damage(self, on_bytes: Callable[[int], None]) -> None:
-        """Read every file and find the damaged ranges.
+        """Find the damaged ranges. Raise DiskFullError if the rebuilt files do not fit beside the damaged ones.
 
-        Args:
-            on_bytes: Told how many bytes were read since the last call.
-
-        Raises:
-            DiskFullError: If the rebuilt files do not fit beside the damaged ones.
+        on_bytes: told how many bytes were read since the last call.
         """
         damaged: set[int] = set()
         for name, entry in self.manifest.files.items():
@@ -76,8 +73,7 @@ class Repair:
 
     def _check_disk(self) -> None:
         needed = sum(self.manifest.files[name].size_bytes for name in self.files)
-        status = os.statvfs(self.directory)
-        free = status.f_bavail * status.f_frsize
+        free = shutil.disk_usage(self.directory).free
         if needed > free:
             raise DiskFullError(
                 f"the repair does not fit on the disk: it needs {needed:,} bytes, {free:,} are free",
@@ -144,14 +140,7 @@ class Repair:
 
 
 def open_repair(directory: Path) -> Repair:
-    """Lock a complete output directory.
-
-    Raises:
-        LockedError: If another process works on it.
-        UsageError: If it has no manifest, or a run that is to be resumed has begun to replace it.
-        DamageError: If the manifest cannot be trusted.
-        StorageError: If the disk fails.
-    """
+    """Lock a complete output directory. Raise LockedError, DamageError or StorageError, and UsageError if a run replaces it."""
     with storage_errors(directory):
         load_manifest(directory)
     lock = acquire_lock(directory)
@@ -271,14 +260,7 @@ class RebuiltFile:
     """The new copy of a damaged file, written from front to back. Implements `protocols.OutputFile`. Close it."""
 
     def __init__(self, path: Path, part: Path, spans: Sequence[Span], damaged: set[Span]) -> None:
-        """Begin the copy.
-
-        Args:
-            path: The damaged file.
-            part: Where the copy is written.
-            spans: Of the whole file, its header first.
-            damaged: Spans whose bytes the old file does not have.
-        """
+        """Begin the copy of `path` at `part`. spans: of the whole file, header first; damaged: those that the old file lacks."""
         self.path = path
         self.rebuilt: list[tuple[int, int]] = []
         """Damaged byte ranges that were made again; neighbours are one."""
@@ -290,7 +272,6 @@ class RebuiltFile:
         self._done = 0
         self._open: Sequence[Span] = ()
         self._checker = SpanChecker(())
-        self._readable = -1
         with storage_errors(part):
             self._fd = durable.create(part)
         if self._header and self._header not in damaged:
@@ -319,10 +300,7 @@ class RebuiltFile:
 
     def read(self, begin: int, n_bytes: int) -> bytes:
         """Return bytes that were written before, fewer only at the end."""
-        with storage_errors(self._part):
-            if self._readable < 0:
-                self._readable = os.open(self._part, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-            return os.pread(self._readable, n_bytes, begin)
+        return _read_at(self._part, begin, n_bytes)
 
     def complete(self, header: bytes) -> None:
         """Fill in the header if it is damaged. Raise ChangedError if it differs from before."""
@@ -363,11 +341,10 @@ class RebuiltFile:
             )
 
     def close(self) -> None:
-        """Close the descriptors; can be called again."""
-        for fd in (self._fd, self._readable):
-            if fd >= 0:
-                os.close(fd)
-        self._fd = self._readable = -1
+        """Close the descriptor; can be called again."""
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd = -1
 
     def _note_rebuilt(self, span: Span) -> None:
         """Add a span to `rebuilt`, joined with its neighbours."""
@@ -381,10 +358,7 @@ class RebuiltFile:
 
     def _first_from(self, segment: int) -> int:
         """Return the index of the first span that is not done and of that segment or a later one."""
-        n = self._done
-        while n < len(self._spans) and self._spans[n].segment < segment:
-            n += 1
-        return n
+        return bisect_left(self._spans, segment, self._done, key=lambda span: span.segment)
 
     def _copy(self, before: int) -> None:
         """Copy the bytes of the segments before that one."""
@@ -418,24 +392,23 @@ class SoundFile:
 
     def read(self, begin: int, n_bytes: int) -> bytes:
         """Return bytes that were appended before, from the file."""
-        with storage_errors(self._path):
-            fd = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-            try:
-                return os.pread(fd, max(0, min(n_bytes, self.length - begin)), begin)
-            finally:
-                os.close(fd)
+        return _read_at(self._path, begin, max(0, min(n_bytes, self.length - begin)))
+
+
+def _read_at(path: Path, begin: int, n_bytes: int) -> bytes:
+    with storage_errors(path):
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            return os.pread(fd, n_bytes, begin)
+        finally:
+            os.close(fd)
 
 
 def find_damage(path: Path, spans: Sequence[Span], size_bytes: int, on_bytes: Callable[[int], None]) -> set[Span] | None:
     """Return the spans whose bytes the file does not have as they were written; None if all of the file is sound.
 
     Bytes that the disk cannot read are damaged; a file that is missing, or is no regular file, is damaged everywhere.
-
-    Args:
-        path: The file.
-        spans: Of all of it.
-        size_bytes: The length it should have.
-        on_bytes: Told how many bytes were read since the last call.
+    size_bytes: the length it should have. on_bytes: told how many bytes were read since the last call.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)

@@ -86,11 +86,19 @@ class RepairProcess(EncodingProcess):
         content = msgspec.structs.replace(content, tokenizer=find_tokenizer(content.tokenizer))
         self._job = msgspec.structs.replace(self._job, content=content)
         self._emit(Notice(text=f"damage in {', '.join(repair.files)}: that part of the corpus is read again"))
-        self._emit(filler.started())
+        resources, began_s = self._job.resources, time.monotonic()
+        self._emit(
+            Started(
+                total_bytes=sum(damaged.bytes_in for damaged in repair.ranges),
+                n_threads=resources.n_threads,
+                batch_bytes=resources.batch_bytes,
+                budget_bytes=resources.budget_bytes,
+            )
+        )
         reader = RangeReader(self._reader(), repair.ranges)
 
         def on_tick() -> None:
-            self._tell(filler.elapsed_s, filler.position_bytes, filler.counts)
+            self._tell(time.monotonic() - began_s, filler.counts.bytes_in, filler.counts)
 
         with self._encoded(reader, repair.ranges[0].begin, on_tick) as results:
             for encoded in results:
@@ -126,37 +134,15 @@ class RangeFiller:
         self.counts = Counts()
         """Counts of what was encoded again."""
         self._content = job.content
-        self._resources = job.resources
         self._repair = repair
         self._ranges = iter(repair.ranges)
         self._range: DamagedRange | None = None
         self._writer: Writer | None = None
         self._tokens = [0, 0]
         self._documents = [0, 0]
-        self._started_s = time.monotonic()
         # What was skipped is recorded under its old path, wherever the corpus is now.
         self._paths = {now.path: then.path for now, then in zip(job.content.inputs, repair.manifest.content.inputs, strict=True)}
         self._open_next()
-
-    @property
-    def elapsed_s(self) -> float:
-        """Seconds since the ranges are known."""
-        return time.monotonic() - self._started_s
-
-    @property
-    def position_bytes(self) -> int:
-        """Bytes that were read of all ranges together."""
-        return self.counts.bytes_in
-
-    def started(self) -> Started:
-        """Return the event that says how much is to be read."""
-        resources = self._resources
-        return Started(
-            total_bytes=sum(damaged.bytes_in for damaged in self._repair.ranges),
-            n_threads=resources.n_threads,
-            batch_bytes=resources.batch_bytes,
-            budget_bytes=resources.budget_bytes,
-        )
 
     def add(self, encoded: EncodedBatch) -> None:
         """Write what one batch became. Raise StorageError, DiskFullError, or ChangedError if the bytes differ from before."""
@@ -187,7 +173,7 @@ class RangeFiller:
 
     def _open_next(self) -> None:
         if self._range is not None and self._writer is not None:
-            self._close(self._range, self._writer)
+            self._end(self._range, self._writer)
         self._range = next(self._ranges, None)
         if self._range is not None:
             self._repair.open_range(self._range)
@@ -195,7 +181,7 @@ class RangeFiller:
             spec = msgspec.structs.replace(spec_of(self._content), part=self._range.part)
             self._writer = make_writer(self._repair, self._range.writer, spec)
 
-    def _close(self, damaged: DamagedRange, writer: Writer) -> None:
+    def _end(self, damaged: DamagedRange, writer: Writer) -> None:
         """End a range. Raise ChangedError if the corpus gave less than before."""
         is_short = any(self._tokens) or any(self._documents)
         if damaged.is_last and not is_short:
@@ -208,10 +194,8 @@ class RangeFiller:
 def check_sources(ranges: Sequence[DamagedRange], content: Content) -> None:
     """Check that what is damaged can be made again.
 
-    Raises:
-        ChangedError: If an input that is to be read again is not as it was.
-        DamageError: If an input cannot be read again.
-        UsageError: If no run with one set of options can make the output again.
+    Raise ChangedError for an input that is not as it was, DamageError for one that cannot be read twice, UsageError for an output
+    that no run with one set of options can make.
     """
     inputs = content.inputs
     needed = {
