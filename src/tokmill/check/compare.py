@@ -287,7 +287,7 @@ def compare_with_sources(
     tokenizer = find_tokenizer(manifest.content.tokenizer)
     content = msgspec.structs.replace(manifest.content, inputs=tuple(found.inputs), tokenizer=tokenizer)
     files = files_of(directory, manifest)
-    resources = USUAL if memory is None else divide_resources(memory, 1, engine_of(tokenizer, "gigatoken"), None, content.inputs)[0]
+    resources = USUAL if memory is None else divide_resources(memory, 1, engine_of(tokenizer, "gigatoken"), content.inputs)[0]
     comparison = _comparison(content, [IdReader.of_files(side, files.get(side, ()), content.dtype) for side in SIDES])
     reader = CorpusReader(content, resources, cutter_of(tokenizer))
     sizes = [i.size_bytes for i in content.inputs]

@@ -6,6 +6,7 @@ first line are named, because the key is what is mistyped most often.
 
 from __future__ import annotations
 
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING
 
 from tokmill.core.config import typed_separator
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tokmill.core.config import Content
-    from tokmill.core.records import Counts, Input
+    from tokmill.core.records import Counts
 
 _MOST_VAL = 0.5
 _ENOUGH = 5
@@ -98,7 +99,7 @@ def _empty_side(counts: Counts, content: Content, n: int) -> str:
         what = f"there is no file for {side}"
     what += f": of {counted(n, 'document')} none is for {side}"
     if n == 1 and counts.bytes_text <= DIVIDE_ABOVE_BYTES and content.inputs[0].format == "text":
-        what += f", for a document of less than 64 MiB is not divided; {_separator_advice(content)}"
+        what += f", for a document of less than 64 MiB is not divided; {_separator_advice(counts, content)}"
     elif side == "training" or content.val_fraction >= _MOST_VAL:
         what += "; choose with another --seed, and --fresh"
     else:
@@ -107,29 +108,12 @@ def _empty_side(counts: Counts, content: Content, n: int) -> str:
     return f"{what}. With --val-fraction 0 all are for training"
 
 
-def _separator_advice(content: Content) -> str:
+def _separator_advice(counts: Counts, content: Content) -> str:
     """Return what to do about text that is one document; of lines that end as on Windows, which --separator is likely meant."""
     wanted, source = (content.separator or "").encode(), content.inputs[0]
-    if wanted and wanted != _BLANK_LINE and len(content.inputs) == 1 and source.size_bytes and not source.is_remote:
-        try:
-            has_wanted, has_blank_line = _occurring(source, (wanted, _BLANK_LINE))
-        except (TokmillError, OSError):
-            has_wanted = has_blank_line = False
-        if has_blank_line and not has_wanted:
-            typed = typed_separator(content.separator)
-            return f"the separator {typed} does not occur; lines end in \\r\\n: try --separator '\\r\\n\\r\\n'"
+    if wanted and wanted != _BLANK_LINE and counts.documents == 1 and source.size_bytes and not source.is_remote:
+        with suppress(TokmillError, OSError), closing(open_stream(source)) as stream:
+            if _BLANK_LINE in stream.read(_READ_BYTES):
+                typed = typed_separator(content.separator)
+                return f"the separator {typed} does not occur; lines end in \\r\\n: try --separator '\\r\\n\\r\\n'"
     return "say with --separator where documents end"
-
-
-def _occurring(source: Input, words: tuple[bytes, ...]) -> list[bool]:
-    """Return whether each of the words is anywhere in an input."""
-    found, kept = [False] * len(words), max(map(len, words)) - 1
-    tail, stream = b"", open_stream(source)
-    try:
-        while not all(found) and (data := stream.read(_READ_BYTES)):
-            tail += data
-            found = [before or word in tail for before, word in zip(found, words, strict=True)]
-            tail = tail[-kept:] if kept else b""
-    finally:
-        stream.close()
-    return found

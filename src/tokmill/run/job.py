@@ -77,17 +77,11 @@ def make_job(inputs: Sequence[str], options: PlanOptions | None = None, *, out: 
     engine = engine_of(described, options.engine)
     if engine != options.engine:
         notices.append(engine_notice(described))
-    resources, more = divide_resources(
-        options.memory,
-        options.threads,
-        engine,
-        options.max_skipped,
-        found.inputs,
-        nice=options.nice,
-        is_sent=bool(destination),
-    )
+    resources, more = divide_resources(options.memory, options.threads, engine, found.inputs, is_sent=bool(destination))
     resources = msgspec.structs.replace(
         resources,
+        max_skipped=options.max_skipped,
+        nice=options.nice,
         refuse_json_lines=options.input_format is None,
         stage_bytes=_stage_bytes(options.stage_size) if destination and choice.shards else 0,
     )
@@ -170,14 +164,7 @@ def _check_working_directory(paths: Sequence[str]) -> None:
 
 
 def divide_resources(
-    memory: str | int | None,
-    threads: int | None,
-    engine: str,
-    max_skipped: int | None,
-    inputs: Sequence[Input],
-    *,
-    nice: bool = False,
-    is_sent: bool = False,
+    memory: str | int | None, threads: int | None, engine: str, inputs: Sequence[Input], *, is_sent: bool = False
 ) -> tuple[Resources, list[str]]:
     """Return the budget and the threads that were asked for, or the usual ones, divided; and what a person should know of it.
 
@@ -197,8 +184,6 @@ def divide_resources(
         max_piece_bytes=shares.max_piece_bytes // (_PIECE_SHARE if engine == "tokenizers" else 1),
         reset_above_bytes=shares.reset_above_bytes,
         engine=engine,
-        max_skipped=max_skipped,
-        nice=nice,
     )
     return resources, notices
 

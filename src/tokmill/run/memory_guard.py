@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 import time
+from bisect import bisect_right
 from enum import IntEnum
 from typing import TYPE_CHECKING, Protocol
 
@@ -30,6 +31,12 @@ _LEAST_RESERVE_BYTES = 24 * MIB
 _MOST_RESERVE_BYTES = 512 * MIB
 _STALLED_PERCENT = 20.0
 """PSI `full`, 10 s average: every task of the machine waited for memory this share of the time."""
+
+
+_WORKER_STEPS = (0.9, 0.95, 1.0, 1.05)
+"""Memory of the worker by what it may hold, from which on each step but CALM is taken."""
+_RESERVE_STEPS = (0.5, 0.67, 1.0, 2.0)
+"""Memory to keep free by what is free, from which on each step is taken."""
 
 
 class Step(IntEnum):
@@ -80,14 +87,12 @@ class Actions(Protocol):
 
 def decide(sample: MemorySample, limits: Limits) -> tuple[Step, str]:
     """Return the step that a sample asks for, and why."""
-    own = _first((1.05, Step.LEAVE), (1.0, Step.PAUSE), (0.95, Step.SHRINK), (0.9, Step.RESET_CACHES))(
-        sample.worker_bytes / limits.worker_bytes
-    )
+    own = Step(bisect_right(_WORKER_STEPS, sample.worker_bytes / limits.worker_bytes))
     steps = [(own, f"the worker holds {sample.worker_bytes // MIB} MiB of {limits.worker_bytes // MIB} MiB")]
     for left, name in ((sample.available_bytes, "machine"), (sample.cgroup_bytes, "cgroup")):
         if left is not None:
-            short = _first((2.0, Step.LEAVE), (1.0, Step.PAUSE), (0.67, Step.SHRINK), (0.5, Step.RESET_CACHES))
-            steps.append((short(limits.reserve_bytes / max(left, 1)), f"the {name} has only {left // MIB} MiB left"))
+            short = Step(bisect_right(_RESERVE_STEPS, limits.reserve_bytes / max(left, 1)))
+            steps.append((short, f"the {name} has only {left // MIB} MiB left"))
     if sample.stalled_percent is not None and sample.stalled_percent >= _STALLED_PERCENT:
         steps.append((Step.PAUSE, f"the machine waits for memory {sample.stalled_percent:.0f} % of the time"))
     return max(steps, key=lambda step: step[0])
@@ -153,8 +158,3 @@ def take_memory_sample() -> MemorySample:
         cgroup_bytes=memory.cgroup_left_bytes(),
         stalled_percent=memory.stalled_percent(),
     )
-
-
-def _first(*steps: tuple[float, Step]) -> Callable[[float], Step]:
-    """Return a function from a ratio to the step of the first threshold, highest first, that it reaches."""
-    return lambda ratio: next((step for threshold, step in steps if ratio >= threshold), Step.CALM)

@@ -96,7 +96,7 @@ def repair_job(
     tokenizer = manifest.content.tokenizer
     # Without one there is no corpus either; that is an error only if something is damaged.
     engine = engine_of(tokenizer, "gigatoken") if tokenizer.is_known else "gigatoken"
-    resources, _ = divide_resources(memory, threads, engine, None, inputs)
+    resources, _ = divide_resources(memory, threads, engine, inputs)
     content = msgspec.structs.replace(manifest.content, inputs=inputs)
     out = path_to_text(os.path.abspath(directory))
     return Job(out=out, content=content, resources=resources, urls=full_urls(inputs))

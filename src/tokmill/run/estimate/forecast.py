@@ -105,7 +105,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
             self.disk.check()
 
 
-def make_plan(planned: PlannedJob, elapsed_s: float = 0.0) -> Plan:
+def make_plan(planned: PlannedJob) -> Plan:
     """Return the plan of a job.
 
     Raises:
@@ -136,7 +136,7 @@ def make_plan(planned: PlannedJob, elapsed_s: float = 0.0) -> Plan:
         memory=MemoryPlan(**msgspec.structs.asdict(shares), available_bytes=available, peak_bytes=shares.sum_bytes),
         time=_time(job, found, sample.engine_bytes_per_s) if found else None,
         list_of_ints_bytes=_LIST_BYTES * found.tokens.value if found else None,
-        elapsed_s=elapsed_s,
+        elapsed_s=0.0,
         notices=notices,
     )
 

@@ -22,7 +22,7 @@ import msgspec
 
 from tokmill.core.config import MIB, Resources
 from tokmill.core.records import Cursor
-from tokmill.core.skipping import OTHER_FILE
+from tokmill.core.skipping import n_bad_records
 from tokmill.core.system.process import serve_once
 from tokmill.core.text import counted
 from tokmill.encode import cutter_of, disable_awkward, load_encoder
@@ -61,7 +61,7 @@ _RESOURCES = Resources(
     max_piece_bytes=64 * MIB,
     reset_above_bytes=256 * MIB,
 )
-"""Of a reader of samples: small batches, which are windows."""
+"""What a reader of samples may use: small batches, which are windows."""
 
 
 class Sampler:
@@ -243,7 +243,7 @@ class Sampler:
             window.documents += batch.counts.documents
             n_ended = (len(batch.documents) if content.keep_empty else len(texts)) - batch.tail_open
             window.tokens += n_ended * self._has_eot
-            self._n_bad += sum(n for reason, n in batch.counts.skipped.items() if reason != OTHER_FILE)
+            self._n_bad += n_bad_records(batch.counts)
         return window
 
     # ---- encoding ----

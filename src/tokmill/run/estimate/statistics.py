@@ -70,7 +70,7 @@ class SampleResult(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     is_exact: bool
     """The corpus was encoded whole."""
     decompressed: dict[int, tuple[int, bool]]
-    """Of inputs that were read from their beginning, by index: decompressed bytes, and whether these were counted."""
+    """By index of an input that was read from its beginning: decompressed bytes, and whether these were counted."""
     engine_bytes_per_s: float | None
     """Speed of one encoder thread; None if the sample is too small to tell."""
     notices: list[str]
