@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from tokmill.core.config import MIB, Resources
-from tokmill.core.records import Cursor
+from tokmill.core.records import WITH_FOOTER, Cursor
 from tokmill.core.skipping import n_bad_records
 from tokmill.core.system.process import serve_once
 from tokmill.core.text import counted
 from tokmill.encode import cutter_of, disable_awkward, load_encoder
-from tokmill.read import CorpusReader, NotARecordError, RecordParser, clean, open_seekable
+from tokmill.read import CorpusReader, NotARecordError, RecordParser, clean, open_seekable, stored_groups
 from tokmill.run.estimate.statistics import Group, SampleRequest, SampleResult, Window, totals
 from tokmill.store import read_range, register_urls, serves_ranges
 
@@ -213,17 +213,23 @@ class Sampler:
         """Read files as far as the time allows and keep every n-th batch, of at most so much text."""
         content = msgspec.structs.replace(self._content, inputs=sources, on_error="skip")
         reader = CorpusReader(content, _RESOURCES, cutter_of(content.tokenizer))
-        until_s = time.monotonic() + seconds
+        size, until_s = _size(sources), time.monotonic() + seconds
+        groups = stored_groups(sources[0], content.text_key) if sources[0].format == "parquet" else []
+        n_rows = sum(group.n_rows for group in groups)
         windows: list[Window] = []
-        stride, n_kept_bytes, n_seen, n_unseen, n_raw = 1, 0, 0, 0, 0
+        stride, n_kept_bytes, n_seen, n_unseen, n_raw, n_records = 1, 0, 0, 0, 0, 0
         for n_met, batches in enumerate(_whole_records(reader.batches(Cursor()), is_text=sources[0].format == "text")):
+            window = self._window_of(batches)
+            n_records += window.documents
             position = batches[-1].position_bytes
+            if sources[0].format in WITH_FOOTER:
+                # Their end is read first. Of Arrow, whose rows nobody knows, all bytes are taken to be text.
+                position = size * n_records // n_rows if n_rows else min(size, n_seen + window.raw_bytes)
             # A stream is left when it reads more from the disk: what it had read before was all delivered.
             if time.monotonic() > until_s and n_seen >= _LEAST_BYTES and position > n_raw:
-                n_unseen = max(1, (_size(sources) - n_raw) * n_seen // max(1, n_raw))
+                n_unseen = max(1, (size - n_raw) * n_seen // max(1, n_raw))
                 break
-            window, n_raw = self._window_of(batches), position
-            n_seen += window.raw_bytes
+            n_seen, n_raw = n_seen + window.raw_bytes, position
             if n_met % stride == 0:
                 windows.append(window)
                 n_kept_bytes += sum(map(len, window.texts))
