@@ -107,9 +107,9 @@ def test_the_quota_of_its_own_control_group_or_of_one_above_counts(tmp_path: Pat
     group.mkdir(parents=True)
     (tmp_path / "cpu" / "user" / "job").mkdir(parents=True)
     monkeypatch.setattr(memory, "_CGROUPS", tmp_path)
-    read = memory._text
+    read = memory.read_text
     told = {"/proc/self/cgroup": "4:cpu,cpuacct:/user/job\n0::/user/job\n"}
-    monkeypatch.setattr(memory, "_text", lambda path: told.get(str(path)) or read(path))
+    monkeypatch.setattr(memory, "read_text", lambda path: told.get(str(path)) or read(path))
     (group / "cpu.max").write_text("max 100000\n")
     assert memory.cgroup_cores() is None
     (group.parent / "cpu.max").write_text("250000 100000\n")

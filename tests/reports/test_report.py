@@ -16,14 +16,14 @@ import msgspec
 import pytest
 from support.commands import clean_environment
 from support.corpora import write_corpus
-from support.outputs import give_history, write_output
+from support.outputs import collect_data, give_history, write_output
 
 import tokmill
 from tokmill.cli.app import run
 from tokmill.core.errors import DamageError, UsageError
 from tokmill.core.manifest import load_manifest
 from tokmill.core.text import printable_line
-from tokmill.reports.data import FrequentToken, collect_data
+from tokmill.reports.data import FrequentToken
 from tokmill.reports.reporting import make_page
 
 HOSTILE = [

@@ -16,13 +16,13 @@ from support import small_tokenizers
 from support.commands import clean_environment
 from support.corpora import write_corpus
 from support.oracle import EOT, gpt2
+from support.outputs import collect_data
 
 import tokmill
 from tokmill.core.errors import UsageError
 from tokmill.core.manifest import load_manifest
 from tokmill.core.records import text_to_path
 from tokmill.encode.resolve import resolve_tokenizer
-from tokmill.reports.data import collect_data
 from tokmill.reports.reporting import make_page
 
 if TYPE_CHECKING:

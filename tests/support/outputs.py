@@ -22,6 +22,7 @@ from tokmill.core.history import Attempt, History
 from tokmill.core.manifest import FORMAT_VERSION, MANIFEST_NAME, FileSpan, Manifest, Segment, encode_manifest, load_manifest
 from tokmill.core.records import Counts, Cursor, EotPlacement, FileEntry, IdType, Input, path_to_text
 from tokmill.encode.resolve import resolve_tokenizer
+from tokmill.reports.data import ReportData, add_statistics, load_data
 
 
 def written(out: Path) -> tuple[bytes, bytes]:
@@ -176,3 +177,10 @@ def divide(directory: Path, lengths: Sequence[int], suffix: str = ".bin", format
     (directory / "train.bin").unlink()
     (directory / "val.bin").unlink()
     rewrite_manifest(directory, manifest, files=entries, content=msgspec.structs.replace(manifest.content, format=format))
+
+
+def collect_data(directory: Path) -> ReportData:
+    """The data of a report."""
+    data = load_data(directory)
+    add_statistics(data)
+    return data

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
+from support.outputs import collect_data
 
 import tokmill
-from tokmill.reports.data import collect_data
 from tokmill.reports.reporting import make_page
 
 if TYPE_CHECKING:

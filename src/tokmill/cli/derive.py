@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tokmill.cli.check import BARE_DTYPE, BARE_EOT_ID
@@ -10,10 +11,7 @@ from tokmill.cli.command import OUT, REPORTING, Argument, command, named, root
 from tokmill.core.options import INPUT, OUTPUT, STORES, VALIDATION, Option
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from tokmill.cli.console import Console
-    from tokmill.core.outcome import Outcome
 
 _FORMAT = named("format")[0]
 _STATED = ("from_format", "dtype", "eot", "eot_id", "tokenizer", "val")
@@ -41,22 +39,16 @@ def merge(
     *,
     directories: tuple[str, ...],
     out: str,
-    events: str | None,
-    json: bool,
-    quiet: bool,
-    verbose: bool,
     **options: Any,
 ) -> None:
     """Join the outputs DIR... in this order, as if all had been tokenized in one run. The same command again continues.
 
     They must agree in tokenizer, dtype, end-of-text id and its placement, and format. Every byte is checked while it is copied.
     """
-    from tokmill.cli.event_log import observing
+    from tokmill.cli.event_log import carry_out
     from tokmill.derive import merge as merge_outputs
 
-    with observing(verb="merging", quiet=quiet, verbose=verbose, events=events, outputs=[out, *directories]) as observers:
-        outcome = merge_outputs([*directories], out, observers=observers, **options)
-    _print(console, outcome, observers, json=json, quiet=quiet)
+    carry_out(console, "merging", partial(merge_outputs, [*directories], out), options, outputs=[out, *directories])
 
 
 @command(
@@ -91,10 +83,6 @@ def convert(
     *,
     sources: tuple[str, ...],
     out: str,
-    events: str | None,
-    json: bool,
-    quiet: bool,
-    verbose: bool,
     **options: Any,
 ) -> None:
     """Write DIR in another format, without tokenizing again: the bytes are those of tokenizing directly into it.
@@ -102,7 +90,7 @@ def convert(
     Of a bare file nothing is known but what is stated: --from-format, --dtype, --eot, and --eot-id or --tokenizer. It becomes
     the training side, that of --val the validation side.
     """
-    from tokmill.cli.event_log import observing
+    from tokmill.cli.event_log import carry_out
     from tokmill.derive import convert as convert_output
 
     read = [*sources, *options["val"]]
@@ -111,11 +99,7 @@ def convert(
         is_meant = not any(map(os.path.isdir, sources)) or console.is_typed(f"--{name.replace('_', '-')}")
         if not is_meant or options[name] == "auto":
             options[name] = () if name == "val" else None
-    with observing(
-        verb="converting", quiet=quiet, verbose=verbose, events=events, outputs=[out, *sources], inputs=read
-    ) as observers:
-        outcome = convert_output([*sources], out, observers=observers, **options)
-    _print(console, outcome, observers, json=json, quiet=quiet)
+    carry_out(console, "converting", partial(convert_output, [*sources], out), options, outputs=[out, *sources], inputs=read)
 
 
 @command(
@@ -132,19 +116,13 @@ def reshard(
     *,
     directory: str,
     out: str,
-    events: str | None,
-    json: bool,
-    quiet: bool,
-    verbose: bool,
     **options: Any,
 ) -> None:
     """Write DIR with shards of another size; without --shard-tokens, of the format's usual size."""
-    from tokmill.cli.event_log import observing
+    from tokmill.cli.event_log import carry_out
     from tokmill.derive import reshard as reshard_output
 
-    with observing(verb="resharding", quiet=quiet, verbose=verbose, events=events, outputs=[out, directory]) as observers:
-        outcome = reshard_output(directory, out, observers=observers, **options)
-    _print(console, outcome, observers, json=json, quiet=quiet)
+    carry_out(console, "resharding", partial(reshard_output, directory, out), options, outputs=[out, directory])
 
 
 @command(
@@ -161,30 +139,12 @@ def reshard(
     *REPORTING,
     short_help="Join the parts of tokenize --part into one complete output.",
 )
-def finalize(
-    console: Console, *, directory: str, stage: str | None, events: str | None, json: bool, quiet: bool, verbose: bool
-) -> None:
+def finalize(console: Console, *, directory: str, **options: Any) -> None:
     """Join the parts in DIR: their files are renamed, and the manifest is written last. Names the parts that are missing.
 
     At s3://bucket/prefix they are copied inside the store.
     """
     from tokmill import api
-    from tokmill.cli.event_log import observing
+    from tokmill.cli.event_log import carry_out
 
-    with observing(verb="joining", quiet=quiet, verbose=verbose, events=events, outputs=[directory]) as observers:
-        outcome = api.finalize(directory, stage=stage, observers=observers)
-    _print(console, outcome, observers, json=json, quiet=quiet, made_of="part")
-
-
-def _print(
-    console: Console, outcome: Outcome, observers: Sequence[object], *, json: bool, quiet: bool, made_of: str = "output"
-) -> None:
-    from msgspec.structs import replace
-
-    from tokmill.cli import render
-    from tokmill.cli.progress import not_yet_told
-
-    if json or quiet:
-        console.print_result(render.json_line(outcome) if json else "")
-    else:
-        console.print_result(render.outcome_lines(replace(outcome, notices=not_yet_told(outcome.notices, observers)), made_of))
+    carry_out(console, "joining", partial(api.finalize, directory), options, outputs=[directory], made_of="part")

@@ -1,4 +1,4 @@
-"""The events of a run as JSON lines in a file, for programs that watch it: `--events FILE`.
+"""What commands that make an output have in common: observers, the result; and `--events FILE`, the events as JSON lines.
 
 Each line is one event of `core/events.py`, with its name under `type` and the Unix time under `at`, written at once. If the file
 takes no more (a full disk, a pipe whose reader is gone), the run continues without it and says so once.
@@ -10,22 +10,26 @@ import errno
 import glob
 import os
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
+from tokmill.cli.command import REPORTING
 from tokmill.cli.progress import make_progress
 from tokmill.core.errors import UsageError
 from tokmill.core.events import AnyEvent, Notice
+from tokmill.core.outcome import Outcome
 from tokmill.core.system import durable
 from tokmill.output import why_protected
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable
 
+    from tokmill.cli.console import Console
     from tokmill.core.protocols import Observer
+    from tokmill.run import Summary
 
 _LONGEST_LINE_BYTES = 1 << 20
 
@@ -102,24 +106,36 @@ def _unusable(path: str, what: str) -> UsageError:
     )
 
 
-@contextmanager
-def observing(
-    *,
+def carry_out(
+    console: Console,
     verb: str,
-    quiet: bool,
-    verbose: bool,
-    events: str | None,
-    outputs: Iterable[str] = (),
+    make: Callable[..., Outcome | Summary],
+    options: dict[str, Any],
+    *,
+    outputs: Iterable[str],
     inputs: Iterable[str] = (),
-) -> Iterator[list[Observer]]:
-    """Yield the observers of a command: progress, and the file for events if there is one. Raises UsageError.
+    made_of: str = "output",
+) -> None:
+    """Call `make` with the options and the observers that they ask for, and print what it returns. Raises TokmillError.
 
-    outputs: directories that are or will be outputs. inputs: as typed, so patterns and URLs too.
+    options: of the command, those of messages among them. outputs: directories that are or will be outputs. inputs: as typed, so
+    patterns and URLs too. made_of: what the sources are called.
     """
-    with make_progress(verb=verb, quiet=quiet, verbose=verbose) as progress:
-        if events is None:
-            yield [progress]
-            return
-        files = [found for name in inputs for found in (glob.glob(name, recursive=True) or [name])]
-        with EventLog(events, progress, outputs=[Path(each) for each in outputs], inputs=files) as log:
-            yield [progress, log]
+    from msgspec.structs import replace
+
+    from tokmill.cli import render
+
+    events, json, quiet, verbose = (options.pop(each.name) for each in REPORTING)
+    with ExitStack() as stack:
+        progress = stack.enter_context(make_progress(verb=verb, quiet=quiet, verbose=verbose))
+        observers: list[Observer] = [progress]
+        if events is not None:
+            files = [found for name in inputs for found in (glob.glob(name, recursive=True) or [name])]
+            log = EventLog(events, progress, outputs=[Path(each) for each in outputs], inputs=files)
+            observers.append(stack.enter_context(log))
+        made = make(observers=observers, **options)
+    if json or quiet:
+        console.print_result(render.json_line(made) if json else "")
+        return
+    made = replace(made, notices=progress.not_yet_told(made.notices))
+    console.print_result(render.outcome_lines(made, made_of) if isinstance(made, Outcome) else render.summary_lines(made))

@@ -47,7 +47,7 @@ class Check:
 
 def processor() -> list[Check]:
     """Return model, features, and how many cores this process may use."""
-    text = _read("/proc/cpuinfo")
+    text = memory.read_text("/proc/cpuinfo")
     model = re.search(r"^model name\s*:\s*(.*)$", text, re.MULTILINE)
     flags = re.search(r"^(?:flags|Features)\s*:\s*(.*)$", text, re.MULTILINE)
     found = sorted({*_FEATURES} & {*(flags[1].split() if flags else ())})
@@ -67,13 +67,13 @@ def processor() -> list[Check]:
 
 def memory_checks() -> list[Check]:
     """Return the memory of the machine and of the control group."""
-    total, available = _meminfo("MemTotal:"), memory.available_bytes()
+    total, available = memory.meminfo_bytes("MemTotal:"), memory.available_bytes()
     checks = [Check("memory", "machine", _mib(total))]
     if available is not None:
         is_low = available < _LOW_BYTES
         hint = f"free some, or --memory {max(64, available // MIB // 2)}MiB" if is_low else None
         checks.append(Check("memory", "available", _mib(available), "note" if is_low else "ok", hint))
-    checks.append(Check("memory", "swap", _mib(_meminfo("SwapTotal:") or 0)))
+    checks.append(Check("memory", "swap", _mib(memory.meminfo_bytes("SwapTotal:") or 0)))
     limit, left = memory.cgroup_limit_bytes(), memory.cgroup_left_bytes()
     version = (
         "v2" if os.path.exists("/sys/fs/cgroup/cgroup.controllers") else "v1" if os.path.isdir("/sys/fs/cgroup/memory") else "none"
@@ -158,17 +158,12 @@ def _time_to_sync(place: Path) -> float:
 def _filesystem(place: Path) -> str:
     """Return the type of the mount that holds the place: the longest mount point above it, the last of several at one point."""
     best, kind = "", "not known"
-    for line in _read("/proc/self/mounts").splitlines():
+    for line in memory.read_text("/proc/self/mounts").splitlines():
         _, point, found, *_ = line.split(" ")
         point = re.sub(r"\\(\d{3})", lambda m: chr(int(m[1], 8)), point)
         if (f"{place}/".startswith(point.rstrip("/") + "/")) and len(point) >= len(best):
             best, kind = point, found
     return kind
-
-
-def _meminfo(key: str) -> int | None:
-    found = re.search(rf"^{key}\s+(\d+) kB", _read("/proc/meminfo"), re.MULTILINE)
-    return int(found[1]) * 1024 if found else None
 
 
 def _limit(value: int) -> str:
@@ -177,10 +172,3 @@ def _limit(value: int) -> str:
 
 def _mib(n_bytes: int | None) -> str:
     return "not known" if n_bytes is None else f"{n_bytes / MIB:,.0f} MiB"
-
-
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""

@@ -15,7 +15,7 @@ import shutil
 import sys
 import time
 from collections import deque
-from typing import TYPE_CHECKING, NamedTuple, Protocol, Self, TextIO
+from typing import TYPE_CHECKING, NamedTuple, Self, TextIO
 
 from tokmill.core.events import AnyEvent, CachesReset, Detail, Failed, Finished, Notice, Progress, Restarted, Started
 from tokmill.core.text import counted, format_bytes, format_duration, format_memory, printable_line
@@ -43,24 +43,10 @@ class Phrase(NamedTuple):
     """The largest is left out first if there is no room; 0 never is."""
 
 
-class Display(Protocol):
-    """Where text goes. `update` may be skipped at will, `message` may not."""
-
-    def every_s(self, shown_s: float) -> float:
-        """Return the seconds between two updates. shown_s: seconds from the beginning to the last one, 0 before the first."""
-
-    def is_worth(self, *, has_moved: bool) -> bool:
-        """Return whether to update. has_moved: whether there was output, or none for so long that this is worth a line."""
-
-    def update(self, parts: Sequence[Phrase], done: int, total: int | None) -> None: ...
-    def message(self, text: str) -> None: ...
-    def close(self) -> None: ...
-
-
 class ProgressObserver:
     """An observer that puts events into words. Close it, or use it as a context."""
 
-    def __init__(self, display: Display, *, verb: str, verbose: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, display: Lines, *, verb: str, verbose: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
         self._display = display
         self._verb = verb
         self._verbose = verbose
@@ -68,7 +54,7 @@ class ProgressObserver:
         self._started = Started(total_bytes=None)
         self._base: Progress | None = None
         self._has_finished = False
-        self.shown_notices: set[str] = set()
+        self._shown_notices: set[str] = set()
         self._pace = Pace()
         self._began_s = self._shown_s = clock()
 
@@ -80,7 +66,7 @@ class ProgressObserver:
         elif isinstance(event, Notice):
             # Notices of the result are in the summary too, which comes next.
             if not self._has_finished:
-                self.shown_notices.add(event.text)
+                self._shown_notices.add(event.text)
                 self._display.message(printable_line(event.text))
         elif isinstance(event, Detail):
             if self._verbose:
@@ -99,6 +85,11 @@ class ProgressObserver:
     def close(self) -> None:
         """Remove the bar; can be called again."""
         self._display.close()
+
+    def not_yet_told(self, notices: Sequence[str]) -> list[str]:
+        """Return the notices of a result that were not shown yet to a person who sees both standard streams."""
+        is_seen = sys.stdout.isatty() and sys.stderr.isatty()
+        return [notice for notice in notices if not (is_seen and notice in self._shown_notices)]
 
     def __enter__(self) -> Self:
         return self
@@ -124,7 +115,7 @@ class ProgressObserver:
         now = self._clock()
         if now - self._shown_s < self._display.every_s(self._shown_s - self._began_s):
             return
-        if not self._display.is_worth(has_moved=self._pace.has_moved or self._pace.stalled_s >= _STALLED_S):
+        if self._display.needs_output and not self._pace.has_moved and self._pace.stalled_s < _STALLED_S:
             return
         self._shown_s = now
         self._display.update(self._words(event), event.position_bytes, self._started.total_bytes)
@@ -205,18 +196,20 @@ class Pace:
 
 
 class Lines:
-    """A display for files and pipes: a line now and then."""
+    """A display for files and pipes: a line now and then. `update` may be skipped at will, `message` may not."""
+
+    needs_output = True
+    """Whether an update waits for output, or until there was none for so long that this is worth a line."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def every_s(self, shown_s: float) -> float:
-        """Return longer and longer times; the first line comes soon and says how long the run will take."""
-        return next(every for until, every in LINES_EVERY_S if shown_s < until) if shown_s else FIRST_LINE_S
+        """Return the seconds between two updates: longer and longer; the first comes soon and says how long the run will take.
 
-    def is_worth(self, *, has_moved: bool) -> bool:
-        """Return has_moved: a line that says nothing is not written."""
-        return has_moved
+        shown_s: seconds from the beginning to the last update, 0 before the first.
+        """
+        return next(every for until, every in LINES_EVERY_S if shown_s < until) if shown_s else FIRST_LINE_S
 
     def update(self, parts: Sequence[Phrase], done: int, total: int | None) -> None:
         """Write a line, with the share in percent if it is known."""
@@ -236,11 +229,14 @@ _ERASE = "\r\x1b[J"
 """Erases from the beginning of the line to the end of the screen, so all lines it was broken into."""
 
 
-class Bar:
+class Bar(Lines):
     """A display for terminals: a bar, or counters alone if the total is not known."""
 
+    needs_output = False
+    """It shows the memory, too."""
+
     def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+        super().__init__(stream)
         self._shown = ""
         self._is_coloured = not os.environ.get("NO_COLOR")
         self._full, self._empty, self._between = ("━", "─", " · ") if _can_write(stream, "━─·") else ("#", "-", " | ")
@@ -248,10 +244,6 @@ class Bar:
     def every_s(self, _shown_s: float) -> float:
         """Return a fifth of a second."""
         return BAR_EVERY_S
-
-    def is_worth(self, *, has_moved: bool) -> bool:  # noqa: ARG002  see `Display`
-        """Return True: it shows the memory, too."""
-        return True
 
     def update(self, parts: Sequence[Phrase], done: int, total: int | None) -> None:
         """Redraw the bar."""
@@ -266,17 +258,17 @@ class Bar:
         words = self._between.join(part.text for part in texts if part.text)[:room]
         bar = f"{self._drawn(done / total)} " if total and any(not part.text for part in texts) else ""
         self._shown = f"  {bar}{words}"
-        self._write(f"{_ERASE}{self._shown}\r")
+        _say(self._stream, f"{_ERASE}{self._shown}\r")
 
     def message(self, text: str) -> None:
         """Write a line above the bar."""
-        self._write(f"{_ERASE if self._shown else ''}tokmill: {text}\n{self._shown}" + ("\r" if self._shown else ""))
+        _say(self._stream, f"{_ERASE if self._shown else ''}tokmill: {text}\n{self._shown}" + ("\r" if self._shown else ""))
 
     def close(self) -> None:
         """Remove the bar."""
         if self._shown:
             self._shown = ""
-            self._write(_ERASE)
+            _say(self._stream, _ERASE)
 
     def _length(self, texts: Sequence[Phrase]) -> int:
         words = [part.text for part in texts if part.text]
@@ -294,37 +286,19 @@ class Bar:
         except (OSError, ValueError):
             return shutil.get_terminal_size().columns
 
-    def _write(self, text: str) -> None:
-        _say(self._stream, text)
 
-
-class Nothing:
+class Nothing(Lines):
     """A display that shows nothing."""
 
-    def every_s(self, _shown_s: float) -> float:
-        return float("inf")
-
-    def is_worth(self, *, has_moved: bool) -> bool:  # noqa: ARG002  see `Display`
-        return False
-
-    def update(self, parts: Sequence[Phrase], done: int, total: int | None) -> None: ...
-    def message(self, text: str) -> None: ...
-    def close(self) -> None: ...
+    def message(self, text: str) -> None:
+        """Do nothing."""
 
 
 def make_progress(*, verb: str, quiet: bool, verbose: bool, stream: TextIO | None = None) -> ProgressObserver:
     """Return the observer that suits `stream` (None: standard error). verb: what is done, `tokenizing`."""
     stream = stream or sys.stderr
-    display: Display = Nothing() if quiet else Bar(stream) if is_terminal(stream) else Lines(stream)
+    display = Nothing(stream) if quiet else Bar(stream) if is_terminal(stream) else Lines(stream)
     return ProgressObserver(display, verb=verb, verbose=verbose)
-
-
-def not_yet_told(notices: Sequence[str], observers: Sequence[object]) -> list[str]:
-    """Return the notices of a result that were not shown yet to a person who sees both standard streams."""
-    shown: set[str] = set()
-    if sys.stdout.isatty() and sys.stderr.isatty():
-        shown = shown.union(*(observer.shown_notices for observer in observers if isinstance(observer, ProgressObserver)))
-    return [notice for notice in notices if notice not in shown]
 
 
 def is_terminal(stream: TextIO) -> bool:

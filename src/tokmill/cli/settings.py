@@ -21,6 +21,8 @@ from tokmill.core.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from tokmill.core.options import Option
+
 FILES = (("tokmill.toml", ()), ("pyproject.toml", ("tool", "tokmill")))
 """Files of settings and the table that holds them; a later one wins."""
 _MOST_BYTES = 1 << 20
@@ -34,18 +36,19 @@ class Knob:
 
     command: tuple[str, ...]
     """`("vocab", "fetch")`."""
-    key: str
-    """Without dashes in front."""
-    parameter: str
-    is_flag: bool
-    is_many: bool
+    option: Option
     variable: str | None
-    """Environment variable."""
+    """Environment variable; one that is not of the option's name is for this command alone (`--out` of report)."""
+
+    @property
+    def key(self) -> str:
+        """The option without its dashes."""
+        return self.option.flag.removeprefix("--")
 
     @property
     def is_shared(self) -> bool:
-        """Whether a key at the top of a file sets it: only if the variable of its name does (`--out` of report has another)."""
-        return self.variable == "TOKMILL_" + self.key.upper().replace("-", "_")
+        """Whether a key at the top of a file sets it."""
+        return self.option.has_variable
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,14 +112,7 @@ def knobs(command: Any, path: tuple[str, ...] = ()) -> Iterator[Knob]:
         yield from knobs(inner, (*path, name))
     for parameter in command.params if path and not hasattr(command, "commands") else ():
         if hasattr(parameter, "about"):
-            yield Knob(
-                command=path,
-                key=parameter.about.flag.removeprefix("--"),
-                parameter=parameter.name,
-                is_flag=parameter.is_flag,
-                is_many=parameter.multiple,
-                variable=parameter.envvar,
-            )
+            yield Knob(path, parameter.about, parameter.envvar)
 
 
 def present(directory: str = ".") -> list[str]:
@@ -142,8 +138,8 @@ def read_settings(knobs: list[Knob], directory: str = ".") -> Settings:
             _check_table(knobs, path, f"{name}:{head}")
             _check_once(spelled, path, key, f"{name}:{line}")
             for knob in _meant(knobs, path, key, f"{name}:{line}"):
-                defaults.setdefault(knob.command, {})[knob.parameter] = _checked(knob, value, f"{name}:{line}")
-                places[f"{' '.join(knob.command)}.{knob.parameter}"] = f"{name}:{line}"
+                defaults.setdefault(knob.command, {})[knob.option.name] = _checked(knob, value, f"{name}:{line}")
+                places[f"{' '.join(knob.command)}.{knob.option.name}"] = f"{name}:{line}"
             if not path:
                 general[_plain(key)] = value
     return Settings(defaults, places, general)
@@ -243,19 +239,17 @@ def _raise_unknown(name: str, known: list[str], place: str, noun: str) -> None:
 
 def _checked(knob: Knob, value: Any, place: str) -> Any:
     """Return the value as the parser takes it: text, a flag, or a list of texts."""
-    one = value if isinstance(value, list) and knob.is_many else [value]
-    plain = all(isinstance(each, bool) if knob.is_flag else isinstance(each, (str, int, float)) for each in one)
-    if not plain or (not knob.is_flag and any(isinstance(each, bool) for each in one)):
-        allowed = "true or false" if knob.is_flag else "a list of texts" if knob.is_many else "text or a number"
+    is_flag, is_many = knob.option.kind is bool, knob.option.is_many
+    one = value if isinstance(value, list) and is_many else [value]
+    if not all(isinstance(each, bool) if is_flag else type(each) in (str, int, float) for each in one):
+        allowed = "true or false" if is_flag else "a list of texts" if is_many else "text or a number"
         raise UsageError(
             f"{knob.key} = {value!r} is not a value of --{knob.key}",
             where=place,
             allowed=f"{knob.key} = {allowed}",
             next_step=f"correct {place}, and run the command again",
         )
-    if knob.is_flag:
-        return value
-    return [str(each) for each in one] if knob.is_many else str(value)
+    return value if is_flag else [str(each) for each in one] if is_many else str(value)
 
 
 def _line_of(text: str, path: tuple[str, ...], key: str) -> int:

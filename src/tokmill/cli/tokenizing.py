@@ -9,6 +9,7 @@ from tokmill.core.options import OUTPUT, Option, PlanOptions, TokenizeOptions, o
 
 if TYPE_CHECKING:
     from tokmill.cli.console import Console
+    from tokmill.run import Summary
 
 INPUTS = Argument(
     "inputs",
@@ -77,10 +78,6 @@ def tokenize(
     *,
     inputs: list[str],
     out: str,
-    events: str | None,
-    json: bool,
-    quiet: bool,
-    verbose: bool,
     **options: Any,
 ) -> None:
     """Turn text into DIR/train.bin and DIR/val.bin. The same command again continues an interrupted run.
@@ -93,17 +90,13 @@ def tokenize(
     from msgspec.structs import replace
 
     from tokmill import api
-    from tokmill.cli import render
-    from tokmill.cli.event_log import observing
-    from tokmill.cli.progress import not_yet_told
+    from tokmill.cli.event_log import carry_out
 
-    with observing(verb="tokenizing", quiet=quiet, verbose=verbose, events=events, outputs=[out], inputs=inputs) as observers:
-        summary = api.tokenize(list(inputs), out, **options, observers=observers)
-    summary = replace(summary, notices=[*summary.notices, *unused_option_notices(console, out, options)])
-    if json or quiet:
-        console.print_result(render.json_line(summary) if json else "")
-    else:
-        console.print_result(render.summary_lines(replace(summary, notices=not_yet_told(summary.notices, observers))))
+    def make(**given: Any) -> Summary:
+        summary = api.tokenize(list(inputs), out, **given)
+        return replace(summary, notices=[*summary.notices, *unused_option_notices(console, out, given)])
+
+    carry_out(console, "tokenizing", make, options, outputs=[out], inputs=inputs)
 
 
 def unused_option_notices(console: Console, out: str | None, options: dict[str, Any]) -> list[str]:

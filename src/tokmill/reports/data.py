@@ -83,13 +83,6 @@ class ReportData:
         return all(each.format != "ids" for each in self.content.inputs)
 
 
-def collect_data(directory: Path, observers: Sequence[Observer] = ()) -> ReportData:
-    """Return the data of an output, complete or not. Raise UsageError if there is none, DamageError if it cannot be trusted."""
-    data = load_data(directory)
-    add_statistics(data, observers)
-    return data
-
-
 def load_data(directory: Path) -> ReportData:
     """Return what manifest or journal say. Raise UsageError if neither is there, DamageError if it cannot be trusted."""
     if (directory / MANIFEST_NAME).exists() or plan_of(directory).exists():

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import re
 import shlex
 from typing import TYPE_CHECKING
 
+from tokmill.core.config import typed_separator
 from tokmill.core.output_spec import Shards
 from tokmill.core.records import STDIN
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 _COLUMNS = 88
 _MOST = 20
 """Inputs that a command names; of the others it says how many."""
-_SIMPLE = {"\n": "\\n", "\t": "\\t", "\r": "\\r", "\0": "\\0", "\\": "\\\\", "\f": "\\f", "\v": "\\v"}
 
 
 def settings(content: Content) -> list[tuple[str, str]]:
@@ -37,7 +36,7 @@ def settings(content: Content) -> list[tuple[str, str]]:
         ("format", content.format),
         ("shards", str(content.shards) if isinstance(content.shards, Shards) else "one file a side"),
         *([("parts", f"{content.n_parts:,}, each with files of its own")] if content.n_parts else []),
-        ("separator of text files", separator_text(content.separator)),
+        ("separator of text files", typed_separator(content.separator)),
         ("text key", content.text_key),
         ("validation", f"{content.val_fraction!r} of the documents, seed {content.seed}"),
         ("empty documents", "kept" if content.keep_empty else "left out"),
@@ -45,14 +44,6 @@ def settings(content: Content) -> list[tuple[str, str]]:
         ("bytes that are not UTF-8", content.encoding_errors),
         ("fingerprint", content.fingerprint()),
     ]
-
-
-def separator_text(separator: str | None) -> str:
-    """Return a separator as it is typed: `none`, or text with escapes."""
-    if separator is None:
-        return "none"
-    simple = "".join(_SIMPLE.get(c, c) for c in separator)
-    return re.sub(r"[^\S ]|[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e]", lambda m: f"\\u{ord(m[0]):04x}", simple)
 
 
 def commands(content: Content, made_from: Sequence[Provenance] | object, directory: str) -> str:
@@ -129,7 +120,7 @@ def _options(content: Content) -> list[str]:
     wanted = [
         ("--tokenizer", _tokenizer(tokenizer), tokenizer.name != "gpt2"),
         ("--eot-token", str(tokenizer.eot_id), tokenizer.kind == "huggingface"),
-        ("--separator", separator_text(content.separator), content.separator != "<|endoftext|>"),
+        ("--separator", typed_separator(content.separator), content.separator != "<|endoftext|>"),
         ("--text-key", content.text_key, content.text_key != "text"),
         ("--format", content.format, content.format != "raw"),
         ("--eot", content.eot, True),

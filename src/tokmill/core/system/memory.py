@@ -9,6 +9,10 @@ import contextlib
 import ctypes
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _CGROUPS = Path("/sys/fs/cgroup")
 _UNLIMITED = 1 << 60
@@ -61,10 +65,13 @@ def trim() -> None:
 
 def available_bytes() -> int | None:
     """Return the memory of the machine that is available without swapping."""
-    for line in _text("/proc/meminfo").splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return None
+    return meminfo_bytes("MemAvailable:")
+
+
+def meminfo_bytes(key: str) -> int | None:
+    """Return a line of /proc/meminfo. key: `MemTotal:`."""
+    lines = (line.split() for line in read_text("/proc/meminfo").splitlines() if line.startswith(key))
+    return next((int(words[1]) * 1024 for words in lines), None)
 
 
 def cgroup_limit_bytes() -> int | None:
@@ -80,14 +87,10 @@ def cgroup_left_bytes() -> int | None:
 
 def cgroup_cores() -> float | None:
     """Return the smallest quota of processor time of this process's cgroup and those above it, in cores; None without one."""
-    found = []
-    for line in _text("/proc/self/cgroup").splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controllers == "":
-            found += [_text(d / "cpu.max").split() for d in _levels(_CGROUPS, path)]
-        elif "cpu" in controllers.split(","):
-            names = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
-            found += [[_text(d / name).strip() for name in names] for d in _levels(_CGROUPS / "cpu", path)]
+    found = [
+        read_text(d / "cpu.max").split() if is_v2 else [read_text(d / f"cpu.cfs_{name}_us").strip() for name in ("quota", "period")]
+        for d, is_v2 in _levels("cpu")
+    ]
     # Without a quota there is `max`, or -1.
     return min((int(words[0]) / int(words[1]) for words in found if len(words) == 2 and all(map(str.isdigit, words))), default=None)
 
@@ -116,42 +119,42 @@ def give_way() -> None:
 
 def _cgroup_limits() -> list[tuple[int, int]]:
     """Return (limit, used without reclaimable file pages) of every level that has a limit."""
-    found = []
-    for line in _text("/proc/self/cgroup").splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controllers == "":
-            levels = _levels(_CGROUPS, path)
-            found += [_level(d, "memory.max", "memory.current", "inactive_file") for d in levels]
-        elif "memory" in controllers.split(","):
-            levels = _levels(_CGROUPS / "memory", path)
-            found += [_level(d, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file") for d in levels]
+    v1, v2 = ("limit_in_bytes", "usage_in_bytes", "total_inactive_file"), ("max", "current", "inactive_file")
+    found = [_level(d, *(v2 if is_v2 else v1)) for d, is_v2 in _levels("memory")]
     return [level for level in found if level is not None]
 
 
-def _levels(root: Path, path: str) -> list[Path]:
-    directory = root / path.lstrip("/")
-    return [p for p in (directory, *directory.parents) if p == root or root in p.parents]
+def _levels(controller: str) -> Iterator[tuple[Path, bool]]:
+    """Yield the directories of this process's cgroup and of those above it, and whether they are of v2."""
+    for line in read_text("/proc/self/cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        is_v2 = not controllers
+        if is_v2 or controller in controllers.split(","):
+            root = _CGROUPS if is_v2 else _CGROUPS / controller
+            directory = root / path.lstrip("/")
+            yield from ((p, is_v2) for p in (directory, *directory.parents) if p == root or root in p.parents)
 
 
 def _level(directory: Path, limit_name: str, used_name: str, reclaimable_name: str) -> tuple[int, int] | None:
-    limit = _text(directory / limit_name).strip()
-    used = _text(directory / used_name).strip()
+    limit = read_text(directory / f"memory.{limit_name}").strip()
+    used = read_text(directory / f"memory.{used_name}").strip()
     if not limit.isdigit() or not used.isdigit() or int(limit) > _UNLIMITED:
         return None
-    stat = dict(line.split(None, 1) for line in _text(directory / "memory.stat").splitlines())
+    stat = dict(line.split(None, 1) for line in read_text(directory / "memory.stat").splitlines())
     return int(limit), int(used) - int(stat.get(reclaimable_name, 0))
 
 
 def stalled_percent() -> float | None:
     """Return the percentage of the last 10 s in which every task waited for memory (PSI); None where the kernel does not say."""
-    for line in _text("/proc/pressure/memory").splitlines():
+    for line in read_text("/proc/pressure/memory").splitlines():
         if line.startswith("full avg10="):
             return float(line.split()[1].partition("=")[2])
     return None
 
 
-def _text(path: str | Path) -> str:
+def read_text(path: str | Path) -> str:
+    """Return the text of a file of the system; nothing if it cannot be read."""
     try:
-        return Path(path).read_text(encoding="ascii", errors="replace")
+        return Path(path).read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
