@@ -9,7 +9,7 @@ import msgspec
 from tokmill.core.errors import DamageError
 from tokmill.core.progress import ProgressReporter
 from tokmill.core.records import is_url
-from tokmill.core.text import counted
+from tokmill.core.text import counted, shortened
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -83,11 +83,10 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
             next_step = f"move away what the manifest does not list, or make all of it again: {again}"
         elif self.problems and all(problem.what == NOT_LISTED for problem in self.problems):
             next_step = "move away what the manifest does not list: a trainer that takes every file would read it"
-        shown = [str(problem) for problem in self.problems]
-        more = [f"and {self.n_problems - len(shown):,} more"] if self.n_problems > len(shown) else []
+        shown = shortened([str(problem) for problem in self.problems], len(self.problems), self.n_problems)
         raise DamageError(
             f"the output is damaged: {counted(self.n_problems, 'problem')}",
-            where="\n".join([self.directory, *shown, *more]),
+            where="\n".join([self.directory, *shown]),
             allowed="every byte as the manifest says",
             next_step=next_step,
         )

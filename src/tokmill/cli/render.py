@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from tokmill.core.records import STDIN, is_url
-from tokmill.core.text import counted, format_bytes, format_duration, format_memory, format_rate, printable, printable_line
+from tokmill.core.text import (
+    counted,
+    format_bytes,
+    format_duration,
+    format_memory,
+    format_rate,
+    printable,
+    printable_line,
+    shortened,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -294,9 +303,7 @@ def page_lines(made: ReportPage) -> str:
 
 
 def _repaired_rows(repaired: list[Problem]) -> list[tuple[str, str]]:
-    shown = [printable_line(str(each)) for each in repaired[:_MOST_REPAIRED]]
-    if len(shown) < len(repaired):
-        shown.append(f"and {len(repaired) - len(shown):,} more")
+    shown = shortened([printable_line(str(each)) for each in repaired], _MOST_REPAIRED)
     return [("repaired", text) for text in shown or ["nothing: nothing was damaged"]]
 
 

@@ -19,6 +19,7 @@ from tokmill.core.errors import DamageError, UsageError
 from tokmill.core.history import History, is_sane
 from tokmill.core.provenance import Provenance
 from tokmill.core.records import Counts, Cursor, FileEntry, text_to_path
+from tokmill.core.text import shortened
 
 if TYPE_CHECKING:
     from collections.abc import Container
@@ -142,11 +143,9 @@ def _unfinished_parts(directory: Path) -> UsageError | None:
 
 def unfinished_parts(where: str, n_parts: int, complete: Container[int]) -> UsageError:
     """Return the error for an output whose parts were not joined. where: directory or URL. complete: parts that are there."""
-    missing = [index for index in range(n_parts) if index not in complete]
-    names = ", ".join(map(str, missing[:_MOST_NAMED])) + (
-        f" and {len(missing) - _MOST_NAMED:,} more" if len(missing) > _MOST_NAMED else ""
-    )
-    there = f"{n_parts - len(missing):,} of {n_parts:,} parts are there" + (f", missing: {names}" if missing else "")
+    missing = [str(index) for index in range(n_parts) if index not in complete]
+    there = f"{n_parts - len(missing):,} of {n_parts:,} parts are there"
+    there += f", missing: {', '.join(shortened(missing, _MOST_NAMED))}" if missing else ""
     then = f"tokmill finalize {shlex.quote(where)}"
     return UsageError(
         f"no complete tokmill output here, but one that is being made in parts: {there}",

@@ -29,16 +29,10 @@ def counted(n: int, noun: str, plural: str | None = None) -> str:
     return f"{n:,} {noun if n == 1 else plural or noun + 's'}"
 
 
-def first_of(texts: Sequence[str], most: int, n: int | None = None) -> list[str]:
+def shortened(texts: Sequence[str], most: int, n: int | None = None) -> list[str]:
     """Return the first `most` texts and, if there are others, how many. n: of all, if not `texts` has them."""
     n_more = (len(texts) if n is None else n) - most
-    return [*texts[:most], f"and {n_more:,} more"] if n_more > 0 else [*texts]
-
-
-def listed(texts: Sequence[str], most: int, n: int | None = None) -> str:
-    """Return `a, b and 7 more`: the first `most` texts, and how many others. n: of all, if not `texts` has them."""
-    n_more = (len(texts) if n is None else n) - most
-    return ", ".join(texts[:most]) + (f" and {n_more:,} more" if n_more > 0 else "")
+    return [*texts[:most], *([f"and {n_more:,} more"] if n_more > 0 else [])]
 
 
 def nearest(word: str, known: Sequence[str]) -> str:

@@ -17,7 +17,7 @@ from tokmill.core.manifest import MANIFEST_NAME, Manifest, load_manifest
 from tokmill.core.output_spec import SIDES
 from tokmill.core.progress import ProgressReporter
 from tokmill.core.records import text_to_path
-from tokmill.core.text import counted
+from tokmill.core.text import counted, shortened
 from tokmill.core.version import __version__
 from tokmill.derive.copiers import ByteCopier, TokenCopier, ids_of, is_plain
 from tokmill.derive.engine import CopyRun, provenance
@@ -176,5 +176,5 @@ def _new_inputs(old: Sequence[Input], given: Sequence[Input], directory: Path) -
     if not n_known:
         return tuple(new), []
     named = [each.path for each in given if each.path in known and each.size_bytes is not None]
-    shown = ", ".join(named[:_MOST]) + (f" and {len(named) - _MOST:,} more" if len(named) > _MOST else "")
+    shown = ", ".join(shortened(named, _MOST))
     return tuple(new), [f"in the output already, left out: {counted(n_known, 'input')}: {shown}"]

@@ -15,7 +15,7 @@ import msgspec
 from tokmill.core.errors import UsageError
 from tokmill.core.provenance import Origin
 from tokmill.core.records import STDIN
-from tokmill.core.text import counted
+from tokmill.core.text import counted, shortened
 from tokmill.derive.arguments import check_apart, named_paths, output_path
 from tokmill.derive.copiers import is_plain
 from tokmill.derive.engine import derive_output
@@ -167,8 +167,8 @@ def _notices(sources: Sequence[Source], content: Content) -> list[str]:
     twice = [path for (path, _, _), n in times.items() if n > 1]
     found = []
     if twice:
-        shown = ", ".join(twice[:_MOST]) + (f" and {len(twice) - _MOST:,} more" if len(twice) > _MOST else "")
-        found.append(f"more than once in the output, for it is in more than one of the sources: {shown}")
+        shown = ", ".join(shortened(twice, _MOST))
+        found.append(f"more than once in the output, because it is in more than one of the sources: {shown}")
     if names := _differing(sources):
         options = ", ".join("--" + name.replace("_", "-") for name in names)
         split = "; a document may then be on both sides" if set(_SPLIT) & set(names) else ""

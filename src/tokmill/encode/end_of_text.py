@@ -20,6 +20,7 @@ import msgspec
 
 from tokmill.core.errors import UsageError
 from tokmill.core.records import path_to_text
+from tokmill.core.text import shortened
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -76,13 +77,12 @@ def _wanted(special: Mapping[str, int], fit: Mapping[str, int], path: str, wante
 
 
 def _asked(what: str, fit: Mapping[str, int], path: str, likely: Sequence[str] = ()) -> UsageError:
-    shown = ", ".join(f"{token} ({i})" for token, i in list(fit.items())[:_MOST])
-    more = f", and {len(fit) - _MOST:,} more" if len(fit) > _MOST else ""
+    shown = ", ".join(shortened([f"{token} ({i})" for token, i in fit.items()], _MOST))
     example = next((token for token in likely if token in fit), None) or min(fit, key=_rank, default=None)
     return UsageError(
         what,
         where=path_to_text(path),
-        allowed=f"a special token, by its text or id: {shown}{more}"
+        allowed=f"a special token, by its text or id: {shown}"
         if fit
         else "a tokenizer with a special token that no text becomes: it has none",
         option="--eot-token",

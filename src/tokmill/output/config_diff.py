@@ -15,7 +15,7 @@ from tokmill.core.manifest import load_manifest
 from tokmill.core.output_spec import Shards
 from tokmill.core.partition import Part
 from tokmill.core.records import STDIN, text_to_path
-from tokmill.core.text import counted
+from tokmill.core.text import counted, shortened
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -179,7 +179,7 @@ def _more_inputs_error(before: Content, now: Content, directory: Path | str) -> 
 
 
 def _shortened(lines: list[str]) -> list[str]:
-    return lines if len(lines) <= _MOST else [*lines[:_MOST], f"and {len(lines) - _MOST:,} more"]
+    return shortened(lines, _MOST)
 
 
 def _named(source: Input) -> str:

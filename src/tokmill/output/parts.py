@@ -18,7 +18,7 @@ import msgspec
 from tokmill.core.errors import UsageError
 from tokmill.core.manifest import PARTS_NAME, SKIPPED_NAME
 from tokmill.core.partition import Part, inputs_of_parts
-from tokmill.core.text import counted
+from tokmill.core.text import counted, shortened
 from tokmill.formats import FORMATS
 from tokmill.output.config_diff import changed_error, is_made_of, is_only_more_lenient
 from tokmill.output.journal import Header
@@ -223,11 +223,11 @@ class PartsStore(ABC):
         count, n_missing, named = n_parts(content), len(missing), list(missing)[:_MOST_NAMED]
         busy = {i for i in named if missing[i] and self.is_busy(i)}
         words = [f"{i} (being made)" if i in busy else f"{i} (begun)" if missing[i] else str(i) for i in named]
-        more = f" and {n_missing - len(named):,} more" if n_missing > len(named) else ""
+        words = shortened(words, _MOST_NAMED, n_missing)
         commands = [f"tokmill tokenize INPUT... --part {i}/{count} --out {self.where}" for i in named if i not in busy]
         steps = ["with the inputs and options of the others:", *commands] if commands else ["wait for those that are being made"]
         return UsageError(
-            f"{counted(n_missing, 'part')} of {count:,} {'is' if n_missing == 1 else 'are'} missing: {', '.join(words)}{more}",
+            f"{counted(n_missing, 'part')} of {count:,} {'is' if n_missing == 1 else 'are'} missing: {', '.join(words)}",
             where=self.where,
             allowed=f"all parts, from 0 to {count - 1:,}, complete",
             next_step="\n".join(steps),

@@ -16,6 +16,7 @@ from tokmill.core.documents import DocumentBuffer
 from tokmill.core.errors import DamagedInputError
 from tokmill.core.records import Batch, Counts
 from tokmill.core.system.budget import memory_too_small
+from tokmill.core.text import shortened
 from tokmill.read.json_record import NotARecordError
 from tokmill.read.row_batcher import RowBatcher
 
@@ -189,10 +190,9 @@ def _missing(schema: pa.Schema, key: str) -> NotARecordError:
             break
         above.append(name)
         fields = [kinds[0].field(i) for i in range(kinds[0].num_fields)]
-    names = ", ".join(f'"{field.name[:40]}"' for field in fields[:_MOST_NAMES])
-    more = f" and {len(fields) - _MOST_NAMES} more" if len(fields) > _MOST_NAMES else ""
+    names = ", ".join(shortened([f'"{field.name[:40]}"' for field in fields], _MOST_NAMES))
     inside = f' inside "{".".join(above)[:40]}"; fields' if above else "; columns"
-    return NotARecordError("missing_text", f'there is {how} "{key}"{inside} there: {names}{more}', _other_column(fields, above))
+    return NotARecordError("missing_text", f'there is {how} "{key}"{inside} there: {names}', _other_column(fields, above))
 
 
 def _is_text(kind: pa.DataType) -> bool:

@@ -13,6 +13,7 @@ import msgspec
 
 from tokmill.core.errors import BadRecordError
 from tokmill.core.records import Skip
+from tokmill.core.text import shortened
 from tokmill.read.utf8 import clean, first_invalid
 
 if TYPE_CHECKING:
@@ -195,10 +196,8 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 def _describe_keys(value: dict[str, object]) -> str:
-    if not value:
-        return "the object is empty"
-    shown = ", ".join(json.dumps(key)[:40] for key in list(value)[:_MOST_KEYS])
-    return f"keys there: {shown}" + (f" and {len(value) - _MOST_KEYS} more" if len(value) > _MOST_KEYS else "")
+    keys = shortened([json.dumps(key)[:40] for key in value], _MOST_KEYS)
+    return f"keys there: {', '.join(keys)}" if keys else "the object is empty"
 
 
 def _other_key(value: dict[str, object]) -> str:

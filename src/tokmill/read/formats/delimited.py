@@ -27,7 +27,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from tokmill.core.errors import DamagedInputError
-from tokmill.core.text import counted
+from tokmill.core.text import counted, shortened
 from tokmill.read.json_record import NotARecordError
 from tokmill.read.position import FormatReader
 from tokmill.read.row_batcher import RowBatcher
@@ -121,10 +121,9 @@ class TableReader(FormatReader["ByteStream"]):
         if isinstance(fields, csv.Error):
             raise self._bad_header(fields, bytes(rows.consume()))
         if fields is not None and fields.count(self._key) != 1:
-            names = ", ".join(_shown(name) for name in fields[:_MOST_NAMES])
-            more = f" and {len(fields) - _MOST_NAMES} more" if len(fields) > _MOST_NAMES else ""
+            names = ", ".join(shortened([_shown(name) for name in fields], _MOST_NAMES))
             how = "no column" if self._key not in fields else "more than one column"
-            what = f"the header has {how} {_shown(self._key)}; columns there: {names}{more}"
+            what = f"the header has {how} {_shown(self._key)}; columns there: {names}"
             other = self._other_delimiter(fields[0]) if len(fields) == 1 else None
             looks, next_step = other or ("", "pass --text-key COLUMN")
             raise self._rejected(NotARecordError("missing_text", what + looks, next_step))
