@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from tokmill.core.errors import DamageError, UsageError
 from tokmill.core.manifest import SKIPPED_NAME
 from tokmill.core.output_spec import SIDES
-from tokmill.core.records import Counts, Tokens
+from tokmill.core.records import ITEM_BYTES, Counts, Tokens
 from tokmill.core.text import counted
 from tokmill.dataset import IdReader, extents_of
 from tokmill.derive.source import ShiftedIds, check_edge, narrowed
@@ -109,7 +109,7 @@ class TokenCopier:
         self._tokens = [counts.tokens_train, counts.tokens_val]
         self._documents = [counts.documents_train, counts.documents_val]
         self._n_skipped_bytes = next((s.ends[SKIPPED_NAME] for s in reversed(source.steps[:step]) if SKIPPED_NAME in s.ends), 0)
-        return sum(self._tokens) * source.item_bytes + self._n_skipped_bytes
+        return sum(self._tokens) * ITEM_BYTES[content.dtype] + self._n_skipped_bytes
 
     def copy_step(self, source: Source, step: int) -> int:
         """See ByteCopier."""

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import functools
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
 from tokmill.core.errors import DamageError, UsageError
 from tokmill.core.manifest import Manifest, load_manifest
-from tokmill.core.records import ITEM_BYTES, Counts, Cursor, path_to_text
+from tokmill.core.records import Counts, Cursor, path_to_text
 from tokmill.core.spans import HEADER, Span, SpanChecker, add_up, spans_of
 from tokmill.core.system import page_cache
 from tokmill.core.text import counted
@@ -76,12 +76,12 @@ class CheckedFile:
         try:
             self.fd = open_it() if open_it else os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
             found = os.fstat(self.fd).st_size
+            self._cache = page_cache.ReadOnce(self.fd, found)
         except OSError as error:
             raise self._damage(f"it cannot be opened: {error.strerror}", 0, size_bytes) from None
         if found != size_bytes:
             self.close()
             raise self._damage(f"it has {counted(found, 'byte')}, not {size_bytes:,}", min(found, size_bytes), size_bytes)
-        self._cache = page_cache.ReadOnce(self.fd, size_bytes)
 
     def blocks(self, begin: int, end: int) -> Iterator[tuple[int, memoryview]]:
         """Yield the bytes from `begin` to `end`, each block with its offset and valid until the next. Raises DamageError."""
@@ -108,8 +108,7 @@ class CheckedFile:
     def close(self) -> None:
         """Close the descriptor; can be called again."""
         if self.fd >= 0:
-            if hasattr(self, "_cache"):
-                self._cache.finish()
+            self._cache.finish()
             os.close(self.fd)
             self.fd = -1
 
@@ -177,11 +176,6 @@ class Source:
         """Inputs of its corpus."""
         return len(self.content.inputs)
 
-    @property
-    def item_bytes(self) -> int:
-        """Bytes of one id."""
-        return ITEM_BYTES[self.content.dtype]
-
     def file(self, name: str) -> CheckedFile:
         """Return one of its files, the only one of its side that is open. Raises DamageError."""
         if name not in self._files:
@@ -245,12 +239,8 @@ def _steps(manifest: Manifest) -> list[Step]:
         if steps and steps[-1].after == segment.after:
             ends = {**steps.pop().ends, **ends}
         steps.append(Step(segment.after, segment.counts, ends, segment.writer))
-    end = Cursor(input_index=len(manifest.content.inputs))
-    ends, writer = {}, {}
-    if steps:
-        last = steps.pop()
-        ends, writer = dict(last.ends), dict(last.writer)
-    return [*steps, Step(end, manifest.counts, ends, writer)]
+    last = steps.pop() if steps else Step(Cursor(), Counts(), {}, {})
+    return [*steps, replace(last, after=Cursor(input_index=len(manifest.content.inputs)), counts=manifest.counts)]
 
 
 class ShiftedIds:

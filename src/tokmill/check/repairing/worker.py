@@ -29,11 +29,11 @@ from tokmill.formats import make_writer, spec_of
 from tokmill.run import EncodingProcess, serve
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from tokmill.check.repairing.damage import DamagedRange
-    from tokmill.core.config import Content, Job
-    from tokmill.core.protocols import Reader, Writer
+    from tokmill.core.config import Content
+    from tokmill.core.protocols import Reader
     from tokmill.core.records import Batch, EncodedBatch, Input
 
 _TICK_S = 0.2
@@ -49,16 +49,14 @@ class RepairProcess(EncodingProcess):
         repair = open_repair(Path(text_to_path(self._job.out)))
         try:
             self._find_damage(repair)
-            filler = RangeFiller(self._job, repair)
-            if repair.ranges:
-                self._fill(repair, filler)
+            counts = self._fill(repair) if repair.ranges else Counts()
             repair.publish()
         finally:
             repair.close()
         for name, file in repair.files.items():
             for begin, end in file.rebuilt or [(file.length, file.length)]:
                 self._emit(Repaired(file=name, begin_byte=begin, end_byte=end))
-        self._emit(Finished(elapsed_s=self._elapsed_s, counts=filler.counts, peak_rss_bytes=peak_rss_bytes(), resumed=False))
+        self._emit(Finished(elapsed_s=self._elapsed_s, counts=counts, peak_rss_bytes=peak_rss_bytes(), resumed=False))
 
     def _find_damage(self, repair: Repair) -> None:
         """Find the damaged ranges. Raise Interrupted if somebody asks for the end."""
@@ -78,8 +76,8 @@ class RepairProcess(EncodingProcess):
         self._emit(Started(total_bytes=total))
         repair.find_damage(on_bytes)
 
-    def _fill(self, repair: Repair, filler: RangeFiller) -> None:
-        """Make the bytes of the damaged ranges again. Raise what tokenizing them raises."""
+    def _fill(self, repair: Repair) -> Counts:
+        """Make the bytes of the damaged ranges again. Return counts of what was encoded. Raise what tokenizing it raises."""
         content = self._job.content
         check_sources(repair.ranges, content)
         # The output may have been made on another machine, where the tokenizer's file was elsewhere.
@@ -95,17 +93,25 @@ class RepairProcess(EncodingProcess):
                 budget_bytes=resources.budget_bytes,
             )
         )
-        reader = RangeReader(self._reader(), repair.ranges)
+        reader, counts = RangeReader(self._reader(), repair.ranges), Counts()
+        # What was skipped is recorded under its old path, wherever the corpus is now.
+        paths = {now.path: then.path for now, then in zip(content.inputs, repair.manifest.content.inputs, strict=True)}
 
         def on_tick() -> None:
-            self._tell(time.monotonic() - began_s, filler.counts.bytes_in, filler.counts)
+            self._tell(time.monotonic() - began_s, counts.bytes_in, counts)
 
         with self._encoded(reader, repair.ranges[0].begin, on_tick) as results:
-            for encoded in results:
-                filler.add(encoded)
-        if self._stopped or self._leaving:
-            raise self._ended(repair.directory)
-        filler.finish()
+            for damaged in repair.ranges:
+                filler = RangeFiller(damaged, repair, paths)
+                for encoded in results:
+                    filler.add(encoded)
+                    counts += encoded.counts
+                    if _reaches(encoded.after, damaged.end):
+                        break
+                if self._stopped or self._leaving:
+                    raise self._ended(repair.directory)
+                filler.finish()
+        return counts
 
 
 class RangeReader:
@@ -127,40 +133,34 @@ class RangeReader:
 
 
 class RangeFiller:
-    """Writes the encoded batches of the ranges, in order. Used by one thread."""
+    """Writes the encoded batches of one damaged range, in order."""
 
-    def __init__(self, job: Job, repair: Repair) -> None:
-        """Open the first range."""
-        self.counts = Counts()
-        """Counts of what was encoded again."""
-        self._content = job.content
+    def __init__(self, damaged: DamagedRange, repair: Repair, paths: Mapping[str, str]) -> None:
+        """Open the range. paths: of the inputs when the output was made, by where they are now."""
+        repair.open_range(damaged)
+        spec = msgspec.structs.replace(spec_of(repair.manifest.content), part=damaged.part)
+        self._writer = make_writer(repair, damaged.writer, spec)
+        self._damaged = damaged
         self._repair = repair
-        self._ranges = iter(repair.ranges)
-        self._range: DamagedRange | None = None
-        self._writer: Writer | None = None
-        self._tokens = [0, 0]
-        self._documents = [0, 0]
-        # What was skipped is recorded under its old path, wherever the corpus is now.
-        self._paths = {now.path: then.path for now, then in zip(job.content.inputs, repair.manifest.content.inputs, strict=True)}
-        self._open_next()
+        self._paths = paths
+        self._tokens, self._documents = list(damaged.tokens), list(damaged.documents)
 
     def add(self, encoded: EncodedBatch) -> None:
         """Write what one batch became. Raise StorageError, DiskFullError, or ChangedError if the bytes differ from before."""
-        if self._range is None or self._writer is None:
-            return
         for run in encoded.runs:
             self._writer.append(self._cut(run))
         for skip in encoded.skips:
             recorded = msgspec.structs.replace(skip, path=self._paths[skip.path])
             self._repair.file(SKIPPED_NAME).append(msgspec.json.encode(recorded) + b"\n")
-        self.counts += encoded.counts
-        if _reaches(encoded.after, self._range.end):
-            self._open_next()
 
     def finish(self) -> None:
-        """End the last range. Raise ChangedError if something is missing."""
-        while self._range is not None:
-            self._open_next()
+        """End the range. Raise ChangedError if the corpus gave less than before."""
+        is_short = any(self._tokens) or any(self._documents)
+        if self._damaged.is_last and not is_short:
+            self._writer.finish()
+        self._repair.close_range()
+        if is_short:
+            raise other_corpus(f"the documents of segment {self._damaged.last + 1:,}", self._repair.directory)
 
     def _cut(self, run: Tokens) -> Tokens:
         """Return what of a run belongs to the range; the rest is sound, and the writer must not begin files with it."""
@@ -170,25 +170,6 @@ class RangeFiller:
         self._tokens[side] -= n
         self._documents[side] -= len(ends)
         return Tokens(run.is_val, run.ids[:n], ends)
-
-    def _open_next(self) -> None:
-        if self._range is not None and self._writer is not None:
-            self._end(self._range, self._writer)
-        self._range = next(self._ranges, None)
-        if self._range is not None:
-            self._repair.open_range(self._range)
-            self._tokens, self._documents = list(self._range.tokens), list(self._range.documents)
-            spec = msgspec.structs.replace(spec_of(self._content), part=self._range.part)
-            self._writer = make_writer(self._repair, self._range.writer, spec)
-
-    def _end(self, damaged: DamagedRange, writer: Writer) -> None:
-        """End a range. Raise ChangedError if the corpus gave less than before."""
-        is_short = any(self._tokens) or any(self._documents)
-        if damaged.is_last and not is_short:
-            writer.finish()
-        self._repair.close_range()
-        if is_short:
-            raise other_corpus(f"the documents of segment {damaged.last + 1:,}", self._repair.directory)
 
 
 def check_sources(ranges: Sequence[DamagedRange], content: Content) -> None:
