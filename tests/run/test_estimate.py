@@ -10,6 +10,9 @@ import random
 from pathlib import Path
 
 import msgspec
+import pyarrow as pa
+import pyarrow.feather as feather
+import pyarrow.parquet as pq
 import pytest
 from support.oracle import gpt2
 
@@ -241,6 +244,22 @@ def test_a_compressed_file_that_cannot_is_said_to_be_known_from_its_head_with_a_
     assert answer.decompressed[0][1] is False
     assert head.tokens.high - head.tokens.low > 1.5 * (whole.tokens.high - whole.tokens.low)
     assert head.tokens.low <= count_tokens(documents) <= head.tokens.high
+
+
+@pytest.mark.usefixtures("small_places")
+@pytest.mark.parametrize("input_format", ["parquet", "arrow"])
+def test_a_table_that_cannot_be_read_in_time_is_not_read_to_its_end(tmp_path: Path, input_format: str) -> None:
+    documents = mixed_text(5, 3_000_000)
+    table = pa.table({"text": documents})
+    path = tmp_path / f"c.{input_format}"
+    if input_format == "parquet":
+        pq.write_table(table, path)
+    else:
+        feather.write_feather(table, str(path), compression="uncompressed", chunksize=100)
+    answer, found = ask(path, sample_bytes=250_000, decode_s=0.0)
+    assert "only the beginning" in answer.notices[0]
+    assert found.tokens.low <= count_tokens(documents) <= found.tokens.high
+    assert abs(found.bytes_in.value - sum(len(d.encode()) for d in documents)) < 0.1 * found.bytes_in.value
 
 
 def test_nothing_is_said_of_pipes_and_bad_lines_are_told(tmp_path: Path) -> None:
