@@ -122,7 +122,7 @@ class EncodeStage:
             return None
         raise BadTextError(
             f"not valid UTF-8: byte 0x{document[at]:02x} at byte {at:,} of the document",
-            where=str(type(where)(path=where.path, record=where.record, offset=offset, unit=where.unit)),
+            where=str(where.at(offset)),
             allowed="UTF-8 text",
             next_step="fix the file, or pass --encoding-errors replace (or ignore), or --on-error skip to leave the document out"
             + next((damage_hint(source.compression) for source in content.inputs if source.path == where.path), ""),

@@ -70,19 +70,12 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Actions(Protocol):
-    """What the guard can do, implemented by the worker. Called in the guard's thread."""
+    """What the guard can do; `EncodingProcess` does it. Called in the guard's thread."""
 
-    def reset_caches(self) -> None:
-        """Make the encoder threads drop their caches after the next batch."""
-
-    def shrink(self) -> None:
-        """Halve what may be between reader and writer."""
-
-    def pause(self, *, paused: bool) -> None:
-        """Pause reading, or continue."""
-
-    def leave(self, why: str) -> None:
-        """Checkpoint and end the run."""
+    def reset_caches(self) -> None: ...
+    def shrink(self) -> None: ...
+    def pause(self, *, paused: bool) -> None: ...
+    def leave(self, why: str) -> None: ...
 
 
 def decide(sample: MemorySample, limits: Limits) -> tuple[Step, str]:

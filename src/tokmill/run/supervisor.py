@@ -123,12 +123,12 @@ def _smaller(job: Job, *, keep_fresh: bool) -> Job:
 
 def _died(child: Child, job: Job, deaths: int, *, started: bool) -> WorkerDiedError:
     words = child.last_words
-    mend = "allow more --memory or fewer --threads" if started else "repair what its last words name"
+    remedy = "allow more --memory or fewer --threads" if started else "repair what its last words name"
     return WorkerDiedError(
         f"the worker process died ({child.cause()}), {counted(deaths, 'time')} without getting any further"
         + (f"; its last words: {words}" if words else ""),
         where=job.out,
         allowed="a worker that goes on: where it can, it is started again by itself",
-        next_step=f"{mend}, then run the same command again",
+        next_step=f"{remedy}, then run the same command again",
         resumes=True,
     )
