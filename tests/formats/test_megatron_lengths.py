@@ -10,7 +10,7 @@ import pytest
 from tokmill.core.output_spec import OutputSpec, TokenSlice
 from tokmill.core.records import FileEntry
 from tokmill.formats import megatron
-from tokmill.output.growing_file import GrowingFile
+from tokmill.output.directory import GrowingFile
 
 
 class Files:

@@ -27,10 +27,9 @@ from tokmill.core.errors import BadRecordError, ChangedError, DamageError, Locke
 from tokmill.core.events import Started
 from tokmill.core.manifest import encode_manifest, load_manifest
 from tokmill.output.prefix import Prefix
-from tokmill.store import base, download, upload as sending
+from tokmill.store import base, download, transfer
 from tokmill.store.s3 import S3Objects
-from tokmill.store.upload import Uploader, outgoing
-from tokmill.store.upload_state import UploadState
+from tokmill.store.transfer import Uploader, UploadState, outgoing
 
 DOCUMENTS = some_documents(300, 600, 5)
 PART = 16384
@@ -49,7 +48,7 @@ def server() -> Iterator[Bucket]:
 @pytest.fixture
 def bucket(server: Bucket, monkeypatch: pytest.MonkeyPatch) -> Bucket:
     monkeypatch.setattr("moto.s3.models.S3_UPLOAD_PART_MIN_SIZE", 1)
-    monkeypatch.setattr(sending, "PART_BYTES", PART)
+    monkeypatch.setattr(transfer, "PART_BYTES", PART)
     server.renew()
     return server
 
@@ -78,8 +77,8 @@ def started(corpus: Path, stage: Path, *more: object, part: int = PART) -> subpr
     program = f"""
 import sys
 from tokmill import cli
-from tokmill.store import upload as sending
-sending.PART_BYTES = {part}
+from tokmill.store import transfer
+transfer.PART_BYTES = {part}
 sys.argv[0] = "tokmill"
 cli.main()
 """
@@ -245,7 +244,7 @@ def test_a_store_that_stays_busy_ends_the_run_which_can_be_resumed(
     bucket: Bucket, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     quick = download.RetryPolicy(attempts=3, first_s=0.01)
-    monkeypatch.setattr(sending, "WRITING", quick)
+    monkeypatch.setattr(transfer, "WRITING", quick)
     monkeypatch.setattr("tokmill.output.prefix.WRITING", quick)
     busy = failing("503 Slow Down", "SlowDown", times=10_000)
     watch(bucket, lambda request, start: busy(request, start) if "partNumber" in request["QUERY_STRING"] else None)
@@ -470,7 +469,7 @@ def test_shards_leave_the_disk_as_they_are_sent(
     bucket: Bucket, long: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage_size: int
 ) -> None:
     """At most the limit is here, or a batch and the open shard where they are more; also when a commit has just been."""
-    monkeypatch.setattr(sending, "PART_BYTES", WHOLE)
+    monkeypatch.setattr(transfer, "PART_BYTES", WHOLE)
     most, n_batch_bytes = [0], [0]
     is_done = threading.Event()
 
@@ -662,7 +661,7 @@ import sys, tokmill
 tokmill.tokenize(sys.argv[1], sys.argv[2])
 tokmill.verify(sys.argv[2])
 tokmill.inspect(sys.argv[2])
-print([n for n in ("fsspec", "botocore", "aiohttp", "tokmill.output.prefix", "tokmill.store.upload") if n in sys.modules])
+print([n for n in ("fsspec", "botocore", "aiohttp", "tokmill.output.prefix", "tokmill.store.transfer") if n in sys.modules])
 """
     typed = [sys.executable, "-c", program, str(corpus), str(tmp_path / "out")]
     done = subprocess.run(typed, capture_output=True, text=True, check=True, env=clean_environment(), timeout=60)
@@ -680,9 +679,9 @@ def test_a_plan_counts_the_disk_of_the_stage(bucket: Bucket, corpus: Path, made:
 
 
 def test_parts_are_as_large_as_their_number_demands() -> None:
-    for size in (0, 1, 8 << 20, 80_000 << 20, (80_000 << 20) + 1, sending.MOST_BYTES):
-        part = sending.part_bytes_of(size, sending.PART_BYTES)
-        assert part >= sending.PART_BYTES
+    for size in (0, 1, 8 << 20, 80_000 << 20, (80_000 << 20) + 1, transfer.MOST_BYTES):
+        part = transfer.part_bytes_of(size, transfer.PART_BYTES)
+        assert part >= transfer.PART_BYTES
         assert -(-size // part) <= 10_000
 
 

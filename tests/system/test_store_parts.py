@@ -27,9 +27,9 @@ from tokmill.core.errors import ChangedError, DamageError, LockedError, UsageErr
 from tokmill.core.manifest import PLAN_NAME, decode_manifest, load_manifest
 from tokmill.output.prefix import Prefix
 from tokmill.output.remote_parts import RemoteParts
-from tokmill.store import base, copy, download, upload as sending
-from tokmill.store.copy import Copier, CopyTask
+from tokmill.store import base, download, transfer
 from tokmill.store.s3 import S3Objects
+from tokmill.store.transfer import Copier, CopyTask
 
 URL = "s3://bucket/sets/one"
 KEY = "sets/one/"
@@ -216,7 +216,7 @@ def test_commands_make_parts_and_put_them_together(bucket: Bucket, corpus: Corpu
 def test_objects_too_large_for_one_request_are_copied_in_pieces(
     three: Objects, bucket: Bucket, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(copy, "PIECE_BYTES", 1000)
+    monkeypatch.setattr(transfer, "PIECE_BYTES", 1000)
     put_back(bucket, three)
     pieces: list[str] = []
 
@@ -231,9 +231,9 @@ def test_objects_too_large_for_one_request_are_copied_in_pieces(
 
 
 def test_pieces_are_as_large_as_their_number_demands() -> None:
-    for size in (0, 1, 512 << 20, 5 << 40, sending.MOST_BYTES):
-        piece = sending.part_bytes_of(size, copy.PIECE_BYTES)
-        assert copy.PIECE_BYTES <= piece <= 5_000_000_000
+    for size in (0, 1, 512 << 20, 5 << 40, transfer.MOST_BYTES):
+        piece = transfer.part_bytes_of(size, transfer.PIECE_BYTES)
+        assert transfer.PIECE_BYTES <= piece <= 5_000_000_000
         assert -(-size // piece) <= 10_000
 
 
@@ -271,7 +271,7 @@ def finalize_dying(n: int, stage: Path, *, before: bool) -> bool:
     return dying.count >= n
 
 
-@pytest.mark.parametrize("piece_bytes", [pytest.param(copy.PIECE_BYTES, marks=pytest.mark.slow), 5000])
+@pytest.mark.parametrize("piece_bytes", [pytest.param(transfer.PIECE_BYTES, marks=pytest.mark.slow), 5000])
 @pytest.mark.parametrize("stride", [11, pytest.param(1, marks=pytest.mark.slow)])
 def test_died_around_any_request_that_changes_the_store_it_is_put_together_the_next_time(
     three: Objects,
@@ -282,7 +282,7 @@ def test_died_around_any_request_that_changes_the_store_it_is_put_together_the_n
     stride: int,
     piece_bytes: int,
 ) -> None:
-    monkeypatch.setattr(copy, "PIECE_BYTES", piece_bytes)
+    monkeypatch.setattr(transfer, "PIECE_BYTES", piece_bytes)
     for n in itertools.count(1, stride):
         watch(bucket, None)
         bucket.empty()
@@ -301,7 +301,7 @@ def test_died_around_any_request_that_changes_the_store_it_is_put_together_the_n
 
 def program(body: str) -> subprocess.Popen[str]:
     """A process of its own that can be killed."""
-    imports = "import sys\nfrom tokmill import cli\nfrom tokmill.store import copy as copying, upload as sending"
+    imports = "import sys\nfrom tokmill import cli\nfrom tokmill.store import transfer"
     return subprocess.Popen(
         [
             sys.executable,
@@ -690,7 +690,7 @@ def test_a_store_that_stays_busy_ends_it_and_it_can_be_run_again(
     three: Objects, bucket: Bucket, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     quick = download.RetryPolicy(attempts=3, first_s=0.01)
-    for module in ("output.prefix", "output.remote_parts", "store.upload"):
+    for module in ("output.prefix", "output.remote_parts", "store.transfer"):
         monkeypatch.setattr(f"tokmill.{module}.WRITING", quick)
     put_back(bucket, three)
     busy = failing("503 Slow Down", "SlowDown", times=10_000)

@@ -193,7 +193,7 @@ def test_a_url_without_a_prefix_or_with_an_endpoint_that_is_none_is_refused(
 def test_a_store_that_keeps_failing_is_told_of_before_patience_ends(
     bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tokmill.store.upload.WRITING", download.RetryPolicy(attempts=20, first_s=0.1, most_s=0.1))
+    monkeypatch.setattr("tokmill.store.transfer.WRITING", download.RetryPolicy(attempts=20, first_s=0.1, most_s=0.1))
     busy = failing("503 Slow Down", "SlowDown", times=12)
     bucket.faulty = {"PUT"}
     bucket.fault = lambda request, start: busy(request, start) if request["PATH_INFO"].endswith(".bin") else None

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
         changed_settings_error,
         source_error,
     )
-    from tokmill.output.directory import Output, discard_append, open_output
+    from tokmill.output.directory import GrowingFile, Output, discard_append, open_output
     from tokmill.output.disk_space import (
         DiskNeed,
         disk_need,
@@ -21,10 +21,9 @@ if TYPE_CHECKING:
         most_tokens,
         rewriting_need,
     )
-    from tokmill.output.growing_file import GrowingFile
     from tokmill.output.journal import Header, read_journal
-    from tokmill.output.local_parts import DirectoryParts
     from tokmill.output.parts import (
+        DirectoryParts,
         PartsStore,
         files_of_whole,
         in_parts,

@@ -92,9 +92,7 @@ class Journal:
             chain = _check(payload, chain)
             lines.append(_line(chain, payload))
         self.close()
-        durable.write_file(durable.aside(self.path), b"".join(lines))
-        durable.replace(durable.aside(self.path), self.path)
-        durable.sync_directory(self.path.parent)
+        durable.replace_file(self.path, b"".join(lines))
         return Journal.open(self.path, header)
 
     def append(self, segment: Segment, elapsed_s: float) -> None:

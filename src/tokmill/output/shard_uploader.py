@@ -100,12 +100,8 @@ class ShardUploader:
 
     def _mark(self, stored: ObjectInfo) -> None:
         mark = sent_mark(self._directory, stored.name)
-        new = mark.with_name(mark.name + ".new")
         with storage_errors(mark):
-            durable.make_directory(mark.parent)
-            durable.write_file(new, msgspec.json.encode(stored))
-            durable.replace(new, mark)
-            durable.sync_directory(mark.parent)
+            durable.replace_file(mark, msgspec.json.encode(stored))
             for path in (growing_path(self._directory, stored.name), self._directory / stored.name):
                 with contextlib.suppress(FileNotFoundError):
                     path.unlink()

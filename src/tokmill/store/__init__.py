@@ -8,7 +8,6 @@ from tokmill.core.lazy import lazy_names
 
 if TYPE_CHECKING:
     from tokmill.store.base import AlreadyExists, ObjectInfo
-    from tokmill.store.copy import Copier, CopyTask
     from tokmill.store.download import (
         Fetcher,
         RemoteStream,
@@ -18,14 +17,16 @@ if TYPE_CHECKING:
     )
     from tokmill.store.listing import find_remote
     from tokmill.store.s3 import S3Objects, objects_at
-    from tokmill.store.upload import (
+    from tokmill.store.transfer import (
         WRITING,
+        Copier,
+        CopyTask,
         FileToSend,
         Uploader,
+        UploadState,
         foreign_object,
         outgoing,
     )
-    from tokmill.store.upload_state import UploadState
     from tokmill.store.urls import (
         full_urls,
         path_of,

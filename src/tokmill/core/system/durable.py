@@ -203,6 +203,14 @@ def replace(source: Path, target: Path) -> None:
     uninterrupted(lambda: os.replace(source, target))
 
 
+def replace_file(path: Path, data: bytes) -> None:
+    """Replace a file, or make a new one, durably and in one step; its directory is made. Raise OSError."""
+    make_directory(path.parent)
+    write_file(aside(path), data)
+    replace(aside(path), path)
+    sync_directory(path.parent)
+
+
 def publish_new(source: Path, target: Path) -> None:
     """Give a durable file its final name, unless that name is taken; `source` is gone in either case."""
     try:
