@@ -18,7 +18,7 @@ from tokmill.core.events import Detail, Finished, Notice
 from tokmill.core.options import PlanOptions, TokenizeOptions, called_with
 from tokmill.core.paths import path_text
 from tokmill.core.records import is_url, text_to_path
-from tokmill.output import Here, Staged, destination, is_complete, is_complete_at, output_of, stage_of
+from tokmill.output import Place, destination, is_complete, is_complete_at, output_of, stage_of
 from tokmill.run import (
     NOWHERE,
     LocalRunner,
@@ -157,9 +157,7 @@ def _told_without_fresh(call: TokenizeCall) -> Iterator[None]:
         raise
 
 
-def _carry_out(
-    planned: PlannedJob, call: TokenizeCall, place: Here | Staged, runner: LocalRunner, meter: Meter
-) -> tuple[Job, Finished]:
+def _carry_out(planned: PlannedJob, call: TokenizeCall, place: Place, runner: LocalRunner, meter: Meter) -> tuple[Job, Finished]:
     """Return the job as it was run, and its result."""
     asked, carried_bytes = planned.job, 0
     if call.append:
@@ -178,7 +176,7 @@ def _carry_out(
     return job, place.publish(runner.run(job, [meter, *call.observers, *place.observers]), call.observers)
 
 
-def _in_parts(job: Job, call: TokenizeCall, place: Here | Staged, runner: LocalRunner, meter: Meter) -> Summary:
+def _in_parts(job: Job, call: TokenizeCall, place: Place, runner: LocalRunner, meter: Meter) -> Summary:
     """Make one part here, or all of them on a cluster."""
     # Here, so that nobody else needs them.
     from tokmill.run import run_all_parts, run_one_part
@@ -197,7 +195,7 @@ def _in_parts(job: Job, call: TokenizeCall, place: Here | Staged, runner: LocalR
     return summarize(job, finished, meter, emptiness_notices(finished.counts, job.content))
 
 
-def _place(call: TokenizeCall) -> Here | Staged:
+def _place(call: TokenizeCall) -> Place:
     """Return where this run makes its output."""
     if not call.is_in_parts:
         return destination(path_text(call.out, "out"), _text(call.stage))

@@ -33,18 +33,11 @@ if TYPE_CHECKING:
         part_url,
         skipped_lists,
     )
+    from tokmill.output.place import Place, destination, is_complete_at, output_of, stage_of
     from tokmill.output.prefix import Prefix, reading_errors
     from tokmill.output.protected_paths import why_protected
     from tokmill.output.remote_parts import RemoteParts
     from tokmill.output.run_history import RunHistoryRecorder, load_history
-    from tokmill.output.staged import (
-        Here,
-        Staged,
-        destination,
-        is_complete_at,
-        output_of,
-        stage_of,
-    )
     from tokmill.output.state_dir import (
         acquire_lock,
         growing_path,

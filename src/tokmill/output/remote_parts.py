@@ -21,8 +21,8 @@ from tokmill.core.spans import spans_of
 from tokmill.core.system.durable import storage_errors
 from tokmill.output.journal import decode_header, encode_header
 from tokmill.output.parts import PartsStore, files_of_whole, n_parts, part_directory, part_url, parts_url
+from tokmill.output.place import output_of, stage_of
 from tokmill.output.prefix import Prefix, give_up, is_ours, reading_errors
-from tokmill.output.staged import output_of, stage_of
 from tokmill.output.state_dir import acquire_lock, growing_path, release_lock
 from tokmill.store import AlreadyExists, Copier, CopyTask, FileToSend, Uploader, UploadState
 

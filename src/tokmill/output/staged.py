@@ -1,126 +1,66 @@
-"""Where an output is made: in the named directory, or, for an object store, in one of our own from which it is sent.
+"""An output that is made in a directory of our own and sent to an object store.
 
 The staged directory is an output like any other, with its journal, so that a run is resumed exactly; it is found again by the URL.
 Shards are sent as they become complete and are then taken away, so the disk need hold a few of them only; the run waits where the
-store is slower than it. A side that is one file is sent when it is complete: an object cannot be appended to.
+store is slower than it. A side that is one file is sent when it is complete: an object cannot be appended to. A file that is sent
+leaves a mark: what the journal, which is read as it grows, speaks of is here or marked. The run's own process does not send: its
+memory is divided to the last byte, and a store that hangs must not hold it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
-import re
 import shutil
-from pathlib import Path
+from concurrent.futures import FIRST_EXCEPTION, wait
 from typing import TYPE_CHECKING, Self
 
 import msgspec
-import xxhash
 
 from tokmill.core.errors import DamageError, StorageError, TokmillError
-from tokmill.core.events import Progress, Started
-from tokmill.core.manifest import MANIFEST_NAME, load_manifest
+from tokmill.core.events import AnyEvent, Committed, Progress, Started
+from tokmill.core.manifest import MANIFEST_NAME, load_manifest, read_state
 from tokmill.core.outcome import already_finished
 from tokmill.core.progress import ProgressReporter
-from tokmill.core.records import Counts, is_url
+from tokmill.core.records import Counts
+from tokmill.core.spans import Span, iter_spans, with_header
+from tokmill.core.system import durable
 from tokmill.core.system.durable import storage_errors
 from tokmill.output.config_diff import changed_error, is_made_of, is_only_more_lenient
-from tokmill.output.state_dir import acquire_lock, is_begun, is_sent, release_lock, size_error
-from tokmill.store import redacted
+from tokmill.output.journal import read_segments
+from tokmill.output.place import Place, output_of, stage_of
+from tokmill.output.prefix import Prefix
+from tokmill.output.state_dir import (
+    acquire_lock,
+    growing_path,
+    is_begun,
+    is_sent,
+    release_lock,
+    sent_mark,
+    size_error,
+    state_of,
+)
+from tokmill.store import FileToSend, ObjectInfo, Uploader, UploadState, outgoing
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable, Sequence
+    from concurrent.futures import Future
+    from pathlib import Path
 
     from tokmill.core.config import Job
     from tokmill.core.events import Finished
-    from tokmill.core.manifest import Manifest
+    from tokmill.core.manifest import Manifest, Segment
     from tokmill.core.protocols import Observer
-    from tokmill.output.prefix import Prefix
-    from tokmill.store import ObjectInfo, Uploader
+    from tokmill.core.records import FileEntry
 
 _TICK_S = 0.2
-_SHOWN = 60
-"""Characters of a URL in the name of a directory; what tells it from others follows."""
 
 
-def stage_of(url: str, stage: str | None) -> Path:
-    """The directory, one for each URL, in which an output for a store is made. stage: in which directory; None: the usual one."""
-    name = redacted(url).rstrip("/")
-    shown = re.sub(r"[^A-Za-z0-9.]+", "-", name.partition("://")[2])[-_SHOWN:].strip("-.")
-    usual = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tokmill" / "stage"
-    return Path(stage or usual).absolute() / f"{shown}-{xxhash.xxh3_64_hexdigest(name.encode())}"
-
-
-def output_of(root: Path) -> Path:
-    """The output directory inside a staged one."""
-    return root / "output"
-
-
-def is_complete_at(job: Job, url: str) -> bool:
-    """Whether the output of a job is complete at a prefix. Raises UsageError, StorageError."""
-    from tokmill.output.prefix import Prefix
-
-    try:
-        manifest = Prefix(url).manifest()
-    except DamageError:
-        # The run itself says it better.
-        return False
-    return manifest is not None and manifest.fingerprint == job.content.fingerprint()
-
-
-def destination(out: str, stage: str | None) -> Here | Staged:
-    """The place of an output: a directory, or a URL. stage: for a URL; it may come from the environment of every run.
-
-    Raises UsageError, LockedError, StorageError.
-    """
-    return Staged(out, stage) if is_url(out) else Here(out)
-
-
-class Here:
-    """An output in a directory of this machine."""
-
-    def __init__(self, out: str, url: str = "") -> None:
-        """url: of an output in a store of which others send all files."""
-        self.directory = out
-        self.url = url
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Nothing is held."""
-
-    @property
-    def observers(self) -> Sequence[Observer]:
-        """Nobody else."""
-        return ()
-
-    def begin(self, job: Job) -> Finished | None:  # noqa: ARG002  the other place's
-        """The run itself looks whether it is complete."""
-        return None
-
-    def loosened(self, job: Job) -> Job:
-        """Return the job as it is."""
-        return job
-
-    def drop(self) -> None:
-        """Remove nothing: the output is where it belongs."""
-
-    def publish(self, finished: Finished, observers: Sequence[Observer]) -> Finished:  # noqa: ARG002  the contract's
-        """The run itself has done so."""
-        return finished
-
-
-class Staged:
+class Staged(Place):
     """An output that is made here and sent to a store. As a context, it holds the staged directory."""
 
     def __init__(self, url: str, stage: str | None) -> None:
         """Raises UsageError for a store that cannot be used, LockedError, StorageError."""
-        from tokmill.output.prefix import Prefix
-        from tokmill.output.shard_uploader import ShardUploader
-        from tokmill.store import UploadState
-
-        self._prefix: Prefix = Prefix(url)
+        self._prefix = Prefix(url)
         self.url = self._prefix.url
         self.root = stage_of(url, stage)
         self._output = output_of(self.root)
@@ -231,8 +171,6 @@ class Staged:
 
     def _ready_sender(self) -> Uploader:
         """Who sends. Made when the first file is to be sent: from then on what stood there before is gone."""
-        from tokmill.store import Uploader
-
         if self._sender is None:
             self._prefix.retire(self._state)
             self._sender = Uploader(
@@ -286,3 +224,90 @@ class Staged:
         shutil.rmtree(self._output, ignore_errors=True)
         with contextlib.suppress(OSError):
             (self.root / "upload.json").unlink()
+
+
+class ShardUploader:
+    """The files of one staged output. Implements `protocols.Observer`, but raises what goes wrong with the sending."""
+
+    def __init__(self, directory: Path, sender: Callable[[], Uploader]) -> None:
+        """sender: made when it is needed first."""
+        self.while_made = False
+        """Whether files are sent before all of them are complete."""
+        self._directory = directory
+        self._make_sender = sender
+        self._position = 0
+        """In the journal, after the last line that was read."""
+        self._spans: dict[str, list[Span]] = {}
+        self._pending: dict[str, Future[ObjectInfo]] = {}
+
+    def on_event(self, event: AnyEvent) -> None:
+        """Send what is complete; take away what has arrived."""
+        if not self.while_made:
+            return
+        if isinstance(event, (Started, Committed)):
+            segments, self._position = read_segments(state_of(self._directory) / "journal", self._position)
+            self._take(segments)
+        self._settle()
+
+    def finish(self, manifest: Manifest, tick: Callable[[], None], tick_s: float) -> dict[str, ObjectInfo]:
+        """Send what is left of a complete output; returns what the store says of all of it. tick: called every `tick_s` seconds."""
+        files = outgoing(self._directory, manifest)
+        for file in files:
+            if not is_sent(self._directory, file.name) and file.name not in self._pending:
+                self._pending[file.name] = self._make_sender().send(file)
+        # Those that are sent now stay here until the manifest is there: there is room for them.
+        left = set(self._pending.values())
+        while left:
+            done, left = wait(left, timeout=tick_s, return_when=FIRST_EXCEPTION)
+            for each in done:
+                each.result()
+            tick()
+        arrived = {name: each.result() for name, each in self._pending.items()}
+        return {file.name: arrived.get(file.name) or self._marked(file.name) for file in files}
+
+    def sent(self) -> dict[str, ObjectInfo]:
+        """What was sent and taken away, by an earlier attempt too."""
+        marks = sent_mark(self._directory, "").parent
+        names = [path.name.removesuffix(".json").replace("%", "/") for path in (marks.iterdir() if marks.is_dir() else ())]
+        return {name: self._marked(name) for name in names if not name.endswith(".new")}
+
+    def _take(self, segments: Iterable[Segment]) -> None:
+        """Begin to send the files that are complete with these segments."""
+        for segment in segments:
+            iter_spans([segment], self._spans)
+            for name, entry in segment.completed.items():
+                spans = tuple(with_header(self._spans.pop(name, ()), entry))
+                if not is_sent(self._directory, name):
+                    self._pending[name] = self._make_sender().send(self._file(name, entry, spans))
+
+    def _file(self, name: str, entry: FileEntry, spans: tuple[Span, ...]) -> FileToSend:
+        paths = growing_path(self._directory, name), self._directory / name
+        return FileToSend(name=name, paths=paths, entry=entry, spans=spans)
+
+    def _settle(self) -> None:
+        """Mark and take away what has arrived. Raises what went wrong."""
+        for name, each in list(self._pending.items()):
+            if each.done():
+                self._mark(each.result())
+                del self._pending[name]
+
+    def _mark(self, stored: ObjectInfo) -> None:
+        mark = sent_mark(self._directory, stored.name)
+        with storage_errors(mark):
+            durable.replace_file(mark, msgspec.json.encode(stored))
+            for path in (growing_path(self._directory, stored.name), self._directory / stored.name):
+                with contextlib.suppress(FileNotFoundError):
+                    path.unlink()
+
+    def _marked(self, name: str) -> ObjectInfo:
+        mark = sent_mark(self._directory, name)
+        try:
+            with storage_errors(mark):
+                return msgspec.json.decode(read_state(mark), type=ObjectInfo)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            raise DamageError(
+                "what was noted of a file that was sent is not readable",
+                where=str(mark),
+                allowed="JSON as tokmill writes it",
+                next_step="run the same command with --fresh to make it again",
+            ) from None

@@ -18,7 +18,7 @@ from tokmill.core.partition import Part, count_parts, parse_part
 from tokmill.core.progress import ProgressReporter
 from tokmill.core.records import Counts, is_url, path_to_text, text_to_path
 from tokmill.core.version import __version__
-from tokmill.output import Here, Staged, in_parts, part_content, part_url
+from tokmill.output import Place, destination, in_parts, part_content, part_url
 from tokmill.run.estimate.forecast import check_disk
 from tokmill.run.parts.finalize import join_parts, parts_store
 
@@ -38,21 +38,21 @@ class PartsRunner(Protocol):
         """Return when the parts are complete. job: of the whole. Raises TokmillError."""
 
 
-def place_of_part(out: str, stage: str | None, part: str | None) -> Here | Staged:
+def place_of_part(out: str, stage: str | None, part: str | None) -> Place:
     """Return where a run makes its output: one part, or (None) all of them, made elsewhere. Raises TokmillError.
 
     stage: of a URL, the directory for what is made here; None: the usual one.
     """
     if not is_url(out):
-        return Here(out)
+        return Place(out)
     if part is not None:
-        return Staged(part_url(out, parse_part(part)[0]), stage)
+        return destination(part_url(out, parse_part(part)[0]), stage)
     parts = parts_store(out, stage)
-    return Here(str(parts.scratch), parts.where)
+    return Place(str(parts.scratch), parts.where)
 
 
 def run_one_part(
-    job: Job, part: str, place: Here | Staged, runner: Runner, observers: Sequence[Observer], *, url: str = "", force: bool
+    job: Job, part: str, place: Place, runner: Runner, observers: Sequence[Observer], *, url: str = "", force: bool
 ) -> tuple[Job, Finished, bool]:
     """Make one part of an output.
 
@@ -124,9 +124,9 @@ def make_part(job: Job, stage: str | None, runner: Runner, observers: Sequence[O
     part = cast("Part", job.content.part)
     if not job.destination:
         directory = Path(text_to_path(job.out)).parents[2]
-        return _make(parts_store(str(directory)), job, Here(str(directory)), runner, observers, (), force=True)[0]
+        return _make(parts_store(str(directory)), job, Place(str(directory)), runner, observers, (), force=True)[0]
     parts = parts_store(job.destination.removesuffix(part_url("", part.index)), stage)
-    with Staged(job.destination, stage) as place:
+    with destination(job.destination, stage) as place:
         job = msgspec.structs.replace(job, out=path_to_text(place.directory))
         # The sending is not reported: progress shows how much input is done.
         return _make(parts, job, place, runner, observers, (), force=True)[0]
@@ -163,7 +163,7 @@ def part_job(whole: Job, index: int, content: Content | None = None) -> Job:
 def _make(
     parts: PartsStore,
     job: Job,
-    place: Here | Staged,
+    place: Place,
     runner: Runner,
     observers: Sequence[Observer],
     sending: Sequence[Observer],

@@ -1,0 +1,97 @@
+"""Where an output is made: in the named directory, or, for an object store, in a directory of our own from which it is sent."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import xxhash
+
+from tokmill.core.errors import DamageError
+from tokmill.core.records import is_url
+from tokmill.store import redacted
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tokmill.core.config import Job
+    from tokmill.core.events import Finished
+    from tokmill.core.protocols import Observer
+
+_SHOWN = 60
+"""Characters of a URL in the name of a directory; what tells it from others follows."""
+
+
+def stage_of(url: str, stage: str | None) -> Path:
+    """Return the directory, one for each URL, in which an output for a store is made. stage: where; None: the usual place."""
+    name = redacted(url).rstrip("/")
+    shown = re.sub(r"[^A-Za-z0-9.]+", "-", name.partition("://")[2])[-_SHOWN:].strip("-.")
+    usual = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tokmill" / "stage"
+    return Path(stage or usual).absolute() / f"{shown}-{xxhash.xxh3_64_hexdigest(name.encode())}"
+
+
+def output_of(root: Path) -> Path:
+    """Return the output directory inside a staged one."""
+    return root / "output"
+
+
+def is_complete_at(job: Job, url: str) -> bool:
+    """Return whether the output of a job is complete at a prefix. Raises UsageError, StorageError."""
+    from tokmill.output.prefix import Prefix
+
+    try:
+        manifest = Prefix(url).manifest()
+    except DamageError:
+        # The run itself says it better.
+        return False
+    return manifest is not None and manifest.fingerprint == job.content.fingerprint()
+
+
+def destination(out: str, stage: str | None) -> Place:
+    """Return the place of an output: a directory, or a URL. stage: for a URL; it may come from the environment of every run.
+
+    Raises UsageError, LockedError, StorageError.
+    """
+    if not is_url(out):
+        return Place(out)
+    # Here, so that a directory needs no client of a store.
+    from tokmill.output.staged import Staged
+
+    return Staged(out, stage)
+
+
+class Place:
+    """An output in a directory of this machine."""
+
+    def __init__(self, out: str, url: str = "") -> None:
+        """url: of an output in a store of which others send all files."""
+        self.directory = out
+        self.url = url
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _kind: object, _error: BaseException | None, _trace: object) -> None:
+        """Release nothing."""
+
+    @property
+    def observers(self) -> Sequence[Observer]:
+        """Return who must be told of the run's events: nobody else."""
+        return ()
+
+    def begin(self, job: Job) -> Finished | None:  # noqa: ARG002  the other place's
+        """Return None: the run itself looks whether the output is complete."""
+        return None
+
+    def loosened(self, job: Job) -> Job:
+        """Return the job as it is."""
+        return job
+
+    def drop(self) -> None:
+        """Remove nothing: the output is where it belongs."""
+
+    def publish(self, finished: Finished, observers: Sequence[Observer]) -> Finished:  # noqa: ARG002  the contract's
+        """Return the result as it is: the run itself has published the output."""
+        return finished
