@@ -12,6 +12,8 @@ import contextlib
 import random
 import threading
 import time
+from collections import deque
+from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -155,65 +157,43 @@ class Fetcher:
 
 
 class _Ahead:
-    """The blocks of an object in order, fetched by threads that stay a few blocks ahead of the reader."""
+    """The blocks of an object in order, a few of them fetched ahead of the reader, each by a thread that does not delay an exit."""
 
-    def __init__(self, fetcher: Fetcher, begin: int, end: int, n_threads: int) -> None:
+    def __init__(self, fetcher: Fetcher, begin: int, end: int, n_ahead: int) -> None:
         self._fetcher = fetcher
-        self._begin = begin
+        self._begins = iter(range(begin, end, REMOTE_BLOCK_BYTES))
         self._end = end
-        self._n_begun = 0
-        self._n_taken = 0
-        self._blocks: dict[int, memoryview | BaseException] = {}
-        self._closed = False
-        self._changed = threading.Condition()
-        n_threads = min(n_threads, -(-(end - begin) // REMOTE_BLOCK_BYTES))
-        for i in range(n_threads):
-            threading.Thread(target=self._run, name=f"fetch-{i}", daemon=True).start()
+        self._pending: deque[Future[memoryview]] = deque()
+        for _ in range(n_ahead):
+            self._start_next()
 
     def take(self) -> memoryview:
         """Return the next block. Raises what went wrong with it."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._n_taken in self._blocks)
-            if self._closed:
-                raise Closed
-            block = self._blocks.pop(self._n_taken)
-            self._n_taken += 1
-            self._changed.notify_all()
-        if isinstance(block, BaseException):
-            raise block
+        block = self._pending[0].result()
+        self._pending.popleft()
+        self._start_next()
         return block
 
     def close(self) -> None:
-        """End the threads, without waiting for what they have begun."""
-        with self._changed:
-            self._closed = True
-            self._blocks.clear()
-            self._changed.notify_all()
+        """Wake the reader; what was begun is not waited for."""
+        for block in self._pending:
+            with contextlib.suppress(InvalidStateError):
+                block.set_exception(Closed())
 
-    def _run(self) -> None:
-        while (index := self._next()) is not None:
-            begin = self._begin + index * REMOTE_BLOCK_BYTES
+    def _start_next(self) -> None:
+        begin = next(self._begins, None)
+        if begin is not None:
+            block: Future[memoryview] = Future()
+            self._pending.append(block)
+            threading.Thread(target=self._fetch, args=(block, begin), name=f"fetch-{begin}", daemon=True).start()
+
+    def _fetch(self, block: Future[memoryview], begin: int) -> None:
+        # Of a closed stream, nobody wants it.
+        with contextlib.suppress(InvalidStateError):
             try:
-                block: memoryview | BaseException = self._fetcher.fetch(begin, min(begin + REMOTE_BLOCK_BYTES, self._end))
+                block.set_result(self._fetcher.fetch(begin, min(begin + REMOTE_BLOCK_BYTES, self._end)))
             except BaseException as error:  # noqa: BLE001  a thread's error is raised where its block is taken
-                block = error
-            with self._changed:
-                if self._closed:
-                    return
-                self._blocks[index] = block
-                self._changed.notify_all()
-            if isinstance(block, BaseException):
-                return
-
-    def _next(self) -> int | None:
-        """Return the block to fetch next, once there is room for it."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._n_begun < self._n_taken + REMOTE_BLOCKS_HELD - 1)
-            index = self._n_begun
-            if self._closed or self._begin + index * REMOTE_BLOCK_BYTES >= self._end:
-                return None
-            self._n_begun += 1
-            return index
+                block.set_exception(error)
 
 
 class RemoteStream:
@@ -274,8 +254,8 @@ class RemoteStream:
     def _next_block(self) -> memoryview:
         begin = self._n_requested
         if self._ahead is None and begin == self._first_end:
-            n_threads = 1 if self._fetcher.store.is_streamed(self._fetcher.pinned) else REMOTE_BLOCKS_HELD - 1
-            self._ahead = _Ahead(self._fetcher, begin, self._size, n_threads)
+            n_ahead = 1 if self._fetcher.store.is_streamed(self._fetcher.pinned) else REMOTE_BLOCKS_HELD - 1
+            self._ahead = _Ahead(self._fetcher, begin, self._size, n_ahead)
         if self._ahead is not None:
             block = self._ahead.take()
         else:
