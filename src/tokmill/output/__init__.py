@@ -16,12 +16,11 @@ if TYPE_CHECKING:
     from tokmill.output.disk_space import (
         DiskNeed,
         disk_need,
-        is_complete,
-        is_made,
         most_tokens,
         rewriting_need,
     )
     from tokmill.output.journal import Header, read_journal
+    from tokmill.output.opening import destination, is_complete, is_complete_at, is_made
     from tokmill.output.parts import (
         DirectoryParts,
         PartsStore,
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
         part_url,
         skipped_lists,
     )
-    from tokmill.output.place import Place, destination, is_complete_at, output_of, stage_of
+    from tokmill.output.place import Place, output_of, stage_of
     from tokmill.output.prefix import Prefix, reading_errors
     from tokmill.output.protected_paths import why_protected
     from tokmill.output.remote_parts import RemoteParts

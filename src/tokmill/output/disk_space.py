@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from tokmill.core.errors import DiskFullError, TokmillError
-from tokmill.core.manifest import load_manifest
+from tokmill.core.errors import DiskFullError
 from tokmill.core.output_spec import Shards
 from tokmill.core.records import ITEM_BYTES, is_packed, text_to_path
 from tokmill.core.text import counted, printable_line
@@ -144,20 +143,6 @@ def most_tokens(content: Content) -> tuple[int, int] | None:
     n_bytes = sum((source.size_bytes or 0) * (_COMPRESSION if is_packed(source) else 1) for source in content.inputs)
     # A document's end-of-text id has its separator or its line's brackets, but for the last of a file.
     return n_bytes * (_REPLACED if content.encoding_errors == "replace" else 1) + len(content.inputs), n_bytes
-
-
-def is_complete(job: Job) -> bool:
-    """Return whether the output of a job is complete, so that nothing will be written."""
-    return is_made(Path(text_to_path(job.out)), job.content, fresh=job.fresh)
-
-
-def is_made(out: Path, content: Content, *, fresh: bool) -> bool:
-    """Return whether an output with these settings is complete in a directory."""
-    try:
-        return not fresh and load_manifest(out).fingerprint == content.fingerprint()
-    except (TokmillError, OSError):
-        # Whatever is wrong there, the run itself says it better.
-        return False
 
 
 def _mb(n_bytes: int) -> str:

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Self
 
 import xxhash
 
-from tokmill.core.errors import DamageError
-from tokmill.core.records import is_url
 from tokmill.store import redacted
 
 if TYPE_CHECKING:
@@ -35,31 +33,6 @@ def stage_of(url: str, stage: str | None) -> Path:
 def output_of(root: Path) -> Path:
     """Return the output directory inside a staged one."""
     return root / "output"
-
-
-def is_complete_at(job: Job, url: str) -> bool:
-    """Return whether the output of a job is complete at a prefix. Raises UsageError, StorageError."""
-    from tokmill.output.prefix import Prefix
-
-    try:
-        manifest = Prefix(url).manifest()
-    except DamageError:
-        # The run itself says it better.
-        return False
-    return manifest is not None and manifest.fingerprint == job.content.fingerprint()
-
-
-def destination(out: str, stage: str | None) -> Place:
-    """Return the place of an output: a directory, or a URL. stage: for a URL; it may come from the environment of every run.
-
-    Raises UsageError, LockedError, StorageError.
-    """
-    if not is_url(out):
-        return Place(out)
-    # Here, so that a directory needs no client of a store.
-    from tokmill.output.staged import Staged
-
-    return Staged(out, stage)
 
 
 class Place:
