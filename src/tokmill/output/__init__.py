@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     )
     from tokmill.output.place import Place, output_of, stage_of
     from tokmill.output.prefix import Prefix, reading_errors
-    from tokmill.output.protected_paths import why_protected
     from tokmill.output.remote_parts import RemoteParts
     from tokmill.output.run_history import RunHistoryRecorder, load_history
     from tokmill.output.state_dir import (
@@ -44,6 +43,7 @@ if TYPE_CHECKING:
         plan_of,
         release_lock,
         state_of,
+        why_protected,
     )
     from tokmill.output.superseded import (
         discard_unfinished,

@@ -60,7 +60,7 @@ class DiskNeed(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the run will not fill the disk."""
 
     def check(self, *, is_staged: bool = False) -> None:
-        """Raises DiskFullError when it will not fit. is_staged: it is made there for a store."""
+        """Raise DiskFullError when it will not fit. is_staged: it is made there for a store."""
         if self.fits:
             return
         elsewhere = "--stage on another disk, --shard-tokens with a smaller --stage-size" if is_staged else "choose another --out"

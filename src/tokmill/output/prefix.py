@@ -63,7 +63,7 @@ class Prefix:
         self.ask(lambda: self.store.delete(names))
 
     def manifest(self) -> Manifest | None:
-        """Return that of the complete output here; None if there is none. Raises DamageError, UsageError (a newer tokmill's)."""
+        """Return the manifest of the complete output here; None if there is none. Raises DamageError, UsageError."""
         data = self.whole(MANIFEST_NAME)
         return None if data is None else decode_manifest(data, f"{self.url}/{MANIFEST_NAME}")
 
@@ -103,17 +103,13 @@ class Prefix:
 
     def whole(self, name: str) -> bytes | None:
         """Return a small object; None if there is none. One that is replaced or deleted while it is read is read again."""
-        for is_last in (*[False] * _READS, True):
+        for _ in range(_READS):
+            with contextlib.suppress(ChangedError):
+                info = self.head(name)
+                return None if info is None else self._bytes(info)
+        with reading_errors():
             info = self.head(name)
-            if info is None:
-                return None
-            try:
-                return self._bytes(info)
-            except ChangedError:
-                if is_last:
-                    with reading_errors():
-                        raise
-        raise AssertionError
+            return None if info is None else self._bytes(info)
 
     def _bytes(self, info: ObjectInfo) -> bytes:
         """Return the bytes of an object. Raises ChangedError when it is another by now."""

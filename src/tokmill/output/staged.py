@@ -119,7 +119,7 @@ class Staged(Place):
         return None
 
     def loosened(self, job: Job) -> Job:
-        """The job of a part; one that a stricter run began here begins again: what was sent bears that run's name."""
+        """Return the job of a part; what a stricter run began here is begun again: what was sent bears that run's name."""
         before, content = self._state.notes.content, job.content
         if before is None or before.fingerprint() == content.fingerprint() or not is_only_more_lenient(before, content):
             return job
@@ -127,7 +127,7 @@ class Staged(Place):
 
     @property
     def observers(self) -> Sequence[Observer]:
-        """Who has to be told of the run's events."""
+        """Return who must be told of the run's events."""
         return [self._shipment]
 
     def publish(self, finished: Finished, observers: Sequence[Observer]) -> Finished:
@@ -170,7 +170,7 @@ class Staged(Place):
         return self._shipment.finish(manifest, tick, _TICK_S)
 
     def _ready_sender(self) -> Uploader:
-        """Who sends. Made when the first file is to be sent: from then on what stood there before is gone."""
+        """Return what sends, made for the first file: from then on what stood at the prefix before is gone."""
         if self._sender is None:
             self._prefix.retire(self._state)
             self._sender = Uploader(
@@ -187,7 +187,7 @@ class Staged(Place):
         self._n_sent += n_bytes
 
     def _check_sent(self) -> None:
-        """Raises DamageError when what was sent and taken away here is no longer there."""
+        """Raise DamageError when what was sent and taken away here is no longer there."""
         sent = self._shipment.sent()
         there = self._prefix.list() if sent else {}
         for name, stored in sent.items():
@@ -200,7 +200,7 @@ class Staged(Place):
                 )
 
     def _complete(self, job: Job) -> Finished:
-        """What came of the run whose output is complete at the prefix. Raises ChangedError, DamageError."""
+        """Return the result of the run whose output is complete at the prefix. Raises ChangedError, DamageError."""
         manifest = self._prefix.complete_manifest()
         if not is_made_of(manifest, job.content):
             raise changed_error(manifest.content, job.content, self.url, is_complete=True)
@@ -216,11 +216,11 @@ class Staged(Place):
         return already_finished(manifest)
 
     def _is_begun(self) -> bool:
-        """Whether anything here would be lost."""
+        """Return whether anything here would be lost."""
         return is_begun(self._output) or (self._output / MANIFEST_NAME).exists()
 
     def drop(self) -> None:
-        """Take away what was staged: the prefix has it."""
+        """Remove what was staged: the prefix has it."""
         shutil.rmtree(self._output, ignore_errors=True)
         with contextlib.suppress(OSError):
             (self.root / "upload.json").unlink()
@@ -250,7 +250,7 @@ class ShardUploader:
         self._settle()
 
     def finish(self, manifest: Manifest, tick: Callable[[], None], tick_s: float) -> dict[str, ObjectInfo]:
-        """Send what is left of a complete output; returns what the store says of all of it. tick: called every `tick_s` seconds."""
+        """Send the rest of a complete output; return what the store says of all of it. tick: called every `tick_s` seconds."""
         files = outgoing(self._directory, manifest)
         for file in files:
             if not is_sent(self._directory, file.name) and file.name not in self._pending:
@@ -266,7 +266,7 @@ class ShardUploader:
         return {file.name: arrived.get(file.name) or self._marked(file.name) for file in files}
 
     def sent(self) -> dict[str, ObjectInfo]:
-        """What was sent and taken away, by an earlier attempt too."""
+        """Return what was sent and taken away, by an earlier attempt too."""
         marks = sent_mark(self._directory, "").parent
         names = [path.name.removesuffix(".json").replace("%", "/") for path in (marks.iterdir() if marks.is_dir() else ())]
         return {name: self._marked(name) for name in names if not name.endswith(".new")}

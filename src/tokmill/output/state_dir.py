@@ -8,21 +8,27 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import stat
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tokmill.core.errors import DamageError, UsageError
-from tokmill.core.manifest import BESIDE, MANIFEST_NAME, PARTS_NAME, PLAN_NAME, STATE_NAME
+from tokmill.core.manifest import BESIDE, MANIFEST_NAME, PARTS_NAME, PLAN_NAME, SKIPPED_NAME, STATE_NAME
 from tokmill.core.output_spec import SIDES
 from tokmill.core.system import durable
 from tokmill.core.system.durable import DirectoryLock, reading_errors
 from tokmill.core.text import counted
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterable
 
 _SENT_NAME = ".tokmill.sent"
 """Directory of a staged output with a mark for each file that was sent to a store and is no longer here."""
+_OF_A_SIDE = re.compile(r"(train|val)(_\d+)?\.(bin|idx)")
+"""Files of ids beside the manifest; other formats write into a directory for each side."""
+_DEEPEST = 2
+"""Directories between an output and its files at most, its own included."""
 
 
 def state_of(directory: Path) -> Path:
@@ -166,3 +172,36 @@ def refuse_strangers(directory: Path) -> None:
                 allowed="a new or empty directory, or one that tokmill made",
                 next_step="choose another --out, or move the files away",
             )
+
+
+def why_protected(path: str | os.PathLike[str], outputs: Iterable[Path] = (), inputs: Iterable[str] = ()) -> str | None:
+    """Return what a path is that must not be written to, in words; None if it is neither of an output nor an input.
+
+    Args:
+        path: Links are followed.
+        outputs: Directories that are, or will be, outputs; so is a directory above the path that looks like one.
+        inputs: Files, as `open` takes them.
+    """
+    real = Path(os.path.realpath(path))
+    above = [p for p in list(real.parents)[:_DEEPEST] if (p / MANIFEST_NAME).exists() or (p / STATE_NAME).is_dir()]
+    if STATE_NAME in real.parts or any(_is_of_output(real, each) for each in [*above, *outputs]):
+        return "a part of an output of tokmill"
+    return "an input" if any(_is_same(real, each) for each in inputs) else None
+
+
+def _is_of_output(real: Path, output: Path) -> bool:
+    try:
+        parts = real.relative_to(os.path.realpath(output)).parts
+    except ValueError:
+        return False
+    first = parts[0] if parts else ""
+    if len(parts) > 1:
+        return first in {"train", "val"}
+    return first in {MANIFEST_NAME, SKIPPED_NAME, ""} or _OF_A_SIDE.fullmatch(first) is not None
+
+
+def _is_same(real: Path, path: str) -> bool:
+    try:
+        return os.path.samefile(real, path)
+    except (OSError, ValueError):
+        return False

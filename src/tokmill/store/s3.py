@@ -459,6 +459,18 @@ def _input_errors(name: str) -> Callable[[Exception], Exception]:
 def _output_errors(url: str, method: str, *, is_conditional: bool = False) -> Callable[[Exception], Exception]:
     """Return what translates errors about the prefix of an output."""
 
+    def denied_output(what: str) -> StorageError:
+        allowed = "a prefix that may be listed, read and written"
+        return StorageError(f"access denied: {what}", where=url, allowed=allowed, next_step=_CREDENTIALS, resumes=True)
+
+    def refused_output(what: str) -> StorageError:
+        return StorageError(
+            f"the store refused: {what}",
+            where=url,
+            allowed="a store that answers as its protocol says",
+            next_step="check the URL, AWS_ENDPOINT_URL, the region and whether the credentials are still good, then run it again",
+        )
+
     def translate(error: Exception) -> Exception:
         code, status = _answer_of(error)
         if is_conditional and (status == 501 or code == "NotImplemented"):
@@ -473,7 +485,7 @@ def _output_errors(url: str, method: str, *, is_conditional: bool = False) -> Ca
             return UsageError("there is no such bucket", where=url, allowed=allowed, next_step=next_step)
         if status == 404:
             return UploadNotFound() if code == "NoSuchUpload" else _NotThereError()
-        return _meaning(error, url, lambda what: _denied(what, url), lambda what: _refused(what, url))
+        return _meaning(error, url, denied_output, refused_output)
 
     return translate
 
@@ -535,25 +547,6 @@ def _bad_endpoint(error: ValueError) -> Exception:
         where="AWS_ENDPOINT_URL",
         allowed="http:// or https://, a host and perhaps a port, such as https://s3.example.org:9000",
         next_step="set AWS_ENDPOINT_URL, or endpoint_url in the AWS configuration, to such a URL",
-    )
-
-
-def _denied(what: str, url: str) -> StorageError:
-    return StorageError(
-        f"access denied: {what}",
-        where=url,
-        allowed="a prefix that may be listed, read and written",
-        next_step=_CREDENTIALS,
-        resumes=True,
-    )
-
-
-def _refused(what: str, url: str) -> StorageError:
-    return StorageError(
-        f"the store refused: {what}",
-        where=url,
-        allowed="a store that answers as its protocol says",
-        next_step="check the URL, AWS_ENDPOINT_URL, the region and whether the credentials are still good, then run it again",
     )
 
 
