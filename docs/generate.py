@@ -23,8 +23,8 @@ from tokmill.cli import (
 )
 from tokmill.cli.command import Argument, Parameter, root
 from tokmill.cli.console import Console
-from tokmill.core import errors, manifest, output_spec, provenance, records as types
-from tokmill.core.config import Content
+from tokmill.core import errors, manifest, output_spec, records as types
+from tokmill.core.config import Content, Provenance
 
 MADE = {"commands.md", "settings.md", "exit-codes.md", "manifest.md", "python.md"}
 
@@ -138,7 +138,7 @@ def manifest_page() -> str:
         types.Input,
         types.Tokenizer,
         output_spec.Shards,
-        provenance.Provenance,
+        Provenance,
     )
     for record in records:
         lines += [f"## {record.__name__}", "", escaped(first_line(record)), "", *fields(record), ""]

@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from tokmill.core.config import Job, parse_size
+from tokmill.core.config import Job, parse_size, path_text
 from tokmill.core.errors import TokmillError, UsageError
 from tokmill.core.events import Detail, Finished, Notice
 from tokmill.core.options import PlanOptions, TokenizeOptions, called_with
-from tokmill.core.paths import path_text
 from tokmill.core.records import is_url, text_to_path
 from tokmill.output import Place, destination, is_complete, is_complete_at, output_of, stage_of
 from tokmill.run import (

@@ -32,6 +32,7 @@ _FOR = {
     "torch": "tokmill.torch",
 }
 """What each extra is for."""
+_REINSTALL = "pip install --force-reinstall tokmill, then: tokmill doctor"
 _HERE_NO_MORE = "cd to a directory that is there, then: tokmill doctor"
 _DEVELOPERS = {"dev", "docs"}
 
@@ -97,7 +98,8 @@ def _looked_at(group: str, name: str, look: Callable[[], list[Check]]) -> list[C
         return look()
     except Exception as error:  # noqa: BLE001  whatever is wrong with this machine must be a row of the answer
         few = isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
-        step = "ulimit -n 1024" if few else _HERE_NO_MORE if isinstance(error, FileNotFoundError) else None
+        steps = ((ImportError, _REINSTALL), (FileNotFoundError, _HERE_NO_MORE))
+        step = "ulimit -n 1024" if few else next((step for kind, step in steps if isinstance(error, kind)), None)
         return [Check(group, name, f"not possible: {error or type(error).__name__}", "bad", step)]
 
 
@@ -159,15 +161,12 @@ def fits(version: str, wanted: str) -> bool:
 
 def engine() -> Check:
     """Return whether the engine gives the reference's ids for fixed texts, tried in a separate process."""
-    hint = "pip install --force-reinstall tokmill, then: tokmill doctor"
-    try:
-        import msgspec
+    import msgspec
 
-        from tokmill.core.events import Failed
-        from tokmill.core.system.process import Child, error_of
-        from tokmill.encode import TEXTS, Tried
-    except ImportError as error:
-        return Check("engine", "self-test", f"not possible: {error}", "bad", hint)
+    from tokmill.core.events import Failed
+    from tokmill.core.system.process import Child, error_of
+    from tokmill.encode import TEXTS, Tried
+
     child = Child("tokmill.encode.selftest")
     try:
         child.ask(b"{}")
@@ -176,22 +175,20 @@ def engine() -> Check:
         child.end()
     if answer is None:
         words = (child.last_words.splitlines() or ["no error was printed"])[-1]
-        return Check("engine", "self-test", f"the process ended ({child.cause()}): {words}", "bad", hint)
+        return Check("engine", "self-test", f"the process ended ({child.cause()}): {words}", "bad", _REINSTALL)
     found: Failed | Tried = msgspec.json.decode(answer, type=Failed | Tried)
     if isinstance(found, Failed):
         fault = error_of(found)
         return Check("engine", "self-test", fault.what, "bad", fault.next_step)
     if found.differs_in is not None:
-        return Check("engine", "self-test", f"text {found.differs_in} is not encoded as by the reference", "bad", hint)
+        return Check("engine", "self-test", f"text {found.differs_in} is not encoded as by the reference", "bad", _REINSTALL)
     return Check("engine", "self-test", f"{len(TEXTS)} texts, {found.n_tokens} tokens: the same as the reference's")
 
 
 def vocabularies() -> list[Check]:
     """Return the cache directory, and which of the published encodings are in it."""
-    try:
-        from tokmill.encode import list_vocabularies, tiktoken_cache_paths
-    except ImportError as error:
-        return [Check("vocabularies", "list", f"not possible: {error}", "note", "see packages")]
+    from tokmill.encode import list_vocabularies, tiktoken_cache_paths
+
     directory = os.path.dirname((tiktoken_cache_paths("cl100k_base") or [""])[0])
     state = "is there" if os.path.isdir(directory) else "is not there"
     checks = [Check("vocabularies", "cache", f"{directory} {state}")]

@@ -6,7 +6,9 @@ is an error that names it. `Resources` holds those that cannot. Both are plain d
 
 from __future__ import annotations
 
+import os
 import re
+from typing import Literal
 
 import msgspec
 import xxhash
@@ -15,13 +17,54 @@ from tokmill.core.errors import UsageError
 from tokmill.core.options import PlanOptions
 from tokmill.core.output_spec import Shards
 from tokmill.core.partition import Part
-from tokmill.core.provenance import Origin, Provenance
-from tokmill.core.records import EotPlacement, IdType, Input, OnError, Tokenizer, Utf8Policy
+from tokmill.core.records import EotPlacement, IdType, Input, OnError, Tokenizer, Utf8Policy, is_url
 
 MIB = 1 << 20
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30, "ti": 1 << 40}
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "0": "\0", "\\": "\\", "f": "\f", "v": "\v"}
+
+
+How = Literal["merge", "convert", "reshard", "append"]
+
+
+class Provenance(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Another complete output, or bare files of ids, from which an output was made without tokenizing again."""
+
+    how: How
+    path: str
+    """Absolute path of the directory or file, in the form of `path_to_text`."""
+    format: str
+    fingerprint: str = ""
+    """Fingerprint of its content; empty for bare files."""
+    tokmill_version: str = ""
+    n_inputs: int
+    """So many of `content.inputs`, in their order, are its own."""
+    tokens_train: int = 0
+    tokens_val: int = 0
+    documents_train: int = 0
+    documents_val: int = 0
+    made_from: tuple[Provenance, ...] = ()
+    """What it was made from itself."""
+
+
+class BareFiles(msgspec.Struct, frozen=True, kw_only=True):
+    """What was stated of files of ids that no manifest describes."""
+
+    format: str
+    dtype: IdType
+    eot: EotPlacement
+    eot_id: int
+    n_val: int
+    """So many of the inputs, the last ones, are the validation side."""
+
+
+class Origin(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What settings and inputs do not say of an output that no run of tokenize could make."""
+
+    merged: tuple[str, ...] = ()
+    """Fingerprints of the merged outputs, whose settings differ or which have an origin themselves."""
+    bare_files: BareFiles | None = None
 
 
 class Content(msgspec.Struct, frozen=True, kw_only=True):
@@ -160,3 +203,27 @@ def parse_separator(text: str) -> str | None:
             next_step="or --separator none when each file is one document",
         )
     return separator
+
+
+def path_text(given: object, option: str) -> str:
+    """Return a path or URL as text. Raises UsageError for what is neither. option: for which it was given."""
+    if not isinstance(given, (str, os.PathLike)):
+        raise UsageError(f"{given!r} is not a path", where=option, allowed="a str or a path object", next_step="give a path")
+    return str(given)
+
+
+def local_path(given: str | os.PathLike[str]) -> str:
+    """Return the path, absolute. Raises UsageError for a URL, and for what is no path."""
+    path = path_text(given, "path")
+    if is_url(path):
+        # Only the scheme: what comes before the first slash may be a password.
+        scheme = path.partition("://")[0].lower()
+        raise UsageError(
+            "this command works on local directories, not URLs",
+            where=f"{scheme}://",
+            allowed="a path; URLs are for the inputs and --out of tokenize, for finalize, verify and inspect",
+            next_step="copy it first, all of it: aws s3 sync s3://bucket/prefix DIR; then tokmill verify DIR"
+            if scheme == "s3"
+            else "copy it to a directory first",
+        )
+    return os.path.abspath(path)

@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import xxhash
 
-from tokmill.core.config import Content
+from tokmill.core.config import Content, Provenance
 from tokmill.core.errors import DamageError, UsageError
 from tokmill.core.history import History, is_sane
-from tokmill.core.provenance import Provenance
 from tokmill.core.records import Counts, Cursor, FileEntry, text_to_path
 from tokmill.core.text import shortened
 

@@ -9,9 +9,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tokmill.core.config import local_path, path_text
 from tokmill.core.errors import UsageError
 from tokmill.core.manifest import MANIFEST_NAME, STATE_NAME
-from tokmill.core.paths import local_path, path_text
 from tokmill.core.records import path_to_text
 from tokmill.core.text import nearest
 

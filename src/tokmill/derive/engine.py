@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from tokmill.core.config import Provenance
 from tokmill.core.errors import ChangedError
 from tokmill.core.events import Committed, Finished
 from tokmill.core.manifest import FORMAT_VERSION, Manifest, published
 from tokmill.core.outcome import Outcome, outcome_of
 from tokmill.core.progress import ProgressReporter
-from tokmill.core.provenance import Provenance
 from tokmill.core.records import Counts, Cursor, FileEntry, path_to_text
 from tokmill.core.system.memory import peak_rss_bytes
 from tokmill.core.version import __version__
@@ -27,9 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from tokmill.core.config import Content
+    from tokmill.core.config import Content, How
     from tokmill.core.protocols import Observer
-    from tokmill.core.provenance import How
     from tokmill.derive.source import Source
 
 COMMIT_BYTES = 64 << 20

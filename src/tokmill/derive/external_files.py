@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, cast, get_args
 import msgspec
 import numpy as np
 
-from tokmill.core.config import Content
+from tokmill.core.config import BareFiles, Content, Origin
 from tokmill.core.errors import UsageError
 from tokmill.core.manifest import FORMAT_VERSION, Manifest
 from tokmill.core.output_spec import SIDES
-from tokmill.core.provenance import BareFiles, Origin
 from tokmill.core.records import (
     Counts,
     Cursor,

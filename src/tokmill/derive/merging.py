@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from tokmill.core.config import Origin
 from tokmill.core.errors import UsageError
-from tokmill.core.provenance import Origin
 from tokmill.core.records import STDIN
 from tokmill.core.text import counted, shortened
 from tokmill.derive.arguments import check_apart, named_paths, output_path

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from tokmill.core.config import local_path
 from tokmill.core.errors import DiskFullError, StorageError, UsageError
-from tokmill.core.paths import local_path
 from tokmill.core.records import STDIN, Location, is_url, text_to_path
 from tokmill.core.system import durable
 from tokmill.core.system.durable import storage_errors

@@ -13,8 +13,7 @@ from tokmill.core.records import STDIN
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tokmill.core.config import Content
-    from tokmill.core.provenance import Provenance
+    from tokmill.core.config import Content, Provenance
     from tokmill.core.records import Tokenizer
 
 _COLUMNS = 88

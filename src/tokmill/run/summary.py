@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from tokmill.core.config import Provenance
 from tokmill.core.events import AnyEvent, Progress, Restarted, Started
-from tokmill.core.provenance import Provenance
 from tokmill.core.records import Counts, FileEntry
 from tokmill.core.system.memory import peak_rss_bytes
 from tokmill.formats import dropped_notices, dropped_tokens, tail_notices

@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from tokmill.core.config import Job
+from tokmill.core.config import Job, local_path
 from tokmill.core.errors import ChangedError, TokmillError
 from tokmill.core.events import AnyEvent, Notice, Repaired
 from tokmill.core.manifest import MANIFEST_NAME, load_manifest
-from tokmill.core.paths import local_path
 from tokmill.core.records import Input, path_to_text
 from tokmill.core.system.durable import storage_errors
 from tokmill.encode import engine_of

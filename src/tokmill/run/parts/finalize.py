@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from tokmill.core.config import local_path
 from tokmill.core.errors import DamageError, TokmillError, UsageError
 from tokmill.core.manifest import FORMAT_VERSION, MOST_BYTES, SKIPPED_NAME, Manifest, encode_manifest
 from tokmill.core.outcome import Outcome, outcome_of
 from tokmill.core.partition import Part, counts_records_from_part
-from tokmill.core.paths import local_path
 from tokmill.core.progress import ProgressReporter
 from tokmill.core.records import Counts, Cursor, FileEntry, Skip, is_url
 from tokmill.core.skipping import n_bad_records, too_many_error
