@@ -20,7 +20,7 @@ from tokmill.core.documents import DocumentBuffer
 from tokmill.core.errors import EngineError, UsageError
 from tokmill.core.protocols import Encoder
 from tokmill.encode.engines.gigatoken import GigatokenEncoder
-from tokmill.encode.engines.short_documents import BETWEEN, join_short_documents
+from tokmill.encode.engines.short_documents import BETWEEN, JoinedShortDocuments
 from tokmill.encode.engines.tiktoken import TiktokenEncoder
 from tokmill.encode.engines.unicode_fallback import NEWER, UnicodeFallback
 from tokmill.encode.loading import load_encoder
@@ -78,7 +78,7 @@ def both(encoding: str, path: Path) -> tuple[Encoder, Encoder]:
 def together_and_apart(encoding: str, path: Path) -> tuple[Encoder, Encoder]:
     """gigatoken that joins short documents, and gigatoken that does not."""
     engine = GigatokenEncoder(encoding, ENCODINGS[encoding].pattern, lambda: str(path))
-    return join_short_documents(engine, encoding), engine
+    return JoinedShortDocuments(engine, encoding), engine
 
 
 def assert_same(reference: Encoder, engine: Encoder, documents: list[bytes]) -> None:
@@ -148,7 +148,7 @@ def test_short_documents_reach_the_engine_as_a_few_texts(small_ranks: Path, enco
             return super().encode(documents, raw)
 
     engine = Counting(encoding, ENCODINGS[encoding].pattern, lambda: str(small_ranks))
-    together = join_short_documents(engine, encoding)
+    together = JoinedShortDocuments(engine, encoding)
     for documents, n_texts in (([b"a b."] * 100, 1), ([b"a", b" b"] * 50, 51), ([b"a\v"] * 100, 100), ([b"long " * 99] * 64, 64)):
         together.encode(documents)
         assert engine.n_texts == n_texts

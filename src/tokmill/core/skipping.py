@@ -19,10 +19,13 @@ def n_bad_records(counts: Counts) -> int:
     return sum(n for reason, n in counts.skipped.items() if reason not in ("empty", OTHER_FILE))
 
 
-def too_many_error(counts: Counts, max_skipped: int, where: str) -> TooManySkippedError:
-    """Return the error for more bad records than `--max-skipped` allows. where: the file that lists them."""
-    return TooManySkippedError(
-        f"skipped: {counted(n_bad_records(counts), 'bad record')}",
+def check_skipped(counts: Counts, max_skipped: int | None, where: str) -> None:
+    """Raise TooManySkippedError if more bad records were skipped than `--max-skipped` allows. where: the file that lists them."""
+    n_bad = n_bad_records(counts)
+    if max_skipped is None or n_bad <= max_skipped:
+        return
+    raise TooManySkippedError(
+        f"skipped: {counted(n_bad, 'bad record')}",
         where=where,
         allowed=f"--max-skipped {max_skipped}",
         next_step="see what is wrong there; then start over with --fresh, or raise --max-skipped and run the same command again",

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from tokmill.encode.published import ENCODINGS
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -46,17 +48,6 @@ FAMILIES = {
 _ENGLISH = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _WORD, _PUNCTUATION = r"[^\r\n\p{L}\p{N}]?\p{L}+", r" ?[^\s\p{L}\p{N}]+[\r\n]*"
 _SPACE = r"\s*[\r\n]+|\s+(?!\S)|\s+"
-_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
-_ANY = r"[^\r\n\p{L}\p{N}]?"
-_O200K = "|".join(
-    [
-        f"{_ANY}{_UPPER}*{_LOWER}+{_ENGLISH}?",
-        f"{_ANY}{_UPPER}+{_LOWER}*{_ENGLISH}?",
-        r"\p{N}{1,3}",
-        r" ?[^\s\p{L}\p{N}]+[\r\n/]*",
-        _SPACE,
-    ]
-)
 _DEEPSEEK_WORDS = (
     r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^"""
     "\r\n"
@@ -69,7 +60,7 @@ _DEEPSEEK_WORDS = (
 _SPLITS = {
     (rf"{_ENGLISH}|{_WORD}|\p{{N}}{{1,3}}|{_PUNCTUATION}|{_SPACE}",): "llama3",
     (rf"{_ENGLISH}|{_WORD}|\p{{N}}|{_PUNCTUATION}|{_SPACE}",): "qwen2",
-    (_O200K,): "o200k",
+    (ENCODINGS["o200k_base"].pattern,): "o200k",
     (r"\p{N}{1,3}", "[一-龥\u3040-ゟ\u30a0-ヿ]+", _DEEPSEEK_WORDS): "deepseek_v3",
 }
 """Patterns of the Splits before ByteLevel, in order, as published with the models that the families are named after."""

@@ -33,10 +33,6 @@ ENGINES = {
 """Where each engine is. The key is also the name of the package that it needs."""
 _FOR_JSON = {"gigatoken": "tokmill.encode.engines.gigatoken:GigatokenJsonEncoder", "tokenizers": ENGINES["tokenizers"]}
 """Where each engine for a tokenizer.json is."""
-_GUARDS = {"gigatoken": "tokmill.encode.engines.unicode_fallback:UnicodeFallback"}
-"""What wraps an engine whose Unicode tables are not the reference's."""
-_FOR_SHORT = {"gigatoken": "tokmill.encode.engines.short_documents:join_short_documents"}
-"""What wraps an engine that spends much on each text, for the encodings that the wrapper knows."""
 
 
 def load_encoder(tokenizer: Tokenizer, engine: str) -> Encoder:
@@ -56,11 +52,7 @@ def load_encoder(tokenizer: Tokenizer, engine: str) -> Encoder:
         )
     try:
         encoder = _loaded(tokenizer, engine)
-        if engine in _FOR_SHORT and tokenizer.kind == "tiktoken":
-            encoder = _imported(_FOR_SHORT[engine])(encoder, tokenizer.encoding)
-        if engine in _GUARDS and _depends_on_unicode(tokenizer):
-            load_reference = partial(load_encoder, tokenizer, reference_of(tokenizer))
-            encoder = _imported(_GUARDS[engine])(encoder, load_reference, tokenizer.encoding)
+        return _wrapped(encoder, tokenizer) if engine == "gigatoken" else encoder
     except ImportError as error:
         others = [e for e in ("gigatoken", reference_of(tokenizer)) if e != engine]
         raise UsageError(
@@ -69,7 +61,6 @@ def load_encoder(tokenizer: Tokenizer, engine: str) -> Encoder:
             allowed="an engine whose package is installed",
             next_step=f"pip install {engine}, or run again with --engine {' or '.join(others)}",
         ) from error
-    return encoder
 
 
 def cutter_of(tokenizer: Tokenizer) -> Cutter | None:
@@ -144,6 +135,18 @@ def _loaded(tokenizer: Tokenizer, engine: str) -> Encoder:
     file = load_tokenizer_json(tokenizer)
     cutter = cutter_for(tokenizer.encoding)
     return load(file.for_reference, _cutter_beside(file, cutter) if cutter else None)
+
+
+def _wrapped(encoder: Encoder, tokenizer: Tokenizer) -> Encoder:
+    """Return gigatoken with short documents joined, and with newer characters left to the reference."""
+    from tokmill.encode.engines.short_documents import BETWEEN, JoinedShortDocuments
+    from tokmill.encode.engines.unicode_fallback import UnicodeFallback
+
+    if tokenizer.encoding in BETWEEN:
+        encoder = JoinedShortDocuments(encoder, tokenizer.encoding)
+    if not _depends_on_unicode(tokenizer):
+        return encoder
+    return UnicodeFallback(encoder, partial(load_encoder, tokenizer, reference_of(tokenizer)), tokenizer.encoding)
 
 
 def _cutter_beside(file: TokenizerFile, cutter: Cutter) -> Cutter:

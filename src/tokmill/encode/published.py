@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from tokmill.core.errors import InputError, UsageError
-from tokmill.core.records import path_to_text, text_to_path
+from tokmill.core.records import path_to_text
 from tokmill.core.system.durable import make_directory, replace, storage_errors, sync_directory, write_file
 
 _TIMEOUT_S = 30
@@ -138,9 +138,9 @@ def list_vocabularies() -> list[Vocabulary]:
             n_ids=max(encoding.n_ranks, encoding.eot_id + 1),
             eot_id=encoding.eot_id,
             sha256=encoding.sha256,
-            path=_path_here(encoding),
+            path=None if here is None else path_to_text(here),
         )
-        for encoding in ENCODINGS.values()
+        for encoding, here in ((encoding, path_here(encoding)) for encoding in ENCODINGS.values())
     ]
 
 
@@ -173,8 +173,8 @@ def fetch_vocabulary(name: str, directory: str | os.PathLike[str], base_url: str
     was_there = _content(path, encoding) is not None
     if not was_there:
         # From this machine if it is here, unless a place is named.
-        here = None if base_url else _path_here(encoding)
-        data = _content(Path(text_to_path(here)), encoding) if here else None
+        here = None if base_url else path_here(encoding)
+        data = _content(Path(here), encoding) if here else None
         _put(path, data if data is not None else _download(encoding, url_of(known, base_url)))
     return Fetched(
         name=known,
@@ -214,20 +214,15 @@ def tiktoken_cache_paths(encoding: str) -> list[str]:
     return [os.path.join(directory, name) for directory in directories if directory]
 
 
-def cached_path(encoding: Encoding) -> str | None:
-    """Return the file of an encoding in a cache of tiktoken's; None when it is not there, or is not the published one."""
+def path_here(encoding: Encoding) -> str | None:
+    """Return the file of an encoding on this machine: GPT-2's is part of the package, the others may be in a cache of tiktoken's.
+
+    None if it is not there, or is not the published one.
+    """
+    if encoding.name == _BUILT_IN:
+        return str(files("tokmill") / "assets" / f"{_BUILT_IN}.tiktoken")
     paths = tiktoken_cache_paths(encoding.name)
     return next((os.path.abspath(path) for path in paths if _content(Path(path), encoding) is not None), None)
-
-
-def built_in_path() -> str:
-    """Return the path of the one encoding that is part of the package: GPT-2's."""
-    return str(files("tokmill") / "assets" / f"{_BUILT_IN}.tiktoken")
-
-
-def _path_here(encoding: Encoding) -> str | None:
-    path = built_in_path() if encoding.name == _BUILT_IN else cached_path(encoding)
-    return None if path is None else path_to_text(path)
 
 
 def _content(path: Path, encoding: Encoding) -> bytes | None:

@@ -19,7 +19,7 @@ from tokmill.core.records import Tokenizer, path_to_text, text_to_path
 from tokmill.encode import hub
 from tokmill.encode.end_of_text import CONFIG_NAME, find_eot
 from tokmill.encode.families import OTHER
-from tokmill.encode.published import BY_SHA256, ENCODINGS, built_in_path, cached_path, encoding_of, tiktoken_cache_paths
+from tokmill.encode.published import BY_SHA256, ENCODINGS, encoding_of, path_here, tiktoken_cache_paths
 from tokmill.encode.tokenizer_json import FILE_NAME, changed, read_tokenizer_json, unreadable
 
 if TYPE_CHECKING:
@@ -123,12 +123,10 @@ def _tiktoken_file(name: str, eot_token: str | None) -> Tokenizer:
 
 
 def _published(name: str, eot_token: str | None) -> Tokenizer:
-    """Return a published encoding, by its name or that of a model, from tiktoken's caches."""
+    """Return a published encoding, by its name or that of a model."""
     encoding = encoding_of(name)
     assert encoding is not None
-    if encoding in BUILT_IN:
-        return _tiktoken(name, built_in_path(), eot_token)
-    path = cached_path(ENCODINGS[encoding])
+    path = path_here(ENCODINGS[encoding])
     if path is None:
         raise UsageError(
             f"the file of {encoding} is not on this machine" + ("" if encoding == name else f" ({name} has that encoding)"),
@@ -225,7 +223,7 @@ def _is_json(name: str) -> bool:
 
 
 _KINDS: tuple[tuple[Callable[[str], bool], Callable[[str, str | None], Tokenizer]], ...] = (
-    (BUILT_IN.__contains__, lambda name, eot_token: _tiktoken(name, built_in_path(), eot_token)),
+    (BUILT_IN.__contains__, _published),
     (lambda name: name.endswith(".tiktoken"), _tiktoken_file),
     (_is_json, _json_file),
     (os.path.isfile, _tiktoken_file),

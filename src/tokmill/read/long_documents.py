@@ -93,16 +93,10 @@ def read_whole(document: LongDocument, settings: ReadSettings, where: Location) 
 
 def whole_pieces(document: LongDocument, settings: ReadSettings, where: Location, *, is_valid: bool) -> Iterator[TextPiece]:
     """Yield the pieces of a complete document, all of one side. is_valid: it is UTF-8. Raises MemoryBudgetError."""
-    content = settings.content
+    content, head_open = settings.content, False
     is_val = _side(document.buffer, content, is_valid=is_valid)
-    head_open = False
-    offset = where.offset or 0
-    while document.buffer or not head_open:
-        n = _piece_bytes(document.buffer, settings, where, offset)
-        raw = document.take(n)
-        offset += n
+    for raw, last in _pieces(document, settings, where):
         text, n_invalid = (raw, 0) if is_valid else clean(raw, content.encoding_errors)
-        last = not document.buffer
         yield TextPiece(text=text, raw=raw, is_val=is_val, head_open=head_open, tail_open=not last, n_invalid=n_invalid, last=last)
         head_open = True
 
@@ -174,14 +168,8 @@ def _block_bytes(document: LongDocument, settings: ReadSettings, where: Location
 
 def _emit(block: _Block, settings: ReadSettings, *, begins: bool, adds_part: bool, next_begins: bool | None) -> Iterator[TextPiece]:
     """Yield a block as pieces that fit a batch."""
-    rest = bytearray(block.text)
-    head_open = not begins
-    first = True
-    while rest or first:
-        n = _piece_bytes(rest, settings, block.where, block.where.offset or 0)
-        text = bytes(memoryview(rest)[:n])
-        del rest[:n]
-        ends = not rest
+    head_open, first = not begins, True
+    for text, ends in _pieces(LongDocument(bytearray(block.text)), settings, block.where):
         yield TextPiece(
             text=text,
             raw=block.raw if ends else b"",
@@ -196,14 +184,22 @@ def _emit(block: _Block, settings: ReadSettings, *, begins: bool, adds_part: boo
         head_open, first = True, False
 
 
-def _piece_bytes(text: bytearray, settings: ReadSettings, where: Location, offset: int) -> int:
-    """Return the length of the next piece: at most a batch, or up to the first safe cut after that. Raises MemoryBudgetError."""
-    n, cutter = len(text), settings.cutter
-    if n > settings.batch_bytes and cutter is not None:
-        n = cutter.last(text, settings.batch_bytes) or cutter.first(text, settings.batch_bytes) or n
-    if n > settings.most_bytes:
-        raise settings.too_long("the text from here on has no place where it can be cut, and it", where.at(offset), n)
-    return n
+def _pieces(document: LongDocument, settings: ReadSettings, where: Location) -> Iterator[tuple[bytes, bool]]:
+    """Take a document in pieces of at most a batch, or up to the first safe cut after that; with each, whether it is the last.
+
+    Raises MemoryBudgetError.
+    """
+    text, cutter, offset, last = document.buffer, settings.cutter, where.offset or 0, False
+    while not last:
+        n = len(text)
+        if n > settings.batch_bytes and cutter is not None:
+            n = cutter.last(text, settings.batch_bytes) or cutter.first(text, settings.batch_bytes) or n
+        if n > settings.most_bytes:
+            raise settings.too_long("the text from here on has no place where it can be cut, and it", where.at(offset), n)
+        piece = document.take(n)
+        last = not text
+        yield piece, last
+        offset += n
 
 
 def piece_batch(piece: TextPiece, *, after: Cursor | None, counts: Counts, where: Location, position_bytes: int) -> Batch:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from array import array
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
 import msgspec
+import numpy as np
 import xxhash
 
+from tokmill.core.documents import DocumentBuffer
 from tokmill.core.errors import ChangedError
 from tokmill.core.records import BLOCK_BYTES, DIVIDE_ABOVE_BYTES, Cursor, Location
 from tokmill.core.system.budget import piece_too_long
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from tokmill.core.config import Content
     from tokmill.core.errors import MemoryBudgetError
@@ -108,6 +111,15 @@ class Position:
             offset=self.offset if offset is None else offset,
             unit=_UNITS[self.source.format],
         )
+
+    def locator(self, records: Sequence[bytes | memoryview], separator_bytes: int) -> Callable[[int], Location]:
+        """Return what locates records that begin here, with a separator between them."""
+        first, offset = self.record, self.offset
+        if isinstance(records, DocumentBuffer):
+            starts = records.starts
+            return lambda i: self.location(offset + int(starts[i]), first + i)
+        lengths = array("Q", map(len, records))
+        return lambda i: self.location(offset + int(np.frombuffer(lengths, np.uint64)[:i].sum()) + i * separator_bytes, first + i)
 
     def seek(self, stream: ByteStream, start: Cursor) -> None:
         """Bring a fresh stream to `start`, where this position was made. Raises ChangedError."""

@@ -49,10 +49,6 @@ class SeekableFile(io.RawIOBase):
         """True."""
         return True
 
-    def tell(self) -> int:
-        """Position."""
-        return self._at
-
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         """See io.IOBase."""
         at = offset + (0, self._at, self._size)[whence]

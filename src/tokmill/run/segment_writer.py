@@ -16,7 +16,7 @@ from tokmill.core.events import Committed
 from tokmill.core.manifest import SKIPPED_NAME
 from tokmill.core.output_spec import Shards
 from tokmill.core.records import STDIN, Cursor
-from tokmill.core.skipping import n_bad_records, too_many_error
+from tokmill.core.skipping import check_skipped
 from tokmill.core.text import counted
 from tokmill.formats import make_writer, spec_of
 
@@ -169,6 +169,4 @@ class SegmentWriter:
             )
 
     def _check_skipped(self) -> None:
-        most = self._job.resources.max_skipped
-        if most is not None and n_bad_records(self.counts) > most:
-            raise too_many_error(self.counts, most, str(self._output.file(SKIPPED_NAME).path))
+        check_skipped(self.counts, self._job.resources.max_skipped, str(self._output.file(SKIPPED_NAME).path))

@@ -113,11 +113,6 @@ class JoinedShortDocuments:
         return ids[is_text], offsets
 
 
-def join_short_documents(engine: Encoder, encoding: str) -> Encoder:
-    """Return the engine, wrapped where that is proven. encoding: that of the engine."""
-    return JoinedShortDocuments(engine, encoding) if encoding in BETWEEN else engine
-
-
 def _lengths(documents: Sequence[bytes]) -> NDArray[np.int64]:
     if isinstance(documents, DocumentBuffer):
         return documents.ends - documents.starts

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from tokmill.core.errors import DamagedInputError, TokmillError
+from tokmill.core.errors import DamagedInputError
 from tokmill.core.records import Location
 from tokmill.core.system.budget import piece_too_long
 from tokmill.read.arrow_columns import ARROW_ERRORS, ColumnReader, as_bytes, check_column, text_column
@@ -48,8 +48,6 @@ class ArrowReader(FormatReader["SeekableFile"]):
         while True:
             try:
                 array = next(arrays, None)
-            except TokmillError:
-                raise
             except ARROW_ERRORS as error:
                 raise self._columns.error(error) from error
             if array is None:
@@ -134,9 +132,6 @@ class _BudgetedFile(io.RawIOBase):
 
     def seek(self, offset: int, whence: int = 0) -> int:
         return self._file.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._file.tell()
 
     def readable(self) -> bool:
         return True

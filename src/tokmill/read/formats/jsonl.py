@@ -8,11 +8,7 @@ objects on a line, or one object on two lines.
 
 from __future__ import annotations
 
-from array import array
-from functools import cache
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from tokmill.core.records import Batch, Counts
 from tokmill.read.json_record import NOT_PLAIN, NotARecordError, RecordParser
@@ -23,8 +19,6 @@ from tokmill.read.utf8 import first_invalid, foreign
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
-
-    from numpy.typing import NDArray
 
     from tokmill.core.protocols import ByteStream
     from tokmill.core.records import Cursor, Location
@@ -57,7 +51,7 @@ class JsonLinesReader(FormatReader["ByteStream"]):
             texts = self._fast(lines)
             if texts is None:
                 self._add(lines.records)
-            locate = _locator(self._position, lines.records)
+            locate = self._position.locator(lines.records, 1)
             # The end of the file ends a line only if something stands before it.
             n_lines = len(lines.records) - (lines.at_end and not lines.records[-1])
             after = self._consume(lines.raw, n_lines, at_end=lines.at_end)
@@ -127,18 +121,3 @@ class JsonLinesReader(FormatReader["ByteStream"]):
             what, next_step = found
             bad = NotARecordError("invalid_utf8", f"this is not JSON lines: it begins like {what}", next_step)
             raise bad.file_error(self._position.location(), self._allowed)
-
-
-def _locator(position: Position, lines: Sequence[bytes | memoryview]) -> Callable[[int], Location]:
-    """Return what locates the lines of a window that begins at the position."""
-    first, offset, location, lengths = position.record, position.offset, position.location, array("Q", map(len, lines))
-
-    @cache
-    def ends() -> NDArray[np.uint64]:
-        # Computed when a place is asked for, as the audit does a few times a batch.
-        return np.cumsum(np.frombuffer(lengths, np.uint64))
-
-    def locate(i: int) -> Location:
-        return location(offset + (int(ends()[i - 1]) + i if i else 0), first + i)
-
-    return locate

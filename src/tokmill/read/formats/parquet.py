@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tokmill.core.errors import TokmillError
 from tokmill.core.records import Location
 from tokmill.read.arrow_columns import ARROW_ERRORS, ColumnReader, check_column, file_error, text_column
 from tokmill.read.position import FormatReader
@@ -81,8 +80,6 @@ def _open(file: SeekableFile, key: str, where: Location, budget_bytes: int) -> p
         # Where pages have checksums, they are compared.
         opened = pq.ParquetFile(file, pre_buffer=False, buffer_size=_BUFFER_BYTES, page_checksum_verification=True)
         schema = opened.schema_arrow
-    except TokmillError:
-        raise
     except ARROW_ERRORS as error:
         raise file.failed or file_error(error, "Parquet", where, budget_bytes) from error
     check_column(schema, key, where)
@@ -126,8 +123,6 @@ class ParquetReader(FormatReader["SeekableFile"]):
         """Return the texts of the next rows; None at the end of the group, and where so many rows do not fit into memory."""
         try:
             return rows.next()
-        except TokmillError:
-            raise
         except MemoryError as error:
             if most == 1:
                 raise self._columns.error(error) from error

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tokmill.core.documents import DocumentBuffer
 from tokmill.core.errors import BadTextError
 from tokmill.core.records import Batch, Counts, Skip
 from tokmill.read.long_documents import divided_pieces, piece_batch, read_whole, whole_pieces
@@ -18,7 +17,7 @@ from tokmill.read.splitter import RecordSplitter
 from tokmill.read.utf8 import damage_hint, first_invalid, foreign
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator, Sequence
+    from collections.abc import Generator, Iterator
 
     from tokmill.core.protocols import ByteStream
     from tokmill.core.records import Cursor, Location
@@ -55,7 +54,7 @@ class TextReader(FormatReader["ByteStream"]):
 
     def _batch(self, split: Records) -> Batch:
         position = self._position
-        locate = _locator(position, split.records, len(self._separator or b""))
+        locate = position.locator(split.records, len(self._separator or b""))
         position.advance(split.raw, len(split.records))
         return Batch(
             documents=split.records,
@@ -147,18 +146,6 @@ class TextReader(FormatReader["ByteStream"]):
         if found is not None:
             what, next_step = found
             raise _not_utf8(f"this is not UTF-8 text: it begins like {what}", self._position.location(), next_step)
-
-
-def _locator(position: Position, documents: Sequence[bytes], separator_bytes: int) -> Callable[[int], Location]:
-    first, offset, location = position.record, position.offset, position.location
-
-    def locate(i: int) -> Location:
-        if isinstance(documents, DocumentBuffer):
-            return location(offset + int(documents.starts[i]), first + i)
-        before = sum(map(len, documents[:i])) + i * separator_bytes
-        return location(offset + before, first + i)
-
-    return locate
 
 
 def _not_utf8(what: str, where: Location, next_step: str) -> BadTextError:

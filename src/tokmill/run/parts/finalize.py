@@ -21,7 +21,7 @@ from tokmill.core.outcome import Outcome, outcome_of
 from tokmill.core.partition import Part, counts_records_from_part
 from tokmill.core.progress import ProgressReporter
 from tokmill.core.records import Counts, Cursor, FileEntry, Skip, is_url
-from tokmill.core.skipping import n_bad_records, too_many_error
+from tokmill.core.skipping import check_skipped
 from tokmill.core.spans import Span, SpanChecker
 from tokmill.core.version import __version__
 from tokmill.output import DirectoryParts, GrowingFile, files_of_whole, growing_path, n_parts, skipped_lists
@@ -96,8 +96,7 @@ def join_parts(parts: PartsStore, plan: Header, reporter: ProgressReporter, max_
 def _assemble(parts: PartsStore, content: Content, reporter: ProgressReporter, max_skipped: int | None) -> Manifest:
     manifests = parts.load_parts(content)
     counts = sum((part.counts for part in manifests), Counts())
-    if max_skipped is not None and n_bad_records(counts) > max_skipped:
-        raise too_many_error(counts, max_skipped, skipped_lists(parts.where, parts.where if parts.is_shared else ""))
+    check_skipped(counts, max_skipped, skipped_lists(parts.where, parts.where if parts.is_shared else ""))
     reporter.started(sum(entry.size_bytes for part in manifests for entry in files_of_whole(part).values()), 0)
     manifest = _Assembly(parts, content).assemble(manifests)
     n_bytes = len(encode_manifest(manifest))

@@ -28,7 +28,7 @@ from tokmill.core.events import AnyEvent, Failed, Finished, Notice, Progress, Re
 from tokmill.core.partition import part_sizes
 from tokmill.core.progress import ProgressReporter
 from tokmill.core.records import Counts
-from tokmill.core.skipping import n_bad_records, too_many_error
+from tokmill.core.skipping import check_skipped
 from tokmill.core.system.process import error_of, failed_event
 from tokmill.core.text import counted
 from tokmill.output import n_parts, part_contents, skipped_lists
@@ -206,9 +206,8 @@ class _Work:
             self._tell(Notice(text=note))
         progress = self._view.progress(states)
         self._tell(progress)
-        most = self._job.resources.max_skipped
-        if most is not None and n_bad_records(progress.counts) > most:
-            raise too_many_error(progress.counts, most, skipped_lists(self._job.out, self._job.destination))
+        lists = skipped_lists(self._job.out, self._job.destination)
+        check_skipped(progress.counts, self._job.resources.max_skipped, lists)
 
     def _answer(self, patience_s: float) -> tuple[dict[int, tuple[int, bytes]], list[str]]:
         if self._board is None:
