@@ -69,11 +69,8 @@ def test_text_of_the_corpus_stays_text(chromium: browser.Browser, url: str) -> N
     assert chromium.value("document.querySelectorAll('figure svg[role=img]').length") == 5
 
 
-def test_a_chart_that_stands_alone_is_no_larger_than_others(chromium: browser.Browser, tmp_path: Path) -> None:
-    lines = "<|endoftext|>".join(["A document of some words. " * 9] * 600)
-    (tmp_path / "c.txt").write_text(lines)
-    tokmill.tokenize(tmp_path / "c.txt", tmp_path / "o", threads=1, eot="none")
-    show(chromium, Path(tokmill.report(tmp_path / "o").path).as_uri(), 1280)
+def test_a_chart_that_stands_alone_is_no_larger_than_others(chromium: browser.Browser, url: str) -> None:
+    show(chromium, url, 1280)
     widths = "[...document.querySelectorAll('figure')].map(f => Math.round(f.getBoundingClientRect().width))"
     beside_others = chromium.value(widths)
     alone = chromium.value(f"[...document.querySelectorAll('figure')].slice(1).forEach(f => f.remove()), {widths}")
