@@ -38,7 +38,7 @@ _REFERENCE_BYTES = 40 * MIB
 _STORE_BYTES = 56 * MIB
 """For each process: what reading from a store takes of Python (botocore 37 MiB, aiohttp 20, measured while it reads), and room."""
 _SENT_BYTES = 112 * MIB
-"""Parts of files on their way to a store, twice (`store/upload.py`), and blocks of files being checked."""
+"""Parts of files on their way to a store, twice (`store/transfer.py`), and blocks of files being checked."""
 _INPUT_BYTES = 2400
 """For each input: 1,350 in the parent (records, their JSON), 900 in the worker (250,000 small files)."""
 _CACHE_FLOOR_BYTES = 72 * MIB
