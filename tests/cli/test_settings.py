@@ -281,3 +281,31 @@ def test_a_group_of_commands_alone_shows_its_help(elsewhere: Path, capsys: pytes
     (elsewhere / "tokmill.toml").write_text("nonsense = \n")
     assert app.run(["vocab"]) == 0
     assert "fetch" in capsys.readouterr().out
+
+
+def test_an_option_that_may_be_repeated_is_a_list_everywhere(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert effective(capsys, "tokenize")["--glob"] == (None, "not set")
+    assert effective(capsys, "tokenize", "--glob", "*.md", "--glob", "a b")["--glob"] == (["*.md", "a b"], "command line")
+    (elsewhere / "tokmill.toml").write_text('glob = ["*.md", "*.py"]\n')
+    for command in ("tokenize", "plan", "verify"):
+        assert effective(capsys, command)["--glob"] == (["*.md", "*.py"], "tokmill.toml:1")
+    monkeypatch.setenv("TOKMILL_GLOB", "my notes *.{md,py}")
+    assert effective(capsys, "tokenize")["--glob"] == (["my notes *.{md,py}"], "environment, TOKMILL_GLOB")
+
+
+def test_options_that_no_input_takes_notice_of_are_told(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_corpus(elsewhere / "a.txt", ["one", "two"])
+    (elsewhere / "b.jsonl").write_text('{"text": "three"}\n')
+    for inputs, options, told in (
+        (["a.txt"], ["--glob", "*.md"], "--glob has no effect"),
+        (["b.jsonl"], ["--separator", "x"], "--separator has no effect"),
+        (["a.txt"], ["--text-key", "x"], "--text-key has no effect"),
+        (["a.txt", "b.jsonl"], ["--separator", "x"], ""),
+        ([".", "a.txt"], ["--glob", "a*"], ""),
+    ):
+        assert app.run(["plan", *inputs, *options]) == 0
+        said = capsys.readouterr().out
+        assert told in said
+        assert ("has no effect" in said) is bool(told)

@@ -14,7 +14,7 @@ from tokmill.read.inputs import FoundInputs, find_inputs
 from tokmill.read.stream import open_stream
 
 
-def find(*names: object, glob: str | None = None, input_format: str | None = None) -> FoundInputs:
+def find(*names: object, glob: str | list[str] | None = None, input_format: str | None = None) -> FoundInputs:
     return find_inputs([str(name) for name in names], glob=glob, input_format=input_format)
 
 
@@ -55,25 +55,111 @@ def test_a_directory_gives_its_known_files_sorted_by_bytes(tree: Path) -> None:
         ("jsonl", "none"),
     ]
     assert found.n_passed_over == 3
-    assert "3 files" in found.notices()[0]
-    (tree / "p.py").unlink()
-    (tree / "x.tar.gz.part").unlink()
-    assert "1 file " in find(tree).notices()[0]
+    (notice,) = found.notices()
+    files = "1 .part, 1 .png, 1 .py; --glob PATTERN, once for each kind, chooses others"
+    assert notice == f"passed over in directories: 3 files ({files}), 2 hidden"
 
 
-@pytest.mark.parametrize(("glob", "expected"), [("*.py", ["p.py"]), ("a/*", ["a/deep/x.jsonl.gz", "a/z.md"]), ("*.TXT", ["B.TXT"])])
-def test_glob_chooses_by_name_or_by_relative_path(tree: Path, glob: str, expected: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("glob", "expected"),
+    [
+        ("*.py", ["p.py"]),
+        ("a/*", ["a/deep/x.jsonl.gz", "a/z.md"]),
+        ("*.TXT", ["B.TXT"]),
+        (["*.py", "*.md"], ["a/z.md", "p.py"]),
+        ("*.{py,md}", ["a/z.md", "p.py"]),
+        ("*.{p{y,ng},{TXT,md}}", ["B.TXT", "a/z.md", "image.png", "p.py"]),
+        ("**/*.txt", ["a.txt", "b.txt"]),
+        ("a/**/*", ["a/deep/x.jsonl.gz", "a/z.md"]),
+        ("./*.txt", ["a.txt", "b.txt"]),
+        (["*.txt", "a/*", "!a.txt"], ["a/deep/x.jsonl.gz", "a/z.md", "b.txt"]),
+        (["*", "!*.{gz,zst,part}", "!deep"], ["B.TXT", "a.txt", "a/z.md", "b.txt", "image.png", "n.ndjson", "p.py"]),
+        (["!deep/", "!*.ndjson"], ["B.TXT", "a.txt", "a/deep/x.jsonl.gz", "a/z.md", "b.txt", "j.JSON.zst"]),
+        (["!a/deep/", "!*.ndjson"], ["B.TXT", "a.txt", "a/z.md", "b.txt", "j.JSON.zst"]),
+    ],
+)
+def test_globs_choose_by_name_or_by_relative_path(tree: Path, glob: str | list[str], expected: list[str]) -> None:
     assert paths(find(tree, glob=glob), tree) == expected
 
 
-def test_names_keep_their_order_and_may_repeat(tree: Path) -> None:
-    found = find(tree / "b.txt", tree / "a.txt", tree / "b.txt")
-    assert paths(found, tree) == ["b.txt", "a.txt", "b.txt"]
+def test_a_pattern_of_too_many_alternatives_is_refused(tree: Path) -> None:
+    for names, glob in (((tree,), "{a,b}" * 40), ((tree / ("{a,b}" * 40),), None)):
+        with pytest.raises(UsageError, match="too many alternatives"):
+            find(*names, glob=glob)
+
+
+def test_what_is_passed_over_is_told_with_what_would_take_it(tree: Path) -> None:
+    for n in range(3):
+        (tree / f"m{n}.rs").write_bytes(b"x")
+    (only,) = find(tree, glob="*.txt").notices()
+    assert only == (
+        "passed over in directories: 11 files (3 .rs, 1 .TXT, 1 .gz, 1 .md, 1 .ndjson, and 4 more; not what --glob takes), 2 hidden"
+    )
+    for name in ("B.TXT", "j.JSON.zst", "n.ndjson", "a/deep/x.jsonl.gz"):
+        (tree / name).unlink()
+    (notice,) = find(tree).notices()
+    advised = notice.partition("to take .rs too: ")[2].partition(")")[0]
+    assert advised == "--glob '*.md' --glob '*.txt' --glob '*.rs'"
+    taken = paths(find(tree, glob=[word.strip("'") for word in advised.split("--glob ")[1:] for word in word.split()]), tree)
+    assert taken == ["a.txt", "a/z.md", "b.txt", "m0.rs", "m1.rs", "m2.rs"]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["a.txt", "a.txt"],
+        ["a.txt", "./a.txt", "sub/../a.txt"],
+        ["a.txt", "link.txt"],
+        ["a.txt", "hard.txt"],
+        ["sub", "sub"],
+        ["sub", "sub/"],
+        ["sub", "sub/b.txt"],
+        ["sub", "door"],
+        ["sub/*.txt", "sub/b*"],
+        ["sub/{b,*}.txt"],
+        ["a.txt", "*"],
+        [".", "*", "**/*", "*.txt", "sub", "a.txt"],
+    ],
+)
+def test_a_file_is_taken_once_where_it_is_named_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: list[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sub").mkdir()
+    for name in ("a.txt", "sub/b.txt"):
+        (tmp_path / name).write_bytes(name.encode())
+    if names[0] != ".":
+        (tmp_path / "link.txt").symlink_to("a.txt")
+        (tmp_path / "door").symlink_to("sub")
+        (tmp_path / "hard.txt").hardlink_to("a.txt")
+    found = find(*names)
+    taken = [os.stat(each.path) for each in found.inputs]
+    assert len({(each.st_dev, each.st_ino) for each in taken}) == len(taken)
+    told = [notice for notice in found.notices() if "more than once, taken once" in notice]
+    assert bool(told) == (names != ["sub/{b,*}.txt"])
+    if names[0] == ".":
+        assert paths(found, tmp_path) == ["a.txt", "sub/b.txt"]
+        assert "a.txt (5 times)" in told[0]
+        assert "sub/b.txt (4 times)" in told[0]
+
+
+def test_names_keep_their_order(tree: Path) -> None:
+    assert paths(find(tree / "b.txt", tree / "a.txt"), tree) == ["b.txt", "a.txt"]
+
+
+def test_files_of_one_content_are_not_one_file(tmp_path: Path) -> None:
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_bytes(b"same")
+        os.utime(tmp_path / name, (1, 1))
+    found = find(tmp_path, tmp_path / "a.txt", tmp_path / "b.txt")
+    assert [n for _, n in found.repeated] == [2, 2]
+    assert paths(found, tmp_path) == ["a.txt", "b.txt"]
 
 
 def test_a_quoted_pattern_is_expanded_and_sorted(tree: Path) -> None:
     assert paths(find(tree / "*.txt"), tree) == ["a.txt", "b.txt"]
     assert paths(find(tree / "**" / "*.md"), tree) == ["a/z.md"]
+    assert paths(find(tree / "**" / "*.{md,py}"), tree) == ["a/z.md", "p.py"]
+    (tree / "{a,b}.txt").write_bytes(b"x")
+    assert paths(find(tree / "{a,b}.txt"), tree) == ["{a,b}.txt"]
 
 
 @pytest.mark.parametrize(
@@ -101,11 +187,48 @@ def test_any_name_that_a_file_can_have_works(tmp_path: Path, name: bytes) -> Non
 
 
 def test_links_to_files_count_and_loops_end(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "else.txt").write_bytes(b"x")
+    (tmp_path / "in" / "a.txt").write_bytes(b"x")
+    (tmp_path / "in" / "link.txt").symlink_to("../else.txt")
+    (tmp_path / "in" / "loop").symlink_to(".")
+    (tmp_path / "in" / "self.txt").symlink_to("self.txt")
+    found = find(tmp_path / "in")
+    assert paths(found, tmp_path / "in") == ["a.txt", "link.txt"]
+    assert found.notices() == [
+        "passed over in directories: 1 links that lead nowhere, 1 links to directories that are read anyway",
+    ]
+
+
+@pytest.mark.parametrize("first", ["aa", "zz"])
+def test_a_directory_is_walked_once_by_its_own_path(tmp_path: Path, first: str) -> None:
+    for name in ("mm/x.txt", "mm/deep/y.txt", "far/z.txt", "top/t.txt"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).write_bytes(name.encode())
+    (tmp_path / "in" / "far").rename(tmp_path / "far")
+    (tmp_path / "in" / first).symlink_to("mm")
+    (tmp_path / "in" / f"{first}2").symlink_to("mm/deep")
+    (tmp_path / "in" / "out1").symlink_to("../far")
+    (tmp_path / "in" / "out2").symlink_to("../far")
+    found = find(tmp_path / "in")
+    assert paths(found, tmp_path / "in") == ["mm/deep/y.txt", "mm/x.txt", "out1/z.txt", "top/t.txt"]
+    assert found.notices() == ["passed over in directories: 3 links to directories that are read anyway"]
+
+
+def test_links_that_lead_nowhere_are_counted_unless_they_are_named(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"x")
-    (tmp_path / "link.txt").symlink_to("a.txt")
-    (tmp_path / "loop").symlink_to(".")
-    (tmp_path / "self").symlink_to("self")
-    assert paths(find(tmp_path), tmp_path) == ["a.txt", "link.txt"]
+    (tmp_path / "gone.txt").symlink_to("nowhere")
+    (tmp_path / "gone").symlink_to("nowhere")
+    (tmp_path / "round.txt").symlink_to("round.txt")
+    assert find(tmp_path).notices() == ["passed over in directories: 3 links that lead nowhere"]
+    assert find(tmp_path / "*").notices() == ["passed over in directories: 3 links that lead nowhere"]
+    for name in ("gone.txt", "round.txt"):
+        with pytest.raises(UsageError, match="a symbolic link leads nowhere"):
+            find(tmp_path / name)
+
+
+def test_what_is_passed_over_is_counted_once_for_a_directory_that_is_named_twice(tree: Path) -> None:
+    assert find(tree, tree).notices()[0] == find(tree).notices()[0]
 
 
 def test_standard_input(tmp_path: Path) -> None:
@@ -122,6 +245,7 @@ def test_standard_input(tmp_path: Path) -> None:
         (["*.nothing"], {}),
         (["empty"], {}),
         (["dangling.txt"], {}),
+        (["dangling*"], {}),
         (["/dev/null"], {}),
         (["x.zip"], {}),
         (["x.npy.gz"], {}),

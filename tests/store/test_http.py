@@ -429,7 +429,7 @@ def test_two_urls_that_differ_in_secrets_only_are_refused(site: Site) -> None:
     url = site.put("/a.txt", DATA)
     with pytest.raises(UsageError, match="differ only in user, password or signature"):
         find_inputs([f"{url}?sig=1", f"{url}?sig=2"], glob=None, input_format=None)
-    assert len(find_inputs([url, url], glob=None, input_format=None).inputs) == 2
+    assert find_inputs([url, url, url], glob=None, input_format=None).repeated == ((url, 3),)
 
 
 def test_a_host_that_is_not_there_is_an_error_that_quotes_no_secret() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tokmill.core.records import Input
-from tokmill.store.urls import full_url, full_urls, has_credentials, path_of, redacted, register_url, register_urls
+from tokmill.store.urls import full_url, full_urls, has_credentials, one_spelling, path_of, redacted, register_url, register_urls
 
 SIGNED = {
     "S3": "https://host/a.txt?X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=HIDDEN%2Fx&X-Amz-Expires=60&X-Amz-Signature=HIDDEN",
@@ -71,3 +71,17 @@ def test_what_was_typed_is_told_by_name_where_it_differs() -> None:
     register_urls({name: url + "2"})
     assert full_url(name) == url + "2"
     assert full_url(plain) == plain
+
+
+@pytest.mark.parametrize(
+    ("url", "other", "is_same"),
+    [
+        ("http://h/a.txt", "http://H:80/%61.txt", True),
+        ("https://h/a%2fb", "https://h:443/a%2Fb", True),
+        ("https://h/a%2Fb", "https://h/a/b", False),
+        ("http://h/a", "https://h/a", False),
+        ("s3://b/%61", "s3://b/a", False),
+    ],
+)
+def test_one_object_has_one_spelling(url: str, other: str, is_same: bool) -> None:
+    assert (one_spelling(url) == one_spelling(other)) is is_same

@@ -257,7 +257,7 @@ def compare_with_sources(
     directory: Path,
     manifest: Manifest,
     names: Sequence[str],
-    glob: str | None,
+    glob: str | Sequence[str] | None,
     input_format: str | None,
     findings: Findings,
     memory: str | int | None = None,

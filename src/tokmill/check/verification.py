@@ -40,7 +40,7 @@ def verify(
     directory: str | Path,
     *,
     sources: str | Sequence[str] | None = None,
-    glob: str | None = None,
+    glob: str | Sequence[str] | None = None,
     input_format: str | None = None,
     memory: str | int | None = None,
     observers: Sequence[Observer] = (),

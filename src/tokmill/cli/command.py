@@ -65,6 +65,11 @@ class Parameter(click.Option):
             **({} if about.default is None else {"default": about.default}),
         )
 
+    def value_from_envvar(self, ctx: click.Context) -> Any:
+        """Return the value of the variable. Of an option that may be repeated it is one: a pattern or path may hold spaces."""
+        value = self.resolve_envvar_value(ctx)
+        return [value] if self.multiple and value is not None else super().value_from_envvar(ctx)
+
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         """Return the values that begin so."""
         values = self.about.choices or self.about.examples

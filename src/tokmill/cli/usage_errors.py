@@ -32,6 +32,7 @@ _MEANT = {
     "--threads": ("--jobs", "--workers", "--cores", "--num-workers", "--num-threads", "--processes"),
     "--format": ("--trainer", "--output-format", "--to", "--target"),
     "--input-format": ("--type",),
+    "--glob": ("--include", "--pattern", "--ext", "--extension"),
     "--events": ("--log",),
     "--val-fraction 0": ("--no-val",),
     "--eot after": ("--append-eod", "--append-eos"),

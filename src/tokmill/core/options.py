@@ -15,7 +15,7 @@ from tokmill.core.errors import UsageError
 from tokmill.core.text import nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -68,6 +68,10 @@ class Option:
 
     def check(self, value: Any) -> None:
         """Raise UsageError if the value is of another type, not a choice, or out of bounds."""
+        if self.is_many and isinstance(value, list | tuple):
+            for each in value:
+                replace(self, is_many=False, types=(self.kind,)).check(each)
+            return
         is_bool = isinstance(value, bool)
         if self.types and not (bool in self.types if is_bool else isinstance(value, self.types)):
             raise UsageError(
@@ -103,6 +107,7 @@ _TYPES: dict[str, type] = {
     "int": Integral,
     "float": Real,
     "bool": bool,
+    "Sequence[str]": list,
     "os.PathLike[str]": os.PathLike,
     "None": type(None),
 }
@@ -123,8 +128,13 @@ def options_of(record: object) -> dict[str, Option]:
 class PlanOptions:
     """The options that decide what a run makes and what it takes. A record that exists has valid values."""
 
-    glob: str | None = option(
-        None, group=INPUT, metavar="PATTERN", help="In a directory, take only files whose name matches PATTERN."
+    glob: str | Sequence[str] | None = option(
+        None,
+        group=INPUT,
+        metavar="PATTERN",
+        is_many=True,
+        help="In a directory, take only files whose name (with a slash: path) matches PATTERN, such as '*.md' or '*.{md,py}'; "
+        "'!PATTERN' leaves out. May be repeated.",
     )
     input_format: str | None = option(
         None,

@@ -2,28 +2,32 @@
 
 Directories are read with `os.scandir` and sorted once, by the bytes of the path: no locale, no order of the file system. What a
 person named always counts; what a directory merely contains counts when its suffix is known (or `--glob` matches it), and what is
-passed over is counted, so that the run can say so.
+passed over is counted, so that the run can say so. A file is taken once, however often it is named or linked, where it is met
+first; a directory is walked once, by its own path rather than by a link.
 """
 
 from __future__ import annotations
 
 import errno
 import glob as globbing
+import heapq
 import os
 import re
+import shlex
 import stat
+from collections import Counter
 from dataclasses import dataclass
-from fnmatch import translate
 from typing import TYPE_CHECKING, Any, cast
 
 from tokmill.core.errors import DamagedInputError, UsageError
+from tokmill.core.patterns import ALLOWED_IN_PATTERN, alternatives, has_braces, matcher, patterns_of
 from tokmill.core.records import STDIN, WITH_FOOTER, Compression, Input, InputFormat, is_url, path_to_text
-from tokmill.core.text import counted
+from tokmill.core.text import counted, shortened
 from tokmill.read.own_outputs import OwnFiles
-from tokmill.store import path_of, redacted, register_url
+from tokmill.store import one_spelling, path_of, redacted, register_url
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from tokmill.store import ObjectInfo
 
@@ -47,33 +51,119 @@ _FOREIGN_SUFFIXES = (".zip", ".7z", ".npy", ".bin", ".pdf", ".rar", ".lzma", ".o
 _FORMATS = tuple(f + c for f in _SUFFIXES for c in ("", *_COMPRESSIONS) if not (c and f in WITH_FOOTER))
 
 
+_OTHER_SUFFIXES = (
+    *_FOREIGN_SUFFIXES,
+    ".png",
+    ".jpg",
+    ".jpeg",
+    ".gif",
+    ".svg",
+    ".mp3",
+    ".mp4",
+    ".wav",
+    ".so",
+    ".o",
+    ".pyc",
+    ".gz",
+    ".pt",
+)
+"""Nobody is told how to take these out of a directory."""
+_MOST_NAMED = 3
+_MOST_SUFFIXES = 5
+
+
+@dataclass(slots=True)
+class PassedOver:
+    """What directories hold that is no input, counted."""
+
+    suffixes: Counter[str]
+    """Files of other names, by suffix."""
+    kinds: Counter[str]
+    """Anything else, by what it is."""
+    kept: set[str]
+    """Suffixes of what was taken, as they are spelled."""
+    glob: tuple[str, ...]
+
+    def notices(self) -> list[str]:
+        """Return one line, if there is anything to say."""
+        shown = [f"{self.suffixes[suffix]:,} {suffix or 'without a suffix'}" for suffix in self._often()]
+        found = [f"{counted(self.n_files, 'file')} ({', '.join(shortened(shown, _MOST_SUFFIXES))}{self._why()})"] * bool(shown)
+        found += [f"{n:,} {kind}" for kind, n in sorted(self.kinds.items())]
+        return [f"passed over in directories: {', '.join(found)}"] if found else []
+
+    @property
+    def n_files(self) -> int:
+        """Files whose name is not wanted, or that are no plain files; hidden ones and links that lead nowhere are not counted."""
+        return self.suffixes.total() + self.kinds[_SPECIAL]
+
+    def add_name(self, relative: str) -> None:
+        """Count a file or object for its name."""
+        if any(part.startswith(".") for part in relative.split("/")):
+            self.kinds[_HIDDEN] += 1
+        else:
+            self.suffixes[os.path.splitext(relative)[1]] += 1
+
+    def _often(self) -> list[str]:
+        """Return the suffixes, the most frequent first."""
+        return sorted(self.suffixes, key=lambda suffix: (-self.suffixes[suffix], suffix))
+
+    def _why(self) -> str:
+        if self.glob:
+            return "; not what --glob takes"
+        wanted = next((each for each in self._often() if each and not each.lower().endswith(_OTHER_SUFFIXES)), "")
+        if not wanted or len(self.kept) >= _MOST_SUFFIXES:
+            return "; --glob PATTERN, once for each kind, chooses others" if self.suffixes.total() else ""
+        chosen = " ".join(f"--glob {_quoted_suffix(each)}" for each in (*sorted(self.kept), wanted))
+        return f"; to take {wanted} {'too' if self.kept else 'instead'}: {chosen}"
+
+
+_HIDDEN = "hidden"
+_SPECIAL = "neither file nor directory"
+_DANGLING = "links that lead nowhere"
+_AGAIN = "links to directories that are read anyway"
+
+
+def _quoted_suffix(suffix: str) -> str:
+    return shlex.quote(f"*{globbing.escape(suffix)}")
+
+
 @dataclass(frozen=True, slots=True)
 class FoundInputs:
     """The inputs that were found."""
 
     inputs: tuple[Input, ...]
-    n_passed_over: int = 0
-    """Files in directories that were left out because of their suffix, name or kind; hidden ones are not counted."""
+    passed: PassedOver
     own: tuple[str, ...] = ()
     """Notices of files that tokmill wrote, which were passed over too."""
+    repeated: tuple[tuple[str, int], ...] = ()
+    """Inputs that were named or linked more than once, and how often."""
+    has_directory: bool = True
+    """Whether any name stands for what is in a directory or prefix, so that `--glob` chooses."""
+
+    @property
+    def n_passed_over(self) -> int:
+        """Files in directories that were left out because of their name or kind; hidden ones are not counted."""
+        return self.passed.n_files
 
     def notices(self) -> list[str]:
         """Return what a person should know before the run."""
-        notices = [*self.own, *_unpinned(self.inputs)]
-        if not self.n_passed_over:
-            return notices
-        suffixes = " ".join(_KNOWN_SUFFIXES)
-        also = " ".join(_COMPRESSIONS)
-        n_files = counted(self.n_passed_over, "file")
-        return [f"passed over in directories: {n_files} (without --glob: {suffixes}, most also with {also})", *notices]
+        return [*self.passed.notices(), *self._repeated(), *self.own, *_unpinned(self.inputs)]
+
+    def _repeated(self) -> list[str]:
+        if not self.repeated:
+            return []
+        shown = shortened([f"{path} ({n:,} times)" for path, n in self.repeated[:_MOST_NAMED]], _MOST_NAMED, len(self.repeated))
+        return [f"named or linked more than once, taken once, where it comes first: {', '.join(shown)}"]
 
 
-def find_inputs(names: Sequence[str], *, glob: str | None, input_format: str | None, outside: str | None = None) -> FoundInputs:
+def find_inputs(
+    names: Sequence[str], *, glob: str | Sequence[str] | None, input_format: str | None, outside: str | None = None
+) -> FoundInputs:
     """Find the inputs that a person named.
 
     Args:
         names: files, directories, patterns, URLs, pipes, or `-`.
-        glob: chooses files of directories; None: known suffixes do.
+        glob: one or more patterns that choose files of directories; none: known suffixes do.
         input_format: of all inputs, such as `jsonl.gz`; None: suffixes decide.
         outside: a directory, the output's, which a walk through directories leaves out; files named one by one may lie there.
 
@@ -101,37 +191,52 @@ def find_inputs(names: Sequence[str], *, glob: str | None, input_format: str | N
         )
     if sum(name in _STDIN_NAMES for name in names) > 1:
         raise UsageError("standard input was given twice", where="INPUT", allowed="- once", next_step="give each input once")
-    found = _Finder(glob, input_format, outside)
+    found = _Finder(patterns_of(glob), input_format, outside)
     for name in names:
         found.add(name)
-    return FoundInputs(tuple(found.inputs), found.n_passed_over, tuple(found.own.notices()))
+    return FoundInputs(
+        tuple(found.inputs),
+        found.passed,
+        tuple(found.own.notices()),
+        tuple((found.inputs[i].path, n + 1) for i, n in found.repeated.items()),
+        found.has_directory,
+    )
 
 
 class _Finder:
     """The inputs found so far."""
 
-    def __init__(self, glob: str | None, input_format: str | None, outside: str | None) -> None:
+    def __init__(self, glob: tuple[str, ...], input_format: str | None, outside: str | None) -> None:
         self.inputs: list[Input] = []
-        self.n_passed_over = 0
+        self.passed = PassedOver(Counter(), Counter(), set(), glob)
+        self.repeated: Counter[int] = Counter()
+        """How often an input was met again, by its place among the inputs."""
+        self.has_directory = False
         self.own = OwnFiles()
-        self._wanted = _matcher(glob)
+        self._wanted = matcher(glob, lambda name: _without_compression(name)[0].endswith(_KNOWN_SUFFIXES))
         self._glob = glob
         self._input_format = input_format
         self._outside = _identity(outside) if outside else None
         self._urls: dict[str, str] = {}
+        self._places: dict[object, int] = {}
+        """Places among the inputs, by what tells a file from all others."""
+        self._walked: set[tuple[int, int]] = set()
+        """Directories of which it is counted what was passed over."""
 
     def add(self, name: str) -> None:
         """Add what one name stands for."""
         if name in _STDIN_NAMES:
-            self._append(name, STDIN)
+            self._append(STDIN, name, STDIN)
             return
         status = _stat(name)
         if status is not None:
             self._add_existing(name, status)
         elif is_url(name):
             self._add_remote(name)
-        elif globbing.has_magic(name):
+        elif globbing.has_magic(name) or has_braces(name):
             self._add_matches(name)
+        elif os.path.islink(name):
+            raise _nothing(name, "a symbolic link leads nowhere", "fix or remove the link")
         else:
             slash = _ONE_SLASH.fullmatch(name)
             two_slashes = f"a URL has two slashes: {redacted(f'{slash[1]}://{slash[2]}')}" if slash else None
@@ -140,10 +245,11 @@ class _Finder:
     def _add_remote(self, url: str) -> None:
         from tokmill.store import find_remote
 
-        objects, n_passed = find_remote(url, self._wanted, has_glob=self._glob is not None)
-        self.n_passed_over += n_passed
+        objects = find_remote(url, self._wanted, self.passed.add_name, has_glob=bool(self._glob))
         if [found.name for found in objects] == [url]:
             self._check_suffix(register_url(url))
+        else:
+            self.has_directory = True
         for found in objects:
             self._add_object(found)
 
@@ -156,16 +262,16 @@ class _Finder:
                 allowed="each object with one URL",
                 next_step="give the right one",
             )
-        self._append(name, name, found.size_bytes, version=found.version)
+        self._append(one_spelling(name), name, name, found.size_bytes, version=found.version)
 
     def _add_existing(self, name: str, status: os.stat_result) -> None:
         if stat.S_ISDIR(status.st_mode):
             self._add_directory(name)
         elif stat.S_ISREG(status.st_mode):
             self._check_suffix(name)
-            self._add_file(name, status.st_size, status.st_mtime_ns)
+            self._add_file(name, status)
         elif stat.S_ISFIFO(status.st_mode):
-            self._add_file(name, None, None)
+            self._add_file(name, status)
         else:
             raise UsageError(
                 "a device or socket cannot be read as text",
@@ -175,45 +281,91 @@ class _Finder:
             )
 
     def _add_matches(self, pattern: str) -> None:
-        matches = sorted(globbing.glob(pattern, recursive=True), key=os.fsencode)
-        n_before, n_own = len(self.inputs), self.own.n_files
+        matches = sorted(
+            {found for each in alternatives(pattern) for found in globbing.glob(each, recursive=True)}, key=os.fsencode
+        )
+        n_before, n_own = self._n_met, self.own.n_files
         is_of_directories = pattern.endswith(os.sep)
         searched: tuple[str, ...] = ()
         for path in matches:
             status = _stat(path)
             if status is None:
-                raise _dangling(path)
+                self.passed.kinds[_DANGLING] += 1
+                continue
             # `**` has listed what is in its directories already; another pattern means a directory as the shell would.
             is_listed = stat.S_ISDIR(status.st_mode) and (path.startswith(searched) if is_of_directories else "**" in pattern)
             if is_of_directories and not is_listed:
                 searched = (path,)
             if not is_listed and not (stat.S_ISREG(status.st_mode) and self.own.has(path)):
                 self._add_existing(path, status)
-        if len(self.inputs) == n_before:
+        if self._n_met == n_before:
             what = "the pattern matches only what tokmill wrote" if self.own.n_files > n_own else "no file matches the pattern"
-            raise _nothing(pattern, what, "check the pattern; ** matches directories of any depth")
+            raise _nothing(pattern, what, "check the pattern: it may have *, ?, [abc], {a,b}; ** is directories of any depth")
+
+    @property
+    def _n_met(self) -> int:
+        return len(self.inputs) + self.repeated.total()
 
     def _add_directory(self, top: str) -> None:
+        self.has_directory = True
         chosen: list[tuple[bytes, str, os.stat_result]] = []
-        n_before = self.n_passed_over + self.own.n_files
-        for entry, relative in _walk(top, self._outside):
+        n_before = self.own.n_files
+        passed = PassedOver(Counter(), Counter(), set(), self._glob)
+        for entry, relative in self._walk(top, passed):
             if self.own.has(entry.path):
                 continue
-            if not self._wanted(entry.name, relative):
-                self.n_passed_over += 1
-                continue
-            status = _stat(entry.path)
-            if status is None:
-                raise _dangling(entry.path)
-            if stat.S_ISREG(status.st_mode):
+            is_wanted = self._wanted(entry.name, relative)
+            status = _stat(entry.path) if is_wanted or entry.is_symlink() else None
+            if status is None and entry.is_symlink():
+                passed.kinds[_DANGLING] += 1
+            elif not is_wanted:
+                passed.add_name(relative)
+            elif status is not None and stat.S_ISREG(status.st_mode):
                 chosen.append((os.fsencode(relative), entry.path, status))
             else:
-                self.n_passed_over += 1
+                passed.kinds[_SPECIAL] += 1
         if not chosen:
-            raise self._no_input(top, self.n_passed_over + self.own.n_files - n_before)
+            raise self._no_input(top, passed.n_files + self.own.n_files - n_before)
+        if (identity := _identity(top)) is not None and identity not in self._walked:
+            self._walked.add(identity)
+            self.passed.suffixes.update(passed.suffixes)
+            self.passed.kinds.update(passed.kinds)
         chosen.sort(key=lambda item: item[0])
         for _, path, status in chosen:
-            self._add_file(path, status.st_size, status.st_mtime_ns)
+            self.passed.kept.add(_suffix(path))
+            self._add_file(path, status)
+
+    def _walk(self, top: str, passed: PassedOver) -> Iterator[tuple[os.DirEntry[str], str]]:
+        """Yield every file below `top`, but hidden ones and those of the output, with its relative path; in no order.
+
+        A directory is read once: those that links lead to come last, in the order of their paths.
+        """
+        seen: set[tuple[int, int]] = set()
+        pending = [(top, "")]
+        links: list[tuple[bytes, str, str]] = []
+        while pending or links:
+            is_link = not pending
+            directory, prefix = pending.pop() if pending else heapq.heappop(links)[1:]
+            try:
+                status = os.stat(directory)
+                identity = (status.st_dev, status.st_ino)
+                if identity == self._outside or identity in seen:
+                    passed.kinds[_AGAIN] += is_link and identity != self._outside
+                    continue
+                entries = sorted(os.scandir(directory), key=lambda entry: os.fsencode(entry.name))
+            except OSError as error:
+                raise _unreadable(directory, error) from error
+            seen.add(identity)
+            for entry in entries:
+                relative = prefix + entry.name
+                if entry.name.startswith("."):
+                    passed.kinds[_HIDDEN] += 1
+                elif not _is_directory(entry):
+                    yield entry, relative
+                elif entry.is_symlink():
+                    heapq.heappush(links, (os.fsencode(relative), entry.path, f"{relative}/"))
+                else:
+                    pending.append((entry.path, f"{relative}/"))
 
     def _no_input(self, top: str, n_passed: int) -> UsageError:
         if self._outside is not None and _identity(top) == self._outside:
@@ -225,16 +377,24 @@ class _Finder:
         return _nothing(
             top,
             f"the directory holds no input (passed over: {counted(n_passed, 'file')})",
-            f"pass --glob PATTERN to choose files of other names than {' '.join(_KNOWN_SUFFIXES)}"
-            if self._glob is None
-            else "check --glob",
+            f"check --glob: {ALLOWED_IN_PATTERN}"
+            if self._glob
+            else f"pass --glob PATTERN to choose files of other names than {' '.join(_KNOWN_SUFFIXES)}",
         )
 
-    def _add_file(self, path: str, size_bytes: int | None, mtime_ns: int | None) -> None:
-        self._append(path, path_to_text(os.path.abspath(path)), size_bytes, mtime_ns=mtime_ns)
+    def _add_file(self, path: str, status: os.stat_result) -> None:
+        is_file = stat.S_ISREG(status.st_mode)
+        size_bytes, mtime_ns = (status.st_size, status.st_mtime_ns) if is_file else (None, None)
+        # Size and time too: some file systems make up numbers of inodes, and lose none of their files here.
+        key = (status.st_dev, status.st_ino, size_bytes, mtime_ns) if status.st_ino else path
+        self._append(key, path, path_to_text(os.path.abspath(path)), size_bytes, mtime_ns=mtime_ns)
 
-    def _append(self, name: str, path: str, size_bytes: int | None = None, **identity: Any) -> None:
-        """Add an input. name: decides the format; path: of the input; identity: its other fields."""
+    def _append(self, key: object, name: str, path: str, size_bytes: int | None = None, **identity: Any) -> None:
+        """Add an input, unless it is there. key: tells it from others; name: decides the format; identity: its other fields."""
+        place = self._places.setdefault(key, len(self.inputs))
+        if place < len(self.inputs):
+            self.repeated[place] += 1
+            return
         file_format, compression = _describe(name, self._input_format)
         _check_seekable(file_format, compression, name, has_size=size_bytes is not None)
         self.inputs.append(Input(path=path, format=file_format, compression=compression, size_bytes=size_bytes, **identity))
@@ -260,6 +420,12 @@ def _unpinned(inputs: Sequence[Input]) -> list[str]:
 def is_guess(source: Input) -> bool:
     """Return whether an input's name does not say what it holds, so that it is taken for text."""
     return not _without_compression(source.path)[0].endswith(_KNOWN_SUFFIXES)
+
+
+def _suffix(path: str) -> str:
+    """Return the suffix of a file as it is spelled, that of a compression with it."""
+    stem, suffix = os.path.splitext(path)
+    return os.path.splitext(stem)[1] + suffix if suffix.lower() in _COMPRESSIONS else suffix
 
 
 def _without_compression(path: str) -> tuple[str, Compression]:
@@ -314,45 +480,10 @@ def _shown(path: str) -> str:
     return path if is_url(path) else path_to_text(path)
 
 
-def _matcher(glob: str | None) -> Callable[[str, str], bool]:
-    """Return what says whether a file of a directory is wanted, by its name and its path relative to the given directory."""
-    if glob is None:
-        return lambda name, _relative: _without_compression(name)[0].endswith(_KNOWN_SUFFIXES)
-    matches = re.compile(translate(glob)).match
-    if "/" in glob:
-        return lambda _name, relative: matches(relative) is not None
-    return lambda name, _relative: matches(name) is not None
-
-
 def _identity(directory: str) -> tuple[int, int] | None:
     """Return device and inode of a directory; None if it is not there."""
     status = _stat(directory)
     return (status.st_dev, status.st_ino) if status else None
-
-
-def _walk(top: str, outside: tuple[int, int] | None) -> Iterator[tuple[os.DirEntry[str], str]]:
-    """Yield every file below `top`, but hidden ones and those below `outside`, with its relative path; in no order.
-
-    Loops of links are cut.
-    """
-    pending: list[tuple[str, str, frozenset[tuple[int, int]]]] = [(top, "", frozenset())]
-    while pending:
-        directory, prefix, above = pending.pop()
-        try:
-            status = os.stat(directory)
-            entries = list(os.scandir(directory))
-        except OSError as error:
-            raise _unreadable(directory, error) from error
-        identity = (status.st_dev, status.st_ino)
-        if identity in above or identity == outside:
-            continue
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if _is_directory(entry):
-                pending.append((entry.path, f"{prefix}{entry.name}/", above | {identity}))
-            else:
-                yield entry, prefix + entry.name
 
 
 def _is_directory(entry: os.DirEntry[str]) -> bool:
@@ -370,7 +501,7 @@ def _stat(path: str) -> os.stat_result | None:
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
     except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:
+        if error.errno in {errno.ENAMETOOLONG, errno.ELOOP}:
             return None
         raise _unreadable(path, error) from error
 
@@ -378,10 +509,6 @@ def _stat(path: str) -> os.stat_result | None:
 def _nothing(name: str, what: str, next_step: str | None) -> UsageError:
     path = None if next_step else path_to_text(name)
     return UsageError(what, where=path_to_text(name), allowed="files, directories, patterns or -", next_step=next_step, path=path)
-
-
-def _dangling(path: str) -> UsageError:
-    return _nothing(path, "a symbolic link leads nowhere", "fix or remove the link")
 
 
 def _unreadable(path: str, error: OSError) -> DamagedInputError:

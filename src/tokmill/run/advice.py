@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING
 
 from tokmill.core.config import typed_separator
 from tokmill.core.errors import TokmillError
+from tokmill.core.options import PlanOptions
 from tokmill.core.records import BLOCK_BYTES, DIVIDE_ABOVE_BYTES
 from tokmill.core.text import counted
 from tokmill.read import keys_of, open_stream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from tokmill.core.config import Content
-    from tokmill.core.records import Counts
+    from tokmill.core.records import Counts, Input
 
 _MOST_VAL = 0.5
 _ENOUGH = 5
@@ -35,6 +36,20 @@ _KEY_REASONS = {"missing_text", "null_text", "not_a_string"}
 _BYTES_PER_TOKEN = 4
 """Roughly right for English text."""
 _MANY_FILES = 1000
+
+
+def unused_notices(options: PlanOptions, inputs: Sequence[Input], *, has_directory: bool) -> list[str]:
+    """Return a notice for each option that says how inputs are chosen or read, of which no input takes notice.
+
+    has_directory: whether an input was found in a directory or below a prefix.
+    """
+    usual, formats = PlanOptions(), {source.format for source in inputs}
+    unused = (
+        (bool(options.glob) and not has_directory, "--glob", "it chooses files of directories, and none was named"),
+        (options.separator != usual.separator and "text" not in formats, "--separator", "no input is a text file"),
+        (options.text_key != usual.text_key and formats == {"text"}, "--text-key", "every input is a text file"),
+    )
+    return [f"{option} has no effect: {why}" for is_unused, option, why in unused if is_unused]
 
 
 def shard_notices(content: Content) -> list[str]:

@@ -19,7 +19,7 @@ from tokmill.core.text import counted
 from tokmill.encode import engine_notice, engine_of, resolve_tokenizer
 from tokmill.formats import choose_output
 from tokmill.read import check_files, find_inputs
-from tokmill.run.advice import shard_notices
+from tokmill.run.advice import shard_notices, unused_notices
 from tokmill.store import full_urls
 
 if TYPE_CHECKING:
@@ -73,7 +73,8 @@ def make_job(inputs: Sequence[str], options: PlanOptions | None = None, *, out: 
     found = find_inputs(inputs, glob=options.glob, input_format=options.input_format, outside=out)
     content = _content(options, found.inputs, described, choice)
     doubts = check_files(found.inputs, options.text_key) if options.input_format is None else []
-    notices = [*found.notices(), *choice.notices, *doubts, *shard_notices(content)]
+    unused = unused_notices(options, found.inputs, has_directory=found.has_directory)
+    notices = [*found.notices(), *unused, *choice.notices, *doubts, *shard_notices(content)]
     engine = engine_of(described, options.engine)
     if engine != options.engine:
         notices.append(engine_notice(described))

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     )
     from tokmill.store.urls import (
         full_urls,
+        one_spelling,
         path_of,
         redacted,
         register_url,

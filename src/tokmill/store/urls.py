@@ -24,6 +24,7 @@ _SECRET = re.compile(
     r"|(.*[_-])?key|key-pair-id|pw|pass|user|sig|jwt|googleaccessid|s[vrtepi]|sip|spr|srt|ss|sk[a-z]+"
 )
 """Names of parameters of signed URLs (S3, Google, Azure, CloudFront and others), and of tokens and passwords."""
+_ESCAPE = re.compile("%([0-9A-Fa-f]{2})")
 _SHORT = 16
 """A longer value, in characters, may be a secret, whatever its name."""
 
@@ -70,6 +71,21 @@ def path_of(name: str) -> str:
         return name
     _, slash, path = re.split(r"[?#]", name, maxsplit=1)[0].partition("://")[2].partition("/")
     return slash + path
+
+
+def one_spelling(name: str) -> str:
+    """Return the name of an object in one spelling: of the same address there are others (case, usual port, escapes)."""
+    scheme, _, rest = name.partition("://")
+    host, slash, path = rest.partition("/")
+    if scheme not in {"http", "https"}:
+        return name
+    host = host.lower().removesuffix({"http": ":80", "https": ":443"}[scheme])
+    return f"{scheme}://{host}{slash}{_ESCAPE.sub(_unescaped, path)}"
+
+
+def _unescaped(match: re.Match[str]) -> str:
+    character = chr(int(match[1], 16))
+    return character if re.fullmatch(r"[A-Za-z0-9._~-]", character) else match[0].upper()
 
 
 def register_url(url: str) -> str:

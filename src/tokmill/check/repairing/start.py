@@ -38,7 +38,7 @@ def repair(
     directory: str | os.PathLike[str],
     *,
     sources: str | Sequence[str] | None = None,
-    glob: str | None = None,
+    glob: str | Sequence[str] | None = None,
     memory: str | int | None = None,
     threads: int | None = None,
     observers: Sequence[Observer] = (),
@@ -86,7 +86,12 @@ def repair(
 
 
 def repair_job(
-    directory: Path, sources: Sequence[str] | None, *, glob: str | None, memory: str | int | None, threads: int | None
+    directory: Path,
+    sources: Sequence[str] | None,
+    *,
+    glob: str | Sequence[str] | None,
+    memory: str | int | None,
+    threads: int | None,
 ) -> Job:
     """Return the job of the process that repairs. Raise UsageError, InputError, ChangedError, DamageError, MemoryBudgetError."""
     with storage_errors(directory):
@@ -101,7 +106,7 @@ def repair_job(
     return Job(out=out, content=content, resources=resources, urls=full_urls(inputs))
 
 
-def _moved(manifest: Manifest, directory: Path, sources: Sequence[str], glob: str | None) -> tuple[Input, ...]:
+def _moved(manifest: Manifest, directory: Path, sources: Sequence[str], glob: str | Sequence[str] | None) -> tuple[Input, ...]:
     """Return the inputs at their new places. Raise ChangedError if they are not the same."""
     then, now = manifest.content.inputs, find_inputs(sources, glob=glob, input_format="text", outside=str(directory)).inputs
     what = f"{len(now):,} inputs were found; the output was made from {len(then):,}" if len(now) != len(then) else ""
