@@ -19,6 +19,7 @@ from tokmill.core.records import STDIN, Cursor
 from tokmill.core.skipping import check_skipped
 from tokmill.core.text import counted
 from tokmill.formats import make_writer, spec_of
+from tokmill.output import growing_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -169,4 +170,4 @@ class SegmentWriter:
             )
 
     def _check_skipped(self) -> None:
-        check_skipped(self.counts, self._job.resources.max_skipped, str(self._output.file(SKIPPED_NAME).path))
+        check_skipped(self.counts, self._job.resources.max_skipped, str(growing_path(self._output.directory, SKIPPED_NAME)))
