@@ -23,6 +23,8 @@ T = TypeVar("T")
 
 INPUT, OUTPUT, VALIDATION, ERRORS = "Input", "Output and format", "Validation", "Errors"
 RESOURCES, STORES, MESSAGES = "Resources", "Bucket and cluster", "Messages"
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+"""Stands for a byte that is not UTF-8."""
 GROUPS = (INPUT, OUTPUT, VALIDATION, ERRORS, RESOURCES, STORES, MESSAGES)
 """In the order of the help."""
 
@@ -53,6 +55,8 @@ class Option:
     short: str = ""
     is_many: bool = False
     is_required: bool = False
+    is_text: bool = False
+    """Whether it is compared with texts, which are Unicode; others name files, which may be any bytes."""
     has_variable: bool = True
     """Whether the environment may set it, and settings for all commands."""
 
@@ -83,6 +87,10 @@ class Option:
             )
         if value is None:
             return
+        if self.is_text and _LONE_SURROGATE.search(str(value)):
+            raise UsageError(
+                f"the value of {self.flag} is not UTF-8", option=self.flag, allowed="UTF-8", suggested=str(self.default or 0)
+            )
         if self.choices and value not in self.choices:
             raise UsageError(
                 f"{value!r} is not a value of {self.flag}",
@@ -145,7 +153,11 @@ class PlanOptions:
         help="text, jsonl, csv, tsv, tar (each also as .gz .zst .xz .bz2 .lz4), parquet or arrow.",
     )
     text_key: str = option(
-        "text", group=INPUT, metavar="KEY", help="Key or column that holds the text, in JSON lines and tables; a.b is b inside a."
+        "text",
+        group=INPUT,
+        metavar="KEY",
+        is_text=True,
+        help="Key or column that holds the text, in JSON lines and tables; a.b is b inside a.",
     )
     separator: str = option(
         "<|endoftext|>",
@@ -167,6 +179,7 @@ class PlanOptions:
         None,
         group=OUTPUT,
         metavar="TEXT|ID",
+        is_text=True,
         usual="the tokenizer's, where it is clear",
         help="Special token that marks the end of a document.",
     )

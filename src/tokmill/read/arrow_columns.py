@@ -6,6 +6,7 @@ buffer, without a Python object for each document. Where a text is null, too lon
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -202,10 +203,10 @@ def _is_text(kind: pa.DataType) -> bool:
 
 def _other_column(fields: Sequence[pa.Field], above: Sequence[str]) -> str:
     """Return what to type: the first column of texts. above: names of the structs that the fields are in."""
-    texts: Sequence[str] = [field.name for field in fields if _is_text(field.type) and field.name.isidentifier()]
-    return (
-        f"pass --text-key {'.'.join([*above, texts[0]])}" if texts else "pass --text-key COLUMN (a field of a struct: COLUMN.FIELD)"
-    )
+    texts: Sequence[str] = [field.name for field in fields if _is_text(field.type) and field.name.isprintable()]
+    if not texts:
+        return "pass --text-key COLUMN (a field of a struct: COLUMN.FIELD)"
+    return f"pass --text-key {shlex.quote('.'.join([*above, texts[0]]))}"
 
 
 def _sizes(array: pa.Array) -> np.ndarray:

@@ -7,6 +7,7 @@ the key of that name where the object has one, and else the field `b` of the obj
 from __future__ import annotations
 
 import json
+import shlex
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
@@ -72,8 +73,12 @@ class RecordParser:
     def __init__(self, key: str) -> None:
         """Prepare for one key: --text-key."""
         self._key = key
-        if "." in key.strip("."):
-            self._text_of: Callable[[bytes | memoryview], str] = _nested(key)
+        if json.dumps(key, ensure_ascii=False) != f'"{key}"':
+            # msgspec takes no name that JSON writes with escapes: with a quote, a backslash, a control character.
+            self._text_of: Callable[[bytes | memoryview], str] = _not_plain
+            self.texts = self._nested_texts
+        elif "." in key.strip("."):
+            self._text_of = _nested(key)
             self.texts = self._nested_texts
         else:
             record = msgspec.defstruct("Record", [("text", str)], rename={"text": key}, frozen=True, gc=False)
@@ -154,6 +159,10 @@ class _Number(str):
     __slots__ = ()
 
 
+def _not_plain(_line: bytes | memoryview) -> NoReturn:
+    raise msgspec.MsgspecError
+
+
 def _nested(key: str) -> Callable[[bytes | memoryview], str]:
     """Return what gives the text under a key with dots of a plain object, and raises one of NOT_PLAIN for any other."""
     *above, last = key.split(".")
@@ -202,5 +211,5 @@ def _describe_keys(value: dict[str, object]) -> str:
 
 def _other_key(value: dict[str, object]) -> str:
     """Return what to type: the key of the longest string."""
-    strings = {k: len(v) for k, v in value.items() if isinstance(v, str) and not isinstance(v, _Number) and k.isidentifier()}
-    return f"pass --text-key {max(strings, key=lambda k: strings[k])}" if strings else "pass --text-key KEY"
+    strings = {k: len(v) for k, v in value.items() if isinstance(v, str) and not isinstance(v, _Number) and k.isprintable()}
+    return f"pass --text-key {shlex.quote(max(strings, key=lambda k: strings[k]))}" if strings else "pass --text-key KEY"
