@@ -36,13 +36,16 @@ def main() -> None:
 
 
 def _open_what_is_closed() -> None:
-    """Open each standard stream that was closed (`>&-`) as /dev/null, before a file or a pipe takes its number."""
+    """Open each standard stream that was closed (`>&-`) as /dev/null, before a file or a pipe takes its number.
+
+    Standard input is opened for writing alone: reading it stays an error.
+    """
     for fd in range(3):
         try:
             os.fstat(fd)
         except OSError:
             # The lowest free number is this one. A child must find it open too.
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR if fd else os.O_WRONLY), True)
     sys.stdin = sys.stdin or os.fdopen(0, encoding="utf-8", closefd=False)
     sys.stdout = sys.stdout or os.fdopen(1, "w", encoding="utf-8", closefd=False)
     sys.stderr = sys.stderr or os.fdopen(2, "w", encoding="utf-8", closefd=False)

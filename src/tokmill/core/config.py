@@ -184,6 +184,14 @@ def parse_separator(text: str) -> str | None:
     r"""The separator that a person typed: `none`, or text with the escapes \n \t \r \0 \f \v \\ \xHH \uHHHH. Raises UsageError."""
     if text == "none":
         return None
+    if text.lower() == "none":
+        raise UsageError(
+            f"{text} is not none: documents would end at that word",
+            option="--separator",
+            allowed="none, or text that stands between documents",
+            suggested="none",
+            next_step=f"or --separator '\\x{ord(text[0]):02x}{text[1:]}' for the word",
+        )
 
     def unescape(match: re.Match[str]) -> str:
         code = match[1]

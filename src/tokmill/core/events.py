@@ -94,6 +94,8 @@ class Finished(Event, frozen=True, kw_only=True):
     upload_s: float = 0.0
     files: dict[str, FileEntry] = {}
     """By name."""
+    notices: list[str] = []
+    """What was found out about the inputs while they were read."""
 
 
 class Failed(Event, frozen=True, kw_only=True):

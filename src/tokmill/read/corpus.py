@@ -13,10 +13,12 @@ from importlib import import_module
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
+from tokmill.core.config import typed_separator
 from tokmill.core.documents import joined
 from tokmill.core.errors import TokmillError
 from tokmill.core.partition import Part
 from tokmill.core.records import BLOCK_BYTES, DIVIDE_ABOVE_BYTES, WITH_FOOTER, Batch, Counts, Cursor, SourceFormat
+from tokmill.core.text import counted, shortened
 from tokmill.read.input_range import find_range
 from tokmill.read.position import ReadSettings
 from tokmill.read.seekable import open_seekable
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     from tokmill.core.protocols import Cutter
     from tokmill.core.records import Location
     from tokmill.read.input_range import InputRange
-    from tokmill.read.position import FormatReader
+    from tokmill.read.position import FormatReader, Position
 
 READERS: dict[SourceFormat, str] = {
     "text": "tokmill.read.formats.text:TextReader",
@@ -43,6 +45,9 @@ READERS: dict[SourceFormat, str] = {
 }
 """By format, its `FormatReader`; imported when there is an input of it."""
 _PATIENCE_S = 0.5
+_UNDIVIDED_BYTES = 1 << 20
+"""A text of so many bytes without a separator is worth a word."""
+_MOST_NAMED = 3
 _MOST_PACKED = 1024
 """Inputs in one batch; each keeps about 1 kB of bookkeeping until the batch is written."""
 
@@ -74,6 +79,10 @@ class CorpusReader:
         self._part = content.part if isinstance(content.part, Part) else None
         self.end: Cursor | None = None
         """Where reading ended, once it has: after the last input, or where a part ends in it."""
+        self._undivided: list[str] = []
+        self._n_undivided = 0
+        self._n_texts = 0
+        """Text files of some size that were read to their end, and how many of them have no separator; the first by name."""
         self._checks_pipes = resources.refuse_json_lines
         self._settings = ReadSettings(
             content=content,
@@ -90,6 +99,16 @@ class CorpusReader:
         """See protocols.Reader."""
         for index, batch in enumerate(self._packed(start)):
             yield replace(batch, index=index)
+
+    def notices(self) -> list[str]:
+        """Return what is to be said of the inputs that were read."""
+        if not self._n_undivided:
+            return []
+        n, separator = self._n_undivided, typed_separator(self._settings.content.separator)
+        names = ", ".join(shortened(self._undivided, _MOST_NAMED, n))
+        files = f"{n:,} of {counted(self._n_texts, 'text file')} of more than 1 MiB, each of which is one document: {names}"
+        where = names if n == 1 else files
+        return [f"the separator {separator} does not occur in {where}; say with --separator where documents end"]
 
     def _packed(self, start: Cursor) -> Iterator[Batch]:
         pack = _Pack(self._settings)
@@ -139,9 +158,26 @@ class CorpusReader:
                 stream = check_pipe(stream, source, self._settings.content.text_key)
             for batch in _reader_of(source.format)(stream, position, self._settings).batches(start):
                 yield replace(batch, position_bytes=n_before + batch.position_bytes, counts=wanted.counts(batch))
+            self._note_undivided(wanted, position)
             return n_before + int(stream.raw_position()), position.end()
         finally:
             stream.close()
+
+    def _note_undivided(self, wanted: InputRange, position: Position) -> None:
+        """Note a whole text file that was read to its end, and whether it was one document though separators were expected."""
+        source = wanted.source
+        is_whole = not wanted.begin.offset and not wanted.end.offset
+        if (
+            source.format != "text"
+            or self._settings.content.separator is None
+            or position.offset < _UNDIVIDED_BYTES
+            or not is_whole
+        ):
+            return
+        self._n_texts += 1
+        if position.record == 1:
+            self._n_undivided += 1
+            self._undivided += [source.path] if len(self._undivided) < _MOST_NAMED else []
 
 
 def _reader_of(input_format: SourceFormat) -> type[FormatReader[Any]]:

@@ -9,6 +9,7 @@ first; a directory is walked once, by its own path rather than by a link.
 from __future__ import annotations
 
 import errno
+import fcntl
 import glob as globbing
 import heapq
 import os
@@ -46,8 +47,29 @@ _SUFFIXES: dict[InputFormat, tuple[str, ...]] = {
 _KNOWN_SUFFIXES = tuple(suffix for suffixes in _SUFFIXES.values() for suffix in suffixes)
 _ONE_SLASH = re.compile(r"(https?|s3|hf|gs):/([^/].*)", re.IGNORECASE | re.DOTALL)
 """A URL that was mistyped."""
-_FOREIGN_SUFFIXES = (".zip", ".7z", ".npy", ".bin", ".pdf", ".rar", ".lzma", ".orc", ".avro", ".xlsx")
-"""Named alone, these would be read as text; nobody means that."""
+_PANDOC, _OFFICE = "pandoc -t plain FILE -o FILE.txt", "soffice --convert-to txt FILE"
+_FOREIGN_SUFFIXES = {
+    ".zip": "unzip FILE -d DIR",
+    ".7z": "7z x FILE -oDIR",
+    ".rar": "unrar x FILE DIR/",
+    ".lzma": "xz -dc FILE | xz > FILE.xz",
+    ".z": "gzip -dc FILE | gzip > FILE.gz",
+    ".pdf": "pdftotext FILE FILE.txt",
+    ".docx": _PANDOC,
+    ".odt": _PANDOC,
+    ".epub": _PANDOC,
+    ".rtf": _PANDOC,
+    ".doc": _OFFICE,
+    ".ppt": _OFFICE,
+    ".pptx": _OFFICE,
+    ".xls": _OFFICE,
+    ".xlsx": _OFFICE,
+    ".npy": "",
+    ".bin": "",
+    ".orc": "",
+    ".avro": "",
+}
+"""Named alone, these would be read as text; nobody means that. With each, what makes text of it."""
 _FORMATS = tuple(f + c for f in _SUFFIXES for c in ("", *_COMPRESSIONS) if not (c and f in WITH_FOOTER))
 
 
@@ -226,6 +248,7 @@ class _Finder:
     def add(self, name: str) -> None:
         """Add what one name stands for."""
         if name in _STDIN_NAMES:
+            _check_stdin()
             self._append(STDIN, name, STDIN)
             return
         status = _stat(name)
@@ -400,13 +423,14 @@ class _Finder:
         self.inputs.append(Input(path=path, format=file_format, compression=compression, size_bytes=size_bytes, **identity))
 
     def _check_suffix(self, path: str) -> None:
-        bare, _ = _without_compression(path)
-        if self._input_format is None and bare.endswith(_FOREIGN_SUFFIXES):
+        suffix = os.path.splitext(_without_compression(path)[0])[1]
+        if self._input_format is None and suffix in _FOREIGN_SUFFIXES:
+            command = _FOREIGN_SUFFIXES[suffix]
             raise UsageError(
-                "this kind of file is not text",
+                f"a {suffix} file is not text",
                 where=_shown(path),
                 allowed=f"{' '.join(_KNOWN_SUFFIXES)}, most also with {' '.join(_COMPRESSIONS)}",
-                next_step="unpack or convert it; if it is text after all, pass --input-format text",
+                next_step=f"convert it first{': ' + command if command else ''}; if it is text after all, pass --input-format text",
             )
 
 
@@ -509,6 +533,17 @@ def _stat(path: str) -> os.stat_result | None:
 def _nothing(name: str, what: str, next_step: str | None) -> UsageError:
     path = None if next_step else path_to_text(name)
     return UsageError(what, where=path_to_text(name), allowed="files, directories, patterns or -", next_step=next_step, path=path)
+
+
+def _check_stdin() -> None:
+    """Raise UsageError if standard input was closed (`<&-`), or is open for writing alone."""
+    try:
+        is_readable = fcntl.fcntl(0, fcntl.F_GETFL) & os.O_ACCMODE != os.O_WRONLY
+    except OSError:
+        is_readable = False
+    if not is_readable:
+        next_step = "pipe the text into it: tokmill tokenize - --out DIR < FILE"
+        raise UsageError("standard input is closed", where=STDIN, allowed="a pipe or a file to read from", next_step=next_step)
 
 
 def _unreadable(path: str, error: OSError) -> DamagedInputError:

@@ -15,7 +15,7 @@ import msgspec
 from tokmill.core.errors import BadRecordError
 from tokmill.core.records import Skip
 from tokmill.core.text import shortened
-from tokmill.read.utf8 import clean, first_invalid
+from tokmill.read.utf8 import ENCODING_ADVICE, clean, first_invalid
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -113,7 +113,7 @@ class RecordParser:
                 raise NotARecordError(
                     "invalid_utf8",
                     f"not valid UTF-8: byte 0x{line[at]:02x}",
-                    "fix the file, or pass --encoding-errors replace (or ignore)",
+                    ENCODING_ADVICE,
                     at,
                 )
             line, n_invalid = clean(line, policy)
@@ -139,7 +139,8 @@ class RecordParser:
         key = self._key
         if not isinstance(value, dict):
             kind = "array" if isinstance(value, list) else "value"
-            raise NotARecordError("missing_text", f"the line is a JSON {kind}, not an object", "make each line an object")
+            next_step = "make each line an object (the elements of an array become lines by: jq -c '.[]' FILE > NEW.jsonl)"
+            raise NotARecordError("missing_text", f"the line is a JSON {kind}, not an object", next_step)
         text = value[key] if key in value else _below(value, key)
         if text is None:
             raise NotARecordError("null_text", f'the text under "{key}" is null', "fix the line")

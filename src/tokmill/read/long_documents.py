@@ -20,7 +20,7 @@ import xxhash
 
 from tokmill.core.errors import BadTextError
 from tokmill.core.records import Batch, Counts
-from tokmill.read.utf8 import clean, first_invalid
+from tokmill.read.utf8 import ENCODING_ADVICE, clean, first_invalid
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -270,5 +270,5 @@ def _not_utf8(where: Location, offset: int, byte: int) -> BadTextError:
         f"not valid UTF-8: byte 0x{byte:02x}, in a document so long that it is divided and cannot be left out",
         where=str(where.at(offset)),
         allowed="UTF-8 text",
-        next_step="fix the file, or pass --encoding-errors replace (or ignore)",
+        next_step=ENCODING_ADVICE,
     )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from tokmill.core.records import Batch, Counts
 from tokmill.read.json_record import NotARecordError, skip_of
 from tokmill.read.long_documents import long_batches
-from tokmill.read.utf8 import clean, damage_hint, first_invalid
+from tokmill.read.utf8 import ENCODING_ADVICE, clean, damage_hint, first_invalid
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -94,7 +94,7 @@ class RowBatcher:
         if at is not None:
             policy = self._settings.content.encoding_errors
             if policy == "strict":
-                byte, next_step = text[at], "fix the file, or pass --encoding-errors replace (or ignore)"
+                byte, next_step = text[at], ENCODING_ADVICE
                 what = f"not valid UTF-8: byte 0x{byte:02x} at byte {at:,} of the text"
                 self.reject(NotARecordError("invalid_utf8", what, next_step), record, offset)
                 return

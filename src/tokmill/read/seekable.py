@@ -17,7 +17,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 from tokmill.core.errors import TokmillError
-from tokmill.read.stream import PlainStream
+from tokmill.read.stream import POINTER_BYTES, PlainStream, check_no_pointer
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -95,7 +95,15 @@ def open_seekable(source: Input) -> SeekableFile:
 
     Raises DamagedInputError, ChangedError (also while it is read: the object was replaced), UsageError (a package is missing).
     """
-    return RemoteFile(source) if source.is_remote else LocalFile(source)
+    file = RemoteFile(source) if source.is_remote else LocalFile(source)
+    if source.size_bytes and source.size_bytes < POINTER_BYTES:
+        try:
+            check_no_pointer(file.read(), source)
+        except BaseException:
+            file.close()
+            raise
+        file.seek(0)
+    return file
 
 
 class LocalFile(SeekableFile):

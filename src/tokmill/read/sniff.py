@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import json
 import re
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from tokmill.core.errors import TokmillError, UsageError
+from tokmill.core.errors import ChangedError, TokmillError, UsageError
 from tokmill.core.options import PlanOptions
 from tokmill.core.records import STDIN
 from tokmill.core.text import counted
 from tokmill.read.inputs import is_guess
-from tokmill.read.stream import PeekedStream, open_stream
+from tokmill.read.seekable import open_seekable
+from tokmill.read.stream import POINTER_BYTES, PeekedStream, open_stream
+from tokmill.read.utf8 import json_array
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,18 +38,24 @@ _MOST_REMOTE = 16
 """Remote objects that are looked at; each takes a request."""
 _BOM = b"\xef\xbb\xbf"
 _BEGINNING = re.compile(rb'\{\s*"')
+_ARRAY = re.compile(rb"\[\s*(?:\{\s*)?")
+"""What may turn out to be the beginning of an array of objects."""
 
 
 def first_line(stream: PeekedStream) -> tuple[bytes, bool]:
     """Return the first line that is not blank, without a byte order mark, and whether that is all of it.
 
-    Nothing is read after a line that does not begin with a brace. Raises DamagedInputError, ChangedError.
+    Nothing is read after a line that begins neither with a brace nor like an array. Raises DamagedInputError, ChangedError.
     """
     ended = False
     while True:
         head = stream.peeked
-        line, newline, _ = head.removeprefix(_BOM).lstrip().partition(b"\n")
-        is_open = not newline and (not line or line.startswith(b"{") or _BOM.startswith(head))
+        text = head.removeprefix(_BOM).lstrip()
+        line, newline, _ = text.partition(b"\n")
+        if _ARRAY.fullmatch(line):
+            # An array of which each element has lines of its own.
+            line, newline = text, b""
+        is_open = not newline and (not line or line.startswith(b"{") or _BOM.startswith(head) or _ARRAY.fullmatch(line))
         if not is_open or ended or len(head) >= LOOK_BYTES:
             return line, bool(newline) or ended
         ended = not stream.peek(max(_FIRST_BYTES, len(head)))
@@ -58,8 +66,7 @@ def check_pipe(stream: ByteStream, source: Input, text_key: str) -> ByteStream:
     if source.format != "text" or not is_guess(source):
         return stream
     peeked = PeekedStream(stream)
-    if is_json_lines(*first_line(peeked), text_key):
-        raise _not_text(source)
+    _check_guess(source, *first_line(peeked), text_key)
     return peeked
 
 
@@ -76,12 +83,16 @@ def check_files(inputs: Sequence[Input], text_key: str) -> list[str]:
     Raises:
         UsageError: JSON lines whose suffix says nothing.
     """
+    for source in _some([source for source in inputs if 0 < (source.size_bytes or 0) < POINTER_BYTES and not source.is_remote]):
+        with suppress(ChangedError), closing(open_seekable(source)):
+            # Opening looks whether it is a pointer of Git LFS: to be said now, not when the run comes to it.
+            pass
     files = [source for source in inputs if source.format == "text" and source.size_bytes]
     for source in _some([source for source in files if is_guess(source)]):
-        if is_json_lines(*_first_line(source), text_key):
-            raise _not_text(source)
+        _check_guess(source, *_first_line(source), text_key)
     looked = _some([source for source in files if not is_guess(source)])
-    found = [source for source in looked if _has_key(*_first_line(source), text_key)]
+    lines = [(source, *_first_line(source)) for source in looked]
+    found = [source for source, line, is_whole in lines if _has_key(line, is_whole, text_key)]
     notices = []
     if found:
         others = f" (and {counted(len(found) - 1, 'other')} of {len(looked):,} looked at)" if len(found) > 1 else ""
@@ -89,6 +100,9 @@ def check_files(inputs: Sequence[Input], text_key: str) -> list[str]:
             f"{found[0].path}{others} will be read as text, but its first line is a JSON object with the key "
             f"{json.dumps(text_key)}: if it is JSON lines, stop and pass --input-format jsonl"
         )
+    array = next((source.path for source, line, _ in lines if json_array(line)), None)
+    if array:
+        notices.append(f"{array} will be read as text, but it is a JSON array, whose elements become lines by jq -c '.[]'")
     if text_key != PlanOptions.text_key and all(source.format == "text" for source in inputs):
         notices.append("--text-key is for JSON lines, but every input will be read as text: is --input-format jsonl missing?")
     return notices
@@ -113,6 +127,14 @@ def is_json_lines(line: bytes, is_whole: bool, text_key: str) -> bool:  # noqa: 
     if _keys(line) is not None:
         return True
     return (not is_whole or text_key != PlanOptions.text_key) and _BEGINNING.match(line) is not None
+
+
+def _check_guess(source: Input, line: bytes, is_whole: bool, text_key: str) -> None:  # noqa: FBT001  as `first_line` returns it
+    """Raise UsageError if what will be read as text, because nothing says what it is, begins as JSON lines or a JSON array."""
+    if is_json_lines(line, is_whole, text_key):
+        raise _not_text(source)
+    if found := json_array(line):
+        raise _not_text(source, *found)
 
 
 def _has_key(line: bytes, is_whole: bool, text_key: str) -> bool:  # noqa: FBT001  as above
@@ -147,12 +169,15 @@ def _some(sources: Sequence[Input]) -> Sequence[Input]:
     return sources[:: -(-len(sources) // most) or 1]
 
 
-def _not_text(source: Input) -> UsageError:
+def _not_text(source: Input, what: str = "", next_step: str = "") -> UsageError:
+    """Return the error for JSON lines, or for `what`, that would be read as text."""
     is_stdin = source.path == STDIN
     rename = "" if is_stdin or source.size_bytes is None else "; or give the file a name that ends in .jsonl or .txt"
     return UsageError(
-        "the first line is a JSON object, but nothing says that this is JSON lines: it would be read as text",
+        f"this is {what}, which would be read as text"
+        if what
+        else "the first line is a JSON object, but nothing says that this is JSON lines: it would be read as text",
         where="standard input" if is_stdin else source.path,
         allowed="JSON lines or text that --input-format or a suffix (.jsonl, .ndjson, .json; .txt) names as such",
-        next_step=f"pass --input-format jsonl, or --input-format text to read it as text{rename}",
+        next_step=f"{next_step or 'pass --input-format jsonl'}, or --input-format text to read it as text{rename}",
     )

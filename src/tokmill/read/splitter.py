@@ -90,7 +90,7 @@ class RecordSplitter:
         """Return the first bytes that are to come, without consuming them."""
         self._fill()
         self._holds_more = True
-        return self._tail[:HEAD_BYTES]
+        return (self._tail + self._rest)[:HEAD_BYTES] if len(self._tail) < HEAD_BYTES else self._tail[:HEAD_BYTES]
 
     def open_long(self) -> LongRecord:
         """Open the next record, to be read piece by piece. Once it is complete, `close_long` goes on after it."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import stat
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from tokmill.read.compression import Codec, Frame
 
 _SKIP_BYTES = 1 << 20
+POINTER_BYTES = 1024
+"""A pointer of Git LFS is shorter (its specification)."""
+_POINTER = re.compile(rb"version https://(?:git-lfs|hawser)\.github\.com/spec/v1\n(?:[a-z0-9.-]+ .*\n)*oid [^\n]+\nsize \d+\n?")
 _DESCRIPTOR = re.compile(r"/(?:dev|proc/self)/fd/(\d+)")
 
 
@@ -272,7 +276,37 @@ def open_stream(source: Input) -> ByteStream:
         stored: ByteStream = RemoteStream(source)
     else:
         stored = PlainStream(source)
+    if source.size_bytes and source.size_bytes < POINTER_BYTES:
+        stored = _no_pointer(stored, source)
     return stored if source.compression == "none" else CompressedStream(stored, source, new_codec(source.compression))
+
+
+def _no_pointer(stored: ByteStream, source: Input) -> ByteStream:
+    """Return the stream of a small input, still at its beginning. Raises DamagedInputError for a pointer of Git LFS."""
+    peeked = PeekedStream(stored)
+    try:
+        while len(peeked.peeked) < (source.size_bytes or 0) and peeked.peek(POINTER_BYTES):
+            pass
+        check_no_pointer(peeked.peeked, source)
+    except BaseException:
+        stored.close()
+        raise
+    return peeked
+
+
+def check_no_pointer(data: bytes, source: Input) -> None:
+    """Raise DamagedInputError if all bytes of a small input are a pointer that Git LFS left in its place."""
+    if not _POINTER.fullmatch(data):
+        return
+    pull = "give the URL of the file itself, or pull it in a clone: git lfs pull"
+    if not source.is_remote:
+        pull = f"git -C {shlex.quote(os.path.dirname(text_to_path(source.path)))} lfs pull"
+    raise DamagedInputError(
+        "this is a pointer of Git LFS, not the file that it stands for",
+        where=source.path,
+        allowed="the file itself",
+        next_step=pull,
+    )
 
 
 def _open(source: Input) -> int:

@@ -6,6 +6,7 @@ Checking must not hold the interpreter's lock, or encoder threads wait for one a
 
 from __future__ import annotations
 
+import re
 import sys
 from typing import TYPE_CHECKING
 
@@ -30,8 +31,16 @@ _BINARY = (
 )
 _TAR = (257, b"ustar")
 """The mark of a tar archive and where it stands."""
-HEAD_BYTES = 512
+HEAD_BYTES = 1024
 """Enough for `foreign`."""
+ENCODING_ADVICE = (
+    "text in another encoding is converted first: iconv -f WINDOWS-1252 -t UTF-8 FILE > NEW_FILE; or fix the file, or pass "
+    "--encoding-errors replace (or ignore)"
+)
+"""What to do about bytes that are not UTF-8."""
+_LEAST_WIDE_BYTES = 8
+_WIDE = ("utf-32-le", "utf-32-be", "utf-16-le", "utf-16-be")
+_JSON_ARRAY = re.compile(rb"(?:\xef\xbb\xbf)?\s*\[\s*\{\s*\"")
 _FOREIGN = (
     *(
         (
@@ -45,8 +54,17 @@ _FOREIGN = (
         (magic, what, f"give the file a name that ends in {suffix}, or pass --input-format {name}")
         for magic, what, suffix, name in _BINARY
     ),
-    (b"PK\x03\x04", "a zip archive", "unpack it first: unzip FILE -d DIR"),
+    (
+        b"PK\x03\x04",
+        "a zip archive",
+        "unpack it first: unzip FILE -d DIR (a .docx, .odt or .epub: pandoc -t plain FILE -o FILE.txt)",
+    ),
+    (b"%PDF-", "a PDF file", "convert it first: pdftotext FILE FILE.txt"),
+    (b"{\\rtf1", "an RTF file", "convert it first: pandoc -t plain FILE -o FILE.txt"),
+    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "a file of an old office program", "convert it first: soffice --convert-to txt FILE"),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive", "unpack it first: 7z x FILE -oDIR"),
+    (b"\xff\xfe\0\0", "UTF-32 text (byte order mark FF FE 00 00)", "convert it first: iconv -f UTF-32 -t UTF-8 FILE"),
+    (b"\0\0\xfe\xff", "UTF-32 text (byte order mark 00 00 FE FF)", "convert it first: iconv -f UTF-32 -t UTF-8 FILE"),
     (b"\xff\xfe", "UTF-16 text (byte order mark FF FE)", "convert it first: iconv -f UTF-16 -t UTF-8 FILE"),
     (b"\xfe\xff", "UTF-16 text (byte order mark FE FF)", "convert it first: iconv -f UTF-16 -t UTF-8 FILE"),
 )
@@ -112,9 +130,36 @@ def damage_hint(compression: Compression) -> str:
     return "" if compression == "none" else f"; or the compressed file is damaged: {compression} -t FILE tests it"
 
 
-def foreign(head: bytes) -> tuple[str, str] | None:
-    """Return what a file is by its first bytes, if it is not UTF-8 text, and what to do about it."""
+def foreign(head: bytes, *, may_have_nul: bool = False) -> tuple[str, str] | None:
+    """Return what a file is by its first bytes, if it is not UTF-8 text, and what to do about it.
+
+    may_have_nul: NULs may stand between its documents.
+    """
     at, word = _TAR
     if head[at : at + len(word)] == word and b"\0" in head[:at]:
         return "a tar archive", "give the file a name that ends in .tar, or pass --input-format tar"
-    return next(((what, next_step) for magic, what, next_step in _FOREIGN if head.startswith(magic)), None)
+    found = next(((what, next_step) for magic, what, next_step in _FOREIGN if head.startswith(magic)), None)
+    if found is None and not may_have_nul and (wide := _wide_encoding(head)):
+        return f"{wide} text without a byte order mark", f"convert it first: iconv -f {wide} -t UTF-8 FILE > NEW_FILE"
+    return found
+
+
+def _wide_encoding(head: bytes) -> str | None:
+    """Return the encoding of text of two or four bytes a character, most of it ASCII: as UTF-8 it is valid, with NULs."""
+    head = head[: len(head) // 4 * 4]
+    if len(head) < _LEAST_WIDE_BYTES or head.count(0) * 4 < len(head):
+        return None
+    for encoding in _WIDE:
+        try:
+            text = head.decode(encoding)
+        except UnicodeDecodeError as error:
+            # Its last character may be cut.
+            text = head[: error.start].decode(encoding) if error.start >= len(head) - 4 else ""
+        if text and "\0" not in text and sum(map(str.isascii, text)) * 2 > len(text):
+            return encoding.upper()
+    return None
+
+
+def json_array(head: bytes) -> tuple[str, str] | None:
+    """Return what `foreign` does for a JSON array of objects, as `json.dump` writes one."""
+    return ("a JSON array", "write its elements as lines: jq -c '.[]' FILE > NEW.jsonl") if _JSON_ARRAY.match(head) else None

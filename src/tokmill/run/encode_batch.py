@@ -18,7 +18,7 @@ from tokmill.core.documents import DocumentBuffer, text_bytes
 from tokmill.core.errors import BadTextError, EngineError
 from tokmill.core.records import Batch, Counts, EncodedBatch, Skip, Tokens
 from tokmill.encode import reference_of
-from tokmill.read import clean, damage_hint, first_invalid
+from tokmill.read import ENCODING_ADVICE, clean, damage_hint, first_invalid
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -124,7 +124,8 @@ class EncodeStage:
             f"not valid UTF-8: byte 0x{document[at]:02x} at byte {at:,} of the document",
             where=str(where.at(offset)),
             allowed="UTF-8 text",
-            next_step="fix the file, or pass --encoding-errors replace (or ignore), or --on-error skip to leave the document out"
+            next_step=ENCODING_ADVICE
+            + ", or --on-error skip to leave the document out"
             + next((damage_hint(source.compression) for source in content.inputs if source.path == where.path), ""),
         )
 

@@ -82,6 +82,7 @@ class Meter:
 def notices_of(job: Job, finished: Finished) -> list[str]:
     """Return what to say of the output of one run."""
     return [
+        *finished.notices,
         *emptiness_notices(finished.counts, job.content),
         *dropped_notices(job.content, finished.files, finished.counts),
         *tail_notices(job.content, finished.files),

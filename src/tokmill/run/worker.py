@@ -64,7 +64,8 @@ class Worker(EncodingProcess):
                 raise
         manifest = self._manifest(output, writer, recorder)
         output.publish(manifest)
-        self._emit(_finished(manifest, writer.elapsed_s, resumed=resumed))
+        finished = _finished(manifest, writer.elapsed_s, resumed=resumed)
+        self._emit(msgspec.structs.replace(finished, notices=reader.notices()))
 
     def _is_ending(self) -> bool:
         return self._stopped or self._leaving is not None

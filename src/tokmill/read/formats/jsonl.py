@@ -15,7 +15,7 @@ from tokmill.read.json_record import NOT_PLAIN, NotARecordError, RecordParser
 from tokmill.read.position import FormatReader
 from tokmill.read.row_batcher import RowBatcher
 from tokmill.read.splitter import RecordSplitter
-from tokmill.read.utf8 import first_invalid, foreign
+from tokmill.read.utf8 import first_invalid, foreign, json_array
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
@@ -116,7 +116,8 @@ class JsonLinesReader(FormatReader["ByteStream"]):
 
     def _check_kind(self) -> None:
         """Raise BadRecordError for a file that begins like something else: a fault of all of it, which no policy skips."""
-        found = foreign(self._splitter.head())
+        head = self._splitter.head()
+        found = foreign(head) or json_array(head)
         if found is not None:
             what, next_step = found
             bad = NotARecordError("invalid_utf8", f"this is not JSON lines: it begins like {what}", next_step)

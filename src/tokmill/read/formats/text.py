@@ -14,7 +14,7 @@ from tokmill.core.records import Batch, Counts, Skip
 from tokmill.read.long_documents import divided_pieces, piece_batch, read_whole, whole_pieces
 from tokmill.read.position import FormatReader
 from tokmill.read.splitter import RecordSplitter
-from tokmill.read.utf8 import damage_hint, first_invalid, foreign
+from tokmill.read.utf8 import ENCODING_ADVICE, damage_hint, first_invalid, foreign
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -122,8 +122,7 @@ class TextReader(FormatReader["ByteStream"]):
             raise _not_utf8(
                 f"not valid UTF-8: byte 0x{document.buffer[at]:02x} at byte {at:,} of the document",
                 where.at(position.offset + at),
-                "fix the file, or pass --encoding-errors replace (or ignore), or --on-error skip to leave the document out"
-                + damage_hint(position.source.compression),
+                ENCODING_ADVICE + ", or --on-error skip to leave the document out" + damage_hint(position.source.compression),
             )
         skip = Skip(path=where.path, record=where.record, offset=position.offset + at, reason="invalid_utf8")
         n_bytes = len(document.buffer)
@@ -142,7 +141,7 @@ class TextReader(FormatReader["ByteStream"]):
 
     def _check_kind(self) -> None:
         """Raise BadTextError for a file that begins like something else: a fault of all of it, which no policy skips."""
-        found = foreign(self._splitter.head())
+        found = foreign(self._splitter.head(), may_have_nul="\0" in (self._settings.content.separator or ""))
         if found is not None:
             what, next_step = found
             raise _not_utf8(f"this is not UTF-8 text: it begins like {what}", self._position.location(), next_step)
