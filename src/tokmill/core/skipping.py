@@ -10,13 +10,14 @@ from tokmill.core.text import counted
 if TYPE_CHECKING:
     from tokmill.core.records import Counts
 
-OTHER_FILE = "other_file"
-"""Reason for archive members that are not text: counted, but not as bad records."""
+OTHER_FILE, HARD_LINK, SYMBOLIC_LINK = "other_file", "hard_link", "symbolic_link"
+"""Reasons for archive members that are not text, or whose text is another member's: counted, but not as bad records."""
+_NOT_BAD = ("empty", OTHER_FILE, HARD_LINK, SYMBOLIC_LINK)
 
 
 def n_bad_records(counts: Counts) -> int:
     """Return how many records were skipped because they are bad."""
-    return sum(n for reason, n in counts.skipped.items() if reason not in ("empty", OTHER_FILE))
+    return sum(n for reason, n in counts.skipped.items() if reason not in _NOT_BAD)
 
 
 def check_skipped(counts: Counts, max_skipped: int | None, where: str) -> None:

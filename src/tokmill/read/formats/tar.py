@@ -1,20 +1,21 @@
 """Archives of texts (tar, as WebDataset makes them), read front to back without unpacking: each member is a document.
 
 Members named .txt, .text or .md are texts as they are, members named .json are JSON objects with a text key; the others (images,
-directories, links, hidden ones) are passed over and counted. Python's tarfile parses one header at a time; its own loop over
-members is not used, since it accepts an archive that was cut, or whose headers are damaged from some place on. Of a header only
-name, kind and size are used, and no path of an archive is ever opened.
+directories, hidden ones) are passed over and counted, and so are links, whose text is another member's. A sparse member, in any of
+GNU tar's four forms, is read with its holes as zeros, as it is when it is extracted. Python's tarfile parses one header at a time;
+its own loop over members is not used, since it accepts an archive that was cut, or whose headers are damaged from some place on. Of
+a header only name, kind, size and sparse map are used, and no path of an archive is ever opened.
 """
 
 from __future__ import annotations
 
 import io
 import tarfile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tokmill.core.errors import DamagedInputError
 from tokmill.core.records import Counts
-from tokmill.core.skipping import OTHER_FILE
+from tokmill.core.skipping import HARD_LINK, OTHER_FILE, SYMBOLIC_LINK
 from tokmill.read.json_record import NotARecordError, RecordParser
 from tokmill.read.long_documents import LongDocument, divided_pieces, piece_batches, read_whole, whole_pieces
 from tokmill.read.position import FormatReader
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 _TEXT_SUFFIXES = (".txt", ".text", ".md")
 _JSON_SUFFIX = ".json"
+_LINKS = {tarfile.LNKTYPE: HARD_LINK, tarfile.SYMTYPE: SYMBOLIC_LINK}
+_FROM_OTHER_VOLUME = b"M"
 _READ_BYTES = 1 << 20
 _MOST_HEADER_BYTES = 1 << 20
 """Limit for the blocks before a member that hold a long name or extended attributes."""
@@ -54,13 +57,13 @@ class TarReader(FormatReader["ByteStream"]):
             member, header, n_data = found
             name = member.name.lower()
             is_text = name.endswith(_TEXT_SUFFIXES)
-            is_long = is_text and not _is_hidden(name) and member.size > self._settings.batch_bytes
+            is_long = is_text and member.isreg() and not _is_hidden(name) and member.size > self._settings.batch_bytes
             if is_long:
                 yield from self._batcher.take(self._position.cursor())
             self._consume(header)
-            is_other = not member.isreg() or member.sparse is not None or not (is_text or name.endswith(_JSON_SUFFIX))
-            if is_other or _is_hidden(name):
-                self._pass_over(n_data)
+            reason = _reason_to_pass_over(member, is_text=is_text)
+            if reason:
+                self._pass_over(n_data, reason)
             elif is_long:
                 yield from self._long(member)
             else:
@@ -88,14 +91,32 @@ class TarReader(FormatReader["ByteStream"]):
         n_data = archive.offset - len(archive.taken)
         if member.size < 0 or n_data < 0:
             raise self._damaged("a header is damaged: its size is negative")
+        if member.type == _FROM_OTHER_VOLUME:
+            raise self._damaged("it begins in the middle of a member: it is a later one of several volumes")
+        if member.sparse is not None:
+            n_data = self._check_sparse(member, n_data)
         return member, archive.taken, n_data
+
+    def _check_sparse(self, member: tarfile.TarInfo, n_data: int) -> int:
+        """Return how many bytes of data and filling a sparse member has. Raises DamagedInputError if its map cannot be right."""
+        end = 0
+        for begin, n_bytes in _segments(member):
+            if begin < end or n_bytes < 0:
+                end = member.size + 1
+                break
+            end = begin + n_bytes
+        n_stored = _filled(member)
+        # Where a header of its own gives the stored size, tarfile takes the size with the holes for it.
+        if end > member.size or (n_stored != n_data and "size" not in member.pax_headers):
+            raise self._damaged("a header is damaged: the map of a sparse member does not fit its size")
+        return n_stored
 
     def _small(self, member: tarfile.TarInfo, *, is_text: bool) -> None:
         """Add a member that is held whole. Raises BadRecordError."""
         offset, record = self._position.offset, self._position.record
         if member.size > self._settings.most_bytes:
             raise self._settings.too_long(_shown(member), self._position.location(), member.size)
-        data = b"".join(self._bytes(member.size))
+        data = b"".join(self._content(member))
         if is_text:
             self._batcher.add(data, record, offset)
         else:
@@ -108,17 +129,26 @@ class TarReader(FormatReader["ByteStream"]):
                 self._batcher.add(text, record, offset, is_valid=True, n_invalid=n_invalid)
         self._end(member)
 
-    def _pass_over(self, n_data: int) -> None:
+    def _pass_over(self, n_data: int, reason: str) -> None:
         for _ in self._bytes(n_data):
             pass
         self._position.advance(b"", 1)
-        self._batcher.pass_over(OTHER_FILE)
+        self._batcher.pass_over(reason)
 
     def _end(self, member: tarfile.TarInfo) -> None:
         """Consume what fills a member's last block."""
-        for _ in self._bytes(-member.size % tarfile.BLOCKSIZE):
+        for _ in self._bytes(_filled(member) - sum(n_bytes for _, n_bytes in _segments(member))):
             pass
         self._position.advance(b"", 1)
+
+    def _content(self, member: tarfile.TarInfo) -> Iterator[bytes]:
+        """Yield the bytes of a member, with zeros for the holes of a sparse one. Raises DamagedInputError."""
+        at = 0
+        for begin, n_bytes in _segments(member):
+            yield from _zeros(begin - at)
+            yield from self._bytes(n_bytes)
+            at = begin + n_bytes
+        yield from _zeros(member.size - at)
 
     def _bytes(self, n_bytes: int) -> Iterator[bytes]:
         """Yield the next bytes of the archive, consumed. Raises DamagedInputError if they are not there."""
@@ -137,7 +167,7 @@ class TarReader(FormatReader["ByteStream"]):
     def _long(self, member: tarfile.TarInfo) -> Iterator[Batch]:
         """Yield a text that is larger than a batch in pieces; a run can be resumed only after the last of them."""
         settings, where = self._settings, self._position.location()
-        document = _Member(self._bytes(member.size), member.size)
+        document = _Member(self._content(member), member.size)
         if read_whole(document, settings, where):
             at = first_invalid(document.buffer)
             if at is not None and settings.content.encoding_errors == "strict":
@@ -158,15 +188,18 @@ class TarReader(FormatReader["ByteStream"]):
         """Consume what follows the archive's end: zeros. Raises DamagedInputError for anything else."""
         while data := self._stream.read(_READ_BYTES):
             if data.count(0) != len(data):
-                raise self._damaged("something else follows the end of the archive")
+                raise self._damaged(
+                    "something else follows the end of the archive, perhaps another archive",
+                    "unpack all of it, and name the directory: mkdir DIR && tar -xif FILE -C DIR",
+                )
             self._consume(data)
 
-    def _damaged(self, what: str) -> DamagedInputError:
+    def _damaged(self, what: str, next_step: str = "test it with tar -tf; get a complete copy of the file") -> DamagedInputError:
         return DamagedInputError(
             f"{what} (tar)",
             where=str(self._position.location()),
             allowed="a complete tar archive",
-            next_step="test it with tar -tf; get a complete copy of the file",
+            next_step=next_step,
         )
 
 
@@ -221,6 +254,30 @@ class _Member(LongDocument):
         data = next(self._data)
         self.buffer += data
         self._n_missing -= len(data)
+
+
+def _segments(member: tarfile.TarInfo) -> list[tuple[int, int]]:
+    """Return the place and length of each stretch of a member that the archive has; what lies between them are zeros."""
+    sparse: Any = member.sparse
+    return [(0, member.size)] if sparse is None else [(begin, n_bytes) for begin, n_bytes in sparse if n_bytes]
+
+
+def _filled(member: tarfile.TarInfo) -> int:
+    """Return the bytes of a member in the archive, with what fills its last block."""
+    return -(-sum(n_bytes for _, n_bytes in _segments(member)) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+
+
+def _zeros(n_bytes: int) -> Iterator[bytes]:
+    for begin in range(0, n_bytes, _READ_BYTES):
+        yield bytes(min(_READ_BYTES, n_bytes - begin))
+
+
+def _reason_to_pass_over(member: tarfile.TarInfo, *, is_text: bool) -> str:
+    """Return why a member is no document, as it is counted; nothing for one that is."""
+    name = member.name.lower()
+    if _is_hidden(name) or not (is_text or name.endswith(_JSON_SUFFIX)):
+        return OTHER_FILE
+    return "" if member.isreg() else _LINKS.get(member.type, OTHER_FILE)
 
 
 def _is_hidden(name: str) -> bool:
