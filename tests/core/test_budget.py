@@ -2,32 +2,82 @@
 
 from __future__ import annotations
 
+import re
+
+import msgspec
 import pytest
 from hypothesis import given, strategies as st
 from support.records import ByteEncoder, a_batch
 
-from tokmill.core.config import MIB
+from tokmill.core.config import MIB, BudgetTerms
 from tokmill.core.errors import MemoryBudgetError, UsageError
 from tokmill.core.system import memory
-from tokmill.core.system.budget import CacheReset, default_budget, divide_budget
+from tokmill.core.system.budget import CacheReset, default_budget, divide_budget, piece_too_long
 from tokmill.run import job
 
 TERMS = ("parent_bytes", "inputs_bytes", "worker_bytes", "reference_bytes", "reader_bytes", "in_flight_bytes", "caches_bytes")
 
 
-@given(st.integers(1, 1 << 40), st.integers(1, 256))
-def test_the_terms_add_up_to_the_budget_or_the_error_names_a_budget_that_works(budget: int, n_threads: int) -> None:
+ALL_TERMS = st.builds(
+    BudgetTerms,
+    n_threads=st.integers(1, 256),
+    n_inputs=st.integers(1, 100_000),
+    is_remote=st.booleans(),
+    is_sent=st.booleans(),
+    piece_factor=st.sampled_from([1, 7]),
+)
+
+
+@given(st.integers(1, 1 << 40), ALL_TERMS)
+def test_the_terms_add_up_to_the_budget_or_the_error_names_a_budget_that_works(budget: int, terms: BudgetTerms) -> None:
     try:
-        shares = divide_budget(budget, n_threads)
+        shares = divide_budget(budget, terms)
     except MemoryBudgetError as error:
-        smallest = int(str(error.next_step).split("--memory ")[1].split("MiB")[0]) * MIB
+        smallest = int(str(error.suggested).removesuffix("MiB")) * MIB
         assert smallest > budget
-        shares = divide_budget(smallest, n_threads)
+        shares = divide_budget(smallest, terms)
         with pytest.raises(MemoryBudgetError):
-            divide_budget(smallest - 2 * MIB, n_threads)
+            divide_budget(smallest - 2 * MIB, terms)
         budget = smallest
     assert sum(getattr(shares, term) for term in TERMS) == budget
     assert shares.reset_above_bytes > shares.worker_bytes + shares.reference_bytes
+
+
+@given(st.integers(1, 1 << 27), ALL_TERMS)
+def test_the_budget_proposed_for_a_long_text_is_enough_and_not_much_more(n_bytes: int, terms: BudgetTerms) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(memory, "usable_bytes", lambda: 1 << 60)
+        error = piece_too_long("a line", "a.jsonl", n_bytes - 1, terms, n_bytes)
+    assert error.suggested
+    proposed = int(error.suggested.removesuffix("MiB")) * MIB
+    assert divide_budget(proposed, terms).max_piece_bytes >= n_bytes
+    try:
+        assert divide_budget(proposed - 16 * MIB, terms).max_piece_bytes < n_bytes
+    except MemoryBudgetError:
+        assert proposed % (16 * MIB) == 0
+
+
+def test_no_budget_is_proposed_that_the_machine_does_not_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "usable_bytes", lambda: 1 << 30)
+    error = piece_too_long("a line", "a.jsonl", 10, BudgetTerms(n_threads=2), 1 << 27)
+    assert error.suggested is None
+    assert "divide it, or use a machine" in str(error.next_step)
+
+
+@given(st.integers(1, 1 << 31), st.integers(MIB, 1 << 31), ALL_TERMS)
+def test_in_a_control_group_the_next_step_works_there(budget: int, limit: int, terms: BudgetTerms) -> None:
+    budget = min(budget, limit)
+    try:
+        divide_budget(budget, terms, limit)
+    except MemoryBudgetError as error:
+        if error.option == "--memory":
+            divide_budget(min(limit, int(str(error.suggested).removesuffix("MiB")) * MIB), terms, limit)
+        elif error.option == "--threads":
+            fewer = msgspec.structs.replace(terms, n_threads=int(str(error.suggested)))
+            divide_budget(limit // MIB * MIB, fewer, limit)
+        else:
+            needed = int(re.findall(r"at least (\d+) MiB", str(error.next_step))[0]) * MIB * 9 // 10
+            divide_budget(needed, msgspec.structs.replace(terms, n_threads=1))
 
 
 @pytest.mark.parametrize(
@@ -75,6 +125,18 @@ def test_the_probe_sees_memory_come_and_go() -> None:
 
 def test_a_number_without_a_unit_is_asked_about() -> None:
     with pytest.raises(UsageError, match="did you mean 512MiB") as caught:
-        job._choose_budget("512", 2, None)
+        job._choose_budget("512", BudgetTerms(n_threads=2), None)
     assert caught.value.next_step == "--memory 512MiB"
-    assert job._choose_budget(str(1 << 30), 2, None)[0] == 1 << 30
+    assert job._choose_budget(str(1 << 30), BudgetTerms(n_threads=2), None)[0] == 1 << 30
+
+
+def test_without_threads_a_small_control_group_gets_as_many_as_fit_and_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "cgroup_limit_bytes", lambda: 405 * MIB)
+    monkeypatch.setattr(job, "cgroup_limit_bytes", lambda: 405 * MIB)
+    monkeypatch.setattr(job, "usable_cores", lambda: 16)
+    resources, notices = job.divide_resources(None, None, "gigatoken", ())
+    assert resources.n_threads == 1
+    assert any("1 thread on 16 cores" in notice for notice in notices)
+    with pytest.raises(MemoryBudgetError) as asked:
+        job.divide_resources("437MiB", 16, "gigatoken", ())
+    assert (asked.value.option, asked.value.suggested) == ("--threads", "1")

@@ -14,6 +14,7 @@ from support.faults import FOUND, mounted
 from support.virtual_machine import DISK, LIST_OF_IDS, MARKS, guest_command, machine, make_disk
 
 from tokmill.check.verification import verify
+from tokmill.core.config import BudgetTerms
 from tokmill.core.errors import MemoryBudgetError
 from tokmill.core.system.budget import divide_budget
 
@@ -36,7 +37,7 @@ def write_text(path: Path) -> None:
 def smallest_memory() -> str:
     """What tokmill itself names as the smallest budget for one thread."""
     with pytest.raises(MemoryBudgetError) as caught:
-        divide_budget(1, 1)
+        divide_budget(1, BudgetTerms(n_threads=1))
     return str(caught.value.next_step).split()[1].rstrip(",")
 
 

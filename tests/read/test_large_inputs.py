@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from support.commands import clean_environment
 
+from tokmill.core.config import BudgetTerms
 from tokmill.core.system.budget import divide_budget
 
 GIB = 1 << 30
@@ -88,7 +89,7 @@ def test_fifty_megabytes_of_one_character_do_not_fit_and_the_error_says_what_wou
     assert b"this has 50,000,000" in done.stderr
     named = re.search(rb"--memory (\d+)MiB", done.stderr)
     assert named
-    assert 50_000_000 <= divide_budget(int(named[1]) << 20, 2).max_piece_bytes < 51_000_000
+    assert 50_000_000 <= divide_budget(int(named[1]) << 20, BudgetTerms(n_threads=2)).max_piece_bytes < 51_000_000
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.csv"])

@@ -23,6 +23,7 @@ import tokmill
 from tokmill import api
 from tokmill.cli import app
 from tokmill.cli.render import plan_lines
+from tokmill.core.config import BudgetTerms
 from tokmill.core.errors import DiskFullError, MemoryBudgetError
 from tokmill.core.options import PlanOptions
 from tokmill.core.system.budget import divide_budget
@@ -81,7 +82,7 @@ def test_a_plan_is_what_the_run_then_does(tmp_path: Path, corpus: Path) -> None:
 
 def test_the_terms_of_memory_are_those_of_the_division_and_add_up_to_the_budget(corpus: Path) -> None:
     memory = api.plan(corpus, memory="700MiB", threads=2).memory
-    shares = divide_budget(700 << 20, 2)
+    shares = divide_budget(700 << 20, BudgetTerms(n_threads=2))
     terms = ("parent_bytes", "worker_bytes", "reference_bytes", "inputs_bytes", "reader_bytes", "in_flight_bytes", "caches_bytes")
     assert [getattr(memory, term) for term in terms] == [getattr(shares, term) for term in terms]
     assert memory.peak_bytes == sum(getattr(memory, term) for term in terms) <= memory.budget_bytes == 700 << 20

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tokmill.core.config import Content, Resources
+from tokmill.core.config import BudgetTerms, Content, Resources
 from tokmill.core.records import Batch, Counts, Cursor, Input, Location, Tokenizer
 
 MIB = 1 << 20
@@ -34,7 +34,7 @@ def some_resources(**changes: object) -> Resources:
     fields: dict[str, object] = dict(
         budget_bytes=1024 * MIB,
         worker_bytes=976 * MIB,
-        n_threads=2,
+        terms=BudgetTerms(n_threads=2),
         batch_bytes=MIB,
         in_flight_bytes=64 * MIB,
         max_piece_bytes=16 * MIB,

@@ -12,7 +12,7 @@ from support.corpora import SEP
 
 from tokmill.check.repairing.start import repair_job
 from tokmill.check.repairing.worker import RepairProcess
-from tokmill.core.config import Job, Resources
+from tokmill.core.config import BudgetTerms, Job, Resources
 from tokmill.core.events import AnyEvent, Finished, Repaired
 from tokmill.core.options import PlanOptions
 from tokmill.derive import appending
@@ -48,7 +48,9 @@ def tokenize_in_small_segments(*arguments: object, **options: object) -> None:
 def tokenize_directly(out: Path, corpus: Path, **options: Any) -> None:
     """A run of tokenize into any format and shards, in small batches and segments."""
     job = make_job([str(corpus)], PlanOptions(val_fraction=0.2, **options), out=str(out)).job
-    resources = msgspec.structs.replace(job.resources, batch_bytes=500, segment_bytes=1500, n_threads=1, **UNWATCHED)
+    resources = msgspec.structs.replace(
+        job.resources, batch_bytes=500, segment_bytes=1500, terms=BudgetTerms(n_threads=1), **UNWATCHED
+    )
     events: list[AnyEvent] = []
     Worker(msgspec.structs.replace(job, resources=resources), events.append).run()
 

@@ -27,6 +27,7 @@ from support.s3 import Bucket, s3_server
 from support.web import Handler, Site, serving
 
 import tokmill
+from tokmill.core.config import BudgetTerms
 from tokmill.core.errors import ChangedError, DamagedInputError, UsageError
 from tokmill.core.records import Input
 from tokmill.core.system.budget import divide_budget
@@ -294,7 +295,7 @@ os.execv({sys.executable!r}, ["python", "-m", "tokmill", "plan", "s3://user:HIDD
 
 
 def test_blocks_and_libraries_of_remote_inputs_are_in_the_budget() -> None:
-    local, far = divide_budget(1 << 30, 2), divide_budget(1 << 30, 2, is_remote=True)
+    local, far = (divide_budget(1 << 30, BudgetTerms(n_threads=2, is_remote=is_remote)) for is_remote in (False, True))
     assert far.reader_bytes - local.reader_bytes == 40 << 20
     assert far.parent_bytes > local.parent_bytes
     assert far.worker_bytes > local.worker_bytes

@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 import xxhash
 
-from tokmill.core.config import MIB, Resources
+from tokmill.core.config import MIB, BudgetTerms, Resources
 from tokmill.core.errors import BadRecordError, BadTextError, UsageError
 from tokmill.core.output_spec import SIDES, Shards
 from tokmill.core.records import Counts, Cursor
@@ -43,7 +43,7 @@ _BLOCK_TOKENS = 1 << 16
 USUAL = Resources(
     budget_bytes=1024 * MIB,
     worker_bytes=1024 * MIB,
-    n_threads=1,
+    terms=BudgetTerms(n_threads=1),
     batch_bytes=2 * MIB,
     in_flight_bytes=64 * MIB,
     max_piece_bytes=1024 * MIB,

@@ -105,6 +105,19 @@ def is_of_corpus(content: Content) -> bool:
     return not content.origin and all(each.format != "ids" for each in content.inputs)
 
 
+class BudgetTerms(msgspec.Struct, frozen=True, kw_only=True):
+    """What a budget must be enough for."""
+
+    n_threads: int
+    n_inputs: int = 1
+    is_remote: bool = False
+    """Whether inputs are given by URL."""
+    is_sent: bool = False
+    """Whether the output goes to a store."""
+    piece_factor: int = 1
+    """How much more memory than the fast engine this one takes for one piece of text."""
+
+
 class Resources(msgspec.Struct, frozen=True, kw_only=True):
     """How a run may use the machine; no setting here changes the output."""
 
@@ -112,7 +125,8 @@ class Resources(msgspec.Struct, frozen=True, kw_only=True):
     """Resident memory of all processes of the run."""
     worker_bytes: int
     """Resident memory of the worker: the budget without the parent's share."""
-    n_threads: int
+    terms: BudgetTerms
+    """What the budget was divided for."""
     batch_bytes: int
     """Text of one batch, about."""
     in_flight_bytes: int
@@ -133,6 +147,11 @@ class Resources(msgspec.Struct, frozen=True, kw_only=True):
     """Give way to every other program that wants the processor or the disk."""
     segment_bytes: int = 64 * MIB
     """Input of one segment, about: a commit costs an fsync (20 to 100 ms on a disk), 64 MiB takes about as long to tokenize."""
+
+    @property
+    def n_threads(self) -> int:
+        """Encoder threads."""
+        return self.terms.n_threads
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):

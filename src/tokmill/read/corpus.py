@@ -93,6 +93,7 @@ class CorpusReader:
             divide_above_bytes=divide_above_bytes,
             block_bytes=block_bytes,
             budget_bytes=resources.budget_bytes,
+            terms=resources.terms,
         )
 
     def batches(self, start: Cursor) -> Iterator[Batch]:

@@ -19,7 +19,7 @@ from tokmill.core.system.budget import piece_too_long
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from tokmill.core.config import Content
+    from tokmill.core.config import BudgetTerms, Content
     from tokmill.core.errors import MemoryBudgetError
     from tokmill.core.protocols import ByteStream, Cutter
     from tokmill.core.records import Batch, Input, SourceFormat
@@ -51,6 +51,8 @@ class ReadSettings:
     block_bytes: int = BLOCK_BYTES
     budget_bytes: int = 0
     """--memory, for messages."""
+    terms: BudgetTerms | None = None
+    """What the budget was divided for, for messages."""
 
     @property
     def most_bytes(self) -> int:
@@ -59,7 +61,7 @@ class ReadSettings:
 
     def too_long(self, what: str, where: Location, n_bytes: int | None = None) -> MemoryBudgetError:
         """Return the error for a text of more than `most_bytes`. n_bytes: its length, where known."""
-        return piece_too_long(what, str(where), self.most_bytes, self.budget_bytes, n_bytes)
+        return piece_too_long(what, str(where), self.most_bytes, self.terms, n_bytes)
 
 
 class Position:

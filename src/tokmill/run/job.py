@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, cast
 
 import msgspec
 
-from tokmill.core.config import MIB, Content, Job, Resources, parse_separator, parse_size
+from tokmill.core.config import MIB, BudgetTerms, Content, Job, Resources, parse_separator, parse_size
 from tokmill.core.errors import UsageError
 from tokmill.core.options import PlanOptions, options_of
 from tokmill.core.records import STDIN, is_url, path_to_text
-from tokmill.core.system.budget import default_budget, divide_budget
-from tokmill.core.system.memory import cgroup_limit_bytes, machine_bytes, usable_cores
+from tokmill.core.system.budget import default_budget, divide_budget, most_threads
+from tokmill.core.system.memory import cgroup_limit_bytes, machine_bytes, usable_bytes, usable_cores
 from tokmill.core.text import counted
 from tokmill.encode import engine_notice, engine_of, resolve_tokenizer
 from tokmill.formats import choose_output
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 _STAGE_BYTES = 4 << 30
 """Shards that wait to be sent: some minutes of tokenizing, while a store is busy."""
-_PIECE_SHARE = 7
+_PIECE_FACTOR = 7
 """Hugging Face tokenizers takes seven times the memory of gigatoken for one piece (170 bytes for each byte measured)."""
 
 
@@ -172,28 +172,42 @@ def divide_resources(
     Raises UsageError, MemoryBudgetError.
     """
     options_of(PlanOptions)["threads"].check(threads)
-    n_threads = threads or usable_cores()
-    budget, notices = _choose_budget(memory, n_threads, cgroup_limit_bytes())
-    is_remote = any(source.is_remote for source in inputs)
-    shares = divide_budget(budget, n_threads, len(inputs), is_remote=is_remote, is_sent=is_sent)
+    n_threads, cgroup_bytes = threads or usable_cores(), cgroup_limit_bytes()
+    terms = BudgetTerms(
+        n_threads=n_threads,
+        n_inputs=len(inputs),
+        is_remote=any(source.is_remote for source in inputs),
+        is_sent=is_sent,
+        piece_factor=_PIECE_FACTOR if engine == "tokenizers" else 1,
+    )
+    budget, notices = _choose_budget(memory, terms, cgroup_bytes)
+    if threads is None and (fitting := most_threads(budget, terms)) < n_threads:
+        # For none, the error is that of one thread.
+        terms = msgspec.structs.replace(terms, n_threads=max(1, fitting))
+        notices.append(f"{counted(terms.n_threads, 'thread')} on {n_threads} cores: for more, the memory budget is too small")
+    limit = usable_bytes() if cgroup_bytes else None
+    shares = divide_budget(budget, terms, limit, is_lowered=memory is not None and budget == limit)
     resources = Resources(
         budget_bytes=budget,
         worker_bytes=budget - shares.parent_bytes - shares.inputs_bytes // 2,
-        n_threads=n_threads,
+        terms=terms,
         batch_bytes=shares.batch_bytes,
         in_flight_bytes=shares.in_flight_bytes,
-        max_piece_bytes=shares.max_piece_bytes // (_PIECE_SHARE if engine == "tokenizers" else 1),
+        max_piece_bytes=shares.max_piece_bytes,
         reset_above_bytes=shares.reset_above_bytes,
         engine=engine,
     )
     return resources, notices
 
 
-def _choose_budget(memory: str | int | None, n_threads: int, cgroup_bytes: int | None) -> tuple[int, list[str]]:
+def _choose_budget(memory: str | int | None, terms: BudgetTerms, cgroup_bytes: int | None) -> tuple[int, list[str]]:
     """Return the budget in bytes, and what a person should know of it. cgroup_bytes: limit of the control group."""
     if memory is None:
+        n_threads = terms.n_threads
         budget = default_budget(n_threads, machine_bytes(), cgroup_bytes)
         is_lowered = budget < default_budget(n_threads, machine_bytes(), None)
+        if is_lowered and not most_threads(budget, terms):
+            budget = usable_bytes()
     else:
         wanted = memory if isinstance(memory, int) else parse_size(memory, "--memory")
         if wanted < MIB and str(memory).strip().isdigit():
@@ -204,8 +218,7 @@ def _choose_budget(memory: str | int | None, n_threads: int, cgroup_bytes: int |
                 allowed="a number with K, M, G, T or KiB, MiB, GiB, TiB",
                 suggested=f"{wanted}MiB",
             )
-        # A tenth is for what else runs in the group, and for pages of files being written.
-        budget = min(wanted, cgroup_bytes * 9 // 10) if cgroup_bytes else wanted
+        budget = min(wanted, usable_bytes()) if cgroup_bytes else wanted
         is_lowered = budget < wanted
     if not is_lowered or cgroup_bytes is None:
         return budget, []

@@ -6,13 +6,14 @@ leaves, and when the worker has used that up, the encoder thread with the oldest
 
 from __future__ import annotations
 
+import bisect
 import threading
 import time
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from tokmill.core.config import MIB
+from tokmill.core.config import MIB, BudgetTerms
 from tokmill.core.documents import text_bytes
 from tokmill.core.errors import MemoryBudgetError
 from tokmill.core.records import DIVIDE_ABOVE_BYTES, UNCUT_COST
@@ -61,7 +62,7 @@ class BudgetShares(msgspec.Struct, frozen=True, kw_only=True):
     """How a budget is divided, term by term; the terms add up to at most the budget."""
 
     budget_bytes: int
-    n_threads: int
+    terms: BudgetTerms
     parent_bytes: int
     worker_bytes: int
     reference_bytes: int
@@ -84,7 +85,7 @@ class BudgetShares(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def max_piece_bytes(self) -> int:
         """Largest text encoded in one piece: it must fit beside caches that are as full as they may be."""
-        return (self.in_flight_bytes + int(self.caches_bytes * (1 - 1 / _GROWTH))) // _PIECE_COST
+        return (self.in_flight_bytes + int(self.caches_bytes * (1 - 1 / _GROWTH))) // (_PIECE_COST * self.terms.piece_factor)
 
     @property
     def reset_above_bytes(self) -> int:
@@ -94,40 +95,69 @@ class BudgetShares(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def divide_budget(
-    budget_bytes: int, n_threads: int, n_inputs: int = 1, *, is_remote: bool = False, is_sent: bool = False
+    budget_bytes: int, terms: BudgetTerms, limit_bytes: int | None = None, *, is_lowered: bool = False
 ) -> BudgetShares:
-    """Divide a budget among the terms. is_remote: whether inputs are given by URL; is_sent: whether the output goes to a store.
+    """Divide a budget.
 
-    Raises MemoryBudgetError, which names the smallest budget that works, if it is too small.
+    limit_bytes: the most that any budget may be here; is_lowered: whether more was asked for. Raises MemoryBudgetError, which names
+    the smallest budget that works, or fewer threads, if it is too small.
     """
-    for batch_bytes in _BATCH_SIZES:
-        shares = _with_batches(budget_bytes, n_threads, batch_bytes, n_inputs, is_remote=is_remote, is_sent=is_sent)
-        if shares.caches_bytes >= n_threads * _CACHE_FLOOR_BYTES:
-            return shares
-    smallest = budget_bytes - shares.caches_bytes + n_threads * _CACHE_FLOOR_BYTES
-    raise MemoryBudgetError(
-        f"a budget of {budget_bytes / MIB:,.0f} MiB is too small for {counted(n_threads, 'thread')}",
-        option="--memory",
-        allowed=f"at least {-(-smallest // MIB)} MiB for {counted(n_threads, 'thread')}",
-        suggested=f"{-(-smallest // MIB)}MiB",
-        next_step="or fewer --threads" if n_threads > 1 else None,
+    shares = _divided(budget_bytes, terms)
+    if shares is None:
+        raise _too_small(budget_bytes, terms, limit_bytes, is_lowered=is_lowered)
+    return shares
+
+
+def most_threads(budget_bytes: int, terms: BudgetTerms) -> int:
+    """Return how many threads, at most those of `terms`, a budget is enough for; 0 if it is too small for one."""
+    enough = (
+        n for n in range(terms.n_threads, 0, -1) if _least_mib(msgspec.structs.replace(terms, n_threads=n)) * MIB <= budget_bytes
     )
+    return next(enough, 0)
 
 
-def _with_batches(
-    budget_bytes: int, n_threads: int, batch_bytes: int, n_inputs: int, *, is_remote: bool, is_sent: bool
-) -> BudgetShares:
-    in_flight = (2 * n_threads + 1) * batch_bytes * _COST_PER_TEXT_BYTE
+def _divided(budget_bytes: int, terms: BudgetTerms) -> BudgetShares | None:
+    """Return the shares with the largest batches that leave the caches enough; None if the budget is too small."""
+    found = (_with_batches(budget_bytes, batch_bytes, terms) for batch_bytes in _BATCH_SIZES)
+    return next((shares for shares in found if shares.caches_bytes >= terms.n_threads * _CACHE_FLOOR_BYTES), None)
+
+
+def _least_mib(terms: BudgetTerms) -> int:
+    """Return the smallest budget that can be divided, in MiB."""
+    least = _with_batches(0, _BATCH_SIZES[-1], terms)
+    return -(-(terms.n_threads * _CACHE_FLOOR_BYTES - least.caches_bytes) // MIB)
+
+
+def _too_small(budget_bytes: int, terms: BudgetTerms, limit_bytes: int | None, *, is_lowered: bool) -> MemoryBudgetError:
+    threads, least = counted(terms.n_threads, "thread"), _least_mib(terms)
+    what, allowed = f"a budget of {budget_bytes // MIB:,} MiB is too small for {threads}", f"at least {least} MiB for {threads}"
+    if limit_bytes is None or least * MIB <= limit_bytes:
+        fewer = "or fewer --threads" if terms.n_threads > 1 else None
+        return MemoryBudgetError(what, option="--memory", allowed=allowed, suggested=f"{least}MiB", next_step=fewer)
+    allowed += f"; {limit_bytes // MIB:,} MiB is the most here, nine tenths of what the control group (container, Slurm job) allows"
+    n_threads = most_threads(limit_bytes, terms)
+    if n_threads:
+        also = f"and --memory {limit_bytes // MIB}MiB"
+        return MemoryBudgetError(what, allowed=allowed, option="--threads", suggested=str(n_threads), next_step=also)
+    enough = _least_mib(msgspec.structs.replace(terms, n_threads=1)) * 10 // 9 + 1
+    next_step = f"give the container (Slurm job) at least {enough} MiB" + (
+        "; a larger --memory does not help" if is_lowered else ""
+    )
+    return MemoryBudgetError(what, allowed=allowed, where="--memory", next_step=next_step)
+
+
+def _with_batches(budget_bytes: int, batch_bytes: int, terms: BudgetTerms) -> BudgetShares:
+    in_flight = (2 * terms.n_threads + 1) * batch_bytes * _COST_PER_TEXT_BYTE
     # A bytearray that loses its front is copied: for a moment it is held one and a half times.
     reader = DIVIDE_ABOVE_BYTES * 3 // 2 + 4 * batch_bytes
-    reader += REMOTE_BLOCKS_HELD * REMOTE_BLOCK_BYTES * is_remote
-    inputs = n_inputs * _INPUT_BYTES
-    parent, worker = (own + _STORE_BYTES * is_remote for own in (_PARENT_BYTES, _WORKER_BYTES))
-    parent += (_SENT_BYTES + _STORE_BYTES * (not is_remote)) * is_sent
+    reader += REMOTE_BLOCKS_HELD * REMOTE_BLOCK_BYTES * terms.is_remote
+    inputs = terms.n_inputs * _INPUT_BYTES
+    parent, worker = (own + _STORE_BYTES * terms.is_remote for own in (_PARENT_BYTES, _WORKER_BYTES))
+    parent += (_SENT_BYTES + _STORE_BYTES * (not terms.is_remote)) * terms.is_sent
     fixed = parent + worker + _REFERENCE_BYTES + inputs
     return BudgetShares(
         budget_bytes=budget_bytes,
-        n_threads=n_threads,
+        terms=terms,
         parent_bytes=parent,
         worker_bytes=worker,
         reference_bytes=_REFERENCE_BYTES,
@@ -139,19 +169,38 @@ def _with_batches(
     )
 
 
-def piece_too_long(what: str, where: str, most: int, budget_bytes: int, n_bytes: int | None) -> MemoryBudgetError:
+def budget_for_piece(n_bytes: int, terms: BudgetTerms) -> int:
+    """Return the smallest budget, in whole 16 MiB, with which a text of `n_bytes` can be encoded in one piece."""
+    step = 16 * MIB
+    most = 2 * n_bytes * _PIECE_COST * terms.piece_factor + _least_mib(terms) * MIB
+
+    def fits(n_steps: int) -> bool:
+        shares = _divided(n_steps * step, terms)
+        return shares is not None and shares.max_piece_bytes >= n_bytes
+
+    # A larger budget never allows a shorter piece.
+    return step * bisect.bisect_left(range(most // step + 2), True, key=fits)
+
+
+def piece_too_long(what: str, where: str, most: int, terms: BudgetTerms | None, n_bytes: int | None) -> MemoryBudgetError:
     """Return the error for a text that must be encoded in one piece and does not fit. most: bytes that fit; n_bytes: its own."""
-    is_known = n_bytes is not None and n_bytes > most and budget_bytes
-    # Each further byte takes _PIECE_COST bytes of what is in flight and of the caches' share that a piece may use.
-    more = int((n_bytes - most) * _PIECE_COST / (1 - 1 / _GROWTH)) if n_bytes and is_known else 0
-    needed = -(-(budget_bytes + more) // (16 * MIB)) * 16
+    if n_bytes is None or n_bytes <= most or terms is None:
+        needed, allowed = None, f"at most {most:,} bytes in one piece with this --memory"
+        next_step = "raise --memory, or divide it"
+    else:
+        needed = budget_for_piece(n_bytes, terms)
+        allowed = f"at most {most:,} bytes in one piece with this --memory; this has {n_bytes:,}"
+        if needed > memory.usable_bytes():
+            next_step, needed = f"divide it, or use a machine where --memory {needed // MIB}MiB is possible", None
+        else:
+            next_step = None
     return MemoryBudgetError(
         f"{what} is longer than the {most:,} bytes that the memory budget allows in one piece",
         where=where,
-        allowed=f"at most {most:,} bytes in one piece with this --memory" + (f"; this has {n_bytes:,}" if is_known else ""),
+        allowed=allowed,
         option="--memory",
-        suggested=f"{needed}MiB" if is_known else None,
-        next_step=None if is_known else "raise --memory, or divide it",
+        suggested=f"{needed // MIB}MiB" if needed else None,
+        next_step=next_step,
     )
 
 

@@ -80,6 +80,15 @@ def cgroup_limit_bytes() -> int | None:
     return min(limits, default=None)
 
 
+def usable_bytes() -> int:
+    """Return the most that a budget may be: the machine's memory, or nine tenths of the cgroup's limit.
+
+    The tenth is for what else runs in the group, and for pages of files being written.
+    """
+    limit = cgroup_limit_bytes()
+    return machine_bytes() if limit is None else min(machine_bytes(), limit * 9 // 10)
+
+
 def cgroup_left_bytes() -> int | None:
     """Return the least that is left below any of those limits."""
     return min((limit - used for limit, used in _cgroup_limits()), default=None)

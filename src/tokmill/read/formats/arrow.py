@@ -115,7 +115,7 @@ class ArrowReader(FormatReader["SeekableFile"]):
         most = 2 * self._settings.max_piece_bytes
         if n_bytes > most:
             where = str(self._position.location().at(None))
-            self._stream.failed = piece_too_long("a record batch of this Arrow file", where, most, 0, None)
+            self._stream.failed = piece_too_long("a record batch of this Arrow file", where, most, None, None)
             raise self._stream.failed
 
 

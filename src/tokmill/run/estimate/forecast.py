@@ -112,8 +112,8 @@ def make_plan(planned: PlannedJob) -> Plan:
         TokmillError: An input cannot be read, or the sampling process failed.
     """
     job, content = planned.job, planned.job.content
-    budget, is_remote = job.resources.budget_bytes, any(source.is_remote for source in content.inputs)
-    shares = divide_budget(budget, job.resources.n_threads, len(content.inputs), is_remote=is_remote, is_sent=bool(job.destination))
+    budget = job.resources.budget_bytes
+    shares = divide_budget(budget, job.resources.terms)
     sample_bytes = max(2 * MIB, min(_SAMPLE_BYTES, shares.caches_bytes // _CACHE_COST))
     sample = ask(job, sample_bytes, decode_s=2.0, encode_s=2.5)
     found = sample.totals

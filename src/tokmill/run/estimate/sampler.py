@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from tokmill.core.config import MIB, Resources
+from tokmill.core.config import MIB, BudgetTerms, Resources
 from tokmill.core.records import WITH_FOOTER, Cursor
 from tokmill.core.skipping import n_bad_records
 from tokmill.core.system.process import serve_once
@@ -55,7 +55,7 @@ r"""Bytes of `\ud83d\ude00`, and one."""
 _RESOURCES = Resources(
     budget_bytes=256 * MIB,
     worker_bytes=256 * MIB,
-    n_threads=1,
+    terms=BudgetTerms(n_threads=1),
     batch_bytes=WINDOW_BYTES,
     in_flight_bytes=MIB,
     max_piece_bytes=64 * MIB,
