@@ -30,7 +30,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from peers.gigatoken_encode_files import RANKS
 
-from tokmill.core.config import Content, Resources
+from tokmill.core.config import BudgetTerms, Content, Resources
 from tokmill.core.documents import DocumentBuffer, text_bytes
 from tokmill.core.protocols import Encoder
 from tokmill.core.records import Batch, Cursor
@@ -68,7 +68,12 @@ def make(corpus: Path, work: Path) -> int:
 
 def settings(path: Path) -> tuple[Content, Resources]:
     inputs = find_inputs([str(path)], glob=None, input_format=None).inputs
-    small = {"budget_bytes": 1024 * MIB, "worker_bytes": 1024 * MIB, "n_threads": 1, "reset_above_bytes": 1024 * MIB}
+    small = {
+        "budget_bytes": 1024 * MIB,
+        "worker_bytes": 1024 * MIB,
+        "terms": BudgetTerms(n_threads=1),
+        "reset_above_bytes": 1024 * MIB,
+    }
     resources = Resources(batch_bytes=2 * MIB, in_flight_bytes=64 * MIB, max_piece_bytes=16 * MIB, **small)
     return Content(inputs=inputs, tokenizer=resolve_tokenizer("gpt2")), resources
 

@@ -38,7 +38,7 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-SMALL = {"batch_bytes": 4000, "segment_bytes": 20_000, "n_threads": 1}
+SMALL = {"batch_bytes": 4000, "segment_bytes": 20_000, "terms": BudgetTerms(n_threads=1)}
 DOCUMENTS = some_documents(300, 600, 77)
 
 

@@ -19,6 +19,7 @@ from support.oracle import plain_tokens
 from support.outputs import written
 from support.runs import run_in_process
 
+from tokmill.core.config import BudgetTerms
 from tokmill.core.errors import BadRecordError, ChangedError, DamageError, TooManySkippedError
 
 
@@ -33,7 +34,7 @@ def test_died_before_any_call_that_changes_the_disk_the_next_run_makes_the_same_
     documents[-1] += b"\n"
     old = tmp_path / "old.txt"
     old.write_bytes(b"caf\xe9" + SEP.encode() + b"other text")
-    small = {"batch_bytes": 1000, "segment_bytes": 2000, "n_threads": 1}
+    small = {"batch_bytes": 1000, "segment_bytes": 2000, "terms": BudgetTerms(n_threads=1)}
     for n in range(1, 500, stride):
         out = tmp_path / f"out{n}"
         if fresh_over_old:
@@ -183,7 +184,7 @@ def test_a_run_that_a_bad_record_stopped_goes_on_with_a_policy_that_leaves_it_ou
 ) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(b"\n".join(BAD_LAST))
-    small = {"batch_bytes": 1000, "segment_bytes": 2000, "n_threads": 1}
+    small = {"batch_bytes": 1000, "segment_bytes": 2000, "terms": BudgetTerms(n_threads=1)}
     run_in_process([path], tmp_path / "at once", small, **then)
     for n in range(1, 60, stride):
         out = tmp_path / f"out{n}"
@@ -207,7 +208,7 @@ def test_a_run_that_a_bad_record_stopped_goes_on_with_a_policy_that_leaves_it_ou
 def test_a_policy_that_would_have_changed_what_is_done_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(b"\n".join([b'{"text": "\xff"}', *BAD_LAST[:-2], b'{"text": 1}']))
-    small = {"batch_bytes": 1000, "segment_bytes": 2000, "n_threads": 1}
+    small = {"batch_bytes": 1000, "segment_bytes": 2000, "terms": BudgetTerms(n_threads=1)}
     with pytest.raises(TooManySkippedError):
         run_in_process([path], tmp_path / "out", small | {"max_skipped": 1}, on_error="skip")
     for now in ({"on_error": "skip", "encoding_errors": "replace"}, {"on_error": "stop"}):

@@ -18,7 +18,7 @@ from support.runs import UNWATCHED
 from support.s3 import Bucket, failing, s3_server
 
 import tokmill
-from tokmill.core.config import Job
+from tokmill.core.config import BudgetTerms, Job
 from tokmill.core.errors import ChangedError, TokmillError, TooManySkippedError, UsageError
 from tokmill.core.events import AnyEvent, Notice
 from tokmill.core.manifest import PLAN_NAME
@@ -100,7 +100,9 @@ def part_job_of(path: Path, stage: Path, on_error: str) -> Job:
             destination=place.url,
         ).job
     whole = tokenize.whole_job(asked, 3, RemoteParts(URL))
-    resources = msgspec.structs.replace(whole.resources, **{**UNWATCHED, "batch_bytes": 60, "segment_bytes": 60, "n_threads": 1})
+    resources = msgspec.structs.replace(
+        whole.resources, **{**UNWATCHED, "batch_bytes": 60, "segment_bytes": 60, "terms": BudgetTerms(n_threads=1)}
+    )
     whole = msgspec.structs.replace(whole, resources=resources)
     assert RemoteParts(URL).agree(whole.content, tokmill.__version__) is None
     content = part_content(whole.content, 2)

@@ -22,6 +22,7 @@ from support.outputs import written
 from support.runs import run_in_process
 
 import tokmill
+from tokmill.core.config import BudgetTerms
 from tokmill.core.errors import AuditError, BadTextError, ChangedError, DamagedInputError, LockedError, TooManySkippedError
 from tokmill.encode import loading
 from tokmill.run.job import make_job
@@ -79,7 +80,7 @@ def test_the_bytes_do_not_depend_on_batches_threads_or_budget(
 ) -> None:
     path, documents = small_corpus
     out = tmp_path_factory.mktemp("run")
-    resources = {"batch_bytes": batch_bytes, "n_threads": n_threads, "in_flight_bytes": in_flight_bytes}
+    resources = {"batch_bytes": batch_bytes, "terms": BudgetTerms(n_threads=n_threads), "in_flight_bytes": in_flight_bytes}
     run_in_process([path], out, resources, **options)
     assert written(out) == plain_tokens(documents, **options)  # type: ignore[arg-type]
 
