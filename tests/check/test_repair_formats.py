@@ -12,6 +12,7 @@ from support.runs import SMALL, repair_in_process, tokenize_in_small_segments
 
 import tokmill
 from tokmill.check.verification import verify
+from tokmill.core.config import BudgetTerms
 from tokmill.core.errors import ChangedError, UsageError
 from tokmill.core.manifest import load_manifest
 
@@ -82,7 +83,7 @@ def test_all_files_together_are_made_again(made: Made, tmp_path: Path) -> None:
     for sub in ("train", "val"):
         if (out / sub).exists():
             (out / sub).rmdir()
-    repair_in_process(out, {"batch_bytes": 5000, "n_threads": 2, "in_flight_bytes": 100_000})
+    repair_in_process(out, {"batch_bytes": 5000, "terms": BudgetTerms(n_threads=2), "in_flight_bytes": 100_000})
     assert made.wrong(out) == []
     for name, data in made.bytes.items():
         if data:
