@@ -261,10 +261,11 @@ def compare_with_sources(
     input_format: str | None,
     findings: Findings,
     memory: str | int | None = None,
+    tokenizer_name: str | None = None,
 ) -> tuple[int, int]:
     """Compare a directory whose files are sound with its corpus. Return the documents and the bytes of text that are the same.
 
-    names, glob, input_format, memory: as of `verify`. findings: takes the differences and the progress.
+    names, glob, input_format, memory, tokenizer_name: as of `verify`. findings: takes the differences and the progress.
 
     Raise UsageError if the output cannot be compared, InputError for a source that cannot be read, and ChangedError if the output
     differs and the sources are not those that were tokenized.
@@ -284,7 +285,7 @@ def compare_with_sources(
             next_step=f"tokmill verify {directory}",
         )
     found = find_inputs(names, glob=glob, input_format=input_format, outside=str(directory))
-    tokenizer = find_tokenizer(manifest.content.tokenizer)
+    tokenizer = find_tokenizer(manifest.content.tokenizer, tokenizer_name)
     content = msgspec.structs.replace(manifest.content, inputs=tuple(found.inputs), tokenizer=tokenizer)
     files = files_of(directory, manifest)
     resources = USUAL if memory is None else divide_resources(memory, 1, engine_of(tokenizer, "gigatoken"), content.inputs)[0]

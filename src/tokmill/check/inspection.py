@@ -93,7 +93,7 @@ def inspect(
     Args:
         path: Output directory, URL of an output in a store, or file of ids.
         dtype: Of a bare file.
-        tokenizer: Of a bare file, or of a directory whose manifest does not know it.
+        tokenizer: Of a bare file, of a directory whose manifest does not know it, or where the manifest's own is now.
         eot_id: Of a bare file.
         documents: Numbers (from 1) of the documents to preview on `side`. None: the first one, or, if documents cannot be told
             apart, the beginning of the side.
@@ -132,14 +132,13 @@ def inspect(
 
 
 def _opened(path: str | Path, *, dtype: IdType | None, eot_id: int | None, tokenizer: str | None) -> Dataset:
-    """Open what is inspected. An output in a store says everything about itself, so it takes no options."""
+    """Open what is inspected. An output in a store says everything about itself, but where its tokenizer is now."""
     if not is_url(str(path)):
         return open_dataset(path, dtype=dtype, eot_id=eot_id, tokenizer=tokenizer)
     from tokmill.check.remote_dataset import RemoteDataset
 
-    refuse_options(str(path), dtype, eot_id, tokenizer)
-
-    return RemoteDataset(str(path))
+    refuse_options(str(path), dtype, eot_id)
+    return RemoteDataset(str(path), tokenizer)
 
 
 def _check_options(side: str, n_tokens: int) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from tokmill.core.errors import DamageError
 from tokmill.core.output_spec import SIDES
 from tokmill.core.text import counted
-from tokmill.dataset import Dataset, IdReader, extents_of, format_of
+from tokmill.dataset import Dataset, IdReader, extents_of, find_tokenizer, format_of
 from tokmill.output import Prefix, reading_errors
 from tokmill.store import Fetcher
 
@@ -24,8 +24,8 @@ _BLOCK_BYTES = 4 << 20
 class RemoteDataset(Dataset):
     """An output in a store as a dataset."""
 
-    def __init__(self, url: str) -> None:
-        """Raises UsageError, DamageError, StorageError."""
+    def __init__(self, url: str, tokenizer_name: str | None = None) -> None:
+        """tokenizer_name: as of `open_dataset`. Raises UsageError, ChangedError, DamageError, StorageError."""
         prefix = Prefix(url)
         manifest = prefix.complete_manifest()
         content, there = manifest.content, prefix.list()
@@ -35,7 +35,7 @@ class RemoteDataset(Dataset):
         for name in (extent.name for extents in self._extents.values() for extent in extents):
             _check_size(prefix, name, there.get(name), manifest.files[name].size_bytes)
             self._objects[name] = _Object(prefix, there[name])
-        tokenizer = content.tokenizer
+        tokenizer = content.tokenizer if tokenizer_name is None else find_tokenizer(content.tokenizer, tokenizer_name)
         super().__init__({}, content.dtype, eot_id=tokenizer.eot_id, eot=content.eot, tokenizer=tokenizer, manifest=manifest)
 
     def close(self) -> None:

@@ -43,6 +43,7 @@ def verify(
     glob: str | Sequence[str] | None = None,
     input_format: str | None = None,
     memory: str | int | None = None,
+    tokenizer: str | None = None,
     observers: Sequence[Observer] = (),
 ) -> Report:
     """Check every byte of a complete output; with `sources`, also decode all of it and compare it with the corpus.
@@ -53,6 +54,7 @@ def verify(
         glob: As given to `tokenize`.
         input_format: As given to `tokenize`.
         memory: For reading the sources: bytes, or text such as `512MiB`. None: 1 GiB.
+        tokenizer: Where the tokenizer of the output is now, as for `tokenize`. None: as the manifest says, without a network.
         observers: Told of the progress.
 
     Returns:
@@ -88,14 +90,17 @@ def verify(
     documents = n_bytes = 0
     if isinstance(location, LocalLocation) and sources is not None and not findings.n_problems:
         names = [sources] if isinstance(sources, str) else list(sources)
-        documents, n_bytes = compare_with_sources(location.directory, manifest, names, glob, input_format, findings, memory)
+        documents, n_bytes = compare_with_sources(
+            location.directory, manifest, names, glob, input_format, findings, memory, tokenizer
+        )
     elif sources is not None:
         findings.reporter.notice("the files are damaged: not compared with the sources")
     if findings.n_problems and (
         location.manifest().checksum != manifest.checksum or (sources and location.pending_append(manifest))
     ):
         # An append was published meanwhile, or is now: what was read is partly its output.
-        return verify(directory, sources=sources, glob=glob, input_format=input_format, memory=memory, observers=observers)
+        again = {"sources": sources, "glob": glob, "input_format": input_format, "memory": memory, "tokenizer": tokenizer}
+        return verify(directory, **again, observers=observers)  # type: ignore[arg-type]
     return _report(location.name, manifest, findings, is_compared=sources is not None, compared=(documents, n_bytes))
 
 

@@ -12,6 +12,14 @@ if TYPE_CHECKING:
     from tokmill.cli.console import Console
 
 BARE_DTYPE = Option(name="dtype", group=INPUT, choices=("uint16", "uint32"), help="Integer type of the ids in a bare file.")
+MOVED_TOKENIZER = Option(
+    name="tokenizer",
+    group=INPUT,
+    metavar="NAME|FILE",
+    usual="as the manifest says, without a network",
+    has_variable=False,
+    help="Where the tokenizer of the output is now.",
+)
 BARE_EOT_ID = Option(name="eot_id", kind=int, group=INPUT, metavar="N", help="End-of-text id in bare files.")
 _PAGE = Parameter(
     Option(name="out", short="-o", group=OUTPUT, metavar="FILE", usual="DIR/report.html", help="The page.", has_variable=False)
@@ -39,6 +47,7 @@ _PAGE.envvar = "TOKMILL_REPORT"
         has_variable=False,
         help="Make what is damaged again from the corpus; --source then says where it is now.",
     ),
+    MOVED_TOKENIZER,
     Argument("more", "INPUT", nargs=-1, required=False, hidden=True),
     *named("glob", "input_format", "memory", "threads"),
     JSON,
@@ -122,7 +131,10 @@ def _all_sources(source: list[str], more: list[str]) -> list[str]:
     Option(name="tokens", kind=int, group=OUTPUT, default=100, metavar="N", help="How many tokens of each document to show."),
     BARE_DTYPE,
     Option(
-        name="tokenizer", group=INPUT, metavar="NAME|FILE", help="Tokenizer of a bare file, or of an output converted without one."
+        name="tokenizer",
+        group=INPUT,
+        metavar="NAME|FILE",
+        help="Tokenizer of a bare file, or of an output converted without one, or whose own is elsewhere now.",
     ),
     BARE_EOT_ID,
     JSON,
@@ -172,12 +184,23 @@ def inspect(
         has_variable=False,
         help="Replace a file that is no report; never one of an output or of the corpus.",
     ),
+    MOVED_TOKENIZER,
     JSON,
     QUIET,
     VERBOSE,
     short_help="A page about an output: one HTML file that needs nothing else.",
 )
-def report(console: Console, *, directory: str, out: str | None, force: bool, json: bool, quiet: bool, verbose: bool) -> None:
+def report(
+    console: Console,
+    *,
+    directory: str,
+    out: str | None,
+    force: bool,
+    tokenizer: str | None,
+    json: bool,
+    quiet: bool,
+    verbose: bool,
+) -> None:
     """Write a page about DIR: counts, speed and memory, lengths of documents, frequent tokens, inputs, what was skipped.
 
     It reads the ids once, in little memory, and needs matplotlib and jinja2 (the extra `report`).
@@ -188,5 +211,5 @@ def report(console: Console, *, directory: str, out: str | None, force: bool, js
 
     check_extra()
     with make_progress(verb="reading", quiet=quiet, verbose=verbose) as progress:
-        made = make_report(directory, out, force=force, observers=[progress])
+        made = make_report(directory, out, force=force, tokenizer=tokenizer, observers=[progress])
     console.print_result(render.json_line(made) if json else "" if quiet else render.page_lines(made))

@@ -341,7 +341,8 @@ def open_dataset(
         path: The directory or the file.
         dtype: Of a bare file; None: as its header or the manifest beside it says.
         eot_id: Of a bare file; None: that of the tokenizer, or as the manifest beside it says.
-        tokenizer: Name of the tokenizer of a bare file, or of an output that was converted from such without naming it.
+        tokenizer: Name of the tokenizer of a bare file, of an output that was converted from such without naming it, or of one
+            whose own tokenizer is elsewhere now.
 
     Returns:
         The open data set.
@@ -352,28 +353,36 @@ def open_dataset(
     """
     path = local_file(path)
     if path.is_dir():
-        manifest = load_manifest(path)
-        refuse_options(path, dtype, eot_id, tokenizer if manifest.content.tokenizer.is_known else None)
+        refuse_options(path, dtype, eot_id)
         return read_consistent(path, lambda manifest: _open_directory(path, manifest, tokenizer))
     return _open_bare(path, dtype, eot_id, tokenizer)
 
 
-def find_tokenizer(tokenizer: Tokenizer) -> Tokenizer:
+def find_tokenizer(tokenizer: Tokenizer, name: str | None = None) -> Tokenizer:
     """Return the tokenizer of a manifest, which may have been written on another machine: its file there, or the same one here.
 
-    Raises ChangedError if the one that has its name here has another content.
+    name: Where the user says that it is. Without it the network is not asked: anybody may have written the manifest.
+
+    Raises UsageError if it is not here, ChangedError if the one that has its name here has another content.
     """
-    if Path(text_to_path(tokenizer.path)).is_file():
+    if name is None and Path(text_to_path(tokenizer.path)).is_file():
         return tokenizer
-    here = resolve_tokenizer(tokenizer.name, str(tokenizer.eot_id))
-    if here.sha256 != tokenizer.sha256:
-        raise ChangedError(
-            f"the tokenizer {tokenizer.name!r} here is not the one that made the ids",
-            where=text_to_path(here.path),
-            allowed=f"a file with SHA-256 {tokenizer.sha256}; it has {here.sha256}",
-            next_step=f"put the original file at {text_to_path(tokenizer.path)}",
-        )
-    return here
+    wanted, found = name or tokenizer.name, "no such end-of-text token"
+    try:
+        here = resolve_tokenizer(wanted, str(tokenizer.eot_id), may_ask=name is not None)
+    except UsageError as error:
+        if error.option != "--eot-token":
+            raise
+    else:
+        if here.sha256 == tokenizer.sha256:
+            return here
+        wanted, found = text_to_path(here.path), here.sha256
+    raise ChangedError(
+        f"the tokenizer {name or tokenizer.name!r} here is not the one that made the ids",
+        where=wanted,
+        allowed=f"a file with SHA-256 {tokenizer.sha256}; it has {found}",
+        next_step=f"put the original file at {text_to_path(tokenizer.path)}, or say where it is with --tokenizer",
+    )
 
 
 def _open_directory(directory: Path, manifest: Manifest, tokenizer_name: str | None = None) -> Dataset:
@@ -385,9 +394,11 @@ def _open_directory(directory: Path, manifest: Manifest, tokenizer_name: str | N
 
 
 def _stated(recorded: Tokenizer, name: str | None, where: Path) -> Tokenizer | None:
-    """Return the tokenizer of a manifest, or the one named now if it was not known then. Raises UsageError for one too small."""
-    if recorded.is_known or name is None:
-        return recorded if recorded.is_known else None
+    """Return the tokenizer of a manifest, or the one named now. Raises UsageError for one too small, ChangedError for another."""
+    if recorded.is_known:
+        return recorded if name is None else find_tokenizer(recorded, name)
+    if name is None:
+        return None
     named = resolve_with(name, recorded.eot_id)
     if named.n_ids < recorded.n_ids:
         raise UsageError(

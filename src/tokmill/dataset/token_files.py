@@ -281,7 +281,7 @@ def refuse_options(directory: Path | str, *options: object) -> None:
     """Raise UsageError for options that a manifest makes needless."""
     if any(option is not None for option in options):
         raise UsageError(
-            "dtype, eot_id and tokenizer are for bare files: a directory's manifest has them",
+            "dtype and eot_id are for bare files: a directory's manifest has them",
             where=str(directory),
             allowed="the directory alone",
             next_step="leave them out",

@@ -21,6 +21,7 @@ import msgspec
 from tokmill.core.errors import UsageError
 from tokmill.core.records import path_to_text
 from tokmill.core.text import shortened
+from tokmill.encode.tokenizer_files import read_file
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -102,10 +103,9 @@ def _rank(token: str) -> int:
 def _eos_token(path: str) -> str | None:
     """Return the `eos_token` of a tokenizer_config.json; None without a file or a token in it."""
     try:
-        with open(path, "rb") as file:
-            config = msgspec.json.decode(file.read(), type=dict[str, msgspec.Raw])
+        config = msgspec.json.decode(read_file(path, CONFIG_NAME), type=dict[str, msgspec.Raw])
         eos: Any = msgspec.json.decode(config.get("eos_token") or b"null")
-    except (OSError, msgspec.MsgspecError, UnicodeError):
+    except (UsageError, msgspec.MsgspecError, UnicodeError, RecursionError):
         return None
     if isinstance(eos, dict):
         eos = eos.get("content")

@@ -111,12 +111,17 @@ def is_byte_token(token: str) -> bool:
 
 
 def _steps(part: Any, key: str) -> list[dict[str, Any]]:
-    """Return the steps of a normalizer or pre-tokenizer."""
-    if part is None:
-        return []
-    if part.get("type") == "Sequence":
-        return [step for inner in part.get(key, []) for step in _steps(inner, key)]
-    return [part]
+    """Return the steps of a normalizer or pre-tokenizer; an empty one for what is none, so that the file is of no family."""
+    steps: list[dict[str, Any]] = []
+    left = [] if part is None else [part]
+    while left:
+        step = left.pop()
+        inner = step.get(key, []) if isinstance(step, dict) and step.get("type") == "Sequence" else None
+        if isinstance(inner, list):
+            left.extend(reversed(inner))
+        else:
+            steps.append(step if isinstance(step, dict) else {})
+    return steps
 
 
 def _byte_level(steps: list[dict[str, Any]]) -> str | None:
@@ -133,7 +138,8 @@ def _byte_level(steps: list[dict[str, Any]]) -> str | None:
 def _pattern(step: dict[str, Any]) -> str | None:
     is_plain = step.get("type") == "Split" and step.get("behavior") == "Isolated" and not step.get("invert")
     pattern = step.get("pattern")
-    return pattern.get("Regex") if is_plain and isinstance(pattern, dict) else None
+    regex = pattern.get("Regex") if is_plain and isinstance(pattern, dict) else None
+    return regex if isinstance(regex, str) else None
 
 
 def _sentencepiece(settings: Mapping[str, Any], normalizers: list[Any], pre_tokenizer: Any, tokens: Mapping[str, int]) -> str:

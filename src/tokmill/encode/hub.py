@@ -68,6 +68,27 @@ def fetch(name: str, file_name: str, also: str) -> tuple[str, str]:
     return path, f"{match['repo']}@{commit}"
 
 
+def find(name: str, file_name: str) -> tuple[str, str]:
+    """Return what `fetch` does, from the cache alone: nothing is asked of the network. Raises UsageError."""
+    match = _REPO.fullmatch(name)
+    assert match is not None
+    path: object = None
+    with contextlib.suppress(ImportError):
+        from huggingface_hub import try_to_load_from_cache
+
+        path = try_to_load_from_cache(match["repo"], file_name, revision=match["revision"] or "main")
+    if not isinstance(path, str):
+        raise UsageError(
+            "the tokenizer is not on this machine; only a manifest names it, so the network is not asked for it",
+            where=name,
+            allowed="a tokenizer in the cache of huggingface_hub, or one that you name yourself",
+            option="--tokenizer",
+            suggested=name,
+            next_step=f"if you trust that name: --tokenizer {name}, or --tokenizer FILE",
+        )
+    return path, f"{match['repo']}@{Path(path).parts[-2]}"
+
+
 def _download(module: Any, repo: str, revision: str, file_name: str) -> str:
     """Return the path of a file in the cache. Raises what the module does: LocalEntryNotFoundError without file and hub."""
     with contextlib.suppress(module.errors.LocalEntryNotFoundError):

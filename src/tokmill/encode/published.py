@@ -17,9 +17,10 @@ import msgspec
 from tokmill.core.errors import InputError, UsageError
 from tokmill.core.records import path_to_text
 from tokmill.core.system.durable import make_directory, replace, storage_errors, sync_directory, write_file
+from tokmill.encode.tokenizer_files import read_file
 
 _TIMEOUT_S = 30
-_MOST_BYTES = 64 << 20
+MOST_RANKS_BYTES = 64 << 20
 """The largest published file has 4 MB; whoever sends more than this sends something else."""
 _BUILT_IN = "r50k_base"
 _URL = "https://openaipublic.blob.core.windows.net/encodings/"
@@ -228,8 +229,8 @@ def path_here(encoding: Encoding) -> str | None:
 def _content(path: Path, encoding: Encoding) -> bytes | None:
     """Return what is at `path`, if it is the published file."""
     try:
-        data = path.read_bytes()
-    except OSError:
+        data = read_file(str(path), ".tiktoken file", MOST_RANKS_BYTES)
+    except UsageError:
         return None
     return data if hashlib.sha256(data).hexdigest() == encoding.sha256 else None
 
@@ -244,7 +245,7 @@ def _download(encoding: Encoding, url: str) -> bytes:
         raise UsageError("this is not a URL", where=url, allowed="http:// or https://", next_step="leave --base-url out")
     try:
         with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as response:  # noqa: S310  http and https only, just checked
-            data: bytes = response.read(_MOST_BYTES)
+            data: bytes = response.read(MOST_RANKS_BYTES)
             length = response.headers.get("Content-Length")
     except (OSError, http.client.HTTPException, ValueError) as error:
         reason = str(error) or type(error).__name__

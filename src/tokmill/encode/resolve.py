@@ -19,8 +19,9 @@ from tokmill.core.records import Tokenizer, path_to_text, text_to_path
 from tokmill.encode import hub
 from tokmill.encode.end_of_text import CONFIG_NAME, find_eot
 from tokmill.encode.families import OTHER
-from tokmill.encode.published import BY_SHA256, ENCODINGS, encoding_of, path_here, tiktoken_cache_paths
-from tokmill.encode.tokenizer_json import FILE_NAME, changed, read_tokenizer_json, unreadable
+from tokmill.encode.published import BY_SHA256, ENCODINGS, MOST_RANKS_BYTES, encoding_of, path_here, tiktoken_cache_paths
+from tokmill.encode.tokenizer_files import read_file
+from tokmill.encode.tokenizer_json import FILE_NAME, changed, read_tokenizer_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,19 +31,20 @@ if TYPE_CHECKING:
 BUILT_IN = ("gpt2", "r50k_base")
 
 
-def resolve_tokenizer(name: str, eot_token: str | None = None) -> Tokenizer:
+def resolve_tokenizer(name: str, eot_token: str | None = None, *, may_ask: bool = True) -> Tokenizer:
     """Return the tokenizer that a name means; `_KINDS` lists what a name may be.
 
     Args:
         name: Of an encoding, a model, a file, a directory or a repository.
         eot_token: The special token that ends documents, by its text or id; None: found by the rule in `end_of_text.py`.
+        may_ask: Whether the network may be asked for a repository: not if the name is from a file of anybody's.
 
     Raises:
         UsageError: There is no such tokenizer, it cannot be used, or it is not clear which token ends a document.
     """
     for is_meant, resolve in _KINDS:
         if is_meant(name):
-            return resolve(name, eot_token)
+            return resolve(name, eot_token) if resolve is not _repo else _repo(name, eot_token, may_ask=may_ask)
     raise UsageError(
         f"there is no tokenizer {name!r}",
         option="--tokenizer",
@@ -111,8 +113,8 @@ def ranks_path(tokenizer: Tokenizer) -> str:
     path = text_to_path(tokenizer.path)
     try:
         found = _sha256(path)
-    except OSError as error:
-        found = error.strerror or str(error)
+    except UsageError as error:
+        found = error.what
     if found != tokenizer.sha256:
         raise changed(tokenizer, found)
     return path
@@ -142,8 +144,8 @@ def _json_file(name: str, eot_token: str | None) -> Tokenizer:
     return _huggingface(path_to_text(name), os.path.abspath(path), eot_token)
 
 
-def _repo(name: str, eot_token: str | None) -> Tokenizer:
-    path, pinned = hub.fetch(name, FILE_NAME, CONFIG_NAME)
+def _repo(name: str, eot_token: str | None, *, may_ask: bool = True) -> Tokenizer:
+    path, pinned = hub.fetch(name, FILE_NAME, CONFIG_NAME) if may_ask else hub.find(name, FILE_NAME)
     return _huggingface(pinned, path, eot_token)
 
 
@@ -174,10 +176,7 @@ def _huggingface(name: str, path: str, eot_token: str | None) -> Tokenizer:
 
 def _tiktoken(name: str, path: str, eot_token: str | None) -> Tokenizer:
     """Return the published encoding whose ranks are in the file at `path`. Raises UsageError."""
-    try:
-        sha256 = _sha256(path)
-    except OSError as error:
-        raise unreadable(path, error, ".tiktoken file") from None
+    sha256 = _sha256(path)
     if sha256 not in BY_SHA256:
         raise UsageError(
             f"the file is not that of a published encoding, or it is damaged: its SHA-256 is {sha256}",
@@ -206,9 +205,8 @@ def _tiktoken(name: str, path: str, eot_token: str | None) -> Tokenizer:
 
 
 def _sha256(path: str) -> str:
-    """Return the hash of a file, read in blocks, because the path may be that of a corpus by mistake. Raises OSError."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """Return the hash of a file of ranks. Raises UsageError."""
+    return hashlib.sha256(read_file(path, ".tiktoken file", MOST_RANKS_BYTES)).hexdigest()
 
 
 def _is_json(name: str) -> bool:

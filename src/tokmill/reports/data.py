@@ -119,7 +119,7 @@ def load_data(directory: Path) -> ReportData:
     )
 
 
-def add_statistics(data: ReportData, observers: Sequence[Observer] = ()) -> None:
+def add_statistics(data: ReportData, observers: Sequence[Observer] = (), tokenizer_name: str | None = None) -> None:
     """Add skipped records, history and statistics of the ids. Raise DamageError."""
     if data.history is None:
         why = f"tokmill {data.tokmill_version} kept no history of this output."
@@ -130,7 +130,7 @@ def add_statistics(data: ReportData, observers: Sequence[Observer] = ()) -> None
         data.missing.append(f"Speed and memory over time: {why}")
     _read_skips(data)
     if data.manifest:
-        _read_ids(data, data.manifest, observers)
+        _read_ids(data, data.manifest, observers, _decoder(data, tokenizer_name))
     else:
         data.missing.append(
             "Lengths of documents, frequent tokens and the comparison of the two sides: the output is not complete, so its ids "
@@ -166,9 +166,9 @@ def _note_skip(data: ReportData, line: bytes, known: set[str]) -> None:
             data.skips.append(skip)
 
 
-def _read_ids(data: ReportData, manifest: Manifest, observers: Sequence[Observer]) -> None:
+def _read_ids(data: ReportData, manifest: Manifest, observers: Sequence[Observer], decoder: Encoder | None) -> None:
     content = data.content
-    tokenizer, decoder = content.tokenizer, _decoder(data)
+    tokenizer = content.tokenizer
     sizes = text_lengths(decoder, tokenizer) if decoder and is_lossless(tokenizer) and tokenizer.n_ids <= MOST_COUNTED_IDS else None
     if decoder and sizes is None:
         data.missing.append("Bytes per token of single documents: this tokenizer does not give the text back token by token.")
@@ -189,14 +189,14 @@ def _read_ids(data: ReportData, manifest: Manifest, observers: Sequence[Observer
     _keep_frequent(data, statistics.frequencies, decoder)
 
 
-def _decoder(data: ReportData) -> Encoder | None:
+def _decoder(data: ReportData, name: str | None) -> Encoder | None:
     """Return what decodes the ids; None, and a note of what is missing, if the tokenizer is not available."""
     tokenizer = data.content.tokenizer
     if not tokenizer.sha256:
         data.missing.append("The text of frequent tokens: nobody said which tokenizer made these ids.")
         return None
     try:
-        return load_decoder(find_tokenizer(tokenizer))
+        return load_decoder(find_tokenizer(tokenizer, name))
     except (TokmillError, ImportError, OSError) as error:
         said = f"{error.what} ({error.where or tokenizer.name})" if isinstance(error, TokmillError) else str(error)
         data.missing.append(f"The text of frequent tokens, and bytes per token of documents: {said}.")

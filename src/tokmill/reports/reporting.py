@@ -57,6 +57,7 @@ def report(
     out: str | os.PathLike[str] | None = None,
     *,
     force: bool = False,
+    tokenizer: str | None = None,
     observers: Sequence[Observer] = (),
 ) -> ReportPage:
     """Write a page about an output directory, complete or interrupted, as `tokmill report` does.
@@ -65,6 +66,7 @@ def report(
         directory: Of the output.
         out: The file to write; None: `report.html` in the directory.
         force: Replace another file that is there; never one of an output or of the corpus.
+        tokenizer: Where the tokenizer of the output is now, as for `tokenize`. None: as the manifest says, without a network.
         observers: Told of the progress.
 
     Raises:
@@ -79,7 +81,7 @@ def report(
     data = load_data(source)
     inputs = [text_to_path(each.path) for each in data.content.inputs if each.path != STDIN and not is_url(each.path)]
     target = _check_free(target, source, inputs, is_default=out is None, force=force)
-    add_statistics(data, observers)
+    add_statistics(data, observers, tokenizer)
     page_bytes = make_page(data).encode("utf-8", "backslashreplace")
     _write_page(target, page_bytes)
     return ReportPage(

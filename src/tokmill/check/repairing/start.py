@@ -19,6 +19,7 @@ from tokmill.core.events import AnyEvent, Notice, Repaired
 from tokmill.core.manifest import MANIFEST_NAME, load_manifest
 from tokmill.core.records import Input, path_to_text
 from tokmill.core.system.durable import storage_errors
+from tokmill.dataset import find_tokenizer
 from tokmill.encode import engine_of
 from tokmill.read import find_inputs
 from tokmill.run import LocalRunner, divide_resources
@@ -41,6 +42,7 @@ def repair(
     glob: str | Sequence[str] | None = None,
     memory: str | int | None = None,
     threads: int | None = None,
+    tokenizer: str | None = None,
     observers: Sequence[Observer] = (),
 ) -> Report:
     """Make the damaged ranges of a complete output again from its corpus, then verify all of it, as `verify --repair` does.
@@ -51,6 +53,7 @@ def repair(
         glob: As given to `tokenize`, for the sources.
         memory: Budget of all processes: bytes, or text such as `2GiB`.
         threads: Encoder threads.
+        tokenizer: Where the tokenizer of the output is now, as for `tokenize`. None: as the manifest says, without a network.
         observers: Told of the progress.
 
     Returns:
@@ -64,7 +67,7 @@ def repair(
     began_s = time.monotonic()
     names = [sources] if isinstance(sources, str) else sources
     directory = local_path(directory)
-    job = repair_job(Path(directory), names, glob=glob, memory=memory, threads=threads)
+    job = repair_job(Path(directory), names, glob=glob, memory=memory, threads=threads, tokenizer_name=tokenizer)
     found = _Collector()
     try:
         LocalRunner(_WORKER).run(job, [found, *observers])
@@ -92,16 +95,19 @@ def repair_job(
     glob: str | Sequence[str] | None,
     memory: str | int | None,
     threads: int | None,
+    tokenizer_name: str | None = None,
 ) -> Job:
     """Return the job of the process that repairs. Raise UsageError, InputError, ChangedError, DamageError, MemoryBudgetError."""
     with storage_errors(directory):
         manifest = load_manifest(directory)
     inputs = manifest.content.inputs if sources is None else _moved(manifest, directory, sources, glob)
     tokenizer = manifest.content.tokenizer
+    if tokenizer_name is not None:
+        tokenizer = find_tokenizer(tokenizer, tokenizer_name)
     # Without one there is no corpus either; that is an error only if something is damaged.
     engine = engine_of(tokenizer, "gigatoken") if tokenizer.is_known else "gigatoken"
     resources, _ = divide_resources(memory, threads, engine, inputs)
-    content = msgspec.structs.replace(manifest.content, inputs=inputs)
+    content = msgspec.structs.replace(manifest.content, inputs=inputs, tokenizer=tokenizer)
     out = path_to_text(os.path.abspath(directory))
     return Job(out=out, content=content, resources=resources, urls=full_urls(inputs))
 
