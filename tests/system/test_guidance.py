@@ -183,6 +183,48 @@ def test_an_output_without_text_is_a_notice_that_says_why(tmp_path: Path, name: 
     assert re.match(words, notice), notice
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "options"),
+    [
+        ("a.jsonl", '{"body": "x"}\n', ["--on-error", "skip"]),
+        ("a.jsonl", "no json\n", ["--on-error", "skip", "--format", "llmc"]),
+        ("a.jsonl", '{"text": ""}\n', ["--format", "mds"]),
+        ("a.csv", "text,id\n", []),
+        ("a.txt", "", []),
+        ("a.txt", "<|endoftext|>" * 9, ["--val-fraction", "0.5"]),
+    ],
+)
+def test_a_script_stops_at_an_output_without_a_token(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, text: str, options: list[str]
+) -> None:
+    (tmp_path / name).write_text(text)
+    arguments = ["tokenize", str(tmp_path / name), "--out", str(tmp_path / "o"), *options]
+    for more in ([], [], ["-q"], ["--json"]):
+        assert app.run([*arguments, *more]) == 1
+        shown = capsys.readouterr()
+        assert "error: nothing was written: " in shown.err or '"what":"nothing was written: ' in shown.err
+        assert "nothing was written" not in shown.out or more == ["--json"]
+    assert app.run(["merge", str(tmp_path / "o"), "--out", str(tmp_path / "m")]) == 1
+
+
+def test_a_script_stops_where_nothing_was_appended_or_joined(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.txt").write_text("some words")
+    for name in ("none.txt", "none.jsonl"):
+        (tmp_path / name).write_text("")
+    settings = ["--out", str(tmp_path / "o"), "--val-fraction", "0", "-q"]
+    assert app.run(["tokenize", str(tmp_path / "a.txt"), *settings]) == 0
+    append = ["tokenize", "--append", *settings]
+    assert app.run([*append, str(tmp_path / "a.txt")]) == 0
+    assert app.run([*append, str(tmp_path / "none.txt")]) == 1
+    assert "nothing was added" in capsys.readouterr().err
+    assert app.run([*append, str(tmp_path / "a.txt"), str(tmp_path / "none.txt")]) == 0
+    for part in ("0/2", "1/2"):
+        arguments = ["tokenize", str(tmp_path / "none.jsonl"), "--part", part, "--out", str(tmp_path / "p"), "-q"]
+        assert app.run(arguments) == 0
+    assert app.run(["finalize", str(tmp_path / "p"), "-q"]) == 1
+    assert "nothing was written" in capsys.readouterr().err
+
+
 def test_the_documents_of_the_summary_add_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "good"}\nbad\n{"text": ""}\n{"text": ""}\n')

@@ -88,7 +88,7 @@ class UsageError(TokmillError):
 
 
 class InputError(TokmillError):
-    """The corpus is at fault."""
+    """The corpus is at fault: it cannot be read, or nothing of it could be written."""
 
 
 class DamagedInputError(InputError):

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from tokmill.core.errors import InputError
 from tokmill.core.events import Finished
 from tokmill.core.records import FileEntry
 from tokmill.core.system.memory import peak_rss_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from tokmill.core.manifest import Manifest
 
@@ -41,6 +42,29 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     already_complete: bool
     files: dict[str, FileEntry]
     notices: list[str]
+
+
+NOTHING = "nothing was written: "
+"""How the notice of an output without a token begins."""
+
+
+def check_not_empty(files: Mapping[str, FileEntry], out: str, notices: Sequence[str], *, tokens_before: int = 0) -> None:
+    """Raise InputError for an output without a token, or an append that added none: nobody wants that, and a script must stop.
+
+    Args:
+        files: Of the output.
+        out: Its directory or URL.
+        notices: What was said of it; one of them may be the reason.
+        tokens_before: Tokens of the output that was appended to.
+    """
+    if sum(entry.tokens for entry in files.values()) > tokens_before:
+        return
+    why = next((each for each in notices if each.startswith(NOTHING)), f"{NOTHING}what it was made from holds no token")
+    if tokens_before:
+        why = "nothing was added: the new inputs hold no text, or every record of them was skipped"
+    raise InputError(
+        why, where=out, allowed="an output with a token", next_step="check the inputs and how they are read, then run with --fresh"
+    )
 
 
 def outcome_of(

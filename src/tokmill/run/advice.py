@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from tokmill.core.config import typed_separator
 from tokmill.core.errors import TokmillError
 from tokmill.core.options import PlanOptions
+from tokmill.core.outcome import NOTHING
 from tokmill.core.records import BLOCK_BYTES, DIVIDE_ABOVE_BYTES
 from tokmill.core.text import counted
 from tokmill.read import keys_of, open_stream
@@ -90,7 +91,7 @@ def emptiness_notices(counts: Counts, content: Content) -> list[str]:
         (n > 0 and is_one_sided and content.val_fraction > 0, lambda: _empty_side(counts, content, n)),
     )
     found = next((say() for condition, say in advice if condition), None)
-    return [f"nothing was written: {found}" if is_empty else found] if found else []
+    return [f"{NOTHING}{found}" if is_empty else found] if found else []
 
 
 def _n_drawn(n_documents: int, bytes_text: int) -> int:
