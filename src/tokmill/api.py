@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from tokmill.core.config import Job, parse_size, path_text
-from tokmill.core.errors import TokmillError, UsageError
+from tokmill.core.errors import ChangedError, TokmillError, UsageError
 from tokmill.core.events import Detail, Finished, Notice
 from tokmill.core.options import PlanOptions, TokenizeOptions, called_with
 from tokmill.core.records import is_url, text_to_path
@@ -94,6 +94,8 @@ def tokenize(call: TokenizeCall) -> Summary:  # noqa: D417  the arguments are th
             done = _in_parts(planned.job, call, place, runner, meter)
             return msgspec.structs.replace(done, notices=[*planned.doubts, *done.notices])
         job, finished = _carry_out(planned, call, place, runner, meter)
+        if finished.already_complete and any(source.size_bytes is None for source in job.content.inputs):
+            _compare_piped(call, place)
     summary = summarize(job, finished, meter, notices_of(job, finished), is_append=call.append)
     _tell(call.observers, summary.notices)
     return msgspec.structs.replace(summary, notices=[*planned.doubts, *summary.notices])
@@ -173,6 +175,29 @@ def _carry_out(planned: PlannedJob, call: TokenizeCall, place: Place, runner: Lo
         check_disk(asked, carried_bytes)
     job = copy_old_output(planned.job, call.observers) if call.append and planned.job.made_from else planned.job
     return job, place.publish(runner.run(job, [meter, *call.observers, *place.observers]), call.observers)
+
+
+def _compare_piped(call: TokenizeCall, place: Place) -> None:
+    """Compare what is piped in now with the complete output: neither size nor time says whether it is the same.
+
+    Raises ChangedError if it is not, DamageError for a damaged output.
+    """
+    if place.url:
+        _tell(call.observers, ["the output is complete; what is piped in was not read, and is not compared with it"])
+        return
+    # Here, so that nobody else loads it.
+    from tokmill.check import verify
+
+    _tell(call.observers, ["the output is complete; what is piped in is compared with it"])
+    try:
+        report = verify(
+            place.directory, sources=_listed(call.inputs), glob=call.glob, input_format=call.input_format, memory=call.memory
+        )
+    except ChangedError as error:
+        error.what = "the piped input is not the one that the complete output was made from"
+        error.next_step = "start over with --fresh, choose another --out, or add it with --append"
+        raise
+    report.raise_for_damage()
 
 
 def _in_parts(job: Job, call: TokenizeCall, place: Place, runner: LocalRunner, meter: Meter) -> Summary:

@@ -301,3 +301,23 @@ def test_no_file_of_the_working_directory_is_run(tmp_path: Path, name: str) -> N
     done = subprocess.run([command, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert not (tmp_path / "was-run").exists()
+
+
+@pytest.mark.parametrize("options", [["--input-format", "jsonl"], ["--input-format", "text", "--format", "llmc"]])
+def test_what_is_piped_in_after_a_complete_run_is_compared(tmp_path: Path, options: list[str]) -> None:
+    first = b'{"text": "one"}\n{"text": "two"}\n'
+    arguments: list[str | Path] = ["tokenize", "-", tmp_path / "in.txt", "-o", tmp_path / "o", *options, "-q"]
+    (tmp_path / "in.txt").write_bytes(b'{"text": "three"}\n')
+    for stdin, code in (
+        (first, 0),
+        (first, 0),
+        (first.replace(b"two", b"too"), 12),
+        (first + first, 12),
+        (b"", 12),
+        (first, 0),
+    ):
+        done = tokmill_command(*arguments, stdin=stdin)
+        assert done.returncode == code, done.stderr
+        assert (b"the piped input is not the one that the complete output was made from" in done.stderr) is (code == 12)
+    assert tokmill_command(*arguments, "--fresh", stdin=first + first).returncode == 0
+    assert tokmill_command(*arguments, stdin=first + first).returncode == 0
