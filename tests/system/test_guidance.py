@@ -331,7 +331,7 @@ def test_json_that_does_not_fit_is_told_what_would(text: str, key: str, words: s
 
 def test_an_audit_of_nothing_is_not_called_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "a.txt").write_text("")
-    assert app.run(["tokenize", str(tmp_path / "a.txt"), "--out", str(tmp_path / "o")]) == 0
+    assert app.run(["tokenize", str(tmp_path / "a.txt"), "--out", str(tmp_path / "o")]) == 1
     assert re.search("^  audited +none$", capsys.readouterr().out, re.MULTILINE)
 
 
