@@ -25,6 +25,7 @@ _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 1 << 10,
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "0": "\0", "\\": "\\", "f": "\f", "v": "\v"}
 
 
+Quoting = Literal["double", "none"]
 How = Literal["merge", "convert", "reshard", "append"]
 
 
@@ -75,6 +76,8 @@ class Content(msgspec.Struct, frozen=True, kw_only=True):
     separator: str | None = PlanOptions.separator
     """Stands between documents of a text file; None: a file is one document."""
     text_key: str = PlanOptions.text_key
+    quoting: Quoting | msgspec.UnsetType = msgspec.UNSET
+    """Of CSV and TSV; unset: auto."""
     eot: EotPlacement = "after"
     val_fraction: float = PlanOptions.val_fraction
     """Share of documents for the val side, 0 <= fraction < 1."""

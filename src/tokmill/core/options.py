@@ -159,6 +159,13 @@ class PlanOptions:
         is_text=True,
         help="Key or column that holds the text, in JSON lines and tables; a.b is b inside a.",
     )
+    quoting: str = option(
+        "auto",
+        group=INPUT,
+        choices=("auto", "double", "none"),
+        help="Quotes in CSV and TSV. double: they enclose fields, and are doubled inside; none: they are characters like others, "
+        "and each line is a row; auto: double, but an error where rows of a TSV would merge.",
+    )
     separator: str = option(
         "<|endoftext|>",
         group=INPUT,

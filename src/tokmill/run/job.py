@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 
 import msgspec
 
-from tokmill.core.config import MIB, BudgetTerms, Content, Job, Resources, parse_separator, parse_size
+from tokmill.core.config import MIB, BudgetTerms, Content, Job, Quoting, Resources, parse_separator, parse_size
 from tokmill.core.errors import UsageError
 from tokmill.core.options import PlanOptions, options_of
 from tokmill.core.records import STDIN, is_url, path_to_text
@@ -104,6 +104,7 @@ def _content(options: PlanOptions, inputs: tuple[Input, ...], tokenizer: Tokeniz
         tokenizer=tokenizer,
         separator=parse_separator(options.separator),
         text_key=options.text_key,
+        quoting=msgspec.UNSET if options.quoting == "auto" else cast("Quoting", options.quoting),
         eot=choice.eot,
         val_fraction=float(options.val_fraction),
         seed=options.seed,

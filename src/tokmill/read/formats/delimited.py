@@ -1,9 +1,12 @@
 """Tables as text (CSV, TSV) with a header; the text is what stands in one column.
 
-Quoted fields may hold newlines and delimiters; a quote inside is doubled (RFC 4180), in TSV too. A row with more or fewer fields
-than the header is an error: it is what is left of a broken quote. Empty lines are no rows. A line ends with a newline, with or
-without a carriage return before it; any other carriage return is a part of its field, as Python's own writer leaves it, except in
-the header.
+Quoted fields may hold newlines and delimiters; a quote inside is doubled (RFC 4180), in TSV too, as pandas and polars have it. But
+many a TSV knows no quoting: a text that begins with a quote would swallow the rows up to one that ends with a quote. Where several
+lines are one row by their quotes, and each is a whole row without, only a person can say which it is.
+
+A row with more or fewer fields than the header is an error: it is what is left of a broken quote. Empty lines are no rows. A line
+ends with a newline, with or without a carriage return before it; any other carriage return is a part of its field, as Python's own
+writer leaves it, except in the header.
 
 Rows are found in two ways. One regular expression (`_row_pattern`) matches a regular row: every quote that opens stands at the
 beginning of a field, every one that closes at its end, and the row has as many fields as the header. Python's csv module reads all
@@ -24,9 +27,9 @@ import re
 import sys
 from collections.abc import Iterator
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from tokmill.core.errors import DamagedInputError
+from tokmill.core.errors import BadRecordError, DamagedInputError
 from tokmill.core.text import counted, shortened
 from tokmill.read.json_record import NotARecordError
 from tokmill.read.position import FormatReader
@@ -62,24 +65,28 @@ class TableReader(FormatReader["ByteStream"]):
         super().__init__(stream, position, settings)
         self._delimiter = "\t" if position.source.format == "tsv" else ","
         self._key = settings.content.text_key
+        self._quoting = settings.content.quoting or ("double" if self._delimiter == "," else "in doubt")
         allowed = f'rows with as many fields as the header, one of them "{self._key}"'
         self._batcher = RowBatcher(position, settings, stream.raw_position, allowed=allowed, records="rows")
 
     def batches(self, start: Cursor) -> Iterator[Batch]:
         """See FormatReader."""
         stream = PeekedStream(self._stream)
-        header = TableRows(stream.peek, stream.offset, self._delimiter, _MOST_HEADER_BYTES, keeps_returns=False)
+        has_quotes = self._quoting != "none"
+        header = TableRows(
+            stream.peek, stream.offset, self._delimiter, _MOST_HEADER_BYTES, keeps_returns=False, has_quotes=has_quotes
+        )
         names = self._header(header, stream)
         self._position.seek(stream, start)
         if not start.offset:
             self._consume(stream.read(header.end), 0)
         if names is not None:
-            rows = TableRows(stream.read, stream.offset, self._delimiter, self._settings.most_bytes)
+            rows = TableRows(stream.read, stream.offset, self._delimiter, self._settings.most_bytes, has_quotes=has_quotes)
             yield from self._rows(rows, names.index(self._key), len(names))
         yield from self._batcher.take(self._position.end())
 
     def _rows(self, rows: TableRows, column: int, n_columns: int) -> Iterator[Batch]:
-        pattern = _row_pattern(self._delimiter, column, n_columns)
+        pattern = _row_pattern(self._delimiter, column, n_columns, self._quoting)
         while not rows.at_end:
             self._take_regular(rows, pattern, is_last=column == n_columns - 1)
             if not self._batcher.is_full:
@@ -103,12 +110,28 @@ class TableReader(FormatReader["ByteStream"]):
         fields, position = rows.next_row(), self._position
         if fields is None:
             return
+        if self._quoting == "in doubt" and isinstance(fields, list):
+            self._check_lines(bytes(rows.at_hand()), n_columns)
         if isinstance(fields, csv.Error) or len(fields) not in (0, n_columns):
             self._batcher.reject(self._bad_row(fields, n_columns), position.record, position.offset)
         elif fields:
             text = fields[column].replace(_HIDDEN, "\r").encode("utf-8", "surrogateescape")
             self._batcher.add(text, position.record, position.offset, is_valid=rows.is_valid)
         self._consume(rows.consume(), int(fields != []))
+
+    def _check_lines(self, row: bytes, n_columns: int) -> None:
+        """Raise BadRecordError, for the whole file, if each line of a row is a row where quotes are characters like others."""
+        lines = [line for line in row.split(b"\n") if line.strip(b"\r")]
+        if len(lines) < 2 or any(line.count(self._delimiter.encode()) != n_columns - 1 for line in lines):
+            return
+        raise BadRecordError(
+            f"by their quotes these {len(lines):,} lines are one row; if quotes are characters, each is a row (invalid_csv)",
+            where=str(self._position.location()),
+            allowed="a TSV of which it is clear, or said, what its quotes are",
+            option="--quoting",
+            suggested="none",
+            next_step="or --quoting double if quotes enclose fields; with --fresh where a run was begun",
+        )
 
     def _header(self, rows: TableRows, stream: PeekedStream) -> list[str] | None:
         """Return the names in the header, None for an empty file. Raises BadRecordError, DamagedInputError."""
@@ -171,7 +194,9 @@ class TableReader(FormatReader["ByteStream"]):
             what = f"the row has {counted(len(fields), 'field')}, the header {n_columns}"
             return NotARecordError("invalid_csv", what, "fix the row (a field with a delimiter or a newline is quoted)")
         name = "CSV" if self._delimiter == "," else "TSV"
-        next_step = "fix the row (a quote inside a quoted field is doubled)"
+        next_step = (
+            "fix the row (a quote inside a quoted field is doubled); or pass --quoting none if quotes are characters of the text"
+        )
         return NotARecordError("invalid_csv", f"the row is not {name}: {fields}", next_step)
 
     def _consume(self, consumed: bytes | memoryview, n_rows: int) -> None:
@@ -190,12 +215,19 @@ class TableRows:
     """The rows of one stream. Each row (or run of regular rows) is consumed before the next is asked for. Places are its bytes."""
 
     def __init__(
-        self, read: Callable[[int], bytes], begin: int, delimiter: str, most_bytes: int, *, keeps_returns: bool = True
+        self,
+        read: Callable[[int], bytes],
+        begin: int,
+        delimiter: str,
+        most_bytes: int,
+        *,
+        keeps_returns: bool = True,
+        has_quotes: bool = True,
     ) -> None:
         """Begin before the first row.
 
         read: as `ByteStream.read`; begin: the place of its first byte; most_bytes: of a row; keeps_returns: a bare carriage return
-        is a character and no fault.
+        is a character and no fault; has_quotes: quotes enclose fields.
         """
         if csv.field_size_limit() < sys.maxsize:
             # The limit is the process's; rows are bounded here.
@@ -216,16 +248,21 @@ class TableRows:
         self._quoted_to = 0
         """A row was followed in vain up to the line that begins here: all its lines but the first begin inside of its quote."""
         self._has_jumped = False
-        self._reader = csv.reader(_Lines(self), delimiter=delimiter, strict=True)
+        how: Any = csv.QUOTE_MINIMAL if has_quotes else csv.QUOTE_NONE
+        self._reader = csv.reader(_Lines(self), delimiter=delimiter, strict=True, quoting=how)
 
     @property
     def at_end(self) -> bool:
         """Whether nothing follows, as far as is known."""
         return self._ended and self.begin == self._base + len(self._data)
 
+    def at_hand(self) -> memoryview:
+        """Return the bytes of the row at hand."""
+        return memoryview(self._data)[self.begin - self._base : self.end - self._base]
+
     def consume(self) -> memoryview:
         """Return the bytes of the row at hand and go on to the next."""
-        taken = memoryview(self._data)[self.begin - self._base : self.end - self._base]
+        taken = self.at_hand()
         self.begin = self.end
         return taken
 
@@ -336,12 +373,19 @@ _QUOTED, _PLAIN, _NO_ROW = 1, 2, 3
 """The groups of `_row_pattern`: a text in quotes, its own still doubled; a text without; and what matches where no row does."""
 
 
-def _row_pattern(delimiter: str, column: int, n_columns: int) -> re.Pattern[bytes]:
-    """Return the pattern of a regular row, or of empty lines, which set no group. column: index of the text.
+def _row_pattern(delimiter: str, column: int, n_columns: int, quoting: str = "double") -> re.Pattern[bytes]:
+    """Return the pattern of a regular row, or of empty lines, which set no group.
 
     Without quotes, the carriage return that ends a row is a part of its last field. Nothing is tried twice (`*+`).
+
+    column: index of the text; quoting: as the option; "in doubt": a row of several lines is not regular.
     """
     quoted, plain = rb'[^"]*+(?:""[^"]*+)*+', rb'[^"\n%b]*+' % delimiter.encode()
+    if quoting == "in doubt":
+        quoted = quoted.replace(b'[^"]', rb'[^"\n]')
+    elif quoting == "none":
+        # No field is in quotes, and what is plain may have them.
+        quoted, plain = b"(?!)", rb"[^\n%b]*+" % delimiter.encode()
     fields = [rb'(?:"%b"|%b)' % (quoted, plain)] * n_columns
     fields[column] = rb'(?:"(%b)"|(%b))' % (quoted, plain)
     return re.compile(rb"(?:\r?\n)++|%b\r?\n|()" % delimiter.encode().join(fields))
