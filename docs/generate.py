@@ -194,6 +194,7 @@ def fields(record: Any) -> list[str]:
         after = node.body[at + 1] if at + 1 < len(node.body) else None
         said = after.value.value if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) else ""
         kind = ast.unparse(item.annotation).replace(" | msgspec.UnsetType", ", or absent")
+        kind = re.sub(r"\b(Natural|Positive|Whole)\b", "int", kind).replace("Seconds", "float")
         lines.append(cells(f"`{ast.unparse(item.target)}`", f"`{kind}`", escaped(" ".join(str(said).split()))))
     return lines
 

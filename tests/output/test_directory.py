@@ -17,6 +17,7 @@ from tokmill.core.manifest import FORMAT_VERSION, MANIFEST_NAME, STATE_NAME, Fil
 from tokmill.core.records import Counts, Cursor, FileEntry, Input
 from tokmill.core.system import durable
 from tokmill.output.directory import Output, open_output
+from tokmill.output.journal import Commit
 from tokmill.output.state_dir import acquire_lock
 from tokmill.output.superseded import remove_state
 
@@ -283,7 +284,8 @@ def test_every_changed_byte_of_the_journal_is_found_or_costs_the_last_segment(tm
 def test_hostile_names_in_the_journal_are_refused(tmp_path: Path, name: str) -> None:
     output = opened(tmp_path)
     span = FileSpan(end=1, digest="0" * 32)
-    output._journal.append(Segment(after=Cursor(offset=1), files={name: span}, counts=Counts()), 1.0)
+    segment = Segment(after=Cursor(offset=1), files={name: span}, counts=Counts())
+    output._journal.append(Commit(segment=segment, elapsed_s=1.0))
     output.close()
     with pytest.raises(DamageError, match="leads out"):
         opened(tmp_path)

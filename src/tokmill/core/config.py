@@ -13,6 +13,7 @@ from typing import Literal
 import msgspec
 import xxhash
 
+from tokmill.core.bounded import Natural, Whole
 from tokmill.core.errors import UsageError
 from tokmill.core.options import PlanOptions
 from tokmill.core.output_spec import Shards
@@ -39,12 +40,12 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     fingerprint: str = ""
     """Fingerprint of its content; empty for bare files."""
     tokmill_version: str = ""
-    n_inputs: int
+    n_inputs: Natural
     """So many of `content.inputs`, in their order, are its own."""
-    tokens_train: int = 0
-    tokens_val: int = 0
-    documents_train: int = 0
-    documents_val: int = 0
+    tokens_train: Natural = 0
+    tokens_val: Natural = 0
+    documents_train: Natural = 0
+    documents_val: Natural = 0
     made_from: tuple[Provenance, ...] = ()
     """What it was made from itself."""
 
@@ -55,8 +56,8 @@ class BareFiles(msgspec.Struct, frozen=True, kw_only=True):
     format: str
     dtype: IdType
     eot: EotPlacement
-    eot_id: int
-    n_val: int
+    eot_id: Whole
+    n_val: Natural
     """So many of the inputs, the last ones, are the validation side."""
 
 
@@ -90,7 +91,7 @@ class Content(msgspec.Struct, frozen=True, kw_only=True):
     keep_empty: bool = False
     encoding_errors: Utf8Policy = "strict"
     on_error: OnError = "stop"
-    n_parts: int | msgspec.UnsetType = msgspec.UNSET
+    n_parts: Natural | msgspec.UnsetType = msgspec.UNSET
     """Parts in which the corpus is tokenized, each with files of its own; unset: one run."""
     part: Part | msgspec.UnsetType = msgspec.UNSET
     """Set for one such part; `inputs` are then those it has a share in."""

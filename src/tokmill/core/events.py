@@ -40,10 +40,11 @@ class Progress(Event, frozen=True, kw_only=True):
 
 
 class Committed(Event, frozen=True, kw_only=True):
-    """A segment is on disk: a run that is killed from now on resumes after it."""
+    """What was read is on disk: a run that is killed from now on resumes after it."""
 
     elapsed_s: float
     segment: int
+    """Number from 1 of the segment that the commit begins or joins."""
     counts: Counts
 
 

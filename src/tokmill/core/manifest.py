@@ -9,14 +9,17 @@ import errno
 import os
 import shlex
 import stat
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import msgspec
 import xxhash
 
+from tokmill.core.bounded import MOST_BYTES, MOST_VALUES, Natural, Seconds, Whole, check_amount, count_values
 from tokmill.core.config import Content, Provenance
 from tokmill.core.errors import DamageError, UsageError
 from tokmill.core.history import History, is_sane
+from tokmill.core.options import FORMAT_NAMES
+from tokmill.core.partition import MOST_PARTS, Part
 from tokmill.core.records import Counts, Cursor, FileEntry, text_to_path
 from tokmill.core.text import shortened
 
@@ -33,8 +36,6 @@ PARTS_NAME = f"{STATE_NAME}/parts"
 """Where an output that is made in parts has them; see `output/parts.py`."""
 BESIDE = {"report.html"}
 """Files that may lie beside those of an output, as hidden files may."""
-MOST_BYTES = 1 << 30
-"""Size limit of a manifest or a journal: 64 MiB of corpus take about a thousand bytes, so this is some 60 TB."""
 _MOST_IDS = 1 << 24
 _MOST_NAMED = 5
 FORMAT_VERSION = 1
@@ -44,14 +45,14 @@ FORMAT_VERSION = 1
 class FileSpan(msgspec.Struct, frozen=True, kw_only=True):
     """What one segment added to one file."""
 
-    end: int
+    end: Natural
     """Length of the file in bytes after the segment."""
     digest: str
     """xxh3_128, hex, of the bytes that the segment added."""
 
 
 class Segment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One commit: a range of the corpus and the ranges of the files that it became."""
+    """What consecutive commits added: a range of the corpus and the ranges of the files that it became."""
 
     after: Cursor
     """Where the next segment begins in the corpus."""
@@ -59,7 +60,7 @@ class Segment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """By name; files that the segment did not touch are left out."""
     counts: Counts
     """Sums from the start of the corpus to the end of this segment."""
-    writer: dict[str, int] = {}
+    writer: dict[str, Whole] = {}
     """State of the writer after the segment."""
     completed: dict[str, FileEntry] = {}
     """Files to which no later segment adds; in the journal alone, the manifest has all of them together."""
@@ -68,7 +69,7 @@ class Segment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """A complete output directory."""
 
-    format_version: int
+    format_version: Natural
     tokmill_version: str
     fingerprint: str
     """Fingerprint of `content`."""
@@ -78,23 +79,39 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """By name."""
     segments: list[Segment]
     counts: Counts
-    elapsed_s: float
+    elapsed_s: Seconds
     """Sum over the run and those it resumed."""
-    peak_rss_bytes: int
+    peak_rss_bytes: Natural
     made_from: tuple[Provenance, ...] | msgspec.UnsetType = msgspec.UNSET
     """In the order of the inputs; left out of an output that was tokenized in one run."""
-    parts: tuple[int, ...] | msgspec.UnsetType = msgspec.UNSET
+    parts: tuple[Natural, ...] | msgspec.UnsetType = msgspec.UNSET
     """For an output made in parts: the number of segments up to the end of each part."""
     history: History | msgspec.UnsetType = msgspec.UNSET
     """The attempts of the run."""
     checksum: str = ""
-    """xxh3_128, hex, of the manifest's canonical JSON with this field empty."""
+    """xxh3_128, hex, of the file's bytes before this field, which is the last."""
 
 
-def encode_manifest(manifest: Manifest) -> bytes:
-    """The file's bytes: indented JSON with its checksum filled in, a newline at the end."""
-    sealed = msgspec.structs.replace(manifest, checksum=_checksum(manifest))
-    return msgspec.json.format(msgspec.json.encode(sealed), indent=1) + b"\n"
+def encode_manifest(manifest: Manifest, where: str = MANIFEST_NAME) -> bytes:
+    """The file's bytes: indented JSON with its checksum filled in, a newline at the end.
+
+    where: for the UsageError that is raised where no tokmill would read so large a manifest.
+    """
+    data = msgspec.json.format(msgspec.json.encode(msgspec.structs.replace(manifest, checksum="")), indent=1)
+    body = data.removesuffix(b'"checksum": ""\n}')
+    if len(body) > MOST_BYTES or count_values(body) > MOST_VALUES:
+        raise UsageError(
+            f"the manifest would have {len(body):,} bytes and {count_values(body):,} values, more than any tokmill reads",
+            where=where,
+            allowed=f"{MOST_BYTES:,} bytes, and {MOST_VALUES:,} values beside those of the inputs",
+            next_step="make larger shards (--shard-tokens), or several outputs of the corpus, each of a part of its files",
+        )
+    return body + seal(body)
+
+
+def seal(body: bytes | memoryview) -> bytes:
+    """Return the end of a manifest's file that says what came before."""
+    return b'"checksum": "%s"\n}\n' % xxhash.xxh3_128_hexdigest(body).encode()
 
 
 def published(segments: list[Segment], files: Container[str]) -> list[Segment]:
@@ -156,6 +173,7 @@ def unfinished_parts(where: str, n_parts: int, complete: Container[int]) -> Usag
 
 def decode_manifest(data: bytes, where: str) -> Manifest:
     """Decode a manifest, strictly. Raises DamageError, or UsageError for one of a newer tokmill."""
+    check_amount(data, "the manifest", where)
     version = _decoded(data, _VersionOnly, where).format_version
     if version > FORMAT_VERSION:
         raise UsageError(
@@ -164,18 +182,23 @@ def decode_manifest(data: bytes, where: str) -> Manifest:
             allowed=f"version {FORMAT_VERSION} or older",
             next_step="pip install --upgrade tokmill",
         )
-    manifest: Manifest = _decoded(data, Manifest, where)
-    # The checksum is of what the manifest means; what it says must be that and nothing else, to the last bit.
-    said = _decoded(data, Any, where)
-    if _file_of(said) != data or not _says(said, msgspec.to_builtins(manifest)) or manifest.checksum != _checksum(manifest):
+    body = memoryview(data)[: -len(seal(b""))]
+    if data[len(body) :] != seal(body):
         raise _damaged("the manifest was changed after it was written: its checksum differs", where)
+    manifest: Manifest = _decoded(data, Manifest, where)
     check_names(manifest.files, where)
     _check_values(manifest, where)
     return manifest
 
 
 def read_state(path: Path) -> bytes:
-    """Read a file that tokmill wrote about its own state, as untrusted: a regular file of limited size, through no link.
+    """Read a file that tokmill wrote about its own state, as `open_state` opens it. Raises DamageError, OSError."""
+    with open_state(path) as file:
+        return file.read()
+
+
+def open_state(path: Path) -> BinaryIO:
+    """Open a file that tokmill wrote about its own state, as untrusted: a regular file of limited size, through no link.
 
     Raises DamageError, OSError.
     """
@@ -194,8 +217,7 @@ def read_state(path: Path) -> bytes:
             else "is not a regular file"
         )
         raise _damaged(f"{path.name} {what}", str(path))
-    with open(fd, "rb") as file:
-        return file.read()
+    return open(fd, "rb")
 
 
 def _decoded(data: bytes, kind: Any, where: str) -> Any:
@@ -205,35 +227,35 @@ def _decoded(data: bytes, kind: Any, where: str) -> Any:
         raise _damaged(f"the manifest is not readable: {error}", where) from None
 
 
-def _file_of(said: object) -> bytes:
-    return msgspec.json.format(msgspec.json.encode(said), indent=1) + b"\n"
-
-
-def _says(said: object, meant: object) -> bool:
-    """Return whether the JSON has no value but those that were decoded; it may leave out fields with a default."""
-    if isinstance(said, dict) and isinstance(meant, dict):
-        return said.keys() <= meant.keys() and all(_says(value, meant[key]) for key, value in said.items())
-    if isinstance(said, list) and isinstance(meant, (list, tuple)):
-        return len(said) == len(meant) and all(map(_says, said, meant))
-    return said == meant
-
-
 def _check_values(manifest: Manifest, where: str) -> None:
     """Raise DamageError for numbers and names that no run can have written."""
-    content = manifest.content
-    n_inputs = len(content.inputs)
-    # If nobody named the tokenizer of the ids, only their width is known.
-    if not 0 < content.tokenizer.n_ids <= (_MOST_IDS if content.tokenizer.is_known else 1 << 32):
-        raise _damaged(f"a tokenizer of {content.tokenizer.n_ids:,} ids", where)
+    check_content(manifest.content, where)
+    n_inputs = len(manifest.content.inputs)
     if any(not 0 <= segment.after.input_index <= n_inputs for segment in manifest.segments):
         raise _damaged("a segment ends after the last input", where)
+    for segment in manifest.segments:
+        check_names(segment.files, where)
     parts = manifest.parts or ()
     if list(parts) != sorted(parts) or (parts and (parts[0] < 0 or parts[-1] != len(manifest.segments))):
         raise _damaged("the parts do not add up to the segments", where)
-    if content.separator == "":
-        raise _damaged("the separator is empty", where)
     if isinstance(manifest.history, History) and not is_sane(manifest.history):
         raise _damaged("a history that no run has had", where)
+
+
+def check_content(content: Content, where: str) -> None:
+    """Raise DamageError for settings that no run can have had."""
+    # If nobody named the tokenizer of the ids, only their width is known.
+    if not 0 < content.tokenizer.n_ids <= (_MOST_IDS if content.tokenizer.is_known else 1 << 32):
+        raise _damaged(f"a tokenizer of {content.tokenizer.n_ids:,} ids", where)
+    part = content.part if isinstance(content.part, Part) else Part(index=0, count=content.n_parts or 1, plan="")
+    if not 0 <= part.index < part.count <= MOST_PARTS:
+        raise _damaged(f"part {part} of an output", where)
+    if not 0 <= content.val_fraction < 1 or not 0 <= content.seed < 1 << 64:
+        raise _damaged(f"a share of {content.val_fraction} for validation, with the seed {content.seed}", where)
+    if content.format not in FORMAT_NAMES:
+        raise _damaged(f"the format {content.format!r}", where)
+    if content.separator == "":
+        raise _damaged("the separator is empty", where)
     for source in content.inputs:
         try:
             text_to_path(source.path)
@@ -254,7 +276,7 @@ def check_names(names: object, where: str) -> None:
 
 
 class _PartsOnly(msgspec.Struct):
-    n_parts: int
+    n_parts: Annotated[int, msgspec.Meta(ge=1, le=MOST_PARTS)]
 
 
 class _PlanOnly(msgspec.Struct):
@@ -262,12 +284,7 @@ class _PlanOnly(msgspec.Struct):
 
 
 class _VersionOnly(msgspec.Struct):
-    format_version: int
-
-
-def _checksum(manifest: Manifest) -> str:
-    empty = msgspec.structs.replace(manifest, checksum="")
-    return xxhash.xxh3_128_hexdigest(msgspec.json.encode(empty, order="deterministic"))
+    format_version: Natural
 
 
 def _damaged(what: str, where: str) -> DamageError:

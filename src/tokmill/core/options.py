@@ -27,6 +27,7 @@ _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 """Stands for a byte that is not UTF-8."""
 GROUPS = (INPUT, OUTPUT, VALIDATION, ERRORS, RESOURCES, STORES, MESSAGES)
 """In the order of the help."""
+FORMAT_NAMES = ("raw", "llmc", "megatron", "datatrove", "olmo", "litdata", "mds")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,7 +201,7 @@ class PlanOptions:
     format: str = option(
         "raw",
         group=OUTPUT,
-        choices=("raw", "llmc", "megatron", "datatrove", "olmo", "litdata", "mds"),
+        choices=FORMAT_NAMES,
         help="Output format: the trainer that will read the files.",
     )
     shard_tokens: str | int | None = option(

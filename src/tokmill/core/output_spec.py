@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from tokmill.core.bounded import Positive
 from tokmill.core.records import ITEM_BYTES, EotPlacement, IdType
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ SIDES = ("train", "val")
 class Shards(msgspec.Struct, frozen=True, kw_only=True):
     """How a side is divided into files."""
 
-    tokens: int
+    tokens: Positive
     """Tokens of every shard but the last; with `whole_documents`, at least so many."""
     whole_documents: bool = False
     """A shard ends only where a document ends: at the first end after `tokens` tokens."""

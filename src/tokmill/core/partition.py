@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from tokmill.core.bounded import Natural
 from tokmill.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -21,21 +22,21 @@ if TYPE_CHECKING:
 
     from tokmill.core.records import Input
 
-MOST_PARTS = 99_999
-"""Files of the output are numbered with five digits."""
+MOST_PARTS = 50_000
+"""The manifest of an output of more would be larger than any tokmill reads; files of the output are numbered with five digits."""
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):
     """One part of a corpus."""
 
-    index: int
+    index: Natural
     """From 0."""
-    count: int
+    count: Natural
     plan: str
     """Fingerprint of the whole."""
-    begin: int = 0
+    begin: Natural = 0
     """Byte of the first input as stored. Documents (row groups of Parquet) that begin before it are not the part's."""
-    end: int | None = None
+    end: Natural | None = None
     """Byte of the last input as stored. Documents that begin there or later are not the part's; None: all are."""
 
     def __str__(self) -> str:

@@ -1,7 +1,8 @@
 """The records that travel between the parts of tokmill: what was found, where we are, what was made, what happened.
 
 Everything here is frozen. Records that are stored or cross a process boundary are `msgspec.Struct`s (JSON); records that hold
-text or token arrays live in one process only and are plain slotted dataclasses. Of tokmill this module imports `documents` alone.
+text or token arrays live in one process only and are plain slotted dataclasses. Of tokmill this module imports `documents` and
+`bounded` alone.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from tokmill.core.bounded import Natural, Whole
 from tokmill.core.documents import text_bytes
 
 if TYPE_CHECKING:
@@ -75,9 +77,9 @@ class Input(msgspec.Struct, frozen=True, kw_only=True):
     format: SourceFormat
     """`ids`: a bare file that was converted, not tokenized."""
     compression: Compression
-    size_bytes: int | None = None
+    size_bytes: Natural | None = None
     """Size on disk, compressed; None for standard input."""
-    mtime_ns: int | None = None
+    mtime_ns: Whole | None = None
     version: str | msgspec.UnsetType | None = msgspec.UNSET
     """For a remote object: what the store says tells its content from another (`etag "..."`); None: it says nothing.
     Unset, and then not encoded, for what is not remote."""
@@ -107,9 +109,9 @@ class Tokenizer(msgspec.Struct, frozen=True, kw_only=True):
     """File with the ranks, or tokenizer.json, in the form of `path_to_text`."""
     sha256: str
     """SHA-256 of that file, hex."""
-    n_ids: int
+    n_ids: Natural
     """Largest id, plus one, added tokens included; of a published encoding, whose other special ids are left out, EOT at most."""
-    eot_id: int
+    eot_id: Whole
 
     @property
     def is_known(self) -> bool:
@@ -120,12 +122,12 @@ class Tokenizer(msgspec.Struct, frozen=True, kw_only=True):
 class Cursor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A place in the corpus where reading continues. `Cursor()` is its start."""
 
-    input_index: int = 0
-    offset: int = 0
+    input_index: Natural = 0
+    offset: Natural = 0
     """Bytes of this input, decompressed, that lie before; of Parquet and Arrow, 0: there the record says where."""
-    record: int = 0
+    record: Natural = 0
     """Documents (text), lines (JSON lines), rows (tables) or members (tar) of this input that lie before; the first is 0."""
-    document_offset: int | None = None
+    document_offset: Natural | None = None
     """Inside a divided document: where the document begins. None between documents."""
     begins: bool = True
     """Inside a divided document: whether the next block begins a new document of its side."""
@@ -161,8 +163,8 @@ class Skip(msgspec.Struct, frozen=True, kw_only=True):
     """One record that was passed over, and why."""
 
     path: str
-    record: int | None
-    offset: int | None
+    record: Natural | None
+    offset: Natural | None
     reason: str
     """A stable word: `empty`, `invalid_json`, `missing_text`, `null_text`, `not_a_string`, `lone_surrogate`, `invalid_utf8`,
     `invalid_csv`, `other_file`, `hard_link`, `symbolic_link`."""
@@ -173,26 +175,26 @@ class Skip(msgspec.Struct, frozen=True, kw_only=True):
 class Counts(msgspec.Struct, frozen=True, kw_only=True):
     """Sums over a part of the corpus; `documents == documents_train + documents_val + sum(skipped) - parts_added`."""
 
-    documents: int = 0
+    documents: Natural = 0
     """Documents met, skipped ones included."""
-    documents_train: int = 0
-    documents_val: int = 0
-    parts_added: int = 0
+    documents_train: Natural = 0
+    documents_val: Natural = 0
+    parts_added: Natural = 0
     """Documents written beyond the first for documents that were divided between train and validation."""
-    tokens_train: int = 0
-    tokens_val: int = 0
-    bytes_in: int = 0
+    tokens_train: Natural = 0
+    tokens_val: Natural = 0
+    bytes_in: Natural = 0
     """Decompressed bytes of the inputs, separators and JSON syntax included; of Parquet and Arrow, of the texts alone."""
-    bytes_text: int = 0
+    bytes_text: Natural = 0
     """Bytes of the documents that were encoded."""
-    skipped: dict[str, int] = {}
+    skipped: dict[str, Natural] = {}
     """Documents by reason."""
-    invalid_utf8_documents: int = 0
+    invalid_utf8_documents: Natural = 0
     """Documents changed by `--encoding-errors replace` or `ignore`."""
-    invalid_utf8_bytes: int = 0
+    invalid_utf8_bytes: Natural = 0
     """Their bytes that were not UTF-8."""
-    audited_documents: int = 0
-    audited_bytes: int = 0
+    audited_documents: Natural = 0
+    audited_bytes: Natural = 0
 
     def __add__(self, other: Counts) -> Counts:
         skipped = dict(self.skipped)
@@ -205,7 +207,7 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
 class FileHeader(msgspec.Struct, frozen=True, kw_only=True):
     """The beginning of a file that was filled in when the rest was complete; no segment speaks of it."""
 
-    size_bytes: int
+    size_bytes: Natural
     digest: str
     """xxh3_128, hex."""
 
@@ -213,11 +215,11 @@ class FileHeader(msgspec.Struct, frozen=True, kw_only=True):
 class FileEntry(msgspec.Struct, frozen=True, kw_only=True):
     """A complete file of the output."""
 
-    size_bytes: int
+    size_bytes: Natural
     side: str | None = None
     """`train`, `val`, or None for a file that holds no tokens."""
-    tokens: int = 0
-    documents: int = 0
+    tokens: Natural = 0
+    documents: Natural = 0
     """Whose end-of-text id is in the file, or with `--eot none` their end."""
     header: FileHeader | msgspec.UnsetType = msgspec.UNSET
     """Unset: the file has none."""

@@ -43,6 +43,10 @@ def iter_spans(segments: Iterable[Segment], found: dict[str, list[Span]], first:
     for number, segment in enumerate(segments, first):
         for name, added in segment.files.items():
             spans = found.setdefault(name, [])
+            if spans and spans[-1].segment == number:
+                # Another commit joined the segment.
+                spans.append(msgspec.structs.replace(spans.pop(), end=added.end, digest=added.digest))
+                continue
             spans.append(Span(number, spans[-1].end if spans else 0, added.end, added.digest))
     return found
 

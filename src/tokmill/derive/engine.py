@@ -148,7 +148,7 @@ def derive_output(
     reporter = ProgressReporter(observers)
     for notice in notices:
         reporter.notice(notice)
-    output = open_output(out, content, __version__, fresh=fresh)
+    output = open_output(out, content, __version__, fresh=fresh, segment_bytes=COMMIT_BYTES)
     resumed, written_bytes = False, 0
     if isinstance(output, Manifest):
         manifest = output

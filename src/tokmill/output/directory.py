@@ -1,10 +1,13 @@
 """The output directory of a run: commit, publish, recover.
 
-During a run everything lies in `.tokmill/` inside the output directory: `journal` (a header, then a line a segment), `NAME.part`
+During a run everything lies in `.tokmill/` inside the output directory: `journal` (a header, then a line a commit), `NAME.part`
 for every growing file, and `lock`. A commit first makes the files durable and then appends a line to the journal, so the journal
 never mentions bytes that could be lost. Publishing writes the manifest beside the files, renames every file to its final name, and
 renames the manifest last. A run that finds a written manifest in `.tokmill/` only repeats the renames. Files that an append
 replaces stay readable until then (`output/superseded.py`).
+
+A segment is what consecutive commits added: commits join it until it is large enough. So a source that gives little a second, for
+weeks, makes no more segments than one that is read at once, and what is kept of them in memory, journal and manifest stays small.
 
 A failed fsync is never tried again: the kernel may have dropped the pages and marked them clean, so a second call would report a
 success that is none. The run stops, and the next one truncates to the last line of the journal and makes those bytes again.
@@ -30,12 +33,13 @@ from tokmill.core.manifest import (
     load_manifest,
     read_state,
 )
+from tokmill.core.partition import Part
 from tokmill.core.records import Counts, Cursor, FileEntry, FileHeader
 from tokmill.core.system import durable, page_cache
 from tokmill.core.system.durable import storage_errors
 from tokmill.core.text import counted
 from tokmill.output.config_diff import changed_error, is_made_of, is_only_more_lenient
-from tokmill.output.journal import Header, Journal
+from tokmill.output.journal import Commit, Header, Journal
 from tokmill.output.state_dir import (
     acquire_lock,
     check_size,
@@ -66,20 +70,27 @@ _MOST_OPEN = 64
 """Complete files that wait for a commit with their descriptors open: so many again may be under commit, of 256 on some systems."""
 
 
+SEGMENT_BYTES = 64 << 20
+"""A segment has at least so many bytes of input or output."""
+_SHARE = 1024
+"""Nor is it smaller than this share of all before it: a run of any length has some thousands of segments."""
+
+
 class Output:
     """The output of one run, with the lock of its directory. Implements `protocols.OutputFiles`. Close it."""
 
-    def __init__(self, directory: Path, lock: DirectoryLock, journal: Journal) -> None:
+    def __init__(self, directory: Path, lock: DirectoryLock, journal: Journal, segment_bytes: int = SEGMENT_BYTES) -> None:
         self.directory = directory
         self._lock = lock
         self._journal = journal
         self.segments = journal.segments
-        """All segments committed so far, those of earlier runs included."""
+        """All segments committed so far, those of earlier runs included; the last one may grow."""
         self.elapsed_before_s = journal.elapsed_s
         """Time that earlier runs put into the committed segments."""
         self._files: dict[str, GrowingFile] = {}
         self._lengths = _lengths(journal.segments)
         self._named = set(self._lengths)
+        self._segment = _SegmentSize(segment_bytes, journal.header.content, self.counts.bytes_in, sum(self._lengths.values()))
         self._completed = {name: entry for segment in journal.segments for name, entry in segment.completed.items()}
         self._just_completed: list[str] = []
         self._committer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="commit")
@@ -145,13 +156,20 @@ class Output:
         self.settle()
         finished = self._just_completed
         touched = [(file, file.length) for name, file in self._files.items() if file.is_ahead or name in finished]
-        spans = {name: span for name, file in self._files.items() if (span := file.cut_span())}
+        spans = {name: span for name, file in self._files.items() if (span := file.span())}
+        self._segment.add(counts.bytes_in, sum(span.end - self._lengths.get(name, 0) for name, span in spans.items()))
         self._lengths.update((name, span.end) for name, span in spans.items())
         entries = {name: self._completed[name] for name in finished}
         segment = Segment(after=after, files=spans, counts=counts, writer=writer, completed=entries)
+        commit = Commit(segment=segment, elapsed_s=elapsed_s, joins=self._segment.is_open)
         done = [self._files.pop(name) for name in finished]
         self._just_completed = []
-        self._pending = self._committer.submit(self._commit, segment, touched, done, elapsed_s, on_done)
+        self._segment.is_open = not self._segment.is_full
+        if self._segment.is_full:
+            self._segment.cut()
+            for file in self._files.values():
+                file.begin_span()
+        self._pending = self._committer.submit(self._commit, commit, touched, done, on_done)
 
     @property
     def staged_bytes(self) -> int:
@@ -179,13 +197,12 @@ class Output:
 
     def _commit(
         self,
-        segment: Segment,
+        commit: Commit,
         touched: list[tuple[GrowingFile, int]],
         done: list[GrowingFile],
-        elapsed_s: float,
         on_done: Callable[[int], None] | None,
     ) -> None:
-        named = {*segment.files, *segment.completed}
+        named = {*commit.segment.files, *commit.segment.completed}
         if not named <= self._named:
             # The journal must not mention a file whose name the disk does not have yet.
             with storage_errors(self.directory):
@@ -199,7 +216,7 @@ class Output:
             for file in done:
                 file.close()
         with storage_errors(self._journal.path):
-            self._journal.append(segment, elapsed_s)
+            self._journal.append(commit)
         if on_done:
             on_done(len(self.segments))
 
@@ -211,7 +228,7 @@ class Output:
             file.close()
         written = growing_path(self.directory, MANIFEST_NAME)
         with storage_errors(written):
-            durable.write_file(written, encode_manifest(manifest))
+            durable.write_file(written, encode_manifest(manifest, str(self.directory)))
         publish_files(self.directory, manifest)
         self._journal.close()
         remove_state(self.directory, self._lock)
@@ -225,7 +242,41 @@ class Output:
         release_lock(self.directory, self._lock)
 
 
-def open_output(directory: Path, content: Content, version: str, *, fresh: bool, replacing: str | None = None) -> Output | Manifest:
+class _SegmentSize:
+    """How large the open segment is, and whether it ends with the next commit."""
+
+    def __init__(self, least_bytes: int, content: Content, n_read: int, n_written: int) -> None:
+        self.is_open = False
+        """Whether the next commit joins the last segment. A run cannot know the digests so far of what another one began."""
+        self._least_bytes = least_bytes
+        # A part is cut as the whole would be, if all parts were alike.
+        self._n_parts = content.part.count if isinstance(content.part, Part) else 1
+        self._now = self._begin = (n_read, n_written)
+
+    def add(self, n_read: int, n_more_written: int) -> None:
+        """Note a commit: input that was read so far, and bytes that it wrote."""
+        self._now = (n_read, self._now[1] + n_more_written)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the segment is large enough."""
+        least = max(self._least_bytes, max(self._begin) * self._n_parts // _SHARE)
+        return max(now - begin for now, begin in zip(self._now, self._begin, strict=True)) >= least
+
+    def cut(self) -> None:
+        """Begin the next segment."""
+        self._begin = self._now
+
+
+def open_output(
+    directory: Path,
+    content: Content,
+    version: str,
+    *,
+    fresh: bool,
+    replacing: str | None = None,
+    segment_bytes: int = SEGMENT_BYTES,
+) -> Output | Manifest:
     """Lock and open an output directory: a new one, one to resume, or (its manifest is returned) a complete one.
 
     replacing: fingerprint of a complete output that stands there until this one takes its place. Raises LockedError, ChangedError,
@@ -233,7 +284,8 @@ def open_output(directory: Path, content: Content, version: str, *, fresh: bool,
     """
     lock = acquire_lock(directory)
     try:
-        return _open_locked(directory, content, version, lock, fresh=fresh, replacing=replacing)
+        found = _open_locked(directory, content, version, lock, fresh=fresh, replacing=replacing)
+        return found if isinstance(found, Manifest) else Output(directory, lock, found, segment_bytes)
     except BaseException:
         release_lock(directory, lock)
         raise
@@ -241,7 +293,7 @@ def open_output(directory: Path, content: Content, version: str, *, fresh: bool,
 
 def _open_locked(
     directory: Path, content: Content, version: str, lock: DirectoryLock, *, fresh: bool, replacing: str | None
-) -> Output | Manifest:
+) -> Journal | Manifest:
     journal_path = state_of(directory) / "journal"
     if plan_of(directory).exists():
         state = str(state_of(directory))
@@ -266,7 +318,7 @@ def _open_locked(
                 journal = Journal.open(journal_path, Header.of(content, version))
         if journal.header.fingerprint != content.fingerprint() and is_only_more_lenient(journal.header.content, content):
             with storage_errors(journal_path):
-                journal = journal.with_header(Header.of(content, version))
+                journal.write_again(Header.of(content, version))
         if journal.header.fingerprint != content.fingerprint():
             raise changed_error(journal.header.content, content, directory)
         _check_files(directory, journal.segments)
@@ -275,7 +327,7 @@ def _open_locked(
     except BaseException:
         journal.close()
         raise
-    return Output(directory, lock, journal)
+    return journal
 
 
 def _complete(directory: Path, content: Content, replacing: str | None) -> Manifest | None:
@@ -445,14 +497,16 @@ class GrowingFile:
         """Whether something was appended since the last commit."""
         return self.length != self._committed
 
-    def cut_span(self) -> FileSpan | None:
-        """Return what was appended since the last call, or None."""
+    def span(self) -> FileSpan | None:
+        """Return the bytes since `begin_span`, to be committed; None if nothing was appended since the last call."""
         if not self.is_ahead:
             return None
-        span = FileSpan(end=self.length, digest=self._hash.hexdigest())
-        self._hash = xxhash.xxh3_128()
         self._committed = self.length
-        return span
+        return FileSpan(end=self.length, digest=self._hash.hexdigest())
+
+    def begin_span(self) -> None:
+        """Begin a span: the next segment begins, and all that was appended is in the one before."""
+        self._hash = xxhash.xxh3_128()
 
     def sync(self, expected: int) -> None:
         """Make at least the first `expected` bytes durable. Raises StorageError when the file is shorter than that."""

@@ -1,5 +1,7 @@
-"""The journal: a header that says what is being made, then one line a committed segment. It is appended and synced, and rewritten
-(in one step) only where settings change that nothing committed depends on.
+"""The journal: a header that says what is being made, then one line a commit. It is appended and synced.
+
+A commit begins a segment or joins the one before it (`output/directory.py` says when). Lines that were joined are put together, and
+the journal written again in one step, before there are many of them: it grows with the segments, not with the time of a run.
 
 A line is `CHECK JSON`, where CHECK is the xxh3_64 of the JSON, seeded with the check of the line before. A line that was cut short,
 changed, removed or moved does not fit this chain. At the very end of the journal that is an append that was cut short by a power
@@ -8,25 +10,32 @@ failure, and is dropped; anywhere else it is damage.
 
 from __future__ import annotations
 
+import io
 import os
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, BinaryIO
 
 import msgspec
 import xxhash
 
+from tokmill.core.bounded import MOST_BYTES, Natural, Seconds, check_amount
 from tokmill.core.config import Content
 from tokmill.core.errors import DamageError, DiskFullError, StorageError, UsageError
-from tokmill.core.manifest import FORMAT_VERSION, Segment, check_names, read_state
+from tokmill.core.manifest import FORMAT_VERSION, Segment, check_content, check_names, open_state, read_state
 from tokmill.core.system import durable
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
+
+_MOST_JOINED = 4096
+"""Commits that joined a segment, after which the journal is written again."""
 
 
 class Header(msgspec.Struct, frozen=True, kw_only=True):
     """The first line: what the run makes."""
 
-    format_version: int
+    format_version: Natural
     tokmill_version: str
     fingerprint: str
     content: Content
@@ -45,65 +54,89 @@ def encode_header(header: Header) -> bytes:
 
 def read_header(path: Path) -> Header | None:
     """Read the header of a journal; None if there is no file. Raises DamageError, UsageError, OSError."""
-    return decode_header(_read(path), str(path))
+    try:
+        data = read_state(path)
+    except FileNotFoundError:
+        return None
+    return decode_header(data, str(path))
 
 
 def decode_header(data: bytes, where: str) -> Header | None:
     """Decode what `encode_header` made; None for no bytes, or a line that was cut short. Raises DamageError, UsageError."""
-    payloads, _, _ = _unchain(data, where)
-    return _decode_header(payloads[0], where) if payloads else None
+    payload = next(_payloads(io.BytesIO(data), _Read(), where), None)
+    return None if payload is None else _decode_header(payload, where)
 
 
-class _Line(msgspec.Struct, frozen=True, kw_only=True):
+class Commit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A line after the first: what a commit added."""
+
     segment: Segment
-    elapsed_s: float
+    """Of a commit that joins: files that it touched or completed; digests are of what the whole segment added to a file."""
+    elapsed_s: Seconds
+    joins: bool = False
+    """Whether the commit adds to the segment of the line before."""
+
+
+def add_commit(segments: list[Segment], commit: Commit) -> None:
+    """Add what a commit says to the segments before it."""
+    segment = commit.segment
+    if commit.joins and segments:
+        before = segments.pop()
+        files, completed = before.files | segment.files, before.completed | segment.completed
+        segment = msgspec.structs.replace(segment, files=files, completed=completed)
+    segments.append(segment)
 
 
 class Journal:
     """The journal of one run, open for appending."""
 
-    def __init__(self, path: Path, header: Header, lines: list[_Line], chain: int) -> None:
+    def __init__(self, path: Path, header: Header, read: _Read) -> None:
         self.path = path
         self.header = header
-        self.segments = [line.segment for line in lines]
-        self.elapsed_s = lines[-1].elapsed_s if lines else 0.0
+        self.segments = read.segments
+        self.elapsed_s = read.elapsed_s
         """Time put into the committed segments, over all runs."""
-        self._chain = chain
+        self._n_joined = read.n_joined
+        self._chain = read.chain
         self._fd = durable.create(path, append=True)
 
     @classmethod
     def open(cls, path: Path, header: Header) -> Journal:
         """Open the journal at `path`, or a new one with `header`. Raises DamageError, OSError; UsageError for a newer tokmill's."""
-        data = _read(path)
-        payloads, chain, n_good = _unchain(data, str(path))
-        if not payloads:
-            check = _check(payload := msgspec.json.encode(header), 0)
-            durable.write_file(path, _line(check, payload))
-            return cls(path, header, [], check)
-        if n_good < len(data):
-            os.truncate(path, n_good)
-        return cls(path, _decode_header(payloads[0], str(path)), [_decode_line(p, str(path)) for p in payloads[1:]], chain)
+        read = _read_whole(path)
+        if read.header is None:
+            payload = msgspec.json.encode(header)
+            read.chain = _check(payload, 0)
+            durable.write_file(path, _line(read.chain, payload))
+            return cls(path, header, read)
+        if not read.is_whole:
+            os.truncate(path, read.n_good)
+        return cls(path, read.header, read)
 
-    def with_header(self, header: Header) -> Journal:
-        """Replace this journal by one with the same segments and another header. Raises OSError, DamageError."""
-        payloads, _, _ = _unchain(_read(self.path), str(self.path))
+    def write_again(self, header: Header) -> None:
+        """Replace the journal by one with the same segments, each in one line, and another header. Raises OSError."""
         chain, lines = 0, []
-        for payload in [msgspec.json.encode(header), *payloads[1:]]:
+        commits = [Commit(segment=segment, elapsed_s=self.elapsed_s) for segment in self.segments]
+        for payload in (msgspec.json.encode(each) for each in (header, *commits)):
             chain = _check(payload, chain)
             lines.append(_line(chain, payload))
-        self.close()
         durable.replace_file(self.path, b"".join(lines))
-        return Journal.open(self.path, header)
+        self.close()
+        self._fd = durable.create(self.path, append=True)
+        self.header, self._chain, self._n_joined = header, chain, 0
 
-    def append(self, segment: Segment, elapsed_s: float) -> None:
-        """Append a line and make it durable. elapsed_s: over all runs. Raises OSError."""
-        payload = msgspec.json.encode(_Line(segment=segment, elapsed_s=elapsed_s))
+    def append(self, commit: Commit) -> None:
+        """Append a line and make it durable. Raises OSError."""
+        payload = msgspec.json.encode(commit)
         check = _check(payload, self._chain)
         durable.write_all(self._fd, _line(check, payload))
         durable.sync_file(self._fd)
         self._chain = check
-        self.segments.append(segment)
-        self.elapsed_s = elapsed_s
+        add_commit(self.segments, commit)
+        self.elapsed_s = commit.elapsed_s
+        self._n_joined += commit.joins
+        if self._n_joined >= _MOST_JOINED:
+            self.write_again(self.header)
 
     def close(self) -> None:
         """Close the descriptor; can be called again."""
@@ -112,24 +145,35 @@ class Journal:
             self._fd = -1
 
 
-def read_segments(path: Path, position: int) -> tuple[list[Segment], int]:
-    """Return the segments after byte `position` of a journal that another process appends to, and where the next one will begin.
+class JournalFollower:
+    """Reads a journal that another process appends to."""
 
-    position: 0, or what was returned before. A journal that is gone has no more segments. Raises DamageError, StorageError.
-    """
-    try:
-        with durable.storage_errors(path), path.open("rb") as file:
-            file.seek(position)
-            data = file.read()
-    except (StorageError, DiskFullError):
-        if path.exists():
-            raise
-        return [], position
-    # A line without an end is being written.
-    whole = data[: data.rfind(b"\n") + 1]
-    lines = whole.split(b"\n")[:-1]
-    header = 1 if position == 0 else 0
-    return [_decode_line(line[17:], str(path)).segment for line in lines[header:]], position + len(whole)
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = (0, 0)
+        self._position = 0
+
+    def read(self) -> tuple[list[Commit], bool]:
+        """Return the commits since the last call, and whether they are all, from the first on: the journal is another file.
+
+        A journal that is gone has no more commits. Raises DamageError, StorageError.
+        """
+        try:
+            with durable.storage_errors(self._path), self._path.open("rb") as file:
+                status = os.fstat(file.fileno())
+                is_new = (status.st_dev, status.st_ino) != self._file or status.st_size < self._position
+                self._file, self._position = (status.st_dev, status.st_ino), 0 if is_new else self._position
+                file.seek(self._position)
+                data = file.read(MOST_BYTES)
+        except (StorageError, DiskFullError):
+            if self._path.exists():
+                raise
+            return [], False
+        # A line without an end is being written.
+        whole = data[: data.rfind(b"\n") + 1]
+        self._position += len(whole)
+        lines = whole.split(b"\n")[:-1]
+        return [_decode_commit(line[17:], str(self._path)) for line in (lines[1:] if is_new else lines)], is_new
 
 
 def read_journal(path: Path) -> tuple[Header, list[Segment], float] | None:
@@ -137,38 +181,61 @@ def read_journal(path: Path) -> tuple[Header, list[Segment], float] | None:
 
     Raises DamageError, OSError; UsageError for a newer tokmill's.
     """
-    payloads, _, _ = _unchain(_read(path), str(path))
-    if not payloads:
-        return None
-    lines = [_decode_line(p, str(path)) for p in payloads[1:]]
-    return _decode_header(payloads[0], str(path)), [line.segment for line in lines], lines[-1].elapsed_s if lines else 0.0
+    read = _read_whole(path)
+    return None if read.header is None else (read.header, read.segments, read.elapsed_s)
 
 
-def _read(path: Path) -> bytes:
+@dataclass(slots=True)
+class _Read:
+    """What was read of a journal."""
+
+    header: Header | None = None
+    segments: list[Segment] = field(default_factory=list)
+    elapsed_s: float = 0.0
+    n_joined: int = 0
+    chain: int = 0
+    """The check of the last line."""
+    n_good: int = 0
+    """Bytes of the lines that fit the chain."""
+    is_whole: bool = True
+    """Whether these are all bytes."""
+
+
+def _read_whole(path: Path) -> _Read:
+    """Read a journal line by line. Raises DamageError, OSError, UsageError."""
+    read, n_values = _Read(), 0
     try:
-        return read_state(path)
+        file = open_state(path)
     except FileNotFoundError:
-        return b""
+        return read
+    with file:
+        for payload in _payloads(file, read, str(path)):
+            if read.header is None:
+                read.header = _decode_header(payload, str(path))
+                continue
+            n_values += check_amount(payload, "the journal", str(path), n_values)
+            commit = _decode_commit(payload, str(path))
+            add_commit(read.segments, commit)
+            read.elapsed_s = commit.elapsed_s
+            read.n_joined += commit.joins
+    return read
 
 
-def _unchain(data: bytes, where: str) -> tuple[list[bytes], int, int]:
-    """Return the payloads of the lines that fit the chain, the last check, and the bytes that these lines take."""
-    payloads: list[bytes] = []
-    chain = n_good = 0
-    lines = data.split(b"\n")
-    for number, line in enumerate(lines[:-1], 1):
-        payload = line[17:]
-        if line[:17] != b"%016x " % _check(payload, chain):
-            if number == len(lines) - 1 and not lines[-1]:
-                break
-            raise _damaged(f"line {number} of the journal does not fit the lines before it", where)
-        payloads.append(payload)
-        chain = _check(payload, chain)
-        n_good += len(line) + 1
-    return payloads, chain, n_good
+def _payloads(file: BinaryIO, read: _Read, where: str) -> Iterator[memoryview]:
+    """Yield the payloads of the lines that fit the chain, and note them in `read`. Raises DamageError."""
+    for number, line in enumerate(file, 1):
+        payload = memoryview(line)[17:-1]
+        if not line.endswith(b"\n") or line[:17] != b"%016x " % (check := _check(payload, read.chain)):
+            if file.read(1):
+                raise _damaged(f"line {number} of the journal does not fit the lines before it", where)
+            read.is_whole = False
+            return
+        read.chain = check
+        read.n_good += len(line)
+        yield payload
 
 
-def _check(payload: bytes, chain: int) -> int:
+def _check(payload: bytes | memoryview, chain: int) -> int:
     return xxhash.xxh3_64_intdigest(payload, chain)
 
 
@@ -176,28 +243,35 @@ def _line(check: int, payload: bytes) -> bytes:
     return b"%016x %s\n" % (check, payload)
 
 
-def _decode_header(payload: bytes, where: str) -> Header:
+def _decode_header(payload: bytes | memoryview, where: str) -> Header:
     try:
-        version = msgspec.json.decode(payload, type=dict[str, msgspec.Raw]).get("format_version", msgspec.Raw(b"0"))
-        if int(bytes(version)) > FORMAT_VERSION:
+        version = msgspec.json.decode(payload, type=_VersionOnly).format_version
+        if version > FORMAT_VERSION:
             raise UsageError(
                 "the run to be resumed was begun by a newer tokmill",
                 where=where,
                 allowed=f"journal version {FORMAT_VERSION} or older",
                 next_step="pip install --upgrade tokmill, or start over with --fresh",
             )
-        return msgspec.json.decode(payload, type=Header)
+        check_amount(payload, "the journal's header", where)
+        header = msgspec.json.decode(payload, type=Header)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise _damaged(f"the journal's header is not readable: {error}", where) from None
+    check_content(header.content, where)
+    return header
 
 
-def _decode_line(payload: bytes, where: str) -> _Line:
+def _decode_commit(payload: bytes | memoryview, where: str) -> Commit:
     try:
-        line = msgspec.json.decode(payload, type=_Line)
+        commit = msgspec.json.decode(payload, type=Commit)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise _damaged(f"the journal is not readable: {error}", where) from None
-    check_names(line.segment.files, where)
-    return line
+    check_names([*commit.segment.files, *commit.segment.completed], where)
+    return commit
+
+
+class _VersionOnly(msgspec.Struct):
+    format_version: Natural = 0
 
 
 def _damaged(what: str, where: str) -> DamageError:

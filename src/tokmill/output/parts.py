@@ -371,7 +371,7 @@ class DirectoryParts(PartsStore):
         """Rename all files into place, the manifest last. Raises StorageError, DamageError, LockedError."""
         written = growing_path(self.directory, MANIFEST_NAME)
         with storage_errors(self.directory):
-            durable.write_file(written, encode_manifest(manifest))
+            durable.write_file(written, encode_manifest(manifest, self.where))
             try:
                 # A run of a part that begins from now on sees the written manifest and ends.
                 self._refuse_busy()

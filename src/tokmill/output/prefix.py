@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, TypeVar
 
+from tokmill.core.bounded import MOST_BYTES
 from tokmill.core.errors import ChangedError, DamagedInputError, DamageError, LockedError, StorageError, UsageError
 from tokmill.core.manifest import (
     MANIFEST_NAME,
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_MOST_MANIFEST_BYTES = 1 << 30
 _READS = 8
 """Of a small object that is replaced whenever it is read."""
 
@@ -113,11 +113,11 @@ class Prefix:
 
     def _bytes(self, info: ObjectInfo) -> bytes:
         """Return the bytes of an object. Raises ChangedError when it is another by now."""
-        if info.size_bytes > _MOST_MANIFEST_BYTES:
+        if info.size_bytes > MOST_BYTES:
             raise DamageError(
                 f"an object of {info.size_bytes:,} bytes; tokmill writes no such {info.name}",
                 where=f"{self.url}/{info.name}",
-                allowed=f"at most {_MOST_MANIFEST_BYTES:,} bytes",
+                allowed=f"at most {MOST_BYTES:,} bytes",
                 next_step="tokenize again with --fresh",
             )
         with contextlib.closing(self.stream(info)) as stream:
@@ -208,7 +208,7 @@ class Prefix:
         sent: what was sent, by name. Raises LockedError when another run came between.
         """
         self._check_sent(sent)
-        data = encode_manifest(manifest)
+        data = encode_manifest(manifest, self.url)
         # Put by an attempt of our own that seemed to fail, perhaps.
         with contextlib.suppress(AlreadyExists):
             self.ask(lambda: self.store.put(MANIFEST_NAME, data, only_new=True))

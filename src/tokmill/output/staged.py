@@ -26,7 +26,7 @@ from tokmill.core.spans import Span, iter_spans, with_header
 from tokmill.core.system import durable
 from tokmill.core.system.durable import storage_errors
 from tokmill.output.config_diff import changed_error, is_made_of, is_only_more_lenient
-from tokmill.output.journal import read_segments
+from tokmill.output.journal import JournalFollower
 from tokmill.output.place import Place, output_of, stage_of
 from tokmill.output.prefix import Prefix
 from tokmill.output.state_dir import (
@@ -48,9 +48,10 @@ if TYPE_CHECKING:
 
     from tokmill.core.config import Job
     from tokmill.core.events import Finished
-    from tokmill.core.manifest import Manifest, Segment
+    from tokmill.core.manifest import Manifest
     from tokmill.core.protocols import Observer
     from tokmill.core.records import FileEntry
+    from tokmill.output.journal import Commit
 
 _TICK_S = 0.2
 
@@ -235,8 +236,8 @@ class ShardUploader:
         """Whether files are sent before all of them are complete."""
         self._directory = directory
         self._make_sender = sender
-        self._position = 0
-        """In the journal, after the last line that was read."""
+        self._journal = JournalFollower(state_of(directory) / "journal")
+        self._n_segments = 0
         self._spans: dict[str, list[Span]] = {}
         self._pending: dict[str, Future[ObjectInfo]] = {}
 
@@ -245,8 +246,10 @@ class ShardUploader:
         if not self.while_made:
             return
         if isinstance(event, (Started, Committed)):
-            segments, self._position = read_segments(state_of(self._directory) / "journal", self._position)
-            self._take(segments)
+            commits, is_new = self._journal.read()
+            if is_new:
+                self._spans, self._n_segments = {}, 0
+            self._take(commits)
         self._settle()
 
     def finish(self, manifest: Manifest, tick: Callable[[], None], tick_s: float) -> dict[str, ObjectInfo]:
@@ -271,13 +274,14 @@ class ShardUploader:
         names = [path.name.removesuffix(".json").replace("%", "/") for path in (marks.iterdir() if marks.is_dir() else ())]
         return {name: self._marked(name) for name in names if not name.endswith(".new")}
 
-    def _take(self, segments: Iterable[Segment]) -> None:
-        """Begin to send the files that are complete with these segments."""
-        for segment in segments:
-            iter_spans([segment], self._spans)
-            for name, entry in segment.completed.items():
+    def _take(self, commits: Iterable[Commit]) -> None:
+        """Begin to send the files that are complete with these commits."""
+        for commit in commits:
+            self._n_segments += not commit.joins
+            iter_spans([commit.segment], self._spans, self._n_segments - 1)
+            for name, entry in commit.segment.completed.items():
                 spans = tuple(with_header(self._spans.pop(name, ()), entry))
-                if not is_sent(self._directory, name):
+                if not is_sent(self._directory, name) and name not in self._pending:
                     self._pending[name] = self._make_sender().send(self._file(name, entry, spans))
 
     def _file(self, name: str, entry: FileEntry, spans: tuple[Span, ...]) -> FileToSend:

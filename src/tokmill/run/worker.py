@@ -32,7 +32,10 @@ class Worker(EncodingProcess):
     def run(self) -> None:
         """Tokenize, publish, and emit Finished. Raises TokmillError."""
         job, directory = self._job, Path(text_to_path(self._job.out))
-        output = open_output(directory, job.content, __version__, fresh=job.fresh, replacing=job.replacing)
+        segment_bytes = job.resources.segment_bytes
+        output = open_output(
+            directory, job.content, __version__, fresh=job.fresh, replacing=job.replacing, segment_bytes=segment_bytes
+        )
         if isinstance(output, Manifest):
             self._emit(already_finished(output))
             return

@@ -16,7 +16,7 @@ import msgspec
 
 from tokmill.core.config import local_path
 from tokmill.core.errors import DamageError, TokmillError, UsageError
-from tokmill.core.manifest import FORMAT_VERSION, MOST_BYTES, SKIPPED_NAME, Manifest, encode_manifest
+from tokmill.core.manifest import FORMAT_VERSION, SKIPPED_NAME, Manifest, encode_manifest
 from tokmill.core.outcome import Outcome, outcome_of
 from tokmill.core.partition import Part, counts_records_from_part
 from tokmill.core.progress import ProgressReporter
@@ -99,14 +99,8 @@ def _assemble(parts: PartsStore, content: Content, reporter: ProgressReporter, m
     check_skipped(counts, max_skipped, skipped_lists(parts.where, parts.where if parts.is_shared else ""))
     reporter.started(sum(entry.size_bytes for part in manifests for entry in files_of_whole(part).values()), 0)
     manifest = _Assembly(parts, content).assemble(manifests)
-    n_bytes = len(encode_manifest(manifest))
-    if n_bytes > MOST_BYTES:
-        raise UsageError(
-            f"the manifest would have {n_bytes:,} bytes, more than any tokmill reads",
-            where=parts.where,
-            allowed=f"{MOST_BYTES:,} bytes: some 60 TB of corpus",
-            next_step="make several outputs of the corpus, each of a part of its files",
-        )
+    # Before anything is renamed or copied: it may be larger than any tokmill reads.
+    encode_manifest(manifest, parts.where)
     return parts.publish(manifests, manifest, reporter)
 
 
@@ -173,7 +167,8 @@ class _Assembly:
             if SKIPPED_NAME in segment.files and records is not None and skipped is not None:
                 for line in records.lines(segment.files[SKIPPED_NAME]):
                     skipped.append(line)
-                span = skipped.cut_span()
+                span = skipped.span()
+                skipped.begin_span()
                 files |= {SKIPPED_NAME: span} if span else {}
             after = self._placed(segment.after, shift)
             self.segments.append(msgspec.structs.replace(segment, after=after, files=files, counts=self.counts + segment.counts))
