@@ -210,13 +210,6 @@ def test_a_dictionary_of_one_long_text_does_not_fill_the_memory(tmp_path: Path) 
     assert pa.total_allocated_bytes() < 64 << 20
 
 
-def test_a_record_batch_beyond_the_budget_is_refused_by_name(tmp_path: Path) -> None:
-    inputs = stored(tmp_path / "a.feather", pa.table({"text": ["x" * 1000] * 100}), compression="uncompressed")
-    with pytest.raises(MemoryBudgetError) as caught:
-        read_all(inputs, sizes={"batch_bytes": 100, "max_piece_bytes": 2000})
-    assert str(caught.value.where).endswith("a.feather, row 1")
-
-
 def test_a_quote_that_is_never_closed_does_not_fill_the_memory(tmp_path: Path) -> None:
     inputs = write(tmp_path, {"a.csv": b'text\none\n"two\n' + b"line\n" * 10_000})
     with pytest.raises(MemoryBudgetError, match="a quote is never closed") as caught:

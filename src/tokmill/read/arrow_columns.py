@@ -82,8 +82,6 @@ class ColumnReader:
         sizes = _sizes(part)
         fits = int(np.searchsorted(np.cumsum(sizes), self._settings.batch_bytes, "right"))
         part = part.slice(0, max(1, fits))
-        if pa.types.is_dictionary(part.type):
-            part = part.dictionary_decode()
         return part.cast(pa.large_binary()) if part.type != pa.large_binary() else part
 
     def _plain(self, part: pa.Array) -> DocumentBuffer | None:
@@ -130,15 +128,6 @@ def text_column(batch: pa.RecordBatch | pa.Table, key: str) -> pa.Array:
     return pc.struct_field(column, below) if below else column
 
 
-def as_bytes(array: pa.Array) -> pa.Array:
-    """Return an array of texts as one of bytes, without a copy or a look at whether they are UTF-8."""
-    kind = array.type
-    if pa.types.is_dictionary(kind):
-        return pa.DictionaryArray.from_arrays(array.indices, as_bytes(array.dictionary), safe=False)
-    views = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary(), pa.string_view(): pa.binary_view()}
-    return array.view(views[kind]) if kind in views else array
-
-
 def check_column(schema: pa.Schema, key: str, where: Location) -> None:
     """Raise BadRecordError, for the whole file, unless the key names one column of texts."""
     kind = _type_of(schema, key)
@@ -168,15 +157,15 @@ def file_error(error: Exception, what: str, where: Location, budget_bytes: int) 
 def _type_of(schema: pa.Schema, key: str) -> pa.DataType | None:
     """Return the type of the column that a key names; None if there is none, or more than one."""
     if key in schema.names:
-        return schema.field(key).type if schema.names.count(key) == 1 else None
+        return stored_type(schema.field(key).type) if schema.names.count(key) == 1 else None
     first, *below = key.split(".")
     if not below or schema.names.count(first) != 1:
         return None
-    kind = schema.field(first).type
+    kind = stored_type(schema.field(first).type)
     for name in below:
         if not pa.types.is_struct(kind) or kind.get_field_index(name) < 0:
             return None
-        kind = kind.field(name).type
+        kind = stored_type(kind.field(name).type)
     return kind
 
 
@@ -196,29 +185,35 @@ def _missing(schema: pa.Schema, key: str) -> NotARecordError:
     return NotARecordError("missing_text", f'there is {how} "{key}"{inside} there: {names}', _other_column(fields, above))
 
 
-def _is_text(kind: pa.DataType) -> bool:
-    value: Any = kind.value_type if pa.types.is_dictionary(kind) else kind
+def stored_type(kind: Any) -> Any:
+    """Return the type that is stored for a type: of an extension, the one below it."""
+    while isinstance(kind, pa.BaseExtensionType):
+        kind = kind.storage_type
+    return kind
+
+
+def _is_text(kind: Any) -> bool:
+    kind = stored_type(kind)
+    value = stored_type(kind.value_type) if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind) else kind
     return value in (pa.string(), pa.large_string(), pa.string_view(), pa.binary(), pa.large_binary(), pa.binary_view())
 
 
 def _other_column(fields: Sequence[pa.Field], above: Sequence[str]) -> str:
     """Return what to type: the first column of texts. above: names of the structs that the fields are in."""
-    texts: Sequence[str] = [field.name for field in fields if _is_text(field.type) and field.name.isprintable()]
-    if not texts:
-        return "pass --text-key COLUMN (a field of a struct: COLUMN.FIELD)"
-    return f"pass --text-key {shlex.quote('.'.join([*above, texts[0]]))}"
+    names = [field.name for field in fields]
+    texts = [field.name for field in fields if _is_text(field.type) and field.name.isprintable() and names.count(field.name) == 1]
+    if texts:
+        return f"pass --text-key {shlex.quote('.'.join([*above, texts[0]]))}"
+    if len(set(names)) < len(names):
+        return "rename columns that have the same name, and write the file again"
+    return "pass --text-key COLUMN (a field of a struct: COLUMN.FIELD)"
 
 
 def _sizes(array: pa.Array) -> np.ndarray:
     """Return the bytes of each text, 0 of a null: int64, shape (n_rows,)."""
     if pa.types.is_null(array.type):
         return np.zeros(len(array), np.int64)
-    if pa.types.is_dictionary(array.type):
-        sizes = pc.binary_length(array.dictionary).cast(pa.int64()).take(array.indices)
-    elif pa.types.is_string_view(array.type) or pa.types.is_binary_view(array.type):
-        sizes = pc.binary_length(array.cast(pa.large_binary()))
-    else:
-        sizes = pc.binary_length(array)
+    sizes = pc.binary_length(array)
     found: np.ndarray = pc.fill_null(sizes.cast(pa.int64()), 0).to_numpy(zero_copy_only=False)
     return found
 

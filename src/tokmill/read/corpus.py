@@ -18,6 +18,7 @@ from tokmill.core.documents import joined
 from tokmill.core.errors import TokmillError
 from tokmill.core.partition import Part
 from tokmill.core.records import BLOCK_BYTES, DIVIDE_ABOVE_BYTES, WITH_FOOTER, Batch, Counts, Cursor, SourceFormat
+from tokmill.core.system.budget import spare_bytes
 from tokmill.core.text import counted, shortened
 from tokmill.read.input_range import find_range
 from tokmill.read.position import ReadSettings
@@ -84,7 +85,7 @@ class CorpusReader:
         self._n_texts = 0
         """Text files of some size that were read to their end, and how many of them have no separator; the first by name."""
         self._checks_pipes = resources.refuse_json_lines
-        self._settings = ReadSettings(
+        self.settings = ReadSettings(
             content=content,
             cutter=cutter,
             batch_bytes=batch_bytes,
@@ -94,6 +95,7 @@ class CorpusReader:
             block_bytes=block_bytes,
             budget_bytes=resources.budget_bytes,
             terms=resources.terms,
+            spare_bytes=spare_bytes(resources),
         )
 
     def batches(self, start: Cursor) -> Iterator[Batch]:
@@ -105,14 +107,14 @@ class CorpusReader:
         """Return what is to be said of the inputs that were read."""
         if not self._n_undivided:
             return []
-        n, separator = self._n_undivided, typed_separator(self._settings.content.separator)
+        n, separator = self._n_undivided, typed_separator(self.settings.content.separator)
         names = ", ".join(shortened(self._undivided, _MOST_NAMED, n))
         files = f"{n:,} of {counted(self._n_texts, 'text file')} of more than 1 MiB, each of which is one document: {names}"
         where = names if n == 1 else files
         return [f"the separator {separator} does not occur in {where}; say with --separator where documents end"]
 
     def _packed(self, start: Cursor) -> Iterator[Batch]:
-        pack = _Pack(self._settings)
+        pack = _Pack(self.settings)
         try:
             for batch in self._unpacked(start):
                 if not pack.takes(batch):
@@ -140,7 +142,7 @@ class CorpusReader:
 
     def _input(self, i: int, start: Cursor, n_before: int) -> Generator[Batch, None, tuple[int, Cursor]]:
         """Yield the batches of one input; return the stored bytes before the next, and the cursor after the input."""
-        wanted = find_range(self._settings.content, self._part, i)
+        wanted = find_range(self.settings, self._part, i)
         start, n_before = wanted.first(start), n_before - wanted.begin_byte
         if not wanted.is_over(start):
             return (yield from self._range(wanted, start, n_before))
@@ -156,8 +158,8 @@ class CorpusReader:
         stream: Any = open_seekable(source) if source.format in WITH_FOOTER else wanted.bounded(open_stream(source))
         try:
             if self._checks_pipes and source.size_bytes is None and not start.offset:
-                stream = check_pipe(stream, source, self._settings.content.text_key)
-            for batch in _reader_of(source.format)(stream, position, self._settings).batches(start):
+                stream = check_pipe(stream, source, self.settings.content.text_key)
+            for batch in _reader_of(source.format)(stream, position, self.settings).batches(start):
                 yield replace(batch, position_bytes=n_before + batch.position_bytes, counts=wanted.counts(batch))
             self._note_undivided(wanted, position)
             return n_before + int(stream.raw_position()), position.end()
@@ -168,12 +170,7 @@ class CorpusReader:
         """Note a whole text file that was read to its end, and whether it was one document though separators were expected."""
         source = wanted.source
         is_whole = not wanted.begin.offset and not wanted.end.offset
-        if (
-            source.format != "text"
-            or self._settings.content.separator is None
-            or position.offset < _UNDIVIDED_BYTES
-            or not is_whole
-        ):
+        if source.format != "text" or self.settings.content.separator is None or position.offset < _UNDIVIDED_BYTES or not is_whole:
             return
         self._n_texts += 1
         if position.record == 1:

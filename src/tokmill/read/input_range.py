@@ -27,10 +27,10 @@ from tokmill.read.stream import BoundedStream, open_stream, read_fully
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from tokmill.core.config import Content
     from tokmill.core.partition import Part
     from tokmill.core.protocols import ByteStream
     from tokmill.core.records import Input
+    from tokmill.read.position import ReadSettings
 
 BLOCK_BYTES = 1 << 18
 """Looked at at a time: in a run of separators some fifty bytes of memory for each."""
@@ -89,8 +89,12 @@ class InputRange:
         )
 
 
-def find_range(content: Content, part: Part | None, input_index: int) -> InputRange:
-    """Return the range that a part has of an input; None has all of it. Raises DamagedInputError, ChangedError, BadRecordError."""
+def find_range(settings: ReadSettings, part: Part | None, input_index: int) -> InputRange:
+    """Return the range that a part has of an input; None has all of it.
+
+    Raises DamagedInputError, ChangedError, BadRecordError, MemoryBudgetError.
+    """
+    content = settings.content
     source = content.inputs[input_index]
     next_input = Cursor(input_index=input_index + 1)
     begin_byte = part.begin if part and input_index == 0 else 0
@@ -98,7 +102,7 @@ def find_range(content: Content, part: Part | None, input_index: int) -> InputRa
     if not begin_byte and end_byte is None:
         return InputRange(source, Cursor(input_index=input_index), next_input)
     if not counts_records_from_part(source):
-        begin, end = _first_rows(source, content.text_key, [begin_byte, end_byte])
+        begin, end = _first_rows(source, settings, [begin_byte, end_byte])
         first, stop = (Cursor(input_index=input_index, record=row) if row is not None else next_input for row in (begin, end))
         return InputRange(source, first, stop, begin_byte=begin_byte)
     is_text = source.format == "text"
@@ -183,11 +187,11 @@ def _read(source: Input, begin: int, n_bytes: int) -> bytes:
         return read_fully(stream, n_bytes)
 
 
-def _first_rows(source: Input, key: str, places: list[int | None]) -> list[int | None]:
+def _first_rows(source: Input, settings: ReadSettings, places: list[int | None]) -> list[int | None]:
     """Return for each byte of a Parquet file the first row of the first row group that begins there or later; None if none does."""
     from tokmill.read.formats.parquet import stored_groups
 
-    groups = stored_groups(source, key)
+    groups = stored_groups(source, settings)
     return [
         None if at is None else 0 if not at else next((group.first for group in groups if group.begin_byte >= at), None)
         for at in places

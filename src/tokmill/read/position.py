@@ -53,6 +53,8 @@ class ReadSettings:
     """--memory, for messages."""
     terms: BudgetTerms | None = None
     """What the budget was divided for, for messages."""
+    spare_bytes: int = 32 << 20
+    """Memory for what a reader holds of a file for as long as it is open."""
 
     @property
     def most_bytes(self) -> int:

@@ -23,6 +23,7 @@ from tokmill.core.text import counted
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tokmill.core.config import Resources
     from tokmill.core.protocols import Encoder
     from tokmill.core.records import Batch
 
@@ -171,15 +172,20 @@ def _with_batches(budget_bytes: int, batch_bytes: int, terms: BudgetTerms) -> Bu
 
 def budget_for_piece(n_bytes: int, terms: BudgetTerms) -> int:
     """Return the smallest budget, in whole 16 MiB, with which a text of `n_bytes` can be encoded in one piece."""
+    most = 2 * n_bytes * _PIECE_COST * terms.piece_factor
+    return _least_budget(lambda shares: shares.max_piece_bytes >= n_bytes, most, terms)
+
+
+def _least_budget(fits: Callable[[BudgetShares], bool], most: int, terms: BudgetTerms) -> int:
+    """Return the smallest budget, in whole 16 MiB, whose shares fit; `most` more than the smallest of all does."""
     step = 16 * MIB
-    most = 2 * n_bytes * _PIECE_COST * terms.piece_factor + _least_mib(terms) * MIB
 
-    def fits(n_steps: int) -> bool:
+    def is_enough(n_steps: int) -> bool:
         shares = _divided(n_steps * step, terms)
-        return shares is not None and shares.max_piece_bytes >= n_bytes
+        return shares is not None and fits(shares)
 
-    # A larger budget never allows a shorter piece.
-    return step * bisect.bisect_left(range(most // step + 2), True, key=fits)
+    # What fits into a budget fits into a larger one.
+    return step * bisect.bisect_left(range((most + _least_mib(terms) * MIB) // step + 2), True, key=is_enough)
 
 
 def piece_too_long(what: str, where: str, most: int, terms: BudgetTerms | None, n_bytes: int | None) -> MemoryBudgetError:
@@ -201,6 +207,37 @@ def piece_too_long(what: str, where: str, most: int, terms: BudgetTerms | None, 
         option="--memory",
         suggested=f"{needed // MIB}MiB" if needed else None,
         next_step=next_step,
+    )
+
+
+def spare_bytes(resources: Resources) -> int:
+    """Return the memory that a reader may hold for as long as a file is open."""
+    return _spare(resources.worker_bytes, resources.reset_above_bytes, resources.terms)
+
+
+def _spare(worker_bytes: int, reset_above_bytes: int, terms: BudgetTerms) -> int:
+    """Return what is left above where caches are dropped, beside what they grow by until they are dropped again."""
+    return max(0, worker_bytes - reset_above_bytes - terms.n_threads * _CACHE_FLOOR_BYTES)
+
+
+def index_too_large(what: str, where: str, terms: BudgetTerms | None, n_bytes: int, spare: int) -> MemoryBudgetError:
+    """Return the error for what must be held for as long as a file is open, n_bytes, and is more than `spare_bytes`."""
+
+    def fits(shares: BudgetShares) -> bool:
+        worker_bytes = shares.budget_bytes - shares.parent_bytes - shares.inputs_bytes // 2
+        return _spare(worker_bytes, shares.reset_above_bytes, shares.terms) >= n_bytes
+
+    needed = _least_budget(fits, 4 * n_bytes, terms) if terms else None
+    if needed and needed > memory.usable_bytes():
+        needed = None
+    other = "write the file again with fewer row groups, or with the column of texts alone"
+    return MemoryBudgetError(
+        f"{what} takes {n_bytes / MIB:,.0f} MiB when it is decoded, more than the memory budget leaves for it",
+        where=where,
+        allowed=f"at most {spare / MIB:,.0f} MiB with this --memory",
+        option="--memory",
+        suggested=f"{needed // MIB}MiB" if needed else None,
+        next_step=f"or {other}" if needed else other,
     )
 
 

@@ -1,34 +1,42 @@
-"""Arrow IPC, files (also called Feather) and streams: one column of texts, a record batch at a time.
+"""Arrow IPC, files (also called Feather) and streams: one column of texts, a slice of a record batch at a time.
 
-A file's record batches are reached directly, a stream's one after the other. A record batch may have any size: of a file only the
-wanted column is read, and a read of more bytes than the budget allows in one piece is an error before it is made.
+Of a record batch, which may have any size, only the buffers of the wanted column are read, and never all of them at once. Several
+streams one after another are read like one. Whatever else is in the file is an error.
 """
 
 from __future__ import annotations
 
-import io
-from typing import TYPE_CHECKING, Any
-
-import pyarrow as pa
+from typing import TYPE_CHECKING
 
 from tokmill.core.errors import DamagedInputError
 from tokmill.core.records import Location
 from tokmill.core.system.budget import piece_too_long
-from tokmill.read.arrow_columns import ARROW_ERRORS, ColumnReader, as_bytes, check_column, text_column
+from tokmill.read.arrow_columns import ARROW_ERRORS, ColumnReader, check_column
+from tokmill.read.formats.arrow_buffers import BatchBuffers, ColumnTexts, Values
+from tokmill.read.formats.arrow_messages import (
+    DICTIONARY,
+    SCHEMA,
+    ColumnPlace,
+    FlatTable,
+    Message,
+    MessageReader,
+    OldStreamError,
+    OpenStreamError,
+)
 from tokmill.read.position import FormatReader
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
+    import pyarrow as pa
+
+    from tokmill.core.errors import TokmillError
     from tokmill.core.records import Batch, Cursor
     from tokmill.read.position import Position, ReadSettings
     from tokmill.read.seekable import SeekableFile
 
-_FILE_MAGIC = b"ARROW1"
-_STREAM_MAGIC = b"\xff\xff\xff\xff"
 _FEATHER_1_MAGIC = b"FEA1"
-_END = b"\xff\xff\xff\xff\0\0\0\0"
-"""End of a stream (the Arrow columnar format, "IPC streaming format"); every writer since 2019 writes it."""
+_COPY = "import pyarrow as pa; t = pa.ipc.open_stream('FILE').read_all(); pa.feather.write_feather(t, 'NEW_FILE')"
 
 
 class ArrowReader(FormatReader["SeekableFile"]):
@@ -38,103 +46,82 @@ class ArrowReader(FormatReader["SeekableFile"]):
         """See FormatReader."""
         super().__init__(stream, position, settings)
         self._columns = ColumnReader("Arrow", stream, position, settings)
-        self._n_before = 0
-        """Rows before the position that are still to be met."""
+        self._most = 2 * settings.max_piece_bytes
+        """Bytes held at once."""
+        self._texts = ColumnTexts(settings.batch_bytes, self._most, self.check_size)
 
     def batches(self, start: Cursor) -> Iterator[Batch]:
         """See FormatReader."""
-        self._n_before = start.record
-        arrays = self._arrays()
+        arrays = self._arrays(start.record)
         while True:
             try:
                 array = next(arrays, None)
             except ARROW_ERRORS as error:
-                raise self._columns.error(error) from error
+                raise self._error(error) from error
             if array is None:
                 break
             yield from self._columns.batches(array)
         yield from self._columns.end()
 
-    def _arrays(self) -> Iterator[pa.Array]:
-        """Yield the column of each record batch, from the position on."""
-        head = self._stream.read(8)
-        self._stream.seek(0)
-        if head.startswith(_FEATHER_1_MAGIC):
+    def _arrays(self, n_before: int) -> Iterator[pa.Array]:
+        """Yield the column, slice by slice, without the first n_before rows."""
+        head = self._stream.read(4)
+        if head == _FEATHER_1_MAGIC:
             raise DamagedInputError(
                 "this is Feather version 1, which is no Arrow file",
                 where=self._position.source.path,
                 allowed="Feather version 2, Arrow IPC files and streams",
                 next_step='write it again: pyarrow.feather.write_feather(pyarrow.feather.read_table("FILE"), "NEW_FILE")',
             )
-        # A stream begins with a mark, before Arrow 0.15 with the length of its schema.
-        n_bytes = self._position.source.size_bytes or 0
-        if not head.startswith((_FILE_MAGIC, _STREAM_MAGIC)) and int.from_bytes(head[:4], "little") > n_bytes:
-            raise self._columns.error(ValueError("it does not begin as one"))
-        return self._of_file() if head.startswith(_FILE_MAGIC) else self._of_stream()
+        place: ColumnPlace | None = None
+        dictionary = Values(self._most)
+        for message in MessageReader(self._stream, self.check_size).messages():
+            if message.kind == SCHEMA:
+                place, dictionary = self._place(message), Values(self._most)
+            elif place is None:
+                raise ValueError("rows without a schema")
+            elif message.kind == DICTIONARY:
+                if message.header.number(0) == place.dictionary_id:
+                    dictionary = self._with_values(dictionary, message, place)
+            else:
+                batch = BatchBuffers(self._stream, self._position.source, message, message.header)
+                begin, n_before = n_before, max(0, n_before - batch.n_rows)
+                if begin < batch.n_rows:
+                    yield from self._texts.rows(batch, message, place, dictionary, begin)
 
-    def _of_file(self) -> Iterator[pa.Array]:
-        schema = pa.ipc.open_file(_BudgetedFile(self._stream, self.check_size)).schema
-        index = self._checked(schema)
-        opened = pa.ipc.open_file(
-            _BudgetedFile(self._stream, self.check_size), options=pa.ipc.IpcReadOptions(included_fields=[index], use_threads=False)
-        )
-        for i in range(opened.num_record_batches):
-            yield from self._column(opened.get_batch(i))
+    def _with_values(self, dictionary: Values, message: Message, place: ColumnPlace) -> Values:
+        """Return a dictionary with the values of a message added, or in place of others."""
+        rows: FlatTable | None = message.header.table(1)
+        if rows is None:
+            raise ValueError("a dictionary has no values")
+        values = dictionary if message.header.number(2, "<B") else Values(self._most)
+        batch = BatchBuffers(self._stream, self._position.source, message, rows)
+        self._texts.values(batch, place.kinds[-1].value_type, values)
+        return values
 
-    def _of_stream(self) -> Iterator[pa.Array]:
-        file: Any = _BudgetedFile(self._stream, self.check_size)
-        with pa.ipc.open_stream(file, options=pa.ipc.IpcReadOptions(use_threads=False)) as opened:
-            self._checked(opened.schema)
-            for batch in opened:
-                yield from self._column(batch)
-        # pyarrow accepts a stream that was cut between two record batches.
-        self._stream.seek(-len(_END), 2)
-        if self._stream.read(len(_END)) != _END:
-            raise ValueError("it does not end with the mark of a stream's end")
-
-    def _column(self, batch: pa.RecordBatch) -> Iterator[pa.Array]:
-        """Yield the column of the next record batch from the position on, unless the position is after all of it."""
-        begin, self._n_before = self._n_before, max(0, self._n_before - len(batch))
-        if 0 < begin >= len(batch):
-            return
-        batch.validate()
-        column = as_bytes(text_column(batch, self._settings.content.text_key))
-        # A damaged file has offsets beyond its data; used unchecked, they end the process.
-        column.validate(full=True)
-        yield column.slice(begin)
-
-    def _checked(self, schema: pa.Schema) -> int:
-        """Return the index of the wanted column. Raises BadRecordError."""
-        key = self._settings.content.text_key
+    def _place(self, message: Message) -> ColumnPlace:
+        """Return where the wanted column is. Raises BadRecordError."""
+        schema, key = message.schema(), self._settings.content.text_key
         check_column(schema, key, Location(path=self._position.source.path))
-        names: list[str] = schema.names
-        return names.index(key) if key in names else names.index(key.split(".")[0])
+        if message.header.number(0, "<h"):
+            raise ValueError("its numbers begin with their highest byte (big-endian)")
+        return ColumnPlace.find(schema, message.header, [key] if key in schema.names else key.split("."))
+
+    def _error(self, error: Exception) -> TokmillError:
+        """Return the error for one of pyarrow's or of ours."""
+        if isinstance(error, OldStreamError):
+            what, next_step = "this is a stream of Arrow before 0.15 (the legacy format)", f'write it again: python -c "{_COPY}"'
+        elif isinstance(error, OpenStreamError):
+            what = "the stream ends without the mark of its end: it may be cut off, or its writer was not closed"
+            next_step = f'get a complete copy; if this is all of it, write it again: python -c "{_COPY}"'
+        else:
+            return self._columns.error(error)
+        where = str(self._position.location().at(None))
+        return DamagedInputError(what, where=where, allowed="Arrow IPC files, and streams with their end", next_step=next_step)
 
     def check_size(self, n_bytes: int) -> None:
-        """Raise MemoryBudgetError for a read that the budget does not allow."""
-        most = 2 * self._settings.max_piece_bytes
-        if n_bytes > most:
+        """Raise MemoryBudgetError for what the budget does not allow to be held at once."""
+        if n_bytes > self._most:
             where = str(self._position.location().at(None))
-            self._stream.failed = piece_too_long("a record batch of this Arrow file", where, most, None, None)
-            raise self._stream.failed
-
-
-class _BudgetedFile(io.RawIOBase):
-    """A file for pyarrow, with reads that the budget allows; closing it leaves the file open."""
-
-    def __init__(self, file: SeekableFile, check_size: Callable[[int], None]) -> None:
-        self._file = file
-        self._check_size = check_size
-
-    def read(self, size: int = -1, /) -> bytes:
-        self._check_size(size)
-        return self._file.read(size)
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        return self._file.seek(offset, whence)
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
+            what = "what must be held at once of this Arrow file (a text, or the index of a dictionary)"
+            raise piece_too_long(what, where, self._most, self._settings.terms, n_bytes)

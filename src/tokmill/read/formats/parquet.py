@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from tokmill.core.records import Location
 from tokmill.read.arrow_columns import ARROW_ERRORS, ColumnReader, check_column, file_error, text_column
+from tokmill.read.formats.parquet_footer import check_footer, read_footer
 from tokmill.read.position import FormatReader
 from tokmill.read.seekable import open_seekable
 
@@ -45,24 +46,25 @@ class StoredGroup:
     """Offset of its first page in the file."""
 
 
-def stored_groups(source: Input, key: str) -> list[StoredGroup]:
+def stored_groups(source: Input, settings: ReadSettings) -> list[StoredGroup]:
     """Return the row groups of a file.
 
     Args:
         source: the file.
-        key: --text-key.
+        settings: of its reader.
 
     Returns:
         The groups in the order of the file.
 
     Raises:
         DamagedInputError: the file's end cannot be read.
+        MemoryBudgetError: there is too much of it.
         BadRecordError: there is no such column of texts.
         ChangedError: the file is not as it was found.
     """
-    where = Location(path=source.path)
+    key = settings.content.text_key
     with open_seekable(source) as file:
-        metadata = _open(file, key, where, 0).metadata
+        metadata = _open(file, Location(path=source.path), settings).metadata
         groups, first = [], 0
         for i in range(metadata.num_row_groups):
             group = metadata.row_group(i)
@@ -74,15 +76,18 @@ def stored_groups(source: Input, key: str) -> list[StoredGroup]:
     return groups
 
 
-def _open(file: SeekableFile, key: str, where: Location, budget_bytes: int) -> pq.ParquetFile:
+def _open(file: SeekableFile, where: Location, settings: ReadSettings) -> pq.ParquetFile:
     """Open a file with a column of texts. Raises DamagedInputError, BadRecordError, MemoryBudgetError."""
+    metadata = read_footer(file, where, settings)
     try:
         # Where pages have checksums, they are compared.
-        opened = pq.ParquetFile(file, pre_buffer=False, buffer_size=_BUFFER_BYTES, page_checksum_verification=True)
+        opened = pq.ParquetFile(
+            file, metadata=metadata, pre_buffer=False, buffer_size=_BUFFER_BYTES, page_checksum_verification=True
+        )
         schema = opened.schema_arrow
     except ARROW_ERRORS as error:
-        raise file.failed or file_error(error, "Parquet", where, budget_bytes) from error
-    check_column(schema, key, where)
+        raise file.failed or file_error(error, "Parquet", where, settings.budget_bytes) from error
+    check_column(schema, settings.content.text_key, where)
     return opened
 
 
@@ -97,7 +102,11 @@ class ParquetReader(FormatReader["SeekableFile"]):
     def batches(self, start: Cursor) -> Iterator[Batch]:
         """See FormatReader."""
         where = Location(path=self._position.source.path)
-        opened = _open(self._stream, self._settings.content.text_key, where, self._settings.budget_bytes)
+        opened = _open(self._stream, where, self._settings)
+        try:
+            check_footer(self._stream, opened.metadata, self._settings.content.text_key)
+        except ARROW_ERRORS as error:
+            raise self._columns.error(error) from error
         first, stop = 0, self._position.stop_record
         for group in range(opened.metadata.num_row_groups):
             end = first + opened.metadata.row_group(group).num_rows

@@ -212,9 +212,11 @@ class Sampler:
     def _read_files(self, sources: tuple[Input, ...], seconds: float, most_bytes: int) -> Group:
         """Read files as far as the time allows and keep every n-th batch, of at most so much text."""
         content = msgspec.structs.replace(self._content, inputs=sources, on_error="skip")
-        reader = CorpusReader(content, _RESOURCES, cutter_of(content.tokenizer))
+        job = self._request.job.resources
+        budget = {name: getattr(job, name) for name in ("budget_bytes", "worker_bytes", "reset_above_bytes", "terms")}
+        reader = CorpusReader(content, msgspec.structs.replace(_RESOURCES, **budget), cutter_of(content.tokenizer))
         size, until_s = _size(sources), time.monotonic() + seconds
-        groups = stored_groups(sources[0], content.text_key) if sources[0].format == "parquet" else []
+        groups = stored_groups(sources[0], reader.settings) if sources[0].format == "parquet" else []
         n_rows = sum(group.n_rows for group in groups)
         windows: list[Window] = []
         stride, n_kept_bytes, n_seen, n_unseen, n_raw, n_records = 1, 0, 0, 0, 0, 0
