@@ -121,15 +121,12 @@ def _fail_unforeseen(error: Exception, console: Console) -> int:
     if consoles.signals_seen:
         # It came of the signal, in the middle of a module that was being loaded (numpy says that it is broken).
         return _fail(_interrupted(), console)
+    from tokmill.core.system.refusals import explained
+
     is_verbose = console.has_flag("--verbose", short="v")
     if is_verbose:
         traceback.print_exception(error, file=sys.stderr)
     return _fail(
-        TokmillError(
-            f"unforeseen {type(error).__name__}: {error}",
-            where=PROGRAM,
-            allowed="no error of this kind: it is a fault of tokmill",
-            next_step="report it" if is_verbose else "run again with -v for the traceback, and report it",
-        ),
+        explained(error, PROGRAM, next_step="report it" if is_verbose else "run again with -v for the traceback, and report it"),
         console,
     )

@@ -9,7 +9,6 @@ import os
 import platform
 import re
 import resource
-import shutil
 import tempfile
 import time
 from dataclasses import dataclass
@@ -107,7 +106,8 @@ def disk(directory: str) -> list[Check]:
     wanted = Path(directory).absolute()
     place = next(p for p in (wanted, *wanted.parents) if p.is_dir())
     kind = _filesystem(place)
-    free = shutil.disk_usage(place).free
+    status = durable.file_system_of(place)
+    free = status.f_bavail * status.f_frsize if status else None
     checks = [Check("disk", "place", str(place)), _of_kind(kind), _of_space(free)]
     try:
         took_s = _time_to_sync(place)
@@ -135,7 +135,9 @@ def _of_kind(kind: str) -> Check:
     return Check("disk", "file system", kind)
 
 
-def _of_space(free: int) -> Check:
+def _of_space(free: int | None) -> Check:
+    if free is None:
+        return Check("disk", "free", "not known: the file system does not say", "note")
     is_low = free < _LOW_BYTES
     return Check(
         "disk", "free", _mib(free), "note" if is_low else "ok", "free disk space, or choose another --out" if is_low else None

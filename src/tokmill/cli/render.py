@@ -201,7 +201,8 @@ def _disk_rows(plan: Plan) -> list[tuple[str, str]]:
     verdict = "complete already, nothing will be written" if plan.is_complete else "it fits" if disk.fits else "IT DOES NOT FIT"
     written = f", {format_bytes(disk.written_bytes)} of it written already" if disk.written_bytes else ""
     needed = f"{format_bytes(disk.needed_bytes)} needed ({format_bytes(disk.bookkeeping_bytes)} for journal and manifest{written})"
-    return [*rows, ("disk", f"{needed}, {format_bytes(disk.free_bytes)} free: {verdict}"), ("on", printable_line(disk.path))]
+    free = "what is free is not known" if disk.free_bytes is None else f"{format_bytes(disk.free_bytes)} free: {verdict}"
+    return [*rows, ("disk", f"{needed}, {free}"), ("on", printable_line(disk.path))]
 
 
 def _time_rows(plan: Plan) -> list[tuple[str, str]]:

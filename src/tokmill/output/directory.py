@@ -16,7 +16,7 @@ success that is none. The run stops, and the next one truncates to the last line
 from __future__ import annotations
 
 import os
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import wait
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -37,6 +37,7 @@ from tokmill.core.partition import Part
 from tokmill.core.records import Counts, Cursor, FileEntry, FileHeader
 from tokmill.core.system import durable, page_cache
 from tokmill.core.system.durable import storage_errors
+from tokmill.core.system.refusals import in_thread
 from tokmill.core.text import counted
 from tokmill.output.config_diff import changed_error, is_made_of, is_only_more_lenient
 from tokmill.output.journal import Commit, Header, Journal
@@ -59,6 +60,7 @@ from tokmill.output.superseded import discard_unfinished, is_append_to, keep_sup
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+    from concurrent.futures import Future
     from pathlib import Path
 
     from typing_extensions import Buffer
@@ -93,7 +95,6 @@ class Output:
         self._segment = _SegmentSize(segment_bytes, journal.header.content, self.counts.bytes_in, sum(self._lengths.values()))
         self._completed = {name: entry for segment in journal.segments for name, entry in segment.completed.items()}
         self._just_completed: list[str] = []
-        self._committer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="commit")
         self._pending: Future[None] | None = None
         self._failure: BaseException | None = None
 
@@ -169,7 +170,7 @@ class Output:
             self._segment.cut()
             for file in self._files.values():
                 file.begin_span()
-        self._pending = self._committer.submit(self._commit, commit, touched, done, on_done)
+        self._pending = in_thread(self._commit, commit, touched, done, on_done, name="commit")
 
     @property
     def staged_bytes(self) -> int:
@@ -235,7 +236,8 @@ class Output:
 
     def close(self) -> None:
         """Release the directory; what was committed stays."""
-        self._committer.shutdown(wait=True)
+        if self._pending is not None:
+            wait((self._pending,))
         for file in self._files.values():
             file.close()
         self._journal.close()

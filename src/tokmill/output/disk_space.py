@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +10,7 @@ import msgspec
 from tokmill.core.errors import DiskFullError
 from tokmill.core.output_spec import Shards
 from tokmill.core.records import ITEM_BYTES, is_packed, text_to_path
+from tokmill.core.system.durable import file_system_of
 from tokmill.core.text import counted, printable_line
 from tokmill.formats import FORMATS
 from tokmill.output.state_dir import growing_files
@@ -48,8 +48,8 @@ class DiskNeed(msgspec.Struct, frozen=True, kw_only=True):
     """Left free for others."""
     written_bytes: int
     """Written there by an earlier run already, and used or discarded by this one."""
-    free_bytes: int
-    """For this user."""
+    free_bytes: int | None
+    """For this user; None where the file system does not say."""
     needed_files: int
     free_files: int | None
     """Inodes; None where the file system has no limit."""
@@ -64,7 +64,7 @@ class DiskNeed(msgspec.Struct, frozen=True, kw_only=True):
         if self.fits:
             return
         elsewhere = "--stage on another disk, --shard-tokens with a smaller --stage-size" if is_staged else "choose another --out"
-        if self.needed_bytes > self.free_bytes:
+        if self.free_bytes is not None and self.needed_bytes > self.free_bytes:
             what = (
                 f"the output will not fit on the disk: about {_mb(self.needed_bytes)} are needed, {_mb(self.free_bytes)} are free"
             )
@@ -99,20 +99,20 @@ def rewriting_need(out: Path, content: Content, counts: Counts, *, fresh: bool) 
 
 def _need(out: Path, content: Content, n_tokens: int, output: int, bytes_in: int, *, fresh: bool) -> DiskNeed:
     existing = next(p for p in (out, *out.parents) if p.is_dir())
-    status = os.statvfs(existing)
+    status = file_system_of(existing)
     growing = [path.stat() for path in growing_files(out)]
     n_content = len(msgspec.json.encode(content))
     bookkeeping = 3 * n_content + (bytes_in // _SEGMENT_BYTES + 2) * _SEGMENT_COST + _HISTORY_COST
-    reserve = min(_RESERVE_BYTES, status.f_blocks * status.f_frsize // 100, output // 4)
+    reserve = min(_RESERVE_BYTES, status.f_blocks * status.f_frsize // 100 if status else _RESERVE_BYTES, output // 4)
     written = sum(file.st_blocks * 512 for file in growing)
-    free = status.f_bavail * status.f_frsize
+    free = status.f_bavail * status.f_frsize if status else None
     if fresh:
         # They are removed before anything is written.
-        free, written = free + written, 0
+        free, written = free + written if free is not None else None, 0
     needed = max(0, output + bookkeeping - written) + reserve
     shards = n_tokens // content.shards.tokens if isinstance(content.shards, Shards) else 0
     needed_files = 0 if growing else _FILES + shards + len(out.parents) - len(existing.parents)
-    free_files = status.f_favail if status.f_files else None
+    free_files = status.f_favail if status and status.f_files else None
     return DiskNeed(
         path=str(existing),
         output_bytes=output,
@@ -123,7 +123,7 @@ def _need(out: Path, content: Content, n_tokens: int, output: int, bytes_in: int
         needed_files=needed_files,
         free_files=free_files,
         needed_bytes=needed,
-        fits=needed <= free and (free_files is None or needed_files <= free_files),
+        fits=(free is None or needed <= free) and (free_files is None or needed_files <= free_files),
     )
 
 

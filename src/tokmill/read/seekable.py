@@ -10,16 +10,17 @@ bytes at once, so a request of many blocks is fetched in one piece, past the cac
 from __future__ import annotations
 
 import io
-import threading
 from abc import abstractmethod
 from collections import OrderedDict
-from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 from tokmill.core.errors import TokmillError
+from tokmill.core.system.refusals import in_thread
 from tokmill.read.stream import POINTER_BYTES, PlainStream, check_no_pointer
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from typing_extensions import Buffer
 
     from tokmill.core.records import Input
@@ -174,18 +175,10 @@ class RemoteFile(SeekableFile):
         """Return a block, fetched or being fetched; drop the least recently used one for it."""
         block = self._blocks.get(index)
         if block is None:
-            block = Future()
-            begin = index * SEEKABLE_BLOCK_BYTES
-            arguments = (block, begin, min(begin + SEEKABLE_BLOCK_BYTES, self._size))
-            threading.Thread(target=self._fetch, args=arguments, name="fetch", daemon=True).start()
+            first = index * SEEKABLE_BLOCK_BYTES
+            block = in_thread(self._fetcher.fetch, first, min(first + SEEKABLE_BLOCK_BYTES, self._size), name="fetch")
             self._blocks[index] = block
             while len(self._blocks) > BLOCKS_KEPT:
                 self._blocks.popitem(last=False)
         self._blocks.move_to_end(index)
         return block
-
-    def _fetch(self, block: Future[memoryview], begin: int, end: int) -> None:
-        try:
-            block.set_result(self._fetcher.fetch(begin, end))
-        except BaseException as error:  # noqa: BLE001  raised where the block is used
-            block.set_exception(error)

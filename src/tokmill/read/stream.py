@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from tokmill.core.errors import ChangedError, DamagedInputError
 from tokmill.core.records import STDIN, text_to_path
-from tokmill.core.system.page_cache import ReadOnce
+from tokmill.core.system.page_cache import ReadOnce, read_ahead
 from tokmill.read.compression import new_codec
 
 if TYPE_CHECKING:
@@ -43,8 +43,8 @@ class PlainStream:
         self._once = ReadOnce(self._fd, source.size_bytes or 0)
         try:
             self.check_unchanged()
-            if (source.size_bytes or 0) > _SKIP_BYTES and hasattr(os, "posix_fadvise"):
-                os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+            if (source.size_bytes or 0) > _SKIP_BYTES:
+                read_ahead(self._fd)
         except BaseException:
             self.close()
             raise

@@ -26,6 +26,7 @@ from tokmill.core.events import AnyEvent, CachesReset, Notice, Progress
 from tokmill.core.system.budget import CacheReset
 from tokmill.core.system.memory import cgroup_limit_bytes, data_bytes, give_way, machine_bytes, rss_bytes
 from tokmill.core.system.process import Parent, failed_event
+from tokmill.core.system.refusals import optional
 from tokmill.encode import cutter_of, disable_awkward, load_encoder, reference_of
 from tokmill.read import CorpusReader
 from tokmill.run.audit import Auditor
@@ -162,9 +163,20 @@ class EncodingProcess:
 
 def serve(process: type[EncodingProcess], job_fd: int, event_fd: int) -> None:
     """Read a job, carry it out and exit: the whole life of a process of this kind."""
-    threading.stack_size(_STACK_BYTES)
-    disable_awkward()
     parent = Parent(job_fd, event_fd)
+    try:
+        _carry_out(process, parent)
+    except BaseException as error:  # noqa: BLE001  the parent is told of whatever it is, panics of engines too
+        parent.emit(failed_event(error))
+    sys.stderr.flush()
+    # Threads may still wait for standard input or hold the engine; everything durable is done.
+    os._exit(0)
+
+
+def _carry_out(process: type[EncodingProcess], parent: Parent) -> None:
+    with optional():
+        threading.stack_size(_STACK_BYTES)
+    disable_awkward()
     job = msgspec.json.decode(parent.question(), type=Job)
     if job.resources.nice:
         give_way()
@@ -180,13 +192,7 @@ def serve(process: type[EncodingProcess], job_fd: int, event_fd: int) -> None:
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, lambda _signum, _frame: worker.stop())
     parent.watch(worker.stop)
-    try:
-        worker.run()
-    except BaseException as error:  # noqa: BLE001  the parent is told of whatever it is, panics of engines too
-        parent.emit(failed_event(error))
-    sys.stderr.flush()
-    # Threads may still wait for standard input or hold the engine; everything durable is done.
-    os._exit(0)
+    worker.run()
 
 
 def _limit_growth(budget_bytes: int) -> None:
@@ -196,6 +202,9 @@ def _limit_growth(budget_bytes: int) -> None:
     limit is what counts now and what resident memory may still grow by, and is set again with every sample of the guard.
     """
     resident, data = rss_bytes(), data_bytes()
+    if data is None:
+        return
     most = data + max(0, budget_bytes - resident) + _ROOM_BYTES
-    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    resource.setrlimit(resource.RLIMIT_DATA, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+    with optional():
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        resource.setrlimit(resource.RLIMIT_DATA, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))

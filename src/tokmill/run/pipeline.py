@@ -15,6 +15,8 @@ import time
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
+from tokmill.core.system.refusals import is_of_threads
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
 
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
 _JOIN_S = 2.0
 """Longest wait for the threads at the end; a batch takes some milliseconds."""
+_NEEDED = 2
+"""Threads without which nothing goes on: the reader and an encoder."""
 
 
 class Flow:
@@ -125,9 +129,8 @@ class Pipeline:
         """Encoded batches in the order of the corpus. Raises the first error, in that order."""
         threads = [threading.Thread(target=self._read, args=(start,), name="reader", daemon=True)]
         threads += [threading.Thread(target=self._encode, name=f"encoder-{i}", daemon=True) for i in range(self._n_threads)]
-        for thread in threads:
-            thread.start()
         try:
+            self._start(threads)
             yield from self._collect(tick_s)
         finally:
             self._abandoned = True
@@ -138,6 +141,18 @@ class Pipeline:
             for thread in threads:
                 # A reader that waits for standard input cannot be woken; it ends with the process.
                 thread.join(timeout=max(0.0, deadline - time.monotonic()))
+
+    def _start(self, threads: list[threading.Thread]) -> None:
+        """Start the reader and as many encoders as the system allows. Raises RuntimeError where that is none."""
+        for i, thread in enumerate(threads):
+            try:
+                thread.start()
+            except RuntimeError as error:
+                if i < _NEEDED or not is_of_threads(error):
+                    del threads[i:]
+                    raise
+                del threads[i:]
+                return
 
     def _collect(self, tick_s: float) -> Iterator[EncodedBatch]:
         index = 0

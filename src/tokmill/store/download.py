@@ -13,17 +13,19 @@ import random
 import threading
 import time
 from collections import deque
-from concurrent.futures import Future, InvalidStateError
+from concurrent.futures import InvalidStateError
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from tokmill.core.errors import DamagedInputError
 from tokmill.core.system.budget import REMOTE_BLOCK_BYTES, REMOTE_BLOCKS_HELD
+from tokmill.core.system.refusals import in_thread
 from tokmill.store.base import ObjectVersion, RangeBuffer, TransientError, changed, store_for
 from tokmill.store.urls import scheme_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from concurrent.futures import Future
 
     from tokmill.core.records import Input
     from tokmill.store.base import Store
@@ -181,19 +183,10 @@ class _Ahead:
                 block.set_exception(Closed())
 
     def _start_next(self) -> None:
-        begin = next(self._begins, None)
-        if begin is not None:
-            block: Future[memoryview] = Future()
-            self._pending.append(block)
-            threading.Thread(target=self._fetch, args=(block, begin), name=f"fetch-{begin}", daemon=True).start()
-
-    def _fetch(self, block: Future[memoryview], begin: int) -> None:
-        # Of a closed stream, nobody wants it.
-        with contextlib.suppress(InvalidStateError):
-            try:
-                block.set_result(self._fetcher.fetch(begin, min(begin + REMOTE_BLOCK_BYTES, self._end)))
-            except BaseException as error:  # noqa: BLE001  a thread's error is raised where its block is taken
-                block.set_exception(error)
+        first = next(self._begins, None)
+        if first is not None:
+            end = min(first + REMOTE_BLOCK_BYTES, self._end)
+            self._pending.append(in_thread(self._fetcher.fetch, first, end, name=f"fetch-{first}"))
 
 
 class RemoteStream:

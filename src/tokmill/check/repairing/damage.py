@@ -9,7 +9,6 @@ renamed, one by one; the manifest stays as it is. After a crash every file is as
 from __future__ import annotations
 
 import os
-import shutil
 import stat
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from tokmill.core.manifest import MANIFEST_NAME, Manifest, load_manifest
 from tokmill.core.records import Counts, Cursor
 from tokmill.core.spans import HEADER, Span, SpanChecker, add_up, spans_of
 from tokmill.core.system import durable, page_cache
-from tokmill.core.system.durable import storage_errors
+from tokmill.core.system.durable import file_system_of, storage_errors
 from tokmill.output import acquire_lock, discard_unfinished, growing_path, is_begun, release_lock, remove_state
 
 if TYPE_CHECKING:
@@ -73,7 +72,8 @@ class Repair:
 
     def _check_disk(self) -> None:
         needed = sum(self.manifest.files[name].size_bytes for name in self.files)
-        free = shutil.disk_usage(self.directory).free
+        status = file_system_of(self.directory)
+        free = status.f_bavail * status.f_frsize if status else needed
         if needed > free:
             raise DiskFullError(
                 f"the repair does not fit on the disk: it needs {needed:,} bytes, {free:,} are free",

@@ -12,6 +12,7 @@ import os
 from typing import TYPE_CHECKING, TypeVar
 
 from tokmill.core.errors import DiskFullError, LockedError, StorageError
+from tokmill.core.system.refusals import FULL, optional
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -19,19 +20,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_NOT_COPIED = {
-    errno.EXDEV,
-    errno.EINVAL,
-    errno.ENOSYS,
-    errno.EOPNOTSUPP,
-    errno.EPERM,
-    errno.EBADF,
-    errno.ETXTBSY,
-}
-"""What `copy_file_range` says where it does not work: other file systems, old kernels, sandboxes. EIO is a disk that fails."""
 _NOT_LINKED = {errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EMLINK, errno.EINVAL}
 """What `link` says where files cannot have several names, or have as many as they can."""
+_NO_SYNC = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF}
 _COPY_BYTES = 4 << 20
 
 
@@ -42,7 +33,7 @@ def storage_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         where = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else str(path)
-        if error.errno in _FULL:
+        if error.errno in FULL:
             raise DiskFullError(
                 f"the disk is full: {error.strerror}",
                 where=where,
@@ -137,9 +128,8 @@ def copy_range(
                 n = in_kernel(source_fd, target_fd, n_bytes - done, source_offset + done, target_offset + done)
         except InterruptedError:
             continue
-        except OSError as error:
-            if error.errno not in _NOT_COPIED:
-                raise
+        except OSError:
+            # It does not work here, or for these files; a disk that fails says so again below.
             in_kernel = None
         if not n:
             size = min(n_bytes - done, _COPY_BYTES)
@@ -150,16 +140,26 @@ def copy_range(
         done += n
 
 
+def file_system_of(path: Path) -> os.statvfs_result | None:
+    """Return the size of the file system that holds `path`, and what is free of it; None where it does not say."""
+    with optional():
+        return os.statvfs(path)
+    return None
+
+
 def sync_file(fd: int) -> None:
     """Return when the file's bytes are on the disk."""
     os.fsync(fd)
 
 
 def sync_directory(path: Path) -> None:
-    """Return when the names in a directory are on the disk."""
+    """Return when the names in a directory are on the disk, or at once where a file system has no such call for directories."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
     finally:
         os.close(fd)
 
@@ -295,8 +295,18 @@ class DirectoryLock:
                 allowed="one run at a time",
                 next_step="wait for it to end, or choose another --out",
             ) from None
-        os.ftruncate(fd, 0)
-        os.write(fd, b"%d\n" % os.getpid())
+        except OSError as error:
+            os.close(fd)
+            raise StorageError(
+                f"the file system cannot lock a file, so two runs could write to one output: {error.strerror}",
+                where=str(self.path.parent.parent),
+                allowed="a file system with flock; over NFS, with its lock service",
+                next_step="make the output on another file system, or let this one have locks, then run the same command again",
+            ) from error
+        # Who holds it is only told to others; the descriptor is the lock.
+        with optional():
+            os.ftruncate(fd, 0)
+            os.write(fd, b"%d\n" % os.getpid())
         return fd
 
     def _is_named(self, fd: int) -> bool:

@@ -8,8 +8,12 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from tokmill.core.system.refusals import optional
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,46 +25,46 @@ _UNLIMITED = 1 << 60
 
 def machine_bytes() -> int:
     """Return the memory of the machine."""
-    import psutil
-
-    return int(psutil.virtual_memory().total)
+    return meminfo_bytes("MemTotal:") or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def rss_bytes() -> int:
-    """Return the resident memory of this process."""
-    return _status_bytes("VmRSS:")
+    """Return the resident memory of this process; without /proc, what the system says, or the largest so far."""
+    found = _status_bytes("VmRSS:")
+    if found is None:
+        with contextlib.suppress(Exception):
+            import psutil
+
+            return int(psutil.Process().memory_info().rss)
+    return _largest_bytes() if found is None else found
 
 
 def peak_rss_bytes() -> int:
     """Return the largest resident memory of this process so far."""
-    return _status_bytes("VmHWM:")
+    found = _status_bytes("VmHWM:")
+    return _largest_bytes() if found is None else found
 
 
-def data_bytes() -> int:
+def data_bytes() -> int | None:
     """Return what counts against this process's limit on data: private memory that can be written to, touched or not."""
     return _status_bytes("VmData:")
 
 
-def _status_bytes(key: str) -> int:
-    try:
-        with open("/proc/self/status", encoding="ascii", errors="replace") as status:
-            for line in status:
-                if line.startswith(key):
-                    return int(line.split()[1]) * 1024
-    except FileNotFoundError:
-        pass
-    import psutil
+def _status_bytes(key: str) -> int | None:
+    return _line_bytes("/proc/self/status", key)
 
-    return int(psutil.Process().memory_info().rss)
+
+def _largest_bytes() -> int:
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def trim() -> None:
     """Make the C library give freed memory back to the system, where it can."""
-    try:
+    # Only glibc has malloc_trim; others return freed memory on their own.
+    with optional():
         ctypes.CDLL(None).malloc_trim(0)
-    except AttributeError:
-        # Only glibc has malloc_trim; others return freed memory on their own.
-        return
 
 
 def available_bytes() -> int | None:
@@ -70,8 +74,13 @@ def available_bytes() -> int | None:
 
 def meminfo_bytes(key: str) -> int | None:
     """Return a line of /proc/meminfo. key: `MemTotal:`."""
-    lines = (line.split() for line in read_text("/proc/meminfo").splitlines() if line.startswith(key))
-    return next((int(words[1]) * 1024 for words in lines), None)
+    return _line_bytes("/proc/meminfo", key)
+
+
+def _line_bytes(path: str, key: str) -> int | None:
+    """Return the number of KiB in the line that begins with `key`, in bytes; None where there is none."""
+    words = next((line.split() for line in read_text(path).splitlines() if line.startswith(key)), [])
+    return int(words[1]) * 1024 if len(words) > 1 and words[1].isdecimal() else None
 
 
 def cgroup_limit_bytes() -> int | None:
@@ -101,28 +110,32 @@ def cgroup_cores() -> float | None:
         for d, is_v2 in _levels("cpu")
     ]
     # Without a quota there is `max`, or -1.
-    return min((int(words[0]) / int(words[1]) for words in found if len(words) == 2 and all(map(str.isdigit, words))), default=None)
+    numbers = [(int(words[0]), int(words[1])) for words in found if len(words) == 2 and all(map(str.isdecimal, words))]
+    return min((quota / period for quota, period in numbers if quota and period), default=None)
 
 
 def usable_cores() -> int:
     """Return how many processors this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with optional():
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def mark_for_oom_killer() -> None:
     """Make this process the first that the kernel kills when memory runs out, because it can be resumed."""
-    with contextlib.suppress(OSError):
+    with optional():
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
 
 
 def give_way() -> None:
     """Let this process, and threads it starts later, use only the processor and disk time that other programs leave."""
-    import psutil
+    with optional():
+        os.setpriority(os.PRIO_PROCESS, 0, 19)
+    with contextlib.suppress(Exception):
+        import psutil
 
-    os.setpriority(os.PRIO_PROCESS, 0, 19)
-    with contextlib.suppress(OSError, AttributeError, psutil.Error):
         psutil.Process().ionice(psutil.IOPRIO_CLASS_IDLE)
-    with contextlib.suppress(OSError, AttributeError):
+    with optional():
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
@@ -136,7 +149,7 @@ def _cgroup_limits() -> list[tuple[int, int]]:
 def _levels(controller: str) -> Iterator[tuple[Path, bool]]:
     """Yield the directories of this process's cgroup and of those above it, and whether they are of v2."""
     for line in read_text("/proc/self/cgroup").splitlines():
-        _, controllers, path = line.split(":", 2)
+        _, controllers, path = (*line.split(":", 2), "", "")[:3]
         is_v2 = not controllers
         if is_v2 or controller in controllers.split(","):
             root = _CGROUPS if is_v2 else _CGROUPS / controller
@@ -147,18 +160,16 @@ def _levels(controller: str) -> Iterator[tuple[Path, bool]]:
 def _level(directory: Path, limit_name: str, used_name: str, reclaimable_name: str) -> tuple[int, int] | None:
     limit = read_text(directory / f"memory.{limit_name}").strip()
     used = read_text(directory / f"memory.{used_name}").strip()
-    if not limit.isdigit() or not used.isdigit() or int(limit) > _UNLIMITED:
+    if not limit.isdecimal() or not used.isdecimal() or int(limit) > _UNLIMITED:
         return None
-    stat = dict(line.split(None, 1) for line in read_text(directory / "memory.stat").splitlines())
-    return int(limit), int(used) - int(stat.get(reclaimable_name, 0))
+    found = re.search(rf"^{reclaimable_name} (\d+)$", read_text(directory / "memory.stat"), re.MULTILINE)
+    return int(limit), int(used) - (int(found[1]) if found else 0)
 
 
 def stalled_percent() -> float | None:
     """Return the percentage of the last 10 s in which every task waited for memory (PSI); None where the kernel does not say."""
-    for line in read_text("/proc/pressure/memory").splitlines():
-        if line.startswith("full avg10="):
-            return float(line.split()[1].partition("=")[2])
-    return None
+    found = re.search(r"^full avg10=(\d+(?:\.\d+)?) ", read_text("/proc/pressure/memory"), re.MULTILINE)
+    return float(found[1]) if found else None
 
 
 def read_text(path: str | Path) -> str:

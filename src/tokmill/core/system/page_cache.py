@@ -6,10 +6,11 @@ Asking (`mincore`) costs 0.1 ms for each 32 MiB. Where the system cannot do this
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import mmap
 import os
+
+from tokmill.core.system.refusals import optional
 
 _PART_BYTES = 32 << 20
 _SMALLEST_BYTES = 1 << 20
@@ -51,10 +52,15 @@ class ReadOnce:
 
 
 def drop(fd: int, offset: int, n_bytes: int) -> None:
-    """Drop clean pages; a hint, so errors (a pipe, a strange file system) are ignored."""
-    if hasattr(os, "posix_fadvise"):
-        with contextlib.suppress(OSError):
-            os.posix_fadvise(fd, offset, n_bytes, os.POSIX_FADV_DONTNEED)
+    """Drop clean pages: a hint, which a pipe or a strange file system does not take."""
+    with optional():
+        os.posix_fadvise(fd, offset, n_bytes, os.POSIX_FADV_DONTNEED)
+
+
+def read_ahead(fd: int) -> None:
+    """Say that a file will be read from front to back."""
+    with optional():
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
 
 
 def _resident_share(fd: int, begin: int, end: int) -> float:

@@ -12,13 +12,15 @@ import sys
 import tempfile
 import threading
 import traceback
+from contextlib import ExitStack
 from typing import IO, TYPE_CHECKING
 
 import msgspec
 
-from tokmill.core.errors import MemoryBudgetError, TokmillError, error_classes
+from tokmill.core.errors import TokmillError, error_classes
 from tokmill.core.events import PARTS_OF_ERROR, Failed
 from tokmill.core.system.durable import write_all
+from tokmill.core.system.refusals import explained
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -49,9 +51,6 @@ class Child:
         # Here, so that the child does not load it.
         import subprocess
 
-        job_read, self._job_write = os.pipe()
-        self._event_read, event_write = os.pipe()
-        self._stderr: IO[bytes] = _scratch()
         self.interrupts = 0
         """How often a person asked for the end; the first time is passed on to the child."""
         self.on_interrupt: Callable[[], None] = lambda: None
@@ -59,7 +58,10 @@ class Child:
         self.last_words = ""
         """The end of what it wrote to standard error, once it has ended."""
         self._is_asked = False
-        try:
+        with ExitStack() as ours, ExitStack() as its:
+            job_read, self._job_write = _pipe(its, ours)
+            event_write, self._event_read = reversed(_pipe(ours, its))
+            self._stderr = ours.enter_context(_scratch())
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", module, str(job_read), str(event_write)],
                 pass_fds=(job_read, event_write),
@@ -67,9 +69,8 @@ class Child:
                 stdout=subprocess.DEVNULL,
                 env={**_ENVIRONMENT, **os.environ, "PYTHONPATH": os.pathsep.join(_module_path())},
             )
-        finally:
-            os.close(job_read)
-            os.close(event_write)
+            # From now on `end` closes them.
+            ours.pop_all()
 
     def ask(self, question: bytes) -> None:
         """Ask it, once. question: one line of JSON."""
@@ -86,7 +87,7 @@ class Child:
     def _read(self) -> bytes:
         while True:
             try:
-                if self.interrupts and not select.select([self._event_read], [], [], _PATIENCE_S)[0]:
+                if self.interrupts and not _has_input(self._event_read, _PATIENCE_S):
                     # It was asked to end and says nothing any more: what is committed stays.
                     self._process.kill()
                 return os.read(self._event_read, 1 << 16)
@@ -120,7 +121,9 @@ class Child:
             self._process.wait()
         size = self._stderr.seek(0, os.SEEK_END)
         self._stderr.seek(max(0, size - 2000))
-        self.last_words = self._stderr.read().decode("utf-8", "replace").strip()
+        words = self._stderr.read().decode("utf-8", "replace").strip()
+        # Of a traceback, the line that says what happened.
+        self.last_words = words.rpartition("\n")[2] if "Traceback (most recent call last)" in words else words
         self._stderr.close()
 
     def cause(self) -> str:
@@ -131,11 +134,31 @@ class Child:
         return f"exit code {code}"
 
 
+def _pipe(of_reading: ExitStack, of_writing: ExitStack) -> tuple[int, int]:
+    """Return the ends of a new pipe; each is closed by its stack."""
+    ends = os.pipe()
+    for stack, end in zip((of_reading, of_writing), ends, strict=True):
+        stack.callback(os.close, end)
+    return ends
+
+
 def _scratch() -> IO[bytes]:
-    """A file for what the child writes to standard error; in memory, since a disk may be read-only."""
-    if hasattr(os, "memfd_create"):
+    """A file for what the child writes to standard error: in memory, since a disk may be read-only; else on a disk, or nowhere."""
+    try:
         return open(os.memfd_create("tokmill-stderr"), "w+b")
-    return tempfile.TemporaryFile()
+    except (OSError, AttributeError):
+        pass
+    try:
+        return tempfile.TemporaryFile()
+    except OSError:
+        return open(os.devnull, "w+b")
+
+
+def _has_input(fd: int, patience_s: float) -> bool:
+    """Return whether something can be read, or the other end is gone, within so many seconds. Any number of files may be open."""
+    waiting = select.poll()
+    waiting.register(fd, select.POLLIN)
+    return bool(waiting.poll(patience_s * 1000))
 
 
 def _module_path() -> list[str]:
@@ -202,8 +225,8 @@ def serve_once(answer: Callable[[bytes], msgspec.Struct]) -> None:
     """
     parent = Parent(int(sys.argv[1]), int(sys.argv[2]))
     question = parent.question()
-    parent.watch(lambda: os._exit(1))
     try:
+        parent.watch(lambda: os._exit(1))
         parent.emit(answer(question))
     except BaseException as error:  # noqa: BLE001  the parent is told of whatever it is, panics of engines too
         # Such a process commits nothing that the same command could continue from.
@@ -214,23 +237,11 @@ def serve_once(answer: Callable[[bytes], msgspec.Struct]) -> None:
 
 def failed_event(error: BaseException) -> Failed:
     """Return the event that carries an error to the parent."""
-    if isinstance(error, MemoryError):
-        error = MemoryBudgetError(
-            "the worker ran out of memory",
-            where="the process that tokenizes",
-            allowed="what --memory and the machine allow",
-            next_step="raise --memory and run the same command again",
-            resumes=True,
-        )
     if not isinstance(error, TokmillError):
         traceback.print_exception(error)
-        error = TokmillError(
-            f"unforeseen {type(error).__name__}: {error}",
-            where="the process that works",
-            allowed="no error of this kind: it is a fault of tokmill, or of what it stands on",
-            next_step="report it if it happens twice; run the same command again",
-            resumes=True,
-        )
+        next_step = "report it if it happens twice; run the same command again"
+        error = explained(error, "the process that works", next_step=next_step)
+        error.resumes = True
     parts = {name: _sendable(getattr(error, name)) for name in PARTS_OF_ERROR}
     return Failed(error=type(error).__name__, **{**parts, "what": parts["what"] or ""}, resumes=error.resumes)  # type: ignore[arg-type]
 
