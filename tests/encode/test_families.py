@@ -112,10 +112,16 @@ def test_documents_of_one_buffer_are_those_of_a_list(name: str) -> None:
     lengths = np.array([len(document) for document in documents], np.int64)
     starts = np.cumsum(lengths + len(separator)) - lengths - len(separator)
     slices, _ = DocumentBuffer(separator.join(documents), starts, starts + lengths, separator).without_empty()
+    full = [document for document in documents if document]
+    lengths = np.array([len(document) for document in full], np.int64)
+    starts = np.cumsum(lengths + len(separator)) - lengths - len(separator)
+    compact = DocumentBuffer(separator.join(full), starts, starts + lengths, separator).compact()
+    assert compact.separator != separator
     for encoder in (fastest(name), reference(name)):
-        expected, actual = encoder.encode([document for document in documents if document]), encoder.encode(slices)
-        assert expected[0].tolist() == actual[0].tolist()
-        assert expected[1].tolist() == actual[1].tolist()
+        expected = encoder.encode(full)
+        for actual in (encoder.encode(slices), encoder.encode(compact)):
+            assert expected[0].tolist() == actual[0].tolist()
+            assert expected[1].tolist() == actual[1].tolist()
 
 
 @pytest.mark.parametrize("name", [name for name in PROVEN if name not in ("sentencepiece", "metaspace")])

@@ -8,6 +8,7 @@ document of the output. Memory stays bounded on damaged files, too: marks are se
 from __future__ import annotations
 
 import math
+from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +16,10 @@ import msgspec
 import numpy as np
 import xxhash
 
+from tokmill.check.reference import ReferenceSample
 from tokmill.core.config import MIB, BudgetTerms, Resources
 from tokmill.core.errors import BadRecordError, BadTextError, UsageError
+from tokmill.core.options import AUDIT
 from tokmill.core.output_spec import SIDES, Shards
 from tokmill.core.records import Counts, Cursor
 from tokmill.dataset import IdReader, files_of, find_tokenizer
@@ -51,6 +54,19 @@ USUAL = Resources(
 )
 
 
+class Compared(msgspec.Struct, frozen=True, kw_only=True):
+    """What was compared with the corpus, and is the same."""
+
+    documents: int = 0
+    n_bytes: int = 0
+    """Of text."""
+    by_reference: int = 0
+    """Documents whose ids are those of the reference tokenizer, which encoded them again."""
+    reference: str = ""
+    is_decoded: bool = True
+    """The ids were decoded and the text compared; else the text was encoded again."""
+
+
 class WrittenSide:
     """The text and the marks of one side of the output, front to back."""
 
@@ -64,6 +80,8 @@ class WrittenSide:
         self._text = memoryview(b"")
         self._text_end = 0
         self._marks: NDArray[np.int64] = np.zeros(0, np.int64)
+        self._recent: deque[tuple[NDArray[np.uint32], NDArray[np.int64]]] = deque()
+        """Ids of text, and where the text of each ends."""
 
     def take(self, n_bytes: int) -> memoryview:
         """Return the next bytes of text, at least one and at most `n_bytes`; none only at the end."""
@@ -81,6 +99,19 @@ class WrittenSide:
             pass
         marks, self._marks = self._marks[:n], self._marks[n:]
         return marks
+
+    def ids_between(self, begin: int, end: int) -> NDArray[np.uint32]:
+        """Return the ids of a stretch of text that was taken, and not before what `forget` was told."""
+        parts = [np.zeros(0, np.uint32)]
+        for ids, ends in self._recent:
+            is_within = (ends - self._lengths[ids] >= begin) & (ends <= end)
+            parts.append(ids[is_within])
+        return np.concatenate(parts)
+
+    def forget(self, offset: int) -> None:
+        """Forget the ids of the text before an offset."""
+        while self._recent and (not len(self._recent[0][1]) or self._recent[0][1][-1] <= offset):
+            self._recent.popleft()
 
     def is_exhausted(self) -> bool:
         """Return whether all text and all marks were taken."""
@@ -111,7 +142,9 @@ class WrittenSide:
             marks = np.cumsum(self._lengths[ids])[is_mark] + self._text_end
             self._marks = np.concatenate([self._marks, marks])
             ids = ids[~is_mark]
-        text = self._encoder.decode(ids.astype(np.uint32))
+        ids = ids.astype(np.uint32)
+        self._recent.append((ids, np.cumsum(self._lengths[ids]) + self._text_end))
+        text = self._encoder.decode(ids)
         self._text_end += len(text)
         self._text = memoryview(bytes(self._text) + text if self._text else text)
         return True
@@ -121,7 +154,9 @@ class WrittenSide:
 class _Expected:
     """What one side must have next, according to one batch of the corpus."""
 
+    texts: list[bytes]
     text: bytes
+    """All of them."""
     origin: list[int]
     """Index of each document in the batch."""
     ends: NDArray[np.int64]
@@ -137,12 +172,13 @@ class _DifferenceError(Exception):
 class _Comparison:
     """A walk through the corpus and both sides of the output."""
 
-    def __init__(self, content: Content, sides: list[WrittenSide]) -> None:
+    def __init__(self, content: Content, sides: list[WrittenSide], encoder: Encoder, sample: ReferenceSample) -> None:
         self.documents = 0
         self.n_bytes = 0
+        self.sample = sample
+        self._encoder = encoder
         self._content = content
         self._sides = sides
-        self._val_below = math.ceil(content.val_fraction * 2**64)
         self._item_bytes = np.dtype(content.dtype).itemsize
         self._offsets = [0, 0]
         self._numbers = [0, 0]
@@ -150,23 +186,18 @@ class _Comparison:
     def compare(self, batch: Batch) -> None:
         """Raise _DifferenceError unless the output has this batch next."""
         origin, documents = apply_policy(batch, self._content)
-        is_val = self._sides_of(batch, documents)
+        hashes, is_val = _choices(batch, documents, self._content)
         for side in (False, True):
-            chosen = [i for i, v in enumerate(is_val) if v == side]
-            last = bool(chosen) and chosen[-1] == len(documents) - 1
-            if chosen:
-                self._compare_side(batch, self._expect(batch, documents, origin, chosen, holds_last=last), side)
+            chosen = np.flatnonzero(is_val == side)
+            if len(chosen):
+                last = bool(chosen[-1] == len(documents) - 1)
+                expected = self._expect(batch, documents, origin, chosen.tolist(), holds_last=last)
+                self._compare_side(batch, expected, side, hashes[chosen])
 
     def surplus(self) -> list[tuple[str, int]]:
         """Return file and offset where each side goes on after the end of the corpus."""
         ends = zip(self._sides, self._offsets, strict=True)
         return [side.locate(side.id_at(offset)) for side, offset in ends if not side.is_exhausted()]
-
-    def _sides_of(self, batch: Batch, documents: Sequence[bytes]) -> list[bool]:
-        if batch.is_val is not None:
-            return [batch.is_val] * len(documents)
-        seed, below = self._content.seed, self._val_below
-        return [xxhash.xxh3_64_intdigest(document, seed) < below for document in documents]
 
     def _expect(
         self, batch: Batch, documents: Sequence[bytes], origin: Sequence[int], chosen: list[int], *, holds_last: bool
@@ -179,9 +210,15 @@ class _Comparison:
         elif self._content.eot == "before":
             begins = np.concatenate([np.zeros(1, np.int64), ends[:-1]])
             marks = begins[1:] if batch.head_open and chosen[0] == 0 else begins
-        return _Expected(b"".join(texts), [origin[i] for i in chosen], ends, marks)
+        return _Expected(texts, b"".join(texts), [origin[i] for i in chosen], ends, marks)
 
-    def _compare_side(self, batch: Batch, expected: _Expected, side: bool) -> None:  # noqa: FBT001  the index of a side
+    def _compare_side(
+        self,
+        batch: Batch,
+        expected: _Expected,
+        side: bool,  # noqa: FBT001  the index of a side
+        hashes: NDArray[np.uint64],
+    ) -> None:
         written, offset = self._sides[side], self._offsets[side]
         place = _first_difference(written, expected.text)
         if place is not None:
@@ -193,6 +230,15 @@ class _Comparison:
             wrong = np.flatnonzero(marks[:n] != expected.marks[:n])
             i = int(wrong[0]) if len(wrong) else n
             raise self._difference(batch, expected, side, int(expected.marks[i]), "the end-of-text id is elsewhere")
+        starts = expected.ends - [len(text) for text in expected.texts] + offset
+        self.sample.compare(
+            expected.texts,
+            hashes,
+            self._encoder,
+            lambda i: written.ids_between(int(starts[i]), int(expected.ends[i]) + offset),
+            lambda i: batch.locate(expected.origin[i]),
+        )
+        written.forget(last)
         self._offsets[side] = last
         self._numbers[side] += len(expected.ends) - batch.tail_open
         self.documents += len(expected.ends) - batch.tail_open
@@ -215,12 +261,13 @@ class _ReencodedComparison:
     side. It takes as long as the run did.
     """
 
-    def __init__(self, content: Content, sides: Sequence[IdReader]) -> None:
-        """Raise what `encode.load_fastest` raises."""
+    def __init__(self, content: Content, sides: Sequence[IdReader], encoder: Encoder, sample: ReferenceSample) -> None:
         self.documents = 0
         self.n_bytes = 0
-        encoder = load_fastest(content.tokenizer)
-        # Nothing is audited, so no reference is loaded.
+        self.sample = sample
+        self._content = content
+        self._is_reference = engine_of(content.tokenizer, "gigatoken") == sample.engine
+        # The sample is taken here, and not in the stage.
         self._stage = EncodeStage(content, encoder, Auditor(lambda: encoder, None, 0.0))
         self._sides = sides
         self._done = [0, 0]
@@ -235,10 +282,28 @@ class _ReencodedComparison:
             self._numbers[run.is_val] += len(run.ends)
             self.documents += len(run.ends)
         self.n_bytes += encoded.counts.bytes_text
+        if self._is_reference:
+            self.sample.documents = self.documents
+        else:
+            self._ask_reference(batch, encoded.runs)
 
     def surplus(self) -> list[tuple[str, int]]:
         """See _Comparison."""
         return [side.locate(done) for side, done in zip(self._sides, self._done, strict=True) if len(side) > done]
+
+    def _ask_reference(self, batch: Batch, runs: Sequence[Tokens]) -> None:
+        origin, documents = apply_policy(batch, self._content)
+        hashes, is_val = _choices(batch, documents, self._content)
+        for run in runs:
+            chosen = np.flatnonzero(is_val == run.is_val)
+            parts = np.split(run.ids, run.ends)
+            self.sample.compare(
+                [documents[i] for i in chosen.tolist()],
+                hashes[chosen],
+                self._stage.encoder,
+                lambda i, parts=parts: parts[i][parts[i] != self._content.tokenizer.eot_id].astype(np.uint32),  # type: ignore[misc]
+                lambda i, chosen=chosen: batch.locate(origin[chosen[i]]),  # type: ignore[misc]
+            )
 
     def _compare_run(self, run: Tokens, batch: Batch) -> None:
         side, begin = self._sides[run.is_val], self._done[run.is_val]
@@ -262,13 +327,14 @@ def compare_with_sources(
     findings: Findings,
     memory: str | int | None = None,
     tokenizer_name: str | None = None,
-) -> tuple[int, int]:
-    """Compare a directory whose files are sound with its corpus. Return the documents and the bytes of text that are the same.
+    audit: float = AUDIT.default,
+) -> Compared:
+    """Compare a directory whose files are sound with its corpus. Return what is the same.
 
-    names, glob, input_format, memory, tokenizer_name: as of `verify`. findings: takes the differences and the progress.
+    names, glob, input_format, memory, tokenizer_name, audit: as of `verify`. findings: takes the differences and the progress.
 
-    Raise UsageError if the output cannot be compared, InputError for a source that cannot be read, and ChangedError if the output
-    differs and the sources are not those that were tokenized.
+    Raise UsageError if the output cannot be compared, InputError for a source that cannot be read, ChangedError if the output
+    differs and the sources are not those that were tokenized, and AuditError if ids are not those of the reference.
     """
     if manifest.content.origin:
         raise UsageError(
@@ -289,7 +355,8 @@ def compare_with_sources(
     content = msgspec.structs.replace(manifest.content, inputs=tuple(found.inputs), tokenizer=tokenizer)
     files = files_of(directory, manifest)
     resources = USUAL if memory is None else divide_resources(memory, 1, engine_of(tokenizer, "gigatoken"), content.inputs)[0]
-    comparison = _comparison(content, [IdReader.of_files(side, files.get(side, ()), content.dtype) for side in SIDES])
+    sample = ReferenceSample(tokenizer, audit)
+    comparison = _comparison(content, [IdReader.of_files(side, files.get(side, ()), content.dtype) for side in SIDES], sample)
     reader = CorpusReader(content, resources, cutter_of(tokenizer))
     sizes = [i.size_bytes for i in content.inputs]
     findings.reporter.notice("the files are as written; comparing with the sources")
@@ -311,17 +378,31 @@ def compare_with_sources(
         if other is not None:
             raise other
         findings.add(file, f"{what}; path, size and time of the sources are those of the run", begin, end)
-    return comparison.documents, comparison.n_bytes
+    return Compared(
+        documents=comparison.documents,
+        n_bytes=comparison.n_bytes,
+        by_reference=sample.documents,
+        reference=sample.engine,
+        is_decoded=is_lossless(tokenizer),
+    )
 
 
-def _comparison(content: Content, sides: list[IdReader]) -> _Comparison | _ReencodedComparison:
+def _comparison(content: Content, sides: list[IdReader], sample: ReferenceSample) -> _Comparison | _ReencodedComparison:
     """Return a comparison by decoding, or by encoding again if decoding does not give the text back."""
-    tokenizer = content.tokenizer
+    tokenizer, encoder = content.tokenizer, load_fastest(content.tokenizer)
     if not is_lossless(tokenizer):
-        return _ReencodedComparison(content, sides)
-    encoder = load_fastest(tokenizer)
+        return _ReencodedComparison(content, sides, encoder, sample)
     lengths = text_lengths(encoder, tokenizer)
-    return _Comparison(content, [WrittenSide(ids, encoder, lengths, tokenizer.eot_id) for ids in sides])
+    written = [WrittenSide(ids, encoder, lengths, tokenizer.eot_id) for ids in sides]
+    return _Comparison(content, written, encoder, sample)
+
+
+def _choices(batch: Batch, documents: Sequence[bytes], content: Content) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:
+    """Return the hash and the side of each document: uint64 and bool, shape (n_documents,)."""
+    hashes = np.fromiter((xxhash.xxh3_64_intdigest(document, content.seed) for document in documents), np.uint64, len(documents))
+    if batch.is_val is not None:
+        return hashes, np.full(len(documents), batch.is_val)
+    return hashes, hashes < np.uint64(math.ceil(content.val_fraction * 2**64))
 
 
 def apply_policy(batch: Batch, content: Content) -> tuple[Sequence[int], Sequence[bytes]]:

@@ -59,8 +59,14 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     sources_compared: bool
     compared_documents: int
     compared_bytes: int
-    """Bytes of text that were decoded and are the same."""
+    """Bytes of text that were decoded, or encoded again, and are the same."""
     elapsed_s: float
+    reference: str = ""
+    """The engine that gave the ids to compare with."""
+    by_reference_documents: int = 0
+    """Documents that it encoded again, with the same ids."""
+    gives_text_back: bool = True
+    """Whether the ids give the text back; else documents were encoded again, and the ids compared."""
     repaired: list[Problem] | None = None
     """What was damaged and has been repaired; None: no repair was asked for."""
     can_repair: bool = True

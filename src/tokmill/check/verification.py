@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tokmill.check.compare import compare_with_sources
+from tokmill.check.compare import Compared, compare_with_sources
 from tokmill.check.findings import NOT_LISTED, Findings, Report
 from tokmill.check.location import LocalLocation, NotReadableError, location_of
 from tokmill.core.config import is_of_corpus
 from tokmill.core.errors import UsageError
 from tokmill.core.manifest import BESIDE, MANIFEST_NAME, Manifest
+from tokmill.core.options import AUDIT
 from tokmill.core.output_spec import Shards
 from tokmill.core.records import FileHeader
 from tokmill.core.spans import SpanChecker, add_up, spans_of
@@ -44,6 +45,7 @@ def verify(
     input_format: str | None = None,
     memory: str | int | None = None,
     tokenizer: str | None = None,
+    audit: float = AUDIT.default,
     observers: Sequence[Observer] = (),
 ) -> Report:
     """Check every byte of a complete output; with `sources`, also decode all of it and compare it with the corpus.
@@ -55,6 +57,8 @@ def verify(
         input_format: As given to `tokenize`.
         memory: For reading the sources: bytes, or text such as `512MiB`. None: 1 GiB.
         tokenizer: Where the tokenizer of the output is now, as for `tokenize`. None: as the manifest says, without a network.
+        audit: With `sources`, the share of the text that the reference tokenizer encodes again, beside every document with a
+            character that it was not asked about before; 1: all, 0: none.
         observers: Told of the progress.
 
     Returns:
@@ -65,7 +69,9 @@ def verify(
         DamageError: If the manifest cannot be trusted.
         InputError: If a source cannot be read.
         ChangedError: If the sources are not those that were tokenized.
+        AuditError: If ids are not those of the reference tokenizer.
     """
+    AUDIT.check(audit)
     location = location_of(directory)
     if sources is not None and not isinstance(location, LocalLocation):
         raise UsageError(
@@ -87,24 +93,22 @@ def verify(
             "an append is being published, or was interrupted then: the output before it is checked, without --source"
         )
         sources = None
-    documents = n_bytes = 0
+    compared = Compared()
     if isinstance(location, LocalLocation) and sources is not None and not findings.n_problems:
         names = [sources] if isinstance(sources, str) else list(sources)
-        documents, n_bytes = compare_with_sources(
-            location.directory, manifest, names, glob, input_format, findings, memory, tokenizer
-        )
+        compared = compare_with_sources(location.directory, manifest, names, glob, input_format, findings, memory, tokenizer, audit)
     elif sources is not None:
         findings.reporter.notice("the files are damaged: not compared with the sources")
     if findings.n_problems and (
         location.manifest().checksum != manifest.checksum or (sources and location.pending_append(manifest))
     ):
         # An append was published meanwhile, or is now: what was read is partly its output.
-        again = {"sources": sources, "glob": glob, "input_format": input_format, "memory": memory, "tokenizer": tokenizer}
-        return verify(directory, **again, observers=observers)  # type: ignore[arg-type]
-    return _report(location.name, manifest, findings, is_compared=sources is not None, compared=(documents, n_bytes))
+        again = {"glob": glob, "input_format": input_format, "memory": memory, "tokenizer": tokenizer, "audit": audit}
+        return verify(directory, sources=sources, observers=observers, **again)  # type: ignore[arg-type]
+    return _report(location.name, manifest, findings, is_compared=sources is not None, compared=compared)
 
 
-def _report(directory: str, manifest: Manifest, findings: Findings, *, is_compared: bool, compared: tuple[int, int]) -> Report:
+def _report(directory: str, manifest: Manifest, findings: Findings, *, is_compared: bool, compared: Compared) -> Report:
     made_from = manifest.made_from if isinstance(manifest.made_from, tuple) else ()
     is_tokenized = not made_from or any(each.how == "append" for each in made_from)
     return Report(
@@ -119,9 +123,12 @@ def _report(directory: str, manifest: Manifest, findings: Findings, *, is_compar
         documents_train=_total(manifest, "train", "documents"),
         documents_val=_total(manifest, "val", "documents"),
         bytes_checked=findings.bytes_checked,
-        sources_compared=is_compared and bool(compared[1] or not findings.n_problems),
-        compared_documents=compared[0],
-        compared_bytes=compared[1],
+        sources_compared=is_compared and bool(compared.n_bytes or not findings.n_problems),
+        compared_documents=compared.documents,
+        compared_bytes=compared.n_bytes,
+        reference=compared.reference,
+        by_reference_documents=compared.by_reference,
+        gives_text_back=compared.is_decoded,
         elapsed_s=findings.reporter.elapsed_s,
         can_repair=is_of_corpus(manifest.content),
         made_by="tokenize" if is_tokenized else made_from[0].how,

@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from tokmill.cli.command import JSON, QUIET, VERBOSE, Argument, Parameter, command, named, root
-from tokmill.core.options import INPUT, OUTPUT, Option
+from tokmill.core.options import AUDIT, INPUT, OUTPUT, Option
 
 if TYPE_CHECKING:
     from tokmill.cli.console import Console
@@ -48,6 +48,7 @@ _PAGE.envvar = "TOKMILL_REPORT"
         help="Make what is damaged again from the corpus; --source then says where it is now.",
     ),
     MOVED_TOKENIZER,
+    AUDIT,
     Argument("more", "INPUT", nargs=-1, required=False, hidden=True),
     *named("glob", "input_format", "memory", "threads"),
     JSON,
@@ -80,7 +81,7 @@ def verify(
         if repair:
             from tokmill.check import repair as repair_output
 
-            del options["input_format"]
+            del options["input_format"], options["audit"]
             report = repair_output(directory, sources=sources, observers=[progress], **options)
         else:
             from tokmill.check import verify as verify_output

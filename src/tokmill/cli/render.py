@@ -255,9 +255,19 @@ def _indented(rows: list[tuple[str, str]]) -> list[str]:
     return [f"  {line}" for line in _aligned(rows)]
 
 
+def _compared(report: Report) -> str:
+    n, size, by = report.compared_documents, format_bytes(report.compared_bytes), report.by_reference_documents
+    if report.gives_text_back:
+        return (
+            f"{counted(n, 'document')}, {size}, decoded: the same; {by:,} of them encoded again by {report.reference}: the same ids"
+        )
+    again = f"{counted(n, 'document')}, {size}, encoded again, {by:,} of them by {report.reference}"
+    return f"{again}: the same ids; this tokenizer does not give the text back"
+
+
 def report_lines(report: Report) -> str:
     """Return what verify found if all is well; damage is printed as an error."""
-    compared = f"{counted(report.compared_documents, 'document')}, {format_bytes(report.compared_bytes)}: the same"
+    compared = _compared(report)
     if not report.sources_compared:
         compared = "not compared" if is_url(report.directory) else "not compared (pass --source INPUT...)"
     rows = [

@@ -110,6 +110,21 @@ def option(default: Any, **about: Any) -> Any:
     return field(default=default, metadata={"option": Option(default=default, **about)})
 
 
+AUDIT = Option(
+    name="audit",
+    kind=float,
+    types=(Real,),
+    default=0.01,
+    least=0,
+    below=1 + 1e-9,
+    allowed="0 to 1",
+    group=INPUT,
+    metavar="SHARE",
+    has_variable=False,
+    help="With --source: share of the text that the reference tokenizer encodes again, beside each character's first; 1: all.",
+)
+"""Of `verify`."""
+
 _KINDS = {"int": int, "float": float, "bool": bool}
 _TYPES: dict[str, type] = {
     "str": str,

@@ -131,7 +131,7 @@ def _loaded(tokenizer: Tokenizer, engine: str) -> Encoder:
         return _imported(ENGINES[engine])(tokenizer.encoding, pattern, partial(ranks_path, tokenizer))  # type: ignore[no-any-return]
     load: Callable[..., Encoder] = _imported(_FOR_JSON[engine])
     if engine == "gigatoken":
-        return load(lambda: load_tokenizer_json(tokenizer).for_engine())
+        return load(lambda: load_tokenizer_json(tokenizer).for_engine(), is_byte_level=_depends_on_unicode(tokenizer))
     file = load_tokenizer_json(tokenizer)
     cutter = cutter_for(tokenizer.encoding)
     return load(file.for_reference, _cutter_beside(file, cutter) if cutter else None)

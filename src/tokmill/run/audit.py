@@ -32,13 +32,20 @@ class Auditor:
     """The comparison with the reference. Shared by the encoder threads."""
 
     def __init__(
-        self, load_reference: Callable[[], Encoder], cutter: Cutter | None, fraction: float, engine: str = "tiktoken"
+        self,
+        load_reference: Callable[[], Encoder],
+        cutter: Cutter | None,
+        fraction: float,
+        engine: str = "tiktoken",
+        *,
+        is_all: bool = False,
     ) -> None:
-        """fraction: of the bytes to encode again; 0 turns the audit off. engine: name of the reference."""
+        """fraction: of the bytes to encode again; 0: none. engine: name of the reference. is_all: also of long ones."""
         self._load_reference = load_reference
         self._cutter = cutter
         self._fraction = fraction
         self._engine = engine
+        self._is_all = is_all
         self._reference: Encoder | None = None
         self._lock = threading.Lock()
 
@@ -53,12 +60,19 @@ class Auditor:
         chosen = np.flatnonzero((hashes & np.uint64(0xFFFFFFFF)) < self._fraction * windows * 2.0**32).tolist()
         return [0, *chosen] if first and 0 not in chosen else chosen
 
-    def compare(self, document: bytes, ids: NDArray[np.uint32], encoder: Encoder, location: Location) -> int:
+    def compare(
+        self,
+        document: bytes,
+        ids: NDArray[np.uint32],
+        encoder: Encoder,
+        location: Location,
+        excerpt: tuple[int, int] | None = None,
+    ) -> int:
         """Compare one document's ids with the reference's. Returns the bytes compared. Raises AuditError.
 
-        ids: uint32, shape (n_tokens,), without EOT, no longer written by the encoder.
+        ids: uint32, shape (n_tokens,), without EOT, no longer written by the encoder. excerpt: as `excerpt` returned it.
         """
-        begin, end = self._window(document, int(ids[-1]) if len(ids) else 0)
+        begin, end = excerpt or self.excerpt(document, int(ids[-1]) if len(ids) else 0)
         if begin == end:
             return 0
         text = document[begin:end]
@@ -76,13 +90,18 @@ class Auditor:
                 self._reference = self._load_reference()
             return self._reference.encode([text])[0]
 
-    def _window(self, document: bytes, salt: int) -> tuple[int, int]:
-        """Return the bytes to compare: all of a short document, a window between safe cuts of a long one, or nothing."""
-        if len(document) <= _WINDOW_BYTES:
+    def excerpt(self, document: bytes, salt: int, around: int | None = None) -> tuple[int, int]:
+        """Return the bytes to compare: all of a short document, a window between safe cuts of a long one, or nothing.
+
+        salt: Any number, which chooses the window. around: A place that is to be in it.
+        """
+        if len(document) <= _WINDOW_BYTES or self._is_all:
             return 0, len(document)
         if self._cutter is None:
             return (0, len(document)) if len(document) <= 4 * _WINDOW_BYTES else (0, 0)
         start = (len(document) * 2654435761 + salt * 40503) % (len(document) - _WINDOW_BYTES)
+        if around is not None:
+            start = self._cutter.last(document, max(0, around - _WINDOW_BYTES // 2))
         begin = self._cutter.first(document[: start + 2 * _WINDOW_BYTES], start) if start else 0
         end = self._cutter.last(document[: begin + 2 * _WINDOW_BYTES], begin + _WINDOW_BYTES)
         return (begin, end) if end > begin else (0, 0)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from gigatoken import BytesSource, Tokenizer as Engine
 
-from tokmill.core.documents import DocumentBuffer
+from tokmill.core.documents import NO_BYTE, DocumentBuffer
 from tokmill.core.errors import EngineError, UsageError
 from tokmill.encode.engines import engine_error, unknown_id
 
@@ -32,6 +32,8 @@ _PRETOKENIZERS = {"r50k_base": "gpt2", "cl100k_base": "cl100k", "o200k_base": "o
 
 class GigatokenEncoder:
     """Implements `protocols.Encoder`."""
+
+    _is_byte_level = True
 
     def __init__(self, encoding: str, pattern: str, ranks: Callable[[], str]) -> None:  # noqa: ARG002  it has the patterns built in
         """ranks: checks the file of ranks and returns its path. Raises UsageError, and what `ranks` raises."""
@@ -62,7 +64,9 @@ class GigatokenEncoder:
         if not documents:
             return np.zeros(0, np.uint32), np.zeros(1, np.int64)
         try:
-            ids, offsets = _arrays(self._loaded().encode_batch(_texts(documents), parallel=False))
+            ids, offsets = _arrays(
+                self._loaded().encode_batch(_texts(documents, is_byte_level=self._is_byte_level), parallel=False)
+            )
         except BaseException as error:
             raise _failed(error) from error
         if ids.dtype != np.uint32 or len(offsets) != len(documents) + 1 or offsets[0] or offsets[-1] != len(ids):
@@ -104,14 +108,21 @@ class GigatokenEncoder:
 class GigatokenJsonEncoder(GigatokenEncoder):
     """The same for a tokenizer.json of a family that is proven. Implements `protocols.Encoder`."""
 
-    def __init__(self, load: Callable[[], bytes]) -> None:
-        """load: checks the file and returns it in the form for this engine. Raises EngineError, and what `load` raises."""
+    def __init__(self, load: Callable[[], bytes], *, is_byte_level: bool) -> None:
+        """Load the file.
+
+        load: checks the file and returns it in the form for this engine. is_byte_level: whether the vocabulary is of bytes; over
+        characters (SentencePiece), the engine does not part documents at a byte that is no character.
+
+        Raises EngineError, and what `load` raises.
+        """
+        self._is_byte_level = is_byte_level
         self._begin(load, Engine.from_json)
 
 
-def _texts(documents: Sequence[bytes]) -> list[bytes] | BytesSource:
+def _texts(documents: Sequence[bytes], *, is_byte_level: bool) -> list[bytes] | BytesSource:
     """Return the documents in the form that the engine takes."""
-    if isinstance(documents, DocumentBuffer):
+    if isinstance(documents, DocumentBuffer) and (is_byte_level or NO_BYTE not in documents.separator):
         return BytesSource(documents.data, documents.separator)
     return documents if isinstance(documents, list) else list(documents)
 
