@@ -17,7 +17,7 @@ from tokmill.cli import app
 from tokmill.core.errors import UsageError
 from tokmill.core.manifest import load_manifest
 from tokmill.core.records import FileEntry
-from tokmill.formats.choose import parse_tokens, tail_notices
+from tokmill.formats.choose import parse_tokens, short_notices
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,7 +43,7 @@ def test_a_small_last_shard_is_told_of_options_that_the_command_has(out: Path, t
     assert not any("--drop-tail" in notice for each in (converted, resharded, merged) for notice in each.notices)
     content = msgspec.structs.replace(load_manifest(tmp_path / "m").content)
     files = {f"train_{i}.bin": FileEntry(size_bytes=1, side="train", tokens=1) for i in range(2)}
-    assert "tokmill reshard" in tail_notices(content, files, "merge")[0]
+    assert "tokmill reshard" in short_notices(content, files, "merge")[0]
 
 
 def test_a_side_of_one_small_shard_is_told_of_too(out: Path, tmp_path: Path) -> None:
@@ -51,7 +51,7 @@ def test_a_side_of_one_small_shard_is_told_of_too(out: Path, tmp_path: Path) -> 
     assert [notice.split()[0] for notice in notices] == ["train_000000.bin", "val_000000.bin"]
     assert all("it is all that this side has" in notice for notice in notices)
     made = load_manifest(tmp_path / "c")
-    assert ["larger --val-fraction" in notice for notice in tail_notices(made.content, made.files)] == [False, True]
+    assert "modded-nanogpt" in short_notices(made.content, made.files)[1]
     assert not any("--val-fraction" in notice for notice in notices)
 
 

@@ -134,7 +134,7 @@ def test_a_side_that_may_be_empty_is_foretold(tmp_path: Path) -> None:
     few = write_corpus(tmp_path / "few.txt", ["some", "few", "documents"])
     assert "about 0.0 of 3 documents will be for validation" in tokmill.plan(few).notices[0]
     assert tokmill.plan(few, val_fraction=0).notices == []
-    many = write_corpus(tmp_path / "many.txt", [f"document {i}" for i in range(200)])
+    many = write_corpus(tmp_path / "many.txt", [f"document {i} " * 50 for i in range(400)])
     assert tokmill.plan(many, val_fraction=0.1).notices == []
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from support.commands import clean_environment
 from support.corpora import write_corpus
@@ -17,7 +18,9 @@ from support.oracle import gpt2
 import tokmill
 from tokmill.cli import app
 from tokmill.core.errors import InputError
+from tokmill.formats import FORMATS
 from tokmill.read.json_record import NotARecordError, RecordParser
+from tokmill.run.advice import fraction_for
 
 TEXTS = [f"Document {i}. {'Some words, then more. ' * (i % 9)}Ünïcödé\n" for i in range(200)]
 
@@ -127,7 +130,7 @@ def test_too_many_bad_records_are_in_the_file_that_is_named(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("texts", "options", "words"),
     [
-        (["few", *TEXTS[:11]], [], "val.bin is empty .* of 12 documents none is for validation; for some, .*--val-fraction 0.42"),
+        (["few", *TEXTS[:11]], [], "val.bin is empty .* of 12 documents none is for validation; for more, .*--val-fraction 0.5"),
         (["one"], [], "val.bin is empty .* of 1 document none is for validation, .* --separator .*With --val-fraction 0"),
         (["one"], ["--val-fraction", "0.999"], "train.bin is empty .* of 1 document none is for training"),
         (TEXTS[1:3], ["--val-fraction", "0.001", "--eot", "none"], "val.bin is empty .* --val-fraction 0.5"),
@@ -161,7 +164,50 @@ def test_a_single_line_of_json_is_not_told_of_separators(tmp_path: Path) -> None
 def test_no_validation_side_that_was_asked_for_is_no_notice(tmp_path: Path) -> None:
     path = write_corpus(tmp_path / "few.txt", TEXTS[:3])
     assert tokmill.tokenize(path, tmp_path / "o", val_fraction=0).notices == []
-    assert tokmill.tokenize(path, tmp_path / "p", val_fraction=0.5).notices == []
+    (notice,) = tokmill.tokenize(path, tmp_path / "p", val_fraction=0.5).notices
+    assert re.match(r"val\.bin has only \d+ tokens: nanoGPT's train\.py needs 1,025", notice)
+
+
+def test_the_proposed_fraction_gives_what_the_trainer_needs(tmp_path: Path) -> None:
+    lengths = [int(n) for n in np.random.default_rng(1).lognormal(4, 1.3, 1500)]
+    path = write_corpus(tmp_path / "many.txt", [f"{i} " + "a few words " * (n // 3) for i, n in enumerate(lengths)])
+    foretold = tokmill.plan(path).notices[-1]
+    first = tokmill.tokenize(path, tmp_path / "o", threads=1)
+    assert first.tokens_val < 1025
+    (told,) = first.notices
+    for notice in (foretold, told):
+        fraction = re.search(r"--val-fraction ([\d.]+)", notice)
+        assert fraction, notice
+        assert "nanoGPT" in notice or "empty" in notice
+        again = tokmill.tokenize(path, tmp_path / "o", threads=1, fresh=True, val_fraction=float(fraction[1]))
+        assert again.tokens_val >= 1025
+        assert again.notices == []
+        assert tokmill.plan(path, val_fraction=float(fraction[1])).notices == []
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_says_how_many_tokens_its_trainer_needs(tmp_path: Path, name: str) -> None:
+    path = write_corpus(tmp_path / "few.txt", TEXTS)
+    summary = tokmill.tokenize(path, tmp_path / "o", threads=1, format=name, val_fraction=0.1)
+    (notice,) = [notice for notice in summary.notices if "val" in notice.partition(" has only")[0]]
+    assert f"{summary.tokens_val:,} tokens" in notice
+    assert f"{FORMATS[name].least_tokens:,}" in notice or FORMATS[name].too_short in notice
+    assert "run again with --fresh --val-fraction" in notice
+    assert FORMATS[name].too_short in "".join(tokmill.plan(path, format=name, val_fraction=0.1).notices)
+
+
+@pytest.mark.parametrize("sigma", [0.0, 0.5, 1.0, 1.5])
+@pytest.mark.parametrize("n_wanted", [1025, 2049, 20_000])
+def test_a_fraction_that_is_said_to_be_enough_very_likely_is(sigma: float, n_wanted: int) -> None:
+    rng, n_short, n_asked = np.random.default_rng(7), 0, 0
+    for _ in range(200):
+        lengths = rng.lognormal(5, sigma, int(rng.integers(30, 3000))).astype(int) + 1
+        fraction, is_enough = fraction_for(n_wanted, len(lengths), int(lengths.sum()))
+        if is_enough:
+            n_asked += 1
+            n_short += int(lengths[rng.random(len(lengths)) < float(fraction)].sum()) < n_wanted
+    assert n_asked > 20
+    assert n_short <= 0.03 * n_asked
 
 
 @pytest.mark.parametrize(

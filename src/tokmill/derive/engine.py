@@ -20,7 +20,7 @@ from tokmill.core.records import Counts, Cursor, FileEntry, path_to_text
 from tokmill.core.system.memory import peak_rss_bytes
 from tokmill.core.version import __version__
 from tokmill.derive.copiers import ByteCopier, TokenCopier
-from tokmill.formats import tail_notices
+from tokmill.formats import short_notices
 from tokmill.output import Output, RunHistoryRecorder, is_made, open_output, rewriting_need
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ def derive_output(
         resumed=resumed,
         already_complete=isinstance(output, Manifest),
         written_bytes=written_bytes,
-        notices=[*notices, *tail_notices(content, manifest.files, how)],
+        notices=[*notices, *short_notices(content, manifest.files, how)],
     )
 
 

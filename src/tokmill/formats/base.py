@@ -61,10 +61,20 @@ class FormatSpec:
     """Shards list documents, so a document is never cut."""
     unit_tokens: int = 1
     """A shard is a multiple of this; above 1, documents are always cut and the last shard is filled up."""
-    batch_tokens: int = 0
-    """Fewest tokens of a shard, and of the validation side, that the trainer takes at its usual batch size; 0: any."""
-    short_shard: str = ""
+    least_tokens: int = 0
+    """Fewest tokens of the validation side that the trainer takes at its usual settings; with `is_least_of_shard`, of any shard."""
+    is_least_of_shard: bool = False
+    too_short: str = ""
     """Notice: what the trainer does with fewer."""
+    val_tokens: int = 0
+    """Tokens of the validation side that a trainer takes by default, if that is more than `least_tokens`; fewer are a setting."""
+    few_for_val: str = ""
+    """Notice: which trainer that is, and the setting."""
+
+    @property
+    def wanted_for_val(self) -> int:
+        """Tokens of the validation side at which there is nothing to say."""
+        return max(self.least_tokens, self.val_tokens)
 
 
 class IdFile:

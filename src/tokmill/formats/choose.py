@@ -174,19 +174,29 @@ def dropped_notices(content: Content, files: Mapping[str, FileEntry], counts: Co
     ]
 
 
-def tail_notices(content: Content, files: Mapping[str, FileEntry], made_by: str = "tokenize") -> list[str]:
-    """Return notices of last shards that may be too short for the trainer. made_by: the command whose options are named."""
+def short_notices(content: Content, files: Mapping[str, FileEntry], made_by: str = "tokenize", for_val: str = "") -> list[str]:
+    """Return notices of a validation side, and of last shards, that are too short for the trainer at its usual settings.
+
+    Args:
+        content: Of the output.
+        files: Of the output.
+        made_by: The command whose options are named.
+        for_val: What to do to have enough for validation.
+    """
     trainer = FORMATS[content.format]
-    if not trainer.batch_tokens:
-        return []
     notices = []
     for side in SIDES:
         shards = [(name, entry.tokens) for name, entry in files.items() if entry.side == side]
-        if not shards or shards[-1][1] > trainer.batch_tokens:
+        total = sum(n for _, n in shards)
+        name, n = (
+            shards[-1] if trainer.is_least_of_shard and shards else (shards[0][0] if len(shards) == 1 else f"side {side}", total)
+        )
+        is_val = side == "val" and any(entry.side == "train" and entry.tokens for entry in files.values())
+        reasons = [trainer.too_short] * (n < trainer.least_tokens and (is_val or trainer.is_least_of_shard))
+        reasons += [trainer.few_for_val] * (is_val and total < trainer.val_tokens)
+        if not n or not reasons:
             continue
-        name, n_tokens = shards[-1]
-        larger = ", a larger --val-fraction" if side == "val" and made_by == "tokenize" else ""
-        alone = f"it is all that this side has: a smaller batch{larger}, or more text"
-        advice = _TAIL_ADVICE[made_by] if len(shards) > 1 else alone
-        notices.append(f"{name} has only {counted(n_tokens, 'token')}: {trainer.short_shard}; {advice}")
+        alone = f"it is all that this side has: {for_val or 'a smaller batch or sequence, or more text'}"
+        advice = _TAIL_ADVICE[made_by] if len(shards) > 1 and n < trainer.least_tokens and trainer.is_least_of_shard else alone
+        notices.append(f"{name} has only {counted(n, 'token')}: {', '.join(reasons)}; {advice}")
     return notices

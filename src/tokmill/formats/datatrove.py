@@ -53,4 +53,6 @@ DATATROVE = FormatSpec(
     index_bytes=8,
     most_tokens=lambda _: 1 << 60,
     keeps_whole=True,
+    least_tokens=2049,
+    too_short="no sample of a sequence of 2,048 and the next token, as nanotron and datatrove take them",
 )

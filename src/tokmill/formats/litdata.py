@@ -72,4 +72,6 @@ LITDATA = FormatSpec(
     lists_files=True,
     shard_tokens=1 << 25,
     most_tokens=lambda item_bytes: (_MOST_BYTES - _HEADER.size) // item_bytes,
+    least_tokens=2049,
+    too_short="no item of TokensLoader(block_size=2049), which LitGPT uses for sequences of 2,048",
 )

@@ -53,7 +53,10 @@ LLMC = FormatSpec(
     expects_dtype=True,
     shard_tokens=100_000_000,
     most_tokens=lambda item_bytes: (_MOST_BYTES - HEADER_BYTES) // item_bytes,
-    batch_tokens=1 << 19,
-    short_shard="llm.c ends when a shard has less than a batch of all processes",
+    least_tokens=(1 << 19) + 1,
+    is_least_of_shard=True,
+    too_short="llm.c ends when a shard has less than a batch of all processes",
+    val_tokens=10_485_760,
+    few_for_val="modded-nanogpt reads 10,485,760 by default (val_tokens in its script)",
 )
-"""batch_tokens: GPT-2's usual batch over all processes."""
+"""least_tokens: more than GPT-2's usual batch over all processes."""

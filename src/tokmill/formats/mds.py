@@ -99,4 +99,6 @@ MDS = FormatSpec(
     shard_tokens=1 << 25,
     most_tokens=most_tokens,
     unit_tokens=SAMPLE_TOKENS,
+    least_tokens=SAMPLE_TOKENS,
+    too_short=f"less than one sample of {SAMPLE_TOKENS:,}; the rest of it is end-of-text ids",
 )

@@ -102,4 +102,6 @@ MEGATRON = FormatSpec(
     expects_dtype=True,
     most_tokens=lambda _: 1 << 60,
     keeps_whole=True,
+    least_tokens=1025,
+    too_short="less than one sequence of 1,024 and the next token, which Megatron-LM then repeats (--seq-length)",
 )

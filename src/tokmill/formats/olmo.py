@@ -72,4 +72,6 @@ OLMO = FormatSpec(
     is_eot_needed=True,
     most_tokens=lambda _: 1 << 60,
     keeps_whole=True,
+    least_tokens=2048,
+    too_short="no instance of sequence_length 2,048 for OLMo-core",
 )

@@ -26,4 +26,11 @@ def write_empty(files: OutputFiles, spec: OutputSpec, side: str, n_shards: int) 
         open_shard(files, spec, side, 0).finish(0, 0, 0)
 
 
-RAW = FormatSpec(shard=open_shard, finish=write_empty, suffix=".bin", most_tokens=lambda _: 1 << 62)
+RAW = FormatSpec(
+    shard=open_shard,
+    finish=write_empty,
+    suffix=".bin",
+    most_tokens=lambda _: 1 << 62,
+    least_tokens=1025,
+    too_short="nanoGPT's train.py needs 1,025 (its block_size, and one)",
+)

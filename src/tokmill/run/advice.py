@@ -6,6 +6,7 @@ first line are named, because the key is what is mistyped most often.
 
 from __future__ import annotations
 
+import math
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from tokmill.core.options import PlanOptions
 from tokmill.core.outcome import NOTHING
 from tokmill.core.records import BLOCK_BYTES, DIVIDE_ABOVE_BYTES
 from tokmill.core.text import counted
+from tokmill.formats import FORMATS
 from tokmill.read import keys_of, open_stream
 
 if TYPE_CHECKING:
@@ -24,8 +26,9 @@ if TYPE_CHECKING:
     from tokmill.core.records import Counts, Input
 
 _MOST_VAL = 0.5
-_ENOUGH = 5
-"""Documents expected for validation, so that none at all is less likely than one in a hundred."""
+_DEVIATIONS = 5
+_SURELY = 3
+_FEW = 2
 _UNLIKELY = 0.1
 """Chance of an empty side that nobody need know of beforehand."""
 _MOST_KEYS = 8
@@ -63,19 +66,53 @@ def shard_notices(content: Content) -> list[str]:
     return [f"shards of {size}: about {n:,} files or more; a larger --shard-tokens makes them fewer"]
 
 
-def possibly_empty_notices(n_documents: int, bytes_text: int, content: Content) -> list[str]:
-    """Return what to say before a run of which one side may well be empty though both were asked for."""
-    n = _n_drawn(n_documents, bytes_text)
-    chance = (1 - content.val_fraction) ** n
-    if not content.val_fraction or not n or chance < _UNLIKELY:
-        return []
+def possibly_short_notices(n_documents: int, bytes_text: int, n_tokens: int, content: Content) -> list[str]:
+    """Return what to say before a run whose validation side may well be empty, or too short for the trainer."""
+    n, trainer = _n_drawn(n_documents, bytes_text), FORMATS[content.format]
     expected = content.val_fraction * n
+    # Half of what is expected is still likely.
+    is_short = content.val_fraction * n_tokens < 2 * trainer.wanted_for_val
+    chance = (1 - content.val_fraction) ** n
+    if not content.val_fraction or not n or (chance < _UNLIKELY and not is_short):
+        return []
     about = f"{expected:.1f}" if expected < 10 else f"{expected:,.0f}"
-    empty = f"that side may well be empty (chance {100 * chance:.0f} %)"
-    what = f"about {about} of {counted(n, 'document')} will be for validation: {empty}"
+    what = f"about {about} of {counted(n, 'document')} will be for validation"
+    what += f": that side may well be empty (chance {100 * chance:.0f} %)" if chance >= _UNLIKELY else ""
     if n == 1:
         return [f"{what}; say with --separator where documents end, or --val-fraction 0"]
-    return [f"{what}; --val-fraction {min(_MOST_VAL, _ENOUGH / n):.2g} makes it likely to have some, 0 leaves it out"]
+    if is_short:
+        reason = trainer.too_short if content.val_fraction * n_tokens < 2 * trainer.least_tokens else trainer.few_for_val
+        what += f", with about {content.val_fraction * n_tokens:,.0f} tokens: {reason}"
+    fraction, is_enough = fraction_for(trainer.wanted_for_val, n, n_tokens)
+    return [f"{what}; --val-fraction {fraction} {'gives enough' if is_enough else 'gives more'}, 0 leaves it out"]
+
+
+def fraction_for(n_wanted: int, n_drawn: int, n_tokens: int) -> tuple[str, bool]:
+    """Return a --val-fraction that very likely gives so many tokens for validation, and whether it does.
+
+    Args:
+        n_wanted: Tokens for validation.
+        n_drawn: Documents, or blocks where these are divided, that are drawn for a side.
+        n_tokens: Tokens of them all.
+    """
+    # A side of k documents has k mean lengths, give or take sqrt(k) of them: k - 5 sqrt(k) must be enough (lengths vary much).
+    n_needed = n_wanted * n_drawn / max(n_tokens, 1)
+    k = ((_DEVIATIONS + math.sqrt(_DEVIATIONS**2 + 4 * n_needed)) / 2) ** 2
+    fraction = min(_MOST_VAL, k / max(n_drawn, 1))
+    # Two digits, rounded up.
+    unit = 10.0 ** (math.floor(math.log10(fraction)) - 1)
+    fraction = min(_MOST_VAL, math.ceil(round(fraction / unit, 6)) * unit)
+    return f"{fraction:.2g}", k <= _MOST_VAL * n_drawn or fraction * n_tokens > _SURELY * n_wanted
+
+
+def more_for_val(counts: Counts, content: Content) -> str:
+    """Return what to do to have enough tokens for validation; empty where nothing is known that helps."""
+    n = _n_drawn(counts.documents_train + counts.documents_val, counts.bytes_text)
+    n_tokens = counts.tokens_train + counts.tokens_val
+    fraction, is_enough = fraction_for(FORMATS[content.format].wanted_for_val, n, n_tokens)
+    if n < _FEW or float(fraction) <= content.val_fraction:
+        return ""
+    return f"{'for enough' if is_enough else 'for more'}, run again with --fresh --val-fraction {fraction}"
 
 
 def emptiness_notices(counts: Counts, content: Content) -> list[str]:
@@ -120,8 +157,7 @@ def _empty_side(counts: Counts, content: Content, n: int) -> str:
     elif side == "training" or content.val_fraction >= _MOST_VAL:
         what += "; choose with another --seed, and --fresh"
     else:
-        fraction = min(_MOST_VAL, max(_ENOUGH / _n_drawn(n, counts.bytes_text), 2 * content.val_fraction))
-        what += f"; for some, run again with --fresh --val-fraction {fraction:.2g}"
+        what += f"; {more_for_val(counts, content) or f'for some, run again with --fresh --val-fraction {_MOST_VAL}'}"
     return f"{what}. With --val-fraction 0 all are for training"
 
 

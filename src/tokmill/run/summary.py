@@ -11,8 +11,8 @@ from tokmill.core.config import Provenance
 from tokmill.core.events import AnyEvent, Progress, Restarted, Started
 from tokmill.core.records import Counts, FileEntry
 from tokmill.core.system.memory import peak_rss_bytes
-from tokmill.formats import dropped_notices, dropped_tokens, tail_notices
-from tokmill.run.advice import emptiness_notices
+from tokmill.formats import dropped_notices, dropped_tokens, short_notices
+from tokmill.run.advice import emptiness_notices, more_for_val
 
 if TYPE_CHECKING:
     from tokmill.core.config import Job
@@ -85,7 +85,7 @@ def notices_of(job: Job, finished: Finished) -> list[str]:
         *finished.notices,
         *emptiness_notices(finished.counts, job.content),
         *dropped_notices(job.content, finished.files, finished.counts),
-        *tail_notices(job.content, finished.files),
+        *short_notices(job.content, finished.files, for_val=more_for_val(finished.counts, job.content)),
     ]
 
 

@@ -16,7 +16,7 @@ from tokmill.core.system.budget import BudgetShares, divide_budget
 from tokmill.core.system.memory import available_bytes, usable_cores
 from tokmill.core.system.process import Child, error_of
 from tokmill.output import DiskNeed, disk_need, is_complete, most_tokens
-from tokmill.run.advice import possibly_empty_notices
+from tokmill.run.advice import possibly_short_notices
 from tokmill.run.estimate.statistics import Estimate, SampleRequest, SampleResult, Totals
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def make_plan(planned: PlannedJob) -> Plan:
     found = sample.totals
     notices = [*planned.notices, *sample.notices]
     if found:
-        notices += possibly_empty_notices(found.documents.value, found.bytes_text.value, content)
+        notices += possibly_short_notices(found.documents.value, found.bytes_text.value, found.tokens.value, content)
     available = available_bytes()
     if available is not None and available < budget:
         notices.append(f"the budget is {budget / MIB:,.0f} MiB, but only {available / MIB:,.0f} MiB of memory are available now")
