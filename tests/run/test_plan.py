@@ -24,7 +24,7 @@ from tokmill import api
 from tokmill.cli import app
 from tokmill.cli.render import plan_lines
 from tokmill.core.config import BudgetTerms
-from tokmill.core.errors import DiskFullError, MemoryBudgetError
+from tokmill.core.errors import DiskFullError, MemoryBudgetError, UsageError
 from tokmill.core.options import PlanOptions
 from tokmill.core.system.budget import divide_budget
 from tokmill.core.system.process import Child
@@ -339,5 +339,25 @@ def test_every_file_takes_its_time(tmp_path: Path) -> None:
 def test_thousands_of_shards_are_a_notice_beforehand(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("some words " * 1000)
     (notice,) = tokmill.plan(tmp_path, val_fraction=0, shard_tokens=2).notices
-    assert notice.startswith("shards of 2 tokens: about 1,375 files or more; ")
+    assert notice.startswith("shards of 2 tokens: about 1,001 files; ")
     assert tokmill.plan(tmp_path, val_fraction=0, shard_tokens=100).notices == []
+
+
+def test_very_many_small_files_are_made_with_force_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_corpus(tmp_path / "a.txt", ["some words " * 40] * 130)
+    whole, out = tmp_path / "whole", tmp_path / "o"
+    n_tokens = tokmill.tokenize(path, whole, val_fraction=0, threads=1).tokens_train
+    assert f"about {n_tokens:,} files" in " ".join(tokmill.plan(path, val_fraction=0, shard_tokens=1).notices)
+    for arguments in (["tokenize", str(path)], ["reshard", str(whole)], ["convert", str(whole), "--format", "llmc"]):
+        assert app.run([*arguments, "--out", str(out), "--shard-tokens", "1", "-q"]) == 2
+        assert not out.exists()
+    with pytest.raises(UsageError, match="shards of 1 token would make about") as caught:
+        tokmill.tokenize(path, out, shard_tokens=1, threads=1)
+    tokmill.tokenize(path, out, shard_tokens=caught.value.suggested, threads=1)
+    tokmill.tokenize(path, out, fresh=True, val_fraction=0, threads=1, shard_tokens=1, shard_documents=True)
+    assert len(list(out.glob("*.bin"))) == 130
+    monkeypatch.setattr(disk_space, "_MOST_SMALL_FILES", 100)
+    with pytest.raises(UsageError, match="about 106 files"):
+        tokmill.reshard(whole, tmp_path / "m", shard_tokens=100)
+    tokmill.reshard(whole, tmp_path / "m", shard_tokens=100, force=True)
+    assert len(list((tmp_path / "m").glob("*.bin"))) == 107

@@ -88,7 +88,7 @@ class ProgressObserver:
 
     def not_yet_told(self, notices: Sequence[str]) -> list[str]:
         """Return the notices of a result that were not shown yet to a person who sees both standard streams."""
-        is_seen = sys.stdout.isatty() and sys.stderr.isatty()
+        is_seen = (sys.stdout.isatty() and sys.stderr.isatty()) or _is_one_file()
         return [notice for notice in notices if not (is_seen and notice in self._shown_notices)]
 
     def __enter__(self) -> Self:
@@ -327,3 +327,11 @@ def _can_write(stream: TextIO, text: str) -> bool:
     except (UnicodeEncodeError, LookupError):
         return False
     return True
+
+
+def _is_one_file() -> bool:
+    """Return whether both standard streams go to the same place (`2>&1`)."""
+    try:
+        return os.path.samestat(os.fstat(1), os.fstat(2))
+    except OSError:
+        return False

@@ -294,7 +294,11 @@ class PlanOptions:
 class TokenizeOptions(PlanOptions):
     """The options of tokenize."""
 
-    force: bool = option(False, group=OUTPUT, help="Start although the output will not fit on the disk.")
+    force: bool = option(
+        False,
+        group=OUTPUT,
+        help="Start although the output will not fit on the disk, or will be more than 10,000 files of less than 1 MiB.",
+    )
     append: bool = option(False, group=OUTPUT, help="Add the inputs to the complete output in DIR.")
     part: str | None = option(
         None,

@@ -21,7 +21,7 @@ from tokmill.core.system.memory import peak_rss_bytes
 from tokmill.core.version import __version__
 from tokmill.derive.copiers import ByteCopier, TokenCopier
 from tokmill.formats import short_notices
-from tokmill.output import Output, RunHistoryRecorder, is_made, open_output, rewriting_need
+from tokmill.output import Output, RunHistoryRecorder, check_n_files, is_made, open_output, rewriting_need
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -144,7 +144,12 @@ def derive_output(
     notices: what a person should know first. The rest as of `merge`.
     """
     if not force and not is_made(out, content, fresh=fresh):
-        rewriting_need(out, content, sum((source.manifest.counts for source in sources), Counts()), fresh=fresh).check()
+        counts = sum((source.manifest.counts for source in sources), Counts())
+        need = rewriting_need(out, content, counts, fresh=fresh)
+        need.check()
+        if not need.written_bytes:
+            n_documents = counts.documents_train + counts.documents_val
+            check_n_files(content, counts.tokens_train + counts.tokens_val, n_documents, str(out))
     reporter = ProgressReporter(observers)
     for notice in notices:
         reporter.notice(notice)

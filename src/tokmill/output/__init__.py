@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from tokmill.output.directory import GrowingFile, Output, discard_append, open_output
     from tokmill.output.disk_space import (
         DiskNeed,
+        check_n_files,
         disk_need,
         most_tokens,
+        n_shards,
         rewriting_need,
     )
     from tokmill.output.journal import Header, read_journal

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from tokmill.core.errors import DiskFullError
+from tokmill.core.errors import DiskFullError, UsageError
 from tokmill.core.output_spec import Shards
 from tokmill.core.records import ITEM_BYTES, is_packed, text_to_path
 from tokmill.core.system.durable import file_system_of
@@ -31,6 +31,8 @@ _FILES = 8
 """Inodes: two growing files, journal, history, lock, manifest, list of skipped records, and their directory."""
 _COMPRESSION = 30
 """Text does not compress better than this."""
+_MOST_SMALL_FILES = 10_000
+_SMALL_BYTES = 1 << 20
 _REPLACED = 3
 """U+FFFD for a byte that is not UTF-8 is three bytes long."""
 
@@ -90,6 +92,36 @@ def disk_need(job: Job, n_tokens: int, bytes_in: int, carried_bytes: int = 0) ->
     return _need(out, job.content, n_tokens, output, bytes_in, fresh=job.fresh)
 
 
+def check_n_files(content: Content, n_tokens: int, n_documents: int, out: str) -> None:
+    """Raise UsageError for an output of very many small files, which nobody means.
+
+    Args:
+        content: Of the output.
+        n_tokens: Of the output, at least.
+        n_documents: Of the output, at least.
+        out: The output, for the message.
+    """
+    n_files = n_shards(content, n_tokens, n_documents)
+    shard_tokens = content.shards.tokens if isinstance(content.shards, Shards) else 0
+    if n_files <= _MOST_SMALL_FILES or shard_tokens * ITEM_BYTES[content.dtype] >= _SMALL_BYTES:
+        return
+    raise UsageError(
+        f"shards of {counted(shard_tokens, 'token')} would make about {n_files:,} files",
+        where=out,
+        option="--shard-tokens",
+        allowed=f"at most {_MOST_SMALL_FILES:,} files of less than 1 MiB; any number with --force",
+        suggested=str(_SMALL_BYTES),
+    )
+
+
+def n_shards(content: Content, n_tokens: int, n_documents: int) -> int:
+    """Return about how many files of ids an output of shards has; 0 for one without."""
+    if not isinstance(content.shards, Shards):
+        return 0
+    n = n_tokens // content.shards.tokens
+    return min(n, n_documents) if content.shards.whole_documents else n
+
+
 def rewriting_need(out: Path, content: Content, counts: Counts, *, fresh: bool) -> DiskNeed:
     """Return what an output that is made of other outputs needs on its disk. counts: of the new output."""
     n_tokens, n_documents = counts.tokens_train + counts.tokens_val, counts.documents_train + counts.documents_val
@@ -110,7 +142,7 @@ def _need(out: Path, content: Content, n_tokens: int, output: int, bytes_in: int
         # They are removed before anything is written.
         free, written = free + written if free is not None else None, 0
     needed = max(0, output + bookkeeping - written) + reserve
-    shards = n_tokens // content.shards.tokens if isinstance(content.shards, Shards) else 0
+    shards = n_shards(content, n_tokens, n_tokens)
     needed_files = 0 if growing else _FILES + shards + len(out.parents) - len(existing.parents)
     free_files = status.f_favail if status and status.f_files else None
     return DiskNeed(

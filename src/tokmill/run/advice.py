@@ -57,13 +57,14 @@ def unused_notices(options: PlanOptions, inputs: Sequence[Input], *, has_directo
     return [f"{option} has no effect: {why}" for is_unused, option, why in unused if is_unused]
 
 
-def shard_notices(content: Content) -> list[str]:
-    """Return what to say when the output will be thousands of files, as far as the sizes of the inputs tell."""
-    n_bytes = sum(source.size_bytes or 0 for source in content.inputs)
-    if not content.shards or (n := n_bytes // _BYTES_PER_TOKEN // content.shards.tokens) < _MANY_FILES:
+def shard_notices(content: Content, n: int | None = None) -> list[str]:
+    """Return what to say when the output will be thousands of files. n: how many; None: as the sizes of the inputs tell."""
+    if not content.shards:
         return []
+    if n is None:
+        n = sum(source.size_bytes or 0 for source in content.inputs) // _BYTES_PER_TOKEN // content.shards.tokens
     size = counted(content.shards.tokens, "token")
-    return [f"shards of {size}: about {n:,} files or more; a larger --shard-tokens makes them fewer"]
+    return [f"shards of {size}: about {n:,} files; a larger --shard-tokens makes them fewer"] if n >= _MANY_FILES else []
 
 
 def possibly_short_notices(n_documents: int, bytes_text: int, n_tokens: int, content: Content) -> list[str]:

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from tokmill.core.config import MIB, Job
-from tokmill.core.errors import Interrupted, WorkerDiedError
+from tokmill.core.errors import Interrupted, UsageError, WorkerDiedError
 from tokmill.core.events import Failed
 from tokmill.core.records import ITEM_BYTES, Compression, text_to_path
 from tokmill.core.system.budget import BudgetShares, divide_budget
 from tokmill.core.system.memory import available_bytes, usable_cores
 from tokmill.core.system.process import Child, error_of
-from tokmill.output import DiskNeed, disk_need, is_complete, most_tokens
-from tokmill.run.advice import possibly_short_notices
+from tokmill.output import DiskNeed, check_n_files, disk_need, is_complete, most_tokens, n_shards
+from tokmill.run.advice import possibly_short_notices, shard_notices
 from tokmill.run.estimate.statistics import Estimate, SampleRequest, SampleResult, Totals
 
 if TYPE_CHECKING:
@@ -119,6 +119,9 @@ def make_plan(planned: PlannedJob) -> Plan:
     found = sample.totals
     notices = [*planned.notices, *sample.notices]
     if found:
+        # A better number than that of the sizes alone.
+        notices = [each for each in notices if each not in shard_notices(content)]
+        notices += shard_notices(content, n_shards(content, found.tokens.value, found.documents.value))
         notices += possibly_short_notices(found.documents.value, found.bytes_text.value, found.tokens.value, content)
     available = available_bytes()
     if available is not None and available < budget:
@@ -150,15 +153,27 @@ def check_disk(job: Job, carried_bytes: int = 0) -> None:
 
     Raises:
         DiskFullError: It surely will not fit.
+        UsageError: It surely would be very many small files.
         TokmillError: The sample cannot be taken.
     """
     most = most_tokens(job.content)
-    if most is None or disk_need(job, *most, carried_bytes).fits or is_complete(job):
+    if most is None or is_complete(job):
+        return
+    need = disk_need(job, *most, carried_bytes)
+    try:
+        check_n_files(job.content, most[0], most[0], job.out)
+        has_few_files = True
+    except UsageError:
+        # A run that was begun is gone on with.
+        has_few_files = bool(need.written_bytes)
+    if need.fits and has_few_files:
         return
     found = ask(job, MIB, decode_s=0.15, encode_s=0.15).totals
     # Only what does not fit at the lower end of the interval is turned down.
     if found is not None:
         disk_need(job, found.tokens.low, found.bytes_in.low, carried_bytes).check(is_staged=bool(job.destination))
+    if found is not None and not has_few_files:
+        check_n_files(job.content, found.tokens.low, found.documents.low, job.destination or job.out)
 
 
 def ask(job: Job, sample_bytes: int, *, decode_s: float, encode_s: float) -> SampleResult:
