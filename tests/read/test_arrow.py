@@ -187,6 +187,17 @@ def test_a_record_batch_that_the_index_leaves_out_is_an_error(tmp_path: Path) ->
         assert raised_by(inputs) or len(read_all(inputs).texts) == 2
 
 
+def test_a_schema_without_the_beginning_of_a_message_is_that_of_polars(tmp_path: Path) -> None:
+    length = int.from_bytes(FILE[12:16], "little")
+    bare = FILE[:8] + FILE[16 : 16 + length]
+    assert_read(tmp_path / "a.arrow", bare + bytes(8) + FILE[16 + length :], ["one", "two"])
+    rows = packed(pa.table({"text": ["hidden"]}), is_file=False)[:-8]
+    hidden = bare + b"".join([rows, bytes(-len(rows) % 8)])
+    shifted = packed(pa.table({"text": ["one", "two"]}), is_file=True)
+    with pytest.raises(DamagedInputError):
+        read_all(write(tmp_path, {"b.arrow": hidden + shifted[8:]}), resume=False)
+
+
 @pytest.mark.parametrize(
     ("data", "words"),
     [

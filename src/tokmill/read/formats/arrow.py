@@ -15,7 +15,6 @@ from tokmill.read.arrow_columns import ARROW_ERRORS, ColumnReader, check_column
 from tokmill.read.formats.arrow_buffers import BatchBuffers, ColumnTexts, Values
 from tokmill.read.formats.arrow_messages import (
     DICTIONARY,
-    SCHEMA,
     ColumnPlace,
     FlatTable,
     Message,
@@ -76,8 +75,8 @@ class ArrowReader(FormatReader["SeekableFile"]):
         place: ColumnPlace | None = None
         dictionary = Values(self._most)
         for message in MessageReader(self._stream, self.check_size).messages():
-            if message.kind == SCHEMA:
-                place, dictionary = self._place(message), Values(self._most)
+            if message.schema is not None:
+                place, dictionary = self._place(message.schema, message.header), Values(self._most)
             elif place is None:
                 raise ValueError("rows without a schema")
             elif message.kind == DICTIONARY:
@@ -99,13 +98,13 @@ class ArrowReader(FormatReader["SeekableFile"]):
         self._texts.values(batch, place.kinds[-1].value_type, values)
         return values
 
-    def _place(self, message: Message) -> ColumnPlace:
+    def _place(self, schema: pa.Schema, header: FlatTable) -> ColumnPlace:
         """Return where the wanted column is. Raises BadRecordError."""
-        schema, key = message.schema(), self._settings.content.text_key
+        key = self._settings.content.text_key
         check_column(schema, key, Location(path=self._position.source.path))
-        if message.header.number(0, "<h"):
+        if header.number(0, "<h"):
             raise ValueError("its numbers begin with their highest byte (big-endian)")
-        return ColumnPlace.find(schema, message.header, [key] if key in schema.names else key.split("."))
+        return ColumnPlace.find(schema, header, [key] if key in schema.names else key.split("."))
 
     def _error(self, error: Exception) -> TokmillError:
         """Return the error for one of pyarrow's or of ours."""

@@ -27,6 +27,8 @@ FILE_MAGIC = b"ARROW1"
 _CONTINUATION = b"\xff\xff\xff\xff"
 _FOOTER_END = 4 + len(FILE_MAGIC)
 _GAP_BYTES = 1 << 20
+_FIRST = 8
+"""Where messages begin in a file."""
 SCHEMA, DICTIONARY, ROWS = 1, 2, 3
 _VERSION_5 = 4
 
@@ -106,17 +108,12 @@ class Message:
     header: FlatTable
     is_old: bool
     """Whether unions and runs have a buffer more: bits of validity (before Arrow 1.0)."""
-    metadata: bytes
     body: int
     """Offset of its buffers in the file."""
     end: int
     """Offset after it."""
-
-    def schema(self) -> pa.Schema:
-        """Return the schema that this message is."""
-        length = len(self.metadata).to_bytes(4, "little")
-        found: pa.Schema = pa.ipc.read_schema(pa.py_buffer(_CONTINUATION + length + self.metadata))
-        return found
+    schema: pa.Schema | None = None
+    """What it is, if it is a schema."""
 
 
 class MessageReader:
@@ -162,23 +159,39 @@ class MessageReader:
     def _of_file(self) -> Iterator[Message]:
         length, magic = struct.unpack(f"<i{len(FILE_MAGIC)}s", self.read(max(0, self._size - _FOOTER_END), _FOOTER_END))
         footer_at = self._size - _FOOTER_END - length
-        if magic != FILE_MAGIC or length < 0 or footer_at < 8:
+        if magic != FILE_MAGIC or length < 0 or footer_at < _FIRST:
             raise ValueError("it does not end as one")
-        footer = FlatTable(self.read(footer_at, length))
+        data = self.read(footer_at, length)
+        footer = FlatTable(data)
         # The second number of a block is 32 bits of length and 32 of padding.
         dictionaries, rows = ([(int(at), int(m) & 0xFFFFFFFF, int(n)) for at, m, n in footer.numbers(i, 3)] for i in (2, 3))
-        first = next((at for at in range(8, min(72, footer_at), 8) if self.read(at, 4) != bytes(4)), 8)
-        schema = self._message(first, is_file=True)
-        if schema is None or schema.kind != SCHEMA:
-            raise ValueError("it does not begin with a schema")
-        self._check_blocks([(8, 0, 0), (first, schema.end - first, 0), *sorted(dictionaries + rows)], footer_at)
-        yield schema
+        blocks = sorted(dictionaries + rows)
+        first = blocks[0][0] if blocks else footer_at
+        self._check_beginning(min(first, footer_at))
+        self._check_blocks([(first, 0, 0), *blocks], footer_at)
+        header = footer.table(1)
+        if header is None:
+            raise ValueError("it has no schema")
+        whole = b"".join([FILE_MAGIC, bytes(2), data, length.to_bytes(4, "little"), FILE_MAGIC])
+        yield Message(SCHEMA, header, is_old=False, body=first, end=first, schema=pa.ipc.open_file(pa.BufferReader(whole)).schema)
         for blocks, kind in ((dictionaries, DICTIONARY), (rows, ROWS)):
             for at, n_metadata, n_body in blocks:
                 message = self._message(at, is_file=True)
                 if message is None or message.kind != kind or message.end != at + n_metadata + n_body:
                     raise ValueError(f"at byte {at:,} is not the message that the index at its end names")
                 yield message
+
+    def _check_beginning(self, end: int) -> None:
+        """Raise ValueError if something other than a schema, and the mark of an end, lies before the first block."""
+        data = self.read(_FIRST, max(0, end - _FIRST))
+        begin = _FIRST + (len(data) - len(data.lstrip(b"\0"))) // 8 * 8
+        if begin >= end:
+            return
+        if data[begin - _FIRST :].startswith(_CONTINUATION) or not _is_bare_schema(data[begin - _FIRST :]):
+            message = self._message(begin, is_file=True)
+            if message and message.kind != SCHEMA:
+                raise ValueError(f"it has something at byte {begin:,} that its index does not name")
+            self._check_blocks([(message.end if message else begin, 0, 0)], end)
 
     def _check_blocks(self, blocks: list[tuple[int, int, int]], footer_at: int) -> None:
         """Raise ValueError if there is anything between the blocks that the index names, or one is named twice."""
@@ -219,7 +232,28 @@ class MessageReader:
         body = begin + length
         if body + n_body > self._size:
             raise ValueError(f"it ends at byte {self._size:,}, in the middle of a message")
-        return Message(kind, header, root.number(0, "<h") < _VERSION_5, metadata, body, body + n_body)
+        is_old = root.number(0, "<h") < _VERSION_5
+        schema = None
+        if kind == SCHEMA:
+            schema = pa.ipc.read_schema(pa.py_buffer(b"".join([_CONTINUATION, length.to_bytes(4, "little"), metadata])))
+        return Message(kind, header, is_old, body, body + n_body, schema)
+
+
+def _is_bare_schema(data: bytes) -> bool:
+    """Return whether a schema begins here without what every message begins with, as Polars writes it, and no message follows."""
+    try:
+        is_schema = FlatTable(data).number(1, "<B") == SCHEMA
+    except ValueError:
+        return False
+    return is_schema and not any(_is_rows(data[at:]) for at in range(0, len(data), 8) if data.startswith(_CONTINUATION, at))
+
+
+def _is_rows(data: bytes) -> bool:
+    """Return whether a message of rows begins here."""
+    try:
+        return FlatTable(data[8:]).number(1, "<B") in (DICTIONARY, ROWS)
+    except ValueError:
+        return False
 
 
 @dataclass(frozen=True, slots=True)
