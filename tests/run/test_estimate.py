@@ -262,6 +262,51 @@ def test_a_table_that_cannot_be_read_in_time_is_not_read_to_its_end(tmp_path: Pa
     assert abs(found.bytes_in.value - sum(len(d.encode()) for d in documents)) < 0.1 * found.bytes_in.value
 
 
+@pytest.mark.usefixtures("small_places")
+def test_a_parquet_file_in_which_one_language_follows_another_is_sampled_all_over(tmp_path: Path) -> None:
+    english, chinese = (
+        [" ".join(random.Random(i).choices(words, k=400)) for i in range(2500)] for words in (LANGUAGES[0], LANGUAGES[2])
+    )
+    pq.write_table(pa.table({"text": english + chinese}), tmp_path / "c.parquet", row_group_size=50)
+    answer, found = ask(tmp_path / "c.parquet", sample_bytes=250_000, decode_s=0.0)
+    assert "only the beginning" in answer.notices[0]
+    assert found.tokens.low <= count_tokens(english + chinese) <= found.tokens.high
+    _, found = ask(tmp_path / "c.parquet", sample_bytes=250_000)
+    assert found.tokens.low <= count_tokens(english + chinese) <= found.tokens.high
+    assert found.bytes_in.low <= sum(len(d.encode()) for d in english + chinese) <= found.bytes_in.high
+
+
+@pytest.mark.usefixtures("small_places")
+@pytest.mark.parametrize("compression", ["uncompressed", "zstd"])
+def test_bytes_of_other_columns_are_not_taken_for_text(tmp_path: Path, compression: str) -> None:
+    documents = mixed_text(5, 3_000_000)
+    other = random.Random(0).randbytes(9_000)
+    table = pa.table({"text": documents, "picture": [other[i:] + other[:i] for i in range(len(documents))]})
+    feather.write_feather(table, str(tmp_path / "c.arrow"), compression=compression, chunksize=100)
+    for decode_s in (0.0, 5.0):
+        _, found = ask(tmp_path / "c.arrow", sample_bytes=250_000, decode_s=decode_s)
+        assert found.tokens.low <= count_tokens(documents) <= found.tokens.high
+
+
+@pytest.mark.usefixtures("small_places")
+def test_bad_records_end_with_no_token_even_if_empty_documents_do(tmp_path: Path) -> None:
+    lines = [json.dumps({"text": "some words here" if i % 2 else None}) for i in range(20_000)]
+    path = write(tmp_path / "a.jsonl", "\n".join(lines) + "\n")
+    _, found = ask(path, sample_bytes=50_000, keep_empty=True, on_error="skip")
+    assert found.tokens.low <= 10_000 * 4 <= found.tokens.high
+
+
+@pytest.mark.usefixtures("small_places")
+def test_a_window_that_is_drawn_twice_makes_the_sample_no_larger(tmp_path: Path) -> None:
+    documents = mixed_text(7, 600_000)
+    for i, document in enumerate(documents):
+        write(tmp_path / f"{i:04}.txt", document[:2000])
+    _, found = ask(tmp_path, sample_bytes=400_000)
+    n_bytes = sum(len(d[:2000].encode()) for d in documents)
+    assert found.sampled_bytes < n_bytes
+    assert found.tokens.low <= count_tokens([d[:2000] for d in documents]) <= found.tokens.high
+
+
 def test_nothing_is_said_of_pipes_and_bad_lines_are_told(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", '{"text": "one"}\n{"body": "two"}\n')
     job = make_job([str(path), "-"], out="/dev/null/x").job

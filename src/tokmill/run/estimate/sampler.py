@@ -16,12 +16,13 @@ import statistics
 import time
 from bisect import bisect_right
 from itertools import accumulate
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from tokmill.core.config import MIB, BudgetTerms, Resources
-from tokmill.core.records import WITH_FOOTER, Cursor
+from tokmill.core.records import Cursor
 from tokmill.core.skipping import n_bad_records
 from tokmill.core.system.process import serve_once
 from tokmill.core.text import counted
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from tokmill.core.records import Batch, Input
+    from tokmill.read import StoredGroup
 
 WINDOW_BYTES = 64 << 10
 REACH_BYTES = 128 << 10
@@ -118,20 +120,24 @@ class Sampler:
     # ---- windows of files that can be read anywhere ----
 
     def _windows(self, files: Sequence[Input], n_bytes: int) -> Group:
-        """Return windows: one at random from each of equal stretches, of a grid in each file, long windows likelier than short."""
+        """Return windows of a grid in each file, at equal steps from a random start: long windows are likelier than short."""
         total = _size(files)
         ends = list(accumulate(source.size_bytes or 0 for source in files))
         n_places = sum(-(-(source.size_bytes or 0) // WINDOW_BYTES) for source in files)
         most = _MOST_REQUESTS if any(source.is_remote for source in files) else _MOST
         n = max(_FEWEST, min(most, n_bytes * n_places // total))
         # The seed is fixed: the same corpus gives the same answer.
-        rng = random.Random(0)  # noqa: S311  a sample, no secret
+        start = random.Random(0).random()  # noqa: S311  a sample, no secret
         windows = []
+        drawn: set[tuple[int, int]] = set()
         for k in range(n):
-            at = min(int((k + rng.random()) * total / n), total - 1)
+            at = min(int((k + start) * total / n), total - 1)
             i = bisect_right(ends, at)
             offset = at - (ends[i - 1] if i else 0)
-            windows.append(self._window(files[i], offset - offset % WINDOW_BYTES))
+            begin = offset - offset % WINDOW_BYTES
+            windows.append(self._window(files[i], begin))
+            windows[-1].is_again = (i, begin) in drawn
+            drawn.add((i, begin))
         # The last document of each text file is in no window's count.
         return Group(windows, total, extra_documents=len(files) if files[0].format == "text" else 0)
 
@@ -156,7 +162,7 @@ class Sampler:
                 is_end = first <= stop < last if n_after else stop == last
                 window.raw_bytes += len(part) + n_after * is_end
             elif at >= first:
-                text, is_end = data[at:stop] if is_text else self._parsed(data[at:stop], at_start=low == at == 0), True
+                text, is_end = data[at:stop] if is_text else self._parsed(data[at:stop], window, at_start=low == at == 0), True
                 window.raw_bytes += stop - at + n_after
             else:
                 text, is_end = None, False
@@ -169,15 +175,16 @@ class Sampler:
             at = stop + max(1, n_after)
         return window
 
-    def _parsed(self, line: bytes, *, at_start: bool) -> bytes | None:
-        """Return the text of a line of JSON, empty if it has none; None for a blank line, which is no document."""
+    def _parsed(self, line: bytes, window: Window, *, at_start: bool) -> bytes | None:
+        """Return the text of a line of JSON; None for a blank line, which is no document, and a bad one, which is counted here."""
         if not line or line.isspace():
             return None
         try:
             return self._parser.parse(line, self._content.encoding_errors, at_start=at_start)[0]
         except NotARecordError:
             self._n_bad += 1
-            return b""
+            window.documents += 1
+            return None
 
     # ---- everything else ----
 
@@ -211,22 +218,20 @@ class Sampler:
 
     def _read_files(self, sources: tuple[Input, ...], seconds: float, most_bytes: int) -> Group:
         """Read files as far as the time allows and keep every n-th batch, of at most so much text."""
-        content = msgspec.structs.replace(self._content, inputs=sources, on_error="skip")
-        job = self._request.job.resources
-        budget = {name: getattr(job, name) for name in ("budget_bytes", "worker_bytes", "reset_above_bytes", "terms")}
-        reader = CorpusReader(content, msgspec.structs.replace(_RESOURCES, **budget), cutter_of(content.tokenizer))
+        reader, is_text = self._reader(sources), sources[0].format == "text"
         size, until_s = _size(sources), time.monotonic() + seconds
-        groups = stored_groups(sources[0], reader.settings) if sources[0].format == "parquet" else []
-        n_rows = sum(group.n_rows for group in groups)
+        stored = []
+        if sources[0].format == "parquet":
+            stored = [group for group in stored_groups(sources[0], reader.settings) if group.n_rows]
+        if len(stored) >= _FEWEST and sum(group.stored_bytes for group in stored) > most_bytes:
+            return self._row_groups(reader, stored, until_s, most_bytes)
         windows: list[Window] = []
         stride, n_kept_bytes, n_seen, n_unseen, n_raw, n_records = 1, 0, 0, 0, 0, 0
-        for n_met, batches in enumerate(_whole_records(reader.batches(Cursor()), is_text=sources[0].format == "text")):
+        for n_met, batches in enumerate(_whole_records(reader.batches(Cursor()), is_text=is_text)):
             window = self._window_of(batches)
             n_records += window.documents
-            position = batches[-1].position_bytes
-            if sources[0].format in WITH_FOOTER:
-                # Their end is read first. Of Arrow, whose rows nobody knows, all bytes are taken to be text.
-                position = size * n_records // n_rows if n_rows else min(size, n_seen + window.raw_bytes)
+            # The end of a Parquet file is read first.
+            position = size * n_records // sum(g.n_rows for g in stored) if stored else batches[-1].position_bytes
             # A stream is left when it reads more from the disk: what it had read before was all delivered.
             if time.monotonic() > until_s and n_seen >= _LEAST_BYTES and position > n_raw:
                 n_unseen = max(1, (size - n_raw) * n_seen // max(1, n_raw))
@@ -241,6 +246,34 @@ class Sampler:
         for window in windows:
             window.chance = 1 / stride
         return Group(windows, n_seen, n_unseen, is_whole=not n_unseen and stride == 1)
+
+    def _row_groups(self, reader: CorpusReader, stored: Sequence[StoredGroup], until_s: float, most_bytes: int) -> Group:
+        """Read the first rows of row groups in random order, as far as the time allows; each is a window."""
+        windows: list[tuple[int, Window]] = []
+        n_drawn = n_kept_bytes = 0
+        for group in random.Random(0).sample(stored, len(stored)):  # noqa: S311  the same
+            if len(windows) >= _FEWEST and (time.monotonic() > until_s or n_kept_bytes > most_bytes):
+                break
+            window = Window()
+            for batches in _whole_records(reader.batches(Cursor(record=group.first)), is_text=False):
+                window += self._window_of(batches)
+                if window.documents >= group.n_rows or window.raw_bytes * len(stored) >= most_bytes:
+                    break
+            # The last batch of a row group may hold rows of the next.
+            window.chance = max(1, window.documents) / group.n_rows
+            windows.append((group.first, window))
+            n_drawn += group.n_rows
+            n_kept_bytes += window.raw_bytes
+        n_seen = int(sum(window.raw_bytes / window.chance for _, window in windows))
+        n_unseen = n_seen * (sum(group.n_rows for group in stored) - n_drawn) // n_drawn
+        return Group([window for _, window in sorted(windows, key=itemgetter(0))], n_seen, n_unseen)
+
+    def _reader(self, sources: tuple[Input, ...]) -> CorpusReader:
+        """Return a reader with the budget of the run, and small batches."""
+        content = msgspec.structs.replace(self._content, inputs=sources, on_error="skip")
+        job = self._request.job.resources
+        budget = {name: getattr(job, name) for name in ("budget_bytes", "worker_bytes", "reset_above_bytes", "terms")}
+        return CorpusReader(content, msgspec.structs.replace(_RESOURCES, **budget), cutter_of(content.tokenizer))
 
     def _window_of(self, batches: Sequence[Batch]) -> Window:
         window, content = Window(), self._content

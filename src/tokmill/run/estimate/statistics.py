@@ -19,6 +19,7 @@ from tokmill.core.config import Job
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+    from typing import Self
 
 _FLOOR = 0.0005
 """A sample is never surer than this: a window may gain or lose a token where it is cut."""
@@ -90,6 +91,15 @@ class Window:
     """That end here."""
     texts: list[bytes] = field(default_factory=list)
     """None of them empty; not checked to be UTF-8."""
+    is_again: bool = False
+    """It was drawn before."""
+
+    def __iadd__(self, other: Window) -> Self:
+        self.raw_bytes += other.raw_bytes
+        self.tokens += other.tokens
+        self.documents += other.documents
+        self.texts += other.texts
+        return self
 
 
 @dataclass(slots=True)
@@ -115,7 +125,7 @@ def totals(groups: Sequence[Group]) -> Totals:
         bytes_text=_sum(_of_group(g, lambda w: w.text_bytes) for g in groups),
         documents=_sum(_of_group(g, lambda w: w.documents, g.extra_documents) for g in groups),
         tokens=_sum(_of_group(g, lambda w: w.tokens) for g in groups),
-        sampled_bytes=sum(w.raw_bytes for g in groups for w in g.windows),
+        sampled_bytes=sum(w.raw_bytes for g in groups for w in g.windows if not w.is_again),
         n_windows=sum(len(g.windows) for g in groups),
     )
 
@@ -147,7 +157,7 @@ def _ratio_error(windows: Sequence[Window], of: Callable[[Window], int], ratio: 
         return ratio
     residuals = [(of(w) - ratio * w.raw_bytes) / w.chance for w in windows]
     variance = sum((b - a) ** 2 for a, b in pairwise(residuals)) / (2 * (n - 1))
-    unsampled = max(0.0, 1 - sum(w.raw_bytes for w in windows) / max(1, n_bytes))
+    unsampled = max(0.0, 1 - sum(w.raw_bytes for w in windows if not w.is_again) / max(1, n_bytes))
     # Student's quantile, from three degrees of freedom on a little more.
     quantile = 2 + 3 / (n - 1)
     return quantile * math.sqrt(n * variance * unsampled) / sum(w.raw_bytes / w.chance for w in windows)
