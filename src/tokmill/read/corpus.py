@@ -162,7 +162,8 @@ class CorpusReader:
             for batch in _reader_of(source.format)(stream, position, self.settings).batches(start):
                 yield replace(batch, position_bytes=n_before + batch.position_bytes, counts=wanted.counts(batch))
             self._note_undivided(wanted, position)
-            return n_before + int(stream.raw_position()), position.end()
+            end_byte = source.size_bytes if source.format in WITH_FOOTER else stream.raw_position()
+            return n_before + int(end_byte or 0), position.end()
         finally:
             stream.close()
 

@@ -38,7 +38,6 @@ class SeekableFile(io.RawIOBase):
         super().__init__()
         self._size = size_bytes
         self._at = 0
-        self._furthest = 0
         self.failed: TokmillError | None = None
         """What a read raised: libraries make errors of their own of it."""
 
@@ -68,7 +67,6 @@ class SeekableFile(io.RawIOBase):
             self.failed = error
             raise
         self._at += len(data)
-        self._furthest = max(self._furthest, self._at)
         return data
 
     def readinto(self, buffer: Buffer, /) -> int:
@@ -79,8 +77,8 @@ class SeekableFile(io.RawIOBase):
         return len(data)
 
     def raw_position(self) -> int:
-        """Return about how far the file was read: the furthest place that was read."""
-        return self._furthest
+        """Return the place that was read last: the end of the file, which is read first, says nothing of how far reading came."""
+        return self._at
 
     @abstractmethod
     def check_unchanged(self) -> None:
