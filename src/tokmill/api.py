@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from tokmill.core.config import Job, parse_size, path_text
+from tokmill.core.config import Job, local_path, parse_size, path_text
 from tokmill.core.errors import ChangedError, TokmillError, UsageError
 from tokmill.core.events import Detail, Finished, Notice
 from tokmill.core.options import PlanOptions, TokenizeOptions, called_with
@@ -254,8 +254,8 @@ def _listed(inputs: StrPath | Sequence[StrPath]) -> list[str]:
     return [path_text(each, "inputs") for each in (inputs if isinstance(inputs, (list, tuple)) else [inputs])]
 
 
-def _text(path: StrPath | None) -> str | None:
-    return None if path is None else path_text(path, "path")
+def _text(stage: StrPath | None) -> str | None:
+    return None if stage is None else local_path(stage, "stage")
 
 
 def _introduce(job: Job, notices: Sequence[str], observers: Sequence[Observer]) -> None:

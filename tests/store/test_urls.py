@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tokmill.core.records import Input
-from tokmill.store.urls import full_url, full_urls, has_credentials, one_spelling, path_of, redacted, register_url, register_urls
+from tokmill.core.secrets import has_credentials
+from tokmill.store.urls import full_url, full_urls, one_spelling, path_of, redacted, register_url, register_urls
 
 SIGNED = {
     "S3": "https://host/a.txt?X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=HIDDEN%2Fx&X-Amz-Expires=60&X-Amz-Signature=HIDDEN",

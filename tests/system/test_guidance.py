@@ -345,7 +345,7 @@ def test_a_byte_that_is_not_utf8_has_one_number_in_the_error_and_in_the_record_o
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["http:/127.0.0.1:9/a.txt"], r"next: +a URL has two slashes: http://127\.0\.0\.1:9/a\.txt"),
+        (["http:/127.0.0.1:9/a.txt"], r"next: +tokmill tokenize http://127\.0\.0\.1:9/a\.txt --out "),
         (["htp://127.0.0.1:9/a.txt"], r"next: +if http:// was meant"),
         (["http://127.0.0.1:9/a.txt"], r"next: +check the URL, .* run the same command again$"),
         (["DIR"], r"next: +pass --glob PATTERN .* than \.txt "),

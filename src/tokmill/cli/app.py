@@ -101,6 +101,8 @@ def _fail(error: TokmillError, console: Console) -> int:
     from tokmill.cli.usage_errors import as_typed
 
     error = as_typed(error, console.arguments, console.origins)
+    if console.has_secrets and (error.next_step or "").startswith(f"{PROGRAM} "):
+        error.next_step = f"{error.next_step}\nwith the user, password or query of the URL, which are not shown"
     try:
         console.print_error(error)
         if console.has_flag("--json"):
@@ -125,7 +127,7 @@ def _fail_unforeseen(error: Exception, console: Console) -> int:
 
     is_verbose = console.has_flag("--verbose", short="v")
     if is_verbose:
-        traceback.print_exception(error, file=sys.stderr)
+        console.say("".join(traceback.format_exception(error)).rstrip())
     return _fail(
         explained(error, PROGRAM, next_step="report it" if is_verbose else "run again with -v for the traceback, and report it"),
         console,

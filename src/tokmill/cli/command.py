@@ -19,6 +19,7 @@ from tokmill.cli.console import PROGRAM, Console
 from tokmill.cli.settings import Origin
 from tokmill.core.errors import UsageError
 from tokmill.core.options import GROUPS, MESSAGES, OUTPUT, Option, TokenizeOptions, options_of
+from tokmill.core.secrets import shown_in
 from tokmill.core.version import __version__
 
 if TYPE_CHECKING:
@@ -132,6 +133,7 @@ class Command(click.Command):
         console.values.update(ctx.params)
         console.origins.update(_origins(ctx, console))
         if not console.is_config_asked:
+            check_paths(ctx)
             return super().invoke(ctx)
         rows = list(_effective(ctx, console))
         if ctx.params.get("json"):
@@ -258,6 +260,20 @@ def check_dashes(ctx: click.Context, args: list[str]) -> None:
         )
 
 
+def check_paths(ctx: click.Context) -> None:
+    """Raise UsageError for a path that was meant as a URL: it would be the name of a file, password and all."""
+    from tokmill.core.config import local_path, path_text
+
+    for parameter in ctx.command.params:
+        if re.search("DIR|FILE|URL|INPUT", str(parameter.metavar)):
+            value = ctx.params.get(str(parameter.name))
+            for each in value if isinstance(value, tuple) else [value]:
+                if isinstance(each, str):
+                    # Of an argument, the command says what to do instead.
+                    is_local = isinstance(parameter, click.Option) and not re.search("URL|NAME|INPUT", str(parameter.metavar))
+                    (local_path if is_local else path_text)(each, long_name(parameter))
+
+
 def takes_value(parameter: click.Parameter | None) -> bool:
     """Return whether it is an option with a value."""
     return isinstance(parameter, click.Option) and not parameter.is_flag
@@ -288,7 +304,7 @@ def _effective(ctx: click.Context, console: Console) -> Iterator[tuple[str, Any,
     elsewhere = _origins(ctx, console)
     for parameter in _settable(ctx):
         # An option that may be repeated, and was not given, has an empty sequence.
-        value = None if ctx.params.get(str(parameter.name)) == () else _public(ctx.params.get(str(parameter.name)))
+        value = None if ctx.params.get(str(parameter.name)) == () else shown_in(ctx.params.get(str(parameter.name)))
         found = elsewhere.get(long_name(parameter))
         is_typed = ctx.get_parameter_source(str(parameter.name)) is click.core.ParameterSource.COMMANDLINE
         unset = f"default: {parameter.about.usual}" if parameter.about.usual else "not set"
@@ -319,16 +335,6 @@ def origin_of(ctx: click.Context, parameter: click.Parameter, console: Console) 
 
 def _settable(ctx: click.Context) -> list[Parameter]:
     return [each for each in ctx.command.params if isinstance(each, Parameter)]
-
-
-def _public(value: Any) -> Any:
-    """Return the value; URLs without what is secret in them."""
-    from tokmill.core.records import is_url
-    from tokmill.store import redacted
-
-    if isinstance(value, list | tuple):
-        return [_public(each) for each in value]
-    return redacted(value) if isinstance(value, str) and is_url(value) else value
 
 
 def _lines(path: str, rows: list[tuple[str, Any, str]]) -> list[str]:

@@ -10,6 +10,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from tokmill.core.errors import DiskFullError, StorageError, UsageError
+from tokmill.core.secrets import learn, redacted, shown
+from tokmill.core.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -29,7 +31,10 @@ class Console:
 
     def __init__(self, arguments: Sequence[str], load: Callable[[], Settings]) -> None:
         """arguments: as typed, without the program. load: reads the files of settings."""
-        self.arguments = list(arguments)
+        learn([*arguments, *(value for name, value in os.environ.items() if name.startswith(f"{PROGRAM}_".upper()))])
+        self.arguments = [*map(redacted, arguments)]
+        """As typed, but for what must not be shown."""
+        self.has_secrets = self.arguments != list(arguments)
         self._load = load
         self.context: Any = None
         """The parser's context of the innermost command that was reached."""
@@ -72,8 +77,10 @@ class Console:
         """Print what a command ends with. Raises StorageError or DiskFullError if standard output does not take it."""
         if not text:
             return
+        encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+        safe = printable(shown(text, is_ours=False)).encode(encoding, "backslashreplace").decode(encoding)
         try:
-            print(text, flush=True)
+            print(safe, flush=True)
         except BrokenPipeError:
             # The reader has what it wanted, and the work is done: the exit code says how well.
             silence()
@@ -92,7 +99,11 @@ class Console:
         """Print an error on standard error."""
         from tokmill.cli import render
 
-        print(render.error_lines(error), file=sys.stderr, flush=True)
+        self.say(render.error_lines(error))
+
+    def say(self, text: str) -> None:
+        """Print what is no result on standard error."""
+        print(printable(shown(text)), file=sys.stderr, flush=True)
 
 
 def on_signal(_signum: int, _frame: object) -> None:

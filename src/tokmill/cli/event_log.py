@@ -21,6 +21,7 @@ from tokmill.cli.progress import make_progress
 from tokmill.core.errors import UsageError
 from tokmill.core.events import AnyEvent, Notice
 from tokmill.core.outcome import NOTHING, Outcome, check_not_empty
+from tokmill.core.secrets import shown_in
 from tokmill.core.system import durable
 from tokmill.output import why_protected
 
@@ -59,7 +60,7 @@ class EventLog:
         """Append one line."""
         if self._fd < 0:
             return
-        line = b'{"at":%.3f,' % time.time() + msgspec.json.encode(event)[1:] + b"\n"
+        line = b'{"at":%.3f,' % time.time() + msgspec.json.encode(shown_in(msgspec.to_builtins(event)))[1:] + b"\n"
         try:
             durable.write_all(self._fd, line)
         except OSError as error:

@@ -18,6 +18,7 @@ from collections import deque
 from typing import TYPE_CHECKING, NamedTuple, Self, TextIO
 
 from tokmill.core.events import AnyEvent, CachesReset, Detail, Failed, Finished, Notice, Progress, Restarted, Started
+from tokmill.core.secrets import shown
 from tokmill.core.text import counted, format_bytes, format_duration, format_memory, printable_line
 
 if TYPE_CHECKING:
@@ -67,14 +68,12 @@ class ProgressObserver:
             # Notices of the result are in the summary too, which comes next.
             if not self._has_finished:
                 self._shown_notices.add(event.text)
-                self._display.message(printable_line(event.text))
+                self._display.message(event.text)
         elif isinstance(event, Detail):
             if self._verbose:
-                self._display.message(printable_line(event.text))
+                self._display.message(event.text)
         elif isinstance(event, Restarted):
-            self._display.message(
-                f"the worker was lost ({printable_line(event.cause)}): continuing from the last commit, attempt {event.attempt}"
-            )
+            self._display.message(f"the worker was lost ({event.cause}): continuing from the last commit, attempt {event.attempt}")
         elif isinstance(event, CachesReset) and self._verbose:
             before, after = event.rss_before_bytes / _MIB, event.rss_after_bytes / _MIB
             self._display.message(f"gave back caches: {before:,.0f} MiB to {after:,.0f} MiB")
@@ -218,7 +217,7 @@ class Lines:
 
     def message(self, text: str) -> None:
         """Write a line."""
-        _say(self._stream, f"tokmill: {text}\n")
+        _say(self._stream, f"tokmill: {printable_line(shown(text))}\n")
 
     def close(self) -> None:
         """Do nothing."""
@@ -262,7 +261,11 @@ class Bar(Lines):
 
     def message(self, text: str) -> None:
         """Write a line above the bar."""
-        _say(self._stream, f"{_ERASE if self._shown else ''}tokmill: {text}\n{self._shown}" + ("\r" if self._shown else ""))
+        if self._shown:
+            _say(self._stream, _ERASE)
+        super().message(text)
+        if self._shown:
+            _say(self._stream, f"{self._shown}\r")
 
     def close(self) -> None:
         """Remove the bar."""

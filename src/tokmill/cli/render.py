@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from tokmill.core.records import STDIN, is_url
+from tokmill.core.secrets import shown_in
 from tokmill.core.text import (
     counted,
     format_bytes,
     format_duration,
     format_memory,
     format_rate,
-    printable,
     printable_line,
     shortened,
 )
@@ -34,14 +34,17 @@ if TYPE_CHECKING:
 
 def json_line(value: object) -> str:
     """One JSON object on one line, ASCII only: nothing in it can act upon a terminal."""
-    return json.dumps(msgspec.to_builtins(value), ensure_ascii=True)
+    # DEL alone is a control character that JSON does not escape.
+    return json.dumps(shown_in(msgspec.to_builtins(value), is_ours=False), ensure_ascii=True).replace("\x7f", "\\u007f")
 
 
 def error_lines(error: TokmillError) -> str:
     """Return the four parts of an error, one a line."""
     lines = [f"tokmill: error: {printable_line(error.what)}"]
     for label, text in error.details():
-        first, *more = printable(text).split("\n")
+        # What is to be typed may name many files, each of them given.
+        most = _LONGEST_COMMAND if label == "next" else _LONGEST_PART
+        first, *more = (printable_line(line, most) for line in text.split("\n"))
         lines += [f"  {label + ':':<8} {first}", *(f"           {line}" for line in more)]
     return "\n".join(lines)
 
@@ -79,8 +82,8 @@ def summary_lines(summary: Summary) -> str:
     rows.append(("audited", audited if summary.audited_documents else "none"))
     rows += [("files", _file_names(summary.files))]
     rows += [
-        ("in", printable_line(summary.out)),
-        ("next", f"tokmill {'finalize' if summary.part else 'verify'} {_quoted(summary.out)}"),
+        ("in", summary.out),
+        ("next", f"tokmill {'finalize' if summary.part else 'verify'} {shlex.quote(summary.out)}"),
     ]
     return "\n".join([f"tokmill: {head}", *_aligned(rows), *_notes(summary.notices)])
 
@@ -129,6 +132,8 @@ def _file_names(files: Mapping[str, FileEntry]) -> str:
     return f"{len(files):,}, {format_bytes(sum(entry.size_bytes for entry in files.values()))}"
 
 
+_LONGEST_PART, _LONGEST_COMMAND = 4096, 1 << 20
+"""Characters of a line of an error."""
 _MOST_FILES = 6
 """Files of an output that are named."""
 _MOST_INPUTS = 12
@@ -151,7 +156,7 @@ def _notes(notices: Sequence[str]) -> list[str]:
 
 def _input_rows(plan: Plan) -> list[tuple[str, str]]:
     shown = plan.inputs if len(plan.inputs) <= _MOST_INPUTS + 1 else plan.inputs[:_MOST_INPUTS]
-    rows = [(printable_line(each.path if each.path != STDIN else "standard input"), _input_text(each)) for each in shown]
+    rows = [(each.path if each.path != STDIN else "standard input", _input_text(each)) for each in shown]
     if len(shown) < len(plan.inputs):
         rows.append((f"... {len(plan.inputs) - len(shown):,} more", ""))
     if len(plan.inputs) > 1:
@@ -279,8 +284,8 @@ def report_lines(report: Report) -> str:
         ("documents", f"train {report.documents_train:,}, validation {report.documents_val:,}"),
         *(_repaired_rows(report.repaired) if report.repaired is not None else [("sources", compared)]),
         ("time", _seconds(report.elapsed_s)),
-        ("in", printable_line(report.directory)),
-        ("next", f"tokmill inspect {_quoted(report.directory)}"),
+        ("in", report.directory),
+        ("next", f"tokmill inspect {shlex.quote(report.directory)}"),
     ]
     return "\n".join(["tokmill: sound", *_aligned(rows)])
 
@@ -300,7 +305,7 @@ def outcome_lines(outcome: Outcome, made_of: str = "output") -> str:
         rows.append(("time", f"{_seconds(outcome.elapsed_s)}{rate}{went_on}"))
         rows.append(("memory", f"{format_memory(outcome.peak_rss_bytes)} at the peak"))
     rows.append(("files", f"{len(outcome.files):,}, {format_bytes(outcome.bytes_out)}"))
-    rows += [("in", printable_line(outcome.out)), ("next", f"tokmill verify {_quoted(outcome.out)}")]
+    rows += [("in", outcome.out), ("next", f"tokmill verify {shlex.quote(outcome.out)}")]
     head = "complete already, nothing to do" if outcome.already_complete else "done"
     return "\n".join([f"tokmill: {head}", *_aligned(rows), *_notes(outcome.notices)])
 
@@ -314,13 +319,13 @@ def page_lines(made: ReportPage) -> str:
 
 
 def _repaired_rows(repaired: list[Problem]) -> list[tuple[str, str]]:
-    shown = shortened([printable_line(str(each)) for each in repaired], _MOST_REPAIRED)
+    shown = shortened([str(each) for each in repaired], _MOST_REPAIRED)
     return [("repaired", text) for text in shown or ["nothing: nothing was damaged"]]
 
 
 def inspection_lines(found: Inspection) -> str:
     """Return what inspect found."""
-    tokenizer = printable_line(found.tokenizer or "not known (pass --tokenizer for a preview)")
+    tokenizer = found.tokenizer or "not known (pass --tokenizer for a preview)"
     if found.tokenizer_sha256:
         tokenizer += f"  (sha256 {found.tokenizer_sha256[:12]}...)"
     eot = "none between documents" if found.eot == "none" else f"{found.eot_id} {found.eot} each document"
@@ -344,7 +349,7 @@ def inspection_lines(found: Inspection) -> str:
         if found.kind == "directory"
         else "a bare file"
     )
-    lines = [f"{printable_line(found.path)}: {made}", *_aligned(rows)]
+    lines = [printable_line(f"{found.path}: {made}"), *_aligned(rows)]
     for preview in found.previews:
         lines += ["", *_preview_lines(preview)]
     return "\n".join(lines)
@@ -369,11 +374,8 @@ def _seconds(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 60 else format_duration(seconds)
 
 
-def _quoted(path: str) -> str:
-    return printable_line(shlex.quote(path))
-
-
 def _aligned(rows: list[tuple[str, str]]) -> list[str]:
+    rows = [(printable_line(label), printable_line(text)) for label, text in rows]
     width = max(len(label) for label, _ in rows)
     return [f"  {label:<{width}}  {text}" for label, text in rows]
 
@@ -387,5 +389,5 @@ def vocabulary_line(found: Vocabulary) -> str:
 def fetched_line(fetched: Fetched) -> str:
     """Return where the file is now, and how to use it."""
     how = "was there already" if fetched.was_there else format_bytes(fetched.size_bytes)
-    path = printable_line(fetched.path)
-    return f"{fetched.name}: {path} ({how}, SHA-256 as published)\n    --tokenizer {shlex.quote(path)}"
+    lines = (f"{fetched.name}: {fetched.path} ({how}, SHA-256 as published)", f"    --tokenizer {shlex.quote(fetched.path)}")
+    return "\n".join(map(printable_line, lines))

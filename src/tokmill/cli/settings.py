@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tokmill.core.errors import UsageError
+from tokmill.core.secrets import learn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -134,6 +135,7 @@ def read_settings(knobs: list[Knob], directory: str = ".") -> Settings:
         spelled: dict[tuple[tuple[str, ...], str], str] = {}
         # What is for one command wins over what is for all: tables come after plain keys.
         for path, key, value in sorted(_entries(table, ()), key=lambda entry: len(entry[0])):
+            learn(value if isinstance(value, list) else [value])
             line, head = (_line_of(text, (*prefix, *path), each) for each in (key, ""))
             _check_table(knobs, path, f"{name}:{head}")
             _check_once(spelled, path, key, f"{name}:{line}")

@@ -49,7 +49,7 @@ def _lines(found: Diagnosis) -> str:
 
     wide = max(len(check.name) for check in found.checks)
     where = f": no output can be made in {found.unwritable}" if found.unwritable else ""
-    lines = ["tokmill: " + ("it works here" if found.works else f"IT WOULD NOT WORK HERE{printable_line(where)}")]
+    lines = ["tokmill: " + ("it works here" if found.works else f"IT WOULD NOT WORK HERE{where}")]
     group = ""
     for check in found.checks:
         if check.group != group:
@@ -57,7 +57,7 @@ def _lines(found: Diagnosis) -> str:
             lines.append(f"  {group}")
         hint = f"  ({check.next_step})" if check.next_step else ""
         mark = f"{_MARKS[check.status]}: " if check.status != "ok" else ""
-        lines.append(f"    {check.name:<{wide}}  {mark}{printable_line(check.value + hint)}")
+        lines.append(printable_line(f"    {check.name:<{wide}}  {mark}{check.value + hint}"))
     return "\n".join(lines)
 
 

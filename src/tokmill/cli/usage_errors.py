@@ -205,6 +205,8 @@ def as_typed(error: TokmillError, arguments: Sequence[str], origins: dict[str, O
         is_told = (error.where or "").startswith(error.option)
         error.where = f"{origin.named} ({error.where if is_told else error.option})"
         error.next_step = origin.repaired(error.option, error.suggested or "")
+    elif error.path is not None and error.suggested is not None and not error.option:
+        error.next_step = _with_word(error.path, error.suggested, arguments)
     elif error.path is not None and error.path in arguments:
         error.next_step = _with_path_there(error.path, arguments)
     elif error.option and error.suggested is not None and arguments:
@@ -221,6 +223,11 @@ def _with_option(option: str, value: str, arguments: Sequence[str]) -> str:
         else:
             kept.append(each)
     return f"{_command(kept)} {option} {shlex.quote(value)}"
+
+
+def _with_word(path: str, meant: str, arguments: Sequence[str]) -> str | None:
+    """Return the command with another word for a path, which may stand in one word with its option."""
+    return _command(arguments, {each: [each.removesuffix(path) + meant] for each in arguments if each.endswith(path)})
 
 
 def _with_path_there(path: str, arguments: Sequence[str]) -> str:

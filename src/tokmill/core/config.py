@@ -13,6 +13,7 @@ from typing import Literal
 import msgspec
 import xxhash
 
+from tokmill.core import secrets
 from tokmill.core.bounded import Natural, Whole
 from tokmill.core.errors import UsageError
 from tokmill.core.options import PlanOptions
@@ -240,12 +241,30 @@ def path_text(given: object, option: str) -> str:
     """Return a path or URL as text. Raises UsageError for what is neither. option: for which it was given."""
     if not isinstance(given, (str, os.PathLike)):
         raise UsageError(f"{given!r} is not a path", where=option, allowed="a str or a path object", next_step="give a path")
-    return str(given)
+    path = str(given)
+    secrets.learn([path])
+    meant = secrets.mistaken_url(path)
+    if meant is not None:
+        raise UsageError(
+            "this is not a path, and not quite a URL",
+            where=f"{option}: {path}",
+            allowed="a URL has a scheme and two slashes; a local path that looks like one begins with ./",
+            suggested=meant,
+            path=path,
+        )
+    return path
 
 
-def local_path(given: str | os.PathLike[str]) -> str:
-    """Return the path, absolute. Raises UsageError for a URL, and for what is no path."""
-    path = path_text(given, "path")
+def local_path(given: str | os.PathLike[str], option: str = "path") -> str:
+    """Return the path, absolute. Raises UsageError for a URL, and for what is no path. option: for which it was given."""
+    path = path_text(given, option)
+    if is_url(path) and option != "path":
+        raise UsageError(
+            f"{option} takes a path of this machine, not a URL",
+            where=f"{option}: {path}",
+            allowed="a local path",
+            next_step=f"choose a local path for {option}",
+        )
     if is_url(path):
         # Only the scheme: what comes before the first slash may be a password.
         scheme = path.partition("://")[0].lower()

@@ -25,6 +25,8 @@ from __future__ import annotations
 
 import shlex
 
+from tokmill.core.secrets import shown
+
 
 class TokmillError(Exception):
     """An error of tokmill: what happened, where, what is allowed, and what to do next."""
@@ -52,13 +54,13 @@ class TokmillError(Exception):
             next_step: What to do or type next. By default what `option` and `suggested`, or `path`, say; beside `suggested`,
                 what else would help ("or leave --dtype out").
             option: The long option that is to be changed, `--memory`. The command line looks up where its value was given.
-            suggested: A right value of `option`.
+            suggested: A right value of `option`, or what was probably meant by `path`.
             path: A path that was given and is not there. The command line proposes the nearest that is.
             resumes: Whether the same command continues from the last commit; `next_step` then ends with "... again".
         """
-        super().__init__(what)
+        super().__init__(shown(what))
         if suggested is not None:
-            typed = f"{option} {shlex.quote(suggested)}"
+            typed = f"{option} {shlex.quote(suggested)}" if option else f"if {suggested} was meant, write it so"
             next_step = f"{typed}, {next_step}" if next_step else typed
         elif path is not None:
             next_step = next_step or "check the path"
@@ -70,6 +72,10 @@ class TokmillError(Exception):
         self.suggested = suggested
         self.path = path
         self.resumes = resumes
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """Set a field; no text of an error has a secret in it, wherever it goes from here."""
+        super().__setattr__(name, shown(value) if isinstance(value, str) else value)
 
     def __str__(self) -> str:
         return "\n".join([self.what, *(f"{label}: {text}" for label, text in self.details())])

@@ -12,6 +12,7 @@ from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from tokmill.core.errors import UsageError
+from tokmill.core.secrets import learn
 from tokmill.core.text import nearest
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ class Option:
             for each in value:
                 replace(self, is_many=False, types=(self.kind,)).check(each)
             return
+        learn([value])
         is_bool = isinstance(value, bool)
         if self.types and not (bool in self.types if is_bool else isinstance(value, self.types)):
             raise UsageError(

@@ -20,6 +20,8 @@ _UNSAFE = re.compile(
     "\U000e0000-\U000e007f]"
 )
 
+_LONGEST = 4096
+"""A line of more characters is no path: it comes from a file that somebody else made."""
 _GIB = 1 << 30
 _MIB = 1 << 20
 
@@ -45,9 +47,10 @@ def printable(text: str) -> str:
     return _UNSAFE.sub(_escape, text)
 
 
-def printable_line(text: str) -> str:
-    """Return `text` as `printable` does, on one line."""
-    return printable(text).replace("\n", "\\n").replace("\t", "\\t")
+def printable_line(text: str, most: int = _LONGEST) -> str:
+    """Return `text` as `printable` does, on one line; of a longer one the first `most` characters, and how many there are."""
+    more = f"... ({counted(len(text), 'character')})" if len(text) > most else ""
+    return printable(text[:most]).replace("\n", "\\n").replace("\t", "\\t") + more
 
 
 def printable_bytes(data: bytes) -> str:

@@ -13,7 +13,6 @@ import fcntl
 import glob as globbing
 import heapq
 import os
-import re
 import shlex
 import stat
 from collections import Counter
@@ -25,7 +24,7 @@ from tokmill.core.patterns import ALLOWED_IN_PATTERN, alternatives, has_braces, 
 from tokmill.core.records import STDIN, WITH_FOOTER, Compression, Input, InputFormat, is_url, path_to_text
 from tokmill.core.text import counted, shortened
 from tokmill.read.own_outputs import OwnFiles
-from tokmill.store import one_spelling, path_of, redacted, register_url
+from tokmill.store import one_spelling, path_of, register_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -45,8 +44,6 @@ _SUFFIXES: dict[InputFormat, tuple[str, ...]] = {
     "tar": (".tar",),
 }
 _KNOWN_SUFFIXES = tuple(suffix for suffixes in _SUFFIXES.values() for suffix in suffixes)
-_ONE_SLASH = re.compile(r"(https?|s3|hf|gs):/([^/].*)", re.IGNORECASE | re.DOTALL)
-"""A URL that was mistyped."""
 _PANDOC, _OFFICE = "pandoc -t plain FILE -o FILE.txt", "soffice --convert-to txt FILE"
 _FOREIGN_SUFFIXES = {
     ".zip": "unzip FILE -d DIR",
@@ -261,9 +258,7 @@ class _Finder:
         elif os.path.islink(name):
             raise _nothing(name, "a symbolic link leads nowhere", "fix or remove the link")
         else:
-            slash = _ONE_SLASH.fullmatch(name)
-            two_slashes = f"a URL has two slashes: {redacted(f'{slash[1]}://{slash[2]}')}" if slash else None
-            raise _nothing(name, "there is no such file or directory", two_slashes)
+            raise _nothing(name, "there is no such file or directory", None)
 
     def _add_remote(self, url: str) -> None:
         from tokmill.store import find_remote

@@ -20,6 +20,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from tokmill.core.errors import StorageError, UsageError
+from tokmill.core.secrets import has_credentials
 from tokmill.store.base import (
     AlreadyExists,
     ObjectInfo,
@@ -33,7 +34,7 @@ from tokmill.store.base import (
     refused,
     store_for,
 )
-from tokmill.store.urls import has_credentials, redacted, scheme_of
+from tokmill.store.urls import redacted, scheme_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

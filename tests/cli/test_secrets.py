@@ -1,0 +1,227 @@
+"""Whatever is wrong with a command, nothing that it prints or writes has a password or a signature of a URL in it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, assume, example, given, settings, strategies as st
+from support.commands import clean_environment, command
+
+import tokmill
+from tokmill.cli import app
+from tokmill.core.errors import TokmillError
+
+WORD = "SECRETPW"
+AROUND = st.text(st.sampled_from("aZ9/@:?#&=%+ '\"\\.é"), max_size=4).filter(lambda text: not text[:1].isdigit())
+"""What stands beside the word in a secret. A number and a slash after a colon is a port."""
+PLACES = (
+    "s3://AKIAX:{}@bucket/f.txt",
+    "https:/user:{}@127.0.0.1/f.txt",
+    "https:user:{}@127.0.0.1/f.txt",
+    "HTTPS:///user:{}@127.0.0.1/f.txt",
+    "user:{}@host:/f.txt",
+    "//user:{}@host/f.txt",
+    "htp://user:{}@host/f.txt",
+    "htp://{}@host/f.txt",
+    "htps:/host/f.txt?code={}",
+    "https:/host/f.txt?X-Amz-Signature={}",
+    "https:/host/f.txt?{}",
+    "https:/host/f.txt#{}",
+)
+COMMANDS = (
+    "tokenize U",
+    "tokenize U --out o",
+    "tokenize U --out o --json",
+    "tokenize U --out o --thread 2",
+    "tokenize U --out o --threads x -v",
+    "tokenize U --out o --val-fraction 10% --json",
+    "tokenize U --out o --outt o2",
+    "tokenize U -out o",
+    "tokenize U --input x --out o",
+    "tokenize U --out",
+    "tokenize c.txt U --out o",
+    "tokenize c.txt --out U",
+    "tokenize c.txt --out=U",
+    "tokenize c.txt -oU",
+    "tokenize c.txt --out o --U",
+    "tokenize c.txt --out o --U=3",
+    "tokenize c.txt --out o --fresh=U",
+    "tokenize c.txt --out o --events U",
+    "tokenize c.txt --out o --tokenizer U",
+    "tokenize c.txt --out o --tokenizer U --json",
+    "tokenize d --out o --glob U",
+    "tokenize c.txt --out o --stage U",
+    "tokenize c.txt --out o --ray U --part 0/2",
+    "tokenize c.txt --out o --part U",
+    "tokenize c.txt --out o --memory U",
+    "tokenize c.txt --out o --seed U",
+    "tokenize c.txt --out o --format U",
+    "tokenize c.txt --out o --eot-token U",
+    "tokenize c.txt --out o --input-format U",
+    "tokenize c.txt --out o --shard-tokens U",
+    "tokenize c.txt --out o --glob U --show-config",
+    "tokenize c.txt --out U --show-config --json",
+    "tokenise U",
+    "U",
+    "U --json",
+    "plan U --json",
+    "plan c.txt --out U",
+    "verify U",
+    "verify o U --json",
+    "verify o --source U --source U x",
+    "inspect U --json",
+    "inspect U --side U",
+    "report U",
+    "report d --out U",
+    "merge U d --out o",
+    "merge d --out U",
+    "convert U --out o --format raw",
+    "convert c.txt --out o --format raw --val U",
+    "reshard U --out o",
+    "finalize U",
+    "finalize U --stage U",
+    "completion U",
+    "doctor U",
+    "vocab fetch U --to d",
+    "vocab fetch gpt2 --to U",
+    "vocab U",
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    directory = tmp_path_factory.mktemp("secrets")
+    (directory / "c.txt").write_text("one<|endoftext|>two")
+    (directory / "d").mkdir()
+    with contextlib.chdir(directory):
+        yield directory
+
+
+def everything_below(directory: Path) -> str:
+    """Names and contents of all files."""
+    found = [path for path in directory.rglob("*") if not path.is_relative_to(directory / "kept")]
+    return "\n".join([*map(str, found), *(path.read_text(errors="replace") for path in found if path.is_file())])
+
+
+def told(*arguments: str) -> str:
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+        app.run(arguments)
+    return out.getvalue()
+
+
+@given(place=st.sampled_from(PLACES), typed=st.sampled_from(COMMANDS), before=AROUND, after=AROUND)
+@example(place=PLACES[0], typed="tokenize U --out o", before="ab/", after="")
+@example(place=PLACES[0], typed="tokenize U", before="p@ss/", after="")
+@example(place=PLACES[1], typed="tokenize c.txt --out U", before="", after="")
+@example(place=PLACES[4], typed="tokenize c.txt --out o --events U", before="", after="'")
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_no_mistake_shows_a_secret(elsewhere: Path, place: str, typed: str, before: str, after: str) -> None:
+    # Nothing tells a user with a slash and no password from a host and a path.
+    assume(":{}" in place or "?" in place or "#" in place or not set("/?#:") & {*before, *after})
+    url = place.format(f"{before}{WORD}{after}")
+    said = told(*(word.replace("U", url) for word in typed.split()))
+    assert WORD not in said
+    assert WORD not in everything_below(elsewhere)
+
+
+@pytest.mark.parametrize("typed", COMMANDS)
+def test_no_mistake_shows_a_password_with_a_slash(elsewhere: Path, typed: str) -> None:
+    for place in ("s3://AKIAX:ab/{}@bucket/f.txt", "https:/user:{}@127.0.0.1/f.txt", "user:{}@host:/f.txt"):
+        assert WORD not in told(*(word.replace("U", place.format(WORD)) for word in typed.split()))
+    assert WORD not in everything_below(elsewhere)
+
+
+@pytest.mark.parametrize("option", ["out", "events", "tokenizer", "seed", "format", "outt", "fresh"])
+def test_settings_and_variables_show_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("c.txt").write_text("one")
+    arguments = ["tokenize", "c.txt", *([] if option == "out" else ["--out", "o"])]
+    for place in PLACES[:6]:
+        url = place.format(f"ab/{WORD}")
+        monkeypatch.setenv(f"TOKMILL_{option.upper()}", url)
+        assert WORD not in told(*arguments) + told(*arguments, "--show-config")
+        monkeypatch.delenv(f"TOKMILL_{option.upper()}")
+        Path("tokmill.toml").write_text(f"{option} = {json.dumps(url)}\n")
+        assert WORD not in told(*arguments) + told(*arguments, "--show-config", "--json")
+        Path("tokmill.toml").unlink()
+    assert WORD not in everything_below(tmp_path)
+
+
+CALLS: dict[str, Any] = {
+    "input": lambda url: tokmill.tokenize(url, "o"),
+    "out": lambda url: tokmill.tokenize("c.txt", url),
+    "plan": tokmill.plan,
+    "finalize": tokmill.finalize,
+    "verify": tokmill.verify,
+    "inspect": tokmill.inspect,
+    "open": tokmill.open,
+    "merge": lambda url: tokmill.merge([url], "o"),
+    "convert": lambda url: tokmill.convert(url, "o", format="raw"),
+    "reshard": lambda url: tokmill.reshard(url, "o", shard_tokens=9),
+    "repair": tokmill.repair,
+}
+OPTIONS = ("tokenizer", "memory", "format", "input_format", "stage", "part", "shard_tokens", "threads", "seed", "on_error")
+
+
+@pytest.mark.parametrize("place", PLACES[:8])
+@pytest.mark.parametrize("call", CALLS)
+def test_no_error_in_python_shows_a_secret(elsewhere: Path, place: str, call: str) -> None:
+    with pytest.raises(TokmillError) as caught:
+        CALLS[call](place.format(f"ab/{WORD}"))
+    assert WORD not in str(caught.value) + repr(caught.value) + str(vars(caught.value))
+    assert WORD not in everything_below(elsewhere)
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_no_option_in_python_shows_a_secret(elsewhere: Path, name: str) -> None:
+    for place in PLACES[:8]:
+        with pytest.raises(TokmillError) as caught:
+            tokmill.tokenize("c.txt", "o", **{name: place.format(f"ab/{WORD}")})  # type: ignore[arg-type]
+        assert WORD not in str(caught.value) + repr(caught.value) + str(vars(caught.value))
+    assert WORD not in everything_below(elsewhere)
+
+
+@pytest.mark.parametrize("out", ["s3:/AKIAX:SECRETPW@bucket/out", "https:/host/x", "user:SECRETPW@host:/x", "user:SECRETPW@host"])
+def test_a_url_with_a_slash_too_few_is_no_name_of_a_directory(elsewhere: Path, out: str) -> None:
+    before = set(elsewhere.rglob("*"))
+    done = command("tokenize", "c.txt", "--out", out)
+    assert done.returncode == 2
+    assert f"next:    tokmill tokenize c.txt --out {'s3' if out.startswith('s3') else 'https'}://" in done.stderr
+    assert WORD not in done.stderr
+    assert set(elsewhere.rglob("*")) == before
+
+
+def test_a_local_path_that_looks_like_a_url_is_one_if_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "s3:").mkdir()
+    for name in ("s3:/c.txt", "me:and@you.txt"):
+        Path(name).write_text("one<|endoftext|>two")
+        planned = json.loads(command("plan", name, "--json").stdout)
+        assert planned["inputs"][0]["path"] == str(tmp_path / name)
+    done = command("tokenize", "s3:/c.txt", "--out", "./me:or@you", "--json")
+    assert json.loads(done.stdout)["out"] == str(tmp_path / "me:or@you")
+
+
+def test_the_arguments_of_no_child_have_a_secret(elsewhere: Path) -> None:
+    probe = (
+        "import sys, subprocess, runpy; old = subprocess.Popen.__init__\n"
+        "def spy(self, words, *a, **k): print('CHILD', *words, flush=True); old(self, words, *a, **k)\n"
+        "subprocess.Popen.__init__ = spy; sys.argv = ['tokmill', *sys.argv[1:]]; runpy.run_module('tokmill', run_name='__main__')"
+    )
+    words = ["tokenize", "c.txt", "--out", "made", "--glob", f"https://user:{WORD}@host/*"]
+    done = subprocess.run(
+        [sys.executable, "-c", probe, *words], capture_output=True, text=True, env=clean_environment(), check=True
+    )
+    assert "CHILD" in done.stdout
+    assert WORD not in done.stdout + done.stderr + everything_below(elsewhere)
+    assert os.path.exists("made/manifest.json")
