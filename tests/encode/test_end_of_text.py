@@ -144,3 +144,25 @@ def test_what_is_no_token_and_no_id_is_refused_and_shown_in_short(wanted: str, t
     with pytest.raises(UsageError, match="is no special token") as caught:
         find_eot({"<eos>": 3}, str(tmp_path / "tokenizer.json"), wanted)
     assert len(caught.value.what) < 300
+
+
+def clip(path: Path, lacking: str = "") -> Path:
+    """A tokenizer.json in CLIP's layout: words end in </w>, and the unknown token is the one that ends documents."""
+    spec = json.loads(path_of("gpt2").read_text())
+    letters = [token for token in spec["model"]["vocab"] if len(token) == 1]
+    tokens = [*letters, *(letter + "</w>" for letter in letters if letter not in lacking), EOT, "<|startoftext|>"]
+    model = {"vocab": {token: i for i, token in enumerate(tokens)}, "merges": [], "unk_token": EOT, "end_of_word_suffix": "</w>"}
+    added = [{"id": len(tokens) - 2 + i, "content": token, "special": True} for i, token in enumerate(tokens[-2:])]
+    return rewritten("gpt2", path, model=model, added_tokens=added)
+
+
+def test_an_unknown_token_cannot_end_documents_where_a_word_may_end_in_what_is_unknown(tmp_path: Path) -> None:
+    path = str(clip(tmp_path, lacking="z"))
+    with pytest.raises(UsageError, match="cannot end documents") as caught:
+        resolve_tokenizer(path, EOT)
+    assert (caught.value.option, caught.value.suggested) == ("--eot-token", "<|startoftext|>")
+    assert resolve_tokenizer(path, "<|startoftext|>").kind == "huggingface"
+
+
+def test_an_unknown_token_may_end_documents_where_nothing_is_unknown(tmp_path: Path) -> None:
+    assert resolve_tokenizer(str(clip(tmp_path)), EOT).n_ids == 514

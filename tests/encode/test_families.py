@@ -431,3 +431,10 @@ def test_merges_are_not_dropped_at_random(tmp_path: Path, name: str) -> None:
     tokenizer = resolve_tokenizer(str(rewritten(name, tmp_path, model={"dropout": 0.5})))
     for engine in {engine_of(tokenizer, "gigatoken"), "tokenizers"}:
         assert ids_of(load_encoder(tokenizer, engine), TEXTS[0]) == true_ids(name, TEXTS[0])
+
+
+def test_a_file_that_the_library_does_not_load_is_named(tmp_path: Path) -> None:
+    path = rewritten("gpt2", tmp_path, normalizer={"type": "Foo"})
+    with pytest.raises(EngineError, match="cannot be loaded") as caught:
+        load_encoder(resolve_tokenizer(str(path)), "tokenizers")
+    assert caught.value.where == str(path)

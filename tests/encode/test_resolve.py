@@ -133,3 +133,52 @@ def test_resolving_loads_no_engine() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
+
+
+# What SentencePiece 0.2 writes: the first piece of a model, with its score and type, and the list beside it.
+MODEL = b"\n\x0e\n\x05<unk>\x15\0\0\0\0\x18\x02\n\x0c\n\x03<s>\x15\0\0\0\0\x18\x03"
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "kind"),
+    [
+        ("m.model", MODEL, "SentencePiece model"),
+        ("spiece", MODEL[:16], "SentencePiece model"),
+        ("m.vocab", b"<unk>\t0\n<s>\t0\n\xe2\x96\x81the\t-3.25\n", "pieces of a SentencePiece model"),
+        ("merges.txt", b"#version: 0.2\na b\n", "list of merges"),
+        ("vocab.json", b'{"a": 0, "b": 1}', "no model"),
+        ("tokenizer_config.json", b'{"eos_token": "</s>"}', "no model"),
+    ],
+)
+def test_another_file_of_a_tokenizer_is_named_with_the_way_out(tmp_path: Path, name: str, data: bytes, kind: str) -> None:
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(UsageError, match=kind) as caught:
+        resolve_tokenizer(str(tmp_path / name))
+    assert_four_parts(caught.value)
+    assert "tokenizer.json" in (caught.value.allowed or "")
+    assert ("made/tokenizer.model" in (caught.value.next_step or "")) == ("SentencePiece" in kind)
+
+
+@pytest.mark.parametrize("typed", ["mytokk", "mytok/tokenizer.jsn", "mytok2", "file.jso"])
+def test_a_mistyped_path_is_answered_with_the_nearest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, typed: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("tokmill.encode.hub.fetch", no_hub)
+    Path("mytok").mkdir()
+    for path in ("mytok/tokenizer.json", "file.json"):
+        Path(path).write_text("{}")
+    Path("mytokens.txt").write_text("")
+    with pytest.raises(UsageError, match="did you mean") as caught:
+        resolve_tokenizer(typed)
+    assert caught.value.suggested in ("mytok", "mytok/tokenizer.json", "file.json")
+
+
+def no_hub(name: str, *_: str) -> tuple[str, str]:
+    raise UsageError("it is not there", where=name, allowed="x", next_step="y")
+
+
+def test_what_resembles_nothing_has_no_suggestion_but_the_built_in_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError) as caught:
+        resolve_tokenizer("nothing-like-it")
+    assert caught.value.suggested == "gpt2"

@@ -129,6 +129,16 @@ def _loaded(tokenizer: Tokenizer, engine: str) -> Encoder:
     if tokenizer.kind == "tiktoken":
         pattern = known_encoding(tokenizer).pattern
         return _imported(ENGINES[engine])(tokenizer.encoding, pattern, partial(ranks_path, tokenizer))  # type: ignore[no-any-return]
+    try:
+        return _loaded_json(tokenizer, engine)
+    except EngineError as error:
+        error.what, error.where = f"the tokenizer {tokenizer.name} cannot be loaded: {error.what}", tokenizer.path
+        error.allowed = f"a tokenizer.json that {engine} loads"
+        error.next_step = "make the file again with the package tokenizers that is installed, or use another tokenizer"
+        raise
+
+
+def _loaded_json(tokenizer: Tokenizer, engine: str) -> Encoder:
     load: Callable[..., Encoder] = _imported(_FOR_JSON[engine])
     if engine == "gigatoken":
         return load(lambda: load_tokenizer_json(tokenizer).for_engine(), is_byte_level=_depends_on_unicode(tokenizer))

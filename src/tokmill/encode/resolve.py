@@ -8,8 +8,12 @@ may lead to the network.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
+import itertools
 import os
+import re
+import shlex
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -29,6 +33,8 @@ if TYPE_CHECKING:
     from tokmill.encode.published import Encoding
 
 BUILT_IN = ("gpt2", "r50k_base")
+_MOST_ENTRIES = 10_000
+"""Of a directory, in which a name like a mistyped one is looked for."""
 
 
 def resolve_tokenizer(name: str, eot_token: str | None = None, *, may_ask: bool = True) -> Tokenizer:
@@ -45,13 +51,14 @@ def resolve_tokenizer(name: str, eot_token: str | None = None, *, may_ask: bool 
     for is_meant, resolve in _KINDS:
         if is_meant(name):
             return resolve(name, eot_token) if resolve is not _repo else _repo(name, eot_token, may_ask=may_ask)
+    near = _nearest_path(name)
     raise UsageError(
-        f"there is no tokenizer {name!r}",
+        f"there is no tokenizer {name!r}" + (f"; did you mean {path_to_text(near)}?" if near else ""),
         option="--tokenizer",
         allowed=f"{', '.join(dict.fromkeys([*BUILT_IN, *ENCODINGS]))}; "
         f"the path of a .tiktoken file, of a {FILE_NAME} or its directory; "
         "a Hugging Face repository as owner/name@revision",
-        suggested="gpt2",
+        suggested=path_to_text(near) if near else "gpt2",
         next_step="or see tokmill vocab list",
     )
 
@@ -145,7 +152,14 @@ def _json_file(name: str, eot_token: str | None) -> Tokenizer:
 
 
 def _repo(name: str, eot_token: str | None, *, may_ask: bool = True) -> Tokenizer:
-    path, pinned = hub.fetch(name, FILE_NAME, CONFIG_NAME) if may_ask else hub.find(name, FILE_NAME)
+    try:
+        path, pinned = hub.fetch(name, FILE_NAME, CONFIG_NAME) if may_ask else hub.find(name, FILE_NAME)
+    except UsageError as error:
+        near = _nearest_path(name)
+        if near is not None:
+            error.what = f"{error.what}; did you mean the path {path_to_text(near)}?"
+            error.option, error.suggested = "--tokenizer", path_to_text(near)
+        raise
     return _huggingface(pinned, path, eot_token)
 
 
@@ -176,8 +190,12 @@ def _huggingface(name: str, path: str, eot_token: str | None) -> Tokenizer:
 
 def _tiktoken(name: str, path: str, eot_token: str | None) -> Tokenizer:
     """Return the published encoding whose ranks are in the file at `path`. Raises UsageError."""
-    sha256 = _sha256(path)
+    data = read_file(path, ".tiktoken file", MOST_RANKS_BYTES)
+    sha256 = hashlib.sha256(data).hexdigest()
     if sha256 not in BY_SHA256:
+        kind = next((kind for kind, is_one in _OTHER_FILES if is_one(data)), None)
+        if kind:
+            raise _of_another_kind(path, kind)
         raise UsageError(
             f"the file is not that of a published encoding, or it is damaged: its SHA-256 is {sha256}",
             where=path_to_text(path),
@@ -202,6 +220,61 @@ def _tiktoken(name: str, path: str, eot_token: str | None) -> Tokenizer:
         n_ids=max(encoding.n_ranks, encoding.eot_id + 1),
         eot_id=encoding.eot_id,
     )
+
+
+_SENTENCEPIECE = "SentencePiece"
+
+
+def _is_sentencepiece_model(data: bytes) -> bool:
+    """Return whether a file begins like the messages of a SentencePiece model: a piece of a few bytes, and its score."""
+    return len(data) > 8 and data[0] == data[2] == 0x0A and data[4 + data[3] : 5 + data[3]] == b"\x15"
+
+
+def _is_sentencepiece_list(data: bytes) -> bool:
+    """Return whether a file begins like the list of pieces and scores that is written beside a SentencePiece model."""
+    return re.match(rb"(?:[^\t\n]+\t-?[0-9.]+(?:e-?[0-9]+)?\r?\n){3}", data[:4096]) is not None
+
+
+_OTHER_FILES: tuple[tuple[str, Callable[[bytes], bool]], ...] = (
+    (f"a {_SENTENCEPIECE} model", _is_sentencepiece_model),
+    (f"the list of pieces of a {_SENTENCEPIECE} model", _is_sentencepiece_list),
+    ("a list of merges, one part of a tokenizer", lambda data: data.startswith(b"#version")),
+)
+"""What people take for a tokenizer's file."""
+
+
+def _of_another_kind(path: str, kind: str) -> UsageError:
+    """Return the error for a file that tokmill does not read, with the way to one that it reads."""
+    recipe = f"give the {FILE_NAME} that belongs to it, or its directory"
+    if _SENTENCEPIECE in kind:
+        made = "from transformers import AutoTokenizer as A; A.from_pretrained('made').save_pretrained('made')"
+        model = "FILE.model" if "list" in kind else shlex.quote(path_to_text(path))
+        packages = "pip install transformers sentencepiece protobuf"
+        recipe = f'{packages} && mkdir made && cp {model} made/tokenizer.model && python -c "{made}"'
+    return UsageError(
+        f"this is {kind}, which tokmill does not read",
+        where=path_to_text(path),
+        option="--tokenizer",
+        allowed=f"a {FILE_NAME}, which can be made of it; then --tokenizer made" if _SENTENCEPIECE in kind else f"a {FILE_NAME}",
+        next_step=recipe,
+    )
+
+
+def _nearest_path(name: str) -> str | None:
+    """Return the tokenizer's file or directory whose path is most like a mistyped one, if one is."""
+    parent, last = os.path.split(name.rstrip("/"))
+    try:
+        with os.scandir(parent or ".") as entries:
+            found = [entry.name for entry in itertools.islice(entries, _MOST_ENTRIES) if _may_be_one(entry)]
+    except (OSError, ValueError):
+        return None
+    return next((os.path.join(parent, match) for match in difflib.get_close_matches(last, found, 1)), None)
+
+
+def _may_be_one(entry: os.DirEntry[str]) -> bool:
+    if entry.is_dir():
+        return os.path.isfile(os.path.join(entry.path, FILE_NAME))
+    return entry.name.endswith((".json", ".tiktoken"))
 
 
 def _sha256(path: str) -> str:

@@ -73,7 +73,10 @@ class TokenizerFile:
         self._where = where
         self._parts: dict[str, msgspec.Raw] = {}
         self._parts = self._decoded(data, dict[str, msgspec.Raw])
-        self._model = self._decoded(self._parts.get("model", b"null"), dict[str, msgspec.Raw])
+        if "model" not in self._parts:
+            what = "the file has no model: it is another part of a tokenizer, or of no tokenizer"
+            raise self._error(what, f"the {FILE_NAME} that lies beside vocab.json and tokenizer_config.json")
+        self._model = self._decoded(self._parts["model"], dict[str, msgspec.Raw])
         self._settings: _Settings = self._decoded(self._parts["model"], _Settings)
         self.added = self._decoded(self._parts.get("added_tokens", b"[]"), list[AddedToken] | None) or []
         self.type = self._settings.type or "BPE"
