@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from tokmill.core.config import Job, local_path, parse_size, path_text
+from tokmill.core.config import Job, local_path, path_text
 from tokmill.core.errors import ChangedError, TokmillError, UsageError
 from tokmill.core.events import Detail, Finished, Notice
-from tokmill.core.options import PlanOptions, TokenizeOptions, called_with
+from tokmill.core.options import PlanOptions, TokenizeOptions, called_with, parse_size
+from tokmill.core.progress import check_observers
 from tokmill.core.records import is_url, text_to_path
 from tokmill.output import Place, destination, is_complete, is_complete_at, output_of, stage_of
 from tokmill.run import (
@@ -57,6 +58,10 @@ class TokenizeCall(TokenizeOptions):
     inputs: StrPath | Sequence[StrPath]
     out: StrPath
     observers: Sequence[Observer] = field(default=(), kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_observers(self.observers)
 
     @property
     def is_in_parts(self) -> bool:
@@ -117,7 +122,7 @@ def plan(call: PlanCall) -> Plan:  # noqa: D417  the same
         TokmillError: MemoryBudgetError if the memory budget is too small.
     """
     began_s = time.monotonic()
-    out = NOWHERE if call.out is None else str(call.out)
+    out = NOWHERE if call.out is None else path_text(call.out, "out")
     url = out if is_url(out) else ""
     if url:
         out = str(output_of(stage_of(url, _text(call.stage))))

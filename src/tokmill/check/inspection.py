@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from tokmill.core.config import path_text
 from tokmill.core.errors import UsageError
 from tokmill.core.output_spec import SIDES
 from tokmill.core.records import is_url
@@ -104,7 +106,7 @@ def inspect(
         UsageError: If there is no output, or a document is asked for that cannot be found or decoded.
         DamageError: If the output is damaged.
     """
-    _check_options(side, n_tokens)
+    _check_options(side, n_tokens, documents)
     with _opened(path, dtype=dtype, eot_id=eot_id, tokenizer=tokenizer) as dataset:
         manifest = dataset.manifest
         counts = manifest.counts if manifest else None
@@ -133,7 +135,7 @@ def inspect(
 
 def _opened(path: str | Path, *, dtype: IdType | None, eot_id: int | None, tokenizer: str | None) -> Dataset:
     """Open what is inspected. An output in a store says everything about itself, but where its tokenizer is now."""
-    if not is_url(str(path)):
+    if not is_url(path_text(path, "path")):
         return open_dataset(path, dtype=dtype, eot_id=eot_id, tokenizer=tokenizer)
     from tokmill.check.remote_dataset import RemoteDataset
 
@@ -141,7 +143,11 @@ def _opened(path: str | Path, *, dtype: IdType | None, eot_id: int | None, token
     return RemoteDataset(str(path), tokenizer)
 
 
-def _check_options(side: str, n_tokens: int) -> None:
+def _check_options(side: str, n_tokens: int, documents: Sequence[int] | None) -> None:
+    given: tuple[object, ...] = (n_tokens, *(documents or ()))
+    wrong = [each for each in given if not isinstance(each, Integral)]
+    if wrong:
+        raise UsageError(f"{wrong[0]!r} is not a whole number", where="documents, n_tokens", allowed="int", next_step="give an int")
     if side not in SIDES:
         raise UsageError(f"there is no side {side!r}", option="--side", allowed="train or val", suggested="train")
     if not 0 <= n_tokens <= MAX_PREVIEW_TOKENS:

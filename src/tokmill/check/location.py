@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
+from tokmill.core.config import path_text
 from tokmill.core.errors import StorageError
 from tokmill.core.manifest import MANIFEST_NAME, Manifest, load_manifest
 from tokmill.core.records import is_url
@@ -133,7 +134,7 @@ OutputLocation: TypeAlias = LocalLocation | RemoteLocation
 
 def location_of(given: str | Path) -> OutputLocation:
     """Return the location of that name. Raise UsageError if the store is not known or its package is missing."""
-    return RemoteLocation(str(given)) if is_url(str(given)) else LocalLocation(Path(given))
+    return RemoteLocation(str(given)) if is_url(path_text(given, "directory")) else LocalLocation(Path(given))
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from tokmill.check.location import LocalLocation, NotReadableError, location_of
 from tokmill.core.config import is_of_corpus
 from tokmill.core.errors import UsageError
 from tokmill.core.manifest import BESIDE, MANIFEST_NAME, Manifest
-from tokmill.core.options import AUDIT
+from tokmill.core.options import AUDIT, PlanOptions, options_of
 from tokmill.core.output_spec import Shards
 from tokmill.core.records import FileHeader
 from tokmill.core.spans import SpanChecker, add_up, spans_of
@@ -72,6 +72,7 @@ def verify(
         AuditError: If ids are not those of the reference tokenizer.
     """
     AUDIT.check(audit)
+    options_of(PlanOptions)["memory"].check(memory)
     location = location_of(directory)
     if sources is not None and not isinstance(location, LocalLocation):
         raise UsageError(

@@ -101,6 +101,8 @@ def _fail(error: TokmillError, console: Console) -> int:
     from tokmill.cli.usage_errors import as_typed
 
     error = as_typed(error, console.arguments, console.origins)
+    if console.deciding and error.option not in console.origins:
+        error.where = "; ".join([error.where or PROGRAM, *console.deciding])
     if console.has_secrets and (error.next_step or "").startswith(f"{PROGRAM} "):
         error.next_step = f"{error.next_step}\nwith the user, password or query of the URL, which are not shown"
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from typing import TYPE_CHECKING, Any
 
 from tokmill.cli.command import JSON, QUIET, VERBOSE, Argument, Parameter, command, named, root
@@ -20,7 +21,16 @@ MOVED_TOKENIZER = Option(
     has_variable=False,
     help="Where the tokenizer of the output is now.",
 )
-BARE_EOT_ID = Option(name="eot_id", kind=int, group=INPUT, metavar="N", help="End-of-text id in bare files.")
+BARE_EOT_ID = Option(
+    name="eot_id",
+    kind=int,
+    group=INPUT,
+    metavar="N",
+    least=0,
+    below=1 << 32,
+    allowed="0 to 2**32 - 1",
+    help="End-of-text id in bare files.",
+)
 _PAGE = Parameter(
     Option(name="out", short="-o", group=OUTPUT, metavar="FILE", usual="DIR/report.html", help="The page.", has_variable=False)
 )
@@ -76,7 +86,7 @@ def verify(
     from tokmill.cli.progress import make_progress
     from tokmill.core.errors import DamageError
 
-    sources = _all_sources([*source], [*more]) or None
+    sources = _all_sources(directory, [*source], [*more]) or None
     with make_progress(verb="reading" if repair else "verifying", quiet=quiet, verbose=verbose) as progress:
         if repair:
             from tokmill.check import repair as repair_output
@@ -100,7 +110,7 @@ def verify(
     return 0
 
 
-def _all_sources(source: list[str], more: list[str]) -> list[str]:
+def _all_sources(directory: str, source: list[str], more: list[str]) -> list[str]:
     """Return the inputs of `--source a b c`: b and c arrive as arguments; with several --source their order would not be known."""
     from tokmill.core.errors import UsageError
 
@@ -109,7 +119,7 @@ def _all_sources(source: list[str], more: list[str]) -> list[str]:
             "inputs without --source" if not source else "the order of the sources is not clear",
             where=more[0],
             allowed="one DIR, then --source INPUT...",
-            next_step="tokmill verify DIR --source " + " ".join([*source, *more]),
+            next_step=shlex.join(["tokmill", "verify", directory, "--source", *source, *more]),
         )
     return source + more
 
@@ -129,7 +139,16 @@ def _all_sources(source: list[str], more: list[str]) -> list[str]:
         help="Show this document, counted from 1; may be repeated.",
     ),
     Option(name="side", group=OUTPUT, default="train", choices=("train", "val"), help="Which side the documents are on."),
-    Option(name="tokens", kind=int, group=OUTPUT, default=100, metavar="N", help="How many tokens of each document to show."),
+    Option(
+        name="tokens",
+        kind=int,
+        group=OUTPUT,
+        default=100,
+        metavar="N",
+        least=0,
+        allowed="0 or more",
+        help="How many tokens of each document to show.",
+    ),
     BARE_DTYPE,
     Option(
         name="tokenizer",

@@ -16,7 +16,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from tokmill.cli.console import PROGRAM, Console
-from tokmill.cli.settings import Origin
+from tokmill.cli.settings import Origin, knobs, strange_variables
 from tokmill.core.errors import UsageError
 from tokmill.core.options import GROUPS, MESSAGES, OUTPUT, Option, TokenizeOptions, options_of
 from tokmill.core.secrets import shown_in
@@ -117,7 +117,9 @@ class Command(click.Command):
             command.params = [copy.copy(each) for each in self.params]
             for each in command.params:
                 each.required = False
+        typed = list(args)
         rest = super(Command, command).parse_args(ctx, args)
+        check_once(ctx, command, typed)
         if rest:
             raise UsageError(
                 f"too many arguments: {' '.join(rest)}",
@@ -133,7 +135,8 @@ class Command(click.Command):
         console.values.update(ctx.params)
         console.origins.update(_origins(ctx, console))
         if not console.is_config_asked:
-            check_paths(ctx)
+            check_values(ctx)
+            console.tell_origins(ctx.command_path)
             return super().invoke(ctx)
         rows = list(_effective(ctx, console))
         if ctx.params.get("json"):
@@ -192,6 +195,7 @@ def _print_version(ctx: click.Context, _parameter: click.Parameter, is_asked: bo
 def _use_settings(ctx: click.Context, _parameter: click.Parameter, _is_asked: bool) -> None:  # noqa: FBT001  click's signature
     """Take values from files. Called after `--help`, which works whatever they say, and before the options they set."""
     if not ctx.resilient_parsing and getattr(ctx.command, "needs_settings", True):
+        check_variables(ctx.find_root().command, ctx.find_root().obj)
         ctx.default_map = ctx.find_root().obj.settings.of_command(ctx.command_path.split()[1:])
 
 
@@ -260,11 +264,60 @@ def check_dashes(ctx: click.Context, args: list[str]) -> None:
         )
 
 
-def check_paths(ctx: click.Context) -> None:
-    """Raise UsageError for a path that was meant as a URL: it would be the name of a file, password and all."""
+def check_once(ctx: click.Context, command: click.Command, args: list[str]) -> None:
+    """Raise UsageError for an option that was typed with two values, of which the parser takes the last."""
+    order = command.make_parser(ctx).parse_args(list(args))[2]
+    for parameter in {each for each in order if takes_value(each) and not each.multiple and order.count(each) > 1}:
+        values = _typed_values(parameter, args)
+        if len({*values}) == 1 and len(values) == order.count(parameter):
+            continue
+        name = long_name(parameter)
+        given = " and ".join(map(repr, values)) if len(values) > 1 else "twice"
+        raise UsageError(
+            f"{name} takes one value, and was given {given}",
+            option=name,
+            allowed=f"{name} once",
+            suggested=values[-1] if values else str(ctx.params[str(parameter.name)]),
+        )
+
+
+def _typed_values(parameter: click.Parameter, args: list[str]) -> list[str]:
+    """Return the values that were typed for an option, in their order."""
+    values = []
+    for at, word in enumerate(args[: args.index("--")] if "--" in args else args):
+        name, equals, value = word.partition("=")
+        if name in parameter.opts:
+            values += [value] if equals else args[at + 1 : at + 2]
+        elif any(len(each) == 2 and word.startswith(each) for each in parameter.opts):
+            values.append(word[2:])
+    return values
+
+
+def check_variables(root: click.Command, console: Console) -> None:
+    """Raise UsageError for a variable that is nearly that of an option; say of any other that nobody reads it."""
+    for name, near in strange_variables({knob.variable for knob in knobs(root) if knob.variable}):
+        if near is not None:
+            raise UsageError(
+                f"there is no variable {name}; did you mean {near}?",
+                where=f"the variable {name}",
+                allowed="TOKMILL_ and the name of an option, as --help says",
+                next_step=f"export {near}=${name}; unset {name}",
+            )
+        if not console.has_flag("--quiet", short="q"):
+            console.say(f"{PROGRAM}: the variable {name} is that of no option, and has no effect")
+
+
+def check_values(ctx: click.Context) -> None:
+    """Raise UsageError for values that the parser takes, and that cannot be meant.
+
+    A number out of bounds, also where it is not needed; a path that was meant as a URL: it would be the name of a file, password
+    and all.
+    """
     from tokmill.core.config import local_path, path_text
 
     for parameter in ctx.command.params:
+        if isinstance(parameter, Parameter) and parameter.about.least is not None:
+            parameter.about.check(ctx.params.get(str(parameter.name)))
         if re.search("DIR|FILE|URL|INPUT", str(parameter.metavar)):
             value = ctx.params.get(str(parameter.name))
             for each in value if isinstance(value, tuple) else [value]:

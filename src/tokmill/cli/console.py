@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokmill.core.errors import DiskFullError, StorageError, UsageError
 from tokmill.core.secrets import learn, redacted, shown
-from tokmill.core.text import printable
+from tokmill.core.text import printable, printable_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from tokmill.core.errors import TokmillError
 
 PROGRAM = "tokmill"
+_DECIDING = ("--out", "--fresh", "--force", "--append", "--events", "--stage", "--to")
+"""Options that decide where is written, or what is discarded."""
+_WRITES_NOTHING = (f"{PROGRAM} plan", f"{PROGRAM} doctor")
 _YES = {"1", "true", "t", "yes", "y", "on"}
 """Values with which the environment sets a flag, as the parser reads them."""
 _TAKES_VALUE = "o"
@@ -42,6 +45,8 @@ class Console:
         """Whether the command is only to show the values of its options."""
         self.values: dict[str, Any] = {}
         """Values of the command's options, by parameter, once they are parsed."""
+        self.deciding: list[str] = []
+        """Such options that decide where is written or what is discarded, in words."""
         self.origins: dict[str, Origin] = {}
         """By option, where its value stands if it was not typed."""
 
@@ -100,6 +105,18 @@ class Console:
         from tokmill.cli import render
 
         self.say(render.error_lines(error))
+
+    def tell_origins(self, command: str) -> None:
+        """Say what of where is written, and of what is discarded, was not typed here."""
+        if command in _WRITES_NOTHING:
+            return
+        told = {name: origin for name, origin in self.origins.items() if name in _DECIDING and self.values[name[2:]]}
+        self.deciding = [
+            f"{name}{'' if self.values[name[2:]] is True else f' {self.values[name[2:]]}'} (from {origin.named})"
+            for name, origin in told.items()
+        ]
+        for each in self.deciding:
+            self.say(f"{PROGRAM}: {printable_line(each)}")
 
     def say(self, text: str) -> None:
         """Print what is no result on standard error."""

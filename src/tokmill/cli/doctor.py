@@ -5,7 +5,6 @@ Only the standard library is imported at the top: a package that is missing must
 
 from __future__ import annotations
 
-import difflib
 import errno
 import os
 import platform
@@ -207,8 +206,7 @@ def _settings(error: UsageError | None) -> Check:
 
 
 def _strange(known: Collection[str]) -> list[Check]:
-    """Return variables named like settings that no option has: nothing else would report them."""
-    found = [name for name in sorted(os.environ) if name.startswith("TOKMILL_") and known and name not in known]
-    near = {name: difflib.get_close_matches(name, known, 1) for name in found}
-    hints = {name: f"export {near[name][0]}=..., and unset {name}" if near[name] else f"unset {name}" for name in found}
-    return [Check("settings", name, "no option has this variable", "note", hints[name]) for name in found]
+    """Return variables named like settings that no option has."""
+    found = dict(settings.strange_variables(known) if known else ())
+    hints = {name: f"export {near}=..., and unset {name}" if near else f"unset {name}" for name, near in found.items()}
+    return [Check("settings", name, "no option has this variable", "note", hint) for name, hint in hints.items()]

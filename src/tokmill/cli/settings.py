@@ -20,7 +20,7 @@ from tokmill.core.errors import UsageError
 from tokmill.core.secrets import learn
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
     from tokmill.core.options import Option
 
@@ -114,6 +114,18 @@ def knobs(command: Any, path: tuple[str, ...] = ()) -> Iterator[Knob]:
     for parameter in command.params if path and not hasattr(command, "commands") else ():
         if hasattr(parameter, "about"):
             yield Knob(path, parameter.about, parameter.envvar)
+
+
+def strange_variables(known: Collection[str]) -> Iterator[tuple[str, str | None]]:
+    """Yield the variables of the environment that are named like those of options and are none, each with the nearest that is."""
+    plain = {_bare(name): name for name in known}
+    for name in sorted(each for each in os.environ if each.startswith("TOKMILL_") and each not in known):
+        near = difflib.get_close_matches(_bare(name), plain, 1, 0.75)
+        yield name, plain[near[0]] if near else None
+
+
+def _bare(variable: str) -> str:
+    return variable.removeprefix("TOKMILL_").replace("_", "").upper()
 
 
 def present(directory: str = ".") -> list[str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import shlex
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from tokmill.cli.console import Console
     from tokmill.cli.settings import Origin
     from tokmill.core.errors import TokmillError
+    from tokmill.core.options import Option
 
 _MEANT = {
     "--text-key": ("--column", "--field", "--key"),
@@ -74,7 +76,9 @@ def _unknown_option(option: str, context: click.Context, console: Console) -> Us
             f"{where} has no {option}, which is an option of {', '.join(f'{PROGRAM} {name}' for name in others)}",
             where=where,
             allowed=long,
-            next_step=f"{where} --help" if any(map(takes_value, others.values())) else _command(without),
+            next_step=f"{where} --help"
+            if any(map(takes_value, others.values()))
+            else _command([next(iter(others)), option] if isinstance(context.command, click.Group) else without),
         )
     at = next((i for i, each in enumerate(console.arguments) if each.partition("=")[0] == option), -1)
     typed = console.arguments[at] if at >= 0 else option
@@ -82,14 +86,28 @@ def _unknown_option(option: str, context: click.Context, console: Console) -> Us
     meant = _meant(option, known, has_value="=" in typed or not is_alone, is_joined="=" in typed)
     if meant is None:
         return UsageError(f"there is no option {option}", where=where, allowed=long, next_step=f"{where} --help")
-    words = [*meant[:-1], meant[-1] + typed[len(option) :]] if meant else []
     hint = f"did you mean {' '.join(meant)}?" if meant else "inputs need no option, and the same command resumes"
     return UsageError(
         f"there is no option {option}; {hint}",
         where=where,
         allowed=f"{' '.join(meant) or 'the command without it'}, or another of {where} --help",
-        next_step=_command(console.arguments, {typed: words}),
+        next_step=_command(console.arguments, _all_meant(known, console.arguments)),
     )
+
+
+def _all_meant(known: dict[str, click.Parameter], arguments: Sequence[str]) -> dict[str, list[str]]:
+    """Return what was meant by each unknown option of a command, so that one proposal corrects all of them."""
+    found = {}
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    for at, typed in enumerate(arguments[:end]):
+        option, equals, value = typed.partition("=")
+        if option.startswith("--") and option not in known:
+            is_alone = at == end - 1 or arguments[at + 1].startswith("-")
+            meant = _meant(option, known, has_value=bool(equals) or not is_alone, is_joined=bool(equals))
+            if meant is not None:
+                # Without an option, its value is an input.
+                found[typed] = [*meant[:-1], meant[-1] + equals + value] if meant else [value] if value else []
+    return found
 
 
 def _meant(option: str, known: dict[str, click.Parameter], *, has_value: bool, is_joined: bool) -> list[str] | None:
@@ -131,7 +149,8 @@ def _commands_with(option: str, root: click.Command) -> dict[str, click.Paramete
 
 def _missing(parameter: click.Parameter, context: click.Context, console: Console) -> UsageError:
     name = long_name(parameter)
-    lacking = f"{name} is missing" if name.startswith("-") else f"no {example(parameter).rstrip('.')} is given"
+    word = example(parameter).rstrip(".") if example(parameter)[:1].isupper() else parameter.name
+    lacking = f"{name} is missing" if name.startswith("-") else f"no {word} is given"
     end = console.arguments.index("--") if "--" in console.arguments else len(console.arguments)
     before, rest = console.arguments[:end], console.arguments[end:]
     typed = {each.partition("=")[0] for each in before}
@@ -159,10 +178,24 @@ def _bad_value(parameter: click.Parameter, context: click.Context, console: Cons
             if option in parameter.opts and (equals or at + 1 < len(console.arguments)):
                 value = f"{text if equals else console.arguments[at + 1]!r} " if not equals else f"{text!r} "
                 rest = console.arguments[at + 1 if equals else at + 2 :]
-                fixed = _command([*console.arguments[:at], option, default, *rest])
+                meant = _number(parameter.about, text if equals else console.arguments[at + 1]) or default
+                fixed = _command([*console.arguments[:at], option, meant, *rest])
     elif isinstance(parameter, Argument):
         name = example(parameter)
     return UsageError(f"the value {value}of {name} is not {kind}", where=where, allowed=f"{name} takes {kind}", next_step=fixed)
+
+
+def _number(about: Option, text: str) -> str | None:
+    """Return the number that was meant by `10%`, `0,1`, `1_000` or `2e3`, if the option takes it."""
+    match = re.fullmatch(r"\s*([+-]?[0-9_]+(?:[.,][0-9]+)?(?:e[0-9]{1,2})?)\s*(%?)\s*", text, re.IGNORECASE)
+    try:
+        number = float(match[1].replace(",", ".")) / (100 if match[2] else 1) if match else None
+        if number is None or (about.kind is int and number != int(number)):
+            return None
+        about.check(about.kind(number))
+    except (ValueError, OverflowError, UsageError):
+        return None
+    return f"{about.kind(number)}"
 
 
 def _unknown_command(typed: str, context: click.Context, console: Console) -> UsageError:
@@ -216,13 +249,16 @@ def as_typed(error: TokmillError, arguments: Sequence[str], origins: dict[str, O
 
 def _with_option(option: str, value: str, arguments: Sequence[str]) -> str:
     """Return the command with this value of the option instead of another."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    # The only option with a value that has a short name.
+    names, joined = ([option, "-o"], "-o") if option == "--out" else ([option], f"{option}=")
     kept, is_value = [], False
-    for each in arguments:
-        if is_value or each.startswith(option + "=") or each == option:
-            is_value = each == option
+    for each in arguments[:end]:
+        if is_value or each in names or each.startswith((f"{option}=", joined)):
+            is_value = not is_value and each in names
         else:
             kept.append(each)
-    return f"{_command(kept)} {option} {shlex.quote(value)}"
+    return _command([*kept, option, value, *arguments[end:]])
 
 
 def _with_word(path: str, meant: str, arguments: Sequence[str]) -> str | None:

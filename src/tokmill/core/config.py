@@ -23,7 +23,6 @@ from tokmill.core.records import EotPlacement, IdType, Input, OnError, Tokenizer
 
 MIB = 1 << 20
 
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30, "ti": 1 << 40}
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "0": "\0", "\\": "\\", "f": "\f", "v": "\v"}
 
 
@@ -180,20 +179,6 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     def replacing(self) -> str | None:
         """Fingerprint of the output that stands in the directory until this one takes its place."""
         return self.made_from[-1].fingerprint if self.made_from else None
-
-
-def parse_size(text: str, option: str) -> int:
-    """Bytes of `1GiB`, `512M`, `2000000`. K, M, G, T are powers of 1000, Ki, Mi, Gi, Ti powers of 1024. Raises UsageError."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?\s*", text, re.IGNORECASE)
-    unit = match and _UNITS.get(match[2].lower())
-    if not match or not unit:
-        raise UsageError(
-            f"{text!r} is not a size",
-            option=option,
-            allowed="a number with K, M, G, T or KiB, MiB, GiB, TiB",
-            suggested="1GiB",
-        )
-    return int(float(match[1]) * unit)
 
 
 def typed_separator(separator: str | None) -> str:

@@ -31,6 +31,23 @@ GROUPS = (INPUT, OUTPUT, VALIDATION, ERRORS, RESOURCES, STORES, MESSAGES)
 FORMAT_NAMES = ("raw", "llmc", "megatron", "datatrove", "olmo", "litdata", "mds")
 
 
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30, "ti": 1 << 40}
+
+
+def parse_size(text: str, option: str) -> int:
+    """Bytes of `1GiB`, `512M`, `2000000`. K, M, G, T are powers of 1000, Ki, Mi, Gi, Ti powers of 1024. Raises UsageError."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?\s*", text, re.IGNORECASE)
+    unit = match and _UNITS.get(match[2].lower())
+    if not match or not unit:
+        raise UsageError(
+            f"{text!r} is not a size",
+            option=option,
+            allowed="a number with K, M, G, T or KiB, MiB, GiB, TiB",
+            suggested="1GiB",
+        )
+    return int(float(match[1]) * unit)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Option:
     """What is known of an option, apart from its value."""
@@ -57,6 +74,8 @@ class Option:
     short: str = ""
     is_many: bool = False
     is_required: bool = False
+    is_size: bool = False
+    """Whether it is a number of bytes, with a unit if it is text."""
     is_text: bool = False
     """Whether it is compared with texts, which are Unicode; others name files, which may be any bytes."""
     has_variable: bool = True
@@ -94,6 +113,8 @@ class Option:
             raise UsageError(
                 f"the value of {self.flag} is not UTF-8", option=self.flag, allowed="UTF-8", suggested=str(self.default or 0)
             )
+        if self.is_size and isinstance(value, str):
+            parse_size(value, self.flag)
         if self.choices and value not in self.choices:
             raise UsageError(
                 f"{value!r} is not a value of {self.flag}",
@@ -258,6 +279,7 @@ class PlanOptions:
         None,
         group=RESOURCES,
         metavar="SIZE",
+        is_size=True,
         usual="1GiB, more with many threads, at most a quarter of the machine's",
         help="Limit for the memory of all processes together.",
     )
@@ -283,6 +305,7 @@ class PlanOptions:
         None,
         group=STORES,
         metavar="SIZE",
+        is_size=True,
         usual="4GiB",
         help="How much may wait in --stage for its upload; the run pauses when it is full.",
     )
@@ -315,7 +338,7 @@ class TokenizeOptions(PlanOptions):
         help="Make the parts on a Ray cluster: HOST:PORT, auto, local (a new one on this machine); without ADDRESS, the one that "
         "is running here. One thread a task, or --threads.",
     )
-    part_bytes: str | int = option("1GiB", group=STORES, metavar="SIZE", help="Input of one --ray task.")
+    part_bytes: str | int = option("1GiB", group=STORES, metavar="SIZE", is_size=True, help="Input of one --ray task.")
 
 
 def called_with(record: Callable[P, T]) -> Callable[[Callable[[T], R]], Callable[P, R]]:

@@ -67,11 +67,12 @@ def parse_part(text: str) -> tuple[int, int]:
     match = re.fullmatch(r"\s*(\d{1,6})\s*/\s*(\d{1,6})\s*", text)
     if match and int(match[1]) < int(match[2]) <= MOST_PARTS:
         return int(match[1]), int(match[2])
+    is_counted_from_1 = match and int(match[1]) == int(match[2]) <= MOST_PARTS and int(match[2])
     raise UsageError(
         f"{text!r} is not a part of a corpus",
         option="--part",
-        allowed=f"I/N with I from 0 to N - 1, and N up to {MOST_PARTS:,}",
-        next_step="--part 0/8 is the first of eight, --part 7/8 the last",
+        allowed=f"I/N with I from 0 to N - 1, and N up to {MOST_PARTS:,}: 0/8 is the first of eight, 7/8 the last",
+        suggested=f"{int(match[2]) - 1}/{int(match[2])}" if match and is_counted_from_1 else "0/8",
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, TypeVar
 
+from tokmill.core.errors import UsageError
 from tokmill.core.events import AnyEvent, Notice, Progress, Started
 from tokmill.core.records import Counts
 from tokmill.core.system.memory import rss_bytes
@@ -19,10 +20,27 @@ AnyObserver = TypeVar("AnyObserver", bound="Observer")
 _EVERY_S = 0.2
 
 
+def check_observers(observers: object) -> None:
+    """Raise UsageError for what is no sequence of observers."""
+    wrong = (
+        [each for each in observers if not callable(getattr(each, "on_event", None))]
+        if isinstance(observers, list | tuple)
+        else [observers]
+    )
+    if wrong:
+        raise UsageError(
+            f"{wrong[0]!r} is no observer",
+            where="observers",
+            allowed="a list of objects with a method on_event(event)",
+            next_step="give it a class with that method",
+        )
+
+
 class ProgressReporter:
     """Sends events to observers; progress at most a few times a second. Times begin when it is made."""
 
     def __init__(self, observers: Sequence[Observer]) -> None:
+        check_observers(observers)
         self._observers = observers
         self._began_s = self._sent_s = time.monotonic()
 

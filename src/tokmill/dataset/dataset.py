@@ -8,6 +8,8 @@ number a block is kept, so that the second access to a document reads one block.
 
 from __future__ import annotations
 
+import codecs
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, cast, get_args
 
@@ -410,6 +412,17 @@ def _stated(recorded: Tokenizer, name: str | None, where: Path) -> Tokenizer | N
     return named
 
 
+def _is_text(path: Path) -> bool:
+    """Return whether a file begins as a text does, and ids do not: no zero byte, and UTF-8."""
+    with path.open("rb") as file:
+        begin = file.read(4096)
+    try:
+        text = codecs.getincrementaldecoder("utf-8")().decode(begin)
+    except UnicodeDecodeError:
+        return False
+    return bool(text) and "\0" not in text
+
+
 def _open_bare(path: Path, dtype: IdType | None, eot_id: int | None, tokenizer_name: str | None) -> Dataset:
     check_size(path, None)
     content = None
@@ -423,11 +436,19 @@ def _open_bare(path: Path, dtype: IdType | None, eot_id: int | None, tokenizer_n
     said = {"uint16": "uint16", "uint32": "uint32", "int32": "uint32"}.get(npy.dtype) if npy else header[1] if header else None
     dtype = dtype or (content.dtype if content else cast("IdType | None", said))
     if dtype is None or dtype not in get_args(IdType):
+        if dtype is None and _is_text(path):
+            raise UsageError(
+                "this is a text, not a file of ids",
+                where=str(path),
+                allowed="an output of tokmill, or a bare file of ids",
+                next_step=shlex.join(["tokmill", "tokenize", str(path), "--out", "data"]),
+            )
         raise UsageError(
             "a bare file does not say how wide its ids are" if dtype is None else f"{dtype!r} is no type of ids",
             where=str(path),
             allowed="uint16 (GPT-2) or uint32",
-            next_step='--dtype uint16, or tokmill.open(path, dtype="uint16")',
+            option="--dtype",
+            suggested="uint16",
         )
     described = tokenizer or recorded
     if eot_id is None and described is not None:

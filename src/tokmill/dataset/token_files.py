@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tokmill.core.config import path_text
 from tokmill.core.errors import DamageError, TokmillError, UsageError
 from tokmill.core.manifest import MANIFEST_NAME
 from tokmill.core.records import is_url
@@ -266,7 +267,7 @@ def _checked(
 
 def local_file(path: str | Path) -> Path:
     """Return a path. Raises UsageError for a URL."""
-    if is_url(str(path)):
+    if is_url(path_text(path, "path")):
         url = redacted(str(path))
         raise UsageError(
             "ids are read from files that this machine can map, not from a store",

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, cast
 
 import msgspec
 
-from tokmill.core.config import MIB, BudgetTerms, Content, Job, Quoting, Resources, parse_separator, parse_size
+from tokmill.core.config import MIB, BudgetTerms, Content, Job, Quoting, Resources, parse_separator
 from tokmill.core.errors import UsageError
-from tokmill.core.options import PlanOptions, options_of
+from tokmill.core.options import PlanOptions, options_of, parse_size
 from tokmill.core.records import STDIN, is_url, path_to_text
 from tokmill.core.system.budget import default_budget, divide_budget, most_threads
 from tokmill.core.system.memory import cgroup_limit_bytes, machine_bytes, usable_bytes, usable_cores
@@ -212,12 +212,13 @@ def _choose_budget(memory: str | int | None, terms: BudgetTerms, cgroup_bytes: i
     else:
         wanted = memory if isinstance(memory, int) else parse_size(memory, "--memory")
         if wanted < MIB and str(memory).strip().isdigit():
+            meant = f"{wanted}MiB" if most_threads(wanted * MIB, terms) else f"{wanted}GiB" if wanted < 64 else "1GiB"
             raise UsageError(
-                f"a budget of {wanted} bytes; did you mean {wanted}MiB?",
+                f"a budget of {wanted} bytes; did you mean {meant}?",
                 where=f"--memory {wanted}",
                 option="--memory",
                 allowed="a number with K, M, G, T or KiB, MiB, GiB, TiB",
-                suggested=f"{wanted}MiB",
+                suggested=meant,
             )
         budget = min(wanted, usable_bytes()) if cgroup_bytes else wanted
         is_lowered = budget < wanted

@@ -23,7 +23,9 @@ followed beyond what the memory budget allows.
 from __future__ import annotations
 
 import csv
+import difflib
 import re
+import shlex
 import sys
 from collections.abc import Iterator
 from itertools import islice
@@ -50,6 +52,8 @@ _DELIMITERS = ",;\t|"
 _FORMATS = {",": ("comma", "csv"), "\t": ("tab", "tsv")}
 _MOST_NAMES = 8
 """Columns named in a message."""
+_USUAL = ("text", "content", "body", "document")
+"""What a column of texts is called."""
 _BOM = b"\xef\xbb\xbf"
 _BARE_RETURN = re.compile("\r(?=[^\n])")
 _HIDDEN = "\ud800"
@@ -148,7 +152,7 @@ class TableReader(FormatReader["ByteStream"]):
             how = "no column" if self._key not in fields else "more than one column"
             what = f"the header has {how} {_shown(self._key)}; columns there: {names}"
             other = self._other_delimiter(fields[0]) if len(fields) == 1 else None
-            looks, next_step = other or ("", "pass --text-key COLUMN")
+            looks, next_step = other or ("", _other_column(self._key, fields))
             raise self._rejected(NotARecordError("missing_text", what + looks, next_step))
         return fields
 
@@ -389,6 +393,16 @@ def _row_pattern(delimiter: str, column: int, n_columns: int, quoting: str = "do
     fields = [rb'(?:"%b"|%b)' % (quoted, plain)] * n_columns
     fields[column] = rb'(?:"(%b)"|(%b))' % (quoted, plain)
     return re.compile(rb"(?:\r?\n)++|%b\r?\n|()" % delimiter.encode().join(fields))
+
+
+def _other_column(key: str, fields: list[str]) -> str:
+    """Return what to type: the column that is named most like the key, or as texts often are, or the last."""
+    names = [name for name in fields if name.isprintable() and name and fields.count(name) == 1]
+    if not names:
+        return "give each column a name of its own in the first row"
+    usual = [name for name in names if name.lower() in _USUAL]
+    best = [*difflib.get_close_matches(key, names, 1), *usual, names[-1]][0]
+    return f"pass --text-key {shlex.quote(best)}"
 
 
 def _shown(name: str) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from tokmill.core.config import local_path
+from tokmill.core.config import local_path, path_text
 from tokmill.core.errors import DamageError, TokmillError, UsageError
 from tokmill.core.manifest import FORMAT_VERSION, SKIPPED_NAME, Manifest, encode_manifest
 from tokmill.core.outcome import Outcome, outcome_of
@@ -61,7 +61,7 @@ def finalize(out: str | os.PathLike[str], *, stage: str | None = None, observers
         LockedError: a part, or all of them, are worked on.
         TokmillError: anything else.
     """
-    parts, reporter = parts_store(os.fspath(out), stage), ProgressReporter(observers)
+    parts, reporter = parts_store(path_text(out, "directory"), stage), ProgressReporter(observers)
     plan = parts.read_plan()
     if plan is None:
         manifest = _check_in_parts(parts.complete(), parts.where)
