@@ -11,16 +11,24 @@ from __future__ import annotations
 import functools
 import importlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from tokmill.core.errors import ChangedError, DamagedInputError, UsageError
 from tokmill.core.extras import install_hint
+from tokmill.core.system.refusals import in_thread
 from tokmill.core.text import nearest
 from tokmill.store.urls import full_url, redacted, scheme_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
+T = TypeVar("T")
+
+REQUEST_S = 300.0
+"""A request may take so long, and what its bytes take at the least rate: one that is answered a byte at a time is never silent."""
+LISTING_S = 900.0
+"""The same of a listing whose pages a library asks for."""
+LEAST_BYTES_PER_S = 16 << 10
 _KINDS = {
     "s3": ("tokmill.store.s3:S3Store", "botocore", "s3"),
     "http": ("tokmill.store.http:HttpStore", "aiohttp", "http"),
@@ -105,6 +113,25 @@ class AlreadyExists(Exception):  # noqa: N818  an answer
 
 class UploadNotFound(Exception):  # noqa: N818  an answer
     """The answer that an upload is not known: completed or aborted, by an attempt that seemed to fail or by another run."""
+
+
+def limit_s(n_bytes: int = 0) -> float:
+    """Return how long a request may take that sends or brings so many bytes."""
+    return REQUEST_S + n_bytes / LEAST_BYTES_PER_S
+
+
+def within(seconds: float, call: Callable[[], T]) -> T:
+    """Return what a request brings. Raise TransientError when it takes longer.
+
+    Its thread then goes on for as long as its connection: the call must not touch what a next attempt uses.
+    """
+    answer = in_thread(call, name="request")
+    try:
+        return answer.result(seconds)
+    except TimeoutError:
+        if answer.done():
+            raise
+        raise TransientError(f"not answered in full in {seconds:,.0f} s") from None
 
 
 class Store(Protocol):

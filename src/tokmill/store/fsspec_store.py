@@ -5,10 +5,12 @@ Their answers do not say which version they are of, so an object is looked up be
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tokmill.core.errors import TokmillError
-from tokmill.store.base import ObjectInfo, Store, TransientError, check_version, denied, filesystem, gone, refused, sized
+from tokmill.store import base
+from tokmill.store.base import ObjectInfo, Store, TransientError, check_version, denied, filesystem, gone, refused, sized, within
 from tokmill.store.urls import redacted
 
 if TYPE_CHECKING:
@@ -51,7 +53,8 @@ class FsspecStore(Store):
     def fetch(self, pinned: ObjectVersion, buffer: RangeBuffer) -> None:
         """See Store."""
         begin, end = buffer.at, buffer.end
-        data = self._translated(pinned.name, lambda: self._fs.cat_file(pinned.url, start=begin, end=end, **self._exactly))
+        read = partial(self._fs.cat_file, pinned.url, start=begin, end=end, **self._exactly)
+        data = self._translated(pinned.name, read, n_bytes=end - begin)
         if not data:
             raise TransientError("the answer ended early")
         buffer.add(data)
@@ -74,14 +77,15 @@ class FsspecStore(Store):
     def _objects(self, infos: Iterable[Any]) -> Sequence[ObjectInfo]:
         return [self._found(i) for i in infos if i["type"] == "file" and not i["name"].endswith("/")]
 
-    def _translated(self, name: str, call: Callable[[], Any], if_gone: Callable[[], Any] | None = None) -> Any:
+    def _translated(self, name: str, call: Callable[[], Any], if_gone: Callable[[], Any] | None = None, n_bytes: int = -1) -> Any:
+        """Return what a call brings. n_bytes: of the object; of a listing, -1."""
         try:
-            return call()
+            return within(base.LISTING_S if n_bytes < 0 else base.limit_s(n_bytes), call)
         except FileNotFoundError:
             if if_gone is None:
                 raise gone(name) from None
             return if_gone()
-        except TokmillError:
+        except (TokmillError, TransientError):
             raise
         except Exception as error:  # noqa: BLE001  raised again, as what it means
             raise self._meaning(error, name) from None

@@ -14,6 +14,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from tokmill.core.errors import UsageError
+from tokmill.store import base
 from tokmill.store.base import ObjectInfo, Store, TransientError, changed, check_version, denied, filesystem, gone, refused, sized
 from tokmill.store.urls import redacted
 
@@ -107,7 +108,9 @@ class HttpStore(Store):
         options.setdefault("timeout", aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S, sock_read=_SILENCE_S))
         # As typed, to the letter: another spelling of a query would not fit its signature.
         is_encoded = url.isascii() and " " not in url
-        return await session.get(yarl.URL(url, encoded=is_encoded), headers=headers, auto_decompress=False, **options)
+        request = session.get(yarl.URL(url, encoded=is_encoded), headers=headers, auto_decompress=False, **options)
+        async with asyncio.timeout(base.limit_s()):
+            return await request
 
     async def _look(self, url: str) -> ObjectInfo | None:
         answer = await self._get(url, {"Range": "bytes=0-0"})
@@ -137,9 +140,10 @@ class HttpStore(Store):
                 stream, answer = _Stream(answer), None
                 await self._read_on(stream, pinned, buffer)
                 return
-            async for chunk in answer.content.iter_any():
-                if not buffer.add(chunk):
-                    break
+            async with asyncio.timeout(base.limit_s(buffer.end - buffer.at)):
+                async for chunk in answer.content.iter_any():
+                    if not buffer.add(chunk):
+                        break
         finally:
             if answer is not None:
                 # What was asked for has been read: the connection is used again. What is left over, nobody wants.
@@ -148,14 +152,8 @@ class HttpStore(Store):
     async def _read_on(self, stream: _Stream, pinned: ObjectVersion, buffer: RangeBuffer) -> None:
         """Read on in an answer that is the whole object; it is kept for what comes next."""
         try:
-            while stream.position < buffer.at:
-                if not await stream.read(min(_SKIP_BYTES, buffer.at - stream.position)):
-                    raise TransientError("the answer ended early")
-            while buffer.at < buffer.end:
-                chunk = await stream.read(buffer.end - buffer.at)
-                if not chunk:
-                    raise TransientError("the answer ended early")
-                buffer.add(chunk)
+            async with asyncio.timeout(base.limit_s(buffer.end - stream.position)):
+                await stream.read_into(buffer)
         except BaseException:
             stream.answer.close()
             raise
@@ -169,10 +167,16 @@ class _Stream:
         self.answer = answer
         self.position = 0
 
-    async def read(self, n_bytes: int) -> bytes:
-        data: bytes = await self.answer.content.read(n_bytes)
-        self.position += len(data)
-        return data
+    async def read_into(self, buffer: RangeBuffer) -> None:
+        """Read what a buffer lacks; what lies before it is passed over."""
+        while buffer.at < buffer.end:
+            n_before = buffer.at - self.position
+            chunk: bytes = await self.answer.content.read(min(_SKIP_BYTES, n_before) or buffer.end - buffer.at)
+            if not chunk:
+                raise TransientError("the answer ended early")
+            self.position += len(chunk)
+            if not n_before:
+                buffer.add(chunk)
 
 
 def _conditions(pinned: ObjectVersion) -> dict[str, str]:

@@ -17,10 +17,12 @@ import fnmatch
 import hashlib
 import re
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tokmill.core.errors import StorageError, UsageError
 from tokmill.core.secrets import has_credentials
+from tokmill.store import base
 from tokmill.store.base import (
     AlreadyExists,
     ObjectInfo,
@@ -33,6 +35,7 @@ from tokmill.store.base import (
     gone,
     refused,
     store_for,
+    within,
 )
 from tokmill.store.urls import redacted, scheme_of
 
@@ -71,6 +74,9 @@ _CREDENTIALS = (
 _MAGIC = re.compile(r"[*?[]")
 
 
+_OTHER = "the store says that other bytes have arrived than were sent (ETag)"
+
+
 class _NotThereError(Exception):
     """The store has no such object."""
 
@@ -91,17 +97,26 @@ class _Client:
         with translated(translate):
             with self._lock:
                 self._made = self._made or _new_client()
-            return getattr(self._made, method)(**_in_every_request(self._made, method), **arguments)
+            request = partial(getattr(self._made, method), **_in_every_request(self._made, method), **arguments)
+            answer = within(base.limit_s(len(arguments.get("Body", b""))), request)
+            _check_fields(answer, method)
+            return answer
 
     def pages(self, translate: Callable[[Exception], Exception], method: str, **arguments: Any) -> Iterator[Any]:
-        """Yield the answers to a request that is answered in pages. Raises as `ask`."""
+        """Yield the answers to a request that is answered in pages. Raises as `ask`; UsageError for a listing without an end."""
+        seen: set[tuple[Any, ...]] = set()
+        n_found = 0
         while True:
             page = self.ask(translate, method, **arguments)
             yield page
             if not page.get("IsTruncated"):
                 return
-            for theirs, ours in _NEXT_PAGE[method].items():
-                arguments[ours] = page[theirs]
+            n_found += sum(len(page.get(each, ())) for each in _FIELDS[method][1])
+            following = tuple(page.get(theirs) for theirs in _NEXT_PAGE[method])
+            if following in seen or None in following or n_found > _MOST_FOUND or len(seen) > _MOST_PAGES:
+                raise _endless(arguments.get("Prefix") or arguments["Bucket"], n_found, is_repeated=following in seen)
+            seen.add(following)
+            arguments.update(zip(_NEXT_PAGE[method].values(), following, strict=True))
 
 
 _NEXT_PAGE = {
@@ -110,6 +125,42 @@ _NEXT_PAGE = {
     "list_multipart_uploads": {"NextKeyMarker": "KeyMarker", "NextUploadIdMarker": "UploadIdMarker"},
 }
 """By request: where an answer says how to go on, and where the next request says so."""
+_MOST_FOUND = 2_000_000
+_MOST_PAGES = 100_000
+"""A listing that has more than these has no end, or no use."""
+_FIELDS: dict[str, tuple[tuple[str, ...], dict[str, tuple[str, ...]]]] = {
+    "head_object": (("ContentLength",), {}),
+    "get_object": (("ContentLength", "Body"), {}),
+    "create_multipart_upload": (("UploadId",), {}),
+    "upload_part": (("ETag",), {}),
+    "upload_part_copy": (("CopyPartResult",), {}),
+    "list_objects_v2": ((), {"Contents": ("Key", "Size"), "CommonPrefixes": ("Prefix",)}),
+    "list_parts": ((), {"Parts": ("PartNumber", "Size", "ETag")}),
+    "list_multipart_uploads": ((), {"Uploads": ("Key", "UploadId")}),
+}
+"""By request, what an answer must have, and what each entry of its lists."""
+
+
+def _check_fields(answer: Mapping[str, Any], method: str) -> None:
+    """Raise ResponseParserError for an answer that lacks something."""
+    from botocore.parsers import ResponseParserError
+
+    needed, lists = _FIELDS.get(method, ((), {}))
+    missing = [name for name in needed if name not in answer]
+    missing += [name for key, names in lists.items() for each in answer.get(key, ()) for name in names if name not in each]
+    if missing:
+        raise ResponseParserError(f"the answer has no {missing[0]}")
+
+
+def _endless(where: str, n_found: int, *, is_repeated: bool) -> UsageError:
+    """Return the error for a listing that cannot be used."""
+    why = "the store gives the same page again and again" if is_repeated else f"there is no end after {n_found:,} entries"
+    return UsageError(
+        f"the listing of the store has no end that could be waited for: {why}",
+        where=where,
+        allowed=f"listings of at most {_MOST_FOUND:,} entries, each page another",
+        next_step="name a narrower prefix, or check the store",
+    )
 
 
 def _new_client() -> Any:
@@ -225,17 +276,16 @@ class S3Store(Store):
             answer = self._client.ask(errors, "get_object", Bucket=bucket, Key=key, Range=place, **condition)
         except _NotThereError:
             raise gone(pinned.name) from None
-        with contextlib.closing(answer["Body"]) as body:
+        with contextlib.ExitStack() as opened:
+            body = opened.enter_context(contextlib.closing(answer["Body"]))
             size = answer.get("ContentRange", "").rpartition("/")[2]
             check_version(pinned, _version(answer), int(size) if size.isdecimal() else answer["ContentLength"])
             if answer["ResponseMetadata"]["HTTPStatusCode"] != 206 and buffer.at:
                 raise refused(pinned.name, "the store does not serve ranges")
-            with translated(errors):
-                while buffer.at < buffer.end:
-                    chunk = body.read(min(_CHUNK_BYTES, buffer.end - buffer.at))
-                    if not chunk:
-                        raise TransientError("the answer ended early")
-                    buffer.add(chunk)
+            # What reads it closes it: nobody else can, while it waits for a byte.
+            opened.pop_all()
+        with translated(errors):
+            _receive(body, buffer)
 
     def _list(self, name: str, bucket: str, prefix: str, **options: Any) -> tuple[Sequence[ObjectInfo], Sequence[str]]:
         """Return objects whose keys begin with a prefix, and with a delimiter the prefixes below it; none of a missing bucket."""
@@ -295,7 +345,10 @@ class S3Objects:
     def put(self, name: str, data: bytes, *, mark: str = "", only_new: bool = False) -> None:
         """Make an object in one piece. Raises AlreadyExists if there is one and `only_new` is set."""
         metadata = {"Metadata": {_MARK: mark}} if mark else {}
-        self._make(name, "put_object", only_new=only_new, Key=self._key(name), Body=data, ContentMD5=_md5(data), **metadata)
+        sent = {"Key": self._key(name), "Body": data, "ContentMD5": _md5(data), **metadata}
+        if self._is_other(self._make(name, "put_object", only_new=only_new, **sent), data):
+            self.delete([name])
+            raise TransientError(_OTHER)
 
     def create_multipart(self, name: str, mark: str) -> str:
         """Begin an object that is sent in parts, and not visible before it is complete. Return the id of the upload."""
@@ -309,7 +362,21 @@ class S3Objects:
     def upload_part(self, name: str, upload: str, number: int, data: bytes) -> str:
         """Send a part, which the store checks against its MD5. Return its ETag. Raises UploadNotFound."""
         part = {"UploadId": upload, "PartNumber": number, "Body": data, "ContentMD5": _md5(data)}
-        return str(self._ask("upload_part", Key=self._key(name), **part)["ETag"]).strip('"')
+        answer = self._ask("upload_part", Key=self._key(name), **part)
+        if self._is_other(answer, data):
+            raise TransientError(_OTHER)
+        return str(answer["ETag"]).strip('"')
+
+    def _is_other(self, answer: Mapping[str, Any], data: bytes) -> bool:
+        """Return whether the ETag of an answer says that other bytes have arrived than were sent.
+
+        It counts where it is an MD5: of one request's body (not of an object of several parts), which looks like one, unless the
+        store encrypts with keys of its own or the client's, or is a directory bucket; their ETags are something else.
+        """
+        etag = str(answer.get("ETag", "")).strip('"').lower()
+        is_md5 = re.fullmatch("[0-9a-f]{32}", etag) and not self._bucket.endswith("--x-s3")
+        is_encrypted = "kms" in str(answer.get("ServerSideEncryption", "")) or answer.get("SSECustomerAlgorithm")
+        return bool(is_md5) and not is_encrypted and etag != hashlib.md5(data, usedforsecurity=False).hexdigest()
 
     def complete_multipart(self, name: str, upload: str, etags: Sequence[str], *, only_new: bool = False) -> None:
         """Make the object from its parts. Raises UploadNotFound; AlreadyExists as `put`."""
@@ -353,17 +420,16 @@ class S3Objects:
             with contextlib.suppress(_NotThereError):
                 self._ask("delete_object", Key=self._key(name))
 
-    def _make(self, name: str, method: str, *, only_new: bool, **arguments: Any) -> None:
-        """Make an object become visible, only where there is none if that is asked for."""
+    def _make(self, name: str, method: str, *, only_new: bool, **arguments: Any) -> Any:
+        """Make an object become visible, only where there is none if that is asked for. Return the answer."""
         if only_new and method not in self._unconditional:
             try:
-                self._ask(method, IfNoneMatch="*", **arguments)
-                return
+                return self._ask(method, IfNoneMatch="*", **arguments)
             except _NoConditionsError:
                 self._unconditional.add(method)
         if only_new and self.head(name) is not None:
             raise AlreadyExists
-        self._ask(method, **arguments)
+        return self._ask(method, **arguments)
 
     def _from(self, source: ObjectInfo) -> dict[str, Any]:
         """Return the arguments that name an object to copy, and pin it."""
@@ -382,6 +448,33 @@ class S3Objects:
 
     def _pages(self, method: str, **arguments: Any) -> Iterator[Any]:
         return self._client.pages(_output_errors(self.url, method), method, Bucket=self._bucket, **arguments)
+
+
+def _receive(body: Any, buffer: RangeBuffer) -> None:
+    """Read what a buffer lacks, and close the body. Raises TransientError when that takes too long."""
+    adding = threading.Lock()
+    is_late = False
+
+    def receive() -> None:
+        with contextlib.closing(body):
+            while buffer.at < buffer.end:
+                chunk = body.read(min(_CHUNK_BYTES, buffer.end - buffer.at))
+                if not chunk:
+                    raise TransientError("the answer ended early")
+                with adding:
+                    if is_late:
+                        return
+                    buffer.add(chunk)
+
+    try:
+        within(base.limit_s(buffer.end - buffer.at), receive)
+    except BaseException:
+        with adding:
+            is_late = True
+        # It ends with the next byte that arrives. The socket is not always to be had.
+        with contextlib.suppress(Exception):
+            body.set_socket_timeout(0.001)
+        raise
 
 
 def objects_at(url: str) -> S3Objects:
