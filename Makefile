@@ -6,6 +6,7 @@
 #   make browser reports in a headless Chromium, which must be installed
 #   make faults  every system call fails once: half an hour; root and strace
 #   make power   20 power cuts; make freeze: a machine short of memory; root and User-Mode Linux
+#   make unicode the tables of characters that engine and reference treat otherwise; half an hour, after either changed
 #   make ray     clusters of Ray on this machine, whose nodes are killed; some minutes, in an environment of its own
 #   make interop every format read by its trainer's own package; gigabytes of them
 #   make docs    the site, in build/docs: broken links are errors
@@ -26,10 +27,10 @@ BENCH := benchmarks/data
 BENCH_GB ?= 0.3
 
 .DEFAULT_GOAL := help
-.PHONY: help docs setup check test slow browser faults power freeze ray interop bench peers demo clean
+.PHONY: help docs setup check test slow browser unicode faults power freeze ray interop bench peers demo clean
 
 help:
-	@sed -n '3,14s/^# *//p' Makefile
+	@sed -n '3,15s/^# *//p' Makefile
 
 setup: $(STAMP)
 
@@ -56,6 +57,9 @@ slow: $(STAMP)
 
 browser: $(STAMP)
 	@$(BIN)/python -m pytest -m browser tests/reports/test_report_browser.py $(PYTEST_ARGS)
+
+unicode: $(STAMP)
+	@cd tests && ../$(BIN)/python -m support.unicode_tables
 
 faults: $(STAMP)
 	@$(BIN)/python -m pytest -o faulthandler_timeout=0 -m 'slow or root' tests/faults $(PYTEST_ARGS)

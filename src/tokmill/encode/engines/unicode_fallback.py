@@ -2,8 +2,9 @@
 
 gigatoken 0.10.0 has the tables of Unicode 17, tiktoken 0.14 and Hugging Face tokenizers 0.23 those of 16: the 4,699 characters
 assigned between them are letters, marks or digits to one and symbols to the other, so the text around them falls into other pieces.
-The tables for NFC of the latter are older still. The reference is what is promised; documents with such a character are encoded
-by it. Without this, the audit would stop the run at the first of them.
+The tables for NFC of the latter are older still: what only newer ones reorder or compose is normalized otherwise. All these
+characters were found by asking both libraries (`unicode_tables.py`). The reference is what is promised; documents with such a
+character are encoded by it. Without this, the audit would stop the run at the first of them.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tokmill.core.documents import DocumentBuffer
+from tokmill.encode.engines import unicode_tables
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -32,24 +34,9 @@ def _ranges(text: str) -> Ranges:
     return tuple((int(first, 16), int(last or first, 16)) for first, _, last in ends)
 
 
-# Found by encoding every code point in a dozen contexts with both engines; the slow test does it again.
-NEWER = _ranges("""
-    88F C5C CDC 1ACF-1ADD 1AE0-1AEB A7CE-A7CF A7D2 A7D4 A7F1 10940-10959 10EC5-10EC7 10EFA-10EFB 11B60-11B67
-    11DB0-11DDB 11DE0-11DE9 16EA0-16EB8 16EBB-16ED3 16FF2-16FF6 187F8-187FF 18D09-18D1E 18D80-18DF2 1E6C0-1E6DE
-    1E6E0-1E6F5 1E6FE-1E6FF 2B73A-2B73F 2CEA2-2CEAD 323B0-33479
-""")
-NEWER_SYMBOLS = _ranges("""
-    20C1 2B96 FBC3-FBD2 FD90-FD91 FDC8-FDCE 10ED0-10ED8 1CCFA-1CCFC 1CEBA-1CED0 1CEE0-1CEF0 1F6D8 1F777-1F77A
-    1F8D0-1F8D8 1FA54-1FA57 1FA8A 1FA8E 1FAC8 1FACD 1FAEA 1FAEF 1FBFA
-""")
-"""Further characters, for patterns that name symbols and punctuation (deepseek_v3)."""
-NEWER_FOR_NFC = _ranges("""
-    7FD 897-89F 8CA-8D3 9FE C3C D3B-D3C EBA 1715 1ABF-1ACE 1DF6-1DFA A82C 10D24-10D27 10D69-10D6D 10EAB-10EAC
-    10EFD-10EFF 10F46-10F50 10F82-10F85 11070 1133B 11380-113FF 1145E 11839-1183A 11900-1195F 119E0 11A34 11A47 11A99
-    11D42 11D44-11D45 11D97 11F41-11F42 16100-1613F 16D40-16D7F 16FF0-16FF1 1E08F 1E130-1E136 1E2AE 1E2EC-1E2EF
-    1E4EC-1E4EF 1E5EE-1E5EF
-""")
-"""Marks whose combining class is not in the reference's older tables, and the blocks with newer compositions, for NFC."""
+NEWER, NEWER_SYMBOLS, NEWER_FOR_NFC = map(
+    _ranges, (unicode_tables.NEWER, unicode_tables.NEWER_SYMBOLS, unicode_tables.NEWER_FOR_NFC)
+)
 
 _BYTES_PER_HIT = 2048
 """Where a first byte is more common than one in so many bytes, numpy looks at all of them at once (1 ms for 2 MB)."""
