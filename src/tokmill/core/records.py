@@ -195,6 +195,10 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
     """Their bytes that were not UTF-8."""
     audited_documents: Natural = 0
     audited_bytes: Natural = 0
+    unknown_ids: Natural = 0
+    """Ids of the unknown token, which stands for text that the vocabulary lacks."""
+    documents_without_ids: Natural = 0
+    """Documents with text, of which the tokenizer made no id."""
 
     def __add__(self, other: Counts) -> Counts:
         skipped = dict(self.skipped)

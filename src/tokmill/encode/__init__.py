@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         load_encoder,
         load_fastest,
         text_lengths,
+        unknown_id,
     )
     from tokmill.encode.published import (
         ENCODINGS,

@@ -80,6 +80,11 @@ def is_lossless(tokenizer: Tokenizer) -> bool:
     return tokenizer.kind == "tiktoken" or (family is not None and family.is_lossless)
 
 
+def unknown_id(tokenizer: Tokenizer) -> int | None:
+    """Return the id for text that the vocabulary lacks; None where it lacks none. Raises as `cutter_of`."""
+    return None if is_lossless(tokenizer) else load_tokenizer_json(tokenizer).unknown_id
+
+
 def load_decoder(tokenizer: Tokenizer) -> Encoder:
     """Load a tokenizer into the engine that decodes as the reference does. Raises as `load_encoder`."""
     return load_fastest(tokenizer) if _depends_on_unicode(tokenizer) else load_encoder(tokenizer, reference_of(tokenizer))

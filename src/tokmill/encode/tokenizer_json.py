@@ -188,6 +188,12 @@ class TokenizerFile:
     def _is_byte_level(self) -> bool:
         return any(b'"ByteLevel"' in bytes(self._parts.get(key) or b"") for key in ("pre_tokenizer", "normalizer"))
 
+    @property
+    def unknown_id(self) -> int | None:
+        """The id for what is not in the vocabulary; None if there is none, or nothing that is not."""
+        unknown = self._unknown()
+        return None if unknown is None or self._knows_all() else self.tokens.get(unknown)
+
     def _unknown(self) -> str | None:
         """Return the token for what is not in the vocabulary."""
         if self.type != "Unigram":

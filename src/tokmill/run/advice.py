@@ -40,6 +40,8 @@ _KEY_REASONS = {"missing_text", "null_text", "not_a_string"}
 _BYTES_PER_TOKEN = 4
 """Roughly right for English text."""
 _MANY_FILES = 1000
+_MANY_UNKNOWN = 1e-4
+"""Share of ids of the unknown token from which it is said: single rare characters are not."""
 
 
 def unused_notices(options: PlanOptions, inputs: Sequence[Input], *, has_directory: bool) -> list[str]:
@@ -117,7 +119,7 @@ def more_for_val(counts: Counts, content: Content) -> str:
 
 
 def emptiness_notices(counts: Counts, content: Content) -> list[str]:
-    """Return what to say of an output without a token, or without one on a side though both were asked for."""
+    """Return what to say of an output without a token, without one on a side though both were asked for, or that lost text."""
     reasons = {reason: n for reason, n in counts.skipped.items() if n}
     named = ", ".join(f"{n:,} {reason}" for reason, n in sorted(reasons.items()))
     is_empty = not counts.tokens_train and not counts.tokens_val
@@ -130,7 +132,20 @@ def emptiness_notices(counts: Counts, content: Content) -> list[str]:
         (n > 0 and is_one_sided and content.val_fraction > 0, lambda: _empty_side(counts, content, n)),
     )
     found = next((say() for condition, say in advice if condition), None)
-    return [f"{NOTHING}{found}" if is_empty else found] if found else []
+    said = [f"{NOTHING}{found}" if is_empty else found] if found else []
+    return said + _loss_notices(counts)
+
+
+def _loss_notices(counts: Counts) -> list[str]:
+    """Return what to say of text that is not in the ids: documents without an id, and ids of the unknown token."""
+    n_tokens = counts.tokens_train + counts.tokens_val
+    found = []
+    if counts.documents_without_ids:
+        found.append(f"the tokenizer makes no id of {counted(counts.documents_without_ids, 'document')} with text")
+    if counts.unknown_ids >= _MANY_UNKNOWN * n_tokens and counts.unknown_ids:
+        share = 100 * counts.unknown_ids / n_tokens
+        found.append(f"{counts.unknown_ids:,} ids ({share:.2g} %) are of the unknown token: the text that they stand for is lost")
+    return [f"{'; '.join(found)}. Does the tokenizer have the characters of the corpus?"] if found else []
 
 
 def _n_drawn(n_documents: int, bytes_text: int) -> int:

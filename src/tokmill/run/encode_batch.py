@@ -15,8 +15,9 @@ import numpy as np
 import xxhash
 
 from tokmill.core.documents import DocumentBuffer, text_bytes
-from tokmill.core.errors import BadTextError, EngineError
+from tokmill.core.errors import BadTextError, EngineError, UsageError
 from tokmill.core.records import Batch, Counts, EncodedBatch, Skip, Tokens
+from tokmill.core.text import counted
 from tokmill.encode import reference_of
 from tokmill.read import ENCODING_ADVICE, clean, damage_hint, first_invalid
 
@@ -51,8 +52,10 @@ class _Texts:
 class EncodeStage:
     """From batches to tokens. One for each encoder thread; the auditor may be shared."""
 
-    def __init__(self, content: Content, encoder: Encoder, auditor: Auditor) -> None:
+    def __init__(self, content: Content, encoder: Encoder, auditor: Auditor, unknown_id: int | None = None) -> None:
+        """unknown_id: of the token for text that the vocabulary lacks."""
         self.encoder = encoder
+        self._unknown_id = unknown_id
         self._content = content
         self._auditor = auditor
         self._val_below = np.uint64(math.ceil(content.val_fraction * 2**64))
@@ -67,6 +70,10 @@ class EncodeStage:
         is_val = hashes < self._val_below if batch.is_val is None else np.full(len(documents), batch.is_val)
         ids, offsets = _encode(self.encoder, documents, None if texts.is_changed else batch.raw)
         self._check_ids(ids, batch)
+        n_unknown = 0 if self._unknown_id is None else int(np.count_nonzero(ids == self._unknown_id))
+        without = [i for i in np.flatnonzero(np.diff(offsets) == 0).tolist() if documents[i].strip()]
+        if batch.index == 0:
+            _check_loss(documents, len(ids) - n_unknown, n_unknown, batch, self._content.tokenizer.name)
         chosen = self._auditor.choose(hashes, offsets, first=batch.index == 0)
         runs = self._assemble(ids, offsets, is_val, batch)
         # Copies: the audit uses the encoder, too.
@@ -77,7 +84,7 @@ class EncodeStage:
         return EncodedBatch(
             index=batch.index,
             runs=runs,
-            counts=batch.counts + _count(texts, runs, audited),
+            counts=batch.counts + _count(texts, runs, audited) + Counts(unknown_ids=n_unknown, documents_without_ids=len(without)),
             skips=self._in_order(batch.skips, texts.skips),
             after=batch.after,
             position_bytes=batch.position_bytes,
@@ -179,6 +186,20 @@ class EncodeStage:
         if not is_val.any() or is_val.all():
             return [Tokens(bool(is_val[0]), out, ends)]
         return _part(out, bounds, ends, is_val)
+
+
+def _check_loss(documents: Sequence[bytes], n_known: int, n_unknown: int, batch: Batch, name: str) -> None:
+    """Raise UsageError if all that the tokenizer makes of the first text is lost."""
+    if n_known or not any(document.strip() for document in documents):
+        return
+    what = f"{counted(n_unknown, 'id')}, all of the unknown token" if n_unknown else "no ids"
+    raise UsageError(
+        f"the tokenizer loses the text: it makes {what} of the first {counted(len(documents), 'document')}",
+        where=f"{batch.locate(0)}, with the tokenizer {name}",
+        option="--tokenizer",
+        allowed="a tokenizer whose vocabulary has the characters of the corpus",
+        next_step="use another --tokenizer; a tokenizer.json that was made of another file may lack its vocabulary",
+    )
 
 
 def _without_empty(documents: Sequence[bytes]) -> tuple[Sequence[bytes], Sequence[int] | NDArray[np.intp]]:

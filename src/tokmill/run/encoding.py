@@ -27,7 +27,7 @@ from tokmill.core.system.budget import CacheReset
 from tokmill.core.system.memory import cgroup_limit_bytes, data_bytes, give_way, machine_bytes, rss_bytes
 from tokmill.core.system.process import Parent, failed_event
 from tokmill.core.system.refusals import optional
-from tokmill.encode import cutter_of, disable_awkward, load_encoder, reference_of
+from tokmill.encode import cutter_of, disable_awkward, load_encoder, reference_of, unknown_id
 from tokmill.read import CorpusReader
 from tokmill.run.audit import Auditor
 from tokmill.run.encode_batch import EncodeStage
@@ -137,9 +137,10 @@ class EncodingProcess:
         reference = reference_of(content.tokenizer)
         fraction = resources.audit_fraction if resources.engine != reference else 0.0
         auditor = Auditor(lambda: load_encoder(content.tokenizer, reference), self._cutter, fraction, reference)
+        unknown = unknown_id(content.tokenizer)
         return Pipeline(
             reader,
-            lambda: EncodeStage(content, load_encoder(content.tokenizer, resources.engine), auditor),
+            lambda: EncodeStage(content, load_encoder(content.tokenizer, resources.engine), auditor, unknown),
             n_threads=resources.n_threads,
             flow=self._flow,
             cache_reset=self._cache_reset,
