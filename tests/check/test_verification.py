@@ -186,7 +186,7 @@ def test_a_directory_without_manifest_is_no_output(tmp_path: Path) -> None:
 
 def test_the_list_of_problems_is_bounded_and_the_rest_is_counted(out: Path) -> None:
     for i in range(150):
-        (out / f"x{i}").write_bytes(b"")
+        (out / f"x{i}.bin").write_bytes(b"")
     report = tokmill.verify(out)
     assert (len(report.problems), report.n_problems) == (100, 150)
     with pytest.raises(DamageError, match="and 50 more"):

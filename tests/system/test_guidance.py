@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import re
 import subprocess
 import sys
@@ -107,9 +108,11 @@ def test_verbose_says_what_was_decided(tmp_path: Path) -> None:
 
 def test_a_directory_with_other_files_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     corpus = write_corpus(tmp_path / "corpus.txt", TEXTS)
+    (tmp_path / "old.bin").touch()
     done = tokmill_command("tokenize", corpus, "--out", tmp_path)
     assert done.returncode == 2
-    assert "holds other files" in done.stderr
+    assert "holds a file that no tokmill manifest vouches for" in done.stderr
+    assert sorted(os.listdir(tmp_path)) == ["corpus.txt", "old.bin"]
     assert not (tmp_path / "train.bin").exists()
     (tmp_path / "new").mkdir()
     (tmp_path / "new" / ".hidden").touch()

@@ -67,6 +67,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     """Documents that it encoded again, with the same ids."""
     gives_text_back: bool = True
     """Whether the ids give the text back; else documents were encoded again, and the ids compared."""
+    others: list[str] = msgspec.field(default_factory=list)
+    """Files beside those of the output that no trainer reads: no damage."""
     repaired: list[Problem] | None = None
     """What was damaged and has been repaired; None: no repair was asked for."""
     can_repair: bool = True
@@ -105,6 +107,7 @@ class Findings:
         self.reporter = ProgressReporter(observers)
         self.problems: list[Problem] = []
         self.n_problems = 0
+        self.others: list[str] = []
         self.bytes_checked = 0
 
     def add(self, file: str, what: str, begin_byte: int | None = None, end_byte: int | None = None) -> None:

@@ -23,7 +23,7 @@ from tokmill.core.output_spec import Shards
 from tokmill.core.records import FileHeader
 from tokmill.core.spans import SpanChecker, add_up, spans_of
 from tokmill.core.text import counted
-from tokmill.formats import header_problem, n_padding_ids
+from tokmill.formats import header_problem, is_read_by_trainer, n_padding_ids
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -131,6 +131,7 @@ def _report(directory: str, manifest: Manifest, findings: Findings, *, is_compar
         by_reference_documents=compared.by_reference,
         gives_text_back=compared.is_decoded,
         elapsed_s=findings.reporter.elapsed_s,
+        others=findings.others,
         can_repair=is_of_corpus(manifest.content),
         made_by="tokenize" if is_tokenized else made_from[0].how,
     )
@@ -267,8 +268,12 @@ def _check_names(location: OutputLocation, manifest: Manifest, findings: Finding
     pending = location.pending_append(manifest) if found else None
     expected = {part for name in pending.files for part in (name, os.path.dirname(name))} if pending else set()
     for name in found:
-        if name not in expected:
+        if name in expected:
+            continue
+        if is_read_by_trainer(manifest.content.format, name):
             findings.add(name, NOT_LISTED)
+        else:
+            findings.others.append(name)
 
 
 def _check_file(location: OutputLocation, name: str, outline: Outline, findings: Findings, buffer: memoryview) -> None:

@@ -138,6 +138,7 @@ _MOST_FILES = 6
 """Files of an output that are named."""
 _MOST_INPUTS = 12
 """Inputs that are listed."""
+_MOST_OTHERS = 5
 _MOST_REPAIRED = 12
 """Repaired ranges that are listed."""
 
@@ -287,7 +288,10 @@ def report_lines(report: Report) -> str:
         ("in", report.directory),
         ("next", f"tokmill inspect {shlex.quote(report.directory)}"),
     ]
-    return "\n".join(["tokmill: sound", *_aligned(rows)])
+    others = ", ".join(map(printable_line, shortened(report.others, _MOST_OTHERS)))
+    return "\n".join(
+        ["tokmill: sound", *_aligned(rows), *_notes([f"not of the output, and read by no trainer: {others}"] * bool(others))]
+    )
 
 
 def outcome_lines(outcome: Outcome, made_of: str = "output") -> str:

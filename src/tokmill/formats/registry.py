@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
+from tokmill.core.output_spec import SIDES
 from tokmill.formats.datatrove import DATATROVE
 from tokmill.formats.litdata import LITDATA
 from tokmill.formats.llmc import LLMC
@@ -24,3 +26,18 @@ FORMATS: dict[str, FormatSpec] = {
     "litdata": LITDATA,
     "mds": MDS,
 }
+
+_SUFFIXES = tuple({suffix for spec in FORMATS.values() for suffix in (spec.suffix, *spec.index_suffixes)} | {".idx"})
+_OF_A_SIDE = re.compile(r"(train|val)[._].*")
+
+
+def is_read_by_trainer(format_name: str, name: str) -> bool:
+    """Return whether the trainer of a format may take a file for one of an output's, by its name below the output.
+
+    Also if it is named as other formats name their files of a side.
+    """
+    spec, (directory, _, base) = FORMATS[format_name], name.rpartition("/")
+    if directory and directory not in SIDES:
+        return False
+    is_of_format = base.endswith((spec.suffix, *spec.index_suffixes, *([".idx"] if spec.index_magic else [])))
+    return is_of_format or (_OF_A_SIDE.fullmatch(base) is not None and base.endswith(_SUFFIXES))

@@ -15,6 +15,7 @@ success that is none. The run stops, and the next one truncates to the last line
 
 from __future__ import annotations
 
+import contextlib
 import os
 from concurrent.futures import wait
 from typing import TYPE_CHECKING
@@ -22,9 +23,10 @@ from typing import TYPE_CHECKING
 import msgspec
 import xxhash
 
-from tokmill.core.errors import DamageError, StorageError, UsageError
+from tokmill.core.errors import DamageError, StorageError, TokmillError, UsageError
 from tokmill.core.manifest import (
     MANIFEST_NAME,
+    SKIPPED_NAME,
     FileSpan,
     Manifest,
     Segment,
@@ -49,17 +51,19 @@ from tokmill.output.state_dir import (
     growing_path,
     is_begun,
     is_sent,
+    missing_directories,
     parts_error,
     plan_of,
     refuse_strangers,
     release_lock,
+    remove_empty,
     size_of,
     state_of,
 )
 from tokmill.output.superseded import discard_unfinished, is_append_to, keep_superseded, remove_files, remove_state
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from concurrent.futures import Future
     from pathlib import Path
 
@@ -81,8 +85,17 @@ _SHARE = 1024
 class Output:
     """The output of one run, with the lock of its directory. Implements `protocols.OutputFiles`. Close it."""
 
-    def __init__(self, directory: Path, lock: DirectoryLock, journal: Journal, segment_bytes: int = SEGMENT_BYTES) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        lock: DirectoryLock,
+        journal: Journal,
+        segment_bytes: int = SEGMENT_BYTES,
+        new_directories: Sequence[Path] = (),
+    ) -> None:
+        """new_directories: those that were made for it, the deepest first."""
         self.directory = directory
+        self._new_directories = new_directories
         self._lock = lock
         self._journal = journal
         self.segments = journal.segments
@@ -97,6 +110,7 @@ class Output:
         self._just_completed: list[str] = []
         self._pending: Future[None] | None = None
         self._failure: BaseException | None = None
+        self._is_published = False
 
     @property
     def cursor(self) -> Cursor:
@@ -231,17 +245,23 @@ class Output:
         with storage_errors(written):
             durable.write_file(written, encode_manifest(manifest, str(self.directory)))
         publish_files(self.directory, manifest)
+        self._is_published = True
         self._journal.close()
         remove_state(self.directory, self._lock)
 
     def close(self) -> None:
-        """Release the directory; what was committed stays."""
+        """Release the directory; what was committed stays, and where nothing was, nothing stays."""
         if self._pending is not None:
             wait((self._pending,))
         for file in self._files.values():
             file.close()
         self._journal.close()
+        # The list of skipped records is what the error speaks of.
+        if not self._is_published and not self.segments and size_of(growing_path(self.directory, SKIPPED_NAME)) <= 0:
+            with contextlib.suppress(OSError, TokmillError):
+                discard_unfinished(self.directory)
         release_lock(self.directory, self._lock)
+        remove_empty(self._new_directories)
 
 
 class _SegmentSize:
@@ -284,12 +304,16 @@ def open_output(
     replacing: fingerprint of a complete output that stands there until this one takes its place. Raises LockedError, ChangedError,
     DamageError, StorageError, DiskFullError; UsageError for files that tokmill did not make.
     """
-    lock = acquire_lock(directory)
+    new_directories = missing_directories(directory)
+    lock = None
     try:
+        lock = acquire_lock(directory)
         found = _open_locked(directory, content, version, lock, fresh=fresh, replacing=replacing)
-        return found if isinstance(found, Manifest) else Output(directory, lock, found, segment_bytes)
+        return found if isinstance(found, Manifest) else Output(directory, lock, found, segment_bytes, new_directories)
     except BaseException:
-        release_lock(directory, lock)
+        if lock is not None:
+            release_lock(directory, lock)
+        remove_empty(new_directories)
         raise
 
 
@@ -325,9 +349,12 @@ def _open_locked(
             raise changed_error(journal.header.content, content, directory)
         _check_files(directory, journal.segments)
         if not fresh and not journal.segments:
-            refuse_strangers(directory)
+            refuse_strangers(directory, content.format)
     except BaseException:
         journal.close()
+        if not journal.segments:
+            with contextlib.suppress(OSError):
+                journal_path.unlink()
         raise
     return journal
 

@@ -437,7 +437,7 @@ class DirectoryParts(PartsStore):
         complete = self.complete(pending=True)
         return complete if complete is not None and complete.fingerprint == fingerprint else None
 
-    def _enter(self, whole: Content, *, is_new: bool) -> None:  # noqa: ARG002  a store's
+    def _enter(self, whole: Content, *, is_new: bool) -> None:
         if is_new and is_begun(self.directory):
             raise UsageError(
                 "a run that is not in parts was begun in this directory",
@@ -447,7 +447,7 @@ class DirectoryParts(PartsStore):
             )
         if is_new and self.directory.is_dir():
             with storage_errors(self.directory):
-                refuse_strangers(self.directory)
+                refuse_strangers(self.directory, whole.format)
 
     def _refuse_busy(self) -> None:
         """Raise LockedError while somebody makes a part, also one that was complete and is made again."""

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tokmill.core.errors import DamageError, UsageError
-from tokmill.core.manifest import BESIDE, MANIFEST_NAME, PARTS_NAME, PLAN_NAME, SKIPPED_NAME, STATE_NAME
+from tokmill.core.manifest import MANIFEST_NAME, PARTS_NAME, PLAN_NAME, SKIPPED_NAME, STATE_NAME
 from tokmill.core.output_spec import SIDES
 from tokmill.core.system import durable
 from tokmill.core.system.durable import DirectoryLock, reading_errors
 from tokmill.core.text import counted
+from tokmill.formats import is_read_by_trainer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -145,6 +146,19 @@ def release_lock(directory: Path, lock: DirectoryLock) -> None:
         state_of(directory).rmdir()
 
 
+def missing_directories(directory: object) -> list[Path]:
+    """Return the directories that are not there yet of a path, the deepest first."""
+    path = Path(str(directory))
+    return [each for each in (path, *path.parents) if not os.path.lexists(each)]
+
+
+def remove_empty(directories: Iterable[Path]) -> None:
+    """Remove the directories that were made for an output of which nothing is left."""
+    with contextlib.suppress(OSError):
+        for each in directories:
+            each.rmdir()
+
+
 def growing_files(directory: Path) -> list[Path]:
     """Return the growing files of a run. Raises StorageError."""
     state = state_of(directory)
@@ -153,24 +167,25 @@ def growing_files(directory: Path) -> list[Path]:
     return [state / name for name in names if name.endswith(".part")]
 
 
-def refuse_strangers(directory: Path) -> None:
-    """Raise UsageError for files in a directory without a manifest that publishing may overwrite or a trainer may read."""
-    if (directory / MANIFEST_NAME).exists():
+def refuse_strangers(directory: Path, format_name: str) -> None:
+    """Raise UsageError for files in a directory without a manifest that publishing may overwrite or a trainer may read.
+
+    Others stay where they are: nanoGPT keeps its input and its scripts beside the files of ids.
+    """
+    tree = directory
+    if (tree / MANIFEST_NAME).exists():
         return
-    for name in sorted(durable.uninterrupted(lambda: os.listdir(directory))):
-        if name in SIDES or name.startswith(tuple(f"{side}{mark}" for side in SIDES for mark in "._")):
+    names = durable.uninterrupted(lambda: os.listdir(tree))
+    inside = [f"{side}/{name}" for side in SIDES if (tree / side).is_dir() for name in os.listdir(tree / side)]
+    for name in sorted([*names, *inside]):
+        is_file = name in SIDES and not (tree / name).is_dir()
+        if name == SKIPPED_NAME or is_file or is_read_by_trainer(format_name, name):
             raise UsageError(
-                "the output directory holds a file that no tokmill manifest vouches for",
-                where=str(directory / name),
-                allowed="a new or empty directory, or one that tokmill made",
-                next_step="choose another --out, move the file away, or pass --fresh to overwrite it",
-            )
-        if not name.startswith(".") and name not in BESIDE:
-            raise UsageError(
-                "the output directory holds other files: verify would call them damage, and a trainer may read them",
-                where=str(directory / name),
-                allowed="a new or empty directory, or one that tokmill made",
-                next_step="choose another --out, or move the files away",
+                "the output directory holds a file that no tokmill manifest vouches for, and that the trainer may read",
+                where=str(tree / name),
+                allowed="a new or empty directory, one that tokmill made, or one whose files no trainer reads",
+                next_step="choose another --out, or move the file away"
+                + (", or pass --fresh to overwrite it" if name.startswith(SIDES) else ""),
             )
 
 
