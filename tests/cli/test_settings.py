@@ -301,7 +301,7 @@ def test_options_that_no_input_takes_notice_of_are_told(elsewhere: Path, capsys:
     for inputs, options, told in (
         (["a.txt"], ["--glob", "*.md"], "--glob has no effect"),
         (["b.jsonl"], ["--separator", "x"], "--separator has no effect"),
-        (["a.txt"], ["--text-key", "x"], "--text-key has no effect"),
+        (["a.txt"], ["--text-key", "x", "--input-format", "text"], "--text-key has no effect"),
         (["a.txt", "b.jsonl"], ["--separator", "x"], ""),
         ([".", "a.txt"], ["--glob", "a*"], ""),
     ):

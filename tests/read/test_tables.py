@@ -238,7 +238,7 @@ def test_members_of_every_kind_of_archive_are_found(tmp_path: Path, tar_format: 
             archive.addfile(member, io.BytesIO(b"abc"))
     reading = read_all(write(tmp_path, {"a.tar": made.getvalue()}))
     assert reading.texts == [b"abc"] * 4
-    assert reading.counts.skipped == {"other_file": 2, "hard_link": 1, "symbolic_link": 1}
+    assert reading.counts.skipped == {"other_file": 1, "hard_link": 1, "symbolic_link": 1}, "a directory is no record"
 
 
 def test_hidden_members_of_an_archive_are_passed_over(tmp_path: Path) -> None:

@@ -138,6 +138,17 @@ def test_a_side_that_may_be_empty_is_foretold(tmp_path: Path) -> None:
     assert tokmill.plan(many, val_fraction=0.1).notices == []
 
 
+def test_an_output_that_will_be_refused_is_foretold(tmp_path: Path, corpus: Path) -> None:
+    out, other = tmp_path / "o", write_corpus(tmp_path / "other.txt", TEXTS)
+    tokmill.tokenize(corpus, out, threads=1, val_fraction=0)
+    assert tokmill.plan(corpus, out, val_fraction=0).notices == []
+    for path, options, words in ((corpus, {"seed": 4}, "--seed was 0, is 4"), (other, {}, "complete output of 1 other input")):
+        (notice,) = tokmill.plan(path, out, val_fraction=0, **options).notices  # type: ignore[arg-type]
+        assert notice.startswith("tokenize will refuse this --out: ")
+        assert words in notice
+        assert tokmill.plan(path, out, val_fraction=0, fresh=True, **options).notices == []  # type: ignore[arg-type]
+
+
 def test_plan_has_the_options_of_tokenize() -> None:
     """An option that decides what comes out, or what it takes, must not be refused by the command that foretells it."""
     made, foretold = (inspect.signature(f).parameters for f in (tokmill.tokenize, tokmill.plan))

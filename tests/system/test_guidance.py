@@ -327,7 +327,7 @@ def test_the_example_says_what_it_needs_and_copes_with_little_text(tmp_path: Pat
 def test_text_that_is_perhaps_json_lines_is_a_notice_of_the_summary_too(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text('{"text": "one"}\n{"text": "two"}\n')
     notices = tokmill.tokenize(tmp_path / "a.txt", tmp_path / "o", val_fraction=0).notices
-    assert [notice.partition(" will be read as text")[0] for notice in notices] == [str(tmp_path / "a.txt")]
+    assert [notice.partition(" is read as text")[0] for notice in notices] == [str(tmp_path / "a.txt")]
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.txt.gz", "a.jsonl.gz"])

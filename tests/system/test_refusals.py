@@ -11,7 +11,7 @@ from support.corpora import write_corpus
 
 import tokmill
 from tokmill.cli import app
-from tokmill.core.errors import InputError, TokmillError
+from tokmill.core.errors import InputError, TokmillError, UsageError
 
 TEXTS = [f"Document {i}. " + "Some words, then more. " * (i % 9) for i in range(60)]
 
@@ -123,11 +123,27 @@ def test_what_was_committed_or_skipped_before_an_error_stays(tmp_path: Path) -> 
     with pytest.raises(TokmillError) as caught:
         tokmill.tokenize(tmp_path / "a.jsonl", tmp_path / "o", on_error="skip", max_skipped=1, threads=1)
     assert Path(str(caught.value.where)).read_text().count("\n") >= 1
+    with pytest.raises(UsageError, match="but a run that is under way or was interrupted"):
+        tokmill.verify(tmp_path / "o")
     write_corpus(tmp_path / "a.txt", TEXTS)
     (tmp_path / "b.txt").write_bytes(b"\xff")
     with pytest.raises(InputError):
         tokmill.tokenize([tmp_path / "a.txt", tmp_path / "b.txt"], tmp_path / "p", threads=1)
     assert (tmp_path / "p").exists() is (tmp_path / "p" / ".tokmill" / "journal").exists()
+
+
+def test_a_refusal_says_what_is_there(made: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(made)
+    assert app.run(["tokenize", "b.txt", "--out", "raw", "--append", "--format", "llmc", "--val-fraction", "0.2"]) == 12
+    said = capsys.readouterr().err
+    assert "the output was made with other settings: --format was raw, is llmc" in said
+    assert "next:    the same command with --format raw; tokmill convert makes a copy in the format llmc" in said
+    merged = made / "merged"
+    tokmill.merge([made / "raw"], merged)
+    path = merged / "manifest.json"
+    path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
+    assert app.run(["verify", str(merged)]) == 10
+    assert "run the tokmill command that made the output again" in capsys.readouterr().err
 
 
 def test_nanogpt_keeps_its_own_files_beside_those_of_ids(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

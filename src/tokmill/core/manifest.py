@@ -130,12 +130,15 @@ def load_manifest(directory: Path) -> Manifest:
     try:
         data = read_state(path)
     except FileNotFoundError:
+        is_begun = (directory / STATE_NAME / "journal").exists()
+        there = ", but a run that is under way or was interrupted" if is_begun else ""
         raise _unfinished_parts(directory) or UsageError(
-            "no complete tokmill output here" + ("" if directory.is_dir() else ": there is no such directory"),
+            "no complete tokmill output here" + (there if directory.is_dir() else ": there is no such directory"),
             where=str(directory),
             allowed=f"a directory with {MANIFEST_NAME}",
-            next_step="give the directory that was --out, or run the tokmill tokenize command again: an interrupted run resumes; "
-            "tokmill finalize joins what was made in parts",
+            next_step="wait for it, or run the command that was interrupted again: it continues"
+            if is_begun
+            else "give the directory that was --out; tokmill finalize joins what was made in parts",
         ) from None
     except NotADirectoryError:
         raise UsageError(
@@ -288,4 +291,9 @@ class _VersionOnly(msgspec.Struct):
 
 
 def _damaged(what: str, where: str) -> DamageError:
-    return DamageError(what, where=where, allowed="a manifest as tokmill wrote it", next_step="tokenize again with --fresh")
+    return DamageError(
+        what,
+        where=where,
+        allowed="a manifest as tokmill wrote it",
+        next_step="restore it from a copy, or run the tokmill command that made the output again, with --fresh",
+    )

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         rewriting_need,
     )
     from tokmill.output.journal import Header, read_journal
-    from tokmill.output.opening import destination, is_complete, is_complete_at, is_made
+    from tokmill.output.opening import change_at, destination, is_complete, is_complete_at, is_made
     from tokmill.output.parts import (
         DirectoryParts,
         PartsStore,

@@ -68,9 +68,18 @@ def changed_error(before: Content, now: Content, directory: Path | str, *, is_co
     )
 
 
+def change_of(before: Content, now: Content, directory: Path) -> str:
+    """Return why a run of `now` is refused where one of `before` was begun or is complete; empty if it is not."""
+    is_same = before.fingerprint() == now.fingerprint() or is_only_more_lenient(before, now)
+    return "" if is_same else changed_error(before, now, directory).what
+
+
 def changed_settings_error(before: Content, now: Content, directory: Path) -> ChangedError:
     """Return the error for inputs that are to be appended with other settings than the output was made with."""
     names = _differing(before, now)
+    if "format" in names:
+        # What follows from the format is not for the person to set.
+        names = [name for name in names if name not in ("eot", "dtype", "shards")]
     typed = {name: _typed(name, before, now) for name in names}
     options = " ".join(text for text in typed.values() if text)
     without = " ".join(option for name in names if not typed[name] for option in _OPTIONS.get(name, (_option(name),)))
@@ -81,7 +90,8 @@ def changed_settings_error(before: Content, now: Content, directory: Path) -> Ch
         allowed="the settings that the output was made with",
         next_step="make a new output of all inputs with another --out"
         if "n_ids" in names
-        else f"the same command{' and'.join(changes)}",
+        else f"the same command{' and'.join(changes)}"
+        + (f"; tokmill convert makes a copy in the format {now.format}" if "format" in names else ""),
     )
 
 

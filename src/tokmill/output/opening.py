@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tokmill.core.errors import DamageError, TokmillError
-from tokmill.core.manifest import load_manifest
+from tokmill.core.manifest import MANIFEST_NAME, load_manifest
 from tokmill.core.records import is_url, text_to_path
+from tokmill.output.config_diff import change_of
+from tokmill.output.journal import read_header
 from tokmill.output.place import Place
+from tokmill.output.state_dir import is_begun, state_of
 
 if TYPE_CHECKING:
     from tokmill.core.config import Content, Job
@@ -17,6 +21,17 @@ if TYPE_CHECKING:
 def is_complete(job: Job) -> bool:
     """Return whether the output of a job is complete, so that nothing will be written."""
     return is_made(Path(text_to_path(job.out)), job.content, fresh=job.fresh)
+
+
+def change_at(job: Job) -> str:
+    """Return why a run would not go on with what is in its directory; empty if it would, or nothing is known of it."""
+    out = Path(text_to_path(job.out))
+    with suppress(TokmillError, OSError):
+        if not job.fresh and (out / MANIFEST_NAME).exists() and not is_begun(out):
+            return change_of(load_manifest(out).content, job.content, out)
+        begun = None if job.fresh else read_header(state_of(out) / "journal")
+        return change_of(begun.content, job.content, out) if begun else ""
+    return ""
 
 
 def is_made(out: Path, content: Content, *, fresh: bool) -> bool:

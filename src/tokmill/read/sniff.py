@@ -97,12 +97,12 @@ def check_files(inputs: Sequence[Input], text_key: str) -> list[str]:
     if found:
         others = f" (and {counted(len(found) - 1, 'other')} of {len(looked):,} looked at)" if len(found) > 1 else ""
         notices.append(
-            f"{found[0].path}{others} will be read as text, but its first line is a JSON object with the key "
-            f"{json.dumps(text_key)}: if it is JSON lines, stop and pass --input-format jsonl"
+            f"{found[0].path}{others} is read as text, but its first line is a JSON object with the key "
+            f"{json.dumps(text_key)}: if it is JSON lines, run again with --fresh --input-format jsonl"
         )
     array = next((source.path for source, line, _ in lines if json_array(line)), None)
     if array:
-        notices.append(f"{array} will be read as text, but it is a JSON array, whose elements become lines by jq -c '.[]'")
+        notices.append(f"{array} is read as text, but it is a JSON array, whose elements become lines by jq -c '.[]'")
     if text_key != PlanOptions.text_key and all(source.format == "text" for source in inputs):
         notices.append("--text-key is for JSON lines, but every input will be read as text: is --input-format jsonl missing?")
     return notices

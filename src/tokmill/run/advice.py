@@ -53,7 +53,12 @@ def unused_notices(options: PlanOptions, inputs: Sequence[Input], *, has_directo
     unused = (
         (bool(options.glob) and not has_directory, "--glob", "it chooses files of directories, and none was named"),
         (options.separator != usual.separator and "text" not in formats, "--separator", "no input is a text file"),
-        (options.text_key != usual.text_key and formats == {"text"}, "--text-key", "every input is a text file"),
+        (
+            # Without --input-format, it may be that which is missing.
+            options.text_key != usual.text_key and formats == {"text"} and options.input_format is not None,
+            "--text-key",
+            "every input is read as text",
+        ),
         (options.quoting != usual.quoting and not formats & {"csv", "tsv"}, "--quoting", "no input is CSV or TSV"),
     )
     return [f"{option} has no effect: {why}" for is_unused, option, why in unused if is_unused]

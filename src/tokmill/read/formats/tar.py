@@ -62,7 +62,10 @@ class TarReader(FormatReader["ByteStream"]):
                 yield from self._batcher.take(self._position.cursor())
             self._consume(header)
             reason = _reason_to_pass_over(member, is_text=is_text)
-            if reason:
+            if member.isdir():
+                # It holds nothing that could be left out.
+                self._position.advance(b"", 1)
+            elif reason:
                 self._pass_over(n_data, reason)
             elif is_long:
                 yield from self._long(member)

@@ -15,7 +15,7 @@ from tokmill.core.records import ITEM_BYTES, Compression, text_to_path
 from tokmill.core.system.budget import BudgetShares, divide_budget
 from tokmill.core.system.memory import available_bytes, usable_cores
 from tokmill.core.system.process import Child, error_of
-from tokmill.output import DiskNeed, check_n_files, disk_need, is_complete, most_tokens, n_shards
+from tokmill.output import DiskNeed, change_at, check_n_files, disk_need, is_complete, most_tokens, n_shards
 from tokmill.run.advice import possibly_short_notices, shard_notices
 from tokmill.run.estimate.statistics import Estimate, SampleRequest, SampleResult, Totals
 
@@ -123,6 +123,8 @@ def make_plan(planned: PlannedJob) -> Plan:
         notices = [each for each in notices if each not in shard_notices(content)]
         notices += shard_notices(content, n_shards(content, found.tokens.value, found.documents.value))
         notices += possibly_short_notices(found.documents.value, found.bytes_text.value, found.tokens.value, content)
+    if job.out != NOWHERE and (change := change_at(job)):
+        notices.insert(0, f"tokenize will refuse this --out: {change}; choose another, or start over with --fresh")
     available = available_bytes()
     if available is not None and available < budget:
         notices.append(f"the budget is {budget / MIB:,.0f} MiB, but only {available / MIB:,.0f} MiB of memory are available now")
