@@ -63,7 +63,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "tokenize latin.txt --out new",
         "tokenize cut.txt.gz --out new/deep/er",
         "tokenize a.txt --out new --shard-tokens 1 --format mds",
-        "tokenize a.txt --out new --shard-tokens 1M --drop-tail",
         "tokenize a.txt --out new --append",
         "tokenize a.txt --out new --part 2/2",
         "tokenize a.txt --out new --part 0/2 --append",
