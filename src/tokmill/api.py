@@ -28,7 +28,6 @@ from tokmill.run import (
     Summary,
     check_disk,
     details,
-    emptiness_notices,
     make_job,
     make_plan,
     notices_of,
@@ -101,7 +100,9 @@ def tokenize(call: TokenizeCall) -> Summary:  # noqa: D417  the arguments are th
         job, finished = _carry_out(planned, call, place, runner, meter)
         if finished.already_complete and any(source.size_bytes is None for source in job.content.inputs):
             _compare_piped(call, place)
-    summary = summarize(job, finished, meter, notices_of(job, finished), is_append=call.append)
+    summary = summarize(
+        job, finished, meter, [*finished.notices, *notices_of(job.content, finished.counts, finished.files)], is_append=call.append
+    )
     _tell(call.observers, summary.notices)
     return msgspec.structs.replace(summary, notices=[*planned.doubts, *summary.notices])
 
@@ -221,7 +222,7 @@ def _in_parts(job: Job, call: TokenizeCall, place: Place, runner: LocalRunner, m
     stage = _text(call.stage)
     with RayRunner(call.ray or "", stage) as cluster:
         job, finished = run_all_parts(job, max(n_bytes, 1), cluster, watching, url=url, stage=stage, force=call.force)
-    return summarize(job, finished, meter, emptiness_notices(finished.counts, job.content))
+    return summarize(job, finished, meter, [*finished.notices, *notices_of(job.content, finished.counts, finished.files)])
 
 
 def _place(call: TokenizeCall) -> Place:

@@ -117,6 +117,15 @@ def test_a_refusal_leaves_nothing_behind(
     assert tree(made) == before
 
 
+def test_a_refusal_leaves_no_stage_of_an_output_in_a_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("botocore")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for options in ({}, {"stage": tmp_path / "stage" / "deep"}):
+        with pytest.raises(UsageError, match="no such file"):
+            tokmill.tokenize(tmp_path / "missing.txt", "s3://bucket/x", **options)  # type: ignore[arg-type]
+    assert tree(tmp_path) == {}
+
+
 def test_what_was_committed_or_skipped_before_an_error_stays(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "good"}\nbad\nbad\n')
     with pytest.raises(TokmillError) as caught:

@@ -34,7 +34,9 @@ from tokmill.output.state_dir import (
     growing_path,
     is_begun,
     is_sent,
+    missing_directories,
     release_lock,
+    remove_empty,
     sent_mark,
     size_error,
     state_of,
@@ -66,6 +68,7 @@ class Staged(Place):
         self.root = stage_of(url, stage)
         self._output = output_of(self.root)
         self.directory = str(self._output)
+        self._new_directories = missing_directories(self.root)
         self._lock = acquire_lock(self.root)
         self._state = UploadState(self.root / "upload.json", self.url)
         self._sender: Uploader | None = None
@@ -87,8 +90,7 @@ class Staged(Place):
                 self.drop()
         release_lock(self.root, self._lock)
         # Not empty: what the next attempt goes on with.
-        with contextlib.suppress(OSError):
-            self.root.rmdir()
+        remove_empty([self.root, *(each for each in self._new_directories if each != self.root)])
 
     def begin(self, job: Job) -> Finished | None:
         """Make the prefix ready for a job; return what came of it if its output is complete there.

@@ -154,8 +154,8 @@ def missing_directories(directory: object) -> list[Path]:
 
 def remove_empty(directories: Iterable[Path]) -> None:
     """Remove the directories that were made for an output of which nothing is left."""
-    with contextlib.suppress(OSError):
-        for each in directories:
+    for each in directories:
+        with contextlib.suppress(OSError):
             each.rmdir()
 
 

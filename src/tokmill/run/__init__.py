@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from tokmill.core.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from tokmill.run.advice import emptiness_notices
     from tokmill.run.audit import Auditor
     from tokmill.run.encode_batch import EncodeStage
     from tokmill.run.encoding import EncodingProcess, serve

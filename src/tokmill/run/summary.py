@@ -15,7 +15,9 @@ from tokmill.formats import dropped_notices, dropped_tokens, short_notices
 from tokmill.run.advice import emptiness_notices, more_for_val
 
 if TYPE_CHECKING:
-    from tokmill.core.config import Job
+    from collections.abc import Mapping
+
+    from tokmill.core.config import Content, Job
     from tokmill.core.events import Finished
 
 
@@ -79,13 +81,12 @@ class Meter:
             self.restarts += 1
 
 
-def notices_of(job: Job, finished: Finished) -> list[str]:
-    """Return what to say of the output of one run."""
+def notices_of(content: Content, counts: Counts, files: Mapping[str, FileEntry]) -> list[str]:
+    """Return what to say of an output that was tokenized."""
     return [
-        *finished.notices,
-        *emptiness_notices(finished.counts, job.content),
-        *dropped_notices(job.content, finished.files, finished.counts),
-        *short_notices(job.content, finished.files, for_val=more_for_val(finished.counts, job.content)),
+        *emptiness_notices(counts, content),
+        *dropped_notices(content, files, counts),
+        *short_notices(content, files, for_val=more_for_val(counts, content)),
     ]
 
 

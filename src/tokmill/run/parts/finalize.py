@@ -25,6 +25,7 @@ from tokmill.core.skipping import check_skipped
 from tokmill.core.spans import Span, SpanChecker
 from tokmill.core.version import __version__
 from tokmill.output import DirectoryParts, GrowingFile, files_of_whole, growing_path, n_parts, skipped_lists
+from tokmill.run.summary import notices_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -70,7 +71,8 @@ def finalize(out: str | os.PathLike[str], *, stage: str | None = None, observers
         with parts.lock():
             manifest = join_parts(parts, plan, reporter)
     sources = [parts.part_output(i) for i in range(n_parts(manifest.content))]
-    return outcome_of(manifest, parts.where, sources, reporter.elapsed_s, already_complete=plan is None)
+    notices = notices_of(manifest.content, manifest.counts, manifest.files)
+    return outcome_of(manifest, parts.where, sources, reporter.elapsed_s, already_complete=plan is None, notices=notices)
 
 
 def join_parts(parts: PartsStore, plan: Header, reporter: ProgressReporter, max_skipped: int | None = None) -> Manifest:
