@@ -333,3 +333,34 @@ def test_an_edited_manifest_is_damage(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes().replace(b'"size_bytes": 4', b'"size_bytes": 5'))
     with pytest.raises(DamageError, match="checksum"):
         load_manifest(tmp_path)
+
+
+@pytest.mark.parametrize("when", ["commit", "publish"])
+def test_a_run_whose_state_was_moved_away_publishes_nothing(tmp_path: Path, when: str) -> None:
+    out, content = tmp_path / "out", a_content()
+    lost = opened(out, content)
+    commit(lost, b"lost", 4)
+    (out / STATE_NAME).rename(tmp_path / "elsewhere")
+    found = opened(out, content)
+    commit(found, b"found", 5)
+    with pytest.raises(LockedError, match="moved or removed"):
+        commit(lost, b" too", 8) if when == "commit" else lost.publish(manifest_of(lost, content))
+    lost.close()
+    found.publish(manifest_of(found, content))
+    found.close()
+    assert (out / "train.bin").read_bytes() == b"found"
+    assert load_manifest(out).segments == found.segments
+
+
+def test_a_run_that_is_not_followed_by_another_is_stopped_too(tmp_path: Path) -> None:
+    output = opened(tmp_path / "out")
+    commit(output, b"first", 5)
+    (tmp_path / "out" / STATE_NAME).rename(tmp_path / "elsewhere")
+    with pytest.raises(LockedError):
+        commit(output, b"second", 11)
+    output.close()
+    assert not (tmp_path / "out" / MANIFEST_NAME).exists()
+    (tmp_path / "elsewhere").rename(tmp_path / "out" / STATE_NAME)
+    again = opened(tmp_path / "out")
+    assert again.cursor == Cursor(offset=5)
+    again.close()

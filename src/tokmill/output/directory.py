@@ -217,6 +217,7 @@ class Output:
         done: list[GrowingFile],
         on_done: Callable[[int], None] | None,
     ) -> None:
+        self._lock.check()
         named = {*commit.segment.files, *commit.segment.completed}
         if not named <= self._named:
             # The journal must not mention a file whose name the disk does not have yet.
@@ -230,6 +231,8 @@ class Output:
             # Here, because there may be thousands of them.
             for file in done:
                 file.close()
+        # The journal must not be written again where another run works.
+        self._lock.check()
         with storage_errors(self._journal.path):
             self._journal.append(commit)
         if on_done:
@@ -241,6 +244,7 @@ class Output:
         for file in self._files.values():
             file.sync(file.length)
             file.close()
+        self._lock.check()
         written = growing_path(self.directory, MANIFEST_NAME)
         with storage_errors(written):
             durable.write_file(written, encode_manifest(manifest, str(self.directory)))

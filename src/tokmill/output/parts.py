@@ -370,6 +370,8 @@ class DirectoryParts(PartsStore):
     def publish(self, parts: Sequence[Manifest], manifest: Manifest, reporter: ProgressReporter) -> Manifest:
         """Rename all files into place, the manifest last. Raises StorageError, DamageError, LockedError."""
         written = growing_path(self.directory, MANIFEST_NAME)
+        if self._lock is not None:
+            self._lock.check()
         with storage_errors(self.directory):
             durable.write_file(written, encode_manifest(manifest, self.where))
             try:

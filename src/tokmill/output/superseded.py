@@ -189,7 +189,9 @@ def remove_state(directory: Path, lock: DirectoryLock) -> None:
     """
     with storage_errors(directory):
         try:
-            discard_unfinished(directory)
+            # If the lock was lost, what is there is another run's.
+            if lock.is_held:
+                discard_unfinished(directory)
         except OSError:
             if is_begun(directory) or growing_path(directory, MANIFEST_NAME).exists():
                 raise

@@ -122,6 +122,7 @@ class Repair:
         """Replace the damaged files by the rebuilt ones. Raise StorageError or DiskFullError."""
         for file in self.files.values():
             file.finish()
+        self._lock.check()
         subs = {os.path.dirname(name) for name in self.files}
         with storage_errors(self.directory):
             for sub in sorted(subs):

@@ -257,14 +257,22 @@ def _copy(source: Path, target: Path) -> None:
 
 _ATTEMPTS = 100
 """Times that a lock may vanish while it is taken before something else must be wrong."""
+_NO_FLOCK = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL}
+"""What `flock` says where the file system does not have it."""
 
 
 class DirectoryLock:
-    """An exclusive lock on a file that ends with its process."""
+    """An exclusive lock on a file that ends with its process.
+
+    The file holds a mark of the process that has the lock. Where `flock` does not work, the lock is that the file `held` is there,
+    and it counts as given up when its mark is of a process of this machine that has ended. Whoever holds a lock asks `check` before
+    it commits or publishes: a lock that was moved away, or a file system that gives one lock to two, stops one of the two.
+    """
 
     def __init__(self, path: Path) -> None:
         """Take the lock. Raise LockedError if another process holds it."""
         self.path = path
+        self._mark = b"%d %s %s\n" % (os.getpid(), _machine(), os.urandom(8).hex().encode())
         self._fd = -1
         for attempts_left in reversed(range(_ATTEMPTS)):
             with storage_errors(path):
@@ -278,41 +286,82 @@ class DirectoryLock:
             if self._fd >= 0:
                 return
 
+    def check(self) -> None:
+        """Raise LockedError if this is no longer the lock of the directory: another run may work there."""
+        if self.is_held:
+            return
+        raise LockedError(
+            "the state directory of this run was moved or removed, or another run has begun in its place",
+            where=str(self.path.parent),
+            allowed="a state directory that stays where it is while a run goes on, and one run at a time",
+            next_step="nothing was published by this run; put it back if it was moved, and run the same command again",
+        )
+
+    @property
+    def is_held(self) -> bool:
+        """Whether this is the lock of the directory. Raises StorageError."""
+        with storage_errors(self.path):
+            return self._fd >= 0 and self._is_named(self._fd) and os.pread(self._fd, len(self._mark) + 1, 0) == self._mark
+
     def _try_lock(self) -> int:
         """Return the locked descriptor, or -1 if the previous holder removed the file in between."""
         fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not self._is_named(fd):
-                os.close(fd)
-                return -1
         except BlockingIOError:
-            holder = os.read(fd, 32).decode("ascii", "replace").strip()
+            mark = os.read(fd, _MARK_BYTES)
             os.close(fd)
-            raise LockedError(
-                "another run is writing to this output directory" + (f" (process {holder})" if holder else ""),
-                where=str(self.path.parent.parent),
-                allowed="one run at a time",
-                next_step="wait for it to end, or choose another --out",
-            ) from None
+            raise self._locked(mark) from None
         except OSError as error:
             os.close(fd)
-            raise StorageError(
-                f"the file system cannot lock a file, so two runs could write to one output: {error.strerror}",
-                where=str(self.path.parent.parent),
-                allowed="a file system with flock; over NFS, with its lock service",
-                next_step="make the output on another file system, or let this one have locks, then run the same command again",
-            ) from error
-        # Who holds it is only told to others; the descriptor is the lock.
-        with optional():
-            os.ftruncate(fd, 0)
-            os.write(fd, b"%d\n" % os.getpid())
+            if error.errno not in _NO_FLOCK:
+                raise StorageError(
+                    f"the file system cannot lock a file, so two runs could write to one output: {error.strerror}",
+                    where=str(self.path.parent.parent),
+                    allowed="a file system with flock; over NFS, with its lock service",
+                    next_step="make the output on another file system, or let this one have locks, then run the same command again",
+                ) from error
+            self.path.unlink(missing_ok=True)
+            self.path = self.path.with_name("held")
+            return self._try_create()
+        if not self._is_named(fd):
+            os.close(fd)
+            return -1
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, self._mark, 0)
         return fd
+
+    def _try_create(self) -> int:
+        """Return the descriptor of the file whose existence is the lock, or -1 if one that was given up was removed."""
+        try:
+            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+        except FileExistsError:
+            fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                mark = os.read(fd, _MARK_BYTES)
+                if not _is_given_up(mark):
+                    raise self._locked(mark, f"; if that run is dead, remove {self.path}") from None
+                if self._is_named(fd):
+                    self.path.unlink(missing_ok=True)
+            finally:
+                os.close(fd)
+            return -1
+        os.pwrite(fd, self._mark, 0)
+        return fd
+
+    def _locked(self, mark: bytes, otherwise: str = "") -> LockedError:
+        holder = mark.split(b" ")[0].strip()
+        return LockedError(
+            "another run is writing to this output directory" + (f" (process {int(holder)})" if holder.isdigit() else ""),
+            where=str(self.path.parent.parent),
+            allowed="one run at a time",
+            next_step="wait for it to end, or choose another --out" + otherwise,
+        )
 
     def _is_named(self, fd: int) -> bool:
         try:
             named = os.stat(self.path, follow_symlinks=False)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return False
         return os.path.samestat(named, os.fstat(fd))
 
@@ -322,9 +371,38 @@ class DirectoryLock:
             return
         try:
             if remove:
-                # A disk that turned read-only keeps the file; the descriptor is the lock.
-                with contextlib.suppress(OSError):
-                    self.path.unlink()
+                # A disk that turned read-only keeps the file; the descriptor is the lock. And it may be another run's by now.
+                with contextlib.suppress(OSError, StorageError):
+                    if self.is_held:
+                        self.path.unlink()
         finally:
             os.close(self._fd)
             self._fd = -1
+
+
+_MARK_BYTES = 256
+
+
+def _machine() -> bytes:
+    """Return what tells this machine since it was started from every other: its name and the id of its start."""
+    boot = ""
+    with contextlib.suppress(OSError), open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        boot = file.read().strip()
+    return f"{os.uname().nodename.replace(' ', '-')}/{boot}".encode()[:200]
+
+
+def _is_given_up(mark: bytes) -> bool:
+    """Return whether a mark is surely that of a process that has ended."""
+    pid, machine, *_ = [*mark.split(b" "), b"", b""]
+    here = _machine()
+    if not pid.isdigit() or machine.partition(b"/")[0] != here.partition(b"/")[0]:
+        return False
+    if machine != here:
+        return True
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return False
