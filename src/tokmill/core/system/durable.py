@@ -327,9 +327,7 @@ class DirectoryLock:
         if not self._is_named(fd):
             os.close(fd)
             return -1
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, self._mark, 0)
-        return fd
+        return self._marked(fd)
 
     def _try_create(self) -> int:
         """Return the descriptor of the file whose existence is the lock, or -1 if one that was given up was removed."""
@@ -346,7 +344,16 @@ class DirectoryLock:
             finally:
                 os.close(fd)
             return -1
-        os.pwrite(fd, self._mark, 0)
+        return self._marked(fd)
+
+    def _marked(self, fd: int) -> int:
+        """Write the mark into the file of the lock, which is held; return its descriptor."""
+        try:
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, self._mark, 0)
+        except OSError:
+            os.close(fd)
+            raise
         return fd
 
     def _locked(self, mark: bytes, otherwise: str = "") -> LockedError:
