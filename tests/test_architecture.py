@@ -27,7 +27,7 @@ TREES = {name: ast.parse(path.read_bytes()) for name, path in MODULES.items()}
 SIBLINGS = {target.partition(":")[0] for table in (READERS, ENGINES) for target in table.values()}
 SIBLINGS |= {spec.shard.__module__ for spec in FORMATS.values()}
 """The files that never meet, as the product's own tables name them; what else is in their directories is there to help."""
-MAKES_DURABLE = "tokmill.core.system.durable"
+MAKES_DURABLE = {"tokmill.core.system.durable", "tokmill.core.system.tree"}
 PRINTS = {"tokmill.cli.console", "tokmill.cli.progress"}
 
 
@@ -109,7 +109,22 @@ def test_the_contracts_of_the_linter_name_every_room_and_every_format() -> None:
 def test_only_the_durable_part_renames_and_syncs() -> None:
     forbidden = {f"os.{f}" for f in ("replace", "rename", "renames", "fsync", "fdatasync", "sync", "link")} | {"shutil.move"}
     found = {name for name, tree in TREES.items() if any(f in forbidden for f, _ in called(tree))}
-    assert found == {MAKES_DURABLE}
+    assert found == MAKES_DURABLE
+
+
+WRITES_OUTPUTS = ("output", "derive", "run", "check")
+"""Rooms that touch what lies below an output through `TreePath` alone; mypy knows that `open` and `os` do not take one."""
+TOUCHES = {"open", "unlink", "remove", "rmdir", "removedirs", "mkdir", "makedirs", "truncate", "symlink", "chmod", "utime"}
+OF_PATHS = {"write_bytes", "write_text", "touch", "symlink_to", "hardlink_to", "chmod", "iterdir", "glob", "rglob", "is_symlink"}
+OF_PATHS |= {"read_text", "hardlink_to", "rename", "walk"}
+"""What a `Path` has and a `TreePath` has not."""
+
+
+@pytest.mark.parametrize("name", sorted(name for name in MODULES if name.split(".")[1:2] and name.split(".")[1] in WRITES_OUTPUTS))
+def test_below_an_output_nothing_is_touched_but_through_its_tree(name: str) -> None:
+    forbidden = {f"os.{f}" for f in TOUCHES | {"listdir", "scandir"}} | {"shutil.rmtree", "shutil.copy", "shutil.copyfile"}
+    found = [(f, line) for f, line in called(TREES[name]) if f in forbidden or f.rpartition(".")[2] in OF_PATHS]
+    assert [(f, line) for f, line in found if f != "glob.glob"] == []
 
 
 def test_only_the_command_line_and_progress_print() -> None:

@@ -20,6 +20,7 @@ from tokmill.cli.machine import Check
 from tokmill.core import extras
 from tokmill.core.extras import install_hint
 from tokmill.core.system import memory
+from tokmill.core.system.tree import TreePath
 
 GROUPS = {"tokmill", "packages", "machine", "memory", "disk", "engine", "vocabularies", "extras", "settings"}
 
@@ -92,10 +93,10 @@ def test_a_state_that_cannot_be_read_is_not_called_unwritable(
 ) -> None:
     write_output(tmp_path / "o", write_corpus(tmp_path / "c.txt", ["one", "two"]))
 
-    def refusing(path: Path) -> list[str]:
+    def refusing(path: TreePath) -> list[str]:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr("tokmill.output.superseded.os.listdir", refusing)
+    monkeypatch.setattr(TreePath, "names", refusing)
     assert app.run(["inspect", str(tmp_path / "o")]) == 1
     shown = capsys.readouterr().err
     assert "cannot read the output: Permission denied" in shown

@@ -14,6 +14,7 @@ import pytest
 from tokmill.core.errors import LockedError
 from tokmill.core.system import durable
 from tokmill.core.system.durable import DirectoryLock
+from tokmill.core.system.tree import beside
 
 
 @pytest.fixture
@@ -30,13 +31,13 @@ def without_flock(monkeypatch: pytest.MonkeyPatch, code: int = errno.ENOSYS) -> 
 
 @pytest.mark.parametrize("how", ["renamed", "removed", "replaced"])
 def test_a_lock_that_is_no_longer_there_is_not_held_and_does_not_remove_another(state: Path, how: str) -> None:
-    lock = DirectoryLock(state / "lock")
+    lock = DirectoryLock(beside(state / "lock"))
     lock.check()
     if how == "removed":
         (state / "lock").unlink()
     else:
         state.rename(state.with_name("elsewhere"))
-    other = DirectoryLock(state / "lock") if how == "replaced" else None
+    other = DirectoryLock(beside(state / "lock")) if how == "replaced" else None
     with pytest.raises(LockedError, match="moved or removed, or another run"):
         lock.check()
     lock.release(remove=True)
@@ -49,14 +50,14 @@ def test_a_lock_that_is_no_longer_there_is_not_held_and_does_not_remove_another(
 @pytest.mark.parametrize("code", sorted(durable._NO_FLOCK))
 def test_without_flock_there_is_one_run_at_a_time(state: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
     without_flock(monkeypatch, code)
-    lock = DirectoryLock(state / "lock")
+    lock = DirectoryLock(beside(state / "lock"))
     lock.check()
     with pytest.raises(LockedError, match=f"process {os.getpid()}") as raised:
-        DirectoryLock(state / "lock")
+        DirectoryLock(beside(state / "lock"))
     assert f"remove {state / 'held'}" in (raised.value.next_step or "")
     lock.release(remove=True)
     assert os.listdir(state) == []
-    DirectoryLock(state / "lock").release(remove=True)
+    DirectoryLock(beside(state / "lock")).release(remove=True)
 
 
 @pytest.mark.parametrize("who", ["ended", "before the machine was started", "on another machine", "nobody can say"])
@@ -74,15 +75,15 @@ def test_without_flock_a_run_that_has_surely_ended_is_no_obstacle(state: Path, m
     state.mkdir(parents=True)
     (state / "held").write_bytes(mark)
     if who in ("ended", "before the machine was started"):
-        DirectoryLock(state / "lock").check()
+        DirectoryLock(beside(state / "lock")).check()
     else:
         with pytest.raises(LockedError):
-            DirectoryLock(state / "lock")
+            DirectoryLock(beside(state / "lock"))
 
 
 def test_where_flock_lets_everybody_in_the_first_is_stopped(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fcntl, "flock", lambda _fd, _operation: None)
-    first, second = DirectoryLock(state / "lock"), DirectoryLock(state / "lock")
+    first, second = DirectoryLock(beside(state / "lock")), DirectoryLock(state / "lock")
     second.check()
     with pytest.raises(LockedError):
         first.check()

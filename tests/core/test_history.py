@@ -62,7 +62,7 @@ def test_the_whole_history_stays_small(tmp_path: Path) -> None:
     assert found is not None
     assert is_sane(found)
     assert (len(found.attempts), found.n_attempts, len(found.notices)) == (MOST_ATTEMPTS, MOST_ATTEMPTS + 5, MOST_NOTICES)
-    assert history_of(tmp_path / "o").stat().st_size < 48 << 10
+    assert history_of(tmp_path / "o").lstat().st_size < 48 << 10
 
 
 def test_a_resumed_run_goes_on_with_what_was_committed_alone(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_a_history_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
 )
 def test_a_history_that_makes_no_sense_is_none(tmp_path: Path, data: bytes) -> None:
     state_of(tmp_path).mkdir()
-    history_of(tmp_path).write_bytes(data)
+    Path(str(history_of(tmp_path))).write_bytes(data)
     assert load_history(tmp_path) is None
 
 

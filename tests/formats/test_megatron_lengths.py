@@ -9,6 +9,7 @@ import pytest
 
 from tokmill.core.output_spec import OutputSpec, TokenSlice
 from tokmill.core.records import FileEntry
+from tokmill.core.system.tree import beside
 from tokmill.formats import megatron
 from tokmill.output.directory import GrowingFile
 
@@ -21,7 +22,7 @@ class Files:
         self.open: dict[str, GrowingFile] = {}
 
     def file(self, name: str, header_bytes: int = 0) -> GrowingFile:
-        return self.open.setdefault(name, GrowingFile(self.directory / name, 0, header_bytes))
+        return self.open.setdefault(name, GrowingFile(beside(self.directory / name), 0, header_bytes))
 
     def complete(self, name: str, *, side: str | None = None, tokens: int = 0, documents: int = 0, header: bytes = b"") -> None:
         del side, tokens, documents

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import itertools
-import os
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ from support.writing import GPT2, a_spec, content_of, cut_runs, documents_of, re
 from tokmill.check.verification import verify
 from tokmill.core.output_spec import OutputSpec, Shards, TokenSlice
 from tokmill.core.records import Tokens
+from tokmill.core.system import durable
 from tokmill.formats.datatrove import DatatroveShard
 from tokmill.formats.megatron import MegatronShard
 from tokmill.formats.olmo import OlmoShard
@@ -77,7 +77,7 @@ def opened(directory: Path, spec: OutputSpec) -> Output:
 def make_hole(output: Output, name: str, n_bytes: int, header_bytes: int = 0) -> None:
     """A file of the output that has so many bytes already, none of which takes room on the disk."""
     part = output.file(name, header_bytes)
-    os.truncate(part.path, n_bytes)
+    durable.truncate(part.path, n_bytes)
     part.length = n_bytes
 
 
@@ -139,7 +139,7 @@ def test_megatron_places_documents_behind_2_to_the_31_and_2_to_the_32(tmp_path: 
     assert lengths.min() > 0
     assert (lengths[-1], places[-1]) == (3, 2 * n_tokens)
     assert places.tolist() == [2 * int(x) for x in itertools.accumulate(lengths[:-1].tolist(), initial=0)]
-    ids = np.memmap(output.file("train.bin").path, "<u2", "r", offset=int(places[-1]))
+    ids = np.memmap(str(output.file("train.bin").path), "<u2", "r", offset=int(places[-1]))
     assert ids.tolist() == [7, 8, EOT]
     output.close()
 

@@ -12,10 +12,20 @@ import pytest
 from support.records import a_content, a_tokenizer
 
 from tokmill.core.config import Content
-from tokmill.core.errors import ChangedError, DamageError, DiskFullError, LockedError, StorageError, TokmillError, UsageError
+from tokmill.core.errors import (
+    ChangedError,
+    DamageError,
+    DiskFullError,
+    LinkError,
+    LockedError,
+    StorageError,
+    TokmillError,
+    UsageError,
+)
 from tokmill.core.manifest import FORMAT_VERSION, MANIFEST_NAME, STATE_NAME, FileSpan, Manifest, Segment, load_manifest
 from tokmill.core.records import Counts, Cursor, FileEntry, Input
 from tokmill.core.system import durable
+from tokmill.core.system.tree import TreePath
 from tokmill.output.directory import Output, open_output
 from tokmill.output.journal import Commit
 from tokmill.output.state_dir import acquire_lock
@@ -96,14 +106,14 @@ def test_what_the_next_run_would_go_on_with_and_cannot_be_removed_is_an_error(
     output = opened(tmp_path)
     commit(output, b"abcd", 1)
     output.close()
-    unlink = Path.unlink
+    unlink = TreePath.unlink
 
-    def sticking(path: Path, missing_ok: bool = False) -> None:
+    def sticking(path: TreePath, *, missing_ok: bool = False) -> None:
         if path.name in ("journal", "train.bin.part"):
             raise PermissionError(1, "Operation not permitted", str(path))
         unlink(path, missing_ok=missing_ok)
 
-    monkeypatch.setattr(Path, "unlink", sticking)
+    monkeypatch.setattr(TreePath, "unlink", sticking)
     with pytest.raises(StorageError, match="cannot write the output"):
         remove_state(tmp_path, acquire_lock(tmp_path))
 
@@ -123,7 +133,7 @@ def test_publishing_killed_between_any_two_renames_is_finished_by_the_next_run(
     commit(output, b"val", 8, "val.bin")
     real, calls = durable.replace, iter(range(99))
 
-    def dying(source: Path, target: Path) -> None:
+    def dying(source: TreePath, target: TreePath) -> None:
         if next(calls) == n_renamed:
             raise SystemExit
         real(source, target)
@@ -298,7 +308,7 @@ def test_symbolic_links_are_not_written_through(tmp_path: Path) -> None:
     (out / STATE_NAME).mkdir(parents=True)
     (out / STATE_NAME / "train.bin.part").symlink_to(victim)
     output = opened(out)
-    with pytest.raises(StorageError):
+    with pytest.raises(LinkError):
         output.file("train.bin")
     output.close()
     other = tmp_path / "other"

@@ -21,6 +21,7 @@ from tokmill.core.system import durable
 from tokmill.output import directory as output_directory, journal as output_journal
 from tokmill.output.directory import Output, open_output
 from tokmill.output.journal import JournalFollower, add_commit, read_journal
+from tokmill.output.state_dir import state_of
 
 
 @pytest.fixture
@@ -93,7 +94,7 @@ def test_every_span_of_joined_commits_is_that_of_its_bytes(steps: list[tuple[byt
         patch.setattr(os, "fsync", lambda _fd: None)
         patch.setattr(output_journal, "_MOST_JOINED", 3)
         out, wanted = Path(there) / "out", {"train.bin": b"", "val.bin": b""}
-        output, follower, followed = opened(out, 100), JournalFollower(out / ".tokmill" / "journal"), list[Segment]()
+        output, follower, followed = opened(out, 100), JournalFollower(state_of(out) / "journal"), list[Segment]()
         for data, name in steps:
             if name == "reopen":
                 output.close()
@@ -107,7 +108,7 @@ def test_every_span_of_joined_commits_is_that_of_its_bytes(steps: list[tuple[byt
                 add_commit(followed, commit)
             assert followed == output.segments
         output.close()
-        found = read_journal(out / ".tokmill" / "journal")
+        found = read_journal(state_of(out) / "journal")
         if not output.segments:
             assert found is None
             return

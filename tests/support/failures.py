@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tokmill.core.system import durable
+from tokmill.core.system.tree import TreePath
 
 
 class Died(BaseException):
@@ -31,8 +32,8 @@ def dying_at(n: int, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
 
     for name in ("replace", "link", "sync_file", "sync_directory", "write_all", "write_file", "create"):
         monkeypatch.setattr(durable, name, dying(getattr(durable, name)))
-    monkeypatch.setattr(Path, "unlink", dying(Path.unlink))
-    monkeypatch.setattr(Path, "rmdir", dying(Path.rmdir))
+    monkeypatch.setattr(TreePath, "unlink", dying(TreePath.unlink))
+    monkeypatch.setattr(TreePath, "rmdir", dying(TreePath.rmdir))
     return lambda: calls
 
 

@@ -22,7 +22,13 @@ from tokmill.core.history import Attempt, History
 from tokmill.core.manifest import FORMAT_VERSION, MANIFEST_NAME, FileSpan, Manifest, Segment, encode_manifest, load_manifest
 from tokmill.core.records import Counts, Cursor, EotPlacement, FileEntry, IdType, Input, path_to_text
 from tokmill.encode.resolve import resolve_tokenizer
+from tokmill.output.parts import part_directory
 from tokmill.reports.data import ReportData, add_statistics, load_data
+
+
+def part_path(out: Path, index: int) -> Path:
+    """The output directory of a part."""
+    return Path(str(part_directory(out, index)))
 
 
 def written(out: Path) -> tuple[bytes, bytes]:

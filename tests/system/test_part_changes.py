@@ -16,7 +16,7 @@ import pytest
 from support.commands import command
 from support.corpora import line_texts, some_documents, write_lines
 from support.oracle import plain_tokens
-from support.outputs import side_bytes
+from support.outputs import part_path, side_bytes
 from support.runs import SMALL, make_part, plan_parts, run_in_process
 
 import tokmill
@@ -26,7 +26,6 @@ from tokmill.core.errors import ChangedError, LockedError, TooManySkippedError, 
 from tokmill.core.manifest import load_manifest
 from tokmill.core.progress import ProgressReporter
 from tokmill.output.directory import Output, open_output
-from tokmill.output.parts import part_directory
 from tokmill.output.state_dir import acquire_lock, growing_path, release_lock
 from tokmill.run.parts import tokenize
 from tokmill.run.parts.finalize import join_parts, parts_store
@@ -94,11 +93,11 @@ def test_parts_made_before_a_bad_record_was_met_stay_when_it_is_skipped(tmp_path
     make_part(strict, 1)
     with pytest.raises(tokmill.TokmillError, match="not JSON"):
         make_part(strict, 2)
-    before = (part_directory(out, 0) / "manifest.json").stat().st_ino
+    before = (part_path(out, 0) / "manifest.json").stat().st_ino
     lenient = plan_parts([path], out, 3, val_fraction=0.3, on_error="skip")
     assert make_part(lenient, 0).already_complete
     make_part(lenient, 2)
-    assert (part_directory(out, 0) / "manifest.json").stat().st_ino == before
+    assert (part_path(out, 0) / "manifest.json").stat().st_ino == before
     tokmill.finalize(out)
     run_in_process([path], tmp_path / "one", SMALL, val_fraction=0.3, on_error="skip")
     tokmill.merge(out, tmp_path / "merged")
@@ -147,13 +146,13 @@ def test_what_all_parts_skipped_together_is_held_against_the_limit(tmp_path: Pat
 def test_nothing_is_join_parts_while_a_complete_part_is_made_again(tmp_path: Path) -> None:
     path, out = write_lines(tmp_path), tmp_path / "out"
     job = make_all(path, out)
-    again = open_output(part_directory(out, 1), tokenize.part_job(job, 1).content, tokmill.__version__, fresh=True)
+    again = open_output(part_path(out, 1), tokenize.part_job(job, 1).content, tokmill.__version__, fresh=True)
     assert isinstance(again, Output)
     try:
         with pytest.raises(LockedError):
             tokmill.finalize(out)
         assert not growing_path(out, "manifest.json").exists()
-        assert all((part_directory(out, i) / "manifest.json").exists() for i in range(3))
+        assert all((part_path(out, i) / "manifest.json").exists() for i in range(3))
     finally:
         again.close()
     tokmill.finalize(out)
@@ -163,7 +162,7 @@ def test_nothing_is_join_parts_while_a_complete_part_is_made_again(tmp_path: Pat
 def test_a_part_that_is_being_made_is_not_discarded(tmp_path: Path) -> None:
     path, out = write_lines(tmp_path), tmp_path / "out"
     fresh = msgspec.structs.replace(plan_parts([path], out, 3), fresh=True)
-    lock = acquire_lock(part_directory(out, 1))
+    lock = acquire_lock(part_path(out, 1))
 
     class Nobody:
         def make_parts(self, *_: object) -> None:
@@ -172,14 +171,14 @@ def test_a_part_that_is_being_made_is_not_discarded(tmp_path: Path) -> None:
     with pytest.raises(LockedError, match="another run"):
         tokenize.run_all_parts(fresh, 400, Nobody(), [], force=True)
     assert parts_store(str(out)).read_plan() is not None
-    release_lock(part_directory(out, 1), lock)
+    release_lock(part_path(out, 1), lock)
 
 
 def test_a_part_that_is_being_made_is_not_told_to_be_made(tmp_path: Path) -> None:
     path, out = write_lines(tmp_path), tmp_path / "out"
     job = plan_parts([path], out, 3)
     make_part(job, 0)
-    lock = acquire_lock(part_directory(out, 1))
+    lock = acquire_lock(part_path(out, 1))
     try:
         with pytest.raises(UsageError, match=r"2 parts of 3 are missing: 1 \(being made\), 2") as caught:
             tokmill.finalize(out)
@@ -190,15 +189,15 @@ def test_a_part_that_is_being_made_is_not_told_to_be_made(tmp_path: Path) -> Non
             tokmill.finalize(out)
         assert "wait for those that are being made" in str(caught.value)
     finally:
-        release_lock(part_directory(out, 1), lock)
+        release_lock(part_path(out, 1), lock)
 
 
 def test_what_a_late_part_left_behind_is_taken_away(tmp_path: Path) -> None:
     path, out = write_lines(tmp_path), tmp_path / "out"
     make_all(path, out)
-    left = shutil.copytree(part_directory(out, 2), tmp_path / "left")
+    left = shutil.copytree(part_path(out, 2), tmp_path / "left")
     tokmill.finalize(out)
-    shutil.copytree(left, part_directory(out, 2))
+    shutil.copytree(left, part_path(out, 2))
     assert tokmill.finalize(out).already_complete
     assert not (out / ".tokmill").exists()
     assert verify(out).ok

@@ -21,7 +21,7 @@ from support.commands import PATIENCE_S, clean_environment, command, wait_until
 from support.corpora import SEP, WITH_SKIPS, some_documents, some_text, write_every_kind
 from support.failures import Died, do_damage, dying_at
 from support.oracle import plain_tokens
-from support.outputs import side_bytes, written
+from support.outputs import part_path, side_bytes, written
 from support.runs import SMALL, make_part, make_parts, plan_parts, repair_in_process, run_in_process
 
 import tokmill
@@ -30,7 +30,6 @@ from tokmill.cli.app import run, with_address
 from tokmill.core.errors import ChangedError, DamageError, LockedError, UsageError
 from tokmill.core.manifest import load_manifest
 from tokmill.core.options import PlanOptions
-from tokmill.output.parts import part_directory
 from tokmill.output.state_dir import acquire_lock, release_lock
 from tokmill.run.job import make_job
 from tokmill.run.parts import tokenize
@@ -181,7 +180,7 @@ def test_died_while_the_parts_are_removed_the_rest_of_them_is_removed_the_next_t
     plan = (out / ".tokmill" / "plan").read_bytes()
     tokmill.finalize(out)
     for i in (3, 6):
-        (part_directory(out, i)).mkdir(parents=True)
+        (part_path(out, i)).mkdir(parents=True)
     (out / ".tokmill" / "plan").write_bytes(plan)
     assert tokmill.finalize(out).files
     assert not (out / ".tokmill").exists()
@@ -200,7 +199,7 @@ def test_a_part_that_died_anywhere_goes_on_and_is_the_same(
             if calls() < n:
                 break
         make_part(job, 3)
-        made, wanted = part_directory(tmp_path / f"out{n}", 3), part_directory(parts, 3)
+        made, wanted = part_path(tmp_path / f"out{n}", 3), part_path(parts, 3)
         assert sorted(os.listdir(made)) == sorted(os.listdir(wanted))
         assert all((made / p.name).read_bytes() == p.read_bytes() for p in wanted.iterdir() if p.name != "manifest.json")
         assert load_manifest(made).files == load_manifest(wanted).files
@@ -296,16 +295,16 @@ def test_a_part_of_another_plan_is_not_put_together(corpus: Corpus, parts: Path,
     out = shutil.copytree(parts, tmp_path / "out")
     job = plan_parts(corpus.inputs, tmp_path / "other", 7, **{**WITH_SKIPS, "seed": 1})
     make_part(job, 3)
-    shutil.rmtree(part_directory(out, 3))
-    shutil.copytree(part_directory(tmp_path / "other", 3), part_directory(out, 3))
+    shutil.rmtree(part_path(out, 3))
+    shutil.copytree(part_path(tmp_path / "other", 3), part_path(out, 3))
     with pytest.raises(ChangedError, match="--seed was 1, is 0"):
         tokmill.finalize(out)
 
 
 def test_a_part_whose_file_is_cut_is_not_put_together(parts: Path, tmp_path: Path) -> None:
     out = shutil.copytree(parts, tmp_path / "out")
-    (name, *_) = [n for n in load_manifest(part_directory(out, 4)).files if n.startswith("train")]
-    do_damage(part_directory(out, 4), (name, "cut", 0.5, 0))
+    (name, *_) = [n for n in load_manifest(part_path(out, 4)).files if n.startswith("train")]
+    do_damage(part_path(out, 4), (name, "cut", 0.5, 0))
     with pytest.raises(DamageError, match="a file of a part has") as caught:
         tokmill.finalize(out)
     assert "make part 4 again with --fresh" in str(caught.value)
@@ -323,7 +322,7 @@ def test_a_part_is_made_by_one_and_put_together_by_one(parts: Path, corpus: Corp
     out = shutil.copytree(parts, tmp_path / "out")
     job = make_job([str(i) for i in corpus.inputs], PlanOptions(**WITH_SKIPS), out=str(out)).job
     job = tokenize.whole_job(job, 7, parts_store(str(out)))
-    for directory, attempt in ((part_directory(out, 3), lambda: make_part(job, 3)), (out, lambda: tokmill.finalize(out))):
+    for directory, attempt in ((part_path(out, 3), lambda: make_part(job, 3)), (out, lambda: tokmill.finalize(out))):
         lock = acquire_lock(directory)
         with pytest.raises(LockedError):
             attempt()
@@ -333,7 +332,7 @@ def test_a_part_is_made_by_one_and_put_together_by_one(parts: Path, corpus: Corp
 
 def test_a_part_alone_is_not_taken_for_an_output(parts: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="part 3/7 of an output"):
-        tokmill.merge([part_directory(parts, 3), part_directory(parts, 4)], tmp_path / "merged")
+        tokmill.merge([part_path(parts, 3), part_path(parts, 4)], tmp_path / "merged")
 
 
 def test_whoever_comes_late_finds_all_done(corpus: Corpus, parts: Path, tmp_path: Path) -> None:
@@ -440,7 +439,7 @@ def test_parts_side_by_side_one_of_them_twice_and_one_killed_are_one_run(tmp_pat
         )
 
     killed, other = begin(0), begin(1)
-    journal = part_directory(out, 0) / ".tokmill" / "journal"
+    journal = part_path(out, 0) / ".tokmill" / "journal"
     wait_until(journal.exists, killed)
     twice = begin(0)
     _, said = twice.communicate(timeout=PATIENCE_S)

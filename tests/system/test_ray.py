@@ -19,11 +19,12 @@ from support.outputs import written
 
 ray = pytest.importorskip("ray", reason="the extra ray is not installed: make ray")
 
+from support.outputs import part_path  # noqa: E402
+
 import tokmill  # noqa: E402  behind what it needs
 from tokmill.core.errors import LockedError, UsageError  # noqa: E402
 from tokmill.core.events import AnyEvent, Progress, Started  # noqa: E402
 from tokmill.core.manifest import load_manifest  # noqa: E402
-from tokmill.output.parts import part_directory  # noqa: E402
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
 
@@ -200,7 +201,7 @@ def test_a_node_is_killed_in_the_middle_of_a_job(nodes: Nodes, corpus: Path, one
     nodes.nodes.append(nodes.cluster.add_node(**NODE))
     _, shown = driver.result()
     assert "Died" in shown or "Crashed" in shown
-    assert complete.keys() <= {part_directory(driver.out, i) / "manifest.json" for i in range(8)}
+    assert complete.keys() <= {part_path(driver.out, i) / "manifest.json" for i in range(8)}
     assert is_one_run(driver.out, corpus, one, tmp_path / "merged")
 
 

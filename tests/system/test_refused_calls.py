@@ -27,6 +27,7 @@ from tokmill.check.verification import verify
 from tokmill.cli import app
 from tokmill.core.errors import TokmillError
 from tokmill.core.system import durable, memory, process, refusals
+from tokmill.core.system.tree import beside
 from tokmill.run import encoding
 
 TWO_THREADS = TINY | {"terms": msgspec.structs.replace(TINY["terms"], n_threads=2)}  # type: ignore[type-var]
@@ -118,7 +119,7 @@ def test_a_run_does_without_what_is_only_an_advantage(
 
 def _copied(top: Path) -> None:
     (top / "source").write_bytes(b"whole")
-    durable.link(top / "source", top / "target")
+    durable.link(beside(top / "source"), beside(top / "target"))
     assert (top / "target").read_bytes() == b"whole"
     (top / "target").unlink()
 

@@ -26,6 +26,7 @@ import tokmill
 from tokmill.core.errors import BadRecordError, ChangedError, DamageError, LockedError, UsageError
 from tokmill.core.events import Started
 from tokmill.core.manifest import encode_manifest, load_manifest
+from tokmill.core.system.tree import beside
 from tokmill.output.prefix import Prefix
 from tokmill.store import base, download, transfer
 from tokmill.store.s3 import S3Objects
@@ -287,7 +288,7 @@ def test_an_answer_that_was_lost_is_no_failure(bucket: Bucket, made: Path, tmp_p
 def publish(made: Path, stage: Path) -> None:
     """Send a complete directory, with nothing of tokenize around it."""
     manifest = load_manifest(made)
-    prefix, state = Prefix(URL), UploadState(stage / "upload.json", URL)
+    prefix, state = Prefix(URL), UploadState(beside(stage / "upload.json"), URL)
     prefix.commit(manifest, send(prefix, state, made))
     prefix.tidy(manifest.files)
 
@@ -302,7 +303,7 @@ def test_a_second_run_of_other_settings_is_refused_before_it_begins(
     bucket: Bucket, corpus: Path, made: Path, tmp_path: Path
 ) -> None:
     """The first has sent its files, and not its manifest."""
-    prefix, state = Prefix(URL), UploadState(tmp_path / "a.json", URL)
+    prefix, state = Prefix(URL), UploadState(beside(tmp_path / "a.json"), URL)
     sent = send(prefix, state, made)
     bucket.log.clear()
     with pytest.raises(LockedError, match="another run, of other inputs or settings"):
@@ -316,7 +317,7 @@ def test_a_second_run_of_other_settings_is_refused_before_it_begins(
 def test_a_second_run_of_other_settings_is_refused_when_the_first_sends_while_it_tokenizes(
     bucket: Bucket, corpus: Path, made: Path, tmp_path: Path
 ) -> None:
-    prefix, state = Prefix(URL), UploadState(tmp_path / "a.json", URL)
+    prefix, state = Prefix(URL), UploadState(beside(tmp_path / "a.json"), URL)
     sent: dict[str, Any] = {}
 
     def meanwhile(request: dict[str, Any], start: Start) -> Iterable[bytes] | None:
@@ -345,7 +346,7 @@ def test_two_runs_of_the_same_settings_make_one_output(bucket: Bucket, corpus: P
 
 def test_who_was_overtaken_cannot_complete_the_output(bucket: Bucket, made: Path, corpus: Path, tmp_path: Path) -> None:
     """The first run has sent everything when another one, told --fresh, takes its place."""
-    prefix, ledger = Prefix(URL), UploadState(tmp_path / "a.json", URL)
+    prefix, ledger = Prefix(URL), UploadState(beside(tmp_path / "a.json"), URL)
     manifest = load_manifest(made)
     sent = send(prefix, ledger, made)
     make(corpus, tmp_path, fresh=True, val_fraction=0.2)
@@ -355,7 +356,7 @@ def test_who_was_overtaken_cannot_complete_the_output(bucket: Bucket, made: Path
 
 
 def test_an_object_that_was_replaced_before_the_manifest_is_put_is_noticed(bucket: Bucket, made: Path, tmp_path: Path) -> None:
-    prefix, ledger = Prefix(URL), UploadState(tmp_path / "a.json", URL)
+    prefix, ledger = Prefix(URL), UploadState(beside(tmp_path / "a.json"), URL)
     manifest = load_manifest(made)
     sent = send(prefix, ledger, made)
     bucket.put("sets/one/val.bin", bytes(len(bucket.get("sets/one/val.bin"))))
@@ -367,7 +368,7 @@ def test_an_object_that_was_replaced_before_the_manifest_is_put_is_noticed(bucke
 
 def test_an_object_of_another_run_is_not_overwritten(bucket: Bucket, made: Path, tmp_path: Path) -> None:
     bucket.put("sets/one/val.bin", b"somebody's")
-    prefix, ledger = Prefix(URL), UploadState(tmp_path / "a.json", URL)
+    prefix, ledger = Prefix(URL), UploadState(beside(tmp_path / "a.json"), URL)
     with pytest.raises(UsageError, match="no tokmill manifest vouches for"):
         send(prefix, ledger, made)
     assert bucket.get("sets/one/val.bin") == b"somebody's"
@@ -696,7 +697,7 @@ def test_what_another_run_completed_and_gave_up_is_not_sent_any_further(bucket: 
             publish(made, tmp_path / "other")
         return None
 
-    prefix, ledger = Prefix(URL), UploadState(tmp_path / "a.json", URL)
+    prefix, ledger = Prefix(URL), UploadState(beside(tmp_path / "a.json"), URL)
     watch(bucket, meanwhile)
     sent = send(prefix, ledger, made)
     assert done
@@ -762,7 +763,7 @@ def test_a_run_that_was_replaced_leaves_no_object_behind_and_ends(bucket: Bucket
 def test_a_manifest_that_was_put_in_the_moment_another_run_took_its_place_is_taken_back(
     bucket: Bucket, made: Path, tmp_path: Path
 ) -> None:
-    prefix, ledger = Prefix(URL), UploadState(tmp_path / "a.json", URL)
+    prefix, ledger = Prefix(URL), UploadState(beside(tmp_path / "a.json"), URL)
     manifest = load_manifest(made)
     sent = send(prefix, ledger, made)
 
@@ -779,7 +780,7 @@ def test_a_manifest_that_was_put_in_the_moment_another_run_took_its_place_is_tak
 
 
 def test_a_manifest_that_another_run_put_in_place_of_ours_stays(bucket: Bucket, made: Path, tmp_path: Path) -> None:
-    prefix, ledger = Prefix(URL), UploadState(tmp_path / "a.json", URL)
+    prefix, ledger = Prefix(URL), UploadState(beside(tmp_path / "a.json"), URL)
     manifest = load_manifest(made)
     sent = send(prefix, ledger, made)
     theirs = encode_manifest(msgspec.structs.replace(manifest, elapsed_s=manifest.elapsed_s + 1))
@@ -805,7 +806,7 @@ def test_a_manifest_that_another_run_put_in_place_of_ours_stays(bucket: Bucket, 
 def test_what_a_run_of_other_settings_sent_before_it_could_see_the_manifest_does_not_stay(
     bucket: Bucket, made: Path, tmp_path: Path
 ) -> None:
-    prefix, ledger = Prefix(URL), UploadState(tmp_path / "a.json", URL)
+    prefix, ledger = Prefix(URL), UploadState(beside(tmp_path / "a.json"), URL)
     sent = send(prefix, ledger, made)
 
     def meanwhile(request: dict[str, Any], start: Start) -> Iterable[bytes] | None:

@@ -7,16 +7,15 @@ An object is read ahead in a bounded number of blocks, all of the version that w
 from __future__ import annotations
 
 import os
-import stat
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from tokmill.core.config import path_text
-from tokmill.core.errors import StorageError
+from tokmill.core.errors import LinkError, StorageError
 from tokmill.core.manifest import MANIFEST_NAME, Manifest, load_manifest
 from tokmill.core.records import is_url
-from tokmill.core.system.durable import uninterrupted
+from tokmill.core.system.tree import TreePath
 from tokmill.output import open_file, pending_append
 
 if TYPE_CHECKING:
@@ -72,7 +71,7 @@ class LocalLocation:
         if sub and not directory.is_dir():
             return []
         with _reading(directory):
-            return sorted(uninterrupted(lambda: os.listdir(directory)))
+            return sorted(TreePath(directory).names())
 
     def open(self, manifest: Manifest, name: str) -> OpenedFile:
         """Open a file of the output of this manifest. Raise NotReadableError."""
@@ -80,13 +79,12 @@ class LocalLocation:
             fd = open_file(self.directory, manifest, name)
         except FileNotFoundError:
             raise NotReadableError("the file is missing") from None
+        except LinkError as error:
+            raise NotReadableError(error.what) from None
         except OSError as error:
             raise NotReadableError(f"the file cannot be opened: {error.strerror}") from None
-        found = os.fstat(fd)
-        if not stat.S_ISREG(found.st_mode):
-            os.close(fd)
-            raise NotReadableError("it is not a regular file")
-        return OpenedFile(os.fdopen(fd, "rb", buffering=0), found.st_size, lambda: _reading(self.directory / name))
+        size_bytes = os.fstat(fd).st_size
+        return OpenedFile(os.fdopen(fd, "rb", buffering=0), size_bytes, lambda: _reading(self.directory / name))
 
     def pending_append(self, manifest: Manifest) -> Manifest | None:
         """Return the manifest of an append to this output that is being published, or was interrupted then. Raise StorageError."""

@@ -11,6 +11,7 @@
     |  `- WorkerDiedError            the worker was killed again and again
     |- StorageError              1   fix the disk, then run again to continue
     |- DamageError              10   the output is damaged: repair or rebuild
+    |  `- LinkError                  a link in an output leads elsewhere; nothing is followed
     |- LockedError              11   wait for the other run
     |- ChangedError             12   restore input or configuration, or start over
     |- MemoryBudgetError        13   raise or shrink; resumable
@@ -23,6 +24,7 @@ An error carries fields and is put into words in one place: `details` here for P
 
 from __future__ import annotations
 
+import errno
 import shlex
 
 from tokmill.core.secrets import shown
@@ -129,6 +131,15 @@ class DamageError(TokmillError):
     """What is in the output directory is not what was written."""
 
     exit_code = 10
+
+
+class LinkError(DamageError, OSError):
+    """Below an output is a link, or what is no plain file or directory. What handles an OSError of a file handles it, too."""
+
+    def __init__(self, what: str, *, where: str, allowed: str, next_step: str) -> None:
+        """Make the error; as of TokmillError."""
+        super().__init__(what, where=where, allowed=allowed, next_step=next_step)
+        self.errno, self.strerror, self.filename = errno.ELOOP, what, where
 
 
 class LockedError(TokmillError):

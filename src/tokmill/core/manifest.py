@@ -5,10 +5,8 @@ Both are read as untrusted: names are single components, lengths grow, counts an
 
 from __future__ import annotations
 
-import errno
 import os
 import shlex
-import stat
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import msgspec
@@ -21,11 +19,13 @@ from tokmill.core.history import History, is_sane
 from tokmill.core.options import FORMAT_NAMES
 from tokmill.core.partition import MOST_PARTS, Part
 from tokmill.core.records import Counts, Cursor, FileEntry, text_to_path
+from tokmill.core.system.tree import TreePath, beside, tree_of
 from tokmill.core.text import shortened
 
 if TYPE_CHECKING:
     from collections.abc import Container
-    from pathlib import Path
+
+    from tokmill.core.system.tree import Directory
 
 MANIFEST_NAME = "manifest.json"
 SKIPPED_NAME = "skipped.jsonl"
@@ -124,9 +124,9 @@ def published(segments: list[Segment], files: Container[str]) -> list[Segment]:
     ]
 
 
-def load_manifest(directory: Path) -> Manifest:
+def load_manifest(directory: Directory) -> Manifest:
     """Read and check `directory`/manifest.json. Raises UsageError if there is none, DamageError if it is not what was written."""
-    path = directory / MANIFEST_NAME
+    path = tree_of(directory) / MANIFEST_NAME
     try:
         data = read_state(path)
     except FileNotFoundError:
@@ -150,11 +150,13 @@ def load_manifest(directory: Path) -> Manifest:
     return decode_manifest(data, str(path))
 
 
-def _unfinished_parts(directory: Path) -> UsageError | None:
+def _unfinished_parts(directory: Directory) -> UsageError | None:
     """Return the error for an output whose parts were not joined; None where there are none, or their number is unknown."""
     try:
-        plan = msgspec.json.decode(read_state(directory / PLAN_NAME).partition(b" ")[2], type=_PlanOnly)
-        complete = {int(path.parent.name) for path in (directory / PARTS_NAME).glob(f"[0-9]*/{MANIFEST_NAME}")}
+        plan = msgspec.json.decode(read_state(tree_of(directory) / PLAN_NAME).partition(b" ")[2], type=_PlanOnly)
+        parts = tree_of(directory) / PARTS_NAME
+        there = [name for name in (parts.names() if parts.exists() else ()) if name.isdecimal()]
+        complete = {int(name) for name in there if (parts / name / MANIFEST_NAME).exists()}
     except (OSError, ValueError, msgspec.MsgspecError, DamageError):
         return None
     return unfinished_parts(str(directory), plan.content.n_parts, complete)
@@ -194,33 +196,23 @@ def decode_manifest(data: bytes, where: str) -> Manifest:
     return manifest
 
 
-def read_state(path: Path) -> bytes:
+def read_state(path: Directory) -> bytes:
     """Read a file that tokmill wrote about its own state, as `open_state` opens it. Raises DamageError, OSError."""
     with open_state(path) as file:
         return file.read()
 
 
-def open_state(path: Path) -> BinaryIO:
+def open_state(path: Directory) -> BinaryIO:
     """Open a file that tokmill wrote about its own state, as untrusted: a regular file of limited size, through no link.
 
     Raises DamageError, OSError.
     """
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        if error.errno == errno.ELOOP:
-            raise _damaged(f"{path.name} is a symbolic link", str(path)) from None
-        raise
-    status = os.fstat(fd)
-    if not stat.S_ISREG(status.st_mode) or status.st_size > MOST_BYTES:
-        os.close(fd)
-        what = (
-            f"has {status.st_size:,} bytes; tokmill writes no such file"
-            if stat.S_ISREG(status.st_mode)
-            else "is not a regular file"
-        )
-        raise _damaged(f"{path.name} {what}", str(path))
-    return open(fd, "rb")
+    file = open((path if isinstance(path, TreePath) else beside(path)).open(), "rb")
+    size_bytes = os.fstat(file.fileno()).st_size
+    if size_bytes > MOST_BYTES:
+        file.close()
+        raise _damaged(f"{path.name} has {size_bytes:,} bytes; tokmill writes no such file", str(path))
+    return file
 
 
 def _decoded(data: bytes, kind: Any, where: str) -> Any:

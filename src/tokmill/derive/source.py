@@ -18,6 +18,7 @@ from tokmill.core.manifest import Manifest, load_manifest
 from tokmill.core.records import Counts, Cursor, path_to_text
 from tokmill.core.spans import HEADER, Span, SpanChecker, add_up, spans_of
 from tokmill.core.system import page_cache
+from tokmill.core.system.tree import TreePath
 from tokmill.core.text import counted
 from tokmill.output import is_current, open_file, replaced_error
 
@@ -74,7 +75,7 @@ class CheckedFile:
         if spans is not None and not add_up(spans, size_bytes):
             raise self._damage("its segments do not add up to the file", 0, size_bytes)
         try:
-            self.fd = open_it() if open_it else os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            self.fd = open_it() if open_it else TreePath(path).open()
             found = os.fstat(self.fd).st_size
             self._cache = page_cache.ReadOnce(self.fd, found)
         except OSError as error:

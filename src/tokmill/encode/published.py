@@ -17,6 +17,7 @@ import msgspec
 from tokmill.core.errors import InputError, UsageError
 from tokmill.core.records import path_to_text
 from tokmill.core.system.durable import make_directory, replace, storage_errors, sync_directory, write_file
+from tokmill.core.system.tree import beside
 from tokmill.encode.tokenizer_files import read_file
 
 _TIMEOUT_S = 30
@@ -272,12 +273,13 @@ def _download(encoding: Encoding, url: str) -> bytes:
 
 def _put(path: Path, data: bytes) -> None:
     """Write the file under its name, whole and durable."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    whole = beside(path)
+    unfinished = whole.with_name(f".{path.name}.{os.getpid()}")
     with storage_errors(path):
-        make_directory(path.parent)
+        make_directory(whole.parent)
         try:
             write_file(unfinished, data)
-            replace(unfinished, path)
+            replace(unfinished, whole)
         finally:
             unfinished.unlink(missing_ok=True)
-        sync_directory(path.parent)
+        sync_directory(whole.parent)

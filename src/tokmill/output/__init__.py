@@ -43,6 +43,7 @@ if TYPE_CHECKING:
         growing_path,
         is_begun,
         plan_of,
+        refuse_linked_sides,
         release_lock,
         state_of,
         why_protected,
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
         read_consistent,
         remove_state,
         replaced_error,
+        sync_directories,
     )
 
 __getattr__, __all__ = lazy_names(__name__)

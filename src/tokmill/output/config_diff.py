@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import shlex
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from tokmill.core.config import Content
     from tokmill.core.manifest import Manifest
     from tokmill.core.records import Input
+    from tokmill.core.system.tree import Directory
 
 _OPTIONS = {"shards": ("--shard-tokens", "--shard-documents", "--drop-tail"), "n_parts": ("N of --part I/N",), "n_ids": ()}
 """Of settings that are not called as their option is."""
@@ -33,7 +33,7 @@ _ALLOWED = "the same inputs, unchanged, and the same settings"
 _WAYS_OUT = "choose another --out, or start over with --fresh"
 
 
-def changed_error(before: Content, now: Content, directory: Path | str, *, is_complete: bool = False) -> ChangedError:
+def changed_error(before: Content, now: Content, directory: Directory | str, *, is_complete: bool = False) -> ChangedError:
     """Return the error that names each setting and input that differs.
 
     Args:
@@ -43,7 +43,7 @@ def changed_error(before: Content, now: Content, directory: Path | str, *, is_co
         is_complete: For a URL, whether `before` is of the complete output there.
     """
     complete: Manifest | None = None
-    if isinstance(directory, Path):
+    if not isinstance(directory, str):
         with contextlib.suppress(TokmillError, OSError):
             complete = load_manifest(directory)
     if complete is not None and _is_append(complete.content, before):
@@ -68,13 +68,13 @@ def changed_error(before: Content, now: Content, directory: Path | str, *, is_co
     )
 
 
-def change_of(before: Content, now: Content, directory: Path) -> str:
+def change_of(before: Content, now: Content, directory: Directory) -> str:
     """Return why a run of `now` is refused where one of `before` was begun or is complete; empty if it is not."""
     is_same = before.fingerprint() == now.fingerprint() or is_only_more_lenient(before, now)
     return "" if is_same else changed_error(before, now, directory).what
 
 
-def changed_settings_error(before: Content, now: Content, directory: Path) -> ChangedError:
+def changed_settings_error(before: Content, now: Content, directory: Directory) -> ChangedError:
     """Return the error for inputs that are to be appended with other settings than the output was made with."""
     names = _differing(before, now)
     if "format" in names:
@@ -95,7 +95,7 @@ def changed_settings_error(before: Content, now: Content, directory: Path) -> Ch
     )
 
 
-def changed_input_error(before: Input, now: Input, directory: Path) -> ChangedError:
+def changed_input_error(before: Input, now: Input, directory: Directory) -> ChangedError:
     """Return the error for an input that is to be appended to an output that has it as it was before."""
     return ChangedError(
         f"an input is in the output already and has changed since: {_input(before, now)}",
@@ -105,7 +105,7 @@ def changed_input_error(before: Input, now: Input, directory: Path) -> ChangedEr
     )
 
 
-def source_error(before: tuple[Input, ...], now: tuple[Input, ...], directory: Path, difference: str) -> ChangedError | None:
+def source_error(before: tuple[Input, ...], now: tuple[Input, ...], directory: Directory, difference: str) -> ChangedError | None:
     """Return the error for sources that are not those that were tokenized; None when path, size and time say that they are.
 
     difference: the place where the output and the sources first differ.
@@ -151,7 +151,7 @@ def _is_append(complete: Content, begun: Content) -> bool:
     return len(begun.inputs) > n and begun.inputs[:n] == complete.inputs and not _differing(complete, begun)
 
 
-def _pending_error(complete: Content, begun: Content, directory: Path | str) -> ChangedError:
+def _pending_error(complete: Content, begun: Content, directory: Directory | str) -> ChangedError:
     """Return the error for anything else that is asked for while an append waits to be finished."""
     new = [_display_name(i) for i in begun.inputs[len(complete.inputs) :]]
     names = " ".join(shlex.quote(name) for name in new[:_MOST]) + (" ..." if len(new) > _MOST else "")
@@ -164,7 +164,7 @@ def _pending_error(complete: Content, begun: Content, directory: Path | str) -> 
     )
 
 
-def _more_inputs_error(before: Content, now: Content, directory: Path | str) -> ChangedError | None:
+def _more_inputs_error(before: Content, now: Content, directory: Directory | str) -> ChangedError | None:
     """Return the error for inputs that are not in a complete output and can be appended; None when there are none."""
     old = {i.path for i in before.inputs}
     new = [i for i in now.inputs if i.path not in old]
@@ -201,7 +201,7 @@ def _display_name(source: Input) -> str:
     return "standard input" if source.path == STDIN else source.path
 
 
-def _compare_again(before: tuple[Input, ...], now: tuple[Input, ...], directory: Path) -> str:
+def _compare_again(before: tuple[Input, ...], now: tuple[Input, ...], directory: Directory) -> str:
     """Return what to type to compare with the inputs of the run."""
     formats = {f"{i.format}{_SUFFIXES[i.compression]}" for i in before}
     is_other = len(formats) == 1 and any(i.format != j.format for i in before for j in now)

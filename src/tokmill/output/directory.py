@@ -40,6 +40,7 @@ from tokmill.core.records import Counts, Cursor, FileEntry, FileHeader
 from tokmill.core.system import durable, page_cache
 from tokmill.core.system.durable import storage_errors
 from tokmill.core.system.refusals import in_thread
+from tokmill.core.system.tree import tree_of
 from tokmill.core.text import counted
 from tokmill.output.config_diff import changed_error, is_made_of, is_only_more_lenient
 from tokmill.output.journal import Commit, Header, Journal
@@ -54,23 +55,31 @@ from tokmill.output.state_dir import (
     missing_directories,
     parts_error,
     plan_of,
+    refuse_linked_sides,
     refuse_strangers,
     release_lock,
     remove_empty,
     size_of,
     state_of,
 )
-from tokmill.output.superseded import discard_unfinished, is_append_to, keep_superseded, remove_files, remove_state
+from tokmill.output.superseded import (
+    discard_unfinished,
+    is_append_to,
+    keep_superseded,
+    remove_files,
+    remove_state,
+    sync_directories,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from concurrent.futures import Future
-    from pathlib import Path
 
     from typing_extensions import Buffer
 
     from tokmill.core.config import Content
     from tokmill.core.system.durable import DirectoryLock
+    from tokmill.core.system.tree import Directory, TreePath
 
 _MOST_OPEN = 64
 """Complete files that wait for a commit with their descriptors open: so many again may be under commit, of 256 on some systems."""
@@ -87,11 +96,11 @@ class Output:
 
     def __init__(
         self,
-        directory: Path,
+        directory: TreePath,
         lock: DirectoryLock,
         journal: Journal,
         segment_bytes: int = SEGMENT_BYTES,
-        new_directories: Sequence[Path] = (),
+        new_directories: Sequence[TreePath] = (),
     ) -> None:
         """new_directories: those that were made for it, the deepest first."""
         self.directory = directory
@@ -295,7 +304,7 @@ class _SegmentSize:
 
 
 def open_output(
-    directory: Path,
+    directory: Directory,
     content: Content,
     version: str,
     *,
@@ -312,8 +321,9 @@ def open_output(
     lock = None
     try:
         lock = acquire_lock(directory)
-        found = _open_locked(directory, content, version, lock, fresh=fresh, replacing=replacing)
-        return found if isinstance(found, Manifest) else Output(directory, lock, found, segment_bytes, new_directories)
+        tree = tree_of(directory)
+        found = _open_locked(tree, content, version, lock, fresh=fresh, replacing=replacing)
+        return found if isinstance(found, Manifest) else Output(tree, lock, found, segment_bytes, new_directories)
     except BaseException:
         if lock is not None:
             release_lock(directory, lock)
@@ -322,12 +332,13 @@ def open_output(
 
 
 def _open_locked(
-    directory: Path, content: Content, version: str, lock: DirectoryLock, *, fresh: bool, replacing: str | None
+    directory: TreePath, content: Content, version: str, lock: DirectoryLock, *, fresh: bool, replacing: str | None
 ) -> Journal | Manifest:
     journal_path = state_of(directory) / "journal"
     if plan_of(directory).exists():
         state = str(state_of(directory))
         raise parts_error("in this directory", state, f"give it up: remove {state}")
+    refuse_linked_sides(directory)
     if fresh:
         with storage_errors(directory):
             discard_unfinished(directory)
@@ -363,7 +374,7 @@ def _open_locked(
     return journal
 
 
-def _complete(directory: Path, content: Content, replacing: str | None) -> Manifest | None:
+def _complete(directory: TreePath, content: Content, replacing: str | None) -> Manifest | None:
     """Return the manifest of a complete directory with this content; None where there is none, or one that is to be replaced.
 
     Raises ChangedError for another content.
@@ -382,7 +393,7 @@ def _complete(directory: Path, content: Content, replacing: str | None) -> Manif
     return manifest
 
 
-def _finish_publishing(directory: Path, content: Content) -> Manifest | None:
+def _finish_publishing(directory: TreePath, content: Content) -> Manifest | None:
     """Repeat the renames of a run that was killed while publishing. Returns its manifest, or None if no run was."""
     written = growing_path(directory, MANIFEST_NAME)
     with storage_errors(written):
@@ -402,7 +413,7 @@ def _finish_publishing(directory: Path, content: Content) -> Manifest | None:
     return manifest
 
 
-def give_name(directory: Path, name: str, size_bytes: int) -> None:
+def give_name(directory: TreePath, name: str, size_bytes: int) -> None:
     """Rename a growing file, unless that was done, or the file was sent to a store. Raises OSError, DamageError."""
     growing = growing_path(directory, name)
     try:
@@ -415,25 +426,24 @@ def give_name(directory: Path, name: str, size_bytes: int) -> None:
             raise
 
 
-def publish_files(directory: Path, manifest: Manifest, give_name: Callable[[Path, str, int], None] = give_name) -> None:
+def publish_files(directory: TreePath, manifest: Manifest, give_name: Callable[[TreePath, str, int], None] = give_name) -> None:
     """Rename the files of a manifest, which is written already, into place, its own file last. Can be repeated after a crash.
 
     give_name: renames one file, unless that was done: directory, name, bytes. Raises StorageError, DamageError.
     """
     with storage_errors(directory):
         _make_way(directory, manifest)
-        for sub in sorted({os.path.dirname(name) for name in manifest.files} - {""}):
-            durable.make_directory(directory / sub)
+        for sub in sorted({(directory / name).parent for name in manifest.files}):
+            durable.make_directory(sub)
         for name, entry in manifest.files.items():
             give_name(directory, name, entry.size_bytes)
-        for sub in {os.path.dirname(name) for name in manifest.files} | {""}:
-            durable.sync_directory(directory / sub)
+        sync_directories(directory, manifest.files)
         durable.replace(growing_path(directory, MANIFEST_NAME), directory / MANIFEST_NAME)
         durable.sync_directory(directory)
         durable.sync_directory(directory.parent)
 
 
-def _make_way(directory: Path, manifest: Manifest) -> None:
+def _make_way(directory: TreePath, manifest: Manifest) -> None:
     """Make sure that an earlier complete output is never half replaced under its manifest.
 
     An output that the new one was appended to keeps its files, under second names, and its manifest until the new one is in place.
@@ -455,12 +465,12 @@ def _make_way(directory: Path, manifest: Manifest) -> None:
     durable.sync_directory(directory)
 
 
-def discard_append(directory: Path) -> None:
+def discard_append(directory: Directory) -> None:
     """Discard what an interrupted append left, so that the old output is whole. Raises LockedError, StorageError."""
     remove_state(directory, acquire_lock(directory))
 
 
-def _check_files(directory: Path, segments: list[Segment]) -> None:
+def _check_files(directory: TreePath, segments: list[Segment]) -> None:
     """Raise DamageError when a growing file lacks bytes that the journal says were made durable."""
     wanted = {name: entry.size_bytes for segment in segments for name, entry in segment.completed.items()}
     for name, length in (wanted | _lengths(segments)).items():
@@ -483,7 +493,7 @@ def _lengths(segments: list[Segment]) -> dict[str, int]:
 class GrowingFile:
     """A file of the output that grows. Implements `protocols.OutputFile`."""
 
-    def __init__(self, path: Path, length: int, header_bytes: int = 0) -> None:
+    def __init__(self, path: TreePath, length: int, header_bytes: int = 0) -> None:
         """length: what was committed, the header included."""
         self.path = path
         self.length = max(length, header_bytes)
@@ -517,7 +527,7 @@ class GrowingFile:
         """Bytes that were appended before, fewer only at the end."""
         with storage_errors(self.path):
             if self._readable < 0:
-                self._readable = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+                self._readable = self.path.open()
             return os.pread(self._readable, n_bytes, begin)
 
     def fill_header(self, header: bytes) -> None:

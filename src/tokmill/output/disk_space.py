@@ -132,7 +132,7 @@ def rewriting_need(out: Path, content: Content, counts: Counts, *, fresh: bool) 
 def _need(out: Path, content: Content, n_tokens: int, output: int, bytes_in: int, *, fresh: bool) -> DiskNeed:
     existing = next(p for p in (out, *out.parents) if p.is_dir())
     status = file_system_of(existing)
-    growing = [path.stat() for path in growing_files(out)]
+    growing = [path.lstat() for path in growing_files(out)]
     n_content = len(msgspec.json.encode(content))
     bookkeeping = 3 * n_content + (bytes_in // _SEGMENT_BYTES + 2) * _SEGMENT_COST + _HISTORY_COST
     reserve = min(_RESERVE_BYTES, status.f_blocks * status.f_frsize // 100 if status else _RESERVE_BYTES, output // 4)

@@ -26,7 +26,8 @@ from tokmill.core.system import durable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
+
+    from tokmill.core.system.tree import TreePath
 
 _MOST_JOINED = 4096
 """Commits that joined a segment, after which the journal is written again."""
@@ -52,7 +53,7 @@ def encode_header(header: Header) -> bytes:
     return _line(_check(payload, 0), payload)
 
 
-def read_header(path: Path) -> Header | None:
+def read_header(path: TreePath) -> Header | None:
     """Read the header of a journal; None if there is no file. Raises DamageError, UsageError, OSError."""
     try:
         data = read_state(path)
@@ -90,7 +91,7 @@ def add_commit(segments: list[Segment], commit: Commit) -> None:
 class Journal:
     """The journal of one run, open for appending."""
 
-    def __init__(self, path: Path, header: Header, read: _Read) -> None:
+    def __init__(self, path: TreePath, header: Header, read: _Read) -> None:
         self.path = path
         self.header = header
         self.segments = read.segments
@@ -101,7 +102,7 @@ class Journal:
         self._fd = durable.create(path, append=True)
 
     @classmethod
-    def open(cls, path: Path, header: Header) -> Journal:
+    def open(cls, path: TreePath, header: Header) -> Journal:
         """Open the journal at `path`, or a new one with `header`. Raises DamageError, OSError; UsageError for a newer tokmill's."""
         read = _read_whole(path)
         if read.header is None:
@@ -110,7 +111,7 @@ class Journal:
             durable.write_file(path, _line(read.chain, payload))
             return cls(path, header, read)
         if not read.is_whole:
-            os.truncate(path, read.n_good)
+            durable.truncate(path, read.n_good)
         return cls(path, read.header, read)
 
     def write_again(self, header: Header) -> None:
@@ -148,7 +149,7 @@ class Journal:
 class JournalFollower:
     """Reads a journal that another process appends to."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: TreePath) -> None:
         self._path = path
         self._file = (0, 0)
         self._position = 0
@@ -159,7 +160,7 @@ class JournalFollower:
         A journal that is gone has no more commits. Raises DamageError, StorageError.
         """
         try:
-            with durable.storage_errors(self._path), self._path.open("rb") as file:
+            with durable.storage_errors(self._path), open(self._path.open(), "rb") as file:
                 status = os.fstat(file.fileno())
                 is_new = (status.st_dev, status.st_ino) != self._file or status.st_size < self._position
                 self._file, self._position = (status.st_dev, status.st_ino), 0 if is_new else self._position
@@ -176,7 +177,7 @@ class JournalFollower:
         return [_decode_commit(line[17:], str(self._path)) for line in (lines[1:] if is_new else lines)], is_new
 
 
-def read_journal(path: Path) -> tuple[Header, list[Segment], float] | None:
+def read_journal(path: TreePath) -> tuple[Header, list[Segment], float] | None:
     """Return header, committed segments, and the time spent on them, without changing the file; None if there is no journal.
 
     Raises DamageError, OSError; UsageError for a newer tokmill's.
@@ -201,7 +202,7 @@ class _Read:
     """Whether these are all bytes."""
 
 
-def _read_whole(path: Path) -> _Read:
+def _read_whole(path: TreePath) -> _Read:
     """Read a journal line by line. Raises DamageError, OSError, UsageError."""
     read, n_values = _Read(), 0
     try:

@@ -10,7 +10,6 @@ nothing: their files have their final names already and are renamed. `remote_par
 from __future__ import annotations
 
 import os
-import shutil
 from abc import ABC, abstractmethod
 from contextlib import contextmanager
 from itertools import islice
@@ -19,11 +18,12 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from tokmill.core.errors import DamageError, LockedError, UsageError
+from tokmill.core.errors import LockedError, UsageError
 from tokmill.core.manifest import MANIFEST_NAME, PARTS_NAME, SKIPPED_NAME, encode_manifest, load_manifest
 from tokmill.core.partition import Part, inputs_of_parts
 from tokmill.core.system import durable
 from tokmill.core.system.durable import storage_errors
+from tokmill.core.system.tree import tree_of
 from tokmill.core.text import counted, shortened
 from tokmill.formats import FORMATS
 from tokmill.output.config_diff import changed_error, is_made_of, is_only_more_lenient
@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from tokmill.core.progress import ProgressReporter
     from tokmill.core.records import FileEntry
     from tokmill.core.system.durable import DirectoryLock
+    from tokmill.core.system.tree import Directory, TreePath
 
 _MOST_NAMED = 5
 
@@ -95,7 +96,7 @@ def n_parts(content: Content) -> int:
     return content.n_parts if isinstance(content.n_parts, int) else 1
 
 
-def part_directory(directory: Path, index: int) -> Path:
+def part_directory(directory: Directory, index: int) -> TreePath:
     """Return the output directory of a part."""
     return parts_of(directory) / f"{index:05}"
 
@@ -125,7 +126,7 @@ class PartsStore(ABC):
 
     where: str
     """Directory or URL of the whole output."""
-    scratch: Path
+    scratch: TreePath
     """Directory whose `.tokmill` holds what grows here while the parts are joined."""
     is_shared: bool
     """Whether others can join the parts at the same time, with no lock between them."""
@@ -165,7 +166,7 @@ class PartsStore(ABC):
         """Read the manifests of all parts, which are complete. Raises DamageError."""
 
     @abstractmethod
-    def skipped_files(self, indexes: Sequence[int]) -> dict[int, Path]:
+    def skipped_files(self, indexes: Sequence[int]) -> dict[int, TreePath]:
         """Return local files with the lists of skipped records of these parts, by number. Raises DamageError for a missing one."""
 
     @abstractmethod
@@ -291,7 +292,7 @@ class DirectoryParts(PartsStore):
     is_shared = False
 
     def __init__(self, directory: Path) -> None:
-        self.directory = self.scratch = directory
+        self.directory = self.scratch = tree_of(directory)
         self.where = str(directory)
         self._lock: DirectoryLock | None = None
         self._give_up = f"give up all parts: remove {state_of(directory)}"
@@ -335,12 +336,13 @@ class DirectoryParts(PartsStore):
     def missing_parts(self, content: Content) -> dict[int, bool]:
         """Return the parts without a manifest, and whether each was begun."""
         paths = {i: part_directory(self.directory, i) for i in range(n_parts(content))}
-        return {i: path.exists() for i, path in paths.items() if not (path / MANIFEST_NAME).exists()}
+        with storage_errors(self.directory):
+            return {i: path.exists() for i, path in paths.items() if not (path / MANIFEST_NAME).exists()}
 
     def is_busy(self, index: int) -> bool:
         """Whether somebody holds the lock of the part now."""
         part = part_directory(self.directory, index)
-        if not state_of(part).is_dir():
+        if not state_of(part).exists():
             return False
         try:
             release_lock(part, acquire_lock(part))
@@ -352,18 +354,11 @@ class DirectoryParts(PartsStore):
         """Read the manifests of all parts. Raises DamageError, StorageError."""
         manifests = []
         for part in (part_directory(self.directory, i) for i in range(count)):
-            if part.is_symlink():
-                raise DamageError(
-                    "a part of the output is a symbolic link",
-                    where=str(part),
-                    allowed="a directory that tokenize --part made",
-                    next_step="put the directory in its place",
-                )
             with storage_errors(part):
                 manifests.append(load_manifest(part))
         return manifests
 
-    def skipped_files(self, indexes: Sequence[int]) -> dict[int, Path]:
+    def skipped_files(self, indexes: Sequence[int]) -> dict[int, TreePath]:
         """Return the parts' own files."""
         return {i: part_directory(self.directory, i) / SKIPPED_NAME for i in indexes}
 
@@ -383,7 +378,7 @@ class DirectoryParts(PartsStore):
         owners = {name: index for index, part in enumerate(parts) for name in files_of_whole(part)}
         n_bytes = 0
 
-        def move(directory: Path, name: str, size_bytes: int) -> None:
+        def move(directory: TreePath, name: str, size_bytes: int) -> None:
             nonlocal n_bytes
             if name not in owners:
                 give_name(directory, name, size_bytes)
@@ -399,7 +394,7 @@ class DirectoryParts(PartsStore):
         """Give a part's file its place, unless it is there already."""
         source, target = part_directory(self.directory, index) / name, self.directory / name
         with storage_errors(source):
-            found = source if os.path.lexists(source) else target
+            found = source if source.exists() else target
             size = size_of(found)
             if size != size_bytes:
                 again = f"make part {index} again with --fresh, then run tokmill finalize again"
@@ -411,12 +406,13 @@ class DirectoryParts(PartsStore):
         """Remove the parts and the plan; of a whole that is complete, also the state directory. Raises StorageError."""
         parts = parts_of(self.directory)
         with storage_errors(parts):
-            if parts.is_dir() and not parts.is_symlink():
-                shutil.rmtree(parts)
-            for scratch in state_of(self.directory).glob("plan.*.new"):
-                scratch.unlink(missing_ok=True)
+            state = state_of(self.directory)
+            parts.remove_tree()
+            for name in state.names():
+                if name.startswith("plan.") and name.endswith(".new"):
+                    (state / name).unlink(missing_ok=True)
             plan_of(self.directory).unlink(missing_ok=True)
-            durable.sync_directory(state_of(self.directory))
+            durable.sync_directory(state)
         if fingerprint is not None and self._lock is not None:
             remove_state(self.directory, self._lock)
 
@@ -455,7 +451,7 @@ class DirectoryParts(PartsStore):
         """Raise LockedError while somebody makes a part, also one that was complete and is made again."""
         parts = parts_of(self.directory)
         with storage_errors(parts):
-            found = sorted(parts.iterdir()) if parts.is_dir() else []
+            found = [parts / name for name in sorted(parts.names() if parts.exists() else ())]
         for part in found:
-            if state_of(part).is_dir():
+            if part.is_dir() and state_of(part).exists():
                 release_lock(part, acquire_lock(part))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Self
 
 import xxhash
 
+from tokmill.core.system.tree import TreePath
 from tokmill.store import redacted
 
 if TYPE_CHECKING:
@@ -22,15 +23,15 @@ _SHOWN = 60
 """Characters of a URL in the name of a directory; what tells it from others follows."""
 
 
-def stage_of(url: str, stage: str | None) -> Path:
+def stage_of(url: str, stage: str | None) -> TreePath:
     """Return the directory, one for each URL, in which an output for a store is made. stage: where; None: the usual place."""
     name = redacted(url).rstrip("/")
     shown = re.sub(r"[^A-Za-z0-9.]+", "-", name.partition("://")[2])[-_SHOWN:].strip("-.")
     usual = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tokmill" / "stage"
-    return Path(stage or usual).absolute() / f"{shown}-{xxhash.xxh3_64_hexdigest(name.encode())}"
+    return TreePath(Path(stage or usual).absolute()) / f"{shown}-{xxhash.xxh3_64_hexdigest(name.encode())}"
 
 
-def output_of(root: Path) -> Path:
+def output_of(root: TreePath) -> TreePath:
     """Return the output directory inside a staged one."""
     return root / "output"
 

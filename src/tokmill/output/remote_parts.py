@@ -11,13 +11,13 @@ for the manifest of the whole once its own is there, and then removes its part a
 from __future__ import annotations
 
 import contextlib
-import shutil
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, TypeVar
 
 from tokmill.core.errors import DamageError
 from tokmill.core.manifest import MANIFEST_NAME, PARTS_NAME, PLAN_NAME, SKIPPED_NAME, decode_manifest
 from tokmill.core.spans import spans_of
+from tokmill.core.system import durable
 from tokmill.core.system.durable import storage_errors
 from tokmill.output.journal import decode_header, encode_header
 from tokmill.output.parts import PartsStore, files_of_whole, n_parts, part_directory, part_url, parts_url
@@ -29,11 +29,11 @@ from tokmill.store import AlreadyExists, Copier, CopyTask, FileToSend, Uploader,
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from concurrent.futures import Future
-    from pathlib import Path
 
     from tokmill.core.config import Content
     from tokmill.core.manifest import Manifest
     from tokmill.core.progress import ProgressReporter
+    from tokmill.core.system.tree import TreePath
     from tokmill.output.journal import Header
     from tokmill.store import ObjectInfo
 
@@ -83,7 +83,8 @@ class RemoteParts(PartsStore):
                 self._root.rmdir()
 
     def _clear_scratch(self) -> None:
-        shutil.rmtree(self.scratch, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            self.scratch.remove_tree()
         with contextlib.suppress(OSError):
             (self._root / "finalize.json").unlink()
 
@@ -127,17 +128,17 @@ class RemoteParts(PartsStore):
 
         return _at_once(read, range(count))
 
-    def skipped_files(self, indexes: Sequence[int]) -> dict[int, Path]:
+    def skipped_files(self, indexes: Sequence[int]) -> dict[int, TreePath]:
         """Fetch the lists of skipped records of these parts, several at a time. Raises DamageError, StorageError."""
         if not indexes:
             return {}
         there = self._objects()
 
-        def fetch(index: int) -> Path:
+        def fetch(index: int) -> TreePath:
             path = part_directory(self.scratch, index) / SKIPPED_NAME
             with storage_errors(path):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with path.open("wb") as file:
+                durable.make_directory(path.parent)
+                with open(durable.create(path), "wb") as file:
                     file.writelines(self._blocks(there, index, SKIPPED_NAME))
             return path
 

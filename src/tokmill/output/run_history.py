@@ -31,8 +31,7 @@ from tokmill.core.system import durable
 from tokmill.output.state_dir import history_of
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
+    from tokmill.core.system.tree import Directory
     from tokmill.output.directory import Output
 
 SAVE_EVERY_S = 2.0
@@ -107,7 +106,7 @@ class RunHistoryRecorder:
             self.save()
 
 
-def load_history(directory: Path) -> History | None:
+def load_history(directory: Directory) -> History | None:
     """Return the history in the state directory of an interrupted run; None where there is none that can be trusted."""
     try:
         history = msgspec.json.decode(read_state(history_of(directory)), type=History)

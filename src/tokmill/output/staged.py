@@ -10,7 +10,6 @@ memory is divided to the last byte, and a store that hangs must not hold it.
 from __future__ import annotations
 
 import contextlib
-import shutil
 from concurrent.futures import FIRST_EXCEPTION, wait
 from typing import TYPE_CHECKING, Self
 
@@ -38,6 +37,7 @@ from tokmill.output.state_dir import (
     release_lock,
     remove_empty,
     sent_mark,
+    sent_names,
     size_error,
     state_of,
 )
@@ -46,13 +46,13 @@ from tokmill.store import FileToSend, ObjectInfo, Uploader, UploadState, outgoin
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from concurrent.futures import Future
-    from pathlib import Path
 
     from tokmill.core.config import Job
     from tokmill.core.events import Finished
     from tokmill.core.manifest import Manifest
     from tokmill.core.protocols import Observer
     from tokmill.core.records import FileEntry
+    from tokmill.core.system.tree import TreePath
     from tokmill.output.journal import Commit
 
 _TICK_S = 0.2
@@ -224,7 +224,8 @@ class Staged(Place):
 
     def drop(self) -> None:
         """Remove what was staged: the prefix has it."""
-        shutil.rmtree(self._output, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            self._output.remove_tree()
         with contextlib.suppress(OSError):
             (self.root / "upload.json").unlink()
 
@@ -232,7 +233,7 @@ class Staged(Place):
 class ShardUploader:
     """The files of one staged output. Implements `protocols.Observer`, but raises what goes wrong with the sending."""
 
-    def __init__(self, directory: Path, sender: Callable[[], Uploader]) -> None:
+    def __init__(self, directory: TreePath, sender: Callable[[], Uploader]) -> None:
         """sender: made when it is needed first."""
         self.while_made = False
         """Whether files are sent before all of them are complete."""
@@ -272,9 +273,9 @@ class ShardUploader:
 
     def sent(self) -> dict[str, ObjectInfo]:
         """Return what was sent and taken away, by an earlier attempt too."""
-        marks = sent_mark(self._directory, "").parent
-        names = [path.name.removesuffix(".json").replace("%", "/") for path in (marks.iterdir() if marks.is_dir() else ())]
-        return {name: self._marked(name) for name in names if not name.endswith(".new")}
+        with storage_errors(self._directory):
+            names = sent_names(self._directory)
+        return {name: self._marked(name) for name in names}
 
     def _take(self, commits: Iterable[Commit]) -> None:
         """Begin to send the files that are complete with these commits."""
@@ -302,8 +303,7 @@ class ShardUploader:
         with storage_errors(mark):
             durable.replace_file(mark, msgspec.json.encode(stored))
             for path in (growing_path(self._directory, stored.name), self._directory / stored.name):
-                with contextlib.suppress(FileNotFoundError):
-                    path.unlink()
+                path.unlink(missing_ok=True)
 
     def _marked(self, name: str) -> ObjectInfo:
         mark = sent_mark(self._directory, name)

@@ -18,11 +18,14 @@ from tokmill.core.manifest import MANIFEST_NAME, PARTS_NAME, PLAN_NAME, SKIPPED_
 from tokmill.core.output_spec import SIDES
 from tokmill.core.system import durable
 from tokmill.core.system.durable import DirectoryLock, reading_errors
+from tokmill.core.system.tree import tree_of
 from tokmill.core.text import counted
 from tokmill.formats import is_read_by_trainer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from tokmill.core.system.tree import Directory, TreePath
 
 _SENT_NAME = ".tokmill.sent"
 """Directory of a staged output with a mark for each file that was sent to a store and is no longer here."""
@@ -32,12 +35,12 @@ _DEEPEST = 2
 """Directories between an output and its files at most, its own included."""
 
 
-def state_of(directory: Path) -> Path:
+def state_of(directory: Directory) -> TreePath:
     """Return the state directory of an output directory."""
-    return directory / STATE_NAME
+    return tree_of(directory) / STATE_NAME
 
 
-def growing_path(directory: Path, name: str) -> Path:
+def growing_path(directory: Directory, name: str) -> TreePath:
     """Return where the file `name` of an output grows before it gets its name."""
     return state_of(directory) / f"{flat_name(name)}.part"
 
@@ -47,14 +50,14 @@ def flat_name(name: str) -> str:
     return name.replace("/", "%")
 
 
-def plan_of(directory: Path) -> Path:
+def plan_of(directory: Directory) -> TreePath:
     """Return where an output that is made in parts has its plan."""
-    return directory / PLAN_NAME
+    return tree_of(directory) / PLAN_NAME
 
 
-def parts_of(directory: Path) -> Path:
+def parts_of(directory: Directory) -> TreePath:
     """Return where an output that is made in parts has the output directories of its parts."""
-    return directory / PARTS_NAME
+    return tree_of(directory) / PARTS_NAME
 
 
 def parts_error(place: str, where: str, give_up: str) -> UsageError:
@@ -67,25 +70,17 @@ def parts_error(place: str, where: str, give_up: str) -> UsageError:
     )
 
 
-def history_of(directory: Path) -> Path:
+def history_of(directory: Directory) -> TreePath:
     """Return where a run keeps its history."""
     return state_of(directory) / "history"
 
 
-def acquire_lock(directory: Path) -> DirectoryLock:
-    """Take the lock of an output directory. Raises LockedError, StorageError; DamageError if the state directory is a link."""
-    state = state_of(directory)
-    if state.is_symlink():
-        raise DamageError(
-            "the state of the run is a symbolic link",
-            where=str(state),
-            allowed="a directory of its own",
-            next_step="remove it, or choose another --out",
-        )
-    return DirectoryLock(state / "lock")
+def acquire_lock(directory: Directory) -> DirectoryLock:
+    """Take the lock of an output directory. Raises LockedError, StorageError; LinkError if the state directory is a link."""
+    return DirectoryLock(state_of(directory) / "lock")
 
 
-def size_of(path: Path) -> int:
+def size_of(path: TreePath) -> int:
     """Return the bytes of a regular file; -1 where there is none, or a link. Raises OSError."""
     try:
         found = path.lstat()
@@ -94,7 +89,7 @@ def size_of(path: Path) -> int:
     return found.st_size if stat.S_ISREG(found.st_mode) else -1
 
 
-def check_size(path: Path, size_bytes: int, what: str) -> None:
+def check_size(path: TreePath, size_bytes: int, what: str) -> None:
     """Raise DamageError for a file that is missing or has another size. what: names the file."""
     size = size_of(path)
     if size != size_bytes:
@@ -113,32 +108,41 @@ def size_error(
     )
 
 
-def is_begun(directory: Path) -> bool:
+def is_begun(directory: Directory) -> bool:
     """Return whether a run left something here that the next one resumes from. Raises StorageError."""
-    return (state_of(directory) / "journal").exists() and (bool(growing_files(directory)) or (directory / _SENT_NAME).is_dir())
+    return (state_of(directory) / "journal").exists() and (bool(growing_files(directory)) or _marks_of(directory).is_dir())
 
 
-def sent_mark(directory: Path, name: str) -> Path:
+def _marks_of(directory: Directory) -> TreePath:
+    return tree_of(directory) / _SENT_NAME
+
+
+def sent_mark(directory: Directory, name: str) -> TreePath:
     """Return the mark of a complete file of a staged output that was sent; it holds what the store says of the object."""
-    return directory / _SENT_NAME / f"{flat_name(name)}.json"
+    return _marks_of(directory) / f"{flat_name(name)}.json"
 
 
-def is_sent(directory: Path, name: str) -> bool:
+def sent_names(directory: Directory) -> list[str]:
+    """Return the names of the complete files of a staged output that were sent and removed here. Raises OSError."""
+    marks = _marks_of(directory)
+    found = marks.names() if marks.exists() else []
+    return [name.removesuffix(".json").replace("%", "/") for name in found if not name.endswith(".new")]
+
+
+def is_sent(directory: Directory, name: str) -> bool:
     """Return whether a complete file of a staged output was sent to the store and removed here."""
     return sent_mark(directory, name).exists()
 
 
-def discard_sent(directory: Path) -> None:
+def discard_sent(directory: Directory) -> None:
     """Remove the marks of sent files, before all of them are made again. Raises OSError."""
-    marks = directory / _SENT_NAME
-    for mark in marks.iterdir() if marks.is_dir() else ():
-        mark.unlink()
-    if marks.is_dir():
-        marks.rmdir()
-        durable.sync_directory(directory)
+    marks = _marks_of(directory)
+    if marks.exists():
+        marks.remove_tree()
+        durable.sync_directory(marks.parent)
 
 
-def release_lock(directory: Path, lock: DirectoryLock) -> None:
+def release_lock(directory: Directory, lock: DirectoryLock) -> None:
     """Release the lock, and remove the state directory if it is empty."""
     lock.release(remove=True)
     # It is not empty if a run can be resumed or another one has just begun. And an error of the disk must not hide the one before.
@@ -146,38 +150,48 @@ def release_lock(directory: Path, lock: DirectoryLock) -> None:
         state_of(directory).rmdir()
 
 
-def missing_directories(directory: object) -> list[Path]:
+def missing_directories(directory: Directory) -> list[TreePath]:
     """Return the directories that are not there yet of a path, the deepest first."""
-    path = Path(str(directory))
-    return [each for each in (path, *path.parents) if not os.path.lexists(each)]
+    found, path = [], tree_of(directory)
+    while not path.exists():
+        found.append(path)
+        path = path.parent
+    return found
 
 
-def remove_empty(directories: Iterable[Path]) -> None:
+def remove_empty(directories: Iterable[TreePath]) -> None:
     """Remove the directories that were made for an output of which nothing is left."""
     for each in directories:
         with contextlib.suppress(OSError):
             each.rmdir()
 
 
-def growing_files(directory: Path) -> list[Path]:
+def growing_files(directory: Directory) -> list[TreePath]:
     """Return the growing files of a run. Raises StorageError."""
     state = state_of(directory)
     with reading_errors(state):
-        names = durable.uninterrupted(lambda: os.listdir(state)) if state.is_dir() else []
+        names = state.names() if state.exists() else []
     return [state / name for name in names if name.endswith(".part")]
 
 
-def refuse_strangers(directory: Path, format_name: str) -> None:
+def refuse_linked_sides(directory: Directory) -> None:
+    """Raise LinkError where a directory of files of one side is a link, before work is done that could not be published."""
+    for side in SIDES:
+        path = tree_of(directory) / side
+        if stat.S_ISLNK(path.mode()):
+            path.mkdir()
+
+
+def refuse_strangers(directory: Directory, format_name: str) -> None:
     """Raise UsageError for files in a directory without a manifest that publishing may overwrite or a trainer may read.
 
     Others stay where they are: nanoGPT keeps its input and its scripts beside the files of ids.
     """
-    tree = directory
+    tree = tree_of(directory)
     if (tree / MANIFEST_NAME).exists():
         return
-    names = durable.uninterrupted(lambda: os.listdir(tree))
-    inside = [f"{side}/{name}" for side in SIDES if (tree / side).is_dir() for name in os.listdir(tree / side)]
-    for name in sorted([*names, *inside]):
+    inside = [f"{side}/{name}" for side in SIDES if (tree / side).is_dir() for name in (tree / side).names()]
+    for name in sorted([*tree.names(), *inside]):
         is_file = name in SIDES and not (tree / name).is_dir()
         if name == SKIPPED_NAME or is_file or is_read_by_trainer(format_name, name):
             raise UsageError(

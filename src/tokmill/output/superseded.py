@@ -10,46 +10,51 @@ from __future__ import annotations
 
 import contextlib
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from tokmill.core.errors import ChangedError, DamageError, TokmillError, UsageError
+from tokmill.core.errors import ChangedError, DamageError, LinkError, TokmillError, UsageError
 from tokmill.core.manifest import MANIFEST_NAME, Manifest, decode_manifest, load_manifest, read_state
 from tokmill.core.system import durable
 from tokmill.core.system.durable import reading_errors, storage_errors
+from tokmill.core.system.tree import beside, tree_of
 from tokmill.output.state_dir import flat_name, growing_files, growing_path, history_of, is_begun, release_lock, state_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from pathlib import Path
 
     from tokmill.core.system.durable import DirectoryLock
+    from tokmill.core.system.tree import Directory, TreePath
 
 T = TypeVar("T")
 
 _PREFIX = "old-"
 _ATTEMPTS = 20
 """Appends that may be completed while an output is read; with more, something else is wrong."""
-_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
-def superseded_directory(directory: Path, manifest: Manifest) -> Path:
+def superseded_directory(directory: Directory, manifest: Manifest) -> TreePath:
     """Return the directory of the second names of the files of this manifest."""
     return state_of(directory) / f"{_PREFIX}{manifest.checksum[:16]}"
 
 
-def superseded_names(directory: Path, manifest: Manifest) -> frozenset[str]:
+def superseded_names(directory: Directory, manifest: Manifest) -> frozenset[str]:
     """Return the second names that exist, flat. Raises StorageError."""
     with reading_errors(directory):
         try:
-            return frozenset(durable.uninterrupted(lambda: os.listdir(superseded_directory(directory, manifest))))
-        except (FileNotFoundError, NotADirectoryError):
+            return frozenset(superseded_directory(directory, manifest).names())
+        except (FileNotFoundError, NotADirectoryError, LinkError):
+            # Not what an append made.
             return frozenset()
 
 
 def located(directory: Path, manifest: Manifest, name: str) -> Path:
-    """Return where the file `name` of this manifest is now."""
+    """Return where the file `name` of this manifest is now, for reading: a finished output may be kept elsewhere, and linked."""
     second = superseded_directory(directory, manifest) / flat_name(name)
-    return second if second.exists() else directory / name
+    with contextlib.suppress(LinkError):
+        if second.is_file():
+            return Path(str(second))
+    return directory / name
 
 
 def open_file(directory: Path, manifest: Manifest, name: str) -> int:
@@ -59,18 +64,18 @@ def open_file(directory: Path, manifest: Manifest, name: str) -> int:
     """
     path = located(directory, manifest, name)
     try:
-        fd = os.open(path, _FLAGS)
+        fd = beside(path).open()
     except FileNotFoundError:
         if path == directory / name:
             raise
-        return os.open(directory / name, _FLAGS)
+        return beside(directory / name).open()
     if path != directory / name or (now := located(directory, manifest, name)) == path:
         return fd
     os.close(fd)
     try:
-        return os.open(now, _FLAGS)
+        return beside(now).open()
     except FileNotFoundError:
-        return os.open(path, _FLAGS)
+        return beside(path).open()
 
 
 def read_consistent(directory: Path, read: Callable[[Manifest], T]) -> T:
@@ -93,7 +98,7 @@ def read_consistent(directory: Path, read: Callable[[Manifest], T]) -> T:
     raise replaced_error(directory)
 
 
-def replaced_error(directory: Path) -> ChangedError:
+def replaced_error(directory: Directory) -> ChangedError:
     """Return the error for an output that was replaced while it was read."""
     return ChangedError(
         "the output was replaced while it was read: something was appended to it, or it was made again",
@@ -103,7 +108,7 @@ def replaced_error(directory: Path) -> ChangedError:
     )
 
 
-def is_current(directory: Path, manifest: Manifest) -> bool:
+def is_current(directory: Directory, manifest: Manifest) -> bool:
     """Return whether this manifest is still in place. Raises DamageError, UsageError, OSError."""
     return load_manifest(directory).checksum == manifest.checksum
 
@@ -113,7 +118,7 @@ def is_append_to(older: Manifest, manifest: Manifest) -> bool:
     return any(p.how == "append" and p.fingerprint == older.fingerprint for p in manifest.made_from or ())
 
 
-def pending_manifest(directory: Path) -> Manifest | None:
+def pending_manifest(directory: Directory) -> Manifest | None:
     """Return the manifest of a run that is publishing, or was killed while it did. Raises StorageError."""
     written = growing_path(directory, MANIFEST_NAME)
     with reading_errors(written):
@@ -123,13 +128,13 @@ def pending_manifest(directory: Path) -> Manifest | None:
             return None
 
 
-def pending_append(directory: Path, manifest: Manifest) -> Manifest | None:
+def pending_append(directory: Directory, manifest: Manifest) -> Manifest | None:
     """Return the manifest of an append to this output that is publishing, or was killed while it did. Raises StorageError."""
     pending = pending_manifest(directory)
     return pending if pending is not None and is_append_to(manifest, pending) else None
 
 
-def keep_superseded(directory: Path, older: Manifest) -> None:
+def keep_superseded(directory: TreePath, older: Manifest) -> None:
     """Give every file of a complete output a durable second name. Raises OSError."""
     second_names = superseded_directory(directory, older)
     durable.make_directory(second_names)
@@ -143,11 +148,12 @@ def keep_superseded(directory: Path, older: Manifest) -> None:
     durable.sync_directory(second_names.parent)
 
 
-def discard_unfinished(directory: Path) -> None:
+def discard_unfinished(directory: Directory) -> None:
     """Remove what a run left: its written manifest, which says that files are complete, then the journal and the growing files.
 
     Files that an append has begun to replace get their own names back first. Raises OSError, StorageError.
     """
+    directory = tree_of(directory)
     if _superseded_directories(directory):
         _put_back(directory)
     written = growing_path(directory, MANIFEST_NAME)
@@ -159,7 +165,7 @@ def discard_unfinished(directory: Path) -> None:
     _remove_leftovers(directory)
 
 
-def _remove_each(paths: Iterable[Path]) -> None:
+def _remove_each(paths: Iterable[TreePath]) -> None:
     """Remove all that can be removed. Raises the OSError of the first that cannot."""
     errors = []
     for path in paths:
@@ -171,18 +177,17 @@ def _remove_each(paths: Iterable[Path]) -> None:
         raise errors[0]
 
 
-def _remove_leftovers(directory: Path) -> None:
+def _remove_leftovers(directory: TreePath) -> None:
     """Remove what no later run needs; what cannot be removed stays and does no harm."""
     history, journal = history_of(directory), state_of(directory) / "journal"
     with contextlib.suppress(OSError):
         _remove_each((history, durable.aside(history), durable.aside(journal)))
     for old in _superseded_directories(directory):
         with contextlib.suppress(OSError):
-            _remove_each(old / name for name in durable.uninterrupted(lambda old=old: os.listdir(old)))  # type: ignore[misc]
-            old.rmdir()
+            old.remove_tree()
 
 
-def remove_state(directory: Path, lock: DirectoryLock) -> None:
+def remove_state(directory: Directory, lock: DirectoryLock) -> None:
     """Empty and remove the state directory, and release the lock.
 
     Raises StorageError where something stays that the next run would resume from.
@@ -199,7 +204,7 @@ def remove_state(directory: Path, lock: DirectoryLock) -> None:
             release_lock(directory, lock)
 
 
-def remove_files(directory: Path, names: Iterable[str]) -> None:
+def remove_files(directory: TreePath, names: Iterable[str]) -> None:
     """Remove those files of an output that exist, and then its empty subdirectories. Raises OSError."""
     names = list(names)
     for name in names:
@@ -210,14 +215,14 @@ def remove_files(directory: Path, names: Iterable[str]) -> None:
             (directory / sub).rmdir()
 
 
-def _put_back(directory: Path) -> None:
+def _put_back(directory: TreePath) -> None:
     """Give the files of the complete output their own names back, and remove what an append put beside them."""
     try:
         manifest = load_manifest(directory)
     except (DamageError, UsageError):
         return
     second_names = superseded_directory(directory, manifest)
-    if not second_names.is_dir():
+    if not second_names.exists():
         return
     pending = pending_append(directory, manifest)
     for name in manifest.files:
@@ -226,20 +231,25 @@ def _put_back(directory: Path) -> None:
     if pending:
         # What still grows has not taken the name.
         remove_files(directory, [n for n in pending.files if n not in manifest.files and not growing_path(directory, n).exists()])
-    for sub in {os.path.dirname(name) for name in manifest.files} | {""}:
-        durable.sync_directory(directory / sub)
+    sync_directories(directory, manifest.files)
 
 
-def _superseded_directories(directory: Path) -> list[Path]:
+def sync_directories(directory: TreePath, names: Iterable[str]) -> None:
+    """Return when the names of these files of an output are on the disk."""
+    for each in {directory, *((directory / name).parent for name in names)}:
+        durable.sync_directory(each)
+
+
+def _superseded_directories(directory: TreePath) -> list[TreePath]:
     state = state_of(directory)
-    names = durable.uninterrupted(lambda: os.listdir(state)) if state.is_dir() else []
+    names = state.names() if state.exists() else []
     return [state / name for name in names if name.startswith(_PREFIX)]
 
 
-def _stamp(directory: Path) -> tuple[int, ...] | None:
+def _stamp(directory: Directory) -> tuple[int, ...] | None:
     """Return what changes when another manifest takes the place: it is replaced, never written over."""
     try:
-        found = os.stat(directory / MANIFEST_NAME)
+        found = (tree_of(directory) / MANIFEST_NAME).lstat()
     except OSError:
         return None
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns

@@ -19,6 +19,7 @@ from tokmill.core.manifest import MANIFEST_NAME, SKIPPED_NAME, Manifest, load_ma
 from tokmill.core.output_spec import SIDES
 from tokmill.core.progress import ProgressReporter
 from tokmill.core.records import Counts
+from tokmill.core.system.tree import beside
 from tokmill.core.text import printable_bytes
 from tokmill.dataset import IdReader, files_of, find_tokenizer
 from tokmill.encode import is_lossless, load_decoder, text_lengths
@@ -140,14 +141,14 @@ def add_statistics(data: ReportData, observers: Sequence[Observer] = (), tokeniz
 
 def _read_skips(data: ReportData) -> None:
     """Count the skipped records by input, and keep the first ones. The file is not trusted: it is read line by line."""
-    path = data.directory / SKIPPED_NAME if data.manifest else growing_path(data.directory, SKIPPED_NAME)
+    path = beside(data.directory / SKIPPED_NAME) if data.manifest else growing_path(data.directory, SKIPPED_NAME)
     spans = [segment.files[SKIPPED_NAME].end for segment in data.segments if SKIPPED_NAME in segment.files]
     left = spans[-1] if spans else 0
     if not left:
         return
     known = {each.path for each in data.content.inputs}
     try:
-        with path.open("rb") as file:
+        with open(path.open(), "rb") as file:
             while left > 0 and (line := file.readline(min(left, _MOST_LINE_BYTES))):
                 left -= len(line)
                 _note_skip(data, line, known)

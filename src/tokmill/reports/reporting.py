@@ -17,6 +17,7 @@ from tokmill.core.errors import DiskFullError, StorageError, UsageError
 from tokmill.core.records import STDIN, Location, is_url, text_to_path
 from tokmill.core.system import durable
 from tokmill.core.system.durable import storage_errors
+from tokmill.core.system.tree import beside
 from tokmill.core.text import counted, format_bytes, format_duration, format_memory, format_rate, printable, printable_line
 from tokmill.output import why_protected
 from tokmill.reports.data import MOST_SKIPS, ReportData, add_statistics, load_data
@@ -158,7 +159,7 @@ def _write_page(path: Path, data: bytes) -> None:
     try:
         with storage_errors(path):
             if not path.exists() or path.is_file():
-                durable.write_aside(path, data)
+                durable.write_aside(beside(path), data)
                 return
             fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
             try:

@@ -37,10 +37,10 @@ from tokmill.store import register_urls
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
-    from pathlib import Path
 
     from tokmill.core.protocols import Cutter, Reader
     from tokmill.core.records import Counts, Cursor, EncodedBatch
+    from tokmill.core.system.tree import Directory
 
 _STACK_BYTES = 2 * MIB
 """Stack of a thread; the usual 8 MiB are never used, but count against the limit on data."""
@@ -95,7 +95,7 @@ class EncodingProcess:
         self._leaving = why
         self._flow.stop()
 
-    def _ended(self, directory: Path) -> TokmillError:
+    def _ended(self, directory: Directory) -> TokmillError:
         """Return the error that says why the work ended early."""
         state = "everything so far is committed" if self.RESUMES else "nothing was replaced"
         again = "run the same command again" if self.RESUMES else "run the command again"

@@ -34,17 +34,18 @@ from tokmill.core.manifest import read_state
 from tokmill.core.spans import SpanChecker, add_up, spans_of
 from tokmill.core.system import durable
 from tokmill.core.system.durable import storage_errors
+from tokmill.core.system.tree import tree_of
 from tokmill.core.text import counted
 from tokmill.store.base import AlreadyExists, ObjectInfo, TransientError, UploadNotFound
 from tokmill.store.download import Closed, RetryPolicy, retry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
 
     from tokmill.core.manifest import Manifest
     from tokmill.core.records import FileEntry
     from tokmill.core.spans import Span
+    from tokmill.core.system.tree import Directory, TreePath
     from tokmill.store.s3 import S3Objects
 
 T = TypeVar("T")
@@ -78,18 +79,18 @@ class FileToSend:
 
     name: str
     """Of the object, below the prefix."""
-    paths: tuple[Path, ...]
+    paths: tuple[TreePath, ...]
     """Where it is: a file that is about to get its name is at the first or, from one moment to the next, at the second."""
     entry: FileEntry
     spans: tuple[Span, ...]
     """Of all of the file, its header first."""
 
 
-def outgoing(directory: Path, manifest: Manifest) -> list[FileToSend]:
+def outgoing(directory: Directory, manifest: Manifest) -> list[FileToSend]:
     """Return the files of a complete output directory."""
     spans = spans_of(manifest)
     return [
-        FileToSend(name=name, paths=(directory / name,), entry=entry, spans=tuple(spans[name]))
+        FileToSend(name=name, paths=(tree_of(directory) / name,), entry=entry, spans=tuple(spans[name]))
         for name, entry in manifest.files.items()
     ]
 
@@ -382,12 +383,11 @@ def not_written(how: str, where: str) -> StorageError:
 
 def _open(file: FileToSend) -> int:
     *before, last = file.paths
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
     for path in before:
         with storage_errors(path), contextlib.suppress(FileNotFoundError):
-            return os.open(path, flags)
+            return path.open()
     with storage_errors(last):
-        return os.open(last, flags)
+        return last.open()
 
 
 def _read(fd: int, file: FileToSend, begin: int, n_bytes: int) -> bytes:
@@ -430,7 +430,7 @@ class Notes(msgspec.Struct, frozen=True, kw_only=True):
 class UploadState:
     """The file. Used from any thread."""
 
-    def __init__(self, path: Path, url: str) -> None:
+    def __init__(self, path: TreePath, url: str) -> None:
         """Read it, where it is there and about this URL. Raises StorageError."""
         self._path = path
         self._lock = threading.Lock()
@@ -453,7 +453,7 @@ class UploadState:
             durable.replace_file(self._path, msgspec.json.encode(self.notes))
 
 
-def _read_notes(path: Path, url: str) -> Notes | None:
+def _read_notes(path: TreePath, url: str) -> Notes | None:
     with storage_errors(path):
         try:
             notes = msgspec.json.decode(read_state(path), type=Notes)

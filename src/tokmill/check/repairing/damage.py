@@ -9,7 +9,6 @@ renamed, one by one; the manifest stays as it is. After a crash every file is as
 from __future__ import annotations
 
 import os
-import stat
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
@@ -23,16 +22,26 @@ from tokmill.core.records import Counts, Cursor
 from tokmill.core.spans import HEADER, Span, SpanChecker, add_up, spans_of
 from tokmill.core.system import durable, page_cache
 from tokmill.core.system.durable import file_system_of, storage_errors
-from tokmill.output import acquire_lock, discard_unfinished, growing_path, is_begun, release_lock, remove_state
+from tokmill.core.system.tree import tree_of
+from tokmill.output import (
+    acquire_lock,
+    discard_unfinished,
+    growing_path,
+    is_begun,
+    refuse_linked_sides,
+    release_lock,
+    remove_state,
+    sync_directories,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
 
     from typing_extensions import Buffer
 
     from tokmill.core.records import FileEntry
     from tokmill.core.system.durable import DirectoryLock
+    from tokmill.core.system.tree import Directory, TreePath
 
 _BLOCK_BYTES = 4 << 20
 
@@ -40,7 +49,7 @@ _BLOCK_BYTES = 4 << 20
 class Repair:
     """A locked output directory and its files in the open damaged range. Implements `protocols.OutputFiles`. Close it."""
 
-    def __init__(self, directory: Path, lock: DirectoryLock, manifest: Manifest) -> None:
+    def __init__(self, directory: TreePath, lock: DirectoryLock, manifest: Manifest) -> None:
         """Raise DamageError if the manifest's spans are not the whole of every file."""
         self.directory = directory
         self.manifest = manifest
@@ -123,15 +132,13 @@ class Repair:
         for file in self.files.values():
             file.finish()
         self._lock.check()
-        subs = {os.path.dirname(name) for name in self.files}
         with storage_errors(self.directory):
-            for sub in sorted(subs):
-                durable.make_directory(self.directory / sub)
+            for sub in {(self.directory / name).parent for name in self.files}:
+                durable.make_directory(sub)
             for name, file in self.files.items():
                 file.close()
                 durable.replace(growing_path(self.directory, name), self.directory / name)
-            for sub in sorted(subs):
-                durable.sync_directory(self.directory / sub)
+            sync_directories(self.directory, self.files)
 
     def close(self) -> None:
         """Release the directory and discard what was not published."""
@@ -140,12 +147,13 @@ class Repair:
         remove_state(self.directory, self._lock)
 
 
-def open_repair(directory: Path) -> Repair:
+def open_repair(directory: Directory) -> Repair:
     """Lock a complete output directory. Raise LockedError, DamageError or StorageError, and UsageError if a run replaces it."""
     with storage_errors(directory):
         load_manifest(directory)
     lock = acquire_lock(directory)
     try:
+        refuse_linked_sides(directory)
         if is_begun(directory):
             raise UsageError(
                 "an interrupted run has begun to replace or extend this output",
@@ -156,7 +164,7 @@ def open_repair(directory: Path) -> Repair:
         with storage_errors(directory):
             manifest = load_manifest(directory)
             discard_unfinished(directory)
-        return Repair(directory, lock, manifest)
+        return Repair(tree_of(directory), lock, manifest)
     except BaseException:
         release_lock(directory, lock)
         raise
@@ -260,7 +268,7 @@ class DamagedRange:
 class RebuiltFile:
     """The new copy of a damaged file, written from front to back. Implements `protocols.OutputFile`. Close it."""
 
-    def __init__(self, path: Path, part: Path, spans: Sequence[Span], damaged: set[Span]) -> None:
+    def __init__(self, path: TreePath, part: TreePath, spans: Sequence[Span], damaged: set[Span]) -> None:
         """Begin the copy of `path` at `part`. spans: of the whole file, header first; damaged: those that the old file lacks."""
         self.path = path
         self.rebuilt: list[tuple[int, int]] = []
@@ -372,7 +380,7 @@ class RebuiltFile:
 
     def _copy_bytes(self, begin: int, end: int) -> None:
         with storage_errors(self.path):
-            source = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            source = self.path.open()
             try:
                 durable.copy_range(source, begin, self._fd, begin, end - begin)
             finally:
@@ -382,7 +390,7 @@ class RebuiltFile:
 class SoundFile:
     """A file that needs no rebuilding: it ignores what is appended. Implements `protocols.OutputFile`."""
 
-    def __init__(self, path: Path, length: int) -> None:
+    def __init__(self, path: TreePath, length: int) -> None:
         """length: before the open range."""
         self.length = length
         self._path = path
@@ -396,33 +404,31 @@ class SoundFile:
         return _read_at(self._path, begin, max(0, min(n_bytes, self.length - begin)))
 
 
-def _read_at(path: Path, begin: int, n_bytes: int) -> bytes:
+def _read_at(path: TreePath, begin: int, n_bytes: int) -> bytes:
     with storage_errors(path):
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fd = path.open()
         try:
             return os.pread(fd, n_bytes, begin)
         finally:
             os.close(fd)
 
 
-def find_damage(path: Path, spans: Sequence[Span], size_bytes: int, on_bytes: Callable[[int], None]) -> set[Span] | None:
+def find_damage(path: TreePath, spans: Sequence[Span], size_bytes: int, on_bytes: Callable[[int], None]) -> set[Span] | None:
     """Return the spans whose bytes the file does not have as they were written; None if all of the file is sound.
 
     Bytes that the disk cannot read are damaged; a file that is missing, or is no regular file, is damaged everywhere.
     size_bytes: the length it should have. on_bytes: told how many bytes were read since the last call.
     """
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+        fd = path.open()
     except OSError:
         return set(spans)
     try:
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode):
-            return set(spans)
-        once = page_cache.ReadOnce(fd, status.st_size)
+        size = os.fstat(fd).st_size
+        once = page_cache.ReadOnce(fd, size)
         damaged = {span for span in spans if not _is_sound(fd, span, once, on_bytes)}
         once.finish()
-        return damaged if damaged or status.st_size != size_bytes else None
+        return damaged if damaged or size != size_bytes else None
     finally:
         os.close(fd)
 
@@ -441,12 +447,12 @@ def _is_sound(fd: int, span: Span, once: page_cache.ReadOnce, on_bytes: Callable
     return True
 
 
-def _other_bytes(path: Path, span: Span) -> ChangedError:
+def _other_bytes(path: TreePath, span: Span) -> ChangedError:
     what = "the header" if span.segment == HEADER else f"the bytes of segment {span.segment + 1:,}"
     return other_corpus(f"{what}, bytes {span.begin:,} to {span.end:,}", path)
 
 
-def other_corpus(what: str, path: Path) -> ChangedError:
+def other_corpus(what: str, path: TreePath) -> ChangedError:
     """Return the error for a corpus from which something else comes than before."""
     return ChangedError(
         f"the corpus no longer gives {what}",

@@ -9,16 +9,15 @@ import contextlib
 import errno
 import fcntl
 import os
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
-from tokmill.core.errors import DiskFullError, LockedError, StorageError
+from tokmill.core.errors import DiskFullError, LinkError, LockedError, StorageError
 from tokmill.core.system.refusals import FULL, optional
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
+    from collections.abc import Iterator
 
-T = TypeVar("T")
+    from tokmill.core.system.tree import Directory, TreePath
 
 _NOT_LINKED = {errno.EPERM, errno.EACCES, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV, errno.EMLINK, errno.EINVAL}
 """What `link` says where files cannot have several names, or have as many as they can."""
@@ -27,10 +26,12 @@ _COPY_BYTES = 4 << 20
 
 
 @contextlib.contextmanager
-def storage_errors(path: Path) -> Iterator[None]:
+def storage_errors(path: Directory) -> Iterator[None]:
     """Raise an OSError of writing `path` as StorageError or DiskFullError."""
     try:
         yield
+    except LinkError:
+        raise
     except OSError as error:
         where = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else str(path)
         if error.errno in FULL:
@@ -51,10 +52,12 @@ def storage_errors(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def reading_errors(path: Path) -> Iterator[None]:
+def reading_errors(path: Directory) -> Iterator[None]:
     """Raise an OSError of reading the state of an output as StorageError."""
     try:
         yield
+    except LinkError:
+        raise
     except OSError as error:
         raise StorageError(
             f"cannot read the output: {error.strerror}",
@@ -65,19 +68,9 @@ def reading_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
-def uninterrupted(call: Callable[[], T]) -> T:
-    """Return what `call` returns; call it again if a signal interrupts it. Python does so itself for open, read, write, fsync."""
-    while True:
-        try:
-            return call()
-        except InterruptedError:
-            continue
-
-
-def create(path: Path, *, append: bool = False) -> int:
-    """Open a file for writing, new or not, never through a symbolic link. Return the descriptor."""
-    mode = os.O_APPEND if append else os.O_TRUNC
-    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | mode, 0o666)
+def create(path: TreePath, *, append: bool = False) -> int:
+    """Open a file for writing. append: go on with the one that is there. Return the descriptor."""
+    return path.open(os.O_WRONLY | os.O_CREAT | os.O_APPEND) if append else path.create()
 
 
 def write_all(fd: int, data: bytes | memoryview) -> None:
@@ -87,7 +80,7 @@ def write_all(fd: int, data: bytes | memoryview) -> None:
         view = view[os.write(fd, view) :]
 
 
-def write_at(path: Path, data: bytes, offset: int) -> None:
+def write_at(path: TreePath, data: bytes, offset: int) -> None:
     """Overwrite bytes at `offset` of a file. The caller syncs it."""
     fd = open_again(path)
     try:
@@ -98,9 +91,18 @@ def write_at(path: Path, data: bytes, offset: int) -> None:
         os.close(fd)
 
 
-def open_again(path: Path) -> int:
-    """Open an existing file for writing anywhere, never through a symbolic link. Return the descriptor."""
-    return os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+def open_again(path: TreePath) -> int:
+    """Open an existing file for writing anywhere. Return the descriptor."""
+    return path.open(os.O_WRONLY)
+
+
+def truncate(path: TreePath, size_bytes: int) -> None:
+    """Cut a file. The caller syncs it."""
+    fd = open_again(path)
+    try:
+        os.ftruncate(fd, size_bytes)
+    finally:
+        os.close(fd)
 
 
 def copy_range(
@@ -140,10 +142,10 @@ def copy_range(
         done += n
 
 
-def file_system_of(path: Path) -> os.statvfs_result | None:
+def file_system_of(path: Directory) -> os.statvfs_result | None:
     """Return the size of the file system that holds `path`, and what is free of it; None where it does not say."""
     with optional():
-        return os.statvfs(path)
+        return os.statvfs(str(path))
     return None
 
 
@@ -152,19 +154,16 @@ def sync_file(fd: int) -> None:
     os.fsync(fd)
 
 
-def sync_directory(path: Path) -> None:
+def sync_directory(path: TreePath) -> None:
     """Return when the names in a directory are on the disk, or at once where a file system has no such call for directories."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.fsync(fd)
+        path.sync_directory()
     except OSError as error:
         if error.errno not in _NO_SYNC:
             raise
-    finally:
-        os.close(fd)
 
 
-def write_file(path: Path, data: bytes) -> None:
+def write_file(path: TreePath, data: bytes) -> None:
     """Write a whole file and make its bytes and its name durable."""
     fd = create(path)
     try:
@@ -175,35 +174,37 @@ def write_file(path: Path, data: bytes) -> None:
     sync_directory(path.parent)
 
 
-def aside(path: Path) -> Path:
+def aside(path: TreePath) -> TreePath:
     """Return where the next version of a file is written before it replaces the file."""
     return path.with_name(f"{path.name}.new")
 
 
-def write_aside(path: Path, data: bytes) -> None:
+def write_aside(path: TreePath, data: bytes) -> None:
     """Replace a file by a whole new one that is not durable: it may be lost. Raise OSError."""
     fd = create(aside(path))
     try:
         write_all(fd, data)
     finally:
         os.close(fd)
-    uninterrupted(lambda: os.replace(aside(path), path))
+    aside(path).replace(path)
 
 
-def make_directory(path: Path) -> None:
+def make_directory(path: TreePath) -> None:
     """Make a directory and its parents, and their names durable."""
-    missing = [p for p in (path, *path.parents) if not p.exists()]
-    uninterrupted(lambda: path.mkdir(parents=True, exist_ok=True))
-    for made in missing:
-        sync_directory(made.parent)
+    if path.is_dir():
+        return
+    if path.parts or path.root != path.root.parent:
+        make_directory(path.parent)
+    path.mkdir()
+    sync_directory(path.parent)
 
 
-def replace(source: Path, target: Path) -> None:
+def replace(source: TreePath, target: TreePath) -> None:
     """Give a durable file its final name. The caller syncs the directory."""
-    uninterrupted(lambda: os.replace(source, target))
+    source.replace(target)
 
 
-def replace_file(path: Path, data: bytes) -> None:
+def replace_file(path: TreePath, data: bytes) -> None:
     """Replace a file, or make a new one, durably and in one step; its directory is made. Raise OSError."""
     make_directory(path.parent)
     write_file(aside(path), data)
@@ -211,10 +212,10 @@ def replace_file(path: Path, data: bytes) -> None:
     sync_directory(path.parent)
 
 
-def publish_new(source: Path, target: Path) -> None:
+def publish_new(source: TreePath, target: TreePath) -> None:
     """Give a durable file its final name, unless that name is taken; `source` is gone in either case."""
     try:
-        os.link(source, target)
+        source.link(target)
     except FileExistsError:
         pass
     except OSError as error:
@@ -229,20 +230,20 @@ def publish_new(source: Path, target: Path) -> None:
     sync_directory(target.parent)
 
 
-def link(source: Path, target: Path) -> None:
+def link(source: TreePath, target: TreePath) -> None:
     """Give a durable file a second name, or make a copy where files have only one. The caller syncs the directory."""
     try:
-        uninterrupted(lambda: os.link(source, target, follow_symlinks=False))
+        source.link(target)
     except OSError as error:
         if error.errno not in _NOT_LINKED:
             raise
         _copy(source, target)
 
 
-def _copy(source: Path, target: Path) -> None:
+def _copy(source: TreePath, target: TreePath) -> None:
     """Copy a file. The target has its name only when it is whole."""
-    unnamed = target.with_name(f"{target.name}.new")
-    fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    unnamed = aside(target)
+    fd = source.open()
     try:
         copy = create(unnamed)
         try:
@@ -269,7 +270,7 @@ class DirectoryLock:
     it commits or publishes: a lock that was moved away, or a file system that gives one lock to two, stops one of the two.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: TreePath) -> None:
         """Take the lock. Raise LockedError if another process holds it."""
         self.path = path
         self._mark = b"%d %s %s\n" % (os.getpid(), _machine(), os.urandom(8).hex().encode())
@@ -305,7 +306,7 @@ class DirectoryLock:
 
     def _try_lock(self) -> int:
         """Return the locked descriptor, or -1 if the previous holder removed the file in between."""
-        fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+        fd = self.path.open(os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -332,9 +333,9 @@ class DirectoryLock:
     def _try_create(self) -> int:
         """Return the descriptor of the file whose existence is the lock, or -1 if one that was given up was removed."""
         try:
-            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+            fd = self.path.open(os.O_RDWR | os.O_CREAT | os.O_EXCL)
         except FileExistsError:
-            fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+            fd = self.path.open()
             try:
                 mark = os.read(fd, _MARK_BYTES)
                 if not _is_given_up(mark):
@@ -367,8 +368,8 @@ class DirectoryLock:
 
     def _is_named(self, fd: int) -> bool:
         try:
-            named = os.stat(self.path, follow_symlinks=False)
-        except (FileNotFoundError, NotADirectoryError):
+            named = self.path.lstat()
+        except (FileNotFoundError, NotADirectoryError, LinkError):
             return False
         return os.path.samestat(named, os.fstat(fd))
 

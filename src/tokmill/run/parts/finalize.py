@@ -23,6 +23,7 @@ from tokmill.core.progress import ProgressReporter
 from tokmill.core.records import Counts, Cursor, FileEntry, Skip, is_url
 from tokmill.core.skipping import check_skipped
 from tokmill.core.spans import Span, SpanChecker
+from tokmill.core.system.durable import storage_errors
 from tokmill.core.version import __version__
 from tokmill.output import DirectoryParts, GrowingFile, files_of_whole, growing_path, n_parts, skipped_lists
 from tokmill.run.summary import notices_of
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from tokmill.core.config import Content
     from tokmill.core.manifest import FileSpan, Segment
     from tokmill.core.protocols import Observer
+    from tokmill.core.system.tree import TreePath
     from tokmill.output import Header, PartsStore
 
 
@@ -156,7 +158,7 @@ class _Assembly:
             parts=tuple(self.ends),
         )
 
-    def _add(self, index: int, part: Manifest, path: Path | None, skipped: GrowingFile | None) -> None:
+    def _add(self, index: int, part: Manifest, path: TreePath | None, skipped: GrowingFile | None) -> None:
         share, inputs = part.content.part, part.content.inputs
         begins_inside = isinstance(share, Part) and share.begin > 0
         shift = 0
@@ -190,7 +192,7 @@ class _Assembly:
 class _SkippedRecords:
     """The list of skipped records of one part, its records numbered as in the whole corpus."""
 
-    def __init__(self, path: Path, where: str, begins_in: str, shift: int) -> None:
+    def __init__(self, path: TreePath, where: str, begins_in: str, shift: int) -> None:
         """path: of the list. where: its name for messages. begins_in: input in the middle of which the part begins; shift: records
         of that input before the part.
         """
@@ -204,7 +206,7 @@ class _SkippedRecords:
         """Yield the lines of the next segment. Raises DamageError for bytes that are not those written."""
         checker = SpanChecker([Span(0, self._offset, span.end, span.digest)])
         damaged: list[Span] = []
-        with self._path.open("rb") as file:
+        with storage_errors(self._path), open(self._path.open(), "rb") as file:
             file.seek(self._offset)
             while self._offset < span.end:
                 line = file.readline()
