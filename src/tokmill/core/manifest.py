@@ -207,12 +207,12 @@ def open_state(path: Directory) -> BinaryIO:
 
     Raises DamageError, OSError.
     """
-    file = open((path if isinstance(path, TreePath) else beside(path)).open(), "rb")
-    size_bytes = os.fstat(file.fileno()).st_size
+    fd = (path if isinstance(path, TreePath) else beside(path)).open()
+    size_bytes = os.fstat(fd).st_size
     if size_bytes > MOST_BYTES:
-        file.close()
+        os.close(fd)
         raise _damaged(f"{path.name} has {size_bytes:,} bytes; tokmill writes no such file", str(path))
-    return file
+    return open(fd, "rb")
 
 
 def _decoded(data: bytes, kind: Any, where: str) -> Any:
