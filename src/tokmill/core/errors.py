@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import errno
 import shlex
+from typing import Any
 
 from tokmill.core.secrets import shown
 
@@ -136,10 +137,10 @@ class DamageError(TokmillError):
 class LinkError(DamageError, OSError):
     """Below an output is a link, or what is no plain file or directory. What handles an OSError of a file handles it, too."""
 
-    def __init__(self, what: str, *, where: str, allowed: str, next_step: str) -> None:
-        """Make the error; as of TokmillError."""
-        super().__init__(what, where=where, allowed=allowed, next_step=next_step)
-        self.errno, self.strerror, self.filename = errno.ELOOP, what, where
+    def __init__(self, what: str, **fields: Any) -> None:
+        """Make the error; see TokmillError."""
+        super().__init__(what, **fields)
+        self.errno, self.strerror, self.filename = errno.ELOOP, what, self.where
 
 
 class LockedError(TokmillError):
