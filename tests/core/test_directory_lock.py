@@ -83,7 +83,7 @@ def test_without_flock_a_run_that_has_surely_ended_is_no_obstacle(state: Path, m
 
 def test_where_flock_lets_everybody_in_the_first_is_stopped(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fcntl, "flock", lambda _fd, _operation: None)
-    first, second = DirectoryLock(beside(state / "lock")), DirectoryLock(state / "lock")
+    first, second = DirectoryLock(beside(state / "lock")), DirectoryLock(beside(state / "lock"))
     second.check()
     with pytest.raises(LockedError):
         first.check()
