@@ -68,6 +68,7 @@ class Staged(Place):
         self.root = stage_of(url, stage)
         self._output = output_of(self.root)
         self.directory = str(self._output)
+        self._output.refuse_link()
         self._new_directories = missing_directories(self.root)
         self._lock = acquire_lock(self.root)
         self._state = UploadState(self.root / "upload.json", self.url)

@@ -177,9 +177,7 @@ def growing_files(directory: Directory) -> list[TreePath]:
 def refuse_linked_sides(directory: Directory) -> None:
     """Raise LinkError where a directory of files of one side is a link, before work is done that could not be published."""
     for side in SIDES:
-        path = tree_of(directory) / side
-        if stat.S_ISLNK(path.mode()):
-            path.mkdir()
+        (tree_of(directory) / side).refuse_link()
 
 
 def refuse_strangers(directory: Directory, format_name: str) -> None:

@@ -6,6 +6,7 @@ The page never replaces a file of an output, of the corpus, or that tokmill did 
 from __future__ import annotations
 
 import os
+import stat
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,7 +85,7 @@ def report(
     target = _check_free(target, source, inputs, is_default=out is None, force=force)
     add_statistics(data, observers, tokenizer)
     page_bytes = make_page(data).encode("utf-8", "backslashreplace")
-    _write_page(target, page_bytes)
+    _write_page(target, page_bytes, is_default=out is None)
     return ReportPage(
         path=str(target),
         size_bytes=len(page_bytes),
@@ -107,7 +108,7 @@ def _check_target(path: Path, *, is_default: bool) -> None:
 
 
 def _check_free(path: Path, source: Path, inputs: Sequence[str], *, is_default: bool, force: bool) -> Path:
-    """Return the file to write: what a given link leads to, but not what a link at the default place leads to.
+    """Return the file to write: what a given link leads to, but not what a link at the default place leads to, or a pipe there.
 
     Args:
         path: Where the page is to go.
@@ -119,12 +120,13 @@ def _check_free(path: Path, source: Path, inputs: Sequence[str], *, is_default: 
     Raises:
         UsageError: If the file must not be replaced.
     """
-    is_link = is_default and path.is_symlink()
-    if path.exists() and not path.is_file() and not is_link:
+    mode = beside(path).mode() if is_default else 0
+    is_foreign = bool(mode) and not stat.S_ISREG(mode)
+    if path.exists() and not path.is_file() and not is_foreign:
         # A pipe or a device: what it leads to may have no name.
         return path
-    target = path if is_link else Path(os.path.realpath(path))
-    taken = None if is_link else why_protected(target, [source], inputs)
+    target = path if is_foreign else Path(os.path.realpath(path))
+    taken = None if is_foreign else why_protected(target, [source], inputs)
     if taken:
         raise UsageError(
             f"the report would replace {taken}",
@@ -132,9 +134,13 @@ def _check_free(path: Path, source: Path, inputs: Sequence[str], *, is_default: 
             allowed="a file of its own",
             next_step=f"choose another place: tokmill report DIR --out {REPORT_NAME}",
         )
-    if not force and (is_link or not _is_replaceable(target)):
+    if not force and (is_foreign or not _is_replaceable(target)):
         raise UsageError(
-            "a symbolic link is where the report goes" if is_link else "a file is there that is not a report of tokmill",
+            "a symbolic link is where the report goes"
+            if stat.S_ISLNK(mode)
+            else "a pipe or device is where the report goes"
+            if is_foreign
+            else "a file is there that is not a report of tokmill",
             where=str(target),
             allowed="no file, or an earlier report, which is replaced; with --force, any other file too",
             next_step="choose another --out FILE, or add --force",
@@ -154,11 +160,11 @@ def _is_replaceable(path: Path) -> bool:
     return not head or (head.startswith(_HEAD) and _TITLE in head)
 
 
-def _write_page(path: Path, data: bytes) -> None:
-    """Replace a file as a whole, or write to a pipe or device. Raise StorageError or DiskFullError."""
+def _write_page(path: Path, data: bytes, *, is_default: bool) -> None:
+    """Replace a file as a whole, or write to a pipe or device that was named. Raise StorageError or DiskFullError."""
     try:
         with storage_errors(path):
-            if not path.exists() or path.is_file():
+            if is_default or not path.exists() or path.is_file():
                 durable.write_aside(beside(path), data)
                 return
             fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)

@@ -141,6 +141,11 @@ class TreePath:
         """Return whether a regular file is there; a link to one is none."""
         return stat.S_ISREG(self.mode())
 
+    def refuse_link(self) -> None:
+        """Raise LinkError where a link is there."""
+        if stat.S_ISLNK(self.mode()):
+            raise _no_directory(self)
+
     def names(self) -> list[str]:
         """Return the names in a directory, in no order."""
         fd = self._open_directory()
