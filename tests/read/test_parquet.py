@@ -11,10 +11,13 @@ import pyarrow.parquet as pq
 import pyarrow.parquet.encryption as pe
 import pytest
 from support.reading import a_reader, read_all, write
-from support.records import a_content
+from support.records import a_content, some_resources
 
+from tokmill.core.config import BudgetTerms
 from tokmill.core.errors import BadRecordError, DamagedInputError, MemoryBudgetError
+from tokmill.core.options import parse_size
 from tokmill.core.records import Cursor
+from tokmill.core.system.budget import divide_budget, index_too_large, spare_bytes
 from tokmill.read.arrow_columns import ColumnReader
 
 TEXTS = ["one", "two", "", "one", "é" * 500, "six"]
@@ -98,7 +101,23 @@ def test_a_footer_beyond_the_budget_is_refused_before_it_is_decoded(tmp_path: Pa
     monkeypatch.setattr(pq, "read_metadata", pytest.fail)
     with pytest.raises(MemoryBudgetError, match="footer") as caught:
         read_all(inputs, resume=False)
-    assert caught.value.suggested
+    assert caught.value.next_step
+
+
+@pytest.mark.parametrize("n_threads", [1, 2, 8])
+def test_a_memory_that_is_proposed_for_a_footer_is_enough_for_it(n_threads: int) -> None:
+    terms = BudgetTerms(n_threads=n_threads)
+    for n_mib in (100, 500, 1700):
+        error = index_too_large("the footer", "a.parquet", terms, n_mib << 20, 0)
+        if error.suggested:
+            budget = parse_size(error.suggested, "--memory")
+            shares = divide_budget(budget, terms)
+            job = some_resources(
+                worker_bytes=budget - shares.parent_bytes - shares.inputs_bytes // 2,
+                reset_above_bytes=shares.reset_above_bytes,
+                terms=terms,
+            )
+            assert spare_bytes(job) >= n_mib << 20
 
 
 def test_a_column_that_is_there_twice_is_to_be_renamed(tmp_path: Path) -> None:
@@ -108,3 +127,17 @@ def test_a_column_that_is_there_twice_is_to_be_renamed(tmp_path: Path) -> None:
             list(a_reader(a_content(inputs=write(tmp_path, {"a.parquet": data}))).batches(Cursor()))
         assert next_step in str(caught.value.next_step)
         assert "--text-key text" not in str(caught.value.next_step)
+
+
+def test_reading_begins_with_as_many_rows_as_make_a_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    n_read: list[int] = []
+    batches = ColumnReader.batches
+
+    def noted(reader: ColumnReader, array: pa.Array) -> object:
+        n_read.append(len(array))
+        return batches(reader, array)
+
+    monkeypatch.setattr(ColumnReader, "batches", noted)
+    inputs = write(tmp_path, {"a.parquet": packed(pa.table({"text": [f"{i} " * 100_000 for i in range(8)]}), use_dictionary=False)})
+    read_all(inputs, resume=False, sizes={"batch_bytes": 1000})
+    assert n_read == [1] * 8

@@ -14,12 +14,12 @@ import pyarrow.parquet as pq
 
 from tokmill.core.records import Location
 from tokmill.read.arrow_columns import ARROW_ERRORS, ColumnReader, check_column, file_error, text_column
-from tokmill.read.formats.parquet_footer import check_footer, read_footer
+from tokmill.read.formats.parquet_footer import check_footer, places_of, read_footer
 from tokmill.read.position import FormatReader
 from tokmill.read.seekable import open_seekable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from tokmill.core.records import Batch, Cursor, Input
     from tokmill.read.position import Position, ReadSettings
@@ -65,15 +65,20 @@ def stored_groups(source: Input, settings: ReadSettings) -> list[StoredGroup]:
     key = settings.content.text_key
     with open_seekable(source) as file:
         metadata = _open(file, Location(path=source.path), settings).metadata
-        groups, first = [], 0
+        groups, first, wanted = [], 0, places_of(metadata, key)
         for i in range(metadata.num_row_groups):
             group = metadata.row_group(i)
             columns = [group.column(j) for j in range(group.num_columns)]
-            n_bytes = sum(column.total_uncompressed_size for column in columns if column.path_in_schema == key)
+            n_bytes = _stored_bytes(group, wanted)
             places = [place for column in columns for place in (column.dictionary_page_offset, column.data_page_offset) if place]
             groups.append(StoredGroup(first, group.num_rows, n_bytes, min(places, default=0)))
             first += group.num_rows
     return groups
+
+
+def _stored_bytes(group: pq.RowGroupMetaData, places: Sequence[int]) -> int:
+    """Return the bytes of the texts of a row group, decompressed but still encoded. places: of their columns."""
+    return sum(group.column(i).total_uncompressed_size for i in places)
 
 
 def _open(file: SeekableFile, where: Location, settings: ReadSettings) -> pq.ParquetFile:
@@ -98,6 +103,8 @@ class ParquetReader(FormatReader["SeekableFile"]):
         """See FormatReader."""
         super().__init__(stream, position, settings)
         self._columns = ColumnReader("Parquet", stream, position, settings)
+        self._places: Sequence[int] = ()
+        """Of the columns of texts."""
 
     def batches(self, start: Cursor) -> Iterator[Batch]:
         """See FormatReader."""
@@ -107,6 +114,7 @@ class ParquetReader(FormatReader["SeekableFile"]):
             check_footer(self._stream, opened.metadata, self._settings.content.text_key)
         except ARROW_ERRORS as error:
             raise self._columns.error(error) from error
+        self._places = places_of(opened.metadata, self._settings.content.text_key)
         first, stop = 0, self._position.stop_record
         for group in range(opened.metadata.num_row_groups):
             end = first + opened.metadata.row_group(group).num_rows
@@ -120,7 +128,10 @@ class ParquetReader(FormatReader["SeekableFile"]):
         """Yield the rows of a group, from the position in it on. first, end: rows of the file."""
         most = _MOST_ROWS
         while self._position.record < end:
-            rows = _GroupRows(opened, group, self._position.record - first, most, self._settings)
+            stored = _stored_bytes(opened.metadata.row_group(group), self._places)
+            # Of a small group, most may be what pages begin with.
+            row_bytes = stored // max(1, end - first) if stored > _BUFFER_BYTES else 0
+            rows = _GroupRows(opened, group, self._position.record - first, most, row_bytes, self._settings)
             while (column := self._next(rows, most)) is not None:
                 yield from self._columns.batches(column)
             if not rows.is_over:
@@ -143,10 +154,10 @@ class ParquetReader(FormatReader["SeekableFile"]):
 class _GroupRows:
     """The texts of one row group, read by a number of rows that follows from their size."""
 
-    def __init__(self, opened: pq.ParquetFile, group: int, n_skipped: int, most_rows: int, settings: ReadSettings) -> None:
-        """Begin after n_skipped rows. Raises what pyarrow raises, as does `next`."""
-        self.n_rows = min(_FIRST_ROWS, most_rows)
-        """To be read next."""
+    def __init__(
+        self, opened: pq.ParquetFile, group: int, n_skipped: int, most_rows: int, row_bytes: int, settings: ReadSettings
+    ) -> None:
+        """Begin after n_skipped rows. row_bytes: what each takes, about. Raises what pyarrow raises, as does `next`."""
         self.is_over = False
         """Whether the end of the group was met."""
         self._most = most_rows
@@ -155,6 +166,8 @@ class _GroupRows:
         # Enough of a batch to be one by itself, and not so much that two are made of it.
         self._target_bytes = settings.batch_bytes * 3 // 4
         self._opened = opened
+        self.n_rows = max(1, min(_FIRST_ROWS, most_rows, self._target_bytes // max(1, row_bytes)))
+        """To be read next."""
         self._batches: Iterator[Any] = opened.iter_batches(
             batch_size=self.n_rows, row_groups=[group], columns=[self._key], use_threads=False
         )

@@ -64,6 +64,11 @@ def read_footer(file: SeekableFile, where: Location, settings: ReadSettings) -> 
     return metadata
 
 
+def places_of(metadata: pq.FileMetaData, key: str) -> list[int]:
+    """Return the places of the columns that a key names."""
+    return [i for i in range(metadata.num_columns) if metadata.schema.column(i).path == key]
+
+
 def check_footer(file: SeekableFile, metadata: pq.FileMetaData, key: str) -> None:
     """Raise ValueError if the file holds rows that its footer does not name, as several files in one do."""
     groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
@@ -71,7 +76,7 @@ def check_footer(file: SeekableFile, metadata: pq.FileMetaData, key: str) -> Non
         raise ValueError(f"its row groups do not have the {metadata.num_rows:,} rows that its footer names")
     if not groups:
         return
-    wanted = [i for i in range(metadata.num_columns) if metadata.schema.column(i).path == key]
+    wanted = places_of(metadata, key)
     chunks = [(group, group.column(i)) for group in groups for i in wanted]
     for group, chunk in chunks:
         if chunk.num_values != group.num_rows:
