@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
+import lzma
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+import lz4.frame
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -23,6 +26,11 @@ from tokmill.core.records import Cursor
 from tokmill.read.inputs import find_inputs
 from tokmill.read.seekable import open_seekable
 from tokmill.read.sniff import check_files
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0f" * 32 + b"\nsize 12345\n"
 POINTERS = [
@@ -191,3 +199,49 @@ def test_a_column_file_that_is_short_is_read(tmp_path: Path) -> None:
     data = (tmp_path / "a.parquet").read_bytes()
     assert len(data) < 1024
     assert read_all(write(tmp_path, {"a.parquet": data})).texts == [b"x"]
+
+
+PACKED = {
+    ".gz": gzip.compress(b"a text" * 99),
+    ".zst": zstd.compress(b"a text" * 99),
+    ".xz": lzma.compress(b"a text" * 99),
+    ".bz2": bz2.compress(b"a text" * 99),
+    ".lz4": lz4.frame.compress(b"a text" * 99),
+}
+
+
+@pytest.mark.parametrize("garbage", [b"garbage", b"x", b"<html>" * 500, b"\xff" * 20], ids=["word", "letter", "page", "bytes"])
+@pytest.mark.parametrize("suffix", PACKED)
+def test_what_was_put_behind_compressed_data_is_left_out_by_the_command_that_is_proposed(
+    tmp_path: Path, suffix: str, garbage: bytes
+) -> None:
+    inputs = write(tmp_path, {f"a.txt{suffix}": PACKED[suffix] * 2 + garbage})
+    with pytest.raises(DamagedInputError, match=f"what follows the first {2 * len(PACKED[suffix]):,} bytes") as caught:
+        read_all(inputs)
+    command = str(caught.value.next_step).partition("leave that out: ")[2].replace("FILE", f"a.txt{suffix}", 1)
+    subprocess.run(command.replace("NEW_FILE", f"b.txt{suffix}"), shell=True, cwd=tmp_path, check=True)
+    assert read_all(write(tmp_path, {f"c.txt{suffix}": (tmp_path / f"b.txt{suffix}").read_bytes()})).texts == [b"a text" * 198]
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "what", "command"),
+    [
+        ("a.txt.xz", lzma.compress(b"text", format=lzma.FORMAT_ALONE), "an .lzma file", "xz --format=lzma -dc"),
+        ("a.txt.gz", zstd.compress(b"text"), "zstd data", "end in .zst"),
+        ("a.txt.zst", gzip.compress(b"text"), "gzip data", "end in .gz"),
+        ("a.jsonl.gz", b'{"text": "not compressed"}\n', "text", "take .gz off its name"),
+        ("a.txt.lz4", b"\x02\x21\x4c\x18\x05\0\0\0abcde", "a legacy frame of lz4", "lz4 -dc"),
+    ],
+)
+def test_what_is_compressed_otherwise_than_its_name_says_is_named(
+    tmp_path: Path, name: str, data: bytes, what: str, command: str
+) -> None:
+    with pytest.raises(DamagedInputError, match=f"begins like {what}") as caught:
+        read_all(write(tmp_path, {name: data}))
+    assert command in str(caught.value.next_step)
+
+
+def test_a_dictionary_that_is_missing_is_no_damage(tmp_path: Path) -> None:
+    known = zstd.train_dict([b"sample %d of words and more words" % i for i in range(2000)], 1000)
+    with pytest.raises(DamagedInputError, match="with a dictionary"):
+        read_all(write(tmp_path, {"a.txt.zst": zstd.compress(b"text" * 50, zstd_dict=known)}))

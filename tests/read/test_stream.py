@@ -205,7 +205,7 @@ def test_the_other_compressions_are_read_frame_by_frame_and_cut_nowhere(tmp_path
     for n_bytes in (1, 7, 1 << 20):
         assert contents(packed(tmp_path, "a.txt" + suffix, data), n_bytes) == PARTS[0] + PARTS[1]
     for n in set(range(len(data))) - ends:
-        with pytest.raises(DamagedInputError, match="ends in the middle"):
+        with pytest.raises(DamagedInputError, match=r"ends in the middle|no complete"):
             contents(packed(tmp_path, "a.txt" + suffix, data[:n]))
 
 

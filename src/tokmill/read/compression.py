@@ -45,8 +45,8 @@ class Codec:
     """Compressed bytes read at a time; what follows a frame is copied once, so small frames ask for small chunks."""
     is_padded: bool = False
     """Whether zeros may follow a frame: tapes and block devices pad gzip, and xz has stream padding (its file format, 2.2)."""
-    limit: tuple[str, str, str] = ("", "", "")
-    """Where memory is limited: a word of the error when it does not suffice, what happened, and the command that helps."""
+    hints: tuple[tuple[str, str, str], ...] = ()
+    """For errors that are no damage: a word of the error, what happened, and the command that helps."""
 
     def after_frame(self, data: bytes) -> bytes:
         """Return the bytes after a frame without padding."""
@@ -54,11 +54,10 @@ class Codec:
 
     def explain(self, error: Exception) -> tuple[str, str]:
         """Return what happened, and what to do next."""
-        word, what, command = self.limit
-        if word and word in str(error):
-            return what, f"compress it again: {command}"
-        what = f"the compressed data is damaged or is followed by something else: {error}"
-        return what, f"test it with {self.name} -t; if it is not {self.name}, rename it"
+        for word, what, command in self.hints:
+            if word in str(error):
+                return what, f"compress it again: {command}"
+        return f"the compressed data is damaged: {error}", f"test it with {self.name} -t; if it is not {self.name}, rename it"
 
 
 def _gzip() -> Codec:
@@ -84,8 +83,11 @@ def _zstd() -> Codec:
         return lib.ZstdDecompressor(options={lib.DecompressionParameter.window_log_max: _WINDOW_LOG_MAX})
 
     what = f"the data was compressed with a window of more than {1 << _WINDOW_LOG_MAX - 20} MiB"
-    limit = ("memory", what, "zstd -d --long=31 -c FILE | zstd -o NEW_FILE")
-    return Codec("zstd", new_frame, (lib.ZstdError, EOFError), 512 << 10, limit=limit)
+    hints = (
+        ("memory", what, "zstd -d --long=31 -c FILE | zstd -o NEW_FILE"),
+        ("Dictionary", "the data was compressed with a dictionary", "zstd -d -D DICTIONARY -c FILE | zstd -o NEW_FILE"),
+    )
+    return Codec("zstd", new_frame, (lib.ZstdError, EOFError), 512 << 10, hints=hints)
 
 
 def _xz() -> Codec:
@@ -95,8 +97,8 @@ def _xz() -> Codec:
         return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY_BYTES)
 
     what = f"decompressing the data takes more than {_XZ_MEMORY_BYTES >> 20} MiB of memory"
-    limit = ("Memory usage limit", what, "xz -dc FILE | xz -6 > NEW_FILE")
-    return Codec("xz", new_frame, (lzma.LZMAError, EOFError), 128 << 10, is_padded=True, limit=limit)
+    hints = (("Memory usage limit", what, "xz -dc FILE | xz -6 > NEW_FILE"),)
+    return Codec("xz", new_frame, (lzma.LZMAError, EOFError), 128 << 10, is_padded=True, hints=hints)
 
 
 def _bzip2() -> Codec:

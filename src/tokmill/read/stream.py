@@ -19,6 +19,7 @@ from tokmill.core.errors import ChangedError, DamagedInputError
 from tokmill.core.records import STDIN, text_to_path
 from tokmill.core.system.page_cache import ReadOnce, read_ahead
 from tokmill.read.compression import new_codec
+from tokmill.read.utf8 import HEAD_BYTES, foreign
 
 if TYPE_CHECKING:
     from tokmill.core.protocols import ByteStream
@@ -29,6 +30,8 @@ _SKIP_BYTES = 1 << 20
 POINTER_BYTES = 1024
 """A pointer of Git LFS is shorter (its specification)."""
 _POINTER = re.compile(rb"version https://(?:git-lfs|hawser)\.github\.com/spec/v1\n(?:[a-z0-9.-]+ .*\n)*oid [^\n]+\nsize \d+\n?")
+_LEAST_TEXT_BYTES = 16
+"""Fewer may be the beginning of anything."""
 _DESCRIPTOR = re.compile(r"/(?:dev|proc/self)/fd/(\d+)")
 
 
@@ -141,6 +144,10 @@ class CompressedStream(_Wrapper):
         self._codec = codec
         self._frame: Frame | None = codec.new_frame()
         self._pending = b""
+        self._frame_begin = 0
+        """Compressed byte at which the frame begins."""
+        self._frame_head: bytes | None = b""
+        """The beginning of the frame; None once it gave something."""
 
     def read(self, n_bytes: int) -> bytes:
         """See ByteStream."""
@@ -149,16 +156,19 @@ class CompressedStream(_Wrapper):
             if not data and frame.needs_input:
                 data = self._stream.read(self._codec.chunk_bytes)
                 if not data:
-                    raise self._damaged("the compressed data ends in the middle", "get a complete copy of the file")
+                    raise self._broken("the compressed data ends in the middle", "get a complete copy of the file")
             self._pending = b""
+            if self._frame_head is not None and len(self._frame_head) < HEAD_BYTES:
+                self._frame_head += data[:HEAD_BYTES]
             try:
                 text = frame.decompress(data, n_bytes)
             except self._codec.errors as error:
-                raise self._damaged(*self._codec.explain(error)) from error
+                raise self._broken(*self._codec.explain(error)) from error
             if frame.eof:
                 self._pending = frame.unused_data or b""
                 self._frame = None
             if text:
+                self._frame_head = None
                 self.offset += len(text)
                 return text
         return b""
@@ -177,7 +187,26 @@ class CompressedStream(_Wrapper):
             rest = self._codec.after_frame(data)
         self._pending = rest
         self._frame = self._codec.new_frame()
+        self._frame_begin, self._frame_head = self._stream.offset - len(rest), b""
         return self._frame
+
+    def _broken(self, what: str, next_step: str) -> DamagedInputError:
+        """Return the error for a frame. One that gave nothing may be no frame at all."""
+        head, begin = self._frame_head, self._frame_begin
+        if head is None or next_step.startswith("compress it again"):
+            return self._damaged(what, next_step)
+        if begin:
+            cut = f"head -c {begin} FILE > NEW_FILE"
+            return self._damaged(
+                f"what follows the first {begin:,} bytes is no complete {self._codec.name} data",
+                f"get a complete copy of the file; or, if something else was put at its end, leave that out: {cut}",
+            )
+        is_text = head.isascii() and head.count(0) == 0 and len(head) > _LEAST_TEXT_BYTES
+        suffix = os.path.splitext(self._source.path)[1]
+        found = foreign(head) or (("text", f"take {suffix} off its name") if is_text else None)
+        if found and found[0] != f"{self._codec.name} data":
+            what, next_step = f"this is not {self._codec.name}: it begins like {found[0]}", found[1]
+        return self._damaged(what, next_step)
 
     def _damaged(self, what: str, next_step: str) -> DamagedInputError:
         at = f"compressed byte {self._stream.offset - len(self._pending):,} or before, decompressed byte {self.offset:,}"
