@@ -152,3 +152,21 @@ def test_what_no_policy_skips_is_not_said_to_be_skipped(tmp_path: Path) -> None:
         read_all(inputs, on_error="skip")
     assert "--input-format" in str(caught.value.next_step)
     assert "--on-error" not in str(caught.value.next_step)
+
+
+RECORDS = st.sampled_from([b'{"text": "a"}', b'{"text": ""}\r', b"bad", b' {"text":"\xc3\xa9"} '])
+BLANKS = st.sampled_from([b"", b"", b"\r", b" ", b"\t \r", b"\x0b"])
+
+
+@given(st.lists(st.tuples(st.lists(BLANKS, max_size=12), RECORDS)), st.booleans())
+def test_blank_lines_are_counted_and_nothing_else(groups: list[tuple[list[bytes], bytes]], ends: bool) -> None:
+    lines = [line for blanks, record in groups for line in (*blanks, record)]
+    numbers = [i for i, line in enumerate(lines, 1) if line.strip()]
+    with tempfile.TemporaryDirectory() as where:
+        inputs = write(Path(where), {"a.jsonl": b"\n".join(lines) + b"\n" * ends})
+        for batch_bytes in (40, 1 << 20):
+            content = a_content(inputs=inputs, on_error="skip")
+            batches = list(a_reader(content, batch_bytes=batch_bytes).batches(Cursor()))
+            found = [b.locate(i).record or 0 for b in batches for i in range(len(b.documents))]
+            assert sorted(found + [skip.record or 0 for b in batches for skip in b.skips]) == numbers
+            read_all(inputs, on_error="skip", sizes={"batch_bytes": batch_bytes})

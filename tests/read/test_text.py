@@ -87,12 +87,13 @@ def test_no_separator_makes_a_file_one_document(tmp_path: Path) -> None:
 
 
 def test_many_documents_are_dealt_out_in_bounded_batches(tmp_path: Path) -> None:
-    inputs = write(tmp_path, {"a.txt": b"\n" * 5000 + b"end"})
-    content = a_content(inputs=inputs, separator="\n")
-    batches = list(a_reader(content, batch_bytes=4096).batches(Cursor()))
-    assert max(len(b.documents) for b in batches) <= 1024
-    assert [d for b in batches for d in b.documents] == [b""] * 5000 + [b"end"]
-    read_all(inputs, separator="\n", sizes={"batch_bytes": 4096})
+    for text in (b"", b"a"):
+        inputs = write(tmp_path, {"a.txt": (text + b"\n") * 20_000 + b"end"})
+        content = a_content(inputs=inputs, separator="\n")
+        batches = list(a_reader(content, batch_bytes=20_000).batches(Cursor()))
+        assert max(len(b.documents) for b in batches) <= 1024
+        assert [d for b in batches for d in b.documents] == [text] * 20_000 + [b"end"]
+        read_all(inputs, separator="\n", sizes={"batch_bytes": 20_000})
 
 
 def test_small_files_are_packed_and_every_document_is_located(tmp_path: Path) -> None:

@@ -64,6 +64,11 @@ class RowBatcher:
         return max(0, self._settings.max_documents - len(self._documents) - len(self._skips) - sum(self._passed.values()))
 
     @property
+    def is_empty(self) -> bool:
+        """Whether no record was added."""
+        return self.room_rows == self._settings.max_documents
+
+    @property
     def is_full(self) -> bool:
         """Whether `take` should be called."""
         n_room, most = self.room_rows, self._settings.max_documents

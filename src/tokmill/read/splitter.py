@@ -5,13 +5,13 @@ share is found, and the leftmost one. There are two ways out: `split` returns al
 full and holds no separator, `open_long` gives access to the one long record by a buffer that grows and shrinks.
 
 How records are returned is a question of speed alone. A list of bytes suits any separator. A `DocumentBuffer` needs no Python
-object for a document: the window as it is, with the places of the records beside it. Views of a window save long lines a copy (JSON
-lines of 2 kB: 10 % of the time of reading).
+object for a document: the window as it is, with the places of the records beside it, so empty records go at the speed of reading.
 """
 
 from __future__ import annotations
 
 import time
+from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,8 +22,6 @@ from tokmill.read.long_documents import LongDocument
 from tokmill.read.utf8 import HEAD_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
 
     from tokmill.core.protocols import ByteStream
@@ -32,18 +30,14 @@ _LONGEST_SEPARATOR = 16
 """Bytes of a separator that is looked for byte by byte; for longer ones `bytes.split` is faster."""
 _PATIENCE_S = 0.5
 """A window that takes longer to fill is returned as it is."""
-_LONG_BYTES = 1 << 10
-"""Views are made of records of at least so many bytes on average (lines of 300 bytes: 82 ms for 30 MB against 61; of 1,000: 42
-against 55)."""
-_FEW_RECORDS = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Records:
     """What lay between separators."""
 
-    records: Sequence[Any]
-    """`bytes`, or `memoryview` where views are preferred."""
+    records: Any
+    """`bytes`, as a list or a `DocumentBuffer`."""
     raw: memoryview
     """The bytes that were consumed, separators included."""
     at_end: bool
@@ -60,18 +54,16 @@ class RecordSplitter:
         window_bytes: int,
         max_records: int,
         *,
-        prefer: Literal["lists", "buffers", "views"] = "lists",
+        prefer: Literal["lists", "buffers"] = "lists",
     ) -> None:
         """Begin where the stream is. separator: None makes the stream one record; prefer: the form of records, where possible."""
         self._stream = stream
         self._separator = separator
-        is_fit = separator is not None and len(separator) <= _LONGEST_SEPARATOR and not _overlaps_itself(separator)
-        self._finder = _Finder(separator) if separator and prefer == "buffers" and is_fit else None
+        self._finder = _Finder(separator) if separator and prefer == "buffers" and _is_fit(separator) else None
         self._window_bytes = window_bytes
         self._max_records = max_records
-        self._most_views = min(max_records, max(_FEW_RECORDS, window_bytes // _LONG_BYTES)) if prefer == "views" else 0
-        self._had_few = True
-        """Whether the window before had no more records than that."""
+        self._ready: deque[Records] = deque()
+        """What was found in the window and is to be returned before it moves on."""
         self._tail = b""
         """What was read and is not returned, up to its last separator where one was found."""
         self._rest = b""
@@ -81,6 +73,8 @@ class RecordSplitter:
 
     def split(self) -> Records | None:
         """Return the next records; None if the next one is longer than the window. Must not be called after `at_end`."""
+        if self._ready:
+            return self._ready.popleft()
         if self._holds_more and (found := self._split()):
             return found
         self._fill()
@@ -106,13 +100,7 @@ class RecordSplitter:
         return record.has_separator
 
     def _split(self) -> Records | None:
-        if self._finder is not None:
-            return self._split_buffer(self._finder)
-        found = self._split_views() if self._most_views and self._had_few and not self._ended else None
-        if found is None:
-            found = self._split_list()
-            self._had_few = found is None or len(found.records) <= self._most_views
-        return found
+        return self._split_list() if self._finder is None else self._split_buffer(self._finder)
 
     def _split_list(self) -> Records | None:
         data = self._tail
@@ -127,39 +115,29 @@ class RecordSplitter:
             return None
         return Records(records, memoryview(data)[: len(data) - len(self._tail)], at_end)
 
-    def _split_views(self) -> Records | None:
-        """Return all whole records of the window as views; None if there are none, or too many."""
-        data, separator, begin = self._tail, self._separator or b"", 0
-        view = memoryview(data)
-        records: list[memoryview] = []
-        while (end := data.find(separator, begin)) >= 0:
-            records.append(view[begin:end])
-            begin = end + len(separator)
-            if len(records) >= self._most_views:
-                return None
-        if not records:
-            return None
-        self._tail, self._holds_more = data[begin:], False
-        return Records(records, view[:begin], at_end=False)
-
     def _split_buffer(self, finder: _Finder) -> Records | None:
         data, separator = self._tail, finder.separator
         ends = finder.find(data)
-        self._holds_more = len(ends) > self._max_records
-        if self._holds_more:
-            ends = ends[: self._max_records]
-        starts = np.zeros(len(ends) + 1, np.int64)
+        starts = np.empty(len(ends) + 1, np.int64)
+        starts[0] = 0
         np.add(ends, len(separator), out=starts[1:])
         n_consumed = int(starts[-1])
-        at_end = self._ended and not self._holds_more
-        if at_end:
+        self._holds_more = False
+        if self._ended:
             ends, n_consumed = np.append(ends, len(data)), len(data)
         elif not n_consumed:
             return None
         self._tail, self._rest = data[n_consumed:] + self._rest, b""
-        # Without a copy where nothing is left over, as after `_fill`.
-        consumed = data[:n_consumed]
-        return Records(DocumentBuffer(consumed, starts[: len(ends)], ends, separator), memoryview(consumed), at_end)
+        starts = starts[: len(ends)]
+        begin = byte = 0
+        for end in [*range(self._max_records, len(ends), self._max_records), len(ends)]:
+            after = int(starts[end]) if end < len(starts) else n_consumed
+            # Without a copy where the window is one portion and nothing is left over, as after `_fill`.
+            part = data[byte:after]
+            records = DocumentBuffer(part, starts[begin:end] - byte, ends[begin:end] - byte, separator)
+            self._ready.append(Records(records, memoryview(part), at_end=self._ended and end == len(ends)))
+            begin, byte = end, after
+        return self._ready.popleft()
 
     def _fill(self) -> None:
         parts: list[bytes | memoryview] = [self._tail, self._rest]
@@ -184,7 +162,7 @@ class RecordSplitter:
 
 
 class _Finder:
-    """The search for a separator that cannot overlap itself.
+    """The search for a separator that cannot overlap itself, or is one byte again and again.
 
     numpy compares all bytes with the separator's rarest one at once, without the interpreter's lock: 1.0 ms for 2 MB in documents
     of 2 kB, where `bytes.find` takes 4.2.
@@ -214,7 +192,17 @@ class _Finder:
             places = places[text[places + i] == separator[i]]
             if not len(places):
                 break
+        if len(separator) > 1 and len(set(separator)) == 1 and len(places):
+            # In a run of that byte, every n-th place from its beginning.
+            is_first = np.diff(places, prepend=-2) != 1
+            begins = places[is_first][np.cumsum(is_first) - 1]
+            places = places[(places - begins) % len(separator) == 0]
         return places.astype(np.int64, copy=False)
+
+
+def _is_fit(separator: bytes) -> bool:
+    """Return whether `_Finder` can look for a separator."""
+    return len(separator) <= _LONGEST_SEPARATOR and (len(set(separator)) == 1 or not _overlaps_itself(separator))
 
 
 def _overlaps_itself(separator: bytes) -> bool:
