@@ -90,9 +90,17 @@ def write(directory: Path, files: dict[str, bytes]) -> tuple[Input, ...]:
 
 
 def a_reader(
-    content: Content, cutter: Any = None, *, batch_bytes: int = 1 << 20, max_piece_bytes: int = 1 << 24, **small: int
+    content: Content,
+    cutter: Any = None,
+    *,
+    batch_bytes: int = 1 << 20,
+    max_piece_bytes: int = 1 << 24,
+    budget_bytes: int = 0,
+    **small: int,
 ) -> CorpusReader:
-    return CorpusReader(content, some_resources(batch_bytes=batch_bytes, max_piece_bytes=max_piece_bytes), cutter, **small)
+    """A reader; budget_bytes: of which a record may be a tenth, where that is more than a piece."""
+    resources = some_resources(batch_bytes=batch_bytes, max_piece_bytes=max_piece_bytes, budget_bytes=budget_bytes)
+    return CorpusReader(content, resources, cutter, **small)
 
 
 def read_all(

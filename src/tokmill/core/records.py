@@ -167,7 +167,7 @@ class Skip(msgspec.Struct, frozen=True, kw_only=True):
     offset: Natural | None
     reason: str
     """A stable word: `empty`, `invalid_json`, `missing_text`, `null_text`, `not_a_string`, `lone_surrogate`, `invalid_utf8`,
-    `invalid_csv`, `other_file`, `hard_link`, `symbolic_link`."""
+    `invalid_csv`, `too_long`, `other_file`, `hard_link`, `symbolic_link`."""
     text_key: str | msgspec.UnsetType = msgspec.UNSET
     """Under which there was no text, or none that is one; left out where the reason is another."""
 

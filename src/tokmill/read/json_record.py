@@ -7,6 +7,7 @@ the key of that name where the object has one, and else the field `b` of the obj
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -25,6 +26,12 @@ if TYPE_CHECKING:
 NOT_PLAIN = (msgspec.MsgspecError, UnicodeError, RecursionError)
 """What `RecordParser.texts` raises if a record must be parsed by itself."""
 
+_PART_BYTES = 1 << 20
+_decode_string = msgspec.json.Decoder(str).decode
+_ESCAPED = re.compile(
+    rb"(?:[^\\]++|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[0-9a-fA-F]{4}|\\u(?![dD][89abAB])[0-9a-fA-F]{4}|\\[^u])*+", re.DOTALL
+)
+"""Content of a JSON string as far as no escape, and no pair of halves of a surrogate, is cut."""
 _BOM = b"\xef\xbb\xbf"
 _OF_THE_KEY = ("missing_text", "null_text", "not_a_string", "lone_surrogate")
 """Reasons that concern what stands under the key of the text."""
@@ -73,6 +80,8 @@ class RecordParser:
     def __init__(self, key: str) -> None:
         """Prepare for one key: --text-key."""
         self._key = key
+        self._raw_of: Callable[[bytes], Any] | None = None
+        """For long lines; None where the key is not that of one field."""
         if json.dumps(key, ensure_ascii=False) != f'"{key}"':
             # msgspec takes no name that JSON writes with escapes: with a quote, a backslash, a control character.
             self._text_of: Callable[[bytes | memoryview], str] = _not_plain
@@ -81,6 +90,8 @@ class RecordParser:
             self._text_of = _nested(key)
             self.texts = self._nested_texts
         else:
+            raw = msgspec.defstruct("Raw", [("text", msgspec.Raw)], rename={"text": key}, frozen=True, gc=False)
+            self._raw_of = msgspec.json.Decoder(raw).decode
             record = msgspec.defstruct("Record", [("text", str)], rename={"text": key}, frozen=True, gc=False)
             self._decode: Callable[[bytes | memoryview], Any] = msgspec.json.Decoder(record).decode
             self._text_of = lambda line: self._decode(line).text
@@ -93,13 +104,14 @@ class RecordParser:
     def _nested_texts(self, lines: Sequence[bytes | memoryview]) -> list[bytes]:
         return [text.encode() for text in map(self._text_of, lines)]
 
-    def parse(self, line: bytes, policy: Utf8Policy, *, at_start: bool) -> tuple[bytes, int]:
+    def parse(self, line: bytes, policy: Utf8Policy, *, at_start: bool, is_long: bool = False) -> tuple[bytes, int]:
         """Return the text of a line that is not blank, and how many of its bytes were not UTF-8.
 
         Args:
             line: the line.
             policy: for bytes that are not UTF-8.
             at_start: it is a file's first, where a byte order mark may stand before it.
+            is_long: its text is decoded in parts: a string takes up to four bytes for each of them.
 
         Raises:
             NotARecordError: it has no text.
@@ -117,10 +129,35 @@ class RecordParser:
                     at,
                 )
             line, n_invalid = clean(line, policy)
+        if is_long and self._raw_of is not None:
+            return self._parse_long(line), n_invalid
         try:
             return self._text_of(line).encode(), n_invalid
         except NOT_PLAIN:
             return self._parse_slowly(line), n_invalid
+
+    def _parse_long(self, line: bytes) -> bytes:
+        """Return the text of a long line, whose string is decoded in parts. Raises NotARecordError."""
+        try:
+            raw = memoryview(self._raw_of(line).text)  # type: ignore[misc]
+        except msgspec.ValidationError:
+            raise NotARecordError("missing_text", f'there is no key "{self._key}"', "pass --text-key KEY") from None
+        except NOT_PLAIN as error:
+            # What msgspec says of half of a surrogate pair.
+            is_half = re.search("surrogate|hex escape", str(error)) is not None
+            raise NotARecordError(
+                "lone_surrogate" if is_half else "invalid_json", f"the line is not JSON: {error}", "fix the line"
+            ) from None
+        if bytes(raw[:1]) != b'"':
+            return self._text_in({self._key: None if bytes(raw[:4]) == b"null" else 0})
+        parts, begin, end = [], 1, len(raw) - 1
+        while begin < end:
+            n = min(_PART_BYTES, end - begin)
+            if begin + n < end:
+                n = _whole_characters(bytes(raw[begin : begin + n])) or end - begin
+            parts.append(_decode_string(b'"' + bytes(raw[begin : begin + n]) + b'"').encode())
+            begin += n
+        return b"".join(parts)
 
     def _parse_slowly(self, line: bytes) -> bytes:
         """Parse by the standard library: it says why, and accepts lone surrogates where they do no harm."""
@@ -152,6 +189,16 @@ class RecordParser:
             raise NotARecordError(
                 "lone_surrogate", f'the text under "{key}" has half of a surrogate pair (\\ud800 to \\udfff)', "fix the line"
             ) from None
+
+
+def _whole_characters(part: bytes) -> int:
+    """Return how much of the beginning of a JSON string's content is whole characters and escapes; 0 if that cannot be seen."""
+    match = _ESCAPED.match(part)
+    n = match.end() if match else 0
+    # A character of several bytes may go on after the end.
+    while n and part[n - 1] & 0xC0 == 0x80:
+        n -= 1
+    return n - 1 if n and part[n - 1] >= 0xC0 else n
 
 
 class _Number(str):

@@ -14,7 +14,7 @@ import xxhash
 from tokmill.core.documents import DocumentBuffer
 from tokmill.core.errors import ChangedError
 from tokmill.core.records import BLOCK_BYTES, DIVIDE_ABOVE_BYTES, Cursor, Location
-from tokmill.core.system.budget import piece_too_long
+from tokmill.core.system.budget import RECORD_SHARE, piece_too_long
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -61,9 +61,15 @@ class ReadSettings:
         """The longest text that is held in one piece."""
         return max(self.max_piece_bytes, self.batch_bytes)
 
-    def too_long(self, what: str, where: Location, n_bytes: int | None = None) -> MemoryBudgetError:
-        """Return the error for a text of more than `most_bytes`. n_bytes: its length, where known."""
-        return piece_too_long(what, str(where), self.most_bytes, self.terms, n_bytes)
+    @property
+    def most_record_bytes(self) -> int:
+        """The longest record that is read; its text is then cut like others."""
+        return max(self.most_bytes, self.budget_bytes // RECORD_SHARE)
+
+    def too_long(self, what: str, where: Location, n_bytes: int | None = None, *, is_record: bool = False) -> MemoryBudgetError:
+        """Return the error for a text of more than `most_bytes`, or a record. n_bytes: its length, where known."""
+        most = self.most_record_bytes if is_record else self.most_bytes
+        return piece_too_long(what, str(where), most, self.terms, n_bytes, is_record=is_record)
 
 
 class Position:

@@ -104,12 +104,22 @@ class RowBatcher:
                 self.reject(NotARecordError("invalid_utf8", what, next_step), record, offset)
                 return
             text, n_invalid = clean(text, policy)
+        if self._settings.cutter is None and len(text) > self._settings.most_bytes:
+            self._reject_uncut(len(text), record, offset)
+            return
         self._n_changed += n_invalid > 0
         self._n_invalid += n_invalid
         self._documents.append(text)
         self._records.append(record)
         self._offsets.append(_NONE if offset is None else offset)
         self._n_text += len(text)
+
+    def _reject_uncut(self, n_bytes: int, record: int, offset: int | None) -> None:
+        """Skip a text that is too long for a tokenizer whose documents cannot be cut. Raises MemoryBudgetError."""
+        what = "for this tokenizer no document can be cut, and this one"
+        if self._settings.content.on_error == "stop":
+            raise self._settings.too_long(what, self._position.location(0, record).at(offset), n_bytes)
+        self.reject(NotARecordError("too_long", f"{what} is too long", "raise --memory"), record, offset)
 
     def add_all(self, texts: Sequence[bytes], first_record: int, offsets: Sequence[int]) -> None:
         """Add the texts of consecutive records, none larger than a batch and all known to be UTF-8."""

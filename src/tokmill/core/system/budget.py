@@ -49,6 +49,8 @@ _COST_PER_TEXT_BYTE = 9
 """`Batch.cost_bytes` of a batch of documents of 128 bytes, per byte of text."""
 _PIECE_COST = UNCUT_COST + 2
 """For each byte of one uncut piece: the engine's memory, and the text itself twice."""
+RECORD_SHARE = 10
+"""A record of up to a tenth of the budget is read: its line, its text and a copy are held at once, in what pieces may take."""
 _GROWTH = 2.45
 """A full cache doubles its table inside one batch: from 361 MiB to 875 while both are held (measured on text of unique words; the
 worst case). It must be dropped before that."""
@@ -170,10 +172,14 @@ def _with_batches(budget_bytes: int, batch_bytes: int, terms: BudgetTerms) -> Bu
     )
 
 
-def budget_for_piece(n_bytes: int, terms: BudgetTerms) -> int:
-    """Return the smallest budget, in whole 16 MiB, with which a text of `n_bytes` can be encoded in one piece."""
+def budget_for_piece(n_bytes: int, terms: BudgetTerms, *, is_record: bool = False) -> int:
+    """Return the smallest budget, in whole 16 MiB, with which a text of `n_bytes` can be encoded in one piece.
+
+    is_record: it is a record that need only be read in one piece.
+    """
     most = 2 * n_bytes * _PIECE_COST * terms.piece_factor
-    return _least_budget(lambda shares: shares.max_piece_bytes >= n_bytes, most, terms)
+    share = RECORD_SHARE if is_record else most
+    return _least_budget(lambda shares: max(shares.max_piece_bytes, shares.budget_bytes // share) >= n_bytes, most, terms)
 
 
 def _least_budget(fits: Callable[[BudgetShares], bool], most: int, terms: BudgetTerms) -> int:
@@ -188,13 +194,18 @@ def _least_budget(fits: Callable[[BudgetShares], bool], most: int, terms: Budget
     return step * bisect.bisect_left(range((most + _least_mib(terms) * MIB) // step + 2), True, key=is_enough)
 
 
-def piece_too_long(what: str, where: str, most: int, terms: BudgetTerms | None, n_bytes: int | None) -> MemoryBudgetError:
-    """Return the error for a text that must be encoded in one piece and does not fit. most: bytes that fit; n_bytes: its own."""
+def piece_too_long(
+    what: str, where: str, most: int, terms: BudgetTerms | None, n_bytes: int | None, *, is_record: bool = False
+) -> MemoryBudgetError:
+    """Return the error for a text that must be held in one piece and does not fit.
+
+    most: bytes that fit; n_bytes: its own; is_record: as in `budget_for_piece`.
+    """
     if n_bytes is None or n_bytes <= most or terms is None:
         needed, allowed = None, f"at most {most:,} bytes in one piece with this --memory"
         next_step = "raise --memory, or divide it"
     else:
-        needed = budget_for_piece(n_bytes, terms)
+        needed = budget_for_piece(n_bytes, terms, is_record=is_record)
         allowed = f"at most {most:,} bytes in one piece with this --memory; this has {n_bytes:,}"
         if needed > memory.usable_bytes():
             next_step, needed = f"divide it, or use a machine where --memory {needed // MIB}MiB is possible", None

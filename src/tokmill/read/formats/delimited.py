@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tokmill.core.documents import DocumentBuffer
+    from tokmill.core.errors import MemoryBudgetError
     from tokmill.core.protocols import ByteStream
     from tokmill.core.records import Cursor
     from tokmill.read.position import Position, ReadSettings
@@ -106,7 +107,7 @@ class TableReader(FormatReader["ByteStream"]):
                 continue
             self._take_regular(rows, pattern, is_last=column == n_columns - 1)
             if not self._batcher.is_full:
-                self._take_one(rows, column, n_columns)
+                self._take_one(rows, pattern, column, n_columns)
             if self._batcher.is_full:
                 yield from self._batcher.take(self._position.cursor())
 
@@ -140,10 +141,18 @@ class TableReader(FormatReader["ByteStream"]):
                 batcher.add(text, record + i, places[i])
         self._consume(rows.consume(), len(texts))
 
-    def _take_one(self, rows: TableRows, column: int, n_columns: int) -> None:
-        """Take the next row by the csv module. Raises BadRecordError, MemoryBudgetError."""
+    def _take_one(self, rows: TableRows, pattern: re.Pattern[bytes], column: int, n_columns: int) -> None:
+        """Take the next row by the csv module, or a long one by the pattern. Raises BadRecordError, MemoryBudgetError."""
         fields, position = rows.next_row(), self._position
         if fields is None:
+            return
+        if isinstance(fields, TooLongError):
+            # The module takes four bytes for each character, and as many again when it is done.
+            text = rows.long_row(pattern, self._settings.most_record_bytes, is_last=column == n_columns - 1)
+            if text is None:
+                raise self._too_long()
+            self._batcher.add(text, position.record, position.offset)
+            self._consume(rows.consume(), 1)
             return
         if self._quoting == "in doubt" and isinstance(fields, list):
             self._check_lines(bytes(rows.at_hand()), n_columns)
@@ -219,12 +228,14 @@ class TableReader(FormatReader["ByteStream"]):
         """Return the error for a fault of the whole file, which no policy skips."""
         return bad.file_error(self._position.location(0, 0), "a header with one column of that name")
 
+    def _too_long(self) -> MemoryBudgetError:
+        """Return the error for a long row, which no policy skips: it may be sound, and its lines are no rows."""
+        error = self._settings.too_long("a row (perhaps a quote is never closed)", self._position.location(), is_record=True)
+        error.next_step = "raise --memory, or fix the quote that is opened there"
+        return error
+
     def _bad_row(self, fields: list[str] | csv.Error, n_columns: int) -> NotARecordError:
-        """Return what is wrong with a row. Raises MemoryBudgetError for a long one, which may be sound: its lines are no rows."""
-        if isinstance(fields, TooLongError):
-            error = self._settings.too_long("a row (perhaps a quote is never closed)", self._position.location())
-            error.next_step = "raise --memory, or fix the quote that is opened there"
-            raise error
+        """Return what is wrong with a row."""
         if isinstance(fields, list):
             what = f"the row has {counted(len(fields), 'field')}, the header {n_columns}"
             return NotARecordError("invalid_csv", what, "fix the row (a field with a delimiter or a newline is quoted)")
@@ -369,6 +380,25 @@ class TableRows:
             self.end = self._first_end
             return csv.Error("a quote is opened and never closed") if is_open else error
         return fields
+
+    def long_row(self, pattern: re.Pattern[bytes], most_bytes: int, *, is_last: bool) -> bytes | None:
+        """Return the text of the next row, which is then at hand, if it matches and has at most so many bytes."""
+        begin = self.begin - self._base
+        while True:
+            # The end of the file ends a row, too.
+            row = pattern.match(self._data + b"\n" if self._ended else self._data, begin)
+            if row is not None and row.lastindex in (_QUOTED, _PLAIN) and row.end() - begin <= most_bytes:
+                self.end = self._base + min(row.end(), len(self._data))
+                if row.lastindex == _QUOTED:
+                    return row[_QUOTED].replace(b'""', b'"')
+                return row[_PLAIN].removesuffix(b"\r") if is_last else row[_PLAIN]
+            n_held = len(self._data) - begin
+            if self._ended or n_held > most_bytes:
+                return None
+            # Each look is at twice as much as the one before.
+            while not self._ended and len(self._data) - begin < 2 * n_held:
+                self._fill()
+                begin = self.begin - self._base
 
     def next_line(self) -> str:
         """Return the next line of the row at hand, for the csv module. Raises StopIteration, TooLongError."""

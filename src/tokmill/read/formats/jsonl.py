@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from tokmill.core.protocols import ByteStream
     from tokmill.core.records import Cursor, Location
     from tokmill.read.position import Position, ReadSettings
+    from tokmill.read.splitter import LongRecord
 
 _IS_SPACE = np.isin(np.arange(256), list(b"\t\n\x0b\x0c\r "))
 _LONG_BYTES = 1 << 10
@@ -92,7 +93,9 @@ class JsonLinesReader(FormatReader["ByteStream"]):
         for number, line in zip(map(int, numbers), map(bytes, lines), strict=True):
             record, offset = position.record + number, position.offset + int(starts[number])
             try:
-                text, n_invalid = self._parser.parse(line, policy, at_start=offset == 0)
+                text, n_invalid = self._parser.parse(
+                    line, policy, at_start=offset == 0, is_long=len(line) > self._settings.most_bytes
+                )
             except NotARecordError as bad:
                 self._batcher.reject(bad, record, offset)
             else:
@@ -101,16 +104,36 @@ class JsonLinesReader(FormatReader["ByteStream"]):
     def _long_line(self) -> Generator[Batch, None, bool]:
         """Yield the batches of a line that does not fit the window; return whether the file goes on after it."""
         held = self._splitter.open_long()
-        while not held.complete and held.n_known <= self._settings.most_bytes:
+        most = self._settings.most_record_bytes
+        while not held.complete and held.n_known <= most:
             held.grow()
-        if len(held.buffer) > self._settings.most_bytes:
-            raise self._settings.too_long("a line", self._position.location(), len(held.buffer) if held.complete else None)
+        if len(held.buffer) > most:
+            return (yield from self._too_long_line(held))
         line = held.take(len(held.buffer))
         self._add([] if line.isspace() else [line], [] if line.isspace() else [0], np.zeros(1, np.int64))
         goes_on = self._splitter.close_long(held)
         self._consume(line, 1, at_end=not goes_on)
         del line
         after = self._consume(b"\n" if goes_on else b"", 0, at_end=not goes_on)
+        yield from self._batcher.take(after)
+        return goes_on
+
+    def _too_long_line(self, held: LongRecord) -> Generator[Batch, None, bool]:
+        """Read past a line that is too long, and skip it. Raises MemoryBudgetError if that is not the policy."""
+        where, settings = self._position.location(), self._settings
+        if settings.content.on_error == "stop":
+            raise settings.too_long("a line", where, len(held.buffer) if held.complete else None, is_record=True)
+        while True:
+            with memoryview(held.buffer) as view:
+                self._consume(view, 0, at_end=False)
+            held.buffer.clear()
+            if held.complete:
+                break
+            held.grow()
+        bad = NotARecordError("too_long", f"the line is longer than {settings.most_record_bytes:,} bytes", "raise --memory")
+        self._batcher.reject(bad, self._position.record, where.offset)
+        goes_on = self._splitter.close_long(held)
+        after = self._consume(b"\n" if goes_on else b"", 1, at_end=not goes_on)
         yield from self._batcher.take(after)
         return goes_on
 

@@ -117,14 +117,22 @@ class TarReader(FormatReader["ByteStream"]):
     def _small(self, member: tarfile.TarInfo, *, is_text: bool) -> None:
         """Add a member that is held whole. Raises BadRecordError."""
         offset, record = self._position.offset, self._position.record
-        if member.size > self._settings.most_bytes:
-            raise self._settings.too_long(_shown(member), self._position.location(), member.size)
+        is_long = member.size > self._settings.most_bytes
+        if member.size > self._settings.most_record_bytes:
+            if self._settings.content.on_error == "stop":
+                raise self._settings.too_long(_shown(member), self._position.location(), member.size, is_record=True)
+            for _ in self._content(member):
+                pass
+            what = f"{_shown(member)} is longer than {self._settings.most_record_bytes:,} bytes"
+            self._batcher.reject(NotARecordError("too_long", what, "raise --memory"), record, offset)
+            self._end(member)
+            return
         data = b"".join(self._content(member))
         if is_text:
             self._batcher.add(data, record, offset)
         else:
             try:
-                text, n_invalid = self._parser.parse(data, self._settings.content.encoding_errors, at_start=True)
+                text, n_invalid = self._parser.parse(data, self._settings.content.encoding_errors, at_start=True, is_long=is_long)
             except NotARecordError as bad:
                 bad.what = f"{_shown(member)}: {bad.what}"
                 self._batcher.reject(bad, record, offset)

@@ -1,0 +1,135 @@
+"""Records longer than a piece are read and cut up to a tenth of the budget; longer ones are refused, or skipped and counted."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import tarfile
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings, strategies as st
+from support.reading import SpaceCutter, read_all, write
+
+from tokmill.core.config import BudgetTerms
+from tokmill.core.errors import MemoryBudgetError
+from tokmill.core.system.budget import RECORD_SHARE, budget_for_piece
+from tokmill.read import json_record
+from tokmill.read.json_record import NotARecordError, RecordParser
+
+BITS = st.sampled_from(["a", "word ", "é", "日", "😀", '"', "\\", "\n", "\x00", "\\u0041", "\ud83d\ude00", "/", "\u2028"])
+SIZES = {"batch_bytes": 64, "max_piece_bytes": 500, "budget_bytes": 20_000}
+LONG = "some words and 'more' " * 60
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(bits=st.lists(BITS, max_size=40), ascii_only=st.booleans(), part_bytes=st.integers(1, 30))
+def test_a_string_that_is_decoded_in_parts_is_that_string(
+    monkeypatch: pytest.MonkeyPatch, bits: list[str], ascii_only: bool, part_bytes: int
+) -> None:
+    monkeypatch.setattr(json_record, "_PART_BYTES", part_bytes)
+    text = "".join(bits).encode("utf-16", "surrogatepass").decode("utf-16")
+    line = json.dumps({"x": 1, "text": text, "y": "text"}, ensure_ascii=ascii_only).encode()
+    assert RecordParser("text").parse(line, "strict", at_start=False, is_long=True) == (text.encode(), 0)
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b'{"text": "abc\\ud800 def"}', "lone_surrogate"),
+        (b'{"text": "abc\\udc00"}', "lone_surrogate"),
+        (b'{"text": null}', "null_text"),
+        (b'{"text": 17}', "not_a_string"),
+        (b'{"text": ["a", "b", "c"]}', "not_a_string"),
+        (b'{"other": "a"}', "missing_text"),
+        (b'[{"text": "a"}]', "missing_text"),
+        (b'{"text": "a\x01b"}', "invalid_json"),
+        (b'{"text": "a\\xb"}', "invalid_json"),
+        (b'{"text": "a" "b"}', "invalid_json"),
+        (b'{"text": "abc', "invalid_json"),
+    ],
+)
+@pytest.mark.parametrize("part_bytes", [3, 1 << 20])
+def test_what_is_wrong_with_a_long_line_is_named(
+    monkeypatch: pytest.MonkeyPatch, line: bytes, reason: str, part_bytes: int
+) -> None:
+    monkeypatch.setattr(json_record, "_PART_BYTES", part_bytes)
+    with pytest.raises(NotARecordError) as caught:
+        RecordParser("text").parse(line, "strict", at_start=False, is_long=True)
+    assert caught.value.reason == reason
+
+
+def a_table(text: str, delimiter: str = ",", end: str = "\n") -> bytes:
+    out = io.StringIO()
+    csv.writer(out, delimiter=delimiter).writerows([("id", "text"), (1, "before"), (2, text), (3, "after")])
+    return out.getvalue().removesuffix("\r\n").encode() + end.encode()
+
+
+def a_json_archive(text: str) -> bytes:
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w") as archive:
+        for name, each in (("1.json", "before"), ("2.json", text), ("3.json", "after")):
+            data = json.dumps({"text": each}).encode()
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    return made.getvalue()
+
+
+def json_lines(text: str) -> bytes:
+    return "\n".join(json.dumps({"text": each}) for each in ("before", text, "after")).encode()
+
+
+KINDS = {
+    "a.jsonl": json_lines(LONG),
+    "a.csv": a_table(LONG),
+    "quoted.csv": a_table(LONG + '",\n"'),
+    "a.tsv": a_table(LONG, "\t"),
+    "quoted.tsv": a_table(LONG + '"', "\t"),
+    "a.tar": a_json_archive(LONG),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_record_of_up_to_a_tenth_of_the_budget_is_read(tmp_path: Path, name: str) -> None:
+    inputs = write(tmp_path, {name: KINDS[name]})
+    reading = read_all(inputs, SpaceCutter(), sizes=SIZES)
+    ending = {"quoted.csv": '",\n"', "quoted.tsv": '"'}.get(name, "")
+    assert reading.texts == [b"before", (LONG + ending).encode(), b"after"]
+    with pytest.raises(MemoryBudgetError):
+        read_all(inputs, SpaceCutter(), sizes=SIZES | {"budget_bytes": 5000})
+
+
+def test_the_last_row_may_be_long_and_end_with_the_file(tmp_path: Path) -> None:
+    data = b"id,text\n1," + LONG.encode() + b'"'
+    reading = read_all(write(tmp_path, {"a.csv": data[:-1]}), SpaceCutter(), sizes=SIZES)
+    assert reading.texts == [LONG.encode()]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.tar"])
+def test_a_longer_record_is_skipped_and_counted_where_that_is_the_policy(tmp_path: Path, name: str) -> None:
+    inputs = write(tmp_path, {name: KINDS[name]})
+    reading = read_all(inputs, SpaceCutter(), on_error="skip", sizes=SIZES | {"budget_bytes": 5000})
+    assert reading.texts == [b"before", b"after"]
+    assert reading.counts.skipped == {"too_long": 1}
+    assert [(skip.record, skip.reason) for skip in reading.skips] == [(2, "too_long")]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.tar"])
+def test_a_record_that_no_tokenizer_may_cut_is_skipped_too(tmp_path: Path, name: str) -> None:
+    inputs = write(tmp_path, {name: KINDS[name]})
+    with pytest.raises(MemoryBudgetError, match="no document can be cut"):
+        read_all(inputs, sizes=SIZES)
+    reading = read_all(inputs, on_error="skip", sizes=SIZES)
+    assert reading.texts == [b"before", b"after"]
+    assert reading.counts.skipped == {"too_long": 1}
+
+
+def test_the_budget_that_is_proposed_for_a_record_is_ten_times_its_length() -> None:
+    terms = BudgetTerms(n_threads=2)
+    needed = budget_for_piece(200_000_000, terms, is_record=True)
+    assert 0 <= needed - RECORD_SHARE * 200_000_000 < 16 << 20
+    assert re.fullmatch(r"\d+", str(needed))
+    assert needed < budget_for_piece(200_000_000, terms)
