@@ -92,10 +92,10 @@ def test_fifty_megabytes_of_one_character_do_not_fit_and_the_error_says_what_wou
     assert 50_000_000 <= divide_budget(int(named[1]) << 20, BudgetTerms(n_threads=2)).max_piece_bytes < 51_000_000
 
 
-@pytest.mark.parametrize("name", ["a.jsonl", "a.csv"])
-def test_a_line_beyond_the_budget_is_exit_13_and_named(tmp_path: Path, name: str) -> None:
-    (tmp_path / name).write_bytes(b'text\n"' + b"a" * 40_000_000)
-    done = tokenized(str(tmp_path / name), tmp_path / "out", "--memory", "512MiB", "--threads", "1", "--on-error", "skip")
+@pytest.mark.parametrize(("name", "data", "policy"), [("a.jsonl", b'{"text": "', "stop"), ("a.csv", b'text\n"', "skip")])
+def test_a_line_beyond_the_budget_is_exit_13_and_named(tmp_path: Path, name: str, data: bytes, policy: str) -> None:
+    (tmp_path / name).write_bytes(data + b"a" * 60_000_000)
+    done = tokenized(str(tmp_path / name), tmp_path / "out", "--memory", "512MiB", "--threads", "1", "--on-error", policy)
     assert done.returncode == 13
     assert name.encode() in done.stderr
 
