@@ -15,7 +15,7 @@ import lz4.frame
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import example, given, strategies as st
 from support.commands import clean_environment
 from support.reading import a_reader, read_all, write
 from support.records import a_content
@@ -69,6 +69,7 @@ def test_a_text_about_pointers_is_a_text(tmp_path: Path) -> None:
         assert read_all(write(tmp_path, {"a.txt": text})).texts == [text]
 
 
+@example(text="]0000000", end="", width=32)
 @given(
     text=st.text(st.characters(max_codepoint=127, exclude_characters="\0"), min_size=8),
     end=st.text(max_size=3),

@@ -143,7 +143,9 @@ def foreign(head: bytes, *, may_have_nul: bool = False) -> tuple[str, str] | Non
     if head[at : at + len(word)] == word and b"\0" in head[:at]:
         return "a tar archive", "give the file a name that ends in .tar, or pass --input-format tar"
     found = next(((what, next_step) for magic, what, next_step in _FOREIGN if head.startswith(magic)), None)
-    if found is None and not may_have_nul and (wide := _wide_encoding(head)):
+    # UTF-32 may begin with a bracket, as an .lzma file does.
+    is_sure = found is not None and not head.startswith(b"]\0\0")
+    if not is_sure and not may_have_nul and (wide := _wide_encoding(head)):
         return f"{wide} text without a byte order mark", f"convert it first: iconv -f {wide} -t UTF-8 FILE > NEW_FILE"
     return found
 
