@@ -7,6 +7,7 @@
 #   make faults  every system call fails once: half an hour; root and strace
 #   make power   20 power cuts; make freeze: a machine short of memory; root and User-Mode Linux
 #   make unicode the tables of characters that engine and reference treat otherwise; half an hour, after either changed
+#   make fuzz    mutated files and options for FUZZ_S seconds: none may surprise
 #   make ray     clusters of Ray on this machine, whose nodes are killed; some minutes, in an environment of its own
 #   make interop every format read by its trainer's own package; gigabytes of them
 #   make docs    the site, in build/docs: broken links are errors
@@ -27,10 +28,10 @@ BENCH := benchmarks/data
 BENCH_GB ?= 0.3
 
 .DEFAULT_GOAL := help
-.PHONY: help docs setup check test slow browser unicode faults power freeze ray interop bench peers demo clean
+.PHONY: help docs setup check test slow browser unicode faults fuzz power freeze ray interop bench peers demo clean
 
 help:
-	@sed -n '3,15s/^# *//p' Makefile
+	@sed -n '3,17s/^# *//p' Makefile
 
 setup: $(STAMP)
 
@@ -63,6 +64,11 @@ unicode: $(STAMP)
 
 faults: $(STAMP)
 	@$(BIN)/python -m pytest -o faulthandler_timeout=0 -m 'slow or root' tests/faults $(PYTEST_ARGS)
+
+FUZZ_S ?= 600
+FUZZ_SEED ?= 0
+fuzz: $(STAMP)
+	@FUZZ_S=$(FUZZ_S) FUZZ_SEED=$(FUZZ_SEED) $(BIN)/python -m pytest -o faulthandler_timeout=0 -m fuzz tests/faults/test_fuzz.py $(PYTEST_ARGS)
 
 power freeze: $(STAMP)
 	@$(BIN)/python -m pytest -o faulthandler_timeout=0 -m $@ tests/faults $(PYTEST_ARGS)
