@@ -11,8 +11,10 @@ from support.small_tokenizers import EOT, path_of, rewritten
 
 import tokmill
 from tokmill.core.errors import ChangedError, UsageError
+from tokmill.core.options import PlanOptions
 from tokmill.encode.end_of_text import NAMES, find_eot
 from tokmill.encode.resolve import resolve_tokenizer
+from tokmill.run.job import make_job
 
 DEEPSEEK = NAMES[2]
 
@@ -166,3 +168,17 @@ def test_an_unknown_token_cannot_end_documents_where_a_word_may_end_in_what_is_u
 
 def test_an_unknown_token_may_end_documents_where_nothing_is_unknown(tmp_path: Path) -> None:
     assert resolve_tokenizer(str(clip(tmp_path)), EOT).n_ids == 514
+
+
+def test_which_of_several_special_tokens_was_found_is_said(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("text")
+
+    def said(tokenizer: str, **options: str) -> list[str]:
+        job = make_job([str(tmp_path / "a.txt")], PlanOptions(tokenizer=tokenizer, **options), out=str(tmp_path / "o"))  # type: ignore[arg-type]
+        return [notice for notice in job.notices if "documents end with" in notice]
+
+    (notice,) = said(str(path_of("sentencepiece")))
+    assert notice.startswith("documents end with </s> (id 2); ")
+    assert "<s>" in notice
+    assert not said(str(path_of("sentencepiece")), eot_token="</s>")
+    assert not said("gpt2")

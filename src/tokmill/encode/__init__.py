@@ -11,6 +11,7 @@ if TYPE_CHECKING:
         ENGINES,
         cutter_of,
         disable_awkward,
+        eot_notice,
         is_lossless,
         load_decoder,
         load_encoder,

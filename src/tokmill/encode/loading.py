@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from tokmill.core.errors import EngineError, UsageError
+from tokmill.core.text import shortened
 from tokmill.encode.families import family_of
 from tokmill.encode.resolve import engine_of, known_encoding, ranks_path, reference_of
 from tokmill.encode.safe_cuts import AddedTokenCuts, cutter_for
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from tokmill.core.protocols import Cutter, Encoder
     from tokmill.core.records import Tokenizer
 
+_MOST_OTHERS = 5
+"""Special tokens that a notice names."""
 ENGINES = {
     "gigatoken": "tokmill.encode.engines.gigatoken:GigatokenEncoder",
     "tiktoken": "tokmill.encode.engines.tiktoken:TiktokenEncoder",
@@ -78,6 +81,19 @@ def is_lossless(tokenizer: Tokenizer) -> bool:
     """Return whether decoding gives the text back, byte for byte."""
     family = family_of(tokenizer.encoding)
     return tokenizer.kind == "tiktoken" or (family is not None and family.is_lossless)
+
+
+def eot_notice(tokenizer: Tokenizer) -> str | None:
+    """Return which of several special tokens was found to end documents; None where there is no other. Raises as `cutter_of`."""
+    if tokenizer.kind == "tiktoken":
+        return None
+    file = load_tokenizer_json(tokenizer)
+    chosen = next((token for token, i in file.special.items() if i == tokenizer.eot_id), "")
+    others = [token for token in file.special if token != chosen and token not in file.unfit]
+    if not others:
+        return None
+    other = ", ".join(shortened(others, _MOST_OTHERS))
+    return f"documents end with {chosen} (id {tokenizer.eot_id:,}); --eot-token chooses another special token: {other}"
 
 
 def unknown_id(tokenizer: Tokenizer) -> int | None:

@@ -16,7 +16,7 @@ from tokmill.core.records import STDIN, is_url, path_to_text
 from tokmill.core.system.budget import default_budget, divide_budget, most_threads
 from tokmill.core.system.memory import cgroup_limit_bytes, machine_bytes, usable_bytes, usable_cores
 from tokmill.core.text import counted
-from tokmill.encode import engine_notice, engine_of, resolve_tokenizer
+from tokmill.encode import engine_notice, engine_of, eot_notice, resolve_tokenizer
 from tokmill.formats import choose_output
 from tokmill.read import check_files, find_inputs
 from tokmill.run.advice import shard_notices, unused_notices
@@ -78,6 +78,8 @@ def make_job(inputs: Sequence[str], options: PlanOptions | None = None, *, out: 
     engine = engine_of(described, options.engine)
     if engine != options.engine:
         notices.append(engine_notice(described))
+    if options.eot_token is None and (ending := eot_notice(described)) is not None:
+        notices.append(ending)
     resources, more = divide_resources(options.memory, options.threads, engine, found.inputs, is_sent=bool(destination))
     resources = msgspec.structs.replace(
         resources,
