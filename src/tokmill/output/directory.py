@@ -272,9 +272,12 @@ class Output:
         # The list of skipped records is what the error speaks of.
         if not self._is_published and not self.segments and size_of(growing_path(self.directory, SKIPPED_NAME)) <= 0:
             with contextlib.suppress(OSError, TokmillError):
-                discard_unfinished(self.directory)
+                # Otherwise it may be another run's by now.
+                if self._lock.is_held:
+                    discard_unfinished(self.directory)
         release_lock(self.directory, self._lock)
-        remove_empty(self._new_directories)
+        if not self.segments:
+            remove_empty(self._new_directories)
 
 
 class _SegmentSize:
