@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from hypothesis import HealthCheck, given, settings, strategies as st
+from hypothesis import HealthCheck, given, seed, settings, strategies as st
 from support.corpora import SEP, THREE_CORPORA
 from support.failures import Died, flip
 from support.outputs import part_path
@@ -243,7 +243,7 @@ def tried(data: st.DataObject, scenes: dict[str, Scene], corpora: list[Path], to
 
 
 FEW = settings(max_examples=60, deadline=None, database=None, suppress_health_check=list(HealthCheck))
-MANY = settings(FEW, max_examples=3000)
+MANY = settings(FEW, max_examples=300)
 
 
 @FEW
@@ -263,8 +263,10 @@ def test_whatever_is_put_into_an_output_during_a_command_nothing_outside_changes
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("number", range(10))
 @pytest.mark.parametrize("during", [False, True])
-def test_links_by_the_thousand(scenes: dict[str, Scene], corpora: list[Path], top: Path, during: bool) -> None:
+def test_links_by_the_thousand(scenes: dict[str, Scene], corpora: list[Path], top: Path, during: bool, number: int) -> None:
+    @seed(number)
     @MANY
     @given(st.data())
     def every(data: st.DataObject) -> None:
