@@ -98,7 +98,7 @@ def tokenize(call: TokenizeCall) -> Summary:  # noqa: D417  the arguments are th
             done = _in_parts(planned.job, call, place, runner, meter)
             return msgspec.structs.replace(done, notices=[*planned.doubts, *done.notices])
         job, finished = _carry_out(planned, call, place, runner, meter)
-        if finished.already_complete and any(source.size_bytes is None for source in job.content.inputs):
+        if finished.already_complete and not call.append and any(source.size_bytes is None for source in job.content.inputs):
             _compare_piped(call, place)
     summary = summarize(
         job, finished, meter, [*finished.notices, *notices_of(job.content, finished.counts, finished.files)], is_append=call.append
