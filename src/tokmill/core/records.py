@@ -160,7 +160,7 @@ class Location(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Skip(msgspec.Struct, frozen=True, kw_only=True):
-    """One record that was passed over, and why."""
+    """One record that was passed over, or several that follow each other, and why."""
 
     path: str
     record: Natural | None
@@ -170,6 +170,18 @@ class Skip(msgspec.Struct, frozen=True, kw_only=True):
     `invalid_csv`, `too_long`, `other_file`, `hard_link`, `symbolic_link`."""
     text_key: str | msgspec.UnsetType = msgspec.UNSET
     """Under which there was no text, or none that is one; left out where the reason is another."""
+    records: Natural | msgspec.UnsetType = msgspec.UNSET
+    """So many records, from `record` on; left out of one."""
+
+    @property
+    def n_records(self) -> int:
+        """How many records it is."""
+        return self.records if isinstance(self.records, int) else 1
+
+    def continues(self, before: Skip) -> bool:
+        """Whether these records follow those of `before`, with the same fault."""
+        is_next = before.record is not None and self.record == before.record + before.n_records
+        return is_next and (self.path, self.reason, self.text_key) == (before.path, before.reason, before.text_key)
 
 
 class Counts(msgspec.Struct, frozen=True, kw_only=True):

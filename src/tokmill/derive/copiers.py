@@ -11,6 +11,7 @@ from tokmill.core.errors import DamageError, UsageError
 from tokmill.core.manifest import SKIPPED_NAME
 from tokmill.core.output_spec import SIDES
 from tokmill.core.records import ITEM_BYTES, Counts, Tokens
+from tokmill.core.skipping import list_state
 from tokmill.core.text import counted
 from tokmill.dataset import IdReader, extents_of
 from tokmill.derive.source import ShiftedIds, check_edge, narrowed
@@ -72,7 +73,7 @@ class ByteCopier:
         for side in SIDES:
             state |= {f"{side}_{key}": step.writer.get(f"{side}_{key}", 0) for key in ("open", "inside")}
             state |= {f"{side}_{key}": getattr(counts, f"{key}_{side}") for key in ("tokens", "documents")}
-        return state
+        return state | list_state(step.writer, sum(s.n_inputs for s in before))
 
     def finish(self) -> Mapping[str, FileEntry]:
         """Append what can be known only at the end. Returns the files, by name."""
@@ -96,9 +97,13 @@ class TokenCopier:
         self._tokens = [0, 0]
         self._documents = [0, 0]
         self._n_skipped_bytes = 0
+        self._n_inputs_before = 0
+        self._listed: dict[str, int] = {}
+        """State of the list of skipped records."""
 
-    def begin_source(self, source: Source, step: int, before: Sequence[Source]) -> int:  # noqa: ARG002  as ByteCopier
+    def begin_source(self, source: Source, step: int, before: Sequence[Source]) -> int:
         """See ByteCopier."""
+        self._n_inputs_before = sum(s.n_inputs for s in before)
         content, where = source.content, str(source.directory)
         eot_id = content.tokenizer.eot_id
         self._sides = []
@@ -122,6 +127,7 @@ class TokenCopier:
                 self._documents[is_val] += len(ends)
                 n_bytes += ids.nbytes
             self._tokens[is_val] = end
+        self._listed = list_state(source.steps[step].writer, self._n_inputs_before)
         skipped = source.steps[step].ends.get(SKIPPED_NAME, 0)
         if skipped > self._n_skipped_bytes:
             n_bytes += _copy_span(source.file(SKIPPED_NAME), self._n_skipped_bytes, skipped, self._output.file(SKIPPED_NAME))
@@ -143,7 +149,7 @@ class TokenCopier:
 
     def state(self) -> dict[str, int]:
         """See ByteCopier."""
-        return self._writer.state()
+        return self._writer.state() | self._listed
 
     def finish(self) -> Mapping[str, FileEntry]:
         """See ByteCopier."""

@@ -10,6 +10,7 @@ import msgspec
 from tokmill.core.errors import DiskFullError, UsageError
 from tokmill.core.output_spec import Shards
 from tokmill.core.records import ITEM_BYTES, is_packed, text_to_path
+from tokmill.core.skipping import MOST_LISTED_BYTES
 from tokmill.core.system.durable import file_system_of
 from tokmill.core.text import counted, printable_line
 from tokmill.formats import FORMATS
@@ -45,7 +46,7 @@ class DiskNeed(msgspec.Struct, frozen=True, kw_only=True):
     output_bytes: int
     """The files of ids."""
     bookkeeping_bytes: int
-    """Journal and manifest, which exist at the same time; token files are renamed and take nothing twice."""
+    """Journal and manifest, which exist at the same time, and with --on-error skip the longest list of skipped records."""
     reserve_bytes: int
     """Left free for others."""
     written_bytes: int
@@ -135,6 +136,7 @@ def _need(out: Path, content: Content, n_tokens: int, output: int, bytes_in: int
     growing = [path.lstat() for path in growing_files(out)]
     n_content = len(msgspec.json.encode(content))
     bookkeeping = 3 * n_content + (bytes_in // _SEGMENT_BYTES + 2) * _SEGMENT_COST + _HISTORY_COST
+    bookkeeping += MOST_LISTED_BYTES if content.on_error == "skip" else 0
     reserve = min(_RESERVE_BYTES, status.f_blocks * status.f_frsize // 100 if status else _RESERVE_BYTES, output // 4)
     written = sum(file.st_blocks * 512 for file in growing)
     free = status.f_bavail * status.f_frsize if status else None

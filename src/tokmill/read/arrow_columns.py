@@ -103,18 +103,24 @@ class ColumnReader:
         )
 
     def _one_by_one(self, part: pa.Array) -> Iterator[Batch]:
-        batcher, position = self._batcher, self._position
-        for i, text in enumerate(part, 1):
-            value = text.as_py()
-            if value is None:
+        batcher, position, done = self._batcher, self._position, 0
+        is_null = part.is_null().to_numpy(zero_copy_only=False)
+        while done < len(part):
+            n = 1
+            if is_null[done]:
+                # Nulls come in millions: all that follow each other, as far as there is room for them.
+                ends = np.flatnonzero(~is_null[done : done + max(1, batcher.room_rows)])
+                n = int(ends[0]) if len(ends) else min(len(part) - done, max(1, batcher.room_rows))
                 what = f'the text in the column "{self._settings.content.text_key}" is null'
-                batcher.reject(NotARecordError("null_text", what, "fix the row"), position.record, None)
+                batcher.reject(NotARecordError("null_text", what, "fix the row"), position.record, None, n)
             else:
+                value = part[done].as_py()
                 batcher.count(len(value))
                 batcher.add(value, position.record, None)
-            del value
-            position.record += 1
-            if batcher.is_full or i == len(part):
+                del value
+            done += n
+            position.record += n
+            if batcher.is_full or done == len(part):
                 yield from batcher.take(position.cursor())
 
 

@@ -10,6 +10,8 @@ import time
 from array import array
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from tokmill.core.records import Batch, Counts
 from tokmill.read.json_record import NotARecordError, skip_of
 from tokmill.read.long_documents import long_batches
@@ -46,6 +48,9 @@ class RowBatcher:
         self._records, self._offsets = array("Q"), array("Q")
         """Record number and offset of each document."""
         self._skips: list[Skip] = []
+        self._n_skipped = 0
+        self._run_reason, self._run_begin, self._run_end = "", 0, 0
+        """Of the last fault, the first record that has it, and the record after the last."""
         self._passed: dict[str, int] = {}
         self._n_text = 0
         self._n_in = 0
@@ -61,7 +66,7 @@ class RowBatcher:
     @property
     def room_rows(self) -> int:
         """Records until the batch is full."""
-        return max(0, self._settings.max_documents - len(self._documents) - len(self._skips) - sum(self._passed.values()))
+        return max(0, self._settings.max_documents - len(self._documents) - self._n_skipped - sum(self._passed.values()))
 
     @property
     def is_empty(self) -> bool:
@@ -132,18 +137,31 @@ class RowBatcher:
         """Count a record that nobody asked for, without recording it."""
         self._passed[reason] = self._passed.get(reason, 0) + 1
 
-    def reject(self, bad: NotARecordError, record: int, offset: int | None) -> None:
-        """Skip and record a record without a text if that is the policy. Raises BadRecordError if it is not."""
+    def reject(self, bad: NotARecordError, record: int, offset: int | None, n_records: int = 1) -> None:
+        """Skip and record a record without a text, or several, if that is the policy. Raises BadRecordError if it is not."""
+        self._n_skipped += n_records
+        if bad.reason == self._run_reason and record == self._run_end:
+            # Bad records come in millions, too: only the first of a run is described.
+            self._run_end += n_records
+            return
         where = self._position.location(0, record).at(offset)
         if self._settings.content.on_error == "stop":
             error = bad.error(where, self._allowed, self._plural)
             if bad.reason == "invalid_utf8":
                 error.next_step = f"{error.next_step}{damage_hint(self._position.source.compression)}"
             raise error from None
+        self._end_run()
         self._skips.append(skip_of(bad, where, offset, self._settings.content.text_key))
+        self._run_reason, self._run_begin, self._run_end = bad.reason, record, record + n_records
+
+    def _end_run(self) -> None:
+        """Note how many records the last fault is of."""
+        if self._run_end > self._run_begin + 1:
+            self._skips[-1] = msgspec.structs.replace(self._skips[-1], records=self._run_end - self._run_begin)
 
     def take(self, after: Cursor) -> Iterator[Batch]:
         """Yield what was added as batches. after: the cursor after all of it. Raises MemoryBudgetError."""
+        self._end_run()
         documents, locate, counts, skips = self._documents, self._locator(), self._counts(), self._skips
         ends_long = self._ends_long
         self._begin()
@@ -173,7 +191,7 @@ class RowBatcher:
     def _counts(self) -> Counts:
         skipped = dict(self._passed)
         for skip in self._skips:
-            skipped[skip.reason] = skipped.get(skip.reason, 0) + 1
+            skipped[skip.reason] = skipped.get(skip.reason, 0) + skip.n_records
         return Counts(
             documents=len(self._documents) + sum(skipped.values()),
             bytes_in=self._n_in,

@@ -162,7 +162,8 @@ def _note_skip(data: ReportData, line: bytes, known: set[str]) -> None:
     except (ValueError, RecursionError):
         return
     if isinstance(skip, dict) and str(skip.get("path")) in known:
-        data.skipped_by_input[str(skip.get("path"))] += 1
+        n = skip.get("records", 1)
+        data.skipped_by_input[str(skip.get("path"))] += n if isinstance(n, int) and 0 < n < 1 << 60 else 1
         if len(data.skips) < MOST_SKIPS:
             data.skips.append(skip)
 

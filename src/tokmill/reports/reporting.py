@@ -341,7 +341,7 @@ def _densities(data: ReportData) -> dict[int, tuple[int, int]]:
 def _skipped(data: ReportData) -> list[Table]:
     """Return how many records were skipped by reason, and where the first of them are."""
     reasons = [(reason, f"{n:,}") for reason, n in sorted(data.counts.skipped.items()) if n]
-    rows = [(str(skip.get("path")), _number(skip.get("record")), _number(skip.get("offset")), _reason(skip)) for skip in data.skips]
+    rows = [(str(skip.get("path")), _records(skip), _number(skip.get("offset")), _reason(skip)) for skip in data.skips]
     listed = sum(data.skipped_by_input.values())
     shown = f"the first {MOST_SKIPS} of " if listed > MOST_SKIPS else ""
     caption = f"{counted(sum(data.counts.skipped.values()), 'record')}, by reason"
@@ -352,6 +352,11 @@ def _skipped(data: ReportData) -> list[Table]:
 def _reason(skip: dict[str, Any]) -> str:
     key = skip.get("text_key")
     return f"{skip.get('reason')}, under {key}" if key is not None else str(skip.get("reason"))
+
+
+def _records(skip: dict[str, Any]) -> str:
+    first, n = skip.get("record"), skip.get("records", 1)
+    return _number(first) + (f" to {first + n - 1:,}" if isinstance(first, int) and isinstance(n, int) and n > 1 else "")
 
 
 def _number(value: object) -> str:

@@ -12,18 +12,20 @@ from typing import TYPE_CHECKING
 
 from tokmill.core.config import typed_separator
 from tokmill.core.errors import TokmillError
+from tokmill.core.manifest import SKIPPED_NAME
 from tokmill.core.options import PlanOptions
 from tokmill.core.outcome import NOTHING
 from tokmill.core.records import BLOCK_BYTES, DIVIDE_ABOVE_BYTES
+from tokmill.core.skipping import MOST_LISTED_BYTES
 from tokmill.core.text import counted
 from tokmill.formats import FORMATS
 from tokmill.read import keys_of, open_stream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from tokmill.core.config import Content
-    from tokmill.core.records import Counts, Input
+    from tokmill.core.records import Counts, FileEntry, Input
 
 _MOST_VAL = 0.5
 _DEVIATIONS = 5
@@ -121,6 +123,14 @@ def more_for_val(counts: Counts, content: Content) -> str:
     if n < _FEW or float(fraction) <= content.val_fraction:
         return ""
     return f"{'for enough' if is_enough else 'for more'}, run again with --fresh --val-fraction {fraction}"
+
+
+def list_notices(files: Mapping[str, FileEntry]) -> list[str]:
+    """Return what to say of a list of skipped records that does not have all of them."""
+    listed = files.get(SKIPPED_NAME)
+    if listed is None or listed.size_bytes < MOST_LISTED_BYTES:
+        return []
+    return [f"{SKIPPED_NAME} ends after {MOST_LISTED_BYTES >> 20} MiB: later records were skipped and counted without a line in it"]
 
 
 def emptiness_notices(counts: Counts, content: Content) -> list[str]:

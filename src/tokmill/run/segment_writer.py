@@ -9,14 +9,12 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from tokmill.core.errors import UsageError
 from tokmill.core.events import Committed
 from tokmill.core.manifest import SKIPPED_NAME
 from tokmill.core.output_spec import Shards
 from tokmill.core.records import STDIN, Cursor
-from tokmill.core.skipping import check_skipped
+from tokmill.core.skipping import SkippedList, check_skipped
 from tokmill.core.text import counted
 from tokmill.formats import make_writer, spec_of
 from tokmill.output import growing_path
@@ -51,6 +49,7 @@ class SegmentWriter:
         content = job.content
         state = output.segments[-1].writer if output.segments else {}
         self._writer = make_writer(output, state, spec_of(content))
+        self._skipped = SkippedList(lambda: output.file(SKIPPED_NAME), content, state)
         self._stdin_index = max((i for i, source in enumerate(content.inputs) if source.path == STDIN), default=None)
         self._stdin_ended_s: float | None = None
         self.counts = output.counts
@@ -74,7 +73,7 @@ class SegmentWriter:
         for run in encoded.runs:
             self._writer.append(run)
         for skip in encoded.skips:
-            self._output.file(SKIPPED_NAME).append(msgspec.json.encode(skip) + b"\n")
+            self._skipped.add(skip)
         self.counts += encoded.counts
         self.position_bytes = encoded.position_bytes
         self._check_skipped()
@@ -138,7 +137,7 @@ class SegmentWriter:
         self._output.commit(
             after,
             counts,
-            self._writer.state(),
+            self._writer.state() | self._skipped.state(),
             self._output.elapsed_before_s + elapsed_s,
             lambda segment: self._emit(Committed(elapsed_s=elapsed_s, segment=segment, counts=counts)),
         )
@@ -147,6 +146,7 @@ class SegmentWriter:
         """Let the writer end its files, commit, and return all files by name. Raises StorageError, DiskFullError."""
         self._writer.finish()
         self._check_left()
+        self._skipped.end()
         if SKIPPED_NAME in self._output.names - set(self._output.completed()):
             self._output.file(SKIPPED_NAME)
             self._output.complete(SKIPPED_NAME)

@@ -19,6 +19,7 @@ import xxhash
 from tokmill.core.errors import ChangedError, DamageError, DiskFullError, StorageError, UsageError
 from tokmill.core.manifest import MANIFEST_NAME, Manifest, load_manifest
 from tokmill.core.records import Counts, Cursor
+from tokmill.core.skipping import list_state, without_list
 from tokmill.core.spans import HEADER, Span, SpanChecker, add_up, spans_of
 from tokmill.core.system import durable, page_cache
 from tokmill.core.system.durable import file_system_of, storage_errors
@@ -234,7 +235,8 @@ def _range(manifest: Manifest, first: int, last: int) -> DamagedRange:
         begin=before.after if before else Cursor(),
         end=after.after,
         bytes_in=new.bytes_in - old.bytes_in,
-        writer=sums | before.writer if before and first > first_of_part else {},
+        writer=sums | without_list(before.writer) if before and first > first_of_part else {},
+        listed=list_state(before.writer) if before else {},
         tokens=(new.tokens_train - old.tokens_train, new.tokens_val - old.tokens_val),
         documents=(new.documents_train - old.documents_train, new.documents_val - old.documents_val),
         is_last=last == last_of_part,
@@ -255,6 +257,8 @@ class DamagedRange:
     """Decompressed bytes of the corpus between the two cursors."""
     writer: dict[str, int]
     """State of the writer before the range."""
+    listed: dict[str, int]
+    """State of the list of skipped records before the range."""
     tokens: tuple[int, int]
     """Tokens that the range added to train and to val."""
     documents: tuple[int, int]

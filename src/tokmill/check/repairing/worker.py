@@ -23,6 +23,7 @@ from tokmill.core.errors import ChangedError, DamageError, UsageError
 from tokmill.core.events import Finished, Notice, Repaired, Started
 from tokmill.core.manifest import MANIFEST_NAME, SKIPPED_NAME
 from tokmill.core.records import STDIN, Counts, Cursor, Tokens, text_to_path
+from tokmill.core.skipping import SkippedList
 from tokmill.core.system.memory import peak_rss_bytes
 from tokmill.dataset import find_tokenizer
 from tokmill.formats import make_writer, spec_of
@@ -143,6 +144,7 @@ class RangeFiller:
         self._damaged = damaged
         self._repair = repair
         self._paths = paths
+        self._skipped = SkippedList(lambda: repair.file(SKIPPED_NAME), repair.manifest.content, damaged.listed)
         self._tokens, self._documents = list(damaged.tokens), list(damaged.documents)
 
     def add(self, encoded: EncodedBatch) -> None:
@@ -150,14 +152,15 @@ class RangeFiller:
         for run in encoded.runs:
             self._writer.append(self._cut(run))
         for skip in encoded.skips:
-            recorded = msgspec.structs.replace(skip, path=self._paths[skip.path])
-            self._repair.file(SKIPPED_NAME).append(msgspec.json.encode(recorded) + b"\n")
+            self._skipped.add(msgspec.structs.replace(skip, path=self._paths[skip.path]))
 
     def finish(self) -> None:
         """End the range. Raise ChangedError if the corpus gave less than before."""
         is_short = any(self._tokens) or any(self._documents)
         if self._damaged.is_last and not is_short:
             self._writer.finish()
+        if self._damaged.last == len(self._repair.manifest.segments) - 1:
+            self._skipped.end()
         self._repair.close_range()
         if is_short:
             raise other_corpus(f"the documents of segment {self._damaged.last + 1:,}", self._repair.directory)

@@ -21,7 +21,7 @@ from tokmill.core.outcome import Outcome, outcome_of
 from tokmill.core.partition import Part, counts_records_from_part
 from tokmill.core.progress import ProgressReporter
 from tokmill.core.records import Counts, Cursor, FileEntry, Skip, is_url
-from tokmill.core.skipping import check_skipped
+from tokmill.core.skipping import SkippedList, check_skipped, without_list
 from tokmill.core.spans import Span, SpanChecker
 from tokmill.core.system.durable import storage_errors
 from tokmill.core.version import __version__
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from tokmill.core.protocols import Observer
     from tokmill.core.system.tree import TreePath
     from tokmill.output import Header, PartsStore
+
+_MOST_LINE_BYTES = 1 << 20
+"""No line of a list of skipped records is longer."""
 
 
 def parts_store(out: str, stage: str | None = None) -> PartsStore:
@@ -132,19 +135,23 @@ class _Assembly:
     counts: Counts = field(default_factory=Counts)
     last: Cursor = field(default_factory=Cursor)
     """In the whole corpus: the end of the parts so far."""
+    listing: tuple[GrowingFile, SkippedList] | None = None
+    """The list of skipped records of the whole; None: it has none."""
     n_inputs: int = 0
     """Inputs of the parts so far, without one in the middle of which a part ends."""
 
     def assemble(self, parts: Sequence[Manifest]) -> Manifest:
         """Also writes the list of skipped records of the whole. Raises DamageError, StorageError, DiskFullError."""
         lists = self.parts.skipped_files([i for i, part in enumerate(parts) if SKIPPED_NAME in part.files])
-        skipped = GrowingFile(growing_path(self.parts.scratch, SKIPPED_NAME), 0) if lists else None
+        file = GrowingFile(growing_path(self.parts.scratch, SKIPPED_NAME), 0) if lists else None
+        self.listing = None if file is None else (file, SkippedList(lambda: file, self.content, {}))
+        last = max((index for index, part in enumerate(parts) if part.segments), default=-1)
         for index, part in enumerate(parts):
-            self._add(index, part, lists.get(index), skipped)
-        if skipped is not None:
-            skipped.sync(skipped.length)
-            skipped.close()
-            self.files[SKIPPED_NAME] = FileEntry(size_bytes=skipped.length)
+            self._add(index, part, lists.get(index), is_last=index == last)
+        if file is not None:
+            file.sync(file.length)
+            file.close()
+            self.files[SKIPPED_NAME] = FileEntry(size_bytes=file.length)
         return Manifest(
             format_version=FORMAT_VERSION,
             tokmill_version=__version__,
@@ -158,7 +165,7 @@ class _Assembly:
             parts=tuple(self.ends),
         )
 
-    def _add(self, index: int, part: Manifest, path: TreePath | None, skipped: GrowingFile | None) -> None:
+    def _add(self, index: int, part: Manifest, path: TreePath | None, *, is_last: bool) -> None:
         share, inputs = part.content.part, part.content.inputs
         begins_inside = isinstance(share, Part) and share.begin > 0
         shift = 0
@@ -166,16 +173,22 @@ class _Assembly:
             shift = self.last.record
         where = f"{self.parts.part_output(index)}/{SKIPPED_NAME}"
         records = None if path is None else _SkippedRecords(path, where, inputs[0].path if begins_inside else "", shift)
-        for segment in part.segments:
+        for number, segment in enumerate(part.segments, 1):
             files = {name: span for name, span in segment.files.items() if name != SKIPPED_NAME}
-            if SKIPPED_NAME in segment.files and records is not None and skipped is not None:
-                for line in records.lines(segment.files[SKIPPED_NAME]):
-                    skipped.append(line)
-                span = skipped.span()
-                skipped.begin_span()
+            writer = without_list(segment.writer)
+            if self.listing is not None:
+                file, listed = self.listing
+                if SKIPPED_NAME in segment.files and records is not None:
+                    for skip in records.skips(segment.files[SKIPPED_NAME]):
+                        listed.add(skip)
+                if is_last and number == len(part.segments):
+                    listed.end()
+                span = file.span()
+                file.begin_span()
                 files |= {SKIPPED_NAME: span} if span else {}
-            after = self._placed(segment.after, shift)
-            self.segments.append(msgspec.structs.replace(segment, after=after, files=files, counts=self.counts + segment.counts))
+                writer |= listed.state()
+            after, counts = self._placed(segment.after, shift), self.counts + segment.counts
+            self.segments.append(msgspec.structs.replace(segment, after=after, files=files, counts=counts, writer=writer))
             self.last = after
         self.files |= {name: entry for name, entry in part.files.items() if name != SKIPPED_NAME}
         self.counts += part.counts
@@ -202,14 +215,14 @@ class _SkippedRecords:
         self._shift = shift
         self._offset = 0
 
-    def lines(self, span: FileSpan) -> Iterator[bytes]:
+    def skips(self, span: FileSpan) -> Iterator[Skip]:
         """Yield the lines of the next segment. Raises DamageError for bytes that are not those written."""
         checker = SpanChecker([Span(0, self._offset, span.end, span.digest)])
         damaged: list[Span] = []
         with storage_errors(self._path), open(self._path.open(), "rb") as file:
             file.seek(self._offset)
             while self._offset < span.end:
-                line = file.readline()
+                line = file.readline(_MOST_LINE_BYTES)
                 damaged = checker.update(line)
                 self._offset += len(line)
                 if damaged or not line or self._offset > span.end:
@@ -218,14 +231,14 @@ class _SkippedRecords:
         if damaged or self._offset != span.end:
             raise self._damaged()
 
-    def _renumbered(self, line: bytes) -> bytes:
+    def _renumbered(self, line: bytes) -> Skip:
         try:
             skip = msgspec.json.decode(line, type=Skip)
         except (msgspec.MsgspecError, UnicodeDecodeError):
             raise self._damaged() from None
         if not self._shift or skip.path != self._begins_in or skip.record is None:
-            return line
-        return msgspec.json.encode(msgspec.structs.replace(skip, record=skip.record + self._shift)) + b"\n"
+            return skip
+        return msgspec.structs.replace(skip, record=skip.record + self._shift)
 
     def _damaged(self) -> DamageError:
         return DamageError(
