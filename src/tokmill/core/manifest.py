@@ -242,7 +242,8 @@ def check_content(content: Content, where: str) -> None:
     # If nobody named the tokenizer of the ids, only their width is known.
     if not 0 < content.tokenizer.n_ids <= (_MOST_IDS if content.tokenizer.is_known else 1 << 32):
         raise _damaged(f"a tokenizer of {content.tokenizer.n_ids:,} ids", where)
-    part = content.part if isinstance(content.part, Part) else Part(index=0, count=content.n_parts or 1, plan="")
+    count = content.n_parts if isinstance(content.n_parts, int) else 1
+    part = content.part if isinstance(content.part, Part) else Part(index=0, count=count, plan="")
     if not 0 <= part.index < part.count <= MOST_PARTS:
         raise _damaged(f"part {part} of an output", where)
     if not 0 <= content.val_fraction < 1 or not 0 <= content.seed < 1 << 64:
