@@ -14,7 +14,7 @@ import re
 import tempfile
 import textwrap
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -165,10 +165,11 @@ def of_other_class_of_marks(codes: Sequence[int], marks: Sequence[int]) -> set[i
     return found
 
 
-def of_other_composition(codes: Iterable[int], marks: Sequence[int]) -> set[int]:
+def of_other_composition(codes: Iterable[int], marks: Sequence[int], known: Collection[int] = ()) -> set[int]:
     """Characters of pairs that only one of both composes; of each pair the one with the larger number, which is the rarer.
 
-    codes: Those looked at: NFC is stable, so of a pair that only newer tables compose, one character is itself new.
+    known: Characters without which a pair is looked at. codes: Those looked at: NFC is stable, so of a pair that only newer tables
+    compose, one character is itself new.
     """
 
     def pairs() -> Iterator[str]:
@@ -179,7 +180,7 @@ def of_other_composition(codes: Iterable[int], marks: Sequence[int]) -> set[int]
                 yield other + character
             yield from (character + chr(mark) for mark in marks)
 
-    return {max(map(ord, text)) for text in differs(pairs())}
+    return {max(map(ord, text)) for text in differs(pairs()) if not {*map(ord, text)} & {*known}}
 
 
 def _valid(codes: Iterable[int]) -> list[int]:
@@ -208,7 +209,8 @@ def for_nfc() -> set[int]:
     codes = _valid(CODES)
     moving = sorted({*non_starters(codes, engine_nfc), *non_starters(codes, reference_nfc)})
     marks = [code for code in moving if unicodedata.category(chr(code)) in ("Mn", "Mc", "Me", "Cn")]
-    return of_other_decomposition(codes) | of_other_class_of_marks(codes, moving) | of_other_composition(young_codes(), marks)
+    known = of_other_decomposition(codes) | of_other_class_of_marks(codes, moving)
+    return known | of_other_composition(young_codes(), marks, known)
 
 
 def shown(codes: Iterable[int]) -> str:
