@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -101,7 +102,11 @@ def tokenize(call: TokenizeCall) -> Summary:  # noqa: D417  the arguments are th
         if finished.already_complete and not call.append and any(source.size_bytes is None for source in job.content.inputs):
             _compare_piped(call, place)
     summary = summarize(
-        job, finished, meter, [*finished.notices, *notices_of(job.content, finished.counts, finished.files)], is_append=call.append
+        job,
+        finished,
+        meter,
+        [*finished.notices, *notices_of(job.content, finished.counts, finished.files), *_left_behind(job)],
+        is_append=call.append,
     )
     _tell(call.observers, summary.notices)
     return msgspec.structs.replace(summary, notices=[*planned.doubts, *summary.notices])
@@ -254,6 +259,19 @@ def _check_together(call: TokenizeCall) -> None:
 def _of_part(part: str, job: Job) -> str:
     whole = shlex.quote(job.destination or text_to_path(job.out))
     return f"this is part {part} alone; when all parts are there: tokmill finalize {whole}"
+
+
+def _left_behind(job: Job) -> list[str]:
+    """Return what to say of a state directory that could not be removed (EBUSY), and is not that of a run that has just begun."""
+    from tokmill.output import state_of
+
+    state = Path(str(state_of(Path(text_to_path(job.out)))))
+    is_left = state.is_dir() and not (state / "journal").exists()
+    return (
+        [f"{state} could not be removed; the output is complete without it: remove it, or see what holds it open"]
+        if is_left
+        else []
+    )
 
 
 def _listed(inputs: StrPath | Sequence[StrPath]) -> list[str]:

@@ -23,6 +23,7 @@ from hypothesis import given, strategies as st
 from support.corpora import SEP
 from support.runs import TINY, run_in_process
 
+import tokmill
 from tokmill.check.verification import verify
 from tokmill.cli import app
 from tokmill.core.errors import TokmillError
@@ -226,3 +227,10 @@ def test_any_text_in_files_of_the_system_is_read(text: str) -> None:
         memory.cgroup_cores()
         memory.stalled_percent()
         memory.available_bytes()
+
+
+def test_what_cannot_be_removed_at_the_end_is_told(complete: Path, tmp_path: Path) -> None:
+    (tmp_path / "out" / ".tokmill").mkdir(parents=True)
+    (tmp_path / "out" / ".tokmill" / ".nfs0001").touch()
+    done = tokmill.tokenize([str(complete / "corpus.txt")], out=str(tmp_path / "out"))
+    assert [notice for notice in done.notices if "could not be removed" in notice]

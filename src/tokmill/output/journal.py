@@ -1,6 +1,6 @@
 """The journal: a header that says what is being made, then one line a commit. It is appended and synced.
 
-A commit begins a segment or joins the one before it (`output/directory.py` says when). Lines that were joined are put together, and
+A commit begins a segment or joins the one before it (`output/directory.py` says when). Lines that were joined are one line, and
 the journal written again in one step, before there are many of them: it grows with the segments, not with the time of a run.
 
 A line is `CHECK JSON`, where CHECK is the xxh3_64 of the JSON, seeded with the check of the line before. A line that was cut short,
