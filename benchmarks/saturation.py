@@ -73,7 +73,7 @@ def seconds_by_thread() -> dict[int, float]:
 def run_worker(file: Path, out: Path, *, stand_in: bool, n_threads: int) -> dict[str, float]:
     """Seconds by the clock, and processor seconds of reader, encoders and writer (this thread)."""
     job = make_job([str(file)], PlanOptions(val_fraction=0.0005), out=str(out)).job
-    unwatched = {"worker_bytes": 1 << 40, "reset_above_bytes": 1 << 40, "terms": BudgetTerms(n_threads=n_threads)}
+    unwatched = {"worker_bytes": 1 << 41, "reset_above_bytes": 1 << 40, "terms": BudgetTerms(n_threads=n_threads)}
     resources = msgspec.structs.replace(job.resources, **unwatched, **({"audit_fraction": 0.0} if stand_in else {}))
     if stand_in:
         tokmill.run.encoding.load_encoder = lambda *_: StandIn()  # type: ignore[assignment, attr-defined]

@@ -24,7 +24,7 @@ from tokmill.run.worker import Worker
 
 SMALL = {"batch_bytes": 700, "segment_bytes": 2500, "terms": BudgetTerms(n_threads=1)}
 TINY = {"batch_bytes": 400, "segment_bytes": 800, "terms": BudgetTerms(n_threads=1)}
-UNWATCHED = {"worker_bytes": 1 << 40, "reset_above_bytes": 1 << 40}
+UNWATCHED = {"worker_bytes": 1 << 41, "reset_above_bytes": 1 << 40}
 """A process that runs all tests is larger than any worker may be; its guard would pause and leave."""
 
 

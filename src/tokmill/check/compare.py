@@ -50,7 +50,7 @@ USUAL = Resources(
     batch_bytes=2 * MIB,
     in_flight_bytes=64 * MIB,
     max_piece_bytes=1024 * MIB,
-    reset_above_bytes=1024 * MIB,
+    reset_above_bytes=512 * MIB,
 )
 
 
