@@ -28,6 +28,7 @@ from tokmill.check.verification import verify
 from tokmill.core.config import BudgetTerms
 from tokmill.core.errors import ChangedError, DamageError, LockedError, StorageError, UsageError
 from tokmill.core.manifest import load_manifest
+from tokmill.core.records import Counts, Cursor
 from tokmill.output.directory import Output, open_output
 
 FILES = ("skipped.jsonl", "train.bin", "val.bin")
@@ -259,8 +260,10 @@ def test_a_corpus_that_moved_is_given_with_source_and_what_was_skipped_keeps_its
         repair_in_process(made.out)
     with pytest.raises(ChangedError, match="1 inputs were found"):
         repair_in_process(made.out, sources=[str(moved / "d.txt")])
+    other = tmp_path / "other.txt"
+    other.write_text("another text")
     with pytest.raises(ChangedError, match=r"has [\d,]+ bytes; .* had"):
-        repair_in_process(made.out, sources=[str(moved / "d.txt"), *sorted(map(str, moved.iterdir()))[1:]])
+        repair_in_process(made.out, sources=[str(other), *sorted(map(str, moved.iterdir()))[1:]])
     for path in moved.iterdir():
         os.utime(path)
     repair_in_process(made.out, sources=[str(moved)])
@@ -290,6 +293,8 @@ def test_a_run_that_writes_there_is_not_disturbed(made: Made, tmp_path: Path) ->
     with pytest.raises(LockedError):
         repair_in_process(out)
     held.file("train.bin").append(b"begun")
+    held.commit(Cursor(offset=1), Counts(), {}, 0.0)
+    held.settle()
     held.close()
     with pytest.raises(UsageError, match="begun to replace"):
         repair_in_process(out)
@@ -323,13 +328,14 @@ def test_a_disk_that_fails_while_it_copies_is_an_error_and_nothing_is_replaced(
         raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr(os, "copy_file_range", fail)
+    monkeypatch.setattr(os, "pwrite", fail)
     out = made.copy(tmp_path / "out")
     flip(out / "train.bin", len(made.bytes["train.bin"]) // 2)
     damaged = (out / "train.bin").read_bytes()
     with pytest.raises(StorageError, match="Input/output error"):
         repair_in_process(out)
     assert (out / "train.bin").read_bytes() == damaged
-    assert sorted(p.name for p in out.iterdir()) == sorted([*FILES, "manifest.json"])
+    assert {*FILES, "manifest.json"} == {p.name for p in out.iterdir()} - {".tokmill"}
 
 
 def test_what_the_disk_refuses_to_give_is_made_again(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,7 +38,6 @@ main()
         "tokmill.core.errors",
         "tokmill.api",
         "msgspec",
-        "psutil",
         "tokmill.run.supervisor",
         "tokmill.cli.render",
     ],

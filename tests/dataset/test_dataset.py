@@ -116,7 +116,7 @@ def test_empty_files_open_as_empty_arrays(tmp_path: Path) -> None:
 
 def test_an_incomplete_directory_is_refused_with_the_way_to_complete_it(made: Path) -> None:
     (made / "manifest.json").unlink()
-    with pytest.raises(UsageError, match="an interrupted run resumes"):
+    with pytest.raises(UsageError, match="give the directory that was --out"):
         tokmill.open(made)
 
 

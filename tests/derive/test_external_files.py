@@ -78,10 +78,10 @@ def test_a_tokenizer_with_fewer_ids_than_were_met_is_refused(tmp_path: Path) -> 
     whole(caught.value)
 
 
-def test_a_known_tokenizer_is_not_replaced(bare: Path, tmp_path: Path) -> None:
+def test_a_known_tokenizer_may_be_named(bare: Path, tmp_path: Path) -> None:
     tokmill.convert(bare, tmp_path / "named", format="raw", tokenizer="gpt2", **STATED)
-    with pytest.raises(UsageError, match="for bare files"):
-        tokmill.open(tmp_path / "named", tokenizer="gpt2")
+    with tokmill.open(tmp_path / "named", tokenizer="gpt2") as named, tokmill.open(tmp_path / "named") as plain:
+        assert named.fingerprint("train") == plain.fingerprint("train")
 
 
 def test_repair_of_an_output_without_a_tokenizer_finds_nothing_or_says_what_to_do(unnamed: Path) -> None:

@@ -183,8 +183,8 @@ def test_an_output_that_is_removed_in_the_middle_is_an_error(scene: Scene, tmp_p
         wait_for_commit(process, out)
         shutil.rmtree(out, ignore_errors=True)
         _, said = process.communicate(timeout=60)
-    assert process.returncode == 1, said
-    assert wrong_message(Outcome(1, said.decode())) == []
+    assert process.returncode == 11, said
+    assert wrong_message(Outcome(11, said.decode())) == []
     assert not (out / "train.bin").exists()
     assert run(large.command(out)).code == 0
     assert is_complete(out, large.expected)

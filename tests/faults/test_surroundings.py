@@ -44,7 +44,7 @@ class TestOrder:
     def test_a_file_is_on_the_disk_before_it_has_its_name(self, name: str, calls: list[tuple[str, str]]) -> None:
         written = self.position(calls, "write", rf"/{name}\.part>", last=True)
         synced = self.position(calls, "fsync", rf"/{name}\.part>", last=True)
-        renamed = self.position(calls, "rename", rf'{name}\.part".*OUT/{name}"')
+        renamed = self.position(calls, "rename", rf'{name}\.part".*<OUT>, "{name}"')
         assert written < synced < renamed
 
     def test_the_manifest_gets_its_name_last_and_between_two_syncs_of_the_directory(self, calls: list[tuple[str, str]]) -> None:

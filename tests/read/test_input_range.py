@@ -169,7 +169,7 @@ def test_cuts_are_spread_over_all_inputs_by_their_size() -> None:
 
 @pytest.mark.parametrize("text", ["8/8", "1", "a/b", "-1/3", "0/0", "1/2/3", "0/1000000"])
 def test_what_is_no_part_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="--part 0/8"):
+    with pytest.raises(UsageError, match="0/8 is the first of eight"):
         parse_part(text)
 
 
