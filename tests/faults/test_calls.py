@@ -21,7 +21,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Scene]:
     earlier = Scene(top / "earlier.txt", write_prose(top / "earlier.txt", 5, seed=1))
     assert run(earlier.command(top / "earlier")).code == 0
     over = replace(new, options=("--fresh",), before=top / "earlier", earlier=earlier.expected)
-    killed = run_with(Fault("fsync", "EIO", 6), new, top / "half")
+    killed = run_with(Fault("fsync", "EIO", 5), new, top / "half")
     assert killed.code == 1
     assert (top / "half" / ".tokmill" / "journal").read_bytes().count(b"\n") > 1
     (top / "half" / ".tokmill" / "manifest.json.part").unlink(missing_ok=True)
