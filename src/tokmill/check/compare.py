@@ -59,7 +59,7 @@ class Compared(msgspec.Struct, frozen=True, kw_only=True):
 
     documents: int = 0
     n_bytes: int = 0
-    """Of text."""
+    """Bytes of text that were compared."""
     by_reference: int = 0
     """Documents whose ids are those of the reference tokenizer, which encoded them again."""
     reference: str = ""

@@ -78,7 +78,7 @@ class Content(msgspec.Struct, frozen=True, kw_only=True):
     """Stands between documents of a text file; None: a file is one document."""
     text_key: str = PlanOptions.text_key
     quoting: Quoting | msgspec.UnsetType = msgspec.UNSET
-    """Of CSV and TSV; unset: auto."""
+    """How quotes in CSV and TSV are read; unset: auto."""
     eot: EotPlacement = "after"
     val_fraction: float = PlanOptions.val_fraction
     """Share of documents for the val side, 0 <= fraction < 1."""

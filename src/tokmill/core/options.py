@@ -146,7 +146,7 @@ AUDIT = Option(
     has_variable=False,
     help="With --source: share of the text that the reference tokenizer encodes again, beside each character's first; 1: all.",
 )
-"""Of `verify`."""
+"""The option `--audit` of `verify`."""
 
 _KINDS = {"int": int, "float": float, "bool": bool}
 _TYPES: dict[str, type] = {

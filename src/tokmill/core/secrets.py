@@ -31,7 +31,7 @@ _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(/+)")
 _IN_TEXT = re.compile(r"""[A-Za-z][A-Za-z0-9+.-]*:/+[^\s"'<>`]+""")
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.%]*\]|[^:\[\]]+)(:[0-9]{0,5})?")
 _USER_FIRST = re.compile(r"(?://+)?[^\s/@]+:[^@]*@")
-"""Of a word without a scheme: `user:password@host:/file`."""
+"""User and password in a word without a scheme: `user:password@host:/file`."""
 _ONE_SLASH = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/(?!/)")
 _SHORTEST = 6
 """A shorter secret is hidden only as part of its URL: it may be an ordinary word."""

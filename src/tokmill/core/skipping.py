@@ -45,7 +45,7 @@ def check_skipped(counts: Counts, max_skipped: int | None, where: str) -> None:
 
 
 _REASONS = ("invalid_utf8", "invalid_json", "missing_text", "null_text", "not_a_string", "lone_surrogate", "invalid_csv")
-"""Of records whose neighbours may have the same fault. Only the end changes: states of runs have numbers of these."""
+"""Reasons that may hold for many records in a row. New ones go to the end: the state of a run stores their numbers."""
 _STATE = "skipped_"
 
 

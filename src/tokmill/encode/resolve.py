@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 BUILT_IN = ("gpt2", "r50k_base")
 _MOST_ENTRIES = 10_000
-"""Of a directory, in which a name like a mistyped one is looked for."""
+"""Names in a directory, at most, among which one like a mistyped name is searched for."""
 
 
 def resolve_tokenizer(name: str, eot_token: str | None = None, *, may_ask: bool = True) -> Tokenizer:

@@ -14,7 +14,7 @@ from tokmill.core.records import path_to_text
 from tokmill.core.text import format_bytes
 
 MOST_BYTES = 128 << 20
-"""Of a tokenizer.json; the largest published ones have 40 MB."""
+"""The largest tokenizer.json that is read; the largest published ones have 40 MB."""
 _KINDS = (
     (stat.S_ISDIR, "a directory"),
     (stat.S_ISFIFO, "a pipe"),
