@@ -33,7 +33,7 @@ _MOST_WORD = 10_000
 _MOST_IDS = 1 << 22
 """A model has a row for each id, and so have tables here; the largest published vocabularies have 1 M."""
 _MOST_ADDED_CHARACTERS, _MOST_ADDED_SQUARES = 256, 32 << 20
-"""The longest added token, and the largest sum of the squares of their lengths: all beginnings of each are kept to find safe cuts."""
+"""The longest added token, and the largest sum of squared lengths: all beginnings of each are kept to find safe cuts."""
 
 Id = Annotated[int, msgspec.Meta(ge=0, lt=_MOST_IDS)]
 
