@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import itertools
 import os
 import re
 import threading
@@ -22,6 +24,8 @@ ENVIRONMENT = {
 }
 Start = Callable[..., Any]
 Fault = Callable[[dict[str, Any], Start], "Iterable[bytes] | None"]
+_numbers = itertools.count()
+"""Of the buckets of this process: moto has one memory for all servers, and the system gives a port out again."""
 
 
 class Bucket:
@@ -36,6 +40,8 @@ class Bucket:
         self.log: list[tuple[str, str, str | None]] = []
         """Method, path, range."""
         self.port = 0
+        self._own = f"{NAME}-{next(_numbers)}"
+        """What moto calls the bucket."""
         self._app = DomainDispatcherApplication(create_backend_app)
         self._server: Any = None
         self._client: Any = None
@@ -45,7 +51,7 @@ class Bucket:
     def renew(self) -> None:
         """Begin again, empty and at another port. What killed clients of earlier tests still send goes to their buckets."""
         self.stop()
-        self.port, self._client = 0, None
+        self.port, self._client, self._own = 0, None, f"{NAME}-{next(_numbers)}"
         self.fault, self.faulty = None, {"GET", "HEAD"}
         self.start()
         os.environ.update(self.environment)
@@ -60,7 +66,8 @@ class Bucket:
             def log(self, *_: object, **__: object) -> None:
                 """Nothing."""
 
-        self._server = make_server("127.0.0.1", self.port, self._answer, threaded=True, request_handler=Quiet)
+        answer = functools.partial(self._answer, self._own)
+        self._server = make_server("127.0.0.1", self.port, answer, threaded=True, request_handler=Quiet)
         self.port = self._server.server_port
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 
@@ -111,10 +118,11 @@ class Bucket:
             self._client.create_bucket(Bucket=NAME)
         return self._client
 
-    def _answer(self, request: dict[str, Any], start: Start) -> Iterable[bytes]:
+    def _answer(self, own: str, request: dict[str, Any], start: Start) -> Iterable[bytes]:
+        """Answer a request to the server that was started for the bucket `own`."""
         method, path = request["REQUEST_METHOD"], request["PATH_INFO"]
-        if int(request["SERVER_PORT"]) != self.port:
-            return self.real(request, start)
+        if own != self._own:
+            return self._moto(own, request, start)
         self.log.append((method, path, request.get("HTTP_RANGE")))
         self._active.append(request)
         try:
@@ -128,8 +136,10 @@ class Bucket:
         wait_until(lambda: not self._active)
 
     def real(self, request: dict[str, Any], start: Start) -> Iterable[bytes]:
-        """What the server answers without a fault. Moto has one memory for all servers, so each port has a bucket of its own."""
-        own = f"{NAME}-{request['SERVER_PORT']}"
+        """What the server answers without a fault."""
+        return self._moto(self._own, request, start)
+
+    def _moto(self, own: str, request: dict[str, Any], start: Start) -> Iterable[bytes]:
         changed = {"PATH_INFO": _in_bucket(request["PATH_INFO"], own)}
         for name in ("REQUEST_URI", "RAW_URI", "HTTP_X_AMZ_COPY_SOURCE"):
             if name in request:
