@@ -15,7 +15,7 @@ from support.oracle import EOT
 from support.outputs import divide, rewrite_manifest, write_output
 
 import tokmill
-from tokmill.core.errors import DamageError
+from tokmill.core.errors import DamageError, UsageError
 from tokmill.core.records import FileEntry
 from tokmill.dataset.sharded_array import ShardedIds, map_files, windows
 from tokmill.dataset.token_files import TokenFile
@@ -137,7 +137,7 @@ def test_the_ids_of_every_format_are_found_where_they_lie(tmp_path: Path, format
 def test_an_unknown_format_is_refused_by_name(tmp_path: Path) -> None:
     write_output(tmp_path / "out", write_corpus(tmp_path / "c.txt", TEXTS))
     divide(tmp_path / "out", [], format="arrays")
-    with pytest.raises(DamageError, match="'arrays'"):
+    with pytest.raises(UsageError, match="'arrays'"):
         tokmill.open(tmp_path / "out")
 
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from tokmill.core.errors import DamageError
 from tokmill.core.output_spec import SIDES
 from tokmill.core.text import counted
-from tokmill.dataset import Dataset, IdReader, extents_of, find_tokenizer, format_of
+from tokmill.dataset import Dataset, IdReader, extents_of, find_tokenizer
+from tokmill.formats import FORMATS
 from tokmill.output import Prefix, reading_errors
 from tokmill.store import Fetcher
 
@@ -29,7 +30,7 @@ class RemoteDataset(Dataset):
         prefix = Prefix(url)
         manifest = prefix.complete_manifest()
         content, there = manifest.content, prefix.list()
-        suffix = format_of(content, prefix.url).suffix
+        suffix = FORMATS[content.format].suffix
         self._extents = {side: [e for e in extents_of(manifest, side) if e.name.endswith(suffix)] for side in SIDES}
         self._objects: dict[str, _Object] = {}
         for name in (extent.name for extents in self._extents.values() for extent in extents):

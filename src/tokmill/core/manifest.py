@@ -38,8 +38,8 @@ BESIDE = {"report.html"}
 """Files that may lie beside those of an output, as hidden files may."""
 _MOST_IDS = 1 << 24
 _MOST_NAMED = 5
-FORMAT_VERSION = 1
-"""Version of manifest and journal. A newer one is an error."""
+FORMAT_VERSION = 2
+"""Version of manifest and journal. Any other is an error: 1 had another checksum."""
 
 
 class FileSpan(msgspec.Struct, frozen=True, kw_only=True):
@@ -176,17 +176,35 @@ def unfinished_parts(where: str, n_parts: int, complete: Container[int]) -> Usag
     )
 
 
+def listed_files(directory: Directory) -> list[str]:
+    """Return the names of the files that a manifest of any version lists, be it damaged; none where it cannot be read."""
+    path = tree_of(directory) / MANIFEST_NAME
+    try:
+        files = [*msgspec.json.decode(read_state(path), type=_FilesOnly).files]
+        check_names(files, str(path))
+    except (OSError, ValueError, msgspec.MsgspecError, RecursionError, DamageError):
+        return []
+    return files
+
+
+def check_version(version: int, what: str, where: str, without: str) -> None:
+    """Raise UsageError for what another version of tokmill wrote. what: names it. without: how to do without that version."""
+    if version == FORMAT_VERSION:
+        return
+    is_newer = version > FORMAT_VERSION
+    raise UsageError(
+        f"{'a newer' if is_newer else 'an older'} tokmill {what}, with version {version} of manifest and journal",
+        where=where,
+        allowed=f"version {FORMAT_VERSION}",
+        next_step=f"{'pip install --upgrade tokmill' if is_newer else 'use that tokmill for it'}, or {without}",
+    )
+
+
 def decode_manifest(data: bytes, where: str) -> Manifest:
-    """Decode a manifest, strictly. Raises DamageError, or UsageError for one of a newer tokmill."""
+    """Decode a manifest, strictly. Raises DamageError, or UsageError for one of another version of tokmill."""
     check_amount(data, "the manifest", where)
     version = _decoded(data, _VersionOnly, where).format_version
-    if version > FORMAT_VERSION:
-        raise UsageError(
-            f"the manifest has version {version}, newer than this tokmill",
-            where=where,
-            allowed=f"version {FORMAT_VERSION} or older",
-            next_step="pip install --upgrade tokmill",
-        )
+    check_version(version, "made this output", where, "make it again: the command that made it, with --fresh")
     body = memoryview(data)[: -len(seal(b""))]
     if data[len(body) :] != seal(body):
         raise _damaged("the manifest was changed after it was written: its checksum differs", where)
@@ -219,7 +237,7 @@ def _decoded(data: bytes, kind: Any, where: str) -> Any:
     try:
         return msgspec.json.decode(data, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise _damaged(f"the manifest is not readable: {error}", where) from None
+        raise unknown_value(error, where) or _damaged(f"the manifest is not readable: {error}", where) from None
 
 
 def _check_values(manifest: Manifest, where: str) -> None:
@@ -238,7 +256,7 @@ def _check_values(manifest: Manifest, where: str) -> None:
 
 
 def check_content(content: Content, where: str) -> None:
-    """Raise DamageError for settings that no run can have had."""
+    """Raise DamageError for settings that no run can have had, UsageError for a format that this version does not know."""
     # If nobody named the tokenizer of the ids, only their width is known.
     if not 0 < content.tokenizer.n_ids <= (_MOST_IDS if content.tokenizer.is_known else 1 << 32):
         raise _damaged(f"a tokenizer of {content.tokenizer.n_ids:,} ids", where)
@@ -249,7 +267,7 @@ def check_content(content: Content, where: str) -> None:
     if not 0 <= content.val_fraction < 1 or not 0 <= content.seed < 1 << 64:
         raise _damaged(f"a share of {content.val_fraction} for validation, with the seed {content.seed}", where)
     if content.format not in FORMAT_NAMES:
-        raise _damaged(f"the format {content.format!r}", where)
+        raise _unknown(f"the format {content.format!r}", where)
     if content.separator == "":
         raise _damaged("the separator is empty", where)
     for source in content.inputs:
@@ -271,6 +289,10 @@ def check_names(names: object, where: str) -> None:
             raise _damaged(f"the file name {name!r} leads out of the directory or is hidden", where)
 
 
+class _FilesOnly(msgspec.Struct):
+    files: dict[str, Any]
+
+
 class _PartsOnly(msgspec.Struct):
     n_parts: Annotated[int, msgspec.Meta(ge=1, le=MOST_PARTS)]
 
@@ -281,6 +303,20 @@ class _PlanOnly(msgspec.Struct):
 
 class _VersionOnly(msgspec.Struct):
     format_version: Natural
+
+
+def unknown_value(error: Exception, where: str) -> UsageError | None:
+    """Return the error for a name that only a newer tokmill knows, where decoding failed for that; otherwise None."""
+    return _unknown(str(error), where) if str(error).startswith("Invalid enum value") else None
+
+
+def _unknown(what: str, where: str) -> UsageError:
+    return UsageError(
+        f"this tokmill does not know what the output was made with: {what}",
+        where=where,
+        allowed="what this version knows",
+        next_step="pip install --upgrade tokmill",
+    )
 
 
 def _damaged(what: str, where: str) -> DamageError:

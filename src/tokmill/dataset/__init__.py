@@ -17,7 +17,6 @@ if TYPE_CHECKING:
         check_size,
         extents_of,
         files_of,
-        format_of,
         refuse_index,
         refuse_options,
     )

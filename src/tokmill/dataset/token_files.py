@@ -21,7 +21,6 @@ from tokmill.store import redacted
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from tokmill.core.config import Content
     from tokmill.core.manifest import Manifest
     from tokmill.core.records import IdType
     from tokmill.formats import FormatSpec
@@ -61,18 +60,6 @@ def read_header(path: Path) -> tuple[FormatSpec, IdType, int] | None:
             if announced is not None:
                 return spec, *announced
     return None
-
-
-def format_of(content: Content, where: str) -> FormatSpec:
-    """Return the format of an output. Raises UsageError for one that this version does not read."""
-    if content.format not in FORMATS:
-        raise UsageError(
-            f"this version does not read the format {content.format!r}",
-            where=where,
-            allowed=", ".join(FORMATS),
-            next_step="pip install --upgrade tokmill",
-        )
-    return FORMATS[content.format]
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,10 +126,10 @@ def extents_of(manifest: Manifest, side: str) -> list[Extent]:
 def files_of(directory: Path, manifest: Manifest) -> dict[str, tuple[TokenFile, ...]]:
     """Return the files that hold the ids of each side, in the order of the manifest.
 
-    Raises UsageError for an unknown format, DamageError for files of the wrong length or with another header.
+    Raises DamageError for files of the wrong length or with another header.
     """
     content = manifest.content
-    spec = format_of(content, str(directory))
+    spec = FORMATS[content.format]
     files: dict[str, list[TokenFile]] = {}
     for name, entry in manifest.files.items():
         if entry.side is not None and name.endswith(spec.suffix):

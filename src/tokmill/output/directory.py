@@ -32,6 +32,7 @@ from tokmill.core.manifest import (
     Segment,
     decode_manifest,
     encode_manifest,
+    listed_files,
     load_manifest,
     read_state,
 )
@@ -462,7 +463,8 @@ def _make_way(directory: TreePath, manifest: Manifest) -> None:
     is_superseded = older is not None and is_append_to(older, manifest)
     if older and is_superseded:
         keep_superseded(directory, older)
-    remove_files(directory, set(older.files if older else ()) - set(manifest.files))
+    # Also those of one that cannot be read: a trainer would read them with the new ones.
+    remove_files(directory, set(listed_files(directory)) - set(manifest.files))
     if not is_superseded:
         path.unlink()
     durable.sync_directory(directory)

@@ -20,8 +20,17 @@ import xxhash
 
 from tokmill.core.bounded import MOST_BYTES, Natural, Seconds, check_amount
 from tokmill.core.config import Content
-from tokmill.core.errors import DamageError, DiskFullError, StorageError, UsageError
-from tokmill.core.manifest import FORMAT_VERSION, Segment, check_content, check_names, open_state, read_state
+from tokmill.core.errors import DamageError, DiskFullError, StorageError
+from tokmill.core.manifest import (
+    FORMAT_VERSION,
+    Segment,
+    check_content,
+    check_names,
+    check_version,
+    open_state,
+    read_state,
+    unknown_value,
+)
 from tokmill.core.system import durable
 
 if TYPE_CHECKING:
@@ -53,19 +62,26 @@ def encode_header(header: Header) -> bytes:
     return _line(_check(payload, 0), payload)
 
 
-def read_header(path: TreePath) -> Header | None:
-    """Read the header of a journal; None if there is no file. Raises DamageError, UsageError, OSError."""
+_WITHOUT = "start over with --fresh"
+"""How to do without the version of tokmill that began a run."""
+
+
+def read_header(path: TreePath, without: str = _WITHOUT) -> Header | None:
+    """Read the header of a journal or a plan; None if there is no file. Raises DamageError, UsageError, OSError.
+
+    without: how to do without the version of tokmill that wrote it.
+    """
     try:
         data = read_state(path)
     except FileNotFoundError:
         return None
-    return decode_header(data, str(path))
+    return decode_header(data, str(path), without)
 
 
-def decode_header(data: bytes, where: str) -> Header | None:
-    """Decode what `encode_header` made; None for no bytes, or a line that was cut short. Raises DamageError, UsageError."""
+def decode_header(data: bytes, where: str, without: str = _WITHOUT) -> Header | None:
+    """Decode what `encode_header` made; None for no bytes, or a line that was cut short. Raises as `read_header`."""
     payload = next(_payloads(io.BytesIO(data), _Read(), where), None)
-    return None if payload is None else _decode_header(payload, where)
+    return None if payload is None else _decode_header(payload, where, without)
 
 
 class Commit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -103,7 +119,7 @@ class Journal:
 
     @classmethod
     def open(cls, path: TreePath, header: Header) -> Journal:
-        """Open the journal at `path`, or a new one with `header`. Raises DamageError, OSError; UsageError for a newer tokmill's."""
+        """Open the journal at `path`, or a new one with `header`. Raises DamageError, OSError; UsageError for another version's."""
         read = _read_whole(path)
         if read.header is None:
             payload = msgspec.json.encode(header)
@@ -180,7 +196,7 @@ class JournalFollower:
 def read_journal(path: TreePath) -> tuple[Header, list[Segment], float] | None:
     """Return header, committed segments, and the time spent on them, without changing the file; None if there is no journal.
 
-    Raises DamageError, OSError; UsageError for a newer tokmill's.
+    Raises DamageError, OSError; UsageError for another version's.
     """
     read = _read_whole(path)
     return None if read.header is None else (read.header, read.segments, read.elapsed_s)
@@ -244,20 +260,14 @@ def _line(check: int, payload: bytes) -> bytes:
     return b"%016x %s\n" % (check, payload)
 
 
-def _decode_header(payload: bytes | memoryview, where: str) -> Header:
+def _decode_header(payload: bytes | memoryview, where: str, without: str = _WITHOUT) -> Header:
     try:
         version = msgspec.json.decode(payload, type=_VersionOnly).format_version
-        if version > FORMAT_VERSION:
-            raise UsageError(
-                "the run to be resumed was begun by a newer tokmill",
-                where=where,
-                allowed=f"journal version {FORMAT_VERSION} or older",
-                next_step="pip install --upgrade tokmill, or start over with --fresh",
-            )
+        check_version(version, "began this run", where, without)
         check_amount(payload, "the journal's header", where)
         header = msgspec.json.decode(payload, type=Header)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise _damaged(f"the journal's header is not readable: {error}", where) from None
+        raise unknown_value(error, where) or _damaged(f"the journal's header is not readable: {error}", where) from None
     check_content(header.content, where)
     return header
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tokmill.core.errors import DamageError, TokmillError
+from tokmill.core.errors import DamageError, TokmillError, UsageError
 from tokmill.core.manifest import MANIFEST_NAME, load_manifest
 from tokmill.core.records import is_url, text_to_path
 from tokmill.output.config_diff import change_of
@@ -26,12 +25,16 @@ def is_complete(job: Job) -> bool:
 def change_at(job: Job) -> str:
     """Return why a run would not go on with what is in its directory; empty if it would, or nothing is known of it."""
     out = Path(text_to_path(job.out))
-    with suppress(TokmillError, OSError):
+    try:
         if not job.fresh and (out / MANIFEST_NAME).exists() and not is_begun(out):
             return change_of(load_manifest(out).content, job.content, out)
         begun = None if job.fresh else read_header(state_of(out) / "journal")
         return change_of(begun.content, job.content, out) if begun else ""
-    return ""
+    except UsageError as error:
+        # Another version of tokmill wrote it.
+        return error.what
+    except (TokmillError, OSError):
+        return ""
 
 
 def is_made(out: Path, content: Content, *, fresh: bool) -> bool:

@@ -310,7 +310,7 @@ class DirectoryParts(PartsStore):
     def read_plan(self) -> Header | None:
         """Return what is being made in parts here; None where nothing is. Raises DamageError, UsageError, StorageError."""
         with storage_errors(plan_of(self.directory)):
-            return read_header(plan_of(self.directory))
+            return read_header(plan_of(self.directory), self._give_up)
 
     def write_plan(self, plan: Header, *, replace: bool) -> None:
         """Write the plan, durably; where there is one already, it stays unless `replace`. Raises StorageError."""

@@ -86,7 +86,7 @@ class Prefix:
     def _refuse_unfinished_parts(self, there: Container[str]) -> None:
         """Raise UsageError for an output whose parts were not joined."""
         data = self.whole(PLAN_NAME) if PLAN_NAME in there else None
-        plan = decode_header(data, f"{self.url}/{PLAN_NAME}") if data is not None else None
+        plan = decode_header(data, f"{self.url}/{PLAN_NAME}", give_up(self.url)) if data is not None else None
         if plan is not None and isinstance(plan.content.n_parts, int):
             n_parts = plan.content.n_parts
             complete = {i for i in range(n_parts) if f"{PARTS_NAME}/{i:05}/{MANIFEST_NAME}" in there}
@@ -246,7 +246,7 @@ class Prefix:
                 self.ask(lambda name=name, upload=upload: self.store.abort_multipart(name, upload))  # type: ignore[misc]
 
     def _readable_manifest(self) -> Manifest | None:
-        """Return the manifest; None where there is none, or one that is damaged or a newer tokmill's."""
+        """Return the manifest; None where there is none, or one that is damaged or another version's."""
         try:
             return self.manifest()
         except (DamageError, UsageError):

@@ -14,7 +14,7 @@ import contextlib
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, TypeVar
 
-from tokmill.core.errors import DamageError
+from tokmill.core.errors import DamageError, UsageError
 from tokmill.core.manifest import MANIFEST_NAME, PARTS_NAME, PLAN_NAME, SKIPPED_NAME, decode_manifest
 from tokmill.core.spans import spans_of
 from tokmill.core.system import durable
@@ -91,7 +91,7 @@ class RemoteParts(PartsStore):
     def read_plan(self) -> Header | None:
         """Return what is being made in parts here; None where nothing is. Raises DamageError, UsageError, StorageError."""
         data = self._prefix.whole(PLAN_NAME)
-        return None if data is None else decode_header(data, f"{self.where}/{PLAN_NAME}")
+        return None if data is None else decode_header(data, f"{self.where}/{PLAN_NAME}", self._give_up)
 
     def write_plan(self, plan: Header, *, replace: bool) -> None:
         """Put the plan; where there is one already, it stays unless `replace`. Raises StorageError."""
@@ -234,7 +234,7 @@ class RemoteParts(PartsStore):
         """Remove what an interrupted finalize has copied of the parts of this plan."""
         try:
             plan = self.read_plan()
-        except DamageError:
+        except (DamageError, UsageError):
             # Nothing says which those are; the next run meets them and says so.
             return
         for name in [name for name in self._prefix.list() if _is_of_whole(name)]:

@@ -25,7 +25,7 @@ from tokmill.core.spans import Span, iter_spans, with_header
 from tokmill.core.system import durable
 from tokmill.core.system.durable import storage_errors
 from tokmill.output.config_diff import changed_error, is_made_of, is_only_more_lenient
-from tokmill.output.journal import JournalFollower
+from tokmill.output.journal import JournalFollower, read_header
 from tokmill.output.place import Place, output_of, stage_of
 from tokmill.output.prefix import Prefix
 from tokmill.output.state_dir import (
@@ -101,6 +101,10 @@ class Staged(Place):
         """
         self._prefix.refuse_inputs(job.content.inputs)
         content, fingerprint = job.content, job.content.fingerprint()
+        if not job.fresh:
+            with storage_errors(self._output):
+                # Raises UsageError for a run that another version of tokmill began: what it noted may mean something else.
+                read_header(state_of(self._output) / "journal")
         before = self._state.notes.content
         is_mine = before is not None and before.fingerprint() == fingerprint
         there = self._prefix.head(MANIFEST_NAME)

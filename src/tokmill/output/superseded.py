@@ -124,7 +124,7 @@ def pending_manifest(directory: Directory) -> Manifest | None:
     with reading_errors(written):
         try:
             return decode_manifest(read_state(written), str(written))
-        except (FileNotFoundError, DamageError):
+        except (FileNotFoundError, DamageError, UsageError):
             return None
 
 

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-import msgspec
-
-from tokmill.core.errors import TokmillError
-from tokmill.core.manifest import BESIDE, MANIFEST_NAME, SKIPPED_NAME, read_state
+from tokmill.core.manifest import BESIDE, MANIFEST_NAME, SKIPPED_NAME, listed_files
 from tokmill.core.records import path_to_text
 from tokmill.core.text import counted
 
@@ -66,19 +63,11 @@ class OwnFiles:
 def _written_in(directory: Path) -> frozenset[str]:
     """Return the names of what tokmill wrote in a directory; none without a manifest of tokmill."""
     path = directory / MANIFEST_NAME
-    try:
+    with suppress(OSError):
         # Links and pipes are not followed: tokmill makes none.
         if path.is_symlink() or not path.is_file():
             return frozenset()
         with path.open("rb") as file:
             if not _MANIFEST_HEAD.match(file.read(_HEAD_BYTES)):
                 return frozenset()
-        files = msgspec.json.decode(read_state(path), type=_Files).files
-    except (OSError, TokmillError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        # It cannot be read or is damaged, so nothing else is known to be tokmill's.
-        files = {}
-    return frozenset({MANIFEST_NAME, SKIPPED_NAME, *BESIDE, *files})
-
-
-class _Files(msgspec.Struct):
-    files: dict[str, Any]
+    return frozenset({MANIFEST_NAME, SKIPPED_NAME, *BESIDE, *listed_files(directory)})
