@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_right
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib import import_module
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
@@ -238,7 +238,7 @@ def _merge(batches: list[Batch]) -> Batch:
         documents=joined([batch.documents for batch in batches]),
         # A newline between them: two halves of a character must not meet.
         raw=memoryview(b"\n".join(raws)) if raws else None,
-        locate=_locator([batch.locate for batch in batches], [len(batch.documents) for batch in batches]),
+        locate=_JoinedPlaces([batch.locate for batch in batches], [len(batch.documents) for batch in batches]),
         counts=_sum([batch.counts for batch in batches]),
         skips=[skip for batch in batches for skip in batch.skips],
     )
@@ -251,11 +251,14 @@ def _sum(counts: list[Counts]) -> Counts:
     return sum(others, Counts(documents=sum(c.documents for c in plain), bytes_in=sum(c.bytes_in for c in plain)))
 
 
-def _locator(locates: list[Callable[[int], Location]], lengths: list[int]) -> Callable[[int], Location]:
-    ends = list(accumulate(lengths))
+@dataclass(frozen=True, slots=True)
+class _JoinedPlaces:
+    """Where the documents of packed batches are."""
 
-    def locate(i: int) -> Location:
+    places: list[Callable[[int], Location]]
+    lengths: list[int]
+
+    def __call__(self, i: int) -> Location:
+        ends = list(accumulate(self.lengths))
         k = bisect_right(ends, i)
-        return locates[k](i - (ends[k] - lengths[k]))
-
-    return locate
+        return self.places[k](i - (ends[k] - self.lengths[k]))

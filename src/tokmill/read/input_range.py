@@ -21,7 +21,7 @@ import numpy as np
 
 from tokmill.core.partition import counts_records_from_part
 from tokmill.core.records import Batch, Counts, Cursor
-from tokmill.read.position import Position
+from tokmill.read.position import OnePlace, Position
 from tokmill.read.stream import BoundedStream, open_stream, read_fully
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class InputRange:
         return Batch(
             documents=[],
             after=after,
-            locate=lambda _i: where,
+            locate=OnePlace(where),
             counts=Counts(),
             position_bytes=self.begin_byte,
         )

@@ -20,6 +20,7 @@ import xxhash
 
 from tokmill.core.errors import BadTextError
 from tokmill.core.records import Batch, Counts
+from tokmill.read.position import OnePlace
 from tokmill.read.utf8 import ENCODING_ADVICE, clean, first_invalid
 
 if TYPE_CHECKING:
@@ -212,7 +213,7 @@ def piece_batch(piece: TextPiece, *, after: Cursor | None, counts: Counts, where
         head_open=piece.head_open,
         tail_open=piece.tail_open,
         after=after,
-        locate=lambda _i: where,
+        locate=OnePlace(where),
         counts=counts,
         position_bytes=position_bytes,
     )
