@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from tokmill.core.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from tokmill.read.corpus import CorpusReader
+    from tokmill.read.corpus import READERS, CorpusReader, load_readers
     from tokmill.read.formats.parquet import StoredGroup, stored_groups
     from tokmill.read.inputs import find_inputs, input_format_of
     from tokmill.read.json_record import NotARecordError, RecordParser

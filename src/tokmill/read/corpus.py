@@ -13,13 +13,10 @@ from importlib import import_module
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
-from tokmill.core.config import typed_separator
 from tokmill.core.documents import joined
 from tokmill.core.errors import TokmillError
 from tokmill.core.partition import Part
 from tokmill.core.records import BLOCK_BYTES, DIVIDE_ABOVE_BYTES, WITH_FOOTER, Batch, Counts, Cursor, SourceFormat
-from tokmill.core.system.budget import spare_bytes
-from tokmill.core.text import counted, shortened
 from tokmill.read.input_range import find_range
 from tokmill.read.position import ReadSettings
 from tokmill.read.seekable import open_seekable
@@ -27,13 +24,13 @@ from tokmill.read.sniff import check_pipe
 from tokmill.read.stream import open_stream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator
+    from collections.abc import Callable, Generator, Iterable, Iterator
 
     from tokmill.core.config import Content, Resources
     from tokmill.core.protocols import Cutter
     from tokmill.core.records import Location
     from tokmill.read.input_range import InputRange
-    from tokmill.read.position import FormatReader, Position
+    from tokmill.read.position import FormatReader
 
 READERS: dict[SourceFormat, str] = {
     "text": "tokmill.read.formats.text:TextReader",
@@ -46,9 +43,6 @@ READERS: dict[SourceFormat, str] = {
 }
 """By format, its `FormatReader`; imported when there is an input of it."""
 _PATIENCE_S = 0.5
-_UNDIVIDED_BYTES = 1 << 20
-"""A text of so many bytes without a separator is worth a word."""
-_MOST_NAMED = 3
 _MOST_PACKED = 1024
 """Inputs in one batch; each keeps about 1 kB of bookkeeping until the batch is written."""
 
@@ -80,10 +74,8 @@ class CorpusReader:
         self._part = content.part if isinstance(content.part, Part) else None
         self.end: Cursor | None = None
         """Where reading ended, once it has: after the last input, or where a part ends in it."""
-        self._undivided: list[str] = []
-        self._n_undivided = 0
-        self._n_texts = 0
-        """Text files of some size that were read to their end, and how many of them have no separator; the first by name."""
+        self.texts: dict[int, tuple[int, int]] = {}
+        """Of text files that have separators or should: documents and bytes that were read, by the number of the input."""
         self._checks_pipes = resources.refuse_json_lines
         self.settings = ReadSettings(
             content=content,
@@ -95,23 +87,13 @@ class CorpusReader:
             block_bytes=block_bytes,
             budget_bytes=resources.budget_bytes,
             terms=resources.terms,
-            spare_bytes=spare_bytes(resources),
+            spare_bytes=resources.spare_bytes,
         )
 
     def batches(self, start: Cursor) -> Iterator[Batch]:
         """See protocols.Reader."""
         for index, batch in enumerate(self._packed(start)):
             yield replace(batch, index=index)
-
-    def notices(self) -> list[str]:
-        """Return what is to be said of the inputs that were read."""
-        if not self._n_undivided:
-            return []
-        n, separator = self._n_undivided, typed_separator(self.settings.content.separator)
-        names = ", ".join(shortened(self._undivided, _MOST_NAMED, n))
-        files = f"{n:,} of {counted(self._n_texts, 'text file')} of more than 1 MiB, each of which is one document: {names}"
-        where = names if n == 1 else files
-        return [f"the separator {separator} does not occur in {where}; say with --separator where documents end"]
 
     def _packed(self, start: Cursor) -> Iterator[Batch]:
         pack = _Pack(self.settings)
@@ -144,8 +126,14 @@ class CorpusReader:
         """Yield the batches of one input; return the stored bytes before the next, and the cursor after the input."""
         wanted = find_range(self.settings, self._part, i)
         start, n_before = wanted.first(start), n_before - wanted.begin_byte
+        if wanted.end == wanted.begin and not wanted.end.offset:
+            # A long document goes on here and beyond; whoever reads it says where it ends.
+            return n_before, start
         if not wanted.is_over(start):
             return (yield from self._range(wanted, start, n_before))
+        if start != wanted.begin:
+            # Reading begins behind the range.
+            return n_before, start
         nothing = wanted.nothing(start)
         n_before += nothing.position_bytes
         yield replace(nothing, position_bytes=n_before)
@@ -154,6 +142,7 @@ class CorpusReader:
     def _range(self, wanted: InputRange, start: Cursor, n_before: int) -> Generator[Batch, None, tuple[int, Cursor]]:
         """Yield the batches of a range of one input, from `start` in it on; return as `_input` does."""
         source, position = wanted.source, wanted.position(start)
+        reached: Cursor | None = None
         # What the reader of the format reads from.
         stream: Any = open_seekable(source) if source.format in WITH_FOOTER else wanted.bounded(open_stream(source))
         try:
@@ -161,22 +150,21 @@ class CorpusReader:
                 stream = check_pipe(stream, source, self.settings.content.text_key)
             for batch in _reader_of(source.format)(stream, position, self.settings).batches(start):
                 yield replace(batch, position_bytes=n_before + batch.position_bytes, counts=wanted.counts(batch))
-            self._note_undivided(wanted, position)
+                if wanted.is_reached(batch.after):
+                    reached = batch.after
+                    break
+            if source.format == "text" and self.settings.content.separator is not None:
+                self.texts[position.input_index] = (position.record, position.offset - start.offset)
             end_byte = source.size_bytes if source.format in WITH_FOOTER else stream.raw_position()
-            return n_before + int(end_byte or 0), position.end()
+            return n_before + int(end_byte or 0), reached or position.end()
         finally:
             stream.close()
 
-    def _note_undivided(self, wanted: InputRange, position: Position) -> None:
-        """Note a whole text file that was read to its end, and whether it was one document though separators were expected."""
-        source = wanted.source
-        is_whole = not wanted.begin.offset and not wanted.end.offset
-        if source.format != "text" or self.settings.content.separator is None or position.offset < _UNDIVIDED_BYTES or not is_whole:
-            return
-        self._n_texts += 1
-        if position.record == 1:
-            self._n_undivided += 1
-            self._undivided += [source.path] if len(self._undivided) < _MOST_NAMED else []
+
+def load_readers(formats: Iterable[SourceFormat]) -> None:
+    """Import what reads these formats."""
+    for name in formats:
+        _reader_of(name)
 
 
 def _reader_of(input_format: SourceFormat) -> type[FormatReader[Any]]:
