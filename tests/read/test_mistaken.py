@@ -17,12 +17,10 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import example, given, strategies as st
 from support.commands import clean_environment
-from support.reading import a_reader, read_all, write
-from support.records import a_content
+from support.reading import read_all, write
 
 from tokmill.core.config import parse_separator
 from tokmill.core.errors import BadRecordError, DamagedInputError, InputError, UsageError
-from tokmill.core.records import Cursor
 from tokmill.read.inputs import find_inputs
 from tokmill.read.seekable import open_seekable
 from tokmill.read.sniff import check_files
@@ -158,22 +156,6 @@ def test_text_in_an_old_encoding_is_first_advised_to_be_converted(tmp_path: Path
             read_all(write(tmp_path, {name: data}))
         next_step = str(caught.value.next_step)
         assert 0 < next_step.index("iconv -f WINDOWS-1252 -t UTF-8") < next_step.index("--encoding-errors")
-
-
-def test_texts_of_some_size_without_a_separator_are_named(tmp_path: Path) -> None:
-    long = b"word " * 300_000
-    inputs = write(tmp_path, {"a.txt": long, "b.txt": long + b"<|endoftext|>", "c.txt": b"short", "d.txt": long, "e.jsonl": b""})
-    reader = a_reader(a_content(inputs=inputs))
-    batches = list(reader.batches(Cursor()))
-    (notice,) = reader.notices()
-    assert "<|endoftext|> does not occur in 2 of 3 text files" in notice
-    assert f"{tmp_path}/a.txt, {tmp_path}/d.txt;" in notice
-    again = a_reader(a_content(inputs=inputs))
-    list(again.batches(batches[0].after or Cursor(input_index=3)))
-    assert "d.txt" in again.notices()[0]
-    quiet = a_reader(a_content(inputs=inputs, separator=None))
-    list(quiet.batches(Cursor()))
-    assert quiet.notices() == []
 
 
 @pytest.mark.parametrize("word", ["None", "NONE", "nONE"])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import socket
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +19,56 @@ from tokmill.core.events import AnyEvent, Finished, Repaired
 from tokmill.core.options import PlanOptions
 from tokmill.derive import appending
 from tokmill.output.directory import Output
+from tokmill.run.channel import Channel
+from tokmill.run.coordinator import Coordinator, start_workers
 from tokmill.run.job import make_job
 from tokmill.run.parts import tokenize
 from tokmill.run.parts.finalize import parts_store
+from tokmill.run.pool import LostWorkerError, Pool
 from tokmill.run.worker import Worker
 
 SMALL = {"batch_bytes": 700, "segment_bytes": 2500, "terms": BudgetTerms(n_threads=1)}
 TINY = {"batch_bytes": 400, "segment_bytes": 800, "terms": BudgetTerms(n_threads=1)}
-UNWATCHED = {"worker_bytes": 1 << 41, "reset_above_bytes": 1 << 40}
+UNWATCHED = {"child_bytes": 1 << 41, "reset_above_bytes": 1 << 40, "n_workers": 1}
 """A process that runs all tests is larger than any worker may be; its guard would pause and leave."""
+
+
+class ThreadedPool(Pool):
+    """Workers that are threads of this process, so that a test need not fork, and sees what they do."""
+
+    def _start(self, make: Callable[[int], Worker], number: int, its: socket.socket) -> int:
+        worker, channel = make(number), Channel(its)
+
+        def work() -> None:
+            try:
+                worker.serve(channel, self._shared)
+            finally:
+                channel.close()
+
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        self.threads = [*getattr(self, "threads", []), thread]
+        return 0
+
+    def _lost(self, process: object) -> LostWorkerError:
+        raise AssertionError("a worker ended; its thread says why")
+
+    def pids(self) -> list[int]:
+        return []
+
+    def close(self) -> None:
+        super().close()
+        for thread in self.threads:
+            thread.join()
+
+
+def carry_out(job: Job, emit: Callable[[AnyEvent], None]) -> None:
+    """A job in this process."""
+    pool = start_workers(job, ThreadedPool)
+    try:
+        Coordinator(job, emit, pool).run()
+    finally:
+        pool.close()
 
 
 def run_in_process(
@@ -35,7 +78,7 @@ def run_in_process(
     job = make_job([str(i) for i in inputs], PlanOptions(**options), out=str(out)).job  # type: ignore[arg-type]
     changed = {f: getattr(job.resources, f) for f in job.resources.__struct_fields__} | UNWATCHED | dict(resources or {})
     events: list[AnyEvent] = []
-    Worker(type(job)(out=job.out, content=job.content, resources=Resources(**changed), fresh=job.fresh), events.append).run()
+    carry_out(type(job)(out=job.out, content=job.content, resources=Resources(**changed), fresh=job.fresh), events.append)
 
 
 def tokenize_in_small_segments(*arguments: object, **options: object) -> None:
@@ -52,7 +95,7 @@ def tokenize_directly(out: Path, corpus: Path, **options: Any) -> None:
         job.resources, batch_bytes=500, segment_bytes=1500, terms=BudgetTerms(n_threads=1), **UNWATCHED
     )
     events: list[AnyEvent] = []
-    Worker(msgspec.structs.replace(job, resources=resources), events.append).run()
+    carry_out(msgspec.structs.replace(job, resources=resources), events.append)
 
 
 def tokenize_documents(out: Path, documents: list[bytes], resources: dict[str, object] | None = None, **options: Any) -> Path:
@@ -70,7 +113,7 @@ def append_in_process(inputs: Sequence[Path], out: Path, *, fresh: bool = False,
     job = appending.copy_old_output(job, ()) if job.made_from else job
     events: list[AnyEvent] = []
     resources = msgspec.structs.replace(job.resources, **TINY, **UNWATCHED)
-    Worker(msgspec.structs.replace(job, resources=resources), events.append).run()
+    carry_out(msgspec.structs.replace(job, resources=resources), events.append)
 
 
 def repair_in_process(out: Path, resources: Mapping[str, object] | None = None, sources: list[str] | None = None) -> list[Repaired]:
@@ -98,7 +141,7 @@ def make_part(job: Job, index: int) -> Finished:
     events: list[AnyEvent] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Output, "is_settled", property(lambda output: output.settle() is None))
-        Worker(tokenize.part_job(job, index), events.append).run()
+        carry_out(tokenize.part_job(job, index), events.append)
     assert isinstance(events[-1], Finished)
     return events[-1]
 

@@ -189,7 +189,8 @@ def _carry_out(parent: Parent) -> None:
         give_way()
     register_urls(job.urls)
     limit_growth(job.resources.child_bytes)
-    pool = _start_workers(job, inputs)
+    load_readers([name for name in READERS if b'"format":"%s"' % name.encode() in inputs])
+    pool = start_workers(job)
     del inputs
     try:
         job = msgspec.json.decode(question, type=Job)
@@ -208,12 +209,12 @@ def _without_inputs(question: bytes) -> tuple[bytes, Job]:
     return inputs, msgspec.json.decode(msgspec.json.encode(job), type=Job)
 
 
-def _start_workers(job: Job, inputs: bytes) -> Pool:
+def start_workers(job: Job, kind: type[Pool] = Pool) -> Pool:
+    """Start the workers of a job; its inputs are not needed. Raises UsageError, ChangedError for its tokenizer."""
     content, resources = job.content, job.resources
-    load_readers([name for name in READERS if b'"format":"%s"' % name.encode() in inputs])
     encoder, cutter = load_encoder(content.tokenizer, resources.engine), cutter_of(content.tokenizer)
     unknown, auditor = unknown_id(content.tokenizer), auditor_of(job, cutter)
-    return Pool(resources.n_workers, resources.arena_bytes, lambda number: Worker(number, job, encoder, auditor, cutter, unknown))
+    return kind(resources.n_workers, resources.arena_bytes, lambda number: Worker(number, job, encoder, auditor, cutter, unknown))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,9 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import threading
 import time
+import traceback
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -127,20 +129,17 @@ class Pool:
         """Whether `results` ended because the corpus did."""
         self._processes: list[_Process] = []
         self._began_s = time.monotonic()
-        lifeline, self._alive = os.pipe()
+        self._lifeline, self._alive = os.pipe()
         for number in range(n_workers):
             ours, its = socket.socketpair()
             try:
-                pid = os.fork()
+                pid = self._start(make, number, its)
             except OSError:
+                # A few are enough, if the system allows no more.
                 if not self._processes:
                     raise
                 break
-            if not pid:
-                self._begin_worker(make, number, its, lifeline)
-            its.close()
             self._processes.append(_Process(pid, Channel(ours)))
-        os.close(lifeline)
         self._readings: deque[_Reading] = deque()
         """In the order of the corpus, the first not yet written whole."""
         self._by_number: dict[int, _Reading] = {}
@@ -160,18 +159,24 @@ class Pool:
         """File and error of a write that failed."""
         self._texts: dict[int, tuple[int, int]] = {}
 
-    def _begin_worker(self, make: Callable[[int], Worker], number: int, its: socket.socket, lifeline: int) -> None:
-        """In a new process: work, and never return."""
+    def _start(self, make: Callable[[int], Worker], number: int, its: socket.socket) -> int:
+        """Start a worker and return its process."""
+        pid = os.fork()
+        if pid:
+            its.close()
+            return pid
         code = 1
         try:
+            for signum in (signal.SIGINT, signal.SIGTERM):
+                # Both may go to all processes of a terminal or a job; the coordinator decides what they mean.
+                signal.signal(signum, signal.SIG_IGN)
             os.close(self._alive)
             for process in self._processes:
                 process.channel.close()
-            make(number).serve(Channel(its), self._shared, lifeline)
+            threading.Thread(target=_end_with, args=(self._lifeline,), name="lifeline", daemon=True).start()
+            make(number).serve(Channel(its), self._shared)
             code = 0
         except BaseException as error:  # noqa: BLE001  nothing may return into the coordinator's code
-            import traceback
-
             traceback.print_exception(error)
         finally:
             os._exit(code)
@@ -497,12 +502,19 @@ class Pool:
     def close(self) -> None:
         """End the workers."""
         os.close(self._alive)
+        os.close(self._lifeline)
         for process in self._processes:
             process.channel.close()
             if process.pid:
                 with suppress(ProcessLookupError):
                     os.kill(process.pid, signal.SIGKILL)
                 os.waitpid(process.pid, 0)
+
+
+def _end_with(lifeline: int) -> None:
+    """End this process, whatever it does or waits for, when the other end of a pipe is closed."""
+    os.read(lifeline, 1)
+    os._exit(1)
 
 
 def _address(view: memoryview) -> int:

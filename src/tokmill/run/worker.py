@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import signal
-import threading
 import time
 from array import array
 from collections import deque
@@ -170,12 +168,8 @@ class Worker:
         self._n_resets = 0
         self._next_look_s = 0.0
 
-    def serve(self, channel: Channel, shared: SharedMemory, lifeline: int) -> None:
-        """Work until the coordinator is gone. lifeline: ends when it is."""
-        for signum in (signal.SIGINT, signal.SIGTERM):
-            # Both may go to all processes of a terminal or a job; the coordinator decides what they mean.
-            signal.signal(signum, signal.SIG_IGN)
-        threading.Thread(target=_end_with, args=(lifeline,), name="lifeline", daemon=True).start()
+    def serve(self, channel: Channel, shared: SharedMemory) -> None:
+        """Work until the coordinator closes the channel."""
         self._channel, self._shared = channel, shared
         begin, quarter = shared.begin(self._number), shared.arena_bytes // 4
         self._own = Ring(begin, 2 * quarter)
@@ -184,10 +178,9 @@ class Worker:
         while not channel.is_over:
             for message in channel.receive():
                 getattr(self, f"_take_{message[0]}")(*message[1:])
-            if not self._work():
+            if not self._work() and not channel.is_over:
                 is_waiting = bool(self._unstored) or self._reading is not None
                 wait_for_any([channel], _LOOK_S if is_waiting else None)
-        os._exit(0)
 
     def _work(self) -> bool:
         """Do one thing; return whether there was one."""
@@ -444,12 +437,6 @@ class Worker:
 def _aligned(n_bytes: int) -> int:
     """Return so many bytes, or some more: where they end, any array may begin."""
     return -(-n_bytes // 8) * 8
-
-
-def _end_with(lifeline: int) -> None:
-    """End this process, whatever it does or waits for, when the other end of a pipe is closed."""
-    os.read(lifeline, 1)
-    os._exit(1)
 
 
 def _packed(inputs: tuple[Input, ...], batch: Batch) -> tuple[bytes, list[memoryview]]:
