@@ -60,9 +60,9 @@ class Recorded:
 def test_steps_are_taken_one_after_the_other_and_taken_back() -> None:
     actions = Recorded()
     guard = Guard(LIMITS, actions)
-    for now, step in enumerate((Step.CALM, Step.RESET_CACHES, Step.SHRINK, Step.SHRINK, Step.PAUSE, Step.CALM, Step.CALM)):
+    for now, step in enumerate((Step.CALM, Step.RESET_CACHES, Step.RESET_CACHES, Step.PAUSE, Step.CALM, Step.CALM)):
         guard.act(step, "why", now)
-    assert actions.done == ["reset caches", "reset caches", "shrink", "reset caches", "reset caches", "pause", "go on"]
+    assert actions.done == ["reset caches", "reset caches", "reset caches", "pause", "go on"]
 
 
 def test_it_leaves_only_when_pausing_did_not_help() -> None:
@@ -83,7 +83,7 @@ def test_it_leaves_only_when_pausing_did_not_help() -> None:
 
 def test_the_thread_looks_and_acts() -> None:
     actions = Recorded()
-    readings = iter([CALM, reading(worker_bytes=1000 * MIB)])
+    readings = iter([CALM, reading(own_bytes=1000 * MIB)])
     guard = Guard(LIMITS, actions, lambda: next(readings, CALM))
     guard.start()
     for _ in range(100):
@@ -91,12 +91,12 @@ def test_the_thread_looks_and_acts() -> None:
             break
         guard._over.wait(0.05)
     guard.stop()
-    assert actions.done == ["reset caches", "shrink", "pause", "go on"]
+    assert actions.done == ["reset caches", "pause", "go on"]
 
 
 def test_a_reading_of_this_machine() -> None:
     now = take_memory_sample()
-    assert now.worker_bytes > 5 * MIB
+    assert now.own_bytes > 5 * MIB
     assert now.available_bytes is None or now.available_bytes > 0
 
 

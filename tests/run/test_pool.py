@@ -92,7 +92,7 @@ def test_skipped_records_are_numbered_as_one_reader_would(
         path.write_bytes(b"\n".join(lines) + b"\n")
         run_in_process([path], out, sizes, on_error="skip", val_fraction=0.3)
         assert written(out) == plain_tokens([d for b, d in zip(is_bad, documents, strict=True) if not b], val_fraction=0.3)
-        listed = []
+        listed: list[int] = []
         if any(is_bad):
             for line in (out / "skipped.jsonl").read_bytes().splitlines():
                 skip = json.loads(line)

@@ -25,6 +25,7 @@ from tokmill.run.job import make_job
 from tokmill.run.parts import tokenize
 from tokmill.run.parts.finalize import parts_store
 from tokmill.run.pool import LostWorkerError, Pool
+from tokmill.run.shared_memory import SharedMemory
 from tokmill.run.worker import Worker
 
 SMALL = {"batch_bytes": 700, "segment_bytes": 2500, "terms": BudgetTerms(n_threads=1)}
@@ -36,18 +37,20 @@ UNWATCHED = {"child_bytes": 1 << 41, "reset_above_bytes": 1 << 40, "n_workers": 
 class ThreadedPool(Pool):
     """Workers that are threads of this process, so that a test need not fork, and sees what they do."""
 
-    def _start(self, make: Callable[[int], Worker], number: int, its: socket.socket) -> int:
-        worker, channel = make(number), Channel(its)
+    def _start(self, make: Callable[[int], Worker], number: int, its: tuple[socket.socket, ...]) -> int:
+        worker = make(number)
 
-        def work() -> None:
+        def work(serve: Callable[[Channel, SharedMemory], None], channel: Channel) -> None:
             try:
-                worker.serve(channel, self._shared)
+                serve(channel, self._shared)
             finally:
                 channel.close()
 
-        thread = threading.Thread(target=work, daemon=True)
-        thread.start()
-        self.threads = [*getattr(self, "threads", []), thread]
+        served = zip((worker.serve, worker.attendant.serve), map(Channel, its), strict=True)
+        threads = [threading.Thread(target=work, args=each, daemon=True) for each in served]
+        for thread in threads:
+            thread.start()
+        self.threads = [*getattr(self, "threads", []), *threads]
         return 0
 
     def _lost(self, process: object) -> LostWorkerError:

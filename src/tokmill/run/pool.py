@@ -77,6 +77,7 @@ class _Process:
 
     pid: int
     channel: Channel
+    attendant: Channel
     ranges: deque[_Reading] = field(default_factory=deque)
     n_others: int = 0
     """Batches of others that it was given and has not told of."""
@@ -129,9 +130,8 @@ class Pool:
         """Whether `results` ended because the corpus did."""
         self._processes: list[_Process] = []
         self._began_s = time.monotonic()
-        self._lifeline, self._alive = os.pipe()
         for number in range(n_workers):
-            ours, its = socket.socketpair()
+            ours, its = zip(socket.socketpair(), socket.socketpair(), strict=True)
             try:
                 pid = self._start(make, number, its)
             except OSError:
@@ -139,7 +139,7 @@ class Pool:
                 if not self._processes:
                     raise
                 break
-            self._processes.append(_Process(pid, Channel(ours)))
+            self._processes.append(_Process(pid, Channel(ours[0]), Channel(ours[1])))
         self._readings: deque[_Reading] = deque()
         """In the order of the corpus, the first not yet written whole."""
         self._by_number: dict[int, _Reading] = {}
@@ -159,27 +159,27 @@ class Pool:
         """File and error of a write that failed."""
         self._texts: dict[int, tuple[int, int]] = {}
 
-    def _start(self, make: Callable[[int], Worker], number: int, its: socket.socket) -> int:
-        """Start a worker and return its process."""
+    def _start(self, make: Callable[[int], Worker], number: int, its: tuple[socket.socket, ...]) -> int:
+        """Start a worker and return its process. its: the ends of its channels."""
         pid = os.fork()
         if pid:
-            its.close()
+            for end in its:
+                end.close()
             return pid
-        code = 1
         try:
             for signum in (signal.SIGINT, signal.SIGTERM):
                 # Both may go to all processes of a terminal or a job; the coordinator decides what they mean.
                 signal.signal(signum, signal.SIG_IGN)
-            os.close(self._alive)
             for process in self._processes:
+                # The channels of the others end with the coordinator.
                 process.channel.close()
-            threading.Thread(target=_end_with, args=(self._lifeline,), name="lifeline", daemon=True).start()
-            make(number).serve(Channel(its), self._shared)
-            code = 0
-        except BaseException as error:  # noqa: BLE001  nothing may return into the coordinator's code
-            traceback.print_exception(error)
+                process.attendant.close()
+            worker, (channel, attendant) = make(number), map(Channel, its)
+            thread = threading.Thread(target=_last, args=(worker.attendant.serve, attendant, self._shared), daemon=True)
+            thread.start()
+            _last(worker.serve, channel, self._shared)
         finally:
-            os._exit(code)
+            os._exit(1)
 
     # For the guard; called in its thread.
 
@@ -355,7 +355,7 @@ class Pool:
     def _give_back(self, told: _Told) -> None:
         if isinstance(told.result, Result) and told.result.stored:
             self._processes[told.process].n_unwritten.append([])
-            self._processes[told.process].channel.send(("write", [], told.result.stored))
+            self._processes[told.process].attendant.send(("write", [], told.result.stored))
 
     def _send_pieces(self, stored: list[int]) -> None:
         """Let the owner of the current result write what was said to be written, and take back its memory."""
@@ -364,7 +364,7 @@ class Pool:
         process.is_full = False
         if pieces or stored:
             process.n_unwritten.append(pieces)
-            process.channel.send(("write", [(piece.key, piece.offset, piece.stretches) for piece in pieces], stored))
+            process.attendant.send(("write", [(piece.key, piece.offset, piece.stretches) for piece in pieces], stored))
 
     # As `output.Elsewhere`.
 
@@ -379,7 +379,7 @@ class Pool:
         self._n_keys = max(self._n_keys, key + 1)
         if key not in process.files:
             process.files.add(key)
-            process.channel.send(("file", key), [file.fd])
+            process.attendant.send(("file", key), [file.fd])
         begin, n_bytes = _address(view) - self._address, len(view)
         last = self._pieces[-1] if self._pieces else None
         if last is not None and last.key == key and last.offset + last.n_bytes == offset:
@@ -414,13 +414,14 @@ class Pool:
             for process in self._processes:
                 if key in process.files:
                     process.files.discard(key)
-                    process.channel.send(("close", key))
-        wait_for_any([process.channel for process in self._processes], timeout_s)
+                    process.attendant.send(("close", key))
+        wait_for_any([end for process in self._processes for end in (process.attendant, process.channel)], timeout_s)
         for number, process in enumerate(self._processes):
-            for message in process.channel.receive():
-                getattr(self, f"_take_{message[0]}")(number, *message[1:])
-            if process.channel.is_over:
-                raise self._lost(process)
+            for end in (process.attendant, process.channel):
+                for message in end.receive():
+                    getattr(self, f"_take_{message[0]}")(number, *message[1:])
+                if end.is_over:
+                    raise self._lost(process)
 
     def _take_result(self, number: int, of_range: int, index: int, result: Result | Failed) -> None:
         told = _Told(number, result)
@@ -438,7 +439,7 @@ class Pool:
             token, self._n_samples = self._n_samples, self._n_samples + 1
             told.n_unaudited = 1
             self._samples[token] = told
-            self._processes[0].channel.send(("samples", token, result.samples))
+            self._processes[0].attendant.send(("samples", token, result.samples))
 
     def _take_audited(self, _number: int, token: int, failed: Failed | None) -> None:
         told = self._samples.pop(token)
@@ -501,20 +502,23 @@ class Pool:
 
     def close(self) -> None:
         """End the workers."""
-        os.close(self._alive)
-        os.close(self._lifeline)
         for process in self._processes:
             process.channel.close()
+            process.attendant.close()
             if process.pid:
                 with suppress(ProcessLookupError):
                     os.kill(process.pid, signal.SIGKILL)
                 os.waitpid(process.pid, 0)
 
 
-def _end_with(lifeline: int) -> None:
-    """End this process, whatever it does or waits for, when the other end of a pipe is closed."""
-    os.read(lifeline, 1)
-    os._exit(1)
+def _last(serve: Callable[[Channel, SharedMemory], None], channel: Channel, shared: SharedMemory) -> None:
+    """Serve a channel, and end this process with it, whatever other threads do or wait for: the coordinator is gone."""
+    try:
+        serve(channel, shared)
+        os._exit(0)
+    except BaseException as error:  # noqa: BLE001  it is the end
+        traceback.print_exception(error)
+        os._exit(1)
 
 
 def _address(view: memoryview) -> int:

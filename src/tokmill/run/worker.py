@@ -2,7 +2,7 @@
 
 It reads a range of the corpus, encodes it batch by batch, and tells the coordinator how many ids and documents each side got. The
 ids stay here, in memory that all processes of the run see, until the coordinator says which file they go to, and where; then the
-worker writes and hashes them itself.
+worker writes and hashes them itself (`run/attendant.py`).
 
 A worker that has nothing to read, or no room for what it made, encodes batches that another one reads: of one large compressed
 file, of a pipe, of the last ranges of a run. So it depends neither on formats nor on how a corpus is cut that all cores work.
@@ -10,25 +10,23 @@ file, of a pipe, of the last ranges of a run. So it depends neither on formats n
 
 from __future__ import annotations
 
-import os
 import pickle
 import time
 from array import array
 from collections import deque
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, pairwise
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
-import xxhash
 
 from tokmill.core.documents import DocumentBuffer, text_bytes
 from tokmill.core.records import Counts, Cursor, EncodedBatch, Input, Sample, Skip, Tokens
-from tokmill.core.system import durable
 from tokmill.core.system.budget import CacheReset
 from tokmill.core.system.process import failed_event
 from tokmill.read import CorpusReader
+from tokmill.run.attendant import Attendant
 from tokmill.run.channel import wait_for_any
 from tokmill.run.encode_batch import EncodeStage
 from tokmill.run.memory_guard import limit_growth
@@ -55,10 +53,6 @@ _LOOK_S = 0.02
 """Between two looks at signals that no message comes with."""
 _LIMIT_S = 0.1
 """Between two looks at the memory of this process."""
-
-
-Piece: TypeAlias = tuple[int, int, list[tuple[int, int]]]
-"""What is to be written: the file's number, the offset in it, and stretches of the arena (begin, bytes), one after the other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,15 +149,13 @@ class Worker:
         self._job = job
         self._encoder = encoder
         self._auditor = auditor
+        self.attendant = Attendant(auditor)
         self._cutter = cutter
         self._unknown_id = unknown_id
         self._ranges: deque[Range] = deque()
         self._reading: _Reading | None = None
         self._others: deque[tuple[int, int, int, int, int, bytes]] = deque()
-        self._writes: deque[tuple[list[Piece], list[int]]] = deque()
-        self._samples: deque[tuple[int, list[Sample]]] = deque()
         self._unstored: deque[_Unstored] = deque()
-        self._files: dict[int, int] = {}
         self._caches = CacheReset(encoder, job.resources.reset_above_bytes)
         self._n_resets = 0
         self._next_look_s = 0.0
@@ -184,11 +176,9 @@ class Worker:
 
     def _work(self) -> bool:
         """Do one thing; return whether there was one."""
-        if self._writes:
-            self._write(*self._writes.popleft())
-        elif self._samples:
-            self._check(*self._samples.popleft())
-        elif self._unstored and self._store_again():
+        while self.attendant.released:
+            self._give_back([self.attendant.released.popleft()])
+        if self._unstored and self._store_again():
             pass
         elif self._others and not any(each.reading is None for each in self._unstored):
             self._encode_other(*self._others.popleft())
@@ -222,47 +212,7 @@ class Worker:
         if self._reading and self._reading.range.number == number:
             self._reading.n_given -= 1
 
-    def _take_file(self, key: int, fd: int) -> None:
-        self._files[key] = fd
-
-    def _take_close(self, key: int) -> None:
-        os.close(self._files.pop(key))
-
-    def _take_write(self, pieces: list[Piece], stored: list[int]) -> None:
-        self._writes.append((pieces, stored))
-
-    def _take_samples(self, token: int, samples: list[Sample]) -> None:
-        self._samples.append((token, samples))
-
     # What is done.
-
-    def _write(self, pieces: list[Piece], stored: list[int]) -> None:
-        """Write pieces of files, each of several stretches of the arena; tell their digests."""
-        digests = []
-        for key, place, stretches in pieces:
-            digest, offset = xxhash.xxh3_128(), place
-            try:
-                for begin, n_bytes in stretches:
-                    data = self._shared.view[begin : begin + n_bytes]
-                    digest.update(data)
-                    durable.write_all_at(self._files[key], data, offset)
-                    offset += n_bytes
-            except OSError as error:
-                self._channel.send(("unwritten", key, error.errno))
-                return
-            digests.append(digest.digest())
-        self._give_back(stored)
-        self._channel.send(("written", digests))
-
-    def _check(self, token: int, samples: list[Sample]) -> None:
-        """Compare samples with the reference."""
-        failed: Failed | None = None
-        try:
-            for sample in samples:
-                self._auditor.check(sample)
-        except BaseException as error:  # noqa: BLE001  panics of engines too
-            failed = failed_event(error)
-        self._channel.send(("audited", token, failed))
 
     def _encode_other(self, number: int, index: int, owner: int, begin: int, n_bytes: int, payload: bytes) -> None:
         """Encode a batch that another worker read."""
