@@ -236,7 +236,7 @@ def _memory_rows(plan: Plan) -> list[tuple[str, str]]:
         (f"{counted(n, 'worker')} at rest", n * memory.worker_bytes),
         ("reference tokenizer", memory.reference_bytes),
         ("list of inputs", memory.inputs_bytes),
-        ("what they read", n * memory.reader_bytes),
+        ("what they read", n * memory.reader_bytes + memory.held_whole_bytes),
         ("batches in flight", n * memory.in_flight_bytes),
         ("engine's caches, at most", memory.caches_bytes),
         ("all of these", memory.peak_bytes),

@@ -118,6 +118,8 @@ class BudgetTerms(msgspec.Struct, frozen=True, kw_only=True):
     """Whether inputs are given by URL."""
     is_sent: bool = False
     """Whether the output goes to a store."""
+    has_tables: bool = False
+    """Whether there are Parquet or Arrow files among the inputs."""
     piece_factor: int = 1
     """How much more memory than the fast engine this one takes for one piece of text."""
 

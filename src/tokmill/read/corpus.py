@@ -56,6 +56,7 @@ class CorpusReader:
         resources: Resources,
         cutter: Cutter | None,
         *,
+        on_large: Callable[[], None] = lambda: None,
         divide_above_bytes: int = DIVIDE_ABOVE_BYTES,
         block_bytes: int = BLOCK_BYTES,
     ) -> None:
@@ -65,6 +66,7 @@ class CorpusReader:
             content: inputs and how to read them; with a part, only its ranges are read.
             resources: sizes of batches and pieces.
             cutter: where long documents may be cut; None: nowhere.
+            on_large: called before a long document is read whole; may wait.
             divide_above_bytes: decides the bytes of the output, as does the next; not for users, tests make both small.
             block_bytes: of a divided document.
         """
@@ -87,6 +89,7 @@ class CorpusReader:
             block_bytes=block_bytes,
             budget_bytes=resources.budget_bytes,
             terms=resources.terms,
+            on_large=on_large,
             spare_bytes=resources.spare_bytes,
         )
 

@@ -83,6 +83,7 @@ def read_whole(document: LongDocument, settings: ReadSettings, where: Location) 
     """
     limit = settings.divide_above_bytes if settings.cutter else settings.most_bytes
     while not document.complete and document.n_known <= limit:
+        settings.on_large()
         document.grow()
     if document.complete and len(document.buffer) <= limit:
         return True

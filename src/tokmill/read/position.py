@@ -16,7 +16,7 @@ from tokmill.core.records import BLOCK_BYTES, DIVIDE_ABOVE_BYTES, Cursor, Locati
 from tokmill.core.system.budget import RECORD_SHARE, piece_too_long
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -54,6 +54,8 @@ class ReadSettings:
     """--memory, for messages."""
     terms: BudgetTerms | None = None
     """What the budget was divided for, for messages."""
+    on_large: Callable[[], None] = lambda: None
+    """Called before a long document is read whole; may wait."""
     spare_bytes: int = 32 << 20
     """Memory for what a reader holds of a file for as long as it is open."""
 

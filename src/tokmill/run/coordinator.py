@@ -18,7 +18,7 @@ from tokmill.core.manifest import FORMAT_VERSION, Manifest, published
 from tokmill.core.outcome import already_finished
 from tokmill.core.partition import outside_bytes
 from tokmill.core.records import STDIN, Cursor, is_packed, text_to_path
-from tokmill.core.system.memory import give_way, peak_rss_bytes
+from tokmill.core.system.memory import give_way, peak_rss_bytes, trim
 from tokmill.core.version import __version__
 from tokmill.encode import cutter_of, load_encoder, unknown_id
 from tokmill.output import Output, RunHistoryRecorder, open_output
@@ -214,7 +214,11 @@ def start_workers(job: Job, kind: type[Pool] = Pool) -> Pool:
     content, resources = job.content, job.resources
     encoder, cutter = load_encoder(content.tokenizer, resources.engine), cutter_of(content.tokenizer)
     unknown, auditor = unknown_id(content.tokenizer), auditor_of(job, cutter)
-    return kind(resources.n_workers, resources.arena_bytes, lambda number: Worker(number, job, encoder, auditor, cutter, unknown))
+    pool = kind(resources.n_workers, resources.arena_bytes, lambda number: Worker(number, job, encoder, auditor, cutter, unknown))
+    # The workers have it now.
+    del encoder
+    trim()
+    return pool
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import msgspec
 from tokmill.core.config import MIB, BudgetTerms, Content, Job, Quoting, Resources, parse_separator
 from tokmill.core.errors import UsageError
 from tokmill.core.options import PlanOptions, options_of, parse_size
-from tokmill.core.records import STDIN, is_packed, is_url, path_to_text
+from tokmill.core.records import STDIN, WITH_FOOTER, is_packed, is_url, path_to_text
 from tokmill.core.system.budget import default_budget, divide_budget, most_threads
 from tokmill.core.system.memory import cgroup_limit_bytes, machine_bytes, usable_bytes, usable_cores
 from tokmill.core.text import counted
@@ -186,6 +186,7 @@ def divide_resources(
         n_inputs=len(inputs),
         is_remote=any(source.is_remote for source in inputs),
         is_sent=is_sent,
+        has_tables=any(source.format in WITH_FOOTER for source in inputs),
         piece_factor=_PIECE_FACTOR if engine == "tokenizers" else 1,
     )
     budget, notices = _choose_budget(memory, terms, cgroup_bytes)

@@ -509,6 +509,7 @@ class Pool:
                 with suppress(ProcessLookupError):
                     os.kill(process.pid, signal.SIGKILL)
                 os.waitpid(process.pid, 0)
+        self._shared.close()
 
 
 def _last(serve: Callable[[Channel, SharedMemory], None], channel: Channel, shared: SharedMemory) -> None:

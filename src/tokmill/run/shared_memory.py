@@ -7,6 +7,7 @@ forked from the same process, and read what messages point at.
 from __future__ import annotations
 
 import mmap
+import os
 from collections import deque
 from enum import IntEnum
 
@@ -33,6 +34,10 @@ class SharedMemory:
         self.arena_bytes = -(-arena_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
         self.mapping = mmap.mmap(-1, mmap.PAGESIZE + n_workers * self.arena_bytes)
         self.view = memoryview(self.mapping)
+        self._tokens = os.pipe()
+        """Holds one byte: whoever took it out may hold a long document."""
+        os.set_blocking(self._tokens[0], False)
+        os.write(self._tokens[1], b"x")
         self.signals = self.view[: mmap.PAGESIZE].cast("q")
         """One for each `Signal`; then for each worker, whether it waits for its input."""
 
@@ -43,6 +48,22 @@ class SharedMemory:
     def is_reading(self, worker: int) -> bool:
         """Return whether a worker waits for its input."""
         return bool(self.signals[len(Signal) + worker])
+
+    def take_token(self) -> bool:
+        """Return whether the token could be taken."""
+        try:
+            return bool(os.read(self._tokens[0], 1))
+        except BlockingIOError:
+            return False
+
+    def return_token(self) -> None:
+        """Let others have the token."""
+        os.write(self._tokens[1], b"x")
+
+    def close(self) -> None:
+        """Close what holds the token."""
+        for fd in self._tokens:
+            os.close(fd)
 
     def begin(self, worker: int) -> int:
         """Return where the arena of a worker begins."""

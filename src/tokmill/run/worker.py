@@ -158,6 +158,7 @@ class Worker:
         self._unstored: deque[_Unstored] = deque()
         self._caches = CacheReset(encoder, job.resources.reset_above_bytes)
         self._n_resets = 0
+        self._has_token = False
         self._next_look_s = 0.0
 
     def serve(self, channel: Channel, shared: SharedMemory) -> None:
@@ -256,7 +257,16 @@ class Worker:
         self._shared.tell_reading(self._number, is_reading=True)
         batch = next(reading.batches, None)
         self._shared.tell_reading(self._number, is_reading=False)
+        if batch is None or batch.after is not None:
+            self._let_go()
         return batch
+
+    def hold_large(self, number: int) -> None:
+        """Wait until this worker may hold a long document: when no other does, or all wait for this range."""
+        while not self._has_token and self._shared.signals[Signal.FRONT] != number:
+            self._has_token = self._shared.take_token()
+            if not self._has_token:
+                time.sleep(_LOOK_S)
 
     def _give(self, reading: _Reading, batch: Batch, index: int) -> bool:
         """Let another worker encode a batch; return whether that is possible."""
@@ -277,7 +287,7 @@ class Worker:
 
     def _begin(self, wanted: Range) -> _Reading:
         content = msgspec.structs.replace(self._job.content, inputs=wanted.inputs, part=wanted.part)
-        reader = CorpusReader(content, self._job.resources, self._cutter)
+        reader = CorpusReader(content, self._job.resources, self._cutter, on_large=lambda: self.hold_large(wanted.number))
         is_piped = any(source.size_bytes is None for source in wanted.inputs)
         self._reading = _Reading(wanted, reader, iter(reader.batches(wanted.start)), self._stage(content), is_piped=is_piped)
         return self._reading
@@ -303,8 +313,15 @@ class Worker:
         self._channel.send(("end", reading.range.number, n_batches, reading.reader.texts, failed))
         self._close(reading)
 
+    def _let_go(self) -> None:
+        """Let others hold a long document, if this worker could."""
+        if self._has_token:
+            self._has_token = False
+            self._shared.return_token()
+
     def _close(self, reading: _Reading) -> None:
         self._reading = None
+        self._let_go()
         close = getattr(reading.batches, "close", None)
         if close:
             close()

@@ -27,12 +27,16 @@ REMOTE_BLOCK_BYTES = 8 << 20
 """One request to a remote object: at 30 ms for an answer, a few of them side by side fill 1 GB/s."""
 REMOTE_BLOCKS_HELD = 5
 """Blocks of one object, at most: the one being read, and those fetched ahead of it."""
-_PARENT_BYTES = 40 * MIB
-"""Python, click, msgspec, psutil (34 MiB measured), and room."""
-_COORDINATOR_BYTES = 72 * MIB
-"""Python, numpy, pyarrow and the engine's library, from which workers are forked, and room."""
-_WORKER_BYTES = 88 * MIB
-"""The same for each worker, most of it shared, without caches, and room."""
+_PARENT_BYTES = 36 * MIB
+"""Python, click, msgspec, psutil (28 MiB measured), and room."""
+_COORDINATOR_BYTES = 60 * MIB
+"""Python, numpy and the engine's library (50 MiB measured), and room."""
+_WORKER_BYTES = 76 * MIB
+"""The same for each worker, though most of it is shared, and the engine's vocabulary, without caches, and room."""
+_TABLES_BYTES = 40 * MIB
+"""pyarrow, in the coordinator and in each worker, where inputs are Parquet or Arrow."""
+_HELD_WHOLE = 2
+"""Workers that may hold a long document at the same time (`Worker.hold_large`)."""
 ARENA_BATCHES = 16
 """Size of a worker's arena in batches: half is for results of its ranges, a quarter for those of others, a quarter for batches that
 it gives away.
@@ -74,10 +78,12 @@ class BudgetShares(msgspec.Struct, frozen=True, kw_only=True):
     """In one of the workers."""
     inputs_bytes: int
     """The list of inputs, in parent and coordinator."""
+    held_whole_bytes: int
+    """Documents that are held until their side is known."""
     worker_bytes: int
     """Of each worker, without the next three."""
     reader_bytes: int
-    """Of each worker: a document held until its side is known, the chunk being read, and blocks of a remote object read ahead."""
+    """Of each worker: the chunk being read, the library that reads it, and blocks of a remote object read ahead."""
     in_flight_bytes: int
     """Of each worker: the batch that it encodes, and its arena."""
     caches_bytes: int
@@ -87,8 +93,8 @@ class BudgetShares(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def sum_bytes(self) -> int:
         """The terms added up."""
-        processes = self.parent_bytes + self.coordinator_bytes + self.reference_bytes + self.inputs_bytes
-        return processes + self.terms.n_threads * (self.worker_bytes + self.reader_bytes + self.in_flight_bytes) + self.caches_bytes
+        once = self.parent_bytes + self.coordinator_bytes + self.reference_bytes + self.inputs_bytes + self.held_whole_bytes
+        return once + self.terms.n_threads * (self.worker_bytes + self.reader_bytes + self.in_flight_bytes) + self.caches_bytes
 
     @property
     def arena_bytes(self) -> int:
@@ -168,17 +174,20 @@ def _too_small(budget_bytes: int, terms: BudgetTerms, limit_bytes: int | None, *
 def _with_batches(budget_bytes: int, batch_bytes: int, terms: BudgetTerms) -> BudgetShares:
     in_flight = (_COST_PER_TEXT_BYTE + ARENA_BATCHES) * batch_bytes
     # A bytearray that loses its front is copied: for a moment it is held one and a half times.
-    reader = DIVIDE_ABOVE_BYTES * 3 // 2 + 4 * batch_bytes
+    held_whole = min(terms.n_threads, _HELD_WHOLE) * (DIVIDE_ABOVE_BYTES * 3 // 2)
+    reader = 4 * batch_bytes + _TABLES_BYTES * terms.has_tables
     reader += REMOTE_BLOCKS_HELD * REMOTE_BLOCK_BYTES * terms.is_remote
     inputs = terms.n_inputs * _INPUT_BYTES
     parent, worker = (own + _STORE_BYTES * terms.is_remote for own in (_PARENT_BYTES, _WORKER_BYTES))
     parent += (_SENT_BYTES + _STORE_BYTES * (not terms.is_remote)) * terms.is_sent
-    fixed = parent + _COORDINATOR_BYTES + _REFERENCE_BYTES + inputs + terms.n_threads * (worker + reader + in_flight)
+    coordinator = _COORDINATOR_BYTES + _TABLES_BYTES * terms.has_tables
+    fixed = parent + coordinator + _REFERENCE_BYTES + inputs + held_whole + terms.n_threads * (worker + reader + in_flight)
     return BudgetShares(
         budget_bytes=budget_bytes,
         terms=terms,
         parent_bytes=parent,
-        coordinator_bytes=_COORDINATOR_BYTES,
+        coordinator_bytes=coordinator,
+        held_whole_bytes=held_whole,
         worker_bytes=worker,
         reference_bytes=_REFERENCE_BYTES,
         inputs_bytes=inputs,

@@ -106,6 +106,7 @@ class JsonLinesReader(FormatReader["ByteStream"]):
         held = self._splitter.open_long()
         most = self._settings.most_record_bytes
         while not held.complete and held.n_known <= most:
+            self._settings.on_large()
             held.grow()
         if len(held.buffer) > most:
             return (yield from self._too_long_line(held))
