@@ -6,6 +6,8 @@ Nothing outside changes, no command waits for ever, and each ends as it should o
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import os
 import shutil
 import signal
@@ -17,7 +19,7 @@ import pytest
 from hypothesis import HealthCheck, given, seed, settings, strategies as st
 from support.corpora import SEP, THREE_CORPORA
 from support.failures import Died, flip
-from support.outputs import part_path
+from support.outputs import files_in, part_path
 from support.runs import TINY, append_in_process, make_part, plan_parts, repair_in_process, run_in_process
 
 import tokmill
@@ -238,7 +240,7 @@ def tried(data: st.DataObject, scenes: dict[str, Scene], corpora: list[Path], to
     scene = scenes[data.draw(st.sampled_from(sorted(SCENES)))]
     command = data.draw(st.sampled_from(sorted(COMMANDS)))
     entry = data.draw(st.sampled_from(entries(scene)))
-    kind = data.draw(st.sampled_from(KINDS if not during else ("directory", "file", "nowhere", "pipe")))
+    kind = data.draw(st.sampled_from(KINDS if not during else ("directory", "file", "nowhere", "pipe", "second name")))
     attempt(scene, corpora, top, command, entry, kind, data.draw(st.integers(1, 400)) if during else 0)
 
 
@@ -298,18 +300,32 @@ def test_a_link_to_a_directory_is_removed_or_named_but_never_followed(
     attempt(scenes[scene], corpora, top, command, entry, "directory")
 
 
-def test_a_second_name_of_a_growing_file_is_not_written_through(
-    scenes: dict[str, Scene], corpora: list[Path], tmp_path: Path
+@pytest.mark.parametrize(("flock", "fresh"), [("present", False), ("missing", True)])
+def test_a_run_is_resumed_beside_a_backup_made_of_hard_links_and_in_it(
+    scenes: dict[str, Scene], corpora: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flock: str, *, fresh: bool
 ) -> None:
-    out = tmp_path / "out"
+    if flock == "missing":
+        monkeypatch.setattr(fcntl, "flock", refused_flock)
+    out, backup = tmp_path / "out", tmp_path / "backup"
     shutil.copytree(scenes["interrupted"].directory, out)
-    backup = tmp_path / "backup"
-    backup.hardlink_to(out / ".tokmill" / "train.bin.part")
-    before = backup.read_bytes()
-    with pytest.raises(TokmillError, match="second name"):
-        tokenized(out, corpora)
-    tokenized(out, corpora, fresh=True)
-    assert backup.read_bytes() == before
+    # As a run that was killed leaves it, in the middle of a line of the journal.
+    (out / ".tokmill" / "lock").write_bytes(b"of a dead run\n")
+    with (out / ".tokmill" / "journal").open("ab") as journal:
+        journal.write(b"torn")
+    shutil.copytree(out, backup, copy_function=os.link)
+    before = seen(backup)
+    assert any(path.stat().st_nlink > 1 for path in backup.rglob("*.part"))
+    tokenized(out, corpora, fresh=fresh)
+    assert seen(backup) == before
+    third = tmp_path / "third"
+    shutil.copytree(backup, third, copy_function=os.link)
+    tokenized(backup, corpora, fresh=fresh)
+    assert seen(third) == [(path.replace("/backup", "/third", 1), *rest) for path, *rest in before]
+    assert files_in(out) == files_in(backup) == files_in(scenes["complete"].directory)
+
+
+def refused_flock(_fd: int, _operation: int) -> None:
+    raise OSError(errno.ENOLCK, "no locks")
 
 
 def test_the_output_itself_may_be_a_link(corpora: list[Path], tmp_path: Path) -> None:

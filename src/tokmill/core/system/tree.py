@@ -154,8 +154,8 @@ class TreePath:
         finally:
             os.close(fd)
 
-    def open(self, flags: int = os.O_RDONLY) -> int:
-        """Open a regular file; return the descriptor. A file that is opened for writing has no second name.
+    def open(self, flags: int = os.O_RDONLY, *, may_be_linked: bool = False) -> int:
+        """Open a regular file; return the descriptor. A file that is opened for writing has no second name, unless `may_be_linked`.
 
         Raises:
             LinkError: something else is there: a link, a pipe, a directory, or a file with names elsewhere.
@@ -170,7 +170,7 @@ class TreePath:
         if not stat.S_ISREG(found.st_mode):
             os.close(opened)
             raise _no_file(self)
-        if flags & os.O_ACCMODE != os.O_RDONLY and found.st_nlink > 1:
+        if flags & os.O_ACCMODE != os.O_RDONLY and found.st_nlink > 1 and not may_be_linked:
             os.close(opened)
             raise _second_name(self)
         return opened
