@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
-from support.reading import SpaceCutter, read_all, write
+from support.reading import Reading, SpaceCutter, a_reader, read_all, write
+from support.records import a_content
 
 from tokmill.core.config import BudgetTerms
 from tokmill.core.errors import MemoryBudgetError
+from tokmill.core.records import Cursor
 from tokmill.core.system.budget import RECORD_SHARE, budget_for_piece
 from tokmill.read import json_record
 from tokmill.read.json_record import NotARecordError, RecordParser
@@ -133,3 +135,39 @@ def test_the_budget_that_is_proposed_for_a_record_is_ten_times_its_length() -> N
     assert 0 <= needed - RECORD_SHARE * 200_000_000 < 16 << 20
     assert re.fullmatch(r"\d+", str(needed))
     assert needed < budget_for_piece(200_000_000, terms)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.tar"])
+@pytest.mark.parametrize("budget_bytes", [5000, 1 << 20])
+def test_what_was_skipped_as_too_long_is_skipped_with_any_budget(tmp_path: Path, name: str, budget_bytes: int) -> None:
+    (source,) = write(tmp_path, {name: KINDS[name]})
+    reader = a_reader(a_content(inputs=(source,), on_error="skip"), SpaceCutter(), **(SIZES | {"budget_bytes": budget_bytes}))
+    reader.skip_long({(0, 2)})
+    reading = Reading()
+    for batch in reader.batches(Cursor()):
+        reading.add(batch, reader.settings.content)
+    assert reading.texts == [b"before", b"after"]
+    assert [(skip.record, skip.reason) for skip in reading.skips] == [(2, "too_long")]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.tar"])
+def test_what_was_read_is_never_skipped_as_too_long(tmp_path: Path, name: str) -> None:
+    (source,) = write(tmp_path, {name: KINDS[name]})
+    reader = a_reader(a_content(inputs=(source,), on_error="skip"), SpaceCutter(), **(SIZES | {"budget_bytes": 5000}))
+    reader.skip_long(set())
+    with pytest.raises(MemoryBudgetError):
+        list(reader.batches(Cursor()))
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_of_texts_that_no_tokenizer_may_cut_too(tmp_path: Path, cut: bool) -> None:
+    (source,) = write(tmp_path, {"a.csv": KINDS["a.csv"]})
+    reader = a_reader(a_content(inputs=(source,), on_error="skip"), **(SIZES | {"max_piece_bytes": 500 if cut else 1 << 20}))
+    reader.skip_long({(0, 2)})
+    assert [text for batch in reader.batches(Cursor()) for text in batch.documents] == [b"before", b"after"]
+    reader.skip_long(set())
+    if cut:
+        with pytest.raises(MemoryBudgetError, match="no document can be cut"):
+            list(reader.batches(Cursor()))
+    else:
+        assert len([text for batch in reader.batches(Cursor()) for text in batch.documents]) == 3

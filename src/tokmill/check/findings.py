@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from tokmill.core.errors import DamageError
+from tokmill.core.config import MIB
+from tokmill.core.errors import DamageError, MemoryBudgetError, TokmillError
+from tokmill.core.history import History
 from tokmill.core.progress import ProgressReporter
 from tokmill.core.records import is_url
 from tokmill.core.text import counted, shortened
@@ -14,12 +16,21 @@ from tokmill.core.text import counted, shortened
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from tokmill.core.manifest import Manifest
     from tokmill.core.protocols import Observer
 
 MAX_PROBLEMS = 100
 """Problems that are described; the rest are counted."""
 
 NOT_LISTED = "the manifest does not list this file"
+
+
+def name_budget(error: TokmillError, manifest: Manifest) -> None:
+    """Say in the error for a budget that is too small for a record which one the run had, if nothing says what is needed."""
+    history = manifest.history
+    budget = max((attempt.budget_bytes for attempt in history.attempts), default=0) if isinstance(history, History) else 0
+    if isinstance(error, MemoryBudgetError) and error.option == "--memory" and not error.suggested and budget:
+        error.suggested, error.next_step = f"{budget // MIB}MiB", "which the run had"
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):

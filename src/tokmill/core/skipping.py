@@ -44,7 +44,16 @@ def check_skipped(counts: Counts, max_skipped: int | None, where: str) -> None:
     )
 
 
-_REASONS = ("invalid_utf8", "invalid_json", "missing_text", "null_text", "not_a_string", "lone_surrogate", "invalid_csv")
+_REASONS = (
+    "invalid_utf8",
+    "invalid_json",
+    "missing_text",
+    "null_text",
+    "not_a_string",
+    "lone_surrogate",
+    "invalid_csv",
+    "too_long",
+)
 """Reasons that may hold for many records in a row. New ones go to the end: the state of a run stores their numbers."""
 _STATE = "skipped_"
 

@@ -27,7 +27,7 @@ from tokmill.read.sniff import check_pipe
 from tokmill.read.stream import open_stream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator
+    from collections.abc import Callable, Collection, Generator, Iterator
 
     from tokmill.core.config import Content, Resources
     from tokmill.core.protocols import Cutter
@@ -97,6 +97,10 @@ class CorpusReader:
             terms=resources.terms,
             spare_bytes=spare_bytes(resources),
         )
+
+    def skip_long(self, records: Collection[tuple[int, int]] | None) -> None:
+        """Skip these records as too long and no others: see `ReadSettings.long_records`."""
+        self.settings = replace(self.settings, long_records=records)
 
     def batches(self, start: Cursor) -> Iterator[Batch]:
         """See protocols.Reader."""

@@ -109,9 +109,12 @@ class RowBatcher:
                 self.reject(NotARecordError("invalid_utf8", what, next_step), record, offset)
                 return
             text, n_invalid = clean(text, policy)
-        if self._settings.cutter is None and len(text) > self._settings.most_bytes:
-            self._reject_uncut(len(text), record, offset)
-            return
+        if self._settings.cutter is None:
+            is_longer = len(text) > self._settings.most_bytes
+            skips = self._settings.skips_long(self._position, record, is_longer=is_longer)
+            if skips is not False:
+                self._reject_uncut(len(text), record, offset, skips=bool(skips))
+                return
         self._n_changed += n_invalid > 0
         self._n_invalid += n_invalid
         self._documents.append(text)
@@ -119,10 +122,10 @@ class RowBatcher:
         self._offsets.append(_NONE if offset is None else offset)
         self._n_text += len(text)
 
-    def _reject_uncut(self, n_bytes: int, record: int, offset: int | None) -> None:
+    def _reject_uncut(self, n_bytes: int, record: int, offset: int | None, *, skips: bool) -> None:
         """Skip a text that is too long for a tokenizer whose documents cannot be cut. Raises MemoryBudgetError."""
         what = "for this tokenizer no document can be cut, and this one"
-        if self._settings.content.on_error == "stop":
+        if not skips:
             raise self._settings.too_long(what, self._position.location(0, record).at(offset), n_bytes)
         self.reject(NotARecordError("too_long", f"{what} is too long", "raise --memory"), record, offset)
 

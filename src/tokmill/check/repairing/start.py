@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from tokmill.check.findings import Problem, name_budget
 from tokmill.core.config import Job, local_path
 from tokmill.core.errors import ChangedError, TokmillError
 from tokmill.core.events import AnyEvent, Notice, Repaired
@@ -76,9 +77,9 @@ def repair(
             # The worker does not know the name of its directory.
             error.where = path_to_text(os.path.abspath(Path(directory) / MANIFEST_NAME))
         error.resumes = False  # nothing was replaced, and the next repair begins at the beginning
+        name_budget(error, load_manifest(Path(directory)))
         raise
     # Imported late: this process stays small while the worker lives.
-    from tokmill.check.findings import Problem
     from tokmill.check.verification import verify
 
     for observer in observers:

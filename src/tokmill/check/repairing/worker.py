@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
+from tokmill.check.compare import long_records
 from tokmill.check.repairing.damage import Repair, open_repair, other_corpus
 from tokmill.core.config import is_of_corpus
 from tokmill.core.errors import ChangedError, DamageError, UsageError
@@ -94,7 +95,10 @@ class RepairProcess(EncodingProcess):
                 budget_bytes=resources.budget_bytes,
             )
         )
-        reader, counts = RangeReader(self._reader(), repair.ranges), Counts()
+        corpus = self._reader()
+        if SKIPPED_NAME not in repair.files:
+            corpus.skip_long(long_records(repair.manifest, repair.directory))
+        reader, counts = RangeReader(corpus, repair.ranges), Counts()
         # What was skipped is recorded under its old path, wherever the corpus is now.
         paths = {now.path: then.path for now, then in zip(content.inputs, repair.manifest.content.inputs, strict=True)}
 

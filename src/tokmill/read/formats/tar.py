@@ -118,8 +118,10 @@ class TarReader(FormatReader["ByteStream"]):
         """Add a member that is held whole. Raises BadRecordError."""
         offset, record = self._position.offset, self._position.record
         is_long = member.size > self._settings.most_bytes
-        if member.size > self._settings.most_record_bytes:
-            if self._settings.content.on_error == "stop":
+        is_longer = member.size > self._settings.most_record_bytes
+        skips = self._settings.skips_long(self._position, record, is_longer=is_longer)
+        if skips is not False:
+            if skips is None:
                 raise self._settings.too_long(_shown(member), self._position.location(), member.size, is_record=True)
             for _ in self._content(member):
                 pass
