@@ -222,11 +222,27 @@ def parse_separator(text: str) -> str | None:
     return separator
 
 
+def is_name(text: str) -> bool:
+    """Return whether the system may know a file of this name: bytes of any kind, but no zero."""
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        # Half of a surrogate pair, which stands for no byte.
+        return False
+
+
 def path_text(given: object, option: str) -> str:
     """Return a path or URL as text. Raises UsageError for what is neither. option: for which it was given."""
     if not isinstance(given, (str, os.PathLike)):
         raise UsageError(f"{given!r} is not a path", where=option, allowed="a str or a path object", next_step="give a path")
     path = str(given)
+    if not is_name(path):
+        raise UsageError(
+            f"{path!a} cannot be the name of a file",
+            where=option,
+            allowed="a name without a zero byte",
+            next_step="give another path",
+        )
     secrets.learn([path])
     meant = secrets.mistaken_url(path)
     if meant is not None:
