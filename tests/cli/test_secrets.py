@@ -139,6 +139,8 @@ def told(*arguments: str) -> str:
 def test_no_mistake_shows_a_secret(elsewhere: Path, place: str, typed: str, word: str, before: str, after: str) -> None:
     # Nothing tells a user with a slash and no password from a host and a path.
     assume(":{}" in place or "?" in place or "#" in place or not set("/?#:") & {*before, *after})
+    # Nor the end of a password from that of a host.
+    assume("@" not in before or not set("?#") & {*after})
     url = place.format(f"{before}{word}{after}")
     said = told(*(each.replace("U", url) for each in typed.split())) + everything_below(elsewhere)
     assert word not in said
