@@ -135,7 +135,8 @@ def told(*arguments: str) -> str:
 @example(place=PLACES[1], typed="tokenize c.txt --out U", word=WORD, before="", after="")
 @example(place=PLACES[1], typed="tokenize c.txt --out o --U", word=WORD, before="", after="=")
 @example(place=PLACES[4], typed="tokenize c.txt --out o --events U", word=WORD, before="", after="'")
-@settings(max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@example(place=PLACES[4], typed="merge U d --out o", word=WORD, before="@", after="@")
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_no_mistake_shows_a_secret(elsewhere: Path, place: str, typed: str, word: str, before: str, after: str) -> None:
     # Nothing tells a user with a slash and no password from a host and a path.
     assume(":{}" in place or "?" in place or "#" in place or not set("/?#:") & {*before, *after})

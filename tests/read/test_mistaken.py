@@ -115,7 +115,7 @@ def test_a_json_array_is_named_whatever_its_file_is_called(tmp_path: Path, text:
     assert "jq -c '.[]'" in str(caught.value.next_step)
     assert "--input-format text" in str(caught.value.next_step)
     assert "jq -c '.[]'" in check_files(write(tmp_path, {"dump.txt": text.encode()}), "text")[0]
-    with pytest.raises(BadRecordError, match="JSON array") as of_lines:
+    with pytest.raises(BadRecordError, match=r"JSON array \(invalid_json\)") as of_lines:
         read_all(write(tmp_path, {"dump.json": text.encode()}), on_error="skip")
     assert str(of_lines.value.next_step).startswith("write its elements as lines: jq -c '.[]'")
 

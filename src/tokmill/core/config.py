@@ -243,6 +243,9 @@ def path_text(given: object, option: str) -> str:
             allowed="a name without a zero byte",
             next_step="give another path",
         )
+    if not path and option == "inputs":
+        next_step = "leave it out, or give it a name: perhaps a variable of the shell was empty"
+        raise UsageError("the name of an input is empty", where="INPUT", allowed="a path, a pattern or a URL", next_step=next_step)
     secrets.learn([path])
     meant = secrets.mistaken_url(path)
     if meant is not None:

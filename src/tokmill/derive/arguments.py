@@ -29,17 +29,21 @@ def output_path(out: str | os.PathLike[str]) -> Path:
 def named_paths(names: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[Path]:
     """Return the paths, absolute, of names and patterns (each in sorted order). Raises UsageError for what is not there."""
     listed = list(names) if isinstance(names, Iterable) and not isinstance(names, (str, bytes, os.PathLike)) else [names]
-    return [path for name in listed for path in _matched(path_text(name, "inputs"))]
+    texts = [path_text(name, "inputs") for name in listed]
+    n_missing = sum(not os.path.lexists(text) for text in texts)
+    return [path for text in texts for path in _matched(text, n_missing)]
 
 
-def _matched(name: str) -> list[Path]:
+def _matched(name: str, n_missing: int) -> list[Path]:
+    """n_missing: of all names that were given."""
     local_path(name)
     found = [name] if os.path.lexists(name) else sorted(glob.glob(name)) if glob.has_magic(name) else []
-    if not name or not found:
+    if not found:
         raise UsageError(
             "nothing matches this pattern" if glob.has_magic(name) else "there is no such file or directory",
-            where=path_to_text(name) or "an empty name",
-            path=path_to_text(name),
+            where=path_to_text(name),
+            path=path_to_text(name) if n_missing == 1 else None,
+            next_step=None if n_missing == 1 else "check each of the paths",
             allowed="directories that tokmill made; for convert also bare files of ids",
         )
     return [Path(os.path.abspath(each)) for each in found]

@@ -97,8 +97,8 @@ class PassedOver:
 
     suffixes: Counter[str]
     """Files of other names, by suffix."""
-    kinds: Counter[str]
-    """Anything else, by what it is."""
+    kinds: Counter[tuple[str, str]]
+    """Anything else, by what it is, one and several."""
     kept: set[str]
     """Suffixes of what was taken, as they are spelled."""
     glob: tuple[str, ...]
@@ -107,7 +107,7 @@ class PassedOver:
         """Return one line, if there is anything to say."""
         shown = [f"{self.suffixes[suffix]:,} {suffix or 'without a suffix'}" for suffix in self._often()]
         found = [f"{counted(self.n_files, 'file')} ({', '.join(shortened(shown, _MOST_SUFFIXES))}{self._why()})"] * bool(shown)
-        found += [f"{n:,} {kind}" for kind, n in sorted(self.kinds.items())]
+        found += [counted(n, *kind) for kind, n in sorted(self.kinds.items()) if n]
         return [f"passed over in directories: {', '.join(found)}"] if found else []
 
     @property
@@ -136,10 +136,10 @@ class PassedOver:
         return f"; to take {wanted} {'too' if self.kept else 'instead'}: {chosen}"
 
 
-_HIDDEN = "hidden"
-_SPECIAL = "neither file nor directory"
-_DANGLING = "links that lead nowhere"
-_AGAIN = "links to directories that are read anyway"
+_HIDDEN = "hidden", "hidden"
+_SPECIAL = "neither file nor directory", "neither file nor directory"
+_DANGLING = "link that leads nowhere", "links that lead nowhere"
+_AGAIN = "link to a directory that is read anyway", "links to directories that are read anyway"
 
 
 def _quoted_suffix(suffix: str) -> str:
@@ -211,8 +211,16 @@ def find_inputs(
     if sum(name in _STDIN_NAMES for name in names) > 1:
         raise UsageError("standard input was given twice", where="INPUT", allowed="- once", next_step="give each input once")
     found = _Finder(patterns_of(glob), input_format, outside)
-    for name in names:
-        found.add(name)
+    try:
+        for name in names:
+            found.add(name)
+    except UsageError as error:
+        missing = [path_to_text(name) for name in names if not _is_there(name)]
+        if error.path is not None and len(missing) > 1:
+            # With another path for one of them, the command would fail for the next.
+            what, where = f"{len(missing):,} inputs are not there", "\n".join(shortened(missing, _MOST_NAMED))
+            raise _nothing(where, what, "check these paths, or leave them out") from None
+        raise
     return FoundInputs(
         tuple(found.inputs),
         found.passed,
@@ -523,6 +531,11 @@ def _stat(path: str) -> os.stat_result | None:
         if error.errno in {errno.ENAMETOOLONG, errno.ELOOP}:
             return None
         raise _unreadable(path, error) from error
+
+
+def _is_there(name: str) -> bool:
+    """Return whether a name is that of something on this machine, or no plain path."""
+    return name in _STDIN_NAMES or os.path.lexists(name) or is_url(name) or globbing.has_magic(name) or has_braces(name)
 
 
 def _nothing(name: str, what: str, next_step: str | None) -> UsageError:

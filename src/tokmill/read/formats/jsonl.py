@@ -156,10 +156,11 @@ class JsonLinesReader(FormatReader["ByteStream"]):
     def _check_kind(self) -> None:
         """Raise BadRecordError for a file that begins like something else: a fault of all of it, which no policy skips."""
         head = self._splitter.head()
-        found = foreign(head) or json_array(head)
-        if found is not None:
+        for reason, found in (("invalid_utf8", foreign(head)), ("invalid_json", json_array(head))):
+            if found is None:
+                continue
             what, next_step = found
-            bad = NotARecordError("invalid_utf8", f"this is not JSON lines: it begins like {what}", next_step)
+            bad = NotARecordError(reason, f"this is not JSON lines: it begins like {what}", next_step)
             raise bad.file_error(self._position.location(), self._allowed)
 
 
