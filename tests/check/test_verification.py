@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -17,6 +17,7 @@ import tokmill
 from tokmill.check import compare
 from tokmill.core.errors import ChangedError, DamageError, MemoryBudgetError, UsageError
 from tokmill.core.manifest import load_manifest
+from tokmill.read.inputs import find_inputs, source_options
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -354,3 +355,43 @@ def test_sources_are_read_within_the_memory_given(out: Path, corpus: Path) -> No
     assert tokmill.verify(out, sources=str(corpus), memory="512MiB").ok
     with pytest.raises(MemoryBudgetError):
         tokmill.verify(out, sources=str(corpus), memory="1MiB")
+
+
+def test_sources_that_are_not_found_are_told_the_options_that_the_run_needed(tmp_path: Path) -> None:
+    corpus, out = tmp_path / "corpus", tmp_path / "out"
+    corpus.mkdir()
+    for name in "ab":
+        (corpus / f"{name}.log").write_text('{"text": "some words"}\n')
+    options: dict[str, Any] = {"glob": "*.log", "input_format": "jsonl"}
+    tokmill.tokenize(corpus, out, val_fraction=0.0, **options)
+    moved = corpus.rename(tmp_path / "moved")
+    with pytest.raises(UsageError) as caught:
+        tokmill.verify(out, sources=[str(moved)])
+    assert caught.value.next_step == "the same command with --glob '*.log' --input-format jsonl"
+    with pytest.raises(UsageError) as caught:
+        tokmill.repair(out, sources=[str(moved)])
+    assert caught.value.next_step == "the same command with --glob '*.log'"
+    assert tokmill.verify(out, sources=[str(moved)], **options).ok
+    (moved / "c.log").write_text("")
+    with pytest.raises(ChangedError, match="3 inputs found; the output was made from 2") as changed:
+        tokmill.repair(out, sources=[str(moved)], glob="*.log")
+    assert f"tokmill verify {out} --repair" in str(changed.value)
+
+
+@pytest.mark.parametrize(
+    ("names", "input_format", "options"),
+    [
+        (["a.txt", "b.jsonl.gz"], None, []),
+        (["a.txt", "b.log"], "text", ["--glob '*.log'", "--glob '*.txt'"]),
+        (["a.dat"], "jsonl", ["--glob '*.dat'", "--input-format jsonl"]),
+        (["a.txt"], "jsonl", ["--input-format jsonl"]),
+        (["README"], "text", []),
+    ],
+)
+def test_of_the_options_for_sources_those_are_named_that_their_names_need(
+    tmp_path: Path, names: list[str], input_format: str | None, options: list[str]
+) -> None:
+    for name in names:
+        (tmp_path / name).write_bytes(b"")
+    found = find_inputs([str(tmp_path / name) for name in names], glob=None, input_format=input_format)
+    assert source_options(found.inputs) == options

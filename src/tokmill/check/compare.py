@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 import xxhash
 
-from tokmill.check.findings import name_budget
+from tokmill.check.findings import name_budget, naming_options
 from tokmill.check.reference import ReferenceSample
 from tokmill.core.config import MIB, BudgetTerms, Resources
 from tokmill.core.errors import BadRecordError, BadTextError, DamageError, MemoryBudgetError, UsageError
@@ -340,21 +340,9 @@ def compare_with_sources(
     Raise UsageError if the output cannot be compared, InputError for a source that cannot be read, ChangedError if the output
     differs and the sources are not those that were tokenized, and AuditError if ids are not those of the reference.
     """
-    if manifest.content.origin:
-        raise UsageError(
-            "this output cannot be compared: it was made from runs with different settings, or from bare files",
-            where=str(directory),
-            allowed="an output of one run, or of runs with the same settings",
-            next_step="verify what it was made from with its sources; made_from in its manifest says what that is",
-        )
-    if isinstance(manifest.content.shards, Shards) and manifest.content.shards.drop_tail:
-        raise UsageError(
-            "this output lacks the end of the corpus: it was made with --drop-tail",
-            where=str(directory),
-            allowed="verify without --source",
-            next_step=f"tokmill verify {directory}",
-        )
-    found = find_inputs(names, glob=glob, input_format=input_format, outside=str(directory))
+    _refuse_incomparable(directory, manifest)
+    with naming_options(manifest.content.inputs, with_format=True):
+        found = find_inputs(names, glob=glob, input_format=input_format, outside=str(directory))
     tokenizer = find_tokenizer(manifest.content.tokenizer, tokenizer_name)
     content = msgspec.structs.replace(manifest.content, inputs=tuple(found.inputs), tokenizer=tokenizer)
     files = files_of(directory, manifest)
@@ -393,6 +381,24 @@ def compare_with_sources(
         reference=sample.engine,
         is_decoded=is_lossless(tokenizer),
     )
+
+
+def _refuse_incomparable(directory: Path, manifest: Manifest) -> None:
+    """Raise UsageError for an output that is not all of what text read with its settings gives."""
+    if manifest.content.origin:
+        raise UsageError(
+            "this output cannot be compared: it was made from runs with different settings, or from bare files",
+            where=str(directory),
+            allowed="an output of one run, or of runs with the same settings",
+            next_step="verify what it was made from with its sources; made_from in its manifest says what that is",
+        )
+    if isinstance(manifest.content.shards, Shards) and manifest.content.shards.drop_tail:
+        raise UsageError(
+            "this output lacks the end of the corpus: it was made with --drop-tail",
+            where=str(directory),
+            allowed="verify without --source",
+            next_step=f"tokmill verify {directory}",
+        )
 
 
 def long_records(manifest: Manifest, directory: Directory) -> set[tuple[int, int]] | None:

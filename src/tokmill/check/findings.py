@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from tokmill.core.config import MIB
-from tokmill.core.errors import DamageError, MemoryBudgetError, TokmillError
+from tokmill.core.errors import DamageError, MemoryBudgetError, TokmillError, UsageError
 from tokmill.core.history import History
 from tokmill.core.progress import ProgressReporter
-from tokmill.core.records import is_url
+from tokmill.core.records import Input, is_url
 from tokmill.core.text import counted, shortened
+from tokmill.read import source_options
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from tokmill.core.manifest import Manifest
     from tokmill.core.protocols import Observer
@@ -23,6 +25,18 @@ MAX_PROBLEMS = 100
 """Problems that are described; the rest are counted."""
 
 NOT_LISTED = "the manifest does not list this file"
+
+
+@contextmanager
+def naming_options(inputs: Sequence[Input], *, with_format: bool) -> Iterator[None]:
+    """Say in the error for sources that are not found which options those of the run need. with_format: --input-format, too."""
+    try:
+        yield
+    except UsageError as error:
+        options = [each for each in source_options(inputs) if with_format or each.startswith("--glob")]
+        if options and not error.option:
+            error.next_step = f"the same command with {' '.join(options)}"
+        raise
 
 
 def name_budget(error: TokmillError, manifest: Manifest) -> None:

@@ -15,6 +15,7 @@ from tokmill.core.output_spec import Shards
 from tokmill.core.partition import Part
 from tokmill.core.records import STDIN, text_to_path
 from tokmill.core.text import counted, shortened
+from tokmill.read import source_options
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 _OPTIONS = {"shards": ("--shard-tokens", "--shard-documents", "--drop-tail"), "n_parts": ("N of --part I/N",), "n_ids": ()}
 """Of settings that are not called as their option is."""
-_SUFFIXES = {"none": "", "gzip": ".gz", "zstd": ".zst", "xz": ".xz", "bzip2": ".bz2", "lz4": ".lz4"}
 _MOST = 5
 """Differences or inputs that are named."""
 _ALLOWED = "the same inputs, unchanged, and the same settings"
@@ -203,17 +203,15 @@ def _display_name(source: Input) -> str:
 
 def _compare_again(before: tuple[Input, ...], now: tuple[Input, ...], directory: Directory) -> str:
     """Return what to type to compare with the inputs of the run."""
-    formats = {f"{i.format}{_SUFFIXES[i.compression]}" for i in before}
-    is_other = len(formats) == 1 and any(i.format != j.format for i in before for j in now)
-    option = f" --input-format {formats.pop()}" if is_other else ""
+    needed = source_options(before)
+    option = "".join(f" {each}" for each in needed if each.startswith("--input-format"))
     if len(before) > _MOST:
-        options = f"--glob and --input-format{option and ':'}{option}"
-        return f"give --source what tokenize was given, in that order, with the same {options}"
+        return f"give --source what tokenize was given, in that order, with {' '.join(needed) or 'the same --glob, if it had one'}"
     if any(i.path == STDIN for i in before):
         return f"pipe in what was tokenized: ... | tokmill verify {shlex.quote(str(directory))} --source -{option}"
     names = " ".join(shlex.quote(i.path if i.is_remote else text_to_path(i.path)) for i in before)
     command = f"tokmill verify {shlex.quote(str(directory))} --source {names}{option}"
-    if [i.path for i in before] == [i.path for i in now] and not option:
+    if [(i.path, i.format) for i in before] == [(i.path, i.format) for i in now]:
         # The right paths were given: what is there now is another version.
         return f"put back what was tokenized, with its size and time, then: {command}; or make the output again with --fresh"
     return command

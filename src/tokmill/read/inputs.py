@@ -485,8 +485,23 @@ def input_format_of(source: Input) -> str | None:
     """
     if (source.format, source.compression) == _describe(source.path, None):
         return None
-    suffix = next((dot for dot, name in _COMPRESSIONS.items() if name == source.compression), "")
-    return f"{source.format}{suffix}"
+    return f"{source.format}{_suffix_of(source.compression)}"
+
+
+def _suffix_of(compression: Compression) -> str:
+    return next((dot for dot, name in _COMPRESSIONS.items() if name == compression), "")
+
+
+def source_options(inputs: Sequence[Input]) -> list[str]:
+    """Return the options with which a directory of a run's inputs gives them as they were read, where their names need any."""
+    paths = [each.path for each in inputs if each.path != STDIN]
+    suffixes = sorted({os.path.splitext(path)[1] for path in paths})
+    is_usual = all(_without_compression(path)[0].endswith(_KNOWN_SUFFIXES) for path in paths)
+    has_glob = not is_usual and all(suffixes) and len(suffixes) <= _MOST_SUFFIXES
+    formats = {input_format_of(each) for each in inputs}
+    formats |= {f"{each.format}{_suffix_of(each.compression)}" for each in inputs if formats - {None}}
+    given = [f"--input-format {each}" for each in formats - {None}]
+    return [f"--glob {_quoted_suffix(each)}" for each in suffixes if has_glob] + (given if len(given) == 1 else [])
 
 
 def _check_seekable(file_format: InputFormat, compression: Compression, path: str, *, has_size: bool) -> None:
