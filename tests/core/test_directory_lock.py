@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tokmill.core.errors import LockedError
+from tokmill.core.errors import DiskFullError, LockedError
 from tokmill.core.system import durable
 from tokmill.core.system.durable import DirectoryLock
 from tokmill.core.system.tree import TreePath, beside
@@ -171,6 +171,21 @@ def test_a_lock_with_a_second_name_is_made_again_unless_somebody_has_it(state: P
     lock.release()
     DirectoryLock(beside(state / "lock")).check()
     assert backup.read_bytes() == before
+
+
+def test_a_full_disk_is_no_obstacle_to_a_lock_of_the_kernel(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    lock = DirectoryLock(beside(state / "lock"))
+    lock.check()
+    with pytest.raises(LockedError):
+        DirectoryLock(beside(state / "lock"))
+    lock.release(remove=True)
+    without_flock(monkeypatch)
+    with pytest.raises(DiskFullError):
+        DirectoryLock(beside(state / "lock"))
 
 
 def test_where_flock_lets_everybody_in_the_first_is_stopped(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,6 +27,7 @@ from tokmill.core.errors import TokmillError
 from tokmill.core.system import durable
 from tokmill.output import parts
 from tokmill.output.directory import discard_append
+from tokmill.output.place import output_of, stage_of
 from tokmill.run.parts.finalize import parts_store
 from tokmill.run.segment_writer import SegmentWriter
 
@@ -326,6 +327,23 @@ def test_a_run_is_resumed_beside_a_backup_made_of_hard_links_and_in_it(
 
 def refused_flock(_fd: int, _operation: int) -> None:
     raise OSError(errno.ENOLCK, "no locks")
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+@pytest.mark.parametrize("call", [0, 40])
+def test_a_stage_that_becomes_a_link_is_not_followed(corpora: list[Path], tmp_path: Path, call: int, depth: int) -> None:
+    staged = output_of(stage_of("s3://bucket/data", str(tmp_path / "stage")))
+    out, victim = Path(str(staged)), tmp_path / "victim"
+    make_victim(victim)
+    make_victim(victim / "output")
+    tokenized(out, corpora)
+    before = seen(victim)
+    swapped = out if depth == 2 else out.parent
+    if not call:
+        put(swapped, "directory", victim)
+    with swapped_at(call, swapped, "directory", victim) if call else contextlib.nullcontext(), pytest.raises(TokmillError):
+        tokenized(out, corpora, fresh=True)
+    assert seen(victim) == before
 
 
 def test_the_output_itself_may_be_a_link(corpora: list[Path], tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -22,6 +23,8 @@ from tokmill.core.partition import Part
 from tokmill.core.records import EotPlacement, IdType, Input, OnError, Tokenizer, Utf8Policy, is_url
 
 MIB = 1 << 20
+_LONGEST_NAME, _LONGEST_PATH = 255, 4095
+"""Bytes, on the usual file systems."""
 
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "0": "\0", "\\": "\\", "f": "\f", "v": "\v"}
 
@@ -257,6 +260,25 @@ def path_text(given: object, option: str) -> str:
             path=path,
         )
     return path
+
+
+def check_directory(path: Path, option: str, suggested: str = "data") -> None:
+    """Raise UsageError where no directory can be: a file or a lost link is there or above, or a name is too long.
+
+    option: `--out` or `--stage`, which named it.
+    """
+    noun, allowed = {"--out": "the output", "--stage": "the stage"}[option], "a directory, new or old"
+    where = next(each for each in (path, *path.parents) if os.path.lexists(each))
+    n_bytes, longest = len(os.fsencode(path)), max((len(os.fsencode(name)) for name in path.parts), default=0)
+    if not os.path.isdir(where):
+        kind = "a link that leads nowhere" if where.is_symlink() else "a file"
+        what = f"{noun} is {kind}" if where == path else f"{kind} is in the way of {noun}"
+    elif longest > _LONGEST_NAME or n_bytes > _LONGEST_PATH:
+        what = f"the name of {noun} is too long: {longest if longest > _LONGEST_NAME else n_bytes:,} bytes"
+        where, allowed = path, f"names of up to {_LONGEST_NAME} bytes in a path of up to {_LONGEST_PATH:,}"
+    else:
+        return
+    raise UsageError(what, where=str(where), option=option, allowed=allowed, suggested=suggested)
 
 
 def local_path(given: str | os.PathLike[str], option: str = "path") -> str:

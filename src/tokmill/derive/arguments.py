@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tokmill.core.config import local_path, path_text
+from tokmill.core.config import check_directory, local_path, path_text
 from tokmill.core.errors import UsageError
 from tokmill.core.manifest import MANIFEST_NAME, STATE_NAME
 from tokmill.core.records import path_to_text
@@ -20,10 +20,12 @@ if TYPE_CHECKING:
 
 
 def output_path(out: str | os.PathLike[str]) -> Path:
-    """Return the output directory, absolute. Raises UsageError for an empty name."""
+    """Return the output directory, absolute. Raises UsageError for an empty name, and where no directory can be."""
     if not path_text(out, "out"):
         raise UsageError("no output directory", option="--out", allowed="a directory", suggested="data")
-    return Path(local_path(out))
+    path = Path(local_path(out))
+    check_directory(path, "--out", suggested="merged")
+    return path
 
 
 def named_paths(names: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[Path]:
@@ -119,11 +121,7 @@ def _quoted(paths: Sequence[Path]) -> str:
 
 
 def check_apart(sources: Sequence[Path], out: Path) -> None:
-    """Raise UsageError if the output is a source's directory or lies in one, holds one, or is a file."""
-    if out.exists() and not out.is_dir():
-        raise UsageError(
-            "the output is a file", where=str(out), option="--out", allowed="a directory, new or old", suggested="merged"
-        )
+    """Raise UsageError if the output is a source's directory or lies in one, or holds one."""
     for source in sources:
         # A link in another directory may lead to the file that an output here would replace.
         around = {source} if source.is_dir() else {source.parent, source.resolve().parent}

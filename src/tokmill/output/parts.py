@@ -22,7 +22,7 @@ from tokmill.core.errors import LockedError, UsageError
 from tokmill.core.manifest import MANIFEST_NAME, PARTS_NAME, SKIPPED_NAME, encode_manifest, load_manifest
 from tokmill.core.partition import Part, inputs_of_parts
 from tokmill.core.system import durable
-from tokmill.core.system.durable import storage_errors
+from tokmill.core.system.durable import reading_errors, storage_errors
 from tokmill.core.system.tree import tree_of
 from tokmill.core.text import counted, shortened
 from tokmill.formats import FORMATS
@@ -309,7 +309,7 @@ class DirectoryParts(PartsStore):
 
     def read_plan(self) -> Header | None:
         """Return what is being made in parts here; None where nothing is. Raises DamageError, UsageError, StorageError."""
-        with storage_errors(plan_of(self.directory)):
+        with reading_errors(plan_of(self.directory)):
             return read_header(plan_of(self.directory), self._give_up)
 
     def write_plan(self, plan: Header, *, replace: bool) -> None:

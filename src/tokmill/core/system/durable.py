@@ -400,9 +400,12 @@ class DirectoryLock:
         try:
             os.ftruncate(fd, 0)
             os.pwrite(fd, self._mark, 0)
-        except OSError:
-            os.close(fd)
-            raise
+        except OSError as error:
+            if error.errno not in FULL or self.path.name == _HELD:
+                os.close(fd)
+                raise
+            # What fills the disk may be what --fresh removes; the kernel's lock needs no mark.
+            self._mark = b""
         return fd
 
     def _locked(self, mark: bytes) -> LockedError:

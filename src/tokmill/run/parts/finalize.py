@@ -25,7 +25,7 @@ from tokmill.core.skipping import SkippedList, check_skipped, without_list
 from tokmill.core.spans import Span, SpanChecker
 from tokmill.core.system.durable import storage_errors
 from tokmill.core.version import __version__
-from tokmill.output import DirectoryParts, GrowingFile, files_of_whole, growing_path, n_parts, skipped_lists
+from tokmill.output import DirectoryParts, GrowingFile, files_of_whole, growing_path, left_behind, n_parts, skipped_lists
 from tokmill.run.summary import notices_of
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def finalize(out: str | os.PathLike[str], *, stage: str | None = None, observers
         with parts.lock():
             manifest = join_parts(parts, plan, reporter)
     sources = [parts.part_output(i) for i in range(n_parts(manifest.content))]
-    notices = notices_of(manifest.content, manifest.counts, manifest.files)
+    notices = [*notices_of(manifest.content, manifest.counts, manifest.files), *left_behind(parts.scratch)]
     return outcome_of(manifest, parts.where, sources, reporter.elapsed_s, already_complete=plan is None, notices=notices)
 
 
