@@ -15,6 +15,7 @@ from support.outputs import reseal, rewrite_manifest, write_output
 
 import tokmill
 from tokmill.check import compare
+from tokmill.check.repairing.start import repair_job
 from tokmill.core.errors import ChangedError, DamageError, MemoryBudgetError, UsageError
 from tokmill.core.manifest import load_manifest
 from tokmill.read.inputs import find_inputs, source_options
@@ -395,3 +396,18 @@ def test_of_the_options_for_sources_those_are_named_that_their_names_need(
         (tmp_path / name).write_bytes(b"")
     found = find_inputs([str(tmp_path / name) for name in names], glob=None, input_format=input_format)
     assert source_options(found.inputs) == options
+
+
+def test_an_input_that_a_merged_output_has_twice_is_compared_twice(tmp_path: Path) -> None:
+    paths = [write_corpus(tmp_path / f"{name}.txt", [f"text of {name}"]) for name in "abc"]
+    for path, name in zip(paths, ("one", "two"), strict=False):
+        write_output(tmp_path / name, path)
+    tokmill.merge([tmp_path / "one", tmp_path / "two"], tmp_path / "both")
+    tokmill.merge([tmp_path / "both", tmp_path / "one"], out := tmp_path / "out")
+    for sources in (paths[:2], [*paths[:2], paths[0]]):
+        assert tokmill.verify(out, sources=[str(path) for path in sources]).compared_documents == 3
+    with pytest.raises(ChangedError, match=r"c\.txt"):
+        tokmill.verify(out, sources=[str(path) for path in paths])
+    moved = [str(path.rename(tmp_path / path.name.upper())) for path in paths[:2]]
+    job = repair_job(out, moved, glob=None, memory=None, threads=None)
+    assert [each.path for each in job.content.inputs] == [moved[0], moved[1], moved[0]]

@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 import xxhash
 
-from tokmill.check.findings import name_budget, naming_options
+from tokmill.check.findings import as_often, name_budget, naming_options
 from tokmill.check.reference import ReferenceSample
 from tokmill.core.config import MIB, BudgetTerms, Resources
 from tokmill.core.errors import BadRecordError, BadTextError, DamageError, MemoryBudgetError, UsageError
@@ -344,7 +344,7 @@ def compare_with_sources(
     with naming_options(manifest.content.inputs, with_format=True):
         found = find_inputs(names, glob=glob, input_format=input_format, outside=str(directory))
     tokenizer = find_tokenizer(manifest.content.tokenizer, tokenizer_name)
-    content = msgspec.structs.replace(manifest.content, inputs=tuple(found.inputs), tokenizer=tokenizer)
+    content = msgspec.structs.replace(manifest.content, inputs=as_often(found.inputs, manifest.content.inputs), tokenizer=tokenizer)
     files = files_of(directory, manifest)
     resources = USUAL if memory is None else divide_resources(memory, 1, engine_of(tokenizer, "gigatoken"), content.inputs)[0]
     sample = ReferenceSample(tokenizer, audit)

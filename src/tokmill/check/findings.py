@@ -39,6 +39,12 @@ def naming_options(inputs: Sequence[Input], *, with_format: bool) -> Iterator[No
         raise
 
 
+def as_often(found: tuple[Input, ...], inputs: tuple[Input, ...]) -> tuple[Input, ...]:
+    """Return found sources, each as often and where the inputs have it: none is found twice, but merged outputs may have it."""
+    places = {path: place for place, path in enumerate(dict.fromkeys(each.path for each in inputs))}
+    return tuple(found[places[each.path]] for each in inputs) if len(found) == len(places) < len(inputs) else found
+
+
 def name_budget(error: TokmillError, manifest: Manifest) -> None:
     """Say in the error for a budget that is too small for a record which one the run had, if nothing says what is needed."""
     history = manifest.history

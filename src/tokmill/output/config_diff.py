@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shlex
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -278,9 +279,15 @@ def _input_changes(
 ) -> list[str]:
     """Return what differs between two lists of inputs. gone_new: what to say of one that is only in the first, or the second."""
     old, new = ({i.path: i for i in inputs} for inputs in (before, now))
+    n_old, n_new = (Counter(i.path for i in inputs) for inputs in (before, now))
     found = [f"{named(old[path])} {gone_new[0]}" for path in old if path not in new]
     found += [f"{named(new[path])} {gone_new[1]}" for path in new if path not in old]
     found += [_input(old[path], new[path]) for path in old if path in new and old[path] != new[path]]
+    found += [
+        f"{named(old[path])} was there {counted(n, 'time')}, is there {counted(n_new[path], 'time')}"
+        for path, n in n_old.items()
+        if path in new and n != n_new[path]
+    ]
     return found or [f"the inputs are the same, {if_moved}"] * (before != now)
 
 

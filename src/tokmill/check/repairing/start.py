@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from tokmill.check.findings import Problem, name_budget, naming_options
+from tokmill.check.findings import Problem, as_often, name_budget, naming_options
 from tokmill.core.config import Job, local_path
 from tokmill.core.errors import ChangedError, TokmillError
 from tokmill.core.events import AnyEvent, Notice, Repaired
@@ -120,6 +120,7 @@ def _moved(manifest: Manifest, directory: Path, sources: Sequence[str], glob: st
     then = manifest.content.inputs
     with naming_options(then, with_format=False):
         now = find_inputs(sources, glob=glob, input_format="text", outside=str(directory)).inputs
+    now = as_often(now, then)
     what = f"{counted(len(now), 'input')} found; the output was made from {len(then):,}" if len(now) != len(then) else ""
     for old, new in zip(then, now, strict=False):
         if not what and old.size_bytes not in (None, new.size_bytes):
