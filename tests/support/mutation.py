@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import itertools
 import json
@@ -123,7 +124,7 @@ def mutated_json(data: bytes, rng: random.Random) -> bytes:
             # A copy: what is inside itself has no end.
             holder[key] = json.loads(json.dumps(other[name]))
         else:
-            holder[key] = rng.choice(VALUES)
+            holder[key] = copy.deepcopy(rng.choice(VALUES))
     return json.dumps(value[""], indent=rng.choice((None, 1)), ensure_ascii=rng.random() < 0.9).encode("utf-8", "surrogatepass")
 
 
