@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import example, given, strategies as st
 from support.commands import clean_environment
+from support.damaged_corpora import tar
 from support.reading import a_reader, read_all, write
 from support.records import a_content
 
@@ -158,6 +159,29 @@ def test_text_in_an_old_encoding_is_first_advised_to_be_converted(tmp_path: Path
             read_all(write(tmp_path, {name: data}))
         next_step = str(caught.value.next_step)
         assert 0 < next_step.index("iconv -f WINDOWS-1252 -t UTF-8") < next_step.index("--encoding-errors")
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.csv", "a.tar"])
+def test_zeros_anywhere_in_a_text_are_told(tmp_path: Path, name: str) -> None:
+    texts = [b"plain " * 900, b"z\0e\0r\0o\0s\0" * 90, b"plain"]
+    data = {
+        "a.txt": b"<|endoftext|>".join(texts),
+        "a.jsonl": b"".join(json.dumps({"text": text.decode()}).encode() + b"\n" for text in texts),
+        "a.csv": b"text\n" + b"\n".join(texts),
+        "a.tar": tar({f"{i}.txt": text for i, text in enumerate(texts)}),
+    }[name]
+    reader = a_reader(a_content(inputs=write(tmp_path, {name: data, "b.txt": b"a\0b plain text of some more words " * 9})), batch_bytes=4000)
+    n_documents = sum(len(batch.documents) for batch in reader.batches(Cursor()))
+    (notice,) = reader.notices()
+    assert n_documents == 4
+    assert f"zero, as in UTF-16 or in what is no text, from here on: {tmp_path}/{name}, " in notice
+    assert "b.txt" not in notice
+
+
+def test_zeros_that_separate_are_not_told(tmp_path: Path) -> None:
+    reader = a_reader(a_content(inputs=write(tmp_path, {"a.txt": b"a\0b\0"}), separator="\0"))
+    list(reader.batches(Cursor()))
+    assert reader.notices() == []
 
 
 def test_texts_of_some_size_without_a_separator_are_named(tmp_path: Path) -> None:

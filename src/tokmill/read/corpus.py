@@ -14,7 +14,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from tokmill.core.config import typed_separator
-from tokmill.core.documents import joined
+from tokmill.core.documents import DocumentBuffer, joined
 from tokmill.core.errors import TokmillError
 from tokmill.core.partition import Part
 from tokmill.core.records import BLOCK_BYTES, DIVIDE_ABOVE_BYTES, WITH_FOOTER, Batch, Counts, Cursor, SourceFormat
@@ -49,6 +49,10 @@ _PATIENCE_S = 0.5
 _UNDIVIDED_BYTES = 1 << 20
 """A text of so many bytes without a separator is worth a word."""
 _MOST_NAMED = 3
+_MANY_ZEROS = 16
+"""A text of which one byte in so many is zero is hardly one."""
+_SAMPLED = 64
+"""Of a batch of documents that lie apart, about so many are looked at."""
 _MOST_PACKED = 1024
 """Inputs in one batch; each keeps about 1 kB of bookkeeping until the batch is written."""
 
@@ -84,6 +88,9 @@ class CorpusReader:
         self._n_undivided = 0
         self._n_texts = 0
         """Text files of some size that were read to their end, and how many of them have no separator; the first by name."""
+        self._zeros: list[str] = []
+        self._n_zeros = 0
+        """Inputs with stretches full of zero bytes; of the first, where."""
         self._checks_pipes = resources.refuse_json_lines
         self.settings = ReadSettings(
             content=content,
@@ -109,13 +116,21 @@ class CorpusReader:
 
     def notices(self) -> list[str]:
         """Return what is to be said of the inputs that were read."""
+        return [*self._of_zeros(), *self._of_undivided()]
+
+    def _of_zeros(self) -> Iterator[str]:
+        if self._zeros:
+            names = "; ".join(shortened(self._zeros, _MOST_NAMED, self._n_zeros))
+            yield f"many of the bytes are zero, as in UTF-16 or in what is no text, from here on: {names}"
+
+    def _of_undivided(self) -> Iterator[str]:
         if not self._n_undivided:
-            return []
+            return
         n, separator = self._n_undivided, typed_separator(self.settings.content.separator)
         names = ", ".join(shortened(self._undivided, _MOST_NAMED, n))
         files = f"{n:,} of {counted(self._n_texts, 'text file')} of more than 1 MiB, each of which is one document: {names}"
         where = names if n == 1 else files
-        return [f"the separator {separator} does not occur in {where}; say with --separator where documents end"]
+        yield f"the separator {separator} does not occur in {where}; say with --separator where documents end"
 
     def _packed(self, start: Cursor) -> Iterator[Batch]:
         pack = _Pack(self.settings)
@@ -159,11 +174,15 @@ class CorpusReader:
         """Yield the batches of a range of one input, from `start` in it on; return as `_input` does."""
         source, position = wanted.source, wanted.position(start)
         # What the reader of the format reads from.
+        is_dubious = False
         stream: Any = open_seekable(source) if source.format in WITH_FOOTER else wanted.bounded(open_stream(source))
         try:
             if self._checks_pipes and source.size_bytes is None and not start.offset:
                 stream = check_pipe(stream, source, self.settings.content.text_key)
             for batch in _reader_of(source.format)(stream, position, self.settings).batches(start):
+                if not is_dubious and (is_dubious := _is_full_of_zeros(batch, self.settings.content.separator)):
+                    self._n_zeros += 1
+                    self._zeros += [str(batch.locate(0))] if len(self._zeros) < _MOST_NAMED else []
                 yield replace(batch, position_bytes=n_before + batch.position_bytes, counts=wanted.counts(batch))
             self._note_undivided(wanted, position)
             end_byte = source.size_bytes if source.format in WITH_FOOTER else stream.raw_position()
@@ -181,6 +200,16 @@ class CorpusReader:
         if position.record == 1:
             self._n_undivided += 1
             self._undivided += [source.path] if len(self._undivided) < _MOST_NAMED else []
+
+
+def _is_full_of_zeros(batch: Batch, separator: str | None) -> bool:
+    """Return whether many bytes of the text are zero, as far as a sample shows."""
+    if "\0" in (separator or ""):
+        return False
+    documents = batch.documents
+    texts = [documents.data] if isinstance(documents, DocumentBuffer) else documents[:: len(documents) // _SAMPLED or 1]
+    n_zeros = sum(text.count(0) for text in texts)
+    return n_zeros > 1 and n_zeros * _MANY_ZEROS > sum(map(len, texts))
 
 
 def _reader_of(input_format: SourceFormat) -> type[FormatReader[Any]]:
