@@ -170,7 +170,9 @@ def test_zeros_anywhere_in_a_text_are_told(tmp_path: Path, name: str) -> None:
         "a.csv": b"text\n" + b"\n".join(texts),
         "a.tar": tar({f"{i}.txt": text for i, text in enumerate(texts)}),
     }[name]
-    reader = a_reader(a_content(inputs=write(tmp_path, {name: data, "b.txt": b"a\0b plain text of some more words " * 9})), batch_bytes=4000)
+    reader = a_reader(
+        a_content(inputs=write(tmp_path, {name: data, "b.txt": b"a\0b plain text of some more words " * 9})), batch_bytes=4000
+    )
     n_documents = sum(len(batch.documents) for batch in reader.batches(Cursor()))
     (notice,) = reader.notices()
     assert n_documents == 4

@@ -174,7 +174,16 @@ class TokenizerFile:
     def _merged(self) -> Iterator[str]:
         """Return what each merge makes. Raises UsageError."""
         merges = self._decoded(self._model.get("merges", b"null"), list[str | list[str]], "its merges")
-        return ("".join(merge.split(" ")) if isinstance(merge, str) else "".join(merge) for merge in merges)
+        prefix = self._settings.continuing_subword_prefix or ""
+        for merge in merges:
+            first, *rest = merge.split(" ") if isinstance(merge, str) else merge
+            inner = "".join(rest)
+            # The library leaves out as many bytes, and ends the process where they end in a character, or the token does.
+            if prefix and not (prefix.isascii() and inner[: len(prefix)].isascii() and len(inner) >= len(prefix)):
+                raise self._error(
+                    f"its merges do not fit its continuing_subword_prefix {prefix!r}", "merges whose second token begins with it"
+                )
+            yield first + inner[len(prefix) :]
 
     def _is_symbol(self, token: str) -> bool:
         """Return whether a token of a BPE model is a single character that text can hold, which merges begin with."""

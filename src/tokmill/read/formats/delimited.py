@@ -150,7 +150,8 @@ class TableReader(FormatReader["ByteStream"]):
             # The module takes four bytes for each character, and as many again when it is done.
             text = rows.long_row(pattern, self._settings.most_record_bytes, is_last=column == n_columns - 1)
             if text is None:
-                raise self._too_long()
+                self._skip_row(rows, n_columns)
+                return
             self._batcher.add(text, position.record, position.offset)
             self._consume(rows.consume(), 1)
             return
@@ -162,6 +163,19 @@ class TableReader(FormatReader["ByteStream"]):
             text = fields[column].replace(_HIDDEN, "\r").encode("utf-8", "surrogateescape")
             self._batcher.add(text, position.record, position.offset, is_valid=rows.is_valid)
         self._consume(rows.consume(), int(fields != []))
+
+    def _skip_row(self, rows: TableRows, n_columns: int) -> None:
+        """Read past a row that is too long, and skip it, if that is the policy and its end is sure. Raises MemoryBudgetError."""
+        settings, record, offset, error = self._settings, self._position.record, self._position.offset, self._too_long()
+        if not settings.skips_long(self._position, record, is_longer=True):
+            raise error
+        for part in rows.parts_of_long_row(self._delimiter.encode(), n_columns, in_doubt=self._quoting == "in doubt"):
+            if part is None:
+                raise error
+            self._consume(part, 0)
+        self._position.advance(b"", 1)
+        bad = NotARecordError("too_long", f"the row is longer than {settings.most_record_bytes:,} bytes", "raise --memory")
+        self._batcher.reject(bad, record, offset)
 
     def _check_lines(self, row: bytes, n_columns: int) -> None:
         """Raise BadRecordError, for the whole file, if each line of a row is a row where quotes are characters like others."""
@@ -229,7 +243,7 @@ class TableReader(FormatReader["ByteStream"]):
         return bad.file_error(self._position.location(0, 0), "a header with one column of that name")
 
     def _too_long(self) -> MemoryBudgetError:
-        """Return the error for a long row, which no policy skips: it may be sound, and its lines are no rows."""
+        """Return the error for a long row. Unless it is seen where it ends, no policy skips it: its lines are no rows."""
         error = self._settings.too_long("a row (perhaps a quote is never closed)", self._position.location(), is_record=True)
         error.next_step = "raise --memory, or fix the quote that is opened there"
         return error
@@ -400,6 +414,22 @@ class TableRows:
                 self._fill()
                 begin = self.begin - self._base
 
+    def parts_of_long_row(self, delimiter: bytes, n_columns: int, *, in_doubt: bool) -> Iterator[memoryview | None]:
+        """Yield the next row, consumed, as it is read; None where it is not regular. in_doubt: whether it must be one line."""
+        row = _LongRow(delimiter, has_quotes=self._has_quotes, in_doubt=in_doubt)
+        while not row.is_over:
+            data = self._data
+            at = row.follow(data, self.begin - self._base, ended=self._ended)
+            is_whole = row.is_over or (self._ended and at == len(data) and not row.is_quoted)
+            if at < 0 or (is_whole and row.n_fields != n_columns) or (self._ended and not is_whole):
+                yield None
+                return
+            self.end = self._base + at
+            yield self.consume()
+            if is_whole:
+                return
+            self._fill()
+
     def next_line(self) -> str:
         """Return the next line of the row at hand, for the csv module. Raises StopIteration, TooLongError."""
         is_first = not self._first_end
@@ -445,6 +475,47 @@ class TableRows:
         data = self._read(_READ_BYTES)
         self._ended = not data
         self._data, self._base = held + data, self.begin
+
+
+class _LongRow:
+    """How far a row that is not held was followed: only a regular one, as in `_row_pattern`."""
+
+    def __init__(self, delimiter: bytes, *, has_quotes: bool, in_doubt: bool) -> None:
+        self.n_fields = 1
+        self.is_quoted = self.is_over = False
+        self._begins = True
+        """Whether a field begins here."""
+        self._delimiter, self._has_quotes, self._in_doubt = delimiter, has_quotes, in_doubt
+        self._signs = re.compile(b"[\n%b%b]" % (delimiter, b'"' * has_quotes))
+
+    def follow(self, data: bytes, at: int, *, ended: bool) -> int:
+        """Go on in what was read, as far as its meaning does not depend on what follows; -1: the row is not regular."""
+        while at < len(data) and not self.is_over:
+            if self._begins and self._has_quotes and data[at : at + 1] == b'"':
+                self._begins, self.is_quoted, at = False, True, at + 1
+            elif self.is_quoted:
+                begin, at = at, data.find(b'"', at)
+                if self._in_doubt and data.find(b"\n", begin, at if at >= 0 else len(data)) >= 0:
+                    return -1
+                if at < 0:
+                    return len(data)
+                if at + 2 >= len(data) and not ended:
+                    return at
+                follows = data[at + 1 : at + 3]
+                if follows[:1] != b'"':
+                    self.is_quoted = False
+                    if follows and follows[:1] not in (self._delimiter, b"\n") and follows != b"\r\n":
+                        return -1
+                at += 1 + self.is_quoted
+            else:
+                found = self._signs.search(data, at)
+                at = found.end() if found else len(data)
+                sign = found[0] if found else b""
+                if sign == b'"':
+                    return -1
+                self._begins, self.is_over = sign == self._delimiter, sign == b"\n"
+                self.n_fields += self._begins
+        return at
 
 
 class _Lines(Iterator[str]):
