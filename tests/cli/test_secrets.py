@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -146,6 +147,15 @@ def test_no_mistake_shows_a_secret(elsewhere: Path, place: str, typed: str, word
     said = told(*(each.replace("U", url) for each in typed.split())) + everything_below(elsewhere)
     assert word not in said
     assert unquote(word) not in said
+
+
+@given(word=st.text(st.sampled_from("wikteszW019._"), min_size=1, max_size=12).filter(lambda word: word.strip("._")))
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_a_word_of_a_query_is_no_secret_elsewhere(elsewhere: Path, word: str) -> None:
+    url = f"https://host/{word}.txt?dataset={word}&author={word}#{word}"
+    words = ["--out", f"d/{word}", "--text-key", f"{word}:y@z", "--glob", f"{word}:1e-4@*", "--stage", f"exp:/{word}"]
+    said = json.loads(told("tokenize", "c.txt", url, *words, "--json", "--threads", "x").splitlines()[-1])
+    assert shlex.split(said["error"]["next"].partition("\n")[0])[4:-3] == words
 
 
 @pytest.mark.parametrize("typed", COMMANDS)

@@ -23,8 +23,8 @@ _CHANGING = re.compile(
 """Parameters of signed URLs (S3, Google, Azure, CloudFront and others), tokens and passwords: they change while the object stays
 the same, so they are no part of its name. All others tell objects apart, so the name has at least their digest."""
 _SECRET = re.compile(
-    r"(?i)x-(amz|goog|oss|cos|ms)-.*|.*(signature|token|secret|passw(or)?d|passphrase|pwd|credentials?|authorization|apikey|accesskey)"
-    r"|(.*[_-])?(key|sig|auth|jwt|pass|pw)|key-pair-id|(aws|oss)accesskeyid|googleaccessid"
+    r"(?i)x-(amz|goog|oss|cos|ms)-(?!algorithm|date|expires|signedheaders).*|(.*[_-])?(key|sig|auth|jwt|pass|pw)"
+    r"|.*(signature|token|secret|passw(or)?d|pwd|credentials?|authorization|apikey|accesskey(id)?)|key-pair-id|googleaccessid"
 )
 """Those of them that are secret on their own, too."""
 _PLAIN = re.compile(
@@ -48,8 +48,10 @@ _SHORTEST = 6
 """A shorter secret is hidden only with what stands beside it in its URL: it may be an ordinary word."""
 _HIDDEN = "***"
 
-_learned: dict[str, str] = {}
-"""By what must not be shown, in every spelling in which it may occur: what is shown instead."""
+_END = 3
+_learned: dict[str, dict[str, str]] = {}
+"""By what must not be shown, in every spelling in which it may occur: what is shown instead; grouped by its last characters, since
+thousands of URLs may be signed."""
 
 
 def redacted(url: str) -> str:
@@ -103,7 +105,7 @@ def _query(query: str) -> str:
 def _digest(text: str) -> str:
     import xxhash
 
-    return f"~{xxhash.xxh3_64_hexdigest(text.encode('utf-8', 'surrogateescape'))}"
+    return f"~{xxhash.xxh3_64_hexdigest(text.encode('utf-8', 'surrogatepass'))}"
 
 
 def _is_digest(text: str) -> bool:
@@ -135,14 +137,17 @@ def learn(texts: Iterable[object]) -> None:
     """Remember what must not be shown of texts that enter the program and are URLs, so that `shown` finds it in others."""
     for text in texts:
         if isinstance(text, str) and (name := redacted(text)) != text:
-            _learned.update(dict.fromkeys(_spellings(text), name))
+            _keep(text, name)
             if text.startswith("-"):
                 # The parser cuts a word that it takes for an option.
-                _learned.update(dict.fromkeys(_spellings(text.partition("=")[0]), name.partition("=")[0]))
+                _keep(text.partition("=")[0], name.partition("=")[0])
             for around, secret in _secrets(text):
-                before, after = ("", "") if len(secret) >= _SHORTEST else around
-                for spelling in _spellings(secret):
-                    _learned.setdefault(f"{before}{spelling}{after}", f"{before}{_HIDDEN}{after}")
+                _keep(secret, _HIDDEN, *("", "") if len(secret) >= _SHORTEST else around)
+
+
+def _keep(text: str, instead: str, before: str = "", after: str = "") -> None:
+    for each in (f"{before}{spelling}{after}" for spelling in _spellings(text)):
+        _learned.setdefault(each[-_END:], {}).setdefault(each, f"{before}{instead}{after}")
 
 
 def _secrets(url: str) -> Iterator[tuple[tuple[str, str], str]]:
@@ -151,7 +156,7 @@ def _secrets(url: str) -> Iterator[tuple[tuple[str, str], str]]:
     user = rest[: rest.rfind("@")] if has_credentials(url) else ""
     name, colon, password = user.partition(":")
     if secret := password if colon else name:
-        yield (colon, "@"), secret
+        yield (colon or "/", "@"), secret
     for parameter in re.split("[?#&]", rest)[1:]:
         name, equals, value = parameter.partition("=")
         if value and _SECRET.fullmatch(unquote(name)):
@@ -171,9 +176,10 @@ def shown(text: str, *, is_ours: bool = True) -> str:
 
     is_ours: False for text that may hold a document, in which URLs that nobody gave to tokmill stay as they are.
     """
+    ends = {text[i : i + _END] for i in range(len(text) - _END + 1)} & _learned.keys() if _learned else ()
     # The longest first: one may be part of another. None is found inside a word.
-    for each in sorted((each for each in _learned if each in text), key=len, reverse=True):
-        hidden = _learned[each].replace("\\", r"\\")
+    for each in sorted((each for end in ends for each in _learned[end] if each in text), key=len, reverse=True):
+        hidden = _learned[each[-_END:]][each].replace("\\", r"\\")
         text = re.sub(rf"(?:(?<!\w)|(?!\w)){re.escape(each)}(?:(?!\w)|(?<!\w))", hidden, text)
     return _IN_TEXT.sub(_shown_url, text) if is_ours and ":/" in text else text
 
