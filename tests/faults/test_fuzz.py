@@ -12,7 +12,6 @@ import os
 import random
 import resource
 import shutil
-import signal
 import socket
 import sys
 import time
@@ -23,6 +22,7 @@ from pathlib import Path
 
 import click
 import pytest
+from support.commands import ends_in_time
 from support.corpora import some_documents
 from support.direct_child import WHERE, DirectChild, is_foreseen
 from support.faults import FOUND
@@ -101,19 +101,13 @@ LEFT_OUT = {"ray", "help", "show_config", "base_url"}
 @contextmanager
 def bounded() -> Iterator[None]:
     """Raise AssertionError in a case that takes too long or too much memory; end a process that cannot even do that."""
-
-    def late(*_: object) -> None:
-        raise AssertionError(f"more than {CASE_S} s")
-
-    before, peak = signal.signal(signal.SIGALRM, late), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    signal.alarm(CASE_S)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     faulthandler.dump_traceback_later(3 * CASE_S, exit=True, file=sys.__stderr__ or 2)
     try:
-        yield
+        with ends_in_time(CASE_S):
+            yield
     finally:
-        signal.alarm(0)
         faulthandler.cancel_dump_traceback_later()
-        signal.signal(signal.SIGALRM, before)
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak
     assert grown << 10 < MOST_BYTES, f"memory grew by {grown >> 10} MiB"
 

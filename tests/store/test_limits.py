@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pytest
-from support.s3 import Bucket, Start, s3_server, watch
+from support.s3 import Bucket, Start, watch
 from support.web import Handler, Site, serving
 
 from tokmill.core.errors import DamagedInputError, UsageError
@@ -39,20 +39,6 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(base, "LISTING_S", 0.3)
     monkeypatch.setattr(base, "LEAST_BYTES_PER_S", 1 << 20)
     monkeypatch.setattr(download, "PLANNING", QUICK)
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Bucket]:
-    base._store.cache_clear()
-    with s3_server() as bucket:
-        yield bucket
-    base._store.cache_clear()
-
-
-@pytest.fixture
-def bucket(server: Bucket) -> Bucket:
-    server.renew()
-    return server
 
 
 def read(source: Input) -> bytes:

@@ -10,13 +10,13 @@ import errno
 import fcntl
 import os
 import shutil
-import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import HealthCheck, given, seed, settings, strategies as st
+from support.commands import ends_in_time
 from support.corpora import SEP, THREE_CORPORA
 from support.failures import Died, flip
 from support.outputs import files_in, part_path
@@ -169,20 +169,6 @@ def seen(victim: Path) -> list[tuple[str, int, bytes | None]]:
 
 
 @contextlib.contextmanager
-def ends_in_time() -> Iterator[None]:
-    def late(*_: object) -> None:
-        raise AssertionError("the command waits for ever")
-
-    before = signal.signal(signal.SIGALRM, late)
-    signal.alarm(_PATIENCE_S)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
-
-
-@contextlib.contextmanager
 def swapped_at(call: int, path: Path, kind: str, victim: Path) -> Iterator[None]:
     """Put something else in the place of `path` just before the n-th call that looks below a directory."""
     calls = 0
@@ -220,7 +206,7 @@ def attempt(scene: Scene, corpora: list[Path], top: Path, command: str, entry: s
         for name in ("train.bin", "train/shard.00000.mds"):
             if (out / name).is_file() and not (out / name).is_symlink() and (out / name).stat().st_nlink == 1:
                 flip(out / name, (out / name).stat().st_size // 2) if (out / name).stat().st_size else None
-    with ends_in_time(), swap, contextlib.suppress(TokmillError):
+    with ends_in_time(_PATIENCE_S), swap, contextlib.suppress(TokmillError):
         COMMANDS[command](out, corpora, scene.options)
     assert seen(victim) == before, (command, entry, kind, call)
 

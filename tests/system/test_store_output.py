@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ import pytest
 from support.commands import clean_environment, command, wait_until
 from support.corpora import SEP, some_documents
 from support.oracle import plain_tokens
-from support.s3 import Bucket, Fault, Start, failing, s3_server, watch
+from support.s3 import Bucket, Fault, Start, failing, watch
 
 import tokmill
 from tokmill.core.errors import BadRecordError, ChangedError, DamageError, LockedError, UsageError
@@ -28,7 +28,7 @@ from tokmill.core.events import Started
 from tokmill.core.manifest import encode_manifest, load_manifest
 from tokmill.core.system.tree import beside
 from tokmill.output.prefix import Prefix
-from tokmill.store import base, download, transfer
+from tokmill.store import download, transfer
 from tokmill.store.s3 import S3Objects
 from tokmill.store.transfer import Uploader, UploadState, outgoing
 
@@ -36,14 +36,6 @@ DOCUMENTS = some_documents(300, 600, 5)
 PART = 16384
 """Of an object in the runs here: a corpus of some hundred kilobytes has a dozen parts."""
 URL = "s3://bucket/sets/one"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Bucket]:
-    base._store.cache_clear()
-    with s3_server() as bucket:
-        yield bucket
-    base._store.cache_clear()
 
 
 @pytest.fixture
