@@ -15,6 +15,7 @@ import pytest
 from support.commands import clean_environment
 from support.corpora import write_corpus
 from support.oracle import gpt2
+from support.outputs import write_output
 
 import tokmill
 from tokmill.cli import app
@@ -401,6 +402,30 @@ def test_an_option_that_was_typed_and_has_no_effect_is_a_notice(words: tuple[str
     assert f"note: {notice}" in tokmill_command("tokenize", corpus, "--out", tmp_path / "o", *words).stdout
     if "--part-bytes" not in words:
         assert f"note: {notice}" in tokmill_command("plan", corpus, *words).stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "options"),
+    [
+        ((), ("--audit=0.5", "--glob=*", "--input-format=text", "--memory=2GiB", "--threads=1", "--tokenizer=gpt2")),
+        (("--source", "c.txt"), ("--threads=1",)),
+        (("--repair",), ("--audit=0.5", "--glob=*", "--input-format=text")),
+    ],
+)
+def test_an_option_of_verify_that_has_no_effect_is_a_notice(
+    words: tuple[str, ...],
+    options: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write_output(tmp_path / "o", write_corpus(tmp_path / "c.txt", TEXTS[:9]))
+    monkeypatch.chdir(tmp_path)
+    assert app.run(["verify", "o", *words, *options]) == 0
+    said = capsys.readouterr().out
+    for option in options:
+        assert f"note: {option.partition('=')[0]} has no effect with" in said
+    assert said.count("has no effect") == len(options)
 
 
 def test_an_option_without_effect_that_is_for_all_runs_is_no_notice(

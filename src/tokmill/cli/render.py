@@ -275,8 +275,8 @@ def _compared(report: Report) -> str:
     return f"{again}: the same ids; this tokenizer does not give the text back"
 
 
-def report_lines(report: Report) -> str:
-    """Return what verify found if all is well; damage is printed as an error."""
+def report_lines(report: Report, notices: Sequence[str] = ()) -> str:
+    """Return what verify found if all is well; damage is printed as an error. notices: of the command."""
     compared = _compared(report)
     if not report.sources_compared:
         compared = "not compared" if is_url(report.directory) else "not compared (pass --source INPUT...)"
@@ -292,9 +292,10 @@ def report_lines(report: Report) -> str:
         ("in", report.directory),
         ("next", f"tokmill inspect {shlex.quote(report.directory)}"),
     ]
-    others = ", ".join(map(printable_line, shortened(report.others, _MOST_OTHERS)))
+    others = ", ".join(shortened(report.others, _MOST_OTHERS))
+    notices = [*notices, *[f"not of the output, and read by no trainer: {others}"] * bool(others)]
     head = "tokmill: sound" + ("" if report.tokens_train or report.tokens_val else ", but it holds no token")
-    return "\n".join([head, *_aligned(rows), *_notes([f"not of the output, and read by no trainer: {others}"] * bool(others))])
+    return "\n".join([head, *_aligned(rows), *_notes(notices)])
 
 
 def outcome_lines(outcome: Outcome, made_of: str = "output", *, is_empty: bool = False) -> str:

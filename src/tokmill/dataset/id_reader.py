@@ -6,6 +6,7 @@ disk that fails would be a signal instead of an error.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from bisect import bisect
 from itertools import accumulate
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from tokmill.core.errors import DamageError
+from tokmill.core.system.refusals import explaining
 from tokmill.core.text import counted
 
 if TYPE_CHECKING:
@@ -113,9 +115,10 @@ class IdReader:
 
 
 def _read_file(file: TokenFile, offset: int, view: memoryview, item_bytes: int) -> None:
-    """Fill `view`. Raises DamageError for a file that ends too soon."""
-    fd = os.open(file.path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
+    """Fill `view`. Raises DamageError for a file that ends too soon, StorageError for one that cannot be read."""
+    with explaining(str(file.path)), contextlib.ExitStack() as stack:
+        fd = os.open(file.path, os.O_RDONLY | os.O_CLOEXEC)
+        stack.callback(os.close, fd)
         done = 0
         while done < len(view):
             n = os.preadv(fd, [view[done:]], offset + done)
@@ -128,5 +131,3 @@ def _read_file(file: TokenFile, offset: int, view: memoryview, item_bytes: int) 
                     next_step=f"tokmill verify {file.path.parent} says what else is damaged",
                 )
             done += n
-    finally:
-        os.close(fd)
