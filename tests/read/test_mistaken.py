@@ -20,9 +20,10 @@ from support.commands import clean_environment
 from support.damaged_corpora import tar
 from support.reading import a_reader, read_all, write
 from support.records import a_content
+from support.runs import run_in_process
 
 from tokmill.core.config import parse_separator
-from tokmill.core.errors import BadRecordError, DamagedInputError, InputError, UsageError
+from tokmill.core.errors import BadRecordError, DamagedInputError, InputError, MemoryBudgetError, UsageError
 from tokmill.core.records import Cursor
 from tokmill.read.inputs import find_inputs
 from tokmill.read.seekable import open_seekable
@@ -272,3 +273,15 @@ def test_a_dictionary_that_is_missing_is_no_damage(tmp_path: Path) -> None:
     known = zstd.train_dict([b"sample %d of words and more words" % i for i in range(2000)], 1000)
     with pytest.raises(DamagedInputError, match="with a dictionary"):
         read_all(write(tmp_path, {"a.txt.zst": zstd.compress(b"text" * 50, zstd_dict=known)}))
+
+
+def test_memory_that_runs_out_anywhere_is_told_with_the_place_of_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_memory(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("tokmill.run.encoding.load_encoder", no_memory)
+    (tmp_path / "a.txt").write_bytes(b"one<|endoftext|>two")
+    with pytest.raises(MemoryBudgetError, match="memory ran out") as caught:
+        run_in_process([tmp_path / "a.txt"], tmp_path / "out")
+    assert str(caught.value.where).startswith(f"{tmp_path}/a.txt, document ")
+    assert str(caught.value.suggested).endswith("MiB")

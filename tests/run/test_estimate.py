@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import gzip
+import itertools
 import json
 import random
 from pathlib import Path
@@ -16,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from support.oracle import gpt2
 
+from tokmill.core.errors import MemoryBudgetError
 from tokmill.core.options import PlanOptions
 from tokmill.core.protocols import Encoder
 from tokmill.core.records import Input, Tokenizer
@@ -314,6 +316,30 @@ def test_nothing_is_said_of_pipes_and_bad_lines_are_told(tmp_path: Path) -> None
     assert (answer.totals, answer.is_exact) == (None, False)
     assert "1 bad record " in answer.notices[0]
     assert "tokenize will stop at the first" in answer.notices[0]
+
+
+def test_windows_of_a_few_bytes_say_nothing_about_speed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each window takes a second here."""
+    seconds = itertools.count()
+    monkeypatch.setattr("time.perf_counter", lambda: float(next(seconds)))
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": ["small", "word " * 300_000, "more"]}), path)
+    assert ask(path, sample_bytes=4 << 20)[0].engine_bytes_per_s == 1_500_000
+
+
+@pytest.mark.parametrize("on_error", ["stop", "skip"])
+def test_what_does_not_fit_ends_the_plan_as_it_ends_the_run(tmp_path: Path, on_error: str) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": ["small", "word " * 30_000]}), path)
+    job = make_job([str(path)], PlanOptions(on_error=on_error), out=NOWHERE).job
+    resources = msgspec.structs.replace(job.resources, budget_bytes=100_000, max_piece_bytes=1000)
+    request = SampleRequest(job=msgspec.structs.replace(job, resources=resources), sample_bytes=1 << 20, decode_s=1.0, encode_s=1.0)
+    if on_error == "stop":
+        with pytest.raises(MemoryBudgetError, match="the text of a row") as caught:
+            Sampler(request).answer()
+        assert caught.value.where == f"{path}, row 2"
+    else:
+        assert "1 bad record" in Sampler(request).answer().notices[0]
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:

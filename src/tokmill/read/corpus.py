@@ -18,7 +18,7 @@ from tokmill.core.documents import DocumentBuffer, joined
 from tokmill.core.errors import TokmillError
 from tokmill.core.partition import Part
 from tokmill.core.records import BLOCK_BYTES, DIVIDE_ABOVE_BYTES, WITH_FOOTER, Batch, Counts, Cursor, SourceFormat
-from tokmill.core.system.budget import spare_bytes
+from tokmill.core.system.budget import memory_too_small, spare_bytes
 from tokmill.core.text import counted, shortened
 from tokmill.read.input_range import find_range
 from tokmill.read.position import ReadSettings
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Generator, Iterator
 
     from tokmill.core.config import Content, Resources
+    from tokmill.core.errors import MemoryBudgetError
     from tokmill.core.protocols import Cutter
     from tokmill.core.records import Location
     from tokmill.read.input_range import InputRange
@@ -88,6 +89,7 @@ class CorpusReader:
         self._n_undivided = 0
         self._n_texts = 0
         """Text files of some size that were read to their end, and how many of them have no separator; the first by name."""
+        self._position: Position | None = None
         self._zeros: list[str] = []
         self._n_zeros = 0
         """Inputs with stretches full of zero bytes; of the first, where."""
@@ -117,6 +119,11 @@ class CorpusReader:
     def notices(self) -> list[str]:
         """Return what is to be said of the inputs that were read."""
         return [*self._of_zeros(), *self._of_undivided()]
+
+    def out_of_memory(self) -> MemoryBudgetError:
+        """Return the error for an allocation that failed in any thread, with the place that reading has come to."""
+        where = self._position and str(self._position.location())
+        return memory_too_small("memory ran out", where or "before the first input", self.settings.budget_bytes)
 
     def _of_zeros(self) -> Iterator[str]:
         if self._zeros:
@@ -173,6 +180,7 @@ class CorpusReader:
     def _range(self, wanted: InputRange, start: Cursor, n_before: int) -> Generator[Batch, None, tuple[int, Cursor]]:
         """Yield the batches of a range of one input, from `start` in it on; return as `_input` does."""
         source, position = wanted.source, wanted.position(start)
+        self._position = position
         # What the reader of the format reads from.
         is_dubious = False
         stream: Any = open_seekable(source) if source.format in WITH_FOOTER else wanted.bounded(open_stream(source))

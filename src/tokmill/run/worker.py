@@ -59,11 +59,13 @@ class Worker(EncodingProcess):
                 writer.wait_for_stdin_end()
                 if self._is_to_end(writer, reader):
                     raise self._ended(output.directory)
-            except BaseException:
+            except BaseException as error:
                 # What was written before the error is kept.
                 writer.commit()
                 output.settle()
                 recorder.save()
+                if isinstance(error, MemoryError):
+                    raise reader.out_of_memory() from error
                 raise
         manifest = self._manifest(output, writer, recorder)
         output.publish(manifest)
