@@ -103,6 +103,12 @@ def test_a_keyword_that_is_none_is_an_error_of_the_function() -> None:
         tokmill.tokenize("x", "y", sede=1)  # type: ignore[call-arg]
 
 
+@pytest.mark.parametrize("size", ["9" * 400, "9" * 20 + "T", "1e400", "inf", ""])
+def test_no_number_is_too_large_to_be_refused(size: str) -> None:
+    with pytest.raises(UsageError, match="is not a size"):
+        PlanOptions(memory=size)
+
+
 @pytest.mark.parametrize("name", ["a\0b", "a\ud800"])
 def test_what_cannot_name_a_file_is_no_path(name: str, tmp_path: Path) -> None:
     """A command line cannot hold such a name; a settings file and Python can."""

@@ -6,6 +6,7 @@ import bz2
 import gzip
 import json
 import lzma
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -285,3 +286,31 @@ def test_memory_that_runs_out_anywhere_is_told_with_the_place_of_reading(tmp_pat
         run_in_process([tmp_path / "a.txt"], tmp_path / "out")
     assert str(caught.value.where).startswith(f"{tmp_path}/a.txt, document ")
     assert str(caught.value.suggested).endswith("MiB")
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.csv"])
+def test_what_is_compressed_is_decompressed_before_it_is_converted(tmp_path: Path, name: str) -> None:
+    for data in (b"%PDF-1.7 and so on", "text".encode("utf-16"), b"PK\x03\x04 and more"):
+        with pytest.raises(InputError) as plain:
+            read_all(write(tmp_path, {name: data}))
+        with pytest.raises(InputError) as packed:
+            read_all(write(tmp_path, {f"{name}.gz": gzip.compress(data)}))
+        assert packed.value.next_step == f"decompress it first (gzip -d FILE), then: {plain.value.next_step}"
+    (tmp_path / "x.pdf.gz").write_bytes(b"")
+    with pytest.raises(UsageError) as caught:
+        find_inputs([str(tmp_path / "x.pdf.gz")], glob=None, input_format=None)
+    assert "gzip -d FILE, then pdftotext FILE FILE.txt" in str(caught.value.next_step)
+    assert "--input-format text.gz" in str(caught.value.next_step)
+
+
+@pytest.mark.parametrize(("name", "delimiter"), [("a.csv", ","), ("a.tsv", "\t")])
+def test_a_table_without_a_header_is_told_how_to_get_one(tmp_path: Path, name: str, delimiter: str) -> None:
+    data = "".join(delimiter.join((str(i), f"a text of some words and the number {i}", "en")) + "\n" for i in (1, 2))
+    (source,) = write(tmp_path, {name: data.encode()})
+    with pytest.raises(BadRecordError) as caught:
+        read_all((source,))
+    words = shlex.split(str(caught.value.next_step).partition("before it: ")[2])
+    assert words[:1] + words[2:] == ["sed", "FILE", ">", "NEW_FILE"]
+    made = subprocess.run(["sed", words[1], source.path], capture_output=True, check=True).stdout
+    texts = read_all(write(tmp_path, {f"new-{name}": made})).texts
+    assert texts == [f"a text of some words and the number {i}".encode() for i in (1, 2)]

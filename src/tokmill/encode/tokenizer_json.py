@@ -176,14 +176,14 @@ class TokenizerFile:
         merges = self._decoded(self._model.get("merges", b"null"), list[str | list[str]], "its merges")
         prefix = self._settings.continuing_subword_prefix or ""
         for merge in merges:
-            first, *rest = merge.split(" ") if isinstance(merge, str) else merge
-            inner = "".join(rest)
+            tokens = merge.split(" ") if isinstance(merge, str) else merge
+            inner = "".join(tokens[1:])
             # The library leaves out as many bytes, and ends the process where they end in a character, or the token does.
             if prefix and not (prefix.isascii() and inner[: len(prefix)].isascii() and len(inner) >= len(prefix)):
                 raise self._error(
                     f"its merges do not fit its continuing_subword_prefix {prefix!r}", "merges whose second token begins with it"
                 )
-            yield first + inner[len(prefix) :]
+            yield "".join(tokens[:1]) + inner[len(prefix) :]
 
     def _is_symbol(self, token: str) -> bool:
         """Return whether a token of a BPE model is a single character that text can hold, which merges begin with."""
@@ -282,7 +282,7 @@ class TokenizerFile:
 
     def _error(self, what: str, allowed: str) -> UsageError:
         return UsageError(
-            what, where=self._where, allowed=allowed, next_step="use another tokenizer, or --tokenizer gpt2, which is built in"
+            what, where=self._where, allowed=allowed, next_step="give a --tokenizer that is as its makers published it"
         )
 
 

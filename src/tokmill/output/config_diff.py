@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 _OPTIONS = {"shards": ("--shard-tokens", "--shard-documents", "--drop-tail"), "n_parts": ("N of --part I/N",), "n_ids": ()}
 """Of settings that are not called as their option is."""
+_TABLES = ("csv", "tsv")
+_READ_WITH = {"separator": ("text",), "text_key": ("jsonl", *_TABLES, "parquet", "arrow", "tar"), "quoting": _TABLES}
+"""The formats of inputs for which a setting matters: one that did not is no reason to read other inputs wrongly."""
 _MOST = 5
 """Differences or inputs that are named."""
 _ALLOWED = "the same inputs, unchanged, and the same settings"
@@ -85,12 +88,16 @@ def changed_settings_error(before: Content, now: Content, directory: Directory) 
     options = " ".join(text for text in typed.values() if text)
     without = " ".join(option for name in names if not typed[name] for option in _OPTIONS.get(name, (_option(name),)))
     changes = [f" with {options}"] * bool(options) + [f" without {without}"] * bool(without)
+    unused = [name for name in names if not any(i.format in _READ_WITH.get(name, (i.format,)) for i in before.inputs)]
+    own = "make an output of the new inputs alone with another --out, then join the two: tokmill merge DIR DIR --out NEW"
     return ChangedError(
         f"the output was made with other settings: {'; '.join(_setting(name, before, now) for name in names)}",
         where=str(directory),
         allowed="the settings that the output was made with",
         next_step="make a new output of all inputs with another --out"
         if "n_ids" in names
+        else own
+        if unused
         else f"the same command{' and'.join(changes)}"
         + (f"; tokmill convert makes a copy in the format {now.format}" if "format" in names else ""),
     )

@@ -426,14 +426,18 @@ class _Finder:
         self.inputs.append(Input(path=path, format=file_format, compression=compression, size_bytes=size_bytes, **identity))
 
     def _check_suffix(self, path: str) -> None:
-        suffix = os.path.splitext(_without_compression(path)[0])[1]
+        name, compression = _without_compression(path)
+        suffix = os.path.splitext(name)[1]
         if self._input_format is None and suffix in _FOREIGN_SUFFIXES:
-            command = _FOREIGN_SUFFIXES[suffix]
+            command, packed = _FOREIGN_SUFFIXES[suffix], next((s for s, c in _COMPRESSIONS.items() if c == compression), "")
+            if command and compression != "none":
+                command = f"{compression} -d FILE, then {command}"
             raise UsageError(
                 f"a {suffix} file is not text",
                 where=_shown(path),
                 allowed=f"{' '.join(_KNOWN_SUFFIXES)}, most also with {' '.join(_COMPRESSIONS)}",
-                next_step=f"convert it first{': ' + command if command else ''}; if it is text after all, pass --input-format text",
+                next_step=f"convert it first{': ' + command if command else ''}; "
+                f"if it is text after all, pass --input-format text{packed}",
             )
 
 

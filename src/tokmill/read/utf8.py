@@ -140,11 +140,13 @@ def damage_hint(compression: Compression) -> str:
     return "" if compression == "none" else f"; or the compressed file is damaged: {compression} -t FILE tests it"
 
 
-def foreign(head: bytes, *, may_have_nul: bool = False) -> tuple[str, str] | None:
+def foreign(head: bytes, *, may_have_nul: bool = False, compression: Compression = "none") -> tuple[str, str] | None:
     """Return what a file is by its first bytes, if it is not UTF-8 text, and what to do about it.
 
-    may_have_nul: NULs may stand between its documents.
+    may_have_nul: NULs may stand between its documents; compression: of the file, whose first bytes these are when decompressed.
     """
+    if compression != "none" and (found := foreign(head, may_have_nul=may_have_nul)):
+        return found[0], f"decompress it first ({compression} -d FILE), then: {found[1]}"
     at, word = _TAR
     if head[at : at + len(word)] == word and b"\0" in head[:at]:
         return "a tar archive", "give the file a name that ends in .tar, or pass --input-format tar"

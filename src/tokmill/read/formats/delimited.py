@@ -59,6 +59,8 @@ _DELIMITERS = ",;\t|"
 _FORMATS = {",": ("comma", "csv"), "\t": ("tab", "tsv")}
 _MOST_NAMES = 8
 """Columns named in a message."""
+_LONGEST_NAME = 64
+"""What is longer, or a number, is hardly the name of a column."""
 _USUAL = ("text", "content", "body", "document")
 """What a column of texts is called."""
 _BOM = b"\xef\xbb\xbf"
@@ -195,7 +197,7 @@ class TableReader(FormatReader["ByteStream"]):
         """Return the names in the header, None for an empty file. Raises BadRecordError, DamagedInputError."""
         while (fields := rows.next_row()) == []:
             rows.consume()
-        found = foreign(stream.peeked)
+        found = foreign(stream.peeked, compression=self._position.source.compression)
         if found is not None:
             what, next_step = found
             raise self._rejected(NotARecordError("invalid_csv", f"this is not a table: it begins like {what}", next_step))
@@ -206,7 +208,7 @@ class TableReader(FormatReader["ByteStream"]):
             how = "no column" if self._key not in fields else "more than one column"
             what = f"the header has {how} {_shown(self._key)}; columns there: {names}"
             other = self._other_delimiter(fields[0]) if len(fields) == 1 else None
-            looks, next_step = other or ("", _other_column(self._key, fields))
+            looks, next_step = other or ("", _other_column(self._key, fields, self._delimiter))
             raise self._rejected(NotARecordError("missing_text", what + looks, next_step))
         return fields
 
@@ -219,7 +221,8 @@ class TableReader(FormatReader["ByteStream"]):
                 f"the header is longer than {_MOST_HEADER_BYTES:,} bytes",
                 where=str(self._position.location(0, 0)),
                 allowed="a first row with the names of the columns",
-                next_step="fix the file, or pass --input-format text if it is no table",
+                next_step="fix the file; if it is no table, leave it out of its directory (--glob '!NAME'), or name it alone with "
+                "--input-format text",
             )
         else:
             other = self._other_delimiter(line.decode("utf-8", "replace"))
@@ -550,12 +553,18 @@ def _row_pattern(delimiter: str, column: int, n_columns: int, quoting: str = "do
     return re.compile(rb"(?:\r?\n)++|%b\r?\n|()" % delimiter.encode().join(fields))
 
 
-def _other_column(key: str, fields: list[str]) -> str:
-    """Return what to type: the column that is named most like the key, or as texts often are, or the last."""
+def _other_column(key: str, fields: list[str], delimiter: str) -> str:
+    """Return what to type: the column that is named most like the key, or as texts often are, or the last; or a header."""
     names = [name for name in fields if name.isprintable() and name and fields.count(name) == 1]
     if not names:
         return "give each column a name of its own in the first row"
     usual = [name for name in names if name.lower() in _USUAL]
+    if not usual and any(name.isdigit() or len(name) > _LONGEST_NAME for name in fields):
+        header = [f"c{i}" for i in range(1, len(fields) + 1)]
+        header[max(range(len(fields)), key=lambda i: len(fields[i]))] = key
+        line = delimiter.join(header).replace("\t", "\\t")
+        command = f"sed {shlex.quote('1i ' + line)} FILE > NEW_FILE"
+        return f"pass --text-key NAME; or, if the first row is no header, write one before it: {command}"
     best = [*difflib.get_close_matches(key, names, 1), *usual, names[-1]][0]
     return f"pass --text-key {shlex.quote(best)}"
 

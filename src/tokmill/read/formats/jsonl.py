@@ -156,7 +156,10 @@ class JsonLinesReader(FormatReader["ByteStream"]):
     def _check_kind(self) -> None:
         """Raise BadRecordError for a file that begins like something else: a fault of all of it, which no policy skips."""
         head = self._splitter.head()
-        for reason, found in (("invalid_utf8", foreign(head)), ("invalid_json", json_array(head))):
+        for reason, found in (
+            ("invalid_utf8", foreign(head, compression=self._position.source.compression)),
+            ("invalid_json", json_array(head)),
+        ):
             if found is None:
                 continue
             what, next_step = found
