@@ -753,6 +753,22 @@ def test_a_run_that_was_replaced_leaves_no_object_behind_and_ends(bucket: Bucket
     assert tokmill.verify(URL).ok
 
 
+def test_a_run_that_was_replaced_before_it_sent_anything_says_so(bucket: Bucket, corpus: Path, made: Path, tmp_path: Path) -> None:
+    def meanwhile(request: dict[str, Any], start: Start) -> Iterable[bytes] | None:
+        if "list-type" not in request["QUERY_STRING"]:
+            return None
+        bucket.fault = None
+        empty = list(bucket.real(request, start))
+        publish(made, tmp_path)
+        return empty
+
+    watch(bucket, meanwhile)
+    with pytest.raises(LockedError, match="another run"):
+        make(corpus, tmp_path / "one", shard_tokens=30_000)
+    assert sorted(bucket.names()) == ["sets/one/manifest.json", "sets/one/train.bin", "sets/one/val.bin"]
+    assert tokmill.verify(URL).ok
+
+
 def test_a_manifest_that_was_put_in_the_moment_another_run_took_its_place_is_taken_back(
     bucket: Bucket, made: Path, tmp_path: Path
 ) -> None:
