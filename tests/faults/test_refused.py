@@ -23,6 +23,7 @@ ADVANTAGES = [
     *(("sched_setscheduler,sched_getaffinity,setpriority,ioprio_set", error) for error in ("EPERM", "ENOSYS")),
     *(("setrlimit,prlimit64", error) for error in ("EPERM", "ENOSYS")),
     *(("copy_file_range,link,linkat", error) for error in ("EPERM", "ENOSYS", "EOPNOTSUPP")),
+    *(("flock", "ENOLCK"), ("flock,link,linkat", "ENOSYS")),
     ("mincore", "EPERM"),
 ]
 
@@ -39,7 +40,7 @@ def test_what_is_only_an_advantage_may_be_refused(calls: str, error: str, scene:
     assert is_complete(tmp_path / "out", scene.expected)
 
 
-@pytest.mark.parametrize(("calls", "error"), [("flock", "ENOLCK"), ("flock", "ENOSYS"), ("fsync", "EIO"), ("pipe2", "EMFILE")])
+@pytest.mark.parametrize(("calls", "error"), [("flock", "EPERM"), ("flock", "EIO"), ("fsync", "EIO"), ("pipe2", "EMFILE")])
 def test_what_is_needed_and_refused_is_one_message(calls: str, error: str, scene: Scene, tmp_path: Path) -> None:
     outcome = run([*refusing(calls, error), *scene.command(tmp_path / "out")])
     assert outcome.code == 1

@@ -158,6 +158,12 @@ def test_where_no_directory_can_be_the_error_says_why(made: Path, name: str, wor
         lost.unlink()
 
 
+@pytest.mark.parametrize("command", ["inspect", "report"])
+def test_a_path_that_no_file_can_have_is_to_be_checked(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert app.run([command, "n" * 300]) == 1
+    assert "next:    check the path" in capsys.readouterr().err
+
+
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="no /proc")
 def test_a_file_system_without_any_room_is_perhaps_no_disk(made: Path) -> None:
     with pytest.raises(DiskFullError, match=r"no room at all.*\(as /proc\)"):

@@ -29,6 +29,7 @@ _NEXT = {
     errno.EAGAIN: f"allow more processes and threads (ulimit -u, or the limit of the container), {_AGAIN}",
     errno.EACCES: f"let this user read it (chmod), {_AGAIN}",
     errno.ENODEV: f"copy it to a file system that can map files, {_AGAIN}",
+    errno.ENAMETOOLONG: "check the path: a name has up to 255 bytes",
     errno.ENOMEM: f"end other programs, or allow more memory, {_AGAIN}",
 }
 _NO_THREAD = "can't start new thread"
