@@ -411,3 +411,12 @@ def test_an_input_that_a_merged_output_has_twice_is_compared_twice(tmp_path: Pat
     moved = [str(path.rename(tmp_path / path.name.upper())) for path in paths[:2]]
     job = repair_job(out, moved, glob=None, memory=None, threads=None)
     assert [each.path for each in job.content.inputs] == [moved[0], moved[1], moved[0]]
+
+
+def test_the_command_that_repairs_can_be_pasted(tmp_path: Path) -> None:
+    write_output(out := tmp_path / "my tokens", write_corpus(tmp_path / "corpus.txt", ["one", "two"]), val_fraction=0.0)
+    flip(out / "train.bin", 1)
+    with pytest.raises(DamageError) as caught:
+        tokmill.verify(out).raise_for_damage()
+    assert f"tokmill verify '{out}' --repair" in str(caught.value)
+    assert f"--out '{out}' --fresh" in str(caught.value)

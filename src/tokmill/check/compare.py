@@ -8,6 +8,7 @@ document of the output. Memory stays bounded on damaged files, too: marks are se
 from __future__ import annotations
 
 import math
+import shlex
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -397,7 +398,7 @@ def _refuse_incomparable(directory: Path, manifest: Manifest) -> None:
             "this output lacks the end of the corpus: it was made with --drop-tail",
             where=str(directory),
             allowed="verify without --source",
-            next_step=f"tokmill verify {directory}",
+            next_step=f"tokmill verify {shlex.quote(str(directory))}",
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -111,8 +112,9 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         """Raise DamageError if anything is wrong."""
         if self.ok:
             return
-        again = f"tokmill {self.made_by} ... --out {self.directory} --fresh"
-        next_step = f"tokmill verify {self.directory} --repair, restore it from a copy, or make it again: {again}"
+        directory = shlex.quote(self.directory)
+        again = f"tokmill {self.made_by} ... --out {directory} --fresh"
+        next_step = f"tokmill verify {directory} --repair, restore it from a copy, or make it again: {again}"
         if not self.can_repair:
             next_step = f"restore it from a copy, or make it again from what it was made from (made_from in its manifest): {again}"
         elif is_url(self.directory):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 from bisect import bisect
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -128,6 +129,6 @@ def _read_file(file: TokenFile, offset: int, view: memoryview, item_bytes: int) 
                     f"the file ends {counted(missing, 'id')} too soon",
                     where=str(file.path),
                     allowed=f"{counted(file.n_tokens, 'id')}, as the manifest says",
-                    next_step=f"tokmill verify {file.path.parent} says what else is damaged",
+                    next_step=f"tokmill verify {shlex.quote(str(file.path.parent))} says what else is damaged",
                 )
             done += n

@@ -8,6 +8,7 @@ records count from the beginning of the input, as after a run in one piece, so w
 from __future__ import annotations
 
 import os
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -119,7 +120,7 @@ def _check_in_parts(manifest: Manifest | None, where: str) -> Manifest:
         "nothing was made in parts here" if manifest is None else "this output was made in one run: it is complete as it is",
         where=where,
         allowed="the directory or URL given as --out to tokmill tokenize --part",
-        next_step=f"tokmill tokenize INPUT... --part 0/8 --out {where}" if manifest is None else f"tokmill verify {where}",
+        next_step=f"tokmill {'tokenize INPUT... --part 0/8 --out' if manifest is None else 'verify'} {shlex.quote(where)}",
     )
 
 
