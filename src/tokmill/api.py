@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from tokmill.core.config import Job, local_path, path_text
+from tokmill.core.config import Job, check_directory, local_path, path_text
 from tokmill.core.errors import ChangedError, TokmillError, UsageError
 from tokmill.core.events import Detail, Finished, Notice
 from tokmill.core.options import PlanOptions, TokenizeOptions, called_with, parse_size
 from tokmill.core.progress import check_observers
 from tokmill.core.records import is_url, text_to_path
-from tokmill.output import Place, destination, is_complete, is_complete_at, output_of, stage_of
+from tokmill.output import Place, destination, is_complete, is_complete_at, left_behind, output_of, stage_of
 from tokmill.run import (
     NOWHERE,
     LocalRunner,
@@ -105,7 +105,7 @@ def tokenize(call: TokenizeCall) -> Summary:  # noqa: D417  the arguments are th
         job,
         finished,
         meter,
-        [*finished.notices, *notices_of(job.content, finished.counts, finished.files), *_left_behind(job)],
+        [*finished.notices, *notices_of(job.content, finished.counts, finished.files), *left_behind(Path(text_to_path(job.out)))],
         is_append=call.append,
     )
     _tell(call.observers, summary.notices)
@@ -227,7 +227,8 @@ def _in_parts(job: Job, call: TokenizeCall, place: Place, runner: LocalRunner, m
     stage = _text(call.stage)
     with RayRunner(call.ray or "", stage) as cluster:
         job, finished = run_all_parts(job, max(n_bytes, 1), cluster, watching, url=url, stage=stage, force=call.force)
-    return summarize(job, finished, meter, [*finished.notices, *notices_of(job.content, finished.counts, finished.files)])
+    notices = [*finished.notices, *notices_of(job.content, finished.counts, finished.files)]
+    return summarize(job, finished, meter, [*notices, *left_behind(Path(text_to_path(job.out)))])
 
 
 def _place(call: TokenizeCall) -> Place:
@@ -261,25 +262,16 @@ def _of_part(part: str, job: Job) -> str:
     return f"this is part {part} alone; when all parts are there: tokmill finalize {whole}"
 
 
-def _left_behind(job: Job) -> list[str]:
-    """Return what to say of a state directory that could not be removed (EBUSY), and is not that of a run that has just begun."""
-    from tokmill.output import state_of
-
-    state = Path(str(state_of(Path(text_to_path(job.out)))))
-    is_left = state.is_dir() and not (state / "journal").exists()
-    return (
-        [f"{state} could not be removed; the output is complete without it: remove it, or see what holds it open"]
-        if is_left
-        else []
-    )
-
-
 def _listed(inputs: StrPath | Sequence[StrPath]) -> list[str]:
     return [path_text(each, "inputs") for each in (inputs if isinstance(inputs, (list, tuple)) else [inputs])]
 
 
 def _text(stage: StrPath | None) -> str | None:
-    return None if stage is None else local_path(stage, "stage")
+    if stage is None:
+        return None
+    path = local_path(stage, "stage")
+    check_directory(Path(path), "--stage")
+    return path
 
 
 def _introduce(job: Job, notices: Sequence[str], observers: Sequence[Observer]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -15,8 +15,10 @@ from support.outputs import reseal, rewrite_manifest, write_output
 
 import tokmill
 from tokmill.check import compare
+from tokmill.check.repairing.start import repair_job
 from tokmill.core.errors import ChangedError, DamageError, MemoryBudgetError, UsageError
 from tokmill.core.manifest import load_manifest
+from tokmill.read.inputs import find_inputs, source_options
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -354,3 +356,67 @@ def test_sources_are_read_within_the_memory_given(out: Path, corpus: Path) -> No
     assert tokmill.verify(out, sources=str(corpus), memory="512MiB").ok
     with pytest.raises(MemoryBudgetError):
         tokmill.verify(out, sources=str(corpus), memory="1MiB")
+
+
+def test_sources_that_are_not_found_are_told_the_options_that_the_run_needed(tmp_path: Path) -> None:
+    corpus, out = tmp_path / "corpus", tmp_path / "out"
+    corpus.mkdir()
+    for name in "ab":
+        (corpus / f"{name}.log").write_text('{"text": "some words"}\n')
+    options: dict[str, Any] = {"glob": "*.log", "input_format": "jsonl"}
+    tokmill.tokenize(corpus, out, val_fraction=0.0, **options)
+    moved = corpus.rename(tmp_path / "moved")
+    with pytest.raises(UsageError) as caught:
+        tokmill.verify(out, sources=[str(moved)])
+    assert caught.value.next_step == "the same command with --glob '*.log' --input-format jsonl"
+    with pytest.raises(UsageError) as caught:
+        tokmill.repair(out, sources=[str(moved)])
+    assert caught.value.next_step == "the same command with --glob '*.log'"
+    assert tokmill.verify(out, sources=[str(moved)], **options).ok
+    (moved / "c.log").write_text("")
+    with pytest.raises(ChangedError, match="3 inputs found; the output was made from 2") as changed:
+        tokmill.repair(out, sources=[str(moved)], glob="*.log")
+    assert f"tokmill verify {out} --repair" in str(changed.value)
+
+
+@pytest.mark.parametrize(
+    ("names", "input_format", "options"),
+    [
+        (["a.txt", "b.jsonl.gz"], None, []),
+        (["a.txt", "b.log"], "text", ["--glob '*.log'", "--glob '*.txt'"]),
+        (["a.dat"], "jsonl", ["--glob '*.dat'", "--input-format jsonl"]),
+        (["a.txt"], "jsonl", ["--input-format jsonl"]),
+        (["README"], "text", []),
+    ],
+)
+def test_of_the_options_for_sources_those_are_named_that_their_names_need(
+    tmp_path: Path, names: list[str], input_format: str | None, options: list[str]
+) -> None:
+    for name in names:
+        (tmp_path / name).write_bytes(b"")
+    found = find_inputs([str(tmp_path / name) for name in names], glob=None, input_format=input_format)
+    assert source_options(found.inputs) == options
+
+
+def test_an_input_that_a_merged_output_has_twice_is_compared_twice(tmp_path: Path) -> None:
+    paths = [write_corpus(tmp_path / f"{name}.txt", [f"text of {name}"]) for name in "abc"]
+    for path, name in zip(paths, ("one", "two"), strict=False):
+        write_output(tmp_path / name, path)
+    tokmill.merge([tmp_path / "one", tmp_path / "two"], tmp_path / "both")
+    tokmill.merge([tmp_path / "both", tmp_path / "one"], out := tmp_path / "out")
+    for sources in (paths[:2], [*paths[:2], paths[0]]):
+        assert tokmill.verify(out, sources=[str(path) for path in sources]).compared_documents == 3
+    with pytest.raises(ChangedError, match=r"c\.txt"):
+        tokmill.verify(out, sources=[str(path) for path in paths])
+    moved = [str(path.rename(tmp_path / path.name.upper())) for path in paths[:2]]
+    job = repair_job(out, moved, glob=None, memory=None, threads=None)
+    assert [each.path for each in job.content.inputs] == [moved[0], moved[1], moved[0]]
+
+
+def test_the_command_that_repairs_can_be_pasted(tmp_path: Path) -> None:
+    write_output(out := tmp_path / "my tokens", write_corpus(tmp_path / "corpus.txt", ["one", "two"]), val_fraction=0.0)
+    flip(out / "train.bin", 1)
+    with pytest.raises(DamageError) as caught:
+        tokmill.verify(out).raise_for_damage()
+    assert f"tokmill verify '{out}' --repair" in str(caught.value)
+    assert f"--out '{out}' --fresh" in str(caught.value)

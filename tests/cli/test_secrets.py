@@ -6,11 +6,13 @@ import contextlib
 import io
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 from hypothesis import HealthCheck, assume, example, given, settings, strategies as st
@@ -21,6 +23,8 @@ from tokmill.cli import app
 from tokmill.core.errors import TokmillError
 
 WORD = "SECRETPW"
+WORDS = (WORD, "Q7z", "Q%377%7A", "Ωß7")
+"""A short one is no secret outside of its URL, so what is looked for occurs in no other text here."""
 AROUND = st.text(st.sampled_from("aZ9/@:?#&=%+ '\"\\.é"), max_size=4).filter(lambda text: not text[:1].isdigit())
 """What stands beside the word in a secret. A number and a slash after a colon is a port."""
 PLACES = (
@@ -36,6 +40,12 @@ PLACES = (
     "https:/host/f.txt?X-Amz-Signature={}",
     "https:/host/f.txt?{}",
     "https:/host/f.txt#{}",
+    "https://user:{}@127.0.0.1:1/f.txt",
+    "https://{}@127.0.0.1:1/f.txt",
+    "s3://bucket/f.txt?X-Amz-Signature={}",
+    "https://127.0.0.1:1/f.txt?sv=2024&sig={}",
+    "https://127.0.0.1:1/f.txt?a=b&access_token={}#c",
+    "HF://user:{}@datasets/a/b.txt",
 )
 COMMANDS = (
     "tokenize U",
@@ -119,19 +129,33 @@ def told(*arguments: str) -> str:
     return out.getvalue()
 
 
-@given(place=st.sampled_from(PLACES), typed=st.sampled_from(COMMANDS), before=AROUND, after=AROUND)
-@example(place=PLACES[0], typed="tokenize U --out o", before="ab/", after="")
-@example(place=PLACES[0], typed="tokenize U", before="p@ss/", after="")
-@example(place=PLACES[1], typed="tokenize c.txt --out U", before="", after="")
-@example(place=PLACES[4], typed="tokenize c.txt --out o --events U", before="", after="'")
+@given(place=st.sampled_from(PLACES), typed=st.sampled_from(COMMANDS), word=st.sampled_from(WORDS), before=AROUND, after=AROUND)
+@example(place=PLACES[0], typed="tokenize U --out o", word=WORD, before="ab/", after="")
+@example(place=PLACES[0], typed="tokenize U", word=WORD, before="p@ss/", after="")
+@example(place=PLACES[0], typed="tokenize U", word=WORD, before="?9", after="")
+@example(place=PLACES[1], typed="tokenize c.txt --out U", word=WORD, before="", after="")
+@example(place=PLACES[1], typed="tokenize c.txt --out o --U", word=WORD, before="", after="=")
+@example(place=PLACES[4], typed="tokenize c.txt --out o --events U", word=WORD, before="", after="'")
+@example(place=PLACES[4], typed="merge U d --out o", word=WORD, before="@", after="@")
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_no_mistake_shows_a_secret(elsewhere: Path, place: str, typed: str, before: str, after: str) -> None:
+def test_no_mistake_shows_a_secret(elsewhere: Path, place: str, typed: str, word: str, before: str, after: str) -> None:
     # Nothing tells a user with a slash and no password from a host and a path.
     assume(":{}" in place or "?" in place or "#" in place or not set("/?#:") & {*before, *after})
-    url = place.format(f"{before}{WORD}{after}")
-    said = told(*(word.replace("U", url) for word in typed.split()))
-    assert WORD not in said
-    assert WORD not in everything_below(elsewhere)
+    # Nor the end of a password from that of a host.
+    assume("@" not in before or not set("?#") & {*after})
+    url = place.format(f"{before}{word}{after}")
+    said = told(*(each.replace("U", url) for each in typed.split())) + everything_below(elsewhere)
+    assert word not in said
+    assert unquote(word) not in said
+
+
+@given(word=st.text(st.sampled_from("wikteszW019._"), min_size=1, max_size=12).filter(lambda word: word.strip("._")))
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_a_word_of_a_query_is_no_secret_elsewhere(elsewhere: Path, word: str) -> None:
+    url = f"https://host/{word}.txt?dataset={word}&author={word}#{word}"
+    words = ["--out", f"d/{word}", "--text-key", f"{word}:y@z", "--glob", f"{word}:1e-4@*", "--stage", f"exp:/{word}"]
+    said = json.loads(told("tokenize", "c.txt", url, *words, "--json", "--threads", "x").splitlines()[-1])
+    assert shlex.split(said["error"]["next"].partition("\n")[0])[4:-3] == words
 
 
 @pytest.mark.parametrize("typed", COMMANDS)
@@ -191,7 +215,7 @@ def test_no_option_in_python_shows_a_secret(elsewhere: Path, name: str) -> None:
     assert WORD not in everything_below(elsewhere)
 
 
-@pytest.mark.parametrize("out", ["s3:/AKIAX:SECRETPW@bucket/out", "https:/host/x", "user:SECRETPW@host:/x", "user:SECRETPW@host"])
+@pytest.mark.parametrize("out", ["s3:/AKIAX:SECRETPW@bucket/out", "https:/host/x", "user:SECRETPW@h:/x", "user:SECRETPW@a.org/x"])
 def test_a_url_with_a_slash_too_few_is_no_name_of_a_directory(elsewhere: Path, out: str) -> None:
     before = set(elsewhere.rglob("*"))
     done = command("tokenize", "c.txt", "--out", out)

@@ -261,6 +261,12 @@ def test_out_of_all_commands_is_not_the_file_of_a_report(elsewhere: Path, capsys
     assert effective(capsys, "report")["--out"][0] is None
 
 
+@pytest.mark.parametrize("words", [["completion", "bash"], ["vocab", "list"], ["doctor"]])
+def test_show_config_of_commands_with_few_options(words: list[str], elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert app.run([*words, "--show-config"]) == 0
+    assert f"tokmill {' '.join(words[: 1 + (words[0] == 'vocab')])}: every option" in capsys.readouterr().out
+
+
 def test_show_config_shows_no_password_and_no_signature(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (elsewhere / "tokmill.toml").write_text('tokenizer = "https://me:hunter2@example.org/t.json?X-Amz-Signature=abcdef"\n')
     for more in ([], ["--json"]):

@@ -17,7 +17,9 @@ import tokmill
 from tokmill.core.bounded import MOST_VALUES
 from tokmill.core.errors import DamageError, TokmillError, UsageError
 from tokmill.core.manifest import MANIFEST_NAME, PLAN_NAME, decode_manifest, load_manifest, seal
+from tokmill.core.system.tree import beside
 from tokmill.output.journal import Header, decode_header, encode_header
+from tokmill.store.transfer import Notes, UploadState
 
 
 @pytest.fixture
@@ -49,6 +51,19 @@ def test_a_manifest_of_millions_of_values_is_not_decoded(out: Path, what: str) -
     tracemalloc.start()
     with pytest.raises(DamageError, match="no run of tokmill writes more"):
         decode_manifest(data, "here")
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 2 * len(data) + 10_000_000
+
+
+def test_a_state_of_uploads_of_millions_of_values_is_not_decoded(tmp_path: Path) -> None:
+    url, path = "s3://bucket/a", tmp_path / "upload.json"
+    UploadState(beside(path), url).change(is_fresh=True)
+    assert UploadState(beside(path), url).notes.is_fresh
+    data = path.read_bytes().removesuffix(b"}") + b',"retired":[' + b'"",' * MOST_VALUES + b'""]}'
+    path.write_bytes(data)
+    tracemalloc.start()
+    assert UploadState(beside(path), url).notes == Notes(url=url)
     most = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert most < 2 * len(data) + 10_000_000

@@ -12,7 +12,7 @@ from support.records import ByteEncoder
 from tokmill.core.config import MIB, BudgetTerms
 from tokmill.core.errors import MemoryBudgetError, UsageError
 from tokmill.core.system import memory
-from tokmill.core.system.budget import CacheReset, default_budget, divide_budget, piece_too_long
+from tokmill.core.system.budget import RECORD_SHARE, CacheReset, default_budget, divide_budget, piece_too_long
 from tokmill.run import job
 
 TERMS = ("parent_bytes", "inputs_bytes", "worker_bytes", "reference_bytes", "reader_bytes", "in_flight_bytes", "caches_bytes")
@@ -55,6 +55,16 @@ def test_the_budget_proposed_for_a_long_text_is_enough_and_not_much_more(n_bytes
         assert divide_budget(proposed - 16 * MIB, terms).max_piece_bytes < n_bytes
     except MemoryBudgetError:
         assert proposed % (16 * MIB) == 0
+
+
+@given(st.integers(1, 1 << 27), ALL_TERMS, st.booleans())
+def test_for_a_text_whose_length_is_not_known_twice_as_much_is_proposed(most: int, terms: BudgetTerms, is_record: bool) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(memory, "usable_bytes", lambda: 1 << 60)
+        error = piece_too_long("a line", "a.jsonl", most, terms, None, is_record=is_record)
+    proposed = int(str(error.suggested).removesuffix("MiB")) * MIB
+    assert max(divide_budget(proposed, terms).max_piece_bytes, is_record * proposed // RECORD_SHARE) >= 2 * most
+    assert "or divide it" in str(error.next_step)
 
 
 def test_no_budget_is_proposed_that_the_machine_does_not_have(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -101,3 +101,18 @@ def test_the_keywords_of_the_functions_are_the_options_with_their_defaults() -> 
 def test_a_keyword_that_is_none_is_an_error_of_the_function() -> None:
     with pytest.raises(TypeError, match=r"^tokenize\(\) got an unexpected keyword argument 'sede'"):
         tokmill.tokenize("x", "y", sede=1)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("size", ["9" * 400, "9" * 20 + "T", "1e400", "inf", ""])
+def test_no_number_is_too_large_to_be_refused(size: str) -> None:
+    with pytest.raises(UsageError, match="is not a size"):
+        PlanOptions(memory=size)
+
+
+@pytest.mark.parametrize("name", ["a\0b", "a\ud800"])
+def test_what_cannot_name_a_file_is_no_path(name: str, tmp_path: Path) -> None:
+    """A command line cannot hold such a name; a settings file and Python can."""
+    (tmp_path / "a.txt").write_text("text")
+    for given in ({"inputs": name, "out": tmp_path / "out"}, {"inputs": tmp_path / "a.txt", "out": name}):
+        with pytest.raises(UsageError, match="cannot be the name of a file"):
+            tokmill.plan(**given)  # type: ignore[arg-type]

@@ -12,6 +12,7 @@ import pytest
 from tokmill.core.errors import DamageError, LinkError
 from tokmill.core.system import durable
 from tokmill.core.system.tree import TreePath, beside, tree_of
+from tokmill.output.place import output_of, stage_of
 
 ACTIONS: dict[str, Callable[[TreePath], Any]] = {
     "read": lambda path: path.read_bytes(),
@@ -142,7 +143,10 @@ def test_neither_open_nor_os_takes_one(tmp_path: Path) -> None:
             touch(path)
 
 
-def test_of_the_output_of_a_part_what_lies_above_the_state_directory_was_named(tmp_path: Path) -> None:
+def test_of_the_output_of_a_part_and_a_staged_one_what_lies_above_was_named(tmp_path: Path) -> None:
+    staged = output_of(stage_of("s3://bucket/data", str(tmp_path)))
+    assert tree_of(Path(str(staged))) == staged
+    assert staged.root == tmp_path
     assert tree_of(tmp_path / ".tokmill" / "parts" / "00003") == TreePath(tmp_path) / ".tokmill/parts/00003"
     assert tree_of(Path(".tokmill/parts/00003")) == TreePath(Path()) / ".tokmill/parts/00003"
     assert tree_of(tmp_path / ".tokmill" / "parts") == TreePath(tmp_path / ".tokmill" / "parts")

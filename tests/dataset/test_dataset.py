@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import pickle
+import re
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,8 +16,10 @@ from support.oracle import EOT, gpt2
 from support.outputs import write_output
 
 import tokmill
-from tokmill.core.errors import DamageError, UsageError
+from tokmill.core.errors import DamageError, StorageError, UsageError
 from tokmill.dataset import dataset as dataset_module
+from tokmill.dataset.id_reader import IdReader
+from tokmill.dataset.sharded_array import map_files
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -147,3 +152,54 @@ def test_a_dataset_goes_to_another_process_by_its_path_not_by_its_bytes(made: Pa
 def test_a_document_that_is_not_there_is_refused_with_the_range(made: Path) -> None:
     with tokmill.open(made) as data, pytest.raises(UsageError, match=f"0 to {data.n_documents('val') - 1}"):
         data.document("val", 10**6)
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    write_output(tmp_path / "out", write_corpus(tmp_path / "corpus.txt", TEXTS[:3]), val_fraction=0.0)
+    return tmp_path / "out"
+
+
+@pytest.mark.parametrize("code", [errno.ENOMEM, errno.ENODEV, errno.EMFILE, errno.EIO, errno.EACCES])
+@pytest.mark.parametrize("name", ["", "train.bin"])
+def test_what_the_system_does_not_map_is_an_error_with_the_file(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, code: int, name: str
+) -> None:
+    kept = pickle.dumps(tokmill.open(directory / name))
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(np, "memmap", refuse)
+    for call in (lambda: tokmill.open(directory / name), lambda: pickle.loads(kept), lambda: tokmill.inspect(directory / name)):
+        with pytest.raises(StorageError, match=re.escape(os.strerror(code))) as caught:
+            call()
+        assert caught.value.where == str(directory / "train.bin")
+        assert caught.value.next_step
+
+
+def test_a_file_that_is_cut_while_it_is_opened_is_an_error(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = tokmill.open(directory)._files["train"]
+    (directory / "train.bin").write_bytes(b"")
+    with pytest.raises(DamageError, match="cannot be mapped") as caught:
+        map_files(files, np.dtype("<u2"))
+    assert caught.value.where == str(directory / "train.bin")
+
+
+def test_files_that_cannot_be_opened_or_read_are_errors_of_tokmill(
+    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = pickle.dumps(tokmill.open(directory / "train.bin"))
+    with tokmill.open(directory) as data:
+        reader = IdReader.of_files("train", data._files["train"], "uint16")
+    (directory / "train.bin").unlink()
+    for call in (
+        lambda: pickle.loads(kept),
+        lambda: reader.read(0, 1),
+        lambda: tokmill.open(tmp_path / ("n" * 300)),
+        lambda: tokmill.report(tmp_path / ("n" * 300)),
+        lambda: tokmill.open("/proc/self/mem", dtype="uint16"),
+    ):
+        with pytest.raises(StorageError) as caught:
+            call()
+        assert caught.value.where

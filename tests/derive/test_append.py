@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import itertools
 import random
 import signal
@@ -27,14 +29,17 @@ import tokmill
 from tokmill import api
 from tokmill.cli.app import run
 from tokmill.core.config import Job
-from tokmill.core.errors import ChangedError, DamageError, UsageError
+from tokmill.core.errors import ChangedError, DamageError, LockedError, UsageError
 from tokmill.core.manifest import load_manifest
 from tokmill.core.options import PlanOptions
 from tokmill.core.system import durable
 from tokmill.derive import appending
 from tokmill.formats.registry import FORMATS
+from tokmill.output import directory as output_directory
+from tokmill.output.directory import Output
 from tokmill.output.disk_space import disk_need
 from tokmill.run.job import make_job
+from tokmill.run.worker import Worker
 
 
 @pytest.fixture
@@ -263,6 +268,53 @@ def test_an_interrupted_append_goes_on_and_another_one_is_refused_until_it_is_di
         append_in_process(corpora[2:], tmp_path / "out")
     append_in_process(corpora[1:], tmp_path / "out", fresh=True)
     assert written(tmp_path / "out") == truth(3)
+
+
+@pytest.mark.parametrize("flock", ["present", "missing"])
+@pytest.mark.parametrize(
+    ("owner", "name", "done", "error"),
+    [
+        (appending, "copy_old_output", 2, ChangedError),
+        (Worker, "run", 1, ChangedError),
+        (Output, "commit", 1, LockedError),
+        (output_directory, "publish_files", 1, LockedError),
+    ],
+)
+def test_of_two_appends_at_once_one_is_refused_and_can_be_made_after_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, done: int, error: type[Exception], flock: str
+) -> None:
+    """The second one comes when the first one has planned, has copied the old output, commits, and publishes."""
+    if flock == "missing":
+        monkeypatch.setattr(fcntl, "flock", refused_flock)
+    documents = [[b"%d of corpus %d, and more" % (n, i) for n in range(20)] for i in range(3)]
+    corpora, out, refused = [tmp_path / f"{i}.txt" for i in range(3)], tmp_path / "out", []
+    for path, texts in zip(corpora, documents, strict=True):
+        path.write_bytes(SEP.encode().join(texts))
+    begin(out, corpora[:1])
+
+    def append(i: int) -> None:
+        try:
+            append_in_process(corpora[i : i + 1], out)
+        except (LockedError, ChangedError) as caught:
+            refused.append((i, type(caught)))
+
+    real = getattr(owner, name)
+
+    def interrupted(*args: Any, **named: Any) -> Any:
+        monkeypatch.setattr(owner, name, real)
+        append(2)
+        return real(*args, **named)
+
+    monkeypatch.setattr(owner, name, interrupted)
+    append(1)
+    assert refused == [(3 - done, error)]
+    assert written(out) == plain_tokens([*documents[0], *documents[done]], val_fraction=0.2)
+    append(3 - done)
+    assert written(out) == plain_tokens([*documents[0], *documents[done], *documents[3 - done]], val_fraction=0.2)
+
+
+def refused_flock(_fd: int, _operation: int) -> None:
+    raise OSError(errno.ENOSYS, "no locks")
 
 
 def dying_on(name: str, real: Any) -> Any:

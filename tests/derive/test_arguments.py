@@ -43,6 +43,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["reshard", "[ab]"], "reshard takes one directory", "tokmill merge .*/a .*/b --out merged, then tokmill reshard"),
         (["merge", "a", "corpus.txt"], "this is a file, not a directory", "give the directory that was --out"),
         (["merge", "a", "nodir"], "there is no such file or directory", "check the path|ls "),
+        (["merge", "aa", "nodir"], "there is no such file or directory", "check each of the paths"),
+        (["merge", "a", ""], "the name of an input is empty", "leave it out"),
         (["merge", "a", "bare"], "no complete tokmill output here", "give the directory"),
         (["convert", "a", "b", "--format", "llmc"], "convert takes one directory", "tokmill merge .*/a .*/b --out merged"),
         (["convert", "a", "bare/0.bin", "--format", "llmc"], "a directory among bare files", "tokmill merge"),

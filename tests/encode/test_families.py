@@ -210,7 +210,7 @@ def test_anything_that_is_not_proven_belongs_to_no_family(tmp_path: Path) -> Non
         assert changed("llama3", tmp_path, pre_tokenizer=pre_tokenizer) == OTHER, pre_tokenizer
     for normalizer in ({"type": "NFKC"}, {"type": "Lowercase"}, {"type": "Strip", "strip_left": True, "strip_right": True}):
         assert changed("llama3", tmp_path, normalizer=normalizer) == OTHER, normalizer
-    for model in ({"dropout": 0.1}, {"continuing_subword_prefix": "##"}, {"end_of_word_suffix": "</w>"}):
+    for model in ({"dropout": 0.1}, {"continuing_subword_prefix": "##", "merges": []}, {"end_of_word_suffix": "</w>"}):
         assert changed("llama3", tmp_path, model=model) == OTHER, model
     assert changed("sentencepiece", tmp_path, model={"fuse_unk": False}) == OTHER
     assert changed("sentencepiece", tmp_path, model={"unk_token": None}) == OTHER
@@ -438,3 +438,19 @@ def test_a_file_that_the_library_does_not_load_is_named(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="cannot be loaded") as caught:
         load_encoder(resolve_tokenizer(str(path)), "tokenizers")
     assert caught.value.where == str(path)
+
+
+@pytest.mark.parametrize(("prefix", "merges"), [("##", ["h e"]), ("##", ["h #"]), ("[", ["h é"]), ("é", ["h ée"])])
+def test_merges_that_do_not_fit_their_prefix_are_refused(tmp_path: Path, prefix: str, merges: list[str]) -> None:
+    """The library ends the whole process for them."""
+    path = rewritten("gpt2", tmp_path, model={"continuing_subword_prefix": prefix, "merges": merges})
+    with pytest.raises(UsageError, match="do not fit its continuing_subword_prefix"):
+        resolve_tokenizer(str(path))
+
+
+def test_a_special_token_that_merges_with_a_prefix_make_is_found(tmp_path: Path) -> None:
+    token = {"id": 0, "content": "he", "special": True}
+    model = {"vocab": {"he": 0, "h": 1, "##e": 2}, "continuing_subword_prefix": "##", "merges": ["h ##e"]}
+    path = rewritten("gpt2", tmp_path, model=model, added_tokens=[token])
+    with pytest.raises(UsageError, match="its merges make the special token"):
+        resolve_tokenizer(str(path))

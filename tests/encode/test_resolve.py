@@ -182,3 +182,7 @@ def test_what_resembles_nothing_has_no_suggestion_but_the_built_in_one(tmp_path:
     with pytest.raises(UsageError) as caught:
         resolve_tokenizer("nothing-like-it")
     assert caught.value.suggested == "gpt2"
+    with pytest.raises(UsageError) as caught:
+        resolve_tokenizer("moved/tokenizer.json")
+    # Another tokenizer would make other ids.
+    assert "gpt2" not in str(caught.value.next_step)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from msgspec.structs import replace
+from support.records import a_content
 
 import tokmill
 from tokmill.cli import app
@@ -120,3 +121,17 @@ def test_none_is_not_shown_as_pythons_none(made: Path, capsys: pytest.CaptureFix
     options = ["--val-fraction", "0.05", "--shard-tokens", "1000", "--keep-empty", "--separator", "none"]
     assert app.run(["tokenize", str(made / "a.txt"), "--out", out, *options]) == 12
     assert "--separator was <|endoftext|>, is none" in capsys.readouterr().err
+
+
+def test_an_input_that_was_there_more_often_is_named_with_its_counts() -> None:
+    content = a_content()
+    (source,) = content.inputs
+    other = replace(source, path="/other.txt")
+    before, now = replace(content, inputs=(source, other, source)), replace(content, inputs=(source, other))
+    for one, two, words in (
+        (before, now, "was there 2 times, is there 1 time"),
+        (now, before, "was there 1 time, is there 2 times"),
+    ):
+        error = changed_error(one, two, "s3://bucket/out")
+        assert error.what.endswith(f"input /corpus.txt {words}")
+    assert "their order is not" in changed_error(now, replace(content, inputs=(other, source)), "s3://bucket/out").what

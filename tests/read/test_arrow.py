@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import itertools
 import random
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from support.records import a_content
 
 from tokmill.core.errors import BadRecordError, DamagedInputError, InputError, MemoryBudgetError, TokmillError
 from tokmill.core.records import Cursor, Input
-from tokmill.read.formats import arrow_buffers
+from tokmill.read.formats import arrow_buffers, arrow_messages
 
 TEXTS = ["one", "", "a text of more than twelve bytes", None, "é" * 40, "one", "a text of more than twelve bytes", "six"] * 3
 OTHERS = [
@@ -211,6 +213,30 @@ def test_a_stream_without_end_or_of_old_says_so(tmp_path: Path, data: bytes, wor
     with pytest.raises(DamagedInputError, match=words) as caught:
         read_all(write(tmp_path, {"a.arrows": data}), resume=False)
     assert caught.value.next_step
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("has_null", [True, False])
+def test_a_number_of_nulls_that_is_not_known_is_allowed(tmp_path: Path, kind: str, has_null: bool) -> None:
+    """The format has -1 for it; without nulls the bits may be left out."""
+    texts = [None if has_null and i == 5 else f"text {i}" for i in range(77)]
+    data = packed(pa.table({"text": columns(texts)[kind]}), is_file=False)
+    for n_rows, n_nulls in itertools.product((77, 76), (0, 1)):
+        data = data.replace(struct.pack("<qq", n_rows, n_nulls), struct.pack("<qq", n_rows, -1))
+    assert_read(tmp_path / "a.arrows", data, texts)
+
+
+@pytest.mark.parametrize("is_file", [True, False])
+def test_a_big_endian_table_is_no_damage(tmp_path: Path, is_file: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    class BigEndian(arrow_messages.FlatTable):
+        def number(self, field: int, code: str = "<q") -> int:
+            return 1 if (field, code) == (0, "<h") else super().number(field, code)
+
+    monkeypatch.setattr("tokmill.read.formats.arrow_messages.FlatTable", BigEndian)
+    data = packed(pa.table({"text": ["one"]}), is_file=is_file)
+    with pytest.raises(DamagedInputError, match="big-endian") as caught:
+        read_all(write(tmp_path, {"a.arrow": data}), resume=False)
+    assert f"open_{'file' if is_file else 'stream'}('FILE')" in str(caught.value.next_step)
 
 
 def test_a_stream_with_other_columns_is_asked_for_the_text(tmp_path: Path) -> None:

@@ -196,7 +196,7 @@ def test_links_to_files_count_and_loops_end(tmp_path: Path) -> None:
     found = find(tmp_path / "in")
     assert paths(found, tmp_path / "in") == ["a.txt", "link.txt"]
     assert found.notices() == [
-        "passed over in directories: 1 links that lead nowhere, 1 links to directories that are read anyway",
+        "passed over in directories: 1 link that leads nowhere, 1 link to a directory that is read anyway",
     ]
 
 
@@ -213,6 +213,22 @@ def test_a_directory_is_walked_once_by_its_own_path(tmp_path: Path, first: str) 
     found = find(tmp_path / "in")
     assert paths(found, tmp_path / "in") == ["mm/deep/y.txt", "mm/x.txt", "out1/z.txt", "top/t.txt"]
     assert found.notices() == ["passed over in directories: 3 links to directories that are read anyway"]
+
+
+def test_a_link_to_a_directory_elsewhere_is_nothing_to_tell_of(tmp_path: Path) -> None:
+    for name in ("in", "far"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.txt").write_bytes(name.encode())
+    (tmp_path / "in" / "out").symlink_to("../far")
+    assert find(tmp_path / "in").notices() == []
+
+
+def test_all_inputs_that_are_not_there_are_named(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"x")
+    with pytest.raises(UsageError, match="2 inputs are not there") as caught:
+        find(tmp_path / "a.txt", tmp_path / "b.txt", "s3://bucket/a", tmp_path / "c.txt")
+    assert caught.value.where == f"{tmp_path / 'b.txt'}\n{tmp_path / 'c.txt'}"
+    assert caught.value.path is None, "another path for one of them would not do"
 
 
 def test_links_that_lead_nowhere_are_counted_unless_they_are_named(tmp_path: Path) -> None:

@@ -7,16 +7,22 @@ import io
 import json
 import re
 import tarfile
+import tempfile
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
-from support.reading import SpaceCutter, read_all, write
+from support.damaged_corpora import tar
+from support.reading import Reading, SpaceCutter, a_reader, read_all, write
+from support.records import a_content
 
 from tokmill.core.config import BudgetTerms
 from tokmill.core.errors import MemoryBudgetError
+from tokmill.core.records import Cursor
 from tokmill.core.system.budget import RECORD_SHARE, budget_for_piece
 from tokmill.read import json_record
+from tokmill.read.formats import delimited
 from tokmill.read.json_record import NotARecordError, RecordParser
 
 BITS = st.sampled_from(["a", "word ", "é", "日", "😀", '"', "\\", "\n", "\x00", "\\u0041", "\ud83d\ude00", "/", "\u2028"])
@@ -108,13 +114,74 @@ def test_the_last_row_may_be_long_and_end_with_the_file(tmp_path: Path) -> None:
     assert reading.texts == [LONG.encode()]
 
 
-@pytest.mark.parametrize("name", ["a.jsonl", "a.tar"])
+@pytest.mark.parametrize("name", KINDS)
 def test_a_longer_record_is_skipped_and_counted_where_that_is_the_policy(tmp_path: Path, name: str) -> None:
     inputs = write(tmp_path, {name: KINDS[name]})
     reading = read_all(inputs, SpaceCutter(), on_error="skip", sizes=SIZES | {"budget_bytes": 5000})
     assert reading.texts == [b"before", b"after"]
     assert reading.counts.skipped == {"too_long": 1}
     assert [(skip.record, skip.reason) for skip in reading.skips] == [(2, "too_long")]
+
+
+@settings(max_examples=40)
+@given(text=st.text('ab",\n\r', max_size=40), n=st.integers(1, 40), is_last=st.booleans(), step=st.integers(1, 9))
+def test_a_row_that_is_too_long_is_skipped_as_the_csv_module_sees_it(text: str, n: int, is_last: bool, step: int) -> None:
+    long = text + LONG * 3 + text * n
+    out = io.StringIO()
+    rows = [("id", "text"), (1, "before"), (long, "x") if is_last else (2, long), *([] if is_last else [(3, "after")])]
+    csv.writer(out, lineterminator="\n").writerows(rows)
+    with tempfile.TemporaryDirectory() as where, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(delimited, "_READ_BYTES", step)
+        inputs = write(Path(where), {"a.csv": out.getvalue().removesuffix("\n").encode()})
+        reading = read_all(inputs, SpaceCutter(), on_error="skip", sizes=SIZES | {"budget_bytes": 5000}, resume=False)
+    assert reading.texts == [b"before"] + [b"after"] * (not is_last)
+    assert reading.counts.skipped == {"too_long": 1}
+
+
+@pytest.mark.parametrize(
+    "row", [b'2,"' + b"x" * 9000 + b"\n3,after\n", b"2," + b'x" ' * 9000 + b"\n", b"2,x," + b"x" * 9000 + b"\n"]
+)
+def test_a_long_row_whose_end_is_not_sure_stops_the_run(tmp_path: Path, row: bytes) -> None:
+    """What follows a quote that is never closed would be skipped with it."""
+    with pytest.raises(MemoryBudgetError, match="never closed"):
+        read_all(
+            write(tmp_path, {"a.csv": b"id,text\n1,before\n" + row.replace(b"%b", b"x" * 9000)}),
+            SpaceCutter(),
+            on_error="skip",
+            sizes=SIZES,
+        )
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.csv", "text.tar", "a.arrow"])
+@pytest.mark.parametrize("n_before", [0, 8])
+def test_a_text_with_a_stretch_that_cannot_be_cut_is_skipped(tmp_path: Path, name: str, n_before: int) -> None:
+    long = "word " * n_before + "x" * 900 + " more" * n_before
+    table, sink = pa.table({"text": ["before", long, "after"]}), io.BytesIO()
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    data = {
+        "a.txt": f"before<|endoftext|>{long}<|endoftext|>after".encode(),
+        "a.jsonl": json_lines(long),
+        "a.csv": a_table(long),
+        "text.tar": tar({"1.txt": b"before", "2.txt": long.encode(), "3.txt": b"after"}),
+        "a.arrow": sink.getvalue(),
+    }[name]
+    inputs = write(tmp_path, {name: data})
+    with pytest.raises(MemoryBudgetError, match="no place where it can be cut"):
+        read_all(inputs, SpaceCutter(), sizes=SIZES)
+    reading = read_all(inputs, SpaceCutter(), on_error="skip", sizes=SIZES)
+    assert reading.texts == [b"before", b"after"]
+    assert reading.counts.skipped == {"too_long": 1}
+    assert [(skip.record, skip.reason) for skip in reading.skips] == [(2, "too_long")]
+
+
+def test_a_divided_text_is_skipped_by_its_first_block_alone(tmp_path: Path) -> None:
+    sizes = SIZES | {"divide_above_bytes": 2000, "block_bytes": 300}
+    begins = b"before<|endoftext|>" + b"x" * 5000 + b"<|endoftext|>after"
+    reading = read_all(write(tmp_path, {"a.txt": begins}), SpaceCutter(), on_error="skip", sizes=sizes)
+    assert reading.texts == [b"before", b"after"]
+    with pytest.raises(MemoryBudgetError):
+        read_all(write(tmp_path, {"b.txt": b"word " * 500 + b"x" * 5000}), SpaceCutter(), on_error="skip", sizes=sizes)
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.tar"])
@@ -133,3 +200,39 @@ def test_the_budget_that_is_proposed_for_a_record_is_ten_times_its_length() -> N
     assert 0 <= needed - RECORD_SHARE * 200_000_000 < 16 << 20
     assert re.fullmatch(r"\d+", str(needed))
     assert needed < budget_for_piece(200_000_000, terms)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.tar"])
+@pytest.mark.parametrize("budget_bytes", [5000, 1 << 20])
+def test_what_was_skipped_as_too_long_is_skipped_with_any_budget(tmp_path: Path, name: str, budget_bytes: int) -> None:
+    (source,) = write(tmp_path, {name: KINDS[name]})
+    reader = a_reader(a_content(inputs=(source,), on_error="skip"), SpaceCutter(), **(SIZES | {"budget_bytes": budget_bytes}))
+    reader.skip_long({(0, 2)})
+    reading = Reading()
+    for batch in reader.batches(Cursor()):
+        reading.add(batch, reader.settings.content)
+    assert reading.texts == [b"before", b"after"]
+    assert [(skip.record, skip.reason) for skip in reading.skips] == [(2, "too_long")]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.tar"])
+def test_what_was_read_is_never_skipped_as_too_long(tmp_path: Path, name: str) -> None:
+    (source,) = write(tmp_path, {name: KINDS[name]})
+    reader = a_reader(a_content(inputs=(source,), on_error="skip"), SpaceCutter(), **(SIZES | {"budget_bytes": 5000}))
+    reader.skip_long(set())
+    with pytest.raises(MemoryBudgetError):
+        list(reader.batches(Cursor()))
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_of_texts_that_no_tokenizer_may_cut_too(tmp_path: Path, cut: bool) -> None:
+    (source,) = write(tmp_path, {"a.csv": KINDS["a.csv"]})
+    reader = a_reader(a_content(inputs=(source,), on_error="skip"), **(SIZES | {"max_piece_bytes": 500 if cut else 1 << 20}))
+    reader.skip_long({(0, 2)})
+    assert [text for batch in reader.batches(Cursor()) for text in batch.documents] == [b"before", b"after"]
+    reader.skip_long(set())
+    if cut:
+        with pytest.raises(MemoryBudgetError, match="no document can be cut"):
+            list(reader.batches(Cursor()))
+    else:
+        assert len([text for batch in reader.batches(Cursor()) for text in batch.documents]) == 3

@@ -6,6 +6,7 @@ import bz2
 import gzip
 import json
 import lzma
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -17,10 +18,14 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import example, given, strategies as st
 from support.commands import clean_environment
-from support.reading import read_all, write
+from support.damaged_corpora import tar
+from support.reading import a_reader, read_all, write
+from support.records import a_content
+from support.runs import run_in_process
 
 from tokmill.core.config import parse_separator
-from tokmill.core.errors import BadRecordError, DamagedInputError, InputError, UsageError
+from tokmill.core.errors import BadRecordError, DamagedInputError, InputError, MemoryBudgetError, UsageError
+from tokmill.core.records import Cursor
 from tokmill.read.inputs import find_inputs
 from tokmill.read.seekable import open_seekable
 from tokmill.read.sniff import check_files
@@ -113,7 +118,7 @@ def test_a_json_array_is_named_whatever_its_file_is_called(tmp_path: Path, text:
     assert "jq -c '.[]'" in str(caught.value.next_step)
     assert "--input-format text" in str(caught.value.next_step)
     assert "jq -c '.[]'" in check_files(write(tmp_path, {"dump.txt": text.encode()}), "text")[0]
-    with pytest.raises(BadRecordError, match="JSON array") as of_lines:
+    with pytest.raises(BadRecordError, match=r"JSON array \(invalid_json\)") as of_lines:
         read_all(write(tmp_path, {"dump.json": text.encode()}), on_error="skip")
     assert str(of_lines.value.next_step).startswith("write its elements as lines: jq -c '.[]'")
 
@@ -156,6 +161,47 @@ def test_text_in_an_old_encoding_is_first_advised_to_be_converted(tmp_path: Path
             read_all(write(tmp_path, {name: data}))
         next_step = str(caught.value.next_step)
         assert 0 < next_step.index("iconv -f WINDOWS-1252 -t UTF-8") < next_step.index("--encoding-errors")
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.csv", "a.tar"])
+def test_zeros_anywhere_in_a_text_are_told(tmp_path: Path, name: str) -> None:
+    texts = [b"plain " * 900, b"z\0e\0r\0o\0s\0" * 90, b"plain"]
+    data = {
+        "a.txt": b"<|endoftext|>".join(texts),
+        "a.jsonl": b"".join(json.dumps({"text": text.decode()}).encode() + b"\n" for text in texts),
+        "a.csv": b"text\n" + b"\n".join(texts),
+        "a.tar": tar({f"{i}.txt": text for i, text in enumerate(texts)}),
+    }[name]
+    reader = a_reader(
+        a_content(inputs=write(tmp_path, {name: data, "b.txt": b"a\0b plain text of some more words " * 9})), batch_bytes=4000
+    )
+    n_documents = sum(len(batch.documents) for batch in reader.batches(Cursor()))
+    (notice,) = reader.notices()
+    assert n_documents == 4
+    assert f"zero, as in UTF-16 or in what is no text, from here on: {tmp_path}/{name}, " in notice
+    assert "b.txt" not in notice
+
+
+def test_zeros_that_separate_are_not_told(tmp_path: Path) -> None:
+    reader = a_reader(a_content(inputs=write(tmp_path, {"a.txt": b"a\0b\0"}), separator="\0"))
+    list(reader.batches(Cursor()))
+    assert reader.notices() == []
+
+
+def test_texts_of_some_size_without_a_separator_are_named(tmp_path: Path) -> None:
+    long = b"word " * 300_000
+    inputs = write(tmp_path, {"a.txt": long, "b.txt": long + b"<|endoftext|>", "c.txt": b"short", "d.txt": long, "e.jsonl": b""})
+    reader = a_reader(a_content(inputs=inputs))
+    batches = list(reader.batches(Cursor()))
+    (notice,) = reader.notices()
+    assert "<|endoftext|> does not occur in 2 of 3 text files" in notice
+    assert f"{tmp_path}/a.txt, {tmp_path}/d.txt;" in notice
+    again = a_reader(a_content(inputs=inputs))
+    list(again.batches(batches[0].after or Cursor(input_index=3)))
+    assert "d.txt" in again.notices()[0]
+    quiet = a_reader(a_content(inputs=inputs, separator=None))
+    list(quiet.batches(Cursor()))
+    assert quiet.notices() == []
 
 
 @pytest.mark.parametrize("word", ["None", "NONE", "nONE"])
@@ -228,3 +274,43 @@ def test_a_dictionary_that_is_missing_is_no_damage(tmp_path: Path) -> None:
     known = zstd.train_dict([b"sample %d of words and more words" % i for i in range(2000)], 1000)
     with pytest.raises(DamagedInputError, match="with a dictionary"):
         read_all(write(tmp_path, {"a.txt.zst": zstd.compress(b"text" * 50, zstd_dict=known)}))
+
+
+def test_memory_that_runs_out_anywhere_is_told_with_the_place_of_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_memory(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("tokmill.run.encoding.load_encoder", no_memory)
+    (tmp_path / "a.txt").write_bytes(b"one<|endoftext|>two")
+    with pytest.raises(MemoryBudgetError, match="memory ran out") as caught:
+        run_in_process([tmp_path / "a.txt"], tmp_path / "out")
+    assert str(caught.value.where).startswith(f"{tmp_path}/a.txt, document ")
+    assert str(caught.value.suggested).endswith("MiB")
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.csv"])
+def test_what_is_compressed_is_decompressed_before_it_is_converted(tmp_path: Path, name: str) -> None:
+    for data in (b"%PDF-1.7 and so on", "text".encode("utf-16"), b"PK\x03\x04 and more"):
+        with pytest.raises(InputError) as plain:
+            read_all(write(tmp_path, {name: data}))
+        with pytest.raises(InputError) as packed:
+            read_all(write(tmp_path, {f"{name}.gz": gzip.compress(data)}))
+        assert packed.value.next_step == f"decompress it first (gzip -d FILE), then: {plain.value.next_step}"
+    (tmp_path / "x.pdf.gz").write_bytes(b"")
+    with pytest.raises(UsageError) as caught:
+        find_inputs([str(tmp_path / "x.pdf.gz")], glob=None, input_format=None)
+    assert "gzip -d FILE, then pdftotext FILE FILE.txt" in str(caught.value.next_step)
+    assert "--input-format text.gz" in str(caught.value.next_step)
+
+
+@pytest.mark.parametrize(("name", "delimiter"), [("a.csv", ","), ("a.tsv", "\t")])
+def test_a_table_without_a_header_is_told_how_to_get_one(tmp_path: Path, name: str, delimiter: str) -> None:
+    data = "".join(delimiter.join((str(i), f"a text of some words and the number {i}", "en")) + "\n" for i in (1, 2))
+    (source,) = write(tmp_path, {name: data.encode()})
+    with pytest.raises(BadRecordError) as caught:
+        read_all((source,))
+    words = shlex.split(str(caught.value.next_step).partition("before it: ")[2])
+    assert words[:1] + words[2:] == ["sed", "FILE", ">", "NEW_FILE"]
+    made = subprocess.run(["sed", words[1], source.path], capture_output=True, check=True).stdout
+    texts = read_all(write(tmp_path, {f"new-{name}": made})).texts
+    assert texts == [f"a text of some words and the number {i}".encode() for i in (1, 2)]

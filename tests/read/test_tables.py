@@ -13,7 +13,7 @@ import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
 from support.damaged_corpora import arrow, arrow_stream, parquet, tar
-from support.reading import a_reader, read_all, write
+from support.reading import SpaceCutter, a_reader, read_all, write
 from support.records import a_content
 
 from tokmill.core.documents import DocumentBuffer
@@ -284,8 +284,22 @@ def test_memory_that_does_not_suffice_for_a_row_is_an_error_that_names_it(
     assert caught.value.next_step
 
 
+@pytest.mark.parametrize("name", ["a.parquet", "a.arrow"])
+def test_a_text_that_is_longer_than_a_record_may_be_is_refused_by_its_row_or_skipped(tmp_path: Path, name: str) -> None:
+    inputs = stored(tmp_path / name, pa.table({"text": ["one", "two", "word " * 300, "four"]}))
+    sizes = {"batch_bytes": 64, "max_piece_bytes": 1000, "budget_bytes": 12_000}
+    with pytest.raises(MemoryBudgetError, match="the text of a row is longer than the 1,200 bytes") as caught:
+        read_all(inputs, SpaceCutter(), sizes=sizes)
+    assert str(caught.value.where).endswith(f"{name}, row 3")
+    reading = read_all(inputs, SpaceCutter(), on_error="skip", sizes=sizes)
+    assert reading.texts == [b"one", b"two", b"four"]
+    assert reading.counts.skipped == {"too_long": 1}
+
+
 @pytest.mark.parametrize("name", ["a.parquet", "a.arrow", "a.feather"])
 def test_a_text_that_is_called_a_table_is_told_how_to_be_read_as_text(tmp_path: Path, name: str) -> None:
     with pytest.raises(DamagedInputError) as caught:
         read_all(write(tmp_path, {name: b"This is text, of some length, and of several words.\n" * 9}))
-    assert "--input-format text" in (caught.value.next_step or "")
+    assert f"leave it out of its directory: --glob '!{name}', or name it alone with --input-format text" in (
+        caught.value.next_step or ""
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import gzip
+import itertools
 import json
 import random
 from pathlib import Path
@@ -16,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from support.oracle import gpt2
 
+from tokmill.core.errors import MemoryBudgetError
 from tokmill.core.options import PlanOptions
 from tokmill.core.protocols import Encoder
 from tokmill.core.records import Input, Tokenizer
@@ -24,7 +26,7 @@ from tokmill.encode.resolve import resolve_tokenizer
 from tokmill.run.estimate import sampler
 from tokmill.run.estimate.sampler import Sampler
 from tokmill.run.estimate.statistics import Group, SampleRequest, SampleResult, Totals, Window, totals
-from tokmill.run.job import make_job
+from tokmill.run.job import NOWHERE, make_job
 
 SEP = "<|endoftext|>"
 LANGUAGES = [
@@ -65,7 +67,7 @@ def small_places(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def ask(*paths: Path, sample_bytes: int, decode_s: float = 5.0, **options: object) -> tuple[SampleResult, Totals]:
-    job = make_job([str(p) for p in paths], PlanOptions(**options), out="/dev/null/x").job  # type: ignore[arg-type]
+    job = make_job([str(p) for p in paths], PlanOptions(**options), out=NOWHERE).job  # type: ignore[arg-type]
     question = SampleRequest(job=job, sample_bytes=sample_bytes, decode_s=decode_s, encode_s=60.0)
     answer = Sampler(question).answer()
     assert answer.totals is not None
@@ -116,7 +118,7 @@ def test_the_interval_holds_the_truth_in_at_least_90_of_100_mixed_corpora(tmp_pa
 
 def cover(path: Path) -> list[Window]:
     """All windows of a file."""
-    job = make_job([str(path)], out="/dev/null/x").job
+    job = make_job([str(path)], out=NOWHERE).job
     one = Sampler(SampleRequest(job=job, sample_bytes=1, decode_s=1, encode_s=1))
     return [one._window(job.content.inputs[0], begin) for begin in range(0, path.stat().st_size, sampler.WINDOW_BYTES)]
 
@@ -309,16 +311,40 @@ def test_a_window_that_is_drawn_twice_makes_the_sample_no_larger(tmp_path: Path)
 
 def test_nothing_is_said_of_pipes_and_bad_lines_are_told(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", '{"text": "one"}\n{"body": "two"}\n')
-    job = make_job([str(path), "-"], out="/dev/null/x").job
+    job = make_job([str(path), "-"], out=NOWHERE).job
     answer = Sampler(SampleRequest(job=job, sample_bytes=1 << 20, decode_s=5.0, encode_s=60.0)).answer()
     assert (answer.totals, answer.is_exact) == (None, False)
     assert "1 bad record " in answer.notices[0]
     assert "tokenize will stop at the first" in answer.notices[0]
 
 
+def test_windows_of_a_few_bytes_say_nothing_about_speed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each window takes a second here."""
+    seconds = itertools.count()
+    monkeypatch.setattr("time.perf_counter", lambda: float(next(seconds)))
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": ["small", "word " * 300_000, "more"]}), path)
+    assert ask(path, sample_bytes=4 << 20)[0].engine_bytes_per_s == 1_500_000
+
+
+@pytest.mark.parametrize("on_error", ["stop", "skip"])
+def test_what_does_not_fit_ends_the_plan_as_it_ends_the_run(tmp_path: Path, on_error: str) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": ["small", "word " * 30_000]}), path)
+    job = make_job([str(path)], PlanOptions(on_error=on_error), out=NOWHERE).job
+    resources = msgspec.structs.replace(job.resources, budget_bytes=100_000, max_piece_bytes=1000)
+    request = SampleRequest(job=msgspec.structs.replace(job, resources=resources), sample_bytes=1 << 20, decode_s=1.0, encode_s=1.0)
+    if on_error == "stop":
+        with pytest.raises(MemoryBudgetError, match="the text of a row") as caught:
+            Sampler(request).answer()
+        assert caught.value.where == f"{path}, row 2"
+    else:
+        assert "1 bad record" in Sampler(request).answer().notices[0]
+
+
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     path = write(tmp_path / "a.txt", "x")
-    job = make_job([str(path)], out="/dev/null/x").job
+    job = make_job([str(path)], out=NOWHERE).job
     path.unlink()
     question = SampleRequest(job=job, sample_bytes=1000, decode_s=1, encode_s=1)
     with pytest.raises(Exception, match="it is gone") as caught:

@@ -432,6 +432,13 @@ def test_two_urls_that_differ_in_secrets_only_are_refused(site: Site) -> None:
     assert find_inputs([url, url, url], glob=None, input_format=None).repeated == ((url, 3),)
 
 
+def test_a_password_with_a_slash_is_to_be_escaped() -> None:
+    with pytest.raises(UsageError, match="the password has a slash") as caught:
+        find("https://user:pa/ss@host/a.txt")
+    assert caught.value.next_step == "write each / of the password as %2F"
+    assert "pa/ss" not in str(caught.value)
+
+
 def test_a_host_that_is_not_there_is_an_error_that_quotes_no_secret() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pytest
-from support.s3 import Bucket, Start, s3_server, watch
+from support.s3 import Bucket, Start, watch
 from support.web import Handler, Site, serving
 
 from tokmill.core.errors import DamagedInputError, UsageError
@@ -39,20 +39,6 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(base, "LISTING_S", 0.3)
     monkeypatch.setattr(base, "LEAST_BYTES_PER_S", 1 << 20)
     monkeypatch.setattr(download, "PLANNING", QUICK)
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Bucket]:
-    base._store.cache_clear()
-    with s3_server() as bucket:
-        yield bucket
-    base._store.cache_clear()
-
-
-@pytest.fixture
-def bucket(server: Bucket) -> Bucket:
-    server.renew()
-    return server
 
 
 def read(source: Input) -> bytes:
@@ -161,8 +147,7 @@ def listing(n_entries: int, token: str | None) -> bytes:
 
 @pytest.mark.parametrize("kind", ["the same page", "empty pages", "full pages", "no next page"])
 def test_a_listing_without_an_end_is_refused(kind: str, bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(s3, "_MOST_FOUND", 500)
-    monkeypatch.setattr(s3, "_MOST_PAGES", 50)
+    monkeypatch.setattr(s3, "_MOST_SAME", 50)
     asked = [0]
 
     def fault(request: dict[str, Any], start: Start) -> Iterable[bytes] | None:
@@ -178,6 +163,23 @@ def test_a_listing_without_an_end_is_refused(kind: str, bucket: Bucket, monkeypa
     with pytest.raises(UsageError, match="no end"):
         S3Objects("s3://bucket/prefix").list()
     assert asked[0] < 110
+
+
+@pytest.mark.parametrize("n_pages", [3, 2_200])
+def test_a_listing_may_have_any_length(n_pages: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than two million objects; pages without any, and pages alike, among them."""
+    pages = iter(range(n_pages))
+
+    def answer(*_: object, **arguments: Any) -> dict[str, Any]:
+        n = next(pages)
+        assert arguments.get("ContinuationToken", "0") == str(n)
+        entries = [] if n % 7 == 0 else [{"Key": f"{n // 3}", "Size": 1}]
+        return {"Contents": entries * 1_000, "IsTruncated": n + 1 < n_pages, "NextContinuationToken": str(n + 1)}
+
+    client = s3._Client()
+    monkeypatch.setattr(client, "ask", answer)
+    found = list(client.pages(lambda error: error, "list_objects_v2", Bucket="bucket"))
+    assert len(found) == n_pages
 
 
 @pytest.mark.parametrize("body", [b"<ListBucketResult><Contents><Key>a</Key></Contents></ListBucketResult>", b"<", b"", b"{}"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import fsspec
 import pytest
 from botocore import exceptions as boto
 from botocore.parsers import ResponseParserError
-from support.s3 import Bucket, Start, failing, s3_server
+from support.s3 import Bucket, Start, failing
 from urllib3.exceptions import SSLError
 
 from tokmill.core.errors import ChangedError, DamagedInputError, StorageError, TokmillError, UsageError
@@ -32,20 +32,6 @@ QUICK = RetryPolicy(attempts=4, first_s=0.01, most_s=0.05)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(download, "FIRST_BYTES", FIRST)
     monkeypatch.setattr(download, "REMOTE_BLOCK_BYTES", BLOCK)
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Bucket]:
-    base._store.cache_clear()
-    with s3_server() as bucket:
-        yield bucket
-    base._store.cache_clear()
-
-
-@pytest.fixture
-def bucket(server: Bucket) -> Bucket:
-    server.renew()
-    return server
 
 
 def found(url: str, glob: str | None = None) -> FoundInputs:

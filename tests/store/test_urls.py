@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
+from urllib.parse import quote, unquote
 
+import pytest
+from hypothesis import HealthCheck, given, settings, strategies as st
+
+from tokmill.core import secrets
 from tokmill.core.records import Input
 from tokmill.core.secrets import has_credentials
 from tokmill.store.urls import full_url, full_urls, one_spelling, path_of, redacted, register_url, register_urls
@@ -37,6 +41,18 @@ def test_secrets_are_no_part_of_a_name(kind: str) -> None:
         "http://host:8080/",
         "hf://datasets/who/what@main/data/a.jsonl",
         "gs://bucket/*.txt",
+        "s3://arn:aws:s3:eu-west-1:123456789012:accesspoint/ap/snap@2024/a.txt",
+        "s3://arn:aws-cn:s3-outposts:cn-north-1:123456789012:outpost/op-1/accesspoint/ap/a:b@c.txt",
+        "s3://bucket/lr:1e-4@run/a.txt",
+        "file:///data/snap@2024/a.txt",
+        "12:30@gpu1",
+        "12:30@cuda:0/run",
+        "lr:1e-4@run.v2/x",
+        "x:y@z",
+        "exp:/x?token=y",
+        "/data/who:what@host:/x",
+        "-o12:30@gpu1",
+        "--out=lr:1e-4@run",
     ],
 )
 def test_what_is_not_secret_is_the_name(url: str) -> None:
@@ -86,3 +102,47 @@ def test_what_was_typed_is_told_by_name_where_it_differs() -> None:
 )
 def test_one_object_has_one_spelling(url: str, other: str, is_same: bool) -> None:
     assert (one_spelling(url) == one_spelling(other)) is is_same
+
+
+@pytest.fixture
+def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(secrets, "_learned", {})
+
+
+ORDINARY = st.text(st.sampled_from("abcz019._-"), min_size=1, max_size=12)
+SECRET = st.text(st.sampled_from("KQX7+/=%&@:~ '\"é"), min_size=1, max_size=12).map(lambda text: f"{text}KQX")
+
+
+@given(ORDINARY, SECRET)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_words_that_are_no_secrets_stay(forgetful: None, word: str, secret: str) -> None:
+    typed = [
+        f"https://host/a.txt?dataset={word}&author={word}&q={word}#{word}",
+        f"12:{word}@gpu",
+        f"lr:{word}@run/x",
+        f"exp:/{word}",
+    ]
+    secrets.learn([*typed, f"https://user:{quote(secret, safe='')}@host/{word}", f"s3://b/{word}?X-Amz-Signature={quote(secret)}"])
+    text = f"tokmill: '/data/{word}' --out {word} --text-key {word}:y@z --glob '{word}/*' {' '.join(typed[1:])}"
+    assert secrets.shown(text) == text
+    assert secrets.shown_in({word: [text, 7, None]}) == {word: [text, 7, None]}
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["token", "access_token", "X-Amz-Signature", "X-Amz-Security-Token", "X-Goog-Credential", "sig", "Signature", "Key-Pair-Id"],
+)
+def test_what_is_named_a_secret_is_hidden_on_its_own(forgetful: None, name: str) -> None:
+    secrets.learn([f"https://host/a.txt?id=7&{name}=wiki%2Btext"])
+    for text in ("it is wiki+text", "wiki%2Btext?", f"--key={name}=wiki+text/x"):
+        assert "wiki" not in secrets.shown(text)
+    assert secrets.shown("of wiki+texts and awiki+text") == "of wiki+texts and awiki+text"
+
+
+@given(SECRET)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_a_secret_is_hidden_with_what_it_became_part_of(forgetful: None, secret: str) -> None:
+    for url in (f"s3://who:{quote(secret, safe='')}@bucket/a.txt", f"https://host/a.txt?sig={quote(secret, safe='')}"):
+        secrets.learn([url])
+        texts = (url, f"{url}/b", f"'{url}'", repr(url), f"'{unquote(url)}", url.replace("%", "%25"))
+        assert [text for text in texts if quote(secret, safe="") in secrets.shown(text) or secret in secrets.shown(text)] == []

@@ -57,6 +57,22 @@ def started(command: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
                 os.killpg(process.pid, signal.SIGKILL)
 
 
+@contextmanager
+def ends_in_time(seconds: int) -> Iterator[None]:
+    """Raise AssertionError in what this process does if it takes longer."""
+
+    def late(*_: object) -> None:
+        raise AssertionError(f"more than {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
 def workers_of(process: subprocess.Popen[bytes]) -> list[int]:
     try:
         return [int(n) for n in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]

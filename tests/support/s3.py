@@ -170,6 +170,7 @@ def failing(status: str, code: str, *, times: int) -> Fault:
 @contextlib.contextmanager
 def s3_server() -> Iterator[Bucket]:
     """A server on a free port, and an environment of this process that leads to it."""
+    base._store.cache_clear()
     bucket = Bucket()
     bucket.start()
     before = {name: os.environ.get(name) for name in bucket.environment}
@@ -180,6 +181,7 @@ def s3_server() -> Iterator[Bucket]:
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
         bucket.stop()
+        base._store.cache_clear()
 
 
 def watch(bucket: Bucket, fault: Fault | None) -> None:

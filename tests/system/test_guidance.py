@@ -15,6 +15,7 @@ import pytest
 from support.commands import clean_environment
 from support.corpora import write_corpus
 from support.oracle import gpt2
+from support.outputs import write_output
 
 import tokmill
 from tokmill.cli import app
@@ -219,11 +220,11 @@ def test_a_fraction_that_is_said_to_be_enough_very_likely_is(sigma: float, n_wan
         (
             "a.jsonl",
             '{"body": "x", "id": 1}\n{"body": "y", "id": 2}\n',
-            r"nothing was written: .* skipped \(2 missing_text\): is --text-key text right\?.* keys body, id\..*--fresh",
+            r"no token was written: .* skipped \(2 missing_text\): is --text-key text right\?.* keys body, id\..*--fresh",
         ),
-        ("a.jsonl", "no json\n", r"nothing was written: .* skipped \(1 invalid_json\); skipped\.jsonl"),
-        ("a.csv", "text,id\n", "nothing was written: the inputs hold no document"),
-        ("a.txt", "", "nothing was written: .*1 document, and no text in any"),
+        ("a.jsonl", "no json\n", r"no token was written: .* skipped \(1 invalid_json\); skipped\.jsonl"),
+        ("a.csv", "text,id\n", "no token was written: the inputs hold no document"),
+        ("a.txt", "", "no token was written: .*1 document, and no text in any"),
     ],
 )
 def test_an_output_without_text_is_a_notice_that_says_why(tmp_path: Path, name: str, text: str, words: str) -> None:
@@ -251,8 +252,11 @@ def test_a_script_stops_at_an_output_without_a_token(
     for more in ([], [], ["-q"], ["--json"]):
         assert app.run([*arguments, *more]) == 1
         shown = capsys.readouterr()
-        assert "error: nothing was written: " in shown.err or '"what":"nothing was written: ' in shown.err
-        assert "nothing was written" not in shown.out or more == ["--json"]
+        assert "error: no token was written: " in shown.err or '"what":"no token was written: ' in shown.err
+        assert "no token was written" not in shown.out or more == ["--json"]
+        assert not re.search("done|nothing to do|next", shown.out) or more == ["--json"]
+    assert app.run(["verify", str(tmp_path / "o")]) == 0
+    assert "sound, but it holds no token" in capsys.readouterr().out
     assert app.run(["merge", str(tmp_path / "o"), "--out", str(tmp_path / "m")]) == 1
 
 
@@ -271,7 +275,7 @@ def test_a_script_stops_where_nothing_was_appended_or_joined(tmp_path: Path, cap
         arguments = ["tokenize", str(tmp_path / "none.jsonl"), "--part", part, "--out", str(tmp_path / "p"), "-q"]
         assert app.run(arguments) == 0
     assert app.run(["finalize", str(tmp_path / "p"), "-q"]) == 1
-    assert "nothing was written" in capsys.readouterr().err
+    assert "no token was written" in capsys.readouterr().err
 
 
 def test_the_documents_of_the_summary_add_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -398,6 +402,30 @@ def test_an_option_that_was_typed_and_has_no_effect_is_a_notice(words: tuple[str
     assert f"note: {notice}" in tokmill_command("tokenize", corpus, "--out", tmp_path / "o", *words).stdout
     if "--part-bytes" not in words:
         assert f"note: {notice}" in tokmill_command("plan", corpus, *words).stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "options"),
+    [
+        ((), ("--audit=0.5", "--glob=*", "--input-format=text", "--memory=2GiB", "--threads=1", "--tokenizer=gpt2")),
+        (("--source", "c.txt"), ("--threads=1",)),
+        (("--repair",), ("--audit=0.5", "--glob=*", "--input-format=text")),
+    ],
+)
+def test_an_option_of_verify_that_has_no_effect_is_a_notice(
+    words: tuple[str, ...],
+    options: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write_output(tmp_path / "o", write_corpus(tmp_path / "c.txt", TEXTS[:9]))
+    monkeypatch.chdir(tmp_path)
+    assert app.run(["verify", "o", *words, *options]) == 0
+    said = capsys.readouterr().out
+    for option in options:
+        assert f"note: {option.partition('=')[0]} has no effect with" in said
+    assert said.count("has no effect") == len(options)
 
 
 def test_an_option_without_effect_that_is_for_all_runs_is_no_notice(

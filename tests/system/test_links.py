@@ -6,18 +6,20 @@ Nothing outside changes, no command waits for ever, and each ends as it should o
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import os
 import shutil
-import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import HealthCheck, given, seed, settings, strategies as st
+from support.commands import ends_in_time
 from support.corpora import SEP, THREE_CORPORA
 from support.failures import Died, flip
-from support.outputs import part_path
+from support.outputs import files_in, part_path
 from support.runs import TINY, append_in_process, make_part, plan_parts, repair_in_process, run_in_process
 
 import tokmill
@@ -25,6 +27,7 @@ from tokmill.core.errors import TokmillError
 from tokmill.core.system import durable
 from tokmill.output import parts
 from tokmill.output.directory import discard_append
+from tokmill.output.place import output_of, stage_of
 from tokmill.run.parts.finalize import parts_store
 from tokmill.run.segment_writer import SegmentWriter
 
@@ -166,20 +169,6 @@ def seen(victim: Path) -> list[tuple[str, int, bytes | None]]:
 
 
 @contextlib.contextmanager
-def ends_in_time() -> Iterator[None]:
-    def late(*_: object) -> None:
-        raise AssertionError("the command waits for ever")
-
-    before = signal.signal(signal.SIGALRM, late)
-    signal.alarm(_PATIENCE_S)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
-
-
-@contextlib.contextmanager
 def swapped_at(call: int, path: Path, kind: str, victim: Path) -> Iterator[None]:
     """Put something else in the place of `path` just before the n-th call that looks below a directory."""
     calls = 0
@@ -217,7 +206,7 @@ def attempt(scene: Scene, corpora: list[Path], top: Path, command: str, entry: s
         for name in ("train.bin", "train/shard.00000.mds"):
             if (out / name).is_file() and not (out / name).is_symlink() and (out / name).stat().st_nlink == 1:
                 flip(out / name, (out / name).stat().st_size // 2) if (out / name).stat().st_size else None
-    with ends_in_time(), swap, contextlib.suppress(TokmillError):
+    with ends_in_time(_PATIENCE_S), swap, contextlib.suppress(TokmillError):
         COMMANDS[command](out, corpora, scene.options)
     assert seen(victim) == before, (command, entry, kind, call)
 
@@ -238,7 +227,7 @@ def tried(data: st.DataObject, scenes: dict[str, Scene], corpora: list[Path], to
     scene = scenes[data.draw(st.sampled_from(sorted(SCENES)))]
     command = data.draw(st.sampled_from(sorted(COMMANDS)))
     entry = data.draw(st.sampled_from(entries(scene)))
-    kind = data.draw(st.sampled_from(KINDS if not during else ("directory", "file", "nowhere", "pipe")))
+    kind = data.draw(st.sampled_from(KINDS if not during else ("directory", "file", "nowhere", "pipe", "second name")))
     attempt(scene, corpora, top, command, entry, kind, data.draw(st.integers(1, 400)) if during else 0)
 
 
@@ -298,18 +287,49 @@ def test_a_link_to_a_directory_is_removed_or_named_but_never_followed(
     attempt(scenes[scene], corpora, top, command, entry, "directory")
 
 
-def test_a_second_name_of_a_growing_file_is_not_written_through(
-    scenes: dict[str, Scene], corpora: list[Path], tmp_path: Path
+@pytest.mark.parametrize(("flock", "fresh"), [("present", False), ("missing", True)])
+def test_a_run_is_resumed_beside_a_backup_made_of_hard_links_and_in_it(
+    scenes: dict[str, Scene], corpora: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flock: str, *, fresh: bool
 ) -> None:
-    out = tmp_path / "out"
+    if flock == "missing":
+        monkeypatch.setattr(fcntl, "flock", refused_flock)
+    out, backup = tmp_path / "out", tmp_path / "backup"
     shutil.copytree(scenes["interrupted"].directory, out)
-    backup = tmp_path / "backup"
-    backup.hardlink_to(out / ".tokmill" / "train.bin.part")
-    before = backup.read_bytes()
-    with pytest.raises(TokmillError, match="second name"):
-        tokenized(out, corpora)
-    tokenized(out, corpora, fresh=True)
-    assert backup.read_bytes() == before
+    # As a run that was killed leaves it, in the middle of a line of the journal.
+    (out / ".tokmill" / "lock").write_bytes(b"of a dead run\n")
+    with (out / ".tokmill" / "journal").open("ab") as journal:
+        journal.write(b"torn")
+    shutil.copytree(out, backup, copy_function=os.link)
+    before = seen(backup)
+    assert any(path.stat().st_nlink > 1 for path in backup.rglob("*.part"))
+    tokenized(out, corpora, fresh=fresh)
+    assert seen(backup) == before
+    third = tmp_path / "third"
+    shutil.copytree(backup, third, copy_function=os.link)
+    tokenized(backup, corpora, fresh=fresh)
+    assert seen(third) == [(path.replace("/backup", "/third", 1), *rest) for path, *rest in before]
+    assert files_in(out) == files_in(backup) == files_in(scenes["complete"].directory)
+
+
+def refused_flock(_fd: int, _operation: int) -> None:
+    raise OSError(errno.ENOLCK, "no locks")
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+@pytest.mark.parametrize("call", [0, 40])
+def test_a_stage_that_becomes_a_link_is_not_followed(corpora: list[Path], tmp_path: Path, call: int, depth: int) -> None:
+    staged = output_of(stage_of("s3://bucket/data", str(tmp_path / "stage")))
+    out, victim = Path(str(staged)), tmp_path / "victim"
+    make_victim(victim)
+    make_victim(victim / "output")
+    tokenized(out, corpora)
+    before = seen(victim)
+    swapped = out if depth == 2 else out.parent
+    if not call:
+        put(swapped, "directory", victim)
+    with swapped_at(call, swapped, "directory", victim) if call else contextlib.nullcontext(), pytest.raises(TokmillError):
+        tokenized(out, corpora, fresh=True)
+    assert seen(victim) == before
 
 
 def test_the_output_itself_may_be_a_link(corpora: list[Path], tmp_path: Path) -> None:

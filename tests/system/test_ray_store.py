@@ -13,12 +13,11 @@ from typing import Any
 import pytest
 from support.commands import clean_environment
 from support.outputs import written
-from support.s3 import Bucket, Start, s3_server
+from support.s3 import Bucket, Start
 
 ray = pytest.importorskip("ray", reason="the extra ray is not installed: make ray")
 
 import tokmill  # noqa: E402  behind what it needs
-from tokmill.store import base  # noqa: E402
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
 
@@ -28,12 +27,9 @@ OPTIONS = ["--separator", "\\n\\n", "--val-fraction", "0.05", "--part-bytes", "1
 
 
 @pytest.fixture(scope="module")
-def bucket() -> Iterator[Bucket]:
-    base._store.cache_clear()
-    with s3_server() as server:
-        server.names()
-        yield server
-    base._store.cache_clear()
+def bucket(server: Bucket) -> Bucket:
+    server.names()
+    return server
 
 
 @pytest.fixture(scope="module")

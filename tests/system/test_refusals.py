@@ -11,7 +11,7 @@ from support.corpora import write_corpus
 
 import tokmill
 from tokmill.cli import app
-from tokmill.core.errors import InputError, TokmillError, UsageError
+from tokmill.core.errors import DiskFullError, InputError, TokmillError, UsageError
 
 TEXTS = [f"Document {i}. " + "Some words, then more. " * (i % 9) for i in range(60)]
 
@@ -126,11 +126,57 @@ def test_a_refusal_leaves_no_stage_of_an_output_in_a_store(tmp_path: Path, monke
     assert tree(tmp_path) == {}
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("b.txt", "the output is a file"),
+        ("b.txt/x/y", "a file is in the way of the output"),
+        ("lost", "the output is a link that leads nowhere"),
+        ("lost/x", "a link that leads nowhere is in the way of the output"),
+        ("new/" + "n" * 256, "the name of the output is too long: 256 bytes"),
+        ("/".join(["n" * 200] * 25), "the name of the output is too long: 5,"),
+    ],
+)
+def test_where_no_directory_can_be_the_error_says_why(made: Path, name: str, words: str) -> None:
+    lost = made / "lost"
+    lost.symlink_to("nowhere")
+    before = tree(made)
+    try:
+        for call in (
+            lambda out: tokmill.tokenize(made / "a.txt", out),
+            lambda out: tokmill.plan(made / "a.txt", out=out),
+            lambda out: tokmill.merge([made / "raw"], out),
+            lambda out: tokmill.convert(made / "raw", out, format="mds"),
+            lambda out: tokmill.tokenize(made / "a.txt", "s3://bucket/x", stage=out),
+        ):
+            with pytest.raises(UsageError) as caught:
+                call(made / name)
+            assert caught.value.what.replace("stage", "output").startswith(words)
+            assert caught.value.suggested
+        assert tree(made) == before
+    finally:
+        lost.unlink()
+
+
+@pytest.mark.parametrize("command", ["inspect", "report"])
+def test_a_path_that_no_file_can_have_is_to_be_checked(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert app.run([command, "n" * 300]) == 1
+    assert "next:    check the path" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="no /proc")
+def test_a_file_system_without_any_room_is_perhaps_no_disk(made: Path) -> None:
+    with pytest.raises(DiskFullError, match=r"no room at all.*\(as /proc\)"):
+        tokmill.tokenize(made / "a.txt", "/proc/out")
+
+
 def test_what_was_committed_or_skipped_before_an_error_stays(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "good"}\nbad\nbad\n')
     with pytest.raises(TokmillError) as caught:
         tokmill.tokenize(tmp_path / "a.jsonl", tmp_path / "o", on_error="skip", max_skipped=1, threads=1)
     assert Path(str(caught.value.where)).read_text().count("\n") >= 1
+    assert "2 bad records (2 invalid_json)" in caught.value.what
+    assert f"see which: head {caught.value.where}; then" in str(caught.value.next_step)
     with pytest.raises(UsageError, match="but a run that is under way or was interrupted"):
         tokmill.verify(tmp_path / "o")
     write_corpus(tmp_path / "a.txt", TEXTS)

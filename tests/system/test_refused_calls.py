@@ -21,7 +21,7 @@ import psutil
 import pytest
 from hypothesis import given, strategies as st
 from support.corpora import SEP
-from support.runs import TINY, run_in_process
+from support.runs import TINY, make_parts, run_in_process
 
 import tokmill
 from tokmill.check.verification import verify
@@ -230,7 +230,16 @@ def test_any_text_in_files_of_the_system_is_read(text: str) -> None:
 
 
 def test_what_cannot_be_removed_at_the_end_is_told(complete: Path, tmp_path: Path) -> None:
-    (tmp_path / "out" / ".tokmill").mkdir(parents=True)
-    (tmp_path / "out" / ".tokmill" / ".nfs0001").touch()
-    done = tokmill.tokenize([str(complete / "corpus.txt")], out=str(tmp_path / "out"))
-    assert [notice for notice in done.notices if "could not be removed" in notice]
+    for name in ("out", "merged", "converted", "parts"):
+        (tmp_path / name / ".tokmill").mkdir(parents=True)
+        (tmp_path / name / ".tokmill" / ".nfs0001").touch()
+    make_parts([complete / "corpus.txt"], tmp_path / "parts", 2)
+    for done in (
+        tokmill.tokenize([str(complete / "corpus.txt")], out=str(tmp_path / "out")),
+        tokmill.merge([complete / "out"], tmp_path / "merged"),
+        tokmill.convert(complete / "out", tmp_path / "converted", format="mds"),
+        tokmill.finalize(tmp_path / "parts"),
+    ):
+        (notice,) = (notice for notice in done.notices if "could not be removed" in notice)
+        assert notice.startswith(f"{done.out}/.tokmill ")
+        assert os.listdir(f"{done.out}/.tokmill") == [".nfs0001"]

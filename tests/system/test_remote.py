@@ -23,7 +23,7 @@ from support.corpora import SEP, some_documents
 from support.oracle import plain_tokens
 from support.outputs import written
 from support.runs import run_in_process
-from support.s3 import Bucket, s3_server
+from support.s3 import Bucket
 from support.web import Handler, Site, serving
 
 import tokmill
@@ -31,7 +31,7 @@ from tokmill.core.config import BudgetTerms
 from tokmill.core.errors import ChangedError, DamagedInputError, UsageError
 from tokmill.core.records import Input
 from tokmill.core.system.budget import divide_budget
-from tokmill.store import base, download
+from tokmill.store import download
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -55,11 +55,8 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def bucket() -> Iterator[Bucket]:
-    base._store.cache_clear()
-    with s3_server() as bucket:
-        yield bucket
-    base._store.cache_clear()
+def bucket(server: Bucket) -> Bucket:
+    return server
 
 
 def json_lines(documents: list[bytes]) -> bytes:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ import pytest
 from support.commands import clean_environment, command, wait_until
 from support.corpora import SEP, some_documents
 from support.oracle import plain_tokens
-from support.s3 import Bucket, Fault, Start, failing, s3_server, watch
+from support.s3 import Bucket, Fault, Start, failing, watch
 
 import tokmill
 from tokmill.core.errors import BadRecordError, ChangedError, DamageError, LockedError, UsageError
@@ -28,7 +28,7 @@ from tokmill.core.events import Started
 from tokmill.core.manifest import encode_manifest, load_manifest
 from tokmill.core.system.tree import beside
 from tokmill.output.prefix import Prefix
-from tokmill.store import base, download, transfer
+from tokmill.store import download, transfer
 from tokmill.store.s3 import S3Objects
 from tokmill.store.transfer import Uploader, UploadState, outgoing
 
@@ -36,14 +36,6 @@ DOCUMENTS = some_documents(300, 600, 5)
 PART = 16384
 """Of an object in the runs here: a corpus of some hundred kilobytes has a dozen parts."""
 URL = "s3://bucket/sets/one"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Bucket]:
-    base._store.cache_clear()
-    with s3_server() as bucket:
-        yield bucket
-    base._store.cache_clear()
 
 
 @pytest.fixture
@@ -758,6 +750,22 @@ def test_a_run_that_was_replaced_leaves_no_object_behind_and_ends(bucket: Bucket
     assert "another run" in err
     assert [name for name in bucket.names() if "/train_" in name or "/val_" in name] == []
     assert bucket.get("sets/one/train.bin") == plain_tokens(DOCUMENTS, val_fraction=0.1)[0]
+    assert tokmill.verify(URL).ok
+
+
+def test_a_run_that_was_replaced_before_it_sent_anything_says_so(bucket: Bucket, corpus: Path, made: Path, tmp_path: Path) -> None:
+    def meanwhile(request: dict[str, Any], start: Start) -> Iterable[bytes] | None:
+        if "list-type" not in request["QUERY_STRING"]:
+            return None
+        bucket.fault = None
+        empty = list(bucket.real(request, start))
+        publish(made, tmp_path)
+        return empty
+
+    watch(bucket, meanwhile)
+    with pytest.raises(LockedError, match="another run"):
+        make(corpus, tmp_path / "one", shard_tokens=30_000)
+    assert sorted(bucket.names()) == ["sets/one/manifest.json", "sets/one/train.bin", "sets/one/val.bin"]
     assert tokmill.verify(URL).ok
 
 

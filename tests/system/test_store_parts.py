@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -20,14 +20,14 @@ from support.corpora import WITH_SKIPS, write_every_kind
 from support.failures import Died
 from support.outputs import written
 from support.runs import SMALL, run_in_process
-from support.s3 import NAME, Bucket, Fault, Start, failing, s3_server, watch
+from support.s3 import NAME, Bucket, Fault, Start, failing, watch
 
 import tokmill
 from tokmill.core.errors import ChangedError, DamageError, LockedError, UsageError
 from tokmill.core.manifest import PLAN_NAME, decode_manifest, load_manifest
 from tokmill.output.prefix import Prefix
 from tokmill.output.remote_parts import RemoteParts
-from tokmill.store import base, download, transfer
+from tokmill.store import download, transfer
 from tokmill.store.s3 import S3Objects
 from tokmill.store.transfer import Copier, CopyTask
 
@@ -35,15 +35,6 @@ URL = "s3://bucket/sets/one"
 KEY = "sets/one/"
 PARTS = f"{KEY}.tokmill/parts/"
 Objects = dict[str, tuple[bytes, dict[str, str]]]
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Bucket]:
-    base._store.cache_clear()
-    with s3_server() as bucket:
-        bucket.names()
-        yield bucket
-    base._store.cache_clear()
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +14,7 @@ from support.commands import clean_environment
 from support.corpora import line_texts, write_lines
 from support.oracle import plain_tokens
 from support.runs import UNWATCHED
-from support.s3 import Bucket, failing, s3_server
+from support.s3 import Bucket, failing
 
 import tokmill
 from tokmill.core.config import BudgetTerms, Job
@@ -29,25 +28,10 @@ from tokmill.output.staged import Staged
 from tokmill.run.job import make_job
 from tokmill.run.parts import tokenize
 from tokmill.run.supervisor import LocalRunner
-from tokmill.store import base, download
+from tokmill.store import download
 
 URL = "s3://bucket/sets/one"
 KEY = "sets/one/"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Bucket]:
-    base._store.cache_clear()
-    with s3_server() as bucket:
-        bucket.names()
-        yield bucket
-    base._store.cache_clear()
-
-
-@pytest.fixture
-def bucket(server: Bucket) -> Bucket:
-    server.renew()
-    return server
 
 
 def make_part(path: Path, stage: Path, index: int, **options: Any) -> tokmill.Summary:

@@ -12,7 +12,8 @@ from support.commands import command
 from support.corpora import write_corpus
 from support.outputs import write_output
 
-from tokmill.core.errors import DamageError
+from tokmill.core import bounded, manifest as manifest_module
+from tokmill.core.errors import DamageError, UsageError
 from tokmill.core.manifest import FORMAT_VERSION, MANIFEST_NAME, decode_manifest, encode_manifest, load_manifest, seal
 from tokmill.core.records import Counts, FileEntry
 
@@ -59,6 +60,20 @@ def test_a_manifest_that_says_more_or_says_it_otherwise_is_damage(out: Path) -> 
     ):
         with pytest.raises(DamageError):
             decode_manifest(other, "here")
+
+
+def test_inputs_do_not_count_among_the_values_of_a_manifest_when_it_is_written_either(
+    out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = load_manifest(out)
+    n_values = bounded.count_values(encode_manifest(manifest))
+    for module in (bounded, manifest_module):
+        monkeypatch.setattr(module, "MOST_VALUES", n_values)
+    content = msgspec.structs.replace(manifest.content, inputs=manifest.content.inputs * n_values)
+    many = msgspec.structs.replace(manifest, content=content)
+    assert decode_manifest(encode_manifest(many), "here").content == content
+    with pytest.raises(UsageError, match="more than any tokmill reads"):
+        encode_manifest(msgspec.structs.replace(many, segments=manifest.segments * 2))
 
 
 def test_a_manifest_of_before_a_count_was_known_is_read(out: Path) -> None:

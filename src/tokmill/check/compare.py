@@ -8,6 +8,7 @@ document of the output. Memory stays bounded on damaged files, too: marks are se
 from __future__ import annotations
 
 import math
+import shlex
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,12 +17,15 @@ import msgspec
 import numpy as np
 import xxhash
 
+from tokmill.check.findings import as_often, name_budget, naming_options
 from tokmill.check.reference import ReferenceSample
 from tokmill.core.config import MIB, BudgetTerms, Resources
-from tokmill.core.errors import BadRecordError, BadTextError, UsageError
+from tokmill.core.errors import BadRecordError, BadTextError, DamageError, MemoryBudgetError, UsageError
+from tokmill.core.manifest import SKIPPED_NAME, read_state
 from tokmill.core.options import AUDIT
 from tokmill.core.output_spec import SIDES, Shards
-from tokmill.core.records import Counts, Cursor
+from tokmill.core.records import Counts, Cursor, Skip
+from tokmill.core.system.tree import tree_of
 from tokmill.dataset import IdReader, files_of, find_tokenizer
 from tokmill.encode import cutter_of, engine_of, is_lossless, load_fastest, text_lengths
 from tokmill.output import source_error
@@ -39,6 +43,7 @@ if TYPE_CHECKING:
     from tokmill.core.manifest import Manifest
     from tokmill.core.protocols import Encoder
     from tokmill.core.records import Batch, Tokens
+    from tokmill.core.system.tree import Directory
 
 _BLOCK_TOKENS = 1 << 16
 """Ids decoded at a time: 0.3 MB of prose, 8 MB if all are the longest token there is."""
@@ -337,28 +342,17 @@ def compare_with_sources(
     Raise UsageError if the output cannot be compared, InputError for a source that cannot be read, ChangedError if the output
     differs and the sources are not those that were tokenized, and AuditError if ids are not those of the reference.
     """
-    if manifest.content.origin:
-        raise UsageError(
-            "this output cannot be compared: it was made from runs with different settings, or from bare files",
-            where=str(directory),
-            allowed="an output of one run, or of runs with the same settings",
-            next_step="verify what it was made from with its sources; made_from in its manifest says what that is",
-        )
-    if isinstance(manifest.content.shards, Shards) and manifest.content.shards.drop_tail:
-        raise UsageError(
-            "this output lacks the end of the corpus: it was made with --drop-tail",
-            where=str(directory),
-            allowed="verify without --source",
-            next_step=f"tokmill verify {directory}",
-        )
-    found = find_inputs(names, glob=glob, input_format=input_format, outside=str(directory))
+    _refuse_incomparable(directory, manifest)
+    with naming_options(manifest.content.inputs, with_format=True):
+        found = find_inputs(names, glob=glob, input_format=input_format, outside=str(directory))
     tokenizer = find_tokenizer(manifest.content.tokenizer, tokenizer_name)
-    content = msgspec.structs.replace(manifest.content, inputs=tuple(found.inputs), tokenizer=tokenizer)
+    content = msgspec.structs.replace(manifest.content, inputs=as_often(found.inputs, manifest.content.inputs), tokenizer=tokenizer)
     files = files_of(directory, manifest)
     resources = USUAL if memory is None else divide_resources(memory, 1, engine_of(tokenizer, "gigatoken"), content.inputs)[0]
     sample = ReferenceSample(tokenizer, audit)
     comparison = _comparison(content, [IdReader.of_files(side, files.get(side, ()), content.dtype) for side in SIDES], sample)
     reader = CorpusReader(content, resources, cutter_of(tokenizer))
+    reader.skip_long(long_records(manifest, directory))
     sizes = [i.size_bytes for i in content.inputs]
     findings.reporter.notice("the files are as written; comparing with the sources")
     findings.reporter.started(sum(size for size in sizes if size is not None) if None not in sizes else None)
@@ -374,6 +368,9 @@ def compare_with_sources(
         # They were read once without it.
         other = source_error(manifest.content.inputs, content.inputs, directory, f"{error.where}: {error.what}")
         raise other or error from None
+    except MemoryBudgetError as error:
+        name_budget(error, manifest)
+        raise
     for file, what, begin, end in differences:
         other = source_error(manifest.content.inputs, content.inputs, directory, f"{file}, byte {begin:,}: {what}")
         if other is not None:
@@ -386,6 +383,45 @@ def compare_with_sources(
         reference=sample.engine,
         is_decoded=is_lossless(tokenizer),
     )
+
+
+def _refuse_incomparable(directory: Path, manifest: Manifest) -> None:
+    """Raise UsageError for an output that is not all of what text read with its settings gives."""
+    if manifest.content.origin:
+        raise UsageError(
+            "this output cannot be compared: it was made from runs with different settings, or from bare files",
+            where=str(directory),
+            allowed="an output of one run, or of runs with the same settings",
+            next_step="verify what it was made from with its sources; made_from in its manifest says what that is",
+        )
+    if isinstance(manifest.content.shards, Shards) and manifest.content.shards.drop_tail:
+        raise UsageError(
+            "this output lacks the end of the corpus: it was made with --drop-tail",
+            where=str(directory),
+            allowed="verify without --source",
+            next_step=f"tokmill verify {shlex.quote(str(directory))}",
+        )
+
+
+def long_records(manifest: Manifest, directory: Directory) -> set[tuple[int, int]] | None:
+    """Return which records were skipped as too long, as a reader has them; None where the list of skipped records lacks some.
+
+    That depended on the budget of the run, or on several of one that was resumed.
+    """
+    n_skipped, found = manifest.counts.skipped.get("too_long", 0), set()
+    try:
+        lines = read_state(tree_of(directory) / SKIPPED_NAME).splitlines() if n_skipped else []
+        skips = [skip for line in lines if (skip := msgspec.json.decode(line, type=Skip)).reason == "too_long"]
+    except (OSError, DamageError, msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+    places: dict[str, list[int]] = {}
+    for index, source in enumerate(manifest.content.inputs):
+        places.setdefault(source.path, []).append(index)
+    for skip in skips:
+        n_skipped -= skip.n_records
+        for index in places.get(skip.path, ()):
+            found |= {(index, record) for record in range(skip.record or 0, (skip.record or 0) + skip.n_records)}
+    return None if n_skipped else found
 
 
 def _comparison(content: Content, sides: list[IdReader], sample: ReferenceSample) -> _Comparison | _ReencodedComparison:

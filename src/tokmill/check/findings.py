@@ -2,24 +2,56 @@
 
 from __future__ import annotations
 
+import shlex
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from tokmill.core.errors import DamageError
+from tokmill.core.config import MIB
+from tokmill.core.errors import DamageError, MemoryBudgetError, TokmillError, UsageError
+from tokmill.core.history import History
 from tokmill.core.progress import ProgressReporter
-from tokmill.core.records import is_url
+from tokmill.core.records import Input, is_url
 from tokmill.core.text import counted, shortened
+from tokmill.read import source_options
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
+    from tokmill.core.manifest import Manifest
     from tokmill.core.protocols import Observer
 
 MAX_PROBLEMS = 100
 """Problems that are described; the rest are counted."""
 
 NOT_LISTED = "the manifest does not list this file"
+
+
+@contextmanager
+def naming_options(inputs: Sequence[Input], *, with_format: bool) -> Iterator[None]:
+    """Say in the error for sources that are not found which options those of the run need. with_format: --input-format, too."""
+    try:
+        yield
+    except UsageError as error:
+        options = [each for each in source_options(inputs) if with_format or each.startswith("--glob")]
+        if options and not error.option:
+            error.next_step = f"the same command with {' '.join(options)}"
+        raise
+
+
+def as_often(found: tuple[Input, ...], inputs: tuple[Input, ...]) -> tuple[Input, ...]:
+    """Return found sources, each as often and where the inputs have it: none is found twice, but merged outputs may have it."""
+    places = {path: place for place, path in enumerate(dict.fromkeys(each.path for each in inputs))}
+    return tuple(found[places[each.path]] for each in inputs) if len(found) == len(places) < len(inputs) else found
+
+
+def name_budget(error: TokmillError, manifest: Manifest) -> None:
+    """Say in the error for a budget that is too small for a record which one the run had, if nothing says what is needed."""
+    history = manifest.history
+    budget = max((attempt.budget_bytes for attempt in history.attempts), default=0) if isinstance(history, History) else 0
+    if isinstance(error, MemoryBudgetError) and error.option == "--memory" and not error.suggested and budget:
+        error.suggested, error.next_step = f"{budget // MIB}MiB", "which the run had"
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,8 +112,9 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         """Raise DamageError if anything is wrong."""
         if self.ok:
             return
-        again = f"tokmill {self.made_by} ... --out {self.directory} --fresh"
-        next_step = f"tokmill verify {self.directory} --repair, restore it from a copy, or make it again: {again}"
+        directory = shlex.quote(self.directory)
+        again = f"tokmill {self.made_by} ... --out {directory} --fresh"
+        next_step = f"tokmill verify {directory} --repair, restore it from a copy, or make it again: {again}"
         if not self.can_repair:
             next_step = f"restore it from a copy, or make it again from what it was made from (made_from in its manifest): {again}"
         elif is_url(self.directory):

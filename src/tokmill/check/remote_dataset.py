@@ -5,6 +5,7 @@ Training does not read from a store, for each window of a batch would be a reque
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING
 
 from tokmill.core.errors import DamageError
@@ -76,5 +77,5 @@ def _check_size(prefix: Prefix, name: str, found: ObjectInfo | None, size_bytes:
             "an object of the output is " + ("not as long as it was written" if found else "missing"),
             where=f"{prefix.url}/{name}",
             allowed=f"{counted(size_bytes, 'byte')}, as in the manifest",
-            next_step=f"tokmill verify {prefix.url}",
+            next_step=f"tokmill verify {shlex.quote(prefix.url)}",
         )

@@ -87,6 +87,14 @@ def verify(
     from tokmill.core.errors import DamageError
 
     sources = _all_sources(directory, [*source], [*more]) or None
+    rules = [
+        *((option, not (sources or repair), "without --source or --repair") for option in ("--memory", "--tokenizer")),
+        *((option, repair, "with --repair") for option in ("--audit", "--input-format")),
+        *((option, not (sources or repair), "without --source") for option in ("--audit", "--input-format")),
+        ("--glob", not sources, "without --source"),
+        ("--threads", not repair, "without --repair"),
+    ]
+    notices = console.unused(rules)
     with make_progress(verb="reading" if repair else "verifying", quiet=quiet, verbose=verbose) as progress:
         if repair:
             from tokmill.check import repair as repair_output
@@ -101,7 +109,7 @@ def verify(
     if json:
         console.print_result(render.json_line(report))
     elif report.ok and not quiet:
-        console.print_result(render.report_lines(report))
+        console.print_result(render.report_lines(report, notices))
     try:
         report.raise_for_damage()
     except DamageError as error:

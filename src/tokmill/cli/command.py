@@ -394,8 +394,8 @@ def _lines(path: str, rows: list[tuple[str, Any, str]]) -> list[str]:
     from tokmill.core.text import printable_line
 
     shown = [(name, "" if value is None else printable_line(_text(value)), origin) for name, value, origin in rows]
-    wide = max(len(name) for name, _, _ in shown)
-    middle = min(40, max(len(value) for _, value, _ in shown))
+    wide = max((len(name) for name, _, _ in shown), default=0)
+    middle = min(40, max((len(value) for _, value, _ in shown), default=0))
     lines = [f"{path}: every option, its value, where that comes from"]
     return [*lines, *(f"  {name:<{wide}}  {value:<{middle}}  {origin}".rstrip() for name, value, origin in shown)]
 

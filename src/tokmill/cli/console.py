@@ -14,7 +14,7 @@ from tokmill.core.secrets import learn, redacted, shown
 from tokmill.core.text import printable, printable_line
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from tokmill.cli.settings import Origin, Settings
     from tokmill.core.errors import TokmillError
@@ -63,6 +63,13 @@ class Console:
     def is_typed(self, *options: str) -> bool:
         """Return whether one of these long options was typed."""
         return any(word.partition("=")[0] in options for word in self.before_operands)
+
+    def unused(self, rules: Iterable[tuple[str, bool, str]]) -> list[str]:
+        """Return a notice for each option that was typed and does nothing. Settings and variables are meant for other runs too.
+
+        rules: options, whether each does nothing, and why.
+        """
+        return [f"{option} has no effect {why}" for option, is_unused, why in rules if is_unused and self.is_typed(option)]
 
     def has_flag(self, option: str, *, short: str = "") -> bool:
         """Return whether a flag of all commands is set, also if the command line could not be parsed."""

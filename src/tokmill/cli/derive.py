@@ -12,6 +12,7 @@ from tokmill.core.options import INPUT, OUTPUT, STORES, VALIDATION, Option
 
 if TYPE_CHECKING:
     from tokmill.cli.console import Console
+    from tokmill.core.outcome import Outcome
 
 _FORMAT = named("format")[0]
 _STATED = ("from_format", "dtype", "eot", "eot_id", "tokenizer", "val")
@@ -144,7 +145,16 @@ def finalize(console: Console, *, directory: str, **options: Any) -> None:
 
     At s3://bucket/prefix they are copied inside the store.
     """
+    from msgspec.structs import replace
+
     from tokmill import api
     from tokmill.cli.event_log import carry_out
+    from tokmill.core.records import is_url
 
-    carry_out(console, "joining", partial(api.finalize, directory), options, outputs=[directory], made_of="part")
+    def make(**given: Any) -> Outcome:
+        made = api.finalize(directory, **given)
+        return replace(
+            made, notices=[*made.notices, *console.unused([("--stage", not is_url(directory), "without an s3:// output")])]
+        )
+
+    carry_out(console, "joining", make, options, outputs=[directory], made_of="part")

@@ -20,7 +20,7 @@ from tokmill.cli.command import REPORTING
 from tokmill.cli.progress import make_progress
 from tokmill.core.errors import UsageError
 from tokmill.core.events import AnyEvent, Notice
-from tokmill.core.outcome import NOTHING, Outcome, check_not_empty
+from tokmill.core.outcome import NOTHING, Outcome, emptiness
 from tokmill.core.secrets import shown_in
 from tokmill.core.system import durable
 from tokmill.output import why_protected
@@ -135,13 +135,18 @@ def carry_out(
             log = EventLog(events, progress, outputs=[Path(each) for each in outputs], inputs=files)
             observers.append(stack.enter_context(log))
         made = make(observers=observers, **options)
-    notices = made.notices
+    notices, empty = made.notices, None
+    # A part of a corpus may well be without text.
+    if isinstance(made, Outcome) or not made.part:
+        before = None if isinstance(made, Outcome) else made.appended_to
+        n_before = before.tokens_train + before.tokens_val if before else 0
+        empty = emptiness(made.files, made.out, notices, tokens_before=n_before)
     if json or quiet:
         console.print_result(render.json_line(made) if json else "")
     else:
         made = replace(made, notices=[each for each in progress.not_yet_told(notices) if not each.startswith(NOTHING)])
-        console.print_result(render.outcome_lines(made, made_of) if isinstance(made, Outcome) else render.summary_lines(made))
-    before = None if isinstance(made, Outcome) else made.appended_to
-    # A part of a corpus may well be without text.
-    if isinstance(made, Outcome) or not made.part:
-        check_not_empty(made.files, made.out, notices, tokens_before=before.tokens_train + before.tokens_val if before else 0)
+        is_empty = empty is not None
+        lines = render.outcome_lines(made, made_of, is_empty=is_empty) if isinstance(made, Outcome) else ""
+        console.print_result(lines if isinstance(made, Outcome) else render.summary_lines(made, is_empty=is_empty))
+    if empty is not None:
+        raise empty

@@ -56,10 +56,9 @@ def error_object(error: TokmillError) -> dict[str, object]:
     return {"error": {"type": type(error).__name__, **parts, **fields}, "exit_code": error.exit_code}
 
 
-def summary_lines(summary: Summary) -> str:
-    """Return the summary of a run of tokenize."""
+def summary_lines(summary: Summary, *, is_empty: bool = False) -> str:
+    """Return the summary of a run of tokenize. is_empty: no token came of it, and the error for that follows."""
     n_tokens = summary.tokens_train + summary.tokens_val
-    head = "complete already, nothing to do" if summary.already_complete else "done"
     rows = [
         ("documents", f"{summary.documents:,}  ({_parts(summary)})"),
         ("tokens", f"{n_tokens:,}  (train {summary.tokens_train:,}, validation {summary.tokens_val:,}), {summary.dtype}"),
@@ -81,11 +80,16 @@ def summary_lines(summary: Summary) -> str:
     audited = f"{counted(summary.audited_documents, 'document')}, the same as the reference tokenizer's"
     rows.append(("audited", audited if summary.audited_documents else "none"))
     rows += [("files", _file_names(summary.files))]
-    rows += [
-        ("in", summary.out),
-        ("next", f"tokmill {'finalize' if summary.part else 'verify'} {shlex.quote(summary.out)}"),
-    ]
-    return "\n".join([f"tokmill: {head}", *_aligned(rows), *_notes(summary.notices)])
+    rows.append(("in", summary.out))
+    if not is_empty:
+        rows.append(("next", f"tokmill {'finalize' if summary.part else 'verify'} {shlex.quote(summary.out)}"))
+    return "\n".join([_head(summary.already_complete, is_empty), *_aligned(rows), *_notes(summary.notices)])
+
+
+def _head(already_complete: bool, is_empty: bool) -> str:  # noqa: FBT001
+    if is_empty:
+        return f"tokmill: {'complete already, and nothing came of it' if already_complete else 'ended, and nothing came of it'}"
+    return f"tokmill: {'complete already, nothing to do' if already_complete else 'done'}"
 
 
 def _added_rows(summary: Summary) -> list[tuple[str, str]]:
@@ -273,8 +277,8 @@ def _compared(report: Report) -> str:
     return f"{again}: the same ids; this tokenizer does not give the text back"
 
 
-def report_lines(report: Report) -> str:
-    """Return what verify found if all is well; damage is printed as an error."""
+def report_lines(report: Report, notices: Sequence[str] = ()) -> str:
+    """Return what verify found if all is well; damage is printed as an error. notices: of the command."""
     compared = _compared(report)
     if not report.sources_compared:
         compared = "not compared" if is_url(report.directory) else "not compared (pass --source INPUT...)"
@@ -290,14 +294,14 @@ def report_lines(report: Report) -> str:
         ("in", report.directory),
         ("next", f"tokmill inspect {shlex.quote(report.directory)}"),
     ]
-    others = ", ".join(map(printable_line, shortened(report.others, _MOST_OTHERS)))
-    return "\n".join(
-        ["tokmill: sound", *_aligned(rows), *_notes([f"not of the output, and read by no trainer: {others}"] * bool(others))]
-    )
+    others = ", ".join(shortened(report.others, _MOST_OTHERS))
+    notices = [*notices, *[f"not of the output, and read by no trainer: {others}"] * bool(others)]
+    head = "tokmill: sound" + ("" if report.tokens_train or report.tokens_val else ", but it holds no token")
+    return "\n".join([head, *_aligned(rows), *_notes(notices)])
 
 
-def outcome_lines(outcome: Outcome, made_of: str = "output") -> str:
-    """Return the summary of a merge, a conversion or a reshard. made_of: what its sources are called."""
+def outcome_lines(outcome: Outcome, made_of: str = "output", *, is_empty: bool = False) -> str:
+    """Return the summary of a merge, a conversion or a reshard. made_of: what its sources are called; is_empty: as above."""
     n_tokens = outcome.tokens_train + outcome.tokens_val
     rows = [
         ("from", counted(len(outcome.sources), made_of)),
@@ -311,9 +315,10 @@ def outcome_lines(outcome: Outcome, made_of: str = "output") -> str:
         rows.append(("time", f"{_seconds(outcome.elapsed_s)}{rate}{went_on}"))
         rows.append(("memory", f"{format_memory(outcome.peak_rss_bytes)} at the peak"))
     rows.append(("files", f"{len(outcome.files):,}, {format_bytes(outcome.bytes_out)}"))
-    rows += [("in", outcome.out), ("next", f"tokmill verify {shlex.quote(outcome.out)}")]
-    head = "complete already, nothing to do" if outcome.already_complete else "done"
-    return "\n".join([f"tokmill: {head}", *_aligned(rows), *_notes(outcome.notices)])
+    rows.append(("in", outcome.out))
+    if not is_empty:
+        rows.append(("next", f"tokmill verify {shlex.quote(outcome.out)}"))
+    return "\n".join([_head(outcome.already_complete, is_empty), *_aligned(rows), *_notes(outcome.notices)])
 
 
 def page_lines(made: ReportPage) -> str:

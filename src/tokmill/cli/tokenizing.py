@@ -100,14 +100,14 @@ def tokenize(
 
 
 def unused_option_notices(console: Console, out: str | None, options: dict[str, Any]) -> list[str]:
-    """Return a notice for each option that was typed and does nothing. Settings and variables are meant for other runs too."""
+    """Return a notice for each option of these commands that was typed and does nothing."""
     from tokmill.core.records import is_url
 
     is_local = not (out and is_url(out))
-    unused = [
+    rules = [
         ("--stage", is_local, "without an s3:// output"),
         ("--stage-size", is_local, "without an s3:// output"),
         ("--max-skipped", options["on_error"] != "skip", "without --on-error skip"),
         ("--part-bytes", options.get("ray") is None, "without --ray"),
     ]
-    return [f"{option} has no effect {why}" for option, is_unused, why in unused if is_unused and console.is_typed(option)]
+    return console.unused(rules)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -22,6 +23,8 @@ from tokmill.core.partition import Part
 from tokmill.core.records import EotPlacement, IdType, Input, OnError, Tokenizer, Utf8Policy, is_url
 
 MIB = 1 << 20
+_LONGEST_NAME, _LONGEST_PATH = 255, 4095
+"""Bytes, on the usual file systems."""
 
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "0": "\0", "\\": "\\", "f": "\f", "v": "\v"}
 
@@ -231,11 +234,30 @@ def parse_separator(text: str) -> str | None:
     return separator
 
 
+def is_name(text: str) -> bool:
+    """Return whether the system may know a file of this name: bytes of any kind, but no zero."""
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        # Half of a surrogate pair, which stands for no byte.
+        return False
+
+
 def path_text(given: object, option: str) -> str:
     """Return a path or URL as text. Raises UsageError for what is neither. option: for which it was given."""
     if not isinstance(given, (str, os.PathLike)):
         raise UsageError(f"{given!r} is not a path", where=option, allowed="a str or a path object", next_step="give a path")
     path = str(given)
+    if not is_name(path):
+        raise UsageError(
+            f"{path!a} cannot be the name of a file",
+            where=option,
+            allowed="a name without a zero byte",
+            next_step="give another path",
+        )
+    if not path and option == "inputs":
+        next_step = "leave it out, or give it a name: perhaps a variable of the shell was empty"
+        raise UsageError("the name of an input is empty", where="INPUT", allowed="a path, a pattern or a URL", next_step=next_step)
     secrets.learn([path])
     meant = secrets.mistaken_url(path)
     if meant is not None:
@@ -247,6 +269,25 @@ def path_text(given: object, option: str) -> str:
             path=path,
         )
     return path
+
+
+def check_directory(path: Path, option: str, suggested: str = "data") -> None:
+    """Raise UsageError where no directory can be: a file or a lost link is there or above, or a name is too long.
+
+    option: `--out` or `--stage`, which named it.
+    """
+    noun, allowed = {"--out": "the output", "--stage": "the stage"}[option], "a directory, new or old"
+    where = next(each for each in (path, *path.parents) if os.path.lexists(each))
+    n_bytes, longest = len(os.fsencode(path)), max((len(os.fsencode(name)) for name in path.parts), default=0)
+    if not os.path.isdir(where):
+        kind = "a link that leads nowhere" if where.is_symlink() else "a file"
+        what = f"{noun} is {kind}" if where == path else f"{kind} is in the way of {noun}"
+    elif longest > _LONGEST_NAME or n_bytes > _LONGEST_PATH:
+        what = f"the name of {noun} is too long: {longest if longest > _LONGEST_NAME else n_bytes:,} bytes"
+        where, allowed = path, f"names of up to {_LONGEST_NAME} bytes in a path of up to {_LONGEST_PATH:,}"
+    else:
+        return
+    raise UsageError(what, where=str(where), option=option, allowed=allowed, suggested=suggested)
 
 
 def local_path(given: str | os.PathLike[str], option: str = "path") -> str:

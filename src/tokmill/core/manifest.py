@@ -100,15 +100,17 @@ def encode_manifest(manifest: Manifest, where: str = MANIFEST_NAME) -> bytes:
     where: for the UsageError that is raised where no tokmill would read so large a manifest.
     """
     data = msgspec.json.format(msgspec.json.encode(msgspec.structs.replace(manifest, checksum="")), indent=1)
-    body = data.removesuffix(b'"checksum": ""\n}')
-    if len(body) > MOST_BYTES or count_values(body) > MOST_VALUES:
+    # The inputs can be told from the rest in whole JSON only.
+    n_bytes, n_values = len(data), count_values(data)
+    if n_bytes > MOST_BYTES or n_values > MOST_VALUES:
         raise UsageError(
-            f"the manifest would have {len(body):,} bytes and {count_values(body):,} values, more than any tokmill reads",
+            f"the manifest would have {n_bytes:,} bytes and {n_values:,} values, more than any tokmill reads",
             where=where,
             allowed=f"{MOST_BYTES:,} bytes, and {MOST_VALUES:,} values beside those of the inputs",
             next_step="make larger shards (--shard-tokens), or several outputs of the corpus, each of a part of its files",
         )
-    return body + seal(body)
+    body = memoryview(data)[: -len(b'"checksum": ""\n}')]
+    return b"".join((body, seal(body)))
 
 
 def seal(body: bytes | memoryview) -> bytes:

@@ -36,7 +36,7 @@ _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 1 << 10,
 
 def parse_size(text: str, option: str) -> int:
     """Bytes of `1GiB`, `512M`, `2000000`. K, M, G, T are powers of 1000, Ki, Mi, Gi, Ti powers of 1024. Raises UsageError."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?\s*", text, re.IGNORECASE)
+    match = re.fullmatch(r"\s*(\d{1,15}(?:\.\d+)?)\s*([kmgt]?i?)b?\s*", text, re.IGNORECASE)
     unit = match and _UNITS.get(match[2].lower())
     if not match or not unit:
         raise UsageError(

@@ -44,12 +44,12 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     notices: list[str]
 
 
-NOTHING = "nothing was written: "
+NOTHING = "no token was written: "
 """How the notice of an output without a token begins."""
 
 
-def check_not_empty(files: Mapping[str, FileEntry], out: str, notices: Sequence[str], *, tokens_before: int = 0) -> None:
-    """Raise InputError for an output without a token, or an append that added none: nobody wants that, and a script must stop.
+def emptiness(files: Mapping[str, FileEntry], out: str, notices: Sequence[str], *, tokens_before: int = 0) -> InputError | None:
+    """Return the error for an output without a token, or an append that added none: nobody wants that, and a script must stop.
 
     Args:
         files: Of the output.
@@ -58,11 +58,11 @@ def check_not_empty(files: Mapping[str, FileEntry], out: str, notices: Sequence[
         tokens_before: Tokens of the output that was appended to.
     """
     if sum(entry.tokens for entry in files.values()) > tokens_before:
-        return
+        return None
     why = next((each for each in notices if each.startswith(NOTHING)), f"{NOTHING}what it was made from holds no token")
     if tokens_before:
         why = "nothing was added: the new inputs hold no text, or every record of them was skipped"
-    raise InputError(
+    return InputError(
         why, where=out, allowed="an output with a token", next_step="check the inputs and how they are read, then run with --fresh"
     )
 

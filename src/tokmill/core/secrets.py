@@ -1,8 +1,9 @@
 """What of a URL may be shown, and the one redaction through which everything goes that is printed, raised or logged.
 
-User and password stand before an `@`, signatures and tokens in the query. Both are hidden by rule, not by a list of names, whatever
-else is wrong with the URL: a slash too few, no scheme, a slash inside the password. A text is `learned` where it enters (words of
-the command line, variables, settings, arguments in Python); `shown` then hides it in every text that it became part of.
+User and password stand before an `@`, signatures and tokens in the query. Both are hidden wherever the URL stands, also one with a
+slash too few, without a scheme, or with a slash inside the password. Of the texts that enter (words of the command line, variables,
+settings, arguments in Python), those that are URLs are learned. `shown` then hides them in every text that they became part of, and
+on its own what is surely secret: passwords, and values of a query whose name says so. Other words stay as they are.
 """
 
 from __future__ import annotations
@@ -21,50 +22,58 @@ _CHANGING = re.compile(
 )
 """Parameters of signed URLs (S3, Google, Azure, CloudFront and others), tokens and passwords: they change while the object stays
 the same, so they are no part of its name. All others tell objects apart, so the name has at least their digest."""
+_SECRET = re.compile(
+    r"(?i)x-(amz|goog|oss|cos|ms)-(?!algorithm|date|expires|signedheaders).*|(.*[_-])?(key|sig|auth|jwt|pass|pw)"
+    r"|.*(signature|token|secret|passw(or)?d|pwd|credentials?|authorization|apikey|accesskey(id)?)|key-pair-id|googleaccessid"
+)
+"""Those of them that are secret on their own, too."""
 _PLAIN = re.compile(
     r"(?i)(id|file|page|part|n|i|index|offset|limit|format|alt|download|dl|raw|rev|revision|ref|version|split|config)="
     r"(?-i:[a-z]{1,6}|v?[0-9]{1,6}(\.[0-9]{1,3}){0,2})"
 )
 """Parameters that are shown as they are."""
 _DIGEST = re.compile(r"~[0-9a-f]{16}")
-_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(/+)")
+_URL = re.compile(
+    r"(-[\w-]*=|-o(?=\w+:)|--)?"
+    r"(?:([A-Za-z][A-Za-z0-9+.-]*):(//+)"
+    r"|((?i:https?|htt?ps?|s3[an]?|gs|gcs|hf)):(/|(?=[^/@]*@))"
+    r"|(?=//[^\s/@]+:[^@]*@)"
+    r"|(?=[^\s/@:]+:(?s:.*)@(?:[\w.-]+:(?:[0-9]{2,5})?/|localhost/|(?:[0-9]+\.){3}[0-9]+/|(?:[\w-]+\.)+[A-Za-z]{2,}/)))"
+)
+"""How a word begins that is a URL, after the option it was typed with: a scheme; a known scheme with a slash or two too few; user,
+password and host without a scheme, `user:password@host:/file`. `12:30@gpu1` is none."""
 _IN_TEXT = re.compile(r"""[A-Za-z][A-Za-z0-9+.-]*:/+[^\s"'<>`]+""")
-_HOST = re.compile(r"(\[[0-9A-Fa-f:.%]*\]|[^:\[\]]+)(:[0-9]{0,5})?")
-_USER_FIRST = re.compile(r"(?://+)?[^\s/@]+:[^@]*@")
-"""User and password in a word without a scheme: `user:password@host:/file`."""
-_ONE_SLASH = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/(?!/)")
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.%]*\]|[^:\[\]]+)(:[0-9]{1,5})?|arn(:[\w.-]*){4,}")
 _SHORTEST = 6
-"""A shorter secret is hidden only as part of its URL: it may be an ordinary word."""
+"""A shorter secret is hidden only with what stands beside it in its URL: it may be an ordinary word."""
 _HIDDEN = "***"
 
-_learned: dict[str, str] = {}
-"""By what must not be shown, in every spelling in which it may occur: what is shown instead."""
+_END = 3
+_learned: dict[str, dict[str, str]] = {}
+"""By what must not be shown, in every spelling in which it may occur: what is shown instead; grouped by its last characters, since
+thousands of URLs may be signed."""
 
 
 def redacted(url: str) -> str:
     """Return a URL without user, password, signature and fragment: the name of an input. Other texts are returned as they are."""
-    found = _url_in(url)
+    found = _URL.match(url)
     if found is None:
-        user = _USER_FIRST.match(url)
-        return url[url.rfind("@") + 1 :] if user and not os.path.lexists(url) else url
-    before, slashes, rest = url[: found.start()], found[2], url[found.end() :]
-    scheme = found[1].lower() if slashes == "//" else found[1]
-    is_web = scheme in {"http", "https"}
+        return url
+    before, rest = url[: found.end()], url[found.end() :]
+    if found[2] is None and found[4] is None:
+        return url if os.path.lexists(url) else before + rest[rest.rfind("@") + 1 :]
+    is_web = (found[2] or found[4]).lower() in {"http", "https"}
+    if found[3] == "//":
+        before = before.lower() if not found[1] else before[: found.end(1)] + before[found.end(1) :].lower()
     rest = _without_user(rest, "[^?#]*" if is_web else ".*")
     path, mark, query = re.match(r"([^?]*)(\??)(.*)", rest, re.DOTALL).groups()  # type: ignore[union-attr]
     if is_web:
         path, _, query = path.partition("#")[0], "", query if "#" not in path else ""
     # In the key of an object, the question mark is an ordinary character, unless it begins what looks like a query.
     elif "=" not in query and not _is_digest(query):
-        return f"{before}{scheme}:{slashes}{rest}"
+        return f"{before}{rest}"
     kept = _query(query)
-    return f"{before}{scheme}:{slashes}{path}" + (f"?{kept}" if kept or (mark and not is_web) else "")
-
-
-def _url_in(text: str) -> re.Match[str] | None:
-    """Return where a URL begins in a word; a path may follow a host and a colon too: `user:password@host:/file`."""
-    found = _URL.search(text)
-    return found if found and "@" not in text[: found.start()] else None
+    return f"{before}{path}" + (f"?{kept}" if kept or (mark and not is_web) else "")
 
 
 def _without_user(rest: str, path: str = ".*") -> str:
@@ -96,7 +105,7 @@ def _query(query: str) -> str:
 def _digest(text: str) -> str:
     import xxhash
 
-    return f"~{xxhash.xxh3_64_hexdigest(text.encode('utf-8', 'surrogateescape'))}"
+    return f"~{xxhash.xxh3_64_hexdigest(text.encode('utf-8', 'surrogatepass'))}"
 
 
 def _is_digest(text: str) -> bool:
@@ -105,7 +114,8 @@ def _is_digest(text: str) -> bool:
 
 def has_credentials(url: str) -> bool:
     """Return whether a user or a password stands before the host."""
-    rest = url.partition("://")[2]
+    found = _URL.match(url)
+    rest = url[found.end() :] if found else ""
     return _without_user(rest) != rest
 
 
@@ -114,35 +124,43 @@ def mistaken_url(text: str) -> str | None:
 
     A path that exists is one, and so is what lies in a directory of such a name.
     """
-    if os.path.lexists(text) or (os.path.lexists(text.partition("/")[0]) and redacted(text) == text):
+    found = _URL.match(text)
+    if found is None or found[1] or found[2] or os.path.lexists(text):
         return None
-    if _ONE_SLASH.match(text):
-        return redacted(text.replace(":/", "://", 1))
-    return f"https://{redacted(text).replace(':/', '/', 1)}" if _USER_FIRST.match(text) and not _url_in(text) else None
+    name = redacted(text)
+    if os.path.lexists(text.partition("/")[0]) and name == text:
+        return None
+    return f"{found[4]}://{name[found.end() :]}" if found[4] else f"https://{name.replace(':/', '/', 1)}"
 
 
 def learn(texts: Iterable[object]) -> None:
-    """Remember what must not be shown of texts that enter the program, so that `shown` finds it in others."""
+    """Remember what must not be shown of texts that enter the program and are URLs, so that `shown` finds it in others."""
     for text in texts:
-        if not isinstance(text, str) or (":" not in text and "?" not in text):
-            continue
-        name = redacted(text)
-        if name != text:
-            _learned.update(dict.fromkeys(_spellings(text), name))
-            for part in _hidden_parts(text):
-                for spelling in _spellings(part):
-                    _learned.setdefault(spelling, _HIDDEN)
+        if isinstance(text, str) and (name := redacted(text)) != text:
+            _keep(text, name)
+            if text.startswith("-"):
+                # The parser cuts a word that it takes for an option.
+                _keep(text.partition("=")[0], name.partition("=")[0])
+            for around, secret in _secrets(text):
+                _keep(secret, _HIDDEN, *("", "") if len(secret) >= _SHORTEST else around)
 
 
-def _hidden_parts(text: str) -> Iterator[str]:
-    """Yield user, password and values of a query that are long enough to be known again."""
-    rest = text[found.end() :] if (found := _url_in(text)) else text
-    query = rest.partition("?")[2] if found else ""
-    user = rest[: rest.rfind("@")] if "@" in rest and (not found or has_credentials(f"x://{rest}")) else ""
-    password = user.partition(":")[2]
-    fragment = rest.partition("#")[2] if found and found[1].lower() in {"http", "https"} else ""
-    values = [each.partition("=")[2] or each for each in query.split("&") if not _PLAIN.fullmatch(each)]
-    yield from (part for part in (user, password, fragment, *values) if len(part) >= _SHORTEST)
+def _keep(text: str, instead: str, before: str = "", after: str = "") -> None:
+    for each in (f"{before}{spelling}{after}" for spelling in _spellings(text)):
+        _learned.setdefault(each[-_END:], {}).setdefault(each, f"{before}{instead}{after}")
+
+
+def _secrets(url: str) -> Iterator[tuple[tuple[str, str], str]]:
+    """Yield what stands before and after it, and what is secret on its own: password, or user without one; values of a query."""
+    rest = url[found.end() :] if (found := _URL.match(url)) else url
+    user = rest[: rest.rfind("@")] if has_credentials(url) else ""
+    name, colon, password = user.partition(":")
+    if secret := password if colon else name:
+        yield (colon or "/", "@"), secret
+    for parameter in re.split("[?#&]", rest)[1:]:
+        name, equals, value = parameter.partition("=")
+        if value and _SECRET.fullmatch(unquote(name)):
+            yield (f"{name}{equals}", ""), value
 
 
 def _spellings(text: str) -> set[str]:
@@ -158,10 +176,11 @@ def shown(text: str, *, is_ours: bool = True) -> str:
 
     is_ours: False for text that may hold a document, in which URLs that nobody gave to tokmill stay as they are.
     """
-    if _learned and any(each in text for each in _learned):
-        # The longest first: one may be part of another.
-        for each in sorted(_learned, key=len, reverse=True):
-            text = text.replace(each, _learned[each])
+    ends = {text[i : i + _END] for i in range(len(text) - _END + 1)} & _learned.keys() if _learned else ()
+    # The longest first: one may be part of another. None is found inside a word.
+    for each in sorted((each for end in ends for each in _learned[end] if each in text), key=len, reverse=True):
+        hidden = _learned[each[-_END:]][each].replace("\\", r"\\")
+        text = re.sub(rf"(?:(?<!\w)|(?!\w)){re.escape(each)}(?:(?!\w)|(?<!\w))", hidden, text)
     return _IN_TEXT.sub(_shown_url, text) if is_ours and ":/" in text else text
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from tokmill.core.errors import TooManySkippedError
-from tokmill.core.records import Skip
+from tokmill.core.records import Skip, is_url
 from tokmill.core.text import counted
 
 if TYPE_CHECKING:
@@ -35,16 +36,29 @@ def check_skipped(counts: Counts, max_skipped: int | None, where: str) -> None:
     n_bad = n_bad_records(counts)
     if max_skipped is None or n_bad <= max_skipped:
         return
+    reasons = ", ".join(f"{n:,} {reason}" for reason, n in sorted(counts.skipped.items()) if reason not in _NOT_BAD)
+    # A pattern is for the shell.
+    pattern = shlex.quote(where).replace("/*/", "/'*'/")
+    see = "see there which" if is_url(where) else f"see which: head {pattern}"
     raise TooManySkippedError(
-        f"skipped: {counted(n_bad, 'bad record')}",
+        f"skipped: {counted(n_bad, 'bad record')} ({reasons})",
         where=where,
         allowed=f"--max-skipped {max_skipped}",
-        next_step="see what is wrong there; then start over with --fresh, or raise --max-skipped and run the same command again",
+        next_step=f"{see}; then start over with --fresh, or raise --max-skipped and run the same command again",
         resumes=True,
     )
 
 
-_REASONS = ("invalid_utf8", "invalid_json", "missing_text", "null_text", "not_a_string", "lone_surrogate", "invalid_csv")
+_REASONS = (
+    "invalid_utf8",
+    "invalid_json",
+    "missing_text",
+    "null_text",
+    "not_a_string",
+    "lone_surrogate",
+    "invalid_csv",
+    "too_long",
+)
 """Reasons that may hold for many records in a row. New ones go to the end: the state of a run stores their numbers."""
 _STATE = "skipped_"
 

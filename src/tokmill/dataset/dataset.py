@@ -20,6 +20,7 @@ from tokmill.core.errors import ChangedError, UsageError
 from tokmill.core.manifest import MANIFEST_NAME, Manifest, load_manifest
 from tokmill.core.output_spec import SIDES
 from tokmill.core.records import EotPlacement, IdType, Tokenizer, text_to_path
+from tokmill.core.system.refusals import explaining
 from tokmill.core.text import counted
 from tokmill.dataset.batches import Batches
 from tokmill.dataset.sharded_array import Ids, TokenArray, map_files, windows
@@ -252,7 +253,8 @@ class Dataset:
         if self._directory is None:
             self._sides = self._map_sides()
         else:
-            read_consistent(self._directory, self._map_again)
+            with explaining(str(self._directory)):
+                read_consistent(self._directory, self._map_again)
 
     def __repr__(self) -> str:
         sides = ", ".join(f"{side}: {counted(len(ids), 'token')}" for side, ids in self._sides.items())
@@ -352,12 +354,14 @@ def open_dataset(
     Raises:
         UsageError: the directory is incomplete, or the dtype is missing.
         DamageError: a file has the wrong length or header.
+        StorageError: the system refuses to open, read or map a file.
     """
     path = local_file(path)
-    if path.is_dir():
-        refuse_options(path, dtype, eot_id)
-        return read_consistent(path, lambda manifest: _open_directory(path, manifest, tokenizer))
-    return _open_bare(path, dtype, eot_id, tokenizer)
+    with explaining(str(path)):
+        if path.is_dir():
+            refuse_options(path, dtype, eot_id)
+            return read_consistent(path, lambda manifest: _open_directory(path, manifest, tokenizer))
+        return _open_bare(path, dtype, eot_id, tokenizer)
 
 
 def find_tokenizer(tokenizer: Tokenizer, name: str | None = None) -> Tokenizer:

@@ -6,7 +6,9 @@ disk that fails would be a signal instead of an error.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shlex
 from bisect import bisect
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -14,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from tokmill.core.errors import DamageError
+from tokmill.core.system.refusals import explaining
 from tokmill.core.text import counted
 
 if TYPE_CHECKING:
@@ -113,9 +116,10 @@ class IdReader:
 
 
 def _read_file(file: TokenFile, offset: int, view: memoryview, item_bytes: int) -> None:
-    """Fill `view`. Raises DamageError for a file that ends too soon."""
-    fd = os.open(file.path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
+    """Fill `view`. Raises DamageError for a file that ends too soon, StorageError for one that cannot be read."""
+    with explaining(str(file.path)), contextlib.ExitStack() as stack:
+        fd = os.open(file.path, os.O_RDONLY | os.O_CLOEXEC)
+        stack.callback(os.close, fd)
         done = 0
         while done < len(view):
             n = os.preadv(fd, [view[done:]], offset + done)
@@ -125,8 +129,6 @@ def _read_file(file: TokenFile, offset: int, view: memoryview, item_bytes: int) 
                     f"the file ends {counted(missing, 'id')} too soon",
                     where=str(file.path),
                     allowed=f"{counted(file.n_tokens, 'id')}, as the manifest says",
-                    next_step=f"tokmill verify {file.path.parent} says what else is damaged",
+                    next_step=f"tokmill verify {shlex.quote(str(file.path.parent))} says what else is damaged",
                 )
             done += n
-    finally:
-        os.close(fd)

@@ -11,6 +11,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias, overload
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
+from tokmill.core.errors import DamageError
+from tokmill.core.system.refusals import explaining
+from tokmill.core.text import counted
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -25,17 +29,29 @@ TokenArray: TypeAlias = "Ids | ShardedIds"
 
 
 def map_files(files: Sequence[TokenFile], dtype: np.dtype[Any]) -> TokenArray:
-    """Return the files as one read-only array, in that order. Files without ids cannot be mapped and add nothing."""
-    parts = [
-        np.memmap(file.path, dtype=dtype, mode="r", offset=file.header_bytes, shape=(file.n_tokens,))
-        for file in files
-        if file.n_tokens
-    ]
+    """Return the files as one read-only array, in that order. Files without ids cannot be mapped and add nothing.
+
+    Raises StorageError, and DamageError for a file that was cut since it was looked at.
+    """
+    parts = [_mapped(file, dtype) for file in files if file.n_tokens]
     if not parts:
         empty: Ids = np.empty(0, dtype)
         empty.flags.writeable = False
         return empty
     return parts[0] if len(parts) == 1 else ShardedIds(parts)
+
+
+def _mapped(file: TokenFile, dtype: np.dtype[Any]) -> Ids:
+    try:
+        with explaining(str(file.path)):
+            return np.memmap(file.path, dtype=dtype, mode="r", offset=file.header_bytes, shape=(file.n_tokens,))
+    except ValueError as error:
+        raise DamageError(
+            f"the file cannot be mapped: {error}",
+            where=str(file.path),
+            allowed=counted(file.n_tokens, "id"),
+            next_step="open it again when nothing writes to it",
+        ) from None
 
 
 class ShardedIds(NDArrayOperatorsMixin):

@@ -7,6 +7,7 @@ reads them without the manifest would see ids that are not committed, and a cras
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,7 +69,7 @@ def extend(planned: PlannedJob) -> PlannedJob:
             f"nothing can be appended to an output that was made in {counted(old.content.n_parts, 'part')}",
             where=str(directory),
             allowed="an output of one run, or one that was merged",
-            next_step=f"tokmill merge {directory} --out OTHER makes it one; append to that",
+            next_step=f"tokmill merge {shlex.quote(str(directory))} --out OTHER makes it one; append to that",
         )
     settings = msgspec.structs.replace(job.content, inputs=old.content.inputs)
     if settings.fingerprint() != old.fingerprint:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tokmill.core.config import local_path, path_text
+from tokmill.core.config import check_directory, local_path, path_text
 from tokmill.core.errors import UsageError
 from tokmill.core.manifest import MANIFEST_NAME, STATE_NAME
 from tokmill.core.records import path_to_text
@@ -20,26 +20,32 @@ if TYPE_CHECKING:
 
 
 def output_path(out: str | os.PathLike[str]) -> Path:
-    """Return the output directory, absolute. Raises UsageError for an empty name."""
+    """Return the output directory, absolute. Raises UsageError for an empty name, and where no directory can be."""
     if not path_text(out, "out"):
         raise UsageError("no output directory", option="--out", allowed="a directory", suggested="data")
-    return Path(local_path(out))
+    path = Path(local_path(out))
+    check_directory(path, "--out", suggested="merged")
+    return path
 
 
 def named_paths(names: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[Path]:
     """Return the paths, absolute, of names and patterns (each in sorted order). Raises UsageError for what is not there."""
     listed = list(names) if isinstance(names, Iterable) and not isinstance(names, (str, bytes, os.PathLike)) else [names]
-    return [path for name in listed for path in _matched(path_text(name, "inputs"))]
+    texts = [path_text(name, "inputs") for name in listed]
+    n_missing = sum(not os.path.lexists(text) for text in texts)
+    return [path for text in texts for path in _matched(text, n_missing)]
 
 
-def _matched(name: str) -> list[Path]:
+def _matched(name: str, n_missing: int) -> list[Path]:
+    """n_missing: of all names that were given."""
     local_path(name)
     found = [name] if os.path.lexists(name) else sorted(glob.glob(name)) if glob.has_magic(name) else []
-    if not name or not found:
+    if not found:
         raise UsageError(
             "nothing matches this pattern" if glob.has_magic(name) else "there is no such file or directory",
-            where=path_to_text(name) or "an empty name",
-            path=path_to_text(name),
+            where=path_to_text(name),
+            path=path_to_text(name) if n_missing == 1 else None,
+            next_step=None if n_missing == 1 else "check each of the paths",
             allowed="directories that tokmill made; for convert also bare files of ids",
         )
     return [Path(os.path.abspath(each)) for each in found]
@@ -115,11 +121,7 @@ def _quoted(paths: Sequence[Path]) -> str:
 
 
 def check_apart(sources: Sequence[Path], out: Path) -> None:
-    """Raise UsageError if the output is a source's directory or lies in one, holds one, or is a file."""
-    if out.exists() and not out.is_dir():
-        raise UsageError(
-            "the output is a file", where=str(out), option="--out", allowed="a directory, new or old", suggested="merged"
-        )
+    """Raise UsageError if the output is a source's directory or lies in one, or holds one."""
     for source in sources:
         # A link in another directory may lead to the file that an output here would replace.
         around = {source} if source.is_dir() else {source.parent, source.resolve().parent}

@@ -21,7 +21,7 @@ from tokmill.core.system.memory import peak_rss_bytes
 from tokmill.core.version import __version__
 from tokmill.derive.copiers import ByteCopier, TokenCopier
 from tokmill.formats import short_notices
-from tokmill.output import Output, RunHistoryRecorder, check_n_files, is_made, open_output, rewriting_need
+from tokmill.output import Output, RunHistoryRecorder, check_n_files, is_made, left_behind, open_output, rewriting_need
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -183,7 +183,7 @@ def derive_output(
         resumed=resumed,
         already_complete=isinstance(output, Manifest),
         written_bytes=written_bytes,
-        notices=[*notices, *short_notices(content, manifest.files, how)],
+        notices=[*notices, *short_notices(content, manifest.files, how), *left_behind(out)],
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
+import shlex
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
@@ -137,7 +138,8 @@ class CheckedFile:
             f"a source is damaged: {what}",
             where=f"{path_to_text(str(self.path))}, bytes {begin:,} to {end:,}",
             allowed="every byte as the source's manifest says",
-            next_step=f"tokmill verify {self.path.parent} says what else is damaged; make that output again, then run this again",
+            next_step=f"tokmill verify {shlex.quote(str(self.path.parent))} says what else is damaged; make that output "
+            "again, then run this again",
         )
 
 

@@ -51,15 +51,16 @@ def resolve_tokenizer(name: str, eot_token: str | None = None, *, may_ask: bool 
     for is_meant, resolve in _KINDS:
         if is_meant(name):
             return resolve(name, eot_token) if resolve is not _repo else _repo(name, eot_token, may_ask=may_ask)
-    near = _nearest_path(name)
+    # Another tokenizer would make other ids.
+    near, is_path = _nearest_path(name), "/" in name or name.endswith((".json", ".tiktoken", ".model"))
     raise UsageError(
         f"there is no tokenizer {name!r}" + (f"; did you mean {path_to_text(near)}?" if near else ""),
         option="--tokenizer",
         allowed=f"{', '.join(dict.fromkeys([*BUILT_IN, *ENCODINGS]))}; "
         f"the path of a .tiktoken file, of a {FILE_NAME} or its directory; "
         "a Hugging Face repository as owner/name@revision",
-        suggested=path_to_text(near) if near else "gpt2",
-        next_step="or see tokmill vocab list",
+        suggested=path_to_text(near) if near else None if is_path else "gpt2",
+        next_step="give the path where it is now" if is_path and not near else "or see tokmill vocab list",
     )
 
 
@@ -200,7 +201,7 @@ def _tiktoken(name: str, path: str, eot_token: str | None) -> Tokenizer:
             f"the file is not that of a published encoding, or it is damaged: its SHA-256 is {sha256}",
             where=path_to_text(path),
             allowed=", ".join(f"{e.name} ({e.sha256[:12]}...)" for e in ENCODINGS.values()),
-            next_step="fetch the file again, or use --tokenizer gpt2",
+            next_step="fetch the file again: tokmill vocab fetch NAME --to DIR",
         )
     encoding = BY_SHA256[sha256]
     if eot_token not in (None, "<|endoftext|>", str(encoding.eot_id)):

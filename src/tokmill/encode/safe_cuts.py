@@ -129,7 +129,9 @@ def _places() -> re.Pattern[bytes]:
     before = rb"%b|(?<=[\x80-\xbf]%b)(?:%b)" % (ascii_before, after, before)
     # The rest of a punctuation mark: look at all of it from its first byte on.
     whole = rb"(?<=[\x00-\x7f])|" + b"|".join(rb"(?<=\x%02x)(?:%b)" % (start, _tails(start)) for start in starts)
-    return re.compile(after + b"(?:%b)(?:%b)" % (before, whole))
+    # What no place has before it is asked first, and at once: a gigabyte of newlines has none.
+    may_end = rb"(?<=[A-Za-z0-9\x80-\xbf]%b)" % after
+    return re.compile(after + may_end + b"(?:%b)(?:%b)" % (before, whole))
 
 
 def _utf8(ranges: Iterable[tuple[int, int]]) -> bytes:

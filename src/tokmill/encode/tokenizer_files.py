@@ -48,5 +48,5 @@ def unreadable(path: str, reason: str, kind: str) -> UsageError:
         f"cannot read the tokenizer's file: {reason}",
         where=path_to_text(path),
         allowed=f"a readable {kind}, which is a regular file",
-        next_step="check the path, or use --tokenizer gpt2",
+        next_step="check the path: --tokenizer takes the one where the file is now",
     )

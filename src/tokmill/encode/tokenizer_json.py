@@ -174,7 +174,16 @@ class TokenizerFile:
     def _merged(self) -> Iterator[str]:
         """Return what each merge makes. Raises UsageError."""
         merges = self._decoded(self._model.get("merges", b"null"), list[str | list[str]], "its merges")
-        return ("".join(merge.split(" ")) if isinstance(merge, str) else "".join(merge) for merge in merges)
+        prefix = self._settings.continuing_subword_prefix or ""
+        for merge in merges:
+            tokens = merge.split(" ") if isinstance(merge, str) else merge
+            inner = "".join(tokens[1:])
+            # The library leaves out as many bytes, and ends the process where they end in a character, or the token does.
+            if prefix and not (prefix.isascii() and inner[: len(prefix)].isascii() and len(inner) >= len(prefix)):
+                raise self._error(
+                    f"its merges do not fit its continuing_subword_prefix {prefix!r}", "merges whose second token begins with it"
+                )
+            yield "".join(tokens[:1]) + inner[len(prefix) :]
 
     def _is_symbol(self, token: str) -> bool:
         """Return whether a token of a BPE model is a single character that text can hold, which merges begin with."""
@@ -273,7 +282,7 @@ class TokenizerFile:
 
     def _error(self, what: str, allowed: str) -> UsageError:
         return UsageError(
-            what, where=self._where, allowed=allowed, next_step="use another tokenizer, or --tokenizer gpt2, which is built in"
+            what, where=self._where, allowed=allowed, next_step="give a --tokenizer that is as its makers published it"
         )
 
 

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         acquire_lock,
         growing_path,
         is_begun,
+        left_behind,
         plan_of,
         refuse_linked_sides,
         release_lock,

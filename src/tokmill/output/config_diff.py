@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shlex
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -15,6 +16,7 @@ from tokmill.core.output_spec import Shards
 from tokmill.core.partition import Part
 from tokmill.core.records import STDIN, text_to_path
 from tokmill.core.text import counted, shortened
+from tokmill.read import source_options
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,7 +28,9 @@ if TYPE_CHECKING:
 
 _OPTIONS = {"shards": ("--shard-tokens", "--shard-documents", "--drop-tail"), "n_parts": ("N of --part I/N",), "n_ids": ()}
 """Of settings that are not called as their option is."""
-_SUFFIXES = {"none": "", "gzip": ".gz", "zstd": ".zst", "xz": ".xz", "bzip2": ".bz2", "lz4": ".lz4"}
+_TABLES = ("csv", "tsv")
+_READ_WITH = {"separator": ("text",), "text_key": ("jsonl", *_TABLES, "parquet", "arrow", "tar"), "quoting": _TABLES}
+"""The formats of inputs for which a setting matters: one that did not is no reason to read other inputs wrongly."""
 _MOST = 5
 """Differences or inputs that are named."""
 _ALLOWED = "the same inputs, unchanged, and the same settings"
@@ -84,12 +88,16 @@ def changed_settings_error(before: Content, now: Content, directory: Directory) 
     options = " ".join(text for text in typed.values() if text)
     without = " ".join(option for name in names if not typed[name] for option in _OPTIONS.get(name, (_option(name),)))
     changes = [f" with {options}"] * bool(options) + [f" without {without}"] * bool(without)
+    unused = [name for name in names if not any(i.format in _READ_WITH.get(name, (i.format,)) for i in before.inputs)]
+    own = "make an output of the new inputs alone with another --out, then join the two: tokmill merge DIR DIR --out NEW"
     return ChangedError(
         f"the output was made with other settings: {'; '.join(_setting(name, before, now) for name in names)}",
         where=str(directory),
         allowed="the settings that the output was made with",
         next_step="make a new output of all inputs with another --out"
         if "n_ids" in names
+        else own
+        if unused
         else f"the same command{' and'.join(changes)}"
         + (f"; tokmill convert makes a copy in the format {now.format}" if "format" in names else ""),
     )
@@ -203,17 +211,15 @@ def _display_name(source: Input) -> str:
 
 def _compare_again(before: tuple[Input, ...], now: tuple[Input, ...], directory: Directory) -> str:
     """Return what to type to compare with the inputs of the run."""
-    formats = {f"{i.format}{_SUFFIXES[i.compression]}" for i in before}
-    is_other = len(formats) == 1 and any(i.format != j.format for i in before for j in now)
-    option = f" --input-format {formats.pop()}" if is_other else ""
+    needed = source_options(before)
+    option = "".join(f" {each}" for each in needed if each.startswith("--input-format"))
     if len(before) > _MOST:
-        options = f"--glob and --input-format{option and ':'}{option}"
-        return f"give --source what tokenize was given, in that order, with the same {options}"
+        return f"give --source what tokenize was given, in that order, with {' '.join(needed) or 'the same --glob, if it had one'}"
     if any(i.path == STDIN for i in before):
         return f"pipe in what was tokenized: ... | tokmill verify {shlex.quote(str(directory))} --source -{option}"
     names = " ".join(shlex.quote(i.path if i.is_remote else text_to_path(i.path)) for i in before)
     command = f"tokmill verify {shlex.quote(str(directory))} --source {names}{option}"
-    if [i.path for i in before] == [i.path for i in now] and not option:
+    if [(i.path, i.format) for i in before] == [(i.path, i.format) for i in now]:
         # The right paths were given: what is there now is another version.
         return f"put back what was tokenized, with its size and time, then: {command}; or make the output again with --fresh"
     return command
@@ -280,9 +286,15 @@ def _input_changes(
 ) -> list[str]:
     """Return what differs between two lists of inputs. gone_new: what to say of one that is only in the first, or the second."""
     old, new = ({i.path: i for i in inputs} for inputs in (before, now))
+    n_old, n_new = (Counter(i.path for i in inputs) for inputs in (before, now))
     found = [f"{named(old[path])} {gone_new[0]}" for path in old if path not in new]
     found += [f"{named(new[path])} {gone_new[1]}" for path in new if path not in old]
     found += [_input(old[path], new[path]) for path in old if path in new and old[path] != new[path]]
+    found += [
+        f"{named(old[path])} was there {counted(n, 'time')}, is there {counted(n_new[path], 'time')}"
+        for path, n in n_old.items()
+        if path in new and n != n_new[path]
+    ]
     return found or [f"the inputs are the same, {if_moved}"] * (before != now)
 
 

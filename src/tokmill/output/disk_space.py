@@ -67,7 +67,9 @@ class DiskNeed(msgspec.Struct, frozen=True, kw_only=True):
         if self.fits:
             return
         elsewhere = "--stage on another disk, --shard-tokens with a smaller --stage-size" if is_staged else "choose another --out"
-        if self.free_bytes is not None and self.needed_bytes > self.free_bytes:
+        if self.free_bytes == 0:
+            what = f"there is no room at all: the disk is full, or this is no disk (as /proc); {_mb(self.needed_bytes)} are needed"
+        elif self.free_bytes is not None and self.needed_bytes > self.free_bytes:
             what = (
                 f"the output will not fit on the disk: about {_mb(self.needed_bytes)} are needed, {_mb(self.free_bytes)} are free"
             )

@@ -10,6 +10,7 @@ nothing: their files have their final names already and are renamed. `remote_par
 from __future__ import annotations
 
 import os
+import shlex
 from abc import ABC, abstractmethod
 from contextlib import contextmanager
 from itertools import islice
@@ -22,7 +23,7 @@ from tokmill.core.errors import LockedError, UsageError
 from tokmill.core.manifest import MANIFEST_NAME, PARTS_NAME, SKIPPED_NAME, encode_manifest, load_manifest
 from tokmill.core.partition import Part, inputs_of_parts
 from tokmill.core.system import durable
-from tokmill.core.system.durable import storage_errors
+from tokmill.core.system.durable import reading_errors, storage_errors
 from tokmill.core.system.tree import tree_of
 from tokmill.core.text import counted, shortened
 from tokmill.formats import FORMATS
@@ -245,7 +246,7 @@ class PartsStore(ABC):
         busy = {i for i in named if missing[i] and self.is_busy(i)}
         words = [f"{i} (being made)" if i in busy else f"{i} (begun)" if missing[i] else str(i) for i in named]
         words = shortened(words, _MOST_NAMED, n_missing)
-        commands = [f"tokmill tokenize INPUT... --part {i}/{count} --out {self.where}" for i in named if i not in busy]
+        commands = [f"tokmill tokenize INPUT... --part {i}/{count} --out {shlex.quote(self.where)}" for i in named if i not in busy]
         steps = ["with the inputs and options of the others:", *commands] if commands else ["wait for those that are being made"]
         return UsageError(
             f"{counted(n_missing, 'part')} of {count:,} {'is' if n_missing == 1 else 'are'} missing: {', '.join(words)}",
@@ -309,7 +310,7 @@ class DirectoryParts(PartsStore):
 
     def read_plan(self) -> Header | None:
         """Return what is being made in parts here; None where nothing is. Raises DamageError, UsageError, StorageError."""
-        with storage_errors(plan_of(self.directory)):
+        with reading_errors(plan_of(self.directory)):
             return read_header(plan_of(self.directory), self._give_up)
 
     def write_plan(self, plan: Header, *, replace: bool) -> None:

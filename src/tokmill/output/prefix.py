@@ -10,6 +10,7 @@ file of a name that the first has sent; two runs of the same inputs and settings
 from __future__ import annotations
 
 import contextlib
+import shlex
 from typing import TYPE_CHECKING, TypeVar
 
 from tokmill.core.bounded import MOST_BYTES
@@ -257,7 +258,7 @@ class Prefix:
             "another run wrote to this prefix at the same time; its output stands, or none",
             where=f"{self.url}/{name}",
             allowed="one run at a time",
-            next_step=f"tokmill verify {self.url} says which; then choose another --out, or pass --fresh",
+            next_step=f"tokmill verify {shlex.quote(self.url)} says which; then choose another --out, or pass --fresh",
         )
 
     def ask(self, attempt: Callable[[], T]) -> T:

@@ -166,6 +166,14 @@ def remove_empty(directories: Iterable[TreePath]) -> None:
             each.rmdir()
 
 
+def left_behind(directory: Directory) -> list[str]:
+    """Return what to say of a state directory that could not be removed (EBUSY), and is not that of a run that has just begun."""
+    state = state_of(directory)
+    if not state.is_dir() or (state / "journal").exists():
+        return []
+    return [f"{state} could not be removed; the output is complete without it: remove it, or see what holds it open"]
+
+
 def growing_files(directory: Directory) -> list[TreePath]:
     """Return the growing files of a run. Raises StorageError."""
     state = state_of(directory)

@@ -6,6 +6,7 @@ buffer, without a Python object for each document. Where a text is null, too lon
 
 from __future__ import annotations
 
+import os
 import shlex
 from typing import TYPE_CHECKING, Any
 
@@ -105,7 +106,7 @@ class ColumnReader:
         )
 
     def _one_by_one(self, part: pa.Array) -> Iterator[Batch]:
-        batcher, position, done = self._batcher, self._position, 0
+        batcher, position, done, sizes = self._batcher, self._position, 0, _sizes(part)
         is_null = part.is_null().to_numpy(zero_copy_only=False)
         while done < len(part):
             n = 1
@@ -115,6 +116,9 @@ class ColumnReader:
                 n = int(ends[0]) if len(ends) else min(len(part) - done, max(1, batcher.room_rows))
                 what = f'the text in the column "{self._settings.content.text_key}" is null'
                 batcher.reject(NotARecordError("null_text", what, "fix the row"), position.record, None, n)
+            elif sizes[done] > self._settings.most_record_bytes:
+                batcher.count(int(sizes[done]))
+                self._reject_long(int(sizes[done]))
             else:
                 value = part[done].as_py()
                 batcher.count(len(value))
@@ -124,6 +128,14 @@ class ColumnReader:
             position.record += n
             if batcher.is_full or done == len(part):
                 yield from batcher.take(position.cursor())
+
+    def _reject_long(self, n_bytes: int) -> None:
+        """Skip a text that is too long, before there is a copy of it. Raises MemoryBudgetError if that is not the policy."""
+        settings, position = self._settings, self._position
+        if not settings.skips_long(position, position.record, is_longer=True):
+            raise settings.too_long("the text of a row", position.location().at(None), n_bytes, is_record=True)
+        what = f"the text is longer than {settings.most_record_bytes:,} bytes"
+        self._batcher.reject(NotARecordError("too_long", what, "raise --memory"), position.record, None)
 
 
 def text_column(batch: pa.RecordBatch | pa.Table, key: str) -> pa.Array:
@@ -158,7 +170,8 @@ def file_error(error: Exception, what: str, where: Location, budget_bytes: int) 
         f"the {what} file is damaged: {message or type(error).__name__}",
         where=str(where),
         allowed=f"a complete {what} file",
-        next_step="get a complete copy of the file; if it is not of this format, say which: --input-format text",
+        next_step=f"get a complete copy of the file; if it is no {what} file, leave it out of its directory: "
+        f"--glob {shlex.quote('!' + os.path.basename(where.path))}, or name it alone with --input-format text",
     )
 
 

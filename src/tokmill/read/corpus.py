@@ -13,24 +13,27 @@ from importlib import import_module
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
-from tokmill.core.documents import joined
+from tokmill.core.documents import DocumentBuffer, joined
 from tokmill.core.errors import TokmillError
 from tokmill.core.partition import Part
 from tokmill.core.records import BLOCK_BYTES, DIVIDE_ABOVE_BYTES, WITH_FOOTER, Batch, Counts, Cursor, SourceFormat
+from tokmill.core.system.budget import memory_too_small
 from tokmill.read.input_range import find_range
+from tokmill.read.notes import InputNotes
 from tokmill.read.position import ReadSettings
 from tokmill.read.seekable import open_seekable
 from tokmill.read.sniff import check_pipe
 from tokmill.read.stream import open_stream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator
+    from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 
     from tokmill.core.config import Content, Resources
+    from tokmill.core.errors import MemoryBudgetError
     from tokmill.core.protocols import Cutter
     from tokmill.core.records import Location
     from tokmill.read.input_range import InputRange
-    from tokmill.read.position import FormatReader
+    from tokmill.read.position import FormatReader, Position
 
 READERS: dict[SourceFormat, str] = {
     "text": "tokmill.read.formats.text:TextReader",
@@ -43,6 +46,10 @@ READERS: dict[SourceFormat, str] = {
 }
 """By format, its `FormatReader`; imported when there is an input of it."""
 _PATIENCE_S = 0.5
+_MANY_ZEROS = 16
+"""A text of which one byte in so many is zero is hardly one."""
+_SAMPLED = 64
+"""Of a batch of documents that lie apart, about so many are looked at."""
 _MOST_PACKED = 1024
 """Inputs in one batch; each keeps about 1 kB of bookkeeping until the batch is written."""
 
@@ -76,8 +83,8 @@ class CorpusReader:
         self._part = content.part if isinstance(content.part, Part) else None
         self.end: Cursor | None = None
         """Where reading ended, once it has: after the last input, or where a part ends in it."""
-        self.texts: dict[int, tuple[int, int]] = {}
-        """Of text files that have separators or should: documents and bytes that were read, by the number of the input."""
+        self.notes = InputNotes()
+        self._position: Position | None = None
         self._checks_pipes = resources.refuse_json_lines
         self.settings = ReadSettings(
             content=content,
@@ -93,10 +100,23 @@ class CorpusReader:
             spare_bytes=resources.spare_bytes,
         )
 
+    def skip_long(self, records: Collection[tuple[int, int]] | None) -> None:
+        """Skip these records as too long and no others: see `ReadSettings.long_records`."""
+        self.settings = replace(self.settings, long_records=records)
+
     def batches(self, start: Cursor) -> Iterator[Batch]:
         """See protocols.Reader."""
         for index, batch in enumerate(self._packed(start)):
             yield replace(batch, index=index)
+
+    def notices(self) -> list[str]:
+        """Return what is to be said of the inputs that were read."""
+        return self.notes.notices(self.settings.content)
+
+    def out_of_memory(self) -> MemoryBudgetError:
+        """Return the error for an allocation that failed, with the place that reading has come to."""
+        where = self._position and str(self._position.location())
+        return memory_too_small("memory ran out", where or "before the first input", self.settings.budget_bytes)
 
     def _packed(self, start: Cursor) -> Iterator[Batch]:
         pack = _Pack(self.settings)
@@ -146,18 +166,21 @@ class CorpusReader:
         """Yield the batches of a range of one input, from `start` in it on; return as `_input` does."""
         source, position = wanted.source, wanted.position(start)
         reached: Cursor | None = None
+        self._position = position
         # What the reader of the format reads from.
         stream: Any = open_seekable(source) if source.format in WITH_FOOTER else wanted.bounded(open_stream(source))
         try:
             if self._checks_pipes and source.size_bytes is None and not start.offset:
                 stream = check_pipe(stream, source, self.settings.content.text_key)
             for batch in _reader_of(source.format)(stream, position, self.settings).batches(start):
+                if position.input_index not in self.notes.zeros and _is_full_of_zeros(batch, self.settings.content.separator):
+                    self.notes.zeros[position.input_index] = batch.locate(0)
                 yield replace(batch, position_bytes=n_before + batch.position_bytes, counts=wanted.counts(batch))
                 if wanted.is_reached(batch.after):
                     reached = batch.after
                     break
             if source.format == "text" and self.settings.content.separator is not None:
-                self.texts[position.input_index] = (position.record, position.offset - start.offset)
+                self.notes.texts[position.input_index] = (not start.offset, position.record, position.offset - start.offset)
             end_byte = source.size_bytes if source.format in WITH_FOOTER else stream.raw_position()
             return n_before + int(end_byte or 0), reached or position.end()
         finally:
@@ -168,6 +191,16 @@ def load_readers(formats: Iterable[SourceFormat]) -> None:
     """Import what reads these formats."""
     for name in formats:
         _reader_of(name)
+
+
+def _is_full_of_zeros(batch: Batch, separator: str | None) -> bool:
+    """Return whether many bytes of the text are zero, as far as a sample shows."""
+    if "\0" in (separator or ""):
+        return False
+    documents = batch.documents
+    texts = [documents.data] if isinstance(documents, DocumentBuffer) else documents[:: len(documents) // _SAMPLED or 1]
+    n_zeros = sum(text.count(0) for text in texts)
+    return n_zeros > 1 and n_zeros * _MANY_ZEROS > sum(map(len, texts))
 
 
 def _reader_of(input_format: SourceFormat) -> type[FormatReader[Any]]:

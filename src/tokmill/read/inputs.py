@@ -97,8 +97,8 @@ class PassedOver:
 
     suffixes: Counter[str]
     """Files of other names, by suffix."""
-    kinds: Counter[str]
-    """Anything else, by what it is."""
+    kinds: Counter[tuple[str, str]]
+    """Anything else, by what it is, one and several."""
     kept: set[str]
     """Suffixes of what was taken, as they are spelled."""
     glob: tuple[str, ...]
@@ -107,7 +107,7 @@ class PassedOver:
         """Return one line, if there is anything to say."""
         shown = [f"{self.suffixes[suffix]:,} {suffix or 'without a suffix'}" for suffix in self._often()]
         found = [f"{counted(self.n_files, 'file')} ({', '.join(shortened(shown, _MOST_SUFFIXES))}{self._why()})"] * bool(shown)
-        found += [f"{n:,} {kind}" for kind, n in sorted(self.kinds.items())]
+        found += [counted(n, *kind) for kind, n in sorted(self.kinds.items()) if n]
         return [f"passed over in directories: {', '.join(found)}"] if found else []
 
     @property
@@ -136,10 +136,10 @@ class PassedOver:
         return f"; to take {wanted} {'too' if self.kept else 'instead'}: {chosen}"
 
 
-_HIDDEN = "hidden"
-_SPECIAL = "neither file nor directory"
-_DANGLING = "links that lead nowhere"
-_AGAIN = "links to directories that are read anyway"
+_HIDDEN = "hidden", "hidden"
+_SPECIAL = "neither file nor directory", "neither file nor directory"
+_DANGLING = "link that leads nowhere", "links that lead nowhere"
+_AGAIN = "link to a directory that is read anyway", "links to directories that are read anyway"
 
 
 def _quoted_suffix(suffix: str) -> str:
@@ -211,8 +211,16 @@ def find_inputs(
     if sum(name in _STDIN_NAMES for name in names) > 1:
         raise UsageError("standard input was given twice", where="INPUT", allowed="- once", next_step="give each input once")
     found = _Finder(patterns_of(glob), input_format, outside)
-    for name in names:
-        found.add(name)
+    try:
+        for name in names:
+            found.add(name)
+    except UsageError as error:
+        missing = [path_to_text(name) for name in names if not _is_there(name)]
+        if error.path is not None and len(missing) > 1:
+            # With another path for one of them, the command would fail for the next.
+            what, where = f"{len(missing):,} inputs are not there", "\n".join(shortened(missing, _MOST_NAMED))
+            raise _nothing(where, what, "check these paths, or leave them out") from None
+        raise
     return FoundInputs(
         tuple(found.inputs),
         found.passed,
@@ -418,14 +426,18 @@ class _Finder:
         self.inputs.append(Input(path=path, format=file_format, compression=compression, size_bytes=size_bytes, **identity))
 
     def _check_suffix(self, path: str) -> None:
-        suffix = os.path.splitext(_without_compression(path)[0])[1]
+        name, compression = _without_compression(path)
+        suffix = os.path.splitext(name)[1]
         if self._input_format is None and suffix in _FOREIGN_SUFFIXES:
-            command = _FOREIGN_SUFFIXES[suffix]
+            command, packed = _FOREIGN_SUFFIXES[suffix], next((s for s, c in _COMPRESSIONS.items() if c == compression), "")
+            if command and compression != "none":
+                command = f"{compression} -d FILE, then {command}"
             raise UsageError(
                 f"a {suffix} file is not text",
                 where=_shown(path),
                 allowed=f"{' '.join(_KNOWN_SUFFIXES)}, most also with {' '.join(_COMPRESSIONS)}",
-                next_step=f"convert it first{': ' + command if command else ''}; if it is text after all, pass --input-format text",
+                next_step=f"convert it first{': ' + command if command else ''}; "
+                f"if it is text after all, pass --input-format text{packed}",
             )
 
 
@@ -477,8 +489,23 @@ def input_format_of(source: Input) -> str | None:
     """
     if (source.format, source.compression) == _describe(source.path, None):
         return None
-    suffix = next((dot for dot, name in _COMPRESSIONS.items() if name == source.compression), "")
-    return f"{source.format}{suffix}"
+    return f"{source.format}{_suffix_of(source.compression)}"
+
+
+def _suffix_of(compression: Compression) -> str:
+    return next((dot for dot, name in _COMPRESSIONS.items() if name == compression), "")
+
+
+def source_options(inputs: Sequence[Input]) -> list[str]:
+    """Return the options with which a directory of a run's inputs gives them as they were read, where their names need any."""
+    paths = [each.path for each in inputs if each.path != STDIN]
+    suffixes = sorted({os.path.splitext(path)[1] for path in paths})
+    is_usual = all(_without_compression(path)[0].endswith(_KNOWN_SUFFIXES) for path in paths)
+    has_glob = not is_usual and all(suffixes) and len(suffixes) <= _MOST_SUFFIXES
+    formats = {input_format_of(each) for each in inputs}
+    formats |= {f"{each.format}{_suffix_of(each.compression)}" for each in inputs if formats - {None}}
+    given = [f"--input-format {each}" for each in formats - {None}]
+    return [f"--glob {_quoted_suffix(each)}" for each in suffixes if has_glob] + (given if len(given) == 1 else [])
 
 
 def _check_seekable(file_format: InputFormat, compression: Compression, path: str, *, has_size: bool) -> None:
@@ -523,6 +550,11 @@ def _stat(path: str) -> os.stat_result | None:
         if error.errno in {errno.ENAMETOOLONG, errno.ELOOP}:
             return None
         raise _unreadable(path, error) from error
+
+
+def _is_there(name: str) -> bool:
+    """Return whether a name is that of something on this machine, or no plain path."""
+    return name in _STDIN_NAMES or os.path.lexists(name) or is_url(name) or globbing.has_magic(name) or has_braces(name)
 
 
 def _nothing(name: str, what: str, next_step: str | None) -> UsageError:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from functools import cache
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
@@ -162,7 +163,7 @@ class RecordParser:
     def _parse_slowly(self, line: bytes) -> bytes:
         """Parse by the standard library: it says why, and accepts lone surrogates where they do no harm."""
         try:
-            value = json.loads(line.decode(), parse_constant=_refuse_constant, parse_int=_Number, parse_float=_Number)
+            value = _slow_decoder().decode(line.decode())
         except RecursionError:
             raise NotARecordError("invalid_json", "the JSON is nested too deeply", "flatten the line") from None
         except ValueError as error:
@@ -205,6 +206,12 @@ class _Number(str):
     """A number's digits, not converted: Python converts no very long ones."""
 
     __slots__ = ()
+
+
+@cache
+def _slow_decoder() -> json.JSONDecoder:
+    """Return the standard library's decoder; making one takes as long as decoding a short line."""
+    return json.JSONDecoder(parse_constant=_refuse_constant, parse_int=_Number, parse_float=_Number)
 
 
 def _not_plain(_line: bytes | memoryview) -> NoReturn:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import xxhash
 
-from tokmill.core.errors import BadTextError
+from tokmill.core.errors import BadTextError, MemoryBudgetError
 from tokmill.core.records import Batch, Counts
 from tokmill.read.position import OnePlace
 from tokmill.read.utf8 import ENCODING_ADVICE, clean, first_invalid
@@ -28,7 +28,11 @@ if TYPE_CHECKING:
 
     from tokmill.core.config import Content
     from tokmill.core.records import Cursor, Location
-    from tokmill.read.position import ReadSettings
+    from tokmill.read.position import Position, ReadSettings
+
+
+UNCUT = "the text from here on has no place where it can be cut, and it"
+"""For messages."""
 
 
 class LongDocument:
@@ -90,6 +94,35 @@ def read_whole(document: LongDocument, settings: ReadSettings, where: Location) 
     if settings.cutter is None:
         n_bytes = len(document.buffer) if document.complete else None
         raise settings.too_long("for this tokenizer no document can be cut, and this one", where, n_bytes)
+    return False
+
+
+def is_uncut(text: bytes | bytearray, settings: ReadSettings) -> bool:
+    """Return whether a text in memory has a stretch without a safe cut that is longer than one piece may be."""
+    cutter, at = settings.cutter, 0
+    while len(text) - at > settings.most_bytes:
+        if cutter is None:
+            return True
+        after = cutter.first(text, at + settings.batch_bytes) or len(text)
+        if after - max(at, cutter.last(text, at + settings.batch_bytes)) > settings.most_bytes:
+            return True
+        at = after
+    return False
+
+
+def is_skipped(document: LongDocument, settings: ReadSettings, position: Position) -> bool:
+    """Return whether a document, of which nothing is taken yet, is skipped as too long; reads on."""
+    if settings.skips_long(position, position.record, is_longer=False):
+        return True
+    if not settings.skips_long(position, position.record, is_longer=True):
+        return False
+    try:
+        if read_whole(document, settings, position.location()):
+            return is_uncut(document.buffer, settings)
+        # Of what is divided, earlier blocks are written when a later one is read: only the first decides.
+        _block_bytes(document, settings, position.location(), 0)
+    except MemoryBudgetError:
+        return True
     return False
 
 
@@ -162,7 +195,7 @@ def _block_bytes(document: LongDocument, settings: ReadSettings, where: Location
         elif document.complete:
             return len(document.buffer)
         elif n_seen > start + settings.max_piece_bytes:
-            raise settings.too_long("the text from here on has no place where it can be cut, and it", where.at(offset))
+            raise settings.too_long(UNCUT, where.at(offset))
         else:
             window *= 2
             document.grow()
@@ -197,7 +230,7 @@ def _pieces(document: LongDocument, settings: ReadSettings, where: Location) -> 
         if n > settings.batch_bytes and cutter is not None:
             n = cutter.last(text, settings.batch_bytes) or cutter.first(text, settings.batch_bytes) or n
         if n > settings.most_bytes:
-            raise settings.too_long("the text from here on has no place where it can be cut, and it", where.at(offset), n)
+            raise settings.too_long(UNCUT, where.at(offset), n)
         piece = document.take(n)
         last = not text
         yield piece, last

@@ -16,7 +16,7 @@ from tokmill.core.records import BLOCK_BYTES, DIVIDE_ABOVE_BYTES, Cursor, Locati
 from tokmill.core.system.budget import RECORD_SHARE, piece_too_long
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -58,6 +58,9 @@ class ReadSettings:
     """Called before a long document is read whole; may wait."""
     spare_bytes: int = 32 << 20
     """Memory for what a reader holds of a file for as long as it is open."""
+    long_records: Collection[tuple[int, int]] | None = None
+    """Index of the input and number of the records that an earlier run skipped as too long, whatever its budget was: this reader
+    skips the same. None: those that are longer than this budget allows."""
 
     @property
     def most_bytes(self) -> int:
@@ -68,6 +71,16 @@ class ReadSettings:
     def most_record_bytes(self) -> int:
         """The longest record that is read; its text is then cut like others."""
         return max(self.most_bytes, self.budget_bytes // RECORD_SHARE)
+
+    def skips_long(self, where: Position, record: int, *, is_longer: bool) -> bool | None:
+        """Return whether a record, by its number from 0, is skipped as too long; None: it is too long, and that ends the run.
+
+        is_longer: than the budget allows.
+        """
+        is_known = self.long_records is not None
+        if self.long_records is not None and (where.input_index, record + 1) in self.long_records:
+            return True
+        return is_longer and (None if is_known or self.content.on_error == "stop" else True)
 
     def too_long(self, what: str, where: Location, n_bytes: int | None = None, *, is_record: bool = False) -> MemoryBudgetError:
         """Return the error for a text of more than `most_bytes`, or a record. n_bytes: its length, where known."""

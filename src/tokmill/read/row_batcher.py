@@ -14,7 +14,7 @@ import msgspec
 
 from tokmill.core.records import Batch, Counts
 from tokmill.read.json_record import NotARecordError, skip_of
-from tokmill.read.long_documents import long_batches
+from tokmill.read.long_documents import UNCUT, is_uncut, long_batches
 from tokmill.read.position import Places
 from tokmill.read.utf8 import ENCODING_ADVICE, clean, damage_hint, first_invalid
 
@@ -110,9 +110,12 @@ class RowBatcher:
                 self.reject(NotARecordError("invalid_utf8", what, next_step), record, offset)
                 return
             text, n_invalid = clean(text, policy)
-        if self._settings.cutter is None and len(text) > self._settings.most_bytes:
-            self._reject_uncut(len(text), record, offset)
-            return
+        if self._settings.long_records or len(text) > self._settings.most_bytes:
+            skips = self._settings.skips_long(self._position, record, is_longer=is_uncut(text, self._settings))
+            # A text with cuts is looked at again where it is cut.
+            if skips or (skips is None and self._settings.cutter is None):
+                self._reject_uncut(len(text), record, offset, skips=bool(skips))
+                return
         self._n_changed += n_invalid > 0
         self._n_invalid += n_invalid
         self._documents.append(text)
@@ -120,10 +123,10 @@ class RowBatcher:
         self._offsets.append(_NONE if offset is None else offset)
         self._n_text += len(text)
 
-    def _reject_uncut(self, n_bytes: int, record: int, offset: int | None) -> None:
-        """Skip a text that is too long for a tokenizer whose documents cannot be cut. Raises MemoryBudgetError."""
-        what = "for this tokenizer no document can be cut, and this one"
-        if self._settings.content.on_error == "stop":
+    def _reject_uncut(self, n_bytes: int, record: int, offset: int | None, *, skips: bool) -> None:
+        """Skip a text that is too long and cannot be cut. Raises MemoryBudgetError."""
+        what = "for this tokenizer no document can be cut, and this one" if self._settings.cutter is None else UNCUT
+        if not skips:
             raise self._settings.too_long(what, self._position.location(0, record).at(offset), n_bytes)
         self.reject(NotARecordError("too_long", f"{what} is too long", "raise --memory"), record, offset)
 

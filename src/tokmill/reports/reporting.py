@@ -18,6 +18,7 @@ from tokmill.core.errors import DiskFullError, StorageError, UsageError
 from tokmill.core.records import STDIN, Location, is_url, text_to_path
 from tokmill.core.system import durable
 from tokmill.core.system.durable import storage_errors
+from tokmill.core.system.refusals import explaining
 from tokmill.core.system.tree import beside
 from tokmill.core.text import counted, format_bytes, format_duration, format_memory, format_rate, printable, printable_line
 from tokmill.output import why_protected
@@ -79,13 +80,14 @@ def report(
     began_s = time.monotonic()
     source = Path(local_path(directory))
     target = source / REPORT_NAME if out is None else Path(os.path.abspath(out))
-    _check_target(target, is_default=out is None)
-    data = load_data(source)
-    inputs = [text_to_path(each.path) for each in data.content.inputs if each.path != STDIN and not is_url(each.path)]
-    target = _check_free(target, source, inputs, is_default=out is None, force=force)
-    add_statistics(data, observers, tokenizer)
-    page_bytes = make_page(data).encode("utf-8", "backslashreplace")
-    _write_page(target, page_bytes, is_default=out is None)
+    with explaining(str(source)):
+        _check_target(target, is_default=out is None)
+        data = load_data(source)
+        inputs = [text_to_path(each.path) for each in data.content.inputs if each.path != STDIN and not is_url(each.path)]
+        target = _check_free(target, source, inputs, is_default=out is None, force=force)
+        add_statistics(data, observers, tokenizer)
+        page_bytes = make_page(data).encode("utf-8", "backslashreplace")
+        _write_page(target, page_bytes, is_default=out is None)
     return ReportPage(
         path=str(target),
         size_bytes=len(page_bytes),

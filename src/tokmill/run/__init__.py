@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from tokmill.run.encode_batch import EncodeStage
     from tokmill.run.encoding import EncodingProcess, auditor_of, serve, watched
     from tokmill.run.estimate.forecast import (
-        NOWHERE,
         InputPlan,
         Plan,
         check_disk,
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     )
     from tokmill.run.estimate.statistics import Estimate
     from tokmill.run.job import (
+        NOWHERE,
         PlannedJob,
         details,
         divide_resources,

@@ -115,7 +115,7 @@ class Coordinator(EncodingProcess):
         manifest = self._manifest(output, writer, recorder)
         output.publish(manifest)
         finished = _finished(manifest, writer.elapsed_s, resumed=resumed)
-        self._emit(msgspec.structs.replace(finished, notices=self._pool.notices(self._job.content)))
+        self._emit(msgspec.structs.replace(finished, notices=self._pool.notes.notices(self._job.content)))
 
     def _results(self, start: Cursor, on_tick: Callable[[], None]) -> Iterator[EncodedBatch]:
         return self._pool.results(self._job.content, start, self._job.resources.range_bytes, on_tick)
@@ -212,11 +212,13 @@ def _without_inputs(question: bytes) -> tuple[bytes, Job]:
 def start_workers(job: Job, kind: type[Pool] = Pool) -> Pool:
     """Start the workers of a job; its inputs are not needed. Raises UsageError, ChangedError for its tokenizer."""
     content, resources = job.content, job.resources
-    encoder, cutter = load_encoder(content.tokenizer, resources.engine), cutter_of(content.tokenizer)
+    encoders, cutter = [load_encoder(content.tokenizer, resources.engine)], cutter_of(content.tokenizer)
     unknown, auditor = unknown_id(content.tokenizer), auditor_of(job, cutter)
-    pool = kind(resources.n_workers, resources.arena_bytes, lambda number: Worker(number, job, encoder, auditor, cutter, unknown))
+    pool = kind(
+        resources.n_workers, resources.arena_bytes, lambda number: Worker(number, job, encoders[0], auditor, cutter, unknown)
+    )
     # The workers have it now.
-    del encoder
+    encoders.clear()
     trim()
     return pool
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 
 import msgspec
 
-from tokmill.core.config import MIB, BudgetTerms, Content, Job, Quoting, Resources, parse_separator
+from tokmill.core.config import MIB, BudgetTerms, Content, Job, Quoting, Resources, check_directory, parse_separator
 from tokmill.core.errors import UsageError
 from tokmill.core.options import PlanOptions, options_of, parse_size
 from tokmill.core.records import STDIN, WITH_FOOTER, is_packed, is_url, path_to_text
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from tokmill.core.records import Input, OnError, Tokenizer, Utf8Policy
     from tokmill.formats import Choice
 
+NOWHERE = "/dev/null/nowhere"
+"""An output directory that cannot exist, for a plan without one."""
 _STAGE_BYTES = 4 << 30
 """Shards that wait to be sent: some minutes of tokenizing, while a store is busy."""
 _RANGE_BYTES = 16 * MIB
@@ -256,9 +258,6 @@ def _choose_budget(memory: str | int | None, terms: BudgetTerms, cgroup_bytes: i
 def _checked_out(out: str) -> str:
     if not out:
         raise UsageError("no output directory", option="--out", allowed="a directory", suggested="data")
-    path = Path(out)
-    if path.exists() and not path.is_dir():
-        raise UsageError(
-            "the output is a file", where=str(path), option="--out", allowed="a directory, new or old", suggested="data"
-        )
+    if out != NOWHERE:
+        check_directory(Path(out), "--out")
     return out

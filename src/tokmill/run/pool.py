@@ -20,13 +20,12 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from tokmill.core.config import typed_separator
 from tokmill.core.events import AnyEvent, CachesReset, Failed
 from tokmill.core.partition import counts_records_from_part
 from tokmill.core.records import Cursor, EncodedBatch, Skip, Tokens
 from tokmill.core.system.durable import storage_errors
 from tokmill.core.system.process import error_of
-from tokmill.core.text import counted, shortened
+from tokmill.read import InputNotes
 from tokmill.run.channel import Channel, wait_for_any
 from tokmill.run.ranges import Ranges
 from tokmill.run.shared_memory import SharedMemory, Signal
@@ -46,9 +45,6 @@ _OTHERS_AHEAD = 2
 """Batches that may be given away for each worker that has nothing to read."""
 _PATIENCE_S = 0.3
 """A worker that waits so long for its input when the run is to end is not waited for."""
-_UNDIVIDED_BYTES = 1 << 20
-"""A text of so many bytes without a separator is worth a word."""
-_MOST_NAMED = 3
 
 
 class LostWorkerError(Exception):
@@ -112,6 +108,7 @@ class _Reading:
     """What comes behind them."""
     n_helpers: int = 0
     shift: int | None = None
+    notes: InputNotes = field(default_factory=InputNotes)
 
 
 class Pool:
@@ -157,7 +154,8 @@ class Pool:
         """Of the result that is being written, not yet sent."""
         self._unwritten: tuple[int, int] | None = None
         """File and error of a write that failed."""
-        self._texts: dict[int, tuple[int, int]] = {}
+        self.notes = InputNotes()
+        """Of all inputs that were read."""
 
     def _start(self, make: Callable[[int], Worker], number: int, its: tuple[socket.socket, ...]) -> int:
         """Start a worker and return its process. its: the ends of its channels."""
@@ -244,6 +242,7 @@ class Pool:
                     ranges = Ranges(content, reached, ranges.wanted_bytes, self._next_number)
                     self._ranges, self._todo = ranges, iter(ranges)
                     continue
+                self.notes.add(front.notes, front.range.first, self._shift(front, reached))
                 self._readings.popleft()
                 del self._by_number[front.range.number]
                 if self._is_stopped:
@@ -258,18 +257,6 @@ class Pool:
             if time.monotonic() >= next_tick:
                 on_tick()
                 next_tick = time.monotonic() + _TICK_S
-
-    def notices(self, content: Content) -> list[str]:
-        """Return what is to be said of the inputs that were read."""
-        large = {i: n for i, (n, n_bytes) in self._texts.items() if n_bytes >= _UNDIVIDED_BYTES}
-        undivided = [content.inputs[i].path for i in sorted(large) if large[i] == 1]
-        if not undivided:
-            return []
-        n, separator = len(undivided), typed_separator(content.separator)
-        names = ", ".join(shortened(undivided[:_MOST_NAMED], _MOST_NAMED, n))
-        files = f"{n:,} of {counted(len(large), 'text file')} of more than 1 MiB, each of which is one document: {names}"
-        where = names if n == 1 else files
-        return [f"the separator {separator} does not occur in {where}; say with --separator where documents end"]
 
     def _placed(self, reading: _Reading, result: Result, reached: Cursor) -> EncodedBatch:
         """Return a result with its ids, and with its places as places of the corpus."""
@@ -458,9 +445,7 @@ class Pool:
         self._processes[number].n_others += 1
         self._processes[number].channel.send(("encode", of_range, index, owner, begin, n_bytes, payload))
 
-    def _take_end(
-        self, number: int, of_range: int, n_batches: int, texts: dict[int, tuple[int, int]], failed: Failed | None
-    ) -> None:
+    def _take_end(self, number: int, of_range: int, n_batches: int, notes: InputNotes, failed: Failed | None) -> None:
         reading = self._by_number.get(of_range)
         if reading is None:
             return
@@ -468,12 +453,7 @@ class Pool:
         process = self._processes[number]
         process.ranges.remove(reading)
         process.is_full = False
-        for i, (n_records, n_bytes) in texts.items():
-            begins = (i > 0 or not reading.range.part.begin) and (i > 0 or reading.range.start == Cursor())
-            index = reading.range.first + i
-            before = (0, 0) if begins else self._texts.get(index)
-            if before is not None:
-                self._texts[index] = (before[0] + n_records, before[1] + n_bytes)
+        reading.notes = notes
 
     def _take_full(self, number: int, of_range: int) -> None:
         if of_range in self._by_number:

@@ -236,7 +236,7 @@ class Worker:
         try:
             batch = None if is_stopped else self._next(reading)
         except BaseException as error:  # noqa: BLE001  panics of decoders too
-            self._end(reading, reading.n_read, failed_event(error))
+            self._end(reading, reading.n_read, _failed(error, reading))
             return True
         if batch is None:
             self._end(reading, reading.n_read)
@@ -248,7 +248,7 @@ class Worker:
         try:
             encoded = self._encode(reading.stage, replace(batch, index=0 if is_first else 1))
         except BaseException as error:  # noqa: BLE001  panics of engines too
-            self._end(reading, index, failed_event(error))
+            self._end(reading, index, _failed(error, reading))
             return True
         self._store(_Unstored(encoded, reading.range.number, index, reading))
         return True
@@ -310,7 +310,7 @@ class Worker:
     def _end(self, reading: _Reading, n_batches: int, failed: Failed | None = None) -> None:
         """Tell that nothing more is read of the range: it is over, the run is, or there is an error behind `n_batches`."""
         self._tell(reading)
-        self._channel.send(("end", reading.range.number, n_batches, reading.reader.texts, failed))
+        self._channel.send(("end", reading.range.number, n_batches, reading.reader.notes, failed))
         self._close(reading)
 
     def _let_go(self) -> None:
@@ -399,6 +399,10 @@ class Worker:
     def _give_back(self, stored: Sequence[int]) -> None:
         for at in stored:
             (self._own if self._own.holds(at) else self._of_others).give_back(at)
+
+
+def _failed(error: BaseException, reading: _Reading) -> Failed:
+    return failed_event(reading.reader.out_of_memory() if isinstance(error, MemoryError) else error)
 
 
 def _aligned(n_bytes: int) -> int:

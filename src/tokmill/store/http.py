@@ -14,6 +14,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from tokmill.core.errors import UsageError
+from tokmill.core.secrets import has_credentials
 from tokmill.store import base
 from tokmill.store.base import ObjectInfo, Store, TransientError, changed, check_version, denied, filesystem, gone, refused, sized
 from tokmill.store.urls import redacted
@@ -84,11 +85,19 @@ class HttpStore(Store):
     async def _translated(self, function: Any, *arguments: Any) -> Any:
         import aiohttp
 
-        name = redacted(arguments[0]) if isinstance(arguments[0], str) else arguments[0].name
+        url = arguments[0] if isinstance(arguments[0], str) else arguments[0].url
+        name = redacted(url)
         try:
             return await function(*arguments)
         except (aiohttp.InvalidURL, ValueError):
-            raise UsageError("this is not a URL", where=name, allowed="https://host/path", next_step="check the URL") from None
+            # A slash ends the host, so what was meant for a password is taken for a port.
+            is_cut = has_credentials(url) and "@" not in url.partition("://")[2].partition("/")[0]
+            raise UsageError(
+                "this is not a URL" + (": the password has a slash" if is_cut else ""),
+                where=name,
+                allowed="https://host/path",
+                next_step="write each / of the password as %2F" if is_cut else "check the URL",
+            ) from None
         except (aiohttp.ClientSSLError, ssl.SSLError) as error:
             raise refused(name, f"no safe connection ({type(error).__name__})") from None
         except aiohttp.ClientPayloadError:

@@ -105,16 +105,22 @@ class _Client:
     def pages(self, translate: Callable[[Exception], Exception], method: str, **arguments: Any) -> Iterator[Any]:
         """Yield the answers to a request that is answered in pages. Raises as `ask`; UsageError for a listing without an end."""
         seen: set[tuple[Any, ...]] = set()
-        n_found = 0
+        n_same, before = 0, None
         while True:
             page = self.ask(translate, method, **arguments)
             yield page
             if not page.get("IsTruncated"):
                 return
-            n_found += sum(len(page.get(each, ())) for each in _FIELDS[method][1])
+            found = [page.get(each) for each in _FIELDS[method][1]]
+            n_same, before = n_same + 1 if found == before else 0, found
             following = tuple(page.get(theirs) for theirs in _NEXT_PAGE[method])
-            if following in seen or None in following or n_found > _MOST_FOUND or len(seen) > _MOST_PAGES:
-                raise _endless(arguments.get("Prefix") or arguments["Bucket"], n_found, is_repeated=following in seen)
+            if following in seen or None in following or n_same > _MOST_SAME:
+                raise UsageError(
+                    "the listing of the store has no end: it gives the same page again and again, or names no next one",
+                    where=arguments.get("Prefix") or arguments["Bucket"],
+                    allowed="listings of any length, each page another",
+                    next_step="check the store, or name a narrower prefix",
+                )
             seen.add(following)
             arguments.update(zip(_NEXT_PAGE[method].values(), following, strict=True))
 
@@ -125,9 +131,8 @@ _NEXT_PAGE = {
     "list_multipart_uploads": {"NextKeyMarker": "KeyMarker", "NextUploadIdMarker": "UploadIdMarker"},
 }
 """By request: where an answer says how to go on, and where the next request says so."""
-_MOST_FOUND = 2_000_000
-_MOST_PAGES = 100_000
-"""A listing that has more than these has no end, or no use."""
+_MOST_SAME = 1_000
+"""Pages in a row with the same entries, or none: some stores give empty ones."""
 _FIELDS: dict[str, tuple[tuple[str, ...], dict[str, tuple[str, ...]]]] = {
     "head_object": (("ContentLength",), {}),
     "get_object": (("ContentLength", "Body"), {}),
@@ -150,17 +155,6 @@ def _check_fields(answer: Mapping[str, Any], method: str) -> None:
     missing += [name for key, names in lists.items() for each in answer.get(key, ()) for name in names if name not in each]
     if missing:
         raise ResponseParserError(f"the answer has no {missing[0]}")
-
-
-def _endless(where: str, n_found: int, *, is_repeated: bool) -> UsageError:
-    """Return the error for a listing that cannot be used."""
-    why = "the store gives the same page again and again" if is_repeated else f"there is no end after {n_found:,} entries"
-    return UsageError(
-        f"the listing of the store has no end that could be waited for: {why}",
-        where=where,
-        allowed=f"listings of at most {_MOST_FOUND:,} entries, each page another",
-        next_step="name a narrower prefix, or check the store",
-    )
 
 
 def _new_client() -> Any:

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 import msgspec
 import xxhash
 
+from tokmill.core.bounded import check_amount
 from tokmill.core.config import Content
 from tokmill.core.errors import DamageError, LockedError, StorageError, UsageError
 from tokmill.core.manifest import read_state
@@ -456,7 +457,9 @@ class UploadState:
 def _read_notes(path: TreePath, url: str) -> Notes | None:
     with storage_errors(path):
         try:
-            notes = msgspec.json.decode(read_state(path), type=Notes)
+            data = read_state(path)
+            check_amount(data, "the state of the uploads", str(path))
+            notes = msgspec.json.decode(data, type=Notes)
         except (FileNotFoundError, DamageError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return None
     return notes if notes.url == url else None

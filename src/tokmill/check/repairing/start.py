@@ -7,21 +7,24 @@ cannot be repaired, and the corpus must be what it was. A process of its own doe
 from __future__ import annotations
 
 import os
+import shlex
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from tokmill.check.findings import Problem, as_often, name_budget, naming_options
 from tokmill.core.config import Job, local_path
 from tokmill.core.errors import ChangedError, TokmillError
 from tokmill.core.events import AnyEvent, Notice, Repaired
 from tokmill.core.manifest import MANIFEST_NAME, load_manifest
 from tokmill.core.records import Input, path_to_text
 from tokmill.core.system.durable import storage_errors
+from tokmill.core.text import counted
 from tokmill.dataset import find_tokenizer
 from tokmill.encode import engine_of
-from tokmill.read import find_inputs
+from tokmill.read import find_inputs, source_options
 from tokmill.run import LocalRunner, divide_resources
 from tokmill.store import full_urls
 
@@ -76,9 +79,9 @@ def repair(
             # The worker does not know the name of its directory.
             error.where = path_to_text(os.path.abspath(Path(directory) / MANIFEST_NAME))
         error.resumes = False  # nothing was replaced, and the next repair begins at the beginning
+        name_budget(error, load_manifest(Path(directory)))
         raise
     # Imported late: this process stays small while the worker lives.
-    from tokmill.check.findings import Problem
     from tokmill.check.verification import verify
 
     for observer in observers:
@@ -114,17 +117,22 @@ def repair_job(
 
 def _moved(manifest: Manifest, directory: Path, sources: Sequence[str], glob: str | Sequence[str] | None) -> tuple[Input, ...]:
     """Return the inputs at their new places. Raise ChangedError if they are not the same."""
-    then, now = manifest.content.inputs, find_inputs(sources, glob=glob, input_format="text", outside=str(directory)).inputs
-    what = f"{len(now):,} inputs were found; the output was made from {len(then):,}" if len(now) != len(then) else ""
+    then = manifest.content.inputs
+    with naming_options(then, with_format=False):
+        now = find_inputs(sources, glob=glob, input_format="text", outside=str(directory)).inputs
+    now = as_often(now, then)
+    what = f"{counted(len(now), 'input')} found; the output was made from {len(then):,}" if len(now) != len(then) else ""
     for old, new in zip(then, now, strict=False):
         if not what and old.size_bytes not in (None, new.size_bytes):
             what = f"{new.path} has {new.size_bytes or 0:,} bytes; {old.path}, in its place, had {old.size_bytes:,}"
     if what:
+        globs = [each for each in source_options(then) if each.startswith("--glob")]
         raise ChangedError(
             f"these are not the sources: {what}",
             option="--source",
             allowed="all inputs that the output was made from, in the same order, unchanged",
-            next_step="give --source (and --glob) as the inputs were given to tokmill tokenize",
+            next_step=f"tokmill verify {shlex.quote(str(directory))} --repair if they are where they were; otherwise give --source "
+            f"what tokenize was given, in that order, with {' '.join(globs) or 'the same --glob, if it had one'}",
         )
     return tuple(
         msgspec.structs.replace(old, path=new.path, size_bytes=new.size_bytes, mtime_ns=new.mtime_ns)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
+from tokmill.check.compare import long_records
 from tokmill.check.repairing.damage import Repair, open_repair, other_corpus
 from tokmill.core.config import Job, is_of_corpus
 from tokmill.core.documents import text_bytes
@@ -103,7 +104,10 @@ class RepairProcess(EncodingProcess):
             )
         )
         cutter = cutter_of(content.tokenizer)
-        reader, counts = RangeReader(CorpusReader(content, resources, cutter), repair.ranges), Counts()
+        corpus = CorpusReader(content, resources, cutter)
+        if SKIPPED_NAME not in repair.files:
+            corpus.skip_long(long_records(repair.manifest, repair.directory))
+        reader, counts = RangeReader(corpus, repair.ranges), Counts()
         # What was skipped is recorded under its old path, wherever the corpus is now.
         paths = {now.path: then.path for now, then in zip(content.inputs, repair.manifest.content.inputs, strict=True)}
 

@@ -227,16 +227,15 @@ def piece_too_long(
 
     most: bytes that fit; n_bytes: its own; is_record: as in `budget_for_piece`.
     """
-    if n_bytes is None or n_bytes <= most or terms is None:
-        needed, allowed = None, f"at most {most:,} bytes in one piece with this --memory"
+    is_known = n_bytes is not None and n_bytes > most
+    # Of what was not read to its end, twice as much is tried next.
+    needed = budget_for_piece(n_bytes if n_bytes and is_known else 2 * most, terms, is_record=is_record) if terms else None
+    allowed = f"at most {most:,} bytes in one piece with this --memory" + (f"; this has {n_bytes:,}" if is_known else "")
+    next_step = None if is_known and needed else "or more (how long it is was not seen), or divide it"
+    if needed is None:
         next_step = "raise --memory, or divide it"
-    else:
-        needed = budget_for_piece(n_bytes, terms, is_record=is_record)
-        allowed = f"at most {most:,} bytes in one piece with this --memory; this has {n_bytes:,}"
-        if needed > memory.usable_bytes():
-            next_step, needed = f"divide it, or use a machine where --memory {needed // MIB}MiB is possible", None
-        else:
-            next_step = None
+    elif needed > memory.usable_bytes():
+        next_step, needed = f"divide it, or use a machine where --memory {needed // MIB}MiB is possible", None
     return MemoryBudgetError(
         f"{what} is longer than the {most:,} bytes that the memory budget allows in one piece",
         where=where,

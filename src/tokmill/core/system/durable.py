@@ -12,6 +12,7 @@ import os
 from typing import TYPE_CHECKING
 
 from tokmill.core.errors import DiskFullError, LinkError, LockedError, StorageError
+from tokmill.core.system.memory import read_text
 from tokmill.core.system.refusals import FULL, optional
 
 if TYPE_CHECKING:
@@ -70,7 +71,17 @@ def reading_errors(path: Directory) -> Iterator[None]:
 
 def create(path: TreePath, *, append: bool = False) -> int:
     """Open a file for writing. append: go on with the one that is there. Return the descriptor."""
-    return path.open(os.O_WRONLY | os.O_CREAT | os.O_APPEND) if append else path.create()
+    if not append:
+        return path.create()
+    _part_from_links(path)
+    return path.open(os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+
+def _part_from_links(path: TreePath) -> None:
+    """Put a copy in the place of a file that has other names, as in a backup made with `cp -al`: those keep their bytes."""
+    if path.is_file() and path.lstat().st_nlink > 1:
+        _copy(path, path)
+        sync_directory(path.parent)
 
 
 def open_growing(path: TreePath) -> int:
@@ -109,6 +120,7 @@ def open_again(path: TreePath) -> int:
 
 def truncate(path: TreePath, size_bytes: int) -> None:
     """Cut a file. The caller syncs it."""
+    _part_from_links(path)
     fd = open_again(path)
     try:
         os.ftruncate(fd, size_bytes)
@@ -276,15 +288,17 @@ _NO_FLOCK = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL}
 class DirectoryLock:
     """An exclusive lock on a file that ends with its process.
 
-    The file holds a mark of the process that has the lock. Where `flock` does not work, the lock is that the file `held` is there,
-    and it counts as given up when its mark is of a process of this machine that has ended. Whoever holds a lock asks `check` before
-    it commits or publishes: a lock that was moved away, or a file system that gives one lock to two, stops one of the two.
+    The file holds a mark of the process that has the lock. Where `flock` does not work, the lock is that the file `held` is there:
+    it gets that name with its mark in it, and is given up when its mark is of a process that could be seen here and is not there
+    any more. Whoever holds a lock asks `check` before it commits or publishes: a lock that was moved away, or a file system that
+    gives one lock to two, stops one of the two.
     """
 
     def __init__(self, path: TreePath) -> None:
         """Take the lock. Raise LockedError if another process holds it."""
         self.path = path
-        self._mark = b"%d %s %s\n" % (os.getpid(), _machine(), os.urandom(8).hex().encode())
+        self._token = os.urandom(8).hex()
+        self._mark = f"{_mark()} {self._token}\n".encode()
         self._fd = -1
         for attempts_left in reversed(range(_ATTEMPTS)):
             with storage_errors(path):
@@ -313,15 +327,17 @@ class DirectoryLock:
     def is_held(self) -> bool:
         """Whether this is the lock of the directory. Raises StorageError."""
         with storage_errors(self.path):
-            return self._fd >= 0 and self._is_named(self._fd) and os.pread(self._fd, len(self._mark) + 1, 0) == self._mark
+            return self._fd >= 0 and _is_at(self.path, self._fd) and os.pread(self._fd, len(self._mark) + 1, 0) == self._mark
 
     def _try_lock(self) -> int:
         """Return the locked descriptor, or -1 if the previous holder removed the file in between."""
-        fd = self.path.open(os.O_RDWR | os.O_CREAT)
+        if self.path.name == _HELD:
+            return self._try_create()
+        fd = self.path.open(os.O_RDWR | os.O_CREAT, may_be_linked=True)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            mark = os.read(fd, _MARK_BYTES)
+            mark = os.pread(fd, _MARK_BYTES, 0)
             os.close(fd)
             raise self._locked(mark) from None
         except OSError as error:
@@ -334,55 +350,85 @@ class DirectoryLock:
                     next_step="make the output on another file system, or let this one have locks, then run the same command again",
                 ) from error
             self.path.unlink(missing_ok=True)
-            self.path = self.path.with_name("held")
+            self.path = self.path.with_name(_HELD)
             return self._try_create()
-        if not self._is_named(fd):
-            os.close(fd)
-            return -1
-        return self._marked(fd)
+        if _is_at(self.path, fd) and not self._is_parted_from_links(fd):
+            return self._marked(fd)
+        os.close(fd)
+        return -1
+
+    def _is_parted_from_links(self, fd: int) -> bool:
+        """Remove the name of a file that has others, as in a backup made with `cp -al`. Return whether it had."""
+        has_others = os.fstat(fd).st_nlink > 1
+        if has_others:
+            self.path.unlink()
+        return has_others
 
     def _try_create(self) -> int:
-        """Return the descriptor of the file whose existence is the lock, or -1 if one that was given up was removed."""
+        """Return the descriptor of the file whose existence is the lock. Raises FileExistsError if somebody else was quicker."""
+        new = self.path.with_name(f"{_HELD}.{self._token}")
+        self._put_aside_dead(new)
+        fd = self._marked(new.open(os.O_RDWR | os.O_CREAT | os.O_EXCL))
         try:
-            fd = self.path.open(os.O_RDWR | os.O_CREAT | os.O_EXCL)
-        except FileExistsError:
-            fd = self.path.open()
+            sync_file(fd)
             try:
-                mark = os.read(fd, _MARK_BYTES)
-                if not _is_given_up(mark):
-                    raise self._locked(mark, f"; if that run is dead, remove {self.path}") from None
-                if self._is_named(fd):
-                    self.path.unlink(missing_ok=True)
-            finally:
-                os.close(fd)
-            return -1
-        return self._marked(fd)
+                new.link(self.path)
+            except OSError as error:
+                if error.errno not in _NOT_LINKED:
+                    raise
+                # Without hard links the name is taken first, and is without a mark for an instant.
+                os.close(self.path.open(os.O_WRONLY | os.O_CREAT | os.O_EXCL))
+                replace(new, self.path)
+        except OSError:
+            os.close(fd)
+            new.unlink(missing_ok=True)
+            raise
+        for name in self.path.parent.names():
+            if name.startswith(f"{_HELD}."):
+                # Of one that died here, or that has to try again.
+                self.path.with_name(name).unlink(missing_ok=True)
+        return fd
+
+    def _put_aside_dead(self, aside: TreePath) -> None:
+        """Rename the file of a holder that has ended to `aside`, and remove it there. Raise LockedError if it may go on."""
+        if not self.path.exists():
+            return
+        fd = self.path.open()
+        try:
+            mark = os.read(fd, _MARK_BYTES)
+            if not _is_dead(mark):
+                raise self._locked(mark)
+            self.path.replace(aside)
+            if not _is_at(aside, fd):
+                # The mark of somebody who did the same and was quicker. If a third one is there by now, that one goes on.
+                publish_new(aside, self.path)
+        finally:
+            os.close(fd)
+        aside.unlink(missing_ok=True)
 
     def _marked(self, fd: int) -> int:
-        """Write the mark into the file of the lock, which is held; return its descriptor."""
+        """Write the mark into a file; return its descriptor."""
         try:
             os.ftruncate(fd, 0)
             os.pwrite(fd, self._mark, 0)
-        except OSError:
-            os.close(fd)
-            raise
+        except OSError as error:
+            if error.errno not in FULL or self.path.name == _HELD:
+                os.close(fd)
+                raise
+            # What fills the disk may be what --fresh removes; the kernel's lock needs no mark.
+            self._mark = b""
         return fd
 
-    def _locked(self, mark: bytes, otherwise: str = "") -> LockedError:
-        holder = mark.split(b" ")[0].strip()
+    def _locked(self, mark: bytes) -> LockedError:
+        pid, node, *_ = [*mark.decode("ascii", "replace").split(), "", ""]
+        holder = f" (process {pid} on {node})" if pid.isdigit() and node else ""
+        removed = f"; if that run is dead, remove {self.path}" if self.path.name == _HELD else ""
         return LockedError(
-            "another run is writing to this output directory" + (f" (process {int(holder)})" if holder.isdigit() else ""),
+            f"another run is writing to this output directory{holder}",
             where=str(self.path.parent.parent),
-            allowed="one run at a time",
-            next_step="wait for it to end, or choose another --out" + otherwise,
+            allowed="one run at a time" + (", which cannot always be seen here: this file system has no locks" if removed else ""),
+            next_step="wait for it to end, or choose another --out" + removed,
         )
-
-    def _is_named(self, fd: int) -> bool:
-        try:
-            named = self.path.lstat()
-        except (FileNotFoundError, NotADirectoryError, LinkError):
-            return False
-        return os.path.samestat(named, os.fstat(fd))
 
     def release(self, *, remove: bool = False) -> None:
         """Release the lock. remove: delete its file first, while the lock is held."""
@@ -399,29 +445,51 @@ class DirectoryLock:
             self._fd = -1
 
 
+_HELD = "held"
 _MARK_BYTES = 256
+_UNKNOWN = "-"
 
 
-def _machine() -> bytes:
-    """Return what tells this machine since it was started from every other: its name and the id of its start."""
-    boot = ""
-    with contextlib.suppress(OSError), open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-        boot = file.read().strip()
-    return f"{os.uname().nodename.replace(' ', '-')}/{boot}".encode()[:200]
-
-
-def _is_given_up(mark: bytes) -> bool:
-    """Return whether a mark is surely that of a process that has ended."""
-    pid, machine, *_ = [*mark.split(b" "), b"", b""]
-    here = _machine()
-    if not pid.isdigit() or machine.partition(b"/")[0] != here.partition(b"/")[0]:
-        return False
-    if machine != here:
-        return True
+def _is_at(path: TreePath, fd: int) -> bool:
+    """Return whether `path` is the file that is open."""
     try:
+        return os.path.samestat(path.lstat(), os.fstat(fd))
+    except (FileNotFoundError, NotADirectoryError, LinkError):
+        return False
+
+
+def _mark() -> str:
+    """Return what tells this process from every other: its id, its machine, that one's start, its namespace, and its own start."""
+    namespace = _UNKNOWN
+    with optional():
+        namespace = os.readlink("/proc/self/ns/pid")
+    boot = read_text("/proc/sys/kernel/random/boot_id").strip() or _UNKNOWN
+    node = "".join(os.uname().nodename.split())[:64] or _UNKNOWN
+    return f"{os.getpid()} {node} {boot} {namespace} {_start_of(os.getpid())}"
+
+
+def _start_of(pid: int) -> str:
+    """Return when a process was started, as the kernel counts."""
+    with optional():
+        # In another namespace's /proc the ids mean other processes.
+        if os.readlink("/proc/self") == str(os.getpid()):
+            state, *fields = read_text(f"/proc/{pid}/stat").rpartition(")")[2].split()
+            return "ended" if state in "XZ" else fields[18]
+    return _UNKNOWN
+
+
+def _is_dead(mark: bytes) -> bool:
+    """Return whether a mark is surely that of a process that has ended. Of another machine, start or namespace nothing is sure."""
+    try:
+        pid, _, *place, began, _ = mark.decode("ascii").split()
+        _, _, *here, _ = _mark().split()
+        if place != here or _UNKNOWN in here:
+            return False
         os.kill(int(pid), 0)
     except ProcessLookupError:
         return True
     except (OSError, OverflowError):
+        pass
+    except ValueError:
         return False
-    return False
+    return _UNKNOWN not in (began, now := _start_of(int(pid))) and began != now

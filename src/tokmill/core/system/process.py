@@ -39,6 +39,8 @@ _ENVIRONMENT = {
 }
 
 
+_LAST_BYTES, _LAST_LINES = 2000, 4
+"""Of what a child has written to standard error, for a message."""
 _PATIENCE_S = 60.0
 """A child that was asked to end tells of its last commit within some seconds; one that is silent for so long is stuck."""
 
@@ -120,10 +122,11 @@ class Child:
             self._process.kill()
             self._process.wait()
         size = self._stderr.seek(0, os.SEEK_END)
-        self._stderr.seek(max(0, size - 2000))
+        self._stderr.seek(max(0, size - _LAST_BYTES))
         words = self._stderr.read().decode("utf-8", "replace").strip()
-        # Of a traceback, the line that says what happened.
-        self.last_words = words.rpartition("\n")[2] if "Traceback (most recent call last)" in words else words
+        # Of a traceback, what says what happened: the last line; of an engine's, those that name no place in code.
+        lines = [line for line in words.splitlines() if not line.startswith(" ")]
+        self.last_words = "\n".join(lines[-1:] if "Traceback (most recent call last)" in words else lines[-_LAST_LINES:])
         self._stderr.close()
 
     def cause(self) -> str:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from tokmill.core.errors import DiskFullError, MemoryBudgetError, StorageError, TokmillError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 T = TypeVar("T")
 
@@ -27,6 +27,9 @@ _NEXT = {
     errno.EMFILE: f"allow more open files (ulimit -n 1024), {_AGAIN}",
     errno.ENFILE: f"close other programs, or let the machine have more open files (fs.file-max), {_AGAIN}",
     errno.EAGAIN: f"allow more processes and threads (ulimit -u, or the limit of the container), {_AGAIN}",
+    errno.EACCES: f"let this user read it (chmod), {_AGAIN}",
+    errno.ENODEV: f"copy it to a file system that can map files, {_AGAIN}",
+    errno.ENAMETOOLONG: "check the path: a name has up to 255 bytes",
     errno.ENOMEM: f"end other programs, or allow more memory, {_AGAIN}",
 }
 _NO_THREAD = "can't start new thread"
@@ -103,6 +106,17 @@ def explained(error: BaseException, where: str, *, next_step: str) -> TokmillErr
         allowed="no error of this kind: it is a fault of tokmill, or of what it stands on",
         next_step=next_step,
     )
+
+
+@contextlib.contextmanager
+def explaining(where: str) -> Iterator[None]:
+    """Raise an OSError as `explained` does. where: what is opened or read."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, TokmillError):
+            raise
+        raise explained(error, where, next_step="") from error
 
 
 def _refused(error: OSError, where: str) -> TokmillError:

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_PART = re.compile(r"(.*/)?\.tokmill/parts/\d{5,}")
-"""The output of a part: what lies above `.tokmill` was named."""
+_OURS = re.compile(r"(?:.*/)?(\.tokmill/parts/\d{5,}|[^/]*-[0-9a-f]{16}/output)")
+"""The output of a part, and a staged one: what lies above these names was named."""
 _PASSED = os.O_DIRECTORY | os.O_CLOEXEC | getattr(os, "O_PATH", os.O_RDONLY)
 """For a directory that only leads to another."""
 _OPENED = os.O_CLOEXEC | os.O_NONBLOCK
@@ -154,8 +154,8 @@ class TreePath:
         finally:
             os.close(fd)
 
-    def open(self, flags: int = os.O_RDONLY) -> int:
-        """Open a regular file; return the descriptor. A file that is opened for writing has no second name.
+    def open(self, flags: int = os.O_RDONLY, *, may_be_linked: bool = False) -> int:
+        """Open a regular file; return the descriptor. A file that is opened for writing has no second name, unless `may_be_linked`.
 
         Raises:
             LinkError: something else is there: a link, a pipe, a directory, or a file with names elsewhere.
@@ -170,7 +170,7 @@ class TreePath:
         if not stat.S_ISREG(found.st_mode):
             os.close(opened)
             raise _no_file(self)
-        if flags & os.O_ACCMODE != os.O_RDONLY and found.st_nlink > 1:
+        if flags & os.O_ACCMODE != os.O_RDONLY and found.st_nlink > 1 and not may_be_linked:
             os.close(opened)
             raise _second_name(self)
         return opened
@@ -256,11 +256,12 @@ Directory: TypeAlias = "Path | TreePath"
 
 
 def tree_of(directory: Directory) -> TreePath:
-    """Return a directory that somebody named; of the output of a part, it is the one above `.tokmill` that was named."""
+    """Return a directory that somebody named; of the output of a part and a staged one, what lies above was named."""
     if isinstance(directory, TreePath):
         return directory
-    if _PART.fullmatch(os.fspath(directory)):
-        return TreePath(directory.parents[2], directory.parts[-3:])
+    if ours := _OURS.fullmatch(os.fspath(directory)):
+        names = ours[1].split("/")
+        return TreePath(directory.parents[len(names) - 1], tuple(names))
     return TreePath(directory)
 
 

@@ -15,6 +15,8 @@ from tokmill.read.arrow_columns import ARROW_ERRORS, ColumnReader, check_column
 from tokmill.read.formats.arrow_buffers import BatchBuffers, ColumnTexts, Values
 from tokmill.read.formats.arrow_messages import (
     DICTIONARY,
+    FILE_MAGIC,
+    BigEndianError,
     ColumnPlace,
     FlatTable,
     Message,
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
     from tokmill.read.seekable import SeekableFile
 
 _FEATHER_1_MAGIC = b"FEA1"
-_COPY = "import pyarrow as pa; t = pa.ipc.open_stream('FILE').read_all(); pa.feather.write_feather(t, 'NEW_FILE')"
+_COPY = "import pyarrow.feather as f, pyarrow.ipc as i; f.write_feather(i.open_{}('FILE').read_all(), 'NEW_FILE')"
 
 
 class ArrowReader(FormatReader["SeekableFile"]):
@@ -47,6 +49,8 @@ class ArrowReader(FormatReader["SeekableFile"]):
         self._columns = ColumnReader("Arrow", stream, position, settings)
         self._most = 2 * settings.max_piece_bytes
         """Bytes held at once."""
+        self._copy = ""
+        """What writes the file again, for messages."""
         self._texts = ColumnTexts(settings.batch_bytes, self._most, self.check_size)
 
     def batches(self, start: Cursor) -> Iterator[Batch]:
@@ -64,8 +68,9 @@ class ArrowReader(FormatReader["SeekableFile"]):
 
     def _arrays(self, n_before: int) -> Iterator[pa.Array]:
         """Yield the column, slice by slice, without the first n_before rows."""
-        head = self._stream.read(4)
-        if head == _FEATHER_1_MAGIC:
+        head = self._stream.read(len(FILE_MAGIC))
+        self._copy = _COPY.format("file" if head == FILE_MAGIC else "stream")
+        if head.startswith(_FEATHER_1_MAGIC):
             raise DamagedInputError(
                 "this is Feather version 1, which is no Arrow file",
                 where=self._position.source.path,
@@ -103,20 +108,30 @@ class ArrowReader(FormatReader["SeekableFile"]):
         key = self._settings.content.text_key
         check_column(schema, key, Location(path=self._position.source.path))
         if header.number(0, "<h"):
-            raise ValueError("its numbers begin with their highest byte (big-endian)")
+            raise BigEndianError
         return ColumnPlace.find(schema, header, [key] if key in schema.names else key.split("."))
 
     def _error(self, error: Exception) -> TokmillError:
         """Return the error for one of pyarrow's or of ours."""
         if isinstance(error, OldStreamError):
-            what, next_step = "this is a stream of Arrow before 0.15 (the legacy format)", f'write it again: python -c "{_COPY}"'
+            what, next_step = (
+                "this is a stream of Arrow before 0.15 (the legacy format)",
+                f'write it again: python -c "{self._copy}"',
+            )
         elif isinstance(error, OpenStreamError):
             what = "the stream ends without the mark of its end: it may be cut off, or its writer was not closed"
-            next_step = f'get a complete copy; if this is all of it, write it again: python -c "{_COPY}"'
+            next_step = f'get a complete copy; if this is all of it, write it again: python -c "{self._copy}"'
+        elif isinstance(error, BigEndianError):
+            what = (
+                "its numbers begin with their highest byte (big-endian), as some machines write them; tokmill reads the other order"
+            )
+            next_step = f'write it again: python -c "{self._copy}"'
         else:
             return self._columns.error(error)
         where = str(self._position.location().at(None))
-        return DamagedInputError(what, where=where, allowed="Arrow IPC files, and streams with their end", next_step=next_step)
+        return DamagedInputError(
+            what, where=where, allowed="little-endian Arrow IPC files, and streams with their end", next_step=next_step
+        )
 
     def check_size(self, n_bytes: int) -> None:
         """Raise MemoryBudgetError for what the budget does not allow to be held at once."""

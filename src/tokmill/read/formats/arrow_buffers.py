@@ -139,12 +139,12 @@ class BatchBuffers:
         self._node, self._buffer, self._view = start
 
     def node(self) -> tuple[int, int]:
-        """Return length and number of nulls of the next node."""
+        """Return length and number of nulls of the next node; -1: not known."""
         if self._node >= len(self._nodes):
             raise ValueError("a record batch does not have all columns")
         n_rows, n_nulls = map(int, self._nodes[self._node])
         self._node += 1
-        if n_rows < 0 or not 0 <= n_nulls <= n_rows:
+        if n_rows < 0 or not -1 <= n_nulls <= n_rows:
             raise ValueError("a column has no length")
         return n_rows, n_nulls
 
@@ -171,7 +171,7 @@ class BatchBuffers:
         """Return the length of the next node, and its bits of validity; None if all are valid."""
         n_rows, n_nulls = self.node()
         bits = self.buffer()
-        if not n_nulls:
+        if not n_nulls or (n_nulls < 0 and not bits.n_bytes):
             return n_rows, None
         check_size(bits.n_bytes)
         if 8 * bits.n_bytes < n_rows:

@@ -41,6 +41,10 @@ class OpenStreamError(ValueError):
     """A stream that ends without the mark of its end, which the format allows."""
 
 
+class BigEndianError(ValueError):
+    """A table whose numbers begin with their highest byte."""
+
+
 class FlatTable:
     """A table in a flatbuffer. Raises ValueError for what lies outside it."""
 

@@ -59,6 +59,8 @@ _DELIMITERS = ",;\t|"
 _FORMATS = {",": ("comma", "csv"), "\t": ("tab", "tsv")}
 _MOST_NAMES = 8
 """Columns named in a message."""
+_LONGEST_NAME = 64
+"""What is longer, or a number, is hardly the name of a column."""
 _USUAL = ("text", "content", "body", "document")
 """What a column of texts is called."""
 _BOM = b"\xef\xbb\xbf"
@@ -151,7 +153,8 @@ class TableReader(FormatReader["ByteStream"]):
             # The module takes four bytes for each character, and as many again when it is done.
             text = rows.long_row(pattern, self._settings.most_record_bytes, is_last=column == n_columns - 1)
             if text is None:
-                raise self._too_long()
+                self._skip_row(rows, n_columns)
+                return
             self._batcher.add(text, position.record, position.offset)
             self._consume(rows.consume(), 1)
             return
@@ -163,6 +166,19 @@ class TableReader(FormatReader["ByteStream"]):
             text = fields[column].replace(_HIDDEN, "\r").encode("utf-8", "surrogateescape")
             self._batcher.add(text, position.record, position.offset, is_valid=rows.is_valid)
         self._consume(rows.consume(), int(fields != []))
+
+    def _skip_row(self, rows: TableRows, n_columns: int) -> None:
+        """Read past a row that is too long, and skip it, if that is the policy and its end is sure. Raises MemoryBudgetError."""
+        settings, record, offset, error = self._settings, self._position.record, self._position.offset, self._too_long()
+        if not settings.skips_long(self._position, record, is_longer=True):
+            raise error
+        for part in rows.parts_of_long_row(self._delimiter.encode(), n_columns, in_doubt=self._quoting == "in doubt"):
+            if part is None:
+                raise error
+            self._consume(part, 0)
+        self._position.advance(b"", 1)
+        bad = NotARecordError("too_long", f"the row is longer than {settings.most_record_bytes:,} bytes", "raise --memory")
+        self._batcher.reject(bad, record, offset)
 
     def _check_lines(self, row: bytes, n_columns: int) -> None:
         """Raise BadRecordError, for the whole file, if each line of a row is a row where quotes are characters like others."""
@@ -182,7 +198,7 @@ class TableReader(FormatReader["ByteStream"]):
         """Return the names in the header, None for an empty file. Raises BadRecordError, DamagedInputError."""
         while (fields := rows.next_row()) == []:
             rows.consume()
-        found = foreign(stream.peeked)
+        found = foreign(stream.peeked, compression=self._position.source.compression)
         if found is not None:
             what, next_step = found
             raise self._rejected(NotARecordError("invalid_csv", f"this is not a table: it begins like {what}", next_step))
@@ -193,7 +209,7 @@ class TableReader(FormatReader["ByteStream"]):
             how = "no column" if self._key not in fields else "more than one column"
             what = f"the header has {how} {_shown(self._key)}; columns there: {names}"
             other = self._other_delimiter(fields[0]) if len(fields) == 1 else None
-            looks, next_step = other or ("", _other_column(self._key, fields))
+            looks, next_step = other or ("", _other_column(self._key, fields, self._delimiter))
             raise self._rejected(NotARecordError("missing_text", what + looks, next_step))
         return fields
 
@@ -206,7 +222,8 @@ class TableReader(FormatReader["ByteStream"]):
                 f"the header is longer than {_MOST_HEADER_BYTES:,} bytes",
                 where=str(self._position.location(0, 0)),
                 allowed="a first row with the names of the columns",
-                next_step="fix the file, or pass --input-format text if it is no table",
+                next_step="fix the file; if it is no table, leave it out of its directory (--glob '!NAME'), or name it alone with "
+                "--input-format text",
             )
         else:
             other = self._other_delimiter(line.decode("utf-8", "replace"))
@@ -230,7 +247,7 @@ class TableReader(FormatReader["ByteStream"]):
         return bad.file_error(self._position.location(0, 0), "a header with one column of that name")
 
     def _too_long(self) -> MemoryBudgetError:
-        """Return the error for a long row, which no policy skips: it may be sound, and its lines are no rows."""
+        """Return the error for a long row. Unless it is seen where it ends, no policy skips it: its lines are no rows."""
         error = self._settings.too_long("a row (perhaps a quote is never closed)", self._position.location(), is_record=True)
         error.next_step = "raise --memory, or fix the quote that is opened there"
         return error
@@ -401,6 +418,22 @@ class TableRows:
                 self._fill()
                 begin = self.begin - self._base
 
+    def parts_of_long_row(self, delimiter: bytes, n_columns: int, *, in_doubt: bool) -> Iterator[memoryview | None]:
+        """Yield the next row, consumed, as it is read; None where it is not regular. in_doubt: whether it must be one line."""
+        row = _LongRow(delimiter, has_quotes=self._has_quotes, in_doubt=in_doubt)
+        while not row.is_over:
+            data = self._data
+            at = row.follow(data, self.begin - self._base, ended=self._ended)
+            is_whole = row.is_over or (self._ended and at == len(data) and not row.is_quoted)
+            if at < 0 or (is_whole and row.n_fields != n_columns) or (self._ended and not is_whole):
+                yield None
+                return
+            self.end = self._base + at
+            yield self.consume()
+            if is_whole:
+                return
+            self._fill()
+
     def next_line(self) -> str:
         """Return the next line of the row at hand, for the csv module. Raises StopIteration, TooLongError."""
         is_first = not self._first_end
@@ -448,6 +481,47 @@ class TableRows:
         self._data, self._base = held + data, self.begin
 
 
+class _LongRow:
+    """How far a row that is not held was followed: only a regular one, as in `_row_pattern`."""
+
+    def __init__(self, delimiter: bytes, *, has_quotes: bool, in_doubt: bool) -> None:
+        self.n_fields = 1
+        self.is_quoted = self.is_over = False
+        self._begins = True
+        """Whether a field begins here."""
+        self._delimiter, self._has_quotes, self._in_doubt = delimiter, has_quotes, in_doubt
+        self._signs = re.compile(b"[\n%b%b]" % (delimiter, b'"' * has_quotes))
+
+    def follow(self, data: bytes, at: int, *, ended: bool) -> int:
+        """Go on in what was read, as far as its meaning does not depend on what follows; -1: the row is not regular."""
+        while at < len(data) and not self.is_over:
+            if self._begins and self._has_quotes and data[at : at + 1] == b'"':
+                self._begins, self.is_quoted, at = False, True, at + 1
+            elif self.is_quoted:
+                begin, at = at, data.find(b'"', at)
+                if self._in_doubt and data.find(b"\n", begin, at if at >= 0 else len(data)) >= 0:
+                    return -1
+                if at < 0:
+                    return len(data)
+                if at + 2 >= len(data) and not ended:
+                    return at
+                follows = data[at + 1 : at + 3]
+                if follows[:1] != b'"':
+                    self.is_quoted = False
+                    if follows and follows[:1] not in (self._delimiter, b"\n") and follows != b"\r\n":
+                        return -1
+                at += 1 + self.is_quoted
+            else:
+                found = self._signs.search(data, at)
+                at = found.end() if found else len(data)
+                sign = found[0] if found else b""
+                if sign == b'"':
+                    return -1
+                self._begins, self.is_over = sign == self._delimiter, sign == b"\n"
+                self.n_fields += self._begins
+        return at
+
+
 class _Lines(Iterator[str]):
     """The lines of a row, one by one, as the csv module asks for them."""
 
@@ -480,12 +554,18 @@ def _row_pattern(delimiter: str, column: int, n_columns: int, quoting: str = "do
     return re.compile(rb"(?:\r?\n)++|%b\r?\n|()" % delimiter.encode().join(fields))
 
 
-def _other_column(key: str, fields: list[str]) -> str:
-    """Return what to type: the column that is named most like the key, or as texts often are, or the last."""
+def _other_column(key: str, fields: list[str], delimiter: str) -> str:
+    """Return what to type: the column that is named most like the key, or as texts often are, or the last; or a header."""
     names = [name for name in fields if name.isprintable() and name and fields.count(name) == 1]
     if not names:
         return "give each column a name of its own in the first row"
     usual = [name for name in names if name.lower() in _USUAL]
+    if not usual and any(name.isdigit() or len(name) > _LONGEST_NAME for name in fields):
+        header = [f"c{i}" for i in range(1, len(fields) + 1)]
+        header[max(range(len(fields)), key=lambda i: len(fields[i]))] = key
+        line = delimiter.join(header).replace("\t", "\\t")
+        command = f"sed {shlex.quote('1i ' + line)} FILE > NEW_FILE"
+        return f"pass --text-key NAME; or, if the first row is no header, write one before it: {command}"
     best = [*difflib.get_close_matches(key, names, 1), *usual, names[-1]][0]
     return f"pass --text-key {shlex.quote(best)}"
 

@@ -104,11 +104,12 @@ class JsonLinesReader(FormatReader["ByteStream"]):
     def _long_line(self) -> Generator[Batch, None, bool]:
         """Yield the batches of a line that does not fit the window; return whether the file goes on after it."""
         held = self._splitter.open_long()
-        most = self._settings.most_record_bytes
-        while not held.complete and held.n_known <= most:
+        most, position = self._settings.most_record_bytes, self._position
+        skips = self._settings.skips_long(position, position.record, is_longer=False)
+        while not skips and not held.complete and held.n_known <= most:
             self._settings.on_large()
             held.grow()
-        if len(held.buffer) > most:
+        if skips or len(held.buffer) > most:
             return (yield from self._too_long_line(held))
         line = held.take(len(held.buffer))
         self._add([] if line.isspace() else [line], [] if line.isspace() else [0], np.zeros(1, np.int64))
@@ -122,7 +123,7 @@ class JsonLinesReader(FormatReader["ByteStream"]):
     def _too_long_line(self, held: LongRecord) -> Generator[Batch, None, bool]:
         """Read past a line that is too long, and skip it. Raises MemoryBudgetError if that is not the policy."""
         where, settings = self._position.location(), self._settings
-        if settings.content.on_error == "stop":
+        if settings.skips_long(self._position, self._position.record, is_longer=True) is None:
             raise settings.too_long("a line", where, len(held.buffer) if held.complete else None, is_record=True)
         while True:
             with memoryview(held.buffer) as view:
@@ -156,10 +157,14 @@ class JsonLinesReader(FormatReader["ByteStream"]):
     def _check_kind(self) -> None:
         """Raise BadRecordError for a file that begins like something else: a fault of all of it, which no policy skips."""
         head = self._splitter.head()
-        found = foreign(head) or json_array(head)
-        if found is not None:
+        for reason, found in (
+            ("invalid_utf8", foreign(head, compression=self._position.source.compression)),
+            ("invalid_json", json_array(head)),
+        ):
+            if found is None:
+                continue
             what, next_step = found
-            bad = NotARecordError("invalid_utf8", f"this is not JSON lines: it begins like {what}", next_step)
+            bad = NotARecordError(reason, f"this is not JSON lines: it begins like {what}", next_step)
             raise bad.file_error(self._position.location(), self._allowed)
 
 

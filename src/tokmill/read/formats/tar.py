@@ -17,7 +17,7 @@ from tokmill.core.errors import DamagedInputError
 from tokmill.core.records import Counts
 from tokmill.core.skipping import HARD_LINK, OTHER_FILE, SYMBOLIC_LINK
 from tokmill.read.json_record import NotARecordError, RecordParser
-from tokmill.read.long_documents import LongDocument, divided_pieces, piece_batches, read_whole, whole_pieces
+from tokmill.read.long_documents import UNCUT, LongDocument, divided_pieces, is_skipped, piece_batches, read_whole, whole_pieces
 from tokmill.read.position import FormatReader
 from tokmill.read.row_batcher import RowBatcher
 from tokmill.read.stream import read_fully
@@ -118,8 +118,10 @@ class TarReader(FormatReader["ByteStream"]):
         """Add a member that is held whole. Raises BadRecordError."""
         offset, record = self._position.offset, self._position.record
         is_long = member.size > self._settings.most_bytes
-        if member.size > self._settings.most_record_bytes:
-            if self._settings.content.on_error == "stop":
+        is_longer = member.size > self._settings.most_record_bytes
+        skips = self._settings.skips_long(self._position, record, is_longer=is_longer)
+        if skips is not False:
+            if skips is None:
                 raise self._settings.too_long(_shown(member), self._position.location(), member.size, is_record=True)
             for _ in self._content(member):
                 pass
@@ -179,6 +181,14 @@ class TarReader(FormatReader["ByteStream"]):
         """Yield a text that is larger than a batch in pieces; a run can be resumed only after the last of them."""
         settings, where = self._settings, self._position.location()
         document = _Member(self._content(member), member.size)
+        if is_skipped(document, settings, self._position):
+            bad = NotARecordError("too_long", f"{UNCUT} is too long", "raise --memory")
+            self._batcher.reject(bad, self._position.record, where.offset)
+            while not document.complete:
+                document.buffer.clear()
+                document.grow()
+            self._end(member)
+            return
         if read_whole(document, settings, where):
             at = first_invalid(document.buffer)
             if at is not None and settings.content.encoding_errors == "strict":

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from tokmill.core.errors import BadTextError
 from tokmill.core.records import Batch, Counts, Skip
-from tokmill.read.long_documents import divided_pieces, piece_batch, read_whole, whole_pieces
+from tokmill.read.long_documents import divided_pieces, is_skipped, piece_batch, read_whole, whole_pieces
 from tokmill.read.position import FormatReader, OnePlace
 from tokmill.read.splitter import RecordSplitter
 from tokmill.read.utf8 import ENCODING_ADVICE, damage_hint, first_invalid, foreign
@@ -68,6 +68,9 @@ class TextReader(FormatReader["ByteStream"]):
     def _long(self, document: LongRecord) -> Generator[Batch, None, bool]:
         """Yield the batches of a document that does not fit the window; return whether the file goes on after it."""
         settings, where = self._settings, self._position.location()
+        if is_skipped(document, settings, self._position):
+            yield self._skip(document, "too_long", self._position.offset)
+            return document.has_separator
         if not read_whole(document, settings, where):
             return (yield from self._divided(document, self._position.offset, begins=True))
         at = first_invalid(document.buffer)
@@ -124,24 +127,35 @@ class TextReader(FormatReader["ByteStream"]):
                 where.at(position.offset + at),
                 ENCODING_ADVICE + ", or --on-error skip to leave the document out" + damage_hint(position.source.compression),
             )
-        skip = Skip(path=where.path, record=where.record, offset=position.offset + at, reason="invalid_utf8")
-        n_bytes = len(document.buffer)
-        with memoryview(document.buffer) as view:
-            position.advance(view, 0)
-        document.buffer.clear()
+        return self._skip(document, "invalid_utf8", position.offset + at)
+
+    def _skip(self, document: LongRecord, reason: str, offset: int) -> Batch:
+        """Read past a document; return the batch that records it."""
+        position, where, n_bytes = self._position, self._position.location(), 0
+        skip = Skip(path=where.path, record=where.record, offset=offset, reason=reason)
+        while True:
+            n_known, is_all = document.n_known, document.complete
+            with memoryview(document.buffer)[:n_known] as view:
+                position.advance(view, 0)
+            del document.buffer[:n_known]
+            n_bytes += n_known
+            if is_all:
+                break
+            document.grow()
         n_bytes += self._end(document)
         return Batch(
             documents=[],
             after=position.cursor() if document.has_separator else position.end(),
             locate=OnePlace(where),
-            counts=Counts(documents=1, bytes_in=n_bytes, skipped={"invalid_utf8": 1}),
+            counts=Counts(documents=1, bytes_in=n_bytes, skipped={reason: 1}),
             skips=(skip,),
             position_bytes=self._stream.raw_position(),
         )
 
     def _check_kind(self) -> None:
         """Raise BadTextError for a file that begins like something else: a fault of all of it, which no policy skips."""
-        found = foreign(self._splitter.head(), may_have_nul="\0" in (self._settings.content.separator or ""))
+        may_have_nul = "\0" in (self._settings.content.separator or "")
+        found = foreign(self._splitter.head(), may_have_nul=may_have_nul, compression=self._position.source.compression)
         if found is not None:
             what, next_step = found
             raise _not_utf8(f"this is not UTF-8 text: it begins like {what}", self._position.location(), next_step)

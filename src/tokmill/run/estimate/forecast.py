@@ -18,13 +18,12 @@ from tokmill.core.system.process import Child, error_of
 from tokmill.output import DiskNeed, change_at, check_n_files, disk_need, is_complete, most_tokens, n_shards
 from tokmill.run.advice import possibly_short_notices, shard_notices
 from tokmill.run.estimate.statistics import Estimate, SampleRequest, SampleResult, Totals
+from tokmill.run.job import NOWHERE
 
 if TYPE_CHECKING:
     from tokmill.core.records import Input
     from tokmill.run.job import PlannedJob
 
-NOWHERE = "/dev/null/nowhere"
-"""An output directory that cannot exist, for a plan without one."""
 _SAMPLE_BYTES = 13 * MIB
 _CACHE_COST = 20
 """Bytes of engine cache for a byte of text at most (text of unique words: 18 measured)."""

@@ -273,8 +273,12 @@ class Sampler:
         """Return a reader with the budget of the run, and small batches."""
         content = msgspec.structs.replace(self._content, inputs=sources, on_error="skip")
         job = self._request.job.resources
-        budget = {name: getattr(job, name) for name in ("budget_bytes", "spare_bytes", "terms")}
-        return CorpusReader(content, msgspec.structs.replace(_RESOURCES, **budget), cutter_of(content.tokenizer))
+        budget = {name: getattr(job, name) for name in ("budget_bytes", "max_piece_bytes", "spare_bytes", "terms")}
+        reader = CorpusReader(content, msgspec.structs.replace(_RESOURCES, **budget), cutter_of(content.tokenizer))
+        if self._content.on_error == "stop":
+            # What does not fit ends the run, and the plan.
+            reader.skip_long(set())
+        return reader
 
     def _window_of(self, batches: Sequence[Batch]) -> Window:
         window, content = Window(), self._content
@@ -296,7 +300,7 @@ class Sampler:
         # In random order, so that what is left out for lack of time is left out everywhere.
         windows = [window for group in groups for window in group.windows]
         random.Random(1).shuffle(windows)  # noqa: S311  the same
-        rates: list[float] = []
+        timed: list[tuple[int, float]] = []
         until_s = time.monotonic() + self._request.encode_s
         for n_done, window in enumerate(windows):
             if n_done >= _FEWEST and time.monotonic() > until_s:
@@ -310,10 +314,12 @@ class Sampler:
             window.text_bytes = sum(map(len, texts))
             began_s = time.perf_counter()
             window.tokens += len(encoder.encode(texts)[0])
-            rates.append(window.text_bytes / max(time.perf_counter() - began_s, 1e-9))
-        is_enough = sum(window.text_bytes for window in windows) >= _TIMED_BYTES
+            timed.append((window.text_bytes, max(time.perf_counter() - began_s, 1e-9)))
+        n_bytes = sum(n for n, _ in timed)
+        # A window of a few bytes says nothing about speed.
+        rates = [n / seconds for n, seconds in timed if 2 * n * len(timed) >= n_bytes]
         # The median of the second half: warmed up, and of no moment in which another program had the processor.
-        return statistics.median(rates[len(rates) // 2 :]) if is_enough else None
+        return statistics.median(rates[len(rates) // 2 :]) if n_bytes >= _TIMED_BYTES else None
 
     def _valid(self, text: bytes) -> bytes:
         try:
