@@ -48,8 +48,12 @@ class Coordinator(EncodingProcess):
 
         def look() -> MemorySample:
             limit_growth(job.resources.child_bytes)
-            return take_memory_sample(pool.pids())
+            sample = take_memory_sample(pool.pids())
+            self._now_bytes = sample.own_bytes
+            self._peak_bytes = max(self._peak_bytes, sample.own_bytes)
+            return sample
 
+        self._now_bytes = self._peak_bytes = peak_rss_bytes()
         super().__init__(job, emit, look)
         self._pool = pool
         pool.on_event = self._tell_all
@@ -72,6 +76,9 @@ class Coordinator(EncodingProcess):
     def reset_caches(self) -> None:
         """See EncodingProcess."""
         self._pool.reset_caches()
+
+    def _rss_bytes(self) -> int:
+        return self._now_bytes
 
     def run(self) -> None:
         """Tokenize, publish, and emit Finished. Raises TokmillError."""
@@ -151,7 +158,7 @@ class Coordinator(EncodingProcess):
             total_bytes=sum(s for s in sizes if s is not None) - sum(self._outside()) if None not in sizes else None,
             resumed_bytes=output.counts.bytes_in,
             position_bytes=self._position(output.cursor),
-            n_threads=resources.n_threads,
+            n_threads=resources.n_workers,
             batch_bytes=resources.batch_bytes,
             budget_bytes=resources.budget_bytes,
             is_packed=any(map(is_packed, inputs)),
@@ -169,7 +176,7 @@ class Coordinator(EncodingProcess):
             segments=published(output.segments, entries),
             counts=writer.counts,
             elapsed_s=round(output.elapsed_before_s + writer.elapsed_s, 3),
-            peak_rss_bytes=peak_rss_bytes(),
+            peak_rss_bytes=self._peak_bytes,
             made_from=self._job.made_from or msgspec.UNSET,
             history=recorder.history(),
         )
@@ -177,7 +184,7 @@ class Coordinator(EncodingProcess):
 
 def _finished(manifest: Manifest, elapsed_s: float, *, resumed: bool) -> Finished:
     return Finished(
-        elapsed_s=elapsed_s, counts=manifest.counts, peak_rss_bytes=peak_rss_bytes(), resumed=resumed, files=manifest.files
+        elapsed_s=elapsed_s, counts=manifest.counts, peak_rss_bytes=manifest.peak_rss_bytes, resumed=resumed, files=manifest.files
     )
 
 

@@ -106,7 +106,11 @@ class EncodingProcess:
             guard.stop()
 
     def _tell(self, elapsed_s: float, position_bytes: int, counts: Counts) -> None:
-        self._tell_all(Progress(elapsed_s=elapsed_s, position_bytes=position_bytes, counts=counts, rss_bytes=rss_bytes()))
+        self._tell_all(Progress(elapsed_s=elapsed_s, position_bytes=position_bytes, counts=counts, rss_bytes=self._rss_bytes()))
+
+    def _rss_bytes(self) -> int:
+        """Return the resident memory of all that works here."""
+        return rss_bytes()
 
     @property
     def _elapsed_s(self) -> float:

@@ -51,6 +51,8 @@ _MOST_GIVEN_INPUTS = 16
 """A batch that is given away goes with the inputs of its range."""
 _LOOK_S = 0.02
 """Between two looks at signals that no message comes with."""
+_SKIP_BYTES = 256
+"""What a skipped record takes in the coordinator."""
 _LIMIT_S = 0.1
 """Between two looks at the memory of this process."""
 
@@ -122,9 +124,8 @@ class _Reading:
     first_s: float = 0.0
     """When that was encoded."""
     is_piped: bool = False
-    n_helpers: int = 0
-    """Batches that may be given away at a time."""
     n_given: int = 0
+    """Batches that others have."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -158,6 +159,8 @@ class Worker:
         self._unstored: deque[_Unstored] = deque()
         self._caches = CacheReset(encoder, job.resources.reset_above_bytes)
         self._n_resets = 0
+        self._helped, self._n_helpers = -1, 0
+        """A range of which so many batches may be given away at a time."""
         self._has_token = False
         self._next_look_s = 0.0
 
@@ -202,8 +205,7 @@ class Worker:
             self._close(self._reading)
 
     def _take_helpers(self, number: int, n_helpers: int) -> None:
-        if self._reading and self._reading.range.number == number:
-            self._reading.n_helpers = n_helpers
+        self._helped, self._n_helpers = number, n_helpers
 
     def _take_encode(self, number: int, index: int, owner: int, begin: int, n_bytes: int, batch: bytes) -> None:
         self._others.append((number, index, owner, begin, n_bytes, batch))
@@ -243,7 +245,8 @@ class Worker:
             return True
         index, is_first = reading.n_read, reading.range.is_first and reading.n_read == 0
         reading.n_read += 1
-        if not is_first and reading.n_given < reading.n_helpers and self._give(reading, batch, index):
+        n_helpers = self._n_helpers if self._helped == reading.range.number else 0
+        if not is_first and reading.n_given < n_helpers and self._give(reading, batch, index):
             return True
         try:
             encoded = self._encode(reading.stage, replace(batch, index=0 if is_first else 1))
@@ -347,7 +350,8 @@ class Worker:
         ring = self._of_others if made.reading is None else self._own
         runs = made.encoded.runs
         sizes = [(_aligned(run.ids.nbytes), _aligned(run.ends.nbytes)) for run in runs]
-        n_bytes = sum(map(sum, sizes))
+        # What goes with the message is held by the coordinator as long as this piece is.
+        n_bytes = sum(map(sum, sizes)) + _SKIP_BYTES * len(made.encoded.skips)
         if not ring.has_room_for(n_bytes):
             if self._shared.signals[Signal.FRONT] != made.number:
                 return False
