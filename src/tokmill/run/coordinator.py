@@ -45,6 +45,7 @@ class Coordinator(EncodingProcess):
 
     def __init__(self, job: Job, emit: Callable[[AnyEvent], None], pool: Pool) -> None:
         """job: what to do. emit: takes events, from any thread. pool: the workers."""
+        self._now_bytes = self._peak_bytes = peak_rss_bytes()
 
         def look() -> MemorySample:
             limit_growth(job.resources.child_bytes)
@@ -53,7 +54,6 @@ class Coordinator(EncodingProcess):
             self._peak_bytes = max(self._peak_bytes, sample.own_bytes)
             return sample
 
-        self._now_bytes = self._peak_bytes = peak_rss_bytes()
         super().__init__(job, emit, look)
         self._pool = pool
         pool.on_event = self._tell_all
