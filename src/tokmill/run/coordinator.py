@@ -120,6 +120,8 @@ class Coordinator(EncodingProcess):
                 recorder.save()
                 raise
         manifest = self._manifest(output, writer, recorder)
+        # Before the parent hears that all is done, so that none of them outlives it.
+        self._pool.close()
         output.publish(manifest)
         finished = _finished(manifest, writer.elapsed_s, resumed=resumed)
         self._emit(msgspec.structs.replace(finished, notices=self._pool.notes.notices(self._job.content)))

@@ -123,6 +123,7 @@ class Pool:
         self._address = np.frombuffer(self._shared.mapping, np.uint8).ctypes.data
         self.on_event: Callable[[AnyEvent], None] = lambda _event: None
         """Told of what workers do."""
+        self._is_closed = False
         self.is_at_end = False
         """Whether `results` ended because the corpus did."""
         self._processes: list[_Process] = []
@@ -481,7 +482,10 @@ class Pool:
         return LostWorkerError(status, doing)
 
     def close(self) -> None:
-        """End the workers."""
+        """End the workers; can be called again."""
+        if self._is_closed:
+            return
+        self._is_closed = True
         for process in self._processes:
             process.channel.close()
             process.attendant.close()
