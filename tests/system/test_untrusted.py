@@ -150,3 +150,11 @@ def test_absurd_values_with_the_right_checksum_are_damage(out: Path, what: str) 
         manifest = replace(manifest, content=changed, fingerprint=changed.fingerprint())
     with pytest.raises(DamageError):
         decode_manifest(encode_manifest(manifest), "here")
+
+
+@pytest.mark.parametrize("plan", [b"[" * 5000, b'0 {"content": ' + b"[" * 5000, b'0 {"x": ' + b'{"a": ' * 5000])
+def test_a_plan_that_is_nested_without_end_is_none(tmp_path: Path, plan: bytes) -> None:
+    (tmp_path / ".tokmill").mkdir()
+    (tmp_path / ".tokmill" / "plan").write_bytes(plan)
+    with pytest.raises(UsageError, match="no complete"):
+        load_manifest(tmp_path)

@@ -315,7 +315,7 @@ class ShardUploader:
         try:
             with storage_errors(mark):
                 return msgspec.json.decode(read_state(mark), type=ObjectInfo)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             raise DamageError(
                 "what was noted of a file that was sent is not readable",
                 where=str(mark),
