@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 from support.runs import TINY, UNWATCHED
@@ -32,6 +32,7 @@ class DirectChild:
 
     interrupts = 0
     last_words = ""
+    resources: ClassVar[dict[str, Any]] = RESOURCES
 
     def __init__(self, module: str) -> None:
         self._module = module
@@ -57,7 +58,7 @@ class DirectChild:
             answers.append(try_engine())
         else:
             job = msgspec.json.decode(self._question, type=Job)
-            job = msgspec.structs.replace(job, resources=msgspec.structs.replace(job.resources, **RESOURCES))
+            job = msgspec.structs.replace(job, resources=msgspec.structs.replace(job.resources, **self.resources))
             events: list[AnyEvent] = []
             try:
                 (RepairProcess if "repairing" in self._module else Worker)(job, events.append).run()
