@@ -41,6 +41,8 @@ from tokmill.output.disk_space import disk_need
 from tokmill.run.job import make_job
 from tokmill.run.worker import Worker
 
+pytestmark = pytest.mark.usefixtures("workers_in_process")
+
 
 @pytest.fixture
 def corpora(tmp_path: Path) -> list[Path]:
