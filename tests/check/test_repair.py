@@ -258,7 +258,7 @@ def test_a_corpus_that_moved_is_given_with_source_and_what_was_skipped_keeps_its
     moved = made.corpus.rename(tmp_path / "elsewhere")
     with pytest.raises(ChangedError, match="cannot be read"):
         repair_in_process(made.out)
-    with pytest.raises(ChangedError, match="1 inputs were found"):
+    with pytest.raises(ChangedError, match="1 input found"):
         repair_in_process(made.out, sources=[str(moved / "d.txt")])
     other = tmp_path / "other.txt"
     other.write_text("another text")

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 from support.corpora import SEP
+from support.engines import lent_engines
 
 from tokmill.check.repairing.start import repair_job
 from tokmill.check.repairing.worker import RepairProcess
@@ -35,7 +36,8 @@ def run_in_process(
     job = make_job([str(i) for i in inputs], PlanOptions(**options), out=str(out)).job  # type: ignore[arg-type]
     changed = {f: getattr(job.resources, f) for f in job.resources.__struct_fields__} | UNWATCHED | dict(resources or {})
     events: list[AnyEvent] = []
-    Worker(type(job)(out=job.out, content=job.content, resources=Resources(**changed), fresh=job.fresh), events.append).run()
+    with lent_engines():
+        Worker(type(job)(out=job.out, content=job.content, resources=Resources(**changed), fresh=job.fresh), events.append).run()
 
 
 def tokenize_in_small_segments(*arguments: object, **options: object) -> None:
@@ -52,7 +54,8 @@ def tokenize_directly(out: Path, corpus: Path, **options: Any) -> None:
         job.resources, batch_bytes=500, segment_bytes=1500, terms=BudgetTerms(n_threads=1), **UNWATCHED
     )
     events: list[AnyEvent] = []
-    Worker(msgspec.structs.replace(job, resources=resources), events.append).run()
+    with lent_engines():
+        Worker(msgspec.structs.replace(job, resources=resources), events.append).run()
 
 
 def tokenize_documents(out: Path, documents: list[bytes], resources: dict[str, object] | None = None, **options: Any) -> Path:
@@ -70,7 +73,8 @@ def append_in_process(inputs: Sequence[Path], out: Path, *, fresh: bool = False,
     job = appending.copy_old_output(job, ()) if job.made_from else job
     events: list[AnyEvent] = []
     resources = msgspec.structs.replace(job.resources, **TINY, **UNWATCHED)
-    Worker(msgspec.structs.replace(job, resources=resources), events.append).run()
+    with lent_engines():
+        Worker(msgspec.structs.replace(job, resources=resources), events.append).run()
 
 
 def repair_in_process(out: Path, resources: Mapping[str, object] | None = None, sources: list[str] | None = None) -> list[Repaired]:
@@ -79,7 +83,8 @@ def repair_in_process(out: Path, resources: Mapping[str, object] | None = None, 
     changed = {f: getattr(job.resources, f) for f in job.resources.__struct_fields__} | UNWATCHED | dict(resources or SMALL)
     events: list[AnyEvent] = []
     fields = {f: getattr(job, f) for f in job.__struct_fields__} | {"resources": type(job.resources)(**changed)}
-    RepairProcess(type(job)(**fields), events.append).run()
+    with lent_engines():
+        RepairProcess(type(job)(**fields), events.append).run()
     return [event for event in events if isinstance(event, Repaired)]
 
 
@@ -96,7 +101,7 @@ def plan_parts(inputs: Any, out: Path, count: int, resources: Mapping[str, objec
 def make_part(job: Job, index: int) -> Finished:
     """One part, in this process, each commit awaited so that none is put off for the one before."""
     events: list[AnyEvent] = []
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, lent_engines():
         patch.setattr(Output, "is_settled", property(lambda output: output.settle() is None))
         Worker(tokenize.part_job(job, index), events.append).run()
     assert isinstance(events[-1], Finished)
