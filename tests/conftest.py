@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,23 @@ settings.load_profile("tokmill")
 
 # A shell that starts the suite in the background ignores SIGINT for it, and commands inherit that. Tests interrupt commands.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Where no bytecode may be written beside the sources, keep that of commands as long as the suite runs; they start faster."""
+    if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
+        folder = tempfile.TemporaryDirectory(prefix="tokmill-bytecode-", ignore_cleanup_errors=True)
+        os.environ["PYTHONPYCACHEPREFIX"] = folder.name
+        config.add_cleanup(folder.cleanup)
+
+
+@pytest.fixture(scope="module")
+def workers_in_process() -> Iterator[None]:
+    """For modules that test what runs do: what they call starts no process. Commands are processes as ever."""
+    from support import in_process
+
+    with in_process.workers_in_process():
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -74,7 +74,7 @@ def damages(draw: st.DrawFn) -> tuple[str, str, float, int]:
     return draw(st.sampled_from(FILES)), kind, draw(st.floats(0, 1, exclude_max=True)), draw(st.integers(0, 7))
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(damage=st.lists(damages(), min_size=1, max_size=3), batch_bytes=st.integers(64, 20_000), n_threads=st.integers(1, 3))
 def test_any_damage_is_found_and_made_good(
     made: Made,
@@ -134,7 +134,7 @@ def test_a_gap_in_the_middle_of_a_divided_document(tmp_path: Path) -> None:
     assert {name: (out / name).read_bytes() for name in manifest.files} == good
 
 
-@pytest.mark.parametrize("stride", [7, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stride", [11, pytest.param(1, marks=pytest.mark.slow)])
 def test_died_before_any_call_that_changes_the_disk_nothing_is_worse_and_the_next_repair_is_whole(
     made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stride: int
 ) -> None:
@@ -163,7 +163,7 @@ def test_killed_at_any_moment_and_repaired_again_the_output_is_whole(tmp_path: P
     assert command("tokenize", corpus, "--out", out, "-q").returncode == 0
     good = (out / "train.bin").read_bytes()
     rng, n_killed = random.Random(3), 0
-    for i in range(8):
+    for i in range(6):
         (out / "train.bin").unlink(missing_ok=True)
         with subprocess.Popen(
             [sys.executable, "-m", "tokmill", "verify", str(out), "--repair", "-q"],
@@ -186,7 +186,7 @@ def test_killed_at_any_moment_and_repaired_again_the_output_is_whole(tmp_path: P
         return code != 11
 
     wait_until(repaired)
-    assert (code, n_killed >= 3) == (0, True)
+    assert (code, n_killed >= 2) == (0, True)
     assert (out / "train.bin").read_bytes() == good
     assert sorted(p.name for p in out.iterdir()) == ["manifest.json", "train.bin", "val.bin"]
 
@@ -258,7 +258,7 @@ def test_a_corpus_that_moved_is_given_with_source_and_what_was_skipped_keeps_its
     moved = made.corpus.rename(tmp_path / "elsewhere")
     with pytest.raises(ChangedError, match="cannot be read"):
         repair_in_process(made.out)
-    with pytest.raises(ChangedError, match="1 inputs were found"):
+    with pytest.raises(ChangedError, match="1 input found"):
         repair_in_process(made.out, sources=[str(moved / "d.txt")])
     other = tmp_path / "other.txt"
     other.write_text("another text")

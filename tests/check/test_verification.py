@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from tokmill.core.records import EotPlacement
 
+pytestmark = pytest.mark.usefixtures("workers_in_process")
+
 TEXTS = [f"Document {i}. {'Some words, then more. ' * (i % 11)}Ünïcödé 漢字 <|endoftext\n" for i in range(60)]
 TEXTS[7] = TEXTS[8] = ""
 

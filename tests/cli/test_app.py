@@ -1,4 +1,4 @@
-"""The command line: what it prints where, its exit codes, its errors; end to end in processes of their own."""
+"""The command line: what it prints where, its exit codes, its errors; where it can tell, in a process of its own."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from support.commands import PATIENCE_S, wait_until
+from support.commands import PATIENCE_S, called, wait_until
 from support.corpora import write_corpus
 from support.oracle import EOT, gpt2
 
@@ -21,14 +22,14 @@ from tokmill.cli import app
 from tokmill.core.errors import error_classes
 from tokmill.core.manifest import load_manifest
 
+pytestmark = pytest.mark.usefixtures("workers_in_process")
+
 SOURCE = Path(tokmill.__file__).parents[1]
 TEXTS = [f"Document {i}. {'Some words, then more. ' * (i % 9)}Ünïcödé\n" for i in range(200)]
 
 
-def tokmill_command(
-    *arguments: str | Path, stdin: bytes = b"", environment: dict[str, str] | None = None
-) -> subprocess.CompletedProcess[bytes]:
-    env = {k: v for k, v in os.environ.items() if not k.startswith("TOKMILL_")} | {"PYTHONPATH": str(SOURCE)} | (environment or {})
+def tokmill_command(*arguments: str | Path, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    env = {k: v for k, v in os.environ.items() if not k.startswith("TOKMILL_")} | {"PYTHONPATH": str(SOURCE)}
     return subprocess.run(
         [sys.executable, "-m", "tokmill", *map(str, arguments)],
         input=stdin,
@@ -46,8 +47,8 @@ def corpus(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def out(tmp_path: Path, corpus: Path) -> Path:
-    done = tokmill_command("tokenize", corpus, "--out", tmp_path / "out", "--val-fraction", "0.2", "-q")
-    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    done = called("tokenize", corpus, "--out", tmp_path / "out", "--val-fraction", "0.2", "-q")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     return tmp_path / "out"
 
 
@@ -71,10 +72,8 @@ def test_version() -> None:
 
 
 def test_times_and_rates_say_of_what_they_are_and_that_of_the_work_is_the_manifests(tmp_path: Path, corpus: Path) -> None:
-    done = tokmill_command("tokenize", corpus, "--out", tmp_path / "out")
-    said = re.search(
-        r"time +([\d.]+) s of the command, .*\n +([\d.]+) s of it reading, encoding and writing, ", done.stdout.decode()
-    )
+    done = called("tokenize", corpus, "--out", tmp_path / "out")
+    said = re.search(r"time +([\d.]+) s of the command, .*\n +([\d.]+) s of it reading, encoding and writing, ", done.stdout)
     assert said
     assert float(said[2]) <= float(said[1])
     assert abs(float(said[2]) - load_manifest(tmp_path / "out").elapsed_s) <= 0.1
@@ -104,9 +103,9 @@ def test_the_summary_goes_to_standard_output_and_everything_else_to_standard_err
 
 def test_the_same_command_again_finds_it_complete(out: Path, corpus: Path) -> None:
     before = (out / "train.bin").stat().st_mtime_ns
-    done = tokmill_command("tokenize", corpus, "--out", out, "--val-fraction", "0.2")
+    done = called("tokenize", corpus, "--out", out, "--val-fraction", "0.2")
     assert done.returncode == 0
-    assert b"complete already" in done.stdout
+    assert "complete already" in done.stdout
     assert (out / "train.bin").stat().st_mtime_ns == before
 
 
@@ -119,31 +118,31 @@ def test_python_and_command_line_make_the_same_bytes(out: Path, corpus: Path, tm
 
 
 def test_verify_and_inspect_follow_tokenize(out: Path, corpus: Path) -> None:
-    done = tokmill_command("verify", out, "--source", corpus)
+    done = called("verify", out, "--source", corpus)
     assert done.returncode == 0, done.stderr
-    assert b"the same" in done.stdout
-    assert json.loads(tokmill_command("verify", out, "--json").stdout)["ok"] is True
-    done = tokmill_command("inspect", out, "--document", "1", "--side", "val", "--tokens", "5")
-    assert b"val, document 1" in done.stdout
-    assert json.loads(tokmill_command("inspect", out, "--json").stdout)["tokenizer"] == "gpt2"
+    assert "the same" in done.stdout
+    assert json.loads(called("verify", out, "--json").stdout)["ok"] is True
+    done = called("inspect", out, "--document", "1", "--side", "val", "--tokens", "5")
+    assert "val, document 1" in done.stdout
+    assert json.loads(called("inspect", out, "--json").stdout)["tokenizer"] == "gpt2"
 
 
 def test_several_sources_follow_one_option(tmp_path: Path, corpus: Path) -> None:
     other = write_corpus(tmp_path / "other.txt", TEXTS[:3])
-    assert tokmill_command("tokenize", corpus, other, "-o", tmp_path / "o").returncode == 0
-    assert tokmill_command("verify", tmp_path / "o", "--source", corpus, other).returncode == 0
-    assert tokmill_command("verify", tmp_path / "o", "--source", other, corpus).returncode == 12
-    assert tokmill_command("verify", tmp_path / "o", corpus).returncode == 2
+    assert called("tokenize", corpus, other, "-o", tmp_path / "o").returncode == 0
+    assert called("verify", tmp_path / "o", "--source", corpus, other).returncode == 0
+    assert called("verify", tmp_path / "o", "--source", other, corpus).returncode == 12
+    assert called("verify", tmp_path / "o", corpus).returncode == 2
 
 
 def test_damage_is_exit_code_10_with_the_place(out: Path) -> None:
     data = bytearray((out / "train.bin").read_bytes())
     data[100] ^= 1
     (out / "train.bin").write_bytes(data)
-    done = tokmill_command("verify", out, "--json")
+    done = called("verify", out, "--json")
     assert done.returncode == 10
     assert json.loads(done.stdout)["problems"][0]["file"] == "train.bin"
-    assert b"next:" in done.stderr
+    assert "next:" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -229,22 +228,22 @@ def test_the_unforeseen_is_one_line_and_a_traceback_only_when_verbose(
 
 
 def test_every_option_of_tokenize_can_come_from_the_environment(tmp_path: Path, corpus: Path) -> None:
-    environment = {
+    environment: dict[str, Any] = {
         "TOKMILL_OUT": str(tmp_path / "env"),
         "TOKMILL_VAL_FRACTION": "0",
         "TOKMILL_EOT": "before",
         "TOKMILL_JSON": "1",
     }
-    done = tokmill_command("tokenize", corpus, environment=environment)
+    done = called("tokenize", corpus, **environment)
     assert json.loads(done.stdout)["tokens_val"] == 0
     assert np.fromfile(tmp_path / "env" / "train.bin", np.uint16)[0] == EOT
-    done = tokmill_command("tokenize", corpus, environment={"TOKMILL_OUT": "x", "TOKMILL_EOT": "sideways", "TOKMILL_JSON": "1"})
+    done = called("tokenize", corpus, TOKMILL_OUT="x", TOKMILL_EOT="sideways", TOKMILL_JSON="1")
     assert (done.returncode, json.loads(done.stdout)["exit_code"]) == (2, 2)
 
 
 def test_options_meant_for_tokenize_do_not_disturb_inspect_of_a_directory(out: Path) -> None:
-    assert tokmill_command("inspect", out, environment={"TOKMILL_TOKENIZER": "gpt2", "TOKMILL_DTYPE": "auto"}).returncode == 0
-    assert tokmill_command("inspect", out, "--dtype", "uint16").returncode == 2
+    assert called("inspect", out, TOKMILL_TOKENIZER="gpt2", TOKMILL_DTYPE="auto").returncode == 0
+    assert called("inspect", out, "--dtype", "uint16").returncode == 2
 
 
 def test_standard_input_is_an_input(tmp_path: Path) -> None:
@@ -262,11 +261,8 @@ def test_a_reader_that_goes_away_is_no_traceback(out: Path) -> None:
 
 @pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_is_exit_code_130_and_resumes_to_the_same_bytes(tmp_path: Path, which: signal.Signals) -> None:
-    fifo = tmp_path / "corpus.txt"
     text = "<|endoftext|>".join(TEXTS * 40).encode()
-    fifo.write_bytes(text)
-    whole = tokmill_command("tokenize", "-", "-o", tmp_path / "whole", stdin=text)
-    assert whole.returncode == 0
+    tokmill.tokenize(write_corpus(tmp_path / "corpus.txt", TEXTS * 40), tmp_path / "whole")
     command = [sys.executable, "-m", "tokmill", "tokenize", "-", "-o", str(tmp_path / "o"), "--json"]
     process = subprocess.Popen(
         command,
@@ -292,15 +288,15 @@ def test_an_interrupted_run_is_exit_code_130_and_resumes_to_the_same_bytes(tmp_p
         assert (tmp_path / "o" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
-@pytest.mark.parametrize("name", ["tokenize.py", "random.py", "queue.py", "inspect.py", "numpy.py"])
-def test_no_file_of_the_working_directory_is_run(tmp_path: Path, name: str) -> None:
-    (tmp_path / name).write_text("open('was-run', 'w').close()\nraise SystemExit('boo')\n")
+def test_no_file_of_the_working_directory_is_run(tmp_path: Path) -> None:
+    for name in ("tokenize.py", "random.py", "queue.py", "inspect.py", "numpy.py"):
+        (tmp_path / name).write_text(f"open('{name}-was-run', 'w').close()\nraise SystemExit('boo')\n")
     write_corpus(tmp_path / "corpus.txt", ["hi", "you"])
     command = Path(sys.executable).with_name("tokmill")
     arguments = ["tokenize", "corpus.txt", "--out", "out", "-q"]
     done = subprocess.run([command, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert not (tmp_path / "was-run").exists()
+    assert list(tmp_path.glob("*-was-run")) == []
 
 
 @pytest.mark.parametrize("options", [["--input-format", "jsonl"], ["--input-format", "text", "--format", "llmc"]])
@@ -316,8 +312,8 @@ def test_what_is_piped_in_after_a_complete_run_is_compared(tmp_path: Path, optio
         (b"", 12),
         (first, 0),
     ):
-        done = tokmill_command(*arguments, stdin=stdin)
+        done = called(*arguments, stdin=stdin)
         assert done.returncode == code, done.stderr
-        assert (b"the piped input is not the one that the complete output was made from" in done.stderr) is (code == 12)
-    assert tokmill_command(*arguments, "--fresh", stdin=first + first).returncode == 0
-    assert tokmill_command(*arguments, stdin=first + first).returncode == 0
+        assert ("the piped input is not the one that the complete output was made from" in done.stderr) is (code == 12)
+    assert called(*arguments, "--fresh", stdin=first + first).returncode == 0
+    assert called(*arguments, stdin=first + first).returncode == 0

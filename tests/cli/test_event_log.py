@@ -21,6 +21,8 @@ from tokmill.core.errors import UsageError
 from tokmill.core.events import AnyEvent, Finished, Notice, Progress, Started
 from tokmill.core.records import Counts
 
+pytestmark = pytest.mark.usefixtures("workers_in_process")
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -13,6 +13,8 @@ from tokmill.cli import app
 from tokmill.cli.command import Parameter, root, takes_value
 from tokmill.core.errors import TokmillError, UsageError
 
+pytestmark = pytest.mark.usefixtures("workers_in_process")
+
 COMMANDS = {name: command for name, command in root.commands.items() if not hasattr(command, "commands")}
 SINGLE = [
     (name, each)

@@ -16,11 +16,13 @@ from urllib.parse import unquote
 
 import pytest
 from hypothesis import HealthCheck, assume, example, given, settings, strategies as st
-from support.commands import clean_environment, command
+from support.commands import called, clean_environment
 
 import tokmill
 from tokmill.cli import app
 from tokmill.core.errors import TokmillError
+
+pytestmark = pytest.mark.usefixtures("workers_in_process")
 
 WORD = "SECRETPW"
 WORDS = (WORD, "Q7z", "Q%377%7A", "Ωß7")
@@ -218,7 +220,7 @@ def test_no_option_in_python_shows_a_secret(elsewhere: Path, name: str) -> None:
 @pytest.mark.parametrize("out", ["s3:/AKIAX:SECRETPW@bucket/out", "https:/host/x", "user:SECRETPW@h:/x", "user:SECRETPW@a.org/x"])
 def test_a_url_with_a_slash_too_few_is_no_name_of_a_directory(elsewhere: Path, out: str) -> None:
     before = set(elsewhere.rglob("*"))
-    done = command("tokenize", "c.txt", "--out", out)
+    done = called("tokenize", "c.txt", "--out", out)
     assert done.returncode == 2
     assert f"next:    tokmill tokenize c.txt --out {'s3' if out.startswith('s3') else 'https'}://" in done.stderr
     assert WORD not in done.stderr
@@ -230,9 +232,9 @@ def test_a_local_path_that_looks_like_a_url_is_one_if_it_says_so(tmp_path: Path,
     (tmp_path / "s3:").mkdir()
     for name in ("s3:/c.txt", "me:and@you.txt"):
         Path(name).write_text("one<|endoftext|>two")
-        planned = json.loads(command("plan", name, "--json").stdout)
+        planned = json.loads(called("plan", name, "--json").stdout)
         assert planned["inputs"][0]["path"] == str(tmp_path / name)
-    done = command("tokenize", "s3:/c.txt", "--out", "./me:or@you", "--json")
+    done = called("tokenize", "s3:/c.txt", "--out", "./me:or@you", "--json")
     assert json.loads(done.stdout)["out"] == str(tmp_path / "me:or@you")
 
 

@@ -11,6 +11,8 @@ from support.corpora import write_corpus
 from tokmill.cli import app, settings
 from tokmill.cli.console import Console
 
+pytestmark = pytest.mark.usefixtures("workers_in_process")
+
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

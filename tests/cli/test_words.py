@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+pytestmark = pytest.mark.usefixtures("workers_in_process")
+
 TEXTS = [f"Document {i}. {'Some words, then more. ' * (i % 9)}" for i in range(60)]
 
 

@@ -41,6 +41,8 @@ from tokmill.output.disk_space import disk_need
 from tokmill.run.job import make_job
 from tokmill.run.worker import Worker
 
+pytestmark = pytest.mark.usefixtures("workers_in_process")
+
 
 @pytest.fixture
 def corpora(tmp_path: Path) -> list[Path]:
@@ -143,6 +145,19 @@ def test_an_output_of_several_settings_is_not_appended_to(corpora: list[Path], t
     tokmill.merge([tmp_path / "a", tmp_path / "b"], tmp_path / "m", allow_other_split=True)
     with pytest.raises(UsageError, match="with other settings"):
         append_in_process(corpora[2:], tmp_path / "m", seed=1)
+
+
+@pytest.mark.parametrize("made_of", ["a.txt", "a.jsonl"])
+def test_a_setting_that_did_not_matter_is_not_proposed_where_it_does(tmp_path: Path, made_of: str) -> None:
+    """Text that is divided otherwise would be appended as one document."""
+    (tmp_path / "a.txt").write_bytes(b"one<|endoftext|>two")
+    (tmp_path / "a.jsonl").write_bytes(b'{"text": "one"}\n')
+    (tmp_path / "b.txt").write_bytes(b"one|two")
+    begin(tmp_path / "out", [tmp_path / made_of])
+    with pytest.raises(ChangedError, match="--separator was") as caught:
+        append_in_process([tmp_path / "b.txt"], tmp_path / "out", separator="|")
+    assert ("tokmill merge" in str(caught.value.next_step)) == (made_of == "a.jsonl")
+    assert ("--separator" in str(caught.value.next_step)) == (made_of == "a.txt")
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,8 @@ from tokmill.core.system import durable
 from tokmill.derive import conversion, engine
 from tokmill.formats.registry import FORMATS
 
+pytestmark = pytest.mark.usefixtures("workers_in_process")
+
 DOCUMENTS = [*some_documents(40, 60, 7), b"", *some_documents(3, 900, 8), b"x"]
 
 

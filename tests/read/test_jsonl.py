@@ -14,6 +14,7 @@ from support.records import a_content
 
 from tokmill.core.errors import BadRecordError, MemoryBudgetError
 from tokmill.core.records import Cursor
+from tokmill.read.json_record import RecordParser
 
 BAD = {
     "invalid_json": [
@@ -171,3 +172,17 @@ def test_blank_lines_are_counted_and_nothing_else(groups: list[tuple[list[bytes]
             skipped = [(skip.record or 0) + k for b in batches for skip in b.skips for k in range(skip.n_records)]
             assert sorted(found + skipped) == numbers
             read_all(inputs, on_error="skip", sizes={"batch_bytes": batch_bytes})
+
+
+@pytest.mark.parametrize(
+    ("key", "line"),
+    [
+        ("text", b'{"text": "a", "x": 1, "text": "b"}'),
+        ("text", b'{"text": 1, "text": "b"}'),
+        ("a.text", b'{"a": {"text": "a"}, "a": {"text": 1, "text": "b"}}'),
+        ("a.text", b'{"a.text": "a", "a": {"text": "c"}, "a.text": "b"}'),
+    ],
+)
+@pytest.mark.parametrize("is_long", [False, True])
+def test_of_a_key_that_is_there_twice_the_last_counts(key: str, line: bytes, is_long: bool) -> None:
+    assert RecordParser(key).parse(line, "strict", at_start=False, is_long=is_long) == (b"b", 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
@@ -14,7 +15,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from support.commands import clean_environment
+from support.commands import called, clean_environment
 from support.corpora import write_corpus
 from support.outputs import collect_data, give_history, write_output
 
@@ -25,6 +26,8 @@ from tokmill.core.manifest import load_manifest
 from tokmill.core.text import printable_line
 from tokmill.reports.data import FrequentToken
 from tokmill.reports.reporting import make_page
+
+pytestmark = pytest.mark.usefixtures("workers_in_process")
 
 HOSTILE = [
     "<script>alert('document')</script>",
@@ -185,11 +188,8 @@ def test_the_command_in_the_report_makes_the_same_output(made: Path, page: str, 
     command = typed[typed.index("tokmill tokenize") : typed.index("Everything that decides")]
     assert "\\u202e" in command
     command = command.replace("\\u202e", "\u202e").replace(str(made), str(tmp_path / "again"))
-    done = subprocess.run(
-        ["sh", "-c", command.replace("tokmill tokenize", f"{sys.executable} -m tokmill tokenize -q", 1)],
-        env=clean_environment(), capture_output=True, check=False, timeout=60,
-    )  # fmt: skip
-    assert done.stderr == b""
+    done = called(*shlex.split(command.replace("\\\n", " "))[1:], "-q")
+    assert done.stderr == ""
     assert load_manifest(tmp_path / "again").fingerprint == load_manifest(made).fingerprint
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support.commands import clean_environment, command
+from support.commands import called, clean_environment, command
 from support.corpora import write_corpus
 from support.failures import limit_disk
 from support.oracle import EOT, gpt2
@@ -32,6 +32,8 @@ from tokmill.output import disk_space
 from tokmill.run.estimate import forecast
 from tokmill.run.job import make_job
 
+pytestmark = pytest.mark.usefixtures("workers_in_process")
+
 TEXTS = [f"Document {i}. {'Some words, then more. ' * (i % 9)}Ünïcödé\n" for i in range(200)]
 N_TOKENS = sum(len(gpt2().encode_ordinary(text)) + 1 for text in TEXTS)
 
@@ -42,7 +44,7 @@ def corpus(tmp_path: Path) -> Path:
 
 
 def test_json_is_one_object_with_everything_in_it(tmp_path: Path, corpus: Path) -> None:
-    done = command("plan", corpus, "--out", tmp_path / "o", "--threads", "2", "--json")
+    done = called("plan", corpus, "--out", tmp_path / "o", "--threads", "2", "--json")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     found = json.loads(done.stdout)
@@ -63,11 +65,11 @@ def test_json_is_one_object_with_everything_in_it(tmp_path: Path, corpus: Path) 
 
 
 def test_the_table_has_a_line_for_everything(tmp_path: Path, corpus: Path) -> None:
-    done = command("plan", corpus, "-o", tmp_path / "o")
+    done = called("plan", corpus, "-o", tmp_path / "o")
     assert done.returncode == 0, done.stderr
     for word in ("corpus.txt", "on disk", f"{N_TOKENS:,}", "bytes per token", "uint16", "it fits", "time", "as a list", "budget"):
         assert word in done.stdout
-    assert "not checked (pass --out DIR)" in command("plan", corpus).stdout
+    assert "not checked (pass --out DIR)" in called("plan", corpus).stdout
 
 
 def test_a_plan_is_what_the_run_then_does(tmp_path: Path, corpus: Path) -> None:
@@ -97,7 +99,7 @@ def test_what_the_caches_may_fill_is_called_the_budget_and_no_peak(corpus: Path)
 
 @pytest.mark.parametrize("name", ["plan", "tokenize"])
 def test_over_budget_is_exit_code_13_and_force_does_not_help(tmp_path: Path, corpus: Path, name: str) -> None:
-    done = command(name, corpus, "--out", tmp_path / "o", "--memory", "100MiB", "--force", "--json")
+    done = called(name, corpus, "--out", tmp_path / "o", "--memory", "100MiB", "--force", "--json")
     assert done.returncode == MemoryBudgetError.exit_code == 13
     assert json.loads(done.stdout)["error"]["type"] == "MemoryBudgetError"
     assert not (tmp_path / "o").exists()
@@ -283,7 +285,7 @@ def test_what_is_called_exact_is_exact_however_the_files_end(tmp_path: Path, end
     for i in range(300):
         is_ended = i % 2 == 1 if ends == "alternating" else rng.random() < 0.5
         (tmp_path / f"{i:04d}.txt").write_text("hello" + "<|endoftext|>" * is_ended)
-    found = json.loads(command("plan", tmp_path, "--json").stdout)
+    found = json.loads(called("plan", tmp_path, "--json").stdout)
     assert found["is_exact"] is True
     assert found["totals"]["tokens"] == {"value": 600, "low": 600, "high": 600}
 
@@ -295,7 +297,7 @@ def test_a_sample_of_ends_widens_the_interval(tmp_path: Path) -> None:
         is_ended = rng.random() < 0.5
         n_ended += is_ended
         (tmp_path / f"{i:04d}.txt").write_text("hello" + " again and again" * 4000 + "<|endoftext|>" * is_ended)
-    found = json.loads(command("plan", tmp_path, "--json").stdout)
+    found = json.loads(called("plan", tmp_path, "--json").stdout)
     truth = 400 * (len(gpt2().encode_ordinary("hello" + " again and again" * 4000)) + 1)
     assert found["is_exact"] is False
     assert found["totals"]["tokens"]["low"] <= truth <= found["totals"]["tokens"]["high"]

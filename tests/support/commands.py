@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
@@ -11,6 +12,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+import pytest
+
+from tokmill.cli import app
 
 PATIENCE_S = 120
 """How long a condition may take. Only a failure waits so long: a busy machine is slow, and no test measures that."""
@@ -110,3 +115,41 @@ def killed_worker(arguments: Sequence[object], out: Path, stdin: int | None = No
         os.kill(worker, signal.SIGABRT)
         shown, said = process.communicate(timeout=PATIENCE_S)
     return subprocess.CompletedProcess(whole, process.returncode, shown, said)
+
+
+def called(*arguments: object, stdin: bytes = b"", **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run tokmill to its end in this process, which takes a tenth of the time of `command`.
+
+    stdin: what comes through a pipe, which has to hold it.
+    """
+    words = [*map(str, arguments)]
+    written, said = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
+    with pytest.MonkeyPatch.context() as patch, _piped(stdin):
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        patch.setattr(sys, "stdout", written)
+        patch.setattr(sys, "stderr", said)
+        code = app.run(words)
+    return subprocess.CompletedProcess(words, code, _text(written), _text(said))
+
+
+@contextmanager
+def _piped(data: bytes) -> Iterator[None]:
+    """A pipe with these bytes is standard input."""
+    assert len(data) <= 1 << 16
+    before, (reading, writing) = os.dup(0), os.pipe()
+    os.write(writing, data)
+    os.close(writing)
+    os.dup2(reading, 0)
+    os.close(reading)
+    try:
+        yield
+    finally:
+        os.dup2(before, 0)
+        os.close(before)
+
+
+def _text(stream: io.TextIOWrapper) -> str:
+    buffer = stream.buffer
+    assert isinstance(buffer, io.BytesIO)
+    return buffer.getvalue().decode()

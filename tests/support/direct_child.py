@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 from support.runs import TINY, UNWATCHED, carry_out
@@ -31,6 +31,7 @@ class DirectChild:
 
     interrupts = 0
     last_words = ""
+    resources: ClassVar[dict[str, Any]] = RESOURCES
 
     def __init__(self, module: str) -> None:
         self._module = module
@@ -56,7 +57,7 @@ class DirectChild:
             answers.append(try_engine())
         else:
             job = msgspec.json.decode(self._question, type=Job)
-            job = msgspec.structs.replace(job, resources=msgspec.structs.replace(job.resources, **RESOURCES))
+            job = msgspec.structs.replace(job, resources=msgspec.structs.replace(job.resources, **self.resources))
             events: list[AnyEvent] = []
             try:
                 if "repairing" in self._module:

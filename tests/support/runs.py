@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 from support.corpora import SEP
+from support.engines import lent_engines
 
 from tokmill.check.repairing.start import repair_job
 from tokmill.check.repairing.worker import RepairProcess
@@ -18,6 +19,7 @@ from tokmill.core.config import BudgetTerms, Job, Resources
 from tokmill.core.events import AnyEvent, Finished, Repaired
 from tokmill.core.options import PlanOptions
 from tokmill.derive import appending
+from tokmill.encode import load_encoder
 from tokmill.output.directory import Output
 from tokmill.run.channel import Channel
 from tokmill.run.coordinator import Coordinator, start_workers
@@ -39,6 +41,8 @@ class ThreadedPool(Pool):
 
     def _start(self, make: Callable[[int], Worker], number: int, its: tuple[socket.socket, ...]) -> int:
         worker = make(number)
+        if number:
+            worker._encoder = load_encoder(worker._job.content.tokenizer, worker._job.resources.engine)
 
         def work(serve: Callable[[Channel, SharedMemory], None], channel: Channel) -> None:
             try:
@@ -67,11 +71,12 @@ class ThreadedPool(Pool):
 
 def carry_out(job: Job, emit: Callable[[AnyEvent], None]) -> None:
     """A job in this process."""
-    pool = start_workers(job, ThreadedPool)
-    try:
-        Coordinator(job, emit, pool).run()
-    finally:
-        pool.close()
+    with lent_engines():
+        pool = start_workers(job, ThreadedPool)
+        try:
+            Coordinator(job, emit, pool).run()
+        finally:
+            pool.close()
 
 
 def run_in_process(
@@ -125,7 +130,8 @@ def repair_in_process(out: Path, resources: Mapping[str, object] | None = None, 
     changed = {f: getattr(job.resources, f) for f in job.resources.__struct_fields__} | UNWATCHED | dict(resources or SMALL)
     events: list[AnyEvent] = []
     fields = {f: getattr(job, f) for f in job.__struct_fields__} | {"resources": type(job.resources)(**changed)}
-    RepairProcess(type(job)(**fields), events.append).run()
+    with lent_engines():
+        RepairProcess(type(job)(**fields), events.append).run()
     return [event for event in events if isinstance(event, Repaired)]
 
 
@@ -142,7 +148,7 @@ def plan_parts(inputs: Any, out: Path, count: int, resources: Mapping[str, objec
 def make_part(job: Job, index: int) -> Finished:
     """One part, in this process, each commit awaited so that none is put off for the one before."""
     events: list[AnyEvent] = []
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, lent_engines():
         patch.setattr(Output, "is_settled", property(lambda output: output.settle() is None))
         carry_out(tokenize.part_job(job, index), events.append)
     assert isinstance(events[-1], Finished)

@@ -24,6 +24,8 @@ from tokmill.core.errors import error_classes
 from tokmill.output.state_dir import acquire_lock
 from tokmill.run.estimate import forecast
 
+pytestmark = pytest.mark.usefixtures("workers_in_process")
+
 PACKAGE = Path(tokmill.__file__).parent
 PARTS = {"where": {"where", "option", "path"}, "allowed": {"allowed"}, "next_step": {"next_step", "suggested", "path"}}
 """Of an error, the arguments that give each part."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.commands import clean_environment
+from support.commands import called, clean_environment
 from support.corpora import write_corpus
 from support.oracle import gpt2
 from support.outputs import write_output
@@ -24,6 +24,8 @@ from tokmill.formats import FORMATS
 from tokmill.read.json_record import NotARecordError, RecordParser
 from tokmill.run.advice import fraction_for
 
+pytestmark = pytest.mark.usefixtures("workers_in_process")
+
 TEXTS = [f"Document {i}. {'Some words, then more. ' * (i % 9)}Ünïcödé\n" for i in range(200)]
 
 
@@ -31,10 +33,6 @@ def command(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, *map(str, arguments)], capture_output=True, text=True, env=clean_environment(), timeout=120, check=False
     )
-
-
-def tokmill_command(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return command("-m", "tokmill", *arguments)
 
 
 @pytest.mark.parametrize(
@@ -94,8 +92,8 @@ def test_an_input_directory_that_is_the_output_is_called_so(tmp_path: Path, caps
 
 def test_verbose_says_what_was_decided(tmp_path: Path) -> None:
     corpus = write_corpus(tmp_path / "corpus.txt", TEXTS)
-    plain = tokmill_command("tokenize", corpus, "--out", tmp_path / "plain").stderr
-    told = tokmill_command("tokenize", corpus, "--out", tmp_path / "told", "-v", "--threads", "1", "--memory", "512MiB").stderr
+    plain = called("tokenize", corpus, "--out", tmp_path / "plain").stderr
+    told = called("tokenize", corpus, "--out", tmp_path / "told", "-v", "--threads", "1", "--memory", "512MiB").stderr
     for words in (
         f"input: {corpus}, text",
         "tokenizer: gpt2, 50,257 ids",
@@ -110,21 +108,21 @@ def test_verbose_says_what_was_decided(tmp_path: Path) -> None:
 def test_a_directory_with_other_files_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     corpus = write_corpus(tmp_path / "corpus.txt", TEXTS)
     (tmp_path / "old.bin").touch()
-    done = tokmill_command("tokenize", corpus, "--out", tmp_path)
+    done = called("tokenize", corpus, "--out", tmp_path)
     assert done.returncode == 2
     assert "holds a file that no tokmill manifest vouches for" in done.stderr
     assert sorted(os.listdir(tmp_path)) == ["corpus.txt", "old.bin"]
     assert not (tmp_path / "train.bin").exists()
     (tmp_path / "new").mkdir()
     (tmp_path / "new" / ".hidden").touch()
-    assert tokmill_command("tokenize", corpus, "--out", tmp_path / "new", "-q").returncode == 0
-    assert tokmill_command("verify", tmp_path / "new", "-q").returncode == 0
+    assert called("tokenize", corpus, "--out", tmp_path / "new", "-q").returncode == 0
+    assert called("verify", tmp_path / "new", "-q").returncode == 0
 
 
 def test_too_many_bad_records_are_in_the_file_that_is_named(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "good"}\nbad\n{"text": null}\n')
-    done = tokmill_command("tokenize", path, "--out", tmp_path / "o", "--on-error", "skip", "--max-skipped", "1", "--json")
+    done = called("tokenize", path, "--out", tmp_path / "o", "--on-error", "skip", "--max-skipped", "1", "--json")
     assert done.returncode == 15
     named = Path(json.loads(done.stdout)["error"]["where"])
     assert named == tmp_path / "o" / ".tokmill" / "skipped.jsonl.part"
@@ -289,7 +287,7 @@ def test_numbers_agree_with_their_nouns(tmp_path: Path) -> None:
     path = write_corpus(tmp_path / "a.txt", ["one"])
     (tmp_path / "b.dat").write_bytes(b"x")
     shown = [
-        tokmill_command(*arguments)
+        called(*arguments)
         for arguments in (
             ("tokenize", tmp_path, "--out", tmp_path / "o", "--threads", "1", "--val-fraction", "0", "--eot", "none"),
             ("plan", path, "--threads", "1"),
@@ -311,7 +309,7 @@ def test_bytes_per_token_stand_beside_the_size_that_they_are_of(tmp_path: Path) 
     n_text, n_tokens = sum(len(text.encode()) for text in TEXTS), sum(len(gpt2().encode_ordinary(text)) + 1 for text in TEXTS)
     expected = f"text +{n_text / 1000:.1f} kB, {n_text / n_tokens:.2f} bytes per token"
     for arguments in (("tokenize", path, "--out", tmp_path / "o"), ("plan", path), ("inspect", tmp_path / "o")):
-        assert re.search(expected, tokmill_command(*arguments).stdout), arguments
+        assert re.search(expected, called(*arguments).stdout), arguments
 
 
 def test_the_example_says_what_it_needs_and_copes_with_little_text(tmp_path: Path) -> None:
@@ -399,9 +397,9 @@ def test_an_audit_of_nothing_is_not_called_the_same(tmp_path: Path, capsys: pyte
 )
 def test_an_option_that_was_typed_and_has_no_effect_is_a_notice(words: tuple[str, ...], notice: str, tmp_path: Path) -> None:
     corpus = write_corpus(tmp_path / "c.txt", TEXTS[:9])
-    assert f"note: {notice}" in tokmill_command("tokenize", corpus, "--out", tmp_path / "o", *words).stdout
+    assert f"note: {notice}" in called("tokenize", corpus, "--out", tmp_path / "o", *words).stdout
     if "--part-bytes" not in words:
-        assert f"note: {notice}" in tokmill_command("plan", corpus, *words).stdout
+        assert f"note: {notice}" in called("plan", corpus, *words).stdout
 
 
 @pytest.mark.parametrize(
@@ -442,8 +440,8 @@ def test_an_option_without_effect_that_is_for_all_runs_is_no_notice(
 def test_a_separator_that_does_not_occur_where_lines_end_as_on_windows(tmp_path: Path) -> None:
     (tmp_path / "c.txt").write_bytes(b"One.\r\nMore.\r\n\r\nTwo.\r\n")
     wanted = r"the separator \n\n does not occur; lines end in \r\n: try --separator '\r\n\r\n'"
-    said = tokmill_command("tokenize", tmp_path / "c.txt", "--out", tmp_path / "o", "--separator", r"\n\n")
+    said = called("tokenize", tmp_path / "c.txt", "--out", tmp_path / "o", "--separator", r"\n\n")
     assert wanted in said.stdout
     (tmp_path / "c.txt").write_bytes(b"One.\r\n\r\nTwo.\r\n<|endoftext|>")
-    said = tokmill_command("tokenize", tmp_path / "c.txt", "--out", tmp_path / "p")
+    said = called("tokenize", tmp_path / "c.txt", "--out", tmp_path / "p")
     assert "say with --separator where documents end" in said.stdout

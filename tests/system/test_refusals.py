@@ -13,6 +13,8 @@ import tokmill
 from tokmill.cli import app
 from tokmill.core.errors import DiskFullError, InputError, TokmillError, UsageError
 
+pytestmark = pytest.mark.usefixtures("workers_in_process")
+
 TEXTS = [f"Document {i}. " + "Some words, then more. " * (i % 9) for i in range(60)]
 
 

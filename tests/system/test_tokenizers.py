@@ -22,6 +22,8 @@ from tokmill.dataset.token_files import files_of
 from tokmill.encode.loading import cutter_of, is_lossless
 from tokmill.encode.resolve import resolve_tokenizer
 
+pytestmark = pytest.mark.usefixtures("workers_in_process")
+
 OFTEN = ("llama3", "qwen2+nfc", "sentencepiece", "unigram")
 """One of each way: plain, with a normalizer and added tokens, without cuts, and of no family."""
 everyone = pytest.mark.parametrize("name", [n if n in OFTEN else pytest.param(n, marks=pytest.mark.slow) for n in MAKERS])

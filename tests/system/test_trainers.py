@@ -19,6 +19,8 @@ from tokmill.core.output_spec import Shards
 from tokmill.formats.choose import choose_output
 from tokmill.formats.registry import FORMATS
 
+pytestmark = pytest.mark.usefixtures("workers_in_process")
+
 TEXTS = [f"Document {i}, of {'many words, ' * (i % 7)}and an end. " * (1 + 40 * (i == 11)) for i in range(60)]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from support.commands import command
+from support.commands import called
 from support.corpora import write_corpus
 from support.outputs import write_output
 
@@ -16,6 +16,8 @@ from tokmill.core import bounded, manifest as manifest_module
 from tokmill.core.errors import DamageError, UsageError
 from tokmill.core.manifest import FORMAT_VERSION, MANIFEST_NAME, decode_manifest, encode_manifest, load_manifest, seal
 from tokmill.core.records import Counts, FileEntry
+
+pytestmark = pytest.mark.usefixtures("workers_in_process")
 
 
 @pytest.fixture
@@ -118,13 +120,13 @@ def test_state_that_is_no_plain_file_ends_at_once(out: Path, tmp_path: Path, kin
         "tokenize": ("tokenize", corpus, "--out", out, "-q"),
         "journal": ("tokenize", corpus, "--out", tmp_path / "new", "-q"),
     }
-    done = command(*arguments[what])
+    done = called(*arguments[what])
     assert done.returncode in (1, 10), done.stderr
     assert "unforeseen" not in done.stderr
     for part in ("where:", "next:"):
         assert part in done.stderr
     if what == "tokenize":
-        again = command("tokenize", corpus, "--out", out, "-q", "--fresh")
+        again = called("tokenize", corpus, "--out", out, "-q", "--fresh")
         assert again.returncode in (0, 1, 10), again.stderr
         assert "unforeseen" not in again.stderr
 
@@ -150,3 +152,11 @@ def test_absurd_values_with_the_right_checksum_are_damage(out: Path, what: str) 
         manifest = replace(manifest, content=changed, fingerprint=changed.fingerprint())
     with pytest.raises(DamageError):
         decode_manifest(encode_manifest(manifest), "here")
+
+
+@pytest.mark.parametrize("plan", [b"[" * 5000, b'0 {"content": ' + b"[" * 5000, b'0 {"x": ' + b'{"a": ' * 5000])
+def test_a_plan_that_is_nested_without_end_is_none(tmp_path: Path, plan: bytes) -> None:
+    (tmp_path / ".tokmill").mkdir()
+    (tmp_path / ".tokmill" / "plan").write_bytes(plan)
+    with pytest.raises(UsageError, match="no complete"):
+        load_manifest(tmp_path)

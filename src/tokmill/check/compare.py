@@ -412,7 +412,7 @@ def long_records(manifest: Manifest, directory: Directory) -> set[tuple[int, int
     try:
         lines = read_state(tree_of(directory) / SKIPPED_NAME).splitlines() if n_skipped else []
         skips = [skip for line in lines if (skip := msgspec.json.decode(line, type=Skip)).reason == "too_long"]
-    except (OSError, DamageError, msgspec.MsgspecError, UnicodeDecodeError):
+    except (OSError, DamageError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
     places: dict[str, list[int]] = {}
     for index, source in enumerate(manifest.content.inputs):

@@ -161,7 +161,7 @@ def _unfinished_parts(directory: Directory) -> UsageError | None:
         parts = tree_of(directory) / PARTS_NAME
         there = [name for name in (parts.names() if parts.exists() else ()) if name.isdecimal()]
         complete = {int(name) for name in there if (parts / name / MANIFEST_NAME).exists()}
-    except (OSError, ValueError, msgspec.MsgspecError, DamageError):
+    except (OSError, ValueError, msgspec.MsgspecError, RecursionError, DamageError):
         return None
     return unfinished_parts(str(directory), plan.content.n_parts, complete)
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Self
 
 import msgspec
 
-from tokmill.core.errors import DamageError, StorageError, TokmillError
+from tokmill.core.errors import DamageError, LockedError, StorageError, TokmillError
 from tokmill.core.events import AnyEvent, Committed, Progress, Started
 from tokmill.core.manifest import MANIFEST_NAME, load_manifest, read_state
 from tokmill.core.outcome import already_finished
@@ -84,6 +84,8 @@ class Staged(Place):
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         if self._sender is not None:
             self._sender.__exit__(None, None, None)
+            if isinstance(error, LockedError):
+                self._abort_uploads()
         if error is not None and not self._is_begun():
             if isinstance(error, TokmillError):
                 error.resumes = False
@@ -92,6 +94,13 @@ class Staged(Place):
         release_lock(self.root, self._lock)
         # Not empty: what the next attempt goes on with.
         remove_empty([self.root, *(each for each in self._new_directories if each != self.root)])
+
+    def _abort_uploads(self) -> None:
+        """Abort what was begun in parts: the prefix is another run's, and a store charges for what nobody completes."""
+        with contextlib.suppress(StorageError):
+            for name, upload in list(self._state.notes.begun.items()):
+                self._prefix.ask(lambda name=name, upload=upload: self._prefix.store.abort_multipart(name, upload))  # type: ignore[misc]
+                self._state.note_begun(name, None)
 
     def begin(self, job: Job) -> Finished | None:
         """Make the prefix ready for a job; return what came of it if its output is complete there.
@@ -315,7 +324,7 @@ class ShardUploader:
         try:
             with storage_errors(mark):
                 return msgspec.json.decode(read_state(mark), type=ObjectInfo)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             raise DamageError(
                 "what was noted of a file that was sent is not readable",
                 where=str(mark),

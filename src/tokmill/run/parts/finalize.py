@@ -235,7 +235,7 @@ class _SkippedRecords:
     def _renumbered(self, line: bytes) -> Skip:
         try:
             skip = msgspec.json.decode(line, type=Skip)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             raise self._damaged() from None
         if not self._shift or skip.path != self._begins_in or skip.record is None:
             return skip
