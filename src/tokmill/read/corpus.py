@@ -199,7 +199,7 @@ def _is_full_of_zeros(batch: Batch, separator: str | None) -> bool:
         return False
     documents = batch.documents
     texts = [documents.data] if isinstance(documents, DocumentBuffer) else documents[:: len(documents) // _SAMPLED or 1]
-    n_zeros = sum(text.count(0) for text in texts)
+    n_zeros = sum(text.count(0) for text in texts if 0 in text)
     return n_zeros > 1 and n_zeros * _MANY_ZEROS > sum(map(len, texts))
 
 

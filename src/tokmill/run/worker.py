@@ -23,7 +23,7 @@ import numpy as np
 
 from tokmill.core.documents import DocumentBuffer, text_bytes
 from tokmill.core.records import Counts, Cursor, EncodedBatch, Input, Sample, Skip, Tokens
-from tokmill.core.system.budget import CacheReset
+from tokmill.core.system.budget import REFERENCE_BYTES, CacheReset
 from tokmill.core.system.process import failed_event
 from tokmill.read import CorpusReader
 from tokmill.run.attendant import Attendant
@@ -157,7 +157,8 @@ class Worker:
         self._reading: _Reading | None = None
         self._others: deque[tuple[int, int, int, int, int, bytes]] = deque()
         self._unstored: deque[_Unstored] = deque()
-        self._caches = CacheReset(encoder, job.resources.reset_above_bytes)
+        # The first one compares samples with the reference.
+        self._caches = CacheReset(encoder, job.resources.reset_above_bytes + (0 if number else REFERENCE_BYTES))
         self._n_resets = 0
         self._helped, self._n_helpers = -1, 0
         """A range of which so many batches may be given away at a time."""

@@ -41,7 +41,7 @@ ARENA_BATCHES = 16
 """Size of a worker's arena in batches: half is for results of its ranges, a quarter for those of others, a quarter for batches that
 it gives away.
 """
-_REFERENCE_BYTES = 40 * MIB
+REFERENCE_BYTES = 40 * MIB
 """A tiktoken encoding of 50,000 ranks (o200k takes 60 MiB more, out of the caches' share)."""
 _STORE_BYTES = 56 * MIB
 """For each process: what reading from a store takes of Python (botocore 37 MiB, aiohttp 20, measured while it reads), and room."""
@@ -108,8 +108,8 @@ class BudgetShares(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def reset_above_bytes(self) -> int:
-        """Resident memory of a worker above which it drops its caches, early enough for them to grow once more."""
-        fixed = self.worker_bytes + self.reference_bytes // self.terms.n_threads + self.in_flight_bytes // 2
+        """Resident memory of a worker, without the reference, above which it drops its caches, early enough to grow once more."""
+        fixed = self.worker_bytes + self.reader_bytes + self.in_flight_bytes // 2
         return fixed + int(self.caches_bytes / self.terms.n_threads / _GROWTH)
 
     @property
@@ -181,7 +181,7 @@ def _with_batches(budget_bytes: int, batch_bytes: int, terms: BudgetTerms) -> Bu
     parent, worker = (own + _STORE_BYTES * terms.is_remote for own in (_PARENT_BYTES, _WORKER_BYTES))
     parent += (_SENT_BYTES + _STORE_BYTES * (not terms.is_remote)) * terms.is_sent
     coordinator = _COORDINATOR_BYTES + _TABLES_BYTES * terms.has_tables
-    fixed = parent + coordinator + _REFERENCE_BYTES + inputs + held_whole + terms.n_threads * (worker + reader + in_flight)
+    fixed = parent + coordinator + REFERENCE_BYTES + inputs + held_whole + terms.n_threads * (worker + reader + in_flight)
     return BudgetShares(
         budget_bytes=budget_bytes,
         terms=terms,
@@ -189,7 +189,7 @@ def _with_batches(budget_bytes: int, batch_bytes: int, terms: BudgetTerms) -> Bu
         coordinator_bytes=coordinator,
         held_whole_bytes=held_whole,
         worker_bytes=worker,
-        reference_bytes=_REFERENCE_BYTES,
+        reference_bytes=REFERENCE_BYTES,
         inputs_bytes=inputs,
         reader_bytes=reader,
         in_flight_bytes=in_flight,
