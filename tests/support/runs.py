@@ -39,7 +39,7 @@ UNWATCHED = {"child_bytes": 1 << 41, "reset_above_bytes": 1 << 40, "n_workers": 
 class ThreadedPool(Pool):
     """Workers that are threads of this process, so that a test need not fork, and sees what they do."""
 
-    def _start(self, make: Callable[[int], Worker], number: int, its: tuple[socket.socket, ...]) -> int:
+    def _start(self, make: Callable[[int], Worker], number: int, its: tuple[socket.socket, ...], ours: object) -> int:
         worker = make(number)
         if number:
             worker._encoder = load_encoder(worker._job.content.tokenizer, worker._job.resources.engine)

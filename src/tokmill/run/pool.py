@@ -131,7 +131,7 @@ class Pool:
         for number in range(n_workers):
             ours, its = zip(socket.socketpair(), socket.socketpair(), strict=True)
             try:
-                pid = self._start(make, number, its)
+                pid = self._start(make, number, its, ours)
             except OSError:
                 # A few are enough, if the system allows no more.
                 if not self._processes:
@@ -158,8 +158,10 @@ class Pool:
         self.notes = InputNotes()
         """Of all inputs that were read."""
 
-    def _start(self, make: Callable[[int], Worker], number: int, its: tuple[socket.socket, ...]) -> int:
-        """Start a worker and return its process. its: the ends of its channels."""
+    def _start(
+        self, make: Callable[[int], Worker], number: int, its: tuple[socket.socket, ...], ours: tuple[socket.socket, ...]
+    ) -> int:
+        """Start a worker and return its process. its, ours: the ends of its channels."""
         pid = os.fork()
         if pid:
             for end in its:
@@ -169,8 +171,10 @@ class Pool:
             for signum in (signal.SIGINT, signal.SIGTERM):
                 # Both may go to all processes of a terminal or a job; the coordinator decides what they mean.
                 signal.signal(signum, signal.SIG_IGN)
+            # A channel must end with the coordinator.
+            for end in ours:
+                end.close()
             for process in self._processes:
-                # The channels of the others end with the coordinator.
                 process.channel.close()
                 process.attendant.close()
             worker, (channel, attendant) = make(number), map(Channel, its)
