@@ -31,6 +31,12 @@ KINDS = {
     "string_view": pa.array(TEXTS, pa.string_view()),
 }
 
+SHORT = {
+    "string": pa.array(["yes", "no", "ok"] * 100),
+    "dictionary": pa.array(["yes", "no", "ok"] * 100).dictionary_encode(),
+    "string_view": pa.array(["yes", "no", "ok"] * 100, pa.string_view()),
+}
+
 
 def stored(path: Path, table: pa.Table, **options: object) -> tuple[Input, ...]:
     if path.suffix == ".parquet":
@@ -303,3 +309,11 @@ def test_a_text_that_is_called_a_table_is_told_how_to_be_read_as_text(tmp_path: 
     assert f"leave it out of its directory: --glob '!{name}', or name it alone with --input-format text" in (
         caught.value.next_step or ""
     )
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.feather"])
+@pytest.mark.parametrize("array", SHORT.values(), ids=SHORT)
+def test_what_separates_short_texts_of_a_table_is_not_told_as_zeros(tmp_path: Path, name: str, array: pa.Array) -> None:
+    reader = a_reader(a_content(inputs=stored(tmp_path / name, pa.table({"text": array}))))
+    assert sum(len(batch.documents) for batch in reader.batches(Cursor())) == 300
+    assert reader.notices() == []

@@ -215,6 +215,9 @@ def _is_full_of_zeros(batch: Batch, separator: str | None) -> bool:
     if "\0" in (separator or ""):
         return False
     documents = batch.documents
+    if isinstance(documents, DocumentBuffer) and b"\0" in documents.separator:
+        # What was put between the texts because none of them has it.
+        return False
     texts = [documents.data] if isinstance(documents, DocumentBuffer) else documents[:: len(documents) // _SAMPLED or 1]
     n_zeros = sum(text.count(0) for text in texts)
     return n_zeros > 1 and n_zeros * _MANY_ZEROS > sum(map(len, texts))
