@@ -101,11 +101,12 @@ def tokenize(call: TokenizeCall) -> Summary:  # noqa: D417  the arguments are th
         job, finished = _carry_out(planned, call, place, runner, meter)
         if finished.already_complete and not call.append and any(source.size_bytes is None for source in job.content.inputs):
             _compare_piped(call, place)
+    told = notices_of(job.content, finished.counts, finished.files, is_append=call.append)
     summary = summarize(
         job,
         finished,
         meter,
-        [*finished.notices, *notices_of(job.content, finished.counts, finished.files), *left_behind(Path(text_to_path(job.out)))],
+        [*finished.notices, *told, *left_behind(Path(text_to_path(job.out)))],
         is_append=call.append,
     )
     _tell(call.observers, summary.notices)

@@ -132,9 +132,17 @@ def test_too_many_bad_records_are_in_the_file_that_is_named(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("texts", "options", "words"),
     [
-        (["few", *TEXTS[:11]], [], "val.bin is empty .* of 12 documents none is for validation; for more, .*--val-fraction 0.5"),
-        (["one"], [], "val.bin is empty .* of 1 document none is for validation, .* --separator .*With --val-fraction 0"),
-        (["one"], ["--val-fraction", "0.999"], "train.bin is empty .* of 1 document none is for training"),
+        (
+            ["few", *TEXTS[:11]],
+            [],
+            "val.bin is empty .* of 12 documents none was drawn for validation; for more, .*--val-fraction 0.5",
+        ),
+        (
+            ["one"],
+            [],
+            "val.bin is empty .* of 1 document none was drawn for validation, and .* --separator .*With --val-fraction 0",
+        ),
+        (["one"], ["--val-fraction", "0.999"], "train.bin is empty .* of 1 document none was drawn for training"),
         (TEXTS[1:3], ["--val-fraction", "0.001", "--eot", "none"], "val.bin is empty .* --val-fraction 0.5"),
     ],
 )
@@ -153,6 +161,18 @@ def test_an_empty_side_is_a_notice_with_what_to_type(
         assert sorted([len(data.train) > 0, len(data.val) > 0]) == [False, True]
         assert data.n_documents("train") + data.n_documents("val") == len(texts)
     assert tokmill.verify(tmp_path / "o", sources=str(path)).ok
+
+
+def test_who_appended_or_joined_parts_is_not_told_to_make_it_anew_of_the_last_inputs(tmp_path: Path) -> None:
+    old, new = (write_corpus(tmp_path / name, TEXTS[:100]) for name in ("old.txt", "new.txt"))
+    tokmill.tokenize(old, tmp_path / "o", threads=1)
+    (appended,) = tokmill.tokenize(new, tmp_path / "o", threads=1, append=True).notices
+    for part in ("0/2", "1/2"):
+        tokmill.tokenize([old, new], tmp_path / "p", threads=1, part=part)
+    (joined,) = tokmill.finalize(tmp_path / "p").notices
+    assert "make the output of all inputs anew, in another directory, with --val-fraction 0." in appended
+    assert "make all parts anew, in another directory, with --val-fraction 0." in joined
+    assert "--fresh" not in appended + joined
 
 
 def test_a_single_line_of_json_is_not_told_of_separators(tmp_path: Path) -> None:
@@ -194,7 +214,7 @@ def test_every_format_says_how_many_tokens_its_trainer_needs(tmp_path: Path, nam
     (notice,) = [notice for notice in summary.notices if "val" in notice.partition(" has only")[0]]
     assert f"{summary.tokens_val:,} tokens" in notice
     assert f"{FORMATS[name].least_tokens:,}" in notice or FORMATS[name].too_short in notice
-    assert "run again with --fresh --val-fraction" in notice
+    assert "run again with --fresh and --val-fraction" in notice
     assert FORMATS[name].too_short in "".join(tokmill.plan(path, format=name, val_fraction=0.1).notices)
 
 

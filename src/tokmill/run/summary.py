@@ -12,7 +12,7 @@ from tokmill.core.events import AnyEvent, Progress, Restarted, Started
 from tokmill.core.records import Counts, FileEntry
 from tokmill.core.system.memory import peak_rss_bytes
 from tokmill.formats import dropped_notices, dropped_tokens, short_notices
-from tokmill.run.advice import emptiness_notices, list_notices, more_for_val
+from tokmill.run.advice import emptiness_notices, how_again, list_notices, more_for_val
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -81,13 +81,14 @@ class Meter:
             self.restarts += 1
 
 
-def notices_of(content: Content, counts: Counts, files: Mapping[str, FileEntry]) -> list[str]:
+def notices_of(content: Content, counts: Counts, files: Mapping[str, FileEntry], *, is_append: bool = False) -> list[str]:
     """Return what to say of an output that was tokenized."""
+    again = how_again(content, is_append=is_append)
     return [
-        *emptiness_notices(counts, content),
+        *emptiness_notices(counts, content, again),
         *list_notices(files),
-        *dropped_notices(content, files, counts),
-        *short_notices(content, files, for_val=more_for_val(counts, content)),
+        *dropped_notices(content, files, counts, again),
+        *short_notices(content, files, for_val=more_for_val(counts, content, again)),
     ]
 
 
