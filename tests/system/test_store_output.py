@@ -410,6 +410,13 @@ def test_a_complete_output_is_left_as_it_is_and_another_takes_its_place_only_whe
     fetched(bucket, val_fraction=0.2)
 
 
+def test_the_manifest_of_another_tool_is_not_replaced_at_a_prefix(bucket: Bucket, corpus: Path, tmp_path: Path) -> None:
+    bucket.put("sets/one/manifest.json", b'{"files": {"precious.bin": 1}}')
+    with pytest.raises(UsageError, match="tokmill did not make"):
+        make(corpus, tmp_path / "stage", fresh=True)
+    assert bucket.get("sets/one/manifest.json") == b'{"files": {"precious.bin": 1}}'
+
+
 def test_a_replacement_that_was_interrupted_goes_on_without_being_asked_again(
     bucket: Bucket, corpus: Path, made: Path, tmp_path: Path
 ) -> None:

@@ -35,6 +35,7 @@ from tokmill.core.manifest import (
     listed_files,
     load_manifest,
     read_state,
+    refuse_foreign,
 )
 from tokmill.core.partition import Part
 from tokmill.core.records import Counts, Cursor, FileEntry, FileHeader
@@ -43,6 +44,7 @@ from tokmill.core.system.durable import storage_errors
 from tokmill.core.system.refusals import in_thread
 from tokmill.core.system.tree import tree_of
 from tokmill.core.text import counted
+from tokmill.formats import is_written
 from tokmill.output.config_diff import changed_error, is_made_of, is_only_more_lenient
 from tokmill.output.journal import Commit, Header, Journal
 from tokmill.output.state_dir import (
@@ -343,6 +345,7 @@ def _open_locked(
         state = str(state_of(directory))
         raise parts_error("in this directory", state, f"give it up: remove {state}")
     refuse_linked_sides(directory)
+    _refuse_foreign(directory)
     if fresh:
         with storage_errors(directory):
             discard_unfinished(directory)
@@ -447,6 +450,13 @@ def publish_files(directory: TreePath, manifest: Manifest, give_name: Callable[[
         durable.sync_directory(directory.parent)
 
 
+def _refuse_foreign(directory: TreePath) -> None:
+    """Raise UsageError for a file in the manifest's place that is none of tokmill, DamageError for a link or too large a file."""
+    path = directory / MANIFEST_NAME
+    with storage_errors(path), contextlib.suppress(FileNotFoundError):
+        refuse_foreign(read_state(path), str(path))
+
+
 def _make_way(directory: TreePath, manifest: Manifest) -> None:
     """Make sure that an earlier complete output is never half replaced under its manifest.
 
@@ -456,6 +466,7 @@ def _make_way(directory: TreePath, manifest: Manifest) -> None:
     path = directory / MANIFEST_NAME
     if not path.exists():
         return
+    _refuse_foreign(directory)
     try:
         older = load_manifest(directory)
     except (DamageError, UsageError):
@@ -463,8 +474,9 @@ def _make_way(directory: TreePath, manifest: Manifest) -> None:
     is_superseded = older is not None and is_append_to(older, manifest)
     if older and is_superseded:
         keep_superseded(directory, older)
-    # Also those of one that cannot be read: a trainer would read them with the new ones.
-    remove_files(directory, set(listed_files(directory)) - set(manifest.files))
+    # Also those of one that cannot be used: a trainer would read them with the new ones. But that may list anybody's files.
+    names = older.files if older else filter(is_written, listed_files(directory))
+    remove_files(directory, set(names) - set(manifest.files))
     if not is_superseded:
         path.unlink()
     durable.sync_directory(directory)
