@@ -21,6 +21,7 @@ from support.failures import limit_disk
 import tokmill
 from tokmill.cli import app
 from tokmill.core.errors import error_classes
+from tokmill.core.text import misspelt
 from tokmill.output.state_dir import acquire_lock
 from tokmill.run.estimate import forecast
 
@@ -212,6 +213,29 @@ def test_a_path_that_is_mistyped_is_proposed_with_the_whole_command(
     ):
         assert app.run(typed.split()) == 2
         assert shown_parts(capsys.readouterr().err)["next"].strip() == fixed
+
+
+@pytest.mark.parametrize(
+    ("typed", "there", "meant"),
+    [
+        ("Corpus.TXT", ["corpus.txt"], "corpus.txt"),
+        ("corpus.jsonl", ["corpus.txt", "other.txt"], "corpus.txt"),
+        ("corpus", ["corpus.txt"], "corpus.txt"),
+        ("a.txt", ["a.txt.gz"], "a.txt.gz"),
+        ("crpus.txt", ["corpus.txt"], "corpus.txt"),
+        ("corppus.txt", ["corpus.txt"], "corpus.txt"),
+        ("data.jsonl", ["odd.jsonl"], None),
+        ("corpus.01", ["corpus.02"], None),
+        ("ot.txt", ["short.txt"], None),
+        ("y.txt", ["ws.txt"], None),
+        ("data.txt", ["date.txt"], None),
+        ("corpus.jsonl", ["corpus.txt", "corpus.csv"], None),
+        ("corpus-01.txt", ["corpus-02.txt", "corpus-011.txt", "corpus-10.txt"], None),
+        ("training.txt", ["trainings_of_2024.txt"], None),
+    ],
+)
+def test_a_missing_file_is_replaced_only_by_one_that_was_surely_meant(typed: str, there: list[str], meant: str | None) -> None:
+    assert misspelt(typed, there) == meant
 
 
 def test_a_bad_value_of_the_environment_is_named_by_its_variable(

@@ -16,6 +16,7 @@ import click
 from tokmill.cli.command import Argument, Parameter, example, long_name, origin_of, takes_value, usage
 from tokmill.cli.console import PROGRAM
 from tokmill.core.errors import UsageError
+from tokmill.core.text import misspelt
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -272,11 +273,11 @@ def _with_path_there(path: str, arguments: Sequence[str]) -> str:
     while directory and not os.path.isdir(directory):
         directory, name = os.path.split(directory)
     try:
-        near = difflib.get_close_matches(name, os.listdir(directory or "."), 1, 0.7)
+        near = misspelt(name, os.listdir(directory or "."))
     except OSError:
-        near = []
+        near = None
     if near and os.path.join(directory, name) == path.rstrip("/"):
-        return _command(arguments, {path: [os.path.join(directory, near[0])]})
+        return _command(arguments, {path: [os.path.join(directory, near)]})
     return shlex.join(["ls", directory or "."])
 
 

@@ -22,6 +22,9 @@ _UNSAFE = re.compile(
 
 _LONGEST = 4096
 """A line of more characters is no path: it comes from a file that somebody else made."""
+_EXTENSION = re.compile(r"\.[a-z][a-z0-9]*$")
+_LONG = 5
+"""Shorter names differ by a letter and are of different things."""
 _GIB = 1 << 30
 _MIB = 1 << 20
 
@@ -40,6 +43,26 @@ def shortened(texts: Sequence[str], most: int, n: int | None = None) -> list[str
 def nearest(word: str, known: Sequence[str]) -> str:
     """Return the known word that is most like a mistyped one, or the first of them."""
     return [*difflib.get_close_matches(word.lower(), known, 1), known[0]][0]
+
+
+def misspelt(name: str, known: Sequence[str]) -> str | None:
+    """Return the name of a file for which this one was surely typed; None where that may be another file, or one of several."""
+    near = [each for each in known if _is_slip(name, each)]
+    return near[0] if len(near) == 1 else None
+
+
+def _is_slip(typed: str, name: str) -> bool:
+    """Whether the names differ by case, by what is behind a dot, or, if they are long, by one letter or two that changed places."""
+    a, b = typed.lower(), name.lower()
+    stems = [_EXTENSION.sub("", each) for each in (a, b)]
+    if {a, stems[0]} & {b, stems[1]}:
+        return True
+    # Another number is another file.
+    if max(map(len, stems)) < _LONG or re.sub(r"\D", "", a) != re.sub(r"\D", "", b):
+        return False
+    n = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+    a, b = a[n:], b[n:]
+    return a[1:] == b[1:] or a[1:] == b or a == b[1:] or (a[:2] == b[1::-1] and a[2:] == b[2:])
 
 
 def printable(text: str) -> str:
