@@ -27,12 +27,13 @@ from tokmill.read.sniff import check_pipe
 from tokmill.read.stream import open_stream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Generator, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
     from tokmill.core.config import Content, Resources
     from tokmill.core.errors import MemoryBudgetError
     from tokmill.core.protocols import Cutter
     from tokmill.core.records import Location
+    from tokmill.core.spans import RecordRanges
     from tokmill.read.input_range import InputRange
     from tokmill.read.position import FormatReader, Position
 
@@ -107,7 +108,7 @@ class CorpusReader:
             spare_bytes=spare_bytes(resources),
         )
 
-    def skip_long(self, records: Collection[tuple[int, int]] | None) -> None:
+    def skip_long(self, records: RecordRanges | None) -> None:
         """Skip these records as too long and no others: see `ReadSettings.long_records`."""
         self.settings = replace(self.settings, long_records=records)
 

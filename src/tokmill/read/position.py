@@ -17,12 +17,13 @@ from tokmill.core.records import BLOCK_BYTES, DIVIDE_ABOVE_BYTES, Cursor, Locati
 from tokmill.core.system.budget import RECORD_SHARE, piece_too_long
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from tokmill.core.config import BudgetTerms, Content
     from tokmill.core.errors import MemoryBudgetError
     from tokmill.core.protocols import ByteStream, Cutter
     from tokmill.core.records import Batch, Input, SourceFormat
+    from tokmill.core.spans import RecordRanges
 
 Stored = TypeVar("Stored")
 _HASH_BYTES = 1 << 20
@@ -55,9 +56,9 @@ class ReadSettings:
     """What the budget was divided for, for messages."""
     spare_bytes: int = 32 << 20
     """Memory for what a reader holds of a file for as long as it is open."""
-    long_records: Collection[tuple[int, int]] | None = None
-    """Index of the input and number of the records that an earlier run skipped as too long, whatever its budget was: this reader
-    skips the same. None: those that are longer than this budget allows."""
+    long_records: RecordRanges | None = None
+    """Those that an earlier run skipped as too long, by number from 1, whatever its budget was: this reader skips the
+    same. None: those that are longer than this budget allows."""
 
     @property
     def most_bytes(self) -> int:

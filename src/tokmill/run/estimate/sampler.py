@@ -24,6 +24,7 @@ import msgspec
 from tokmill.core.config import MIB, BudgetTerms, Resources
 from tokmill.core.records import Cursor
 from tokmill.core.skipping import n_bad_records
+from tokmill.core.spans import RecordRanges
 from tokmill.core.system.process import serve_once
 from tokmill.core.text import counted
 from tokmill.encode import cutter_of, disable_awkward, load_encoder
@@ -278,7 +279,7 @@ class Sampler:
         reader = CorpusReader(content, msgspec.structs.replace(_RESOURCES, **budget), cutter_of(content.tokenizer))
         if self._content.on_error == "stop":
             # What does not fit ends the run, and the plan.
-            reader.skip_long(set())
+            reader.skip_long(RecordRanges({}))
         return reader
 
     def _window_of(self, batches: Sequence[Batch]) -> Window:
