@@ -34,15 +34,18 @@ _PLAIN = re.compile(
 """Parameters that are shown as they are."""
 _DIGEST = re.compile(r"~[0-9a-f]{16}")
 _URL = re.compile(
-    r"(-[\w-]*=|-o(?=\w+:)|--)?"
+    r"(-[\w-]*=|-o(?=\w)|--)?"
     r"(?:([A-Za-z][A-Za-z0-9+.-]*):(//+)"
-    r"|((?i:https?|htt?ps?|s3[an]?|gs|gcs|hf)):(/|(?=[^/@]*@))"
-    r"|(?=//[^\s/@]+:[^@]*@)"
-    r"|(?=[^\s/@:]+:(?s:.*)@(?:[\w.-]+:(?:[0-9]{2,5})?/|localhost/|(?:[0-9]+\.){3}[0-9]+/|(?:[\w-]+\.)+[A-Za-z]{2,}/)))"
+    r"|((?i:https?|htt?ps?|s3[an]?|gs|gcs|hf))(?::/?|[^\w\s/]?//+)"
+    r"|([A-Za-z][A-Za-z0-9+.-]+:/)"
+    r"|(?=(?:(?i:https?)/|(?:[A-Za-z][^\s/@]*)?//+)?[^\s/@:]*:(?s:.*)@|\*\*\*@))"
 )
-"""How a word begins that is a URL, after the option it was typed with: a scheme; a known scheme with a slash or two too few; user,
-password and host without a scheme, `user:password@host:/file`. `12:30@gpu1` is none."""
-_IN_TEXT = re.compile(r"""[A-Za-z][A-Za-z0-9+.-]*:/+[^\s"'<>`]+""")
+"""How a word begins that is a URL, after the option it was typed with: a scheme; a known scheme with a slash too few, or without
+its colon; any with one slash; user, password and host without a scheme, `user:password@host:/file`, or what was shown of them.
+
+What exists under the very name of one of the last three is no URL. `12:30@gpu1` may be one, so a path of that name begins with
+`./`."""
+_IN_TEXT = re.compile(r"""(?:[A-Za-z][A-Za-z0-9+.-]*://|(?<![\w/+.-])[A-Za-z][A-Za-z0-9+.-]+:/)[^\s"'<>`]+""")
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.%]*\]|[^:\[\]]+)(:[0-9]{1,5})?|arn(:[\w.-]*){4,}")
 _SHORTEST = 6
 """A shorter secret is hidden only with what stands beside it in its URL: it may be an ordinary word."""
@@ -60,12 +63,16 @@ def redacted(url: str) -> str:
     if found is None:
         return url
     before, rest = url[: found.end()], url[found.end() :]
-    if found[2] is None and found[4] is None:
-        return url if os.path.lexists(url) else before + rest[rest.rfind("@") + 1 :]
-    is_web = (found[2] or found[4]).lower() in {"http", "https"}
+    if not found[2] and os.path.lexists(url):
+        return url
+    is_web = (found[2] or found[4] or "").lower() in {"http", "https"}
     if found[3] == "//":
         before = before.lower() if not found[1] else before[: found.end(1)] + before[found.end(1) :].lower()
-    rest = _without_user(rest, "[^?#]*" if is_web else ".*")
+    if found[2] or found[4]:
+        rest = _without_user(rest, "[^?#]*" if is_web else ".*")
+    elif "@" in rest:
+        # Not cut off: what is shown would be another path.
+        rest = _HIDDEN + rest[rest.rfind("@") :]
     path, mark, query = re.match(r"([^?]*)(\??)(.*)", rest, re.DOTALL).groups()  # type: ignore[union-attr]
     if is_web:
         path, _, query = path.partition("#")[0], "", query if "#" not in path else ""
@@ -116,13 +123,14 @@ def has_credentials(url: str) -> bool:
     """Return whether a user or a password stands before the host."""
     found = _URL.match(url)
     rest = url[found.end() :] if found else ""
-    return _without_user(rest) != rest
+    return _without_user(rest) != rest if found and (found[2] or found[4]) else "@" in rest
 
 
 def mistaken_url(text: str) -> str | None:
     """Return what was meant by a path that looks like a URL with a slash too few, or without its scheme; None if it does not.
 
-    A path that exists is one, and so is what lies in a directory of such a name.
+    Empty where what was meant would be shown with a password. A path that exists is one, and so is what lies in a directory of
+    such a name.
     """
     found = _URL.match(text)
     if found is None or found[1] or found[2] or os.path.lexists(text):
@@ -130,7 +138,9 @@ def mistaken_url(text: str) -> str | None:
     name = redacted(text)
     if os.path.lexists(text.partition("/")[0]) and name == text:
         return None
-    return f"{found[4]}://{name[found.end() :]}" if found[4] else f"https://{name.replace(':/', '/', 1)}"
+    if found[4]:
+        return f"{found[4]}://{name[found.end() :]}"
+    return f"./{text}" if name == text and _HIDDEN not in text else ""
 
 
 def learn(texts: Iterable[object]) -> None:
