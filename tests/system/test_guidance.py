@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -173,6 +174,17 @@ def test_who_appended_or_joined_parts_is_not_told_to_make_it_anew_of_the_last_in
     assert "make the output of all inputs anew, in another directory, with --val-fraction 0." in appended
     assert "make all parts anew, in another directory, with --val-fraction 0." in joined
     assert "--fresh" not in appended + joined
+
+
+def test_members_of_archives_that_are_passed_over_are_told_and_no_list_of_them_is_promised(tmp_path: Path) -> None:
+    for name, members in (("some", ("a.bin", ".hidden.txt", "b.txt")), ("none", ("a.bin", "b.bin"))):
+        with tarfile.open(tmp_path / f"{name}.tar", "w") as archive:
+            for member in members:
+                (tmp_path / member).write_text("A text. " * 500)
+                archive.add(tmp_path / member, member)
+    some, none = (tokmill.tokenize(tmp_path / f"{name}.tar", tmp_path / name, val_fraction=0).notices for name in ("some", "none"))
+    assert some == none[1:] == ["passed over in archives: 2 members (hidden, or not of text)"]
+    assert none[0].endswith("every record was skipped (2 other_file)")
 
 
 def test_a_single_line_of_json_is_not_told_of_separators(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from tokmill.core.manifest import SKIPPED_NAME
 from tokmill.core.options import PlanOptions
 from tokmill.core.outcome import NOTHING
 from tokmill.core.records import BLOCK_BYTES, DIVIDE_ABOVE_BYTES
-from tokmill.core.skipping import MOST_LISTED_BYTES
+from tokmill.core.skipping import HARD_LINK, MOST_LISTED_BYTES, OTHER_FILE, SYMBOLIC_LINK
 from tokmill.core.text import counted
 from tokmill.formats import FORMATS
 from tokmill.read import keys_of, open_stream
@@ -140,22 +140,35 @@ def list_notices(files: Mapping[str, FileEntry]) -> list[str]:
     return [f"{SKIPPED_NAME} ends after {MOST_LISTED_BYTES >> 20} MiB: later records were skipped and counted without a line in it"]
 
 
-def emptiness_notices(counts: Counts, content: Content, again: str) -> list[str]:
-    """Return what to say of an output without a token, without one on a side though both were asked for, or that lost text."""
+def emptiness_notices(counts: Counts, content: Content, again: str, *, is_listed: bool) -> list[str]:
+    """Return what to say of an output without a token, without one on a side though both were asked for, or that lost text.
+
+    is_listed: whether skipped.jsonl is there.
+    """
     reasons = {reason: n for reason, n in counts.skipped.items() if n}
     named = ", ".join(f"{n:,} {reason}" for reason, n in sorted(reasons.items()))
+    where = f"; {SKIPPED_NAME} in the output says where" if is_listed else ""
     is_empty = not counts.tokens_train and not counts.tokens_val
     n = counts.documents_train + counts.documents_val
     is_one_sided = bool(counts.tokens_train) != bool(counts.tokens_val)
     advice: tuple[tuple[bool, Callable[[], str]], ...] = (
         (is_empty and not counts.documents, lambda: "the inputs hold no document; are they the right ones?"),
         (is_empty and set(reasons) <= {"empty"}, lambda: f"{counted(counts.documents, 'document')}, and no text in any"),
-        (is_empty, lambda: f"every record was skipped ({named}){_key_question(content, reasons, again)}"),
+        (is_empty, lambda: f"every record was skipped ({named}){_key_question(content, reasons, again) or where}"),
         (n > 0 and is_one_sided and content.val_fraction > 0, lambda: _empty_side(counts, content, n, again)),
     )
     found = next((say() for condition, say in advice if condition), None)
     said = [f"{NOTHING}{found}" if is_empty else found] if found else []
-    return said + _loss_notices(counts)
+    return said + _archive_notices(reasons) + _loss_notices(counts)
+
+
+def _archive_notices(reasons: Mapping[str, int]) -> list[str]:
+    """Return what to say of members of archives that were passed over."""
+    others, links = reasons.get(OTHER_FILE, 0), reasons.get(HARD_LINK, 0) + reasons.get(SYMBOLIC_LINK, 0)
+    found = [
+        f"{counted(n, noun)}{what}" for n, noun, what in ((others, "member", " (hidden, or not of text)"), (links, "link", "")) if n
+    ]
+    return [f"passed over in archives: {' and '.join(found)}"] if found else []
 
 
 def _loss_notices(counts: Counts) -> list[str]:
@@ -177,7 +190,7 @@ def _n_drawn(n_documents: int, bytes_text: int) -> int:
 
 def _key_question(content: Content, reasons: dict[str, int], again: str) -> str:
     if not _KEY_REASONS & set(reasons):
-        return "; skipped.jsonl in the output says where"
+        return ""
     keys = next((keys for source in content.inputs if source.format == "jsonl" if (keys := keys_of(source))), [])
     more = ", ..." if len(keys) > _MOST_KEYS else ""
     there = f" The first line has the keys {', '.join(keys[:_MOST_KEYS])}{more}." if keys else ""

@@ -9,6 +9,7 @@ import msgspec
 
 from tokmill.core.config import Provenance
 from tokmill.core.events import AnyEvent, Progress, Restarted, Started
+from tokmill.core.manifest import SKIPPED_NAME
 from tokmill.core.records import Counts, FileEntry
 from tokmill.core.system.memory import peak_rss_bytes
 from tokmill.formats import dropped_notices, dropped_tokens, short_notices
@@ -85,7 +86,7 @@ def notices_of(content: Content, counts: Counts, files: Mapping[str, FileEntry],
     """Return what to say of an output that was tokenized."""
     again = how_again(content, is_append=is_append)
     return [
-        *emptiness_notices(counts, content, again),
+        *emptiness_notices(counts, content, again, is_listed=SKIPPED_NAME in files),
         *list_notices(files),
         *dropped_notices(content, files, counts, again),
         *short_notices(content, files, for_val=more_for_val(counts, content, again)),
