@@ -171,8 +171,8 @@ def test_who_appended_or_joined_parts_is_not_told_to_make_it_anew_of_the_last_in
     for part in ("0/2", "1/2"):
         tokmill.tokenize([old, new], tmp_path / "p", threads=1, part=part)
     (joined,) = tokmill.finalize(tmp_path / "p").notices
-    assert "make the output of all inputs anew, in another directory, with --val-fraction 0." in appended
-    assert "make all parts anew, in another directory, with --val-fraction 0." in joined
+    assert "make the output of all inputs again, in another directory, with --val-fraction 0." in appended
+    assert "make all parts again, in another directory, with --val-fraction 0." in joined
     assert "--fresh" not in appended + joined
 
 

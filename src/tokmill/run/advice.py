@@ -118,7 +118,7 @@ def fraction_for(n_wanted: int, n_drawn: int, n_tokens: int) -> tuple[str, bool]
 def how_again(content: Content, *, is_append: bool) -> str:
     """Return how an output is made with another setting, up to its name. --fresh has the inputs of one command alone."""
     if is_append or content.n_parts:
-        return f"make {'the output of all inputs' if is_append else 'all parts'} anew, in another directory, with"
+        return f"make {'the output of all inputs' if is_append else 'all parts'} again, in another directory, with"
     return "run again with --fresh and"
 
 
