@@ -66,6 +66,13 @@ class ColumnReader:
         except MemoryError as error:
             raise self.error(error) from error
 
+    def too_long(self, n_bytes: int) -> Iterator[Batch]:
+        """Yield what was read before a row whose text is too long, and skip it unread. Raises MemoryBudgetError."""
+        self._batcher.count(n_bytes)
+        self._reject_long(n_bytes)
+        self._position.record += 1
+        yield from self._batcher.take(self._position.cursor())
+
     def end(self) -> Iterator[Batch]:
         """Compare the file with what it was, and yield the batch that says that it has ended. Raises ChangedError."""
         self._file.check_unchanged()
