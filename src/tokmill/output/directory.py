@@ -317,18 +317,21 @@ def open_output(
     fresh: bool,
     replacing: str | None = None,
     segment_bytes: int = SEGMENT_BYTES,
+    can_append: bool = False,
 ) -> Output | Manifest:
     """Lock and open an output directory: a new one, one to resume, or (its manifest is returned) a complete one.
 
-    replacing: fingerprint of a complete output that stands there until this one takes its place. Raises LockedError, ChangedError,
-    DamageError, StorageError, DiskFullError; UsageError for files that tokmill did not make.
+    replacing: fingerprint of a complete output that stands there until this one takes its place.
+    can_append: whether the command has `--append`, for messages.
+
+    Raises LockedError, ChangedError, DamageError, StorageError, DiskFullError; UsageError for files that tokmill did not make.
     """
     new_directories = missing_directories(directory)
     lock = None
     try:
         lock = acquire_lock(directory)
         tree = tree_of(directory)
-        found = _open_locked(tree, content, version, lock, fresh=fresh, replacing=replacing)
+        found = _open_locked(tree, content, version, lock, fresh=fresh, replacing=replacing, can_append=can_append)
         return found if isinstance(found, Manifest) else Output(tree, lock, found, segment_bytes, new_directories)
     except BaseException:
         if lock is not None:
@@ -338,7 +341,14 @@ def open_output(
 
 
 def _open_locked(
-    directory: TreePath, content: Content, version: str, lock: DirectoryLock, *, fresh: bool, replacing: str | None
+    directory: TreePath,
+    content: Content,
+    version: str,
+    lock: DirectoryLock,
+    *,
+    fresh: bool,
+    replacing: str | None,
+    can_append: bool,
 ) -> Journal | Manifest:
     journal_path = state_of(directory) / "journal"
     if plan_of(directory).exists():
@@ -350,7 +360,9 @@ def _open_locked(
         with storage_errors(directory):
             discard_unfinished(directory)
             discard_sent(directory)
-    complete = None if fresh else _finish_publishing(directory, content) or _complete(directory, content, replacing)
+    complete = (
+        None if fresh else _finish_publishing(directory, content) or _complete(directory, content, replacing, can_append=can_append)
+    )
     if complete:
         remove_state(directory, lock)
         return complete
@@ -381,7 +393,7 @@ def _open_locked(
     return journal
 
 
-def _complete(directory: TreePath, content: Content, replacing: str | None) -> Manifest | None:
+def _complete(directory: TreePath, content: Content, replacing: str | None, *, can_append: bool) -> Manifest | None:
     """Return the manifest of a complete directory with this content; None where there is none, or one that is to be replaced.
 
     Raises ChangedError for another content.
@@ -393,7 +405,7 @@ def _complete(directory: TreePath, content: Content, replacing: str | None) -> M
     if manifest.fingerprint == replacing:
         return None
     if not is_made_of(manifest, content):
-        raise changed_error(manifest.content, content, directory)
+        raise changed_error(manifest.content, content, directory, can_append=can_append)
     for name, entry in manifest.files.items():
         if not is_sent(directory, name):
             check_size(directory / name, entry.size_bytes, "a file of the complete output")

@@ -34,7 +34,13 @@ class Worker(EncodingProcess):
         job, directory = self._job, Path(text_to_path(self._job.out))
         segment_bytes = job.resources.segment_bytes
         output = open_output(
-            directory, job.content, __version__, fresh=job.fresh, replacing=job.replacing, segment_bytes=segment_bytes
+            directory,
+            job.content,
+            __version__,
+            fresh=job.fresh,
+            replacing=job.replacing,
+            segment_bytes=segment_bytes,
+            can_append=not job.destination,
         )
         if isinstance(output, Manifest):
             self._emit(already_finished(output))
