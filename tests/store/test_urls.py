@@ -135,6 +135,14 @@ def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(secrets, "_learned", {})
 
 
+PLACES = (
+    "s3://who:{}@bucket/a.txt",
+    "https://host/a.txt?sig={}",
+    "who:{}@bucket/a.txt",
+    "ftp:/who:{}@host/a.txt",
+    "https//who:{}@host/a.txt",
+    "https://who:{}@host",
+)
 ORDINARY = st.text(st.sampled_from("abcz019._-"), min_size=1, max_size=12)
 SECRET = st.text(st.sampled_from("KQX7+/=%&@:~ '\"é"), min_size=1, max_size=12).map(lambda text: f"{text}KQX")
 
@@ -159,10 +167,21 @@ def test_words_that_are_no_secrets_stay(forgetful: None, word: str, secret: str)
     ["token", "access_token", "X-Amz-Signature", "X-Amz-Security-Token", "X-Goog-Credential", "sig", "Signature", "Key-Pair-Id"],
 )
 def test_what_is_named_a_secret_is_hidden_on_its_own(forgetful: None, name: str) -> None:
-    secrets.learn([f"https://host/a.txt?id=7&{name}=wiki%2Btext"])
-    for text in ("it is wiki+text", "wiki%2Btext?", f"--key={name}=wiki+text/x"):
+    secrets.learn([f"https://host/a.txt?id=7&{name}=wiki%2Bt"])
+    for text in ("it is wiki+t", "wiki%2Bt?", f"--key={name}=wiki+t/x", r"a\nwiki+t", "a%3Awiki+t"):
         assert "wiki" not in secrets.shown(text)
-    assert secrets.shown("of wiki+texts and awiki+text") == "of wiki+texts and awiki+text"
+    assert secrets.shown("of wiki+ts and awiki+t") == "of wiki+ts and awiki+t"
+
+
+@given(st.sampled_from(PLACES), st.text(st.sampled_from("kqx7_+é"), min_size=8, max_size=12))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_a_long_secret_is_hidden_inside_words(forgetful: None, place: str, secret: str) -> None:
+    url = place.format(secret)
+    secrets.learn([url])
+    around = ("path_{}_x", "\n{}\t", "%3A{}%40", "é{}é", "0{}0", "{}")
+    texts = [form.format(spelling) for form in around for spelling in (secret, quote(secret), quote(url, safe=""), quote(url))]
+    for text in [*texts, *map(repr, texts), *map(quote, texts)]:
+        assert secret not in unquote(secrets.shown(text)), text
 
 
 @given(SECRET)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -49,6 +49,10 @@ _IN_TEXT = re.compile(r"""(?:[A-Za-z][A-Za-z0-9+.-]*://|(?<![\w/+.-])[A-Za-z][A-
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.%]*\]|[^:\[\]]+)(:[0-9]{1,5})?|arn(:[\w.-]*){4,}")
 _SHORTEST = 6
 """A shorter secret is hidden only with what stands beside it in its URL: it may be an ordinary word."""
+_LONG = 8
+"""One as long as this is hidden inside a word too."""
+_BEFORE, _AFTER = r"(?:(?<!\w)|(?!\w)|(?<=%[0-9A-Fa-f]{2})|(?<=\\[a-z]))", r"(?:(?!\w)|(?<!\w))"
+"""Where a word may begin, also behind an escaped character, and end."""
 _HIDDEN = "***"
 
 _END = 3
@@ -156,8 +160,10 @@ def learn(texts: Iterable[object]) -> None:
 
 
 def _keep(text: str, instead: str, before: str = "", after: str = "") -> None:
-    for each in (f"{before}{spelling}{after}" for spelling in _spellings(text)):
-        _learned.setdefault(each[-_END:], {}).setdefault(each, f"{before}{instead}{after}")
+    whole, hidden = f"{before}{text}{after}", f"{before}{instead}{after}"
+    # As it stands inside another URL, and on its own.
+    for each in (quote(whole, safe="", errors="surrogatepass"), *(f"{before}{spelling}{after}" for spelling in _spellings(text))):
+        _learned.setdefault(each[-_END:], {}).setdefault(each, hidden)
 
 
 def _secrets(url: str) -> Iterator[tuple[tuple[str, str], str]]:
@@ -187,10 +193,13 @@ def shown(text: str, *, is_ours: bool = True) -> str:
     is_ours: False for text that may hold a document, in which URLs that nobody gave to tokmill stay as they are.
     """
     ends = {text[i : i + _END] for i in range(len(text) - _END + 1)} & _learned.keys() if _learned else ()
-    # The longest first: one may be part of another. None is found inside a word.
+    # The longest first: one may be part of another. A short one is not found inside a word.
     for each in sorted((each for end in ends for each in _learned[end] if each in text), key=len, reverse=True):
-        hidden = _learned[each[-_END:]][each].replace("\\", r"\\")
-        text = re.sub(rf"(?:(?<!\w)|(?!\w)){re.escape(each)}(?:(?!\w)|(?<!\w))", hidden, text)
+        hidden = _learned[each[-_END:]][each]
+        if len(each) >= _LONG:
+            text = text.replace(each, hidden)
+        else:
+            text = re.sub(f"{_BEFORE}{re.escape(each)}{_AFTER}", hidden.replace("\\", r"\\"), text)
     return _IN_TEXT.sub(_shown_url, text) if is_ours and ":/" in text else text
 
 
