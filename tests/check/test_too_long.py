@@ -15,6 +15,7 @@ from tokmill.check import compare
 from tokmill.core.errors import MemoryBudgetError
 from tokmill.core.manifest import load_manifest
 from tokmill.core.spans import RecordRanges
+from tokmill.run.summary import notices_of
 
 LONG = "some words and more of them " * 60
 SIZES = {"batch_bytes": 64, "max_piece_bytes": 500, "segment_bytes": 200}
@@ -35,7 +36,12 @@ def test_a_record_that_was_skipped_is_skipped_by_the_check(
     tmp_path: Path, checked_with: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     corpus, out = made(tmp_path, 5000)
-    assert load_manifest(out).counts.skipped == {"too_long": 4}
+    manifest = load_manifest(out)
+    assert manifest.counts.skipped == {"too_long": 4}
+    (notice,) = notices_of(manifest.content, manifest.counts, manifest.files)
+    assert notice.startswith(
+        "4 records left out, too long for this --memory: to have all, run again with --fresh and a larger --memory;"
+    )
     assert len((out / "skipped.jsonl").read_text().splitlines()) == 3
     small = msgspec.structs.replace(compare.USUAL, batch_bytes=64, max_piece_bytes=500, budget_bytes=checked_with)
     monkeypatch.setattr(compare, "USUAL", small)

@@ -159,7 +159,14 @@ def emptiness_notices(counts: Counts, content: Content, again: str, *, is_listed
     )
     found = next((say() for condition, say in advice if condition), None)
     said = [f"{NOTHING}{found}" if is_empty else found] if found else []
-    return said + _archive_notices(reasons) + _loss_notices(counts)
+    return said + _long_notices(reasons, again, where) + _archive_notices(reasons) + _loss_notices(counts)
+
+
+def _long_notices(reasons: Mapping[str, int], again: str, where: str) -> list[str]:
+    """Return what to say of records that another --memory would take: what comes out depends on it."""
+    n = reasons.get("too_long", 0)
+    left_out = f"{counted(n, 'record')} left out, too long for this --memory: to have all, {again} a larger --memory{where}"
+    return [left_out] if n else []
 
 
 def _archive_notices(reasons: Mapping[str, int]) -> list[str]:
