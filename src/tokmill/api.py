@@ -219,9 +219,9 @@ def _in_parts(job: Job, call: TokenizeCall, place: Place, runner: LocalRunner, m
 
     url, watching = str(call.out) if is_url(str(call.out)) else "", [meter, *call.observers]
     if call.part is not None:
-        job, finished, is_whole = run_one_part(job, call.part, place, runner, watching, url=url, force=call.force)
-        part = "" if is_whole else call.part
-        return summarize(job, finished, meter, [_of_part(part, job)] if part else [], part=part)
+        job, finished, next_step = run_one_part(job, call.part, place, runner, watching, url=url, force=call.force)
+        part = call.part if next_step else ""
+        return summarize(job, finished, meter, [_of_part(part, job)] if part else [], part=part, next_step=next_step)
     from tokmill.run import RayRunner
 
     n_bytes = call.part_bytes if isinstance(call.part_bytes, int) else parse_size(call.part_bytes, "--part-bytes")

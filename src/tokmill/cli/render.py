@@ -82,7 +82,7 @@ def summary_lines(summary: Summary, *, is_empty: bool = False) -> str:
     rows += [("files", _file_names(summary.files))]
     rows.append(("in", summary.out))
     if not is_empty:
-        rows.append(("next", f"tokmill {'finalize' if summary.part else 'verify'} {shlex.quote(summary.out)}"))
+        rows.append(("next", summary.next_step or f"tokmill verify {shlex.quote(summary.out)}"))
     return "\n".join([_head(summary.already_complete, is_empty), *_aligned(rows), *_notes(summary.notices)])
 
 

@@ -59,6 +59,8 @@ class Summary(Counts, frozen=True, kw_only=True):
     """Complete files in `out`, by name."""
     part: str = ""
     """Which part (`3/8`) of an output this is, if the rest may still have to be made; empty for a whole output."""
+    next_step: str = ""
+    """What to do after a part; empty for a whole output."""
     notices: list[str]
     """What a person should know of the result, and what to type."""
 
@@ -94,7 +96,7 @@ def notices_of(content: Content, counts: Counts, files: Mapping[str, FileEntry],
 
 
 def summarize(
-    job: Job, finished: Finished, meter: Meter, notices: list[str], *, part: str = "", is_append: bool = False
+    job: Job, finished: Finished, meter: Meter, notices: list[str], *, part: str = "", next_step: str = "", is_append: bool = False
 ) -> Summary:
     """Return what a job did that ended like this."""
     counts = finished.counts
@@ -124,5 +126,6 @@ def summarize(
         upload_s=finished.upload_s,
         files=dict(finished.files),
         part=part,
+        next_step=next_step,
         notices=notices,
     )
