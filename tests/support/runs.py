@@ -32,12 +32,13 @@ UNWATCHED = {"worker_bytes": 1 << 41, "reset_above_bytes": 1 << 40}
 def run_in_process(
     inputs: Sequence[Path | str], out: Path, resources: Mapping[str, object] | None = None, **options: object
 ) -> None:
-    """A run in this process, with resources that no person can ask for (tiny batches)."""
+    """A run in this process, with resources that no person can ask for (tiny batches). destination: `out` is its stage."""
+    destination = str(options.pop("destination", ""))
     job = make_job([str(i) for i in inputs], PlanOptions(**options), out=str(out)).job  # type: ignore[arg-type]
     changed = {f: getattr(job.resources, f) for f in job.resources.__struct_fields__} | UNWATCHED | dict(resources or {})
     events: list[AnyEvent] = []
     with lent_engines():
-        Worker(type(job)(out=job.out, content=job.content, resources=Resources(**changed), fresh=job.fresh), events.append).run()
+        Worker(msgspec.structs.replace(job, resources=Resources(**changed), destination=destination), events.append).run()
 
 
 def tokenize_in_small_segments(*arguments: object, **options: object) -> None:

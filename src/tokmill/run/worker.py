@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -12,10 +11,10 @@ from tokmill.core.events import AnyEvent, Finished, Started
 from tokmill.core.manifest import FORMAT_VERSION, Manifest, published
 from tokmill.core.outcome import already_finished
 from tokmill.core.partition import outside_bytes
-from tokmill.core.records import STDIN, Cursor, is_packed, text_to_path
+from tokmill.core.records import STDIN, Cursor, is_packed
 from tokmill.core.system.memory import peak_rss_bytes
 from tokmill.core.version import __version__
-from tokmill.output import Output, RunHistoryRecorder, open_output
+from tokmill.output import Output, RunHistoryRecorder, open_output, output_directory
 from tokmill.run.encoding import EncodingProcess, serve
 from tokmill.run.segment_writer import SegmentWriter
 
@@ -31,10 +30,10 @@ class Worker(EncodingProcess):
 
     def run(self) -> None:
         """Tokenize, publish, and emit Finished. Raises TokmillError."""
-        job, directory = self._job, Path(text_to_path(self._job.out))
+        job = self._job
         segment_bytes = job.resources.segment_bytes
         output = open_output(
-            directory,
+            output_directory(job),
             job.content,
             __version__,
             fresh=job.fresh,
