@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -19,6 +18,7 @@ from tokmill.core.events import Detail, Finished, Notice
 from tokmill.core.options import PlanOptions, TokenizeOptions, called_with, parse_size
 from tokmill.core.progress import check_observers
 from tokmill.core.records import is_url, text_to_path
+from tokmill.core.text import quoted
 from tokmill.output import Place, destination, is_complete, is_complete_at, left_behind, output_of, stage_of
 from tokmill.run import (
     NOWHERE,
@@ -259,7 +259,7 @@ def _check_together(call: TokenizeCall) -> None:
 
 
 def _of_part(part: str, job: Job) -> str:
-    whole = shlex.quote(job.destination or text_to_path(job.out))
+    whole = quoted(job.destination or text_to_path(job.out))
     return f"this is part {part} alone; when all parts are there: tokmill finalize {whole}"
 
 

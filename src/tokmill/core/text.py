@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import shlex
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -45,6 +46,19 @@ def nearest(word: str, known: Sequence[str]) -> str:
     return [*difflib.get_close_matches(word.lower(), known, 1), known[0]][0]
 
 
+def quoted(word: str) -> str:
+    r"""Return a word for the shell, on one line: characters that a terminal may act upon are written as `$'\n'`."""
+    if not _UNSAFE.search(word) and not {"\n", "\t"} & {*word}:
+        return shlex.quote(word)
+    escaped = word.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n").replace("\t", "\\t")
+    return f"$'{_UNSAFE.sub(_escape_bytes, escaped)}'"
+
+
+def joined(words: Sequence[str]) -> str:
+    """Return a command of these words for the shell, on one line."""
+    return " ".join(map(quoted, words))
+
+
 def misspelt(name: str, known: Sequence[str]) -> str | None:
     """Return the name of a file for which this one was surely typed; None where that may be another file, or one of several."""
     near = [each for each in known if _is_slip(name, each)]
@@ -79,6 +93,10 @@ def printable_line(text: str, most: int = _LONGEST) -> str:
 def printable_bytes(data: bytes) -> str:
     r"""Return bytes of a document as safe text; bytes that are not UTF-8 as `\xNN`."""
     return printable(data.decode("utf-8", "backslashreplace"))
+
+
+def _escape_bytes(match: re.Match[str]) -> str:
+    return "".join(f"\\x{byte:02x}" for byte in match[0].encode("utf-8", "surrogateescape"))
 
 
 def _escape(match: re.Match[str]) -> str:

@@ -5,7 +5,6 @@ A part, a run in one piece and a task on a cluster do the same. They differ in w
 
 from __future__ import annotations
 
-import shlex
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
@@ -18,7 +17,7 @@ from tokmill.core.outcome import already_finished
 from tokmill.core.partition import Part, count_parts, parse_part
 from tokmill.core.progress import ProgressReporter
 from tokmill.core.records import Counts, is_url, path_to_text, text_to_path
-from tokmill.core.text import counted
+from tokmill.core.text import counted, quoted
 from tokmill.core.version import __version__
 from tokmill.output import Place, destination, in_parts, n_parts, part_content, part_url
 from tokmill.run.estimate.forecast import check_disk
@@ -89,7 +88,7 @@ def run_one_part(
 
 def _next_step(parts: PartsStore, content: Content) -> str:
     """Return what comes after a part: one that nobody has begun, or to join them all."""
-    join = f"tokmill finalize {shlex.quote(parts.where)}"
+    join = f"tokmill finalize {quoted(parts.where)}"
     try:
         missing = parts.missing_parts(content)
     except TokmillError:
