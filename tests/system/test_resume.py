@@ -11,16 +11,23 @@ import sys
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 from support.commands import PATIENCE_S, clean_environment, command, killed_worker, wait_until
 from support.corpora import SEP, some_documents
+from support.engines import lent_engines
 from support.failures import Died, dying_at
 from support.oracle import plain_tokens
 from support.outputs import written
-from support.runs import run_in_process
+from support.runs import UNWATCHED, run_in_process
 
 from tokmill.core.config import BudgetTerms
-from tokmill.core.errors import BadRecordError, ChangedError, DamageError, TooManySkippedError
+from tokmill.core.errors import BadRecordError, ChangedError, DamageError, Interrupted, StorageError, TooManySkippedError
+from tokmill.core.events import Started
+from tokmill.core.options import PlanOptions
+from tokmill.output.directory import open_output
+from tokmill.run.job import make_job
+from tokmill.run.worker import Worker
 
 
 @pytest.mark.parametrize("stride", [6, pytest.param(1, marks=pytest.mark.slow)])
@@ -214,3 +221,20 @@ def test_a_policy_that_would_have_changed_what_is_done_is_refused(tmp_path: Path
     for now in ({"on_error": "skip", "encoding_errors": "replace"}, {"on_error": "stop"}):
         with pytest.raises(ChangedError):
             run_in_process([path], tmp_path / "out", small, **now)
+
+
+def test_what_ended_before_its_first_commit_does_not_speak_of_one(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("some text")
+    job = make_job([str(tmp_path / "a.txt")], PlanOptions(), out=str(tmp_path / "out")).job
+    resources = msgspec.structs.replace(job.resources, **UNWATCHED)
+    worker = Worker(
+        msgspec.structs.replace(job, resources=resources), lambda event: worker.stop() if isinstance(event, Started) else None
+    )
+    with lent_engines(), pytest.raises(Interrupted) as caught:
+        worker.run()
+    assert caught.value.what == "interrupted; nothing was committed"
+    assert caught.value.details()[-1] == ("next", "run the same command again")
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(StorageError) as refused:
+        open_output(Path("/proc/nowhere/out"), job.content, "0", fresh=False)
+    assert "continue" not in str(refused.value)

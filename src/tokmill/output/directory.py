@@ -333,10 +333,13 @@ def open_output(
         tree = tree_of(directory)
         found = _open_locked(tree, content, version, lock, fresh=fresh, replacing=replacing, can_append=can_append)
         return found if isinstance(found, Manifest) else Output(tree, lock, found, segment_bytes, new_directories)
-    except BaseException:
+    except BaseException as error:
         if lock is not None:
             release_lock(directory, lock)
         remove_empty(new_directories)
+        if isinstance(error, TokmillError):
+            with contextlib.suppress(OSError, TokmillError):
+                error.resumes &= (state_of(directory) / "journal").exists()
         raise
 
 

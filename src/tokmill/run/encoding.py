@@ -49,6 +49,8 @@ _ROOM_BYTES = 12 * MIB
 
 _TICK_S = 0.2
 
+COMMITTED = "everything so far is committed"
+
 
 class EncodingProcess:
     """One job, carried out in this process. Implements `memory_guard.Actions`."""
@@ -97,7 +99,7 @@ class EncodingProcess:
 
     def _ended(self, directory: Directory) -> TokmillError:
         """Return the error that says why the work ended early."""
-        state = "everything so far is committed" if self.RESUMES else "nothing was replaced"
+        state = COMMITTED if self.RESUMES else "nothing was replaced"
         again = "run the same command again" if self.RESUMES else "run the command again"
         if self._leaving is None:
             what, allowed = f"interrupted; {state}", "stopping at any time"

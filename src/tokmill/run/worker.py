@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from tokmill.core.errors import TokmillError
 from tokmill.core.events import AnyEvent, Finished, Started
 from tokmill.core.manifest import FORMAT_VERSION, Manifest, published
 from tokmill.core.outcome import already_finished
@@ -15,7 +16,7 @@ from tokmill.core.records import STDIN, Cursor, is_packed
 from tokmill.core.system.memory import peak_rss_bytes
 from tokmill.core.version import __version__
 from tokmill.output import Output, RunHistoryRecorder, open_output, output_directory
-from tokmill.run.encoding import EncodingProcess, serve
+from tokmill.run.encoding import COMMITTED, EncodingProcess, serve
 from tokmill.run.segment_writer import SegmentWriter
 
 if TYPE_CHECKING:
@@ -46,6 +47,10 @@ class Worker(EncodingProcess):
             return
         try:
             self._run(output)
+        except TokmillError as error:
+            if not output.segments:
+                error.resumes, error.what = False, error.what.replace(COMMITTED, "nothing was committed")
+            raise
         finally:
             output.close()
 
