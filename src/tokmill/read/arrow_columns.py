@@ -6,6 +6,7 @@ buffer, without a Python object for each document. Where a text is null, too lon
 
 from __future__ import annotations
 
+import glob as globbing
 import os
 import shlex
 from typing import TYPE_CHECKING, Any
@@ -171,12 +172,14 @@ def file_error(error: Exception, what: str, where: Location, budget_bytes: int) 
     if isinstance(error, MemoryError):
         return memory_too_small(f"a part of this {what} file does not fit", str(where), budget_bytes)
     message = " ".join(str(error).split())[:200]
+    # Braces cannot be escaped in a pattern.
+    name = shlex.quote("!" + globbing.escape(os.path.basename(where.path)).replace("{", "?"))
     return DamagedInputError(
         f"the {what} file is damaged: {message or type(error).__name__}",
         where=str(where),
         allowed=f"a complete {what} file",
-        next_step=f"get a complete copy of the file; if it is no {what} file, leave it out of its directory: "
-        f"--glob {shlex.quote('!' + os.path.basename(where.path))}, or name it alone with --input-format text",
+        next_step=f"get a complete copy of the file; if it is no {what} file, leave it out (of a directory with --glob {name}), "
+        "or name it alone with --input-format text",
     )
 
 
