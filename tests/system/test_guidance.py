@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import os
@@ -20,7 +21,8 @@ from support.outputs import write_output
 
 import tokmill
 from tokmill.cli import app
-from tokmill.core.errors import InputError
+from tokmill.core.errors import ChangedError, DamageError, InputError, StorageError
+from tokmill.core.system.durable import storage_errors
 from tokmill.formats import FORMATS
 from tokmill.read.json_record import NotARecordError, RecordParser
 from tokmill.run.advice import fraction_for
@@ -185,6 +187,32 @@ def test_members_of_archives_that_are_passed_over_are_told_and_no_list_of_them_i
     some, none = (tokmill.tokenize(tmp_path / f"{name}.tar", tmp_path / name, val_fraction=0).notices for name in ("some", "none"))
     assert some == none[1:] == ["passed over in archives: 2 members (hidden, or not of text)"]
     assert none[0].endswith("every record was skipped (2 other_file)")
+
+
+def test_a_complete_output_that_lacks_a_file_is_to_be_repaired(tmp_path: Path) -> None:
+    path = write_corpus(tmp_path / "few.txt", TEXTS[:9])
+    tokmill.tokenize(path, tmp_path / "o o", val_fraction=0)
+    (tmp_path / "o o" / "train.bin").unlink()
+    with pytest.raises(DamageError, match="a file of the complete output is missing") as caught:
+        tokmill.tokenize(path, tmp_path / "o o", val_fraction=0)
+    assert str(caught.value.next_step).startswith(f"tokmill verify '{tmp_path / 'o o'}' --repair; or ")
+
+
+@pytest.mark.parametrize("cause", [errno.EACCES, errno.EROFS])
+def test_a_complete_output_where_nobody_may_write_is_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cause: int) -> None:
+    def denied(_: object) -> None:
+        with storage_errors(tmp_path):
+            raise OSError(cause, os.strerror(cause))
+
+    path = write_corpus(tmp_path / "few.txt", TEXTS[:9])
+    tokmill.tokenize(path, tmp_path / "o", val_fraction=0)
+    monkeypatch.setattr("tokmill.output.directory.acquire_lock", denied)
+    assert tokmill.tokenize(path, tmp_path / "o", val_fraction=0).already_complete
+    with pytest.raises(ChangedError):
+        tokmill.tokenize(path, tmp_path / "o", val_fraction=0.5)
+    for out, fresh in (("o", True), ("new", False)):
+        with pytest.raises(StorageError):
+            tokmill.tokenize(path, tmp_path / out, val_fraction=0, fresh=fresh)
 
 
 def test_a_single_line_of_json_is_not_told_of_separators(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ success that is none. The run stops, and the next one truncates to the last line
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from concurrent.futures import wait
 from typing import TYPE_CHECKING
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import xxhash
 
+from tokmill.core.config import is_of_corpus
 from tokmill.core.errors import DamageError, StorageError, TokmillError, UsageError
 from tokmill.core.manifest import (
     MANIFEST_NAME,
@@ -43,7 +45,7 @@ from tokmill.core.system import durable, page_cache
 from tokmill.core.system.durable import storage_errors
 from tokmill.core.system.refusals import in_thread
 from tokmill.core.system.tree import tree_of
-from tokmill.core.text import counted
+from tokmill.core.text import counted, quoted
 from tokmill.formats import is_written
 from tokmill.output.config_diff import changed_error, is_made_of, is_only_more_lenient
 from tokmill.output.journal import Commit, Header, Journal
@@ -329,8 +331,16 @@ def open_output(
     new_directories = missing_directories(directory)
     lock = None
     try:
-        lock = acquire_lock(directory)
         tree = tree_of(directory)
+        try:
+            lock = acquire_lock(directory)
+        except StorageError as error:
+            # Nobody who may not write there works there.
+            denied = isinstance(error.__cause__, OSError) and error.__cause__.errno in (errno.EACCES, errno.EROFS)
+            complete = _complete(tree, content, replacing, can_append=can_append) if denied and not fresh else None
+            if complete is None:
+                raise
+            return complete
         found = _open_locked(tree, content, version, lock, fresh=fresh, replacing=replacing, can_append=can_append)
         return found if isinstance(found, Manifest) else Output(tree, lock, found, segment_bytes, new_directories)
     except BaseException as error:
@@ -409,9 +419,12 @@ def _complete(directory: TreePath, content: Content, replacing: str | None, *, c
         return None
     if not is_made_of(manifest, content):
         raise changed_error(manifest.content, content, directory, can_append=can_append)
+    next_step = "run the same command with --fresh to make all of it again"
+    if is_of_corpus(content) and not content.part:
+        next_step = f"tokmill verify {quoted(str(directory))} --repair; or {next_step}"
     for name, entry in manifest.files.items():
         if not is_sent(directory, name):
-            check_size(directory / name, entry.size_bytes, "a file of the complete output")
+            check_size(directory / name, entry.size_bytes, "a file of the complete output", next_step)
     return manifest
 
 

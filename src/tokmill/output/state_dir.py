@@ -89,16 +89,17 @@ def size_of(path: TreePath) -> int:
     return found.st_size if stat.S_ISREG(found.st_mode) else -1
 
 
-def check_size(path: TreePath, size_bytes: int, what: str) -> None:
+_ANEW = "run the same command with --fresh to start over"
+
+
+def check_size(path: TreePath, size_bytes: int, what: str, next_step: str = _ANEW) -> None:
     """Raise DamageError for a file that is missing or has another size. what: names the file."""
     size = size_of(path)
     if size != size_bytes:
-        raise size_error(what, size, size_bytes, str(path))
+        raise size_error(what, size, size_bytes, str(path), next_step)
 
 
-def size_error(
-    what: str, size: int, wanted: int, where: str, next_step: str = "run the same command with --fresh to start over"
-) -> DamageError:
+def size_error(what: str, size: int, wanted: int, where: str, next_step: str = _ANEW) -> DamageError:
     """Return the error for a file of `size` bytes, or (-1) a missing one, that should have `wanted`. what: names the file."""
     return DamageError(
         f"{what} is missing" if size < 0 else f"{what} has {counted(size, 'byte')}",
