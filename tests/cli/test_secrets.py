@@ -57,6 +57,8 @@ PLACES = (
     "https//user:{}@127.0.0.1/f.txt",
     "https;//user:{}@127.0.0.1/f.txt",
     "https:127.0.0.1/f.txt?X-Amz-Signature={}",
+    "127.0.0.1/f.txt?X-Amz-Signature={}",
+    " user:{}@host/f.txt",
 )
 COMMANDS = (
     "tokenize U",

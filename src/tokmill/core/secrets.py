@@ -34,17 +34,19 @@ _PLAIN = re.compile(
 """Parameters that are shown as they are."""
 _DIGEST = re.compile(r"~[0-9a-f]{16}")
 _URL = re.compile(
-    r"(-[\w-]*=|-o(?=\w)|--)?"
+    r"\s{0,9}(-[\w-]*=|-o(?=\w)|--)?"
     r"(?:([A-Za-z][A-Za-z0-9+.-]*):(//+)"
     r"|((?i:https?|htt?ps?|s3[an]?|gs|gcs|hf))(?::/?|[^\w\s/]?//+)"
     r"|([A-Za-z][A-Za-z0-9+.-]+:/)"
-    r"|(?=(?:(?i:https?)/|(?:[A-Za-z][^\s/@]*)?//+)?[^\s/@:]*:(?s:.*)@|\*\*\*@))"
+    r"|(?=(?:(?i:https?)/|(?:[A-Za-z][^\s/@]*)?//+)?[^/@:]*:(?s:.*)@|\*\*\*@)"
+    r"|(?=([^?/.:@][^?:@]*\?(?:[^#]*&)?(?i:x-(?:amz|goog|oss|cos|ms)-[\w-]+|sig|signature|\w*token)=)))"
 )
 """How a word begins that is a URL, after the option it was typed with: a scheme; a known scheme with a slash too few, or without
-its colon; any with one slash; user, password and host without a scheme, `user:password@host:/file`, or what was shown of them.
+its colon; any with one slash; user, password and host without a scheme, `user:password@host:/file`, or what was shown of them;
+host, path and signature.
 
-What exists under the very name of one of the last three is no URL. `12:30@gpu1` may be one, so a path of that name begins with
-`./`."""
+What exists under the very name of one of those without `://` is no URL. `12:30@gpu1` may be one, so a path of that name begins
+with `./`."""
 _IN_TEXT = re.compile(r"""(?:[A-Za-z][A-Za-z0-9+.-]*://|(?<![\w/+.-])[A-Za-z][A-Za-z0-9+.-]+:/)[^\s"'<>`]+""")
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.%]*\]|[^:\[\]]+)(:[0-9]{1,5})?|arn(:[\w.-]*){4,}")
 _SHORTEST = 6
@@ -74,7 +76,7 @@ def redacted(url: str) -> str:
         before = before.lower() if not found[1] else before[: found.end(1)] + before[found.end(1) :].lower()
     if found[2] or found[4]:
         rest = _without_user(rest, "[^?#]*" if is_web else ".*")
-    elif "@" in rest:
+    elif "@" in rest and not found[6]:
         # Not cut off: what is shown would be another path.
         rest = _HIDDEN + rest[rest.rfind("@") :]
     path, mark, query = re.match(r"([^?]*)(\??)(.*)", rest, re.DOTALL).groups()  # type: ignore[union-attr]
@@ -126,8 +128,10 @@ def _is_digest(text: str) -> bool:
 def has_credentials(url: str) -> bool:
     """Return whether a user or a password stands before the host."""
     found = _URL.match(url)
-    rest = url[found.end() :] if found else ""
-    return _without_user(rest) != rest if found and (found[2] or found[4]) else "@" in rest
+    if found is None or found[6]:
+        return False
+    rest = url[found.end() :]
+    return _without_user(rest) != rest if found[2] or found[4] else "@" in rest
 
 
 def mistaken_url(text: str) -> str | None:
