@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -27,6 +28,7 @@ from tokmill.core.events import Started
 from tokmill.core.options import PlanOptions
 from tokmill.output.directory import open_output
 from tokmill.run.job import make_job
+from tokmill.run.supervisor import LocalRunner
 from tokmill.run.worker import Worker
 
 
@@ -238,3 +240,34 @@ def test_what_ended_before_its_first_commit_does_not_speak_of_one(tmp_path: Path
     with pytest.raises(StorageError) as refused:
         open_output(Path("/proc/nowhere/out"), job.content, "0", fresh=False)
     assert "continue" not in str(refused.value)
+
+
+class Gone:
+    """A child that Ctrl-C ended before it said anything."""
+
+    interrupts = 1
+
+    def __init__(self, module: str) -> None: ...
+
+    def ask(self, question: bytes) -> None: ...
+
+    def lines(self) -> Iterator[bytes]:
+        return iter(())
+
+    def end(self) -> None: ...
+
+
+@pytest.mark.parametrize("is_begun", [False, True])
+def test_only_where_something_was_left_an_interrupted_run_is_told_to_continue(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_begun: bool
+) -> None:
+    (tmp_path / "a.txt").write_text("some text")
+    job = make_job([str(tmp_path / "a.txt")], PlanOptions(), out=str(tmp_path / "out")).job
+    if is_begun:
+        (tmp_path / "out" / ".tokmill").mkdir(parents=True)
+        for name in ("journal", "train.bin.part"):
+            (tmp_path / "out" / ".tokmill" / name).touch()
+    monkeypatch.setattr("tokmill.run.supervisor.Child", Gone)
+    with pytest.raises(Interrupted) as caught:
+        LocalRunner().run(job, ())
+    assert caught.value.resumes == is_begun
