@@ -113,7 +113,7 @@ def test_a_directory_with_other_files_is_refused_before_anything_is_written(tmp_
     (tmp_path / "old.bin").touch()
     done = called("tokenize", corpus, "--out", tmp_path)
     assert done.returncode == 2
-    assert "holds a file that no tokmill manifest vouches for" in done.stderr
+    assert "there is a file here that the trainer may read, and no tokmill manifest lists it" in done.stderr
     assert sorted(os.listdir(tmp_path)) == ["corpus.txt", "old.bin"]
     assert not (tmp_path / "train.bin").exists()
     (tmp_path / "new").mkdir()
@@ -196,6 +196,15 @@ def test_a_complete_output_that_lacks_a_file_is_to_be_repaired(tmp_path: Path) -
     with pytest.raises(DamageError, match="a file of the complete output is missing") as caught:
         tokmill.tokenize(path, tmp_path / "o o", val_fraction=0)
     assert str(caught.value.next_step).startswith(f"tokmill verify '{tmp_path / 'o o'}' --repair; or ")
+
+
+def test_a_repaired_file_without_a_range_is_told_without_one(tmp_path: Path) -> None:
+    tokmill.tokenize(write_corpus(tmp_path / "few.txt", TEXTS[:9]), tmp_path / "o", val_fraction=0)
+    (tmp_path / "o" / "val.bin").unlink()
+    with (tmp_path / "o" / "train.bin").open("ab") as file:
+        file.write(b"more")
+    repaired = {str(each) for each in tokmill.repair(tmp_path / "o").repaired or []}
+    assert repaired == {"val.bin: made again: it is empty", "train.bin: cut to its length: it was too long"}
 
 
 @pytest.mark.parametrize("cause", [errno.EACCES, errno.EROFS])

@@ -384,7 +384,7 @@ def test_runs_in_one_piece_and_in_parts_do_not_share_a_directory(corpus: Corpus,
         tokmill.tokenize(inputs, tmp_path / "begun", part="0/3", **WITH_SKIPS)
     (tmp_path / "strange").mkdir()
     (tmp_path / "strange" / "train.bin").write_bytes(b"mine")
-    with pytest.raises(UsageError, match="no tokmill manifest vouches for"):
+    with pytest.raises(UsageError, match="no tokmill manifest lists"):
         tokmill.tokenize(inputs, tmp_path / "strange", part="0/3", **WITH_SKIPS)
 
 

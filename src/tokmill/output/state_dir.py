@@ -202,7 +202,7 @@ def refuse_strangers(directory: Directory, format_name: str) -> None:
         is_file = name in SIDES and not (tree / name).is_dir()
         if name == SKIPPED_NAME or is_file or is_read_by_trainer(format_name, name):
             raise UsageError(
-                "the output directory holds a file that no tokmill manifest vouches for, and that the trainer may read",
+                "there is a file here that the trainer may read, and no tokmill manifest lists it",
                 where=str(tree / name),
                 allowed="a new or empty directory, one that tokmill made, or one whose files no trainer reads",
                 next_step="choose another --out, or move the file away"
