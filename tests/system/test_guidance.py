@@ -166,7 +166,9 @@ def test_an_empty_side_is_a_notice_with_what_to_type(
     assert tokmill.verify(tmp_path / "o", sources=str(path)).ok
 
 
-def test_who_appended_or_joined_parts_is_not_told_to_make_it_anew_of_the_last_inputs(tmp_path: Path) -> None:
+def test_who_appended_or_joined_parts_is_not_told_to_make_it_anew_of_the_last_inputs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     old, new = (write_corpus(tmp_path / name, TEXTS[:100]) for name in ("old.txt", "new.txt"))
     tokmill.tokenize(old, tmp_path / "o", threads=1)
     (appended,) = tokmill.tokenize(new, tmp_path / "o", threads=1, append=True).notices
@@ -176,6 +178,11 @@ def test_who_appended_or_joined_parts_is_not_told_to_make_it_anew_of_the_last_in
     assert "make the output of all inputs again, in another directory, with --val-fraction 0." in appended
     assert "make all parts again, in another directory, with --val-fraction 0." in joined
     assert "--fresh" not in appended + joined
+    (tmp_path / "none.jsonl").write_text('{"text": ""}\n')
+    assert app.run(["tokenize", str(tmp_path / "none.jsonl"), "--out", str(tmp_path / "o"), "--append", "--threads", "1"]) != 0
+    said = capsys.readouterr().err
+    assert "nothing was added" in said
+    assert "--fresh" not in said
 
 
 def test_members_of_archives_that_are_passed_over_are_told_and_no_list_of_them_is_promised(tmp_path: Path) -> None:
