@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -19,6 +18,7 @@ from tokmill.core.events import Detail, Finished, Notice
 from tokmill.core.options import PlanOptions, TokenizeOptions, called_with, parse_size
 from tokmill.core.progress import check_observers
 from tokmill.core.records import is_url, text_to_path
+from tokmill.core.text import quoted
 from tokmill.output import Place, destination, is_complete, is_complete_at, left_behind, output_of, stage_of
 from tokmill.run import (
     NOWHERE,
@@ -101,11 +101,12 @@ def tokenize(call: TokenizeCall) -> Summary:  # noqa: D417  the arguments are th
         job, finished = _carry_out(planned, call, place, runner, meter)
         if finished.already_complete and not call.append and any(source.size_bytes is None for source in job.content.inputs):
             _compare_piped(call, place)
+    told = notices_of(job.content, finished.counts, finished.files, is_append=call.append)
     summary = summarize(
         job,
         finished,
         meter,
-        [*finished.notices, *notices_of(job.content, finished.counts, finished.files), *left_behind(Path(text_to_path(job.out)))],
+        [*finished.notices, *told, *left_behind(Path(text_to_path(job.out)))],
         is_append=call.append,
     )
     _tell(call.observers, summary.notices)
@@ -218,9 +219,9 @@ def _in_parts(job: Job, call: TokenizeCall, place: Place, runner: LocalRunner, m
 
     url, watching = str(call.out) if is_url(str(call.out)) else "", [meter, *call.observers]
     if call.part is not None:
-        job, finished, is_whole = run_one_part(job, call.part, place, runner, watching, url=url, force=call.force)
-        part = "" if is_whole else call.part
-        return summarize(job, finished, meter, [_of_part(part, job)] if part else [], part=part)
+        job, finished, next_step = run_one_part(job, call.part, place, runner, watching, url=url, force=call.force)
+        part = call.part if next_step else ""
+        return summarize(job, finished, meter, [_of_part(part, job)] if part else [], part=part, next_step=next_step)
     from tokmill.run import RayRunner
 
     n_bytes = call.part_bytes if isinstance(call.part_bytes, int) else parse_size(call.part_bytes, "--part-bytes")
@@ -258,7 +259,7 @@ def _check_together(call: TokenizeCall) -> None:
 
 
 def _of_part(part: str, job: Job) -> str:
-    whole = shlex.quote(job.destination or text_to_path(job.out))
+    whole = quoted(job.destination or text_to_path(job.out))
     return f"this is part {part} alone; when all parts are there: tokmill finalize {whole}"
 
 

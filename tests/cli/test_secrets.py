@@ -48,6 +48,17 @@ PLACES = (
     "https://127.0.0.1:1/f.txt?sv=2024&sig={}",
     "https://127.0.0.1:1/f.txt?a=b&access_token={}#c",
     "HF://user:{}@datasets/a/b.txt",
+    "ftp:/user:{}@host/f.txt",
+    "az:/container/f.txt?sig={}",
+    "user:{}@bucket/f.txt",
+    "user:{}@host",
+    "user:{}@127.0.0.1:80",
+    "user:{}@[::1]/f.txt",
+    "https//user:{}@127.0.0.1/f.txt",
+    "https;//user:{}@127.0.0.1/f.txt",
+    "https:127.0.0.1/f.txt?X-Amz-Signature={}",
+    "127.0.0.1/f.txt?X-Amz-Signature={}",
+    " user:{}@host/f.txt",
 )
 COMMANDS = (
     "tokenize U",
@@ -155,7 +166,7 @@ def test_no_mistake_shows_a_secret(elsewhere: Path, place: str, typed: str, word
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_a_word_of_a_query_is_no_secret_elsewhere(elsewhere: Path, word: str) -> None:
     url = f"https://host/{word}.txt?dataset={word}&author={word}#{word}"
-    words = ["--out", f"d/{word}", "--text-key", f"{word}:y@z", "--glob", f"{word}:1e-4@*", "--stage", f"exp:/{word}"]
+    words = ["--out", f"d/{word}", "--text-key", f"{word}@z", "--glob", f"./{word}:1e-4@*", "--stage", f"exp:/{word}"]
     said = json.loads(told("tokenize", "c.txt", url, *words, "--json", "--threads", "x").splitlines()[-1])
     assert shlex.split(said["error"]["next"].partition("\n")[0])[4:-3] == words
 
@@ -217,12 +228,28 @@ def test_no_option_in_python_shows_a_secret(elsewhere: Path, name: str) -> None:
     assert WORD not in everything_below(elsewhere)
 
 
-@pytest.mark.parametrize("out", ["s3:/AKIAX:SECRETPW@bucket/out", "https:/host/x", "user:SECRETPW@h:/x", "user:SECRETPW@a.org/x"])
-def test_a_url_with_a_slash_too_few_is_no_name_of_a_directory(elsewhere: Path, out: str) -> None:
+@pytest.mark.parametrize(
+    ("out", "proposed"),
+    [
+        ("s3:/AKIAX:SECRETPW@bucket/out", "tokmill tokenize c.txt --out s3://bucket/out"),
+        ("s3:bucket/x", "tokmill tokenize c.txt --out s3://bucket/x"),
+        ("https:/host/x", "tokmill tokenize c.txt --out https://host/x"),
+        ("https:host/x", "tokmill tokenize c.txt --out https://host/x"),
+        ("sftp:/host/x", "tokmill tokenize c.txt --out ./sftp:/host/x"),
+        ("exp:/x", "tokmill tokenize c.txt --out ./exp:/x"),
+        *((out, "for a path of this machine put ./ before it") for out in ("12:30@gpu1", "lr:1e-4@run", "***@gpu1")),
+        *(
+            (f"{out}user:SECRETPW@{host}", "for a path")
+            for out in ("", "ftp:/", "oss:/")
+            for host in ("h:/x", "a.org/x", "minio/b/x")
+        ),
+    ],
+)
+def test_what_may_be_a_url_is_no_name_of_a_directory(elsewhere: Path, out: str, proposed: str) -> None:
     before = set(elsewhere.rglob("*"))
     done = called("tokenize", "c.txt", "--out", out)
     assert done.returncode == 2
-    assert f"next:    tokmill tokenize c.txt --out {'s3' if out.startswith('s3') else 'https'}://" in done.stderr
+    assert f"next:    {proposed}" in done.stderr
     assert WORD not in done.stderr
     assert set(elsewhere.rglob("*")) == before
 
@@ -234,8 +261,9 @@ def test_a_local_path_that_looks_like_a_url_is_one_if_it_says_so(tmp_path: Path,
         Path(name).write_text("one<|endoftext|>two")
         planned = json.loads(called("plan", name, "--json").stdout)
         assert planned["inputs"][0]["path"] == str(tmp_path / name)
-    done = called("tokenize", "s3:/c.txt", "--out", "./me:or@you", "--json")
-    assert json.loads(done.stdout)["out"] == str(tmp_path / "me:or@you")
+    for out in ("./me:or@you", "me:or@you"):
+        done = called("tokenize", "s3:/c.txt", "--out", out, "--json")
+        assert json.loads(done.stdout)["out"] == str(tmp_path / "me:or@you")
 
 
 def test_the_arguments_of_no_child_have_a_secret(elsewhere: Path) -> None:

@@ -143,11 +143,16 @@ def test_neither_open_nor_os_takes_one(tmp_path: Path) -> None:
             touch(path)
 
 
-def test_of_the_output_of_a_part_and_a_staged_one_what_lies_above_was_named(tmp_path: Path) -> None:
-    staged = output_of(stage_of("s3://bucket/data", str(tmp_path)))
-    assert tree_of(Path(str(staged))) == staged
-    assert staged.root == tmp_path
+def test_of_the_output_of_a_part_what_lies_above_was_named(tmp_path: Path) -> None:
     assert tree_of(tmp_path / ".tokmill" / "parts" / "00003") == TreePath(tmp_path) / ".tokmill/parts/00003"
     assert tree_of(Path(".tokmill/parts/00003")) == TreePath(Path()) / ".tokmill/parts/00003"
     assert tree_of(tmp_path / ".tokmill" / "parts") == TreePath(tmp_path / ".tokmill" / "parts")
     assert str(tree_of(tmp_path / ".tokmill" / "parts" / "00003") / "a") == str(tmp_path / ".tokmill" / "parts" / "00003" / "a")
+
+
+def test_a_directory_that_is_called_as_a_stage_was_named(tmp_path: Path) -> None:
+    named = tmp_path / "run-0123456789abcdef" / "output"
+    assert tree_of(named) == TreePath(named)
+    staged = output_of(stage_of("s3://bucket/data", str(tmp_path)))
+    assert staged.root == tmp_path
+    assert len(staged.parts) == 2

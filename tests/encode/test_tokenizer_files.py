@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import time
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from tokmill.core.errors import TokmillError, UsageError
 from tokmill.encode.loading import load_fastest
 from tokmill.encode.published import ENCODINGS, path_here, tiktoken_cache_paths
 from tokmill.encode.resolve import resolve_tokenizer
+from tokmill.encode.tokenizer_files import read_file
 from tokmill.encode.tokenizer_json import touching
 
 FILES = ("tokenizer.json", "x.tiktoken")
@@ -171,3 +173,13 @@ def test_tokens_that_touch_are_those_that_share_characters_somewhere(plain: set[
         return a in b or b in a or any(a.endswith(b[:i]) or b.endswith(a[:i]) for i in range(1, n))
 
     assert touching(plain, special) == {a for a in plain if any(touch(a, b) for b in special)}
+
+
+def test_a_file_takes_the_memory_that_it_has_and_not_the_most_that_one_may_have(tmp_path: Path) -> None:
+    (tmp_path / "a.tiktoken").write_bytes(b"x" * 3_000_000)
+    tracemalloc.start()
+    try:
+        assert read_file(str(tmp_path / "a.tiktoken"), ".tiktoken file") == b"x" * 3_000_000
+        assert tracemalloc.get_traced_memory()[1] < 16_000_000
+    finally:
+        tracemalloc.stop()

@@ -19,7 +19,7 @@ from tokmill.core.system import durable
 from tokmill.formats.datatrove import DatatroveShard
 from tokmill.formats.megatron import MegatronShard
 from tokmill.formats.olmo import OlmoShard
-from tokmill.formats.registry import FORMATS
+from tokmill.formats.registry import FORMATS, is_written
 from tokmill.formats.sharding import make_writer
 from tokmill.output.directory import Output, open_output
 
@@ -72,6 +72,26 @@ def opened(directory: Path, spec: OutputSpec) -> Output:
     output = open_output(directory, content_of(spec), "0", fresh=False)
     assert isinstance(output, Output)
     return output
+
+
+@pytest.mark.parametrize(
+    ("format_name", "part"),
+    [(name, part) for name, spec in FORMATS.items() for part in (None, 3) if not (part and spec.lists_files)],
+)
+@pytest.mark.parametrize("shards", [None, Shards(tokens=10240)])
+def test_every_file_of_a_format_is_known_by_its_name(
+    tmp_path: Path, format_name: str, part: int | None, shards: Shards | None
+) -> None:
+    spec = a_spec(GPT2, format=format_name, shards=shards)
+    output = opened(tmp_path, spec)
+    writer = make_writer(output, {}, a_spec(spec, part=part))
+    for run in cut_runs(documents_of(spec), spec, every=5):
+        writer.append(run)
+    writer.finish()
+    names = output.names | {*output.completed()}
+    output.close()
+    assert len(names) > 1
+    assert [name for name in names if not is_written(name)] == []
 
 
 def make_hole(output: Output, name: str, n_bytes: int, header_bytes: int = 0) -> None:

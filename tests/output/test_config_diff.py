@@ -82,6 +82,35 @@ def test_an_append_with_other_settings_is_told_those_of_the_output(made: Path, c
     assert "inputs" not in str(error.allowed)
 
 
+def test_a_setting_that_did_not_matter_stays_as_given_and_the_others_are_named(made: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "one"}\n{"text": "two"}\n')
+    tokmill.tokenize(tmp_path / "a.jsonl", tmp_path / "o", val_fraction=0.05)
+    with pytest.raises(ChangedError) as caught:
+        tokmill.tokenize(made / "b.txt", tmp_path / "o", append=True, separator="none", seed=3, dtype="uint32", keep_empty=True)
+    step = str(caught.value.next_step)
+    assert "alone with --val-fraction 0.05 --seed 0 --dtype uint16 and without --keep-empty, with another --out" in step
+    assert "--separator" not in step
+    tokmill.tokenize(made / "b.txt", tmp_path / "b", separator="none", val_fraction=0.05, seed=0, dtype="uint16")
+    tokmill.merge([tmp_path / "o", tmp_path / "b"], tmp_path / "ob")
+    with pytest.raises(ChangedError) as caught:
+        tokmill.tokenize(made / "b.txt", tmp_path / "o", append=True, separator="none", val_fraction=0.05)
+    assert str(caught.value.next_step).startswith("make an output of the new inputs alone with another --out, then join")
+
+
+def test_who_cannot_append_is_not_told_of_it(made: Path, tmp_path: Path) -> None:
+    for name in "ab":
+        tokmill.tokenize(made / f"{name}.txt", tmp_path / name)
+    tokmill.convert(tmp_path / "a", tmp_path / "converted", format="megatron")
+    tokmill.merge([tmp_path / "a"], tmp_path / "merged")
+    with pytest.raises(ChangedError) as of_convert:
+        tokmill.convert(tmp_path / "b", tmp_path / "converted", format="megatron")
+    with pytest.raises(ChangedError) as of_merge:
+        tokmill.merge([tmp_path / "a", tmp_path / "b"], tmp_path / "merged")
+    for error in (of_convert.value, of_merge.value):
+        assert "--append" not in str(error)
+        assert error.next_step == "choose another --out, or start over with --fresh"
+
+
 def test_what_is_only_to_be_left_out_is_named(made: Path, tmp_path: Path) -> None:
     tokmill.tokenize(made / "a.txt", tmp_path / "plain")
     with pytest.raises(ChangedError) as caught:

@@ -328,6 +328,57 @@ def test_files_that_tokmill_did_not_make_are_not_overwritten(tmp_path: Path) -> 
     assert (tmp_path / "train.bin").read_bytes() == b"new"
 
 
+@pytest.mark.parametrize("fresh", [False, True])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'{"files": {"precious.bin": {"size": 9}}, "name": "other tool"}',
+        b'{"env": {"format_version": 2, "tokmill_version": "1"}, "files": {"precious.bin": 1}}',
+        b"notes, not JSON",
+    ],
+)
+def test_the_manifest_of_another_tool_is_a_stranger(tmp_path: Path, data: bytes, fresh: bool) -> None:
+    (tmp_path / MANIFEST_NAME).write_bytes(data)
+    (tmp_path / "precious.bin").write_bytes(b"somebody's")
+    with pytest.raises(UsageError, match="tokmill did not make"):
+        opened(tmp_path, fresh=fresh)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {MANIFEST_NAME: data, "precious.bin": b"somebody's"}
+
+
+def test_the_manifest_of_another_tool_that_comes_while_a_run_is_made_is_a_stranger(tmp_path: Path) -> None:
+    output = opened(tmp_path, fresh=True)
+    commit(output, b"abcd", 1)
+    (tmp_path / MANIFEST_NAME).write_bytes(b'{"files": {"precious.bin": 1}}')
+    (tmp_path / "precious.bin").write_bytes(b"somebody's")
+    with pytest.raises(UsageError, match="tokmill did not make"):
+        output.publish(manifest_of(output, a_content()))
+    output.close()
+    assert (tmp_path / "precious.bin").read_bytes() == b"somebody's"
+
+
+@pytest.mark.parametrize("version", [FORMAT_VERSION - 1, FORMAT_VERSION, FORMAT_VERSION + 1])
+def test_of_a_manifest_without_its_seal_only_files_that_tokmill_writes_are_removed(tmp_path: Path, version: int) -> None:
+    complete(tmp_path)
+    path = tmp_path / MANIFEST_NAME
+    ours, others = ["train_000007.bin", "train/chunk-0-1.bin"], ["precious.bin", "train_notes.txt", "train/thesis.txt"]
+    (tmp_path / "train").mkdir()
+    for name in [*ours, *others]:
+        (tmp_path / name).write_bytes(b"1234")
+    fields = msgspec.json.decode(path.read_bytes())
+    path.write_bytes(
+        msgspec.json.encode(fields | {"format_version": version, "files": {"train.bin": 1, **dict.fromkeys([*ours, *others], 1)}})
+    )
+    complete(tmp_path, b"new", fresh=True)
+    assert [(tmp_path / name).exists() for name in [*ours, *others]] == [False, False, True, True, True]
+
+
+def test_of_a_manifest_of_which_nothing_is_left_nothing_is_removed(tmp_path: Path) -> None:
+    (tmp_path / MANIFEST_NAME).write_bytes(bytes(4096))
+    (tmp_path / "other.bin").write_bytes(b"somebody's")
+    complete(tmp_path, fresh=True)
+    assert (tmp_path / "other.bin").exists()
+
+
 def test_a_newer_manifest_is_refused_by_version(tmp_path: Path) -> None:
     complete(tmp_path)
     path = tmp_path / MANIFEST_NAME

@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings, strategies as st
-from support.reading import a_reader, read_all, write
+from support.reading import SpaceCutter, a_reader, read_all, write
 from support.records import a_content
 
 from tokmill.core.errors import BadRecordError, DamagedInputError, InputError, MemoryBudgetError, TokmillError
@@ -289,6 +289,25 @@ def test_a_text_beyond_the_budget_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(MemoryBudgetError) as caught:
         read_all(inputs, sizes={"batch_bytes": 100, "max_piece_bytes": 2000})
     assert str(caught.value.where).endswith("a.arrows, row 2")
+
+
+# A dictionary of views that is not held is read where it lies: back and forth.
+@pytest.mark.parametrize("kind", sorted({*KINDS} - {"dictionary of views"}))
+@pytest.mark.parametrize("is_file", [True, False])
+def test_of_texts_in_any_layout_those_of_up_to_a_tenth_of_the_budget_are_read_and_longer_ones_skipped(
+    tmp_path: Path, kind: str, is_file: bool
+) -> None:
+    fits, long = "words " * 190, "words " * 210
+    array = columns(["one", fits, long, long + "more", None, "", "two", long])[kind]
+    inputs = write(tmp_path, {"a.arrow": packed(pa.table({"text": array}), is_file=is_file)})
+    sizes = {"batch_bytes": 64, "max_piece_bytes": 500, "budget_bytes": 12_000}
+    reading = read_all(inputs, SpaceCutter(), on_error="skip", sizes=sizes)
+    assert reading.texts == [b"one", fits.encode(), b"", b"two"]
+    assert reading.counts.skipped == {"too_long": 3, "null_text": 1}
+    assert [skip.record for skip in reading.skips] == [3, 4, 5, 8]
+    with pytest.raises(MemoryBudgetError, match="the text of a row is longer than the 1,200 bytes") as caught:
+        read_all(inputs, SpaceCutter(), sizes=sizes)
+    assert str(caught.value.where).endswith("a.arrow, row 3")
 
 
 def test_a_dictionary_is_read_once_however_many_rows_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,11 +49,11 @@ def test_rows_that_do_not_fit_together_are_read_one_by_one(tmp_path: Path) -> No
     texts = [f"{i} {LINE * 400_000}" for i in range(8)]
     options = {"row_group_size": 20, "write_batch_size": 1, "use_dictionary": False}
     pq.write_table(pa.table({"text": texts}), path, **options)
-    done = tokenized(str(path), tmp_path / "out", "--memory", "360MiB", "--threads", "1")
+    done = tokenized(str(path), tmp_path / "out", "--memory", "400MiB", "--threads", "1")
     assert done.returncode == 0, done.stderr.decode()
     summary = json.loads(done.stdout)
     assert (summary["documents"], summary["bytes_text"]) == (8, sum(map(len, texts)))
-    assert summary["peak_rss_bytes"] < 360 << 20
+    assert summary["peak_rss_bytes"] < 400 << 20
 
 
 @pytest.mark.slow

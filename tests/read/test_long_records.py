@@ -20,6 +20,7 @@ from support.records import a_content
 from tokmill.core.config import BudgetTerms
 from tokmill.core.errors import MemoryBudgetError
 from tokmill.core.records import Cursor
+from tokmill.core.spans import RecordRanges
 from tokmill.core.system.budget import RECORD_SHARE, budget_for_piece
 from tokmill.read import json_record
 from tokmill.read.formats import delimited
@@ -207,7 +208,7 @@ def test_the_budget_that_is_proposed_for_a_record_is_ten_times_its_length() -> N
 def test_what_was_skipped_as_too_long_is_skipped_with_any_budget(tmp_path: Path, name: str, budget_bytes: int) -> None:
     (source,) = write(tmp_path, {name: KINDS[name]})
     reader = a_reader(a_content(inputs=(source,), on_error="skip"), SpaceCutter(), **(SIZES | {"budget_bytes": budget_bytes}))
-    reader.skip_long({(0, 2)})
+    reader.skip_long(RecordRanges({0: [(2, 3)]}))
     reading = Reading()
     for batch in reader.batches(Cursor()):
         reading.add(batch, reader.settings.content)
@@ -219,7 +220,7 @@ def test_what_was_skipped_as_too_long_is_skipped_with_any_budget(tmp_path: Path,
 def test_what_was_read_is_never_skipped_as_too_long(tmp_path: Path, name: str) -> None:
     (source,) = write(tmp_path, {name: KINDS[name]})
     reader = a_reader(a_content(inputs=(source,), on_error="skip"), SpaceCutter(), **(SIZES | {"budget_bytes": 5000}))
-    reader.skip_long(set())
+    reader.skip_long(RecordRanges({}))
     with pytest.raises(MemoryBudgetError):
         list(reader.batches(Cursor()))
 
@@ -228,9 +229,9 @@ def test_what_was_read_is_never_skipped_as_too_long(tmp_path: Path, name: str) -
 def test_of_texts_that_no_tokenizer_may_cut_too(tmp_path: Path, cut: bool) -> None:
     (source,) = write(tmp_path, {"a.csv": KINDS["a.csv"]})
     reader = a_reader(a_content(inputs=(source,), on_error="skip"), **(SIZES | {"max_piece_bytes": 500 if cut else 1 << 20}))
-    reader.skip_long({(0, 2)})
+    reader.skip_long(RecordRanges({0: [(2, 3)]}))
     assert [text for batch in reader.batches(Cursor()) for text in batch.documents] == [b"before", b"after"]
-    reader.skip_long(set())
+    reader.skip_long(RecordRanges({}))
     if cut:
         with pytest.raises(MemoryBudgetError, match="no document can be cut"):
             list(reader.batches(Cursor()))

@@ -6,7 +6,6 @@ import bz2
 import gzip
 import json
 import lzma
-import shlex
 import subprocess
 import sys
 import tempfile
@@ -121,6 +120,9 @@ def test_a_json_array_is_named_whatever_its_file_is_called(tmp_path: Path, text:
     with pytest.raises(BadRecordError, match=r"JSON array \(invalid_json\)") as of_lines:
         read_all(write(tmp_path, {"dump.json": text.encode()}), on_error="skip")
     assert str(of_lines.value.next_step).startswith("write its elements as lines: jq -c '.[]'")
+    with pytest.raises(BadRecordError) as of_packed:
+        read_all(write(tmp_path, {"packed.json.gz": gzip.compress(text.encode())}))
+    assert of_packed.value.next_step == "write its elements as lines: gzip -dc FILE | jq -c '.[]' > NEW.jsonl"
 
 
 @pytest.mark.parametrize("text", ["[1] is a footnote", "[", "[{x}]", "[[{", '{"a": [{"b": 1}]'])
@@ -304,13 +306,17 @@ def test_what_is_compressed_is_decompressed_before_it_is_converted(tmp_path: Pat
 
 
 @pytest.mark.parametrize(("name", "delimiter"), [("a.csv", ","), ("a.tsv", "\t")])
-def test_a_table_without_a_header_is_told_how_to_get_one(tmp_path: Path, name: str, delimiter: str) -> None:
-    data = "".join(delimiter.join((str(i), f"a text of some words and the number {i}", "en")) + "\n" for i in (1, 2))
-    (source,) = write(tmp_path, {name: data.encode()})
+@pytest.mark.parametrize("key", ["text", "a,b", 'a "b" FILE'])
+@pytest.mark.parametrize("is_packed", [True, False])
+def test_a_table_without_a_header_is_told_how_to_get_one(
+    tmp_path: Path, name: str, delimiter: str, key: str, is_packed: bool
+) -> None:
+    data = "".join(delimiter.join((str(i), f"a text of some words and the number {i}", "en")) + "\n" for i in (1, 2)).encode()
+    (source,) = write(tmp_path, {f"{name}.gz": gzip.compress(data)} if is_packed else {name: data})
     with pytest.raises(BadRecordError) as caught:
-        read_all((source,))
-    words = shlex.split(str(caught.value.next_step).partition("before it: ")[2])
-    assert words[:1] + words[2:] == ["sed", "FILE", ">", "NEW_FILE"]
-    made = subprocess.run(["sed", words[1], source.path], capture_output=True, check=True).stdout
-    texts = read_all(write(tmp_path, {f"new-{name}": made})).texts
+        read_all((source,), text_key=key)
+    command = str(caught.value.next_step).partition("before it: ")[2].replace("NEW_FILE", f"new-{name}")
+    place = " FILE |" if is_packed else f" FILE > new-{name}"
+    subprocess.run(command.replace(place, place.replace("FILE", source.path)), shell=True, cwd=tmp_path, check=True)
+    texts = read_all(write(tmp_path, {f"new-{name}": (tmp_path / f"new-{name}").read_bytes()}), text_key=key).texts
     assert texts == [f"a text of some words and the number {i}".encode() for i in (1, 2)]

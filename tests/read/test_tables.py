@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import random
+import shlex
 import tarfile
 from pathlib import Path
 
@@ -29,6 +30,12 @@ KINDS = {
     "large_binary": pa.array([t.encode() for t in TEXTS], pa.large_binary()),
     "dictionary": pa.array(TEXTS, pa.string()).dictionary_encode(),
     "string_view": pa.array(TEXTS, pa.string_view()),
+}
+
+SHORT = {
+    "string": pa.array(["yes", "no", "ok"] * 100),
+    "dictionary": pa.array(["yes", "no", "ok"] * 100).dictionary_encode(),
+    "string_view": pa.array(["yes", "no", "ok"] * 100, pa.string_view()),
 }
 
 
@@ -300,6 +307,25 @@ def test_a_text_that_is_longer_than_a_record_may_be_is_refused_by_its_row_or_ski
 def test_a_text_that_is_called_a_table_is_told_how_to_be_read_as_text(tmp_path: Path, name: str) -> None:
     with pytest.raises(DamagedInputError) as caught:
         read_all(write(tmp_path, {name: b"This is text, of some length, and of several words.\n" * 9}))
-    assert f"leave it out of its directory: --glob '!{name}', or name it alone with --input-format text" in (
+    assert f"leave it out (of a directory with --glob '!{name}'), or name it alone with --input-format text" in (
         caught.value.next_step or ""
     )
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.feather"])
+@pytest.mark.parametrize("array", SHORT.values(), ids=SHORT)
+def test_what_separates_short_texts_of_a_table_is_not_told_as_zeros(tmp_path: Path, name: str, array: pa.Array) -> None:
+    reader = a_reader(a_content(inputs=stored(tmp_path / name, pa.table({"text": array}))))
+    assert sum(len(batch.documents) for batch in reader.batches(Cursor())) == 300
+    assert reader.notices() == []
+
+
+@pytest.mark.parametrize("name", ["bad[1].parquet", "a{1,2}.arrow", "it's *.parquet"])
+def test_the_pattern_that_leaves_a_damaged_file_out_is_its_name(tmp_path: Path, name: str) -> None:
+    inputs = write(tmp_path, {name: b"damaged", "good.parquet": b""})
+    with pytest.raises(DamagedInputError) as caught:
+        read_all(inputs[:1] if inputs[0].path.endswith(name) else inputs[1:])
+    words = shlex.split(str(caught.value.next_step).partition("(of a directory with ")[2].partition("), or name it")[0])
+    assert words[0] == "--glob"
+    found = find_inputs([str(tmp_path)], glob=words[1], input_format=None).inputs
+    assert [Path(each.path).name for each in found] == ["good.parquet"]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import lz4.frame
+import msgspec
 import pytest
 from hypothesis import example, given, strategies as st
 from support.reading import SEPARATORS, SpaceCutter, a_reader, contents, read_all, write
@@ -166,7 +167,16 @@ def test_a_file_that_is_something_else_is_named_whatever_the_policy(
     with pytest.raises(InputError, match=f"it begins like {named}|byte order mark {named}") as caught:
         read_all(inputs, **policy)
     assert name in str(caught.value.where)
-    assert ADVICE.get(named, "iconv -f UTF-16") in str(caught.value.next_step)
+    assert ADVICE.get(named, "iconv -f UTF-16 -t UTF-8 FILE > NEW_FILE") in str(caught.value.next_step)
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.csv"])
+@pytest.mark.parametrize("named", ["Parquet", "an Arrow stream"])
+def test_a_table_that_comes_through_a_pipe_is_to_be_saved(tmp_path: Path, named: str, name: str) -> None:
+    (source,) = write(tmp_path, {name: FOREIGN[named]})
+    with pytest.raises(InputError, match=f"it begins like {named}") as caught:
+        read_all((msgspec.structs.replace(source, size_bytes=None),))
+    assert str(caught.value.next_step).startswith("save it to a file whose name ends in ")
 
 
 @pytest.mark.parametrize("text", ["PAR1 is a gene.", "ARROW1", "PK", "x" * 257 + "ustar"])

@@ -342,6 +342,28 @@ def test_what_does_not_fit_ends_the_plan_as_it_ends_the_run(tmp_path: Path, on_e
         assert "1 bad record" in Sampler(request).answer().notices[0]
 
 
+@pytest.mark.parametrize("n_bytes", [2_600_000, 2_400_000])
+@pytest.mark.parametrize("on_error", ["stop", "skip"])
+def test_a_long_line_in_which_a_window_ends_is_followed_to_see_whether_the_run_can_hold_it(
+    tmp_path: Path, n_bytes: int, on_error: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampler, "_PART_BYTES", 300_000)
+    lines = [json.dumps({"text": text}) for text in ("before", "word " * (n_bytes // 5), "after")]
+    path = write(tmp_path / "a.jsonl", "\n".join(lines))
+    job = make_job([str(path)], PlanOptions(on_error=on_error), out=NOWHERE).job
+    resources = msgspec.structs.replace(job.resources, budget_bytes=25_000_000, max_piece_bytes=1000)
+    request = SampleRequest(job=msgspec.structs.replace(job, resources=resources), sample_bytes=1 << 20, decode_s=1.0, encode_s=1.0)
+    if n_bytes > 2_500_000 and on_error == "stop":
+        with pytest.raises(MemoryBudgetError, match="a line is longer than the 2,500,000 bytes") as caught:
+            Sampler(request).answer()
+        assert str(caught.value.where).startswith(str(path))
+    else:
+        text_bytes = sum(len(json.loads(line)["text"]) for line in lines) if n_bytes < 2_500_000 else 11
+        totals = Sampler(request).answer().totals
+        assert totals is not None
+        assert totals.bytes_text.value == pytest.approx(text_bytes, rel=0.02, abs=20)
+
+
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     path = write(tmp_path / "a.txt", "x")
     job = make_job([str(path)], out=NOWHERE).job

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
 import threading
 from collections.abc import Iterable, Iterator
@@ -12,7 +13,7 @@ import pytest
 from support.s3 import Bucket, Start, watch
 from support.web import Handler, Site, serving
 
-from tokmill.core.errors import DamagedInputError, UsageError
+from tokmill.core.errors import DamagedInputError, MemoryBudgetError, UsageError
 from tokmill.core.records import Input
 from tokmill.read.inputs import find_inputs
 from tokmill.store import base, download, s3
@@ -145,7 +146,7 @@ def listing(n_entries: int, token: str | None) -> bytes:
     return f"<ListBucketResult><IsTruncated>true</IsTruncated>{following}{entries}</ListBucketResult>".encode()
 
 
-@pytest.mark.parametrize("kind", ["the same page", "empty pages", "full pages", "no next page"])
+@pytest.mark.parametrize("kind", ["the same page", "empty pages", "full pages", "two pages", "no next page"])
 def test_a_listing_without_an_end_is_refused(kind: str, bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(s3, "_MOST_SAME", 50)
     asked = [0]
@@ -153,7 +154,7 @@ def test_a_listing_without_an_end_is_refused(kind: str, bucket: Bucket, monkeypa
     def fault(request: dict[str, Any], start: Start) -> Iterable[bytes] | None:
         asked[0] += 1
         token = {"the same page": "again", "no next page": None}.get(kind, str(asked[0]))
-        body = listing(0 if kind == "empty pages" else 100, token)
+        body = listing(0 if kind == "empty pages" else 100 + (kind == "two pages" and asked[0] % 2), token)
         start("200 OK", [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))])
         return [body]
 
@@ -163,6 +164,29 @@ def test_a_listing_without_an_end_is_refused(kind: str, bucket: Bucket, monkeypa
     with pytest.raises(UsageError, match="no end"):
         S3Objects("s3://bucket/prefix").list()
     assert asked[0] < 110
+
+
+@pytest.mark.parametrize("limit", ["memory", "time"])
+def test_a_listing_of_ever_new_objects_is_refused(limit: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next levels of a pattern count with those before."""
+    pages = itertools.count()
+    n_pages = 0
+
+    def answer(*_: object, **arguments: Any) -> dict[str, Any]:
+        nonlocal n_pages
+        n_pages += 1
+        more = [{"Prefix": f"{arguments['Prefix']}{next(pages)}/"} for _ in range(100)]
+        return {"CommonPrefixes": more, "IsTruncated": n_pages % 5 > 0, "NextContinuationToken": str(n_pages)}
+
+    if limit == "memory":
+        monkeypatch.setattr(s3, "usable_bytes", lambda: 8_000_000)
+    else:
+        monkeypatch.setattr(s3, "_LONGEST_S", -1)
+    store = S3Store("s3")
+    monkeypatch.setattr(store._client, "ask", answer)
+    with pytest.raises(MemoryBudgetError if limit == "memory" else UsageError, match="no end"):
+        store.glob("s3://bucket/*/*/*.txt")
+    assert n_pages == 1 if limit == "time" else 60 < n_pages < 200
 
 
 @pytest.mark.parametrize("n_pages", [3, 2_200])

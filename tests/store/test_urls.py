@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from urllib.parse import quote, unquote
 
 import pytest
@@ -45,17 +46,48 @@ def test_secrets_are_no_part_of_a_name(kind: str) -> None:
         "s3://arn:aws-cn:s3-outposts:cn-north-1:123456789012:outpost/op-1/accesspoint/ap/a:b@c.txt",
         "s3://bucket/lr:1e-4@run/a.txt",
         "file:///data/snap@2024/a.txt",
-        "12:30@gpu1",
-        "12:30@cuda:0/run",
-        "lr:1e-4@run.v2/x",
-        "x:y@z",
-        "exp:/x?token=y",
+        "./12:30@gpu1",
+        "exp:/x",
+        "C:/x",
+        "data//x",
+        "data/what?.txt",
+        "data/a?x=b",
+        "data/lr:1e-4@run",
         "/data/who:what@host:/x",
-        "-o12:30@gpu1",
-        "--out=lr:1e-4@run",
     ],
 )
 def test_what_is_not_secret_is_the_name(url: str) -> None:
+    assert redacted(url) == url
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("ftp:/alice:HIDDEN@host/x", "ftp:/***@host/x"),
+        ("user:/a/HIDDEN@host/x", "user:/***@host/x"),
+        ("alice:HIDDEN@host", "***@host"),
+        ("alice:HIDDEN@[::1]/x", "***@[::1]/x"),
+        ("alice:HIDDEN@host:80?sig=HIDDEN", "***@host:80?"),
+        ("-o12:30@gpu1", "-o***@gpu1"),
+        ("--out=lr:1e-4@run", "--out=***@run"),
+        ("https//alice:HIDDEN@host/x", "https//host/x"),
+        ("https;//alice:HIDDEN@host/x", "https;//host/x"),
+        ("https:host/a?X-Amz-Signature=HIDDEN", "https:host/a"),
+        ("https/alice:HIDDEN@host/x", "***@host/x"),
+        (" alice:HIDDEN@host/x", " ***@host/x"),
+        ("alice b:HIDDEN@host/x", "***@host/x"),
+        ("host/x?a=b&X-Amz-Signature=@HIDDEN", "host/x?~"),
+    ],
+)
+def test_what_may_be_a_secret_is_hidden_unless_it_is_a_path(
+    url: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert redacted(url).startswith(name)
+    assert "HIDDEN" not in redacted(url)
+    assert redacted(redacted(url)) == redacted(url)
+    monkeypatch.chdir(tmp_path)
+    Path(url).parent.mkdir(parents=True, exist_ok=True)
+    Path(url).touch()
     assert redacted(url) == url
 
 
@@ -109,6 +141,14 @@ def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(secrets, "_learned", {})
 
 
+PLACES = (
+    "s3://who:{}@bucket/a.txt",
+    "https://host/a.txt?sig={}",
+    "who:{}@bucket/a.txt",
+    "ftp:/who:{}@host/a.txt",
+    "https//who:{}@host/a.txt",
+    "https://who:{}@host",
+)
 ORDINARY = st.text(st.sampled_from("abcz019._-"), min_size=1, max_size=12)
 SECRET = st.text(st.sampled_from("KQX7+/=%&@:~ '\"é"), min_size=1, max_size=12).map(lambda text: f"{text}KQX")
 
@@ -118,12 +158,12 @@ SECRET = st.text(st.sampled_from("KQX7+/=%&@:~ '\"é"), min_size=1, max_size=12)
 def test_words_that_are_no_secrets_stay(forgetful: None, word: str, secret: str) -> None:
     typed = [
         f"https://host/a.txt?dataset={word}&author={word}&q={word}#{word}",
-        f"12:{word}@gpu",
-        f"lr:{word}@run/x",
+        f"./12:{word}@gpu",
+        f"exp/lr:{word}@run/x",
         f"exp:/{word}",
     ]
     secrets.learn([*typed, f"https://user:{quote(secret, safe='')}@host/{word}", f"s3://b/{word}?X-Amz-Signature={quote(secret)}"])
-    text = f"tokmill: '/data/{word}' --out {word} --text-key {word}:y@z --glob '{word}/*' {' '.join(typed[1:])}"
+    text = f"tokmill: '/data/{word}' --out {word} --text-key {word}@z --glob '{word}/*' {' '.join(typed[1:])}"
     assert secrets.shown(text) == text
     assert secrets.shown_in({word: [text, 7, None]}) == {word: [text, 7, None]}
 
@@ -133,10 +173,21 @@ def test_words_that_are_no_secrets_stay(forgetful: None, word: str, secret: str)
     ["token", "access_token", "X-Amz-Signature", "X-Amz-Security-Token", "X-Goog-Credential", "sig", "Signature", "Key-Pair-Id"],
 )
 def test_what_is_named_a_secret_is_hidden_on_its_own(forgetful: None, name: str) -> None:
-    secrets.learn([f"https://host/a.txt?id=7&{name}=wiki%2Btext"])
-    for text in ("it is wiki+text", "wiki%2Btext?", f"--key={name}=wiki+text/x"):
+    secrets.learn([f"https://host/a.txt?id=7&{name}=wiki%2Bt"])
+    for text in ("it is wiki+t", "wiki%2Bt?", f"--key={name}=wiki+t/x", r"a\nwiki+t", "a%3Awiki+t"):
         assert "wiki" not in secrets.shown(text)
-    assert secrets.shown("of wiki+texts and awiki+text") == "of wiki+texts and awiki+text"
+    assert secrets.shown("of wiki+ts and awiki+t") == "of wiki+ts and awiki+t"
+
+
+@given(st.sampled_from(PLACES), st.text(st.sampled_from("kqx7_+é"), min_size=8, max_size=12))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_a_long_secret_is_hidden_inside_words(forgetful: None, place: str, secret: str) -> None:
+    url = place.format(secret)
+    secrets.learn([url])
+    around = ("path_{}_x", "\n{}\t", "%3A{}%40", "é{}é", "0{}0", "{}")
+    texts = [form.format(spelling) for form in around for spelling in (secret, quote(secret), quote(url, safe=""), quote(url))]
+    for text in [*texts, *map(repr, texts), *map(quote, texts)]:
+        assert secret not in unquote(secrets.shown(text)), text
 
 
 @given(SECRET)

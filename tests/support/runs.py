@@ -69,12 +69,16 @@ class ThreadedPool(Pool):
             thread.join()
 
 
-def carry_out(job: Job, emit: Callable[[AnyEvent], None]) -> None:
-    """A job in this process."""
+def carry_out(
+    job: Job, emit: Callable[[AnyEvent], None], on_begin: Callable[[Coordinator], None] = lambda _coordinator: None
+) -> None:
+    """A job in this process. on_begin: gets the coordinator."""
     with lent_engines():
         pool = start_workers(job, ThreadedPool)
         try:
-            Coordinator(job, emit, pool).run()
+            coordinator = Coordinator(job, emit, pool)
+            on_begin(coordinator)
+            coordinator.run()
         finally:
             pool.close()
 
@@ -82,11 +86,12 @@ def carry_out(job: Job, emit: Callable[[AnyEvent], None]) -> None:
 def run_in_process(
     inputs: Sequence[Path | str], out: Path, resources: Mapping[str, object] | None = None, **options: object
 ) -> None:
-    """A run in this process, with resources that no person can ask for (tiny batches)."""
+    """A run in this process, with resources that no person can ask for (tiny batches). destination: `out` is its stage."""
+    destination = str(options.pop("destination", ""))
     job = make_job([str(i) for i in inputs], PlanOptions(**options), out=str(out)).job  # type: ignore[arg-type]
     changed = {f: getattr(job.resources, f) for f in job.resources.__struct_fields__} | UNWATCHED | dict(resources or {})
     events: list[AnyEvent] = []
-    carry_out(type(job)(out=job.out, content=job.content, resources=Resources(**changed), fresh=job.fresh), events.append)
+    carry_out(msgspec.structs.replace(job, resources=Resources(**changed), destination=destination), events.append)
 
 
 def tokenize_in_small_segments(*arguments: object, **options: object) -> None:

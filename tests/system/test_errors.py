@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings, strategies as st
 from support.commands import clean_environment, wait_until
 from support.corpora import write_corpus
 from support.failures import limit_disk
@@ -21,6 +22,7 @@ from support.failures import limit_disk
 import tokmill
 from tokmill.cli import app
 from tokmill.core.errors import error_classes
+from tokmill.core.text import misspelt, printable_line, quoted
 from tokmill.output.state_dir import acquire_lock
 from tokmill.run.estimate import forecast
 
@@ -212,6 +214,66 @@ def test_a_path_that_is_mistyped_is_proposed_with_the_whole_command(
     ):
         assert app.run(typed.split()) == 2
         assert shown_parts(capsys.readouterr().err)["next"].strip() == fixed
+
+
+@pytest.mark.parametrize(
+    ("typed", "fixed"),
+    [
+        (["help", "tokenize"], "tokmill tokenize --help"),
+        (["help", "vocab", "fetch"], "tokmill vocab fetch --help"),
+        (["help"], "tokmill --help"),
+        (["corpus.txt"], "tokmill tokenize corpus.txt --out DIR"),
+        (["corpus.txt", "-o", "x"], "tokmill tokenize corpus.txt -o x"),
+        (["plan.txt"], "tokmill --help"),
+        (["made"], "tokmill inspect made"),
+        (["tokenize", "-dash.txt", "-o", "x"], "tokmill tokenize ./-dash.txt -o x"),
+        (["tokenize", "--dash.txt", "-o", "x"], "tokmill tokenize ./--dash.txt -o x"),
+        (["plan", "dash.txt"], "tokmill plan ./-dash.txt"),
+        (["tokenize", "a\nb'c\x1b\\.txt"], "tokmill tokenize $'a\\nb\\'c\\x1b\\\\.txt' --out DIR"),
+    ],
+)
+def test_the_next_step_has_what_was_typed_in_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], typed: list[str], fixed: str
+) -> None:
+    monkeypatch.chdir(corpus(tmp_path).parent)
+    for name in ("-dash.txt", "--dash.txt", "made/manifest.json"):
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).touch()
+    assert app.run(typed) == 2
+    assert capsys.readouterr().err.splitlines()[-1].strip() == f"next:    {fixed}"
+
+
+@given(st.text(st.characters(exclude_characters="\0"), min_size=1, max_size=9))
+@settings(max_examples=15, deadline=None)
+def test_a_quoted_word_is_one_line_that_the_shell_reads_as_the_word(word: str) -> None:
+    word = os.fsdecode(word.encode("utf-8", "replace"))
+    line = quoted(word)
+    assert line == printable_line(line)
+    bash = subprocess.run(["bash", "-c", f"printf %s {line}"], capture_output=True, check=True)
+    assert os.fsdecode(bash.stdout) == word
+
+
+@pytest.mark.parametrize(
+    ("typed", "there", "meant"),
+    [
+        ("Corpus.TXT", ["corpus.txt"], "corpus.txt"),
+        ("corpus.jsonl", ["corpus.txt", "other.txt"], "corpus.txt"),
+        ("corpus", ["corpus.txt"], "corpus.txt"),
+        ("a.txt", ["a.txt.gz"], "a.txt.gz"),
+        ("crpus.txt", ["corpus.txt"], "corpus.txt"),
+        ("corppus.txt", ["corpus.txt"], "corpus.txt"),
+        ("data.jsonl", ["odd.jsonl"], None),
+        ("corpus.01", ["corpus.02"], None),
+        ("ot.txt", ["short.txt"], None),
+        ("y.txt", ["ws.txt"], None),
+        ("data.txt", ["date.txt"], None),
+        ("corpus.jsonl", ["corpus.txt", "corpus.csv"], None),
+        ("corpus-01.txt", ["corpus-02.txt", "corpus-011.txt", "corpus-10.txt"], None),
+        ("training.txt", ["trainings_of_2024.txt"], None),
+    ],
+)
+def test_a_missing_file_is_replaced_only_by_one_that_was_surely_meant(typed: str, there: list[str], meant: str | None) -> None:
+    assert misspelt(typed, there) == meant
 
 
 def test_a_bad_value_of_the_environment_is_named_by_its_variable(

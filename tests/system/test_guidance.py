@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import os
 import re
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,8 @@ from support.outputs import write_output
 
 import tokmill
 from tokmill.cli import app
-from tokmill.core.errors import InputError
+from tokmill.core.errors import ChangedError, DamageError, InputError, StorageError
+from tokmill.core.system.durable import storage_errors
 from tokmill.formats import FORMATS
 from tokmill.read.json_record import NotARecordError, RecordParser
 from tokmill.run.advice import fraction_for
@@ -110,7 +113,7 @@ def test_a_directory_with_other_files_is_refused_before_anything_is_written(tmp_
     (tmp_path / "old.bin").touch()
     done = called("tokenize", corpus, "--out", tmp_path)
     assert done.returncode == 2
-    assert "holds a file that no tokmill manifest vouches for" in done.stderr
+    assert "there is a file here that the trainer may read, and no tokmill manifest lists it" in done.stderr
     assert sorted(os.listdir(tmp_path)) == ["corpus.txt", "old.bin"]
     assert not (tmp_path / "train.bin").exists()
     (tmp_path / "new").mkdir()
@@ -132,9 +135,17 @@ def test_too_many_bad_records_are_in_the_file_that_is_named(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("texts", "options", "words"),
     [
-        (["few", *TEXTS[:11]], [], "val.bin is empty .* of 12 documents none is for validation; for more, .*--val-fraction 0.5"),
-        (["one"], [], "val.bin is empty .* of 1 document none is for validation, .* --separator .*With --val-fraction 0"),
-        (["one"], ["--val-fraction", "0.999"], "train.bin is empty .* of 1 document none is for training"),
+        (
+            ["few", *TEXTS[:11]],
+            [],
+            "val.bin is empty .* of 12 documents none was drawn for validation; for more, .*--val-fraction 0.5",
+        ),
+        (
+            ["one"],
+            [],
+            "val.bin is empty .* of 1 document none was drawn for validation, and .* --separator .*With --val-fraction 0",
+        ),
+        (["one"], ["--val-fraction", "0.999"], "train.bin is empty .* of 1 document none was drawn for training"),
         (TEXTS[1:3], ["--val-fraction", "0.001", "--eot", "none"], "val.bin is empty .* --val-fraction 0.5"),
     ],
 )
@@ -153,6 +164,71 @@ def test_an_empty_side_is_a_notice_with_what_to_type(
         assert sorted([len(data.train) > 0, len(data.val) > 0]) == [False, True]
         assert data.n_documents("train") + data.n_documents("val") == len(texts)
     assert tokmill.verify(tmp_path / "o", sources=str(path)).ok
+
+
+def test_who_appended_or_joined_parts_is_not_told_to_make_it_anew_of_the_last_inputs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old, new = (write_corpus(tmp_path / name, TEXTS[:100]) for name in ("old.txt", "new.txt"))
+    tokmill.tokenize(old, tmp_path / "o", threads=1)
+    (appended,) = tokmill.tokenize(new, tmp_path / "o", threads=1, append=True).notices
+    for part in ("0/2", "1/2"):
+        tokmill.tokenize([old, new], tmp_path / "p", threads=1, part=part)
+    (joined,) = tokmill.finalize(tmp_path / "p").notices
+    assert "make the output of all inputs again, in another directory, with --val-fraction 0." in appended
+    assert "make all parts again, in another directory, with --val-fraction 0." in joined
+    assert "--fresh" not in appended + joined
+    (tmp_path / "none.jsonl").write_text('{"text": ""}\n')
+    assert app.run(["tokenize", str(tmp_path / "none.jsonl"), "--out", str(tmp_path / "o"), "--append", "--threads", "1"]) != 0
+    said = capsys.readouterr().err
+    assert "nothing was added" in said
+    assert "--fresh" not in said
+
+
+def test_members_of_archives_that_are_passed_over_are_told_and_no_list_of_them_is_promised(tmp_path: Path) -> None:
+    for name, members in (("some", ("a.bin", ".hidden.txt", "b.txt")), ("none", ("a.bin", "b.bin"))):
+        with tarfile.open(tmp_path / f"{name}.tar", "w") as archive:
+            for member in members:
+                (tmp_path / member).write_text("A text. " * 500)
+                archive.add(tmp_path / member, member)
+    some, none = (tokmill.tokenize(tmp_path / f"{name}.tar", tmp_path / name, val_fraction=0).notices for name in ("some", "none"))
+    assert some == none[1:] == ["passed over in archives: 2 members (hidden, or not of text)"]
+    assert none[0].endswith("every record was skipped (2 other_file)")
+
+
+def test_a_complete_output_that_lacks_a_file_is_to_be_repaired(tmp_path: Path) -> None:
+    path = write_corpus(tmp_path / "few.txt", TEXTS[:9])
+    tokmill.tokenize(path, tmp_path / "o o", val_fraction=0)
+    (tmp_path / "o o" / "train.bin").unlink()
+    with pytest.raises(DamageError, match="a file of the complete output is missing") as caught:
+        tokmill.tokenize(path, tmp_path / "o o", val_fraction=0)
+    assert str(caught.value.next_step).startswith(f"tokmill verify '{tmp_path / 'o o'}' --repair; or ")
+
+
+def test_a_repaired_file_without_a_range_is_told_without_one(tmp_path: Path) -> None:
+    tokmill.tokenize(write_corpus(tmp_path / "few.txt", TEXTS[:9]), tmp_path / "o", val_fraction=0)
+    (tmp_path / "o" / "val.bin").unlink()
+    with (tmp_path / "o" / "train.bin").open("ab") as file:
+        file.write(b"more")
+    repaired = {str(each) for each in tokmill.repair(tmp_path / "o").repaired or []}
+    assert repaired == {"val.bin: made again: it is empty", "train.bin: cut to its length: it was too long"}
+
+
+@pytest.mark.parametrize("cause", [errno.EACCES, errno.EROFS])
+def test_a_complete_output_where_nobody_may_write_is_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cause: int) -> None:
+    def denied(_: object) -> None:
+        with storage_errors(tmp_path):
+            raise OSError(cause, os.strerror(cause))
+
+    path = write_corpus(tmp_path / "few.txt", TEXTS[:9])
+    tokmill.tokenize(path, tmp_path / "o", val_fraction=0)
+    monkeypatch.setattr("tokmill.output.directory.acquire_lock", denied)
+    assert tokmill.tokenize(path, tmp_path / "o", val_fraction=0).already_complete
+    with pytest.raises(ChangedError):
+        tokmill.tokenize(path, tmp_path / "o", val_fraction=0.5)
+    for out, fresh in (("o", True), ("new", False)):
+        with pytest.raises(StorageError):
+            tokmill.tokenize(path, tmp_path / out, val_fraction=0, fresh=fresh)
 
 
 def test_a_single_line_of_json_is_not_told_of_separators(tmp_path: Path) -> None:
@@ -194,7 +270,7 @@ def test_every_format_says_how_many_tokens_its_trainer_needs(tmp_path: Path, nam
     (notice,) = [notice for notice in summary.notices if "val" in notice.partition(" has only")[0]]
     assert f"{summary.tokens_val:,} tokens" in notice
     assert f"{FORMATS[name].least_tokens:,}" in notice or FORMATS[name].too_short in notice
-    assert "run again with --fresh --val-fraction" in notice
+    assert "run again with --fresh and --val-fraction" in notice
     assert FORMATS[name].too_short in "".join(tokmill.plan(path, format=name, val_fraction=0.1).notices)
 
 

@@ -322,14 +322,25 @@ def test_a_stage_that_becomes_a_link_is_not_followed(corpora: list[Path], tmp_pa
     out, victim = Path(str(staged)), tmp_path / "victim"
     make_victim(victim)
     make_victim(victim / "output")
-    tokenized(out, corpora)
+    tokenized(out, corpora, destination="s3://bucket/data")
     before = seen(victim)
     swapped = out if depth == 2 else out.parent
     if not call:
         put(swapped, "directory", victim)
     with swapped_at(call, swapped, "directory", victim) if call else contextlib.nullcontext(), pytest.raises(TokmillError):
-        tokenized(out, corpora, fresh=True)
+        tokenized(out, corpora, fresh=True, destination="s3://bucket/data")
     assert seen(victim) == before
+
+
+def test_an_output_that_is_called_as_a_stage_may_be_a_link(corpora: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    out = tmp_path / "run-0123456789abcdef" / "output"
+    out.parent.mkdir()
+    out.symlink_to(tmp_path / "disk")
+    tokenized(out, corpora)
+    assert tokmill.verify(out).problems == []
+    with tokmill.open(out) as data:
+        assert len(data.train)
 
 
 def test_the_output_itself_may_be_a_link(corpora: list[Path], tmp_path: Path) -> None:

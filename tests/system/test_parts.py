@@ -109,6 +109,20 @@ def test_any_number_of_parts_is_one_run(
     assert verify(base / "out", sources=[str(i) for i in inputs]).ok
 
 
+@pytest.mark.usefixtures("workers_in_process")
+def test_the_next_step_after_a_part_is_a_part_that_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.txt").write_bytes(SEP.encode().join(some_documents(50, 3000, 4)))
+    told = []
+    for part in ("0/3", "2/3", "1/3"):
+        assert run(["tokenize", str(tmp_path / "a.txt"), "--out", str(tmp_path / "o"), "--part", part]) == 0
+        told += [line for line in capsys.readouterr().out.splitlines() if line.startswith("  next ")]
+    assert [line.split(maxsplit=1)[1] for line in told] == [
+        "the same command with --part 1/3 (2 parts to go)",
+        "the same command with --part 1/3 (1 part to go)",
+        f"tokmill finalize {tmp_path / 'o'}",
+    ]
+
+
 def test_commands_make_parts_and_put_them_together(tmp_path: Path) -> None:
     documents = some_documents(50, 3000, 4)
     (tmp_path / "a.txt").write_bytes(SEP.encode().join(documents))
@@ -370,7 +384,7 @@ def test_runs_in_one_piece_and_in_parts_do_not_share_a_directory(corpus: Corpus,
         tokmill.tokenize(inputs, tmp_path / "begun", part="0/3", **WITH_SKIPS)
     (tmp_path / "strange").mkdir()
     (tmp_path / "strange" / "train.bin").write_bytes(b"mine")
-    with pytest.raises(UsageError, match="no tokmill manifest vouches for"):
+    with pytest.raises(UsageError, match="no tokmill manifest lists"):
         tokmill.tokenize(inputs, tmp_path / "strange", part="0/3", **WITH_SKIPS)
 
 

@@ -9,18 +9,26 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from support.commands import PATIENCE_S, clean_environment, command, killed_worker, wait_until
 from support.corpora import SEP, some_documents
 from support.failures import Died, dying_at
 from support.oracle import plain_tokens
 from support.outputs import written
-from support.runs import run_in_process
+from support.runs import UNWATCHED, carry_out, run_in_process
 
 from tokmill.core.config import BudgetTerms
-from tokmill.core.errors import BadRecordError, ChangedError, DamageError, TooManySkippedError
+from tokmill.core.errors import BadRecordError, ChangedError, DamageError, Interrupted, StorageError, TooManySkippedError
+from tokmill.core.events import Started
+from tokmill.core.options import PlanOptions
+from tokmill.output.directory import open_output
+from tokmill.run.coordinator import Coordinator
+from tokmill.run.job import make_job
+from tokmill.run.supervisor import LocalRunner
 
 
 @pytest.mark.parametrize("stride", [6, pytest.param(1, marks=pytest.mark.slow)])
@@ -214,3 +222,53 @@ def test_a_policy_that_would_have_changed_what_is_done_is_refused(tmp_path: Path
     for now in ({"on_error": "skip", "encoding_errors": "replace"}, {"on_error": "stop"}):
         with pytest.raises(ChangedError):
             run_in_process([path], tmp_path / "out", small, **now)
+
+
+def test_what_ended_before_its_first_commit_does_not_speak_of_one(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("some text")
+    job = make_job([str(tmp_path / "a.txt")], PlanOptions(), out=str(tmp_path / "out")).job
+    resources = msgspec.structs.replace(job.resources, **UNWATCHED)
+    stopped: list[Coordinator] = []
+    with pytest.raises(Interrupted) as caught:
+        carry_out(
+            msgspec.structs.replace(job, resources=resources),
+            lambda event: stopped[0].stop() if isinstance(event, Started) else None,
+            stopped.append,
+        )
+    assert caught.value.what == "interrupted; nothing was committed"
+    assert caught.value.details()[-1] == ("next", "run the same command again")
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(StorageError) as refused:
+        open_output(Path("/proc/nowhere/out"), job.content, "0", fresh=False)
+    assert "continue" not in str(refused.value)
+
+
+class Gone:
+    """A child that Ctrl-C ended before it said anything."""
+
+    interrupts = 1
+
+    def __init__(self, module: str) -> None: ...
+
+    def ask(self, question: bytes) -> None: ...
+
+    def lines(self) -> Iterator[bytes]:
+        return iter(())
+
+    def end(self) -> None: ...
+
+
+@pytest.mark.parametrize("is_begun", [False, True])
+def test_only_where_something_was_left_an_interrupted_run_is_told_to_continue(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_begun: bool
+) -> None:
+    (tmp_path / "a.txt").write_text("some text")
+    job = make_job([str(tmp_path / "a.txt")], PlanOptions(), out=str(tmp_path / "out")).job
+    if is_begun:
+        (tmp_path / "out" / ".tokmill").mkdir(parents=True)
+        for name in ("journal", "train.bin.part"):
+            (tmp_path / "out" / ".tokmill" / name).touch()
+    monkeypatch.setattr("tokmill.run.supervisor.Child", Gone)
+    with pytest.raises(Interrupted) as caught:
+        LocalRunner().run(job, ())
+    assert caught.value.resumes == is_begun

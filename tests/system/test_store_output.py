@@ -362,7 +362,7 @@ def test_an_object_that_was_replaced_before_the_manifest_is_put_is_noticed(bucke
 def test_an_object_of_another_run_is_not_overwritten(bucket: Bucket, made: Path, tmp_path: Path) -> None:
     bucket.put("sets/one/val.bin", b"somebody's")
     prefix, ledger = Prefix(URL), UploadState(beside(tmp_path / "a.json"), URL)
-    with pytest.raises(UsageError, match="no tokmill manifest vouches for"):
+    with pytest.raises(UsageError, match="no tokmill manifest lists"):
         send(prefix, ledger, made)
     assert bucket.get("sets/one/val.bin") == b"somebody's"
 
@@ -408,6 +408,13 @@ def test_a_complete_output_is_left_as_it_is_and_another_takes_its_place_only_whe
     assert bucket.get("sets/one/notes.md") == b"mine"
     bucket.delete("sets/one/notes.md")
     fetched(bucket, val_fraction=0.2)
+
+
+def test_the_manifest_of_another_tool_is_not_replaced_at_a_prefix(bucket: Bucket, corpus: Path, tmp_path: Path) -> None:
+    bucket.put("sets/one/manifest.json", b'{"files": {"precious.bin": 1}}')
+    with pytest.raises(UsageError, match="tokmill did not make"):
+        make(corpus, tmp_path / "stage", fresh=True)
+    assert bucket.get("sets/one/manifest.json") == b'{"files": {"precious.bin": 1}}'
 
 
 def test_a_replacement_that_was_interrupted_goes_on_without_being_asked_again(
@@ -726,7 +733,7 @@ def test_an_object_that_came_meanwhile_and_would_be_read_with_the_others_is_name
         return None
 
     watch(bucket, meanwhile)
-    with pytest.raises(UsageError, match="no tokmill manifest vouches for") as caught:
+    with pytest.raises(UsageError, match="no tokmill manifest lists") as caught:
         make(corpus, tmp_path)
     assert caught.value.where == f"{URL}/train_000001.bin"
     assert "sets/one/manifest.json" not in bucket.names()

@@ -546,7 +546,7 @@ def test_overtaken_by_a_single_run_the_parts_are_not_joined(
 
 def test_a_complete_output_of_one_run_and_strange_objects_are_refused(corpus: Corpus, bucket: Bucket, tmp_path: Path) -> None:
     bucket.put(f"{KEY}train_00000.bin", b"somebody's")
-    with pytest.raises(UsageError, match="no tokmill manifest vouches for"):
+    with pytest.raises(UsageError, match="no tokmill manifest lists"):
         make_part(corpus, tmp_path, "0/2")
     bucket.delete(f"{KEY}train_00000.bin")
     bucket.put(f"{KEY}manifest.json", (corpus.one / "manifest.json").read_bytes())
@@ -564,7 +564,7 @@ def test_an_object_that_is_in_the_way_stays(three: Objects, bucket: Bucket, tmp_
     bucket.put(f"{KEY}val_00002_00000.bin", b"somebody's")
     name = next(name for name in sorted(three) if "/train_" in name).rpartition("/")[2]
     bucket.put(KEY + name, b"somebody's")
-    with pytest.raises(UsageError, match="no tokmill manifest vouches for"):
+    with pytest.raises(UsageError, match="no tokmill manifest lists"):
         tokmill.finalize(URL, stage=tmp_path)
     assert bucket.get(KEY + name) == b"somebody's"
     assert f"{KEY}manifest.json" not in bucket.names()

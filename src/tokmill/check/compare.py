@@ -25,6 +25,7 @@ from tokmill.core.manifest import SKIPPED_NAME, read_state
 from tokmill.core.options import AUDIT
 from tokmill.core.output_spec import SIDES, Shards
 from tokmill.core.records import Counts, Cursor, Skip
+from tokmill.core.spans import RecordRanges
 from tokmill.core.system.tree import tree_of
 from tokmill.dataset import IdReader, files_of, find_tokenizer
 from tokmill.encode import cutter_of, engine_of, is_lossless, load_fastest, text_lengths
@@ -403,12 +404,12 @@ def _refuse_incomparable(directory: Path, manifest: Manifest) -> None:
         )
 
 
-def long_records(manifest: Manifest, directory: Directory) -> set[tuple[int, int]] | None:
+def long_records(manifest: Manifest, directory: Directory) -> RecordRanges | None:
     """Return which records were skipped as too long, as a reader has them; None where the list of skipped records lacks some.
 
     That depended on the budget of the run, or on several of one that was resumed.
     """
-    n_skipped, found = manifest.counts.skipped.get("too_long", 0), set()
+    n_skipped, found = manifest.counts.skipped.get("too_long", 0), dict[int, list[tuple[int, int]]]()
     try:
         lines = read_state(tree_of(directory) / SKIPPED_NAME).splitlines() if n_skipped else []
         skips = [skip for line in lines if (skip := msgspec.json.decode(line, type=Skip)).reason == "too_long"]
@@ -420,8 +421,8 @@ def long_records(manifest: Manifest, directory: Directory) -> set[tuple[int, int
     for skip in skips:
         n_skipped -= skip.n_records
         for index in places.get(skip.path, ()):
-            found |= {(index, record) for record in range(skip.record or 0, (skip.record or 0) + skip.n_records)}
-    return None if n_skipped else found
+            found.setdefault(index, []).append((skip.record or 0, (skip.record or 0) + skip.n_records))
+    return None if n_skipped else RecordRanges(found)
 
 
 def _comparison(content: Content, sides: list[IdReader], sample: ReferenceSample) -> _Comparison | _ReencodedComparison:

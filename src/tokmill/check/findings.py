@@ -47,10 +47,10 @@ def as_often(found: tuple[Input, ...], inputs: tuple[Input, ...]) -> tuple[Input
 
 
 def name_budget(error: TokmillError, manifest: Manifest) -> None:
-    """Say in the error for a budget that is too small for a record which one the run had, if nothing says what is needed."""
+    """Say in the error for a budget that is too small for a record which one the run had: it was enough."""
     history = manifest.history
     budget = max((attempt.budget_bytes for attempt in history.attempts), default=0) if isinstance(history, History) else 0
-    if isinstance(error, MemoryBudgetError) and error.option == "--memory" and not error.suggested and budget:
+    if isinstance(error, MemoryBudgetError) and error.option == "--memory" and budget:
         error.suggested, error.next_step = f"{budget // MIB}MiB", "which the run had"
 
 

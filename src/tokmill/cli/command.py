@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import re
-import shlex
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -20,6 +19,7 @@ from tokmill.cli.settings import Origin, knobs, strange_variables
 from tokmill.core.errors import UsageError
 from tokmill.core.options import GROUPS, MESSAGES, OUTPUT, Option, TokenizeOptions, options_of
 from tokmill.core.secrets import shown_in
+from tokmill.core.text import joined
 from tokmill.core.version import __version__
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ class Command(click.Command):
                 f"too many arguments: {' '.join(rest)}",
                 where=ctx.command_path,
                 allowed=usage(ctx),
-                next_step=shlex.join([PROGRAM, *(each for each in console.arguments if each not in rest)]),
+                next_step=joined([PROGRAM, *(each for each in console.arguments if each not in rest)]),
             )
         return rest
 
@@ -257,10 +257,10 @@ def check_dashes(ctx: click.Context, args: list[str]) -> None:
             continue
         value = args[at + 1 : at + 2] if takes_value(meant) and "=" not in word else []
         raise UsageError(
-            f"there is no option {name}; did you mean {shlex.join([f'-{word}', *value])}?",
+            f"there is no option {name}; did you mean {joined([f'-{word}', *value])}?",
             where=ctx.command_path,
             allowed=f"-{name}, with two dashes",
-            next_step=shlex.join([*ctx.command_path.split(), *args[:at], f"-{word}", *args[at + 1 :]]),
+            next_step=joined([*ctx.command_path.split(), *args[:at], f"-{word}", *args[at + 1 :]]),
         )
 
 

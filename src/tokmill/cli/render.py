@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -17,6 +16,7 @@ from tokmill.core.text import (
     format_memory,
     format_rate,
     printable_line,
+    quoted,
     shortened,
 )
 
@@ -82,7 +82,7 @@ def summary_lines(summary: Summary, *, is_empty: bool = False) -> str:
     rows += [("files", _file_names(summary.files))]
     rows.append(("in", summary.out))
     if not is_empty:
-        rows.append(("next", f"tokmill {'finalize' if summary.part else 'verify'} {shlex.quote(summary.out)}"))
+        rows.append(("next", summary.next_step or f"tokmill verify {quoted(summary.out)}"))
     return "\n".join([_head(summary.already_complete, is_empty), *_aligned(rows), *_notes(summary.notices)])
 
 
@@ -292,7 +292,7 @@ def report_lines(report: Report, notices: Sequence[str] = ()) -> str:
         *(_repaired_rows(report.repaired) if report.repaired is not None else [("sources", compared)]),
         ("time", _seconds(report.elapsed_s)),
         ("in", report.directory),
-        ("next", f"tokmill inspect {shlex.quote(report.directory)}"),
+        ("next", f"tokmill inspect {quoted(report.directory)}"),
     ]
     others = ", ".join(shortened(report.others, _MOST_OTHERS))
     notices = [*notices, *[f"not of the output, and read by no trainer: {others}"] * bool(others)]
@@ -317,7 +317,7 @@ def outcome_lines(outcome: Outcome, made_of: str = "output", *, is_empty: bool =
     rows.append(("files", f"{len(outcome.files):,}, {format_bytes(outcome.bytes_out)}"))
     rows.append(("in", outcome.out))
     if not is_empty:
-        rows.append(("next", f"tokmill verify {shlex.quote(outcome.out)}"))
+        rows.append(("next", f"tokmill verify {quoted(outcome.out)}"))
     return "\n".join([_head(outcome.already_complete, is_empty), *_aligned(rows), *_notes(outcome.notices)])
 
 
@@ -400,5 +400,5 @@ def vocabulary_line(found: Vocabulary) -> str:
 def fetched_line(fetched: Fetched) -> str:
     """Return where the file is now, and how to use it."""
     how = "was there already" if fetched.was_there else format_bytes(fetched.size_bytes)
-    lines = (f"{fetched.name}: {fetched.path} ({how}, SHA-256 as published)", f"    --tokenizer {shlex.quote(fetched.path)}")
+    lines = (f"{fetched.name}: {fetched.path} ({how}, SHA-256 as published)", f"    --tokenizer {quoted(fetched.path)}")
     return "\n".join(map(printable_line, lines))

@@ -8,7 +8,6 @@ from __future__ import annotations
 import difflib
 import os
 import re
-import shlex
 from typing import TYPE_CHECKING
 
 import click
@@ -16,6 +15,8 @@ import click
 from tokmill.cli.command import Argument, Parameter, example, long_name, origin_of, takes_value, usage
 from tokmill.cli.console import PROGRAM
 from tokmill.core.errors import UsageError
+from tokmill.core.manifest import MANIFEST_NAME
+from tokmill.core.text import joined, misspelt
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,6 +69,14 @@ def usage_error(error: click.UsageError, console: Console) -> UsageError:
 def _unknown_option(option: str, context: click.Context, console: Console) -> UsageError:
     """Return the error for an option that the command does not have; others may."""
     where, known = context.command_path, _options(context)
+    named = _file_named_like(option, context, console)
+    if named:
+        return UsageError(
+            f"there is no option {option}",
+            where=where,
+            allowed=f"an input whose name begins with a dash as ./{named}",
+            next_step=_command(console.arguments, {named: [f"./{named}"]}),
+        )
     long = ", ".join(sorted(name for name in known if name.startswith("--")))
     others = _commands_with(option, context.find_root().command)
     if others:
@@ -93,6 +102,15 @@ def _unknown_option(option: str, context: click.Context, console: Console) -> Us
         allowed=f"{' '.join(meant) or 'the command without it'}, or another of {where} --help",
         next_step=_command(console.arguments, _all_meant(known, console.arguments)),
     )
+
+
+def _file_named_like(option: str, context: click.Context, console: Console) -> str:
+    """Return the file for which a word was meant that was read as options, this unknown one among them; empty if there is none."""
+    end = console.arguments.index("--") if "--" in console.arguments else len(console.arguments)
+    words = [] if isinstance(context.command, click.Group) else console.arguments[:end]
+    is_short = not option.startswith("--")
+    found = (each for each in words if each.startswith(option) or (is_short and re.match("-[^-]", each) and option[1:] in each))
+    return next(filter(os.path.exists, found), "")
 
 
 def _all_meant(known: dict[str, click.Parameter], arguments: Sequence[str]) -> dict[str, list[str]]:
@@ -159,7 +177,7 @@ def _missing(parameter: click.Parameter, context: click.Context, console: Consol
     for each in params[params.index(parameter) :]:
         if each.required and not typed & {*each.opts} and not os.environ.get(str(each.envvar or "")):
             words += [long_name(each), example(each)] if isinstance(each, click.Option) else [example(each).rstrip(".")]
-    fixed = " ".join([_command(before), *words, *([shlex.join(rest)] if rest else [])])
+    fixed = " ".join([_command(before), *words, *([joined(rest)] if rest else [])])
     return UsageError(lacking, where=context.command_path, allowed=usage(context), next_step=fixed)
 
 
@@ -204,10 +222,26 @@ def _unknown_command(typed: str, context: click.Context, console: Console) -> Us
     allowed = ", ".join(commands)
     if not typed:
         return UsageError("no command is given", where=where, allowed=allowed, next_step=f"{where} {commands[0]} --help")
-    near = _COMMANDS_MEANT.get(typed) or difflib.get_close_matches(typed, commands, 1)
+    fixed = _whole_command(typed, commands, console)
+    if fixed:
+        return UsageError(f"there is no command {typed!r}", where=f"{where} {typed}", allowed=allowed, next_step=fixed)
+    near = _COMMANDS_MEANT.get(typed) or ([] if re.search(r"[./]", typed) else difflib.get_close_matches(typed, commands, 1))
     meant = f"; did you mean {near[0]}?" if near else ""
     fixed = _command(console.arguments, {typed: near}) if near else f"{where} --help"
     return UsageError(f"there is no command {typed!r}{meant}", where=f"{where} {typed}", allowed=allowed, next_step=fixed)
+
+
+def _whole_command(typed: str, commands: Sequence[str], console: Console) -> str:
+    """Return what was meant by `help COMMAND`, or by a file or an output without a command; nothing for anything else."""
+    arguments = console.arguments
+    if arguments[:1] == ["help"] and {*arguments[1:2]} & {*commands}:
+        return _command([*arguments[1:], "--help"])
+    if arguments[:1] != [typed] or not os.path.exists(typed):
+        return ""
+    if os.path.isfile(os.path.join(typed, MANIFEST_NAME)):
+        return _command(["inspect", *arguments])
+    has_out = any(each.startswith(("--out", "-o")) for each in arguments) or "TOKMILL_OUT" in os.environ
+    return _command(["tokenize", *arguments, *([] if has_out else ["--out", "DIR"])])
 
 
 RESUMING = ("tokenize", "merge", "convert", "reshard")
@@ -272,14 +306,15 @@ def _with_path_there(path: str, arguments: Sequence[str]) -> str:
     while directory and not os.path.isdir(directory):
         directory, name = os.path.split(directory)
     try:
-        near = difflib.get_close_matches(name, os.listdir(directory or "."), 1, 0.7)
+        near = misspelt(name, os.listdir(directory or "."))
     except OSError:
-        near = []
+        near = None
     if near and os.path.join(directory, name) == path.rstrip("/"):
-        return _command(arguments, {path: [os.path.join(directory, near[0])]})
-    return shlex.join(["ls", directory or "."])
+        there = os.path.join(directory, near)
+        return _command(arguments, {path: [f"./{there}" if there.startswith("-") else there]})
+    return joined(["ls", directory or "."])
 
 
 def _command(arguments: Sequence[str], replaced: dict[str, list[str]] | None = None) -> str:
     words = [word for each in arguments for word in (replaced or {}).get(each, [each])]
-    return shlex.join([PROGRAM, *words])
+    return joined([PROGRAM, *words])

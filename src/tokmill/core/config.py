@@ -265,8 +265,11 @@ def path_text(given: object, option: str) -> str:
             "this is not a path, and not quite a URL",
             where=f"{option}: {path}",
             allowed="a URL has a scheme and two slashes; a local path that looks like one begins with ./",
-            suggested=meant,
-            path=path,
+            suggested=meant or None,
+            path=path if meant else None,
+            next_step=None
+            if meant
+            else "for a path of this machine put ./ before it, or begin it at the root; write a URL in full",
         )
     return path
 

@@ -6,6 +6,7 @@ Both are read as untrusted: names are single components, lengths grow, counts an
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
@@ -38,6 +39,8 @@ BESIDE = {"report.html"}
 """Files that may lie beside those of an output, as hidden files may."""
 _MOST_IDS = 1 << 24
 _MOST_NAMED = 5
+_FIRST = re.compile(rb'[\s\0]*(\Z|\{\s*"format_version":\s*\d+,\s*"tokmill_version":)')
+"""How a manifest of any version begins, or one of which nothing is left."""
 FORMAT_VERSION = 2
 """Version of manifest and journal. Any other is an error: 1 had another checksum."""
 
@@ -180,8 +183,22 @@ def unfinished_parts(where: str, n_parts: int, complete: Container[int]) -> Usag
     )
 
 
+def refuse_foreign(data: bytes, where: str) -> None:
+    """Raise UsageError for a file called as the manifest that is none of tokmill: nothing that it names is removed or replaced."""
+    if not _FIRST.match(data):
+        raise UsageError(
+            f"a {MANIFEST_NAME} that tokmill did not make",
+            where=where,
+            allowed="a new or empty directory, or one that tokmill made",
+            next_step="choose another --out, or move the file away",
+        )
+
+
 def listed_files(directory: Directory) -> list[str]:
-    """Return the names of the files that a manifest of any version lists, be it damaged; none where it cannot be read."""
+    """Return the names of the files that a manifest of any version lists, be it damaged; none where it cannot be read.
+
+    It may have been edited: whoever removes them looks at the names first.
+    """
     path = tree_of(directory) / MANIFEST_NAME
     try:
         files = [*msgspec.json.decode(read_state(path), type=_FilesOnly).files]

@@ -60,11 +60,13 @@ def emptiness(files: Mapping[str, FileEntry], out: str, notices: Sequence[str], 
     if sum(entry.tokens for entry in files.values()) > tokens_before:
         return None
     why = next((each for each in notices if each.startswith(NOTHING)), f"{NOTHING}what it was made from holds no token")
+    next_step = "check the inputs and how they are read, then run with --fresh"
     if tokens_before:
+        next_step = (
+            "check the new inputs and how they are read; append others, or make the output of all again in another directory"
+        )
         why = "nothing was added: the new inputs hold no text, or every record of them was skipped"
-    return InputError(
-        why, where=out, allowed="an output with a token", next_step="check the inputs and how they are read, then run with --fresh"
-    )
+    return InputError(why, where=out, allowed="an output with a token", next_step=next_step)
 
 
 def outcome_of(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -34,18 +34,27 @@ _PLAIN = re.compile(
 """Parameters that are shown as they are."""
 _DIGEST = re.compile(r"~[0-9a-f]{16}")
 _URL = re.compile(
-    r"(-[\w-]*=|-o(?=\w+:)|--)?"
+    r"\s{0,9}(-[\w-]*=|-o(?=\w)|--)?"
     r"(?:([A-Za-z][A-Za-z0-9+.-]*):(//+)"
-    r"|((?i:https?|htt?ps?|s3[an]?|gs|gcs|hf)):(/|(?=[^/@]*@))"
-    r"|(?=//[^\s/@]+:[^@]*@)"
-    r"|(?=[^\s/@:]+:(?s:.*)@(?:[\w.-]+:(?:[0-9]{2,5})?/|localhost/|(?:[0-9]+\.){3}[0-9]+/|(?:[\w-]+\.)+[A-Za-z]{2,}/)))"
+    r"|((?i:https?|htt?ps?|s3[an]?|gs|gcs|hf))(?::/?|[^\w\s/]?//+)"
+    r"|([A-Za-z][A-Za-z0-9+.-]+:/)"
+    r"|(?=(?:(?i:https?)/|(?:[A-Za-z][^\s/@]*)?//+)?[^/@:]*:(?s:.*)@|\*\*\*@)"
+    r"|(?=([^?/.:@][^?:@]*\?(?:[^#]*&)?(?i:x-(?:amz|goog|oss|cos|ms)-[\w-]+|sig|signature|\w*token)=)))"
 )
-"""How a word begins that is a URL, after the option it was typed with: a scheme; a known scheme with a slash or two too few; user,
-password and host without a scheme, `user:password@host:/file`. `12:30@gpu1` is none."""
-_IN_TEXT = re.compile(r"""[A-Za-z][A-Za-z0-9+.-]*:/+[^\s"'<>`]+""")
+"""How a word begins that is a URL, after the option it was typed with: a scheme; a known scheme with a slash too few, or without
+its colon; any with one slash; user, password and host without a scheme, `user:password@host:/file`, or what was shown of them;
+host, path and signature.
+
+What exists under the very name of one of those without `://` is no URL. `12:30@gpu1` may be one, so a path of that name begins
+with `./`."""
+_IN_TEXT = re.compile(r"""(?:[A-Za-z][A-Za-z0-9+.-]*://|(?<![\w/+.-])[A-Za-z][A-Za-z0-9+.-]+:/)[^\s"'<>`]+""")
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.%]*\]|[^:\[\]]+)(:[0-9]{1,5})?|arn(:[\w.-]*){4,}")
 _SHORTEST = 6
 """A shorter secret is hidden only with what stands beside it in its URL: it may be an ordinary word."""
+_LONG = 8
+"""One as long as this is hidden inside a word too."""
+_BEFORE, _AFTER = r"(?:(?<!\w)|(?!\w)|(?<=%[0-9A-Fa-f]{2})|(?<=\\[a-z]))", r"(?:(?!\w)|(?<!\w))"
+"""Where a word may begin, also behind an escaped character, and end."""
 _HIDDEN = "***"
 
 _END = 3
@@ -60,12 +69,16 @@ def redacted(url: str) -> str:
     if found is None:
         return url
     before, rest = url[: found.end()], url[found.end() :]
-    if found[2] is None and found[4] is None:
-        return url if os.path.lexists(url) else before + rest[rest.rfind("@") + 1 :]
-    is_web = (found[2] or found[4]).lower() in {"http", "https"}
+    if not found[2] and os.path.lexists(url):
+        return url
+    is_web = (found[2] or found[4] or "").lower() in {"http", "https"}
     if found[3] == "//":
         before = before.lower() if not found[1] else before[: found.end(1)] + before[found.end(1) :].lower()
-    rest = _without_user(rest, "[^?#]*" if is_web else ".*")
+    if found[2] or found[4]:
+        rest = _without_user(rest, "[^?#]*" if is_web else ".*")
+    elif "@" in rest and not found[6]:
+        # Not cut off: what is shown would be another path.
+        rest = _HIDDEN + rest[rest.rfind("@") :]
     path, mark, query = re.match(r"([^?]*)(\??)(.*)", rest, re.DOTALL).groups()  # type: ignore[union-attr]
     if is_web:
         path, _, query = path.partition("#")[0], "", query if "#" not in path else ""
@@ -115,14 +128,17 @@ def _is_digest(text: str) -> bool:
 def has_credentials(url: str) -> bool:
     """Return whether a user or a password stands before the host."""
     found = _URL.match(url)
-    rest = url[found.end() :] if found else ""
-    return _without_user(rest) != rest
+    if found is None or found[6]:
+        return False
+    rest = url[found.end() :]
+    return _without_user(rest) != rest if found[2] or found[4] else "@" in rest
 
 
 def mistaken_url(text: str) -> str | None:
     """Return what was meant by a path that looks like a URL with a slash too few, or without its scheme; None if it does not.
 
-    A path that exists is one, and so is what lies in a directory of such a name.
+    Empty where what was meant would be shown with a password. A path that exists is one, and so is what lies in a directory of
+    such a name.
     """
     found = _URL.match(text)
     if found is None or found[1] or found[2] or os.path.lexists(text):
@@ -130,7 +146,9 @@ def mistaken_url(text: str) -> str | None:
     name = redacted(text)
     if os.path.lexists(text.partition("/")[0]) and name == text:
         return None
-    return f"{found[4]}://{name[found.end() :]}" if found[4] else f"https://{name.replace(':/', '/', 1)}"
+    if found[4]:
+        return f"{found[4]}://{name[found.end() :]}"
+    return f"./{text}" if name == text and _HIDDEN not in text else ""
 
 
 def learn(texts: Iterable[object]) -> None:
@@ -146,8 +164,10 @@ def learn(texts: Iterable[object]) -> None:
 
 
 def _keep(text: str, instead: str, before: str = "", after: str = "") -> None:
-    for each in (f"{before}{spelling}{after}" for spelling in _spellings(text)):
-        _learned.setdefault(each[-_END:], {}).setdefault(each, f"{before}{instead}{after}")
+    whole, hidden = f"{before}{text}{after}", f"{before}{instead}{after}"
+    # As it stands inside another URL, and on its own.
+    for each in (quote(whole, safe="", errors="surrogatepass"), *(f"{before}{spelling}{after}" for spelling in _spellings(text))):
+        _learned.setdefault(each[-_END:], {}).setdefault(each, hidden)
 
 
 def _secrets(url: str) -> Iterator[tuple[tuple[str, str], str]]:
@@ -177,10 +197,13 @@ def shown(text: str, *, is_ours: bool = True) -> str:
     is_ours: False for text that may hold a document, in which URLs that nobody gave to tokmill stay as they are.
     """
     ends = {text[i : i + _END] for i in range(len(text) - _END + 1)} & _learned.keys() if _learned else ()
-    # The longest first: one may be part of another. None is found inside a word.
+    # The longest first: one may be part of another. A short one is not found inside a word.
     for each in sorted((each for end in ends for each in _learned[end] if each in text), key=len, reverse=True):
-        hidden = _learned[each[-_END:]][each].replace("\\", r"\\")
-        text = re.sub(rf"(?:(?<!\w)|(?!\w)){re.escape(each)}(?:(?!\w)|(?<!\w))", hidden, text)
+        hidden = _learned[each[-_END:]][each]
+        if len(each) >= _LONG:
+            text = text.replace(each, hidden)
+        else:
+            text = re.sub(f"{_BEFORE}{re.escape(each)}{_AFTER}", hidden.replace("\\", r"\\"), text)
     return _IN_TEXT.sub(_shown_url, text) if is_ours and ":/" in text else text
 
 

@@ -1,7 +1,10 @@
-"""Spans: the byte ranges that segments added to a file, each with the digest of its bytes, and the check of bytes against them."""
+"""Spans: the byte ranges that segments added to a file, each with the digest of its bytes, and the check of bytes against them; and
+ranges of records.
+"""
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -10,7 +13,7 @@ import xxhash
 from tokmill.core.records import FileHeader
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from typing_extensions import Buffer
 
@@ -73,6 +76,31 @@ class PiecewiseHash:
         if len(pieces) == 1:
             return pieces[0][1].hex(), ()
         return xxhash.xxh3_128_hexdigest(b"".join(digest for _, digest in pieces)), tuple(n for n, _ in pieces)
+
+
+class RecordRanges:
+    """Records of inputs, held as ranges: what a stranger's list calls one line may be any number of records."""
+
+    def __init__(self, ranges: Mapping[int, Iterable[tuple[int, int]]]) -> None:
+        """ranges: by the index of the input, number of the first record and of the first after them, in any order."""
+        self._begins: dict[int, list[int]] = {}
+        self._ends: dict[int, list[int]] = {}
+        for index, of_input in ranges.items():
+            begins, ends = self._begins.setdefault(index, []), self._ends.setdefault(index, [])
+            for begin, end in sorted(of_input):
+                if ends and begin <= ends[-1]:
+                    ends[-1] = max(end, ends[-1])
+                elif begin < end:
+                    begins.append(begin)
+                    ends.append(end)
+
+    def __len__(self) -> int:
+        return sum(map(len, self._begins.values()))
+
+    def __contains__(self, place: tuple[int, int]) -> bool:
+        index, record = place
+        at = bisect_right(self._begins.get(index, ()), record) - 1
+        return at >= 0 and record < self._ends[index][at]
 
 
 def iter_spans(segments: Iterable[Segment], found: dict[str, list[Span]], first: int = 0) -> dict[str, list[Span]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import shlex
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -22,6 +23,9 @@ _UNSAFE = re.compile(
 
 _LONGEST = 4096
 """A line of more characters is no path: it comes from a file that somebody else made."""
+_EXTENSION = re.compile(r"\.[a-z][a-z0-9]*$")
+_LONG = 5
+"""Shorter names differ by a letter and are of different things."""
 _GIB = 1 << 30
 _MIB = 1 << 20
 
@@ -42,6 +46,39 @@ def nearest(word: str, known: Sequence[str]) -> str:
     return [*difflib.get_close_matches(word.lower(), known, 1), known[0]][0]
 
 
+def quoted(word: str) -> str:
+    r"""Return a word for the shell, on one line: characters that a terminal may act upon are written as `$'\n'`."""
+    if not _UNSAFE.search(word) and not {"\n", "\t"} & {*word}:
+        return shlex.quote(word)
+    escaped = word.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n").replace("\t", "\\t")
+    return f"$'{_UNSAFE.sub(_escape_bytes, escaped)}'"
+
+
+def joined(words: Sequence[str]) -> str:
+    """Return a command of these words for the shell, on one line."""
+    return " ".join(map(quoted, words))
+
+
+def misspelt(name: str, known: Sequence[str]) -> str | None:
+    """Return the name of a file for which this one was surely typed; None where that may be another file, or one of several."""
+    near = [each for each in known if _is_slip(name, each)]
+    return near[0] if len(near) == 1 else None
+
+
+def _is_slip(typed: str, name: str) -> bool:
+    """Whether the names differ by case, by what is behind a dot, or, if they are long, by one letter or two that changed places."""
+    a, b = typed.lower(), name.lower()
+    stems = [_EXTENSION.sub("", each) for each in (a, b)]
+    if {a, stems[0]} & {b, stems[1]}:
+        return True
+    # Another number is another file.
+    if max(map(len, stems)) < _LONG or re.sub(r"\D", "", a) != re.sub(r"\D", "", b):
+        return False
+    n = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+    a, b = a[n:], b[n:]
+    return a[1:] == b[1:] or a[1:] == b or a == b[1:] or (a[:2] == b[1::-1] and a[2:] == b[2:])
+
+
 def printable(text: str) -> str:
     """Return `text` with every character that a terminal could act upon as an escape; tabs and newlines stay."""
     return _UNSAFE.sub(_escape, text)
@@ -56,6 +93,10 @@ def printable_line(text: str, most: int = _LONGEST) -> str:
 def printable_bytes(data: bytes) -> str:
     r"""Return bytes of a document as safe text; bytes that are not UTF-8 as `\xNN`."""
     return printable(data.decode("utf-8", "backslashreplace"))
+
+
+def _escape_bytes(match: re.Match[str]) -> str:
+    return "".join(f"\\x{byte:02x}" for byte in match[0].encode("utf-8", "surrogateescape"))
 
 
 def _escape(match: re.Match[str]) -> str:

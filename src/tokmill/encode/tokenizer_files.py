@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import stat
+from functools import partial
+from itertools import islice
 
 from tokmill.core.errors import UsageError
 from tokmill.core.records import path_to_text
@@ -15,6 +17,7 @@ from tokmill.core.text import format_bytes
 
 MOST_BYTES = 128 << 20
 """The largest tokenizer.json that is read; the largest published ones have 40 MB."""
+_PART_BYTES = 1 << 20
 _KINDS = (
     (stat.S_ISDIR, "a directory"),
     (stat.S_ISFIFO, "a pipe"),
@@ -33,8 +36,9 @@ def read_file(path: str, kind: str, most: int = MOST_BYTES) -> bytes:
             if not stat.S_ISREG(status.st_mode):
                 what = next((name for is_kind, name in _KINDS if is_kind(status.st_mode)), "no regular file")
                 raise unreadable(path, f"it is {what}", kind)
-            # Not its size alone: it may grow, and has none in some file systems.
-            data = file.read(most + 1) if status.st_size <= most else b""
+            # Not its size alone: it may grow, and has none in some file systems. Asked for at once, `most` would be allocated.
+            parts = iter(partial(file.read, _PART_BYTES), b"")
+            data = b"".join(islice(parts, most // _PART_BYTES + 1)) if status.st_size <= most else b""
     except (OSError, ValueError) as error:
         raise unreadable(path, getattr(error, "strerror", None) or str(error), kind) from None
     if status.st_size > most or len(data) > most:

@@ -158,14 +158,14 @@ def dropped_tokens(content: Content, files: Mapping[str, FileEntry], counts: Cou
     return {side: getattr(counts, f"tokens_{side}") - kept[side] for side in SIDES}
 
 
-def dropped_notices(content: Content, files: Mapping[str, FileEntry], counts: Counts) -> list[str]:
-    """Return notices of the shards that were left out."""
+def dropped_notices(content: Content, files: Mapping[str, FileEntry], counts: Counts, again: str) -> list[str]:
+    """Return notices of the shards that were left out. again: how to make the output with another setting, up to its name."""
     names = {"train": "training", "val": "validation"}
     dropped = dropped_tokens(content, files, counts)
     return [
         f"--drop-tail left out {counted(n, 'token')} of {names[side]}"
         + (
-            f": all of them, so there is no file for {names[side]}; choose a smaller --shard-tokens, with --fresh"
+            f": all of them, so there is no file for {names[side]}; {again} a smaller --shard-tokens"
             if n == getattr(counts, f"tokens_{side}")
             else f"; its files hold {getattr(counts, f'tokens_{side}') - n:,}"
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from tokmill.core.manifest import SKIPPED_NAME
 from tokmill.core.output_spec import SIDES
 from tokmill.formats.datatrove import DATATROVE
 from tokmill.formats.litdata import LITDATA
@@ -29,6 +30,17 @@ FORMATS: dict[str, FormatSpec] = {
 
 _SUFFIXES = tuple({suffix for spec in FORMATS.values() for suffix in (spec.suffix, *spec.index_suffixes)} | {".idx"})
 _OF_A_SIDE = re.compile(r"(train|val)[._].*")
+
+_WRITTEN = re.compile(
+    rf"{re.escape(SKIPPED_NAME)}|({'|'.join(SIDES)})"
+    rf"((_\d+)*({'|'.join(map(re.escape, _SUFFIXES))})|/index\.json"
+    rf"|/(\d+_)?(\d+|chunk-0-\d+|part-0-\d+|shard\.\d+)({'|'.join(map(re.escape, _SUFFIXES))}))"
+)
+
+
+def is_written(name: str) -> bool:
+    """Return whether a file is named, below the output, as tokmill names those of some format."""
+    return _WRITTEN.fullmatch(name) is not None
 
 
 def is_read_by_trainer(format_name: str, name: str) -> bool:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
         part_url,
         skipped_lists,
     )
-    from tokmill.output.place import Place, output_of, stage_of
+    from tokmill.output.place import Place, output_directory, output_of, stage_of
     from tokmill.output.prefix import Prefix, reading_errors
     from tokmill.output.remote_parts import RemoteParts
     from tokmill.output.run_history import RunHistoryRecorder, load_history

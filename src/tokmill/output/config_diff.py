@@ -37,7 +37,9 @@ _ALLOWED = "the same inputs, unchanged, and the same settings"
 _WAYS_OUT = "choose another --out, or start over with --fresh"
 
 
-def changed_error(before: Content, now: Content, directory: Directory | str, *, is_complete: bool = False) -> ChangedError:
+def changed_error(
+    before: Content, now: Content, directory: Directory | str, *, is_complete: bool = False, can_append: bool = False
+) -> ChangedError:
     """Return the error that names each setting and input that differs.
 
     Args:
@@ -45,6 +47,7 @@ def changed_error(before: Content, now: Content, directory: Directory | str, *, 
         now: What is asked for.
         directory: Of the output, or its URL.
         is_complete: For a URL, whether `before` is of the complete output there.
+        can_append: Whether the command that asks has `--append`.
     """
     complete: Manifest | None = None
     if not isinstance(directory, str):
@@ -55,7 +58,7 @@ def changed_error(before: Content, now: Content, directory: Directory | str, *, 
     names = _differing(before, now)
     if complete is not None and complete.fingerprint == before.fingerprint():
         is_complete = True
-        more = _more_inputs_error(before, now, directory) if not names else None
+        more = _more_inputs_error(before, now, directory, can_append=can_append) if not names else None
         if more is not None:
             return more
     place = "at this prefix" if isinstance(directory, str) else "in this directory"
@@ -84,21 +87,23 @@ def changed_settings_error(before: Content, now: Content, directory: Directory) 
     if "format" in names:
         # What follows from the format is not for the person to set.
         names = [name for name in names if name not in ("eot", "dtype", "shards")]
-    typed = {name: _typed(name, before, now) for name in names}
-    options = " ".join(text for text in typed.values() if text)
-    without = " ".join(option for name in names if not typed[name] for option in _OPTIONS.get(name, (_option(name),)))
-    changes = [f" with {options}"] * bool(options) + [f" without {without}"] * bool(without)
     unused = [name for name in names if not any(i.format in _READ_WITH.get(name, (i.format,)) for i in before.inputs)]
-    own = "make an output of the new inputs alone with another --out, then join the two: tokmill merge DIR DIR --out NEW"
+    # The new inputs may need what did not matter for the others.
+    typed = {name: _typed(name, before, now) for name in names if name not in unused}
+    options = " ".join(text for text in typed.values() if text)
+    without = " ".join(option for name, text in typed.items() if not text for option in _OPTIONS.get(name, (_option(name),)))
+    changes = [f" with {options}"] * bool(options) + [f" without {without}"] * bool(without)
+    changed = " and".join(changes)
     return ChangedError(
         f"the output was made with other settings: {'; '.join(_setting(name, before, now) for name in names)}",
         where=str(directory),
         allowed="the settings that the output was made with",
         next_step="make a new output of all inputs with another --out"
         if "n_ids" in names
-        else own
+        else f"make an output of the new inputs alone{changed}{',' if changed else ''} with another --out, "
+        "then join the two: tokmill merge DIR DIR --out NEW"
         if unused
-        else f"the same command{' and'.join(changes)}"
+        else f"the same command{changed}"
         + (f"; tokmill convert makes a copy in the format {now.format}" if "format" in names else ""),
     )
 
@@ -172,8 +177,8 @@ def _pending_error(complete: Content, begun: Content, directory: Directory | str
     )
 
 
-def _more_inputs_error(before: Content, now: Content, directory: Directory | str) -> ChangedError | None:
-    """Return the error for inputs that are not in a complete output and can be appended; None when there are none."""
+def _more_inputs_error(before: Content, now: Content, directory: Directory | str, *, can_append: bool) -> ChangedError | None:
+    """Return the error for inputs that are not in a complete output; None when there are none."""
     old = {i.path for i in before.inputs}
     new = [i for i in now.inputs if i.path not in old]
     if not new:
@@ -191,8 +196,8 @@ def _more_inputs_error(before: Content, now: Content, directory: Directory | str
     return ChangedError(
         what,
         where=where,
-        allowed="the same inputs, or others with --append",
-        next_step=f"to add {wanted}: the same command with --append; or {_WAYS_OUT}",
+        allowed="the same inputs" + ", or others with --append" * can_append,
+        next_step=f"to add {wanted}: the same command with --append; or {_WAYS_OUT}" if can_append else _WAYS_OUT,
     )
 
 

@@ -16,6 +16,7 @@ success that is none. The run stops, and the next one truncates to the last line
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from concurrent.futures import wait
 from typing import TYPE_CHECKING, Protocol
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 import xxhash
 
+from tokmill.core.config import is_of_corpus
 from tokmill.core.errors import DamageError, StorageError, TokmillError, UsageError
 from tokmill.core.manifest import (
     MANIFEST_NAME,
@@ -35,6 +37,7 @@ from tokmill.core.manifest import (
     listed_files,
     load_manifest,
     read_state,
+    refuse_foreign,
 )
 from tokmill.core.partition import Part
 from tokmill.core.records import Counts, Cursor, FileEntry, FileHeader
@@ -43,7 +46,8 @@ from tokmill.core.system import durable, page_cache
 from tokmill.core.system.durable import storage_errors
 from tokmill.core.system.refusals import in_thread
 from tokmill.core.system.tree import tree_of
-from tokmill.core.text import counted
+from tokmill.core.text import counted, quoted
+from tokmill.formats import is_written
 from tokmill.output.config_diff import changed_error, is_made_of, is_only_more_lenient
 from tokmill.output.journal import Commit, Header, Journal
 from tokmill.output.state_dir import (
@@ -319,39 +323,63 @@ def open_output(
     fresh: bool,
     replacing: str | None = None,
     segment_bytes: int = SEGMENT_BYTES,
+    can_append: bool = False,
 ) -> Output | Manifest:
     """Lock and open an output directory: a new one, one to resume, or (its manifest is returned) a complete one.
 
-    replacing: fingerprint of a complete output that stands there until this one takes its place. Raises LockedError, ChangedError,
-    DamageError, StorageError, DiskFullError; UsageError for files that tokmill did not make.
+    replacing: fingerprint of a complete output that stands there until this one takes its place.
+    can_append: whether the command has `--append`, for messages.
+
+    Raises LockedError, ChangedError, DamageError, StorageError, DiskFullError; UsageError for files that tokmill did not make.
     """
     new_directories = missing_directories(directory)
     lock = None
     try:
-        lock = acquire_lock(directory)
         tree = tree_of(directory)
-        found = _open_locked(tree, content, version, lock, fresh=fresh, replacing=replacing)
+        try:
+            lock = acquire_lock(directory)
+        except StorageError as error:
+            # Nobody who may not write there works there.
+            denied = isinstance(error.__cause__, OSError) and error.__cause__.errno in (errno.EACCES, errno.EROFS)
+            complete = _complete(tree, content, replacing, can_append=can_append) if denied and not fresh else None
+            if complete is None:
+                raise
+            return complete
+        found = _open_locked(tree, content, version, lock, fresh=fresh, replacing=replacing, can_append=can_append)
         return found if isinstance(found, Manifest) else Output(tree, lock, found, segment_bytes, new_directories)
-    except BaseException:
+    except BaseException as error:
         if lock is not None:
             release_lock(directory, lock)
         remove_empty(new_directories)
+        if isinstance(error, TokmillError):
+            with contextlib.suppress(OSError, TokmillError):
+                error.resumes &= (state_of(directory) / "journal").exists()
         raise
 
 
 def _open_locked(
-    directory: TreePath, content: Content, version: str, lock: DirectoryLock, *, fresh: bool, replacing: str | None
+    directory: TreePath,
+    content: Content,
+    version: str,
+    lock: DirectoryLock,
+    *,
+    fresh: bool,
+    replacing: str | None,
+    can_append: bool,
 ) -> Journal | Manifest:
     journal_path = state_of(directory) / "journal"
     if plan_of(directory).exists():
         state = str(state_of(directory))
         raise parts_error("in this directory", state, f"give it up: remove {state}")
     refuse_linked_sides(directory)
+    _refuse_foreign(directory)
     if fresh:
         with storage_errors(directory):
             discard_unfinished(directory)
             discard_sent(directory)
-    complete = None if fresh else _finish_publishing(directory, content) or _complete(directory, content, replacing)
+    complete = (
+        None if fresh else _finish_publishing(directory, content) or _complete(directory, content, replacing, can_append=can_append)
+    )
     if complete:
         remove_state(directory, lock)
         return complete
@@ -382,7 +410,7 @@ def _open_locked(
     return journal
 
 
-def _complete(directory: TreePath, content: Content, replacing: str | None) -> Manifest | None:
+def _complete(directory: TreePath, content: Content, replacing: str | None, *, can_append: bool) -> Manifest | None:
     """Return the manifest of a complete directory with this content; None where there is none, or one that is to be replaced.
 
     Raises ChangedError for another content.
@@ -394,10 +422,13 @@ def _complete(directory: TreePath, content: Content, replacing: str | None) -> M
     if manifest.fingerprint == replacing:
         return None
     if not is_made_of(manifest, content):
-        raise changed_error(manifest.content, content, directory)
+        raise changed_error(manifest.content, content, directory, can_append=can_append)
+    next_step = "run the same command with --fresh to make all of it again"
+    if is_of_corpus(content) and not content.part:
+        next_step = f"tokmill verify {quoted(str(directory))} --repair; or {next_step}"
     for name, entry in manifest.files.items():
         if not is_sent(directory, name):
-            check_size(directory / name, entry.size_bytes, "a file of the complete output")
+            check_size(directory / name, entry.size_bytes, "a file of the complete output", next_step)
     return manifest
 
 
@@ -451,6 +482,13 @@ def publish_files(directory: TreePath, manifest: Manifest, give_name: Callable[[
         durable.sync_directory(directory.parent)
 
 
+def _refuse_foreign(directory: TreePath) -> None:
+    """Raise UsageError for a file in the manifest's place that is none of tokmill, DamageError for a link or too large a file."""
+    path = directory / MANIFEST_NAME
+    with storage_errors(path), contextlib.suppress(FileNotFoundError):
+        refuse_foreign(read_state(path), str(path))
+
+
 def _make_way(directory: TreePath, manifest: Manifest) -> None:
     """Make sure that an earlier complete output is never half replaced under its manifest.
 
@@ -460,6 +498,7 @@ def _make_way(directory: TreePath, manifest: Manifest) -> None:
     path = directory / MANIFEST_NAME
     if not path.exists():
         return
+    _refuse_foreign(directory)
     try:
         older = load_manifest(directory)
     except (DamageError, UsageError):
@@ -467,8 +506,9 @@ def _make_way(directory: TreePath, manifest: Manifest) -> None:
     is_superseded = older is not None and is_append_to(older, manifest)
     if older and is_superseded:
         keep_superseded(directory, older)
-    # Also those of one that cannot be read: a trainer would read them with the new ones.
-    remove_files(directory, set(listed_files(directory)) - set(manifest.files))
+    # Also those of one that cannot be used: a trainer would read them with the new ones. But that may list anybody's files.
+    names = older.files if older else filter(is_written, listed_files(directory))
+    remove_files(directory, set(names) - set(manifest.files))
     if not is_superseded:
         path.unlink()
     durable.sync_directory(directory)

@@ -10,7 +10,6 @@ nothing: their files have their final names already and are renamed. `remote_par
 from __future__ import annotations
 
 import os
-import shlex
 from abc import ABC, abstractmethod
 from contextlib import contextmanager
 from itertools import islice
@@ -25,7 +24,7 @@ from tokmill.core.partition import Part, inputs_of_parts
 from tokmill.core.system import durable
 from tokmill.core.system.durable import reading_errors, storage_errors
 from tokmill.core.system.tree import tree_of
-from tokmill.core.text import counted, shortened
+from tokmill.core.text import counted, quoted, shortened
 from tokmill.formats import FORMATS
 from tokmill.output.config_diff import changed_error, is_made_of, is_only_more_lenient
 from tokmill.output.directory import give_name, publish_files
@@ -246,7 +245,7 @@ class PartsStore(ABC):
         busy = {i for i in named if missing[i] and self.is_busy(i)}
         words = [f"{i} (being made)" if i in busy else f"{i} (begun)" if missing[i] else str(i) for i in named]
         words = shortened(words, _MOST_NAMED, n_missing)
-        commands = [f"tokmill tokenize INPUT... --part {i}/{count} --out {shlex.quote(self.where)}" for i in named if i not in busy]
+        commands = [f"tokmill tokenize INPUT... --part {i}/{count} --out {quoted(self.where)}" for i in named if i not in busy]
         steps = ["with the inputs and options of the others:", *commands] if commands else ["wait for those that are being made"]
         return UsageError(
             f"{counted(n_missing, 'part')} of {count:,} {'is' if n_missing == 1 else 'are'} missing: {', '.join(words)}",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Self
 
 import xxhash
 
+from tokmill.core.records import text_to_path
 from tokmill.core.system.tree import TreePath
 from tokmill.store import redacted
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from tokmill.core.config import Job
     from tokmill.core.events import Finished
     from tokmill.core.protocols import Observer
+    from tokmill.core.system.tree import Directory
 
 _SHOWN = 60
 """Characters of a URL in the name of a directory; what tells it from others follows."""
@@ -34,6 +36,12 @@ def stage_of(url: str, stage: str | None) -> TreePath:
 def output_of(root: TreePath) -> TreePath:
     """Return the output directory inside a staged one."""
     return root / "output"
+
+
+def output_directory(job: Job) -> Directory:
+    """Return the directory in which the worker makes an output; in a stage, only what lies above was named."""
+    path = Path(text_to_path(job.out))
+    return TreePath(path.parents[1], path.parts[-2:]) if job.destination else path
 
 
 class Place:

@@ -17,7 +17,7 @@ import msgspec
 
 from tokmill.core.errors import DamageError, LockedError, StorageError, TokmillError
 from tokmill.core.events import AnyEvent, Committed, Progress, Started
-from tokmill.core.manifest import MANIFEST_NAME, load_manifest, read_state
+from tokmill.core.manifest import MANIFEST_NAME, load_manifest, read_state, refuse_foreign
 from tokmill.core.outcome import already_finished
 from tokmill.core.progress import ProgressReporter
 from tokmill.core.records import Counts
@@ -118,6 +118,8 @@ class Staged(Place):
         is_mine = before is not None and before.fingerprint() == fingerprint
         there = self._prefix.head(MANIFEST_NAME)
         if job.fresh:
+            if there is not None:
+                refuse_foreign(self._prefix.whole(MANIFEST_NAME) or b"", f"{self.url}/{MANIFEST_NAME}")
             self._state.change(is_fresh=True, replaces=(there and there.version) or "", retired=())
         elif not is_mine and not self._is_begun():
             self._state.change(is_fresh=False, replaces="", retired=())

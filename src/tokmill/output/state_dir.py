@@ -89,16 +89,17 @@ def size_of(path: TreePath) -> int:
     return found.st_size if stat.S_ISREG(found.st_mode) else -1
 
 
-def check_size(path: TreePath, size_bytes: int, what: str) -> None:
+_ANEW = "run the same command with --fresh to start over"
+
+
+def check_size(path: TreePath, size_bytes: int, what: str, next_step: str = _ANEW) -> None:
     """Raise DamageError for a file that is missing or has another size. what: names the file."""
     size = size_of(path)
     if size != size_bytes:
-        raise size_error(what, size, size_bytes, str(path))
+        raise size_error(what, size, size_bytes, str(path), next_step)
 
 
-def size_error(
-    what: str, size: int, wanted: int, where: str, next_step: str = "run the same command with --fresh to start over"
-) -> DamageError:
+def size_error(what: str, size: int, wanted: int, where: str, next_step: str = _ANEW) -> DamageError:
     """Return the error for a file of `size` bytes, or (-1) a missing one, that should have `wanted`. what: names the file."""
     return DamageError(
         f"{what} is missing" if size < 0 else f"{what} has {counted(size, 'byte')}",
@@ -201,7 +202,7 @@ def refuse_strangers(directory: Directory, format_name: str) -> None:
         is_file = name in SIDES and not (tree / name).is_dir()
         if name == SKIPPED_NAME or is_file or is_read_by_trainer(format_name, name):
             raise UsageError(
-                "the output directory holds a file that no tokmill manifest vouches for, and that the trainer may read",
+                "there is a file here that the trainer may read, and no tokmill manifest lists it",
                 where=str(tree / name),
                 allowed="a new or empty directory, one that tokmill made, or one whose files no trainer reads",
                 next_step="choose another --out, or move the file away"

@@ -6,6 +6,7 @@ buffer, without a Python object for each document. Where a text is null, too lon
 
 from __future__ import annotations
 
+import glob as globbing
 import os
 import shlex
 from typing import TYPE_CHECKING, Any
@@ -66,6 +67,13 @@ class ColumnReader:
                     yield self._batch(plain)
         except MemoryError as error:
             raise self.error(error) from error
+
+    def too_long(self, n_bytes: int) -> Iterator[Batch]:
+        """Yield what was read before a row whose text is too long, and skip it unread. Raises MemoryBudgetError."""
+        self._batcher.count(n_bytes)
+        self._reject_long(n_bytes)
+        self._position.record += 1
+        yield from self._batcher.take(self._position.cursor())
 
     def end(self) -> Iterator[Batch]:
         """Compare the file with what it was, and yield the batch that says that it has ended. Raises ChangedError."""
@@ -166,12 +174,14 @@ def file_error(error: Exception, what: str, where: Location, budget_bytes: int) 
     if isinstance(error, MemoryError):
         return memory_too_small(f"a part of this {what} file does not fit", str(where), budget_bytes)
     message = " ".join(str(error).split())[:200]
+    # Braces cannot be escaped in a pattern.
+    name = shlex.quote("!" + globbing.escape(os.path.basename(where.path)).replace("{", "?"))
     return DamagedInputError(
         f"the {what} file is damaged: {message or type(error).__name__}",
         where=str(where),
         allowed=f"a complete {what} file",
-        next_step=f"get a complete copy of the file; if it is no {what} file, leave it out of its directory: "
-        f"--glob {shlex.quote('!' + os.path.basename(where.path))}, or name it alone with --input-format text",
+        next_step=f"get a complete copy of the file; if it is no {what} file, leave it out (of a directory with --glob {name}), "
+        "or name it alone with --input-format text",
     )
 
 

@@ -26,12 +26,13 @@ from tokmill.read.sniff import check_pipe
 from tokmill.read.stream import open_stream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Generator, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable, Iterator
 
     from tokmill.core.config import Content, Resources
     from tokmill.core.errors import MemoryBudgetError
     from tokmill.core.protocols import Cutter
     from tokmill.core.records import Location
+    from tokmill.core.spans import RecordRanges
     from tokmill.read.input_range import InputRange
     from tokmill.read.position import FormatReader, Position
 
@@ -100,7 +101,7 @@ class CorpusReader:
             spare_bytes=resources.spare_bytes,
         )
 
-    def skip_long(self, records: Collection[tuple[int, int]] | None) -> None:
+    def skip_long(self, records: RecordRanges | None) -> None:
         """Skip these records as too long and no others: see `ReadSettings.long_records`."""
         self.settings = replace(self.settings, long_records=records)
 
@@ -198,6 +199,9 @@ def _is_full_of_zeros(batch: Batch, separator: str | None) -> bool:
     if "\0" in (separator or ""):
         return False
     documents = batch.documents
+    if isinstance(documents, DocumentBuffer) and b"\0" in documents.separator:
+        # What was put between the texts because none of them has it.
+        return False
     texts = [documents.data] if isinstance(documents, DocumentBuffer) else documents[:: len(documents) // _SAMPLED or 1]
     n_zeros = sum(text.count(0) for text in texts if 0 in text)
     return n_zeros > 1 and n_zeros * _MANY_ZEROS > sum(map(len, texts))

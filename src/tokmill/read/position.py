@@ -16,7 +16,7 @@ from tokmill.core.records import BLOCK_BYTES, DIVIDE_ABOVE_BYTES, Cursor, Locati
 from tokmill.core.system.budget import RECORD_SHARE, piece_too_long
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from tokmill.core.errors import MemoryBudgetError
     from tokmill.core.protocols import ByteStream, Cutter
     from tokmill.core.records import Batch, Input, SourceFormat
+    from tokmill.core.spans import RecordRanges
 
 Stored = TypeVar("Stored")
 _HASH_BYTES = 1 << 20
@@ -58,9 +59,9 @@ class ReadSettings:
     """Called before a long document is read whole; may wait."""
     spare_bytes: int = 32 << 20
     """Memory for what a reader holds of a file for as long as it is open."""
-    long_records: Collection[tuple[int, int]] | None = None
-    """Index of the input and number of the records that an earlier run skipped as too long, whatever its budget was: this reader
-    skips the same. None: those that are longer than this budget allows."""
+    long_records: RecordRanges | None = None
+    """Those that an earlier run skipped as too long, by number from 1, whatever its budget was: this reader skips the
+    same. None: those that are longer than this budget allows."""
 
     @property
     def most_bytes(self) -> int:

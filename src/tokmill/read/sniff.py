@@ -133,7 +133,7 @@ def _check_guess(source: Input, line: bytes, is_whole: bool, text_key: str) -> N
     """Raise UsageError if what will be read as text, because nothing says what it is, begins as JSON lines or a JSON array."""
     if is_json_lines(line, is_whole, text_key):
         raise _not_text(source)
-    if found := json_array(line):
+    if found := json_array(line, source.compression):
         raise _not_text(source, *found)
 
 

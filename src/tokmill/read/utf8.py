@@ -67,10 +67,10 @@ _FOREIGN = (
     (b"\x1f\x9d", "a file of compress", "compress it as gzip: gzip -dc FILE | gzip > NEW.gz"),
     (b"\x02\x21\x4c\x18", "a legacy frame of lz4", "compress it again: lz4 -dc FILE | lz4 > NEW.lz4"),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive", "unpack it first: 7z x FILE -oDIR"),
-    (b"\xff\xfe\0\0", "UTF-32 text (byte order mark FF FE 00 00)", "convert it first: iconv -f UTF-32 -t UTF-8 FILE"),
-    (b"\0\0\xfe\xff", "UTF-32 text (byte order mark 00 00 FE FF)", "convert it first: iconv -f UTF-32 -t UTF-8 FILE"),
-    (b"\xff\xfe", "UTF-16 text (byte order mark FF FE)", "convert it first: iconv -f UTF-16 -t UTF-8 FILE"),
-    (b"\xfe\xff", "UTF-16 text (byte order mark FE FF)", "convert it first: iconv -f UTF-16 -t UTF-8 FILE"),
+    (b"\xff\xfe\0\0", "UTF-32 text (byte order mark FF FE 00 00)", "convert it first: iconv -f UTF-32 -t UTF-8 FILE > NEW_FILE"),
+    (b"\0\0\xfe\xff", "UTF-32 text (byte order mark 00 00 FE FF)", "convert it first: iconv -f UTF-32 -t UTF-8 FILE > NEW_FILE"),
+    (b"\xff\xfe", "UTF-16 text (byte order mark FF FE)", "convert it first: iconv -f UTF-16 -t UTF-8 FILE > NEW_FILE"),
+    (b"\xfe\xff", "UTF-16 text (byte order mark FE FF)", "convert it first: iconv -f UTF-16 -t UTF-8 FILE > NEW_FILE"),
 )
 
 
@@ -140,11 +140,16 @@ def damage_hint(compression: Compression) -> str:
     return "" if compression == "none" else f"; or the compressed file is damaged: {compression} -t FILE tests it"
 
 
-def foreign(head: bytes, *, may_have_nul: bool = False, compression: Compression = "none") -> tuple[str, str] | None:
+def foreign(
+    head: bytes, *, may_have_nul: bool = False, compression: Compression = "none", is_piped: bool = False
+) -> tuple[str, str] | None:
     """Return what a file is by its first bytes, if it is not UTF-8 text, and what to do about it.
 
-    may_have_nul: NULs may stand between its documents; compression: of the file, whose first bytes these are when decompressed.
+    may_have_nul: NULs may stand between its documents; compression: of the file, whose first bytes these are when decompressed;
+    is_piped: it is no file.
     """
+    if is_piped and (named := next((each for each in _BINARY if head.startswith(each[0])), None)):
+        return named[1], f"save it to a file whose name ends in {named[2]}, decompressed, and name that: its index is at its end"
     if compression != "none" and (found := foreign(head, may_have_nul=may_have_nul)):
         return found[0], f"decompress it first ({compression} -d FILE), then: {found[1]}"
     at, word = _TAR
@@ -174,6 +179,15 @@ def _wide_encoding(head: bytes) -> str | None:
     return None
 
 
-def json_array(head: bytes) -> tuple[str, str] | None:
+def json_array(head: bytes, compression: Compression = "none") -> tuple[str, str] | None:
     """Return what `foreign` does for a JSON array of objects, as `json.dump` writes one."""
-    return ("a JSON array", "write its elements as lines: jq -c '.[]' FILE > NEW.jsonl") if _JSON_ARRAY.match(head) else None
+    if not _JSON_ARRAY.match(head):
+        return None
+    command = with_file("jq -c '.[]' FILE > NEW.jsonl", compression)
+    return "a JSON array", f"write its elements as lines: {command}"
+
+
+def with_file(command: str, compression: Compression) -> str:
+    """Return a command in which FILE stands as one that takes a compressed file."""
+    before, _, after = command.rpartition(" FILE")
+    return command if compression == "none" else f"{compression} -dc FILE | {before}{after}"

@@ -16,7 +16,7 @@ from tokmill.core.manifest import SKIPPED_NAME
 from tokmill.core.options import PlanOptions
 from tokmill.core.outcome import NOTHING
 from tokmill.core.records import BLOCK_BYTES, DIVIDE_ABOVE_BYTES
-from tokmill.core.skipping import MOST_LISTED_BYTES
+from tokmill.core.skipping import HARD_LINK, MOST_LISTED_BYTES, OTHER_FILE, SYMBOLIC_LINK
 from tokmill.core.text import counted
 from tokmill.formats import FORMATS
 from tokmill.read import keys_of, open_stream
@@ -115,14 +115,21 @@ def fraction_for(n_wanted: int, n_drawn: int, n_tokens: int) -> tuple[str, bool]
     return f"{fraction:.2g}", k <= _MOST_VAL * n_drawn or fraction * n_tokens > _SURELY * n_wanted
 
 
-def more_for_val(counts: Counts, content: Content) -> str:
+def how_again(content: Content, *, is_append: bool) -> str:
+    """Return how an output is made with another setting, up to its name. --fresh has the inputs of one command alone."""
+    if is_append or content.n_parts:
+        return f"make {'the output of all inputs' if is_append else 'all parts'} again, in another directory, with"
+    return "run again with --fresh and"
+
+
+def more_for_val(counts: Counts, content: Content, again: str) -> str:
     """Return what to do to have enough tokens for validation; empty where nothing is known that helps."""
     n = _n_drawn(counts.documents_train + counts.documents_val, counts.bytes_text)
     n_tokens = counts.tokens_train + counts.tokens_val
     fraction, is_enough = fraction_for(FORMATS[content.format].wanted_for_val, n, n_tokens)
     if n < _FEW or float(fraction) <= content.val_fraction:
         return ""
-    return f"{'for enough' if is_enough else 'for more'}, run again with --fresh --val-fraction {fraction}"
+    return f"{'for enough' if is_enough else 'for more'}, {again} --val-fraction {fraction}"
 
 
 def list_notices(files: Mapping[str, FileEntry]) -> list[str]:
@@ -133,22 +140,42 @@ def list_notices(files: Mapping[str, FileEntry]) -> list[str]:
     return [f"{SKIPPED_NAME} ends after {MOST_LISTED_BYTES >> 20} MiB: later records were skipped and counted without a line in it"]
 
 
-def emptiness_notices(counts: Counts, content: Content) -> list[str]:
-    """Return what to say of an output without a token, without one on a side though both were asked for, or that lost text."""
+def emptiness_notices(counts: Counts, content: Content, again: str, *, is_listed: bool) -> list[str]:
+    """Return what to say of an output without a token, without one on a side though both were asked for, or that lost text.
+
+    is_listed: whether skipped.jsonl is there.
+    """
     reasons = {reason: n for reason, n in counts.skipped.items() if n}
     named = ", ".join(f"{n:,} {reason}" for reason, n in sorted(reasons.items()))
+    where = f"; {SKIPPED_NAME} in the output says where" if is_listed else ""
     is_empty = not counts.tokens_train and not counts.tokens_val
     n = counts.documents_train + counts.documents_val
     is_one_sided = bool(counts.tokens_train) != bool(counts.tokens_val)
     advice: tuple[tuple[bool, Callable[[], str]], ...] = (
         (is_empty and not counts.documents, lambda: "the inputs hold no document; are they the right ones?"),
         (is_empty and set(reasons) <= {"empty"}, lambda: f"{counted(counts.documents, 'document')}, and no text in any"),
-        (is_empty, lambda: f"every record was skipped ({named}){_key_question(content, reasons)}"),
-        (n > 0 and is_one_sided and content.val_fraction > 0, lambda: _empty_side(counts, content, n)),
+        (is_empty, lambda: f"every record was skipped ({named}){_key_question(content, reasons, again) or where}"),
+        (n > 0 and is_one_sided and content.val_fraction > 0, lambda: _empty_side(counts, content, n, again)),
     )
     found = next((say() for condition, say in advice if condition), None)
     said = [f"{NOTHING}{found}" if is_empty else found] if found else []
-    return said + _loss_notices(counts)
+    return said + _long_notices(reasons, again, where) + _archive_notices(reasons) + _loss_notices(counts)
+
+
+def _long_notices(reasons: Mapping[str, int], again: str, where: str) -> list[str]:
+    """Return what to say of records that another --memory would take: what comes out depends on it."""
+    n = reasons.get("too_long", 0)
+    left_out = f"{counted(n, 'record')} left out, too long for this --memory: to have all, {again} a larger --memory{where}"
+    return [left_out] if n else []
+
+
+def _archive_notices(reasons: Mapping[str, int]) -> list[str]:
+    """Return what to say of members of archives that were passed over."""
+    others, links = reasons.get(OTHER_FILE, 0), reasons.get(HARD_LINK, 0) + reasons.get(SYMBOLIC_LINK, 0)
+    found = [
+        f"{counted(n, noun)}{what}" for n, noun, what in ((others, "member", " (hidden, or not of text)"), (links, "link", "")) if n
+    ]
+    return [f"passed over in archives: {' and '.join(found)}"] if found else []
 
 
 def _loss_notices(counts: Counts) -> list[str]:
@@ -168,28 +195,28 @@ def _n_drawn(n_documents: int, bytes_text: int) -> int:
     return max(n_documents, bytes_text // BLOCK_BYTES) if bytes_text > DIVIDE_ABOVE_BYTES * n_documents else n_documents
 
 
-def _key_question(content: Content, reasons: dict[str, int]) -> str:
+def _key_question(content: Content, reasons: dict[str, int], again: str) -> str:
     if not _KEY_REASONS & set(reasons):
-        return "; skipped.jsonl in the output says where"
+        return ""
     keys = next((keys for source in content.inputs if source.format == "jsonl" if (keys := keys_of(source))), [])
     more = ", ..." if len(keys) > _MOST_KEYS else ""
     there = f" The first line has the keys {', '.join(keys[:_MOST_KEYS])}{more}." if keys else ""
-    return f": is --text-key {content.text_key} right?{there} Run again with --fresh and the right key"
+    return f": is --text-key {content.text_key} right?{there} If not, {again} the right one"
 
 
-def _empty_side(counts: Counts, content: Content, n: int) -> str:
+def _empty_side(counts: Counts, content: Content, n: int, again: str) -> str:
     name, side = ("val.bin", "validation") if counts.tokens_train else ("train.bin", "training")
     what = f"{name} is empty (np.memmap cannot open such a file, tokmill.open can)"
     if content.format != "raw" or content.shards:
         what = f"there is no file for {side}"
-    what += f": of {counted(n, 'document')} none is for {side}"
+    what += f": of {counted(n, 'document')} none was drawn for {side}"
     if n == 1 and counts.bytes_text <= DIVIDE_ABOVE_BYTES and content.inputs[0].format == "text":
-        what += f", for a document of less than 64 MiB is not divided; {_separator_advice(counts, content)}"
+        what += f", and a document of less than 64 MiB is not divided; {_separator_advice(counts, content)}"
     elif side == "training" or content.val_fraction >= _MOST_VAL:
-        what += "; choose with another --seed, and --fresh"
+        what += f"; {again} another --seed"
     else:
-        what += f"; {more_for_val(counts, content) or f'for some, run again with --fresh --val-fraction {_MOST_VAL}'}"
-    return f"{what}. With --val-fraction 0 all are for training"
+        what += f"; {more_for_val(counts, content, again) or f'for some, {again} --val-fraction {_MOST_VAL}'}"
+    return f"{what}. With --val-fraction 0, all text is used for training"
 
 
 def _separator_advice(counts: Counts, content: Content) -> str:

@@ -7,23 +7,23 @@ has a second thread or has decoded the list of inputs, and after it has loaded w
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from tokmill.core.config import Job
+from tokmill.core.errors import TokmillError
 from tokmill.core.events import AnyEvent, Finished, Started
 from tokmill.core.manifest import FORMAT_VERSION, Manifest, published
 from tokmill.core.outcome import already_finished
 from tokmill.core.partition import outside_bytes
-from tokmill.core.records import STDIN, Cursor, is_packed, text_to_path
+from tokmill.core.records import STDIN, Cursor, is_packed
 from tokmill.core.system.memory import give_way, peak_rss_bytes, trim
 from tokmill.core.version import __version__
 from tokmill.encode import cutter_of, load_encoder, unknown_id
-from tokmill.output import Output, RunHistoryRecorder, open_output
+from tokmill.output import Output, RunHistoryRecorder, open_output, output_directory
 from tokmill.read import READERS, load_readers
-from tokmill.run.encoding import EncodingProcess, auditor_of, serve, watched
+from tokmill.run.encoding import COMMITTED, EncodingProcess, auditor_of, serve, watched
 from tokmill.run.memory_guard import MemorySample, limit_growth, take_memory_sample
 from tokmill.run.pool import LostWorkerError, Pool
 from tokmill.run.segment_writer import SegmentWriter
@@ -82,16 +82,26 @@ class Coordinator(EncodingProcess):
 
     def run(self) -> None:
         """Tokenize, publish, and emit Finished. Raises TokmillError."""
-        job, directory = self._job, Path(text_to_path(self._job.out))
+        job = self._job
         segment_bytes = job.resources.segment_bytes
         output = open_output(
-            directory, job.content, __version__, fresh=job.fresh, replacing=job.replacing, segment_bytes=segment_bytes
+            output_directory(job),
+            job.content,
+            __version__,
+            fresh=job.fresh,
+            replacing=job.replacing,
+            segment_bytes=segment_bytes,
+            can_append=not job.destination,
         )
         if isinstance(output, Manifest):
             self._emit(already_finished(output))
             return
         try:
             self._run(output)
+        except TokmillError as error:
+            if not output.segments:
+                error.resumes, error.what = False, error.what.replace(COMMITTED, "nothing was committed")
+            raise
         finally:
             output.close()
 

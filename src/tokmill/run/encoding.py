@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 _STACK_BYTES = 2 * MIB
 """Stack of a thread; the usual 8 MiB are never used, but count against the limit on data."""
 
+COMMITTED = "everything so far is committed"
+
 
 class EncodingProcess:
     """One job, carried out in this process. Implements `memory_guard.Actions`."""
@@ -80,7 +82,7 @@ class EncodingProcess:
 
     def _ended(self, directory: Directory) -> TokmillError:
         """Return the error that says why the work ended early."""
-        state = "everything so far is committed" if self.RESUMES else "nothing was replaced"
+        state = COMMITTED if self.RESUMES else "nothing was replaced"
         again = "run the same command again" if self.RESUMES else "run the command again"
         if self._leaving is None:
             what, allowed = f"interrupted; {state}", "stopping at any time"

@@ -9,10 +9,11 @@ import msgspec
 
 from tokmill.core.config import Provenance
 from tokmill.core.events import AnyEvent, Progress, Restarted, Started
+from tokmill.core.manifest import SKIPPED_NAME
 from tokmill.core.records import Counts, FileEntry
 from tokmill.core.system.memory import peak_rss_bytes
 from tokmill.formats import dropped_notices, dropped_tokens, short_notices
-from tokmill.run.advice import emptiness_notices, list_notices, more_for_val
+from tokmill.run.advice import emptiness_notices, how_again, list_notices, more_for_val
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -58,6 +59,8 @@ class Summary(Counts, frozen=True, kw_only=True):
     """Complete files in `out`, by name."""
     part: str = ""
     """Which part (`3/8`) of an output this is, if the rest may still have to be made; empty for a whole output."""
+    next_step: str = ""
+    """What to do after a part; empty for a whole output."""
     notices: list[str]
     """What a person should know of the result, and what to type."""
 
@@ -81,18 +84,19 @@ class Meter:
             self.restarts += 1
 
 
-def notices_of(content: Content, counts: Counts, files: Mapping[str, FileEntry]) -> list[str]:
+def notices_of(content: Content, counts: Counts, files: Mapping[str, FileEntry], *, is_append: bool = False) -> list[str]:
     """Return what to say of an output that was tokenized."""
+    again = how_again(content, is_append=is_append)
     return [
-        *emptiness_notices(counts, content),
+        *emptiness_notices(counts, content, again, is_listed=SKIPPED_NAME in files),
         *list_notices(files),
-        *dropped_notices(content, files, counts),
-        *short_notices(content, files, for_val=more_for_val(counts, content)),
+        *dropped_notices(content, files, counts, again),
+        *short_notices(content, files, for_val=more_for_val(counts, content, again)),
     ]
 
 
 def summarize(
-    job: Job, finished: Finished, meter: Meter, notices: list[str], *, part: str = "", is_append: bool = False
+    job: Job, finished: Finished, meter: Meter, notices: list[str], *, part: str = "", next_step: str = "", is_append: bool = False
 ) -> Summary:
     """Return what a job did that ended like this."""
     counts = finished.counts
@@ -122,5 +126,6 @@ def summarize(
         upload_s=finished.upload_s,
         files=dict(finished.files),
         part=part,
+        next_step=next_step,
         notices=notices,
     )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self
 
 import msgspec
 
-from tokmill.core.errors import Interrupted, WorkerDiedError
+from tokmill.core.errors import Interrupted, TokmillError, WorkerDiedError
 from tokmill.core.events import AnyEvent, Committed, Failed, Finished, Restarted, Started
 from tokmill.core.progress import ProgressReporter
 from tokmill.core.records import STDIN
@@ -80,7 +80,7 @@ class LocalRunner:
                     where=job.destination or job.out,
                     allowed="stopping at any time",
                     next_step="run the same command again",
-                    resumes=True,
+                    resumes=_has_begun(job),
                 )
             deaths = 1 if committed else deaths + 1
             if deaths >= _ATTEMPTS or not _can_read_again(job, stdin_begin):
@@ -88,6 +88,17 @@ class LocalRunner:
             attempt += 1
             job = _smaller(job, keep_fresh=not started)
             reporter.emit(Restarted(cause=child.cause(), attempt=attempt, batch_bytes=job.resources.batch_bytes))
+
+
+def _has_begun(job: Job) -> bool:
+    """Whether the child left something to continue from, or that cannot be seen."""
+    # Here, so that nobody else loads it.
+    from tokmill.output import is_begun, output_directory
+
+    try:
+        return is_begun(output_directory(job))
+    except (OSError, TokmillError):
+        return True
 
 
 def _can_read_again(job: Job, stdin_begin: int | None) -> bool:

@@ -16,12 +16,16 @@ import contextlib
 import fnmatch
 import hashlib
 import re
+import sys
 import threading
+import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from tokmill.core.errors import StorageError, UsageError
+from tokmill.core.errors import MemoryBudgetError, StorageError, UsageError
 from tokmill.core.secrets import has_credentials
+from tokmill.core.system.memory import usable_bytes
+from tokmill.core.text import format_memory
 from tokmill.store import base
 from tokmill.store.base import (
     AlreadyExists,
@@ -102,29 +106,66 @@ class _Client:
             _check_fields(answer, method)
             return answer
 
-    def pages(self, translate: Callable[[Exception], Exception], method: str, **arguments: Any) -> Iterator[Any]:
-        """Yield the answers to a request that is answered in pages. Raises as `ask`; UsageError for a listing without an end."""
-        seen: set[tuple[Any, ...]] = set()
-        n_same, before = 0, None
+    def pages(
+        self, translate: Callable[[Exception], Exception], method: str, room: _Room | None = None, **arguments: Any
+    ) -> Iterator[Any]:
+        """Yield the answers to a request that is answered in pages. room: what several listings share.
+
+        Raises as `ask`; UsageError for a listing without an end, MemoryBudgetError for one that does not fit.
+        """
+        room = room or _Room()
+        seen: set[int] = set()
+        n_same, where = 0, arguments.get("Prefix") or arguments["Bucket"]
         while True:
             page = self.ask(translate, method, **arguments)
+            lists = _FIELDS[method][1]
+            room.take((each for key in lists for each in page.get(key, ())), where)
             yield page
             if not page.get("IsTruncated"):
                 return
-            found = [page.get(each) for each in _FIELDS[method][1]]
-            n_same, before = n_same + 1 if found == before else 0, found
+            found = hash(tuple(each[name] for key, names in lists.items() for each in page.get(key, ()) for name in names))
+            n_same = n_same + 1 if found in seen else 0
             following = tuple(page.get(theirs) for theirs in _NEXT_PAGE[method])
-            if following in seen or None in following or n_same > _MOST_SAME:
+            if hash(following) in seen or None in following or n_same > _MOST_SAME:
                 raise UsageError(
-                    "the listing of the store has no end: it gives the same page again and again, or names no next one",
-                    where=arguments.get("Prefix") or arguments["Bucket"],
+                    "the listing of the store has no end: it gives the same pages again and again, or names no next one",
+                    where=where,
                     allowed="listings of any length, each page another",
-                    next_step="check the store, or name a narrower prefix",
+                    next_step=_NARROWER,
                 )
-            seen.add(following)
+            seen.update((found, hash(following)))
             arguments.update(zip(_NEXT_PAGE[method].values(), following, strict=True))
 
 
+class _Room:
+    """Memory and time that listings may take together: a store may name new keys for ever."""
+
+    def __init__(self) -> None:
+        self._most_bytes = self._left_bytes = usable_bytes() // _LISTED_PART
+        self._until = time.monotonic() + _LONGEST_S
+
+    def take(self, entries: Iterable[Mapping[str, Any]], where: str) -> None:
+        """Count the entries of a page. Raises MemoryBudgetError, and UsageError when it takes too long."""
+        self._left_bytes -= sum(_ENTRY_BYTES + sum(map(sys.getsizeof, each.values())) for each in entries)
+        if self._left_bytes < 0:
+            raise MemoryBudgetError(
+                "the listing of the store is too long for the memory of this machine, or has no end",
+                where=where,
+                allowed=f"as much as fits into {format_memory(self._most_bytes)}, some 500 bytes for each object",
+                next_step=_NARROWER,
+            )
+        if time.monotonic() > self._until:
+            raise UsageError(
+                f"the listing of the store has no end: it goes on after {_LONGEST_S // 3600} hours",
+                where=where,
+                allowed="listings that end",
+                next_step=_NARROWER,
+            )
+
+
+_LISTED_PART, _ENTRY_BYTES, _LONGEST_S = 2, 200, 12 * 3600
+"""Part of the machine's memory that listings may take; bytes for an entry beside its texts; seconds that listings may take."""
+_NARROWER = "check the store, or name a narrower prefix"
 _NEXT_PAGE = {
     "list_objects_v2": {"NextContinuationToken": "ContinuationToken"},
     "list_parts": {"NextPartNumberMarker": "PartNumberMarker"},
@@ -132,7 +173,7 @@ _NEXT_PAGE = {
 }
 """By request: where an answer says how to go on, and where the next request says so."""
 _MOST_SAME = 1_000
-"""Pages in a row with the same entries, or none: some stores give empty ones."""
+"""Pages in a row with the same entries as earlier ones, or none: some stores give empty ones."""
 _FIELDS: dict[str, tuple[tuple[str, ...], dict[str, tuple[str, ...]]]] = {
     "head_object": (("ContentLength",), {}),
     "get_object": (("ContentLength", "Body"), {}),
@@ -225,17 +266,17 @@ class S3Store(Store):
         """See Store."""
         bucket, key = split_url(url)
         top = key.rstrip("/")
-        return self._list(redacted(url), bucket, f"{top}/" if top else "")[0]
+        return self._list(redacted(url), bucket, f"{top}/" if top else "", _Room())[0]
 
     def glob(self, pattern: str) -> tuple[Sequence[ObjectInfo], Sequence[str]]:
         """See Store. A `*` is matched one level at a time, so that what lies deeper is not listed; `**` lists all of it."""
         from fsspec.utils import glob_translate
 
-        name, (bucket, key) = redacted(pattern), split_url(pattern)
+        name, (bucket, key), room = redacted(pattern), split_url(pattern), _Room()
         is_directory = key.endswith("/")
         if "**" in key:
             plain = key[: _MAGIC.search(key).start()]  # type: ignore[union-attr]
-            infos, _ = self._list(name, bucket, plain)
+            infos, _ = self._list(name, bucket, plain, room)
             matches = re.compile(glob_translate(key)).match
             keys = [split_url(info.name)[1] for info in infos]
             if is_directory:
@@ -251,7 +292,7 @@ class S3Store(Store):
                     found_below.append(f"{prefix}{level}/")
                     continue
                 plain = _MAGIC.split(level)[0]
-                infos, below = self._list(name, bucket, prefix + plain, Delimiter="/")
+                infos, below = self._list(name, bucket, prefix + plain, room, Delimiter="/")
                 is_like = re.compile(re.escape(prefix) + fnmatch.translate(level)).match
                 found_below += [each for each in below if is_like(each[:-1])]
                 is_wanted = is_last and not is_directory
@@ -281,12 +322,13 @@ class S3Store(Store):
         with translated(errors):
             _receive(body, buffer)
 
-    def _list(self, name: str, bucket: str, prefix: str, **options: Any) -> tuple[Sequence[ObjectInfo], Sequence[str]]:
+    def _list(self, name: str, bucket: str, prefix: str, room: _Room, **options: Any) -> tuple[Sequence[ObjectInfo], Sequence[str]]:
         """Return objects whose keys begin with a prefix, and with a delimiter the prefixes below it; none of a missing bucket."""
         objects: Any = []
         prefixes: Any = []
         with contextlib.suppress(_NotThereError):
-            for page in self._client.pages(_input_errors(name), "list_objects_v2", Bucket=bucket, Prefix=prefix, **options):
+            of = {"Bucket": bucket, "Prefix": prefix, **options}
+            for page in self._client.pages(_input_errors(name), "list_objects_v2", room, **of):
                 infos = (ObjectInfo(f"s3://{bucket}/{o['Key']}", o["Size"], _version(o)) for o in page.get("Contents", []))
                 objects += [info for info in infos if not info.name.endswith("/")]
                 prefixes += [each["Prefix"] for each in page.get("CommonPrefixes", [])]

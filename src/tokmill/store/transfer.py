@@ -365,7 +365,7 @@ def foreign_object(where: str, found: ObjectInfo) -> LockedError | UsageError:
             next_step="wait for it to end, or choose another --out; if it will not come back, --fresh takes its place",
         )
     return UsageError(
-        "the prefix holds an object that no tokmill manifest vouches for",
+        "there is an object here that no tokmill manifest lists",
         where=where,
         allowed="a prefix with no such object, or one that tokmill wrote",
         next_step="choose another --out, move the object away, or pass --fresh to replace it",

@@ -87,7 +87,7 @@ def repair(
     for observer in observers:
         observer.on_event(Notice(text="checking all of it"))
     report = verify(Path(directory), observers=observers)
-    repaired = [Problem(file=e.file, what=_what(e), begin_byte=e.begin_byte, end_byte=e.end_byte) for e in found.repaired]
+    repaired = [_repaired(event) for event in found.repaired]
     return msgspec.structs.replace(report, repaired=repaired, elapsed_s=time.monotonic() - began_s)
 
 
@@ -151,5 +151,8 @@ class _Collector:
             self.repaired.append(event)
 
 
-def _what(event: Repaired) -> str:
-    return "made again from the corpus" if event.end_byte > event.begin_byte else "made again: only its length was wrong"
+def _repaired(event: Repaired) -> Problem:
+    if event.end_byte > event.begin_byte:
+        what = "made again from the corpus"
+        return Problem(file=event.file, what=what, begin_byte=event.begin_byte, end_byte=event.end_byte)
+    return Problem(file=event.file, what="cut to its length: it was too long" if event.end_byte else "made again: it is empty")

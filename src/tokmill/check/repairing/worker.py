@@ -270,7 +270,7 @@ def _difference(source: Input) -> str:
     if now.st_size != source.size_bytes:
         return f"had {source.size_bytes:,} bytes, has {now.st_size:,}"
     if now.st_mtime_ns != source.mtime_ns:
-        return "was modified (same size, other mtime)"
+        return "was modified (same size, another modification time)"
     return ""
 
 

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_OURS = re.compile(r"(?:.*/)?(\.tokmill/parts/\d{5,}|[^/]*-[0-9a-f]{16}/output)")
-"""The output of a part, and a staged one: what lies above these names was named."""
+_PART = re.compile(r"(?:.*/)?(\.tokmill/parts/\d{5,})")
+"""The output of a part: what lies above these names was named."""
 _PASSED = os.O_DIRECTORY | os.O_CLOEXEC | getattr(os, "O_PATH", os.O_RDONLY)
 """For a directory that only leads to another."""
 _OPENED = os.O_CLOEXEC | os.O_NONBLOCK
@@ -256,11 +256,11 @@ Directory: TypeAlias = "Path | TreePath"
 
 
 def tree_of(directory: Directory) -> TreePath:
-    """Return a directory that somebody named; of the output of a part and a staged one, what lies above was named."""
+    """Return a directory that somebody named; of the output of a part, what lies above was named."""
     if isinstance(directory, TreePath):
         return directory
-    if ours := _OURS.fullmatch(os.fspath(directory)):
-        names = ours[1].split("/")
+    if part := _PART.fullmatch(os.fspath(directory)):
+        names = part[1].split("/")
         return TreePath(directory.parents[len(names) - 1], tuple(names))
     return TreePath(directory)
 

@@ -51,7 +51,7 @@ class ArrowReader(FormatReader["SeekableFile"]):
         """Bytes held at once."""
         self._copy = ""
         """What writes the file again, for messages."""
-        self._texts = ColumnTexts(settings.batch_bytes, self._most, self.check_size)
+        self._texts = ColumnTexts(settings.batch_bytes, self._most, settings.most_record_bytes, self.check_size)
 
     def batches(self, start: Cursor) -> Iterator[Batch]:
         """See FormatReader."""
@@ -63,11 +63,11 @@ class ArrowReader(FormatReader["SeekableFile"]):
                 raise self._error(error) from error
             if array is None:
                 break
-            yield from self._columns.batches(array)
+            yield from self._columns.too_long(array) if isinstance(array, int) else self._columns.batches(array)
         yield from self._columns.end()
 
-    def _arrays(self, n_before: int) -> Iterator[pa.Array]:
-        """Yield the column, slice by slice, without the first n_before rows."""
+    def _arrays(self, n_before: int) -> Iterator[pa.Array | int]:
+        """Yield the column, slice by slice, without the first n_before rows; see `ColumnTexts.rows`."""
         head = self._stream.read(len(FILE_MAGIC))
         self._copy = _COPY.format("file" if head == FILE_MAGIC else "stream")
         if head.startswith(_FEATHER_1_MAGIC):
@@ -137,5 +137,5 @@ class ArrowReader(FormatReader["SeekableFile"]):
         """Raise MemoryBudgetError for what the budget does not allow to be held at once."""
         if n_bytes > self._most:
             where = str(self._position.location().at(None))
-            what = "what must be held at once of this Arrow file (a text, or the index of a dictionary)"
+            what = "what must be held at once of this Arrow file (its index, or that of a dictionary)"
             raise piece_too_long(what, where, self._most, self._settings.terms, n_bytes)

@@ -309,19 +309,26 @@ class _Part:
 class ColumnTexts:
     """Reads the texts of a column, of a type other than a dictionary."""
 
-    def __init__(self, batch_bytes: int, most_bytes: int, check_size: Callable[[int], None]) -> None:
+    def __init__(self, batch_bytes: int, most_bytes: int, most_text_bytes: int, check_size: Callable[[int], None]) -> None:
         """Prepare.
 
-        batch_bytes: of text wanted at a time; most_bytes: held at most; check_size: raises for what is too much.
+        batch_bytes: of text wanted at a time; most_bytes: held at most; most_text_bytes: of one text that is read;
+        check_size: raises for what else is too much.
         """
         self._batch_bytes = batch_bytes
+        self._most_text_bytes = most_text_bytes
         self._most = most_bytes
         # What lies anywhere is collected for more rows at once: to find it, all may have to be decompressed again.
         self._gathered_bytes = max(batch_bytes, most_bytes // 4)
         self._check_size = check_size
 
-    def rows(self, batch: BatchBuffers, message: Message, place: ColumnPlace, dictionary: Values, begin: int) -> Iterator[pa.Array]:
-        """Yield the rows of a column from `begin` on, as large_binary (or null). Raises ValueError."""
+    def rows(
+        self, batch: BatchBuffers, message: Message, place: ColumnPlace, dictionary: Values, begin: int
+    ) -> Iterator[pa.Array | int]:
+        """Yield the rows of a column from `begin` on, as large_binary (or null); of a text that is too long, its bytes alone.
+
+        Raises ValueError.
+        """
         above: NDArray[np.uint8] | None = None
         *structs, start = place.starts(message.header, is_old=message.is_old)
         for outer in structs:
@@ -371,7 +378,7 @@ class ColumnTexts:
             raise ValueError("its columns are not of the same length")
         return bits
 
-    def _in_order(self, batch: BatchBuffers, kind: Any, valid: NDArray[np.uint8] | None, begin: int) -> Iterator[pa.Array]:
+    def _in_order(self, batch: BatchBuffers, kind: Any, valid: NDArray[np.uint8] | None, begin: int) -> Iterator[pa.Array | int]:
         """Yield texts that have offsets."""
         dtype, (bounds_data, data) = _offset_type(kind), (batch.buffer(), batch.buffer())
         if begin >= batch.n_rows:
@@ -390,6 +397,11 @@ class ColumnTexts:
             if (sizes < 0).any() or edges[-1] > data.n_bytes:
                 raise ValueError("a text lies outside its buffer")
             for a, b in self._slices(sizes, self._batch_bytes):
+                if sizes[a] > self._most_text_bytes:
+                    _pass_over(texts, int(sizes[a]))
+                    is_null = valid is not None and not _bools(valid, at + a, 1)[0]
+                    yield pa.nulls(1) if is_null else int(sizes[a])
+                    continue
                 text = _exactly(texts, int(edges[b] - edges[a]))
                 bits = None if valid is None else np.packbits(_bools(valid, at + a, b - a), bitorder="little")
                 buffers = [
@@ -399,7 +411,7 @@ class ColumnTexts:
                 ]
                 yield pa.Array.from_buffers(pa.large_binary(), b - a, buffers)
 
-    def _viewed(self, batch: BatchBuffers, valid: NDArray[np.uint8] | None, begin: int) -> Iterator[pa.Array]:
+    def _viewed(self, batch: BatchBuffers, valid: NDArray[np.uint8] | None, begin: int) -> Iterator[pa.Array | int]:
         """Yield texts that have views."""
         views, buffers = batch.buffer(), batch.data_of_views()
         stream = views.open()
@@ -412,12 +424,15 @@ class ColumnTexts:
             is_valid = np.ones(n_rows, np.bool_) if valid is None else _bools(valid, at, n_rows)
             sizes = np.where(is_valid, sizes, 0)
             for a, b in self._slices(sizes, self._gathered_bytes):
+                if sizes[a] > self._most_text_bytes:
+                    yield int(sizes[a])
+                    continue
                 there = is_valid[a:b]
                 yield _spread(heap.texts(which[a:b][there], begins[a:b][there], sizes[a:b][there]), there)
 
     def _numbered(
         self, numbered: Iterator[tuple[NDArray[np.int64], Values]], valid: NDArray[np.uint8] | None, begin: int
-    ) -> Iterator[pa.Array]:
+    ) -> Iterator[pa.Array | int]:
         """Yield texts that have numbers. numbered: the numbers of rows, and of which texts."""
         for numbers, values in numbered:
             is_valid = np.ones(len(numbers), np.bool_) if valid is None else _bools(valid, begin, len(numbers))
@@ -425,6 +440,9 @@ class ColumnTexts:
             sizes[is_valid] = values.sizes(numbers[is_valid])
             is_valid &= sizes >= 0
             for a, b in self._slices(np.maximum(0, sizes), self._gathered_bytes):
+                if sizes[a] > self._most_text_bytes:
+                    yield int(sizes[a])
+                    continue
                 there = is_valid[a:b]
                 yield _spread(values.texts(numbers[a:b][there]), there)
             begin += len(numbers)
@@ -458,7 +476,6 @@ class ColumnTexts:
         while a < len(sizes):
             before = int(sums[a - 1]) if a else 0
             b = max(a + 1, int(np.searchsorted(sums, before + most, "right")))
-            self._check_size(int(sums[b - 1]) - before)
             yield a, b
             a = b
 

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import csv
 import difflib
+import io
 import re
 import shlex
 import sys
@@ -39,7 +40,7 @@ from tokmill.read.plain_rows import plain_rows
 from tokmill.read.position import FormatReader, Places
 from tokmill.read.row_batcher import RowBatcher
 from tokmill.read.stream import PeekedStream
-from tokmill.read.utf8 import first_invalid, foreign
+from tokmill.read.utf8 import first_invalid, foreign, with_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
     from tokmill.core.documents import DocumentBuffer
     from tokmill.core.errors import MemoryBudgetError
     from tokmill.core.protocols import ByteStream
-    from tokmill.core.records import Cursor
+    from tokmill.core.records import Compression, Cursor
     from tokmill.read.position import Position, ReadSettings
 
 _READ_BYTES = 1 << 20
@@ -198,7 +199,9 @@ class TableReader(FormatReader["ByteStream"]):
         """Return the names in the header, None for an empty file. Raises BadRecordError, DamagedInputError."""
         while (fields := rows.next_row()) == []:
             rows.consume()
-        found = foreign(stream.peeked, compression=self._position.source.compression)
+        found = foreign(
+            stream.peeked, compression=self._position.source.compression, is_piped=self._position.source.size_bytes is None
+        )
         if found is not None:
             what, next_step = found
             raise self._rejected(NotARecordError("invalid_csv", f"this is not a table: it begins like {what}", next_step))
@@ -209,7 +212,7 @@ class TableReader(FormatReader["ByteStream"]):
             how = "no column" if self._key not in fields else "more than one column"
             what = f"the header has {how} {_shown(self._key)}; columns there: {names}"
             other = self._other_delimiter(fields[0]) if len(fields) == 1 else None
-            looks, next_step = other or ("", _other_column(self._key, fields, self._delimiter))
+            looks, next_step = other or ("", _other_column(self._key, fields, self._delimiter, self._position.source.compression))
             raise self._rejected(NotARecordError("missing_text", what + looks, next_step))
         return fields
 
@@ -554,7 +557,7 @@ def _row_pattern(delimiter: str, column: int, n_columns: int, quoting: str = "do
     return re.compile(rb"(?:\r?\n)++|%b\r?\n|()" % delimiter.encode().join(fields))
 
 
-def _other_column(key: str, fields: list[str], delimiter: str) -> str:
+def _other_column(key: str, fields: list[str], delimiter: str, compression: Compression) -> str:
     """Return what to type: the column that is named most like the key, or as texts often are, or the last; or a header."""
     names = [name for name in fields if name.isprintable() and name and fields.count(name) == 1]
     if not names:
@@ -563,8 +566,10 @@ def _other_column(key: str, fields: list[str], delimiter: str) -> str:
     if not usual and any(name.isdigit() or len(name) > _LONGEST_NAME for name in fields):
         header = [f"c{i}" for i in range(1, len(fields) + 1)]
         header[max(range(len(fields)), key=lambda i: len(fields[i]))] = key
-        line = delimiter.join(header).replace("\t", "\\t")
-        command = f"sed {shlex.quote('1i ' + line)} FILE > NEW_FILE"
+        row = io.StringIO()
+        csv.writer(row, delimiter=delimiter, lineterminator="").writerow(header)
+        line = row.getvalue().replace("\\", "\\\\").replace("\t", "\\t")
+        command = with_file(f"sed {shlex.quote('1i ' + line)} FILE > NEW_FILE", compression)
         return f"pass --text-key NAME; or, if the first row is no header, write one before it: {command}"
     best = [*difflib.get_close_matches(key, names, 1), *usual, names[-1]][0]
     return f"pass --text-key {shlex.quote(best)}"

@@ -158,8 +158,11 @@ class JsonLinesReader(FormatReader["ByteStream"]):
         """Raise BadRecordError for a file that begins like something else: a fault of all of it, which no policy skips."""
         head = self._splitter.head()
         for reason, found in (
-            ("invalid_utf8", foreign(head, compression=self._position.source.compression)),
-            ("invalid_json", json_array(head)),
+            (
+                "invalid_utf8",
+                foreign(head, compression=self._position.source.compression, is_piped=self._position.source.size_bytes is None),
+            ),
+            ("invalid_json", json_array(head, self._position.source.compression)),
         ):
             if found is None:
                 continue

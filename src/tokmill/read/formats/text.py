@@ -155,7 +155,12 @@ class TextReader(FormatReader["ByteStream"]):
     def _check_kind(self) -> None:
         """Raise BadTextError for a file that begins like something else: a fault of all of it, which no policy skips."""
         may_have_nul = "\0" in (self._settings.content.separator or "")
-        found = foreign(self._splitter.head(), may_have_nul=may_have_nul, compression=self._position.source.compression)
+        found = foreign(
+            self._splitter.head(),
+            may_have_nul=may_have_nul,
+            compression=self._position.source.compression,
+            is_piped=self._position.source.size_bytes is None,
+        )
         if found is not None:
             what, next_step = found
             raise _not_utf8(f"this is not UTF-8 text: it begins like {what}", self._position.location(), next_step)

@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from tokmill.core.config import MIB, BudgetTerms, Resources
-from tokmill.core.records import Cursor
+from tokmill.core.records import Cursor, Location
 from tokmill.core.skipping import n_bad_records
+from tokmill.core.spans import RecordRanges
 from tokmill.core.system.process import serve_once
 from tokmill.core.text import counted
 from tokmill.encode import cutter_of, disable_awkward, load_encoder
@@ -49,6 +50,9 @@ _MOST_READ = 64
 """Files that are read from their beginning."""
 _LEAST_BYTES = 1 << 20
 """Bytes of such a file that are read whatever time it takes."""
+_PART_BYTES = 1 << 20
+_MOST_FOLLOWED_BYTES = 1 << 30
+"""Lines longer than a window are followed to their ends, so far in all, to see whether the run can hold them."""
 _TIMED_BYTES = 1 << 20
 """Less text than this says nothing about speed."""
 _QUOTE = re.compile(rb'(?<!\\)(?:\\\\)*"')
@@ -80,6 +84,9 @@ class Sampler:
         self._notices: list[str] = []
         self._decompressed: dict[int, tuple[int, bool]] = {}
         self._serves_ranges: dict[str, bool] = {}
+        self._followed = ("", 0, 0)
+        """The last line that was followed: its file, and where in it."""
+        self._left_to_follow = _MOST_FOLLOWED_BYTES
 
     def answer(self) -> SampleResult:
         """Sample, encode and count. Raises TokmillError if an input cannot be read or the engine fails."""
@@ -159,8 +166,12 @@ class Sampler:
             stop, n_after = (found, len(separator)) if found >= 0 else (len(data), 0)
             if stop - at > REACH_BYTES:
                 part = data[_character(data, max(at, first)) : _character(data, min(stop, last))]
-                text: bytes | None = part if is_text else _text_of_part(part)
                 is_end = first <= stop < last if n_after else stop == last
+                text: bytes | None = part if is_text else _text_of_part(part)
+                if not is_text and not self._fits(source, low + at, low + stop, before < 0 < low and not at, found < 0):
+                    text = None
+                    self._n_bad += is_end
+                    window.documents += is_end
                 window.raw_bytes += len(part) + n_after * is_end
             elif at >= first:
                 text, is_end = data[at:stop] if is_text else self._parsed(data[at:stop], window, at_start=low == at == 0), True
@@ -175,6 +186,31 @@ class Sampler:
                 window.tokens += self._has_eot and bool(text or self._content.keep_empty)
             at = stop + max(1, n_after)
         return window
+
+    def _fits(self, source: Input, begin: int, end: int, is_open_before: bool, is_open_after: bool) -> bool:  # noqa: FBT001
+        """Return whether a line, of which a part is known, is one that the run holds. Raises MemoryBudgetError: that ends it."""
+        if source.is_remote:
+            return True
+        settings, size = self._reader((source,)).settings, source.size_bytes or 0
+        most, (path, known_begin, known_end) = settings.most_record_bytes, self._followed
+        if path == source.path and known_begin <= begin < known_end:
+            return known_end - known_begin <= most
+        while is_open_after and end < size and end - begin <= most and self._left_to_follow > 0:
+            part = _read(source, end, min(end + _PART_BYTES, size))
+            at = part.find(b"\n")
+            is_open_after = at < 0 and bool(part)
+            end += at if at >= 0 else len(part)
+            self._left_to_follow -= _PART_BYTES
+        while is_open_before and end - begin <= most and self._left_to_follow > 0:
+            low = max(0, begin - _PART_BYTES)
+            at = _read(source, low, begin).rfind(b"\n")
+            begin, is_open_before = low + at + 1, at < 0 < low
+            self._left_to_follow -= _PART_BYTES
+        self._followed = source.path, begin, end
+        if end - begin > most and self._content.on_error == "stop":
+            where = Location(path=source.path, offset=None if is_open_before else begin)
+            raise settings.too_long("a line", where, is_record=True)
+        return end - begin <= most
 
     def _parsed(self, line: bytes, window: Window, *, at_start: bool) -> bytes | None:
         """Return the text of a line of JSON; None for a blank line, which is no document, and a bad one, which is counted here."""
@@ -277,7 +313,7 @@ class Sampler:
         reader = CorpusReader(content, msgspec.structs.replace(_RESOURCES, **budget), cutter_of(content.tokenizer))
         if self._content.on_error == "stop":
             # What does not fit ends the run, and the plan.
-            reader.skip_long(set())
+            reader.skip_long(RecordRanges({}))
         return reader
 
     def _window_of(self, batches: Sequence[Batch]) -> Window:

@@ -8,7 +8,6 @@ records count from the beginning of the input, as after a run in one piece, so w
 from __future__ import annotations
 
 import os
-import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +24,7 @@ from tokmill.core.records import Counts, Cursor, FileEntry, Skip, is_url
 from tokmill.core.skipping import SkippedList, check_skipped, without_list
 from tokmill.core.spans import Span, SpanChecker
 from tokmill.core.system.durable import storage_errors
+from tokmill.core.text import quoted
 from tokmill.core.version import __version__
 from tokmill.output import DirectoryParts, GrowingFile, files_of_whole, growing_path, left_behind, n_parts, skipped_lists
 from tokmill.run.summary import notices_of
@@ -120,7 +120,7 @@ def _check_in_parts(manifest: Manifest | None, where: str) -> Manifest:
         "nothing was made in parts here" if manifest is None else "this output was made in one run: it is complete as it is",
         where=where,
         allowed="the directory or URL given as --out to tokmill tokenize --part",
-        next_step=f"tokmill {'tokenize INPUT... --part 0/8 --out' if manifest is None else 'verify'} {shlex.quote(where)}",
+        next_step=f"tokmill {'tokenize INPUT... --part 0/8 --out' if manifest is None else 'verify'} {quoted(where)}",
     )
 
 

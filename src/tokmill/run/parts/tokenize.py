@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 import msgspec
 
-from tokmill.core.errors import DamageError, LockedError
+from tokmill.core.errors import DamageError, LockedError, TokmillError
 from tokmill.core.events import Finished
 from tokmill.core.outcome import already_finished
 from tokmill.core.partition import Part, count_parts, parse_part
 from tokmill.core.progress import ProgressReporter
 from tokmill.core.records import Counts, is_url, path_to_text, text_to_path
+from tokmill.core.text import counted, quoted
 from tokmill.core.version import __version__
-from tokmill.output import Place, destination, in_parts, part_content, part_url
+from tokmill.output import Place, destination, in_parts, n_parts, part_content, part_url
 from tokmill.run.estimate.forecast import check_disk
 from tokmill.run.parts.finalize import join_parts, parts_store
 
@@ -53,7 +54,7 @@ def place_of_part(out: str, stage: str | None, part: str | None) -> Place:
 
 def run_one_part(
     job: Job, part: str, place: Place, runner: Runner, observers: Sequence[Observer], *, url: str = "", force: bool
-) -> tuple[Job, Finished, bool]:
+) -> tuple[Job, Finished, str]:
     """Make one part of an output.
 
     Args:
@@ -66,7 +67,7 @@ def run_one_part(
         force: begin even though the output will not fit on the disk.
 
     Returns:
-        The job of the whole, how the run ended, and whether the whole is complete already.
+        The job of the whole, how the run ended, and what to do next; nothing where the whole is complete already.
 
     Raises:
         TokmillError: LockedError where another run makes this part.
@@ -77,12 +78,26 @@ def run_one_part(
     complete = begin(parts, whole, force=force)
     if complete is not None:
         place.drop()
-        return whole, already_finished(complete), True
+        return whole, already_finished(complete), ""
     made = part_job(whole, index)
     if whole.destination:
         made = msgspec.structs.replace(made, out=path_to_text(place.directory))
     finished, is_whole = _make(parts, made, place, runner, observers, observers, force=force)
-    return whole, finished, is_whole
+    return whole, finished, "" if is_whole else _next_step(parts, whole.content)
+
+
+def _next_step(parts: PartsStore, content: Content) -> str:
+    """Return what comes after a part: one that nobody has begun, or to join them all."""
+    join = f"tokmill finalize {quoted(parts.where)}"
+    try:
+        missing = parts.missing_parts(content)
+    except TokmillError:
+        # The part is made, whatever is wrong with looking at the others.
+        return f"when all parts are there: {join}"
+    new = next((index for index, is_begun in missing.items() if not is_begun), None)
+    if new is not None:
+        return f"the same command with --part {new}/{n_parts(content)} ({counted(len(missing), 'part')} to go)"
+    return f"when the parts that were begun are complete ({counted(len(missing), 'part')} to go): {join}" if missing else join
 
 
 def run_all_parts(
