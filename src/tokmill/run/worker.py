@@ -70,6 +70,8 @@ class Worker(EncodingProcess):
                 if self._is_to_end(writer, reader):
                     raise self._ended(output.directory)
             except BaseException as error:
+                if self._stopped:
+                    writer.doubt_stdin_end()
                 # What was written before the error is kept.
                 writer.commit()
                 output.settle()
