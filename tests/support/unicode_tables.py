@@ -107,7 +107,9 @@ def _normalizing_file() -> bytes:
 def engine_nfc(texts: Sequence[str]) -> list[str]:
     """The texts as the engine normalizes them. They hold no newline."""
     engine = Engine.from_json(_normalizing_file())
-    ids = engine.encode_batch(["\n".join(texts).encode()], parallel=False).layout.content.data
+    result = engine.encode_batch(["\n".join(texts).encode()], parallel=False)
+    # Awkward arrays, unless an earlier test has put something else in their place.
+    ids = result[0] if isinstance(result, tuple) else result.layout.content.data
     return np.asarray(ids).astype(np.uint8).tobytes().decode().split("\n")
 
 

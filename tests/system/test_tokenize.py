@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
-from support.commands import PATIENCE_S, clean_environment, command, killed_worker, wait_until
+from support.commands import PATIENCE_S, clean_environment, command, killed_worker, n_committed, wait_until
 from support.corpora import SEP, some_documents, some_text
 from support.oracle import EOT, gpt2, plain_tokens
 from support.outputs import written
@@ -22,9 +22,21 @@ from support.runs import run_in_process
 
 import tokmill
 from tokmill.core.config import BudgetTerms
-from tokmill.core.errors import AuditError, BadTextError, ChangedError, DamagedInputError, LockedError, TooManySkippedError
+from tokmill.core.errors import (
+    AuditError,
+    BadTextError,
+    ChangedError,
+    DamagedInputError,
+    Interrupted,
+    LockedError,
+    TooManySkippedError,
+)
+from tokmill.core.events import Started
 from tokmill.encode import loading
+from tokmill.output import Output
+from tokmill.run.coordinator import Coordinator
 from tokmill.run.job import make_job
+from tokmill.run.segment_writer import SegmentWriter
 
 
 @pytest.fixture(scope="module")
@@ -207,6 +219,35 @@ def test_an_interrupt_that_also_ends_the_program_before_the_pipe_is_not_the_end_
     again = subprocess.run(arguments, input=text, env=clean_environment(), check=False)
     assert again.returncode == 0
     assert written(out) == long.expected
+
+
+def test_the_end_of_a_pipe_is_not_committed_where_the_run_is_stopped_behind_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C may have ended the program before the pipe: what stands at the end of the pipe may be half a document."""
+    begun, wait, begin = list[Coordinator](), SegmentWriter.wait_for_stdin_end, Coordinator._started
+
+    def stop_behind_it(writer: SegmentWriter) -> None:
+        wait(writer)
+        begun[0].stop()
+
+    def started(worker: Coordinator, output: Output) -> Started:
+        begun.append(worker)
+        return begin(worker, output)
+
+    monkeypatch.setattr(SegmentWriter, "wait_for_stdin_end", stop_behind_it)
+    monkeypatch.setattr(Coordinator, "_started", started)
+    (tmp_path / "half").write_bytes(b"one<|endoftext|>tw")
+    before = os.dup(0)
+    with (tmp_path / "half").open("rb") as half:
+        os.dup2(half.fileno(), 0)
+        try:
+            with pytest.raises(Interrupted):
+                run_in_process(["-"], tmp_path / "out", val_fraction=0.0)
+        finally:
+            os.dup2(before, 0)
+            os.close(before)
+    assert n_committed(tmp_path / "out") == 0
 
 
 def test_the_same_command_again_changes_nothing(corpus: tuple[Path, list[bytes]], tmp_path: Path) -> None:

@@ -124,6 +124,8 @@ class Coordinator(EncodingProcess):
                 # What it was to write may be missing.
                 raise
             except BaseException:
+                if self._stopped:
+                    writer.doubt_stdin_end()
                 # What was written before the error is kept.
                 writer.commit()
                 output.settle()

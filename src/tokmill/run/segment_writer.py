@@ -6,6 +6,7 @@ committed nor published before a moment has passed in which nobody asked this ru
 
 from __future__ import annotations
 
+import math
 import time
 from typing import TYPE_CHECKING
 
@@ -120,6 +121,11 @@ class SegmentWriter:
         """Wait until the end of standard input is no longer in doubt."""
         while self._is_withheld:
             time.sleep(_GRACE_S / 10)
+
+    def doubt_stdin_end(self) -> None:
+        """Never commit the end of standard input: the run was asked to stop, and whoever asked may have ended it, too."""
+        if self._stdin_ended_s is not None:
+            self._stdin_ended_s = math.inf
 
     def _is_due(self) -> bool:
         if not self._output.is_settled:
