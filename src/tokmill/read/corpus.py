@@ -54,7 +54,7 @@ _MOST_NAMED = 3
 _MANY_ZEROS = 16
 """A text of which one byte in so many is zero is hardly one."""
 _SAMPLED = 64
-"""Of a batch of documents that lie apart, about so many are looked at."""
+"""How many documents of a batch are looked at, about, where each has a buffer of its own."""
 _MOST_PACKED = 1024
 """Inputs in one batch; each keeps about 1 kB of bookkeeping until the batch is written."""
 
@@ -220,7 +220,8 @@ def _is_full_of_zeros(batch: Batch, separator: str | None) -> bool:
         # What was put between the texts because none of them has it.
         return False
     texts = [documents.data] if isinstance(documents, DocumentBuffer) else documents[:: len(documents) // _SAMPLED or 1]
-    n_zeros = sum(text.count(0) for text in texts)
+    # Most texts have none, which is seen much faster than they are counted.
+    n_zeros = sum(text.count(0) for text in texts if 0 in text)
     return n_zeros > 1 and n_zeros * _MANY_ZEROS > sum(map(len, texts))
 
 

@@ -50,7 +50,7 @@ class RowBatcher:
         self._skips: list[Skip] = []
         self._n_skipped = 0
         self._run_reason, self._run_begin, self._run_end = "", 0, 0
-        """Of the last fault, the first record that has it, and the record after the last."""
+        """The last fault, the first record that has it, and the record after the last that does."""
         self._passed: dict[str, int] = {}
         self._n_text = 0
         self._n_in = 0

@@ -40,7 +40,7 @@ _ENVIRONMENT = {
 
 
 _LAST_BYTES, _LAST_LINES = 2000, 4
-"""Of what a child has written to standard error, for a message."""
+"""How much of the end of what a child wrote to standard error is shown in a message."""
 _PATIENCE_S = 60.0
 """A child that was asked to end tells of its last commit within some seconds; one that is silent for so long is stuck."""
 

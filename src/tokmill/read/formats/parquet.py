@@ -104,7 +104,7 @@ class ParquetReader(FormatReader["SeekableFile"]):
         super().__init__(stream, position, settings)
         self._columns = ColumnReader("Parquet", stream, position, settings)
         self._places: Sequence[int] = ()
-        """Of the columns of texts."""
+        """The numbers of the columns that hold the texts."""
 
     def batches(self, start: Cursor) -> Iterator[Batch]:
         """See FormatReader."""
