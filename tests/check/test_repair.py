@@ -440,6 +440,6 @@ def test_interrupted_it_replaces_nothing(tmp_path: Path) -> None:
 
 
 def test_a_process_that_tokenizes_loads_nothing_of_repair() -> None:
-    probe = "import sys, tokmill.run.worker; print([name for name in sys.modules if name.startswith('tokmill.check')])"
+    probe = "import sys, tokmill.run.coordinator; print([name for name in sys.modules if name.startswith('tokmill.check')])"
     done = subprocess.run([sys.executable, "-c", probe], env=clean_environment(), capture_output=True, check=True, text=True)
     assert done.stdout.strip() == "[]"

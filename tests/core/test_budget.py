@@ -7,7 +7,7 @@ import re
 import msgspec
 import pytest
 from hypothesis import given, strategies as st
-from support.records import ByteEncoder, a_batch
+from support.records import ByteEncoder
 
 from tokmill.core.config import MIB, BudgetTerms
 from tokmill.core.errors import MemoryBudgetError, UsageError
@@ -100,28 +100,21 @@ def test_the_default_is_a_gibibyte_or_a_quarter_a_thread_and_never_over_a_quarte
     assert default_budget(n_threads, 1 << 40, 512 * MIB) == 384 * MIB
 
 
-def test_one_encoder_at_a_time_drops_its_caches_the_one_with_the_oldest_caches_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    rss = [200]
+def test_an_engine_drops_its_caches_when_memory_is_short_or_somebody_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    rss = [50]
     monkeypatch.setattr(memory, "rss_bytes", lambda: rss[0])
     monkeypatch.setattr(memory, "trim", lambda: None)
     monkeypatch.setattr("tokmill.core.system.budget.time.monotonic", iter(range(1000)).__next__)
-    seen = []
-    cache_reset = CacheReset(100, lambda before, _after: seen.append(before))
-    old, young = ByteEncoder(), ByteEncoder()
-    batch = a_batch([b"x" * (9 * MIB)])
-    rss[0] = 50
-    cache_reset.after_batch(old, batch)
-    cache_reset.after_batch(old, batch)
-    cache_reset.after_batch(young, batch)
-    assert (old.n_resets, young.n_resets) == (0, 0)
+    encoder = ByteEncoder()
+    caches = CacheReset(encoder, 100)
+    assert caches.after_batch(9 * MIB) is None
     rss[0] = 200
-    cache_reset.after_batch(young, batch)
-    assert (old.n_resets, young.n_resets) == (0, 1)
-    cache_reset.after_batch(old, batch)
-    assert (old.n_resets, young.n_resets) == (1, 1)
-    cache_reset.after_batch(old, a_batch([b"x"]))
-    assert (old.n_resets, young.n_resets) == (1, 1)
-    assert seen == [200, 200]
+    assert caches.after_batch(9 * MIB) == (200, 200)
+    assert caches.after_batch(1) is None, "nothing can have grown again"
+    rss[0] = 50
+    assert caches.after_batch(9 * MIB) is None
+    assert caches.after_batch(9 * MIB, is_asked=True) == (50, 50)
+    assert encoder.n_resets == 2
 
 
 def test_the_probe_sees_memory_come_and_go() -> None:

@@ -233,8 +233,8 @@ def test_a_failed_fsync_is_never_believed_and_never_tried_again(tmp_path: Path, 
 def test_a_full_disk_is_an_error_of_its_own(tmp_path: Path) -> None:
     output = opened(tmp_path)
     part = output.file("train.bin")
-    os.close(part._fd)
-    part._fd = os.open("/dev/full", os.O_WRONLY)
+    os.close(part.fd)
+    part.fd = os.open("/dev/full", os.O_WRONLY)
     with pytest.raises(DiskFullError):
         part.append(b"x")
     output.close()
@@ -242,7 +242,7 @@ def test_a_full_disk_is_an_error_of_its_own(tmp_path: Path) -> None:
 
 def test_a_write_that_lies_is_found_at_the_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     output = opened(tmp_path)
-    monkeypatch.setattr(durable, "write_all", lambda _fd, _data: None)
+    monkeypatch.setattr(durable, "write_all_at", lambda _fd, _data, _offset: None)
     with pytest.raises(StorageError, match="took 4 bytes"):
         commit(output, b"gone", 4)
     output.close()

@@ -163,9 +163,11 @@ class WrongEncoder(ByteEncoder):
 
 
 def test_the_audit_stops_a_wrong_engine_and_names_the_document() -> None:
-    stage = EncodeStage(a_content(), WrongEncoder(), Auditor(ByteEncoder, None, 1.0, "tokenizers"))
+    auditor = Auditor(ByteEncoder, None, 1.0, "tokenizers")
+    encoded = EncodeStage(a_content(), WrongEncoder(), auditor).run(a_batch([b"fine", b"a queue"]))
+    auditor.check(encoded.samples[0])
     with pytest.raises(AuditError) as caught:
-        stage.run(a_batch([b"fine", b"a queue"]))
+        auditor.check(encoded.samples[1])
     assert "document 2" in str(caught.value.where)
     assert "[97, 32, 7, 117, 101]" in caught.value.what
     assert "--engine tokenizers --fresh" in (caught.value.next_step or "")

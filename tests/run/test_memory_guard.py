@@ -7,30 +7,28 @@ import pytest
 from tokmill.core.config import MIB
 from tokmill.run.memory_guard import Guard, Limits, MemorySample, Step, decide, reserve_bytes, take_memory_sample
 
-LIMITS = Limits(worker_bytes=1000 * MIB, reserve_bytes=100 * MIB)
-CALM = MemorySample(worker_bytes=100 * MIB, available_bytes=4000 * MIB)
+LIMITS = Limits(child_bytes=1000 * MIB, reserve_bytes=100 * MIB)
+CALM = MemorySample(own_bytes=100 * MIB, available_bytes=4000 * MIB)
 
 
 def reading(**changes: object) -> MemorySample:
-    return MemorySample(**({"worker_bytes": 100 * MIB, "available_bytes": 4000 * MIB} | changes))  # type: ignore[arg-type]
+    return MemorySample(**({"own_bytes": 100 * MIB, "available_bytes": 4000 * MIB} | changes))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     ("changes", "step"),
     [
         ({}, Step.CALM),
-        ({"worker_bytes": 899 * MIB}, Step.CALM),
-        ({"worker_bytes": 900 * MIB}, Step.RESET_CACHES),
-        ({"worker_bytes": 950 * MIB}, Step.SHRINK),
-        ({"worker_bytes": 1000 * MIB}, Step.PAUSE),
-        ({"worker_bytes": 1050 * MIB}, Step.LEAVE),
+        ({"own_bytes": 949 * MIB}, Step.CALM),
+        ({"own_bytes": 950 * MIB}, Step.RESET_CACHES),
+        ({"own_bytes": 1000 * MIB}, Step.PAUSE),
+        ({"own_bytes": 1050 * MIB}, Step.LEAVE),
         ({"available_bytes": 200 * MIB}, Step.RESET_CACHES),
-        ({"available_bytes": 140 * MIB}, Step.SHRINK),
         ({"available_bytes": 100 * MIB}, Step.PAUSE),
         ({"available_bytes": 50 * MIB}, Step.LEAVE),
         ({"available_bytes": 0}, Step.LEAVE),
         ({"available_bytes": None}, Step.CALM),
-        ({"cgroup_bytes": 140 * MIB}, Step.SHRINK),
+        ({"cgroup_bytes": 140 * MIB}, Step.RESET_CACHES),
         ({"cgroup_bytes": 40 * MIB}, Step.LEAVE),
         ({"stalled_percent": 19.0}, Step.CALM),
         ({"stalled_percent": 20.0}, Step.PAUSE),
@@ -52,9 +50,6 @@ class Recorded:
     def reset_caches(self) -> None:
         self.done.append("reset caches")
 
-    def shrink(self) -> None:
-        self.done.append("shrink")
-
     def pause(self, *, paused: bool) -> None:
         self.done.append("pause" if paused else "go on")
 
@@ -65,9 +60,9 @@ class Recorded:
 def test_steps_are_taken_one_after_the_other_and_taken_back() -> None:
     actions = Recorded()
     guard = Guard(LIMITS, actions)
-    for now, step in enumerate((Step.CALM, Step.RESET_CACHES, Step.SHRINK, Step.SHRINK, Step.PAUSE, Step.CALM, Step.CALM)):
+    for now, step in enumerate((Step.CALM, Step.RESET_CACHES, Step.RESET_CACHES, Step.PAUSE, Step.CALM, Step.CALM)):
         guard.act(step, "why", now)
-    assert actions.done == ["reset caches", "reset caches", "shrink", "reset caches", "reset caches", "pause", "go on"]
+    assert actions.done == ["reset caches", "reset caches", "reset caches", "pause", "go on"]
 
 
 def test_it_leaves_only_when_pausing_did_not_help() -> None:
@@ -88,7 +83,7 @@ def test_it_leaves_only_when_pausing_did_not_help() -> None:
 
 def test_the_thread_looks_and_acts() -> None:
     actions = Recorded()
-    readings = iter([CALM, reading(worker_bytes=1000 * MIB)])
+    readings = iter([CALM, reading(own_bytes=1000 * MIB)])
     guard = Guard(LIMITS, actions, lambda: next(readings, CALM))
     guard.start()
     for _ in range(100):
@@ -96,12 +91,12 @@ def test_the_thread_looks_and_acts() -> None:
             break
         guard._over.wait(0.05)
     guard.stop()
-    assert actions.done == ["reset caches", "shrink", "pause", "go on"]
+    assert actions.done == ["reset caches", "pause", "go on"]
 
 
 def test_a_reading_of_this_machine() -> None:
     now = take_memory_sample()
-    assert now.worker_bytes > 5 * MIB
+    assert now.own_bytes > 5 * MIB
     assert now.available_bytes is None or now.available_bytes > 0
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import msgspec
-from support.runs import TINY, UNWATCHED
+from support.runs import TINY, UNWATCHED, carry_out
 
 from tokmill.check.repairing.worker import RepairProcess
 from tokmill.core.config import Job
@@ -15,7 +15,6 @@ from tokmill.core.system.process import failed_event
 from tokmill.core.system.refusals import explained
 from tokmill.encode.selftest import try_engine
 from tokmill.run.estimate import sampler
-from tokmill.run.worker import Worker
 
 WHERE = ("tokmill.run.supervisor.Child", "tokmill.run.estimate.forecast.Child", "tokmill.core.system.process.Child")
 """Names to be patched."""
@@ -61,7 +60,10 @@ class DirectChild:
             job = msgspec.structs.replace(job, resources=msgspec.structs.replace(job.resources, **self.resources))
             events: list[AnyEvent] = []
             try:
-                (RepairProcess if "repairing" in self._module else Worker)(job, events.append).run()
+                if "repairing" in self._module:
+                    RepairProcess(job, events.append).run()
+                else:
+                    carry_out(job, events.append)
             finally:
                 answers += [event for event in events if not isinstance(event, Failed)]
 

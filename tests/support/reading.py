@@ -104,7 +104,7 @@ def a_reader(
     batch_bytes: int = 1 << 20,
     max_piece_bytes: int = 1 << 24,
     budget_bytes: int = 0,
-    **small: int,
+    **small: Any,
 ) -> CorpusReader:
     """A reader; budget_bytes: of which a record may be a tenth, where that is more than a piece."""
     resources = some_resources(batch_bytes=batch_bytes, max_piece_bytes=max_piece_bytes, budget_bytes=budget_bytes)

@@ -33,10 +33,11 @@ def some_resources(**changes: object) -> Resources:
     """Resources of a small run."""
     fields: dict[str, object] = dict(
         budget_bytes=1024 * MIB,
-        worker_bytes=976 * MIB,
+        child_bytes=976 * MIB,
         terms=BudgetTerms(n_threads=2),
         batch_bytes=MIB,
-        in_flight_bytes=64 * MIB,
+        arena_bytes=32 * MIB,
+        spare_bytes=256 * MIB,
         max_piece_bytes=16 * MIB,
         reset_above_bytes=800 * MIB,
     )

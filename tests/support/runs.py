@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import socket
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +19,68 @@ from tokmill.core.config import BudgetTerms, Job, Resources
 from tokmill.core.events import AnyEvent, Finished, Repaired
 from tokmill.core.options import PlanOptions
 from tokmill.derive import appending
+from tokmill.encode import load_encoder
 from tokmill.output.directory import Output
+from tokmill.run.channel import Channel
+from tokmill.run.coordinator import Coordinator, start_workers
 from tokmill.run.job import make_job
 from tokmill.run.parts import tokenize
 from tokmill.run.parts.finalize import parts_store
+from tokmill.run.pool import LostWorkerError, Pool
+from tokmill.run.shared_memory import SharedMemory
 from tokmill.run.worker import Worker
 
 SMALL = {"batch_bytes": 700, "segment_bytes": 2500, "terms": BudgetTerms(n_threads=1)}
 TINY = {"batch_bytes": 400, "segment_bytes": 800, "terms": BudgetTerms(n_threads=1)}
-UNWATCHED = {"worker_bytes": 1 << 41, "reset_above_bytes": 1 << 40}
+UNWATCHED = {"child_bytes": 1 << 41, "reset_above_bytes": 1 << 40, "n_workers": 1}
 """A process that runs all tests is larger than any worker may be; its guard would pause and leave."""
+
+
+class ThreadedPool(Pool):
+    """Workers that are threads of this process, so that a test need not fork, and sees what they do."""
+
+    def _start(self, make: Callable[[int], Worker], number: int, its: tuple[socket.socket, ...], ours: object) -> int:
+        worker = make(number)
+        if number:
+            worker._encoder = load_encoder(worker._job.content.tokenizer, worker._job.resources.engine)
+
+        def work(serve: Callable[[Channel, SharedMemory], None], channel: Channel) -> None:
+            try:
+                serve(channel, self._shared)
+            finally:
+                channel.close()
+
+        served = zip((worker.serve, worker.attendant.serve), map(Channel, its), strict=True)
+        threads = [threading.Thread(target=work, args=each, daemon=True) for each in served]
+        for thread in threads:
+            thread.start()
+        self.threads = [*getattr(self, "threads", []), *threads]
+        return 0
+
+    def _lost(self, process: object) -> LostWorkerError:
+        raise AssertionError("a worker ended; its thread says why")
+
+    def pids(self) -> list[int]:
+        return []
+
+    def close(self) -> None:
+        super().close()
+        for thread in self.threads:
+            thread.join()
+
+
+def carry_out(
+    job: Job, emit: Callable[[AnyEvent], None], on_begin: Callable[[Coordinator], None] = lambda _coordinator: None
+) -> None:
+    """A job in this process. on_begin: gets the coordinator."""
+    with lent_engines():
+        pool = start_workers(job, ThreadedPool)
+        try:
+            coordinator = Coordinator(job, emit, pool)
+            on_begin(coordinator)
+            coordinator.run()
+        finally:
+            pool.close()
 
 
 def run_in_process(
@@ -37,8 +91,7 @@ def run_in_process(
     job = make_job([str(i) for i in inputs], PlanOptions(**options), out=str(out)).job  # type: ignore[arg-type]
     changed = {f: getattr(job.resources, f) for f in job.resources.__struct_fields__} | UNWATCHED | dict(resources or {})
     events: list[AnyEvent] = []
-    with lent_engines():
-        Worker(msgspec.structs.replace(job, resources=Resources(**changed), destination=destination), events.append).run()
+    carry_out(msgspec.structs.replace(job, resources=Resources(**changed), destination=destination), events.append)
 
 
 def tokenize_in_small_segments(*arguments: object, **options: object) -> None:
@@ -55,8 +108,7 @@ def tokenize_directly(out: Path, corpus: Path, **options: Any) -> None:
         job.resources, batch_bytes=500, segment_bytes=1500, terms=BudgetTerms(n_threads=1), **UNWATCHED
     )
     events: list[AnyEvent] = []
-    with lent_engines():
-        Worker(msgspec.structs.replace(job, resources=resources), events.append).run()
+    carry_out(msgspec.structs.replace(job, resources=resources), events.append)
 
 
 def tokenize_documents(out: Path, documents: list[bytes], resources: dict[str, object] | None = None, **options: Any) -> Path:
@@ -74,8 +126,7 @@ def append_in_process(inputs: Sequence[Path], out: Path, *, fresh: bool = False,
     job = appending.copy_old_output(job, ()) if job.made_from else job
     events: list[AnyEvent] = []
     resources = msgspec.structs.replace(job.resources, **TINY, **UNWATCHED)
-    with lent_engines():
-        Worker(msgspec.structs.replace(job, resources=resources), events.append).run()
+    carry_out(msgspec.structs.replace(job, resources=resources), events.append)
 
 
 def repair_in_process(out: Path, resources: Mapping[str, object] | None = None, sources: list[str] | None = None) -> list[Repaired]:
@@ -104,7 +155,7 @@ def make_part(job: Job, index: int) -> Finished:
     events: list[AnyEvent] = []
     with pytest.MonkeyPatch.context() as patch, lent_engines():
         patch.setattr(Output, "is_settled", property(lambda output: output.settle() is None))
-        Worker(tokenize.part_job(job, index), events.append).run()
+        carry_out(tokenize.part_job(job, index), events.append)
     assert isinstance(events[-1], Finished)
     return events[-1]
 

@@ -22,7 +22,9 @@ def main(segment_bytes: int) -> None:
         small = msgspec.structs.replace(
             planned.job.resources,
             batch_bytes=segment_bytes,
-            in_flight_bytes=40 * segment_bytes,
+            arena_bytes=16 * segment_bytes,
+            range_bytes=3 * segment_bytes,
+            n_workers=planned.job.resources.n_threads,
             segment_bytes=segment_bytes,
         )
         return replace(planned, job=msgspec.structs.replace(planned.job, resources=small))

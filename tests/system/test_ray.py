@@ -186,7 +186,7 @@ def test_a_worker_is_killed(nodes: Nodes, corpus: Path, one: tuple[bytes, bytes]
 def test_the_process_that_tokenizes_is_killed(nodes: Nodes, corpus: Path, one: tuple[bytes, bytes], tmp_path: Path) -> None:
     driver = Driver(corpus, tmp_path / "out", nodes.address)
     driver.wait_for(lambda: bool(driver.committed()))
-    nodes.processes("tokmill.run.worker")[0].kill()
+    nodes.processes("tokmill.run.coordinator")[0].kill()
     _, shown = driver.result()
     assert "its worker was lost (killed by SIGKILL)" in shown
     assert is_one_run(driver.out, corpus, one, tmp_path / "merged")
@@ -234,8 +234,8 @@ def test_an_interrupted_driver_leaves_checkpoints(nodes: Nodes, corpus: Path, on
 
 def test_a_straggler_holds_up_no_other_part(nodes: Nodes, corpus: Path, one: tuple[bytes, bytes], tmp_path: Path) -> None:
     driver = Driver(corpus, tmp_path / "out", nodes.address)
-    driver.wait_for(lambda: bool(nodes.processes("tokmill.run.worker")) and bool(driver.committed()))
-    slow = nodes.processes("tokmill.run.worker")[0]
+    driver.wait_for(lambda: bool(nodes.processes("tokmill.run.coordinator")) and bool(driver.committed()))
+    slow = nodes.processes("tokmill.run.coordinator")[0]
     slow.suspend()
     try:
         driver.wait_for(lambda: len(driver.complete()) == 7)

@@ -29,7 +29,7 @@ from tokmill.cli import app
 from tokmill.core.errors import TokmillError
 from tokmill.core.system import durable, memory, process, refusals
 from tokmill.core.system.tree import beside
-from tokmill.run import encoding
+from tokmill.run import memory_guard
 
 TWO_THREADS = TINY | {"terms": msgspec.structs.replace(TINY["terms"], n_threads=2)}  # type: ignore[type-var]
 DOCUMENTS = SEP.join(f"document {i} " + "of some words " * 40 for i in range(60))
@@ -112,7 +112,7 @@ def test_a_run_does_without_what_is_only_an_advantage(
         assert memory.usable_cores() >= 1
         assert memory.machine_bytes() > 0
         process._scratch().close()
-        encoding._limit_growth(1 << 40)
+        memory_guard.limit_growth(1 << 40)
         _copied(tmp_path)
     run_in_process([large], tmp_path / "out", {"segment_bytes": 1_000_000}, val_fraction=0.2)
     assert verify(str(tmp_path / "out")).ok

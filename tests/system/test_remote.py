@@ -267,8 +267,9 @@ import sys, tokmill
 from tokmill.run.job import make_job
 tokmill.plan(sys.argv[1])
 print([name for name in ("fsspec", "aiohttp", "botocore", "asyncio") if name in sys.modules])
-from tokmill.run.worker import Worker
-Worker(make_job([sys.argv[1]], out=sys.argv[2]).job, lambda event: None).run()
+from tokmill.run.coordinator import Coordinator, start_workers
+job = make_job([sys.argv[1]], out=sys.argv[2]).job
+Coordinator(job, lambda event: None, start_workers(job)).run()
 print([name for name in ("fsspec.asyn", "aiohttp", "botocore", "tokmill.store.download") if name in sys.modules])
 """
     arguments = [sys.executable, "-c", program, str(tmp_path / "a.txt"), str(tmp_path / "out")]

@@ -16,20 +16,19 @@ import msgspec
 import pytest
 from support.commands import PATIENCE_S, clean_environment, command, killed_worker, wait_until
 from support.corpora import SEP, some_documents
-from support.engines import lent_engines
 from support.failures import Died, dying_at
 from support.oracle import plain_tokens
 from support.outputs import written
-from support.runs import UNWATCHED, run_in_process
+from support.runs import UNWATCHED, carry_out, run_in_process
 
 from tokmill.core.config import BudgetTerms
 from tokmill.core.errors import BadRecordError, ChangedError, DamageError, Interrupted, StorageError, TooManySkippedError
 from tokmill.core.events import Started
 from tokmill.core.options import PlanOptions
 from tokmill.output.directory import open_output
+from tokmill.run.coordinator import Coordinator
 from tokmill.run.job import make_job
 from tokmill.run.supervisor import LocalRunner
-from tokmill.run.worker import Worker
 
 
 @pytest.mark.parametrize("stride", [6, pytest.param(1, marks=pytest.mark.slow)])
@@ -229,11 +228,13 @@ def test_what_ended_before_its_first_commit_does_not_speak_of_one(tmp_path: Path
     (tmp_path / "a.txt").write_text("some text")
     job = make_job([str(tmp_path / "a.txt")], PlanOptions(), out=str(tmp_path / "out")).job
     resources = msgspec.structs.replace(job.resources, **UNWATCHED)
-    worker = Worker(
-        msgspec.structs.replace(job, resources=resources), lambda event: worker.stop() if isinstance(event, Started) else None
-    )
-    with lent_engines(), pytest.raises(Interrupted) as caught:
-        worker.run()
+    stopped: list[Coordinator] = []
+    with pytest.raises(Interrupted) as caught:
+        carry_out(
+            msgspec.structs.replace(job, resources=resources),
+            lambda event: stopped[0].stop() if isinstance(event, Started) else None,
+            stopped.append,
+        )
     assert caught.value.what == "interrupted; nothing was committed"
     assert caught.value.details()[-1] == ("next", "run the same command again")
     assert not (tmp_path / "out").exists()

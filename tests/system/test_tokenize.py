@@ -34,9 +34,9 @@ from tokmill.core.errors import (
 from tokmill.core.events import Started
 from tokmill.encode import loading
 from tokmill.output import Output
+from tokmill.run.coordinator import Coordinator
 from tokmill.run.job import make_job
 from tokmill.run.segment_writer import SegmentWriter
-from tokmill.run.worker import Worker
 
 
 @pytest.fixture(scope="module")
@@ -225,18 +225,18 @@ def test_the_end_of_a_pipe_is_not_committed_where_the_run_is_stopped_behind_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ctrl-C may have ended the program before the pipe: what stands at the end of the pipe may be half a document."""
-    begun, wait, begin = list[Worker](), SegmentWriter.wait_for_stdin_end, Worker._started
+    begun, wait, begin = list[Coordinator](), SegmentWriter.wait_for_stdin_end, Coordinator._started
 
     def stop_behind_it(writer: SegmentWriter) -> None:
         wait(writer)
         begun[0].stop()
 
-    def started(worker: Worker, output: Output) -> Started:
+    def started(worker: Coordinator, output: Output) -> Started:
         begun.append(worker)
         return begin(worker, output)
 
     monkeypatch.setattr(SegmentWriter, "wait_for_stdin_end", stop_behind_it)
-    monkeypatch.setattr(Worker, "_started", started)
+    monkeypatch.setattr(Coordinator, "_started", started)
     (tmp_path / "half").write_bytes(b"one<|endoftext|>tw")
     before = os.dup(0)
     with (tmp_path / "half").open("rb") as half:

@@ -51,10 +51,11 @@ _BLOCK_TOKENS = 1 << 16
 
 USUAL = Resources(
     budget_bytes=1024 * MIB,
-    worker_bytes=1024 * MIB,
+    child_bytes=1024 * MIB,
     terms=BudgetTerms(n_threads=1),
     batch_bytes=2 * MIB,
-    in_flight_bytes=64 * MIB,
+    arena_bytes=0,
+    spare_bytes=512 * MIB,
     max_piece_bytes=1024 * MIB,
     reset_above_bytes=512 * MIB,
 )

@@ -233,13 +233,15 @@ def _time_rows(plan: Plan) -> list[tuple[str, str]]:
 
 def _memory_rows(plan: Plan) -> list[tuple[str, str]]:
     memory = plan.memory
+    n = memory.terms.n_threads
     terms = [
         ("this process", memory.parent_bytes),
-        ("worker at rest", memory.worker_bytes),
+        ("coordinator", memory.coordinator_bytes),
+        (f"{counted(n, 'worker')} at rest", n * memory.worker_bytes),
         ("reference tokenizer", memory.reference_bytes),
         ("list of inputs", memory.inputs_bytes),
-        ("reader", memory.reader_bytes),
-        ("batches in flight", memory.in_flight_bytes),
+        ("what they read", n * memory.reader_bytes + memory.held_whole_bytes),
+        ("batches in flight", n * memory.in_flight_bytes),
         ("engine's caches, at most", memory.caches_bytes),
         ("all of these", memory.peak_bytes),
         ("budget (--memory)", memory.budget_bytes),

@@ -121,6 +121,8 @@ class BudgetTerms(msgspec.Struct, frozen=True, kw_only=True):
     """Whether inputs are given by URL."""
     is_sent: bool = False
     """Whether the output goes to a store."""
+    has_tables: bool = False
+    """Whether there are Parquet or Arrow files among the inputs."""
     piece_factor: int = 1
     """How much more memory than the fast engine this one takes for one piece of text."""
 
@@ -130,18 +132,20 @@ class Resources(msgspec.Struct, frozen=True, kw_only=True):
 
     budget_bytes: int
     """Resident memory of all processes of the run."""
-    worker_bytes: int
-    """Resident memory of the worker: the budget without the parent's share."""
+    child_bytes: int
+    """Resident memory of the coordinator and its workers: the budget without the parent's share."""
     terms: BudgetTerms
     """What the budget was divided for."""
     batch_bytes: int
     """Text of one batch, about."""
-    in_flight_bytes: int
-    """Sum of `Batch.cost_bytes` between reader and writer."""
+    arena_bytes: int
+    """Of each worker: memory for what it has for others."""
+    spare_bytes: int
+    """What a reader may hold of a file for as long as it is open."""
     max_piece_bytes: int
     """Largest text that goes to the encoder in one piece because no safe cut was found in it."""
     reset_above_bytes: int
-    """Resident memory of the worker above which encoder threads drop their caches."""
+    """Resident memory of a worker above which it drops its engine's caches."""
     engine: str = "gigatoken"
     audit_fraction: float = 0.001
     """Share of the text that is encoded again by the reference tokenizer, about."""
@@ -155,14 +159,19 @@ class Resources(msgspec.Struct, frozen=True, kw_only=True):
     segment_bytes: int = 64 * MIB
     """Input of one segment, about: a commit costs an fsync (20 to 100 ms on a disk), 64 MiB takes about as long to tokenize."""
 
+    range_bytes: int = 16 * MIB
+    """Stored input that a worker reads at a time, about."""
+    n_workers: int = 1
+    """Processes that read and encode: `n_threads`, or fewer for little input."""
+
     @property
     def n_threads(self) -> int:
-        """Encoder threads."""
+        """Workers, where there is enough input."""
         return self.terms.n_threads
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """A run of the worker."""
+    """A run of the coordinator and its workers."""
 
     out: str
     """Output directory, absolute, in the form of `path_to_text`."""

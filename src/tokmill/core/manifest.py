@@ -45,13 +45,15 @@ FORMAT_VERSION = 2
 """Version of manifest and journal. Any other is an error: 1 had another checksum."""
 
 
-class FileSpan(msgspec.Struct, frozen=True, kw_only=True):
+class FileSpan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What one segment added to one file."""
 
     end: Natural
     """Length of the file in bytes after the segment."""
     digest: str
-    """xxh3_128, hex, of the bytes that the segment added."""
+    """xxh3_128, hex, of the bytes that the segment added; of several pieces, of their digests one after the other."""
+    pieces: tuple[Natural, ...] = ()
+    """Bytes of each piece, where several processes wrote them; together they are what the segment added."""
 
 
 class Segment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

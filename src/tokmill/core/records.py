@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -291,14 +291,30 @@ class Tokens:
     ends: NDArray[np.int64]
 
 
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Text that was encoded, and its ids: what the reference needs to compare, in whatever process it is."""
+
+    text: bytes
+    ids: NDArray[np.unsignedinteger[Any]]
+    """From the first of the text on; more than those of the text, unless it is the end of its document."""
+    n_before: int
+    """Ids of the document before them."""
+    begin: int
+    """Where the text begins in its document."""
+    is_end: bool
+    location: Location
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncodedBatch:
     """What became of one batch."""
 
-    index: int
     runs: list[Tokens]
     counts: Counts
     """The reader's counts plus documents, tokens, skips and audit of the encoder."""
     skips: Sequence[Skip]
     after: Cursor | None
     position_bytes: int
+    samples: Sequence[Sample] = ()
+    """For the audit, which comes before they are written."""

@@ -32,7 +32,50 @@ class Span(msgspec.Struct, frozen=True, gc=False):
     begin: int
     end: int
     digest: str
-    """xxh3_128, hex."""
+    """As in `FileSpan`."""
+    pieces: tuple[int, ...] = ()
+    """As in `FileSpan`."""
+
+
+class PiecewiseHash:
+    """The digest of bytes that are one piece, or several, which were hashed apart."""
+
+    def __init__(self, pieces: Sequence[int] = ()) -> None:
+        """pieces: how many bytes each has, where that is known beforehand."""
+        self._wanted = pieces
+        self._hash = xxhash.xxh3_128()
+        self._n_bytes = 0
+        self._done: list[tuple[int, bytes]] = []
+
+    def update(self, view: memoryview) -> None:
+        """Take the next bytes."""
+        while view:
+            is_last = len(self._done) + 1 >= len(self._wanted)
+            n = len(view) if is_last else min(len(view), self._wanted[len(self._done)] - self._n_bytes)
+            self._hash.update(view[:n])
+            self._n_bytes += n
+            view = view[n:]
+            if not is_last and self._n_bytes >= self._wanted[len(self._done)]:
+                self._end_piece()
+
+    def add_piece(self, n_bytes: int, digest: bytes) -> None:
+        """Take a piece that was hashed elsewhere. digest: xxh3_128."""
+        if self._n_bytes:
+            self._end_piece()
+        self._done.append((n_bytes, digest))
+
+    def _end_piece(self) -> None:
+        self._done.append((self._n_bytes, self._hash.digest()))
+        self._hash, self._n_bytes = xxhash.xxh3_128(), 0
+
+    def result(self) -> tuple[str, tuple[int, ...]]:
+        """Return the digest, hex, and the bytes of each piece if there are several."""
+        if not self._done:
+            return self._hash.hexdigest(), ()
+        pieces = [*self._done, *([(self._n_bytes, self._hash.digest())] if self._n_bytes else [])]
+        if len(pieces) == 1:
+            return pieces[0][1].hex(), ()
+        return xxhash.xxh3_128_hexdigest(b"".join(digest for _, digest in pieces)), tuple(n for n, _ in pieces)
 
 
 class RecordRanges:
@@ -73,9 +116,9 @@ def iter_spans(segments: Iterable[Segment], found: dict[str, list[Span]], first:
             spans = found.setdefault(name, [])
             if spans and spans[-1].segment == number:
                 # Another commit joined the segment.
-                spans.append(msgspec.structs.replace(spans.pop(), end=added.end, digest=added.digest))
+                spans.append(msgspec.structs.replace(spans.pop(), end=added.end, digest=added.digest, pieces=added.pieces))
                 continue
-            spans.append(Span(number, spans[-1].end if spans else 0, added.end, added.digest))
+            spans.append(Span(number, spans[-1].end if spans else 0, added.end, added.digest, added.pieces))
     return found
 
 
@@ -107,16 +150,18 @@ class SpanChecker:
         self.position = spans[0].begin if spans else 0
         """Offset in the file of the next byte."""
         self._spans = spans
-        self._next = 0
-        self._hash = xxhash.xxh3_128()
+        self._go_to(0)
 
     def seek(self, offset: int) -> None:
         """Move to the begin of the span that holds byte `offset`, or of the header, if that is just before it."""
-        self._next = sum(span.end <= offset for span in self._spans)
-        if self._next == 1 and self._spans[0].segment == HEADER:
-            self._next = 0
+        n_before = sum(span.end <= offset for span in self._spans)
+        self._go_to(0 if n_before == 1 and self._spans[0].segment == HEADER else n_before)
         self.position = self._spans[self._next - 1].end if self._next else self._spans[0].begin if self._spans else offset
-        self._hash = xxhash.xxh3_128()
+
+    def _go_to(self, index: int) -> None:
+        """The next byte is the first of that span."""
+        self._next = index
+        self._hash = PiecewiseHash(self._spans[index].pieces if index < len(self._spans) else ())
 
     def update(self, data: Buffer) -> list[Span]:
         """Take the next bytes; return the spans that end in them and are damaged: their bytes are not those written."""
@@ -129,9 +174,8 @@ class SpanChecker:
             if done + n > len(view):
                 break
             done += n
-            if span.end < span.begin or self._hash.hexdigest() != span.digest:
+            if span.end < span.begin or self._hash.result() != (span.digest, span.pieces):
                 damaged.append(span)
-            self._hash = xxhash.xxh3_128()
-            self._next += 1
+            self._go_to(self._next + 1)
         self.position += len(view)
         return damaged

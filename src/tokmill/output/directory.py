@@ -19,7 +19,7 @@ import contextlib
 import errno
 import os
 from concurrent.futures import wait
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 import xxhash
@@ -41,6 +41,7 @@ from tokmill.core.manifest import (
 )
 from tokmill.core.partition import Part
 from tokmill.core.records import Counts, Cursor, FileEntry, FileHeader
+from tokmill.core.spans import PiecewiseHash
 from tokmill.core.system import durable, page_cache
 from tokmill.core.system.durable import storage_errors
 from tokmill.core.system.refusals import in_thread
@@ -125,6 +126,8 @@ class Output:
         self._pending: Future[None] | None = None
         self._failure: BaseException | None = None
         self._is_published = False
+        self.elsewhere: Elsewhere | None = None
+        """Writes what other processes hold."""
 
     @property
     def cursor(self) -> Cursor:
@@ -149,7 +152,8 @@ class Output:
     def file(self, name: str, header_bytes: int = 0) -> GrowingFile:
         """Return the file that will be published as `name`, with its length at the last commit."""
         if name not in self._files:
-            self._files[name] = GrowingFile(growing_path(self.directory, name), self._lengths.get(name, 0), header_bytes)
+            path, length = growing_path(self.directory, name), self._lengths.get(name, 0)
+            self._files[name] = GrowingFile(path, length, header_bytes, self.elsewhere)
         return self._files[name]
 
     def complete(self, name: str, *, side: str | None = None, tokens: int = 0, documents: int = 0, header: bytes = b"") -> None:
@@ -535,45 +539,83 @@ def _lengths(segments: list[Segment]) -> dict[str, int]:
     return {name: span.end for segment in segments for name, span in segment.files.items()}
 
 
+class WrittenPiece(Protocol):
+    """Bytes of one file that another process writes and hashes."""
+
+    n_bytes: int
+    digest: bytes
+    """xxh3_128; set when they are written."""
+
+
+class Elsewhere(Protocol):
+    """Lets other processes write what they hold in memory that they share with this one."""
+
+    def takes(self, view: memoryview) -> bool:
+        """Return whether these bytes are such."""
+
+    def write(self, file: GrowingFile, view: memoryview, offset: int) -> WrittenPiece:
+        """Have them written at `offset`; return the piece that they belong to, which may be that of the call before."""
+
+    def wait(self) -> None:
+        """Return when all is written. Raises StorageError, DiskFullError."""
+
+    def close_file(self, file: GrowingFile) -> None:
+        """Nothing more is written to the file, and all is. From any thread."""
+
+
 class GrowingFile:
     """A file of the output that grows. Implements `protocols.OutputFile`."""
 
-    def __init__(self, path: TreePath, length: int, header_bytes: int = 0) -> None:
-        """length: what was committed, the header included."""
+    def __init__(self, path: TreePath, length: int, header_bytes: int = 0, elsewhere: Elsewhere | None = None) -> None:
+        """length: what was committed, the header included. elsewhere: writes what other processes hold; None: nothing is."""
         self.path = path
         self.length = max(length, header_bytes)
         self.header_bytes = header_bytes
-        self._hash = xxhash.xxh3_128()
+        self._elsewhere = elsewhere
+        self._hash = PiecewiseHash()
+        self._pieces: list[WrittenPiece] = []
+        """Written elsewhere, in order, and not yet in the hash."""
         self._committed = self.length
-        self._readable = self._copied_to = self._synced = -1
+        self._synced = -1
         with storage_errors(path):
-            self._fd = durable.create(path, append=True)
-            os.ftruncate(self._fd, self.length)
+            self.fd = durable.open_growing(path)
+            os.ftruncate(self.fd, self.length)
 
     def append(self, data: Buffer) -> None:
         """Append all of a C-contiguous buffer."""
         view = memoryview(data).cast("B")
+        if self._elsewhere is not None and self._elsewhere.takes(view):
+            piece = self._elsewhere.write(self, view, self.length)
+            if not self._pieces or self._pieces[-1] is not piece:
+                self._pieces.append(piece)
+            self.length += len(view)
+            return
+        self._take_pieces()
         self._hash.update(view)
-        self.length += len(view)
         with storage_errors(self.path):
-            durable.write_all(self._fd, view)
+            durable.write_all_at(self.fd, view, self.length)
+        self.length += len(view)
 
     def append_from(self, fd: int, offset: int, data: memoryview) -> None:
         """Append `data`, which was just read from the file `fd` at `offset`, by copying it from there inside the kernel."""
         self._hash.update(data)
         with storage_errors(self.path):
-            if self._copied_to < 0:
-                # A descriptor that appends cannot be copied to (EBADF).
-                self._copied_to = durable.open_again(self.path)
-            durable.copy_range(fd, offset, self._copied_to, self.length, len(data), data)
+            durable.copy_range(fd, offset, self.fd, self.length, len(data), data)
         self.length += len(data)
 
     def read(self, begin: int, n_bytes: int) -> bytes:
         """Bytes that were appended before, fewer only at the end."""
+        self._take_pieces()
         with storage_errors(self.path):
-            if self._readable < 0:
-                self._readable = self.path.open()
-            return os.pread(self._readable, n_bytes, begin)
+            return os.pread(self.fd, n_bytes, begin)
+
+    def _take_pieces(self) -> None:
+        """Wait until what others write of this file is written, and take its digests."""
+        if self._pieces and self._elsewhere is not None:
+            self._elsewhere.wait()
+        for piece in self._pieces:
+            self._hash.add_piece(piece.n_bytes, piece.digest)
+        self._pieces.clear()
 
     def fill_header(self, header: bytes) -> None:
         """Write what was kept free for it."""
@@ -589,21 +631,23 @@ class GrowingFile:
         """Return the bytes since `begin_span`, to be committed; None if nothing was appended since the last call."""
         if not self.is_ahead:
             return None
+        self._take_pieces()
         self._committed = self.length
-        return FileSpan(end=self.length, digest=self._hash.hexdigest())
+        digest, pieces = self._hash.result()
+        return FileSpan(end=self.length, digest=digest, pieces=pieces)
 
     def begin_span(self) -> None:
         """Begin a span: the next segment begins, and all that was appended is in the one before."""
-        self._hash = xxhash.xxh3_128()
+        self._hash = PiecewiseHash()
 
     def sync(self, expected: int) -> None:
         """Make at least the first `expected` bytes durable. Raises StorageError when the file is shorter than that."""
         if self._synced >= expected:
             return
         with storage_errors(self.path):
-            durable.sync_file(self._fd)
-            size = os.fstat(self._fd).st_size
-        page_cache.drop(self._fd, 0, expected)
+            durable.sync_file(self.fd)
+            size = os.fstat(self.fd).st_size
+        page_cache.drop(self.fd, 0, expected)
         if size < expected:
             raise StorageError(
                 f"the disk took {expected:,} bytes but the file has only {size:,}",
@@ -615,13 +659,15 @@ class GrowingFile:
 
     def end(self) -> None:
         """Nothing more is appended: make it durable and close it; its span can still be cut. Raises StorageError."""
+        self._take_pieces()
         self.sync(self.length)
         self._synced = self.length
         self.close()
 
     def close(self) -> None:
-        """Close the descriptors; the file stays."""
-        for fd in (self._fd, self._readable, self._copied_to):
-            if fd >= 0:
-                os.close(fd)
-        self._fd = self._readable = self._copied_to = -1
+        """Close the descriptor; the file stays."""
+        if self.fd >= 0:
+            if self._elsewhere is not None:
+                self._elsewhere.close_file(self)
+            os.close(self.fd)
+        self.fd = -1

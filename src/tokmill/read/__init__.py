@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 from tokmill.core.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from tokmill.read.corpus import CorpusReader
+    from tokmill.read.corpus import READERS, CorpusReader, load_readers
     from tokmill.read.formats.parquet import StoredGroup, stored_groups
     from tokmill.read.inputs import find_inputs, input_format_of, source_options
     from tokmill.read.json_record import NotARecordError, RecordParser
+    from tokmill.read.notes import InputNotes
     from tokmill.read.seekable import open_seekable
     from tokmill.read.sniff import check_files, keys_of
     from tokmill.read.stream import open_stream

@@ -21,6 +21,7 @@ from tokmill.core.records import Batch, Counts
 from tokmill.core.system.budget import memory_too_small
 from tokmill.core.text import shortened
 from tokmill.read.json_record import NotARecordError
+from tokmill.read.position import Places
 from tokmill.read.row_batcher import RowBatcher
 
 if TYPE_CHECKING:
@@ -101,12 +102,13 @@ class ColumnReader:
         return _joined(part) if len(text) <= self._settings.batch_bytes and _is_utf8(part) else None
 
     def _batch(self, documents: DocumentBuffer) -> Batch:
-        position, first = self._position, self._position.record
+        position = self._position
+        locate = Places(position.location())
         position.record += len(documents)
         return Batch(
             documents=documents,
             after=position.cursor(),
-            locate=lambda i: position.location(0, first + i).at(None),
+            locate=locate,
             counts=Counts(documents=len(documents), bytes_in=documents.n_bytes),
             position_bytes=self._file.raw_position(),
         )

@@ -8,26 +8,25 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_right
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib import import_module
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
-from tokmill.core.config import typed_separator
 from tokmill.core.documents import DocumentBuffer, joined
 from tokmill.core.errors import TokmillError
 from tokmill.core.partition import Part
 from tokmill.core.records import BLOCK_BYTES, DIVIDE_ABOVE_BYTES, WITH_FOOTER, Batch, Counts, Cursor, SourceFormat
-from tokmill.core.system.budget import memory_too_small, spare_bytes
-from tokmill.core.text import counted, shortened
+from tokmill.core.system.budget import memory_too_small
 from tokmill.read.input_range import find_range
+from tokmill.read.notes import InputNotes
 from tokmill.read.position import ReadSettings
 from tokmill.read.seekable import open_seekable
 from tokmill.read.sniff import check_pipe
 from tokmill.read.stream import open_stream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator
+    from collections.abc import Callable, Generator, Iterable, Iterator
 
     from tokmill.core.config import Content, Resources
     from tokmill.core.errors import MemoryBudgetError
@@ -48,9 +47,6 @@ READERS: dict[SourceFormat, str] = {
 }
 """By format, its `FormatReader`; imported when there is an input of it."""
 _PATIENCE_S = 0.5
-_UNDIVIDED_BYTES = 1 << 20
-"""A text of so many bytes without a separator is worth a word."""
-_MOST_NAMED = 3
 _MANY_ZEROS = 16
 """A text of which one byte in so many is zero is hardly one."""
 _SAMPLED = 64
@@ -68,6 +64,7 @@ class CorpusReader:
         resources: Resources,
         cutter: Cutter | None,
         *,
+        on_large: Callable[[], None] = lambda: None,
         divide_above_bytes: int = DIVIDE_ABOVE_BYTES,
         block_bytes: int = BLOCK_BYTES,
     ) -> None:
@@ -77,6 +74,7 @@ class CorpusReader:
             content: inputs and how to read them; with a part, only its ranges are read.
             resources: sizes of batches and pieces.
             cutter: where long documents may be cut; None: nowhere.
+            on_large: called before a long document is read whole; may wait.
             divide_above_bytes: decides the bytes of the output, as does the next; not for users, tests make both small.
             block_bytes: of a divided document.
         """
@@ -86,14 +84,8 @@ class CorpusReader:
         self._part = content.part if isinstance(content.part, Part) else None
         self.end: Cursor | None = None
         """Where reading ended, once it has: after the last input, or where a part ends in it."""
-        self._undivided: list[str] = []
-        self._n_undivided = 0
-        self._n_texts = 0
-        """Text files of some size that were read to their end, and how many of them have no separator; the first by name."""
+        self.notes = InputNotes()
         self._position: Position | None = None
-        self._zeros: list[str] = []
-        self._n_zeros = 0
-        """Inputs with stretches full of zero bytes; of the first, where."""
         self._checks_pipes = resources.refuse_json_lines
         self.settings = ReadSettings(
             content=content,
@@ -105,7 +97,8 @@ class CorpusReader:
             block_bytes=block_bytes,
             budget_bytes=resources.budget_bytes,
             terms=resources.terms,
-            spare_bytes=spare_bytes(resources),
+            on_large=on_large,
+            spare_bytes=resources.spare_bytes,
         )
 
     def skip_long(self, records: RecordRanges | None) -> None:
@@ -119,26 +112,12 @@ class CorpusReader:
 
     def notices(self) -> list[str]:
         """Return what is to be said of the inputs that were read."""
-        return [*self._of_zeros(), *self._of_undivided()]
+        return self.notes.notices(self.settings.content)
 
     def out_of_memory(self) -> MemoryBudgetError:
-        """Return the error for an allocation that failed in any thread, with the place that reading has come to."""
+        """Return the error for an allocation that failed, with the place that reading has come to."""
         where = self._position and str(self._position.location())
         return memory_too_small("memory ran out", where or "before the first input", self.settings.budget_bytes)
-
-    def _of_zeros(self) -> Iterator[str]:
-        if self._zeros:
-            names = "; ".join(shortened(self._zeros, _MOST_NAMED, self._n_zeros))
-            yield f"many of the bytes are zero, as in UTF-16 or in what is no text, from here on: {names}"
-
-    def _of_undivided(self) -> Iterator[str]:
-        if not self._n_undivided:
-            return
-        n, separator = self._n_undivided, typed_separator(self.settings.content.separator)
-        names = ", ".join(shortened(self._undivided, _MOST_NAMED, n))
-        files = f"{n:,} of {counted(self._n_texts, 'text file')} of more than 1 MiB, each of which is one document: {names}"
-        where = names if n == 1 else files
-        yield f"the separator {separator} does not occur in {where}; say with --separator where documents end"
 
     def _packed(self, start: Cursor) -> Iterator[Batch]:
         pack = _Pack(self.settings)
@@ -171,8 +150,14 @@ class CorpusReader:
         """Yield the batches of one input; return the stored bytes before the next, and the cursor after the input."""
         wanted = find_range(self.settings, self._part, i)
         start, n_before = wanted.first(start), n_before - wanted.begin_byte
+        if wanted.end == wanted.begin and not wanted.end.offset:
+            # A long document goes on here and beyond; whoever reads it says where it ends.
+            return n_before, start
         if not wanted.is_over(start):
             return (yield from self._range(wanted, start, n_before))
+        if start != wanted.begin:
+            # Reading begins behind the range.
+            return n_before, start
         nothing = wanted.nothing(start)
         n_before += nothing.position_bytes
         yield replace(nothing, position_bytes=n_before)
@@ -181,34 +166,32 @@ class CorpusReader:
     def _range(self, wanted: InputRange, start: Cursor, n_before: int) -> Generator[Batch, None, tuple[int, Cursor]]:
         """Yield the batches of a range of one input, from `start` in it on; return as `_input` does."""
         source, position = wanted.source, wanted.position(start)
+        reached: Cursor | None = None
         self._position = position
         # What the reader of the format reads from.
-        is_dubious = False
         stream: Any = open_seekable(source) if source.format in WITH_FOOTER else wanted.bounded(open_stream(source))
         try:
             if self._checks_pipes and source.size_bytes is None and not start.offset:
                 stream = check_pipe(stream, source, self.settings.content.text_key)
             for batch in _reader_of(source.format)(stream, position, self.settings).batches(start):
-                if not is_dubious and (is_dubious := _is_full_of_zeros(batch, self.settings.content.separator)):
-                    self._n_zeros += 1
-                    self._zeros += [str(batch.locate(0))] if len(self._zeros) < _MOST_NAMED else []
+                if position.input_index not in self.notes.zeros and _is_full_of_zeros(batch, self.settings.content.separator):
+                    self.notes.zeros[position.input_index] = batch.locate(0)
                 yield replace(batch, position_bytes=n_before + batch.position_bytes, counts=wanted.counts(batch))
-            self._note_undivided(wanted, position)
+                if wanted.is_reached(batch.after):
+                    reached = batch.after
+                    break
+            if source.format == "text" and self.settings.content.separator is not None:
+                self.notes.texts[position.input_index] = (not start.offset, position.record, position.offset - start.offset)
             end_byte = source.size_bytes if source.format in WITH_FOOTER else stream.raw_position()
-            return n_before + int(end_byte or 0), position.end()
+            return n_before + int(end_byte or 0), reached or position.end()
         finally:
             stream.close()
 
-    def _note_undivided(self, wanted: InputRange, position: Position) -> None:
-        """Note a whole text file that was read to its end, and whether it was one document though separators were expected."""
-        source = wanted.source
-        is_whole = not wanted.begin.offset and not wanted.end.offset
-        if source.format != "text" or self.settings.content.separator is None or position.offset < _UNDIVIDED_BYTES or not is_whole:
-            return
-        self._n_texts += 1
-        if position.record == 1:
-            self._n_undivided += 1
-            self._undivided += [source.path] if len(self._undivided) < _MOST_NAMED else []
+
+def load_readers(formats: Iterable[SourceFormat]) -> None:
+    """Import what reads these formats."""
+    for name in formats:
+        _reader_of(name)
 
 
 def _is_full_of_zeros(batch: Batch, separator: str | None) -> bool:
@@ -284,7 +267,7 @@ def _merge(batches: list[Batch]) -> Batch:
         documents=joined([batch.documents for batch in batches]),
         # A newline between them: two halves of a character must not meet.
         raw=memoryview(b"\n".join(raws)) if raws else None,
-        locate=_locator([batch.locate for batch in batches], [len(batch.documents) for batch in batches]),
+        locate=_JoinedPlaces([batch.locate for batch in batches], [len(batch.documents) for batch in batches]),
         counts=_sum([batch.counts for batch in batches]),
         skips=[skip for batch in batches for skip in batch.skips],
     )
@@ -297,11 +280,14 @@ def _sum(counts: list[Counts]) -> Counts:
     return sum(others, Counts(documents=sum(c.documents for c in plain), bytes_in=sum(c.bytes_in for c in plain)))
 
 
-def _locator(locates: list[Callable[[int], Location]], lengths: list[int]) -> Callable[[int], Location]:
-    ends = list(accumulate(lengths))
+@dataclass(frozen=True, slots=True)
+class _JoinedPlaces:
+    """Where the documents of packed batches are."""
 
-    def locate(i: int) -> Location:
+    places: list[Callable[[int], Location]]
+    lengths: list[int]
+
+    def __call__(self, i: int) -> Location:
+        ends = list(accumulate(self.lengths))
         k = bisect_right(ends, i)
-        return locates[k](i - (ends[k] - lengths[k]))
-
-    return locate
+        return self.places[k](i - (ends[k] - self.lengths[k]))

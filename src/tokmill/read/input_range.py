@@ -21,7 +21,7 @@ import numpy as np
 
 from tokmill.core.partition import counts_records_from_part
 from tokmill.core.records import Batch, Counts, Cursor
-from tokmill.read.position import Position
+from tokmill.read.position import OnePlace, Position
 from tokmill.read.stream import BoundedStream, open_stream, read_fully
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 BLOCK_BYTES = 1 << 18
 """Looked at at a time: in a run of separators some fifty bytes of memory for each."""
+FAR = -1
+"""A place that was not looked for any further."""
 _FEW = 64
 """Overlapping occurrences that are looked at one by one before a whole block is."""
 
@@ -51,6 +53,8 @@ class InputRange:
     """Length of the separator before `end`; 0 for lines, which include theirs, and at the end of the input."""
     begin_byte: int = 0
     """Offset in the stored input where reading begins, roughly."""
+    until_byte: int | None = None
+    """Reading ends after the document that reaches this byte, which is a long one; `end` is then the next input."""
 
     def first(self, cursor: Cursor) -> Cursor:
         """Return where to begin in this input for reading from `cursor` on."""
@@ -69,6 +73,10 @@ class InputRange:
         """Return the stream, ended where the last document ends."""
         return BoundedStream(stream, self.end.offset - self.separator_bytes, self.source) if self.end.offset else stream
 
+    def is_reached(self, cursor: Cursor | None) -> bool:
+        """Return whether reading that came to a cursor is over, before the end of the input."""
+        return self.until_byte is not None and cursor is not None and cursor.offset >= self.until_byte
+
     def counts(self, batch: Batch) -> Counts:
         """Return the counts of a batch, with the separator after the last document."""
         is_last = self.separator_bytes and batch.after is not None and batch.after.offset == self.end.offset
@@ -83,7 +91,7 @@ class InputRange:
         return Batch(
             documents=[],
             after=after,
-            locate=lambda _i: where,
+            locate=OnePlace(where),
             counts=Counts(),
             position_bytes=self.begin_byte,
         )
@@ -107,16 +115,26 @@ def find_range(settings: ReadSettings, part: Part | None, input_index: int) -> I
         return InputRange(source, first, stop, begin_byte=begin_byte)
     is_text = source.format == "text"
     separator = (content.separator or "").encode() if is_text else b"\n"
-    begin = first_start(source, separator, begin_byte)
-    end = None
+    # A document that reaches over so many bytes is read piece by piece, alone.
+    reach = 2 * settings.batch_bytes + BLOCK_BYTES
+    begin = first_start(source, separator, begin_byte, None if end_byte is None else end_byte + reach)
+    end, until_byte = None, None
+    if begin == FAR:
+        return InputRange(source, Cursor(input_index=input_index), Cursor(input_index=input_index), begin_byte=begin_byte)
     if end_byte is not None and begin is not None:
-        end = begin if begin >= end_byte else first_start(source, separator, end_byte)
+        end = begin if begin >= end_byte else first_start(source, separator, end_byte, end_byte + reach)
+        if end == FAR:
+            end, until_byte = None, end_byte
     first, stop = (Cursor(input_index=input_index, offset=at) if at is not None else next_input for at in (begin, end))
-    return InputRange(source, first, stop, len(separator) if is_text and end is not None else 0, begin_byte)
+    n_between = len(separator) if is_text and end is not None else 0
+    return InputRange(source, first, stop, n_between, begin_byte, until_byte)
 
 
-def first_start(source: Input, separator: bytes, at: int) -> int | None:
-    """Return the first place at or after byte `at` where a document begins; None if there is none."""
+def first_start(source: Input, separator: bytes, at: int, until: int | None = None) -> int | None:
+    """Return the first place at or after byte `at` where a document begins; None if there is none.
+
+    until: no more is read than up to this byte, about; `FAR` is returned where the place may be behind it.
+    """
     if at <= 0:
         return 0
     n = len(separator)
@@ -136,6 +154,8 @@ def first_start(source: Input, separator: bytes, at: int) -> int | None:
             rest = len(text) if first < 0 else len(text.split(separator)[-1])
             tail = text[len(text) - min(rest, n - 1) :]
             offset += len(text) - len(tail)
+            if until is not None and offset >= until:
+                return FAR
     return None
 
 

@@ -20,6 +20,7 @@ import xxhash
 
 from tokmill.core.errors import BadTextError, MemoryBudgetError
 from tokmill.core.records import Batch, Counts
+from tokmill.read.position import OnePlace
 from tokmill.read.utf8 import ENCODING_ADVICE, clean, first_invalid
 
 if TYPE_CHECKING:
@@ -86,6 +87,7 @@ def read_whole(document: LongDocument, settings: ReadSettings, where: Location) 
     """
     limit = settings.divide_above_bytes if settings.cutter else settings.most_bytes
     while not document.complete and document.n_known <= limit:
+        settings.on_large()
         document.grow()
     if document.complete and len(document.buffer) <= limit:
         return True
@@ -245,7 +247,7 @@ def piece_batch(piece: TextPiece, *, after: Cursor | None, counts: Counts, where
         head_open=piece.head_open,
         tail_open=piece.tail_open,
         after=after,
-        locate=lambda _i: where,
+        locate=OnePlace(where),
         counts=counts,
         position_bytes=position_bytes,
     )

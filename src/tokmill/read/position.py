@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from array import array
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
@@ -18,6 +17,8 @@ from tokmill.core.system.budget import RECORD_SHARE, piece_too_long
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+
+    from numpy.typing import NDArray
 
     from tokmill.core.config import BudgetTerms, Content
     from tokmill.core.errors import MemoryBudgetError
@@ -54,6 +55,8 @@ class ReadSettings:
     """--memory, for messages."""
     terms: BudgetTerms | None = None
     """What the budget was divided for, for messages."""
+    on_large: Callable[[], None] = lambda: None
+    """Called before a long document is read whole; may wait."""
     spare_bytes: int = 32 << 20
     """Memory for what a reader holds of a file for as long as it is open."""
     long_records: RecordRanges | None = None
@@ -136,14 +139,14 @@ class Position:
             unit=_UNITS[self.source.format],
         )
 
-    def locator(self, records: Sequence[bytes | memoryview], separator_bytes: int) -> Callable[[int], Location]:
-        """Return what locates records that begin here, with a separator between them."""
-        first, offset = self.record, self.offset
+    def places(self, records: Sequence[bytes | memoryview], separator_bytes: int) -> Places:
+        """Return where records are that begin here, with a separator between them."""
         if isinstance(records, DocumentBuffer):
             starts = records.starts
-            return lambda i: self.location(offset + int(starts[i]), first + i)
-        lengths = array("Q", map(len, records))
-        return lambda i: self.location(offset + int(np.frombuffer(lengths, np.uint64)[:i].sum()) + i * separator_bytes, first + i)
+        else:
+            starts = np.zeros(len(records), np.int64)
+            np.cumsum([len(record) + separator_bytes for record in records[:-1]], out=starts[1:])
+        return Places(self.location(), offsets=starts + self.offset)
 
     def seek(self, stream: ByteStream, start: Cursor) -> None:
         """Bring a fresh stream to `start`, where this position was made. Raises ChangedError."""
@@ -165,6 +168,35 @@ class Position:
             allowed="the same bytes from the beginning; what was read before is compared and passed over",
             next_step="pipe the same data again, or start over with --fresh",
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where the documents of a batch are: called with the index of one, it returns its `Location`."""
+
+    first: Location
+    """Of the record from which `records` count."""
+    records: Sequence[int] | NDArray[np.intp] | None = None
+    """For each document, records of the input between that one and its own; None: 0, 1, 2, ..."""
+    offsets: Sequence[int] | NDArray[np.int64] | None = None
+    """For each document, where it begins in the decompressed input, below 0 where that means nothing; None: nowhere does it."""
+
+    def __call__(self, i: int) -> Location:
+        """Return the place of document i."""
+        offset = -1 if self.offsets is None else int(self.offsets[i])
+        record = (self.first.record or 0) + (i if self.records is None else int(self.records[i]))
+        return msgspec.structs.replace(self.first, record=record, offset=offset if offset >= 0 else None)
+
+
+@dataclass(frozen=True, slots=True)
+class OnePlace:
+    """As `Places`, where all are in one record."""
+
+    where: Location
+
+    def __call__(self, i: int) -> Location:  # noqa: ARG002  the contract's
+        """Return the place."""
+        return self.where
 
 
 class FormatReader(Generic[Stored]):

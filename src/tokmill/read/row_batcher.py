@@ -15,6 +15,7 @@ import msgspec
 from tokmill.core.records import Batch, Counts
 from tokmill.read.json_record import NotARecordError, skip_of
 from tokmill.read.long_documents import UNCUT, is_uncut, long_batches
+from tokmill.read.position import Places
 from tokmill.read.utf8 import ENCODING_ADVICE, clean, damage_hint, first_invalid
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 _PATIENCE_S = 0.5
 """A batch that takes longer to fill is passed on as it is, so that what a slow pipe brings is committed while it flows."""
-_NONE = 2**64 - 1
+_NONE = -1
 """In place of an offset that is not known."""
 
 
@@ -45,7 +46,7 @@ class RowBatcher:
 
     def _begin(self) -> None:
         self._documents: list[bytes] = []
-        self._records, self._offsets = array("Q"), array("Q")
+        self._records, self._offsets = array("q"), array("q")
         """Record number and offset of each document."""
         self._skips: list[Skip] = []
         self._n_skipped = 0
@@ -165,7 +166,7 @@ class RowBatcher:
     def take(self, after: Cursor) -> Iterator[Batch]:
         """Yield what was added as batches. after: the cursor after all of it. Raises MemoryBudgetError."""
         self._end_run()
-        documents, locate, counts, skips = self._documents, self._locator(), self._counts(), self._skips
+        documents, locate, counts, skips = self._documents, self._places(), self._counts(), self._skips
         ends_long = self._ends_long
         self._begin()
         if not ends_long:
@@ -203,6 +204,5 @@ class RowBatcher:
             invalid_utf8_bytes=self._n_invalid,
         )
 
-    def _locator(self) -> Callable[[int], Location]:
-        records, offsets, location = self._records, self._offsets, self._position.location
-        return lambda i: location(0, records[i]).at(None if offsets[i] == _NONE else offsets[i])
+    def _places(self) -> Places:
+        return Places(self._position.location(record=0), self._records, self._offsets)

@@ -9,7 +9,7 @@ from tokmill.core.lazy import lazy_names
 if TYPE_CHECKING:
     from tokmill.run.audit import Auditor
     from tokmill.run.encode_batch import EncodeStage
-    from tokmill.run.encoding import EncodingProcess, serve
+    from tokmill.run.encoding import EncodingProcess, auditor_of, serve, watched
     from tokmill.run.estimate.forecast import (
         InputPlan,
         Plan,
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         divide_resources,
         make_job,
     )
+    from tokmill.run.memory_guard import MemorySample, limit_growth, take_memory_sample
     from tokmill.run.parts.finalize import finalize
     from tokmill.run.parts.ray import RayRunner
     from tokmill.run.parts.tokenize import place_of_part, run_all_parts, run_one_part

@@ -8,12 +8,12 @@ audited, so that a wrong engine is found in the first second.
 
 from __future__ import annotations
 
-import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tokmill.core.errors import AuditError
+from tokmill.core.records import Sample
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,7 +29,7 @@ _BYTES_PER_TOKEN = 4
 
 
 class Auditor:
-    """The comparison with the reference. Shared by the encoder threads."""
+    """Chooses the samples, and compares them with the reference."""
 
     def __init__(
         self,
@@ -47,7 +47,6 @@ class Auditor:
         self._engine = engine
         self._is_all = is_all
         self._reference: Encoder | None = None
-        self._lock = threading.Lock()
 
     def choose(self, hashes: NDArray[np.uint64], offsets: NDArray[np.int64], *, first: bool) -> list[int]:
         """Return the indices of the documents to compare.
@@ -72,23 +71,39 @@ class Auditor:
 
         ids: uint32, shape (n_tokens,), without EOT, no longer written by the encoder. excerpt: as `excerpt` returned it.
         """
+        sample = self.sample(document, ids, encoder, location, excerpt)
+        if sample is None:
+            return 0
+        self.check(sample)
+        return len(sample.text)
+
+    def sample(
+        self,
+        document: bytes,
+        ids: NDArray[np.uint32],
+        encoder: Encoder,
+        location: Location,
+        excerpt: tuple[int, int] | None = None,
+    ) -> Sample | None:
+        """Return what is to be compared of a document, arguments as of `compare`; None if that is nothing."""
         begin, end = excerpt or self.excerpt(document, int(ids[-1]) if len(ids) else 0)
         if begin == end:
-            return 0
-        text = document[begin:end]
-        expected = self._encode(text)
+            return None
         # A safe cut: the ids before it are those of the text before it alone.
-        skipped = len(encoder.encode([document[:begin]])[0]) if begin else 0
-        actual = ids[skipped : skipped + len(expected)]
-        if not np.array_equal(actual, expected) or (end == len(document) and skipped + len(expected) != len(ids)):
-            raise _mismatch(expected, actual, skipped, location, begin, self._engine)
-        return len(text)
+        n_before = len(encoder.encode([document[:begin]])[0]) if begin else 0
+        text, is_end = document[begin:end], end == len(document)
+        # No token is shorter than a byte.
+        ids = ids[n_before:] if is_end else ids[n_before : n_before + len(text)]
+        return Sample(text, ids, n_before, begin, is_end, location)
 
-    def _encode(self, text: bytes) -> NDArray[np.uint32]:
-        with self._lock:
-            if self._reference is None:
-                self._reference = self._load_reference()
-            return self._reference.encode([text])[0]
+    def check(self, sample: Sample) -> None:
+        """Raise AuditError if the reference makes other ids of a sample."""
+        if self._reference is None:
+            self._reference = self._load_reference()
+        expected = self._reference.encode([sample.text])[0]
+        actual = sample.ids[: len(expected)]
+        if not np.array_equal(actual, expected) or (sample.is_end and len(expected) != len(sample.ids)):
+            raise _mismatch(expected, actual, sample, self._engine)
 
     def excerpt(self, document: bytes, salt: int, around: int | None = None) -> tuple[int, int]:
         """Return the bytes to compare: all of a short document, a window between safe cuts of a long one, or nothing.
@@ -107,18 +122,16 @@ class Auditor:
         return (begin, end) if end > begin else (0, 0)
 
 
-def _mismatch(
-    expected: NDArray[np.uint32], actual: NDArray[np.uint32], skipped: int, location: Location, begin: int, engine: str
-) -> AuditError:
+def _mismatch(expected: NDArray[np.uint32], actual: NDArray[Any], sample: Sample, engine: str) -> AuditError:
     n = min(len(expected), len(actual))
     different = np.flatnonzero(expected[:n] != actual[:n])
     at = int(different[0]) if len(different) else n
     shown = slice(max(0, at - 2), at + 3)
     return AuditError(
         "the fast engine and the reference tokenizer disagree: "
-        f"at token {skipped + at:,} of the document (from its byte {begin:,} on) the engine has {actual[shown].tolist()}, "
-        f"the reference {expected[shown].tolist()}",
-        where=str(location),
+        f"at token {sample.n_before + at:,} of the document (from its byte {sample.begin:,} on) the engine has "
+        f"{actual[shown].tolist()}, the reference {expected[shown].tolist()}",
+        where=str(sample.location),
         allowed="the same ids from both",
         next_step=f"run again with --engine {engine} --fresh (slow, exact), and report this document",
     )

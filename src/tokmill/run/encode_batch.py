@@ -1,4 +1,4 @@
-"""One batch in an encoder thread: check the text, choose the sides, encode, audit, narrow the ids, insert EOT ids.
+"""One batch: check the text, choose the sides, encode, choose samples for the audit, narrow the ids, insert EOT ids.
 
 The range of the ids is checked before they are narrowed, by arithmetic and not by `assert`: a wrong id is an error under
 `python -O` too. Narrowing and inserting are a few passes over the whole batch; almost no Python runs for each document.
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from tokmill.core.config import Content
     from tokmill.core.protocols import Encoder
+    from tokmill.core.records import Sample
     from tokmill.run.audit import Auditor
 
 _FEW_DOCUMENTS = 1000
@@ -50,7 +51,7 @@ class _Texts:
 
 
 class EncodeStage:
-    """From batches to tokens. One for each encoder thread; the auditor may be shared."""
+    """From batches to tokens. One for each process that encodes."""
 
     def __init__(self, content: Content, encoder: Encoder, auditor: Auditor, unknown_id: int | None = None) -> None:
         """unknown_id: of the token for text that the vocabulary lacks."""
@@ -62,7 +63,7 @@ class EncodeStage:
         self._max_id = min(content.tokenizer.n_ids - 1, int(np.iinfo(content.dtype).max))
 
     def run(self, batch: Batch) -> EncodedBatch:
-        """Encode one batch. Raises BadTextError, EngineError, AuditError."""
+        """Encode one batch. Raises BadTextError, EngineError."""
         texts = self._keep(self._check(batch), batch)
         documents = texts.documents.compact() if isinstance(texts.documents, DocumentBuffer) else texts.documents
         seed = self._content.seed
@@ -76,18 +77,19 @@ class EncodeStage:
             _check_loss(documents, len(ids) - n_unknown, n_unknown, batch, self._content.tokenizer.name)
         chosen = self._auditor.choose(hashes, offsets, first=batch.index == 0)
         runs = self._assemble(ids, offsets, is_val, batch)
-        # Copies: the audit uses the encoder, too.
-        samples = [(i, ids[offsets[i] : offsets[i + 1]].copy()) for i in chosen]
-        audited = [
-            self._auditor.compare(documents[i], sample, self.encoder, batch.locate(int(texts.origin[i]))) for i, sample in samples
+        # Copies: what cuts a sample uses the encoder, too.
+        of_chosen = [(i, ids[offsets[i] : offsets[i + 1]].copy()) for i in chosen]
+        samples = [
+            self._auditor.sample(documents[i], its_ids, self.encoder, batch.locate(int(texts.origin[i])))
+            for i, its_ids in of_chosen
         ]
         return EncodedBatch(
-            index=batch.index,
             runs=runs,
-            counts=batch.counts + _count(texts, runs, audited) + Counts(unknown_ids=n_unknown, documents_without_ids=len(without)),
+            counts=batch.counts + _count(texts, runs, samples) + Counts(unknown_ids=n_unknown, documents_without_ids=len(without)),
             skips=self._in_order(batch.skips, texts.skips),
             after=batch.after,
             position_bytes=batch.position_bytes,
+            samples=[sample for sample in samples if sample],
         )
 
     def _in_order(self, read: Sequence[Skip], checked: list[Skip]) -> Sequence[Skip]:
@@ -261,7 +263,7 @@ def _part(out: NDArray[Any], bounds: NDArray[np.int64], ends: NDArray[np.int64],
     return parted
 
 
-def _count(texts: _Texts, runs: list[Tokens], audited: Sequence[int]) -> Counts:
+def _count(texts: _Texts, runs: list[Tokens], samples: Sequence[Sample | None]) -> Counts:
     reasons = {"empty": texts.n_empty, "invalid_utf8": len(texts.skips)}
     documents = [sum(len(run.ends) for run in runs if run.is_val == side) for side in (False, True)]
     tokens = [sum(len(run.ids) for run in runs if run.is_val == side) for side in (False, True)]
@@ -274,6 +276,6 @@ def _count(texts: _Texts, runs: list[Tokens], audited: Sequence[int]) -> Counts:
         skipped={reason: n for reason, n in reasons.items() if n},
         invalid_utf8_documents=texts.invalid_documents,
         invalid_utf8_bytes=texts.invalid_bytes,
-        audited_documents=sum(n > 0 for n in audited),
-        audited_bytes=sum(audited),
+        audited_documents=sum(sample is not None for sample in samples),
+        audited_bytes=sum(len(sample.text) for sample in samples if sample),
     )

@@ -1,4 +1,4 @@
-"""What every process that tokenizes is made of: batches read and encoded under the memory guard, and the entry of the process.
+"""What the coordinator of a run and the process that repairs share: the memory guard, the end, and the entry of the process.
 
 The process is `python -m MODULE JOB_FD EVENT_FD`. It reads its job as one line of JSON from JOB_FD and writes events as JSON lines
 to EVENT_FD. JOB_FD stays open as a lifeline: the line `stop` asks for an orderly end, and its end (the parent is dead) ends the
@@ -9,45 +9,34 @@ error.
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import sys
 import threading
 import time
-from contextlib import contextmanager
-from functools import cached_property
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-import msgspec
-
-from tokmill.core.config import MIB, Job
+from tokmill.core.config import MIB
 from tokmill.core.errors import Interrupted, MemoryBudgetError, TokmillError
-from tokmill.core.events import AnyEvent, CachesReset, Notice, Progress
-from tokmill.core.system.budget import CacheReset
-from tokmill.core.system.memory import cgroup_limit_bytes, data_bytes, give_way, machine_bytes, rss_bytes
+from tokmill.core.events import AnyEvent, Notice, Progress
+from tokmill.core.system.memory import cgroup_limit_bytes, machine_bytes, rss_bytes
 from tokmill.core.system.process import Parent, failed_event
 from tokmill.core.system.refusals import optional
-from tokmill.encode import cutter_of, disable_awkward, load_encoder, reference_of, unknown_id
-from tokmill.read import CorpusReader
+from tokmill.encode import disable_awkward, load_encoder, reference_of
 from tokmill.run.audit import Auditor
-from tokmill.run.encode_batch import EncodeStage
 from tokmill.run.memory_guard import Guard, Limits, MemorySample, reserve_bytes, take_memory_sample
-from tokmill.run.pipeline import Flow, Pipeline
-from tokmill.store import register_urls
+from tokmill.run.pool import LostWorkerError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator
+    from collections.abc import Callable, Iterator
 
-    from tokmill.core.protocols import Cutter, Reader
-    from tokmill.core.records import Counts, Cursor, EncodedBatch
+    from tokmill.core.config import Job
+    from tokmill.core.protocols import Cutter
+    from tokmill.core.records import Counts
     from tokmill.core.system.tree import Directory
 
 _STACK_BYTES = 2 * MIB
 """Stack of a thread; the usual 8 MiB are never used, but count against the limit on data."""
-_ROOM_BYTES = 12 * MIB
-"""How far data may grow beyond the budget before the next sample: stacks of threads."""
-
-_TICK_S = 0.2
 
 COMMITTED = "everything so far is committed"
 
@@ -63,8 +52,6 @@ class EncodingProcess:
         self._job = job
         self._emit = emit
         self._look_at_memory = look
-        self._flow = Flow(job.resources.in_flight_bytes)
-        self._cache_reset = CacheReset(job.resources.reset_above_bytes, self._on_caches_reset)
         self._leaving: str | None = None
         self._stopped = False
         self._started_s = time.monotonic()
@@ -76,26 +63,22 @@ class EncodingProcess:
     def stop(self) -> None:
         """Ask for a checkpoint and an orderly end; from any thread."""
         self._stopped = True
-        self._flow.stop()
 
     def reset_caches(self) -> None:
-        """Let the encoder threads drop their caches."""
-        self._cache_reset.ask()
-
-    def shrink(self) -> None:
-        """Halve the bytes that may be between reader and writer."""
-        self._flow.shrink()
-        self._tell_all(Notice(text="memory is short: fewer batches on their way"))
+        """Let engines drop their caches."""
+        raise NotImplementedError
 
     def pause(self, *, paused: bool) -> None:
         """Pause reading, or continue."""
-        self._flow.pause(paused=paused)
         self._tell_all(Notice(text="memory is short: reading is paused" if paused else "reading goes on"))
 
     def leave(self, why: str) -> None:
         """Commit and end, for lack of memory."""
         self._leaving = why
-        self._flow.stop()
+
+    @property
+    def _is_ending(self) -> bool:
+        return self._stopped or self._leaving is not None
 
     def _ended(self, directory: Directory) -> TokmillError:
         """Return the error that says why the work ended early."""
@@ -112,45 +95,24 @@ class EncodingProcess:
             resumes=self.RESUMES,
         )
 
-    @cached_property
-    def _cutter(self) -> Cutter | None:
-        return cutter_of(self._job.content.tokenizer)
-
-    def _reader(self) -> CorpusReader:
-        content = self._job.content
-        return CorpusReader(content, self._job.resources, self._cutter)
-
     @contextmanager
-    def _encoded(self, reader: Reader, start: Cursor, on_tick: Callable[[], None]) -> Iterator[Generator[EncodedBatch, None, None]]:
-        """Yield encoded batches from `start` on while the guard watches memory. on_tick: called often, to tell the progress."""
-        results = self._pipeline(reader, on_tick).results(start, _TICK_S)
+    def _guarded(self) -> Iterator[None]:
+        """Let the guard watch memory meanwhile."""
         reserve = reserve_bytes(min(machine_bytes(), cgroup_limit_bytes() or 1 << 60))
-        limits = Limits(worker_bytes=self._job.resources.worker_bytes, reserve_bytes=reserve)
+        limits = Limits(child_bytes=self._job.resources.child_bytes, reserve_bytes=reserve)
         guard = Guard(limits, self, self._look_at_memory)
         guard.start()
         try:
-            yield results
+            yield
         finally:
             guard.stop()
-            results.close()
-
-    def _pipeline(self, reader: Reader, on_tick: Callable[[], None]) -> Pipeline:
-        content, resources = self._job.content, self._job.resources
-        reference = reference_of(content.tokenizer)
-        fraction = resources.audit_fraction if resources.engine != reference else 0.0
-        auditor = Auditor(lambda: load_encoder(content.tokenizer, reference), self._cutter, fraction, reference)
-        unknown = unknown_id(content.tokenizer)
-        return Pipeline(
-            reader,
-            lambda: EncodeStage(content, load_encoder(content.tokenizer, resources.engine), auditor, unknown),
-            n_threads=resources.n_threads,
-            flow=self._flow,
-            cache_reset=self._cache_reset,
-            on_tick=on_tick,
-        )
 
     def _tell(self, elapsed_s: float, position_bytes: int, counts: Counts) -> None:
-        self._tell_all(Progress(elapsed_s=elapsed_s, position_bytes=position_bytes, counts=counts, rss_bytes=rss_bytes()))
+        self._tell_all(Progress(elapsed_s=elapsed_s, position_bytes=position_bytes, counts=counts, rss_bytes=self._rss_bytes()))
+
+    def _rss_bytes(self) -> int:
+        """Return the resident memory of all that works here."""
+        return rss_bytes()
 
     @property
     def _elapsed_s(self) -> float:
@@ -160,54 +122,48 @@ class EncodingProcess:
         """Emit an event of the work itself, from any thread."""
         self._emit(event)
 
-    def _on_caches_reset(self, before: int, after: int) -> None:
-        self._tell_all(CachesReset(elapsed_s=self._elapsed_s, rss_before_bytes=before, rss_after_bytes=after))
+
+def auditor_of(job: Job, cutter: Cutter | None) -> Auditor:
+    """Return what chooses the samples of a run and compares them; its fraction is 0 where the engine is the reference."""
+    tokenizer = job.content.tokenizer
+    reference = reference_of(tokenizer)
+    fraction = job.resources.audit_fraction if job.resources.engine != reference else 0.0
+    return Auditor(lambda: load_encoder(tokenizer, reference), cutter, fraction, reference)
 
 
-def serve(process: type[EncodingProcess], job_fd: int, event_fd: int) -> None:
-    """Read a job, carry it out and exit: the whole life of a process of this kind."""
+def serve(carry_out: Callable[[Parent], None], job_fd: int, event_fd: int) -> None:
+    """Carry out a job and exit: the whole life of a process of this kind. carry_out: takes the job from the parent."""
     parent = Parent(job_fd, event_fd)
     try:
-        _carry_out(process, parent)
+        with optional():
+            threading.stack_size(_STACK_BYTES)
+        disable_awkward()
+        carry_out(parent)
+    except LostWorkerError as error:
+        # The parent starts again, as if it had been this process.
+        sys.stderr.write(f"{error}\n")
+        sys.stderr.flush()
+        _end_as(error.status)
     except BaseException as error:  # noqa: BLE001  the parent is told of whatever it is, panics of engines too
         parent.emit(failed_event(error))
     sys.stderr.flush()
-    # Threads may still wait for standard input or hold the engine; everything durable is done.
+    # Threads may still wait for something; everything durable is done.
     os._exit(0)
 
 
-def _carry_out(process: type[EncodingProcess], parent: Parent) -> None:
-    with optional():
-        threading.stack_size(_STACK_BYTES)
-    disable_awkward()
-    job = msgspec.json.decode(parent.question(), type=Job)
-    if job.resources.nice:
-        give_way()
-    register_urls(job.urls)
-    _limit_growth(job.resources.worker_bytes)
+def _end_as(status: int) -> None:
+    """End this process as another one ended. status: as of `os.waitpid`."""
+    if os.WIFSIGNALED(status):
+        with suppress(OSError):
+            signal.signal(os.WTERMSIG(status), signal.SIG_DFL)
+        os.kill(os.getpid(), os.WTERMSIG(status))
+    os._exit(os.WEXITSTATUS(status) or 1)
 
-    def look() -> MemorySample:
-        _limit_growth(job.resources.worker_bytes)
-        return take_memory_sample()
 
-    worker = process(job, parent.emit, look)
+def watched(worker: EncodingProcess, parent: Parent) -> None:
+    """Run it; signals, and the parent, may ask for its end."""
     # Ctrl-C ends the program that feeds standard input, too: seen here, its end is not taken for the end of the corpus.
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, lambda _signum, _frame: worker.stop())
     parent.watch(worker.stop)
     worker.run()
-
-
-def _limit_growth(budget_bytes: int) -> None:
-    """Let an allocation beyond the budget fail here, in a process that can be resumed, before the machine runs out of memory.
-
-    The system limits data, touched or not, and memory that was given back to it may still count (up to 400 MiB measured): so the
-    limit is what counts now and what resident memory may still grow by, and is set again with every sample of the guard.
-    """
-    resident, data = rss_bytes(), data_bytes()
-    if data is None:
-        return
-    most = data + max(0, budget_bytes - resident) + _ROOM_BYTES
-    with optional():
-        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-        resource.setrlimit(resource.RLIMIT_DATA, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))

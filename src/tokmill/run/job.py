@@ -12,7 +12,7 @@ import msgspec
 from tokmill.core.config import MIB, BudgetTerms, Content, Job, Quoting, Resources, check_directory, parse_separator
 from tokmill.core.errors import UsageError
 from tokmill.core.options import PlanOptions, options_of, parse_size
-from tokmill.core.records import STDIN, is_url, path_to_text
+from tokmill.core.records import STDIN, WITH_FOOTER, is_packed, is_url, path_to_text
 from tokmill.core.system.budget import default_budget, divide_budget, most_threads
 from tokmill.core.system.memory import cgroup_limit_bytes, machine_bytes, usable_bytes, usable_cores
 from tokmill.core.text import counted
@@ -32,6 +32,11 @@ NOWHERE = "/dev/null/nowhere"
 """An output directory that cannot exist, for a plan without one."""
 _STAGE_BYTES = 4 << 30
 """Shards that wait to be sent: some minutes of tokenizing, while a store is busy."""
+_RANGE_BYTES = 16 * MIB
+_FEWEST_RANGES = 4
+"""For each worker, where there is so much input."""
+_WORKER_BYTES = MIB
+"""Input that is worth a worker."""
 _PIECE_FACTOR = 7
 """Hugging Face tokenizers takes seven times the memory of gigatoken for one piece (170 bytes for each byte measured)."""
 
@@ -150,7 +155,7 @@ def details(job: Job) -> list[str]:
         f"validation: {content.val_fraction:g} of the documents, chosen by their content and the seed {content.seed}",
         f"machine: engine {resources.engine}, {counted(resources.n_threads, 'thread')}",
         f"memory: {resources.budget_bytes // MIB:,} MiB for all processes",
-        f"batches: {resources.batch_bytes // 1024:,} KiB each, at most {resources.in_flight_bytes // MIB:,} MiB in flight",
+        f"batches: {resources.batch_bytes // 1024:,} KiB each, {resources.arena_bytes // MIB:,} MiB a worker for what it made",
     ]
 
 
@@ -183,6 +188,7 @@ def divide_resources(
         n_inputs=len(inputs),
         is_remote=any(source.is_remote for source in inputs),
         is_sent=is_sent,
+        has_tables=any(source.format in WITH_FOOTER for source in inputs),
         piece_factor=_PIECE_FACTOR if engine == "tokenizers" else 1,
     )
     budget, notices = _choose_budget(memory, terms, cgroup_bytes)
@@ -194,15 +200,32 @@ def divide_resources(
     shares = divide_budget(budget, terms, limit, is_lowered=memory is not None and budget == limit)
     resources = Resources(
         budget_bytes=budget,
-        worker_bytes=budget - shares.parent_bytes - shares.inputs_bytes // 2,
+        child_bytes=budget - shares.parent_bytes - shares.inputs_bytes // 2,
         terms=terms,
         batch_bytes=shares.batch_bytes,
-        in_flight_bytes=shares.in_flight_bytes,
+        arena_bytes=shares.arena_bytes,
+        spare_bytes=shares.spare_bytes,
+        range_bytes=_range_bytes(terms.n_threads, inputs),
+        n_workers=_n_workers(terms.n_threads, inputs),
         max_piece_bytes=shares.max_piece_bytes,
         reset_above_bytes=shares.reset_above_bytes,
         engine=engine,
     )
     return resources, notices
+
+
+def _range_bytes(n_workers: int, inputs: Sequence[Input]) -> int:
+    """Return how much a worker reads at a time: a tenth of a second of work, or less where so few ranges would not be even."""
+    n_bytes = sum(source.size_bytes or 0 for source in inputs)
+    return min(_RANGE_BYTES, max(_WORKER_BYTES, n_bytes // (_FEWEST_RANGES * n_workers)))
+
+
+def _n_workers(n_threads: int, inputs: Sequence[Input]) -> int:
+    """Return how many workers have something to do: one for each mebibyte, where sizes say how much there is to read."""
+    if any(source.size_bytes is None or is_packed(source) for source in inputs):
+        return n_threads
+    n_bytes = sum(source.size_bytes or 0 for source in inputs)
+    return max(1, min(n_threads, n_bytes // _WORKER_BYTES))
 
 
 def _choose_budget(memory: str | int | None, terms: BudgetTerms, cgroup_bytes: int | None) -> tuple[int, list[str]]:

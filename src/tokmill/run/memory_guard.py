@@ -1,13 +1,14 @@
 """The memory guard: watches memory during a run and reacts step by step before the machine runs out.
 
-It watches the worker's resident memory, the machine's available memory, the cgroup's (v1 and v2) and, where the kernel has it,
-memory pressure (PSI). `decide`, a pure function, says which step these ask for; `Actions` carries it out. Reading is paused first,
-because batches free memory when they are written. Only if that does not help for some seconds does the run checkpoint and end with
-exit code 13, so that it can be resumed.
+It watches the resident memory of the run's processes, the machine's available memory, the cgroup's (v1 and v2) and, where the
+kernel has it, memory pressure (PSI). `decide`, a pure function, says which step these ask for; `Actions` carries it out. Reading is
+paused first, because batches free memory when they are written. Only if that does not help for some seconds does the run checkpoint
+and end with exit code 13, so that it can be resumed.
 """
 
 from __future__ import annotations
 
+import resource
 import threading
 import time
 from bisect import bisect_right
@@ -18,10 +19,13 @@ import msgspec
 
 from tokmill.core.config import MIB
 from tokmill.core.system import memory
+from tokmill.core.system.refusals import optional
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
+_ROOM_BYTES = 12 * MIB
+"""How far data may grow beyond the budget before the next sample: stacks of threads."""
 _LOOK_S = 0.1
 _PAUSE_S = 10.0
 """When reading was paused for so long without relief, the run ends."""
@@ -33,9 +37,9 @@ _STALLED_PERCENT = 20.0
 """PSI `full`, 10 s average: every task of the machine waited for memory this share of the time."""
 
 
-_WORKER_STEPS = (0.9, 0.95, 1.0, 1.05)
-"""Memory of the worker by what it may hold, from which on each step but CALM is taken."""
-_RESERVE_STEPS = (0.5, 0.67, 1.0, 2.0)
+_OWN_STEPS = (0.95, 1.0, 1.05)
+"""Memory of the run's processes by what they may hold, from which on each step but CALM is taken."""
+_RESERVE_STEPS = (0.5, 1.0, 2.0)
 """Memory to keep free by what is free, from which on each step is taken."""
 
 
@@ -44,15 +48,15 @@ class Step(IntEnum):
 
     CALM = 0
     RESET_CACHES = 1
-    SHRINK = 2
-    PAUSE = 3
-    LEAVE = 4
+    PAUSE = 2
+    LEAVE = 3
 
 
 class MemorySample(msgspec.Struct, frozen=True, kw_only=True):
     """One look at memory, in bytes; None where the system does not say."""
 
-    worker_bytes: int
+    own_bytes: int
+    """Resident memory of the coordinator and its workers."""
     available_bytes: int | None = None
     """Available memory of the machine."""
     cgroup_bytes: int | None = None
@@ -63,8 +67,8 @@ class MemorySample(msgspec.Struct, frozen=True, kw_only=True):
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """The limits of a run."""
 
-    worker_bytes: int
-    """Resident memory of the worker: the budget less the parent's share."""
+    child_bytes: int
+    """Resident memory of the coordinator and its workers: the budget less the parent's share."""
     reserve_bytes: int
     """What the machine, or the cgroup, has to keep available."""
 
@@ -73,15 +77,14 @@ class Actions(Protocol):
     """What the guard can do; `EncodingProcess` does it. Called in the guard's thread."""
 
     def reset_caches(self) -> None: ...
-    def shrink(self) -> None: ...
     def pause(self, *, paused: bool) -> None: ...
     def leave(self, why: str) -> None: ...
 
 
 def decide(sample: MemorySample, limits: Limits) -> tuple[Step, str]:
     """Return the step that a sample asks for, and why."""
-    own = Step(bisect_right(_WORKER_STEPS, sample.worker_bytes / limits.worker_bytes))
-    steps = [(own, f"the worker holds {sample.worker_bytes // MIB} MiB of {limits.worker_bytes // MIB} MiB")]
+    own = Step(bisect_right(_OWN_STEPS, sample.own_bytes / limits.child_bytes))
+    steps = [(own, f"the run holds {sample.own_bytes // MIB} MiB of {limits.child_bytes // MIB} MiB")]
     for left, name in ((sample.available_bytes, "machine"), (sample.cgroup_bytes, "cgroup")):
         if left is not None:
             short = Step(bisect_right(_RESERVE_STEPS, limits.reserve_bytes / max(left, 1)))
@@ -106,7 +109,6 @@ class Guard:
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="guard", daemon=True)
         self._paused_since: float | None = None
-        self._shrunk = False
 
     def start(self) -> None:
         """Start the thread."""
@@ -125,9 +127,6 @@ class Guard:
         """Carry out one decision."""
         if step >= Step.RESET_CACHES:
             self._actions.reset_caches()
-        if step >= Step.SHRINK and not self._shrunk:
-            self._shrunk = True
-            self._actions.shrink()
         if step < Step.PAUSE:
             if self._paused_since is not None:
                 self._paused_since = None
@@ -143,11 +142,26 @@ class Guard:
             self._over.set()
 
 
-def take_memory_sample() -> MemorySample:
-    """Return a sample of this process and this machine."""
+def take_memory_sample(pids: Sequence[int] = ()) -> MemorySample:
+    """Return a sample of this process, of others, and of this machine."""
     return MemorySample(
-        worker_bytes=memory.rss_bytes(),
+        own_bytes=memory.rss_bytes() + sum(map(memory.rss_bytes, pids)),
         available_bytes=memory.available_bytes(),
         cgroup_bytes=memory.cgroup_left_bytes(),
         stalled_percent=memory.stalled_percent(),
     )
+
+
+def limit_growth(budget_bytes: int) -> None:
+    """Let an allocation beyond the budget fail here, in a process that can be resumed, before the machine runs out of memory.
+
+    The system limits data, touched or not, and memory that was given back to it may still count (up to 400 MiB measured): so the
+    limit is what counts now and what resident memory may still grow by, and is set again with every sample of the guard.
+    """
+    resident, data = memory.rss_bytes(), memory.data_bytes()
+    if data is None:
+        return
+    most = data + max(0, budget_bytes - resident) + _ROOM_BYTES
+    with optional():
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        resource.setrlimit(resource.RLIMIT_DATA, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))

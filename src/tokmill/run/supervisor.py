@@ -35,7 +35,7 @@ class LocalRunner:
     has to import (0.2 s) is imported while the job is planned.
     """
 
-    def __init__(self, module: str = "tokmill.run.worker") -> None:
+    def __init__(self, module: str = "tokmill.run.coordinator") -> None:
         """module: what the child runs."""
         self._module = module
         self._ready: Child | None = None
@@ -126,7 +126,7 @@ def _smaller(job: Job, *, keep_fresh: bool) -> Job:
     smaller = msgspec.structs.replace(
         resources,
         batch_bytes=batch_bytes,
-        in_flight_bytes=resources.in_flight_bytes // 2,
+        arena_bytes=resources.arena_bytes * batch_bytes // resources.batch_bytes,
         reset_above_bytes=resources.reset_above_bytes * 3 // 4,
     )
     return msgspec.structs.replace(job, resources=smaller, fresh=job.fresh and keep_fresh)

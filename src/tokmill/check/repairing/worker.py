@@ -19,24 +19,31 @@ import numpy as np
 
 from tokmill.check.compare import long_records
 from tokmill.check.repairing.damage import Repair, open_repair, other_corpus
-from tokmill.core.config import is_of_corpus
+from tokmill.core.config import Job, is_of_corpus
+from tokmill.core.documents import text_bytes
 from tokmill.core.errors import ChangedError, DamageError, UsageError
 from tokmill.core.events import Finished, Notice, Repaired, Started
 from tokmill.core.manifest import MANIFEST_NAME, SKIPPED_NAME
 from tokmill.core.records import STDIN, Counts, Cursor, Tokens, text_to_path
 from tokmill.core.skipping import SkippedList
-from tokmill.core.system.memory import peak_rss_bytes
+from tokmill.core.system.budget import CacheReset
+from tokmill.core.system.memory import give_way, peak_rss_bytes
 from tokmill.dataset import find_tokenizer
+from tokmill.encode import cutter_of, load_encoder, unknown_id
 from tokmill.formats import make_writer, spec_of
-from tokmill.run import EncodingProcess, serve
+from tokmill.read import CorpusReader
+from tokmill.run import EncodeStage, EncodingProcess, auditor_of, limit_growth, serve, take_memory_sample, watched
+from tokmill.store import register_urls
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from tokmill.check.repairing.damage import DamagedRange
     from tokmill.core.config import Content
-    from tokmill.core.protocols import Reader
+    from tokmill.core.protocols import Cutter, Reader
     from tokmill.core.records import Batch, EncodedBatch, Input
+    from tokmill.core.system.process import Parent
+    from tokmill.run import MemorySample
 
 _TICK_S = 0.2
 
@@ -45,6 +52,7 @@ class RepairProcess(EncodingProcess):
     """Repairs one output in this process."""
 
     RESUMES = False
+    _is_paused = _is_reset_asked = False
 
     def run(self) -> None:
         """Rebuild what is damaged, publish it, and emit Finished. Raise TokmillError."""
@@ -95,7 +103,8 @@ class RepairProcess(EncodingProcess):
                 budget_bytes=resources.budget_bytes,
             )
         )
-        corpus = self._reader()
+        cutter = cutter_of(content.tokenizer)
+        corpus = CorpusReader(content, resources, cutter)
         if SKIPPED_NAME not in repair.files:
             corpus.skip_long(long_records(repair.manifest, repair.directory))
         reader, counts = RangeReader(corpus, repair.ranges), Counts()
@@ -105,7 +114,8 @@ class RepairProcess(EncodingProcess):
         def on_tick() -> None:
             self._tell(time.monotonic() - began_s, counts.bytes_in, counts)
 
-        with self._encoded(reader, repair.ranges[0].begin, on_tick) as results:
+        results = self._encoded(reader, repair.ranges[0].begin, cutter, on_tick)
+        with self._guarded():
             for damaged in repair.ranges:
                 filler = RangeFiller(damaged, repair, paths)
                 for encoded in results:
@@ -113,10 +123,42 @@ class RepairProcess(EncodingProcess):
                     counts += encoded.counts
                     if _reaches(encoded.after, damaged.end):
                         break
-                if self._stopped or self._leaving:
+                if self._is_ending:
                     raise self._ended(repair.directory)
                 filler.finish()
         return counts
+
+    def _encoded(
+        self, reader: RangeReader, start: Cursor, cutter: Cutter | None, on_tick: Callable[[], None]
+    ) -> Iterator[EncodedBatch]:
+        """Yield what becomes of each batch, until somebody asks for the end."""
+        content, resources = self._job.content, self._job.resources
+        encoder, auditor = load_encoder(content.tokenizer, resources.engine), auditor_of(self._job, cutter)
+        stage = EncodeStage(content, encoder, auditor, unknown_id(content.tokenizer))
+        caches, next_tick = CacheReset(encoder, resources.reset_above_bytes), time.monotonic()
+        for batch in reader.batches(start):
+            while self._is_paused and not self._is_ending:
+                time.sleep(_TICK_S)
+            if self._is_ending:
+                return
+            encoded = stage.run(batch)
+            for sample in encoded.samples:
+                auditor.check(sample)
+            caches.after_batch(text_bytes(batch.documents), is_asked=self._is_reset_asked)
+            self._is_reset_asked = False
+            if time.monotonic() >= next_tick:
+                next_tick = time.monotonic() + _TICK_S
+                on_tick()
+            yield encoded
+
+    def pause(self, *, paused: bool) -> None:
+        """See EncodingProcess."""
+        super().pause(paused=paused)
+        self._is_paused = paused
+
+    def reset_caches(self) -> None:
+        """See EncodingProcess."""
+        self._is_reset_asked = True
 
 
 class RangeReader:
@@ -237,5 +279,18 @@ def _reaches(after: Cursor | None, end: Cursor) -> bool:
     return after is not None and (after.input_index, after.offset, after.record) >= (end.input_index, end.offset, end.record)
 
 
+def _carry_out(parent: Parent) -> None:
+    job = msgspec.json.decode(parent.question(), type=Job)
+    if job.resources.nice:
+        give_way()
+    register_urls(job.urls)
+
+    def look() -> MemorySample:
+        limit_growth(job.resources.child_bytes)
+        return take_memory_sample()
+
+    watched(RepairProcess(job, parent.emit, look), parent)
+
+
 if __name__ == "__main__":
-    serve(RepairProcess, int(sys.argv[1]), int(sys.argv[2]))
+    serve(_carry_out, int(sys.argv[1]), int(sys.argv[2]))

@@ -7,14 +7,12 @@ leaves, and when the worker has used that up, the encoder thread with the oldest
 from __future__ import annotations
 
 import bisect
-import threading
 import time
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from tokmill.core.config import MIB, BudgetTerms
-from tokmill.core.documents import text_bytes
 from tokmill.core.errors import MemoryBudgetError
 from tokmill.core.records import DIVIDE_ABOVE_BYTES, UNCUT_COST
 from tokmill.core.system import memory
@@ -23,19 +21,27 @@ from tokmill.core.text import counted
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tokmill.core.config import Resources
     from tokmill.core.protocols import Encoder
-    from tokmill.core.records import Batch
 
 REMOTE_BLOCK_BYTES = 8 << 20
 """One request to a remote object: at 30 ms for an answer, a few of them side by side fill 1 GB/s."""
 REMOTE_BLOCKS_HELD = 5
 """Blocks of one object, at most: the one being read, and those fetched ahead of it."""
-_PARENT_BYTES = 40 * MIB
-"""Python, click, msgspec, psutil (34 MiB measured), and room."""
-_WORKER_BYTES = 104 * MIB
-"""Python, numpy, awkward, pyarrow and the engine's library, without caches (86 MiB measured), and room."""
-_REFERENCE_BYTES = 40 * MIB
+_PARENT_BYTES = 36 * MIB
+"""Python, click, msgspec, psutil (28 MiB measured), and room."""
+_COORDINATOR_BYTES = 60 * MIB
+"""Python, numpy and the engine's library (50 MiB measured), and room."""
+_WORKER_BYTES = 76 * MIB
+"""The same for each worker, though most of it is shared, and the engine's vocabulary, without caches, and room."""
+_TABLES_BYTES = 40 * MIB
+"""pyarrow, in the coordinator and in each worker, where inputs are Parquet or Arrow."""
+_HELD_WHOLE = 2
+"""Workers that may hold a long document at the same time (`Worker.hold_large`)."""
+ARENA_BATCHES = 16
+"""Size of a worker's arena in batches: half is for results of its ranges, a quarter for those of others, a quarter for batches that
+it gives away.
+"""
+REFERENCE_BYTES = 40 * MIB
 """A tiktoken encoding of 50,000 ranks (o200k takes 60 MiB more, out of the caches' share)."""
 _STORE_BYTES = 56 * MIB
 """For each process: what reading from a store takes of Python (botocore 37 MiB, aiohttp 20, measured while it reads), and room."""
@@ -67,23 +73,33 @@ class BudgetShares(msgspec.Struct, frozen=True, kw_only=True):
     budget_bytes: int
     terms: BudgetTerms
     parent_bytes: int
-    worker_bytes: int
+    coordinator_bytes: int
     reference_bytes: int
+    """In one of the workers."""
     inputs_bytes: int
-    """The list of inputs, in both processes."""
+    """The list of inputs, in parent and coordinator."""
+    held_whole_bytes: int
+    """Documents that are held until their side is known."""
+    worker_bytes: int
+    """Of each worker, without the next three."""
     reader_bytes: int
-    """A document held until its side is known, the chunk being read, and blocks of a remote object read ahead."""
+    """Of each worker: the chunk being read, the library that reads it, and blocks of a remote object read ahead."""
     in_flight_bytes: int
-    """Batches between reader and writer."""
+    """Of each worker: the batch that it encodes, and its arena."""
     caches_bytes: int
-    """Caches of all encoder threads: what is left."""
+    """Caches of all workers: what is left."""
     batch_bytes: int
 
     @property
     def sum_bytes(self) -> int:
         """The terms added up."""
-        processes = self.parent_bytes + self.worker_bytes + self.reference_bytes + self.inputs_bytes
-        return processes + self.reader_bytes + self.in_flight_bytes + self.caches_bytes
+        once = self.parent_bytes + self.coordinator_bytes + self.reference_bytes + self.inputs_bytes + self.held_whole_bytes
+        return once + self.terms.n_threads * (self.worker_bytes + self.reader_bytes + self.in_flight_bytes) + self.caches_bytes
+
+    @property
+    def arena_bytes(self) -> int:
+        """Size of each worker's arena."""
+        return ARENA_BATCHES * self.batch_bytes
 
     @property
     def max_piece_bytes(self) -> int:
@@ -92,9 +108,15 @@ class BudgetShares(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def reset_above_bytes(self) -> int:
-        """Resident memory of the worker above which caches are dropped, early enough for all of them to grow once more."""
-        fixed = self.worker_bytes + self.reference_bytes + self.inputs_bytes // 2 + self.in_flight_bytes // 2
-        return fixed + int(self.caches_bytes / _GROWTH)
+        """Resident memory of a worker, without the reference, above which it drops its caches, early enough to grow once more."""
+        fixed = self.worker_bytes + self.reader_bytes + self.in_flight_bytes // 2
+        return fixed + int(self.caches_bytes / self.terms.n_threads / _GROWTH)
+
+    @property
+    def spare_bytes(self) -> int:
+        """What a worker's reader may hold of a file for as long as it is open, beside caches that grow until they are dropped."""
+        own = self.worker_bytes + self.reader_bytes + self.in_flight_bytes + self.caches_bytes // self.terms.n_threads
+        return max(0, own - self.reset_above_bytes - _CACHE_FLOOR_BYTES)
 
 
 def divide_budget(
@@ -150,24 +172,28 @@ def _too_small(budget_bytes: int, terms: BudgetTerms, limit_bytes: int | None, *
 
 
 def _with_batches(budget_bytes: int, batch_bytes: int, terms: BudgetTerms) -> BudgetShares:
-    in_flight = (2 * terms.n_threads + 1) * batch_bytes * _COST_PER_TEXT_BYTE
+    in_flight = (_COST_PER_TEXT_BYTE + ARENA_BATCHES) * batch_bytes
     # A bytearray that loses its front is copied: for a moment it is held one and a half times.
-    reader = DIVIDE_ABOVE_BYTES * 3 // 2 + 4 * batch_bytes
+    held_whole = min(terms.n_threads, _HELD_WHOLE) * (DIVIDE_ABOVE_BYTES * 3 // 2)
+    reader = 4 * batch_bytes + _TABLES_BYTES * terms.has_tables
     reader += REMOTE_BLOCKS_HELD * REMOTE_BLOCK_BYTES * terms.is_remote
     inputs = terms.n_inputs * _INPUT_BYTES
     parent, worker = (own + _STORE_BYTES * terms.is_remote for own in (_PARENT_BYTES, _WORKER_BYTES))
     parent += (_SENT_BYTES + _STORE_BYTES * (not terms.is_remote)) * terms.is_sent
-    fixed = parent + worker + _REFERENCE_BYTES + inputs
+    coordinator = _COORDINATOR_BYTES + _TABLES_BYTES * terms.has_tables
+    fixed = parent + coordinator + REFERENCE_BYTES + inputs + held_whole + terms.n_threads * (worker + reader + in_flight)
     return BudgetShares(
         budget_bytes=budget_bytes,
         terms=terms,
         parent_bytes=parent,
+        coordinator_bytes=coordinator,
+        held_whole_bytes=held_whole,
         worker_bytes=worker,
-        reference_bytes=_REFERENCE_BYTES,
+        reference_bytes=REFERENCE_BYTES,
         inputs_bytes=inputs,
         reader_bytes=reader,
         in_flight_bytes=in_flight,
-        caches_bytes=budget_bytes - fixed - reader - in_flight,
+        caches_bytes=budget_bytes - fixed,
         batch_bytes=batch_bytes,
     )
 
@@ -220,24 +246,9 @@ def piece_too_long(
     )
 
 
-def spare_bytes(resources: Resources) -> int:
-    """Return the memory that a reader may hold for as long as a file is open."""
-    return _spare(resources.worker_bytes, resources.reset_above_bytes, resources.terms)
-
-
-def _spare(worker_bytes: int, reset_above_bytes: int, terms: BudgetTerms) -> int:
-    """Return what is left above where caches are dropped, beside what they grow by until they are dropped again."""
-    return max(0, worker_bytes - reset_above_bytes - terms.n_threads * _CACHE_FLOOR_BYTES)
-
-
 def index_too_large(what: str, where: str, terms: BudgetTerms | None, n_bytes: int, spare: int) -> MemoryBudgetError:
     """Return the error for what must be held for as long as a file is open, n_bytes, and is more than `spare_bytes`."""
-
-    def fits(shares: BudgetShares) -> bool:
-        worker_bytes = shares.budget_bytes - shares.parent_bytes - shares.inputs_bytes // 2
-        return _spare(worker_bytes, shares.reset_above_bytes, shares.terms) >= n_bytes
-
-    needed = _least_budget(fits, 4 * n_bytes, terms) if terms else None
+    needed = _least_budget(lambda shares: shares.spare_bytes >= n_bytes, 4 * n_bytes, terms) if terms else None
     if needed and needed > memory.usable_bytes():
         needed = None
     other = "write the file again with fewer row groups, or with the column of texts alone"
@@ -270,52 +281,38 @@ def default_budget(n_threads: int, machine_bytes: int, cgroup_bytes: int | None)
 
 
 class CacheReset:
-    """The decision which encoder thread drops its caches, and when. Shared by the encoder threads."""
+    """The decision when an engine drops its caches."""
 
     _MIN_BYTES = 4 * MIB
-    """Text between two resets of one thread; below this a reset would not help."""
+    """Text between two resets; below this a reset would not help."""
 
-    def __init__(self, above_bytes: int, on_reset: Callable[[int, int], None]) -> None:
-        """above_bytes: resident memory of this process; on_reset(before, after) is called in the encoder thread."""
+    def __init__(self, encoder: Encoder, above_bytes: int) -> None:
+        """above_bytes: resident memory of this process."""
+        self._encoder = encoder
         self._above = above_bytes
-        self._on_caches_reset = on_reset
-        self._since: dict[int, int] = {}
-        self._asked: set[int] = set()
-        self._lock = threading.Lock()
+        self._since = 0
         self._next_look = 0.0
         self._next_trim = 0.0
 
-    def ask(self) -> None:
-        """Make every encoder thread drop its caches after its next batch, unless it did so just now."""
-        with self._lock:
-            self._asked = {me for me, n_bytes in self._since.items() if n_bytes >= self._MIN_BYTES}
+    def after_batch(self, n_bytes: int, *, is_asked: bool = False) -> tuple[int, int] | None:
+        """Drop the caches if memory is short, or if they are asked for and there are any.
 
-    def after_batch(self, encoder: Encoder, batch: Batch) -> None:
-        """Drop the caches of `encoder` if memory is short and they are the oldest. Called by an encoder thread after each batch."""
-        with self._lock:
-            me = id(encoder)
-            self._since[me] = self._since.get(me, 0) + text_bytes(batch.documents)
-            before = self._rss_after_trim() if me in self._asked or self._is_its_turn(me) else 0
-            if before <= self._above and me not in self._asked:
-                return
-            self._asked.discard(me)
-            self._since[me] = 0
-            encoder.reset_caches()
-            memory.trim()
-        self._on_caches_reset(before, memory.rss_bytes())
-
-    def _rss_after_trim(self) -> int:
-        """Return resident memory, after giving back what the allocator keeps free, which costs less than the caches."""
+        n_bytes: of the text that was encoded since the last call. Returns resident memory before and after, if they were dropped.
+        """
+        self._since += n_bytes
         now = time.monotonic()
-        if memory.rss_bytes() > self._above and now >= self._next_trim:
+        if self._since < self._MIN_BYTES or (now < self._next_look and not is_asked):
+            return None
+        self._next_look = now + _LOOK_S
+        before = memory.rss_bytes()
+        if before > self._above and now >= self._next_trim:
+            # What the allocator keeps free costs less than the caches.
             self._next_trim = now + _TRIM_S
             memory.trim()
-        return memory.rss_bytes()
-
-    def _is_its_turn(self, me: int) -> bool:
-        """Return whether to look at memory: these caches are the oldest, and the last look is a moment ago."""
-        now = time.monotonic()
-        if self._since[me] < max(self._MIN_BYTES, *self._since.values()) or now < self._next_look:
-            return False
-        self._next_look = now + _LOOK_S
-        return True
+            before = memory.rss_bytes()
+        if before <= self._above and not is_asked:
+            return None
+        self._since = 0
+        self._encoder.reset_caches()
+        memory.trim()
+        return before, memory.rss_bytes()

@@ -84,6 +84,11 @@ def _part_from_links(path: TreePath) -> None:
         sync_directory(path.parent)
 
 
+def open_growing(path: TreePath) -> int:
+    """Open a file for reading and for writing anywhere, a new one or the one that is there. Return the descriptor."""
+    return path.open(os.O_RDWR | os.O_CREAT)
+
+
 def write_all(fd: int, data: bytes | memoryview) -> None:
     """Write all of `data`, even if the system takes little at a time."""
     view = memoryview(data)
@@ -95,11 +100,17 @@ def write_at(path: TreePath, data: bytes, offset: int) -> None:
     """Overwrite bytes at `offset` of a file. The caller syncs it."""
     fd = open_again(path)
     try:
-        while data:
-            n = os.pwrite(fd, data, offset)
-            data, offset = data[n:], offset + n
+        write_all_at(fd, data, offset)
     finally:
         os.close(fd)
+
+
+def write_all_at(fd: int, data: bytes | memoryview, offset: int) -> None:
+    """Write all of `data` at `offset` of an open file, even if the system takes little at a time."""
+    view = memoryview(data)
+    while view:
+        n = os.pwrite(fd, view, offset)
+        view, offset = view[n:], offset + n
 
 
 def open_again(path: TreePath) -> int:

@@ -28,15 +28,15 @@ def machine_bytes() -> int:
     return meminfo_bytes("MemTotal:") or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def rss_bytes() -> int:
-    """Return the resident memory of this process; without /proc, what the system says, or the largest so far."""
-    found = _status_bytes("VmRSS:")
+def rss_bytes(pid: int | None = None) -> int:
+    """Return the resident memory of a process, 0 if it is gone; None: of this one, without /proc the largest so far if need be."""
+    found = _line_bytes(f"/proc/{pid or 'self'}/status", "VmRSS:")
     if found is None:
         with contextlib.suppress(Exception):
             import psutil
 
-            return int(psutil.Process().memory_info().rss)
-    return _largest_bytes() if found is None else found
+            return int(psutil.Process(pid).memory_info().rss)
+    return found or (0 if pid else _largest_bytes())
 
 
 def peak_rss_bytes() -> int:

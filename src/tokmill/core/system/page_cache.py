@@ -12,7 +12,7 @@ import os
 
 from tokmill.core.system.refusals import optional
 
-_PART_BYTES = 32 << 20
+_PART_BYTES = 8 << 20
 _SMALLEST_BYTES = 1 << 20
 """Smaller files are not worth two system calls."""
 _AHEAD_BYTES = 16 << 20
@@ -29,10 +29,12 @@ class ReadOnce:
         self._size = size_bytes if size_bytes >= _SMALLEST_BYTES and hasattr(os, "posix_fadvise") else 0
         self._begin = 0
         self._end = 0
+        self._seen = 0
         self._was_resident = True
 
     def before(self, offset: int) -> None:
         """Called before a read at `offset`."""
+        self._seen = offset
         if offset < self._end or offset >= self._size:
             return
         ahead = 0 if self._was_resident else _AHEAD_BYTES
@@ -47,7 +49,8 @@ class ReadOnce:
     def finish(self) -> None:
         """Called when the descriptor is about to be closed."""
         if not self._was_resident:
-            drop(self._fd, self._begin, self._end - self._begin)
+            # What comes behind it may be read by another process now.
+            drop(self._fd, self._begin, min(self._end, self._seen) - self._begin)
             self._was_resident = True
 
 

@@ -37,7 +37,7 @@ from tokmill.core.records import Batch, Counts
 from tokmill.core.text import counted, shortened
 from tokmill.read.json_record import NotARecordError
 from tokmill.read.plain_rows import plain_rows
-from tokmill.read.position import FormatReader
+from tokmill.read.position import FormatReader, Places
 from tokmill.read.row_batcher import RowBatcher
 from tokmill.read.stream import PeekedStream
 from tokmill.read.utf8 import first_invalid, foreign, with_file
@@ -123,12 +123,13 @@ class TableReader(FormatReader["ByteStream"]):
 
     def _plain_batch(self, rows: TableRows, texts: DocumentBuffer, begins: NDArray[np.int64], n_bytes: int) -> Batch:
         """Consume the rows that `_plain` found; return their batch."""
-        position, offset, record = self._position, self._position.offset, self._position.record
+        position = self._position
+        locate = Places(position.location(), offsets=begins + position.offset)
         self._consume(rows.consume_plain(n_bytes), len(texts))
         return Batch(
             documents=texts,
             after=position.cursor(),
-            locate=lambda i: position.location(offset + int(begins[i]), record + i),
+            locate=locate,
             counts=Counts(documents=len(texts), bytes_in=self._batcher.uncount()),
             position_bytes=self._stream.raw_position(),
         )

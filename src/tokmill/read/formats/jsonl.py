@@ -8,7 +8,6 @@ objects on a line, or one object on two lines.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +15,7 @@ import numpy as np
 from tokmill.core.documents import DocumentBuffer
 from tokmill.core.records import Batch, Counts
 from tokmill.read.json_record import NOT_PLAIN, NotARecordError, RecordParser
-from tokmill.read.position import FormatReader
+from tokmill.read.position import FormatReader, Places
 from tokmill.read.row_batcher import RowBatcher
 from tokmill.read.splitter import RecordSplitter
 from tokmill.read.utf8 import first_invalid, foreign, json_array
@@ -65,14 +64,15 @@ class JsonLinesReader(FormatReader["ByteStream"]):
             texts = self._fast(filled, lines.raw)
             if texts is None:
                 self._add(filled, numbers, lines.records.starts)
-            locate = self._position.locator(lines.records, 1)
+            where = self._position.location()
+            offsets = lines.records.starts + self._position.offset
             # The end of the file ends a line only if something stands before it.
             n_lines = len(lines.records) - (lines.at_end and int(lines.records.ends[-1]) == int(lines.records.starts[-1]))
             after = self._consume(lines.raw, n_lines, at_end=lines.at_end)
             if texts is None:
                 yield from self._batcher.take(after)
             else:
-                yield self._batch(texts, partial(_locate, locate, numbers), after)
+                yield self._batch(texts, Places(where, numbers, offsets[numbers]), after)
             goes_on = not lines.at_end
 
     def _fast(self, lines: Sequence[bytes | memoryview], raw: memoryview) -> list[bytes] | None:
@@ -107,6 +107,7 @@ class JsonLinesReader(FormatReader["ByteStream"]):
         most, position = self._settings.most_record_bytes, self._position
         skips = self._settings.skips_long(position, position.record, is_longer=False)
         while not skips and not held.complete and held.n_known <= most:
+            self._settings.on_large()
             held.grow()
         if skips or len(held.buffer) > most:
             return (yield from self._too_long_line(held))
@@ -185,7 +186,3 @@ def _filled(lines: DocumentBuffer) -> tuple[Sequence[bytes | memoryview], Sequen
         return list(filled), numbers
     view = memoryview(filled.data)
     return [view[begin:end] for begin, end in zip(filled.starts.tolist(), filled.ends.tolist(), strict=True)], numbers
-
-
-def _locate(locate: Callable[[int], Location], numbers: Sequence[int] | NDArray[np.intp], i: int) -> Location:
-    return locate(int(numbers[i]))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from tokmill.core.errors import BadTextError
 from tokmill.core.records import Batch, Counts, Skip
 from tokmill.read.long_documents import divided_pieces, is_skipped, piece_batch, read_whole, whole_pieces
-from tokmill.read.position import FormatReader
+from tokmill.read.position import FormatReader, OnePlace
 from tokmill.read.splitter import RecordSplitter
 from tokmill.read.utf8 import ENCODING_ADVICE, damage_hint, first_invalid, foreign
 
@@ -54,7 +54,7 @@ class TextReader(FormatReader["ByteStream"]):
 
     def _batch(self, split: Records) -> Batch:
         position = self._position
-        locate = position.locator(split.records, len(self._separator or b""))
+        locate = position.places(split.records, len(self._separator or b""))
         position.advance(split.raw, len(split.records))
         return Batch(
             documents=split.records,
@@ -146,7 +146,7 @@ class TextReader(FormatReader["ByteStream"]):
         return Batch(
             documents=[],
             after=position.cursor() if document.has_separator else position.end(),
-            locate=lambda _i: where,
+            locate=OnePlace(where),
             counts=Counts(documents=1, bytes_in=n_bytes, skipped={reason: 1}),
             skips=(skip,),
             position_bytes=self._stream.raw_position(),

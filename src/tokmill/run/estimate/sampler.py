@@ -60,10 +60,11 @@ _LONGEST_ESCAPE = 13
 r"""Bytes of `\ud83d\ude00`, and one."""
 _RESOURCES = Resources(
     budget_bytes=256 * MIB,
-    worker_bytes=256 * MIB,
+    child_bytes=256 * MIB,
     terms=BudgetTerms(n_threads=1),
     batch_bytes=WINDOW_BYTES,
-    in_flight_bytes=MIB,
+    arena_bytes=0,
+    spare_bytes=0,
     max_piece_bytes=64 * MIB,
     reset_above_bytes=256 * MIB,
 )
@@ -308,9 +309,7 @@ class Sampler:
         """Return a reader with the budget of the run, and small batches."""
         content = msgspec.structs.replace(self._content, inputs=sources, on_error="skip")
         job = self._request.job.resources
-        budget = {
-            name: getattr(job, name) for name in ("budget_bytes", "worker_bytes", "max_piece_bytes", "reset_above_bytes", "terms")
-        }
+        budget = {name: getattr(job, name) for name in ("budget_bytes", "max_piece_bytes", "spare_bytes", "terms")}
         reader = CorpusReader(content, msgspec.structs.replace(_RESOURCES, **budget), cutter_of(content.tokenizer))
         if self._content.on_error == "stop":
             # What does not fit ends the run, and the plan.

@@ -218,7 +218,7 @@ class _SkippedRecords:
 
     def skips(self, span: FileSpan) -> Iterator[Skip]:
         """Yield the lines of the next segment. Raises DamageError for bytes that are not those written."""
-        checker = SpanChecker([Span(0, self._offset, span.end, span.digest)])
+        checker = SpanChecker([Span(0, self._offset, span.end, span.digest, span.pieces)])
         damaged: list[Span] = []
         with storage_errors(self._path), open(self._path.open(), "rb") as file:
             file.seek(self._offset)

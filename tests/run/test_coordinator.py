@@ -20,26 +20,28 @@ _TEXT = b"some text<|endoftext|>" * 1000
 
 @contextmanager
 def at_work(out: Path, *options: str, **environment: str) -> Iterator[psutil.Process]:
-    """The worker of a run that has begun and waits for more of its standard input; the run is completed after it."""
+    """The coordinator of a run that has begun and waits for more of its standard input; the run is completed after it."""
     command = [sys.executable, "-m", "tokmill", "tokenize", "-", "--out", str(out), "-q", "--val-fraction", "0", *options]
     with subprocess.Popen(command, stdin=subprocess.PIPE, env=clean_environment(**environment)) as process:
         assert process.stdin is not None
         process.stdin.write(_TEXT)
         process.stdin.flush()
         wait_until((out / ".tokmill" / "journal").exists, process)
-        (worker,) = psutil.Process(process.pid).children()
-        # Itself, its lifeline, the guard, the reader, an encoder.
-        wait_until(lambda: worker.num_threads() >= 5, process)
-        yield worker
+        (coordinator,) = psutil.Process(process.pid).children()
+        # Itself, its lifeline, the guard; of a worker, itself and its attendant.
+        wait_until(lambda: coordinator.num_threads() >= 3, process)
+        yield coordinator
         process.stdin.close()
         assert process.wait(PATIENCE_S) == 0
     assert written(out) == plain_tokens([b"some text"] * 1000, val_fraction=0)
 
 
-def threads(worker: psutil.Process) -> list[tuple[int, int]]:
-    """Niceness and scheduling policy of every thread."""
+def threads(coordinator: psutil.Process) -> list[tuple[int, int]]:
+    """Niceness and scheduling policy of every thread of it and its workers."""
     found = []
-    for path in Path(f"/proc/{worker.pid}/task").iterdir():
+    workers = coordinator.children()
+    assert workers
+    for path in (path for process in (coordinator, *workers) for path in Path(f"/proc/{process.pid}/task").iterdir()):
         fields = (path / "stat").read_text().rpartition(")")[2].split()
         found.append((int(fields[16]), int(fields[38])))
     return found
@@ -69,9 +71,9 @@ def test_data_that_is_not_resident_does_not_count_against_the_budget() -> None:
     program = """
 import mmap
 from tokmill.core.system import memory
-from tokmill.run import encoding
+from tokmill.run import memory_guard
 untouched = mmap.mmap(-1, 400 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-encoding._limit_growth(memory.rss_bytes() + (200 << 20))
+memory_guard.limit_growth(memory.rss_bytes() + (200 << 20))
 within = bytearray(150 << 20)
 try:
     beyond = bytearray(200 << 20)

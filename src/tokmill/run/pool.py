@@ -1,0 +1,515 @@
+"""The workers of a run, as the coordinator sees them: it starts them, hands out ranges, and takes their results in order.
+
+No text and no ids pass through here. What the coordinator does for some megabytes of text is to take one message, to let the
+writer of the format say where the ids go, and to send one message back.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+import time
+import traceback
+from collections import deque
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+
+from tokmill.core.events import AnyEvent, CachesReset, Failed
+from tokmill.core.partition import counts_records_from_part
+from tokmill.core.records import Cursor, EncodedBatch, Skip, Tokens
+from tokmill.core.system.durable import storage_errors
+from tokmill.core.system.process import error_of
+from tokmill.read import InputNotes
+from tokmill.run.channel import Channel, wait_for_any
+from tokmill.run.ranges import Ranges
+from tokmill.run.shared_memory import SharedMemory, Signal
+from tokmill.run.worker import Range, Result, StoredRun
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tokmill.core.config import Content
+    from tokmill.output import GrowingFile
+    from tokmill.run.worker import Worker
+
+_TICK_S = 0.2
+_AHEAD = 4
+"""Ranges for each worker that may be handed out beyond the first one that is not over."""
+_OTHERS_AHEAD = 2
+"""Batches that may be given away for each worker that has nothing to read."""
+_PATIENCE_S = 0.3
+"""A worker that waits so long for its input when the run is to end is not waited for."""
+
+
+class LostWorkerError(Exception):
+    """A worker ended though nobody wanted it to."""
+
+    def __init__(self, status: int, what: str) -> None:
+        """status: as `os.waitpid` gives it. what: it was doing."""
+        super().__init__(what)
+        self.status = status
+
+
+@dataclass(slots=True, eq=False)
+class _Piece:
+    """Implements `output.WrittenPiece`."""
+
+    key: int
+    offset: int
+    n_bytes: int
+    stretches: list[tuple[int, int]]
+    digest: bytes = b""
+
+
+@dataclass(slots=True, eq=False)
+class _Process:
+    """A worker."""
+
+    pid: int
+    channel: Channel
+    attendant: Channel
+    ranges: deque[_Reading] = field(default_factory=deque)
+    n_others: int = 0
+    """Batches of others that it was given and has not told of."""
+    is_full: bool = False
+    """It has no room for what it reads, so it may work for others."""
+    n_unwritten: deque[list[_Piece]] = field(default_factory=deque)
+    """What it was told to write and has not."""
+    files: set[int] = field(default_factory=set)
+    """Of which it has descriptors."""
+
+
+@dataclass(slots=True, eq=False)
+class _Told:
+    """A result, and whose arena it lies in."""
+
+    process: int
+    result: Result | Failed
+    n_unaudited: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class _Reading:
+    """A range that a worker reads, or that was read and is not yet written."""
+
+    range: Range
+    process: int
+    told: dict[int, _Told] = field(default_factory=dict)
+    next_batch: int = 0
+    n_batches: int | None = None
+    """None: there may be more."""
+    failed: Failed | None = None
+    """What comes behind them."""
+    n_helpers: int = 0
+    shift: int | None = None
+    notes: InputNotes = field(default_factory=InputNotes)
+
+
+class Pool:
+    """Implements `output.Elsewhere`. Close it."""
+
+    def __init__(self, n_workers: int, arena_bytes: int, make: Callable[[int], Worker]) -> None:
+        """Start the workers. This process must have one thread only: the workers are forked from it.
+
+        make: called in a worker, with its number.
+        """
+        self._shared = SharedMemory(n_workers, arena_bytes)
+        self._address = np.frombuffer(self._shared.mapping, np.uint8).ctypes.data
+        self.on_event: Callable[[AnyEvent], None] = lambda _event: None
+        """Told of what workers do."""
+        self._is_closed = False
+        self.is_at_end = False
+        """Whether `results` ended because the corpus did."""
+        self._processes: list[_Process] = []
+        self._began_s = time.monotonic()
+        for number in range(n_workers):
+            ours, its = zip(socket.socketpair(), socket.socketpair(), strict=True)
+            try:
+                pid = self._start(make, number, its, ours)
+            except OSError:
+                # A few are enough, if the system allows no more.
+                if not self._processes:
+                    raise
+                break
+            self._processes.append(_Process(pid, Channel(ours[0]), Channel(ours[1])))
+        self._readings: deque[_Reading] = deque()
+        """In the order of the corpus, the first not yet written whole."""
+        self._by_number: dict[int, _Reading] = {}
+        self._next_number = 0
+        self._given: dict[tuple[int, int], tuple[int, int]] = {}
+        """By range and batch: whose batch another worker encodes, and where it lies."""
+        self._samples: dict[int, _Told] = {}
+        self._n_samples = 0
+        self._keys: dict[GrowingFile, int] = {}
+        self._n_keys = 0
+        self._closed: deque[GrowingFile] = deque()
+        """Files that are closed here, perhaps in another thread."""
+        self._owner = 0
+        self._pieces: list[_Piece] = []
+        """Of the result that is being written, not yet sent."""
+        self._unwritten: tuple[int, int] | None = None
+        """File and error of a write that failed."""
+        self.notes = InputNotes()
+        """Of all inputs that were read."""
+
+    def _start(
+        self, make: Callable[[int], Worker], number: int, its: tuple[socket.socket, ...], ours: tuple[socket.socket, ...]
+    ) -> int:
+        """Start a worker and return its process. its, ours: the ends of its channels."""
+        pid = os.fork()
+        if pid:
+            for end in its:
+                end.close()
+            return pid
+        try:
+            for signum in (signal.SIGINT, signal.SIGTERM):
+                # Both may go to all processes of a terminal or a job; the coordinator decides what they mean.
+                signal.signal(signum, signal.SIG_IGN)
+            # A channel must end with the coordinator.
+            for end in ours:
+                end.close()
+            for process in self._processes:
+                process.channel.close()
+                process.attendant.close()
+            worker, (channel, attendant) = make(number), map(Channel, its)
+            thread = threading.Thread(target=_last, args=(worker.attendant.serve, attendant, self._shared), daemon=True)
+            thread.start()
+            _last(worker.serve, channel, self._shared)
+        finally:
+            os._exit(1)
+
+    # For the guard; called in its thread.
+
+    def pids(self) -> list[int]:
+        """Return the processes."""
+        return [process.pid for process in self._processes]
+
+    def pause(self, *, paused: bool) -> None:
+        """Let workers read nothing more, or go on."""
+        self._shared.signals[Signal.PAUSED] = paused
+
+    def reset_caches(self) -> None:
+        """Let the workers drop their engines' caches."""
+        self._shared.signals[Signal.RESETS] += 1
+
+    def stop(self) -> None:
+        """Let workers read nothing more; what they have read before is still written, as far as nothing is missing before it."""
+        self._shared.signals[Signal.STOPPED] = 1
+
+    @property
+    def _is_stopped(self) -> bool:
+        return bool(self._shared.signals[Signal.STOPPED])
+
+    # Results.
+
+    def results(self, content: Content, start: Cursor, range_bytes: int, on_tick: Callable[[], None]) -> Iterator[EncodedBatch]:
+        """Yield what became of the corpus from `start` on, in order; the ids of each are valid until the next.
+
+        range_bytes: of what a worker reads at a time, about. on_tick: called a few times a second. Raises the first error in the
+        order of the corpus, LostWorkerError.
+        """
+        ranges = Ranges(content, start, range_bytes)
+        self._ranges, self._todo, self._dtype = ranges, iter(ranges), np.dtype(content.dtype)
+        reached, stopped_s = start, 0.0
+        next_tick = time.monotonic() + _TICK_S
+        while True:
+            self._hand_out()
+            if not self._readings:
+                self.is_at_end = not self._is_stopped or next(self._todo, None) is None
+                return
+            front = self._readings[0]
+            self._shared.signals[Signal.FRONT] = front.range.number
+            told = front.told.get(front.next_batch)
+            result = told.result if told is not None and not told.n_unaudited else None
+            if isinstance(result, Failed):
+                front.failed, front.n_batches = result, front.next_batch
+            elif told is not None and result is not None:
+                del front.told[front.next_batch]
+                placed = self._placed(front, result, reached)
+                reached = placed.after or reached
+                self._owner = told.process
+                yield placed
+                self._send_pieces(result.stored)
+                front.next_batch += result.n_batches
+                continue
+            if front.n_batches == front.next_batch:
+                if front.failed is not None:
+                    if not self._shift(front, reached):
+                        raise error_of(front.failed)
+                    # Its records were counted from where the range begins: the error is made again, with the right numbers.
+                    self._drop_all()
+                    ranges = Ranges(content, reached, ranges.wanted_bytes, self._next_number)
+                    self._ranges, self._todo = ranges, iter(ranges)
+                    continue
+                self.notes.add(front.notes, front.range.first, self._shift(front, reached))
+                self._readings.popleft()
+                del self._by_number[front.range.number]
+                if self._is_stopped:
+                    return
+                continue
+            if self._is_stopped:
+                stopped_s = stopped_s or time.monotonic()
+                waits = self._shared.is_reading(front.process) and time.monotonic() - stopped_s > _PATIENCE_S
+                if waits and not front.told:
+                    return
+            self._pump(0.05 if self._is_stopped else _TICK_S)
+            if time.monotonic() >= next_tick:
+                on_tick()
+                next_tick = time.monotonic() + _TICK_S
+
+    def _placed(self, reading: _Reading, result: Result, reached: Cursor) -> EncodedBatch:
+        """Return a result with its ids, and with its places as places of the corpus."""
+        wanted = reading.range
+        shift = self._shift(reading, reached)
+        after = result.after
+        if after is not None:
+            record = after.record + (shift if after.input_index == 0 and after.offset else 0)
+            after = msgspec.structs.replace(after, input_index=after.input_index + wanted.first, record=record)
+        skips: list[Skip] = result.skips
+        if shift:
+            path = wanted.inputs[0].path
+            skips = [
+                msgspec.structs.replace(skip, record=skip.record + shift) if skip.path == path and skip.record is not None else skip
+                for skip in skips
+            ]
+        return EncodedBatch(
+            runs=[self._tokens(run) for run in result.runs],
+            counts=result.counts,
+            skips=skips,
+            after=after,
+            position_bytes=self._ranges.position(wanted, result.position_bytes),
+        )
+
+    def _shift(self, reading: _Reading, reached: Cursor) -> int:
+        """Return the records of the first input of a range that lie before it. reached: where the range begins, or in it."""
+        if reading.shift is None:
+            wanted = reading.range
+            is_inside = wanted.part.begin > 0 and counts_records_from_part(wanted.inputs[0])
+            reading.shift = reached.record if is_inside and reached.input_index == wanted.first else 0
+        return reading.shift
+
+    def _tokens(self, run: StoredRun | Tokens) -> Tokens:
+        if isinstance(run, Tokens):
+            return run
+        ids = np.frombuffer(self._shared.view, self._dtype, run.n_ids, run.ids_at)
+        return Tokens(run.is_val, ids, np.frombuffer(self._shared.view, np.int64, run.n_ends, run.ends_at))
+
+    # What workers are told.
+
+    def _hand_out(self) -> None:
+        """Give ranges to workers that have none, or soon have none, and let others help the first that reads."""
+        if not self._is_stopped:
+            for n_ranges in (1, 2):
+                for number, process in enumerate(self._processes):
+                    has_room = len(process.ranges) < n_ranges and not process.is_full
+                    if has_room and len(self._readings) < _AHEAD * len(self._processes) and not self._give_range(number):
+                        break
+        reading = next((each for each in self._readings if each.n_batches is None), None)
+        if reading is None:
+            return
+        idle = [p for number, p in enumerate(self._processes) if number != reading.process and (not p.ranges or p.is_full)]
+        n_helpers = _OTHERS_AHEAD * len(idle)
+        if n_helpers != reading.n_helpers:
+            reading.n_helpers = n_helpers
+            self._processes[reading.process].channel.send(("helpers", reading.range.number, n_helpers))
+
+    def _give_range(self, number: int) -> bool:
+        """Give the next range to a worker; return whether there is one."""
+        wanted = next(self._todo, None)
+        if wanted is None:
+            return False
+        self._next_number = wanted.number + 1
+        reading = _Reading(wanted, number)
+        self._readings.append(reading)
+        self._by_number[wanted.number] = reading
+        self._processes[number].ranges.append(reading)
+        self._processes[number].channel.send(("range", wanted))
+        return True
+
+    def _drop_all(self) -> None:
+        """Let workers forget every range."""
+        for reading in self._readings:
+            self._processes[reading.process].channel.send(("drop", reading.range.number))
+            for told in reading.told.values():
+                self._give_back(told)
+        self._readings.clear()
+        self._by_number.clear()
+        for process in self._processes:
+            process.ranges.clear()
+            process.is_full = False
+
+    def _give_back(self, told: _Told) -> None:
+        if isinstance(told.result, Result) and told.result.stored:
+            self._processes[told.process].n_unwritten.append([])
+            self._processes[told.process].attendant.send(("write", [], told.result.stored))
+
+    def _send_pieces(self, stored: list[int]) -> None:
+        """Let the owner of the current result write what was said to be written, and take back its memory."""
+        pieces, self._pieces = self._pieces, []
+        process = self._processes[self._owner]
+        process.is_full = False
+        if pieces or stored:
+            process.n_unwritten.append(pieces)
+            process.attendant.send(("write", [(piece.key, piece.offset, piece.stretches) for piece in pieces], stored))
+
+    # As `output.Elsewhere`.
+
+    def takes(self, view: memoryview) -> bool:
+        """See Elsewhere."""
+        return len(view) > 0 and 0 <= _address(view) - self._address < len(self._shared.view)
+
+    def write(self, file: GrowingFile, view: memoryview, offset: int) -> _Piece:
+        """See Elsewhere."""
+        process = self._processes[self._owner]
+        key = self._keys.setdefault(file, self._n_keys)
+        self._n_keys = max(self._n_keys, key + 1)
+        if key not in process.files:
+            process.files.add(key)
+            process.attendant.send(("file", key), [file.fd])
+        begin, n_bytes = _address(view) - self._address, len(view)
+        last = self._pieces[-1] if self._pieces else None
+        if last is not None and last.key == key and last.offset + last.n_bytes == offset:
+            last.stretches.append((begin, n_bytes))
+            last.n_bytes += n_bytes
+            return last
+        self._pieces.append(_Piece(key, offset, n_bytes, [(begin, n_bytes)]))
+        return self._pieces[-1]
+
+    def wait(self) -> None:
+        """See Elsewhere."""
+        if self._pieces:
+            self._send_pieces([])
+        while any(process.n_unwritten for process in self._processes) and self._unwritten is None:
+            self._pump(None)
+        if self._unwritten is not None:
+            key, number = self._unwritten
+            path = next(file.path for file, its_key in self._keys.items() if its_key == key)
+            with storage_errors(path):
+                raise OSError(number, os.strerror(number))
+
+    def close_file(self, file: GrowingFile) -> None:
+        """See Elsewhere."""
+        self._closed.append(file)
+
+    # What workers say.
+
+    def _pump(self, timeout_s: float | None) -> None:
+        """Take what workers say; wait for it no longer than that. Raises LostWorkerError."""
+        while self._closed:
+            key = self._keys.pop(self._closed.popleft(), None)
+            for process in self._processes:
+                if key in process.files:
+                    process.files.discard(key)
+                    process.attendant.send(("close", key))
+        wait_for_any([end for process in self._processes for end in (process.attendant, process.channel)], timeout_s)
+        for number, process in enumerate(self._processes):
+            for end in (process.attendant, process.channel):
+                for message in end.receive():
+                    getattr(self, f"_take_{message[0]}")(number, *message[1:])
+                if end.is_over:
+                    raise self._lost(process)
+
+    def _take_result(self, number: int, of_range: int, index: int, result: Result | Failed) -> None:
+        told = _Told(number, result)
+        given = self._given.pop((of_range, index), None)
+        if given is not None:
+            owner, begin = given
+            self._processes[number].n_others -= 1
+            self._processes[owner].channel.send(("freed", of_range, begin))
+        reading = self._by_number.get(of_range)
+        if reading is None:
+            self._give_back(told)
+            return
+        reading.told[index] = told
+        if isinstance(result, Result) and result.samples:
+            token, self._n_samples = self._n_samples, self._n_samples + 1
+            told.n_unaudited = 1
+            self._samples[token] = told
+            self._processes[0].attendant.send(("samples", token, result.samples))
+
+    def _take_audited(self, _number: int, token: int, failed: Failed | None) -> None:
+        told = self._samples.pop(token)
+        told.n_unaudited = 0
+        if failed is not None:
+            self._give_back(told)
+            told.result = failed
+
+    def _take_batch(self, owner: int, of_range: int, index: int, begin: int, n_bytes: int, payload: bytes) -> None:
+        if of_range not in self._by_number:
+            self._processes[owner].channel.send(("freed", of_range, begin))
+            return
+        free = [n for n, process in enumerate(self._processes) if n != owner and (not process.ranges or process.is_full)]
+        number = min(free or [owner], key=lambda n: self._processes[n].n_others)
+        self._given[of_range, index] = owner, begin
+        self._processes[number].n_others += 1
+        self._processes[number].channel.send(("encode", of_range, index, owner, begin, n_bytes, payload))
+
+    def _take_end(self, number: int, of_range: int, n_batches: int, notes: InputNotes, failed: Failed | None) -> None:
+        reading = self._by_number.get(of_range)
+        if reading is None:
+            return
+        reading.n_batches, reading.failed = n_batches, failed
+        process = self._processes[number]
+        process.ranges.remove(reading)
+        process.is_full = False
+        reading.notes = notes
+
+    def _take_full(self, number: int, of_range: int) -> None:
+        if of_range in self._by_number:
+            self._processes[number].is_full = True
+
+    def _take_written(self, number: int, digests: list[bytes]) -> None:
+        for piece, digest in zip(self._processes[number].n_unwritten.popleft(), digests, strict=True):
+            piece.digest = digest
+
+    def _take_unwritten(self, _number: int, key: int, error: int) -> None:
+        self._unwritten = self._unwritten or (key, error)
+
+    def _take_reset(self, _number: int, before: int, after: int) -> None:
+        elapsed_s = time.monotonic() - self._began_s
+        self.on_event(CachesReset(elapsed_s=elapsed_s, rss_before_bytes=before, rss_after_bytes=after))
+
+    def _lost(self, process: _Process) -> LostWorkerError:
+        _, status = os.waitpid(process.pid, 0)
+        process.pid = 0
+        doing = "before it had anything to do"
+        if process.ranges:
+            wanted = process.ranges[0].range
+            path, begin = wanted.inputs[0].path, wanted.part.begin or wanted.start.offset
+            doing = f"while it worked on {path} from byte {begin:,} on"
+        return LostWorkerError(status, doing)
+
+    def close(self) -> None:
+        """End the workers; can be called again."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        for process in self._processes:
+            process.channel.close()
+            process.attendant.close()
+            if process.pid:
+                with suppress(ProcessLookupError):
+                    os.kill(process.pid, signal.SIGKILL)
+                os.waitpid(process.pid, 0)
+        self._shared.close()
+
+
+def _last(serve: Callable[[Channel, SharedMemory], None], channel: Channel, shared: SharedMemory) -> None:
+    """Serve a channel, and end this process with it, whatever other threads do or wait for: the coordinator is gone."""
+    try:
+        serve(channel, shared)
+        os._exit(0)
+    except BaseException as error:  # noqa: BLE001  it is the end
+        traceback.print_exception(error)
+        os._exit(1)
+
+
+def _address(view: memoryview) -> int:
+    address: int = np.frombuffer(view, np.uint8).__array_interface__["data"][0]
+    return address

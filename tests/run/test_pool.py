@@ -1,0 +1,116 @@
+"""The workers: whatever their number, the size of ranges and the memory for results, the bytes and counts are those of one loop."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings, strategies as st
+from support.oracle import plain_tokens
+from support.outputs import written
+from support.runs import carry_out, run_in_process
+
+from tokmill.core.errors import BadTextError
+from tokmill.core.events import AnyEvent, Finished
+from tokmill.core.manifest import load_manifest
+from tokmill.core.options import PlanOptions
+from tokmill.run.job import make_job
+
+SEP = b"<|endoftext|>"
+DOCUMENTS = st.lists(st.text(st.sampled_from("ab\u00e9\u4e2d \n"), max_size=60).map(str.encode), min_size=1, max_size=60)
+SIZES = st.fixed_dictionaries(
+    {
+        "batch_bytes": st.integers(20, 300),
+        "range_bytes": st.integers(10, 600),
+        "segment_bytes": st.integers(100, 3000),
+        "n_workers": st.integers(1, 4),
+        "arena_bytes": st.sampled_from([4096, 1 << 14, 1 << 20]),
+    }
+)
+
+
+def write_corpus(directory: Path, documents: list[bytes], kind: str) -> list[Path]:
+    """The documents as one file, or as some of several kinds."""
+    if kind == "jsonl":
+        path = directory / "a.jsonl"
+        path.write_bytes(b"".join(json.dumps({"text": d.decode()}).encode() + b"\n" for d in documents))
+        return [path]
+    half = len(documents) // 2
+    if kind == "files":
+        paths = [directory / f"{i:03}.txt" for i in range(len(documents))]
+        for path, document in zip(paths, documents, strict=True):
+            path.write_bytes(document)
+        return paths
+    if kind == "mixed":
+        (directory / "a.txt").write_bytes(SEP.join(documents[:half]) + SEP * bool(half))
+        (directory / "b.txt.gz").write_bytes(gzip.compress(SEP.join(documents[half:])))
+        return [directory / "a.txt", directory / "b.txt.gz"]
+    (directory / "a.txt").write_bytes(SEP.join(documents))
+    return [directory / "a.txt"]
+
+
+@settings(deadline=None, max_examples=60)
+@given(DOCUMENTS, SIZES, st.sampled_from(["text", "jsonl", "files", "mixed"]))
+def test_the_bytes_are_those_of_one_loop(documents: list[bytes], sizes: dict[str, Any], kind: str) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        out = Path(directory) / "out"
+        run_in_process(write_corpus(Path(directory), documents, kind), out, sizes, val_fraction=0.3)
+        assert written(out) == plain_tokens(documents, val_fraction=0.3)
+        manifest = load_manifest(out)
+        n_empty = manifest.counts.skipped.get("empty", 0)
+        assert manifest.counts.documents_train + manifest.counts.documents_val == sum(map(bool, documents))
+        assert manifest.counts.documents - n_empty == sum(map(bool, documents))
+
+
+@settings(deadline=None, max_examples=30)
+@given(DOCUMENTS, SIZES, st.data())
+def test_an_error_names_the_record_as_one_reader_would(documents: list[bytes], sizes: dict[str, Any], data: st.DataObject) -> None:
+    bad = data.draw(st.integers(0, len(documents) - 1))
+    documents = [*documents[:bad], b"broken \xff text", *documents[bad + 1 :]]
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "a.txt"
+        path.write_bytes(SEP.join(documents))
+        offset = len(SEP.join(documents[: bad + 1])) - len(documents[bad]) + 7
+        with pytest.raises(BadTextError) as caught:
+            run_in_process([path], Path(directory) / "out", sizes)
+        assert caught.value.where == f"{path}, document {bad + 1}, byte {offset:,}"
+
+
+@settings(deadline=None, max_examples=30)
+@given(DOCUMENTS, SIZES, st.data())
+def test_skipped_records_are_numbered_as_one_reader_would(
+    documents: list[bytes], sizes: dict[str, Any], data: st.DataObject
+) -> None:
+    is_bad = data.draw(st.lists(st.booleans(), min_size=len(documents), max_size=len(documents)))
+    lines = [b"{broken" if b else json.dumps({"text": d.decode()}).encode() for b, d in zip(is_bad, documents, strict=True)]
+    with tempfile.TemporaryDirectory() as directory:
+        path, out = Path(directory) / "a.jsonl", Path(directory) / "out"
+        path.write_bytes(b"\n".join(lines) + b"\n")
+        run_in_process([path], out, sizes, on_error="skip", val_fraction=0.3)
+        assert written(out) == plain_tokens([d for b, d in zip(is_bad, documents, strict=True) if not b], val_fraction=0.3)
+        listed: list[int] = []
+        if any(is_bad):
+            for line in (out / "skipped.jsonl").read_bytes().splitlines():
+                skip = json.loads(line)
+                listed += range(skip["record"], skip["record"] + skip.get("records", 1))
+        assert listed == [i for i, b in enumerate(is_bad, 1) if b]
+
+
+def test_texts_of_some_size_without_a_separator_are_named_also_where_they_were_cut(tmp_path: Path) -> None:
+    long = b"word " * 300_000
+    for name, data in {"a.txt": long, "b.txt": long + SEP, "c.txt": b"short", "d.txt": long}.items():
+        (tmp_path / name).write_bytes(data)
+    job = make_job([str(tmp_path)], PlanOptions(), out=str(tmp_path / "out")).job
+    events: list[AnyEvent] = []
+    import msgspec
+
+    small = msgspec.structs.replace(job.resources, n_workers=2, range_bytes=1 << 18, child_bytes=1 << 41, reset_above_bytes=1 << 40)
+    carry_out(msgspec.structs.replace(job, resources=small), events.append)
+    finished = next(event for event in events if isinstance(event, Finished))
+    (notice,) = finished.notices
+    assert "<|endoftext|> does not occur in 2 of 3 text files" in notice
+    assert f"{tmp_path}/a.txt, {tmp_path}/d.txt;" in notice
