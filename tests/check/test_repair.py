@@ -88,9 +88,7 @@ def test_any_damage_is_found_and_made_good(
         do_damage(out, each)
     is_damaged = any((out / n).is_symlink() or not (out / n).exists() or (out / n).read_bytes() != made.bytes[n] for n in FILES)
     assert verify(out).ok == (not is_damaged)
-    mended = repair_in_process(
-        out, {"batch_bytes": batch_bytes, "terms": BudgetTerms(n_threads=n_threads), "in_flight_bytes": 100_000}
-    )
+    mended = repair_in_process(out, {"batch_bytes": batch_bytes, "terms": BudgetTerms(n_threads=n_threads)})
     assert bool(mended) == is_damaged
     assert made.is_whole(out)
 

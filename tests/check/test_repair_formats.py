@@ -83,7 +83,7 @@ def test_all_files_together_are_made_again(made: Made, tmp_path: Path) -> None:
     for sub in ("train", "val"):
         if (out / sub).exists():
             (out / sub).rmdir()
-    repair_in_process(out, {"batch_bytes": 5000, "terms": BudgetTerms(n_threads=2), "in_flight_bytes": 100_000})
+    repair_in_process(out, {"batch_bytes": 5000, "terms": BudgetTerms(n_threads=2)})
     assert made.wrong(out) == []
     for name, data in made.bytes.items():
         if data:

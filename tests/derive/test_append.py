@@ -39,7 +39,7 @@ from tokmill.output import directory as output_directory
 from tokmill.output.directory import Output
 from tokmill.output.disk_space import disk_need
 from tokmill.run.job import make_job
-from tokmill.run.worker import Worker
+from tokmill.run.coordinator import Coordinator
 
 pytestmark = pytest.mark.usefixtures("workers_in_process")
 
@@ -290,7 +290,7 @@ def test_an_interrupted_append_goes_on_and_another_one_is_refused_until_it_is_di
     ("owner", "name", "done", "error"),
     [
         (appending, "copy_old_output", 2, ChangedError),
-        (Worker, "run", 1, ChangedError),
+        (Coordinator, "run", 1, ChangedError),
         (Output, "commit", 1, LockedError),
         (output_directory, "publish_files", 1, LockedError),
     ],

@@ -23,14 +23,21 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
 
 @pytest.fixture(scope="module")
 def calls(scene: Scene, tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, str]]:
-    """Names of calls on the output, and what they name, in order."""
+    """Names of calls on the output, and what they name, in order: writes where they ended, others where they began."""
     top = tmp_path_factory.mktemp("order")
     out, log = top / "out", top / "log"
     aim = [part for path in touched(scene.corpus, out) for part in ("-P", str(path))]
-    traced = "trace=write,fsync,?rename,?renameat,renameat2,?unlink,unlinkat"
+    traced = "trace=write,pwrite64,fsync,?rename,?renameat,renameat2,?unlink,unlinkat"
     assert run(["strace", "-f", "-q", "-y", "--seccomp-bpf", "-o", str(log), "-e", traced, *aim, *scene.command(out)]).code == 0
-    found = re.findall(r"^\d+ +(\w+)\((.*)", log.read_text(errors="replace"), re.MULTILINE)
-    return [(call, said.replace(f"{out}", "OUT")) for call, said in found]
+    found, begun = [], {}
+    for pid, call, said, ended in re.findall(
+        r"^(\d+) +(?:(\w+)\((.*)|<\.\.\. (pwrite64) resumed>.*)$", log.read_text(errors="replace"), re.MULTILINE
+    ):
+        if call == "pwrite64" and said.endswith("<unfinished ...>"):
+            begun[pid] = said
+        else:
+            found.append((call or ended, (begun.pop(pid) if ended else said).replace(f"{out}", "OUT")))
+    return found
 
 
 @needs("strace")
@@ -42,7 +49,7 @@ class TestOrder:
 
     @pytest.mark.parametrize("name", ["train.bin", "val.bin", "manifest.json"])
     def test_a_file_is_on_the_disk_before_it_has_its_name(self, name: str, calls: list[tuple[str, str]]) -> None:
-        written = self.position(calls, "write", rf"/{name}\.part>", last=True)
+        written = self.position(calls, "write" if name == "manifest.json" else "pwrite64", rf"/{name}\.part>", last=True)
         synced = self.position(calls, "fsync", rf"/{name}\.part>", last=True)
         renamed = self.position(calls, "rename", rf'{name}\.part".*<OUT>, "{name}"')
         assert written < synced < renamed
@@ -63,7 +70,7 @@ class TestOrder:
         n_lines = 0
         for call, said in calls:
             name = re.search(r"OUT/\.tokmill/(\w+\.bin)\.part>", said)
-            if call == "write" and name:
+            if call == "pwrite64" and name:
                 unsafe.add(name[1])
             elif call == "fsync" and name:
                 unsafe.discard(name[1])

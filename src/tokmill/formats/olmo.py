@@ -37,8 +37,9 @@ class OlmoShard(IdFile):
 
     def finish(self, tokens: int, documents: int, n_open: int) -> None:
         """Write the rows."""
-        self.complete(tokens, documents)
         _append_rows(self.files.file(self._rows_name), self._ends(tokens, n_open))
+        # Only now: a complete file may be closed.
+        self.complete(tokens, documents)
         self.files.complete(self._rows_name)
 
     def _ends(self, tokens: int, n_open: int) -> Iterator[NDArray[np.int64]]:

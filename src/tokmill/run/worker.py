@@ -391,7 +391,8 @@ class Worker:
         if not reading.result.n_batches:
             reading.first_index, reading.first_s = made.index, time.monotonic()
         reading.result.add(made.encoded, runs, stored)
-        is_due = time.monotonic() - reading.first_s > _TOLD_S or reading.result.counts.bytes_in >= _TOLD_BYTES
+        most_bytes = min(_TOLD_BYTES, self._job.resources.segment_bytes)
+        is_due = time.monotonic() - reading.first_s > _TOLD_S or reading.result.counts.bytes_in >= most_bytes
         if is_due or reading.is_piped or bool(runs) > bool(stored):
             self._tell(reading)
 

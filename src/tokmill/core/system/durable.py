@@ -86,6 +86,7 @@ def _part_from_links(path: TreePath) -> None:
 
 def open_growing(path: TreePath) -> int:
     """Open a file for reading and for writing anywhere, a new one or the one that is there. Return the descriptor."""
+    _part_from_links(path)
     return path.open(os.O_RDWR | os.O_CREAT)
 
 
