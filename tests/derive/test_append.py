@@ -38,8 +38,8 @@ from tokmill.formats.registry import FORMATS
 from tokmill.output import directory as output_directory
 from tokmill.output.directory import Output
 from tokmill.output.disk_space import disk_need
-from tokmill.run.job import make_job
 from tokmill.run.coordinator import Coordinator
+from tokmill.run.job import make_job
 
 pytestmark = pytest.mark.usefixtures("workers_in_process")
 
