@@ -171,9 +171,10 @@ def ends_by_raising(handler: ast.ExceptHandler) -> bool:
 
 
 @pytest.mark.parametrize("name", sorted(MODULES))
-def test_nothing_is_unpickled_or_evaluated(name: str) -> None:
+def test_nothing_is_evaluated_and_only_messages_of_the_same_run_are_unpickled(name: str) -> None:
     forbidden = {"eval", "exec", "pickle.load", "pickle.loads", "marshal.loads"}
-    assert [(f, line) for f, line in called(TREES[name]) if f in forbidden] == []
+    allowed = ["pickle.loads"] if name == "tokmill.run.channel" else []
+    assert [f for f, _ in called(TREES[name]) if f in forbidden] == allowed
 
 
 TESTS = ROOT / "tests"

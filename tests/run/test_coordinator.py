@@ -47,10 +47,11 @@ def threads(coordinator: psutil.Process) -> list[tuple[int, int]]:
     return found
 
 
-def test_the_worker_is_the_first_that_the_kernel_kills(tmp_path: Path) -> None:
-    with at_work(tmp_path / "out") as worker:
-        assert Path(f"/proc/{worker.pid}/oom_score_adj").read_text().strip() == "1000"
-        assert Path(f"/proc/{worker.ppid()}/oom_score_adj").read_text() == Path("/proc/self/oom_score_adj").read_text()
+def test_coordinator_and_workers_are_the_first_that_the_kernel_kills(tmp_path: Path) -> None:
+    with at_work(tmp_path / "out") as coordinator:
+        for process in (coordinator, *coordinator.children()):
+            assert Path(f"/proc/{process.pid}/oom_score_adj").read_text().strip() == "1000"
+        assert Path(f"/proc/{coordinator.ppid()}/oom_score_adj").read_text() == Path("/proc/self/oom_score_adj").read_text()
 
 
 @pytest.mark.parametrize(("options", "environment"), [(["--nice"], {}), ([], {"TOKMILL_NICE": "1"})])
@@ -63,7 +64,7 @@ def test_a_nice_worker_gives_way_with_all_of_its_threads(tmp_path: Path, options
 
 
 def test_a_worker_is_as_nice_as_it_was_started_and_no_nicer(tmp_path: Path) -> None:
-    with at_work(tmp_path / "out") as worker:
+    with at_work(tmp_path / "out") as coordinator:
         assert set(threads(worker)) == {(psutil.Process().nice(), os.sched_getscheduler(0))}
 
 

@@ -8,16 +8,20 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings, strategies as st
+from support.engines import lent_engines
 from support.oracle import plain_tokens
 from support.outputs import written
-from support.runs import carry_out, run_in_process
+from support.runs import UNWATCHED, ThreadedPool, carry_out, run_in_process
 
 from tokmill.core.errors import BadTextError
 from tokmill.core.events import AnyEvent, Finished
 from tokmill.core.manifest import load_manifest
 from tokmill.core.options import PlanOptions
+from tokmill.core.records import Cursor
+from tokmill.run.coordinator import start_workers
 from tokmill.run.job import make_job
 
 SEP = b"<|endoftext|>"
@@ -106,11 +110,32 @@ def test_texts_of_some_size_without_a_separator_are_named_also_where_they_were_c
         (tmp_path / name).write_bytes(data)
     job = make_job([str(tmp_path)], PlanOptions(), out=str(tmp_path / "out")).job
     events: list[AnyEvent] = []
-    import msgspec
-
     small = msgspec.structs.replace(job.resources, n_workers=2, range_bytes=1 << 18, child_bytes=1 << 41, reset_above_bytes=1 << 40)
     carry_out(msgspec.structs.replace(job, resources=small), events.append)
     finished = next(event for event in events if isinstance(event, Finished))
     (notice,) = finished.notices
     assert "<|endoftext|> does not occur in 2 of 3 text files" in notice
     assert f"{tmp_path}/a.txt, {tmp_path}/d.txt;" in notice
+
+
+def test_workers_read_no_further_than_their_memory_for_results_allows(tmp_path: Path) -> None:
+    corpus = tmp_path / "a.txt"
+    corpus.write_bytes(SEP.join(b"a few words %d" % i for i in range(20_000)))
+    job = make_job([str(corpus)], PlanOptions(), out=str(tmp_path / "out")).job
+    small = {"n_workers": 2, "batch_bytes": 1000, "segment_bytes": 1000, "range_bytes": 50_000, "arena_bytes": 8192}
+    job = msgspec.structs.replace(job, resources=msgspec.structs.replace(job.resources, **{**UNWATCHED, **small}))
+    with lent_engines():
+        pool = start_workers(job, ThreadedPool)
+        assert isinstance(pool, ThreadedPool)
+        try:
+            results = pool.results(job.content, Cursor(), job.resources.range_bytes, lambda: None)
+            first = next(results)
+            # The coordinator takes no more results; soon no worker has room for another one.
+            while not all(worker._unstored for worker in pool.workers):
+                pool.threads[0].join(0.001)
+            read = [worker._reading.n_read for worker in pool.workers if worker._reading]
+            # Half an arena for results, in 16 bits an id; one batch is held beside it.
+            assert 1 < sum(read) <= 2 * (1 + job.resources.arena_bytes // 2 // 64)
+            assert first.counts.documents + sum(r.counts.documents for r in results) == 20_000
+        finally:
+            pool.close()

@@ -55,6 +55,7 @@ class ThreadedPool(Pool):
         for thread in threads:
             thread.start()
         self.threads = [*getattr(self, "threads", []), *threads]
+        self.workers = [*getattr(self, "workers", []), worker]
         return 0
 
     def _lost(self, process: object) -> LostWorkerError:

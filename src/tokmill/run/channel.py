@@ -1,7 +1,8 @@
 """Messages between the coordinator and a worker, over a socket: Python objects, and descriptors of open files beside them.
 
 Nothing here waits for the other side: what cannot be sent yet is kept, so that two processes that send much to each other at the
-same time cannot stop each other for ever.
+same time cannot stop each other for ever. Messages are pickled: both sides are forked from one process, and the sockets have no
+name that anyone else could open.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+
+    from typing_extensions import Buffer
 
 _HEADER = struct.Struct("<QI")
 """Bytes of the message, and how many descriptors come with it."""
@@ -46,7 +49,7 @@ class Channel:
 
     def send(self, message: tuple[Any, ...], descriptors: Sequence[int] = ()) -> None:
         """Send a message. descriptors: of files; the other side gets its own, as many as here, at the end of the message."""
-        data = pickle.dumps(message, 5)
+        data = packed(message)
         self._unsent.append((memoryview(_HEADER.pack(len(data), len(descriptors)) + data), [os.dup(fd) for fd in descriptors]))
         self.flush()
 
@@ -88,7 +91,7 @@ class Channel:
                 break
             begin = done + _HEADER.size
             with memoryview(self._received) as view, view[begin : begin + n_bytes] as part:
-                message = pickle.loads(part)  # noqa: S301  from a process of this run, through a socket without a name
+                message = unpacked(part)
             done = begin + n_bytes
             yield (*message, *(self._descriptors.popleft() for _ in range(n_descriptors)))
         del self._received[:done]
@@ -96,6 +99,16 @@ class Channel:
     def close(self) -> None:
         """Close the socket: the other side sees that this one is gone."""
         self._socket.close()
+
+
+def packed(value: Any) -> bytes:
+    """Return a value as bytes that another process of this run can unpack."""
+    return pickle.dumps(value, 5)
+
+
+def unpacked(data: Buffer) -> Any:
+    """Return the value that a process of this run packed."""
+    return pickle.loads(data)  # noqa: S301
 
 
 def wait_for_any(channels: Iterable[Channel], timeout_s: float | None) -> None:

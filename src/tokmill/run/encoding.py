@@ -141,8 +141,7 @@ def serve(carry_out: Callable[[Parent], None], job_fd: int, event_fd: int) -> No
         carry_out(parent)
     except LostWorkerError as error:
         # The parent starts again, as if it had been this process.
-        sys.stderr.write(f"{error}\n")
-        sys.stderr.flush()
+        os.write(2, f"{error}\n".encode())
         _end_as(error.status)
     except BaseException as error:  # noqa: BLE001  the parent is told of whatever it is, panics of engines too
         parent.emit(failed_event(error))

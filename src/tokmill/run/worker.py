@@ -10,7 +10,6 @@ file, of a pipe, of the last ranges of a run. So it depends neither on formats n
 
 from __future__ import annotations
 
-import pickle
 import time
 from array import array
 from collections import deque
@@ -27,7 +26,7 @@ from tokmill.core.system.budget import REFERENCE_BYTES, CacheReset
 from tokmill.core.system.process import failed_event
 from tokmill.read import CorpusReader
 from tokmill.run.attendant import Attendant
-from tokmill.run.channel import wait_for_any
+from tokmill.run.channel import packed, unpacked, wait_for_any
 from tokmill.run.encode_batch import EncodeStage
 from tokmill.run.memory_guard import limit_growth
 from tokmill.run.shared_memory import Ring, Signal
@@ -220,7 +219,7 @@ class Worker:
 
     def _encode_other(self, number: int, index: int, owner: int, begin: int, n_bytes: int, payload: bytes) -> None:
         """Encode a batch that another worker read."""
-        inputs, batch = _unpacked(payload, self._shared.view[begin : begin + n_bytes])
+        inputs, batch = _unpacked_batch(payload, self._shared.view[begin : begin + n_bytes])
         if owner != self._number:
             self._shared.forget(begin, n_bytes)
         try:
@@ -276,7 +275,7 @@ class Worker:
         """Let another worker encode a batch; return whether that is possible."""
         if len(reading.range.inputs) > _MOST_GIVEN_INPUTS:
             return False
-        payload, parts = _packed(reading.range.inputs, replace(batch, index=1))
+        payload, parts = _packed_batch(reading.range.inputs, replace(batch, index=1))
         n_bytes = sum(map(len, parts))
         at = self._given.take(n_bytes)
         if at is None:
@@ -416,7 +415,7 @@ def _aligned(n_bytes: int) -> int:
     return -(-n_bytes // 8) * 8
 
 
-def _packed(inputs: tuple[Input, ...], batch: Batch) -> tuple[bytes, list[memoryview]]:
+def _packed_batch(inputs: tuple[Input, ...], batch: Batch) -> tuple[bytes, list[memoryview]]:
     """Return a batch for another process: what is pickled, and what its texts and `raw` are in memory."""
     documents, raw = batch.documents, batch.raw
     layout: Any
@@ -426,13 +425,13 @@ def _packed(inputs: tuple[Input, ...], batch: Batch) -> tuple[bytes, list[memory
         texts, layout = memoryview(b"".join(documents)), array("q", map(len, documents))
     is_same = raw is not None and raw.obj is texts.obj and len(raw) == len(texts)
     parts = [texts] if raw is None or is_same else [texts, raw.cast("B")]
-    payload = pickle.dumps((inputs, replace(batch, documents=(), raw=None), len(texts), layout, raw is not None), 5)
+    payload = packed((inputs, replace(batch, documents=(), raw=None), len(texts), layout, raw is not None))
     return payload, parts
 
 
-def _unpacked(payload: bytes, data: memoryview) -> tuple[tuple[Input, ...], Batch]:
-    """Return what `_packed` took. data: the parts, one after the other."""
-    inputs, batch, n_text, layout, has_raw = pickle.loads(payload)  # noqa: S301  from a process of this run
+def _unpacked_batch(payload: bytes, data: memoryview) -> tuple[tuple[Input, ...], Batch]:
+    """Return what `_packed_batch` took. data: the parts, one after the other."""
+    inputs, batch, n_text, layout, has_raw = unpacked(payload)
     texts = bytes(data[:n_text])
     documents: Sequence[bytes]
     if isinstance(layout, tuple):
