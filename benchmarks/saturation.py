@@ -1,165 +1,139 @@
-"""What would saturate first on more cores than this machine has: measured on one core and two, calculated for 8 to 128.
+"""What more cores than this machine has would give: measured with 1, 2, 4 and 8 workers here, calculated for 16 to 128.
 
-The worker runs in one process, with the engine (`engine`) and with a stand-in that gives ids of the right number at once
-(`stand-in`): what is left then is everything that is not the engine. Measured are the processor seconds of each kind of thread: the
-reader and the writer are one thread each, so neither can go faster than its own processor time allows; and the stand-in's run by
-the clock, on all cores: one interpreter runs one thread of Python at a time, so no number of cores takes the rest of the pipeline
-beyond what was left waiting there.
+Whole runs of `tokmill tokenize FILE`, in interleaved rounds, whose processes are watched while they live. A run has a parent, which
+shows progress, a coordinator, which hands out ranges and commits, and workers, which do the rest, each with a range of its own. Told
+are the processor seconds of each kind without those of a run of a tiny file with as many workers (starting and ending; it does not
+grow with the corpus). The share of parent and coordinator is what no further core takes away.
 
-Calculated: rate(n) = the least of n * the engine thread's rate, the reader's, the writer's, and the interpreter's (the processor
-time of the stand-in's run that no second core could take away: its clock). Above that, more processes help, each on files or splits
-of its own.
+Calculated: a run on n cores is at least as fast as 1 / (serial + (1 - serial) / n) times one core, by Amdahl; it is faster where the
+coordinator works beside the workers, and never faster than the coordinator's own rate.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import machine
-import msgspec
-import numpy as np
 import watch
 
-import tokmill.run.encoding
-from tokmill.core.config import BudgetTerms
-from tokmill.core.documents import text_bytes
-from tokmill.core.options import PlanOptions
-from tokmill.run.job import make_job
-from tokmill.run.worker import Worker
-
-CORES = (1, 2, 4, 8, 16, 32, 64, 128)
-BYTES_PER_TOKEN = 4
+CORES = (2, 4, 8, 16, 32, 64, 128)
+_TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 
-class StandIn:
-    """An engine that takes no time: ids of about the right number."""
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """Seconds by the clock, and processor seconds of the processes of a run."""
 
-    name = "stand-in"
+    elapsed_s: float = 0.0
+    parent_s: float = 0.0
+    coordinator_s: float = 0.0
+    workers_s: float = 0.0
 
-    def __init__(self) -> None:
-        self._ids = np.arange(1 << 21, dtype=np.uint32) % 50_000
+    @property
+    def total_s(self) -> float:
+        """Processor seconds of all."""
+        return self.parent_s + self.coordinator_s + self.workers_s
 
-    def encode(self, documents: Sequence[bytes], raw: memoryview | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """One id for four bytes of the batch, divided evenly among its documents."""
-        n_ids = max(len(documents), text_bytes(documents) // BYTES_PER_TOKEN)
-        offsets = np.arange(len(documents) + 1, dtype=np.int64) * n_ids // max(1, len(documents))
-        return self._ids[: int(offsets[-1])], offsets
-
-
-def seconds_by_thread() -> dict[int, float]:
-    """Processor seconds of each thread of this process."""
-    tick = os.sysconf("SC_CLK_TCK")
-    found = {}
-    for thread in os.listdir("/proc/self/task"):
-        try:
-            fields = Path(f"/proc/self/task/{thread}/stat").read_text().rpartition(")")[2].split()
-        except FileNotFoundError:
-            continue
-        found[int(thread)] = (int(fields[11]) + int(fields[12])) / tick
-    return found
+    def without(self, start: Spent) -> Spent:
+        """What remains when a run of nothing is taken away."""
+        return Spent(*(max(0.0, getattr(self, f) - getattr(start, f)) for f in self.__slots__))
 
 
-def run_worker(file: Path, out: Path, *, stand_in: bool, n_threads: int) -> dict[str, float]:
-    """Seconds by the clock, and processor seconds of reader, encoders and writer (this thread)."""
-    job = make_job([str(file)], PlanOptions(val_fraction=0.0005), out=str(out)).job
-    unwatched = {"worker_bytes": 1 << 41, "reset_above_bytes": 1 << 40, "terms": BudgetTerms(n_threads=n_threads)}
-    resources = msgspec.structs.replace(job.resources, **unwatched, **({"audit_fraction": 0.0} if stand_in else {}))
-    if stand_in:
-        tokmill.run.encoding.load_encoder = lambda *_: StandIn()  # type: ignore[assignment, attr-defined]
-    spent: dict[int, float] = {}
-    names: dict[int, str] = {}
-    done = threading.Event()
+def processor_s(pid: int) -> float:
+    """Processor seconds of a process so far, without its children; 0 if it is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) * _TICK_S
 
-    def look() -> None:
-        """Threads end before the run does, so they are looked at while they live."""
-        while not done.wait(0.02):
-            spent.update(seconds_by_thread())
-            names.update({thread.native_id or 0: thread.name for thread in threading.enumerate()})
 
-    looker = threading.Thread(target=look, name="looker")
-    looker.start()
+def run(file: Path, out: Path, n_workers: int) -> Spent:
+    """One run; its processes are looked at every 10 ms, so that of each its last hundredth is missing."""
+    command = [sys.executable, "-m", "tokmill", "tokenize", str(file), "--out", str(out), "-q", "--threads", str(n_workers)]
+    command += ["--memory", f"{max(1, n_workers) * 512}MiB"]
+    spent: dict[int, dict[int, float]] = {0: {}, 1: {}, 2: {}}
+    os.sync()
     began_s = time.perf_counter()
-    Worker(msgspec.structs.replace(job, resources=resources), lambda _: None).run()
+    process = subprocess.Popen(command, env=watch.checkout_env())
+    while process.poll() is None:
+        coordinators = list(watch.children(process.pid))
+        workers = [worker for coordinator in coordinators for worker in watch.children(coordinator)]
+        for depth, pids in enumerate(([process.pid], coordinators, workers)):
+            for pid in pids:
+                spent[depth][pid] = max(processor_s(pid), spent[depth].get(pid, 0.0))
+        time.sleep(0.01)
     elapsed_s = time.perf_counter() - began_s
-    done.set()
-    looker.join()
-
-    def of(part: str) -> float:
-        return sum(seconds for thread, seconds in spent.items() if part in names.get(thread, ""))
-
-    return {"elapsed_s": elapsed_s, "reader": of("read"), "encoders": of("encode"), "writer": of("MainThread")}
-
-
-def in_fresh_process(file: Path, work: Path, *, stand_in: bool, n_threads: int) -> dict[str, float]:
-    out = work / "out"
-    command = [sys.executable, __file__, str(file), "--one", "stand-in" if stand_in else "engine", "--work", str(out)]
-    done = subprocess.run([*command, "--threads", str(n_threads)], check=True, capture_output=True, env=watch.checkout_env())
+    if process.returncode:
+        raise SystemExit(f"exit code {process.returncode}: {' '.join(command)}")
     shutil.rmtree(out)
-    return json.loads(done.stdout)  # type: ignore[no-any-return]
+    return Spent(elapsed_s, *(sum(pids.values()) for pids in spent.values()))
 
 
-def medians(rounds: list[dict[str, float]]) -> dict[str, float]:
-    return {key: statistics.median(one[key] for one in rounds) for key in rounds[0]}
+def median(rounds: list[Spent]) -> Spent:
+    return Spent(*(statistics.median(getattr(one, field) for one in rounds) for field in Spent.__slots__))
 
 
-def table(n_bytes: int, engine: dict[str, float], alone: dict[str, float]) -> str:
+def report(n_bytes: int, found: dict[int, Spent], starts: dict[int, Spent]) -> str:
     """What was measured, then what is calculated from it."""
-    mb = n_bytes / 1e6
-    limits = {
-        "the reader thread": mb / max(engine["reader"], 1e-9),
-        "the writer thread": mb / max(engine["writer"], 1e-9),
-        "the interpreter's lock": mb / alone["elapsed_s"],
-    }
-    thread = mb / engine["encoders"]
-    measured = [
-        "| measured | reader | encoders | writer | by the clock, s |",
-        "|---|---:|---:|---:|---:|",
-        *(
-            f"| {name} | {one['reader']:.2f} | {one['encoders']:.2f} | {one['writer']:.2f} | {one['elapsed_s']:.2f} |"
-            for name, one in (("engine", engine), ("stand-in", alone))
-        ),
+    lines = [
+        "| workers | clock s | parent | coordinator | workers, processor s | all | beside one worker | serial share |",
+        "|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    net = {n: found[n].without(starts[n]) for n in found}
+    serial: dict[int, float] = {}
+    for n, one in net.items():
+        serial[n] = (one.parent_s + one.coordinator_s) / one.total_s
+        cells = (one.elapsed_s, one.parent_s, one.coordinator_s, one.workers_s, one.total_s, one.total_s / net[min(net)].total_s)
+        lines.append(f"| {n} | " + " | ".join(f"{cell:.2f}" for cell in cells) + f" | {serial[n]:.2%} |")
+    start = starts[min(starts)]
+    share, most = max(serial.values()), max(net)
+    core_mb_s = n_bytes / 1e6 / net[min(net)].total_s
+    bound = n_bytes / 1e6 / max(net[most].coordinator_s, 1e-3)
+    lines += [
         "",
-        f"One encoder thread: {thread:,.0f} MB/s. At most: " + ", ".join(f"{name} {rate:,.0f}" for name, rate in limits.items()),
+        f"Starting and ending: {start.elapsed_s:.2f} s by the clock, {start.total_s:.2f} of processors. "
+        f"One core: {core_mb_s:,.0f} MB/s. The coordinator alone could hand out {bound:,.0f} MB/s.",
         "",
-        "| cores | MB/s, calculated | what bounds it |",
-        "|---:|---:|---|",
+        f"| cores | times one core, at least (serial share {share:.2%}) | MB/s |",
+        "|---:|---:|---:|",
     ]
     for n in CORES:
-        bounds = {"the engine": n * thread, **limits}
-        least = min(bounds, key=bounds.__getitem__)
-        measured.append(f"| {n} | {bounds[least]:,.0f} | {least} |")
-    return "\n".join(measured)
+        times = 1 / (share + (1 - share) / n)
+        lines.append(f"| {n} | {times:.1f} | {min(bound, times * core_mb_s):,.0f} |")
+    return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--work", type=Path)
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--one", choices=["engine", "stand-in"], help=argparse.SUPPRESS)
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4, 8])
+    parser.add_argument("--work", type=Path, help="directory for outputs (default: a temporary one)")
     args = parser.parse_args()
-    if args.one:
-        print(json.dumps(run_worker(args.file, args.work, stand_in=args.one == "stand-in", n_threads=args.threads)))
-        return
     print("\n".join(f"- {name}: {value}" for name, value in machine.description().items()), end="\n\n")
-    rounds: dict[bool, list[dict[str, float]]] = {False: [], True: []}
+    found: dict[int, list[Spent]] = {n: [] for n in args.workers}
+    starts: dict[int, list[Spent]] = {n: [] for n in args.workers}
     with tempfile.TemporaryDirectory(dir=args.work, prefix="saturation-") as work:
+        # As many inputs as there may be workers, each worth one.
+        tiny = Path(work) / "tiny"
+        tiny.mkdir()
+        for i in range(max(args.workers)):
+            (tiny / f"{i}.txt").write_bytes(b"a few words " * 100_000)
         for _ in range(args.rounds):
-            for stand_in, found in rounds.items():
-                found.append(in_fresh_process(args.file, Path(work), stand_in=stand_in, n_threads=args.threads))
-    print(table(args.file.stat().st_size, medians(rounds[False]), medians(rounds[True])))
+            for n in args.workers:
+                found[n].append(run(args.file, Path(work) / "out", n))
+                starts[n].append(run(tiny, Path(work) / "out", n))
+    print(report(args.file.stat().st_size, {n: median(r) for n, r in found.items()}, {n: median(r) for n, r in starts.items()}))
 
 
 if __name__ == "__main__":

@@ -203,7 +203,7 @@ def test_the_worker_that_is_lost_is_started_again(made: Made, tmp_path: Path) ->
         os.kill(int(worker), signal.SIGABRT)
         _, said = process.communicate(timeout=60)
     assert process.returncode == 0, said
-    assert b"the worker was lost" in said
+    assert b"a process of the run was lost" in said
     assert made.is_whole(out)
 
 

@@ -136,7 +136,7 @@ def test_restarts_and_notices_are_always_told_and_cache_resets_only_when_verbose
         Notice(text="3 files \x1b[2J were\npassed over"),
     ]
     found = lines(*events)
-    assert found[0] == "tokmill: the worker was lost (killed by SIGKILL): continuing from the last commit, attempt 2"
+    assert found[0] == "tokmill: a process of the run was lost (killed by SIGKILL): continuing from the last commit, attempt 2"
     assert found[1] == "tokmill: 3 files \\x1b[2J were\\npassed over"
     assert lines(*events, verbose=True)[1] == "tokmill: gave back caches: 2 MiB to 1 MiB"
 

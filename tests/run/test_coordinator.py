@@ -56,16 +56,16 @@ def test_coordinator_and_workers_are_the_first_that_the_kernel_kills(tmp_path: P
 
 @pytest.mark.parametrize(("options", "environment"), [(["--nice"], {}), ([], {"TOKMILL_NICE": "1"})])
 def test_a_nice_worker_gives_way_with_all_of_its_threads(tmp_path: Path, options: list[str], environment: dict[str, str]) -> None:
-    with at_work(tmp_path / "out", *options, **environment) as worker:
-        assert len(threads(worker)) >= 5
-        assert set(threads(worker)) == {(19, os.SCHED_IDLE)}
-        assert worker.ionice().ioclass == psutil.IOPRIO_CLASS_IDLE
-        assert psutil.Process(worker.ppid()).nice() == psutil.Process().nice()
+    with at_work(tmp_path / "out", *options, **environment) as coordinator:
+        assert len(threads(coordinator)) >= 5
+        assert set(threads(coordinator)) == {(19, os.SCHED_IDLE)}
+        assert coordinator.ionice().ioclass == psutil.IOPRIO_CLASS_IDLE
+        assert psutil.Process(coordinator.ppid()).nice() == psutil.Process().nice()
 
 
 def test_a_worker_is_as_nice_as_it_was_started_and_no_nicer(tmp_path: Path) -> None:
     with at_work(tmp_path / "out") as coordinator:
-        assert set(threads(worker)) == {(psutil.Process().nice(), os.sched_getscheduler(0))}
+        assert set(threads(coordinator)) == {(psutil.Process().nice(), os.sched_getscheduler(0))}
 
 
 def test_data_that_is_not_resident_does_not_count_against_the_budget() -> None:

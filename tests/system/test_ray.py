@@ -188,7 +188,7 @@ def test_the_process_that_tokenizes_is_killed(nodes: Nodes, corpus: Path, one: t
     driver.wait_for(lambda: bool(driver.committed()))
     nodes.processes("tokmill.run.coordinator")[0].kill()
     _, shown = driver.result()
-    assert "its worker was lost (killed by SIGKILL)" in shown
+    assert "a process of it was lost (killed by SIGKILL)" in shown
     assert is_one_run(driver.out, corpus, one, tmp_path / "merged")
 
 

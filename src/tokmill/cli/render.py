@@ -74,7 +74,7 @@ def summary_lines(summary: Summary, *, is_empty: bool = False) -> str:
             ("sent", f"{format_bytes(summary.uploaded_bytes)}, the run waited {_seconds(summary.upload_s)} for the last upload")
         )
     if summary.restarts:
-        rows.append(("restarts", f"{summary.restarts} (the worker was lost and continued from the last commit)"))
+        rows.append(("restarts", f"{summary.restarts} (a process was lost; the run continued from the last commit)"))
     rows += [("skipped", ", ".join(f"{n:,} {reason}" for reason, n in sorted(summary.skipped.items())) or "none")]
     rows += _replaced_rows(summary.invalid_utf8_documents)
     audited = f"{counted(summary.audited_documents, 'document')}, the same as the reference tokenizer's"

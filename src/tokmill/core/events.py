@@ -36,7 +36,7 @@ class Progress(Event, frozen=True, kw_only=True):
     position_bytes: int
     counts: Counts
     rss_bytes: int
-    """Resident memory of the worker now."""
+    """Resident memory of coordinator and workers now."""
 
 
 class Committed(Event, frozen=True, kw_only=True):
@@ -49,7 +49,7 @@ class Committed(Event, frozen=True, kw_only=True):
 
 
 class CachesReset(Event, frozen=True, kw_only=True):
-    """An encoder thread dropped its engine's caches."""
+    """A worker dropped its engine's caches."""
 
     elapsed_s: float
     rss_before_bytes: int

@@ -45,7 +45,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     rss_bytes: tuple[Natural, ...] = ()
     """Resident memory of the process, the largest since the previous sample."""
     n_cache_resets: Natural = 0
-    """How often an encoder thread dropped its engine's caches."""
+    """How often a worker dropped its engine's caches."""
 
 
 class History(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

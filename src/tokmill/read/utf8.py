@@ -1,6 +1,6 @@
 """UTF-8: whether bytes are valid, where not, and what the policy makes of them.
 
-Checking must not hold the interpreter's lock, or encoder threads wait for one another: `bytes.decode` holds it at 0.7 GB/s;
+Checking must not hold the interpreter's lock, or the thread that writes waits: `bytes.decode` holds it at 0.7 GB/s;
 `bytes.isascii` takes no time and pyarrow's validation of a borrowed buffer releases it and runs at 4 GB/s.
 """
 

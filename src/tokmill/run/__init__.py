@@ -1,4 +1,4 @@
-"""From options to a finished run: job, supervisor, worker."""
+"""From options to a finished run: job, supervisor, coordinator, workers."""
 
 from __future__ import annotations
 

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 _HEADER = struct.Struct("<QI")
 """Bytes of the message, and how many descriptors come with it."""
-_MOST_READ = 1 << 20
+_MOST_READ = 1 << 16
+"""A buffer of so many bytes is made for each call: 1 MiB costs more than what is done with a message."""
 _MOST_DESCRIPTORS = 16
 
 

@@ -159,10 +159,10 @@ def _end_as(status: int) -> None:
     os._exit(os.WEXITSTATUS(status) or 1)
 
 
-def watched(worker: EncodingProcess, parent: Parent) -> None:
+def watched(process: EncodingProcess, parent: Parent) -> None:
     """Run it; signals, and the parent, may ask for its end."""
     # Ctrl-C ends the program that feeds standard input, too: seen here, its end is not taken for the end of the corpus.
     for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, lambda _signum, _frame: worker.stop())
-    parent.watch(worker.stop)
-    worker.run()
+        signal.signal(signum, lambda _signum, _frame: process.stop())
+    parent.watch(process.stop)
+    process.run()

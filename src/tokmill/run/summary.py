@@ -36,7 +36,7 @@ class Summary(Counts, frozen=True, kw_only=True):
     """Input that this call read, by `elapsed_s`."""
     tokens_per_s: float
     peak_rss_bytes: int
-    """This process's peak and the worker's, added up."""
+    """Peaks of this process and of coordinator and workers, added up."""
     budget_bytes: int
     """What --memory allowed."""
     appended_to: Provenance | None
@@ -46,7 +46,7 @@ class Summary(Counts, frozen=True, kw_only=True):
     already_complete: bool
     """Whether there was nothing left to do."""
     restarts: int
-    """How often the worker died and was started again."""
+    """How often a process of the run died and the run was started again."""
     tokenizer: str
     dtype: str
     out: str

@@ -102,7 +102,7 @@ def _has_begun(job: Job) -> bool:
 
 
 def _can_read_again(job: Job, stdin_begin: int | None) -> bool:
-    """Whether what a dead worker had read can be read again: the bytes of a pipe are gone with it."""
+    """Whether what a dead process had read can be read again: the bytes of a pipe are gone with it."""
     pipes = [i for i in job.content.inputs if i.size_bytes is None]
     if not pipes:
         return True
@@ -136,10 +136,10 @@ def _died(child: Child, job: Job, deaths: int, *, started: bool) -> WorkerDiedEr
     words = child.last_words
     remedy = "allow more --memory or fewer --threads" if started else "repair what its last words name"
     return WorkerDiedError(
-        f"the worker process died ({child.cause()}), {counted(deaths, 'time')} without getting any further"
+        f"a process of the run died ({child.cause()}), {counted(deaths, 'time')} without getting any further"
         + (f"; its last words: {words}" if words else ""),
         where=job.out,
-        allowed="a worker that goes on: where it can, it is started again by itself",
+        allowed="a run that goes on: where it can, it is started again by itself",
         next_step=f"{remedy}, then run the same command again",
         resumes=True,
     )

@@ -32,7 +32,7 @@ _START_S = 1.0
 _FILE_S = 0.0004
 """To open, read and close one file of this machine (20,000 small ones: 6 to 9.6 s measured)."""
 _EFFICIENCY = 0.75
-"""Share of a run in which encoder threads encode; else they wait for reader, writer and interpreter (0.6 to 0.9 measured)."""
+"""Share of a worker's time in which it encodes; else it reads, writes or waits (0.6 to 0.9 measured)."""
 _UNCERTAIN = (0.6, 2.5)
 """Time taken by time expected, at best and at worst, on a machine that does other things too."""
 _LIST_BYTES = 32

@@ -73,7 +73,7 @@ class SampleResult(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     decompressed: dict[int, tuple[int, bool]]
     """By index of an input that was read from its beginning: decompressed bytes, and whether these were counted."""
     engine_bytes_per_s: float | None
-    """Speed of one encoder thread; None if the sample is too small to tell."""
+    """Speed of one worker; None if the sample is too small to tell."""
     notices: list[str]
 
 

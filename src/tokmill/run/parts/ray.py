@@ -300,7 +300,7 @@ class _Reporter:
         """Report to the board now and then, without waiting for an answer."""
         if isinstance(event, Restarted):
             self._told_s = 0.0
-            self._notes.append(f"part {self._index}: its worker was lost ({event.cause}), attempt {event.attempt}")
+            self._notes.append(f"part {self._index}: a process of it was lost ({event.cause}), attempt {event.attempt}")
         if isinstance(event, Progress) and time.monotonic() - self._told_s >= _TELL_EVERY_S:
             self._told_s = time.monotonic()
             if self._board is None:

@@ -1,6 +1,6 @@
 """Runs that make parts of an output: one part (`tokmill tokenize --part I/N`), or all of them, which it joins (`--ray`).
 
-A part, a run in one piece and a task on a cluster do the same. They differ in who starts the worker and in where the output lies.
+A part, a run in one piece and a task on a cluster do the same. They differ in who starts the coordinator and in where the output lies.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def run_one_part(
         job: with all inputs; its `out` is the directory of the whole, if that is one.
         part: `3/8`.
         place: where the part is made.
-        runner: starts the worker.
+        runner: starts the coordinator.
         observers: told of every event.
         url: of the whole, if it is in a store.
         force: begin even though the output will not fit on the disk.
