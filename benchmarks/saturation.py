@@ -1,11 +1,11 @@
 """What more cores than this machine has would give: measured with 1, 2, 4 and 8 workers here, calculated for 16 to 128.
 
-Whole runs of `tokmill tokenize FILE`, in interleaved rounds, whose processes are watched while they live. A run has a parent, which
-shows progress, a coordinator, which hands out ranges and commits, and workers, which do the rest, each with a range of its own. Told
-are the processor seconds of each kind without those of a run of a tiny file with as many workers (starting and ending; it does not
-grow with the corpus). The share of parent and coordinator is what no further core takes away.
+Whole runs of `tokmill tokenize FILE`, in interleaved rounds, whose processes are watched while they live. A run has a parent,
+which shows progress, a coordinator, which hands out ranges and commits, and workers, which do the rest, each with a range of its
+own. Told are the processor seconds of each kind without those of a run of small files with as many workers (starting and ending;
+it does not grow with the corpus). The share of parent and coordinator is what no further core takes away.
 
-Calculated: a run on n cores is at least as fast as 1 / (serial + (1 - serial) / n) times one core, by Amdahl; it is faster where the
+Calculated: a run on n cores is at least 1 / (serial + (1 - serial) / n) times as fast as on one, by Amdahl; it is faster where the
 coordinator works beside the workers, and never faster than the coordinator's own rate.
 """
 
@@ -99,10 +99,13 @@ def report(n_bytes: int, found: dict[int, Spent], starts: dict[int, Spent]) -> s
     share, most = max(serial.values()), max(net)
     core_mb_s = n_bytes / 1e6 / net[min(net)].total_s
     bound = n_bytes / 1e6 / max(net[most].coordinator_s, 1e-3)
+    told = (
+        f"Starting and ending: {start.elapsed_s:.2f} s by the clock, {start.total_s:.2f} of processors. "
+        f"One core: {core_mb_s:,.0f} MB/s. The coordinator alone could hand out {bound:,.0f} MB/s."
+    )
     lines += [
         "",
-        f"Starting and ending: {start.elapsed_s:.2f} s by the clock, {start.total_s:.2f} of processors. "
-        f"One core: {core_mb_s:,.0f} MB/s. The coordinator alone could hand out {bound:,.0f} MB/s.",
+        told,
         "",
         f"| cores | times one core, at least (serial share {share:.2%}) | MB/s |",
         "|---:|---:|---:|",

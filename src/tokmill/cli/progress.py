@@ -73,7 +73,8 @@ class ProgressObserver:
             if self._verbose:
                 self._display.message(event.text)
         elif isinstance(event, Restarted):
-            self._display.message(f"a process of the run was lost ({event.cause}): continuing from the last commit, attempt {event.attempt}")
+            cause = f"a process of the run was lost ({event.cause})"
+            self._display.message(f"{cause}: continuing from the last commit, attempt {event.attempt}")
         elif isinstance(event, CachesReset) and self._verbose:
             before, after = event.rss_before_bytes / _MIB, event.rss_after_bytes / _MIB
             self._display.message(f"gave back caches: {before:,.0f} MiB to {after:,.0f} MiB")

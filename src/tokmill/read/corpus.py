@@ -1,6 +1,6 @@
 """The corpus as batches: opens one input after the other, lets its format read it, packs small files, numbers the batches.
 
-In a corpus of very many very small files a batch for each would cost more than its text, so neighbours are packed until a batch is full.
+In a corpus of very many small files a batch for each would cost more than its text, so neighbours are packed until one is full.
 The cursor is that of the last file packed, so packing cannot be seen in the output.
 """
 

@@ -283,7 +283,8 @@ def _memory_fact(data: ReportData) -> tuple[str, str, str]:
     budget = max((attempt.budget_bytes for attempt in attempts), default=0)
     peak = max((rss for attempt in attempts for rss in attempt.rss_bytes), default=0)
     peak = max(peak, data.manifest.peak_rss_bytes if data.manifest else 0)
-    note = f"peak of coordinator and workers, of a budget of {format_memory(budget)} for all processes" if budget else "peak of coordinator and workers"
+    note = "peak of coordinator and workers"
+    note += f", of a budget of {format_memory(budget)} for all processes" if budget else ""
     return ("memory", format_memory(peak) if peak else "not known", note)
 
 

@@ -1,6 +1,7 @@
 """Runs that make parts of an output: one part (`tokmill tokenize --part I/N`), or all of them, which it joins (`--ray`).
 
-A part, a run in one piece and a task on a cluster do the same. They differ in who starts the coordinator and in where the output lies.
+A part, a run in one piece and a task on a cluster do the same. They differ in who starts the coordinator, and where the
+output lies.
 """
 
 from __future__ import annotations
