@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from tokmill.core.events import AnyEvent, Finished
 from tokmill.core.manifest import load_manifest
 from tokmill.core.options import PlanOptions
 from tokmill.core.records import Cursor
+from tokmill.read import CorpusReader, input_range
+from tokmill.run import worker
 from tokmill.run.coordinator import start_workers
 from tokmill.run.job import make_job
 
@@ -68,6 +71,24 @@ def test_the_bytes_are_those_of_one_loop(documents: list[bytes], sizes: dict[str
         n_empty = manifest.counts.skipped.get("empty", 0)
         assert manifest.counts.documents_train + manifest.counts.documents_val == sum(map(bool, documents))
         assert manifest.counts.documents - n_empty == sum(map(bool, documents))
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.lists(st.integers(0, 500), min_size=1, max_size=8), SIZES, st.sampled_from(["text", "jsonl"]))
+def test_a_document_that_is_divided_is_read_whole_wherever_ranges_are_cut(
+    n_words: list[int], sizes: dict[str, Any], kind: str
+) -> None:
+    documents = [b" ".join(b"%d" % (i * n) for i in range(n)) for n in n_words]
+    with tempfile.TemporaryDirectory() as directory, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(worker, "CorpusReader", partial(CorpusReader, divide_above_bytes=900, block_bytes=200))
+        patch.setattr(input_range, "BLOCK_BYTES", 100)
+        corpus = write_corpus(Path(directory), documents, kind)
+        for name, changed in (("one", {"range_bytes": 1 << 30}), ("some", {})):
+            run_in_process(corpus, Path(directory) / name, sizes | changed, val_fraction=0.3)
+        assert written(Path(directory) / "some") == written(Path(directory) / "one")
+        counts = [load_manifest(Path(directory) / name).counts for name in ("one", "some")]
+        assert counts[0] == counts[1]
+        assert counts[0].bytes_in == sum(path.stat().st_size for path in corpus)
 
 
 @settings(deadline=None, max_examples=30)

@@ -75,7 +75,9 @@ class InputRange:
 
     def is_reached(self, cursor: Cursor | None) -> bool:
         """Return whether reading that came to a cursor is over, before the end of the input."""
-        return self.until_byte is not None and cursor is not None and cursor.offset >= self.until_byte
+        if self.until_byte is None or cursor is None or cursor.document_offset is not None:
+            return False
+        return cursor.offset >= self.until_byte
 
     def counts(self, batch: Batch) -> Counts:
         """Return the counts of a batch, with the separator after the last document."""
