@@ -28,11 +28,18 @@ import sys  # noqa: E402
 def main() -> None:
     """Import the command line and run it."""
     _open_what_is_closed()
+    from tokmill.core.system.child import end_early, start_early
+
+    if sys.argv[1:2] == ["tokenize"] and not any(word.startswith(("--help", "--ray", "-h")) for word in sys.argv):
+        start_early("tokmill.run.coordinator")
     from tokmill.cli import main as run_command
 
     if _IS_OURS:
         _signal.signal(_signal.SIGINT, _signal.default_int_handler)
-    run_command()
+    try:
+        run_command()
+    finally:
+        end_early()
 
 
 def _open_what_is_closed() -> None:

@@ -58,7 +58,7 @@ def test_where_nothing_can_be_written_the_first_line_says_so(capsys: pytest.Capt
     ("before", "row", "step"),
     [
         ("mkdir gone; cd gone; rmdir ../gone", "place .* BAD: not possible: .*No such file", "cd to a directory"),
-        ("ulimit -n 9", "self-test .* BAD: not possible: .*Too many open files", "ulimit -n 1024"),
+        ("ulimit -n 7", "self-test .* BAD: not possible: .*Too many open files", "ulimit -n 1024"),
     ],
     ids=["directory", "files"],
 )

@@ -268,9 +268,9 @@ def test_a_local_path_that_looks_like_a_url_is_one_if_it_says_so(tmp_path: Path,
 
 def test_the_arguments_of_no_child_have_a_secret(elsewhere: Path) -> None:
     probe = (
-        "import sys, subprocess, runpy; old = subprocess.Popen.__init__\n"
-        "def spy(self, words, *a, **k): print('CHILD', *words, flush=True); old(self, words, *a, **k)\n"
-        "subprocess.Popen.__init__ = spy; sys.argv = ['tokmill', *sys.argv[1:]]; runpy.run_module('tokmill', run_name='__main__')"
+        "import os, sys, runpy; old = os.posix_spawn\n"
+        "def spy(path, words, *a, **k): print('CHILD', *words, flush=True); return old(path, words, *a, **k)\n"
+        "os.posix_spawn = spy; sys.argv = ['tokmill', *sys.argv[1:]]; runpy.run_module('tokmill', run_name='__main__')"
     )
     words = ["tokenize", "c.txt", "--out", "made", "--glob", f"https://user:{WORD}@host/*"]
     done = subprocess.run(

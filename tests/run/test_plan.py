@@ -27,7 +27,7 @@ from tokmill.core.config import BudgetTerms
 from tokmill.core.errors import DiskFullError, MemoryBudgetError, UsageError
 from tokmill.core.options import PlanOptions
 from tokmill.core.system.budget import divide_budget
-from tokmill.core.system.process import Child
+from tokmill.core.system.child import Child
 from tokmill.output import disk_space
 from tokmill.run.estimate import forecast
 from tokmill.run.job import make_job

@@ -16,7 +16,7 @@ from tokmill.core.system.refusals import explained
 from tokmill.encode.selftest import try_engine
 from tokmill.run.estimate import sampler
 
-WHERE = ("tokmill.run.supervisor.Child", "tokmill.run.estimate.forecast.Child", "tokmill.core.system.process.Child")
+WHERE = ("tokmill.run.supervisor.Child", "tokmill.run.estimate.forecast.Child", "tokmill.core.system.child.Child")
 """Names to be patched."""
 RESOURCES: dict[str, Any] = {name: value for name, value in TINY.items() if name != "terms"} | UNWATCHED
 
@@ -27,7 +27,7 @@ def is_foreseen(error: BaseException) -> bool:
 
 
 class DirectChild:
-    """Stands in for `core.system.process.Child`. A run has tiny batches and segments."""
+    """Stands in for `core.system.child.Child`. A run has tiny batches and segments."""
 
     interrupts = 0
     last_words = ""

@@ -27,7 +27,7 @@ import tokmill
 from tokmill.check.verification import verify
 from tokmill.cli import app
 from tokmill.core.errors import TokmillError
-from tokmill.core.system import durable, memory, process, refusals
+from tokmill.core.system import child, durable, memory, refusals
 from tokmill.core.system.tree import beside
 from tokmill.run import memory_guard
 
@@ -111,7 +111,7 @@ def test_a_run_does_without_what_is_only_an_advantage(
         memory.trim()
         assert memory.usable_cores() >= 1
         assert memory.machine_bytes() > 0
-        process._scratch().close()
+        os.close(child._scratch())
         memory_guard.limit_growth(1 << 40)
         _copied(tmp_path)
     run_in_process([large], tmp_path / "out", {"segment_bytes": 1_000_000}, val_fraction=0.2)
@@ -170,9 +170,7 @@ def test_a_command_that_lacks_what_it_needs_says_one_thing(
 def test_a_process_that_cannot_be_started_is_one_message(
     complete: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import subprocess
-
-    refusing(subprocess, "Popen", "EAGAIN", monkeypatch)
+    refusing(os, "posix_spawn", "EAGAIN", monkeypatch)
     assert app.run(["tokenize", str(complete / "corpus.txt"), "--out", str(tmp_path / "out")]) == 1
     said = capsys.readouterr().err
     assert "Resource temporarily unavailable" in said

@@ -163,7 +163,8 @@ def engine() -> Check:
     import msgspec
 
     from tokmill.core.events import Failed
-    from tokmill.core.system.process import Child, error_of
+    from tokmill.core.system.child import Child
+    from tokmill.core.system.process import error_of
     from tokmill.encode import TEXTS, Tried
 
     child = Child("tokmill.encode.selftest")

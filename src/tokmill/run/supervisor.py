@@ -15,7 +15,8 @@ from tokmill.core.errors import Interrupted, TokmillError, WorkerDiedError
 from tokmill.core.events import AnyEvent, Committed, Failed, Finished, Restarted, Started
 from tokmill.core.progress import ProgressReporter
 from tokmill.core.records import STDIN
-from tokmill.core.system.process import Child, error_of
+from tokmill.core.system.child import Child, start_child
+from tokmill.core.system.process import error_of
 from tokmill.core.text import counted
 
 if TYPE_CHECKING:
@@ -31,8 +32,8 @@ _STOPPING = "stopping: what is done so far is committed first (Ctrl-C again ends
 
 
 class LocalRunner:
-    """Implements `protocols.Runner` on this machine. As a context, it starts the first child at once, so that what the child
-    has to import (0.2 s) is imported while the job is planned.
+    """Implements `protocols.Runner` on this machine. As a context, it has the first child at once, so that what the child has to
+    import (0.2 s) is imported while the job is planned.
     """
 
     def __init__(self, module: str = "tokmill.run.coordinator") -> None:
@@ -41,7 +42,7 @@ class LocalRunner:
         self._ready: Child | None = None
 
     def __enter__(self) -> Self:
-        self._ready = Child(self._module)
+        self._ready = start_child(self._module)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -13,8 +13,9 @@ from tokmill.core.errors import Interrupted, UsageError, WorkerDiedError
 from tokmill.core.events import Failed
 from tokmill.core.records import ITEM_BYTES, Compression, text_to_path
 from tokmill.core.system.budget import BudgetShares, divide_budget
+from tokmill.core.system.child import Child
 from tokmill.core.system.memory import available_bytes, usable_cores
-from tokmill.core.system.process import Child, error_of
+from tokmill.core.system.process import error_of
 from tokmill.output import DiskNeed, change_at, check_n_files, disk_need, is_complete, most_tokens, n_shards
 from tokmill.run.advice import possibly_short_notices, shard_notices
 from tokmill.run.estimate.statistics import Estimate, SampleRequest, SampleResult, Totals
