@@ -39,6 +39,10 @@ SAMPLE = [
     ("new", Fault("rename", "EROFS", 3)),
     ("new", Fault("read", "EIO", 1)),
     ("resume", Fault("write", "SIGKILL", 1)),
+    ("new", Fault("pwrite", "ENOSPC", 3)),
+    ("over", Fault("pwrite", "EIO", 2, for_ever=True)),
+    ("resume", Fault("pwrite", "EINTR", 1)),
+    ("new", Fault("pwrite", "SIGKILL", 2)),
 ]
 
 
@@ -58,7 +62,7 @@ def test_a_failing_call_is_one_message_and_the_run_resumes(
 EVERY = [
     *(("new", call, error, for_ever) for call in CALLS for error in ERRORS for for_ever in (False, True)),
     *((scene, call, error, False) for scene in ("over", "resume") for call in CALLS for error in ("EIO", "ENOSPC")),
-    *((scene, call, "SIGKILL", False) for scene in ("new", "over", "resume") for call in ("write", "fsync", "rename")),
+    *((scene, call, "SIGKILL", False) for scene in ("new", "over", "resume") for call in ("write", "pwrite", "fsync", "rename")),
 ]
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
+import re
+import sys
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -12,20 +15,24 @@ from typing import Any
 import msgspec
 import pytest
 from hypothesis import given, settings, strategies as st
+from support.commands import PATIENCE_S, ends_in_time
 from support.engines import lent_engines
 from support.oracle import plain_tokens
 from support.outputs import written
+from support.poisoned_coordinator import POISON
 from support.runs import UNWATCHED, ThreadedPool, carry_out, run_in_process
 
-from tokmill.core.errors import BadTextError
-from tokmill.core.events import AnyEvent, Finished
+from tokmill.core.errors import BadTextError, DiskFullError, WorkerDiedError
+from tokmill.core.events import AnyEvent, Finished, Restarted
 from tokmill.core.manifest import load_manifest
 from tokmill.core.options import PlanOptions
 from tokmill.core.records import Cursor
+from tokmill.core.system import durable
 from tokmill.read import CorpusReader, input_range
 from tokmill.run import worker
 from tokmill.run.coordinator import start_workers
 from tokmill.run.job import make_job
+from tokmill.run.supervisor import LocalRunner
 
 SEP = b"<|endoftext|>"
 DOCUMENTS = st.lists(st.text(st.sampled_from("ab\u00e9\u4e2d \n"), max_size=60).map(str.encode), min_size=1, max_size=60)
@@ -160,3 +167,70 @@ def test_workers_read_no_further_than_their_memory_for_results_allows(tmp_path: 
             assert first.counts.documents + sum(r.counts.documents for r in results) == 20_000
         finally:
             pool.close()
+
+
+def poisoned(directory: Path, kind: str) -> tuple[Path, list[bytes], int]:
+    """A corpus, its documents, and where the one lies that no worker survives; -1: inside a compressed file."""
+    documents = [b"document %d, and more words of it" % i for i in range(4000)]
+    documents[2500] = POISON
+    text = SEP.join(documents)
+    path = directory / {"text": "a.txt", "gz": "a.txt.gz"}[kind]
+    path.write_bytes(text if kind == "text" else gzip.compress(text))
+    return path, documents, text.index(POISON) if kind == "text" else -1
+
+
+@pytest.mark.parametrize(("kind", "n_workers"), [("text", 1), ("text", 2), ("text", 4), ("gz", 2)])
+def test_three_deaths_on_one_range_stop_the_run_and_name_it(
+    kind: str, n_workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A child does not look for modules where its parent's script is, which comes first.
+    monkeypatch.setattr(sys, "path", ["", *sys.path])
+    path, documents, place = poisoned(tmp_path, kind)
+    job = make_job([str(path)], PlanOptions(val_fraction=0.3), out=str(tmp_path / "out")).job
+    small = msgspec.structs.replace(
+        job.resources, n_workers=n_workers, batch_bytes=4000, range_bytes=10_000, segment_bytes=8000, arena_bytes=1 << 16
+    )
+    job = msgspec.structs.replace(job, resources=small)
+    restarts: list[AnyEvent] = []
+
+    class Watch:
+        def on_event(self, event: AnyEvent) -> None:
+            restarts.extend([event] * isinstance(event, Restarted))
+
+    with pytest.raises(WorkerDiedError) as caught:
+        LocalRunner("support.poisoned_coordinator").run(job, [Watch()])
+    assert len(restarts) >= 2
+    assert "(killed by SIGABRT), 3 times without getting any further" in caught.value.what
+    named = re.search(rf"while it worked on {re.escape(str(path))}(?:, bytes ([\d,]+) to ([\d,]+))?$", caught.value.what)
+    assert named, caught.value.what
+    if kind == "text":
+        begin, end = (int(number.replace(",", "")) for number in named.groups())
+        assert begin <= place < end <= begin + 30_000
+    assert not (tmp_path / "out" / "train.bin").exists()
+    LocalRunner().run(job, [])
+    assert written(tmp_path / "out") == plain_tokens(documents, val_fraction=0.3)
+
+
+@pytest.mark.parametrize("n_workers", [1, 2])
+@pytest.mark.parametrize("n_before", [0, 3, 20])
+def test_what_a_worker_cannot_write_ends_the_run_before_its_memory_is_full(
+    n_before: int, n_workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    documents = [b"document %d, and more words of it" % i for i in range(2000)]
+    (tmp_path / "a.txt").write_bytes(SEP.join(documents))
+    sizes = {"batch_bytes": 300, "range_bytes": 1000, "arena_bytes": 4096, "segment_bytes": 1 << 30, "n_workers": n_workers}
+    real, n_calls = durable.write_all_at, 0
+
+    def failing(fd: int, data: memoryview, offset: int) -> None:
+        nonlocal n_calls
+        n_calls += 1
+        if n_calls > n_before:
+            raise OSError(errno.ENOSPC, "no space")
+        real(fd, data, offset)
+
+    with monkeypatch.context() as patch, ends_in_time(PATIENCE_S):
+        patch.setattr(durable, "write_all_at", failing)
+        with pytest.raises(DiskFullError):
+            run_in_process([tmp_path / "a.txt"], tmp_path / "out", sizes, val_fraction=0.3)
+    run_in_process([tmp_path / "a.txt"], tmp_path / "out", sizes, val_fraction=0.3)
+    assert written(tmp_path / "out") == plain_tokens(documents, val_fraction=0.3)

@@ -32,6 +32,7 @@ CALLS = {
     "openat": "?open,openat",
     "mkdir": "?mkdir,mkdirat",
     "write": "write",
+    "pwrite": "pwrite64",
     "fsync": "fsync",
     "rename": "?rename,?renameat,renameat2",
     "read": "read",

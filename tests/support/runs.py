@@ -58,7 +58,7 @@ class ThreadedPool(Pool):
         self.workers = [*getattr(self, "workers", []), worker]
         return 0
 
-    def _lost(self, process: object) -> LostWorkerError:
+    def _lost(self, number: int) -> LostWorkerError:
         raise AssertionError("a worker ended; its thread says why")
 
     def pids(self) -> list[int]:

@@ -22,9 +22,10 @@ import numpy as np
 
 from tokmill.core.events import AnyEvent, CachesReset, Failed
 from tokmill.core.partition import counts_records_from_part
-from tokmill.core.records import Cursor, EncodedBatch, Skip, Tokens
+from tokmill.core.records import Cursor, EncodedBatch, Skip, Tokens, is_packed
 from tokmill.core.system.durable import storage_errors
 from tokmill.core.system.process import error_of
+from tokmill.core.text import counted
 from tokmill.read import InputNotes
 from tokmill.run.channel import Channel, wait_for_any
 from tokmill.run.ranges import Ranges
@@ -142,8 +143,8 @@ class Pool:
         """In the order of the corpus, the first not yet written whole."""
         self._by_number: dict[int, _Reading] = {}
         self._next_number = 0
-        self._given: dict[tuple[int, int], tuple[int, int]] = {}
-        """By range and batch: whose batch another worker encodes, and where it lies."""
+        self._given: dict[tuple[int, int], tuple[int, int, int]] = {}
+        """By range and batch: whose batch another worker encodes, where it lies, and which worker that is."""
         self._samples: dict[int, _Told] = {}
         self._n_samples = 0
         self._keys: dict[GrowingFile, int] = {}
@@ -385,8 +386,12 @@ class Pool:
         """See Elsewhere."""
         if self._pieces:
             self._send_pieces([])
-        while any(process.n_unwritten for process in self._processes) and self._unwritten is None:
+        self._check_written()
+        while any(process.n_unwritten for process in self._processes):
             self._pump(None)
+
+    def _check_written(self) -> None:
+        """Raise StorageError, DiskFullError, now and ever after, if something could not be written."""
         if self._unwritten is not None:
             key, number = self._unwritten
             path = next(file.path for file, its_key in self._keys.items() if its_key == key)
@@ -400,7 +405,7 @@ class Pool:
     # What workers say.
 
     def _pump(self, timeout_s: float | None) -> None:
-        """Take what workers say; wait for it no longer than that. Raises LostWorkerError."""
+        """Take what workers say; wait for it no longer than that. Raises LostWorkerError, StorageError, DiskFullError."""
         while self._closed:
             key = self._keys.pop(self._closed.popleft(), None)
             for process in self._processes:
@@ -413,13 +418,14 @@ class Pool:
                 for message in end.receive():
                     getattr(self, f"_take_{message[0]}")(number, *message[1:])
                 if end.is_over:
-                    raise self._lost(process)
+                    raise self._lost(number)
+        self._check_written()
 
     def _take_result(self, number: int, of_range: int, index: int, result: Result | Failed) -> None:
         told = _Told(number, result)
         given = self._given.pop((of_range, index), None)
         if given is not None:
-            owner, begin = given
+            owner, begin, _ = given
             self._processes[number].n_others -= 1
             self._processes[owner].channel.send(("freed", of_range, begin))
         reading = self._by_number.get(of_range)
@@ -446,7 +452,7 @@ class Pool:
             return
         free = [n for n, process in enumerate(self._processes) if n != owner and (not process.ranges or process.is_full)]
         number = min(free or [owner], key=lambda n: self._processes[n].n_others)
-        self._given[of_range, index] = owner, begin
+        self._given[of_range, index] = owner, begin, number
         self._processes[number].n_others += 1
         self._processes[number].channel.send(("encode", of_range, index, owner, begin, n_bytes, payload))
 
@@ -468,22 +474,21 @@ class Pool:
         for piece, digest in zip(self._processes[number].n_unwritten.popleft(), digests, strict=True):
             piece.digest = digest
 
-    def _take_unwritten(self, _number: int, key: int, error: int) -> None:
+    def _take_unwritten(self, number: int, key: int, error: int) -> None:
+        self._processes[number].n_unwritten.popleft()
         self._unwritten = self._unwritten or (key, error)
 
     def _take_reset(self, _number: int, before: int, after: int) -> None:
         elapsed_s = time.monotonic() - self._began_s
         self.on_event(CachesReset(elapsed_s=elapsed_s, rss_before_bytes=before, rss_after_bytes=after))
 
-    def _lost(self, process: _Process) -> LostWorkerError:
+    def _lost(self, number: int) -> LostWorkerError:
+        process = self._processes[number]
         _, status = os.waitpid(process.pid, 0)
         process.pid = 0
-        doing = "before it had anything to do"
-        if process.ranges:
-            wanted = process.ranges[0].range
-            path, begin = wanted.inputs[0].path, wanted.part.begin or wanted.start.offset
-            doing = f"while it worked on {path} from byte {begin:,} on"
-        return LostWorkerError(status, doing)
+        of_others = (self._by_number.get(of_range) for (of_range, _), given in self._given.items() if given[2] == number)
+        reading = next((each for each in (*of_others, *process.ranges) if each is not None), None)
+        return LostWorkerError(status, f"while it worked on {_place(reading.range)}" if reading else "while it had nothing to do")
 
     def close(self) -> None:
         """End the workers; can be called again."""
@@ -508,6 +513,16 @@ def _last(serve: Callable[[Channel, SharedMemory], None], channel: Channel, shar
     except BaseException as error:  # noqa: BLE001  it is the end
         traceback.print_exception(error)
         os._exit(1)
+
+
+def _place(wanted: Range) -> str:
+    """Return what a range is of the corpus, for a message."""
+    first, n_more = wanted.inputs[0], len(wanted.inputs) - 1
+    if n_more:
+        return f"{first.path} and the {counted(n_more, 'input')} after it"
+    if first.size_bytes is None or is_packed(first):
+        return first.path
+    return f"{first.path}, bytes {wanted.part.begin or wanted.start.offset:,} to {wanted.part.end or first.size_bytes:,}"
 
 
 def _address(view: memoryview) -> int:
