@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 StrPath = str | os.PathLike[str]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class PlanCall(PlanOptions):
     """The arguments of `plan`."""
 
@@ -51,7 +51,7 @@ class PlanCall(PlanOptions):
     out: StrPath | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class TokenizeCall(TokenizeOptions):
     """The arguments of `tokenize`."""
 

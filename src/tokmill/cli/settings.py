@@ -7,16 +7,14 @@ depend on where its directory was put. A key that no command knows is an error w
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import re
 import shlex
-import tomllib
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tokmill.core.errors import UsageError
+from tokmill.core.local_struct import LocalStruct
 from tokmill.core.secrets import learn
 
 if TYPE_CHECKING:
@@ -31,8 +29,7 @@ _SPEAKS = re.compile(r"""^\s*(?:\[\s*)?(["']?)tool\1\s*\.\s*(["']?)tokmill\2\s*[
 """What pyproject.toml must hold for a fault in it to be an error."""
 
 
-@dataclass(frozen=True, slots=True)
-class Knob:
+class Knob(LocalStruct, frozen=True):
     """An option of a command, as far as a file can set it."""
 
     command: tuple[str, ...]
@@ -52,8 +49,7 @@ class Knob:
         return self.option.has_variable
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(LocalStruct, frozen=True):
     """What the files say, for the parser of the command line."""
 
     defaults: dict[tuple[str, ...], dict[str, Any]]
@@ -73,8 +69,7 @@ class Settings:
 NONE = Settings({}, {}, {})
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(LocalStruct, frozen=True):
     """Where a value stands that was not typed: one of the two."""
 
     place: str = ""
@@ -118,6 +113,8 @@ def knobs(command: Any, path: tuple[str, ...] = ()) -> Iterator[Knob]:
 
 def strange_variables(known: Collection[str]) -> Iterator[tuple[str, str | None]]:
     """Yield the variables of the environment that are named like those of options and are none, each with the nearest that is."""
+    import difflib
+
     plain = {_bare(name): name for name in known}
     for name in sorted(each for each in os.environ if each.startswith("TOKMILL_") and each not in known):
         near = difflib.get_close_matches(_bare(name), plain, 1, 0.75)
@@ -186,6 +183,8 @@ def _text(directory: str, name: str, *, is_shared: bool) -> str:
 
 def _parsed(text: str, name: str, *, is_shared: bool) -> Any:
     """Return the tables of a file. One without settings need not even be TOML."""
+    import tomllib
+
     try:
         return tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
@@ -242,6 +241,8 @@ def _meant(knobs: list[Knob], path: tuple[str, ...], key: str, place: str) -> li
 
 
 def _raise_unknown(name: str, known: list[str], place: str, noun: str) -> None:
+    import difflib
+
     near = difflib.get_close_matches(name, known, 1)
     raise UsageError(
         f"there is no {noun} {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from functools import cache
 from importlib import import_module
 
 TYPE_CHECKING = False
@@ -14,6 +15,7 @@ _BLOCK = re.compile(r"^if TYPE_CHECKING:\n((?: .*\n|\n)+)", re.MULTILINE)
 _IMPORT = re.compile(r"^ +from (tokmill\.[\w.]+) import (\([^)]*\)|.*)", re.MULTILINE)
 
 
+@cache
 def declared(package: str) -> dict[str, tuple[str, str]]:
     """Return the names that a package imports from tokmill under `if TYPE_CHECKING:`, each with its module and name there."""
     spec = sys.modules[package].__spec__

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+from msgspec.structs import replace
+
 from tokmill.core.errors import UsageError
+from tokmill.core.local_struct import LocalStruct
 from tokmill.core.secrets import learn
 from tokmill.core.text import nearest
 
@@ -48,8 +51,7 @@ def parse_size(text: str, option: str) -> int:
     return int(float(match[1]) * unit)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Option:
+class Option(LocalStruct, frozen=True, kw_only=True):
     """What is known of an option, apart from its value."""
 
     help: str
@@ -171,7 +173,7 @@ def options_of(record: object) -> dict[str, Option]:
     return found
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class PlanOptions:
     """The options that decide what a run makes and what it takes. A record that exists has valid values."""
 
@@ -315,7 +317,7 @@ class PlanOptions:
             about.check(getattr(self, name))
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class TokenizeOptions(PlanOptions):
     """The options of tokenize."""
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from tokmill.core.bounded import Positive
+from tokmill.core.local_struct import LocalStruct
 from tokmill.core.records import ITEM_BYTES, EotPlacement, IdType
 
 if TYPE_CHECKING:
@@ -52,8 +52,7 @@ class OutputSpec(msgspec.Struct, frozen=True, kw_only=True):
         return ITEM_BYTES[self.dtype]
 
 
-@dataclass(frozen=True, slots=True)
-class TokenSlice:
+class TokenSlice(LocalStruct, frozen=True):
     """Tokens of a run that go to one shard.
 
     ids, ends: as in `Tokens`. n_before: tokens of the shard before them; n_open: of these, those after the last end of a document.

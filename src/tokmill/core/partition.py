@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
 
@@ -16,6 +15,7 @@ import msgspec
 
 from tokmill.core.bounded import Natural
 from tokmill.core.errors import UsageError
+from tokmill.core.local_struct import LocalStruct
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,8 +43,7 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.index}/{self.count}"
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Cut:
+class Cut(LocalStruct, frozen=True, order=True):
     """A byte of an input where one part ends and the next begins."""
 
     input_index: int
@@ -52,8 +51,7 @@ class Cut:
     """Offset in the stored input; 0: before all of it."""
 
 
-@dataclass(frozen=True, slots=True)
-class PartInputs:
+class PartInputs(LocalStruct, frozen=True):
     """The inputs of a part: those from `first` to `stop` (exclusive), the first from byte `begin` on, the last up to byte `end`."""
 
     first: int

@@ -1,21 +1,21 @@
 """The records that travel between the parts of tokmill: what was found, where we are, what was made, what happened.
 
 Everything here is frozen. Records that are stored or cross a process boundary are `msgspec.Struct`s (JSON); records that hold
-text or token arrays live in one process only and are plain slotted dataclasses. Of tokmill this module imports `documents` and
-`bounded` alone.
+text or token arrays stay in the processes of one run (`LocalStruct`). Of tokmill this module imports `documents`, `bounded` and
+`local_struct` alone.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
 from tokmill.core.bounded import Natural, Whole
 from tokmill.core.documents import text_bytes
+from tokmill.core.local_struct import LocalStruct
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -246,8 +246,7 @@ class FileEntry(msgspec.Struct, frozen=True, kw_only=True):
         return self.header.size_bytes if isinstance(self.header, FileHeader) else 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Batch:
+class Batch(LocalStruct, frozen=True, kw_only=True):
     """Documents that are encoded together, in the order of the corpus. Whole documents, except that the first may go on from
     the batch before (`head_open`) and the last may go on in the next (`tail_open`).
     """
@@ -278,8 +277,7 @@ class Batch:
         return (8 if n_text <= UNCUT_ABOVE_BYTES else UNCUT_COST) * n_text + 128 * len(self.documents)
 
 
-@dataclass(frozen=True, slots=True)
-class Tokens:
+class Tokens(LocalStruct, frozen=True):
     """A run of tokens for one side.
 
     ids: uint16 or uint32, shape (n_tokens,), C-contiguous, EOT ids included, not changed after being handed on.
@@ -291,8 +289,7 @@ class Tokens:
     ends: NDArray[np.int64]
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
+class Sample(LocalStruct, frozen=True):
     """Text that was encoded, and its ids: what the reference needs to compare, in whatever process it is."""
 
     text: bytes
@@ -306,8 +303,7 @@ class Sample:
     location: Location
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EncodedBatch:
+class EncodedBatch(LocalStruct, frozen=True, kw_only=True):
     """What became of one batch."""
 
     runs: list[Tokens]

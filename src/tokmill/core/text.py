@@ -6,7 +6,6 @@ order than it is stored. They are shown as `\x1b` and the like instead.
 
 from __future__ import annotations
 
-import difflib
 import re
 import shlex
 from typing import TYPE_CHECKING
@@ -43,6 +42,8 @@ def shortened(texts: Sequence[str], most: int, n: int | None = None) -> list[str
 
 def nearest(word: str, known: Sequence[str]) -> str:
     """Return the known word that is most like a mistyped one, or the first of them."""
+    import difflib
+
     return [*difflib.get_close_matches(word.lower(), known, 1), known[0]][0]
 
 

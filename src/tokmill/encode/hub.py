@@ -7,7 +7,6 @@ and HF_HUB_OFFLINE, and uses its cache where there is no network.
 from __future__ import annotations
 
 import contextlib
-import logging
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -119,6 +118,8 @@ def _unreachable(module: Any, repo: str, revision: str, file_name: str) -> str |
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Silence what huggingface_hub logs of its attempts: the error says it."""
+    import logging
+
     logger = logging.getLogger("huggingface_hub")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
-from importlib.resources import files
 from pathlib import Path
 
 import msgspec
@@ -210,6 +208,8 @@ def encoding_of(name: str) -> str | None:
 
 def tiktoken_cache_paths(encoding: str) -> list[str]:
     """Return the paths at which tiktoken would have the file, the first first."""
+    import tempfile
+
     given = [os.environ[name] for name in ("TIKTOKEN_CACHE_DIR", "DATA_GYM_CACHE_DIR") if name in os.environ]
     directories = given[:1] or [os.path.join(tempfile.gettempdir(), "data-gym-cache")]
     name = hashlib.sha1(url_of(encoding).encode(), usedforsecurity=False).hexdigest()
@@ -222,7 +222,8 @@ def path_here(encoding: Encoding) -> str | None:
     None if it is not there, or is not the published one.
     """
     if encoding.name == _BUILT_IN:
-        return str(files("tokmill") / "assets" / f"{_BUILT_IN}.tiktoken")
+        # An engine reads it by its path, so the package is a directory.
+        return str(Path(__file__).parents[1] / "assets" / f"{_BUILT_IN}.tiktoken")
     paths = tiktoken_cache_paths(encoding.name)
     return next((os.path.abspath(path) for path in paths if _content(Path(path), encoding) is not None), None)
 

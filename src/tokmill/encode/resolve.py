@@ -8,7 +8,6 @@ may lead to the network.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import itertools
 import os
@@ -269,6 +268,8 @@ def _nearest_path(name: str) -> str | None:
             found = [entry.name for entry in itertools.islice(entries, _MOST_ENTRIES) if _may_be_one(entry)]
     except (OSError, ValueError):
         return None
+    import difflib
+
     return next((os.path.join(parent, match) for match in difflib.get_close_matches(last, found, 1)), None)
 
 

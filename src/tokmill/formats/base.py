@@ -5,8 +5,9 @@ Nothing here or at the top of a format's file imports numpy: planning and `--hel
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from tokmill.core.local_struct import LocalStruct
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,8 +19,7 @@ if TYPE_CHECKING:
 UINT16_IDS = 1 << 16
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FormatSpec:
+class FormatSpec(LocalStruct, frozen=True, kw_only=True):
     """All that tokmill knows of one trainer's format. Ids are little-endian; int32 is read as uint32, for no id is negative."""
 
     shard: Callable[[OutputFiles, OutputSpec, str, int], IdFile]

@@ -6,7 +6,6 @@ What the trainer expects is the default. What it cannot read is an error; what i
 from __future__ import annotations
 
 import re
-from fractions import Fraction
 from typing import TYPE_CHECKING, cast
 
 import msgspec
@@ -80,6 +79,9 @@ def parse_tokens(text: str | int) -> int:
 
     Raises UsageError.
     """
+    # Here, as it loads `decimal` and more.
+    from fractions import Fraction
+
     match = re.fullmatch(r"(\d+(?:\.\d+)?)(?:([kmgt])|e(\d\d?))?", str(text).strip().replace("_", ""), re.IGNORECASE)
     n = Fraction(match[1]) * 10 ** (_EXPONENTS[(match[2] or "").lower()] + int(match[3] or 0)) if match else Fraction(0)
     if not n or n.denominator > 1:

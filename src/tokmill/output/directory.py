@@ -18,7 +18,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from concurrent.futures import wait
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
@@ -274,6 +273,8 @@ class Output:
     def close(self) -> None:
         """Release the directory; what was committed stays, and where nothing was, nothing stays."""
         if self._pending is not None:
+            from concurrent.futures import wait
+
             wait((self._pending,))
         for file in self._files.values():
             file.close()

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import io
 import os
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, BinaryIO
 
 import msgspec
@@ -21,6 +20,7 @@ import xxhash
 from tokmill.core.bounded import MOST_BYTES, Natural, Seconds, check_amount
 from tokmill.core.config import Content
 from tokmill.core.errors import DamageError, DiskFullError, StorageError
+from tokmill.core.local_struct import MutableStruct
 from tokmill.core.manifest import (
     FORMAT_VERSION,
     Segment,
@@ -202,12 +202,11 @@ def read_journal(path: TreePath) -> tuple[Header, list[Segment], float] | None:
     return None if read.header is None else (read.header, read.segments, read.elapsed_s)
 
 
-@dataclass(slots=True)
-class _Read:
+class _Read(MutableStruct):
     """What was read of a journal."""
 
     header: Header | None = None
-    segments: list[Segment] = field(default_factory=list)
+    segments: list[Segment] = msgspec.field(default_factory=list)
     elapsed_s: float = 0.0
     n_joined: int = 0
     chain: int = 0

@@ -7,8 +7,9 @@ frame was complete.
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
+
+from tokmill.core.local_struct import LocalStruct
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,8 +34,7 @@ class Frame(Protocol):
     def decompress(self, data: bytes, max_length: int = -1) -> bytes: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Codec:
+class Codec(LocalStruct, frozen=True):
     """A compression format."""
 
     name: str

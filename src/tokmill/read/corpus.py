@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_right
-from dataclasses import dataclass, replace
 from importlib import import_module
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
+from msgspec.structs import replace
+
 from tokmill.core.documents import DocumentBuffer, joined
 from tokmill.core.errors import TokmillError
+from tokmill.core.local_struct import LocalStruct
 from tokmill.core.partition import Part
 from tokmill.core.records import BLOCK_BYTES, DIVIDE_ABOVE_BYTES, WITH_FOOTER, Batch, Counts, Cursor, SourceFormat
 from tokmill.core.system.budget import memory_too_small
@@ -280,8 +282,7 @@ def _sum(counts: list[Counts]) -> Counts:
     return sum(others, Counts(documents=sum(c.documents for c in plain), bytes_in=sum(c.bytes_in for c in plain)))
 
 
-@dataclass(frozen=True, slots=True)
-class _JoinedPlaces:
+class _JoinedPlaces(LocalStruct, frozen=True):
     """Where the documents of packed batches are."""
 
     places: list[Callable[[int], Location]]

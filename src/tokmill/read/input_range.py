@@ -13,12 +13,12 @@ from. It is looked for backwards, a block at a time, however long the run is.
 from __future__ import annotations
 
 from contextlib import closing
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
 
+from tokmill.core.local_struct import LocalStruct
 from tokmill.core.partition import counts_records_from_part
 from tokmill.core.records import Batch, Counts, Cursor
 from tokmill.read.position import OnePlace, Position
@@ -40,8 +40,7 @@ _FEW = 64
 """Overlapping occurrences that are looked at one by one before a whole block is."""
 
 
-@dataclass(frozen=True, slots=True)
-class InputRange:
+class InputRange(LocalStruct, frozen=True):
     """The documents of one input from `begin` to `end`: all that a reader reads at a time."""
 
     source: Input

@@ -16,10 +16,10 @@ import os
 import shlex
 import stat
 from collections import Counter
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from tokmill.core.errors import DamagedInputError, UsageError
+from tokmill.core.local_struct import LocalStruct, MutableStruct
 from tokmill.core.patterns import ALLOWED_IN_PATTERN, alternatives, has_braces, matcher, patterns_of
 from tokmill.core.records import STDIN, WITH_FOOTER, Compression, Input, InputFormat, is_url, path_to_text
 from tokmill.core.text import counted, shortened
@@ -91,8 +91,7 @@ _MOST_NAMED = 3
 _MOST_SUFFIXES = 5
 
 
-@dataclass(slots=True)
-class PassedOver:
+class PassedOver(MutableStruct):
     """What directories hold that is no input, counted."""
 
     suffixes: Counter[str]
@@ -146,8 +145,7 @@ def _quoted_suffix(suffix: str) -> str:
     return shlex.quote(f"*{globbing.escape(suffix)}")
 
 
-@dataclass(frozen=True, slots=True)
-class FoundInputs:
+class FoundInputs(LocalStruct, frozen=True):
     """The inputs that were found."""
 
     inputs: tuple[Input, ...]

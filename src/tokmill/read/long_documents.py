@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import codecs
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import xxhash
 
 from tokmill.core.errors import BadTextError, MemoryBudgetError
+from tokmill.core.local_struct import LocalStruct
 from tokmill.core.records import Batch, Counts
 from tokmill.read.position import OnePlace
 from tokmill.read.utf8 import ENCODING_ADVICE, clean, first_invalid
@@ -62,8 +62,7 @@ class LongDocument:
         return taken
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TextPiece:
+class TextPiece(LocalStruct, frozen=True, kw_only=True):
     """A piece of a long document that is encoded by itself."""
 
     text: bytes
@@ -155,8 +154,7 @@ def divided_pieces(
         yield from _emit(ahead, settings, begins=begins, adds_part=begins and not is_first, next_begins=None)
 
 
-@dataclass(frozen=True, slots=True)
-class _Block:
+class _Block(LocalStruct, frozen=True):
     text: bytes
     raw: bytes
     where: Location

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from tokmill.core.config import typed_separator
+from tokmill.core.local_struct import MutableStruct
 from tokmill.core.text import counted, shortened
 
 if TYPE_CHECKING:
@@ -19,13 +19,12 @@ _UNDIVIDED_BYTES = 1 << 20
 _MOST_NAMED = 3
 
 
-@dataclass(slots=True)
-class InputNotes:
+class InputNotes(MutableStruct):
     """Notes by the number of the input."""
 
-    texts: dict[int, tuple[bool, int, int]] = field(default_factory=dict)
+    texts: dict[int, tuple[bool, int, int]] = msgspec.field(default_factory=dict)
     """Of text files: whether they were read from their beginning on, how many documents, and how many bytes."""
-    zeros: dict[int, Location] = field(default_factory=dict)
+    zeros: dict[int, Location] = msgspec.field(default_factory=dict)
     """Of inputs of which many bytes are zero: where that begins."""
 
     def add(self, after: InputNotes, first: int, shift: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
 import msgspec
@@ -12,6 +11,7 @@ import xxhash
 
 from tokmill.core.documents import DocumentBuffer
 from tokmill.core.errors import ChangedError
+from tokmill.core.local_struct import LocalStruct
 from tokmill.core.records import BLOCK_BYTES, DIVIDE_ABOVE_BYTES, Cursor, Location
 from tokmill.core.system.budget import RECORD_SHARE, piece_too_long
 
@@ -39,8 +39,7 @@ _UNITS: dict[SourceFormat, Literal["document", "line", "row", "member"]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class ReadSettings:
+class ReadSettings(LocalStruct, frozen=True):
     """The settings of a reader."""
 
     content: Content
@@ -170,8 +169,7 @@ class Position:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Places:
+class Places(LocalStruct, frozen=True):
     """Where the documents of a batch are: called with the index of one, it returns its `Location`."""
 
     first: Location
@@ -188,8 +186,7 @@ class Places:
         return msgspec.structs.replace(self.first, record=record, offset=offset if offset >= 0 else None)
 
 
-@dataclass(frozen=True, slots=True)
-class OnePlace:
+class OnePlace(LocalStruct, frozen=True):
     """As `Places`, where all are in one record."""
 
     where: Location

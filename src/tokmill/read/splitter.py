@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from tokmill.core.documents import DocumentBuffer
+from tokmill.core.local_struct import LocalStruct
 from tokmill.read.long_documents import LongDocument
 from tokmill.read.utf8 import HEAD_BYTES
 
@@ -32,8 +32,7 @@ _PATIENCE_S = 0.5
 """A window that takes longer to fill is returned as it is."""
 
 
-@dataclass(frozen=True, slots=True)
-class Records:
+class Records(LocalStruct, frozen=True):
     """What lay between separators."""
 
     records: Any

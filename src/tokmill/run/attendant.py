@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, TypeAlias
 
 import xxhash
@@ -70,6 +71,12 @@ class Attendant:
             digests.append(digest.digest())
         self.released.extend(stored)
         self._channel.send(("written", digests))
+
+    def _take_prepare(self) -> None:
+        """Load the reference while the first batch is encoded."""
+        # What it raises is raised again, and told of, when samples come.
+        with suppress(BaseException):
+            self._auditor.prepare()
 
     def _take_samples(self, token: int, samples: list[Sample]) -> None:
         """Compare samples with the reference."""

@@ -96,6 +96,11 @@ class Auditor:
         ids = ids[n_before:] if is_end else ids[n_before : n_before + len(text)]
         return Sample(text, ids, n_before, begin, is_end, location)
 
+    def prepare(self) -> None:
+        """Load the reference, if anything will be compared with it."""
+        if self._reference is None and self._fraction > 0:
+            self._reference = self._load_reference()
+
     def check(self, sample: Sample) -> None:
         """Raise AuditError if the reference makes other ids of a sample."""
         if self._reference is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -11,6 +10,7 @@ import msgspec
 
 from tokmill.core.config import MIB, BudgetTerms, Content, Job, Quoting, Resources, check_directory, parse_separator
 from tokmill.core.errors import UsageError
+from tokmill.core.local_struct import LocalStruct
 from tokmill.core.options import PlanOptions, options_of, parse_size
 from tokmill.core.records import STDIN, WITH_FOOTER, is_packed, is_url, path_to_text
 from tokmill.core.system.budget import default_budget, divide_budget, most_threads
@@ -41,8 +41,7 @@ _PIECE_FACTOR = 7
 """Hugging Face tokenizers takes seven times the memory of gigatoken for one piece (170 bytes for each byte measured)."""
 
 
-@dataclass(frozen=True, slots=True)
-class PlannedJob:
+class PlannedJob(LocalStruct, frozen=True):
     """A job, and what to say of it."""
 
     job: Job

@@ -11,16 +11,15 @@ import signal
 import socket
 import threading
 import time
-import traceback
 from collections import deque
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
 
 from tokmill.core.events import AnyEvent, CachesReset, Failed
+from tokmill.core.local_struct import MutableStruct
 from tokmill.core.partition import counts_records_from_part
 from tokmill.core.records import Cursor, EncodedBatch, Skip, Tokens, is_packed
 from tokmill.core.system.durable import storage_errors
@@ -57,8 +56,7 @@ class LostWorkerError(Exception):
         self.status = status
 
 
-@dataclass(slots=True, eq=False)
-class _Piece:
+class _Piece(MutableStruct, eq=False):
     """Implements `output.WrittenPiece`."""
 
     key: int
@@ -68,26 +66,24 @@ class _Piece:
     digest: bytes = b""
 
 
-@dataclass(slots=True, eq=False)
-class _Process:
+class _Process(MutableStruct, eq=False):
     """A worker."""
 
     pid: int
     channel: Channel
     attendant: Channel
-    ranges: deque[_Reading] = field(default_factory=deque)
+    ranges: deque[_Reading] = msgspec.field(default_factory=deque)
     n_others: int = 0
     """Batches of others that it was given and has not told of."""
     is_full: bool = False
     """It has no room for what it reads, so it may work for others."""
-    n_unwritten: deque[list[_Piece]] = field(default_factory=deque)
+    n_unwritten: deque[list[_Piece]] = msgspec.field(default_factory=deque)
     """What it was told to write and has not."""
-    files: set[int] = field(default_factory=set)
+    files: set[int] = msgspec.field(default_factory=set)
     """Of which it has descriptors."""
 
 
-@dataclass(slots=True, eq=False)
-class _Told:
+class _Told(MutableStruct, eq=False):
     """A result, and whose arena it lies in."""
 
     process: int
@@ -95,13 +91,12 @@ class _Told:
     n_unaudited: int = 0
 
 
-@dataclass(slots=True, eq=False)
-class _Reading:
+class _Reading(MutableStruct, eq=False):
     """A range that a worker reads, or that was read and is not yet written."""
 
     range: Range
     process: int
-    told: dict[int, _Told] = field(default_factory=dict)
+    told: dict[int, _Told] = msgspec.field(default_factory=dict)
     next_batch: int = 0
     n_batches: int | None = None
     """None: there may be more."""
@@ -109,7 +104,7 @@ class _Reading:
     """What comes behind them."""
     n_helpers: int = 0
     shift: int | None = None
-    notes: InputNotes = field(default_factory=InputNotes)
+    notes: InputNotes = msgspec.field(default_factory=InputNotes)
 
 
 class Pool:
@@ -325,6 +320,8 @@ class Pool:
         wanted = next(self._todo, None)
         if wanted is None:
             return False
+        if not self._next_number and any(source.size_bytes != 0 for source in wanted.inputs):
+            self._processes[0].attendant.send(("prepare",))
         self._next_number = wanted.number + 1
         reading = _Reading(wanted, number)
         self._readings.append(reading)
@@ -511,6 +508,8 @@ def _last(serve: Callable[[Channel, SharedMemory], None], channel: Channel, shar
         serve(channel, shared)
         os._exit(0)
     except BaseException as error:  # noqa: BLE001  it is the end
+        import traceback
+
         traceback.print_exception(error)
         os._exit(1)
 

@@ -13,14 +13,15 @@ from __future__ import annotations
 import time
 from array import array
 from collections import deque
-from dataclasses import dataclass, field, replace
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
+from msgspec.structs import replace
 
 from tokmill.core.documents import DocumentBuffer, text_bytes
+from tokmill.core.local_struct import LocalStruct, MutableStruct
 from tokmill.core.records import Counts, Cursor, EncodedBatch, Input, Sample, Skip, Tokens
 from tokmill.core.system.budget import REFERENCE_BYTES, CacheReset
 from tokmill.core.system.process import failed_event
@@ -56,8 +57,7 @@ _LIMIT_S = 0.1
 """Between two looks at the memory of this process."""
 
 
-@dataclass(frozen=True, slots=True)
-class Range:
+class Range(LocalStruct, frozen=True):
     """What a worker reads: some inputs, the first from a byte on and the last up to a byte, as of a part."""
 
     number: int
@@ -71,8 +71,7 @@ class Range:
     """Whether the run begins here."""
 
 
-@dataclass(frozen=True, slots=True)
-class StoredRun:
+class StoredRun(LocalStruct, frozen=True):
     """A run of tokens in an arena."""
 
     is_val: bool
@@ -82,16 +81,15 @@ class StoredRun:
     n_ends: int
 
 
-@dataclass(slots=True)
-class Result:
+class Result(MutableStruct):
     """What became of one batch, or of several that follow each other."""
 
-    runs: list[StoredRun | Tokens] = field(default_factory=list)
-    stored: list[int] = field(default_factory=list)
+    runs: list[StoredRun | Tokens] = msgspec.field(default_factory=list)
+    stored: list[int] = msgspec.field(default_factory=list)
     """Pieces of the arena, to be given back."""
-    counts: Counts = field(default_factory=Counts)
-    skips: list[Skip] = field(default_factory=list)
-    samples: list[Sample] = field(default_factory=list)
+    counts: Counts = msgspec.field(default_factory=Counts)
+    skips: list[Skip] = msgspec.field(default_factory=list)
+    samples: list[Sample] = msgspec.field(default_factory=list)
     after: Cursor | None = None
     position_bytes: int = 0
     n_batches: int = 0
@@ -107,8 +105,7 @@ class Result:
         self.n_batches += 1
 
 
-@dataclass(slots=True, eq=False)
-class _Reading:
+class _Reading(MutableStruct, eq=False):
     """A range that is being read."""
 
     range: Range
@@ -116,7 +113,7 @@ class _Reading:
     batches: Iterator[Batch]
     stage: EncodeStage
     n_read: int = 0
-    result: Result = field(default_factory=Result)
+    result: Result = msgspec.field(default_factory=Result)
     """Not told yet."""
     first_index: int = 0
     """Of the first batch in it."""
@@ -127,8 +124,7 @@ class _Reading:
     """Batches that others have."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Unstored:
+class _Unstored(LocalStruct, frozen=True, eq=False):
     """A result for which the arena had no room."""
 
     encoded: EncodedBatch
@@ -223,7 +219,7 @@ class Worker:
         if owner != self._number:
             self._shared.forget(begin, n_bytes)
         try:
-            encoded = self._encode(self._stage(msgspec.structs.replace(self._job.content, inputs=inputs)), batch)
+            encoded = self._encode(self._stage(replace(self._job.content, inputs=inputs)), batch)
         except BaseException as error:  # noqa: BLE001  panics of engines too
             self._channel.send(("result", number, index, failed_event(error)))
             return
@@ -289,7 +285,7 @@ class Worker:
         return True
 
     def _begin(self, wanted: Range) -> _Reading:
-        content = msgspec.structs.replace(self._job.content, inputs=wanted.inputs, part=wanted.part)
+        content = replace(self._job.content, inputs=wanted.inputs, part=wanted.part)
         reader = CorpusReader(content, self._job.resources, self._cutter, on_large=lambda: self.hold_large(wanted.number))
         is_piped = any(source.size_bytes is None for source in wanted.inputs)
         self._reading = _Reading(wanted, reader, iter(reader.batches(wanted.start)), self._stage(content), is_piped=is_piped)

@@ -6,7 +6,6 @@ import os
 import signal
 import sys
 import threading
-import traceback
 from typing import IO, TYPE_CHECKING
 
 import msgspec
@@ -86,6 +85,8 @@ def serve_once(answer: Callable[[bytes], msgspec.Struct]) -> None:
 def failed_event(error: BaseException) -> Failed:
     """Return the event that carries an error to the parent."""
     if not isinstance(error, TokmillError):
+        import traceback
+
         traceback.print_exception(error)
         next_step = "report it if it happens twice; run the same command again"
         error = explained(error, "the process that works", next_step=next_step)

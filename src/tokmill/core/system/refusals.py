@@ -11,13 +11,13 @@ import contextlib
 import errno
 import os
 import threading
-from concurrent.futures import Future, InvalidStateError
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tokmill.core.errors import DiskFullError, MemoryBudgetError, StorageError, TokmillError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from concurrent.futures import Future
 
 T = TypeVar("T")
 
@@ -49,6 +49,9 @@ def in_thread(call: Callable[..., T], *arguments: Any, name: str) -> Future[T]:
 
     What it returns or raises comes of the future, unless somebody has settled that before.
     """
+    # Here, as it loads `logging` and more.
+    from concurrent.futures import Future, InvalidStateError
+
     future: Future[T] = Future()
 
     def work() -> None:

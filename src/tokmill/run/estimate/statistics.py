@@ -8,7 +8,6 @@ corpus of two languages, one after the other, twice as uncertain as it is.
 from __future__ import annotations
 
 import math
-import statistics
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -172,4 +171,6 @@ def _unseen_error(group: Group) -> float:
     ratios = [sum(w.tokens for w in s) / n for s in stretches if (n := sum(w.raw_bytes for w in s))]
     if len(ratios) < 2 or not sum(ratios):
         return 0.5
+    import statistics
+
     return max(_UNSEEN_FLOOR, 2 * statistics.stdev(ratios) / statistics.mean(ratios))
