@@ -11,10 +11,10 @@ import json
 import os
 import re
 import shlex
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tokmill.core.errors import UsageError
-from tokmill.core.local_struct import LocalStruct
 from tokmill.core.secrets import learn
 
 if TYPE_CHECKING:
@@ -29,7 +29,8 @@ _SPEAKS = re.compile(r"""^\s*(?:\[\s*)?(["']?)tool\1\s*\.\s*(["']?)tokmill\2\s*[
 """What pyproject.toml must hold for a fault in it to be an error."""
 
 
-class Knob(LocalStruct, frozen=True):
+@dataclass(frozen=True, slots=True, repr=False)
+class Knob:
     """An option of a command, as far as a file can set it."""
 
     command: tuple[str, ...]
@@ -49,7 +50,8 @@ class Knob(LocalStruct, frozen=True):
         return self.option.has_variable
 
 
-class Settings(LocalStruct, frozen=True):
+@dataclass(frozen=True, slots=True, repr=False)
+class Settings:
     """What the files say, for the parser of the command line."""
 
     defaults: dict[tuple[str, ...], dict[str, Any]]
@@ -69,7 +71,8 @@ class Settings(LocalStruct, frozen=True):
 NONE = Settings({}, {}, {})
 
 
-class Origin(LocalStruct, frozen=True):
+@dataclass(frozen=True, slots=True, repr=False)
+class Origin:
     """Where a value stands that was not typed: one of the two."""
 
     place: str = ""

@@ -7,14 +7,11 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from msgspec.structs import replace
-
 from tokmill.core.errors import UsageError
-from tokmill.core.local_struct import LocalStruct
 from tokmill.core.secrets import learn
 from tokmill.core.text import nearest
 
@@ -51,7 +48,8 @@ def parse_size(text: str, option: str) -> int:
     return int(float(match[1]) * unit)
 
 
-class Option(LocalStruct, frozen=True, kw_only=True):
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
+class Option:
     """What is known of an option, apart from its value."""
 
     help: str
