@@ -1,18 +1,24 @@
-"""Killed and interrupted, parent or worker or both, at any moment: no orphan, and the same command again gives the same bytes."""
+"""Killed and interrupted, any process or all, at any moment: no orphan, and the same command again gives the same bytes."""
 
 from __future__ import annotations
 
+import gzip
+import json
 import os
 import random
 import signal
 import subprocess
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from support.commands import PATIENCE_S, is_alive, n_committed, started, wait_for_commit, wait_until, workers_of
-from support.faults import Outcome, Scene, is_complete, run, write_prose
+from support.commands import PATIENCE_S, children_of, is_alive, n_committed, started, wait_for_commit, wait_until, workers_of
+from support.faults import SEPARATOR, Outcome, Scene, is_complete, prose, run, write_prose
+from support.oracle import plain_tokens
 from support.outputs import written
 
 
@@ -23,8 +29,8 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
 
 
 def kill_now(process: subprocess.Popen[bytes], victim: str) -> None:
-    targets = {"parent": [process.pid], "worker": workers_of(process), "both": [process.pid, *workers_of(process)]}[victim]
-    for pid in targets:
+    coordinators = children_of(process.pid)
+    for pid in {"parent": [process.pid], "coordinator": coordinators, "both": [process.pid, *coordinators]}[victim]:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
 
@@ -42,8 +48,8 @@ def kill_at_random(scene: Scene, out: Path, n_kills: int) -> int:
                 wait_for_any(process, out)
                 time.sleep(rng.uniform(0, 0.3))
             n_met += process.poll() is None
-            kill_now(process, victim := rng.choice(("parent", "worker", "both")))
-            if victim == "worker":
+            kill_now(process, victim := rng.choice(("parent", "coordinator", "both")))
+            if victim == "coordinator":
                 assert process.wait(PATIENCE_S) == 0, process.stderr.read() if process.stderr else ""
             assert process.wait(PATIENCE_S) in (0, -signal.SIGKILL)
         if (out / "manifest.json").exists():
@@ -87,11 +93,66 @@ def test_a_killed_parent_leaves_no_orphan(scene: Scene, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with started(scene.command(out)) as process:
         wait_for_commit(process, out)
-        workers = workers_of(process)
-        assert len(workers) == 1
+        others = [*children_of(process.pid), *workers_of(process)]
+        assert len(others) == 2
         os.kill(process.pid, signal.SIGKILL)
-        wait_until(lambda: not is_alive(workers[0]))
+        wait_until(lambda: not any(map(is_alive, others)))
     finish(scene, out)
+
+
+@pytest.fixture(scope="module")
+def kinds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Scene]:
+    """The same documents in inputs of every kind that is read in a way of its own."""
+    top, documents = tmp_path_factory.mktemp("kinds"), prose(1500)
+    lines = b"".join(json.dumps({"text": document.decode()}).encode() + b"\n" for document in documents)
+    data = {"text.txt": SEPARATOR.join(documents), "json.jsonl": lines, "gz.jsonl.gz": gzip.compress(lines, 1)}
+    for i in range(0, 1500, 100):
+        data[f"many/{i:04}.txt.gz"] = gzip.compress(SEPARATOR.join(documents[i : i + 100]), 1)
+    for name, content in data.items():
+        (top / name).parent.mkdir(exist_ok=True)
+        (top / name).write_bytes(content)
+    table = pa.table({"text": [document.decode() for document in documents]})
+    pq.write_table(table, top / "table.parquet", row_group_size=50)
+    names = ("text.txt", "json.jsonl", "gz.jsonl.gz", "many", "table.parquet")
+    expected = plain_tokens(documents, val_fraction=0.2)
+    return {name: Scene(top / name, expected) for name in names}
+
+
+KINDS = ("text.txt", "json.jsonl", "gz.jsonl.gz", "many", "table.parquet")
+VICTIMS = ("the coordinator", "a worker", "all workers", "a worker that aborts")
+DEATHS = [
+    pytest.param(kind, victim, n, marks=[] if n == (1, 2, 4)[(i + j) % 3] else pytest.mark.slow)
+    for i, kind in enumerate(KINDS)
+    for j, victim in enumerate(VICTIMS)
+    for n in (1, 2, 4)
+]
+
+
+@pytest.mark.parametrize(("kind", "victim", "n_workers"), DEATHS)
+def test_a_process_that_dies_is_replaced_and_the_bytes_are_the_same(
+    kind: str, victim: str, n_workers: int, kinds: dict[str, Scene], tmp_path: Path
+) -> None:
+    scene = replace(kinds[kind], options=("--memory", "3GiB", "--threads", f"{n_workers}"))
+    rng = random.Random(f"{kind} {victim} {n_workers}")
+    for attempt in range(5):
+        out = tmp_path / f"out{attempt}"
+        with started(scene.command(out)) as process:
+            wait_for_commit(process, out)
+            time.sleep(rng.uniform(0, 0.1))
+            workers = workers_of(process)
+            targets = {"the coordinator": children_of(process.pid), "all workers": workers}.get(victim, workers[:1])
+            for pid in targets:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGABRT if victim.endswith("aborts") else signal.SIGKILL)
+            is_met = bool(targets) and process.poll() is None
+            _, said = process.communicate(timeout=PATIENCE_S)
+        assert process.returncode == 0, said
+        assert is_complete(out, scene.expected)
+        # On a busy machine the run may be over before the signal comes.
+        if is_met:
+            assert len(workers) == n_workers
+            return
+    raise AssertionError("every run was over before a process of it was killed")
 
 
 @pytest.mark.parametrize(

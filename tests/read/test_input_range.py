@@ -82,6 +82,7 @@ def corpora(draw: st.DrawFn) -> tuple[str, list[bytes]]:
 @example(("\n\n", [b"x\n\n\n\n\ny"]), 7, 3, 2, True)
 @example(("aba", [b"ababababababab"]), 9, 1, 1, True)
 @example(("a", [b"", b"a", b""]), 5, 1, 1, True)
+@example(("<|endoftext|>", [b"|endoftext|>|endoftext|><|endoftext|>"]), 3, 5, 1, True)
 def test_documents_of_all_parts_are_those_of_the_files(
     corpus: tuple[str, list[bytes]], count: int, batch_bytes: int, block_bytes: int, resume: bool
 ) -> None:

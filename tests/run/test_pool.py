@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gzip
 import json
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings, strategies as st
 from support.commands import PATIENCE_S, ends_in_time
@@ -22,15 +25,16 @@ from support.outputs import written
 from support.poisoned_coordinator import POISON
 from support.runs import UNWATCHED, ThreadedPool, carry_out, run_in_process
 
-from tokmill.core.errors import BadTextError, DiskFullError, WorkerDiedError
-from tokmill.core.events import AnyEvent, Finished, Restarted
+from tokmill.core.errors import BadTextError, DiskFullError, Interrupted, WorkerDiedError
+from tokmill.core.events import AnyEvent, Committed, Finished, Restarted
 from tokmill.core.manifest import load_manifest
 from tokmill.core.options import PlanOptions
 from tokmill.core.records import Cursor
 from tokmill.core.system import durable
+from tokmill.output.directory import Output
 from tokmill.read import CorpusReader, input_range
 from tokmill.run import worker
-from tokmill.run.coordinator import start_workers
+from tokmill.run.coordinator import Coordinator, start_workers
 from tokmill.run.job import make_job
 from tokmill.run.supervisor import LocalRunner
 
@@ -43,8 +47,10 @@ SIZES = st.fixed_dictionaries(
         "segment_bytes": st.integers(100, 3000),
         "n_workers": st.integers(1, 4),
         "arena_bytes": st.sampled_from([4096, 1 << 14, 1 << 20]),
+        "spare_bytes": st.just(1 << 20),
     }
 )
+KINDS = st.sampled_from(["text", "jsonl", "files", "mixed", "parquet"])
 
 
 def write_corpus(directory: Path, documents: list[bytes], kind: str) -> list[Path]:
@@ -53,6 +59,9 @@ def write_corpus(directory: Path, documents: list[bytes], kind: str) -> list[Pat
         path = directory / "a.jsonl"
         path.write_bytes(b"".join(json.dumps({"text": d.decode()}).encode() + b"\n" for d in documents))
         return [path]
+    if kind == "parquet":
+        pq.write_table(pa.table({"text": [d.decode() for d in documents]}), directory / "a.parquet", row_group_size=3)
+        return [directory / "a.parquet"]
     half = len(documents) // 2
     if kind == "files":
         paths = [directory / f"{i:03}.txt" for i in range(len(documents))]
@@ -68,7 +77,7 @@ def write_corpus(directory: Path, documents: list[bytes], kind: str) -> list[Pat
 
 
 @settings(deadline=None, max_examples=60)
-@given(DOCUMENTS, SIZES, st.sampled_from(["text", "jsonl", "files", "mixed"]))
+@given(DOCUMENTS, SIZES, KINDS)
 def test_the_bytes_are_those_of_one_loop(documents: list[bytes], sizes: dict[str, Any], kind: str) -> None:
     with tempfile.TemporaryDirectory() as directory:
         out = Path(directory) / "out"
@@ -96,6 +105,49 @@ def test_a_document_that_is_divided_is_read_whole_wherever_ranges_are_cut(
         counts = [load_manifest(Path(directory) / name).counts for name in ("one", "some")]
         assert counts[0] == counts[1]
         assert counts[0].bytes_in == sum(path.stat().st_size for path in corpus)
+
+
+def run_until(n_commits: int, paths: list[Path], out: Path, sizes: dict[str, Any]) -> None:
+    """A run that is asked to stop at a commit, and puts none off for the one before."""
+    job = make_job([str(path) for path in paths], PlanOptions(val_fraction=0.3), out=str(out)).job
+    coordinators: list[Coordinator] = []
+    commits: list[AnyEvent] = []
+
+    def stop_after_some(event: AnyEvent) -> None:
+        commits.extend([event] * isinstance(event, Committed))
+        if len(commits) >= n_commits:
+            coordinators[0].stop()
+
+    small = msgspec.structs.replace(job.resources, **(UNWATCHED | sizes))
+    with contextlib.suppress(Interrupted), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Output, "is_settled", property(lambda output: output.settle() is None))
+        carry_out(msgspec.structs.replace(job, resources=small), stop_after_some, coordinators.append)
+
+
+@settings(deadline=None, max_examples=30)
+@given(DOCUMENTS, SIZES, SIZES, KINDS, st.integers(1, 5))
+def test_a_run_that_ends_anywhere_goes_on_with_other_ranges(
+    documents: list[bytes], sizes: dict[str, Any], later: dict[str, Any], kind: str, n_commits: int
+) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        out, paths = Path(directory) / "out", write_corpus(Path(directory), documents, kind)
+        run_until(n_commits, paths, out, sizes)
+        run_in_process(paths, out, later, val_fraction=0.3)
+        assert written(out) == plain_tokens(documents, val_fraction=0.3)
+
+
+@pytest.mark.parametrize("kind", ["text", "jsonl", "parquet"])
+def test_a_run_goes_on_in_the_middle_of_a_file_of_many_ranges(kind: str, tmp_path: Path) -> None:
+    documents = [b"document %d, and more words of it" % i for i in range(300)]
+    sizes = {"batch_bytes": 300, "range_bytes": 1000, "segment_bytes": 300, "arena_bytes": 1 << 14, "spare_bytes": 1 << 20}
+    paths, n_resumed = write_corpus(tmp_path, documents, kind), 0
+    for n_commits in (1, 3, 6, 9, 15):
+        out = tmp_path / f"out{n_commits}"
+        run_until(n_commits, paths, out, sizes | {"n_workers": 2})
+        n_resumed += (out / ".tokmill" / "journal").exists()
+        run_in_process(paths, out, sizes | {"n_workers": 3}, val_fraction=0.3)
+        assert written(out) == plain_tokens(documents, val_fraction=0.3)
+    assert n_resumed > 2
 
 
 @settings(deadline=None, max_examples=30)

@@ -78,11 +78,16 @@ def ends_in_time(seconds: int) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def workers_of(process: subprocess.Popen[bytes]) -> list[int]:
+def children_of(pid: int) -> list[int]:
     try:
-        return [int(n) for n in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
-    except FileNotFoundError:
+        return [int(n) for n in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except (FileNotFoundError, ProcessLookupError):
         return []
+
+
+def workers_of(process: subprocess.Popen[bytes]) -> list[int]:
+    """The workers of a run: the children of its coordinator."""
+    return [worker for coordinator in children_of(process.pid) for worker in children_of(coordinator)]
 
 
 def is_alive(pid: int) -> bool:
@@ -111,8 +116,7 @@ def killed_worker(arguments: Sequence[object], out: Path, stdin: int | None = No
     whole = [sys.executable, "-m", "tokmill", "tokenize", *map(str, arguments), "--out", str(out), "-q", "--json"]
     with subprocess.Popen(whole, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=clean_environment()) as process:
         wait_until((out / ".tokmill" / "journal").exists, process)
-        (worker,) = workers_of(process)
-        os.kill(worker, signal.SIGABRT)
+        os.kill(workers_of(process)[0], signal.SIGABRT)
         shown, said = process.communicate(timeout=PATIENCE_S)
     return subprocess.CompletedProcess(whole, process.returncode, shown, said)
 

@@ -103,7 +103,8 @@ class Scene:
 
 def small_command(corpus: Path | str, out: Path, *options: str) -> list[str]:
     base = [sys.executable, str(SMALL_RUN), str(SEGMENT_BYTES), "tokenize", str(corpus), "--out", str(out)]
-    return [*base, "--threads", "1", "--quiet", "--val-fraction", "0.2", *options]
+    threads = [] if "--threads" in options else ["--threads", "1"]
+    return [*base, *threads, "--quiet", "--val-fraction", "0.2", *options]
 
 
 def run(command: Sequence[str], timeout_s: float = 60) -> Outcome:
@@ -204,11 +205,16 @@ def is_complete(out: Path, expected: tuple[bytes, bytes]) -> bool:
 
 def write_prose(path: Path, n_documents: int = 60, size: int = 2000, seed: int = 0) -> tuple[bytes, bytes]:
     """Write a text file of documents. Return the bytes of its train.bin and val.bin."""
-    rng = random.Random(seed)
-    words = ("the", "cat's", " sat\n", "naïve", "1234", "你好", "🤖", " on", " a mat,", "\n\n", " WE'LL", " tokens")
-    documents = ["".join(rng.choices(words, k=size // 5)).encode() for _ in range(n_documents)]
+    documents = prose(n_documents, size, seed)
     path.write_bytes(SEPARATOR.join(documents))
     return plain_tokens(documents, val_fraction=0.2)
+
+
+def prose(n_documents: int, size: int = 2000, seed: int = 0) -> list[bytes]:
+    """Documents of all kinds of words."""
+    rng = random.Random(seed)
+    words = ("the", "cat's", " sat\n", "naïve", "1234", "你好", "🤖", " on", " a mat,", "\n\n", " WE'LL", " tokens")
+    return ["".join(rng.choices(words, k=size // 5)).encode() for _ in range(n_documents)]
 
 
 @contextmanager

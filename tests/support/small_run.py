@@ -6,7 +6,6 @@ Between the plan and the run three numbers are replaced; the worker is the real 
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -27,7 +26,7 @@ def main(segment_bytes: int) -> None:
             n_workers=planned.job.resources.n_threads,
             segment_bytes=segment_bytes,
         )
-        return replace(planned, job=msgspec.structs.replace(planned.job, resources=small))
+        return msgspec.structs.replace(planned, job=msgspec.structs.replace(planned.job, resources=small))
 
     vars(api)["make_job"] = make_small_job
     app.main()

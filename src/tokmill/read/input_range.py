@@ -56,11 +56,13 @@ class InputRange(LocalStruct, frozen=True):
     """Reading ends after the document that reaches this byte, which is a long one; `end` is then the next input."""
 
     def first(self, cursor: Cursor) -> Cursor:
-        """Return where to begin in this input for reading from `cursor` on."""
-        return self.begin if (cursor.offset, cursor.record) == (0, 0) else cursor
+        """Return where to begin in this input for reading from `cursor` on, which may lie before the range."""
+        return self.begin if (cursor.offset, cursor.record) == (0, 0) or cursor.record < self.begin.record else cursor
 
     def is_over(self, cursor: Cursor) -> bool:
         """Return whether nothing of the range follows a cursor."""
+        if self.is_reached(cursor):
+            return True
         here, end = (cursor.input_index, cursor.offset, cursor.record), (self.end.input_index, self.end.offset, self.end.record)
         return here >= end if not self.end.offset else here[:2] >= end[:2]
 

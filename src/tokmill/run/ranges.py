@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from tokmill.core.partition import Part, is_divisible
+from tokmill.core.partition import Part, counts_records_from_part, is_divisible
 from tokmill.core.records import Cursor
 from tokmill.run.worker import Range
 
@@ -43,17 +43,21 @@ class Ranges:
         return self._befores[wanted.first] + wanted.part.begin - before + position_bytes
 
     def __iter__(self) -> Iterator[Range]:
-        """Yield the ranges in the order of the corpus."""
+        """Yield the ranges in the order of the corpus.
+
+        Where a cursor counts the records of the whole input, the byte is not known: each range of it begins there or later.
+        """
         start = msgspec.structs.replace(self._start, input_index=0)
         for number, (first, stop, begin, end) in enumerate(self._places(), self._first_number):
             part = Part(index=0, count=1, plan="", begin=begin, end=end)
+            if first > self._start.input_index or (number > self._first_number and counts_records_from_part(self._inputs[first])):
+                start = Cursor()
             yield Range(number, first, self._inputs[first:stop], part, start, number == 0)
-            start = Cursor()
 
     def _places(self) -> Iterator[tuple[int, int, int, int | None]]:
         """Yield the inputs from `first` to `stop`, the byte at which the first begins, and the byte at which the last ends."""
         i, n = self._start.input_index, len(self._inputs)
-        begin = self._whole.begin if self._whole and self._start == Cursor() else 0
+        begin = self._whole.begin if self._whole and not (i or self._start.offset) else 0
         at = begin or (self._start.offset if i < n and self._may_cut(i) else 0)
         while i < n:
             stop, n_bytes = i, -at
