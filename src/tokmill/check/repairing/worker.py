@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -173,7 +172,7 @@ class RangeReader:
         index = 0
         for damaged in self._ranges:
             for batch in self._reader.batches(damaged.begin if index else start):
-                yield replace(batch, index=index)
+                yield msgspec.structs.replace(batch, index=index)
                 index += 1
                 if _reaches(batch.after, damaged.end):
                     break
