@@ -205,8 +205,9 @@ class Output:
 
     @property
     def staged_bytes(self) -> int:
-        """Bytes of the growing files of the run that are still here."""
-        return sum(max(0, size_of(path)) for path in growing_files(self.directory))
+        """Bytes of the growing files of the run that are still here, with those that are being written."""
+        here = sum(max(0, size_of(path)) for path in growing_files(self.directory))
+        return here + sum(max(0, file.length - size_of(file.path)) for file in self._files.values())
 
     @property
     def is_leaving(self) -> bool:
