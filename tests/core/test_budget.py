@@ -15,15 +15,14 @@ from tokmill.core.system import memory
 from tokmill.core.system.budget import RECORD_SHARE, CacheReset, default_budget, divide_budget, piece_too_long
 from tokmill.run import job
 
-TERMS = ("parent_bytes", "inputs_bytes", "worker_bytes", "reference_bytes", "reader_bytes", "in_flight_bytes", "caches_bytes")
-
-
 ALL_TERMS = st.builds(
     BudgetTerms,
     n_threads=st.integers(1, 256),
     n_inputs=st.integers(1, 100_000),
     is_remote=st.booleans(),
     is_sent=st.booleans(),
+    has_tables=st.booleans(),
+    n_ids=st.sampled_from([50_257, 200_000]),
     piece_factor=st.sampled_from([1, 7]),
 )
 
@@ -39,8 +38,9 @@ def test_the_terms_add_up_to_the_budget_or_the_error_names_a_budget_that_works(b
         with pytest.raises(MemoryBudgetError):
             divide_budget(smallest - 2 * MIB, terms)
         budget = smallest
-    assert sum(getattr(shares, term) for term in TERMS) == budget
-    assert shares.reset_above_bytes > shares.worker_bytes + shares.reference_bytes
+    assert shares.sum_bytes == budget
+    assert shares.reset_above_bytes > shares.worker_bytes
+    assert shares.spare_bytes > 0
 
 
 @given(st.integers(1, 1 << 27), ALL_TERMS)
@@ -102,19 +102,31 @@ def test_the_default_is_a_gibibyte_or_a_quarter_a_thread_and_never_over_a_quarte
 
 def test_an_engine_drops_its_caches_when_memory_is_short_or_somebody_asks(monkeypatch: pytest.MonkeyPatch) -> None:
     rss = [50]
-    monkeypatch.setattr(memory, "rss_bytes", lambda: rss[0])
+    monkeypatch.setattr(memory, "rss_bytes", lambda: rss[0] * MIB)
+    monkeypatch.setattr(memory, "own_bytes", lambda: (rss[0] - 40) * MIB)
     monkeypatch.setattr(memory, "trim", lambda: None)
     monkeypatch.setattr("tokmill.core.system.budget.time.monotonic", iter(range(1000)).__next__)
     encoder = ByteEncoder()
-    caches = CacheReset(encoder, 100)
+    caches = CacheReset(encoder, 60 * MIB)
     assert caches.after_batch(9 * MIB) is None
+    rss[0] = 99
+    assert caches.after_batch(9 * MIB) is None, "of this, 40 MiB are others', too"
     rss[0] = 200
-    assert caches.after_batch(9 * MIB) == (200, 200)
+    assert caches.after_batch(9 * MIB) == (200 * MIB, 200 * MIB)
     assert caches.after_batch(1) is None, "nothing can have grown again"
     rss[0] = 50
     assert caches.after_batch(9 * MIB) is None
-    assert caches.after_batch(9 * MIB, is_asked=True) == (50, 50)
+    assert caches.after_batch(9 * MIB, is_asked=True) == (50 * MIB, 50 * MIB)
     assert encoder.n_resets == 2
+
+
+def test_caches_that_are_small_beside_the_rest_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    rss = [100]
+    monkeypatch.setattr(memory, "rss_bytes", lambda: rss[0] * MIB)
+    monkeypatch.setattr(memory, "own_bytes", lambda: rss[0] * MIB)
+    caches = CacheReset(ByteEncoder(), 60 * MIB)
+    rss[0] = 110
+    assert caches.after_batch(9 * MIB) is None
 
 
 def test_the_probe_sees_memory_come_and_go() -> None:

@@ -28,6 +28,7 @@ from tokmill.core.records import Cursor
 from tokmill.read.inputs import find_inputs
 from tokmill.read.seekable import open_seekable
 from tokmill.read.sniff import check_files
+from tokmill.run import EncodeStage
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -282,7 +283,7 @@ def test_memory_that_runs_out_anywhere_is_told_with_the_place_of_reading(tmp_pat
     def no_memory(*_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("tokmill.run.encoding.load_encoder", no_memory)
+    monkeypatch.setattr(EncodeStage, "run", no_memory)
     (tmp_path / "a.txt").write_bytes(b"one<|endoftext|>two")
     with pytest.raises(MemoryBudgetError, match="memory ran out") as caught:
         run_in_process([tmp_path / "a.txt"], tmp_path / "out")

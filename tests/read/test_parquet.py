@@ -6,18 +6,20 @@ import base64
 import io
 from pathlib import Path
 
+import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pyarrow.parquet.encryption as pe
 import pytest
 from support.reading import a_reader, read_all, write
-from support.records import a_content
+from support.records import a_content, some_resources
 
 from tokmill.core.config import BudgetTerms
 from tokmill.core.errors import BadRecordError, DamagedInputError, MemoryBudgetError
 from tokmill.core.options import parse_size
 from tokmill.core.records import Cursor
 from tokmill.core.system.budget import divide_budget, index_too_large
+from tokmill.read import CorpusReader
 from tokmill.read.arrow_columns import ColumnReader
 
 TEXTS = ["one", "two", "", "one", "é" * 500, "six"]
@@ -97,10 +99,11 @@ def test_a_footer_that_does_not_have_all_rows_is_damage(tmp_path: Path) -> None:
 
 def test_a_footer_beyond_the_budget_is_refused_before_it_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = write(tmp_path, {"a.parquet": packed(pa.table({f"c{i}": [1] for i in range(3000)} | {"text": ["x"]}))})
-    monkeypatch.setattr("tokmill.read.corpus.spare_bytes", lambda _: 4 << 20)
     monkeypatch.setattr(pq, "read_metadata", pytest.fail)
+    resources = msgspec.structs.replace(some_resources(), spare_bytes=4 << 20)
+    reader = CorpusReader(a_content(inputs=inputs), resources, None)
     with pytest.raises(MemoryBudgetError, match="footer") as caught:
-        read_all(inputs, resume=False)
+        list(reader.batches(Cursor()))
     assert caught.value.next_step
 
 

@@ -52,9 +52,15 @@ class ThreadedPool(Pool):
 
         served = zip((worker.serve, worker.attendant.serve), map(Channel, its), strict=True)
         threads = [threading.Thread(target=work, args=each, daemon=True) for each in served]
-        for thread in threads:
-            thread.start()
-        self.threads = [*getattr(self, "threads", []), *threads]
+        self.threads = getattr(self, "threads", [])
+        for i, thread in enumerate(threads):
+            try:
+                thread.start()
+            except RuntimeError:
+                for end in its[i:]:
+                    end.close()
+                raise
+            self.threads.append(thread)
         self.workers = [*getattr(self, "workers", []), worker]
         return 0
 

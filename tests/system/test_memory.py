@@ -1,4 +1,6 @@
-"""Resident memory of all processes stays within --memory, whatever the input. Measured from outside, in a fresh process."""
+"""Memory of all processes stays within --memory, whatever the input. Measured from outside, in a fresh process; a page that several
+processes share counts once, as it does for the machine and for control groups.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,7 @@ LETTERS = "etaoinshrdlucmfwypvbgk"
 class Outcome:
     exit_code: int
     peak_bytes: int
-    """Largest sum of resident memory of all processes, looked at every 10 ms; shared pages count in each."""
+    """Largest sum of the memory of all processes, looked at every 10 ms."""
     said: dict[str, object]
     errors: str
 
@@ -69,7 +71,7 @@ def _watch(root: psutil.Process, peak: list[int], over: threading.Event) -> None
         total = 0
         try:
             for process in (root, *root.children(recursive=True)):
-                total += process.memory_info().rss
+                total += process.memory_full_info().pss
         except psutil.NoSuchProcess:
             continue
         peak[0] = max(peak[0], total)

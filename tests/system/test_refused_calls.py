@@ -16,7 +16,6 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import psutil
 import pytest
 from hypothesis import given, strategies as st
@@ -31,7 +30,6 @@ from tokmill.core.system import child, durable, memory, refusals
 from tokmill.core.system.tree import beside
 from tokmill.run import memory_guard
 
-TWO_THREADS = TINY | {"terms": msgspec.structs.replace(TINY["terms"], n_threads=2)}  # type: ignore[type-var]
 DOCUMENTS = SEP.join(f"document {i} " + "of some words " * 40 for i in range(60))
 
 ADVANTAGES: dict[str, tuple[Any, tuple[str, ...]]] = {
@@ -68,9 +66,12 @@ NEEDED: dict[str, tuple[Any, tuple[str, ...]]] = {
 
 def refusing(module: Any, call: str, error: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a call fail always."""
-    code = getattr(errno, error)
+    code, real = getattr(errno, error), getattr(module, call)
 
-    def refuse(*_: object, **__: object) -> None:
+    def refuse(*arguments: Any, **_: object) -> Any:
+        if call == "mmap" and arguments[0] < 0:
+            # Memory, not a file.
+            return real(*arguments)
         if module is resource:
             # What `resource` makes of these two.
             raise (
@@ -179,7 +180,7 @@ def test_a_process_that_cannot_be_started_is_one_message(
 
 
 @pytest.mark.parametrize("n_allowed", range(5))
-def test_with_fewer_threads_a_run_has_fewer_encoders_or_says_one_thing(
+def test_with_fewer_threads_a_run_waits_for_each_commit_or_says_one_thing(
     n_allowed: int, complete: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started, real = [0], threading.Thread.start
@@ -192,9 +193,9 @@ def test_with_fewer_threads_a_run_has_fewer_encoders_or_says_one_thing(
 
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", start)
-        # A guard, a reader and an encoder are needed; what commits is none where there can be no more.
+        # A guard, and two for a worker are needed; what commits is none where there can be no more.
         with nullcontext() if n_allowed >= 3 else pytest.raises(RuntimeError) as raised:
-            run_in_process([complete / "corpus.txt"], tmp_path / "out", TWO_THREADS, val_fraction=0.2)
+            run_in_process([complete / "corpus.txt"], tmp_path / "out", TINY, val_fraction=0.2)
     if raised is not None:
         assert "ulimit -u" in str(refusals.explained(raised.value, "the process that works", next_step=""))
     run_in_process([complete / "corpus.txt"], tmp_path / "out", TINY, val_fraction=0.2)
@@ -219,6 +220,8 @@ def test_any_text_in_files_of_the_system_is_read(text: str) -> None:
         patch.setattr(memory, "read_text", lambda _path: text)
         memory.machine_bytes()
         memory.rss_bytes()
+        memory.share_bytes()
+        memory.own_bytes()
         memory.data_bytes()
         memory.cgroup_limit_bytes()
         memory.cgroup_left_bytes()

@@ -21,7 +21,6 @@ from support.outputs import written
 from support.runs import run_in_process
 
 import tokmill
-from tokmill.core.config import BudgetTerms
 from tokmill.core.errors import (
     AuditError,
     BadTextError,
@@ -73,25 +72,25 @@ def small_corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[b
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     batch_bytes=st.integers(64, 20_000),
-    n_threads=st.integers(1, 4),
-    in_flight_bytes=st.integers(1, 400_000),
+    n_workers=st.integers(1, 4),
+    arena_bytes=st.integers(4096, 400_000),
     eot=st.sampled_from(["before", "after", "none"]),
     val_fraction=st.sampled_from([0.0, 0.3]),
     keep_empty=st.booleans(),
     dtype=st.sampled_from(["uint16", "uint32"]),
     seed=st.integers(0, 2**64 - 1),
 )
-def test_the_bytes_do_not_depend_on_batches_threads_or_budget(
+def test_the_bytes_do_not_depend_on_batches_workers_or_budget(
     small_corpus: tuple[Path, list[bytes]],
     tmp_path_factory: pytest.TempPathFactory,
     batch_bytes: int,
-    n_threads: int,
-    in_flight_bytes: int,
+    n_workers: int,
+    arena_bytes: int,
     **options: object,
 ) -> None:
     path, documents = small_corpus
     out = tmp_path_factory.mktemp("run")
-    resources = {"batch_bytes": batch_bytes, "terms": BudgetTerms(n_threads=n_threads), "in_flight_bytes": in_flight_bytes}
+    resources = {"batch_bytes": batch_bytes, "n_workers": n_workers, "arena_bytes": arena_bytes}
     run_in_process([path], out, resources, **options)
     assert written(out) == plain_tokens(documents, **options)  # type: ignore[arg-type]
 
@@ -347,7 +346,7 @@ def test_the_audit_stops_a_run_whose_engine_is_wrong(
     job_tokenizer = make_job([str(corpus[0])], out=str(tmp_path)).job.content.tokenizer
     real = load(job_tokenizer, "gigatoken")
     monkeypatch.setattr(
-        "tokmill.run.encoding.load_encoder",
+        "tokmill.run.coordinator.load_encoder",
         lambda tokenizer, engine: Wrong() if engine == "gigatoken" else load(tokenizer, engine),
     )
     with pytest.raises(AuditError) as caught:

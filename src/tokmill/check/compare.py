@@ -349,7 +349,8 @@ def compare_with_sources(
     tokenizer = find_tokenizer(manifest.content.tokenizer, tokenizer_name)
     content = msgspec.structs.replace(manifest.content, inputs=as_often(found.inputs, manifest.content.inputs), tokenizer=tokenizer)
     files = files_of(directory, manifest)
-    resources = USUAL if memory is None else divide_resources(memory, 1, engine_of(tokenizer, "gigatoken"), content.inputs)[0]
+    engine = engine_of(tokenizer, "gigatoken")
+    resources = USUAL if memory is None else divide_resources(memory, 1, engine, content.inputs, n_ids=tokenizer.n_ids)[0]
     sample = ReferenceSample(tokenizer, audit)
     comparison = _comparison(content, [IdReader.of_files(side, files.get(side, ()), content.dtype) for side in SIDES], sample)
     reader = CorpusReader(content, resources, cutter_of(tokenizer))

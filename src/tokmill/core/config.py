@@ -112,6 +112,9 @@ def is_of_corpus(content: Content) -> bool:
     return not content.origin and all(each.format != "ids" for each in content.inputs)
 
 
+USUAL_IDS = 50_257
+
+
 class BudgetTerms(msgspec.Struct, frozen=True, kw_only=True):
     """What a budget must be enough for."""
 
@@ -123,6 +126,8 @@ class BudgetTerms(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the output goes to a store."""
     has_tables: bool = False
     """Whether there are Parquet or Arrow files among the inputs."""
+    n_ids: int = USUAL_IDS
+    """Of the tokenizer."""
     piece_factor: int = 1
     """How much more memory than the fast engine this one takes for one piece of text."""
 
@@ -145,7 +150,9 @@ class Resources(msgspec.Struct, frozen=True, kw_only=True):
     max_piece_bytes: int
     """Largest text that goes to the encoder in one piece because no safe cut was found in it."""
     reset_above_bytes: int
-    """Resident memory of a worker above which it drops its engine's caches."""
+    """Memory of a worker's own, without the reference of the audit, above which it drops its engine's caches."""
+    n_long: int = 2
+    """Long documents that may be held at the same time."""
     engine: str = "gigatoken"
     audit_fraction: float = 0.001
     """Share of the text that is encoded again by the reference tokenizer, about."""

@@ -20,6 +20,7 @@ import xxhash
 from tokmill.core.errors import BadTextError, MemoryBudgetError
 from tokmill.core.local_struct import LocalStruct
 from tokmill.core.records import Batch, Counts
+from tokmill.core.system.budget import HELD_BATCHES
 from tokmill.read.position import OnePlace
 from tokmill.read.utf8 import ENCODING_ADVICE, clean, first_invalid
 
@@ -86,7 +87,8 @@ def read_whole(document: LongDocument, settings: ReadSettings, where: Location) 
     """
     limit = settings.divide_above_bytes if settings.cutter else settings.most_bytes
     while not document.complete and document.n_known <= limit:
-        settings.on_large()
+        if document.n_known > HELD_BATCHES * settings.batch_bytes:
+            settings.on_large()
         document.grow()
     if document.complete and len(document.buffer) <= limit:
         return True

@@ -24,7 +24,7 @@ from tokmill.encode import cutter_of, load_encoder, unknown_id
 from tokmill.output import Output, RunHistoryRecorder, open_output, output_directory
 from tokmill.read import READERS, load_readers
 from tokmill.run.encoding import COMMITTED, EncodingProcess, auditor_of, serve, watched
-from tokmill.run.memory_guard import MemorySample, limit_growth, take_memory_sample
+from tokmill.run.memory_guard import MemorySample, SharedPages, limit_growth, take_memory_sample
 from tokmill.run.pool import LostWorkerError, Pool
 from tokmill.run.segment_writer import SegmentWriter
 from tokmill.run.worker import Worker
@@ -46,10 +46,11 @@ class Coordinator(EncodingProcess):
     def __init__(self, job: Job, emit: Callable[[AnyEvent], None], pool: Pool) -> None:
         """job: what to do. emit: takes events, from any thread. pool: the workers."""
         self._now_bytes = self._peak_bytes = peak_rss_bytes()
+        shared = SharedPages()
 
         def look() -> MemorySample:
             limit_growth(job.resources.child_bytes)
-            sample = take_memory_sample(pool.pids())
+            sample = take_memory_sample(shared.own_bytes(pool.pids()))
             self._now_bytes = sample.own_bytes
             self._peak_bytes = max(self._peak_bytes, sample.own_bytes)
             return sample
@@ -236,7 +237,10 @@ def start_workers(job: Job, kind: type[Pool] = Pool) -> Pool:
     encoders, cutter = [load_encoder(content.tokenizer, resources.engine)], cutter_of(content.tokenizer)
     unknown, auditor = unknown_id(content.tokenizer), auditor_of(job, cutter)
     pool = kind(
-        resources.n_workers, resources.arena_bytes, lambda number: Worker(number, job, encoders[0], auditor, cutter, unknown)
+        resources.n_workers,
+        resources.arena_bytes,
+        resources.n_long,
+        lambda number: Worker(number, job, encoders[0], auditor, cutter, unknown),
     )
     # The workers have it now.
     encoders.clear()

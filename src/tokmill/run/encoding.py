@@ -111,7 +111,7 @@ class EncodingProcess:
         self._tell_all(Progress(elapsed_s=elapsed_s, position_bytes=position_bytes, counts=counts, rss_bytes=self._rss_bytes()))
 
     def _rss_bytes(self) -> int:
-        """Return the resident memory of all that works here."""
+        """Return the memory of all that works here."""
         return rss_bytes()
 
     @property

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 import msgspec
 
-from tokmill.core.config import MIB, BudgetTerms, Content, Job, Quoting, Resources, check_directory, parse_separator
+from tokmill.core.config import MIB, USUAL_IDS, BudgetTerms, Content, Job, Quoting, Resources, check_directory, parse_separator
 from tokmill.core.errors import UsageError
 from tokmill.core.local_struct import LocalStruct
 from tokmill.core.options import PlanOptions, options_of, parse_size
@@ -37,6 +37,8 @@ _FEWEST_RANGES = 4
 """For each worker, where there is so much input."""
 _WORKER_BYTES = MIB
 """Input that is worth a worker."""
+_MOST_IDS = 300_000
+"""Of a vocabulary; ids that added tokens leave out take no memory."""
 _PIECE_FACTOR = 7
 """Hugging Face tokenizers takes seven times the memory of gigatoken for one piece (170 bytes for each byte measured)."""
 
@@ -86,7 +88,9 @@ def make_job(inputs: Sequence[str], options: PlanOptions | None = None, *, out: 
         notices.append(engine_notice(described))
     if options.eot_token is None and (ending := eot_notice(described)) is not None:
         notices.append(ending)
-    resources, more = divide_resources(options.memory, options.threads, engine, found.inputs, is_sent=bool(destination))
+    resources, more = divide_resources(
+        options.memory, options.threads, engine, found.inputs, n_ids=described.n_ids, is_sent=bool(destination)
+    )
     resources = msgspec.structs.replace(
         resources,
         max_skipped=options.max_skipped,
@@ -174,11 +178,17 @@ def _check_working_directory(paths: Sequence[str]) -> None:
 
 
 def divide_resources(
-    memory: str | int | None, threads: int | None, engine: str, inputs: Sequence[Input], *, is_sent: bool = False
+    memory: str | int | None,
+    threads: int | None,
+    engine: str,
+    inputs: Sequence[Input],
+    *,
+    n_ids: int = USUAL_IDS,
+    is_sent: bool = False,
 ) -> tuple[Resources, list[str]]:
     """Return the budget and the threads that were asked for, or the usual ones, divided; and what a person should know of it.
 
-    Raises UsageError, MemoryBudgetError.
+    n_ids: of the tokenizer. is_sent: whether the output goes to a store. Raises UsageError, MemoryBudgetError.
     """
     options_of(PlanOptions)["threads"].check(threads)
     n_threads, cgroup_bytes = threads or usable_cores(), cgroup_limit_bytes()
@@ -188,6 +198,7 @@ def divide_resources(
         is_remote=any(source.is_remote for source in inputs),
         is_sent=is_sent,
         has_tables=any(source.format in WITH_FOOTER for source in inputs),
+        n_ids=min(n_ids, _MOST_IDS),
         piece_factor=_PIECE_FACTOR if engine == "tokenizers" else 1,
     )
     budget, notices = _choose_budget(memory, terms, cgroup_bytes)
@@ -208,6 +219,7 @@ def divide_resources(
         n_workers=_n_workers(terms.n_threads, inputs),
         max_piece_bytes=shares.max_piece_bytes,
         reset_above_bytes=shares.reset_above_bytes,
+        n_long=shares.n_long,
         engine=engine,
     )
     return resources, notices

@@ -8,6 +8,7 @@ and end with exit code 13, so that it can be resumed.
 
 from __future__ import annotations
 
+import os
 import resource
 import threading
 import time
@@ -56,7 +57,7 @@ class MemorySample(msgspec.Struct, frozen=True, kw_only=True):
     """One look at memory, in bytes; None where the system does not say."""
 
     own_bytes: int
-    """Resident memory of the coordinator and its workers."""
+    """Memory of the coordinator and its workers; what they share, once."""
     available_bytes: int | None = None
     """Available memory of the machine."""
     cgroup_bytes: int | None = None
@@ -68,7 +69,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """The limits of a run."""
 
     child_bytes: int
-    """Resident memory of the coordinator and its workers: the budget less the parent's share."""
+    """Memory of the coordinator and its workers: the budget less the parent's share."""
     reserve_bytes: int
     """What the machine, or the cgroup, has to keep available."""
 
@@ -142,10 +143,31 @@ class Guard:
             self._over.set()
 
 
-def take_memory_sample(pids: Sequence[int] = ()) -> MemorySample:
-    """Return a sample of this process, of others, and of this machine."""
+class SharedPages:
+    """How much of the resident memory of some processes is others', too.
+
+    The system adds that up page by page, some milliseconds for a large process: so one process is looked at each time.
+    """
+
+    def __init__(self) -> None:
+        self._shared: dict[int, int] = {}
+        self._n_looks = 0
+
+    def own_bytes(self, pids: Sequence[int]) -> int:
+        """Return the memory of this process and of others; what they share, once, about."""
+        resident = {pid: memory.rss_bytes(pid) for pid in (os.getpid(), *pids)}
+        turn = list(resident)[self._n_looks % len(resident)]
+        self._n_looks += 1
+        for pid, n_bytes in resident.items():
+            if pid == turn or pid not in self._shared:
+                self._shared[pid] = n_bytes - min(n_bytes, memory.share_bytes(pid))
+        return sum(max(0, n_bytes - self._shared[pid]) for pid, n_bytes in resident.items())
+
+
+def take_memory_sample(own_bytes: int | None = None) -> MemorySample:
+    """Return a sample of this machine, and of this process. own_bytes: of all its processes, where there are several."""
     return MemorySample(
-        own_bytes=memory.rss_bytes() + sum(map(memory.rss_bytes, pids)),
+        own_bytes=memory.rss_bytes() if own_bytes is None else own_bytes,
         available_bytes=memory.available_bytes(),
         cgroup_bytes=memory.cgroup_left_bytes(),
         stalled_percent=memory.stalled_percent(),

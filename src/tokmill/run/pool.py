@@ -11,6 +11,7 @@ import signal
 import socket
 import threading
 import time
+import traceback
 from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -110,12 +111,12 @@ class _Reading(MutableStruct, eq=False):
 class Pool:
     """Implements `output.Elsewhere`. Close it."""
 
-    def __init__(self, n_workers: int, arena_bytes: int, make: Callable[[int], Worker]) -> None:
+    def __init__(self, n_workers: int, arena_bytes: int, n_long: int, make: Callable[[int], Worker]) -> None:
         """Start the workers. This process must have one thread only: the workers are forked from it.
 
-        make: called in a worker, with its number.
+        n_long: long documents that may be held at the same time. make: called in a worker, with its number.
         """
-        self._shared = SharedMemory(n_workers, arena_bytes)
+        self._shared = SharedMemory(n_workers, arena_bytes, n_long)
         self._address = np.frombuffer(self._shared.mapping, np.uint8).ctypes.data
         self.on_event: Callable[[AnyEvent], None] = lambda _event: None
         """Told of what workers do."""
@@ -128,11 +129,14 @@ class Pool:
             ours, its = zip(socket.socketpair(), socket.socketpair(), strict=True)
             try:
                 pid = self._start(make, number, its, ours)
-            except OSError:
+            except BaseException as error:
+                for end in ours:
+                    end.close()
                 # A few are enough, if the system allows no more.
-                if not self._processes:
-                    raise
-                break
+                if self._processes and isinstance(error, OSError):
+                    break
+                self.close()
+                raise
             self._processes.append(_Process(pid, Channel(ours[0]), Channel(ours[1])))
         self._readings: deque[_Reading] = deque()
         """In the order of the corpus, the first not yet written whole."""
@@ -158,7 +162,12 @@ class Pool:
         self, make: Callable[[int], Worker], number: int, its: tuple[socket.socket, ...], ours: tuple[socket.socket, ...]
     ) -> int:
         """Start a worker and return its process. its, ours: the ends of its channels."""
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError:
+            for end in its:
+                end.close()
+            raise
         if pid:
             for end in its:
                 end.close()
@@ -177,6 +186,8 @@ class Pool:
             thread = threading.Thread(target=_last, args=(worker.attendant.serve, attendant, self._shared), daemon=True)
             thread.start()
             _last(worker.serve, channel, self._shared)
+        except BaseException as error:  # noqa: BLE001  it is the end
+            traceback.print_exception(error)
         finally:
             os._exit(1)
 

@@ -30,14 +30,15 @@ class Signal(IntEnum):
 class SharedMemory:
     """The arenas of all workers and the numbers, in one mapping."""
 
-    def __init__(self, n_workers: int, arena_bytes: int) -> None:
+    def __init__(self, n_workers: int, arena_bytes: int, n_long: int) -> None:
+        """n_long: long documents that may be held at the same time, one of them by the worker whose range is written next."""
         self.arena_bytes = -(-arena_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
         self.mapping = mmap.mmap(-1, mmap.PAGESIZE + n_workers * self.arena_bytes)
         self.view = memoryview(self.mapping)
         self._tokens = os.pipe()
-        """Holds one byte: whoever took it out may hold a long document."""
+        """Whoever takes a byte out may hold a long document."""
         os.set_blocking(self._tokens[0], False)
-        os.write(self._tokens[1], b"x")
+        os.write(self._tokens[1], b"x" * (n_long - 1))
         self.signals = self.view[: mmap.PAGESIZE].cast("q")
         """One for each `Signal`; then for each worker, whether it waits for its input."""
 
@@ -50,18 +51,18 @@ class SharedMemory:
         return bool(self.signals[len(Signal) + worker])
 
     def take_token(self) -> bool:
-        """Return whether the token could be taken."""
+        """Return whether a token could be taken."""
         try:
             return bool(os.read(self._tokens[0], 1))
         except BlockingIOError:
             return False
 
     def return_token(self) -> None:
-        """Let others have the token."""
+        """Let others have a token."""
         os.write(self._tokens[1], b"x")
 
     def close(self) -> None:
-        """Close what holds the token."""
+        """Close what holds the tokens."""
         for fd in self._tokens:
             os.close(fd)
 

@@ -23,7 +23,7 @@ from msgspec.structs import replace
 from tokmill.core.documents import DocumentBuffer, text_bytes
 from tokmill.core.local_struct import LocalStruct, MutableStruct
 from tokmill.core.records import Counts, Cursor, EncodedBatch, Input, Sample, Skip, Tokens
-from tokmill.core.system.budget import REFERENCE_BYTES, CacheReset
+from tokmill.core.system.budget import CacheReset, reference_bytes
 from tokmill.core.system.process import failed_event
 from tokmill.read import CorpusReader
 from tokmill.run.attendant import Attendant
@@ -153,7 +153,8 @@ class Worker:
         self._others: deque[tuple[int, int, int, int, int, bytes]] = deque()
         self._unstored: deque[_Unstored] = deque()
         # The first one compares samples with the reference.
-        self._caches = CacheReset(encoder, job.resources.reset_above_bytes + (0 if number else REFERENCE_BYTES))
+        reference = 0 if number else reference_bytes(job.resources.terms)
+        self._caches = CacheReset(encoder, job.resources.reset_above_bytes + reference)
         self._n_resets = 0
         self._helped, self._n_helpers = -1, 0
         """A range of which so many batches may be given away at a time."""
@@ -176,9 +177,7 @@ class Worker:
 
     def _work(self) -> bool:
         """Do one thing; return whether there was one."""
-        while self.attendant.released:
-            self._give_back([self.attendant.released.popleft()])
-        if self._unstored and self._store_again():
+        if self._store_again():
             pass
         elif self._others and not any(each.reading is None for each in self._unstored):
             self._encode_other(*self._others.popleft())
@@ -261,10 +260,12 @@ class Worker:
         return batch
 
     def hold_large(self, number: int) -> None:
-        """Wait until this worker may hold a long document: when no other does, or all wait for this range."""
-        while not self._has_token and self._shared.signals[Signal.FRONT] != number:
+        """Wait until this worker may hold a long document: when few others do, or all wait for this range."""
+        while not self._has_token and (front := self._shared.signals[Signal.FRONT]) != number:
+            if front > number:
+                raise RuntimeError("nobody waits for this range any more")
             self._has_token = self._shared.take_token()
-            if not self._has_token:
+            if not self._has_token and not self._store_again():
                 time.sleep(_LOOK_S)
 
     def _give(self, reading: _Reading, batch: Batch, index: int) -> bool:
@@ -336,6 +337,9 @@ class Worker:
                 self._channel.send(("full", made.number))
 
     def _store_again(self) -> bool:
+        """Store something for which there was no room; return whether there is room now."""
+        while self.attendant.released:
+            self._give_back([self.attendant.released.popleft()])
         for made in self._unstored:
             if self._try_to_store(made):
                 self._unstored.remove(made)
@@ -386,7 +390,9 @@ class Worker:
         if not reading.result.n_batches:
             reading.first_index, reading.first_s = made.index, time.monotonic()
         reading.result.add(made.encoded, runs, stored)
-        most_bytes = min(_TOLD_BYTES, self._job.resources.segment_bytes)
+        resources = self._job.resources
+        # What is sent as it is made waits for room, result by result.
+        most_bytes = 1 if resources.stage_bytes else min(_TOLD_BYTES, resources.segment_bytes)
         is_due = time.monotonic() - reading.first_s > _TOLD_S or reading.result.counts.bytes_in >= most_bytes
         if is_due or reading.is_piped or bool(runs) > bool(stored):
             self._tell(reading)

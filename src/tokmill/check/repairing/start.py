@@ -109,7 +109,7 @@ def repair_job(
         tokenizer = find_tokenizer(tokenizer, tokenizer_name)
     # Without one there is no corpus either; that is an error only if something is damaged.
     engine = engine_of(tokenizer, "gigatoken") if tokenizer.is_known else "gigatoken"
-    resources, _ = divide_resources(memory, threads, engine, inputs)
+    resources, _ = divide_resources(memory, threads, engine, inputs, n_ids=tokenizer.n_ids)
     content = msgspec.structs.replace(manifest.content, inputs=inputs, tokenizer=tokenizer)
     out = path_to_text(os.path.abspath(directory))
     return Job(out=out, content=content, resources=resources, urls=full_urls(inputs))

@@ -25,7 +25,7 @@ from tokmill.core.events import Finished, Notice, Repaired, Started
 from tokmill.core.manifest import MANIFEST_NAME, SKIPPED_NAME
 from tokmill.core.records import STDIN, Counts, Cursor, Tokens, text_to_path
 from tokmill.core.skipping import SkippedList
-from tokmill.core.system.budget import CacheReset
+from tokmill.core.system.budget import COORDINATOR_BYTES, CacheReset, reference_bytes
 from tokmill.core.system.memory import give_way, peak_rss_bytes
 from tokmill.dataset import find_tokenizer
 from tokmill.encode import cutter_of, load_encoder, unknown_id
@@ -134,7 +134,8 @@ class RepairProcess(EncodingProcess):
         content, resources = self._job.content, self._job.resources
         encoder, auditor = load_encoder(content.tokenizer, resources.engine), auditor_of(self._job, cutter)
         stage = EncodeStage(content, encoder, auditor, unknown_id(content.tokenizer))
-        caches, next_tick = CacheReset(encoder, resources.reset_above_bytes), time.monotonic()
+        alone = resources.reset_above_bytes + COORDINATOR_BYTES + reference_bytes(resources.terms)
+        caches, next_tick = CacheReset(encoder, alone), time.monotonic()
         for batch in reader.batches(start):
             while self._is_paused and not self._is_ending:
                 time.sleep(_TICK_S)

@@ -27,30 +27,38 @@ REMOTE_BLOCK_BYTES = 8 << 20
 """One request to a remote object: at 30 ms for an answer, a few of them side by side fill 1 GB/s."""
 REMOTE_BLOCKS_HELD = 5
 """Blocks of one object, at most: the one being read, and those fetched ahead of it."""
-_PARENT_BYTES = 36 * MIB
-"""Python, click, msgspec, psutil (28 MiB measured), and room."""
-_COORDINATOR_BYTES = 60 * MIB
-"""Python, numpy and the engine's library (50 MiB measured), and room."""
-_WORKER_BYTES = 76 * MIB
-"""The same for each worker, though most of it is shared, and the engine's vocabulary, without caches, and room."""
-_TABLES_BYTES = 40 * MIB
-"""pyarrow, in the coordinator and in each worker, where inputs are Parquet or Arrow."""
-_HELD_WHOLE = 2
-"""Workers that may hold a long document at the same time (`Worker.hold_large`)."""
+_PARENT_BYTES = 24 * MIB
+"""Python, click, msgspec, psutil (20 MiB measured, each page counted once, as everywhere here)."""
+COORDINATOR_BYTES = 70 * MIB
+"""Python, numpy and libraries, shared with workers or not (62 MiB measured), and room."""
+_WORKER_BYTES = 16 * MIB
+"""What a worker has of that for itself after it has worked (13 MiB measured)."""
+_TABLES_BYTES = 22 * MIB
+"""pyarrow, shared likewise, where inputs are Parquet or Arrow."""
+_INDEX_BYTES = 4 * MIB
+"""For each worker, the index of a table that is open, whatever the budget."""
+_LONG_DOCUMENTS = 2
+"""Long documents that are held at the same time (`Worker.hold_large`), where there is memory for it."""
+HELD_BATCHES = 4
+"""A document of so many batches that does not fit one is not yet a long one."""
 ARENA_BATCHES = 16
 """Size of a worker's arena in batches: half is for results of its ranges, a quarter for those of others, a quarter for batches that
 it gives away.
 """
-REFERENCE_BYTES = 40 * MIB
-"""A tiktoken encoding of 50,000 ranks (o200k takes 60 MiB more, out of the caches' share)."""
+_REFERENCE_BYTES = 18 * MIB
+"""tiktoken, without its ranks."""
+_RANK_BYTES = 440
+"""For each id: what tiktoken takes of its ranks (50,000 are 40 MiB in all, 200,000 are 100)."""
+_ID_BYTES = 600
+"""For each id: what the engine's vocabulary takes (50,000 are 28 MiB)."""
 _STORE_BYTES = 56 * MIB
 """For each process: what reading from a store takes of Python (botocore 37 MiB, aiohttp 20, measured while it reads), and room."""
 _SENT_BYTES = 112 * MIB
 """Parts of files on their way to a store, twice (`store/transfer.py`), and blocks of files being checked."""
 _INPUT_BYTES = 2400
 """For each input: 1,350 in the parent (records, their JSON), 900 in the worker (250,000 small files)."""
-_CACHE_FLOOR_BYTES = 72 * MIB
-"""For each thread: what the cache takes at most between two resets (4 MiB of unique words: 73 MB measured)."""
+_CACHE_FLOOR_BYTES = 50 * MIB
+"""For each worker: what the cache takes at most between two resets (4 MiB of unique words: 50 MiB measured)."""
 _COST_PER_TEXT_BYTE = 9
 """`Batch.cost_bytes` of a batch of documents of 128 bytes, per byte of text."""
 _PIECE_COST = UNCUT_COST + 2
@@ -78,8 +86,10 @@ class BudgetShares(msgspec.Struct, frozen=True, kw_only=True):
     """In one of the workers."""
     inputs_bytes: int
     """The list of inputs, in parent and coordinator."""
+    n_long: int
+    """Long documents that may be held at the same time."""
     held_whole_bytes: int
-    """Documents that are held until their side is known."""
+    """Those documents, held until their side is known."""
     worker_bytes: int
     """Of each worker, without the next three."""
     reader_bytes: int
@@ -108,15 +118,16 @@ class BudgetShares(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def reset_above_bytes(self) -> int:
-        """Resident memory of a worker, without the reference, above which it drops its caches, early enough to grow once more."""
+        """Memory of a worker's own, without the reference, above which it drops its caches, early enough to grow once more."""
         fixed = self.worker_bytes + self.reader_bytes + self.in_flight_bytes // 2
         return fixed + int(self.caches_bytes / self.terms.n_threads / _GROWTH)
 
     @property
     def spare_bytes(self) -> int:
         """What a worker's reader may hold of a file for as long as it is open, beside caches that grow until they are dropped."""
-        own = self.worker_bytes + self.reader_bytes + self.in_flight_bytes + self.caches_bytes // self.terms.n_threads
-        return max(0, own - self.reset_above_bytes - _CACHE_FLOOR_BYTES)
+        own = self.in_flight_bytes // 2 + 2 * HELD_BATCHES * self.batch_bytes
+        of_all = self.held_whole_bytes + int(self.caches_bytes * (1 - 1 / _GROWTH))
+        return max(_INDEX_BYTES, own + of_all // self.terms.n_threads - _CACHE_FLOOR_BYTES)
 
 
 def divide_budget(
@@ -143,13 +154,15 @@ def most_threads(budget_bytes: int, terms: BudgetTerms) -> int:
 
 def _divided(budget_bytes: int, terms: BudgetTerms) -> BudgetShares | None:
     """Return the shares with the largest batches that leave the caches enough; None if the budget is too small."""
-    found = (_with_batches(budget_bytes, batch_bytes, terms) for batch_bytes in _BATCH_SIZES)
+    most = min(terms.n_threads, _LONG_DOCUMENTS)
+    sizes = [*((most, batch_bytes) for batch_bytes in _BATCH_SIZES[:-1]), *((1, batch_bytes) for batch_bytes in _BATCH_SIZES)]
+    found = (_with_batches(budget_bytes, batch_bytes, terms, n_long) for n_long, batch_bytes in sizes)
     return next((shares for shares in found if shares.caches_bytes >= terms.n_threads * _CACHE_FLOOR_BYTES), None)
 
 
 def _least_mib(terms: BudgetTerms) -> int:
     """Return the smallest budget that can be divided, in MiB."""
-    least = _with_batches(0, _BATCH_SIZES[-1], terms)
+    least = _with_batches(0, _BATCH_SIZES[-1], terms, 1)
     return -(-(terms.n_threads * _CACHE_FLOOR_BYTES - least.caches_bytes) // MIB)
 
 
@@ -171,31 +184,39 @@ def _too_small(budget_bytes: int, terms: BudgetTerms, limit_bytes: int | None, *
     return MemoryBudgetError(what, allowed=allowed, where="--memory", next_step=next_step)
 
 
-def _with_batches(budget_bytes: int, batch_bytes: int, terms: BudgetTerms) -> BudgetShares:
+def _with_batches(budget_bytes: int, batch_bytes: int, terms: BudgetTerms, n_long: int) -> BudgetShares:
     in_flight = (_COST_PER_TEXT_BYTE + ARENA_BATCHES) * batch_bytes
     # A bytearray that loses its front is copied: for a moment it is held one and a half times.
-    held_whole = min(terms.n_threads, _HELD_WHOLE) * (DIVIDE_ABOVE_BYTES * 3 // 2)
-    reader = 4 * batch_bytes + _TABLES_BYTES * terms.has_tables
+    held_whole = n_long * (DIVIDE_ABOVE_BYTES * 3 // 2)
+    reader = 2 * HELD_BATCHES * batch_bytes + _INDEX_BYTES * terms.has_tables
     reader += REMOTE_BLOCKS_HELD * REMOTE_BLOCK_BYTES * terms.is_remote
     inputs = terms.n_inputs * _INPUT_BYTES
     parent, worker = (own + _STORE_BYTES * terms.is_remote for own in (_PARENT_BYTES, _WORKER_BYTES))
     parent += (_SENT_BYTES + _STORE_BYTES * (not terms.is_remote)) * terms.is_sent
-    coordinator = _COORDINATOR_BYTES + _TABLES_BYTES * terms.has_tables
-    fixed = parent + coordinator + REFERENCE_BYTES + inputs + held_whole + terms.n_threads * (worker + reader + in_flight)
+    worker += terms.n_ids * _ID_BYTES
+    coordinator = COORDINATOR_BYTES + _TABLES_BYTES * terms.has_tables
+    reference = reference_bytes(terms)
+    fixed = parent + coordinator + reference + inputs + held_whole + terms.n_threads * (worker + reader + in_flight)
     return BudgetShares(
         budget_bytes=budget_bytes,
         terms=terms,
         parent_bytes=parent,
         coordinator_bytes=coordinator,
+        n_long=n_long,
         held_whole_bytes=held_whole,
         worker_bytes=worker,
-        reference_bytes=REFERENCE_BYTES,
+        reference_bytes=reference,
         inputs_bytes=inputs,
         reader_bytes=reader,
         in_flight_bytes=in_flight,
         caches_bytes=budget_bytes - fixed,
         batch_bytes=batch_bytes,
     )
+
+
+def reference_bytes(terms: BudgetTerms) -> int:
+    """Return what the reference of the audit takes in the worker that has it."""
+    return _REFERENCE_BYTES + terms.n_ids * _RANK_BYTES
 
 
 def budget_for_piece(n_bytes: int, terms: BudgetTerms, *, is_record: bool = False) -> int:
@@ -248,7 +269,7 @@ def piece_too_long(
 
 def index_too_large(what: str, where: str, terms: BudgetTerms | None, n_bytes: int, spare: int) -> MemoryBudgetError:
     """Return the error for what must be held for as long as a file is open, n_bytes, and is more than `spare_bytes`."""
-    needed = _least_budget(lambda shares: shares.spare_bytes >= n_bytes, 4 * n_bytes, terms) if terms else None
+    needed = _least_budget(lambda shares: shares.spare_bytes >= n_bytes, 4 * n_bytes * terms.n_threads, terms) if terms else None
     if needed and needed > memory.usable_bytes():
         needed = None
     other = "write the file again with fewer row groups, or with the column of texts alone"
@@ -285,11 +306,14 @@ class CacheReset:
 
     _MIN_BYTES = 4 * MIB
     """Text between two resets; below this a reset would not help."""
+    _LEAST_BYTES = 16 * MIB
+    """Caches of less are not dropped: what is left takes more than they do."""
 
     def __init__(self, encoder: Encoder, above_bytes: int) -> None:
-        """above_bytes: resident memory of this process."""
+        """above_bytes: memory of this process's own, not shared with others of the run."""
         self._encoder = encoder
-        self._above = above_bytes
+        self._wanted = above_bytes
+        self._set_limit()
         self._since = 0
         self._next_look = 0.0
         self._next_trim = 0.0
@@ -315,4 +339,10 @@ class CacheReset:
         self._since = 0
         self._encoder.reset_caches()
         memory.trim()
-        return before, memory.rss_bytes()
+        return before, self._set_limit()
+
+    def _set_limit(self) -> int:
+        """Decide above which resident memory caches are dropped next, and return that of now."""
+        now, own = memory.rss_bytes(), memory.own_bytes()
+        self._above = now + max(self._wanted - own, self._LEAST_BYTES)
+        return now

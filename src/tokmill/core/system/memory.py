@@ -39,6 +39,19 @@ def rss_bytes(pid: int | None = None) -> int:
     return found or (0 if pid else _largest_bytes())
 
 
+def share_bytes(pid: int | None = None) -> int:
+    """Return the resident memory of a process, a page that n processes have as an nth of it; as much as is known."""
+    found = _line_bytes(f"/proc/{pid or 'self'}/smaps_rollup", "Pss:")
+    return rss_bytes(pid) if found is None else found
+
+
+def own_bytes() -> int:
+    """Return the resident memory that this process has for itself alone; as much as is known."""
+    text = read_text("/proc/self/smaps_rollup")
+    found = [int(kib) for kib in re.findall(r"^Private_\w+: +([0-9]+) kB$", text, re.MULTILINE)]
+    return sum(found) * 1024 or rss_bytes()
+
+
 def peak_rss_bytes() -> int:
     """Return the largest resident memory of this process so far."""
     found = _status_bytes("VmHWM:")
