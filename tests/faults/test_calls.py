@@ -14,7 +14,7 @@ pytestmark = needs("strace")
 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Scene]:
-    """A new output; one over an earlier output; one that resumes."""
+    """A new output; one over an earlier output; one that resumes; one of two workers."""
     top = tmp_path_factory.mktemp("scenes")
     expected = write_prose(top / "corpus.txt")
     new = Scene(top / "corpus.txt", expected)
@@ -25,7 +25,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Scene]:
     assert killed.code == 1
     assert (top / "half" / ".tokmill" / "journal").read_bytes().count(b"\n") > 1
     (top / "half" / ".tokmill" / "manifest.json.part").unlink(missing_ok=True)
-    return {"new": new, "over": over, "resume": replace(new, before=top / "half")}
+    return {"new": new, "over": over, "resume": replace(new, before=top / "half"), "two": replace(new, options=("--threads", "2"))}
 
 
 # One of each kind, at a place in the middle; all places: `make faults`.
@@ -43,6 +43,10 @@ SAMPLE = [
     ("over", Fault("pwrite", "EIO", 2, for_ever=True)),
     ("resume", Fault("pwrite", "EINTR", 1)),
     ("new", Fault("pwrite", "SIGKILL", 2)),
+    ("two", Fault("pwrite", "ENOSPC", 2, for_ever=True)),
+    ("two", Fault("pwrite", "SIGKILL", 1)),
+    ("two", Fault("fsync", "EIO", 5)),
+    ("two", Fault("fsync", "ENOSPC", 7, for_ever=True)),
 ]
 
 

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,10 @@ def ext4(image: Path, *options: str) -> Iterator[Path]:
         yield top
 
 
+def of_workers(scene: Scene, n_workers: int) -> Scene:
+    return replace(scene, options=(*scene.options, "--threads", f"{n_workers}", "--memory", "3GiB"))
+
+
 def refused(outcome: Outcome, code: int, what: str) -> None:
     assert outcome.code == code, outcome.said
     assert what in outcome.said
@@ -45,7 +50,9 @@ def refused(outcome: Outcome, code: int, what: str) -> None:
 class TestWithMounts:
     pytestmark = root
 
-    def test_a_full_disk_is_exit_14_and_more_room_resumes(self, scene: Scene) -> None:
+    @pytest.mark.parametrize("n_workers", [1, 2, 4])
+    def test_a_full_disk_is_exit_14_and_more_room_resumes(self, n_workers: int, scene: Scene) -> None:
+        scene = of_workers(scene, n_workers)
         with mounted("-t", "tmpfs", "-o", "size=200k", "tmpfs") as top:
             out = top / "out"
             refused(run(scene.command(out)), 14, "the disk is full")
@@ -126,8 +133,10 @@ class TestWithMounts:
         assert is_complete(tmp_path / "out", scene.expected)
 
 
+@pytest.mark.parametrize("n_workers", [1, 2, 4])
 @needs("prlimit")
-def test_a_limit_on_file_size_is_exit_14_and_resumes(scene: Scene, tmp_path: Path) -> None:
+def test_a_limit_on_file_size_is_exit_14_and_resumes(n_workers: int, scene: Scene, tmp_path: Path) -> None:
+    scene = of_workers(scene, n_workers)
     refused(run(["prlimit", "--fsize=100000", *scene.command(tmp_path / "out")]), 14, "File too large")
     assert run(scene.command(tmp_path / "out")).code == 0
     assert is_complete(tmp_path / "out", scene.expected)
