@@ -24,7 +24,7 @@ from tokmill.core.local_struct import MutableStruct
 from tokmill.core.partition import counts_records_from_part
 from tokmill.core.records import Cursor, EncodedBatch, Skip, Tokens, is_packed
 from tokmill.core.system.durable import storage_errors
-from tokmill.core.system.process import error_of
+from tokmill.core.system.process import end_with_parent, error_of
 from tokmill.core.text import counted
 from tokmill.read import InputNotes
 from tokmill.run.channel import Channel, wait_for_any
@@ -173,6 +173,7 @@ class Pool:
                 end.close()
             return pid
         try:
+            end_with_parent()
             for signum in (signal.SIGINT, signal.SIGTERM):
                 # Both may go to all processes of a terminal or a job; the coordinator decides what they mean.
                 signal.signal(signum, signal.SIG_IGN)
