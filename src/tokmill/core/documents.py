@@ -40,6 +40,12 @@ class DocumentBuffer(Sequence[bytes]):
             return filter(None, self.data.split(self.separator))
         return map(self.data.__getitem__, map(slice, self.starts.tolist(), self.ends.tolist()))
 
+    def views(self) -> Iterator[bytes | memoryview]:
+        """Yield the documents, the bytes of long ones not copied."""
+        if len(self.data) < _SHORT_BYTES * len(self):
+            return iter(self)
+        return map(memoryview(self.data).__getitem__, map(slice, self.starts.tolist(), self.ends.tolist()))
+
     @overload
     def __getitem__(self, index: int) -> bytes: ...
     @overload

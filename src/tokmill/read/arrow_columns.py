@@ -9,6 +9,7 @@ from __future__ import annotations
 import glob as globbing
 import os
 import shlex
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,6 +37,8 @@ ARROW_ERRORS = (pa.ArrowException, OSError, ValueError, KeyError, IndexError, Ty
 """What pyarrow raises for damaged files."""
 _MOST_NAMES = 8
 """Columns named in a message."""
+_LONG_BYTES = 1 << 8
+"""Rows of at least so many bytes on average are joined by Python: 3 kB 0.08 ms a megabyte, where pyarrow takes 0.3 to 1.2."""
 
 
 class ColumnReader:
@@ -273,9 +276,14 @@ def _text(array: pa.Array, offsets: np.ndarray) -> memoryview:
 def _joined(array: pa.Array) -> DocumentBuffer:
     """Return the texts of a large_binary array of UTF-8 without nulls, with a byte between them that none of them has."""
     offsets = _offsets(array)
-    text = np.frombuffer(_text(array, offsets), np.uint8)
+    view = _text(array, offsets)
+    text = np.frombuffer(view, np.uint8)
     separator = b"\0" if not len(text) or text.min() else b"\xff"
-    listed = pa.LargeListArray.from_arrays(pa.array([0, len(array)], pa.int64()), array)
-    data = pc.binary_join(listed, pa.scalar(separator, pa.large_binary()))[0].as_py()
+    if len(text) >= _LONG_BYTES * len(array):
+        edges = (offsets - offsets[0]).tolist()
+        data = separator.join([view[begin:end] for begin, end in pairwise(edges)])
+    else:
+        listed = pa.LargeListArray.from_arrays(pa.array([0, len(array)], pa.int64()), array)
+        data = pc.binary_join(listed, pa.scalar(separator, pa.large_binary()))[0].as_py()
     places = offsets - offsets[0] + np.arange(len(offsets))
     return DocumentBuffer(data, places[:-1], places[1:] - 1, separator)

@@ -67,7 +67,8 @@ class EncodeStage:
         texts = self._keep(self._check(batch), batch)
         documents = texts.documents.compact() if isinstance(texts.documents, DocumentBuffer) else texts.documents
         seed = self._content.seed
-        hashes = np.fromiter(map(xxhash.xxh3_64_intdigest, documents, repeat(seed)), np.uint64, len(documents))
+        views = documents.views() if isinstance(documents, DocumentBuffer) else documents
+        hashes = np.fromiter(map(xxhash.xxh3_64_intdigest, views, repeat(seed)), np.uint64, len(documents))
         is_val = hashes < self._val_below if batch.is_val is None else np.full(len(documents), batch.is_val)
         ids, offsets = _encode(self.encoder, documents, None if texts.is_changed else batch.raw)
         self._check_ids(ids, batch)

@@ -6,12 +6,12 @@ follows from the size of the last ones. What still does not fit is asked for aga
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tokmill.core.local_struct import LocalStruct, MutableStruct
 from tokmill.core.records import Location
 from tokmill.read.arrow_columns import ARROW_ERRORS, ColumnReader, check_column, file_error, text_column
 from tokmill.read.formats.parquet_footer import check_footer, places_of, read_footer
@@ -27,14 +27,15 @@ if TYPE_CHECKING:
 
 _BUFFER_BYTES = 1 << 20
 """Buffer for one column (600 MB in one row group: 133 MB resident; without a limit 376)."""
+_KEPT_CHUNKS, _KEPT_BYTES = 1 << 13, 4 << 20
+"""Columns of row groups, and stored bytes, of a footer that is kept for the next range: twelve mebibytes when it is decoded."""
 _FIRST_ROWS = 16
 _MOST_ROWS = 4096
 _MORE = 4
 """The factor by which the number of rows grows at most from one read to the next."""
 
 
-@dataclass(frozen=True, slots=True)
-class StoredGroup:
+class StoredGroup(LocalStruct, frozen=True):
     """A row group of a file."""
 
     first: int
@@ -44,6 +45,21 @@ class StoredGroup:
     """Size of the text column, decompressed but still encoded."""
     begin_byte: int
     """Offset of its first page in the file."""
+
+
+class _Footer(MutableStruct):
+    """The footer of a file."""
+
+    source: Input
+    settings: tuple[str, int]
+    """What else it was read with."""
+    metadata: pq.FileMetaData
+    is_checked: bool = False
+    groups: list[StoredGroup] | None = None
+
+
+_last: list[_Footer] = []
+"""The footer that was read last, if it is small: most ranges are of the file of the range before."""
 
 
 def stored_groups(source: Input, settings: ReadSettings) -> list[StoredGroup]:
@@ -64,7 +80,10 @@ def stored_groups(source: Input, settings: ReadSettings) -> list[StoredGroup]:
     """
     key = settings.content.text_key
     with open_seekable(source) as file:
-        metadata = _open(file, Location(path=source.path), settings).metadata
+        footer = _open(file, source, settings)[0]
+        if footer.groups is not None:
+            return footer.groups
+        metadata = footer.metadata
         groups, first, wanted = [], 0, places_of(metadata, key)
         for i in range(metadata.num_row_groups):
             group = metadata.row_group(i)
@@ -73,6 +92,7 @@ def stored_groups(source: Input, settings: ReadSettings) -> list[StoredGroup]:
             places = [place for column in columns for place in (column.dictionary_page_offset, column.data_page_offset) if place]
             groups.append(StoredGroup(first, group.num_rows, n_bytes, min(places, default=0)))
             first += group.num_rows
+    footer.groups = groups
     return groups
 
 
@@ -81,19 +101,33 @@ def _stored_bytes(group: pq.RowGroupMetaData, places: Sequence[int]) -> int:
     return sum(group.column(i).total_uncompressed_size for i in places)
 
 
-def _open(file: SeekableFile, where: Location, settings: ReadSettings) -> pq.ParquetFile:
+def _footer_of(file: SeekableFile, source: Input, settings: ReadSettings) -> _Footer:
+    """Return the footer of a file that is what it was planned as. Raises DamagedInputError, MemoryBudgetError."""
+    read_with = (settings.content.text_key, settings.budget_bytes)
+    if _last and (_last[0].source, _last[0].settings) == (source, read_with):
+        return _last[0]
+    _last.clear()
+    footer = _Footer(source, read_with, read_footer(file, Location(path=source.path), settings))
+    metadata, is_known = footer.metadata, source.mtime_ns is not None or isinstance(source.version, str)
+    is_small = metadata.num_row_groups * metadata.num_columns <= _KEPT_CHUNKS and metadata.serialized_size <= _KEPT_BYTES
+    if is_known and is_small:
+        _last.append(footer)
+    return footer
+
+
+def _open(file: SeekableFile, source: Input, settings: ReadSettings) -> tuple[_Footer, pq.ParquetFile]:
     """Open a file with a column of texts. Raises DamagedInputError, BadRecordError, MemoryBudgetError."""
-    metadata = read_footer(file, where, settings)
+    footer, where = _footer_of(file, source, settings), Location(path=source.path)
     try:
         # Where pages have checksums, they are compared.
         opened = pq.ParquetFile(
-            file, metadata=metadata, pre_buffer=False, buffer_size=_BUFFER_BYTES, page_checksum_verification=True
+            file, metadata=footer.metadata, pre_buffer=False, buffer_size=_BUFFER_BYTES, page_checksum_verification=True
         )
         schema = opened.schema_arrow
     except ARROW_ERRORS as error:
         raise file.failed or file_error(error, "Parquet", where, settings.budget_bytes) from error
     check_column(schema, settings.content.text_key, where)
-    return opened
+    return footer, opened
 
 
 class ParquetReader(FormatReader["SeekableFile"]):
@@ -108,12 +142,13 @@ class ParquetReader(FormatReader["SeekableFile"]):
 
     def batches(self, start: Cursor) -> Iterator[Batch]:
         """See FormatReader."""
-        where = Location(path=self._position.source.path)
-        opened = _open(self._stream, where, self._settings)
+        footer, opened = _open(self._stream, self._position.source, self._settings)
         try:
-            check_footer(self._stream, opened.metadata, self._settings.content.text_key)
+            if not footer.is_checked:
+                check_footer(self._stream, opened.metadata, self._settings.content.text_key)
         except ARROW_ERRORS as error:
             raise self._columns.error(error) from error
+        footer.is_checked = True
         self._places = places_of(opened.metadata, self._settings.content.text_key)
         first, stop = 0, self._position.stop_record
         for group in range(opened.metadata.num_row_groups):
