@@ -47,6 +47,7 @@ SIZES = st.fixed_dictionaries(
         "segment_bytes": st.integers(100, 3000),
         "n_workers": st.integers(1, 4),
         "arena_bytes": st.sampled_from([4096, 1 << 14, 1 << 20]),
+        "n_long": st.sampled_from([1, 2]),
         "spare_bytes": st.just(1 << 20),
     }
 )

@@ -159,6 +159,8 @@ class Worker:
         self._helped, self._n_helpers = -1, 0
         """A range of which so many batches may be given away at a time."""
         self._has_token = False
+        self._waiting: int | None = None
+        """A range of which a long document waits to be held."""
         self._next_look_s = 0.0
 
     def serve(self, channel: Channel, shared: SharedMemory) -> None:
@@ -169,23 +171,27 @@ class Worker:
         self._of_others = Ring(begin + 2 * quarter, quarter)
         self._given = Ring(begin + 3 * quarter, quarter)
         while not channel.is_over:
-            for message in channel.receive():
-                getattr(self, f"_take_{message[0]}")(*message[1:])
             if not self._work() and not channel.is_over:
                 is_waiting = bool(self._unstored) or self._reading is not None
                 wait_for_any([channel], _LOOK_S if is_waiting else None)
 
     def _work(self) -> bool:
         """Do one thing; return whether there was one."""
+        if self._help():
+            return True
+        may_read = (self._reading or self._ranges) and not any(each.reading for each in self._unstored)
+        return bool(may_read) and self._read_on()
+
+    def _help(self) -> bool:
+        """Take what the coordinator says, and do one thing that others wait for; return whether there was one."""
+        for message in self._channel.receive():
+            getattr(self, f"_take_{message[0]}")(*message[1:])
         if self._store_again():
-            pass
-        elif self._others and not any(each.reading is None for each in self._unstored):
+            return True
+        if self._others and not any(each.reading is None for each in self._unstored):
             self._encode_other(*self._others.popleft())
-        elif (self._reading or self._ranges) and not any(each.reading for each in self._unstored):
-            return self._read_on()
-        else:
-            return False
-        return True
+            return True
+        return False
 
     # What the coordinator says.
 
@@ -195,7 +201,10 @@ class Worker:
     def _take_drop(self, number: int) -> None:
         self._ranges = deque(each for each in self._ranges if each.number != number)
         self._unstored = deque(each for each in self._unstored if each.number != number)
-        if self._reading and self._reading.range.number == number:
+        if self._waiting == number:
+            # Its reader is in `hold_large`, which ends it.
+            self._waiting = None
+        elif self._reading and self._reading.range.number == number:
             self._give_back(self._reading.result.stored)
             self._close(self._reading)
 
@@ -261,12 +270,14 @@ class Worker:
 
     def hold_large(self, number: int) -> None:
         """Wait until this worker may hold a long document: when few others do, or all wait for this range."""
-        while not self._has_token and (front := self._shared.signals[Signal.FRONT]) != number:
-            if front > number:
+        self._waiting = number
+        while not self._has_token and self._shared.signals[Signal.FRONT] != number:
+            if not self._help():
+                self._has_token = self._shared.take_token()
+                wait_for_any([self._channel], 0 if self._has_token else _LOOK_S)
+            if self._waiting is None or self._channel.is_over:
                 raise RuntimeError("nobody waits for this range any more")
-            self._has_token = self._shared.take_token()
-            if not self._has_token and not self._store_again():
-                time.sleep(_LOOK_S)
+        self._waiting = None
 
     def _give(self, reading: _Reading, batch: Batch, index: int) -> bool:
         """Let another worker encode a batch; return whether that is possible."""
