@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _LONGEST_SEPARATOR = 16
 """Bytes of a separator that is looked for byte by byte; for longer ones `bytes.split` is faster."""
-_RARE = 512
+_RARE = 1400
 """A byte that is rarer than one in so many is looked for by itself."""
 _PATIENCE_S = 0.5
 """A window that takes longer to fill is returned as it is."""
