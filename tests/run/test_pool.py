@@ -22,11 +22,12 @@ from support.commands import PATIENCE_S, ends_in_time
 from support.engines import lent_engines
 from support.oracle import plain_tokens
 from support.outputs import written
-from support.poisoned_coordinator import POISON
+from support.poisoned_coordinator import MARK, PATIENT, POISON, UNWRITTEN
 from support.runs import UNWATCHED, ThreadedPool, carry_out, run_in_process
 
+from tokmill.core.config import Job
 from tokmill.core.errors import BadTextError, DiskFullError, Interrupted, WorkerDiedError
-from tokmill.core.events import AnyEvent, Committed, Finished, Restarted
+from tokmill.core.events import AnyEvent, Committed, Finished, Restarted, Started
 from tokmill.core.manifest import load_manifest
 from tokmill.core.options import PlanOptions
 from tokmill.core.records import Cursor
@@ -222,38 +223,58 @@ def test_workers_read_no_further_than_their_memory_for_results_allows(tmp_path: 
             pool.close()
 
 
-def poisoned(directory: Path, kind: str) -> tuple[Path, list[bytes], int]:
-    """A corpus, its documents, and where the one lies that no worker survives; -1: inside a compressed file."""
+class Watch:
+    """The events of a run whose workers die, and what was committed when each of its processes ended."""
+
+    def __init__(self) -> None:
+        self.restarts: list[Restarted] = []
+        self.committed = [0]
+        self.resumed: list[int] = []
+
+    def on_event(self, event: AnyEvent) -> None:
+        if isinstance(event, Started):
+            self.resumed.append(event.resumed_bytes)
+        elif isinstance(event, Committed):
+            self.committed[-1] = event.counts.bytes_in
+        elif isinstance(event, Restarted):
+            self.restarts.append(event)
+            self.committed.append(self.committed[-1])
+
+
+@pytest.fixture
+def deadly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LocalRunner:
+    # A child does not look for modules where its parent's script is, which comes first.
+    monkeypatch.setattr(sys, "path", ["", *sys.path])
+    monkeypatch.setenv(MARK, str(tmp_path / "somebody died"))
+    return LocalRunner("support.poisoned_coordinator")
+
+
+def job_of_small_ranges(path: Path, out: Path, n_workers: int) -> Job:
+    job = make_job([str(path)], PlanOptions(val_fraction=0.3), out=str(out)).job
+    sizes = {"batch_bytes": 4000, "range_bytes": 10_000, "segment_bytes": 8000, "arena_bytes": 1 << 16}
+    return msgspec.structs.replace(job, resources=msgspec.structs.replace(job.resources, n_workers=n_workers, **sizes))
+
+
+def documents_with(**special: bytes) -> list[bytes]:
+    """Some, with others at places: `at_2500=b"..."`."""
     documents = [b"document %d, and more words of it" % i for i in range(4000)]
-    documents[2500] = POISON
-    text = SEP.join(documents)
-    path = directory / {"text": "a.txt", "gz": "a.txt.gz"}[kind]
-    path.write_bytes(text if kind == "text" else gzip.compress(text))
-    return path, documents, text.index(POISON) if kind == "text" else -1
+    for place, document in special.items():
+        documents[int(place.removeprefix("at_"))] = document
+    return documents
 
 
 @pytest.mark.parametrize(("kind", "n_workers"), [("text", 1), ("text", 2), ("text", 4), ("gz", 2)])
-def test_three_deaths_on_one_range_stop_the_run_and_name_it(
-    kind: str, n_workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # A child does not look for modules where its parent's script is, which comes first.
-    monkeypatch.setattr(sys, "path", ["", *sys.path])
-    path, documents, place = poisoned(tmp_path, kind)
-    job = make_job([str(path)], PlanOptions(val_fraction=0.3), out=str(tmp_path / "out")).job
-    small = msgspec.structs.replace(
-        job.resources, n_workers=n_workers, batch_bytes=4000, range_bytes=10_000, segment_bytes=8000, arena_bytes=1 << 16
-    )
-    job = msgspec.structs.replace(job, resources=small)
-    restarts: list[AnyEvent] = []
-
-    class Watch:
-        def on_event(self, event: AnyEvent) -> None:
-            restarts.extend([event] * isinstance(event, Restarted))
-
+def test_three_deaths_on_one_range_stop_the_run_and_name_it(kind: str, n_workers: int, deadly: LocalRunner, tmp_path: Path) -> None:
+    documents = documents_with(at_2500=POISON)
+    text = SEP.join(documents)
+    path, place = tmp_path / {"text": "a.txt", "gz": "a.txt.gz"}[kind], text.index(POISON)
+    path.write_bytes(text if kind == "text" else gzip.compress(text))
+    watch, job = Watch(), job_of_small_ranges(path, tmp_path / "out", n_workers)
     with pytest.raises(WorkerDiedError) as caught:
-        LocalRunner("support.poisoned_coordinator").run(job, [Watch()])
-    assert len(restarts) >= 2
-    assert "(killed by SIGABRT), 3 times without getting any further" in caught.value.what
+        deadly.run(job, [watch])
+    # Smaller batches let some more of the range be committed each time.
+    assert len(watch.restarts) == 2
+    assert "(killed by SIGABRT), 3 times at the same place" in caught.value.what
     named = re.search(rf"while it worked on {re.escape(str(path))}(?:, bytes ([\d,]+) to ([\d,]+))?$", caught.value.what)
     assert named, caught.value.what
     if kind == "text":
@@ -261,6 +282,35 @@ def test_three_deaths_on_one_range_stop_the_run_and_name_it(
         assert begin <= place < end <= begin + 30_000
     assert not (tmp_path / "out" / "train.bin").exists()
     LocalRunner().run(job, [])
+    assert written(tmp_path / "out") == plain_tokens(documents, val_fraction=0.3)
+
+
+def test_what_lies_before_the_range_of_a_worker_that_dies_is_committed_and_not_done_again(
+    deadly: LocalRunner, tmp_path: Path
+) -> None:
+    # The first range is over only when the worker of the second one is dead.
+    documents = documents_with(at_1=PATIENT, at_300=POISON)
+    path, text = tmp_path / "a.txt", SEP.join(documents)
+    path.write_bytes(text)
+    assert 10_000 < text.index(POISON) < 20_000
+    watch, job = Watch(), job_of_small_ranges(path, tmp_path / "out", 2)
+    with pytest.raises(WorkerDiedError):
+        deadly.run(job, [watch])
+    assert watch.resumed == [0, *watch.committed[:-1]]
+    assert all(10_000 <= n_bytes <= text.index(POISON) for n_bytes in watch.committed)
+    assert len(watch.restarts) == 2
+
+
+@pytest.mark.parametrize("n_workers", [1, 2, 4])
+def test_what_a_dead_worker_was_to_write_is_written(n_workers: int, deadly: LocalRunner, tmp_path: Path) -> None:
+    documents = documents_with(at_900=UNWRITTEN)
+    path, text = tmp_path / "a.txt", SEP.join(documents)
+    path.write_bytes(text)
+    watch, job = Watch(), job_of_small_ranges(path, tmp_path / "out", n_workers)
+    deadly.run(job, [watch])
+    assert len(watch.restarts) == 1
+    assert watch.resumed == [0, watch.committed[0]]
+    assert 0 < watch.committed[0] < len(text)
     assert written(tmp_path / "out") == plain_tokens(documents, val_fraction=0.3)
 
 

@@ -26,7 +26,7 @@ from tokmill.run.coordinator import Coordinator, start_workers
 from tokmill.run.job import make_job
 from tokmill.run.parts import tokenize
 from tokmill.run.parts.finalize import parts_store
-from tokmill.run.pool import LostWorkerError, Pool
+from tokmill.run.pool import Pool
 from tokmill.run.shared_memory import SharedMemory
 from tokmill.run.worker import Worker
 
@@ -64,8 +64,8 @@ class ThreadedPool(Pool):
         self.workers = [*getattr(self, "workers", []), worker]
         return 0
 
-    def _lost(self, number: int) -> LostWorkerError:
-        raise AssertionError("a worker ended; its thread says why")
+    def _lose(self, number: int) -> None:
+        raise AssertionError(f"worker {number} ended; its thread says why")
 
     def pids(self) -> list[int]:
         return []

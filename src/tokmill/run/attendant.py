@@ -19,6 +19,8 @@ from tokmill.core.system.process import failed_event
 from tokmill.run.channel import wait_for_any
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from tokmill.core.events import Failed
     from tokmill.core.records import Sample
     from tokmill.run.audit import Auditor
@@ -27,6 +29,17 @@ if TYPE_CHECKING:
 
 Piece: TypeAlias = tuple[int, int, list[tuple[int, int]]]
 """What is to be written: the file's number, the offset in it, and stretches of the arena (begin, bytes), one after the other."""
+
+
+def write_piece(view: memoryview, fd: int, offset: int, stretches: Iterable[tuple[int, int]]) -> bytes:
+    """Write stretches of memory (begin, bytes) one after the other at `offset` of a file; return their digest. Raises OSError."""
+    digest = xxhash.xxh3_128()
+    for begin, n_bytes in stretches:
+        data = view[begin : begin + n_bytes]
+        digest.update(data)
+        durable.write_all_at(fd, data, offset)
+        offset += n_bytes
+    return digest.digest()
 
 
 class Attendant:
@@ -58,17 +71,11 @@ class Attendant:
         """Write pieces of files and tell their digests. stored: what is not needed afterwards."""
         digests = []
         for key, place, stretches in pieces:
-            digest, offset = xxhash.xxh3_128(), place
             try:
-                for begin, n_bytes in stretches:
-                    data = self._shared.view[begin : begin + n_bytes]
-                    digest.update(data)
-                    durable.write_all_at(self._files[key], data, offset)
-                    offset += n_bytes
+                digests.append(write_piece(self._shared.view, self._files[key], place, stretches))
             except OSError as error:
                 self._channel.send(("unwritten", key, error.errno))
                 return
-            digests.append(digest.digest())
         self.released.extend(stored)
         self._channel.send(("written", digests))
 

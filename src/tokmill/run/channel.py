@@ -56,14 +56,18 @@ class Channel:
 
     def flush(self) -> None:
         """Send what can be sent now."""
-        while self._unsent and not self.is_over:
+        while self._unsent:
             data, descriptors = self._unsent[0]
             try:
                 n = socket.send_fds(self._socket, [data], descriptors) if descriptors else self._socket.send(data)
             except BlockingIOError:
                 return
             except OSError:
-                self.is_over = True
+                # The other side is gone; what it sent before can still be received.
+                for _, kept in self._unsent:
+                    for fd in kept:
+                        os.close(fd)
+                self._unsent.clear()
                 return
             for fd in descriptors:
                 os.close(fd)

@@ -25,7 +25,7 @@ from tokmill.output import Output, RunHistoryRecorder, open_output, output_direc
 from tokmill.read import READERS, load_readers
 from tokmill.run.encoding import COMMITTED, EncodingProcess, auditor_of, serve, watched
 from tokmill.run.memory_guard import MemorySample, SharedPages, limit_growth, take_memory_sample
-from tokmill.run.pool import LostWorkerError, Pool
+from tokmill.run.pool import Pool
 from tokmill.run.segment_writer import SegmentWriter
 from tokmill.run.worker import Worker
 from tokmill.store import register_urls
@@ -121,13 +121,10 @@ class Coordinator(EncodingProcess):
                 writer.wait_for_stdin_end()
                 if self._is_to_end():
                     raise self._ended(output.directory)
-            except LostWorkerError:
-                # What it was to write may be missing.
-                raise
             except BaseException:
                 if self._stopped:
                     writer.doubt_stdin_end()
-                # What was written before the error is kept.
+                # What was written before the error, or before the place at which a worker died, is kept.
                 writer.commit()
                 output.settle()
                 recorder.save()

@@ -27,6 +27,7 @@ from tokmill.core.system.durable import storage_errors
 from tokmill.core.system.process import end_with_parent, error_of
 from tokmill.core.text import counted
 from tokmill.read import InputNotes
+from tokmill.run.attendant import write_piece
 from tokmill.run.channel import Channel, wait_for_any
 from tokmill.run.ranges import Ranges
 from tokmill.run.shared_memory import SharedMemory, Signal
@@ -82,6 +83,8 @@ class _Process(MutableStruct, eq=False):
     """What it was told to write and has not."""
     files: set[int] = msgspec.field(default_factory=set)
     """Of which it has descriptors."""
+    lost: LostWorkerError | None = None
+    """Why it is gone, if it is."""
 
 
 class _Told(MutableStruct, eq=False):
@@ -121,6 +124,8 @@ class Pool:
         self.on_event: Callable[[AnyEvent], None] = lambda _event: None
         """Told of what workers do."""
         self._is_closed = False
+        self._lost: list[LostWorkerError] = []
+        """Of each worker that died. From the first on, only what lies before its range is still done."""
         self.is_at_end = False
         """Whether `results` ended because the corpus did."""
         self._processes: list[_Process] = []
@@ -196,7 +201,7 @@ class Pool:
 
     def pids(self) -> list[int]:
         """Return the processes."""
-        return [process.pid for process in self._processes]
+        return [process.pid for process in self._processes if process.pid]
 
     def pause(self, *, paused: bool) -> None:
         """Let workers read nothing more, or go on."""
@@ -220,7 +225,7 @@ class Pool:
         """Yield what became of the corpus from `start` on, in order; the ids of each are valid until the next.
 
         range_bytes: of what a worker reads at a time, about. on_tick: called a few times a second. Raises the first error in the
-        order of the corpus, LostWorkerError.
+        order of the corpus: LostWorkerError where a worker died, when all before that place was yielded.
         """
         ranges = Ranges(content, start, range_bytes)
         self._ranges, self._todo, self._dtype = ranges, iter(ranges), np.dtype(content.dtype)
@@ -229,7 +234,7 @@ class Pool:
         while True:
             self._hand_out()
             if not self._readings:
-                self.is_at_end = not self._is_stopped or next(self._todo, None) is None
+                self._end()
                 return
             front = self._readings[0]
             self._shared.signals[Signal.FRONT] = front.range.number
@@ -261,6 +266,7 @@ class Pool:
                 if self._is_stopped:
                     return
                 continue
+            self._check_lost(front)
             if self._is_stopped:
                 stopped_s = stopped_s or time.monotonic()
                 waits = self._shared.is_reading(front.process) and time.monotonic() - stopped_s > _PATIENCE_S
@@ -270,6 +276,20 @@ class Pool:
             if time.monotonic() >= next_tick:
                 on_tick()
                 next_tick = time.monotonic() + _TICK_S
+
+    def _end(self) -> None:
+        """Note whether nothing is left. Raise LostWorkerError if something is, because a worker died."""
+        self.is_at_end = not (self._is_stopped or self._lost) or next(self._todo, None) is None
+        if self._lost and not self.is_at_end:
+            raise self._lost[0]
+
+    def _check_lost(self, front: _Reading) -> None:
+        """Raise LostWorkerError if the next result of a range will never come, because a worker died that was to make it."""
+        _, _, number = self._given.get((front.range.number, front.next_batch), (0, 0, front.process))
+        # What is told and not compared waits for the first worker.
+        lost = self._processes[0 if front.next_batch in front.told else number].lost
+        if lost is not None:
+            raise lost
 
     def _placed(self, reading: _Reading, result: Result, reached: Cursor) -> EncodedBatch:
         """Return a result with its ids, and with its places as places of the corpus."""
@@ -312,7 +332,7 @@ class Pool:
 
     def _hand_out(self) -> None:
         """Give ranges to workers that have none, or soon have none, and let others help the first that reads."""
-        if not self._is_stopped:
+        if not self._is_stopped and not self._lost:
             for n_ranges in (1, 2):
                 for number, process in enumerate(self._processes):
                     has_room = len(process.ranges) < n_ranges and not process.is_full
@@ -321,11 +341,15 @@ class Pool:
         reading = next((each for each in self._readings if each.n_batches is None), None)
         if reading is None:
             return
-        idle = [p for number, p in enumerate(self._processes) if number != reading.process and (not p.ranges or p.is_full)]
-        n_helpers = _OTHERS_AHEAD * len(idle)
+        n_helpers = _OTHERS_AHEAD * len(self._idle(reading.process))
         if n_helpers != reading.n_helpers:
             reading.n_helpers = n_helpers
             self._processes[reading.process].channel.send(("helpers", reading.range.number, n_helpers))
+
+    def _idle(self, owner: int) -> list[int]:
+        """Return the workers that can encode batches of `owner`."""
+        everyone = enumerate(self._processes)
+        return [n for n, process in everyone if n != owner and not process.lost and (not process.ranges or process.is_full)]
 
     def _give_range(self, number: int) -> bool:
         """Give the next range to a worker; return whether there is one."""
@@ -355,16 +379,18 @@ class Pool:
             process.is_full = False
 
     def _give_back(self, told: _Told) -> None:
-        if isinstance(told.result, Result) and told.result.stored:
-            self._processes[told.process].n_unwritten.append([])
-            self._processes[told.process].attendant.send(("write", [], told.result.stored))
+        if isinstance(told.result, Result):
+            self._send_write(told.process, [], told.result.stored)
 
     def _send_pieces(self, stored: list[int]) -> None:
         """Let the owner of the current result write what was said to be written, and take back its memory."""
         pieces, self._pieces = self._pieces, []
-        process = self._processes[self._owner]
-        process.is_full = False
-        if pieces or stored:
+        self._processes[self._owner].is_full = False
+        self._send_write(self._owner, pieces, stored)
+
+    def _send_write(self, number: int, pieces: list[_Piece], stored: list[int]) -> None:
+        process = self._processes[number]
+        if (pieces or stored) and not process.lost:
             process.n_unwritten.append(pieces)
             process.attendant.send(("write", [(piece.key, piece.offset, piece.stretches) for piece in pieces], stored))
 
@@ -372,7 +398,8 @@ class Pool:
 
     def takes(self, view: memoryview) -> bool:
         """See Elsewhere."""
-        return len(view) > 0 and 0 <= _address(view) - self._address < len(self._shared.view)
+        is_shared = len(view) > 0 and 0 <= _address(view) - self._address < len(self._shared.view)
+        return is_shared and not self._processes[self._owner].lost
 
     def write(self, file: GrowingFile, view: memoryview, offset: int) -> _Piece:
         """See Elsewhere."""
@@ -414,21 +441,25 @@ class Pool:
     # What workers say.
 
     def _pump(self, timeout_s: float | None) -> None:
-        """Take what workers say; wait for it no longer than that. Raises LostWorkerError, StorageError, DiskFullError."""
+        """Take what workers say; wait for it no longer than that. Raises StorageError, DiskFullError."""
         while self._closed:
             key = self._keys.pop(self._closed.popleft(), None)
             for process in self._processes:
                 if key in process.files:
                     process.files.discard(key)
                     process.attendant.send(("close", key))
-        wait_for_any([end for process in self._processes for end in (process.attendant, process.channel)], timeout_s)
-        for number, process in enumerate(self._processes):
-            for end in (process.attendant, process.channel):
-                for message in end.receive():
-                    getattr(self, f"_take_{message[0]}")(number, *message[1:])
-                if end.is_over:
-                    raise self._lost(number)
+        alive = [(number, process) for number, process in enumerate(self._processes) if not process.lost]
+        wait_for_any([end for _, process in alive for end in (process.attendant, process.channel)], timeout_s)
+        for number, process in alive:
+            self._receive(number)
+            if process.attendant.is_over or process.channel.is_over:
+                self._lose(number)
         self._check_written()
+
+    def _receive(self, number: int) -> None:
+        for end in (self._processes[number].attendant, self._processes[number].channel):
+            for message in end.receive():
+                getattr(self, f"_take_{message[0]}")(number, *message[1:])
 
     def _take_result(self, number: int, of_range: int, index: int, result: Result | Failed) -> None:
         told = _Told(number, result)
@@ -459,8 +490,7 @@ class Pool:
         if of_range not in self._by_number:
             self._processes[owner].channel.send(("freed", of_range, begin))
             return
-        free = [n for n, process in enumerate(self._processes) if n != owner and (not process.ranges or process.is_full)]
-        number = min(free or [owner], key=lambda n: self._processes[n].n_others)
+        number = min(self._idle(owner) or [owner], key=lambda n: self._processes[n].n_others)
         self._given[of_range, index] = owner, begin, number
         self._processes[number].n_others += 1
         self._processes[number].channel.send(("encode", of_range, index, owner, begin, n_bytes, payload))
@@ -491,13 +521,29 @@ class Pool:
         elapsed_s = time.monotonic() - self._began_s
         self.on_event(CachesReset(elapsed_s=elapsed_s, rss_before_bytes=before, rss_after_bytes=after))
 
-    def _lost(self, number: int) -> LostWorkerError:
+    def _lose(self, number: int) -> None:
+        """Take what a worker said before it died, and write what it was told to write: that lies in memory that all see."""
         process = self._processes[number]
-        _, status = os.waitpid(process.pid, 0)
-        process.pid = 0
+        status = self._wait_for(process)
+        while not (process.attendant.is_over and process.channel.is_over):
+            self._receive(number)
         of_others = (self._by_number.get(of_range) for (of_range, _), given in self._given.items() if given[2] == number)
         reading = next((each for each in (*of_others, *process.ranges) if each is not None), None)
-        return LostWorkerError(status, f"while it worked on {_place(reading.range)}" if reading else "while it had nothing to do")
+        what = f"while it worked on {_place(reading.range)}" if reading else "while it had nothing to do"
+        process.lost = LostWorkerError(status, what)
+        self._lost.append(process.lost)
+        files = {key: file for file, key in self._keys.items()}
+        for piece in (piece for pieces in process.n_unwritten for piece in pieces):
+            file = files[piece.key]
+            with storage_errors(file.path):
+                piece.digest = write_piece(self._shared.view, file.fd, piece.offset, piece.stretches)
+        process.n_unwritten.clear()
+
+    def _wait_for(self, process: _Process) -> int:
+        """Wait for the end of a process; return its status."""
+        _, status = os.waitpid(process.pid, 0)
+        process.pid = 0
+        return status
 
     def close(self) -> None:
         """End the workers; can be called again."""
@@ -510,7 +556,7 @@ class Pool:
             if process.pid:
                 with suppress(ProcessLookupError):
                     os.kill(process.pid, signal.SIGKILL)
-                os.waitpid(process.pid, 0)
+                self._wait_for(process)
         self._shared.close()
 
 

@@ -1,7 +1,8 @@
 """Runs a job in a child process and passes its events to the observers.
 
 The child may be killed or abort at any moment (an engine aborts when it runs out of memory). It is then started again with smaller
-batches and resumes from the journal, as long as attempts commit something new.
+batches and resumes from the journal, until it has died three times at one place of the corpus. A coordinator that loses a worker
+first commits all that lies before the range that it lost: so deaths at different places are told apart by where commits end.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from tokmill.core.protocols import Observer
 
 _ATTEMPTS = 3
-"""Deaths in a row, without a commit in between, after which the run ends."""
+"""Deaths at one place of the corpus after which the run ends."""
 _SMALLEST_BATCH_BYTES = 64 << 10
 _STOPPING = "stopping: what is done so far is committed first (Ctrl-C again ends at once)"
 
@@ -54,20 +55,20 @@ class LocalRunner:
         """Run the job to its end. Raises TokmillError; KeyboardInterrupt becomes a checkpoint and then Interrupted."""
         decoder, reporter = msgspec.json.Decoder(AnyEvent), ProgressReporter(observers)
         stdin_begin = _stdin_position()
-        committed_bytes = -1
-        deaths = 0
+        position = place = deaths = 0
         attempt = 1
         while True:
             child, self._ready = self._ready or Child(self._module), None
             child.on_interrupt = lambda: reporter.notice(_STOPPING)
-            committed = started = False
+            started = False
             try:
                 child.ask(msgspec.json.encode(job))
                 for line in child.lines():
                     event = decoder.decode(line)
-                    started |= isinstance(event, Started)
-                    if isinstance(event, Committed) and event.counts.bytes_in > committed_bytes:
-                        committed, committed_bytes = True, event.counts.bytes_in
+                    if isinstance(event, Started):
+                        started, position = True, event.resumed_bytes
+                    elif isinstance(event, Committed):
+                        position = event.counts.bytes_in
                     reporter.emit(event)
                     if isinstance(event, Finished):
                         return event
@@ -83,7 +84,10 @@ class LocalRunner:
                     next_step="run the same command again",
                     resumes=_has_begun(job),
                 )
-            deaths = 1 if committed else deaths + 1
+            # What kills within a range may let some of it be committed, more each time as batches become smaller.
+            if position >= place + 2 * job.resources.range_bytes:
+                place, deaths = position, 0
+            deaths += 1
             if deaths >= _ATTEMPTS or not _can_read_again(job, stdin_begin):
                 raise _died(child, job, deaths, started=started)
             attempt += 1
@@ -137,7 +141,8 @@ def _died(child: Child, job: Job, deaths: int, *, started: bool) -> WorkerDiedEr
     words = child.last_words
     remedy = "allow more --memory or fewer --threads" if started else "repair what its last words name"
     return WorkerDiedError(
-        f"a process of the run died ({child.cause()}), {counted(deaths, 'time')} without getting any further"
+        f"a process of the run died ({child.cause()})"
+        + (f", {counted(deaths, 'time')} at the same place" if deaths > 1 else "")
         + (f"; its last words: {words}" if words else ""),
         where=job.out,
         allowed="a run that goes on: where it can, it is started again by itself",
