@@ -6,7 +6,10 @@ import contextlib
 import errno
 import fcntl
 import os
+import select
 import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -197,3 +200,52 @@ def test_where_flock_lets_everybody_in_the_first_is_stopped(state: Path, monkeyp
     first.release(remove=True)
     second.check()
     second.release(remove=True)
+
+
+HOLDER = """
+import os, subprocess, sys
+from pathlib import Path
+from tokmill.core.system.durable import DirectoryLock
+from tokmill.core.system.tree import beside
+lock = DirectoryLock(beside(Path(sys.argv[1])))
+other = subprocess.Popen(["cat"], stdin=0, pass_fds=[lock.fd])
+print(other.pid, flush=True)
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_lock_is_free_when_the_last_process_that_shares_it_is_gone(
+    state: Path, monkeypatch: pytest.MonkeyPatch, *, ends: bool
+) -> None:
+    state.mkdir(parents=True)
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, state / "lock"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdin is not None
+        assert holder.stdout is not None
+        assert int(holder.stdout.readline()) > 0
+        assert holder.wait() == 0
+        waits: list[float] = []
+
+        def wait(seconds: float) -> None:
+            waits.append(seconds)
+            if ends and holder.stdin is not None:
+                holder.stdin.close()
+            select.select([], [], [], seconds)
+
+        monkeypatch.setattr(time, "sleep", wait)
+        monkeypatch.setattr(durable, "_PATIENCE_S", 60.0 if ends else 0.05)
+        if ends:
+            DirectoryLock(beside(state / "lock")).check()
+        else:
+            with pytest.raises(LockedError):
+                DirectoryLock(beside(state / "lock"))
+        assert waits
+
+
+def test_a_process_whose_parent_is_dead_before_the_kernel_knows_ends() -> None:
+    code = "import os; from tokmill.core.system.process import end_with_parent; end_with_parent({}); print('goes on')"
+    for parent, said in (("os.getppid()", b"goes on\n"), ("1 << 30", b"")):
+        ended = subprocess.run([sys.executable, "-c", code.format(parent)], capture_output=True, check=False)
+        assert (ended.stdout, ended.returncode) == (said, 0 if said else 1)

@@ -95,6 +95,7 @@ def test_a_killed_parent_leaves_no_orphan(scene: Scene, tmp_path: Path) -> None:
         wait_for_commit(process, out)
         others = [*children_of(process.pid), *workers_of(process)]
         assert len(others) == 2
+        assert str(out / ".tokmill" / "lock") in {os.readlink(fd) for fd in Path(f"/proc/{others[1]}/fd").iterdir()}
         # One that could go on later with what it was told to write must be dead before another run begins.
         os.kill(others[1], signal.SIGSTOP)
         os.kill(process.pid, signal.SIGKILL)

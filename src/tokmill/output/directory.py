@@ -110,7 +110,8 @@ class Output:
         """new_directories: those that were made for it, the deepest first."""
         self.directory = directory
         self._new_directories = new_directories
-        self._lock = lock
+        self.lock = lock
+        """Of the directory."""
         self._journal = journal
         self.segments = journal.segments
         """All segments committed so far, those of earlier runs included; the last one may grow."""
@@ -235,7 +236,7 @@ class Output:
         done: list[GrowingFile],
         on_done: Callable[[int], None] | None,
     ) -> None:
-        self._lock.check()
+        self.lock.check()
         named = {*commit.segment.files, *commit.segment.completed}
         if not named <= self._named:
             # The journal must not mention a file whose name the disk does not have yet.
@@ -250,7 +251,7 @@ class Output:
             for file in done:
                 file.close()
         # The journal must not be written again where another run works.
-        self._lock.check()
+        self.lock.check()
         with storage_errors(self._journal.path):
             self._journal.append(commit)
         if on_done:
@@ -262,14 +263,14 @@ class Output:
         for file in self._files.values():
             file.sync(file.length)
             file.close()
-        self._lock.check()
+        self.lock.check()
         written = growing_path(self.directory, MANIFEST_NAME)
         with storage_errors(written):
             durable.write_file(written, encode_manifest(manifest, str(self.directory)))
         publish_files(self.directory, manifest)
         self._is_published = True
         self._journal.close()
-        remove_state(self.directory, self._lock)
+        remove_state(self.directory, self.lock)
 
     def close(self) -> None:
         """Release the directory; what was committed stays, and where nothing was, nothing stays."""
@@ -284,9 +285,9 @@ class Output:
         if not self._is_published and not self.segments and size_of(growing_path(self.directory, SKIPPED_NAME)) <= 0:
             with contextlib.suppress(OSError, TokmillError):
                 # Otherwise it may be another run's by now.
-                if self._lock.is_held:
+                if self.lock.is_held:
                     discard_unfinished(self.directory)
-        release_lock(self.directory, self._lock)
+        release_lock(self.directory, self.lock)
         if not self.segments:
             remove_empty(self._new_directories)
 

@@ -61,6 +61,9 @@ class Attendant:
         for fd in self._files.values():
             os.close(fd)
 
+    def _take_lock(self, fd: int) -> None:
+        """Keep the lock of the output's directory until this process ends."""
+
     def _take_file(self, key: int, fd: int) -> None:
         self._files[key] = fd
 

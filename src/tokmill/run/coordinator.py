@@ -104,6 +104,8 @@ class Coordinator(EncodingProcess):
                 error.resumes, error.what = False, error.what.replace(COMMITTED, "nothing was committed")
             raise
         finally:
+            # They hold its lock, too.
+            self._pool.close()
             output.close()
 
     def _run(self, output: Output) -> None:
@@ -112,6 +114,7 @@ class Coordinator(EncodingProcess):
         writer = SegmentWriter(self._job, output, self._tell_all, self._position(output.cursor))
         self._tell_all(self._started(output))
         output.elsewhere = self._pool
+        self._pool.share_lock(output.lock)
         with self._guarded():
             try:
                 for encoded in self._results(output.cursor, lambda: self._tell_of(writer)):

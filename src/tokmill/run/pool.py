@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from tokmill.core.config import Content
+    from tokmill.core.system.durable import DirectoryLock
     from tokmill.output import GrowingFile
     from tokmill.run.worker import Worker
 
@@ -167,6 +168,7 @@ class Pool:
         self, make: Callable[[int], Worker], number: int, its: tuple[socket.socket, ...], ours: tuple[socket.socket, ...]
     ) -> int:
         """Start a worker and return its process. its, ours: the ends of its channels."""
+        coordinator = os.getpid()
         try:
             pid = os.fork()
         except OSError:
@@ -178,7 +180,7 @@ class Pool:
                 end.close()
             return pid
         try:
-            end_with_parent()
+            end_with_parent(coordinator)
             for signum in (signal.SIGINT, signal.SIGTERM):
                 # Both may go to all processes of a terminal or a job; the coordinator decides what they mean.
                 signal.signal(signum, signal.SIG_IGN)
@@ -196,6 +198,12 @@ class Pool:
             traceback.print_exception(error)
         finally:
             os._exit(1)
+
+    def share_lock(self, lock: DirectoryLock) -> None:
+        """Let every worker hold the lock, too: nobody else has it before the last worker is gone and can write nothing more."""
+        if lock.fd is not None:
+            for process in self._processes:
+                process.attendant.send(("lock",), [lock.fd])
 
     # For the guard; called in its thread.
 

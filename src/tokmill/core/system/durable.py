@@ -9,6 +9,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import time
 from typing import TYPE_CHECKING
 
 from tokmill.core.errors import DiskFullError, LinkError, LockedError, StorageError
@@ -282,6 +283,9 @@ def _copy(source: TreePath, target: TreePath) -> None:
 
 _ATTEMPTS = 100
 """Times that a lock may vanish while it is taken before something else must be wrong."""
+_PATIENCE_S = 10.0
+"""Longest wait for a lock whose holder is dead: the kernel ends the processes that share it, when a write that hangs is over."""
+_LOOK_S = 0.005
 _NO_FLOCK = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL}
 """What `flock` says where the file system does not have it."""
 
@@ -289,10 +293,11 @@ _NO_FLOCK = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL}
 class DirectoryLock:
     """An exclusive lock on a file that ends with its process.
 
-    The file holds a mark of the process that has the lock. Where `flock` does not work, the lock is that the file `held` is there:
-    it gets that name with its mark in it, and is given up when its mark is of a process that could be seen here and is not there
-    any more. Whoever holds a lock asks `check` before it commits or publishes: a lock that was moved away, or a file system that
-    gives one lock to two, stops one of the two.
+    The file holds a mark of the process that has the lock. Others may share it (`fd`): then it is free when the last of them
+    has ended. Where `flock` does not work, the lock is that the file `held` is there: it gets that name with its mark in it,
+    and is given up when its mark is of a process that could be seen here and is not there any more. Whoever holds a lock asks
+    `check` before it commits or publishes: a lock that was moved away, or a file system that gives one lock to two, stops one
+    of the two.
     """
 
     def __init__(self, path: TreePath) -> None:
@@ -325,6 +330,11 @@ class DirectoryLock:
         )
 
     @property
+    def fd(self) -> int | None:
+        """The descriptor that other processes hold the lock with; None where it is not the kernel's."""
+        return self._fd if self._fd >= 0 and self.path.name != _HELD else None
+
+    @property
     def is_held(self) -> bool:
         """Whether this is the lock of the directory. Raises StorageError."""
         with storage_errors(self.path):
@@ -336,7 +346,7 @@ class DirectoryLock:
             return self._try_create()
         fd = self.path.open(os.O_RDWR | os.O_CREAT, may_be_linked=True)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _flock(fd)
         except BlockingIOError:
             mark = os.pread(fd, _MARK_BYTES, 0)
             os.close(fd)
@@ -449,6 +459,19 @@ class DirectoryLock:
 _HELD = "held"
 _MARK_BYTES = 256
 _UNKNOWN = "-"
+
+
+def _flock(fd: int) -> None:
+    """Lock a file; wait a moment if the process whose mark it has is dead: those that share its lock soon are. Raise OSError."""
+    give_up_s = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if not _is_dead(os.pread(fd, _MARK_BYTES, 0)) or time.monotonic() >= give_up_s:
+                raise
+        time.sleep(_LOOK_S)
 
 
 def _is_at(path: TreePath, fd: int) -> bool:

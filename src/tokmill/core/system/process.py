@@ -68,12 +68,18 @@ class Parent:
 _PR_SET_PDEATHSIG = 1
 
 
-def end_with_parent() -> None:
-    """Let the kernel, where it can, kill this process as soon as its parent is dead: even a stopped one writes nothing more."""
+def end_with_parent(parent: int) -> None:
+    """Let the kernel, where it can, kill this process as soon as its parent is dead: even a stopped one writes nothing more.
+
+    parent: its id. It must have forked this process in its main thread: for the kernel, the thread that forked is the parent.
+    """
     import ctypes
 
     with optional():
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        # It was dead before.
+        os._exit(1)
 
 
 def serve_once(answer: Callable[[bytes], msgspec.Struct]) -> None:
