@@ -1,11 +1,11 @@
-"""MB/s of text for each kind of input, made from one corpus, beside decoding alone, encoding alone and gigatoken's `encode_files`.
+"""Whole commands for each kind of input, made from one corpus, beside gigatoken's own way, decoding alone and encoding alone.
 
 decoding alone   the kind's reader in one thread, its batches thrown away
 encoding alone   the same text from RAM, as one buffer a batch, in as many threads as there are cores, a tokenizer each
-tokmill          `python -m tokmill tokenize`, elapsed time as --json says it: without the start of two interpreters
-encode_files     gigatoken's own way, JSON lines and Parquet only; the time of the call
+tokmill          `python -m tokmill tokenize`, from the start of the process to its end
+encode_files     gigatoken's `encode_files` and `tofile`, likewise (`peers/gigatoken_encode_files.py`)
 
-The best of --rounds counts, rounds interleaved. ratio: tokmill by the slower of decoding alone and encoding alone.
+JSON lines and Parquet have the nine fields of FineWeb's, Parquet groups of 1,000 rows. Medians of interleaved rounds.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import gzip
 import json
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -23,22 +24,21 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import gigatoken
 import machine
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from peers.gigatoken_encode_files import RANKS
+import watch
 
-from tokmill.core.config import BudgetTerms, Content, Resources
+from tokmill.core.config import Content, Resources
 from tokmill.core.documents import DocumentBuffer, text_bytes
+from tokmill.core.options import PlanOptions
 from tokmill.core.protocols import Encoder
 from tokmill.core.records import Batch, Cursor
 from tokmill.encode.loading import disable_awkward, load_encoder
 from tokmill.encode.resolve import resolve_tokenizer
 from tokmill.encode.safe_cuts import cutter_for
 from tokmill.read.corpus import CorpusReader
-from tokmill.read.inputs import find_inputs
+from tokmill.run.job import NOWHERE, make_job
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -47,7 +47,21 @@ else:
 
 SEPARATOR = "<|endoftext|>"
 MIB = 1 << 20
-KINDS = {"txt": "c.txt", "jsonl": "c.jsonl", "jsonl.gz": "c.jsonl.gz", "jsonl.zst": "c.jsonl.zst", "parquet": "c.parquet"}
+KINDS = {
+    "txt": "c.txt",
+    "jsonl": "c.jsonl",
+    "jsonl.gz": "c.jsonl.gz",
+    "jsonl.zst": "c.jsonl.zst",
+    "parquet": "c.parquet",
+    "parquet, zstd": "z.parquet",
+}
+    "txt": "c.txt",
+    "jsonl": "c.jsonl",
+    "jsonl.gz": "c.jsonl.gz",
+    "jsonl.zst": "c.jsonl.zst",
+    "parquet": "c.parquet",
+    "parquet, zstd": "z.parquet",
+}
 
 
 def make(corpus: Path, work: Path) -> int:
@@ -57,25 +71,33 @@ def make(corpus: Path, work: Path) -> int:
         whole = corpus.read_text("utf-8")
         texts = [whole[i : i + 3000] for i in range(0, len(whole), 3000)]
     (work / "c.txt").write_text(SEPARATOR.join(texts), "utf-8")
-    lines = "".join(json.dumps({"id": i, "text": text}, ensure_ascii=False) + "\n" for i, text in enumerate(texts)).encode()
+    rows = [
+        {
+            "text": text,
+            "id": f"<urn:uuid:{i:08x}-0000-4000-8000-{i:012x}>",
+            "dump": "CC-MAIN-2024-10",
+            "url": f"https://example.org/a/page/of/the/site/{i}.html",
+            "date": "2024-02-21T01:02:03Z",
+            "file_path": f"a/long/path/in/a/bucket/{i // 1000:05}.warc.gz",
+            "language": "en",
+            "language_score": 0.95,
+            "token_count": len(text) // 4,
+        }
+        for i, text in enumerate(texts)
+    ]
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
     (work / "c.jsonl").write_bytes(lines)
     (work / "c.jsonl.gz").write_bytes(gzip.compress(lines, 6))
     (work / "c.jsonl.zst").write_bytes(zstd.compress(lines))
-    table = pa.table({"id": range(len(texts)), "text": texts})
-    pq.write_table(table, work / "c.parquet", compression="snappy", row_group_size=50_000)
+    table = pa.Table.from_pylist(rows)
+    pq.write_table(table, work / "c.parquet", compression="snappy", row_group_size=1000)
+    pq.write_table(table, work / "z.parquet", compression="zstd", row_group_size=1000)
     return sum(len(text.encode()) for text in texts)
 
 
 def settings(path: Path) -> tuple[Content, Resources]:
-    inputs = find_inputs([str(path)], glob=None, input_format=None).inputs
-    small = {
-        "budget_bytes": 1024 * MIB,
-        "worker_bytes": 1024 * MIB,
-        "terms": BudgetTerms(n_threads=1),
-        "reset_above_bytes": 1024 * MIB,
-    }
-    resources = Resources(batch_bytes=2 * MIB, in_flight_bytes=64 * MIB, max_piece_bytes=16 * MIB, **small)
-    return Content(inputs=inputs, tokenizer=resolve_tokenizer("gpt2")), resources
+    job = make_job([str(path)], PlanOptions(), out=NOWHERE).job
+    return job.content, job.resources
 
 
 def reader(path: Path) -> Iterator[Batch]:
@@ -139,23 +161,22 @@ def encoding_s(path: Path) -> float:
 def tokmill_s(path: Path) -> float:
     out = path.parent / "out"
     shutil.rmtree(out, ignore_errors=True)
-    command = [sys.executable, "-m", "tokmill", "tokenize", str(path), "--out", str(out), "--json", "-q"]
-    return float(json.loads(subprocess.run(command, check=True, capture_output=True).stdout)["elapsed_s"])
+    return command_s([sys.executable, "-m", "tokmill", "tokenize", str(path), "--out", str(out), "-q"])
 
 
-def encode_files_s(path: Path) -> float | None:
-    sources = {".jsonl": gigatoken.JsonlFileSource, ".gz": gigatoken.JsonlFileSource, ".zst": gigatoken.JsonlFileSource}
-    sources[".parquet"] = gigatoken.ParquetFileSource
-    if path.suffix not in sources:
-        return None
-    tokenizer = gigatoken.Tokenizer.from_tiktoken(RANKS, pretokenizer="gpt2", special_tokens={})
+def encode_files_s(path: Path) -> float:
+    peer = Path(__file__).resolve().parent / "peers" / "gigatoken_encode_files.py"
+    return command_s([sys.executable, str(peer), str(path), str(path.parent / "peer.bin")])
+
+
+def command_s(command: list[str]) -> float:
+    os.sync()
     began_s = time.perf_counter()
-    ids = tokenizer.encode_files(sources[path.suffix]([str(path)]), parallel=True)
-    np.asarray(ids.layout.content.data).astype(np.uint16).tofile(path.parent / "peer.bin")
+    subprocess.run(command, check=True, capture_output=True, env=watch.checkout_env())
     return time.perf_counter() - began_s
 
 
-def in_fresh_process(what: str, path: Path) -> float | None:
+def in_fresh_process(what: str, path: Path) -> float:
     command = [sys.executable, __file__, "--measure", what, str(path)]
     return json.loads(subprocess.run(command, check=True, capture_output=True).stdout)  # type: ignore[no-any-return]
 
@@ -164,9 +185,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("corpus", type=Path, help="a text file; documents between <|endoftext|>, else every 3,000 characters")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--measure", choices=["decoding", "encoding", "encode_files"], help=argparse.SUPPRESS)
+    parser.add_argument("--measure", choices=["decoding", "encoding"], help=argparse.SUPPRESS)
     args = parser.parse_args()
-    measures = {"decoding": decoding_s, "encoding": encoding_s, "encode_files": encode_files_s}
+    measures = {"decoding": decoding_s, "encoding": encoding_s}
     if args.measure:
         print(json.dumps(measures[args.measure](args.corpus)))
         return
@@ -180,26 +201,19 @@ def main() -> None:
 
 def table(work: Path, n_bytes: int, rounds: int) -> None:
     """Measure and print."""
-    best: dict[tuple[str, str], float] = {}
-
-    def note(kind: str, what: str, took_s: float | None) -> None:
-        if took_s is not None:
-            best[kind, what] = min(best.get((kind, what), took_s), took_s)
-
+    found: dict[tuple[str, str], list[float]] = {}
     for _ in range(rounds):
-        note("txt", "encoding", in_fresh_process("encoding", work / KINDS["txt"]))
+        found.setdefault(("txt", "encoding"), []).append(in_fresh_process("encoding", work / KINDS["txt"]))
         for kind, name in KINDS.items():
-            note(kind, "decoding", in_fresh_process("decoding", work / name))
-            note(kind, "tokmill", tokmill_s(work / name))
-            note(kind, "encode_files", in_fresh_process("encode_files", work / name))
-    rates = {key: n_bytes / took_s / 1e6 for key, took_s in best.items()}
-    encoding = rates["txt", "encoding"]
-    print(f"\n{n_bytes / 1e6:,.0f} MB of text, MB/s, best of {rounds}; encoding alone {encoding:,.0f}\n")
-    print("| input | decoding alone | tokmill | ratio | encode_files | tokmill by encode_files |\n|---|---:|---:|---:|---:|---:|")
+            found.setdefault((kind, "decoding"), []).append(in_fresh_process("decoding", work / name))
+            found.setdefault((kind, "tokmill"), []).append(tokmill_s(work / name))
+            found.setdefault((kind, "encode_files"), []).append(encode_files_s(work / name))
+    rates = {key: n_bytes / statistics.median(took_s) / 1e6 for key, took_s in found.items()}
+    print(f"\n{n_bytes / 1e6:,.0f} MB of text, MB/s, medians of {rounds}; encoding alone {rates['txt', 'encoding']:,.0f}\n")
+    print("| input | decoding alone | tokmill | encode_files | tokmill by encode_files |\n|---|---:|---:|---:|---:|")
     for kind in KINDS:
-        decoding, ours, theirs = rates[kind, "decoding"], rates[kind, "tokmill"], rates.get((kind, "encode_files"))
-        peer = f"{theirs:,.0f} | {ours / theirs:.2f}" if theirs else "- | -"
-        print(f"| {kind} | {decoding:,.0f} | {ours:,.0f} | {ours / min(decoding, encoding):.2f} | {peer} |")
+        decoding, ours, theirs = (rates[kind, what] for what in ("decoding", "tokmill", "encode_files"))
+        print(f"| {kind} | {decoding:,.0f} | {ours:,.0f} | {theirs:,.0f} | {ours / theirs:.2f} |")
 
 
 if __name__ == "__main__":

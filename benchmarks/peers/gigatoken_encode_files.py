@@ -24,8 +24,12 @@ def main() -> None:
     args = parser.parse_args()
     start_s = time.perf_counter()
     tokenizer = gigatoken.Tokenizer.from_tiktoken(args.ranks, pretokenizer="gpt2", special_tokens={})
-    is_json = args.file.suffix == ".jsonl"
-    source = gigatoken.JsonlFileSource([str(args.file)]) if is_json else gigatoken.TextFileSource([str(args.file)], args.separator)
+    names = [str(args.file)]
+    if args.file.suffix == ".parquet":
+        source = gigatoken.ParquetFileSource(names)
+    else:
+        is_json = ".jsonl" in args.file.suffixes
+        source = gigatoken.JsonlFileSource(names) if is_json else gigatoken.TextFileSource(names, args.separator)
     ids = tokenizer.encode_files(source, parallel=True)
     np.asarray(ids.layout.content.data).astype(np.uint16).tofile(args.out)
     print(f"{time.perf_counter() - start_s:.3f}")
