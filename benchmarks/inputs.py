@@ -55,13 +55,6 @@ KINDS = {
     "parquet": "c.parquet",
     "parquet, zstd": "z.parquet",
 }
-    "txt": "c.txt",
-    "jsonl": "c.jsonl",
-    "jsonl.gz": "c.jsonl.gz",
-    "jsonl.zst": "c.jsonl.zst",
-    "parquet": "c.parquet",
-    "parquet, zstd": "z.parquet",
-}
 
 
 def make(corpus: Path, work: Path) -> int:
