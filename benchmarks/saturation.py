@@ -118,7 +118,7 @@ def report(n_bytes: int, found: dict[int, Spent], starts: dict[int, Spent]) -> s
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("file", type=Path)
+    parser.add_argument("file", type=Path, help="or a directory")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--work", type=Path, help="directory for outputs (default: a temporary one)")
@@ -136,7 +136,9 @@ def main() -> None:
             for n in args.workers:
                 found[n].append(run(args.file, Path(work) / "out", n))
                 starts[n].append(run(tiny, Path(work) / "out", n))
-    print(report(args.file.stat().st_size, {n: median(r) for n, r in found.items()}, {n: median(r) for n, r in starts.items()}))
+    files = [args.file, *args.file.rglob("*")]
+    n_bytes = sum(file.stat().st_size for file in files if file.is_file())
+    print(report(n_bytes, {n: median(r) for n, r in found.items()}, {n: median(r) for n, r in starts.items()}))
 
 
 if __name__ == "__main__":

@@ -22,7 +22,15 @@ from support.corpora import SEP, WITH_SKIPS, some_documents, some_text, write_ev
 from support.failures import Died, do_damage, dying_at
 from support.oracle import plain_tokens
 from support.outputs import part_path, side_bytes, written
-from support.runs import SMALL, make_part, make_parts, plan_parts, repair_in_process, run_in_process
+from support.runs import (
+    SMALL,
+    make_part,
+    make_parts,
+    plan_parts,
+    repair_in_process,
+    run_in_process,
+    tokenize_in_small_segments,
+)
 
 import tokmill
 from tokmill.check.verification import verify
@@ -379,7 +387,7 @@ def test_runs_in_one_piece_and_in_parts_do_not_share_a_directory(corpus: Corpus,
     with pytest.MonkeyPatch.context() as patch:
         dying_at(25, patch)
         with pytest.raises(Died):
-            run_in_process(corpus.inputs, tmp_path / "begun", SMALL, **WITH_SKIPS)
+            tokenize_in_small_segments(corpus.inputs, tmp_path / "begun", SMALL, **WITH_SKIPS)
     with pytest.raises(UsageError, match="a run that is not in parts was begun"):
         tokmill.tokenize(inputs, tmp_path / "begun", part="0/3", **WITH_SKIPS)
     (tmp_path / "strange").mkdir()

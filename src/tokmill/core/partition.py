@@ -1,7 +1,9 @@
 """Where a corpus is cut into parts that are tokenized alone: a pure function of the inputs' sizes and of the number of parts.
 
-Cuts are bytes of files, evenly spaced over all inputs, whatever stands there. A part owns the documents that begin between two
-cuts; its reader finds them (`read/input_range.py`). Finding them while planning would take hours for 100 TB.
+A part is an output of its own, made by a run that may be anywhere; a range (`run/ranges.py`) is what one worker of a run reads.
+Both are some inputs from a byte of the first to a byte of the last, read in the same way. Cuts are bytes of files, evenly
+spaced over all inputs, whatever stands there. A part owns the documents that begin between two cuts; its reader finds them
+(`read/input_range.py`). Finding them while planning would take hours for 100 TB.
 """
 
 from __future__ import annotations
@@ -18,9 +20,9 @@ from tokmill.core.errors import UsageError
 from tokmill.core.local_struct import LocalStruct
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
-    from tokmill.core.records import Input
+    from tokmill.core.records import Cursor, Input, Skip
 
 MOST_PARTS = 50_000
 """The manifest of an output of more would be larger than any tokmill reads; files of the output are numbered with five digits."""
@@ -97,15 +99,14 @@ def cuts(inputs: Sequence[Input], separator: str | None, count: int) -> list[Cut
     """Return where each of `count` parts begins, in ascending order. Raises UsageError for an input without a size."""
     sizes = _sizes(inputs)
     befores = [0, *accumulate(sizes)]
-    times = Counter(source.path for source in inputs)
+    may_cut = divisible_inputs(inputs, separator)
     places, i = [Cut(0)], 0
     for part in range(1, count):
         at = befores[-1] * part // count
         while i < len(inputs) and befores[i + 1] <= at:
             i += 1
         offset = at - befores[i]
-        # A file that is given twice is not cut: its path would not say which of the two is meant.
-        if offset and not (is_divisible(inputs[i], separator) and times[inputs[i].path] == 1):
+        if offset and not may_cut(i):
             is_nearer_end = 2 * offset >= sizes[i]
             places.append(Cut(i + is_nearer_end))
         else:
@@ -120,11 +121,20 @@ def part_sizes(inputs: Sequence[Input], separator: str | None, count: int) -> li
     return [end - begin for begin, end in pairwise([*(befores[p.input_index] + p.offset for p in places), befores[-1]])]
 
 
-def is_divisible(source: Input, separator: str | None) -> bool:
-    """Return whether documents can be found from the middle of an input on."""
-    if source.compression != "none" or source.size_bytes is None:
-        return False
-    return source.format in ("jsonl", "parquet") or (source.format == "text" and separator is not None)
+def divisible_inputs(inputs: Sequence[Input], separator: str | None) -> Callable[[int], bool]:
+    """Return what tells, by its index, whether an input may be cut: whether documents can be found from its middle on.
+
+    A file that is given twice is not cut: its path would not say which of the two is meant.
+    """
+    times = Counter(source.path for source in inputs)
+
+    def may_cut(i: int) -> bool:
+        source = inputs[i]
+        if source.compression != "none" or source.size_bytes is None or times[source.path] > 1:
+            return False
+        return source.format in ("jsonl", "parquet") or (source.format == "text" and separator is not None)
+
+    return may_cut
 
 
 def outside_bytes(part: Part | msgspec.UnsetType, inputs: Sequence[Input]) -> tuple[int, int]:
@@ -137,6 +147,35 @@ def outside_bytes(part: Part | msgspec.UnsetType, inputs: Sequence[Input]) -> tu
 def counts_records_from_part(source: Input) -> bool:
     """Return whether the records of a part that begins in the middle of the input are numbered from there."""
     return source.format in ("text", "jsonl")
+
+
+class Numbering(LocalStruct, frozen=True):
+    """How the inputs and records of a part, or of a range, are numbered in the whole corpus."""
+
+    first: int
+    """Index of its first input."""
+    path: str
+    """Of that input."""
+    n_records: int
+    """Records of it before the part, which the part does not count."""
+
+    @classmethod
+    def of(cls, part: Part | msgspec.UnsetType, inputs: Sequence[Input], first: int, reached: Cursor) -> Numbering:
+        """Return it. reached: in the corpus, where the part begins, which is where the one before it ends."""
+        counts = isinstance(part, Part) and part.begin > 0 and counts_records_from_part(inputs[0])
+        path = inputs[0].path if inputs else ""
+        return cls(first, path, reached.record if counts and reached.input_index == first else 0)
+
+    def cursor(self, cursor: Cursor) -> Cursor:
+        """Return a cursor of the part as one of the corpus."""
+        record = cursor.record + (self.n_records if cursor.input_index == 0 and cursor.offset else 0)
+        return msgspec.structs.replace(cursor, input_index=cursor.input_index + self.first, record=record)
+
+    def skip(self, skip: Skip) -> Skip:
+        """Return a skipped record of the part as one of the corpus."""
+        if not self.n_records or skip.path != self.path or skip.record is None:
+            return skip
+        return msgspec.structs.replace(skip, record=skip.record + self.n_records)
 
 
 def _between(begin: Cut, end: Cut) -> PartInputs:

@@ -11,7 +11,7 @@ for the manifest of the whole once its own is there, and then removes its part a
 from __future__ import annotations
 
 import contextlib
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
 from tokmill.core.errors import DamageError, UsageError
@@ -28,7 +28,6 @@ from tokmill.store import AlreadyExists, Copier, CopyTask, FileToSend, Uploader,
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-    from concurrent.futures import Future
 
     from tokmill.core.config import Content
     from tokmill.core.manifest import Manifest
@@ -43,7 +42,6 @@ T = TypeVar("T")
 _BELOW = f"{PARTS_NAME}/"
 _AT_ONCE = 8
 """Objects that are fetched or removed at a time: each waits for an answer."""
-_TICK_S = 0.2
 _BLOCK_BYTES = 1 << 20
 
 
@@ -173,16 +171,13 @@ class RemoteParts(PartsStore):
             for name, entry in files_of_whole(part).items()
         ]
         with Copier(self._prefix.store, fingerprint) as copier:
-            copies = {copier.copy(task): task for task in tasks}
-            left: set[Future[ObjectInfo]] = set(copies)
-            n_bytes = 0
-            while left:
-                done, left = wait(left, timeout=_TICK_S, return_when=FIRST_EXCEPTION)
-                for copy in done:
-                    copy.result()
-                    n_bytes += copies[copy].size_bytes
+            copies = [(task, copier.copy(task)) for task in tasks]
+            sent, n_bytes = {}, 0
+            for task, copy in copies:
+                sent[task.name] = copy.result()
+                n_bytes += task.size_bytes
                 reporter.progress(n_bytes)
-            return {task.name: copy.result() for copy, task in copies.items()}
+            return sent
 
     def _send_skipped(self, manifest: Manifest) -> ObjectInfo:
         """Send the list of skipped records, which is made here: its records have the numbers of the whole."""

@@ -21,8 +21,8 @@ import numpy as np
 
 from tokmill.core.events import AnyEvent, CachesReset, Failed
 from tokmill.core.local_struct import MutableStruct
-from tokmill.core.partition import counts_records_from_part
-from tokmill.core.records import Cursor, EncodedBatch, Skip, Tokens, is_packed
+from tokmill.core.partition import Numbering
+from tokmill.core.records import Cursor, EncodedBatch, Tokens, is_packed
 from tokmill.core.system.durable import storage_errors
 from tokmill.core.system.process import end_with_parent, error_of
 from tokmill.core.text import counted
@@ -108,7 +108,7 @@ class _Reading(MutableStruct, eq=False):
     failed: Failed | None = None
     """What comes behind them."""
     n_helpers: int = 0
-    shift: int | None = None
+    numbering: Numbering | None = None
     notes: InputNotes = msgspec.field(default_factory=InputNotes)
 
 
@@ -261,14 +261,14 @@ class Pool:
                 continue
             if front.n_batches == front.next_batch:
                 if front.failed is not None:
-                    if not self._shift(front, reached):
+                    if not _numbering(front, reached).n_records:
                         raise error_of(front.failed)
                     # Its records were counted from where the range begins: the error is made again, with the right numbers.
                     self._drop_all()
                     ranges = Ranges(content, reached, ranges.wanted_bytes, self._next_number)
                     self._ranges, self._todo = ranges, iter(ranges)
                     continue
-                self.notes.add(front.notes, front.range.first, self._shift(front, reached))
+                self.notes.add(front.notes, front.range.first, _numbering(front, reached).n_records)
                 self._readings.popleft()
                 del self._by_number[front.range.number]
                 if self._is_stopped:
@@ -301,34 +301,14 @@ class Pool:
 
     def _placed(self, reading: _Reading, result: Result, reached: Cursor) -> EncodedBatch:
         """Return a result with its ids, and with its places as places of the corpus."""
-        wanted = reading.range
-        shift = self._shift(reading, reached)
-        after = result.after
-        if after is not None:
-            record = after.record + (shift if after.input_index == 0 and after.offset else 0)
-            after = msgspec.structs.replace(after, input_index=after.input_index + wanted.first, record=record)
-        skips: list[Skip] = result.skips
-        if shift:
-            path = wanted.inputs[0].path
-            skips = [
-                msgspec.structs.replace(skip, record=skip.record + shift) if skip.path == path and skip.record is not None else skip
-                for skip in skips
-            ]
+        numbering = _numbering(reading, reached)
         return EncodedBatch(
             runs=[self._tokens(run) for run in result.runs],
             counts=result.counts,
-            skips=skips,
-            after=after,
-            position_bytes=self._ranges.position(wanted, result.position_bytes),
+            skips=[numbering.skip(skip) for skip in result.skips],
+            after=None if result.after is None else numbering.cursor(result.after),
+            position_bytes=self._ranges.position(reading.range, result.position_bytes),
         )
-
-    def _shift(self, reading: _Reading, reached: Cursor) -> int:
-        """Return the records of the first input of a range that lie before it. reached: where the range begins, or in it."""
-        if reading.shift is None:
-            wanted = reading.range
-            is_inside = wanted.part.begin > 0 and counts_records_from_part(wanted.inputs[0])
-            reading.shift = reached.record if is_inside and reached.input_index == wanted.first else 0
-        return reading.shift
 
     def _tokens(self, run: StoredRun | Tokens) -> Tokens:
         if isinstance(run, Tokens):
@@ -578,6 +558,13 @@ def _last(serve: Callable[[Channel, SharedMemory], None], channel: Channel, shar
 
         traceback.print_exception(error)
         os._exit(1)
+
+
+def _numbering(reading: _Reading, reached: Cursor) -> Numbering:
+    """Return how a range is numbered in the corpus. reached: where the range begins, or in it."""
+    if reading.numbering is None:
+        reading.numbering = Numbering.of(reading.range.part, reading.range.inputs, reading.range.first, reached)
+    return reading.numbering
 
 
 def _place(wanted: Range) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from tokmill.core.partition import Part, counts_records_from_part, is_divisible
+from tokmill.core.partition import Part, counts_records_from_part, divisible_inputs
 from tokmill.core.records import Cursor
 from tokmill.run.worker import Range
 
@@ -29,11 +28,10 @@ class Ranges:
         """
         self.wanted_bytes = wanted_bytes
         self._first_number = first_number
-        self._content = content
         self._inputs = content.inputs
         self._start = start
         self._whole = content.part if isinstance(content.part, Part) else None
-        self._times = Counter(source.path for source in self._inputs)
+        self._is_divisible = divisible_inputs(self._inputs, content.separator)
         sizes = [source.size_bytes or 0 for source in self._inputs]
         self._befores = [0, *accumulate(sizes)]
 
@@ -78,6 +76,4 @@ class Ranges:
 
     def _may_cut(self, i: int) -> bool:
         """Return whether an input is worth cutting and can be."""
-        source = self._inputs[i]
-        is_large = (source.size_bytes or 0) >= 2 * self.wanted_bytes
-        return is_large and is_divisible(source, self._content.separator) and self._times[source.path] == 1
+        return (self._inputs[i].size_bytes or 0) >= 2 * self.wanted_bytes and self._is_divisible(i)

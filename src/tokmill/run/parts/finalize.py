@@ -18,7 +18,7 @@ from tokmill.core.config import local_path, path_text
 from tokmill.core.errors import DamageError, TokmillError, UsageError
 from tokmill.core.manifest import FORMAT_VERSION, SKIPPED_NAME, Manifest, encode_manifest
 from tokmill.core.outcome import Outcome, outcome_of
-from tokmill.core.partition import Part, counts_records_from_part
+from tokmill.core.partition import Numbering, Part
 from tokmill.core.progress import ProgressReporter
 from tokmill.core.records import Counts, Cursor, FileEntry, Skip, is_url
 from tokmill.core.skipping import SkippedList, check_skipped, without_list
@@ -168,12 +168,8 @@ class _Assembly:
 
     def _add(self, index: int, part: Manifest, path: TreePath | None, *, is_last: bool) -> None:
         share, inputs = part.content.part, part.content.inputs
-        begins_inside = isinstance(share, Part) and share.begin > 0
-        shift = 0
-        if begins_inside and counts_records_from_part(inputs[0]) and self.last.input_index == self.n_inputs:
-            shift = self.last.record
-        where = f"{self.parts.part_output(index)}/{SKIPPED_NAME}"
-        records = None if path is None else _SkippedRecords(path, where, inputs[0].path if begins_inside else "", shift)
+        numbering = Numbering.of(share, inputs, self.n_inputs, self.last)
+        records = None if path is None else _SkippedRecords(path, f"{self.parts.part_output(index)}/{SKIPPED_NAME}", numbering)
         for number, segment in enumerate(part.segments, 1):
             files = {name: span for name, span in segment.files.items() if name != SKIPPED_NAME}
             writer = without_list(segment.writer)
@@ -188,7 +184,7 @@ class _Assembly:
                 file.begin_span()
                 files |= {SKIPPED_NAME: span} if span else {}
                 writer |= listed.state()
-            after, counts = self._placed(segment.after, shift), self.counts + segment.counts
+            after, counts = numbering.cursor(segment.after), self.counts + segment.counts
             self.segments.append(msgspec.structs.replace(segment, after=after, files=files, counts=counts, writer=writer))
             self.last = after
         self.files |= {name: entry for name, entry in part.files.items() if name != SKIPPED_NAME}
@@ -197,23 +193,15 @@ class _Assembly:
         ends_inside = isinstance(share, Part) and share.end is not None
         self.n_inputs += len(inputs) - ends_inside
 
-    def _placed(self, cursor: Cursor, shift: int) -> Cursor:
-        """Return a cursor of a part as one of the whole corpus."""
-        record = cursor.record + (shift if cursor.input_index == 0 and cursor.offset else 0)
-        return msgspec.structs.replace(cursor, input_index=cursor.input_index + self.n_inputs, record=record)
-
 
 class _SkippedRecords:
     """The list of skipped records of one part, its records numbered as in the whole corpus."""
 
-    def __init__(self, path: TreePath, where: str, begins_in: str, shift: int) -> None:
-        """path: of the list. where: its name for messages. begins_in: input in the middle of which the part begins; shift: records
-        of that input before the part.
-        """
+    def __init__(self, path: TreePath, where: str, numbering: Numbering) -> None:
+        """path: of the list. where: its name for messages. numbering: of the part."""
         self._path = path
         self._where = where
-        self._begins_in = begins_in
-        self._shift = shift
+        self._numbering = numbering
         self._offset = 0
 
     def skips(self, span: FileSpan) -> Iterator[Skip]:
@@ -234,12 +222,9 @@ class _SkippedRecords:
 
     def _renumbered(self, line: bytes) -> Skip:
         try:
-            skip = msgspec.json.decode(line, type=Skip)
+            return self._numbering.skip(msgspec.json.decode(line, type=Skip))
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             raise self._damaged() from None
-        if not self._shift or skip.path != self._begins_in or skip.record is None:
-            return skip
-        return msgspec.structs.replace(skip, record=skip.record + self._shift)
 
     def _damaged(self) -> DamageError:
         return DamageError(

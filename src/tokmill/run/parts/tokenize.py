@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from tokmill.output import PartsStore
 
 
+_MOST_LOOKED_AT = 1000
+"""Parts: if each of very many looked at all others when it is made, that would take longer than to make them."""
+
+
 class PartsRunner(Protocol):
     """Makes parts of an output somewhere, several at a time."""
 
@@ -91,9 +95,11 @@ def _next_step(parts: PartsStore, content: Content) -> str:
     """Return what comes after a part: one that nobody has begun, or to join them all."""
     join = f"tokmill finalize {quoted(parts.where)}"
     try:
-        missing = parts.missing_parts(content)
+        missing = parts.missing_parts(content) if n_parts(content) <= _MOST_LOOKED_AT else None
     except TokmillError:
         # The part is made, whatever is wrong with looking at the others.
+        missing = None
+    if missing is None:
         return f"when all parts are there: {join}"
     new = next((index for index, is_begun in missing.items() if not is_begun), None)
     if new is not None:
