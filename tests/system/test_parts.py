@@ -38,6 +38,7 @@ from tokmill.cli.app import run, with_address
 from tokmill.core.errors import ChangedError, DamageError, LockedError, UsageError
 from tokmill.core.manifest import load_manifest
 from tokmill.core.options import PlanOptions
+from tokmill.output.directory import Output
 from tokmill.output.state_dir import acquire_lock, release_lock
 from tokmill.run.job import make_job
 from tokmill.run.parts import tokenize
@@ -385,7 +386,7 @@ def test_runs_in_one_piece_and_in_parts_do_not_share_a_directory(corpus: Corpus,
     with pytest.raises(ChangedError, match="N of --part I/N was not given, is 3"):
         tokmill.tokenize(inputs, corpus.one, part="0/3", **WITH_SKIPS)
     with pytest.MonkeyPatch.context() as patch:
-        dying_at(25, patch)
+        patch.setattr(Output, "publish", _die)
         with pytest.raises(Died):
             tokenize_in_small_segments(corpus.inputs, tmp_path / "begun", SMALL, **WITH_SKIPS)
     with pytest.raises(UsageError, match="a run that is not in parts was begun"):
@@ -394,6 +395,10 @@ def test_runs_in_one_piece_and_in_parts_do_not_share_a_directory(corpus: Corpus,
     (tmp_path / "strange" / "train.bin").write_bytes(b"mine")
     with pytest.raises(UsageError, match="no tokmill manifest lists"):
         tokmill.tokenize(inputs, tmp_path / "strange", part="0/3", **WITH_SKIPS)
+
+
+def _die(*_: object) -> None:
+    raise Died
 
 
 @pytest.mark.parametrize(
