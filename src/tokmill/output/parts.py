@@ -116,6 +116,11 @@ def skipped_lists(out: str, url: str = "") -> str:
     return f"{parts_url(url)}/*/{SKIPPED_NAME}" if url else str(parts_of(Path(out)) / "*" / SKIPPED_NAME)
 
 
+def without_history(part: Manifest) -> Manifest:
+    """Return the manifest of a part without what the whole does not need, and is the most of it in memory."""
+    return msgspec.structs.replace(part, history=msgspec.UNSET)
+
+
 def files_of_whole(part: Manifest) -> dict[str, FileEntry]:
     """Return the files of a part that the whole has, too: all but the list of skipped records, which is made again."""
     return {name: entry for name, entry in part.files.items() if name != SKIPPED_NAME}
@@ -360,7 +365,7 @@ class DirectoryParts(PartsStore):
         manifests = []
         for part in (part_directory(self.directory, i) for i in range(count)):
             with storage_errors(part):
-                manifests.append(load_manifest(part))
+                manifests.append(without_history(load_manifest(part)))
         return manifests
 
     def skipped_files(self, indexes: Sequence[int]) -> dict[int, TreePath]:

@@ -20,7 +20,7 @@ from tokmill.core.spans import spans_of
 from tokmill.core.system import durable
 from tokmill.core.system.durable import storage_errors
 from tokmill.output.journal import decode_header, encode_header
-from tokmill.output.parts import PartsStore, files_of_whole, n_parts, part_directory, part_url, parts_url
+from tokmill.output.parts import PartsStore, files_of_whole, n_parts, part_directory, part_url, parts_url, without_history
 from tokmill.output.place import output_of, stage_of
 from tokmill.output.prefix import Prefix, give_up, is_ours, reading_errors
 from tokmill.output.state_dir import acquire_lock, growing_path, release_lock
@@ -122,7 +122,7 @@ class RemoteParts(PartsStore):
 
         def read(index: int) -> Manifest:
             name = part_name(index, MANIFEST_NAME)
-            return decode_manifest(b"".join(self._blocks(there, index, MANIFEST_NAME)), f"{self.where}/{name}")
+            return without_history(decode_manifest(b"".join(self._blocks(there, index, MANIFEST_NAME)), f"{self.where}/{name}"))
 
         return _at_once(read, range(count))
 

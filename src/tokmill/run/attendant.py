@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from tokmill.run.channel import Channel
     from tokmill.run.shared_memory import SharedMemory
 
+_LOCK = -1
+"""In place of a file's number."""
 Piece: TypeAlias = tuple[int, int, list[tuple[int, int]]]
 """What is to be written: the file's number, the offset in it, and stretches of the arena (begin, bytes), one after the other."""
 
@@ -62,7 +64,8 @@ class Attendant:
             os.close(fd)
 
     def _take_lock(self, fd: int) -> None:
-        """Keep the lock of the output's directory until this process ends."""
+        """Hold the lock of the output's directory until this process ends."""
+        self._files[_LOCK] = fd
 
     def _take_file(self, key: int, fd: int) -> None:
         self._files[key] = fd
