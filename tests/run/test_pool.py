@@ -223,6 +223,33 @@ def test_workers_read_no_further_than_their_memory_for_results_allows(tmp_path: 
             pool.close()
 
 
+@pytest.mark.parametrize("is_stopped", [False, True])
+def test_a_pause_before_a_range_begins_is_over_when_it_ends(is_stopped: bool, tmp_path: Path) -> None:
+    corpus = tmp_path / "a.txt"
+    corpus.write_bytes(SEP.join(b"a few words %d" % i for i in range(2000)))
+    job = make_job([str(corpus)], PlanOptions(), out=str(tmp_path / "out")).job
+    small = {"n_workers": 2, "batch_bytes": 1000, "range_bytes": 5000}
+    job = msgspec.structs.replace(job, resources=msgspec.structs.replace(job.resources, **{**UNWATCHED, **small}))
+    with lent_engines(), ends_in_time(PATIENCE_S):
+        pool = start_workers(job, ThreadedPool)
+        assert isinstance(pool, ThreadedPool)
+        try:
+            pool.pause(paused=True)
+
+            def go_on() -> None:
+                if not all(worker._ranges for worker in pool.workers):
+                    return
+                if is_stopped:
+                    pool.stop()
+                else:
+                    pool.pause(paused=False)
+
+            results = list(pool.results(job.content, Cursor(), job.resources.range_bytes, go_on))
+            assert sum(result.counts.documents for result in results) == (0 if is_stopped else 2000)
+        finally:
+            pool.close()
+
+
 class Watch:
     """The events of a run whose workers die, and what was committed when each of its processes ended."""
 

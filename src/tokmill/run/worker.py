@@ -172,7 +172,8 @@ class Worker:
         self._given = Ring(begin + 3 * quarter, quarter)
         while not channel.is_over:
             if not self._work() and not channel.is_over:
-                is_waiting = bool(self._unstored) or self._reading is not None
+                # A pause and a stop come without a message.
+                is_waiting = bool(self._unstored or self._ranges) or self._reading is not None
                 wait_for_any([channel], _LOOK_S if is_waiting else None)
 
     def _work(self) -> bool:
