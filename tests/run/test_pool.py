@@ -34,9 +34,10 @@ from tokmill.core.records import Cursor
 from tokmill.core.system import durable
 from tokmill.output.directory import Output
 from tokmill.read import CorpusReader, input_range
-from tokmill.run import worker
+from tokmill.run import segment_writer, worker
 from tokmill.run.coordinator import Coordinator, start_workers
 from tokmill.run.job import make_job
+from tokmill.run.pool import Pool
 from tokmill.run.supervisor import LocalRunner
 
 SEP = b"<|endoftext|>"
@@ -248,6 +249,21 @@ def test_a_pause_before_a_range_begins_is_over_when_it_ends(is_stopped: bool, tm
             assert sum(result.counts.documents for result in results) == (0 if is_stopped else 2000)
         finally:
             pool.close()
+
+
+def test_a_source_that_gives_little_at_a_time_makes_no_more_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    documents = [b"document %d, and more words of it" % i for i in range(300)]
+    corpus, out = tmp_path / "a.txt", tmp_path / "out"
+    corpus.write_bytes(SEP.join(documents))
+    monkeypatch.setattr(ThreadedPool, "LEAST_WRITTEN_BYTES", Pool.LEAST_WRITTEN_BYTES)
+    # Every batch is told of by itself, and committed.
+    monkeypatch.setattr(worker, "_TOLD_S", -1.0)
+    monkeypatch.setattr(segment_writer, "SEGMENT_S", 0.0)
+    monkeypatch.setattr(Output, "is_settled", property(lambda output: output.settle() is None))
+    run_in_process([corpus], out, {"batch_bytes": 100, "range_bytes": 1000}, val_fraction=0.3)
+    (segment,) = load_manifest(out).segments
+    assert [span.pieces for span in segment.files.values()] == [(), ()]
+    assert written(out) == plain_tokens(documents, val_fraction=0.3)
 
 
 class Watch:

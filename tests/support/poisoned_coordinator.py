@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from tokmill.run.attendant import Attendant
 from tokmill.run.coordinator import _carry_out
 from tokmill.run.encoding import serve
+from tokmill.run.pool import Pool
 from tokmill.run.worker import Worker
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def _write_or_abort(self: Attendant, *of: Any) -> None:
 
 
 if __name__ == "__main__":
+    Pool.LEAST_WRITTEN_BYTES = 0
     Worker._encode = _encode_or_abort  # type: ignore[method-assign]
     Attendant._take_write = _write_or_abort  # type: ignore[assignment, method-assign]
     serve(_carry_out, int(sys.argv[1]), int(sys.argv[2]))

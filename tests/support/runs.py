@@ -39,6 +39,8 @@ UNWATCHED = {"child_bytes": 1 << 41, "reset_above_bytes": 1 << 40, "n_workers": 
 class ThreadedPool(Pool):
     """Workers that are threads of this process, so that a test need not fork, and sees what they do."""
 
+    LEAST_WRITTEN_BYTES = 64
+
     def _start(self, make: Callable[[int], Worker], number: int, its: tuple[socket.socket, ...], ours: object) -> int:
         worker = make(number)
         if number:

@@ -550,6 +550,22 @@ class WrittenPiece(Protocol):
     """xxh3_128; set when they are written."""
 
 
+class _OwnPiece:
+    """Implements WrittenPiece: bytes that this process writes behind pieces that are not yet written."""
+
+    def __init__(self) -> None:
+        self.n_bytes = 0
+        self._hash = xxhash.xxh3_128()
+
+    @property
+    def digest(self) -> bytes:
+        return self._hash.digest()
+
+    def update(self, view: memoryview) -> None:
+        self.n_bytes += len(view)
+        self._hash.update(view)
+
+
 class Elsewhere(Protocol):
     """Lets other processes write what they hold in memory that they share with this one."""
 
@@ -576,8 +592,8 @@ class GrowingFile:
         self.header_bytes = header_bytes
         self._elsewhere = elsewhere
         self._hash = PiecewiseHash()
-        self._pieces: list[WrittenPiece] = []
-        """Written elsewhere, in order, and not yet in the hash."""
+        self._pieces: list[WrittenPiece | _OwnPiece] = []
+        """Written elsewhere, or here behind such pieces; in order, and not yet in the hash."""
         self._committed = self.length
         self._synced = -1
         with storage_errors(path):
@@ -593,8 +609,15 @@ class GrowingFile:
                 self._pieces.append(piece)
             self.length += len(view)
             return
-        self._take_pieces()
-        self._hash.update(view)
+        if not self._pieces:
+            self._hash.update(view)
+        else:
+            # Others may still write what comes before it.
+            last = self._pieces[-1]
+            if not isinstance(last, _OwnPiece):
+                last = _OwnPiece()
+                self._pieces.append(last)
+            last.update(view)
         with storage_errors(self.path):
             durable.write_all_at(self.fd, view, self.length)
         self.length += len(view)

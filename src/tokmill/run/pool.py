@@ -115,6 +115,10 @@ class _Reading(MutableStruct, eq=False):
 class Pool:
     """Implements `output.Elsewhere`. Close it."""
 
+    LEAST_WRITTEN_BYTES = 256 << 10
+    """Ids of a result that its worker writes. Of each piece that a worker writes, the journal and the manifest keep the length: a
+    source that gives little a second would make a million in a segment. So the coordinator writes less by itself."""
+
     def __init__(self, n_workers: int, arena_bytes: int, n_long: int, make: Callable[[int], Worker]) -> None:
         """Start the workers. This process must have one thread only: the workers are forked from it.
 
@@ -157,6 +161,8 @@ class Pool:
         self._closed: deque[GrowingFile] = deque()
         """Files that are closed here, perhaps in another thread."""
         self._owner = 0
+        """The worker that has the current result."""
+        self._is_small = False
         self._pieces: list[_Piece] = []
         """Of the result that is being written, not yet sent."""
         self._unwritten: tuple[int, int] | None = None
@@ -255,6 +261,7 @@ class Pool:
                 placed = self._placed(front, result, reached)
                 reached = placed.after or reached
                 self._owner = told.process
+                self._is_small = sum(run.ids.nbytes for run in placed.runs) < self.LEAST_WRITTEN_BYTES
                 yield placed
                 self._send_pieces(result.stored)
                 front.next_batch += result.n_batches
@@ -387,7 +394,7 @@ class Pool:
     def takes(self, view: memoryview) -> bool:
         """See Elsewhere."""
         is_shared = len(view) > 0 and 0 <= _address(view) - self._address < len(self._shared.view)
-        return is_shared and not self._processes[self._owner].lost
+        return is_shared and not self._is_small and not self._processes[self._owner].lost
 
     def write(self, file: GrowingFile, view: memoryview, offset: int) -> _Piece:
         """See Elsewhere."""
