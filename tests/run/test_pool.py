@@ -266,6 +266,24 @@ def test_a_source_that_gives_little_at_a_time_makes_no_more_pieces(tmp_path: Pat
     assert written(out) == plain_tokens(documents, val_fraction=0.3)
 
 
+def test_a_worker_that_is_full_helps_until_it_has_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    documents = [b"document %d, and more words of it" % i for i in range(6000)]
+    (tmp_path / "a.txt.gz").write_bytes(gzip.compress(SEP.join(documents[:3000])))
+    (tmp_path / "b.txt").write_bytes(SEP.join(documents[3000:]))
+    helped: list[int] = []
+    encode = worker.Worker._encode_other
+
+    def noting(self: worker.Worker, number: int, index: int, owner: int, *of: Any) -> None:
+        if self._number != owner and not number:
+            helped.append(index)
+        encode(self, number, index, owner, *of)
+
+    monkeypatch.setattr(worker.Worker, "_encode_other", noting)
+    sizes = {"batch_bytes": 1000, "range_bytes": 20_000, "arena_bytes": 1 << 14, "n_workers": 2, "segment_bytes": 1 << 20}
+    run_in_process([tmp_path / "a.txt.gz", tmp_path / "b.txt"], tmp_path / "out", sizes, val_fraction=0.3)
+    assert len(helped) > 20
+
+
 class Watch:
     """The events of a run whose workers die, and what was committed when each of its processes ended."""
 

@@ -162,6 +162,8 @@ class Pool:
         """Files that are closed here, perhaps in another thread."""
         self._owner = 0
         """The worker that has the current result."""
+        self._is_of_its_range = True
+        """Whether it read that itself."""
         self._is_small = False
         self._pieces: list[_Piece] = []
         """Of the result that is being written, not yet sent."""
@@ -260,7 +262,7 @@ class Pool:
                 del front.told[front.next_batch]
                 placed = self._placed(front, result, reached)
                 reached = placed.after or reached
-                self._owner = told.process
+                self._owner, self._is_of_its_range = told.process, told.process == front.process
                 self._is_small = sum(run.ids.nbytes for run in placed.runs) < self.LEAST_WRITTEN_BYTES
                 yield placed
                 self._send_pieces(result.stored)
@@ -380,7 +382,9 @@ class Pool:
     def _send_pieces(self, stored: list[int]) -> None:
         """Let the owner of the current result write what was said to be written, and take back its memory."""
         pieces, self._pieces = self._pieces, []
-        self._processes[self._owner].is_full = False
+        if self._is_of_its_range:
+            # What it made of others' batches lies elsewhere.
+            self._processes[self._owner].is_full = False
         self._send_write(self._owner, pieces, stored)
 
     def _send_write(self, number: int, pieces: list[_Piece], stored: list[int]) -> None:
