@@ -32,7 +32,7 @@ NOWHERE = "/dev/null/nowhere"
 """An output directory that cannot exist, for a plan without one."""
 _STAGE_BYTES = 4 << 30
 """Shards that wait to be sent: some minutes of tokenizing, while a store is busy."""
-_RANGE_BYTES = 16 * MIB
+_RANGE_BYTES = 32 * MIB
 _FEWEST_RANGES = 4
 """For each worker, where there is so much input."""
 _WORKER_BYTES = MIB

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from tokmill.run.channel import Channel
     from tokmill.run.shared_memory import SharedMemory
 
-_TOLD_BYTES = 8 << 20
+_TOLD_BYTES = 16 << 20
 """Text whose results are told together: a message and what follows cost the coordinator some tenths of a millisecond."""
 _TOLD_S = 0.2
 _MOST_GIVEN_INPUTS = 16
