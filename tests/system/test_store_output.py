@@ -458,7 +458,7 @@ def joined(bucket: Bucket) -> bytes:
 def staged_bytes(stage: Path) -> int:
     """0 where a file left while they were counted: its bytes and those that took their place were never here together."""
     try:
-        sizes = {path: path.stat().st_size for path in stage.rglob("*.part")}
+        sizes = {path: path.stat().st_size for path in stage.rglob("*.part") if "manifest" not in path.name}
     except FileNotFoundError:
         return 0
     return sum(sizes.values()) if all(path.exists() for path in sizes) else 0
