@@ -167,6 +167,30 @@ def test_a_slow_pipe_is_committed_while_it_flows(tmp_path: Path, writes: tuple[b
     assert (out / ".tokmill" / "journal").read_bytes().count(b"\n") >= 2
 
 
+def test_what_a_pipe_brought_is_committed_while_it_brings_nothing(tmp_path: Path) -> None:
+    # So many short documents that what is said of a batch does not fit into a socket at once.
+    data, journal = b"".join(b"word%d\n" % i for i in range(900_000)), tmp_path / "out" / ".tokmill" / "journal"
+    options = ["--threads", "2", "--memory", "900MiB", "--separator", "\\n", "-q"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "tokmill", "tokenize", "-", "--out", str(tmp_path / "out"), *options],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=clean_environment(),
+    ) as process:
+        feed(process, data)
+
+        def most_is_committed() -> bool:
+            lines = journal.read_bytes().split(b"\n")[1:-1] if journal.exists() else []
+            done = json.loads(lines[-1][17:])["segment"]["counts"]["bytes_in"] if lines else 0
+            # All but what does not fill a batch.
+            return bool(len(data) - done < 5 << 19)
+
+        wait_until(most_is_committed, process)
+        assert process.stdin is not None
+        process.stdin.close()
+        assert process.wait(PATIENCE_S) == 0
+
+
 def test_verify_with_the_sources_passes_over_the_output_inside_them(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("text")
     assert command("tokenize", tmp_path, "--out", tmp_path / "out", "-q").returncode == 0

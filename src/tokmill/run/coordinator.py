@@ -117,7 +117,7 @@ class Coordinator(EncodingProcess):
         self._pool.share_lock(output.lock)
         with self._guarded():
             try:
-                for encoded in self._results(output.cursor, lambda: self._tell_of(writer)):
+                for encoded in self._results(output.cursor, lambda: self._tick(writer)):
                     if not writer.wait_for_stage(encoded, lambda: self._tell_of(writer), lambda: self._is_ending):
                         raise self._ended(output.directory)
                     writer.add(encoded)
@@ -141,6 +141,10 @@ class Coordinator(EncodingProcess):
 
     def _results(self, start: Cursor, on_tick: Callable[[], None]) -> Iterator[EncodedBatch]:
         return self._pool.results(self._job.content, start, self._job.resources.range_bytes, on_tick)
+
+    def _tick(self, writer: SegmentWriter) -> None:
+        writer.commit_if_due()
+        self._tell_of(writer)
 
     def _tell_of(self, writer: SegmentWriter) -> None:
         self._tell(writer.elapsed_s, writer.position_bytes, writer.counts)

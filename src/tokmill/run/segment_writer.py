@@ -83,8 +83,12 @@ class SegmentWriter:
             self.reached = encoded.after
             if self._stdin_ended_s is None and self._stdin_index is not None and encoded.after.input_index > self._stdin_index:
                 self._stdin_ended_s = time.monotonic()
-            if self._is_due():
-                self.commit()
+            self.commit_if_due()
+
+    def commit_if_due(self) -> None:
+        """Commit when a segment is full, or after a while: also what was added before an input had nothing more for now."""
+        if self._after is not None and self._is_due():
+            self.commit()
 
     def wait_for_stage(self, encoded: EncodedBatch, on_tick: Callable[[], None], is_stopped: Callable[[], bool]) -> bool:
         """Wait until the batch fits where an output for a store is staged: the parent process sends complete shards away.

@@ -181,6 +181,9 @@ class Worker:
         if self._help():
             return True
         may_read = (self._reading or self._ranges) and not any(each.reading for each in self._unstored)
+        if self._reading and self._reading.is_piped and self._channel.has_unsent:
+            # A pipe that brings nothing for long must not keep back what it brought before.
+            may_read = False
         return bool(may_read) and self._read_on()
 
     def _help(self) -> bool:
