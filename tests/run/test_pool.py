@@ -9,6 +9,7 @@ import json
 import re
 import sys
 import tempfile
+import threading
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from tokmill.core.records import Cursor
 from tokmill.core.system import durable
 from tokmill.output.directory import Output
 from tokmill.read import CorpusReader, input_range
+from tokmill.read.splitter import LongRecord
 from tokmill.run import segment_writer, worker
 from tokmill.run.coordinator import Coordinator, start_workers
 from tokmill.run.job import make_job
@@ -282,6 +284,26 @@ def test_a_worker_that_is_full_helps_until_it_has_room(tmp_path: Path, monkeypat
     sizes = {"batch_bytes": 1000, "range_bytes": 20_000, "arena_bytes": 1 << 14, "n_workers": 2, "segment_bytes": 1 << 20}
     run_in_process([tmp_path / "a.txt.gz", tmp_path / "b.txt"], tmp_path / "out", sizes, val_fraction=0.3)
     assert len(helped) > 20
+
+
+def test_no_more_long_documents_are_held_than_there_is_memory_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held: dict[int, int] = {}
+    most = [0]
+    grow, take = LongRecord.grow, LongRecord.take
+
+    def noting(document: LongRecord) -> None:
+        held[threading.get_ident()] = len(document.buffer)
+        most.append(sum(held.values()))
+
+    monkeypatch.setattr(LongRecord, "grow", lambda self: (grow(self), noting(self))[0])
+    monkeypatch.setattr(LongRecord, "take", lambda self, n: (take(self, n), noting(self))[0])
+    monkeypatch.setattr(worker, "CorpusReader", partial(CorpusReader, divide_above_bytes=100_000, block_bytes=2000))
+    documents = [b" ".join(b"%d" % (j * i) for j in range(30_000)) for i in range(6)]
+    corpus = write_corpus(tmp_path, documents, "files")
+    sizes = {"batch_bytes": 4000, "range_bytes": 150_000, "arena_bytes": 1 << 15, "n_workers": 4, "n_long": 2}
+    run_in_process(corpus, tmp_path / "out", sizes, val_fraction=0.3)
+    # Of others, what is not yet long.
+    assert 100_000 < max(most) < 2 * 110_000 + 2 * 30_000
 
 
 class Watch:

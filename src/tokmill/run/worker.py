@@ -268,7 +268,8 @@ class Worker:
         self._shared.tell_reading(self._number, is_reading=True)
         batch = next(reading.batches, None)
         self._shared.tell_reading(self._number, is_reading=False)
-        if batch is None or batch.after is not None:
+        # Between two blocks of a document that is divided, the rest of it is still held.
+        if batch is None or (batch.after is not None and batch.after.document_offset is None):
             self._let_go()
         return batch
 
