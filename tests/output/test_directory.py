@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import xxhash
 from support.records import a_content, a_tokenizer
 
 from tokmill.core.config import Content
@@ -24,9 +25,10 @@ from tokmill.core.errors import (
 )
 from tokmill.core.manifest import FORMAT_VERSION, MANIFEST_NAME, STATE_NAME, FileSpan, Manifest, Segment, load_manifest
 from tokmill.core.records import Counts, Cursor, FileEntry, Input
+from tokmill.core.spans import Span, SpanChecker
 from tokmill.core.system import durable
 from tokmill.core.system.tree import TreePath
-from tokmill.output.directory import Output, open_output
+from tokmill.output.directory import GrowingFile, Output, open_output
 from tokmill.output.journal import Commit
 from tokmill.output.state_dir import acquire_lock
 from tokmill.output.superseded import remove_state
@@ -79,6 +81,50 @@ def test_a_resumed_run_has_the_committed_bytes_and_no_others(tmp_path: Path) -> 
     resumed.publish(manifest_of(resumed, a_content()))
     assert (tmp_path / "train.bin").read_bytes() == b"first second"
     assert os.listdir(tmp_path / STATE_NAME) == [] if (tmp_path / STATE_NAME).exists() else True
+
+
+class _Others:
+    """Implements Elsewhere: writes what is long, and says so late."""
+
+    def __init__(self) -> None:
+        self.pieces: list[tuple[_Piece, bytes]] = []
+
+    def takes(self, view: memoryview) -> bool:
+        return len(view) > 3
+
+    def write(self, file: GrowingFile, view: memoryview, offset: int) -> _Piece:
+        os.pwrite(file.fd, view, offset)
+        self.pieces.append((_Piece(len(view)), bytes(view)))
+        return self.pieces[-1][0]
+
+    def wait(self) -> None:
+        for piece, data in self.pieces:
+            piece.digest = xxhash.xxh3_128_digest(data)
+
+    def close_file(self, file: GrowingFile) -> None:
+        pass
+
+
+class _Piece:
+    def __init__(self, n_bytes: int) -> None:
+        self.n_bytes = n_bytes
+        self.digest = b""
+
+
+def test_what_is_written_here_between_what_others_write_is_in_the_digest(tmp_path: Path) -> None:
+    output = opened(tmp_path)
+    output.elsewhere = _Others()
+    parts = [b"a", b"", b"bc", b"long", b"", b"d", b"ef", b"longer", b"longest", b""]
+    for part in parts:
+        output.file("train.bin").append(part)
+    commit(output, b"", 1)
+    output.settle()
+    (span,) = output.segments[0].files.values()
+    assert span.pieces == "3 4 3 6 7"
+    data = (tmp_path / STATE_NAME / "train.bin.part").read_bytes()
+    assert data == b"".join(parts)
+    assert SpanChecker([Span(0, 0, len(data), span.digest, span.pieces)]).update(data) == []
+    output.close()
 
 
 def test_nothing_stands_under_a_final_name_before_publishing(tmp_path: Path) -> None:

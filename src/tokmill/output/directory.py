@@ -611,7 +611,7 @@ class GrowingFile:
             return
         if not self._pieces:
             self._hash.update(view)
-        else:
+        elif view:
             # Others may still write what comes before it.
             last = self._pieces[-1]
             if not isinstance(last, _OwnPiece):
