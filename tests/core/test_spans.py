@@ -8,7 +8,7 @@ import xxhash
 from hypothesis import given, strategies as st
 
 from tokmill.core.records import FileEntry, FileHeader
-from tokmill.core.spans import HEADER, Span, SpanChecker, add_up, with_header
+from tokmill.core.spans import HEADER, PiecewiseHash, Span, SpanChecker, add_up, with_header
 
 
 def spans_of_bytes(pieces: list[bytes]) -> list[Span]:
@@ -29,6 +29,19 @@ def test_a_changed_byte_damages_its_span_and_no_other_however_the_bytes_are_cut(
         damaged = [span for i in range(0, len(data), size) for span in checker.update(data[i : i + size])]
         assert damaged == [span for span in spans if changed and span.begin <= at < span.end]
         assert checker.position == len(data)
+
+
+@given(pieces=st.lists(st.binary(min_size=1, max_size=20), min_size=1, max_size=8), size=st.integers(1, 9), at=st.integers(0))
+def test_bytes_that_were_hashed_in_pieces_are_checked_in_them(pieces: list[bytes], size: int, at: int) -> None:
+    made = PiecewiseHash()
+    for piece in pieces:
+        made.add_piece(len(piece), xxhash.xxh3_128_digest(piece))
+    data = bytearray(b"".join(pieces))
+    span = Span(0, 0, len(data), *made.result())
+    for changed in (False, True):
+        data[at % len(data)] ^= changed
+        checker = SpanChecker([span])
+        assert [s for i in range(0, len(data), size) for s in checker.update(data[i : i + size])] == [span] * changed
 
 
 @given(pieces=st.lists(st.binary(min_size=1, max_size=20), min_size=1, max_size=8), at=st.integers(0))

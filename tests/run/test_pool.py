@@ -264,7 +264,7 @@ def test_a_source_that_gives_little_at_a_time_makes_no_more_pieces(tmp_path: Pat
     monkeypatch.setattr(Output, "is_settled", property(lambda output: output.settle() is None))
     run_in_process([corpus], out, {"batch_bytes": 100, "range_bytes": 1000}, val_fraction=0.3)
     (segment,) = load_manifest(out).segments
-    assert [span.pieces for span in segment.files.values()] == [(), ()]
+    assert [span.pieces for span in segment.files.values()] == ["", ""]
     assert written(out) == plain_tokens(documents, val_fraction=0.3)
 
 
@@ -291,12 +291,21 @@ def test_no_more_long_documents_are_held_than_there_is_memory_for(tmp_path: Path
     most = [0]
     grow, take = LongRecord.grow, LongRecord.take
 
-    def noting(document: LongRecord) -> None:
+    def note(document: LongRecord) -> None:
         held[threading.get_ident()] = len(document.buffer)
         most.append(sum(held.values()))
 
-    monkeypatch.setattr(LongRecord, "grow", lambda self: (grow(self), noting(self))[0])
-    monkeypatch.setattr(LongRecord, "take", lambda self, n: (take(self, n), noting(self))[0])
+    def noted_grow(self: LongRecord) -> None:
+        grow(self)
+        note(self)
+
+    def noted_take(self: LongRecord, n_bytes: int) -> bytes:
+        taken = take(self, n_bytes)
+        note(self)
+        return taken
+
+    monkeypatch.setattr(LongRecord, "grow", noted_grow)
+    monkeypatch.setattr(LongRecord, "take", noted_take)
     monkeypatch.setattr(worker, "CorpusReader", partial(CorpusReader, divide_above_bytes=100_000, block_bytes=2000))
     documents = [b" ".join(b"%d" % (j * i) for j in range(30_000)) for i in range(6)]
     corpus = write_corpus(tmp_path, documents, "files")

@@ -78,6 +78,25 @@ def test_inputs_do_not_count_among_the_values_of_a_manifest_when_it_is_written_e
         encode_manifest(msgspec.structs.replace(many, segments=manifest.segments * 2))
 
 
+def test_pieces_of_a_hundred_terabytes_do_not_count_among_the_values_of_a_manifest(out: Path) -> None:
+    manifest = load_manifest(out)
+    segment = manifest.segments[0]
+    pieces = " ".join(["4194304"] * 480)
+    files = {name: msgspec.structs.replace(span, pieces=pieces) for name, span in segment.files.items()}
+    many = msgspec.structs.replace(manifest, segments=[msgspec.structs.replace(segment, files=files)] * 25_000)
+    assert bounded.MOST_VALUES < 25_000 * 480
+    assert len(decode_manifest(encode_manifest(many), "here").segments) == 25_000
+
+
+@pytest.mark.parametrize("pieces", ["0", "1 0", "-1", "1  2", " ", "1 2 ", "1" * 19, [1, 2]])
+def test_pieces_that_are_no_numbers_are_damage(pieces: object, out: Path) -> None:
+    said = json.loads((out / MANIFEST_NAME).read_bytes())
+    next(iter(said["segments"][0]["files"].values()))["pieces"] = pieces
+    body = json.dumps(said | {"checksum": ""}, indent=1).encode()[: -len(b'"checksum": ""\n}')]
+    with pytest.raises(DamageError):
+        decode_manifest(body + seal(body), "here")
+
+
 def test_a_manifest_of_before_a_count_was_known_is_read(out: Path) -> None:
     manifest = load_manifest(out)
     data = encode_manifest(manifest)

@@ -45,6 +45,10 @@ FORMAT_VERSION = 2
 """Version of manifest and journal. Any other is an error: 1 had another checksum."""
 
 
+PieceSizes = Annotated[str, msgspec.Meta(pattern="^(?:[1-9][0-9]{0,17}(?: [1-9][0-9]{0,17})*)?$", max_length=1 << 22)]
+"""Decimal numbers with a blank between two: of 30 TB of text there are more than a manifest may have values."""
+
+
 class FileSpan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What one segment added to one file."""
 
@@ -52,7 +56,7 @@ class FileSpan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Length of the file in bytes after the segment."""
     digest: str
     """xxh3_128, hex, of the bytes that the segment added; of several pieces, of their digests one after the other."""
-    pieces: tuple[Natural, ...] = ()
+    pieces: PieceSizes = ""
     """Bytes of each piece, where several processes wrote them; together they are what the segment added."""
 
 

@@ -4,6 +4,7 @@ ranges of records.
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_right
 from typing import TYPE_CHECKING
 
@@ -33,16 +34,16 @@ class Span(msgspec.Struct, frozen=True, gc=False):
     end: int
     digest: str
     """As in `FileSpan`."""
-    pieces: tuple[int, ...] = ()
+    pieces: str = ""
     """As in `FileSpan`."""
 
 
 class PiecewiseHash:
     """The digest of bytes that are one piece, or several, which were hashed apart."""
 
-    def __init__(self, pieces: Sequence[int] = ()) -> None:
-        """pieces: how many bytes each has, where that is known beforehand."""
-        self._wanted = pieces
+    def __init__(self, pieces: str = "") -> None:
+        """pieces: how many bytes each has, as in `FileSpan`, where that is known beforehand."""
+        self._wanted = array("q", map(int, pieces.split()))
         self._hash = xxhash.xxh3_128()
         self._n_bytes = 0
         self._done: list[tuple[int, bytes]] = []
@@ -68,14 +69,14 @@ class PiecewiseHash:
         self._done.append((self._n_bytes, self._hash.digest()))
         self._hash, self._n_bytes = xxhash.xxh3_128(), 0
 
-    def result(self) -> tuple[str, tuple[int, ...]]:
-        """Return the digest, hex, and the bytes of each piece if there are several."""
+    def result(self) -> tuple[str, str]:
+        """Return the digest, hex, and the bytes of each piece if there are several, as in `FileSpan`."""
         if not self._done:
-            return self._hash.hexdigest(), ()
+            return self._hash.hexdigest(), ""
         pieces = [*self._done, *([(self._n_bytes, self._hash.digest())] if self._n_bytes else [])]
         if len(pieces) == 1:
-            return pieces[0][1].hex(), ()
-        return xxhash.xxh3_128_hexdigest(b"".join(digest for _, digest in pieces)), tuple(n for n, _ in pieces)
+            return pieces[0][1].hex(), ""
+        return xxhash.xxh3_128_hexdigest(b"".join(digest for _, digest in pieces)), " ".join(str(n) for n, _ in pieces)
 
 
 class RecordRanges:
@@ -161,7 +162,7 @@ class SpanChecker:
     def _go_to(self, index: int) -> None:
         """The next byte is the first of that span."""
         self._next = index
-        self._hash = PiecewiseHash(self._spans[index].pieces if index < len(self._spans) else ())
+        self._hash = PiecewiseHash(self._spans[index].pieces if index < len(self._spans) else "")
 
     def update(self, data: Buffer) -> list[Span]:
         """Take the next bytes; return the spans that end in them and are damaged: their bytes are not those written."""
