@@ -76,6 +76,9 @@ class ThreadedPool(Pool):
         super().close()
         for thread in self.threads:
             thread.join()
+        # Engines and arenas would stay until Python finds that nobody has the pool any more.
+        self.threads, self.workers = [], []
+        self._shared.forget(0, len(self._shared.view))
 
 
 def carry_out(
