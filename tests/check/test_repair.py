@@ -410,7 +410,8 @@ def test_a_full_disk_is_exit_14_and_leaves_nothing_behind(made: Made, tmp_path: 
     flip(out / "train.bin", 1000)
     done = subprocess.run(
         [sys.executable, "-m", "tokmill", "verify", str(out), "--repair", "-q"],
-        env=clean_environment(),
+        # Or Python would keep bytecode that the limit cut, for all tests after this one.
+        env=clean_environment(PYTHONDONTWRITEBYTECODE="1"),
         capture_output=True,
         check=False,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000)),

@@ -284,7 +284,7 @@ class PlanOptions:
         help="Limit for the memory of all processes together.",
     )
     threads: int | None = option(
-        None, group=RESOURCES, metavar="N", least=1, allowed="1 or more", usual="one a core", help="Encoder threads."
+        None, group=RESOURCES, metavar="N", least=1, allowed="1 or more", usual="one a core", help="Processes that read and encode."
     )
     nice: bool = option(False, group=RESOURCES, help="Use only processor time and disk bandwidth that other programs leave.")
     engine: str = option(

@@ -62,8 +62,11 @@ class DiskNeed(msgspec.Struct, frozen=True, kw_only=True):
     fits: bool
     """Whether the run will not fill the disk."""
 
-    def check(self, *, is_staged: bool = False) -> None:
-        """Raise DiskFullError when it will not fit. is_staged: it is made there for a store."""
+    def check(self, *, is_staged: bool = False, is_least: bool = False) -> None:
+        """Raise DiskFullError when it will not fit.
+
+        is_staged: it is made there for a store. is_least: it may well need more.
+        """
         if self.fits:
             return
         elsewhere = "--stage on another disk, --shard-tokens with a smaller --stage-size" if is_staged else "choose another --out"
@@ -71,7 +74,8 @@ class DiskNeed(msgspec.Struct, frozen=True, kw_only=True):
             what = f"there is no room at all: the disk is full, or this is no disk (as /proc); {_mb(self.needed_bytes)} are needed"
         elif self.free_bytes is not None and self.needed_bytes > self.free_bytes:
             what = (
-                f"the output will not fit on the disk: about {_mb(self.needed_bytes)} are needed, {_mb(self.free_bytes)} are free"
+                f"the output will not fit on the disk: {'at least' if is_least else 'about'} {_mb(self.needed_bytes)} are needed, "
+                f"{_mb(self.free_bytes)} are free"
             )
         else:
             needed = counted(self.needed_files, "new file or directory", "new files and directories")

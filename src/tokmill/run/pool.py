@@ -22,7 +22,7 @@ import numpy as np
 from tokmill.core.events import AnyEvent, CachesReset, Failed
 from tokmill.core.local_struct import MutableStruct
 from tokmill.core.partition import Numbering
-from tokmill.core.records import Cursor, EncodedBatch, Tokens, is_packed
+from tokmill.core.records import STDIN, Cursor, EncodedBatch, Tokens, is_packed
 from tokmill.core.system.durable import storage_errors
 from tokmill.core.system.process import end_with_parent, error_of
 from tokmill.core.text import counted
@@ -583,6 +583,8 @@ def _place(wanted: Range) -> str:
     first, n_more = wanted.inputs[0], len(wanted.inputs) - 1
     if n_more:
         return f"{first.path} and the {counted(n_more, 'input')} after it"
+    if first.path == STDIN:
+        return "standard input"
     if first.size_bytes is None or is_packed(first):
         return first.path
     return f"{first.path}, bytes {wanted.part.begin or wanted.start.offset:,} to {wanted.part.end or first.size_bytes:,}"

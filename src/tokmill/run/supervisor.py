@@ -140,12 +140,14 @@ def _smaller(job: Job, *, keep_fresh: bool) -> Job:
 def _died(child: Child, job: Job, deaths: int, *, started: bool) -> WorkerDiedError:
     words = child.last_words
     remedy = "allow more --memory or fewer --threads" if started else "repair what its last words name"
+    is_piped = any(source.size_bytes is None for source in job.content.inputs)
     return WorkerDiedError(
         f"a process of the run died ({child.cause()})"
         + (f", {counted(deaths, 'time')} at the same place" if deaths > 1 else "")
         + (f"; its last words: {words}" if words else ""),
         where=job.out,
-        allowed="a run that goes on: where it can, it is started again by itself",
-        next_step=f"{remedy}, then run the same command again",
+        allowed="an end of the run in no other way than its own"
+        + ("; what came through a pipe cannot be read again, so it was not started again" if is_piped else ""),
+        next_step=f"{remedy}, then run the same command again" + (", with the same bytes through the pipe," if is_piped else ""),
         resumes=True,
     )

@@ -173,7 +173,7 @@ def check_disk(job: Job, carried_bytes: int = 0) -> None:
     found = ask(job, MIB, decode_s=0.15, encode_s=0.15).totals
     # Only what does not fit at the lower end of the interval is turned down.
     if found is not None:
-        disk_need(job, found.tokens.low, found.bytes_in.low, carried_bytes).check(is_staged=bool(job.destination))
+        disk_need(job, found.tokens.low, found.bytes_in.low, carried_bytes).check(is_staged=bool(job.destination), is_least=True)
     if found is not None and not has_few_files:
         check_n_files(job.content, found.tokens.low, found.documents.low, job.destination or job.out)
 
