@@ -8,7 +8,8 @@ import tracemalloc
 import numpy as np
 from hypothesis import given, strategies as st
 
-from tokmill.dataset.window_order import ORDERS, Order, OrderName, mix, shuffle
+from tokmill.core.keys import mix
+from tokmill.dataset.window_order import ORDERS, Order, OrderName, shuffle
 
 SEEDS = st.integers(0, 2**64 - 1)
 MASK = 2**64 - 1

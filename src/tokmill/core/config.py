@@ -15,6 +15,7 @@ import msgspec
 import xxhash
 
 from tokmill.core import secrets
+from tokmill.core.arrangement import Arrangement
 from tokmill.core.bounded import Natural, Whole
 from tokmill.core.errors import UsageError
 from tokmill.core.options import PlanOptions
@@ -30,7 +31,7 @@ _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "0": "\0", "\\": "\\", "f": "\f", "
 
 
 Quoting = Literal["double", "none"]
-How = Literal["merge", "convert", "reshard", "append"]
+How = Literal["merge", "convert", "reshard", "append", "shuffle", "mix"]
 
 
 class Provenance(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -70,6 +71,8 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     merged: tuple[str, ...] = ()
     """Fingerprints of the merged outputs, whose settings differ or which have an origin themselves."""
     bare_files: BareFiles | None = None
+    arranged: Arrangement | None = None
+    """The order of the documents of the training side, where that is not the order of the inputs."""
 
 
 class Content(msgspec.Struct, frozen=True, kw_only=True):

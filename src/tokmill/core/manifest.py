@@ -95,6 +95,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """In the order of the inputs; left out of an output that was tokenized in one run."""
     parts: tuple[Natural, ...] | msgspec.UnsetType = msgspec.UNSET
     """For an output made in parts: the number of segments up to the end of each part."""
+    documents_digest: str | msgspec.UnsetType = msgspec.UNSET
+    """Of documents in an arrangement, as they are in the sources: the sum modulo 2**128 of xxh3_128 of the ids of each, hex; see
+    `derive/arranging.py`."""
     history: History | msgspec.UnsetType = msgspec.UNSET
     """The attempts of the run."""
     checksum: str = ""

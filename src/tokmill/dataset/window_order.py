@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
+from tokmill.core.keys import STEP, Purpose, key_of, keys_at, mix
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -22,10 +24,6 @@ ORDERS: tuple[OrderName, ...] = ("shuffled", "random", "sequential")
 _ROUNDS = 8
 """Four for each side. With four in all, the second window of an epoch depends on the first (20,000 epochs of 50 windows: chi-square
 is 12 standard deviations off); with eight nothing shows, from 10 windows on. Another number would lead old states elsewhere."""
-_STEP = np.uint64(0x9E3779B97F4A7C15)
-_FIRST = np.uint64(0xBF58476D1CE4E5B9)
-_SECOND = np.uint64(0x94D049BB133111EB)
-"""Constants of SplitMix64 (Steele, Lea and Flood, 2014)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,20 +53,13 @@ class Order:
         places: int64, not negative, any shape. Returns int64 of that shape, 0 <= start <= n_tokens - block - 1.
         """
         if self.kind == "random":
-            drawn = mix(places.astype(np.uint64) * _STEP + _key(self.seed, 1))
+            drawn = keys_at(places.astype(np.uint64), key_of(self.seed, Purpose.RANDOM_WINDOWS))
             return (drawn % np.uint64(self.n_tokens - self.block)).astype(np.int64)
         epochs, windows = np.divmod(places, self.n_windows)
         if self.kind == "shuffled":
-            keys = mix(epochs.astype(np.uint64) * _STEP + _key(self.seed, 0))
+            keys = keys_at(epochs.astype(np.uint64), key_of(self.seed, Purpose.SHUFFLED_WINDOWS))
             windows = shuffle(windows.astype(np.uint64), self.n_windows, keys).astype(np.int64)
         return windows * np.int64(self.block)
-
-
-def mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Apply a fixed bijection of 64-bit numbers in which every bit depends on every bit: the finalizer of SplitMix64."""
-    values = (values ^ (values >> np.uint64(30))) * _FIRST
-    values = (values ^ (values >> np.uint64(27))) * _SECOND
-    return values ^ (values >> np.uint64(31))
 
 
 def shuffle(indices: NDArray[np.uint64], n: int, keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -90,15 +81,10 @@ def _permute_cells(cells: NDArray[np.uint64], n_rows: int, n_columns: int, keys:
     rows, columns = np.divmod(cells, np.uint64(n_columns))
     sizes = np.uint64(n_rows), np.uint64(n_columns)
     for number in range(_ROUNDS):
-        keys = mix(keys + _STEP)
+        keys = mix(keys + STEP)
         # The hash is reduced before it is added: a sum that wrapped around 2**64 would not be a bijection.
         if number % 2:
             columns = (columns + mix(rows + keys) % sizes[1]) % sizes[1]
         else:
             rows = (rows + mix(columns + keys) % sizes[0]) % sizes[0]
     return rows * sizes[1] + columns
-
-
-def _key(seed: int, purpose: int) -> NDArray[np.uint64]:
-    """Return a number for seed and purpose: uint64, shape (1,)."""
-    return mix(mix(np.array([seed], np.uint64)) + np.array([purpose + 1], np.uint64) * _STEP)

@@ -6,13 +6,14 @@ known but what is stated: they are read once beforehand, to find their documents
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, get_args
 
 import msgspec
 
 from tokmill.core.records import IdType
 from tokmill.derive.arguments import check_apart, check_choice, is_directory, named_directory, named_paths, output_path
-from tokmill.derive.engine import derive_output
+from tokmill.derive.engine import copied, derive_output
 from tokmill.derive.external_files import Stated, load_bare
 from tokmill.derive.source import Source, check_marks
 from tokmill.formats import FORMATS, Choice, choose_output
@@ -93,11 +94,13 @@ def convert(
     notices = [text for text in choice.notices if has_marks or not text.startswith("--to-eot ")]
     if not has_marks and FORMATS[format].other_eot:
         notices.insert(0, f"the ids are without end-of-text ids; {FORMATS[format].other_eot}")
+    content = _content(source, format, choice)
     return derive_output(
         [source],
-        _content(source, format, choice),
+        content,
         target,
         "convert",
+        make=partial(copied, [source], content, "convert"),
         fresh=fresh,
         force=force,
         observers=observers,
@@ -146,11 +149,13 @@ def reshard(
         shard_documents=shard_documents,
     )
     # What the choice would say of end-of-text ids and dtype was said when the source was made.
+    content = _content(source, made.format, choice)
     return derive_output(
         [source],
-        _content(source, made.format, choice),
+        content,
         target,
         "reshard",
+        make=partial(copied, [source], content, "reshard"),
         fresh=fresh,
         force=force,
         observers=observers,

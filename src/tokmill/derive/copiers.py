@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tokmill.core.errors import DamageError, UsageError
+from tokmill.core.errors import UsageError
 from tokmill.core.manifest import SKIPPED_NAME
 from tokmill.core.output_spec import SIDES
 from tokmill.core.records import ITEM_BYTES, Counts, Tokens
 from tokmill.core.skipping import list_state
-from tokmill.core.text import counted
 from tokmill.dataset import IdReader, extents_of
 from tokmill.derive.source import ShiftedIds, check_edge, narrowed
 from tokmill.formats import make_writer, spec_of
@@ -140,12 +139,7 @@ class TokenCopier:
         counts = source.manifest.counts
         for found, expected, side in zip(self._documents, (counts.documents_train, counts.documents_val), SIDES, strict=True):
             if found != expected:
-                raise DamageError(
-                    f"a source is damaged: {counted(found, 'document')} by its end-of-text ids, {expected:,} by its manifest",
-                    where=f"{source.directory}, side {side}",
-                    allowed="as many documents as the manifest counts",
-                    next_step="tokmill verify says what else is damaged; make that output again, then run this again with --fresh",
-                )
+                raise source.count_error(side, found)
 
     def state(self) -> dict[str, int]:
         """See ByteCopier."""

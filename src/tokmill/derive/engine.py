@@ -24,12 +24,14 @@ from tokmill.formats import short_notices
 from tokmill.output import Output, RunHistoryRecorder, check_n_files, is_made, left_behind, open_output, rewriting_need
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from tokmill.core.config import Content, How
     from tokmill.core.protocols import Observer
     from tokmill.derive.source import Source
+
+    Maker = Callable[[Output, ProgressReporter], tuple[Manifest, int]]
 
 COMMIT_BYTES = 64 << 20
 """Output of one segment, at least: a commit costs an fsync (20 to 100 ms on a disk), copying so much takes about as long."""
@@ -132,20 +134,33 @@ def derive_output(
     out: Path,
     how: How,
     *,
-    copies_bytes: bool = False,
+    make: Maker,
+    counts: Counts | None = None,
+    scratch_bytes: int = 0,
     fresh: bool,
     force: bool,
     observers: Sequence[Observer],
     notices: Sequence[str],
 ) -> Outcome:
-    """Make a complete output of `content` in `out` from the sources, in order, or go on with it. Raises TokmillError.
+    """Make a complete output of `content` in `out` from the sources, or go on with it. Raises TokmillError.
 
-    how: the command, as the manifest says it. copies_bytes: the sources are ids and nothing else, and so is the output.
-    notices: what a person should know first. The rest as of `merge`.
+    Args:
+        sources: What it is made from, in order.
+        content: Of the output.
+        out: The output directory.
+        how: The command, as the manifest says it.
+        make: Makes it and publishes it.
+        counts: Of the output; None: those of the sources added up.
+        scratch_bytes: Needed on the disk while it is made, beside the output.
+        fresh: As of `merge`.
+        force: As of `merge`.
+        observers: As of `merge`.
+        notices: What a person should know first.
     """
-    if not force and not is_made(out, content, fresh=fresh):
+    if counts is None:
         counts = sum((source.manifest.counts for source in sources), Counts())
-        need = rewriting_need(out, content, counts, fresh=fresh)
+    if not force and not is_made(out, content, fresh=fresh):
+        need = rewriting_need(out, content, counts, fresh=fresh, scratch_bytes=scratch_bytes)
         need.check()
         if not need.written_bytes:
             n_documents = counts.documents_train + counts.documents_val
@@ -160,8 +175,7 @@ def derive_output(
     else:
         try:
             resumed = bool(output.segments)
-            copier = ByteCopier(output) if copies_bytes else TokenCopier(output, content)
-            manifest, written_bytes = _make(sources, content, output, how, copier, reporter)
+            manifest, written_bytes = make(output, reporter)
         finally:
             output.close()
     elapsed_s = reporter.elapsed_s
@@ -187,15 +201,21 @@ def derive_output(
     )
 
 
-def _make(
+def copied(
     sources: Sequence[Source],
     content: Content,
-    output: Output,
     how: How,
-    copier: ByteCopier | TokenCopier,
+    output: Output,
     reporter: ProgressReporter,
+    *,
+    copies_bytes: bool = False,
 ) -> tuple[Manifest, int]:
-    """Make and publish the output. Returns its manifest and the bytes that were written."""
+    """Make an output of the documents of the sources, in order, and publish it: a Maker, all but the last two arguments given.
+
+    copies_bytes: the sources are ids and nothing else, and so is the output. The rest as of `derive_output`. Returns the manifest
+    and the bytes that were written.
+    """
+    copier = ByteCopier(output) if copies_bytes else TokenCopier(output, content)
     recorder = reporter.add(RunHistoryRecorder(output))
     run = CopyRun(sources, copier, output, reporter)
     try:
@@ -215,6 +235,7 @@ def _make(
         elapsed_s=round(output.elapsed_before_s + reporter.elapsed_s, 3),
         peak_rss_bytes=peak_rss_bytes(),
         made_from=tuple(provenance(source, how) for source in sources),
+        documents_digest=sources[0].manifest.documents_digest if content.origin and content.origin.arranged else msgspec.UNSET,
         history=recorder.history(),
     )
     output.publish(manifest)

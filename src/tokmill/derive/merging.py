@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -18,7 +19,7 @@ from tokmill.core.records import STDIN
 from tokmill.core.text import counted, shortened
 from tokmill.derive.arguments import check_apart, named_paths, output_path
 from tokmill.derive.copiers import is_plain
-from tokmill.derive.engine import derive_output
+from tokmill.derive.engine import copied, derive_output
 from tokmill.derive.source import Source, check_marks
 from tokmill.formats import choose_output
 
@@ -67,20 +68,17 @@ def merge(
     target = output_path(out)
     sources = [Source.load(path) for path in listed]
     check_apart([source.directory for source in sources], target)
-    _check_agreement(sources)
-    if not allow_other_split:
-        _check_split(sources)
-    copies_bytes = all(map(is_plain, sources))
-    for source in sources:
-        if not copies_bytes:
+    check_agreement(sources, allow_other_split=allow_other_split)
+    if not all(map(is_plain, sources)):
+        for source in sources:
             check_marks(source)
-    content = _merged_content(sources)
+    content = merged_content(sources)
     return derive_output(
         sources,
         content,
         target,
         "merge",
-        copies_bytes=copies_bytes,
+        make=partial(copied, sources, content, "merge", copies_bytes=all(map(is_plain, sources))),
         fresh=fresh,
         force=force,
         observers=observers,
@@ -88,8 +86,11 @@ def merge(
     )
 
 
-def _check_agreement(sources: Sequence[Source]) -> None:
-    """Raise UsageError, which names what differs and where, unless the ids of all sources mean the same."""
+def check_agreement(sources: Sequence[Source], *, allow_other_split: bool) -> None:
+    """Raise UsageError, which names what differs and where, unless the ids of all sources mean the same.
+
+    allow_other_split: they may have chosen their validation documents differently.
+    """
     first = sources[0]
     for source in sources[1:]:
         found = [f"{name} is {theirs}, not {ours}" for name, theirs, ours in _unlike(source, first, _MUST_AGREE)]
@@ -107,6 +108,8 @@ def _check_agreement(sources: Sequence[Source]) -> None:
                 "tokmill tokenize for another tokenizer"
                 + ("" if ours.is_known and theirs.is_known else "; tokmill convert --tokenizer NAME where it is not known"),
             )
+    if not allow_other_split:
+        _check_split(sources)
 
 
 def _unlike(source: Source, first: Source, names: Iterable[str]) -> Iterator[tuple[str, object, object]]:
@@ -136,7 +139,7 @@ def _identified(tokenizer: Tokenizer) -> str:
     return f"{tokenizer.name} (sha256 {tokenizer.sha256[:12]})" if tokenizer.is_known else tokenizer.name
 
 
-def _merged_content(sources: Sequence[Source]) -> Content:
+def merged_content(sources: Sequence[Source]) -> Content:
     """Return the settings of one run over all inputs, in the shards that the format has by default: one file a side if it can.
 
     Settings that differ are those of the first; the origin has the fingerprints of all.

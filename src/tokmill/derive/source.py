@@ -212,6 +212,16 @@ class Source:
         for file in self._files.values():
             file.finish()
 
+    def count_error(self, side: str, n_found: int) -> DamageError:
+        """Return the error for a side with another number of documents than its manifest says."""
+        expected = getattr(self.manifest.counts, f"documents_{side}")
+        return DamageError(
+            f"a source is damaged: {counted(n_found, 'document')} by its end-of-text ids, {expected:,} by its manifest",
+            where=f"{self.directory}, side {side}",
+            allowed="as many documents as the manifest counts",
+            next_step="tokmill verify says what else is damaged; make that output again, then run this again with --fresh",
+        )
+
     def close(self) -> None:
         """Close all files."""
         for file in self._files.values():

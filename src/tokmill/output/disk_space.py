@@ -129,10 +129,13 @@ def n_shards(content: Content, n_tokens: int, n_documents: int) -> int:
     return min(n, n_documents) if content.shards.whole_documents else n
 
 
-def rewriting_need(out: Path, content: Content, counts: Counts, *, fresh: bool) -> DiskNeed:
-    """Return what an output that is made of other outputs needs on its disk. counts: of the new output."""
+def rewriting_need(out: Path, content: Content, counts: Counts, *, fresh: bool, scratch_bytes: int = 0) -> DiskNeed:
+    """Return what an output that is made of other outputs needs on its disk.
+
+    counts: of the new output. scratch_bytes: needed while it is made, beside it.
+    """
     n_tokens, n_documents = counts.tokens_train + counts.tokens_val, counts.documents_train + counts.documents_val
-    output = n_tokens * ITEM_BYTES[content.dtype] + n_documents * FORMATS[content.format].index_bytes
+    output = n_tokens * ITEM_BYTES[content.dtype] + n_documents * FORMATS[content.format].index_bytes + scratch_bytes
     return _need(out, content, n_tokens, output, counts.bytes_in, fresh=fresh)
 
 

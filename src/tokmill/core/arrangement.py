@@ -1,0 +1,45 @@
+"""The documents of an output that was shuffled or mixed, as its manifest says them: of which sources, how often, by which seed."""
+
+from __future__ import annotations
+
+import msgspec
+
+from tokmill.core.bounded import Natural
+
+MOST_SOURCES = 1 << 12
+MOST_COPIES = 1 << 12
+MOST_DOCUMENTS = 1 << 40
+"""Of a source: what the number of a copy has room for (`core/document_order.py`)."""
+
+
+class ArrangedSource(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Documents of one source in an arrangement."""
+
+    fingerprint: str
+    """Of its settings; of several outputs that were taken as one, all of them, in order, with + between."""
+    documents: Natural
+    """On its training side."""
+    tokens: Natural
+    """The same, end-of-text ids included."""
+    times: Natural = 1
+    """How often each document is taken."""
+    last_chosen: int | None = None
+    """Documents whose number of choice is up to this one are taken once more; None: none is."""
+    taken_documents: Natural = 0
+    """With all copies."""
+    taken_tokens: Natural = 0
+    wished_tokens: Natural = 0
+    """Of a mixture."""
+
+
+class Arrangement(msgspec.Struct, frozen=True, kw_only=True):
+    """The documents of a training side, in order."""
+
+    seed: int
+    """0 <= seed < 2**64."""
+    sources: tuple[ArrangedSource, ...]
+
+    @property
+    def n_documents(self) -> int:
+        """With all copies."""
+        return sum(source.taken_documents for source in self.sources)

@@ -1,0 +1,88 @@
+"""The order of the documents of an arrangement, and which of them it takes more than once.
+
+A document is named by its source and its place, which is its number on the training side of that source. So the order depends
+neither on how a source was made (threads, parts, merged from several) nor on its format and shards, and whoever has the sources
+can say what the output must be. The numbers that decide are those of `core/keys.py`; none is made of the content, or copies of one
+text would lie side by side.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tokmill.core.arrangement import MOST_COPIES, MOST_DOCUMENTS
+from tokmill.core.keys import Purpose, key_of, keys_at
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from tokmill.core.arrangement import Arrangement
+
+_CHUNK = 1 << 20
+"""Documents whose numbers are made at a time."""
+
+
+def copies(arrangement: Arrangement, number: int, first: int, n: int) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
+    """Return the copies of documents `first` to `first + n` of the source with this number, by place and repetition.
+
+    Returns the index of each copy's document, from 0 for `first`, and the numbers of the copies (`copy_numbers`).
+    """
+    times = _times(arrangement, number, first, n)
+    index = np.repeat(np.arange(n, dtype=np.int64), times)
+    repetition = np.arange(len(index)) - np.repeat(np.cumsum(times) - times, times)
+    return index, copy_numbers(number, index + first, repetition)
+
+
+def _times(arrangement: Arrangement, number: int, first: int, n: int) -> NDArray[np.int64]:
+    """Return how often each of the documents `first` to `first + n` of a source is taken: int64, shape (n,)."""
+    source = arrangement.sources[number]
+    times = np.full(n, source.times, np.int64)
+    if source.last_chosen is not None:
+        places = np.arange(first, first + n, dtype=np.uint64)
+        times += choice_keys(arrangement.seed, number, places) <= np.uint64(source.last_chosen)
+    return times
+
+
+def order_keys(arrangement: Arrangement, copies: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Return the numbers by which copies are sorted; equal ones, which are rare, by the number of the copy.
+
+    copies: of `copy_numbers`. Returns uint64 of that shape.
+    """
+    places = (copies >> np.uint64(12)) & np.uint64(MOST_DOCUMENTS - 1)
+    found = np.empty(len(copies), np.uint64)
+    # All of a source and a repetition at once; there are few of these.
+    streams = (copies >> np.uint64(52) << np.uint64(12)) | (copies & np.uint64(MOST_COPIES - 1))
+    for stream in np.unique(streams).tolist():
+        mask = streams == stream
+        key = key_of(arrangement.seed, Purpose.ORDER, stream >> 12, stream & (MOST_COPIES - 1))
+        found[mask] = keys_at(places[mask], key)
+    return found
+
+
+def sorted_keys(arrangement: Arrangement, most_held: int) -> Iterator[NDArray[np.uint64]]:
+    """Yield the numbers by which all copies are sorted, in order, some at a time. most_held: keys in memory, about."""
+    n_ranges = max(1, -(-2 * arrangement.n_documents // most_held))
+    edges = [(i << 64) // n_ranges for i in range(n_ranges + 1)]
+    for low, high in pairwise(edges):
+        found = [np.zeros(0, np.uint64)]
+        for number, source in enumerate(arrangement.sources):
+            for first in range(0, source.documents, _CHUNK):
+                _, numbers = copies(arrangement, number, first, min(_CHUNK, source.documents - first))
+                keys = order_keys(arrangement, numbers)
+                found.append(keys[(keys >= np.uint64(low)) & (keys <= np.uint64(high - 1))])
+        yield np.sort(np.concatenate(found))
+
+
+def copy_numbers(source: int, place: NDArray[np.int64], repetition: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """Return one number for each copy of a document, in the order of source, place and repetition: uint64, shape of the arrays."""
+    return np.uint64(source << 52) | (place.astype(np.uint64) << np.uint64(12)) | repetition.astype(np.uint64)
+
+
+def choice_keys(seed: int, source: int, places: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Return the numbers that choose which documents of a source are taken once more, no two alike: uint64, shape of `places`."""
+    return keys_at(places, key_of(seed, Purpose.CHOICE, source))

@@ -1,0 +1,169 @@
+"""`shuffle`: the documents of complete outputs in an order that their seed decides, true to the last one, whatever the memory."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from tokmill.core.arrangement import MOST_DOCUMENTS, ArrangedSource, Arrangement
+from tokmill.core.config import MIB, Origin
+from tokmill.core.errors import UsageError
+from tokmill.core.options import PlanOptions, options_of, parse_size
+from tokmill.core.records import ITEM_BYTES, Counts
+from tokmill.derive.arguments import check_apart, named_paths, output_path
+from tokmill.derive.arranging import LEAST_BYTES, Arranging, Operand
+from tokmill.derive.buckets import RECORD
+from tokmill.derive.engine import derive_output, provenance
+from tokmill.derive.merging import check_agreement, merged_content
+from tokmill.derive.source import Source, check_marks
+from tokmill.output import RunHistoryRecorder
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from tokmill.core.config import Content, How
+    from tokmill.core.manifest import Manifest
+    from tokmill.core.outcome import Outcome
+    from tokmill.core.progress import ProgressReporter
+    from tokmill.core.protocols import Observer
+    from tokmill.output import Output
+
+_USUAL_BYTES = 1 << 30
+
+
+def shuffle(
+    directories: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    out: str | os.PathLike[str],
+    *,
+    seed: int,
+    memory: str | int | None = None,
+    allow_other_split: bool = False,
+    fresh: bool = False,
+    force: bool = False,
+    observers: Sequence[Observer] = (),
+) -> Outcome:
+    """Make one output of complete outputs with the documents of their training sides in random order, as `tokmill shuffle` does.
+
+    The validation side keeps its order. Call it again to resume.
+
+    Args:
+        directories: The outputs, in order: they are shuffled as if they had been merged first.
+        out: The output directory.
+        seed: Of the order, 0 <= seed < 2**64; the same seed gives the same bytes, on any machine, with any memory.
+        memory: Bytes, or text such as `512MiB`, from 128 MiB on. None: 1 GiB.
+        allow_other_split: Also take outputs that chose their validation documents differently.
+        fresh: Discard what is in `out`.
+        force: Go on though it will not fit on the disk.
+        observers: What is told of progress.
+
+    Returns:
+        What was done.
+
+    Raises:
+        TokmillError: UsageError for outputs that do not agree, DamageError for one that is not as it was written.
+    """
+    options_of(PlanOptions)["seed"].check(seed)
+    sources, target = load_operands(named_paths(directories), output_path(out), "tokmill shuffle DIR --seed 1 --out shuffled")
+    check_agreement(sources, allow_other_split=allow_other_split)
+    operands, n_documents = [], 0
+    for source in sources:
+        operands.append(Operand(source, 0, n_documents))
+        n_documents += source.manifest.counts.documents_train
+    n_tokens = sum(source.manifest.counts.tokens_train for source in sources)
+    arranged = ArrangedSource(
+        fingerprint="+".join(source.manifest.fingerprint for source in sources),
+        documents=n_documents,
+        tokens=n_tokens,
+        taken_documents=n_documents,
+        taken_tokens=n_tokens,
+    )
+    content = merged_content(sources)
+    shards = sources[0].content.shards if len(sources) == 1 else content.shards
+    origin = Origin(arranged=Arrangement(seed=seed, sources=(arranged,)))
+    content = msgspec.structs.replace(content, origin=origin, shards=shards)
+    counts = sum((source.manifest.counts for source in sources), Counts())
+    return arrange_output(
+        operands, content, target, "shuffle", memory, counts, fresh=fresh, force=force, observers=observers, notices=()
+    )
+
+
+def load_operands(paths: list[Path], out: Path, example: str) -> tuple[list[Source], Path]:
+    """Return the outputs that were named, whose documents can be told apart. Raises UsageError, DamageError."""
+    if not paths:
+        raise UsageError("no output was given", where="DIR", allowed="one or more", next_step=example)
+    sources = [Source.load(path) for path in paths]
+    check_apart([source.directory for source in sources], out)
+    for source in sources:
+        check_marks(source)
+        if source.manifest.counts.documents_train >= MOST_DOCUMENTS:
+            raise UsageError(
+                f"{source.manifest.counts.documents_train:,} documents",
+                where=str(source.directory),
+                allowed=f"less than {MOST_DOCUMENTS:,}",
+                next_step="shuffle parts of it",
+            )
+    return sources, out
+
+
+def arrange_output(
+    operands: Sequence[Operand],
+    content: Content,
+    out: Path,
+    how: How,
+    memory: str | int | None,
+    counts: Counts,
+    *,
+    fresh: bool,
+    force: bool,
+    observers: Sequence[Observer],
+    notices: Sequence[str],
+) -> Outcome:
+    """Make a complete output with the documents of operands in the order of its content, or go on with it. Raises TokmillError.
+
+    counts: of the output. The rest as of `shuffle`.
+    """
+    budget_bytes = _budget_bytes(memory)
+    sources = [operand.source for operand in operands]
+
+    def make(output: Output, reporter: ProgressReporter) -> tuple[Manifest, int]:
+        recorder = reporter.add(RunHistoryRecorder(output))
+        arranging = Arranging(operands, content, output, budget_bytes, reporter)
+        try:
+            manifest = arranging.run(counts, tuple(provenance(source, how) for source in sources), recorder)
+        except BaseException:
+            recorder.save()
+            raise
+        return manifest, arranging.written_bytes
+
+    scratch_bytes = counts.tokens_train * ITEM_BYTES[content.dtype] + counts.documents_train * RECORD.itemsize
+    return derive_output(
+        sources,
+        content,
+        out,
+        how,
+        make=make,
+        counts=counts,
+        scratch_bytes=scratch_bytes,
+        fresh=fresh,
+        force=force,
+        observers=observers,
+        notices=notices,
+    )
+
+
+def _budget_bytes(memory: str | int | None) -> int:
+    if memory is None:
+        return _USUAL_BYTES
+    n_bytes = memory if isinstance(memory, int) else parse_size(memory, "--memory")
+    if n_bytes < LEAST_BYTES:
+        raise UsageError(
+            f"a budget of {n_bytes // MIB:,} MiB is too small",
+            where="--memory",
+            option="--memory",
+            allowed=f"at least {LEAST_BYTES // MIB} MiB",
+            suggested=f"{LEAST_BYTES // MIB}MiB",
+        )
+    return n_bytes
