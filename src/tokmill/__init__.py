@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         Dataset,
         open_dataset as open,  # noqa: A004  the word for it: tokmill.open
     )
-    from tokmill.derive import convert, merge, reshard
+    from tokmill.derive import convert, merge, reshard, shuffle
     from tokmill.reports import ReportPage, report
     from tokmill.run import Plan, Summary
 
@@ -47,6 +47,7 @@ __all__ = [
     "repair",
     "report",
     "reshard",
+    "shuffle",
     "tokenize",
     "verify",
 ]

@@ -19,7 +19,7 @@ import xxhash
 
 from tokmill.check.findings import as_often, name_budget, naming_options
 from tokmill.check.reference import ReferenceSample
-from tokmill.core.config import MIB, BudgetTerms, Resources
+from tokmill.core.config import MIB, BudgetTerms, Resources, how_not_of_corpus
 from tokmill.core.errors import BadRecordError, BadTextError, DamageError, MemoryBudgetError, UsageError
 from tokmill.core.manifest import SKIPPED_NAME, read_state
 from tokmill.core.options import AUDIT
@@ -391,7 +391,7 @@ def _refuse_incomparable(directory: Path, manifest: Manifest) -> None:
     """Raise UsageError for an output that is not all of what text read with its settings gives."""
     if manifest.content.origin:
         raise UsageError(
-            "this output cannot be compared: it was made from runs with different settings, or from bare files",
+            f"this output cannot be compared: {how_not_of_corpus(manifest.content)}",
             where=str(directory),
             allowed="an output of one run, or of runs with the same settings",
             next_step="verify what it was made from with its sources; made_from in its manifest says what that is",

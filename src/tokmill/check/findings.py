@@ -107,6 +107,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     """Whether `--repair` is possible: not for outputs made from runs with different settings, or from bare files."""
     made_by: str = "tokenize"
     """The command that made it."""
+    order_checked: bool = False
+    """Whether it is a shuffled or mixed output, each of whose documents was found in its place."""
 
     def raise_for_damage(self) -> None:
         """Raise DamageError if anything is wrong."""

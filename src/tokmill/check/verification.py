@@ -15,6 +15,7 @@ import numpy as np
 from tokmill.check.compare import Compared, compare_with_sources
 from tokmill.check.findings import NOT_LISTED, Findings, Report
 from tokmill.check.location import LocalLocation, NotReadableError, location_of
+from tokmill.check.order import OrderCheck
 from tokmill.core.config import is_of_corpus
 from tokmill.core.errors import UsageError
 from tokmill.core.manifest import BESIDE, MANIFEST_NAME, Manifest
@@ -89,6 +90,8 @@ def verify(
     outline, buffer = Outline(manifest), memoryview(bytearray(_BLOCK_BYTES))
     for name in manifest.files:
         _check_file(location, name, outline, findings, buffer)
+    if outline.order and not findings.n_problems and (wrong := outline.order.problem()):
+        findings.add(MANIFEST_NAME, wrong)
     if location.pending_append(manifest):
         findings.reporter.notice(
             "an append is being published, or was interrupted then: the output before it is checked, without --source"
@@ -134,6 +137,7 @@ def _report(directory: str, manifest: Manifest, findings: Findings, *, is_compar
         others=findings.others,
         can_repair=is_of_corpus(manifest.content),
         made_by="tokenize" if is_tokenized else made_from[0].how,
+        order_checked=bool(manifest.content.origin and manifest.content.origin.arranged),
     )
 
 
@@ -154,6 +158,9 @@ class Outline:
         """Files that begin where a document does, because their side does."""
         self.last = {names[-1] for names in sides.values() if names and not is_cut}
         """Files that end where a document does."""
+        arrangement = manifest.content.origin.arranged if manifest.content.origin else None
+        self.order = OrderCheck(manifest, arrangement) if arrangement and not is_cut else None
+        """Of a shuffled or mixed output that has all of its ids."""
 
 
 class _Scan:
@@ -173,6 +180,7 @@ class _Scan:
         self._n_wrong_ids = 0
         self._first_wrong: tuple[int, int] | None = None
         self._first_id = self._last_id = -1
+        self._order = outline.order if self._entry.side == "train" else None
 
     def update_header(self, header: bytes) -> None:
         """Check the whole header; called before the rest."""
@@ -224,6 +232,10 @@ class _Scan:
         if position == self._entry.header_bytes:
             self._first_id = int(ids[0])
         self._last_id = int(ids[-1])
+        if self._order:
+            first = (position - self._entry.header_bytes) // self._dtype.itemsize
+            # Without what fills up the last shard.
+            self._order.update(ids[: max(0, self._entry.tokens - first)])
         if self._content.eot != "none":
             self._n_eot += int(np.count_nonzero(ids == self._eot_id))
         if int(ids.max()) < self._n_ids:

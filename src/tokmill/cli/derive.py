@@ -19,18 +19,21 @@ _STATED = ("from_format", "dtype", "eot", "eot_id", "tokenizer", "val")
 """Options of convert that say what is in bare files."""
 
 
+_OTHER_SPLIT = Option(
+    name="allow_other_split",
+    kind=bool,
+    default=False,
+    group=VALIDATION,
+    help="Also take runs of another --seed or --val-fraction: a document may then be on both sides.",
+)
+
+
 @command(
     root,
     "merge",
     Argument("directories", "DIR...", "Complete outputs of tokmill, in the order wanted.", nargs=-1, required=True),
     OUT,
-    Option(
-        name="allow_other_split",
-        kind=bool,
-        default=False,
-        group=VALIDATION,
-        help="Also merge runs of another --seed or --val-fraction: a document may then be on both sides.",
-    ),
+    _OTHER_SPLIT,
     *named("fresh", "force"),
     *REPORTING,
     short_help="Join complete outputs into one, without tokenizing again.",
@@ -50,6 +53,47 @@ def merge(
     from tokmill.derive import merge as merge_outputs
 
     carry_out(console, "merging", partial(merge_outputs, [*directories], out), options, outputs=[out, *directories])
+
+
+_SEED = Option(
+    name="seed",
+    kind=int,
+    group=OUTPUT,
+    metavar="N",
+    is_required=True,
+    help="Decides the order: the same seed gives the same bytes.",
+)
+
+
+@command(
+    root,
+    "shuffle",
+    Argument("directories", "DIR...", "Complete outputs of tokmill, shuffled together.", nargs=-1, required=True),
+    OUT,
+    _SEED,
+    *named("memory"),
+    _OTHER_SPLIT,
+    *named("fresh", "force"),
+    *REPORTING,
+    short_help="Put the documents of complete outputs into random order, in bounded memory.",
+)
+def shuffle(
+    console: Console,
+    *,
+    directories: tuple[str, ...],
+    out: str,
+    **options: Any,
+) -> None:
+    """Write the documents of the training sides of DIR... in random order, without tokenizing again. The same command continues.
+
+    Every order of the documents is as likely as any other; the bytes depend on the seed and the documents alone, not on memory or
+    machine. The validation sides keep their order. It needs room on the disk for the ids once more while it works. tokmill verify
+    proves that no document is lost, doubled, changed or misplaced.
+    """
+    from tokmill.cli.event_log import carry_out
+    from tokmill.derive import shuffle as shuffle_outputs
+
+    carry_out(console, "shuffling", partial(shuffle_outputs, [*directories], out), options, outputs=[out, *directories])
 
 
 @command(

@@ -281,7 +281,8 @@ def report_lines(report: Report, notices: Sequence[str] = ()) -> str:
     """Return what verify found if all is well; damage is printed as an error. notices: of the command."""
     compared = _compared(report)
     if not report.sources_compared:
-        compared = "not compared" if is_url(report.directory) else "not compared (pass --source INPUT...)"
+        is_possible = not is_url(report.directory) and not report.order_checked
+        compared = "not compared (pass --source INPUT...)" if is_possible else "not compared"
     rows = [
         (
             "files",
@@ -289,6 +290,7 @@ def report_lines(report: Report, notices: Sequence[str] = ()) -> str:
         ),
         ("tokens", f"train {report.tokens_train:,}, validation {report.tokens_val:,}: all in range"),
         ("documents", f"train {report.documents_train:,}, validation {report.documents_val:,}"),
+        *[("order", "as the seed says, each document of the sources in its place")] * report.order_checked,
         *(_repaired_rows(report.repaired) if report.repaired is not None else [("sources", compared)]),
         ("time", _seconds(report.elapsed_s)),
         ("in", report.directory),

@@ -110,6 +110,13 @@ class Content(msgspec.Struct, frozen=True, kw_only=True):
         return xxhash.xxh3_128_hexdigest(msgspec.json.encode(placeless, order="deterministic"))
 
 
+def how_not_of_corpus(content: Content) -> str:
+    """Return in words why `is_of_corpus` says no."""
+    if content.origin and content.origin.arranged:
+        return "its documents are in another order than those of the inputs"
+    return "it was made from runs with different settings, or from bare files"
+
+
 def is_of_corpus(content: Content) -> bool:
     """Whether text read with these settings gives the output: not for merged outputs of other settings, or ids of other tools."""
     return not content.origin and all(each.format != "ids" for each in content.inputs)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from tokmill.core.config import how_not_of_corpus
 from tokmill.core.errors import UsageError
 from tokmill.core.manifest import MANIFEST_NAME, Manifest, load_manifest
 from tokmill.core.output_spec import SIDES
@@ -59,7 +60,7 @@ def extend(planned: PlannedJob) -> PlannedJob:
     old = source.manifest
     if old.content.origin:
         raise UsageError(
-            "nothing can be appended to an output of runs with other settings, or of bare files",
+            f"nothing can be appended to this output: {how_not_of_corpus(old.content)}",
             where=str(directory),
             allowed="an output of tokmill tokenize, or merged from such with the same settings",
             next_step="tokenize the new inputs into a directory of their own, then: tokmill merge",

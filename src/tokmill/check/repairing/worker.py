@@ -18,7 +18,7 @@ import numpy as np
 
 from tokmill.check.compare import long_records
 from tokmill.check.repairing.damage import Repair, open_repair, other_corpus
-from tokmill.core.config import Job, is_of_corpus
+from tokmill.core.config import Job, how_not_of_corpus, is_of_corpus
 from tokmill.core.documents import text_bytes
 from tokmill.core.errors import ChangedError, DamageError, UsageError
 from tokmill.core.events import Finished, Notice, Repaired, Started
@@ -235,7 +235,7 @@ def check_sources(ranges: Sequence[DamagedRange], content: Content) -> None:
     }
     if needed and not is_of_corpus(content):
         raise UsageError(
-            "the damage cannot be repaired: this output was made from runs with different settings, or from bare files",
+            f"the damage cannot be repaired: {how_not_of_corpus(content)}",
             where=MANIFEST_NAME,
             allowed="an output of tokmill tokenize, or one made of such outputs with the same settings",
             next_step="make it again from what it was made from (made_from in its manifest): the same command with --fresh",

@@ -1,0 +1,82 @@
+"""Whether the documents of a shuffled or mixed output are those of its sources, each in its place: see `derive/arranging.py`."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+import xxhash
+
+from tokmill.core.document_order import sorted_keys
+from tokmill.core.text import counted
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tokmill.core.arrangement import Arrangement
+    from tokmill.core.manifest import Manifest
+    from tokmill.dataset import Ids
+
+_HELD_KEYS = 1 << 22
+"""Keys in memory, about: 32 MiB, and as much again while they are sorted."""
+_MANY = 4096
+"""Keys that are turned into Python's numbers at a time."""
+
+
+class OrderCheck:
+    """Takes the ids of the training side in order, block by block."""
+
+    def __init__(self, manifest: Manifest, arrangement: Arrangement) -> None:
+        content = manifest.content
+        self._eot_id = content.tokenizer.eot_id
+        self._is_before = content.eot == "before"
+        self._dtype = np.dtype("<u2" if content.tokenizer.n_ids <= 1 << 16 else "<u4")
+        self._keys = _numbers(sorted_keys(arrangement, _HELD_KEYS))
+        self._expected = manifest.documents_digest
+        self._n_expected = arrangement.n_documents
+        self._n = self._sum = 0
+        self._open: xxhash.xxh3_128 | None = None if self._is_before else self._begun()
+
+    def update(self, ids: Ids) -> None:
+        """Take the next ids: uint16 or uint32, shape (n,)."""
+        marks = np.flatnonzero(ids == self._eot_id).tolist()
+        data = ids.astype(self._dtype, copy=False).view(np.uint8).data
+        size = self._dtype.itemsize
+        edges = [-1, *marks, len(ids)]
+        pieces = [data[(a + 1) * size : b * size] for a, b in pairwise(edges)]
+        if self._open is not None:
+            self._open.update(pieces[0])
+        if not marks:
+            return
+        self._close()
+        for piece in pieces[1:-1]:
+            self._sum += xxhash.xxh3_128_intdigest(piece, next(self._keys, 0))
+        self._n += len(pieces) - 2
+        self._open = self._begun()
+        self._open.update(pieces[-1])
+
+    def problem(self) -> str | None:
+        """Return what is wrong, in words; all ids have been taken."""
+        if self._is_before:
+            self._close()
+        if self._n != self._n_expected:
+            return f"{counted(self._n, 'document')} of train, but {self._n_expected:,} of its sources"
+        if f"{self._sum % (1 << 128):032x}" != self._expected:
+            return "the documents of train are not those of its sources in the order of the seed"
+        return None
+
+    def _begun(self) -> xxhash.xxh3_128:
+        return xxhash.xxh3_128(seed=next(self._keys, 0))
+
+    def _close(self) -> None:
+        if self._open is not None:
+            self._sum += self._open.intdigest()
+            self._n += 1
+            self._open = None
+
+
+def _numbers(sorted_parts: Iterator[np.ndarray]) -> Iterator[int]:
+    for part in sorted_parts:
+        for begin in range(0, len(part), _MANY):
+            yield from part[begin : begin + _MANY].tolist()
