@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         Dataset,
         open_dataset as open,  # noqa: A004  the word for it: tokmill.open
     )
-    from tokmill.derive import convert, merge, reshard, shuffle
+    from tokmill.derive import convert, merge, mix, reshard, shuffle
     from tokmill.reports import ReportPage, report
     from tokmill.run import Plan, Summary
 
@@ -42,6 +42,7 @@ __all__ = [
     "finalize",
     "inspect",
     "merge",
+    "mix",
     "open",
     "plan",
     "repair",

@@ -98,6 +98,65 @@ def shuffle(
 
 @command(
     root,
+    "mix",
+    Argument("weighted", "DIR=WEIGHT...", "Complete outputs of tokmill and their shares of the tokens.", nargs=-1, required=True),
+    OUT,
+    _SEED,
+    Option(
+        name="tokens",
+        group=OUTPUT,
+        metavar="N",
+        usual="as many as the scarcest source allows",
+        help="Tokens of the training side (10B).",
+    ),
+    Option(
+        name="max_epochs",
+        kind=float,
+        default=4.0,
+        group=OUTPUT,
+        metavar="X",
+        help="How often the documents of a source may be taken, on average.",
+    ),
+    *named("memory"),
+    _OTHER_SPLIT,
+    *named("fresh", "force"),
+    *REPORTING,
+    short_help="Mix complete outputs by weight into one, in random order.",
+)
+def mix(
+    console: Console,
+    *,
+    weighted: tuple[str, ...],
+    out: str,
+    **options: Any,
+) -> None:
+    """Write the documents of several outputs in random order, each source with its share of the tokens (A=0.7 B=0.3).
+
+    Weights are divided by their sum. Each document of a source is taken as often as the others, or once more; on the validation
+    side each is there once, source by source. The same command continues. tokmill verify proves all of it.
+    """
+    from tokmill.cli.event_log import carry_out
+    from tokmill.derive import mix as mix_outputs
+
+    pairs = [weighted_directory(each) for each in weighted]
+    directories = [directory for directory, _ in pairs]
+    carry_out(console, "mixing", partial(mix_outputs, pairs, out), options, outputs=[out, *directories])
+
+
+def weighted_directory(text: str) -> tuple[str, str]:
+    """Return directory and weight of `DIR=WEIGHT`. Raises UsageError."""
+    from tokmill.core.errors import UsageError
+
+    directory, sign, weight = text.rpartition("=")
+    if not sign or not directory:
+        raise UsageError(
+            f"{text!r} has no weight", where="DIR=WEIGHT", allowed="a directory, = and a number", next_step=f"{text}=1"
+        )
+    return directory, weight
+
+
+@command(
+    root,
     "convert",
     Argument("sources", "DIR|FILE...", "A complete output, or bare files of ids, in order.", nargs=-1, required=True),
     OUT,

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from tokmill.check import Inspection, Preview, Problem, Report
     from tokmill.core.errors import TokmillError
-    from tokmill.core.outcome import Outcome
+    from tokmill.core.outcome import Outcome, SourceShare
     from tokmill.core.records import FileEntry
     from tokmill.encode import Fetched, Vocabulary
     from tokmill.reports import ReportPage
@@ -310,6 +310,7 @@ def outcome_lines(outcome: Outcome, made_of: str = "output", *, is_empty: bool =
         ("tokens", f"{n_tokens:,}  (train {outcome.tokens_train:,}, validation {outcome.tokens_val:,}), {outcome.dtype}"),
         ("documents", f"train {outcome.documents_train:,}, validation {outcome.documents_val:,}"),
         ("format", outcome.format),
+        *(("mixture", _share_line(each)) for each in outcome.mixture),
     ]
     if not outcome.already_complete:
         went_on = ", continued from an earlier run" if outcome.resumed else ""
@@ -321,6 +322,13 @@ def outcome_lines(outcome: Outcome, made_of: str = "output", *, is_empty: bool =
     if not is_empty:
         rows.append(("next", f"tokmill verify {quoted(outcome.out)}"))
     return "\n".join([_head(outcome.already_complete, is_empty), *_aligned(rows), *_notes(outcome.notices)])
+
+
+def _share_line(share: SourceShare) -> str:
+    times = f"each document {share.least_times} or {share.least_times + 1} times ({share.epochs:.2f} epochs)"
+    if share.epochs == share.least_times:
+        times = f"each document {counted(share.least_times, 'time')}"
+    return f"{share.reached_share:.2%} of {share.wished_share:.2%} wished, {share.tokens:,} tokens, {times}: {share.path}"
 
 
 def page_lines(made: ReportPage) -> str:

@@ -8,13 +8,32 @@ import msgspec
 
 from tokmill.core.errors import InputError
 from tokmill.core.events import Finished
-from tokmill.core.records import FileEntry
+from tokmill.core.records import FileEntry, text_to_path
 from tokmill.core.system.memory import peak_rss_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from tokmill.core.manifest import Manifest
+
+
+class SourceShare(msgspec.Struct, frozen=True, kw_only=True):
+    """What one source became in a mixture."""
+
+    path: str
+    """Directory of the output, absolute."""
+    wished_share: float
+    """Of the tokens of the training side."""
+    reached_share: float
+    tokens: int
+    documents: int
+    epochs: float
+    """Tokens by those that the source has: how often a document was taken, on average."""
+    least_times: int
+    """How often each document was taken, at least; at most once more."""
+    val_begin: int
+    """Where its documents begin on the validation side, in tokens."""
+    val_end: int
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,6 +61,8 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     already_complete: bool
     files: dict[str, FileEntry]
     notices: list[str]
+    mixture: list[SourceShare] = []
+    """Of a mixture: its sources, in order."""
 
 
 NOTHING = "no token was written: "
@@ -100,7 +121,36 @@ def outcome_of(
         already_complete=already_complete,
         files=dict(manifest.files),
         notices=list(notices),
+        mixture=mixture_of(manifest),
     )
+
+
+def mixture_of(manifest: Manifest) -> list[SourceShare]:
+    """Return what each source of a mixture became; nothing of another output."""
+    arranged = manifest.content.origin.arranged if manifest.content.origin else None
+    made_from = manifest.made_from or ()
+    if arranged is None or not any(source.wished_tokens for source in arranged.sources) or len(made_from) != len(arranged.sources):
+        return []
+    wished, taken = (
+        max(1, sum(getattr(source, field) for source in arranged.sources)) for field in ("wished_tokens", "taken_tokens")
+    )
+    found, val_begin = [], 0
+    for source, origin in zip(arranged.sources, made_from, strict=True):
+        found.append(
+            SourceShare(
+                path=text_to_path(origin.path),
+                wished_share=source.wished_tokens / wished,
+                reached_share=source.taken_tokens / taken,
+                tokens=source.taken_tokens,
+                documents=source.taken_documents,
+                epochs=source.taken_tokens / source.tokens if source.tokens else 0.0,
+                least_times=source.times,
+                val_begin=val_begin,
+                val_end=val_begin + origin.tokens_val,
+            )
+        )
+        val_begin += origin.tokens_val
+    return found
 
 
 def already_finished(manifest: Manifest) -> Finished:

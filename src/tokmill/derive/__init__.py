@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from tokmill.derive.appending import bytes_to_copy, copy_old_output, extend
     from tokmill.derive.conversion import convert, reshard
     from tokmill.derive.merging import merge
+    from tokmill.derive.mixing import mix
     from tokmill.derive.shuffling import shuffle
 
 __getattr__, __all__ = lazy_names(__name__)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tokmill.core.config import Content
     from tokmill.core.records import Counts, FileEntry, Tokenizer
 
-_EXPONENTS = {"": 0, "k": 3, "m": 6, "g": 9, "t": 12}
+_EXPONENTS = {"": 0, "k": 3, "m": 6, "g": 9, "b": 9, "t": 12}
 _TAIL_ADVICE = {
     "tokenize": "--drop-tail leaves it out, another --shard-tokens makes it larger",
     "convert": "another --shard-tokens makes it larger",
@@ -74,20 +74,20 @@ def choose_output(
     return Choice(eot=placed, dtype=chosen, shards=shards, notices=notices)
 
 
-def parse_tokens(text: str | int) -> int:
-    """Return a number of tokens, given as `100M`, `1e8`, `100_000_000` or `33554432`; K, M, G are powers of 1000.
+def parse_tokens(text: str | int, option: str = "--shard-tokens") -> int:
+    """Return a number of tokens, given as `100M`, `1e8`, `100_000_000` or `33554432`; K, M, G, B and T are powers of 1000.
 
-    Raises UsageError.
+    option: for which it was given. Raises UsageError.
     """
     # Here, as it loads `decimal` and more.
     from fractions import Fraction
 
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)(?:([kmgt])|e(\d\d?))?", str(text).strip().replace("_", ""), re.IGNORECASE)
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)(?:([kmgbt])|e(\d\d?))?", str(text).strip().replace("_", ""), re.IGNORECASE)
     n = Fraction(match[1]) * 10 ** (_EXPONENTS[(match[2] or "").lower()] + int(match[3] or 0)) if match else Fraction(0)
     if not n or n.denominator > 1:
         raise UsageError(
             f"{text!r} is not a number of tokens",
-            option="--shard-tokens",
+            option=option,
             allowed="a whole number above 0, also with K, M, G (thousands, millions, billions) or as 1e8",
             suggested="100M",
         )

@@ -1,0 +1,251 @@
+"""`mix`: complete outputs by weight into one, shuffled: each document as often as its source's share of the tokens asks for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+
+from tokmill.core.arrangement import MOST_COPIES, MOST_SOURCES, ArrangedSource, Arrangement
+from tokmill.core.config import Origin
+from tokmill.core.document_order import choice_keys
+from tokmill.core.errors import UsageError
+from tokmill.core.options import PlanOptions, options_of
+from tokmill.core.records import Counts
+from tokmill.core.text import quoted
+from tokmill.derive.arguments import named_paths, output_path
+from tokmill.derive.arranging import Operand
+from tokmill.derive.copiers import ids_of
+from tokmill.derive.merging import check_agreement, merged_content
+from tokmill.derive.shuffling import arrange_output, load_operands
+from tokmill.derive.source import ShiftedIds
+from tokmill.formats import parse_tokens
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from tokmill.core.outcome import Outcome
+    from tokmill.core.protocols import Observer
+    from tokmill.derive.source import Source
+
+_EXAMPLE = "tokmill mix A=0.7 B=0.3 --seed 1 --out mixed"
+_ALL = 1 << 64
+
+
+def mix(
+    weights: Mapping[str, float] | Sequence[tuple[str | os.PathLike[str], float | str]],
+    out: str | os.PathLike[str],
+    *,
+    seed: int,
+    tokens: str | int | None = None,
+    max_epochs: float = 4,
+    memory: str | int | None = None,
+    allow_other_split: bool = False,
+    fresh: bool = False,
+    force: bool = False,
+    observers: Sequence[Observer] = (),
+) -> Outcome:
+    """Make one output of complete outputs by weight, in random order, as `tokmill mix` does. Call it again to resume.
+
+    Every document of a source is taken as often as the one before it, or once more. On the validation side each source has its
+    documents once, in order.
+
+    Args:
+        weights: By directory, the share of the tokens of the training side; weights are divided by their sum.
+        out: The output directory.
+        seed: Of the choice and the order of documents, 0 <= seed < 2**64; the same seed gives the same bytes.
+        tokens: Of the training side, a number or text such as `10B`. None: as many as the scarcest source allows.
+        max_epochs: How often a document may be taken, on average over its source.
+        memory: Bytes, or text such as `512MiB`, from 128 MiB on. None: 1 GiB.
+        allow_other_split: Also take outputs that chose their validation documents differently.
+        fresh: Discard what is in `out`.
+        force: Go on though it will not fit on the disk.
+        observers: What is told of progress.
+
+    Returns:
+        What was done; `mixture` says what each source became.
+
+    Raises:
+        TokmillError: UsageError for outputs that do not agree or do not have so many tokens, DamageError for one that is not as it
+            was written.
+    """
+    options_of(PlanOptions)["seed"].check(seed)
+    pairs = list(weights.items()) if isinstance(weights, Mapping) else list(weights)
+    shares = _shares(pairs)
+    sources, target = load_operands(named_paths([name for name, _ in pairs]), output_path(out), _EXAMPLE)
+    check_agreement(sources, allow_other_split=allow_other_split)
+    total = _total(sources, shares, None if tokens is None else parse_tokens(tokens), _epochs(max_epochs))
+    operands = [Operand(source, number, 0) for number, source in enumerate(sources)]
+    try:
+        arranged = tuple(_arranged(operand, seed, round(total * share)) for operand, share in zip(operands, shares, strict=True))
+    finally:
+        for source in sources:
+            source.close()
+    content = msgspec.structs.replace(merged_content(sources), origin=Origin(arranged=Arrangement(seed=seed, sources=arranged)))
+    counts = Counts(
+        documents=sum(each.taken_documents for each in arranged) + sum(s.manifest.counts.documents_val for s in sources),
+        documents_train=sum(each.taken_documents for each in arranged),
+        documents_val=sum(s.manifest.counts.documents_val for s in sources),
+        tokens_train=sum(each.taken_tokens for each in arranged),
+        tokens_val=sum(s.manifest.counts.tokens_val for s in sources),
+    )
+    return arrange_output(
+        operands, content, target, "mix", memory, counts, fresh=fresh, force=force, observers=observers, notices=()
+    )
+
+
+def _shares(pairs: Sequence[tuple[str | os.PathLike[str], float | str]]) -> list[Fraction]:
+    """Return the weights divided by their sum. Raises UsageError."""
+    if len(pairs) > MOST_SOURCES:
+        raise UsageError(f"{len(pairs):,} sources", where="DIR=WEIGHT", allowed=f"up to {MOST_SOURCES:,}", next_step=_EXAMPLE)
+    found = []
+    for name, weight in pairs:
+        try:
+            number = Fraction(str(weight).strip())
+        except (ValueError, ZeroDivisionError):
+            number = Fraction(-1)
+        if number < 0:
+            raise UsageError(
+                f"{weight!s} is no weight",
+                where=f"{name}={weight!s}",
+                allowed="a number from 0 on, such as 0.7",
+                next_step=_EXAMPLE,
+            )
+        found.append(number)
+    if not sum(found):
+        raise UsageError(
+            "no source has a weight above 0", where="DIR=WEIGHT", allowed="weights of which one is", next_step=_EXAMPLE
+        )
+    return [each / sum(found) for each in found]
+
+
+def _epochs(max_epochs: float) -> Fraction:
+    is_number = isinstance(max_epochs, (int, float)) and math.isfinite(max_epochs)
+    if not is_number or not 0 < max_epochs < MOST_COPIES:
+        raise UsageError(
+            f"{max_epochs} epochs", option="--max-epochs", allowed=f"a number above 0, less than {MOST_COPIES:,}", suggested="4"
+        )
+    return Fraction(max_epochs)
+
+
+def _total(sources: Sequence[Source], shares: Sequence[Fraction], tokens: int | None, max_epochs: Fraction) -> int:
+    """Return the tokens of the mixture. Raises UsageError where a source does not have enough."""
+    most = {}
+    for source, share in zip(sources, shares, strict=True):
+        n_tokens = source.manifest.counts.tokens_train
+        if share and not n_tokens:
+            raise UsageError(
+                "a source has no token on its training side",
+                where=str(source.directory),
+                allowed="a weight of 0 for it, or a source with text",
+                next_step="leave it out",
+            )
+        if share:
+            most[source] = math.floor(max_epochs * n_tokens / share)
+    scarcest = min(most, key=most.__getitem__)
+    if tokens is None:
+        return most[scarcest]
+    if tokens > most[scarcest]:
+        share = shares[list(sources).index(scarcest)]
+        epochs = tokens * share / scarcest.manifest.counts.tokens_train
+        enough = math.ceil(epochs * 100) / 100
+        raise UsageError(
+            f"{tokens:,} tokens would take each document of {scarcest.directory} {float(epochs):.2f} times",
+            where=f"its share of {float(share):.4g}, of {scarcest.manifest.counts.tokens_train:,} tokens",
+            option="--tokens",
+            allowed=f"up to {most[scarcest]:,} tokens with --max-epochs {float(max_epochs):g}",
+            suggested=str(most[scarcest]),
+            next_step=f"or --max-epochs {enough:g}, a smaller weight for {quoted(str(scarcest.directory))}, or more text",
+        )
+    return tokens
+
+
+def _arranged(operand: Operand, seed: int, wished: int) -> ArrangedSource:
+    """Return how often the documents of a source are taken, for as many tokens as are wished."""
+    manifest = operand.source.manifest
+    n_tokens, n_documents = manifest.counts.tokens_train, manifest.counts.documents_train
+    times, rest = divmod(wished, n_tokens) if n_tokens else (0, 0)
+    last_chosen, more_documents, more_tokens = _chosen(operand, seed, rest) if rest else (None, 0, 0)
+    return ArrangedSource(
+        fingerprint=manifest.fingerprint,
+        documents=n_documents,
+        tokens=n_tokens,
+        times=times,
+        last_chosen=last_chosen,
+        taken_documents=times * n_documents + more_documents,
+        taken_tokens=times * n_tokens + more_tokens,
+        wished_tokens=wished,
+    )
+
+
+def _chosen(operand: Operand, seed: int, rest: int) -> tuple[int | None, int, int]:
+    """Choose documents that have about so many tokens together: within half a document.
+
+    Returns the number of choice of the last one (None: none is chosen), how many are chosen, and their tokens.
+    """
+    counts = operand.source.manifest.counts
+    middle = rest * _ALL // counts.tokens_train
+    # Where so many tokens are by the law of large numbers, and so far around it that another reading is hardly ever needed.
+    reach = _ALL * 64 // max(1, math.isqrt(counts.documents_train))
+    low, high = max(0, middle - reach), min(_ALL, middle + reach)
+    while True:
+        n_before, tokens_before, keys, lengths = _measured(operand, seed, low, high)
+        if tokens_before > rest:
+            low, high = 0, low
+        elif tokens_before + int(lengths.sum()) < rest and high < _ALL:
+            low, high = high, _ALL
+        else:
+            break
+    order = np.argsort(keys)
+    sums = tokens_before + np.cumsum(lengths[order])
+    # The sum that is nearest: with the document in which the wished number lies, or without it.
+    n = int(np.searchsorted(sums, rest))
+    if n < len(sums) and int(sums[n]) - rest <= rest - (int(sums[n - 1]) if n else tokens_before):
+        n += 1
+    if n:
+        return int(keys[order[n - 1]]), n_before + n, int(sums[n - 1])
+    return (low - 1 if n_before else None), n_before, tokens_before
+
+
+def _measured(operand: Operand, seed: int, low: int, high: int) -> tuple[int, int, NDArray[np.uint64], NDArray[np.int64]]:
+    """Read a source for the lengths of its documents.
+
+    Returns how many documents have a number of choice below `low`, and their tokens; the numbers and lengths of those up to `high`.
+    """
+    n_before = tokens_before = document = 0
+    keys, lengths = [np.zeros(0, np.uint64)], [np.zeros(0, np.int64)]
+    for some in _lengths(operand.source):
+        places = np.arange(document, document + len(some), dtype=np.uint64)
+        numbers = choice_keys(seed, operand.number, places)
+        document += len(some)
+        is_before = numbers < np.uint64(low) if low < _ALL else np.full(len(some), True)
+        is_between = ~is_before & (numbers <= np.uint64(high - 1))
+        n_before += int(np.count_nonzero(is_before))
+        tokens_before += int(some[is_before].sum())
+        keys.append(numbers[is_between])
+        lengths.append(some[is_between])
+    if document != operand.n_documents:
+        raise operand.source.count_error("train", document)
+    return n_before, tokens_before, np.concatenate(keys), np.concatenate(lengths)
+
+
+def _lengths(source: Source) -> Iterator[NDArray[np.int64]]:
+    """Yield the tokens of each document of the training side, some at a time."""
+    content = source.content
+    ids = ShiftedIds(ids_of(source, "train"), content.tokenizer.eot_id, content.eot, content.eot)
+    n_open = 0
+    for block, ends in ids.blocks(0, ids.n_tokens):
+        if len(ends):
+            lengths = np.diff(ends, prepend=-n_open)
+            n_open = len(block) - int(ends[-1])
+            yield lengths
+        else:
+            n_open += len(block)
+    source.finish()
