@@ -325,8 +325,8 @@ def outcome_lines(outcome: Outcome, made_of: str = "output", *, is_empty: bool =
 
 
 def _share_line(share: SourceShare) -> str:
-    times = f"each document {share.least_times} or {share.least_times + 1} times ({share.epochs:.2f} epochs)"
-    if share.epochs == share.least_times:
+    times = f"each document {share.least_times} or {share.most_times} times ({share.epochs:.2f} epochs)"
+    if share.most_times == share.least_times:
         times = f"each document {counted(share.least_times, 'time')}"
     return f"{share.reached_share:.2%} of {share.wished_share:.2%} wished, {share.tokens:,} tokens, {times}: {share.path}"
 

@@ -30,7 +30,9 @@ class SourceShare(msgspec.Struct, frozen=True, kw_only=True):
     epochs: float
     """Tokens by those that the source has: how often a document was taken, on average."""
     least_times: int
-    """How often each document was taken, at least; at most once more."""
+    """How often each document was taken, at least."""
+    most_times: int
+    """At most: the same, or one more."""
     val_begin: int
     """Where its documents begin on the validation side, in tokens."""
     val_end: int
@@ -144,7 +146,8 @@ def mixture_of(manifest: Manifest) -> list[SourceShare]:
                 tokens=source.taken_tokens,
                 documents=source.taken_documents,
                 epochs=source.taken_tokens / source.tokens if source.tokens else 0.0,
-                least_times=source.times,
+                least_times=source.taken_documents // max(1, source.documents),
+                most_times=-(-source.taken_documents // max(1, source.documents)),
                 val_begin=val_begin,
                 val_end=val_begin + origin.tokens_val,
             )
