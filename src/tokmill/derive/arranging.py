@@ -29,6 +29,7 @@ from tokmill.core.system.memory import peak_rss_bytes
 from tokmill.core.version import __version__
 from tokmill.derive.buckets import RECORD, RECORD_COST, Buckets, sum_of_digests
 from tokmill.derive.copiers import ids_of
+from tokmill.derive.engine import COMMIT_BYTES
 from tokmill.derive.source import BLOCK_TOKENS, ShiftedIds, check_edge, narrowed
 from tokmill.formats import make_writer, spec_of
 
@@ -55,8 +56,8 @@ _MOST_FAST_BUCKETS = 1 << 9
 _MOST_BUCKETS = 1 << 14
 _PIECE_BYTES = MIB
 """Of a bucket, written at a time."""
-_COMMIT_BYTES = 1 << 30
-_COMMIT_BYTES_EACH = 2 * MIB
+_SCATTERED_BYTES = 1 << 30
+_SCATTERED_BYTES_EACH = 2 * MIB
 """Of each bucket, between two commits of all: each costs an fsync a file."""
 _MOST_IDS = 1 << 32
 
@@ -165,7 +166,7 @@ class Arranging:
     def _scatter_source(self, number: int, token: int, document: int) -> None:
         operand = self._operands[number]
         ids = self._ids_of(operand, "train")
-        most = max(_COMMIT_BYTES, self._buckets.state.n_buckets * _COMMIT_BYTES_EACH)
+        most = max(_SCATTERED_BYTES, self._buckets.state.n_buckets * _SCATTERED_BYTES_EACH)
         while token < ids.n_tokens:
             block, ends = next(ids.blocks(token, min(token + BLOCK_TOKENS, ids.n_tokens)))
             if len(ends):
@@ -320,7 +321,7 @@ class Arranging:
         self.written_bytes += tokens.ids.nbytes
 
     def _commit_some(self) -> None:
-        if self._uncommitted_bytes >= 64 * MIB:
+        if self._uncommitted_bytes >= COMMIT_BYTES:
             self._commit()
 
     def _commit(self, *, is_last: bool = False) -> None:

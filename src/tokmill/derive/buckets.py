@@ -185,6 +185,8 @@ def _sync(path: TreePath) -> None:
 
 def _read_into(path: TreePath, offset: int, view: memoryview) -> None:
     """Fill `view` with bytes of a file. Raises StorageError, DamageError for a file that is too short."""
+    if not view:
+        return
     with storage_errors(path):
         fd = path.open()
         try:

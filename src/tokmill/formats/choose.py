@@ -29,6 +29,8 @@ _TAIL_ADVICE = {
     "convert": "another --shard-tokens makes it larger",
     "reshard": "another --shard-tokens makes it larger",
     "merge": "tokmill reshard with another --shard-tokens makes it larger",
+    "shuffle": "tokmill reshard with another --shard-tokens makes it larger",
+    "mix": "tokmill reshard with another --shard-tokens makes it larger",
 }
 
 
