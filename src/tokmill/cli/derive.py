@@ -63,6 +63,12 @@ _SEED = Option(
     is_required=True,
     help="Decides the order: the same seed gives the same bytes.",
 )
+_SHAPE = (
+    Option(
+        name="format", group=OUTPUT, choices=_FORMAT.choices, usual="that of DIR", help="The trainer that will read the new files."
+    ),
+    *named("shard_tokens", "shard_documents"),
+)
 
 
 @command(
@@ -71,6 +77,7 @@ _SEED = Option(
     Argument("directories", "DIR...", "Complete outputs of tokmill, shuffled together.", nargs=-1, required=True),
     OUT,
     _SEED,
+    *_SHAPE,
     *named("memory"),
     _OTHER_SPLIT,
     *named("fresh", "force"),
@@ -117,6 +124,7 @@ def shuffle(
         metavar="X",
         help="How often the documents of a source may be taken, on average.",
     ),
+    *_SHAPE,
     *named("memory"),
     _OTHER_SPLIT,
     *named("fresh", "force"),

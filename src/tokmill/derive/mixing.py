@@ -7,11 +7,9 @@ from collections.abc import Mapping
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
-import msgspec
 import numpy as np
 
 from tokmill.core.arrangement import MOST_COPIES, MOST_SOURCES, ArrangedSource, Arrangement
-from tokmill.core.config import Origin
 from tokmill.core.document_order import choice_keys
 from tokmill.core.errors import UsageError
 from tokmill.core.options import PlanOptions, options_of
@@ -20,8 +18,8 @@ from tokmill.core.text import quoted
 from tokmill.derive.arguments import named_paths, output_path
 from tokmill.derive.arranging import Operand
 from tokmill.derive.copiers import ids_of
-from tokmill.derive.merging import check_agreement, merged_content
-from tokmill.derive.shuffling import arrange_output, load_operands
+from tokmill.derive.merging import check_agreement
+from tokmill.derive.shuffling import arrange_output, arranged_content, load_operands
 from tokmill.derive.source import ShiftedIds
 from tokmill.formats import parse_tokens
 
@@ -46,6 +44,9 @@ def mix(
     seed: int,
     tokens: str | int | None = None,
     max_epochs: float = 4,
+    format: str | None = None,  # noqa: A002  the name of the option
+    shard_tokens: str | int | None = None,
+    shard_documents: bool = False,
     memory: str | int | None = None,
     allow_other_split: bool = False,
     fresh: bool = False,
@@ -63,6 +64,9 @@ def mix(
         seed: Of the choice and the order of documents, 0 <= seed < 2**64; the same seed gives the same bytes.
         tokens: Of the training side, a number or text such as `10B`. None: as many as the scarcest source allows.
         max_epochs: How often a document may be taken, on average over its source.
+        format: Of the output; None: that of the sources.
+        shard_tokens: Tokens of a shard, a number or text such as `100M`; None: as the trainer expects.
+        shard_documents: Cut shards only where documents end.
         memory: Bytes, or text such as `512MiB`, from 128 MiB on. None: 1 GiB.
         allow_other_split: Also take outputs that chose their validation documents differently.
         fresh: Discard what is in `out`.
@@ -88,7 +92,8 @@ def mix(
     finally:
         for source in sources:
             source.close()
-    content = msgspec.structs.replace(merged_content(sources), origin=Origin(arranged=Arrangement(seed=seed, sources=arranged)))
+    arrangement = Arrangement(seed=seed, sources=arranged)
+    content, notices = arranged_content(sources, arrangement, format, shard_tokens, shard_documents=shard_documents)
     counts = Counts(
         documents=sum(each.taken_documents for each in arranged) + sum(s.manifest.counts.documents_val for s in sources),
         documents_train=sum(each.taken_documents for each in arranged),
@@ -97,7 +102,7 @@ def mix(
         tokens_val=sum(s.manifest.counts.tokens_val for s in sources),
     )
     return arrange_output(
-        operands, content, target, "mix", memory, counts, fresh=fresh, force=force, observers=observers, notices=()
+        operands, content, target, "mix", memory, counts, fresh=fresh, force=force, observers=observers, notices=notices
     )
 
 

@@ -11,12 +11,13 @@ from tokmill.core.config import MIB, Origin
 from tokmill.core.errors import UsageError
 from tokmill.core.options import PlanOptions, options_of, parse_size
 from tokmill.core.records import ITEM_BYTES, Counts
-from tokmill.derive.arguments import check_apart, named_paths, output_path
+from tokmill.derive.arguments import check_apart, check_choice, named_paths, output_path
 from tokmill.derive.arranging import LEAST_BYTES, Arranging, Operand
 from tokmill.derive.buckets import RECORD
 from tokmill.derive.engine import derive_output, provenance
 from tokmill.derive.merging import check_agreement, merged_content
 from tokmill.derive.source import Source, check_marks
+from tokmill.formats import FORMATS, choose_output
 from tokmill.output import RunHistoryRecorder
 
 if TYPE_CHECKING:
@@ -39,6 +40,9 @@ def shuffle(
     out: str | os.PathLike[str],
     *,
     seed: int,
+    format: str | None = None,  # noqa: A002  the name of the option
+    shard_tokens: str | int | None = None,
+    shard_documents: bool = False,
     memory: str | int | None = None,
     allow_other_split: bool = False,
     fresh: bool = False,
@@ -53,6 +57,9 @@ def shuffle(
         directories: The outputs, in order: they are shuffled as if they had been merged first.
         out: The output directory.
         seed: Of the order, 0 <= seed < 2**64; the same seed gives the same bytes, on any machine, with any memory.
+        format: Of the output; None: that of the sources.
+        shard_tokens: Tokens of a shard, a number or text such as `100M`; None: as the one source has them, or the trainer expects.
+        shard_documents: Cut shards only where documents end.
         memory: Bytes, or text such as `512MiB`, from 128 MiB on. None: 1 GiB.
         allow_other_split: Also take outputs that chose their validation documents differently.
         fresh: Discard what is in `out`.
@@ -80,14 +87,47 @@ def shuffle(
         taken_documents=n_documents,
         taken_tokens=n_tokens,
     )
-    content = merged_content(sources)
-    shards = sources[0].content.shards if len(sources) == 1 else content.shards
-    origin = Origin(arranged=Arrangement(seed=seed, sources=(arranged,)))
-    content = msgspec.structs.replace(content, origin=origin, shards=shards)
+    arrangement = Arrangement(seed=seed, sources=(arranged,))
+    content, notices = arranged_content(sources, arrangement, format, shard_tokens, shard_documents=shard_documents)
     counts = sum((source.manifest.counts for source in sources), Counts())
     return arrange_output(
-        operands, content, target, "shuffle", memory, counts, fresh=fresh, force=force, observers=observers, notices=()
+        operands, content, target, "shuffle", memory, counts, fresh=fresh, force=force, observers=observers, notices=notices
     )
+
+
+def arranged_content(
+    sources: Sequence[Source],
+    arrangement: Arrangement,
+    format_name: str | None,
+    shard_tokens: str | int | None,
+    *,
+    shard_documents: bool,
+) -> tuple[Content, list[str]]:
+    """Return the settings of an output with the documents of sources, and what to say of it. Raises UsageError.
+
+    format_name: None: that of the sources. The rest as of `shuffle`.
+    """
+    check_choice("--format", format_name, tuple(FORMATS))
+    content = msgspec.structs.replace(merged_content(sources), origin=Origin(arranged=arrangement))
+    is_kept = format_name in (None, content.format)
+    if is_kept and len(sources) == 1 and shard_tokens is None and not shard_documents:
+        return msgspec.structs.replace(content, shards=sources[0].content.shards), []
+    choice = choose_output(
+        format_name or content.format,
+        content.tokenizer,
+        eot=content.eot if is_kept else "auto",
+        dtype=content.dtype if is_kept else "auto",
+        shard_tokens=shard_tokens,
+        shard_documents=shard_documents,
+    )
+    content = msgspec.structs.replace(
+        content,
+        format=format_name or content.format,
+        eot=choice.eot,
+        dtype=choice.dtype,
+        shards=choice.shards or msgspec.UNSET,
+    )
+    return content, [] if is_kept else choice.notices
 
 
 def load_operands(paths: list[Path], out: Path, example: str) -> tuple[list[Source], Path]:
