@@ -1,0 +1,199 @@
+"""A recipe: TOML that says which texts become which training set. Every mistake is named with its line and the word that was meant."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tokmill.core.errors import UsageError
+from tokmill.core.options import PlanOptions, nearest, options_of
+from tokmill.core.records import is_url
+from tokmill.core.system.refusals import explaining
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+EXAMPLE = """\
+# tokmill build recipe.toml --out data
+# Every source is tokenized once; what did not change is not done again.
+
+seed = 1                # of the choice and the order of documents
+tokens = "10B"          # of the training set; left out: as many as the scarcest source allows
+max_epochs = 4          # how often a source's documents may be taken, on average
+
+[tokenize]              # options of tokmill tokenize, for all sources
+tokenizer = "gpt2"
+val_fraction = 0.0005
+
+[sources.web]           # a name of your own
+inputs = ["web/*.jsonl.gz"]     # files, directories, patterns, URLs; relative to this file
+weight = 0.7            # share of the tokens; without weights every document is taken once
+text_key = "text"       # any option of tokmill tokenize, for this source alone
+
+[sources.books]
+inputs = "books/"
+weight = 0.3
+separator = "none"      # each file is one document
+
+[output]
+format = "raw"          # the trainer: raw, llmc, megatron, datatrove, olmo, litdata, mds
+# shard_tokens = "100M"
+"""
+_NOT_OF_SOURCES = {"format", "shard_tokens", "shard_documents", "drop_tail", "eot", "dtype", "seed", "fresh", "nice"}
+"""Options of tokenize that are not those of one source: they are of the output, or of the command."""
+_TOP = ("seed", "tokens", "max_epochs", "tokenize", "sources", "output")
+_OUTPUT = ("format", "shard_tokens", "shard_documents")
+_OWN = ("inputs", "weight", "max_epochs")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecipeSource:
+    """One source of a recipe."""
+
+    name: str
+    inputs: list[str]
+    """As `tokenize` takes them."""
+    weight: float | None
+    max_epochs: float
+    options: dict[str, Any] = field(default_factory=dict)
+    """Of `tokenize`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """What a file says."""
+
+    path: str
+    seed: int
+    tokens: str | int | None
+    sources: list[RecipeSource]
+    output: dict[str, Any]
+    """Options of the output: format, shard_tokens, shard_documents."""
+
+    @property
+    def is_weighted(self) -> bool:
+        """Whether the sources are mixed by weight; else every document is taken once."""
+        return self.sources[0].weight is not None
+
+
+def read_recipe(path: str) -> Recipe:
+    """Read and check a recipe. Raises UsageError, which names the line."""
+    with explaining(path):
+        data = Path(path).read_bytes()
+    try:
+        text = data.decode()
+        values = tomllib.loads(text)
+    except UnicodeDecodeError:
+        raise _wrong(path, None, "this is not a text file", "TOML: tokmill build --example prints one") from None
+    except tomllib.TOMLDecodeError as error:
+        at = re.search(r"\(at line (\d+)", str(error))
+        what = re.sub(r" \(at .*\)$", "", str(error))
+        raise _wrong(path, int(at[1]) if at else None, f"not TOML: {what}", "TOML: tokmill build --example prints one") from None
+    return _Reader(path, text).recipe(values)
+
+
+class _Reader:
+    """Checks the values of one file."""
+
+    def __init__(self, path: str, text: str) -> None:
+        self._path = path
+        self._lines = text.splitlines()
+        self._options = {name: each for name, each in options_of(PlanOptions).items() if name not in _NOT_OF_SOURCES}
+
+    def recipe(self, values: Mapping[str, Any]) -> Recipe:
+        """Return the recipe. Raises UsageError."""
+        self._check_names(values, _TOP, ())
+        common = self._table(values.get("tokenize", {}), ("tokenize",))
+        self._check_names(common, self._options, ("tokenize",))
+        output = self._table(values.get("output", {}), ("output",))
+        self._check_names(output, _OUTPUT, ("output",))
+        for name in output:
+            self._check_value(options_of(PlanOptions)[name], output[name], ("output", name))
+        seed = values.get("seed", 0)
+        self._check_value(options_of(PlanOptions)["seed"], seed, ("seed",))
+        found = self._table(values.get("sources", {}), ("sources",))
+        if not found:
+            raise _wrong(self._path, None, "no source", "a table for each: [sources.NAME] with inputs")
+        most = self._number(values.get("max_epochs", 4), ("max_epochs",))
+        sources = [self._source(name, value, common, most) for name, value in found.items()]
+        weighted = [each for each in sources if each.weight is not None]
+        if weighted and len(weighted) < len(sources):
+            name = next(each.name for each in sources if each.weight is None)
+            raise self._at(("sources", name), f"{name} has no weight", "a weight for every source, or for none")
+        return Recipe(path=self._path, seed=seed, tokens=values.get("tokens"), sources=sources, output=output)
+
+    def _source(self, name: str, value: Any, common: Mapping[str, Any], most: float) -> RecipeSource:
+        at = ("sources", name)
+        if not re.fullmatch(r"[\w.-]{1,60}", name) or name.startswith("."):
+            raise self._at(at, f"{name!r} is no name of a source", "letters, digits, - and _")
+        table = self._table(value, at)
+        self._check_names(table, [*_OWN, *self._options], at)
+        inputs = table.get("inputs")
+        inputs = [inputs] if isinstance(inputs, str) else inputs
+        if not isinstance(inputs, list) or not inputs or not all(isinstance(each, str) and each for each in inputs):
+            line = (*at, "inputs") if "inputs" in table else at
+            raise self._at(line, f"{name} has no inputs", 'a list of files, directories, patterns or URLs: inputs = ["a.txt"]')
+        options = {**common, **{key: each for key, each in table.items() if key not in _OWN}}
+        for key, each in options.items():
+            self._check_value(self._options[key], each, (*at, key) if key in table else ("tokenize", key))
+        weight = table.get("weight")
+        return RecipeSource(
+            name=name,
+            inputs=[self._absolute(each) for each in inputs],
+            weight=None if weight is None else self._number(weight, (*at, "weight")),
+            max_epochs=self._number(table.get("max_epochs", most), (*at, "max_epochs")),
+            options=options,
+        )
+
+    def _absolute(self, name: str) -> str:
+        """Return an input as it is named from anywhere: in the file it is relative to the file."""
+        return name if is_url(name) else str(Path(self._path).absolute().parent / name)
+
+    def _table(self, value: Any, at: tuple[str, ...]) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            raise self._at(at, f"{'.'.join(at)} is no table", f"[{'.'.join(at)}] and a line for each option")
+        return value
+
+    def _number(self, value: Any, at: tuple[str, ...]) -> float:
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise self._at(at, f"{at[-1]} is {value!r}", "a number")
+        return value
+
+    def _check_names(self, table: Mapping[str, Any], known: Iterable[str], at: tuple[str, ...]) -> None:
+        for name in table:
+            if name not in known:
+                meant = nearest(name, list(known))
+                allowed = ", ".join(known)
+                where = f" in [{'.'.join(at)}]" if at else ""
+                raise self._at((*at, name), f"{name} is not known{where}", f"{meant}?" if meant else allowed)
+
+    def _check_value(self, option: Any, value: Any, at: tuple[str, ...]) -> None:
+        try:
+            option.check(tuple(value) if isinstance(value, list) else value)
+        except UsageError as error:
+            raise self._at(at, error.what, error.allowed) from None
+
+    def _at(self, at: tuple[str, ...], what: str, allowed: str) -> UsageError:
+        return _wrong(self._path, self._line(at), what, allowed)
+
+    def _line(self, at: tuple[str, ...]) -> int | None:
+        """Return the number of the line in which a table or a value of one begins; None where it cannot be found."""
+        table, key = at[:-1], at[-1]
+        current: tuple[str, ...] = ()
+        for number, line in enumerate(self._lines, 1):
+            header = re.match(r"\s*\[+\s*([^\[\]]+?)\s*\]+", line)
+            if header:
+                current = tuple(part.strip().strip("\"'") for part in header[1].split("."))
+                if current == at:
+                    return number
+            elif current == table and re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*[=.]", line):
+                return number
+        return None
+
+
+def _wrong(path: str, line: int | None, what: str, allowed: str) -> UsageError:
+    where = path if line is None else f"{path}, line {line}"
+    return UsageError(what, where=where, allowed=allowed, next_step="correct the file; tokmill build --example prints one")
