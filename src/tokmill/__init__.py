@@ -26,10 +26,12 @@ if TYPE_CHECKING:
         open_dataset as open,  # noqa: A004  the word for it: tokmill.open
     )
     from tokmill.derive import convert, merge, mix, reshard, shuffle
+    from tokmill.recipe import BuildPlan, build, plan_build
     from tokmill.reports import ReportPage, report
     from tokmill.run import Plan, Summary
 
 __all__ = [
+    "BuildPlan",
     "Dataset",
     "Inspection",
     "Outcome",
@@ -38,6 +40,7 @@ __all__ = [
     "ReportPage",
     "Summary",
     "TokmillError",
+    "build",
     "convert",
     "finalize",
     "inspect",
@@ -45,6 +48,7 @@ __all__ = [
     "mix",
     "open",
     "plan",
+    "plan_build",
     "repair",
     "report",
     "reshard",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tokmill.cli import check, console as consoles, derive, settings, support, tokenizing  # noqa: F401  they add the commands
+from tokmill.cli import building, check, console as consoles, derive, settings, support, tokenizing  # noqa: F401  they add the commands
 from tokmill.cli.command import root
 from tokmill.cli.console import PROGRAM
 from tokmill.core.errors import DiskFullError, Interrupted, StorageError, TokmillError

@@ -155,6 +155,11 @@ def plan_lines(plan: Plan) -> str:
     return "\n".join([*lines, *_notes(plan.notices)])
 
 
+def rows_of(head: str, rows: list[tuple[str, str]]) -> str:
+    """Return rows below a headline."""
+    return "\n".join([head, *_aligned(rows)])
+
+
 def _notes(notices: Sequence[str]) -> list[str]:
     return [f"  note: {printable_line(notice)}" for notice in notices]
 

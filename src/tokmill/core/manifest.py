@@ -98,6 +98,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     documents_digest: str | msgspec.UnsetType = msgspec.UNSET
     """Of documents in an arrangement, as they are in the sources: the sum modulo 2**128 of xxh3_128 of the ids of each, hex; see
     `derive/arranging.py`."""
+    recipe: str | msgspec.UnsetType = msgspec.UNSET
+    """Of an output that `build` made: fingerprint of the recipe and its sources."""
     history: History | msgspec.UnsetType = msgspec.UNSET
     """The attempts of the run."""
     checksum: str = ""

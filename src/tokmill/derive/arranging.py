@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 import xxhash
 
@@ -115,8 +116,11 @@ class Arranging:
         self._held = bytearray()
         self.written_bytes = 0
 
-    def run(self, counts: Counts, made_from: tuple[Provenance, ...], recorder: RunHistoryRecorder) -> Manifest:
-        """Do what is left and publish. counts: of the complete output. Returns its manifest. Raises TokmillError."""
+    def run(self, counts: Counts, made_from: tuple[Provenance, ...], recorder: RunHistoryRecorder, recipe: str) -> Manifest:
+        """Do what is left and publish. Returns the manifest. Raises TokmillError.
+
+        counts: of the complete output. recipe: fingerprint of what `build` makes it from, or nothing.
+        """
         total_bytes = 2 * self._taken_bytes + counts.tokens_val * self._item_bytes
         done_bytes = self._counts.tokens_val * self._item_bytes + self._buckets.state.done_bytes
         done_bytes += self._counts.tokens_train * self._item_bytes
@@ -148,6 +152,7 @@ class Arranging:
             peak_rss_bytes=peak_rss_bytes(),
             made_from=made_from,
             documents_digest=self._buckets.digest,
+            recipe=recipe or msgspec.UNSET,
             history=recorder.history(),
         )
         self._output.publish(manifest)

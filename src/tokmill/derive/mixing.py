@@ -43,7 +43,7 @@ def mix(
     *,
     seed: int,
     tokens: str | int | None = None,
-    max_epochs: float = 4,
+    max_epochs: float | Sequence[float] = 4,
     format: str | None = None,  # noqa: A002  the name of the option
     shard_tokens: str | int | None = None,
     shard_documents: bool = False,
@@ -52,6 +52,7 @@ def mix(
     fresh: bool = False,
     force: bool = False,
     observers: Sequence[Observer] = (),
+    recipe: str = "",
 ) -> Outcome:
     """Make one output of complete outputs by weight, in random order, as `tokmill mix` does. Call it again to resume.
 
@@ -63,7 +64,7 @@ def mix(
         out: The output directory.
         seed: Of the choice and the order of documents, 0 <= seed < 2**64; the same seed gives the same bytes.
         tokens: Of the training side, a number or text such as `10B`. None: as many as the scarcest source allows.
-        max_epochs: How often a document may be taken, on average over its source.
+        max_epochs: How often a document may be taken, on average over its source; one number, or one for each source.
         format: Of the output; None: that of the sources.
         shard_tokens: Tokens of a shard, a number or text such as `100M`; None: as the trainer expects.
         shard_documents: Cut shards only where documents end.
@@ -72,6 +73,7 @@ def mix(
         fresh: Discard what is in `out`.
         force: Go on though it will not fit on the disk.
         observers: What is told of progress.
+        recipe: Fingerprint of the recipe that this is a step of; nothing: of none.
 
     Returns:
         What was done; `mixture` says what each source became.
@@ -85,7 +87,7 @@ def mix(
     shares = _shares(pairs)
     sources, target = load_operands(named_paths([name for name, _ in pairs]), output_path(out), _EXAMPLE)
     check_agreement(sources, allow_other_split=allow_other_split)
-    total = _total(sources, shares, None if tokens is None else parse_tokens(tokens), _epochs(max_epochs))
+    total = _total(sources, shares, None if tokens is None else parse_tokens(tokens, "--tokens"), _epochs(max_epochs, len(pairs)))
     operands = [Operand(source, number, 0) for number, source in enumerate(sources)]
     try:
         arranged = tuple(_arranged(operand, seed, round(total * share)) for operand, share in zip(operands, shares, strict=True))
@@ -102,7 +104,17 @@ def mix(
         tokens_val=sum(s.manifest.counts.tokens_val for s in sources),
     )
     return arrange_output(
-        operands, content, target, "mix", memory, counts, fresh=fresh, force=force, observers=observers, notices=notices
+        operands,
+        content,
+        target,
+        "mix",
+        memory,
+        counts,
+        fresh=fresh,
+        force=force,
+        observers=observers,
+        notices=notices,
+        recipe=recipe,
     )
 
 
@@ -131,19 +143,22 @@ def _shares(pairs: Sequence[tuple[str | os.PathLike[str], float | str]]) -> list
     return [each / sum(found) for each in found]
 
 
-def _epochs(max_epochs: float) -> Fraction:
-    is_number = isinstance(max_epochs, (int, float)) and math.isfinite(max_epochs)
-    if not is_number or not 0 < max_epochs < MOST_COPIES:
-        raise UsageError(
-            f"{max_epochs} epochs", option="--max-epochs", allowed=f"a number above 0, less than {MOST_COPIES:,}", suggested="4"
-        )
-    return Fraction(max_epochs)
+def _epochs(max_epochs: float | Sequence[float], n_sources: int) -> list[Fraction]:
+    """Return how often the documents of each source may be taken. Raises UsageError."""
+    each = [max_epochs] * n_sources if isinstance(max_epochs, (int, float)) else list(max_epochs)
+    for number in each:
+        is_number = isinstance(number, (int, float)) and math.isfinite(number)
+        if not is_number or not 0 < number < MOST_COPIES:
+            raise UsageError(
+                f"{number} epochs", option="--max-epochs", allowed=f"a number above 0, less than {MOST_COPIES:,}", suggested="4"
+            )
+    return [Fraction(number) for number in each]
 
 
-def _total(sources: Sequence[Source], shares: Sequence[Fraction], tokens: int | None, max_epochs: Fraction) -> int:
+def _total(sources: Sequence[Source], shares: Sequence[Fraction], tokens: int | None, max_epochs: Sequence[Fraction]) -> int:
     """Return the tokens of the mixture. Raises UsageError where a source does not have enough."""
     most = {}
-    for source, share in zip(sources, shares, strict=True):
+    for source, share, epochs in zip(sources, shares, max_epochs, strict=True):
         n_tokens = source.manifest.counts.tokens_train
         if share and not n_tokens:
             raise UsageError(
@@ -153,19 +168,20 @@ def _total(sources: Sequence[Source], shares: Sequence[Fraction], tokens: int | 
                 next_step="leave it out",
             )
         if share:
-            most[source] = math.floor(max_epochs * n_tokens / share)
+            most[source] = math.floor(epochs * n_tokens / share)
     scarcest = min(most, key=most.__getitem__)
     if tokens is None:
         return most[scarcest]
     if tokens > most[scarcest]:
-        share = shares[list(sources).index(scarcest)]
+        number = list(sources).index(scarcest)
+        share = shares[number]
         epochs = tokens * share / scarcest.manifest.counts.tokens_train
         enough = math.ceil(epochs * 100) / 100
         raise UsageError(
             f"{tokens:,} tokens would take each document of {scarcest.directory} {float(epochs):.2f} times",
             where=f"its share of {float(share):.4g}, of {scarcest.manifest.counts.tokens_train:,} tokens",
             option="--tokens",
-            allowed=f"up to {most[scarcest]:,} tokens with --max-epochs {float(max_epochs):g}",
+            allowed=f"up to {most[scarcest]:,} tokens with --max-epochs {float(max_epochs[number]):g}",
             suggested=str(most[scarcest]),
             next_step=f"or --max-epochs {enough:g}, a smaller weight for {quoted(str(scarcest.directory))}, or more text",
         )

@@ -48,6 +48,7 @@ def shuffle(
     fresh: bool = False,
     force: bool = False,
     observers: Sequence[Observer] = (),
+    recipe: str = "",
 ) -> Outcome:
     """Make one output of complete outputs with the documents of their training sides in random order, as `tokmill shuffle` does.
 
@@ -65,6 +66,7 @@ def shuffle(
         fresh: Discard what is in `out`.
         force: Go on though it will not fit on the disk.
         observers: What is told of progress.
+        recipe: Fingerprint of the recipe that this is a step of; nothing: of none.
 
     Returns:
         What was done.
@@ -91,7 +93,17 @@ def shuffle(
     content, notices = arranged_content(sources, arrangement, format, shard_tokens, shard_documents=shard_documents)
     counts = sum((source.manifest.counts for source in sources), Counts())
     return arrange_output(
-        operands, content, target, "shuffle", memory, counts, fresh=fresh, force=force, observers=observers, notices=notices
+        operands,
+        content,
+        target,
+        "shuffle",
+        memory,
+        counts,
+        fresh=fresh,
+        force=force,
+        observers=observers,
+        notices=notices,
+        recipe=recipe,
     )
 
 
@@ -160,6 +172,7 @@ def arrange_output(
     force: bool,
     observers: Sequence[Observer],
     notices: Sequence[str],
+    recipe: str = "",
 ) -> Outcome:
     """Make a complete output with the documents of operands in the order of its content, or go on with it. Raises TokmillError.
 
@@ -172,7 +185,7 @@ def arrange_output(
         recorder = reporter.add(RunHistoryRecorder(output))
         arranging = Arranging(operands, content, output, budget_bytes, reporter)
         try:
-            manifest = arranging.run(counts, tuple(provenance(source, how) for source in sources), recorder)
+            manifest = arranging.run(counts, tuple(provenance(source, how) for source in sources), recorder, recipe)
         except BaseException:
             recorder.save()
             raise

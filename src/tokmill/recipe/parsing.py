@@ -1,4 +1,4 @@
-"""A recipe: TOML that says which texts become which training set. Every mistake is named with its line and the word that was meant."""
+"""A recipe: TOML that says which texts become which training set. A mistake is named with its line and the word that was meant."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokmill.core.errors import UsageError
-from tokmill.core.options import PlanOptions, nearest, options_of
+from tokmill.core.options import PlanOptions, options_of
 from tokmill.core.records import is_url
 from tokmill.core.system.refusals import explaining
+from tokmill.core.text import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -111,9 +112,9 @@ class _Reader:
         output = self._table(values.get("output", {}), ("output",))
         self._check_names(output, _OUTPUT, ("output",))
         for name in output:
-            self._check_value(options_of(PlanOptions)[name], output[name], ("output", name))
+            self._check_option(options_of(PlanOptions)[name], output[name], ("output", name))
         seed = values.get("seed", 0)
-        self._check_value(options_of(PlanOptions)["seed"], seed, ("seed",))
+        self._check_option(options_of(PlanOptions)["seed"], seed, ("seed",))
         found = self._table(values.get("sources", {}), ("sources",))
         if not found:
             raise _wrong(self._path, None, "no source", "a table for each: [sources.NAME] with inputs")
@@ -138,7 +139,7 @@ class _Reader:
             raise self._at(line, f"{name} has no inputs", 'a list of files, directories, patterns or URLs: inputs = ["a.txt"]')
         options = {**common, **{key: each for key, each in table.items() if key not in _OWN}}
         for key, each in options.items():
-            self._check_value(self._options[key], each, (*at, key) if key in table else ("tokenize", key))
+            self._check_option(self._options[key], each, (*at, key) if key in table else ("tokenize", key))
         weight = table.get("weight")
         return RecipeSource(
             name=name,
@@ -170,11 +171,11 @@ class _Reader:
                 where = f" in [{'.'.join(at)}]" if at else ""
                 raise self._at((*at, name), f"{name} is not known{where}", f"{meant}?" if meant else allowed)
 
-    def _check_value(self, option: Any, value: Any, at: tuple[str, ...]) -> None:
+    def _check_option(self, option: Any, value: Any, at: tuple[str, ...]) -> None:
         try:
             option.check(tuple(value) if isinstance(value, list) else value)
         except UsageError as error:
-            raise self._at(at, error.what, error.allowed) from None
+            raise self._at(at, error.what, error.allowed or "") from None
 
     def _at(self, at: tuple[str, ...], what: str, allowed: str) -> UsageError:
         return _wrong(self._path, self._line(at), what, allowed)

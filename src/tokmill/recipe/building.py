@@ -1,0 +1,300 @@
+"""`build`: from a recipe to a training set. Each source is tokenized into a directory of its own, then all are mixed or shuffled.
+
+A step's directory is named after the fingerprint of what decides its bytes, and a complete output is not made again. So a new
+weight tokenizes nothing, and after a crash the same command goes on where it was.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import xxhash
+
+from tokmill import api
+from tokmill.core.config import local_path
+from tokmill.core.errors import DiskFullError, TokmillError
+from tokmill.core.events import Notice
+from tokmill.core.manifest import load_manifest
+from tokmill.core.options import PlanOptions
+from tokmill.core.outcome import Outcome, outcome_of
+from tokmill.core.progress import check_observers
+from tokmill.core.records import ITEM_BYTES
+from tokmill.core.system.durable import file_system_of
+from tokmill.core.system.tree import TreePath
+from tokmill.core.text import counted, quoted
+from tokmill.derive import mix, shuffle
+from tokmill.formats import parse_tokens
+from tokmill.recipe.parsing import Recipe, RecipeSource, read_recipe
+from tokmill.run import make_job
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tokmill.core.protocols import Observer
+
+_ARRANGED_BYTES_PER_S = 200e6
+"""Of ids, twice read and twice written: about what a disk of a desktop does."""
+
+
+class StepPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """What the tokenizing of one source will take."""
+
+    name: str
+    directory: str
+    is_complete: bool
+    """Done already, by an earlier build."""
+    tokens: int
+    """Estimated where it is not complete."""
+    new_bytes: int
+    """Ids still to be written."""
+    expected_s: float
+
+
+class BuildPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """What a build will take; the object that `build --plan --json` prints."""
+
+    steps: list[StepPlan]
+    is_mixed: bool
+    """By weight; else every document is taken once."""
+    tokens: int
+    """Of the training set."""
+    output_bytes: int
+    peak_bytes: int
+    """New bytes on the disk at the worst moment."""
+    free_bytes: int | None
+    fits: bool
+    expected_s: float
+    out: str
+    work: str
+
+    def raise_for_disk(self) -> None:
+        """Raise DiskFullError if it will not fit."""
+        if not self.fits:
+            raise DiskFullError(
+                f"the build will not fit on the disk: {self.peak_bytes / 1e6:,.1f} MB are needed at the worst moment, "
+                f"{(self.free_bytes or 0) / 1e6:,.1f} MB are free",
+                where=self.work,
+                allowed=f"{sum(step.new_bytes for step in self.steps) / 1e6:,.1f} MB of tokenized sources, and the training set "
+                "twice while it is put into order",
+                next_step="free disk space, choose --work and --out on another disk, or pass --force to try all the same",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    source: RecipeSource
+    directory: Path
+
+
+def build(
+    recipe: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    work: str | os.PathLike[str] | None = None,
+    keep: bool = True,
+    memory: str | int | None = None,
+    threads: int | None = None,
+    fresh: bool = False,
+    force: bool = False,
+    observers: Sequence[Observer] = (),
+) -> Outcome:
+    """Make the training set that a recipe describes, as `tokmill build` does. Call it again to resume.
+
+    Args:
+        recipe: The file; `tokmill build --example` prints one.
+        out: The output directory.
+        work: Directory for the tokenized sources. None: `out` with `.work` at the end of its name.
+        keep: Keep the tokenized sources, so that the next build need not make them again.
+        memory: As for `tokenize`.
+        threads: As for `tokenize`.
+        fresh: Put the documents into order again; sources that are tokenized stay.
+        force: Go on though it will not fit on the disk.
+        observers: What is told of progress, step by step.
+
+    Returns:
+        What was made; its notices say which sources were there already.
+
+    Raises:
+        TokmillError: UsageError for a mistake in the recipe, with its line.
+    """
+    check_observers(observers)
+    made, target, kept = read_recipe(_path(recipe, "recipe")), Path(_path(out, "out")), _work(out, work)
+    fingerprint = _fingerprint(made, steps := _steps(made, kept, memory, threads))
+    complete = None if fresh else _complete(target, fingerprint)
+    if complete is not None:
+        return complete
+    if not force:
+        _plan(made, steps, target, kept, memory, threads).raise_for_disk()
+    told: list[str] = []
+    for step in steps:
+        _tell(observers, f"source {step.source.name}: tokenized in {step.directory}")
+        summary = api.tokenize(
+            step.source.inputs,
+            step.directory,
+            observers=observers,
+            memory=memory,
+            threads=threads,
+            force=force,
+            seed=made.seed,
+            **step.source.options,
+        )
+        was = ", there already" if summary.already_complete else ""
+        told.append(f"source {step.source.name}: {counted(summary.tokens_train, 'token')} for training{was}")
+        told += [f"source {step.source.name}: {notice}" for notice in summary.notices]
+    outcome = _arranged(made, steps, target, memory, fingerprint, fresh=fresh, force=force, observers=observers)
+    if not keep:
+        for step in steps:
+            TreePath(kept, (step.directory.name,)).remove_tree()
+        _remove_if_empty(kept)
+    return msgspec.structs.replace(outcome, notices=[*told, *outcome.notices])
+
+
+def plan_build(
+    recipe: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    work: str | os.PathLike[str] | None = None,
+    memory: str | int | None = None,
+    threads: int | None = None,
+) -> BuildPlan:
+    """Return what a build will take: tokens, disk and time, from samples of the sources; write nothing. As of `build`."""
+    made, target, kept = read_recipe(_path(recipe, "recipe")), Path(_path(out, "out")), _work(out, work)
+    return _plan(made, _steps(made, kept, memory, threads), target, kept, memory, threads)
+
+
+def _steps(recipe: Recipe, work: Path, memory: str | int | None, threads: int | None) -> list[_Step]:
+    """Return the steps, each with the directory that its fingerprint names. Raises UsageError, InputError."""
+    steps = []
+    for source in recipe.sources:
+        options = PlanOptions(**source.options, seed=recipe.seed, memory=memory, threads=threads)
+        content = make_job(source.inputs, options, out=str(work / source.name)).job.content
+        steps.append(_Step(source, work / f"{source.name}-{content.fingerprint()[:12]}"))
+    return steps
+
+
+def _fingerprint(recipe: Recipe, steps: Sequence[_Step]) -> str:
+    """Return what tells this training set from every other that recipes make."""
+    weights = [(step.directory.name, step.source.weight, step.source.max_epochs) for step in steps]
+    decides = (weights, recipe.seed, recipe.tokens, recipe.output)
+    return xxhash.xxh3_128_hexdigest(msgspec.json.encode(decides, order="deterministic"))
+
+
+def _complete(out: Path, fingerprint: str) -> Outcome | None:
+    """Return the training set if it is there."""
+    try:
+        manifest = load_manifest(out)
+    except (TokmillError, OSError):
+        return None
+    if manifest.recipe != fingerprint:
+        return None
+    sources = [each.path for each in manifest.made_from or ()]
+    return msgspec.structs.replace(outcome_of(manifest, str(out), sources, 0.001, already_complete=True), elapsed_s=0.0)
+
+
+def _plan(
+    recipe: Recipe, steps: Sequence[_Step], out: Path, work: Path, memory: str | int | None, threads: int | None
+) -> BuildPlan:
+    planned = [_step_plan(step, recipe.seed, memory, threads) for step in steps]
+    most = sum(step.tokens for step in planned)
+    if recipe.is_weighted:
+        total = sum(step.source.weight or 0.0 for step in steps) or 1.0
+        enough = [
+            each.tokens * step.source.max_epochs * total / step.source.weight
+            for each, step in zip(planned, steps, strict=True)
+            if step.source.weight
+        ]
+        most = int(min(enough, default=0))
+    tokens = most if recipe.tokens is None else min(most, parse_tokens(recipe.tokens, "tokens"))
+    output_bytes = tokens * ITEM_BYTES["uint16"]
+    peak_bytes = sum(step.new_bytes for step in planned) + 2 * output_bytes
+    status = file_system_of(next(path for path in (work, *work.parents) if path.is_dir()))
+    free_bytes = status.f_bavail * status.f_frsize if status else None
+    return BuildPlan(
+        steps=planned,
+        is_mixed=recipe.is_weighted,
+        tokens=tokens,
+        output_bytes=output_bytes,
+        peak_bytes=peak_bytes,
+        free_bytes=free_bytes,
+        fits=free_bytes is None or peak_bytes <= free_bytes,
+        expected_s=sum(step.expected_s for step in planned) + output_bytes / _ARRANGED_BYTES_PER_S,
+        out=str(out),
+        work=str(work),
+    )
+
+
+def _step_plan(step: _Step, seed: int, memory: str | int | None, threads: int | None) -> StepPlan:
+    """Estimate one source from a sample, or count what is there."""
+    try:
+        counts = load_manifest(step.directory).counts
+        tokens, new_bytes, expected_s = counts.tokens_train, 0, 0.0
+        is_complete = True
+    except (TokmillError, OSError):
+        plan = api.plan(step.source.inputs, None, memory=memory, threads=threads, seed=seed, **step.source.options)
+        tokens = plan.totals.tokens.value if plan.totals else 0
+        new_bytes = plan.output_bytes.value if plan.output_bytes else 0
+        expected_s, is_complete = (plan.time.expected_s if plan.time else 0.0), False
+    return StepPlan(
+        name=step.source.name,
+        directory=str(step.directory),
+        is_complete=is_complete,
+        tokens=tokens,
+        new_bytes=new_bytes,
+        expected_s=round(expected_s, 1),
+    )
+
+
+def _arranged(
+    recipe: Recipe,
+    steps: Sequence[_Step],
+    out: Path,
+    memory: str | int | None,
+    fingerprint: str,
+    **how: Any,
+) -> Outcome:
+    """Mix or shuffle the tokenized sources."""
+    options = {**recipe.output, "seed": recipe.seed, "memory": memory, "recipe": fingerprint, **how}
+    if not recipe.is_weighted:
+        return shuffle([step.directory for step in steps], out, **options)
+    pairs = [(step.directory, step.source.weight or 0.0) for step in steps]
+    return mix(pairs, out, tokens=recipe.tokens, max_epochs=[step.source.max_epochs for step in steps], **options)
+
+
+def _path(given: object, option: str) -> str:
+    return local_path(given, option)  # type: ignore[arg-type]
+
+
+def _work(out: str | os.PathLike[str], work: str | os.PathLike[str] | None) -> Path:
+    return Path(_path(work, "work") if work is not None else f"{_path(out, 'out')}.work")
+
+
+def _remove_if_empty(directory: Path) -> None:
+    if directory.is_dir() and not any(directory.iterdir()):
+        TreePath(directory).rmdir()
+
+
+def _tell(observers: Sequence[Observer], text: str) -> None:
+    for observer in observers:
+        observer.on_event(Notice(text=text))
+
+
+def plan_text(plan: BuildPlan) -> list[tuple[str, str]]:
+    """Return the rows of a plan for a terminal."""
+    rows = []
+    for step in plan.steps:
+        new = f", {step.new_bytes / 1e6:,.1f} MB to be written, about {step.expected_s:.0f} s"
+        state = ", tokenized already" if step.is_complete else new
+        rows.append(("source", f"{step.name}: {'' if step.is_complete else 'about '}{step.tokens:,} tokens{state}"))
+    how = "mixed by weight" if plan.is_mixed else "each document once, shuffled"
+    return [
+        *rows,
+        ("output", f"about {plan.tokens:,} tokens for training, {plan.output_bytes / 1e6:,.1f} MB; {how}"),
+        ("disk", f"{plan.peak_bytes / 1e6:,.1f} MB more at the worst moment" + ("" if plan.fits else "; too much")),
+        ("time", f"about {plan.expected_s:.0f} s"),
+        ("steps in", plan.work),
+        ("next", f"the same command without --plan makes {quoted(plan.out)}"),
+    ]
