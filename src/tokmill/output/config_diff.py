@@ -244,12 +244,26 @@ def _differing(before: Content, now: Content) -> list[str]:
 
 def _setting(name: str, before: Content, now: Content) -> str:
     if name == "origin":
-        return "one of the two is made of runs with other settings, or of bare files, the other is not"
+        return _origins(before, now)
     if name == "n_ids":
         # The same file, counted by a tokmill that left out special tokens.
         return f"the tokenizer had {before.tokenizer.n_ids:,} ids, has {now.tokenizer.n_ids:,}"
     option = _OPTIONS.get(name, (_option(name),))[0]
     return f"{option} was {_value(name, before)}, is {_value(name, now)}"
+
+
+def _origins(before: Content, now: Content) -> str:
+    """Return in words how the origins of two outputs differ."""
+    was, is_ = (each.origin.arranged if each.origin else None for each in (before, now))
+    if was is None and is_ is None:
+        return "one of the two is made of runs with other settings, or of bare files, the other is not"
+    if was is None or is_ is None:
+        return "the documents of one of the two are in an order of a seed, those of the other are not"
+    if was.seed != is_.seed:
+        return f"--seed was {was.seed}, is {is_.seed}"
+    if [each.fingerprint for each in was.sources] != [each.fingerprint for each in is_.sources]:
+        return "it was made of other outputs, or of these before they were made again"
+    return "the weights or the number of tokens were others"
 
 
 def _option(name: str) -> str:
