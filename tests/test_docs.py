@@ -93,10 +93,17 @@ def make_corpora(place: Path) -> None:
         ("part-1/b.txt", TEXTS[30:60]),
         ("src/one.py", ["print(1)\n"]),
         ("src/deep/two.py", ["print(2)\n"]),
+        ("web/a.txt", TEXTS[:200]),
+        ("books/a.txt", ["".join(TEXTS[200:220])]),
+        ("books/b.txt", ["".join(TEXTS[220:240])]),
     ):
         write_corpus(place / name, texts)
     lines = "".join(json.dumps({"text": text, "body": text[:40]}) + "\n" for text in TEXTS)
     (place / "corpus.jsonl").write_text(lines)
+    (place / "code").mkdir()
+    (place / "code" / "a.jsonl").write_text("".join(json.dumps({"content": text}) + "\n" for text in TEXTS[240:300]))
+    recipe = next(block for block in blocks("docs/howto/mixture.md") if block.kind == "toml")
+    (place / "recipe.toml").write_text(recipe.text)
     (place / "broken.jsonl").write_text(lines[:2000].rpartition("\n")[0] + '\n{"text": 5}\nnot JSON\n{"text": "good"}\n')
     (place / "more.jsonl.zst").write_bytes(zstd.compress(lines.encode()))
     (place / "lines.gz").write_bytes(gzip.compress(lines.encode()))

@@ -96,13 +96,7 @@ def mix(
             source.close()
     arrangement = Arrangement(seed=seed, sources=arranged)
     content, notices = arranged_content(sources, arrangement, format, shard_tokens, shard_documents=shard_documents)
-    counts = Counts(
-        documents=sum(each.taken_documents for each in arranged) + sum(s.manifest.counts.documents_val for s in sources),
-        documents_train=sum(each.taken_documents for each in arranged),
-        documents_val=sum(s.manifest.counts.documents_val for s in sources),
-        tokens_train=sum(each.taken_tokens for each in arranged),
-        tokens_val=sum(s.manifest.counts.tokens_val for s in sources),
-    )
+    counts = _counts(sources, arranged)
     return arrange_output(
         operands,
         content,
@@ -115,6 +109,18 @@ def mix(
         observers=observers,
         notices=notices,
         recipe=recipe,
+    )
+
+
+def _counts(sources: Sequence[Source], arranged: Sequence[ArrangedSource]) -> Counts:
+    """Return what is in the mixture."""
+    n_documents, n_val = sum(each.taken_documents for each in arranged), sum(s.manifest.counts.documents_val for s in sources)
+    return Counts(
+        documents=n_documents + n_val,
+        documents_train=n_documents,
+        documents_val=n_val,
+        tokens_train=sum(each.taken_tokens for each in arranged),
+        tokens_val=sum(source.manifest.counts.tokens_val for source in sources),
     )
 
 
