@@ -87,11 +87,7 @@ def verify(
     findings.reporter.started(sum(entry.size_bytes for entry in manifest.files.values()))
     _check_manifest(manifest, findings)
     _check_names(location, manifest, findings)
-    outline, buffer = Outline(manifest), memoryview(bytearray(_BLOCK_BYTES))
-    for name in manifest.files:
-        _check_file(location, name, outline, findings, buffer)
-    if outline.order and not findings.n_problems and (wrong := outline.order.problem()):
-        findings.add(MANIFEST_NAME, wrong)
+    _check_files(location, manifest, findings)
     if location.pending_append(manifest):
         findings.reporter.notice(
             "an append is being published, or was interrupted then: the output before it is checked, without --source"
@@ -286,6 +282,15 @@ def _check_names(location: OutputLocation, manifest: Manifest, findings: Finding
             findings.add(name, NOT_LISTED)
         else:
             findings.others.append(name)
+
+
+def _check_files(location: OutputLocation, manifest: Manifest, findings: Findings) -> None:
+    """Check every file, and the order of documents that were put into one."""
+    outline, buffer = Outline(manifest), memoryview(bytearray(_BLOCK_BYTES))
+    for name in manifest.files:
+        _check_file(location, name, outline, findings, buffer)
+    if outline.order and not findings.n_problems and (wrong := outline.order.problem()):
+        findings.add(MANIFEST_NAME, wrong)
 
 
 def _check_file(location: OutputLocation, name: str, outline: Outline, findings: Findings, buffer: memoryview) -> None:
