@@ -185,14 +185,22 @@ class _Reader:
         table, key = at[:-1], at[-1]
         current: tuple[str, ...] = ()
         for number, line in enumerate(self._lines, 1):
-            header = re.match(r"\s*\[+\s*([^\[\]]+?)\s*\]+", line)
-            if header:
-                current = tuple(part.strip().strip("\"'") for part in header[1].split("."))
+            if line.lstrip().startswith("["):
+                current = _header(line)
                 if current == at:
                     return number
             elif current == table and re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*[=.]", line):
                 return number
         return None
+
+
+def _header(line: str) -> tuple[str, ...]:
+    """Return the names in the line that begins a table."""
+    names, inner = [], tomllib.loads(line)
+    while isinstance(inner, dict) and inner:
+        (name, inner), *_ = inner.items()
+        names.append(name)
+    return tuple(names)
 
 
 def _wrong(path: str, line: int | None, what: str, allowed: str) -> UsageError:

@@ -1,0 +1,183 @@
+"""`build`: from texts to a training set; what did not change is not done again, and a mistake is named with its line."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.commands import PATIENCE_S, clean_environment
+from support.corpora import some_documents, write_corpus
+from support.failures import limit_disk
+from support.outputs import ids_of, written
+
+import tokmill
+from tokmill.core.errors import DiskFullError, UsageError
+from tokmill.core.events import AnyEvent, Started
+from tokmill.core.manifest import load_manifest
+from tokmill.recipe import EXAMPLE
+from tokmill.recipe.parsing import read_recipe
+
+RECIPE = """\
+seed = 3
+
+[tokenize]
+val_fraction = 0.1
+
+[sources.one]
+inputs = "one"
+weight = 0.75
+
+[sources.two]
+inputs = ["two/*.txt"]
+weight = 0.25
+separator = "none"
+
+[output]
+format = "raw"
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    texts = [text.decode() for text in some_documents(80, 60, 5)]
+    for name, part in (
+        ("one/a.txt", texts[:20]),
+        ("one/b.txt", texts[20:30]),
+        ("two/a.txt", texts[30:31]),
+        ("two/b.txt", texts[31:32]),
+    ):
+        write_corpus(tmp_path / name, part)
+    (tmp_path / "recipe.toml").write_text(RECIPE)
+    return tmp_path / "recipe.toml"
+
+
+class Starts:
+    """Counts the steps that do something."""
+
+    def __init__(self) -> None:
+        self.n = 0
+
+    def on_event(self, event: AnyEvent) -> None:
+        self.n += isinstance(event, Started)
+
+
+def test_it_is_what_its_steps_are_one_by_one(recipe: Path, tmp_path: Path) -> None:
+    tokmill.build(recipe, tmp_path / "out")
+    options: dict[str, Any] = {"val_fraction": 0.1, "seed": 3}
+    tokmill.tokenize(tmp_path / "one", tmp_path / "t1", **options)
+    tokmill.tokenize(tmp_path / "two" / "*.txt", tmp_path / "t2", separator="none", **options)
+    tokmill.mix([(tmp_path / "t1", 0.75), (tmp_path / "t2", 0.25)], tmp_path / "m", seed=3)
+    assert written(tmp_path / "out") == written(tmp_path / "m")
+    assert tokmill.verify(tmp_path / "out").ok
+    sources = load_manifest(tmp_path / "out").made_from
+    assert [Path(each.path).name.partition("-")[0] for each in sources or ()] == ["one", "two"]
+
+
+def test_without_weights_all_documents_are_shuffled_once(recipe: Path, tmp_path: Path) -> None:
+    recipe.write_text("\n".join(line for line in RECIPE.splitlines() if "weight" not in line))
+    tokmill.build(recipe, tmp_path / "out")
+    steps = [Path(each.path) for each in load_manifest(tmp_path / "out").made_from or ()]
+    tokmill.shuffle(steps, tmp_path / "s", seed=3)
+    assert ids_of(tmp_path / "out") == ids_of(tmp_path / "s")
+
+
+def test_what_did_not_change_is_not_done_again(recipe: Path, tmp_path: Path) -> None:
+    tokmill.build(recipe, tmp_path / "out", work=tmp_path / "work")
+    again = Starts()
+    assert tokmill.build(recipe, tmp_path / "out", work=tmp_path / "work", observers=[again]).already_complete
+    assert again.n == 0
+    steps = sorted((tmp_path / "work").iterdir())
+    assert len(steps) == 2
+    # Another weight: mixed again, nothing tokenized.
+    recipe.write_text(RECIPE.replace("0.75", "0.6"))
+    weighed = Starts()
+    tokmill.build(recipe, tmp_path / "out", work=tmp_path / "work", fresh=True, observers=[weighed])
+    assert weighed.n == 1
+    assert sorted((tmp_path / "work").iterdir()) == steps
+    # Another text in one source: that one alone.
+    write_corpus(tmp_path / "one" / "c.txt", ["something new"])
+    added = Starts()
+    tokmill.build(recipe, tmp_path / "out", work=tmp_path / "work", fresh=True, observers=[added])
+    assert added.n == 2
+    assert len(list((tmp_path / "work").iterdir())) == 3
+
+
+def test_steps_that_are_not_kept_are_gone_and_the_output_is_still_complete(recipe: Path, tmp_path: Path) -> None:
+    tokmill.build(recipe, tmp_path / "out", keep=False)
+    assert not (tmp_path / "out.work").exists()
+    assert tokmill.build(recipe, tmp_path / "out", keep=False).already_complete
+
+
+def test_killed_at_some_moments_the_same_command_goes_on(recipe: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tokmill", "build", str(recipe), "-q", "--out"]
+    subprocess.run([*command, str(tmp_path / "whole")], check=True, env=clean_environment(), timeout=PATIENCE_S)
+    for delay_s in (0.3, 0.5, 0.7, 0.9):
+        out = tmp_path / f"out-{delay_s}"
+        with subprocess.Popen([*command, str(out)], env=clean_environment(), start_new_session=True) as process:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(delay_s)
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+        deadline = time.monotonic() + PATIENCE_S
+        while subprocess.run([*command, str(out)], check=False, env=clean_environment(), timeout=PATIENCE_S).returncode:
+            # A killed run's processes may need a moment to end.
+            assert time.monotonic() < deadline
+        assert written(out) == written(tmp_path / "whole")
+
+
+def test_the_plan_says_what_it_becomes_and_makes_nothing(recipe: Path, tmp_path: Path) -> None:
+    plan = tokmill.plan_build(recipe, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "out.work").exists()
+    outcome = tokmill.build(recipe, tmp_path / "out")
+    assert abs(plan.tokens - outcome.tokens_train) < 0.1 * outcome.tokens_train
+    assert [step.is_complete for step in tokmill.plan_build(recipe, tmp_path / "out").steps] == [True, True]
+
+
+def test_a_disk_that_is_too_small_is_told_before_anything_is_made(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit_disk(monkeypatch, 1000)
+    with pytest.raises(DiskFullError):
+        tokmill.build(recipe, tmp_path / "out")
+    assert not (tmp_path / "out.work").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "by", "line", "what", "allowed"),
+    [
+        ("weight = 0.25", "wieght = 0.25", 12, "wieght is not known in [sources.two]", "weight?"),
+        ("val_fraction = 0.1", "val_fractoin = 0.1", 4, "val_fractoin is not known in [tokenize]", "val_fraction?"),
+        ("val_fraction = 0.1", "val_fraction = 2", 4, "2 is out of range", ""),
+        ("weight = 0.25", "weight = 'a'", 12, "weight is 'a'", "a number"),
+        ("weight = 0.25\n", "", 10, "two has no weight", ""),
+        ('inputs = "one"', "inputs = 5", 7, "one has no inputs", ""),
+        ('format = "raw"', 'format = "lmc"', 16, "'lmc' is not a value", "llmc"),
+        ("seed = 3", "seeds = 3", 1, "seeds is not known", "seed?"),
+        ("[output]", "[outputs]", 15, "outputs is not known", "output?"),
+        ("[output]", "[output", 15, "not TOML", ""),
+        ("[sources.two]", "[sources.'../x']", 10, "'../x' is no name of a source", ""),
+    ],
+)
+def test_a_mistake_is_named_with_its_line(recipe: Path, text: str, by: str, line: int, what: str, allowed: str) -> None:
+    assert text in RECIPE
+    recipe.write_text(RECIPE.replace(text, by))
+    with pytest.raises(UsageError) as caught:
+        tokmill.build(recipe, recipe.parent / "out")
+    assert caught.value.where == f"{recipe}, line {line}"
+    assert what in caught.value.what
+    assert allowed in (caught.value.allowed or "")
+
+
+def test_the_example_is_a_recipe(tmp_path: Path) -> None:
+    (tmp_path / "example.toml").write_text(EXAMPLE)
+    made = read_recipe(str(tmp_path / "example.toml"))
+    assert [source.name for source in made.sources] == ["web", "books"]
+    assert made.is_weighted
