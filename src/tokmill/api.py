@@ -17,7 +17,7 @@ from tokmill.core.errors import ChangedError, TokmillError, UsageError
 from tokmill.core.events import Detail, Finished, Notice
 from tokmill.core.options import PlanOptions, TokenizeOptions, called_with, parse_size
 from tokmill.core.progress import check_observers
-from tokmill.core.records import is_url, text_to_path
+from tokmill.core.records import is_url, path_to_text, text_to_path
 from tokmill.core.text import quoted
 from tokmill.output import Place, destination, is_complete, is_complete_at, left_behind, output_of, stage_of
 from tokmill.run import (
@@ -183,10 +183,52 @@ def _carry_out(planned: PlannedJob, call: TokenizeCall, place: Place, runner: Lo
     finished = place.begin(asked)
     if finished is not None:
         return planned.job, finished
+    if call.shuffle is not None:
+        return planned.job, _shuffled(planned.job, call, runner, meter)
     if not call.force and not (call.append and is_complete(planned.job)):
         check_disk(asked, carried_bytes)
     job = copy_old_output(planned.job, call.observers) if call.append and planned.job.made_from else planned.job
     return job, place.publish(runner.run(job, [meter, *call.observers, *place.observers]), call.observers)
+
+
+def _shuffled(job: Job, call: TokenizeCall, runner: LocalRunner, meter: Meter) -> Finished:
+    """Tokenize into a directory inside the output, and put the documents from there into the order of the seed.
+
+    Raises ChangedError for a complete output that was made differently.
+    """
+    from tokmill.derive import shuffle_into
+    from tokmill.output import finish_arranged, tokenized_of
+
+    out, seed = Path(text_to_path(job.out)), call.shuffle or 0
+    if job.content.eot == "none":
+        raise UsageError(
+            "documents cannot be told apart without end-of-text ids",
+            where="--shuffle with --eot none",
+            option="--eot",
+            allowed="after or before",
+            suggested="after",
+        )
+    complete = None if job.fresh else finish_arranged(out, job.content, seed)
+    if complete is not None:
+        return complete
+    if not call.force:
+        check_disk(job)
+    step = tokenized_of(out)
+    content = msgspec.structs.replace(job.content, format="raw", shards=msgspec.UNSET)
+    finished = runner.run(msgspec.structs.replace(job, out=path_to_text(str(step)), content=content), [meter, *call.observers])
+    shuffle_into(
+        step,
+        job.content,
+        out,
+        seed=seed,
+        memory=job.resources.budget_bytes,
+        fresh=job.fresh,
+        force=call.force,
+        observers=call.observers,
+    )
+    complete = finish_arranged(out, job.content, seed)
+    assert complete is not None
+    return msgspec.structs.replace(finished, files=complete.files, counts=complete.counts, already_complete=False)
 
 
 def _compare_piped(call: TokenizeCall, place: Place) -> None:
@@ -243,11 +285,18 @@ def _place(call: TokenizeCall) -> Place:
 
 def _check_together(call: TokenizeCall) -> None:
     """Raise UsageError for options that exclude each other, or an append to an output in a store."""
-    options = {"--part": call.part, "--ray": call.ray, "--append": call.append or None}
+    options = {"--part": call.part, "--ray": call.ray, "--append": call.append or None, "--shuffle": call.shuffle}
     given = [name for name, value in options.items() if value is not None]
     if len(given) > 1:
         raise UsageError(
             f"{' and '.join(given)} do not go together", option=given[0], allowed="one of them", next_step="tokmill tokenize --help"
+        )
+    if call.shuffle is not None and is_url(str(call.out)):
+        raise UsageError(
+            "an output in a store is not shuffled while it is made",
+            where=redacted(str(call.out)),
+            allowed="--shuffle with a directory",
+            next_step="choose a directory for --out, and copy it to the store, manifest.json last",
         )
     if call.append and is_url(str(call.out)):
         raise UsageError(

@@ -14,10 +14,10 @@ import pytest
 import xxhash
 from hypothesis import HealthCheck, given, settings, strategies as st
 from support.arranged import mixed, shuffled
-from support.corpora import some_documents
+from support.corpora import some_documents, write_corpus
 from support.failures import Died, dying_at, flip
 from support.oracle import EOT
-from support.outputs import ids_of, rewrite_manifest, written
+from support.outputs import files_in, ids_of, rewrite_manifest, written
 from support.runs import make_parts, tokenize_documents
 
 import tokmill
@@ -327,3 +327,31 @@ class _Asked:
     def __call__(self, _out: Path, _content: object, _n: int, output: int, *_: object, **__: object) -> None:
         self.output = output
         raise _StopError
+
+
+def test_tokenized_and_shuffled_in_one_command_is_one_after_the_other(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "corpus.txt", [text.decode() for text in some_documents(200, 60, 1)])
+    options: dict[str, Any] = {"val_fraction": 0.1, "format": "llmc", "shard_tokens": 2000}
+    tokmill.tokenize(corpus, tmp_path / "t", **options)
+    tokmill.shuffle(tmp_path / "t", tmp_path / "s", seed=7)
+    out = tmp_path / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(arranging.Arranging, "_write_val", _stop)
+        with pytest.raises(_StopError):
+            tokmill.tokenize(corpus, out, shuffle=7, **options)
+    assert not (out / "manifest.json").exists()
+    summary = tokmill.tokenize(corpus, out, shuffle=7, **options)
+    assert files_in(out) == files_in(tmp_path / "s")
+    assert summary.tokens_train == load_manifest(out).counts.tokens_train
+    assert tokmill.verify(out).order_checked
+    assert not (out / ".tokmill").exists()
+    assert tokmill.tokenize(corpus, out, shuffle=7, **options).already_complete
+    for other in ({"shuffle": 8}, {}, {"shuffle": 7, "keep_empty": True}):
+        with pytest.raises(ChangedError):
+            tokmill.tokenize(corpus, out, **(options | other))
+    tokmill.tokenize(corpus, out, shuffle=8, fresh=True, **options)
+    assert files_in(out) != files_in(tmp_path / "s")
+
+
+def _stop(_self: object) -> None:
+    raise _StopError

@@ -150,7 +150,7 @@ class Arranging:
             counts=counts,
             elapsed_s=round(self._output.elapsed_before_s + self._reporter.elapsed_s, 3),
             peak_rss_bytes=peak_rss_bytes(),
-            made_from=made_from,
+            made_from=made_from or msgspec.UNSET,
             documents_digest=self._buckets.digest,
             recipe=recipe or msgspec.UNSET,
             history=recorder.history(),

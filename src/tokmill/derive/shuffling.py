@@ -81,16 +81,7 @@ def shuffle(
     for source in sources:
         operands.append(Operand(source, 0, n_documents))
         n_documents += source.manifest.counts.documents_train
-    n_tokens = sum(source.manifest.counts.tokens_train for source in sources)
-    arranged = ArrangedSource(
-        fingerprint="+".join(source.manifest.fingerprint for source in sources),
-        documents=n_documents,
-        tokens=n_tokens,
-        taken_documents=n_documents,
-        taken_tokens=n_tokens,
-    )
-    arrangement = Arrangement(seed=seed, sources=(arranged,))
-    content, notices = arranged_content(sources, arrangement, format, shard_tokens, shard_documents=shard_documents)
+    content, notices = arranged_content(sources, _arrangement(sources, seed), format, shard_tokens, shard_documents=shard_documents)
     counts = sum((source.manifest.counts for source in sources), Counts())
     return arrange_output(
         operands,
@@ -105,6 +96,51 @@ def shuffle(
         notices=notices,
         recipe=recipe,
     )
+
+
+def shuffle_into(
+    directory: Path,
+    content: Content,
+    out: Path,
+    *,
+    seed: int,
+    memory: str | int | None,
+    fresh: bool,
+    force: bool,
+    observers: Sequence[Observer],
+) -> Outcome:
+    """Make an output with these settings of one that was tokenized for it, with its documents in the order of a seed.
+
+    directory: the tokenized output. content: of the output, without origin. The rest as of `shuffle`.
+    """
+    source = Source.load(directory)
+    content = msgspec.structs.replace(content, origin=Origin(arranged=_arrangement([source], seed)))
+    counts = source.manifest.counts
+    return arrange_output(
+        [Operand(source, 0, 0)],
+        content,
+        out,
+        None,
+        memory,
+        counts,
+        fresh=fresh,
+        force=force,
+        observers=observers,
+        notices=(),
+    )
+
+
+def _arrangement(sources: Sequence[Source], seed: int) -> Arrangement:
+    """Return all documents of the sources, each once, as of one source."""
+    counts = sum((source.manifest.counts for source in sources), Counts())
+    arranged = ArrangedSource(
+        fingerprint="+".join(source.manifest.fingerprint for source in sources),
+        documents=counts.documents_train,
+        tokens=counts.tokens_train,
+        taken_documents=counts.documents_train,
+        taken_tokens=counts.tokens_train,
+    )
+    return Arrangement(seed=seed, sources=(arranged,))
 
 
 def arranged_content(
@@ -164,7 +200,7 @@ def arrange_output(
     operands: Sequence[Operand],
     content: Content,
     out: Path,
-    how: How,
+    how: How | None,
     memory: str | int | None,
     counts: Counts,
     *,
@@ -176,16 +212,18 @@ def arrange_output(
 ) -> Outcome:
     """Make a complete output with the documents of operands in the order of its content, or go on with it. Raises TokmillError.
 
-    counts: of the output. The rest as of `shuffle`.
+    how: the command; None: the operand is a step of the making and no output of its own. counts: of the output. The rest as of
+    `shuffle`.
     """
     budget_bytes = _budget_bytes(memory)
     sources = [operand.source for operand in operands]
 
     def make(output: Output, reporter: ProgressReporter) -> tuple[Manifest, int]:
         recorder = reporter.add(RunHistoryRecorder(output))
+        made_from = tuple(provenance(source, how) for source in sources) if how else ()
         arranging = Arranging(operands, content, output, budget_bytes, reporter)
         try:
-            manifest = arranging.run(counts, tuple(provenance(source, how) for source in sources), recorder, recipe)
+            manifest = arranging.run(counts, made_from, recorder, recipe)
         except BaseException:
             recorder.save()
             raise
@@ -196,7 +234,7 @@ def arrange_output(
         sources,
         content,
         out,
-        how,
+        how or "shuffle",
         make=make,
         counts=counts,
         scratch_bytes=scratch_bytes,

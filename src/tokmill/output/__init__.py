@@ -22,7 +22,15 @@ if TYPE_CHECKING:
         rewriting_need,
     )
     from tokmill.output.journal import Header, read_journal
-    from tokmill.output.opening import change_at, destination, is_complete, is_complete_at, is_made
+    from tokmill.output.opening import (
+        change_at,
+        destination,
+        finish_arranged,
+        is_complete,
+        is_complete_at,
+        is_made,
+        tokenized_of,
+    )
     from tokmill.output.parts import (
         DirectoryParts,
         PartsStore,

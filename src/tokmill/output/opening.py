@@ -5,21 +5,55 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
+from tokmill.core.config import Origin
 from tokmill.core.errors import DamageError, TokmillError, UsageError
-from tokmill.core.manifest import MANIFEST_NAME, load_manifest
+from tokmill.core.manifest import MANIFEST_NAME, STATE_NAME, load_manifest
+from tokmill.core.outcome import already_finished
 from tokmill.core.records import is_url, text_to_path
-from tokmill.output.config_diff import change_of
+from tokmill.output.config_diff import change_of, changed_error
 from tokmill.output.journal import read_header
 from tokmill.output.place import Place
-from tokmill.output.state_dir import is_begun, state_of
+from tokmill.output.state_dir import is_begun, refuse_strangers, remove_empty, state_of
 
 if TYPE_CHECKING:
     from tokmill.core.config import Content, Job
+    from tokmill.core.events import Finished
 
 
 def is_complete(job: Job) -> bool:
     """Return whether the output of a job is complete, so that nothing will be written."""
     return is_made(Path(text_to_path(job.out)), job.content, fresh=job.fresh)
+
+
+def tokenized_of(out: Path) -> Path:
+    """Return where an output whose documents are to be put into an order is tokenized first."""
+    return out / STATE_NAME / "tokenized"
+
+
+def finish_arranged(out: Path, content: Content, seed: int) -> Finished | None:
+    """Return how the run ended of which these documents in the order of a seed are left, and remove what it was made of.
+
+    content: of the output, without origin. None: it is not complete. Raises ChangedError for one that was made differently.
+    """
+    if not (out / MANIFEST_NAME).exists() or is_begun(out):
+        if out.is_dir() and not is_begun(out):
+            refuse_strangers(out, content.format)
+        return None
+    manifest = load_manifest(out)
+    arranged = manifest.content.origin.arranged if manifest.content.origin else None
+    plain = msgspec.structs.replace(manifest.content, origin=msgspec.UNSET)
+    if arranged is None or arranged.seed != seed or plain.fingerprint() != content.fingerprint():
+        if arranged is not None:
+            # So that what differs is the seed, or a setting.
+            content = msgspec.structs.replace(content, origin=Origin(arranged=msgspec.structs.replace(arranged, seed=seed)))
+        raise changed_error(manifest.content, content, out)
+    state = state_of(out)
+    if (state / "tokenized").exists():
+        (state / "tokenized").remove_tree()
+    remove_empty([state])
+    return already_finished(manifest)
 
 
 def change_at(job: Job) -> str:
