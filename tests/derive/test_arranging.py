@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,14 @@ from support.outputs import files_in, ids_of, rewrite_manifest, written
 from support.runs import make_parts, tokenize_documents
 
 import tokmill
+from tokmill.cli.app import run
 from tokmill.core.arrangement import ArrangedSource, Arrangement
 from tokmill.core.document_order import copies, order_keys
 from tokmill.core.errors import ChangedError, DamageError, DiskFullError, UsageError
 from tokmill.core.events import AnyEvent, Committed
 from tokmill.core.manifest import load_manifest
 from tokmill.derive import arranging, source as sources
+from tokmill.reports.reproduce import commands
 from tokmill.run.parts.finalize import finalize
 
 QUICK = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
@@ -355,3 +358,15 @@ def test_tokenized_and_shuffled_in_one_command_is_one_after_the_other(tmp_path: 
 
 def _stop(_self: object) -> None:
     raise _StopError
+
+
+@pytest.mark.parametrize("trainer", ["raw", "llmc"])
+def test_the_commands_that_a_report_shows_make_the_same_again(trainer: str, two: list[Path], tmp_path: Path) -> None:
+    tokmill.shuffle(two, tmp_path / "s", seed=5, format=trainer)
+    tokmill.mix([(two[0], 3), (two[1], 1)], tmp_path / "m", seed=5, format=trainer)
+    tokmill.tokenize(tmp_path / "a.txt", tmp_path / "t", shuffle=5, format=trainer)
+    for name in ("s", "m", "t"):
+        manifest = load_manifest(tmp_path / name)
+        shown = commands(manifest.content, manifest.made_from, str(tmp_path / f"{name}-again"))
+        assert run(shlex.split(shown.replace("\\\n", " "))[1:]) == 0, shown
+        assert files_in(tmp_path / f"{name}-again") == files_in(tmp_path / name)

@@ -110,7 +110,9 @@ def inspect(
     with _opened(path, dtype=dtype, eot_id=eot_id, tokenizer=tokenizer) as dataset:
         manifest = dataset.manifest
         counts = manifest.counts if manifest else None
-        n_text = counts.bytes_text if manifest and counts and all(i.format != "ids" for i in manifest.content.inputs) else None
+        n_text = (
+            (counts.bytes_text or None) if manifest and counts and all(i.format != "ids" for i in manifest.content.inputs) else None
+        )
         # Those of shards that were left out, too: the text is that of all.
         n_all = counts.tokens_train + counts.tokens_val if counts else 0
         return Inspection(

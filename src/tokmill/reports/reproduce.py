@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 from typing import TYPE_CHECKING
 
 from tokmill.core.config import typed_separator
 from tokmill.core.output_spec import Shards
-from tokmill.core.records import STDIN
+from tokmill.core.records import STDIN, text_to_path
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from tokmill.core.arrangement import Arrangement
     from tokmill.core.config import Content, Provenance
     from tokmill.core.records import Tokenizer
 
@@ -54,11 +56,15 @@ def commands(content: Content, made_from: Sequence[Provenance] | object, directo
         # Appended inputs come after the others, so one run over all of them gives the same bytes.
         paths = [each.path for each in content.inputs]
         words = ["tokenize", *_first(paths), *_input_format(content), *_options(content)]
+        if content.origin and content.origin.arranged:
+            words += ["--shuffle", str(content.origin.arranged.seed)]
         if content.n_parts:
             return "\n".join([_parts(words, content.n_parts, directory), *_remarks(paths)])
     elif sources[0].how == "merge":
         # It does no harm if other settings differ; without it, merge stops at different validation sides.
         words = ["merge", *_first(paths), *["--allow-other-split"] * bool(content.origin)]
+    elif sources[0].how in ("shuffle", "mix") and content.origin and content.origin.arranged:
+        words = _arranging(sources, content, content.origin.arranged)
     else:
         kind = ["reshard"] if sources[0].how == "reshard" else ["convert", "--format", content.format]
         given = []
@@ -72,6 +78,19 @@ def commands(content: Content, made_from: Sequence[Provenance] | object, directo
         whole = ["--shard-documents"] if isinstance(content.shards, Shards) and content.shards.whole_documents else []
         words = [*kind, *_first(paths), *given, *shards, *whole]
     return "\n".join([_line("tokmill", *words, "--out", directory), *_remarks(paths)])
+
+
+def _arranging(sources: Sequence[Provenance], content: Content, arranged: Arrangement) -> list[str]:
+    """Return the words of the command that shuffles or mixes outputs as they were."""
+    paths, options = [text_to_path(each.path) for each in sources], ["--seed", str(arranged.seed), "--format", content.format]
+    if isinstance(content.shards, Shards):
+        options += ["--shard-tokens", str(content.shards.tokens), *["--shard-documents"] * content.shards.whole_documents]
+    if sources[0].how == "shuffle":
+        return ["shuffle", *_first(paths), *options]
+    wished = [source.wished_tokens for source in arranged.sources]
+    epochs = max((math.ceil(n / source.tokens) for n, source in zip(wished, arranged.sources, strict=True) if n), default=1)
+    weighted = [f"{path}={n}" for path, n in zip(paths, wished, strict=True)]
+    return ["mix", *weighted, "--tokens", str(sum(wished)), "--max-epochs", str(epochs), *options]
 
 
 def _parts(words: Sequence[str], n_parts: int, directory: str) -> str:
