@@ -13,9 +13,10 @@ changed or at another place.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -35,7 +36,7 @@ from tokmill.derive.source import BLOCK_TOKENS, ShiftedIds, check_edge, narrowed
 from tokmill.formats import make_writer, spec_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
     from tokmill.dataset import Ids
     from tokmill.derive.source import Source
     from tokmill.output import Output, RunHistoryRecorder
+
+T = TypeVar("T")
 
 MIB = 1 << 20
 LEAST_BYTES = 128 * MIB
@@ -95,13 +98,13 @@ class Arranging:
         self._reporter = reporter
         self._item_bytes = ITEM_BYTES[content.dtype]
         room = budget_bytes - _FIXED_BYTES
-        self._bucket_bytes = min(room // 2, _BUCKET_BYTES)
+        self._bucket_bytes = min(room // 4, _BUCKET_BYTES)
         n_tokens = sum(source.taken_tokens for source in self._arrangement.sources)
         n_bytes = n_tokens * self._item_bytes + self._arrangement.n_documents * RECORD_COST
         # A third less than there is room for: buckets are not of one size.
         n_buckets = max(1, -(-n_bytes * 3 // (2 * self._bucket_bytes)))
         if n_buckets > _MOST_FAST_BUCKETS:
-            self._bucket_bytes = min(max(self._bucket_bytes, n_bytes * 3 // (2 * _MOST_FAST_BUCKETS)), room // 2)
+            self._bucket_bytes = min(max(self._bucket_bytes, n_bytes * 3 // (2 * _MOST_FAST_BUCKETS)), room // 4)
             n_buckets = min(-(-n_bytes * 3 // (2 * self._bucket_bytes)), _MOST_BUCKETS)
         self._buckets = Buckets.open(output.directory, content.fingerprint(), n_buckets, min(room // 4, 2 * _BUCKET_BYTES))
         self._taken_bytes = n_tokens * self._item_bytes
@@ -113,7 +116,7 @@ class Arranging:
         self._counts = output.counts
         self._uncommitted_bytes = 0
         self._removable: list[int] = []
-        self._held = bytearray()
+        self._held = [bytearray(), bytearray()]
         self.written_bytes = 0
 
     def run(self, counts: Counts, made_from: tuple[Provenance, ...], recorder: RunHistoryRecorder, recipe: str) -> Manifest:
@@ -129,8 +132,8 @@ class Arranging:
         try:
             self._scatter_all()
             self._write_val()
-            for bucket in range(self._next_bucket, self._buckets.state.n_buckets):
-                self._write_bucket(bucket)
+            for loaded in ahead(self._loaded()):
+                self._write_bucket(*loaded)
         finally:
             for operand in self._operands:
                 operand.source.close()
@@ -172,11 +175,11 @@ class Arranging:
         operand = self._operands[number]
         ids = self._ids_of(operand, "train")
         most = max(_SCATTERED_BYTES, self._buckets.state.n_buckets * _SCATTERED_BYTES_EACH)
-        while token < ids.n_tokens:
-            block, ends = next(ids.blocks(token, min(token + BLOCK_TOKENS, ids.n_tokens)))
+        blocks = ahead(_blocks(ids, token), waits=lambda block: not len(block[1]))
+        for block, ends in blocks:
             if len(ends):
-                self._scatter(operand, self._fitting(operand, block[: ends[-1]]), ends, document)
-                token, document = token + int(ends[-1]), document + len(ends)
+                self._scatter(operand, self._fitting(operand, block), ends, document)
+                token, document = token + len(block), document + len(ends)
             else:
                 token, document = token + self._scatter_long(operand, ids, token, document), document + 1
             if self._uncommitted_bytes >= most and token < ids.n_tokens:
@@ -253,17 +256,21 @@ class Arranging:
             operand.source.finish()
             self._val, token = (number + 1, 0), 0
 
-    def _write_bucket(self, bucket: int) -> None:
-        """Sort a bucket and write it."""
-        records = self._buckets.records(bucket)
+    def _loaded(self) -> Iterator[tuple[int, NDArray[Any], memoryview | None]]:
+        """Yield the buckets that are left: number, records, and ids, None where there is no room for them."""
+        for bucket in range(self._next_bucket, self._buckets.state.n_buckets):
+            # Half of the room: one is sorted while the next is read.
+            fits = self._buckets.ids_bytes(bucket) <= 2 * self._bucket_bytes
+            yield bucket, self._buckets.records(bucket), self._whole(bucket) if fits else None
+
+    def _write_bucket(self, bucket: int, records: NDArray[Any], data: memoryview | None) -> None:
+        """Sort a bucket and write it. data: its ids, None: they are read piece by piece."""
         keys = order_keys(self._arrangement, records["copy"])
         order = np.argsort(keys, kind="stable")
         lengths = records["n_ids"].astype(np.int64)
         begins = (np.cumsum(lengths) - lengths)[order]
         lengths, keys = lengths[order], keys[order]
         del records, order
-        fits = self._buckets.ids_bytes(bucket) <= 2 * self._bucket_bytes
-        data = self._whole(bucket) if fits else None
         digests = 0
         for a, b in _groups(lengths * self._item_bytes, _PIECE_BYTES):
             if data is None and lengths[a] * self._item_bytes > _PIECE_BYTES:
@@ -288,12 +295,12 @@ class Arranging:
         return [self._read(bucket, a, n) for a, n in zip(begins.tolist(), lengths.tolist(), strict=True)]
 
     def _whole(self, bucket: int) -> memoryview:
-        """Return the ids of a bucket, valid until the next: memory that is used again costs no page faults."""
+        """Return the ids of a bucket, valid until the next but one: memory that is used again costs no page faults."""
         n_bytes = self._buckets.ids_bytes(bucket)
-        if len(self._held) < n_bytes:
-            self._held = bytearray(0)
-            self._held = bytearray(n_bytes * 5 // 4)
-        view = memoryview(self._held)[:n_bytes]
+        if len(self._held[bucket % 2]) < n_bytes:
+            self._held[bucket % 2] = bytearray(0)
+            self._held[bucket % 2] = bytearray(n_bytes * 5 // 4)
+        view = memoryview(self._held[bucket % 2])[:n_bytes]
         self._buckets.read_ids(bucket, 0, view)
         return view
 
@@ -374,6 +381,35 @@ def _slices(data: memoryview, begins: NDArray[np.int64], ends: NDArray[np.int64]
 def _without_mark(ids: Ids, eot: str, is_first: bool, is_last: bool) -> Ids:  # noqa: FBT001
     """Return a piece of a document without its end-of-text id. is_first, is_last: whether the document begins or ends with it."""
     return ids[int(is_first and eot == "before") : len(ids) - int(is_last and eot == "after")]
+
+
+def _blocks(ids: ShiftedIds, token: int) -> Iterator[tuple[Ids, NDArray[np.int64]]]:
+    """Yield whole documents from a token on, about a block of them at a time, and where each ends.
+
+    Of a document that is longer than a block its beginning, without an end; then come those after it.
+    """
+    while token < ids.n_tokens:
+        block, ends = next(ids.blocks(token, min(token + BLOCK_TOKENS, ids.n_tokens)))
+        if len(ends):
+            yield block[: ends[-1]], ends
+            token += int(ends[-1])
+        else:
+            yield block, ends
+            token += sum(len(piece) for piece, _, _ in _pieces(ids, token))
+
+
+def ahead(items: Iterator[T], waits: Callable[[T], bool] = lambda _item: False) -> Iterator[T]:
+    """Yield items, each made in a thread while the one before is in use. waits: after which items the next one waits for that."""
+    nothing = object()
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(next, items, nothing)
+        while (item := future.result()) is not nothing:
+            if waits(item):  # type: ignore[arg-type]
+                yield item  # type: ignore[misc]
+                future = pool.submit(next, items, nothing)
+            else:
+                future = pool.submit(next, items, nothing)
+                yield item  # type: ignore[misc]
 
 
 def _pieces(ids: ShiftedIds, token: int) -> Iterator[tuple[Ids, bool, bool]]:
