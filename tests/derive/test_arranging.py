@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import shlex
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -203,6 +204,31 @@ def test_what_is_committed_is_not_done_again(two: list[Path], tmp_path: Path, mo
     assert outcome.resumed
     assert outcome.bytes_out == whole.bytes_out
     assert written(tmp_path / "out") == written(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("n_commits", [6, 9])
+def test_a_run_that_goes_on_with_another_memory_writes_the_same_bytes(n_commits: int, two: list[Path], tmp_path: Path) -> None:
+    """The first pass of a small corpus has no commit: the number of buckets must not come from the memory of the second run."""
+
+    class Stopping:
+        n = 0
+
+        def on_event(self, event: AnyEvent) -> None:
+            self.n += isinstance(event, Committed)
+            if self.n == n_commits:
+                raise KeyboardInterrupt
+
+    tokmill.shuffle(two, tmp_path / "whole", seed=1)
+    with tiny(bucket_bytes=1500), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(arranging, "_SCATTERED_BYTES", 1 << 30)
+        with pytest.raises(KeyboardInterrupt):
+            tokmill.shuffle(two, tmp_path / "out", seed=1, observers=[Stopping()])
+    for bucket_bytes in (900, 1 << 20):
+        shutil.copytree(tmp_path / "out", out := tmp_path / f"out{bucket_bytes}")
+        with tiny(bucket_bytes=bucket_bytes):
+            assert tokmill.shuffle(two, out, seed=1).resumed
+        assert written(out) == written(tmp_path / "whole")
+        assert tokmill.verify(out).ok
 
 
 def change(out: Path, edit: Any) -> None:

@@ -23,9 +23,10 @@ import numpy as np
 import xxhash
 
 from tokmill.core.document_order import copies, order_keys
-from tokmill.core.errors import UsageError
+from tokmill.core.errors import DamageError, UsageError
 from tokmill.core.events import Committed
 from tokmill.core.manifest import FORMAT_VERSION, Manifest, published
+from tokmill.core.output_spec import SIDES
 from tokmill.core.records import ITEM_BYTES, Counts, Cursor, Tokens
 from tokmill.core.system.memory import peak_rss_bytes
 from tokmill.core.version import __version__
@@ -106,10 +107,12 @@ class Arranging:
         if n_buckets > _MOST_FAST_BUCKETS:
             self._bucket_bytes = min(max(self._bucket_bytes, n_bytes * 3 // (2 * _MOST_FAST_BUCKETS)), room // 4)
             n_buckets = min(-(-n_bytes * 3 // (2 * self._bucket_bytes)), _MOST_BUCKETS)
+        state = output.segments[-1].writer if output.segments else {}
+        # A run that was killed may have written some buckets already, and have had another memory.
+        n_buckets = state.get("n_buckets", n_buckets)
         self._buckets = Buckets.open(output.directory, content.fingerprint(), n_buckets, min(room // 4, 2 * _BUCKET_BYTES))
         self._taken_bytes = n_tokens * self._item_bytes
         self._digested = np.dtype("<u2" if content.tokenizer.n_ids <= 1 << 16 else "<u4")
-        state = output.segments[-1].writer if output.segments else {}
         self._writer = make_writer(output, state, spec_of(content))
         self._val = (state.get("val_operand", 0), state.get("val_token", 0))
         self._next_bucket = state.get("next_bucket", 0)
@@ -137,6 +140,7 @@ class Arranging:
         finally:
             for operand in self._operands:
                 operand.source.close()
+        self._check_counts(counts)
         self._writer.finish()
         self._counts = counts
         self._commit(is_last=True)
@@ -160,6 +164,19 @@ class Arranging:
         )
         self._output.publish(manifest)
         return manifest
+
+    def _check_counts(self, expected: Counts) -> None:
+        """Raise DamageError unless as much was written as there must be."""
+        for side in SIDES:
+            for unit in ("documents", "tokens"):
+                found, wanted = (getattr(counts, f"{unit}_{side}") for counts in (self._counts, expected))
+                if found != wanted:
+                    raise DamageError(
+                        f"work in progress is damaged: {found:,} {unit} of {side} were written",
+                        where=str(self._output.directory),
+                        allowed=f"{wanted:,}",
+                        next_step="run the same command again with --fresh",
+                    )
 
     # The first pass.
 
@@ -343,7 +360,12 @@ class Arranging:
         n_written = self._counts.documents_train + self._counts.documents_val
         after = Cursor(input_index=len(self._content.inputs)) if is_last else Cursor(record=n_written)
         elapsed_s, counts = self._reporter.elapsed_s, self._counts
-        state = {"val_operand": self._val[0], "val_token": self._val[1], "next_bucket": self._next_bucket}
+        state = {
+            "val_operand": self._val[0],
+            "val_token": self._val[1],
+            "next_bucket": self._next_bucket,
+            "n_buckets": self._buckets.state.n_buckets,
+        }
 
         def done(segment: int) -> None:
             for bucket in removable:
