@@ -275,6 +275,20 @@ def test_verify_finds_documents_that_are_changed_or_misplaced_though_all_digests
     assert [p.what for p in report.problems] == ["the documents of train are not those of its sources in the order of the seed"]
 
 
+def test_documents_that_were_dropped_with_the_last_shard_are_no_damage(tmp_path: Path) -> None:
+    """These formats cut shards where documents end: a shard that is dropped is a number of documents."""
+    corpus = tmp_path / "a.txt"
+    corpus.write_bytes(b"\n\n".join(some_documents(60, 60, 1)))
+    options: dict[str, Any] = {"format": "datatrove", "separator": "\n\n", "shuffle": 1}
+    tokmill.tokenize(corpus, tmp_path / "whole", **options)
+    assert tokmill.verify(tmp_path / "whole").order_checked
+    tokmill.tokenize(corpus, tmp_path / "short", shard_tokens=500, drop_tail=True, **options)
+    report = tokmill.verify(tmp_path / "short")
+    assert report.ok
+    assert report.documents_train < tokmill.verify(tmp_path / "whole").documents_train
+    assert not report.order_checked
+
+
 def test_a_bucket_that_was_damaged_is_found_before_it_is_published(
     two: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

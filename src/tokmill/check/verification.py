@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 
 from tokmill.check.compare import Compared, compare_with_sources
@@ -87,7 +88,7 @@ def verify(
     findings.reporter.started(sum(entry.size_bytes for entry in manifest.files.values()))
     _check_manifest(manifest, findings)
     _check_names(location, manifest, findings)
-    _check_files(location, manifest, findings)
+    is_in_order = _check_files(location, manifest, findings)
     if location.pending_append(manifest):
         findings.reporter.notice(
             "an append is being published, or was interrupted then: the output before it is checked, without --source"
@@ -105,7 +106,8 @@ def verify(
         # An append was published meanwhile, or is now: what was read is partly its output.
         again = {"glob": glob, "input_format": input_format, "memory": memory, "tokenizer": tokenizer, "audit": audit}
         return verify(directory, sources=sources, observers=observers, **again)  # type: ignore[arg-type]
-    return _report(location.name, manifest, findings, is_compared=sources is not None, compared=compared)
+    report = _report(location.name, manifest, findings, is_compared=sources is not None, compared=compared)
+    return msgspec.structs.replace(report, order_checked=is_in_order)
 
 
 def _report(directory: str, manifest: Manifest, findings: Findings, *, is_compared: bool, compared: Compared) -> Report:
@@ -133,7 +135,6 @@ def _report(directory: str, manifest: Manifest, findings: Findings, *, is_compar
         others=findings.others,
         can_repair=is_of_corpus(manifest.content),
         made_by="tokenize" if is_tokenized else made_from[0].how,
-        order_checked=bool(manifest.content.origin and manifest.content.origin.arranged),
     )
 
 
@@ -155,7 +156,8 @@ class Outline:
         self.last = {names[-1] for names in sides.values() if names and not is_cut}
         """Files that end where a document does."""
         arrangement = manifest.content.origin.arranged if manifest.content.origin else None
-        self.order = OrderCheck(manifest, arrangement) if arrangement and not is_cut else None
+        is_short = isinstance(shards, Shards) and shards.drop_tail
+        self.order = OrderCheck(manifest, arrangement) if arrangement and not is_short else None
         """Of a shuffled or mixed output that has all of its ids."""
 
 
@@ -284,13 +286,17 @@ def _check_names(location: OutputLocation, manifest: Manifest, findings: Finding
             findings.others.append(name)
 
 
-def _check_files(location: OutputLocation, manifest: Manifest, findings: Findings) -> None:
-    """Check every file, and the order of documents that were put into one."""
+def _check_files(location: OutputLocation, manifest: Manifest, findings: Findings) -> bool:
+    """Check every file, and the order of documents that were put into one. Returns whether they are in that order."""
     outline, buffer = Outline(manifest), memoryview(bytearray(_BLOCK_BYTES))
     for name in manifest.files:
         _check_file(location, name, outline, findings, buffer)
-    if outline.order and not findings.n_problems and (wrong := outline.order.problem()):
+    if not outline.order or findings.n_problems:
+        return False
+    wrong = outline.order.problem()
+    if wrong:
         findings.add(MANIFEST_NAME, wrong)
+    return not wrong
 
 
 def _check_file(location: OutputLocation, name: str, outline: Outline, findings: Findings, buffer: memoryview) -> None:

@@ -286,7 +286,7 @@ def report_lines(report: Report, notices: Sequence[str] = ()) -> str:
     """Return what verify found if all is well; damage is printed as an error. notices: of the command."""
     compared = _compared(report)
     if not report.sources_compared:
-        is_possible = not is_url(report.directory) and not report.order_checked
+        is_possible = not is_url(report.directory) and report.can_repair
         compared = "not compared (pass --source INPUT...)" if is_possible else "not compared"
     rows = [
         (
