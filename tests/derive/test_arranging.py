@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import shlex
 import shutil
+import tracemalloc
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,8 @@ from tokmill.core.document_order import copies, order_keys
 from tokmill.core.errors import ChangedError, DamageError, DiskFullError, UsageError
 from tokmill.core.events import AnyEvent, Committed
 from tokmill.core.manifest import load_manifest
-from tokmill.derive import arranging, source as sources
+from tokmill.core.system.tree import TreePath
+from tokmill.derive import arranging, buckets, source as sources
 from tokmill.reports.reproduce import commands
 from tokmill.run.parts.finalize import finalize
 
@@ -309,6 +311,24 @@ def test_a_source_that_is_damaged_is_named(two: list[Path], tmp_path: Path) -> N
     with pytest.raises(DamageError, match="a source is damaged") as caught:
         tokmill.shuffle(two, tmp_path / "out", seed=1)
     assert str(two[1] / "train.bin") in str(caught.value.where)
+
+
+def test_what_thousands_of_buckets_hold_together_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(buckets, "_write", lambda _path, pieces, _offset: sum(map(len, pieces)))
+    n, most_bytes = 10_000, 1 << 20
+    made = buckets.Buckets(TreePath(tmp_path), buckets.BucketState(fingerprint="", n_buckets=n), most_bytes)
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        for i in range(3 * n):
+            made.add(i % n, bytes(200), bytes(12), 0)
+        grown = tracemalloc.get_traced_memory()[1] - before
+    finally:
+        tracemalloc.stop()
+    made.flush(1, 0, 0, 0)
+    assert sum(made.state.ids) == 3 * n * 200
+    # An empty list of each bucket, made anew, is not counted: there are 20,000.
+    assert grown < most_bytes + n * 300
 
 
 def test_positions_are_uniform(tmp_path: Path) -> None:

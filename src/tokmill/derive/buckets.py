@@ -32,6 +32,8 @@ RECORD = np.dtype([("copy", "<u8"), ("n_ids", "<u4")])
 """Of a document in a bucket: the number of the copy, and its ids."""
 RECORD_COST = 64
 """Bytes of memory that a document takes while its bucket is sorted, beside its ids."""
+_PIECE_COST = 100
+"""Bytes of memory that a piece takes while it is held, beside its ids and records: two objects of Python."""
 _SUM_BITS = 128
 
 
@@ -70,6 +72,7 @@ class Buckets:
         self._records: list[list[bytes]] = [[] for _ in range(n)]
         self._sizes = [0] * n
         self._most = max(buffer_bytes // n, 1 << 14)
+        self._held_bytes, self._most_held = 0, buffer_bytes
         self._lengths = list(self.state.ids)
         self._record_lengths = list(self.state.records)
         self._touched: set[int] = set()
@@ -87,9 +90,14 @@ class Buckets:
         self._ids[bucket].append(ids)
         self._records[bucket].append(records)
         self._sums[bucket] = (self._sums[bucket] + digests) % (1 << _SUM_BITS)
-        self._sizes[bucket] += len(ids) + len(records)
+        n_bytes = len(ids) + len(records) + _PIECE_COST
+        self._sizes[bucket] += n_bytes
+        self._held_bytes += n_bytes
         if self._sizes[bucket] >= self._most:
             self._flush(bucket)
+        elif self._held_bytes >= self._most_held:
+            # Of thousands of buckets, none of which has much.
+            self._flush_all()
 
     def commit(self, source: int, token: int, document: int, done_bytes: int) -> None:
         """Make all that was added durable: work goes on from here. Raises StorageError, DiskFullError."""
@@ -106,9 +114,7 @@ class Buckets:
 
     def flush(self, source: int, token: int, document: int, done_bytes: int) -> None:
         """Write all that was added, so that it can be read; a run that is killed goes on from the last commit."""
-        for bucket, size in enumerate(self._sizes):
-            if size:
-                self._flush(bucket)
+        self._flush_all()
         self.state = msgspec.structs.replace(
             self.state,
             source=source,
@@ -153,11 +159,17 @@ class Buckets:
     def _paths(self, bucket: int) -> tuple[TreePath, TreePath]:
         return tuple(growing_path(self._directory, f"bucket_{bucket:05}.{kind}") for kind in ("ids", "records"))  # type: ignore[return-value]
 
+    def _flush_all(self) -> None:
+        for bucket, size in enumerate(self._sizes):
+            if size:
+                self._flush(bucket)
+
     def _flush(self, bucket: int) -> None:
         """Write what is held of a bucket."""
         ids, records = self._paths(bucket)
         self._lengths[bucket] += _write(ids, self._ids[bucket], self._lengths[bucket])
         self._record_lengths[bucket] += _write(records, self._records[bucket], self._record_lengths[bucket])
+        self._held_bytes -= self._sizes[bucket]
         self._ids[bucket], self._records[bucket], self._sizes[bucket] = [], [], 0
         self._touched.add(bucket)
 
