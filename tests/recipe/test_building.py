@@ -16,12 +16,14 @@ from support.commands import PATIENCE_S, clean_environment
 from support.corpora import some_documents, write_corpus
 from support.failures import limit_disk
 from support.outputs import ids_of, written
+from support.small_tokenizers import path_of
 
 import tokmill
 from tokmill.core.errors import DiskFullError, UsageError
 from tokmill.core.events import AnyEvent, Started
 from tokmill.core.manifest import load_manifest
-from tokmill.recipe import EXAMPLE
+from tokmill.formats import Choice
+from tokmill.recipe import EXAMPLE, building
 from tokmill.recipe.parsing import read_recipe
 
 RECIPE = """\
@@ -164,6 +166,18 @@ def test_a_disk_that_is_too_small_is_told_before_anything_is_made(
         ("[output]", "[outputs]", 15, "outputs is not known", "output?"),
         ("[output]", "[output", 15, "not TOML", ""),
         ("[sources.two]", "[sources.'../x']", 10, "'../x' is no name of a source", ""),
+        ("weight = 0.25", "weight = nan", 12, "weight is nan", "a number from 0 on"),
+        ("weight = 0.25", "weight = inf", 12, "weight is inf", "a number from 0 on"),
+        ("weight = 0.25", "weight = -1", 12, "weight is -1", "a number from 0 on"),
+        ("weight = 0.25", "weight = 1\nmax_epochs = 0", 13, "max_epochs is 0", "a number above 0"),
+        ("seed = 3", "max_epochs = inf", 1, "max_epochs is inf", "a number above 0"),
+        ("seed = 3", "tokens = 'many'", 1, "'many' is not a number of tokens", "a whole number"),
+        ("seed = 3", "tokens = true", 1, "True is not a number of tokens", "a whole number"),
+        ('format = "raw"', "shard_tokens = 'x'", 16, "'x' is not a number of tokens", "a whole number"),
+        ("val_fraction = 0.1", "memory = 1", 4, "memory is not known", "an option of the command"),
+        ("val_fraction = 0.1", "threads = 1", 4, "threads is not known", "an option of the command"),
+        ("val_fraction = 0.1", 'eot = "none"', 4, "eot is not known", "what the format"),
+        ('separator = "none"', 'separator = """\n[a\n"""\nwieght = 1', 16, "wieght is not known", "weight?"),
     ],
 )
 def test_a_mistake_is_named_with_its_line(recipe: Path, text: str, by: str, line: int, what: str, allowed: str) -> None:
@@ -174,6 +188,47 @@ def test_a_mistake_is_named_with_its_line(recipe: Path, text: str, by: str, line
     assert caught.value.where == f"{recipe}, line {line}"
     assert what in caught.value.what
     assert allowed in (caught.value.allowed or "")
+
+
+@pytest.mark.parametrize("line", ["tokens = 100", "max_epochs = 2"])
+def test_what_has_no_meaning_without_weights_is_refused(line: str, recipe: Path) -> None:
+    text = "\n".join(each for each in RECIPE.splitlines() if "weight" not in each)
+    recipe.write_text(text.replace("seed = 3", line))
+    with pytest.raises(UsageError, match="has no meaning without weights") as caught:
+        tokmill.build(recipe, recipe.parent / "out")
+    assert caught.value.where == f"{recipe}, line 1"
+
+
+@pytest.mark.parametrize(
+    ("text", "by", "what"),
+    [
+        ('separator = "none"', f'tokenizer = "{path_of("wordpiece")}"\neot_token = "[SEP]"', "do not fit together"),
+        ('separator = "none"', "val_fraction = 0.2", "chosen differently"),
+        ('format = "raw"', 'format = "mds"\nshard_tokens = 1000', "a shard of 1,000 tokens"),
+        ("weight", "weight = 0 #", "no source has a weight above 0"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_tokenized(recipe: Path, text: str, by: str, what: str) -> None:
+    assert text in RECIPE
+    recipe.write_text(RECIPE.replace(text, by))
+    with pytest.raises(UsageError) as caught:
+        tokmill.build(recipe, recipe.parent / "out")
+    assert what in caught.value.what
+    assert not (recipe.parent / "out.work").exists()
+
+
+@pytest.mark.parametrize("work", ["out", "out/work", "x/../out"])
+def test_tokenized_sources_do_not_lie_in_the_output(recipe: Path, tmp_path: Path, work: str) -> None:
+    with pytest.raises(UsageError, match="would lie in the output"):
+        tokmill.build(recipe, tmp_path / "out", work=tmp_path / work)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_plan_counts_the_bytes_of_the_dtype(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    narrow = tokmill.plan_build(recipe, tmp_path / "out")
+    wide = Choice(eot="after", dtype="uint32", shards=None, notices=[])
+    monkeypatch.setattr(building, "choose_output", lambda *_, **__: wide)
+    assert tokmill.plan_build(recipe, tmp_path / "out").output_bytes == 2 * narrow.output_bytes
 
 
 def test_the_example_is_a_recipe(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
@@ -25,6 +25,7 @@ from tokmill.formats import choose_output
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
 
     from tokmill.core.config import Content
     from tokmill.core.outcome import Outcome
@@ -35,6 +36,18 @@ _MUST_AGREE = ("format", "dtype", "eot")
 _SPLIT = ("val_fraction", "seed")
 _MOST = 5
 """Inputs or settings that are named."""
+
+
+class Described(Protocol):
+    """A complete output, or what will be one."""
+
+    @property
+    def directory(self) -> Path:
+        """Where it is."""
+
+    @property
+    def content(self) -> Content:
+        """Its settings."""
 
 
 def merge(
@@ -86,7 +99,7 @@ def merge(
     )
 
 
-def check_agreement(sources: Sequence[Source], *, allow_other_split: bool) -> None:
+def check_agreement(sources: Sequence[Described], *, allow_other_split: bool) -> None:
     """Raise UsageError, which names what differs and where, unless the ids of all sources mean the same.
 
     allow_other_split: they may have chosen their validation documents differently.
@@ -112,7 +125,7 @@ def check_agreement(sources: Sequence[Source], *, allow_other_split: bool) -> No
         _check_split(sources)
 
 
-def _unlike(source: Source, first: Source, names: Iterable[str]) -> Iterator[tuple[str, object, object]]:
+def _unlike(source: Described, first: Described, names: Iterable[str]) -> Iterator[tuple[str, object, object]]:
     """Yield settings that differ: name, of the one, of the other."""
     for name in names:
         theirs, ours = getattr(source.content, name), getattr(first.content, name)
@@ -120,7 +133,7 @@ def _unlike(source: Source, first: Source, names: Iterable[str]) -> Iterator[tup
             yield name, theirs, ours
 
 
-def _check_split(sources: Sequence[Source]) -> None:
+def _check_split(sources: Sequence[Described]) -> None:
     """Raise UsageError if the sources chose their validation documents differently: one may be on both sides."""
     first = sources[0]
     for source in sources[1:]:

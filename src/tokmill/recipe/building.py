@@ -16,7 +16,7 @@ import xxhash
 
 from tokmill import api
 from tokmill.core.config import local_path
-from tokmill.core.errors import DiskFullError, TokmillError
+from tokmill.core.errors import DiskFullError, TokmillError, UsageError
 from tokmill.core.events import Notice
 from tokmill.core.manifest import load_manifest
 from tokmill.core.options import PlanOptions
@@ -26,15 +26,17 @@ from tokmill.core.records import ITEM_BYTES
 from tokmill.core.system.durable import file_system_of
 from tokmill.core.system.tree import TreePath
 from tokmill.core.text import counted, quoted
-from tokmill.derive import mix, shuffle
-from tokmill.formats import parse_tokens
+from tokmill.derive import check_agreement, mix, shuffle
+from tokmill.formats import choose_output, parse_tokens
 from tokmill.recipe.parsing import Recipe, RecipeSource, read_recipe
 from tokmill.run import make_job
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from tokmill.core.config import Content
     from tokmill.core.protocols import Observer
+    from tokmill.formats import Choice
 
 _ARRANGED_BYTES_PER_S = 200e6
 """Of ids, twice read and twice written: about what a disk of a desktop does."""
@@ -88,6 +90,8 @@ class BuildPlan(msgspec.Struct, frozen=True, kw_only=True):
 class _Step:
     source: RecipeSource
     directory: Path
+    content: Content
+    """Of its tokenized output."""
 
 
 def build(
@@ -123,6 +127,7 @@ def build(
     """
     check_observers(observers)
     made, target, kept = read_recipe(_path(recipe, "recipe")), Path(_path(out, "out")), _work(out, work)
+    _check_work(kept, target)
     fingerprint = _fingerprint(made, steps := _steps(made, kept, memory, threads))
     complete = None if fresh else _complete(target, fingerprint)
     if complete is not None:
@@ -163,6 +168,7 @@ def plan_build(
 ) -> BuildPlan:
     """Return what a build will take: tokens, disk and time, from samples of the sources; write nothing. As of `build`."""
     made, target, kept = read_recipe(_path(recipe, "recipe")), Path(_path(out, "out")), _work(out, work)
+    _check_work(kept, target)
     return _plan(made, _steps(made, kept, memory, threads), target, kept, memory, threads)
 
 
@@ -172,8 +178,31 @@ def _steps(recipe: Recipe, work: Path, memory: str | int | None, threads: int | 
     for source in recipe.sources:
         options = PlanOptions(**source.options, seed=recipe.seed, memory=memory, threads=threads)
         content = make_job(source.inputs, options, out=str(work / source.name)).job.content
-        steps.append(_Step(source, work / f"{source.name}-{content.fingerprint()[:12]}"))
+        steps.append(_Step(source, work / f"{source.name}-{content.fingerprint()[:12]}", content))
+    check_agreement(steps, allow_other_split=False)
+    # What would be refused after the sources are tokenized, hours later, is refused now.
+    _output_of(recipe, steps)
     return steps
+
+
+def _output_of(recipe: Recipe, steps: Sequence[_Step]) -> Choice:
+    """Return what the output becomes. Raises UsageError for shards that its format does not have."""
+    given = {"shard_tokens": None, "shard_documents": False, **recipe.output}
+    return choose_output(
+        given.pop("format", "") or steps[0].content.format, steps[0].content.tokenizer, eot="auto", dtype="auto", **given
+    )
+
+
+def _check_work(work: Path, out: Path) -> None:
+    """Raise UsageError for tokenized sources that would lie in the output."""
+    if out.resolve() in (work.resolve(), *work.resolve().parents):
+        raise UsageError(
+            "the tokenized sources would lie in the output",
+            where=f"{work}, and the output {out}",
+            option="--work",
+            allowed="a directory outside of the output",
+            suggested=f"{out}.work",
+        )
 
 
 def _fingerprint(recipe: Recipe, steps: Sequence[_Step]) -> str:
@@ -209,7 +238,7 @@ def _plan(
         ]
         most = int(min(enough, default=0))
     tokens = most if recipe.tokens is None else min(most, parse_tokens(recipe.tokens, "tokens"))
-    output_bytes = tokens * ITEM_BYTES["uint16"]
+    output_bytes = tokens * ITEM_BYTES[_output_of(recipe, steps).dtype]
     peak_bytes = sum(step.new_bytes for step in planned) + 2 * output_bytes
     status = file_system_of(next(path for path in (work, *work.parents) if path.is_dir()))
     free_bytes = status.f_bavail * status.f_frsize if status else None

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import re
+import sys
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tokmill.core.arrangement import MOST_COPIES
 from tokmill.core.errors import UsageError
 from tokmill.core.options import PlanOptions, options_of
 from tokmill.core.records import is_url
 from tokmill.core.system.refusals import explaining
 from tokmill.core.text import nearest
+from tokmill.formats import parse_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -44,10 +47,18 @@ format = "raw"          # the trainer: raw, llmc, megatron, datatrove, olmo, lit
 # shard_tokens = "100M"
 """
 _NOT_OF_SOURCES = {"format", "shard_tokens", "shard_documents", "drop_tail", "eot", "dtype", "seed", "fresh", "nice"}
+_NOT_OF_SOURCES |= {"memory", "threads", "stage", "stage_size"}
 """Options of tokenize that are not those of one source: they are of the output, or of the command."""
 _TOP = ("seed", "tokens", "max_epochs", "tokenize", "sources", "output")
 _OUTPUT = ("format", "shard_tokens", "shard_documents")
 _OWN = ("inputs", "weight", "max_epochs")
+_ELSEWHERE = {
+    **dict.fromkeys(_OUTPUT, "in [output]"),
+    **dict.fromkeys(("seed", "tokens"), "before the first table"),
+    **dict.fromkeys(("memory", "threads", "fresh"), "as an option of the command tokmill build"),
+    **dict.fromkeys(("eot", "dtype"), "what the format in [output] needs; tokmill convert changes it afterwards"),
+}
+"""Names that stand at the wrong place, and what to do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,13 +129,23 @@ class _Reader:
         found = self._table(values.get("sources", {}), ("sources",))
         if not found:
             raise _wrong(self._path, None, "no source", "a table for each: [sources.NAME] with inputs")
-        most = self._number(values.get("max_epochs", 4), ("max_epochs",))
+        most = self._epochs(values.get("max_epochs", 4), ("max_epochs",))
         sources = [self._source(name, value, common, most) for name, value in found.items()]
         weighted = [each for each in sources if each.weight is not None]
         if weighted and len(weighted) < len(sources):
             name = next(each.name for each in sources if each.weight is None)
             raise self._at(("sources", name), f"{name} has no weight", "a weight for every source, or for none")
-        return Recipe(path=self._path, seed=seed, tokens=values.get("tokens"), sources=sources, output=output)
+        if weighted and not any(each.weight for each in weighted):
+            raise self._at(("sources", weighted[0].name, "weight"), "no source has a weight above 0", "weights of which one is")
+        tokens = values.get("tokens")
+        if tokens is not None:
+            self._check_tokens(tokens, ("tokens",))
+        if output.get("shard_tokens") is not None:
+            self._check_tokens(output["shard_tokens"], ("output", "shard_tokens"))
+        for at in [("tokens",), ("max_epochs",), *(("sources", name, "max_epochs") for name in found)]:
+            if not weighted and at[-1] in (found[at[1]] if len(at) > 1 else values):
+                raise self._at(at, f"{at[-1]} has no meaning without weights", "a weight for every source, or this line left out")
+        return Recipe(path=self._path, seed=seed, tokens=tokens, sources=sources, output=output)
 
     def _source(self, name: str, value: Any, common: Mapping[str, Any], most: float) -> RecipeSource:
         at = ("sources", name)
@@ -144,8 +165,8 @@ class _Reader:
         return RecipeSource(
             name=name,
             inputs=[self._absolute(each) for each in inputs],
-            weight=None if weight is None else self._number(weight, (*at, "weight")),
-            max_epochs=self._number(table.get("max_epochs", most), (*at, "max_epochs")),
+            weight=None if weight is None else self._weight(weight, (*at, "weight")),
+            max_epochs=self._epochs(table.get("max_epochs", most), (*at, "max_epochs")),
             options=options,
         )
 
@@ -158,18 +179,28 @@ class _Reader:
             raise self._at(at, f"{'.'.join(at)} is no table", f"[{'.'.join(at)}] and a line for each option")
         return value
 
-    def _number(self, value: Any, at: tuple[str, ...]) -> float:
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise self._at(at, f"{at[-1]} is {value!r}", "a number")
-        return value
+    def _weight(self, value: Any, at: tuple[str, ...]) -> float:
+        if not _is_number(value) or value < 0:
+            raise self._at(at, f"{at[-1]} is {value!r}", "a number from 0 on, such as 0.7")
+        return float(value)
+
+    def _epochs(self, value: Any, at: tuple[str, ...]) -> float:
+        if not _is_number(value) or not 0 < value < MOST_COPIES:
+            raise self._at(at, f"{at[-1]} is {value!r}", f"a number above 0, less than {MOST_COPIES:,}")
+        return float(value)
+
+    def _check_tokens(self, value: Any, at: tuple[str, ...]) -> None:
+        try:
+            parse_tokens(value)
+        except UsageError as error:
+            raise self._at(at, error.what, error.allowed or "") from None
 
     def _check_names(self, table: Mapping[str, Any], known: Iterable[str], at: tuple[str, ...]) -> None:
         for name in table:
             if name not in known:
-                meant = nearest(name, list(known))
-                allowed = ", ".join(known)
+                meant = _ELSEWHERE.get(name) or f"{nearest(name, list(known))}?"
                 where = f" in [{'.'.join(at)}]" if at else ""
-                raise self._at((*at, name), f"{name} is not known{where}", f"{meant}?" if meant else allowed)
+                raise self._at((*at, name), f"{name} is not known{where}", meant)
 
     def _check_option(self, option: Any, value: Any, at: tuple[str, ...]) -> None:
         try:
@@ -185,8 +216,8 @@ class _Reader:
         table, key = at[:-1], at[-1]
         current: tuple[str, ...] = ()
         for number, line in enumerate(self._lines, 1):
-            if line.lstrip().startswith("["):
-                current = _header(line)
+            if line.lstrip().startswith("[") and (names := _header(line)):
+                current = names
                 if current == at:
                     return number
             elif current == table and re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*[=.]", line):
@@ -195,12 +226,20 @@ class _Reader:
 
 
 def _header(line: str) -> tuple[str, ...]:
-    """Return the names in the line that begins a table."""
-    names, inner = [], tomllib.loads(line)
+    """Return the names in the line that begins a table; none for a line of a value, which may look like one."""
+    names: list[str] = []
+    try:
+        inner = tomllib.loads(line)
+    except tomllib.TOMLDecodeError:
+        return ()
     while isinstance(inner, dict) and inner:
         (name, inner), *_ = inner.items()
         names.append(name)
     return tuple(names)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _wrong(path: str, line: int | None, what: str, allowed: str) -> UsageError:
