@@ -211,9 +211,10 @@ def _shuffled(job: Job, call: TokenizeCall, runner: LocalRunner, meter: Meter) -
     complete = None if job.fresh else finish_arranged(out, job.content, seed)
     if complete is not None:
         return complete
-    if not call.force:
-        check_disk(job)
     step = tokenized_of(out)
+    if not call.force:
+        # As they were tokenized, in buckets, and in the output. Of work that was begun, a part is there; it is checked again below.
+        check_disk(job, copies=1 if step.exists() and not job.fresh else 3)
     content = msgspec.structs.replace(job.content, format="raw", shards=msgspec.UNSET)
     finished = runner.run(msgspec.structs.replace(job, out=path_to_text(str(step)), content=content), [meter, *call.observers])
     shuffle_into(

@@ -380,6 +380,18 @@ def test_the_disk_is_asked_for_the_ids_twice(two: list[Path], tmp_path: Path, mo
     assert 2 * n_bytes <= _asked.output < 2.6 * n_bytes
 
 
+def test_tokenize_asks_at_once_for_the_disk_that_a_shuffle_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As they were tokenized, in buckets, and in the output: three times the ids."""
+    corpus = write_corpus(tmp_path / "a.txt", [text.decode() for text in some_documents(60, 60, 1)])
+    monkeypatch.setattr("tokmill.output.disk_space._need", asked := _Asked())
+    needs = []
+    for options in ({}, {"shuffle": 1}):
+        with pytest.raises(_StopError):
+            tokmill.tokenize(corpus, tmp_path / "s", **options)  # type: ignore[arg-type]
+        needs.append(asked.output)
+    assert needs[1] == 3 * needs[0] > 0
+
+
 class _StopError(Exception):
     pass
 

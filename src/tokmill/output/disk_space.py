@@ -89,13 +89,13 @@ class DiskNeed(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-def disk_need(job: Job, n_tokens: int, bytes_in: int, carried_bytes: int = 0) -> DiskNeed:
+def disk_need(job: Job, n_tokens: int, bytes_in: int, carried_bytes: int = 0, *, copies: int = 1) -> DiskNeed:
     """Return what a run of so many tokens, from so many decompressed bytes, needs on the disk of its output.
 
-    carried_bytes: of an old output that is copied into the new one first.
+    carried_bytes: of an old output that is copied into the new one first. copies: how often the ids are there at the worst moment.
     """
     out = Path(text_to_path(job.out))
-    output = _held_bytes(job, n_tokens * ITEM_BYTES[job.content.dtype] + carried_bytes)
+    output = _held_bytes(job, copies * n_tokens * ITEM_BYTES[job.content.dtype] + carried_bytes)
     return _need(out, job.content, n_tokens, output, bytes_in, fresh=job.fresh)
 
 

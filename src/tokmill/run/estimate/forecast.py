@@ -146,12 +146,13 @@ def make_plan(planned: PlannedJob) -> Plan:
     )
 
 
-def check_disk(job: Job, carried_bytes: int = 0) -> None:
+def check_disk(job: Job, carried_bytes: int = 0, *, copies: int = 1) -> None:
     """Check that an output fits, with a small sample, or none where space is ample.
 
     Args:
         job: What is to be run.
         carried_bytes: As in `disk_need`.
+        copies: As in `disk_need`.
 
     Raises:
         DiskFullError: It surely will not fit.
@@ -161,7 +162,7 @@ def check_disk(job: Job, carried_bytes: int = 0) -> None:
     most = most_tokens(job.content)
     if most is None or is_complete(job):
         return
-    need = disk_need(job, *most, carried_bytes)
+    need = disk_need(job, *most, carried_bytes, copies=copies)
     try:
         check_n_files(job.content, most[0], most[0], job.out)
         has_few_files = True
@@ -173,7 +174,8 @@ def check_disk(job: Job, carried_bytes: int = 0) -> None:
     found = ask(job, MIB, decode_s=0.15, encode_s=0.15).totals
     # Only what does not fit at the lower end of the interval is turned down.
     if found is not None:
-        disk_need(job, found.tokens.low, found.bytes_in.low, carried_bytes).check(is_staged=bool(job.destination), is_least=True)
+        need = disk_need(job, found.tokens.low, found.bytes_in.low, carried_bytes, copies=copies)
+        need.check(is_staged=bool(job.destination), is_least=True)
     if found is not None and not has_few_files:
         check_n_files(job.content, found.tokens.low, found.documents.low, job.destination or job.out)
 
