@@ -380,6 +380,13 @@ def test_the_disk_is_asked_for_the_ids_twice(two: list[Path], tmp_path: Path, mo
     assert 2 * n_bytes <= _asked.output < 2.6 * n_bytes
 
 
+def test_tokenize_shuffle_into_an_output_in_the_order_of_its_inputs_says_what_differs(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "a.txt", ["one", "two"])
+    tokmill.tokenize(corpus, tmp_path / "plain")
+    with pytest.raises(ChangedError, match="in an order of a seed"):
+        tokmill.tokenize(corpus, tmp_path / "plain", shuffle=1)
+
+
 def test_tokenize_asks_at_once_for_the_disk_that_a_shuffle_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As they were tokenized, in buckets, and in the output: three times the ids."""
     corpus = write_corpus(tmp_path / "a.txt", [text.decode() for text in some_documents(60, 60, 1)])

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from tokmill.core.arrangement import Arrangement
 from tokmill.core.config import Origin
 from tokmill.core.errors import DamageError, TokmillError, UsageError
 from tokmill.core.manifest import MANIFEST_NAME, STATE_NAME, load_manifest
@@ -45,9 +46,9 @@ def finish_arranged(out: Path, content: Content, seed: int) -> Finished | None:
     arranged = manifest.content.origin.arranged if manifest.content.origin else None
     plain = msgspec.structs.replace(manifest.content, origin=msgspec.UNSET)
     if arranged is None or arranged.seed != seed or plain.fingerprint() != content.fingerprint():
-        if arranged is not None:
-            # So that what differs is the seed, or a setting.
-            content = msgspec.structs.replace(content, origin=Origin(arranged=msgspec.structs.replace(arranged, seed=seed)))
+        # So that what differs is the order, the seed, or a setting.
+        wanted = msgspec.structs.replace(arranged, seed=seed) if arranged else Arrangement(seed=seed, sources=())
+        content = msgspec.structs.replace(content, origin=Origin(arranged=wanted))
         raise changed_error(manifest.content, content, out)
     state = state_of(out)
     if (state / "tokenized").exists():
