@@ -366,7 +366,10 @@ def test_a_mixture_that_cannot_be_is_refused_with_what_can(two: list[Path], tmp_
     assert "no weight" in refused([(a, "x"), (b, 1)], tmp_path / "m").what
     assert "no weight" in refused([(a, -1), (b, 1)], tmp_path / "m").what
     assert "no weight" in refused([(a, "nan"), (b, 1)], tmp_path / "m").what
+    assert "no weight" in refused([(a, "1e999999999"), (b, 1)], tmp_path / "m").what
+    assert "above 0" in refused([(a, "1e-999999999"), (b, 0)], tmp_path / "m").what
     assert "above 0" in refused([(a, 0), (b, 0)], tmp_path / "m").what
+    assert "2 sources" in refused([(a, 1), (b, 1)], tmp_path / "m", max_epochs=[4]).what
     assert refused([(a, 1)], tmp_path / "m", max_epochs=0).option == "--max-epochs"
     assert refused([(a, 1)], tmp_path / "m", memory="1MiB").option == "--memory"
 

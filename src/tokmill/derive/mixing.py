@@ -130,10 +130,7 @@ def _shares(pairs: Sequence[tuple[str | os.PathLike[str], float | str]]) -> list
         raise UsageError(f"{len(pairs):,} sources", where="DIR=WEIGHT", allowed=f"up to {MOST_SOURCES:,}", next_step=_EXAMPLE)
     found = []
     for name, weight in pairs:
-        try:
-            number = Fraction(str(weight).strip())
-        except (ValueError, ZeroDivisionError):
-            number = Fraction(-1)
+        number = _weight(str(weight).strip())
         if number < 0:
             raise UsageError(
                 f"{weight!s} is no weight",
@@ -149,9 +146,27 @@ def _shares(pairs: Sequence[tuple[str | os.PathLike[str], float | str]]) -> list
     return [each / sum(found) for each in found]
 
 
+def _weight(text: str) -> Fraction:
+    """Return the number that a text says; one below 0 if it says none, or one that no float can be near."""
+    try:
+        # First, as a fraction of 1e999999999 takes minutes and gigabytes.
+        if "/" not in text and not math.isfinite(float(text)):
+            return Fraction(-1)
+        return Fraction(text) if "/" in text or float(text) else Fraction(0)
+    except (ValueError, ZeroDivisionError):
+        return Fraction(-1)
+
+
 def _epochs(max_epochs: float | Sequence[float], n_sources: int) -> list[Fraction]:
     """Return how often the documents of each source may be taken. Raises UsageError."""
     each = [max_epochs] * n_sources if isinstance(max_epochs, (int, float)) else list(max_epochs)
+    if len(each) != n_sources:
+        raise UsageError(
+            f"{len(each):,} numbers of epochs for {n_sources:,} sources",
+            where="max_epochs",
+            allowed="one number, or one for each source",
+            next_step=_EXAMPLE,
+        )
     for number in each:
         is_number = isinstance(number, (int, float)) and math.isfinite(number)
         if not is_number or not 0 < number < MOST_COPIES:
