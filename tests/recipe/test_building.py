@@ -19,7 +19,7 @@ from support.outputs import ids_of, written
 from support.small_tokenizers import path_of
 
 import tokmill
-from tokmill.core.errors import DiskFullError, UsageError
+from tokmill.core.errors import ChangedError, DiskFullError, UsageError
 from tokmill.core.events import AnyEvent, Started
 from tokmill.core.manifest import load_manifest
 from tokmill.formats import Choice
@@ -229,6 +229,20 @@ def test_a_plan_counts_the_bytes_of_the_dtype(recipe: Path, tmp_path: Path, monk
     wide = Choice(eot="after", dtype="uint32", shards=None, notices=[])
     monkeypatch.setattr(building, "choose_output", lambda *_, **__: wide)
     assert tokmill.plan_build(recipe, tmp_path / "out").output_bytes == 2 * narrow.output_bytes
+
+
+def test_an_output_of_another_recipe_is_not_replaced_and_nothing_is_tokenized_for_it(recipe: Path, tmp_path: Path) -> None:
+    tokmill.build(recipe, tmp_path / "out")
+    steps = sorted((tmp_path / "out.work").iterdir())
+    write_corpus(tmp_path / "one" / "c.txt", ["something new"])
+    with pytest.raises(ChangedError) as caught:
+        tokmill.build(recipe, tmp_path / "out")
+    assert "--fresh" in str(caught.value.next_step)
+    assert sorted((tmp_path / "out.work").iterdir()) == steps
+    # The same mixture in other words is the same.
+    (tmp_path / "one" / "c.txt").unlink()
+    recipe.write_text(RECIPE.replace("0.75", "3").replace("0.25", "1"))
+    assert tokmill.build(recipe, tmp_path / "out").already_complete
 
 
 def test_the_example_is_a_recipe(tmp_path: Path) -> None:

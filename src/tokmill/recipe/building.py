@@ -16,9 +16,9 @@ import xxhash
 
 from tokmill import api
 from tokmill.core.config import local_path
-from tokmill.core.errors import DiskFullError, TokmillError, UsageError
+from tokmill.core.errors import ChangedError, DiskFullError, TokmillError, UsageError
 from tokmill.core.events import Notice
-from tokmill.core.manifest import load_manifest
+from tokmill.core.manifest import MANIFEST_NAME, load_manifest
 from tokmill.core.options import PlanOptions
 from tokmill.core.outcome import Outcome, outcome_of
 from tokmill.core.progress import check_observers
@@ -132,6 +132,13 @@ def build(
     complete = None if fresh else _complete(target, fingerprint)
     if complete is not None:
         return complete
+    if not fresh and (target / MANIFEST_NAME).exists() and not all(_is_tokenized(step) for step in steps):
+        raise ChangedError(
+            "the complete output in this directory was made of another recipe, or of other texts",
+            where=str(target),
+            allowed="the recipe and the texts that it was made of",
+            next_step="choose another --out, or start over with --fresh",
+        )
     if not force:
         _plan(made, steps, target, kept, memory, threads).raise_for_disk()
     told: list[str] = []
@@ -183,6 +190,10 @@ def _steps(recipe: Recipe, work: Path, memory: str | int | None, threads: int | 
     # What would be refused after the sources are tokenized, hours later, is refused now.
     _output_of(recipe, steps)
     return steps
+
+
+def _is_tokenized(step: _Step) -> bool:
+    return (step.directory / MANIFEST_NAME).exists()
 
 
 def _output_of(recipe: Recipe, steps: Sequence[_Step]) -> Choice:
