@@ -202,7 +202,7 @@ def test_what_has_no_meaning_without_weights_is_refused(line: str, recipe: Path)
 @pytest.mark.parametrize(
     ("text", "by", "what"),
     [
-        ('separator = "none"', f'tokenizer = "{path_of("wordpiece")}"\neot_token = "[SEP]"', "do not fit together"),
+        ('separator = "none"', 'tokenizer = "{other}"\neot_token = "[SEP]"', "do not fit together"),
         ('separator = "none"', "val_fraction = 0.2", "chosen differently"),
         ('format = "raw"', 'format = "mds"\nshard_tokens = 1000', "a shard of 1,000 tokens"),
         ("weight", "weight = 0 #", "no source has a weight above 0"),
@@ -210,7 +210,7 @@ def test_what_has_no_meaning_without_weights_is_refused(line: str, recipe: Path)
 )
 def test_what_cannot_be_is_refused_before_anything_is_tokenized(recipe: Path, text: str, by: str, what: str) -> None:
     assert text in RECIPE
-    recipe.write_text(RECIPE.replace(text, by))
+    recipe.write_text(RECIPE.replace(text, by.replace("{other}", str(path_of("wordpiece")))))
     with pytest.raises(UsageError) as caught:
         tokmill.build(recipe, recipe.parent / "out")
     assert what in caught.value.what
