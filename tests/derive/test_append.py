@@ -143,7 +143,7 @@ def test_an_output_of_several_settings_is_not_appended_to(corpora: list[Path], t
     begin(tmp_path / "a", corpora[:1], seed=1)
     begin(tmp_path / "b", corpora[1:2], seed=2)
     tokmill.merge([tmp_path / "a", tmp_path / "b"], tmp_path / "m", allow_other_split=True)
-    with pytest.raises(UsageError, match="with other settings"):
+    with pytest.raises(UsageError, match="with different settings"):
         append_in_process(corpora[2:], tmp_path / "m", seed=1)
 
 

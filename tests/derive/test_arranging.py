@@ -244,7 +244,7 @@ def change(out: Path, edit: Any) -> None:
         files = dict(segment.files)
         if "train.bin" in files:
             span = files["train.bin"]
-            files["train.bin"] = msgspec.structs.replace(span, digest=xxhash.xxh3_128_hexdigest(data[begin : span.end]), pieces=())
+            files["train.bin"] = msgspec.structs.replace(span, digest=xxhash.xxh3_128_hexdigest(data[begin : span.end]), pieces="")
             begin = span.end
         segments.append(msgspec.structs.replace(segment, files=files))
     rewrite_manifest(out, manifest, segments=segments)
