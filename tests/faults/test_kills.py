@@ -89,13 +89,22 @@ def test_killed_at_200_random_moments(scene: Scene, tmp_path: Path) -> None:
     finish(scene, tmp_path / "out")
 
 
+def open_files(pid: int) -> set[str]:
+    """What a process has open; it may close some meanwhile."""
+    found = set()
+    for fd in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            found.add(os.readlink(fd))
+    return found
+
+
 def test_a_killed_parent_leaves_no_orphan(scene: Scene, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with started(scene.command(out)) as process:
         wait_for_commit(process, out)
         others = [*children_of(process.pid), *workers_of(process)]
         assert len(others) == 2
-        assert str(out / ".tokmill" / "lock") in {os.readlink(fd) for fd in Path(f"/proc/{others[1]}/fd").iterdir()}
+        wait_until(lambda: str(out / ".tokmill" / "lock") in open_files(others[1]), process)
         # One that could go on later with what it was told to write must be dead before another run begins.
         os.kill(others[1], signal.SIGSTOP)
         os.kill(process.pid, signal.SIGKILL)

@@ -78,7 +78,9 @@ def redacted(url: str) -> str:
         rest = _without_user(rest, "[^?#]*" if is_web else ".*")
     elif "@" in rest and not found[6]:
         # Not cut off: what is shown would be another path.
-        rest = _HIDDEN + rest[rest.rfind("@") :]
+        user, _, host = rest.rpartition("@")
+        # After a question mark, it may be a signature that goes on.
+        rest = _HIDDEN if "?" in user else f"{_HIDDEN}@{host}"
     path, mark, query = re.match(r"([^?]*)(\??)(.*)", rest, re.DOTALL).groups()  # type: ignore[union-attr]
     if is_web:
         path, _, query = path.partition("#")[0], "", query if "#" not in path else ""
