@@ -21,7 +21,7 @@ from tiktoken_ext.openai_public import r50k_pat_str  # type: ignore[import-untyp
 
 EOT = 50256
 LARGEST_DOCUMENT_BYTES = 64 << 20
-RANKS = Path(__file__).resolve().parent.parent / "src/tokmill/assets/r50k_base.tiktoken"
+RANKS = Path(__file__).resolve().parent.parent / "src/tokmill/encode/assets/r50k_base.tiktoken"
 
 
 def gpt2(ranks_path: Path = RANKS) -> tiktoken.Encoding:

@@ -12,7 +12,7 @@ from pathlib import Path
 import gigatoken
 import numpy as np
 
-RANKS = Path(__file__).resolve().parent.parent.parent / "src/tokmill/assets/r50k_base.tiktoken"
+RANKS = Path(__file__).resolve().parent.parent.parent / "src/tokmill/encode/assets/r50k_base.tiktoken"
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-RANKS = Path(__file__).resolve().parent.parent.parent / "src/tokmill/assets/r50k_base.tiktoken"
+RANKS = Path(__file__).resolve().parent.parent.parent / "src/tokmill/encode/assets/r50k_base.tiktoken"
 
 
 def _characters() -> dict[int, str]:

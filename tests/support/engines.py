@@ -14,7 +14,7 @@ from tokmill.core.protocols import Encoder
 from tokmill.core.records import Tokenizer
 from tokmill.encode import disable_awkward, loading
 
-_ASSETS = str(files("tokmill") / "assets")
+_ASSETS = str(files("tokmill.encode") / "assets")
 _free: dict[tuple[Tokenizer, str], list[Encoder]] = {}
 
 

@@ -17,7 +17,7 @@ GPT2_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|
 
 @functools.cache
 def gpt2() -> tiktoken.Encoding:
-    lines = (files("tokmill") / "assets" / "r50k_base.tiktoken").read_bytes().splitlines()
+    lines = (files("tokmill.encode") / "assets" / "r50k_base.tiktoken").read_bytes().splitlines()
     ranks = {base64.b64decode(token): int(rank) for token, rank in (line.split() for line in lines)}
     return tiktoken.Encoding("gpt2-ranks", pat_str=GPT2_PATTERN, mergeable_ranks=ranks, special_tokens={})
 

@@ -158,7 +158,7 @@ class Outline:
         arrangement = manifest.content.origin.arranged if manifest.content.origin else None
         is_short = isinstance(shards, Shards) and shards.drop_tail
         self.order = OrderCheck(manifest, arrangement) if arrangement and not is_short else None
-        """Of a shuffled or mixed output that has all of its ids."""
+        """Set for a shuffled or mixed output that has all of its ids."""
 
 
 class _Scan:

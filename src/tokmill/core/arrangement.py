@@ -9,14 +9,14 @@ from tokmill.core.bounded import Natural
 MOST_SOURCES = 1 << 12
 MOST_COPIES = 1 << 12
 MOST_DOCUMENTS = 1 << 40
-"""Of a source: what the number of a copy has room for (`core/document_order.py`)."""
+"""A source has fewer documents: so many fit into the number of a copy (`core/document_order.py`)."""
 
 
 class ArrangedSource(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Documents of one source in an arrangement."""
 
     fingerprint: str
-    """Of its settings; of several outputs that were taken as one, all of them, in order, with + between."""
+    """Fingerprint of the output's settings; several outputs that were taken as one have theirs in order, with + between."""
     documents: Natural
     """On its training side."""
     tokens: Natural
@@ -29,7 +29,7 @@ class ArrangedSource(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     """With all copies."""
     taken_tokens: Natural = 0
     wished_tokens: Natural = 0
-    """Of a mixture."""
+    """Tokens that its weight asked for; 0 in a shuffle."""
 
 
 class Arrangement(msgspec.Struct, frozen=True, kw_only=True):

@@ -24,9 +24,9 @@ class Purpose(IntEnum):
     SHUFFLED_WINDOWS = 0
     RANDOM_WINDOWS = 1
     ORDER = 2
-    """Of documents: they lie sorted by it."""
+    """Documents lie sorted by it."""
     CHOICE = 3
-    """Of documents: those with the smallest are taken once more."""
+    """Documents with the smallest are taken once more."""
 
 
 def mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -223,7 +223,7 @@ def path_here(encoding: Encoding) -> str | None:
     """
     if encoding.name == _BUILT_IN:
         # An engine reads it by its path, so the package is a directory.
-        return str(Path(__file__).parents[1] / "assets" / f"{_BUILT_IN}.tiktoken")
+        return str(Path(__file__).parent / "assets" / f"{_BUILT_IN}.tiktoken")
     paths = tiktoken_cache_paths(encoding.name)
     return next((os.path.abspath(path) for path in paths if _content(Path(path), encoding) is not None), None)
 
