@@ -96,8 +96,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     parts: tuple[Natural, ...] | msgspec.UnsetType = msgspec.UNSET
     """For an output made in parts: the number of segments up to the end of each part."""
     documents_digest: str | msgspec.UnsetType = msgspec.UNSET
-    """Proof of a shuffled or mixed training side, made from the sources: the sum modulo 2**128 of xxh3_128 of the ids of each, hex; see
-    `derive/arranging.py`."""
+    """Proof of a shuffled or mixed training side: the sum modulo 2**128 of xxh3_128 of each document's ids in its sources, as hex;
+    see `derive/arranging.py`."""
     recipe: str | msgspec.UnsetType = msgspec.UNSET
     """Of an output that `build` made: fingerprint of the recipe and its sources."""
     history: History | msgspec.UnsetType = msgspec.UNSET
