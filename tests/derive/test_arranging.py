@@ -31,7 +31,7 @@ from tokmill.core.errors import ChangedError, DamageError, DiskFullError, UsageE
 from tokmill.core.events import AnyEvent, Committed
 from tokmill.core.manifest import load_manifest
 from tokmill.core.system.tree import TreePath
-from tokmill.derive import arranging, buckets, source as sources
+from tokmill.derive import arranging, buckets, document_stream, source as sources
 from tokmill.reports.reproduce import commands
 from tokmill.run.parts.finalize import finalize
 
@@ -58,7 +58,7 @@ def tiny(bucket_bytes: int = 400, block_tokens: int = 50, commit_bytes: int = 30
         patch.setattr(arranging, "COMMIT_BYTES", commit_bytes)
         patch.setattr(arranging, "_SCATTERED_BYTES", commit_bytes)
         patch.setattr(arranging, "_SCATTERED_BYTES_EACH", 1)
-        patch.setattr(arranging, "BLOCK_TOKENS", block_tokens)
+        patch.setattr(document_stream, "BLOCK_TOKENS", block_tokens)
         patch.setattr(sources, "BLOCK_TOKENS", block_tokens)
         yield
 
@@ -314,7 +314,7 @@ def test_a_source_that_is_damaged_is_named(two: list[Path], tmp_path: Path) -> N
 
 
 def test_what_thousands_of_buckets_hold_together_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(buckets, "_write", lambda _path, pieces, _offset: sum(map(len, pieces)))
+    monkeypatch.setattr(buckets, "write_pieces", lambda _path, pieces, _offset: sum(map(len, pieces)))
     n, most_bytes = 10_000, 1 << 20
     made = buckets.Buckets(TreePath(tmp_path), buckets.BucketState(fingerprint="", n_buckets=n), most_bytes)
     tracemalloc.start()

@@ -13,10 +13,9 @@ changed or at another place.
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -32,12 +31,13 @@ from tokmill.core.system.memory import peak_rss_bytes
 from tokmill.core.version import __version__
 from tokmill.derive.buckets import RECORD, RECORD_COST, Buckets, sum_of_digests
 from tokmill.derive.copiers import ids_of
+from tokmill.derive.document_stream import ahead, pieces_of, slices, whole_documents, without_mark
 from tokmill.derive.engine import COMMIT_BYTES
-from tokmill.derive.source import BLOCK_TOKENS, ShiftedIds, check_edge, narrowed
+from tokmill.derive.source import ShiftedIds, check_edge, narrowed
 from tokmill.formats import make_writer, spec_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -47,8 +47,6 @@ if TYPE_CHECKING:
     from tokmill.dataset import Ids
     from tokmill.derive.source import Source
     from tokmill.output import Output, RunHistoryRecorder
-
-T = TypeVar("T")
 
 MIB = 1 << 20
 LEAST_BYTES = 128 * MIB
@@ -192,7 +190,7 @@ class Arranging:
         operand = self._operands[number]
         ids = self._ids_of(operand, "train")
         most = max(_SCATTERED_BYTES, self._buckets.state.n_buckets * _SCATTERED_BYTES_EACH)
-        blocks = ahead(_blocks(ids, token), waits=lambda block: not len(block[1]))
+        blocks = ahead(whole_documents(ids, token), waits=lambda block: not len(block[1]))
         for block, ends in blocks:
             if len(ends):
                 self._scatter(operand, self._fitting(operand, block), ends, document)
@@ -216,7 +214,7 @@ class Arranging:
         begins = np.concatenate([[0], ends[:-1]])
         records = np.empty(len(index), RECORD)
         records["copy"], records["n_ids"] = numbers, (ends - begins)[index]
-        documents = _slices(ids.view(np.uint8).data, begins[index] * self._item_bytes, ends[index] * self._item_bytes)
+        documents = slices(ids.view(np.uint8).data, begins[index] * self._item_bytes, ends[index] * self._item_bytes)
         digested = self._digested_of(ids, begins[index], ends[index])
         seeds = keys.tolist()
         cuts = [0, *(np.flatnonzero(np.diff(buckets)) + 1).tolist(), len(buckets)]
@@ -228,7 +226,7 @@ class Arranging:
     def _scatter_long(self, operand: Operand, ids: ShiftedIds, token: int, document: int) -> int:
         """Put a document into buckets that is longer than a block, piece by piece. Return its ids."""
         _, numbers = copies(self._arrangement, operand.number, operand.first + document, 1)
-        n_ids = sum(len(block) for block, _, _ in _pieces(ids, token))
+        n_ids = sum(len(block) for block, _, _ in pieces_of(ids, token))
         if n_ids >= _MOST_IDS:
             raise UsageError(
                 f"a document of {n_ids:,} ids",
@@ -238,10 +236,10 @@ class Arranging:
             )
         for copy, key in zip(numbers, order_keys(self._arrangement, numbers), strict=True):
             bucket, digest = int(self._bucket_of(np.array([key]))[0]), xxhash.xxh3_128(seed=int(key))
-            for block, is_first, is_last in _pieces(ids, token):
+            for block, is_first, is_last in pieces_of(ids, token):
                 fitting = self._fitting(operand, block)
                 self._buckets.add(bucket, fitting.tobytes(), b"", 0)
-                digest.update(_without_mark(fitting, self._content.eot, is_first, is_last).astype(self._digested).data)
+                digest.update(without_mark(fitting, self._content.eot, is_first, is_last).astype(self._digested).data)
                 self._note(fitting.nbytes)
             record = np.array([(copy, n_ids)], RECORD)
             self._buckets.add(bucket, b"", record.tobytes(), digest.intdigest())
@@ -308,7 +306,7 @@ class Arranging:
     ) -> Sequence[memoryview | bytes]:
         """Return documents of a bucket. data: all of it, None: it is too large for that. begins, lengths: in bytes."""
         if data is not None:
-            return _slices(data, begins, begins + lengths)
+            return slices(data, begins, begins + lengths)
         return [self._read(bucket, a, n) for a, n in zip(begins.tolist(), lengths.tolist(), strict=True)]
 
     def _whole(self, bucket: int) -> memoryview:
@@ -334,7 +332,7 @@ class Arranging:
             data = self._read(bucket, (begin + at) * self._item_bytes, n * self._item_bytes)
             ids = np.frombuffer(data, self._content.dtype)
             is_last = at + n == n_ids
-            digest.update(_without_mark(ids, self._content.eot, at == 0, is_last).astype(self._digested).data)
+            digest.update(without_mark(ids, self._content.eot, at == 0, is_last).astype(self._digested).data)
             self._write(Tokens(is_val=False, ids=ids, ends=np.array([n] if is_last else [], np.int64)))
         return digest.intdigest()
 
@@ -393,56 +391,7 @@ class Arranging:
         """Return the ids of documents without end-of-text ids, as the digests take them: in no output's own dtype."""
         data = ids.astype(self._digested, copy=False).view(np.uint8).data
         is_after, size = self._content.eot == "after", self._digested.itemsize
-        return _slices(data, (begins + (not is_after)) * size, (ends - is_after) * size)
-
-
-def _slices(data: memoryview, begins: NDArray[np.int64], ends: NDArray[np.int64]) -> list[memoryview]:
-    return [data[a:b] for a, b in zip(begins.tolist(), ends.tolist(), strict=True)]
-
-
-def _without_mark(ids: Ids, eot: str, is_first: bool, is_last: bool) -> Ids:  # noqa: FBT001
-    """Return a piece of a document without its end-of-text id. is_first, is_last: whether the document begins or ends with it."""
-    return ids[int(is_first and eot == "before") : len(ids) - int(is_last and eot == "after")]
-
-
-def _blocks(ids: ShiftedIds, token: int) -> Iterator[tuple[Ids, NDArray[np.int64]]]:
-    """Yield whole documents from a token on, about a block of them at a time, and where each ends.
-
-    Of a document that is longer than a block its beginning, without an end; then come those after it.
-    """
-    while token < ids.n_tokens:
-        block, ends = next(ids.blocks(token, min(token + BLOCK_TOKENS, ids.n_tokens)))
-        if len(ends):
-            yield block[: ends[-1]], ends
-            token += int(ends[-1])
-        else:
-            yield block, ends
-            token += sum(len(piece) for piece, _, _ in _pieces(ids, token))
-
-
-def ahead(items: Iterator[T], waits: Callable[[T], bool] = lambda _item: False) -> Iterator[T]:
-    """Yield items, each made in a thread while the one before is in use. waits: after which items the next one waits for that."""
-    nothing = object()
-    with ThreadPoolExecutor(1) as pool:
-        future = pool.submit(next, items, nothing)
-        while (item := future.result()) is not nothing:
-            if waits(item):  # type: ignore[arg-type]
-                yield item  # type: ignore[misc]
-                future = pool.submit(next, items, nothing)
-            else:
-                future = pool.submit(next, items, nothing)
-                yield item  # type: ignore[misc]
-
-
-def _pieces(ids: ShiftedIds, token: int) -> Iterator[tuple[Ids, bool, bool]]:
-    """Yield a document that begins at a token, in blocks, and whether it begins and ends with each."""
-    begin = token
-    for block, ends in ids.blocks(token, ids.n_tokens):
-        n = int(ends[0]) if len(ends) else len(block)
-        yield block[:n], token == begin, bool(len(ends))
-        if len(ends):
-            return
-        begin += len(block)
+        return slices(data, (begins + (not is_after)) * size, (ends - is_after) * size)
 
 
 def _groups(sizes: NDArray[np.int64], most: int) -> Iterator[tuple[int, int]]:

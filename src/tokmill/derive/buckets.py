@@ -104,7 +104,7 @@ class Buckets:
         self.flush(source, token, document, done_bytes)
         for bucket in sorted(self._touched):
             for path in self._paths(bucket):
-                _sync(path)
+                sync_pieces(path)
         self._touched.clear()
         path = _state_path(self._directory)
         with storage_errors(path):
@@ -129,12 +129,12 @@ class Buckets:
     def records(self, bucket: int) -> NDArray[Any]:
         """Return the records of a bucket, dtype RECORD. Raises StorageError, DamageError."""
         found = np.empty(self.state.records[bucket] // RECORD.itemsize, RECORD)
-        _read_into(self._paths(bucket)[1], 0, found.view(np.uint8).data)
+        read_pieces(self._paths(bucket)[1], 0, found.view(np.uint8).data)
         return found
 
     def read_ids(self, bucket: int, offset: int, view: memoryview) -> None:
         """Fill `view` with bytes of the ids of a bucket. Raises StorageError, DamageError."""
-        _read_into(self._paths(bucket)[0], offset, view)
+        read_pieces(self._paths(bucket)[0], offset, view)
 
     def ids_bytes(self, bucket: int) -> int:
         """Return the bytes of all ids of a bucket."""
@@ -167,14 +167,14 @@ class Buckets:
     def _flush(self, bucket: int) -> None:
         """Write what is held of a bucket."""
         ids, records = self._paths(bucket)
-        self._lengths[bucket] += _write(ids, self._ids[bucket], self._lengths[bucket])
-        self._record_lengths[bucket] += _write(records, self._records[bucket], self._record_lengths[bucket])
+        self._lengths[bucket] += write_pieces(ids, self._ids[bucket], self._lengths[bucket])
+        self._record_lengths[bucket] += write_pieces(records, self._records[bucket], self._record_lengths[bucket])
         self._held_bytes -= self._sizes[bucket]
         self._ids[bucket], self._records[bucket], self._sizes[bucket] = [], [], 0
         self._touched.add(bucket)
 
 
-def _write(path: TreePath, pieces: Sequence[bytes], offset: int) -> int:
+def write_pieces(path: TreePath, pieces: Sequence[bytes], offset: int) -> int:
     """Write pieces one after the other from `offset` on, where a commit may be followed by bytes of a run that was killed."""
     data = b"".join(pieces)
     with storage_errors(path):
@@ -186,7 +186,8 @@ def _write(path: TreePath, pieces: Sequence[bytes], offset: int) -> int:
     return len(data)
 
 
-def _sync(path: TreePath) -> None:
+def sync_pieces(path: TreePath) -> None:
+    """Make what was written of a file durable. Raises StorageError."""
     with storage_errors(path):
         fd = durable.open_growing(path)
         try:
@@ -195,7 +196,7 @@ def _sync(path: TreePath) -> None:
             os.close(fd)
 
 
-def _read_into(path: TreePath, offset: int, view: memoryview) -> None:
+def read_pieces(path: TreePath, offset: int, view: memoryview) -> None:
     """Fill `view` with bytes of a file. Raises StorageError, DamageError for a file that is too short."""
     if not view:
         return
