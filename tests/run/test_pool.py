@@ -283,7 +283,8 @@ def test_a_worker_that_is_full_helps_until_it_has_room(tmp_path: Path, monkeypat
     monkeypatch.setattr(worker.Worker, "_encode_other", noting)
     sizes = {"batch_bytes": 1000, "range_bytes": 20_000, "arena_bytes": 1 << 14, "n_workers": 2, "segment_bytes": 1 << 20}
     run_in_process([tmp_path / "a.txt.gz", tmp_path / "b.txt"], tmp_path / "out", sizes, val_fraction=0.3)
-    assert len(helped) > 20
+    # Two to five, where it helps no more after the first time.
+    assert len(helped) > 8
 
 
 def test_no_more_long_documents_are_held_than_there_is_memory_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -116,12 +116,13 @@ def unpacked(data: Buffer) -> Any:
     return pickle.loads(data)  # noqa: S301
 
 
-def wait_for_any(channels: Iterable[Channel], timeout_s: float | None) -> None:
-    """Return when one of them has something to receive, can send what it kept, or the time is over."""
+def wait_for_any(channels: Iterable[Channel], timeout_s: float | None) -> set[int]:
+    """Wait until one of them has something to receive, can send what it kept, or the time is over. Return which, by descriptor."""
     waiting = select.poll()
     for channel in channels:
         if not channel.is_over:
             waiting.register(channel.fileno(), select.POLLIN | (select.POLLOUT if channel.has_unsent else 0))
-    waiting.poll(None if timeout_s is None else timeout_s * 1000)
+    ready = {fd for fd, _ in waiting.poll(None if timeout_s is None else timeout_s * 1000)}
     for channel in channels:
         channel.flush()
+    return ready

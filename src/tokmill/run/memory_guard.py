@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _ROOM_BYTES = 12 * MIB
 """How far data may grow beyond the budget before the next sample: stacks of threads."""
 _LOOK_S = 0.1
-_LOOKS_PER_TURN = 5
+_LOOKS_PER_TURN = 10
 _PAUSE_S = 10.0
 """When reading was paused for so long without relief, the run ends."""
 _RESERVE_SHARE = 32
@@ -147,7 +147,7 @@ class Guard:
 class SharedPages:
     """How much of the resident memory of some processes is others', too.
 
-    The system adds that up page by page, 4 ms for a process of 150 MiB: so one process is looked at twice a second.
+    The system adds that up page by page, 4 ms for a process of 150 MiB: so one process is looked at each second.
     """
 
     def __init__(self) -> None:

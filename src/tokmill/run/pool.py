@@ -448,8 +448,10 @@ class Pool:
                     process.files.discard(key)
                     process.attendant.send(("close", key))
         alive = [(number, process) for number, process in enumerate(self._processes) if not process.lost]
-        wait_for_any([end for _, process in alive for end in (process.attendant, process.channel)], timeout_s)
+        ready = wait_for_any([end for _, process in alive for end in (process.attendant, process.channel)], timeout_s)
         for number, process in alive:
+            if ready.isdisjoint((process.attendant.fileno(), process.channel.fileno())):
+                continue
             self._receive(number)
             if process.attendant.is_over or process.channel.is_over:
                 self._lose(number)

@@ -139,6 +139,8 @@ class ParquetReader(FormatReader["SeekableFile"]):
         self._columns = ColumnReader("Parquet", stream, position, settings)
         self._places: Sequence[int] = ()
         """The numbers of the columns that hold the texts."""
+        self._n_rows = _FIRST_ROWS
+        """To be read first of a group: as many as were read last of the group before."""
 
     def batches(self, start: Cursor) -> Iterator[Batch]:
         """See FormatReader."""
@@ -166,11 +168,12 @@ class ParquetReader(FormatReader["SeekableFile"]):
             stored = _stored_bytes(opened.metadata.row_group(group), self._places)
             # Of a small group, most may be what pages begin with.
             row_bytes = stored // max(1, end - first) if stored > _BUFFER_BYTES else 0
-            rows = _GroupRows(opened, group, self._position.record - first, most, row_bytes, self._settings)
+            rows = _GroupRows(opened, group, self._position.record - first, self._n_rows, most, row_bytes, self._settings)
             while (column := self._next(rows, most)) is not None:
                 yield from self._columns.batches(column)
+            self._n_rows = rows.n_rows
             if not rows.is_over:
-                most = max(1, min(most, rows.n_rows) // 8)
+                self._n_rows, most = _FIRST_ROWS, max(1, min(most, rows.n_rows) // 8)
             elif self._position.record < end:
                 raise self._columns.error(ValueError(f"row group {group} ends {end - self._position.record:,} rows early"))
 
@@ -190,9 +193,19 @@ class _GroupRows:
     """The texts of one row group, read by a number of rows that follows from their size."""
 
     def __init__(
-        self, opened: pq.ParquetFile, group: int, n_skipped: int, most_rows: int, row_bytes: int, settings: ReadSettings
+        self,
+        opened: pq.ParquetFile,
+        group: int,
+        n_skipped: int,
+        first_rows: int,
+        most_rows: int,
+        row_bytes: int,
+        settings: ReadSettings,
     ) -> None:
-        """Begin after n_skipped rows. row_bytes: what each takes, about. Raises what pyarrow raises, as does `next`."""
+        """Begin after n_skipped rows. first_rows: to be read at first. row_bytes: what each takes, about.
+
+        Raises what pyarrow raises, as does `next`.
+        """
         self.is_over = False
         """Whether the end of the group was met."""
         self._most = most_rows
@@ -201,7 +214,7 @@ class _GroupRows:
         # Enough of a batch to be one by itself, and not so much that two are made of it.
         self._target_bytes = settings.batch_bytes * 3 // 4
         self._opened = opened
-        self.n_rows = max(1, min(_FIRST_ROWS, most_rows, self._target_bytes // max(1, row_bytes)))
+        self.n_rows = max(1, min(first_rows, most_rows, self._target_bytes // max(1, row_bytes)))
         """To be read next."""
         self._batches: Iterator[Any] = opened.iter_batches(
             batch_size=self.n_rows, row_groups=[group], columns=[self._key], use_threads=False
