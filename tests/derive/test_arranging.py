@@ -31,7 +31,7 @@ from tokmill.core.errors import ChangedError, DamageError, DiskFullError, UsageE
 from tokmill.core.events import AnyEvent, Committed
 from tokmill.core.manifest import load_manifest
 from tokmill.core.system.tree import TreePath
-from tokmill.derive import arranging, buckets, document_stream, source as sources
+from tokmill.derive import arranging, bucket_run, buckets, document_stream, source as sources
 from tokmill.reports.reproduce import commands
 from tokmill.run.parts.finalize import finalize
 
@@ -53,11 +53,11 @@ def documents_of(out: Path) -> list[bytes]:
 def tiny(bucket_bytes: int = 400, block_tokens: int = 50, commit_bytes: int = 300) -> Iterator[None]:
     """Buckets, blocks and commits so small that a small corpus has many."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(arranging, "_BUCKET_BYTES", bucket_bytes)
-        patch.setattr(arranging, "_PIECE_BYTES", 100)
-        patch.setattr(arranging, "COMMIT_BYTES", commit_bytes)
-        patch.setattr(arranging, "_SCATTERED_BYTES", commit_bytes)
-        patch.setattr(arranging, "_SCATTERED_BYTES_EACH", 1)
+        patch.setattr(bucket_run, "_BUCKET_BYTES", bucket_bytes)
+        patch.setattr(bucket_run, "PIECE_BYTES", 100)
+        patch.setattr(bucket_run, "COMMIT_BYTES", commit_bytes)
+        patch.setattr(bucket_run, "_SCATTERED_BYTES", commit_bytes)
+        patch.setattr(bucket_run, "_SCATTERED_BYTES_EACH", 1)
         patch.setattr(document_stream, "BLOCK_TOKENS", block_tokens)
         patch.setattr(sources, "BLOCK_TOKENS", block_tokens)
         yield
@@ -222,7 +222,7 @@ def test_a_run_that_goes_on_with_another_memory_writes_the_same_bytes(n_commits:
 
     tokmill.shuffle(two, tmp_path / "whole", seed=1)
     with tiny(bucket_bytes=1500), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(arranging, "_SCATTERED_BYTES", 1 << 30)
+        patch.setattr(bucket_run, "_SCATTERED_BYTES", 1 << 30)
         with pytest.raises(KeyboardInterrupt):
             tokmill.shuffle(two, tmp_path / "out", seed=1, observers=[Stopping()])
     for bucket_bytes in (900, 1 << 20):
@@ -325,7 +325,7 @@ def test_what_thousands_of_buckets_hold_together_is_bounded(tmp_path: Path, monk
         grown = tracemalloc.get_traced_memory()[1] - before
     finally:
         tracemalloc.stop()
-    made.flush(1, 0, 0, 0)
+    made.flush(made.state)
     assert sum(made.state.ids) == 3 * n * 200
     # An empty list of each bucket, made anew, is not counted: there are 20,000.
     assert grown < most_bytes + n * 300

@@ -8,7 +8,7 @@ that keeps the order of equal ones needs nothing else. The number of buckets can
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 import numpy as np
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tokmill.core.system.tree import Directory, TreePath
+
+S = TypeVar("S", bound=msgspec.Struct)
 
 RECORD = np.dtype([("copy", "<u8"), ("n_ids", "<u4")])
 """Of a document in a bucket: the number of the copy, and its ids."""
@@ -49,6 +51,10 @@ class BucketState(msgspec.Struct, frozen=True, kw_only=True):
     """Tokens of its training side that lie before."""
     document: Natural = 0
     """The same, documents."""
+    is_inside: bool = False
+    """Whether the token belongs to a document of which pieces are in the buckets."""
+    numbers: list[Natural] = []
+    """How many pieces of each length are in the buckets, where they are counted."""
     done_bytes: Natural = 0
     """Of ids, for progress."""
     ids: list[Natural] = []
@@ -99,28 +105,23 @@ class Buckets:
             # Of thousands of buckets, none of which has much.
             self._flush_all()
 
-    def commit(self, source: int, token: int, document: int, done_bytes: int) -> None:
-        """Make all that was added durable: work goes on from here. Raises StorageError, DiskFullError."""
-        self.flush(source, token, document, done_bytes)
+    def commit(self, after: BucketState) -> None:
+        """Make all that was added durable: work goes on from here. after: as of `flush`. Raises StorageError, DiskFullError."""
+        self.flush(after)
         for bucket in sorted(self._touched):
             for path in self._paths(bucket):
                 sync_pieces(path)
         self._touched.clear()
-        path = _state_path(self._directory)
-        with storage_errors(path):
-            durable.write_file(durable.aside(path), msgspec.json.encode(self.state))
-            durable.replace(durable.aside(path), path)
-            durable.sync_directory(path.parent)
+        save_state(_state_path(self._directory), self.state)
 
-    def flush(self, source: int, token: int, document: int, done_bytes: int) -> None:
-        """Write all that was added, so that it can be read; a run that is killed goes on from the last commit."""
+    def flush(self, after: BucketState) -> None:
+        """Write all that was added, so that it can be read; a run that is killed goes on from the last commit.
+
+        after: `state` with the place in the sources that was reached.
+        """
         self._flush_all()
         self.state = msgspec.structs.replace(
-            self.state,
-            source=source,
-            token=token,
-            document=document,
-            done_bytes=done_bytes,
+            after,
             ids=list(self._lengths),
             records=list(self._record_lengths),
             sums=[f"{each:x}" for each in self._sums],
@@ -224,9 +225,16 @@ def _state_path(directory: Directory) -> TreePath:
     return growing_path(directory, "buckets")
 
 
-def _read_state(directory: Directory) -> BucketState | None:
-    """Return the last commit; None where there is none, or it cannot be read, so that the buckets are made again."""
-    path = _state_path(directory)
+def save_state(path: TreePath, state: msgspec.Struct) -> None:
+    """Replace a file of state, durably. Raises StorageError, DiskFullError."""
+    with storage_errors(path):
+        durable.write_file(durable.aside(path), msgspec.json.encode(state))
+        durable.replace(durable.aside(path), path)
+        durable.sync_directory(path.parent)
+
+
+def load_state(path: TreePath, kind: type[S]) -> S | None:
+    """Return what was saved; None where there is nothing, or it cannot be read, so that it is made again. Raises StorageError."""
     if not path.exists():
         return None
     with storage_errors(path):
@@ -235,10 +243,16 @@ def _read_state(directory: Directory) -> BucketState | None:
             data = os.read(fd, 1 << 28)
         finally:
             os.close(fd)
-    state: BucketState | None
     try:
-        state = msgspec.json.decode(data, type=BucketState)
+        return msgspec.json.decode(data, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def _read_state(directory: Directory) -> BucketState | None:
+    """Return the last commit; None where there is none, or it cannot be read, so that the buckets are made again."""
+    state = load_state(_state_path(directory), BucketState)
+    if state is None:
         return None
     lists = (state.ids, state.records, state.sums)
     is_sound = state.n_buckets > 0 and all(len(each) == state.n_buckets for each in lists)

@@ -16,7 +16,7 @@ from tokmill.core.options import PlanOptions, options_of
 from tokmill.core.records import Counts
 from tokmill.core.text import quoted
 from tokmill.derive.arguments import named_paths, output_path
-from tokmill.derive.arranging import Operand
+from tokmill.derive.bucket_run import Operand
 from tokmill.derive.copiers import ids_of
 from tokmill.derive.merging import check_agreement
 from tokmill.derive.shuffling import arrange_output, arranged_content, load_operands

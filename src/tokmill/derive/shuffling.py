@@ -12,7 +12,8 @@ from tokmill.core.errors import UsageError
 from tokmill.core.options import PlanOptions, options_of, parse_size
 from tokmill.core.records import ITEM_BYTES, Counts
 from tokmill.derive.arguments import check_apart, check_choice, named_paths, output_path
-from tokmill.derive.arranging import LEAST_BYTES, Arranging, Operand
+from tokmill.derive.arranging import Arranging
+from tokmill.derive.bucket_run import LEAST_BYTES, Operand
 from tokmill.derive.buckets import RECORD
 from tokmill.derive.engine import derive_output, provenance
 from tokmill.derive.merging import check_agreement, merged_content
@@ -221,9 +222,9 @@ def arrange_output(
     def make(output: Output, reporter: ProgressReporter) -> tuple[Manifest, int]:
         recorder = reporter.add(RunHistoryRecorder(output))
         made_from = tuple(provenance(source, how) for source in sources) if how else ()
-        arranging = Arranging(operands, content, output, budget_bytes, reporter)
+        arranging = Arranging(operands, content, output, budget_bytes, reporter, counts)
         try:
-            manifest = arranging.run(counts, made_from, recorder, recipe)
+            manifest = arranging.run(made_from, recorder, recipe)
         except BaseException:
             recorder.save()
             raise

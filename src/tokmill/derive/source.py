@@ -278,9 +278,13 @@ class ShiftedIds:
         """
         while begin < end:
             upto = min(begin + BLOCK_TOKENS, end)
-            ids = self._read(begin, upto + 1)
-            yield ids[: upto - begin], self._ends(ids, upto - begin)
+            yield self.block(begin, upto)
             begin = upto
+
+    def block(self, begin: int, end: int) -> tuple[Ids, NDArray[np.int64]]:
+        """Return the ids from `begin` to `end`, with the ends of documents in them, as `blocks` does."""
+        ids = self._read(begin, end + 1)
+        return ids[: end - begin], self._ends(ids, end - begin)
 
     def _read(self, begin: int, end: int) -> Ids:
         """Read ids; at the end of the side there may be one more than was asked for, if the shift left room for it."""
