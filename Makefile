@@ -1,6 +1,6 @@
 # One vocabulary for people and CI. Needs make, Python 3.11 or newer and a package index; makes the rest itself.
 #
-#   make setup   the environment, in .venv (again only when pyproject.toml changes)
+#   make setup   the environment for all of this, in .venv (again only when pyproject.toml changes)
 #   make check   lint, format, types
 #   make test    the test suite          make slow   the tests that take longer
 #   make browser reports in a headless Chromium, which must be installed
@@ -20,6 +20,7 @@ VENV ?= .venv
 PYTHON ?= $(firstword $(foreach p,python3 python3.14 python3.13 python3.12 python3.11,$(shell \
 	$(p) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(p))))
 BIN := $(VENV)/bin
+USABLE := $(VENV)/.usable
 STAMP := $(VENV)/.installed
 PYTEST_ARGS ?=
 
@@ -35,11 +36,18 @@ help:
 
 setup: $(STAMP)
 
-$(STAMP): pyproject.toml
+# What tokmill itself needs, for `make demo`.
+$(USABLE): pyproject.toml
 	@if [ -z "$(PYTHON)" ]; then echo "no Python 3.11 or newer was found; name one: make PYTHON=/path/to/python3" >&2; exit 1; fi
 	@rm -f $@
-	@echo "setting up $(VENV)"
+	@echo "setting up $(VENV): tokmill and its packages, about a minute"
 	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(STAMP): $(USABLE)
+	@rm -f $@
+	@echo "setting up $(VENV): the packages of the tests, two minutes"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
@@ -110,7 +118,7 @@ docs: $(VENV)/.docs
 	@echo "build/docs/index.html"
 
 # Links to the library's modules and packages, without what was installed beside them.
-$(DEMO_TEXT): $(STAMP)
+$(DEMO_TEXT): | $(USABLE)
 	@rm -rf $@ && mkdir -p $@
 	@library=$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("stdlib"))'); \
 	for path in "$$library"/*; do \
@@ -119,7 +127,7 @@ $(DEMO_TEXT): $(STAMP)
 	done
 
 # A few of the library's own tests are deliberately not UTF-8, hence --encoding-errors.
-demo: $(DEMO_TEXT)
+demo: $(DEMO_TEXT) $(USABLE)
 	$(BIN)/tokmill tokenize $(DEMO_TEXT) --glob '*.py' --separator none --encoding-errors replace \
 		--val-fraction 0.01 --out demo --fresh
 	$(BIN)/tokmill verify demo

@@ -153,11 +153,11 @@ def test_an_interrupted_run_says_in_four_parts_how_to_go_on(tmp_path: Path) -> N
     assert {*shown_parts(errors.decode())} == {"what", "where", "allowed", "next"}
 
 
-def test_every_exit_code_of_the_tree_is_in_the_tests_above_and_in_the_readme() -> None:
+def test_every_exit_code_of_the_tree_is_in_the_tests_above_and_in_the_docs() -> None:
     codes = {cls.exit_code for cls in error_classes().values()}
     assert codes == {code for code, _ in WAYS} | {130}
-    readme = (PACKAGE.parents[1] / "README.md").read_text()
-    assert {code for code in codes if not re.search(rf"^\| {code} \|", readme, re.MULTILINE)} == set()
+    page = (PACKAGE.parents[1] / "docs/howto/exit-codes.md").read_text()
+    assert {code for code in codes if not re.search(rf"^\| {code} \|", page, re.MULTILINE)} == set()
 
 
 PARSER = [
