@@ -7,7 +7,7 @@ import itertools
 import shlex
 import shutil
 import tracemalloc
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +18,21 @@ import xxhash
 from hypothesis import HealthCheck, given, settings, strategies as st
 from support.arranged import mixed, shuffled
 from support.corpora import some_documents, write_corpus
-from support.failures import Died, dying_at, flip
+from support.failures import Died, dying_at, flip, full_from
 from support.oracle import EOT
 from support.outputs import files_in, ids_of, rewrite_manifest, written
 from support.runs import make_parts, tokenize_documents
+from support.small_arranging import tiny
 
 import tokmill
 from tokmill.cli.app import run
 from tokmill.core.arrangement import ArrangedSource, Arrangement
-from tokmill.core.document_order import copies, order_keys
+from tokmill.core.document_order import choice_keys, copies, order_keys, sorted_keys
 from tokmill.core.errors import ChangedError, DamageError, DiskFullError, UsageError
 from tokmill.core.events import AnyEvent, Committed
 from tokmill.core.manifest import load_manifest
 from tokmill.core.system.tree import TreePath
-from tokmill.derive import arranging, bucket_run, buckets, document_stream, source as sources
+from tokmill.derive import arranging, bucket_run, buckets, mixing
 from tokmill.reports.reproduce import commands
 from tokmill.run.parts.finalize import finalize
 
@@ -47,20 +48,6 @@ def documents_of(out: Path) -> list[bytes]:
     marks = np.flatnonzero(ids == EOT)
     edges = [*marks.tolist(), len(ids)] if is_before else [0, *(marks + 1).tolist()]
     return [ids[a:b].tobytes() for a, b in itertools.pairwise(edges)]
-
-
-@contextlib.contextmanager
-def tiny(bucket_bytes: int = 400, block_tokens: int = 50, commit_bytes: int = 300) -> Iterator[None]:
-    """Buckets, blocks and commits so small that a small corpus has many."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bucket_run, "_BUCKET_BYTES", bucket_bytes)
-        patch.setattr(bucket_run, "PIECE_BYTES", 100)
-        patch.setattr(bucket_run, "COMMIT_BYTES", commit_bytes)
-        patch.setattr(bucket_run, "_SCATTERED_BYTES", commit_bytes)
-        patch.setattr(bucket_run, "_SCATTERED_BYTES_EACH", 1)
-        patch.setattr(document_stream, "BLOCK_TOKENS", block_tokens)
-        patch.setattr(sources, "BLOCK_TOKENS", block_tokens)
-        yield
 
 
 @settings(max_examples=25, suppress_health_check=QUICK, deadline=None)
@@ -159,32 +146,53 @@ def test_from_any_format_through_any_other_the_ids_are_the_same(trainer: str, tw
         assert ids_of(tmp_path / "fs")[0] == ids_of(tmp_path / "sf")[0]
 
 
+def make(command: str, two: list[Path], out: Path) -> None:
+    with tiny(bucket_bytes=4000, commit_bytes=2500):
+        if command == "shuffle":
+            tokmill.shuffle(two, out, seed=1)
+        else:
+            tokmill.mix({str(two[0]): 0.6, str(two[1]): 0.4}, out, seed=1, tokens=1500)
+
+
 @pytest.mark.parametrize("command", ["shuffle", "mix"])
 def test_died_at_any_call_it_goes_on_to_the_same_bytes(
     command: str, two: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def make(out: Path) -> None:
-        with tiny(bucket_bytes=4000, commit_bytes=2500):
-            if command == "shuffle":
-                tokmill.shuffle(two, out, seed=1)
-            else:
-                tokmill.mix({str(two[0]): 0.6, str(two[1]): 0.4}, out, seed=1, tokens=1500)
-
-    make(tmp_path / "whole")
+    make(command, two, tmp_path / "whole")
     n = 0
     for n in itertools.count(1, 7):
         out = tmp_path / f"out{n}"
         with monkeypatch.context() as patch:
             calls = dying_at(n, patch)
             with contextlib.suppress(Died):
-                make(out)
+                make(command, two, out)
         if calls() < n:
             break
-        make(out)
+        make(command, two, out)
         assert written(out) == written(tmp_path / "whole"), n
         assert sorted(p.name for p in out.iterdir()) == ["manifest.json", "train.bin", "val.bin"], n
         assert tokmill.verify(out).ok
     assert n > 50
+
+
+@pytest.mark.parametrize("command", ["shuffle", "mix"])
+def test_a_disk_that_is_full_in_any_pass_is_one_error_and_more_room_resumes(
+    command: str, two: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(command, two, tmp_path / "whole")
+    n = 0
+    for n in itertools.count(1, 9):
+        out = tmp_path / f"out{n}"
+        with monkeypatch.context() as patch:
+            calls = full_from(n, patch)
+            with contextlib.suppress(DiskFullError):
+                make(command, two, out)
+        if calls() < n:
+            break
+        assert not (out / "manifest.json").exists(), n
+        make(command, two, out)
+        assert files_in(out) == files_in(tmp_path / "whole"), n
+    assert n > 30
 
 
 def test_what_is_committed_is_not_done_again(two: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,6 +239,57 @@ def test_a_run_that_goes_on_with_another_memory_writes_the_same_bytes(n_commits:
             assert tokmill.shuffle(two, out, seed=1).resumed
         assert written(out) == written(tmp_path / "whole")
         assert tokmill.verify(out).ok
+
+
+@pytest.mark.parametrize("most_held", [7, 100, 1 << 20])
+def test_sorted_keys_are_those_of_all_copies_whatever_is_held(most_held: int) -> None:
+    times = [(50, 0, 1 << 63), (30, 3, None), (40, 1, 1 << 62), (20, 0, None)]
+    sources = []
+    for number, (n, whole, last) in enumerate(times):
+        chosen = int(np.sum(choice_keys(5, number, np.arange(n, dtype=np.uint64)) <= np.uint64(last))) if last else 0
+        taken = whole * n + chosen
+        sources.append(
+            ArrangedSource(
+                fingerprint="", documents=n, tokens=n, times=whole, last_chosen=last, taken_documents=taken, taken_tokens=taken
+            )
+        )
+    arrangement = Arrangement(seed=5, sources=tuple(sources))
+    found = np.concatenate(list(sorted_keys(arrangement, most_held)))
+    numbers = [copies(arrangement, number, 0, n)[1] for number, (n, _, _) in enumerate(times)]
+    assert found.tolist() == sorted(order_keys(arrangement, np.concatenate(numbers)).tolist())
+    assert len(found) == arrangement.n_documents
+
+
+@pytest.mark.parametrize("share", [0.001, 0.2, 0.5, 0.9, 0.999])
+def test_documents_are_chosen_in_bounded_memory_though_a_few_have_most_of_the_tokens(
+    share: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    documents = [b"a b" if i % 97 else b"a b " * 4000 for i in range(400)]
+    tokenize_documents(tmp_path / "a", documents, val_fraction=0)
+    most, wanted = 0, int(share * load_manifest(tmp_path / "a").counts.tokens_train)
+    monkeypatch.setattr(mixing, "_MOST_MEASURED", 20)
+    real = mixing._measured
+
+    def measured(*arguments: Any) -> Any:
+        nonlocal most
+        found = real(*arguments)
+        most = max(most, len(found.keys))
+        return found
+
+    monkeypatch.setattr(mixing, "_measured", measured)
+    tokmill.mix([(tmp_path / "a", 1)], tmp_path / "m", seed=3, tokens=wanted)
+    assert documents_of(tmp_path / "m") == mixed([documents_of(tmp_path / "a")], [1], wanted, 3, 2)
+    assert most < 60
+
+
+def test_a_mixture_may_reach_the_end_of_a_source(two: list[Path], tmp_path: Path) -> None:
+    """Every document of the scarcer one as often as it may be taken, and not once more."""
+    n_tokens = load_manifest(two[1]).counts.tokens_train
+    for epochs in (1, 3):
+        outcome = tokmill.mix([(two[0], 2), (two[1], 3)], tmp_path / f"m{epochs}", seed=1, max_epochs=epochs)
+        _, second = outcome.mixture
+        assert (second.least_times, second.most_times, second.tokens) == (epochs, epochs, epochs * n_tokens)
+        assert tokmill.verify(tmp_path / f"m{epochs}").order_checked
 
 
 def change(out: Path, edit: Any) -> None:

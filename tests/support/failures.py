@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -34,6 +35,25 @@ def dying_at(n: int, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
         monkeypatch.setattr(durable, name, dying(getattr(durable, name)))
     monkeypatch.setattr(TreePath, "unlink", dying(TreePath.unlink))
     monkeypatch.setattr(TreePath, "rmdir", dying(TreePath.rmdir))
+    return lambda: calls
+
+
+def full_from(n: int, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """Let the disk be full from the n-th write of an output's bytes on; returns how many there were."""
+    calls = 0
+
+    def writing(real: Callable[..., object]) -> Callable[..., object]:
+        def call(*arguments: object) -> object:
+            nonlocal calls
+            calls += 1
+            if calls >= n:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return real(*arguments)
+
+        return call
+
+    for name in ("write_all", "write_all_at"):
+        monkeypatch.setattr(durable, name, writing(getattr(durable, name)))
     return lambda: calls
 
 

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from tokmill.core.manifest import Manifest
     from tokmill.dataset import Ids
 
-_HELD_KEYS = 1 << 22
-"""Keys in memory, about: 32 MiB, and as much again while they are sorted."""
+_USUAL_BYTES = 1 << 30
+_KEY_COST = 16
+"""Bytes of the memory budget for each key that is held: so half of it at most."""
 _MANY = 4096
 """Keys that are turned into Python's numbers at a time."""
 
@@ -27,12 +28,13 @@ _MANY = 4096
 class OrderCheck:
     """Takes the ids of the training side in order, block by block."""
 
-    def __init__(self, manifest: Manifest, arrangement: Arrangement) -> None:
+    def __init__(self, manifest: Manifest, arrangement: Arrangement, budget_bytes: int | None) -> None:
+        """budget_bytes: memory; None: 1 GiB."""
         content = manifest.content
         self._eot_id = content.tokenizer.eot_id
         self._is_before = content.eot == "before"
         self._dtype = np.dtype("<u2" if content.tokenizer.n_ids <= 1 << 16 else "<u4")
-        self._keys = _numbers(sorted_keys(arrangement, _HELD_KEYS))
+        self._keys = _numbers(sorted_keys(arrangement, (budget_bytes or _USUAL_BYTES) // _KEY_COST))
         self._expected = manifest.documents_digest
         self._n_expected = arrangement.n_documents
         self._n = self._sum = 0

@@ -20,7 +20,7 @@ from tokmill.check.order import OrderCheck
 from tokmill.core.config import is_of_corpus
 from tokmill.core.errors import UsageError
 from tokmill.core.manifest import BESIDE, MANIFEST_NAME, Manifest
-from tokmill.core.options import AUDIT, PlanOptions, options_of
+from tokmill.core.options import AUDIT, PlanOptions, options_of, parse_size
 from tokmill.core.output_spec import Shards
 from tokmill.core.records import FileHeader
 from tokmill.core.spans import SpanChecker, add_up, spans_of
@@ -57,7 +57,8 @@ def verify(
         sources: Inputs as given to `tokenize`, in the same order.
         glob: As given to `tokenize`.
         input_format: As given to `tokenize`.
-        memory: For reading the sources: bytes, or text such as `512MiB`. None: 1 GiB.
+        memory: For reading the sources, and for the order of the documents of a shuffled output: bytes, or text such as `512MiB`.
+            None: 1 GiB.
         tokenizer: Where the tokenizer of the output is now, as for `tokenize`. None: as the manifest says, without a network.
         audit: With `sources`, the share of the text that the reference tokenizer encodes again, beside every document with a
             character that it was not asked about before; 1: all, 0: none.
@@ -88,7 +89,7 @@ def verify(
     findings.reporter.started(sum(entry.size_bytes for entry in manifest.files.values()))
     _check_manifest(manifest, findings)
     _check_names(location, manifest, findings)
-    is_in_order = _check_files(location, manifest, findings)
+    is_in_order = _check_files(location, manifest, findings, memory)
     if location.pending_append(manifest):
         findings.reporter.notice(
             "an append is being published, or was interrupted then: the output before it is checked, without --source"
@@ -145,7 +146,8 @@ def _total(manifest: Manifest, side: str, unit: str) -> int:
 class Outline:
     """What the manifest says of all files, looked up once: there may be thousands."""
 
-    def __init__(self, manifest: Manifest) -> None:
+    def __init__(self, manifest: Manifest, budget_bytes: int | None) -> None:
+        """budget_bytes: memory for the order of documents; None: the usual."""
         self.manifest = manifest
         self.spans = spans_of(manifest)
         shards = manifest.content.shards
@@ -157,7 +159,7 @@ class Outline:
         """Files that end where a document does."""
         arrangement = manifest.content.origin.arranged if manifest.content.origin else None
         is_short = isinstance(shards, Shards) and shards.drop_tail
-        self.order = OrderCheck(manifest, arrangement) if arrangement and not is_short else None
+        self.order = OrderCheck(manifest, arrangement, budget_bytes) if arrangement and not is_short else None
         """Set for a shuffled or mixed output that has all of its ids."""
 
 
@@ -286,9 +288,13 @@ def _check_names(location: OutputLocation, manifest: Manifest, findings: Finding
             findings.others.append(name)
 
 
-def _check_files(location: OutputLocation, manifest: Manifest, findings: Findings) -> bool:
-    """Check every file, and the order of documents that were put into one. Returns whether they are in that order."""
-    outline, buffer = Outline(manifest), memoryview(bytearray(_BLOCK_BYTES))
+def _check_files(location: OutputLocation, manifest: Manifest, findings: Findings, memory: str | int | None) -> bool:
+    """Check every file, and the order of documents that were put into one. Returns whether they are in that order.
+
+    memory: as of `verify`.
+    """
+    budget_bytes = parse_size(memory, "--memory") if isinstance(memory, str) else memory
+    outline, buffer = Outline(manifest, budget_bytes), memoryview(bytearray(_BLOCK_BYTES))
     for name in manifest.files:
         _check_file(location, name, outline, findings, buffer)
     if not outline.order or findings.n_problems:

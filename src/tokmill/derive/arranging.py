@@ -164,7 +164,7 @@ class Arranging(BucketRun):
         lengths, keys = lengths[order], keys[order]
         del records, order
         digests = 0
-        for a, b in groups(lengths * self._item_bytes, bucket_run.PIECE_BYTES):
+        for a, b in groups(lengths * self._item_bytes + RECORD_COST, bucket_run.PIECE_BYTES):
             if data is None and lengths[a] * self._item_bytes > bucket_run.PIECE_BYTES:
                 digests += self._write_long(bucket, int(begins[a]), int(lengths[a]), int(keys[a]))
                 continue

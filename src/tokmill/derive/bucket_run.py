@@ -103,6 +103,7 @@ class BucketRun:
         self._removable: list[int] = []
         self._held = [bytearray(), bytearray()]
         self._buckets: Buckets
+        self._most_held_bytes = 0
         self.written_bytes = 0
 
     def _open_buckets(self, n_bytes: int, n_records: int, record_cost: int) -> None:
@@ -113,6 +114,8 @@ class BucketRun:
         if n_buckets > _MOST_FAST_BUCKETS:
             self._bucket_bytes = min(max(self._bucket_bytes, n_bytes * 3 // (2 * _MOST_FAST_BUCKETS)), self._room // 4)
             n_buckets = min(-(-n_bytes * 3 // (2 * self._bucket_bytes)), _MOST_BUCKETS)
+        # Two are held: one is sorted while the next is read.
+        self._most_held_bytes = self._bucket_bytes * 3 // 2
         # A run that was killed may have written some buckets already, and have had another memory.
         n_buckets = self._state.get("n_buckets", n_buckets)
         held_bytes = min(self._room // 4, 2 * _BUCKET_BYTES)
@@ -225,8 +228,7 @@ class BucketRun:
     def _loaded(self) -> Iterator[tuple[int, NDArray[Any], memoryview | None]]:
         """Yield the buckets that are left: number, records, and ids, None where there is no room for them."""
         for bucket in range(self._next_bucket, self._buckets.state.n_buckets):
-            # Half of the room: one is sorted while the next is read.
-            fits = self._buckets.ids_bytes(bucket) <= 2 * self._bucket_bytes
+            fits = self._buckets.ids_bytes(bucket) <= self._most_held_bytes
             yield bucket, self._buckets.records(bucket), self._whole(bucket) if fits else None
 
     def _wrote_bucket(self, bucket: int, digests: int) -> None:
@@ -249,7 +251,7 @@ class BucketRun:
         n_bytes = self._buckets.ids_bytes(bucket)
         if len(self._held[bucket % 2]) < n_bytes:
             self._held[bucket % 2] = bytearray(0)
-            self._held[bucket % 2] = bytearray(n_bytes * 5 // 4)
+            self._held[bucket % 2] = bytearray(min(n_bytes * 5 // 4, self._most_held_bytes))
         view = memoryview(self._held[bucket % 2])[:n_bytes]
         self._buckets.read_ids(bucket, 0, view)
         return view

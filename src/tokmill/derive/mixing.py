@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,10 @@ if TYPE_CHECKING:
 
 _EXAMPLE = "tokmill mix A=0.7 B=0.3 --seed 1 --out mixed"
 _ALL = 1 << 64
+_MOST_MEASURED = 1 << 18
+"""Documents whose numbers and lengths are in memory together, about."""
+_N_RANGES = 1 << 14
+"""Of numbers of choice, in which tokens are counted."""
 
 
 def mix(
@@ -236,33 +241,47 @@ def _chosen(operand: Operand, seed: int, rest: int) -> tuple[int | None, int, in
     middle = rest * _ALL // counts.tokens_train
     # Where so many tokens are by the law of large numbers, and so far around it that another reading is hardly ever needed.
     reach = _ALL * 64 // max(1, math.isqrt(counts.documents_train))
-    low, high = max(0, middle - reach), min(_ALL, middle + reach)
-    while True:
-        n_before, tokens_before, keys, lengths = _measured(operand, seed, low, high)
-        if tokens_before > rest:
-            low, high = 0, low
-        elif tokens_before + int(lengths.sum()) < rest and high < _ALL:
-            low, high = high, _ALL
-        else:
-            break
-    order = np.argsort(keys)
-    sums = tokens_before + np.cumsum(lengths[order])
+    reach = min(reach, _ALL * _MOST_MEASURED // (2 * counts.documents_train))
+    measured = _measured(operand, seed, max(0, middle - reach), min(_ALL, middle + reach))
+    while not measured.tokens_before <= rest <= measured.tokens_before + int(measured.lengths.sum()):
+        # A few documents have most of the tokens.
+        measured = _measured(operand, seed, *measured.range_of(rest))
+    order = np.argsort(measured.keys)
+    sums = measured.tokens_before + np.cumsum(measured.lengths[order])
     # The sum that is nearest: with the document in which the wished number lies, or without it.
     n = int(np.searchsorted(sums, rest))
-    if n < len(sums) and int(sums[n]) - rest <= rest - (int(sums[n - 1]) if n else tokens_before):
+    if n < len(sums) and int(sums[n]) - rest <= rest - (int(sums[n - 1]) if n else measured.tokens_before):
         n += 1
     if n:
-        return int(keys[order[n - 1]]), n_before + n, int(sums[n - 1])
-    return (low - 1 if n_before else None), n_before, tokens_before
+        return int(measured.keys[order[n - 1]]), measured.n_before + n, int(sums[n - 1])
+    return (measured.low - 1 if measured.n_before else None), measured.n_before, measured.tokens_before
 
 
-def _measured(operand: Operand, seed: int, low: int, high: int) -> tuple[int, int, NDArray[np.uint64], NDArray[np.int64]]:
-    """Read a source for the lengths of its documents.
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    """What one reading of a source tells of its documents, by their numbers of choice."""
 
-    Returns how many documents have a number of choice below `low`, and their tokens; the numbers and lengths of those up to `high`.
-    """
+    low: int
+    n_before: int
+    """Documents with a number below `low`."""
+    tokens_before: int
+    keys: NDArray[np.uint64]
+    """Numbers of the documents from `low` to the end of the range, and their lengths."""
+    lengths: NDArray[np.int64]
+    tokens: NDArray[np.int64]
+    """Of all documents, by the leading bits of their numbers: shape (_N_RANGES,)."""
+
+    def range_of(self, rest: int) -> tuple[int, int]:
+        """Return the range of numbers in which documents reach so many tokens, in the order of their numbers."""
+        number, size = int(np.searchsorted(np.cumsum(self.tokens), rest)), _ALL // _N_RANGES
+        return number * size, (number + 1) * size
+
+
+def _measured(operand: Operand, seed: int, low: int, high: int) -> _Measured:
+    """Read a source for the lengths of its documents; those with numbers of choice from `low` to below `high` are kept."""
     n_before = tokens_before = document = 0
     keys, lengths = [np.zeros(0, np.uint64)], [np.zeros(0, np.int64)]
+    tokens = np.zeros(_N_RANGES, np.int64)
     for some in _lengths(operand.source):
         places = np.arange(document, document + len(some), dtype=np.uint64)
         numbers = choice_keys(seed, operand.number, places)
@@ -271,11 +290,12 @@ def _measured(operand: Operand, seed: int, low: int, high: int) -> tuple[int, in
         is_between = ~is_before & (numbers <= np.uint64(high - 1))
         n_before += int(np.count_nonzero(is_before))
         tokens_before += int(some[is_before].sum())
+        np.add.at(tokens, (numbers // np.uint64(_ALL // _N_RANGES)).astype(np.int64), some)
         keys.append(numbers[is_between])
         lengths.append(some[is_between])
     if document != operand.n_documents:
         raise operand.source.count_error("train", document)
-    return n_before, tokens_before, np.concatenate(keys), np.concatenate(lengths)
+    return _Measured(low, n_before, tokens_before, np.concatenate(keys), np.concatenate(lengths), tokens)
 
 
 def _lengths(source: Source) -> Iterator[NDArray[np.int64]]:
