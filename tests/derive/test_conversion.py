@@ -129,9 +129,9 @@ def test_thousands_of_shards_need_few_open_files_and_are_durable_before_the_jour
     real_blocks = verification._blocks
     real_outline = verification.Outline
 
-    def outline(manifest: Manifest) -> verification.Outline:
+    def outline(manifest: Manifest, budget_bytes: int | None) -> verification.Outline:
         outlines.append(manifest)
-        return real_outline(manifest)
+        return real_outline(manifest, budget_bytes)
 
     def blocks(opened: OpenedFile, n_bytes: int, buffer: memoryview) -> Iterator[memoryview]:
         buffers.add(id(buffer))
