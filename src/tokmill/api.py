@@ -16,6 +16,7 @@ from tokmill.core.config import Job, check_directory, local_path, path_text
 from tokmill.core.errors import ChangedError, TokmillError, UsageError
 from tokmill.core.events import Detail, Finished, Notice
 from tokmill.core.options import PlanOptions, TokenizeOptions, called_with, parse_size
+from tokmill.core.outcome import already_finished
 from tokmill.core.progress import check_observers
 from tokmill.core.records import is_url, path_to_text, text_to_path
 from tokmill.core.text import quoted
@@ -180,9 +181,9 @@ def _carry_out(planned: PlannedJob, call: TokenizeCall, place: Place, runner: Lo
         planned = extend(planned)
         carried_bytes = bytes_to_copy(planned.job)
     _introduce(asked, planned.notices, call.observers)
-    finished = place.begin(asked)
-    if finished is not None:
-        return planned.job, finished
+    complete = place.begin(asked.content, fresh=asked.fresh, stage_bytes=asked.resources.stage_bytes)
+    if complete is not None:
+        return planned.job, already_finished(complete)
     if call.shuffle is not None:
         return planned.job, _shuffled(planned.job, call, runner, meter)
     if not call.force and not (call.append and is_complete(planned.job)):
@@ -297,7 +298,7 @@ def _check_together(call: TokenizeCall) -> None:
             "an output in a store is not shuffled while it is made",
             where=redacted(str(call.out)),
             allowed="--shuffle with a directory",
-            next_step="choose a directory for --out, and copy it to the store, manifest.json last",
+            next_step="choose a directory for --out; then: tokmill shuffle DIR --out s3://...",
         )
     if call.append and is_url(str(call.out)):
         raise UsageError(

@@ -11,6 +11,8 @@ from tokmill.cli.command import OUT, REPORTING, Argument, command, named, root
 from tokmill.core.options import INPUT, OUTPUT, STORES, VALIDATION, Option
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tokmill.cli.console import Console
     from tokmill.core.outcome import Outcome
 
@@ -31,10 +33,10 @@ _OTHER_SPLIT = Option(
 @command(
     root,
     "merge",
-    Argument("directories", "DIR...", "Complete outputs of tokmill, in the order wanted.", nargs=-1, required=True),
+    Argument("directories", "DIR|URL...", "Complete outputs of tokmill, in the order wanted.", nargs=-1, required=True),
     OUT,
     _OTHER_SPLIT,
-    *named("fresh", "force"),
+    *named("stage", "stage_size", "fresh", "force"),
     *REPORTING,
     short_help="Join complete outputs into one, without tokenizing again.",
 )
@@ -52,7 +54,23 @@ def merge(
     from tokmill.cli.event_log import carry_out
     from tokmill.derive import merge as merge_outputs
 
-    carry_out(console, "merging", partial(merge_outputs, [*directories], out), options, outputs=[out, *directories])
+    carry_out(
+        console, "merging", _made(console, out, partial(merge_outputs, [*directories], out)), options, outputs=[out, *directories]
+    )
+
+
+def _made(console: Console, out: str, make: Callable[..., Outcome]) -> Callable[..., Outcome]:
+    """Return what calls `make` and says which options did nothing. out: as typed."""
+    from msgspec.structs import replace
+
+    from tokmill.core.records import is_url
+
+    def call(**given: Any) -> Outcome:
+        made = make(**given)
+        unused = [(name, not is_url(out), "without an s3:// output") for name in ("--stage", "--stage-size")]
+        return replace(made, notices=[*made.notices, *console.unused(unused)])
+
+    return call
 
 
 _SEED = Option(
@@ -74,13 +92,13 @@ _SHAPE = (
 @command(
     root,
     "shuffle",
-    Argument("directories", "DIR...", "Complete outputs of tokmill, shuffled together.", nargs=-1, required=True),
+    Argument("directories", "DIR|URL...", "Complete outputs of tokmill, shuffled together.", nargs=-1, required=True),
     OUT,
     _SEED,
     *_SHAPE,
     *named("memory"),
     _OTHER_SPLIT,
-    *named("fresh", "force"),
+    *named("stage", "stage_size", "fresh", "force"),
     *REPORTING,
     short_help="Put the documents of complete outputs into random order, in bounded memory.",
 )
@@ -100,7 +118,13 @@ def shuffle(
     from tokmill.cli.event_log import carry_out
     from tokmill.derive import shuffle as shuffle_outputs
 
-    carry_out(console, "shuffling", partial(shuffle_outputs, [*directories], out), options, outputs=[out, *directories])
+    carry_out(
+        console,
+        "shuffling",
+        _made(console, out, partial(shuffle_outputs, [*directories], out)),
+        options,
+        outputs=[out, *directories],
+    )
 
 
 @command(
@@ -127,7 +151,7 @@ def shuffle(
     *_SHAPE,
     *named("memory"),
     _OTHER_SPLIT,
-    *named("fresh", "force"),
+    *named("stage", "stage_size", "fresh", "force"),
     *REPORTING,
     short_help="Mix complete outputs by weight into one, in random order.",
 )
@@ -148,7 +172,8 @@ def mix(
 
     pairs = [weighted_directory(each) for each in weighted]
     directories = [directory for directory, _ in pairs]
-    carry_out(console, "mixing", partial(mix_outputs, pairs, out), options, outputs=[out, *directories])
+    make = _made(console, out, partial(mix_outputs, pairs, out))
+    carry_out(console, "mixing", make, options, outputs=[out, *directories])
 
 
 def weighted_directory(text: str) -> tuple[str, str]:
@@ -166,7 +191,7 @@ def weighted_directory(text: str) -> tuple[str, str]:
 @command(
     root,
     "convert",
-    Argument("sources", "DIR|FILE...", "A complete output, or bare files of ids, in order.", nargs=-1, required=True),
+    Argument("sources", "DIR|URL|FILE...", "A complete output, or bare files of ids, in order.", nargs=-1, required=True),
     OUT,
     Option(
         name="format", group=OUTPUT, choices=_FORMAT.choices, is_required=True, help="The trainer that will read the new files."
@@ -186,7 +211,7 @@ def weighted_directory(text: str) -> tuple[str, str]:
     BARE_EOT_ID,
     Option(name="tokenizer", group=INPUT, metavar="NAME|FILE", help="Tokenizer of bare files."),
     Option(name="val", group=INPUT, metavar="FILE", is_many=True, help="A bare file for the validation side; may be repeated."),
-    *named("fresh", "force"),
+    *named("stage", "stage_size", "fresh", "force"),
     *REPORTING,
     short_help="Write a complete output, or bare files of ids, in another trainer's format.",
 )
@@ -203,23 +228,32 @@ def convert(
     the training side, that of --val the validation side.
     """
     from tokmill.cli.event_log import carry_out
+    from tokmill.core.records import is_url
     from tokmill.derive import convert as convert_output
 
     read = [*sources, *options["val"]]
+    has_manifest = any(os.path.isdir(each) or is_url(each) for each in sources)
     # What is said of bare files may come from the environment, meant for tokenize: a directory's manifest knows better.
     for name in _STATED:
-        is_meant = not any(map(os.path.isdir, sources)) or console.is_typed(f"--{name.replace('_', '-')}")
+        is_meant = not has_manifest or console.is_typed(f"--{name.replace('_', '-')}")
         if not is_meant or options[name] == "auto":
             options[name] = () if name == "val" else None
-    carry_out(console, "converting", partial(convert_output, [*sources], out), options, outputs=[out, *sources], inputs=read)
+    carry_out(
+        console,
+        "converting",
+        _made(console, out, partial(convert_output, [*sources], out)),
+        options,
+        outputs=[out, *sources],
+        inputs=read,
+    )
 
 
 @command(
     root,
     "reshard",
-    Argument("directory", "DIR", "Complete output of tokmill.", required=True),
+    Argument("directory", "DIR|URL", "Complete output of tokmill.", required=True),
     OUT,
-    *named("shard_tokens", "shard_documents", "fresh", "force"),
+    *named("shard_tokens", "shard_documents", "stage", "stage_size", "fresh", "force"),
     *REPORTING,
     short_help="Write a complete output with shards of another size.",
 )
@@ -234,7 +268,9 @@ def reshard(
     from tokmill.cli.event_log import carry_out
     from tokmill.derive import reshard as reshard_output
 
-    carry_out(console, "resharding", partial(reshard_output, directory, out), options, outputs=[out, directory])
+    carry_out(
+        console, "resharding", _made(console, out, partial(reshard_output, directory, out)), options, outputs=[out, directory]
+    )
 
 
 @command(

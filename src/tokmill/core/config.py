@@ -326,7 +326,8 @@ def local_path(given: str | os.PathLike[str], option: str = "path") -> str:
         raise UsageError(
             "this command works on local directories, not URLs",
             where=f"{scheme}://",
-            allowed="a path; URLs are for the inputs and --out of tokenize, for finalize, verify and inspect",
+            allowed="a path; URLs are for inputs and --out of tokenize, for complete outputs and --out of merge, convert, reshard, "
+            "shuffle and mix, for finalize, verify and inspect",
             next_step="copy it first, all of it: aws s3 sync s3://bucket/prefix DIR; then tokmill verify DIR"
             if scheme == "s3"
             else "copy it to a directory first",

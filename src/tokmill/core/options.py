@@ -28,6 +28,8 @@ _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 """Stands for a byte that is not UTF-8."""
 GROUPS = (INPUT, OUTPUT, VALIDATION, ERRORS, RESOURCES, STORES, MESSAGES)
 """In the order of the help."""
+_STAGE_BYTES = 4 << 30
+"""Shards that wait to be sent: some minutes of tokenizing, while a store is busy."""
 FORMAT_NAMES = ("raw", "llmc", "megatron", "datatrove", "olmo", "litdata", "mds")
 
 
@@ -46,6 +48,16 @@ def parse_size(text: str, option: str) -> int:
             suggested="1GiB",
         )
     return int(float(match[1]) * unit)
+
+
+def parse_stage_size(size: str | int | None) -> int:
+    """Return the bytes that may wait for their upload; None: the usual number. Raises UsageError."""
+    if size is None:
+        return _STAGE_BYTES
+    n_bytes = size if isinstance(size, int) else parse_size(size, "--stage-size")
+    if n_bytes <= 0:
+        raise UsageError(f"{size} is out of range", option="--stage-size", allowed="more than 0 bytes", suggested="4GiB")
+    return n_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)

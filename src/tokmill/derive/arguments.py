@@ -1,4 +1,4 @@
-"""Sources and output as named in merge, convert and reshard: patterns expanded, directories and files told apart."""
+"""Sources and output as named in a command: patterns expanded, directories, files and URLs told apart."""
 
 from __future__ import annotations
 
@@ -6,17 +6,59 @@ import glob
 import os
 import shlex
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tokmill.core.config import check_directory, local_path, path_text
 from tokmill.core.errors import UsageError
 from tokmill.core.manifest import MANIFEST_NAME, STATE_NAME
-from tokmill.core.records import path_to_text
+from tokmill.core.options import parse_stage_size
+from tokmill.core.records import is_url, path_to_text
 from tokmill.core.text import nearest
+from tokmill.output import Place, destination, output_of, stage_of
+from tokmill.store import redacted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from tokmill.core.system.tree import Directory
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where an output is to be."""
+
+    name: Path | str
+    """A directory, or the URL of a prefix in a store."""
+    stage: str | None = None
+    """Of a URL: where it is made before it is sent; None: in the usual place."""
+    stage_bytes: int = 0
+    """Of a URL: most bytes of complete shards that may wait there."""
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether it is a URL."""
+        return isinstance(self.name, str)
+
+    @property
+    def directory(self) -> Directory:
+        """Where it is made."""
+        return output_of(stage_of(self.name, self.stage)) if isinstance(self.name, str) else self.name
+
+    def place(self) -> Place:
+        """Return the place of the output, a context. Raises UsageError, LockedError, StorageError."""
+        return destination(str(self.name), self.stage)
+
+
+def output_target(
+    out: str | os.PathLike[str], stage: str | os.PathLike[str] | None = None, stage_size: str | int | None = None
+) -> Target:
+    """Return where an output is to be: a directory, or a URL. Raises UsageError."""
+    name = path_text(out, "out")
+    if not is_url(name):
+        return Target(output_path(out))
+    return Target(name, None if stage is None else local_path(stage, "stage"), parse_stage_size(stage_size))
 
 
 def output_path(out: str | os.PathLike[str]) -> Path:
@@ -36,6 +78,29 @@ def named_paths(names: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
     return [path for text in texts for path in _matched(text, n_missing)]
 
 
+def named_outputs(names: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[Path | str]:
+    """Return complete outputs as `named_paths` does, and URLs as they are. Raises UsageError for a store that holds none."""
+    listed = list(names) if isinstance(names, Iterable) and not isinstance(names, (str, bytes, os.PathLike)) else [names]
+    if not any(is_url(path_text(name, "inputs")) for name in listed):
+        return [*named_paths(names)]
+    found: list[Path | str] = []
+    for name in listed:
+        text = path_text(name, "inputs")
+        if not is_url(text):
+            found += named_paths(name)
+            continue
+        if not text.startswith("s3://"):
+            scheme = text.partition("://")[0]
+            raise UsageError(
+                f"complete outputs are not read from {scheme}://",
+                where=f"{scheme}://",
+                allowed="a directory, or s3:// with a bucket and a prefix",
+                next_step="copy it to a directory, all of it",
+            )
+        found.append(text)
+    return found
+
+
 def _matched(name: str, n_missing: int) -> list[Path]:
     """n_missing: of all names that were given."""
     local_path(name)
@@ -51,8 +116,10 @@ def _matched(name: str, n_missing: int) -> list[Path]:
     return [Path(os.path.abspath(each)) for each in found]
 
 
-def named_directory(name: str | os.PathLike[str], command: str) -> Path:
-    """Return the directory that a command takes. Raises UsageError for what is not there or no directory."""
+def named_output(name: str | os.PathLike[str], command: str) -> Path | str:
+    """Return the directory or URL that a command takes. Raises UsageError for what is not there or no directory."""
+    if is_url(path_text(name, "directory")):
+        return named_outputs(name)[0]
     paths = named_paths(name)
     if len(paths) > 1 or not paths[0].is_dir():
         raise UsageError(
@@ -96,6 +163,19 @@ def is_directory(paths: Sequence[Path], stated: Sequence[str]) -> bool:
     return True
 
 
+def refuse_with_url(named: Sequence[Path | str], stated: Sequence[str]) -> None:
+    """Raise UsageError for what does not go with the URL among these names. stated: as of `is_directory`."""
+    if len(named) == 1 and not stated:
+        return
+    url = next(redacted(each) for each in named if isinstance(each, str))
+    raise UsageError(
+        "a URL is a complete output" + (", and convert takes one" if len(named) > 1 else f"; {', '.join(stated)}: for bare files"),
+        where=url,
+        allowed="one complete output in a directory or a store, or bare files of this machine",
+        next_step="copy bare files to this machine; join outputs with tokmill merge",
+    )
+
+
 def _check_manifest(directory: Path, stated: Sequence[str]) -> None:
     """Raise UsageError for a directory of bare files, unless it is an output that was begun: loading that says more."""
     train, val = (directory / f"{side}.bin" for side in ("train", "val"))
@@ -120,9 +200,12 @@ def _quoted(paths: Sequence[Path]) -> str:
     return shown if len(paths) <= 3 else f"{shown} ..."
 
 
-def check_apart(sources: Sequence[Path], out: Path) -> None:
-    """Raise UsageError if the output is a source's directory or lies in one, or holds one."""
+def check_apart(sources: Sequence[Path | str], out: Path | str) -> None:
+    """Raise UsageError if the output is a source's directory or lies in one, or holds one; of URLs likewise."""
     for source in sources:
+        if isinstance(source, str) or isinstance(out, str):
+            _check_urls_apart(source, out)
+            continue
         # A link in another directory may lead to the file that an output here would replace.
         around = {source} if source.is_dir() else {source.parent, source.resolve().parent}
         for directory in around:
@@ -141,6 +224,17 @@ def check_apart(sources: Sequence[Path], out: Path) -> None:
                 allowed="another directory, beside the sources",
                 next_step=f"choose another --out, such as {directory}-new",
             )
+
+
+def _check_urls_apart(source: Path | str, out: Path | str) -> None:
+    ours, theirs = (f"{redacted(each).rstrip('/')}/" if isinstance(each, str) else "" for each in (out, source))
+    if ours and theirs and (ours.startswith(theirs) or theirs.startswith(ours)):
+        raise UsageError(
+            "the output is one of the sources" if ours == theirs else "one of output and source lies in the other",
+            where=f"{ours.rstrip('/')}, and the source {theirs.rstrip('/')}",
+            allowed="another prefix, beside the sources",
+            next_step=f"choose another --out, such as {theirs.rstrip('/')}-new",
+        )
 
 
 def _is_within(path: Path, directory: Path) -> bool:

@@ -29,7 +29,7 @@ from tokmill.core.version import __version__
 from tokmill.derive.buckets import RECORD, Buckets, sum_of_digests
 from tokmill.derive.copiers import ids_of
 from tokmill.derive.document_stream import slices
-from tokmill.derive.engine import COMMIT_BYTES
+from tokmill.derive.engine import COMMIT_BYTES, wait_for_stage
 from tokmill.derive.source import ShiftedIds, check_edge, narrowed
 from tokmill.formats import make_writer, spec_of
 
@@ -294,6 +294,7 @@ class BucketRun:
 
         self._output.commit(after, counts, state, self._output.elapsed_before_s + elapsed_s, done)
         self._uncommitted_bytes = 0
+        wait_for_stage(self._output, lambda: self._reporter.progress(self._position_bytes, self._counts, is_last=True))
 
     def _note(self, n_bytes: int) -> None:
         self._uncommitted_bytes += n_bytes

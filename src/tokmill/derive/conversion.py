@@ -7,21 +7,31 @@ known but what is stated: they are read once beforehand, to find their documents
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 import msgspec
 
 from tokmill.core.records import IdType
-from tokmill.derive.arguments import check_apart, check_choice, is_directory, named_directory, named_paths, output_path
+from tokmill.derive.arguments import (
+    check_apart,
+    check_choice,
+    is_directory,
+    named_output,
+    named_outputs,
+    named_paths,
+    output_target,
+    refuse_with_url,
+)
 from tokmill.derive.engine import copied, derive_output
 from tokmill.derive.external_files import Stated, load_bare
+from tokmill.derive.loading import load_source
 from tokmill.derive.source import Source, check_marks
 from tokmill.formats import FORMATS, Choice, choose_output
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Sequence
-    from pathlib import Path
 
     from tokmill.core.config import Content
     from tokmill.core.outcome import Outcome
@@ -43,6 +53,8 @@ def convert(
     eot_id: int | None = None,
     tokenizer: str | None = None,
     val: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
+    stage: str | os.PathLike[str] | None = None,
+    stage_size: str | int | None = None,
     fresh: bool = False,
     force: bool = False,
     observers: Sequence[Observer] = (),
@@ -50,8 +62,8 @@ def convert(
     """Write a complete output, or bare files of ids, in another format, as `tokmill convert` does. Call it again to resume.
 
     Args:
-        sources: One directory, or files in order.
-        out: The output directory.
+        sources: One directory or URL, or files in order.
+        out: The output directory, or `s3://bucket/prefix`.
         format: Of the output.
         shard_tokens: Tokens of a shard, a number or text such as `100M`; None: as the trainer expects.
         shard_documents: Cut shards only where documents end.
@@ -60,9 +72,11 @@ def convert(
         from_format: Format of bare files.
         dtype: Of the ids in bare files.
         eot: Where bare files have their end-of-text ids.
-        eot_id: End-of-text id in bare files.
+        eot_id: That id in bare files.
         tokenizer: Name of the tokenizer of bare files, if it is known.
         val: Bare files that are the validation side.
+        stage: Of an `out` in a store, the local directory in which it is made first; None: inside ~/.cache/tokmill/stage.
+        stage_size: How many bytes of complete shards may wait there, a number or text such as `4GiB`.
         fresh: Discard what is in `out`.
         force: Go on though it will not fit on the disk.
         observers: What is told of progress.
@@ -74,11 +88,9 @@ def convert(
         TokmillError: UsageError for what does not go together, DamageError for a source that is not as it was written.
     """
     stated = Stated(from_format=from_format, dtype=dtype, eot=eot, eot_id=eot_id, tokenizer=tokenizer)
-    check_choice("--format", format, tuple(FORMATS))
-    check_choice("--to-eot", to_eot, ("before", "after"))
-    check_choice("--to-dtype", to_dtype, get_args(IdType))
-    target = output_path(out)
-    source = _named_source(named_paths(sources), named_paths(val), target, stated)
+    _check_choices(format, to_eot, to_dtype)
+    target = output_target(out, stage, stage_size)
+    source = _named_source(named_outputs(sources), named_paths(val), target.name, stated)
     has_marks = source.content.eot != "none"
     if not has_marks and (to_eot or FORMATS[format].keeps_whole):
         check_marks(source)
@@ -114,6 +126,8 @@ def reshard(
     *,
     shard_tokens: str | int | None,
     shard_documents: bool = False,
+    stage: str | os.PathLike[str] | None = None,
+    stage_size: str | int | None = None,
     fresh: bool = False,
     force: bool = False,
     observers: Sequence[Observer] = (),
@@ -121,10 +135,12 @@ def reshard(
     """Write a complete output with shards of another size, as `tokmill reshard` does. Call it again to resume.
 
     Args:
-        directory: The complete output.
-        out: The output directory.
+        directory: The complete output, or its URL.
+        out: The output directory, or `s3://bucket/prefix`.
         shard_tokens: Tokens of a shard, a number or text such as `100M`; None: as the trainer expects.
         shard_documents: Cut shards only where documents end.
+        stage: Of an `out` in a store, the local directory in which it is made first; None: inside ~/.cache/tokmill/stage.
+        stage_size: How many bytes of complete shards may wait there, a number or text such as `4GiB`.
         fresh: Discard what is in `out`.
         force: Go on though it will not fit on the disk.
         observers: What is told of progress.
@@ -135,9 +151,9 @@ def reshard(
     Raises:
         TokmillError: UsageError for what is not possible, DamageError for a source that is not as it was written.
     """
-    target = output_path(out)
-    named = named_directory(directory, "reshard")
-    check_apart([named], target)
+    target = output_target(out, stage, stage_size)
+    named = named_output(directory, "reshard")
+    check_apart([named], target.name)
     source = _loaded(named)
     made = source.content
     choice = choose_output(
@@ -163,15 +179,27 @@ def reshard(
     )
 
 
-def _named_source(paths: list[Path], val: list[Path], out: Path, stated: Stated) -> Source:
-    """Return the directory or the files that were named as a source. Raises UsageError."""
-    check_apart([*paths, *val], out)
-    is_output = is_directory(paths, stated.options() + ["--val"] * bool(val))
+def _check_choices(format_name: str, to_eot: str | None, to_dtype: str | None) -> None:
+    """Raise UsageError for a value that an option does not take."""
+    check_choice("--format", format_name, tuple(FORMATS))
+    check_choice("--to-eot", to_eot, ("before", "after"))
+    check_choice("--to-dtype", to_dtype, get_args(IdType))
+
+
+def _named_source(named: list[Path | str], val: list[Path], out: Path | str, stated: Stated) -> Source:
+    """Return the output or the files that were named as a source. Raises UsageError."""
+    check_apart([*named, *val], out)
+    given = stated.options() + ["--val"] * bool(val)
+    paths = [each for each in named if isinstance(each, Path)]
+    if len(paths) < len(named):
+        refuse_with_url(named, given)
+        return _loaded(named[0])
+    is_output = is_directory(paths, given)
     return _loaded(paths[0]) if is_output else load_bare(paths, val, stated)
 
 
-def _loaded(directory: Path) -> Source:
-    source = Source.load(directory)
+def _loaded(directory: Path | str) -> Source:
+    source = load_source(directory)
     if source.content.eot == "none":
         check_marks(source)
     return source

@@ -177,7 +177,10 @@ def is_plain(source: Source) -> bool:
 def _copy_span(source: CheckedFile, begin: int, end: int, target: GrowingFile) -> int:
     """Append bytes of a file to another. Returns how many. Raises DamageError, StorageError, DiskFullError."""
     for offset, block in source.blocks(begin, end):
-        target.append_from(source.fd, offset, block)
+        if source.fd >= 0:
+            target.append_from(source.fd, offset, block)
+        else:
+            target.append(block)
     return end - begin
 
 

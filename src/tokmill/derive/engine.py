@@ -6,6 +6,9 @@ the sources) works on this output. The cursor of the last commit alone says wher
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -14,18 +17,27 @@ from tokmill.core.config import Provenance
 from tokmill.core.errors import ChangedError
 from tokmill.core.events import Committed, Finished
 from tokmill.core.manifest import FORMAT_VERSION, Manifest, published
-from tokmill.core.outcome import Outcome, outcome_of
+from tokmill.core.outcome import Outcome, already_finished, outcome_of
 from tokmill.core.progress import ProgressReporter
 from tokmill.core.records import Counts, Cursor, FileEntry, path_to_text
 from tokmill.core.system.memory import peak_rss_bytes
 from tokmill.core.version import __version__
+from tokmill.derive.arguments import Target
 from tokmill.derive.copiers import ByteCopier, TokenCopier
 from tokmill.formats import short_notices
-from tokmill.output import Output, RunHistoryRecorder, check_n_files, is_made, left_behind, open_output, rewriting_need
+from tokmill.output import (
+    Output,
+    RunHistoryRecorder,
+    check_n_files,
+    is_made,
+    left_behind,
+    open_output,
+    rewriting_need,
+    waiting_bytes,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
 
     from tokmill.core.config import Content, How
     from tokmill.core.protocols import Observer
@@ -33,6 +45,7 @@ if TYPE_CHECKING:
 
     Maker = Callable[[Output, ProgressReporter], tuple[Manifest, int]]
 
+_LOOK_S = 0.1
 COMMIT_BYTES = 64 << 20
 """Output of one segment, at least: a commit costs an fsync (20 to 100 ms on a disk), copying so much takes about as long."""
 
@@ -103,6 +116,7 @@ class CopyRun:
             self._output.elapsed_before_s + elapsed_s,
             lambda segment: self._reporter.emit(Committed(elapsed_s=elapsed_s, segment=segment, counts=counts)),
         )
+        wait_for_stage(self._output, lambda: self._reporter.progress(self._position_bytes, is_last=True))
 
 
 def _shifted(after: Cursor, n_inputs: int) -> Cursor:
@@ -131,7 +145,7 @@ def _find_step(sources: Sequence[Source], output: Output) -> tuple[int, int]:
 def derive_output(
     sources: Sequence[Source],
     content: Content,
-    out: Path,
+    out: Path | Target,
     how: How,
     *,
     make: Maker,
@@ -147,7 +161,7 @@ def derive_output(
     Args:
         sources: What it is made from, in order.
         content: Of the output.
-        out: The output directory.
+        out: The output directory, or where else it is to be.
         how: The command, as the manifest says it.
         make: Makes it and publishes it.
         counts: Of the output; None: those of the sources added up.
@@ -157,48 +171,89 @@ def derive_output(
         observers: As of `merge`.
         notices: What a person should know first.
     """
+    target = out if isinstance(out, Target) else Target(out)
+    if not content.shards:
+        # A side of one file is sent when it is complete.
+        target = replace(target, stage_bytes=0)
     if counts is None:
         counts = sum((source.manifest.counts for source in sources), Counts())
-    if not force and not is_made(out, content, fresh=fresh):
-        need = rewriting_need(out, content, counts, fresh=fresh, scratch_bytes=scratch_bytes)
-        need.check()
-        if not need.written_bytes:
-            n_documents = counts.documents_train + counts.documents_val
-            check_n_files(content, counts.tokens_train + counts.tokens_val, n_documents, str(out))
     reporter = ProgressReporter(observers)
-    for notice in notices:
-        reporter.notice(notice)
-    output = open_output(out, content, __version__, fresh=fresh, segment_bytes=COMMIT_BYTES)
+    with target.place() as place:
+        manifest, finished, written_bytes = place.begin(content, fresh=fresh, stage_bytes=target.stage_bytes), None, 0
+        if manifest is None:
+            if not force:
+                _check_disk(target, content, counts, scratch_bytes, fresh=fresh)
+            for notice in notices:
+                reporter.notice(notice)
+            for observer in place.observers:
+                reporter.add(observer)
+            manifest, finished, written_bytes = _make(target, content, make, reporter, fresh=fresh)
+            finished = place.publish(finished, observers)
+        finished = finished or already_finished(manifest)
+    elapsed_s = reporter.elapsed_s
+    # Not to the place: what it staged is gone.
+    ProgressReporter(observers).emit(msgspec.structs.replace(finished, elapsed_s=elapsed_s))
+    return outcome_of(
+        manifest,
+        place.url or str(target.name),
+        [str(source.directory) for source in sources],
+        elapsed_s,
+        resumed=finished.resumed,
+        already_complete=finished.already_complete,
+        written_bytes=written_bytes,
+        notices=[
+            *notices,
+            *short_notices(content, manifest.files, how),
+            *([] if isinstance(target.name, str) else left_behind(target.name)),
+        ],
+    )
+
+
+def _check_disk(target: Target, content: Content, counts: Counts, scratch_bytes: int, *, fresh: bool) -> None:
+    """Raise DiskFullError, UsageError for an output that will not fit where it is made."""
+    path = Path(str(target.directory))
+    if is_made(path, content, fresh=fresh):
+        return
+    need = rewriting_need(path, content, counts, fresh=fresh, scratch_bytes=scratch_bytes, stage_bytes=target.stage_bytes)
+    need.check(is_staged=target.is_remote)
+    if not need.written_bytes:
+        n_documents = counts.documents_train + counts.documents_val
+        check_n_files(content, counts.tokens_train + counts.tokens_val, n_documents, str(target.name))
+
+
+def _make(
+    target: Target, content: Content, make: Maker, reporter: ProgressReporter, *, fresh: bool
+) -> tuple[Manifest, Finished, int]:
+    """Make the output, or find it complete; return its manifest, how that ended, and the bytes that were written."""
+    output = open_output(target.directory, content, __version__, fresh=fresh, segment_bytes=COMMIT_BYTES)
     resumed, written_bytes = False, 0
     if isinstance(output, Manifest):
         manifest = output
     else:
+        output.stage_bytes = target.stage_bytes
         try:
             resumed = bool(output.segments)
             manifest, written_bytes = make(output, reporter)
         finally:
             output.close()
-    elapsed_s = reporter.elapsed_s
-    reporter.emit(
-        Finished(
-            elapsed_s=elapsed_s,
-            counts=manifest.counts,
-            peak_rss_bytes=peak_rss_bytes(),
-            resumed=resumed,
-            already_complete=isinstance(output, Manifest),
-            files=manifest.files,
-        )
-    )
-    return outcome_of(
-        manifest,
-        str(out),
-        [str(source.directory) for source in sources],
-        elapsed_s,
+    finished = Finished(
+        elapsed_s=reporter.elapsed_s,
+        counts=manifest.counts,
+        peak_rss_bytes=peak_rss_bytes(),
         resumed=resumed,
         already_complete=isinstance(output, Manifest),
-        written_bytes=written_bytes,
-        notices=[*notices, *short_notices(content, manifest.files, how), *left_behind(out)],
+        files=manifest.files,
     )
+    return manifest, finished, written_bytes
+
+
+def wait_for_stage(output: Output, tick: Callable[[], None]) -> None:
+    """Wait until so few complete files wait here for a store as may; call it after a commit. tick: called now and then."""
+    if output.stage_bytes:
+        output.settle()
+        while waiting_bytes(output.directory, output.committed()) > output.stage_bytes:
+            tick()
+            time.sleep(_LOOK_S)
 
 
 def copied(

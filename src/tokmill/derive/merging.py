@@ -17,9 +17,10 @@ from tokmill.core.config import Origin
 from tokmill.core.errors import UsageError
 from tokmill.core.records import STDIN
 from tokmill.core.text import counted, shortened
-from tokmill.derive.arguments import check_apart, named_paths, output_path
+from tokmill.derive.arguments import check_apart, named_outputs, output_target
 from tokmill.derive.copiers import is_plain
 from tokmill.derive.engine import copied, derive_output
+from tokmill.derive.loading import load_source
 from tokmill.derive.source import Source, check_marks
 from tokmill.formats import choose_output
 
@@ -42,8 +43,8 @@ class Described(Protocol):
     """A complete output, or what will be one."""
 
     @property
-    def directory(self) -> Path:
-        """Where it is."""
+    def directory(self) -> Path | str:
+        """Where it is; of an output in a store its URL."""
 
     @property
     def content(self) -> Content:
@@ -55,6 +56,8 @@ def merge(
     out: str | os.PathLike[str],
     *,
     allow_other_split: bool = False,
+    stage: str | os.PathLike[str] | None = None,
+    stage_size: str | int | None = None,
     fresh: bool = False,
     force: bool = False,
     observers: Sequence[Observer] = (),
@@ -62,9 +65,11 @@ def merge(
     """Make one output of complete outputs, one after the other, as `tokmill merge` does. Call it again to resume.
 
     Args:
-        directories: The outputs, in order.
-        out: The output directory.
+        directories: The outputs in order, directories or `s3://bucket/prefix`.
+        out: The output directory, or `s3://bucket/prefix`.
         allow_other_split: Also take outputs that chose their validation documents differently.
+        stage: Of an `out` in a store, the local directory in which it is made first; None: inside ~/.cache/tokmill/stage.
+        stage_size: How many bytes of complete shards may wait there, a number or text such as `4GiB`.
         fresh: Discard what is in `out`.
         force: Go on though it will not fit on the disk.
         observers: What is told of progress.
@@ -75,12 +80,12 @@ def merge(
     Raises:
         TokmillError: UsageError for outputs that do not agree, DamageError for one that is not as it was written.
     """
-    listed = named_paths(directories)
+    listed = named_outputs(directories)
     if not listed:
         raise UsageError("no output was given", where="DIR", allowed="one or more", next_step="tokmill merge a b --out ab")
-    target = output_path(out)
-    sources = [Source.load(path) for path in listed]
-    check_apart([source.directory for source in sources], target)
+    target = output_target(out, stage, stage_size)
+    sources = [load_source(path) for path in listed]
+    check_apart([source.directory for source in sources], target.name)
     check_agreement(sources, allow_other_split=allow_other_split)
     if not all(map(is_plain, sources)):
         for source in sources:

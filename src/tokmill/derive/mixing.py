@@ -16,7 +16,7 @@ from tokmill.core.errors import UsageError
 from tokmill.core.options import PlanOptions, options_of
 from tokmill.core.records import Counts
 from tokmill.core.text import quoted
-from tokmill.derive.arguments import named_paths, output_path
+from tokmill.derive.arguments import named_outputs, output_target
 from tokmill.derive.bucket_run import Operand
 from tokmill.derive.copiers import ids_of
 from tokmill.derive.merging import check_agreement
@@ -54,6 +54,8 @@ def mix(
     shard_documents: bool = False,
     memory: str | int | None = None,
     allow_other_split: bool = False,
+    stage: str | os.PathLike[str] | None = None,
+    stage_size: str | int | None = None,
     fresh: bool = False,
     force: bool = False,
     observers: Sequence[Observer] = (),
@@ -65,8 +67,8 @@ def mix(
     documents once, in order.
 
     Args:
-        weights: By directory, the share of the tokens of the training side; weights are divided by their sum.
-        out: The output directory.
+        weights: By directory or URL, the share of the tokens of the training side; weights are divided by their sum.
+        out: The output directory, or `s3://bucket/prefix`.
         seed: Of the choice and the order of documents, 0 <= seed < 2**64; the same seed gives the same bytes.
         tokens: Of the training side, a number or text such as `10B`. None: as many as the scarcest source allows.
         max_epochs: How often a document may be taken, on average over its source; one number, or one for each source.
@@ -75,6 +77,8 @@ def mix(
         shard_documents: Cut shards only where documents end.
         memory: Bytes, or text such as `512MiB`, from 128 MiB on. None: 1 GiB.
         allow_other_split: Also take outputs that chose their validation documents differently.
+        stage: Of an `out` in a store, the local directory in which it is made first; None: inside ~/.cache/tokmill/stage.
+        stage_size: How many bytes of complete shards may wait there, a number or text such as `4GiB`.
         fresh: Discard what is in `out`.
         force: Go on though it will not fit on the disk.
         observers: What is told of progress.
@@ -90,7 +94,7 @@ def mix(
     options_of(PlanOptions)["seed"].check(seed)
     pairs = list(weights.items()) if isinstance(weights, Mapping) else list(weights)
     shares = _shares(pairs)
-    sources, target = load_operands(named_paths([name for name, _ in pairs]), output_path(out), _EXAMPLE)
+    sources, target = load_operands(named_outputs([name for name, _ in pairs]), output_target(out, stage, stage_size), _EXAMPLE)
     check_agreement(sources, allow_other_split=allow_other_split)
     total = _total(sources, shares, None if tokens is None else parse_tokens(tokens, "--tokens"), _epochs(max_epochs, len(pairs)))
     operands = [Operand(source, number, 0) for number, source in enumerate(sources)]

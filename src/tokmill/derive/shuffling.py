@@ -11,11 +11,13 @@ from tokmill.core.config import MIB, Origin
 from tokmill.core.errors import UsageError
 from tokmill.core.options import PlanOptions, options_of, parse_size
 from tokmill.core.records import ITEM_BYTES, Counts
-from tokmill.derive.arguments import check_apart, check_choice, named_paths, output_path
+from tokmill.core.system.budget import store_bytes
+from tokmill.derive.arguments import Target, check_apart, check_choice, named_outputs, output_target
 from tokmill.derive.arranging import Arranging
 from tokmill.derive.bucket_run import LEAST_BYTES, Operand
 from tokmill.derive.buckets import RECORD
 from tokmill.derive.engine import derive_output, provenance
+from tokmill.derive.loading import load_source
 from tokmill.derive.merging import check_agreement, merged_content
 from tokmill.derive.source import Source, check_marks
 from tokmill.formats import FORMATS, choose_output
@@ -46,6 +48,8 @@ def shuffle(
     shard_documents: bool = False,
     memory: str | int | None = None,
     allow_other_split: bool = False,
+    stage: str | os.PathLike[str] | None = None,
+    stage_size: str | int | None = None,
     fresh: bool = False,
     force: bool = False,
     observers: Sequence[Observer] = (),
@@ -56,14 +60,16 @@ def shuffle(
     The validation side keeps its order. Call it again to resume.
 
     Args:
-        directories: The outputs, in order: they are shuffled as if they had been merged first.
-        out: The output directory.
+        directories: The outputs in order, directories or `s3://bucket/prefix`: they are shuffled as if they had been merged first.
+        out: The output directory, or `s3://bucket/prefix`.
         seed: Of the order, 0 <= seed < 2**64; the same seed gives the same bytes, on any machine, with any memory.
         format: Of the output; None: that of the sources.
         shard_tokens: Tokens of a shard, a number or text such as `100M`; None: as the one source has them, or the trainer expects.
         shard_documents: Cut shards only where documents end.
         memory: Bytes, or text such as `512MiB`, from 128 MiB on. None: 1 GiB.
         allow_other_split: Also take outputs that chose their validation documents differently.
+        stage: Of an `out` in a store, the local directory in which it is made first; None: inside ~/.cache/tokmill/stage.
+        stage_size: How many bytes of complete shards may wait there, a number or text such as `4GiB`.
         fresh: Discard what is in `out`.
         force: Go on though it will not fit on the disk.
         observers: What is told of progress.
@@ -76,7 +82,8 @@ def shuffle(
         TokmillError: UsageError for outputs that do not agree, DamageError for one that is not as it was written.
     """
     options_of(PlanOptions)["seed"].check(seed)
-    sources, target = load_operands(named_paths(directories), output_path(out), "tokmill shuffle DIR --seed 1 --out shuffled")
+    target = output_target(out, stage, stage_size)
+    sources, target = load_operands(named_outputs(directories), target, "tokmill shuffle DIR --seed 1 --out shuffled")
     check_agreement(sources, allow_other_split=allow_other_split)
     operands, n_documents = [], 0
     for source in sources:
@@ -179,12 +186,13 @@ def arranged_content(
     return content, [] if is_kept else choice.notices
 
 
-def load_operands(paths: list[Path], out: Path, example: str) -> tuple[list[Source], Path]:
-    """Return the outputs that were named, whose documents can be told apart. Raises UsageError, DamageError."""
+def load_operands(paths: Sequence[Path | str], out: Path | Target, example: str) -> tuple[list[Source], Target]:
+    """Return the outputs that were named, whose documents can be told apart, and the target. Raises UsageError, DamageError."""
+    target = out if isinstance(out, Target) else Target(out)
     if not paths:
         raise UsageError("no output was given", where="DIR", allowed="one or more", next_step=example)
-    sources = [Source.load(path) for path in paths]
-    check_apart([source.directory for source in sources], out)
+    sources = [load_source(path) for path in paths]
+    check_apart([source.directory for source in sources], target.name)
     for source in sources:
         check_marks(source)
         if source.manifest.counts.documents_train >= MOST_DOCUMENTS:
@@ -194,13 +202,13 @@ def load_operands(paths: list[Path], out: Path, example: str) -> tuple[list[Sour
                 allowed=f"less than {MOST_DOCUMENTS:,}",
                 next_step="shuffle parts of it",
             )
-    return sources, out
+    return sources, target
 
 
 def arrange_output(
     operands: Sequence[Operand],
     content: Content,
-    out: Path,
+    out: Path | Target,
     how: How | None,
     memory: str | int | None,
     counts: Counts,
@@ -216,8 +224,9 @@ def arrange_output(
     how: the command; None: the operand is a step of the making and no output of its own. counts: of the output. The rest as of
     `shuffle`.
     """
-    budget_bytes = _budget_bytes(memory)
     sources = [operand.source for operand in operands]
+    is_read, is_sent = any(isinstance(each.directory, str) for each in sources), isinstance(out, Target) and out.is_remote
+    budget_bytes = _budget_bytes(memory, store_bytes(is_read=is_read, is_sent=is_sent))
 
     def make(output: Output, reporter: ProgressReporter) -> tuple[Manifest, int]:
         recorder = reporter.add(RunHistoryRecorder(output))
@@ -246,16 +255,18 @@ def arrange_output(
     )
 
 
-def _budget_bytes(memory: str | int | None) -> int:
+def _budget_bytes(memory: str | int | None, store_bytes: int) -> int:
+    """Return the memory for documents. store_bytes: what reading from a store and sending to it takes of the budget."""
     if memory is None:
-        return _USUAL_BYTES
+        return _USUAL_BYTES - store_bytes
     n_bytes = memory if isinstance(memory, int) else parse_size(memory, "--memory")
-    if n_bytes < LEAST_BYTES:
+    least = LEAST_BYTES + store_bytes
+    if n_bytes < least:
         raise UsageError(
             f"a budget of {n_bytes // MIB:,} MiB is too small",
             where="--memory",
             option="--memory",
-            allowed=f"at least {LEAST_BYTES // MIB} MiB",
-            suggested=f"{LEAST_BYTES // MIB}MiB",
+            allowed=f"at least {least // MIB} MiB" + (" with a store" if store_bytes else ""),
+            suggested=f"{least // MIB}MiB",
         )
-    return n_bytes
+    return n_bytes - store_bytes

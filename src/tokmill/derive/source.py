@@ -10,7 +10,8 @@ import functools
 import os
 import shlex
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Self
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, Self
 
 import numpy as np
 
@@ -25,7 +26,6 @@ from tokmill.output import is_current, open_file, replaced_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -53,22 +53,57 @@ class Step:
     """State of the source's own writer."""
 
 
+class SourceBytes(Protocol):
+    """What a source reads from: a file of this machine, or an object."""
+
+    fd: int = -1
+    """Descriptor of a file of this machine."""
+    size_bytes: int
+
+    def read_into(self, view: memoryview, offset: int) -> int:
+        """Fill the beginning of `view` from `offset` on; return how many bytes, 0 at the end. Raises OSError, TokmillError."""
+
+    def close(self) -> None:
+        """Release what is held; can be called again."""
+
+
+class _FileBytes(SourceBytes):
+    """A file of this machine, kept out of the page cache."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self.size_bytes = os.fstat(fd).st_size
+        self._cache = page_cache.ReadOnce(fd, self.size_bytes)
+
+    def read_into(self, view: memoryview, offset: int) -> int:
+        """See SourceBytes."""
+        self._cache.before(offset)
+        return os.preadv(self.fd, [view], offset)
+
+    def close(self) -> None:
+        """See SourceBytes."""
+        if self.fd >= 0:
+            self._cache.finish()
+            os.close(self.fd)
+            self.fd = -1
+
+
 class CheckedFile:
     """A file that is read front to back; every span of it that passes is compared with its digest. Close it."""
 
     def __init__(
         self,
-        path: Path,
+        path: Path | str,
         size_bytes: int,
         spans: Sequence[Span] | None,
-        open_it: Callable[[], int] | None = None,
+        open_it: Callable[[], SourceBytes] | None = None,
     ) -> None:
-        """spans: None for a bare file, without digests. open_it: returns the descriptor; None: what is at `path` is opened.
+        """spans: None for a bare file, without digests. open_it: None: the file at `path` is opened.
 
         Raises DamageError when the file is not there or not so long.
         """
         self.path = path
-        self.fd = -1
+        self._bytes: SourceBytes | None = None
         self._size = size_bytes
         self._spans = spans or ()
         self._checker = SpanChecker(self._spans)
@@ -76,14 +111,17 @@ class CheckedFile:
         if spans is not None and not add_up(spans, size_bytes):
             raise self._damage("its segments do not add up to the file", 0, size_bytes)
         try:
-            self.fd = open_it() if open_it else TreePath(path).open()
-            found = os.fstat(self.fd).st_size
-            self._cache = page_cache.ReadOnce(self.fd, found)
+            self._bytes = open_it() if open_it else _FileBytes(TreePath(Path(path)).open())
         except OSError as error:
             raise self._damage(f"it cannot be opened: {error.strerror}", 0, size_bytes) from None
-        if found != size_bytes:
+        if (found := self._bytes.size_bytes) != size_bytes:
             self.close()
             raise self._damage(f"it has {counted(found, 'byte')}, not {size_bytes:,}", min(found, size_bytes), size_bytes)
+
+    @property
+    def fd(self) -> int:
+        """Descriptor of the file; -1 where it is none of this machine."""
+        return self._bytes.fd if self._bytes else -1
 
     def blocks(self, begin: int, end: int) -> Iterator[tuple[int, memoryview]]:
         """Yield the bytes from `begin` to `end`, each block with its offset and valid until the next. Raises DamageError."""
@@ -108,22 +146,20 @@ class CheckedFile:
             self._pass_to(self._spans[-1].end)
 
     def close(self) -> None:
-        """Close the descriptor; can be called again."""
-        if self.fd >= 0:
-            self._cache.finish()
-            os.close(self.fd)
-            self.fd = -1
+        """Close the file; can be called again."""
+        if self._bytes is not None:
+            self._bytes.close()
 
     def _pass_to(self, offset: int) -> None:
         while (left := offset - self._checker.position) > 0:
             self._fill(memoryview(bytearray(min(left, BLOCK_BYTES))))
 
     def _fill(self, view: memoryview) -> None:
+        assert self._bytes is not None
         position, done = self._checker.position, 0
         while done < len(view):
-            self._cache.before(position + done)
             try:
-                n = os.preadv(self.fd, [view[done:]], position + done)
+                n = self._bytes.read_into(view[done:], position + done)
             except OSError as error:
                 raise self._damage(f"it cannot be read: {error.strerror}", position + done, self._size) from error
             if not n:
@@ -138,19 +174,22 @@ class CheckedFile:
             f"a source is damaged: {what}",
             where=f"{path_to_text(str(self.path))}, bytes {begin:,} to {end:,}",
             allowed="every byte as the source's manifest says",
-            next_step=f"tokmill verify {shlex.quote(str(self.path.parent))} says what else is damaged; make that output "
-            "again, then run this again",
+            next_step=f"tokmill verify {shlex.quote(str(self.path).rpartition('/')[0])} says what else is damaged; make that "
+            "output again, then run this again",
         )
 
 
 class Source:
     """A complete output directory, or bare files described like one. Files are opened when they are read; close it."""
 
-    def __init__(self, directory: Path, manifest: Manifest, steps: Sequence[Step], *, is_bare: bool = False) -> None:
+    def __init__(
+        self, directory: Path | str, manifest: Manifest, steps: Sequence[Step] | None = None, *, is_bare: bool = False
+    ) -> None:
+        """directory: of an output in a store its URL, without secrets. steps: None: the segments of the manifest."""
         self.directory = directory
         self.manifest = manifest
         self.content: Content = manifest.content
-        self.steps = steps
+        self.steps = _steps(manifest) if steps is None else steps
         self.is_bare = is_bare
         """Whether it is bare files, without digests, with a manifest made for them."""
         self._files: dict[str, CheckedFile] = {}
@@ -159,15 +198,7 @@ class Source:
     @classmethod
     def load(cls, directory: Path) -> Self:
         """Return a complete output. Raises UsageError if there is none, DamageError for a manifest that cannot be trusted."""
-        manifest = load_manifest(directory)
-        if manifest.content.part:
-            raise UsageError(
-                f"this is part {manifest.content.part} of an output",
-                where=str(directory),
-                allowed="whole outputs",
-                next_step="tokmill finalize DIR makes one output of the parts; DIR is what was --out",
-            )
-        return cls(directory, manifest, _steps(manifest))
+        return cls(directory, refuse_part(load_manifest(directory), str(directory)))
 
     @property
     def size_bytes(self) -> int:
@@ -197,15 +228,16 @@ class Source:
 
     def _open(self, name: str, size_bytes: int) -> CheckedFile:
         """Open a file. Raises DamageError; ChangedError if something was appended to the output since its manifest was read."""
+        directory = Path(self.directory)
         if self.is_bare:
-            return CheckedFile(self.directory / name, size_bytes, None)
+            return CheckedFile(directory / name, size_bytes, None)
         try:
-            opening = functools.partial(open_file, self.directory, self.manifest, name)
-            return CheckedFile(self.directory / name, size_bytes, self._spans[name], opening)
+            opening = functools.partial(open_file, directory, self.manifest, name)
+            return CheckedFile(directory / name, size_bytes, self._spans[name], lambda: _FileBytes(opening()))
         except DamageError:
-            if is_current(self.directory, self.manifest):
+            if is_current(directory, self.manifest):
                 raise
-            raise replaced_error(self.directory) from None
+            raise replaced_error(directory) from None
 
     def finish(self) -> None:
         """Check the rest of the files that were read. Raises DamageError."""
@@ -227,6 +259,18 @@ class Source:
         for file in self._files.values():
             file.close()
         self._files = {}
+
+
+def refuse_part(manifest: Manifest, where: str) -> Manifest:
+    """Return the manifest of a whole output. Raises UsageError for that of a part."""
+    if manifest.content.part:
+        raise UsageError(
+            f"this is part {manifest.content.part} of an output",
+            where=where,
+            allowed="whole outputs",
+            next_step="tokmill finalize DIR makes one output of the parts; DIR is what was --out",
+        )
+    return manifest
 
 
 def check_marks(source: Source) -> None:

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
         refuse_linked_sides,
         release_lock,
         state_of,
+        waiting_bytes,
         why_protected,
     )
     from tokmill.output.superseded import (

@@ -89,7 +89,6 @@ if TYPE_CHECKING:
 _MOST_OPEN = 64
 """Complete files that wait for a commit with their descriptors open: so many again may be under commit, of 256 on some systems."""
 
-
 SEGMENT_BYTES = 64 << 20
 """A segment has at least so many bytes of input or output."""
 _SHARE = 1024
@@ -128,6 +127,8 @@ class Output:
         self._is_published = False
         self.elsewhere: Elsewhere | None = None
         """Writes what other processes hold."""
+        self.stage_bytes = 0
+        """Most bytes of complete files that may wait here for a store; 0: they do not leave before all are complete."""
 
     @property
     def cursor(self) -> Cursor:

@@ -95,7 +95,7 @@ def disk_need(job: Job, n_tokens: int, bytes_in: int, carried_bytes: int = 0, *,
     carried_bytes: of an old output that is copied into the new one first. copies: how often the ids are there at the worst moment.
     """
     out = Path(text_to_path(job.out))
-    output = _held_bytes(job, copies * n_tokens * ITEM_BYTES[job.content.dtype] + carried_bytes)
+    output = _held_bytes(job.content, job.resources.stage_bytes, copies * n_tokens * ITEM_BYTES[job.content.dtype] + carried_bytes)
     return _need(out, job.content, n_tokens, output, bytes_in, fresh=job.fresh)
 
 
@@ -129,14 +129,23 @@ def n_shards(content: Content, n_tokens: int, n_documents: int) -> int:
     return min(n, n_documents) if content.shards.whole_documents else n
 
 
-def rewriting_need(out: Path, content: Content, counts: Counts, *, fresh: bool, scratch_bytes: int = 0) -> DiskNeed:
+def rewriting_need(
+    out: Path, content: Content, counts: Counts, *, fresh: bool, scratch_bytes: int = 0, stage_bytes: int = 0
+) -> DiskNeed:
     """Return what an output that is made of other outputs needs on its disk.
 
-    counts: of the new output. scratch_bytes: needed while it is made, beside it.
+    Args:
+        out: Where it is made.
+        content: Of the new output.
+        counts: Of the new output.
+        fresh: What is begun there is discarded.
+        scratch_bytes: Needed while it is made, beside it.
+        stage_bytes: Most bytes of complete files that wait there for a store; 0: all are there at once.
     """
     n_tokens, n_documents = counts.tokens_train + counts.tokens_val, counts.documents_train + counts.documents_val
-    output = n_tokens * ITEM_BYTES[content.dtype] + n_documents * FORMATS[content.format].index_bytes + scratch_bytes
-    return _need(out, content, n_tokens, output, counts.bytes_in, fresh=fresh)
+    output = n_tokens * ITEM_BYTES[content.dtype] + n_documents * FORMATS[content.format].index_bytes
+    held = _held_bytes(content, stage_bytes, output) + scratch_bytes
+    return _need(out, content, n_tokens, held, counts.bytes_in, fresh=fresh)
 
 
 def _need(out: Path, content: Content, n_tokens: int, output: int, bytes_in: int, *, fresh: bool) -> DiskNeed:
@@ -170,13 +179,13 @@ def _need(out: Path, content: Content, n_tokens: int, output: int, bytes_in: int
     )
 
 
-def _held_bytes(job: Job, output_bytes: int) -> int:
+def _held_bytes(content: Content, stage_bytes: int, output_bytes: int) -> int:
     """Return how much of an output is here at once: all of it, or what waits to be sent and the open shards."""
-    shards, stage_bytes = job.content.shards, job.resources.stage_bytes
+    shards = content.shards
     if not stage_bytes or not isinstance(shards, Shards):
         return output_bytes
     # A side's shard may grow past its limit while a commit is under way.
-    return min(output_bytes, stage_bytes + 4 * shards.tokens * ITEM_BYTES[job.content.dtype])
+    return min(output_bytes, stage_bytes + 4 * shards.tokens * ITEM_BYTES[content.dtype])
 
 
 def most_tokens(content: Content) -> tuple[int, int] | None:

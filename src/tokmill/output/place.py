@@ -16,8 +16,9 @@ from tokmill.store import redacted
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tokmill.core.config import Job
+    from tokmill.core.config import Content, Job
     from tokmill.core.events import Finished
+    from tokmill.core.manifest import Manifest
     from tokmill.core.protocols import Observer
     from tokmill.core.system.tree import Directory
 
@@ -63,7 +64,7 @@ class Place:
         """Return who must be told of the run's events: nobody else."""
         return ()
 
-    def begin(self, job: Job) -> Finished | None:  # noqa: ARG002  the other place's
+    def begin(self, content: Content, *, fresh: bool, stage_bytes: int = 0) -> Manifest | None:  # noqa: ARG002  the other place's
         """Return None: the run itself looks whether the output is complete."""
         return None
 

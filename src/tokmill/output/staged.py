@@ -10,6 +10,7 @@ memory is divided to the last byte, and a store that hangs must not hold it.
 from __future__ import annotations
 
 import contextlib
+import threading
 from concurrent.futures import FIRST_EXCEPTION, wait
 from typing import TYPE_CHECKING, Self
 
@@ -18,7 +19,6 @@ import msgspec
 from tokmill.core.errors import DamageError, LockedError, StorageError, TokmillError
 from tokmill.core.events import AnyEvent, Committed, Progress, Started
 from tokmill.core.manifest import MANIFEST_NAME, load_manifest, read_state, refuse_foreign
-from tokmill.core.outcome import already_finished
 from tokmill.core.progress import ProgressReporter
 from tokmill.core.records import Counts
 from tokmill.core.spans import Span, iter_spans, with_header
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from concurrent.futures import Future
 
-    from tokmill.core.config import Job
+    from tokmill.core.config import Content, Job
     from tokmill.core.events import Finished
     from tokmill.core.manifest import Manifest
     from tokmill.core.protocols import Observer
@@ -102,39 +102,41 @@ class Staged(Place):
                 self._prefix.ask(lambda name=name, upload=upload: self._prefix.store.abort_multipart(name, upload))  # type: ignore[misc]
                 self._state.note_begun(name, None)
 
-    def begin(self, job: Job) -> Finished | None:
-        """Make the prefix ready for a job; return what came of it if its output is complete there.
+    def begin(self, content: Content, *, fresh: bool, stage_bytes: int = 0) -> Manifest | None:
+        """Make the prefix ready for an output; return its manifest if it is complete there.
+
+        stage_bytes: most bytes of complete files that wait here; 0: they are sent when all are complete.
 
         Raises ChangedError for a complete output, or one begun, of other inputs or settings; LockedError, UsageError, DamageError,
         StorageError.
         """
-        self._prefix.refuse_inputs(job.content.inputs)
-        content, fingerprint = job.content, job.content.fingerprint()
-        if not job.fresh:
+        self._prefix.refuse_inputs(content.inputs)
+        fingerprint = content.fingerprint()
+        if not fresh:
             with storage_errors(self._output):
                 # Raises UsageError for a run that another version of tokmill began: what it noted may mean something else.
                 read_header(state_of(self._output) / "journal")
         before = self._state.notes.content
         is_mine = before is not None and before.fingerprint() == fingerprint
         there = self._prefix.head(MANIFEST_NAME)
-        if job.fresh:
+        if fresh:
             if there is not None:
                 refuse_foreign(self._prefix.whole(MANIFEST_NAME) or b"", f"{self.url}/{MANIFEST_NAME}")
             self._state.change(is_fresh=True, replaces=(there and there.version) or "", retired=())
         elif not is_mine and not self._is_begun():
             self._state.change(is_fresh=False, replaces="", retired=())
         if there is not None and there.version != self._state.notes.replaces:
-            return self._complete(job)
-        if before is not None and not is_mine and not job.fresh and self._is_begun():
+            return self._complete(content)
+        if before is not None and not is_mine and not fresh and self._is_begun():
             raise changed_error(before, content, self.url)
         self._prefix.refuse_parts()
-        if not job.fresh and not is_mine:
+        if not fresh and not is_mine:
             self._prefix.refuse_foreign(fingerprint)
         self._run = fingerprint
         self._state.change(content=content)
-        if not job.fresh:
+        if not fresh:
             self._check_sent()
-        self._shipment.while_made = bool(job.resources.stage_bytes)
+        self._shipment.while_made = bool(stage_bytes)
         return None
 
     def loosened(self, job: Job) -> Job:
@@ -218,11 +220,11 @@ class Staged(Place):
                     next_step="run the same command with --fresh to make all of it again",
                 )
 
-    def _complete(self, job: Job) -> Finished:
-        """Return the result of the run whose output is complete at the prefix. Raises ChangedError, DamageError."""
+    def _complete(self, content: Content) -> Manifest:
+        """Return the manifest of the output that is complete at the prefix. Raises ChangedError, DamageError."""
         manifest = self._prefix.complete_manifest()
-        if not is_made_of(manifest, job.content):
-            raise changed_error(manifest.content, job.content, self.url, is_complete=True)
+        if not is_made_of(manifest, content):
+            raise changed_error(manifest.content, content, self.url, is_complete=True)
         there = self._prefix.list()
         for name, entry in manifest.files.items():
             size = there[name].size_bytes if name in there else -1
@@ -232,7 +234,7 @@ class Staged(Place):
             # A run that was killed after the manifest did not do it; who may only read cannot.
             self._prefix.tidy(manifest.files)
         self.drop()
-        return already_finished(manifest)
+        return manifest
 
     def _is_begun(self) -> bool:
         """Return whether anything here would be lost."""
@@ -259,17 +261,20 @@ class ShardUploader:
         self._n_segments = 0
         self._spans: dict[str, list[Span]] = {}
         self._pending: dict[str, Future[ObjectInfo]] = {}
+        self._lock = threading.Lock()
+        """Commits are told in the thread that makes them."""
 
     def on_event(self, event: AnyEvent) -> None:
         """Send what is complete; take away what has arrived."""
         if not self.while_made:
             return
-        if isinstance(event, (Started, Committed)):
-            commits, is_new = self._journal.read()
-            if is_new:
-                self._spans, self._n_segments = {}, 0
-            self._take(commits)
-        self._settle()
+        with self._lock:
+            if isinstance(event, (Started, Committed)):
+                commits, is_new = self._journal.read()
+                if is_new:
+                    self._spans, self._n_segments = {}, 0
+                self._take(commits)
+            self._settle()
 
     def finish(self, manifest: Manifest, tick: Callable[[], None], tick_s: float) -> dict[str, ObjectInfo]:
         """Send the rest of a complete output; return what the store says of all of it. tick: called every `tick_s` seconds."""

@@ -89,6 +89,11 @@ def size_of(path: TreePath) -> int:
     return found.st_size if stat.S_ISREG(found.st_mode) else -1
 
 
+def waiting_bytes(directory: Directory, names: Iterable[str]) -> int:
+    """Return the bytes of complete files of a staged output that were not sent yet. names: of the complete ones."""
+    return sum(max(0, size_of(growing_path(directory, name))) for name in names)
+
+
 _ANEW = "run the same command with --fresh to start over"
 
 

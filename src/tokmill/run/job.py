@@ -11,7 +11,7 @@ import msgspec
 from tokmill.core.config import MIB, USUAL_IDS, BudgetTerms, Content, Job, Quoting, Resources, check_directory, parse_separator
 from tokmill.core.errors import UsageError
 from tokmill.core.local_struct import LocalStruct
-from tokmill.core.options import PlanOptions, options_of, parse_size
+from tokmill.core.options import PlanOptions, options_of, parse_size, parse_stage_size
 from tokmill.core.records import STDIN, WITH_FOOTER, is_packed, is_url, path_to_text
 from tokmill.core.system.budget import default_budget, divide_budget, most_threads
 from tokmill.core.system.memory import cgroup_limit_bytes, machine_bytes, usable_bytes, usable_cores
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
 NOWHERE = "/dev/null/nowhere"
 """An output directory that cannot exist, for a plan without one."""
-_STAGE_BYTES = 4 << 30
-"""Shards that wait to be sent: some minutes of tokenizing, while a store is busy."""
 _RANGE_BYTES = 32 * MIB
 _FEWEST_RANGES = 4
 """For each worker, where there is so much input."""
@@ -96,7 +94,7 @@ def make_job(inputs: Sequence[str], options: PlanOptions | None = None, *, out: 
         max_skipped=options.max_skipped,
         nice=options.nice,
         refuse_json_lines=options.input_format is None,
-        stage_bytes=_stage_bytes(options.stage_size) if destination and choice.shards else 0,
+        stage_bytes=parse_stage_size(options.stage_size) if destination and choice.shards else 0,
     )
     job = Job(
         out=path_to_text(out),
@@ -127,15 +125,6 @@ def _content(options: PlanOptions, inputs: tuple[Input, ...], tokenizer: Tokeniz
         encoding_errors=cast("Utf8Policy", options.encoding_errors),
         on_error=cast("OnError", options.on_error),
     )
-
-
-def _stage_bytes(stage_size: str | int | None) -> int:
-    if stage_size is None:
-        return _STAGE_BYTES
-    n_bytes = stage_size if isinstance(stage_size, int) else parse_size(stage_size, "--stage-size")
-    if n_bytes <= 0:
-        raise UsageError(f"{stage_size} is out of range", option="--stage-size", allowed="more than 0 bytes", suggested="4GiB")
-    return n_bytes
 
 
 _MOST_DETAILS = 5

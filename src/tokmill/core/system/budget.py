@@ -184,6 +184,12 @@ def _too_small(budget_bytes: int, terms: BudgetTerms, limit_bytes: int | None, *
     return MemoryBudgetError(what, allowed=allowed, where="--memory", next_step=next_step)
 
 
+def store_bytes(*, is_read: bool, is_sent: bool) -> int:
+    """Return what one process needs that reads objects of a store, one at a time, or sends files to one, or both."""
+    reading, sending = REMOTE_BLOCKS_HELD * REMOTE_BLOCK_BYTES, _SENT_BYTES
+    return _STORE_BYTES * (is_read or is_sent) + reading * is_read + sending * is_sent
+
+
 def _with_batches(budget_bytes: int, batch_bytes: int, terms: BudgetTerms, n_long: int) -> BudgetShares:
     in_flight = (_COST_PER_TEXT_BYTE + ARENA_BATCHES) * batch_bytes
     # A bytearray that loses its front is copied: for a moment it is held one and a half times.

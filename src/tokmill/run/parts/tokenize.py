@@ -196,8 +196,10 @@ def _make(
     part = cast("Part", job.content.part)
     try:
         job = place.loosened(job)
-        finished = place.begin(job)
-        if finished is None:
+        there = place.begin(job.content, fresh=job.fresh, stage_bytes=job.resources.stage_bytes)
+        if there is not None:
+            finished = already_finished(there)
+        else:
             if job.destination and not force:
                 check_disk(job)
             finished = place.publish(runner.run(job, [*observers, *place.observers]), sending)
