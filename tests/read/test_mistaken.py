@@ -207,6 +207,13 @@ def test_texts_of_some_size_without_a_separator_are_named(tmp_path: Path) -> Non
     assert quiet.notices() == []
 
 
+@pytest.mark.parametrize("typed", [r"\q", r"a\d+b"], ids=["one", "inside"])
+def test_an_escape_that_stands_for_nothing_is_asked_about(typed: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_separator(typed)
+    assert parse_separator(str(caught.value.suggested)) == typed
+
+
 @pytest.mark.parametrize("word", ["None", "NONE", "nONE"])
 def test_none_with_capitals_is_asked_about(word: str) -> None:
     with pytest.raises(UsageError) as caught:

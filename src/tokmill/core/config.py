@@ -233,7 +233,17 @@ def parse_separator(text: str) -> str | None:
 
     def unescape(match: re.Match[str]) -> str:
         code = match[1]
-        return _ESCAPES.get(code) or (chr(int(code[1:], 16)) if len(code) > 1 else match[0])
+        if len(code) > 1:
+            return chr(int(code[1:], 16))
+        if code not in _ESCAPES:
+            raise UsageError(
+                f"\\{code} stands for nothing",
+                option="--separator",
+                allowed=r"text, with \n \t \r \0 \f \v \\ \xHH \uHHHH, or none",
+                suggested=text.replace(match[0], "\\" + match[0]),
+                next_step="for a backslash",
+            )
+        return _ESCAPES[code]
 
     separator = re.sub(r"\\(x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|.)", unescape, text, flags=re.DOTALL)
     try:

@@ -20,7 +20,7 @@ from tokmill.core.config import MIB
 from tokmill.core.errors import Interrupted, MemoryBudgetError, TokmillError
 from tokmill.core.events import AnyEvent, Notice, Progress
 from tokmill.core.system.memory import cgroup_limit_bytes, machine_bytes, rss_bytes
-from tokmill.core.system.process import Parent, failed_event
+from tokmill.core.system.process import Parent, failed_event, name_process
 from tokmill.core.system.refusals import optional
 from tokmill.encode import disable_awkward, load_encoder, reference_of
 from tokmill.run.audit import Auditor
@@ -135,6 +135,7 @@ def serve(carry_out: Callable[[Parent], None], job_fd: int, event_fd: int) -> No
     """Carry out a job and exit: the whole life of a process of this kind. carry_out: takes the job from the parent."""
     parent = Parent(job_fd, event_fd)
     try:
+        name_process("tokmill-coord")
         with optional():
             threading.stack_size(_STACK_BYTES)
         disable_awkward()

@@ -24,7 +24,7 @@ from tokmill.core.local_struct import MutableStruct
 from tokmill.core.partition import Numbering
 from tokmill.core.records import STDIN, Cursor, EncodedBatch, Tokens, is_packed
 from tokmill.core.system.durable import storage_errors
-from tokmill.core.system.process import end_with_parent, error_of
+from tokmill.core.system.process import end_with_parent, error_of, name_process
 from tokmill.core.text import counted
 from tokmill.read import InputNotes
 from tokmill.run.attendant import write_piece
@@ -189,6 +189,7 @@ class Pool:
             return pid
         try:
             end_with_parent(coordinator)
+            name_process(f"tokmill-work-{number}")
             for signum in (signal.SIGINT, signal.SIGTERM):
                 # Both may go to all processes of a terminal or a job; the coordinator decides what they mean.
                 signal.signal(signum, signal.SIG_IGN)

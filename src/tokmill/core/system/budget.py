@@ -170,7 +170,8 @@ def _too_small(budget_bytes: int, terms: BudgetTerms, limit_bytes: int | None, *
     threads, least = counted(terms.n_threads, "thread"), _least_mib(terms)
     what, allowed = f"a budget of {budget_bytes // MIB:,} MiB is too small for {threads}", f"at least {least} MiB for {threads}"
     if limit_bytes is None or least * MIB <= limit_bytes:
-        fewer = "or fewer --threads" if terms.n_threads > 1 else None
+        n_threads = most_threads(budget_bytes, terms)
+        fewer = f"or --threads {n_threads}" if n_threads else None
         return MemoryBudgetError(what, option="--memory", allowed=allowed, suggested=f"{least}MiB", next_step=fewer)
     allowed += f"; {limit_bytes // MIB:,} MiB is the most here, nine tenths of what the control group (container, Slurm job) allows"
     n_threads = most_threads(limit_bytes, terms)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from tokmill.core.errors import DiskFullError, LinkError, LockedError, StorageError
 from tokmill.core.system.memory import read_text
-from tokmill.core.system.refusals import FULL, optional
+from tokmill.core.system.refusals import FULL, full, optional
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,11 +37,12 @@ def storage_errors(path: Directory) -> Iterator[None]:
     except OSError as error:
         where = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else str(path)
         if error.errno in FULL:
+            what, next_step = full(error)
             raise DiskFullError(
-                f"the disk is full: {error.strerror}",
+                what,
                 where=where,
                 allowed="a disk, a quota and a limit on files that have room for the output",
-                next_step="free disk space, then run the same command again",
+                next_step=f"{next_step}, then run the same command again",
                 resumes=True,
             ) from error
         raise StorageError(

@@ -65,7 +65,7 @@ class Parent:
         os._exit(1)
 
 
-_PR_SET_PDEATHSIG = 1
+_PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
 
 
 def end_with_parent(parent: int) -> None:
@@ -80,6 +80,14 @@ def end_with_parent(parent: int) -> None:
     if os.getppid() != parent:
         # It was dead before.
         os._exit(1)
+
+
+def name_process(name: str) -> None:
+    """Let `top` and `ps -o comm` show this process by a name of at most 15 bytes, where the kernel can."""
+    import ctypes
+
+    with optional():
+        ctypes.CDLL(None).prctl(_PR_SET_NAME, name.encode())
 
 
 def serve_once(answer: Callable[[bytes], msgspec.Struct]) -> None:

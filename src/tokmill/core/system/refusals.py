@@ -122,13 +122,24 @@ def explaining(where: str) -> Iterator[None]:
         raise explained(error, where, next_step="") from error
 
 
+def full(error: OSError) -> tuple[str, str]:
+    """Return what is full, and what to do. error: one of FULL."""
+    if error.errno == errno.EFBIG:
+        return f"a file may not become larger: {error.strerror}", "raise the limit on the size of files (ulimit -f unlimited)"
+    return f"the disk is full: {error.strerror}", "free disk space"
+
+
 def _refused(error: OSError, where: str) -> TokmillError:
     """Return the error for a call that the system refused."""
     path = error.filename
-    cls, what = (DiskFullError, "the disk is full") if error.errno in FULL else (StorageError, "the system refused a call")
-    usual = "free disk space" if error.errno in FULL else "repair the cause (a limit, the sandbox or container, the file system)"
+    if error.errno in FULL:
+        cls: type[TokmillError] = DiskFullError
+        what, usual = full(error)
+    else:
+        cls, what = StorageError, f"the system refused a call: {error.strerror or error}"
+        usual = "repair the cause (a limit, the sandbox or container, the file system)"
     return cls(
-        f"{what}: {error.strerror or error}",
+        what,
         where=os.fsdecode(path) if isinstance(path, (str, bytes)) else where,
         allowed="a system that does what is needed: open files, pipes, threads, a disk with room",
         next_step=_NEXT.get(error.errno or 0, f"{usual}, {_AGAIN}"),
