@@ -422,3 +422,39 @@ def test_the_command_that_repairs_can_be_pasted(tmp_path: Path) -> None:
         tokmill.verify(out).raise_for_damage()
     assert f"tokmill verify '{out}' --repair" in str(caught.value)
     assert f"--out '{out}' --fresh" in str(caught.value)
+
+
+def test_without_paths_the_inputs_that_the_manifest_names_are_compared(tmp_path: Path) -> None:
+    corpus = tmp_path / "in"
+    for name, text in (("a.log", '{"body": "one"}\n{"body": "two"}\n'), ("b[1].log", '{"body": "three"}\n')):
+        corpus.mkdir(exist_ok=True)
+        (corpus / name).write_text(text)
+    out = tmp_path / "out"
+    tokmill.tokenize(corpus, out, glob="*.log", input_format="jsonl", text_key="body", val_fraction=0.0)
+    assert tokmill.verify(out, sources=True).compared_documents == 3
+    os.utime(corpus / "a.log", (1, 1))
+    assert tokmill.verify(out, sources=True).compared_documents == 3, "only the text counts"
+    (corpus / "a.log").write_text('{"body": "one"}\n{"body": "TWO"}\n')
+    with pytest.raises(ChangedError, match=r"a\.log was modified"):
+        tokmill.verify(out, sources=True)
+    moved = corpus.rename(tmp_path / "moved")
+    with pytest.raises(ChangedError, match="the inputs are not where they were") as caught:
+        tokmill.verify(out, sources=True)
+    assert str(corpus / "b[1].log") in str(caught.value.where)
+    moved.rename(corpus)
+    assert tokmill.repair(out, sources=True).repaired == []
+
+
+def test_without_paths_an_input_that_a_merged_output_has_twice_is_compared_twice(tmp_path: Path, out: Path) -> None:
+    tokmill.merge([out, out], tmp_path / "both")
+    assert tokmill.verify(tmp_path / "both", sources=True).compared_documents == 2 * (len(TEXTS) - 2)
+
+
+@pytest.mark.parametrize("source", [{"path": "-", "size_bytes": None}, {"path": "/dev/fd/63", "size_bytes": None}])
+def test_a_pipe_is_not_there_to_be_compared_without_paths(out: Path, source: dict[str, Any]) -> None:
+    manifest = load_manifest(out)
+    content = msgspec.structs.replace(manifest.content, inputs=(msgspec.structs.replace(manifest.content.inputs[0], **source),))
+    rewrite_manifest(out, manifest, content=content, fingerprint=content.fingerprint())
+    with pytest.raises(UsageError, match="made from a pipe") as caught:
+        tokmill.verify(out, sources=True)
+    assert str(caught.value.next_step).endswith("--source -")

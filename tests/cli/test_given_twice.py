@@ -153,6 +153,8 @@ def test_where_is_written_and_what_is_discarded_says_where_it_comes_from(
         ("--show-config", "tokmill tokenize --show-config"),
         ("inspect c.txt", "tokmill tokenize c.txt --out data"),
         ("verify data c.txt", "tokmill verify data --source c.txt"),
+        ("verify --source data", "tokmill verify data --source"),
+        ("verify data --source -q c.txt", "tokmill verify data --source c.txt"),
     ],
 )
 def test_what_is_proposed_works_when_it_is_typed(capsys: pytest.CaptureFixture[str], typed: str, proposed: str) -> None:

@@ -481,8 +481,9 @@ def test_an_option_that_was_typed_and_has_no_effect_is_a_notice(words: tuple[str
 @pytest.mark.parametrize(
     ("words", "options"),
     [
-        ((), ("--audit=0.5", "--glob=*", "--input-format=text", "--memory=2GiB", "--threads=1", "--tokenizer=gpt2")),
+        ((), ("--audit=0.5", "--glob=*", "--input-format=text", "--threads=1", "--tokenizer=gpt2")),
         (("--source", "c.txt"), ("--threads=1",)),
+        (("--source",), ("--glob=*", "--input-format=text", "--threads=1")),
         (("--repair",), ("--audit=0.5", "--glob=*", "--input-format=text")),
     ],
 )

@@ -34,7 +34,7 @@ from support.runs import (
 
 import tokmill
 from tokmill.check.verification import verify
-from tokmill.cli.app import run, with_address
+from tokmill.cli.app import completed, run
 from tokmill.core.errors import ChangedError, DamageError, LockedError, UsageError
 from tokmill.core.manifest import load_manifest
 from tokmill.core.options import PlanOptions
@@ -426,7 +426,7 @@ def test_without_the_extra_ray_it_says_what_to_install(corpus: Corpus, tmp_path:
     assert not (tmp_path / "out").exists()
 
 
-def test_an_address_may_follow_the_option_ray_or_not() -> None:
+def test_an_address_may_follow_the_option_ray_and_inputs_the_option_source_or_not() -> None:
     for typed, meant in (
         (["--ray", "10.0.0.1:6379", "a.txt"], ["--ray", "10.0.0.1:6379", "a.txt"]),
         (["--ray", "a.txt"], ["--ray=here", "a.txt"]),
@@ -434,8 +434,11 @@ def test_an_address_may_follow_the_option_ray_or_not() -> None:
         (["--ray", "--json"], ["--ray=here", "--json"]),
         (["--ray=local", "x"], ["--ray=local", "x"]),
         (["--ray", "--", "--ray"], ["--ray=here", "--", "--ray"]),
+        (["verify", "o", "--source"], ["verify", "o", "--source=as recorded"]),
+        (["verify", "o", "--source", "--json"], ["verify", "o", "--source=as recorded", "--json"]),
+        (["verify", "o", "--source", "-", "b.txt"], ["verify", "o", "--source", "-", "b.txt"]),
     ):
-        assert with_address(typed) == meant
+        assert completed(typed) == meant
 
 
 def test_what_comes_through_a_pipe_cannot_be_in_parts(tmp_path: Path) -> None:

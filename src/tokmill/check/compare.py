@@ -8,6 +8,7 @@ document of the output. Memory stays bounded on damaged files, too: marks are se
 from __future__ import annotations
 
 import math
+import os
 import shlex
 from collections import deque
 from dataclasses import dataclass
@@ -20,13 +21,14 @@ import xxhash
 from tokmill.check.findings import as_often, name_budget, naming_options
 from tokmill.check.reference import ReferenceSample
 from tokmill.core.config import MIB, BudgetTerms, Resources, how_not_of_corpus
-from tokmill.core.errors import BadRecordError, BadTextError, DamageError, MemoryBudgetError, UsageError
+from tokmill.core.errors import BadRecordError, BadTextError, ChangedError, DamageError, MemoryBudgetError, UsageError
 from tokmill.core.manifest import SKIPPED_NAME, read_state
 from tokmill.core.options import AUDIT
 from tokmill.core.output_spec import SIDES, Shards
-from tokmill.core.records import Counts, Cursor, Skip
+from tokmill.core.records import STDIN, Counts, Cursor, Skip, text_to_path
 from tokmill.core.spans import RecordRanges
 from tokmill.core.system.tree import tree_of
+from tokmill.core.text import shortened
 from tokmill.dataset import IdReader, files_of, find_tokenizer
 from tokmill.encode import cutter_of, engine_of, is_lossless, load_fastest, text_lengths
 from tokmill.output import source_error
@@ -43,11 +45,13 @@ if TYPE_CHECKING:
     from tokmill.core.config import Content
     from tokmill.core.manifest import Manifest
     from tokmill.core.protocols import Encoder
-    from tokmill.core.records import Batch, Tokens
+    from tokmill.core.records import Batch, Input, Tokens
     from tokmill.core.system.tree import Directory
 
 _BLOCK_TOKENS = 1 << 16
 """Ids decoded at a time: 0.3 MB of prose, 8 MB if all are the longest token there is."""
+
+_MOST_NAMED = 5
 
 USUAL = Resources(
     budget_bytes=1024 * MIB,
@@ -328,7 +332,7 @@ class _ReencodedComparison:
 def compare_with_sources(
     directory: Path,
     manifest: Manifest,
-    names: Sequence[str],
+    names: Sequence[str] | None,
     glob: str | Sequence[str] | None,
     input_format: str | None,
     findings: Findings,
@@ -338,16 +342,21 @@ def compare_with_sources(
 ) -> Compared:
     """Compare a directory whose files are sound with its corpus. Return what is the same.
 
-    names, glob, input_format, memory, tokenizer_name, audit: as of `verify`. findings: takes the differences and the progress.
+    names, glob, input_format, memory, tokenizer_name, audit: as of `verify`; names: None: the inputs that the manifest names.
+    findings: takes the differences and the progress.
 
     Raise UsageError if the output cannot be compared, InputError for a source that cannot be read, ChangedError if the output
     differs and the sources are not those that were tokenized, and AuditError if ids are not those of the reference.
     """
     _refuse_incomparable(directory, manifest)
-    with naming_options(manifest.content.inputs, with_format=True):
-        found = find_inputs(names, glob=glob, input_format=input_format, outside=str(directory))
+    if names is None:
+        inputs = _recorded(manifest.content.inputs, directory)
+    else:
+        with naming_options(manifest.content.inputs, with_format=True):
+            found = find_inputs(names, glob=glob, input_format=input_format, outside=str(directory))
+        inputs = as_often(found.inputs, manifest.content.inputs)
     tokenizer = find_tokenizer(manifest.content.tokenizer, tokenizer_name)
-    content = msgspec.structs.replace(manifest.content, inputs=as_often(found.inputs, manifest.content.inputs), tokenizer=tokenizer)
+    content = msgspec.structs.replace(manifest.content, inputs=inputs, tokenizer=tokenizer)
     files = files_of(directory, manifest)
     engine = engine_of(tokenizer, "gigatoken")
     resources = USUAL if memory is None else divide_resources(memory, 1, engine, content.inputs, n_ids=tokenizer.n_ids)[0]
@@ -385,6 +394,36 @@ def compare_with_sources(
         reference=sample.engine,
         is_decoded=is_lossless(tokenizer),
     )
+
+
+def _recorded(inputs: tuple[Input, ...], directory: Path) -> tuple[Input, ...]:
+    """Return the inputs that the manifest names, as they are now. A remote one is compared when it is read.
+
+    Raise UsageError for a pipe, ChangedError for those that are not there.
+    """
+    found, missing, verify = [], [], f"tokmill verify {shlex.quote(str(directory))} --source"
+    for source in inputs:
+        if source.size_bytes is None:
+            raise UsageError(
+                "the output was made from a pipe, which cannot be read again",
+                where="standard input" if source.path == STDIN else source.path,
+                allowed="inputs that are files",
+                next_step=f"pipe the same text in: ... | {verify} -",
+            )
+        try:
+            now = None if source.is_remote else os.stat(text_to_path(source.path))
+        except OSError as error:
+            missing.append(f"{source.path}: {error.strerror}")
+            continue
+        found.append(msgspec.structs.replace(source, size_bytes=now.st_size, mtime_ns=now.st_mtime_ns) if now else source)
+    if missing:
+        raise ChangedError(
+            "the inputs are not where they were" if len(inputs) > 1 else "the input is not where it was",
+            where="\n".join([str(directory), *shortened(missing, _MOST_NAMED)]),
+            allowed="the inputs that the manifest names",
+            next_step=f"put them back, or say where they all are now, in that order: {verify} INPUT...",
+        )
+    return tuple(found)
 
 
 def _refuse_incomparable(directory: Path, manifest: Manifest) -> None:

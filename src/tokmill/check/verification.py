@@ -8,7 +8,7 @@ repairs wants to know what is left. The manifest's own numbers are not trusted: 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 import numpy as np
@@ -42,7 +42,7 @@ _KNOWN = {MANIFEST_NAME, *BESIDE}
 def verify(
     directory: str | Path,
     *,
-    sources: str | Sequence[str] | None = None,
+    sources: str | Sequence[str] | Literal[True] | None = None,
     glob: str | Sequence[str] | None = None,
     input_format: str | None = None,
     memory: str | int | None = None,
@@ -54,7 +54,7 @@ def verify(
 
     Args:
         directory: Output directory, or the URL of a prefix of a store (not with sources).
-        sources: Inputs as given to `tokenize`, in the same order.
+        sources: Inputs as given to `tokenize`, in the same order; True: those that the manifest names, where they were.
         glob: As given to `tokenize`.
         input_format: As given to `tokenize`.
         memory: For reading the sources, and for the order of the documents of a shuffled output: bytes, or text such as `512MiB`.
@@ -97,7 +97,7 @@ def verify(
         sources = None
     compared = Compared()
     if isinstance(location, LocalLocation) and sources is not None and not findings.n_problems:
-        names = [sources] if isinstance(sources, str) else list(sources)
+        names = None if sources is True else [sources] if isinstance(sources, str) else list(sources)
         compared = compare_with_sources(location.directory, manifest, names, glob, input_format, findings, memory, tokenizer, audit)
     elif sources is not None:
         findings.reporter.notice("the files are damaged: not compared with the sources")

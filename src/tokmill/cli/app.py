@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tokmill.cli import building, check, console as consoles, derive, settings, support, tokenizing  # noqa: F401  they add the commands
+from tokmill.cli import building, console as consoles, derive, settings, support, tokenizing  # noqa: F401  they add the commands
+from tokmill.cli.check import AS_RECORDED
 from tokmill.cli.command import root
 from tokmill.cli.console import PROGRAM
 from tokmill.core.errors import DiskFullError, Interrupted, StorageError, TokmillError
+from tokmill.core.records import STDIN
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,7 +57,7 @@ def _carry_out(arguments: Sequence[str], console: Console) -> int:
 
         return shell_complete(root, {"obj": console}, PROGRAM, _COMPLETE, instruction)
     # A group of commands alone asks what is in it.
-    words = [*arguments, "--help"] if list(arguments) in ([], ["vocab"]) else with_address(arguments)
+    words = [*arguments, "--help"] if list(arguments) in ([], ["vocab"]) else completed(arguments)
     try:
         with root.make_context(PROGRAM, words, obj=console) as context:
             code = root.invoke(context)
@@ -86,14 +88,17 @@ def main() -> None:
     sys.exit(code)
 
 
-def with_address(arguments: Sequence[str]) -> list[str]:
-    """Return what was typed, with the address that `--ray` alone stands for."""
+def completed(arguments: Sequence[str]) -> list[str]:
+    """Return what was typed, with what `--ray` or `--source` without a value stands for."""
     filled = list(arguments)
     for i, argument in enumerate(arguments):
+        following = arguments[i + 1] if i + 1 < len(arguments) else "--"
         if argument == "--":
             break
-        if argument == "--ray" and not (i + 1 < len(arguments) and _ADDRESS.fullmatch(arguments[i + 1])):
+        if argument == "--ray" and not _ADDRESS.fullmatch(following):
             filled[i] = "--ray=here"
+        elif argument == "--source" and following.startswith("-") and following != STDIN:
+            filled[i] = f"--source={AS_RECORDED}"
     return filled
 
 

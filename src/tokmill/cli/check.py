@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from tokmill.cli.command import JSON, QUIET, VERBOSE, Argument, Parameter, command, named, root
 from tokmill.core.options import AUDIT, INPUT, OUTPUT, Option
@@ -12,6 +12,8 @@ from tokmill.core.options import AUDIT, INPUT, OUTPUT, Option
 if TYPE_CHECKING:
     from tokmill.cli.console import Console
 
+AS_RECORDED = "as recorded"
+"""What `--source` alone stands for: the inputs that the manifest names."""
 BARE_DTYPE = Option(name="dtype", group=INPUT, choices=("uint16", "uint32"), help="Integer type of the ids in a bare file.")
 MOVED_TOKENIZER = Option(
     name="tokenizer",
@@ -44,10 +46,11 @@ _PAGE.envvar = "TOKMILL_REPORT"
     Option(
         name="source",
         group=INPUT,
-        metavar="INPUT...",
+        metavar="[INPUT...]",
         is_many=True,
         has_variable=False,
-        help="The corpus, in the order it was given: decode everything and compare.",
+        help="Decode everything and compare it with the corpus: with the inputs that the manifest names, or, where they have "
+        "moved, with INPUT..., in the order they were given.",
     ),
     Option(
         name="repair",
@@ -87,12 +90,13 @@ def verify(
     from tokmill.cli.progress import make_progress
     from tokmill.core.errors import DamageError
 
-    sources = _all_sources(directory, [*source], [*more]) or None
+    sources = _all_sources(directory, [*source], [*more])
     rules = [
         ("--tokenizer", not (sources or repair), "without --source or --repair"),
         *((option, repair, "with --repair") for option in ("--audit", "--input-format")),
         *((option, not (sources or repair), "without --source") for option in ("--audit", "--input-format")),
         ("--glob", not sources, "without --source"),
+        *((option, sources is True, "without INPUT after --source") for option in ("--glob", "--input-format")),
         ("--threads", not repair, "without --repair"),
     ]
     notices = console.unused(rules)
@@ -119,18 +123,24 @@ def verify(
     return 0
 
 
-def _all_sources(directory: str, source: list[str], more: list[str]) -> list[str]:
-    """Return the inputs of `--source a b c`: b and c arrive as arguments; with several --source their order would not be known."""
+def _all_sources(directory: str, source: list[str], more: list[str]) -> list[str] | Literal[True] | None:
+    """Return the inputs of `--source a b c`: b and c arrive as arguments; with several --source their order would not be known.
+
+    True for `--source` alone, None without it.
+    """
     from tokmill.core.errors import UsageError
 
-    if more and len(source) != 1:
+    given = [each for each in source + more if each != AS_RECORDED]
+    if source and not given:
+        return True
+    if more and (len(source) != 1 or AS_RECORDED in source):
         raise UsageError(
             "inputs without --source" if not source else "the order of the sources is not clear",
             where=more[0],
             allowed="one DIR, then --source INPUT...",
-            next_step=shlex.join(["tokmill", "verify", directory, "--source", *source, *more]),
+            next_step=shlex.join(["tokmill", "verify", directory, "--source", *given]),
         )
-    return source + more
+    return given or None
 
 
 @command(

@@ -287,7 +287,7 @@ def report_lines(report: Report, notices: Sequence[str] = ()) -> str:
     compared = _compared(report)
     if not report.sources_compared:
         is_possible = not is_url(report.directory) and report.can_repair
-        compared = "not compared (pass --source INPUT...)" if is_possible else "not compared"
+        compared = "not compared (--source compares with the corpus)" if is_possible else "not compared"
     rows = [
         (
             "files",

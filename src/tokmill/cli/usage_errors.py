@@ -178,6 +178,10 @@ def _missing(parameter: click.Parameter, context: click.Context, console: Consol
         if each.required and not typed & {*each.opts} and not os.environ.get(str(each.envvar or "")):
             words += [long_name(each), example(each)] if isinstance(each, click.Option) else [example(each).rstrip(".")]
     fixed = " ".join([_command(before), *words, *([joined(rest)] if rest else [])])
+    at = before.index("--source") + 1 if "--source" in before[:-1] else 0
+    if at and os.path.exists(os.path.join(before[at], MANIFEST_NAME)):
+        # The output was taken for the corpus, which need not be named.
+        fixed = _command([*before[: at - 1], before[at], "--source", *before[at + 1 :]])
     return UsageError(lacking, where=context.command_path, allowed=usage(context), next_step=fixed)
 
 

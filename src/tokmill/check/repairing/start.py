@@ -10,7 +10,7 @@ import os
 import shlex
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
@@ -41,7 +41,7 @@ _WORKER = "tokmill.check.repairing.worker"
 def repair(
     directory: str | os.PathLike[str],
     *,
-    sources: str | Sequence[str] | None = None,
+    sources: str | Sequence[str] | Literal[True] | None = None,
     glob: str | Sequence[str] | None = None,
     memory: str | int | None = None,
     threads: int | None = None,
@@ -52,7 +52,7 @@ def repair(
 
     Args:
         directory: Of the output.
-        sources: The inputs as given to `tokenize`, in the same order, if they have moved.
+        sources: The inputs as given to `tokenize`, in the same order, if they have moved; None or True: where they were.
         glob: As given to `tokenize`, for the sources.
         memory: Budget of all processes: bytes, or text such as `2GiB`.
         threads: Encoder threads.
@@ -68,7 +68,7 @@ def repair(
         DamageError: If the manifest cannot be trusted.
     """
     began_s = time.monotonic()
-    names = [sources] if isinstance(sources, str) else sources
+    names = [sources] if isinstance(sources, str) else None if sources is True else sources
     directory = local_path(directory)
     job = repair_job(Path(directory), names, glob=glob, memory=memory, threads=threads, tokenizer_name=tokenizer)
     found = _Collector()
