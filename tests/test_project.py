@@ -25,6 +25,7 @@ COMMANDS = (
     "merge",
     "shuffle",
     "mix",
+    "pack",
     "build",
     "convert",
     "reshard",

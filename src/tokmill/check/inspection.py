@@ -11,6 +11,7 @@ import msgspec
 from tokmill.core.config import path_text
 from tokmill.core.errors import UsageError
 from tokmill.core.output_spec import SIDES
+from tokmill.core.packing import PackedSide
 from tokmill.core.records import is_url
 from tokmill.core.text import counted, printable_bytes
 from tokmill.dataset import Dataset, extents_of, open_dataset, refuse_options
@@ -77,6 +78,10 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
     invalid_utf8_documents: int
     """Documents changed by --encoding-errors replace or ignore."""
     n_inputs: int | None
+    sequence: int | None = None
+    """Of a packed output: tokens of each sequence."""
+    packed: dict[str, PackedSide] = {}
+    """Of a packed output: what came of each side."""
     previews: list[Preview]
 
 
@@ -131,6 +136,8 @@ def inspect(
             skipped=dict(counts.skipped) if counts else {},
             invalid_utf8_documents=counts.invalid_utf8_documents if counts else 0,
             n_inputs=len(manifest.content.inputs) if manifest else None,
+            sequence=dataset.packing.sequence if dataset.packing else None,
+            packed=(manifest.packed or {}) if manifest else {},
             previews=_previews(dataset, side, documents, n_tokens),
         )
 
@@ -162,7 +169,7 @@ def _check_options(side: str, n_tokens: int, documents: Sequence[int] | None) ->
 
 
 def _has_documents(dataset: Dataset) -> bool:
-    return dataset.eot != "none" and dataset.eot_id is not None
+    return dataset.eot != "none" and dataset.eot_id is not None and (dataset.packing is None or dataset.knows_starts)
 
 
 def _summarize(dataset: Dataset, side: str) -> SideSummary:
@@ -171,10 +178,16 @@ def _summarize(dataset: Dataset, side: str) -> SideSummary:
     return SideSummary(
         side=side,
         tokens=len(ids),
-        documents=dataset.n_documents(side) if is_known else None,
+        documents=_n_documents(dataset, side) if is_known else None,
         size_bytes=ids.nbytes,
         n_files=_n_files(dataset.manifest, side) if dataset.manifest else 1,
     )
+
+
+def _n_documents(dataset: Dataset, side: str) -> int:
+    """Return the documents of a side; in a packed output one that is cut is one all the same."""
+    packed = dataset.manifest.packed if dataset.manifest else None
+    return packed[side].documents if packed else dataset.n_documents(side)
 
 
 def _n_files(manifest: Manifest, side: str) -> int:

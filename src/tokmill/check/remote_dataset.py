@@ -8,7 +8,7 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING
 
-from tokmill.core.errors import DamageError
+from tokmill.core.errors import DamageError, UsageError
 from tokmill.core.output_spec import SIDES
 from tokmill.core.text import counted
 from tokmill.dataset import Dataset, IdReader, extents_of, find_tokenizer
@@ -17,7 +17,7 @@ from tokmill.output import Prefix, reading_errors
 from tokmill.store import Fetcher
 
 if TYPE_CHECKING:
-    from tokmill.dataset import TokenArray
+    from tokmill.dataset import Starts, TokenArray
     from tokmill.store import ObjectInfo
 
 _BLOCK_BYTES = 4 << 20
@@ -26,9 +26,12 @@ _BLOCK_BYTES = 4 << 20
 class RemoteDataset(Dataset):
     """An output in a store as a dataset."""
 
+    knows_starts = False
+
     def __init__(self, url: str, tokenizer_name: str | None = None) -> None:
         """tokenizer_name: as of `open_dataset`. Raises UsageError, ChangedError, DamageError, StorageError."""
         prefix = Prefix(url)
+        self._url = prefix.url
         manifest = prefix.complete_manifest()
         content, there = manifest.content, prefix.list()
         suffix = FORMATS[content.format].suffix
@@ -39,6 +42,15 @@ class RemoteDataset(Dataset):
             self._objects[name] = _Object(prefix, there[name])
         tokenizer = content.tokenizer if tokenizer_name is None else find_tokenizer(content.tokenizer, tokenizer_name)
         super().__init__({}, content.dtype, eot_id=tokenizer.eot_id, eot=content.eot, tokenizer=tokenizer, manifest=manifest)
+
+    def starts(self, side: str) -> Starts:  # noqa: ARG002  as Dataset
+        """Raise UsageError: what lies in sequences is looked at in a copy."""
+        raise UsageError(
+            "documents of a packed output are not looked at in a store",
+            where=self._url,
+            allowed="what is said without --document",
+            next_step=f"copy it first: aws s3 sync {self._url} DIR",
+        )
 
     def close(self) -> None:
         """See Dataset."""

@@ -17,6 +17,7 @@ from tokmill.check.compare import Compared, compare_with_sources
 from tokmill.check.findings import NOT_LISTED, Findings, Report
 from tokmill.check.location import LocalLocation, NotReadableError, location_of
 from tokmill.check.order import OrderCheck
+from tokmill.check.packed import PackedCheck
 from tokmill.core.config import is_of_corpus
 from tokmill.core.errors import UsageError
 from tokmill.core.manifest import BESIDE, MANIFEST_NAME, Manifest
@@ -25,7 +26,7 @@ from tokmill.core.output_spec import Shards
 from tokmill.core.records import FileHeader
 from tokmill.core.spans import SpanChecker, add_up, spans_of
 from tokmill.core.text import counted
-from tokmill.formats import header_problem, is_read_by_trainer, n_padding_ids
+from tokmill.formats import header_problem, is_read_by_trainer, n_padding_ids, starts_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -161,6 +162,8 @@ class Outline:
         is_short = isinstance(shards, Shards) and shards.drop_tail
         self.order = OrderCheck(manifest, arrangement, budget_bytes) if arrangement and not is_short else None
         """Set for a shuffled or mixed output that has all of its ids."""
+        packing = manifest.content.packing
+        self.packed = PackedCheck(manifest, packing) if packing else None
 
 
 class _Scan:
@@ -180,7 +183,7 @@ class _Scan:
         self._n_wrong_ids = 0
         self._first_wrong: tuple[int, int] | None = None
         self._first_id = self._last_id = -1
-        self._order = outline.order if self._entry.side == "train" else None
+        self._order = outline.packed or (outline.order if self._entry.side == "train" else None)
 
     def update_header(self, header: bytes) -> None:
         """Check the whole header; called before the rest."""
@@ -220,6 +223,8 @@ class _Scan:
             add(self._name, what, place, place + item_bytes)
         if self._content.eot == "none":
             return
+        if self._content.packing:
+            self._is_first = self._is_last = False
         if self._n_eot != entry.documents + filling:
             add(self._name, f"{counted(self._n_eot - filling, 'end-of-text id')}, but {counted(entry.documents, 'document')}")
         edge = self._last_id if self._content.eot == "after" else self._first_id
@@ -262,6 +267,12 @@ def _check_manifest(manifest: Manifest, findings: Findings) -> None:
             dropped = n_counted - n_files
             if dropped and not (isinstance(shards, Shards) and shards.drop_tail and 0 < dropped < shards.tokens):
                 findings.add(MANIFEST_NAME, f"{counted(n_files, unit[:-1])} in the files of {side}, but {n_counted:,} counted")
+    if content.packing:
+        sequences = {name: each.sequences for name, each in (manifest.packed or {}).items()}
+        if {side: n * content.packing.sequence for side, n in sequences.items()} != {
+            side: getattr(counts, f"tokens_{side}") for side in ("train", "val")
+        }:
+            findings.add(MANIFEST_NAME, "the sequences are not those of the tokens")
     lengths = {name: span.end for segment in manifest.segments for name, span in segment.files.items()}
     for name in set(lengths) - set(manifest.files):
         findings.add(MANIFEST_NAME, f"segments speak of {name}, which is not listed")
@@ -295,11 +306,16 @@ def _check_files(location: OutputLocation, manifest: Manifest, findings: Finding
     """
     budget_bytes = parse_size(memory, "--memory") if isinstance(memory, str) else memory
     outline, buffer = Outline(manifest, budget_bytes), memoryview(bytearray(_BLOCK_BYTES))
-    for name in manifest.files:
-        _check_file(location, name, outline, findings, buffer)
-    if not outline.order or findings.n_problems:
+    try:
+        for name in manifest.files:
+            _check_file(location, name, outline, findings, buffer)
+    finally:
+        if outline.packed:
+            outline.packed.end_file()
+    order = outline.packed or outline.order
+    if not order or findings.n_problems:
         return False
-    wrong = outline.order.problem()
+    wrong = order.problem()
     if wrong:
         findings.add(MANIFEST_NAME, wrong)
     return not wrong
@@ -320,6 +336,8 @@ def _check_file(location: OutputLocation, name: str, outline: Outline, findings:
         elif opened.size_bytes > entry.size_bytes:
             what = f"the file has {counted(opened.size_bytes - entry.size_bytes, 'byte')} too many"
             findings.add(name, what, entry.size_bytes, opened.size_bytes)
+        if outline.packed and entry.tokens:
+            outline.packed.begin_file(entry.side or "", _starts_of(location, outline.manifest, name))
         scan = _Scan(name, outline, findings)
         n_bytes = min(opened.size_bytes, entry.size_bytes)
         header = b"".join(_blocks(opened, min(entry.header_bytes, n_bytes), buffer))
@@ -332,6 +350,14 @@ def _check_file(location: OutputLocation, name: str, outline: Outline, findings:
             findings.reporter.progress(findings.bytes_checked)
         if opened.size_bytes >= entry.size_bytes:
             scan.finish()
+
+
+def _starts_of(location: OutputLocation, manifest: Manifest, name: str) -> OpenedFile | None:
+    """Return the file with the starts of documents of a file of packed ids, opened; None where it cannot be."""
+    try:
+        return location.open(manifest, starts_name(name)) if starts_name(name) in manifest.files else None
+    except NotReadableError:
+        return None
 
 
 def _blocks(opened: OpenedFile, n_bytes: int, buffer: memoryview) -> Iterator[memoryview]:

@@ -1,4 +1,4 @@
-"""The commands that make an output of others: merge, convert, reshard, finalize."""
+"""The commands that make an output of others."""
 
 from __future__ import annotations
 
@@ -174,6 +174,71 @@ def mix(
     directories = [directory for directory, _ in pairs]
     make = _made(console, out, partial(mix_outputs, pairs, out))
     carry_out(console, "mixing", make, options, outputs=[out, *directories])
+
+
+@command(
+    root,
+    "pack",
+    Argument("directories", "DIR...", "Complete outputs of tokmill, packed together.", nargs=-1, required=True),
+    OUT,
+    Option(
+        name="sequence",
+        kind=int,
+        group=OUTPUT,
+        metavar="N",
+        is_required=True,
+        help="Tokens of each sequence, end-of-text ids included: what the trainer takes as sequence length.",
+    ),
+    Option(
+        name="seed",
+        kind=int,
+        group=OUTPUT,
+        metavar="N",
+        is_required=True,
+        help="Decides what lies together, and the order: the same seed gives the same bytes.",
+    ),
+    Option(
+        name="drop",
+        group=OUTPUT,
+        choices=("nothing", "rests", "long"),
+        default="nothing",
+        help="What to leave out. rests: of each document longer than N, what is left after its last full sequence; long: documents "
+        "longer than N.",
+    ),
+    Option(
+        name="pad_id",
+        kind=int,
+        group=OUTPUT,
+        metavar="ID",
+        usual="an id of the tokenizer that no text becomes",
+        help="Fills sequences up; must be in no document.",
+    ),
+    _SHAPE[0],
+    *named("shard_tokens", "memory"),
+    _OTHER_SPLIT,
+    *named("stage", "stage_size", "fresh", "force"),
+    *REPORTING,
+    short_help="Put whole documents into sequences of one length, in bounded memory.",
+)
+def pack(
+    console: Console,
+    *,
+    directories: tuple[str, ...],
+    out: str,
+    **options: Any,
+) -> None:
+    """Write the documents of both sides of DIR... as sequences of N tokens, in random order. The same command continues.
+
+    A document that fits into a sequence is never cut; longer ones become full sequences and a rest. What lies together is chosen so
+    that nearly nothing is padding. Beside each file, NAME.starts.npy says where documents begin, so that attention can stay inside
+    them. tokmill verify proves that each document is there once.
+    """
+    from tokmill.cli.event_log import carry_out
+    from tokmill.derive import pack as pack_outputs
+
+    carry_out(
+        console, "packing", _made(console, out, partial(pack_outputs, [*directories], out)), options, outputs=[out, *directories]
+    )
 
 
 def weighted_directory(text: str) -> tuple[str, str]:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from tokmill.check import Inspection, Preview, Problem, Report
     from tokmill.core.errors import TokmillError
     from tokmill.core.outcome import Outcome, SourceShare
+    from tokmill.core.packing import PackedSide
     from tokmill.core.records import FileEntry
     from tokmill.encode import Fetched, Vocabulary
     from tokmill.reports import ReportPage
@@ -316,6 +317,7 @@ def outcome_lines(outcome: Outcome, made_of: str = "output", *, is_empty: bool =
         ("documents", f"train {outcome.documents_train:,}, validation {outcome.documents_val:,}"),
         ("format", outcome.format),
         *(("mixture", _share_line(each)) for each in outcome.mixture),
+        *((f"packed {side}", _packed_line(outcome.sequence or 1, each)) for side, each in outcome.packed.items() if each.sequences),
     ]
     if not outcome.already_complete:
         went_on = ", continued from an earlier run" if outcome.resumed else ""
@@ -334,6 +336,16 @@ def _share_line(share: SourceShare) -> str:
     if share.most_times == share.least_times:
         times = f"each document {counted(share.least_times, 'time')}"
     return f"{share.reached_share:.2%} of {share.wished_share:.2%} wished, {share.tokens:,} tokens, {times}: {share.path}"
+
+
+def _packed_line(sequence: int, side: PackedSide) -> str:
+    padding = side.padding / (side.sequences * sequence)
+    cut, by_windows = (f"{n:,} ({n / max(1, side.source_documents):.2%})" for n in (side.cut, side.cut_by_windows))
+    parts = [
+        f"{counted(side.sequences, 'sequence')} of {sequence:,}, {padding:.2%} padding",
+        f"documents cut {cut}, by windows end to end {by_windows}",
+    ]
+    return ", ".join(parts) + (f", {side.dropped_tokens:,} tokens left out" if side.dropped_tokens else "")
 
 
 def page_lines(made: ReportPage) -> str:
@@ -364,6 +376,7 @@ def inspection_lines(found: Inspection) -> str:
         documents = f", {counted(side.documents, 'document')}" if side.documents is not None else ""
         files = f" in {counted(side.n_files, 'file')}" if found.kind == "directory" and side.n_files else ""
         rows.append((side.side, f"{counted(side.tokens, 'token')}{documents}, {format_bytes(side.size_bytes)}{files}"))
+    rows += [(f"packed {side}", _packed_line(found.sequence or 1, each)) for side, each in found.packed.items() if each.sequences]
     if found.bytes_text is not None:
         per_token = f", {found.bytes_per_token:.2f} bytes per token" if found.bytes_per_token else ""
         rows.append(("text", f"{format_bytes(found.bytes_text)}{per_token}"))

@@ -20,6 +20,7 @@ from tokmill.core.bounded import Natural, Whole
 from tokmill.core.errors import UsageError
 from tokmill.core.options import PlanOptions
 from tokmill.core.output_spec import Shards
+from tokmill.core.packing import Packing
 from tokmill.core.partition import Part
 from tokmill.core.records import EotPlacement, IdType, Input, OnError, Tokenizer, Utf8Policy, is_url
 
@@ -31,7 +32,7 @@ _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "0": "\0", "\\": "\\", "f": "\f", "
 
 
 Quoting = Literal["double", "none"]
-How = Literal["merge", "convert", "reshard", "append", "shuffle", "mix"]
+How = Literal["merge", "convert", "reshard", "append", "shuffle", "mix", "pack"]
 
 
 class Provenance(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -73,6 +74,8 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     bare_files: BareFiles | None = None
     arranged: Arrangement | None = None
     """The order of the documents of the training side, where that is not the order of the inputs."""
+    packed: Packing | None = None
+    """How the documents of both sides lie in sequences."""
 
 
 class Content(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,6 +107,11 @@ class Content(msgspec.Struct, frozen=True, kw_only=True):
     origin: Origin | msgspec.UnsetType = msgspec.UNSET
     """Unset: a run of tokenize could make this output."""
 
+    @property
+    def packing(self) -> Packing | None:
+        """How documents lie in sequences; None: one after the other."""
+        return self.origin.packed if self.origin else None
+
     def fingerprint(self) -> str:
         """xxh3_128 of the canonical JSON, hex. A tokenizer is its content, not the place where its file lies."""
         placeless = msgspec.structs.replace(self, tokenizer=msgspec.structs.replace(self.tokenizer, name="", path=""))
@@ -114,6 +122,8 @@ def how_not_of_corpus(content: Content) -> str:
     """Return in words why `is_of_corpus` says no."""
     if content.origin and content.origin.arranged:
         return "its documents are in another order than those of the inputs"
+    if content.origin and content.origin.packed:
+        return "its documents are packed into sequences"
     return "it was made from runs with different settings, or from bare files"
 
 

@@ -27,6 +27,14 @@ class Purpose(IntEnum):
     """Documents lie sorted by it."""
     CHOICE = 3
     """Documents with the smallest are taken once more."""
+    PACKED_DOCUMENTS = 4
+    """Which of the documents of a length takes which place."""
+    SEQUENCES = 5
+    """The order of packed sequences."""
+    IN_SEQUENCE = 6
+    """The order in one of them."""
+    PACKED_WINDOWS = 7
+    """The order of packed sequences in an epoch."""
 
 
 def mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -18,6 +18,7 @@ from tokmill.core.config import Content, Provenance
 from tokmill.core.errors import DamageError, UsageError
 from tokmill.core.history import History, is_sane
 from tokmill.core.options import FORMAT_NAMES
+from tokmill.core.packing import MOST_SEQUENCE, PackedSide
 from tokmill.core.partition import MOST_PARTS, Part
 from tokmill.core.records import Counts, Cursor, FileEntry, text_to_path
 from tokmill.core.system.tree import TreePath, beside, tree_of
@@ -97,7 +98,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """For an output made in parts: the number of segments up to the end of each part."""
     documents_digest: str | msgspec.UnsetType = msgspec.UNSET
     """Proof of a shuffled or mixed training side: the sum modulo 2**128 of xxh3_128 of each document's ids in its sources, as hex;
-    see `derive/arranging.py`."""
+    see `derive/arranging.py`. Of a packed output, of each piece of a document: see `derive/packing.py`."""
+    packed: dict[str, PackedSide] | msgspec.UnsetType = msgspec.UNSET
+    """Of a packed output: what came of each side."""
     recipe: str | msgspec.UnsetType = msgspec.UNSET
     """Of an output that `build` made: fingerprint of the recipe and its sources."""
     history: History | msgspec.UnsetType = msgspec.UNSET
@@ -298,6 +301,8 @@ def check_content(content: Content, where: str) -> None:
         raise _damaged(f"a share of {content.val_fraction} for validation, with the seed {content.seed}", where)
     if content.format not in FORMAT_NAMES:
         raise _unknown(f"the format {content.format!r}", where)
+    if content.packing and not (content.packing.sequence <= MOST_SEQUENCE and content.packing.pad_id < content.tokenizer.n_ids):
+        raise _damaged(f"sequences of {content.packing.sequence:,} ids, filled up with {content.packing.pad_id:,}", where)
     if content.separator == "":
         raise _damaged("the separator is empty", where)
     for source in content.inputs:

@@ -8,6 +8,7 @@ import msgspec
 
 from tokmill.core.errors import InputError
 from tokmill.core.events import Finished
+from tokmill.core.packing import PackedSide
 from tokmill.core.records import FileEntry, text_to_path
 from tokmill.core.system.memory import peak_rss_bytes
 
@@ -65,6 +66,10 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     notices: list[str]
     mixture: list[SourceShare] = []
     """Of a mixture: its sources, in order."""
+    sequence: int | None = None
+    """Of a packed output: tokens of each sequence."""
+    packed: dict[str, PackedSide] = {}
+    """Of a packed output: what came of each side."""
 
 
 NOTHING = "no token was written: "
@@ -124,6 +129,8 @@ def outcome_of(
         files=dict(manifest.files),
         notices=list(notices),
         mixture=mixture_of(manifest),
+        sequence=content.packing.sequence if content.packing else None,
+        packed=manifest.packed or {},
     )
 
 

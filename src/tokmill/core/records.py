@@ -282,11 +282,14 @@ class Tokens(LocalStruct, frozen=True):
 
     ids: uint16 or uint32, shape (n_tokens,), C-contiguous, EOT ids included, not changed after being handed on.
     ends: int64, shape (n_documents_that_end_here,): for each, the index in `ids` just past its last token (its EOT included).
+    Of packed ids, a sequence counts as a document for `ends`, and `starts` has where whole documents, parts of cut ones and padding
+    begin: int64, shape (n,).
     """
 
     is_val: bool
     ids: NDArray[np.uint16] | NDArray[np.uint32]
     ends: NDArray[np.int64]
+    starts: NDArray[np.int64] | None = None
 
 
 class Sample(LocalStruct, frozen=True):

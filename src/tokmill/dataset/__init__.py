@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from tokmill.dataset.dataset import Dataset, find_tokenizer, open_dataset
     from tokmill.dataset.id_reader import IdReader
     from tokmill.dataset.sharded_array import Ids, TokenArray
+    from tokmill.dataset.starts import Starts
     from tokmill.dataset.token_files import (
         TokenFile,
         bare_file,

@@ -24,6 +24,7 @@ from tokmill.core.system.refusals import explaining
 from tokmill.core.text import counted
 from tokmill.dataset.batches import Batches
 from tokmill.dataset.sharded_array import Ids, TokenArray, map_files, windows
+from tokmill.dataset.starts import Starts
 from tokmill.dataset.token_files import (
     TokenFile,
     bare_file,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from tokmill.core.packing import Packing
     from tokmill.core.protocols import Encoder
     from tokmill.dataset.window_order import OrderName
 
@@ -61,6 +63,9 @@ class Dataset:
     `train` and `val` are uint16 or uint32, shape (n_tokens,), read-only; arrays cut from them are views of the file, not copies. If
     a side is several files, a slice that crosses from one into the next is a copy of its ids.
     """
+
+    knows_starts = True
+    """Whether the lists beside packed ids can be read."""
 
     def __init__(
         self,
@@ -86,6 +91,12 @@ class Dataset:
         self._fingerprints: dict[str, str] = {}
         self._documents_before: dict[str, list[int]] = {side: [0] for side in SIDES}
         self._encoder: Encoder | None = None
+        self._starts: dict[str, Starts] = {}
+
+    @property
+    def packing(self) -> Packing | None:
+        """How documents lie in sequences; None: the output is not packed."""
+        return self.manifest.content.packing if self.manifest else None
 
     @property
     def train(self) -> TokenArray:
@@ -122,9 +133,13 @@ class Dataset:
     def n_documents(self, side: str) -> int:
         """Return the number of documents of a side, from the manifest or by one scan of a bare file.
 
+        Of a packed output, the parts of a document that is cut count each.
+
         Raises UsageError if documents cannot be told apart.
         """
         ids = self.side(side)
+        if self.manifest is not None and self.manifest.packed:
+            return self.manifest.packed[side].pieces
         if self.manifest is not None:
             return sum(entry.documents for entry in self.manifest.files.values() if entry.side == side)
         self._check_marks()
@@ -134,7 +149,7 @@ class Dataset:
         return n_marks + int(is_cut)
 
     def documents(self, side: str, start: int = 0) -> Iterator[Ids]:
-        """Iterate over the documents of a side, without their end-of-text ids.
+        """Iterate over the documents of a side, without their end-of-text ids; of a packed output, parts of cut ones too.
 
         Args:
             side: `train` or `val`.
@@ -152,7 +167,7 @@ class Dataset:
             raise UsageError(
                 "a document's number is negative", where=f"start={start}", allowed="0 or more", next_step="use start=0"
             )
-        return self._iterate(side, start)
+        return self._iterate_packed(side, start, self.packing) if self.packing else self._iterate(side, start)
 
     def document(self, side: str, index: int) -> Ids:
         """Return document number `index` (from 0) of a side: a view of the file, as of `documents`.
@@ -236,6 +251,7 @@ class Dataset:
     def close(self) -> None:
         """Release the files; they are unmapped when the last array cut from them is gone."""
         self._sides = {}
+        self._starts = {}
         self._encoder = None
 
     def __enter__(self) -> Self:
@@ -246,7 +262,7 @@ class Dataset:
 
     def __getstate__(self) -> dict[str, object]:
         # A map would be pickled as a copy of the whole file: workers of a data loader map it again instead.
-        return self.__dict__ | {"_sides": None, "_encoder": None}
+        return self.__dict__ | {"_sides": None, "_starts": {}, "_encoder": None}
 
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
@@ -320,6 +336,33 @@ class Dataset:
         for number in range(block, -(-len(ids) // BLOCK_TOKENS)):
             yield from self._marks(ids, number)[n_skip:].tolist()
             n_skip = 0
+
+    def starts(self, side: str) -> Starts:
+        """Return where documents begin in a side of a packed output. Raises UsageError for another, DamageError."""
+        self.side(side)
+        if side not in self._starts:
+            if self.manifest is None or self.packing is None:
+                raise UsageError(
+                    "this output is not packed",
+                    where=self._first_files(),
+                    allowed="an output of tokmill pack",
+                    next_step="tokmill pack DIR --sequence N --seed S --out packed; batches() gives windows",
+                )
+            self._starts[side] = Starts([file for file in self._files.get(side, ()) if file.n_tokens], self.manifest)
+        return self._starts[side]
+
+    def _iterate_packed(self, side: str, start: int, packing: Packing) -> Iterator[Ids]:
+        ids, n_skip = self._sides[side], start
+        for stretches in self.starts(side).stretches():
+            kept = stretches[ids[stretches[:, 0]] != packing.pad_id]
+            for begin, end in kept[n_skip:].tolist():
+                document = ids[begin:end]
+                if len(document) and document[-1] == self.eot_id and self.eot == "after":
+                    document = document[:-1]
+                elif len(document) and document[0] == self.eot_id and self.eot == "before":
+                    document = document[1:]
+                yield document
+            n_skip = max(0, n_skip - len(kept))
 
     def _iterate(self, side: str, start: int) -> Iterator[Ids]:
         ids = self._sides[side]

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from tokmill.derive.conversion import convert, reshard
     from tokmill.derive.merging import check_agreement, merge
     from tokmill.derive.mixing import mix
+    from tokmill.derive.packing import pack
     from tokmill.derive.shuffling import shuffle, shuffle_into
 
 __getattr__, __all__ = lazy_names(__name__)

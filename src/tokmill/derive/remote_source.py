@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from tokmill.core.errors import DamageError
 from tokmill.core.text import counted, quoted
-from tokmill.derive.source import CheckedFile, Source, SourceBytes, refuse_part
+from tokmill.derive.source import CheckedFile, Source, SourceBytes, refuse_unfit
 from tokmill.output import Prefix, reading_errors
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ class RemoteSource(Source):
     def __init__(self, url: str) -> None:
         """Raises UsageError where there is no complete output, DamageError, StorageError."""
         self._prefix = Prefix(url)
-        super().__init__(self._prefix.url, refuse_part(self._prefix.complete_manifest(), self._prefix.url))
+        super().__init__(self._prefix.url, refuse_unfit(self._prefix.complete_manifest(), self._prefix.url))
         self._objects = self._prefix.list()
 
     def _open(self, name: str, size_bytes: int) -> CheckedFile:

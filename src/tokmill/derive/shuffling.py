@@ -226,7 +226,7 @@ def arrange_output(
     """
     sources = [operand.source for operand in operands]
     is_read, is_sent = any(isinstance(each.directory, str) for each in sources), isinstance(out, Target) and out.is_remote
-    budget_bytes = _budget_bytes(memory, store_bytes(is_read=is_read, is_sent=is_sent))
+    budget_bytes = budget_of(memory, store_bytes(is_read=is_read, is_sent=is_sent))
 
     def make(output: Output, reporter: ProgressReporter) -> tuple[Manifest, int]:
         recorder = reporter.add(RunHistoryRecorder(output))
@@ -255,7 +255,7 @@ def arrange_output(
     )
 
 
-def _budget_bytes(memory: str | int | None, store_bytes: int) -> int:
+def budget_of(memory: str | int | None, store_bytes: int) -> int:
     """Return the memory for documents. store_bytes: what reading from a store and sending to it takes of the budget."""
     if memory is None:
         return _USUAL_BYTES - store_bytes

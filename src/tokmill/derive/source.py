@@ -198,7 +198,7 @@ class Source:
     @classmethod
     def load(cls, directory: Path) -> Self:
         """Return a complete output. Raises UsageError if there is none, DamageError for a manifest that cannot be trusted."""
-        return cls(directory, refuse_part(load_manifest(directory), str(directory)))
+        return cls(directory, refuse_unfit(load_manifest(directory), str(directory)))
 
     @property
     def size_bytes(self) -> int:
@@ -261,14 +261,22 @@ class Source:
         self._files = {}
 
 
-def refuse_part(manifest: Manifest, where: str) -> Manifest:
-    """Return the manifest of a whole output. Raises UsageError for that of a part."""
+def refuse_unfit(manifest: Manifest, where: str) -> Manifest:
+    """Return the manifest of an output of whole documents. Raises UsageError for that of a part, or of a packed one."""
     if manifest.content.part:
         raise UsageError(
             f"this is part {manifest.content.part} of an output",
             where=where,
             allowed="whole outputs",
             next_step="tokmill finalize DIR makes one output of the parts; DIR is what was --out",
+        )
+    if manifest.content.packing:
+        raise UsageError(
+            "this output is packed: its documents lie in sequences, some of them cut, with padding between them",
+            where=where,
+            allowed="outputs whose documents are whole, one after the other",
+            next_step="take what it was made from (made_from in its manifest), and tokmill pack that again, with another --format "
+            "if that is what is wanted",
         )
     return manifest
 

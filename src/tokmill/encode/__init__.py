@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         text_lengths,
         unknown_id,
     )
+    from tokmill.encode.padding import padding_id
     from tokmill.encode.published import (
         ENCODINGS,
         Fetched,

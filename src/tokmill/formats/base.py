@@ -59,6 +59,8 @@ class FormatSpec(LocalStruct, frozen=True, kw_only=True):
     """Returns the most tokens of a shard, by bytes of an id: what offsets of the format and of its readers can hold."""
     keeps_whole: bool = False
     """Shards list documents, so a document is never cut."""
+    not_packed: str = ""
+    """Why no packed output has this format."""
     unit_tokens: int = 1
     """A shard is a multiple of this; above 1, documents are always cut and the last shard is filled up."""
     least_tokens: int = 0

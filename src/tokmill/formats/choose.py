@@ -31,6 +31,7 @@ _TAIL_ADVICE = {
     "merge": "tokmill reshard with another --shard-tokens makes it larger",
     "shuffle": "tokmill reshard with another --shard-tokens makes it larger",
     "mix": "tokmill reshard with another --shard-tokens makes it larger",
+    "pack": "another --shard-tokens makes it larger",
 }
 
 
@@ -53,12 +54,22 @@ def choose_output(
     shard_documents: bool = False,
     drop_tail: bool = False,
     prefix: str = "--",
+    sequence: int | None = None,
 ) -> Choice:
     """Return the settings that these options, some of them `auto` or None, come to. Raises UsageError if the format cannot.
 
-    prefix: what stands before `eot` and `dtype` in the names of the options: `--to-` for convert.
+    prefix: what stands before `eot` and `dtype` in the names of the options: `--to-` for convert. sequence: ids of a sequence, for
+    packed documents.
     """
     trainer = FORMATS[format]
+    if sequence and trainer.not_packed:
+        raise UsageError(
+            f"a packed output in the format {format}: {trainer.not_packed}",
+            where=f"--format {format}",
+            option="--format",
+            allowed=", ".join(name for name, spec in FORMATS.items() if not spec.not_packed),
+            suggested="raw",
+        )
     placed = trainer.eot if eot == "auto" else cast("EotPlacement", eot)
     notices = []
     if placed != trainer.eot and trainer.is_eot_needed:
@@ -72,7 +83,7 @@ def choose_output(
     if placed != trainer.eot and trainer.other_eot:
         notices.append(f"{prefix}eot {placed} with --format {format}: {trainer.other_eot}; leave {prefix}eot out for that")
     chosen = _choose_dtype(format, dtype, tokenizer, notices, prefix)
-    shards = _choose_shards(format, chosen, shard_tokens, whole=shard_documents, drop_tail=drop_tail)
+    shards = _choose_shards(format, chosen, shard_tokens, whole=shard_documents, drop_tail=drop_tail, sequence=sequence)
     return Choice(eot=placed, dtype=chosen, shards=shards, notices=notices)
 
 
@@ -121,9 +132,13 @@ def _choose_dtype(name: str, dtype: str, tokenizer: Tokenizer, notices: list[str
     return cast("IdType", dtype)
 
 
-def _choose_shards(name: str, dtype: IdType, tokens: str | int | None, *, whole: bool, drop_tail: bool) -> Shards | None:
+def _choose_shards(
+    name: str, dtype: IdType, tokens: str | int | None, *, whole: bool, drop_tail: bool, sequence: int | None
+) -> Shards | None:
     trainer = FORMATS[name]
-    n = trainer.shard_tokens if tokens is None else parse_tokens(tokens)
+    n, unit = trainer.shard_tokens if tokens is None else parse_tokens(tokens), sequence or trainer.unit_tokens
+    if n is not None and tokens is None and sequence:
+        n = max(1, n // unit) * unit
     if n is None:
         if whole or drop_tail:
             raise UsageError(
@@ -135,13 +150,16 @@ def _choose_shards(name: str, dtype: IdType, tokens: str | int | None, *, whole:
             )
         return None
     most = trainer.most_tokens(ITEM_BYTES[dtype])
-    if not trainer.unit_tokens <= n <= most or n % trainer.unit_tokens:
-        step = f"a multiple of {trainer.unit_tokens:,}, " if trainer.unit_tokens > 1 else ""
-        fitting = max(trainer.unit_tokens, min(n, most) // trainer.unit_tokens * trainer.unit_tokens)
+    if sequence:
+        # A format may note each sequence in four bytes.
+        most = most * ITEM_BYTES[dtype] // (ITEM_BYTES[dtype] * unit + 4) * unit
+    if not unit <= n <= most or n % unit:
+        step = f"a multiple of {unit:,}, " if unit > 1 else ""
+        fitting = max(unit, min(n, most) // unit * unit)
         raise UsageError(
             f"a shard of {counted(n, 'token')} is not possible in the format {name}",
             option="--shard-tokens",
-            allowed=f"{step}{trainer.unit_tokens:,} to {most:,}",
+            allowed=f"{step}{unit:,} to {most:,}",
             suggested=str(fitting),
         )
     if whole and trainer.unit_tokens > 1:

@@ -52,6 +52,7 @@ DATATROVE = FormatSpec(
     index_suffixes=(".ds.index", ".ds.metadata"),
     index_bytes=8,
     most_tokens=lambda _: 1 << 60,
+    not_packed="nanotron and datatrove cut windows of their own, a token longer than a sequence",
     keeps_whole=True,
     least_tokens=2049,
     too_short="no sample of a sequence of 2,048 and the next token, as nanotron and datatrove take them",

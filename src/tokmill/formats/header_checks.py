@@ -5,6 +5,7 @@ They share no code and no constant with the formats' writers, so that a mistake 
 
 from __future__ import annotations
 
+import io
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,13 +23,30 @@ _MDS_SAMPLE_TOKENS = 2048
 
 def n_padding_ids(content: Content, tokens: int) -> int:
     """Return how many end-of-text ids fill up the last sample of a shard: of mds only."""
-    return -tokens % _MDS_SAMPLE_TOKENS if content.format == "mds" else 0
+    return -tokens % _mds_sample_tokens(content) if content.format == "mds" else 0
+
+
+def _mds_sample_tokens(content: Content) -> int:
+    return content.packing.sequence if content.packing else _MDS_SAMPLE_TOKENS
 
 
 def header_problem(header: bytes, name: str, entry: FileEntry, content: Content) -> str:
     """Return what is wrong with the header of a file, in a sentence; empty if nothing is."""
-    check = _CHECKS.get(content.format)
+    check = _numbers if entry.side is None and name.endswith(".npy") else _CHECKS.get(content.format)
     return check(header, name, entry, content) if check else ""
+
+
+def _numbers(header: bytes, _name: str, entry: FileEntry, _content: Content) -> str:
+    n = (entry.size_bytes - len(header)) // 8
+    begin = io.BytesIO(header)
+    try:
+        if np.lib.format.read_magic(begin) == (1, 0):
+            shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(begin)
+            if (shape, is_fortran, dtype, begin.tell()) == ((n,), False, np.dtype("<i8"), len(header)):
+                return ""
+    except ValueError:
+        pass
+    return f"the header is not that of {counted(n, 'number')} of int64"
 
 
 def _llmc(header: bytes, _name: str, entry: FileEntry, content: Content) -> str:
@@ -54,8 +72,9 @@ def _litdata(header: bytes, _name: str, entry: FileEntry, _content: Content) -> 
 
 
 def _mds(header: bytes, _name: str, entry: FileEntry, content: Content) -> str:
-    n, item_bytes = -(-entry.tokens // _MDS_SAMPLE_TOKENS), np.dtype(content.dtype).itemsize
-    offsets = np.arange(n + 1, dtype="<u4") * (_MDS_SAMPLE_TOKENS * item_bytes) + entry.header_bytes
+    sample_tokens, item_bytes = _mds_sample_tokens(content), np.dtype(content.dtype).itemsize
+    n = -(-entry.tokens // sample_tokens)
+    offsets = np.arange(n + 1, dtype="<u4") * (sample_tokens * item_bytes) + entry.header_bytes
     if header.startswith(np.array([n], "<u4").tobytes() + offsets.astype("<u4").tobytes() + b"{"):
         return ""
     return f"the header is not that of {counted(n, 'sample')}"

@@ -2,7 +2,8 @@
 
 A shard is u32 number of samples, u32 offsets of them and of the end, a JSON object that describes the column `tokens`, and the
 samples. The header has room for as many offsets as a full shard has; where the last shard has fewer, the rest of it is zeros, over
-which the offsets lead. The last sample of a side is filled up with end-of-text ids.
+which the offsets lead. The last sample of a side is filled up with end-of-text ids. Of packed ids a sample is a
+sequence.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ class MdsShard(IdFile):
     """`train/shard.00000.mds` and so on."""
 
     def __init__(self, files: OutputFiles, spec: OutputSpec, side: str, number: int) -> None:
+        self._sample_tokens = spec.sequence or SAMPLE_TOKENS
         # As the library's own writer puts it, so that full shards are the same bytes.
         self._description = json.dumps(_column(spec), sort_keys=True).encode()
         self._header_bytes = 4 + 4 * (_n_samples(spec) + 1) + len(self._description)
@@ -39,9 +41,9 @@ class MdsShard(IdFile):
         """Fill up the last sample, and fill in the header."""
         import numpy as np
 
-        self.file.append(np.full(-tokens % SAMPLE_TOKENS, self.spec.eot_id, self.spec.dtype).data)
-        n_samples = -(-tokens // SAMPLE_TOKENS)
-        offsets = np.arange(n_samples + 1, dtype=np.int64) * (SAMPLE_TOKENS * self.spec.item_bytes) + self._header_bytes
+        self.file.append(np.full(-tokens % self._sample_tokens, self.spec.eot_id, self.spec.dtype).data)
+        n_samples = -(-tokens // self._sample_tokens)
+        offsets = np.arange(n_samples + 1, dtype=np.int64) * (self._sample_tokens * self.spec.item_bytes) + self._header_bytes
         header = n_samples.to_bytes(4, "little") + offsets.astype("<u4").tobytes() + self._description
         self.complete(tokens, documents, header.ljust(self._header_bytes, b"\0"))
 
@@ -49,13 +51,14 @@ class MdsShard(IdFile):
 def _n_samples(spec: OutputSpec) -> int:
     """Return the number of samples of a full shard."""
     most = most_tokens(spec.item_bytes)
-    return min(spec.shards.tokens if spec.shards else most, most) // SAMPLE_TOKENS
+    return min(spec.shards.tokens if spec.shards else most, most) // (spec.sequence or SAMPLE_TOKENS)
 
 
 def _column(spec: OutputSpec) -> dict[str, Any]:
-    sample_bytes = SAMPLE_TOKENS * spec.item_bytes
+    sample_tokens = spec.sequence or SAMPLE_TOKENS
+    sample_bytes = sample_tokens * spec.item_bytes
     return {
-        "column_encodings": [f"ndarray:{spec.dtype}:{SAMPLE_TOKENS}"],
+        "column_encodings": [f"ndarray:{spec.dtype}:{sample_tokens}"],
         "column_names": ["tokens"],
         "column_sizes": [sample_bytes],
         "compression": None,
@@ -75,7 +78,7 @@ def write_index(files: OutputFiles, spec: OutputSpec, side: str, n_shards: int) 
         _column(spec)
         | {
             "raw_data": {"basename": os.path.basename(path), "bytes": entry.size_bytes, "hashes": {}},
-            "samples": -(-entry.tokens // SAMPLE_TOKENS),
+            "samples": -(-entry.tokens // (spec.sequence or SAMPLE_TOKENS)),
             "zip_data": None,
         }
         for path, entry in files.completed().items()

@@ -72,6 +72,7 @@ OLMO = FormatSpec(
     index_suffixes=(".csv.gz",),
     is_eot_needed=True,
     most_tokens=lambda _: 1 << 60,
+    not_packed="OLMo-core packs documents itself, and reads every .npy, the starts of documents too",
     keeps_whole=True,
     least_tokens=2048,
     too_short="no instance of sequence_length 2,048 for OLMo-core",

@@ -29,12 +29,13 @@ FORMATS: dict[str, FormatSpec] = {
 }
 
 _SUFFIXES = tuple({suffix for spec in FORMATS.values() for suffix in (spec.suffix, *spec.index_suffixes)} | {".idx"})
+_BESIDE = (*_SUFFIXES, ".starts.npy")
 _OF_A_SIDE = re.compile(r"(train|val)[._].*")
 
 _WRITTEN = re.compile(
     rf"{re.escape(SKIPPED_NAME)}|({'|'.join(SIDES)})"
-    rf"((_\d+)*({'|'.join(map(re.escape, _SUFFIXES))})|/index\.json"
-    rf"|/(\d+_)?(\d+|chunk-0-\d+|part-0-\d+|shard\.\d+)({'|'.join(map(re.escape, _SUFFIXES))}))"
+    rf"((_\d+)*({'|'.join(map(re.escape, _BESIDE))})|/index\.json"
+    rf"|/(\d+_)?(\d+|chunk-0-\d+|part-0-\d+|shard\.\d+)({'|'.join(map(re.escape, _BESIDE))}))"
 )
 
 

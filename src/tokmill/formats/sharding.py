@@ -12,6 +12,7 @@ import numpy as np
 
 from tokmill.core.output_spec import SIDES, OutputSpec, Shards, TokenSlice
 from tokmill.core.partition import Part
+from tokmill.formats.numbers import NumbersFile, starts_name
 from tokmill.formats.registry import FORMATS
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def spec_of(content: Content) -> OutputSpec:
         eot_id=content.tokenizer.eot_id,
         tokenizer=content.tokenizer.name,
         shards=content.shards if isinstance(content.shards, Shards) else None,
+        sequence=content.packing.sequence if content.packing else None,
         part=content.part.index if isinstance(content.part, Part) else None,
     )
 
@@ -53,7 +55,7 @@ class ShardedWriter:
 
     def append(self, tokens: Tokens) -> None:
         """Append a run to its side."""
-        self._sides[SIDES[tokens.is_val]].append(tokens.ids, tokens.ends)
+        self._sides[SIDES[tokens.is_val]].append(tokens.ids, tokens.ends, tokens.starts)
 
     def state(self) -> dict[str, int]:
         """Return the state of both sides."""
@@ -72,6 +74,8 @@ class _Side:
         self._format = FORMATS[spec.format]
         self._of = files, spec, name
         self._is_before = spec.eot == "before"
+        self._counted_eot = spec.eot_id if spec.sequence else None
+        """Of packed ids, `ends` are those of sequences, and documents are counted by their end-of-text ids."""
         self._most = self._format.most_tokens(spec.item_bytes)
         self._limit = min(spec.shards.tokens, self._most) if spec.shards else self._most
         self._is_whole = spec.shards is not None and spec.shards.whole_documents
@@ -82,14 +86,17 @@ class _Side:
         self._open = state.get(f"{name}_open", 0)
         self._is_inside = bool(state.get(f"{name}_inside", 0))
         self._shard: IdFile | None = None
+        self._starts: NumbersFile | None = None
 
     def state(self) -> dict[str, int]:
         """Return complete shards, the sums of the open one, and whether it ends inside a document, begun there or before."""
         counts = {"shards": self._number, "tokens": self._tokens, "documents": self._documents}
         return counts | {"open": self._open, "inside": int(self._is_inside)}
 
-    def append(self, ids: NDArray[np.uint16] | NDArray[np.uint32], ends: NDArray[np.int64]) -> None:
-        """Append a run, cut where a shard is full."""
+    def append(
+        self, ids: NDArray[np.uint16] | NDArray[np.uint32], ends: NDArray[np.int64], starts: NDArray[np.int64] | None = None
+    ) -> None:
+        """Append a run, cut where a shard is full. starts: of packed ids."""
         begin = first = 0
         while begin < len(ids) or first < len(ends):
             if begin < len(ids) and self._is_full():
@@ -98,6 +105,8 @@ class _Side:
             # A document that has no token ends in the shard of the token before it.
             last = int(np.searchsorted(ends, cut, side="right"))
             self._add(ids[begin:cut], ends[first:last] - begin)
+            if self._starts is not None and starts is not None:
+                self._starts.append(starts[(starts >= begin) & (starts < cut)] - begin + self._tokens - (cut - begin))
             begin, first = cut, last
 
     def finish(self) -> None:
@@ -122,10 +131,12 @@ class _Side:
         return min(int(ends[after]) if after < len(ends) else n_ids, begin + self._most - self._tokens)
 
     def _add(self, ids: NDArray[np.uint16] | NDArray[np.uint32], ends: NDArray[np.int64]) -> None:
-        if self._shard is None:
-            self._shard = self._format.shard(*self._of, self._number)
-        self._shard.append(TokenSlice(ids, ends, self._tokens, self._open))
-        self._documents += self._begun(len(ids), ends) if self._is_before else len(ends)
+        shard = self._opened()
+        shard.append(TokenSlice(ids, ends, self._tokens, self._open))
+        if self._counted_eot is not None:
+            self._documents += int(np.count_nonzero(ids == self._counted_eot))
+        else:
+            self._documents += self._begun(len(ids), ends) if self._is_before else len(ends)
         self._is_inside = int(ends[-1]) < len(ids) if len(ends) else self._is_inside or len(ids) > 0
         self._open = len(ids) - int(ends[-1]) if len(ends) else self._open + len(ids)
         self._tokens += len(ids)
@@ -134,11 +145,20 @@ class _Side:
         """Count documents whose first token is among these; each has one: its end-of-text id."""
         return int(not self._is_inside and n_ids > 0) + int(np.count_nonzero(ends < n_ids))
 
-    def _close(self) -> None:
+    def _opened(self) -> IdFile:
+        """Return the open shard; it may have to be gone on with."""
         if self._shard is None:
-            self._shard = self._format.shard(*self._of, self._number)
-        self._shard.finish(self._tokens, self._documents, self._open)
-        self._shard = None
+            files, spec, name = self._of
+            self._shard = self._format.shard(files, spec, name, self._number)
+            self._starts = NumbersFile(files, starts_name(self._shard.name)) if spec.sequence else None
+        return self._shard
+
+    def _close(self) -> None:
+        self._opened().finish(self._tokens, self._documents, self._open)
+        if self._starts is not None:
+            self._starts.append(np.array([self._tokens], np.int64))
+            self._starts.finish()
+        self._shard = self._starts = None
         self._number += 1
         self._tokens = self._documents = self._open = 0
 

@@ -174,11 +174,13 @@ def _read_ids(data: ReportData, manifest: Manifest, observers: Sequence[Observer
     sizes = text_lengths(decoder, tokenizer) if decoder and is_lossless(tokenizer) and tokenizer.n_ids <= MOST_COUNTED_IDS else None
     if decoder and sizes is None:
         data.missing.append("Bytes per token of single documents: this tokenizer does not give the text back token by token.")
-    if content.eot == "none":
+    if content.packing:
+        data.missing.append("Documents: they lie in sequences, some of them cut; a report about what this was made from has them.")
+    elif content.eot == "none":
         data.missing.append("Documents: with --eot none they cannot be told apart in the ids.")
     data.knows_sizes = sizes is not None
     files = files_of(data.directory, manifest)
-    statistics = TokenStatistics(tokenizer.n_ids, tokenizer.eot_id, content.eot, sizes)
+    statistics = TokenStatistics(tokenizer.n_ids, tokenizer.eot_id, "none" if content.packing else content.eot, sizes)
     reporter = ProgressReporter(observers)
     total = sum(entry.size_bytes for entry in manifest.files.values() if entry.side)
     reporter.started(total, 0)

@@ -246,6 +246,7 @@ def _facts(data: ReportData) -> list[tuple[str, str, str]]:
         ("documents", f"{counts.documents:,}", f"train {counts.documents_train:,}, validation {counts.documents_val:,}"),
         ("tokens", f"{n_tokens:,}", f"train {counts.tokens_train:,}, validation {counts.tokens_val:,}"),
         _density_fact(data, n_tokens),
+        *_packed_facts(data),
         ("ids", content.dtype, f"vocabulary of {content.tokenizer.n_ids:,}"),
         ("time", f"{data.elapsed_s:.1f} s" if data.elapsed_s < 60 else format_duration(data.elapsed_s), _rate(data)),
     ]
@@ -255,6 +256,17 @@ def _facts(data: ReportData) -> list[tuple[str, str, str]]:
         rows.append(("not UTF-8", f"{counts.invalid_utf8_documents:,}", what))
     reasons = ", ".join(f"{n:,} {reason}" for reason, n in sorted(counts.skipped.items()) if n)
     return [*rows, ("skipped", f"{sum(counts.skipped.values()):,}", reasons or "nothing was left out")]
+
+
+def _packed_facts(data: ReportData) -> list[tuple[str, str, str]]:
+    """Return what came of each side of a packed output."""
+    sequence = data.content.packing.sequence if data.content.packing else 1
+    rows = []
+    for name, side in ((data.manifest.packed if data.manifest else None) or {}).items():
+        padding = f"{side.padding / max(1, side.sequences * sequence):.2%} padding"
+        cut = f"{side.cut:,} documents cut, by windows end to end {side.cut_by_windows:,}"
+        rows.append((f"sequences of {name}", f"{side.sequences:,}", f"{sequence:,} tokens each, {padding}; {cut}"))
+    return rows
 
 
 def _density_fact(data: ReportData, n_tokens: int) -> tuple[str, str, str]:

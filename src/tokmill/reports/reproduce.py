@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from tokmill.core.arrangement import Arrangement
     from tokmill.core.config import Content, Provenance
+    from tokmill.core.packing import Packing
     from tokmill.core.records import Tokenizer
 
 _COLUMNS = 88
@@ -37,6 +38,7 @@ def settings(content: Content) -> list[tuple[str, str]]:
         ("format", content.format),
         ("shards", str(content.shards) if isinstance(content.shards, Shards) else "one file a side"),
         *([("parts", f"{content.n_parts:,}, each with files of its own")] if content.n_parts else []),
+        *([("packed", _packed(content.packing))] if content.packing else []),
         ("separator of text files", typed_separator(content.separator)),
         ("text key", content.text_key),
         *([("quotes in CSV and TSV", content.quoting)] if content.quoting else []),
@@ -46,6 +48,11 @@ def settings(content: Content) -> list[tuple[str, str]]:
         ("bytes that are not UTF-8", content.encoding_errors),
         ("fingerprint", content.fingerprint()),
     ]
+
+
+def _packed(packing: Packing) -> str:
+    dropped = {"nothing": "", "rests": ", rests left out", "long": ", longer documents left out"}[packing.drop]
+    return f"sequences of {packing.sequence:,}, seed {packing.seed}, filled up with the id {packing.pad_id:,}{dropped}"
 
 
 def commands(content: Content, made_from: Sequence[Provenance] | object, directory: str) -> str:
@@ -63,6 +70,8 @@ def commands(content: Content, made_from: Sequence[Provenance] | object, directo
     elif sources[0].how == "merge":
         # It does no harm if other settings differ; without it, merge stops at different validation sides.
         words = ["merge", *_first(paths), *["--allow-other-split"] * bool(content.origin)]
+    elif sources[0].how == "pack" and content.packing:
+        words = _packing(sources, content, content.packing)
     elif sources[0].how in ("shuffle", "mix") and content.origin and content.origin.arranged:
         words = _arranging(sources, content, content.origin.arranged)
     else:
@@ -91,6 +100,16 @@ def _arranging(sources: Sequence[Provenance], content: Content, arranged: Arrang
     epochs = max((math.ceil(n / source.tokens) for n, source in zip(wished, arranged.sources, strict=True) if n), default=1)
     weighted = [f"{path}={n}" for path, n in zip(paths, wished, strict=True)]
     return ["mix", *weighted, "--tokens", str(sum(wished)), "--max-epochs", str(epochs), *options]
+
+
+def _packing(sources: Sequence[Provenance], content: Content, packing: Packing) -> list[str]:
+    """Return the words of the command that packs outputs as they were."""
+    options = ["--sequence", str(packing.sequence), "--seed", str(packing.seed), "--pad-id", str(packing.pad_id)]
+    options += ["--drop", packing.drop] if packing.drop != "nothing" else []
+    options += ["--format", content.format]
+    if isinstance(content.shards, Shards):
+        options += ["--shard-tokens", str(content.shards.tokens)]
+    return ["pack", *_first([text_to_path(each.path) for each in sources]), *options]
 
 
 def _parts(words: Sequence[str], n_parts: int, directory: str) -> str:

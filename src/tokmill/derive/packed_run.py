@@ -1,0 +1,360 @@
+"""Makes an output of sequences of one length from the documents of complete outputs: whole where they fit, then padding.
+
+Three passes over the ids. The first counts the pieces of each length, for the plan (`derive/bins.py`) follows from these numbers
+alone. The second gives each piece its number, and the third writes (`derive/bucket_run.py`); both sides are packed, each by itself.
+
+The number of a piece is the sequence in which it lies and its place there. The r-th piece of a length takes the place that a
+bijection chosen by seed and length gives r among all places for that length, so what lies together is random, though the plan goes
+by length; two more bijections put the sequences into order, and what lies in each. So no piece needs to know of another, and a
+bucket is a stretch of sequences.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+from msgspec.structs import replace
+
+from tokmill.core.bounded import Natural
+from tokmill.core.errors import UsageError
+from tokmill.core.keys import Purpose, key_of, keys_at
+from tokmill.core.output_spec import SIDES
+from tokmill.core.packing import MOST_SEQUENCE, MOST_SEQUENCES, PackedSide
+from tokmill.core.permutation import permute
+from tokmill.core.records import Counts, Tokens
+from tokmill.derive import bucket_run
+from tokmill.derive.bins import Bins
+from tokmill.derive.bucket_run import BucketRun
+from tokmill.derive.buckets import RECORD_COST, load_state, save_state, sum_of_digests
+from tokmill.derive.document_stream import ahead, slices
+from tokmill.derive.pieces import Pieces, pieces_from
+from tokmill.output import growing_path
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from tokmill.core.config import Content
+    from tokmill.core.packing import Packing
+    from tokmill.core.progress import ProgressReporter
+    from tokmill.dataset import Ids
+    from tokmill.derive.bucket_run import Operand
+    from tokmill.output import Output
+
+_MEASURED_BYTES = 4 << 30
+"""Of ids, read between two commits of the first pass."""
+SLOT_BITS = MOST_SEQUENCE.bit_length() - 1
+
+
+class MeasuredSide(msgspec.Struct, frozen=True, kw_only=True):
+    """What was counted of a side so far."""
+
+    lengths: list[Natural]
+    """Pieces of each length, from 0 to that of a sequence."""
+    tokens: Natural = 0
+    documents: Natural = 0
+    """Whose end-of-text id is kept."""
+    source_documents: Natural = 0
+    cut: Natural = 0
+    cut_by_windows: Natural = 0
+    dropped_tokens: Natural = 0
+
+
+class Measured(msgspec.Struct, frozen=True, kw_only=True):
+    """What the first pass has counted, and where it goes on."""
+
+    fingerprint: str
+    """Of the output."""
+    sides: dict[str, MeasuredSide]
+    part: Natural = 0
+    """The side of an operand to go on with."""
+    token: Natural = 0
+    is_inside: bool = False
+    before: Natural = 0
+    """Tokens of that side of the operands before."""
+
+
+class PackedRun(BucketRun):
+    """The making of one output."""
+
+    def __init__(
+        self,
+        operands: Sequence[Operand],
+        content: Content,
+        output: Output,
+        budget_bytes: int,
+        reporter: ProgressReporter,
+        check_disk: Callable[[Counts], None],
+    ) -> None:
+        """check_disk: raises DiskFullError where an output of so many tokens will not fit. The rest as of BucketRun."""
+        super().__init__(operands, content, output, budget_bytes, reporter)
+        assert content.packing
+        self._packing: Packing = content.packing
+        self._check_disk = check_disk
+        self._parts = [(side, operand) for side in ("val", "train") for operand in operands]
+        """In the order in which they are written."""
+        self._bins: dict[str, Bins] = {}
+        self._first: dict[str, int] = {}
+        """Number of the first sequence of each side."""
+        self._n_sequences = 0
+        self._taken: dict[str, NDArray[np.int64]] = {}
+        """Pieces of each length that have their number, by side."""
+        self._sides: dict[str, PackedSide] = {}
+
+    def _work(self) -> Counts:
+        """Count, plan, scatter, write."""
+        total_bytes = sum(self._n_tokens(part) for part in self._parts) * self._item_bytes
+        self._reporter.started(3 * total_bytes, 0)
+        measured = self._measured()
+        self._plan(measured)
+        counts = self._counts_of()
+        n_bytes, n_pieces = (
+            self._n_sequences * self._packing.sequence * self._item_bytes,
+            sum(s.pieces for s in self._sides.values()),
+        )
+        if not self._output.segments:
+            self._check_disk(counts)
+        self._open_buckets(n_bytes, n_pieces, RECORD_COST)
+        self._position_bytes = total_bytes + self._buckets.state.done_bytes
+        self._position_bytes += (self._counts.tokens_train + self._counts.tokens_val) * self._item_bytes
+        self._scatter_all()
+        for bucket in ahead(self._loaded()):
+            self._write_bucket(*bucket)
+        return counts
+
+    def _n_tokens(self, part: tuple[str, Operand]) -> int:
+        side, operand = part
+        return int(getattr(operand.source.manifest.counts, f"tokens_{side}"))
+
+    def _more(self) -> dict[str, Any]:
+        return {"packed": self._sides}
+
+    def _pieces(self, part: int, token: int, *, is_inside: bool) -> Iterator[Pieces]:
+        """Yield the pieces of a side of an operand, read ahead."""
+        side, operand = self._parts[part]
+        return ahead(pieces_from(self._ids_of(operand, side), token, self._packing.sequence, is_inside=is_inside))
+
+    # What there is.
+
+    def _measured(self) -> Measured:
+        """Return how many pieces of each length there are: read, or as far as it was read before."""
+        path, fingerprint = growing_path(self._output.directory, "lengths"), self._content.fingerprint()
+        nothing = MeasuredSide(lengths=[0] * (self._packing.sequence + 1))
+        measured = load_state(path, Measured)
+        if measured is None or measured.fingerprint != fingerprint:
+            measured = Measured(fingerprint=fingerprint, sides=dict.fromkeys(SIDES, nothing))
+        unsaved_bytes = 0
+        for part in range(measured.part, len(self._parts)):
+            side, operand = self._parts[part]
+            for pieces in self._pieces(part, measured.token, is_inside=measured.is_inside):
+                self._check_padding(operand, pieces)
+                sides = measured.sides | {side: self._added(measured.sides[side], pieces, measured.before)}
+                measured = replace(measured, sides=sides, token=pieces.token, is_inside=pieces.is_inside)
+                self._note(pieces.ids.nbytes)
+                unsaved_bytes += pieces.ids.nbytes
+                if unsaved_bytes >= _MEASURED_BYTES:
+                    save_state(path, measured)
+                    self._keep_state()
+                    unsaved_bytes = 0
+            self._check_documents(part, measured)
+            operand.source.finish()
+            is_next = part + 1 < len(self._parts) and self._parts[part + 1][0] == side
+            before = measured.before + self._n_tokens(self._parts[part]) if is_next else 0
+            measured = replace(measured, part=part + 1, token=0, is_inside=False, before=before)
+        save_state(path, measured)
+        self._keep_state()
+        return measured
+
+    def _keep_state(self) -> None:
+        """Commit, so that the state directory is kept when this run ends."""
+        if not self._output.segments:
+            self._commit()
+
+    def _added(self, side: MeasuredSide, pieces: Pieces, before: int) -> MeasuredSide:
+        sequence, kept = self._packing.sequence, pieces.kept(self._packing.drop, self._packing.sequence)
+        lengths = pieces.lengths
+        counts = np.array(side.lengths) + np.bincount(lengths[kept], minlength=sequence + 1)
+        n_tokens = int(lengths[kept].sum())
+        has_mark = pieces.is_last if self._content.eot == "after" else pieces.is_first
+        return MeasuredSide(
+            lengths=counts.tolist(),
+            tokens=side.tokens + n_tokens,
+            documents=side.documents + int(np.count_nonzero(kept & has_mark)),
+            source_documents=side.source_documents + int(np.count_nonzero(pieces.is_last)),
+            cut=side.cut + pieces.n_cut(),
+            cut_by_windows=side.cut_by_windows + pieces.n_cut_by_windows(sequence, before),
+            dropped_tokens=side.dropped_tokens + len(pieces.ids) - n_tokens,
+        )
+
+    def _check_padding(self, operand: Operand, pieces: Pieces) -> None:
+        """Raise UsageError if the padding id is in a document: it could not be told from padding."""
+        n = int(np.count_nonzero(pieces.ids == self._packing.pad_id))
+        if n:
+            raise UsageError(
+                f"the id for padding, {self._packing.pad_id:,}, is in the documents",
+                where=f"{operand.source.directory}: {n:,} times in {len(pieces.ids):,} tokens",
+                option="--pad-id",
+                allowed="an id that no document has, so that padding can be told from text",
+                next_step="leave --pad-id out: there is an id that no text has; or give another",
+            )
+
+    def _check_documents(self, part: int, measured: Measured) -> None:
+        """Raise DamageError unless a side of the sources so far has as many documents as their manifests say."""
+        side, operand = self._parts[part]
+        expected = sum(getattr(o.source.manifest.counts, f"documents_{side}") for s, o in self._parts[: part + 1] if s == side)
+        found = measured.sides[side].source_documents
+        if found != expected:
+            raise operand.source.count_error(side, found - expected + getattr(operand.source.manifest.counts, f"documents_{side}"))
+
+    def _plan(self, measured: Measured) -> None:
+        """Put the pieces into sequences."""
+        sequence = self._packing.sequence
+        for side in ("val", "train"):
+            found = measured.sides[side]
+            self._bins[side] = bins = Bins(np.array(found.lengths, np.int64))
+            self._first[side], self._n_sequences = self._n_sequences, self._n_sequences + bins.n_bins
+            self._taken[side] = np.zeros(sequence + 1, np.int64)
+            self._sides[side] = PackedSide(
+                sequences=bins.n_bins,
+                documents=found.documents,
+                pieces=int(bins.counts.sum()),
+                padding=bins.n_bins * sequence - found.tokens,
+                cut=found.cut,
+                cut_by_windows=found.cut_by_windows,
+                source_documents=found.source_documents,
+                dropped_tokens=found.dropped_tokens,
+            )
+        if self._n_sequences > MOST_SEQUENCES:
+            raise UsageError(
+                f"{self._n_sequences:,} sequences",
+                option="--sequence",
+                allowed=f"up to {MOST_SEQUENCES:,}",
+                next_step="give a larger --sequence",
+            )
+
+    def _counts_of(self) -> Counts:
+        """Return the counts of the complete output; padding counts as tokens, for it is in the files."""
+        counts = sum((operand.source.manifest.counts for operand in self._operands), Counts())
+        train, val = (self._sides[side] for side in ("train", "val"))
+        n_left_out = sum(each.source_documents - each.documents for each in (train, val))
+        return replace(
+            counts,
+            documents=counts.documents - n_left_out,
+            documents_train=train.documents,
+            documents_val=val.documents,
+            tokens_train=train.sequences * self._packing.sequence,
+            tokens_val=val.sequences * self._packing.sequence,
+        )
+
+    # Where each piece goes.
+
+    def _scatter_all(self) -> None:
+        """Put all pieces into buckets."""
+        state = self._buckets.state
+        token, is_inside = state.token, state.is_inside
+        if state.numbers:
+            taken = np.array(state.numbers, np.int64).reshape(2, -1)
+            self._taken = dict(zip(("val", "train"), taken, strict=True))
+        for part in range(state.source, len(self._parts)):
+            side, operand = self._parts[part]
+            for pieces in self._pieces(part, token, is_inside=is_inside):
+                self._scatter(side, operand, pieces)
+                if self._is_commit_due():
+                    numbers = np.concatenate([self._taken["val"], self._taken["train"]]).tolist()
+                    self._commit_buckets(self._reached(part, pieces.token, is_inside=pieces.is_inside, numbers=numbers))
+            operand.source.finish()
+            token, is_inside = 0, False
+        self._buckets.flush(self._reached(len(self._parts), 0, is_inside=False))
+
+    def _scatter(self, side: str, operand: Operand, pieces: Pieces) -> None:
+        kept = pieces.kept(self._packing.drop, self._packing.sequence)
+        begins, ends = pieces.begins[kept], pieces.ends[kept]
+        lengths = ends - begins
+        numbers = self._numbers(side, lengths, _ranks(lengths, self._taken[side]))
+        buckets = (numbers >> np.uint64(SLOT_BITS)).astype(np.int64) * self._buckets.state.n_buckets // max(1, self._n_sequences)
+        order = np.argsort(buckets, kind="stable")
+        begins, ends, numbers = begins[order], ends[order], numbers[order]
+        ids = self._fitting(operand, pieces.ids)
+        self._put(ids.view(np.uint8).data, self._digested_of(ids, begins, ends), begins, ends, numbers, numbers, buckets[order])
+
+    def _numbers(self, side: str, lengths: NDArray[np.int64], ranks: NDArray[np.int64]) -> NDArray[np.uint64]:
+        """Return the numbers of pieces. ranks: of each among those of its length on its side, in the order of the sources."""
+        bins, number, kind = self._bins[side], SIDES.index(side), np.uint64
+        keys = [
+            key_of(self._packing.seed, purpose, number)
+            for purpose in (Purpose.PACKED_DOCUMENTS, Purpose.SEQUENCES, Purpose.IN_SEQUENCE)
+        ]
+        chosen = permute(ranks.astype(kind), bins.counts[lengths].astype(kind), keys_at(lengths.astype(kind), keys[0]))
+        places = bins.places(lengths, chosen.astype(np.int64))
+        sequences = permute(places.bins.astype(kind), max(1, bins.n_bins), np.repeat(keys[1], len(lengths)))
+        slots = permute(places.slots.astype(kind), places.n_slots.astype(kind), keys_at(sequences, keys[2]))
+        return (sequences + kind(self._first[side])) << kind(SLOT_BITS) | slots
+
+    # The sequences.
+
+    def _write_bucket(self, bucket: int, records: NDArray[Any], data: memoryview | None) -> None:
+        """Sort a bucket and write its sequences. data: its ids, None: they are read piece by piece."""
+        order = np.argsort(records["copy"], kind="stable")
+        lengths = records["n_ids"].astype(np.int64)
+        begins = (np.cumsum(lengths) - lengths)[order]
+        lengths, numbers = lengths[order], records["copy"][order]
+        sequences = (numbers >> np.uint64(SLOT_BITS)).astype(np.int64)
+        rows = (
+            np.concatenate([[0], np.flatnonzero(np.diff(sequences)) + 1, [len(sequences)]]) if len(sequences) else np.zeros(1, int)
+        )
+        n_val = int(np.searchsorted(sequences[rows[:-1]], self._first["train"]))
+        step = max(1, bucket_run.PIECE_BYTES // (self._packing.sequence * self._item_bytes))
+        digests = 0
+        for is_val, first, last in ((True, 0, n_val), (False, n_val, len(rows) - 1)):
+            for row in range(first, last, step):
+                upto = min(row + step, last)
+                a, b = int(rows[row]), int(rows[upto])
+                stretches = self._stretches(bucket, data, begins[a:b] * self._item_bytes, lengths[a:b] * self._item_bytes)
+                digests += self._write_sequences(is_val, list(stretches), lengths[a:b], numbers[a:b], rows[row : upto + 1] - a)
+        self._wrote_bucket(bucket, digests)
+
+    def _write_sequences(
+        self,
+        is_val: bool,  # noqa: FBT001  as of Tokens
+        stretches: list[memoryview],
+        lengths: NDArray[np.int64],
+        numbers: NDArray[np.uint64],
+        rows: NDArray[np.int64],
+    ) -> int:
+        """Write some sequences. rows: the first piece of each, and the end of the last. Return the sum of the pieces' digests."""
+        sequence, firsts = self._packing.sequence, rows[:-1]
+        before = np.cumsum(lengths) - lengths
+        used = np.diff(np.append(before, lengths.sum())[rows])
+        row_of = np.repeat(np.arange(len(firsts)), np.diff(rows))
+        starts = before - before[firsts][row_of] + row_of * sequence
+        padded = np.flatnonzero(used < sequence)
+        padding = memoryview(np.full(sequence, self._packing.pad_id, self._content.dtype).tobytes())
+        for row in padded[::-1].tolist():
+            stretches.insert(int(rows[row + 1]), padding[: (sequence - int(used[row])) * self._item_bytes])
+        ids = np.frombuffer(b"".join(stretches), self._content.dtype)
+        n_documents = int(np.count_nonzero(ids == self._content.tokenizer.eot_id))
+        ends = np.arange(1, len(firsts) + 1, dtype=np.int64) * sequence
+        digests = sum_of_digests(self._digested_of(ids, starts, starts + lengths), numbers.tolist())
+        starts = np.sort(np.concatenate([starts, padded * sequence + used[padded]]))
+        self._write(Tokens(is_val=is_val, ids=ids, ends=ends, starts=starts), n_documents)
+        return digests
+
+    def _digested_of(self, ids: Ids, begins: NDArray[np.int64], ends: NDArray[np.int64]) -> list[memoryview]:
+        """Return the ids of pieces as the digests take them: in no output's own dtype."""
+        size = self._digested.itemsize
+        return slices(ids.astype(self._digested, copy=False).view(np.uint8).data, begins * size, ends * size)
+
+
+def _ranks(lengths: NDArray[np.int64], taken: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the number of each piece among all of its length. taken: how many came before; is brought up to date."""
+    order = np.argsort(lengths, kind="stable")
+    ordered = lengths[order]
+    is_new = np.diff(ordered, prepend=-1) > 0
+    firsts = np.flatnonzero(is_new)
+    ranks = np.empty(len(lengths), np.int64)
+    ranks[order] = np.arange(len(lengths)) - firsts[np.cumsum(is_new) - 1] + taken[ordered]
+    taken += np.bincount(lengths, minlength=len(taken))
+    return ranks
