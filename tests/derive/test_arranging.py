@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import shlex
 import shutil
 import tracemalloc
@@ -17,6 +18,7 @@ import pytest
 import xxhash
 from hypothesis import HealthCheck, given, settings, strategies as st
 from support.arranged import mixed, shuffled
+from support.commands import command
 from support.corpora import some_documents, write_corpus
 from support.failures import Died, dying_at, flip, full_from
 from support.oracle import EOT
@@ -193,6 +195,18 @@ def test_a_disk_that_is_full_in_any_pass_is_one_error_and_more_room_resumes(
         make(command, two, out)
         assert files_in(out) == files_in(tmp_path / "whole"), n
     assert n > 30
+
+
+def test_many_tiny_documents_take_no_more_memory_than_a_few_long_ones(tmp_path: Path) -> None:
+    """As objects of Python those of one block would take a hundred times their bytes."""
+    ids = np.full(900_000, EOT, np.uint16)
+    ids[::3] = ids[1::3] = 7
+    ids.tofile(tmp_path / "ids.bin")
+    options: dict[str, Any] = {"from_format": "raw", "dtype": "uint16", "eot": "after", "eot_id": EOT}
+    tokmill.convert(tmp_path / "ids.bin", tmp_path / "a", format="raw", **options)
+    done = command("shuffle", tmp_path / "a", "--seed", 1, "--out", tmp_path / "s", "--memory", "128MiB", "--json")
+    assert json.loads(done.stdout)["peak_rss_bytes"] < 128 << 20, done.stderr
+    assert tokmill.verify(tmp_path / "s").order_checked
 
 
 def test_what_is_committed_is_not_done_again(two: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

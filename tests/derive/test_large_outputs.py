@@ -1,4 +1,4 @@
-"""merge and convert at sizes where memory, time and kills show: a gigabyte of ids in fresh processes."""
+"""merge, convert, shuffle and mix at sizes where memory, time and kills show: a gigabyte of ids in fresh processes."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from support.commands import clean_environment
 from support.corpora import some_documents
+from support.oracle import EOT
 from support.outputs import files_in, written
 from support.runs import tokenize_documents
 
@@ -67,3 +69,24 @@ def test_killed_at_random_moments_and_run_again_the_bytes_are_the_same(base: Pat
     assert n_killed > 2
     assert files_in(tmp_path / "out") == files_in(tmp_path / "whole")
     assert tokmill.verify(tmp_path / "out").ok
+
+
+def bare(path: Path, ids: np.ndarray[tuple[int], np.dtype[np.uint16]]) -> Path:
+    """A complete output of ids."""
+    ids.tofile(path.with_suffix(".ids"))
+    options = {"from_format": "raw", "dtype": "uint16", "eot": "after", "eot_id": EOT, "tokenizer": "gpt2"}
+    tokmill.convert(path.with_suffix(".ids"), path, format="raw", **options)  # type: ignore[arg-type]
+    return path
+
+
+def test_ten_million_tiny_documents_and_one_larger_than_the_budget_take_no_more_memory(tmp_path: Path) -> None:
+    tiny = np.random.default_rng(0).integers(0, EOT, 30_000_000, dtype=np.uint16)
+    tiny[2::3] = EOT
+    long = np.random.default_rng(1).integers(0, EOT, 120_000_000, dtype=np.uint16)
+    long[[10, 90_000_000, -1]] = EOT
+    for name, ids in (("tiny", tiny), ("long", long)):
+        source = bare(tmp_path / name, ids)
+        for arguments in (["shuffle", source], ["mix", f"{source}=1", "--max-epochs", "1.5"]):
+            made = figures(*arguments, "--seed", "1", "--memory", "128MiB", "--out", tmp_path / "out")
+            assert made["peak_rss_bytes"] < 128 * MIB, (name, arguments[0])
+            assert tokmill.verify(tmp_path / "out", memory="128MiB").order_checked
