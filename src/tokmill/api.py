@@ -135,7 +135,7 @@ def plan(call: PlanCall) -> Plan:  # noqa: D417  the same
     if url:
         out = str(output_of(stage_of(url, _text(call.stage))))
     planned = make_job(_listed(call.inputs), call, out=out, destination=url)
-    made = make_plan(planned)
+    made = make_plan(planned, seed=call.shuffle)
     if url and not call.fresh:
         made = msgspec.structs.replace(made, is_complete=is_complete_at(planned.job, url))
     return msgspec.structs.replace(made, elapsed_s=round(time.monotonic() - began_s, 3))
@@ -198,7 +198,7 @@ def _shuffled(job: Job, call: TokenizeCall, runner: LocalRunner, meter: Meter) -
     Raises ChangedError for a complete output that was made differently.
     """
     from tokmill.derive import shuffle_into
-    from tokmill.output import finish_arranged, tokenized_of
+    from tokmill.output import finish_arranged, tokenized_before, tokenized_of
 
     out, seed = Path(text_to_path(job.out)), call.shuffle or 0
     if job.content.eot == "none":
@@ -214,10 +214,13 @@ def _shuffled(job: Job, call: TokenizeCall, runner: LocalRunner, meter: Meter) -
         return complete
     step = tokenized_of(out)
     if not call.force:
-        # As they were tokenized, in buckets, and in the output. Of work that was begun, a part is there; it is checked again below.
-        check_disk(job, copies=1 if step.exists() and not job.fresh else 3)
+        # Of work that was begun, a part is there; it is checked again below.
+        check_disk(job, is_shuffled=job.fresh or not step.exists())
     content = msgspec.structs.replace(job.content, format="raw", shards=msgspec.UNSET)
-    finished = runner.run(msgspec.structs.replace(job, out=path_to_text(str(step)), content=content), [meter, *call.observers])
+    finished = None if job.fresh else tokenized_before(out, content)
+    if finished is None:
+        tokenizing = msgspec.structs.replace(job, out=path_to_text(str(step)), content=content)
+        finished = runner.run(tokenizing, [meter, *call.observers])
     shuffle_into(
         step,
         job.content,

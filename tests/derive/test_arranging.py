@@ -33,8 +33,10 @@ from tokmill.core.document_order import choice_keys, copies, order_keys, sorted_
 from tokmill.core.errors import ChangedError, DamageError, DiskFullError, UsageError
 from tokmill.core.events import AnyEvent, Committed
 from tokmill.core.manifest import load_manifest
+from tokmill.core.system import durable
 from tokmill.core.system.tree import TreePath
 from tokmill.derive import arranging, bucket_run, buckets, mixing
+from tokmill.derive.buckets import RECORD
 from tokmill.reports.reproduce import commands
 from tokmill.run.parts.finalize import finalize
 
@@ -464,15 +466,53 @@ def test_tokenize_shuffle_into_an_output_in_the_order_of_its_inputs_says_what_di
 
 
 def test_tokenize_asks_at_once_for_the_disk_that_a_shuffle_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As they were tokenized, in buckets, and in the output: three times the ids."""
-    corpus = write_corpus(tmp_path / "a.txt", [text.decode() for text in some_documents(60, 60, 1)])
+    """The ids twice, and a record for each document."""
+    texts = [text.decode() for text in some_documents(60, 60, 1)]
+    corpus = write_corpus(tmp_path / "a.txt", texts)
     monkeypatch.setattr("tokmill.output.disk_space._need", asked := _Asked())
     needs = []
     for options in ({}, {"shuffle": 1}):
         with pytest.raises(_StopError):
             tokmill.tokenize(corpus, tmp_path / "s", **options)  # type: ignore[arg-type]
         needs.append(asked.output)
-    assert needs[1] == 3 * needs[0] > 0
+    # Each byte may be a token, and each of those a document, before a sample was taken.
+    assert needs[1] == needs[0] * 2 + RECORD.itemsize * needs[0] // 2 > 0
+
+
+def bytes_of(out: Path) -> int:
+    """Of ids and of what is on its way; files may be removed meanwhile."""
+    n_bytes = 0
+    for path in out.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            n_bytes += path.stat().st_size if path.suffix in (".bin", ".part") else 0
+    return n_bytes
+
+
+@pytest.mark.parametrize("bucket_bytes", [2000, 1 << 20])
+def test_tokenize_shuffle_never_has_the_ids_on_the_disk_more_than_twice(
+    bucket_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, documents = tmp_path / "out", some_documents(300, 200, 1)
+    corpus = write_corpus(tmp_path / "a.txt", [text.decode() for text in documents])
+    most = 0
+
+    def looking(real: Any) -> Any:
+        def call(*arguments: Any) -> Any:
+            nonlocal most
+            done = real(*arguments)
+            most = max(most, bytes_of(out))
+            return done
+
+        return call
+
+    with tiny(bucket_bytes=bucket_bytes, block_tokens=500, commit_bytes=2000):
+        for name in ("write_all", "write_all_at"):
+            monkeypatch.setattr(durable, name, looking(getattr(durable, name)))
+        made = tokmill.tokenize(corpus, out, shuffle=1, val_fraction=0.1)
+    n_bytes = 2 * (made.tokens_train + made.tokens_val)
+    records = RECORD.itemsize * made.documents_train
+    # Beside them the journal's state of the buckets.
+    assert 1.8 * n_bytes < most < 2 * n_bytes + records + 20_000
 
 
 class _StopError(Exception):
@@ -485,6 +525,25 @@ class _Asked:
     def __call__(self, _out: Path, _content: object, _n: int, output: int, *_: object, **__: object) -> None:
         self.output = output
         raise _StopError
+
+
+def test_a_plan_of_tokenize_shuffle_counts_its_passes_and_temporary_disk(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "a.txt", [text.decode() for text in some_documents(300, 200, 1)])
+    plain, plan = (tokmill.plan(corpus, tmp_path / "out", shuffle=seed) for seed in (None, 1))
+    assert plain.scratch_bytes is not None
+    assert (plain.passes, plain.scratch_bytes.value, plan.passes) == (1, 0, 3)
+    made = tokmill.tokenize(corpus, tmp_path / "out", shuffle=1)
+    assert plan.scratch_bytes is not None
+    n_documents = made.documents_train + made.documents_val
+    assert plan.scratch_bytes.value == 2 * (made.tokens_train + made.tokens_val) + RECORD.itemsize * n_documents
+    assert plan.disk is not None
+    assert plain.disk is not None
+    assert plan.disk.output_bytes - plain.disk.output_bytes == plan.scratch_bytes.value
+    again, other = (tokmill.plan(corpus, tmp_path / "out", shuffle=seed) for seed in (1, 2))
+    assert again.is_complete
+    assert not [said for said in again.notices if "refuse" in said]
+    assert not other.is_complete
+    assert [said for said in other.notices if "refuse this --out" in said and "seed" in said]
 
 
 def test_tokenized_and_shuffled_in_one_command_is_one_after_the_other(tmp_path: Path) -> None:

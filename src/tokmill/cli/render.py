@@ -211,6 +211,11 @@ def _disk_rows(plan: Plan) -> list[tuple[str, str]]:
     if plan.output_bytes is None:
         return []
     rows = [("output", f"{_estimate(plan.output_bytes, format_bytes)}, {plan.dtype}")]
+    if plan.passes > 1 and plan.scratch_bytes is not None:
+        passes = (
+            f"{plan.passes}: tokenized, into buckets, in order; {_estimate(plan.scratch_bytes, format_bytes)} of temporary disk"
+        )
+        rows.append(("passes", passes))
     if plan.disk is None:
         return [*rows, ("disk", "not checked (pass --out DIR)")]
     disk = plan.disk

@@ -287,6 +287,15 @@ class PlanOptions:
     max_skipped: int | None = option(
         None, group=ERRORS, metavar="N", least=0, allowed="0 or more", help="Stop when more than N bad records were skipped."
     )
+    shuffle: int | None = option(
+        None,
+        group=OUTPUT,
+        metavar="SEED",
+        least=0,
+        below=1 << 64,
+        allowed="0 to 2**64 - 1",
+        help="Put the documents of the training side into the random order of this seed, as tokmill shuffle does.",
+    )
     memory: str | int | None = option(
         None,
         group=RESOURCES,
@@ -337,15 +346,6 @@ class TokenizeOptions(PlanOptions):
         help="Start although the output will not fit on the disk, or will be more than 10,000 files of less than 1 MiB.",
     )
     append: bool = option(False, group=OUTPUT, help="Add the inputs to the complete output in DIR.")
-    shuffle: int | None = option(
-        None,
-        group=OUTPUT,
-        metavar="SEED",
-        least=0,
-        below=1 << 64,
-        allowed="0 to 2**64 - 1",
-        help="Put the documents of the training side into the random order of this seed, as tokmill shuffle does.",
-    )
     part: str | None = option(
         None,
         group=STORES,

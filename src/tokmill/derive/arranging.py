@@ -21,7 +21,7 @@ from tokmill.derive.buckets import RECORD, RECORD_COST, sum_of_digests
 from tokmill.derive.document_stream import ahead, pieces_of, slices, whole_documents, without_mark
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -48,13 +48,18 @@ class Arranging(BucketRun):
         budget_bytes: int,
         reporter: ProgressReporter,
         counts: Counts,
+        on_scattered: Callable[[], None] | None = None,
     ) -> None:
-        """counts: of the complete output. The rest as of BucketRun."""
+        """counts: of the complete output. The rest as of BucketRun.
+
+        on_scattered: called when the training sides are needed no longer, whatever happens; they are closed then.
+        """
         super().__init__(operands, content, output, budget_bytes, reporter)
         assert content.origin
         assert content.origin.arranged
         self._arrangement: Arrangement = content.origin.arranged
         self._expected = counts
+        self._on_scattered = on_scattered
         n_tokens = sum(source.taken_tokens for source in self._arrangement.sources)
         self._taken_bytes = n_tokens * self._item_bytes
         self._open_buckets(self._taken_bytes, self._arrangement.n_documents, RECORD_COST)
@@ -68,6 +73,12 @@ class Arranging(BucketRun):
         self._reporter.started(total_bytes, done_bytes)
         self._position_bytes = done_bytes
         self._scatter_all()
+        if self._on_scattered is not None:
+            self._commit_buckets(self._reached(len(self._operands), 0, document=0))
+            self._output.settle()
+            for operand in self._operands:
+                operand.source.close()
+            self._on_scattered()
         self._write_val()
         for loaded in ahead(self._loaded()):
             self._write_bucket(*loaded)

@@ -10,22 +10,21 @@ from tokmill.core.arrangement import MOST_DOCUMENTS, ArrangedSource, Arrangement
 from tokmill.core.config import MIB, Origin
 from tokmill.core.errors import UsageError
 from tokmill.core.options import PlanOptions, options_of, parse_size
-from tokmill.core.records import ITEM_BYTES, Counts
+from tokmill.core.records import Counts
 from tokmill.core.system.budget import store_bytes
 from tokmill.derive.arguments import Target, check_apart, check_choice, named_outputs, output_target
 from tokmill.derive.arranging import Arranging
 from tokmill.derive.bucket_run import LEAST_BYTES, Operand
-from tokmill.derive.buckets import RECORD
 from tokmill.derive.engine import derive_output, provenance
 from tokmill.derive.loading import load_source
 from tokmill.derive.merging import check_agreement, merged_content
 from tokmill.derive.source import Source, check_marks
 from tokmill.formats import FORMATS, choose_output
-from tokmill.output import RunHistoryRecorder
+from tokmill.output import RunHistoryRecorder, arranging_bytes, drop_tokenized
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from tokmill.core.config import Content, How
@@ -119,7 +118,8 @@ def shuffle_into(
 ) -> Outcome:
     """Make an output with these settings of one that was tokenized for it, with its documents in the order of a seed.
 
-    directory: the tokenized output. content: of the output, without origin. The rest as of `shuffle`.
+    directory: the tokenized output, whose training side is removed when all of it lies in buckets. content: of the output, without
+    origin. The rest as of `shuffle`.
     """
     source = Source.load(directory)
     content = msgspec.structs.replace(content, origin=Origin(arranged=_arrangement([source], seed)))
@@ -135,6 +135,7 @@ def shuffle_into(
         force=force,
         observers=observers,
         notices=(),
+        on_scattered=lambda: drop_tokenized(out),
     )
 
 
@@ -218,11 +219,12 @@ def arrange_output(
     observers: Sequence[Observer],
     notices: Sequence[str],
     recipe: str = "",
+    on_scattered: Callable[[], None] | None = None,
 ) -> Outcome:
     """Make a complete output with the documents of operands in the order of its content, or go on with it. Raises TokmillError.
 
-    how: the command; None: the operand is a step of the making and no output of its own. counts: of the output. The rest as of
-    `shuffle`.
+    how: the command; None: the operand is a step of the making and no output of its own. counts: of the output. on_scattered: as of
+    Arranging. The rest as of `shuffle`.
     """
     sources = [operand.source for operand in operands]
     is_read, is_sent = any(isinstance(each.directory, str) for each in sources), isinstance(out, Target) and out.is_remote
@@ -231,7 +233,7 @@ def arrange_output(
     def make(output: Output, reporter: ProgressReporter) -> tuple[Manifest, int]:
         recorder = reporter.add(RunHistoryRecorder(output))
         made_from = tuple(provenance(source, how) for source in sources) if how else ()
-        arranging = Arranging(operands, content, output, budget_bytes, reporter, counts)
+        arranging = Arranging(operands, content, output, budget_bytes, reporter, counts, on_scattered)
         try:
             manifest = arranging.run(made_from, recorder, recipe)
         except BaseException:
@@ -239,7 +241,8 @@ def arrange_output(
             raise
         return manifest, arranging.written_bytes
 
-    scratch_bytes = counts.tokens_train * ITEM_BYTES[content.dtype] + counts.documents_train * RECORD.itemsize
+    # A step is there already, and makes room for the output.
+    scratch_bytes = arranging_bytes(content, counts.tokens_train if how else 0, counts.documents_train)
     return derive_output(
         sources,
         content,

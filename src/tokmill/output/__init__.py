@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tokmill.output.directory import GrowingFile, Output, discard_append, open_output
     from tokmill.output.disk_space import (
         DiskNeed,
+        arranging_bytes,
         check_n_files,
         disk_need,
         most_tokens,
@@ -25,10 +26,12 @@ if TYPE_CHECKING:
     from tokmill.output.opening import (
         change_at,
         destination,
+        drop_tokenized,
         finish_arranged,
         is_complete,
         is_complete_at,
         is_made,
+        tokenized_before,
         tokenized_of,
     )
     from tokmill.output.parts import (

@@ -32,6 +32,8 @@ _FILES = 8
 """Inodes: two growing files, journal, history, lock, manifest, list of skipped records, and their directory."""
 _COMPRESSION = 30
 """Text does not compress better than this."""
+_RECORD_BYTES = 12
+"""Of a document that is put into another order, beside its ids."""
 _MOST_SMALL_FILES = 10_000
 _SMALL_BYTES = 1 << 20
 _REPLACED = 3
@@ -89,14 +91,21 @@ class DiskNeed(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-def disk_need(job: Job, n_tokens: int, bytes_in: int, carried_bytes: int = 0, *, copies: int = 1) -> DiskNeed:
+def disk_need(job: Job, n_tokens: int, bytes_in: int, carried_bytes: int = 0, *, n_shuffled: int | None = None) -> DiskNeed:
     """Return what a run of so many tokens, from so many decompressed bytes, needs on the disk of its output.
 
-    carried_bytes: of an old output that is copied into the new one first. copies: how often the ids are there at the worst moment.
+    carried_bytes: of an old output that is copied into the new one first. n_shuffled: documents that are put into another order;
+    None: they stay in theirs.
     """
     out = Path(text_to_path(job.out))
-    output = _held_bytes(job.content, job.resources.stage_bytes, copies * n_tokens * ITEM_BYTES[job.content.dtype] + carried_bytes)
+    output = _held_bytes(job.content, job.resources.stage_bytes, n_tokens * ITEM_BYTES[job.content.dtype] + carried_bytes)
+    output += 0 if n_shuffled is None else arranging_bytes(job.content, n_tokens, n_shuffled)
     return _need(out, job.content, n_tokens, output, bytes_in, fresh=job.fresh)
+
+
+def arranging_bytes(content: Content, n_tokens: int, n_documents: int) -> int:
+    """Return the bytes that documents take on the disk on their way into another order."""
+    return n_tokens * ITEM_BYTES[content.dtype] + n_documents * _RECORD_BYTES
 
 
 def check_n_files(content: Content, n_tokens: int, n_documents: int, out: str) -> None:

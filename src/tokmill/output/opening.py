@@ -13,6 +13,7 @@ from tokmill.core.errors import DamageError, TokmillError, UsageError
 from tokmill.core.manifest import MANIFEST_NAME, STATE_NAME, load_manifest
 from tokmill.core.outcome import already_finished
 from tokmill.core.records import is_url, text_to_path
+from tokmill.core.system.durable import storage_errors
 from tokmill.output.config_diff import change_of, changed_error
 from tokmill.output.journal import read_header
 from tokmill.output.place import Place
@@ -23,14 +24,33 @@ if TYPE_CHECKING:
     from tokmill.core.events import Finished
 
 
-def is_complete(job: Job) -> bool:
-    """Return whether the output of a job is complete, so that nothing will be written."""
-    return is_made(Path(text_to_path(job.out)), job.content, fresh=job.fresh)
+def is_complete(job: Job, seed: int | None = None) -> bool:
+    """Return whether the output of a job is complete, so that nothing will be written. seed: of the order of its documents."""
+    return is_made(Path(text_to_path(job.out)), job.content, fresh=job.fresh, seed=seed)
 
 
 def tokenized_of(out: Path) -> Path:
     """Return where an output whose documents are to be put into an order is tokenized first."""
     return out / STATE_NAME / "tokenized"
+
+
+def drop_tokenized(out: Path) -> None:
+    """Remove the training side of what was tokenized: its documents are on their way into the order. Raises StorageError."""
+    path = state_of(out) / "tokenized" / "train.bin"
+    with storage_errors(path):
+        path.unlink(missing_ok=True)
+
+
+def tokenized_before(out: Path, content: Content) -> Finished | None:
+    """Return how the run ended of which only the order is left, its training side dropped already; None: that side is there.
+
+    content: of the tokenized output.
+    """
+    step = state_of(out) / "tokenized"
+    if (step / "train.bin").exists() or not (step / MANIFEST_NAME).exists():
+        return None
+    manifest = load_manifest(step)
+    return already_finished(manifest) if manifest.fingerprint == content.fingerprint() else None
 
 
 def finish_arranged(out: Path, content: Content, seed: int) -> Finished | None:
@@ -43,12 +63,8 @@ def finish_arranged(out: Path, content: Content, seed: int) -> Finished | None:
             refuse_strangers(out, content.format)
         return None
     manifest = load_manifest(out)
-    arranged = manifest.content.origin.arranged if manifest.content.origin else None
-    plain = msgspec.structs.replace(manifest.content, origin=msgspec.UNSET)
-    if arranged is None or arranged.seed != seed or plain.fingerprint() != content.fingerprint():
-        # So that what differs is the order, the seed, or a setting.
-        wanted = msgspec.structs.replace(arranged, seed=seed) if arranged else Arrangement(seed=seed, sources=())
-        content = msgspec.structs.replace(content, origin=Origin(arranged=wanted))
+    content = _arranged(content, manifest.content, seed)
+    if content.fingerprint() != manifest.fingerprint:
         raise changed_error(manifest.content, content, out)
     state = state_of(out)
     if (state / "tokenized").exists():
@@ -57,14 +73,27 @@ def finish_arranged(out: Path, content: Content, seed: int) -> Finished | None:
     return already_finished(manifest)
 
 
-def change_at(job: Job) -> str:
-    """Return why a run would not go on with what is in its directory; empty if it would, or nothing is known of it."""
+def _arranged(content: Content, found: Content, seed: int | None) -> Content:
+    """Return settings with the order of a seed, so that what differs from those found is the order, the seed, or a setting."""
+    if seed is None:
+        return content
+    arranged = found.origin.arranged if found.origin else None
+    wanted = msgspec.structs.replace(arranged, seed=seed) if arranged else Arrangement(seed=seed, sources=())
+    return msgspec.structs.replace(content, origin=Origin(arranged=wanted))
+
+
+def change_at(job: Job, seed: int | None = None) -> str:
+    """Return why a run would not go on with what is in its directory; empty if it would, or nothing is known of it.
+
+    seed: of the order of its documents.
+    """
     out = Path(text_to_path(job.out))
     try:
         if not job.fresh and (out / MANIFEST_NAME).exists() and not is_begun(out):
-            return change_of(load_manifest(out).content, job.content, out)
+            found = load_manifest(out).content
+            return change_of(found, _arranged(job.content, found, seed), out)
         begun = None if job.fresh else read_header(state_of(out) / "journal")
-        return change_of(begun.content, job.content, out) if begun else ""
+        return change_of(begun.content, _arranged(job.content, begun.content, seed), out) if begun else ""
     except UsageError as error:
         # Another version of tokmill wrote it.
         return error.what
@@ -72,10 +101,11 @@ def change_at(job: Job) -> str:
         return ""
 
 
-def is_made(out: Path, content: Content, *, fresh: bool) -> bool:
-    """Return whether an output with these settings is complete in a directory."""
+def is_made(out: Path, content: Content, *, fresh: bool, seed: int | None = None) -> bool:
+    """Return whether an output with these settings is complete in a directory. seed: of the order of its documents."""
     try:
-        return not fresh and load_manifest(out).fingerprint == content.fingerprint()
+        manifest = None if fresh else load_manifest(out)
+        return manifest is not None and manifest.fingerprint == _arranged(content, manifest.content, seed).fingerprint()
     except (TokmillError, OSError):
         # Whatever is wrong there, the run itself says it better.
         return False

@@ -46,7 +46,7 @@ separator = "none"      # each file is one document
 format = "raw"          # the trainer: raw, llmc, megatron, datatrove, olmo, litdata, mds
 # shard_tokens = "100M"
 """
-_NOT_OF_SOURCES = {"format", "shard_tokens", "shard_documents", "drop_tail", "eot", "dtype", "seed", "fresh", "nice"}
+_NOT_OF_SOURCES = {"format", "shard_tokens", "shard_documents", "drop_tail", "eot", "dtype", "seed", "fresh", "nice", "shuffle"}
 _NOT_OF_SOURCES |= {"memory", "threads", "stage", "stage_size"}
 """Options of tokenize that are not those of one source: they are of the output, or of the command."""
 _TOP = ("seed", "tokens", "max_epochs", "tokenize", "sources", "output")

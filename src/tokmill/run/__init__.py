@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from tokmill.run.encode_batch import EncodeStage
     from tokmill.run.encoding import EncodingProcess, auditor_of, serve, watched
     from tokmill.run.estimate.forecast import (
+        ARRANGED_BYTES_PER_S,
         InputPlan,
         Plan,
         check_disk,

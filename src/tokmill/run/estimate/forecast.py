@@ -16,7 +16,7 @@ from tokmill.core.system.budget import BudgetShares, divide_budget
 from tokmill.core.system.child import Child
 from tokmill.core.system.memory import available_bytes, usable_cores
 from tokmill.core.system.process import error_of
-from tokmill.output import DiskNeed, change_at, check_n_files, disk_need, is_complete, most_tokens, n_shards
+from tokmill.output import DiskNeed, arranging_bytes, change_at, check_n_files, disk_need, is_complete, most_tokens, n_shards
 from tokmill.run.advice import possibly_short_notices, shard_notices
 from tokmill.run.estimate.statistics import Estimate, SampleRequest, SampleResult, Totals
 from tokmill.run.job import NOWHERE
@@ -34,6 +34,10 @@ _FILE_S = 0.0004
 """To open, read and close one file of this machine (20,000 small ones: 6 to 9.6 s measured)."""
 _EFFICIENCY = 0.75
 """Share of a worker's time in which it encodes; else it reads, writes or waits (0.6 to 0.9 measured)."""
+ARRANGED_BYTES_PER_S = 200e6
+"""Of ids, twice read and twice written: about what a disk of a desktop does."""
+_SHUFFLE_PASSES = 3
+"""As they are tokenized, into buckets, and in order."""
 _UNCERTAIN = (0.6, 2.5)
 """Time taken by time expected, at best and at worst, on a machine that does other things too."""
 _LIST_BYTES = 32
@@ -87,6 +91,10 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     tokenizer: str
     dtype: str
     output_bytes: Estimate | None
+    passes: int
+    """How often the ids are written; more than once with --shuffle."""
+    scratch_bytes: Estimate | None
+    """Temporary disk beside the output; 0 without --shuffle."""
     disk: DiskNeed | None
     """None without --out, or without `totals`."""
     is_complete: bool
@@ -105,8 +113,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
             self.disk.check()
 
 
-def make_plan(planned: PlannedJob) -> Plan:
-    """Return the plan of a job.
+def make_plan(planned: PlannedJob, seed: int | None = None) -> Plan:
+    """Return the plan of a job. seed: of the order of its documents; None: they stay in theirs.
 
     Raises:
         TokmillError: An input cannot be read, or the sampling process failed.
@@ -123,7 +131,7 @@ def make_plan(planned: PlannedJob) -> Plan:
         notices = [each for each in notices if each not in shard_notices(content)]
         notices += shard_notices(content, n_shards(content, found.tokens.value, found.documents.value))
         notices += possibly_short_notices(found.documents.value, found.bytes_text.value, found.tokens.value, content)
-    if job.out != NOWHERE and (change := change_at(job)):
+    if job.out != NOWHERE and (change := change_at(job, seed)):
         notices.insert(0, f"tokenize will refuse this --out: {change}; choose another, or start over with --fresh")
     available = available_bytes()
     if available is not None and available < budget:
@@ -136,23 +144,41 @@ def make_plan(planned: PlannedJob) -> Plan:
         tokenizer=content.tokenizer.name,
         dtype=content.dtype,
         output_bytes=found.tokens * ITEM_BYTES[content.dtype] if found else None,
-        disk=disk_need(job, found.tokens.value, found.bytes_in.value) if found and job.out != NOWHERE else None,
-        is_complete=is_complete(job),
+        passes=1 if seed is None else _SHUFFLE_PASSES,
+        scratch_bytes=_scratch(job, found, seed) if found else None,
+        disk=_disk(job, found, seed) if found and job.out != NOWHERE else None,
+        is_complete=is_complete(job, seed),
         memory=MemoryPlan(**msgspec.structs.asdict(shares), available_bytes=available, peak_bytes=shares.sum_bytes),
-        time=_time(job, found, sample.engine_bytes_per_s) if found else None,
+        time=_time(job, found, sample.engine_bytes_per_s, seed) if found else None,
         list_of_ints_bytes=_LIST_BYTES * found.tokens.value if found else None,
         elapsed_s=0.0,
         notices=notices,
     )
 
 
-def check_disk(job: Job, carried_bytes: int = 0, *, copies: int = 1) -> None:
+def _scratch(job: Job, found: Totals, seed: int | None) -> Estimate:
+    """Return the temporary disk of a run."""
+    tokens, documents = found.tokens, found.documents
+    whole = Estimate(
+        value=arranging_bytes(job.content, tokens.value, documents.value),
+        low=arranging_bytes(job.content, tokens.low, documents.low),
+        high=arranging_bytes(job.content, tokens.high, documents.high),
+    )
+    return whole * (seed is not None)
+
+
+def _disk(job: Job, found: Totals, seed: int | None) -> DiskNeed:
+    n_shuffled = None if seed is None else found.documents.value
+    return disk_need(job, found.tokens.value, found.bytes_in.value, n_shuffled=n_shuffled)
+
+
+def check_disk(job: Job, carried_bytes: int = 0, *, is_shuffled: bool = False) -> None:
     """Check that an output fits, with a small sample, or none where space is ample.
 
     Args:
         job: What is to be run.
         carried_bytes: As in `disk_need`.
-        copies: As in `disk_need`.
+        is_shuffled: Whether the documents are put into another order.
 
     Raises:
         DiskFullError: It surely will not fit.
@@ -162,7 +188,7 @@ def check_disk(job: Job, carried_bytes: int = 0, *, copies: int = 1) -> None:
     most = most_tokens(job.content)
     if most is None or is_complete(job):
         return
-    need = disk_need(job, *most, carried_bytes, copies=copies)
+    need = disk_need(job, *most, carried_bytes, n_shuffled=most[0] if is_shuffled else None)
     try:
         check_n_files(job.content, most[0], most[0], job.out)
         has_few_files = True
@@ -174,7 +200,8 @@ def check_disk(job: Job, carried_bytes: int = 0, *, copies: int = 1) -> None:
     found = ask(job, MIB, decode_s=0.15, encode_s=0.15).totals
     # Only what does not fit at the lower end of the interval is turned down.
     if found is not None:
-        need = disk_need(job, found.tokens.low, found.bytes_in.low, carried_bytes, copies=copies)
+        n_shuffled = found.documents.low if is_shuffled else None
+        need = disk_need(job, found.tokens.low, found.bytes_in.low, carried_bytes, n_shuffled=n_shuffled)
         need.check(is_staged=bool(job.destination), is_least=True)
     if found is not None and not has_few_files:
         check_n_files(job.content, found.tokens.low, found.documents.low, job.destination or job.out)
@@ -226,11 +253,12 @@ def _input(source: Input, decompressed: tuple[int | None, bool]) -> InputPlan:
     )
 
 
-def _time(job: Job, found: Totals, rate: float | None) -> TimePlan:
+def _time(job: Job, found: Totals, rate: float | None, seed: int | None) -> TimePlan:
     n_threads = job.resources.n_threads
     # Too little text to measure the engine is too little for it to matter.
     encoding_s = found.bytes_text.value / (rate * min(n_threads, usable_cores()) * _EFFICIENCY) if rate else 0.0
-    expected_s = _START_S + encoding_s + _FILE_S * len(job.content.inputs)
+    ordering_s = found.tokens.value * ITEM_BYTES[job.content.dtype] / ARRANGED_BYTES_PER_S if seed is not None else 0.0
+    expected_s = _START_S + encoding_s + ordering_s + _FILE_S * len(job.content.inputs)
     low, high = _UNCERTAIN
     return TimePlan(
         n_threads=n_threads,
