@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 import pytest
 import xxhash
-from hypothesis import HealthCheck, given, settings, strategies as st
+from hypothesis import HealthCheck, example, given, settings, strategies as st
 from support.arranged import mixed, shuffled
 from support.commands import command
 from support.corpora import some_documents, write_corpus
@@ -76,6 +76,7 @@ def test_a_shuffle_is_a_sort_in_memory(
 
 
 @settings(max_examples=25, suppress_health_check=QUICK, deadline=None)
+@example(first=[b""], second=[b""], weights=(1, 1), share=0.25, seed=0)
 @given(
     first=DOCUMENTS,
     second=DOCUMENTS,

@@ -138,7 +138,7 @@ def mixture_of(manifest: Manifest) -> list[SourceShare]:
     """Return what each source of a mixture became; nothing of another output."""
     arranged = manifest.content.origin.arranged if manifest.content.origin else None
     made_from = manifest.made_from or ()
-    if arranged is None or not any(source.wished_tokens for source in arranged.sources) or len(made_from) != len(arranged.sources):
+    if arranged is None or any(each.how != "mix" for each in made_from) or len(made_from) != len(arranged.sources):
         return []
     wished, taken = (
         max(1, sum(getattr(source, field) for source in arranged.sources)) for field in ("wished_tokens", "taken_tokens")
