@@ -26,13 +26,11 @@ except ImportError as error:
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tokmill.dataset import Batches, Dataset
+    from tokmill.dataset import Batches, Dataset, PackedBatch, PackedBatches
 
 
-class TorchBatches(IterableDataset):  # type: ignore[misc]  # torch is not there when types are checked
-    """Pairs (x, y) of tensors, int64, shape (batch, block), as `Dataset.batches` makes them.
-
-        loader = DataLoader(TorchBatches(data, "train", batch=12, block=1024), batch_size=None, num_workers=2)
+class _Iterated(IterableDataset):  # type: ignore[misc]  # torch is not there when types are checked
+    """Batches of a data set, each made into tensors.
 
     Each iteration begins where the state says that was loaded last, at first at the beginning. Keep `data` open until the end.
     """
@@ -43,7 +41,7 @@ class TorchBatches(IterableDataset):  # type: ignore[misc]  # torch is not there
         Args:
             data: An open data set.
             side: `train` or `val`.
-            options: Those of `Dataset.batches`.
+            options: Those of `Dataset.batches`, or `Dataset.packed`.
 
         Raises:
             UsageError: an option is out of range.
@@ -56,7 +54,7 @@ class TorchBatches(IterableDataset):  # type: ignore[misc]  # torch is not there
         # Seen by every process, whichever way it was started: memory of this one alone would not know what workers did.
         self._workers_read = torch.zeros(1, dtype=torch.uint8).share_memory_()
 
-    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def __iter__(self) -> Iterator[Any]:
         batches = self._new()
         batches.restore(_without_worker(self._begin))
         info = get_worker_info()
@@ -66,10 +64,10 @@ class TorchBatches(IterableDataset):  # type: ignore[misc]  # torch is not there
         self._check_worker(place, n_workers)
         if "worker" not in self._begin:
             batches.skip(place)
-        for x, y in batches:
+        for made in batches:
             batches.skip(n_workers - 1)
             self._now = batches.state() | ({"worker": [place, n_workers]} if info else {})
-            yield torch.from_numpy(x), torch.from_numpy(y)
+            yield self._tensors(made)
 
     def state_dict(self, n_taken: int | None = None) -> dict[str, Any]:
         """Return the position of the iteration.
@@ -108,8 +106,11 @@ class TorchBatches(IterableDataset):  # type: ignore[misc]  # torch is not there
         self._new().restore(_without_worker(state))
         self._begin = self._now = dict(state)
 
-    def _new(self) -> Batches:
-        return self._data.batches(**self._make)
+    def _new(self) -> Batches | PackedBatches:
+        raise NotImplementedError
+
+    def _tensors(self, made: Any) -> Any:
+        raise NotImplementedError
 
     def _check_worker(self, place: int, n_workers: int) -> None:
         saved = self._begin.get("worker", [place, n_workers])
@@ -120,6 +121,36 @@ class TorchBatches(IterableDataset):  # type: ignore[misc]  # torch is not there
                 allowed=f"a loader with {counted(saved[1], 'worker')}, as when it was saved",
                 next_step=f"num_workers={saved[1]}, or save state_dict(n_taken), which goes with any number",
             )
+
+
+class TorchBatches(_Iterated):
+    """Pairs (x, y) of tensors, int64, shape (batch, block), as `Dataset.batches` makes them.
+
+    loader = DataLoader(TorchBatches(data, "train", batch=12, block=1024), batch_size=None, num_workers=2)
+    """
+
+    def _new(self) -> Batches:
+        return self._data.batches(**self._make)
+
+    def _tensors(self, made: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.from_numpy(made[0]), torch.from_numpy(made[1])
+
+
+class TorchPacked(_Iterated):
+    """Batches of a packed output, as `Dataset.packed` makes them: dicts of tensors, and `max_seqlen`, an int.
+
+        loader = DataLoader(TorchPacked(data, "train", batch=12), batch_size=None, num_workers=2)
+
+    `input_ids`, `labels` and `position_ids` are int64, `loss_mask` is bool, of shape (batch, sequence); `cu_seqlens` is int32, of
+    shape (n + 1,), over the whole batch.
+    """
+
+    def _new(self) -> PackedBatches:
+        return self._data.packed(**self._make)
+
+    def _tensors(self, made: PackedBatch) -> dict[str, torch.Tensor | int]:
+        named = ("input_ids", "labels", "position_ids", "loss_mask", "cu_seqlens")
+        return {name: torch.from_numpy(getattr(made, name)) for name in named} | {"max_seqlen": made.max_seqlen}
 
 
 def _without_worker(state: dict[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from tokmill.dataset.batches import Batches
     from tokmill.dataset.dataset import Dataset, find_tokenizer, open_dataset
     from tokmill.dataset.id_reader import IdReader
+    from tokmill.dataset.packed_batches import PackedBatch, PackedBatches
     from tokmill.dataset.sharded_array import Ids, TokenArray
     from tokmill.dataset.starts import Starts
     from tokmill.dataset.token_files import (

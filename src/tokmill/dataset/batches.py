@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import TYPE_CHECKING, Annotated, Any, Protocol, Self, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Generic, Protocol, Self, TypeAlias, TypeVar
 
 import msgspec
 import numpy as np
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 Pair: TypeAlias = "tuple[NDArray[np.int64], NDArray[np.int64]]"
 """x and y, int64, shape (rows, block), C-contiguous: y[i, j] is the id after x[i, j]."""
+
+T = TypeVar("T")
 
 STATE_VERSION = 1
 _AHEAD = 4096
@@ -54,12 +56,15 @@ class State(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Windows that all ranks together have taken since the beginning."""
 
 
-class Batches:
-    """An iterator over batches (x, y), int64, shape (batch, block). Made by `Dataset.batches`.
+class Iteration(Generic[T]):
+    """An iterator over batches, whatever they are made of.
 
     Batch number k of a rank is windows (k * world_size + rank) * batch and the following of the sequence of all ranks. Threads may
     share one; each batch goes to one of them. A copy in another process (fork, pickle) goes on by itself from the same place.
     """
+
+    BEYOND = 1
+    """Ids that are needed after those of a window."""
 
     def __init__(
         self,
@@ -83,7 +88,7 @@ class Batches:
         _check_range("seed", seed, 0, 2**64 - 1)
         _check_range("world_size", world_size, 1, 2**31 - 1)
         _check_range("rank", rank, 0, world_size - 1)
-        if block >= n_tokens:
+        if block + self.BEYOND > n_tokens:
             raise UsageError(
                 f"a window of block + 1 = {block + 1:,} ids is longer than the side {side}, which has {counted(n_tokens, 'token')}",
                 where=f"block={block}",
@@ -99,7 +104,7 @@ class Batches:
                     allowed="epochs=None, or another order",
                     next_step='order="shuffled", or leave epochs out and stop by yourself',
                 )
-        self.order = Order(kind=order, n_tokens=n_tokens, block=block, seed=seed)
+        self.order = Order(kind=order, n_tokens=n_tokens + 1 - self.BEYOND, block=block, seed=seed)
         self.side = side
         self.batch = batch
         self.rank = rank
@@ -123,14 +128,11 @@ class Batches:
     def __iter__(self) -> Self:
         return self
 
-    def __next__(self) -> Pair:
+    def __next__(self) -> T:
         """Return the next batch.
 
         With a limited number of epochs the last batch is smaller: the windows that are left are divided between the ranks. If they
         are fewer than the ranks, some ranks have no last batch.
-
-        Returns:
-            x and y, int64, shape (batch, block), C-contiguous; y[i, j] is the id after x[i, j].
 
         Raises:
             StopIteration: after the last epoch.
@@ -141,8 +143,11 @@ class Batches:
             starts = self._next_starts()
         if not len(starts):
             raise StopIteration
-        found = windows(ids, starts, self.order.block + 1)
-        return found[:, :-1].astype(np.int64), found[:, 1:].astype(np.int64)
+        return self._made(ids, starts)
+
+    def _made(self, ids: TokenArray, starts: NDArray[np.int64]) -> T:
+        """Return a batch of the windows that begin at `starts`: int64, shape (n,)."""
+        raise NotImplementedError
 
     def skip(self, n_batches: int) -> None:
         """Skip batches of every rank without reading them; takes the same time for any number (0 or more)."""
@@ -185,7 +190,7 @@ class Batches:
 
     def __repr__(self) -> str:
         of = f"{self.side}, {counted(self.n_windows, 'window')} an epoch, {self.order.kind}"
-        return f"<tokmill.Batches of {of}, at {self._position:,}>"
+        return f"<tokmill.{type(self).__name__} of {of}, at {self._position:,}>"
 
     def _own_lock(self) -> threading.Lock:
         # Another thread may have held it in the moment of a fork: in the child nobody would ever release it.
@@ -197,13 +202,16 @@ class Batches:
         order = self.order
         return State(
             version=STATE_VERSION,
-            fingerprint=self._source.fingerprint(self.side),
+            fingerprint=self._fingerprint(),
             side=self.side,
             order=order.kind,
             seed=order.seed,
             block=order.block,
             position=position,
         )
+
+    def _fingerprint(self) -> str:
+        return self._source.fingerprint(self.side)
 
     def _within(self, position: int) -> int:
         return position if self._n_all is None else min(position, self._n_all)
@@ -225,6 +233,17 @@ class Batches:
             self._ahead = (at, starts)
         found: NDArray[np.int64] = starts[number]
         return found
+
+
+class Batches(Iteration[Pair]):
+    """An iterator over batches (x, y), int64, shape (batch, block), C-contiguous: y[i, j] is the id after x[i, j].
+
+    Made by `Dataset.batches`. See `Iteration` for ranks, threads and processes.
+    """
+
+    def _made(self, ids: TokenArray, starts: NDArray[np.int64]) -> Pair:
+        found = windows(ids, starts, self.order.block + 1)
+        return found[:, :-1].astype(np.int64), found[:, 1:].astype(np.int64)
 
 
 def _check_range(name: str, value: int, lowest: int, highest: int) -> None:

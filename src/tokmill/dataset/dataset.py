@@ -23,6 +23,7 @@ from tokmill.core.records import EotPlacement, IdType, Tokenizer, text_to_path
 from tokmill.core.system.refusals import explaining
 from tokmill.core.text import counted
 from tokmill.dataset.batches import Batches
+from tokmill.dataset.packed_batches import PackedBatches
 from tokmill.dataset.sharded_array import Ids, TokenArray, map_files, windows
 from tokmill.dataset.starts import Starts
 from tokmill.dataset.token_files import (
@@ -218,6 +219,38 @@ class Dataset:
         return Batches(
             self, side, batch=batch, block=block, order=order, epochs=epochs, seed=seed, rank=rank, world_size=world_size
         )
+
+    def packed(
+        self,
+        side: str = "train",
+        *,
+        batch: int,
+        order: OrderName = "shuffled",
+        epochs: int | None = None,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> PackedBatches:
+        """Return batches of the sequences of a packed output, with what keeps attention inside documents.
+
+        Args:
+            side: `train` or `val`.
+            batch: Sequences of a batch, on each rank.
+            order: `shuffled`, every sequence once an epoch, each epoch in another order; `sequential`, as they lie.
+            epochs: How many; None: endless, every batch full, also across the end of an epoch.
+            seed: Of the order, 0 <= seed < 2**64.
+            rank: Number of this process, from 0, among those that divide the sequences between them.
+            world_size: Number of those processes.
+
+        Returns:
+            An iterator over records of `input_ids`, `labels` (shifted), `position_ids`, `cu_seqlens` and `loss_mask`, which can be
+            saved and restored.
+
+        Raises:
+            UsageError: the output is not packed, or an argument is out of range.
+        """
+        options = {"batch": batch, "order": order, "epochs": epochs, "seed": seed, "rank": rank, "world_size": world_size}
+        return PackedBatches(self, side, **options)
 
     def fingerprint(self, side: str) -> str:
         """Return what tells the ids of a side from others: xxh3_128, hex, of their number and 64 evenly spaced samples.
