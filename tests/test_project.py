@@ -24,6 +24,7 @@ COMMANDS = (
     "inspect",
     "merge",
     "shuffle",
+    "dedup",
     "mix",
     "pack",
     "build",

@@ -69,6 +69,11 @@ class TokenizeCall(TokenizeOptions):
         """Whether the output is made in parts: one of them here, or all on a cluster."""
         return self.part is not None or self.ray is not None
 
+    @property
+    def is_derived(self) -> bool:
+        """Whether the output is made of one that is tokenized first."""
+        return self.shuffle is not None or self.dedup
+
 
 @called_with(TokenizeCall)
 def tokenize(call: TokenizeCall) -> Summary:  # noqa: D417  the arguments are the record's
@@ -184,54 +189,49 @@ def _carry_out(planned: PlannedJob, call: TokenizeCall, place: Place, runner: Lo
     complete = place.begin(asked.content, fresh=asked.fresh, stage_bytes=asked.resources.stage_bytes)
     if complete is not None:
         return planned.job, already_finished(complete)
-    if call.shuffle is not None:
-        return planned.job, _shuffled(planned.job, call, runner, meter)
+    if call.is_derived:
+        return planned.job, _derived(planned.job, call, runner, meter)
     if not call.force and not (call.append and is_complete(planned.job)):
         check_disk(asked, carried_bytes)
     job = copy_old_output(planned.job, call.observers) if call.append and planned.job.made_from else planned.job
     return job, place.publish(runner.run(job, [meter, *call.observers, *place.observers]), call.observers)
 
 
-def _shuffled(job: Job, call: TokenizeCall, runner: LocalRunner, meter: Meter) -> Finished:
-    """Tokenize into a directory inside the output, and put the documents from there into the order of the seed.
+def _derived(job: Job, call: TokenizeCall, runner: LocalRunner, meter: Meter) -> Finished:
+    """Tokenize into a directory inside the output, and make the output of it: without copies, or in the order of a seed.
 
     Raises ChangedError for a complete output that was made differently.
     """
-    from tokmill.derive import shuffle_into
-    from tokmill.output import finish_arranged, tokenized_before, tokenized_of
+    from tokmill.derive import dedup_into, shuffle_into
+    from tokmill.output import finish_derived, tokenized_before, tokenized_of
 
-    out, seed = Path(text_to_path(job.out)), call.shuffle or 0
+    out = Path(text_to_path(job.out))
     if job.content.eot == "none":
         raise UsageError(
             "documents cannot be told apart without end-of-text ids",
-            where="--shuffle with --eot none",
+            where=f"{'--dedup' if call.dedup else '--shuffle'} with --eot none",
             option="--eot",
             allowed="after or before",
             suggested="after",
         )
-    complete = None if job.fresh else finish_arranged(out, job.content, seed)
+    complete = None if job.fresh else finish_derived(out, job.content, call.shuffle, is_deduplicated=call.dedup)
     if complete is not None:
         return complete
     step = tokenized_of(out)
     if not call.force:
-        # Of work that was begun, a part is there; it is checked again below.
+        # Of work that was begun, a part is there; it is checked again below. Without copies, the ids are there twice as well.
         check_disk(job, is_shuffled=job.fresh or not step.exists())
     content = msgspec.structs.replace(job.content, format="raw", shards=msgspec.UNSET)
-    finished = None if job.fresh else tokenized_before(out, content)
+    finished = None if job.fresh or call.dedup else tokenized_before(out, content)
     if finished is None:
         tokenizing = msgspec.structs.replace(job, out=path_to_text(str(step)), content=content)
         finished = runner.run(tokenizing, [meter, *call.observers])
-    shuffle_into(
-        step,
-        job.content,
-        out,
-        seed=seed,
-        memory=job.resources.budget_bytes,
-        fresh=job.fresh,
-        force=call.force,
-        observers=call.observers,
-    )
-    complete = finish_arranged(out, job.content, seed)
+    how = {"memory": job.resources.budget_bytes, "fresh": job.fresh, "force": call.force, "observers": call.observers}
+    if call.shuffle is None:
+        dedup_into(step, job.content, out, **how)  # type: ignore[arg-type]
+    else:
+        shuffle_into(step, job.content, out, seed=call.shuffle, **how)  # type: ignore[arg-type]
+    complete = finish_derived(out, job.content, call.shuffle, is_deduplicated=call.dedup)
     assert complete is not None
     return msgspec.structs.replace(finished, files=complete.files, counts=complete.counts, already_complete=False)
 
@@ -291,16 +291,17 @@ def _place(call: TokenizeCall) -> Place:
 def _check_together(call: TokenizeCall) -> None:
     """Raise UsageError for options that exclude each other, or an append to an output in a store."""
     options = {"--part": call.part, "--ray": call.ray, "--append": call.append or None, "--shuffle": call.shuffle}
+    options["--dedup"] = call.dedup or None
     given = [name for name, value in options.items() if value is not None]
     if len(given) > 1:
         raise UsageError(
-            f"{' and '.join(given)} do not go together", option=given[0], allowed="one of them", next_step="tokmill tokenize --help"
+            f"{' and '.join(given)} do not go together", option=given[0], allowed="one of them", next_step=_one_by_one(given)
         )
-    if call.shuffle is not None and is_url(str(call.out)):
+    if call.is_derived and is_url(str(call.out)):
         raise UsageError(
-            "an output in a store is not shuffled while it is made",
+            "an output in a store is neither shuffled nor deduplicated while it is made",
             where=redacted(str(call.out)),
-            allowed="--shuffle with a directory",
+            allowed="--shuffle and --dedup with a directory",
             next_step="choose a directory for --out; then: tokmill shuffle DIR --out s3://...",
         )
     if call.append and is_url(str(call.out)):
@@ -310,6 +311,13 @@ def _check_together(call: TokenizeCall) -> None:
             allowed="--append with a directory",
             next_step="copy the output to a directory, append there, and copy it back, manifest.json last; or choose another --out",
         )
+
+
+def _one_by_one(given: Sequence[str]) -> str:
+    """Return how to have several of the options that exclude each other."""
+    if given == ["--shuffle", "--dedup"]:
+        return "tokmill tokenize --dedup, then tokmill shuffle; or tokmill build, whose recipe has both"
+    return "tokmill tokenize --help"
 
 
 def _of_part(part: str, job: Job) -> str:

@@ -108,7 +108,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     made_by: str = "tokenize"
     """The command that made it."""
     order_checked: bool = False
-    """Whether it is a shuffled, mixed or packed output, each of whose documents was found in its place."""
+    """Whether it is a shuffled, mixed, packed or deduplicated output, each of whose documents was found in its place."""
 
     def raise_for_damage(self) -> None:
         """Raise DamageError if anything is wrong."""

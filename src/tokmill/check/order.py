@@ -1,7 +1,11 @@
-"""Whether the documents of a shuffled or mixed output are those of its sources, each in its place: see `derive/arranging.py`."""
+"""Whether the documents of a shuffled, mixed or deduplicated output are those of its sources, each in its place.
+
+See `derive/arranging.py` and `derive/deduplication/copying.py`.
+"""
 
 from __future__ import annotations
 
+import itertools
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -28,15 +32,20 @@ _MANY = 4096
 class OrderCheck:
     """Takes the ids of the training side in order, block by block."""
 
-    def __init__(self, manifest: Manifest, arrangement: Arrangement, budget_bytes: int | None) -> None:
-        """budget_bytes: memory; None: 1 GiB."""
+    def __init__(self, manifest: Manifest, arrangement: Arrangement | None, budget_bytes: int | None) -> None:
+        """arrangement: of a shuffled or mixed output; None: documents were left out, and those that stayed are in their order.
+
+        budget_bytes: memory; None: 1 GiB.
+        """
         content = manifest.content
         self._eot_id = content.tokenizer.eot_id
         self._is_before = content.eot == "before"
         self._dtype = np.dtype("<u2" if content.tokenizer.n_ids <= 1 << 16 else "<u4")
-        self._keys = _numbers(sorted_keys(arrangement, (budget_bytes or _USUAL_BYTES) // _KEY_COST))
+        held_keys = (budget_bytes or _USUAL_BYTES) // _KEY_COST
+        self._keys = itertools.count() if arrangement is None else _numbers(sorted_keys(arrangement, held_keys))
         self._expected = manifest.documents_digest
-        self._n_expected = arrangement.n_documents
+        self._n_expected = manifest.counts.documents_train if arrangement is None else arrangement.n_documents
+        self._order = "without copies" if arrangement is None else "in the order of the seed"
         self._n = self._sum = 0
         self._open: xxhash.xxh3_128 | None = None if self._is_before else self._begun()
 
@@ -65,7 +74,7 @@ class OrderCheck:
         if self._n != self._n_expected:
             return f"{counted(self._n, 'document')} of train, but {self._n_expected:,} of its sources"
         if f"{self._sum % (1 << 128):032x}" != self._expected:
-            return "the documents of train are not those of its sources in the order of the seed"
+            return f"the documents of train are not those of its sources {self._order}"
         return None
 
     def _begun(self) -> xxhash.xxh3_128:

@@ -158,10 +158,12 @@ class Outline:
         """Files that begin where a document does, because their side does."""
         self.last = {names[-1] for names in sides.values() if names and not is_cut}
         """Files that end where a document does."""
-        arrangement = manifest.content.origin.arranged if manifest.content.origin else None
+        origin = manifest.content.origin
+        arrangement = origin.arranged if origin else None
+        has_order = bool(arrangement or (origin and origin.deduplicated))
         is_short = isinstance(shards, Shards) and shards.drop_tail
-        self.order = OrderCheck(manifest, arrangement, budget_bytes) if arrangement and not is_short else None
-        """Set for a shuffled or mixed output that has all of its ids."""
+        self.order = OrderCheck(manifest, arrangement, budget_bytes) if has_order and not is_short else None
+        """Set for a shuffled, mixed or deduplicated output that has all of its ids."""
         packing = manifest.content.packing
         self.packed = PackedCheck(manifest, packing) if packing else None
 

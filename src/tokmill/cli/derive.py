@@ -129,6 +129,74 @@ def shuffle(
 
 @command(
     root,
+    "dedup",
+    Argument(
+        "directories",
+        "DIR|URL...",
+        "Complete outputs of tokmill, in order: of several copies the first stays.",
+        nargs=-1,
+        required=True,
+    ),
+    OUT,
+    Option(
+        name="against",
+        group=INPUT,
+        metavar="DIR",
+        is_many=True,
+        help="A complete output, such as an evaluation set, whose documents are removed from DIR...; may be repeated.",
+    ),
+    Option(
+        name="compare",
+        kind=bool,
+        default=False,
+        group=INPUT,
+        help="Read both copies and compare their ids before one is removed; otherwise a hash of 128 bits decides.",
+    ),
+    Option(
+        name="dry_run",
+        kind=bool,
+        default=False,
+        group=OUTPUT,
+        has_variable=False,
+        help="Say what would be removed; make no output.",
+    ),
+    Option(
+        name="audit",
+        group=OUTPUT,
+        metavar="FILE",
+        has_variable=False,
+        help="With --dry-run: write a line about each document that would be removed, as removed.jsonl of an output has them.",
+    ),
+    *_SHAPE,
+    *named("memory"),
+    _OTHER_SPLIT,
+    *named("stage", "stage_size", "fresh", "force"),
+    *REPORTING,
+    short_help="Remove copies among the documents of complete outputs, in bounded memory.",
+)
+def dedup(
+    console: Console,
+    *,
+    directories: tuple[str, ...],
+    out: str,
+    **options: Any,
+) -> None:
+    """Write the documents of DIR... in their order, of those with the same ids the first alone. The same command continues.
+
+    Documents of the validation sides always stay; those of the training sides that equal one of them are removed. The output has a
+    line about each removed document, in removed.jsonl. Do this before mix and shuffle.
+    """
+    from tokmill.cli.event_log import carry_out
+    from tokmill.derive import dedup as dedup_outputs
+
+    outputs = [out, *directories, *options["against"]]
+    carry_out(
+        console, "removing copies", _made(console, out, partial(dedup_outputs, [*directories], out)), options, outputs=outputs
+    )
+
+
+@command(
+    root,
     "mix",
     Argument("weighted", "DIR=WEIGHT...", "Complete outputs of tokmill and their shares of the tokens.", nargs=-1, required=True),
     OUT,

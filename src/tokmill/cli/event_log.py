@@ -141,6 +141,8 @@ def carry_out(
         before = None if isinstance(made, Outcome) else made.appended_to
         n_before = before.tokens_train + before.tokens_val if before else 0
         empty = emptiness(made.files, made.out, notices, tokens_before=n_before)
+    if isinstance(made, Outcome) and made.dry_run:
+        empty = None
     if json or quiet:
         console.print_result(render.json_line(made) if json else "")
     else:

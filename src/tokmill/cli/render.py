@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from tokmill.check import Inspection, Preview, Problem, Report
+    from tokmill.core.deduplication import Removal
     from tokmill.core.errors import TokmillError
     from tokmill.core.outcome import Outcome, SourceShare
     from tokmill.core.packing import PackedSide
@@ -301,7 +302,7 @@ def report_lines(report: Report, notices: Sequence[str] = ()) -> str:
         ),
         ("tokens", f"train {report.tokens_train:,}, validation {report.tokens_val:,}: all in range"),
         ("documents", f"train {report.documents_train:,}, validation {report.documents_val:,}"),
-        *[("order", "as the seed says, each document of the sources in its place")] * report.order_checked,
+        *[("order", "each document that was taken from the sources is in its place")] * report.order_checked,
         *(_repaired_rows(report.repaired) if report.repaired is not None else [("sources", compared)]),
         ("time", _seconds(report.elapsed_s)),
         ("in", report.directory),
@@ -323,17 +324,32 @@ def outcome_lines(outcome: Outcome, made_of: str = "output", *, is_empty: bool =
         ("format", outcome.format),
         *(("mixture", _share_line(each)) for each in outcome.mixture),
         *((f"packed {side}", _packed_line(outcome.sequence or 1, each)) for side, each in outcome.packed.items() if each.sequences),
+        *(_removal_rows(outcome.removal, outcome.sources) if outcome.removal else []),
     ]
     if not outcome.already_complete:
         went_on = ", continued from an earlier run" if outcome.resumed else ""
         rate = f", {format_rate(outcome.bytes_per_s)}" if outcome.bytes_per_s else ""
         rows.append(("time", f"{_seconds(outcome.elapsed_s)}{rate}{went_on}"))
         rows.append(("memory", f"{format_memory(outcome.peak_rss_bytes)} at the peak"))
+    if outcome.dry_run:
+        rows.append(("output", f"none; the same command without --dry-run goes on with what was found, in {outcome.out}"))
+        return "\n".join(["tokmill: looked, and made nothing", *_aligned(rows), *_notes(outcome.notices)])
     rows.append(("files", f"{len(outcome.files):,}, {format_bytes(outcome.bytes_out)}"))
     rows.append(("in", outcome.out))
     if not is_empty:
         rows.append(("next", f"tokmill verify {quoted(outcome.out)}"))
     return "\n".join([_head(outcome.already_complete, is_empty), *_aligned(rows), *_notes(outcome.notices)])
+
+
+def _removal_rows(removal: Removal, sources: Sequence[str]) -> list[tuple[str, str]]:
+    """Return what was removed from each source. sources: their directories; of parts of a recipe, all of it."""
+    rows = []
+    for each, path in zip(removal.sources, sources, strict=False):
+        n, n_tokens = each.copies + each.near_copies, each.copy_tokens + each.near_copy_tokens
+        kinds = f"{counted(each.copies, 'copy', 'copies')}, {counted(each.near_copies, 'near copy', 'near copies')}"
+        share = f"{n_tokens / each.tokens:.2%} of the tokens" if each.tokens else "no token"
+        rows.append(("removed", f"{n:,} of {counted(each.documents, 'document')} ({kinds}), {share}: {path}"))
+    return rows
 
 
 def _share_line(share: SourceShare) -> str:

@@ -248,7 +248,7 @@ def _whole_command(typed: str, commands: Sequence[str], console: Console) -> str
     return _command(["tokenize", *arguments, *([] if has_out else ["--out", "DIR"])])
 
 
-RESUMING = ("tokenize", "merge", "convert", "reshard", "shuffle", "mix", "pack")
+RESUMING = ("tokenize", "merge", "convert", "reshard", "dedup", "shuffle", "mix", "pack")
 """Commands that continue from the last commit of an earlier run."""
 
 

@@ -17,6 +17,7 @@ import xxhash
 from tokmill.core import secrets
 from tokmill.core.arrangement import Arrangement
 from tokmill.core.bounded import Natural, Whole
+from tokmill.core.deduplication import Deduplication
 from tokmill.core.errors import UsageError
 from tokmill.core.options import PlanOptions
 from tokmill.core.output_spec import Shards
@@ -32,7 +33,7 @@ _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "0": "\0", "\\": "\\", "f": "\f", "
 
 
 Quoting = Literal["double", "none"]
-How = Literal["merge", "convert", "reshard", "append", "shuffle", "mix", "pack"]
+How = Literal["merge", "convert", "reshard", "append", "dedup", "shuffle", "mix", "pack"]
 
 
 class Provenance(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -76,6 +77,8 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The order of the documents of the training side, where that is not the order of the inputs."""
     packed: Packing | None = None
     """How the documents of both sides lie in sequences."""
+    deduplicated: Deduplication | None = None
+    """What decided which documents are left, where some were removed."""
 
 
 class Content(msgspec.Struct, frozen=True, kw_only=True):
@@ -124,6 +127,8 @@ def how_not_of_corpus(content: Content) -> str:
         return "its documents are in another order than those of the inputs"
     if content.origin and content.origin.packed:
         return "its documents are packed into sequences"
+    if content.origin and content.origin.deduplicated:
+        return "documents were removed from it, so it is not what its inputs say"
     return "it was made from runs with different settings, or from bare files"
 
 

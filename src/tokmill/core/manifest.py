@@ -15,6 +15,7 @@ import xxhash
 
 from tokmill.core.bounded import MOST_BYTES, MOST_VALUES, Natural, Seconds, Whole, check_amount, count_values
 from tokmill.core.config import Content, Provenance
+from tokmill.core.deduplication import Removal
 from tokmill.core.errors import DamageError, UsageError
 from tokmill.core.history import History, is_sane
 from tokmill.core.options import FORMAT_NAMES
@@ -98,9 +99,12 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """For an output made in parts: the number of segments up to the end of each part."""
     documents_digest: str | msgspec.UnsetType = msgspec.UNSET
     """Proof of a shuffled or mixed training side: the sum modulo 2**128 of xxh3_128 of each document's ids in its sources, as hex;
-    see `derive/arranging.py`. Of a packed output, of each piece of a document: see `derive/packing.py`."""
+    see `derive/arranging.py`. Of a packed output, of each piece of a document: see `derive/packing.py`. Of one without copies, with
+    the number of the document in the output as seed."""
     packed: dict[str, PackedSide] | msgspec.UnsetType = msgspec.UNSET
     """Of a packed output: what came of each side."""
+    removal: Removal | msgspec.UnsetType = msgspec.UNSET
+    """What was removed from an output without copies."""
     recipe: str | msgspec.UnsetType = msgspec.UNSET
     """Of an output that `build` made: fingerprint of the recipe and its sources."""
     history: History | msgspec.UnsetType = msgspec.UNSET

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from tokmill.core.deduplication import Removal
 from tokmill.core.errors import InputError
 from tokmill.core.events import Finished
 from tokmill.core.packing import PackedSide
@@ -70,6 +71,10 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """Of a packed output: tokens of each sequence."""
     packed: dict[str, PackedSide] = {}
     """Of a packed output: what came of each side."""
+    removal: Removal | None = None
+    """Of an output without copies: what was removed."""
+    dry_run: bool = False
+    """Whether no output was made."""
 
 
 NOTHING = "no token was written: "
@@ -131,6 +136,7 @@ def outcome_of(
         mixture=mixture_of(manifest),
         sequence=content.packing.sequence if content.packing else None,
         packed=manifest.packed or {},
+        removal=manifest.removal or None,
     )
 
 

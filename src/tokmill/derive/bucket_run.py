@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 MIB = 1 << 20
 LEAST_BYTES = 128 * MIB
-_FIXED_BYTES = 88 * MIB
+FIXED_BYTES = 88 * MIB
 """Python and numpy (56 MiB measured), and what one block takes on its way."""
 _BUCKET_BYTES = 32 * MIB
 """Of a bucket: larger ones are not faster."""
@@ -90,7 +90,7 @@ class BucketRun:
         self._output = output
         self._reporter = reporter
         self._item_bytes = ITEM_BYTES[content.dtype]
-        self._room = budget_bytes - _FIXED_BYTES
+        self._room = budget_bytes - FIXED_BYTES
         self._bucket_bytes = min(self._room // 4, _BUCKET_BYTES)
         self._state = output.segments[-1].writer if output.segments else {}
         """At the last commit."""

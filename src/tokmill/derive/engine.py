@@ -279,6 +279,8 @@ def copied(
     except BaseException:
         recorder.save()
         raise
+    # What was made of one output in its order, by convert or reshard.
+    keeps_order = bool(content.origin and (content.origin.arranged or content.origin.deduplicated))
     manifest = Manifest(
         format_version=FORMAT_VERSION,
         tokmill_version=__version__,
@@ -290,7 +292,8 @@ def copied(
         elapsed_s=round(output.elapsed_before_s + reporter.elapsed_s, 3),
         peak_rss_bytes=peak_rss_bytes(),
         made_from=tuple(provenance(source, how) for source in sources),
-        documents_digest=sources[0].manifest.documents_digest if content.origin and content.origin.arranged else msgspec.UNSET,
+        documents_digest=sources[0].manifest.documents_digest if keeps_order else msgspec.UNSET,
+        removal=sources[0].manifest.removal if keeps_order else msgspec.UNSET,
         history=recorder.history(),
     )
     output.publish(manifest)

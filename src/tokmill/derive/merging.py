@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from tokmill.core.protocols import Observer
     from tokmill.core.records import Tokenizer
 
-_MUST_AGREE = ("format", "dtype", "eot")
 _SPLIT = ("val_fraction", "seed")
 _MOST = 5
 """Inputs or settings that are named."""
@@ -104,14 +103,16 @@ def merge(
     )
 
 
-def check_agreement(sources: Sequence[Described], *, allow_other_split: bool) -> None:
+def check_agreement(
+    sources: Sequence[Described], *, allow_other_split: bool, names: Iterable[str] = ("format", "dtype", "eot")
+) -> None:
     """Raise UsageError, which names what differs and where, unless the ids of all sources mean the same.
 
-    allow_other_split: they may have chosen their validation documents differently.
+    allow_other_split: they may have chosen their validation documents differently. names: settings that must be the same.
     """
     first = sources[0]
     for source in sources[1:]:
-        found = [f"{name} is {theirs}, not {ours}" for name, theirs, ours in _unlike(source, first, _MUST_AGREE)]
+        found = [f"{name} is {theirs}, not {ours}" for name, theirs, ours in _unlike(source, first, names)]
         ours, theirs = first.content.tokenizer, source.content.tokenizer
         if (ours.sha256, ours.encoding) != (theirs.sha256, theirs.encoding):
             found.insert(0, f"the tokenizer is {_identified(theirs)}, not {_identified(ours)}")

@@ -14,7 +14,6 @@ from tokmill.core.errors import TokmillError, UsageError
 from tokmill.core.options import PlanOptions, options_of
 from tokmill.core.packing import DROPS, MOST_SEQUENCE, Packing
 from tokmill.core.records import ITEM_BYTES, Counts
-from tokmill.core.system.budget import store_bytes
 from tokmill.dataset import find_tokenizer
 from tokmill.derive.arguments import check_choice, named_outputs, output_target
 from tokmill.derive.bucket_run import Operand
@@ -107,8 +106,7 @@ def pack(
         drop=drop,
     )
     content, notices = _packed_content(sources, packing, format, shard_tokens)
-    is_read = any(isinstance(source.directory, str) for source in sources)
-    budget_bytes = budget_of(memory, store_bytes(is_read=is_read, is_sent=target.is_remote))
+    budget_bytes = budget_of(memory, sources, target)
     expected = sum((source.manifest.counts for source in sources), Counts())
     return derive_output(
         sources,

@@ -164,8 +164,21 @@ def arranged_content(
 
     format_name: None: that of the sources. The rest as of `shuffle`.
     """
+    origin = Origin(arranged=arrangement)
+    return chosen_content(sources, origin, format_name, shard_tokens, shard_documents=shard_documents)
+
+
+def chosen_content(
+    sources: Sequence[Source],
+    origin: Origin,
+    format_name: str | None,
+    shard_tokens: str | int | None,
+    *,
+    shard_documents: bool,
+) -> tuple[Content, list[str]]:
+    """Return the settings of an output of this origin. The rest as of `arranged_content`. Raises UsageError."""
     check_choice("--format", format_name, tuple(FORMATS))
-    content = msgspec.structs.replace(merged_content(sources), origin=Origin(arranged=arrangement))
+    content = msgspec.structs.replace(merged_content(sources), origin=origin)
     is_kept = format_name in (None, content.format)
     if is_kept and len(sources) == 1 and shard_tokens is None and not shard_documents:
         return msgspec.structs.replace(content, shards=sources[0].content.shards), []
@@ -227,8 +240,7 @@ def arrange_output(
     Arranging. The rest as of `shuffle`.
     """
     sources = [operand.source for operand in operands]
-    is_read, is_sent = any(isinstance(each.directory, str) for each in sources), isinstance(out, Target) and out.is_remote
-    budget_bytes = budget_of(memory, store_bytes(is_read=is_read, is_sent=is_sent))
+    budget_bytes = budget_of(memory, sources, out)
 
     def make(output: Output, reporter: ProgressReporter) -> tuple[Manifest, int]:
         recorder = reporter.add(RunHistoryRecorder(output))
@@ -258,18 +270,20 @@ def arrange_output(
     )
 
 
-def budget_of(memory: str | int | None, store_bytes: int) -> int:
-    """Return the memory for documents. store_bytes: what reading from a store and sending to it takes of the budget."""
+def budget_of(memory: str | int | None, sources: Sequence[Source], out: Path | Target) -> int:
+    """Return the memory for documents: the budget without what reading from a store and sending to it takes. Raises UsageError."""
+    is_read, is_sent = any(isinstance(each.directory, str) for each in sources), isinstance(out, Target) and out.is_remote
+    needed_bytes = store_bytes(is_read=is_read, is_sent=is_sent)
     if memory is None:
-        return _USUAL_BYTES - store_bytes
+        return _USUAL_BYTES - needed_bytes
     n_bytes = memory if isinstance(memory, int) else parse_size(memory, "--memory")
-    least = LEAST_BYTES + store_bytes
+    least = LEAST_BYTES + needed_bytes
     if n_bytes < least:
         raise UsageError(
             f"a budget of {n_bytes // MIB:,} MiB is too small",
             where="--memory",
             option="--memory",
-            allowed=f"at least {least // MIB} MiB" + (" with a store" if store_bytes else ""),
+            allowed=f"at least {least // MIB} MiB" + (" with a store" if needed_bytes else ""),
             suggested=f"{least // MIB}MiB",
         )
-    return n_bytes - store_bytes
+    return n_bytes - needed_bytes

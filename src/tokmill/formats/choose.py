@@ -32,6 +32,7 @@ _TAIL_ADVICE = {
     "shuffle": "tokmill reshard with another --shard-tokens makes it larger",
     "mix": "tokmill reshard with another --shard-tokens makes it larger",
     "pack": "another --shard-tokens makes it larger",
+    "dedup": "tokmill reshard with another --shard-tokens makes it larger",
 }
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
         change_at,
         destination,
         drop_tokenized,
-        finish_arranged,
+        finish_derived,
         is_complete,
         is_complete_at,
         is_made,

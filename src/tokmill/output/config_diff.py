@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tokmill.core.config import Content
+    from tokmill.core.deduplication import Deduplication
     from tokmill.core.manifest import Manifest
     from tokmill.core.records import Input
     from tokmill.core.system.tree import Directory
@@ -254,6 +255,9 @@ def _setting(name: str, before: Content, now: Content) -> str:
 
 def _origins(before: Content, now: Content) -> str:
     """Return in words how the origins of two outputs differ."""
+    once, again = (each.origin.deduplicated if each.origin else None for each in (before, now))
+    if once != again:
+        return _deduplications(once, again)
     was, is_ = (each.origin.arranged if each.origin else None for each in (before, now))
     if was is None and is_ is None:
         return "one of the two is made of runs with other settings, or of bare files, the other is not"
@@ -264,6 +268,21 @@ def _origins(before: Content, now: Content) -> str:
     if [each.fingerprint for each in was.sources] != [each.fingerprint for each in is_.sources]:
         return "it was made of other outputs, or of these before they were made again"
     return "the weights or the number of tokens were others"
+
+
+def _deduplications(once: Deduplication | None, again: Deduplication | None) -> str:
+    if once is None or again is None:
+        return "copies were removed from one of the two, not from the other"
+    if once.near != again.near:
+        return f"near copies: {_near(once)}, now {_near(again)}"
+    return "it was made of, or deduplicated against, other outputs, or these before they were made again"
+
+
+def _near(rule: Deduplication) -> str:
+    if rule.near is None:
+        return "they were left"
+    names = ("measure", "ngram", "bands", "rows", "shortest")
+    return f"--near {rule.near.threshold:g} " + " ".join(f"--{name} {getattr(rule.near, name)}" for name in names)
 
 
 def _option(name: str) -> str:

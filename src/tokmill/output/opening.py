@@ -9,6 +9,7 @@ import msgspec
 
 from tokmill.core.arrangement import Arrangement
 from tokmill.core.config import Origin
+from tokmill.core.deduplication import Deduplication
 from tokmill.core.errors import DamageError, TokmillError, UsageError
 from tokmill.core.manifest import MANIFEST_NAME, STATE_NAME, load_manifest
 from tokmill.core.outcome import already_finished
@@ -30,7 +31,7 @@ def is_complete(job: Job, seed: int | None = None) -> bool:
 
 
 def tokenized_of(out: Path) -> Path:
-    """Return where an output whose documents are to be put into an order is tokenized first."""
+    """Return where an output is tokenized first whose documents are to be put into an order, or of which some will go."""
     return out / STATE_NAME / "tokenized"
 
 
@@ -53,17 +54,18 @@ def tokenized_before(out: Path, content: Content) -> Finished | None:
     return already_finished(manifest) if manifest.fingerprint == content.fingerprint() else None
 
 
-def finish_arranged(out: Path, content: Content, seed: int) -> Finished | None:
-    """Return how the run ended of which these documents in the order of a seed are left, and remove what it was made of.
+def finish_derived(out: Path, content: Content, seed: int | None, *, is_deduplicated: bool) -> Finished | None:
+    """Return how the run ended of which this output is left, and remove what it was made of.
 
-    content: of the output, without origin. None: it is not complete. Raises ChangedError for one that was made differently.
+    content: of the output, without origin. seed: of the order of its documents; None: that of the inputs. is_deduplicated: without
+    copies. None: it is not complete. Raises ChangedError for one that was made differently.
     """
     if not (out / MANIFEST_NAME).exists() or is_begun(out):
         if out.is_dir() and not is_begun(out):
             refuse_strangers(out, content.format)
         return None
     manifest = load_manifest(out)
-    content = _arranged(content, manifest.content, seed)
+    content = _derived(content, manifest.content, seed, is_deduplicated=is_deduplicated)
     if content.fingerprint() != manifest.fingerprint:
         raise changed_error(manifest.content, content, out)
     state = state_of(out)
@@ -73,13 +75,15 @@ def finish_arranged(out: Path, content: Content, seed: int) -> Finished | None:
     return already_finished(manifest)
 
 
-def _arranged(content: Content, found: Content, seed: int | None) -> Content:
-    """Return settings with the order of a seed, so that what differs from those found is the order, the seed, or a setting."""
-    if seed is None:
-        return content
-    arranged = found.origin.arranged if found.origin else None
-    wanted = msgspec.structs.replace(arranged, seed=seed) if arranged else Arrangement(seed=seed, sources=())
-    return msgspec.structs.replace(content, origin=Origin(arranged=wanted))
+def _derived(content: Content, found: Content, seed: int | None, *, is_deduplicated: bool = False) -> Content:
+    """Return settings with an order and without copies, so that what differs from those found is that, the seed, or a setting."""
+    arranged, deduplicated = (found.origin.arranged, found.origin.deduplicated) if found.origin else (None, None)
+    if seed is not None:
+        wanted = msgspec.structs.replace(arranged, seed=seed) if arranged else Arrangement(seed=seed, sources=())
+        return msgspec.structs.replace(content, origin=Origin(arranged=wanted))
+    if is_deduplicated:
+        return msgspec.structs.replace(content, origin=Origin(deduplicated=deduplicated or Deduplication(sources=())))
+    return content
 
 
 def change_at(job: Job, seed: int | None = None) -> str:
@@ -91,9 +95,9 @@ def change_at(job: Job, seed: int | None = None) -> str:
     try:
         if not job.fresh and (out / MANIFEST_NAME).exists() and not is_begun(out):
             found = load_manifest(out).content
-            return change_of(found, _arranged(job.content, found, seed), out)
+            return change_of(found, _derived(job.content, found, seed), out)
         begun = None if job.fresh else read_header(state_of(out) / "journal")
-        return change_of(begun.content, _arranged(job.content, begun.content, seed), out) if begun else ""
+        return change_of(begun.content, _derived(job.content, begun.content, seed), out) if begun else ""
     except UsageError as error:
         # Another version of tokmill wrote it.
         return error.what
@@ -105,7 +109,7 @@ def is_made(out: Path, content: Content, *, fresh: bool, seed: int | None = None
     """Return whether an output with these settings is complete in a directory. seed: of the order of its documents."""
     try:
         manifest = None if fresh else load_manifest(out)
-        return manifest is not None and manifest.fingerprint == _arranged(content, manifest.content, seed).fingerprint()
+        return manifest is not None and manifest.fingerprint == _derived(content, manifest.content, seed).fingerprint()
     except (TokmillError, OSError):
         # Whatever is wrong there, the run itself says it better.
         return False

@@ -13,6 +13,7 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tokmill.core.deduplication import REMOVED_NAME
 from tokmill.core.errors import DamageError, UsageError
 from tokmill.core.manifest import MANIFEST_NAME, PARTS_NAME, PLAN_NAME, SKIPPED_NAME, STATE_NAME
 from tokmill.core.output_spec import SIDES
@@ -205,7 +206,7 @@ def refuse_strangers(directory: Directory, format_name: str) -> None:
     inside = [f"{side}/{name}" for side in SIDES if (tree / side).is_dir() for name in (tree / side).names()]
     for name in sorted([*tree.names(), *inside]):
         is_file = name in SIDES and not (tree / name).is_dir()
-        if name == SKIPPED_NAME or is_file or is_read_by_trainer(format_name, name):
+        if name in {SKIPPED_NAME, REMOVED_NAME} or is_file or is_read_by_trainer(format_name, name):
             raise UsageError(
                 "there is a file here that the trainer may read, and no tokmill manifest lists it",
                 where=str(tree / name),
@@ -238,7 +239,7 @@ def _is_of_output(real: Path, output: Path) -> bool:
     first = parts[0] if parts else ""
     if len(parts) > 1:
         return first in {"train", "val"}
-    return first in {MANIFEST_NAME, SKIPPED_NAME, ""} or _OF_A_SIDE.fullmatch(first) is not None
+    return first in {MANIFEST_NAME, SKIPPED_NAME, REMOVED_NAME, ""} or _OF_A_SIDE.fullmatch(first) is not None
 
 
 def _is_same(real: Path, path: str) -> bool:

@@ -204,7 +204,12 @@ def make_page(data: ReportData) -> str:
         frequent=data.frequent,
         n_tokens=sum(side.n_tokens for side in data.sides.values()),
         distinct=distinct,
-        commands=commands(content, data.manifest.made_from if data.manifest else (), str(data.directory)),
+        commands=commands(
+            content,
+            data.manifest.made_from if data.manifest else (),
+            str(data.directory),
+            data.manifest.removal if data.manifest else None,
+        ),
         settings=Table("Everything that decides the bytes", ("setting", "value"), settings(content), mono=(1,)),
         version=data.tokmill_version,
     )

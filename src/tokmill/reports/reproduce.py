@@ -8,6 +8,7 @@ import shlex
 from typing import TYPE_CHECKING
 
 from tokmill.core.config import typed_separator
+from tokmill.core.deduplication import Removal
 from tokmill.core.output_spec import Shards
 from tokmill.core.records import STDIN, text_to_path
 
@@ -55,8 +56,8 @@ def _packed(packing: Packing) -> str:
     return f"sequences of {packing.sequence:,}, seed {packing.seed}, filled up with the id {packing.pad_id:,}{dropped}"
 
 
-def commands(content: Content, made_from: Sequence[Provenance] | object, directory: str) -> str:
-    """Return the commands that make an output again, one a line."""
+def commands(content: Content, made_from: Sequence[Provenance] | object, directory: str, removal: Removal | object = None) -> str:
+    """Return the commands that make an output again, one a line. removal: what was removed from it."""
     sources = list(made_from) if isinstance(made_from, tuple) else []
     paths = [each.path for each in sources]
     if not sources or any(each.how == "append" for each in sources):
@@ -65,6 +66,8 @@ def commands(content: Content, made_from: Sequence[Provenance] | object, directo
         words = ["tokenize", *_first(paths), *_input_format(content), *_options(content)]
         if content.origin and content.origin.arranged:
             words += ["--shuffle", str(content.origin.arranged.seed)]
+        if content.origin and content.origin.deduplicated:
+            words += ["--dedup"]
         if content.n_parts:
             return "\n".join([_parts(words, content.n_parts, directory), *_remarks(paths)])
     elif sources[0].how == "merge":
@@ -74,6 +77,8 @@ def commands(content: Content, made_from: Sequence[Provenance] | object, directo
         words = _packing(sources, content, content.packing)
     elif sources[0].how in ("shuffle", "mix") and content.origin and content.origin.arranged:
         words = _arranging(sources, content, content.origin.arranged)
+    elif sources[0].how == "dedup" and content.origin and content.origin.deduplicated:
+        words = ["dedup", *_first(paths), *_against(removal), *_shape(content)]
     else:
         kind = ["reshard"] if sources[0].how == "reshard" else ["convert", "--format", content.format]
         given = []
@@ -91,9 +96,7 @@ def commands(content: Content, made_from: Sequence[Provenance] | object, directo
 
 def _arranging(sources: Sequence[Provenance], content: Content, arranged: Arrangement) -> list[str]:
     """Return the words of the command that shuffles or mixes outputs as they were."""
-    paths, options = [text_to_path(each.path) for each in sources], ["--seed", str(arranged.seed), "--format", content.format]
-    if isinstance(content.shards, Shards):
-        options += ["--shard-tokens", str(content.shards.tokens), *["--shard-documents"] * content.shards.whole_documents]
+    paths, options = [text_to_path(each.path) for each in sources], ["--seed", str(arranged.seed), *_shape(content)]
     if sources[0].how == "shuffle":
         return ["shuffle", *_first(paths), *options]
     wished = [source.wished_tokens for source in arranged.sources]
@@ -110,6 +113,20 @@ def _packing(sources: Sequence[Provenance], content: Content, packing: Packing) 
     if isinstance(content.shards, Shards):
         options += ["--shard-tokens", str(content.shards.tokens)]
     return ["pack", *_first([text_to_path(each.path) for each in sources]), *options]
+
+
+def _shape(content: Content) -> list[str]:
+    """Return the options of a command that writes into any format."""
+    options = ["--format", content.format]
+    if isinstance(content.shards, Shards):
+        options += ["--shard-tokens", str(content.shards.tokens), *["--shard-documents"] * content.shards.whole_documents]
+    return options
+
+
+def _against(removal: Removal | object) -> list[str]:
+    """Return the options that name the outputs whose documents were removed."""
+    against = removal.against if isinstance(removal, Removal) else ()
+    return [part for path in against for part in ("--against", text_to_path(path))]
 
 
 def _parts(words: Sequence[str], n_parts: int, directory: str) -> str:

@@ -1,0 +1,1 @@
+"""Outputs without copies: `dedup`, pass by pass."""

@@ -1,0 +1,186 @@
+"""Finds the documents that go, pass by pass. Every pass goes on from its last commit, and none needs memory by their number."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tokmill.core.errors import UsageError
+from tokmill.core.records import ITEM_BYTES
+from tokmill.derive.deduplication.exact import DIGEST, DIGEST_COST, MATCH, compared, copies_among, digests_of, matches_of
+from tokmill.derive.deduplication.gathering import GATHERED_COST, Gathering
+from tokmill.derive.deduplication.removals import REMOVAL, ByNumber, count_removed
+from tokmill.derive.deduplication.scratch import Records, Scratch, bucket_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Any
+
+    from numpy.typing import NDArray
+
+    from tokmill.core.deduplication import NearRule
+    from tokmill.core.system.tree import Directory
+    from tokmill.derive.deduplication.documents import Batch, Documents
+
+COMMIT_BYTES = 1 << 30
+"""Of ids that are read between two commits: each costs an fsync a bucket."""
+BUCKET_BYTES = 64 << 20
+"""Memory of a bucket while it is sorted: larger ones are not faster."""
+MOST_BUCKETS = 1 << 12
+_MOST_IDS = 1 << 32
+
+
+class Marking:
+    """The passes over the documents of one deduplication."""
+
+    def __init__(
+        self,
+        documents: Documents,
+        near: NearRule | None,
+        directory: Directory,
+        fingerprint: str,
+        room_bytes: int,
+        *,
+        n_sources: int,
+        compare: bool,
+        note: Callable[[int], None],
+        on_commit: Callable[[], None],
+    ) -> None:
+        """Go on with what is in the state directory of an output.
+
+        Args:
+            documents: All documents.
+            near: None: documents with the same ids alone.
+            directory: The output.
+            fingerprint: Of the output.
+            room_bytes: Memory beside what Python and numpy take.
+            n_sources: Outputs that are deduplicated.
+            compare: Read both copies before one of them goes.
+            note: Is told how many bytes of ids were read.
+            on_commit: Is called after every commit.
+        """
+        self._documents = documents
+        self._near = near
+        self._n_sources = n_sources
+        self._compares = compare
+        self._note = note
+        self._on_commit = on_commit
+        self._bucket_bytes = min(room_bytes // 3, BUCKET_BYTES)
+        self.scratch = Scratch(directory, fingerprint, room_bytes // 6)
+        self.state = self.scratch.state
+        self.state.removed = self.state.removed or [[0, 0, 0, 0] for _ in range(n_sources)]
+        self.removals = self._by_number("removals", REMOVAL, "removed")
+        self._uncommitted_bytes = 0
+
+    def run(self) -> None:
+        """Do what is left. Raises TokmillError."""
+        passes = [self._take_digests, self._find_copies]
+        passes += [self._gather_copies, self._compare_copies] if self._compares else []
+        for number in range(self.state.step, len(passes)):
+            passes[number]()
+            self.state.step = number + 1
+            self.state.section = self.state.token = self.state.document = self.state.bucket = 0
+            self._commit()
+        self.removals.flush()
+
+    @property
+    def n_passes(self) -> int:
+        """How often all ids are read."""
+        return 1 + self._compares
+
+    def _by_number(self, kind: str, dtype: np.dtype[Any], field: str) -> ByNumber:
+        return ByNumber(self.scratch, kind, dtype, field, self._documents.n, self._bucket_bytes)
+
+    def _digests(self) -> Records:
+        n_bytes = self._documents.n * DIGEST_COST * 5 // 4
+        return self.scratch.records("digests", DIGEST, min(max(1, -(-n_bytes // self._bucket_bytes)), MOST_BUCKETS))
+
+    def _take_digests(self) -> None:
+        """Read all documents for their digests."""
+        records = self._digests()
+        for batch in self._batches():
+            digests = digests_of(batch, self.state.very_long, self._documents.dtype)
+            if max(self.state.very_long.values(), default=0) >= _MOST_IDS:
+                raise _too_long(batch)
+            records.add(bucket_of(digests["high"], records.n_buckets), digests)
+
+    def _find_copies(self) -> None:
+        """Sort the digests: all documents of each but the first go, or are to be compared with it."""
+        records = self._digests()
+        for bucket in self._buckets(records):
+            found = copies_among(records.read(bucket), self._documents.n_protected, self.state.very_long)
+            if self._compares:
+                self._matches().add(matches_of(found))
+            else:
+                self._remove(found)
+        self.scratch.drop("digests")
+
+    def _matches(self) -> ByNumber:
+        return self._by_number("matches", MATCH, "document")
+
+    def _gathering(self) -> Gathering:
+        # If all documents had copies.
+        n_bytes = self._documents.n_ids * self._documents.dtype.itemsize + self._documents.n * GATHERED_COST
+        return Gathering(self.scratch, self._documents.dtype, min(max(1, -(-n_bytes // self._bucket_bytes)), MOST_BUCKETS))
+
+    def _gather_copies(self) -> None:
+        """Read all documents again, and bring those with the same digest together."""
+        gathering, matches = self._gathering(), self._matches()
+        matches.flush()
+        for batch in self._batches():
+            found = matches.between(batch.first, batch.n_documents)
+            if len(found):
+                gathering.add(batch, (found["document"] - np.uint64(batch.first)).astype(np.int64), found["label"])
+
+    def _compare_copies(self) -> None:
+        """Compare documents with the same digest id by id; those that have the same ids go."""
+        gathering = self._gathering()
+        gathering.flush()
+        for bucket in self._buckets(gathering.records):
+            self._remove(compared(gathering.bucket(bucket, 2 * self._bucket_bytes)))
+        gathering.drop()
+        self.scratch.drop("matches")
+
+    def _remove(self, removals: NDArray[Any]) -> None:
+        if len(removals):
+            count_removed(self.state.removed, removals, self._documents)
+            self.removals.add(removals)
+
+    def _batches(self) -> Iterator[Batch]:
+        """Yield all documents from the last commit on, and commit now and then."""
+        state = self.state
+        for batch in self._documents.batches(state.section, state.token, state.document):
+            yield batch
+            state.section, state.token = batch.number, batch.token + batch.n_tokens
+            state.document = batch.first - batch.section.first + batch.n_documents
+            n_bytes = batch.n_tokens * ITEM_BYTES[batch.section.source.content.dtype]
+            state.done_bytes += n_bytes
+            self._uncommitted_bytes += n_bytes
+            self._note(n_bytes)
+            if self._uncommitted_bytes >= COMMIT_BYTES:
+                self._commit()
+
+    def _buckets(self, records: Records) -> Iterator[int]:
+        """Yield the buckets that are left of a pass, and commit after each that was worth it."""
+        records.flush()
+        for bucket in range(self.state.bucket, records.n_buckets):
+            yield bucket
+            self.state.bucket = bucket + 1
+            self._uncommitted_bytes += records.lengths[bucket]
+            if self._uncommitted_bytes >= COMMIT_BYTES:
+                self._commit()
+
+    def _commit(self) -> None:
+        self.scratch.commit()
+        self._uncommitted_bytes = 0
+        self._on_commit()
+
+
+def _too_long(batch: Batch) -> UsageError:
+    return UsageError(
+        f"a document of {_MOST_IDS:,} ids or more",
+        where=f"{batch.section.source.directory}, document {batch.first - batch.section.first + 1:,} of {batch.section.side}",
+        allowed=f"documents of less than {_MOST_IDS:,} ids",
+        next_step="tokenize again with a --separator that ends documents earlier",
+    )

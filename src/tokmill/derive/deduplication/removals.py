@@ -1,0 +1,109 @@
+"""Which documents go, and for which document that stays: on the disk, by the number of the one that goes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from tokmill.derive.deduplication.documents import Documents
+    from tokmill.derive.deduplication.scratch import Scratch
+
+REMOVAL = np.dtype([("removed", "<u8"), ("kept", "<u8"), ("n_ids", "<u4"), ("kept_n_ids", "<u4"), ("shared", "<u4"), ("of", "<u4")])
+"""A document that goes: its number, that of a document that stays, the ids of both without end-of-text ids, and how many n-grams
+they share, of how many. `of` is 0 for documents with the same ids."""
+_COST = 3
+"""Bytes of memory that a record takes while its bucket is sorted, by its size."""
+_MANY = 1 << 12
+"""Removals that become lines at a time."""
+
+
+class ByNumber:
+    """Records of documents, read in the order of their numbers: in buckets of consecutive ones, each of which is sorted."""
+
+    def __init__(self, scratch: Scratch, kind: str, dtype: np.dtype[Any], field: str, n_documents: int, bucket_bytes: int) -> None:
+        """field: the one with the number. bucket_bytes: memory that a bucket may take if each document has a record."""
+        self._field = field
+        n_buckets = max(1, -(-n_documents * dtype.itemsize * _COST // bucket_bytes))
+        self._records = scratch.records(kind, dtype, n_buckets)
+        self._width = max(1, -(-n_documents // self._records.n_buckets))
+        self._nothing = np.empty(0, dtype)
+        self._held = (-1, self._nothing)
+
+    def add(self, records: NDArray[Any]) -> None:
+        """Add records; afterwards only `flush` makes them readable."""
+        self._records.add((records[self._field] // np.uint64(self._width)).astype(np.int64), records)
+
+    def flush(self) -> None:
+        """Make what was added readable."""
+        self._records.flush()
+        self._held = (-1, self._nothing)
+
+    def between(self, first: int, n: int) -> NDArray[Any]:
+        """Return those of documents `first` to `first + n`, in order."""
+        buckets = range(first // self._width, min(-(-(first + n) // self._width), self._records.n_buckets))
+        found = [self._sorted(bucket) for bucket in buckets]
+        records = found[0] if len(found) == 1 else np.concatenate([self._nothing, *found])
+        a, b = np.searchsorted(records[self._field], np.array([first, first + n], np.uint64))
+        return records[a:b]
+
+    def in_order(self) -> Iterator[NDArray[Any]]:
+        """Yield all, some at a time."""
+        for bucket in range(self._records.n_buckets):
+            yield self._sorted(bucket)
+
+    def _sorted(self, bucket: int) -> NDArray[Any]:
+        if self._held[0] != bucket:
+            self._held = (-1, self._nothing)
+            records = self._records.read(bucket)
+            self._held = (bucket, records[np.argsort(records[self._field], kind="stable")])
+        return self._held[1]
+
+
+def lines_of(removals: NDArray[Any], documents: Documents) -> bytes:
+    """Return the lines of an audit file for documents that go."""
+    lines = []
+    at, places = documents.where(removals["removed"])
+    kept_at, kept_places = documents.where(removals["kept"])
+    sections = documents.sections
+    rows = zip(at.tolist(), places.tolist(), kept_at.tolist(), kept_places.tolist(), removals.tolist(), strict=True)
+    for section, place, kept_section, kept_place, (_, _, n_ids, kept_n_ids, shared, of) in rows:
+        line = {
+            "source": sections[section].index,
+            "document": place,
+            "tokens": n_ids + 1,
+            "kept_source": sections[kept_section].index,
+            "kept_side": sections[kept_section].side,
+            "kept_document": kept_place,
+            "kept_tokens": kept_n_ids + 1,
+            "kind": "near" if of else "copy",
+            "similarity": round(shared / of, 4) if of else 1.0,
+        }
+        lines.append(msgspec.json.encode(line))
+    return b"".join(line + b"\n" for line in lines)
+
+
+def audit_lines(removals: ByNumber, documents: Documents) -> Iterator[bytes]:
+    """Yield the lines of all documents that go, in order, some at a time."""
+    for records in removals.in_order():
+        for begin in range(0, len(records), _MANY):
+            yield lines_of(records[begin : begin + _MANY], documents)
+
+
+def count_removed(removed: list[list[int]], removals: NDArray[Any], documents: Documents) -> None:
+    """Add documents that go to the sums of each source: copies, their tokens, near copies, their tokens."""
+    at, _ = documents.where(removals["removed"])
+    sources = np.array([section.index for section in documents.sections])[at]
+    for is_near in (False, True):
+        some = (removals["of"] > 0) == is_near
+        found = sources[some]
+        tokens = removals["n_ids"][some].astype(np.int64) + 1
+        for source in np.unique(found).tolist():
+            removed[source][2 * is_near] += int(np.count_nonzero(found == source))
+            removed[source][2 * is_near + 1] += int(tokens[found == source].sum())

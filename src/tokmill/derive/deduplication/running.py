@@ -1,0 +1,386 @@
+"""`dedup`: complete outputs without the copies among their documents, in their order, and a line for each document that went."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from tokmill.core.config import Origin, local_path
+from tokmill.core.deduplication import Deduplication, Removal
+from tokmill.core.errors import UsageError
+from tokmill.core.manifest import MANIFEST_NAME, Manifest
+from tokmill.core.outcome import Outcome
+from tokmill.core.progress import ProgressReporter
+from tokmill.core.records import ITEM_BYTES, Counts, path_to_text
+from tokmill.core.system.memory import peak_rss_bytes
+from tokmill.core.version import __version__
+from tokmill.derive.arguments import Target, named_outputs, output_target
+from tokmill.derive.bucket_run import FIXED_BYTES
+from tokmill.derive.deduplication.copying import Copying, removal_of
+from tokmill.derive.deduplication.documents import Documents, Section, sections_of
+from tokmill.derive.deduplication.exact import DIGEST
+from tokmill.derive.deduplication.marking import Marking
+from tokmill.derive.deduplication.removals import REMOVAL, audit_lines
+from tokmill.derive.engine import COMMIT_BYTES, derive_output, provenance
+from tokmill.derive.merging import check_agreement
+from tokmill.derive.shuffling import budget_of, chosen_content, load_operands
+from tokmill.derive.source import Source
+from tokmill.output import Output, RunHistoryRecorder, is_made, open_output, rewriting_need, why_protected
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tokmill.core.config import Content, How
+    from tokmill.core.protocols import Observer
+
+_EXAMPLE = "tokmill dedup DIR --out unique"
+_LINE_BYTES = 160
+"""Of an audit file, for a document that goes."""
+MOST_SOURCES = 1 << 8
+
+
+def dedup(
+    directories: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    out: str | os.PathLike[str],
+    *,
+    against: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
+    compare: bool = False,
+    dry_run: bool = False,
+    audit: str | os.PathLike[str] | None = None,
+    format: str | None = None,  # noqa: A002  the name of the option
+    shard_tokens: str | int | None = None,
+    shard_documents: bool = False,
+    memory: str | int | None = None,
+    allow_other_split: bool = False,
+    stage: str | os.PathLike[str] | None = None,
+    stage_size: str | int | None = None,
+    fresh: bool = False,
+    force: bool = False,
+    observers: Sequence[Observer] = (),
+) -> Outcome:
+    """Make one output of complete outputs without the copies among their documents, as `tokmill dedup` does.
+
+    Of documents with the same ids the first stays, in the order of the outputs. Documents of the validation sides always stay, and
+    those of the training sides that equal one of them go. Call it again to resume.
+
+    Args:
+        directories: The outputs in order, directories or `s3://bucket/prefix`.
+        out: The output directory, or `s3://bucket/prefix`. Its `removed.jsonl` has a line for each document that went.
+        against: Outputs whose documents, of both sides, go as well; nothing of them gets into the output.
+        compare: Read both copies and compare their ids before one goes; else 128 bits of a hash decide.
+        dry_run: Make no output, only find what would go. The work is kept in `out`: a call without `dry_run` goes on with it.
+        audit: With `dry_run`, a file for the lines of `removed.jsonl`.
+        format: Of the output; None: that of the sources.
+        shard_tokens: Tokens of a shard, a number or text such as `100M`; None: as the one source has them, or the trainer expects.
+        shard_documents: Cut shards only where documents end.
+        memory: Bytes, or text such as `512MiB`, from 128 MiB on. None: 1 GiB.
+        allow_other_split: Also take outputs that chose their validation documents differently.
+        stage: Of an `out` in a store, the local directory in which it is made first; None: inside ~/.cache/tokmill/stage.
+        stage_size: How many bytes of complete shards may wait there, a number or text such as `4GiB`.
+        fresh: Discard what is in `out`.
+        force: Go on though it will not fit on the disk.
+        observers: What is told of progress.
+
+    Returns:
+        What was done; `removal` says what went from each source.
+
+    Raises:
+        TokmillError: UsageError for outputs that do not agree, DamageError for one that is not as it was written.
+    """
+    target = output_target(out, stage, stage_size)
+    sources, _ = load_operands(named_outputs(directories), target, _EXAMPLE)
+    others = load_operands(listed, target, _EXAMPLE)[0] if (listed := named_outputs(against)) else []
+    _check_operands(sources, others, allow_other_split=allow_other_split)
+    audit_path = _audit_path(audit, [target.name, *(source.directory for source in (*sources, *others))], dry_run=dry_run)
+    rule = Deduplication(
+        sources=tuple(source.manifest.fingerprint for source in sources),
+        against=tuple(source.manifest.fingerprint for source in others),
+    )
+    content, notices = chosen_content(sources, Origin(deduplicated=rule), format, shard_tokens, shard_documents=shard_documents)
+    run = DedupRun(sources, others, rule, content, target, memory, compare=compare)
+    return (
+        run.find(audit_path, fresh=fresh, force=force, observers=observers)
+        if dry_run
+        else run.make("dedup", fresh=fresh, force=force, observers=observers, notices=notices)
+    )
+
+
+def dedup_into(
+    directory: Path,
+    content: Content,
+    out: Path,
+    *,
+    memory: str | int | None,
+    fresh: bool,
+    force: bool,
+    observers: Sequence[Observer],
+) -> Outcome:
+    """Make an output with these settings of one that was tokenized for it, without the copies among its documents.
+
+    directory: the tokenized output. content: of the output, without origin. The rest as of `dedup`.
+    """
+    source = Source.load(directory)
+    rule = Deduplication(sources=(source.manifest.fingerprint,))
+    content = msgspec.structs.replace(content, origin=Origin(deduplicated=rule))
+    return DedupRun([source], [], rule, content, out, memory).make(None, fresh=fresh, force=force, observers=observers)
+
+
+@dataclass
+class DedupRun:
+    """One deduplication of outputs."""
+
+    sources: Sequence[Source]
+    against: Sequence[Source]
+    rule: Deduplication
+    content: Content
+    """Of the output."""
+    out: Path | Target
+    memory: str | int | None
+    compare: bool = False
+
+    def __post_init__(self) -> None:
+        self._room_bytes = budget_of(self.memory, [*self.sources, *self.against], self.out) - FIXED_BYTES
+        self._documents = Documents(sections_of(self.sources, self.against))
+
+    def make(
+        self,
+        how: How | None,
+        *,
+        fresh: bool,
+        force: bool,
+        observers: Sequence[Observer],
+        notices: Sequence[str] = (),
+        recipe: str = "",
+    ) -> Outcome:
+        """Make the output, or go on with it. how, recipe: as of `arrange_output`. Raises TokmillError."""
+
+        def make(output: Output, reporter: ProgressReporter) -> tuple[Manifest, int]:
+            recorder = reporter.add(RunHistoryRecorder(output))
+            made_from = tuple(provenance(source, how) for source in self.sources) if how else ()
+            try:
+                marking, copying = self._marked(output, reporter)
+                copying.run()
+                removal = self._removal(marking)
+                manifest = copying.publish(self._counts(removal), removal, made_from, recorder, recipe)
+            except BaseException:
+                recorder.save()
+                raise
+            finally:
+                self._documents.close()
+            return manifest, copying.written_bytes
+
+        return derive_output(
+            self.sources,
+            self.content,
+            self.out,
+            how or "dedup",
+            make=make,
+            counts=self._most_counts(),
+            scratch_bytes=self._scratch_bytes(),
+            fresh=fresh,
+            force=force,
+            observers=observers,
+            notices=notices,
+        )
+
+    def find(self, audit: Path | None, *, fresh: bool, force: bool, observers: Sequence[Observer]) -> Outcome:
+        """Find what goes, and keep the work in the directory of the output. audit: a file for its lines. Raises TokmillError."""
+        target = self.out.name if isinstance(self.out, Target) else self.out
+        if isinstance(target, str):
+            raise UsageError(
+                "a dry run keeps its work in a directory",
+                where=target,
+                option="--out",
+                allowed="a local directory with --dry-run",
+                suggested="unique",
+            )
+        if not force and not is_made(target, self.content, fresh=fresh):
+            rewriting_need(target, self.content, Counts(), fresh=fresh, scratch_bytes=self._scratch_bytes()).check()
+        reporter = ProgressReporter(observers)
+        output = open_output(target, self.content, __version__, fresh=fresh, segment_bytes=COMMIT_BYTES)
+        if isinstance(output, Manifest):
+            raise UsageError(
+                "this output is complete already",
+                where=str(target),
+                allowed="a new directory, or one in which the same work was begun",
+                next_step=f"its {MANIFEST_NAME} and tokmill inspect say what was removed; for other settings choose another --out",
+            )
+        resumed = bool(output.segments)
+        try:
+            marking, _ = self._marked(output, reporter)
+            if audit is not None:
+                with audit.open("wb") as file:
+                    file.writelines(audit_lines(marking.removals, self._documents))
+            removal = self._removal(marking)
+        finally:
+            self._documents.close()
+            output.close()
+        counts, content = self._counts(removal), self.content
+        return Outcome(
+            out=str(target),
+            format=content.format,
+            dtype=content.dtype,
+            tokenizer=content.tokenizer.name,
+            sources=[str(source.directory) for source in self.sources],
+            documents_train=counts.documents_train,
+            documents_val=counts.documents_val,
+            tokens_train=counts.tokens_train,
+            tokens_val=counts.tokens_val,
+            bytes_out=0,
+            elapsed_s=round(reporter.elapsed_s, 3),
+            bytes_per_s=0.0,
+            peak_rss_bytes=peak_rss_bytes(),
+            resumed=resumed,
+            already_complete=False,
+            files={},
+            notices=[],
+            removal=removal,
+            dry_run=True,
+        )
+
+    def _marked(self, output: Output, reporter: ProgressReporter) -> tuple[Marking, Copying]:
+        """Find what goes, as far as that is not done, and return what writes the output."""
+        copying: Copying | None = None
+
+        def begin() -> None:
+            assert copying is not None
+            copying.begin()
+
+        def note(n_bytes: int) -> None:
+            assert copying is not None
+            copying.note(n_bytes)
+
+        marking = Marking(
+            self._documents,
+            self.rule.near,
+            output.directory,
+            self.content.fingerprint(),
+            self._room_bytes,
+            n_sources=len(self.sources),
+            compare=self.compare,
+            note=note,
+            on_commit=begin,
+        )
+        copying = Copying(self._documents, self._written_sections(), marking.removals, self.content, output, reporter)
+        n_out = sum(section.n_tokens * ITEM_BYTES[section.source.content.dtype] for section in self._written_sections())
+        copying.position_bytes = marking.state.done_bytes + copying.done_bytes
+        reporter.started(marking.n_passes * self._documents.n_bytes + n_out, copying.position_bytes)
+        marking.run()
+        return marking, copying
+
+    def _written_sections(self) -> list[Section]:
+        """Return the sections that become the output."""
+        return [section for section in self._documents.sections if section.index < len(self.sources)]
+
+    def _train(self) -> list[Section]:
+        return [section for section in self._documents.sections if not section.is_protected]
+
+    def _removal(self, marking: Marking) -> Removal:
+        state = marking.state
+        return Removal(
+            sources=removal_of(state.removed, self._train()),
+            against=tuple(path_to_text(str(source.directory)) for source in self.against),
+            short=state.short,
+            long=state.long,
+            clusters=state.clusters,
+            compared_pairs=state.compared_pairs,
+            unexamined=state.unexamined,
+        )
+
+    def _most_counts(self) -> Counts:
+        """Return the counts of the output if nothing goes."""
+        return sum((source.manifest.counts for source in self.sources), Counts())
+
+    def _counts(self, removal: Removal) -> Counts:
+        """Return what is in the output."""
+        most = self._most_counts()
+        n_documents = most.documents_train - sum(each.copies + each.near_copies for each in removal.sources)
+        n_tokens = most.tokens_train - sum(each.copy_tokens + each.near_copy_tokens for each in removal.sources)
+        return Counts(
+            documents=n_documents + most.documents_val,
+            documents_train=n_documents,
+            documents_val=most.documents_val,
+            tokens_train=n_tokens,
+            tokens_val=most.tokens_val,
+        )
+
+    def _scratch_bytes(self) -> int:
+        """Return what the work takes on the disk at the worst moment, beside the output."""
+        most = self._most_counts()
+        n_lines = max(0, most.documents_train * _LINE_BYTES - most.tokens_train * ITEM_BYTES[self.content.dtype])
+        return self._documents.n * max(DIGEST.itemsize, REMOVAL.itemsize) + n_lines
+
+
+def _check_operands(sources: Sequence[Source], against: Sequence[Source], *, allow_other_split: bool) -> None:
+    """Raise UsageError for outputs that cannot be deduplicated together."""
+    check_agreement(sources, allow_other_split=allow_other_split)
+    check_agreement([sources[0], *against], allow_other_split=True, names=())
+    if len(sources) + len(against) > MOST_SOURCES:
+        raise UsageError(
+            f"{len(sources) + len(against):,} outputs",
+            where="DIR",
+            allowed=f"up to {MOST_SOURCES}",
+            next_step="tokmill merge joins some of them first",
+        )
+    named = {source.directory for source in sources}
+    for source in against:
+        if source.directory in named:
+            raise UsageError(
+                "an output would be removed from itself",
+                where=str(source.directory),
+                option="--against",
+                allowed="other outputs than those that are deduplicated",
+                next_step="leave it out of --against",
+            )
+    for source in sources:
+        _check_order(source)
+
+
+def _check_order(source: Source) -> None:
+    """Raise UsageError for an output whose documents were put into another order, some of them perhaps several times."""
+    made_from = list(source.manifest.made_from or ())
+    ways: set[str] = set()
+    while made_from:
+        each = made_from.pop()
+        ways.add(each.how)
+        made_from += each.made_from
+    origin = source.content.origin
+    if not ways & {"shuffle", "mix", "pack"} and not (origin and origin.arranged):
+        return
+    raise UsageError(
+        "repetitions that a mix made on purpose would go"
+        if "mix" in ways
+        else "which copy stays would be chosen by the shuffle's seed",
+        where=str(source.directory),
+        allowed="this order: dedup, then mix, then shuffle, then pack",
+        next_step="tokmill dedup the outputs that it was made from, then do the other steps again",
+    )
+
+
+def _audit_path(audit: str | os.PathLike[str] | None, outputs: Sequence[Path | str], *, dry_run: bool) -> Path | None:
+    """Return where the lines of a dry run go. Raises UsageError for a file that must not be written to."""
+    if audit is None:
+        return None
+    path = Path(local_path(audit, "audit"))
+    if not dry_run:
+        raise UsageError(
+            "an output has its own list of what was removed",
+            option="--audit",
+            where=str(path),
+            allowed="with --dry-run",
+            next_step="leave it out: removed.jsonl lies in the output",
+        )
+    what = why_protected(path, [each for each in outputs if isinstance(each, Path)])
+    if what or path.is_dir() or not path.parent.is_dir():
+        raise UsageError(
+            f"this is {what}" if what else "no file can be written there",
+            where=str(path),
+            option="--audit",
+            allowed="a file outside of outputs, in a directory that exists",
+            suggested="removed.jsonl",
+        )
+    return path

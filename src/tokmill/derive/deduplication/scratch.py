@@ -1,0 +1,177 @@
+"""What a deduplication has on the disk while it works: records in buckets, and the state from which an interrupted run goes on.
+
+Every pass reads documents front to back or buckets one by one, and appends records to buckets. A commit makes the records durable
+and then replaces the state; what a run that was killed wrote after it is overwritten.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+
+from tokmill.core.bounded import Natural
+from tokmill.core.system.durable import storage_errors
+from tokmill.derive.buckets import load_state, read_pieces, save_state, sync_pieces, write_pieces
+from tokmill.output import growing_path
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from tokmill.core.system.tree import Directory, TreePath
+
+_LEAST_PIECE = 1 << 14
+_PIECE_COST = 60
+"""Bytes of memory that a piece takes while it is held, beside its records."""
+
+
+class State(msgspec.Struct, kw_only=True):
+    """What is done, as of a commit."""
+
+    fingerprint: str
+    """Of the output that it is for."""
+    step: Natural = 0
+    """Passes that are complete."""
+    section: Natural = 0
+    """Of the pass under way: the section to go on with, the same, tokens and documents of it that lie before, and the bucket."""
+    token: Natural = 0
+    document: Natural = 0
+    bucket: Natural = 0
+    done_bytes: Natural = 0
+    """Of ids, for progress."""
+    lengths: dict[str, list[Natural]] = {}
+    """Bytes of each bucket, by the kind of its records."""
+    removed: list[list[Natural]] = []
+    """Of each source: copies, their tokens, near copies, their tokens."""
+    very_long: dict[int, Natural] = {}
+    """Ids of documents whose length does not fit beside their number."""
+    short: Natural = 0
+    long: Natural = 0
+    clusters: Natural = 0
+    compared_pairs: Natural = 0
+    unexamined: Natural = 0
+
+
+class Records:
+    """The records of one kind, in buckets."""
+
+    def __init__(self, directory: Directory, kind: str, dtype: np.dtype[Any], lengths: list[int], buffer_bytes: int) -> None:
+        """lengths: bytes of each bucket that are committed."""
+        self.dtype = dtype
+        self.lengths = list(lengths)
+        self._directory = directory
+        self._kind = kind
+        self._held: list[list[bytes]] = [[] for _ in lengths]
+        self._sizes = [0] * len(lengths)
+        self._held_bytes, self._most_held = 0, buffer_bytes
+        self._most = max(buffer_bytes // max(1, len(lengths)), _LEAST_PIECE)
+        self._touched: set[int] = set()
+
+    @property
+    def n_buckets(self) -> int:
+        """How many there are."""
+        return len(self.lengths)
+
+    def add(self, buckets: NDArray[np.int64], records: NDArray[Any]) -> None:
+        """Append records, each to its bucket, in this order."""
+        if not len(records):
+            return
+        order = np.argsort(buckets, kind="stable")
+        buckets, data = buckets[order], records[order]
+        cuts = [0, *(np.flatnonzero(np.diff(buckets)) + 1).tolist(), len(buckets)]
+        for a, b in pairwise(cuts):
+            self.append(int(buckets[a]), data[a:b].tobytes())
+
+    def append(self, bucket: int, data: bytes) -> None:
+        """Append the bytes of records to a bucket."""
+        self._held[bucket].append(data)
+        size = len(data) + _PIECE_COST
+        self._sizes[bucket] += size
+        self._held_bytes += size
+        if self._sizes[bucket] >= self._most:
+            self._flush(bucket)
+        elif self._held_bytes >= self._most_held:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is held, so that it can be read."""
+        for bucket, size in enumerate(self._sizes):
+            if size:
+                self._flush(bucket)
+
+    def sync(self) -> None:
+        """Make all that was added durable. Raises StorageError."""
+        self.flush()
+        for bucket in sorted(self._touched):
+            sync_pieces(self._path(bucket))
+        self._touched.clear()
+
+    def read(self, bucket: int, begin: int = 0, n: int | None = None) -> NDArray[Any]:
+        """Return the records of a bucket, or `n` of them from `begin` on. Raises StorageError, DamageError."""
+        size = self.dtype.itemsize
+        found = np.empty(self.lengths[bucket] // size - begin if n is None else n, self.dtype)
+        read_pieces(self._path(bucket), begin * size, found.view(np.uint8).data)
+        return found
+
+    def remove(self) -> None:
+        """Remove all buckets. Raises StorageError."""
+        for bucket in range(self.n_buckets):
+            path = self._path(bucket)
+            with storage_errors(path):
+                path.unlink(missing_ok=True)
+
+    def _path(self, bucket: int) -> TreePath:
+        return growing_path(self._directory, f"{self._kind}_{bucket:05}")
+
+    def _flush(self, bucket: int) -> None:
+        self.lengths[bucket] += write_pieces(self._path(bucket), self._held[bucket], self.lengths[bucket])
+        self._held_bytes -= self._sizes[bucket]
+        self._held[bucket], self._sizes[bucket] = [], 0
+        self._touched.add(bucket)
+
+
+class Scratch:
+    """All records of one deduplication, and its state."""
+
+    def __init__(self, directory: Directory, fingerprint: str, buffer_bytes: int) -> None:
+        """Open what an earlier run left, or nothing. buffer_bytes: memory for records of one kind that are not written yet."""
+        self.directory = directory
+        self._buffer_bytes = buffer_bytes
+        found = load_state(_state_path(directory), State)
+        self.state = found if found is not None and found.fingerprint == fingerprint else State(fingerprint=fingerprint)
+        self._kinds: dict[str, Records] = {}
+        self._dropped: list[Records] = []
+
+    def records(self, kind: str, dtype: np.dtype[Any], n_buckets: int) -> Records:
+        """Return the records of a kind. n_buckets: of new ones; a run that was killed may have had another memory."""
+        if kind not in self._kinds:
+            lengths = self.state.lengths.get(kind) or [0] * n_buckets
+            self._kinds[kind] = Records(self.directory, kind, dtype, lengths, self._buffer_bytes)
+        return self._kinds[kind]
+
+    def drop(self, kind: str) -> None:
+        """Remove all records of a kind with the next commit: until then an interrupted run needs them."""
+        lengths = self.state.lengths.pop(kind, [])
+        records = self._kinds.pop(kind, None)
+        self._dropped.append(records or Records(self.directory, kind, np.dtype("u1"), lengths, self._buffer_bytes))
+
+    def commit(self) -> None:
+        """Make everything durable: an interrupted run goes on from here. Raises StorageError, DiskFullError."""
+        for kind, records in self._kinds.items():
+            records.sync()
+            self.state.lengths[kind] = list(records.lengths)
+        save_state(_state_path(self.directory), self.state)
+        for records in self._dropped:
+            records.remove()
+        self._dropped = []
+
+
+def bucket_of(keys: NDArray[np.uint64], n_buckets: int) -> NDArray[np.int64]:
+    """Return the bucket of each key by its leading 32 bits."""
+    return ((keys >> np.uint64(32)) * np.uint64(n_buckets) >> np.uint64(32)).astype(np.int64)
+
+
+def _state_path(directory: Directory) -> TreePath:
+    return growing_path(directory, "deduplication")

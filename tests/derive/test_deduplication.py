@@ -1,0 +1,325 @@
+"""`dedup`: what stays is what a set in memory says, whatever the memory, the format and the deaths on the way."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings, strategies as st
+from support.corpora import some_documents, write_corpus
+from support.deduplicated import unique
+from support.failures import Died, dying_at, flip
+from support.oracle import EOT
+from support.outputs import files_in, ids_of, written
+from support.runs import tokenize_documents
+
+import tokmill
+from tokmill.cli.app import run
+from tokmill.core.errors import ChangedError, DamageError, UsageError
+from tokmill.core.manifest import load_manifest
+from tokmill.derive import bucket_run, document_stream, source as sources
+from tokmill.derive.deduplication import copying, exact, gathering, marking, scratch
+from tokmill.output import directory
+from tokmill.reports.reproduce import commands
+
+QUICK = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+DOCUMENTS = st.lists(st.text(alphabet="ab é", max_size=5).map(str.encode), min_size=1, max_size=40)
+
+
+def documents_of(out: Path) -> tuple[list[bytes], list[bytes]]:
+    """The two sides of an output, document by document, as the bytes of their ids without end-of-text ids."""
+    eot = load_manifest(out).content.eot
+    with tokmill.open(out) as data:
+        sides = [np.asarray(side) for side in (data.train, data.val)]
+    found = []
+    for ids in sides:
+        marks = np.flatnonzero(ids == EOT).tolist()
+        edges = list(itertools.pairwise([*marks, len(ids)] if eot == "before" else [-1, *marks]))
+        found.append([ids[a + 1 : b].astype(np.uint16).tobytes() for a, b in edges])
+    return found[0], found[1]
+
+
+def audit_of(out: Path) -> list[dict[str, Any]]:
+    path = out / "removed.jsonl"
+    return [json.loads(line) for line in path.read_bytes().splitlines()] if path.exists() else []
+
+
+@contextlib.contextmanager
+def tiny(bucket_bytes: int = 1000, block_tokens: int = 50, commit_bytes: int = 300) -> Iterator[None]:
+    """Buckets, blocks and commits so small that a small corpus has many."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(marking, "BUCKET_BYTES", bucket_bytes)
+        patch.setattr(marking, "COMMIT_BYTES", commit_bytes)
+        patch.setattr(copying, "COMMIT_BYTES", commit_bytes)
+        patch.setattr(scratch, "_LEAST_PIECE", 100)
+        patch.setattr(gathering, "_PIECE_BYTES", 16)
+        patch.setattr(exact, "_LENGTH_BITS", 3)
+        patch.setattr(exact, "_MOST_LENGTH", 7)
+        patch.setattr(document_stream, "BLOCK_TOKENS", block_tokens)
+        patch.setattr(sources, "BLOCK_TOKENS", block_tokens)
+        yield
+
+
+@settings(max_examples=20, suppress_health_check=QUICK, deadline=None)
+@given(
+    first=DOCUMENTS,
+    second=DOCUMENTS,
+    other=DOCUMENTS,
+    eot=st.sampled_from(["after", "before"]),
+    compare=st.booleans(),
+    bucket_bytes=st.sampled_from([70, 1000, 1 << 20]),
+    block_tokens=st.integers(3, 30),
+)
+def test_what_stays_is_what_a_set_in_memory_says(
+    tmp_path_factory: pytest.TempPathFactory,
+    first: list[bytes],
+    second: list[bytes],
+    other: list[bytes],
+    eot: str,
+    compare: bool,
+    bucket_bytes: int,
+    block_tokens: int,
+) -> None:
+    base = tmp_path_factory.mktemp("dedup")
+    for name, documents in (("a", first), ("b", second), ("o", other)):
+        tokenize_documents(base / name, documents, eot=eot, keep_empty=True, val_fraction=0.3)
+    with tiny(bucket_bytes, block_tokens):
+        outcome = tokmill.dedup([base / "a", base / "b"], base / "u", against=base / "o", compare=compare)
+    sides, against = [documents_of(base / name) for name in "ab"], documents_of(base / "o")
+    stay, go = unique(sides, [*against[0], *against[1]])
+    assert documents_of(base / "u") == (stay, [*sides[0][1], *sides[1][1]])
+    lines, n_first = audit_of(base / "u"), len(sides[0][0])
+    assert [line["document"] + line["source"] * n_first for line in lines] == go
+    everything = [sides[0], sides[1], against]
+    for line in lines:
+        removed = everything[line["source"]][0][line["document"]]
+        kept = everything[line["kept_source"]][line["kept_side"] == "val"][line["kept_document"]]
+        assert removed == kept
+        assert (line["tokens"], line["kept_tokens"], line["similarity"]) == (len(removed) // 2 + 1, len(kept) // 2 + 1, 1.0)
+    assert outcome.removal is not None
+    assert sum(each.copies for each in outcome.removal.sources) == len(go)
+    assert sum(each.copy_tokens for each in outcome.removal.sources) == sum(line["tokens"] for line in lines)
+    report = tokmill.verify(base / "u")
+    assert report.ok
+    assert report.order_checked
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> list[Path]:
+    """Each has documents of the other, and some twice."""
+    documents = [some_documents(60, 60, i) for i in range(2)]
+    tokenize_documents(tmp_path / "a", documents[0] + documents[1][:20] + documents[0][:10])
+    tokenize_documents(tmp_path / "b", documents[1] + documents[0][30:])
+    return [tmp_path / "a", tmp_path / "b"]
+
+
+@pytest.mark.parametrize(("compare", "step"), [(False, 11), (True, 29)])
+def test_died_at_any_call_it_goes_on_to_the_same_bytes(
+    compare: bool, step: int, two: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def make(out: Path) -> None:
+        with tiny(bucket_bytes=3000, commit_bytes=2500):
+            tokmill.dedup(two, out, compare=compare)
+
+    make(tmp_path / "whole")
+    n = 0
+    for n in itertools.count(1, step):
+        out = tmp_path / f"out{n}"
+        with monkeypatch.context() as patch:
+            calls = dying_at(n, patch)
+            with contextlib.suppress(Died):
+                make(out)
+        if calls() < n:
+            break
+        make(out)
+        assert files_in(out) == files_in(tmp_path / "whole"), n
+        assert sorted(p.name for p in out.iterdir()) == ["manifest.json", "removed.jsonl", "train.bin", "val.bin"], n
+        assert load_manifest(out).removal == load_manifest(tmp_path / "whole").removal
+        assert tokmill.verify(out).ok
+    assert n > 100
+
+
+def test_the_bytes_do_not_depend_on_memory_and_merging_first_changes_nothing(two: list[Path], tmp_path: Path) -> None:
+    tokmill.dedup(two, tmp_path / "u", memory="128MiB")
+    with tiny(bucket_bytes=500):
+        tokmill.dedup(two, tmp_path / "v", compare=True)
+    assert files_in(tmp_path / "u") == files_in(tmp_path / "v")
+    tokmill.merge(two, tmp_path / "ab")
+    tokmill.dedup(tmp_path / "ab", tmp_path / "w")
+    assert written(tmp_path / "w") == written(tmp_path / "u")
+
+
+def test_nothing_is_left_to_remove(two: list[Path], tmp_path: Path) -> None:
+    tokmill.dedup(two, tmp_path / "u")
+    again = tokmill.dedup(tmp_path / "u", tmp_path / "v")
+    assert written(tmp_path / "v") == written(tmp_path / "u")
+    assert again.removal is not None
+    assert not audit_of(tmp_path / "v")
+    assert again.removal.sources[0].copies == 0
+
+
+@pytest.mark.parametrize("trainer", ["llmc", "megatron", "datatrove", "olmo", "litdata", "mds"])
+def test_from_any_format_through_any_other_the_ids_are_the_same(trainer: str, two: list[Path], tmp_path: Path) -> None:
+    shards = {} if trainer in ("megatron", "datatrove", "olmo") else {"shard_tokens": 2048 if trainer == "mds" else 1000}
+    tokmill.convert(two[0], tmp_path / "f", format=trainer, **shards)  # type: ignore[arg-type]
+    tokmill.dedup(tmp_path / "f", tmp_path / "fu")
+    tokmill.dedup(two[0], tmp_path / "u")
+    tokmill.convert(tmp_path / "u", tmp_path / "uf", format=trainer, **shards)  # type: ignore[arg-type]
+    for name in ("fu", "uf"):
+        report = tokmill.verify(tmp_path / name)
+        assert report.ok
+        assert report.order_checked
+    if trainer not in ("litdata", "mds"):
+        assert ids_of(tmp_path / "fu")[0] == ids_of(tmp_path / "uf")[0]
+
+
+def test_a_digest_that_two_documents_share_removes_nothing_when_both_are_read(
+    two: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("xxhash.xxh3_128_digest", lambda _: b"the same for all")
+    loose = tokmill.dedup(two, tmp_path / "loose").removal
+    careful = tokmill.dedup(two, tmp_path / "careful", compare=True).removal
+    monkeypatch.undo()
+    true = tokmill.dedup(two, tmp_path / "true").removal
+    assert loose is not None
+    assert careful is not None
+    assert true is not None
+    assert loose.sources[0].copies > true.sources[0].copies >= careful.sources[0].copies
+    stay = documents_of(tmp_path / "careful")[0]
+    assert {*stay} >= {*documents_of(tmp_path / "true")[0]}
+
+
+def test_a_dry_run_makes_nothing_and_the_same_command_goes_on_with_it(two: list[Path], tmp_path: Path) -> None:
+    tokmill.dedup(two, tmp_path / "u")
+    found = tokmill.dedup(two, tmp_path / "v", dry_run=True, audit=tmp_path / "lines.jsonl")
+    assert [p.name for p in (tmp_path / "v").iterdir()] == [".tokmill"]
+    assert (tmp_path / "lines.jsonl").read_bytes() == (tmp_path / "u" / "removed.jsonl").read_bytes()
+    made = tokmill.dedup(two, tmp_path / "v")
+    assert made.resumed
+    assert files_in(tmp_path / "v") == files_in(tmp_path / "u")
+    assert (found.removal, found.tokens_train, found.dry_run) == (made.removal, made.tokens_train, True)
+    with pytest.raises(UsageError, match="complete already"):
+        tokmill.dedup(two, tmp_path / "v", dry_run=True)
+
+
+def refused(directories: Any, out: Path, **options: Any) -> UsageError:
+    with pytest.raises(UsageError) as caught:
+        tokmill.dedup(directories, out, **options)
+    return caught.value
+
+
+def test_what_cannot_be_is_refused(two: list[Path], tmp_path: Path) -> None:
+    out = tmp_path / "u"
+    tokmill.shuffle(two, tmp_path / "s", seed=1)
+    tokmill.mix([(two[0], 1), (two[1], 1)], tmp_path / "m", seed=1)
+    tokmill.merge([tmp_path / "m"], tmp_path / "mm")
+    assert "shuffle's seed" in refused(tmp_path / "s", out).what
+    assert "on purpose" in refused([two[0], tmp_path / "mm"], out).what
+    assert refused(two[0], out, against=[two[1], two[0]]).option == "--against"
+    assert refused(two[0], out, audit=tmp_path / "x").option == "--audit"
+    assert refused(two[0], out, audit=two[1] / "train.bin", dry_run=True).option == "--audit"
+    assert refused(two[0], out, memory="1MiB").option == "--memory"
+    assert "no output was given" in refused([], out).what
+    assert not out.exists()
+    tokmill.dedup(two[0], out)
+    with pytest.raises(ChangedError, match="other outputs"):
+        tokmill.dedup(two, out)
+    with pytest.raises(UsageError, match="documents were removed"):
+        tokmill.tokenize(tmp_path / "a.txt", out, append=True)
+
+
+def test_a_source_that_is_damaged_is_named_and_so_is_a_file_of_work_in_progress(
+    two: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flip(two[1] / "train.bin", 100)
+    with pytest.raises(DamageError, match="a source is damaged") as caught:
+        tokmill.dedup(two, tmp_path / "out")
+    assert str(two[1] / "train.bin") in str(caught.value.where)
+    flip(two[1] / "train.bin", 100)
+    real = copying.Copying.run
+
+    def damaging(self: copying.Copying) -> None:
+        path = next((tmp_path / "out" / ".tokmill").glob("removals_*.part"))
+        path.write_bytes(path.read_bytes()[:-3])
+        real(self)
+
+    monkeypatch.setattr(copying.Copying, "run", damaging)
+    with pytest.raises(DamageError, match="work in progress"):
+        tokmill.dedup(two, tmp_path / "out")
+    assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+def test_tokenized_and_deduplicated_in_one_command_is_one_after_the_other(tmp_path: Path) -> None:
+    texts = [text.decode() for text in some_documents(200, 60, 1)]
+    corpus = write_corpus(tmp_path / "corpus.txt", texts + texts[50:90])
+    options: dict[str, Any] = {"val_fraction": 0.1, "format": "llmc", "shard_tokens": 2000}
+    tokmill.tokenize(corpus, tmp_path / "t", **options)
+    tokmill.dedup(tmp_path / "t", tmp_path / "u", shard_tokens=2000)
+    out = tmp_path / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(copying.Copying, "run", _stop)
+        with pytest.raises(_StopError):
+            tokmill.tokenize(corpus, out, dedup=True, **options)
+    assert not (out / "manifest.json").exists()
+    summary = tokmill.tokenize(corpus, out, dedup=True, **options)
+    assert files_in(out) == files_in(tmp_path / "u")
+    assert summary.documents_train == load_manifest(out).counts.documents_train
+    assert tokmill.verify(out).order_checked
+    assert not (out / ".tokmill").exists()
+    assert tokmill.tokenize(corpus, out, dedup=True, **options).already_complete
+    for other in ({"dedup": False}, {"shuffle": 8}, {"keep_empty": True}):
+        with pytest.raises(ChangedError):
+            tokmill.tokenize(corpus, out, **(options | {"dedup": True} | other))
+    with pytest.raises(UsageError, match="do not go together") as caught:
+        tokmill.tokenize(corpus, tmp_path / "both", dedup=True, shuffle=8, **options)
+    assert "tokmill shuffle" in str(caught.value.next_step)
+
+
+class _StopError(Exception):
+    pass
+
+
+def _stop(_self: object) -> None:
+    raise _StopError
+
+
+@pytest.mark.parametrize("trainer", ["raw", "llmc"])
+def test_the_commands_that_a_report_shows_make_the_same_again(trainer: str, two: list[Path], tmp_path: Path) -> None:
+    tokmill.dedup(two[0], tmp_path / "u", against=two[1], format=trainer)
+    tokmill.tokenize(tmp_path / "a.txt", tmp_path / "t", dedup=True, format=trainer)
+    for name in ("u", "t"):
+        manifest = load_manifest(tmp_path / name)
+        shown = commands(manifest.content, manifest.made_from, str(tmp_path / f"{name}-again"), manifest.removal)
+        assert run(shlex.split(shown.replace("\\\n", " "))[1:]) == 0, shown
+        assert written(tmp_path / f"{name}-again") == written(tmp_path / name) if trainer == "raw" else True
+        assert files_in(tmp_path / f"{name}-again") == files_in(tmp_path / name)
+
+
+@pytest.mark.parametrize("command", ["shuffle", "dedup"])
+def test_died_between_the_manifest_and_the_end_it_is_complete(
+    command: str, two: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the work had on the disk must not look like a run to be resumed."""
+
+    def make() -> tokmill.Outcome:
+        with tiny(), pytest.MonkeyPatch.context() as patch:
+            patch.setattr(bucket_run, "_SCATTERED_BYTES", 300)
+            patch.setattr(bucket_run, "_SCATTERED_BYTES_EACH", 1)
+            options = {"seed": 1} if command == "shuffle" else {}
+            return getattr(tokmill, command)(two, tmp_path / "out", **options)  # type: ignore[no-any-return]
+
+    def die(*_: object) -> None:
+        raise Died
+
+    with monkeypatch.context() as patch, pytest.raises(Died):
+        patch.setattr(directory, "remove_state", die)
+        make()
+    assert (tmp_path / "out" / ".tokmill" / "journal").exists()
+    assert make().already_complete
