@@ -483,7 +483,8 @@ def publish_files(directory: TreePath, manifest: Manifest, give_name: Callable[[
         # What the work took meanwhile: beside a complete output it would look like a run to be resumed.
         for path in growing_files(directory):
             if path != growing_path(directory, MANIFEST_NAME):
-                path.unlink(missing_ok=True)
+                with contextlib.suppress(OSError, TokmillError):
+                    path.unlink(missing_ok=True)
         sync_directories(directory, manifest.files)
         durable.replace(growing_path(directory, MANIFEST_NAME), directory / MANIFEST_NAME)
         durable.sync_directory(directory)
