@@ -24,7 +24,7 @@ import tokmill
 from tokmill.core.errors import ChangedError, UsageError
 from tokmill.core.system import durable
 from tokmill.output import directory, superseded
-from tokmill.output.directory import discard_append
+from tokmill.output.superseded import discard_append
 
 LAYOUTS: list[dict[str, Any]] = [
     {"format": "raw"},

@@ -40,10 +40,15 @@ def _reshard(sources: list[Any], out: Any, **options: Any) -> tokmill.Outcome:
     return tokmill.reshard(sources[0], out, shard_tokens=500, **options)
 
 
+def _dedup(sources: list[Any], out: Any, **options: Any) -> tokmill.Outcome:
+    return tokmill.dedup([*sources, sources[0]], out, **options)
+
+
 MAKERS: dict[str, Make] = {
     "shuffle": _shuffle,
     "mix": _mix,
     "merge": tokmill.merge,
+    "dedup": _dedup,
     "convert": _convert,
     "reshard": _reshard,
 }
@@ -98,7 +103,7 @@ def test_from_a_store_and_into_one_the_bytes_are_those_of_directories(
     assert make(urls, OUT, stage=tmp_path / "stage").already_complete
 
 
-@pytest.mark.parametrize("command", ["shuffle", "merge"])
+@pytest.mark.parametrize("command", ["shuffle", "merge", "dedup"])
 def test_killed_while_it_is_made_or_sent_it_goes_on_to_the_same_bytes(
     command: str, bucket: Bucket, two: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,8 +26,8 @@ import tokmill
 from tokmill.core.errors import TokmillError
 from tokmill.core.system import durable
 from tokmill.output import parts
-from tokmill.output.directory import discard_append
 from tokmill.output.place import output_of, stage_of
+from tokmill.output.superseded import discard_append
 from tokmill.run.parts.finalize import parts_store
 from tokmill.run.segment_writer import SegmentWriter
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
         changed_settings_error,
         source_error,
     )
-    from tokmill.output.directory import GrowingFile, Output, discard_append, open_output
+    from tokmill.output.directory import GrowingFile, Output, open_output
     from tokmill.output.disk_space import (
         DiskNeed,
         arranging_bytes,
@@ -62,6 +62,7 @@ if TYPE_CHECKING:
         why_protected,
     )
     from tokmill.output.superseded import (
+        discard_append,
         discard_unfinished,
         is_append_to,
         is_current,

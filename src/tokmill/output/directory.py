@@ -64,6 +64,7 @@ from tokmill.output.state_dir import (
     refuse_strangers,
     release_lock,
     remove_empty,
+    remove_scratch,
     size_of,
     state_of,
 )
@@ -88,7 +89,6 @@ if TYPE_CHECKING:
 
 _MOST_OPEN = 64
 """Complete files that wait for a commit with their descriptors open: so many again may be under commit, of 256 on some systems."""
-
 SEGMENT_BYTES = 64 << 20
 """A segment has at least so many bytes of input or output."""
 _SHARE = 1024
@@ -480,11 +480,7 @@ def publish_files(directory: TreePath, manifest: Manifest, give_name: Callable[[
             durable.make_directory(sub)
         for name, entry in manifest.files.items():
             give_name(directory, name, entry.size_bytes)
-        # What the work took meanwhile: beside a complete output it would look like a run to be resumed.
-        for path in growing_files(directory):
-            if path != growing_path(directory, MANIFEST_NAME):
-                with contextlib.suppress(OSError, TokmillError):
-                    path.unlink(missing_ok=True)
+        remove_scratch(directory)
         sync_directories(directory, manifest.files)
         durable.replace(growing_path(directory, MANIFEST_NAME), directory / MANIFEST_NAME)
         durable.sync_directory(directory)
@@ -521,11 +517,6 @@ def _make_way(directory: TreePath, manifest: Manifest) -> None:
     if not is_superseded:
         path.unlink()
     durable.sync_directory(directory)
-
-
-def discard_append(directory: Directory) -> None:
-    """Discard what an interrupted append left, so that the old output is whole. Raises LockedError, StorageError."""
-    remove_state(directory, acquire_lock(directory))
 
 
 def _check_files(directory: TreePath, segments: list[Segment]) -> None:

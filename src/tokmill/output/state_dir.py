@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tokmill.core.deduplication import REMOVED_NAME
-from tokmill.core.errors import DamageError, UsageError
+from tokmill.core.errors import DamageError, TokmillError, UsageError
 from tokmill.core.manifest import MANIFEST_NAME, PARTS_NAME, PLAN_NAME, SKIPPED_NAME, STATE_NAME
 from tokmill.core.output_spec import SIDES
 from tokmill.core.system import durable
@@ -187,6 +187,17 @@ def growing_files(directory: Directory) -> list[TreePath]:
     with reading_errors(state):
         names = state.names() if state.exists() else []
     return [state / name for name in names if name.endswith(".part")]
+
+
+def remove_scratch(directory: Directory) -> None:
+    """Remove what the work on an output took beside its files, which have their names, all but the manifest.
+
+    Beside a complete output it would look like a run to be resumed.
+    """
+    for path in growing_files(directory):
+        if path != growing_path(directory, MANIFEST_NAME):
+            with contextlib.suppress(OSError, TokmillError):
+                path.unlink(missing_ok=True)
 
 
 def refuse_linked_sides(directory: Directory) -> None:

@@ -18,7 +18,16 @@ from tokmill.core.manifest import MANIFEST_NAME, Manifest, decode_manifest, load
 from tokmill.core.system import durable
 from tokmill.core.system.durable import reading_errors, storage_errors
 from tokmill.core.system.tree import beside, tree_of
-from tokmill.output.state_dir import flat_name, growing_files, growing_path, history_of, is_begun, release_lock, state_of
+from tokmill.output.state_dir import (
+    acquire_lock,
+    flat_name,
+    growing_files,
+    growing_path,
+    history_of,
+    is_begun,
+    release_lock,
+    state_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -202,6 +211,11 @@ def remove_state(directory: Directory, lock: DirectoryLock) -> None:
                 raise
         finally:
             release_lock(directory, lock)
+
+
+def discard_append(directory: Directory) -> None:
+    """Discard what an interrupted append left, so that the old output is whole. Raises LockedError, StorageError."""
+    remove_state(directory, acquire_lock(directory))
 
 
 def remove_files(directory: TreePath, names: Iterable[str]) -> None:
