@@ -316,7 +316,7 @@ def _check_together(call: TokenizeCall) -> None:
 def _one_by_one(given: Sequence[str]) -> str:
     """Return how to have several of the options that exclude each other."""
     if given == ["--shuffle", "--dedup"]:
-        return "tokmill tokenize --dedup, then tokmill shuffle; or tokmill build, whose recipe has both"
+        return "tokmill tokenize --dedup, then tokmill shuffle"
     return "tokmill tokenize --help"
 
 

@@ -274,7 +274,7 @@ def test_tokenized_and_deduplicated_in_one_command_is_one_after_the_other(tmp_pa
     assert tokmill.verify(out).order_checked
     assert not (out / ".tokmill").exists()
     assert tokmill.tokenize(corpus, out, dedup=True, **options).already_complete
-    for other in ({"dedup": False}, {"shuffle": 8}, {"keep_empty": True}):
+    for other in ({"dedup": False}, {"dedup": False, "shuffle": 8}, {"keep_empty": True}):
         with pytest.raises(ChangedError):
             tokmill.tokenize(corpus, out, **(options | {"dedup": True} | other))
     with pytest.raises(UsageError, match="do not go together") as caught:
