@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import functools
 import fnmatch
 import hashlib
 import re
@@ -226,7 +227,9 @@ def _new_client() -> Any:
     arguments = {name: value for name, value in arguments.items() if value is not None}
     try:
         config = config.merge(Config(**{**configured.get("config_kwargs", {}), "retries": {"total_max_attempts": 1}}))
-        return Session(profile=configured.get("profile")).create_client("s3", **arguments, config=config)
+        session = Session(profile=configured.get("profile"))
+        session.register_component("data_loader", _data_loader(session.get_config_variable("data_path")))
+        return session.create_client("s3", **arguments, config=config)
     except TypeError as error:
         raise UsageError(
             f"the settings of fsspec for s3 have a key that cannot be used: {error}",
@@ -234,6 +237,14 @@ def _new_client() -> Any:
             allowed="in client_kwargs and config_kwargs, what botocore's create_client and Config take",
             next_step="correct the key, or take it out",
         ) from None
+
+
+@functools.cache
+def _data_loader(path: str | None) -> Any:
+    """Return what reads botocore's descriptions of services, which takes it 0.2 s the first time. path: beside botocore's own."""
+    from botocore.loaders import create_loader
+
+    return create_loader(path)
 
 
 def _in_every_request(client: Any, method: str) -> dict[str, Any]:
