@@ -22,7 +22,7 @@ from support.commands import command
 from support.corpora import some_documents, write_corpus
 from support.failures import Died, dying_at, flip, full_from
 from support.oracle import EOT
-from support.outputs import files_in, ids_of, rewrite_manifest, written
+from support.outputs import documents_of, files_in, ids_of, rewrite_manifest, written
 from support.runs import make_parts, tokenize_documents
 from support.small_arranging import tiny
 
@@ -42,16 +42,6 @@ from tokmill.run.parts.finalize import finalize
 
 QUICK = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 DOCUMENTS = st.lists(st.text(alphabet="ab é\n漢", max_size=40).map(str.encode), min_size=1, max_size=40)
-
-
-def documents_of(out: Path) -> list[bytes]:
-    """The training side of an output, document by document, as the bytes of its ids."""
-    with tokmill.open(out) as data:
-        ids = np.asarray(data.train)
-    is_before = load_manifest(out).content.eot == "before"
-    marks = np.flatnonzero(ids == EOT)
-    edges = [*marks.tolist(), len(ids)] if is_before else [0, *(marks + 1).tolist()]
-    return [ids[a:b].tobytes() for a, b in itertools.pairwise(edges)]
 
 
 @settings(max_examples=25, suppress_health_check=QUICK, deadline=None)

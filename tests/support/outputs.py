@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -190,3 +191,13 @@ def collect_data(directory: Path) -> ReportData:
     data = load_data(directory)
     add_statistics(data)
     return data
+
+
+def documents_of(out: Path) -> list[bytes]:
+    """The training side of an output, document by document, as the bytes of its ids."""
+    with tokmill.open(out) as data:
+        ids = np.asarray(data.train)
+    is_before = load_manifest(out).content.eot == "before"
+    marks = np.flatnonzero(ids == EOT)
+    edges = [*marks.tolist(), len(ids)] if is_before else [0, *(marks + 1).tolist()]
+    return [ids[a:b].tobytes() for a, b in itertools.pairwise(edges)]

@@ -19,6 +19,7 @@ from support.outputs import written
 
 ray = pytest.importorskip("ray", reason="the extra ray is not installed: make ray")
 
+from support.nodes import NODE, Nodes  # noqa: E402
 from support.outputs import part_path  # noqa: E402
 
 import tokmill  # noqa: E402  behind what it needs
@@ -28,8 +29,6 @@ from tokmill.core.manifest import load_manifest  # noqa: E402
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
 
-STORE_BYTES = 80 << 20
-NODE: dict[str, Any] = {"num_cpus": 1, "memory": 3 << 30, "object_store_memory": STORE_BYTES}
 OPTIONS = ["--separator", "\\n\\n", "--val-fraction", "0.05"]
 SLOW = ["--engine", "tiktoken", "--part-bytes", "6MB"]
 """The ids are the same, and there is time to kill something."""
@@ -53,35 +52,6 @@ def one(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, 
     out = tmp_path_factory.mktemp("one")
     tokmill.tokenize(corpus, out, separator="\\n\\n", val_fraction=0.05)
     return written(out)
-
-
-class Nodes:
-    """A cluster: a head without room for tasks, and nodes of one core each."""
-
-    def __init__(self, n_nodes: int) -> None:
-        from ray.cluster_utils import Cluster
-
-        os.environ |= {
-            "RAY_USAGE_STATS_ENABLED": "0",
-            "RAY_health_check_period_ms": "1000",
-            "RAY_health_check_failure_threshold": "5",
-            "RAY_worker_niceness": "0",
-        }
-        head = {**NODE, "num_cpus": 0, "include_dashboard": False}
-        self.cluster = Cluster(initialize_head=True, head_node_args=head)
-        self.nodes = [self.cluster.add_node(**NODE) for _ in range(n_nodes)]
-        self.address = self.cluster.address
-
-    def processes(self, mark: str) -> list[psutil.Process]:
-        """Those of the cluster whose command line has `mark`."""
-        found = []
-        for process in psutil.Process().children(recursive=True):
-            try:
-                if any(mark in argument for argument in process.cmdline()):
-                    found.append(process)
-            except psutil.Error:
-                continue
-        return found
 
 
 @pytest.fixture(scope="module")

@@ -81,6 +81,13 @@ _SEED = Option(
     is_required=True,
     help="Decides the order: the same seed gives the same bytes.",
 )
+_RAY = Option(
+    name="ray",
+    group=STORES,
+    metavar="[ADDRESS]",
+    help="Do it on a Ray cluster whose nodes share --out (or --stage): HOST:PORT, auto, local; without ADDRESS, the one that "
+    "is running here. --memory is that of a task.",
+)
 _SHAPE = (
     Option(
         name="format", group=OUTPUT, choices=_FORMAT.choices, usual="that of DIR", help="The trainer that will read the new files."
@@ -98,6 +105,7 @@ _SHAPE = (
     *_SHAPE,
     *named("memory"),
     _OTHER_SPLIT,
+    _RAY,
     *named("stage", "stage_size", "fresh", "force"),
     *REPORTING,
     short_help="Put the documents of complete outputs into random order, in bounded memory.",
@@ -219,6 +227,7 @@ def dedup(
     *_SHAPE,
     *named("memory"),
     _OTHER_SPLIT,
+    _RAY,
     *named("stage", "stage_size", "fresh", "force"),
     *REPORTING,
     short_help="Mix complete outputs by weight into one, in random order.",

@@ -56,6 +56,7 @@ def mix(
     allow_other_split: bool = False,
     stage: str | os.PathLike[str] | None = None,
     stage_size: str | int | None = None,
+    ray: str | None = None,
     fresh: bool = False,
     force: bool = False,
     observers: Sequence[Observer] = (),
@@ -79,6 +80,7 @@ def mix(
         allow_other_split: Also take outputs that chose their validation documents differently.
         stage: Of an `out` in a store, the local directory in which it is made first; None: inside ~/.cache/tokmill/stage.
         stage_size: How many bytes of complete shards may wait there, a number or text such as `4GiB`.
+        ray: As of `shuffle`.
         fresh: Discard what is in `out`.
         force: Go on though it will not fit on the disk.
         observers: What is told of progress.
@@ -113,6 +115,7 @@ def mix(
         "mix",
         memory,
         counts,
+        ray=ray,
         fresh=fresh,
         force=force,
         observers=observers,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -19,19 +21,21 @@ from tokmill.derive.engine import derive_output, provenance
 from tokmill.derive.loading import load_source
 from tokmill.derive.merging import check_agreement, merged_content
 from tokmill.derive.source import Source, check_marks
+from tokmill.derive.spreading import Spread
 from tokmill.formats import FORMATS, choose_output
 from tokmill.output import RunHistoryRecorder, arranging_bytes, drop_tokenized
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Sequence
-    from pathlib import Path
+    from contextlib import AbstractContextManager
 
     from tokmill.core.config import Content, How
     from tokmill.core.manifest import Manifest
     from tokmill.core.outcome import Outcome
     from tokmill.core.progress import ProgressReporter
     from tokmill.core.protocols import Observer
+    from tokmill.derive.spreading import Tasks
     from tokmill.output import Output
 
 _USUAL_BYTES = 1 << 30
@@ -49,6 +53,7 @@ def shuffle(
     allow_other_split: bool = False,
     stage: str | os.PathLike[str] | None = None,
     stage_size: str | int | None = None,
+    ray: str | None = None,
     fresh: bool = False,
     force: bool = False,
     observers: Sequence[Observer] = (),
@@ -69,6 +74,7 @@ def shuffle(
         allow_other_split: Also take outputs that chose their validation documents differently.
         stage: Of an `out` in a store, the local directory in which it is made first; None: inside ~/.cache/tokmill/stage.
         stage_size: How many bytes of complete shards may wait there, a number or text such as `4GiB`.
+        ray: Address of a Ray cluster that does it, as for `tokenize`; `memory` is that of a task. None: this machine does.
         fresh: Discard what is in `out`.
         force: Go on though it will not fit on the disk.
         observers: What is told of progress.
@@ -97,6 +103,7 @@ def shuffle(
         "shuffle",
         memory,
         counts,
+        ray=ray,
         fresh=fresh,
         force=force,
         observers=observers,
@@ -227,6 +234,7 @@ def arrange_output(
     memory: str | int | None,
     counts: Counts,
     *,
+    ray: str | None = None,
     fresh: bool,
     force: bool,
     observers: Sequence[Observer],
@@ -240,17 +248,23 @@ def arrange_output(
     Arranging. The rest as of `shuffle`.
     """
     sources = [operand.source for operand in operands]
-    budget_bytes = budget_of(memory, sources, out)
+    budget_bytes = budget_of(memory, sources, out if ray is None else None)
+    task_bytes = budget_bytes + _of_stores(sources, None)
 
     def make(output: Output, reporter: ProgressReporter) -> tuple[Manifest, int]:
         recorder = reporter.add(RunHistoryRecorder(output))
         made_from = tuple(provenance(source, how) for source in sources) if how else ()
-        arranging = Arranging(operands, content, output, budget_bytes, reporter, counts, on_scattered)
-        try:
-            manifest = arranging.run(made_from, recorder, recipe)
-        except BaseException:
-            recorder.save()
-            raise
+        with nullcontext() if ray is None else cluster(ray) as tasks:
+            arranging = (
+                Arranging(operands, content, output, budget_bytes, reporter, counts, on_scattered)
+                if tasks is None
+                else Spread(operands, content, output, budget_bytes, reporter, counts, tasks, task_bytes)
+            )
+            try:
+                manifest = arranging.run(made_from, recorder, recipe)
+            except BaseException:
+                recorder.save()
+                raise
         return manifest, arranging.written_bytes
 
     # A step is there already, and makes room for the output.
@@ -270,10 +284,25 @@ def arrange_output(
     )
 
 
-def budget_of(memory: str | int | None, sources: Sequence[Source], out: Path | Target) -> int:
-    """Return the memory for documents: the budget without what reading from a store and sending to it takes. Raises UsageError."""
+def cluster(address: str) -> AbstractContextManager[Tasks]:
+    """Return a connection to a Ray cluster, a context. Raises UsageError."""
+    from tokmill.run import RayRunner
+
+    return RayRunner(address)
+
+
+def _of_stores(sources: Sequence[Source], out: Path | Target | None) -> int:
+    """Return the memory that reading from a store and sending to it takes."""
     is_read, is_sent = any(isinstance(each.directory, str) for each in sources), isinstance(out, Target) and out.is_remote
-    needed_bytes = store_bytes(is_read=is_read, is_sent=is_sent)
+    return store_bytes(is_read=is_read, is_sent=is_sent)
+
+
+def budget_of(memory: str | int | None, sources: Sequence[Source], out: Path | Target | None) -> int:
+    """Return the memory for documents: the budget without what reading from a store and sending to it takes. Raises UsageError.
+
+    out: None: another process sends.
+    """
+    needed_bytes = _of_stores(sources, out)
     if memory is None:
         return _USUAL_BYTES - needed_bytes
     n_bytes = memory if isinstance(memory, int) else parse_size(memory, "--memory")

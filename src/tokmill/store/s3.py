@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import functools
 import fnmatch
+import functools
 import hashlib
 import re
 import sys

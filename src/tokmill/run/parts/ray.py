@@ -1,4 +1,4 @@
-"""Makes the parts of an output on a Ray cluster. The only file that imports ray.
+"""Makes the parts of an output on a Ray cluster, and does other tasks there. The only file that imports ray.
 
 A task makes one part: a run like any other, in a child process with a memory limit of its own, with the lock and the journal of its
 part on the storage that all nodes share. Ray only provides the place, and only how the part ended goes through it. So a node that
@@ -11,6 +11,7 @@ the part, they make the same bytes.
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import socket
@@ -52,7 +53,7 @@ except ImportError:
     ) from None
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from tokmill.core.protocols import Observer
 
@@ -125,6 +126,91 @@ class RayRunner:
             work.cancel()
             raise
 
+    def n_slots(self, budget_bytes: int) -> int:
+        """Return how many tasks of one core and so much memory can run at a time. Raises UsageError where none can."""
+        return _slots(1, budget_bytes)
+
+    def do(
+        self, function: str, questions: Iterable[tuple[int, bytes]], collect: Callable[[int, bytes], None], *, budget_bytes: int
+    ) -> None:
+        """Have every question answered by a function, named `module:name`, on some node; a task that dies is done again.
+
+        Args:
+            function: From bytes to bytes. It may be called again with a question, also while it is called with it elsewhere.
+            questions: Each with a number, taken one by one as there is room.
+            collect: Given number and answer, in any order.
+            budget_bytes: Memory of a task.
+
+        Raises what the function raises, TokmillError; WorkerDiedError for a question that cost too many workers or nodes.
+        """
+        tasks = _Tasks(function, iter(questions), budget_bytes)
+        try:
+            tasks.run(collect)
+        except BaseException:
+            tasks.cancel()
+            raise
+
+
+class _Tasks:
+    """The questions that wait, and those that are being answered."""
+
+    def __init__(self, function: str, questions: Iterator[tuple[int, bytes]], budget_bytes: int) -> None:
+        self._function = function
+        self._questions = questions
+        self._budget_bytes = budget_bytes
+        self._again: deque[tuple[int, bytes]] = deque()
+        self._running: dict[Any, tuple[int, bytes]] = {}
+        self._deaths: Counter[int] = Counter()
+        self._task = ray.remote(num_cpus=1, memory=budget_bytes, max_retries=0)(_answer)
+
+    def run(self, collect: Callable[[int, bytes], None]) -> None:
+        """Have all answered."""
+        while True:
+            n_slots = _slots(1, self._budget_bytes)
+            # A few more than there is room for, so that no node waits.
+            while len(self._running) < n_slots + max(2, n_slots // 4) and (item := self._next()) is not None:
+                self._running[self._task.remote(self._function, item[1])] = item
+            if not self._running:
+                return
+            for reference in ray.wait(list(self._running), num_returns=1, timeout=_POLL_S)[0]:
+                item = self._running.pop(reference)
+                try:
+                    is_answer, data = ray.get(reference)
+                except _DEATHS as death:
+                    self._on_death(item, type(death).__name__)
+                    continue
+                if not is_answer:
+                    raise error_of(msgspec.json.decode(data, type=Failed))
+                collect(item[0], data)
+
+    def _next(self) -> tuple[int, bytes] | None:
+        return self._again.popleft() if self._again else next(self._questions, None)
+
+    def _on_death(self, item: tuple[int, bytes], cause: str) -> None:
+        self._deaths[item[0]] += 1
+        if self._deaths[item[0]] > _MOST_DEATHS:
+            raise WorkerDiedError(
+                f"a task cost {counted(self._deaths[item[0]], 'worker or node', 'workers or nodes')} ({cause})",
+                where=f"{self._function}, task {item[0]:,}",
+                allowed=f"{_MOST_DEATHS} a task",
+                next_step="see what kills them (memory of the nodes, Ray's logs), then run the same command again: it continues",
+            )
+        self._again.append(item)
+
+    def cancel(self) -> None:
+        """End what is running."""
+        for reference in self._running:
+            ray.cancel(reference, force=True)
+
+
+def _answer(function: str, question: bytes) -> tuple[bool, bytes]:
+    """Return whether a question was answered, and the answer, or else the error: the task that a worker of Ray runs."""
+    module, _, name = function.partition(":")
+    try:
+        return True, getattr(importlib.import_module(module), name)(question)
+    except TokmillError as error:
+        return False, msgspec.json.encode(failed_event(error))
+
 
 class _Work:
     """The parts that wait, those that are being made, and their common progress."""
@@ -149,7 +235,7 @@ class _Work:
         """Make all parts. Raises what a part raises; WorkerDiedError for one that lost too many workers or nodes."""
         self._tell(self._view.started(self._job))
         while self._waiting or self._running:
-            n_slots = _slots(self._job)
+            n_slots = _slots(self._job.resources.n_threads, self._job.resources.budget_bytes)
             # Submit a few more than there is room for, so that no node waits.
             while self._waiting and len(self._running) < n_slots + max(2, n_slots // 4):
                 self._submit(self._waiting.popleft())
@@ -246,7 +332,7 @@ class _View:
             total_bytes=sum(self._sizes),
             resumed_bytes=done,
             position_bytes=done,
-            n_threads=resources.n_threads * min(len(self._left), _slots(job)),
+            n_threads=resources.n_threads * min(len(self._left), _slots(resources.n_threads, resources.budget_bytes)),
             batch_bytes=resources.batch_bytes,
             budget_bytes=0,
         )
@@ -365,18 +451,15 @@ def _silent(address: str, why: str) -> UsageError:
     )
 
 
-def _slots(job: Job) -> int:
-    """Return how many parts the cluster can make at a time. Raises UsageError when no node has room for one."""
-    resources = job.resources
+def _slots(n_threads: int, budget_bytes: int) -> int:
+    """Return how many tasks the cluster can do at a time. Raises UsageError when no node has room for one."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    n_slots = sum(
-        min(int(node.get("CPU", 0) // resources.n_threads), int(node.get("memory", 0) // resources.budget_bytes)) for node in nodes
-    )
+    n_slots = sum(min(int(node.get("CPU", 0) // n_threads), int(node.get("memory", 0) // budget_bytes)) for node in nodes)
     if n_slots:
         return n_slots
     largest: dict[str, float] = max(nodes, key=lambda node: node.get("memory", 0), default={})
     raise UsageError(
-        f"no node of the cluster has {counted(resources.n_threads, 'core')} and {resources.budget_bytes >> 20:,} MiB of memory",
+        f"no node of the cluster has {counted(n_threads, 'core')} and {budget_bytes >> 20:,} MiB of memory",
         option="--ray",
         allowed=f"what a node has: {int(largest.get('CPU', 0))} cores, {int(largest.get('memory', 0)) >> 20:,} MiB",
         next_step="fewer --threads, or less --memory",

@@ -1,0 +1,293 @@
+"""`shuffle` and `mix` in tasks: the files are those of one machine, whichever task dies, is done twice or in another order."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import random
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+from hypothesis import HealthCheck, given, settings, strategies as st
+from support.arranged import shuffled
+from support.corpora import some_documents
+from support.failures import Died, dying_at, flip
+from support.outputs import documents_of, files_in
+from support.runs import make_parts, tokenize_documents
+from support.small_arranging import tiny
+
+import tokmill
+from tokmill.core.errors import DamageError, LockedError, UsageError
+from tokmill.core.events import AnyEvent, Committed
+from tokmill.derive import portions, shuffling, spreading
+from tokmill.derive.spreading import scatter_portion, write_bucket
+from tokmill.run.parts.finalize import finalize
+
+QUICK = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+DOCUMENTS = st.lists(st.text(alphabet="ab é\n漢", max_size=40).map(str.encode), min_size=1, max_size=40)
+FUNCTIONS = {f"tokmill.derive.spreading:{each.__name__}": each for each in (scatter_portion, write_bucket)}
+
+
+class Here:
+    """Tasks done in this process, several questions asked before the first is answered, in random order."""
+
+    def __init__(self, seed: int = 0, *, before: Callable[[str, bytes], None] = lambda _function, _question: None) -> None:
+        self.asked: list[tuple[str, int]] = []
+        self._random = random.Random(seed)
+        self._before = before
+
+    def n_slots(self, budget_bytes: int) -> int:
+        return 3
+
+    def do(
+        self, function: str, questions: Iterable[tuple[int, bytes]], collect: Callable[[int, bytes], None], *, budget_bytes: int
+    ) -> None:
+        waiting: list[tuple[int, bytes]] = []
+        left = iter(questions)
+        while True:
+            waiting += itertools.islice(left, 5 - len(waiting))
+            if not waiting:
+                return
+            number, question = waiting.pop(self._random.randrange(len(waiting)))
+            self.asked.append((function.partition(":")[2], number))
+            self._before(function, question)
+            collect(number, FUNCTIONS[function](question))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing is connected."""
+
+
+@contextlib.contextmanager
+def spread(tasks: Here | None = None, *, portion_bytes: int = 600, held: int = 700, records: int = 50) -> Iterator[Here]:
+    """Tasks in this process, and portions, runs and groups so small that a small corpus has many."""
+    tasks = tasks or Here()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shuffling, "cluster", lambda _address: tasks)
+        patch.setattr(spreading, "_LEAST_BYTES", 300)
+        patch.setattr(spreading, "_PORTION_BYTES", portion_bytes)
+        patch.setattr(spreading, "_HELD_RECORDS", records)
+        patch.setattr(spreading, "PortionWriter", lambda a, b, c, d, _: portions.PortionWriter(a, b, c, d, held))
+        yield tasks
+
+
+def in_segments(out: Path, documents: list[bytes], n: int = 5, **options: Any) -> None:
+    """An output of as many segments as there are parts of the documents, so that portions can end there."""
+    size = -(-len(documents) // n)
+    parts = [out.with_name(f"{out.name}-{i}") for i in range(n) if documents[i * size : (i + 1) * size]]
+    for i, part in enumerate(parts):
+        tokenize_documents(part, documents[i * size : (i + 1) * size], **options)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tokmill.derive.engine.COMMIT_BYTES", 1)
+        tokmill.merge(parts, out)
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    base = tmp_path_factory.mktemp("two")
+    for i, name in enumerate(("a", "b")):
+        in_segments(base / name, some_documents(60, 60, i))
+    return [base / "a", base / "b"]
+
+
+def shuffle(sources: Any, out: Path, **options: Any) -> tokmill.Outcome:
+    return tokmill.shuffle(sources, out, seed=4, **options)
+
+
+@settings(max_examples=20, suppress_health_check=QUICK, deadline=None)
+@given(
+    documents=DOCUMENTS,
+    seed=st.integers(0, (1 << 64) - 1),
+    eot=st.sampled_from(["after", "before"]),
+    portion_bytes=st.sampled_from([1, 100, 600]),
+    held=st.sampled_from([1, 200, 1 << 20]),
+    block_tokens=st.integers(3, 200),
+)
+def test_tasks_make_a_sort_in_memory(
+    tmp_path_factory: pytest.TempPathFactory,
+    documents: list[bytes],
+    seed: int,
+    eot: str,
+    portion_bytes: int,
+    held: int,
+    block_tokens: int,
+) -> None:
+    base = tmp_path_factory.mktemp("spread")
+    in_segments(base / "a", documents, eot=eot, keep_empty=True)
+    with spread(Here(seed), portion_bytes=portion_bytes, held=held), tiny(400, block_tokens):
+        tokmill.shuffle(base / "a", base / "b", seed=seed, ray="")
+    assert documents_of(base / "b") == shuffled(documents_of(base / "a"), seed)
+    assert tokmill.verify(base / "b").ok
+
+
+@pytest.mark.parametrize("trainer", ["raw", "llmc", "megatron", "datatrove", "olmo", "litdata", "mds"])
+def test_tasks_make_the_files_of_one_machine_in_any_format(trainer: str, two: list[Path], tmp_path: Path) -> None:
+    options: dict[str, Any] = {"format": trainer, "shard_tokens": 2048 if trainer == "mds" else 30}
+    shuffle(two, tmp_path / "one", **options)
+    with spread() as tasks:
+        shuffle(two, tmp_path / "many", ray="", **options)
+    assert files_in(tmp_path / "many") == files_in(tmp_path / "one")
+    assert len({number for function, number in tasks.asked if function == "scatter_portion"}) > 4
+    assert tokmill.verify(tmp_path / "many").ok
+
+
+def test_a_mixture_made_by_tasks_is_that_of_one_machine(two: list[Path], tmp_path: Path) -> None:
+    weights = [(two[0], 0.8), (two[1], 0.2)]
+    tokmill.mix(weights, tmp_path / "one", seed=4, tokens=6000)
+    with spread():
+        tokmill.mix(weights, tmp_path / "many", seed=4, tokens=6000, ray="")
+    assert files_in(tmp_path / "many") == files_in(tmp_path / "one")
+
+
+def test_whatever_made_the_source_its_manifest_says_where_portions_begin(two: list[Path], tmp_path: Path) -> None:
+    corpus = tokenize_documents(tmp_path / "c", some_documents(80, 60, 1))
+    make_parts([corpus], tmp_path / "parts", 3, val_fraction=0.2)
+    finalize(tmp_path / "parts")
+    with tiny(1500), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tokmill.derive.engine.COMMIT_BYTES", 1)
+        shuffle(two, tmp_path / "shuffled")
+        tokmill.convert(two[0], tmp_path / "llmc", format="llmc", shard_tokens=100)
+    for name in ("parts", "shuffled", "llmc"):
+        shuffle(tmp_path / name, tmp_path / f"{name}-one")
+        with spread() as tasks:
+            shuffle(tmp_path / name, tmp_path / f"{name}-many", ray="")
+        assert files_in(tmp_path / f"{name}-many") == files_in(tmp_path / f"{name}-one")
+        assert ("scatter_portion", 2) in tasks.asked
+
+
+def test_tasks_and_process_may_die_at_any_call(two: list[Path], tmp_path: Path) -> None:
+    options: dict[str, Any] = {"shard_tokens": 200}
+    shuffle(two, tmp_path / "one", **options)
+    for n in itertools.count(1, 23):
+        out = tmp_path / f"out{n}"
+        with spread(Here(n)), pytest.MonkeyPatch.context() as patch:
+            calls = dying_at(n, patch)
+            with contextlib.suppress(Died):
+                shuffle(two, out, ray="", **options)
+        if calls() < n:
+            break
+        with spread(Here(n + 1)):
+            shuffle(two, out, ray="", **options)
+        assert files_in(out) == files_in(tmp_path / "one"), n
+        assert not (out / ".tokmill").exists()
+    assert n > 100
+
+
+def test_a_task_that_is_done_twice_writes_the_same(two: list[Path], tmp_path: Path) -> None:
+    def twice(function: str, question: bytes) -> None:
+        FUNCTIONS[function](question)
+
+    shuffle(two, tmp_path / "one")
+    with spread(Here(before=twice)):
+        shuffle(two, tmp_path / "many", ray="")
+    assert files_in(tmp_path / "many") == files_in(tmp_path / "one")
+
+
+class DeadError(Exception):
+    """The driver dies."""
+
+
+def dying_after(n: int) -> Here:
+    """Tasks whose driver dies when it asks for one more."""
+
+    def count(_function: str, _question: bytes) -> None:
+        if len(tasks.asked) > n:
+            raise DeadError
+
+    tasks = Here(before=count)
+    return tasks
+
+
+@pytest.mark.parametrize("n", [3, 20])
+def test_what_is_done_is_not_done_again_and_one_machine_may_go_on(n: int, two: list[Path], tmp_path: Path) -> None:
+    shuffle(two, tmp_path / "one")
+    for name in ("ray", "local"):
+        with spread(dying_after(n)), pytest.raises(DeadError):
+            shuffle(two, tmp_path / name, ray="")
+    made = {path: path.stat().st_ino for path in (tmp_path / "ray" / ".tokmill").glob("portion_??????.part")}
+    assert made
+    with spread(Here(before=lambda *_: assert_kept(made)), portion_bytes=100) as tasks:
+        assert shuffle(two, tmp_path / "ray", ray="", memory="2GiB").resumed
+    assert files_in(tmp_path / "ray") == files_in(tmp_path / "one")
+    if n > 10:
+        assert ("write_bucket", 0) not in tasks.asked, "that is committed"
+    with tiny(1500):
+        assert shuffle(two, tmp_path / "local").resumed
+    assert files_in(tmp_path / "local") == files_in(tmp_path / "one")
+
+
+def assert_kept(made: dict[Path, int]) -> None:
+    assert {path: path.stat().st_ino for path in made} == made
+
+
+def test_what_one_machine_began_tasks_may_go_on_with(two: list[Path], tmp_path: Path) -> None:
+    class Stopping:
+        n = 0
+
+        def on_event(self, event: AnyEvent) -> None:
+            self.n += isinstance(event, Committed)
+            if self.n == 6:
+                raise DeadError
+
+    shuffle(two, tmp_path / "one")
+    with tiny(1500), pytest.raises(DeadError):
+        shuffle(two, tmp_path / "many", observers=[Stopping()])
+    with spread():
+        assert shuffle(two, tmp_path / "many", ray="").resumed
+    assert files_in(tmp_path / "many") == files_in(tmp_path / "one")
+
+
+@pytest.mark.parametrize(("offset", "what"), [(3, "not those that were written"), (-3, "not a portion of this work")])
+def test_a_portion_that_was_damaged_is_found_before_anything_is_published(
+    offset: int, what: str, two: list[Path], tmp_path: Path
+) -> None:
+    def damage(function: str, _question: bytes) -> None:
+        paths = sorted((tmp_path / "out" / ".tokmill").glob("portion_??????.part"))
+        if function.endswith("write_bucket") and not done:
+            done.append(paths[0])
+            flip(paths[0], offset % paths[0].stat().st_size)
+
+    done: list[Path] = []
+    with spread(Here(before=damage)), pytest.raises(DamageError, match="work in progress is damaged") as caught:
+        shuffle(two, tmp_path / "out", ray="")
+    assert what in str(caught.value)
+    assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+def test_a_source_that_is_damaged_is_named_by_the_task_that_reads_it(two: list[Path], tmp_path: Path) -> None:
+    damaged = shutil.copytree(two[1], tmp_path / "damaged")
+    flip(damaged / "train.bin", 100)
+    with spread(), pytest.raises(DamageError, match="a source is damaged") as caught:
+        shuffle([two[0], damaged], tmp_path / "out", ray="")
+    assert str(damaged / "train.bin") in str(caught.value.where)
+
+
+def test_a_node_that_does_not_share_the_directory_and_a_run_that_was_replaced_are_told(two: list[Path], tmp_path: Path) -> None:
+    def apart(_function: str, _question: bytes) -> None:
+        (tmp_path / "out" / ".tokmill" / "work.part").unlink()
+
+    def replaced(_function: str, _question: bytes) -> None:
+        (tmp_path / "out" / ".tokmill" / "work.part").write_bytes(b"{}")
+
+    with spread(Here(before=apart)), pytest.raises(UsageError, match="does not see the directory"):
+        shuffle(two, tmp_path / "out", ray="")
+    with spread(Here(before=replaced)), pytest.raises(LockedError, match="another run has taken the place"):
+        shuffle(two, tmp_path / "out", ray="")
+    with spread():
+        shuffle(two, tmp_path / "out", ray="")
+    assert tokmill.verify(tmp_path / "out").ok
+
+
+def test_a_bucket_and_a_document_larger_than_the_memory_of_a_task(two: list[Path], tmp_path: Path) -> None:
+    documents = [*some_documents(30, 40, 1), b"word " * 20_000, *some_documents(30, 40, 2)]
+    tokenize_documents(tmp_path / "c", documents, val_fraction=0)
+    shuffle(tmp_path / "c", tmp_path / "one")
+    with spread(), tiny(400, 50), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(spreading, "FIXED_BYTES", (1 << 30) - 600)
+        shuffle(tmp_path / "c", tmp_path / "many", ray="")
+    assert files_in(tmp_path / "many") == files_in(tmp_path / "one")

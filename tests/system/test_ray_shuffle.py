@@ -1,0 +1,134 @@
+"""Shuffle and mix on a real cluster: whatever is killed in it, the files are those of one machine."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from support.commands import clean_environment
+from support.outputs import files_in
+
+ray = pytest.importorskip("ray", reason="the extra ray is not installed: make ray")
+
+from support.nodes import NODE, Nodes  # noqa: E402  behind what it needs
+
+import tokmill  # noqa: E402
+
+pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Nodes]:
+    made = Nodes(2)
+    yield made
+    ray.shutdown()
+    made.cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 million ids in some thousand documents, four segments."""
+    base = tmp_path_factory.mktemp("source")
+    texts = [path.read_text("utf-8") for path in sorted(Path(os.__file__).parent.glob("*.py"))[:80]]
+    for i in range(4):
+        words = [f"{text} {i} {n}" for n in range(20_000_000 // sum(map(len, texts))) for text in texts]
+        (base / f"{i}.txt").write_text("<|endoftext|>".join(words))
+        tokmill.tokenize(base / f"{i}.txt", base / f"part{i}", val_fraction=0.01)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tokmill.derive.engine.COMMIT_BYTES", 1)
+        tokmill.merge([base / f"part{i}" for i in range(4)], base / "source")
+    return base / "source"
+
+
+@pytest.fixture(scope="module")
+def mixed(source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The files that one machine makes."""
+    out = tmp_path_factory.mktemp("mixed") / "out"
+    tokmill.mix([(source, 1)], out, seed=3, max_epochs=3, shard_tokens="5M")
+    return files_in(out)
+
+
+class Driver:
+    """`tokmill mix --ray` in a process of its own."""
+
+    def __init__(self, source: Path, out: Path, address: str) -> None:
+        arguments = ["mix", f"{source}=1", "--max-epochs", "3", "--seed", "3", "--shard-tokens", "5M", "--memory", "512MiB"]
+        self.out = out
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tokmill", *arguments, "--out", str(out), "--ray", address],
+            env=clean_environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def result(self, *, code: int = 0) -> str:
+        said, shown = self.process.communicate(timeout=240)
+        assert self.process.returncode == code, shown
+        return said + shown
+
+    def wait_for(self, condition: Callable[[], object]) -> None:
+        deadline = time.monotonic() + 120
+        while not condition():
+            assert self.process.poll() is None, self.process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+
+    def portions(self) -> dict[str, int]:
+        return {path.name: path.stat().st_ino for path in (self.out / ".tokmill").glob("portion_??????.part")}
+
+
+def test_on_several_nodes_the_files_are_those_of_one_machine(
+    nodes: Nodes, source: Path, mixed: dict[str, bytes], tmp_path: Path
+) -> None:
+    out = tmp_path / "mixed"
+    tokmill.mix([(source, 1)], out, seed=3, max_epochs=3, shard_tokens="5M", ray=nodes.address, memory="512MiB")
+    assert files_in(out) == mixed
+    assert tokmill.verify(out).ok
+    tokmill.shuffle(source, tmp_path / "one", seed=3, format="megatron")
+    tokmill.shuffle(source, tmp_path / "many", seed=3, format="megatron", ray=nodes.address)
+    assert files_in(tmp_path / "many") == files_in(tmp_path / "one")
+    assert not (tmp_path / "many" / ".tokmill").exists()
+
+
+def test_workers_are_killed(nodes: Nodes, source: Path, mixed: dict[str, bytes], tmp_path: Path) -> None:
+    driver = Driver(source, tmp_path / "out", nodes.address)
+    for _ in range(2):
+        driver.wait_for(lambda: nodes.processes("ray::_answer"))
+        for process in nodes.processes("ray::_answer"):
+            process.kill()
+    driver.result()
+    assert files_in(driver.out) == mixed
+
+
+def test_a_node_is_killed(nodes: Nodes, source: Path, mixed: dict[str, bytes], tmp_path: Path) -> None:
+    driver = Driver(source, tmp_path / "out", nodes.address)
+    driver.wait_for(driver.portions)
+    nodes.cluster.remove_node(nodes.nodes.pop(), allow_graceful=False)
+    nodes.nodes.append(nodes.cluster.add_node(**NODE))
+    driver.result()
+    assert files_in(driver.out) == mixed
+    assert tokmill.verify(driver.out).ok
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_the_driver_is_ended_and_what_was_done_is_not_done_again(
+    how: signal.Signals, nodes: Nodes, source: Path, mixed: dict[str, bytes], tmp_path: Path
+) -> None:
+    driver = Driver(source, tmp_path / "out", nodes.address)
+    driver.wait_for(lambda: len(driver.portions()) > 1)
+    driver.process.send_signal(how)
+    driver.process.communicate()
+    made = driver.portions()
+    again = Driver(source, tmp_path / "out", nodes.address)
+    again.wait_for(lambda: list((again.out / ".tokmill").glob("train_*.part")))
+    assert made.items() <= again.portions().items()
+    again.result()
+    assert files_in(driver.out) == mixed
