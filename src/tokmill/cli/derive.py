@@ -147,6 +147,36 @@ def shuffle(
     ),
     OUT,
     Option(
+        name="near",
+        kind=float,
+        group=INPUT,
+        metavar="SIMILARITY",
+        has_variable=False,
+        help="Also remove near copies: documents as similar as this (0.8) to one that stays.",
+    ),
+    Option(
+        name="measure",
+        group=INPUT,
+        choices=("jaccard", "containment"),
+        usual="jaccard",
+        has_variable=False,
+        help="With --near: n-grams of both documents by those of either, or by those of the one that goes.",
+    ),
+    Option(name="ngram", kind=int, group=INPUT, metavar="N", usual="5", has_variable=False, help="With --near: ids of an n-gram."),
+    Option(
+        name="bands", kind=int, group=INPUT, metavar="N", usual="14", has_variable=False, help="With --near: bands of a signature."
+    ),
+    Option(name="rows", kind=int, group=INPUT, metavar="N", usual="8", has_variable=False, help="With --near: numbers in a band."),
+    Option(
+        name="shortest",
+        kind=int,
+        group=INPUT,
+        metavar="N",
+        usual="50",
+        has_variable=False,
+        help="With --near: leave documents of fewer ids alone.",
+    ),
+    Option(
         name="against",
         group=INPUT,
         metavar="DIR",
@@ -191,8 +221,9 @@ def dedup(
 ) -> None:
     """Write the documents of DIR... in their order, of those with the same ids the first alone. The same command continues.
 
-    Documents of the validation sides always stay; those of the training sides that equal one of them are removed. The output has a
-    line about each removed document, in removed.jsonl. Do this before mix and shuffle.
+    Documents of the validation sides always stay; those of the training sides that equal one of them are removed. With --near, so
+    are documents that are nearly the same; each is compared with one that stays before it goes. The output has a line about each
+    removed document, in removed.jsonl. Do this before mix and shuffle.
     """
     from tokmill.cli.event_log import carry_out
     from tokmill.derive import dedup as dedup_outputs

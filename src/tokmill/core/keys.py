@@ -35,6 +35,8 @@ class Purpose(IntEnum):
     """The order in one of them."""
     PACKED_WINDOWS = 7
     """The order of packed sequences in an epoch."""
+    SIGNATURE = 8
+    """What hashes of n-grams are multiplied by."""
 
 
 def mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:

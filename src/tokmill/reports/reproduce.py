@@ -8,7 +8,7 @@ import shlex
 from typing import TYPE_CHECKING
 
 from tokmill.core.config import typed_separator
-from tokmill.core.deduplication import Removal
+from tokmill.core.deduplication import Deduplication, Removal
 from tokmill.core.output_spec import Shards
 from tokmill.core.records import STDIN, text_to_path
 
@@ -78,7 +78,7 @@ def commands(content: Content, made_from: Sequence[Provenance] | object, directo
     elif sources[0].how in ("shuffle", "mix") and content.origin and content.origin.arranged:
         words = _arranging(sources, content, content.origin.arranged)
     elif sources[0].how == "dedup" and content.origin and content.origin.deduplicated:
-        words = ["dedup", *_first(paths), *_against(removal), *_shape(content)]
+        words = ["dedup", *_first(paths), *_against(removal), *_near(content.origin.deduplicated), *_shape(content)]
     else:
         kind = ["reshard"] if sources[0].how == "reshard" else ["convert", "--format", content.format]
         given = []
@@ -127,6 +127,14 @@ def _against(removal: Removal | object) -> list[str]:
     """Return the options that name the outputs whose documents were removed."""
     against = removal.against if isinstance(removal, Removal) else ()
     return [part for path in against for part in ("--against", text_to_path(path))]
+
+
+def _near(rule: Deduplication) -> list[str]:
+    """Return the options that say what near copies are."""
+    if rule.near is None:
+        return []
+    names = ("measure", "ngram", "bands", "rows", "shortest")
+    return ["--near", repr(rule.near.threshold), *(part for name in names for part in (f"--{name}", str(getattr(rule.near, name))))]
 
 
 def _parts(words: Sequence[str], n_parts: int, directory: str) -> str:

@@ -40,7 +40,7 @@ class Gathering:
         """Add documents of a batch. indexes: which, in order. labels: uint64, shape as `indexes`."""
         records = np.empty(len(indexes), GATHERED)
         records["document"], records["label"] = (indexes + batch.first).astype(np.uint64), labels
-        buckets = bucket_of(mix(labels), self.records.n_buckets)
+        buckets = self.bucket_of(labels)
         if batch.is_long:
             n_ids = 0
             for piece in batch.pieces(self._dtype):
@@ -56,6 +56,10 @@ class Gathering:
             for a, b in pairwise(cuts):
                 self._ids.append(int(buckets[order[a]]), b"".join(views[a:b]))
         self.records.add(buckets, records)
+
+    def bucket_of(self, labels: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """Return in which bucket the documents of each label are."""
+        return bucket_of(mix(labels), self.records.n_buckets)
 
     def flush(self) -> None:
         """Make what was added readable."""
@@ -81,8 +85,9 @@ class Gathered:
         lengths = records["n_ids"].astype(np.int64) * dtype.itemsize
         self._ends = np.cumsum(lengths)
         self._begins = self._ends - lengths
-        n_bytes = int(self._ends[-1]) if len(records) else 0
-        self._held = ids.read(bucket, 0, n_bytes) if n_bytes <= held_bytes else None
+        self.n_bytes = int(self._ends[-1]) if len(records) else 0
+        """Of all ids."""
+        self._held = ids.read(bucket, 0, self.n_bytes) if self.n_bytes <= held_bytes else None
 
     def groups(self) -> Iterator[list[int]]:
         """Yield the rows of each label, in the order of the documents."""

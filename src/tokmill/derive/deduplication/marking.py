@@ -8,10 +8,14 @@ import numpy as np
 
 from tokmill.core.errors import UsageError
 from tokmill.core.records import ITEM_BYTES
+from tokmill.core.system.memory import usable_cores
+from tokmill.derive.deduplication.candidates import Clusters, shared_bands
+from tokmill.derive.deduplication.comparison import Comparison
 from tokmill.derive.deduplication.exact import DIGEST, DIGEST_COST, MATCH, compared, copies_among, digests_of, matches_of
 from tokmill.derive.deduplication.gathering import GATHERED_COST, Gathering
 from tokmill.derive.deduplication.removals import REMOVAL, ByNumber, count_removed
 from tokmill.derive.deduplication.scratch import Records, Scratch, bucket_of
+from tokmill.derive.deduplication.signatures import BAND, BAND_COST, Signer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -71,26 +75,31 @@ class Marking:
         self.state = self.scratch.state
         self.state.removed = self.state.removed or [[0, 0, 0, 0] for _ in range(n_sources)]
         self.removals = self._by_number("removals", REMOVAL, "removed")
+        self._clusters: Clusters | None = None
         self._uncommitted_bytes = 0
 
     def run(self) -> None:
         """Do what is left. Raises TokmillError."""
         passes = [self._take_digests, self._find_copies]
         passes += [self._gather_copies, self._compare_copies] if self._compares else []
+        passes += [self._take_bands, self._find_candidates, self._gather_candidates, self._compare_candidates] if self._near else []
         for number in range(self.state.step, len(passes)):
             passes[number]()
             self.state.step = number + 1
             self.state.section = self.state.token = self.state.document = self.state.bucket = 0
             self._commit()
+        if self._clusters is not None:
+            self._clusters.remove()
         self.removals.flush()
 
     @property
     def n_passes(self) -> int:
         """How often all ids are read."""
-        return 1 + self._compares
+        return 1 + self._compares + 2 * bool(self._near)
 
-    def _by_number(self, kind: str, dtype: np.dtype[Any], field: str) -> ByNumber:
-        return ByNumber(self.scratch, kind, dtype, field, self._documents.n, self._bucket_bytes)
+    def _by_number(self, kind: str, dtype: np.dtype[Any], field: str, n_each: int = 1) -> ByNumber:
+        """n_each: records of a document, at most."""
+        return ByNumber(self.scratch, kind, dtype, field, self._documents.n, self._bucket_bytes // n_each)
 
     def _digests(self) -> Records:
         n_bytes = self._documents.n * DIGEST_COST * 5 // 4
@@ -142,6 +151,89 @@ class Marking:
         gathering.drop()
         self.scratch.drop("matches")
 
+    def _take_bands(self) -> None:
+        """Read all documents that did not go for the bands of their signatures."""
+        assert self._near
+        rule, state, bands, signer = self._near, self.state, self._bands(), Signer(self._near, usable_cores())
+        self.removals.flush()
+        for batch in self._batches():
+            gone = self.removals.between(batch.first, batch.n_documents)["removed"]
+            stays = np.ones(batch.n_documents, bool)
+            stays[(gone - np.uint64(batch.first)).astype(np.int64)] = False
+            if batch.is_long:
+                state.long += int(stays[0])
+                continue
+            is_short = batch.ends - batch.begins < max(rule.shortest, rule.ngram)
+            state.short += int(np.count_nonzero(is_short & stays))
+            (chosen,) = np.nonzero(stays & ~is_short)
+            if len(chosen):
+                keys = signer.bands(signer.signatures(batch.ids, batch.begins[chosen], batch.ends[chosen]))
+                records = np.empty(keys.size, BAND)
+                records["key"] = keys.ravel()
+                records["document"] = np.repeat((chosen + batch.first).astype(np.uint64), rule.bands)
+                bands.add(bucket_of(records["key"], bands.n_buckets), records)
+        signer.close()
+
+    def _bands(self) -> Records:
+        assert self._near
+        n_bytes = self._documents.n * self._near.bands * BAND_COST * 5 // 4
+        return self.scratch.records("bands", BAND, min(max(1, -(-n_bytes // self._bucket_bytes)), MOST_BUCKETS))
+
+    def _find_candidates(self) -> None:
+        """Sort the bands: documents that share one are candidates, and come into one cluster."""
+        bands, shared, clusters = self._bands(), self._shared(), self._opened_clusters()
+        for bucket in self._buckets(bands):
+            some, firsts = shared_bands(bands.read(bucket))
+            clusters.join(firsts, some["document"])
+            shared.add(some)
+        self.state.clusters = clusters.count()
+        self.scratch.drop("bands")
+
+    def _shared(self) -> ByNumber:
+        assert self._near
+        return self._by_number("shared", BAND, "document", self._near.bands)
+
+    def _opened_clusters(self) -> Clusters:
+        if self._clusters is None:
+            self._clusters = Clusters(self.scratch.directory, self._documents.n, self._bucket_bytes // 2)
+        return self._clusters
+
+    def _members(self, n_buckets: int) -> Records:
+        return self.scratch.records("members", BAND, n_buckets)
+
+    def _gather_candidates(self) -> None:
+        """Read all documents again, and bring those of a cluster together, with the bands that they share."""
+        gathering, shared, clusters = self._gathering(), self._shared(), self._opened_clusters()
+        members = self._members(gathering.records.n_buckets)
+        shared.flush()
+        for batch in self._batches():
+            found = shared.between(batch.first, batch.n_documents)
+            if not len(found):
+                continue
+            documents, at = np.unique(found["document"], return_inverse=True)
+            labels = clusters.firsts(documents)
+            gathering.add(batch, (documents - np.uint64(batch.first)).astype(np.int64), labels)
+            members.add(gathering.bucket_of(labels)[at], found)
+
+    def _compare_candidates(self) -> None:
+        """Compare the documents of each cluster n-gram by n-gram; those that are alike enough go, all but the first."""
+        assert self._near
+        gathering = self._gathering()
+        members = self._members(gathering.records.n_buckets)
+        gathering.flush()
+        for bucket in self._buckets(members):
+            gathered = gathering.bucket(bucket, self._bucket_bytes)
+            comparison = Comparison(
+                gathered, members.read(bucket), self._near, self._documents.n_protected, self._bucket_bytes // 2
+            )
+            self._remove(comparison.run())
+            self.state.compared_pairs += comparison.n_pairs
+            self.state.unexamined += comparison.n_unexamined
+            self._uncommitted_bytes += gathered.n_bytes
+        gathering.drop()
+        for kind in ("members", "shared"):
+            self.scratch.drop(kind)
+
     def _remove(self, removals: NDArray[Any]) -> None:
         if len(removals):
             count_removed(self.state.removed, removals, self._documents)
@@ -172,6 +264,8 @@ class Marking:
                 self._commit()
 
     def _commit(self) -> None:
+        if self._clusters is not None:
+            self._clusters.sync()
         self.scratch.commit()
         self._uncommitted_bytes = 0
         self._on_commit()

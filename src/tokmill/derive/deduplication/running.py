@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, get_args
 
 import msgspec
 
 from tokmill.core.config import Origin, local_path
-from tokmill.core.deduplication import Deduplication, Removal
+from tokmill.core.deduplication import MOST_SIGNATURE, Deduplication, Measure, NearRule, Removal
 from tokmill.core.errors import UsageError
 from tokmill.core.manifest import MANIFEST_NAME, Manifest
 from tokmill.core.outcome import Outcome
@@ -18,13 +18,15 @@ from tokmill.core.progress import ProgressReporter
 from tokmill.core.records import ITEM_BYTES, Counts, path_to_text
 from tokmill.core.system.memory import peak_rss_bytes
 from tokmill.core.version import __version__
-from tokmill.derive.arguments import Target, named_outputs, output_target
+from tokmill.derive.arguments import Target, check_choice, named_outputs, output_target
 from tokmill.derive.bucket_run import FIXED_BYTES
 from tokmill.derive.deduplication.copying import Copying, removal_of
 from tokmill.derive.deduplication.documents import Documents, Section, sections_of
-from tokmill.derive.deduplication.exact import DIGEST
+from tokmill.derive.deduplication.exact import DIGEST, MATCH
+from tokmill.derive.deduplication.gathering import GATHERED
 from tokmill.derive.deduplication.marking import Marking
 from tokmill.derive.deduplication.removals import REMOVAL, audit_lines
+from tokmill.derive.deduplication.signatures import BAND
 from tokmill.derive.engine import COMMIT_BYTES, derive_output, provenance
 from tokmill.derive.merging import check_agreement
 from tokmill.derive.shuffling import budget_of, chosen_content, load_operands
@@ -41,12 +43,19 @@ _EXAMPLE = "tokmill dedup DIR --out unique"
 _LINE_BYTES = 160
 """Of an audit file, for a document that goes."""
 MOST_SOURCES = 1 << 8
+_BOUNDS = {"ngram": (1, 1 << 10), "bands": (1, 1 << 10), "rows": (1, 1 << 10), "shortest": (0, 1 << 20)}
 
 
 def dedup(
     directories: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     out: str | os.PathLike[str],
     *,
+    near: float | None = None,
+    measure: str | None = None,
+    ngram: int | None = None,
+    bands: int | None = None,
+    rows: int | None = None,
+    shortest: int | None = None,
     against: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
     compare: bool = False,
     dry_run: bool = False,
@@ -64,12 +73,18 @@ def dedup(
 ) -> Outcome:
     """Make one output of complete outputs without the copies among their documents, as `tokmill dedup` does.
 
-    Of documents with the same ids the first stays, in the order of the outputs. Documents of the validation sides always stay, and
-    those of the training sides that equal one of them go. Call it again to resume.
+    Of documents with the same ids, or with `near` of those that are alike, the first stays, in the order of the outputs. Documents
+    of the validation sides always stay, and those of the training sides that are copies of one of them go. Call it again to resume.
 
     Args:
         directories: The outputs in order, directories or `s3://bucket/prefix`.
         out: The output directory, or `s3://bucket/prefix`. Its `removed.jsonl` has a line for each document that went.
+        near: Similarity from which near copies go as well, 0 < near <= 1; None: copies with the same ids alone.
+        measure: `jaccard`, the n-grams of both by those of either (the usual one), or `containment`, by those of the one that goes.
+        ngram: Ids of an n-gram; None: 5.
+        bands: Bands of a signature; None: 14.
+        rows: Numbers in a band; None: 8.
+        shortest: Documents of fewer ids are left alone by `near`; None: 50.
         against: Outputs whose documents, of both sides, go as well; nothing of them gets into the output.
         compare: Read both copies and compare their ids before one goes; else 128 bits of a hash decide.
         dry_run: Make no output, only find what would go. The work is kept in `out`: a call without `dry_run` goes on with it.
@@ -99,6 +114,7 @@ def dedup(
     rule = Deduplication(
         sources=tuple(source.manifest.fingerprint for source in sources),
         against=tuple(source.manifest.fingerprint for source in others),
+        near=near_rule(near, measure=measure, ngram=ngram, bands=bands, rows=rows, shortest=shortest),
     )
     content, notices = chosen_content(sources, Origin(deduplicated=rule), format, shard_tokens, shard_documents=shard_documents)
     run = DedupRun(sources, others, rule, content, target, memory, compare=compare)
@@ -107,6 +123,36 @@ def dedup(
         if dry_run
         else run.make("dedup", fresh=fresh, force=force, observers=observers, notices=notices)
     )
+
+
+def near_rule(near: float | None, **given: Any) -> NearRule | None:
+    """Return when documents are near copies. given: the other options of `dedup` about that. Raises UsageError."""
+    chosen = {name: value for name, value in given.items() if value is not None}
+    if near is None:
+        if chosen:
+            raise UsageError(
+                f"--{next(iter(chosen))} is about near copies",
+                option=f"--{next(iter(chosen))}",
+                allowed="together with --near",
+                next_step="--near 0.8, or leave it out",
+            )
+        return None
+    check_choice("--measure", chosen.get("measure"), get_args(Measure))
+    for name, (least, most) in _BOUNDS.items():
+        value = chosen.get(name, least)
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            raise UsageError(f"{value!r} is out of range", option=f"--{name}", allowed=f"{least} to {most:,}", suggested=str(least))
+    if isinstance(near, bool) or not isinstance(near, (int, float)) or not 0 < near <= 1:
+        raise UsageError(f"{near!r} is no similarity", option="--near", allowed="above 0, up to 1", suggested="0.8")
+    rule = NearRule(threshold=float(near), **chosen)
+    if rule.bands * rule.rows > MOST_SIGNATURE:
+        raise UsageError(
+            f"{rule.bands:,} bands of {rule.rows:,} rows",
+            option="--bands",
+            allowed=f"bands by rows up to {MOST_SIGNATURE:,}",
+            suggested=str(max(1, MOST_SIGNATURE // rule.rows)),
+        )
+    return rule
 
 
 def dedup_into(
@@ -312,7 +358,15 @@ class DedupRun:
         """Return what the work takes on the disk at the worst moment, beside the output."""
         most = self._most_counts()
         n_lines = max(0, most.documents_train * _LINE_BYTES - most.tokens_train * ITEM_BYTES[self.content.dtype])
-        return self._documents.n * max(DIGEST.itemsize, REMOVAL.itemsize) + n_lines
+        n, copies = self._documents.n, self._documents.n_ids * self._documents.dtype.itemsize
+        scratch = n * max(DIGEST.itemsize, REMOVAL.itemsize)
+        if self.compare:
+            scratch = max(scratch, n * (MATCH.itemsize + GATHERED.itemsize) + copies)
+        if self.rule.near:
+            # If every document is near another one: its bands twice, its ids, where its cluster begins, and what goes.
+            n_bands = 2 * BAND.itemsize * self.rule.near.bands
+            scratch = max(scratch, n * (n_bands + GATHERED.itemsize + 8 + REMOVAL.itemsize) + copies)
+        return scratch + n_lines
 
 
 def _check_operands(sources: Sequence[Source], against: Sequence[Source], *, allow_other_split: bool) -> None:
