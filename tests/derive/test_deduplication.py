@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 from support.corpora import some_documents, write_corpus
-from support.deduplicated import unique
+from support.deduplicated import audit_of, documents_of, tiny, unique
 from support.failures import Died, dying_at, flip
-from support.oracle import EOT
 from support.outputs import files_in, ids_of, written
 from support.runs import tokenize_documents
 
@@ -24,47 +20,13 @@ import tokmill
 from tokmill.cli.app import run
 from tokmill.core.errors import ChangedError, DamageError, UsageError
 from tokmill.core.manifest import load_manifest
-from tokmill.derive import bucket_run, document_stream, source as sources
-from tokmill.derive.deduplication import copying, exact, gathering, marking, scratch
+from tokmill.derive import bucket_run
+from tokmill.derive.deduplication import copying
 from tokmill.output import directory
 from tokmill.reports.reproduce import commands
 
 QUICK = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 DOCUMENTS = st.lists(st.text(alphabet="ab é", max_size=5).map(str.encode), min_size=1, max_size=40)
-
-
-def documents_of(out: Path) -> tuple[list[bytes], list[bytes]]:
-    """The two sides of an output, document by document, as the bytes of their ids without end-of-text ids."""
-    eot = load_manifest(out).content.eot
-    with tokmill.open(out) as data:
-        sides = [np.asarray(side) for side in (data.train, data.val)]
-    found = []
-    for ids in sides:
-        marks = np.flatnonzero(ids == EOT).tolist()
-        edges = list(itertools.pairwise([*marks, len(ids)] if eot == "before" else [-1, *marks]))
-        found.append([ids[a + 1 : b].astype(np.uint16).tobytes() for a, b in edges])
-    return found[0], found[1]
-
-
-def audit_of(out: Path) -> list[dict[str, Any]]:
-    path = out / "removed.jsonl"
-    return [json.loads(line) for line in path.read_bytes().splitlines()] if path.exists() else []
-
-
-@contextlib.contextmanager
-def tiny(bucket_bytes: int = 1000, block_tokens: int = 50, commit_bytes: int = 300) -> Iterator[None]:
-    """Buckets, blocks and commits so small that a small corpus has many."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(marking, "BUCKET_BYTES", bucket_bytes)
-        patch.setattr(marking, "COMMIT_BYTES", commit_bytes)
-        patch.setattr(copying, "COMMIT_BYTES", commit_bytes)
-        patch.setattr(scratch, "_LEAST_PIECE", 100)
-        patch.setattr(gathering, "_PIECE_BYTES", 16)
-        patch.setattr(exact, "_LENGTH_BITS", 3)
-        patch.setattr(exact, "_MOST_LENGTH", 7)
-        patch.setattr(document_stream, "BLOCK_TOKENS", block_tokens)
-        patch.setattr(sources, "BLOCK_TOKENS", block_tokens)
-        yield
 
 
 @settings(max_examples=20, suppress_health_check=QUICK, deadline=None)

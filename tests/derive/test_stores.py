@@ -41,7 +41,7 @@ def _reshard(sources: list[Any], out: Any, **options: Any) -> tokmill.Outcome:
 
 
 def _dedup(sources: list[Any], out: Any, **options: Any) -> tokmill.Outcome:
-    return tokmill.dedup([*sources, sources[0]], out, **options)
+    return tokmill.dedup([*sources, sources[0]], out, near=0.9, shortest=5, **options)
 
 
 MAKERS: dict[str, Make] = {
