@@ -3,7 +3,9 @@
 Whole runs of `tokmill tokenize FILE`, in interleaved rounds, whose processes are watched while they live. A run has a parent,
 which shows progress, a coordinator, which hands out ranges and commits, and workers, which do the rest, each with a range of its
 own. Told are the processor seconds of each kind without those of a run of small files with as many workers (starting and ending;
-it does not grow with the corpus). The share of parent and coordinator is what no further core takes away.
+it does not grow with the corpus). The share of the parent and of the coordinator's main thread is what no further core takes away.
+The coordinator's other threads look at memory ten times a second and commit: they work beside it, and most of what they take grows
+with time and not with the corpus.
 
 Calculated: a run on n cores is at least 1 / (serial + (1 - serial) / n) times as fast as on one, by Amdahl; it is faster where the
 coordinator works beside the workers, and never faster than the coordinator's own rate.
@@ -36,22 +38,25 @@ class Spent:
     elapsed_s: float = 0.0
     parent_s: float = 0.0
     coordinator_s: float = 0.0
+    """Of its main thread."""
+    beside_s: float = 0.0
+    """Of its other threads."""
     workers_s: float = 0.0
 
     @property
     def total_s(self) -> float:
         """Processor seconds of all."""
-        return self.parent_s + self.coordinator_s + self.workers_s
+        return self.parent_s + self.coordinator_s + self.beside_s + self.workers_s
 
     def without(self, start: Spent) -> Spent:
         """What remains when a run of nothing is taken away."""
         return Spent(*(max(0.0, getattr(self, f) - getattr(start, f)) for f in self.__slots__))
 
 
-def processor_s(pid: int) -> float:
-    """Processor seconds of a process so far, without its children; 0 if it is gone."""
+def processor_s(pid: int, *, main_thread: bool = False) -> float:
+    """Processor seconds of a process, or of its main thread, so far, without its children; 0 if it is gone."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        fields = Path(f"/proc/{pid}/task/{pid}/stat" if main_thread else f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return 0.0
     return (int(fields[11]) + int(fields[12])) * _TICK_S
@@ -61,22 +66,23 @@ def run(file: Path, out: Path, n_workers: int) -> Spent:
     """One run; its processes are looked at every 10 ms, so that of each its last hundredth is missing."""
     command = [sys.executable, "-m", "tokmill", "tokenize", str(file), "--out", str(out), "-q", "--threads", str(n_workers)]
     command += ["--memory", f"{max(1, n_workers) * 512}MiB"]
-    spent: dict[int, dict[int, float]] = {0: {}, 1: {}, 2: {}}
+    spent: list[dict[int, float]] = [{}, {}, {}, {}]
     os.sync()
     began_s = time.perf_counter()
     process = subprocess.Popen(command, env=watch.checkout_env())
     while process.poll() is None:
         coordinators = list(watch.children(process.pid))
         workers = [worker for coordinator in coordinators for worker in watch.children(coordinator)]
-        for depth, pids in enumerate(([process.pid], coordinators, workers)):
+        for kind, pids in enumerate(([process.pid], coordinators, coordinators, workers)):
             for pid in pids:
-                spent[depth][pid] = max(processor_s(pid), spent[depth].get(pid, 0.0))
+                spent[kind][pid] = max(processor_s(pid, main_thread=kind == 1), spent[kind].get(pid, 0.0))
         time.sleep(0.01)
     elapsed_s = time.perf_counter() - began_s
     if process.returncode:
         raise SystemExit(f"exit code {process.returncode}: {' '.join(command)}")
     shutil.rmtree(out)
-    return Spent(elapsed_s, *(sum(pids.values()) for pids in spent.values()))
+    parent_s, coordinator_s, whole_s, workers_s = (sum(pids.values()) for pids in spent)
+    return Spent(elapsed_s, parent_s, coordinator_s, max(0.0, whole_s - coordinator_s), workers_s)
 
 
 def median(rounds: list[Spent]) -> Spent:
@@ -86,15 +92,15 @@ def median(rounds: list[Spent]) -> Spent:
 def report(n_bytes: int, found: dict[int, Spent], starts: dict[int, Spent]) -> str:
     """What was measured, then what is calculated from it."""
     lines = [
-        "| workers | clock s | parent | coordinator | workers, processor s | all | beside one worker | serial share |",
-        "|---:|---:|---:|---:|---:|---:|---:|---:|",
+        "| workers | clock s | parent | coordinator | its other threads | workers | all, cpu s | beside one worker | serial |",
+        "|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     net = {n: found[n].without(starts[n]) for n in found}
     serial: dict[int, float] = {}
     for n, one in net.items():
         serial[n] = (one.parent_s + one.coordinator_s) / one.total_s
-        cells = (one.elapsed_s, one.parent_s, one.coordinator_s, one.workers_s, one.total_s, one.total_s / net[min(net)].total_s)
-        lines.append(f"| {n} | " + " | ".join(f"{cell:.2f}" for cell in cells) + f" | {serial[n]:.2%} |")
+        cells = (one.parent_s, one.coordinator_s, one.beside_s, one.workers_s, one.total_s, one.total_s / net[min(net)].total_s)
+        lines.append(f"| {n} | {one.elapsed_s:.2f} | " + " | ".join(f"{cell:.2f}" for cell in cells) + f" | {serial[n]:.2%} |")
     start = starts[min(starts)]
     share, most = max(serial.values()), max(net)
     core_mb_s = n_bytes / 1e6 / net[min(net)].total_s
