@@ -24,6 +24,7 @@ from tokmill.read.input_range import find_range
 from tokmill.read.notes import InputNotes
 from tokmill.read.position import ReadSettings
 from tokmill.read.seekable import open_seekable
+from tokmill.read.small_texts import small_texts
 from tokmill.read.sniff import check_pipe
 from tokmill.read.stream import open_stream
 
@@ -144,9 +145,26 @@ class CorpusReader:
         if self._part and start.input_index:
             n_before -= self._part.begin
         after = Cursor(input_index=len(self._inputs))
-        for i in range(start.input_index, len(self._inputs)):
-            n_before, after = yield from self._input(i, start if i == start.input_index else Cursor(input_index=i), n_before)
+        cursor = start
+        while cursor.input_index < len(self._inputs):
+            i = cursor.input_index
+            small = self._small_texts(cursor, n_before)
+            if small is not None and small.after is not None:
+                yield small
+                n_before, after = small.position_bytes, small.after
+                cursor = after
+            else:
+                n_before, after = yield from self._input(i, cursor, n_before)
+                cursor = Cursor(input_index=i + 1)
         self.end = after
+
+    def _small_texts(self, cursor: Cursor, n_before: int) -> Batch | None:
+        """Return the next inputs as one batch, where these are small files of text, each whole."""
+        i, part = cursor.input_index, self._part
+        if (part and not i and part.begin) or cursor != Cursor(input_index=i):
+            return None
+        # The last input of a part may end in its middle.
+        return small_texts(self.settings, i, len(self._inputs) - bool(part and part.end), n_before)
 
     def _input(self, i: int, start: Cursor, n_before: int) -> Generator[Batch, None, tuple[int, Cursor]]:
         """Yield the batches of one input; return the stored bytes before the next, and the cursor after the input."""

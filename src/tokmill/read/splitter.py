@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -222,6 +223,7 @@ class _Finder:
         return np.array(found, np.int64)
 
 
+@cache
 def _is_fit(separator: bytes) -> bool:
     """Return whether `_Finder` can look for a separator."""
     return len(separator) <= _LONGEST_SEPARATOR and (len(set(separator)) == 1 or not _overlaps_itself(separator))

@@ -42,7 +42,7 @@ class PlainStream:
         """Open the input. Raises DamagedInputError, ChangedError."""
         self.offset = 0
         self._source = source
-        self._fd = _open(source)
+        self._fd = open_stored(source)
         self._once = ReadOnce(self._fd, source.size_bytes or 0)
         try:
             self.check_unchanged()
@@ -338,7 +338,8 @@ def check_no_pointer(data: bytes, source: Input) -> None:
     )
 
 
-def _open(source: Input) -> int:
+def open_stored(source: Input) -> int:
+    """Return a descriptor of an input on this machine. Raises ChangedError, DamagedInputError."""
     if source.path == STDIN:
         return 0
     path = text_to_path(source.path)
@@ -360,6 +361,12 @@ def _inherited(path: str, number: str) -> str:
         except OSError:
             continue
     return path
+
+
+def is_as_planned(source: Input, fd: int) -> bool:
+    """Return whether an open file has the size and time of modification that it was planned with."""
+    now = os.fstat(fd)
+    return now.st_size == source.size_bytes and source.mtime_ns in (None, now.st_mtime_ns)
 
 
 def _read_past(stream: ByteStream, n_bytes: int, source: Input) -> None:

@@ -71,6 +71,7 @@ _FOREIGN = (
     (b"\xff\xfe", "UTF-16 text (byte order mark FF FE)", "convert it first: iconv -f UTF-16 -t UTF-8 FILE > NEW_FILE"),
     (b"\xfe\xff", "UTF-16 text (byte order mark FE FF)", "convert it first: iconv -f UTF-16 -t UTF-8 FILE > NEW_FILE"),
 )
+_MAGICS = tuple(magic for magic, _, _ in _FOREIGN)
 
 
 _left = [96 << 20]
@@ -160,7 +161,8 @@ def foreign(
     at, word = _TAR
     if head[at : at + len(word)] == word and b"\0" in head[:at]:
         return "a tar archive", "give the file a name that ends in .tar, or pass --input-format tar"
-    found = next(((what, next_step) for magic, what, next_step in _FOREIGN if head.startswith(magic)), None)
+    is_known = head.startswith(_MAGICS)
+    found = next(((what, next_step) for magic, what, next_step in _FOREIGN if head.startswith(magic)), None) if is_known else None
     # UTF-32 may begin with a bracket, as an .lzma file does.
     is_sure = found is not None and not head.startswith(b"]\0\0")
     if not is_sure and not may_have_nul and (wide := _wide_encoding(head)):
