@@ -30,7 +30,7 @@ _BUFFER_BYTES = 1 << 20
 _KEPT_CHUNKS, _KEPT_BYTES = 1 << 13, 4 << 20
 """Columns of row groups, and stored bytes, of a footer that is kept for the next range: twelve mebibytes when it is decoded."""
 _FIRST_ROWS = 16
-_MOST_ROWS = 4096
+_MOST_ROWS = 1 << 16
 _MORE = 4
 """The factor by which the number of rows grows at most from one read to the next."""
 
