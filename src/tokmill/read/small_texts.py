@@ -15,7 +15,7 @@ from tokmill.core.documents import DocumentBuffer
 from tokmill.core.errors import TokmillError
 from tokmill.core.local_struct import LocalStruct
 from tokmill.core.records import STDIN, Batch, Counts, Cursor, Location
-from tokmill.read.stream import is_as_planned, open_stored
+from tokmill.read.stream import check_no_pointer, is_as_planned, open_stored
 from tokmill.read.utf8 import HEAD_BYTES, foreign
 
 if TYPE_CHECKING:
@@ -88,8 +88,9 @@ def _text(source: Input) -> bytes | None:
     try:
         # One more than there should be, so that a file that grew is seen.
         text = os.read(fd, (source.size_bytes or 0) + 1)
+        check_no_pointer(text, source)
         return text if len(text) == source.size_bytes and is_as_planned(source, fd) else None
-    except OSError:
+    except (OSError, TokmillError):
         return None
     finally:
         os.close(fd)
