@@ -13,7 +13,7 @@ from support.reading import Reading, a_reader, contents, read_all, write
 from support.records import a_content
 
 from tokmill.core.errors import TokmillError
-from tokmill.core.records import Cursor, Input
+from tokmill.core.records import Batch, Cursor, Input
 from tokmill.read import corpus, small_texts
 
 FILES = st.one_of(
@@ -79,7 +79,7 @@ def test_one_that_changed_since_it_was_found_is_named(tmp_path: Path, how: str) 
         os.utime(changed, ns=(1, 1))
     else:
         changed.write_bytes(b"some text and more" if how == "longer" else b"some")
-    batches = []
+    batches: list[Batch] = []
     with pytest.raises(TokmillError) as caught:
         batches += a_reader(a_content(inputs=inputs)).batches(Cursor())
     assert caught.value.where == str(changed)
