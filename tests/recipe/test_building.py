@@ -15,7 +15,7 @@ import pytest
 from support.commands import PATIENCE_S, clean_environment
 from support.corpora import some_documents, write_corpus
 from support.failures import limit_disk
-from support.outputs import ids_of, written
+from support.outputs import files_in, ids_of, written
 from support.small_tokenizers import path_of
 
 import tokmill
@@ -250,3 +250,45 @@ def test_the_example_is_a_recipe(tmp_path: Path) -> None:
     made = read_recipe(str(tmp_path / "example.toml"))
     assert [source.name for source in made.sources] == ["web", "books"]
     assert made.is_weighted
+
+
+PACKED = RECIPE + "\n[pack]\nsequence = 64\n"
+
+
+def test_a_packed_mixture_is_the_mixture_packed(recipe: Path, tmp_path: Path) -> None:
+    tokmill.build(recipe, tmp_path / "m")
+    tokmill.pack(tmp_path / "m", tmp_path / "p", sequence=64, seed=3, format="llmc", shard_tokens=640)
+    recipe.write_text(PACKED.replace('format = "raw"', 'format = "llmc"\nshard_tokens = 640'))
+    plan = tokmill.plan_build(recipe, tmp_path / "out")
+    assert plan.sequence == 64
+    outcome = tokmill.build(recipe, tmp_path / "out")
+    assert files_in(tmp_path / "out") == files_in(tmp_path / "p")
+    assert outcome.packed
+    assert any("of 75.00% wished" in notice for notice in outcome.notices)
+    assert tokmill.verify(tmp_path / "out").order_checked
+    assert tokmill.build(recipe, tmp_path / "out").already_complete
+    # Another length: packed again from the mixture that is there.
+    recipe.write_text(PACKED.replace("64", "32"))
+    again = Starts()
+    tokmill.build(recipe, tmp_path / "out", fresh=True, observers=[again], keep=False)
+    assert again.n == 2
+    assert not (tmp_path / "out.work").exists()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "line", "what"),
+    [
+        ("sequence = 0", 19, "sequence is 0"),
+        ("drop = 'all'\nsequence = 4", 19, "drop is 'all'"),
+        ("", 18, "sequence is None"),
+        ("sequence = 4\npad_id = 'x'", 20, "pad_id is 'x'"),
+        ("sequences = 4", 19, "sequences is not known"),
+    ],
+    ids=["zero", "drop", "none", "pad", "name"],
+)
+def test_a_mistake_in_what_is_packed_is_named_with_its_line(recipe: Path, tmp_path: Path, wrong: str, line: int, what: str) -> None:
+    recipe.write_text(PACKED.replace("sequence = 64", wrong))
+    with pytest.raises(UsageError, match=what) as caught:
+        tokmill.build(recipe, tmp_path / "out")
+    assert f"line {line}" in str(caught.value.where)
+    assert not (tmp_path / "out").exists()

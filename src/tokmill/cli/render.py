@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from tokmill.core.outcome import share_text
 from tokmill.core.records import STDIN, is_url
 from tokmill.core.secrets import shown_in
 from tokmill.core.text import (
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from tokmill.check import Inspection, Preview, Problem, Report
     from tokmill.core.deduplication import Removal
     from tokmill.core.errors import TokmillError
-    from tokmill.core.outcome import Outcome, SourceShare
+    from tokmill.core.outcome import Outcome
     from tokmill.core.packing import PackedSide
     from tokmill.core.records import FileEntry
     from tokmill.encode import Fetched, Vocabulary
@@ -322,7 +323,7 @@ def outcome_lines(outcome: Outcome, made_of: str = "output", *, is_empty: bool =
         ("tokens", f"{n_tokens:,}  (train {outcome.tokens_train:,}, validation {outcome.tokens_val:,}), {outcome.dtype}"),
         ("documents", f"train {outcome.documents_train:,}, validation {outcome.documents_val:,}"),
         ("format", outcome.format),
-        *(("mixture", _share_line(each)) for each in outcome.mixture),
+        *(("mixture", f"{share_text(each)}: {each.path}") for each in outcome.mixture),
         *((f"packed {side}", _packed_line(outcome.sequence or 1, each)) for side, each in outcome.packed.items() if each.sequences),
         *(_removal_rows(outcome.removal, outcome.sources) if outcome.removal else []),
     ]
@@ -350,13 +351,6 @@ def _removal_rows(removal: Removal, sources: Sequence[str]) -> list[tuple[str, s
         share = f"{n_tokens / each.tokens:.2%} of the tokens" if each.tokens else "no token"
         rows.append(("removed", f"{n:,} of {counted(each.documents, 'document')} ({kinds}), {share}: {path}"))
     return rows
-
-
-def _share_line(share: SourceShare) -> str:
-    times = f"each document {share.least_times} or {share.most_times} times ({share.epochs:.2f} epochs)"
-    if share.most_times == share.least_times:
-        times = f"each document {counted(share.least_times, 'time')}"
-    return f"{share.reached_share:.2%} of {share.wished_share:.2%} wished, {share.tokens:,} tokens, {times}: {share.path}"
 
 
 def _packed_line(sequence: int, side: PackedSide) -> str:

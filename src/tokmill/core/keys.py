@@ -33,8 +33,6 @@ class Purpose(IntEnum):
     """The order of packed sequences."""
     IN_SEQUENCE = 6
     """The order in one of them."""
-    PACKED_WINDOWS = 7
-    """The order of packed sequences in an epoch."""
     SIGNATURE = 8
     """What hashes of n-grams are multiplied by."""
 

@@ -12,6 +12,7 @@ from tokmill.core.events import Finished
 from tokmill.core.packing import PackedSide
 from tokmill.core.records import FileEntry, text_to_path
 from tokmill.core.system.memory import peak_rss_bytes
+from tokmill.core.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -79,6 +80,14 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 
 NOTHING = "no token was written: "
 """How the notice of an output without a token begins."""
+
+
+def share_text(share: SourceShare) -> str:
+    """Return what a source became, in words."""
+    times = f"each document {share.least_times} or {share.most_times} times ({share.epochs:.2f} epochs)"
+    if share.most_times == share.least_times:
+        times = f"each document {counted(share.least_times, 'time')}"
+    return f"{share.reached_share:.2%} of {share.wished_share:.2%} wished, {share.tokens:,} tokens, {times}"
 
 
 def emptiness(files: Mapping[str, FileEntry], out: str, notices: Sequence[str], *, tokens_before: int = 0) -> InputError | None:

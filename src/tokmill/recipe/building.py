@@ -20,13 +20,13 @@ from tokmill.core.errors import ChangedError, DiskFullError, TokmillError, Usage
 from tokmill.core.events import Notice
 from tokmill.core.manifest import MANIFEST_NAME, load_manifest
 from tokmill.core.options import PlanOptions
-from tokmill.core.outcome import Outcome, outcome_of
+from tokmill.core.outcome import Outcome, outcome_of, share_text
 from tokmill.core.progress import check_observers
 from tokmill.core.records import ITEM_BYTES
 from tokmill.core.system.durable import file_system_of
 from tokmill.core.system.tree import TreePath
 from tokmill.core.text import counted, quoted
-from tokmill.derive import check_agreement, mix, shuffle
+from tokmill.derive import check_agreement, mix, pack, shuffle
 from tokmill.formats import choose_output, parse_tokens
 from tokmill.recipe.parsing import Recipe, RecipeSource, read_recipe
 from tokmill.run import make_job
@@ -62,6 +62,8 @@ class BuildPlan(msgspec.Struct, frozen=True, kw_only=True):
     steps: list[StepPlan]
     is_mixed: bool
     """By weight; else every document is taken once."""
+    sequence: int | None = None
+    """Tokens of each sequence into which documents are packed."""
     tokens: int
     """Of the training set."""
     output_bytes: int
@@ -141,28 +143,29 @@ def build(
         )
     if not force:
         _plan(made, steps, target, kept, memory, threads).raise_for_disk()
+    told = _tokenized(steps, observers, seed=made.seed, memory=memory, threads=threads, force=force)
+    how: dict[str, Any] = {"memory": memory, "fresh": fresh, "force": force, "observers": observers}
+    if made.pack is None:
+        outcome = _arranged(made, steps, target, recipe=fingerprint, **made.output, **how)
+    else:
+        outcome = _packed(made, steps, _mixture(made, steps, kept), target, told, fingerprint, how)
+    if not keep:
+        for directory in [step.directory for step in steps] + ([_mixture(made, steps, kept)] if made.pack else []):
+            TreePath(kept, (directory.name,)).remove_tree()
+        _remove_if_empty(kept)
+    return msgspec.structs.replace(outcome, notices=[*told, *outcome.notices])
+
+
+def _tokenized(steps: Sequence[_Step], observers: Sequence[Observer], **options: Any) -> list[str]:
+    """Tokenize each source, unless it is there. Returns what to say of them."""
     told: list[str] = []
     for step in steps:
         _tell(observers, f"source {step.source.name}: tokenized in {step.directory}")
-        summary = api.tokenize(
-            step.source.inputs,
-            step.directory,
-            observers=observers,
-            memory=memory,
-            threads=threads,
-            force=force,
-            seed=made.seed,
-            **step.source.options,
-        )
+        summary = api.tokenize(step.source.inputs, step.directory, observers=observers, **options, **step.source.options)
         was = ", there already" if summary.already_complete else ""
         told.append(f"source {step.source.name}: {counted(summary.tokens_train, 'token')} for training{was}")
         told += [f"source {step.source.name}: {notice}" for notice in summary.notices]
-    outcome = _arranged(made, steps, target, memory, fingerprint, fresh=fresh, force=force, observers=observers)
-    if not keep:
-        for step in steps:
-            TreePath(kept, (step.directory.name,)).remove_tree()
-        _remove_if_empty(kept)
-    return msgspec.structs.replace(outcome, notices=[*told, *outcome.notices])
+    return told
 
 
 def plan_build(
@@ -198,7 +201,7 @@ def _is_tokenized(step: _Step) -> bool:
 
 def _output_of(recipe: Recipe, steps: Sequence[_Step]) -> Choice:
     """Return what the output becomes. Raises UsageError for shards that its format does not have."""
-    given = {"shard_tokens": None, "shard_documents": False, **recipe.output}
+    given = {"shard_tokens": None, "shard_documents": False, "sequence": (recipe.pack or {}).get("sequence"), **recipe.output}
     return choose_output(
         given.pop("format", "") or steps[0].content.format, steps[0].content.tokenizer, eot="auto", dtype="auto", **given
     )
@@ -218,9 +221,19 @@ def _check_work(work: Path, out: Path) -> None:
 
 def _fingerprint(recipe: Recipe, steps: Sequence[_Step]) -> str:
     """Return what tells this training set from every other that recipes make."""
-    weights = [(step.directory.name, step.source.weight, step.source.max_epochs) for step in steps]
-    decides = (weights, recipe.seed, recipe.tokens, recipe.output)
+    decides = (*_decide_mixture(recipe, steps), recipe.output, *([recipe.pack] if recipe.pack else []))
     return xxhash.xxh3_128_hexdigest(msgspec.json.encode(decides, order="deterministic"))
+
+
+def _decide_mixture(recipe: Recipe, steps: Sequence[_Step]) -> tuple[Any, ...]:
+    weights = [(step.directory.name, step.source.weight, step.source.max_epochs) for step in steps]
+    return weights, recipe.seed, recipe.tokens
+
+
+def _mixture(recipe: Recipe, steps: Sequence[_Step], work: Path) -> Path:
+    """Return where the documents lie in order before they are packed."""
+    decides = msgspec.json.encode(_decide_mixture(recipe, steps), order="deterministic")
+    return work / f"mixture-{xxhash.xxh3_128_hexdigest(decides)[:12]}"
 
 
 def _complete(out: Path, fingerprint: str) -> Outcome | None:
@@ -250,18 +263,20 @@ def _plan(
         most = int(min(enough, default=0))
     tokens = most if recipe.tokens is None else min(most, parse_tokens(recipe.tokens, "tokens"))
     output_bytes = tokens * ITEM_BYTES[_output_of(recipe, steps).dtype]
-    peak_bytes = sum(step.new_bytes for step in planned) + 2 * output_bytes
+    # To be packed, the mixture is there, too.
+    peak_bytes = sum(step.new_bytes for step in planned) + (3 if recipe.pack else 2) * output_bytes
     status = file_system_of(next(path for path in (work, *work.parents) if path.is_dir()))
     free_bytes = status.f_bavail * status.f_frsize if status else None
     return BuildPlan(
         steps=planned,
         is_mixed=recipe.is_weighted,
+        sequence=(recipe.pack or {}).get("sequence"),
         tokens=tokens,
         output_bytes=output_bytes,
         peak_bytes=peak_bytes,
         free_bytes=free_bytes,
         fits=free_bytes is None or peak_bytes <= free_bytes,
-        expected_s=sum(step.expected_s for step in planned) + output_bytes / _ARRANGED_BYTES_PER_S,
+        expected_s=sum(step.expected_s for step in planned) + (2 if recipe.pack else 1) * output_bytes / _ARRANGED_BYTES_PER_S,
         out=str(out),
         work=str(work),
     )
@@ -288,16 +303,20 @@ def _step_plan(step: _Step, seed: int, memory: str | int | None, threads: int | 
     )
 
 
-def _arranged(
-    recipe: Recipe,
-    steps: Sequence[_Step],
-    out: Path,
-    memory: str | int | None,
-    fingerprint: str,
-    **how: Any,
+def _packed(
+    recipe: Recipe, steps: Sequence[_Step], mixture: Path, out: Path, told: list[str], fingerprint: str, how: dict[str, Any]
 ) -> Outcome:
+    """Mix or shuffle the tokenized sources, and pack that. told: gets what each source became."""
+    mixed = _arranged(recipe, steps, mixture, **how)
+    names = [step.source.name for step in steps]
+    told += [f"source {name}: {share_text(each)}" for name, each in zip(names, mixed.mixture, strict=False)]
+    _tell(how["observers"], f"packed from {mixture}")
+    return pack(mixture, out, seed=recipe.seed, recipe=fingerprint, **(recipe.pack or {}), **recipe.output, **how)
+
+
+def _arranged(recipe: Recipe, steps: Sequence[_Step], out: Path, /, **options: Any) -> Outcome:
     """Mix or shuffle the tokenized sources."""
-    options = {**recipe.output, "seed": recipe.seed, "memory": memory, "recipe": fingerprint, **how}
+    options["seed"] = recipe.seed
     if not recipe.is_weighted:
         return shuffle([step.directory for step in steps], out, **options)
     pairs = [(step.directory, step.source.weight or 0.0) for step in steps]
@@ -330,6 +349,7 @@ def plan_text(plan: BuildPlan) -> list[tuple[str, str]]:
         state = ", tokenized already" if step.is_complete else new
         rows.append(("source", f"{step.name}: {'' if step.is_complete else 'about '}{step.tokens:,} tokens{state}"))
     how = "mixed by weight" if plan.is_mixed else "each document once, shuffled"
+    how += f", packed into sequences of {plan.sequence:,}" if plan.sequence else ""
     return [
         *rows,
         ("output", f"about {plan.tokens:,} tokens for training, {plan.output_bytes / 1e6:,.1f} MB; {how}"),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tokmill.core.arrangement import MOST_COPIES
 from tokmill.core.errors import UsageError
 from tokmill.core.options import PlanOptions, options_of
+from tokmill.core.packing import DROPS, MOST_SEQUENCE
 from tokmill.core.records import is_url
 from tokmill.core.system.refusals import explaining
 from tokmill.core.text import nearest
@@ -45,15 +46,20 @@ separator = "none"      # each file is one document
 [output]
 format = "raw"          # the trainer: raw, llmc, megatron, datatrove, olmo, litdata, mds
 # shard_tokens = "100M"
+
+# [pack]                # whole documents in sequences of one length, as tokmill pack does
+# sequence = 2048
 """
 _NOT_OF_SOURCES = {"format", "shard_tokens", "shard_documents", "drop_tail", "eot", "dtype", "seed", "fresh", "nice", "shuffle"}
 _NOT_OF_SOURCES |= {"memory", "threads", "stage", "stage_size"}
 """Options of tokenize that are not those of one source: they are of the output, or of the command."""
-_TOP = ("seed", "tokens", "max_epochs", "tokenize", "sources", "output")
+_TOP = ("seed", "tokens", "max_epochs", "tokenize", "sources", "output", "pack")
 _OUTPUT = ("format", "shard_tokens", "shard_documents")
+_PACK = ("sequence", "drop", "pad_id")
 _OWN = ("inputs", "weight", "max_epochs")
 _ELSEWHERE = {
     **dict.fromkeys(_OUTPUT, "in [output]"),
+    **dict.fromkeys(_PACK, "in [pack]"),
     **dict.fromkeys(("seed", "tokens"), "before the first table"),
     **dict.fromkeys(("memory", "threads", "fresh"), "as an option of the command tokmill build"),
     **dict.fromkeys(("eot", "dtype"), "what the format in [output] needs; tokmill convert changes it afterwards"),
@@ -84,6 +90,8 @@ class Recipe:
     sources: list[RecipeSource]
     output: dict[str, Any]
     """Options of the output: format, shard_tokens, shard_documents."""
+    pack: dict[str, Any] | None = None
+    """Options of `pack`: sequence, drop, pad_id; None: documents lie one after the other."""
 
     @property
     def is_weighted(self) -> bool:
@@ -124,6 +132,7 @@ class _Reader:
         self._check_names(output, _OUTPUT, ("output",))
         for name in output:
             self._check_option(options_of(PlanOptions)[name], output[name], ("output", name))
+        pack = self._pack(values["pack"], output) if "pack" in values else None
         seed = values.get("seed", 0)
         self._check_option(options_of(PlanOptions)["seed"], seed, ("seed",))
         found = self._table(values.get("sources", {}), ("sources",))
@@ -145,7 +154,23 @@ class _Reader:
         for at in [("tokens",), ("max_epochs",), *(("sources", name, "max_epochs") for name in found)]:
             if not weighted and at[-1] in (found[at[1]] if len(at) > 1 else values):
                 raise self._at(at, f"{at[-1]} has no meaning without weights", "a weight for every source, or this line left out")
-        return Recipe(path=self._path, seed=seed, tokens=tokens, sources=sources, output=output)
+        return Recipe(path=self._path, seed=seed, tokens=tokens, sources=sources, output=output, pack=pack)
+
+    def _pack(self, value: Any, output: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the options of `pack`."""
+        table = self._table(value, ("pack",))
+        self._check_names(table, _PACK, ("pack",))
+        sequence, pad_id = table.get("sequence"), table.get("pad_id", 0)
+        if not _is_whole(sequence, 1, MOST_SEQUENCE):
+            line = ("pack", "sequence") if "sequence" in table else ("pack",)
+            raise self._at(line, f"sequence is {sequence!r}", f"sequence = 2048: tokens of each sequence, 1 to {MOST_SEQUENCE:,}")
+        if table.get("drop", "nothing") not in DROPS:
+            raise self._at(("pack", "drop"), f"drop is {table['drop']!r}", ", ".join(DROPS))
+        if not _is_whole(pad_id, 0, 1 << 32):
+            raise self._at(("pack", "pad_id"), f"pad_id is {pad_id!r}", "an id of the tokenizer that no document has")
+        if "shard_documents" in output:
+            raise self._at(("output", "shard_documents"), "shard_documents has no meaning in sequences", "this line left out")
+        return table
 
     def _source(self, name: str, value: Any, common: Mapping[str, Any], most: float) -> RecipeSource:
         at = ("sources", name)
@@ -236,6 +261,10 @@ def _header(line: str) -> tuple[str, ...]:
         (name, inner), *_ = inner.items()
         names.append(name)
     return tuple(names)
+
+
+def _is_whole(value: Any, least: int, most: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 
 def _is_number(value: Any) -> bool:
