@@ -137,6 +137,11 @@ def is_of_corpus(content: Content) -> bool:
     return not content.origin and all(each.format != "ids" for each in content.inputs)
 
 
+def cache_directory(name: str) -> Path:
+    """Return where this user's caches of a kind are."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tokmill" / name
+
+
 USUAL_IDS = 50_257
 
 

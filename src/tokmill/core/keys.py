@@ -35,6 +35,8 @@ class Purpose(IntEnum):
     """The order in one of them."""
     SIGNATURE = 8
     """What hashes of n-grams are multiplied by."""
+    SHUFFLED_DOCUMENTS = 9
+    """The order of documents in an epoch."""
 
 
 def mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:

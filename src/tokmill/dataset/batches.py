@@ -15,7 +15,8 @@ import numpy as np
 
 from tokmill.core.errors import ChangedError, UsageError
 from tokmill.core.text import counted
-from tokmill.dataset.sharded_array import windows
+from tokmill.dataset.sharded_array import joined, windows
+from tokmill.dataset.shuffled_documents import ShuffledDocuments
 from tokmill.dataset.window_order import ORDERS, Order, OrderName
 
 if TYPE_CHECKING:
@@ -41,6 +42,13 @@ class Source(Protocol):
 
     def fingerprint(self, side: str) -> str:
         """Return what tells the ids of this side from others."""
+
+
+class DocumentSource(Source, Protocol):
+    """One whose documents can be told apart."""
+
+    def document_ends(self, side: str) -> NDArray[np.int64]:
+        """Return where each document of a side ends. Raises UsageError if they cannot be told apart."""
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -241,9 +249,30 @@ class Batches(Iteration[Pair]):
     Made by `Dataset.batches`. See `Iteration` for ranks, threads and processes.
     """
 
+    def __init__(self, source: DocumentSource, side: str, **options: Any) -> None:
+        """options: those of `Dataset.batches`. Raises UsageError for those out of range, or documents that cannot be told apart."""
+        super().__init__(source, side, **options)
+        self._documents: ShuffledDocuments | None = None
+        if self.order.kind == "documents":
+            self._documents = ShuffledDocuments(self.order.seed)
+            # Now, as it may take a pass over the ids.
+            source.document_ends(side)
+        self._of_documents = source
+
     def _made(self, ids: TokenArray, starts: NDArray[np.int64]) -> Pair:
-        found = windows(ids, starts, self.order.block + 1)
+        if self._documents is None:
+            found = windows(ids, starts, self.order.block + 1)
+        else:
+            with self._own_lock():
+                pieces = self._pieces(self._documents, starts)
+            found = joined(ids, pieces)
         return found[:, :-1].astype(np.int64), found[:, 1:].astype(np.int64)
+
+    def _pieces(self, documents: ShuffledDocuments, starts: NDArray[np.int64]) -> list[list[tuple[int, int]]]:
+        """Return where the ids of windows of documents lie in the side: begin and end of each piece, window by window."""
+        ends, n_ids = self._of_documents.document_ends(self.side), self.order.n_windows * self.order.block
+        places = [divmod(start, n_ids) for start in starts.tolist()]
+        return [documents.pieces(ends, epoch, begin, self.order.block + 1) for epoch, begin in places]
 
 
 def _check_range(name: str, value: int, lowest: int, highest: int) -> None:

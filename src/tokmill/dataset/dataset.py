@@ -9,6 +9,7 @@ number a block is kept, so that the second access to a document reads one block.
 from __future__ import annotations
 
 import codecs
+import os
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, cast, get_args
@@ -23,6 +24,7 @@ from tokmill.core.records import EotPlacement, IdType, Tokenizer, text_to_path
 from tokmill.core.system.refusals import explaining
 from tokmill.core.text import counted
 from tokmill.dataset.batches import Batches
+from tokmill.dataset.document_ends import kept_ends
 from tokmill.dataset.packed_batches import PackedBatches
 from tokmill.dataset.sharded_array import Ids, TokenArray, map_files, windows
 from tokmill.dataset.starts import Starts
@@ -93,6 +95,7 @@ class Dataset:
         self._documents_before: dict[str, list[int]] = {side: [0] for side in SIDES}
         self._encoder: Encoder | None = None
         self._starts: dict[str, Starts] = {}
+        self._ends: dict[str, NDArray[np.int64]] = {}
 
     @property
     def packing(self) -> Packing | None:
@@ -204,7 +207,8 @@ class Dataset:
             batch: Windows of a batch, on each rank.
             block: Ids of x in a window; y is moved on by one id.
             order: `shuffled`, every window of `block` ids once an epoch (the last ids, fewer than `block`, in none), each epoch in
-                another order; `sequential`, the same windows as they lie; `random`, any start, as nanoGPT draws them.
+                another order; `documents`, whole documents in another order each epoch, one after the other, cut into windows;
+                `sequential`, the windows as they lie; `random`, any start, as nanoGPT draws them.
             epochs: How many; None: endless, every batch full, also across the end of an epoch.
             seed: Of the order, 0 <= seed < 2**64.
             rank: Number of this process, from 0, among those that divide the windows between them.
@@ -214,7 +218,7 @@ class Dataset:
             An iterator over pairs (x, y), int64, shape (batch, block), which can be saved and restored.
 
         Raises:
-            UsageError: an argument is out of range, or the side is shorter than block + 1 ids.
+            UsageError: an argument is out of range, the side is shorter than block + 1 ids, or documents cannot be told apart.
         """
         return Batches(
             self, side, batch=batch, block=block, order=order, epochs=epochs, seed=seed, rank=rank, world_size=world_size
@@ -252,6 +256,50 @@ class Dataset:
         options = {"batch": batch, "order": order, "epochs": epochs, "seed": seed, "rank": rank, "world_size": world_size}
         return PackedBatches(self, side, **options)
 
+    def document_ends(self, side: str) -> NDArray[np.int64]:
+        """Return where each document of a side ends, its end-of-text id included: int64, shape (n_documents,), read-only, a map.
+
+        The list is made in one pass over the ids when it is first asked for, and kept: 8 bytes a document in
+        `~/.cache/tokmill/documents`, or where nothing can be kept in a temporary file.
+
+        Raises:
+            UsageError: documents cannot be told apart, or the output is packed.
+        """
+        ids = self.side(side)
+        if self.packing is not None:
+            raise UsageError(
+                "documents of a packed output are not taken one by one",
+                where=self._first_files(),
+                allowed="the order of its sequences",
+                next_step='order="shuffled", or the output that was packed',
+            )
+        self._check_marks()
+        if side not in self._ends:
+            self._ends[side] = kept_ends(f"{self._identity()}-{side}", len(ids), lambda: self._find_ends(ids))
+        return self._ends[side]
+
+    def _find_ends(self, ids: TokenArray) -> Iterator[NDArray[np.int64]]:
+        """Yield the ends of documents, block by block; what is before the first mark or after the last is a document, too."""
+        is_after = self.eot == "after"
+        last = 0
+        for block in range(-(-len(ids) // BLOCK_TOKENS)):
+            ends = self._marks(ids, block) + int(is_after)
+            ends = ends[ends > 0]
+            last = int(ends[-1]) if len(ends) else last
+            yield ends
+        if last < len(ids):
+            yield np.array([len(ids)], np.int64)
+
+    def _identity(self) -> str:
+        """Return what tells these files from all others that were ever here."""
+        if self.manifest is not None:
+            return self.manifest.checksum
+        files = [(os.path.realpath(file.path), file.path.stat()) for files in self._files.values() for file in files]
+        said = [f"{path}\0{found.st_size}\0{found.st_mtime_ns}" for path, found in files]
+        return xxhash.xxh3_128_hexdigest(
+            "\0".join([*said, str(self.eot_id), self.eot, self.dtype.str]).encode("utf-8", "surrogateescape")
+        )
+
     def fingerprint(self, side: str) -> str:
         """Return what tells the ids of a side from others: xxh3_128, hex, of their number and 64 evenly spaced samples.
 
@@ -285,6 +333,7 @@ class Dataset:
         """Release the files; they are unmapped when the last array cut from them is gone."""
         self._sides = {}
         self._starts = {}
+        self._ends = {}
         self._encoder = None
 
     def __enter__(self) -> Self:
@@ -295,7 +344,7 @@ class Dataset:
 
     def __getstate__(self) -> dict[str, object]:
         # A map would be pickled as a copy of the whole file: workers of a data loader map it again instead.
-        return self.__dict__ | {"_sides": None, "_starts": {}, "_encoder": None}
+        return self.__dict__ | {"_sides": None, "_starts": {}, "_ends": {}, "_encoder": None}
 
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)

@@ -66,10 +66,10 @@ class PackedBatches(Iteration[PackedBatch]):
         # The first to be asked: it says what is missing.
         source.starts(side)
         assert source.packing
-        if options["order"] == "random":
+        if options["order"] in ("random", "documents"):
             raise UsageError(
-                "random windows begin anywhere, and sequences where they begin",
-                where='order="random"',
+                "windows of this order begin anywhere, and sequences where they begin",
+                where=f"order={options['order']!r}",
                 allowed="shuffled, sequential",
                 next_step='order="shuffled"',
             )

@@ -150,6 +150,11 @@ class ShardedIds(NDArrayOperatorsMixin):
         return found
 
 
+def joined(ids: TokenArray, pieces: Sequence[Sequence[tuple[int, int]]]) -> Ids:
+    """Return rows of one length that are joined of pieces, each from its begin to its end. Returns the dtype of ids, a copy."""
+    return np.stack([np.concatenate([ids[begin:end] for begin, end in row]) for row in pieces])
+
+
 def windows(ids: TokenArray, starts: NDArray[np.int64], n_ids: int) -> Ids:
     """Return the ids start..start+n_ids-1 for each start: one copy, without a Python loop if one file holds them all.
 

@@ -17,8 +17,8 @@ from tokmill.core.permutation import permute
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-OrderName: TypeAlias = Literal["shuffled", "random", "sequential"]
-ORDERS: tuple[OrderName, ...] = ("shuffled", "random", "sequential")
+OrderName: TypeAlias = Literal["shuffled", "documents", "random", "sequential"]
+ORDERS: tuple[OrderName, ...] = ("shuffled", "documents", "random", "sequential")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +26,8 @@ class Order:
     """An endless sequence of windows over n_tokens ids; a window is `block` ids and the one after them.
 
     shuffled: each of the n_windows windows that lie end to end, once an epoch, every epoch in another order.
-    sequential: the same windows as they lie in the file. random: any start, drawn each time.
+    sequential: the same windows as they lie in the file. random: any start, drawn each time. documents: the windows of the whole
+    documents, which lie one after the other in another order every epoch (`dataset/shuffled_documents.py`).
     """
 
     kind: OrderName
@@ -43,13 +44,15 @@ class Order:
         return (self.n_tokens - 1) // self.block
 
     def starts(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return where the windows at these places of the sequence begin.
+        """Return where the windows at these places of the sequence begin; of documents, in one sequence of all epochs.
 
-        places: int64, not negative, any shape. Returns int64 of that shape, 0 <= start <= n_tokens - block - 1.
+        places: int64, not negative, any shape. Returns int64 of that shape, but for documents 0 <= start <= n_tokens - block - 1.
         """
         if self.kind == "random":
             drawn = keys_at(places.astype(np.uint64), key_of(self.seed, Purpose.RANDOM_WINDOWS))
             return (drawn % np.uint64(self.n_tokens - self.block)).astype(np.int64)
+        if self.kind == "documents":
+            return places * np.int64(self.block)
         epochs, windows = np.divmod(places, self.n_windows)
         if self.kind == "shuffled":
             keys = keys_at(epochs.astype(np.uint64), key_of(self.seed, Purpose.SHUFFLED_WINDOWS))

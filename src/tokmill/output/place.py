@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import xxhash
 
+from tokmill.core.config import cache_directory
 from tokmill.core.records import text_to_path
 from tokmill.core.system.tree import TreePath
 from tokmill.store import redacted
@@ -30,8 +30,7 @@ def stage_of(url: str, stage: str | None) -> TreePath:
     """Return the directory, one for each URL, in which an output for a store is made. stage: where; None: the usual place."""
     name = redacted(url).rstrip("/")
     shown = re.sub(r"[^A-Za-z0-9.]+", "-", name.partition("://")[2])[-_SHOWN:].strip("-.")
-    usual = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tokmill" / "stage"
-    return TreePath(Path(stage or usual).absolute()) / f"{shown}-{xxhash.xxh3_64_hexdigest(name.encode())}"
+    return TreePath(Path(stage or cache_directory("stage")).absolute()) / f"{shown}-{xxhash.xxh3_64_hexdigest(name.encode())}"
 
 
 def output_of(root: TreePath) -> TreePath:
