@@ -213,7 +213,7 @@ def test_offsets_beyond_8_gib_are_read_where_they_are(tmp_path: Path) -> None:
         (dict(seed=2**64), "seed"),
         (dict(epochs=0), "epochs=0"),
         (dict(epochs=1, order="random"), "random windows have no epochs"),
-        (dict(order="shuffle"), "shuffled, random, sequential"),
+        (dict(order="shuffle"), "shuffled, documents, random, sequential"),
         (dict(side="test"), "train or val"),
         (dict(side="val"), "no block"),
     ],
