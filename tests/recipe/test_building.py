@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 from support.commands import PATIENCE_S, clean_environment
 from support.corpora import some_documents, write_corpus
-from support.failures import limit_disk
+from support.failures import Died, dying_at, limit_disk
 from support.outputs import files_in, ids_of, written
 from support.small_tokenizers import path_of
 
@@ -88,6 +89,76 @@ def test_without_weights_all_documents_are_shuffled_once(recipe: Path, tmp_path:
     steps = [Path(each.path) for each in load_manifest(tmp_path / "out").made_from or ()]
     tokmill.shuffle(steps, tmp_path / "s", seed=3)
     assert ids_of(tmp_path / "out") == ids_of(tmp_path / "s")
+
+
+def with_copies(tmp_path: Path) -> None:
+    """Texts of which some are in both sources, some changed a little."""
+    texts = [text.decode() for text in some_documents(30, 300, 5)]
+    write_corpus(tmp_path / "one" / "a.txt", texts[:20])
+    changed = [text[:30] + " Q " + text[30:] for text in texts[12:20]]
+    for i, text in enumerate([*texts[5:10], *changed, *texts[20:]]):
+        write_corpus(tmp_path / "two" / f"{i:02}.txt", [text])
+
+
+@pytest.mark.parametrize("near", [None, 0.7], ids=["copies", "near"])
+def test_copies_are_removed_over_all_sources_and_then_they_are_mixed(near: float | None, recipe: Path, tmp_path: Path) -> None:
+    with_copies(tmp_path)
+    table = "[dedup]\n" + (f"near = {near}\nshortest = 5\n\n" if near else "\n")
+    recipe.write_text(RECIPE.replace("[output]", table + "[output]"))
+    outcome = tokmill.build(recipe, tmp_path / "out")
+    options: dict[str, Any] = {"val_fraction": 0.1, "seed": 3}
+    tokmill.tokenize(tmp_path / "one", tmp_path / "t1", **options)
+    tokmill.tokenize(tmp_path / "two" / "*.txt", tmp_path / "t2", separator="none", **options)
+    given: dict[str, Any] = {"near": near, "shortest": 5} if near else {}
+    tokmill.dedup([tmp_path / "t1", tmp_path / "t2"], tmp_path / "u", **given)
+    work = sorted((tmp_path / "out.work").iterdir())
+    unique = [path for path in work if "-unique-" in path.name]
+    assert len(work) == 4
+    assert len(unique) == 2
+    assert b"".join(ids_of(path)[0] for path in unique) == ids_of(tmp_path / "u")[0]
+    assert all(tokmill.verify(path).order_checked for path in unique)
+    assert all(tokmill.verify(path).ok for path in unique)
+    tokmill.mix([(unique[0], 0.75), (unique[1], 0.25)], tmp_path / "m", seed=3)
+    assert written(tmp_path / "out") == written(tmp_path / "m")
+    assert any("removed as copies" in notice for notice in outcome.notices)
+    # Another weight removes nothing again; other settings of dedup do, and tokenize nothing.
+    recipe.write_text(recipe.read_text().replace("0.75", "0.6"))
+    weighed = Starts()
+    tokmill.build(recipe, tmp_path / "out", fresh=True, observers=[weighed])
+    assert weighed.n == 1
+    recipe.write_text(recipe.read_text().replace("[dedup]", "[dedup]\nnear = 1.0" if near is None else "[dedup]\nrows = 7"))
+    assert not tokmill.build(recipe, tmp_path / "out", fresh=True).already_complete
+    assert len(list((tmp_path / "out.work").iterdir())) == 6
+
+
+def test_a_build_that_died_while_copies_were_removed_goes_on(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_copies(tmp_path)
+    recipe.write_text(RECIPE.replace("[output]", "[dedup]\nnear = 0.7\n\n[output]"))
+    tokmill.build(recipe, tmp_path / "whole", work=tmp_path / "work")
+    made = {path.name: files_in(path) for path in (tmp_path / "work").iterdir()}
+    for n in (12, 45, 80):
+        for path in (tmp_path / "work").glob("*-unique-*"):
+            shutil.rmtree(path)
+        with monkeypatch.context() as patch:
+            dying_at(n, patch)
+            with suppress(Died):
+                tokmill.build(recipe, tmp_path / f"out{n}", work=tmp_path / "work")
+        tokmill.build(recipe, tmp_path / f"out{n}", work=tmp_path / "work")
+        assert {path.name: files_in(path) for path in (tmp_path / "work").iterdir()} == made, n
+        assert written(tmp_path / f"out{n}") == written(tmp_path / "whole"), n
+
+
+def test_a_mistake_in_dedup_is_named_with_its_line(recipe: Path) -> None:
+    for line, what in (
+        ("near = 2", "no similarity"),
+        ("neer = 0.8", "not known"),
+        ("rows = 3", "near copies"),
+        ("near = 'x'", "no similarity"),
+    ):
+        recipe.write_text(RECIPE.replace("[output]", f"[dedup]\n{line}\n\n[output]"))
+        with pytest.raises(UsageError, match=what) as caught:
+            read_recipe(str(recipe))
+        assert f"line {recipe.read_text().splitlines().index(line) + 1}" in str(caught.value.where)
 
 
 def test_what_did_not_change_is_not_done_again(recipe: Path, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     Option(name="example", kind=bool, default=False, group=OUTPUT, has_variable=False, help="Print a recipe with comments."),
     *named("memory", "threads", "fresh", "force"),
     *REPORTING,
-    short_help="Make the training set that a recipe describes: tokenize, mix, shuffle.",
+    short_help="Make the training set that a recipe describes: tokenize, dedup, mix, shuffle.",
 )
 def build(
     console: Console,

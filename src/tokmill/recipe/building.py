@@ -7,7 +7,7 @@ weight tokenizes nothing, and after a crash the same command goes on where it wa
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,7 @@ from tokmill.core.records import ITEM_BYTES
 from tokmill.core.system.durable import file_system_of
 from tokmill.core.system.tree import TreePath
 from tokmill.core.text import counted, quoted
-from tokmill.derive import check_agreement, mix, pack, shuffle
+from tokmill.derive import check_agreement, dedup_each, mix, near_rule, pack, shuffle
 from tokmill.formats import choose_output, parse_tokens
 from tokmill.recipe.parsing import Recipe, RecipeSource, read_recipe
 from tokmill.run import make_job
@@ -82,8 +82,8 @@ class BuildPlan(msgspec.Struct, frozen=True, kw_only=True):
                 f"the build will not fit on the disk: {self.peak_bytes / 1e6:,.1f} MB are needed at the worst moment, "
                 f"{(self.free_bytes or 0) / 1e6:,.1f} MB are free",
                 where=self.work,
-                allowed=f"{sum(step.new_bytes for step in self.steps) / 1e6:,.1f} MB of tokenized sources, and the training set "
-                "twice while it is put into order",
+                allowed=f"{sum(step.new_bytes for step in self.steps) / 1e6:,.1f} MB of tokenized sources, with [dedup] "
+                "once more without copies, and the training set twice while it is put into order",
                 next_step="free disk space, choose --work and --out on another disk, or pass --force to try all the same",
             )
 
@@ -130,7 +130,9 @@ def build(
     check_observers(observers)
     made, target, kept = read_recipe(_path(recipe, "recipe")), Path(_path(out, "out")), _work(out, work)
     _check_work(kept, target)
-    fingerprint = _fingerprint(made, steps := _steps(made, kept, memory, threads))
+    steps = _steps(made, kept, memory, threads)
+    unique = _unique_steps(made, steps, kept)
+    fingerprint = _fingerprint(made, unique)
     complete = None if fresh else _complete(target, fingerprint)
     if complete is not None:
         return complete
@@ -144,13 +146,15 @@ def build(
     if not force:
         _plan(made, steps, target, kept, memory, threads).raise_for_disk()
     told = _tokenized(steps, observers, seed=made.seed, memory=memory, threads=threads, force=force)
+    if made.dedup is not None:
+        told += _deduplicated(made, steps, unique, memory, force=force, observers=observers)
     how: dict[str, Any] = {"memory": memory, "fresh": fresh, "force": force, "observers": observers}
     if made.pack is None:
-        outcome = _arranged(made, steps, target, recipe=fingerprint, **made.output, **how)
+        outcome = _arranged(made, unique, target, recipe=fingerprint, **made.output, **how)
     else:
-        outcome = _packed(made, steps, _mixture(made, steps, kept), target, told, fingerprint, how)
+        outcome = _packed(made, unique, _mixture(made, unique, kept), target, told, fingerprint, how)
     if not keep:
-        for directory in [step.directory for step in steps] + ([_mixture(made, steps, kept)] if made.pack else []):
+        for directory in {step.directory for step in (*steps, *unique)} | ({_mixture(made, unique, kept)} if made.pack else set()):
             TreePath(kept, (directory.name,)).remove_tree()
         _remove_if_empty(kept)
     return msgspec.structs.replace(outcome, notices=[*told, *outcome.notices])
@@ -193,6 +197,45 @@ def _steps(recipe: Recipe, work: Path, memory: str | int | None, threads: int | 
     # What would be refused after the sources are tokenized, hours later, is refused now.
     _output_of(recipe, steps)
     return steps
+
+
+def _unique_steps(recipe: Recipe, steps: Sequence[_Step], work: Path) -> list[_Step]:
+    """Return the steps with the directories of their outputs without copies, which depend on all of them; or as they are."""
+    if recipe.dedup is None:
+        return list(steps)
+    decides = ([step.directory.name for step in steps], recipe.dedup)
+    suffix = xxhash.xxh3_128_hexdigest(msgspec.json.encode(decides, order="deterministic"))[:12]
+    return [replace(step, directory=work / f"{step.source.name}-unique-{suffix}") for step in steps]
+
+
+def _deduplicated(
+    recipe: Recipe,
+    steps: Sequence[_Step],
+    unique: Sequence[_Step],
+    memory: str | int | None,
+    *,
+    force: bool,
+    observers: Sequence[Observer],
+) -> list[str]:
+    """Remove copies among the documents of all sources. Returns what to say of it."""
+    _tell(observers, "copies among the documents of all sources are removed")
+    options = dict(recipe.dedup or {})
+    made = dedup_each(
+        [step.directory for step in steps],
+        [step.directory for step in unique],
+        unique[0].directory.with_name(f"{unique[0].directory.name}-found"),
+        near_rule(options.pop("near", None), **options),
+        memory=memory,
+        force=force,
+        observers=observers,
+    )
+    told = []
+    for step, outcome in zip(steps, made, strict=True):
+        assert outcome.removal
+        (each,) = outcome.removal.sources
+        n, n_tokens = each.copies + each.near_copies, each.copy_tokens + each.near_copy_tokens
+        told.append(f"source {step.source.name}: {counted(n, 'document')} removed as copies, {counted(n_tokens, 'token')}")
+    return told
 
 
 def _is_tokenized(step: _Step) -> bool:
@@ -265,6 +308,10 @@ def _plan(
     output_bytes = tokens * ITEM_BYTES[_output_of(recipe, steps).dtype]
     # To be packed, the mixture is there, too.
     peak_bytes = sum(step.new_bytes for step in planned) + (3 if recipe.pack else 2) * output_bytes
+    if recipe.dedup is not None:
+        # The sources once more, without their copies.
+        places = zip(planned, steps, _unique_steps(recipe, steps, work), strict=True)
+        peak_bytes += sum(each.tokens * ITEM_BYTES[step.content.dtype] for each, step, made in places if not _is_tokenized(made))
     status = file_system_of(next(path for path in (work, *work.parents) if path.is_dir()))
     free_bytes = status.f_bavail * status.f_frsize if status else None
     return BuildPlan(

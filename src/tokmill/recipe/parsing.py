@@ -16,6 +16,7 @@ from tokmill.core.packing import DROPS, MOST_SEQUENCE
 from tokmill.core.records import is_url
 from tokmill.core.system.refusals import explaining
 from tokmill.core.text import nearest
+from tokmill.derive import near_rule
 from tokmill.formats import parse_tokens
 
 if TYPE_CHECKING:
@@ -43,6 +44,9 @@ inputs = "books/"
 weight = 0.3
 separator = "none"      # each file is one document
 
+[dedup]                 # left out: copies stay. Sources in this order: of several copies the first stays
+near = 0.8              # also near copies, as similar as this; left out: copies alone
+
 [output]
 format = "raw"          # the trainer: raw, llmc, megatron, datatrove, olmo, litdata, mds
 # shard_tokens = "100M"
@@ -50,14 +54,28 @@ format = "raw"          # the trainer: raw, llmc, megatron, datatrove, olmo, lit
 # [pack]                # whole documents in sequences of one length, as tokmill pack does
 # sequence = 2048
 """
-_NOT_OF_SOURCES = {"format", "shard_tokens", "shard_documents", "drop_tail", "eot", "dtype", "seed", "fresh", "nice", "shuffle"}
+_NOT_OF_SOURCES = {
+    "format",
+    "shard_tokens",
+    "shard_documents",
+    "drop_tail",
+    "eot",
+    "dtype",
+    "seed",
+    "fresh",
+    "nice",
+    "shuffle",
+    "dedup",
+}
 _NOT_OF_SOURCES |= {"memory", "threads", "stage", "stage_size"}
 """Options of tokenize that are not those of one source: they are of the output, or of the command."""
-_TOP = ("seed", "tokens", "max_epochs", "tokenize", "sources", "output", "pack")
+_TOP = ("seed", "tokens", "max_epochs", "tokenize", "sources", "dedup", "output", "pack")
+_DEDUP = ("near", "measure", "ngram", "bands", "rows", "shortest")
 _OUTPUT = ("format", "shard_tokens", "shard_documents")
 _PACK = ("sequence", "drop", "pad_id")
 _OWN = ("inputs", "weight", "max_epochs")
 _ELSEWHERE = {
+    **dict.fromkeys(_DEDUP, "in [dedup]"),
     **dict.fromkeys(_OUTPUT, "in [output]"),
     **dict.fromkeys(_PACK, "in [pack]"),
     **dict.fromkeys(("seed", "tokens"), "before the first table"),
@@ -92,6 +110,8 @@ class Recipe:
     """Options of the output: format, shard_tokens, shard_documents."""
     pack: dict[str, Any] | None = None
     """Options of `pack`: sequence, drop, pad_id; None: documents lie one after the other."""
+    dedup: dict[str, Any] | None = None
+    """Options of `dedup` about near copies; None: copies stay."""
 
     @property
     def is_weighted(self) -> bool:
@@ -133,6 +153,9 @@ class _Reader:
         for name in output:
             self._check_option(options_of(PlanOptions)[name], output[name], ("output", name))
         pack = self._pack(values["pack"], output) if "pack" in values else None
+        dedup = values.get("dedup")
+        if dedup is not None:
+            self._check_dedup(self._table(dedup, ("dedup",)))
         seed = values.get("seed", 0)
         self._check_option(options_of(PlanOptions)["seed"], seed, ("seed",))
         found = self._table(values.get("sources", {}), ("sources",))
@@ -154,7 +177,7 @@ class _Reader:
         for at in [("tokens",), ("max_epochs",), *(("sources", name, "max_epochs") for name in found)]:
             if not weighted and at[-1] in (found[at[1]] if len(at) > 1 else values):
                 raise self._at(at, f"{at[-1]} has no meaning without weights", "a weight for every source, or this line left out")
-        return Recipe(path=self._path, seed=seed, tokens=tokens, sources=sources, output=output, pack=pack)
+        return Recipe(path=self._path, seed=seed, tokens=tokens, sources=sources, output=output, pack=pack, dedup=dedup)
 
     def _pack(self, value: Any, output: Mapping[str, Any]) -> dict[str, Any]:
         """Return the options of `pack`."""
@@ -171,6 +194,14 @@ class _Reader:
         if "shard_documents" in output:
             raise self._at(("output", "shard_documents"), "shard_documents has no meaning in sequences", "this line left out")
         return table
+
+    def _check_dedup(self, table: Mapping[str, Any]) -> None:
+        self._check_names(table, _DEDUP, ("dedup",))
+        try:
+            near_rule(table.get("near"), **{name: value for name, value in table.items() if name != "near"})
+        except UsageError as error:
+            name = (error.option or "").removeprefix("--")
+            raise self._at(("dedup", name) if name in table else ("dedup",), error.what, error.allowed or "") from None
 
     def _source(self, name: str, value: Any, common: Mapping[str, Any], most: float) -> RecipeSource:
         at = ("sources", name)

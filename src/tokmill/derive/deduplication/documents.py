@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tokmill.core.output_spec import SIDES
+from tokmill.core.records import ITEM_BYTES
 from tokmill.derive.copiers import ids_of
 from tokmill.derive.document_stream import ahead, pieces_of, whole_documents, without_mark
 from tokmill.derive.source import ShiftedIds, check_edge
@@ -49,6 +50,11 @@ class Section:
     def n_tokens(self) -> int:
         """The same, tokens."""
         return int(getattr(self.source.manifest.counts, f"tokens_{self.side}"))
+
+    @property
+    def n_bytes(self) -> int:
+        """Of its ids."""
+        return self.n_tokens * ITEM_BYTES[self.source.content.dtype]
 
     def ids(self, eot: EotPlacement | None = None) -> ShiftedIds:
         """Return a reader of its ids, every byte of them checked. eot: where end-of-text ids are wanted; None: where they are."""
@@ -115,7 +121,7 @@ class Documents:
         self.n = last.first + last.n_documents
         self.n_protected = next((s.first for s in self.sections if not s.is_protected), self.n)
         """So many, the first ones, are never removed."""
-        self.n_bytes = sum(section.n_tokens * np.dtype(section.source.content.dtype).itemsize for section in self.sections)
+        self.n_bytes = sum(section.n_bytes for section in self.sections)
         """Bytes of all ids in the outputs."""
         self.n_ids = sum(section.n_tokens for section in self.sections)
         """All of them, end-of-text ids included."""

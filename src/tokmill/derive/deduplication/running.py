@@ -17,6 +17,7 @@ from tokmill.core.outcome import Outcome
 from tokmill.core.progress import ProgressReporter
 from tokmill.core.records import ITEM_BYTES, Counts, path_to_text
 from tokmill.core.system.memory import peak_rss_bytes
+from tokmill.core.system.tree import TreePath
 from tokmill.core.version import __version__
 from tokmill.derive.arguments import Target, check_choice, named_outputs, output_target
 from tokmill.derive.bucket_run import FIXED_BYTES
@@ -28,9 +29,9 @@ from tokmill.derive.deduplication.marking import Marking
 from tokmill.derive.deduplication.removals import REMOVAL, audit_lines
 from tokmill.derive.deduplication.signatures import BAND
 from tokmill.derive.engine import COMMIT_BYTES, derive_output, provenance
-from tokmill.derive.merging import check_agreement
+from tokmill.derive.merging import check_agreement, merged_content
 from tokmill.derive.shuffling import budget_of, chosen_content, load_operands
-from tokmill.derive.source import Source
+from tokmill.derive.source import Source, check_marks
 from tokmill.output import Output, RunHistoryRecorder, is_made, open_output, rewriting_need, why_protected
 
 if TYPE_CHECKING:
@@ -175,6 +176,33 @@ def dedup_into(
     return DedupRun([source], [], rule, content, out, memory).make(None, fresh=fresh, force=force, observers=observers)
 
 
+def dedup_each(
+    directories: Sequence[Path],
+    outs: Sequence[Path],
+    work: Path,
+    near: NearRule | None,
+    *,
+    memory: str | int | None,
+    force: bool,
+    observers: Sequence[Observer],
+) -> list[Outcome]:
+    """Deduplicate outputs together, and make an output of each of them. Call it again to resume. Raises TokmillError.
+
+    outs: the output for each of `directories`. work: a directory for what is found, removed at the end. The rest as of `dedup`.
+    """
+    sources = [Source.load(directory) for directory in directories]
+    for source in sources:
+        check_marks(source)
+    _check_operands(sources, [], allow_other_split=False)
+    rule = Deduplication(sources=tuple(source.manifest.fingerprint for source in sources), near=near)
+    content = msgspec.structs.replace(merged_content(sources), origin=Origin(deduplicated=rule))
+    run = DedupRun(sources, [], rule, content, work, memory)
+    found = run.make_each(outs, force=force, observers=observers)
+    if work.exists():
+        TreePath(work).remove_tree()
+    return found
+
+
 @dataclass
 class DedupRun:
     """One deduplication of outputs."""
@@ -211,7 +239,8 @@ class DedupRun:
                 marking, copying = self._marked(output, reporter)
                 copying.run()
                 removal = self._removal(marking)
-                manifest = copying.publish(self._counts(removal), removal, made_from, recorder, recipe)
+                counts = self._counts(removal, self.sources)
+                manifest = copying.publish(counts, removal, made_from, recorder, recipe)
             except BaseException:
                 recorder.save()
                 raise
@@ -225,7 +254,7 @@ class DedupRun:
             self.out,
             how or "dedup",
             make=make,
-            counts=self._most_counts(),
+            counts=_most_counts(self.sources),
             scratch_bytes=self._scratch_bytes(),
             fresh=fresh,
             force=force,
@@ -265,7 +294,7 @@ class DedupRun:
         finally:
             self._documents.close()
             output.close()
-        counts, content = self._counts(removal), self.content
+        counts, content = self._counts(removal, self.sources), self.content
         return Outcome(
             out=str(target),
             format=content.format,
@@ -286,6 +315,67 @@ class DedupRun:
             notices=[],
             removal=removal,
             dry_run=True,
+        )
+
+    def make_each(self, outs: Sequence[Path], *, force: bool, observers: Sequence[Observer]) -> list[Outcome]:
+        """Make an output of each source; what goes is found in the directory of the run's own output, which is never made."""
+        contents = [
+            msgspec.structs.replace(
+                source.content, origin=Origin(deduplicated=msgspec.structs.replace(self.rule, part=part)), n_parts=msgspec.UNSET
+            )
+            for part, source in enumerate(self.sources)
+        ]
+        places = list(enumerate(zip(outs, contents, strict=True)))
+        if all(is_made(out, content, fresh=False) for _, (out, content) in places):
+            return [self._make_part(None, *each, force=force, observers=observers) for each in places]
+        assert isinstance(self.out, Path)
+        if not force:
+            counts, scratch_bytes = _most_counts(self.sources), self._scratch_bytes()
+            rewriting_need(self.out, self.content, counts, fresh=False, scratch_bytes=scratch_bytes).check()
+        output = open_output(self.out, self.content, __version__, fresh=False, segment_bytes=COMMIT_BYTES)
+        assert isinstance(output, Output)
+        try:
+            marking, _ = self._marked(output, ProgressReporter(observers))
+            return [self._make_part(marking, *each, force=force, observers=observers) for each in places]
+        finally:
+            self._documents.close()
+            output.close()
+
+    def _make_part(
+        self, marking: Marking | None, part: int, place: tuple[Path, Content], *, force: bool, observers: Sequence[Observer]
+    ) -> Outcome:
+        """Make the output of one source. marking: what goes; None: the output is complete. place: its directory and settings."""
+        out, content = place
+        source = self.sources[part]
+
+        def make(output: Output, reporter: ProgressReporter) -> tuple[Manifest, int]:
+            assert marking is not None
+            recorder = reporter.add(RunHistoryRecorder(output))
+            sections = [section for section in self._documents.sections if section.index == part]
+            copying = Copying(self._documents, sections, marking.removals, content, output, reporter)
+            copying.position_bytes = copying.done_bytes
+            reporter.started(sum(section.n_bytes for section in sections), copying.position_bytes)
+            removal = self._removal(marking)
+            removal = msgspec.structs.replace(removal, sources=removal.sources[part : part + 1])
+            try:
+                copying.run()
+                counts = self._counts(removal, [source])
+                manifest = copying.publish(counts, removal, (provenance(source, "dedup"),), recorder, "")
+            except BaseException:
+                recorder.save()
+                raise
+            return manifest, copying.written_bytes
+
+        return derive_output(
+            [source],
+            content,
+            out,
+            "dedup",
+            make=make,
+            fresh=False,
+            force=force,
+            observers=observers,
+            notices=(),
         )
 
     def _marked(self, output: Output, reporter: ProgressReporter) -> tuple[Marking, Copying]:
@@ -312,7 +402,7 @@ class DedupRun:
             on_commit=begin,
         )
         copying = Copying(self._documents, self._written_sections(), marking.removals, self.content, output, reporter)
-        n_out = sum(section.n_tokens * ITEM_BYTES[section.source.content.dtype] for section in self._written_sections())
+        n_out = sum(section.n_bytes for section in self._written_sections())
         copying.position_bytes = marking.state.done_bytes + copying.done_bytes
         reporter.started(marking.n_passes * self._documents.n_bytes + n_out, copying.position_bytes)
         marking.run()
@@ -337,13 +427,9 @@ class DedupRun:
             unexamined=state.unexamined,
         )
 
-    def _most_counts(self) -> Counts:
-        """Return the counts of the output if nothing goes."""
-        return sum((source.manifest.counts for source in self.sources), Counts())
-
-    def _counts(self, removal: Removal) -> Counts:
-        """Return what is in the output."""
-        most = self._most_counts()
+    def _counts(self, removal: Removal, sources: Sequence[Source]) -> Counts:
+        """Return what is in the output of these sources."""
+        most = _most_counts(sources)
         n_documents = most.documents_train - sum(each.copies + each.near_copies for each in removal.sources)
         n_tokens = most.tokens_train - sum(each.copy_tokens + each.near_copy_tokens for each in removal.sources)
         return Counts(
@@ -356,7 +442,7 @@ class DedupRun:
 
     def _scratch_bytes(self) -> int:
         """Return what the work takes on the disk at the worst moment, beside the output."""
-        most = self._most_counts()
+        most = _most_counts(self.sources)
         n_lines = max(0, most.documents_train * _LINE_BYTES - most.tokens_train * ITEM_BYTES[self.content.dtype])
         n, copies = self._documents.n, self._documents.n_ids * self._documents.dtype.itemsize
         scratch = n * max(DIGEST.itemsize, REMOVAL.itemsize)
@@ -367,6 +453,11 @@ class DedupRun:
             n_bands = 2 * BAND.itemsize * self.rule.near.bands
             scratch = max(scratch, n * (n_bands + GATHERED.itemsize + 8 + REMOVAL.itemsize) + copies)
         return scratch + n_lines
+
+
+def _most_counts(sources: Sequence[Source]) -> Counts:
+    """Return the counts of an output of these if nothing goes."""
+    return sum((source.manifest.counts for source in sources), Counts())
 
 
 def _check_operands(sources: Sequence[Source], against: Sequence[Source], *, allow_other_split: bool) -> None:
