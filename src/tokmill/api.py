@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from tokmill.core.config import Job, check_directory, local_path, path_text
+from tokmill.core.config import Job, check_directory, local_path, path_text, path_texts
 from tokmill.core.errors import ChangedError, TokmillError, UsageError
 from tokmill.core.events import Detail, Finished, Notice
 from tokmill.core.options import PlanOptions, TokenizeOptions, called_with, parse_size
@@ -99,7 +99,7 @@ def tokenize(call: TokenizeCall) -> Summary:  # noqa: D417  the arguments are th
     runs = nullcontext(LocalRunner()) if call.ray is not None else LocalRunner()
     with _told_without_fresh(call), _place(call) as place, runs as runner:
         options = replace(call, threads=1) if call.ray is not None and call.threads is None else call
-        planned = make_job(_listed(call.inputs), options, out=place.directory, destination=place.url)
+        planned = make_job(path_texts(call.inputs, "inputs"), options, out=place.directory, destination=place.url)
         if call.is_in_parts:
             _introduce(planned.job, planned.notices, call.observers)
             done = _in_parts(planned.job, call, place, runner, meter)
@@ -139,7 +139,7 @@ def plan(call: PlanCall) -> Plan:  # noqa: D417  the same
     url = out if is_url(out) else ""
     if url:
         out = str(output_of(stage_of(url, _text(call.stage))))
-    planned = make_job(_listed(call.inputs), call, out=out, destination=url)
+    planned = make_job(path_texts(call.inputs, "inputs"), call, out=out, destination=url)
     made = make_plan(planned, seed=call.shuffle)
     if url and not call.fresh:
         made = msgspec.structs.replace(made, is_complete=is_complete_at(planned.job, url))
@@ -250,7 +250,11 @@ def _compare_piped(call: TokenizeCall, place: Place) -> None:
     _tell(call.observers, ["the output is complete; what is piped in is compared with it"])
     try:
         report = verify(
-            place.directory, sources=_listed(call.inputs), glob=call.glob, input_format=call.input_format, memory=call.memory
+            place.directory,
+            sources=path_texts(call.inputs, "inputs") + path_texts(call.val_input or (), "--val-input"),
+            glob=call.glob,
+            input_format=call.input_format,
+            memory=call.memory,
         )
     except ChangedError as error:
         error.what = "the piped input is not the one that the complete output was made from"
@@ -323,10 +327,6 @@ def _one_by_one(given: Sequence[str]) -> str:
 def _of_part(part: str, job: Job) -> str:
     whole = quoted(job.destination or text_to_path(job.out))
     return f"this is part {part} alone; when all parts are there: tokmill finalize {whole}"
-
-
-def _listed(inputs: StrPath | Sequence[StrPath]) -> list[str]:
-    return [path_text(each, "inputs") for each in (inputs if isinstance(inputs, (list, tuple)) else [inputs])]
 
 
 def _text(stage: StrPath | None) -> str | None:

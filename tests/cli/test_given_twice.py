@@ -52,7 +52,7 @@ def err(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 2) -> d
 def test_an_option_with_two_values_is_refused_with_both(capsys: pytest.CaptureFixture[str], name: str, option: Parameter) -> None:
     flag = option.about.flag
     one, two = ("1", "2") if option.about.kind is not str else ("here", "there")
-    values = {"--out": "x", "--format": "raw", "--to": "x", "--seed": "1"}
+    values = {"--out": "x", "--format": "raw", "--to": "x", "--seed": "1", "--sequence": "8"}
     missing = [
         each.about.flag for each in COMMANDS[name].params if isinstance(each, Parameter) and each.required and each is not option
     ]

@@ -87,6 +87,12 @@ def appended(top: Path) -> None:
     tokmill.tokenize(corpus(top / "more.txt", "More"), top / "o", append=True, **OPTIONS)
 
 
+def with_inputs_for_validation(top: Path) -> None:
+    for name in ("a", "b", "val"):
+        corpus(top / f"{name}.txt", name)
+    tokmill.tokenize([top / "a.txt", top / "b.txt"], top / "o", val_input=top / "val.txt", threads=1)
+
+
 def two(top: Path, **other: Any) -> list[Path]:
     tokmill.tokenize(corpus(top / "a.txt", "One"), top / "a", **OPTIONS)
     tokmill.tokenize(corpus(top / "b.txt", "Two"), top / "b", **OPTIONS | other)
@@ -163,7 +169,8 @@ def merged_of_bare_files(top: Path) -> None:
 @pytest.mark.parametrize(
     "make",
     [
-        plain, other_options, other_separator, appended, merged, merged_of_other_splits, merged_and_appended,
+        plain, other_options, with_inputs_for_validation,
+        other_separator, appended, merged, merged_of_other_splits, merged_and_appended,
         merged_and_resharded, converted, converted_and_appended, in_parts, converted_of_a_bare_file,
         converted_of_bare_files_with_validation, converted_of_bare_files_without_end_of_text, merged_of_bare_files,
     ],

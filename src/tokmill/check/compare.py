@@ -478,8 +478,8 @@ def _comparison(content: Content, sides: list[IdReader], sample: ReferenceSample
 def _choices(batch: Batch, documents: Sequence[bytes], content: Content) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:
     """Return the hash and the side of each document: uint64 and bool, shape (n_documents,)."""
     hashes = np.fromiter((xxhash.xxh3_64_intdigest(document, content.seed) for document in documents), np.uint64, len(documents))
-    if batch.is_val is not None:
-        return hashes, np.full(len(documents), batch.is_val)
+    if batch.is_val is not None or batch.is_of_val:
+        return hashes, np.full(len(documents), batch.is_of_val or batch.is_val)
     return hashes, hashes < np.uint64(math.ceil(content.val_fraction * 2**64))
 
 

@@ -41,9 +41,19 @@ def naming_options(inputs: Sequence[Input], *, with_format: bool) -> Iterator[No
 
 
 def as_often(found: tuple[Input, ...], inputs: tuple[Input, ...]) -> tuple[Input, ...]:
-    """Return found sources, each as often and where the inputs have it: none is found twice, but merged outputs may have it."""
+    """Return found sources, each as often and where the inputs have it, and for the same side.
+
+    None is found twice, but merged outputs may have it; those for validation may have been found among the others.
+    """
     places = {path: place for place, path in enumerate(dict.fromkeys(each.path for each in inputs))}
-    return tuple(found[places[each.path]] for each in inputs) if len(found) == len(places) < len(inputs) else found
+    if any(each.side for each in inputs):
+        paths = {each.path: place for place, each in enumerate(found)}
+        places = paths if paths.keys() == places.keys() else places
+    elif len(found) == len(inputs):
+        return found
+    if len(found) != len(places):
+        return found
+    return tuple(msgspec.structs.replace(found[places[each.path]], side=each.side) for each in inputs)
 
 
 def name_budget(error: TokmillError, manifest: Manifest) -> None:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 _INTERRUPTED = 130
 _COMPLETE = "_TOKMILL_COMPLETE"
 _ADDRESS = re.compile(r"auto|local|here|ray://.+|[\w.\-]+:\d+|\[[0-9a-fA-F:]+\]:\d+")
+_VAL_INPUT = "--val-input"
 for _name in ("plan", "tokenize"):
     # The first in the help.
     root.commands = {_name: root.commands[_name], **root.commands}
@@ -89,16 +90,23 @@ def main() -> None:
 
 
 def completed(arguments: Sequence[str]) -> list[str]:
-    """Return what was typed, with what `--ray` or `--source` without a value stands for."""
-    filled = list(arguments)
+    """Return what was typed, with what `--ray` or `--source` without a value stands for, and an option for each `--val-input`."""
+    filled = list[str]()
+    is_of_val = False
     for i, argument in enumerate(arguments):
         following = arguments[i + 1] if i + 1 < len(arguments) else "--"
         if argument == "--":
-            break
+            return [*filled, *arguments[i:]]
+        is_value = not argument.startswith("-") or argument == STDIN
         if argument == "--ray" and not _ADDRESS.fullmatch(following):
-            filled[i] = "--ray=here"
+            filled.append("--ray=here")
         elif argument == "--source" and following.startswith("-") and following != STDIN:
-            filled[i] = f"--source={AS_RECORDED}"
+            filled.append(f"--source={AS_RECORDED}")
+        elif is_of_val and is_value:
+            filled.append(f"{_VAL_INPUT}={argument}")
+        elif argument != _VAL_INPUT or (following.startswith("-") and following != STDIN):
+            filled.append(argument)
+        is_of_val = argument == _VAL_INPUT or (is_of_val and is_value)
     return filled
 
 

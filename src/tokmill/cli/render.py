@@ -180,14 +180,15 @@ def _input_rows(plan: Plan) -> list[tuple[str, str]]:
 
 
 def _input_text(each: InputPlan) -> str:
+    for_val = ", for validation" if each.side else ""
     if each.size_bytes is None:
-        return f"{each.format}, size not known"
+        return f"{each.format}, size not known{for_val}"
     kind = each.format if each.compression == "none" else f"{each.format}, {each.compression}"
     on_disk = "" if each.disk_bytes is None else f"{format_bytes(each.disk_bytes)} on disk, "
     text = f"{format_bytes(each.size_bytes)}, {on_disk}{kind}"
     if each.compression != "none" and each.decompressed_bytes is not None:
         text += f", {'about ' if each.decompressed_is_estimate else ''}{format_bytes(each.decompressed_bytes)} decompressed"
-    return text
+    return text + for_val
 
 
 def _text_rows(plan: Plan) -> list[tuple[str, str]]:

@@ -96,7 +96,7 @@ def tokenize(
         summary = api.tokenize(list(inputs), out, **given)
         return replace(summary, notices=[*summary.notices, *unused_option_notices(console, out, given)])
 
-    carry_out(console, "tokenizing", make, options, outputs=[out], inputs=inputs)
+    carry_out(console, "tokenizing", make, options, outputs=[out], inputs=[*inputs, *options["val_input"]])
 
 
 def unused_option_notices(console: Console, out: str | None, options: dict[str, Any]) -> list[str]:
@@ -108,6 +108,7 @@ def unused_option_notices(console: Console, out: str | None, options: dict[str, 
         ("--stage", is_local, "without an s3:// output"),
         ("--stage-size", is_local, "without an s3:// output"),
         ("--max-skipped", options["on_error"] != "skip", "without --on-error skip"),
+        *((option, bool(options["val_input"]), "with --val-input") for option in ("--val-fraction", "--seed")),
         ("--part-bytes", options.get("ray") is None, "without --ray"),
     ]
     return console.unused(rules)

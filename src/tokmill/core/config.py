@@ -302,7 +302,7 @@ def path_text(given: object, option: str) -> str:
             allowed="a name without a zero byte",
             next_step="give another path",
         )
-    if not path and option == "inputs":
+    if not path and option in ("inputs", "--val-input"):
         next_step = "leave it out, or give it a name: perhaps a variable of the shell was empty"
         raise UsageError("the name of an input is empty", where="INPUT", allowed="a path, a pattern or a URL", next_step=next_step)
     secrets.learn([path])
@@ -319,6 +319,11 @@ def path_text(given: object, option: str) -> str:
             else "for a path of this machine put ./ before it, or begin it at the root; write a URL in full",
         )
     return path
+
+
+def path_texts(given: object, option: str) -> list[str]:
+    """Return one path or URL, or several, as texts. Raises UsageError as `path_text`."""
+    return [path_text(each, option) for each in (given if isinstance(given, (list, tuple)) else [given])]
 
 
 def check_directory(path: Path, option: str, suggested: str = "data") -> None:

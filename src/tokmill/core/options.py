@@ -107,7 +107,7 @@ class Option:
         """Raise UsageError if the value is of another type, not a choice, or out of bounds."""
         if self.is_many and isinstance(value, list | tuple):
             for each in value:
-                replace(self, is_many=False, types=(self.kind,)).check(each)
+                replace(self, is_many=False, types=tuple({*self.types} - {list, type(None)}) or (self.kind,)).check(each)
             return
         learn([value])
         is_bool = isinstance(value, bool)
@@ -167,6 +167,7 @@ _TYPES: dict[str, type] = {
     "float": Real,
     "bool": bool,
     "Sequence[str]": list,
+    "Sequence[os.PathLike[str]]": list,
     "os.PathLike[str]": os.PathLike,
     "None": type(None),
 }
@@ -269,6 +270,15 @@ class PlanOptions:
     )
     drop_tail: bool = option(False, group=OUTPUT, help="Leave out the last file if it has fewer than N tokens.")
     keep_empty: bool = option(False, group=OUTPUT, help="Write the end-of-text id of empty documents too.")
+    val_input: str | os.PathLike[str] | Sequence[str] | Sequence[os.PathLike[str]] | None = option(  # noqa: RUF009  it is a field
+        None,
+        group=VALIDATION,
+        metavar="INPUT...",
+        is_many=True,
+        has_variable=False,
+        help="Inputs for validation: all their documents go to val.bin, and no others, whatever --val-fraction is by default. "
+        "May be repeated.",
+    )
     val_fraction: float = option(
         0.0005,
         group=VALIDATION,
@@ -276,7 +286,7 @@ class PlanOptions:
         least=0,
         below=1,
         allowed="0 <= fraction < 1",
-        help="Share of documents that go to val.bin.",
+        help="Share of documents that go to val.bin, without --val-input.",
     )
     seed: int = option(
         0, group=VALIDATION, metavar="N", least=0, below=1 << 64, allowed="0 to 2**64 - 1", help="Seed for choosing them."
@@ -334,6 +344,14 @@ class PlanOptions:
     def __post_init__(self) -> None:
         for name, about in options_of(self).items():
             about.check(getattr(self, name))
+        if self.val_input and self.val_fraction not in (0, PlanOptions.val_fraction):
+            raise UsageError(
+                "with --val-input, no other documents are for validation",
+                option="--val-fraction",
+                allowed="one of --val-input and --val-fraction",
+                suggested="0",
+                next_step="leave one of the two out",
+            )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)

@@ -83,6 +83,8 @@ class Input(msgspec.Struct, frozen=True, kw_only=True):
     version: str | msgspec.UnsetType | None = msgspec.UNSET
     """For a remote object: what the store says tells its content from another (`etag "..."`); None: it says nothing.
     Unset, and then not encoded, for what is not remote."""
+    side: Literal["val"] | msgspec.UnsetType = msgspec.UNSET
+    """`val`: its documents, and no others, are for validation (`--val-input`). Unset, and then not encoded, for any other."""
 
     @property
     def is_remote(self) -> bool:
@@ -253,11 +255,13 @@ class Batch(LocalStruct, frozen=True, kw_only=True):
 
     index: int = 0
     """0, 1, 2, ... in the order of the corpus; set by its reader."""
+    is_of_val: bool = False
+    """Whether its input is one for validation; then neither `is_val` nor a hash decides."""
     documents: Sequence[bytes]
     raw: memoryview | None = None
     """The documents with what stood between them, to check UTF-8 in one go; None: they are valid UTF-8 already, policy applied."""
     is_val: bool | None = None
-    """The side of a document that was cut (the batch holds one piece of it); None: each document's hash decides."""
+    """The side of a document that was cut (the batch holds one piece of it), by its hash; None: each document's hash decides."""
     head_open: bool = False
     tail_open: bool = False
     after: Cursor | None

@@ -142,6 +142,16 @@ def _unlike(source: Described, first: Described, names: Iterable[str]) -> Iterat
 def _check_split(sources: Sequence[Described]) -> None:
     """Raise UsageError if the sources chose their validation documents differently: one may be on both sides."""
     first = sources[0]
+    inputs = [each for source in sources for each in source.content.inputs if each.path != STDIN]
+    sides = {each.path: each.side for each in inputs}
+    both = [each.path for each in inputs if sides[each.path] != each.side]
+    if both:
+        raise UsageError(
+            f"for validation in one of these outputs, and not in another: {', '.join(shortened(both, _MOST))}",
+            where=str(first.directory),
+            allowed="one side for each input",
+            next_step="tokenize one of them again with the --val-input of the other, or pass --allow-other-split",
+        )
     for source in sources[1:]:
         found = [f"--{name.replace('_', '-')} was {theirs}, not {ours}" for name, theirs, ours in _unlike(source, first, _SPLIT)]
         if found:

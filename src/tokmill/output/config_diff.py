@@ -343,4 +343,6 @@ def _input(before: Input, now: Input) -> str:
         return f"input {now.path} was modified (same size, another modification time)"
     if before.version != now.version:
         return f"input {now.path} was replaced (same size; it was {before.version}, is {now.version})"
+    if before.side != now.side:
+        return f"input {now.path} {'is one of --val-input, and was not' if now.side else 'was one of --val-input, and is not'}"
     return f"input {now.path} was read as {before.format}/{before.compression}, is now {now.format}/{now.compression}"

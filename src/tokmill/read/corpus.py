@@ -196,7 +196,12 @@ class CorpusReader:
             for batch in _reader_of(source.format)(stream, position, self.settings).batches(start):
                 if position.input_index not in self.notes.zeros and _is_full_of_zeros(batch, self.settings.content.separator):
                     self.notes.zeros[position.input_index] = batch.locate(0)
-                yield replace(batch, position_bytes=n_before + batch.position_bytes, counts=wanted.counts(batch))
+                yield replace(
+                    batch,
+                    is_of_val=source.side == "val",
+                    position_bytes=n_before + batch.position_bytes,
+                    counts=wanted.counts(batch),
+                )
                 if wanted.is_reached(batch.after):
                     reached = batch.after
                     break
@@ -247,6 +252,8 @@ class _Pack:
     def takes(self, batch: Batch) -> bool:
         """Return whether the batch may be packed and there is room for it."""
         if batch.is_val is not None or batch.head_open or batch.tail_open or batch.after is None:
+            return False
+        if self._batches and self._batches[0].is_of_val != batch.is_of_val:
             return False
         n_bytes = self._n_bytes + batch.counts.bytes_in
         n_documents = self._n_documents + len(batch.documents)

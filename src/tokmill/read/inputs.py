@@ -16,7 +16,9 @@ import os
 import shlex
 import stat
 from collections import Counter
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import msgspec
 
 from tokmill.core.errors import DamagedInputError, UsageError
 from tokmill.core.local_struct import LocalStruct, MutableStruct
@@ -156,6 +158,8 @@ class FoundInputs(LocalStruct, frozen=True):
     """Inputs that were named or linked more than once, and how often."""
     has_directory: bool = True
     """Whether any name stands for what is in a directory or prefix, so that `--glob` chooses."""
+    only_val: tuple[str, ...] = ()
+    """Inputs that were found for training too, and are for validation alone."""
 
     @property
     def n_passed_over(self) -> int:
@@ -164,7 +168,7 @@ class FoundInputs(LocalStruct, frozen=True):
 
     def notices(self) -> list[str]:
         """Return what a person should know before the run."""
-        return [*self.passed.notices(), *self._repeated(), *self.own, *_unpinned(self.inputs)]
+        return [*self.passed.notices(), *self._repeated(), *self._only_val(), *self.own, *_unpinned(self.inputs)]
 
     def _repeated(self) -> list[str]:
         if not self.repeated:
@@ -172,20 +176,32 @@ class FoundInputs(LocalStruct, frozen=True):
         shown = shortened([f"{path} ({n:,} times)" for path, n in self.repeated[:_MOST_NAMED]], _MOST_NAMED, len(self.repeated))
         return [f"named or linked more than once, taken once, where it comes first: {', '.join(shown)}"]
 
+    def _only_val(self) -> list[str]:
+        if not self.only_val:
+            return []
+        shown = ", ".join(shortened(self.only_val, _MOST_NAMED))
+        return [f"of --val-input, and so not for training although found there too: {shown}"]
+
 
 def find_inputs(
-    names: Sequence[str], *, glob: str | Sequence[str] | None, input_format: str | None, outside: str | None = None
+    names: Sequence[str],
+    val_names: Sequence[str] = (),
+    *,
+    glob: str | Sequence[str] | None,
+    input_format: str | None,
+    outside: str | None = None,
 ) -> FoundInputs:
     """Find the inputs that a person named.
 
     Args:
         names: files, directories, patterns, URLs, pipes, or `-`.
+        val_names: the same, for validation; what is found under both is for validation alone.
         glob: one or more patterns that choose files of directories; none: known suffixes do.
         input_format: of all inputs, such as `jsonl.gz`; None: suffixes decide.
         outside: a directory, the output's, which a walk through directories leaves out; files named one by one may lie there.
 
     Returns:
-        The inputs in the order given.
+        The inputs in the order given, those for validation last.
 
     Raises:
         UsageError: a name stands for nothing, or for what cannot be read.
@@ -206,11 +222,13 @@ def find_inputs(
             allowed="files, directories, patterns, URLs or -",
             next_step="tokmill tokenize corpus.txt --out data",
         )
+    names = [*val_names, *names]
     if sum(name in _STDIN_NAMES for name in names) > 1:
         raise UsageError("standard input was given twice", where="INPUT", allowed="- once", next_step="give each input once")
     found = _Finder(patterns_of(glob), input_format, outside)
     try:
-        for name in names:
+        for i, name in enumerate(names):
+            found.side = "val" if i < len(val_names) else msgspec.UNSET
             found.add(name)
     except UsageError as error:
         missing = [path_to_text(name) for name in names if not _is_there(name)]
@@ -220,11 +238,12 @@ def find_inputs(
             raise _nothing(where, what, "check these paths, or leave them out") from None
         raise
     return FoundInputs(
-        tuple(found.inputs),
+        found.all_inputs(),
         found.passed,
         tuple(found.own.notices()),
         tuple((found.inputs[i].path, n + 1) for i, n in found.repeated.items()),
         found.has_directory,
+        tuple(found.only_val),
     )
 
 
@@ -236,6 +255,10 @@ class _Finder:
         self.passed = PassedOver(Counter(), Counter(), set(), glob)
         self.repeated: Counter[int] = Counter()
         """How often an input was met again, by its place among the inputs."""
+        self.side: Literal["val"] | msgspec.UnsetType = msgspec.UNSET
+        """Of what is added."""
+        self.only_val: Counter[str] = Counter()
+        """Inputs for validation that were met among the others, by path."""
         self.has_directory = False
         self.own = OwnFiles()
         self._wanted = matcher(glob, lambda name: _without_compression(name)[0].endswith(_KNOWN_SUFFIXES))
@@ -247,6 +270,19 @@ class _Finder:
         """Places among the inputs, by what tells a file from all others."""
         self._walked: set[tuple[int, int]] = set()
         """Directories of which it is counted what was passed over."""
+
+    def all_inputs(self) -> tuple[Input, ...]:
+        """Return the inputs found, those for validation last. Raises UsageError if there are no others."""
+        n_val = sum(each.side == "val" for each in self.inputs)
+        if n_val and n_val == len(self.inputs):
+            raise UsageError(
+                "every input is one for validation",
+                where="INPUT and --val-input",
+                option="--val-input",
+                allowed="inputs for training that are none of --val-input",
+                next_step="name other inputs for training",
+            )
+        return (*self.inputs[n_val:], *self.inputs[:n_val])
 
     def add(self, name: str) -> None:
         """Add what one name stands for."""
@@ -328,7 +364,7 @@ class _Finder:
 
     @property
     def _n_met(self) -> int:
-        return len(self.inputs) + self.repeated.total()
+        return len(self.inputs) + self.repeated.total() + self.only_val.total()
 
     def _add_directory(self, top: str) -> None:
         self.has_directory = True
@@ -417,11 +453,16 @@ class _Finder:
         """Add an input, unless it is there. key: tells it from others; name: decides the format; identity: its other fields."""
         place = self._places.setdefault(key, len(self.inputs))
         if place < len(self.inputs):
-            self.repeated[place] += 1
+            if self.inputs[place].side == self.side:
+                self.repeated[place] += 1
+            else:
+                self.only_val[path] += 1
             return
         file_format, compression = _describe(name, self._input_format)
         _check_seekable(file_format, compression, name, has_size=size_bytes is not None)
-        self.inputs.append(Input(path=path, format=file_format, compression=compression, size_bytes=size_bytes, **identity))
+        self.inputs.append(
+            Input(path=path, format=file_format, compression=compression, size_bytes=size_bytes, side=self.side, **identity)
+        )
 
     def _check_suffix(self, path: str) -> None:
         name, compression = _without_compression(path)

@@ -41,8 +41,9 @@ def small_texts(settings: ReadSettings, first: int, stop: int, n_before: int) ->
     separator = (content.separator or "").encode()
     texts: list[bytes] = []
     n_bytes = 0
+    side = content.inputs[first].side
     for source in content.inputs[first : min(stop, first + settings.max_documents)]:
-        if not _may_be_small(source) or n_bytes + (source.size_bytes or 0) > settings.batch_bytes:
+        if source.side != side or not _may_be_small(source) or n_bytes + (source.size_bytes or 0) > settings.batch_bytes:
             break
         text = _text(source)
         if text is None or _BETWEEN in text or (separator and separator in text) or foreign(text[:HEAD_BYTES]):
@@ -57,6 +58,7 @@ def small_texts(settings: ReadSettings, first: int, stop: int, n_before: int) ->
     return Batch(
         documents=DocumentBuffer(data, starts, ends, _BETWEEN),
         raw=memoryview(data),
+        is_of_val=side == "val",
         after=Cursor(input_index=first + len(texts)),
         locate=_WholeFiles([source.path for source in content.inputs[first : first + len(texts)]]),
         counts=Counts(documents=len(texts), bytes_in=n_bytes),

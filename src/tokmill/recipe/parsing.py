@@ -74,8 +74,10 @@ _DEDUP = ("near", "measure", "ngram", "bands", "rows", "shortest")
 _OUTPUT = ("format", "shard_tokens", "shard_documents")
 _PACK = ("sequence", "drop", "pad_id")
 _OWN = ("inputs", "weight", "max_epochs")
+_VAL_INPUT = "val_input"
 _ELSEWHERE = {
     **dict.fromkeys(_DEDUP, "in [dedup]"),
+    _VAL_INPUT: "in the table of a source, [sources.NAME]",
     **dict.fromkeys(_OUTPUT, "in [output]"),
     **dict.fromkeys(_PACK, "in [pack]"),
     **dict.fromkeys(("seed", "tokens"), "before the first table"),
@@ -147,7 +149,7 @@ class _Reader:
         """Return the recipe. Raises UsageError."""
         self._check_names(values, _TOP, ())
         common = self._table(values.get("tokenize", {}), ("tokenize",))
-        self._check_names(common, self._options, ("tokenize",))
+        self._check_names(common, {*self._options} - {_VAL_INPUT}, ("tokenize",))
         output = self._table(values.get("output", {}), ("output",))
         self._check_names(output, _OUTPUT, ("output",))
         for name in output:
@@ -174,6 +176,7 @@ class _Reader:
             self._check_tokens(tokens, ("tokens",))
         if output.get("shard_tokens") is not None:
             self._check_tokens(output["shard_tokens"], ("output", "shard_tokens"))
+        self._check_validation(sources)
         for at in [("tokens",), ("max_epochs",), *(("sources", name, "max_epochs") for name in found)]:
             if not weighted and at[-1] in (found[at[1]] if len(at) > 1 else values):
                 raise self._at(at, f"{at[-1]} has no meaning without weights", "a weight for every source, or this line left out")
@@ -209,22 +212,37 @@ class _Reader:
             raise self._at(at, f"{name!r} is no name of a source", "letters, digits, - and _")
         table = self._table(value, at)
         self._check_names(table, [*_OWN, *self._options], at)
-        inputs = table.get("inputs")
-        inputs = [inputs] if isinstance(inputs, str) else inputs
-        if not isinstance(inputs, list) or not inputs or not all(isinstance(each, str) and each for each in inputs):
-            line = (*at, "inputs") if "inputs" in table else at
-            raise self._at(line, f"{name} has no inputs", 'a list of files, directories, patterns or URLs: inputs = ["a.txt"]')
+        inputs = self._inputs(table, "inputs", at)
         options = {**common, **{key: each for key, each in table.items() if key not in _OWN}}
         for key, each in options.items():
             self._check_option(self._options[key], each, (*at, key) if key in table else ("tokenize", key))
+        if _VAL_INPUT in table:
+            options[_VAL_INPUT] = self._inputs(table, _VAL_INPUT, at)
         weight = table.get("weight")
         return RecipeSource(
             name=name,
-            inputs=[self._absolute(each) for each in inputs],
+            inputs=inputs,
             weight=None if weight is None else self._weight(weight, (*at, "weight")),
             max_epochs=self._epochs(table.get("max_epochs", most), (*at, "max_epochs")),
             options=options,
         )
+
+    def _inputs(self, table: Mapping[str, Any], key: str, at: tuple[str, ...]) -> list[str]:
+        """Return names of inputs, as they are from anywhere. Raises UsageError."""
+        names = [table[key]] if isinstance(table.get(key), str) else table.get(key)
+        if not isinstance(names, list) or not names or not all(isinstance(each, str) and each for each in names):
+            line = (*at, key) if key in table else at
+            raise self._at(line, f"{at[-1]} has no {key}", f'a list of files, directories, patterns or URLs: {key} = ["a.txt"]')
+        return [self._absolute(each) for each in names]
+
+    def _check_validation(self, sources: Iterable[RecipeSource]) -> None:
+        """Raise UsageError for a share for validation in a recipe with inputs for it: a document might be on both sides."""
+        if not any(_VAL_INPUT in each.options for each in sources):
+            return
+        for each in sources:
+            if each.options.get("val_fraction", 0.0 if _VAL_INPUT in each.options else None) != 0:
+                what = f"a share of {each.name} would be for validation, beside the inputs of {_VAL_INPUT}"
+                raise self._at(("sources", each.name), what, f"with {_VAL_INPUT}, val_fraction = 0 in [tokenize]")
 
     def _absolute(self, name: str) -> str:
         """Return an input as it is named from anywhere: in the file it is relative to the file."""

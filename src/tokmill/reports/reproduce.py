@@ -11,6 +11,7 @@ from tokmill.core.config import typed_separator
 from tokmill.core.deduplication import Deduplication, Removal
 from tokmill.core.output_spec import Shards
 from tokmill.core.records import STDIN, text_to_path
+from tokmill.core.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,7 +44,7 @@ def settings(content: Content) -> list[tuple[str, str]]:
         ("separator of text files", typed_separator(content.separator)),
         ("text key", content.text_key),
         *([("quotes in CSV and TSV", content.quoting)] if content.quoting else []),
-        ("validation", f"{content.val_fraction!r} of the documents, seed {content.seed}"),
+        ("validation", _validation(content)),
         ("empty documents", "kept" if content.keep_empty else "left out"),
         ("bad records", content.on_error),
         ("bytes that are not UTF-8", content.encoding_errors),
@@ -56,6 +57,11 @@ def _packed(packing: Packing) -> str:
     return f"sequences of {packing.sequence:,}, seed {packing.seed}, filled up with the id {packing.pad_id:,}{dropped}"
 
 
+def _validation(content: Content) -> str:
+    n = sum(each.side == "val" for each in content.inputs)
+    return f"all documents of {counted(n, 'input')}" if n else f"{content.val_fraction!r} of the documents, seed {content.seed}"
+
+
 def commands(content: Content, made_from: Sequence[Provenance] | object, directory: str, removal: Removal | object = None) -> str:
     """Return the commands that make an output again, one a line. removal: what was removed from it."""
     sources = list(made_from) if isinstance(made_from, tuple) else []
@@ -63,7 +69,9 @@ def commands(content: Content, made_from: Sequence[Provenance] | object, directo
     if not sources or any(each.how == "append" for each in sources):
         # Appended inputs come after the others, so one run over all of them gives the same bytes.
         paths = [each.path for each in content.inputs]
-        words = ["tokenize", *_first(paths), *_input_format(content), *_options(content)]
+        for_val = _first([each.path for each in content.inputs if each.side])
+        words = ["tokenize", *_first([each.path for each in content.inputs if not each.side])]
+        words += [*_input_format(content), *_options(content), *(part for path in for_val for part in ("--val-input", path))]
         if content.origin and content.origin.arranged:
             words += ["--shuffle", str(content.origin.arranged.seed)]
         if content.origin and content.origin.deduplicated:
@@ -189,7 +197,7 @@ def _options(content: Content) -> list[str]:
         ("--format", content.format, content.format != "raw"),
         ("--eot", content.eot, True),
         ("--dtype", content.dtype, True),
-        ("--val-fraction", repr(content.val_fraction), True),
+        ("--val-fraction", repr(content.val_fraction), not any(each.side for each in content.inputs)),
         ("--seed", str(content.seed), content.seed != 0),
         ("--encoding-errors", content.encoding_errors, content.encoding_errors != "strict"),
         ("--on-error", content.on_error, content.on_error != "stop"),

@@ -124,6 +124,8 @@ def how_again(content: Content, *, is_append: bool) -> str:
 
 def more_for_val(counts: Counts, content: Content, again: str) -> str:
     """Return what to do to have enough tokens for validation; empty where nothing is known that helps."""
+    if any(source.side for source in content.inputs):
+        return f"for more, {again} more text for --val-input"
     n = _n_drawn(counts.documents_train + counts.documents_val, counts.bytes_text)
     n_tokens = counts.tokens_train + counts.tokens_val
     fraction, is_enough = fraction_for(FORMATS[content.format].wanted_for_val, n, n_tokens)
@@ -156,6 +158,14 @@ def emptiness_notices(counts: Counts, content: Content, again: str, *, is_listed
         (is_empty and set(reasons) <= {"empty"}, lambda: f"{counted(counts.documents, 'document')}, and no text in any"),
         (is_empty, lambda: f"every record was skipped ({named}){_key_question(content, reasons, again) or where}"),
         (n > 0 and is_one_sided and content.val_fraction > 0, lambda: _empty_side(counts, content, n, again)),
+        (
+            n > 0 and is_one_sided and any(source.side for source in content.inputs),
+            lambda: (
+                "no document "
+                + ("of --val-input was taken: " if counts.tokens_train else "for training was taken: ")
+                + f"the {'validation' if counts.tokens_train else 'training'} side is empty"
+            ),
+        ),
     )
     found = next((say() for condition, say in advice if condition), None)
     said = [f"{NOTHING}{found}" if is_empty else found] if found else []

@@ -70,6 +70,7 @@ class EncodeStage:
         views = documents.views() if isinstance(documents, DocumentBuffer) else documents
         hashes = np.fromiter(map(xxhash.xxh3_64_intdigest, views, repeat(seed)), np.uint64, len(documents))
         is_val = hashes < self._val_below if batch.is_val is None else np.full(len(documents), batch.is_val)
+        is_val |= batch.is_of_val
         ids, offsets = _encode(self.encoder, documents, None if texts.is_changed else batch.raw)
         self._check_ids(ids, batch)
         n_unknown = 0 if self._unknown_id is None else int(np.count_nonzero(ids == self._unknown_id))

@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, cast
 
 import msgspec
 
-from tokmill.core.config import MIB, USUAL_IDS, BudgetTerms, Content, Job, Quoting, Resources, check_directory, parse_separator
+from tokmill.core.config import (
+    MIB,
+    USUAL_IDS,
+    BudgetTerms,
+    Content,
+    Job,
+    Quoting,
+    Resources,
+    check_directory,
+    parse_separator,
+    path_texts,
+)
 from tokmill.core.errors import UsageError
 from tokmill.core.local_struct import LocalStruct
 from tokmill.core.options import PlanOptions, options_of, parse_size, parse_stage_size
@@ -74,9 +85,10 @@ def make_job(inputs: Sequence[str], options: PlanOptions | None = None, *, out: 
         shard_documents=options.shard_documents,
         drop_tail=options.drop_tail,
     )
-    _check_working_directory([*inputs, out])
+    val_inputs = path_texts(options.val_input or (), "--val-input")
+    _check_working_directory([*inputs, *val_inputs, out])
     out = os.path.abspath(_checked_out(out))
-    found = find_inputs(inputs, glob=options.glob, input_format=options.input_format, outside=out)
+    found = find_inputs(inputs, val_inputs, glob=options.glob, input_format=options.input_format, outside=out)
     content = _content(options, found.inputs, described, choice)
     doubts = check_files(found.inputs, options.text_key) if options.input_format is None else []
     unused = unused_notices(options, found.inputs, has_directory=found.has_directory)
@@ -116,7 +128,7 @@ def _content(options: PlanOptions, inputs: tuple[Input, ...], tokenizer: Tokeniz
         text_key=options.text_key,
         quoting=msgspec.UNSET if options.quoting == "auto" else cast("Quoting", options.quoting),
         eot=choice.eot,
-        val_fraction=float(options.val_fraction),
+        val_fraction=0.0 if options.val_input else float(options.val_fraction),
         seed=options.seed,
         dtype=choice.dtype,
         format=options.format,
@@ -144,11 +156,19 @@ def details(job: Job) -> list[str]:
         *shown,
         f"tokenizer: {tokenizer.name}, {tokenizer.n_ids:,} ids, end of text {tokenizer.eot_id}, sha256 {tokenizer.sha256[:12]}",
         f"output: {content.format}, {content.dtype}, end of text {content.eot}, into {job.out}",
-        f"validation: {content.val_fraction:g} of the documents, chosen by their content and the seed {content.seed}",
+        f"validation: {_validation(content)}",
         f"machine: engine {resources.engine}, {counted(resources.n_threads, 'thread')}",
         f"memory: {resources.budget_bytes // MIB:,} MiB for all processes",
         f"batches: {resources.batch_bytes // 1024:,} KiB each, {resources.arena_bytes // MIB:,} MiB a worker for what it made",
     ]
+
+
+def _validation(content: Content) -> str:
+    """Return in words which documents are for validation."""
+    n = sum(source.side == "val" for source in content.inputs)
+    if n:
+        return f"the documents of {counted(n, 'input')}"
+    return f"{content.val_fraction:g} of the documents, chosen by their content and the seed {content.seed}"
 
 
 def _check_working_directory(paths: Sequence[str]) -> None:

@@ -56,6 +56,8 @@ class InputPlan(msgspec.Struct, frozen=True, kw_only=True):
     """Space taken on this machine's disk, less than the size for a file with holes; None if it is not on one."""
     decompressed_bytes: int | None
     decompressed_is_estimate: bool
+    side: str | None = None
+    """`val` for an input of --val-input; None: training, or both sides."""
 
 
 class MemoryPlan(BudgetShares, frozen=True, kw_only=True):
@@ -250,6 +252,7 @@ def _input(source: Input, decompressed: tuple[int | None, bool]) -> InputPlan:
         disk_bytes=disk_bytes,
         decompressed_bytes=decompressed[0],
         decompressed_is_estimate=not decompressed[1],
+        side=source.side or None,
     )
 
 
