@@ -24,7 +24,8 @@ from tokmill.cli.app import run
 from tokmill.core.errors import DamageError, UsageError
 from tokmill.core.manifest import load_manifest
 from tokmill.core.text import printable_line
-from tokmill.reports.data import FrequentToken
+from tokmill.reports.data import FrequentToken, load_data
+from tokmill.reports.removals import removal_tables
 from tokmill.reports.reporting import make_page
 
 pytestmark = pytest.mark.usefixtures("workers_in_process")
@@ -466,3 +467,28 @@ def test_the_page_goes_into_a_pipe(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, b"")
     assert done.stdout.startswith(b"<!doctype html>")
     assert done.stdout.endswith(b"</html>\n")
+
+
+def test_what_was_removed_is_shown_with_both_texts_side_by_side(tmp_path: Path) -> None:
+    texts = [f"The document number {i} says something of its own, namely {i * i} and <b>{i}</b>. " * 6 for i in range(12)]
+    tokmill.tokenize(write_corpus(tmp_path / "a.txt", [*texts, *texts[:4]]), tmp_path / "a", val_fraction=0)
+    tokmill.tokenize(write_corpus(tmp_path / "b.txt", [text + "The end." for text in texts[:3]]), tmp_path / "b", val_fraction=0)
+    tokmill.dedup([tmp_path / "a", tmp_path / "b"], tmp_path / "u", near=0.8)
+    made = tokmill.report(tmp_path / "u")
+    page = Path(made.path).read_text()
+    assert not [each for each in made.missing if "removed" in each]
+    assert "Copies that were removed" in page
+    assert page.count("The document number 0 says something of its own, namely 0 and &lt;b&gt;0&lt;/b&gt;.") >= 2
+    assert "2 to 3" in page
+    assert "3 pairs compared" in page
+    # The sources may be gone.
+    (tmp_path / "b").rename(tmp_path / "c")
+    made = tokmill.report(tmp_path / "u")
+    assert any("Texts of removed documents" in each for each in made.missing)
+    assert "2 to 3" in Path(made.path).read_text()
+    # The list is not trusted.
+    (tmp_path / "c").rename(tmp_path / "b")
+    (tmp_path / "u" / "removed.jsonl").write_text('{"source": 99}\nnot JSON\n[1]\n{"source": -1, "document": 1e400}\n')
+    data = load_data(tmp_path / "u")
+    assert "0" in str(removal_tables(data)[0].rows)
+    assert len(removal_tables(data)) == 1

@@ -24,6 +24,7 @@ from tokmill.core.text import counted, format_bytes, format_duration, format_mem
 from tokmill.output import why_protected
 from tokmill.reports.data import MOST_SKIPS, ReportData, add_statistics, load_data
 from tokmill.reports.figures import Table, document_figures, history_figures
+from tokmill.reports.removals import removal_tables
 from tokmill.reports.reproduce import commands, settings
 
 if TYPE_CHECKING:
@@ -186,6 +187,8 @@ def _write_page(path: Path, data: bytes, *, is_default: bool) -> None:
 def make_page(data: ReportData) -> str:
     """Return the page about an output."""
     content, counts = data.content, data.counts
+    # First, as it may say what is missing.
+    removed = removal_tables(data)
     done = "complete" if data.manifest else "not complete: interrupted, or still under way"
     distinct = f"{data.n_distinct_ids:,} of {content.tokenizer.n_ids:,} ids occur" if data.n_distinct_ids else ""
     return _template().render(
@@ -198,6 +201,7 @@ def make_page(data: ReportData) -> str:
         has_history=bool(data.history),
         run_figures=history_figures(data),
         document_figures=document_figures(data),
+        removed=removed,
         files=_files(data),
         inputs=_inputs(data),
         skipped=_skipped(data) if any(counts.skipped.values()) else [],

@@ -28,7 +28,7 @@ BAND_COST = 56
 _MULTIPLIER = np.uint64(0xD1342543DE82EF95)
 _HASHED = 1 << 14
 """N-grams that are hashed at a time: they stay in the cache."""
-_COLUMNS = 512
+_COLUMNS = 1024
 """N-grams whose products are made at a time."""
 
 
