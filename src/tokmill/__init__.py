@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         Dataset,
         open_dataset as open,  # noqa: A004  the word for it: tokmill.open
     )
-    from tokmill.derive import convert, dedup, merge, mix, pack, reshard, shuffle
+    from tokmill.derive import convert, dedup, merge, mix, mix_recipe, pack, reshard, shuffle
     from tokmill.recipe import BuildPlan, build, plan_build
     from tokmill.reports import ReportPage, report
     from tokmill.run import Plan, Summary
@@ -47,6 +47,7 @@ __all__ = [
     "inspect",
     "merge",
     "mix",
+    "mix_recipe",
     "open",
     "pack",
     "plan",

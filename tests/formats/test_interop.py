@@ -12,6 +12,7 @@ import io
 import json
 import random
 import re
+import shlex
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -229,3 +230,60 @@ def test_mds_full_shards_are_those_of_its_own_writer(corpus: Path, truth: list[l
             writer.write({"tokens": ids[begin : begin + 2048]})
     ours, theirs = ((path / "shard.00000.mds").read_bytes() for path in (out / "train", tmp_path / "theirs"))
     assert ours.replace(b'"size_limit": 8192', b'"size_limit": 9000') == theirs
+
+
+@pytest.fixture(scope="module")
+def two(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[tuple[Path, float]]]:
+    """Two outputs in a format, and their weights."""
+    top = tmp_path_factory.mktemp("two")
+
+    def make(name: str) -> list[tuple[Path, float]]:
+        pairs = [(top / f"{name}-{i}", weight) for i, weight in enumerate((0.7, 0.3))]
+        for out, _ in pairs:
+            if not out.exists():
+                write(corpus, out, name, shard_tokens=2048 * 2 if name == "mds" else 5000)
+        return pairs
+
+    return make
+
+
+def test_blend_by_megatron(two: Any, package: Any) -> None:
+    utils = package("megatron-core", "megatron.core.datasets.utils")
+    pairs = two("megatron")
+    _, *words = shlex.split(tokmill.mix_recipe(pairs, "megatron").splitlines()[0])
+    prefixes, weights = utils.get_blend_from_list(words)
+    assert all(Path(f"{prefix}.idx").is_file() for prefix in prefixes)
+    assert sum(weights) == pytest.approx(1)
+    first = [weight for prefix, weight in zip(prefixes, weights, strict=True) if str(pairs[0][0]) in prefix]
+    assert sum(first) == pytest.approx(0.7)
+
+
+def test_blend_by_olmo(two: Any, package: Any) -> None:
+    module, yaml = package("ai2-olmo-core", "olmo_core.data.source_mixture"), package("pyyaml", "yaml")
+    told = yaml.safe_load(tokmill.mix_recipe(two("olmo"), "olmo"))
+    sources = module.SourceMixtureList([module.SourceMixtureConfig(**each) for each in told["source_list"]["sources"]])
+    config = module.SourceMixtureDatasetConfig(
+        source_list=sources, requested_tokens=told["requested_tokens"], global_batch_size=4 * BLOCK, render_tables=False
+    )
+    mixture = config.build(npdtype=np.uint16, sequence_length=BLOCK)
+    tokens = [sum(path.tokens for path in source.path_tokens) for source in mixture.sources]
+    assert tokens[0] / sum(tokens) == pytest.approx(0.7, abs=0.02)
+    assert sum(tokens) == pytest.approx(told["requested_tokens"], rel=0.02)
+
+
+def test_blend_by_streaming(two: Any, streaming: Any, package: Any) -> None:
+    importlib.import_module("streaming.base.util").clean_stale_shared_memory()
+    yaml = package("pyyaml", "yaml")
+    told = yaml.safe_load(tokmill.mix_recipe(two("mds"), "streaming"))
+    streams = [streaming.Stream(**each) for each in told["streams"].values()]
+    dataset = streaming.StreamingDataset(streams=streams, batch_size=1, shuffle=False)
+    assert dataset.streams[0].proportion == pytest.approx(0.7)
+    assert len(dataset) > 0
+
+
+def test_blend_by_nanotron(two: Any, package: Any) -> None:
+    config, yaml = package("nanotron", "nanotron.config"), package("pyyaml", "yaml")
+    told = yaml.safe_load(tokmill.mix_recipe(two("datatrove"), "nanotron"))
+    made = config.NanosetDatasetsArgs(**told["dataset"])
+    assert made.dataset_weights == pytest.approx([0.7, 0.3])
+    assert all(list(Path(folder).glob("*.ds")) for folder in made.dataset_folder)

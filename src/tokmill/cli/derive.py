@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tokmill.cli.console import Console
+    from tokmill.core.errors import TokmillError
     from tokmill.core.outcome import Outcome
 
 _FORMAT = named("format")[0]
@@ -71,6 +73,24 @@ def _made(console: Console, out: str, make: Callable[..., Outcome]) -> Callable[
         return replace(made, notices=[*made.notices, *console.unused(unused)])
 
     return call
+
+
+def _missing(option: str) -> TokmillError:
+    """Return the error for an option that is needed unless `--recipe` is given."""
+    from tokmill.core.errors import UsageError
+
+    return UsageError(
+        f"{option} is missing",
+        option=option,
+        allowed="an output directory and a seed, or --recipe",
+        next_step="tokmill mix A=0.7 B=0.3 --seed 1 --out mixed",
+    )
+
+
+def _together(first: str, second: str, why: str) -> TokmillError:
+    from tokmill.core.errors import UsageError
+
+    return UsageError(f"{first} with {second}, {why}", option=second, allowed="one of them", next_step=f"leave {second} out")
 
 
 _SEED = Option(
@@ -238,8 +258,15 @@ def dedup(
     root,
     "mix",
     Argument("weighted", "DIR=WEIGHT...", "Complete outputs of tokmill and their shares of the tokens.", nargs=-1, required=True),
-    OUT,
-    _SEED,
+    replace(OUT, is_required=False, metavar="DIR|URL"),
+    replace(_SEED, is_required=False),
+    Option(
+        name="recipe",
+        group=OUTPUT,
+        choices=("megatron", "olmo", "streaming", "nanotron"),
+        has_variable=False,
+        help="Write nothing; print the lines with which this trainer mixes the outputs itself.",
+    ),
     Option(
         name="tokens",
         group=OUTPUT,
@@ -267,7 +294,8 @@ def mix(
     console: Console,
     *,
     weighted: tuple[str, ...],
-    out: str,
+    out: str | None,
+    recipe: str | None,
     **options: Any,
 ) -> None:
     """Write the documents of several outputs in random order, each source with its share of the tokens (A=0.7 B=0.3).
@@ -276,9 +304,18 @@ def mix(
     side each is there once, source by source. The same command continues. tokmill verify proves all of it.
     """
     from tokmill.cli.event_log import carry_out
-    from tokmill.derive import mix as mix_outputs
+    from tokmill.derive import mix as mix_outputs, mix_recipe
 
     pairs = [weighted_directory(each) for each in weighted]
+    if recipe is not None:
+        if out is not None:
+            raise _together("--recipe", "--out", "which it does not write")
+        chosen = {name: options[name] for name in ("tokens", "max_epochs", "allow_other_split")}
+        console.print_result(mix_recipe(pairs, recipe, **chosen))
+        return
+    missing = "--out" if out is None else "--seed" if options["seed"] is None else ""
+    if out is None or missing:
+        raise _missing(missing)
     directories = [directory for directory, _ in pairs]
     make = _made(console, out, partial(mix_outputs, pairs, out))
     carry_out(console, "mixing", make, options, outputs=[out, *directories])

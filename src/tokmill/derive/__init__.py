@@ -8,6 +8,7 @@ from tokmill.core.lazy import lazy_names
 
 if TYPE_CHECKING:
     from tokmill.derive.appending import bytes_to_copy, copy_old_output, extend
+    from tokmill.derive.blending import RECIPES, mix_recipe
     from tokmill.derive.conversion import convert, reshard
     from tokmill.derive.deduplication.running import dedup, dedup_each, dedup_into, near_rule
     from tokmill.derive.merging import check_agreement, merge

@@ -95,10 +95,10 @@ def mix(
     """
     options_of(PlanOptions)["seed"].check(seed)
     pairs = list(weights.items()) if isinstance(weights, Mapping) else list(weights)
-    shares = _shares(pairs)
+    shares = shares_of(pairs)
     sources, target = load_operands(named_outputs([name for name, _ in pairs]), output_target(out, stage, stage_size), _EXAMPLE)
     check_agreement(sources, allow_other_split=allow_other_split)
-    total = _total(sources, shares, None if tokens is None else parse_tokens(tokens, "--tokens"), _epochs(max_epochs, len(pairs)))
+    total = total_tokens(sources, shares, None if tokens is None else parse_tokens(tokens, "--tokens"), max_epochs)
     operands = [Operand(source, number, 0) for number, source in enumerate(sources)]
     try:
         arranged = tuple(_arranged(operand, seed, round(total * share)) for operand, share in zip(operands, shares, strict=True))
@@ -136,7 +136,7 @@ def _counts(sources: Sequence[Source], arranged: Sequence[ArrangedSource]) -> Co
     )
 
 
-def _shares(pairs: Sequence[tuple[str | os.PathLike[str], float | str]]) -> list[Fraction]:
+def shares_of(pairs: Sequence[tuple[str | os.PathLike[str], float | str]]) -> list[Fraction]:
     """Return the weights divided by their sum. Raises UsageError."""
     if len(pairs) > MOST_SOURCES:
         raise UsageError(f"{len(pairs):,} sources", where="DIR=WEIGHT", allowed=f"up to {MOST_SOURCES:,}", next_step=_EXAMPLE)
@@ -188,10 +188,12 @@ def _epochs(max_epochs: float | Sequence[float], n_sources: int) -> list[Fractio
     return [Fraction(number) for number in each]
 
 
-def _total(sources: Sequence[Source], shares: Sequence[Fraction], tokens: int | None, max_epochs: Sequence[Fraction]) -> int:
-    """Return the tokens of the mixture. Raises UsageError where a source does not have enough."""
-    most = {}
-    for source, share, epochs in zip(sources, shares, max_epochs, strict=True):
+def total_tokens(
+    sources: Sequence[Source], shares: Sequence[Fraction], tokens: int | None, max_epochs: float | Sequence[float]
+) -> int:
+    """Return the tokens of a mixture. tokens, max_epochs: as of `mix`. Raises UsageError where a source does not have enough."""
+    most, epochs_of = {}, _epochs(max_epochs, len(sources))
+    for source, share, epochs in zip(sources, shares, epochs_of, strict=True):
         n_tokens = source.manifest.counts.tokens_train
         if share and not n_tokens:
             raise UsageError(
@@ -214,7 +216,7 @@ def _total(sources: Sequence[Source], shares: Sequence[Fraction], tokens: int | 
             f"{tokens:,} tokens would take each document of {scarcest.directory} {float(epochs):.2f} times",
             where=f"its share of {float(share):.4g}, of {scarcest.manifest.counts.tokens_train:,} tokens",
             option="--tokens",
-            allowed=f"up to {most[scarcest]:,} tokens with --max-epochs {float(max_epochs[number]):g}",
+            allowed=f"up to {most[scarcest]:,} tokens with --max-epochs {float(epochs_of[number]):g}",
             suggested=str(most[scarcest]),
             next_step=f"or --max-epochs {enough:g}, a smaller weight for {quoted(str(scarcest.directory))}, or more text",
         )
