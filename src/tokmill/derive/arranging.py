@@ -21,7 +21,7 @@ from tokmill.derive.buckets import RECORD, RECORD_COST, sum_of_digests
 from tokmill.derive.document_stream import ahead, pieces_of, slices, whole_documents, without_mark
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -175,16 +175,36 @@ class Arranging(BucketRun):
         lengths, keys = lengths[order], keys[order]
         del records, order
         digests = 0
+        for place, tokens, digest in ahead(self._sorted(bucket, data, begins, lengths, keys), waits=lambda item: item[1] is None):
+            if tokens is None:
+                digests += self._write_long(bucket, int(begins[place]), int(lengths[place]), int(keys[place]))
+            else:
+                digests += digest
+                self._write(tokens, len(tokens.ends))
+        self._wrote_bucket(bucket, digests)
+
+    def _sorted(
+        self,
+        bucket: int,
+        data: memoryview | None,
+        begins: NDArray[np.int64],
+        lengths: NDArray[np.int64],
+        keys: NDArray[np.uint64],
+    ) -> Iterator[tuple[int, Tokens | None, int]]:
+        """Yield documents of a bucket, some at a time: place of the first, all of them, and the sum of their digests.
+
+        data: as of `_write_bucket`. begins, lengths, keys: of its documents, in order. In place of a document that is larger than a
+        piece comes None.
+        """
         for a, b in groups(lengths * self._item_bytes + RECORD_COST, bucket_run.PIECE_BYTES):
             if data is None and lengths[a] * self._item_bytes > bucket_run.PIECE_BYTES:
-                digests += self._write_long(bucket, int(begins[a]), int(lengths[a]), int(keys[a]))
+                yield a, None, 0
                 continue
             parts = self._stretches(bucket, data, begins[a:b] * self._item_bytes, lengths[a:b] * self._item_bytes)
             ids = np.frombuffer(b"".join(parts), self._content.dtype)
             ends = np.cumsum(lengths[a:b])
-            digests += sum_of_digests(self._digested_of(ids, ends - lengths[a:b], ends), keys[a:b].tolist())
-            self._write(Tokens(is_val=False, ids=ids, ends=ends), len(ends))
-        self._wrote_bucket(bucket, digests)
+            digests = sum_of_digests(self._digested_of(ids, ends - lengths[a:b], ends), keys[a:b].tolist())
+            yield a, Tokens(is_val=False, ids=ids, ends=ends), digests
 
     def _write_long(self, bucket: int, begin: int, n_ids: int, key: int) -> int:
         """Write a document of a bucket piece by piece. Return its digest."""

@@ -129,6 +129,8 @@ class BucketRun:
         try:
             counts = self._work()
         finally:
+            if hasattr(self, "_buckets"):
+                self._buckets.close()
             for operand in self._operands:
                 operand.source.close()
         self._check_counts(counts)

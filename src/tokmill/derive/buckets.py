@@ -8,6 +8,8 @@ that keeps the order of equal ones needs nothing else. The number of buckets can
 from __future__ import annotations
 
 import os
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
@@ -22,6 +24,7 @@ from tokmill.output import growing_path
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from concurrent.futures import Future
     from typing import Any
 
     from numpy.typing import NDArray
@@ -69,7 +72,9 @@ class Buckets:
     """The buckets of one output. Close them."""
 
     def __init__(self, directory: Directory, state: BucketState, buffer_bytes: int) -> None:
-        """Go on from a commit. buffer_bytes: memory for what is not yet in the files, of all buckets."""
+        """Go on from a commit. buffer_bytes: memory for what is not yet in the files, of all buckets: half of it is written while
+        the other half is filled.
+        """
         self._directory = directory
         n = state.n_buckets
         self.state = msgspec.structs.replace(state, ids=state.ids or [0] * n, records=state.records or [0] * n)
@@ -77,8 +82,11 @@ class Buckets:
         self._ids: list[list[bytes]] = [[] for _ in range(n)]
         self._records: list[list[bytes]] = [[] for _ in range(n)]
         self._sizes = [0] * n
-        self._most = max(buffer_bytes // n, 1 << 14)
-        self._held_bytes, self._most_held = 0, buffer_bytes
+        self._most = max(buffer_bytes // (2 * n), 1 << 14)
+        self._held_bytes, self._most_held = 0, buffer_bytes // 2
+        self._writing = ThreadPoolExecutor(1, "buckets")
+        self._pending: deque[tuple[Future[None], int]] = deque()
+        self._pending_bytes = 0
         self._lengths = list(self.state.ids)
         self._record_lengths = list(self.state.records)
         self._touched: set[int] = set()
@@ -120,6 +128,7 @@ class Buckets:
         after: `state` with the place in the sources that was reached.
         """
         self._flush_all()
+        self._wait(0)
         self.state = msgspec.structs.replace(
             after,
             ids=list(self._lengths),
@@ -166,13 +175,34 @@ class Buckets:
                 self._flush(bucket)
 
     def _flush(self, bucket: int) -> None:
-        """Write what is held of a bucket."""
-        ids, records = self._paths(bucket)
-        self._lengths[bucket] += write_pieces(ids, self._ids[bucket], self._lengths[bucket])
-        self._record_lengths[bucket] += write_pieces(records, self._records[bucket], self._record_lengths[bucket])
-        self._held_bytes -= self._sizes[bucket]
+        """Have what is held of a bucket written."""
+        paths, held, n_bytes = self._paths(bucket), (self._ids[bucket], self._records[bucket]), self._sizes[bucket]
+        offsets = self._lengths[bucket], self._record_lengths[bucket]
+        self._pending.append((self._writing.submit(_write_all, paths, held, offsets), n_bytes))
+        self._pending_bytes += n_bytes
+        self._held_bytes -= n_bytes
+        self._lengths[bucket] += sum(map(len, held[0]))
+        self._record_lengths[bucket] += sum(map(len, held[1]))
         self._ids[bucket], self._records[bucket], self._sizes[bucket] = [], [], 0
         self._touched.add(bucket)
+        self._wait(self._most_held)
+
+    def _wait(self, most_bytes: int) -> None:
+        """Wait until no more than so many bytes are being written. Raises what went wrong with one."""
+        while self._pending and (self._pending_bytes > most_bytes or self._pending[0][0].done()):
+            writing, n_bytes = self._pending.popleft()
+            self._pending_bytes -= n_bytes
+            writing.result()
+
+    def close(self) -> None:
+        """Return when nothing is written any more; what is in no commit may be lost."""
+        self._writing.shutdown(cancel_futures=True)
+
+
+def _write_all(paths: Sequence[TreePath], held: Sequence[Sequence[bytes]], offsets: Sequence[int]) -> None:
+    """Write what is held of each file at its offset."""
+    for path, pieces, offset in zip(paths, held, offsets, strict=True):
+        write_pieces(path, pieces, offset)
 
 
 def write_pieces(path: TreePath, pieces: Sequence[bytes], offset: int) -> int:

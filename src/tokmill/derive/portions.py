@@ -201,6 +201,9 @@ class PortionBuckets:
                         found[bucket].append(part)
         return [np.concatenate(each) if each else np.empty(0, RECORD) for each in found]
 
+    def close(self) -> None:
+        """See Buckets: nothing is held."""
+
     def records(self, bucket: int) -> NDArray[Any]:
         """See Buckets."""
         self._go_to(bucket)
