@@ -71,7 +71,7 @@ def spread(tasks: Here | None = None, *, portion_bytes: int = 600, held: int = 7
         patch.setattr(shuffling, "cluster", lambda _address: tasks)
         patch.setattr(spreading, "_LEAST_BYTES", 300)
         patch.setattr(spreading, "_PORTION_BYTES", portion_bytes)
-        patch.setattr(spreading, "_HELD_RECORDS", records)
+        patch.setattr(spreading, "_HELD_SHARE", (1 << 30) // (12 * records))
         patch.setattr(spreading, "PortionWriter", lambda a, b, c, d, _: portions.PortionWriter(a, b, c, d, held))
         yield tasks
 

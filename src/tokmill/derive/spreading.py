@@ -42,6 +42,8 @@ from tokmill.output import growing_path
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    from numpy.typing import NDArray
+
     from tokmill.core.progress import ProgressReporter
     from tokmill.core.records import Counts
     from tokmill.core.system.tree import Directory
@@ -49,12 +51,13 @@ if TYPE_CHECKING:
 
 _PORTION_BYTES = 256 << 20
 """Of ids, in one portion, about: some seconds of work, so that little is lost with a machine."""
-_MOST_BUCKET_BYTES = 512 << 20
 _TASKS_A_SLOT = 4
 """Portions, and buckets, for each task that can run at a time, where there is so much: so all end at about the same time."""
 _LEAST_BYTES = 8 << 20
-_HELD_RECORDS = (64 << 20) // RECORD.itemsize
-"""Records of buckets that are placed at a time."""
+_HELD_SHARE = 8
+"""Part of the memory that the records of a group take: those of two are held, each twice for a moment."""
+_MOST_PORTIONS = 1 << 12
+"""Each is opened for each bucket: of a large corpus they are larger."""
 
 
 class Tasks(Protocol):
@@ -153,10 +156,11 @@ class Spread(Arranging):
     def _open_buckets(self, n_bytes: int, n_records: int, record_cost: int) -> None:
         n_bytes += n_records * record_cost
         n_slots = self._tasks.n_slots(self._task_bytes)
-        most = min(self._room // 3, _MOST_BUCKET_BYTES)
+        most = self._room // 3
         least = max(1, min(_TASKS_A_SLOT * n_slots, n_bytes // _LEAST_BYTES))
         self._n_buckets = self._state.get("n_buckets", max(least, -(-n_bytes * 3 // (2 * most))))
         portion_bytes = min(_PORTION_BYTES, max(_LEAST_BYTES, n_bytes // (_TASKS_A_SLOT * n_slots)))
+        portion_bytes = max(portion_bytes, n_bytes // _MOST_PORTIONS)
         self._portion_tokens = self._state.get("portion_tokens", portion_bytes // self._item_bytes)
 
     def _work(self) -> Counts:
@@ -176,8 +180,8 @@ class Spread(Arranging):
             durable.replace_file(growing_path(self._output.directory, _WORK_NAME), self._work_data)
         self._scatter_portions()
         self._write_val()
-        for first, last in self._groups():
-            self._write_group(first, last)
+        for first, records in ahead(self._groups()):
+            self._write_group(first, records)
         return self._expected
 
     def _position(self) -> dict[str, int]:
@@ -204,24 +208,24 @@ class Spread(Arranging):
 
     # The second pass.
 
-    def _groups(self) -> Iterator[tuple[int, int]]:
-        """Yield the buckets that are left, as many at a time as are written before a commit."""
+    def _groups(self) -> Iterator[tuple[int, list[NDArray[Any]]]]:
+        """Yield the buckets that are left, as many at a time as are written before a commit: number of the first, and records."""
         n_records = max(1, self._arrangement.n_documents // self._n_buckets)
-        size = max(1, min(_TASKS_A_SLOT * self._tasks.n_slots(self._task_bytes), _HELD_RECORDS // n_records))
+        held = self._room // (_HELD_SHARE * RECORD.itemsize)
+        size = max(1, min(_TASKS_A_SLOT * self._tasks.n_slots(self._task_bytes), held // n_records))
         for first in range(self._next_bucket, self._n_buckets, size):
-            yield first, min(first + size, self._n_buckets)
+            yield first, self._found.records_of(first, min(first + size, self._n_buckets))
 
-    def _write_group(self, first: int, last: int) -> None:
+    def _write_group(self, first: int, records: Sequence[NDArray[Any]]) -> None:
         """Have buckets written, and commit them."""
-        records = self._found.records_of(first, last)
-        for bucket, of_bucket in zip(range(first, last), records, strict=True):
+        for bucket, of_bucket in enumerate(records, first):
             keys = order_keys(self._arrangement, of_bucket["copy"])
             lengths = of_bucket["n_ids"].astype(np.int64)[np.argsort(keys, kind="stable")]
             self._placed.begin(bucket, ids := self._room_for(int(lengths.sum())))
             self._write(Tokens(is_val=False, ids=ids, ends=np.cumsum(lengths)), len(lengths))
             self._placed.check(self._content.format, str(self._output.directory))
         self._placed.wait()
-        self._next_bucket = last
+        self._next_bucket = first + len(records)
         self._commit()
 
     def _room_for(self, n_ids: int) -> Any:
