@@ -16,17 +16,18 @@ import numpy as np
 from tokmill.check.compare import Compared, compare_with_sources
 from tokmill.check.findings import NOT_LISTED, Findings, Report
 from tokmill.check.location import LocalLocation, NotReadableError, location_of
+from tokmill.check.offsets import OffsetsCheck
 from tokmill.check.order import OrderCheck
 from tokmill.check.packed import PackedCheck
 from tokmill.core.config import is_of_corpus
 from tokmill.core.errors import UsageError
 from tokmill.core.manifest import BESIDE, MANIFEST_NAME, Manifest
 from tokmill.core.options import AUDIT, PlanOptions, options_of, parse_size
-from tokmill.core.output_spec import Shards
+from tokmill.core.output_spec import SIDES, Shards
 from tokmill.core.records import FileHeader
 from tokmill.core.spans import SpanChecker, add_up, spans_of
 from tokmill.core.text import counted
-from tokmill.formats import header_problem, is_read_by_trainer, n_padding_ids, starts_name
+from tokmill.formats import header_problem, is_read_by_trainer, n_padding_ids, offsets_name, starts_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -166,6 +167,8 @@ class Outline:
         """Set for a shuffled, mixed or deduplicated output that has all of its ids."""
         packing = manifest.content.packing
         self.packed = PackedCheck(manifest, packing) if packing else None
+        eot_id, eot = manifest.content.tokenizer.eot_id, manifest.content.eot
+        self.offsets = {side: OffsetsCheck(eot_id, eot) for side in SIDES} if manifest.content.offsets else {}
 
 
 class _Scan:
@@ -185,6 +188,8 @@ class _Scan:
         self._n_wrong_ids = 0
         self._first_wrong: tuple[int, int] | None = None
         self._first_id = self._last_id = -1
+        self._offsets = outline.offsets.get(self._entry.side or "")
+        self._listed = next((check for side, check in outline.offsets.items() if name == offsets_name(side)), None)
         self._order = outline.packed or (outline.order if self._entry.side == "train" else None)
 
     def update_header(self, header: bytes) -> None:
@@ -202,6 +207,8 @@ class _Scan:
         for span in self._checker.update(block):
             what = f"the bytes of segment {span.segment + 1:,} are not those written"
             self._findings.add(self._name, what, span.begin, span.end)
+        if self._listed:
+            self._listed.update_list(block[: len(block) - len(block) % 8])
         if self._entry.side is not None:
             whole = len(block) - len(block) % self._dtype.itemsize
             if whole:
@@ -239,10 +246,11 @@ class _Scan:
         if position == self._entry.header_bytes:
             self._first_id = int(ids[0])
         self._last_id = int(ids[-1])
-        if self._order:
-            first = (position - self._entry.header_bytes) // self._dtype.itemsize
-            # Without what fills up the last shard.
-            self._order.update(ids[: max(0, self._entry.tokens - first)])
+        for check in (self._order, self._offsets):
+            if check:
+                first = (position - self._entry.header_bytes) // self._dtype.itemsize
+                # Without what fills up the last shard.
+                check.update(ids[: max(0, self._entry.tokens - first)])
         if self._content.eot != "none":
             self._n_eot += int(np.count_nonzero(ids == self._eot_id))
         if int(ids.max()) < self._n_ids:
@@ -314,6 +322,11 @@ def _check_files(location: OutputLocation, manifest: Manifest, findings: Finding
     finally:
         if outline.packed:
             outline.packed.end_file()
+    for side, check in outline.offsets.items():
+        if offsets_name(side) not in manifest.files:
+            findings.add(MANIFEST_NAME, f"{offsets_name(side)} is not listed")
+        elif not findings.n_problems and (differing := check.problem()):
+            findings.add(offsets_name(side), differing)
     order = outline.packed or outline.order
     if not order or findings.n_problems:
         return False

@@ -37,6 +37,7 @@ _OTHER_SPLIT = Option(
     "merge",
     Argument("directories", "DIR|URL...", "Complete outputs of tokmill, in the order wanted.", nargs=-1, required=True),
     OUT,
+    *named("offsets"),
     _OTHER_SPLIT,
     *named("stage", "stage_size", "fresh", "force"),
     *REPORTING,
@@ -123,7 +124,7 @@ _SHAPE = (
     OUT,
     _SEED,
     *_SHAPE,
-    *named("memory"),
+    *named("offsets", "memory"),
     _OTHER_SPLIT,
     _RAY,
     *named("stage", "stage_size", "fresh", "force"),
@@ -283,7 +284,7 @@ def dedup(
         help="How often the documents of a source may be taken, on average.",
     ),
     *_SHAPE,
-    *named("memory"),
+    *named("offsets", "memory"),
     _OTHER_SPLIT,
     _RAY,
     *named("stage", "stage_size", "fresh", "force"),
@@ -406,7 +407,7 @@ def weighted_directory(text: str) -> tuple[str, str]:
     Option(
         name="format", group=OUTPUT, choices=_FORMAT.choices, is_required=True, help="The trainer that will read the new files."
     ),
-    *named("shard_tokens", "shard_documents"),
+    *named("shard_tokens", "shard_documents", "offsets"),
     Option(name="to_eot", group=OUTPUT, choices=("before", "after"), usual="the trainer's", help="Where the end-of-text id goes."),
     Option(name="to_dtype", group=OUTPUT, choices=("uint16", "uint32"), help="Integer type of the new files' ids."),
     Option(
@@ -463,7 +464,7 @@ def convert(
     "reshard",
     Argument("directory", "DIR|URL", "Complete output of tokmill.", required=True),
     OUT,
-    *named("shard_tokens", "shard_documents", "stage", "stage_size", "fresh", "force"),
+    *named("shard_tokens", "shard_documents", "offsets", "stage", "stage_size", "fresh", "force"),
     *REPORTING,
     short_help="Write a complete output with shards of another size.",
 )

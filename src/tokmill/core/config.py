@@ -100,6 +100,8 @@ class Content(msgspec.Struct, frozen=True, kw_only=True):
     format: str = "raw"
     shards: Shards | msgspec.UnsetType = msgspec.UNSET
     """Unset: a side is one file."""
+    offsets: bool | msgspec.UnsetType = msgspec.UNSET
+    """Whether there is a list of where documents begin; unset: there is none."""
     keep_empty: bool = False
     encoding_errors: Utf8Policy = "strict"
     on_error: OnError = "stop"

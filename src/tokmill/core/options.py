@@ -268,6 +268,11 @@ class PlanOptions:
         help="Do not split a document between files: a file ends at the first document end after N tokens (always so for "
         "megatron, datatrove and olmo).",
     )
+    offsets: bool = option(
+        False,
+        group=OUTPUT,
+        help="Write train_document_offsets.npy and val_document_offsets.npy, too: where each document begins, in tokens.",
+    )
     drop_tail: bool = option(False, group=OUTPUT, help="Leave out the last file if it has fewer than N tokens.")
     keep_empty: bool = option(False, group=OUTPUT, help="Write the end-of-text id of empty documents too.")
     val_input: str | os.PathLike[str] | Sequence[str] | Sequence[os.PathLike[str]] | None = option(  # noqa: RUF009  it is a field

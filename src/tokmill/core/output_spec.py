@@ -45,6 +45,8 @@ class OutputSpec(msgspec.Struct, frozen=True, kw_only=True):
     """None: a side is one file."""
     sequence: int | None = None
     """Of packed documents: every file is whole sequences of so many ids, and beside it lie the starts of documents."""
+    offsets: bool = False
+    """Whether a side has a list of where its documents begin."""
     part: int | None = None
     """The part to write, of an output in parts; its number is in the names of its files, and a part without tokens has no file."""
 

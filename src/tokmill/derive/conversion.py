@@ -52,6 +52,7 @@ def convert(
     eot: str | None = None,
     eot_id: int | None = None,
     tokenizer: str | None = None,
+    offsets: bool = False,
     val: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
     stage: str | os.PathLike[str] | None = None,
     stage_size: str | int | None = None,
@@ -74,6 +75,7 @@ def convert(
         eot: Where bare files have their end-of-text ids.
         eot_id: That id in bare files.
         tokenizer: Name of the tokenizer of bare files, if it is known.
+        offsets: Also write where each document begins.
         val: Bare files that are the validation side.
         stage: Of an `out` in a store, the local directory in which it is made first; None: inside ~/.cache/tokmill/stage.
         stage_size: How many bytes of complete shards may wait there, a number or text such as `4GiB`.
@@ -92,7 +94,7 @@ def convert(
     target = output_target(out, stage, stage_size)
     source = _named_source(named_outputs(sources), named_paths(val), target.name, stated)
     has_marks = source.content.eot != "none"
-    if not has_marks and (to_eot or FORMATS[format].keeps_whole):
+    if not has_marks and (to_eot or offsets or FORMATS[format].keeps_whole):
         check_marks(source)
     choice = choose_output(
         format,
@@ -106,7 +108,7 @@ def convert(
     notices = [text for text in choice.notices if has_marks or not text.startswith("--to-eot ")]
     if not has_marks and FORMATS[format].other_eot:
         notices.insert(0, f"the ids are without end-of-text ids; {FORMATS[format].other_eot}")
-    content = _content(source, format, choice)
+    content = _content(source, format, choice, offsets=offsets)
     return derive_output(
         [source],
         content,
@@ -126,6 +128,7 @@ def reshard(
     *,
     shard_tokens: str | int | None,
     shard_documents: bool = False,
+    offsets: bool = False,
     stage: str | os.PathLike[str] | None = None,
     stage_size: str | int | None = None,
     fresh: bool = False,
@@ -139,6 +142,7 @@ def reshard(
         out: The output directory, or `s3://bucket/prefix`.
         shard_tokens: Tokens of a shard, a number or text such as `100M`; None: as the trainer expects.
         shard_documents: Cut shards only where documents end.
+        offsets: Also write where each document begins.
         stage: Of an `out` in a store, the local directory in which it is made first; None: inside ~/.cache/tokmill/stage.
         stage_size: How many bytes of complete shards may wait there, a number or text such as `4GiB`.
         fresh: Discard what is in `out`.
@@ -165,7 +169,7 @@ def reshard(
         shard_documents=shard_documents,
     )
     # What the choice would say of end-of-text ids and dtype was said when the source was made.
-    content = _content(source, made.format, choice)
+    content = _content(source, made.format, choice, offsets=offsets)
     return derive_output(
         [source],
         content,
@@ -205,7 +209,7 @@ def _loaded(directory: Path | str) -> Source:
     return source
 
 
-def _content(source: Source, format_name: str, choice: Choice) -> Content:
+def _content(source: Source, format_name: str, choice: Choice, *, offsets: bool) -> Content:
     """Return the settings of a source in another format or shards. Raises UsageError if its documents cannot be told apart."""
     if source.content.eot != choice.eot:
         check_marks(source)
@@ -216,4 +220,5 @@ def _content(source: Source, format_name: str, choice: Choice) -> Content:
         dtype=choice.dtype,
         shards=choice.shards or msgspec.UNSET,
         n_parts=msgspec.UNSET,
+        offsets=offsets or msgspec.UNSET,
     )

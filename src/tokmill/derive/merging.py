@@ -54,6 +54,7 @@ def merge(
     directories: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     out: str | os.PathLike[str],
     *,
+    offsets: bool = False,
     allow_other_split: bool = False,
     stage: str | os.PathLike[str] | None = None,
     stage_size: str | int | None = None,
@@ -66,6 +67,7 @@ def merge(
     Args:
         directories: The outputs in order, directories or `s3://bucket/prefix`.
         out: The output directory, or `s3://bucket/prefix`.
+        offsets: Also write where each document begins.
         allow_other_split: Also take outputs that chose their validation documents differently.
         stage: Of an `out` in a store, the local directory in which it is made first; None: inside ~/.cache/tokmill/stage.
         stage_size: How many bytes of complete shards may wait there, a number or text such as `4GiB`.
@@ -86,16 +88,17 @@ def merge(
     sources = [load_source(path) for path in listed]
     check_apart([source.directory for source in sources], target.name)
     check_agreement(sources, allow_other_split=allow_other_split)
-    if not all(map(is_plain, sources)):
+    is_copied = all(map(is_plain, sources)) and not offsets
+    if not is_copied:
         for source in sources:
             check_marks(source)
-    content = merged_content(sources)
+    content = with_offsets(merged_content(sources), offsets)
     return derive_output(
         sources,
         content,
         target,
         "merge",
-        make=partial(copied, sources, content, "merge", copies_bytes=all(map(is_plain, sources))),
+        make=partial(copied, sources, content, "merge", copies_bytes=is_copied),
         fresh=fresh,
         force=force,
         observers=observers,
@@ -180,17 +183,24 @@ def merged_content(sources: Sequence[Source]) -> Content:
     n_ids = max(source.content.tokenizer.n_ids for source in sources)
     tokenizer = msgspec.structs.replace(first.tokenizer, n_ids=n_ids)
     merged = msgspec.structs.replace(
-        first, inputs=inputs, tokenizer=tokenizer, shards=shards or msgspec.UNSET, n_parts=msgspec.UNSET
+        with_offsets(first, False), inputs=inputs, tokenizer=tokenizer, shards=shards or msgspec.UNSET, n_parts=msgspec.UNSET
     )
     if _differing(sources) or any(source.content.origin for source in sources):
         return msgspec.structs.replace(merged, origin=Origin(merged=tuple(source.manifest.fingerprint for source in sources)))
     return merged
 
 
+def with_offsets(content: Content, offsets: bool) -> Content:  # noqa: FBT001  what is asked for
+    """Return the settings of an output that has, or has not, a list of where documents begin."""
+    return msgspec.structs.replace(content, offsets=offsets or msgspec.UNSET)
+
+
 def _differing(sources: Sequence[Source]) -> list[str]:
     """Return the names of settings in which the sources differ, besides their inputs."""
     first = sources[0].content
-    names = [name for name in first.__struct_fields__ if name not in ("inputs", "tokenizer", "origin", "shards", "n_parts")]
+    names = [
+        name for name in first.__struct_fields__ if name not in ("inputs", "tokenizer", "origin", "shards", "n_parts", "offsets")
+    ]
     return [name for name in names if any(getattr(s.content, name) != getattr(first, name) for s in sources)]
 
 

@@ -19,7 +19,7 @@ from tokmill.core.text import quoted
 from tokmill.derive.arguments import named_outputs, output_target
 from tokmill.derive.bucket_run import Operand
 from tokmill.derive.copiers import ids_of
-from tokmill.derive.merging import check_agreement
+from tokmill.derive.merging import check_agreement, with_offsets
 from tokmill.derive.shuffling import arrange_output, arranged_content, load_operands
 from tokmill.derive.source import ShiftedIds
 from tokmill.formats import parse_tokens
@@ -52,6 +52,7 @@ def mix(
     format: str | None = None,  # noqa: A002  the name of the option
     shard_tokens: str | int | None = None,
     shard_documents: bool = False,
+    offsets: bool = False,
     memory: str | int | None = None,
     allow_other_split: bool = False,
     stage: str | os.PathLike[str] | None = None,
@@ -76,6 +77,7 @@ def mix(
         format: Of the output; None: that of the sources.
         shard_tokens: Tokens of a shard, a number or text such as `100M`; None: as the trainer expects.
         shard_documents: Cut shards only where documents end.
+        offsets: Also write where each document begins.
         memory: Bytes, or text such as `512MiB`, from 128 MiB on. None: 1 GiB.
         allow_other_split: Also take outputs that chose their validation documents differently.
         stage: Of an `out` in a store, the local directory in which it is made first; None: inside ~/.cache/tokmill/stage.
@@ -107,14 +109,13 @@ def mix(
             source.close()
     arrangement = Arrangement(seed=seed, sources=arranged)
     content, notices = arranged_content(sources, arrangement, format, shard_tokens, shard_documents=shard_documents)
-    counts = _counts(sources, arranged)
     return arrange_output(
         operands,
-        content,
+        with_offsets(content, offsets),
         target,
         "mix",
         memory,
-        counts,
+        _counts(sources, arranged),
         ray=ray,
         fresh=fresh,
         force=force,

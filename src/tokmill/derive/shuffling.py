@@ -19,7 +19,7 @@ from tokmill.derive.arranging import Arranging
 from tokmill.derive.bucket_run import LEAST_BYTES, Operand
 from tokmill.derive.engine import derive_output, provenance
 from tokmill.derive.loading import load_source
-from tokmill.derive.merging import check_agreement, merged_content
+from tokmill.derive.merging import check_agreement, merged_content, with_offsets
 from tokmill.derive.source import Source, check_marks
 from tokmill.derive.spreading import Spread
 from tokmill.formats import FORMATS, choose_output
@@ -49,6 +49,7 @@ def shuffle(
     format: str | None = None,  # noqa: A002  the name of the option
     shard_tokens: str | int | None = None,
     shard_documents: bool = False,
+    offsets: bool = False,
     memory: str | int | None = None,
     allow_other_split: bool = False,
     stage: str | os.PathLike[str] | None = None,
@@ -70,6 +71,7 @@ def shuffle(
         format: Of the output; None: that of the sources.
         shard_tokens: Tokens of a shard, a number or text such as `100M`; None: as the one source has them, or the trainer expects.
         shard_documents: Cut shards only where documents end.
+        offsets: Also write where each document begins.
         memory: Bytes, or text such as `512MiB`, from 128 MiB on. None: 1 GiB.
         allow_other_split: Also take outputs that chose their validation documents differently.
         stage: Of an `out` in a store, the local directory in which it is made first; None: inside ~/.cache/tokmill/stage.
@@ -95,6 +97,7 @@ def shuffle(
         operands.append(Operand(source, 0, n_documents))
         n_documents += source.manifest.counts.documents_train
     content, notices = arranged_content(sources, _arrangement(sources, seed), format, shard_tokens, shard_documents=shard_documents)
+    content = with_offsets(content, offsets)
     counts = sum((source.manifest.counts for source in sources), Counts())
     return arrange_output(
         operands,

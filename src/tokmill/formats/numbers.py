@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 HEADER_BYTES = 128
 """Room for any length."""
 STARTS_SUFFIX = ".starts.npy"
+OFFSETS_SUFFIX = "_document_offsets.npy"
 
 
 class NumbersFile:
@@ -23,6 +24,9 @@ class NumbersFile:
         self._name = name
         self._file = files.file(name, HEADER_BYTES)
 
+    def __len__(self) -> int:
+        return (self._file.length - HEADER_BYTES) // 8
+
     def append(self, numbers: NDArray[np.int64]) -> None:
         """Append numbers: int64, shape (n,)."""
         if len(numbers):
@@ -30,8 +34,7 @@ class NumbersFile:
 
     def finish(self) -> None:
         """Complete the file."""
-        n = (self._file.length - HEADER_BYTES) // 8
-        self._files.complete(self._name, header=npy_header(n))
+        self._files.complete(self._name, header=npy_header(len(self)))
 
 
 def npy_header(n: int) -> bytes:
@@ -40,6 +43,11 @@ def npy_header(n: int) -> bytes:
     begin = b"\x93NUMPY\x01\x00"
     n_text = HEADER_BYTES - len(begin) - 2
     return begin + n_text.to_bytes(2, "little") + text.ljust(n_text - 1) + b"\n"
+
+
+def offsets_name(side: str) -> str:
+    """Return the name of the file that has the offsets of a side: at the top, where no trainer takes it for ids."""
+    return side + OFFSETS_SUFFIX
 
 
 def starts_name(name: str) -> str:

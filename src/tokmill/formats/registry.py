@@ -35,7 +35,7 @@ _OF_A_SIDE = re.compile(r"(train|val)[._].*")
 
 _WRITTEN = re.compile(
     rf"{re.escape(SKIPPED_NAME)}|{re.escape(REMOVED_NAME)}|({'|'.join(SIDES)})"
-    rf"((_\d+)*({'|'.join(map(re.escape, _BESIDE))})|/index\.json"
+    rf"((_\d+)*({'|'.join(map(re.escape, _BESIDE))})|_document_offsets\.npy|/index\.json"
     rf"|/(\d+_)?(\d+|chunk-0-\d+|part-0-\d+|shard\.\d+)({'|'.join(map(re.escape, _BESIDE))}))"
 )
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from tokmill.core.output_spec import SIDES, OutputSpec, Shards, TokenSlice
 from tokmill.core.partition import Part
-from tokmill.formats.numbers import NumbersFile, starts_name
+from tokmill.formats.numbers import NumbersFile, offsets_name, starts_name
 from tokmill.formats.registry import FORMATS
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ def spec_of(content: Content) -> OutputSpec:
         tokenizer=content.tokenizer.name,
         shards=content.shards if isinstance(content.shards, Shards) else None,
         sequence=content.packing.sequence if content.packing else None,
+        offsets=content.offsets is True,
         part=content.part.index if isinstance(content.part, Part) else None,
     )
 
@@ -87,16 +88,25 @@ class _Side:
         self._is_inside = bool(state.get(f"{name}_inside", 0))
         self._shard: IdFile | None = None
         self._starts: NumbersFile | None = None
+        self._offsets: NumbersFile | None = None
+        self._has_offsets = spec.offsets
+        self._total = state.get(f"{name}_total", 0)
+        """Tokens of the side, counted for the offsets alone."""
 
     def state(self) -> dict[str, int]:
         """Return complete shards, the sums of the open one, and whether it ends inside a document, begun there or before."""
         counts = {"shards": self._number, "tokens": self._tokens, "documents": self._documents}
+        if self._has_offsets:
+            counts["total"] = self._total
         return counts | {"open": self._open, "inside": int(self._is_inside)}
 
     def append(
         self, ids: NDArray[np.uint16] | NDArray[np.uint32], ends: NDArray[np.int64], starts: NDArray[np.int64] | None = None
     ) -> None:
         """Append a run, cut where a shard is full. starts: of packed ids."""
+        if self._has_offsets:
+            self._list_of_offsets().append(ends + self._total)
+            self._total += len(ids)
         begin = first = 0
         while begin < len(ids) or first < len(ends):
             if begin < len(ids) and self._is_full():
@@ -118,6 +128,17 @@ class _Side:
                 self._close()
         if self._format.finish is not None:
             self._format.finish(*self._of, self._number)
+        files, _, name = self._of
+        if self._has_offsets and offsets_name(name) not in files.completed():
+            self._list_of_offsets().finish()
+
+    def _list_of_offsets(self) -> NumbersFile:
+        if self._offsets is None:
+            files, _, name = self._of
+            self._offsets = NumbersFile(files, offsets_name(name))
+            if not len(self._offsets):
+                self._offsets.append(np.zeros(1, np.int64))
+        return self._offsets
 
     def _is_full(self) -> bool:
         return self._tokens >= self._limit and (not self._is_whole or not self._open or self._tokens >= self._most)

@@ -21,9 +21,11 @@ from tokmill.read import source_options
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tokmill.core.arrangement import Arrangement
     from tokmill.core.config import Content
     from tokmill.core.deduplication import Deduplication
     from tokmill.core.manifest import Manifest
+    from tokmill.core.packing import Packing
     from tokmill.core.records import Input
     from tokmill.core.system.tree import Directory
 
@@ -258,7 +260,12 @@ def _origins(before: Content, now: Content) -> str:
     once, again = (each.origin.deduplicated if each.origin else None for each in (before, now))
     if once != again:
         return _deduplications(once, again)
-    was, is_ = (each.origin.arranged if each.origin else None for each in (before, now))
+    if before.packing != now.packing:
+        return _packings(before.packing, now.packing)
+    return _arrangements(*(each.origin.arranged if each.origin else None for each in (before, now)))
+
+
+def _arrangements(was: Arrangement | None, is_: Arrangement | None) -> str:
     if was is None and is_ is None:
         return "one of the two is made of runs with other settings, or of bare files, the other is not"
     if was is None or is_ is None:
@@ -268,6 +275,14 @@ def _origins(before: Content, now: Content) -> str:
     if [each.fingerprint for each in was.sources] != [each.fingerprint for each in is_.sources]:
         return "it was made of other outputs, or of these before they were made again"
     return "the weights or the number of tokens were others"
+
+
+def _packings(once: Packing | None, again: Packing | None) -> str:
+    if once is None or again is None:
+        return "the documents of one of the two are packed into sequences, those of the other are not"
+    differing = [name for name in ("sequence", "seed", "pad_id", "drop") if getattr(once, name) != getattr(again, name)]
+    words = [f"{_option(name)} was {getattr(once, name)}, is {getattr(again, name)}" for name in differing]
+    return ", ".join(words) or "it was made of other outputs, or of these before they were made again"
 
 
 def _deduplications(once: Deduplication | None, again: Deduplication | None) -> str:

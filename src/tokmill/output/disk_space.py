@@ -152,7 +152,7 @@ def rewriting_need(
         stage_bytes: Most bytes of complete files that wait there for a store; 0: all are there at once.
     """
     n_tokens, n_documents = counts.tokens_train + counts.tokens_val, counts.documents_train + counts.documents_val
-    output = n_tokens * ITEM_BYTES[content.dtype] + n_documents * FORMATS[content.format].index_bytes
+    output = n_tokens * ITEM_BYTES[content.dtype] + n_documents * (FORMATS[content.format].index_bytes + 8 * bool(content.offsets))
     held = _held_bytes(content, stage_bytes, output) + scratch_bytes
     return _need(out, content, n_tokens, held, counts.bytes_in, fresh=fresh)
 

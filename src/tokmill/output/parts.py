@@ -67,6 +67,13 @@ def in_parts(content: Content, count: int) -> Content:
             allowed=", ".join(name for name, spec in FORMATS.items() if not spec.lists_files),
             next_step=f"make it with --format raw, then: tokmill convert DIR --format {content.format} --out OTHER",
         )
+    if content.offsets:
+        raise UsageError(
+            "the offsets of a part begin at 0, and so would those of every other",
+            option="--offsets",
+            allowed="an output of one run",
+            next_step="leave it out; then, of the finished output: tokmill reshard DIR --offsets --out OTHER",
+        )
     if content.shards and content.shards.drop_tail:
         raise UsageError(
             "every part has a last shard of its own, which --drop-tail would leave out",

@@ -245,6 +245,7 @@ def _is_tokenized(step: _Step) -> bool:
 def _output_of(recipe: Recipe, steps: Sequence[_Step]) -> Choice:
     """Return what the output becomes. Raises UsageError for shards that its format does not have."""
     given = {"shard_tokens": None, "shard_documents": False, "sequence": (recipe.pack or {}).get("sequence"), **recipe.output}
+    given.pop("offsets", None)
     return choose_output(
         given.pop("format", "") or steps[0].content.format, steps[0].content.tokenizer, eot="auto", dtype="auto", **given
     )

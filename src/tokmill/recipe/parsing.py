@@ -58,6 +58,7 @@ _NOT_OF_SOURCES = {
     "format",
     "shard_tokens",
     "shard_documents",
+    "offsets",
     "drop_tail",
     "eot",
     "dtype",
@@ -71,7 +72,7 @@ _NOT_OF_SOURCES |= {"memory", "threads", "stage", "stage_size"}
 """Options of tokenize that are not those of one source: they are of the output, or of the command."""
 _TOP = ("seed", "tokens", "max_epochs", "tokenize", "sources", "dedup", "output", "pack")
 _DEDUP = ("near", "measure", "ngram", "bands", "rows", "shortest")
-_OUTPUT = ("format", "shard_tokens", "shard_documents")
+_OUTPUT = ("format", "shard_tokens", "shard_documents", "offsets")
 _PACK = ("sequence", "drop", "pad_id")
 _OWN = ("inputs", "weight", "max_epochs")
 _VAL_INPUT = "val_input"
@@ -109,7 +110,7 @@ class Recipe:
     tokens: str | int | None
     sources: list[RecipeSource]
     output: dict[str, Any]
-    """Options of the output: format, shard_tokens, shard_documents."""
+    """Options of the output: format, shard_tokens, shard_documents, offsets."""
     pack: dict[str, Any] | None = None
     """Options of `pack`: sequence, drop, pad_id; None: documents lie one after the other."""
     dedup: dict[str, Any] | None = None
@@ -194,8 +195,9 @@ class _Reader:
             raise self._at(("pack", "drop"), f"drop is {table['drop']!r}", ", ".join(DROPS))
         if not _is_whole(pad_id, 0, 1 << 32):
             raise self._at(("pack", "pad_id"), f"pad_id is {pad_id!r}", "an id of the tokenizer that no document has")
-        if "shard_documents" in output:
-            raise self._at(("output", "shard_documents"), "shard_documents has no meaning in sequences", "this line left out")
+        for name in ("shard_documents", "offsets"):
+            if name in output:
+                raise self._at(("output", name), f"{name} has no meaning in sequences", "this line left out")
         return table
 
     def _check_dedup(self, table: Mapping[str, Any]) -> None:

@@ -80,7 +80,7 @@ def commands(content: Content, made_from: Sequence[Provenance] | object, directo
             return "\n".join([_parts(words, content.n_parts, directory), *_remarks(paths)])
     elif sources[0].how == "merge":
         # It does no harm if other settings differ; without it, merge stops at different validation sides.
-        words = ["merge", *_first(paths), *["--allow-other-split"] * bool(content.origin)]
+        words = ["merge", *_first(paths), *["--allow-other-split"] * bool(content.origin), *_offsets(content)]
     elif sources[0].how == "pack" and content.packing:
         words = _packing(sources, content, content.packing)
     elif sources[0].how in ("shuffle", "mix") and content.origin and content.origin.arranged:
@@ -98,7 +98,7 @@ def commands(content: Content, made_from: Sequence[Provenance] | object, directo
             given = [*given, *stated]
         shards = ["--shard-tokens", str(content.shards.tokens)] if isinstance(content.shards, Shards) else []
         whole = ["--shard-documents"] if isinstance(content.shards, Shards) and content.shards.whole_documents else []
-        words = [*kind, *_first(paths), *given, *shards, *whole]
+        words = [*kind, *_first(paths), *given, *shards, *whole, *_offsets(content)]
     return "\n".join([_line("tokmill", *words, "--out", directory), *_remarks(paths)])
 
 
@@ -106,11 +106,16 @@ def _arranging(sources: Sequence[Provenance], content: Content, arranged: Arrang
     """Return the words of the command that shuffles or mixes outputs as they were."""
     paths, options = [text_to_path(each.path) for each in sources], ["--seed", str(arranged.seed), *_shape(content)]
     if sources[0].how == "shuffle":
-        return ["shuffle", *_first(paths), *options]
+        return ["shuffle", *_first(paths), *options, *_offsets(content)]
     wished = [source.wished_tokens for source in arranged.sources]
     epochs = max((math.ceil(n / source.tokens) for n, source in zip(wished, arranged.sources, strict=True) if n), default=1)
     weighted = [f"{path}={n}" for path, n in zip(paths, wished, strict=True)]
+    options += _offsets(content)
     return ["mix", *weighted, "--tokens", str(sum(wished)), "--max-epochs", str(epochs), *options]
+
+
+def _offsets(content: Content) -> list[str]:
+    return ["--offsets"] * bool(content.offsets)
 
 
 def _packing(sources: Sequence[Provenance], content: Content, packing: Packing) -> list[str]:
@@ -206,7 +211,7 @@ def _options(content: Content) -> list[str]:
     if isinstance(content.shards, Shards):
         options += ["--shard-tokens", str(content.shards.tokens)]
         options += ["--shard-documents"] * content.shards.whole_documents + ["--drop-tail"] * content.shards.drop_tail
-    return options + ["--keep-empty"] * content.keep_empty
+    return options + ["--offsets"] * bool(content.offsets) + ["--keep-empty"] * content.keep_empty
 
 
 def _tokenizer(tokenizer: Tokenizer) -> str:

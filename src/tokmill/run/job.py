@@ -85,6 +85,7 @@ def make_job(inputs: Sequence[str], options: PlanOptions | None = None, *, out: 
         shard_documents=options.shard_documents,
         drop_tail=options.drop_tail,
     )
+    _check_offsets(options)
     val_inputs = path_texts(options.val_input or (), "--val-input")
     _check_working_directory([*inputs, *val_inputs, out])
     out = os.path.abspath(_checked_out(out))
@@ -119,6 +120,18 @@ def make_job(inputs: Sequence[str], options: PlanOptions | None = None, *, out: 
     return PlannedJob(job, [*notices, *more], tuple(doubts))
 
 
+def _check_offsets(options: PlanOptions) -> None:
+    """Raise UsageError for offsets of documents that are left out at the end."""
+    if options.offsets and options.drop_tail:
+        raise UsageError(
+            "which documents the last shard cuts is not known while offsets are written",
+            where="--offsets with --drop-tail",
+            option="--drop-tail",
+            allowed="one of them",
+            next_step="leave --drop-tail out",
+        )
+
+
 def _content(options: PlanOptions, inputs: tuple[Input, ...], tokenizer: Tokenizer, choice: Choice) -> Content:
     """Return the settings that decide the bytes of the output."""
     return Content(
@@ -133,6 +146,7 @@ def _content(options: PlanOptions, inputs: tuple[Input, ...], tokenizer: Tokeniz
         dtype=choice.dtype,
         format=options.format,
         shards=choice.shards or msgspec.UNSET,
+        offsets=options.offsets or msgspec.UNSET,
         keep_empty=options.keep_empty,
         encoding_errors=cast("Utf8Policy", options.encoding_errors),
         on_error=cast("OnError", options.on_error),
