@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from tokmill.api import finalize, plan, tokenize
     from tokmill.check import Inspection, Report, inspect, repair, verify
     from tokmill.core.errors import TokmillError
+    from tokmill.core.events import Committed, Finished, Notice, Progress, Restarted, Started
     from tokmill.core.outcome import Outcome
+    from tokmill.core.progress import on_progress
     from tokmill.core.version import __version__ as __version__
     from tokmill.dataset import (
         Dataset,
@@ -32,12 +34,18 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BuildPlan",
+    "Committed",
     "Dataset",
+    "Finished",
     "Inspection",
+    "Notice",
     "Outcome",
     "Plan",
+    "Progress",
     "Report",
     "ReportPage",
+    "Restarted",
+    "Started",
     "Summary",
     "TokmillError",
     "build",
@@ -48,6 +56,7 @@ __all__ = [
     "merge",
     "mix",
     "mix_recipe",
+    "on_progress",
     "open",
     "pack",
     "plan",

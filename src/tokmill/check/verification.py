@@ -19,7 +19,7 @@ from tokmill.check.location import LocalLocation, NotReadableError, location_of
 from tokmill.check.offsets import OffsetsCheck
 from tokmill.check.order import OrderCheck
 from tokmill.check.packed import PackedCheck
-from tokmill.core.config import is_of_corpus
+from tokmill.core.config import is_of_corpus, path_texts
 from tokmill.core.errors import UsageError
 from tokmill.core.manifest import BESIDE, MANIFEST_NAME, Manifest
 from tokmill.core.options import AUDIT, PlanOptions, options_of, parse_size
@@ -44,7 +44,7 @@ _KNOWN = {MANIFEST_NAME, *BESIDE}
 def verify(
     directory: str | Path,
     *,
-    sources: str | Sequence[str] | Literal[True] | None = None,
+    sources: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Literal[True] | None = None,
     glob: str | Sequence[str] | None = None,
     input_format: str | None = None,
     memory: str | int | None = None,
@@ -99,7 +99,7 @@ def verify(
         sources = None
     compared = Compared()
     if isinstance(location, LocalLocation) and sources is not None and not findings.n_problems:
-        names = None if sources is True else [sources] if isinstance(sources, str) else list(sources)
+        names = None if sources is True else path_texts(sources, "sources")
         compared = compare_with_sources(location.directory, manifest, names, glob, input_format, findings, memory, tokenizer, audit)
     elif sources is not None:
         findings.reporter.notice("the files are damaged: not compared with the sources")

@@ -11,7 +11,7 @@ from tokmill.core.records import Counts
 from tokmill.core.system.memory import rss_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from tokmill.core.protocols import Observer
 
@@ -32,8 +32,44 @@ def check_observers(observers: object) -> None:
             f"{wrong[0]!r} is no observer",
             where="observers",
             allowed="a list of objects with a method on_event(event)",
-            next_step="give it a class with that method",
+            next_step="give it a class with that method, or a function as tokmill.on_progress(function)",
         )
+
+
+def on_progress(call: Callable[[int, int | None], object]) -> Observer:
+    """Return an observer that calls `call(done, total)` a few times a second, for a bar or a log.
+
+    Args:
+        call: Gets the bytes of the inputs (as they lie on the disk) that are done, and those of all, None where nobody knows:
+            standard input. A new step of the same work begins again at its own first byte, with a total of its own. What it
+            raises ends the run, as an interrupt does; the next call continues from the last commit.
+
+    Returns:
+        For `observers=[...]` of any function that takes them.
+    """
+    return _Call(call)
+
+
+class _Call:
+    """Tells a function of two numbers how far the work is. Implements `protocols.Observer`."""
+
+    def __init__(self, call: Callable[[int, int | None], object]) -> None:
+        if not callable(call):
+            raise UsageError(
+                f"{call!r} cannot be called",
+                where="on_progress",
+                allowed="a function of two numbers, done and total",
+                next_step="give it a function",
+            )
+        self._call = call
+        self._total: int | None = None
+
+    def on_event(self, event: AnyEvent) -> None:
+        """See protocols.Observer."""
+        if isinstance(event, Started):
+            self._total = event.total_bytes
+        if isinstance(event, Started | Progress):
+            self._call(event.position_bytes, self._total)
 
 
 class ProgressReporter:

@@ -126,7 +126,7 @@ class Writer(Protocol):
 
 
 class Observer(Protocol):
-    """Watches a run. Called in the thread of the caller of `tokenize`; must not raise."""
+    """Watches a run. Called in the thread of the caller of `tokenize`. What it raises ends the run, which can be resumed."""
 
     def on_event(self, event: AnyEvent) -> None: ...
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import codecs
 import os
 import shlex
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, cast, get_args
 
@@ -167,9 +168,13 @@ class Dataset:
         """
         self.side(side)
         self._check_marks()
-        if start < 0:
+        given: object = start
+        if not isinstance(given, Integral) or start < 0:
             raise UsageError(
-                "a document's number is negative", where=f"start={start}", allowed="0 or more", next_step="use start=0"
+                "a document's number is no whole number from 0 on",
+                where=f"document {start!r}",
+                allowed="0 or more",
+                next_step="count documents from 0",
             )
         return self._iterate_packed(side, start, self.packing) if self.packing else self._iterate(side, start)
 
@@ -320,7 +325,15 @@ class Dataset:
             EngineError: an id is unknown.
             UsageError: the tokenizer is not known.
         """
-        array = np.asarray(ids, dtype=np.uint32)
+        try:
+            array = np.asarray(ids, dtype=np.uint32)
+        except (TypeError, ValueError, OverflowError):
+            raise UsageError(
+                "these are no ids",
+                where=repr(ids)[:80],
+                allowed="whole numbers from 0 on",
+                next_step="give an array or a list of ids",
+            ) from None
         if self.eot_id is not None:
             array = array[array != self.eot_id]
         return self._load_encoder().decode(np.ascontiguousarray(array))

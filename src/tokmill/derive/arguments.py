@@ -250,5 +250,5 @@ def check_choice(option: str, value: str | None, allowed: Sequence[str]) -> None
             f"{value!r} is not a value of {option}",
             option=option,
             allowed=", ".join(allowed),
-            suggested=nearest(value, allowed),
+            suggested=nearest(str(value), allowed),
         )

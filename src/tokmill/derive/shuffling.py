@@ -305,6 +305,7 @@ def budget_of(memory: str | int | None, sources: Sequence[Source], out: Path | T
 
     out: None: another process sends.
     """
+    options_of(PlanOptions)["memory"].check(memory)
     needed_bytes = _of_stores(sources, out)
     if memory is None:
         return _USUAL_BYTES - needed_bytes

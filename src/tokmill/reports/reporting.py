@@ -80,7 +80,7 @@ def report(
     """
     began_s = time.monotonic()
     source = Path(local_path(directory))
-    target = source / REPORT_NAME if out is None else Path(os.path.abspath(out))
+    target = source / REPORT_NAME if out is None else Path(local_path(out, "out"))
     with explaining(str(source)):
         _check_target(target, is_default=out is None)
         data = load_data(source)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from tokmill.check.findings import Problem, as_often, name_budget, naming_options
-from tokmill.core.config import Job, local_path
+from tokmill.core.config import Job, local_path, path_texts
 from tokmill.core.errors import ChangedError, TokmillError
 from tokmill.core.events import AnyEvent, Notice, Repaired
 from tokmill.core.manifest import MANIFEST_NAME, load_manifest
@@ -41,7 +41,7 @@ _WORKER = "tokmill.check.repairing.worker"
 def repair(
     directory: str | os.PathLike[str],
     *,
-    sources: str | Sequence[str] | Literal[True] | None = None,
+    sources: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Literal[True] | None = None,
     glob: str | Sequence[str] | None = None,
     memory: str | int | None = None,
     threads: int | None = None,
@@ -68,7 +68,7 @@ def repair(
         DamageError: If the manifest cannot be trusted.
     """
     began_s = time.monotonic()
-    names = [sources] if isinstance(sources, str) else None if sources is True else sources
+    names = None if sources is None or sources is True else path_texts(sources, "sources")
     directory = local_path(directory)
     job = repair_job(Path(directory), names, glob=glob, memory=memory, threads=threads, tokenizer_name=tokenizer)
     found = _Collector()
