@@ -118,6 +118,21 @@ def test_outputs_that_are_shuffled_together_are_shuffled_as_their_merge_is(two: 
     assert documents_of(tmp_path / "s1") == shuffled([*documents_of(two[0]), *documents_of(two[1])], 3)
 
 
+def test_the_merge_of_one_shuffled_output_is_a_copy_with_its_proof(two: list[Path], tmp_path: Path) -> None:
+    tokmill.shuffle(two, tmp_path / "s", seed=3)
+    tokmill.merge(tmp_path / "s", tmp_path / "copy")
+    assert files_in(tmp_path / "copy") == files_in(tmp_path / "s")
+    assert tokmill.verify(tmp_path / "copy").order_checked
+
+
+@pytest.mark.parametrize("seed", ["a", None, True])
+def test_a_seed_that_is_none_is_refused_without_a_value_that_is_none(seed: Any, two: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        tokmill.shuffle(two, tmp_path / "s", seed=seed)
+    assert "''" not in str(caught.value)
+    assert "--seed 0" in str(caught.value)
+
+
 def test_an_output_of_parts_is_shuffled_as_that_of_one_run(tmp_path: Path) -> None:
     corpus = tokenize_documents(tmp_path / "one", some_documents(80, 60, 1))
     make_parts([corpus], tmp_path / "parts", 3, val_fraction=0.2)

@@ -223,6 +223,41 @@ def test_a_disk_that_is_too_small_is_told_before_anything_is_made(
     assert not (tmp_path / "out.work").exists()
 
 
+def test_two_disks_are_asked_each_for_its_own(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shared = tokmill.plan_build(recipe, tmp_path / "out", work=tmp_path / "work")
+    (one,) = shared.disks
+    assert shared.scratch_bytes == shared.output_bytes
+    assert one.needed_bytes == shared.peak_bytes == sum(step.new_bytes for step in shared.steps) + 2 * shared.output_bytes
+    (tmp_path / "other").mkdir()
+    real = Path.stat
+
+    def stat(path: Path, **options: bool) -> os.stat_result:
+        fields = list(real(path, **options))
+        fields[2] = 7 if path.name == "other" else 8
+        return os.stat_result(fields)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "stat", stat)
+        disks = building._disks(tmp_path / "work", 1000, tmp_path / "other" / "out", 300, is_packed=False)
+        packed = building._disks(tmp_path / "work", 1000, tmp_path / "other" / "out", 300, is_packed=True)
+    assert [(disk.path, disk.needed_bytes) for disk in disks] == [(str(tmp_path), 1000), (str(tmp_path / "other"), 600)]
+    assert [disk.needed_bytes for disk in packed] == [1600, 600]
+
+
+def test_files_of_others_in_the_output_are_told_before_anything_is_tokenized(recipe: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "train.bin").write_bytes(b"mine")
+    with pytest.raises(UsageError, match="no tokmill manifest lists it"):
+        tokmill.build(recipe, tmp_path / "out")
+    assert not (tmp_path / "out.work").exists()
+    assert (tmp_path / "out" / "train.bin").read_bytes() == b"mine"
+
+
+def test_a_directory_is_no_recipe(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="the recipe is a directory"):
+        tokmill.build(tmp_path, tmp_path / "out")
+
+
 @pytest.mark.parametrize(
     ("text", "by", "line", "what", "allowed"),
     [

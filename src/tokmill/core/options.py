@@ -116,7 +116,7 @@ class Option:
                 f"{value!r} is not a value of {self.flag}",
                 option=self.flag,
                 allowed=self.allowed or ", ".join(self.choices) or self.metavar or "true or false",
-                suggested="" if self.default in (None, False) else str(self.default),
+                suggested=None if self.default is None or self.default is False else str(self.default),
                 next_step="leave it out, or give it a value of its type",
             )
         if value is None:

@@ -185,6 +185,9 @@ def merged_content(sources: Sequence[Source]) -> Content:
     merged = msgspec.structs.replace(
         with_offsets(first, False), inputs=inputs, tokenizer=tokenizer, shards=shards or msgspec.UNSET, n_parts=msgspec.UNSET
     )
+    if len(sources) == 1:
+        # A copy, whose documents are in the order that they had.
+        return merged
     if _differing(sources) or any(source.content.origin for source in sources):
         return msgspec.structs.replace(merged, origin=Origin(merged=tuple(source.manifest.fingerprint for source in sources)))
     return merged

@@ -56,6 +56,7 @@ if TYPE_CHECKING:
         left_behind,
         plan_of,
         refuse_linked_sides,
+        refuse_strangers,
         release_lock,
         state_of,
         waiting_bytes,

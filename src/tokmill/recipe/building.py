@@ -28,8 +28,9 @@ from tokmill.core.system.tree import TreePath
 from tokmill.core.text import counted, quoted
 from tokmill.derive import check_agreement, dedup_each, mix, near_rule, pack, shuffle
 from tokmill.formats import choose_output, parse_tokens
+from tokmill.output import is_begun, refuse_strangers
 from tokmill.recipe.parsing import Recipe, RecipeSource, read_recipe
-from tokmill.run import make_job
+from tokmill.run import ARRANGED_BYTES_PER_S, make_job
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,9 +38,6 @@ if TYPE_CHECKING:
     from tokmill.core.config import Content
     from tokmill.core.protocols import Observer
     from tokmill.formats import Choice
-
-_ARRANGED_BYTES_PER_S = 200e6
-"""Of ids, twice read and twice written: about what a disk of a desktop does."""
 
 
 class StepPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,6 +54,18 @@ class StepPlan(msgspec.Struct, frozen=True, kw_only=True):
     expected_s: float
 
 
+class DiskPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """What a build needs of one disk."""
+
+    path: str
+    """A directory on it."""
+    needed_bytes: int
+    """New bytes at the worst moment."""
+    free_bytes: int | None
+    """None where the disk does not say."""
+    fits: bool
+
+
 class BuildPlan(msgspec.Struct, frozen=True, kw_only=True):
     """What a build will take; the object that `build --plan --json` prints."""
 
@@ -67,9 +77,14 @@ class BuildPlan(msgspec.Struct, frozen=True, kw_only=True):
     tokens: int
     """Of the training set."""
     output_bytes: int
+    passes: int
+    """How often the ids of the training set are written, after the sources are tokenized."""
+    scratch_bytes: int
+    """Temporary, while documents are put into order."""
     peak_bytes: int
-    """New bytes on the disk at the worst moment."""
-    free_bytes: int | None
+    """New bytes at the worst moment."""
+    disks: list[DiskPlan]
+    """Of the work directory and of the output, which may be the same."""
     fits: bool
     expected_s: float
     out: str
@@ -77,11 +92,13 @@ class BuildPlan(msgspec.Struct, frozen=True, kw_only=True):
 
     def raise_for_disk(self) -> None:
         """Raise DiskFullError if it will not fit."""
-        if not self.fits:
+        for disk in self.disks:
+            if disk.fits:
+                continue
             raise DiskFullError(
-                f"the build will not fit on the disk: {self.peak_bytes / 1e6:,.1f} MB are needed at the worst moment, "
-                f"{(self.free_bytes or 0) / 1e6:,.1f} MB are free",
-                where=self.work,
+                f"the build will not fit on the disk: {disk.needed_bytes / 1e6:,.1f} MB are needed at the worst moment, "
+                f"{(disk.free_bytes or 0) / 1e6:,.1f} MB are free",
+                where=disk.path,
                 allowed=f"{sum(step.new_bytes for step in self.steps) / 1e6:,.1f} MB of tokenized sources, with [dedup] "
                 "once more without copies, and the training set twice while it is put into order",
                 next_step="free disk space, choose --work and --out on another disk, or pass --force to try all the same",
@@ -136,13 +153,8 @@ def build(
     complete = None if fresh else _complete(target, fingerprint)
     if complete is not None:
         return complete
-    if not fresh and (target / MANIFEST_NAME).exists() and not all(_is_tokenized(step) for step in steps):
-        raise ChangedError(
-            "the complete output in this directory was made of another recipe, or of other texts",
-            where=str(target),
-            allowed="the recipe and the texts that it was made of",
-            next_step="choose another --out, or start over with --fresh",
-        )
+    if not fresh:
+        _check_out(made, steps, target)
     if not force:
         _plan(made, steps, target, kept, memory, threads).raise_for_disk()
     told = _tokenized(steps, observers, seed=made.seed, memory=memory, threads=threads, force=force)
@@ -158,6 +170,19 @@ def build(
             TreePath(kept, (directory.name,)).remove_tree()
         _remove_if_empty(kept)
     return msgspec.structs.replace(outcome, notices=[*told, *outcome.notices])
+
+
+def _check_out(recipe: Recipe, steps: Sequence[_Step], out: Path) -> None:
+    """Raise for an output that the last step would not replace, hours later: ChangedError, for files of others UsageError."""
+    if (out / MANIFEST_NAME).exists() and not all(_is_tokenized(step) for step in steps):
+        raise ChangedError(
+            "the complete output in this directory was made of another recipe, or of other texts",
+            where=str(out),
+            allowed="the recipe and the texts that it was made of",
+            next_step="choose another --out, or start over with --fresh",
+        )
+    if out.is_dir() and not is_begun(out):
+        refuse_strangers(out, recipe.output.get("format") or steps[0].content.format)
 
 
 def _tokenized(steps: Sequence[_Step], observers: Sequence[Observer], **options: Any) -> list[str]:
@@ -307,27 +332,43 @@ def _plan(
         most = int(min(enough, default=0))
     tokens = most if recipe.tokens is None else min(most, parse_tokens(recipe.tokens, "tokens"))
     output_bytes = tokens * ITEM_BYTES[_output_of(recipe, steps).dtype]
-    # To be packed, the mixture is there, too.
-    peak_bytes = sum(step.new_bytes for step in planned) + (3 if recipe.pack else 2) * output_bytes
+    work_bytes = sum(step.new_bytes for step in planned)
     if recipe.dedup is not None:
         # The sources once more, without their copies.
         places = zip(planned, steps, _unique_steps(recipe, steps, work), strict=True)
-        peak_bytes += sum(each.tokens * ITEM_BYTES[step.content.dtype] for each, step, made in places if not _is_tokenized(made))
-    status = file_system_of(next(path for path in (work, *work.parents) if path.is_dir()))
-    free_bytes = status.f_bavail * status.f_frsize if status else None
+        work_bytes += sum(each.tokens * ITEM_BYTES[step.content.dtype] for each, step, made in places if not _is_tokenized(made))
+    disks = _disks(work, work_bytes, out, output_bytes, is_packed=recipe.pack is not None)
     return BuildPlan(
         steps=planned,
         is_mixed=recipe.is_weighted,
         sequence=(recipe.pack or {}).get("sequence"),
         tokens=tokens,
         output_bytes=output_bytes,
-        peak_bytes=peak_bytes,
-        free_bytes=free_bytes,
-        fits=free_bytes is None or peak_bytes <= free_bytes,
-        expected_s=sum(step.expected_s for step in planned) + (2 if recipe.pack else 1) * output_bytes / _ARRANGED_BYTES_PER_S,
+        passes=4 if recipe.pack else 2,
+        scratch_bytes=output_bytes,
+        peak_bytes=sum(disk.needed_bytes for disk in disks),
+        disks=disks,
+        fits=all(disk.fits for disk in disks),
+        expected_s=sum(step.expected_s for step in planned) + (2 if recipe.pack else 1) * output_bytes / ARRANGED_BYTES_PER_S,
         out=str(out),
         work=str(work),
     )
+
+
+def _disks(work: Path, work_bytes: int, out: Path, output_bytes: int, *, is_packed: bool) -> list[DiskPlan]:
+    """Return what each disk needs; one, if work and output share it. work_bytes: of the sources."""
+    found = [next(path for path in (each, *each.parents) if path.is_dir()) for each in (work.absolute(), out.absolute())]
+    if found[0].stat().st_dev == found[1].stat().st_dev:
+        # To be packed, the mixture is there, too.
+        return [_disk(found[0], work_bytes + (3 if is_packed else 2) * output_bytes)]
+    return [_disk(found[0], work_bytes + (2 if is_packed else 0) * output_bytes), _disk(found[1], 2 * output_bytes)]
+
+
+def _disk(path: Path, needed_bytes: int) -> DiskPlan:
+    status = file_system_of(path)
+    free_bytes = status.f_bavail * status.f_frsize if status else None
+    fits = free_bytes is None or needed_bytes <= free_bytes
+    return DiskPlan(path=str(path), needed_bytes=needed_bytes, free_bytes=free_bytes, fits=fits)
 
 
 def _step_plan(step: _Step, seed: int, memory: str | int | None, threads: int | None) -> StepPlan:
@@ -389,6 +430,10 @@ def _tell(observers: Sequence[Observer], text: str) -> None:
         observer.on_event(Notice(text=text))
 
 
+def _disk_text(disk: DiskPlan) -> str:
+    return f"{disk.needed_bytes / 1e6:,.1f} MB more at the worst moment, on {disk.path}" + ("" if disk.fits else "; too much")
+
+
 def plan_text(plan: BuildPlan) -> list[tuple[str, str]]:
     """Return the rows of a plan for a terminal."""
     rows = []
@@ -401,7 +446,8 @@ def plan_text(plan: BuildPlan) -> list[tuple[str, str]]:
     return [
         *rows,
         ("output", f"about {plan.tokens:,} tokens for training, {plan.output_bytes / 1e6:,.1f} MB; {how}"),
-        ("disk", f"{plan.peak_bytes / 1e6:,.1f} MB more at the worst moment" + ("" if plan.fits else "; too much")),
+        ("passes", f"{plan.passes} over the training set, {plan.scratch_bytes / 1e6:,.1f} MB of temporary disk"),
+        *(("disk", _disk_text(disk)) for disk in plan.disks),
         ("time", f"about {plan.expected_s:.0f} s"),
         ("steps in", plan.work),
         ("next", f"the same command without --plan makes {quoted(plan.out)}"),

@@ -124,6 +124,13 @@ class Recipe:
 
 def read_recipe(path: str) -> Recipe:
     """Read and check a recipe. Raises UsageError, which names the line."""
+    if Path(path).is_dir():
+        raise UsageError(
+            "the recipe is a directory",
+            where=path,
+            allowed="a TOML file",
+            next_step="give the file in it; tokmill build --example prints one",
+        )
     with explaining(path):
         data = Path(path).read_bytes()
     try:
