@@ -35,7 +35,7 @@ from tokmill.core.events import AnyEvent, Committed
 from tokmill.core.manifest import load_manifest
 from tokmill.core.system import durable
 from tokmill.core.system.tree import TreePath
-from tokmill.derive import arranging, bucket_run, buckets, mixing
+from tokmill.derive import arranging, bucket_run, buckets, choosing, mixing
 from tokmill.derive.buckets import RECORD
 from tokmill.reports.reproduce import commands
 from tokmill.run.parts.finalize import finalize
@@ -289,8 +289,8 @@ def test_documents_are_chosen_in_bounded_memory_though_a_few_have_most_of_the_to
     documents = [b"a b" if i % 97 else b"a b " * 4000 for i in range(400)]
     tokenize_documents(tmp_path / "a", documents, val_fraction=0)
     most, wanted = 0, int(share * load_manifest(tmp_path / "a").counts.tokens_train)
-    monkeypatch.setattr(mixing, "_MOST_MEASURED", 20)
-    real = mixing._measured
+    monkeypatch.setattr(choosing, "_MOST_MEASURED", 20)
+    real = choosing.measured
 
     def measured(*arguments: Any) -> Any:
         nonlocal most
@@ -298,7 +298,7 @@ def test_documents_are_chosen_in_bounded_memory_though_a_few_have_most_of_the_to
         most = max(most, len(found.keys))
         return found
 
-    monkeypatch.setattr(mixing, "_measured", measured)
+    monkeypatch.setattr(mixing, "measured", measured)
     tokmill.mix([(tmp_path / "a", 1)], tmp_path / "m", seed=3, tokens=wanted)
     assert documents_of(tmp_path / "m") == mixed([documents_of(tmp_path / "a")], [1], wanted, 3, 2)
     assert most < 60

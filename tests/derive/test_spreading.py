@@ -22,13 +22,14 @@ from support.small_arranging import tiny
 import tokmill
 from tokmill.core.errors import DamageError, LockedError, UsageError
 from tokmill.core.events import AnyEvent, Committed
-from tokmill.derive import portions, shuffling, spreading
+from tokmill.derive import choosing, mixing, portions, shuffling, spreading
+from tokmill.derive.choosing import measure_portion
 from tokmill.derive.spreading import scatter_portion, write_bucket
 from tokmill.run.parts.finalize import finalize
 
 QUICK = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 DOCUMENTS = st.lists(st.text(alphabet="ab é\n漢", max_size=40).map(str.encode), min_size=1, max_size=40)
-FUNCTIONS = {f"tokmill.derive.spreading:{each.__name__}": each for each in (scatter_portion, write_bucket)}
+FUNCTIONS = {f"{each.__module__}:{each.__name__}": each for each in (scatter_portion, write_bucket, measure_portion)}
 
 
 class Here:
@@ -68,7 +69,8 @@ def spread(tasks: Here | None = None, *, portion_bytes: int = 600, held: int = 7
     """Tasks in this process, and portions, runs and groups so small that a small corpus has many."""
     tasks = tasks or Here()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shuffling, "cluster", lambda _address: tasks)
+        for module in (shuffling, mixing):
+            patch.setattr(module, "cluster", lambda _address: tasks)
         patch.setattr(spreading, "_LEAST_BYTES", 300)
         patch.setattr(spreading, "_PORTION_BYTES", portion_bytes)
         patch.setattr(spreading, "_HELD_SHARE", (1 << 30) // (12 * records))
@@ -128,6 +130,7 @@ def test_tasks_make_a_sort_in_memory(
 @pytest.mark.parametrize("trainer", ["raw", "llmc", "megatron", "datatrove", "olmo", "litdata", "mds"])
 def test_tasks_make_the_files_of_one_machine_in_any_format(trainer: str, two: list[Path], tmp_path: Path) -> None:
     options: dict[str, Any] = {"format": trainer, "shard_tokens": 2048 if trainer == "mds" else 30}
+    options["offsets"] = True
     shuffle(two, tmp_path / "one", **options)
     with spread() as tasks:
         shuffle(two, tmp_path / "many", ray="", **options)
@@ -136,11 +139,15 @@ def test_tasks_make_the_files_of_one_machine_in_any_format(trainer: str, two: li
     assert tokmill.verify(tmp_path / "many").ok
 
 
-def test_a_mixture_made_by_tasks_is_that_of_one_machine(two: list[Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("measured", [1 << 18, 20])
+def test_a_mixture_made_by_tasks_is_that_of_one_machine(measured: int, two: list[Path], tmp_path: Path) -> None:
     weights = [(two[0], 0.8), (two[1], 0.2)]
     tokmill.mix(weights, tmp_path / "one", seed=4, tokens=6000)
-    with spread():
+    with spread() as tasks, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(choosing, "_PORTION_TOKENS", 100)
+        patch.setattr(choosing, "_MOST_MEASURED", measured)
         tokmill.mix(weights, tmp_path / "many", seed=4, tokens=6000, ray="")
+    assert [asked for asked in tasks.asked if asked == ("measure_portion", 4)][1:], "both sources are read by tasks"
     assert files_in(tmp_path / "many") == files_in(tmp_path / "one")
 
 

@@ -4,42 +4,33 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import nullcontext
 from fractions import Fraction
+from functools import partial
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from tokmill.core.arrangement import MOST_COPIES, MOST_SOURCES, ArrangedSource, Arrangement
-from tokmill.core.document_order import choice_keys
 from tokmill.core.errors import UsageError
 from tokmill.core.options import PlanOptions, options_of
 from tokmill.core.records import Counts
 from tokmill.core.text import quoted
 from tokmill.derive.arguments import named_outputs, output_target
 from tokmill.derive.bucket_run import Operand
-from tokmill.derive.copiers import ids_of
+from tokmill.derive.choosing import chosen, measured, measured_by
 from tokmill.derive.merging import check_agreement, with_offsets
-from tokmill.derive.shuffling import arrange_output, arranged_content, load_operands
-from tokmill.derive.source import ShiftedIds
+from tokmill.derive.shuffling import arrange_output, arranged_content, cluster, load_operands
 from tokmill.formats import parse_tokens
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator, Sequence
-
-    from numpy.typing import NDArray
+    from collections.abc import Sequence
 
     from tokmill.core.outcome import Outcome
     from tokmill.core.protocols import Observer
+    from tokmill.derive.choosing import Measure
     from tokmill.derive.source import Source
 
 _EXAMPLE = "tokmill mix A=0.7 B=0.3 --seed 1 --out mixed"
-_ALL = 1 << 64
-_MOST_MEASURED = 1 << 18
-"""Documents whose numbers and lengths are in memory together, about."""
-_N_RANGES = 1 << 14
-"""Of numbers of choice, in which tokens are counted."""
 
 
 def mix(
@@ -102,11 +93,7 @@ def mix(
     check_agreement(sources, allow_other_split=allow_other_split)
     total = total_tokens(sources, shares, None if tokens is None else parse_tokens(tokens, "--tokens"), max_epochs)
     operands = [Operand(source, number, 0) for number, source in enumerate(sources)]
-    try:
-        arranged = tuple(_arranged(operand, seed, round(total * share)) for operand, share in zip(operands, shares, strict=True))
-    finally:
-        for source in sources:
-            source.close()
+    arranged = _all_arranged(operands, seed, [round(total * share) for share in shares], ray)
     arrangement = Arrangement(seed=seed, sources=arranged)
     content, notices = arranged_content(sources, arrangement, format, shard_tokens, shard_documents=shard_documents)
     return arrange_output(
@@ -224,12 +211,23 @@ def total_tokens(
     return tokens
 
 
-def _arranged(operand: Operand, seed: int, wished: int) -> ArrangedSource:
-    """Return how often the documents of a source are taken, for as many tokens as are wished."""
+def _all_arranged(operands: Sequence[Operand], seed: int, wished: Sequence[int], ray: str | None) -> tuple[ArrangedSource, ...]:
+    """Return how often the documents of each source are taken. wished: tokens of each. ray: as of `mix`."""
+    try:
+        with nullcontext() if ray is None else cluster(ray) as tasks:
+            measure = measured if tasks is None else partial(measured_by, tasks)
+            return tuple(_arranged(operand, seed, n, measure) for operand, n in zip(operands, wished, strict=True))
+    finally:
+        for operand in operands:
+            operand.source.close()
+
+
+def _arranged(operand: Operand, seed: int, wished: int, measure: Measure) -> ArrangedSource:
+    """Return how often the documents of a source are taken, for as many tokens as are wished. measure: as of `chosen`."""
     manifest = operand.source.manifest
     n_tokens, n_documents = manifest.counts.tokens_train, manifest.counts.documents_train
     times, rest = divmod(wished, n_tokens) if n_tokens else (0, 0)
-    last_chosen, more_documents, more_tokens = _chosen(operand, seed, rest) if rest else (None, 0, 0)
+    last_chosen, more_documents, more_tokens = chosen(operand, seed, rest, measure) if rest else (None, 0, 0)
     return ArrangedSource(
         fingerprint=manifest.fingerprint,
         documents=n_documents,
@@ -240,84 +238,3 @@ def _arranged(operand: Operand, seed: int, wished: int) -> ArrangedSource:
         taken_tokens=times * n_tokens + more_tokens,
         wished_tokens=wished,
     )
-
-
-def _chosen(operand: Operand, seed: int, rest: int) -> tuple[int | None, int, int]:
-    """Choose documents that have about so many tokens together: within half a document.
-
-    Returns the number of choice of the last one (None: none is chosen), how many are chosen, and their tokens.
-    """
-    counts = operand.source.manifest.counts
-    middle = rest * _ALL // counts.tokens_train
-    # Where so many tokens are by the law of large numbers, and so far around it that another reading is hardly ever needed.
-    reach = _ALL * 64 // max(1, math.isqrt(counts.documents_train))
-    reach = min(reach, _ALL * _MOST_MEASURED // (2 * counts.documents_train))
-    measured = _measured(operand, seed, max(0, middle - reach), min(_ALL, middle + reach))
-    while not measured.tokens_before <= rest <= measured.tokens_before + int(measured.lengths.sum()):
-        # A few documents have most of the tokens.
-        measured = _measured(operand, seed, *measured.range_of(rest))
-    order = np.argsort(measured.keys)
-    sums = measured.tokens_before + np.cumsum(measured.lengths[order])
-    # The sum that is nearest: with the document in which the wished number lies, or without it.
-    n = int(np.searchsorted(sums, rest))
-    if n < len(sums) and int(sums[n]) - rest <= rest - (int(sums[n - 1]) if n else measured.tokens_before):
-        n += 1
-    if n:
-        return int(measured.keys[order[n - 1]]), measured.n_before + n, int(sums[n - 1])
-    return (measured.low - 1 if measured.n_before else None), measured.n_before, measured.tokens_before
-
-
-@dataclass(frozen=True, slots=True)
-class _Measured:
-    """What one reading of a source tells of its documents, by their numbers of choice."""
-
-    low: int
-    n_before: int
-    """Documents with a number below `low`."""
-    tokens_before: int
-    keys: NDArray[np.uint64]
-    """Numbers of the documents from `low` to the end of the range, and their lengths."""
-    lengths: NDArray[np.int64]
-    tokens: NDArray[np.int64]
-    """Of all documents, by the leading bits of their numbers: shape (_N_RANGES,)."""
-
-    def range_of(self, rest: int) -> tuple[int, int]:
-        """Return the range of numbers in which documents reach so many tokens, in the order of their numbers."""
-        number, size = int(np.searchsorted(np.cumsum(self.tokens), rest)), _ALL // _N_RANGES
-        return number * size, (number + 1) * size
-
-
-def _measured(operand: Operand, seed: int, low: int, high: int) -> _Measured:
-    """Read a source for the lengths of its documents; those with numbers of choice from `low` to below `high` are kept."""
-    n_before = tokens_before = document = 0
-    keys, lengths = [np.zeros(0, np.uint64)], [np.zeros(0, np.int64)]
-    tokens = np.zeros(_N_RANGES, np.int64)
-    for some in _lengths(operand.source):
-        places = np.arange(document, document + len(some), dtype=np.uint64)
-        numbers = choice_keys(seed, operand.number, places)
-        document += len(some)
-        is_before = numbers < np.uint64(low) if low < _ALL else np.full(len(some), True)
-        is_between = ~is_before & (numbers <= np.uint64(high - 1))
-        n_before += int(np.count_nonzero(is_before))
-        tokens_before += int(some[is_before].sum())
-        np.add.at(tokens, (numbers // np.uint64(_ALL // _N_RANGES)).astype(np.int64), some)
-        keys.append(numbers[is_between])
-        lengths.append(some[is_between])
-    if document != operand.n_documents:
-        raise operand.source.count_error("train", document)
-    return _Measured(low, n_before, tokens_before, np.concatenate(keys), np.concatenate(lengths), tokens)
-
-
-def _lengths(source: Source) -> Iterator[NDArray[np.int64]]:
-    """Yield the tokens of each document of the training side, some at a time."""
-    content = source.content
-    ids = ShiftedIds(ids_of(source, "train"), content.tokenizer.eot_id, content.eot, content.eot)
-    n_open = 0
-    for block, ends in ids.blocks(0, ids.n_tokens):
-        if len(ends):
-            lengths = np.diff(ends, prepend=-n_open)
-            n_open = len(block) - int(ends[-1])
-            yield lengths
-        else:
-            n_open += len(block)
-    source.finish()

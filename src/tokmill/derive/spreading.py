@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
 _PORTION_BYTES = 256 << 20
 """Of ids, in one portion, about: some seconds of work, so that little is lost with a machine."""
-_TASKS_A_SLOT = 4
+TASKS_A_SLOT = 4
 """Portions, and buckets, for each task that can run at a time, where there is so much: so all end at about the same time."""
 _LEAST_BYTES = 8 << 20
 _HELD_SHARE = 8
@@ -157,9 +157,9 @@ class Spread(Arranging):
         n_bytes += n_records * record_cost
         n_slots = self._tasks.n_slots(self._task_bytes)
         most = self._room // 3
-        least = max(1, min(_TASKS_A_SLOT * n_slots, n_bytes // _LEAST_BYTES))
+        least = max(1, min(TASKS_A_SLOT * n_slots, n_bytes // _LEAST_BYTES))
         self._n_buckets = self._state.get("n_buckets", max(least, -(-n_bytes * 3 // (2 * most))))
-        portion_bytes = min(_PORTION_BYTES, max(_LEAST_BYTES, n_bytes // (_TASKS_A_SLOT * n_slots)))
+        portion_bytes = min(_PORTION_BYTES, max(_LEAST_BYTES, n_bytes // (TASKS_A_SLOT * n_slots)))
         portion_bytes = max(portion_bytes, n_bytes // _MOST_PORTIONS)
         self._portion_tokens = self._state.get("portion_tokens", portion_bytes // self._item_bytes)
 
@@ -212,7 +212,7 @@ class Spread(Arranging):
         """Yield the buckets that are left, as many at a time as are written before a commit: number of the first, and records."""
         n_records = max(1, self._arrangement.n_documents // self._n_buckets)
         held = self._room // (_HELD_SHARE * RECORD.itemsize)
-        size = max(1, min(_TASKS_A_SLOT * self._tasks.n_slots(self._task_bytes), held // n_records))
+        size = max(1, min(TASKS_A_SLOT * self._tasks.n_slots(self._task_bytes), held // n_records))
         for first in range(self._next_bucket, self._n_buckets, size):
             yield first, self._found.records_of(first, min(first + size, self._n_buckets))
 
@@ -362,7 +362,7 @@ def scatter_portion(data: bytes) -> bytes:
     place = work.places[portion.operand]
     source = load_source(place if is_url(place) else Path(place))
     if source.manifest.checksum != work.checksums[portion.operand]:
-        raise _replaced(place)
+        raise replaced_source(place)
     operand = Operand(source, work.numbers[portion.operand], work.firsts[portion.operand])
     held_bytes = (work.budget_bytes - FIXED_BYTES) // 2
     try:
@@ -466,7 +466,8 @@ def _gone(where: str) -> LockedError:
     )
 
 
-def _replaced(place: str) -> UsageError:
+def replaced_source(place: str) -> UsageError:
+    """Return the error for a source that is not the one that the task was asked about."""
     return UsageError(
         "a source was replaced while it was read",
         where=place,
