@@ -12,7 +12,8 @@ STYLE = (
 COLOURS = ("#0969da", "#bf8700", "#1a7f37", "#cf222e")
 
 
-def _page(width: int, height: int, parts: Sequence[str], title: str) -> str:
+def page(width: int, height: int, parts: Sequence[str], title: str) -> str:
+    """The whole picture."""
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}">'
     return "\n".join([head, STYLE, *parts, "</svg>", ""])
 
@@ -34,7 +35,7 @@ def bars(values: Sequence[tuple[str, float]], title: str) -> str:
             f'<rect class="b" x="{left}" y="{y}" width="{length:.1f}" height="18" rx="3"/>',
             text(left + length + 6, y + 14, f"{value:,.0f}"),
         ]
-    return _page(width, 44 + row * len(values), parts, title)
+    return page(width, 44 + row * len(values), parts, title)
 
 
 def lines(series: dict[str, Sequence[tuple[float, float]]], title: str, x_unit: str, y_unit: str) -> str:
@@ -64,4 +65,4 @@ def lines(series: dict[str, Sequence[tuple[float, float]]], title: str, x_unit: 
             parts.append(
                 f'<text x="{width - margin}" y="{44 + 18 * i}" text-anchor="end" style="fill:{colour}">{escape(name)}</text>'
             )
-    return _page(width, height, parts, title)
+    return page(width, height, parts, title)

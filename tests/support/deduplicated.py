@@ -45,6 +45,7 @@ def tiny(bucket_bytes: int = 1000, block_tokens: int = 50, commit_bytes: int = 3
         patch.setattr(marking, "COMMIT_BYTES", commit_bytes)
         patch.setattr(copying, "COMMIT_BYTES", commit_bytes)
         patch.setattr(scratch, "_LEAST_PIECE", 100)
+        patch.setattr(scratch, "_READ_RECORDS", 7)
         patch.setattr(gathering, "_PIECE_BYTES", 16)
         patch.setattr(exact, "_LENGTH_BITS", 3)
         patch.setattr(exact, "_MOST_LENGTH", 7)

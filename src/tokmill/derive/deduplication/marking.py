@@ -13,7 +13,7 @@ from tokmill.derive.deduplication.candidates import Clusters, shared_bands
 from tokmill.derive.deduplication.comparison import Comparison
 from tokmill.derive.deduplication.exact import DIGEST, DIGEST_COST, MATCH, compared, copies_among, digests_of, matches_of
 from tokmill.derive.deduplication.gathering import GATHERED_COST, Gathering
-from tokmill.derive.deduplication.removals import REMOVAL, ByNumber, count_removed
+from tokmill.derive.deduplication.removals import RECORD_COST, REMOVAL, ByNumber, count_removed
 from tokmill.derive.deduplication.scratch import Records, Scratch, bucket_of
 from tokmill.derive.deduplication.signatures import BAND, BAND_COST, Signer
 
@@ -31,7 +31,10 @@ COMMIT_BYTES = 1 << 30
 """Of ids that are read between two commits: each costs an fsync a bucket."""
 BUCKET_BYTES = 64 << 20
 """Memory of a bucket while it is sorted: larger ones are not faster."""
-MOST_BUCKETS = 1 << 12
+_MOST_FAST_BUCKETS = 1 << 9
+"""More of them are larger instead, if memory allows."""
+_MOST_BUCKETS = 1 << 14
+"""What is more is read in parts."""
 _MOST_IDS = 1 << 32
 
 
@@ -70,7 +73,9 @@ class Marking:
         self._compares = compare
         self._note = note
         self._on_commit = on_commit
-        self._bucket_bytes = min(room_bytes // 3, BUCKET_BYTES)
+        self._most_bytes = room_bytes // 3
+        """Of a bucket in memory."""
+        self._bucket_bytes = min(self._most_bytes, BUCKET_BYTES)
         self.scratch = Scratch(directory, fingerprint, room_bytes // 6)
         self.state = self.scratch.state
         self.state.removed = self.state.removed or [[0, 0, 0, 0] for _ in range(n_sources)]
@@ -97,13 +102,19 @@ class Marking:
         """How often all ids are read."""
         return 1 + self._compares + 2 * bool(self._near)
 
+    def _n_buckets(self, n_bytes: int) -> int:
+        """Return in how many buckets records are that take so much memory together."""
+        size = min(max(self._bucket_bytes, n_bytes // _MOST_FAST_BUCKETS), self._most_bytes)
+        return min(max(1, -(-n_bytes // size)), _MOST_BUCKETS)
+
     def _by_number(self, kind: str, dtype: np.dtype[Any], field: str, n_each: int = 1) -> ByNumber:
         """n_each: records of a document, at most."""
-        return ByNumber(self.scratch, kind, dtype, field, self._documents.n, self._bucket_bytes // n_each)
+        n_documents = self._documents.n
+        n_buckets = self._n_buckets(n_documents * n_each * dtype.itemsize * RECORD_COST)
+        return ByNumber(self.scratch, kind, dtype, field, n_documents, n_buckets)
 
     def _digests(self) -> Records:
-        n_bytes = self._documents.n * DIGEST_COST * 5 // 4
-        return self.scratch.records("digests", DIGEST, min(max(1, -(-n_bytes // self._bucket_bytes)), MOST_BUCKETS))
+        return self.scratch.records("digests", DIGEST, self._n_buckets(self._documents.n * DIGEST_COST * 5 // 4))
 
     def _take_digests(self) -> None:
         """Read all documents for their digests."""
@@ -118,11 +129,12 @@ class Marking:
         """Sort the digests: all documents of each but the first go, or are to be compared with it."""
         records = self._digests()
         for bucket in self._buckets(records):
-            found = copies_among(records.read(bucket), self._documents.n_protected, self.state.very_long)
-            if self._compares:
-                self._matches().add(matches_of(found))
-            else:
-                self._remove(found)
+            for part in records.parts(bucket, "high", self._most_bytes // DIGEST_COST):
+                found = copies_among(part, self._documents.n_protected, self.state.very_long)
+                if self._compares:
+                    self._matches().add(matches_of(found))
+                else:
+                    self._remove(found)
         self.scratch.drop("digests")
 
     def _matches(self) -> ByNumber:
@@ -131,7 +143,7 @@ class Marking:
     def _gathering(self) -> Gathering:
         # If all documents had copies.
         n_bytes = self._documents.n_ids * self._documents.dtype.itemsize + self._documents.n * GATHERED_COST
-        return Gathering(self.scratch, self._documents.dtype, min(max(1, -(-n_bytes // self._bucket_bytes)), MOST_BUCKETS))
+        return Gathering(self.scratch, self._documents.dtype, self._n_buckets(n_bytes))
 
     def _gather_copies(self) -> None:
         """Read all documents again, and bring those with the same digest together."""
@@ -177,15 +189,16 @@ class Marking:
     def _bands(self) -> Records:
         assert self._near
         n_bytes = self._documents.n * self._near.bands * BAND_COST * 5 // 4
-        return self.scratch.records("bands", BAND, min(max(1, -(-n_bytes // self._bucket_bytes)), MOST_BUCKETS))
+        return self.scratch.records("bands", BAND, self._n_buckets(n_bytes))
 
     def _find_candidates(self) -> None:
         """Sort the bands: documents that share one are candidates, and come into one cluster."""
         bands, shared, clusters = self._bands(), self._shared(), self._opened_clusters()
         for bucket in self._buckets(bands):
-            some, firsts = shared_bands(bands.read(bucket))
-            clusters.join(firsts, some["document"])
-            shared.add(some)
+            for part in bands.parts(bucket, "key", self._most_bytes // BAND_COST):
+                some, firsts = shared_bands(part)
+                clusters.join(firsts, some["document"])
+                shared.add(some)
         self.state.clusters = clusters.count()
         self.scratch.drop("bands")
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 REMOVAL = np.dtype([("removed", "<u8"), ("kept", "<u8"), ("n_ids", "<u4"), ("kept_n_ids", "<u4"), ("shared", "<u4"), ("of", "<u4")])
 """A document that goes: its number, that of a document that stays, the ids of both without end-of-text ids, and how many n-grams
 they share, of how many. `of` is 0 for documents with the same ids."""
-_COST = 3
+RECORD_COST = 3
 """Bytes of memory that a record takes while its bucket is sorted, by its size."""
 _MANY = 1 << 12
 """Removals that become lines at a time."""
@@ -27,10 +27,9 @@ _MANY = 1 << 12
 class ByNumber:
     """Records of documents, read in the order of their numbers: in buckets of consecutive ones, each of which is sorted."""
 
-    def __init__(self, scratch: Scratch, kind: str, dtype: np.dtype[Any], field: str, n_documents: int, bucket_bytes: int) -> None:
-        """field: the one with the number. bucket_bytes: memory that a bucket may take if each document has a record."""
+    def __init__(self, scratch: Scratch, kind: str, dtype: np.dtype[Any], field: str, n_documents: int, n_buckets: int) -> None:
+        """field: the one with the number. n_buckets: of new ones."""
         self._field = field
-        n_buckets = max(1, -(-n_documents * dtype.itemsize * _COST // bucket_bytes))
         self._records = scratch.records(kind, dtype, n_buckets)
         self._width = max(1, -(-n_documents // self._records.n_buckets))
         self._nothing = np.empty(0, dtype)

@@ -18,11 +18,15 @@ from tokmill.derive.buckets import load_state, read_pieces, save_state, sync_pie
 from tokmill.output import growing_path
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from tokmill.core.system.tree import Directory, TreePath
 
 _LEAST_PIECE = 1 << 14
+_READ_RECORDS = 1 << 18
+"""Of a bucket that is read in parts, at a time."""
 _PIECE_COST = 60
 """Bytes of memory that a piece takes while it is held, beside its records."""
 
@@ -115,6 +119,24 @@ class Records:
         read_pieces(self._path(bucket), begin * size, found.view(np.uint8).data)
         return found
 
+    def parts(self, bucket: int, field: str, most: int) -> Iterator[NDArray[Any]]:
+        """Yield the records of a bucket, up to about `most` of them at a time, those with the same number in `field` together.
+
+        A bucket that is larger is read as often as it has parts. The bucket of a record must be that of `bucket_of`.
+        """
+        n = self.lengths[bucket] // self.dtype.itemsize
+        if n <= most:
+            yield self.read(bucket)
+            return
+        # A quarter less than there is room for: parts are not of one size.
+        n_parts = -(-n * 4 // (3 * most))
+        for part in range(n_parts):
+            found = []
+            for begin in range(0, n, _READ_RECORDS):
+                some = self.read(bucket, begin, min(_READ_RECORDS, n - begin))
+                found.append(some[_parts_of(some[field], self.n_buckets, n_parts) == part])
+            yield np.concatenate(found)
+
     def remove(self) -> None:
         """Remove all buckets. Raises StorageError."""
         for bucket in range(self.n_buckets):
@@ -166,6 +188,12 @@ class Scratch:
         for records in self._dropped:
             records.remove()
         self._dropped = []
+
+
+def _parts_of(keys: NDArray[np.uint64], n_buckets: int, n_parts: int) -> NDArray[np.uint64]:
+    """Return the part of its bucket in which each record is: by what follows the bits that decide the bucket."""
+    rests = (keys >> np.uint64(32)) * np.uint64(n_buckets) & np.uint64(0xFFFFFFFF)
+    return rests * np.uint64(n_parts) >> np.uint64(32)
 
 
 def bucket_of(keys: NDArray[np.uint64], n_buckets: int) -> NDArray[np.int64]:
