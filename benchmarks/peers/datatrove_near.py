@@ -59,7 +59,7 @@ def main() -> None:
         ([MinhashDedupCluster(str(work / "buckets"), str(work / "removed"), config=config)], 1),
         ([reader, MinhashDedupFilter(str(work / "removed")), kept], 1),
     ):
-        LocalPipelineExecutor(step, tasks=tasks, workers=min(cores, tasks)).run()
+        LocalPipelineExecutor(step, tasks=tasks, workers=min(cores, tasks), logging_dir=str(work / "logs")).run()
     left = {int(each) for path in (work / "kept").glob("*.json") for each in json.loads(path.read_text())}
     n = sum(1 for path in sorted(args.folder.glob("*.jsonl")) for _ in path.open("rb"))
     args.out.write_text(json.dumps(sorted(set(range(n)) - left)))
