@@ -96,6 +96,17 @@ def _keys_of(arrangement: Arrangement, number: int, first: int, n: int) -> NDArr
     return np.concatenate([np.zeros(0, np.uint64), *found])
 
 
+def copies_by_stretch(arrangement: Arrangement, n_stretches: int) -> NDArray[np.int64]:
+    """Return how many copies of each source have numbers in each stretch of equal length: int64, shape (n_sources, n_stretches)."""
+    found = np.zeros((len(arrangement.sources), n_stretches), np.int64)
+    for number, source in enumerate(arrangement.sources):
+        for first in range(0, source.documents, _CHUNK):
+            keys = _keys_of(arrangement, number, first, min(_CHUNK, source.documents - first))
+            stretches = ((keys >> np.uint64(32)) * np.uint64(n_stretches) >> np.uint64(32)).astype(np.int64)
+            found[number] += np.bincount(stretches, minlength=n_stretches)
+    return found
+
+
 def copy_numbers(source: int, place: NDArray[np.int64], repetition: NDArray[np.int64]) -> NDArray[np.uint64]:
     """Return one number for each copy of a document, in the order of source, place and repetition: uint64, shape of the arrays."""
     return np.uint64(source << 52) | (place.astype(np.uint64) << np.uint64(12)) | repetition.astype(np.uint64)

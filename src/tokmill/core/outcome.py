@@ -178,6 +178,31 @@ def mixture_of(manifest: Manifest) -> list[SourceShare]:
     return found
 
 
+class SourceRange(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the documents of one source lie on a side."""
+
+    path: str
+    """Directory of the output, absolute, or its URL."""
+    begin: int
+    """In tokens."""
+    end: int
+
+
+def val_ranges(manifest: Manifest) -> list[SourceRange]:
+    """Return where the documents of each source lie on the validation side; nothing where they are not source by source."""
+    made_from = manifest.made_from or ()
+    while len(made_from) == 1 and made_from[0].how in ("convert", "reshard", "merge") and made_from[0].made_from:
+        made_from = made_from[0].made_from
+    n_tokens = sum(each.tokens_val for each in made_from)
+    if any(each.how not in ("merge", "shuffle", "mix") for each in made_from) or n_tokens != manifest.counts.tokens_val:
+        return []
+    found, begin = [], 0
+    for each in made_from:
+        found.append(SourceRange(path=text_to_path(each.path), begin=begin, end=begin + each.tokens_val))
+        begin += each.tokens_val
+    return found
+
+
 def already_finished(manifest: Manifest) -> Finished:
     """Return the event of a run that finds the output of this manifest complete."""
     return Finished(

@@ -20,6 +20,7 @@ import xxhash
 
 from tokmill.core.errors import ChangedError, UsageError
 from tokmill.core.manifest import MANIFEST_NAME, Manifest, load_manifest
+from tokmill.core.outcome import val_ranges
 from tokmill.core.output_spec import SIDES
 from tokmill.core.records import EotPlacement, IdType, Tokenizer, text_to_path
 from tokmill.core.system.refusals import explaining
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from tokmill.core.outcome import SourceRange
     from tokmill.core.packing import Packing
     from tokmill.core.protocols import Encoder
     from tokmill.dataset.window_order import OrderName
@@ -260,6 +262,14 @@ class Dataset:
         """
         options = {"batch": batch, "order": order, "epochs": epochs, "seed": seed, "rank": rank, "world_size": world_size}
         return PackedBatches(self, side, **options)
+
+    def val_sources(self) -> list[SourceRange]:
+        """Return where the documents of each source lie on the validation side, in order, so that each has a loss of its own.
+
+        Records with `path`, the output that was merged, shuffled or mixed, and `begin` and `end`: its ids are
+        `data.val[each.begin : each.end]`. Nothing for an output of one run, a packed one, or a bare file.
+        """
+        return val_ranges(self.manifest) if self.manifest is not None else []
 
     def document_ends(self, side: str) -> NDArray[np.int64]:
         """Return where each document of a side ends, its end-of-text id included: int64, shape (n_documents,), read-only, a map.

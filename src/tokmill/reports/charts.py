@@ -26,6 +26,10 @@ _WIDTH_IN, _HEIGHT_IN = 4.2, 2.4
 _COLOURS = {"#010101": "ink", "#020202": "soft", "#030303": "grid", "#040404": "one", "#050505": "two", "#060606": "warn"}
 """Placeholder colours, and the CSS variable that each becomes: a chart has no other colour."""
 INK, SOFT, GRID, ONE, TWO, WARN = _COLOURS
+_MOST_FLAT, _LONGEST_FLAT = 4, 10
+"""Names below columns, and letters of one, that fit beside each other."""
+_LEAST_NAMED = 6
+"""Per cent; a name is not higher than such an area."""
 _STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "tokmill",
@@ -80,6 +84,35 @@ class Chart:
     def bars(self, edges: Sequence[float], heights: Sequence[float], *, colour: str = ONE, label: str | None = None) -> None:
         """Draw a histogram: bar i from edges[i] to edges[i + 1]."""
         self._axes.stairs(heights, edges, color=colour, fill=label is None, label=label, linewidth=1.8)
+
+    def columns(self, names: Sequence[str], heights: Sequence[float], *, colour: str, label: str, place: int) -> None:
+        """Draw a column for each name, at the left (place 0) or right (1) of two."""
+        at = [i + 0.38 * (place - 0.5) for i in range(len(names))]
+        self._axes.bar(at, heights, width=0.36, color=colour, label=label)
+        turned = len(names) > _MOST_FLAT or max(map(len, names)) > _LONGEST_FLAT
+        self._axes.set_xticks(
+            range(len(names)), labels=names, rotation=30 if turned else 0, ha="right" if turned else "center", parse_math=False
+        )
+
+    def layers(self, x: Sequence[float], heights: Sequence[Sequence[float]], names: Sequence[str]) -> None:
+        """Draw areas on top of each other, the first at the bottom, each with its name where there is room."""
+        below = [0.0] * len(x)
+        for i, (layer, name) in enumerate(zip(heights, names, strict=True)):
+            above = [a + b for a, b in zip(below, layer, strict=True)]
+            self._axes.fill_between(x, below, above, color=(ONE, TWO)[i % 2], alpha=(0.55, 0.3)[i // 2 % 2], linewidth=0)
+            middle = len(x) // 2
+            if layer[middle] > _LEAST_NAMED:
+                self._axes.text(
+                    x[middle],
+                    below[middle] + layer[middle] / 2,
+                    name,
+                    ha="center",
+                    va="center",
+                    fontsize=9,
+                    color=INK,
+                    parse_math=False,
+                )
+            below = above
 
     def limit(self, y: float, label: str) -> None:
         """Draw a horizontal line that nothing should reach."""

@@ -24,6 +24,7 @@ from tokmill.core.text import counted, format_bytes, format_duration, format_mem
 from tokmill.output import why_protected
 from tokmill.reports.data import MOST_SKIPS, ReportData, add_statistics, load_data
 from tokmill.reports.figures import Table, document_figures, history_figures
+from tokmill.reports.mixture import mixture_figures, val_table
 from tokmill.reports.removals import removal_tables
 from tokmill.reports.reproduce import commands, settings
 
@@ -200,6 +201,8 @@ def make_page(data: ReportData) -> str:
         said=list(dict.fromkeys(said for _, said in data.history.notices)) if data.history else [],
         has_history=bool(data.history),
         run_figures=history_figures(data),
+        mixture_figures=mixture_figures(data.manifest),
+        val_sources=val_table(data.manifest),
         document_figures=document_figures(data),
         removed=removed,
         files=_files(data),
