@@ -125,7 +125,14 @@ def test_what_was_made_of_bare_files_is_refused_by_name(tmp_path: Path) -> None:
     made = Made(tmp_path, format="raw")
     out = tmp_path / "converted"
     tokmill.convert(
-        made.out / "train.bin", out, format="llmc", from_format="raw", dtype="uint16", eot="after", eot_id=50256, tokenizer="gpt2"
+        made.out / "train.bin",
+        out,
+        format="llmc",
+        from_format="raw",
+        from_dtype="uint16",
+        from_eot="after",
+        from_eot_id=50256,
+        from_tokenizer="gpt2",
     )
     assert repair_in_process(out) == []
     flip(out / "train_000000.bin", 5000)

@@ -118,7 +118,13 @@ def merged(top: Path, corpus: Path) -> None:
 def converted(top: Path, corpus: Path) -> None:
     write_output(top / "a", corpus)
     tokmill.convert(
-        top / "a" / "train.bin", top / "o", format="raw", from_format="raw", dtype="uint16", eot="after", tokenizer="gpt2"
+        top / "a" / "train.bin",
+        top / "o",
+        format="raw",
+        from_format="raw",
+        from_dtype="uint16",
+        from_eot="after",
+        from_tokenizer="gpt2",
     )
 
 

@@ -133,7 +133,7 @@ def test_events_are_not_written_into_what_merge_and_convert_read(corpus: Path, t
     assert empty.read_bytes() == b""
     for command in (["merge"], ["convert", "--format", "llmc"], ["reshard", "--shard-tokens", "1M"]):
         assert run([*command, str(tmp_path / "o"), "--out", str(tmp_path / "new"), "--events", str(empty), "-q"]) == 2
-    bare = ["--from-format", "raw", "--dtype", "uint16", "--eot", "after", "--eot-id", "50256", "--format", "llmc"]
+    bare = ["--from-format", "raw", "--from-dtype", "uint16", "--from-eot", "after", "--from-eot-id", "50256", "--format", "llmc"]
     copy = tmp_path / "copy"
     copy.write_bytes((tmp_path / "o" / "train.bin").read_bytes())
     assert run(["convert", str(copy), *bare, "--out", str(tmp_path / "new"), "--events", str(copy), "-q"]) == 2

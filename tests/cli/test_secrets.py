@@ -108,7 +108,7 @@ COMMANDS = (
     "merge U d --out o",
     "merge d --out U",
     "convert U --out o --format raw",
-    "convert c.txt --out o --format raw --val U",
+    "convert c.txt --out o --format raw --val-input U",
     "reshard U --out o",
     "finalize U",
     "finalize U --stage U",

@@ -280,8 +280,8 @@ def test_show_config_shows_no_password_and_no_signature(elsewhere: Path, capsys:
 
 
 def test_an_option_that_may_be_repeated_and_was_not_given_is_not_set(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert effective(capsys, "convert", "o", "--format", "llmc")["--val"] == (None, "not set")
-    assert app.run(["convert", "o", "--val", "a", "--val", "b", "--show-config"]) == 0
+    assert effective(capsys, "convert", "o", "--format", "llmc")["--val-input"] == (None, "not set")
+    assert app.run(["convert", "o", "--val-input", "a", "--val-input", "b", "--show-config"]) == 0
     assert "a b  " in capsys.readouterr().out
 
 

@@ -79,7 +79,7 @@ def test_what_is_no_number_of_tokens_is_not_told_of_bytes(text: str) -> None:
         (["tokenize", "corpus.txt", "--format", "megatorn"], "--format megatron"),
         (["tokenize", "corpus.txt", "--eot", "befor"], "--eot before"),
         (["convert", "raw", "--format", "lit-data"], "--format litdata"),
-        (["convert", "raw/train.bin", "--format", "raw", "--from-format", "lmc", "--dtype", "uint16"], "--from-format llmc"),
+        (["convert", "raw/train.bin", "--format", "raw", "--from-format", "lmc", "--from-dtype", "uint16"], "--from-format llmc"),
     ],
 )
 def test_the_nearest_value_is_what_to_type(
@@ -91,8 +91,9 @@ def test_the_nearest_value_is_what_to_type(
 
 
 def test_every_option_of_convert_may_stand_in_the_environment(out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    variables = {"FROM_FORMAT": "raw", "DTYPE": "uint16", "EOT": "after", "EOT_ID": str(EOT), "TOKENIZER": "gpt2"}
-    more = {"VAL": str(out / "val.bin"), "TO_EOT": "before", "TO_DTYPE": "uint32", "FORMAT": "raw", "OUT": str(tmp_path / "o")}
+    variables = {"FORMAT": "raw", "DTYPE": "uint16", "EOT": "after", "EOT_ID": str(EOT), "TOKENIZER": "gpt2"}
+    variables = {f"FROM_{name}": value for name, value in variables.items()}
+    more = {"TO_EOT": "before", "TO_DTYPE": "uint32", "FORMAT": "raw", "OUT": str(tmp_path / "o")}
     for name, value in (variables | more).items():
         monkeypatch.setenv(f"TOKMILL_{name}", value)
     assert app.run(["convert", str(out / "train.bin"), "-q"]) == 0

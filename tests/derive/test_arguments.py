@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 TEXTS = ["First document.", "The second one.", "A third"]
-AS = ["--from-format", "raw", "--dtype", "uint16", "--eot", "after", "--eot-id", str(EOT)]
+AS = ["--from-format", "raw", "--from-dtype", "uint16", "--from-eot", "after", "--from-eot-id", str(EOT)]
 
 
 @pytest.fixture

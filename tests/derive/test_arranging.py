@@ -210,7 +210,7 @@ def test_many_tiny_documents_take_no_more_memory_than_a_few_long_ones(tmp_path: 
     ids = np.full(900_000, EOT, np.uint16)
     ids[::3] = ids[1::3] = 7
     ids.tofile(tmp_path / "ids.bin")
-    options: dict[str, Any] = {"from_format": "raw", "dtype": "uint16", "eot": "after", "eot_id": EOT}
+    options: dict[str, Any] = {"from_format": "raw", "from_dtype": "uint16", "from_eot": "after", "from_eot_id": EOT}
     tokmill.convert(tmp_path / "ids.bin", tmp_path / "a", format="raw", **options)
     done = command("shuffle", tmp_path / "a", "--seed", 1, "--out", tmp_path / "s", "--memory", "128MiB", "--json")
     assert json.loads(done.stdout)["peak_rss_bytes"] < 128 << 20, done.stderr

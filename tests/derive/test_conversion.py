@@ -149,7 +149,13 @@ def test_thousands_of_shards_need_few_open_files_and_are_durable_before_the_jour
 def test_ids_that_would_be_negative_in_megatron_are_refused(tmp_path: Path) -> None:
     np.array([5, 1 << 31, 9], np.uint32).tofile(tmp_path / "wide.bin")
     np.array([5, (1 << 31) - 1, 9], np.uint32).tofile(tmp_path / "fits.bin")
-    stated: dict[str, Any] = {"from_format": "raw", "dtype": "uint32", "eot": "after", "eot_id": 9, "format": "megatron"}
+    stated: dict[str, Any] = {
+        "from_format": "raw",
+        "from_dtype": "uint32",
+        "from_eot": "after",
+        "from_eot_id": 9,
+        "format": "megatron",
+    }
     with pytest.raises(UsageError, match="read as negative"):
         tokmill.convert(tmp_path / "wide.bin", tmp_path / "out", **stated)
     assert not (tmp_path / "out").exists()
@@ -204,7 +210,7 @@ def test_wider_ids_and_back(base: Path, tmp_path: Path) -> None:
 
 def test_an_id_that_does_not_fit_is_refused_and_never_wrapped(tmp_path: Path) -> None:
     np.array([5, 70_000, 9], np.uint32).tofile(tmp_path / "wide.bin")
-    stated: dict[str, Any] = {"from_format": "raw", "dtype": "uint32", "eot": "after", "eot_id": 9}
+    stated: dict[str, Any] = {"from_format": "raw", "from_dtype": "uint32", "from_eot": "after", "from_eot_id": 9}
     with pytest.raises(UsageError, match="go up to 70,000 and do not fit into uint16"):
         tokmill.convert(tmp_path / "wide.bin", tmp_path / "out", format="raw", to_dtype="uint16", **stated)
 
@@ -235,7 +241,7 @@ def test_damage_in_the_source_is_named_and_nothing_is_published(base: Path, tmp_
 def test_a_bare_file_of_another_tool_is_converted_as_stated(base: Path, tmp_path: Path, eot: str) -> None:
     bare = tmp_path / "fineweb_train_000001.bin"
     bare.write_bytes((base / eot / "train.bin").read_bytes())
-    arguments = ["convert", bare, "--from-format", "raw", "--dtype", "uint16", "--eot", eot, "--eot-id", EOT]
+    arguments = ["convert", bare, "--from-format", "raw", "--from-dtype", "uint16", "--from-eot", eot, "--from-eot-id", EOT]
     assert run([str(a) for a in [*arguments, "--to-eot", eot, "--format", "megatron", "--out", tmp_path / "out", "-q"]]) == 0
     tokenize_directly(tmp_path / "direct", base / "corpus.txt", format="megatron", eot=eot)
     for suffix in ("bin", "idx"):
@@ -249,7 +255,7 @@ def test_an_output_in_the_directory_of_a_bare_source_is_refused_before_anything_
     link = tmp_path / "links" / "train.bin"
     link.symlink_to(tmp_path / "src" / "train.bin")
     before = files_in(tmp_path / "src")
-    stated: dict[str, Any] = {"from_format": "raw", "dtype": "uint16", "eot": "after", "eot_id": EOT, "fresh": True}
+    stated: dict[str, Any] = {"from_format": "raw", "from_dtype": "uint16", "from_eot": "after", "from_eot_id": EOT, "fresh": True}
     for source in (tmp_path / "src" / "train.bin", link):
         for out, words in ((tmp_path / "src", "directory of a source"), (tmp_path / "src" / "sub", "lies in a source")):
             with pytest.raises(UsageError, match=words):
@@ -261,7 +267,7 @@ def test_an_output_in_the_directory_of_a_bare_source_is_refused_before_anything_
 def test_bare_shards_with_headers_are_one_corpus_in_the_order_given(base: Path, tmp_path: Path) -> None:
     tokmill.convert(base / "after", tmp_path / "s", format="llmc", shard_tokens=500, to_eot="before")
     shards = sorted((tmp_path / "s").glob("train_*.bin"))
-    stated: dict[str, Any] = {"from_format": "llmc", "dtype": "uint16", "eot": "before", "tokenizer": "gpt2"}
+    stated: dict[str, Any] = {"from_format": "llmc", "from_dtype": "uint16", "from_eot": "before", "from_tokenizer": "gpt2"}
     tokmill.convert(shards, tmp_path / "out", format="raw", to_eot="after", **stated)
     assert written(tmp_path / "out")[0] == written(base / "after")[0]
     with tokmill.open(tmp_path / "out") as data:
@@ -275,18 +281,18 @@ def test_bare_shards_with_headers_are_one_corpus_in_the_order_given(base: Path, 
     [
         ({"from_format": None}, "needs --from-format"),
         ({"from_format": "llmc"}, "does not hold the ids that it should"),
-        ({"dtype": None}, "needs --dtype"),
-        ({"dtype": "uint32"}, "the (first|last) id is|not a whole number of uint32 ids"),
-        ({"eot": None}, "needs --eot"),
-        ({"eot": "before"}, "the first id is"),
-        ({"eot_id": None}, "needs --eot-id or --tokenizer"),
-        ({"eot_id": 7}, "the last id is 50,256, not the end-of-text id 7"),
+        ({"from_dtype": None}, "needs --from-dtype"),
+        ({"from_dtype": "uint32"}, "the (first|last) id is|not a whole number of uint32 ids"),
+        ({"from_eot": None}, "needs --from-eot"),
+        ({"from_eot": "before"}, "the first id is"),
+        ({"from_eot_id": None}, "needs --from-eot-id or --from-tokenizer"),
+        ({"from_eot_id": 7}, "the last id is 50,256, not the end-of-text id 7"),
     ],
 )
 def test_what_is_not_stated_or_not_so_is_refused_before_anything_is_written(
     base: Path, tmp_path: Path, changes: dict[str, Any], words: str
 ) -> None:
-    stated: dict[str, Any] = {"from_format": "raw", "dtype": "uint16", "eot": "after", "eot_id": EOT} | changes
+    stated: dict[str, Any] = {"from_format": "raw", "from_dtype": "uint16", "from_eot": "after", "from_eot_id": EOT} | changes
     with pytest.raises(UsageError, match=words) as caught:
         tokmill.convert(base / "after" / "train.bin", tmp_path / "out", format="raw", **stated)
     assert caught.value.where
@@ -296,5 +302,5 @@ def test_what_is_not_stated_or_not_so_is_refused_before_anything_is_written(
 
 
 def test_what_is_stated_of_a_directory_that_has_a_manifest_is_refused(base: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="--dtype: for bare files only"):
-        conversion.convert(base / "after", tmp_path / "out", format="raw", dtype="uint16")
+    with pytest.raises(UsageError, match="--from-dtype: for bare files only"):
+        conversion.convert(base / "after", tmp_path / "out", format="raw", from_dtype="uint16")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 TEXTS = ["First document.", "The second one.", "漢字 and a third"]
 IDS = [i for text in TEXTS for i in [*gpt2().encode_ordinary(text), EOT]]
-STATED: dict[str, Any] = {"from_format": "raw", "dtype": "uint16", "eot": "after", "eot_id": EOT}
+STATED: dict[str, Any] = {"from_format": "raw", "from_dtype": "uint16", "from_eot": "after", "from_eot_id": EOT}
 
 
 @pytest.fixture
@@ -72,14 +72,14 @@ def test_it_may_be_named_when_the_output_is_opened(unnamed: Path, capsys: pytest
 
 def test_a_tokenizer_with_fewer_ids_than_were_met_is_refused(tmp_path: Path) -> None:
     np.array([70_000, 9], np.uint32).tofile(tmp_path / "wide.bin")
-    tokmill.convert(tmp_path / "wide.bin", tmp_path / "o", format="raw", **STATED | {"dtype": "uint32", "eot_id": 9})
+    tokmill.convert(tmp_path / "wide.bin", tmp_path / "o", format="raw", **STATED | {"from_dtype": "uint32", "from_eot_id": 9})
     with pytest.raises(UsageError, match=r"ids go up to 70,000, those of gpt2 only up to 50,256") as caught:
         tokmill.open(tmp_path / "o", tokenizer="gpt2")
     whole(caught.value)
 
 
 def test_a_known_tokenizer_may_be_named(bare: Path, tmp_path: Path) -> None:
-    tokmill.convert(bare, tmp_path / "named", format="raw", tokenizer="gpt2", **STATED)
+    tokmill.convert(bare, tmp_path / "named", format="raw", from_tokenizer="gpt2", **STATED)
     with tokmill.open(tmp_path / "named", tokenizer="gpt2") as named, tokmill.open(tmp_path / "named") as plain:
         assert named.fingerprint("train") == plain.fingerprint("train")
 
@@ -96,7 +96,7 @@ def test_merging_with_a_named_one_advises_to_convert_with_the_tokenizer(unnamed:
     tokmill.tokenize(write_corpus(tmp_path / "c.txt", TEXTS), tmp_path / "named", val_fraction=0)
     with pytest.raises(UsageError, match=r"the tokenizer is not known, not gpt2 \(sha256") as caught:
         tokmill.merge([tmp_path / "named", unnamed], tmp_path / "m")
-    assert "tokmill convert --tokenizer NAME" in whole(caught.value)
+    assert "tokmill convert --from-tokenizer NAME" in whole(caught.value)
 
 
 def test_merged_without_a_tokenizer_the_largest_id_of_all_is_in_range(unnamed: Path, tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def refused(bare: Path | list[Path], out: Path, **changes: Any) -> str:
 def test_the_header_of_numpy_save_is_no_ids(tmp_path: Path, from_format: str, dtype: str) -> None:
     path, wide = tmp_path / "ids.npy", "uint16" if dtype == "uint16" else "uint32"
     np.save(path, np.array(IDS, dtype))
-    convert(path, tmp_path / "o", from_format=from_format, dtype=wide, to_dtype="uint16")
+    convert(path, tmp_path / "o", from_format=from_format, from_dtype=wide, to_dtype="uint16")
     assert np.fromfile(tmp_path / "o" / "train.bin", np.uint16).tolist() == IDS
     assert tokmill.verify(tmp_path / "o").ok
     with tokmill.open(path, tokenizer="gpt2") as data:
@@ -169,9 +169,9 @@ def test_an_index_is_not_read_as_ids(bare: Path, tmp_path: Path, name: str, inde
 
 
 def test_all_that_is_missing_is_asked_for_at_once_with_the_path_and_what_was_stated(bare: Path, tmp_path: Path) -> None:
-    said = refused(bare, tmp_path / "o", from_format=None, dtype="uint32", eot=None, eot_id=None)
-    assert "needs --from-format, --eot, --eot-id or --tokenizer" in said
-    assert f"tokmill convert {bare} --from-format raw --dtype uint32 --eot after --eot-id 50256" in said
+    said = refused(bare, tmp_path / "o", from_format=None, from_dtype="uint32", from_eot=None, from_eot_id=None)
+    assert "needs --from-format, --from-eot, --from-eot-id or --from-tokenizer" in said
+    assert f"tokmill convert {bare} --from-format raw --from-dtype uint32 --from-eot after --from-eot-id 50256" in said
 
 
 def test_a_file_that_is_given_twice_is_named_as_a_path(bare: Path, tmp_path: Path) -> None:
@@ -180,16 +180,19 @@ def test_a_file_that_is_given_twice_is_named_as_a_path(bare: Path, tmp_path: Pat
         said = refused(twice, tmp_path / "o")
         assert f"where: {bare}" in said
         assert "PosixPath" not in said
-    assert "given twice" in refused(bare, tmp_path / "o", val=bare)
+    assert "given twice" in refused(bare, tmp_path / "o", val_input=bare)
 
 
 def test_a_wrong_dtype_is_the_first_thing_to_look_at(bare: Path, tmp_path: Path) -> None:
     np.array([7, 9, EOT], np.uint16).tofile(tmp_path / "odd.bin")
-    said = refused(tmp_path / "odd.bin", tmp_path / "o", dtype="uint32")
+    said = refused(tmp_path / "odd.bin", tmp_path / "o", from_dtype="uint32")
     assert "a multiple of 4 bytes" in said
-    assert "--dtype" in said.rsplit("next:")[1]
-    for changes in ({"dtype": "uint32"}, {"dtype": "uint32", "eot_id": int(np.fromfile(bare, "<u4")[-1]), "tokenizer": "gpt2"}):
-        assert "--dtype" in refused(bare, tmp_path / "o", **changes).rsplit("next:")[1]
+    assert "--from-dtype" in said.rsplit("next:")[1]
+    for changes in (
+        {"from_dtype": "uint32"},
+        {"from_dtype": "uint32", "from_eot_id": int(np.fromfile(bare, "<u4")[-1]), "from_tokenizer": "gpt2"},
+    ):
+        assert "--from-dtype" in refused(bare, tmp_path / "o", **changes).rsplit("next:")[1]
 
 
 def test_an_id_out_of_range_is_named_by_file_number_and_byte(bare: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,7 +200,7 @@ def test_an_id_out_of_range_is_named_by_file_number_and_byte(bare: Path, tmp_pat
     ids = np.array([*IDS[:10], 50_300, *IDS[10:], EOT], np.uint16)
     np.save(tmp_path / "b.npy", ids)
     head = (tmp_path / "b.npy").stat().st_size - ids.nbytes
-    said = refused([bare, tmp_path / "b.npy"], tmp_path / "o", tokenizer="gpt2")
+    said = refused([bare, tmp_path / "b.npy"], tmp_path / "o", from_tokenizer="gpt2")
     assert "id 50,300 is not below 50,257" in said
     assert f"where: {tmp_path / 'b.npy'}, id 10 (from 0), byte {head + 20}" in said
 
@@ -209,7 +212,9 @@ def test_a_file_without_ids_is_no_success(bare: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("eot_id", "dtype"), [(-1, "uint16"), (65_536, "uint16"), (5_000_000_000, "uint32")])
 def test_an_end_of_text_id_that_no_id_can_be_is_not_blamed_on_the_data(bare: Path, tmp_path: Path, eot_id: int, dtype: str) -> None:
-    assert f"{eot_id} is not an id of {dtype}\nwhere: --eot-id" in refused(bare, tmp_path / "o", eot_id=eot_id, dtype=dtype)
+    assert f"{eot_id} is not an id of {dtype}\nwhere: --from-eot-id" in refused(
+        bare, tmp_path / "o", from_eot_id=eot_id, from_dtype=dtype
+    )
 
 
 @pytest.mark.parametrize("name", sorted(FORMATS))
@@ -222,9 +227,9 @@ def test_without_end_of_text_ids_it_is_one_stream_where_no_documents_are_listed(
         str(bare),
         "--from-format",
         "raw",
-        "--dtype",
+        "--from-dtype",
         "uint16",
-        "--eot",
+        "--from-eot",
         "none",
         "--format",
         name,
@@ -252,8 +257,8 @@ def test_a_pair_of_files_becomes_both_sides(bare: Path, tmp_path: Path, monkeypa
     monkeypatch.setattr("tokmill.derive.external_files._STEP_TOKENS", 3)
     monkeypatch.setattr(engine, "COMMIT_BYTES", 8)
     np.array([5, EOT, 6, 7, EOT], np.uint16).tofile(tmp_path / "val.bin")
-    given = ["--from-format", "raw", "--dtype", "uint16", "--eot", "after", "--eot-id", str(EOT), "--format", name]
-    arguments = ["convert", str(bare), "--val", str(tmp_path / "val.bin"), *given, "--to-eot", "after", "-q"]
+    given = ["--from-format", "raw", "--from-dtype", "uint16", "--from-eot", "after", "--from-eot-id", str(EOT), "--format", name]
+    arguments = ["convert", str(bare), "--val-input", str(tmp_path / "val.bin"), *given, "--to-eot", "after", "-q"]
     assert app.run([*arguments, "--out", str(tmp_path / "o")]) == 0
     assert tokmill.verify(tmp_path / "o").ok
     with tokmill.open(tmp_path / "o") as data:
@@ -262,13 +267,13 @@ def test_a_pair_of_files_becomes_both_sides(bare: Path, tmp_path: Path, monkeypa
 
 
 def test_a_validation_file_goes_with_bare_files_alone(unnamed: Path, bare: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="--val: for bare files only"):
-        tokmill.convert(unnamed, tmp_path / "o", format="llmc", val=bare)
+    with pytest.raises(UsageError, match="--val-input: for bare files only"):
+        tokmill.convert(unnamed, tmp_path / "o", format="llmc", val_input=bare)
 
 
 def test_advice_on_what_the_output_cannot_hold_names_the_options_of_convert(bare: Path, tmp_path: Path) -> None:
     np.array([70_000, 9], np.uint32).tofile(tmp_path / "wide.bin")
-    said = refused(tmp_path / "wide.bin", tmp_path / "o", dtype="uint32", eot_id=9, to_dtype="uint16")
+    said = refused(tmp_path / "wide.bin", tmp_path / "o", from_dtype="uint32", from_eot_id=9, to_dtype="uint16")
     assert "--to-dtype uint32, or leave --to-dtype out" in said
     said = refused(bare, tmp_path / "o", format="olmo", to_eot="before")
     assert "leave --to-eot out" in said

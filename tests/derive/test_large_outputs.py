@@ -74,7 +74,7 @@ def test_killed_at_random_moments_and_run_again_the_bytes_are_the_same(base: Pat
 def bare(path: Path, ids: np.ndarray[tuple[int], np.dtype[np.uint16]]) -> Path:
     """A complete output of ids."""
     ids.tofile(path.with_suffix(".ids"))
-    options = {"from_format": "raw", "dtype": "uint16", "eot": "after", "eot_id": EOT, "tokenizer": "gpt2"}
+    options = {"from_format": "raw", "from_dtype": "uint16", "from_eot": "after", "from_eot_id": EOT, "from_tokenizer": "gpt2"}
     tokmill.convert(path.with_suffix(".ids"), path, format="raw", **options)  # type: ignore[arg-type]
     return path
 

@@ -143,25 +143,33 @@ def bare(top: Path, word: str) -> Path:
 
 
 def converted_of_a_bare_file(top: Path) -> None:
-    tokmill.convert(bare(top, "One"), top / "o", format="raw", from_format="raw", dtype="uint16", eot="after", eot_id=EOT)
+    tokmill.convert(
+        bare(top, "One"), top / "o", format="raw", from_format="raw", from_dtype="uint16", from_eot="after", from_eot_id=EOT
+    )
 
 
 def converted_of_bare_files_with_validation(top: Path) -> None:
     files, val = [bare(top, "One"), bare(top, "Two")], [bare(top, "Three"), bare(top, "Four")]
     tokmill.convert(
-        files, top / "o", format="megatron", val=val, from_format="raw", dtype="uint16", eot="after", tokenizer="gpt2",
-        to_dtype="uint32",
+        files, top / "o", format="megatron", val_input=val, from_format="raw", from_dtype="uint16", from_eot="after",
+        from_tokenizer="gpt2", to_dtype="uint32",
     )  # fmt: skip
 
 
 def converted_of_bare_files_without_end_of_text(top: Path) -> None:
-    tokmill.convert(bare(top, "One"), top / "o", format="raw", from_format="raw", dtype="uint16", eot="none")
+    tokmill.convert(bare(top, "One"), top / "o", format="raw", from_format="raw", from_dtype="uint16", from_eot="none")
 
 
 def merged_of_bare_files(top: Path) -> None:
     for name in ("a", "b"):
         tokmill.convert(
-            bare(top, name * 3), top / name, format="raw", from_format="raw", dtype="uint16", eot="after", tokenizer="gpt2"
+            bare(top, name * 3),
+            top / name,
+            format="raw",
+            from_format="raw",
+            from_dtype="uint16",
+            from_eot="after",
+            from_tokenizer="gpt2",
         )
     tokmill.merge([top / "a", top / "b"], top / "o")
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tokmill.core.outcome import Outcome
 
 _FORMAT = named("format")[0]
-_STATED = ("from_format", "dtype", "eot", "eot_id", "tokenizer", "val")
+_STATED = ("from_format", "from_dtype", "from_eot", "from_eot_id", "from_tokenizer", "val_input")
 """Options of convert that say what is in bare files."""
 
 
@@ -417,11 +417,18 @@ def weighted_directory(text: str) -> tuple[str, str]:
         examples=("raw", "llmc", "megatron", "datatrove", "olmo"),
         help="Format of bare files: raw, llmc, megatron, datatrove, olmo.",
     ),
-    BARE_DTYPE,
-    Option(name="eot", group=INPUT, choices=("after", "before", "none"), help="Where the end-of-text id is in bare files."),
-    BARE_EOT_ID,
-    Option(name="tokenizer", group=INPUT, metavar="NAME|FILE", help="Tokenizer of bare files."),
-    Option(name="val", group=INPUT, metavar="FILE", is_many=True, help="A bare file for the validation side; may be repeated."),
+    replace(BARE_DTYPE, name="from_dtype", help="Integer type of the ids in bare files."),
+    Option(name="from_eot", group=INPUT, choices=("after", "before", "none"), help="Where the end-of-text id is in bare files."),
+    replace(BARE_EOT_ID, name="from_eot_id"),
+    Option(name="from_tokenizer", group=INPUT, metavar="NAME|FILE", help="Tokenizer of bare files."),
+    Option(
+        name="val_input",
+        group=INPUT,
+        metavar="FILE...",
+        is_many=True,
+        has_variable=False,
+        help="Bare files for the validation side. May be repeated.",
+    ),
     *named("stage", "stage_size", "fresh", "force"),
     *REPORTING,
     short_help="Write a complete output, or bare files of ids, in another trainer's format.",
@@ -435,20 +442,20 @@ def convert(
 ) -> None:
     """Write DIR in another format, without tokenizing again: the bytes are those of tokenizing directly into it.
 
-    Of a bare file nothing is known but what is stated: --from-format, --dtype, --eot, and --eot-id or --tokenizer. It becomes
-    the training side, that of --val the validation side.
+    Of a bare file nothing is known but what is stated: --from-format, --from-dtype, --from-eot, and --from-eot-id or
+    --from-tokenizer. It becomes the training side, that of --val-input the validation side.
     """
     from tokmill.cli.event_log import carry_out
     from tokmill.core.records import is_url
     from tokmill.derive import convert as convert_output
 
-    read = [*sources, *options["val"]]
+    read = [*sources, *options["val_input"]]
     has_manifest = any(os.path.isdir(each) or is_url(each) for each in sources)
-    # What is said of bare files may come from the environment, meant for tokenize: a directory's manifest knows better.
+    # What is said of bare files may come from the environment, meant for others: a directory's manifest knows better.
     for name in _STATED:
         is_meant = not has_manifest or console.is_typed(f"--{name.replace('_', '-')}")
         if not is_meant or options[name] == "auto":
-            options[name] = () if name == "val" else None
+            options[name] = () if name == "val_input" else None
     carry_out(
         console,
         "converting",

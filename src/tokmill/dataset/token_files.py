@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _REBUILD = "tokmill verify DIR --repair makes it whole from the corpus; tokmill tokenize ... --fresh makes it again"
 
-_RESTATE = "check --from-format and --dtype, or make the file again"
+_RESTATE = "check --from-format and --from-dtype, or make the file again"
 
 _NPY = b"\x93NUMPY"
 _MAGIC_BYTES = 16
@@ -166,7 +166,7 @@ def bare_file(path: Path, dtype: IdType, spec: FormatSpec | None = None) -> Toke
     """
     npy = read_npy_header(path)
     if npy is not None:
-        _check_npy(npy, dtype, path)
+        _check_npy(npy, dtype, path, "--dtype" if spec is None else "--from-dtype")
         return TokenFile(path=path, header_bytes=npy.size_bytes, n_tokens=npy.n_ids)
     header = read_header(path) if spec is None else None
     wrong = DamageError if spec is None else UsageError
@@ -175,7 +175,7 @@ def bare_file(path: Path, dtype: IdType, spec: FormatSpec | None = None) -> Toke
     return _checked(path, header_bytes, dtype, None, next_step, wrong)
 
 
-def _check_npy(header: NpyHeader, dtype: IdType, path: Path) -> None:
+def _check_npy(header: NpyHeader, dtype: IdType, path: Path, option: str) -> None:
     """Raise UsageError unless a header of numpy.save says this type (int32 is uint32: no id is negative) and the file's length."""
     usual = "uint32" if header.dtype == "int32" else header.dtype
     if usual != dtype:
@@ -183,7 +183,7 @@ def _check_npy(header: NpyHeader, dtype: IdType, path: Path) -> None:
             f"it is a file of numpy.save, whose header says {header.dtype}, not {dtype}",
             where=str(path),
             allowed="uint16, uint32 or int32, as the header says",
-            next_step=f"--dtype {usual}"
+            next_step=f"{option} {usual}"
             if usual in ("uint16", "uint32")
             else f"write the ids again: np.load({path.name!r}).astype(np.{dtype}).tofile(path)",
         )

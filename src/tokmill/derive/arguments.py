@@ -185,8 +185,8 @@ def _check_manifest(directory: Path, stated: Sequence[str]) -> None:
     where = path_to_text(str(directory))
     words = f"'{where}/*.bin' {' '.join(f'{option} ...' for option in stated)}"
     if is_pair:
-        files = f"{_quoted([train])} --val {_quoted([val])}" if val.is_file() and val.stat().st_size else _quoted([train])
-        words = f"{files} --from-format raw --dtype uint16 --eot after --eot-id 50256 --format ... --out ..."
+        files = f"{_quoted([train])} --val-input {_quoted([val])}" if val.is_file() and val.stat().st_size else _quoted([train])
+        words = f"{files} --from-format raw --from-dtype uint16 --from-eot after --from-eot-id 50256 --format ... --out ..."
     raise UsageError(
         "this directory has no manifest: its files are bare",
         where=where,

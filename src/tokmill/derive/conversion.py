@@ -48,12 +48,12 @@ def convert(
     to_eot: str | None = None,
     to_dtype: str | None = None,
     from_format: str | None = None,
-    dtype: str | None = None,
-    eot: str | None = None,
-    eot_id: int | None = None,
-    tokenizer: str | None = None,
+    from_dtype: str | None = None,
+    from_eot: str | None = None,
+    from_eot_id: int | None = None,
+    from_tokenizer: str | None = None,
     offsets: bool = False,
-    val: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
+    val_input: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
     stage: str | os.PathLike[str] | None = None,
     stage_size: str | int | None = None,
     fresh: bool = False,
@@ -71,12 +71,12 @@ def convert(
         to_eot: Where the output has its end-of-text ids; None: as its trainer expects.
         to_dtype: Of the ids in the output; None: as its trainer expects.
         from_format: Format of bare files.
-        dtype: Of the ids in bare files.
-        eot: Where bare files have their end-of-text ids.
-        eot_id: That id in bare files.
-        tokenizer: Name of the tokenizer of bare files, if it is known.
+        from_dtype: Of the ids in bare files.
+        from_eot: Where bare files have their end-of-text ids.
+        from_eot_id: That id in bare files.
+        from_tokenizer: Name of the tokenizer of bare files, if it is known.
         offsets: Also write where each document begins.
-        val: Bare files that are the validation side.
+        val_input: Bare files that are the validation side.
         stage: Of an `out` in a store, the local directory in which it is made first; None: inside ~/.cache/tokmill/stage.
         stage_size: How many bytes of complete shards may wait there, a number or text such as `4GiB`.
         fresh: Discard what is in `out`.
@@ -89,10 +89,10 @@ def convert(
     Raises:
         TokmillError: UsageError for what does not go together, DamageError for a source that is not as it was written.
     """
-    stated = Stated(from_format=from_format, dtype=dtype, eot=eot, eot_id=eot_id, tokenizer=tokenizer)
+    stated = Stated(from_format, from_dtype, from_eot, from_eot_id, from_tokenizer)
     _check_choices(format, to_eot, to_dtype)
     target = output_target(out, stage, stage_size)
-    source = _named_source(named_outputs(sources), named_paths(val), target.name, stated)
+    source = _named_source(named_outputs(sources), named_paths(val_input), target.name, stated)
     has_marks = source.content.eot != "none"
     if not has_marks and (to_eot or offsets or FORMATS[format].keeps_whole):
         check_marks(source)
@@ -193,7 +193,7 @@ def _check_choices(format_name: str, to_eot: str | None, to_dtype: str | None) -
 def _named_source(named: list[Path | str], val: list[Path], out: Path | str, stated: Stated) -> Source:
     """Return the output or the files that were named as a source. Raises UsageError."""
     check_apart([*named, *val], out)
-    given = stated.options() + ["--val"] * bool(val)
+    given = stated.options() + ["--val-input"] * bool(val)
     paths = [each for each in named if isinstance(each, Path)]
     if len(paths) < len(named):
         refuse_with_url(named, given)

@@ -43,15 +43,15 @@ _NAMES = tuple(name for name, spec in FORMATS.items() if not spec.lists_files)
 _STEP_TOKENS = 32 << 20
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Stated:
     """What was stated of bare files; None: nothing."""
 
     from_format: str | None
-    dtype: str | None
-    eot: str | None
-    eot_id: int | None
-    tokenizer: str | None
+    from_dtype: str | None
+    from_eot: str | None
+    from_eot_id: int | None
+    from_tokenizer: str | None
 
     def options(self) -> list[str]:
         """Return the options that were given."""
@@ -65,8 +65,12 @@ def load_bare(paths: Sequence[Path], val: Sequence[Path], stated: Stated) -> Sou
     """
     every = [*paths, *val]
     _check_stated(every, stated)
-    from_format, dtype, eot = cast("str", stated.from_format), cast("IdType", stated.dtype), cast("EotPlacement", stated.eot)
-    described = _describe(stated.tokenizer, stated.eot_id, dtype)
+    from_format, dtype, eot = (
+        cast("str", stated.from_format),
+        cast("IdType", stated.from_dtype),
+        cast("EotPlacement", stated.from_eot),
+    )
+    described = _describe(stated.from_tokenizer, stated.from_eot_id, dtype)
     content = Content(
         inputs=tuple(_input(path) for path in every),
         tokenizer=described,
@@ -103,7 +107,7 @@ def load_bare(paths: Sequence[Path], val: Sequence[Path], stated: Stated) -> Sou
         steps, largest = _scan(source)
     finally:
         source.close()
-    if stated.tokenizer is None:
+    if stated.from_tokenizer is None:
         content = msgspec.structs.replace(content, tokenizer=msgspec.structs.replace(described, n_ids=largest + 1))
     manifest = msgspec.structs.replace(manifest, content=content, counts=steps[-1].counts)
     return Source(directory, manifest, steps, is_bare=True)
@@ -117,18 +121,18 @@ def _check_stated(paths: Sequence[Path], stated: Stated) -> None:
     where = path_to_text(str(paths[0]))
     choices = (
         ("--from-format", stated.from_format, _NAMES),
-        ("--dtype", stated.dtype, get_args(IdType)),
-        ("--eot", stated.eot, get_args(EotPlacement)),
+        ("--from-dtype", stated.from_dtype, get_args(IdType)),
+        ("--from-eot", stated.from_eot, get_args(EotPlacement)),
     )
     for option, value, allowed in choices:
         check_choice(option, value, allowed)
-    dtype, eot, eot_id, tokenizer = stated.dtype, stated.eot, stated.eot_id, stated.tokenizer
+    dtype, eot, eot_id, tokenizer = stated.from_dtype, stated.from_eot, stated.from_eot_id, stated.from_tokenizer
     missing = [option for option, value, _ in choices if value is None]
     if eot_id is None and tokenizer is None and eot != "none":
-        missing.append("--eot-id or --tokenizer")
+        missing.append("--from-eot-id or --from-tokenizer")
     if missing:
-        given = f"--from-format {stated.from_format or 'raw'} --dtype {dtype or 'uint16'} --eot {eot or 'after'}"
-        which = f"--tokenizer {tokenizer}" if tokenizer else f"--eot-id {50256 if eot_id is None else eot_id}"
+        given = f"--from-format {stated.from_format or 'raw'} --from-dtype {dtype or 'uint16'} --from-eot {eot or 'after'}"
+        which = f"--from-tokenizer {tokenizer}" if tokenizer else f"--from-eot-id {50256 if eot_id is None else eot_id}"
         raise UsageError(
             f"a bare file needs {', '.join(missing)}",
             where=where,
@@ -140,10 +144,10 @@ def _check_stated(paths: Sequence[Path], stated: Stated) -> None:
     if eot_id is not None and not 0 <= eot_id <= np.iinfo(cast("str", dtype)).max:
         raise UsageError(
             f"{eot_id} is not an id of {dtype}",
-            option="--eot-id",
+            option="--from-eot-id",
             allowed=f"0 to {np.iinfo(cast('str', dtype)).max:,}",
             suggested="50256",
-            next_step="which is that of GPT-2, or another --dtype",
+            next_step="which is that of GPT-2, or another --from-dtype",
         )
 
 
@@ -247,7 +251,7 @@ def _count(reader: IdReader, begin: int, end: int, content: Content) -> tuple[in
                 f"id {int(ids[i]):,} is not below {tokenizer.n_ids:,}",
                 where=f"{path_to_text(extent.name)}, id {number:,} (from 0), byte {reader.locate(begin + i)[1]:,}",
                 allowed=f"ids of {tokenizer.name}",
-                next_step="most likely another --dtype; or another --from-format, --eot-id or --tokenizer",
+                next_step="most likely another --from-dtype; or another --from-format, --from-eot-id or --from-tokenizer",
             )
         begin += len(ids)
     return n_documents, largest

@@ -128,7 +128,7 @@ def check_agreement(
                 allowed="one tokenizer, dtype, end-of-text id, its placement, and format",
                 next_step="leave it out, or make it like the others: tokmill convert for format, dtype and end-of-text ids, "
                 "tokmill tokenize for another tokenizer"
-                + ("" if ours.is_known and theirs.is_known else "; tokmill convert --tokenizer NAME where it is not known"),
+                + ("" if ours.is_known and theirs.is_known else "; tokmill convert --from-tokenizer NAME where it is not known"),
             )
     if not allow_other_split:
         _check_split(sources)

@@ -371,7 +371,9 @@ def check_edge(ids: IdReader, eot_id: int, eot: EotPlacement, where: str, *, is_
     what = f"the {which} id is {int(edge[0]):,}, not the end-of-text id {eot_id:,}"
     next_step = "tokmill verify says what else is damaged; make that output again"
     if is_bare:
-        next_step = "state what is in it (--dtype, --eot, --eot-id), and give the files of a corpus together, in order"
+        next_step = (
+            "state what is in it (--from-dtype, --from-eot, --from-eot-id), and give the files of a corpus together, in order"
+        )
     wrong = UsageError if is_bare else DamageError
     raise wrong(what, where=where, allowed="whole documents, each with its end-of-text id", next_step=next_step)
 

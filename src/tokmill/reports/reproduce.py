@@ -164,11 +164,20 @@ def _bare(content: Content) -> tuple[list[str], list[str]]:
     stated = content.origin.bare_files if content.origin else None
     if stated is None:
         return paths, []
-    options = ["--from-format", stated.format, "--dtype", stated.dtype, "--eot", stated.eot, "--eot-id", str(stated.eot_id)]
+    options = [
+        "--from-format",
+        stated.format,
+        "--from-dtype",
+        stated.dtype,
+        "--from-eot",
+        stated.eot,
+        "--from-eot-id",
+        str(stated.eot_id),
+    ]
     if content.tokenizer.is_known:
-        options += ["--tokenizer", _tokenizer(content.tokenizer)]
+        options += ["--from-tokenizer", _tokenizer(content.tokenizer)]
     n_train = len(paths) - stated.n_val
-    return paths[:n_train], options + [part for path in _first(paths[n_train:]) for part in ("--val", path)]
+    return paths[:n_train], options + [part for path in _first(paths[n_train:]) for part in ("--val-input", path)]
 
 
 def _remarks(paths: Sequence[str]) -> list[str]:
