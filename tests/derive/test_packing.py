@@ -7,7 +7,7 @@ import itertools
 import shlex
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,14 @@ from support.oracle import EOT
 from support.outputs import collect_data, files_in, ids_of, reseal, rewrite_manifest, written
 from support.packed import counted_pieces, n_bins, n_cut_by_windows, pieces_of, read_rows
 from support.runs import tokenize_documents
+from support.small_arranging import tiny
 
 import tokmill
 from tokmill.cli.app import run
 from tokmill.core.errors import ChangedError, DamageError, DiskFullError, UsageError
 from tokmill.core.events import AnyEvent, Committed
 from tokmill.core.manifest import load_manifest
-from tokmill.derive import bucket_run, packed_run, pieces, source as sources
+from tokmill.derive import packed_run
 from tokmill.derive.bins import Bins
 from tokmill.reports.reporting import make_page
 from tokmill.reports.reproduce import commands
@@ -34,21 +35,6 @@ from tokmill.reports.reproduce import commands
 QUICK = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 PAD = 187
 """GPT-2's token for the byte 0xFF, which no text has."""
-
-
-@contextlib.contextmanager
-def tiny(bucket_bytes: int = 400, block_tokens: int = 50, commit_bytes: int = 300) -> Iterator[None]:
-    """Buckets, blocks and commits so small that a small corpus has many."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bucket_run, "_BUCKET_BYTES", bucket_bytes)
-        patch.setattr(bucket_run, "PIECE_BYTES", 100)
-        patch.setattr(bucket_run, "COMMIT_BYTES", commit_bytes)
-        patch.setattr(bucket_run, "_SCATTERED_BYTES", commit_bytes)
-        patch.setattr(bucket_run, "_SCATTERED_BYTES_EACH", 1)
-        patch.setattr(packed_run, "_MEASURED_BYTES", commit_bytes)
-        patch.setattr(pieces, "BLOCK_TOKENS", block_tokens)
-        patch.setattr(sources, "BLOCK_TOKENS", block_tokens)
-        yield
 
 
 def documents_of(out: Path, side: str = "train") -> list[bytes]:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 from support import small_run
 
-from tokmill.derive import bucket_run, document_stream, source as sources
+from tokmill.derive import bucket_run, document_stream, packed_run, pieces, source as sources
 
 
 @contextlib.contextmanager
@@ -25,6 +25,8 @@ def tiny(bucket_bytes: int = 400, block_tokens: int = 50, commit_bytes: int = 30
         patch.setattr(bucket_run, "_SCATTERED_BYTES_EACH", 1)
         patch.setattr(document_stream, "BLOCK_TOKENS", block_tokens)
         patch.setattr(document_stream, "_MOST_DOCUMENTS", 7)
+        patch.setattr(packed_run, "_MEASURED_BYTES", commit_bytes)
+        patch.setattr(pieces, "BLOCK_TOKENS", block_tokens)
         patch.setattr(sources, "BLOCK_TOKENS", block_tokens)
         yield
 
