@@ -14,15 +14,17 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 from numpy.typing import NDArray
+from support.commands import command
 from support.corpora import some_documents
 from support.deduplicated import audit_of, documents_of, near, ngrams, signature, tiny
-from support.failures import Died, dying_at
+from support.failures import Died, dying_at, full_from
+from support.oracle import EOT
 from support.outputs import files_in, written
 from support.runs import tokenize_documents
 
 import tokmill
 from tokmill.core.deduplication import NearRule
-from tokmill.core.errors import UsageError
+from tokmill.core.errors import DiskFullError, UsageError
 from tokmill.core.manifest import load_manifest
 from tokmill.derive.deduplication import comparison, marking, signatures
 from tokmill.derive.deduplication.candidates import Clusters
@@ -134,6 +136,44 @@ def test_died_at_any_call_it_goes_on_to_the_same_bytes(two: list[Path], tmp_path
         assert files_in(out) == files_in(tmp_path / "whole"), n
         assert load_manifest(out).removal == load_manifest(tmp_path / "whole").removal, n
     assert n > 100
+
+
+def test_a_disk_that_is_full_in_any_pass_is_one_error_and_more_room_resumes(
+    two: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def make(out: Path) -> None:
+        with tiny(bucket_bytes=20_000, block_tokens=700, commit_bytes=9000):
+            tokmill.dedup(two, out, near=0.6, shortest=5)
+
+    make(tmp_path / "whole")
+    n = 0
+    for n in itertools.count(1, 31):
+        out = tmp_path / f"out{n}"
+        with monkeypatch.context() as patch:
+            calls = full_from(n, patch)
+            with contextlib.suppress(DiskFullError):
+                make(out)
+        if calls() < n:
+            break
+        assert not (out / "manifest.json").exists(), n
+        make(out)
+        assert files_in(out) == files_in(tmp_path / "whole"), n
+    assert n > 60
+
+
+@pytest.mark.parametrize("options", [["--compare"], ["--near", "0.5", "--ngram", "1", "--shortest", "0"]], ids=["compare", "near"])
+def test_many_tiny_documents_stay_within_the_least_memory(options: list[str], tmp_path: Path) -> None:
+    """In a fresh process. With every tenth document a copy of another."""
+    ids = np.random.default_rng(0).integers(0, EOT, 600_000, dtype=np.uint16)
+    ids[2::3] = EOT
+    ids[::30], ids[1::30] = 7, np.arange(20_000) % 500
+    ids.tofile(tmp_path / "ids.bin")
+    given: dict[str, Any] = {"from_format": "raw", "dtype": "uint16", "eot": "after", "eot_id": EOT}
+    tokmill.convert(tmp_path / "ids.bin", tmp_path / "a", format="raw", **given)
+    done = command("dedup", tmp_path / "a", "--out", tmp_path / "u", "--memory", "128MiB", "--json", *options)
+    made = json.loads(done.stdout)
+    assert made["peak_rss_bytes"] < 128 << 20, done.stderr
+    assert made["removal"]["sources"][0]["copies"] >= 19_500
 
 
 def test_no_byte_depends_on_memory_threads_or_blocks(two: list[Path], tmp_path: Path) -> None:

@@ -1,5 +1,5 @@
-"""`shuffle`, `mix`, `pack`, `build` and `tokenize --shuffle`, killed at any moment, on full disks, with another memory each time:
-the same bytes.
+"""`shuffle`, `mix`, `dedup`, `pack`, `build` and `tokenize --shuffle`, killed at any moment, on full disks, with another memory each
+time: the same bytes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from support.outputs import files_in
 
 import tokmill
 
-COMMANDS = ("shuffle", "mix", "pack", "build", "tokenize")
+COMMANDS = ("shuffle", "mix", "dedup", "pack", "build", "tokenize")
 BUCKET_BYTES = (4_000, 20_000, 1 << 20)
 
 
@@ -50,6 +50,7 @@ def words(name: str, texts: Path, out: Path) -> list[str]:
         "shuffle": ["shuffle", str(a), str(b), "--seed", "1"],
         "mix": ["mix", f"{a}=0.6", f"{b}=0.4", "--seed", "1"],
         "pack": ["pack", str(a), str(b), "--sequence", "64", "--seed", "1", "--format", "llmc", "--shard-tokens", "6400"],
+        "dedup": ["dedup", str(a), str(b), str(a), "--near", "0.5"],
         "build": ["build", str(texts / "recipe.toml"), "--threads", "1"],
         "tokenize": ["tokenize", f"{a}.txt", "--shuffle", "1", "--val-fraction", "0.2", "--threads", "1"],
     }

@@ -13,6 +13,7 @@ import pytest
 from support import small_run
 
 from tokmill.derive import bucket_run, document_stream, packed_run, pieces, source as sources
+from tokmill.derive.deduplication import copying, marking, scratch
 
 
 @contextlib.contextmanager
@@ -28,6 +29,10 @@ def tiny(bucket_bytes: int = 400, block_tokens: int = 50, commit_bytes: int = 30
         patch.setattr(packed_run, "_MEASURED_BYTES", commit_bytes)
         patch.setattr(pieces, "BLOCK_TOKENS", block_tokens)
         patch.setattr(sources, "BLOCK_TOKENS", block_tokens)
+        patch.setattr(marking, "BUCKET_BYTES", 10 * bucket_bytes)
+        patch.setattr(marking, "COMMIT_BYTES", commit_bytes)
+        patch.setattr(copying, "COMMIT_BYTES", commit_bytes)
+        patch.setattr(scratch, "_LEAST_PIECE", 1000)
         yield
 
 

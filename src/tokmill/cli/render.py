@@ -351,6 +351,10 @@ def _removal_rows(removal: Removal, sources: Sequence[str]) -> list[tuple[str, s
         kinds = f"{counted(each.copies, 'copy', 'copies')}, {counted(each.near_copies, 'near copy', 'near copies')}"
         share = f"{n_tokens / each.tokens:.2%} of the tokens" if each.tokens else "no token"
         rows.append(("removed", f"{n:,} of {counted(each.documents, 'document')} ({kinds}), {share}: {path}"))
+    if removal.compared_pairs or removal.short or removal.long:
+        told = f"{counted(removal.compared_pairs, 'pair')} of {counted(removal.clusters, 'cluster')} compared"
+        left = f"{removal.short:,} too short and {removal.long:,} too long to be near copies"
+        rows.append(("looked at", f"{told}; left alone: {left}; {removal.unexamined:,} not compared with all candidates"))
     return rows
 
 
