@@ -151,6 +151,7 @@ bench: $(BENCH)/corpus.txt
 peers: $(BENCH)/corpus.txt
 	@$(BIN)/python benchmarks/against_peers.py $< --svg $(BENCH)/peers.svg
 	@echo "a chart: $(BENCH)/peers.svg"
+	@$(BIN)/python benchmarks/near_peers.py $<
 
 clean:
 	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist demo $(BENCH)

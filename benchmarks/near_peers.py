@@ -1,6 +1,10 @@
 """`tokmill dedup --near` beside datasketch, rensa and datatrove, on the documents of JSON lines: time, memory, right or not.
 
     python benchmarks/near_peers.py docs.jsonl
+    python benchmarks/near_peers.py corpus.txt
+
+Of a text file (`<|endoftext|>` between documents) the first 2,000 documents are taken, and for half of them a near copy, in which
+up to a tenth of the words is another.
 
 Each gets what it takes: tokmill, datasketch and rensa the ids of GPT-2, of which the last two make sets of 5-grams; datatrove the
 text, of which it takes words. 14 bands of 8 rows for all. What is right is computed from all pairs: the Jaccard similarity of sets
@@ -12,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import subprocess
 import sys
 import tempfile
@@ -72,21 +77,36 @@ def judged(removed: set[int], truth: dict[int, set[int]], n: int) -> tuple[int, 
     return wrong, left
 
 
+def made_lines(file: Path, n: int = 2000) -> str:
+    """JSON lines of the first documents of a text file, and of near copies of half of them."""
+    rng = random.Random(1)
+    with file.open(errors="replace") as source:
+        texts = [text for text in source.read(20_000_000).split("<|endoftext|>")[:n] if len(text) > 200]
+    for text in texts[::2]:
+        words, share = text.split(" "), rng.uniform(0, 0.1)
+        texts.append(" ".join(f"{rng.randrange(10**6)}" if rng.random() < share else word for word in words))
+    return "".join(json.dumps({"text": text}) + "\n" for text in texts)
+
+
 def tokmill(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "tokmill", *map(str, arguments)]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("file", type=Path, help="JSON lines")
+    parser.add_argument("file", type=Path, help="JSON lines, or text")
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         (work / "in").mkdir()
-        (work / "in" / "docs.jsonl").symlink_to(args.file.resolve())
+        lines = work / "in" / "docs.jsonl"
+        if args.file.suffix == ".jsonl":
+            lines.symlink_to(args.file.resolve())
+        else:
+            lines.write_text(made_lines(args.file))
         options = ("--val-fraction", 0, "--keep-empty", "--quiet")
-        subprocess.run(tokmill("tokenize", args.file, "--out", work / "tokens", *options), check=True)
+        subprocess.run(tokmill("tokenize", lines, "--out", work / "tokens", *options), check=True)
         ids = np.fromfile(work / "tokens" / "train.bin", "<u2")
         ends = np.flatnonzero(ids == 50256)
         begins = np.concatenate([[0], ends[:-1] + 1])
@@ -114,8 +134,8 @@ def main() -> None:
                 out.mkdir()
                 rounds.append(watch.run(command(out)))
             if way == "tokmill":
-                lines = map(json.loads, (out / "u" / "removed.jsonl").read_text().splitlines())
-                removed = {line["document"] for line in lines}
+                listed = map(json.loads, (out / "u" / "removed.jsonl").read_text().splitlines())
+                removed = {line["document"] for line in listed}
             else:
                 removed = set(json.loads((out / "removed.json").read_text()))
             wrong, left = judged(removed, truth, n)

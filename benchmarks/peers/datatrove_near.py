@@ -53,13 +53,14 @@ def main() -> None:
     signature.__dict__["word_tokenizer"] = Words()
     reader = JsonlReader(str(args.folder), adapter=number)
     kept = Kept(work / "kept")
-    for step, tasks in (
+    steps = (
         ([reader, signature], 1),
         ([MinhashDedupBuckets(str(work / "signatures"), str(work / "buckets"), config=config)], 14),
         ([MinhashDedupCluster(str(work / "buckets"), str(work / "removed"), config=config)], 1),
         ([reader, MinhashDedupFilter(str(work / "removed")), kept], 1),
-    ):
-        LocalPipelineExecutor(step, tasks=tasks, workers=min(cores, tasks), logging_dir=str(work / "logs")).run()
+    )
+    for i, (step, tasks) in enumerate(steps):
+        LocalPipelineExecutor(step, tasks=tasks, workers=min(cores, tasks), logging_dir=str(work / f"logs{i}")).run()
     left = {int(each) for path in (work / "kept").glob("*.json") for each in json.loads(path.read_text())}
     n = sum(1 for path in sorted(args.folder.glob("*.jsonl")) for _ in path.open("rb"))
     args.out.write_text(json.dumps(sorted(set(range(n)) - left)))
