@@ -1,5 +1,5 @@
-"""`shuffle`, `mix`, `dedup`, `pack`, `build` and `tokenize --shuffle`, killed at any moment, on full disks, with another memory each
-time: the same bytes.
+"""`shuffle`, `mix`, `dedup`, `pack`, `build`, `tokenize --shuffle`: killed at any moment, on full disks, with another memory each
+time, they make the same bytes.
 """
 
 from __future__ import annotations
