@@ -150,6 +150,7 @@ bench: $(BENCH)/corpus.txt
 
 peers: $(BENCH)/corpus.txt
 	@$(BIN)/python benchmarks/against_peers.py $< --svg $(BENCH)/peers.svg
+	@$(BIN)/python benchmarks/shuffle_peers.py $<
 	@echo "a chart: $(BENCH)/peers.svg"
 	@$(BIN)/python benchmarks/near_peers.py $<
 

@@ -28,10 +28,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path, help="JSON lines")
     parser.add_argument("out", type=Path)
+    parser.add_argument("--shuffle", type=int, metavar="SEED", help="the documents first, by their numbers")
     args = parser.parse_args()
     cores = len(os.sched_getaffinity(0))
     args.out.mkdir()
     loaded = datasets.load_dataset("json", data_files=str(args.file), split="train", cache_dir=str(args.out / "cache"))
+    loaded = loaded if args.shuffle is None else loaded.shuffle(seed=args.shuffle)
     tokenized = loaded.map(encode, remove_columns=loaded.column_names, num_proc=cores)
     ids = np.memmap(args.out / "train.bin", dtype=np.uint16, mode="w+", shape=(int(np.sum(tokenized["len"], dtype=np.uint64)),))
     at = 0

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from datatrove.executor import LocalPipelineExecutor
 from datatrove.pipeline.readers import JsonlReader
-from datatrove.pipeline.tokens import DocumentTokenizer
+from datatrove.pipeline.tokens import DocumentTokenizer, DocumentTokenizerMerger
 
 
 def divide(file: Path, folder: Path, n: int) -> None:
@@ -27,6 +27,7 @@ def main() -> None:
     parser.add_argument("file", type=Path, help="JSON lines")
     parser.add_argument("out", type=Path)
     parser.add_argument("--tokenizer", type=Path, required=True, help="tokenizer.json")
+    parser.add_argument("--shuffle", type=int, metavar="SEED", help="the documents of each file, and those of all when merged")
     args = parser.parse_args()
     cores = len(os.sched_getaffinity(0))
     divide(args.file, args.out / "parts", cores)
@@ -34,7 +35,8 @@ def main() -> None:
         output_folder=str(args.out / "tokens"),
         tokenizer_name_or_path=str(args.tokenizer),
         eos_token="<|endoftext|>",
-        shuffle_documents=False,
+        shuffle_documents=args.shuffle is not None,
+        seed=args.shuffle,
         save_filename="out",
     )
     LocalPipelineExecutor(
@@ -43,6 +45,11 @@ def main() -> None:
         workers=cores,
         logging_dir=str(args.out / "logs"),
     ).run()
+    if args.shuffle is not None:
+        merger = DocumentTokenizerMerger(
+            str(args.out / "tokens"), str(args.out / "merged"), "out", shuffle=True, seed=args.shuffle, progress=False
+        )
+        LocalPipelineExecutor(pipeline=[merger], tasks=1, logging_dir=str(args.out / "logs2")).run()
 
 
 if __name__ == "__main__":
