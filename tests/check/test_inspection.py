@@ -49,15 +49,15 @@ def test_outputs_of_other_formats_and_shards_do_not_look_alike(tmp_path: Path, n
 
 
 def test_previews_show_the_documents_asked_for_up_to_the_length_asked_for(out: Path) -> None:
-    found = tokmill.inspect(out, documents=[3, 1], n_tokens=2)
-    assert [preview.document for preview in found.previews] == [3, 1]
+    found = tokmill.inspect(out, documents=[2, 0], n_tokens=2)
+    assert [preview.document for preview in found.previews] == [2, 0]
     assert found.previews[1].text == "First document"
     assert found.previews[1].shown_tokens == 2 < found.previews[1].n_tokens
-    assert tokmill.inspect(out, documents=[3]).previews[0].text == TEXTS[2]
+    assert tokmill.inspect(out, documents=[2]).previews[0].text == TEXTS[2]
 
 
 def test_hostile_text_reaches_the_terminal_as_escapes(out: Path) -> None:
-    found = tokmill.inspect(out, documents=[2])
+    found = tokmill.inspect(out, documents=[1])
     assert found.previews[0].text == r"\x1b[2J\x9b31mhostile\x07 \u202eevil\u2066 \x00"
     for shown in (inspection_lines(found), json_line(found)):
         assert not set(shown) & set("\x1b\x9b\x07\u202e\u2066\x00")
@@ -80,7 +80,7 @@ def test_a_bare_file_is_described_with_what_the_options_say(out: Path, tmp_path:
     assert (found.sides[0].documents, found.previews) == (None, [])
     found = tokmill.inspect(bare, dtype="uint16", eot_id=EOT)
     assert found.sides[0].documents == 3
-    found = tokmill.inspect(bare, dtype="uint16", tokenizer="gpt2", documents=[3])
+    found = tokmill.inspect(bare, dtype="uint16", tokenizer="gpt2", documents=[2])
     assert found.previews[0].text == TEXTS[2]
     assert "3 documents" in inspection_lines(found)
 
@@ -94,7 +94,7 @@ def test_documents_that_cannot_be_told_apart_are_not_called_document_0(tmp_path:
     assert "3 documents" in inspection_lines(found)
     for path in (out, out / "train.bin"):
         with pytest.raises(UsageError, match="documents cannot be told apart") as caught:
-            tokmill.inspect(path, documents=[1])
+            tokmill.inspect(path, documents=[0])
         assert "--eot after" in str(caught.value.next_step)
 
 
@@ -102,9 +102,9 @@ def test_an_empty_side_has_no_preview_but_a_document_asked_for_must_exist(out: P
     assert tokmill.inspect(out, side="val").previews == []
     with pytest.raises(UsageError, match="no document 2"):
         tokmill.inspect(out, side="val", documents=[2])
-    with pytest.raises(UsageError, match="no document 4") as caught:
-        tokmill.inspect(out, documents=[4])
-    assert caught.value.allowed == "1 to 3"
+    with pytest.raises(UsageError, match="no document 3") as caught:
+        tokmill.inspect(out, documents=[3])
+    assert caught.value.allowed == "0 to 2"
 
 
 @pytest.mark.parametrize("options", [{"side": "test"}, {"n_tokens": -1}, {"n_tokens": 10**9}, {"dtype": "uint16"}])

@@ -332,7 +332,7 @@ def test_a_difference_is_named_by_document_byte_and_source(tmp_path: Path, out: 
     (problem,) = tokmill.verify(out, sources=str(same_source(out, tmp_path / "other.txt", texts))).problems
     at = texts[30].encode().index(b"sword")
     # Two documents before it are empty and were not written.
-    assert f"document 29, byte {at:,} of its text" in problem.what
+    assert f"document 28, byte {at:,} of its text" in problem.what
     assert "other.txt, document 31" in problem.what
     ids = np.fromfile(out / "train.bin", np.uint16)
     assert problem.begin_byte is not None

@@ -122,8 +122,8 @@ def test_verify_and_inspect_follow_tokenize(out: Path, corpus: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "the same" in done.stdout
     assert json.loads(called("verify", out, "--json").stdout)["ok"] is True
-    done = called("inspect", out, "--document", "1", "--side", "val", "--tokens", "5")
-    assert "val, document 1" in done.stdout
+    done = called("inspect", out, "--document", "0", "--side", "val", "--tokens", "5")
+    assert "val, document 0" in done.stdout
     assert json.loads(called("inspect", out, "--json").stdout)["tokenizer"] == "gpt2"
 
 
@@ -253,7 +253,7 @@ def test_standard_input_is_an_input(tmp_path: Path) -> None:
 
 
 def test_a_reader_that_goes_away_is_no_traceback(out: Path) -> None:
-    command = f"{sys.executable} -m tokmill inspect {out} --tokens 1000 --document 1 --document 2 | true; exit ${{PIPESTATUS[0]}}"
+    command = f"{sys.executable} -m tokmill inspect {out} --tokens 1000 --document 0 --document 1 | true; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, env=os.environ | {"PYTHONPATH": str(SOURCE)}, check=False)
     assert done.stderr == b""
     assert done.returncode in (0, 1)

@@ -60,7 +60,7 @@ def test_a_tokenizer_that_nobody_named_is_none_and_inspect_needs_none(unnamed: P
 
 
 def test_it_may_be_named_when_the_output_is_opened(unnamed: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert app.run(["inspect", str(unnamed), "--tokenizer", "gpt2", "--document", "3"]) == 0
+    assert app.run(["inspect", str(unnamed), "--tokenizer", "gpt2", "--document", "2"]) == 0
     assert TEXTS[2] in capsys.readouterr().out
     with tokmill.open(unnamed, tokenizer="gpt2") as data:
         assert [data.decode(ids) for ids in data.documents("train")] == TEXTS

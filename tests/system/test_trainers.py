@@ -45,7 +45,7 @@ def test_every_format_has_the_same_tokens(corpus: Path, tmp_path: Path, name: st
     assert (ids_of(out, "train"), ids_of(out, "val")) == wanted
     assert (2 * summary.tokens_train, 2 * summary.tokens_val) == (len(wanted[0]), len(wanted[1]))
     assert tokmill.verify(out, sources=str(corpus)).problems == []
-    shown = tokmill.inspect(out, documents=[1])
+    shown = tokmill.inspect(out, documents=[0])
     assert shown.sides[0].documents == summary.documents_train
     assert shown.previews[0].text.startswith("Document ")
 

@@ -260,7 +260,7 @@ class _Comparison:
         begin = int(expected.ends[i - 1]) if i else 0
         where = batch.locate(expected.origin[i])
         file, at = self._sides[side].locate(self._sides[side].id_at(self._offsets[side] + place))
-        number = self._numbers[side] + i + 1
+        number = self._numbers[side] + i
         text = f"document {number:,}, byte {place - begin:,} of its text: {what} from the source ({where})"
         return _DifferenceError(file, text, at, at + self._item_bytes)
 
@@ -323,7 +323,7 @@ class _ReencodedComparison:
         if not len(wrong) and len(written) == len(run.ids):
             return
         at = int(wrong[0]) if len(wrong) else len(written)
-        number = self._numbers[run.is_val] + int(np.searchsorted(run.ends, at, side="right")) + 1
+        number = self._numbers[run.is_val] + int(np.searchsorted(run.ends, at, side="right"))
         what = f"document {number:,}: the ids differ from those of the source (in what follows {batch.locate(0)})"
         name, place = side.locate(begin + at)
         raise _DifferenceError(name, what, place, place + side.dtype.itemsize)

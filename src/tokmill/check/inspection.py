@@ -45,7 +45,7 @@ class Preview(msgspec.Struct, frozen=True, kw_only=True):
 
     side: str
     document: int | None
-    """From 1. None: documents cannot be told apart, and this is the beginning of the side."""
+    """From 0. None: documents cannot be told apart, and this is the beginning of the side."""
     n_tokens: int
     """Tokens of the whole document, or of the whole side."""
     shown_tokens: int
@@ -102,7 +102,7 @@ def inspect(
         dtype: Of a bare file.
         tokenizer: Of a bare file, of a directory whose manifest does not know it, or where the manifest's own is now.
         eot_id: Of a bare file.
-        documents: Numbers (from 1) of the documents to preview on `side`. None: the first one, or, if documents cannot be told
+        documents: Numbers (from 0) of the documents to preview on `side`. None: the first one, or, if documents cannot be told
             apart, the beginning of the side.
         side: `train` or `val`.
         n_tokens: Shown of each document, at most.
@@ -198,24 +198,28 @@ def _n_files(manifest: Manifest, side: str) -> int:
 def _previews(dataset: Dataset, side: str, documents: Sequence[int] | None, n_tokens: int) -> list[Preview]:
     """Return previews of the documents asked for; by default of the first one, or of the beginning of the side."""
     if documents is not None:
-        return [_preview(dataset, side, _index(dataset, side, number), n_tokens) for number in documents]
+        return [_preview(dataset, side, _checked(dataset, side, number), n_tokens) for number in documents]
     if dataset.tokenizer is None or not len(dataset.side(side)):
         return []
     return [_preview(dataset, side, 0 if _has_documents(dataset) else None, n_tokens)]
 
 
-def _index(dataset: Dataset, side: str, number: int) -> int:
-    """Return the index, from 0, of the document with that number, from 1. Raise UsageError if there is none."""
+def _checked(dataset: Dataset, side: str, number: int) -> int:
+    """Return the number of a document, if there is one. Raise UsageError."""
     n_documents = dataset.n_documents(side) if _has_documents(dataset) else None
-    if number < 1 or (n_documents is not None and number > n_documents):
+    if number < 0 or (n_documents is not None and number >= n_documents):
         raise UsageError(
             f"there is no document {number:,}",
             where=f"side {side}",
-            allowed=f"1 to {n_documents:,}" if n_documents else "1 or more" if n_documents is None else "none: this side is empty",
+            allowed=f"0 to {n_documents - 1:,}"
+            if n_documents
+            else "0 or more"
+            if n_documents is None
+            else "none: this side is empty",
             option="--document" if n_documents else "--side",
-            suggested="1" if n_documents else "val" if side == "train" else "train",
+            suggested="0" if n_documents else "val" if side == "train" else "train",
         )
-    return number - 1
+    return number
 
 
 def _preview(dataset: Dataset, side: str, number: int | None, n_tokens: int) -> Preview:
@@ -223,7 +227,7 @@ def _preview(dataset: Dataset, side: str, number: int | None, n_tokens: int) -> 
     shown = ids[:n_tokens]
     return Preview(
         side=side,
-        document=None if number is None else number + 1,
+        document=number,
         n_tokens=len(ids),
         shown_tokens=len(shown),
         ids=shown.tolist(),

@@ -19,7 +19,6 @@ from tokmill.cli.check import AS_RECORDED
 from tokmill.cli.command import root
 from tokmill.cli.console import PROGRAM
 from tokmill.core.errors import DiskFullError, Interrupted, StorageError, TokmillError
-from tokmill.core.records import STDIN
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,6 +29,8 @@ _INTERRUPTED = 130
 _COMPLETE = "_TOKMILL_COMPLETE"
 _ADDRESS = re.compile(r"auto|local|here|ray://.+|[\w.\-]+:\d+|\[[0-9a-fA-F:]+\]:\d+")
 _VAL_INPUT = "--val-input"
+_STDIN = "-"
+"""As `core/records.py` has it, which `--help` need not load."""
 for _name in ("plan", "tokenize"):
     # The first in the help.
     root.commands = {_name: root.commands[_name], **root.commands}
@@ -97,14 +98,14 @@ def completed(arguments: Sequence[str]) -> list[str]:
         following = arguments[i + 1] if i + 1 < len(arguments) else "--"
         if argument == "--":
             return [*filled, *arguments[i:]]
-        is_value = not argument.startswith("-") or argument == STDIN
+        is_value = not argument.startswith("-") or argument == _STDIN
         if argument == "--ray" and not _ADDRESS.fullmatch(following):
             filled.append("--ray=here")
-        elif argument == "--source" and following.startswith("-") and following != STDIN:
+        elif argument == "--source" and following.startswith("-") and following != _STDIN:
             filled.append(f"--source={AS_RECORDED}")
         elif is_of_val and is_value:
             filled.append(f"{_VAL_INPUT}={argument}")
-        elif argument != _VAL_INPUT or (following.startswith("-") and following != STDIN):
+        elif argument != _VAL_INPUT or (following.startswith("-") and following != _STDIN):
             filled.append(argument)
         is_of_val = argument == _VAL_INPUT or (is_of_val and is_value)
     return filled

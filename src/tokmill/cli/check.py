@@ -155,7 +155,7 @@ def _all_sources(directory: str, source: list[str], more: list[str]) -> list[str
         is_many=True,
         usual="the first",
         has_variable=False,
-        help="Show this document, counted from 1; may be repeated.",
+        help="Show this document, counted from 0 as in Python; may be repeated.",
     ),
     Option(name="side", group=OUTPUT, default="train", choices=("train", "val"), help="Which side the documents are on."),
     Option(

@@ -131,7 +131,7 @@ class Arranging(BucketRun):
         if n_ids >= _MOST_IDS:
             raise UsageError(
                 f"a document of {n_ids:,} ids",
-                where=f"{operand.source.directory}, document {document + 1:,} of train",
+                where=f"{operand.source.directory}, document {document:,} of train",
                 allowed=f"documents of less than {_MOST_IDS:,} ids",
                 next_step="tokenize again with a --separator that ends documents earlier",
             )

@@ -287,7 +287,7 @@ class Marking:
 def _too_long(batch: Batch) -> UsageError:
     return UsageError(
         f"a document of {_MOST_IDS:,} ids or more",
-        where=f"{batch.section.source.directory}, document {batch.first - batch.section.first + 1:,} of {batch.section.side}",
+        where=f"{batch.section.source.directory}, document {batch.first - batch.section.first:,} of {batch.section.side}",
         allowed=f"documents of less than {_MOST_IDS:,} ids",
         next_step="tokenize again with a --separator that ends documents earlier",
     )
