@@ -33,7 +33,8 @@ class ByNumber:
         self._records = scratch.records(kind, dtype, n_buckets)
         self._width = max(1, -(-n_documents // self._records.n_buckets))
         self._nothing = np.empty(0, dtype)
-        self._held = (-1, self._nothing)
+        self._held = (-1, self._nothing, self._nothing[field].copy())
+        """A bucket, sorted, and its numbers one after the other, for the search."""
 
     def add(self, records: NDArray[Any]) -> None:
         """Add records; afterwards only `flush` makes them readable."""
@@ -42,27 +43,33 @@ class ByNumber:
     def flush(self) -> None:
         """Make what was added readable."""
         self._records.flush()
-        self._held = (-1, self._nothing)
+        self._let_go()
 
     def between(self, first: int, n: int) -> NDArray[Any]:
         """Return those of documents `first` to `first + n`, in order."""
         buckets = range(first // self._width, min(-(-(first + n) // self._width), self._records.n_buckets))
-        found = [self._sorted(bucket) for bucket in buckets]
-        records = found[0] if len(found) == 1 else np.concatenate([self._nothing, *found])
-        a, b = np.searchsorted(records[self._field], np.array([first, first + n], np.uint64))
-        return records[a:b]
+        found = []
+        for bucket in buckets:
+            records, numbers = self._sorted(bucket)
+            a, b = np.searchsorted(numbers, np.array([first, first + n], np.uint64))
+            found.append(records[a:b])
+        return found[0] if len(found) == 1 else np.concatenate([self._nothing, *found])
 
     def in_order(self) -> Iterator[NDArray[Any]]:
         """Yield all, some at a time."""
         for bucket in range(self._records.n_buckets):
-            yield self._sorted(bucket)
+            yield self._sorted(bucket)[0]
 
-    def _sorted(self, bucket: int) -> NDArray[Any]:
+    def _sorted(self, bucket: int) -> tuple[NDArray[Any], NDArray[np.uint64]]:
         if self._held[0] != bucket:
-            self._held = (-1, self._nothing)
+            self._let_go()
             records = self._records.read(bucket)
-            self._held = (bucket, records[np.argsort(records[self._field], kind="stable")])
-        return self._held[1]
+            records = records[np.argsort(records[self._field], kind="stable")]
+            self._held = (bucket, records, records[self._field].copy())
+        return self._held[1:]
+
+    def _let_go(self) -> None:
+        self._held = (-1, self._nothing, self._nothing[self._field].copy())
 
 
 def lines_of(removals: NDArray[Any], documents: Documents) -> bytes:
