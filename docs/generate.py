@@ -23,6 +23,7 @@ from tokmill.cli import (
 )
 from tokmill.cli.command import Argument, Parameter, root
 from tokmill.cli.console import Console
+from tokmill.cli.examples import EXAMPLES
 from tokmill.core import errors, manifest, output_spec, records as types
 from tokmill.core.config import Content, Provenance
 
@@ -56,6 +57,15 @@ def commands() -> str:
         pieces = [piece for piece in command.collect_usage_pieces(context) if piece]
         lines += [f"## tokmill {' '.join(path)}", "", "```text", f"tokmill {' '.join([*path, *pieces])}", "```", ""]
         lines += [textwrap.dedent(line) for line in escaped(command.help or "").split("\n")] + [""]
+        example, page = EXAMPLES[" ".join(path)]
+        lines += [
+            "```sh",
+            f"tokmill {' '.join(path)} {example}".rstrip(),
+            "```",
+            "",
+            f"More: [{page}](../{page.removeprefix('docs/')})",
+            "",
+        ]
         lines += ["| argument or option | what |", "|---|---|"]
         lines += [row(parameter) for parameter in command.params if not getattr(parameter, "hidden", False)] + [""]
     return "\n".join(lines)

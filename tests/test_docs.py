@@ -17,6 +17,7 @@ import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import click
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -25,11 +26,8 @@ from support.commands import clean_environment
 from support.corpora import write_corpus
 
 import tokmill
-from tokmill.cli import (
-    app,  # noqa: F401  adds the commands
-    command,
-    settings,
-)
+from tokmill.cli import app, command, settings
+from tokmill.cli.examples import EXAMPLES
 from tokmill.core.errors import error_classes
 from tokmill.core.manifest import Manifest
 
@@ -199,6 +197,29 @@ def test_the_reference_has_every_command_option_exit_code_and_public_name(tmp_pa
     assert {name for name, cls in error_classes().items() if f"| {cls.exit_code} | `{name}` |" not in codes} == set()
     assert {name for name in tokmill.__all__ if f"## tokmill.{name}" not in python} == set()
     assert {name for name in Manifest.__struct_fields__ if f"| `{name}` |" not in manifest} == set()
+
+
+@pytest.mark.parametrize("name", sorted(EXAMPLES))
+def test_the_help_of_every_command_ends_with_an_example_that_it_takes_and_a_page_that_is_there(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments, page = EXAMPLES[name]
+    assert app.run([*name.split(), *arguments.split(), "--show-config"]) == 0
+    assert (ROOT / page).is_file()
+    capsys.readouterr()
+    assert app.run([*name.split(), "--help"]) == 0
+    said = capsys.readouterr().out
+    assert f"Example:  tokmill {name} {arguments}".rstrip() in said
+    assert f"Page:     {page}\n" in said
+    assert {*EXAMPLES} == {" ".join(path) for path in command_names()}
+
+
+def command_names() -> list[tuple[str, ...]]:
+    """The names of all commands, those of groups with their group."""
+    found: list[tuple[str, ...]] = []
+    for name, made in command.root.commands.items():
+        found += [(name, each) for each in made.commands] if isinstance(made, click.Group) else [(name,)]
+    return found
 
 
 def test_the_pages_speak_of_every_command_and_of_no_option_that_does_not_exist() -> None:

@@ -15,6 +15,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from tokmill.cli.console import PROGRAM, Console
+from tokmill.cli.examples import EXAMPLES
 from tokmill.cli.settings import Origin, knobs, strange_variables
 from tokmill.core.errors import UsageError
 from tokmill.core.options import GROUPS, MESSAGES, OUTPUT, Option, TokenizeOptions, options_of
@@ -236,7 +237,7 @@ def command(
             callback=click.pass_obj(function),
             help=(function.__doc__ or "").strip(),
             short_help=short_help,
-            epilog=_EPILOG,
+            epilog=_epilog(name if group is root else f"{group.name} {name}"),
             add_help_option=False,
             context_settings=dict(_CONTEXT),
         )
@@ -245,6 +246,12 @@ def command(
         return function
 
     return decorate
+
+
+def _epilog(name: str) -> str:
+    r"""Return what the help of a command ends with. Lines after a `\b` are not joined."""
+    arguments, page = EXAMPLES[name]
+    return f"\b\nExample:  {PROGRAM} {name} {arguments}".rstrip() + f"\nPage:     {page}\n\n{_EPILOG}"
 
 
 def check_dashes(ctx: click.Context, args: list[str]) -> None:
