@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from tokmill.dataset import Ids
 
 _BLOCK_BYTES = 4 << 20
+_APPENDING = "an append is being published, or was interrupted then: the output before it is checked, without --source"
 _KNOWN = {MANIFEST_NAME, *BESIDE}
 
 
@@ -79,23 +80,13 @@ def verify(
     AUDIT.check(audit)
     options_of(PlanOptions)["memory"].check(memory)
     location = location_of(directory)
-    if sources is not None and not isinstance(location, LocalLocation):
-        raise UsageError(
-            "an output in a store is not compared with its sources",
-            where=location.name,
-            allowed="the URL alone: every byte is checked against the digest it was written with",
-            next_step=f"leave out --source, or copy it to a directory first: aws s3 sync {location.name} DIR",
-        )
+    if sources is not None:
+        _check_comparable(location)
     manifest = location.manifest()
     findings = Findings(observers)
-    findings.reporter.started(sum(entry.size_bytes for entry in manifest.files.values()))
-    _check_manifest(manifest, findings)
-    _check_names(location, manifest, findings)
-    is_in_order = _check_files(location, manifest, findings, memory)
+    is_in_order = _check_all(location, manifest, findings, memory)
     if location.pending_append(manifest):
-        findings.reporter.notice(
-            "an append is being published, or was interrupted then: the output before it is checked, without --source"
-        )
+        findings.reporter.notice(_APPENDING)
         sources = None
     compared = Compared()
     if isinstance(location, LocalLocation) and sources is not None and not findings.n_problems:
@@ -111,6 +102,17 @@ def verify(
         return verify(directory, sources=sources, observers=observers, **again)  # type: ignore[arg-type]
     report = _report(location.name, manifest, findings, is_compared=sources is not None, compared=compared)
     return msgspec.structs.replace(report, order_checked=is_in_order)
+
+
+def _check_comparable(location: OutputLocation) -> None:
+    """Raise UsageError for an output that cannot be compared with its sources where it is."""
+    if not isinstance(location, LocalLocation):
+        raise UsageError(
+            "an output in a store is not compared with its sources",
+            where=location.name,
+            allowed="the URL alone: every byte is checked against the digest it was written with",
+            next_step=f"leave out --source, or copy it to a directory first: aws s3 sync {location.name} DIR",
+        )
 
 
 def _report(directory: str, manifest: Manifest, findings: Findings, *, is_compared: bool, compared: Compared) -> Report:
@@ -259,6 +261,14 @@ class _Scan:
         self._n_wrong_ids += len(wrong)
         if self._first_wrong is None:
             self._first_wrong = (position + int(wrong[0]) * self._dtype.itemsize, int(ids[wrong[0]]))
+
+
+def _check_all(location: OutputLocation, manifest: Manifest, findings: Findings, memory: str | int | None) -> bool:
+    """Check an output by itself. memory: as of `verify`. Returns whether its documents are in the order that they were put into."""
+    findings.reporter.started(sum(entry.size_bytes for entry in manifest.files.values()))
+    _check_manifest(manifest, findings)
+    _check_names(location, manifest, findings)
+    return _check_files(location, manifest, findings, memory)
 
 
 def _check_manifest(manifest: Manifest, findings: Findings) -> None:

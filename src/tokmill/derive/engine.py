@@ -175,8 +175,7 @@ def derive_output(
     if not content.shards:
         # A side of one file is sent when it is complete.
         target = replace(target, stage_bytes=0)
-    if counts is None:
-        counts = sum((source.manifest.counts for source in sources), Counts())
+    counts = sum((source.manifest.counts for source in sources), Counts()) if counts is None else counts
     reporter = ProgressReporter(observers)
     with target.place() as place:
         manifest, finished, written_bytes = place.begin(content, fresh=fresh, stage_bytes=target.stage_bytes), None, 0
@@ -201,12 +200,12 @@ def derive_output(
         resumed=finished.resumed,
         already_complete=finished.already_complete,
         written_bytes=written_bytes,
-        notices=[
-            *notices,
-            *short_notices(content, manifest.files, how),
-            *([] if isinstance(target.name, str) else left_behind(target.name)),
-        ],
+        notices=[*notices, *short_notices(content, manifest.files, how), *_left_behind(target)],
     )
+
+
+def _left_behind(target: Target) -> list[str]:
+    return [] if isinstance(target.name, str) else left_behind(target.name)
 
 
 def _check_disk(target: Target, content: Content, counts: Counts, scratch_bytes: int, *, fresh: bool) -> None:
