@@ -1,4 +1,4 @@
-"""merge, convert, shuffle and mix at sizes where memory, time and kills show: a gigabyte of ids in fresh processes."""
+"""merge, convert, shuffle, mix and pack at sizes where memory, time and kills show: a gigabyte of ids in fresh processes."""
 
 from __future__ import annotations
 
@@ -84,9 +84,16 @@ def test_ten_million_tiny_documents_and_one_larger_than_the_budget_take_no_more_
     tiny[2::3] = EOT
     long = np.random.default_rng(1).integers(0, EOT, 120_000_000, dtype=np.uint16)
     long[[10, 90_000_000, -1]] = EOT
+    for ids in (tiny, long):
+        # What fills sequences up is in no document.
+        ids[ids == 187] = 188
     for name, ids in (("tiny", tiny), ("long", long)):
         source = bare(tmp_path / name, ids)
-        for arguments in (["shuffle", source], ["mix", f"{source}=1", "--max-epochs", "1.5"]):
+        for arguments in (
+            ["shuffle", source],
+            ["mix", f"{source}=1", "--max-epochs", "1.5"],
+            ["pack", source, "--sequence", "2048"],
+        ):
             made = figures(*arguments, "--seed", "1", "--memory", "128MiB", "--out", tmp_path / "out")
             assert made["peak_rss_bytes"] < 128 * MIB, (name, arguments[0])
             assert tokmill.verify(tmp_path / "out", memory="128MiB").order_checked

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import shlex
 import shutil
 from collections import Counter
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
+from support.commands import command
 from support.corpora import some_documents, write_corpus
 from support.failures import Died, dying_at, flip
 from support.oracle import EOT
@@ -68,7 +70,7 @@ def test_bins_are_as_many_as_of_plain_best_fit_decreasing_and_none_is_too_full(s
     assert sorted(zip(places.bins.tolist(), places.slots.tolist(), strict=True)) == expected
 
 
-@settings(max_examples=25, suppress_health_check=QUICK, deadline=None)
+@settings(max_examples=15, suppress_health_check=QUICK, deadline=None)
 @given(
     texts=st.lists(st.text(alphabet="ab é\n漢", max_size=40).map(str.encode), min_size=1, max_size=40),
     sequence=st.sampled_from([1, 2, 5, 16, 300]),
@@ -190,7 +192,7 @@ def test_died_at_any_call_it_goes_on_to_the_same_bytes(two: list[Path], tmp_path
 
     make(tmp_path / "whole")
     n = 0
-    for n in itertools.count(1, 19):
+    for n in itertools.count(1, 29):
         out = tmp_path / f"out{n}"
         with monkeypatch.context() as patch:
             calls = dying_at(n, patch)
@@ -397,3 +399,18 @@ def test_an_open_packed_output_gives_its_pieces_and_inspect_and_report_speak_of_
 def test_a_budget_that_is_too_small_is_refused_before_anything_is_there(two: list[Path], tmp_path: Path) -> None:
     assert refused(two, tmp_path / "n", memory="1MiB").option == "--memory"
     assert not (tmp_path / "n").exists()
+
+
+@pytest.mark.parametrize("sequence", [1, 2048])
+def test_many_tiny_documents_take_no_more_memory_than_a_few_long_ones(tmp_path: Path, sequence: int) -> None:
+    """As objects of Python those of one block would take a hundred times their bytes."""
+    ids = np.full(900_000 if sequence > 1 else 300_000, EOT, np.uint16)
+    ids[::3] = ids[1::3] = 7
+    ids.tofile(tmp_path / "ids.bin")
+    options: dict[str, Any] = {"from_format": "raw", "from_dtype": "uint16", "from_eot": "after", "from_eot_id": EOT}
+    tokmill.convert(tmp_path / "ids.bin", tmp_path / "a", format="raw", from_tokenizer="gpt2", **options)
+    done = command(
+        "pack", tmp_path / "a", "--sequence", sequence, "--seed", 1, "--out", tmp_path / "p", "--memory", "128MiB", "--json"
+    )
+    assert json.loads(done.stdout)["peak_rss_bytes"] < 128 << 20, done.stderr
+    assert tokmill.verify(tmp_path / "p").order_checked

@@ -28,6 +28,7 @@ def tiny(bucket_bytes: int = 400, block_tokens: int = 50, commit_bytes: int = 30
         patch.setattr(document_stream, "_MOST_DOCUMENTS", 7)
         patch.setattr(packed_run, "_MEASURED_BYTES", commit_bytes)
         patch.setattr(pieces, "BLOCK_TOKENS", block_tokens)
+        patch.setattr(pieces, "_MOST_PIECES", 7)
         patch.setattr(sources, "BLOCK_TOKENS", block_tokens)
         patch.setattr(marking, "BUCKET_BYTES", 10 * bucket_bytes)
         patch.setattr(marking, "COMMIT_BYTES", commit_bytes)

@@ -26,7 +26,7 @@ from tokmill.core.permutation import permute
 from tokmill.core.records import Counts, Tokens
 from tokmill.derive import bucket_run
 from tokmill.derive.bins import Bins
-from tokmill.derive.bucket_run import BucketRun
+from tokmill.derive.bucket_run import BucketRun, groups
 from tokmill.derive.buckets import RECORD_COST, load_state, save_state, sum_of_digests
 from tokmill.derive.document_stream import ahead, slices
 from tokmill.derive.pieces import Pieces, pieces_from
@@ -306,11 +306,11 @@ class PackedRun(BucketRun):
             np.concatenate([[0], np.flatnonzero(np.diff(sequences)) + 1, [len(sequences)]]) if len(sequences) else np.zeros(1, int)
         )
         n_val = int(np.searchsorted(sequences[rows[:-1]], self._first["train"]))
-        step = max(1, bucket_run.PIECE_BYTES // (self._packing.sequence * self._item_bytes))
+        sizes = np.diff(rows) * RECORD_COST + self._packing.sequence * self._item_bytes
         digests = 0
         for is_val, first, last in ((True, 0, n_val), (False, n_val, len(rows) - 1)):
-            for row in range(first, last, step):
-                upto = min(row + step, last)
+            for begin, end in groups(sizes[first:last], bucket_run.PIECE_BYTES):
+                row, upto = first + begin, first + end
                 a, b = int(rows[row]), int(rows[upto])
                 stretches = self._stretches(bucket, data, begins[a:b] * self._item_bytes, lengths[a:b] * self._item_bytes)
                 digests += self._write_sequences(is_val, list(stretches), lengths[a:b], numbers[a:b], rows[row : upto + 1] - a)

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from tokmill.derive.source import ShiftedIds
 
 
+_MOST_PIECES = 1 << 14
+"""Documents that are looked at together, and pieces of one: as objects of Python, short ones take a hundred times their bytes."""
+
+
 @dataclass(frozen=True, slots=True)
 class Pieces:
     """Consecutive pieces of a side. All arrays have the shape (n,)."""
@@ -65,13 +69,16 @@ class Pieces:
 
 
 def pieces_from(ids: ShiftedIds, token: int, sequence: int, *, is_inside: bool) -> Iterator[Pieces]:
-    """Yield the pieces of a side from a token on, about a block of ids at a time.
+    """Yield the pieces of a side from a token on, some of them at a time: about a block of ids, or less where pieces are short.
 
     token: where a piece begins. is_inside: whether pieces of its document came before.
     """
-    step = max(BLOCK_TOKENS, sequence)
+    step = max(sequence, min(BLOCK_TOKENS, sequence * _MOST_PIECES))
     while token < ids.n_tokens:
         block, ends = ids.block(token, min(token + step, ids.n_tokens))
+        if len(ends) > _MOST_PIECES:
+            ends = ends[:_MOST_PIECES]
+            block = block[: ends[-1]]
         pieces = _cut(block, ends, sequence, is_inside=is_inside)
         n_taken = int(pieces.ends[-1])
         token, is_inside = token + n_taken, pieces.is_inside
