@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import random
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 from support.arranged import shuffled
@@ -22,6 +24,7 @@ from support.small_arranging import tiny
 import tokmill
 from tokmill.core.errors import DamageError, LockedError, UsageError
 from tokmill.core.events import AnyEvent, Committed
+from tokmill.core.system import durable
 from tokmill.derive import choosing, mixing, portions, shuffling, spreading
 from tokmill.derive.choosing import measure_portion
 from tokmill.derive.spreading import scatter_portion, write_bucket
@@ -208,6 +211,51 @@ def dying_after(n: int) -> Here:
 
     tasks = Here(before=count)
     return tasks
+
+
+def test_what_a_task_says_it_wrote_is_on_the_disk(two: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk of the node that wrote it: no other can make that sure."""
+    written, synced = set(), set()
+    real_write, real_sync = durable.write_all_at, durable.sync_file
+
+    def write(fd: int, data: Any, offset: int) -> None:
+        written.add(os.fstat(fd).st_ino)
+        real_write(fd, data, offset)
+
+    def sync(fd: int) -> None:
+        synced.add(os.fstat(fd).st_ino)
+        real_sync(fd)
+
+    def watched(function: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
+        def call(question: bytes) -> bytes:
+            written.clear()
+            synced.clear()
+            answer = function(question)
+            assert written <= synced
+            return answer
+
+        return call
+
+    monkeypatch.setattr(durable, "write_all_at", write)
+    monkeypatch.setattr(durable, "sync_file", sync)
+    for name in ("scatter_portion", "write_bucket"):
+        key = f"tokmill.derive.spreading:{name}"
+        monkeypatch.setitem(FUNCTIONS, key, watched(FUNCTIONS[key]))
+    with spread():
+        shuffle(two, tmp_path / "out", ray="", shard_tokens=200)
+
+
+def test_a_portion_that_has_not_the_documents_that_the_manifest_says_is_damage(
+    two: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrong(*arguments: Any) -> list[portions.Portion]:
+        first, second, *others = portions.cut_portions(*arguments)
+        fewer = msgspec.structs.replace(first, n_documents=first.n_documents - 1)
+        return [fewer, msgspec.structs.replace(second, document=second.document - 1, n_documents=second.n_documents + 1), *others]
+
+    monkeypatch.setattr(spreading, "cut_portions", wrong)
+    with spread(), pytest.raises(DamageError, match="a source is damaged"):
+        shuffle(two, tmp_path / "out", ray="")
 
 
 @pytest.mark.parametrize("n", [3, 20])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from support.corpora import some_documents
 from support.failures import Died, dying_at, flip
 from support.outputs import files_in
 from support.runs import tokenize_documents
-from support.s3 import Bucket, failing, watch
+from support.s3 import Bucket, Start, failing, watch
 
 import tokmill
 from tokmill.cli.app import run
@@ -136,10 +137,15 @@ def test_complete_shards_leave_while_the_output_is_made(
             if isinstance(event, Committed):
                 held.append(sum(p.stat().st_size for p in (tmp_path / "stage").rglob("train_*.part")))
 
-    _shuffle(two, OUT, stage=tmp_path / "stage", stage_size=2000, shard_tokens=200, observers=[Watching()])
+    def slowly(request: dict[str, Any], _start: Start) -> None:
+        time.sleep(0.08 if "/train_" in request["PATH_INFO"] else 0)
+
+    watch(bucket, slowly)
+    _shuffle(two, OUT, stage=tmp_path / "stage", stage_size=1000, shard_tokens=200, observers=[Watching()])
+    watch(bucket, None)
     total = sum(len(data) for name, data in fetched(bucket).items() if name.startswith("train_"))
     assert total > 6000
-    assert max(held) < 4000
+    assert max(held) < 3500
 
 
 def test_a_source_that_is_damaged_in_the_store_is_named(bucket: Bucket, two: list[Path], tmp_path: Path) -> None:
