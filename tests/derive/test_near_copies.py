@@ -168,7 +168,7 @@ def test_many_tiny_documents_stay_within_the_least_memory(options: list[str], tm
     ids[2::3] = EOT
     ids[::30], ids[1::30] = 7, np.arange(20_000) % 500
     ids.tofile(tmp_path / "ids.bin")
-    given: dict[str, Any] = {"from_format": "raw", "dtype": "uint16", "eot": "after", "eot_id": EOT}
+    given: dict[str, Any] = {"from_format": "raw", "from_dtype": "uint16", "from_eot": "after", "from_eot_id": EOT}
     tokmill.convert(tmp_path / "ids.bin", tmp_path / "a", format="raw", **given)
     done = command("dedup", tmp_path / "a", "--out", tmp_path / "u", "--memory", "128MiB", "--json", *options)
     made = json.loads(done.stdout)

@@ -227,7 +227,7 @@ def shuffle(
         help="With --dry-run: write a line about each document that would be removed, as removed.jsonl of an output has them.",
     ),
     *_SHAPE,
-    *named("memory"),
+    *named("offsets", "memory"),
     _OTHER_SPLIT,
     *named("stage", "stage_size", "fresh", "force"),
     *REPORTING,

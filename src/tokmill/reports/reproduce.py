@@ -86,7 +86,14 @@ def commands(content: Content, made_from: Sequence[Provenance] | object, directo
     elif sources[0].how in ("shuffle", "mix") and content.origin and content.origin.arranged:
         words = _arranging(sources, content, content.origin.arranged)
     elif sources[0].how == "dedup" and content.origin and content.origin.deduplicated:
-        words = ["dedup", *_first(paths), *_against(removal), *_near(content.origin.deduplicated), *_shape(content)]
+        words = [
+            "dedup",
+            *_first(paths),
+            *_against(removal),
+            *_near(content.origin.deduplicated),
+            *_shape(content),
+            *_offsets(content),
+        ]
     else:
         kind = ["reshard"] if sources[0].how == "reshard" else ["convert", "--format", content.format]
         given = []

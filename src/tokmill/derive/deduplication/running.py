@@ -29,7 +29,7 @@ from tokmill.derive.deduplication.marking import Marking
 from tokmill.derive.deduplication.removals import REMOVAL, audit_lines
 from tokmill.derive.deduplication.signatures import BAND
 from tokmill.derive.engine import COMMIT_BYTES, derive_output, provenance
-from tokmill.derive.merging import check_agreement, merged_content
+from tokmill.derive.merging import check_agreement, merged_content, with_offsets
 from tokmill.derive.shuffling import budget_of, chosen_content, load_operands
 from tokmill.derive.source import Source, check_marks
 from tokmill.output import Output, RunHistoryRecorder, is_made, open_output, rewriting_need, why_protected
@@ -64,6 +64,7 @@ def dedup(
     format: str | None = None,  # noqa: A002  the name of the option
     shard_tokens: str | int | None = None,
     shard_documents: bool = False,
+    offsets: bool = False,
     memory: str | int | None = None,
     allow_other_split: bool = False,
     stage: str | os.PathLike[str] | None = None,
@@ -93,6 +94,7 @@ def dedup(
         format: Of the output; None: that of the sources.
         shard_tokens: Tokens of a shard, a number or text such as `100M`; None: as the one source has them, or the trainer expects.
         shard_documents: Cut shards only where documents end.
+        offsets: Also write where each document begins.
         memory: Bytes, or text such as `512MiB`, from 128 MiB on. None: 1 GiB.
         allow_other_split: Also take outputs that chose their validation documents differently.
         stage: Of an `out` in a store, the local directory in which it is made first; None: inside ~/.cache/tokmill/stage.
@@ -118,6 +120,7 @@ def dedup(
         near=near_rule(near, measure=measure, ngram=ngram, bands=bands, rows=rows, shortest=shortest),
     )
     content, notices = chosen_content(sources, Origin(deduplicated=rule), format, shard_tokens, shard_documents=shard_documents)
+    content = with_offsets(content, offsets)
     run = DedupRun(sources, others, rule, content, target, memory, compare=compare)
     return (
         run.find(audit_path, fresh=fresh, force=force, observers=observers)
