@@ -80,7 +80,7 @@ def summary_lines(summary: Summary, *, is_empty: bool = False) -> str:
         rows.append(("restarts", f"{summary.restarts} (a process was lost; the run continued from the last commit)"))
     rows += [("skipped", ", ".join(f"{n:,} {reason}" for reason, n in sorted(summary.skipped.items())) or "none")]
     rows += _replaced_rows(summary.invalid_utf8_documents)
-    audited = f"{counted(summary.audited_documents, 'document')}, the same as the reference tokenizer's"
+    audited = f"{counted(summary.audited_documents, 'document')} encoded again by the reference tokenizer: the same ids"
     rows.append(("audited", audited if summary.audited_documents else "none"))
     rows += [("files", _file_names(summary.files))]
     rows.append(("in", summary.out))
@@ -129,7 +129,7 @@ def _parts(summary: Summary) -> str:
     n_divided = summary.documents_train + summary.documents_val + n_empty + n_skipped - summary.documents
     parts = [f"train {summary.documents_train:,}", f"validation {summary.documents_val:,}"]
     parts += [f"{name} {n:,}" for name, n in (("empty", n_empty), ("skipped", n_skipped)) if n]
-    return ", ".join(parts) + (f"; {n_divided:,} more by dividing" if n_divided else "")
+    return ", ".join(parts) + (f"; {counted(n_divided, 'piece')} more, of documents over 64 MiB" if n_divided else "")
 
 
 def _file_names(files: Mapping[str, FileEntry]) -> str:

@@ -55,7 +55,7 @@ LLMC = FormatSpec(
     most_tokens=lambda item_bytes: (_MOST_BYTES - HEADER_BYTES) // item_bytes,
     least_tokens=(1 << 19) + 1,
     is_least_of_shard=True,
-    too_short="llm.c ends when a shard has less than a batch of all processes",
+    too_short="llm.c stops with an error if a shard has less than a batch of all processes",
     val_tokens=10_485_760,
     few_for_val="modded-nanogpt reads 10,485,760 by default (val_tokens in its script)",
 )

@@ -82,7 +82,7 @@ def history_figures(data: ReportData) -> list[Figure]:
     is_copy = all(attempt.does == "copy" for attempt in attempts)
     again = f" Dotted: it went on from its last commit, {len(marks)} times." if len(marks) > 1 else ""
     again = " Dotted: it went on from its last commit." if len(marks) == 1 else again
-    what = "Output written a second" if is_copy else "Input read a second, decompressed, of the work alone"
+    what = "Output written a second" if is_copy else "Uncompressed input read a second, while processes work"
     peak = max(max(curve.y, default=0.0) for curve in memory)
     limited = f", at most {peak:,.0f} MiB of {format_memory(budget)} that all processes may use" if budget else ""
     figures = []
@@ -125,7 +125,7 @@ def _drift_figures(data: ReportData) -> list[Figure]:
         of = "the corpus, commit by commit"
     if len(y) < _LEAST:
         return []
-    chart = Chart("drift", x="% of the way", y="bytes per token")
+    chart = Chart("drift", x="position in the corpus (%)", y="bytes per token")
     chart.line(x, y)
     low, high = min(y), max(y)
     room = max((high - low) / 3, 0.05 * high, 0.05)
@@ -136,7 +136,7 @@ def _drift_figures(data: ReportData) -> list[Figure]:
         chart.svg("Bytes per token along the corpus", f"From {low:.2f} to {high:.2f} bytes per token."),
         f"Of {of}: {low:.2f} to {high:.2f}. A step shows where another kind of text begins; a fall, text that the tokenizer "
         "does not know, such as another language, or damage.",
-        Table("Bytes per token along the corpus", ("% of the way", "bytes per token"), _thin(rows), numbers=(0, 1)),
+        Table("Bytes per token along the corpus", ("position (%)", "bytes per token"), _thin(rows), numbers=(0, 1)),
     )
     return [drift]
 
@@ -185,7 +185,7 @@ def _length_figure(sides: Sequence[tuple[str, str, SideStatistics]]) -> Figure:
     ticks = [2 ** (i // 2) for i in range(bins.start + bins.start % 2, min(bins.stop + 1, LENGTH_BINS), step)]
     chart.log_x(ticks, [_short(tick) for tick in ticks])
     said = "; ".join(
-        f"{_NAMES[name]}: {side.n_documents:,} documents, half of them up to about {side.quantile(0.5):,.0f} tokens, the longest "
+        f"{_NAMES[name]}: {side.n_documents:,} documents, median about {side.quantile(0.5):,.0f} tokens, the longest "
         f"{side.longest:,}" + (f", {side.n_empty:,} empty" if side.n_empty else "")
         for name, _, side in sides
     )
@@ -203,7 +203,7 @@ def _density_figure(sides: Sequence[tuple[str, str, SideStatistics]]) -> Figure:
         if side.n_in_documents
     )
     drawn = chart.svg("Bytes per token, document by document", f"A histogram. {means}.")
-    caption = f"{means}. Two hills may be two languages; the two sides should have the same."
+    caption = f"{means}. Two peaks may be two languages; the two sides should have the same."
     return Figure("Bytes per token of documents", drawn, caption, table)
 
 

@@ -83,7 +83,7 @@ def _stream(manifest: Manifest, names: Sequence[str]) -> Figure:
     assert manifest.content.origin.arranged
     counted = copies_by_stretch(manifest.content.origin.arranged, _STRETCHES)
     percent = 100 * counted / np.maximum(1, counted.sum(axis=0))
-    chart = Chart("stream", x="% of the way", y="% of the documents")
+    chart = Chart("stream", x="position in the stream (%)", y="% of the documents")
     chart.layers([100 * (i + 0.5) / _STRETCHES for i in range(_STRETCHES)], percent[:_MOST].tolist(), names[:_MOST])
     chart.y_between(0, 100)
     said = (
