@@ -25,7 +25,8 @@ import tokmill
 from tokmill.core.errors import DamageError, LockedError, UsageError
 from tokmill.core.events import AnyEvent, Committed
 from tokmill.core.system import durable
-from tokmill.derive import choosing, mixing, portions, shuffling, spreading
+from tokmill.derive.buckets import Buckets
+from tokmill.derive import arranging, choosing, mixing, portions, shuffling, spreading
 from tokmill.derive.choosing import measure_portion
 from tokmill.derive.spreading import scatter_portion, write_bucket
 from tokmill.run.parts.finalize import finalize
@@ -346,3 +347,81 @@ def test_a_bucket_and_a_document_larger_than_the_memory_of_a_task(two: list[Path
         patch.setattr(spreading, "FIXED_BYTES", (1 << 30) - 600)
         shuffle(tmp_path / "c", tmp_path / "many", ray="")
     assert files_in(tmp_path / "many") == files_in(tmp_path / "one")
+
+
+def scratch_of(out: Path) -> set[str]:
+    return {path.name.partition("_")[0] for path in (out / ".tokmill").glob("*_*") if path.name.startswith(("bucket_", "portion_"))}
+
+
+def test_the_scratch_of_one_machine_makes_room_for_that_of_tasks_and_the_other_way_round(two: list[Path], tmp_path: Path) -> None:
+    seen: list[set[str]] = []
+    shuffle(two, tmp_path / "one")
+    with tiny(1500), pytest.MonkeyPatch.context() as patch, pytest.raises(DeadError):
+        patch.setattr(arranging.Arranging, "_write_val", raising(DeadError))
+        shuffle(two, tmp_path / "out")
+    assert scratch_of(tmp_path / "out") == {"bucket"}
+    with spread(Here(before=lambda *_: seen.append(scratch_of(tmp_path / "out")))) as tasks, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(spreading.Spread, "_write_val", raising(DeadError))
+        with pytest.raises(DeadError):
+            shuffle(two, tmp_path / "out", ray="")
+    assert tasks.asked
+    assert all(each <= {"portion"} for each in seen)
+    assert scratch_of(tmp_path / "out") == {"portion"}
+    with tiny(1500), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(arranging.Arranging, "_write_val", looking(seen, tmp_path / "out", arranging.Arranging._write_val))
+        shuffle(two, tmp_path / "out")
+    assert seen[-1] == {"bucket"}
+    assert files_in(tmp_path / "out") == files_in(tmp_path / "one")
+
+
+def raising(error: type[Exception]) -> Callable[..., None]:
+    def fail(*_: object) -> None:
+        raise error
+
+    return fail
+
+
+def looking(seen: list[set[str]], out: Path, real: Callable[[Any], None]) -> Callable[[Any], None]:
+    def look(self: object) -> None:
+        seen.append(scratch_of(out))
+        real(self)
+
+    return look
+
+
+def killed(made: Path, left: Path) -> None:
+    shutil.copytree(made, left)
+    raise DeadError
+
+
+def spread_asked(sources: list[Path], out: Path) -> list[tuple[str, int]]:
+    with spread() as tasks:
+        shuffle(sources, out, ray="")
+    return tasks.asked
+
+
+def test_one_machine_then_tasks_then_one_machine(two: list[Path], tmp_path: Path) -> None:
+    shuffle(two, tmp_path / "one")
+    with tiny(1500), pytest.MonkeyPatch.context() as patch, pytest.raises(DeadError):
+        # As SIGKILL leaves it: the state of the buckets is there, the first commit of the output is not.
+        patch.setattr(arranging.Arranging, "_commit", lambda _run: killed(tmp_path / "made", tmp_path / "out"))
+        shuffle(two, tmp_path / "made")
+    asked = spread_asked(two, tmp_path / "reference")
+    with spread(dying_after(len(asked) - 3)) as tasks, pytest.raises(DeadError):
+        shuffle(two, tmp_path / "out", ray="")
+    assert ("write_bucket", 1) in tasks.asked
+    with tiny(1500):
+        assert shuffle(two, tmp_path / "out").resumed
+    assert files_in(tmp_path / "out") == files_in(tmp_path / "one")
+
+
+@pytest.mark.parametrize("is_fixed", [False, True])
+def test_buckets_of_another_number_than_that_of_the_journal_are_of_no_use(is_fixed: bool, tmp_path: Path) -> None:
+    (tmp_path / ".tokmill").mkdir()
+    begun = Buckets.open(tmp_path, "f", 5, 1000, is_fixed=False)
+    begun.add(2, b"12", b"", 1)
+    begun.commit(begun.state)
+    begun.close()
+    found = Buckets.open(tmp_path, "f", 3, 1000, is_fixed=is_fixed)
+    found.close()
+    assert (found.state.n_buckets, sum(found.state.ids)) == ((3, 0) if is_fixed else (5, 2))

@@ -19,6 +19,7 @@ from tokmill.derive import bucket_run
 from tokmill.derive.bucket_run import BucketRun, groups
 from tokmill.derive.buckets import RECORD, RECORD_COST, sum_of_digests
 from tokmill.derive.document_stream import ahead, pieces_of, slices, whole_documents, without_mark
+from tokmill.derive.portions import remove_portions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -72,6 +73,8 @@ class Arranging(BucketRun):
         done_bytes += self._counts.tokens_train * self._item_bytes
         self._reporter.started(total_bytes, done_bytes)
         self._position_bytes = done_bytes
+        # Those of a run on several machines: here is room for one kind of scratch only.
+        remove_portions(self._output.directory)
         self._scatter_all()
         if self._on_scattered is not None:
             self._commit_buckets(self._reached(len(self._operands), 0, document=0))

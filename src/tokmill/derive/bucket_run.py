@@ -117,9 +117,15 @@ class BucketRun:
         # Two are held: one is sorted while the next is read.
         self._most_held_bytes = self._bucket_bytes * 3 // 2
         # A run that was killed may have written some buckets already, and have had another memory.
-        n_buckets = self._state.get("n_buckets", n_buckets)
+        committed = self._state.get("n_buckets")
         held_bytes = min(self._room // 4, 2 * _BUCKET_BYTES)
-        self._buckets = Buckets.open(self._output.directory, self._content.fingerprint(), n_buckets, held_bytes)
+        self._buckets = Buckets.open(
+            self._output.directory,
+            self._content.fingerprint(),
+            committed or n_buckets,
+            held_bytes,
+            is_fixed=committed is not None,
+        )
 
     def run(self, made_from: tuple[Provenance, ...], recorder: RunHistoryRecorder, recipe: str) -> Manifest:
         """Do what is left and publish. Returns the manifest. Raises TokmillError.

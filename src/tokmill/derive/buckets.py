@@ -20,7 +20,7 @@ from tokmill.core.bounded import Natural
 from tokmill.core.errors import DamageError
 from tokmill.core.system import durable
 from tokmill.core.system.durable import storage_errors
-from tokmill.output import growing_path
+from tokmill.output import growing_path, remove_growing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -92,10 +92,13 @@ class Buckets:
         self._touched: set[int] = set()
 
     @classmethod
-    def open(cls, directory: Directory, fingerprint: str, n_buckets: int, buffer_bytes: int) -> Buckets:
-        """Open the buckets of an output, new ones or those that were begun. Raises StorageError."""
+    def open(cls, directory: Directory, fingerprint: str, n_buckets: int, buffer_bytes: int, *, is_fixed: bool) -> Buckets:
+        """Open the buckets of an output, new ones or those that were begun. Raises StorageError.
+
+        is_fixed: what is committed of the output was made of so many buckets, so that others are of no use.
+        """
         state = _read_state(directory)
-        if state is None or state.fingerprint != fingerprint:
+        if state is None or state.fingerprint != fingerprint or (is_fixed and state.n_buckets != n_buckets):
             state = BucketState(fingerprint=fingerprint, n_buckets=n_buckets)
         return cls(directory, state, buffer_bytes)
 
@@ -253,6 +256,11 @@ def _damage(path: TreePath, what: str) -> DamageError:
 
 def _state_path(directory: Directory) -> TreePath:
     return growing_path(directory, "buckets")
+
+
+def remove_buckets(directory: Directory) -> None:
+    """Remove all buckets of an output that is made without them from now on. Raises StorageError."""
+    remove_growing(directory, ("buckets.", "bucket_"))
 
 
 def save_state(path: TreePath, state: msgspec.Struct) -> None:

@@ -24,7 +24,7 @@ from tokmill.core.errors import DamageError
 from tokmill.core.system import durable
 from tokmill.core.system.durable import storage_errors
 from tokmill.derive.buckets import RECORD, BucketState
-from tokmill.output import growing_path, state_of
+from tokmill.output import growing_path, remove_growing, state_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -265,6 +265,11 @@ class PortionBuckets:
 def portion_path(directory: Directory, number: int) -> TreePath:
     """Return where the file of a portion lies."""
     return growing_path(directory, f"portion_{number:06}")
+
+
+def remove_portions(directory: Directory) -> None:
+    """Remove all portions of an output that is made without them, and what their tasks must know. Raises StorageError."""
+    remove_growing(directory, ("work.", "portion_"))
 
 
 def _remove_unfinished(directory: Directory, number: int) -> None:

@@ -31,7 +31,7 @@ from tokmill.core.system.tree import tree_of
 from tokmill.core.text import counted
 from tokmill.derive.arranging import Arranging
 from tokmill.derive.bucket_run import FIXED_BYTES, Operand
-from tokmill.derive.buckets import RECORD
+from tokmill.derive.buckets import RECORD, remove_buckets
 from tokmill.derive.copiers import ids_of
 from tokmill.derive.document_stream import ahead, whole_documents
 from tokmill.derive.loading import load_source
@@ -172,6 +172,8 @@ class Spread(Arranging):
         for operand in self._operands:
             # Whole documents at both ends; the rest is checked by the tasks.
             self._ids_of(operand, "train")
+        # Those of a run on one machine: there is room for one kind of scratch only.
+        remove_buckets(self._output.directory)
         if not self._output.segments:
             # From here on, what is in the directory is work that goes on.
             self._commit()

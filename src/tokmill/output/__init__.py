@@ -58,6 +58,7 @@ if TYPE_CHECKING:
         refuse_linked_sides,
         refuse_strangers,
         release_lock,
+        remove_growing,
         state_of,
         waiting_bytes,
         why_protected,

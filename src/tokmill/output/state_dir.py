@@ -18,7 +18,7 @@ from tokmill.core.errors import DamageError, TokmillError, UsageError
 from tokmill.core.manifest import MANIFEST_NAME, PARTS_NAME, PLAN_NAME, SKIPPED_NAME, STATE_NAME
 from tokmill.core.output_spec import SIDES
 from tokmill.core.system import durable
-from tokmill.core.system.durable import DirectoryLock, reading_errors
+from tokmill.core.system.durable import DirectoryLock, reading_errors, storage_errors
 from tokmill.core.system.tree import tree_of
 from tokmill.core.text import counted
 from tokmill.formats import is_read_by_trainer
@@ -187,6 +187,18 @@ def growing_files(directory: Directory) -> list[TreePath]:
     with reading_errors(state):
         names = state.names() if state.exists() else []
     return [state / name for name in names if name.endswith(".part")]
+
+
+def remove_growing(directory: Directory, kinds: Iterable[str]) -> None:
+    """Remove growing files, of one kind after the other, for good. kinds: how their names begin. Raises StorageError."""
+    state = state_of(directory)
+    for kind in kinds:
+        found = [path for path in growing_files(directory) if path.name.startswith(kind)]
+        with storage_errors(state):
+            for path in found:
+                path.unlink(missing_ok=True)
+            if found:
+                durable.sync_directory(state)
 
 
 def remove_scratch(directory: Directory) -> None:
