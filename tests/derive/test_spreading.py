@@ -7,11 +7,13 @@ import itertools
 import os
 import random
 import shutil
+import tracemalloc
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 from support.arranged import shuffled
@@ -25,10 +27,11 @@ import tokmill
 from tokmill.core.errors import DamageError, LockedError, UsageError
 from tokmill.core.events import AnyEvent, Committed
 from tokmill.core.system import durable
-from tokmill.derive.buckets import Buckets
-from tokmill.derive import arranging, choosing, mixing, portions, shuffling, spreading
+from tokmill.derive import arranging, bucket_run, choosing, mixing, portions, shuffling, spreading
+from tokmill.derive.buckets import RECORD, Buckets
 from tokmill.derive.choosing import measure_portion
 from tokmill.derive.spreading import scatter_portion, write_bucket
+from tokmill.output import disk_space
 from tokmill.run.parts.finalize import finalize
 
 QUICK = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
@@ -77,6 +80,7 @@ def spread(tasks: Here | None = None, *, portion_bytes: int = 600, held: int = 7
             patch.setattr(module, "cluster", lambda _address: tasks)
         patch.setattr(spreading, "_LEAST_BYTES", 300)
         patch.setattr(spreading, "_PORTION_BYTES", portion_bytes)
+        patch.setattr(spreading, "least_portion_bytes", lambda _n_buckets: 1)
         patch.setattr(spreading, "_HELD_SHARE", (1 << 30) // (12 * records))
         patch.setattr(spreading, "PortionWriter", lambda a, b, c, d, _: portions.PortionWriter(a, b, c, d, held))
         yield tasks
@@ -356,9 +360,10 @@ def scratch_of(out: Path) -> set[str]:
 def test_the_scratch_of_one_machine_makes_room_for_that_of_tasks_and_the_other_way_round(two: list[Path], tmp_path: Path) -> None:
     seen: list[set[str]] = []
     shuffle(two, tmp_path / "one")
-    with tiny(1500), pytest.MonkeyPatch.context() as patch, pytest.raises(DeadError):
+    with tiny(1500), pytest.MonkeyPatch.context() as patch:
         patch.setattr(arranging.Arranging, "_write_val", raising(DeadError))
-        shuffle(two, tmp_path / "out")
+        with pytest.raises(DeadError):
+            shuffle(two, tmp_path / "out")
     assert scratch_of(tmp_path / "out") == {"bucket"}
     with spread(Here(before=lambda *_: seen.append(scratch_of(tmp_path / "out")))) as tasks, pytest.MonkeyPatch.context() as patch:
         patch.setattr(spreading.Spread, "_write_val", raising(DeadError))
@@ -402,10 +407,11 @@ def spread_asked(sources: list[Path], out: Path) -> list[tuple[str, int]]:
 
 def test_one_machine_then_tasks_then_one_machine(two: list[Path], tmp_path: Path) -> None:
     shuffle(two, tmp_path / "one")
-    with tiny(1500), pytest.MonkeyPatch.context() as patch, pytest.raises(DeadError):
+    with tiny(1500), pytest.MonkeyPatch.context() as patch:
         # As SIGKILL leaves it: the state of the buckets is there, the first commit of the output is not.
         patch.setattr(arranging.Arranging, "_commit", lambda _run: killed(tmp_path / "made", tmp_path / "out"))
-        shuffle(two, tmp_path / "made")
+        with pytest.raises(DeadError):
+            shuffle(two, tmp_path / "made")
     asked = spread_asked(two, tmp_path / "reference")
     with spread(dying_after(len(asked) - 3)) as tasks, pytest.raises(DeadError):
         shuffle(two, tmp_path / "out", ray="")
@@ -425,3 +431,61 @@ def test_buckets_of_another_number_than_that_of_the_journal_are_of_no_use(is_fix
     found = Buckets.open(tmp_path, "f", 3, 1000, is_fixed=is_fixed)
     found.close()
     assert (found.state.n_buckets, sum(found.state.ids)) == ((3, 0) if is_fixed else (5, 2))
+
+
+@pytest.mark.parametrize("n_documents", [30_000, 0])
+def test_what_a_portion_holds_does_not_grow_with_buckets_times_runs(n_documents: int, tmp_path: Path) -> None:
+    (tmp_path / ".tokmill").mkdir()
+    n_buckets, random_of = 2000, random.Random(1)
+    put = [(random_of.randrange(n_buckets), random_of.randbytes(random_of.randrange(20)), i) for i in range(n_documents)]
+    tracemalloc.start()
+    with portions.PortionWriter(tmp_path, b"w" * 16, 0, n_buckets, 40_000) as writer:
+        for bucket, ids, number in put:
+            writer.add(bucket, ids, np.array([(number, len(ids))], RECORD).tobytes(), number)
+        assert writer.finish() == sum(range(n_documents))
+    found = portions.PortionBuckets(tmp_path, b"w" * 16, 1, n_buckets)
+    assert found.sum_of(0) == sum(range(n_documents))
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak_bytes < 1 << 20, "the indexes have 8 MB"
+    for bucket in (0, 1, 777, n_buckets - 1):
+        records, data = found.records(bucket), bytearray(found.ids_bytes(bucket))
+        found.read_ids(bucket, 0, memoryview(data))
+        wanted = [(number, ids) for other, ids, number in put if other == bucket]
+        assert records["copy"].tolist() == [number for number, _ in wanted]
+        assert bytes(data) == b"".join(ids for _, ids in wanted)
+        assert records.tolist() == found.records_of(bucket, bucket + 1)[0].tolist()
+        found.check(bucket, sum(number for number, _ in wanted))
+
+
+def test_tasks_with_too_little_memory_for_so_much_are_refused_by_name(two: list[Path], tmp_path: Path) -> None:
+    with spread() as tasks, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bucket_run, "FIXED_BYTES", (1 << 30) - 3000)
+        with pytest.raises(UsageError, match=r"into [0-9]+ buckets") as caught:
+            shuffle(two, tmp_path / "out", ray="")
+        assert caught.value.option == "--memory"
+        assert not tasks.asked
+        shuffle(two, tmp_path / "out", ray="", memory=caught.value.suggested)
+    assert tokmill.verify(tmp_path / "out").ok
+
+
+def test_the_indexes_of_portions_are_part_of_what_the_disk_is_asked_for(two: list[Path], tmp_path: Path) -> None:
+    asked: list[int] = []
+
+    def need(*arguments: Any, scratch_bytes: int, **options: Any) -> disk_space.DiskNeed:
+        asked.append(scratch_bytes)
+        return disk_space.rewriting_need(*arguments, scratch_bytes=scratch_bytes, **options)
+
+    def killed(self: object) -> None:
+        asked.append(sum(path.stat().st_size for path in (tmp_path / "many" / ".tokmill").glob("portion_*")))
+        raise DeadError
+
+    with pytest.MonkeyPatch.context() as patch, spread(held=1 << 20):
+        patch.setattr("tokmill.derive.engine.rewriting_need", need)
+        shuffle(two, tmp_path / "one")
+        patch.setattr(spreading, "least_portion_bytes", portions.least_portion_bytes)
+        patch.setattr(spreading.Spread, "_write_val", killed)
+        with pytest.raises(DeadError):
+            shuffle(two, tmp_path / "many", ray="")
+    local, many, used = asked
+    assert local < used <= many

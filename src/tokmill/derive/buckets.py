@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 import xxhash
 
+from tokmill.core.arrangement import RECORD_BYTES
 from tokmill.core.bounded import Natural
 from tokmill.core.errors import DamageError
 from tokmill.core.system import durable
@@ -35,11 +36,13 @@ S = TypeVar("S", bound=msgspec.Struct)
 
 RECORD = np.dtype([("copy", "<u8"), ("n_ids", "<u4")])
 """Of a document in a bucket: the number of the copy, and its ids."""
+assert RECORD.itemsize == RECORD_BYTES
 RECORD_COST = 64
 """Bytes of memory that a document takes while its bucket is sorted, beside its ids."""
 _PIECE_COST = 100
 """Bytes of memory that a piece takes while it is held, beside its ids and records: two objects of Python."""
-_SUM_BITS = 128
+SUM_BITS = 128
+"""Sums of digests are taken modulo 2 to this."""
 
 
 class BucketState(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,7 +109,7 @@ class Buckets:
         """Add documents, or a piece of one. ids: of all of them. records: of those that end here. digests: their sum."""
         self._ids[bucket].append(ids)
         self._records[bucket].append(records)
-        self._sums[bucket] = (self._sums[bucket] + digests) % (1 << _SUM_BITS)
+        self._sums[bucket] = (self._sums[bucket] + digests) % (1 << SUM_BITS)
         n_bytes = len(ids) + len(records) + _PIECE_COST
         self._sizes[bucket] += n_bytes
         self._held_bytes += n_bytes
@@ -155,13 +158,13 @@ class Buckets:
 
     def check(self, bucket: int, digests: int) -> None:
         """Raise DamageError unless the documents that were read of a bucket are those that were added."""
-        if digests % (1 << _SUM_BITS) != int(self.state.sums[bucket], 16):
-            raise _damage(self._paths(bucket)[0], "its documents are not those that were written")
+        if digests % (1 << SUM_BITS) != int(self.state.sums[bucket], 16):
+            raise damage(self._paths(bucket)[0], "its documents are not those that were written")
 
     @property
     def digest(self) -> str:
         """Sum of the digests of all documents, hex."""
-        return f"{sum(int(each, 16) for each in self.state.sums) % (1 << _SUM_BITS):032x}"
+        return f"{sum(int(each, 16) for each in self.state.sums) % (1 << SUM_BITS):032x}"
 
     def remove(self, bucket: int) -> None:
         """Remove a bucket that is in the output for good. Raises StorageError."""
@@ -237,15 +240,21 @@ def read_pieces(path: TreePath, offset: int, view: memoryview) -> None:
     with storage_errors(path):
         fd = path.open()
         try:
-            while view and (n := os.preadv(fd, [view], offset)):
-                offset, view = offset + n, view[n:]
+            read_open(fd, path, offset, view)
         finally:
             os.close(fd)
+
+
+def read_open(fd: int, path: TreePath, offset: int, view: memoryview) -> None:
+    """Fill `view` with bytes of an open file. Raises OSError, DamageError for a file that is too short."""
+    while view and (n := os.preadv(fd, [view], offset)):
+        offset, view = offset + n, view[n:]
     if view:
-        raise _damage(path, f"it is {len(view):,} bytes too short")
+        raise damage(path, f"it is {len(view):,} bytes too short")
 
 
-def _damage(path: TreePath, what: str) -> DamageError:
+def damage(path: TreePath, what: str) -> DamageError:
+    """Return the error for a file of documents on their way. what: is wrong with it."""
     return DamageError(
         f"a file of work in progress is damaged: {what}",
         where=str(path),

@@ -1,9 +1,10 @@
 """Documents on their way through several machines: what one task scatters of a source is a portion, one file on the shared disk.
 
 A portion is as much of a training side as a task takes at a time, cut where the manifest says how many documents lie before. Its
-file holds runs: what was in memory at a time, the ids of one bucket after the other, then their records. An index at its end says
-where each bucket begins in each run. So a task that writes a bucket reads a stretch of every file, and there are as many files as
-portions, not portions times buckets. A file has its name when all of it is on the disk. Nothing of it can be seen in the output.
+file holds runs: what was in memory at a time, the ids of one bucket after the other, their records, and an index that says where
+each bucket begins. At the end stand the offsets of these indexes. So a task that writes a bucket reads a stretch of every file, and
+there are as many files as portions, not portions times buckets. A file has its name when all of it is on the disk. Nothing of it
+can be seen in the output.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from tokmill.core.bounded import Natural
 from tokmill.core.errors import DamageError
 from tokmill.core.system import durable
 from tokmill.core.system.durable import storage_errors
-from tokmill.derive.buckets import RECORD, BucketState
+from tokmill.derive.buckets import RECORD, SUM_BITS, BucketState, damage, read_open
 from tokmill.output import growing_path, remove_growing, state_of
 
 if TYPE_CHECKING:
@@ -40,9 +41,10 @@ _ENTRY = np.dtype(
 )
 """Of a bucket in a run: where its ids begin and how many bytes they have, the same of its records, and the sum of their digests."""
 _TRAILER = struct.Struct("<8s16sQQQ")
-"""Magic, work, runs, buckets, offset of the index."""
-_MAGIC = b"TMPORTN1"
-_SUM_BITS = 128
+"""Magic, work, runs, buckets, offset of the offsets of the indexes."""
+_MAGIC = b"TMPORTN2"
+_INDEX_SHARE = 16
+"""Of a run, and of a portion, an index takes up to one part in so many."""
 _LOW = (1 << 64) - 1
 _PORTION_COST = 100
 """Bytes of memory that stretches of a bucket take while they are held, beside ids and records."""
@@ -95,7 +97,9 @@ class PortionWriter:
             self._fd = durable.open_growing(self._growing)
         self._most = held_bytes
         self._offset = 0
-        self._runs: list[NDArray[Any]] = []
+        self._indexes: list[int] = []
+        """Offset of the index of each run."""
+        self._sum = 0
         self._clear()
 
     def __enter__(self) -> Self:
@@ -107,17 +111,16 @@ class PortionWriter:
             self._growing.unlink(missing_ok=True)
 
     def _clear(self) -> None:
-        n = self.state.n_buckets
-        self._ids: list[list[bytes]] = [[] for _ in range(n)]
-        self._records: list[list[bytes]] = [[] for _ in range(n)]
-        self._sums = [0] * n
+        self._ids: dict[int, list[bytes]] = {}
+        self._records: dict[int, list[bytes]] = {}
+        self._sums: dict[int, int] = {}
         self._held = 0
 
     def add(self, bucket: int, ids: bytes, records: bytes, digests: int) -> None:
         """See Buckets. Raises StorageError, DiskFullError."""
-        self._ids[bucket].append(ids)
-        self._records[bucket].append(records)
-        self._sums[bucket] = (self._sums[bucket] + digests) % (1 << _SUM_BITS)
+        self._ids.setdefault(bucket, []).append(ids)
+        self._records.setdefault(bucket, []).append(records)
+        self._sums[bucket] = (self._sums.get(bucket, 0) + digests) % (1 << SUM_BITS)
         self._held += len(ids) + len(records) + _PORTION_COST
         if self._held >= self._most:
             self._write_run()
@@ -125,10 +128,9 @@ class PortionWriter:
     def finish(self) -> int:
         """Make the file durable and give it its name. Returns the sum of the digests of its documents."""
         self._write_run()
-        index = np.concatenate(self._runs) if self._runs else np.empty(0, _ENTRY)
-        trailer = _TRAILER.pack(_MAGIC, self._work, len(self._runs), self.state.n_buckets, self._offset)
+        trailer = _TRAILER.pack(_MAGIC, self._work, len(self._indexes), self.state.n_buckets, self._offset)
         with storage_errors(self._growing):
-            self._append(index.tobytes() + trailer)
+            self._append(np.array(self._indexes, "<u8").tobytes() + trailer)
             durable.sync_file(self._fd)
             try:
                 durable.replace(self._growing, self._path)
@@ -137,26 +139,29 @@ class PortionWriter:
                 if not self._path.exists():
                     raise
             durable.sync_directory(self._path.parent)
-        return _sum(index)
+        return self._sum % (1 << SUM_BITS)
 
     def _write_run(self) -> None:
         if not self._held:
             return
         entries = np.zeros(self.state.n_buckets, _ENTRY)
         with storage_errors(self._growing):
-            for kind, size, portions in (("ids", "ids_bytes", self._ids), ("records", "n_records", self._records)):
-                for bucket, of_bucket in enumerate(portions):
-                    data = b"".join(of_bucket)
-                    of_bucket.clear()
-                    entries[bucket][kind] = self._offset
-                    entries[bucket][size] = len(data) if kind == "ids" else len(data) // RECORD.itemsize
-                    self._append(data)
-        entries["sum_low"] = [each & _LOW for each in self._sums]
-        entries["sum_high"] = [each >> 64 for each in self._sums]
-        self._runs.append(entries)
+            for kind, size, held in (("ids", "ids_bytes", self._ids), ("records", "n_records", self._records)):
+                sizes = np.zeros(self.state.n_buckets, "<u8")
+                for bucket, pieces in held.items():
+                    sizes[bucket] = sum(map(len, pieces))
+                entries[kind] = np.uint64(self._offset) + np.cumsum(sizes) - sizes
+                entries[size] = sizes if kind == "ids" else sizes // np.uint64(RECORD.itemsize)
+                for bucket in sorted(held):
+                    self._append(b"".join(held.pop(bucket)))
+            for bucket, digests in self._sums.items():
+                entries["sum_low"][bucket], entries["sum_high"][bucket] = digests & _LOW, digests >> 64
+            self._indexes.append(self._offset)
+            self._append(entries.view(np.uint8).data)
+        self._sum += sum(self._sums.values())
         self._clear()
 
-    def _append(self, data: bytes) -> None:
+    def _append(self, data: bytes | memoryview) -> None:
         durable.write_all_at(self._fd, data, self._offset)
         self._offset += len(data)
 
@@ -175,7 +180,7 @@ class PortionBuckets:
         self._extents: list[tuple[TreePath, int, int]] = []
         """Of the current bucket: file, offset and bytes of its ids, in order."""
         self._ends: list[int] = []
-        self._records: list[NDArray[Any]] = []
+        self._records: list[bytes] = []
         self._sum = 0
 
     def sum_of(self, number: int) -> int | None:
@@ -184,7 +189,7 @@ class PortionBuckets:
             return None
         try:
             with _opened(self._paths[number]) as fd:
-                return _sum(self._entries(fd, self._paths[number], 0, self.state.n_buckets))
+                return sum(map(_sum, self._entries(fd, self._paths[number], 0, self.state.n_buckets))) % (1 << SUM_BITS)
         except DamageError:
             return None
 
@@ -207,7 +212,7 @@ class PortionBuckets:
     def records(self, bucket: int) -> NDArray[Any]:
         """See Buckets."""
         self._go_to(bucket)
-        return np.concatenate(self._records) if self._records else np.empty(0, RECORD)
+        return np.frombuffer(b"".join(self._records), RECORD)
 
     def ids_bytes(self, bucket: int) -> int:
         """See Buckets."""
@@ -223,14 +228,14 @@ class PortionBuckets:
             skipped = offset - (self._ends[number] - n_bytes)
             n = min(len(view), n_bytes - skipped)
             with _opened(path) as fd:
-                _read_into(fd, path, begin + skipped, view[:n])
+                read_open(fd, path, begin + skipped, view[:n])
             view, offset, number = view[n:], offset + n, number + 1
 
     def check(self, bucket: int, digests: int) -> None:
         """See Buckets."""
         self._go_to(bucket)
-        if digests % (1 << _SUM_BITS) != self._sum:
-            raise _damage(state_of(self._paths[0].parent), f"documents of bucket {bucket:,} are not those that were written")
+        if digests % (1 << SUM_BITS) != self._sum:
+            raise damage(state_of(self._paths[0].parent), f"documents of bucket {bucket:,} are not those that were written")
 
     def _go_to(self, bucket: int) -> None:
         if bucket == self._bucket:
@@ -243,23 +248,36 @@ class PortionBuckets:
                     entry = entries[0]
                     if entry["ids_bytes"]:
                         self._extents.append((path, int(entry["ids"]), int(entry["ids_bytes"])))
-                    data = _read(fd, path, int(entry["records"]), int(entry["n_records"]) * RECORD.itemsize)
-                    self._records.append(np.frombuffer(data, RECORD))
+                    self._records.append(_read(fd, path, int(entry["records"]), int(entry["n_records"]) * RECORD.itemsize))
         self._ends = list(accumulate(n_bytes for _, _, n_bytes in self._extents))
-        self._sum = total % (1 << _SUM_BITS)
+        self._sum = total % (1 << SUM_BITS)
 
-    def _entries(self, fd: int, path: TreePath, first: int, last: int) -> NDArray[Any]:
-        """Return the entries of buckets `first` to `last`, shape (runs, last - first). Raises DamageError."""
+    def _entries(self, fd: int, path: TreePath, first: int, last: int) -> Iterator[NDArray[Any]]:
+        """Yield the entries of buckets `first` to `last` in each run, shape (last - first,). Raises DamageError."""
         n_buckets, size = self.state.n_buckets, os.fstat(fd).st_size
         trailer = _read(fd, path, max(0, size - _TRAILER.size), _TRAILER.size)
         magic, work, n_runs, found, offset = _TRAILER.unpack(trailer)
-        if (magic, work, found) != (_MAGIC, self._work, n_buckets) or offset + n_runs * n_buckets * _ENTRY.itemsize > size:
-            raise _damage(path, "it is not a portion of this work")
-        rows = [
-            _read(fd, path, offset + (run * n_buckets + first) * _ENTRY.itemsize, (last - first) * _ENTRY.itemsize)
-            for run in range(n_runs)
-        ]
-        return np.frombuffer(b"".join(rows), _ENTRY).reshape(n_runs, last - first)
+        if (magic, work, found) != (_MAGIC, self._work, n_buckets) or offset + n_runs * 8 + _TRAILER.size != size:
+            raise damage(path, "it is not a portion of this work")
+        for index in np.frombuffer(_read(fd, path, offset, n_runs * 8), "<u8").tolist():
+            if index + n_buckets * _ENTRY.itemsize > offset:
+                raise damage(path, "it is not a portion of this work")
+            yield np.frombuffer(_read(fd, path, index + first * _ENTRY.itemsize, (last - first) * _ENTRY.itemsize), _ENTRY)
+
+
+def most_buckets(held_bytes: int) -> int:
+    """Return how many buckets runs of so many bytes can have, so that their indexes are a small part of them."""
+    return max(1, held_bytes // (_INDEX_SHARE * _ENTRY.itemsize))
+
+
+def least_portion_bytes(n_buckets: int) -> int:
+    """Return the bytes of a portion of which the index of its last run is a small part."""
+    return n_buckets * _INDEX_SHARE * _ENTRY.itemsize
+
+
+def index_bytes(n_bytes: int, n_documents: int) -> int:
+    """Return the bytes of all indexes, at most: a part of the full runs, and of the last ones of portions."""
+    return 2 * (n_bytes + _PORTION_COST * n_documents) // _INDEX_SHARE
 
 
 def portion_path(directory: Directory, number: int) -> TreePath:
@@ -293,27 +311,11 @@ def _opened(path: TreePath) -> Iterator[int]:
 
 def _read(fd: int, path: TreePath, offset: int, n_bytes: int) -> bytes:
     data = bytearray(n_bytes)
-    _read_into(fd, path, offset, memoryview(data))
+    read_open(fd, path, offset, memoryview(data))
     return bytes(data)
-
-
-def _read_into(fd: int, path: TreePath, offset: int, view: memoryview) -> None:
-    while view and (n := os.preadv(fd, [view], offset)):
-        offset, view = offset + n, view[n:]
-    if view:
-        raise _damage(path, f"it is {len(view):,} bytes too short")
 
 
 def _sum(entries: NDArray[Any]) -> int:
     """Return the sum of the digests of entries."""
     low, high = (sum(entries[name].ravel().tolist()) for name in ("sum_low", "sum_high"))
-    return int(low + (high << 64)) % (1 << _SUM_BITS)
-
-
-def _damage(path: TreePath, what: str) -> DamageError:
-    return DamageError(
-        f"a file of work in progress is damaged: {what}",
-        where=str(path),
-        allowed="files that nobody else writes to, on a sound disk that all nodes share",
-        next_step="run the same command again with --fresh",
-    )
+    return int(low + (high << 64)) % (1 << SUM_BITS)

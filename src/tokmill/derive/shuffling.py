@@ -20,6 +20,7 @@ from tokmill.derive.bucket_run import LEAST_BYTES, Operand
 from tokmill.derive.engine import derive_output, provenance
 from tokmill.derive.loading import load_source
 from tokmill.derive.merging import check_agreement, merged_content, with_offsets
+from tokmill.derive.portions import index_bytes
 from tokmill.derive.source import Source, check_marks
 from tokmill.derive.spreading import Spread
 from tokmill.formats import FORMATS, choose_output
@@ -272,6 +273,8 @@ def arrange_output(
 
     # A step is there already, and makes room for the output.
     scratch_bytes = arranging_bytes(content, counts.tokens_train if how else 0, counts.documents_train)
+    if ray is not None:
+        scratch_bytes += index_bytes(scratch_bytes, counts.documents_train)
     return derive_output(
         sources,
         content,

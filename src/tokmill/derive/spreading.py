@@ -30,12 +30,12 @@ from tokmill.core.system.durable import storage_errors
 from tokmill.core.system.tree import tree_of
 from tokmill.core.text import counted
 from tokmill.derive.arranging import Arranging
-from tokmill.derive.bucket_run import FIXED_BYTES, Operand
+from tokmill.derive.bucket_run import FIXED_BYTES, LEAST_BYTES, MIB, Operand
 from tokmill.derive.buckets import RECORD, remove_buckets
 from tokmill.derive.copiers import ids_of
 from tokmill.derive.document_stream import ahead, whole_documents
 from tokmill.derive.loading import load_source
-from tokmill.derive.portions import Portion, PortionBuckets, PortionWriter, cut_portions
+from tokmill.derive.portions import Portion, PortionBuckets, PortionWriter, cut_portions, least_portion_bytes, most_buckets
 from tokmill.derive.source import ShiftedIds
 from tokmill.output import growing_path
 
@@ -56,6 +56,8 @@ TASKS_A_SLOT = 4
 _LEAST_BYTES = 8 << 20
 _HELD_SHARE = 8
 """Part of the memory that the records of a group take: those of two are held, each twice for a moment."""
+_RUN_SHARE = 2
+"""Part of the memory of a task that a run of a portion takes."""
 _MOST_PORTIONS = 1 << 12
 """Each is opened for each bucket: of a large corpus they are larger."""
 
@@ -156,12 +158,28 @@ class Spread(Arranging):
     def _open_buckets(self, n_bytes: int, n_records: int, record_cost: int) -> None:
         n_bytes += n_records * record_cost
         n_slots = self._tasks.n_slots(self._task_bytes)
-        most = self._room // 3
-        least = max(1, min(TASKS_A_SLOT * n_slots, n_bytes // _LEAST_BYTES))
-        self._n_buckets = self._state.get("n_buckets", max(least, -(-n_bytes * 3 // (2 * most))))
+        most = most_buckets(self._room // _RUN_SHARE)
+        least = max(1, min(TASKS_A_SLOT * n_slots, n_bytes // _LEAST_BYTES, most))
+        self._n_buckets = self._state.get("n_buckets", max(least, -(-n_bytes * 3 // (2 * (self._room // 3)))))
+        if self._n_buckets > most:
+            raise self._memory_error(n_bytes)
         portion_bytes = min(_PORTION_BYTES, max(_LEAST_BYTES, n_bytes // (TASKS_A_SLOT * n_slots)))
-        portion_bytes = max(portion_bytes, n_bytes // _MOST_PORTIONS)
+        portion_bytes = max(portion_bytes, n_bytes // _MOST_PORTIONS, least_portion_bytes(self._n_buckets))
         self._portion_tokens = self._state.get("portion_tokens", portion_bytes // self._item_bytes)
+
+    def _memory_error(self, n_bytes: int) -> UsageError:
+        """Return the error for tasks with so little memory that there would be too many buckets. n_bytes: in all buckets."""
+        room = LEAST_BYTES
+        while most_buckets(room // _RUN_SHARE) < (self._state.get("n_buckets") or -(-n_bytes * 3 // (2 * (room // 3)))):
+            room += LEAST_BYTES
+        least = -(-(self._task_bytes - self._room + room) // MIB)
+        return UsageError(
+            f"tasks with {self._task_bytes // MIB:,} MiB would put the documents into {self._n_buckets:,} buckets",
+            where="--memory",
+            option="--memory",
+            allowed=f"at least {least:,} MiB for {n_bytes / 1e9:,.0f} GB",
+            suggested=f"{least}MiB",
+        )
 
     def _work(self) -> Counts:
         """Scatter the portions, write the validation side, then the buckets."""
@@ -366,7 +384,7 @@ def scatter_portion(data: bytes) -> bytes:
     if source.manifest.checksum != work.checksums[portion.operand]:
         raise replaced_source(place)
     operand = Operand(source, work.numbers[portion.operand], work.firsts[portion.operand])
-    held_bytes = (work.budget_bytes - FIXED_BYTES) // 2
+    held_bytes = (work.budget_bytes - FIXED_BYTES) // _RUN_SHARE
     try:
         with PortionWriter(directory, identity, question.number, work.n_buckets, held_bytes) as writer:
             _Task(work, writer).scatter_portion(operand, portion)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from tokmill.core.arrangement import RECORD_BYTES
 from tokmill.core.errors import DiskFullError, UsageError
 from tokmill.core.output_spec import Shards
 from tokmill.core.records import ITEM_BYTES, is_packed, text_to_path
@@ -32,8 +33,6 @@ _FILES = 8
 """Inodes: two growing files, journal, history, lock, manifest, list of skipped records, and their directory."""
 _COMPRESSION = 30
 """Text does not compress better than this."""
-_RECORD_BYTES = 12
-"""Of a document that is put into another order, beside its ids."""
 _MOST_SMALL_FILES = 10_000
 _SMALL_BYTES = 1 << 20
 _REPLACED = 3
@@ -105,7 +104,7 @@ def disk_need(job: Job, n_tokens: int, bytes_in: int, carried_bytes: int = 0, *,
 
 def arranging_bytes(content: Content, n_tokens: int, n_documents: int) -> int:
     """Return the bytes that documents take on the disk on their way into another order."""
-    return n_tokens * ITEM_BYTES[content.dtype] + n_documents * _RECORD_BYTES
+    return n_tokens * ITEM_BYTES[content.dtype] + n_documents * RECORD_BYTES
 
 
 def check_n_files(content: Content, n_tokens: int, n_documents: int, out: str) -> None:
