@@ -576,6 +576,31 @@ def test_tokenized_and_shuffled_in_one_command_is_one_after_the_other(tmp_path: 
     assert files_in(out) != files_in(tmp_path / "s")
 
 
+def test_after_the_tokenized_ids_are_gone_it_goes_on_starts_over_or_says_what_changed(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "corpus.txt", [text.decode() for text in some_documents(100, 60, 1)])
+    tokmill.tokenize(corpus, tmp_path / "whole", shuffle=7)
+    out = tmp_path / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(arranging.Arranging, "_write_val", _stop)
+        with pytest.raises(_StopError):
+            tokmill.tokenize(corpus, out, shuffle=7)
+    step = out / ".tokmill" / "tokenized"
+    assert (step / "manifest.json").exists()
+    assert not (step / "train.bin").exists()
+    for name, options in (("on", {}), ("over", {"fresh": True})):
+        shutil.copytree(out, tmp_path / name)
+        tokmill.tokenize(corpus, tmp_path / name, shuffle=7, **options)  # type: ignore[arg-type]
+        assert files_in(tmp_path / name) == files_in(tmp_path / "whole")
+    with pytest.raises(ChangedError, match="seed"):
+        tokmill.tokenize(corpus, out, shuffle=8)
+    write_corpus(corpus, ["another text"])
+    with pytest.raises(ChangedError) as caught:
+        tokmill.tokenize(corpus, out, shuffle=7)
+    assert "--fresh" in str(caught.value.next_step)
+    tokmill.tokenize(corpus, out, shuffle=7, fresh=True)
+    assert tokmill.verify(out).order_checked
+
+
 def _stop(_self: object) -> None:
     raise _StopError
 
