@@ -166,7 +166,15 @@ class Marking:
     def _take_bands(self) -> None:
         """Read all documents that did not go for the bands of their signatures."""
         assert self._near
-        rule, state, bands, signer = self._near, self.state, self._bands(), Signer(self._near, usable_cores())
+        rule, bands, signer = self._near, self._bands(), Signer(self._near, usable_cores())
+        try:
+            self._take_bands_of(rule, bands, signer)
+        finally:
+            signer.close()
+
+    def _take_bands_of(self, rule: NearRule, bands: Records, signer: Signer) -> None:
+        """Add the bands of all documents that are neither gone nor too short or too long; these are counted."""
+        state = self.state
         self.removals.flush()
         for batch in self._batches():
             gone = self.removals.between(batch.first, batch.n_documents)["removed"]
@@ -184,7 +192,6 @@ class Marking:
                 records["key"] = keys.ravel()
                 records["document"] = np.repeat((chosen + batch.first).astype(np.uint64), rule.bands)
                 bands.add(bucket_of(records["key"], bands.n_buckets), records)
-        signer.close()
 
     def _bands(self) -> Records:
         assert self._near
