@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from tokmill.cli.app import run
 from tokmill.core.errors import ChangedError, DamageError, UsageError
 from tokmill.core.manifest import load_manifest
 from tokmill.derive import bucket_run
-from tokmill.derive.deduplication import copying
+from tokmill.derive.deduplication import copying, marking
 from tokmill.output import directory
 from tokmill.reports.reproduce import commands
 
@@ -159,6 +160,30 @@ def test_a_digest_that_two_documents_share_removes_nothing_when_both_are_read(
     assert {*stay} >= {*documents_of(tmp_path / "true")[0]}
 
 
+@pytest.mark.parametrize("is_near", [False, True], ids=["exact", "near"])
+@pytest.mark.parametrize("compare", [False, True], ids=["begun_without", "begun_with"])
+def test_another_choice_of_comparing_is_refused_in_every_pass(
+    is_near: bool, compare: bool, two: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which passes there are depends on it; the choice as it was goes on to the same bytes."""
+    options: dict[str, Any] = {"near": 0.5, "shortest": 5} if is_near else {}
+    passes = ["_find_copies", *(["_gather_copies", "_compare_copies"] if compare else [])]
+    passes += ["_take_bands", "_find_candidates", "_gather_candidates", "_compare_candidates"] if is_near else []
+    tokmill.dedup(two, tmp_path / "whole", compare=compare, **options)
+    for name in passes:
+        out = tmp_path / name
+        with monkeypatch.context() as patch:
+            patch.setattr(marking.Marking, name, _named(name))
+            with pytest.raises(_StopError):
+                tokmill.dedup(two, out, compare=compare, **options)
+        with pytest.raises(ChangedError, match="was begun with") as caught:
+            tokmill.dedup(two, out, compare=not compare, **options)
+        assert caught.value.option == "--compare"
+        assert not (out / "manifest.json").exists()
+        tokmill.dedup(two, out, compare=compare, **options)
+        assert files_in(out) == files_in(tmp_path / "whole"), name
+
+
 def test_a_dry_run_makes_nothing_and_the_same_command_goes_on_with_it(two: list[Path], tmp_path: Path) -> None:
     tokmill.dedup(two, tmp_path / "u")
     found = tokmill.dedup(two, tmp_path / "v", dry_run=True, audit=tmp_path / "lines.jsonl")
@@ -170,6 +195,10 @@ def test_a_dry_run_makes_nothing_and_the_same_command_goes_on_with_it(two: list[
     assert (found.removal, found.tokens_train, found.dry_run) == (made.removal, made.tokens_train, True)
     with pytest.raises(UsageError, match="complete already"):
         tokmill.dedup(two, tmp_path / "v", dry_run=True)
+    tokmill.dedup(two, tmp_path / "w", dry_run=True)
+    with pytest.raises(ChangedError, match="begun without --compare"):
+        tokmill.dedup(two, tmp_path / "w", compare=True)
+    assert tokmill.dedup(two, tmp_path / "w", compare=True, fresh=True).removal == made.removal
 
 
 def refused(directories: Any, out: Path, **options: Any) -> UsageError:
@@ -251,6 +280,16 @@ class _StopError(Exception):
 
 def _stop(_self: object) -> None:
     raise _StopError
+
+
+def _named(name: str) -> Callable[[object], None]:
+    """What stops in place of a pass, whose name is kept in the state."""
+
+    def stop(_self: object) -> None:
+        raise _StopError
+
+    stop.__name__ = name
+    return stop
 
 
 @pytest.mark.parametrize("trainer", ["raw", "llmc"])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import json
+import os
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,6 +20,7 @@ from support.commands import command
 from support.corpora import some_documents
 from support.deduplicated import audit_of, documents_of, near, ngrams, signature, tiny
 from support.failures import Died, dying_at, full_from
+from support.faults import mounted, needs
 from support.oracle import EOT
 from support.outputs import files_in, written
 from support.runs import tokenize_documents
@@ -334,6 +337,53 @@ def test_clusters_are_those_of_a_union_in_memory(tmp_path: Path) -> None:
     assert clusters.firsts(nodes.astype(np.uint64)).tolist() == [find(node) for node in nodes.tolist()]
     assert clusters.count() == len({find(node) for node in nodes.tolist()})
     clusters.remove()
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="NOT TESTED: mounts need root")
+@needs("mount", "umount")
+def test_clusters_that_do_not_fit_on_the_disk_are_an_error_and_no_signal() -> None:
+    with mounted("-t", "tmpfs", "-o", "size=1m", "tmpfs") as top:
+        (top / ".tokmill").mkdir()
+        with pytest.raises(DiskFullError):
+            Clusters(top, 1_000_000, 0)
+        clusters = Clusters(top, 100_000, 0)
+        clusters.join(np.arange(50_000, dtype=np.uint64), np.arange(50_000, 100_000, dtype=np.uint64))
+        assert clusters.count() == 50_000
+        clusters.close()
+
+
+@pytest.mark.parametrize("code", [errno.EOPNOTSUPP, errno.ENOSPC], ids=["unsupported", "full"])
+def test_room_for_clusters_is_taken_before_they_are_written(code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the system cannot do it at once."""
+
+    def refuse(*_: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    (tmp_path / ".tokmill").mkdir()
+    first, second = (np.array([each], np.uint64) for each in (3, 1_500_000))
+    clusters = Clusters(tmp_path, 2_000_000, 0)
+    clusters.join(first, second)
+    clusters.close()
+    monkeypatch.setattr(os, "posix_fallocate", refuse, raising=False)
+    if code == errno.ENOSPC:
+        with pytest.raises(DiskFullError):
+            Clusters(tmp_path, 2_000_000, 0)
+        return
+    again = Clusters(tmp_path, 3_000_000, 0)
+    assert again.firsts(second).tolist() == [3]
+    path = next((tmp_path / ".tokmill").glob("clusters*"))
+    assert path.stat().st_size == 12_000_000
+    assert path.stat().st_blocks * 512 >= 12_000_000
+    again.remove()
+
+
+def test_an_output_without_documents_stays_one(tmp_path: Path) -> None:
+    tokenize_documents(tmp_path / "a", [], val_fraction=0)
+    removal = tokmill.dedup(tmp_path / "a", tmp_path / "u", near=0.8).removal
+    assert removal is not None
+    assert removal.clusters == 0
+    assert load_manifest(tmp_path / "u").counts.documents == 0
 
 
 def test_options_that_cannot_be_are_refused(two: list[Path], tmp_path: Path) -> None:

@@ -131,6 +131,20 @@ def truncate(path: TreePath, size_bytes: int) -> None:
         os.close(fd)
 
 
+def reserve(fd: int, n_bytes: int) -> None:
+    """Let an open file have so many bytes, zeros where it had none, and room on the disk for all of them. Raises OSError."""
+    if hasattr(os, "posix_fallocate"):
+        try:
+            os.posix_fallocate(fd, 0, n_bytes)
+        except OSError as error:
+            if error.errno not in {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}:
+                raise
+        else:
+            return
+    for offset in range(os.fstat(fd).st_size, n_bytes, _COPY_BYTES):
+        write_all_at(fd, bytes(min(_COPY_BYTES, n_bytes - offset)), offset)
+
+
 def copy_range(
     source_fd: int, source_offset: int, target_fd: int, target_offset: int, n_bytes: int, data: memoryview | None = None
 ) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tokmill.core.system.durable import open_growing, storage_errors
+from tokmill.core.system.durable import open_growing, reserve, storage_errors
 from tokmill.output import growing_path
 
 if TYPE_CHECKING:
@@ -50,12 +50,14 @@ class Clusters:
         """held_bytes: of the file that may stay in the memory of this process between two calls."""
         self._path = growing_path(directory, "clusters")
         dtype = np.dtype("<u4" if n_documents < (1 << 32) - 1 else "<u8")
-        self._n_bytes = n_documents * dtype.itemsize
+        # An empty file cannot be mapped.
+        self._n_bytes = max(1, n_documents) * dtype.itemsize
         self._is_large = self._n_bytes > held_bytes
         with storage_errors(self._path):
             fd = open_growing(self._path)
             try:
-                os.ftruncate(fd, self._n_bytes)
+                # Where there is no room, that must be said here: a write to the mapping would be a SIGBUS.
+                reserve(fd, self._n_bytes)
                 self._map = mmap.mmap(fd, self._n_bytes)
             finally:
                 os.close(fd)

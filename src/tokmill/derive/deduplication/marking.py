@@ -63,7 +63,7 @@ class Marking:
             fingerprint: Of the output.
             room_bytes: Memory beside what Python and numpy take.
             n_sources: Outputs that are deduplicated.
-            compare: Read both copies before one of them goes.
+            compare: Read both copies before one of them goes. Another choice than that of an earlier run is a ChangedError.
             note: Is told how many bytes of ids were read.
             on_commit: Is called after every commit.
         """
@@ -76,7 +76,7 @@ class Marking:
         self._most_bytes = room_bytes // 3
         """Of a bucket in memory."""
         self._bucket_bytes = min(self._most_bytes, BUCKET_BYTES)
-        self.scratch = Scratch(directory, fingerprint, room_bytes // 6)
+        self.scratch = Scratch(directory, fingerprint, room_bytes // 6, compare=compare)
         self.state = self.scratch.state
         self.state.removed = self.state.removed or [[0, 0, 0, 0] for _ in range(n_sources)]
         self.removals = self._by_number("removals", REMOVAL, "removed")
@@ -88,9 +88,12 @@ class Marking:
         passes = [self._take_digests, self._find_copies]
         passes += [self._gather_copies, self._compare_copies] if self._compares else []
         passes += [self._take_bands, self._find_candidates, self._gather_candidates, self._compare_candidates] if self._near else []
-        for number in range(self.state.step, len(passes)):
-            passes[number]()
-            self.state.step = number + 1
+        for each in passes:
+            # By name: a number would mean another pass where there are more of them, or fewer.
+            if each.__name__ in self.state.completed:
+                continue
+            each()
+            self.state.completed.append(each.__name__)
             self.state.section = self.state.token = self.state.document = self.state.bucket = 0
             self._commit()
         if self._clusters is not None:

@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 
 from tokmill.core.bounded import Natural
+from tokmill.core.errors import ChangedError
 from tokmill.core.system.durable import storage_errors
 from tokmill.derive.buckets import load_state, read_pieces, save_state, sync_pieces, write_pieces
 from tokmill.output import growing_path
@@ -36,8 +37,10 @@ class State(msgspec.Struct, kw_only=True):
 
     fingerprint: str
     """Of the output that it is for."""
-    step: Natural = 0
-    """Passes that are complete."""
+    compare: bool
+    """Whether both copies are read before one of them goes: that decides which passes there are."""
+    completed: list[str]
+    """Names of the passes that are complete."""
     section: Natural = 0
     """Of the pass under way: the section to go on with, the same, tokens and documents of it that lie before, and the bucket."""
     token: Natural = 0
@@ -157,12 +160,25 @@ class Records:
 class Scratch:
     """All records of one deduplication, and its state."""
 
-    def __init__(self, directory: Directory, fingerprint: str, buffer_bytes: int) -> None:
-        """Open what an earlier run left, or nothing. buffer_bytes: memory for records of one kind that are not written yet."""
+    def __init__(self, directory: Directory, fingerprint: str, buffer_bytes: int, *, compare: bool) -> None:
+        """Open what an earlier run left, or nothing. buffer_bytes: memory for records of one kind that are not written yet.
+
+        compare: as of `State`. Raises ChangedError if the earlier run had another choice.
+        """
         self.directory = directory
         self._buffer_bytes = buffer_bytes
         found = load_state(_state_path(directory), State)
-        self.state = found if found is not None and found.fingerprint == fingerprint else State(fingerprint=fingerprint)
+        if found is None or found.fingerprint != fingerprint:
+            found = State(fingerprint=fingerprint, compare=compare, completed=[])
+        if found.compare != compare:
+            raise ChangedError(
+                f"the work in this directory was begun {'with' if found.compare else 'without'} --compare",
+                where=str(directory),
+                option="--compare",
+                allowed=f"--compare {'given' if found.compare else 'left out'}, as when it was begun",
+                next_step="give the same options again, choose another --out, or start over with --fresh",
+            )
+        self.state = found
         self._kinds: dict[str, Records] = {}
         self._dropped: list[Records] = []
 
