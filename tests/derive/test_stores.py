@@ -45,7 +45,12 @@ def _dedup(sources: list[Any], out: Any, **options: Any) -> tokmill.Outcome:
     return tokmill.dedup([*sources, sources[0]], out, near=0.9, shortest=5, **options)
 
 
+def _pack(sources: list[Any], out: Any, **options: Any) -> tokmill.Outcome:
+    return tokmill.pack(sources, out, sequence=64, seed=3, format="llmc", shard_tokens=640, **options)
+
+
 MAKERS: dict[str, Make] = {
+    "pack": _pack,
     "shuffle": _shuffle,
     "mix": _mix,
     "merge": tokmill.merge,

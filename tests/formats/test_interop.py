@@ -222,6 +222,43 @@ def test_mds(corpus: Path, truth: list[list[int]], tmp_path: Path, table: list[s
     row(table, "mds", "mosaicml-streaming", len(wanted), None, out)
 
 
+@pytest.fixture
+def packed(corpus: Path, tmp_path: Path) -> Callable[..., tuple[Path, list[list[int]]]]:
+    """Packs the corpus into sequences of a block: the output in a format, and the sequences."""
+    tokmill.tokenize(corpus, tmp_path / "tokens", val_fraction=0, threads=1)
+    tokmill.pack(tmp_path / "tokens", tmp_path / "raw", sequence=BLOCK, seed=1)
+
+    def make(name: str, **options: Any) -> tuple[Path, list[list[int]]]:
+        tokmill.pack(tmp_path / "tokens", tmp_path / name, sequence=BLOCK, seed=1, format=name, **options)
+        return tmp_path / name, np.fromfile(tmp_path / "raw" / "train.bin", "<u2").reshape(-1, BLOCK).tolist()
+
+    return make
+
+
+def test_packed_litdata(packed: Any, table: list[str], package: Any) -> None:
+    litdata = package("litdata", "litdata")
+    out, sequences = packed("litdata", shard_tokens=10 * BLOCK)
+    dataset = litdata.StreamingDataset(str(out / "train"), item_loader=litdata.TokensLoader(block_size=BLOCK), shuffle=False)
+    assert [np.asarray(dataset[i]).tolist() for i in range(len(dataset))] == sequences
+    row(table, "litdata, packed", "litdata", len(sequences) * BLOCK, None, out)
+
+
+def test_packed_mds(packed: Any, table: list[str], streaming: Any) -> None:
+    importlib.import_module("streaming.base.util").clean_stale_shared_memory()
+    out, sequences = packed("mds", shard_tokens=10 * BLOCK)
+    dataset = streaming.StreamingDataset(local=str(out), split="train", shuffle=False, batch_size=1)
+    assert [dataset[i]["tokens"].tolist() for i in range(len(dataset))] == sequences
+    row(table, "mds, packed", "mosaicml-streaming", len(sequences) * BLOCK, None, out)
+
+
+def test_packed_megatron(packed: Any, table: list[str], package: Any) -> None:
+    indexed = package("megatron-core", "megatron.core.datasets.indexed_dataset")
+    out, sequences = packed("megatron")
+    dataset = indexed.IndexedDataset(str(out / "train"))
+    assert [dataset[i].tolist() for i in range(len(dataset))] == sequences
+    row(table, "megatron, packed", "megatron-core", len(sequences) * BLOCK, len(sequences), out)
+
+
 def test_mds_full_shards_are_those_of_its_own_writer(corpus: Path, truth: list[list[int]], tmp_path: Path, streaming: Any) -> None:
     out = write(corpus, tmp_path / "out", "mds", shard_tokens=2 * 2048)
     ids = np.array(flat(after(truth)), np.uint16)
