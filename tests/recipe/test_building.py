@@ -398,3 +398,13 @@ def test_a_mistake_in_what_is_packed_is_named_with_its_line(recipe: Path, tmp_pa
         tokmill.build(recipe, tmp_path / "out")
     assert f"line {line}" in str(caught.value.where)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_build_into_a_store_is_refused_before_anything_is_made(recipe: Path, tmp_path: Path) -> None:
+    before = sorted(path.name for path in tmp_path.iterdir())
+    with pytest.raises(UsageError, match=r"built in a directory[^$]*tokmill convert DIR --format NAME --out s3://"):
+        tokmill.build(recipe, "s3://user:secret@bucket/one")
+    with pytest.raises(UsageError, match="built in a directory") as caught:
+        tokmill.plan_build(recipe, "s3://user:secret@bucket/one")
+    assert "secret" not in str(caught.value)
+    assert sorted(path.name for path in tmp_path.iterdir()) == before

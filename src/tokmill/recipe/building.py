@@ -22,7 +22,7 @@ from tokmill.core.manifest import MANIFEST_NAME, load_manifest
 from tokmill.core.options import PlanOptions
 from tokmill.core.outcome import Outcome, outcome_of, share_text
 from tokmill.core.progress import check_observers
-from tokmill.core.records import ITEM_BYTES
+from tokmill.core.records import ITEM_BYTES, is_url
 from tokmill.core.system.durable import file_system_of
 from tokmill.core.system.tree import TreePath
 from tokmill.core.text import counted, quoted
@@ -31,6 +31,7 @@ from tokmill.formats import choose_output, parse_tokens
 from tokmill.output import is_begun, refuse_strangers
 from tokmill.recipe.parsing import Recipe, RecipeSource, read_recipe
 from tokmill.run import ARRANGED_BYTES_PER_S, make_job
+from tokmill.store import redacted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -413,6 +414,15 @@ def _arranged(recipe: Recipe, steps: Sequence[_Step], out: Path, /, **options: A
 
 
 def _path(given: object, option: str) -> str:
+    """Return a path of this machine. Raises UsageError; for an output in a store, with what makes one."""
+    if option == "out" and is_url(str(given)):
+        raise UsageError(
+            "a recipe is built in a directory: its steps are kept there, and gone on with",
+            where=redacted(str(given)),
+            option="--out",
+            allowed="a directory",
+            next_step="choose a directory for --out; then: tokmill convert DIR --format NAME --out s3://...",
+        )
     return local_path(given, option)  # type: ignore[arg-type]
 
 
