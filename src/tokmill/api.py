@@ -20,7 +20,7 @@ from tokmill.core.outcome import already_finished
 from tokmill.core.progress import check_observers
 from tokmill.core.records import is_url, path_to_text, text_to_path
 from tokmill.core.text import quoted
-from tokmill.output import Place, destination, is_complete, is_complete_at, left_behind, output_of, stage_of
+from tokmill.output import Place, destination, is_complete, is_complete_at, left_behind, output_of, refuse_tokenized, stage_of
 from tokmill.run import (
     NOWHERE,
     LocalRunner,
@@ -100,6 +100,8 @@ def tokenize(call: TokenizeCall) -> Summary:  # noqa: D417  the arguments are th
     with _told_without_fresh(call), _place(call) as place, runs as runner:
         options = replace(call, threads=1) if call.ray is not None and call.threads is None else call
         planned = make_job(path_texts(call.inputs, "inputs"), options, out=place.directory, destination=place.url)
+        if not call.is_derived:
+            refuse_tokenized(Path(text_to_path(planned.job.out)), fresh=planned.job.fresh)
         if call.is_in_parts:
             _introduce(planned.job, planned.notices, call.observers)
             done = _in_parts(planned.job, call, place, runner, meter)

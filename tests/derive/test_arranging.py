@@ -30,13 +30,14 @@ import tokmill
 from tokmill.cli.app import run
 from tokmill.core.arrangement import ArrangedSource, Arrangement
 from tokmill.core.document_order import choice_keys, copies, order_keys, sorted_keys
-from tokmill.core.errors import ChangedError, DamageError, DiskFullError, UsageError
+from tokmill.core.errors import ChangedError, DamageError, DiskFullError, LockedError, UsageError
 from tokmill.core.events import AnyEvent, Committed
 from tokmill.core.manifest import load_manifest
 from tokmill.core.system import durable
 from tokmill.core.system.tree import TreePath
 from tokmill.derive import arranging, bucket_run, buckets, choosing, mixing
 from tokmill.derive.buckets import RECORD
+from tokmill.output import acquire_lock
 from tokmill.reports.reproduce import commands
 from tokmill.run.parts.finalize import finalize
 
@@ -469,6 +470,35 @@ def test_tokenize_shuffle_into_an_output_in_the_order_of_its_inputs_says_what_di
     tokmill.tokenize(corpus, tmp_path / "plain")
     with pytest.raises(ChangedError, match="in an order of a seed"):
         tokmill.tokenize(corpus, tmp_path / "plain", shuffle=1)
+
+
+@pytest.mark.parametrize("options", [{"shuffle": 1}, {"dedup": True}])
+def test_what_was_tokenized_for_another_output_is_named_and_goes_with_fresh(
+    options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*_: object, **__: object) -> None:
+        raise Died
+
+    corpus, out = write_corpus(tmp_path / "a.txt", ["one", "two"]), tmp_path / "out"
+    with monkeypatch.context() as patch:
+        for name in ("shuffle_into", "dedup_into"):
+            patch.setattr(f"tokmill.derive.{name}", die)
+        with pytest.raises(Died):
+            tokmill.tokenize(corpus, out, **options)
+    tokenized = out / ".tokmill" / "tokenized"
+    with pytest.raises(ChangedError, match="begun with --shuffle or --dedup") as caught:
+        tokmill.tokenize(corpus, out)
+    assert caught.value.where == str(tokenized)
+    assert (tokenized / "train.bin").exists()
+    for busy in (out, tokenized):
+        lock = acquire_lock(busy)
+        with pytest.raises(LockedError):
+            tokmill.tokenize(corpus, out, fresh=True)
+        lock.release(remove=True)
+        assert (tokenized / "train.bin").exists()
+    tokmill.tokenize(corpus, out, fresh=True)
+    assert not (out / ".tokmill").exists()
+    assert tokmill.verify(out).ok
 
 
 def test_tokenize_asks_at_once_for_the_disk_that_a_shuffle_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

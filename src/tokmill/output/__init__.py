@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         is_complete,
         is_complete_at,
         is_made,
+        refuse_tokenized,
         tokenized_before,
         tokenized_of,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ import msgspec
 from tokmill.core.arrangement import Arrangement
 from tokmill.core.config import Origin
 from tokmill.core.deduplication import Deduplication
-from tokmill.core.errors import DamageError, TokmillError, UsageError
+from tokmill.core.errors import ChangedError, DamageError, TokmillError, UsageError
 from tokmill.core.manifest import MANIFEST_NAME, STATE_NAME, load_manifest
 from tokmill.core.outcome import already_finished
 from tokmill.core.records import is_url, text_to_path
@@ -18,7 +19,7 @@ from tokmill.core.system.durable import storage_errors
 from tokmill.output.config_diff import change_of, changed_error
 from tokmill.output.journal import read_header
 from tokmill.output.place import Place
-from tokmill.output.state_dir import is_begun, refuse_strangers, remove_empty, state_of
+from tokmill.output.state_dir import acquire_lock, is_begun, refuse_strangers, release_lock, remove_empty, state_of
 
 if TYPE_CHECKING:
     from tokmill.core.config import Content, Job
@@ -33,6 +34,28 @@ def is_complete(job: Job, seed: int | None = None) -> bool:
 def tokenized_of(out: Path) -> Path:
     """Return where an output is tokenized first whose documents are to be put into an order, or of which some will go."""
     return out / STATE_NAME / "tokenized"
+
+
+def refuse_tokenized(out: Path, *, fresh: bool) -> None:
+    """Raise ChangedError where an output was begun that is made of a tokenized one; remove that if `fresh`.
+
+    Raises LockedError while a run works on either, StorageError.
+    """
+    step = state_of(out) / "tokenized"
+    if not step.exists():
+        return
+    if not fresh:
+        raise ChangedError(
+            "the run in this directory was begun with --shuffle or --dedup: what it tokenized first is there",
+            where=str(step),
+            allowed="the command that it was begun with",
+            next_step="run that command again, choose another --out, or start over with --fresh, which removes it",
+        )
+    with ExitStack() as stack:
+        for directory in (out, tokenized_of(out)):
+            stack.callback(release_lock, directory, acquire_lock(directory))
+        with storage_errors(step):
+            step.remove_tree()
 
 
 def drop_tokenized(out: Path) -> None:
