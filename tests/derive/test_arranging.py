@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import re
 import shlex
 import shutil
 import tracemalloc
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,10 @@ from tokmill.core.document_order import choice_keys, copies, order_keys, sorted_
 from tokmill.core.errors import ChangedError, DamageError, DiskFullError, LockedError, UsageError
 from tokmill.core.events import AnyEvent, Committed
 from tokmill.core.manifest import load_manifest
+from tokmill.core.progress import ProgressReporter
 from tokmill.core.system import durable
 from tokmill.core.system.tree import TreePath
-from tokmill.derive import arranging, bucket_run, buckets, choosing, mixing
+from tokmill.derive import arranging, bucket_run, buckets, choosing, mixing, packed_run
 from tokmill.derive.buckets import RECORD
 from tokmill.output import acquire_lock
 from tokmill.reports.reproduce import commands
@@ -357,6 +359,88 @@ def test_verify_finds_documents_that_are_changed_or_misplaced_though_all_digests
     change(tmp_path / "s", edit)
     report = tokmill.verify(tmp_path / "s")
     assert [p.what for p in report.problems] == ["the documents of train are not those of its sources in the order of the seed"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"taken_documents": 7}, "the seed takes [0-9]+ documents of source 1, but the manifest says [0-9]+"),
+        ({"taken_tokens": 7}, "[0-9,]+ tokens of train, but [0-9,]+ of its sources together"),
+    ],
+    ids=["documents", "tokens"],
+)
+def test_verify_finds_figures_of_a_mixture_that_are_not_those_of_its_documents(
+    changes: dict[str, int], what: str, two: list[Path], tmp_path: Path
+) -> None:
+    tokmill.mix([(two[0], 0.7), (two[1], 0.3)], out := tmp_path / "m", seed=1, tokens=3000)
+    manifest = load_manifest(out)
+    origin = manifest.content.origin
+    assert origin
+    assert origin.arranged
+    first, second = origin.arranged.sources
+    by = {name: [getattr(first, name) + n, getattr(second, name) - n * (name == "taken_documents")] for name, n in changes.items()}
+    sources = tuple(
+        msgspec.structs.replace(each, **{name: values[i] for name, values in by.items()}) for i, each in enumerate((first, second))
+    )
+    edited = msgspec.structs.replace(origin, arranged=msgspec.structs.replace(origin.arranged, sources=sources))
+    content = msgspec.structs.replace(manifest.content, origin=edited)
+    rewrite_manifest(out, manifest, content=content, fingerprint=content.fingerprint())
+    (problem,) = tokmill.verify(out).problems
+    assert re.fullmatch(what, problem.what)
+
+
+def test_verify_of_an_order_takes_any_memory(two: list[Path], tmp_path: Path) -> None:
+    tokmill.shuffle(two, tmp_path / "s", seed=1)
+    assert tokmill.verify(tmp_path / "s", memory=1).ok
+
+
+@contextlib.contextmanager
+def positions(kind: type[Any], dies_at: int | None) -> Iterator[list[float]]:
+    """Where a run is, in parts of the whole; it dies at a bucket."""
+    found: list[float] = []
+    real_write, real_note, real_started = kind._write_bucket, bucket_run.BucketRun._note, ProgressReporter.started
+    total_bytes = 0
+
+    def write(run: Any, number: int, *arguments: Any) -> None:
+        if number == dies_at:
+            raise Died
+        real_write(run, number, *arguments)
+
+    def note(run: Any, n_bytes: int) -> None:
+        real_note(run, n_bytes)
+        found.append(run._position_bytes / total_bytes)
+
+    def started(reporter: ProgressReporter, n_bytes: int, *arguments: Any) -> None:
+        nonlocal total_bytes
+        total_bytes = n_bytes
+        real_started(reporter, n_bytes, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kind, "_write_bucket", write)
+        patch.setattr(bucket_run.BucketRun, "_note", note)
+        patch.setattr(ProgressReporter, "started", started)
+        yield found
+
+
+@pytest.mark.parametrize("name", ["shuffle", "tokenize", "pack"])
+def test_the_position_ends_where_all_is_done_however_often_it_was_resumed(name: str, two: list[Path], tmp_path: Path) -> None:
+    corpus, out = write_corpus(tmp_path / "c.txt", [each.decode() for each in some_documents(60, 60, 1)]), tmp_path / "out"
+    make: dict[str, Callable[[], object]] = {
+        "shuffle": lambda: tokmill.shuffle(two, out, seed=1),
+        "tokenize": lambda: tokmill.tokenize(corpus, out, shuffle=1),
+        "pack": lambda: tokmill.pack(two, out, sequence=16, seed=1),
+    }
+    kind = packed_run.PackedRun if name == "pack" else arranging.Arranging
+    before = 0.0
+    for bucket in (2, 4, 5):
+        with tiny(1000), positions(kind, bucket) as found, contextlib.suppress(Died):
+            make[name]()
+        assert before < max(found) < 1
+        before = max(found)
+    with tiny(1000), positions(kind, None) as found:
+        make[name]()
+    # Sequences have ids that fill them up.
+    assert max(found) == pytest.approx(1, abs=0.02 if name == "pack" else 1e-9)
 
 
 def test_documents_that_were_dropped_with_the_last_shard_are_no_damage(tmp_path: Path) -> None:

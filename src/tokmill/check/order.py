@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xxhash
 
-from tokmill.core.document_order import sorted_keys
+from tokmill.core.document_order import n_copies, sorted_keys
 from tokmill.core.text import counted
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 _USUAL_BYTES = 1 << 30
 _KEY_COST = 16
 """Bytes of the memory budget for each key that is held: so half of it at most."""
+_LEAST_KEYS = 1 << 16
+"""Held, however small the budget: each part of the keys costs the making of all."""
 _MANY = 4096
 """Keys that are turned into Python's numbers at a time."""
 
@@ -41,8 +43,10 @@ class OrderCheck:
         self._eot_id = content.tokenizer.eot_id
         self._is_before = content.eot == "before"
         self._dtype = np.dtype("<u2" if content.tokenizer.n_ids <= 1 << 16 else "<u4")
-        held_keys = (budget_bytes or _USUAL_BYTES) // _KEY_COST
+        held_keys = max(_LEAST_KEYS, (budget_bytes or _USUAL_BYTES) // _KEY_COST)
         self._keys = itertools.count() if arrangement is None else _numbers(sorted_keys(arrangement, held_keys))
+        self._arrangement = arrangement
+        self._n_tokens = manifest.counts.tokens_train
         self._expected = manifest.documents_digest
         self._n_expected = manifest.counts.documents_train if arrangement is None else arrangement.n_documents
         self._order = "without copies" if arrangement is None else "in the order of the seed"
@@ -75,7 +79,7 @@ class OrderCheck:
             return f"{counted(self._n, 'document')} of train, but {self._n_expected:,} of its sources"
         if f"{self._sum % (1 << 128):032x}" != self._expected:
             return f"the documents of train are not those of its sources {self._order}"
-        return None
+        return _wrong_figures(self._arrangement, self._n_tokens) if self._arrangement else None
 
     def _begun(self) -> xxhash.xxh3_128:
         return xxhash.xxh3_128(seed=next(self._keys, 0))
@@ -85,6 +89,20 @@ class OrderCheck:
             self._sum += self._open.intdigest()
             self._n += 1
             self._open = None
+
+
+def _wrong_figures(arrangement: Arrangement, n_tokens: int) -> str | None:
+    """Return what is wrong with the figures of the sources. The tokens of one source alone are known only to who reads it."""
+    for number, source in enumerate(arrangement.sources):
+        n = n_copies(arrangement, number)
+        if n != source.taken_documents:
+            return (
+                f"the seed takes {counted(n, 'document')} of source {number + 1}, but the manifest says {source.taken_documents:,}"
+            )
+    taken_tokens = sum(source.taken_tokens for source in arrangement.sources)
+    if taken_tokens != n_tokens:
+        return f"{counted(n_tokens, 'token')} of train, but {taken_tokens:,} of its sources together"
+    return None
 
 
 def _numbers(sorted_parts: Iterator[np.ndarray]) -> Iterator[int]:

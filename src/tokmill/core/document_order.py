@@ -48,6 +48,15 @@ def _times(arrangement: Arrangement, number: int, first: int, n: int) -> NDArray
     return times
 
 
+def n_copies(arrangement: Arrangement, number: int) -> int:
+    """Return how many copies of its documents are taken of a source, by its numbers of choice."""
+    source = arrangement.sources[number]
+    if source.last_chosen is None:
+        return source.times * source.documents
+    firsts = range(0, source.documents, _CHUNK)
+    return sum(int(_times(arrangement, number, first, min(_CHUNK, source.documents - first)).sum()) for first in firsts)
+
+
 def order_keys(arrangement: Arrangement, copies: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """Return the numbers by which copies are sorted; equal ones, which are rare, by the number of the copy.
 

@@ -69,10 +69,8 @@ class Arranging(BucketRun):
     def _work(self) -> Counts:
         """Scatter the training side, write the validation side, then the buckets."""
         total_bytes = 2 * self._taken_bytes + self._expected.tokens_val * self._item_bytes
-        done_bytes = self._counts.tokens_val * self._item_bytes + self._buckets.state.done_bytes
-        done_bytes += self._counts.tokens_train * self._item_bytes
-        self._reporter.started(total_bytes, done_bytes)
-        self._position_bytes = done_bytes
+        self._go_on(0)
+        self._reporter.started(total_bytes, self._position_bytes)
         # Those of a run on several machines: here is room for one kind of scratch only.
         remove_portions(self._output.directory)
         self._scatter_all()

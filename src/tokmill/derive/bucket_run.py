@@ -100,6 +100,8 @@ class BucketRun:
         self._counts = output.counts
         self._uncommitted_bytes = 0
         self._position_bytes = 0
+        self._unscattered_bytes = 0
+        """Of that: what is not scattered in the first pass."""
         self._removable: list[int] = []
         self._held = [bytearray(), bytearray()]
         self._buckets: Buckets
@@ -217,13 +219,19 @@ class BucketRun:
             self._buckets.add(int(buckets[a]), b"".join(stretches[a:b]), records[a:b].tobytes(), digests)
         self._note(sum(map(len, stretches)))
 
+    def _go_on(self, before_bytes: int) -> None:
+        """Set the position to where this run goes on. before_bytes: of passes before the first."""
+        self._unscattered_bytes = before_bytes + (self._counts.tokens_train + self._counts.tokens_val) * self._item_bytes
+        self._position_bytes = self._unscattered_bytes + self._buckets.state.done_bytes
+
     def _is_commit_due(self) -> bool:
         """Return whether so much was put into buckets that a commit is worth its time."""
         return self._uncommitted_bytes >= max(_SCATTERED_BYTES, self._buckets.state.n_buckets * _SCATTERED_BYTES_EACH)
 
     def _reached(self, source: int, token: int, **more: Any) -> BucketState:
         """Return the state of the buckets with a place in the sources."""
-        return replace(self._buckets.state, source=source, token=token, done_bytes=self._position_bytes, **more)
+        done_bytes = self._position_bytes - self._unscattered_bytes
+        return replace(self._buckets.state, source=source, token=token, done_bytes=done_bytes, **more)
 
     def _commit_buckets(self, after: BucketState) -> None:
         self._buckets.commit(after)

@@ -118,8 +118,7 @@ class PackedRun(BucketRun):
         if not self._output.segments:
             self._check_disk(counts)
         self._open_buckets(n_bytes, n_pieces, RECORD_COST)
-        self._position_bytes = total_bytes + self._buckets.state.done_bytes
-        self._position_bytes += (self._counts.tokens_train + self._counts.tokens_val) * self._item_bytes
+        self._go_on(total_bytes)
         self._scatter_all()
         for bucket in ahead(self._loaded()):
             self._write_bucket(*bucket)
