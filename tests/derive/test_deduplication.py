@@ -168,7 +168,7 @@ def test_another_choice_of_comparing_is_refused_in_every_pass(
     """Which passes there are depends on it; the choice as it was goes on to the same bytes."""
     options: dict[str, Any] = {"near": 0.5, "shortest": 5} if is_near else {}
     passes = ["_find_copies", *(["_gather_copies", "_compare_copies"] if compare else [])]
-    passes += ["_take_bands", "_find_candidates", "_gather_candidates", "_compare_candidates"] if is_near else []
+    passes += ["_take_bands", "_find_candidates", "_gather_candidates", "_compare_candidates", "_follow"] if is_near else []
     tokmill.dedup(two, tmp_path / "whole", compare=compare, **options)
     for name in passes:
         out = tmp_path / name

@@ -13,7 +13,7 @@ from tokmill.derive.deduplication.candidates import Clusters, shared_bands
 from tokmill.derive.deduplication.comparison import Comparison
 from tokmill.derive.deduplication.exact import DIGEST, DIGEST_COST, MATCH, compared, copies_among, digests_of, matches_of
 from tokmill.derive.deduplication.gathering import GATHERED_COST, Gathering
-from tokmill.derive.deduplication.removals import RECORD_COST, REMOVAL, ByNumber, count_removed
+from tokmill.derive.deduplication.removals import GONE, RECORD_COST, REMOVAL, ByNumber, count_removed, follow
 from tokmill.derive.deduplication.scratch import Records, Scratch, bucket_of
 from tokmill.derive.deduplication.signatures import BAND, BAND_COST, Signer
 
@@ -87,7 +87,8 @@ class Marking:
         """Do what is left. Raises TokmillError."""
         passes = [self._take_digests, self._find_copies]
         passes += [self._gather_copies, self._compare_copies] if self._compares else []
-        passes += [self._take_bands, self._find_candidates, self._gather_candidates, self._compare_candidates] if self._near else []
+        near_passes = [self._take_bands, self._find_candidates, self._gather_candidates, self._compare_candidates, self._follow]
+        passes += near_passes if self._near else []
         for each in passes:
             # By name: a number would mean another pass where there are more of them, or fewer.
             if each.__name__ in self.state.completed:
@@ -137,7 +138,7 @@ class Marking:
                 if self._compares:
                     self._matches().add(matches_of(found))
                 else:
-                    self._remove(found)
+                    self._remove_copies(found)
         self.scratch.drop("digests")
 
     def _matches(self) -> ByNumber:
@@ -162,7 +163,7 @@ class Marking:
         gathering = self._gathering()
         gathering.flush()
         for bucket in self._buckets(gathering.records):
-            self._remove(compared(gathering.bucket(bucket, 2 * self._bucket_bytes)))
+            self._remove_copies(compared(gathering.bucket(bucket, 2 * self._bucket_bytes)))
         gathering.drop()
         self.scratch.drop("matches")
 
@@ -174,13 +175,15 @@ class Marking:
             self._take_bands_of(rule, bands, signer)
         finally:
             signer.close()
+        self.scratch.drop("gone")
 
     def _take_bands_of(self, rule: NearRule, bands: Records, signer: Signer) -> None:
         """Add the bands of all documents that are neither gone nor too short or too long; these are counted."""
         state = self.state
-        self.removals.flush()
+        copies = self._gone()
+        copies.flush()
         for batch in self._batches():
-            gone = self.removals.between(batch.first, batch.n_documents)["removed"]
+            gone = copies.between(batch.first, batch.n_documents)["removed"]
             stays = np.ones(batch.n_documents, bool)
             stays[(gone - np.uint64(batch.first)).astype(np.int64)] = False
             if batch.is_long:
@@ -256,6 +259,32 @@ class Marking:
         gathering.drop()
         for kind in ("members", "shared"):
             self.scratch.drop(kind)
+
+    def _follow(self) -> None:
+        """Name the document that stays also for copies of one that went as a near copy itself."""
+        copies = self._copies()
+        self.removals.flush()
+        for bucket in self._buckets(copies):
+            for some in copies.blocks(bucket):
+                self._remove(follow(some, self.removals, bucket))
+        self.scratch.drop("copies")
+
+    def _gone(self) -> ByNumber:
+        return self._by_number("gone", GONE, "removed")
+
+    def _copies(self) -> Records:
+        """By the document that they are copies of, in the buckets of `removals`."""
+        return self.scratch.records("copies", REMOVAL, self.removals.n_buckets)
+
+    def _remove_copies(self, copies: NDArray[Any]) -> None:
+        """Note documents that go for the sake of one with the same ids, which may go as a near copy later. copies: REMOVAL."""
+        if self._near is None:
+            self._remove(copies)
+        elif len(copies):
+            gone = np.empty(len(copies), GONE)
+            gone["removed"] = copies["removed"]
+            self._gone().add(gone)
+            self._copies().add(self.removals.bucket_of(copies["kept"]), copies)
 
     def _remove(self, removals: NDArray[Any]) -> None:
         if len(removals):

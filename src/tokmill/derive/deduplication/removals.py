@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 REMOVAL = np.dtype([("removed", "<u8"), ("kept", "<u8"), ("n_ids", "<u4"), ("kept_n_ids", "<u4"), ("shared", "<u4"), ("of", "<u4")])
 """A document that goes: its number, that of a document that stays, the ids of both without end-of-text ids, and how many n-grams
 they share, of how many. `of` is 0 for documents with the same ids."""
+GONE = np.dtype([("removed", "<u8")])
+"""A document that goes, when that is all that must be known of it."""
 RECORD_COST = 3
 """Bytes of memory that a record takes while its bucket is sorted, by its size."""
 _MANY = 1 << 12
@@ -38,12 +40,30 @@ class ByNumber:
 
     def add(self, records: NDArray[Any]) -> None:
         """Add records; afterwards only `flush` makes them readable."""
-        self._records.add((records[self._field] // np.uint64(self._width)).astype(np.int64), records)
+        self._records.add(self.bucket_of(records[self._field]), records)
+
+    @property
+    def n_buckets(self) -> int:
+        """How many there are."""
+        return self._records.n_buckets
+
+    def bucket_of(self, numbers: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """Return the bucket of documents with these numbers."""
+        return (numbers // np.uint64(self._width)).astype(np.int64)
 
     def flush(self) -> None:
         """Make what was added readable."""
         self._records.flush()
         self._let_go()
+
+    def those_of(self, bucket: int, numbers: NDArray[np.uint64]) -> tuple[NDArray[np.bool_], NDArray[Any]]:
+        """Look up documents, all of one bucket. Return which of these numbers have a record, and their records, in this order."""
+        records, sorted_numbers = self._sorted(bucket)
+        at = np.searchsorted(sorted_numbers, numbers)
+        is_found = np.zeros(len(numbers), bool)
+        is_inside = at < len(records)
+        is_found[is_inside] = sorted_numbers[at[is_inside]] == numbers[is_inside]
+        return is_found, records[at[is_found]]
 
     def between(self, first: int, n: int) -> NDArray[Any]:
         """Return those of documents `first` to `first + n`, in order."""
@@ -70,6 +90,18 @@ class ByNumber:
 
     def _let_go(self) -> None:
         self._held = (-1, self._nothing, self._nothing[self._field].copy())
+
+
+def follow(copies: NDArray[Any], removals: ByNumber, bucket: int) -> NDArray[Any]:
+    """Return copies, each for the sake of a document that stays: where that of `kept` went as a near copy, of the one it went for.
+
+    copies: dtype REMOVAL. bucket: that of all their `kept` among the removals.
+    """
+    is_near, near = removals.those_of(bucket, copies["kept"])
+    found = copies.copy()
+    for field in ("kept", "kept_n_ids", "shared", "of"):
+        found[field][is_near] = near[field]
+    return found
 
 
 def lines_of(removals: NDArray[Any], documents: Documents) -> bytes:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tokmill.core.system.tree import Directory, TreePath
 
 _LEAST_PIECE = 1 << 14
-_READ_RECORDS = 1 << 18
+_READ_RECORDS = 1 << 16
 """Of a bucket that is read in parts, at a time."""
 _PIECE_COST = 60
 """Bytes of memory that a piece takes while it is held, beside its records."""
@@ -122,6 +122,12 @@ class Records:
         read_pieces(self._path(bucket), begin * size, found.view(np.uint8).data)
         return found
 
+    def blocks(self, bucket: int) -> Iterator[NDArray[Any]]:
+        """Yield the records of a bucket in the order in which they were added, some at a time."""
+        n = self.lengths[bucket] // self.dtype.itemsize
+        for begin in range(0, n, _READ_RECORDS):
+            yield self.read(bucket, begin, min(_READ_RECORDS, n - begin))
+
     def parts(self, bucket: int, field: str, most: int) -> Iterator[NDArray[Any]]:
         """Yield the records of a bucket, up to about `most` of them at a time, those with the same number in `field` together.
 
@@ -134,11 +140,7 @@ class Records:
         # A quarter less than there is room for: parts are not of one size.
         n_parts = -(-n * 4 // (3 * most))
         for part in range(n_parts):
-            found = []
-            for begin in range(0, n, _READ_RECORDS):
-                some = self.read(bucket, begin, min(_READ_RECORDS, n - begin))
-                found.append(some[_parts_of(some[field], self.n_buckets, n_parts) == part])
-            yield np.concatenate(found)
+            yield np.concatenate([some[_parts_of(some[field], self.n_buckets, n_parts) == part] for some in self.blocks(bucket)])
 
     def remove(self) -> None:
         """Remove all buckets. Raises StorageError."""
