@@ -27,10 +27,11 @@ from support.runs import tokenize_documents
 
 import tokmill
 from tokmill.core.deduplication import NearRule
-from tokmill.core.errors import DiskFullError, UsageError
+from tokmill.core.errors import DiskFullError, MemoryBudgetError, UsageError
 from tokmill.core.manifest import load_manifest
 from tokmill.derive.deduplication import comparison, marking, signatures
 from tokmill.derive.deduplication.candidates import Clusters
+from tokmill.derive.deduplication.gathering import Gathering
 from tokmill.derive.deduplication.scratch import Records
 from tokmill.derive.deduplication.signatures import Signer
 
@@ -183,6 +184,61 @@ def test_many_tiny_documents_stay_within_the_least_memory(options: list[str], tm
     (source,) = made["removal"]["sources"]
     assert source["copies"] + source["near_copies"] >= 19_500
     assert source["copies"] >= 19_000
+
+
+@pytest.mark.parametrize(
+    ("n", "tail", "options"),
+    [
+        (1_000_000, 0, []),
+        pytest.param(1_000_000, 0, ["--compare"], marks=pytest.mark.slow),
+        (60_000, 3, ["--near", "0.5", "--ngram", "1", "--shortest", "0"]),
+        pytest.param(300_000, 3, ["--near", "0.5", "--ngram", "1", "--shortest", "0"], marks=pytest.mark.slow),
+    ],
+    ids=["digests", "compared", "near", "very_many_near"],
+)
+def test_many_documents_that_are_alike_stay_within_the_least_memory(n: int, tail: int, options: list[str], tmp_path: Path) -> None:
+    """In a fresh process. All are the same but for the ids at their ends."""
+    ids = np.full((n, 17 + tail), 7, np.uint16)
+    ids[:, :16] = np.arange(16)
+    ids[:, 16 : 16 + tail] = np.random.default_rng(0).integers(100, 40_000, (n, tail))
+    ids[:, -1] = EOT
+    ids.tofile(tmp_path / "ids.bin")
+    given: dict[str, Any] = {"from_format": "raw", "from_dtype": "uint16", "from_eot": "after", "from_eot_id": EOT}
+    tokmill.convert(tmp_path / "ids.bin", tmp_path / "a", format="raw", **given)
+    done = command("dedup", tmp_path / "a", "--out", tmp_path / "u", "--memory", "128MiB", "--json", *options)
+    made = json.loads(done.stdout)
+    assert made["peak_rss_bytes"] < 128 << 20, done.stderr
+    (source,) = made["removal"]["sources"]
+    assert source["near_copies" if tail else "copies"] > 0.999 * n
+
+
+def test_a_group_that_does_not_fit_is_refused_and_more_memory_goes_on(
+    two: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {"near": 0.9, "shortest": 5, "bands": 100, "rows": 1, "ngram": 2}
+    tokmill.dedup(two, tmp_path / "u", **options)
+    with monkeypatch.context() as patch:
+        patch.setattr(comparison, "_BAND_COST", 1 << 20)
+        with pytest.raises(MemoryBudgetError, match="bands connect") as caught:
+            tokmill.dedup(two, tmp_path / "v", memory="128MiB", **options)
+        assert caught.value.resumes
+    made = tokmill.dedup(two, tmp_path / "v", **options)
+    assert made.resumed
+    assert files_in(tmp_path / "u") == files_in(tmp_path / "v")
+
+
+@pytest.mark.parametrize("most", [1, 5, 40])
+def test_documents_of_a_bucket_that_is_too_large_are_read_group_by_group(
+    most: int, two: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {"near": 0.5, "shortest": 5, "bands": 40, "rows": 2, "compare": True}
+    tokmill.dedup(two, tmp_path / "u", **options)
+    real = Gathering.bucket
+    monkeypatch.setattr(Gathering, "bucket", lambda self, number, held, _: real(self, number, held, most))
+    with tiny(1 << 20, 1000):
+        tokmill.dedup(two, tmp_path / "v", **options)
+    assert files_in(tmp_path / "u") == files_in(tmp_path / "v")
+    assert load_manifest(tmp_path / "u").removal == load_manifest(tmp_path / "v").removal
 
 
 def test_no_byte_depends_on_memory_threads_or_blocks(two: list[Path], tmp_path: Path) -> None:
@@ -460,9 +516,9 @@ def test_buckets_that_are_too_large_are_read_in_parts(two: list[Path], tmp_path:
     tokmill.dedup(two, tmp_path / "u", near=0.6, shortest=5)
     real, sizes = Records.parts, []
 
-    def few(self: Records, bucket: int, field: str, most: int) -> Iterator[NDArray[Any]]:
+    def few(self: Records, bucket: int, fields: tuple[str, ...], most: int) -> Iterator[NDArray[Any]]:
         assert most > 1000
-        for part in real(self, bucket, field, 20):
+        for part in real(self, bucket, fields, 20):
             sizes.append(len(part))
             yield part
 

@@ -127,7 +127,7 @@ def near(
             for other in sorted((each for each in shares if shares[each]), key=lambda each: (-shares[each], each)):
                 shared = len(grams[number] & grams[other])
                 of = len(grams[number] | grams[other]) if measure == "jaccard" else len(grams[number])
-                if shared >= threshold * of:
+                if shared / of >= threshold:
                     gone[number] = (other, shared, of)
                     break
         if number not in gone:

@@ -11,6 +11,8 @@ from tokmill.derive.deduplication.removals import REMOVAL
 from tokmill.derive.document_stream import slices
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from tokmill.derive.deduplication.documents import Batch
@@ -20,6 +22,8 @@ DIGEST = np.dtype([("high", "<u8"), ("low", "<u8"), ("document", "<u8")])
 """Of a document: its digest, and number and length in one."""
 DIGEST_COST = 72
 """Bytes of memory that a digest takes while its bucket is sorted."""
+_AT_ONCE = 1 << 12
+"""Documents that are compared before what goes is written."""
 _LENGTH_BITS = 24
 _MOST_LENGTH = (1 << _LENGTH_BITS) - 1
 """Length that stands for itself and for all that are longer, which are looked up."""
@@ -89,14 +93,15 @@ def matches_of(removals: NDArray[Any]) -> NDArray[Any]:
     return found
 
 
-def compared(gathered: Gathered) -> NDArray[Any]:
-    """Return the documents that go of those in a bucket: those with the ids of the first of their label. dtype REMOVAL."""
-    found = []
-    for rows in gathered.groups():
-        first = rows[0]
-        found += [
-            (gathered.number(row), gathered.number(first), gathered.n_ids(row), gathered.n_ids(first), 0, 0)
-            for row in rows[1:]
-            if gathered.are_same(first, row)
-        ]
-    return np.array(found, REMOVAL)
+def compared(gathered: Gathered) -> Iterator[NDArray[Any]]:
+    """Yield the documents that go of those in a bucket: those with the ids of the first of their label. dtype REMOVAL."""
+    first: tuple[int, ...] = ()
+    for rows, _ in gathered.blocks():
+        for at in range(0, len(rows), _AT_ONCE):
+            found = []
+            for row in rows[at : at + _AT_ONCE][["document", "label", "n_ids", "begin"]].tolist():
+                if not first or row[1] != first[1]:
+                    first = row
+                elif row[2] == first[2] and gathered.are_same(first[3], row[3], row[2]):
+                    found.append((row[0], first[0], row[2], row[2], 0, 0))
+            yield np.array(found, REMOVAL)

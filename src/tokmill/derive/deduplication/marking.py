@@ -12,7 +12,7 @@ from tokmill.core.system.memory import usable_cores
 from tokmill.derive.deduplication.candidates import Clusters, shared_bands
 from tokmill.derive.deduplication.comparison import Comparison
 from tokmill.derive.deduplication.exact import DIGEST, DIGEST_COST, MATCH, compared, copies_among, digests_of, matches_of
-from tokmill.derive.deduplication.gathering import GATHERED_COST, Gathering
+from tokmill.derive.deduplication.gathering import GATHERED_COST, KEY_COST, Gathered, Gathering
 from tokmill.derive.deduplication.removals import GONE, RECORD_COST, REMOVAL, ByNumber, count_removed, follow
 from tokmill.derive.deduplication.scratch import Records, Scratch, bucket_of
 from tokmill.derive.deduplication.signatures import BAND, BAND_COST, Signer
@@ -133,7 +133,7 @@ class Marking:
         """Sort the digests: all documents of each but the first go, or are to be compared with it."""
         records = self._digests()
         for bucket in self._buckets(records):
-            for part in records.parts(bucket, "high", self._most_bytes // DIGEST_COST):
+            for part in records.parts(bucket, ("high", "low"), self._most_bytes // DIGEST_COST):
                 found = copies_among(part, self._documents.n_protected, self.state.very_long)
                 if self._compares:
                     self._matches().add(matches_of(found))
@@ -146,8 +146,16 @@ class Marking:
 
     def _gathering(self) -> Gathering:
         # If all documents had copies.
-        n_bytes = self._documents.n_ids * self._documents.dtype.itemsize + self._documents.n * GATHERED_COST
+        n_bytes = self._documents.n_ids * self._documents.dtype.itemsize + self._documents.n * self._gathered_cost
         return Gathering(self.scratch, self._documents.dtype, self._n_buckets(n_bytes))
+
+    @property
+    def _gathered_cost(self) -> int:
+        """Bytes of memory of a document that is compared, beside its ids."""
+        return GATHERED_COST + (self._near.bands * KEY_COST if self._near else 0)
+
+    def _gathered(self, gathering: Gathering, bucket: int, held_bytes: int) -> Gathered:
+        return gathering.bucket(bucket, held_bytes, self._most_bytes // self._gathered_cost)
 
     def _gather_copies(self) -> None:
         """Read all documents again, and bring those with the same digest together."""
@@ -156,14 +164,17 @@ class Marking:
         for batch in self._batches():
             found = matches.between(batch.first, batch.n_documents)
             if len(found):
-                gathering.add(batch, (found["document"] - np.uint64(batch.first)).astype(np.int64), found["label"])
+                # The first of very many copies is there several times.
+                documents, at = np.unique(found["document"], return_index=True)
+                gathering.add(batch, (documents - np.uint64(batch.first)).astype(np.int64), found["label"][at])
 
     def _compare_copies(self) -> None:
         """Compare documents with the same digest id by id; those that have the same ids go."""
         gathering = self._gathering()
         gathering.flush()
         for bucket in self._buckets(gathering.records):
-            self._remove_copies(compared(gathering.bucket(bucket, 2 * self._bucket_bytes)))
+            for copies in compared(self._gathered(gathering, bucket, self._bucket_bytes)):
+                self._remove_copies(copies)
         gathering.drop()
         self.scratch.drop("matches")
 
@@ -208,7 +219,7 @@ class Marking:
         """Sort the bands: documents that share one are candidates, and come into one cluster."""
         bands, shared, clusters = self._bands(), self._shared(), self._opened_clusters()
         for bucket in self._buckets(bands):
-            for part in bands.parts(bucket, "key", self._most_bytes // BAND_COST):
+            for part in bands.parts(bucket, ("key",), self._most_bytes // BAND_COST):
                 some, firsts = shared_bands(part)
                 clusters.join(firsts, some["document"])
                 shared.add(some)
@@ -224,41 +235,37 @@ class Marking:
             self._clusters = Clusters(self.scratch.directory, self._documents.n, self._bucket_bytes // 2)
         return self._clusters
 
-    def _members(self, n_buckets: int) -> Records:
-        return self.scratch.records("members", BAND, n_buckets)
-
     def _gather_candidates(self) -> None:
         """Read all documents again, and bring those of a cluster together, with the bands that they share."""
         gathering, shared, clusters = self._gathering(), self._shared(), self._opened_clusters()
-        members = self._members(gathering.records.n_buckets)
         shared.flush()
         for batch in self._batches():
             found = shared.between(batch.first, batch.n_documents)
             if not len(found):
                 continue
-            documents, at = np.unique(found["document"], return_inverse=True)
-            labels = clusters.firsts(documents)
-            gathering.add(batch, (documents - np.uint64(batch.first)).astype(np.int64), labels)
-            members.add(gathering.bucket_of(labels)[at], found)
+            found = found[np.lexsort((found["key"], found["document"]))]
+            # The first of very many documents that share a band is there several times.
+            is_new = np.append(True, found[1:] != found[:-1])
+            documents, n_keys = np.unique(found["document"][is_new], return_counts=True)
+            indexes = (documents - np.uint64(batch.first)).astype(np.int64)
+            gathering.add(batch, indexes, clusters.firsts(documents), n_keys, found["key"][is_new])
 
     def _compare_candidates(self) -> None:
         """Compare the documents of each cluster n-gram by n-gram; those that are alike enough go, all but the first."""
         assert self._near
         gathering = self._gathering()
-        members = self._members(gathering.records.n_buckets)
         gathering.flush()
-        for bucket in self._buckets(members):
-            gathered = gathering.bucket(bucket, self._bucket_bytes)
-            comparison = Comparison(
-                gathered, members.read(bucket), self._near, self._documents.n_protected, self._bucket_bytes // 2
-            )
-            self._remove(comparison.run())
+        n_protected, where = self._documents.n_protected, str(self.scratch.directory)
+        for bucket in self._buckets(gathering.records):
+            gathered = self._gathered(gathering, bucket, self._bucket_bytes)
+            comparison = Comparison(gathered, self._near, n_protected, self._bucket_bytes // 2, self._most_bytes, where)
+            for removals in comparison.run():
+                self._remove(removals)
             self.state.compared_pairs += comparison.n_pairs
             self.state.unexamined += comparison.n_unexamined
             self._uncommitted_bytes += gathered.n_bytes
         gathering.drop()
-        for kind in ("members", "shared"):
-            self.scratch.drop(kind)
+        self.scratch.drop("shared")
 
     def _follow(self) -> None:
         """Name the document that stays also for copies of one that went as a near copy itself."""

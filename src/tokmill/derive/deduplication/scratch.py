@@ -14,6 +14,7 @@ import numpy as np
 
 from tokmill.core.bounded import Natural
 from tokmill.core.errors import ChangedError
+from tokmill.core.keys import mix
 from tokmill.core.system.durable import storage_errors
 from tokmill.derive.buckets import load_state, read_pieces, save_state, sync_pieces, write_pieces
 from tokmill.output import growing_path
@@ -128,19 +129,43 @@ class Records:
         for begin in range(0, n, _READ_RECORDS):
             yield self.read(bucket, begin, min(_READ_RECORDS, n - begin))
 
-    def parts(self, bucket: int, field: str, most: int) -> Iterator[NDArray[Any]]:
-        """Yield the records of a bucket, up to about `most` of them at a time, those with the same number in `field` together.
+    def parts(self, bucket: int, fields: tuple[str, ...], most: int) -> Iterator[NDArray[Any]]:
+        """Yield the records of a bucket, up to about `most` of them at a time, those with the same key together.
 
-        A bucket that is larger is read as often as it has parts. The bucket of a record must be that of `bucket_of`.
+        A bucket that is larger is read as often as it has parts. Where many have the same key, a part comes block by block: before
+        each block lies, of every key that came earlier, the first record alone. So memory grows with the keys of a part, of which
+        there are `most` at most. The bucket of a record must be that of `bucket_of`.
+
+        Args:
+            bucket: Which.
+            fields: Those that are the key together, the leading one first.
+            most: Records in memory at a time.
         """
-        n = self.lengths[bucket] // self.dtype.itemsize
-        if n <= most:
+        if self.lengths[bucket] // self.dtype.itemsize <= most:
             yield self.read(bucket)
             return
-        # A quarter less than there is room for: parts are not of one size.
-        n_parts = -(-n * 4 // (3 * most))
+        # Half of the room is for keys, half for the block; parts are not of one size.
+        n_parts = -(-self._n_keys(bucket, fields[0]) * 3 // most)
         for part in range(n_parts):
-            yield np.concatenate([some[_parts_of(some[field], self.n_buckets, n_parts) == part] for some in self.blocks(bucket)])
+            first, waiting, n_waiting = np.empty(0, self.dtype), [], 0
+            for block in self.blocks(bucket):
+                waiting.append(block[_parts_of(block[fields[0]], self.n_buckets, n_parts) == part])
+                n_waiting += len(waiting[-1])
+                if len(first) + n_waiting > most:
+                    records = np.concatenate([first, *waiting])
+                    waiting, n_waiting = [], 0
+                    yield records
+                    first = _first_of_each(records, fields)
+            if n_waiting:
+                yield np.concatenate([first, *waiting])
+
+    def _n_keys(self, bucket: int, field: str) -> int:
+        """Return about how many different numbers there are in a field of a bucket, at least 1: those of one in 64 are counted."""
+        found = np.empty(0, np.uint64)
+        for block in self.blocks(bucket):
+            numbers = block[field]
+            found = np.union1d(found, numbers[mix(numbers) < np.uint64(1 << 58)])
+        return 64 * (len(found) + 1)
 
     def remove(self) -> None:
         """Remove all buckets. Raises StorageError."""
@@ -212,6 +237,17 @@ def _parts_of(keys: NDArray[np.uint64], n_buckets: int, n_parts: int) -> NDArray
     """Return the part of its bucket in which each record is: by what follows the bits that decide the bucket."""
     rests = (keys >> np.uint64(32)) * np.uint64(n_buckets) & np.uint64(0xFFFFFFFF)
     return rests * np.uint64(n_parts) >> np.uint64(32)
+
+
+def _first_of_each(records: NDArray[Any], fields: tuple[str, ...]) -> NDArray[Any]:
+    """Return the first record of each key."""
+    order = np.lexsort([records[field] for field in reversed(fields)])
+    is_first = np.zeros(len(order), bool)
+    is_first[:1] = True
+    for field in fields:
+        numbers = records[field][order]
+        is_first[1:] |= numbers[1:] != numbers[:-1]
+    return records[order[is_first]]
 
 
 def bucket_of(keys: NDArray[np.uint64], n_buckets: int) -> NDArray[np.int64]:
