@@ -182,7 +182,7 @@ def test_many_tiny_documents_stay_within_the_least_memory(options: list[str], tm
     assert made["peak_rss_bytes"] < 128 << 20, done.stderr
     # Some are copies of a near copy.
     (source,) = made["removal"]["sources"]
-    assert source["copies"] + source["near_copies"] >= 19_500
+    assert source["copies"] + source.get("near_copies", 0) >= 19_500
     assert source["copies"] >= 19_000
 
 
