@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -10,12 +11,13 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from support.commands import PATIENCE_S, clean_environment
 from support.corpora import some_documents, write_corpus
-from support.failures import Died, dying_at, limit_disk
+from support.failures import Died, dying_at, fill_disk, limit_disk
 from support.outputs import files_in, ids_of, written
 from support.small_tokenizers import path_of
 
@@ -223,6 +225,22 @@ def test_a_disk_that_is_too_small_is_told_before_anything_is_made(
     assert not (tmp_path / "out.work").exists()
 
 
+@pytest.mark.parametrize("is_planned", [True, False], ids=["planned", "made"])
+def test_more_tokens_than_the_sources_have_are_named_with_the_line_of_the_recipe(
+    is_planned: bool, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe.write_text(RECIPE.replace("seed = 3", "seed = 3\ntokens = '1M'"))
+    with monkeypatch.context() as patch:
+        if not is_planned:
+            patch.setattr(building, "_plan", lambda *_: SimpleNamespace(raise_for_disk=lambda: None))
+        with pytest.raises(UsageError, match=r"1,000,000 tokens (are more than two|would take each document)") as caught:
+            tokmill.build(recipe, tmp_path / "out")
+    assert caught.value.where == f"{recipe}, line 2"
+    assert caught.value.option is None
+    assert "--" not in f"{caught.value.allowed} {caught.value.next_step}"
+    assert (tmp_path / "out.work").exists() != is_planned
+
+
 def test_two_disks_are_asked_each_for_its_own(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shared = tokmill.plan_build(recipe, tmp_path / "out", work=tmp_path / "work")
     (one,) = shared.disks
@@ -238,10 +256,39 @@ def test_two_disks_are_asked_each_for_its_own(recipe: Path, tmp_path: Path, monk
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "stat", stat)
-        disks = building._disks(tmp_path / "work", 1000, tmp_path / "other" / "out", 300, is_packed=False)
-        packed = building._disks(tmp_path / "work", 1000, tmp_path / "other" / "out", 300, is_packed=True)
+        disks = building._disks(tmp_path / "work", 1000, tmp_path / "other" / "out", 600, 0)
+        packed = building._disks(tmp_path / "work", 1600, tmp_path / "other" / "out", 600, 300)
+        (one,) = building._disks(tmp_path / "work", 1600, tmp_path / "out", 600, 300)
     assert [(disk.path, disk.needed_bytes) for disk in disks] == [(str(tmp_path), 1000), (str(tmp_path / "other"), 600)]
     assert [disk.needed_bytes for disk in packed] == [1600, 600]
+    assert one.needed_bytes == 1900
+
+
+@pytest.mark.parametrize(
+    "at",
+    ["directory.Output.publish", "packed_run.PackedRun._write_bucket", "directory.publish_files"],
+    ids=["tokenized", "packing", "names"],
+)
+def test_what_a_killed_build_has_written_is_no_reason_to_refuse(
+    at: str, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_corpus(tmp_path / "one" / "a.txt", [text.decode() for text in some_documents(100, 2000, 5)])
+    text = PACKED if "packed" in at else RECIPE
+    recipe.write_text(re.sub("weight.*\n", "", text).replace("val_fraction = 0.1", "val_fraction = 0"))
+    plan = tokmill.plan_build(recipe, tmp_path / "out", threads=1)
+    most = plan.peak_bytes + plan.output_bytes // 2 + (96 << 10)
+    fill_disk(monkeypatch, most, tmp_path / "out", tmp_path / "out.work")
+
+    def dying(*_: object, **__: object) -> None:
+        raise Died
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"tokmill.{'output' if 'directory' in at else 'derive'}.{at}", dying)
+        with pytest.raises(Died):
+            tokmill.build(recipe, tmp_path / "out", threads=1)
+    assert tokmill.plan_build(recipe, tmp_path / "out", threads=1).peak_bytes < plan.peak_bytes
+    tokmill.build(recipe, tmp_path / "out", threads=1)
+    assert tokmill.verify(tmp_path / "out").order_checked
 
 
 def test_files_of_others_in_the_output_are_told_before_anything_is_tokenized(recipe: Path, tmp_path: Path) -> None:

@@ -84,13 +84,27 @@ def do_damage(out: Path, damage: tuple[str, str, float, int]) -> None:
 
 def limit_disk(monkeypatch: pytest.MonkeyPatch, free_bytes: int, free_files: int = 10**6) -> None:
     """A disk of 100 MB with so much free, as far as anyone asks."""
+    _answer(monkeypatch, lambda: free_bytes, free_files)
+
+
+def fill_disk(monkeypatch: pytest.MonkeyPatch, n_bytes: int, *directories: Path) -> None:
+    """A disk on which these directories have so much room together, as far as anyone asks."""
+
+    def free() -> int:
+        files = [path for directory in directories for path in directory.rglob("*") if path.is_file()]
+        return max(0, n_bytes - sum(path.stat().st_blocks * 512 for path in files))
+
+    _answer(monkeypatch, free, 10**6)
+
+
+def _answer(monkeypatch: pytest.MonkeyPatch, free_bytes: Callable[[], int], free_files: int) -> None:
     real = os.statvfs("/")
-    fields = dict(
-        f_frsize=1, f_bsize=1, f_blocks=10**8, f_bfree=free_bytes, f_bavail=free_bytes, f_files=10**6, f_favail=free_files
-    )
+    fields = dict(f_frsize=1, f_bsize=1, f_blocks=10**8, f_files=10**6, f_favail=free_files)
 
     class Status:
         def __getattr__(self, name: str) -> int:
+            if name in ("f_bfree", "f_bavail"):
+                return free_bytes()
             return int(fields[name] if name in fields else getattr(real, name))
 
     monkeypatch.setattr(os, "statvfs", lambda _path: Status())

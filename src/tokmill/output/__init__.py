@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         most_tokens,
         n_shards,
         rewriting_need,
+        written_bytes,
     )
     from tokmill.output.journal import Header, read_journal
     from tokmill.output.opening import (

@@ -156,15 +156,19 @@ def rewriting_need(
     return _need(out, content, n_tokens, held, counts.bytes_in, fresh=fresh)
 
 
+def written_bytes(out: Path) -> int:
+    """Return what growing files in an output take on its disk: an earlier run left them, and the next uses or discards them."""
+    return sum(path.lstat().st_blocks * 512 for path in growing_files(out))
+
+
 def _need(out: Path, content: Content, n_tokens: int, output: int, bytes_in: int, *, fresh: bool) -> DiskNeed:
     existing = next(p for p in (out, *out.parents) if p.is_dir())
     status = file_system_of(existing)
-    growing = [path.lstat() for path in growing_files(out)]
+    growing, written = growing_files(out), written_bytes(out)
     n_content = len(msgspec.json.encode(content))
     bookkeeping = 3 * n_content + (bytes_in // _SEGMENT_BYTES + 2) * _SEGMENT_COST + _HISTORY_COST
     bookkeeping += MOST_LISTED_BYTES if content.on_error == "skip" else 0
     reserve = min(_RESERVE_BYTES, status.f_blocks * status.f_frsize // 100 if status else _RESERVE_BYTES, output // 4)
-    written = sum(file.st_blocks * 512 for file in growing)
     free = status.f_bavail * status.f_frsize if status else None
     if fresh:
         # They are removed before anything is written.

@@ -6,6 +6,7 @@ weight tokenizes nothing, and after a crash the same command goes on where it wa
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,7 +29,7 @@ from tokmill.core.system.tree import TreePath
 from tokmill.core.text import counted, quoted
 from tokmill.derive import check_agreement, dedup_each, mix, near_rule, pack, shuffle
 from tokmill.formats import choose_output, parse_tokens
-from tokmill.output import is_begun, refuse_strangers
+from tokmill.output import growing_path, is_begun, refuse_strangers, written_bytes
 from tokmill.recipe.parsing import Recipe, RecipeSource, read_recipe
 from tokmill.run import ARRANGED_BYTES_PER_S, make_job
 from tokmill.store import redacted
@@ -50,6 +51,8 @@ class StepPlan(msgspec.Struct, frozen=True, kw_only=True):
     """Done already, by an earlier build."""
     tokens: int
     """Estimated where it is not complete."""
+    most_tokens: int | None
+    """More than these it surely has not; None where nothing is known."""
     new_bytes: int
     """Ids still to be written."""
     expected_s: float
@@ -322,23 +325,18 @@ def _plan(
     recipe: Recipe, steps: Sequence[_Step], out: Path, work: Path, memory: str | int | None, threads: int | None
 ) -> BuildPlan:
     planned = [_step_plan(step, recipe.seed, memory, threads) for step in steps]
-    most = sum(step.tokens for step in planned)
-    if recipe.is_weighted:
-        total = sum(step.source.weight or 0.0 for step in steps) or 1.0
-        enough = [
-            each.tokens * step.source.max_epochs * total / step.source.weight
-            for each, step in zip(planned, steps, strict=True)
-            if step.source.weight
-        ]
-        most = int(min(enough, default=0))
-    tokens = most if recipe.tokens is None else min(most, parse_tokens(recipe.tokens, "tokens"))
+    tokens = _planned_tokens(recipe, planned)
     output_bytes = tokens * ITEM_BYTES[_output_of(recipe, steps).dtype]
     work_bytes = sum(step.new_bytes for step in planned)
+    unique = _unique_steps(recipe, steps, work)
     if recipe.dedup is not None:
         # The sources once more, without their copies.
-        places = zip(planned, steps, _unique_steps(recipe, steps, work), strict=True)
-        work_bytes += sum(each.tokens * ITEM_BYTES[step.content.dtype] for each, step, made in places if not _is_tokenized(made))
-    disks = _disks(work, work_bytes, out, output_bytes, is_packed=recipe.pack is not None)
+        places = zip(planned, steps, unique, strict=True)
+        work_bytes += sum(_left_bytes(made.directory, each.tokens * ITEM_BYTES[step.content.dtype]) for each, step, made in places)
+    mixture_bytes = _left_bytes(_mixture(recipe, unique, work), 2 * output_bytes) if recipe.pack else 0
+    arranged_bytes = 0 if _is_publishing(out) else 2 * output_bytes - written_bytes(out)
+    # The mixture's buckets are gone when those of the sequences are made.
+    disks = _disks(work, work_bytes + mixture_bytes, out, arranged_bytes, output_bytes if mixture_bytes else 0)
     return BuildPlan(
         steps=planned,
         is_mixed=recipe.is_weighted,
@@ -356,18 +354,53 @@ def _plan(
     )
 
 
-def _disks(work: Path, work_bytes: int, out: Path, output_bytes: int, *, is_packed: bool) -> list[DiskPlan]:
-    """Return what each disk needs; one, if work and output share it. work_bytes: of the sources."""
+def _planned_tokens(recipe: Recipe, planned: Sequence[StepPlan]) -> int:
+    """Return about how many tokens the training set will have. Raises UsageError where its sources cannot have so many."""
+    if not recipe.is_weighted:
+        return sum(step.tokens for step in planned)
+    pairs = [(step, source) for step, source in zip(planned, recipe.sources, strict=True) if source.weight]
+    total = math.fsum(source.weight or 0.0 for _, source in pairs)
+    about, most, name = min(
+        (step.tokens * times, math.inf if step.most_tokens is None else step.most_tokens * times, source.name)
+        for step, source in pairs
+        for times in [source.max_epochs * total / (source.weight or 1.0)]
+    )
+    if recipe.tokens is None:
+        return int(about)
+    tokens = parse_tokens(recipe.tokens, "tokens")
+    if tokens > most:
+        raise recipe.mistake(
+            ("tokens",),
+            f"{tokens:,} tokens are more than {name} allows by its weight and its max_epochs",
+            f"about {int(about):,}",
+            f"correct the file: fewer tokens, a smaller weight or a larger max_epochs for {name}; or give it more text",
+        )
+    return min(int(about), tokens)
+
+
+def _left_bytes(directory: Path, n_bytes: int) -> int:
+    """Return what is not on the disk yet of the bytes that the making of an output takes. Below 0: so many will be freed."""
+    if (directory / MANIFEST_NAME).exists() or _is_publishing(directory):
+        return 0
+    return n_bytes - written_bytes(directory)
+
+
+def _is_publishing(directory: Path) -> bool:
+    """Return whether all of an output is written, and some files do not have their names yet."""
+    return growing_path(directory, MANIFEST_NAME).exists()
+
+
+def _disks(work: Path, work_bytes: int, out: Path, out_bytes: int, freed_bytes: int) -> list[DiskPlan]:
+    """Return what each disk needs; one, if work and output share it. freed_bytes: of work_bytes, when the output takes its own."""
     found = [next(path for path in (each, *each.parents) if path.is_dir()) for each in (work.absolute(), out.absolute())]
     if found[0].stat().st_dev == found[1].stat().st_dev:
-        # To be packed, the mixture is there, too.
-        return [_disk(found[0], work_bytes + (3 if is_packed else 2) * output_bytes)]
-    return [_disk(found[0], work_bytes + (2 if is_packed else 0) * output_bytes), _disk(found[1], 2 * output_bytes)]
+        return [_disk(found[0], work_bytes + out_bytes - freed_bytes)]
+    return [_disk(found[0], work_bytes), _disk(found[1], out_bytes)]
 
 
 def _disk(path: Path, needed_bytes: int) -> DiskPlan:
     status = file_system_of(path)
-    free_bytes = status.f_bavail * status.f_frsize if status else None
+    free_bytes, needed_bytes = status.f_bavail * status.f_frsize if status else None, max(0, needed_bytes)
     fits = free_bytes is None or needed_bytes <= free_bytes
     return DiskPlan(path=str(path), needed_bytes=needed_bytes, free_bytes=free_bytes, fits=fits)
 
@@ -376,18 +409,22 @@ def _step_plan(step: _Step, seed: int, memory: str | int | None, threads: int | 
     """Estimate one source from a sample, or count what is there."""
     try:
         counts = load_manifest(step.directory).counts
-        tokens, new_bytes, expected_s = counts.tokens_train, 0, 0.0
-        is_complete = True
+        tokens = most_tokens = counts.tokens_train
+        new_bytes, expected_s, is_complete = 0, 0.0, True
     except (TokmillError, OSError):
         plan = api.plan(step.source.inputs, None, memory=memory, threads=threads, seed=seed, **step.source.options)
-        tokens = plan.totals.tokens.value if plan.totals else 0
-        new_bytes = plan.output_bytes.value if plan.output_bytes else 0
+        about = plan.totals.tokens if plan.totals else None
+        tokens = about.value if about else 0
+        # Twice the interval: what may be right is not refused.
+        most_tokens = 2 * about.high - about.value if about else None
+        new_bytes = max(0, _left_bytes(step.directory, plan.output_bytes.value if plan.output_bytes else 0))
         expected_s, is_complete = (plan.time.expected_s if plan.time else 0.0), False
     return StepPlan(
         name=step.source.name,
         directory=str(step.directory),
         is_complete=is_complete,
         tokens=tokens,
+        most_tokens=most_tokens,
         new_bytes=new_bytes,
         expected_s=round(expected_s, 1),
     )
@@ -410,7 +447,17 @@ def _arranged(recipe: Recipe, steps: Sequence[_Step], out: Path, /, **options: A
     if not recipe.is_weighted:
         return shuffle([step.directory for step in steps], out, **options)
     pairs = [(step.directory, step.source.weight or 0.0) for step in steps]
-    return mix(pairs, out, tokens=recipe.tokens, max_epochs=[step.source.max_epochs for step in steps], **options)
+    try:
+        return mix(pairs, out, tokens=recipe.tokens, max_epochs=[step.source.max_epochs for step in steps], **options)
+    except UsageError as error:
+        if error.option != "--tokens":
+            raise
+        raise recipe.mistake(
+            ("tokens",),
+            error.what,
+            (error.allowed or "").replace("--max-epochs ", "max_epochs = "),
+            f"correct the file: tokens = {error.suggested}, a larger max_epochs, or a smaller weight for this source",
+        ) from None
 
 
 def _path(given: object, option: str) -> str:

@@ -76,6 +76,7 @@ _OUTPUT = ("format", "shard_tokens", "shard_documents", "offsets")
 _PACK = ("sequence", "drop", "pad_id")
 _OWN = ("inputs", "weight", "max_epochs")
 _VAL_INPUT = "val_input"
+_CORRECT = "correct the file; tokmill build --example prints one"
 _ELSEWHERE = {
     **dict.fromkeys(_DEDUP, "in [dedup]"),
     _VAL_INPUT: "in the table of a source, [sources.NAME]",
@@ -106,6 +107,7 @@ class Recipe:
     """What a file says."""
 
     path: str
+    text: str
     seed: int
     tokens: str | int | None
     sources: list[RecipeSource]
@@ -120,6 +122,10 @@ class Recipe:
     def is_weighted(self) -> bool:
         """Whether the sources are mixed by weight; else every document is taken once."""
         return self.sources[0].weight is not None
+
+    def mistake(self, at: tuple[str, ...], what: str, allowed: str, next_step: str) -> UsageError:
+        """Return the error for a table, or a value of one, that turns out to be wrong later."""
+        return _wrong(self.path, _Reader(self.path, self.text).line(at), what, allowed, next_step)
 
 
 def read_recipe(path: str) -> Recipe:
@@ -188,7 +194,16 @@ class _Reader:
         for at in [("tokens",), ("max_epochs",), *(("sources", name, "max_epochs") for name in found)]:
             if not weighted and at[-1] in (found[at[1]] if len(at) > 1 else values):
                 raise self._at(at, f"{at[-1]} has no meaning without weights", "a weight for every source, or this line left out")
-        return Recipe(path=self._path, seed=seed, tokens=tokens, sources=sources, output=output, pack=pack, dedup=dedup)
+        return Recipe(
+            path=self._path,
+            text="\n".join(self._lines),
+            seed=seed,
+            tokens=tokens,
+            sources=sources,
+            output=output,
+            pack=pack,
+            dedup=dedup,
+        )
 
     def _pack(self, value: Any, output: Mapping[str, Any]) -> dict[str, Any]:
         """Return the options of `pack`."""
@@ -292,9 +307,9 @@ class _Reader:
             raise self._at(at, error.what, error.allowed or "") from None
 
     def _at(self, at: tuple[str, ...], what: str, allowed: str) -> UsageError:
-        return _wrong(self._path, self._line(at), what, allowed)
+        return _wrong(self._path, self.line(at), what, allowed)
 
-    def _line(self, at: tuple[str, ...]) -> int | None:
+    def line(self, at: tuple[str, ...]) -> int | None:
         """Return the number of the line in which a table or a value of one begins; None where it cannot be found."""
         table, key = at[:-1], at[-1]
         current: tuple[str, ...] = ()
@@ -329,6 +344,6 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
-def _wrong(path: str, line: int | None, what: str, allowed: str) -> UsageError:
+def _wrong(path: str, line: int | None, what: str, allowed: str, next_step: str = _CORRECT) -> UsageError:
     where = path if line is None else f"{path}, line {line}"
-    return UsageError(what, where=where, allowed=allowed, next_step="correct the file; tokmill build --example prints one")
+    return UsageError(what, where=where, allowed=allowed, next_step=next_step)
