@@ -407,6 +407,7 @@ def _disk(path: Path, needed_bytes: int) -> DiskPlan:
 
 def _step_plan(step: _Step, seed: int, memory: str | int | None, threads: int | None) -> StepPlan:
     """Estimate one source from a sample, or count what is there."""
+    most_tokens: int | None
     try:
         counts = load_manifest(step.directory).counts
         tokens = most_tokens = counts.tokens_train
