@@ -39,7 +39,7 @@ from tokmill.core.system import durable
 from tokmill.core.system.tree import TreePath
 from tokmill.derive import arranging, bucket_run, buckets, choosing, mixing, packed_run
 from tokmill.derive.buckets import RECORD
-from tokmill.output import acquire_lock
+from tokmill.output import acquire_lock, directory
 from tokmill.reports.reproduce import commands
 from tokmill.run.parts.finalize import finalize
 
@@ -540,6 +540,44 @@ def test_a_mixture_that_cannot_be_is_refused_with_what_can(two: list[Path], tmp_
     assert refused([(a, 1)], tmp_path / "m", memory="1MiB").option == "--memory"
 
 
+def test_each_weight_is_of_one_output_that_is_named_once(two: list[Path], tmp_path: Path) -> None:
+    a, b = two
+    # A weight for each of what a pattern matches would be a guess.
+    pattern = tmp_path / "[ab]"
+    assert "match this pattern" in refused([(pattern, 1)], tmp_path / "m").what
+    assert "match this pattern" in refused([(pattern, 1), (a, 1)], tmp_path / "m").what
+    shutil.copytree(a, tmp_path / "copy")
+    for other in (a, tmp_path / "copy"):
+        assert "the same output twice" in refused([(a, 1), (b, 1), (other, 1)], tmp_path / "m").what
+    outcome = tokmill.shuffle([a, a], tmp_path / "s", seed=1)
+    assert any("more than one of the sources" in notice for notice in outcome.notices)
+    assert not any("more than one" in notice for notice in tokmill.shuffle([a, b], tmp_path / "t", seed=1).notices)
+
+
+def test_what_can_be_known_before_the_sources_are_read_is(two: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs, out = [(two[0], 0.6), (two[1], 0.4)], tmp_path / "out"
+    whole = tokmill.mix(pairs, tmp_path / "whole", seed=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(directory.Output, "publish", _die)
+        with pytest.raises(Died):
+            tokmill.mix(pairs, out, seed=1)
+    monkeypatch.setattr(mixing, "_all_arranged", _stop)
+    assert tokmill.mix(pairs, out, seed=1).resumed
+    assert files_in(out) == files_in(tmp_path / "whole")
+    assert tokmill.mix(pairs, out, seed=1).already_complete
+    assert tokmill.mix(pairs, out, seed=1).mixture == whole.mixture
+    with pytest.raises(ChangedError, match="--seed was 1, is 2"):
+        tokmill.mix(pairs, out, seed=2)
+    with pytest.raises(ChangedError, match="weights"):
+        tokmill.mix([(two[0], 0.5), (two[1], 0.5)], out, seed=1)
+    with pytest.raises(UsageError, match="is not a value of --format"):
+        tokmill.mix(pairs, tmp_path / "new", seed=1, format="x")
+    (tmp_path / "others").mkdir()
+    (tmp_path / "others" / "train.bin").write_bytes(b"mine")
+    with pytest.raises(UsageError, match="no tokmill manifest lists it"):
+        tokmill.mix(pairs, tmp_path / "others", seed=1)
+
+
 def test_the_disk_is_asked_for_the_ids_twice(two: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tokmill.merge(two, tmp_path / "m")
     n_bytes = 2 * load_manifest(tmp_path / "m").counts.tokens_train
@@ -713,6 +751,10 @@ def test_after_the_tokenized_ids_are_gone_it_goes_on_starts_over_or_says_what_ch
     assert "--fresh" in str(caught.value.next_step)
     tokmill.tokenize(corpus, out, shuffle=7, fresh=True)
     assert tokmill.verify(out).order_checked
+
+
+def _die(*_: object) -> None:
+    raise Died
 
 
 def _stop(_self: object) -> None:

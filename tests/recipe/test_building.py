@@ -22,7 +22,7 @@ from support.outputs import files_in, ids_of, written
 from support.small_tokenizers import path_of
 
 import tokmill
-from tokmill.core.errors import ChangedError, DiskFullError, UsageError
+from tokmill.core.errors import ChangedError, DamageError, DiskFullError, UsageError
 from tokmill.core.events import AnyEvent, Started
 from tokmill.core.manifest import load_manifest
 from tokmill.formats import Choice
@@ -188,6 +188,37 @@ def test_steps_that_are_not_kept_are_gone_and_the_output_is_still_complete(recip
     tokmill.build(recipe, tmp_path / "out", keep=False)
     assert not (tmp_path / "out.work").exists()
     assert tokmill.build(recipe, tmp_path / "out", keep=False).already_complete
+
+
+def test_steps_of_a_build_that_is_complete_go_when_they_are_not_kept_and_unused_ones_are_named(
+    recipe: Path, tmp_path: Path
+) -> None:
+    tokmill.build(recipe, tmp_path / "out")
+    (old,) = (tmp_path / "out.work").glob("one-*")
+    recipe.write_text(RECIPE.replace('inputs = "one"', 'inputs = "one"\nseparator = "none"'))
+    outcome = tokmill.build(recipe, tmp_path / "out", fresh=True)
+    (notice,) = [each for each in outcome.notices if "not of this recipe" in each]
+    assert old.name in notice
+    assert "two-" not in notice
+    assert tokmill.build(recipe, tmp_path / "out", keep=False).already_complete
+    assert [*(tmp_path / "out.work").iterdir()] == [old]
+
+
+def test_a_complete_training_set_of_which_a_file_is_missing_is_damaged(recipe: Path, tmp_path: Path) -> None:
+    tokmill.build(recipe, tmp_path / "out")
+    (tmp_path / "out" / "train.bin").unlink()
+    with pytest.raises(DamageError, match=r"is missing"):
+        tokmill.build(recipe, tmp_path / "out")
+    with pytest.raises(UsageError, match="would lie in an output"):
+        tokmill.build(recipe, tmp_path / "other", work=tmp_path / "out")
+    assert not tokmill.build(recipe, tmp_path / "out", fresh=True).already_complete
+
+
+def test_texts_with_two_weights_are_refused(recipe: Path, tmp_path: Path) -> None:
+    recipe.write_text(RECIPE.replace('["two/*.txt"]', '"one"').replace('separator = "none"\n', ""))
+    with pytest.raises(UsageError, match="two has the texts of one") as caught:
+        tokmill.build(recipe, tmp_path / "out")
+    assert caught.value.where == f"{recipe}, line 11"
 
 
 def test_killed_at_some_moments_the_same_command_goes_on(recipe: Path, tmp_path: Path) -> None:

@@ -41,7 +41,16 @@ class Arrangement(msgspec.Struct, frozen=True, kw_only=True):
     """0 <= seed < 2**64."""
     sources: tuple[ArrangedSource, ...]
 
+    def is_same_wish(self, other: Arrangement) -> bool:
+        """Return whether both have the same seed, sources and wishes, so that what was chosen for them is the same."""
+        return [_wish(each) for each in self.sources] == [_wish(each) for each in other.sources] and self.seed == other.seed
+
     @property
     def n_documents(self) -> int:
         """With all copies."""
         return sum(source.taken_documents for source in self.sources)
+
+
+def _wish(source: ArrangedSource) -> ArrangedSource:
+    """Return what is known of a source before documents are chosen."""
+    return msgspec.structs.replace(source, last_chosen=None, taken_documents=0, taken_tokens=0)

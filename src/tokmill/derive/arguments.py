@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from tokmill.core.config import check_directory, local_path, path_text
 from tokmill.core.errors import UsageError
@@ -20,9 +20,12 @@ from tokmill.output import Place, destination, output_of, stage_of
 from tokmill.store import redacted
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from tokmill.core.system.tree import Directory
+
+
+_Place = TypeVar("_Place", bound="Path | str")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +101,22 @@ def named_outputs(names: str | os.PathLike[str] | Sequence[str | os.PathLike[str
                 next_step="copy it to a directory, all of it",
             )
         found.append(text)
+    return found
+
+
+def one_each(names: Sequence[str | os.PathLike[str]], find: Callable[[str | os.PathLike[str]], list[_Place]]) -> list[_Place]:
+    """Return the one output that each name means. find: `named_outputs` or `named_paths`. Raises UsageError for several."""
+    found: list[_Place] = []
+    for name in names:
+        several = find(name)
+        if len(several) > 1:
+            raise UsageError(
+                f"{len(several):,} names match this pattern",
+                where=path_text(name, "inputs"),
+                allowed="one output for each weight",
+                next_step="name each of them, with a weight of its own",
+            )
+        found += several
     return found
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from tokmill.core.errors import UsageError
 from tokmill.core.text import quoted
-from tokmill.derive.arguments import check_choice, named_paths
+from tokmill.derive.arguments import check_choice, named_paths, one_each
 from tokmill.derive.merging import check_agreement
 from tokmill.derive.mixing import shares_of, total_tokens
 from tokmill.derive.source import Source
@@ -51,7 +51,7 @@ def mix_recipe(
     check_choice("--recipe", trainer, tuple(RECIPES))
     pairs = list(weights.items()) if isinstance(weights, Mapping) else list(weights)
     shares = shares_of(pairs)
-    sources = [Source.load(path) for path in named_paths([name for name, _ in pairs])]
+    sources = [Source.load(path) for path in one_each([name for name, _ in pairs], named_paths)]
     check_agreement(sources, allow_other_split=allow_other_split)
     if sources[0].content.format != RECIPES[trainer]:
         raise UsageError(

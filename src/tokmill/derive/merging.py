@@ -207,13 +207,18 @@ def _differing(sources: Sequence[Source]) -> list[str]:
     return [name for name in names if any(getattr(s.content, name) != getattr(first, name) for s in sources)]
 
 
-def _notices(sources: Sequence[Source], content: Content) -> list[str]:
+def shared_inputs(content: Content, n_sources: int) -> list[str]:
+    """Return what to say of inputs that are in more than one source of an output with these settings."""
     times = Counter((i.path, i.size_bytes, i.mtime_ns) for i in content.inputs if i.path != STDIN)
     twice = [path for (path, _, _), n in times.items() if n > 1]
-    found = []
-    if twice:
-        shown = ", ".join(shortened(twice, _MOST))
-        found.append(f"more than once in the output, because it is in more than one of the sources: {shown}")
+    if not twice or n_sources < 2:
+        return []
+    shown = ", ".join(shortened(twice, _MOST))
+    return [f"more than once in the output, because it is in more than one of the sources: {shown}"]
+
+
+def _notices(sources: Sequence[Source], content: Content) -> list[str]:
+    found = shared_inputs(content, len(sources))
     if names := _differing(sources):
         options = ", ".join("--" + name.replace("_", "-") for name in names)
         split = "; a document may then be on both sides" if set(_SPLIT) & set(names) else ""

@@ -9,17 +9,21 @@ from fractions import Fraction
 from functools import partial
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from tokmill.core.arrangement import MOST_COPIES, MOST_SOURCES, ArrangedSource, Arrangement
+from tokmill.core.config import Origin
 from tokmill.core.errors import UsageError
 from tokmill.core.options import PlanOptions, options_of
 from tokmill.core.records import Counts
 from tokmill.core.text import quoted
-from tokmill.derive.arguments import named_outputs, output_target
+from tokmill.derive.arguments import named_outputs, one_each, output_target
 from tokmill.derive.bucket_run import Operand
 from tokmill.derive.choosing import chosen, measured, measured_by
-from tokmill.derive.merging import check_agreement, with_offsets
+from tokmill.derive.merging import check_agreement, shared_inputs, with_offsets
 from tokmill.derive.shuffling import arrange_output, arranged_content, cluster, load_operands
 from tokmill.formats import parse_tokens
+from tokmill.output import earlier_arrangement
 
 if TYPE_CHECKING:
     import os
@@ -89,16 +93,24 @@ def mix(
     options_of(PlanOptions)["seed"].check(seed)
     pairs = list(weights.items()) if isinstance(weights, Mapping) else list(weights)
     shares = shares_of(pairs)
-    sources, target = load_operands(named_outputs([name for name, _ in pairs]), output_target(out, stage, stage_size), _EXAMPLE)
+    sources, target = load_operands(
+        one_each([name for name, _ in pairs], named_outputs), output_target(out, stage, stage_size), _EXAMPLE
+    )
     check_agreement(sources, allow_other_split=allow_other_split)
+    check_distinct(sources)
     total = total_tokens(sources, shares, None if tokens is None else parse_tokens(tokens, "--tokens"), max_epochs)
-    operands = [Operand(source, number, 0) for number, source in enumerate(sources)]
-    arranged = _all_arranged(operands, seed, [round(total * share) for share in shares], ray)
-    arrangement = Arrangement(seed=seed, sources=arranged)
+    wished = [round(total * share) for share in shares]
+    arrangement = Arrangement(seed=seed, sources=tuple(map(_uncounted, sources, wished)))
     content, notices = arranged_content(sources, arrangement, format, shard_tokens, shard_documents=shard_documents)
+    content = with_offsets(content, offsets)
+    operands = [Operand(source, number, 0) for number, source in enumerate(sources)]
+    # Before the sources are read, which may take hours.
+    found = None if fresh else earlier_arrangement(target.directory, content)
+    arranged = found.sources if found else _all_arranged(operands, seed, wished, ray)
+    content = msgspec.structs.replace(content, origin=Origin(arranged=Arrangement(seed=seed, sources=arranged)))
     return arrange_output(
         operands,
-        with_offsets(content, offsets),
+        content,
         target,
         "mix",
         memory,
@@ -107,7 +119,7 @@ def mix(
         fresh=fresh,
         force=force,
         observers=observers,
-        notices=notices,
+        notices=[*notices, *shared_inputs(content, len(sources))],
         recipe=recipe,
     )
 
@@ -122,6 +134,21 @@ def _counts(sources: Sequence[Source], arranged: Sequence[ArrangedSource]) -> Co
         tokens_train=sum(each.taken_tokens for each in arranged),
         tokens_val=sum(source.manifest.counts.tokens_val for source in sources),
     )
+
+
+def check_distinct(sources: Sequence[Source]) -> None:
+    """Raise UsageError for an output that is there twice: its documents could be taken more often than --max-epochs allows."""
+    first: dict[str, Source] = {}
+    for source in sources:
+        other = first.setdefault(source.manifest.fingerprint, source)
+        # What came from a pipe may be another text with the same settings.
+        if other is not source and other.manifest.segments == source.manifest.segments:
+            raise UsageError(
+                "the same output twice",
+                where=f"{other.directory}, and {source.directory}",
+                allowed="each output once, so that --max-epochs says how often its documents are taken",
+                next_step="leave one of them out, and add its weight to that of the other",
+            )
 
 
 def shares_of(pairs: Sequence[tuple[str | os.PathLike[str], float | str]]) -> list[Fraction]:
@@ -222,19 +249,26 @@ def _all_arranged(operands: Sequence[Operand], seed: int, wished: Sequence[int],
             operand.source.close()
 
 
+def _uncounted(source: Source, wished: int) -> ArrangedSource:
+    """Return what is known of a source in a mixture before its documents are chosen."""
+    counts = source.manifest.counts
+    return ArrangedSource(
+        fingerprint=source.manifest.fingerprint,
+        documents=counts.documents_train,
+        tokens=counts.tokens_train,
+        times=wished // counts.tokens_train if counts.tokens_train else 0,
+        wished_tokens=wished,
+    )
+
+
 def _arranged(operand: Operand, seed: int, wished: int, measure: Measure) -> ArrangedSource:
     """Return how often the documents of a source are taken, for as many tokens as are wished. measure: as of `chosen`."""
-    manifest = operand.source.manifest
-    n_tokens, n_documents = manifest.counts.tokens_train, manifest.counts.documents_train
-    times, rest = divmod(wished, n_tokens) if n_tokens else (0, 0)
+    known = _uncounted(operand.source, wished)
+    rest = wished - known.times * known.tokens if known.tokens else 0
     last_chosen, more_documents, more_tokens = chosen(operand, seed, rest, measure) if rest else (None, 0, 0)
-    return ArrangedSource(
-        fingerprint=manifest.fingerprint,
-        documents=n_documents,
-        tokens=n_tokens,
-        times=times,
+    return msgspec.structs.replace(
+        known,
         last_chosen=last_chosen,
-        taken_documents=times * n_documents + more_documents,
-        taken_tokens=times * n_tokens + more_tokens,
-        wished_tokens=wished,
+        taken_documents=known.times * known.documents + more_documents,
+        taken_tokens=known.times * known.tokens + more_tokens,
     )

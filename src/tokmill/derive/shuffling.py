@@ -19,7 +19,7 @@ from tokmill.derive.arranging import Arranging
 from tokmill.derive.bucket_run import LEAST_BYTES, Operand
 from tokmill.derive.engine import derive_output, provenance
 from tokmill.derive.loading import load_source
-from tokmill.derive.merging import check_agreement, merged_content, with_offsets
+from tokmill.derive.merging import check_agreement, merged_content, shared_inputs, with_offsets
 from tokmill.derive.portions import index_bytes
 from tokmill.derive.source import Source, check_marks
 from tokmill.derive.spreading import Spread
@@ -111,7 +111,7 @@ def shuffle(
         fresh=fresh,
         force=force,
         observers=observers,
-        notices=notices,
+        notices=[*notices, *shared_inputs(content, len(sources))],
         recipe=recipe,
     )
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         change_at,
         destination,
         drop_tokenized,
+        earlier_arrangement,
         finish_derived,
         is_complete,
         is_complete_at,
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from tokmill.output.run_history import RunHistoryRecorder, load_history
     from tokmill.output.state_dir import (
         acquire_lock,
+        check_size,
         growing_path,
         is_begun,
         left_behind,

@@ -24,6 +24,7 @@ from tokmill.output.state_dir import acquire_lock, is_begun, refuse_strangers, r
 if TYPE_CHECKING:
     from tokmill.core.config import Content, Job
     from tokmill.core.events import Finished
+    from tokmill.core.system.tree import Directory
 
 
 def is_complete(job: Job, seed: int | None = None) -> bool:
@@ -107,6 +108,30 @@ def _derived(content: Content, found: Content, seed: int | None, *, is_deduplica
     if is_deduplicated:
         return msgspec.structs.replace(content, origin=Origin(deduplicated=deduplicated or Deduplication(sources=())))
     return content
+
+
+def earlier_arrangement(out: Directory, content: Content) -> Arrangement | None:
+    """Return the arrangement of what is complete or begun in a directory, if it is of the same wishes; None: it is not known.
+
+    content: of the output, of whose arrangement the wishes are known alone. Raises ChangedError for a complete output that was made
+    differently, UsageError for files that tokmill did not make.
+    """
+    wanted = content.origin.arranged if content.origin else None
+    is_whole = (out / MANIFEST_NAME).exists() and not is_begun(out)
+    if out.is_dir() and not is_whole and not is_begun(out):
+        refuse_strangers(out, content.format)
+    try:
+        header = None if is_whole else read_header(state_of(out) / "journal")
+        found = load_manifest(out).content if is_whole else header.content if header else None
+    except (TokmillError, OSError):
+        # Whatever is wrong there, the run itself says it better.
+        return None
+    arranged = found.origin.arranged if found and found.origin else None
+    if arranged and wanted and arranged.is_same_wish(wanted):
+        content = msgspec.structs.replace(content, origin=Origin(arranged=arranged))
+    if found and is_whole and found.fingerprint() != content.fingerprint():
+        raise changed_error(found, content, Path(str(out)))
+    return arranged if found and found.fingerprint() == content.fingerprint() else None
 
 
 def change_at(job: Job, seed: int | None = None) -> str:

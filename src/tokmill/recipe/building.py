@@ -25,21 +25,25 @@ from tokmill.core.outcome import Outcome, outcome_of, share_text
 from tokmill.core.progress import check_observers
 from tokmill.core.records import ITEM_BYTES, is_url
 from tokmill.core.system.durable import file_system_of
-from tokmill.core.system.tree import TreePath
-from tokmill.core.text import counted, quoted
+from tokmill.core.system.tree import TreePath, tree_of
+from tokmill.core.text import counted, quoted, shortened
 from tokmill.derive import check_agreement, dedup_each, mix, near_rule, pack, shuffle
 from tokmill.formats import choose_output, parse_tokens
-from tokmill.output import growing_path, is_begun, refuse_strangers, written_bytes
+from tokmill.output import check_size, growing_path, is_begun, refuse_strangers, written_bytes
 from tokmill.recipe.parsing import Recipe, RecipeSource, read_recipe
 from tokmill.run import ARRANGED_BYTES_PER_S, make_job
 from tokmill.store import redacted
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Container, Iterable, Sequence
 
     from tokmill.core.config import Content
     from tokmill.core.protocols import Observer
     from tokmill.formats import Choice
+
+
+_MOST = 5
+"""Steps that are named."""
 
 
 class StepPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -154,26 +158,46 @@ def build(
     steps = _steps(made, kept, memory, threads)
     unique = _unique_steps(made, steps, kept)
     fingerprint = _fingerprint(made, unique)
-    complete = None if fresh else _complete(target, fingerprint)
-    if complete is not None:
-        return complete
-    if not fresh:
-        _check_out(made, steps, target)
-    if not force:
-        _plan(made, steps, target, kept, memory, threads).raise_for_disk()
-    told = _tokenized(steps, observers, seed=made.seed, memory=memory, threads=threads, force=force)
-    if made.dedup is not None:
-        told += _deduplicated(made, steps, unique, memory, force=force, observers=observers)
-    how: dict[str, Any] = {"memory": memory, "fresh": fresh, "force": force, "observers": observers}
-    if made.pack is None:
-        outcome = _arranged(made, unique, target, recipe=fingerprint, **made.output, **how)
-    else:
-        outcome = _packed(made, unique, _mixture(made, unique, kept), target, told, fingerprint, how)
+    outcome = None if fresh else _complete(target, fingerprint)
+    if outcome is None:
+        if not fresh:
+            _check_out(made, steps, target)
+        if not force:
+            _plan(made, steps, target, kept, memory, threads).raise_for_disk()
+        told = _tokenized(steps, observers, seed=made.seed, memory=memory, threads=threads, force=force)
+        if made.dedup is not None:
+            told += _deduplicated(made, steps, unique, memory, force=force, observers=observers)
+        how: dict[str, Any] = {"memory": memory, "fresh": fresh, "force": force, "observers": observers}
+        if made.pack is None:
+            outcome = _arranged(made, unique, target, recipe=fingerprint, **made.output, **how)
+        else:
+            outcome = _packed(made, unique, _mixture(made, unique, kept), target, told, fingerprint, how)
+        outcome = msgspec.structs.replace(outcome, notices=[*told, *outcome.notices])
+    used = {step.directory.name for step in (*steps, *unique)}
+    used |= {_found(unique).name, _mixture(made, unique, kept).name}
     if not keep:
-        for directory in {step.directory for step in (*steps, *unique)} | ({_mixture(made, unique, kept)} if made.pack else set()):
-            TreePath(kept, (directory.name,)).remove_tree()
-        _remove_if_empty(kept)
-    return msgspec.structs.replace(outcome, notices=[*told, *outcome.notices])
+        _remove(kept, used)
+    return msgspec.structs.replace(outcome, notices=[*outcome.notices, *_unused(kept, used)])
+
+
+def _remove(work: Path, names: Iterable[str]) -> None:
+    """Remove directories of steps, as far as they are there, and that of all steps when nothing is left in it."""
+    if not work.is_dir():
+        return
+    for name in names:
+        TreePath(work, (name,)).remove_tree()
+    if not any(work.iterdir()):
+        TreePath(work).rmdir()
+
+
+def _unused(work: Path, used: Container[str]) -> list[str]:
+    """Return what to say of steps that this recipe does not use, such as those of inputs as they were before."""
+    found = sorted(work.iterdir()) if work.is_dir() else []
+    names = [path.name for path in found if path.name not in used and ((path / MANIFEST_NAME).exists() or is_begun(path))]
+    if not names:
+        return []
+    shown = ", ".join(shortened(names, _MOST))
+    return [f"not of this recipe as it is now, and still in {work}: {shown}; remove what no other recipe needs"]
 
 
 def _check_out(recipe: Recipe, steps: Sequence[_Step], out: Path) -> None:
@@ -222,10 +246,26 @@ def _steps(recipe: Recipe, work: Path, memory: str | int | None, threads: int | 
         options = PlanOptions(**source.options, seed=recipe.seed, memory=memory, threads=threads)
         content = make_job(source.inputs, options, out=str(work / source.name)).job.content
         steps.append(_Step(source, work / f"{source.name}-{content.fingerprint()[:12]}", content))
+    _check_distinct(recipe, steps)
     check_agreement(steps, allow_other_split=False)
     # What would be refused after the sources are tokenized, hours later, is refused now.
     _output_of(recipe, steps)
     return steps
+
+
+def _check_distinct(recipe: Recipe, steps: Sequence[_Step]) -> None:
+    """Raise UsageError for texts with two weights: they could be taken more often than max_epochs allows."""
+    first: dict[str, str] = {}
+    for step in steps:
+        name = step.source.name
+        other = first.setdefault(step.content.fingerprint(), name)
+        if recipe.is_weighted and other != name:
+            raise recipe.mistake(
+                ("sources", name, "inputs"),
+                f"{name} has the texts of {other}, with the same options",
+                "a text in one source",
+                "correct the file: leave one of the two out, and add its weight to that of the other",
+            )
 
 
 def _unique_steps(recipe: Recipe, steps: Sequence[_Step], work: Path) -> list[_Step]:
@@ -252,7 +292,7 @@ def _deduplicated(
     made = dedup_each(
         [step.directory for step in steps],
         [step.directory for step in unique],
-        unique[0].directory.with_name(f"{unique[0].directory.name}-found"),
+        _found(unique),
         near_rule(options.pop("near", None), **options),
         memory=memory,
         force=force,
@@ -265,6 +305,11 @@ def _deduplicated(
         n, n_tokens = each.copies + each.near_copies, each.copy_tokens + each.near_copy_tokens
         told.append(f"source {step.source.name}: {counted(n, 'document')} removed as copies, {counted(n_tokens, 'token')}")
     return told
+
+
+def _found(unique: Sequence[_Step]) -> Path:
+    """Return where copies are found before they are removed. unique: as of `_unique_steps`."""
+    return unique[0].directory.with_name(f"{unique[0].directory.name}-found")
 
 
 def _is_tokenized(step: _Step) -> bool:
@@ -281,13 +326,21 @@ def _output_of(recipe: Recipe, steps: Sequence[_Step]) -> Choice:
 
 
 def _check_work(work: Path, out: Path) -> None:
-    """Raise UsageError for tokenized sources that would lie in the output."""
+    """Raise UsageError for tokenized sources that would lie in an output."""
     if out.resolve() in (work.resolve(), *work.resolve().parents):
         raise UsageError(
             "the tokenized sources would lie in the output",
             where=f"{work}, and the output {out}",
             option="--work",
             allowed="a directory outside of the output",
+            suggested=f"{out}.work",
+        )
+    if (work / MANIFEST_NAME).exists() or is_begun(work):
+        raise UsageError(
+            "the tokenized sources would lie in an output",
+            where=str(work),
+            option="--work",
+            allowed="a new directory, or the one of an earlier build",
             suggested=f"{out}.work",
         )
 
@@ -310,13 +363,15 @@ def _mixture(recipe: Recipe, steps: Sequence[_Step], work: Path) -> Path:
 
 
 def _complete(out: Path, fingerprint: str) -> Outcome | None:
-    """Return the training set if it is there."""
+    """Return the training set if it is there. Raises DamageError if some of it is not."""
     try:
         manifest = load_manifest(out)
     except (TokmillError, OSError):
         return None
     if manifest.recipe != fingerprint:
         return None
+    for name, entry in manifest.files.items():
+        check_size(tree_of(out) / name, entry.size_bytes, "a file of the complete training set")
     sources = [each.path for each in manifest.made_from or ()]
     return msgspec.structs.replace(outcome_of(manifest, str(out), sources, 0.001, already_complete=True), elapsed_s=0.0)
 
@@ -476,11 +531,6 @@ def _path(given: object, option: str) -> str:
 
 def _work(out: str | os.PathLike[str], work: str | os.PathLike[str] | None) -> Path:
     return Path(_path(work, "work") if work is not None else f"{_path(out, 'out')}.work")
-
-
-def _remove_if_empty(directory: Path) -> None:
-    if directory.is_dir() and not any(directory.iterdir()):
-        TreePath(directory).rmdir()
 
 
 def _tell(observers: Sequence[Observer], text: str) -> None:
