@@ -214,6 +214,19 @@ def test_a_complete_training_set_of_which_a_file_is_missing_is_damaged(recipe: P
     assert not tokmill.build(recipe, tmp_path / "out", fresh=True).already_complete
 
 
+def test_notes_of_a_source_are_in_words_of_the_recipe(recipe: Path, tmp_path: Path) -> None:
+    seen: list[str] = []
+    recipe.write_text(RECIPE.replace("val_fraction = 0.1", "val_fraction = 0.000001"))
+    outcome = tokmill.build(recipe, tmp_path / "out", observers=[SimpleNamespace(on_event=lambda each: seen.append(str(each)))])
+    of_one = [each for each in outcome.notices if each.startswith("source one: ")]
+    assert any("correct the recipe: val_fraction 0." in each for each in of_one)
+    assert not any(option in f"{outcome.notices} {seen}" for option in ("--fresh", "--val-fraction"))
+    recipe.write_text(RECIPE)
+    outcome = tokmill.build(recipe, tmp_path / "other")
+    # What a trainer needs is said of the training set alone.
+    assert [each.startswith("source") for each in outcome.notices if "nanoGPT" in each] == [False]
+
+
 def test_texts_with_two_weights_are_refused(recipe: Path, tmp_path: Path) -> None:
     recipe.write_text(RECIPE.replace('["two/*.txt"]', '"one"').replace('separator = "none"\n', ""))
     with pytest.raises(UsageError, match="two has the texts of one") as caught:

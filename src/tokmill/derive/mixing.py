@@ -29,8 +29,10 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Sequence
 
+    from tokmill.core.config import Content
     from tokmill.core.outcome import Outcome
     from tokmill.core.protocols import Observer
+    from tokmill.core.system.tree import Directory
     from tokmill.derive.choosing import Measure
     from tokmill.derive.source import Source
 
@@ -102,12 +104,8 @@ def mix(
     wished = [round(total * share) for share in shares]
     arrangement = Arrangement(seed=seed, sources=tuple(map(_uncounted, sources, wished)))
     content, notices = arranged_content(sources, arrangement, format, shard_tokens, shard_documents=shard_documents)
-    content = with_offsets(content, offsets)
     operands = [Operand(source, number, 0) for number, source in enumerate(sources)]
-    # Before the sources are read, which may take hours.
-    found = None if fresh else earlier_arrangement(target.directory, content)
-    arranged = found.sources if found else _all_arranged(operands, seed, wished, ray)
-    content = msgspec.structs.replace(content, origin=Origin(arranged=Arrangement(seed=seed, sources=arranged)))
+    content, arranged = _counted(with_offsets(content, offsets), arrangement, operands, ray, None if fresh else target.directory)
     return arrange_output(
         operands,
         content,
@@ -122,6 +120,21 @@ def mix(
         notices=[*notices, *shared_inputs(content, len(sources))],
         recipe=recipe,
     )
+
+
+def _counted(
+    content: Content, arrangement: Arrangement, operands: Sequence[Operand], ray: str | None, out: Directory | None
+) -> tuple[Content, tuple[ArrangedSource, ...]]:
+    """Return settings of a mixture, and its sources, with what is chosen of them. Raises TokmillError.
+
+    arrangement: that of the settings, in which it is not known yet. ray: as of `mix`. out: where an earlier run may have found it:
+    it is looked at first, as to read the sources may take hours. None: it is not looked at.
+    """
+    found = None if out is None else earlier_arrangement(out, content)
+    wished = [source.wished_tokens for source in arrangement.sources]
+    arranged = found.sources if found else _all_arranged(operands, arrangement.seed, wished, ray)
+    known = Origin(arranged=Arrangement(seed=arrangement.seed, sources=arranged))
+    return msgspec.structs.replace(content, origin=known), arranged
 
 
 def _counts(sources: Sequence[Source], arranged: Sequence[ArrangedSource]) -> Counts:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,16 +29,17 @@ from tokmill.core.system.durable import file_system_of
 from tokmill.core.system.tree import TreePath, tree_of
 from tokmill.core.text import counted, quoted, shortened
 from tokmill.derive import check_agreement, dedup_each, mix, near_rule, pack, shuffle
-from tokmill.formats import choose_output, parse_tokens
+from tokmill.formats import choose_output, parse_tokens, short_notices
 from tokmill.output import check_size, growing_path, is_begun, refuse_strangers, written_bytes
 from tokmill.recipe.parsing import Recipe, RecipeSource, read_recipe
-from tokmill.run import ARRANGED_BYTES_PER_S, make_job
+from tokmill.run import ARRANGED_BYTES_PER_S, HOW_AGAIN, make_job
 from tokmill.store import redacted
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Sequence
 
     from tokmill.core.config import Content
+    from tokmill.core.events import AnyEvent
     from tokmill.core.protocols import Observer
     from tokmill.formats import Choice
 
@@ -218,11 +220,41 @@ def _tokenized(steps: Sequence[_Step], observers: Sequence[Observer], **options:
     told: list[str] = []
     for step in steps:
         _tell(observers, f"source {step.source.name}: tokenized in {step.directory}")
-        summary = api.tokenize(step.source.inputs, step.directory, observers=observers, **options, **step.source.options)
+        watching = [_OfStep(step, each) for each in observers]
+        summary = api.tokenize(step.source.inputs, step.directory, observers=watching, **options, **step.source.options)
         was = ", there already" if summary.already_complete else ""
         told.append(f"source {step.source.name}: {counted(summary.tokens_train, 'token')} for training{was}")
-        told += [f"source {step.source.name}: {notice}" for notice in summary.notices]
+        told += filter(None, [_of_step(step, notice) for notice in summary.notices])
     return told
+
+
+class _OfStep:
+    """Tells an observer of the tokenizing of a source, in words of the recipe."""
+
+    def __init__(self, step: _Step, observer: Observer) -> None:
+        self._step = step
+        self._observer = observer
+
+    def on_event(self, event: AnyEvent) -> None:
+        if isinstance(event, Notice):
+            text = _of_step(self._step, event.text)
+            if not text:
+                return
+            event = Notice(text=text)
+        self._observer.on_event(event)
+
+
+def _of_step(step: _Step, notice: str) -> str:
+    """Return a notice of `tokenize` as one of a source, in words of the recipe; nothing for limits of a trainer: none reads it."""
+    if _is_tokenized(step):
+        manifest = load_manifest(step.directory)
+        if notice.partition(";")[0] in {each.partition(";")[0] for each in short_notices(manifest.content, manifest.files)}:
+            return ""
+    text = notice.replace(f"{HOW_AGAIN} a larger --memory", "run again with a larger --memory").replace(
+        HOW_AGAIN, "correct the recipe:"
+    )
+    text = re.sub(r"--(?!memory\b|threads\b)([a-z][a-z-]*)", lambda found: found[1].replace("-", "_"), text)
+    return f"source {step.source.name}: {text}"
 
 
 def plan_build(

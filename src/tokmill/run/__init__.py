@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from tokmill.core.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from tokmill.run.advice import HOW_AGAIN
     from tokmill.run.audit import Auditor
     from tokmill.run.encode_batch import EncodeStage
     from tokmill.run.encoding import EncodingProcess, auditor_of, serve, watched

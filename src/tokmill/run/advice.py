@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from tokmill.core.config import Content
     from tokmill.core.records import Counts, FileEntry, Input
 
+HOW_AGAIN = "run again with --fresh and"
 _MOST_VAL = 0.5
 _DEVIATIONS = 5
 _SURELY = 3
@@ -119,7 +120,7 @@ def how_again(content: Content, *, is_append: bool) -> str:
     """Return how an output is made with another setting, up to its name. --fresh has the inputs of one command alone."""
     if is_append or content.n_parts:
         return f"make {'the output of all inputs' if is_append else 'all parts'} again, in another directory, with"
-    return "run again with --fresh and"
+    return HOW_AGAIN
 
 
 def more_for_val(counts: Counts, content: Content, again: str) -> str:
