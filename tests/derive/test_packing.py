@@ -31,6 +31,7 @@ from tokmill.core.events import AnyEvent, Committed
 from tokmill.core.manifest import load_manifest
 from tokmill.derive import packed_run
 from tokmill.derive.bins import Bins
+from tokmill.derive.buckets import Buckets, BucketState
 from tokmill.reports.reporting import make_page
 from tokmill.reports.reproduce import commands
 
@@ -61,7 +62,7 @@ def test_bins_are_as_many_as_of_plain_best_fit_decreasing_and_none_is_too_full(s
         seen[length] += 1
     if not lengths:
         return
-    places = bins.places(np.array(lengths), np.array(numbers))
+    places = bins.places(bins.kinds(np.array(lengths)), np.array(numbers))
     used = np.bincount(places.bins, lengths, minlength=bins.n_bins)
     assert 0 < used.min() <= used.max() <= size
     n_items = np.bincount(places.bins, minlength=bins.n_bins)
@@ -228,6 +229,26 @@ def test_what_is_committed_is_not_done_again_whatever_the_memory(two: list[Path]
         assert outcome.resumed
         assert outcome.packed == whole.packed
         assert files_in(out) == files_in(tmp_path / "whole")
+
+
+def test_a_commit_holds_the_lengths_that_there_are_not_those_that_there_could_be(
+    two: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a sequence of a million ids: as lists, these would be made and written again all the time."""
+    real = Buckets.commit
+
+    def commit(self: Buckets, after: BucketState) -> None:
+        real(self, after)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Buckets, "commit", commit)
+    with tiny(), pytest.raises(KeyboardInterrupt):
+        tokmill.pack(two, tmp_path / "out", sequence=1 << 20, seed=1)
+    states = [path.read_bytes() for path in (tmp_path / "out" / ".tokmill").iterdir()]
+    for name in (b'"lengths":{"', b'"numbers":{"'):
+        found = [state for state in states if name in state]
+        assert found
+        assert max(map(len, found)) < 100_000
 
 
 def swap_documents(ids: Any, starts: Any) -> tuple[Any, Any]:
@@ -401,9 +422,9 @@ def test_a_budget_that_is_too_small_is_refused_before_anything_is_there(two: lis
     assert not (tmp_path / "n").exists()
 
 
-@pytest.mark.parametrize("sequence", [1, 2048])
+@pytest.mark.parametrize("sequence", [1, 2048, 1 << 20])
 def test_many_tiny_documents_take_no_more_memory_than_a_few_long_ones(tmp_path: Path, sequence: int) -> None:
-    """As objects of Python those of one block would take a hundred times their bytes."""
+    """As objects of Python those of one block, or of one long sequence, would take a hundred times their bytes."""
     ids = np.full(900_000 if sequence > 1 else 300_000, EOT, np.uint16)
     ids[::3] = ids[1::3] = 7
     ids.tofile(tmp_path / "ids.bin")

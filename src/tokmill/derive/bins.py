@@ -38,10 +38,13 @@ class Bins:
     def __init__(self, counts: NDArray[np.int64]) -> None:
         """counts: int64, shape (size + 1,): items of each length, none of length 0. size: room of a bin."""
         self.size = len(counts) - 1
-        self.counts = counts
+        self.lengths = np.flatnonzero(counts)
+        """That there are, rising: few of those that there could be."""
+        self.counts = counts[self.lengths]
+        """Items of each of them."""
         runs = _Runs(self.size)
-        for length in np.flatnonzero(counts)[::-1].tolist():
-            runs.place(length, int(counts[length]))
+        for length, n in zip(self.lengths[::-1].tolist(), self.counts[::-1].tolist(), strict=True):
+            runs.place(length, n)
         self.n_bins = runs.n_bins
         per_bin, in_run, left = (np.array(each, np.int64) for each in (runs.n_items, runs.sizes, runs.left))
         self._first_bins, self._offsets = _numbered(runs)
@@ -52,11 +55,15 @@ class Bins:
         leaves = leaves[np.argsort(self._first_bins[leaves])]
         self._leaf_bins, self._leaf_items = self._first_bins[leaves], (self._offsets + per_bin)[leaves]
         # Lengths were placed from the longest on.
-        self._before = (np.cumsum(counts[::-1]) - counts[::-1])[::-1]
+        self._before = (np.cumsum(self.counts[::-1]) - self.counts[::-1])[::-1]
 
-    def places(self, lengths: NDArray[np.int64], numbers: NDArray[np.int64]) -> Places:
+    def kinds(self, lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return where each length, of which there are items, is in `lengths` of this. int64, shape (n,)."""
+        return np.searchsorted(self.lengths, lengths)
+
+    def places(self, kinds: NDArray[np.int64], numbers: NDArray[np.int64]) -> Places:
         """Return where items lie. numbers: of each among those of its length, from 0. Both int64, shape (n,)."""
-        items = self._before[lengths] + numbers
+        items = self._before[kinds] + numbers
         run = np.searchsorted(self._first_items, items, side="right") - 1
         bins, slots = np.divmod(items - self._first_items[run], self._per_bin[run])
         bins += self._first_bins[run]

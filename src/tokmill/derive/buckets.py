@@ -59,8 +59,8 @@ class BucketState(msgspec.Struct, frozen=True, kw_only=True):
     """The same, documents."""
     is_inside: bool = False
     """Whether the token belongs to a document of which pieces are in the buckets."""
-    numbers: list[Natural] = []
-    """How many pieces of each length are in the buckets, where they are counted."""
+    numbers: dict[str, dict[int, Natural]] = {}
+    """How many pieces of each length are in the buckets, by side, where they are counted."""
     done_bytes: Natural = 0
     """Of ids, for progress."""
     ids: list[Natural] = []

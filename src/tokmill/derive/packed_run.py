@@ -29,7 +29,7 @@ from tokmill.derive.bins import Bins
 from tokmill.derive.bucket_run import BucketRun, groups
 from tokmill.derive.buckets import RECORD_COST, load_state, save_state, sum_of_digests
 from tokmill.derive.document_stream import ahead, slices
-from tokmill.derive.pieces import Pieces, pieces_from
+from tokmill.derive.pieces import MOST_PIECES, Pieces, pieces_from
 from tokmill.output import growing_path
 
 if TYPE_CHECKING:
@@ -52,8 +52,8 @@ SLOT_BITS = MOST_SEQUENCE.bit_length() - 1
 class MeasuredSide(msgspec.Struct, frozen=True, kw_only=True):
     """What was counted of a side so far."""
 
-    lengths: list[Natural]
-    """Pieces of each length, from 0 to that of a sequence."""
+    lengths: dict[int, Natural] = {}
+    """Pieces of each length, as of the last commit."""
     tokens: Natural = 0
     documents: Natural = 0
     """Whose end-of-text id is kept."""
@@ -96,12 +96,14 @@ class PackedRun(BucketRun):
         self._check_disk = check_disk
         self._parts = [(side, operand) for side in ("val", "train") for operand in operands]
         """In the order in which they are written."""
+        self._lengths: dict[str, NDArray[np.int64]] = {}
+        """Pieces of each length that were counted, from 0 to that of a sequence, by side."""
         self._bins: dict[str, Bins] = {}
         self._first: dict[str, int] = {}
         """Number of the first sequence of each side."""
         self._n_sequences = 0
         self._taken: dict[str, NDArray[np.int64]] = {}
-        """Pieces of each length that have their number, by side."""
+        """Pieces of each length that there is which have their number, by side."""
         self._sides: dict[str, PackedSide] = {}
 
     def _work(self) -> Counts:
@@ -141,51 +143,56 @@ class PackedRun(BucketRun):
     def _measured(self) -> Measured:
         """Return how many pieces of each length there are: read, or as far as it was read before."""
         path, fingerprint = growing_path(self._output.directory, "lengths"), self._content.fingerprint()
-        nothing = MeasuredSide(lengths=[0] * (self._packing.sequence + 1))
         measured = load_state(path, Measured)
         if measured is None or measured.fingerprint != fingerprint:
-            measured = Measured(fingerprint=fingerprint, sides=dict.fromkeys(SIDES, nothing))
+            measured = Measured(fingerprint=fingerprint, sides=dict.fromkeys(SIDES, MeasuredSide()))
+        for side in SIDES:
+            self._lengths[side] = np.zeros(self._packing.sequence + 1, np.int64)
+            for length, n in measured.sides[side].lengths.items():
+                self._lengths[side][length] = n
         unsaved_bytes = 0
         for part in range(measured.part, len(self._parts)):
             side, operand = self._parts[part]
             for pieces in self._pieces(part, measured.token, is_inside=measured.is_inside):
                 self._check_padding(operand, pieces)
-                sides = measured.sides | {side: self._added(measured.sides[side], pieces, measured.before)}
+                sides = measured.sides | {side: self._added(side, measured.sides[side], pieces, measured.before)}
                 measured = replace(measured, sides=sides, token=pieces.token, is_inside=pieces.is_inside)
                 self._note(pieces.ids.nbytes)
                 unsaved_bytes += pieces.ids.nbytes
                 if unsaved_bytes >= _MEASURED_BYTES:
-                    save_state(path, measured)
-                    self._keep_state()
+                    self._save_measured(measured)
                     unsaved_bytes = 0
             self._check_documents(part, measured)
             operand.source.finish()
             is_next = part + 1 < len(self._parts) and self._parts[part + 1][0] == side
             before = measured.before + self._n_tokens(self._parts[part]) if is_next else 0
             measured = replace(measured, part=part + 1, token=0, is_inside=False, before=before)
-        save_state(path, measured)
-        self._keep_state()
+        self._save_measured(measured)
         return measured
 
-    def _keep_state(self) -> None:
-        """Commit, so that the state directory is kept when this run ends."""
+    def _save_measured(self, measured: Measured) -> None:
+        """Save what was counted so far. Nothing was written yet: commit, so that the state directory is kept when this run ends."""
+        lengths = np.arange(self._packing.sequence + 1)
+        sides = {side: replace(each, lengths=_sparse(lengths, self._lengths[side])) for side, each in measured.sides.items()}
+        save_state(growing_path(self._output.directory, "lengths"), replace(measured, sides=sides))
         if not self._output.segments:
             self._commit()
 
-    def _added(self, side: MeasuredSide, pieces: Pieces, before: int) -> MeasuredSide:
+    def _added(self, side: str, measured: MeasuredSide, pieces: Pieces, before: int) -> MeasuredSide:
+        """Count pieces. Their lengths are counted in an array: a list would be made of as many numbers as a sequence has."""
         sequence, kept = self._packing.sequence, pieces.kept(self._packing.drop, self._packing.sequence)
-        lengths = pieces.lengths
-        counts = np.array(side.lengths) + np.bincount(lengths[kept], minlength=sequence + 1)
-        n_tokens = int(lengths[kept].sum())
+        lengths = pieces.lengths[kept]
+        found, counts = np.unique(lengths, return_counts=True)
+        self._lengths[side][found] += counts
+        n_tokens = int(lengths.sum())
         has_mark = pieces.is_last if self._content.eot == "after" else pieces.is_first
         return MeasuredSide(
-            lengths=counts.tolist(),
-            tokens=side.tokens + n_tokens,
-            documents=side.documents + int(np.count_nonzero(kept & has_mark)),
-            source_documents=side.source_documents + int(np.count_nonzero(pieces.is_last)),
-            cut=side.cut + pieces.n_cut(),
-            cut_by_windows=side.cut_by_windows + pieces.n_cut_by_windows(sequence, before),
-            dropped_tokens=side.dropped_tokens + len(pieces.ids) - n_tokens,
+            tokens=measured.tokens + n_tokens,
+            documents=measured.documents + int(np.count_nonzero(kept & has_mark)),
+            source_documents=measured.source_documents + int(np.count_nonzero(pieces.is_last)),
+            cut=measured.cut + pieces.n_cut(),
+            cut_by_windows=measured.cut_by_windows + pieces.n_cut_by_windows(sequence, before),
+            dropped_tokens=measured.dropped_tokens + len(pieces.ids) - n_tokens,
         )
 
     def _check_padding(self, operand: Operand, pieces: Pieces) -> None:
@@ -213,9 +220,9 @@ class PackedRun(BucketRun):
         sequence = self._packing.sequence
         for side in ("val", "train"):
             found = measured.sides[side]
-            self._bins[side] = bins = Bins(np.array(found.lengths, np.int64))
+            self._bins[side] = bins = Bins(self._lengths.pop(side))
             self._first[side], self._n_sequences = self._n_sequences, self._n_sequences + bins.n_bins
-            self._taken[side] = np.zeros(sequence + 1, np.int64)
+            self._taken[side] = np.zeros(len(bins.lengths), np.int64)
             self._sides[side] = PackedSide(
                 sequences=bins.n_bins,
                 documents=found.documents,
@@ -254,15 +261,15 @@ class PackedRun(BucketRun):
         """Put all pieces into buckets."""
         state = self._buckets.state
         token, is_inside = state.token, state.is_inside
-        if state.numbers:
-            taken = np.array(state.numbers, np.int64).reshape(2, -1)
-            self._taken = dict(zip(("val", "train"), taken, strict=True))
+        for name, counted in state.numbers.items():
+            for length, n in counted.items():
+                self._taken[name][np.searchsorted(self._bins[name].lengths, length)] = n
         for part in range(state.source, len(self._parts)):
             side, operand = self._parts[part]
             for pieces in self._pieces(part, token, is_inside=is_inside):
                 self._scatter(side, operand, pieces)
                 if self._is_commit_due():
-                    numbers = np.concatenate([self._taken["val"], self._taken["train"]]).tolist()
+                    numbers = {name: _sparse(self._bins[name].lengths, taken) for name, taken in self._taken.items()}
                     self._commit_buckets(self._reached(part, pieces.token, is_inside=pieces.is_inside, numbers=numbers))
             operand.source.finish()
             token, is_inside = 0, False
@@ -272,23 +279,28 @@ class PackedRun(BucketRun):
         kept = pieces.kept(self._packing.drop, self._packing.sequence)
         begins, ends = pieces.begins[kept], pieces.ends[kept]
         lengths = ends - begins
-        numbers = self._numbers(side, lengths, _ranks(lengths, self._taken[side]))
+        kinds = self._bins[side].kinds(lengths)
+        numbers = self._numbers(side, kinds, _ranks(kinds, self._taken[side]))
         buckets = (numbers >> np.uint64(SLOT_BITS)).astype(np.int64) * self._buckets.state.n_buckets // max(1, self._n_sequences)
         order = np.argsort(buckets, kind="stable")
         begins, ends, numbers = begins[order], ends[order], numbers[order]
         ids = self._fitting(operand, pieces.ids)
         self._put(ids.view(np.uint8).data, self._digested_of(ids, begins, ends), begins, ends, numbers, numbers, buckets[order])
 
-    def _numbers(self, side: str, lengths: NDArray[np.int64], ranks: NDArray[np.int64]) -> NDArray[np.uint64]:
-        """Return the numbers of pieces. ranks: of each among those of its length on its side, in the order of the sources."""
+    def _numbers(self, side: str, kinds: NDArray[np.int64], ranks: NDArray[np.int64]) -> NDArray[np.uint64]:
+        """Return the numbers of pieces.
+
+        kinds: their lengths, as `Bins` counts them. ranks: of each among those of its length, in the order of the sources.
+        """
         bins, number, kind = self._bins[side], SIDES.index(side), np.uint64
         keys = [
             key_of(self._packing.seed, purpose, number)
             for purpose in (Purpose.PACKED_DOCUMENTS, Purpose.SEQUENCES, Purpose.IN_SEQUENCE)
         ]
-        chosen = permute(ranks.astype(kind), bins.counts[lengths].astype(kind), keys_at(lengths.astype(kind), keys[0]))
-        places = bins.places(lengths, chosen.astype(np.int64))
-        sequences = permute(places.bins.astype(kind), max(1, bins.n_bins), np.repeat(keys[1], len(lengths)))
+        of_lengths = keys_at(bins.lengths[kinds].astype(kind), keys[0])
+        chosen = permute(ranks.astype(kind), bins.counts[kinds].astype(kind), of_lengths)
+        places = bins.places(kinds, chosen.astype(np.int64))
+        sequences = permute(places.bins.astype(kind), max(1, bins.n_bins), np.repeat(keys[1], len(kinds)))
         slots = permute(places.slots.astype(kind), places.n_slots.astype(kind), keys_at(sequences, keys[2]))
         return (sequences + kind(self._first[side])) << kind(SLOT_BITS) | slots
 
@@ -296,50 +308,65 @@ class PackedRun(BucketRun):
 
     def _write_bucket(self, bucket: int, records: NDArray[Any], data: memoryview | None) -> None:
         """Sort a bucket and write its sequences. data: its ids, None: they are read piece by piece."""
-        order = np.argsort(records["copy"], kind="stable")
-        lengths = records["n_ids"].astype(np.int64)
-        begins = (np.cumsum(lengths) - lengths)[order]
-        lengths, numbers = lengths[order], records["copy"][order]
-        sequences = (numbers >> np.uint64(SLOT_BITS)).astype(np.int64)
-        rows = (
-            np.concatenate([[0], np.flatnonzero(np.diff(sequences)) + 1, [len(sequences)]]) if len(sequences) else np.zeros(1, int)
-        )
-        n_val = int(np.searchsorted(sequences[rows[:-1]], self._first["train"]))
+        begins, lengths, numbers = _sorted(records)
+        edges = np.flatnonzero(np.diff(numbers >> np.uint64(SLOT_BITS))) + 1
+        rows = np.concatenate([[0], edges, [len(numbers)]]) if len(numbers) else np.zeros(1, int)
+        n_val = int(np.searchsorted(numbers[rows[:-1]], np.uint64(self._first["train"] << SLOT_BITS)))
         sizes = np.diff(rows) * RECORD_COST + self._packing.sequence * self._item_bytes
         digests = 0
         for is_val, first, last in ((True, 0, n_val), (False, n_val, len(rows) - 1)):
             for begin, end in groups(sizes[first:last], bucket_run.PIECE_BYTES):
                 row, upto = first + begin, first + end
                 a, b = int(rows[row]), int(rows[upto])
-                stretches = self._stretches(bucket, data, begins[a:b] * self._item_bytes, lengths[a:b] * self._item_bytes)
-                digests += self._write_sequences(is_val, list(stretches), lengths[a:b], numbers[a:b], rows[row : upto + 1] - a)
+                text, found = self._text(bucket, data, begins[a:b], lengths[a:b], numbers[a:b])
+                digests += found
+                self._write_sequences(is_val, text, lengths[a:b], rows[row : upto + 1] - a)
         self._wrote_bucket(bucket, digests)
+
+    def _text(
+        self,
+        bucket: int,
+        data: memoryview | None,
+        begins: NDArray[np.int64],
+        lengths: NDArray[np.int32],
+        numbers: NDArray[np.uint64],
+    ) -> tuple[Ids, int]:
+        """Return the ids of pieces of a bucket, one after the other, and the sum of their digests."""
+        text, done, digests = np.empty(int(lengths.sum()), self._content.dtype), 0, 0
+        for a in range(0, len(lengths), MOST_PIECES):
+            sizes = lengths[a : a + MOST_PIECES].astype(np.int64)
+            parts = self._stretches(bucket, data, begins[a : a + MOST_PIECES] * self._item_bytes, sizes * self._item_bytes)
+            ids = np.frombuffer(b"".join(parts), self._content.dtype)
+            ends = np.cumsum(sizes)
+            digests += sum_of_digests(self._digested_of(ids, ends - sizes, ends), numbers[a : a + MOST_PIECES].tolist())
+            text[done : done + len(ids)] = ids
+            done += len(ids)
+        return text, digests
 
     def _write_sequences(
         self,
         is_val: bool,  # noqa: FBT001  as of Tokens
-        stretches: list[memoryview],
-        lengths: NDArray[np.int64],
-        numbers: NDArray[np.uint64],
+        text: Ids,
+        lengths: NDArray[np.int32],
         rows: NDArray[np.int64],
-    ) -> int:
-        """Write some sequences. rows: the first piece of each, and the end of the last. Return the sum of the pieces' digests."""
-        sequence, firsts = self._packing.sequence, rows[:-1]
-        before = np.cumsum(lengths) - lengths
-        used = np.diff(np.append(before, lengths.sum())[rows])
-        row_of = np.repeat(np.arange(len(firsts)), np.diff(rows))
-        starts = before - before[firsts][row_of] + row_of * sequence
+    ) -> None:
+        """Write some sequences. text: their ids but for padding. rows: the first piece of each, and the end of the last."""
+        sequence, begins = self._packing.sequence, np.arange(len(rows) - 1, dtype=np.int64) * self._packing.sequence
+        starts = np.cumsum(lengths, dtype=np.int64)
+        starts -= lengths
+        used = np.diff(np.append(starts[rows[:-1]], len(text)))
+        starts += np.repeat(begins - starts[rows[:-1]], np.diff(rows))
         padded = np.flatnonzero(used < sequence)
-        padding = memoryview(np.full(sequence, self._packing.pad_id, self._content.dtype).tobytes())
-        for row in padded[::-1].tolist():
-            stretches.insert(int(rows[row + 1]), padding[: (sequence - int(used[row])) * self._item_bytes])
-        ids = np.frombuffer(b"".join(stretches), self._content.dtype)
+        if len(padded):
+            is_text = np.arange(sequence, dtype=np.int32) < used[:, np.newaxis]
+            ids: Ids = np.full(is_text.size, self._packing.pad_id, text.dtype)
+            ids[is_text.ravel()] = text
+            starts = np.concatenate([starts, begins[padded] + used[padded]])
+            starts.sort()
+        else:
+            ids = text
         n_documents = int(np.count_nonzero(ids == self._content.tokenizer.eot_id))
-        ends = np.arange(1, len(firsts) + 1, dtype=np.int64) * sequence
-        digests = sum_of_digests(self._digested_of(ids, starts, starts + lengths), numbers.tolist())
-        starts = np.sort(np.concatenate([starts, padded * sequence + used[padded]]))
-        self._write(Tokens(is_val=is_val, ids=ids, ends=ends, starts=starts), n_documents)
-        return digests
+        self._write(Tokens(is_val=is_val, ids=ids, ends=begins + sequence, starts=starts), n_documents)
 
     def _digested_of(self, ids: Ids, begins: NDArray[np.int64], ends: NDArray[np.int64]) -> list[memoryview]:
         """Return the ids of pieces as the digests take them: in no output's own dtype."""
@@ -347,13 +374,28 @@ class PackedRun(BucketRun):
         return slices(ids.astype(self._digested, copy=False).view(np.uint8).data, begins * size, ends * size)
 
 
-def _ranks(lengths: NDArray[np.int64], taken: NDArray[np.int64]) -> NDArray[np.int64]:
+def _sorted(records: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.uint64]]:
+    """Return where the ids of each piece of a bucket begin, how many they are, and its number; by number."""
+    order = np.argsort(records["copy"], kind="stable")
+    lengths = records["n_ids"].astype(np.int32)
+    begins = np.cumsum(lengths, dtype=np.int64)
+    begins -= lengths
+    return begins[order], lengths[order], records["copy"][order]
+
+
+def _sparse(lengths: NDArray[np.int64], counts: NDArray[np.int64]) -> dict[int, int]:
+    """Return the counts that are not 0, by length."""
+    found = np.flatnonzero(counts)
+    return dict(zip(lengths[found].tolist(), counts[found].tolist(), strict=True))
+
+
+def _ranks(kinds: NDArray[np.int64], taken: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the number of each piece among all of its length. taken: how many came before; is brought up to date."""
-    order = np.argsort(lengths, kind="stable")
-    ordered = lengths[order]
+    order = np.argsort(kinds, kind="stable")
+    ordered = kinds[order]
     is_new = np.diff(ordered, prepend=-1) > 0
     firsts = np.flatnonzero(is_new)
-    ranks = np.empty(len(lengths), np.int64)
-    ranks[order] = np.arange(len(lengths)) - firsts[np.cumsum(is_new) - 1] + taken[ordered]
-    taken += np.bincount(lengths, minlength=len(taken))
+    ranks = np.empty(len(kinds), np.int64)
+    ranks[order] = np.arange(len(kinds)) - firsts[np.cumsum(is_new) - 1] + taken[ordered]
+    taken[ordered[firsts]] += np.diff(firsts, append=len(kinds))
     return ranks

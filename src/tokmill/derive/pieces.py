@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tokmill.derive.source import ShiftedIds
 
 
-_MOST_PIECES = 1 << 14
+MOST_PIECES = 1 << 14
 """Documents that are looked at together, and pieces of one: as objects of Python, short ones take a hundred times their bytes."""
 
 
@@ -73,11 +73,11 @@ def pieces_from(ids: ShiftedIds, token: int, sequence: int, *, is_inside: bool) 
 
     token: where a piece begins. is_inside: whether pieces of its document came before.
     """
-    step = max(sequence, min(BLOCK_TOKENS, sequence * _MOST_PIECES))
+    step = max(sequence, min(BLOCK_TOKENS, sequence * MOST_PIECES))
     while token < ids.n_tokens:
         block, ends = ids.block(token, min(token + step, ids.n_tokens))
-        if len(ends) > _MOST_PIECES:
-            ends = ends[:_MOST_PIECES]
+        if len(ends) > MOST_PIECES:
+            ends = ends[:MOST_PIECES]
             block = block[: ends[-1]]
         pieces = _cut(block, ends, sequence, is_inside=is_inside)
         n_taken = int(pieces.ends[-1])
