@@ -93,6 +93,17 @@ def test_what_cannot_be_is_refused_by_name(packed: Path) -> None:
             data.packed(batch=1, order="random")
         with pytest.raises(UsageError, match="batch"):
             data.packed(batch=0)
+        with pytest.raises(UsageError, match="int32") as caught:
+            data.packed(batch=2**31 // N)
+        assert caught.value.allowed == f"1 to {2**31 // N - 1:,} sequences of {N}"
+        data.packed(batch=2**31 // N - 1)
+
+
+def test_a_side_without_documents_is_refused_as_that(tmp_path: Path) -> None:
+    tokenize_documents(tmp_path / "a", some_documents(20, 60, 1), val_fraction=0)
+    tokmill.pack(tmp_path / "a", tmp_path / "p", sequence=N, seed=1)
+    with tokmill.open(tmp_path / "p") as data, pytest.raises(UsageError, match="the side val has no sequences"):
+        data.packed("val", batch=2)
 
 
 def test_one_sequence_is_enough(tmp_path: Path) -> None:

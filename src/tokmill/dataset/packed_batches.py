@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 IGNORED = -100
 """A label that losses leave out: `ignore_index` of torch's cross entropy, as it is by default."""
 
+_MOST_IDS = 2**31 - 1
+"""Of a batch: where the last document of it ends is an int32."""
+
 
 @dataclass(frozen=True, slots=True)
 class PackedBatch:
@@ -73,7 +76,22 @@ class PackedBatches(Iteration[PackedBatch]):
                 allowed="shuffled, sequential",
                 next_step='order="shuffled"',
             )
-        super().__init__(source, side, block=source.packing.sequence, **options)
+        sequence = source.packing.sequence
+        if not len(source.side(side)):
+            raise UsageError(
+                f"the side {side} has no sequences: there were no documents to pack",
+                where=f"side={side!r}",
+                allowed="a side that has documents",
+                next_step="take the other side, or pack what was tokenized with a larger --val-fraction",
+            )
+        super().__init__(source, side, block=sequence, **options)
+        if self.batch * sequence > _MOST_IDS:
+            raise UsageError(
+                f"a batch of {self.batch * sequence:,} ids: cu_seqlens has int32 for where documents begin",
+                where=f"batch={self.batch}",
+                allowed=f"1 to {_MOST_IDS // sequence:,} sequences of {sequence:,}",
+                next_step=f"batch={_MOST_IDS // sequence}, or less",
+            )
         self._packed = source
         self._pad_id = source.packing.pad_id
 
