@@ -144,6 +144,35 @@ def test_from_any_format_through_any_other_the_ids_are_the_same(trainer: str, tw
         assert ids_of(tmp_path / "fu")[0] == ids_of(tmp_path / "uf")[0]
 
 
+@pytest.mark.parametrize("way", ["convert", "reshard", "merge"])
+def test_the_list_of_what_went_comes_along(way: str, two: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokmill.dedup(two, tmp_path / "u", **({"format": "llmc"} if way == "reshard" else {}))
+
+    def make() -> None:
+        if way == "convert":
+            tokmill.convert(tmp_path / "u", tmp_path / "c", format="llmc", shard_tokens=1000)
+        elif way == "reshard":
+            tokmill.reshard(tmp_path / "u", tmp_path / "c", shard_tokens=1000)
+        else:
+            tokmill.merge([tmp_path / "u"], tmp_path / "c")
+
+    def die(*_: object, **__: object) -> None:
+        raise _StopError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tokmill.derive.copiers._complete_lists", die)
+        with pytest.raises(_StopError):
+            make()
+    make()
+    assert len(audit_of(tmp_path / "u")) > 40
+    assert audit_of(tmp_path / "c") == audit_of(tmp_path / "u")
+    assert load_manifest(tmp_path / "c").removal == load_manifest(tmp_path / "u").removal
+    assert tokmill.verify(tmp_path / "c").ok
+    page = Path(tokmill.report(tmp_path / "c", tmp_path / "page.html").path).read_text()
+    assert "largest groups" in page
+    assert f">{two[1]}<" in page
+
+
 def test_a_digest_that_two_documents_share_removes_nothing_when_both_are_read(
     two: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

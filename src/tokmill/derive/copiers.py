@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tokmill.core.deduplication import REMOVED_NAME
 from tokmill.core.errors import UsageError
 from tokmill.core.manifest import SKIPPED_NAME
 from tokmill.core.output_spec import SIDES
@@ -81,7 +82,7 @@ class ByteCopier:
             self._output.file(f"{side}.bin")
             tokens, documents = getattr(counts, f"tokens_{side}"), getattr(counts, f"documents_{side}")
             self._output.complete(f"{side}.bin", side=side, tokens=tokens, documents=documents)
-        return _complete_skipped(self._output)
+        return _complete_lists(self._output)
 
 
 class TokenCopier:
@@ -95,7 +96,9 @@ class TokenCopier:
         self._sides: list[ShiftedIds] = []
         self._tokens = [0, 0]
         self._documents = [0, 0]
-        self._n_skipped_bytes = 0
+        is_left = content.origin is not None and content.origin.deduplicated is not None
+        self._list_bytes = dict.fromkeys((SKIPPED_NAME, REMOVED_NAME) if is_left else (SKIPPED_NAME,), 0)
+        """Of the lists of records that were skipped, and of documents that were removed: what was copied of those of the source."""
         self._n_inputs_before = 0
         self._listed: dict[str, int] = {}
         """State of the list of skipped records."""
@@ -112,8 +115,9 @@ class TokenCopier:
         counts = source.steps[step - 1].counts if step else Counts()
         self._tokens = [counts.tokens_train, counts.tokens_val]
         self._documents = [counts.documents_train, counts.documents_val]
-        self._n_skipped_bytes = next((s.ends[SKIPPED_NAME] for s in reversed(source.steps[:step]) if SKIPPED_NAME in s.ends), 0)
-        return sum(self._tokens) * ITEM_BYTES[content.dtype] + self._n_skipped_bytes
+        for name in self._list_bytes:
+            self._list_bytes[name] = next((s.ends[name] for s in reversed(source.steps[:step]) if name in s.ends), 0)
+        return sum(self._tokens) * ITEM_BYTES[content.dtype] + sum(self._list_bytes.values())
 
     def copy_step(self, source: Source, step: int) -> int:
         """See ByteCopier."""
@@ -127,10 +131,11 @@ class TokenCopier:
                 n_bytes += ids.nbytes
             self._tokens[is_val] = end
         self._listed = list_state(source.steps[step].writer, self._n_inputs_before)
-        skipped = source.steps[step].ends.get(SKIPPED_NAME, 0)
-        if skipped > self._n_skipped_bytes:
-            n_bytes += _copy_span(source.file(SKIPPED_NAME), self._n_skipped_bytes, skipped, self._output.file(SKIPPED_NAME))
-            self._n_skipped_bytes = skipped
+        for name, begin in self._list_bytes.items():
+            end = source.steps[step].ends.get(name, 0)
+            if end > begin:
+                n_bytes += _copy_span(source.file(name), begin, end, self._output.file(name))
+                self._list_bytes[name] = end
         return n_bytes
 
     def end_source(self, source: Source) -> None:
@@ -148,7 +153,7 @@ class TokenCopier:
     def finish(self) -> Mapping[str, FileEntry]:
         """See ByteCopier."""
         self._writer.finish()
-        return _complete_skipped(self._output)
+        return _complete_lists(self._output)
 
 
 def ids_of(source: Source, side: str) -> IdReader:
@@ -184,9 +189,10 @@ def _copy_span(source: CheckedFile, begin: int, end: int, target: GrowingFile) -
     return end - begin
 
 
-def _complete_skipped(output: Output) -> Mapping[str, FileEntry]:
-    """Complete the record of what was skipped, if there is one. Returns all files that are complete, by name."""
-    if SKIPPED_NAME in output.names - set(output.completed()):
-        output.file(SKIPPED_NAME)
-        output.complete(SKIPPED_NAME)
+def _complete_lists(output: Output) -> Mapping[str, FileEntry]:
+    """Complete the lists of what was skipped and removed, if there are some. Returns all files that are complete, by name."""
+    for name in (SKIPPED_NAME, REMOVED_NAME):
+        if name in output.names - set(output.completed()):
+            output.file(name)
+            output.complete(name)
     return output.completed()

@@ -19,6 +19,7 @@ from tokmill.reports.figures import Table
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from tokmill.core.config import Provenance
     from tokmill.core.manifest import Manifest
     from tokmill.dataset import Dataset
     from tokmill.reports.data import ReportData
@@ -51,7 +52,7 @@ def removal_tables(data: ReportData) -> list[Table]:
 def _shares(manifest: Manifest, removal: Removal) -> Table:
     """Return what went from each source."""
     rows = []
-    paths = [text_to_path(each.path) for each in manifest.made_from or ()]
+    paths = [text_to_path(each.path) for each in _deduplicated(manifest)]
     for i, each in enumerate(removal.sources):
         share = (each.copy_tokens + each.near_copy_tokens) / each.tokens if each.tokens else 0.0
         name = paths[i] if i < len(paths) else "the inputs"
@@ -64,6 +65,14 @@ def _shares(manifest: Manifest, removal: Removal) -> Table:
     return Table(
         caption, ("source", "documents", "copies removed", "near copies removed", "share of tokens"), rows, numbers=(1, 2, 3, 4)
     )
+
+
+def _deduplicated(manifest: Manifest) -> tuple[Provenance, ...]:
+    """Return the outputs that were deduplicated, perhaps before this one was converted; none where they were steps of making it."""
+    made_from = manifest.made_from or ()
+    while made_from and made_from[0].how != "dedup":
+        made_from = made_from[0].made_from
+    return made_from
 
 
 def _sizes(groups: Mapping[Kept, int], *, is_cut: bool) -> Table:
@@ -113,7 +122,7 @@ class _Sources:
         rule = origin.deduplicated if origin else None
         removal = manifest.removal or Removal(sources=())
         prints = [*(rule.sources if rule else ()), *(rule.against if rule else ())]
-        paths = [each.path for each in manifest.made_from or ()]
+        paths = [each.path for each in _deduplicated(manifest)]
         first = (rule.part or 0) if rule else 0
         n_sources = len(rule.sources) if rule else 0
         self._places = {first + i: path for i, path in enumerate(paths)} | {
