@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import shlex
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -146,7 +147,7 @@ def test_from_any_format_through_any_other_the_ids_are_the_same(trainer: str, tw
 
 @pytest.mark.parametrize("way", ["convert", "reshard", "merge"])
 def test_the_list_of_what_went_comes_along(way: str, two: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tokmill.dedup(two, tmp_path / "u", **({"format": "llmc"} if way == "reshard" else {}))
+    tokmill.dedup(two, tmp_path / "u", format="llmc" if way == "reshard" else None)
 
     def make() -> None:
         if way == "convert":
@@ -173,20 +174,20 @@ def test_the_list_of_what_went_comes_along(way: str, two: list[Path], tmp_path: 
     assert f">{two[1]}<" in page
 
 
-def test_a_digest_that_two_documents_share_removes_nothing_when_both_are_read(
-    two: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("options", [{}, {"near": 0.9, "shortest": 0}], ids=["exact", "near"])
+def test_a_digest_that_two_documents_share_removes_only_what_is_the_same_when_both_are_read(
+    options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    tokenize_documents(tmp_path / "a", [b"one", b"two", b"one", b"three", b"one"], val_fraction=0)
+    train, _ = documents_of(tmp_path / "a")
     monkeypatch.setattr("xxhash.xxh3_128_digest", lambda _: b"the same for all")
-    loose = tokmill.dedup(two, tmp_path / "loose").removal
-    careful = tokmill.dedup(two, tmp_path / "careful", compare=True).removal
+    tokmill.dedup(tmp_path / "a", tmp_path / "loose", **options)
+    careful = tokmill.dedup(tmp_path / "a", tmp_path / "careful", compare=True, **options).removal
     monkeypatch.undo()
-    true = tokmill.dedup(two, tmp_path / "true").removal
-    assert loose is not None
+    assert documents_of(tmp_path / "loose")[0] == train[:1]
+    assert documents_of(tmp_path / "careful")[0] == [train[0], train[1], train[3]]
     assert careful is not None
-    assert true is not None
-    assert loose.sources[0].copies > true.sources[0].copies >= careful.sources[0].copies
-    stay = documents_of(tmp_path / "careful")[0]
-    assert {*stay} >= {*documents_of(tmp_path / "true")[0]}
+    assert careful.sources[0].copies == 2
 
 
 @pytest.mark.parametrize("is_near", [False, True], ids=["exact", "near"])
@@ -244,6 +245,14 @@ def test_what_cannot_be_is_refused(two: list[Path], tmp_path: Path) -> None:
     assert "shuffle's seed" in refused(tmp_path / "s", out).what
     assert "on purpose" in refused([two[0], tmp_path / "mm"], out).what
     assert refused(two[0], out, against=[two[1], two[0]]).option == "--against"
+    tokmill.tokenize(tmp_path / "a.txt", tmp_path / "t", shuffle=1)
+    tokmill.merge([two[0], tmp_path / "t"], tmp_path / "tm", allow_other_split=True)
+    assert "shuffle's seed" in refused(tmp_path / "tm", out).what
+    (tmp_path / "link").symlink_to(two[0])
+    shutil.copytree(two[0], tmp_path / "copy")
+    assert "given twice" in refused([two[0], tmp_path / "link"], out).what
+    for other in ("link", "copy"):
+        assert refused(two[0], out, against=[two[1], tmp_path / other]).option == "--against"
     assert refused(two[0], out, audit=tmp_path / "x").option == "--audit"
     assert refused(two[0], out, audit=two[1] / "train.bin", dry_run=True).option == "--audit"
     assert refused(two[0], out, memory="1MiB").option == "--memory"

@@ -37,6 +37,7 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
         with (top / f"{name}.txt").open("ab") as file:
             file.write(b"<|endoftext|>" + prose(1, 40_000, seed=i)[0])
         tokmill.tokenize(top / f"{name}.txt", top / name, val_fraction=0.2)
+    shutil.copytree(top / "a", top / "copy")
     (top / "recipe.toml").write_text(
         '[tokenize]\nval_fraction = 0.2\n[sources.a]\ninputs = "a.txt"\nweight = 0.6\n[sources.b]\ninputs = "b.txt"\nweight = 0.4\n'
     )
@@ -50,7 +51,7 @@ def words(name: str, texts: Path, out: Path) -> list[str]:
         "shuffle": ["shuffle", str(a), str(b), "--seed", "1"],
         "mix": ["mix", f"{a}=0.6", f"{b}=0.4", "--seed", "1"],
         "pack": ["pack", str(a), str(b), "--sequence", "64", "--seed", "1", "--format", "llmc", "--shard-tokens", "6400"],
-        "dedup": ["dedup", str(a), str(b), str(a), "--near", "0.5"],
+        "dedup": ["dedup", str(a), str(b), str(texts / "copy"), "--near", "0.5"],
         "build": ["build", str(texts / "recipe.toml"), "--threads", "1"],
         "tokenize": ["tokenize", f"{a}.txt", "--shuffle", "1", "--val-fraction", "0.2", "--threads", "1"],
     }

@@ -52,6 +52,8 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     tokens_val: Natural = 0
     documents_train: Natural = 0
     documents_val: Natural = 0
+    is_arranged: bool = False
+    """Whether its documents were in another order than those of its inputs: that of a merge does not say it."""
     made_from: tuple[Provenance, ...] = ()
     """What it was made from itself."""
 

@@ -96,7 +96,7 @@ class TokenCopier:
         self._sides: list[ShiftedIds] = []
         self._tokens = [0, 0]
         self._documents = [0, 0]
-        is_left = content.origin is not None and content.origin.deduplicated is not None
+        is_left = content.origin and content.origin.deduplicated
         self._list_bytes = dict.fromkeys((SKIPPED_NAME, REMOVED_NAME) if is_left else (SKIPPED_NAME,), 0)
         """Of the lists of records that were skipped, and of documents that were removed: what was copied of those of the source."""
         self._n_inputs_before = 0

@@ -313,5 +313,12 @@ def provenance(source: Source, how: How) -> Provenance:
         tokens_val=counts.tokens_val,
         documents_train=counts.documents_train,
         documents_val=counts.documents_val,
+        is_arranged=is_arranged(source),
         made_from=manifest.made_from or (),
     )
+
+
+def is_arranged(source: Source) -> bool:
+    """Return whether the documents of a source are in another order than those of its inputs."""
+    origin = source.content.origin
+    return bool(origin and (origin.arranged or origin.packed))

@@ -28,7 +28,7 @@ from tokmill.derive.deduplication.gathering import GATHERED
 from tokmill.derive.deduplication.marking import Marking
 from tokmill.derive.deduplication.removals import REMOVAL, audit_lines
 from tokmill.derive.deduplication.signatures import BAND
-from tokmill.derive.engine import COMMIT_BYTES, derive_output, provenance
+from tokmill.derive.engine import COMMIT_BYTES, derive_output, is_arranged, provenance
 from tokmill.derive.merging import check_agreement, merged_content, with_offsets
 from tokmill.derive.shuffling import budget_of, chosen_content, load_operands
 from tokmill.derive.source import Source, check_marks
@@ -474,18 +474,41 @@ def _check_operands(sources: Sequence[Source], against: Sequence[Source], *, all
             allowed=f"up to {MOST_SOURCES}",
             next_step="tokmill merge joins some of them first",
         )
-    named = {source.directory for source in sources}
+    _check_different(sources, against)
+    for source in sources:
+        _check_order(source)
+
+
+def _check_different(sources: Sequence[Source], against: Sequence[Source]) -> None:
+    """Raise UsageError for an output that is given twice, under whatever name: all of it would go."""
+    places, prints = set(), {source.manifest.fingerprint for source in sources}
+    for source in sources:
+        place = _place(source)
+        if place in places:
+            raise UsageError(
+                "an output is given twice: all documents of the second would go",
+                where=str(source.directory),
+                allowed="each output once",
+                next_step="leave out one of them",
+            )
+        places.add(place)
     for source in against:
-        if source.directory in named:
+        if _place(source) in places or source.manifest.fingerprint in prints:
             raise UsageError(
                 "an output would be removed from itself",
                 where=str(source.directory),
                 option="--against",
-                allowed="other outputs than those that are deduplicated",
+                allowed="other outputs than those that are deduplicated, and no copies of them",
                 next_step="leave it out of --against",
             )
-    for source in sources:
-        _check_order(source)
+
+
+def _place(source: Source) -> str | tuple[int, int]:
+    """Return what tells a directory from others, whatever it is called; of an output in a store, its URL."""
+    if isinstance(source.directory, str):
+        return source.directory
+    found = source.directory.stat()
+    return found.st_dev, found.st_ino
 
 
 def _check_order(source: Source) -> None:
@@ -494,10 +517,9 @@ def _check_order(source: Source) -> None:
     ways: set[str] = set()
     while made_from:
         each = made_from.pop()
-        ways.add(each.how)
+        ways |= {each.how, *(["shuffle"] if each.is_arranged else [])}
         made_from += each.made_from
-    origin = source.content.origin
-    if not ways & {"shuffle", "mix", "pack"} and not (origin and origin.arranged):
+    if not ways & {"shuffle", "mix", "pack"} and not is_arranged(source):
         return
     raise UsageError(
         "repetitions that a mix made on purpose would go"
