@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +14,7 @@ from support.outputs import write_output
 
 import tokmill
 from tokmill.cli import app
+from tokmill.cli.command import Parameter, root
 from tokmill.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -88,3 +90,19 @@ def test_quoted_patterns_are_expanded_in_order(here: Path) -> None:
     assert (here / "joined" / "train.bin").read_bytes() == (here / "a" / "train.bin").read_bytes()
     assert app.run(["merge", "[ab]", "--out", "both", "-q"]) == 0
     assert (here / "both" / "train.bin").read_bytes() == 2 * (here / "a" / "train.bin").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["shuffle", "mix", "dedup", "pack"])
+def test_the_help_of_what_derives_outputs_says_its_own_memory_and_shards(name: str) -> None:
+    usual = {each.about.name: each.about.usual for each in root.commands[name].params if isinstance(each, Parameter)}
+    assert usual["memory"] == "1GiB"
+    assert (usual["shard_tokens"] or "").startswith("one file a side" if name == "pack" else "those of a single DIR")
+
+
+def test_without_ray_shuffle_advises_what_it_can_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_output(tmp_path / "a", write_corpus(tmp_path / "corpus.txt", TEXTS), val_fraction=0.0)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "tokmill.run.parts.ray", raising=False)
+    with pytest.raises(UsageError, match="Ray is not installed") as caught:
+        tokmill.shuffle(tmp_path / "a", tmp_path / "b", seed=1, ray="auto")
+    assert str(caught.value.next_step).endswith("or leave --ray out")

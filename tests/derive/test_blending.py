@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -118,3 +119,16 @@ def test_what_cannot_be_is_refused_with_what_can(top: Path, tmp_path: Path) -> N
     for words in (["--recipe", "olmo", "--out", tmp_path / "x"], ["--seed", 1], ["--out", tmp_path / "x"]):
         assert called("mix", f"{web}=1", *words).returncode == 2
     assert not (tmp_path / "x").exists()
+
+
+def test_options_that_do_nothing_beside_a_recipe_are_told_and_the_result_may_be_json(top: Path) -> None:
+    words = ["mix", f"{top / 'olmo' / 'web'}=1", "--recipe", "olmo", "--max-epochs", "8"]
+    plain, more = called(*words), called(*words, "--seed", "3", "--format=mds", "--ray", "auto", "--json")
+    assert plain.stderr == ""
+    assert [line.partition(" has no effect")[0] for line in more.stderr.splitlines()] == [
+        "note: --seed",
+        "note: --format",
+        "note: --ray",
+    ]
+    assert json.loads(more.stdout) == {"trainer": "olmo", "lines": plain.stdout.splitlines()}
+    assert called(*words, "--seed", "3", "--quiet").stderr == ""

@@ -109,12 +109,17 @@ _RAY = Option(
     help="Do it on a Ray cluster whose nodes share --out (or --stage): HOST:PORT, auto, local; without ADDRESS, the one that "
     "is running here. --memory is that of a task.",
 )
+_SHARD_TOKENS = replace(
+    named("shard_tokens")[0], usual="those of a single DIR; else one file a side; llmc 100M, litdata and mds 33554432"
+)
 _SHAPE = (
     Option(
         name="format", group=OUTPUT, choices=_FORMAT.choices, usual="that of DIR", help="The trainer that will read the new files."
     ),
-    *named("shard_tokens", "shard_documents"),
+    _SHARD_TOKENS,
+    *named("shard_documents"),
 )
+_MEMORY = replace(named("memory")[0], usual="1GiB")
 
 
 @command(
@@ -124,7 +129,8 @@ _SHAPE = (
     OUT,
     _SEED,
     *_SHAPE,
-    *named("offsets", "memory"),
+    *named("offsets"),
+    _MEMORY,
     _OTHER_SPLIT,
     _RAY,
     *named("stage", "stage_size", "fresh", "force"),
@@ -140,9 +146,9 @@ def shuffle(
 ) -> None:
     """Write the documents of the training sides of DIR... in random order, without tokenizing again. The same command continues.
 
-    Every order of the documents is as likely as any other; the bytes depend on the seed and the documents alone, not on memory or
-    machine. The validation sides keep their order. It needs room on the disk for the ids once more while it works. tokmill verify
-    proves that no document is lost, doubled, changed or misplaced.
+    Each document may come to any place, to one as likely as to another; the bytes depend on the seed and the documents alone, not
+    on memory or machine. The validation sides keep their order. It needs room on the disk for the ids once more while it works.
+    tokmill verify proves that no document is lost, doubled, changed or misplaced.
     """
     from tokmill.cli.event_log import carry_out
     from tokmill.derive import shuffle as shuffle_outputs
@@ -227,7 +233,8 @@ def shuffle(
         help="With --dry-run: write a line about each document that would be removed, as removed.jsonl of an output has them.",
     ),
     *_SHAPE,
-    *named("offsets", "memory"),
+    *named("offsets"),
+    _MEMORY,
     _OTHER_SPLIT,
     *named("stage", "stage_size", "fresh", "force"),
     *REPORTING,
@@ -284,7 +291,8 @@ def dedup(
         help="How often the documents of a source may be taken, on average.",
     ),
     *_SHAPE,
-    *named("offsets", "memory"),
+    *named("offsets"),
+    _MEMORY,
     _OTHER_SPLIT,
     _RAY,
     *named("stage", "stage_size", "fresh", "force"),
@@ -305,14 +313,13 @@ def mix(
     side each is there once, source by source. The same command continues. tokmill verify proves all of it.
     """
     from tokmill.cli.event_log import carry_out
-    from tokmill.derive import mix as mix_outputs, mix_recipe
+    from tokmill.derive import mix as mix_outputs
 
     pairs = [weighted_directory(each) for each in weighted]
     if recipe is not None:
         if out is not None:
             raise _together("--recipe", "--out", "which it does not write")
-        chosen = {name: options[name] for name in ("tokens", "max_epochs", "allow_other_split")}
-        console.print_result(mix_recipe(pairs, recipe, **chosen))
+        _print_recipe(console, pairs, recipe, options)
         return
     missing = "--out" if out is None else "--seed" if options["seed"] is None else ""
     if out is None or missing:
@@ -320,6 +327,21 @@ def mix(
     directories = [directory for directory, _ in pairs]
     make = _made(console, out, partial(mix_outputs, pairs, out))
     carry_out(console, "mixing", make, options, outputs=[out, *directories])
+
+
+_OF_RECIPE = {"tokens", "max_epochs", "allow_other_split", "json", "quiet", "verbose"}
+
+
+def _print_recipe(console: Console, pairs: list[tuple[str, str]], trainer: str, options: dict[str, Any]) -> None:
+    """Print the lines of a recipe, and say which options did nothing."""
+    from tokmill.cli import render
+    from tokmill.derive import mix_recipe
+
+    lines = mix_recipe(pairs, trainer, **{name: options[name] for name in ("tokens", "max_epochs", "allow_other_split")})
+    console.print_result(render.json_line({"trainer": trainer, "lines": lines.splitlines()}) if options["json"] else lines)
+    unused = [(f"--{name.replace('_', '-')}", name not in _OF_RECIPE, "with --recipe") for name in options]
+    for notice in () if options["quiet"] else console.unused(unused):
+        console.say(f"note: {notice}")
 
 
 @command(
@@ -360,7 +382,8 @@ def mix(
         help="Fills sequences up; must be in no document.",
     ),
     _SHAPE[0],
-    *named("shard_tokens", "memory"),
+    *named("shard_tokens"),
+    _MEMORY,
     _OTHER_SPLIT,
     *named("stage", "stage_size", "fresh", "force"),
     *REPORTING,

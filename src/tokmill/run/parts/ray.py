@@ -49,7 +49,7 @@ except ImportError:
         "Ray is not installed",
         option="--ray",
         allowed="Python packages of the extra ray",
-        next_step="pip install 'tokmill[ray]', or make the parts by hand: tokmill tokenize --part",
+        next_step="pip install 'tokmill[ray]', or leave --ray out",
     ) from None
 
 if TYPE_CHECKING:
