@@ -10,9 +10,10 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -62,26 +63,67 @@ def small(arguments: list[str], bucket_bytes: int) -> list[str]:
     return [sys.executable, str(small_arranging.__file__), str(bucket_bytes), *arguments]
 
 
-def kill_at_random(make: Callable[[], list[str]], out: Path, expected: dict[str, bytes], n_kills: int, rng: random.Random) -> None:
-    """Start runs and kill all their processes, until so many were killed at work; each goes on from the one before."""
-    longest_s, n_met = 2.0, 0
-    while n_met < n_kills:
+def pass_of(out: Path) -> str:
+    """What is done for an output, as its directory shows it; nothing: it is not begun."""
+    state, found = out / ".tokmill", ""
+    with suppress(FileNotFoundError):
+        if any(state.glob("tokenized/.tokmill")) or any(Path(f"{out}.work").glob("*/.tokmill")):
+            found = "tokenizing"
+        if any(state.glob("*.part")):
+            found = "reading"
+        if any(path.stat().st_size for path in state.glob("train*.part")):
+            found = "writing"
+    return found
+
+
+def kill_at_random(
+    make: Callable[[], list[str]], out: Path, expected: dict[str, bytes], n_kills: int, rng: random.Random, passes: Sequence[str]
+) -> None:
+    """Start runs and kill all their processes at a random moment of a pass, so many times; each goes on from the one before.
+
+    passes: in their order. One kill falls in each of them, at least.
+    """
+    longest_s, met = 0.5, Counter[str]()
+    for _ in range(20 * n_kills):
+        missing = [each for each in passes if not met[each]]
+        if met.total() >= n_kills and not missing:
+            return
+        wanted = passes.index(missing[0] if missing else rng.choice(passes))
+        if (now := pass_of(out)) and passes.index(now) > wanted:
+            remove(out)
         with started(make()) as process:
-            began_s = time.monotonic()
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(rng.uniform(0.2, longest_s))
-            if process.poll() is None:
-                n_met += (out / ".tokmill").exists()
-                os.killpg(process.pid, signal.SIGKILL)
-            code = process.wait(PATIENCE_S)
-            # 11: processes of the run before may need a moment to see that it is dead.
-            assert code in (0, 11, -signal.SIGKILL), process.stderr.read() if process.stderr else ""
-            if code == 0:
-                longest_s = 1.2 * (time.monotonic() - began_s)
+            code = kill_in(process, partial(has_begun, out, passes[wanted:]), rng.uniform(0, longest_s))
+            killed_in = pass_of(out)
+        if code == -signal.SIGKILL:
+            met[killed_in] += bool(killed_in)
+        # Shorter, or longer, until about every other kill meets the pass.
+        longest_s *= 1.3 if code and killed_in == passes[wanted] else 0.7
         if code == 0:
             assert files_in(out) == expected
-            shutil.rmtree(out)
-            shutil.rmtree(f"{out}.work", ignore_errors=True)
+            remove(out)
+    raise AssertionError(f"of {n_kills} kills there were {met} in {passes}")
+
+
+def has_begun(out: Path, passes: Sequence[str]) -> bool:
+    return pass_of(out) in passes
+
+
+def kill_in(process: subprocess.Popen[bytes], is_begun: Callable[[], bool], delay_s: float) -> int:
+    """Kill a run some time after its pass has begun; return how it ended."""
+    wait_until(lambda: is_begun() or process.poll() is not None)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(delay_s)
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+    code = process.wait(PATIENCE_S)
+    # 11: processes of the run before may need a moment to see that it is dead.
+    assert code in (0, 11, -signal.SIGKILL), process.stderr.read() if process.stderr else ""
+    return code
+
+
+def remove(out: Path) -> None:
+    shutil.rmtree(out, ignore_errors=True)
+    shutil.rmtree(f"{out}.work", ignore_errors=True)
 
 
 def finish(command: list[str], out: Path, expected: dict[str, bytes]) -> None:
@@ -106,7 +148,8 @@ def kill_and_finish(name: str, texts: Path, tmp_path: Path, n_kills: int) -> Non
         return small(words(name, texts, out), rng.choice(BUCKET_BYTES))
 
     expected = files_in(tmp_path / "whole")
-    kill_at_random(make, out, expected, n_kills, rng)
+    passes = ["tokenizing"] * (name in ("build", "tokenize")) + ["reading", "writing"]
+    kill_at_random(make, out, expected, n_kills, rng, passes)
     finish(make(), out, expected)
 
 

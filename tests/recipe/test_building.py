@@ -8,21 +8,20 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from support.commands import PATIENCE_S, clean_environment
+from support.commands import PATIENCE_S, clean_environment, wait_until
 from support.corpora import some_documents, write_corpus
 from support.failures import Died, dying_at, fill_disk, limit_disk
 from support.outputs import files_in, ids_of, written
 from support.small_tokenizers import path_of
 
 import tokmill
-from tokmill.core.errors import ChangedError, DamageError, DiskFullError, UsageError
+from tokmill.core.errors import ChangedError, DamageError, DiskFullError, LockedError, UsageError
 from tokmill.core.events import AnyEvent, Started
 from tokmill.core.manifest import load_manifest
 from tokmill.formats import Choice
@@ -234,21 +233,40 @@ def test_texts_with_two_weights_are_refused(recipe: Path, tmp_path: Path) -> Non
     assert caught.value.where == f"{recipe}, line 11"
 
 
-def test_killed_at_some_moments_the_same_command_goes_on(recipe: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tokmill", "build", str(recipe), "-q", "--out"]
-    subprocess.run([*command, str(tmp_path / "whole")], check=True, env=clean_environment(), timeout=PATIENCE_S)
-    for delay_s in (0.3, 0.5, 0.7, 0.9):
-        out = tmp_path / f"out-{delay_s}"
-        with subprocess.Popen([*command, str(out)], env=clean_environment(), start_new_session=True) as process:
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(delay_s)
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-        deadline = time.monotonic() + PATIENCE_S
-        while subprocess.run([*command, str(out)], check=False, env=clean_environment(), timeout=PATIENCE_S).returncode:
-            # A killed run's processes may need a moment to end.
-            assert time.monotonic() < deadline
-        assert written(out) == written(tmp_path / "whole")
+DIES = """
+import os, signal, sys
+import tokmill
+
+class Dies:
+    n = 0
+
+    def on_event(self, event):
+        self.n += type(event).__name__ == sys.argv[3]
+        if self.n == int(sys.argv[4]):
+            os.killpg(0, signal.SIGKILL)
+
+tokmill.build(sys.argv[1], sys.argv[2], observers=[Dies()])
+"""
+"""`build` that kills all its processes at a certain event."""
+
+
+@pytest.mark.parametrize(("kind", "number"), [("Started", 1), ("Started", 2), ("Started", 3), ("Committed", 3)])
+def test_killed_in_any_step_the_same_command_goes_on(kind: str, number: int, recipe: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    words = [sys.executable, "-c", DIES, str(recipe), str(out), kind, str(number)]
+    killed = subprocess.run(words, check=False, env=clean_environment(), timeout=PATIENCE_S, start_new_session=True)
+    assert killed.returncode == -signal.SIGKILL
+    assert not (out / "manifest.json").exists()
+
+    def goes_on() -> bool:
+        # The killed run's processes may need a moment to end.
+        with suppress(LockedError):
+            return bool(tokmill.build(recipe, out))
+        return False
+
+    wait_until(goes_on)
+    tokmill.build(recipe, tmp_path / "whole")
+    assert written(out) == written(tmp_path / "whole")
 
 
 def test_the_plan_says_what_it_becomes_and_makes_nothing(recipe: Path, tmp_path: Path) -> None:
