@@ -11,6 +11,7 @@ import shutil
 import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -39,6 +40,7 @@ from tokmill.core.system import durable
 from tokmill.core.system.tree import TreePath
 from tokmill.derive import arranging, bucket_run, buckets, choosing, mixing, packed_run
 from tokmill.derive.buckets import RECORD
+from tokmill.derive.portions import Portion
 from tokmill.output import acquire_lock, directory
 from tokmill.reports.reproduce import commands
 from tokmill.run.parts.finalize import finalize
@@ -266,6 +268,26 @@ def test_a_run_that_goes_on_with_another_memory_writes_the_same_bytes(n_commits:
         assert tokmill.verify(out).ok
 
 
+@pytest.mark.parametrize("name", ["shuffle", "pack"])
+def test_a_run_that_goes_on_with_too_little_memory_for_its_buckets_is_refused(name: str, two: list[Path], tmp_path: Path) -> None:
+    def make(out: str) -> tokmill.Outcome:
+        if name == "pack":
+            return tokmill.pack(two, tmp_path / out, sequence=16, seed=1)
+        return tokmill.shuffle(two, tmp_path / out, seed=1)
+
+    make("whole")
+    kind = packed_run.PackedRun if name == "pack" else arranging.Arranging
+    with tiny(1 << 20), positions(kind, 0), contextlib.suppress(Died):
+        make("out")
+    with tiny(400), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bucket_run, "FIXED_BYTES", (1 << 30) - 8000)
+        with pytest.raises(UsageError, match="1 bucket with") as caught:
+            make("out")
+    assert caught.value.option == "--memory"
+    make("out")
+    assert written(tmp_path / "out") == written(tmp_path / "whole")
+
+
 @pytest.mark.parametrize("most_held", [7, 100, 1 << 20])
 def test_sorted_keys_are_those_of_all_copies_whatever_is_held(most_held: int) -> None:
     times = [(50, 0, 1 << 63), (30, 3, None), (40, 1, 1 << 62), (20, 0, None)]
@@ -305,6 +327,19 @@ def test_documents_are_chosen_in_bounded_memory_though_a_few_have_most_of_the_to
     tokmill.mix([(tmp_path / "a", 1)], tmp_path / "m", seed=3, tokens=wanted)
     assert documents_of(tmp_path / "m") == mixed([documents_of(tmp_path / "a")], [1], wanted, 3, 2)
     assert most < 60
+
+
+def test_documents_that_are_not_kept_take_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    n = 2000
+    monkeypatch.setattr(choosing, "_lengths", lambda _source, _portion: (np.array([7]) for _ in range(n)))
+    operand: Any = SimpleNamespace(number=0, source=None)
+    whole = Portion(operand=0, token=0, end=7 * n, document=0, n_documents=n)
+    tracemalloc.start()
+    found = choosing._measured_portion(operand, 1, 0, 1, whole)
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (len(found.keys), int(found.tokens.sum())) == (0, 7 * n)
+    assert peak_bytes < 400_000
 
 
 def test_a_mixture_may_reach_the_end_of_a_source(two: list[Path], tmp_path: Path) -> None:

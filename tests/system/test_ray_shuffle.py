@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from support.commands import clean_environment
 from support.outputs import files_in
@@ -19,6 +20,10 @@ ray = pytest.importorskip("ray", reason="the extra ray is not installed: make ra
 from support.nodes import NODE, Nodes  # noqa: E402  behind what it needs
 
 import tokmill  # noqa: E402
+from tokmill.core.errors import TokmillError, UsageError  # noqa: E402
+from tokmill.core.events import Failed  # noqa: E402
+from tokmill.core.system.process import error_of  # noqa: E402
+from tokmill.run.parts import ray as cluster  # noqa: E402
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
 
@@ -132,3 +137,33 @@ def test_the_driver_is_ended_and_what_was_done_is_not_done_again(
     assert made.items() <= again.portions().items()
     again.result()
     assert files_in(driver.out) == mixed
+
+
+@pytest.mark.parametrize(("function", "what"), [("operator:truediv", "TypeError"), (f"{__name__}:full_memory", "memory")])
+def test_whatever_goes_wrong_on_a_node_is_one_error_of_tokmill(function: str, what: str) -> None:
+    is_answer, data = cluster._answer(function, b"")
+    assert not is_answer
+    error = error_of(msgspec.json.decode(data, type=Failed))
+    assert isinstance(error, TokmillError)
+    assert what in str(error)
+
+
+def full_memory(_question: bytes) -> bytes:
+    raise MemoryError
+
+
+def test_while_the_last_node_is_replaced_its_tasks_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    node = {"Alive": True, "Resources": {"CPU": 3.0, "memory": 1e9}}
+    nodes = [node]
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    slots, new = cluster._Slots(1, 1000), cluster._Slots(1, 1000)
+    assert slots.now() == 3
+    nodes.clear()
+    assert slots.now() == 3
+    with pytest.raises(UsageError):
+        new.now()
+    monkeypatch.setattr(cluster, "_PATIENCE_S", -1.0)
+    with pytest.raises(UsageError):
+        slots.now()
+    nodes.append(node)
+    assert slots.now() == 3

@@ -19,12 +19,13 @@ import msgspec
 import numpy as np
 from msgspec.structs import replace
 
-from tokmill.core.errors import DamageError
+from tokmill.core.errors import DamageError, UsageError
 from tokmill.core.events import Committed
 from tokmill.core.manifest import FORMAT_VERSION, Manifest, published
 from tokmill.core.output_spec import SIDES
 from tokmill.core.records import ITEM_BYTES, Counts, Cursor
 from tokmill.core.system.memory import peak_rss_bytes
+from tokmill.core.text import counted
 from tokmill.core.version import __version__
 from tokmill.derive.buckets import RECORD, Buckets, sum_of_digests
 from tokmill.derive.copiers import ids_of
@@ -127,6 +128,20 @@ class BucketRun:
             committed or n_buckets,
             held_bytes,
             is_fixed=committed is not None,
+        )
+        self._check_records(n_records * record_cost, self._buckets.state.n_buckets)
+
+    def _check_records(self, n_bytes: int, n_buckets: int) -> None:
+        """Raise UsageError where there is no room for what is read whole of a bucket. n_bytes: of the records of all, in memory."""
+        of_one = n_bytes // n_buckets
+        if of_one <= self._room // 2:
+            return
+        raise UsageError(
+            f"{counted(n_buckets, 'bucket')} with {of_one // MIB:,} MiB of records each, of which two are held",
+            where=f"--memory, of which {self._room // MIB:,} MiB are free for them",
+            option="--memory",
+            allowed=f"at least {-(-(FIXED_BYTES + 2 * of_one) // MIB):,} MiB for so many documents in so many buckets",
+            next_step="run the same command again with more memory, or begin with --fresh and more buckets",
         )
 
     def run(self, made_from: tuple[Provenance, ...], recorder: RunHistoryRecorder, recipe: str) -> Manifest:

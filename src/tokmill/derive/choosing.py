@@ -114,8 +114,9 @@ def _measured_portion(operand: Operand, seed: int, low: int, high: int, portion:
         n_before += int(np.count_nonzero(is_before))
         tokens_before += int(some[is_before].sum())
         np.add.at(tokens, (numbers // np.uint64(_ALL // _N_RANGES)).astype(np.int64), some)
-        keys.append(numbers[is_between])
-        lengths.append(some[is_between])
+        if is_between.any():
+            keys.append(numbers[is_between])
+            lengths.append(some[is_between])
     if document != portion.document + portion.n_documents:
         raise operand.source.count_error("train", document)
     return Measured(low, n_before, tokens_before, np.concatenate(keys), np.concatenate(lengths), tokens)

@@ -163,6 +163,7 @@ class Spread(Arranging):
         self._n_buckets = self._state.get("n_buckets", max(least, -(-n_bytes * 3 // (2 * (self._room // 3)))))
         if self._n_buckets > most:
             raise self._memory_error(n_bytes)
+        self._check_records(n_records * record_cost, self._n_buckets)
         portion_bytes = min(_PORTION_BYTES, max(_LEAST_BYTES, n_bytes // (TASKS_A_SLOT * n_slots)))
         portion_bytes = max(portion_bytes, n_bytes // _MOST_PORTIONS, least_portion_bytes(self._n_buckets))
         self._portion_tokens = self._state.get("portion_tokens", portion_bytes // self._item_bytes)

@@ -62,7 +62,7 @@ _STORE_BYTES = 80 << 20
 _MOST_DEATHS = 5
 """Deaths of workers and nodes after which a part is given up."""
 _PATIENCE_S = 120.0
-"""Longest wait for the lock of a part whose worker is dead, or soon will be."""
+"""Longest wait for the lock of a part whose worker is dead, or soon will be, and for a node where there is none."""
 _BOARD = "tokmill"
 """Name of the board, among those of one driver."""
 _POLL_S = 0.5
@@ -157,7 +157,7 @@ class _Tasks:
     def __init__(self, function: str, questions: Iterator[tuple[int, bytes]], budget_bytes: int) -> None:
         self._function = function
         self._questions = questions
-        self._budget_bytes = budget_bytes
+        self._slots = _Slots(1, budget_bytes)
         self._again: deque[tuple[int, bytes]] = deque()
         self._running: dict[Any, tuple[int, bytes]] = {}
         self._deaths: Counter[int] = Counter()
@@ -166,7 +166,7 @@ class _Tasks:
     def run(self, collect: Callable[[int, bytes], None]) -> None:
         """Have all answered."""
         while True:
-            n_slots = _slots(1, self._budget_bytes)
+            n_slots = self._slots.now()
             # A few more than there is room for, so that no node waits.
             while len(self._running) < n_slots + max(2, n_slots // 4) and (item := self._next()) is not None:
                 self._running[self._task.remote(self._function, item[1])] = item
@@ -208,7 +208,7 @@ def _answer(function: str, question: bytes) -> tuple[bool, bytes]:
     module, _, name = function.partition(":")
     try:
         return True, getattr(importlib.import_module(module), name)(question)
-    except TokmillError as error:
+    except Exception as error:  # noqa: BLE001  a full disk or memory of a node is told as one of this machine is
         return False, msgspec.json.encode(failed_event(error))
 
 
@@ -226,6 +226,7 @@ class _Work:
         self._deaths: Counter[int] = Counter()
         resources = job.resources
         self._task = ray.remote(num_cpus=resources.n_threads, memory=resources.budget_bytes, max_retries=0)(_make_part)
+        self._slots = _Slots(resources.n_threads, resources.budget_bytes)
         self._board: Any = None
         self._read: Any = None
         """The pending answer of the board."""
@@ -235,7 +236,7 @@ class _Work:
         """Make all parts. Raises what a part raises; WorkerDiedError for one that lost too many workers or nodes."""
         self._tell(self._view.started(self._job))
         while self._waiting or self._running:
-            n_slots = _slots(self._job.resources.n_threads, self._job.resources.budget_bytes)
+            n_slots = self._slots.now()
             # Submit a few more than there is room for, so that no node waits.
             while self._waiting and len(self._running) < n_slots + max(2, n_slots // 4):
                 self._submit(self._waiting.popleft())
@@ -449,6 +450,29 @@ def _silent(address: str, why: str) -> UsageError:
         allowed="the address of a cluster (HOST:6379), auto, or local for a new one of this machine alone",
         next_step="ray start --head there, or leave the address out",
     )
+
+
+class _Slots:
+    """How many tasks can run at a time, while nodes come and go."""
+
+    def __init__(self, n_threads: int, budget_bytes: int) -> None:
+        self._n_threads = n_threads
+        self._budget_bytes = budget_bytes
+        self._last, self._seen_s = 0, 0.0
+
+    def now(self) -> int:
+        """Return the number, for some time the last one where there is no node: the last may be about to be replaced.
+
+        Raises UsageError.
+        """
+        try:
+            self._last = _slots(self._n_threads, self._budget_bytes)
+        except UsageError:
+            if not self._last or time.monotonic() - self._seen_s > _PATIENCE_S:
+                raise
+        else:
+            self._seen_s = time.monotonic()
+        return self._last
 
 
 def _slots(n_threads: int, budget_bytes: int) -> int:
