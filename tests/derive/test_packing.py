@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
@@ -29,7 +30,7 @@ from tokmill.cli.app import run
 from tokmill.core.errors import ChangedError, DamageError, DiskFullError, UsageError
 from tokmill.core.events import AnyEvent, Committed
 from tokmill.core.manifest import load_manifest
-from tokmill.derive import packed_run
+from tokmill.derive import packed_run, pieces
 from tokmill.derive.bins import Bins
 from tokmill.derive.buckets import Buckets, BucketState
 from tokmill.reports.reporting import make_page
@@ -285,6 +286,37 @@ def test_verify_finds_what_is_changed_or_misplaced_though_all_digests_agree(edit
     ids.tofile(out / "train.bin")
     np.save(out / "train.starts.npy", starts)
     reseal(out)
+    assert [problem.file for problem in tokmill.verify(out).problems] == ["manifest.json"]
+
+
+@pytest.mark.parametrize("drop", ["nothing", "rests"])
+@pytest.mark.parametrize("eot", ["after", "before"])
+def test_verify_finds_documents_that_are_cut_though_they_fit(
+    eot: str, drop: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a packing that cuts at 16 ids and is right in everything else."""
+    tokenize_documents(tmp_path / "a", some_documents(60, 60, 1), eot=eot)
+    real = pieces._cut
+    monkeypatch.setattr(pieces, "_cut", lambda block, ends, _sequence, **options: real(block, ends, 16, **options))
+    tokmill.pack(tmp_path / "a", tmp_path / "p", sequence=64, seed=1, drop=drop)
+    assert [problem.file for problem in tokmill.verify(tmp_path / "p").problems] == ["manifest.json"]
+
+
+@pytest.mark.parametrize("eot", ["after", "before"])
+@pytest.mark.parametrize(
+    "more",
+    [{"cut": 1000}, {"cut": -1000}, {"documents": 1}, {"source_documents": 1}, {"cut_by_windows": -1000}, {"dropped_tokens": 1}],
+    ids=str,
+)
+def test_verify_compares_what_the_manifest_says_of_documents(eot: str, more: dict[str, int], tmp_path: Path) -> None:
+    tokenize_documents(tmp_path / "a", some_documents(60, 100, 1), eot=eot, val_fraction=0.2)
+    tokmill.pack(tmp_path / "a", out := tmp_path / "p", sequence=64, seed=1)
+    assert tokmill.verify(out).ok
+    manifest = load_manifest(out)
+    assert manifest.packed
+    side = manifest.packed["train"]
+    wrong = {name: max(0, getattr(side, name) + n) for name, n in more.items()}
+    rewrite_manifest(out, manifest, packed=manifest.packed | {"train": msgspec.structs.replace(side, **wrong)})
     assert [problem.file for problem in tokmill.verify(out).problems] == ["manifest.json"]
 
 

@@ -6,6 +6,7 @@ one has another digest, and padding is known by its id, which no document has.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -66,6 +67,39 @@ class StartsReader:
         return data[:whole]
 
 
+@dataclass(slots=True)
+class _Found:
+    """What was counted of a side."""
+
+    pieces: int = 0
+    padding: int = 0
+    marked: int = 0
+    """Pieces with an end-of-text id: that of their document."""
+    full_marked: int = 0
+    """Those that are a whole sequence."""
+    short_unmarked: int = 0
+    """Shorter pieces without one."""
+
+    def has_come_of(self, side: PackedSide, packing: Packing, *, is_after: bool) -> bool:
+        """Return whether what a manifest says of documents that were cut or left out agrees with the pieces.
+
+        Which pieces are of one document is not seen, but each that is cut has a full first piece, and only its last may be shorter.
+        """
+        unmarked, left_out = self.pieces - self.marked, side.source_documents - side.documents
+        if not side.cut <= side.cut_by_windows <= side.source_documents:
+            return False
+        if packing.drop == "long":
+            return unmarked == 0 and left_out == side.cut
+        if packing.drop == "nothing":
+            is_counted = left_out == side.dropped_tokens == 0
+        else:
+            is_counted = 0 <= left_out <= (side.cut if is_after else 0)
+        if is_after:
+            return is_counted and self.short_unmarked == 0 and side.cut <= unmarked and bool(side.cut) == bool(unmarked)
+        most_short = side.cut if packing.drop == "nothing" else 0
+        return is_counted and self.short_unmarked <= most_short and side.cut <= self.full_marked and (not unmarked or side.cut > 0)
+
+
 class PackedCheck:
     """Takes the ids of all files in order, block by block."""
 
@@ -78,14 +112,13 @@ class PackedCheck:
         self._starts: StartsReader | None = None
         self._sum = 0
         self._wrong = ""
-        self._n_pieces = dict.fromkeys(("train", "val"), 0)
-        self._n_padding = dict.fromkeys(("train", "val"), 0)
+        self._found = {side: _Found() for side in ("train", "val")}
         self._row = {"train": (self._sides["val"].sequences if "val" in self._sides else 0) - 1, "val": -1}
         """Number of the sequence that was begun last."""
         self._side = "train"
         self._at = self._begin = self._slot = 0
         self._open: xxhash.xxh3_128 | None = None
-        self._is_padding = False
+        self._is_padding = self._is_marked = False
 
     def begin_file(self, side: str, opened: OpenedFile | None) -> None:
         """Begin a file of ids. opened: its starts; None: they cannot be read, which is told elsewhere."""
@@ -120,28 +153,37 @@ class PackedCheck:
                 self._note("a document begins twice")
                 continue
             if self._open is None:
-                self._begin_piece(first + a, is_padding=int(ids[a]) == self._packing.pad_id)
+                self._begin_piece(first + a, int(ids[a]))
             self._take(data[a * size : b * size])
             if number < n_closed:
                 self._end_piece(first + b, int(ids[b - 1]))
-        n_padding = int(np.count_nonzero(ids == self._packing.pad_id))
-        self._n_padding[self._side] += n_padding
+        self._found[self._side].padding += int(np.count_nonzero(ids == self._packing.pad_id))
 
     def problem(self) -> str | None:
         """Return what is wrong, in words; all ids have been taken."""
         self.end_file()
         for name, side in self._sides.items():
-            if (self._n_pieces[name], self._n_padding[name]) != (side.pieces, side.padding):
-                self._note(f"{name} has {self._n_pieces[name]:,} pieces and {self._n_padding[name]:,} ids of padding")
+            found = self._found[name]
+            if (found.pieces, found.padding, found.marked) != (side.pieces, side.padding, side.documents):
+                self._note(
+                    f"{name} has {found.pieces:,} pieces, {found.marked:,} of them with an end-of-text id, and {found.padding:,} "
+                    "ids of padding"
+                )
+            elif not found.has_come_of(side, self._packing, is_after=self._is_after):
+                self._note(
+                    f"{name} is not of {side.source_documents:,} documents of which {side.cut:,} are longer than a sequence and "
+                    f"{side.cut_by_windows:,} are cut by windows: others are cut, or these numbers are wrong"
+                )
         if f"{self._sum % (1 << 128):032x}" != self._expected:
             self._note("the documents are not those of the sources, each at the place that the seed gives it")
         return self._wrong or None
 
-    def _begin_piece(self, at: int, *, is_padding: bool) -> None:
+    def _begin_piece(self, at: int, first_id: int) -> None:
         is_first = at % self._packing.sequence == 0
         self._row[self._side] += is_first
         self._slot = 0 if is_first else self._slot + 1
-        self._begin, self._is_padding = at, is_padding
+        self._begin, self._is_padding = at, first_id == self._packing.pad_id
+        self._is_marked = first_id == self._eot_id
         self._open = xxhash.xxh3_128(seed=self._row[self._side] << _SLOT_BITS | self._slot)
 
     def _take(self, data: memoryview) -> None:
@@ -160,8 +202,13 @@ class PackedCheck:
                 self._note("padding lies between documents")
         else:
             self._sum += self._open.intdigest()
-            self._n_pieces[self._side] += 1
-            if self._is_after and last_id != self._eot_id and at - self._begin != sequence:
+            found, is_full = self._found[self._side], at - self._begin == sequence
+            is_marked = last_id == self._eot_id if self._is_after else self._is_marked
+            found.pieces += 1
+            found.marked += is_marked
+            found.full_marked += is_marked and is_full
+            found.short_unmarked += not is_marked and not is_full
+            if self._is_after and not is_marked and not is_full:
                 self._note("a document is cut that fits into a sequence")
         self._open = None
 
