@@ -132,6 +132,21 @@ def test_copies_are_removed_over_all_sources_and_then_they_are_mixed(near: float
     assert len(list((tmp_path / "out.work").iterdir())) == 6
 
 
+def test_the_plan_counts_what_dedup_takes(recipe: Path, tmp_path: Path) -> None:
+    plain = tokmill.plan_build(recipe, tmp_path / "out")
+    plans = []
+    for table in ("[dedup]", "[dedup]\nnear = 0.8"):
+        recipe.write_text(RECIPE.replace("[output]", f"{table}\n\n[output]"))
+        plans.append(tokmill.plan_build(recipe, tmp_path / "out"))
+    assert [plan.passes - plain.passes for plan in plans] == [2, 4]
+    n_documents = sum(step.documents for step in plain.steps)
+    assert plans[1].scratch_bytes > 2 * 14 * 16 * n_documents
+    assert plain.peak_bytes < plans[0].peak_bytes < plans[1].peak_bytes
+    tokmill.build(recipe, tmp_path / "out")
+    # It is done by then.
+    assert tokmill.plan_build(recipe, tmp_path / "out").passes == plain.passes
+
+
 def test_a_build_that_died_while_copies_were_removed_goes_on(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with_copies(tmp_path)
     recipe.write_text(RECIPE.replace("[output]", "[dedup]\nnear = 0.7\n\n[output]"))

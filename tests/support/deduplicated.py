@@ -92,7 +92,7 @@ def signature(ids: Sequence[int], n: int, length: int) -> list[int]:
         value = 0
         for each in gram:
             value = (value * _MULTIPLIER + each) & _MASK
-        hashes.add(_mix(value) >> 32)
+        hashes.add(_mix((value + _STEP) & _MASK) >> 32)
     # The key of seed 0 and the purpose 8.
     key = _mix((_mix(0) + 9 * _STEP) & _MASK)
     multipliers = [_mix((place * _STEP + key) & _MASK) >> 32 | 1 for place in range(length)]

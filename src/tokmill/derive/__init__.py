@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from tokmill.derive.appending import bytes_to_copy, copy_old_output, extend
     from tokmill.derive.blending import RECIPES, mix_recipe
     from tokmill.derive.conversion import convert, reshard
-    from tokmill.derive.deduplication.running import dedup, dedup_each, dedup_into, near_rule
+    from tokmill.derive.deduplication.running import dedup, dedup_each, dedup_into, n_passes, near_rule, work_bytes
     from tokmill.derive.merging import check_agreement, merge
     from tokmill.derive.mixing import mix
     from tokmill.derive.packing import pack

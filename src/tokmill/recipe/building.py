@@ -28,7 +28,7 @@ from tokmill.core.records import ITEM_BYTES, is_url
 from tokmill.core.system.durable import file_system_of
 from tokmill.core.system.tree import TreePath, tree_of
 from tokmill.core.text import counted, quoted, shortened
-from tokmill.derive import check_agreement, dedup_each, mix, near_rule, pack, shuffle
+from tokmill.derive import check_agreement, dedup_each, mix, n_passes, near_rule, pack, shuffle, work_bytes
 from tokmill.formats import choose_output, parse_tokens, short_notices
 from tokmill.output import check_size, growing_path, is_begun, refuse_strangers, written_bytes
 from tokmill.recipe.parsing import Recipe, RecipeSource, read_recipe
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Sequence
 
     from tokmill.core.config import Content
+    from tokmill.core.deduplication import NearRule
     from tokmill.core.events import AnyEvent
     from tokmill.core.protocols import Observer
     from tokmill.formats import Choice
@@ -57,6 +58,8 @@ class StepPlan(msgspec.Struct, frozen=True, kw_only=True):
     """Done already, by an earlier build."""
     tokens: int
     """Estimated where it is not complete."""
+    documents: int
+    """The same, of both sides."""
     most_tokens: int | None
     """More than these it surely has not; None where nothing is known."""
     new_bytes: int
@@ -320,12 +323,11 @@ def _deduplicated(
 ) -> list[str]:
     """Remove copies among the documents of all sources. Returns what to say of it."""
     _tell(observers, "copies among the documents of all sources are removed")
-    options = dict(recipe.dedup or {})
     made = dedup_each(
         [step.directory for step in steps],
         [step.directory for step in unique],
         _found(unique),
-        near_rule(options.pop("near", None), **options),
+        _near_of(recipe),
         memory=memory,
         force=force,
         observers=observers,
@@ -342,6 +344,12 @@ def _deduplicated(
 def _found(unique: Sequence[_Step]) -> Path:
     """Return where copies are found before they are removed. unique: as of `_unique_steps`."""
     return unique[0].directory.with_name(f"{unique[0].directory.name}-found")
+
+
+def _near_of(recipe: Recipe) -> NearRule | None:
+    """Return when documents are near copies, as the recipe says; None: only those with the same ids go."""
+    options = dict(recipe.dedup or {})
+    return near_rule(options.pop("near", None), **options)
 
 
 def _is_tokenized(step: _Step) -> bool:
@@ -414,24 +422,26 @@ def _plan(
     planned = [_step_plan(step, recipe.seed, memory, threads) for step in steps]
     tokens = _planned_tokens(recipe, planned)
     output_bytes = tokens * ITEM_BYTES[_output_of(recipe, steps).dtype]
-    work_bytes = sum(step.new_bytes for step in planned)
+    step_bytes = sum(step.new_bytes for step in planned)
     unique = _unique_steps(recipe, steps, work)
+    found_bytes, n_dedup = _dedup_plan(recipe, planned, steps, unique)
     if recipe.dedup is not None:
         # The sources once more, without their copies.
         places = zip(planned, steps, unique, strict=True)
-        work_bytes += sum(_left_bytes(made.directory, each.tokens * ITEM_BYTES[step.content.dtype]) for each, step, made in places)
+        step_bytes += sum(_left_bytes(made.directory, each.tokens * ITEM_BYTES[step.content.dtype]) for each, step, made in places)
+    finding_bytes = step_bytes + found_bytes - (written_bytes(_found(unique)) if found_bytes else 0)
     mixture_bytes = _left_bytes(_mixture(recipe, unique, work), 2 * output_bytes) if recipe.pack else 0
     arranged_bytes = 0 if _is_publishing(out) else 2 * output_bytes - written_bytes(out)
     # The mixture's buckets are gone when those of the sequences are made.
-    disks = _disks(work, work_bytes + mixture_bytes, out, arranged_bytes, output_bytes if mixture_bytes else 0)
+    disks = _disks(work, step_bytes + mixture_bytes, out, arranged_bytes, output_bytes if mixture_bytes else 0, finding_bytes)
     return BuildPlan(
         steps=planned,
         is_mixed=recipe.is_weighted,
         sequence=(recipe.pack or {}).get("sequence"),
         tokens=tokens,
         output_bytes=output_bytes,
-        passes=4 if recipe.pack else 2,
-        scratch_bytes=output_bytes,
+        passes=(4 if recipe.pack else 2) + n_dedup,
+        scratch_bytes=max(output_bytes, found_bytes),
         peak_bytes=sum(disk.needed_bytes for disk in disks),
         disks=disks,
         fits=all(disk.fits for disk in disks),
@@ -439,6 +449,15 @@ def _plan(
         out=str(out),
         work=str(work),
     )
+
+
+def _dedup_plan(recipe: Recipe, planned: Sequence[StepPlan], steps: Sequence[_Step], unique: Sequence[_Step]) -> tuple[int, int]:
+    """Return what is on the disk while copies are found, beside outputs, and how often all ids are read; 0, 0 if that is done."""
+    if recipe.dedup is None or all(_is_tokenized(step) for step in unique):
+        return 0, 0
+    near = _near_of(recipe)
+    n_bytes = sum(each.tokens * ITEM_BYTES[step.content.dtype] for each, step in zip(planned, steps, strict=True))
+    return work_bytes(sum(each.documents for each in planned), n_bytes, near), n_passes(near) + 1
 
 
 def _planned_tokens(recipe: Recipe, planned: Sequence[StepPlan]) -> int:
@@ -477,12 +496,15 @@ def _is_publishing(directory: Path) -> bool:
     return growing_path(directory, MANIFEST_NAME).exists()
 
 
-def _disks(work: Path, work_bytes: int, out: Path, out_bytes: int, freed_bytes: int) -> list[DiskPlan]:
-    """Return what each disk needs; one, if work and output share it. freed_bytes: of work_bytes, when the output takes its own."""
+def _disks(work: Path, step_bytes: int, out: Path, out_bytes: int, freed_bytes: int, before_bytes: int = 0) -> list[DiskPlan]:
+    """Return what each disk needs; one, if work and output share it.
+
+    step_bytes: of the steps. freed_bytes: of these, when the output takes its own. before_bytes: of the steps at an earlier moment.
+    """
     found = [next(path for path in (each, *each.parents) if path.is_dir()) for each in (work.absolute(), out.absolute())]
     if found[0].stat().st_dev == found[1].stat().st_dev:
-        return [_disk(found[0], work_bytes + out_bytes - freed_bytes)]
-    return [_disk(found[0], work_bytes), _disk(found[1], out_bytes)]
+        return [_disk(found[0], max(before_bytes, step_bytes + out_bytes - freed_bytes))]
+    return [_disk(found[0], max(before_bytes, step_bytes)), _disk(found[1], out_bytes)]
 
 
 def _disk(path: Path, needed_bytes: int) -> DiskPlan:
@@ -498,11 +520,12 @@ def _step_plan(step: _Step, seed: int, memory: str | int | None, threads: int | 
     try:
         counts = load_manifest(step.directory).counts
         tokens = most_tokens = counts.tokens_train
+        documents = counts.documents_train + counts.documents_val
         new_bytes, expected_s, is_complete = 0, 0.0, True
     except (TokmillError, OSError):
         plan = api.plan(step.source.inputs, None, memory=memory, threads=threads, seed=seed, **step.source.options)
         about = plan.totals.tokens if plan.totals else None
-        tokens = about.value if about else 0
+        tokens, documents = about.value if about else 0, plan.totals.documents.value if plan.totals else 0
         # Twice the interval: what may be right is not refused.
         most_tokens = 2 * about.high - about.value if about else None
         new_bytes = max(0, _left_bytes(step.directory, plan.output_bytes.value if plan.output_bytes else 0))
@@ -512,6 +535,7 @@ def _step_plan(step: _Step, seed: int, memory: str | int | None, threads: int | 
         directory=str(step.directory),
         is_complete=is_complete,
         tokens=tokens,
+        documents=documents,
         most_tokens=most_tokens,
         new_bytes=new_bytes,
         expected_s=round(expected_s, 1),

@@ -45,7 +45,7 @@ def removal_tables(data: ReportData) -> list[Table]:
     tables = [_shares(manifest, manifest.removal)]
     if groups:
         tables.append(_sizes(groups, is_cut=is_cut))
-        tables += _largest(data, manifest, lines, groups)
+        tables += _largest(data, manifest, lines, groups, is_cut=is_cut)
     return tables
 
 
@@ -87,7 +87,7 @@ def _sizes(groups: Mapping[Kept, int], *, is_cut: bool) -> Table:
     return Table(caption, ("removed for one", "documents that stay", "removed"), rows, numbers=(1, 2))
 
 
-def _largest(data: ReportData, manifest: Manifest, lines: list[Line], groups: Counter[Kept]) -> list[Table]:
+def _largest(data: ReportData, manifest: Manifest, lines: list[Line], groups: Counter[Kept], *, is_cut: bool) -> list[Table]:
     """Return the largest groups, each with the beginning of the document that stays and of the one that is least like it."""
     largest = sorted(groups, key=lambda kept: (-groups[kept], kept))[:_MOST_SHOWN]
     least: dict[Kept, Line] = {}
@@ -109,7 +109,8 @@ def _largest(data: ReportData, manifest: Manifest, lines: list[Line], groups: Co
         )
         return []
     caption = f"The {counted(len(rows), 'largest group', 'largest groups')}: the first {_SHOWN_TOKENS} tokens of the document that "
-    caption += "stays, and of the one among the removed that is least like it."
+    caption += "stays, and of the one among the removed that is least like it"
+    caption += f"; of the first {_MOST_READ_BYTES >> 20} MiB of {REMOVED_NAME}." if is_cut else "."
     heads = ("removed", "similarity", "stays", "removed, least alike")
     return [Table(caption, heads, rows, numbers=(0, 1), mono=(2, 3))]
 

@@ -101,11 +101,6 @@ class Marking:
             self._clusters.remove()
         self.removals.flush()
 
-    @property
-    def n_passes(self) -> int:
-        """How often all ids are read."""
-        return 1 + self._compares + 2 * bool(self._near)
-
     def _n_buckets(self, n_bytes: int) -> int:
         """Return in how many buckets records are that take so much memory together."""
         size = min(max(self._bucket_bytes, n_bytes // _MOST_FAST_BUCKETS), self._most_bytes)

@@ -26,7 +26,7 @@ from tokmill.derive.deduplication.documents import Documents, Section, sections_
 from tokmill.derive.deduplication.exact import DIGEST, MATCH
 from tokmill.derive.deduplication.gathering import GATHERED
 from tokmill.derive.deduplication.marking import Marking
-from tokmill.derive.deduplication.removals import REMOVAL, audit_lines
+from tokmill.derive.deduplication.removals import GONE, REMOVAL, audit_lines
 from tokmill.derive.deduplication.signatures import BAND
 from tokmill.derive.engine import COMMIT_BYTES, derive_output, is_arranged, provenance
 from tokmill.derive.merging import check_agreement, merged_content, with_offsets
@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     from tokmill.core.protocols import Observer
 
 _EXAMPLE = "tokmill dedup DIR --out unique"
-_LINE_BYTES = 160
-"""Of an audit file, for a document that goes."""
+_LINE_BYTES = 180
+"""Of the list of removed documents, for one of them."""
 MOST_SOURCES = 1 << 8
 _BOUNDS = {"ngram": (1, 1 << 10), "bands": (1, 1 << 10), "rows": (1, 1 << 10), "shortest": (0, 1 << 20)}
 
@@ -204,6 +204,25 @@ def dedup_each(
     if work.exists():
         TreePath(work).remove_tree()
     return found
+
+
+def work_bytes(n_documents: int, n_bytes: int, near: NearRule | None, *, compare: bool = False) -> int:
+    """Return what is on the disk at the worst moment while copies are found, beside outputs. n_bytes: of the ids of all."""
+    # The digests, and all documents that go.
+    each = DIGEST.itemsize + REMOVAL.itemsize + (GONE.itemsize if near else 0)
+    found = n_documents * each
+    if compare:
+        found = max(found, n_documents * (each - DIGEST.itemsize + MATCH.itemsize + GATHERED.itemsize) + n_bytes)
+    if near:
+        # If every document is near another one: its bands twice, its ids, where its cluster begins, and what goes.
+        n_bands = 2 * BAND.itemsize * near.bands
+        found = max(found, n_documents * (n_bands + GATHERED.itemsize + 8 + REMOVAL.itemsize) + n_bytes)
+    return found
+
+
+def n_passes(near: NearRule | None, *, compare: bool = False) -> int:
+    """Return how often all ids are read until it is known what goes."""
+    return 1 + compare + 2 * (near is not None)
 
 
 @dataclass
@@ -407,7 +426,8 @@ class DedupRun:
         copying = Copying(self._documents, self._written_sections(), marking.removals, self.content, output, reporter)
         n_out = sum(section.n_bytes for section in self._written_sections())
         copying.position_bytes = marking.state.done_bytes + copying.done_bytes
-        reporter.started(marking.n_passes * self._documents.n_bytes + n_out, copying.position_bytes)
+        n_read = n_passes(self.rule.near, compare=self.compare) * self._documents.n_bytes
+        reporter.started(n_read + n_out, copying.position_bytes)
         marking.run()
         return marking, copying
 
@@ -447,15 +467,8 @@ class DedupRun:
         """Return what the work takes on the disk at the worst moment, beside the output."""
         most = _most_counts(self.sources)
         n_lines = max(0, most.documents_train * _LINE_BYTES - most.tokens_train * ITEM_BYTES[self.content.dtype])
-        n, copies = self._documents.n, self._documents.n_ids * self._documents.dtype.itemsize
-        scratch = n * max(DIGEST.itemsize, REMOVAL.itemsize)
-        if self.compare:
-            scratch = max(scratch, n * (MATCH.itemsize + GATHERED.itemsize) + copies)
-        if self.rule.near:
-            # If every document is near another one: its bands twice, its ids, where its cluster begins, and what goes.
-            n_bands = 2 * BAND.itemsize * self.rule.near.bands
-            scratch = max(scratch, n * (n_bands + GATHERED.itemsize + 8 + REMOVAL.itemsize) + copies)
-        return scratch + n_lines
+        n_bytes = self._documents.n_ids * self._documents.dtype.itemsize
+        return work_bytes(self._documents.n, n_bytes, self.rule.near, compare=self.compare) + n_lines
 
 
 def _most_counts(sources: Sequence[Source]) -> Counts:

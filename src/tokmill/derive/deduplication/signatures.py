@@ -42,7 +42,8 @@ def ngram_hashes(ids: NDArray[Any], n: int) -> NDArray[np.uint64]:
         for k in range(1, n):
             some *= _MULTIPLIER
             some += ids[begin + k : begin + k + len(some)]
-        some[:] = mix(some)
+        # Not of the sum itself: that of ids that are all 0 is 0, and so would be every product of its hash.
+        some[:] = mix(some + STEP)
     return found
 
 
