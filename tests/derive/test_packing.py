@@ -346,6 +346,24 @@ def test_a_bucket_that_was_damaged_is_found_before_it_is_published(
     assert not (tmp_path / "out" / "manifest.json").exists()
 
 
+def test_a_source_whose_documents_are_others_after_they_were_counted_is_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their lengths have no places in the plan; the digest of a segment says so only at its end."""
+    real = packed_run.PackedRun._plan
+
+    def damaging(self: packed_run.PackedRun, measured: packed_run.Measured) -> None:
+        real(self, measured)
+        ids = np.memmap(tmp_path / "a" / "train.bin", "<u2", "r+")
+        ids[np.flatnonzero(ids == EOT)[:4]] = 220
+
+    tokenize_documents(tmp_path / "a", some_documents(200, 60, 1), {"batch_bytes": 4000, "segment_bytes": 4000})
+    monkeypatch.setattr(packed_run.PackedRun, "_plan", damaging)
+    with tiny(), pytest.raises(DamageError, match="a source is damaged"):
+        tokmill.pack(tmp_path / "a", tmp_path / "out", sequence=1000, seed=1)
+    assert not (tmp_path / "out" / "manifest.json").exists()
+
+
 def refused(names: Sequence[Path], out: Path, **options: Any) -> UsageError:
     with pytest.raises(UsageError) as caught:
         tokmill.pack(names, out, **{"sequence": 64, "seed": 1, **options})

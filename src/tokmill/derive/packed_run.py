@@ -18,7 +18,7 @@ import numpy as np
 from msgspec.structs import replace
 
 from tokmill.core.bounded import Natural
-from tokmill.core.errors import UsageError
+from tokmill.core.errors import DamageError, UsageError
 from tokmill.core.keys import Purpose, key_of, keys_at
 from tokmill.core.output_spec import SIDES
 from tokmill.core.packing import MOST_SEQUENCE, MOST_SEQUENCES, PackedSide
@@ -280,12 +280,27 @@ class PackedRun(BucketRun):
         begins, ends = pieces.begins[kept], pieces.ends[kept]
         lengths = ends - begins
         kinds = self._bins[side].kinds(lengths)
+        self._check_counted(side, operand, lengths, kinds)
         numbers = self._numbers(side, kinds, _ranks(kinds, self._taken[side]))
         buckets = (numbers >> np.uint64(SLOT_BITS)).astype(np.int64) * self._buckets.state.n_buckets // max(1, self._n_sequences)
         order = np.argsort(buckets, kind="stable")
         begins, ends, numbers = begins[order], ends[order], numbers[order]
         ids = self._fitting(operand, pieces.ids)
         self._put(ids.view(np.uint8).data, self._digested_of(ids, begins, ends), begins, ends, numbers, numbers, buckets[order])
+
+    def _check_counted(self, side: str, operand: Operand, lengths: NDArray[np.int64], kinds: NDArray[np.int64]) -> None:
+        """Raise DamageError for more pieces of a length than were counted: the plan has no place for them."""
+        bins = self._bins[side]
+        if (kinds < len(bins.lengths)).all() and (bins.lengths[kinds] == lengths).all():
+            found, counts = np.unique(kinds, return_counts=True)
+            if (self._taken[side][found] + counts <= bins.counts[found]).all():
+                return
+        raise DamageError(
+            "a source is damaged: its documents have other lengths than when they were counted",
+            where=f"{operand.source.directory}, side {side}",
+            allowed="the same ids in each pass",
+            next_step="tokmill verify says what is damaged; make that output again, then run this again with --fresh",
+        )
 
     def _numbers(self, side: str, kinds: NDArray[np.int64], ranks: NDArray[np.int64]) -> NDArray[np.uint64]:
         """Return the numbers of pieces.
