@@ -15,6 +15,7 @@ import msgspec
 from tokmill.core.config import Job, check_directory, local_path, path_text, path_texts
 from tokmill.core.errors import ChangedError, TokmillError, UsageError
 from tokmill.core.events import Detail, Finished, Notice
+from tokmill.core.manifest import load_manifest
 from tokmill.core.options import PlanOptions, TokenizeOptions, called_with, parse_size
 from tokmill.core.outcome import already_finished
 from tokmill.core.progress import check_observers
@@ -116,6 +117,7 @@ def tokenize(call: TokenizeCall) -> Summary:  # noqa: D417  the arguments are th
         meter,
         [*finished.notices, *told, *left_behind(Path(text_to_path(job.out)))],
         is_append=call.append,
+        removal=load_manifest(Path(text_to_path(job.out))).removal or None if call.dedup else None,
     )
     _tell(call.observers, summary.notices)
     return msgspec.structs.replace(summary, notices=[*planned.doubts, *summary.notices])

@@ -21,6 +21,7 @@ from support.runs import tokenize_documents
 
 import tokmill
 from tokmill.cli.app import run
+from tokmill.cli.render import summary_lines
 from tokmill.core.errors import ChangedError, DamageError, UsageError
 from tokmill.core.manifest import load_manifest
 from tokmill.derive import bucket_run
@@ -303,7 +304,22 @@ def test_tokenized_and_deduplicated_in_one_command_is_one_after_the_other(tmp_pa
     assert summary.documents_train == load_manifest(out).counts.documents_train
     assert tokmill.verify(out).order_checked
     assert not (out / ".tokmill").exists()
-    assert tokmill.tokenize(corpus, out, dedup=True, **options).already_complete
+    plain = tokmill.tokenize(corpus, tmp_path / "t", **options)
+    again = tokmill.tokenize(corpus, out, dedup=True, **options)
+    assert again.already_complete
+    for each in (summary, again):
+        assert each.removal is not None
+        n = each.removal.sources[0].copies
+        assert n > 0
+        for field in ("bytes_in", "bytes_text", "skipped", "audited_documents", "documents_val"):
+            assert getattr(each, field) == getattr(plain, field)
+        assert min(plain.bytes_in, plain.bytes_text, plain.audited_documents) > 0
+        assert (each.documents, each.documents_train) == (plain.documents - n, plain.documents_train - n)
+        told = summary_lines(each)
+        density = plain.bytes_text / (plain.tokens_train + plain.tokens_val)
+        assert f"{density:.2f} bytes per token" in told
+        assert f"{n} of {plain.documents_train} documents ({n} copies" in told
+    assert tokmill.inspect(out).bytes_text is None
     for other in ({"dedup": False}, {"dedup": False, "shuffle": 8}, {"keep_empty": True}):
         with pytest.raises(ChangedError):
             tokmill.tokenize(corpus, out, **(options | {"dedup": True} | other))

@@ -62,12 +62,15 @@ def error_object(error: TokmillError) -> dict[str, object]:
 def summary_lines(summary: Summary, *, is_empty: bool = False) -> str:
     """Return the summary of a run of tokenize. is_empty: no token came of it, and the error for that follows."""
     n_tokens = summary.tokens_train + summary.tokens_val
+    removed = summary.removal.sources if summary.removal else ()
+    n_encoded = n_tokens + sum(each.copy_tokens + each.near_copy_tokens for each in removed)
     rows = [
         ("documents", f"{summary.documents:,}  ({_parts(summary)})"),
         ("tokens", f"{n_tokens:,}  (train {summary.tokens_train:,}, validation {summary.tokens_val:,}), {summary.dtype}"),
         *_added_rows(summary),
+        *(_removal_rows(summary.removal, [""]) if summary.removal else []),
         ("read", format_bytes(summary.bytes_in)),
-        ("text", f"{format_bytes(summary.bytes_text)}{_per_token(summary.bytes_text, n_tokens)}"),
+        ("text", f"{format_bytes(summary.bytes_text)}{_per_token(summary.bytes_text, n_encoded)}"),
     ]
     if not summary.already_complete:
         memory = f"{format_memory(summary.peak_rss_bytes)} at the peak, of {format_memory(summary.budget_bytes)}"
@@ -344,13 +347,14 @@ def outcome_lines(outcome: Outcome, made_of: str = "output", *, is_empty: bool =
 
 
 def _removal_rows(removal: Removal, sources: Sequence[str]) -> list[tuple[str, str]]:
-    """Return what was removed from each source. sources: their directories; of parts of a recipe, all of it."""
+    """Return what was removed from each source. sources: their directories, empty if tokenized here; of parts of a recipe, all."""
     rows = []
     for each, path in zip(removal.sources, sources, strict=False):
         n, n_tokens = each.copies + each.near_copies, each.copy_tokens + each.near_copy_tokens
         kinds = f"{counted(each.copies, 'copy', 'copies')}, {counted(each.near_copies, 'near copy', 'near copies')}"
         share = f"{n_tokens / each.tokens:.2%} of the tokens" if each.tokens else "no token"
-        rows.append(("removed", f"{n:,} of {counted(each.documents, 'document')} ({kinds}), {share}: {path}"))
+        of = f": {path}" if path else ""
+        rows.append(("removed", f"{n:,} of {counted(each.documents, 'document')} ({kinds}), {share}{of}"))
     if removal.compared_pairs or removal.short or removal.long:
         told = f"{counted(removal.compared_pairs, 'pair')} of {counted(removal.clusters, 'cluster')} compared"
         left = f"{removal.short:,} too short and {removal.long:,} too long to be near copies"

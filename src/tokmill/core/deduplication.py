@@ -78,3 +78,5 @@ class Removal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Pairs of documents that were compared n-gram by n-gram."""
     unexamined: Natural = 0
     """Documents that were kept though they had more candidates than are compared with one document."""
+    bytes_text: Natural = 0
+    """Text that was tokenized by the same command, that of the removed documents included; 0: it was tokenized before."""

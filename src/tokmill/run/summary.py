@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from tokmill.core.config import Provenance
+from tokmill.core.deduplication import Removal
 from tokmill.core.events import AnyEvent, Progress, Restarted, Started
 from tokmill.core.manifest import SKIPPED_NAME
 from tokmill.core.records import Counts, FileEntry
@@ -61,6 +62,8 @@ class Summary(Counts, frozen=True, kw_only=True):
     """Which part (`3/8`) of an output this is, if the rest may still have to be made; empty for a whole output."""
     next_step: str = ""
     """What to do after a part; empty for a whole output."""
+    removal: Removal | None = None
+    """With --dedup: what was removed. `bytes_text` then counts the text of the removed documents, too."""
     notices: list[str]
     """What a person should know of the result, and what to type."""
 
@@ -96,10 +99,20 @@ def notices_of(content: Content, counts: Counts, files: Mapping[str, FileEntry],
 
 
 def summarize(
-    job: Job, finished: Finished, meter: Meter, notices: list[str], *, part: str = "", next_step: str = "", is_append: bool = False
+    job: Job,
+    finished: Finished,
+    meter: Meter,
+    notices: list[str],
+    *,
+    part: str = "",
+    next_step: str = "",
+    is_append: bool = False,
+    removal: Removal | None = None,
 ) -> Summary:
-    """Return what a job did that ended like this."""
+    """Return what a job did that ended like this. removal: with --dedup, of the manifest."""
     counts = finished.counts
+    if removal:
+        counts = msgspec.structs.replace(counts, bytes_text=removal.bytes_text)
     elapsed_s = time.monotonic() - meter.started_s
     # A run that is complete already starts nothing and reads nothing.
     n_read = counts.bytes_in - meter.resumed_bytes if meter.resumed_bytes is not None else 0
@@ -128,4 +141,5 @@ def summarize(
         part=part,
         next_step=next_step,
         notices=notices,
+        removal=removal,
     )

@@ -262,6 +262,8 @@ class DedupRun:
                 copying.run()
                 removal = self._removal(marking)
                 counts = self._counts(removal, self.sources)
+                if how is None:
+                    counts, removal = _of_tokenizing(counts, removal, self.sources[0].manifest.counts)
                 manifest = copying.publish(counts, removal, made_from, recorder, recipe)
             except BaseException:
                 recorder.save()
@@ -469,6 +471,18 @@ class DedupRun:
         n_lines = max(0, most.documents_train * _LINE_BYTES - most.tokens_train * ITEM_BYTES[self.content.dtype])
         n_bytes = self._documents.n_ids * self._documents.dtype.itemsize
         return work_bytes(self._documents.n, n_bytes, self.rule.near, compare=self.compare) + n_lines
+
+
+def _of_tokenizing(counts: Counts, removal: Removal, tokenized: Counts) -> tuple[Counts, Removal]:
+    """Return them with what is known of tokenizing, too. How much of its text is left, nobody counted."""
+    found = msgspec.structs.replace(
+        tokenized,
+        documents=tokenized.documents - (tokenized.documents_train - counts.documents_train),
+        documents_train=counts.documents_train,
+        tokens_train=counts.tokens_train,
+        bytes_text=0,
+    )
+    return found, msgspec.structs.replace(removal, bytes_text=tokenized.bytes_text)
 
 
 def _most_counts(sources: Sequence[Source]) -> Counts:
