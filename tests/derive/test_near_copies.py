@@ -192,7 +192,9 @@ def test_many_tiny_documents_stay_within_the_least_memory(options: list[str], tm
         (1_000_000, 0, []),
         pytest.param(1_000_000, 0, ["--compare"], marks=pytest.mark.slow),
         (60_000, 3, ["--near", "0.5", "--ngram", "1", "--shortest", "0", "--bands", "20", "--rows", "1"]),
-        pytest.param(300_000, 3, ["--near", "0.5", "--ngram", "1", "--shortest", "0"], marks=pytest.mark.slow),
+        pytest.param(
+            300_000, 3, ["--near", "0.5", "--ngram", "1", "--shortest", "0", "--bands", "20", "--rows", "1"], marks=pytest.mark.slow
+        ),
     ],
     ids=["digests", "compared", "near", "very_many_near"],
 )

@@ -204,6 +204,22 @@ def test_steps_that_are_not_kept_are_gone_and_the_output_is_still_complete(recip
     assert tokmill.build(recipe, tmp_path / "out", keep=False).already_complete
 
 
+def test_what_went_as_a_copy_is_listed_though_no_step_is_kept(recipe: Path, tmp_path: Path) -> None:
+    with_copies(tmp_path)
+    recipe.write_text(RECIPE.replace("[output]", "[dedup]\n\n[output]"))
+    tokmill.build(recipe, tmp_path / "kept")
+    outcome = tokmill.build(recipe, tmp_path / "out", keep=False)
+    assert not (tmp_path / "out.work").exists()
+    assert any(str(tmp_path / "out.removed") in notice for notice in outcome.notices)
+    lists = {path.name: path.read_bytes() for path in (tmp_path / "out.removed").iterdir()}
+    assert sorted(lists) == ["one.manifest.json", "two.manifest.json", "two.removed.jsonl"]
+    (step,) = (tmp_path / "kept.work").glob("two-unique-*")
+    assert lists["two.removed.jsonl"] == (step / "removed.jsonl").read_bytes() != b""
+    assert b'"removal"' in lists["two.manifest.json"]
+    assert tokmill.build(recipe, tmp_path / "out", keep=False).already_complete
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out.removed").iterdir()} == lists
+
+
 def test_steps_of_a_build_that_is_complete_go_when_they_are_not_kept_and_unused_ones_are_named(
     recipe: Path, tmp_path: Path
 ) -> None:

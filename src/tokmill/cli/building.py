@@ -20,7 +20,13 @@ if TYPE_CHECKING:
     Option(
         name="work", group=OUTPUT, metavar="DIR", usual="the output with .work at its end", help="Where tokenized sources stay."
     ),
-    Option(name="no_keep", kind=bool, default=False, group=OUTPUT, help="Remove the tokenized sources at the end."),
+    Option(
+        name="no_keep",
+        kind=bool,
+        default=False,
+        group=OUTPUT,
+        help="Remove the tokenized sources at the end.",
+    ),
     Option(name="plan", kind=bool, default=False, group=OUTPUT, has_variable=False, help="Print what it will take; make nothing."),
     Option(name="example", kind=bool, default=False, group=OUTPUT, has_variable=False, help="Print a recipe with comments."),
     *named("memory", "threads", "fresh", "force"),

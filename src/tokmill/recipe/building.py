@@ -18,6 +18,7 @@ import xxhash
 
 from tokmill import api
 from tokmill.core.config import local_path
+from tokmill.core.deduplication import REMOVED_NAME
 from tokmill.core.errors import ChangedError, DiskFullError, TokmillError, UsageError
 from tokmill.core.events import Notice
 from tokmill.core.manifest import MANIFEST_NAME, load_manifest
@@ -25,7 +26,7 @@ from tokmill.core.options import PlanOptions
 from tokmill.core.outcome import Outcome, outcome_of, share_text
 from tokmill.core.progress import check_observers
 from tokmill.core.records import ITEM_BYTES, is_url
-from tokmill.core.system.durable import file_system_of
+from tokmill.core.system.durable import copy_file, file_system_of, make_directory, storage_errors, sync_directory
 from tokmill.core.system.tree import TreePath, tree_of
 from tokmill.core.text import counted, quoted, shortened
 from tokmill.derive import check_agreement, dedup_each, mix, n_passes, near_rule, pack, shuffle, work_bytes
@@ -47,6 +48,9 @@ if TYPE_CHECKING:
 
 _MOST = 5
 """Steps that are named."""
+
+_REMOVED = ".removed"
+"""At the end of the name of a directory beside the output: what its steps said of copies, where they were not kept."""
 
 
 class StepPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -144,7 +148,7 @@ def build(
         recipe: The file; `tokmill build --example` prints one.
         out: The output directory.
         work: Directory for the tokenized sources. None: `out` with `.work` at the end of its name.
-        keep: Keep the tokenized sources, so that the next build need not make them again.
+        keep: Keep the tokenized sources, so that the next build need not make them again; else lists of copies stay.
         memory: As for `tokenize`.
         threads: As for `tokenize`.
         fresh: Put the documents into order again; sources that are tokenized stay.
@@ -181,8 +185,26 @@ def build(
     used = {step.directory.name for step in (*steps, *unique)}
     used |= {_found(unique).name, _mixture(made, unique, kept).name}
     if not keep:
+        if made.dedup is not None:
+            outcome = msgspec.structs.replace(outcome, notices=[*outcome.notices, *_keep_lists(unique, target)])
         _remove(kept, used)
     return msgspec.structs.replace(outcome, notices=[*outcome.notices, *_unused(kept, used)])
+
+
+def _keep_lists(unique: Sequence[_Step], out: Path) -> list[str]:
+    """Copy the lists of what went beside the output, before the steps that have them are removed. Returns what to say of it."""
+    beside = TreePath(out.with_name(f"{out.name}{_REMOVED}"))
+    done = [step for step in unique if _is_tokenized(step)]
+    for step in done:
+        # The manifest has the sums, and the numbers of documents that the list speaks of.
+        for name in (REMOVED_NAME, MANIFEST_NAME):
+            source = TreePath(step.directory, (name,))
+            if source.exists():
+                with storage_errors(source):
+                    make_directory(beside)
+                    copy_file(source, beside / f"{step.source.name}.{name}")
+                    sync_directory(beside)
+    return [f"what copies went of each source: {beside}"] if done else []
 
 
 def _remove(work: Path, names: Iterable[str]) -> None:

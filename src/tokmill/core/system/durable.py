@@ -82,7 +82,7 @@ def create(path: TreePath, *, append: bool = False) -> int:
 def _part_from_links(path: TreePath) -> None:
     """Put a copy in the place of a file that has other names, as in a backup made with `cp -al`: those keep their bytes."""
     if path.is_file() and path.lstat().st_nlink > 1:
-        _copy(path, path)
+        copy_file(path, path)
         sync_directory(path.parent)
 
 
@@ -277,11 +277,11 @@ def link(source: TreePath, target: TreePath) -> None:
     except OSError as error:
         if error.errno not in _NOT_LINKED:
             raise
-        _copy(source, target)
+        copy_file(source, target)
 
 
-def _copy(source: TreePath, target: TreePath) -> None:
-    """Copy a file. The target has its name only when it is whole."""
+def copy_file(source: TreePath, target: TreePath) -> None:
+    """Copy a file. The target has its name only when it is whole and durable; the caller syncs the directory."""
     unnamed = aside(target)
     fd = source.open()
     try:
