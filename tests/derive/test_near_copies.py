@@ -192,9 +192,7 @@ def test_many_tiny_documents_stay_within_the_least_memory(options: list[str], tm
         (1_000_000, 0, []),
         pytest.param(1_000_000, 0, ["--compare"], marks=pytest.mark.slow),
         (60_000, 3, ["--near", "0.5", "--ngram", "1", "--shortest", "0", "--bands", "20", "--rows", "1"]),
-        pytest.param(
-            300_000, 3, ["--near", "0.5", "--ngram", "1", "--shortest", "0", "--bands", "20", "--rows", "1"], marks=pytest.mark.slow
-        ),
+        pytest.param(300_000, 3, ["--near", "0.5", "--ngram", "1", "--shortest", "0"], marks=pytest.mark.slow),
     ],
     ids=["digests", "compared", "near", "very_many_near"],
 )
@@ -214,7 +212,8 @@ def test_many_documents_that_are_alike_stay_within_the_least_memory(n: int, tail
     made = json.loads(done.stdout)
     assert made["peak_rss_bytes"] < 128 << 20, done.stderr
     (source,) = made["removal"]["sources"]
-    assert source["near_copies" if tail else "copies"] == n - n_other - 1
+    # The usual bands overlook some of these pairs.
+    assert (0.97 if n == 300_000 else 1) * (n - n_other - 1) <= source["near_copies" if tail else "copies"] < n - n_other
 
 
 def test_a_group_that_does_not_fit_is_refused_and_more_memory_goes_on(
