@@ -228,3 +228,23 @@ def test_of_ids_of_other_tools_no_size_of_text_is_told(make: Callable[[Path], No
     assert "bytes per tokennot known" in told
     assert "0 B of text" not in told
     assert "0.000" not in told
+
+
+@pytest.mark.parametrize("command", ["dedup", "mix", "dedup and pack", "tokenize --dedup"])
+def test_a_report_leaves_out_what_nobody_counted(command: str, tmp_path: Path) -> None:
+    if command == "tokenize --dedup":
+        tokmill.tokenize(corpus(tmp_path / "c.txt", "Some"), tmp_path / "o", dedup=True)
+    else:
+        sources = two(tmp_path)
+        if command == "mix":
+            tokmill.mix([(path, 1) for path in sources], tmp_path / "o", seed=1)
+        else:
+            tokmill.dedup(sources, tmp_path / ("o" if command == "dedup" else "d"))
+        if command == "dedup and pack":
+            tokmill.pack(tmp_path / "d", tmp_path / "o", sequence=16, seed=1)
+    told = text_of(re.sub("<svg.*?</svg>", "", make_page(collect_data(tmp_path / "o")), flags=re.DOTALL))
+    assert "0 B of text" not in told
+    assert "bytes per token0" not in told
+    knows_reading = command == "tokenize --dedup"
+    assert ("nothing was left out" in told) == knows_reading
+    assert ("encoded a second time" in told or "by the reference tokenizer" in told) == knows_reading

@@ -80,8 +80,14 @@ class ReportData:
 
     @property
     def knows_text(self) -> bool:
-        """Return whether the bytes of text were counted: they are not for ids from other tools' files."""
-        return all(each.format != "ids" for each in self.content.inputs)
+        """Return whether the bytes of text were counted: they are not for ids from other tools' files, nor if documents went."""
+        is_counted = not self.content.origin or bool(self.counts.bytes_text)
+        return is_counted and all(each.format != "ids" for each in self.content.inputs)
+
+    @property
+    def knows_reading(self) -> bool:
+        """Return whether the counts are also of reading and encoding: they are not for documents that were chosen later."""
+        return not self.content.origin or bool(self.counts.bytes_in)
 
 
 def load_data(directory: Path) -> ReportData:

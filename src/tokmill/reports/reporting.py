@@ -257,12 +257,15 @@ def _facts(data: ReportData) -> list[tuple[str, str, str]]:
     rows = [
         ("documents", f"{counts.documents:,}", f"train {counts.documents_train:,}, validation {counts.documents_val:,}"),
         ("tokens", f"{n_tokens:,}", f"train {counts.tokens_train:,}, validation {counts.tokens_val:,}"),
-        _density_fact(data, n_tokens),
+        *_density_facts(data, n_tokens),
         *_packed_facts(data),
         ("ids", content.dtype, f"vocabulary of {content.tokenizer.n_ids:,}"),
         ("time", f"{data.elapsed_s:.1f} s" if data.elapsed_s < 60 else format_duration(data.elapsed_s), _rate(data)),
     ]
-    rows += [_memory_fact(data), ("audit", *_audit(counts))]
+    rows.append(_memory_fact(data))
+    if not data.knows_reading:
+        return rows
+    rows.append(("audit", *_audit(counts)))
     if counts.invalid_utf8_documents:
         what = f"documents, {counted(counts.invalid_utf8_bytes, 'byte')}: changed by --encoding-errors {content.encoding_errors}"
         rows.append(("not UTF-8", f"{counts.invalid_utf8_documents:,}", what))
@@ -281,11 +284,13 @@ def _packed_facts(data: ReportData) -> list[tuple[str, str, str]]:
     return rows
 
 
-def _density_fact(data: ReportData, n_tokens: int) -> tuple[str, str, str]:
+def _density_facts(data: ReportData, n_tokens: int) -> list[tuple[str, str, str]]:
+    if any(each.format == "ids" for each in data.content.inputs):
+        return [("bytes per token", "not known", "ids that came from other tools' files: nobody said how much text they are")]
     if not data.knows_text:
-        return "bytes per token", "not known", "ids that came from other tools' files: nobody said how much text they are"
+        return []
     n_bytes = data.counts.bytes_text
-    return "bytes per token", f"{n_bytes / n_tokens:.3f}" if n_tokens else "none", f"{format_bytes(n_bytes)} of text"
+    return [("bytes per token", f"{n_bytes / n_tokens:.3f}" if n_tokens else "none", f"{format_bytes(n_bytes)} of text")]
 
 
 def _rate(data: ReportData) -> str:
@@ -337,7 +342,7 @@ def _inputs(data: ReportData) -> Table:
     for i, each in enumerate(inputs[:MOST_INPUTS]):
         kind = each.format if each.compression == "none" else f"{each.format}, {each.compression}"
         n_bytes, n_tokens = densities.get(i, (0, 0))
-        density = f"{n_bytes / n_tokens:.3f}" if n_tokens and each.format != "ids" else "-"
+        density = f"{n_bytes / n_tokens:.3f}" if n_tokens and data.knows_text else "-"
         path = "standard input" if each.path == STDIN else each.path
         size = "not known" if each.size_bytes is None else format_bytes(each.size_bytes)
         rows.append((path, kind, size, density, f"{data.skipped_by_input[each.path]:,}"))
