@@ -21,6 +21,7 @@ from support.outputs import files_in, ids_of, written
 from support.small_tokenizers import path_of
 
 import tokmill
+from tokmill.cli.app import run
 from tokmill.core.errors import ChangedError, DamageError, DiskFullError, LockedError, UsageError
 from tokmill.core.events import AnyEvent, Started
 from tokmill.core.manifest import load_manifest
@@ -396,6 +397,15 @@ def test_files_of_others_in_the_output_are_told_before_anything_is_tokenized(rec
 def test_a_directory_is_no_recipe(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="the recipe is a directory"):
         tokmill.build(tmp_path, tmp_path / "out")
+
+
+@pytest.mark.parametrize("options", [[], ["--plan"]])
+def test_a_recipe_that_is_not_there_is_a_mistake_of_the_command(
+    options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["build", str(tmp_path / "nowhere.toml"), "--out", str(tmp_path / "out"), *options]) == 2
+    assert "there is no such recipe" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

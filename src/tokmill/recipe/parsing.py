@@ -138,7 +138,15 @@ def read_recipe(path: str) -> Recipe:
             next_step="give the file in it; tokmill build --example prints one",
         )
     with explaining(path):
-        data = Path(path).read_bytes()
+        try:
+            data = Path(path).read_bytes()
+        except FileNotFoundError:
+            raise UsageError(
+                "there is no such recipe",
+                where=path,
+                allowed="a TOML file",
+                next_step="give its path as it is; tokmill build --example prints a recipe to begin with",
+            ) from None
     try:
         text = data.decode()
         values = tomllib.loads(text)
