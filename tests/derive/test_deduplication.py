@@ -346,6 +346,22 @@ def _named(name: str) -> Callable[[object], None]:
     return stop
 
 
+@pytest.mark.parametrize(("option", "value"), [("dedup", True), ("shuffle", 1)])
+def test_what_can_be_compared_with_the_source_is_said_where_the_tokenized_output_is_gone(
+    option: str, value: object, two: list[Path], tmp_path: Path
+) -> None:
+    corpus, made = tmp_path / "a.txt", {option: value}
+    tokmill.tokenize(corpus, tmp_path / "t", **made)  # type: ignore[arg-type]
+    with pytest.raises(UsageError) as caught:
+        tokmill.verify(tmp_path / "t", sources=corpus)
+    assert f"tokenize the inputs again without --{option} into another directory" in str(caught.value.next_step)
+    assert "made_from" not in str(caught.value.next_step)
+    tokmill.dedup(two, tmp_path / "u")
+    with pytest.raises(UsageError, match="cannot be compared") as caught:
+        tokmill.verify(tmp_path / "u", sources=corpus)
+    assert "made_from in its manifest" in str(caught.value.next_step)
+
+
 @pytest.mark.parametrize("trainer", ["raw", "llmc"])
 def test_the_commands_that_a_report_shows_make_the_same_again(trainer: str, two: list[Path], tmp_path: Path) -> None:
     tokmill.dedup(two[0], tmp_path / "u", against=two[1], near=0.7, shortest=7, format=trainer, offsets=trainer == "raw")

@@ -428,12 +428,20 @@ def _recorded(inputs: tuple[Input, ...], directory: Path) -> tuple[Input, ...]:
 
 def _refuse_incomparable(directory: Path, manifest: Manifest) -> None:
     """Raise UsageError for an output that is not all of what text read with its settings gives."""
-    if manifest.content.origin:
+    origin = manifest.content.origin
+    if origin:
+        next_step = "verify what it was made from with its sources; made_from in its manifest says what that is"
+        if not manifest.made_from:
+            option = "--shuffle" if origin.arranged else "--dedup"
+            next_step = (
+                f"what was tokenized for it is not kept: tokenize the inputs again without {option} into another directory, and "
+                "verify that with --source; verify without --source checks this one by itself"
+            )
         raise UsageError(
             f"this output cannot be compared: {how_not_of_corpus(manifest.content)}",
             where=str(directory),
             allowed="an output of one run, or of runs with the same settings",
-            next_step="verify what it was made from with its sources; made_from in its manifest says what that is",
+            next_step=next_step,
         )
     if isinstance(manifest.content.shards, Shards) and manifest.content.shards.drop_tail:
         raise UsageError(
