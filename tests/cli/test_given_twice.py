@@ -98,7 +98,7 @@ def test_a_variable_of_another_meaning_is_said(capsys: pytest.CaptureFixture[str
         ["tokenize", "c.txt", "--out", "o", "--part-bytes", "-1"],
         ["plan", "c.txt", "--memory", "lots"],
         ["inspect", "o", "--eot-id", "-5"],
-        ["convert", "o", "--out", "p", "--format", "raw", "--eot-id", "-5"],
+        ["convert", "o", "--out", "p", "--format", "raw", "--from-eot-id", "-5"],
         ["inspect", "o", "--tokens", "-1"],
     ],
 )

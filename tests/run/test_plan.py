@@ -156,7 +156,7 @@ def test_an_output_that_will_be_refused_is_foretold(tmp_path: Path, corpus: Path
 def test_plan_has_the_options_of_tokenize() -> None:
     """An option that decides what comes out, or what it takes, must not be refused by the command that foretells it."""
     made, foretold = (inspect.signature(f).parameters for f in (tokmill.tokenize, tokmill.plan))
-    assert {*made} - {*foretold} == {"observers", "append", "force", "part", "part_bytes", "ray"}
+    assert {*made} - {*foretold} == {"observers", "append", "force", "part", "part_bytes", "ray", "dedup"}
     assert {name: foretold[name].default for name in foretold if name != "out"} == {
         name: made[name].default for name in foretold if name != "out"
     }
