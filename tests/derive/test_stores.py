@@ -42,7 +42,7 @@ def _reshard(sources: list[Any], out: Any, **options: Any) -> tokmill.Outcome:
 
 
 def _dedup(sources: list[Any], out: Any, **options: Any) -> tokmill.Outcome:
-    return tokmill.dedup([*sources, sources[0]], out, near=0.9, shortest=5, **options)
+    return tokmill.dedup(sources, out, near=0.9, shortest=5, **options)
 
 
 def _pack(sources: list[Any], out: Any, **options: Any) -> tokmill.Outcome:
@@ -70,8 +70,10 @@ def bucket(server: Bucket, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> B
 
 @pytest.fixture
 def two(tmp_path: Path) -> list[Path]:
-    for i, name in enumerate(("a", "b")):
-        tokenize_documents(tmp_path / name, some_documents(60, 60, i))
+    first = some_documents(60, 60, 0)
+    tokenize_documents(tmp_path / "a", first)
+    # With copies.
+    tokenize_documents(tmp_path / "b", some_documents(60, 60, 1) + first[:20])
     return [tmp_path / "a", tmp_path / "b"]
 
 
